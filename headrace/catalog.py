@@ -1,0 +1,330 @@
+"""Every store the system keeps, in one file: its name, tier, what it holds, its schema and how long it is kept.
+
+A *tier* is where bytes live; a *store* is one named thing in a tier. Stages name stores from here in their signatures, the
+score draws them, the ledger counts them. Nothing else in the code invents a topic, table, prefix or directory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pyarrow as pa
+
+
+class Tier(StrEnum):
+    """Where bytes live, shallow (near the processor) to deep."""
+
+    STREAM = "stream"
+    FILE = "file"
+    VECTOR = "vector"
+    TABLE = "table"
+    OBJECT = "object"
+
+
+@dataclass(frozen=True)
+class Store:
+    """One named thing in a tier.
+
+    `schema` is the Arrow schema of a table or vector store, or of the JSON value of a topic's records; `None` for objects
+    and files. `partitions` counts a topic's partitions.
+    """
+
+    name: str
+    tier: Tier
+    holds: str
+    kept: str
+    schema: pa.Schema | None = None
+    partitions: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.tier})"
+
+    @property
+    def table(self) -> str:
+        """The store's name as an SQL identifier: `dead-letters` → `dead_letters`."""
+        return self.name.replace("-", "_")
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The store's schema; asking a store that has none is a mistake in the program."""
+        if self.schema is None:
+            raise TypeError(f"{self} has no schema")
+        return self.schema
+
+
+def _schema(*required: pa.Field, optional: tuple[pa.Field, ...] = ()) -> pa.Schema:
+    return pa.schema([field.with_nullable(False) for field in required] + list(optional))
+
+
+def _f(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind)
+
+
+TEXT = pa.string()
+INT = pa.int64()
+FLOAT = pa.float64()
+TIME = pa.timestamp("us", tz="UTC")
+DIMENSIONS = 384  # of all-MiniLM-L6-v2, the embedded embedder; an index of another width is another index
+
+# Where a landed row stood in the head. (topic, partition, offset) is unique in every landed table.
+ORIGIN = (_f("topic", TEXT), _f("partition", pa.int32()), _f("offset", INT))
+
+DOCUMENT_EVENT = (
+    _f("event_id", TEXT),
+    _f("kind", TEXT),  # put | delete
+    _f("tenant", TEXT),
+    _f("uri", TEXT),  # the document's name as its owner knows it; unique within a tenant
+    _f("sha256", TEXT),  # of the source bytes; empty on delete
+    _f("bytes", INT),
+    _f("at", TIME),
+)
+PASSAGE = pa.struct(
+    [
+        _f("chunk_id", TEXT),
+        _f("document", TEXT),
+        _f("retrieval_score", FLOAT),
+        _f("retrieval_rank", pa.int32()),
+        _f("rerank_score", FLOAT),  # null where no re-ranker scored it
+        _f("rerank_rank", pa.int32()),
+        _f("cited", pa.bool_()),
+    ]
+)
+MOVED = pa.struct([_f("tier", TEXT), _f("direction", TEXT), _f("bytes", INT)])
+TIMING = pa.struct([_f("name", TEXT), _f("ms", FLOAT)])
+INTERACTION = (
+    _f("answer_id", TEXT),
+    _f("kind", TEXT),  # answer (generated) | search (passages only)
+    _f("tenant", TEXT),
+    _f("user", TEXT),
+    _f("simulated", pa.bool_()),
+    _f("question", TEXT),
+    _f("answer", TEXT),
+    _f("passages", pa.list_(PASSAGE)),
+    _f("prompt_tokens", pa.list_(pa.int32())),
+    _f("completion_tokens", pa.list_(pa.int32())),
+    _f("logprobs", pa.list_(pa.float32())),
+    _f("generator_version", TEXT),
+    _f("model_version", TEXT),  # of the re-ranker that ordered the passages; "none" before the first promotion
+    _f("index_version", TEXT),
+    _f("timings", pa.list_(TIMING)),
+    _f("moved", pa.list_(MOVED)),
+    _f("run", TEXT),
+    _f("at", TIME),
+)
+VERDICT = (
+    _f("verdict_id", TEXT),
+    _f("answer_id", TEXT),
+    _f("tenant", TEXT),
+    _f("user", TEXT),
+    _f("simulated", pa.bool_()),
+    _f("up", pa.bool_()),
+    _f("chunk_id", TEXT),  # the passage judged; empty when the verdict is about the whole answer
+    _f("reason", TEXT),
+    _f("correction", TEXT),
+    _f("at", TIME),
+)
+
+# stream: the head. What just happened, kept only until it has landed plus a safety window.
+_UNTIL_LANDED = "only until landed, plus a safety window"
+DOCUMENT_EVENTS = Store(
+    "document-events",
+    Tier.STREAM,
+    "a document was put or deleted",
+    _UNTIL_LANDED,
+    _schema(*DOCUMENT_EVENT),
+    partitions=1,
+)
+INTERACTIONS = Store(
+    "interactions", Tier.STREAM, "a question was answered", _UNTIL_LANDED, _schema(*INTERACTION), partitions=1
+)
+FEEDBACK = Store("feedback", Tier.STREAM, "a user gave a verdict", _UNTIL_LANDED, _schema(*VERDICT), partitions=1)
+
+# table
+DOCUMENT_EVENT_ROWS = Store(
+    "document-events", Tier.TABLE, "one row per document event", "archive", _schema(*DOCUMENT_EVENT, *ORIGIN)
+)
+INTERACTION_ROWS = Store("interactions", Tier.TABLE, "one row per answer", "archive", _schema(*INTERACTION, *ORIGIN))
+FEEDBACK_ROWS = Store("feedback", Tier.TABLE, "one row per verdict", "archive", _schema(*VERDICT, *ORIGIN))
+DEAD_LETTERS = Store(
+    "dead-letters",
+    Tier.TABLE,
+    "raw bytes that could not be read, and why",
+    "archive",
+    _schema(_f("key", pa.binary()), _f("value", pa.binary()), _f("reason", TEXT), _f("at", TIME), *ORIGIN),
+)
+DOCUMENT_ROWS = Store(
+    "documents",
+    Tier.TABLE,
+    "one row per document version, with its text or why it has none",
+    "with its document",
+    _schema(
+        _f("document_id", TEXT),  # sha256(tenant, uri), 16 hex digits: the document across its versions
+        _f("version", TEXT),  # sha256 of the source bytes
+        _f("tenant", TEXT),
+        _f("uri", TEXT),
+        _f("status", TEXT),  # parsed | failed | deleted
+        _f("reason", TEXT),
+        _f("media", TEXT),
+        _f("title", TEXT),
+        _f("text", TEXT),  # Markdown
+        _f("bytes", INT),
+        _f("at", TIME),
+        _f("partition", pa.int32()),
+        _f("offset", INT),  # of the document event that caused this row
+    ),
+)
+CHUNK_ROWS = Store(
+    "chunks",
+    Tier.TABLE,
+    "the text of each chunk, its document and position",
+    "with its document",
+    _schema(
+        _f("chunk_id", TEXT),  # sha256(document_id, version, position, text), 24 hex digits
+        _f("document_id", TEXT),
+        _f("version", TEXT),
+        _f("tenant", TEXT),
+        _f("uri", TEXT),
+        _f("heading", TEXT),  # the heading path in front of the text, joined by " › "
+        _f("position", pa.int32()),
+        _f("text", TEXT),
+        _f("readers", pa.list_(TEXT)),
+        _f("partition", pa.int32()),
+        _f("offset", INT),
+    ),
+)
+EXAMPLES = Store(
+    "examples",
+    Tier.TABLE,
+    "training examples with the offsets they came from",
+    "per dataset version",
+    _schema(
+        _f("example_id", TEXT),
+        _f("split", TEXT),  # train | tune | test
+        _f("tenant", TEXT),
+        _f("question", TEXT),
+        _f("chunk_id", TEXT),
+        _f("passage", TEXT),
+        _f("label", pa.float32()),  # 1 liked, 0 not
+        _f("retrieval_score", FLOAT),
+        _f("retrieval_rank", pa.int32()),
+        _f("answer_id", TEXT),
+        _f("origins", pa.list_(TEXT)),  # topic/partition/offset of the interaction and of each verdict
+        _f("dataset", TEXT),
+    ),
+)
+PROMOTIONS = Store(
+    "promotions",
+    Tier.TABLE,
+    "history of the champion",
+    "archive",
+    _schema(
+        _f("model", TEXT),
+        _f("version", TEXT),
+        _f("previous", TEXT),
+        _f("kind", TEXT),  # promote | rollback
+        _f("turn", INT),
+        _f("who", TEXT),
+        _f("why", TEXT),
+        _f("at", TIME),
+    ),
+)
+LEDGER = Store(
+    "ledger",
+    Tier.TABLE,
+    "bytes by stage",
+    "archive",
+    _schema(
+        _f("run", TEXT),
+        _f("stage", TEXT),
+        _f("store", TEXT),
+        _f("tier", TEXT),
+        _f("direction", TEXT),
+        _f("tenant", TEXT),
+        _f("ops", INT),
+        _f("bytes", INT),
+        _f("p50_ms", FLOAT),
+        _f("p95_ms", FLOAT),
+        _f("max_ms", FLOAT),
+        _f("estimated", pa.bool_()),
+    ),
+)
+RUNS = Store(
+    "runs",
+    Tier.TABLE,
+    "what ran, when, and how it ended",
+    "archive",
+    _schema(
+        _f("run", TEXT),
+        _f("command", TEXT),
+        _f("state", TEXT),  # done | failed | died
+        _f("started", TIME),
+        _f("ended", TIME),
+        _f("detail", TEXT),  # JSON
+    ),
+)
+
+# object
+DOCUMENTS = Store("documents", Tier.OBJECT, "source files as given", "until deleted by its owner")
+DATASETS = Store("datasets", Tier.OBJECT, "Parquet shards and their list", "by policy")
+CHECKPOINTS = Store("checkpoints", Tier.OBJECT, "optimizer, weights, RNG, data position", "by policy")
+MODELS = Store("models", Tier.OBJECT, "released weights and the champion pointer", "by policy")
+TURNS = Store("turns", Tier.OBJECT, "manifests: the JSON that commits a turn", "archive")
+
+# vector
+CHUNKS = Store(
+    "chunks",
+    Tier.VECTOR,
+    "embedding, text, tenant, readers and document of each chunk; versioned",
+    "with its document",
+    _schema(
+        _f("chunk_id", TEXT),
+        _f("document_id", TEXT),
+        _f("version", TEXT),
+        _f("tenant", TEXT),
+        _f("uri", TEXT),
+        _f("heading", TEXT),
+        _f("position", pa.int32()),
+        _f("text", TEXT),
+        _f("readers", pa.list_(TEXT)),
+        _f("embedding", pa.list_(pa.float32(), DIMENSIONS)),
+    ),
+)
+
+# file
+KV_CACHE = Store("kv-cache", Tier.FILE, "KV blocks by content hash", "LRU by bytes, per-tenant quota")
+
+STORES: tuple[Store, ...] = (
+    DOCUMENT_EVENTS,
+    INTERACTIONS,
+    FEEDBACK,
+    DOCUMENT_EVENT_ROWS,
+    INTERACTION_ROWS,
+    FEEDBACK_ROWS,
+    DEAD_LETTERS,
+    DOCUMENT_ROWS,
+    CHUNK_ROWS,
+    EXAMPLES,
+    PROMOTIONS,
+    LEDGER,
+    RUNS,
+    DOCUMENTS,
+    DATASETS,
+    CHECKPOINTS,
+    MODELS,
+    TURNS,
+    CHUNKS,
+    KV_CACHE,
+)
+
+# Which table each topic lands in.
+LANDINGS: dict[Store, Store] = {
+    DOCUMENT_EVENTS: DOCUMENT_EVENT_ROWS,
+    INTERACTIONS: INTERACTION_ROWS,
+    FEEDBACK: FEEDBACK_ROWS,
+}
+
+
+def stores(tier: Tier) -> tuple[Store, ...]:
+    """The stores of one tier, in catalog order."""
+    return tuple(store for store in STORES if store.tier is tier)

@@ -1,0 +1,112 @@
+"""What can go wrong, drawn once. Every message says what happened and what to do next.
+
+HeadraceError
+├── Terminal                trying again as it is cannot help
+│   ├── WrongUsage          the command's words are off                       (exit code 2)
+│   ├── BadSettings         headrace.toml or the environment is off           (exit code 2)
+│   ├── MissingPart         a binary, package or weight file is not installed
+│   ├── NotFound            no such answer, run, model, version, document
+│   ├── NothingIndexed      a question was asked before any document was indexed
+│   ├── BadDocument         one document cannot be read; the others go on
+│   ├── BadRecord           one Kafka record cannot be read; it goes to dead-letters
+│   ├── StorageFull         no space left where a store lives
+│   ├── HomeRefused         the home belongs to somebody else, or cannot be written
+│   ├── OffsetsRefused      the head and the table disagree about what was landed
+│   └── RequestRefused      a model endpoint refused the request itself (4xx)
+└── Transient               the same call may succeed later
+    ├── Unavailable         an endpoint is down or does not answer in time
+    ├── Overloaded          an endpoint said 429 or 503
+    └── LostRace            somebody else committed first
+"""
+
+from __future__ import annotations
+
+
+class HeadraceError(Exception):
+    """Base of every error a user may see.
+
+    `message` says what happened, `hint` what to do next (a command where there is one); both are printed, no traceback.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class Terminal(HeadraceError):
+    """Trying again as it is cannot help."""
+
+
+class Transient(HeadraceError):
+    """The same call may succeed later."""
+
+
+class WrongUsage(Terminal):
+    """The command's words are off."""
+
+    exit_code = 2
+
+
+class BadSettings(Terminal):
+    """`headrace.toml` or the environment is off."""
+
+    exit_code = 2
+
+
+class MissingPart(Terminal):
+    """A binary, package or weight file is not installed."""
+
+
+class NotFound(Terminal):
+    """There is no such answer, run, model, version or document."""
+
+
+class NothingIndexed(Terminal):
+    """A question was asked before any document was indexed."""
+
+
+class BadDocument(Terminal):
+    """One document cannot be read; `reason` is one short clause. The others go on."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}.")
+        self.name = name
+        self.reason = reason
+
+
+class BadRecord(Terminal):
+    """One Kafka record cannot be read; it goes to dead-letters with its bytes."""
+
+
+class StorageFull(Terminal):
+    """No space is left where a store lives."""
+
+
+class HomeRefused(Terminal):
+    """The home belongs to somebody else, or cannot be written."""
+
+
+class OffsetsRefused(Terminal):
+    """The head and the table disagree about what was landed: going on would lose or double events."""
+
+
+class RequestRefused(Terminal):
+    """A model endpoint refused the request itself (4xx)."""
+
+
+class Unavailable(Transient):
+    """An endpoint is down or does not answer in time."""
+
+
+class Overloaded(Transient):
+    """An endpoint said 429 or 503."""
+
+
+class LostRace(Transient):
+    """Somebody else committed first."""

@@ -1,0 +1,41 @@
+"""Progress of long work, on standard error, for whoever looks at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+
+class Bars:
+    """Draws one bar per long loop; nothing at all where no terminal looks on or `quiet` is asked."""
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self._console = console or Console(stderr=True)
+        self._quiet = quiet or not self._console.is_terminal
+
+    def track(
+        self, items: Iterable[T], what: str, *, total: int | None = None, of: str = "", size: bool = False
+    ) -> Iterator[T]:
+        """Yield the items and draw how far they are; with `size`, an item advances the bar by its `num_rows`."""
+        if self._quiet:
+            yield from items
+            return
+        columns = (
+            TextColumn("  [bold]{task.description:<10}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            TextColumn(of),
+            TimeElapsedColumn(),
+            TextColumn("·"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            task = progress.add_task(what, total=total)
+            for item in items:
+                yield item
+                progress.advance(task, getattr(item, "num_rows", 1) if size else 1)

@@ -1,0 +1,216 @@
+"""One typed settings tree, read from `headrace.toml` and the environment (`HEADRACE_…`); a sentence under each field.
+
+With no file and no variable everything is embedded: Headrace starts its own storage, head and model server under the home.
+Name an endpoint and that part is used instead; the rest stays embedded.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from headrace.errors import BadSettings
+
+
+class Section(BaseModel):
+    """A part of the tree; an unknown key is an error, since a misspelt key silently ignored costs hours."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+
+class Embedded(Section):
+    """A part that Headrace starts itself."""
+
+    type: Literal["embedded"] = "embedded"
+
+
+class S3(Section):
+    """An S3 endpoint the user brings."""
+
+    type: Literal["s3"]
+    endpoint: str
+    """URL of the endpoint, e.g. `https://s3.example.net`."""
+    access_key: str
+    """Access key id."""
+    secret_key: SecretStr
+    """Secret access key; better given as `HEADRACE_OBJECTS__SECRET_KEY`."""
+    bucket: str = "headrace"
+    """Bucket of the object tier. It must exist."""
+    region: str = "us-east-1"
+    """Region to sign for."""
+
+
+class RestCatalog(Section):
+    """An Iceberg REST catalog the user brings."""
+
+    type: Literal["rest"]
+    uri: str
+    """URL of the catalog."""
+    warehouse: str
+    """Warehouse the catalog knows, e.g. `s3://lake`."""
+    properties: dict[str, str] = {}
+    """Further pyiceberg catalog properties, e.g. `token`, `s3.endpoint`, `rest.sigv4-enabled`."""
+
+
+class Kafka(Section):
+    """A Kafka cluster the user brings."""
+
+    type: Literal["kafka"]
+    bootstrap: str
+    """`host:port[,host:port]`."""
+    properties: dict[str, str] = {}
+    """Further librdkafka properties, e.g. `security.protocol`, `sasl.username`."""
+
+
+class Endpoint(Section):
+    """A NIM or OpenAI-style model endpoint the user brings."""
+
+    type: Literal["endpoint"]
+    url: str
+    """Base URL up to and including `/v1`."""
+    model: str
+    """Model name sent with each request."""
+    api_key: SecretStr | None = None
+    """Bearer token; better given in the environment."""
+    timeout_s: float = 60.0
+    """Seconds to wait for an answer before the endpoint counts as down."""
+
+
+class Models(Section):
+    """Who embeds, ranks and generates."""
+
+    embedder: Annotated[Embedded | Endpoint, Field(discriminator="type")] = Embedded()
+    """Computes embeddings (384 wide unless the index is rebuilt)."""
+    reranker: Annotated[Embedded | Endpoint, Field(discriminator="type")] = Embedded()
+    """Scores (question, passage) pairs."""
+    generator: Annotated[Embedded | Endpoint, Field(discriminator="type")] = Embedded()
+    """Writes the answer."""
+    threads: int = Field(default=2, ge=1)
+    """Processor threads of the embedded model server."""
+
+
+class Files(Section):
+    """The POSIX directory of the file tier."""
+
+    dir: Path | None = None
+    """A directory, e.g. an NFS mount; `<home>/files` when unset."""
+    kv_cache_bytes: int = Field(default=2 << 30, ge=0)
+    """Bytes the KV cache may keep on files; least recently used go first."""
+
+
+class Vectors(Section):
+    """Where the vector index lives."""
+
+    uri: str | None = None
+    """A LanceDB location: a directory, or `s3://bucket/prefix` on the object endpoint; embedded S3 when unset."""
+
+
+class Inference(Section):
+    """The inference pipeline."""
+
+    chunk_tokens: int = Field(default=200, ge=32, le=254)
+    """Word pieces a chunk may have; the embedder reads 256 including its two marks and the heading path."""
+    document_bytes: int = Field(default=50_000_000, ge=1)
+    """Larger files are refused with a recorded reason."""
+    parse_seconds: float = Field(default=60.0, gt=0)
+    """A file that takes longer to parse is refused; its parser is killed."""
+    retrieve: int = Field(default=20, ge=1)
+    """Passages retrieved before re-ranking."""
+    passages: int = Field(default=3, ge=1)
+    """Passages given to the generator."""
+    answer_tokens: int = Field(default=96, ge=1)
+    """Tokens an answer may have."""
+
+
+class Training(Section):
+    """The training loop's default recipe."""
+
+    epochs: int = Field(default=2, ge=1)
+    """Times the training examples are seen."""
+    batch: int = Field(default=16, ge=1)
+    """Pairs per optimizer step."""
+    learning_rate: float = Field(default=5e-5, gt=0)
+    """Peak learning rate."""
+    max_tokens: int = Field(default=256, ge=32, le=512)
+    """Word pieces of a (question, passage) pair; longer passages are cut."""
+    negatives: int = Field(default=3, ge=1)
+    """Disliked passages kept per liked one, highest retrieval rank first."""
+    checkpoint_steps: int = Field(default=10, ge=1)
+    """Optimizer steps between checkpoints."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """The challenger is promoted only if it is better with this confidence."""
+    seed: int = 17
+    """Seed of everything random in a turn."""
+
+
+class Settings(BaseSettings):
+    """The whole tree. `Settings.load()` is how to get one."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_", env_nested_delimiter="__", extra="forbid", use_attribute_docstrings=True, frozen=True
+    )
+
+    home: Path = Path(".headrace")
+    """Directory of all embedded state, logs and run records."""
+    tenant: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Tenant of commands that name none."""
+    objects: Annotated[Embedded | S3, Field(discriminator="type")] = Embedded()
+    """The object tier."""
+    tables: Annotated[Embedded | RestCatalog, Field(discriminator="type")] = Embedded()
+    """The table tier: an Iceberg catalog."""
+    head: Annotated[Embedded | Kafka, Field(discriminator="type")] = Embedded()
+    """The head: Kafka."""
+    files: Files = Files()
+    """The file tier."""
+    vectors: Vectors = Vectors()
+    """The vector tier."""
+    models: Models = Models()
+    """Model endpoints."""
+    inference: Inference = Inference()
+    """The inference pipeline."""
+    training: Training = Training()
+    """The training loop."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What the caller gives wins over the environment, which wins over headrace.toml."""
+        file = os.environ.get("HEADRACE_SETTINGS", "headrace.toml")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+    @model_validator(mode="after")
+    def _cross_field(self) -> Settings:
+        if isinstance(self.tables, RestCatalog) and isinstance(self.objects, Embedded):
+            if "s3.endpoint" not in self.tables.properties:
+                raise ValueError(
+                    "[tables] names a catalog of yours, so its files need an endpoint too: "
+                    'set "s3.endpoint" and its keys under [tables.properties], or name your S3 under [objects]'
+                )
+        if self.inference.passages > self.inference.retrieve:
+            raise ValueError("inference.passages cannot exceed inference.retrieve")
+        return self
+
+    @classmethod
+    def load(cls, **given: object) -> Settings:
+        """Read `headrace.toml` (or the file `HEADRACE_SETTINGS` names) and the environment; `given` wins over both.
+
+        Raises `BadSettings` with each fault on a line of its own.
+        """
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        except ValidationError as error:
+            faults = [f"  {'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()]
+            raise BadSettings("The settings are off:\n" + "\n".join(faults), hint="See docs/settings.md.") from None
+        except tomllib.TOMLDecodeError as error:
+            raise BadSettings(f"headrace.toml is not TOML: {error}.") from None

@@ -1,0 +1,46 @@
+"""Where each tier answers: the resolved addresses and keys that handles connect to.
+
+The embedded platform fills them for the parts it started, settings for the parts the user brought.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ModelEndpoint(BaseModel):
+    """One model behind an HTTP base URL that ends in `/v1`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str
+    model: str
+    api_key: str = ""
+    timeout_s: float = 60.0
+
+
+class Endpoints(BaseModel):
+    """Everything a command needs to reach storage, the head and the models. Holds secrets: keep it at mode 0600."""
+
+    model_config = ConfigDict(frozen=True)
+
+    s3_endpoint: str
+    s3_access_key: str
+    s3_secret_key: str
+    s3_region: str
+    bucket: str
+    catalog_uri: str
+    warehouse: str
+    catalog_properties: dict[str, str] = {}
+    kafka_bootstrap: str
+    kafka_properties: dict[str, str] = {}
+    files_dir: Path
+    kv_cache_bytes: int
+    vectors_uri: str
+    embedder: ModelEndpoint
+    reranker: ModelEndpoint
+    generator: ModelEndpoint
+    s3_metrics_url: str = ""
+    """Prometheus counters of the embedded object store; empty for storage the user brought."""

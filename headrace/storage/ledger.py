@@ -1,0 +1,192 @@
+"""What a run moved: operations, bytes and latency per (stage, store, direction, tenant).
+
+Latencies are kept in a histogram of fixed log-spaced buckets, so a ledger's size does not grow with a run's length and two
+ledgers can be added. A percentile is the upper edge of its bucket, never more than 10 % above the true value.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from headrace.catalog import Store
+
+
+class Direction(StrEnum):
+    """Which way bytes went, seen from the stage."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the ledger. `estimated` rows come from stores whose library hides its I/O."""
+
+    stage: str
+    store: str
+    tier: str
+    direction: str
+    tenant: str
+    ops: int
+    bytes: int
+    p50_ms: float
+    p95_ms: float
+    max_ms: float
+    estimated: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as JSON-ready keys."""
+        return asdict(self)
+
+
+_STEP = math.log(1.1)
+_FLOOR_S = 1e-6
+
+
+def _bucket(seconds: float) -> int:
+    return max(0, math.ceil(math.log(max(seconds, _FLOOR_S) / _FLOOR_S) / _STEP))
+
+
+def _upper_ms(bucket: int) -> float:
+    return _FLOOR_S * math.exp(bucket * _STEP) * 1e3
+
+
+@dataclass
+class _Tally:
+    ops: int = 0
+    bytes: int = 0
+    max_s: float = 0.0
+    latency: Counter[int] = field(default_factory=Counter)
+
+    def percentile_ms(self, share: float) -> float:
+        wanted, seen = share * self.latency.total(), 0
+        for bucket in sorted(self.latency):
+            seen += self.latency[bucket]
+            if seen >= wanted:
+                return round(min(_upper_ms(bucket), self.max_s * 1e3), 3)
+        return 0.0
+
+
+_Key = tuple[str, str, str, str, str, bool]  # stage, store, tier, direction, tenant, estimated
+
+
+# The ledger that watches this thread of work besides the run's own: what one answer moved, among many at once.
+_watch: ContextVar[Ledger | None] = ContextVar("watch", default=None)
+
+
+class Ledger:
+    """Counts what moved; safe to share between threads.
+
+    `export` and `fold` carry a ledger across a process border: the embedded model server counts the storage each request
+    caused and the caller folds that into its own ledger under the stage that asked.
+    """
+
+    def __init__(self) -> None:
+        self._tallies: dict[_Key, _Tally] = {}
+        self._lock = threading.Lock()
+
+    def count(
+        self,
+        stage: str,
+        store: Store,
+        direction: Direction,
+        *,
+        bytes: int,
+        seconds: float,
+        ops: int = 1,
+        tenant: str = "",
+        estimated: bool = False,
+    ) -> None:
+        """Add `ops` operations that together moved `bytes` bytes and took `seconds` seconds each."""
+        watch = _watch.get()
+        if watch is not None and watch is not self:
+            watch.count(
+                stage, store, direction, bytes=bytes, seconds=seconds, ops=ops, tenant=tenant, estimated=estimated
+            )
+        key = (stage, store.name, str(store.tier), str(direction), tenant, estimated)
+        bucket = _bucket(seconds)
+        with self._lock:
+            tally = self._tallies.setdefault(key, _Tally())
+            tally.ops += ops
+            tally.bytes += bytes
+            tally.max_s = max(tally.max_s, seconds)
+            tally.latency[bucket] += ops
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Count into this ledger too whatever the block moves, in whichever ledger it is counted."""
+        token = _watch.set(self)
+        try:
+            yield
+        finally:
+            _watch.reset(token)
+
+    def rows(self) -> list[Row]:
+        """Every line, in the order in which stages first moved something."""
+        with self._lock:
+            return [
+                Row(
+                    stage=stage,
+                    store=store,
+                    tier=tier,
+                    direction=direction,
+                    tenant=tenant,
+                    ops=tally.ops,
+                    bytes=tally.bytes,
+                    p50_ms=tally.percentile_ms(0.50),
+                    p95_ms=tally.percentile_ms(0.95),
+                    max_ms=round(tally.max_s * 1e3, 3),
+                    estimated=estimated,
+                )
+                for (stage, store, tier, direction, tenant, estimated), tally in self._tallies.items()
+            ]
+
+    def export(self) -> list[dict[str, Any]]:
+        """The ledger as JSON-ready entries that `fold` reads, histograms included."""
+        with self._lock:
+            return [
+                {
+                    "stage": key[0],
+                    "store": key[1],
+                    "tier": key[2],
+                    "direction": key[3],
+                    "tenant": key[4],
+                    "estimated": key[5],
+                    "ops": tally.ops,
+                    "bytes": tally.bytes,
+                    "max_s": tally.max_s,
+                    "latency": {str(bucket): count for bucket, count in tally.latency.items()},
+                }
+                for key, tally in self._tallies.items()
+            ]
+
+    def fold(self, entries: Iterable[dict[str, Any]], *, stage: str | None = None, tenant: str | None = None) -> None:
+        """Add exported entries; `stage` and `tenant` replace theirs where given."""
+        entries = list(entries)
+        watch = _watch.get()
+        if watch is not None and watch is not self:
+            watch.fold(entries, stage=stage, tenant=tenant)
+        for entry in entries:
+            key = (
+                entry["stage"] if stage is None else stage,
+                entry["store"],
+                entry["tier"],
+                entry["direction"],
+                entry["tenant"] if tenant is None else tenant,
+                bool(entry["estimated"]),
+            )
+            with self._lock:
+                tally = self._tallies.setdefault(key, _Tally())
+                tally.ops += int(entry["ops"])
+                tally.bytes += int(entry["bytes"])
+                tally.max_s = max(tally.max_s, float(entry["max_s"]))
+                for bucket, count in entry["latency"].items():
+                    tally.latency[int(bucket)] += count

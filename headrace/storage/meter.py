@@ -1,0 +1,75 @@
+"""The meter a handle counts with: one stage's view of the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from headrace.catalog import Store
+from headrace.storage.ledger import Direction, Ledger
+
+
+@dataclass
+class Operation:
+    """One operation under way; its code says how many bytes moved."""
+
+    bytes: int = 0
+    ops: int = 1
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Counts into `ledger` under one stage and tenant."""
+
+    ledger: Ledger
+    stage: str
+    tenant: str = ""
+
+    @contextmanager
+    def operation(self, store: Store, direction: Direction, *, estimated: bool = False) -> Iterator[Operation]:
+        """Time the block and count it, also when it raises: the storage did that work."""
+        operation = Operation()
+        started = time.perf_counter()
+        try:
+            yield operation
+        finally:
+            self.count(
+                store,
+                direction,
+                bytes=operation.bytes,
+                seconds=time.perf_counter() - started,
+                ops=operation.ops,
+                estimated=estimated,
+            )
+
+    def count(
+        self,
+        store: Store,
+        direction: Direction,
+        *,
+        bytes: int,
+        seconds: float,
+        ops: int = 1,
+        estimated: bool = False,
+    ) -> None:
+        """Count operations whose time was taken elsewhere."""
+        self.ledger.count(
+            self.stage,
+            store,
+            direction,
+            bytes=bytes,
+            seconds=seconds,
+            ops=ops,
+            tenant=self.tenant,
+            estimated=estimated,
+        )
+
+    def of(self, *, stage: str | None = None, tenant: str | None = None) -> Meter:
+        """The same ledger under another stage or tenant."""
+        return Meter(
+            self.ledger,
+            self.stage if stage is None else stage,
+            self.tenant if tenant is None else tenant,
+        )

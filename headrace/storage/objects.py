@@ -1,0 +1,196 @@
+"""The object tier: whole objects under `<store>/<key>` in one bucket, with conditional puts."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlparse
+
+import obstore
+from obstore import exceptions as faults
+from obstore.store import S3Store
+
+from headrace.catalog import Store
+from headrace.errors import LostRace, NotFound, StorageFull, Unavailable
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Direction
+from headrace.storage.meter import Meter
+
+_PART_BYTES = 8 << 20
+_LIST_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What a listing says of one object; `bytes` is its size."""
+
+    key: str
+    bytes: int
+    etag: str
+    modified: datetime
+
+
+def connect(endpoints: Endpoints, bucket: str | None = None) -> S3Store:
+    """An obstore client of one bucket (the object tier's unless named). Opening it sends nothing."""
+    return S3Store(
+        bucket or endpoints.bucket,
+        endpoint=endpoints.s3_endpoint,
+        access_key_id=endpoints.s3_access_key,
+        secret_access_key=endpoints.s3_secret_key,
+        region=endpoints.s3_region,
+        virtual_hosted_style_request=False,
+        client_options={"allow_http": urlparse(endpoints.s3_endpoint).scheme == "http", "timeout": "120s"},
+        # obstore's own default keeps trying for three minutes: a person at a terminal deserves an answer sooner.
+        retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=20)},
+    )
+
+
+class ObjectReader:
+    """Reads one store of the object tier. Keys are relative to the store."""
+
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
+        self.store = store
+        self._client = connect(endpoints)
+        self._where = f"{endpoints.s3_endpoint}/{endpoints.bucket}"
+        self._meter = meter
+
+    def get(self, key: str) -> bytes:
+        """The bytes of one object. Raises `NotFound`."""
+        return self.get_with_etag(key)[0]
+
+    def get_with_etag(self, key: str) -> tuple[bytes, str]:
+        """The bytes of one object and the etag that `put_if_match` takes. Raises `NotFound`."""
+        with self._faults(key), self._meter.operation(self.store, Direction.READ) as operation:
+            answer = obstore.get(self._client, self._path(key))
+            data = bytes(answer.bytes())
+            operation.bytes = len(data)
+        return data, answer.meta["e_tag"] or ""
+
+    def download(self, key: str, path: Path) -> int:
+        """Stream one object into a file and return its size in bytes. Raises `NotFound`."""
+        with self._faults(key), self._meter.operation(self.store, Direction.READ) as operation:
+            answer = obstore.get(self._client, self._path(key))
+            with path.open("wb") as file:
+                for piece in answer.stream(min_chunk_size=_PART_BYTES):
+                    operation.bytes += file.write(piece)
+        return operation.bytes
+
+    def info(self, key: str) -> ObjectInfo | None:
+        """What the store says of one object, or `None` where there is none."""
+        try:
+            with self._faults(key), self._meter.operation(self.store, Direction.READ):
+                meta = obstore.head(self._client, self._path(key))
+        except NotFound:
+            return None
+        return ObjectInfo(key, meta["size"], meta["e_tag"] or "", meta["last_modified"])
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Every object whose key starts with `prefix`, in key order."""
+        start = len(self.store.name) + 1
+        folder, _, rest = prefix.rpartition("/")
+        # S3 filters by whole path segments here, so a partial last segment is filtered by us.
+        pages = obstore.list(self._client, prefix=self._path(folder), chunk_size=_LIST_PAGE)
+        while True:
+            with self._faults(prefix), self._meter.operation(self.store, Direction.READ):
+                page = next(iter(pages), None)
+            if page is None:
+                return
+            for meta in page:
+                key = meta["path"][start:]
+                if key.startswith(prefix) or not rest:
+                    yield ObjectInfo(key, meta["size"], meta["e_tag"] or "", meta["last_modified"])
+
+    def _path(self, key: str) -> str:
+        return f"{self.store.name}/{key}" if key else self.store.name
+
+    @contextmanager
+    def _faults(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (faults.NotFoundError, FileNotFoundError):
+            raise NotFound(f"The object store has no {self._path(key)}.", hint="Was it deleted?") from None
+        except (faults.AlreadyExistsError, faults.PreconditionError):
+            raise LostRace(f"Somebody else wrote {self._path(key)} first.", hint="Run the command again.") from None
+        except (faults.PermissionDeniedError, faults.UnauthenticatedError) as error:
+            raise Unavailable(
+                f"{self._where} refused the key for {self._path(key)}: {_first_line(error)}.",
+                hint="Check access_key and secret_key under [objects] in headrace.toml.",
+            ) from error
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise StorageFull(
+                    f"No space left for {self._path(key)}.", hint="Free some space and run again."
+                ) from None
+            raise
+        except faults.BaseError as error:
+            text = str(error)
+            if "no space" in text.lower() or "507" in text or "no free volumes" in text.lower():
+                raise StorageFull(
+                    f"The object store at {self._where} is full.", hint="Free some space there and run again."
+                ) from error
+            raise Unavailable(
+                f"The object store at {self._where} does not answer: {_first_line(error)}.",
+                hint="Check that it runs (`headrace endpoints`) and run the command again.",
+            ) from error
+
+
+class ObjectWriter(ObjectReader):
+    """Writes one store of the object tier; it may read it too, since whoever writes must see what stands."""
+
+    def put(self, key: str, data: bytes) -> str:
+        """Put one object and return its etag."""
+        return self._put(key, data, "overwrite")
+
+    def put_if_absent(self, key: str, data: bytes) -> str:
+        """Put one object only where none is. Raises `LostRace`, unless what stands there is this very `data`.
+
+        The client retries a put whose answer got lost; the first try may have been taken.
+        """
+        try:
+            return self._put(key, data, "create")
+        except LostRace:
+            standing, etag = self.get_with_etag(key)
+            if standing == data:
+                return etag
+            raise
+
+    def put_if_match(self, key: str, data: bytes, etag: str) -> str:
+        """Replace one object only while its etag is `etag`. Raises `LostRace`, unless `data` already stands there."""
+        try:
+            return self._put(key, data, {"e_tag": etag, "version": None})
+        except LostRace:
+            standing, current = self.get_with_etag(key)
+            if standing == data:
+                return current
+            raise
+
+    def upload(self, key: str, path: Path) -> str:
+        """Stream a file into one object and return its etag."""
+        with self._faults(key), self._meter.operation(self.store, Direction.WRITE) as operation:
+            operation.bytes = path.stat().st_size
+            return obstore.put(self._client, self._path(key), path, chunk_size=_PART_BYTES)["e_tag"] or ""
+
+    def delete(self, key: str) -> None:
+        """Delete one object; deleting what is not there is no error."""
+        with self._faults(key), self._meter.operation(self.store, Direction.WRITE):
+            obstore.delete(self._client, self._path(key))
+
+    def _put(self, key: str, data: bytes, mode: object) -> str:
+        with self._faults(key), self._meter.operation(self.store, Direction.WRITE) as operation:
+            operation.bytes = len(data)
+            answer = obstore.put(
+                self._client,
+                self._path(key),
+                data,
+                mode=mode,
+                use_multipart=len(data) > _PART_BYTES and mode == "overwrite",
+            )  # type: ignore[call-overload]
+        return answer["e_tag"] or ""
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300].rstrip(".") if str(error).strip() else type(error).__name__
