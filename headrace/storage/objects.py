@@ -161,7 +161,7 @@ class ObjectWriter(ObjectReader):
     def put_if_match(self, key: str, data: bytes, etag: str) -> str:
         """Replace one object only while its etag is `etag`. Raises `LostRace`, unless `data` already stands there."""
         try:
-            return self._put(key, data, {"e_tag": etag, "version": None})
+            return self._put(key, data, {"e_tag": etag})
         except LostRace:
             standing, current = self.get_with_etag(key)
             if standing == data:
