@@ -72,11 +72,12 @@ ORIGIN = (_f("topic", TEXT), _f("partition", pa.int32()), _f("offset", INT))
 
 DOCUMENT_EVENT = (
     _f("event_id", TEXT),
-    _f("kind", TEXT),  # put | delete
+    _f("kind", TEXT),  # put | delete | refuse
     _f("tenant", TEXT),
     _f("uri", TEXT),  # the document's name as its owner knows it; unique within a tenant
-    _f("sha256", TEXT),  # of the source bytes; empty on delete
+    _f("sha256", TEXT),  # of the source bytes; empty unless put
     _f("bytes", INT),
+    _f("reason", TEXT),  # why it was refused at the door; empty otherwise
     _f("at", TIME),
 )
 PASSAGE = pa.struct(

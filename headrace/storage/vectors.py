@@ -91,15 +91,16 @@ class VectorReader:
         with self._faults():
             return int(table.count_rows(where))
 
-    def ids(self) -> set[str]:
-        """The chunk ids that are indexed."""
+    def held(self) -> pa.Table:
+        """Which chunks are indexed: columns chunk_id, document_id, version, tenant, uri."""
+        columns = [_KEY, "document_id", "version", "tenant", "uri"]
         table = self._open()
         if table is None:
-            return set()
+            return pa.schema([self.store.columns.field(name) for name in columns]).empty_table()
         with self._faults(), self._meter.operation(self.store, Direction.READ, estimated=True) as operation:
-            found = table.search().select([_KEY]).limit(None).to_arrow()
+            found = table.search().select(columns).limit(None).to_arrow()
             operation.bytes = found.nbytes
-        return set(found[_KEY].to_pylist())
+        return found
 
     def dense(self, embedding: np.ndarray[Any, Any], *, tenant: str, most: int) -> list[Hit]:
         """Nearest chunks of a tenant by cosine similarity, best first; `embedding` is float32, (dimensions,)."""
