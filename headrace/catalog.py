@@ -136,9 +136,7 @@ DOCUMENT_EVENTS = Store(
     _schema(*DOCUMENT_EVENT),
     partitions=1,
 )
-INTERACTIONS = Store(
-    "interactions", Tier.STREAM, "a question was answered", _UNTIL_LANDED, _schema(*INTERACTION), partitions=1
-)
+INTERACTIONS = Store("interactions", Tier.STREAM, "a question was answered", _UNTIL_LANDED, _schema(*INTERACTION), partitions=1)
 FEEDBACK = Store("feedback", Tier.STREAM, "a user gave a verdict", _UNTIL_LANDED, _schema(*VERDICT), partitions=1)
 
 # table

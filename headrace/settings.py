@@ -140,7 +140,7 @@ class Training(Section):
     """Word pieces of a (question, passage) pair; longer passages are cut."""
     negatives: int = Field(default=3, ge=1)
     """Disliked passages kept per liked one, highest retrieval rank first."""
-    checkpoint_steps: int = Field(default=10, ge=1)
+    checkpoint_steps: int = Field(default=20, ge=1)
     """Optimizer steps between checkpoints."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """The challenger is promoted only if it is better with this confidence."""

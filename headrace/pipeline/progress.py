@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -25,7 +26,28 @@ class Bars:
         if self._quiet:
             yield from items
             return
-        columns = (
+        with self._progress(of) as progress:
+            task = progress.add_task(what, total=total)
+            for item in items:
+                yield item
+                progress.advance(task, getattr(item, "num_rows", 1) if size else 1)
+
+    @contextmanager
+    def counted(self, what: str, *, of: str = "") -> Iterator[Callable[[int, int, float], None]]:
+        """Yield a function (done, of how many, loss) that moves one bar."""
+        if self._quiet:
+            yield lambda done, total, loss: None
+            return
+        with self._progress(of) as progress:
+            task = progress.add_task(what, total=None)
+
+            def advance(done: int, total: int, loss: float) -> None:
+                progress.update(task, completed=done, total=total, description=f"{what}  loss {loss:.3f}")
+
+            yield advance
+
+    def _progress(self, of: str) -> Progress:
+        return Progress(
             TextColumn("  [bold]{task.description:<10}"),
             BarColumn(bar_width=32),
             MofNCompleteColumn(),
@@ -33,9 +55,6 @@ class Bars:
             TimeElapsedColumn(),
             TextColumn("·"),
             TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
         )
-        with Progress(*columns, console=self._console, transient=True) as progress:
-            task = progress.add_task(what, total=total)
-            for item in items:
-                yield item
-                progress.advance(task, getattr(item, "num_rows", 1) if size else 1)

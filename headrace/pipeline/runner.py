@@ -21,9 +21,7 @@ class Runner:
     than the question. `batches` says how batch work runs, `bars` where its progress shows.
     """
 
-    def __init__(
-        self, run: Run, endpoints: Endpoints, *, batches: Batches | None = None, bars: Bars | None = None
-    ) -> None:
+    def __init__(self, run: Run, endpoints: Endpoints, *, batches: Batches | None = None, bars: Bars | None = None) -> None:
         self.record = run
         self.endpoints = endpoints
         self.batches: Batches = batches or Threads()

@@ -1,11 +1,10 @@
-"""The embedded platform: starts and stops real servers for a machine that has none.
+"""The embedded platform: real servers for a machine that has none, started on demand and ended when no one is left.
 
-    with open_platform(settings) as endpoints: ...
-
-A *supervisor* process owns the servers. Every command holds a *lease* on it, a shared lock that the kernel drops when the
-command ends, however it ends; when no lease is left the supervisor stops the servers and ends too.
+`open_platform(settings)` gives a command the endpoints of every tier. SeaweedFS is the object store and Iceberg catalog,
+Tansu the head, and the model server answers for the models; a supervisor process owns them (see supervisor.py).
 """
 
-from headrace.platform.lease import open_platform
+from headrace.platform.platform import EVERY_PART, Platform, open_platform, running
+from headrace.platform.state import State
 
-__all__ = ["open_platform"]
+__all__ = ["EVERY_PART", "Platform", "State", "open_platform", "running"]

@@ -1,132 +1,92 @@
-"""What the platform keeps under the home: who runs, on which ports, with which keys. Every file is mode 0600."""
+"""What runs now: the supervisor's record on disk, and the requests commands leave for it."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import secrets
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from typing import Any
 
 import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from headrace.errors import HomeRefused, StorageFull
-
-OBJECTS, HEAD, MODELS = "objects", "head", "models"
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Random secrets of one home, made once and kept, since the stored data is signed for with them."""
-
-    access_key: str = field(default_factory=lambda: "HR" + secrets.token_hex(9).upper())
-    secret_key: str = field(default_factory=lambda: secrets.token_urlsafe(30))
-    models_key: str = field(default_factory=lambda: secrets.token_urlsafe(30))
-    internal_key: str = field(default_factory=lambda: secrets.token_urlsafe(30))
-    cluster_id: str = field(default_factory=lambda: secrets.token_hex(8))
+from headrace.platform.home import Home, write_private
+from headrace.platform.ports import Ports
+from headrace.storage.endpoints import Endpoints
 
 
-@dataclass(frozen=True)
-class State:
-    """A running platform: the supervisor's pid and start time, its servers' pids and ports."""
+class Process(BaseModel):
+    """A process and when it started (seconds since the epoch): a number alone may meanwhile name another process."""
+
+    model_config = ConfigDict(frozen=True)
 
     pid: int
     started: float
-    servers: dict[str, int]
-    ports: dict[str, int]
 
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """The running process `pid`. Raises `psutil.NoSuchProcess`."""
+        return cls(pid=pid, started=psutil.Process(pid).create_time())
+
+    @property
     def alive(self) -> bool:
-        """Whether that very supervisor still runs; a pid alone may have been given to another process."""
+        """Whether this very process still runs."""
         try:
             process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+            # The clock may have been set since: allow it two seconds.
+            return bool(abs(process.create_time() - self.started) < 2 and process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.Error:
             return False
 
 
-@dataclass(frozen=True)
-class Place:
-    """The platform's corner of a home."""
+class Request(BaseModel):
+    """Parts commands asked for, of `objects`, `head`, `models`; fields of `Endpoints` their settings bring themselves."""
 
-    home: Path
+    model_config = ConfigDict(frozen=True)
 
-    @property
-    def folder(self) -> Path:
-        return self.home / "platform"
-
-    @property
-    def lease(self) -> Path:
-        return self.folder / "lease"
-
-    @property
-    def starting(self) -> Path:
-        return self.folder / "start.lock"
-
-    @property
-    def endpoints(self) -> Path:
-        return self.folder / "endpoints.json"
-
-    @property
-    def failure(self) -> Path:
-        return self.folder / "failure.json"
-
-    @property
-    def logs(self) -> Path:
-        return self.home / "logs"
-
-    def prepare(self) -> None:
-        """Make the folders. Raises `HomeRefused` where the home is somebody else's or cannot be written."""
-        try:
-            for folder in (self.home, self.folder, self.logs):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise HomeRefused(
-                f"The home {self.home} cannot be made: {error.strerror}.", hint="Choose another with --home DIR."
-            ) from None
-        owner = self.home.stat().st_uid
-        if owner != os.getuid() or not os.access(self.home, os.W_OK):
-            raise HomeRefused(
-                f"The home {self.home} belongs to another user (uid {owner}) or is read-only.",
-                hint="Choose another with --home DIR.",
-            )
-
-    def keys(self) -> Keys:
-        """The keys of this home, made at first use."""
-        path = self.folder / "keys.json"
-        with contextlib.suppress(FileNotFoundError):
-            return Keys(**json.loads(path.read_bytes()))
-        keys = Keys()
-        write_private(path, json.dumps(asdict(keys)))
-        return keys
-
-    def read(self) -> State | None:
-        """The state on disk, or `None` where there is none or it cannot be understood."""
-        try:
-            return State(**json.loads((self.folder / "platform.json").read_bytes()))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def write(self, state: State) -> None:
-        write_private(self.folder / "platform.json", json.dumps(asdict(state)))
-
-    def clear(self) -> None:
-        (self.folder / "platform.json").unlink(missing_ok=True)
+    parts: frozenset[str]
+    brought: dict[str, Any] = {}
+    threads: int = 2
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file whole or not at all, readable by its owner alone. Raises `StorageFull` where the disk is."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+class State(BaseModel):
+    """What a supervisor runs. Holds secrets: kept at mode 0600."""
+
+    model_config = ConfigDict(frozen=True)
+
+    supervisor: Process
+    children: dict[str, Process]
+    parts: frozenset[str]
+    ports: Ports
+    endpoints: Endpoints
+    """The embedded endpoints, before what settings bring is laid over them."""
+
+
+def read_state(home: Home) -> State | None:
+    """The state of a platform running in `home`, or None; a record whose supervisor is gone counts as none."""
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            raise StorageFull(f"No space left to write {path}.", hint="Free some space and run again.") from None
-        raise
+        state = State.model_validate_json(home.state.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, ValueError):
+        return None
+    return state if state.supervisor.alive else None
+
+
+def write_state(home: Home, state: State) -> None:
+    """Record `state`. Raises `StorageFull`, `HomeRefused`."""
+    write_private(home.state, state.model_dump_json(indent=1))
+
+
+def read_request(home: Home) -> Request | None:
+    """The request left in `home`, or None."""
+    try:
+        return Request.model_validate_json(home.request.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, ValueError):
+        return None
+
+
+def write_request(home: Home, request: Request) -> None:
+    """Leave `request` for the supervisor. Raises `StorageFull`, `HomeRefused`."""
+    write_private(home.request, request.model_dump_json())
+
+
+def this_process() -> Process:
+    """The process that asks."""
+    return Process.of(os.getpid())

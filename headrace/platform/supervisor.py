@@ -1,166 +1,248 @@
-"""The supervisor: owns the servers and stops them when no command holds a lease.
+"""The process that owns the embedded servers: `python -m headrace.platform.supervisor --home DIR`.
 
-    python -m headrace.platform.supervisor --home DIR --parts objects,head,models --threads 2
-
-It has one thread, so that the children's parent-death signal follows this process: killed with -9, it takes them along.
+It starts what `request.json` names, tells the command that started it one line of JSON on its standard output, and then
+watches. It ends, and the servers with it, once no command holds the lease, when a server dies, or on SIGTERM; killed, it
+takes the servers along, for the kernel kills them.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import fcntl
+import contextlib
 import json
+import logging
 import os
+import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
-import psutil
+from headrace.errors import HeadraceError, StorageFull, Unavailable
+from headrace.platform.address import embedded_endpoints, overlay
+from headrace.platform.broker import start_broker
+from headrace.platform.child import Child, PortTaken
+from headrace.platform.health import CHECKS
+from headrace.platform.home import Home, Lock, write_private
+from headrace.platform.keys import Keys, keys_of
+from headrace.platform.model_server import start_model_server
+from headrace.platform.ports import Ports, another_port, choose_ports, remove_sockets
+from headrace.platform.state import Process, Request, State, read_request, this_process, write_state
+from headrace.platform.weed import start_weed
 
-from headrace.errors import HeadraceError, Unavailable
-from headrace.platform import servers
-from headrace.platform.state import HEAD, MODELS, OBJECTS, Place, State, write_private
+TICK_SECONDS = 0.5
+GRACE_SECONDS = 1.0
+READY_SECONDS = 45.0
+STOP_SECONDS = 10.0
+PORT_TRIES = 5
+FREE_BYTES = 64 << 20
+"""Less free space than this and nothing is started: a store that cannot write its first log would hide the reason."""
 
-_READY_S = 30.0
-_LOOK_S = 0.25
-_GRACE_S = 1.0
-_PR_SET_PDEATHSIG = 1
-# SeaweedFS stops its S3 door at once and then waits 30 s for idle connections between its own parts; by then all it
-# acknowledged is on disk, so that wait is cut short.
-_STOP_S = {"models": 3.0, "head": 3.0, "objects": 2.5}
+_log = logging.getLogger("headrace.platform")
 
 
-class _Stop(Exception):
-    """A signal asked the supervisor to end."""
+class Supervisor:
+    """Starts, watches and stops the servers of one home."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.running = Lock(home.running_lock)
+        self.lease = Lock(home.lease)
+        self.children: dict[str, Child] = {}
+        self.parts: frozenset[str] = frozenset()
+        self.stopping = False
+        self._idle_since: float | None = None
+        self._keys: Keys
+        self._ports = Ports()
+
+    def start(self) -> None:
+        """Start the parts requested and record them. Raises `Unavailable`, `StorageFull`, `MissingPart`, `HomeRefused`."""
+        if not self.running.acquire(seconds=2 * STOP_SECONDS):
+            raise Unavailable(
+                f"Servers of an earlier platform in {self.home.root} have not ended.",
+                hint=f"Look who holds it with `fuser {self.home.running_lock}`, end that, and try again.",
+            )
+        self.home.state.unlink(missing_ok=True)
+        if shutil.disk_usage(self.home.root).free < FREE_BYTES:
+            raise StorageFull(
+                f"Less than {FREE_BYTES >> 20} MiB are free where the home {self.home.root} is.",
+                hint="Free some space, or name a home on another disk with --home DIR.",
+            )
+        self._keys = keys_of(self.home)
+        self._ports = choose_ports(self._previous_ports())
+        request = read_request(self.home)
+        if request is None:
+            raise Unavailable(f"No request was left in {self.home.request}.", hint="Run the command again.")
+        self.serve(request)
+
+    def serve(self, request: Request) -> None:
+        """Start the parts of `request` that do not run yet, and record the whole."""
+        fresh = request.parts - self.parts
+        keep = (self.running.descriptor,)
+        if "objects" in fresh:
+            self._start(
+                "objects", lambda: start_weed(self.home, self._keys, self._ports, keep), other=lambda _: choose_ports()
+            )
+        if "head" in fresh:
+            self._start(
+                "head",
+                lambda: start_broker(self.home, self._keys, self._ports, keep),
+                other=lambda ports: another_port(ports, "kafka"),
+            )
+        write_private(self.home.ports, self._ports.model_dump_json())
+        endpoints = embedded_endpoints(self.home, self._keys, self._ports)
+        write_private(self.home.endpoints, overlay(endpoints, request.brought).model_dump_json(indent=1))
+        if "models" in fresh:
+            self.children["models"] = start_model_server(self.home, self._keys, self._ports, request.threads, keep)
+        self.parts |= fresh
+        write_state(
+            self.home,
+            State(
+                supervisor=this_process(),
+                children={name: Process.of(child.pid) for name, child in self.children.items()},
+                parts=self.parts,
+                ports=self._ports,
+                endpoints=endpoints,
+            ),
+        )
+        _log.info("serving %s", ", ".join(f"{name} (pid {child.pid})" for name, child in self.children.items()))
+
+    def watch(self) -> None:
+        """Return once there is a reason to stop; the log says which."""
+        while not self.stopping:
+            for child in self.children.values():
+                if child.ended:
+                    _log.error("%s", child.fault(f"ended by itself (exit {child.process.returncode})"))
+                    return
+            if self._nobody_left():
+                _log.info("no command is left")
+                return
+            request = read_request(self.home)
+            if request is not None and not request.parts <= self.parts:
+                self.serve(request)
+            time.sleep(TICK_SECONDS)
+        _log.info("asked to stop")
+
+    def stop(self) -> None:
+        """Withdraw the record, then end every server: those that write to the object store first."""
+        if not self.running.held:
+            return  # whatever the record says, it is another supervisor's
+        with contextlib.suppress(OSError):
+            self.home.state.unlink(missing_ok=True)
+        for name in ("models", "head", "objects"):
+            if name in self.children:
+                child = self.children.pop(name)
+                _log.info("stopping %s", child.name)
+                child.stop(STOP_SECONDS)
+        remove_sockets(self._ports)
+
+    def _nobody_left(self) -> bool:
+        """Whether no command has held the lease for a while. If so the lease is kept: newcomers wait until we ended."""
+        if not self.lease.acquire():
+            self._idle_since = None
+            return False
+        if self._idle_since is None:
+            self._idle_since = time.monotonic()
+        if time.monotonic() - self._idle_since >= GRACE_SECONDS:
+            return True
+        self.lease.release()
+        return False
+
+    def _start(self, part: str, start: Callable[[], Child], other: Callable[[Ports], Ports]) -> None:
+        """Start one server and wait until it answers, with `other` ports if its own were taken meanwhile."""
+        for attempt in range(1, PORT_TRIES + 1):
+            try:
+                self._start_once(part, start)
+                return
+            except PortTaken as taken:
+                if attempt == PORT_TRIES:
+                    raise
+                _log.warning("%s Trying other ports.", taken.message)
+                self._ports = other(self._ports)
+
+    def _start_once(self, part: str, start: Callable[[], Child]) -> None:
+        begun = time.monotonic()
+        child = self.children[part] = start()
+        endpoints = embedded_endpoints(self.home, self._keys, self._ports)
+        fault: str | None = "it was not asked"
+        try:
+            while fault is not None:
+                time.sleep(0.03)
+                fault = CHECKS[part](endpoints)
+                # Asked after the answer: it may be another server's that took the port first.
+                if child.ended:
+                    raise child.fault(f"ended while starting (exit {child.process.returncode})")
+                if self.stopping:
+                    raise Unavailable("The platform was asked to stop while it started.", hint="Run the command again.")
+                if fault is not None and time.monotonic() - begun > READY_SECONDS:
+                    raise child.fault(f"did not get ready in {READY_SECONDS:.0f} s ({fault})")
+        except BaseException:
+            child.stop(STOP_SECONDS)
+            del self.children[part]
+            raise
+        _log.info("%s was ready after %.2f s", child.name, time.monotonic() - begun)
+
+    def _previous_ports(self) -> Ports | None:
+        try:
+            return Ports.model_validate_json(self.home.ports.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
 
 
-def main() -> int:
-    """Start the servers, say in the state file that they are ready, and watch leases and servers until the end."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--parts", required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    asked = parser.parse_args()
-    place = Place(asked.home.resolve())
-    signal.signal(signal.SIGTERM, _on_signal)
-    signal.signal(signal.SIGINT, _on_signal)
-    running: dict[str, subprocess.Popen[bytes]] = {}
+def tell(message: dict[str, str]) -> None:
+    """Give the command that started us one line of JSON, if it still listens, and close the line."""
+    with contextlib.suppress(OSError):
+        os.write(1, json.dumps(message).encode() + b"\n")
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+
+
+def run(home: Home) -> int:
+    """Supervise `home` until there is a reason to end; returns the exit code."""
+    supervisor = Supervisor(home)
+
+    def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
+        supervisor.stopping = True
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(ignored, signal.SIG_IGN)
     try:
-        ports = _start(place, frozenset(asked.parts.split(",")), asked.threads, running)
-        me = psutil.Process()
-        pids = {name: process.pid for name, process in running.items()}
-        place.write(State(pid=me.pid, started=me.create_time(), servers=pids, ports=ports))
-        _watch(place, running)
-    except _Stop:
-        _say("asked to stop")
+        supervisor.start()
+        tell({"ready": str(os.getpid())})
+        supervisor.watch()
+        return 0
     except HeadraceError as error:
-        _say(str(error))
-        # The command that waits for us turns this into its own error.
-        failure = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
-        write_private(place.failure, json.dumps(failure))
+        _log.error("%s", error)
+        # A subclass that is only the platform's own has a name the reader's side does not know.
+        kind = next(kind for kind in type(error).__mro__ if kind.__module__ == HeadraceError.__module__)
+        tell({"error": kind.__name__, "message": error.message, "hint": error.hint})
+        return error.exit_code
+    except Exception as error:
+        _log.exception("the supervisor failed")
+        hint = f"The whole log is {home.logs / 'supervisor.log'}."
+        tell({"error": "Unavailable", "message": f"The embedded platform failed: {error!r}.", "hint": hint})
         return 1
     finally:
-        place.clear()
-        _stop(running)
-    return 0
+        supervisor.stop()
+        _log.info("ended")
 
 
-def _start(
-    place: Place, parts: frozenset[str], threads: int, running: dict[str, subprocess.Popen[bytes]]
-) -> dict[str, int]:
-    keys = place.keys()
-    for attempt in range(4):
-        ports: dict[str, int] = {}
-        try:
-            if MODELS in parts:
-                server, found = servers.model_server(place, keys, threads)
-                running[server.name] = servers.start(server, place, _die_with(os.getpid()))
-                ports.update(found)
-            if OBJECTS in parts:
-                server, found = servers.object_store(place, keys)
-                running[server.name] = servers.start(server, place, _die_with(os.getpid()))
-                ports.update(found)
-                servers.wait_ready(server, running[server.name], place, _READY_S)
-            if HEAD in parts:
-                server, found = servers.head(place, keys, ports["s3"])
-                running[server.name] = servers.start(server, place, _die_with(os.getpid()))
-                ports.update(found)
-                servers.wait_ready(server, running[server.name], place, _READY_S)
-            return ports
-        except Unavailable as error:
-            # Somebody may have taken a port between our look and the server's bind: other ports, then.
-            if attempt == 3 or "in use" not in str(error):
-                raise
-            _say(f"trying other ports: {error}")
-            _stop(running)
-    raise AssertionError("unreachable")
-
-
-def _watch(place: Place, running: dict[str, subprocess.Popen[bytes]]) -> None:
-    with place.lease.open("ab") as lease:
-        unheld_since: float | None = None
-        while True:
-            time.sleep(_LOOK_S)
-            for name, process in running.items():
-                if process.poll() is not None:
-                    raise servers.died(name, process, place)
-            try:
-                fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                unheld_since = None
-                continue
-            now = time.monotonic()
-            unheld_since = unheld_since or now
-            if now - unheld_since >= _GRACE_S:
-                # The exclusive lock is kept while the servers stop: a new command waits for it, then starts anew.
-                _say("no command holds a lease")
-                place.clear()
-                _stop(running)
-                return
-            fcntl.flock(lease, fcntl.LOCK_UN)
-
-
-def _stop(running: dict[str, subprocess.Popen[bytes]]) -> None:
-    """Stop the servers, the one that others store into last."""
-    for names in (("models", "head"), ("objects",)):
-        chosen = [(name, running[name]) for name in names if name in running]
-        for _, process in chosen:
-            if process.poll() is None:
-                process.terminate()
-        for name, process in chosen:
-            try:
-                process.wait(_STOP_S[name])
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-    running.clear()
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def before_exec() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the call above
-            os._exit(1)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    return before_exec
-
-
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise _Stop
-
-
-def _say(text: str) -> None:
-    print(time.strftime("%Y-%m-%dT%H:%M:%S"), text, file=sys.stderr, flush=True)
+def main() -> NoReturn:
+    """Detach from the command that started us, then supervise."""
+    parser = argparse.ArgumentParser(description="Owns the embedded servers of one home.")
+    parser.add_argument("--home", type=Path, required=True)
+    home = Home(parser.parse_args().home)
+    if os.fork():
+        os._exit(0)
+    os.umask(0o077)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    sys.exit(run(home))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -108,9 +108,7 @@ class Ledger:
         """Add `ops` operations that together moved `bytes` bytes and took `seconds` seconds each."""
         watch = _watch.get()
         if watch is not None and watch is not self:
-            watch.count(
-                stage, store, direction, bytes=bytes, seconds=seconds, ops=ops, tenant=tenant, estimated=estimated
-            )
+            watch.count(stage, store, direction, bytes=bytes, seconds=seconds, ops=ops, tenant=tenant, estimated=estimated)
         key = (stage, store.name, str(store.tier), str(direction), tenant, estimated)
         bucket = _bucket(seconds)
         with self._lock:

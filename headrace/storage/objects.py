@@ -122,9 +122,7 @@ class ObjectReader:
             ) from error
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise StorageFull(
-                    f"No space left for {self._path(key)}.", hint="Free some space and run again."
-                ) from None
+                raise StorageFull(f"No space left for {self._path(key)}.", hint="Free some space and run again.") from None
             raise
         except faults.BaseError as error:
             text = str(error)

@@ -187,9 +187,7 @@ class TableReader:
             return
         with self._faults():
             reader = table.scan(row_filter=where, selected_fields=columns, snapshot_id=snapshot).to_arrow_batch_reader()
-            wanted = (
-                self.store.columns if columns == ("*",) else pa.schema([self.store.columns.field(c) for c in columns])
-            )
+            wanted = self.store.columns if columns == ("*",) else pa.schema([self.store.columns.field(c) for c in columns])
             for batch in reader:
                 if batch.num_rows:
                     yield _as(batch, wanted)

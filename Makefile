@@ -1,0 +1,58 @@
+# make install   fills .venv from the lock files           make demo [DOCS=folder]   both pipelines, once, for real
+# make test      every test                                make soak                 the slow ones
+# make bench     measures, prints JSON                     make lint                 ruff, mypy, import contracts
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+LOCKS := locks/base.txt locks/torch-cpu.txt locks/torch-cuda.txt locks/generator.txt
+
+.PHONY: install install-dev demo test soak bench lint format lock clean
+
+install: .venv/installed
+
+install-dev: .venv/installed-dev
+
+# The CPU build of torch is taken where pip can find it (it comes from the PyTorch project's own index, pip's
+# --extra-index-url); otherwise the build that PyPI has, with its CUDA parts.
+.venv/installed: $(LOCKS) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer; name one: make PYTHON=python3.12 install")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing locked dependencies into .venv (about 1.5 GB, a few minutes) ..."
+	@$(PIP) -r locks/torch-cpu.txt 2>/dev/null || $(PIP) -r locks/torch-cuda.txt
+	@$(PIP) -r locks/base.txt
+	@$(PIP) -r locks/generator.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed locks/dev.txt
+	@$(PIP) -r locks/dev.txt
+	@touch $@
+
+demo: install
+	@$(BIN)/headrace demo $(if $(DOCS),--docs "$(DOCS)") $(if $(ON),--on $(ON))
+
+test: install-dev
+	@$(BIN)/python -m pytest tests -m "not soak"
+
+soak: install-dev
+	@$(BIN)/python -m pytest tests -m soak --timeout 3600
+
+bench: install-dev
+	@$(BIN)/python -m bench
+
+lint: install-dev
+	@$(BIN)/ruff check headrace tests bench
+	@$(BIN)/ruff format --check headrace tests bench
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: install-dev
+	@$(BIN)/ruff check --fix headrace tests bench
+	@$(BIN)/ruff format headrace tests bench
+
+# Writes the lock files anew from pyproject.toml; needs pip-tools.
+lock:
+	@sh locks/compile
+
+clean:
+	rm -rf .venv .headrace out

@@ -1,0 +1,520 @@
+"""The commands. Thin: each opens a session, calls the room that does the work, and shows what came of it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.exceptions import TyperException
+
+from headrace import __version__
+from headrace.errors import HeadraceError, NotFound, WrongUsage
+from headrace.settings import Settings
+
+app = typer.Typer(
+    name="headrace",
+    help="Runs the AI training loop and enterprise RAG on any storage, meters every byte, and draws what it measured.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Tenant = Annotated[str | None, typer.Option(help="Tenant; the settings' one unless named.")]
+On = Annotated[str, typer.Option(help="Where batch work and training run: local or ray.")]
+Model = Annotated[str, typer.Argument(help="The model: reranker.")]
+
+
+@dataclass
+class Common:
+    """What every command shares."""
+
+    home: Path | None = None
+    debug: bool = False
+
+
+common = Common()
+
+
+@app.callback()
+def main_options(
+    home: Annotated[Path | None, typer.Option(help="Directory of all embedded state.", show_default=".headrace")] = None,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """Options of every command."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+    common.home, common.debug = home, debug
+
+
+def _settings(tenant: str | None = None) -> Settings:
+    return Settings.load(home=common.home, tenant=tenant)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def _on(value: str) -> str:
+    if value not in ("local", "ray"):
+        raise WrongUsage(f"--on takes local or ray, not {value!r}.")
+    return value
+
+
+@app.command()
+def demo(
+    docs: Annotated[Path | None, typer.Option(help="A folder of your own; Python's language reference unless named.")] = None,
+    on: On = "local",
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the scores are drawn.")] = Path("out"),
+) -> None:
+    """Both pipelines once, for real, on the embedded platform, with a report."""
+    from headrace.demo import run_demo
+
+    run_demo(_settings(), docs=docs, on=_on(on), out_dir=out_dir, console=out)
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Port of the API and the page.", min=1, max=65535)] = 8484,
+) -> None:
+    """The platform, the API and the page, until Ctrl-C."""
+    import secrets
+
+    from headrace.session import opened
+    from headrace.web import Service, create_app, serve
+
+    settings = _settings()
+    token = secrets.token_urlsafe(18)
+    err.print("Starting the platform …", style="dim")
+    with opened("up", settings) as session:
+        service = Service(session.runner, session.desk(), settings)
+        out.print(f"Headrace is up: http://127.0.0.1:{port}/?token={token}", highlight=False, soft_wrap=True)
+        out.print("Ctrl-C ends it.", style="dim")
+        serve(create_app(service, token), port)
+
+
+@app.command()
+def index(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders to index.")],
+    tenant: Tenant = None,
+    on: On = "local",
+    as_json: AsJson = False,
+) -> None:
+    """Index documents: put, land, parse, chunk, embed, index."""
+    from dataclasses import asdict
+
+    from headrace.inference.pipeline import index_documents
+    from headrace.report import say_indexed
+    from headrace.session import opened
+
+    settings = _settings(tenant)
+    for path in paths:
+        if not path.exists():
+            raise NotFound(f"{path} does not exist.", hint="Name a file or a folder.")
+    with opened("index", settings, on=_on(on), quiet=as_json) as session:
+        done = index_documents(session.runner, paths, tenant=settings.tenant, settings=settings.inference)
+        session.archive()
+    if as_json:
+        _print_json(asdict(done))
+    else:
+        say_indexed(out, done)
+
+
+@app.command()
+def search(
+    question: Annotated[str, typer.Argument(help="What to search for.")], tenant: Tenant = None, as_json: AsJson = False
+) -> None:
+    """The passages for a question, with both scores and both ranks."""
+    from headrace.report import rows_table
+    from headrace.session import opened
+
+    settings = _settings(tenant)
+    with opened("search", settings, quiet=as_json) as session:
+        found = session.desk().search(_question(question), tenant=settings.tenant, user=_user())
+    passages = [passage.as_dict() for passage in found.passages]
+    if as_json:
+        _print_json(
+            {
+                "answer_id": found.answer_id,
+                "passages": passages,
+                "model_version": found.model_version,
+                "index_version": found.index_version,
+                "timings_ms": found.timings_ms,
+                "bytes": found.bytes,
+            }
+        )
+        return
+    shown = [
+        {
+            "#": number,
+            "document": passage.hit.uri,
+            "passage": " ".join(passage.hit.text.split())[:70],
+            "retrieval": f"{passage.hit.score:.4f} (rank {passage.retrieval_rank})",
+            "re-ranker": "-" if passage.rerank_score is None else f"{passage.rerank_score:+.2f} (rank {passage.rerank_rank})",
+        }
+        for number, passage in enumerate(found.passages[:10], 1)
+    ]
+    out.print(rows_table(shown))
+
+
+@app.command()
+def ask(question: Annotated[str, typer.Argument(help="What to ask.")], tenant: Tenant = None, as_json: AsJson = False) -> None:
+    """Answer a question from the documents, with citations."""
+    from headrace.inference.answer import Answer
+    from headrace.report import say_sources
+    from headrace.session import opened
+
+    settings = _settings(tenant)
+    with opened("ask", settings, quiet=as_json) as session:
+        for piece in session.desk().ask(_question(question), tenant=settings.tenant, user=_user()):
+            if isinstance(piece, Answer):
+                if as_json:
+                    _print_json(piece.as_dict())
+                else:
+                    out.print()
+                    say_sources(out, piece)
+                    out.print(
+                        f"  judge it: headrace feedback {piece.answer_id} --up  (or --down --reason …)",
+                        style="dim",
+                        highlight=False,
+                    )
+            elif not as_json:
+                out.out(piece, end="", highlight=False)
+                out.file.flush()
+
+
+@app.command()
+def feedback(
+    answer_id: Annotated[str, typer.Argument(help="The answer's id.")],
+    up: Annotated[bool, typer.Option("--up", help="It helped.")] = False,
+    down: Annotated[bool, typer.Option("--down", help="It did not.")] = False,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    correction: Annotated[str, typer.Option(help="What the answer should have been.")] = "",
+    tenant: Tenant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge an answer: the verdict goes onto the head and into the next turn."""
+    from headrace.inference.feedback import Verdict
+    from headrace.inference.feedback import feedback as feedback_stage
+    from headrace.session import opened
+
+    if up == down:
+        raise WrongUsage("Say --up or --down, one of them.")
+    settings = _settings(tenant)
+    with opened("feedback", settings, models=False, quiet=as_json) as session:
+        _known_answer(session.runner, answer_id, settings.tenant)
+        verdict = Verdict(answer_id, up, settings.tenant, _user(), reason=reason, correction=correction)
+        places = session.runner.run(feedback_stage, tenant=settings.tenant, verdicts=[verdict])
+    if as_json:
+        _print_json({"verdict_id": verdict.verdict_id, "topic": "feedback", "partition": places[0][0], "offset": places[0][1]})
+    else:
+        out.print(f"Recorded at feedback/{places[0][0]}/{places[0][1]}. The next turn learns from it: headrace turn")
+
+
+@app.command()
+def land(
+    once: Annotated[bool, typer.Option("--once", help="Until the head is drained; otherwise follow it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Land the head in the tables, each event once."""
+    import time
+
+    from headrace.pipeline.land import land as land_stage
+    from headrace.session import opened
+
+    with opened("land", _settings(), models=False, quiet=as_json) as session:
+        while True:
+            done = session.runner.run(land_stage)
+            if as_json and once:
+                _print_json({"landed": done.events, "dead_letters": done.dead})
+            elif as_json:
+                print(json.dumps({"landed": done.events, "dead_letters": done.dead}), flush=True)
+            elif once or done.total or done.dead:
+                told = ", ".join(f"{count:,} {topic}" for topic, count in done.events.items())
+                out.print(f"Landed {told}" + (f"; {done.dead} dead letters" if done.dead else "") + ".")
+            if once:
+                break
+            time.sleep(1.0)
+
+
+@app.command()
+def turn(
+    recipe: Annotated[str, typer.Option(help="What to train: reranker.")] = "reranker",
+    on: On = "local",
+    as_json: AsJson = False,
+) -> None:
+    """One trip round the training loop: land, prepare, finetune, evaluate, promote or refuse."""
+    from headrace.report import say_turn
+    from headrace.session import opened
+    from headrace.training.pipeline import RECIPE
+    from headrace.training.pipeline import turn as go_round
+
+    if recipe != RECIPE:
+        raise WrongUsage(f"There is no recipe {recipe!r}.", hint=f"The one there is: --recipe {RECIPE}")
+    settings = _settings()
+    with opened("turn", settings, models=False, on=_on(on), quiet=as_json) as session:
+        done = go_round(session.runner, launch=session.launch, settings=settings.training)
+        session.run.detail["turn"] = done.as_dict()
+        session.archive()
+    if as_json:
+        _print_json(done.as_dict())
+    else:
+        say_turn(out, done)
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """Released versions of the re-ranker, and which is served."""
+    from headrace.catalog import MODELS
+    from headrace.report import rows_table
+    from headrace.session import opened
+    from headrace.storage.meter import Meter
+    from headrace.storage.objects import ObjectReader
+    from headrace.training.champion import champion, versions
+
+    with opened("models", _settings(), models=False, quiet=as_json) as session:
+        store = ObjectReader(MODELS, session.runner.endpoints, Meter(session.run.ledger, "models"))
+        standing, _ = champion(store)
+        rows = [
+            {
+                "model": "reranker",
+                "version": card["version"],
+                "turn": card["turn"],
+                "retrieval_weight": card["retrieval_weight"],
+                "bytes": sum(file["bytes"] for file in card["files"]),
+                "serving": card["version"] == standing.version,
+            }
+            for card in versions(store)
+        ]
+    if as_json:
+        _print_json({"models": rows, "champion": standing.version, "history": standing.history})
+    elif rows:
+        out.print(rows_table(rows))
+    else:
+        out.print("No re-ranker was promoted yet; retrieval's own order is served. Train one: headrace turn")
+
+
+@app.command()
+def promote(model: Model, version: Annotated[str, typer.Argument(help="A released version.")], as_json: AsJson = False) -> None:
+    """Serve a released version from now on."""
+    from headrace.training.champion import crown
+
+    _move(model, crown, as_json, version=version, why="asked on the command line")
+
+
+@app.command()
+def rollback(model: Model, as_json: AsJson = False) -> None:
+    """Serve what was served before."""
+    from headrace.training.champion import dethrone
+
+    _move(model, dethrone, as_json, why="asked on the command line")
+
+
+@app.command()
+def runs(as_json: AsJson = False) -> None:
+    """What ran in this home, and how it ended."""
+    from headrace.explain.format import human_bytes
+    from headrace.pipeline.run import runs as journals
+    from headrace.report import rows_table
+
+    found = journals(_settings().home)
+    rows = [
+        {
+            "run": j["run"],
+            "command": j["command"],
+            "state": j["state"],
+            "started": j["started"][:19],
+            "ended": (j["ended"] or "")[:19],
+            "bytes": sum(row["bytes"] for row in j["rows"]),
+        }
+        for j in found
+    ]
+    if as_json:
+        _print_json({"runs": rows})
+    elif rows:
+        out.print(rows_table([{**row, "bytes": human_bytes(row["bytes"])} for row in rows]))
+    else:
+        out.print("Nothing has run in this home yet. Try: headrace demo")
+
+
+@app.command()
+def ledger(
+    run: Annotated[str | None, typer.Argument(help="A run's id or its beginning; the newest unless named.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a run moved: operations, bytes and latency by stage, store and direction."""
+    from headrace.pipeline.run import journal_of
+    from headrace.report import ledger_table, merged, tier_table
+
+    journal = journal_of(_settings().home, run)
+    if as_json:
+        _print_json({"run": journal["run"], "state": journal["state"], "rows": journal["rows"]})
+        return
+    rows = merged(journal["rows"])
+    out.print(ledger_table(rows, title=f"What {journal['run']} moved"))
+    out.print()
+    out.print(tier_table(rows))
+    if any(row["estimated"] for row in rows):
+        out.print("≈ estimated: that store's library hides its I/O (docs/ledger.md says how far off).", style="dim")
+
+
+@app.command()
+def score(
+    pipeline: Annotated[str, typer.Argument(help="training or inference.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.svg, .png or .md")],
+    run: Annotated[str | None, typer.Option(help="A run's id; the newest that ran this pipeline unless named.")] = None,
+    triggers: Annotated[bool, typer.Option("--triggers/--no-triggers", help="Draw what starts each stage.")] = True,
+) -> None:
+    """Draw a pipeline from a measured run."""
+    from headrace.demo import draw_score
+
+    settings = _settings()
+    drawn = draw_score(settings.home, pipeline, output, run=run, triggers=triggers)
+    out.print(f"Wrote {output}: {drawn}", highlight=False)
+
+
+@app.command()
+def sql(query: Annotated[str, typer.Argument(help="One SELECT over the tables.")], as_json: AsJson = False) -> None:
+    """Read-only SQL over the tables (DuckDB)."""
+    from headrace.report import rows_table
+    from headrace.session import opened
+    from headrace.storage.sql import select
+
+    with opened("sql", _settings(), models=False, quiet=as_json) as session:
+        rows = select(query, session.runner.endpoints, session.run.ledger)
+    if as_json:
+        _print_json({"rows": rows})
+    elif rows:
+        out.print(rows_table(rows))
+    else:
+        out.print("No rows.")
+
+
+@app.command()
+def endpoints(as_json: AsJson = False) -> None:
+    """Where storage answers, with its keys: starts the platform and shows it while it stays up."""
+    from headrace.report import rows_table
+    from headrace.session import opened
+
+    with opened("endpoints", _settings(), models=False, quiet=True) as session:
+        found = session.runner.endpoints
+        shown = {
+            "s3_endpoint": found.s3_endpoint,
+            "s3_access_key": found.s3_access_key,
+            "s3_secret_key": found.s3_secret_key,
+            "bucket": found.bucket,
+            "catalog_uri": found.catalog_uri,
+            "warehouse": found.warehouse,
+            "kafka_bootstrap": found.kafka_bootstrap,
+            "files_dir": str(found.files_dir),
+        }
+    if as_json:
+        _print_json(shown)
+    else:
+        out.print(rows_table([{"endpoint": name, "value": value} for name, value in shown.items()]))
+        out.print("Embedded ones answer while a command such as `headrace up` runs.", style="dim")
+
+
+def _move(model: str, stage: Any, as_json: bool, **inputs: str) -> None:
+    from dataclasses import asdict
+
+    from headrace.session import opened
+    from headrace.training.champion import RERANKER
+
+    if model != RERANKER:
+        raise NotFound(f"There is no model {model!r}.", hint=f"The one there is: {RERANKER}")
+    with opened("promote", _settings(), models=False, quiet=as_json) as session:
+        standing = session.runner.run(stage, who=_user(), **inputs)
+    if as_json:
+        _print_json(asdict(standing))
+    else:
+        shown = "retrieval's own order" if standing.version == "none" else standing.version
+        out.print(f"Served from now on: {shown}.")
+
+
+def _known_answer(runner: Any, answer_id: str, tenant: str) -> None:
+    """Raise `NotFound` unless that answer of the tenant's was given: a verdict on nothing would be lost silently."""
+    from pyiceberg.expressions import EqualTo
+
+    from headrace.catalog import INTERACTION_ROWS
+    from headrace.pipeline.land import land as land_stage
+    from headrace.storage.meter import Meter
+    from headrace.storage.tables import TableReader
+
+    runner.run(land_stage)
+    table = TableReader(INTERACTION_ROWS, runner.endpoints, Meter(runner.record.ledger, "feedback", tenant))
+    rows = table.read(("answer_id", "tenant"), EqualTo("answer_id", answer_id))
+    if tenant not in rows["tenant"].to_pylist():
+        raise NotFound(f"Tenant {tenant!r} was given no answer {answer_id!r}.", hint="`headrace ask` prints the id.")
+
+
+def _question(text: str) -> str:
+    if not text.strip():
+        raise WrongUsage("The question is empty.")
+    return text
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _options_first(words: list[str]) -> list[str]:
+    """The words with --home and --debug in front, where they are taken; people write them behind the command as well."""
+    front, rest, waiting = [], [], iter(words)
+    for word in waiting:
+        if word == "--":
+            rest += [word, *waiting]
+        elif word == "--home":
+            front += [word, *([following] if (following := next(waiting, None)) is not None else [])]
+        elif word == "--debug" or word.startswith("--home="):
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest
+
+
+def main() -> None:
+    """Run the command line; every error a user may meet becomes a sentence, a hint and an exit code."""
+    # A shell that ends a pipeline early (`| head`) is no error.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        sys.exit(app(_options_first(sys.argv[1:]), standalone_mode=False) or 0)
+    except (typer.Abort, KeyboardInterrupt):
+        err.print("Interrupted. The home is as the last finished step left it; run the same command again to go on.")
+        sys.exit(1)
+    except TyperException as error:
+        error.show()
+        sys.exit(2)
+    except HeadraceError as error:
+        if common.debug:
+            traceback.print_exc()
+        err.print(error.message, style="red", markup=False, highlight=False)
+        if error.hint:
+            err.print(error.hint, markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    except Exception as error:  # what nobody foresaw: still one line, and how to tell us more: still one line, and how to tell us more
+        if common.debug:
+            raise
+        err.print(f"Something unforeseen happened: {type(error).__name__}: {error}", style="red", markup=False)
+        err.print("Run it again with `headrace --debug …` to see where.", markup=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The font of the pictures, Source Sans Pro: its files, its real widths, and subsets small enough to embed.
+
+Widths are sums of the font's own advance widths, in the unit of `size`; pictures switch kerning off so that what is drawn is as
+wide as what was measured. A character the font lacks counts as one em.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import font_source_sans_pro
+from fontTools import subset as subsetting
+from fontTools.ttLib import TTFont
+
+FAMILY = "Source Sans Pro"
+REGULAR, SEMIBOLD, BOLD = 400, 600, 700
+CAP_HEIGHT = 0.66  # of the font's size; OS/2 sCapHeight of all three weights
+_FILES = {REGULAR: "SourceSansPro-Regular.ttf", SEMIBOLD: "SourceSansPro-Semibold.ttf", BOLD: "SourceSansPro-Bold.ttf"}
+
+
+def file(weight: int) -> Path:
+    """Where the font of a weight lies."""
+    return Path(font_source_sans_pro.font_directory) / _FILES[weight]
+
+
+def files() -> list[Path]:
+    """The font files of every weight the pictures use."""
+    return [file(weight) for weight in _FILES]
+
+
+@cache
+def _advances(weight: int) -> tuple[dict[int, float], float]:
+    with TTFont(file(weight), lazy=True) as font:
+        em = float(font["head"].unitsPerEm)
+        widths = font["hmtx"].metrics
+        return {code: widths[glyph][0] / em for code, glyph in font.getBestCmap().items()}, 1.0
+
+
+def width(text: str, size: float, weight: int = REGULAR) -> float:
+    """How wide a line of text is at a size, in the size's unit."""
+    advances, missing = _advances(weight)
+    return size * sum(advances.get(ord(character), missing) for character in text)
+
+
+def fitted(text: str, size: float, weight: int, room: float) -> str:
+    """The text, cut with an ellipsis where it is wider than `room`."""
+    if width(text, size, weight) <= room:
+        return text
+    kept = text
+    while kept and width(kept.rstrip() + "…", size, weight) > room:
+        kept = kept[:-1]
+    return kept.rstrip() + "…"
+
+
+def wrapped(text: str, size: float, weight: int, room: float) -> list[str]:
+    """The text in lines no wider than `room`; a single word wider than that is cut with an ellipsis."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and width(f"{lines[-1]} {word}", size, weight) <= room:
+            lines[-1] = f"{lines[-1]} {word}"
+        else:
+            lines.append(fitted(word, size, weight, room))
+    return lines
+
+
+def subset(weight: int, characters: Iterable[str]) -> bytes:
+    """A WOFF file with only the glyphs of these characters; the same characters give the same bytes."""
+    options = subsetting.Options(flavor="woff", layout_features=[], hinting=False, notdef_outline=True)
+    options.recalc_timestamp = False
+    with TTFont(file(weight), recalcTimestamp=False) as font:
+        cut = subsetting.Subsetter(options)
+        cut.populate(text="".join(sorted(set(characters))))
+        cut.subset(font)
+        font.flavor = "woff"
+        out = io.BytesIO()
+        font.save(out)
+    return out.getvalue()

@@ -1,0 +1,125 @@
+"""answer: what was asked and answered, onto the head, whence it lands for training."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from headrace.catalog import INTERACTIONS
+from headrace.inference.rerank import Passage
+from headrace.inference.retrieve import ASKED
+from headrace.models.client import Completion
+from headrace.pipeline.stage import stage
+from headrace.storage.ledger import Ledger
+from headrace.storage.topics import TopicWriter
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answered question (or search, then without text), with the versions it stands on.
+
+    `timings_ms` says where the time went, `bytes` what each tier moved for it.
+    """
+
+    question: str
+    tenant: str
+    user: str
+    passages: tuple[Passage, ...]
+    model_version: str
+    index_version: str
+    kind: str = "answer"
+    text: str = ""
+    cited: frozenset[int] = frozenset()
+    completion: Completion | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+    note: str = ""
+    simulated: bool = False
+    answer_id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
+
+    @property
+    def citations(self) -> list[dict[str, object]]:
+        """The passages the text cites: number, document, heading, chunk id."""
+        return [
+            {
+                "number": number,
+                "document": passage.hit.uri,
+                "heading": passage.hit.heading,
+                "chunk_id": passage.hit.chunk_id,
+                "text": passage.hit.text,
+            }
+            for number, passage in enumerate(self.passages, 1)
+            if number in self.cited
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The answer under the JSON keys of the command-line contract."""
+        return {
+            "answer_id": self.answer_id,
+            "answer": self.text,
+            "citations": self.citations,
+            "model_version": self.model_version,
+            "generator_version": self.completion.version if self.completion else "none",
+            "index_version": self.index_version,
+            "timings_ms": self.timings_ms,
+            "bytes": self.bytes,
+            **({"note": self.note} if self.note else {}),
+        }
+
+
+@stage("Records each answer on the head, with its passages, tokens, versions and timings.", phase=ASKED)
+def answer(
+    interactions: Annotated[TopicWriter, INTERACTIONS], answers: Sequence[Answer], run: str
+) -> list[tuple[int, int]]:
+    """Append the answers; return (partition, offset) of each."""
+    return interactions.append([_row(given, run) for given in answers], key="answer_id")
+
+
+def moved(ledger: Ledger) -> dict[str, int]:
+    """Bytes by tier and direction, e.g. `{"vector_read": 1536}`."""
+    total: dict[str, int] = {}
+    for row in ledger.rows():
+        name = f"{row.tier}_{row.direction}"
+        total[name] = total.get(name, 0) + row.bytes
+    return total
+
+
+def _row(given: Answer, run: str) -> dict[str, Any]:
+    completion = given.completion
+    return {
+        "answer_id": given.answer_id,
+        "kind": given.kind,
+        "tenant": given.tenant,
+        "user": given.user,
+        "simulated": given.simulated,
+        "question": given.question,
+        "answer": given.text,
+        "passages": [
+            {
+                "chunk_id": passage.hit.chunk_id,
+                "document": passage.hit.uri,
+                "retrieval_score": passage.hit.score,
+                "retrieval_rank": passage.retrieval_rank,
+                "rerank_score": passage.rerank_score,
+                "rerank_rank": passage.rerank_rank,
+                "cited": number in given.cited,
+            }
+            for number, passage in enumerate(given.passages, 1)
+        ],
+        "prompt_tokens": list(completion.prompt_tokens) if completion else [],
+        "completion_tokens": list(completion.completion_tokens) if completion else [],
+        "logprobs": list(completion.logprobs) if completion else [],
+        "generator_version": completion.version if completion else "none",
+        "model_version": given.model_version,
+        "index_version": given.index_version,
+        "timings": [{"name": name, "ms": ms} for name, ms in given.timings_ms.items()],
+        "moved": [
+            {"tier": name.split("_")[0], "direction": name.split("_")[1], "bytes": size}
+            for name, size in given.bytes.items()
+        ],
+        "run": run,
+        "at": datetime.now(UTC),
+    }

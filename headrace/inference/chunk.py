@@ -1,0 +1,153 @@
+"""chunk: each document's text to chunks within the embedder's window, by structure, with the heading path in front."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any
+
+import pyarrow as pa
+from semantic_text_splitter import MarkdownSplitter
+
+from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
+from headrace.inference.parse import live
+from headrace.inference.put import AHEAD
+from headrace.models import tokens
+from headrace.pipeline.land import OFFSETS
+from headrace.pipeline.progress import Bars
+from headrace.pipeline.stage import stage
+from headrace.storage.records import batch
+from headrace.storage.tables import TableReader, TableWriter
+
+_COMMIT_ROWS = 5000
+_HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*\s*$")
+_SEPARATOR = " › "
+_PATH_SHARE = 0.25  # of the window, at most, for the heading path
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """How many documents were split, into how many chunks."""
+
+    documents: int
+    chunks: int
+
+
+@stage("Splits each document into chunks within the embedder's window, heading path in front.", phase=AHEAD)
+def chunk(
+    documents: Annotated[TableReader, DOCUMENT_ROWS],
+    chunks: Annotated[TableWriter, CHUNK_ROWS],
+    bars: Bars,
+    window: int,
+) -> Chunked:
+    """Split every live document version that the chunks table has not taken in; `window` is in word pieces."""
+    standing = chunks.mark(OFFSETS)
+    position = {int(partition): int(offset) for partition, offset in (standing or {}).items()}
+    answering = live(documents)
+    rows: list[dict[str, Any]] = []
+    count = {"documents": 0, "chunks": 0}
+
+    def commit() -> None:
+        nonlocal standing
+        marks = {str(partition): offset for partition, offset in sorted(position.items())}
+        if marks != (standing or {}):
+            chunks.append(batch(CHUNK_ROWS.columns, rows), marks={OFFSETS: marks}, expected={OFFSETS: standing})
+        standing = marks
+        rows.clear()
+
+    for document in bars.track(_new(documents, position), "chunk", of="documents"):
+        position[document["partition"]] = document["offset"] + 1
+        if document["status"] != "parsed" or answering.get(document["document_id"]) != document["version"]:
+            continue
+        made = list(_rows(document, window))
+        rows.extend(made)
+        count["documents"] += 1
+        count["chunks"] += len(made)
+        if len(rows) >= _COMMIT_ROWS:
+            commit()
+    commit()
+    return Chunked(count["documents"], count["chunks"])
+
+
+def split(text: str, window: int) -> Iterator[tuple[str, str]]:
+    """(heading path, body) of each chunk of a Markdown text; path and body together fit `window` word pieces."""
+    for path, body in sections(text):
+        heading = _fitting(path, int(window * _PATH_SHARE))
+        room = window - tokens.count(heading) - 1 if heading else window
+        for piece in _splitter(room).chunks(body):
+            if any(c.isalnum() for c in piece):
+                yield heading, piece
+
+
+def sections(text: str) -> Iterator[tuple[list[str], str]]:
+    """(heading path, body) of each section of a Markdown text, in order; headings inside code fences are not headings."""
+    path: list[tuple[int, str]] = []
+    body: list[str] = []
+    fence = ""
+    for line in text.splitlines():
+        stripped = line.lstrip()
+        if stripped.startswith(("```", "~~~")):
+            mark = stripped[:3]
+            fence = "" if fence == mark else fence or mark
+        match = None if fence else _HEADING.match(line)
+        if match is None:
+            body.append(line)
+            continue
+        if any(part.strip() for part in body):
+            yield [title for _, title in path], "\n".join(body).strip("\n")
+        body = []
+        level = len(match[1])
+        path = [(depth, title) for depth, title in path if depth < level] + [(level, match[2])]
+    if any(part.strip() for part in body):
+        yield [title for _, title in path], "\n".join(body).strip("\n")
+
+
+def _new(documents: TableReader, position: dict[int, int]) -> list[dict[str, Any]]:
+    columns = ("document_id", "version", "tenant", "uri", "status", "title", "text", "partition", "offset")
+    batches = [
+        b.filter(pa.array([o >= position.get(p, 0) for p, o in zip(*_origin(b), strict=True)]))
+        for b in documents.scan(columns)
+    ]
+    rows = [row for b in batches for row in b.to_pylist()]
+    return sorted(rows, key=lambda row: (row["partition"], row["offset"]))
+
+
+def _origin(rows: pa.RecordBatch) -> tuple[list[int], list[int]]:
+    return rows.column("partition").to_pylist(), rows.column("offset").to_pylist()
+
+
+def _rows(document: dict[str, Any], window: int) -> Iterator[dict[str, Any]]:
+    for position, (heading, body) in enumerate(split(document["text"], window)):
+        text = f"{heading}\n{body}" if heading else body
+        identity = f"{document['document_id']}\0{document['version']}\0{position}\0{text}"
+        yield {
+            "chunk_id": hashlib.sha256(identity.encode()).hexdigest()[:24],
+            "document_id": document["document_id"],
+            "version": document["version"],
+            "tenant": document["tenant"],
+            "uri": document["uri"],
+            "heading": heading or document["title"],
+            "position": position,
+            "text": text,
+            "readers": [],
+            "partition": document["partition"],
+            "offset": document["offset"],
+        }
+
+
+def _fitting(path: list[str], room: int) -> str:
+    """The heading path, shortened from the front until it takes at most `room` word pieces."""
+    while path:
+        joined = _SEPARATOR.join(path)
+        if tokens.count(joined) <= room:
+            return joined
+        path = path[1:]
+    return ""
+
+
+@lru_cache(maxsize=512)
+def _splitter(room: int) -> MarkdownSplitter:
+    return MarkdownSplitter.from_huggingface_tokenizer(tokens.tokenizer(), room)

@@ -1,0 +1,128 @@
+"""parse: each announced document's bytes to text, one row per document version, or the reason why it has none."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import pyarrow.compute as pc
+
+from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
+from headrace.errors import BadDocument, NotFound
+from headrace.inference.parser import Parsed, Parser
+from headrace.inference.put import AHEAD, object_key
+from headrace.pipeline.land import OFFSETS
+from headrace.pipeline.progress import Bars
+from headrace.pipeline.stage import stage
+from headrace.storage.objects import ObjectReader
+from headrace.storage.records import batch
+from headrace.storage.tables import TableReader, TableWriter
+
+_COMMIT_ROWS = 200
+_COMMIT_CHARS = 20_000_000
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A document without text, and why."""
+
+    uri: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ParsedDocuments:
+    """How many documents were parsed and deleted, and those that could not be read."""
+
+    parsed: int
+    deleted: int
+    failed: tuple[Failure, ...]
+
+
+@stage("Parses each announced document into text, or records why it has none.", phase=AHEAD)
+def parse(
+    events: Annotated[TableReader, DOCUMENT_EVENT_ROWS],
+    sources: Annotated[ObjectReader, DOCUMENTS],
+    documents: Annotated[TableWriter, DOCUMENT_ROWS],
+    bars: Bars,
+    seconds: float,
+) -> ParsedDocuments:
+    """Parse every landed event that the documents table has not taken in; rows and the offset reached go in one commit."""
+    standing = documents.mark(OFFSETS)
+    position = {int(partition): int(offset) for partition, offset in (standing or {}).items()}
+    rows = events.read()
+    rows = rows.sort_by([("partition", "ascending"), ("offset", "ascending")])
+    new = [row for row in rows.to_pylist() if row["offset"] >= position.get(row["partition"], 0)]
+    done: list[dict[str, Any]] = []
+    counts = {"parsed": 0, "deleted": 0}
+    failed: list[Failure] = []
+
+    def commit() -> None:
+        nonlocal standing
+        marks = {str(partition): offset for partition, offset in sorted(position.items())}
+        documents.append(batch(DOCUMENT_ROWS.columns, done), marks={OFFSETS: marks}, expected={OFFSETS: standing})
+        standing = marks
+        done.clear()
+
+    with Parser(seconds) as parser:
+        for event in bars.track(new, "parse", total=len(new), of="documents"):
+            row = _row(event, sources, parser)
+            done.append(row)
+            position[event["partition"]] = event["offset"] + 1
+            if row["status"] == "failed":
+                failed.append(Failure(row["uri"], row["reason"]))
+            else:
+                counts[row["status"]] += 1
+            if len(done) >= _COMMIT_ROWS or sum(len(d["text"]) for d in done) > _COMMIT_CHARS:
+                commit()
+    if done:
+        commit()
+    return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed))
+
+
+def document_id(tenant: str, uri: str) -> str:
+    """The document across its versions: 16 hex digits of sha256 over tenant and uri."""
+    return hashlib.sha256(f"{tenant}\0{uri}".encode()).hexdigest()[:16]
+
+
+def live(documents: TableReader) -> dict[str, str]:
+    """document id → the version that answers: the newest parsed one, unless a later event deleted the document.
+
+    A newer version that could not be parsed leaves the older one answering.
+    """
+    rows = documents.read(("document_id", "version", "status", "partition", "offset"))
+    rows = rows.filter(pc.is_in(rows["status"], pc.cast(["parsed", "deleted"], "string")))
+    rows = rows.sort_by([("partition", "ascending"), ("offset", "ascending")])
+    newest = {row["document_id"]: row for row in rows.to_pylist()}
+    return {name: row["version"] for name, row in newest.items() if row["status"] == "parsed"}
+
+
+def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[str, Any]:
+    row = {
+        "document_id": document_id(event["tenant"], event["uri"]),
+        "version": event["sha256"],
+        "tenant": event["tenant"],
+        "uri": event["uri"],
+        "reason": "",
+        "media": "",
+        "title": "",
+        "text": "",
+        "bytes": event["bytes"],
+        "at": datetime.now(UTC),
+        "partition": event["partition"],
+        "offset": event["offset"],
+    }
+    if event["kind"] == "delete":
+        return {**row, "status": "deleted"}
+    try:
+        if event["kind"] == "refuse":
+            raise BadDocument(event["uri"], event["reason"])
+        data = sources.get(object_key(event["tenant"], event["sha256"]))
+        parsed: Parsed = parser.parse(event["uri"], data)
+    except BadDocument as error:
+        return {**row, "status": "failed", "reason": error.reason}
+    except NotFound:
+        return {**row, "status": "failed", "reason": "its source file is gone from the object store"}
+    return {**row, "status": "parsed", "media": parsed.media, "title": parsed.title, "text": parsed.text}

@@ -1,0 +1,168 @@
+"""The inference pipeline, declared, and its two ways through: documents to an index, a question to an answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENTS
+from headrace.inference.answer import Answer, answer, moved
+from headrace.inference.chunk import Chunked, chunk
+from headrace.inference.citation import Citations
+from headrace.inference.embed import Embedded, embed
+from headrace.inference.feedback import feedback
+from headrace.inference.generate import generate
+from headrace.inference.index import Index, index
+from headrace.inference.parse import ParsedDocuments, parse
+from headrace.inference.put import Put, put
+from headrace.inference.rerank import rerank
+from headrace.inference.retrieve import retrieve
+from headrace.models.client import Completion, Embedder, Generator, Reranker
+from headrace.pipeline.land import land
+from headrace.pipeline.runner import Runner
+from headrace.pipeline.stage import Pipeline, Trigger
+from headrace.settings import Inference
+from headrace.storage.ledger import Ledger
+
+INFERENCE = Pipeline(
+    "inference",
+    "Enterprise RAG: embeddings ahead of time, then retriever, re-ranker and generator with a KV cache on files.",
+    (put, land, parse, chunk, embed, index, retrieve, rerank, generate, answer, feedback),
+    (
+        Trigger(DOCUMENT_EVENTS, "land", "when documents are put"),
+        Trigger(CHUNK_ROWS, "embed", "for chunks not embedded yet"),
+    ),
+)
+
+NOT_FOUND = "I found nothing about that in these documents."
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What one pass from documents to index did."""
+
+    put: Put
+    parsed: ParsedDocuments
+    chunked: Chunked
+    embedded: Embedded
+    index: Index
+    seconds: float
+
+
+def index_documents(runner: Runner, paths: list[Path], *, tenant: str, settings: Inference) -> Indexed:
+    """Put the files below `paths` and bring the index up to date with everything that is on the head."""
+    started = time.perf_counter()
+    endpoints = runner.endpoints
+    was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=settings.document_bytes)
+    runner.run(land)
+    parsed = runner.run(parse, seconds=settings.parse_seconds)
+    chunked = runner.run(chunk, window=settings.chunk_tokens)
+    embedded = runner.run(embed, embedder=endpoints.embedder)
+    built = runner.run(index)
+    return Indexed(was_put, parsed, chunked, embedded, built, time.perf_counter() - started)
+
+
+class Desk:
+    """Where questions are answered: keeps the model clients and handles from one question to the next."""
+
+    def __init__(self, runner: Runner, settings: Inference) -> None:
+        self._runner = runner
+        self._settings = settings
+        self._embedder = Embedder(runner.endpoints.embedder)
+        self._reranker = Reranker(runner.endpoints.reranker)
+        self._generator = Generator(runner.endpoints.generator)
+
+    def search(self, question: str, *, tenant: str, user: str, simulated: bool = False, record: bool = True) -> Answer:
+        """The passages for a question, re-ranked, recorded as an interaction of kind `search` unless told otherwise."""
+        found = self._passages(question, tenant, user, simulated)
+        if record:
+            self._runner.run(answer, tenant=tenant, answers=[found], run=self._runner.record.id)
+        return found
+
+    def ask(self, question: str, *, tenant: str, user: str, simulated: bool = False) -> Iterator[str | Answer]:
+        """Stream the answer's text with its citations in it, then the recorded `Answer`."""
+        started = time.perf_counter()
+        found = self._passages(question, tenant, user, simulated)
+        kept = found.passages[: self._settings.passages]
+        watched = Ledger()
+        citations = Citations([passage.hit.text for passage in kept])
+        completion: Completion | None = None
+        first = 0.0
+
+        def pieces() -> Iterator[str]:
+            nonlocal completion, first
+            stream = self._runner.run(
+                generate,
+                tenant=tenant,
+                question=question,
+                passages=kept,
+                generator=self._generator,
+                most_tokens=self._settings.answer_tokens,
+            )
+            while True:
+                with watched.watched():
+                    piece = next(stream, None)
+                if piece is None:
+                    return
+                first = first or time.perf_counter() - started
+                if isinstance(piece, Completion):
+                    completion = piece
+                else:
+                    yield piece
+
+        text = ""
+        for marked in citations.mark(pieces()) if kept else iter([NOT_FOUND]):
+            text += marked
+            yield marked
+        total = time.perf_counter() - started
+        timings = {**found.timings_ms, "first_token": _ms(first or total), "total": _ms(total)}
+        if completion is not None:
+            timings |= {f"generate_{name}": round(ms, 1) for name, ms in completion.timings_ms.items()}
+        given = replace(
+            found,
+            kind="answer",
+            text=text.strip(),
+            passages=kept,
+            cited=frozenset(citations.cited),
+            completion=completion,
+            timings_ms=timings,
+            bytes=_sum(found.bytes, moved(watched)),
+        )
+        own = Ledger()
+        with own.watched():
+            self._runner.run(answer, tenant=tenant, answers=[given], run=self._runner.record.id)
+        yield replace(given, bytes=_sum(given.bytes, moved(own)))
+
+    def _passages(self, question: str, tenant: str, user: str, simulated: bool) -> Answer:
+        watched = Ledger()
+        with watched.watched():
+            started = time.perf_counter()
+            found = self._runner.run(
+                retrieve, tenant=tenant, question=question, embedder=self._embedder, most=self._settings.retrieve
+            )
+            retrieved = time.perf_counter()
+            ordered = self._runner.run(rerank, tenant=tenant, question=question, hits=found.hits, reranker=self._reranker)
+            reranked = time.perf_counter()
+        return Answer(
+            question=question,
+            tenant=tenant,
+            user=user,
+            simulated=simulated,
+            kind="search",
+            passages=ordered.passages,
+            model_version=ordered.model_version,
+            index_version=found.index_version,
+            note=ordered.note,
+            timings_ms={"retrieve": _ms(retrieved - started), "rerank": _ms(reranked - retrieved)},
+            bytes=moved(watched),
+        )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 1)
+
+
+def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in sorted({*one, *other})}

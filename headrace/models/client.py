@@ -1,0 +1,489 @@
+"""Clients of NIM and OpenAI-style model endpoints: embeddings, ranking, chat completions.
+
+They are synchronous, safe to share between threads, and keep connections alive. Fields that only some
+servers know (`input_type`, `truncate`, `headrace`, …) are sent until a server refuses one by name; from then on that
+client leaves it out.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any, Literal, Self
+from urllib.parse import urlparse
+
+import httpx
+import numpy as np
+from httpx_sse import EventSource, SSEError
+
+from headrace.errors import HeadraceError, MissingPart, Overloaded, RequestRefused, Unavailable
+from headrace.models.wire import MISSING_PART, NO_CHAMPION, UNAVAILABLE
+from headrace.storage.endpoints import ModelEndpoint
+
+_TRIES = 4
+_BACKOFF_S = 0.2
+_LONGEST_WAIT_S = 5.0
+_CONNECT_S = 5.0
+_EMBED_BATCH = 64
+_RANK_BATCH = 512
+
+Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Raw logits in passage order; `None` where no re-ranker was promoted yet, and then retrieval order stands.
+
+    `retrieval_weight` is the share the retrieval score keeps when both are combined, as the champion's card says;
+    `storage` is what the server moved for this request, for `Ledger.fold`.
+    """
+
+    logits: tuple[float, ...] | None
+    version: str
+    retrieval_weight: float | None
+    storage: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished answer. What only Headrace's own server reports is empty for other endpoints.
+
+    `logprobs` are natural logarithms, one per completion token; `reused_tokens` counts prompt tokens whose keys and
+    values came from files.
+    """
+
+    text: str
+    prompt_tokens: list[int]
+    completion_tokens: list[int]
+    logprobs: list[float]
+    usage: dict[str, Any]
+    storage: list[dict[str, Any]]
+    version: str
+    timings_ms: dict[str, float]
+    reused_tokens: int
+    finish_reason: str = ""
+
+
+class Connection:
+    """One endpoint: sends JSON, retries what may pass, and turns faults into Headrace's errors."""
+
+    def __init__(self, endpoint: ModelEndpoint) -> None:
+        self.endpoint = endpoint
+        self._url = endpoint.url.rstrip("/")
+        self._left_out: set[str] = set()
+        headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+        self._http = httpx.Client(
+            headers=headers,
+            timeout=httpx.Timeout(endpoint.timeout_s, connect=min(_CONNECT_S, endpoint.timeout_s)),
+            # A proxy named in the environment must not get in the way of a server on this machine.
+            trust_env=not _loopback(self._url),
+        )
+
+    def post(self, path: str, body: Mapping[str, Any], *, optional: Sequence[str] = ()) -> dict[str, Any]:
+        """POST JSON, return JSON. Raises `Unavailable`, `Overloaded`, `RequestRefused` or `MissingPart`."""
+        with self.open(path, body, optional=optional) as response:
+            with self._faults(path):
+                data = response.read()
+            try:
+                answer = json.loads(data)
+            except ValueError:
+                answer = None
+            if not isinstance(answer, dict):
+                raise RequestRefused(
+                    f"{self._url}{path} answered something that is not a JSON object.", hint="Does the url end in /v1?"
+                )
+            return answer
+
+    @contextmanager
+    def open(self, path: str, body: Mapping[str, Any], *, optional: Sequence[str] = ()) -> Iterator[httpx.Response]:
+        """POST JSON and give the response once its status is 2xx, its body still to be read."""
+        response = self._send(path, body, optional)
+        try:
+            yield response
+        finally:
+            response.close()
+
+    def ready(self, seconds: float) -> bool:
+        """Whether the endpoint says it is ready, or answers without knowing the question."""
+        try:
+            response = self._http.get(f"{self._url}/health/ready", timeout=seconds)
+        except httpx.TransportError:
+            return False
+        return response.status_code < 500
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._http.close()
+
+    def _send(self, path: str, body: Mapping[str, Any], optional: Sequence[str]) -> httpx.Response:
+        tries = 0
+        while True:
+            content = {name: value for name, value in body.items() if name not in self._left_out}
+            tries += 1
+            try:
+                with self._faults(path):
+                    response = self._http.send(
+                        self._http.build_request("POST", self._url + path, json=content), stream=True
+                    )
+            except Unavailable as error:
+                if tries >= _TRIES or not isinstance(error.__cause__, httpx.ConnectError):
+                    raise
+                time.sleep(_pause(tries))
+                continue
+            if response.is_success:
+                return response
+            with self._faults(path):
+                try:
+                    refusal = Refused.read(response)
+                finally:
+                    response.close()
+            unknown = {name for name in optional if name in content and name in refusal.message}
+            if refusal.status in (400, 422) and unknown:
+                self._left_out |= unknown
+                tries = 0
+                continue
+            if refusal.busy and tries < _TRIES:
+                time.sleep(_pause(tries, refusal.retry_after))
+                continue
+            raise refusal.error(self._url + path)
+
+    @contextmanager
+    def _faults(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            raise Unavailable(
+                f"{self._url}{path} did not answer within {self.endpoint.timeout_s:g} s.",
+                hint="Is the server busy or still loading? Raise timeout_s under [models] or try again.",
+            ) from error
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise Unavailable(
+                f"{self._url}{path} cannot be reached: {str(error) or type(error).__name__}.",
+                hint="Check that the model server runs and that its url under [models] is right.",
+            ) from error
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What a server said when it did not answer: HTTP status, OpenAI error code and message."""
+
+    status: int
+    code: str
+    message: str
+    retry_after: float | None = None
+    storage: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def read(cls, response: httpx.Response) -> Refused:
+        """Read any of the shapes servers use: OpenAI's `error`, FastAPI's `detail`, or plain text."""
+        text = response.read()[:65536].decode("utf-8", "replace")
+        try:
+            body = json.loads(text)
+        except ValueError:
+            body = text
+        try:
+            retry_after: float | None = float(response.headers.get("retry-after", ""))
+        except ValueError:
+            retry_after = None
+        return cls.of(response.status_code, body, retry_after)
+
+    @classmethod
+    def of(cls, status: int, body: Any, retry_after: float | None = None) -> Refused:
+        """From a decoded body."""
+        code, message, storage = "", body, ()
+        if isinstance(body, dict):
+            message = body.get("error", body.get("detail", body.get("message", body)))
+            storage = tuple(_extras(body).get("storage", ()))
+            if isinstance(message, dict):
+                code = str(message.get("code") or "")
+                message = message.get("message", message)
+        if not isinstance(message, str):
+            message = json.dumps(message)
+        return cls(status, code, message.strip()[:500] or "no reason given", retry_after, storage)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the same request may pass in a moment."""
+        return self.status == 429 or (self.status == 503 and self.code not in (MISSING_PART, UNAVAILABLE))
+
+    def error(self, url: str) -> HeadraceError:
+        """The error of errors.py that this is."""
+        if self.code == MISSING_PART:
+            return MissingPart(self.message)
+        said = f"{url} answered {self.status}: {self.message.rstrip('.')}."
+        if self.busy:
+            return Overloaded(said, hint="Try again in a moment, or send less at once.")
+        if self.status >= 500:
+            return Unavailable(said, hint="Look into that server's log and try again.")
+        if self.status in (401, 403):
+            return _Refusal(self, said, hint="Check the endpoint's api_key under [models].")
+        if self.status == 404:
+            return _Refusal(self, said, hint="Check the endpoint's url (it ends in /v1) and model under [models].")
+        return _Refusal(self, said, hint="Check the endpoint's model under [models] and what was sent.")
+
+
+class _Refusal(RequestRefused):
+    """Keeps what the server said beside the message people read."""
+
+    def __init__(self, refused: Refused, message: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.refused = refused
+
+
+class _Client:
+    def __init__(self, endpoint: ModelEndpoint) -> None:
+        self.endpoint = endpoint
+        self._connection = Connection(endpoint)
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Embedder(_Client):
+    """Computes embeddings at `/v1/embeddings`."""
+
+    def __init__(self, endpoint: ModelEndpoint, *, batch: int = _EMBED_BATCH) -> None:
+        super().__init__(endpoint)
+        self._batch = batch
+
+    def embed(self, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> Vectors:
+        """Embed texts in the order given: float32, (n, dimensions). Over-long texts are cut at their end.
+
+        Raises `Unavailable`, `Overloaded` or `RequestRefused`.
+        """
+        # Requests of texts of like length: the server pads each batch to its longest.
+        order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+        found: list[np.ndarray[Any, np.dtype[np.float32]] | None] = [None] * len(texts)
+        for start in range(0, len(order), self._batch):
+            places = order[start : start + self._batch]
+            for place, vector in zip(places, self._request([texts[place] for place in places], kind), strict=True):
+                found[place] = vector
+        rows = [vector for vector in found if vector is not None]
+        if not rows:
+            return np.zeros((0, 0), np.float32)
+        if len({len(row) for row in rows}) != 1:
+            raise RequestRefused(
+                f"{self.endpoint.url} answered embeddings of different widths.", hint="Check the model under [models]."
+            )
+        stacked: Vectors = np.stack(rows)
+        return stacked
+
+    def _request(self, texts: list[str], kind: str) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+        answer = self._connection.post(
+            "/embeddings",
+            {
+                "model": self.endpoint.model,
+                "input": texts,
+                "input_type": kind,
+                "truncate": "END",
+                "encoding_format": "base64",
+            },
+            optional=("input_type", "truncate", "encoding_format"),
+        )
+        try:
+            data = sorted(answer["data"], key=lambda entry: entry["index"])
+            vectors = [_vector(entry["embedding"]) for entry in data]
+        except (KeyError, TypeError, ValueError):
+            vectors = []
+        if len(vectors) != len(texts):
+            raise RequestRefused(
+                f"{self.endpoint.url}/embeddings answered {len(vectors)} embeddings for {len(texts)} texts.",
+                hint="Does this endpoint speak the OpenAI embeddings format?",
+            )
+        return vectors
+
+
+class Reranker(_Client):
+    """Scores (question, passage) pairs at `/v1/ranking`."""
+
+    def rank(self, question: str, passages: Sequence[str], *, version: str | None = None) -> Ranking:
+        """Score passages against a question, by one `version` of the embedded re-ranker where named.
+
+        Before the first promotion the answer has no logits and version "none". Raises `Unavailable`, `Overloaded` or
+        `RequestRefused`.
+        """
+        if not passages:
+            return Ranking((), version or "none", None)
+        model = self.endpoint.model if version is None else f"{self.endpoint.model}@{version}"
+        logits: list[float] = []
+        storage: list[dict[str, Any]] = []
+        served, weight = "", None
+        for start in range(0, len(passages), _RANK_BATCH):
+            batch = passages[start : start + _RANK_BATCH]
+            try:
+                answer = self._request(model, question, batch)
+            except _Refusal as error:
+                if error.refused.code == NO_CHAMPION:
+                    return Ranking(None, "none", None, [*storage, *error.refused.storage])
+                raise
+            logits += self._logits(answer, len(batch))
+            extras = _extras(answer)
+            storage += extras.get("storage", [])
+            weight = extras.get("retrieval_weight")
+            was, served = served, str(extras.get("version") or answer.get("model") or self.endpoint.model)
+            if was and was != served:  # promoted between two batches: logits of two models cannot be compared
+                return self.rank(question, passages, version=version)
+        return Ranking(tuple(logits), served, weight, storage)
+
+    def _request(self, model: str, question: str, passages: Sequence[str]) -> dict[str, Any]:
+        return self._connection.post(
+            "/ranking",
+            {
+                "model": model,
+                "query": {"text": question},
+                "passages": [{"text": passage} for passage in passages],
+                "truncate": "END",
+            },
+            optional=("truncate",),
+        )
+
+    def _logits(self, answer: Mapping[str, Any], count: int) -> list[float]:
+        try:
+            found = {int(entry["index"]): float(entry["logit"]) for entry in answer["rankings"]}
+            return [found[index] for index in range(count)]
+        except (KeyError, TypeError, ValueError):
+            raise RequestRefused(
+                f"{self.endpoint.url}/ranking left passages without a logit.",
+                hint="Does this endpoint speak the NIM ranking format?",
+            ) from None
+
+
+class Generator(_Client):
+    """Writes answers at `/v1/chat/completions`."""
+
+    def stream(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        max_tokens: int,
+        tenant: str = "",
+        stop: Sequence[str] = (),
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        frequency_penalty: float = 0.0,
+        cache: bool = True,
+    ) -> Iterator[str | Completion]:
+        """Yield the answer's text as it comes, then one `Completion`. Closing the iterator stops the generator.
+
+        Raises `Unavailable`, `Overloaded`, `RequestRefused` or `MissingPart`.
+        """
+        body: dict[str, Any] = {
+            "model": self.endpoint.model,
+            "messages": [dict(message) for message in messages],
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "headrace": {"tenant": tenant, "cache": cache},
+        }
+        if stop:
+            body["stop"] = list(stop)
+        if top_p < 1:
+            body["top_p"] = top_p
+        if seed is not None:
+            body["seed"] = seed
+        if frequency_penalty:
+            body["frequency_penalty"] = frequency_penalty
+        text: list[str] = []
+        usage: dict[str, Any] = {}
+        extras: dict[str, Any] = {}
+        model, finish = "", ""
+        for chunk in self._chunks(body):
+            model = str(chunk.get("model") or model)
+            usage = chunk.get("usage") or usage
+            extras = _extras(chunk) or extras
+            for choice in chunk.get("choices") or ():
+                finish = str(choice.get("finish_reason") or finish)
+                piece = (choice.get("delta") or {}).get("content")
+                if piece:
+                    text.append(piece)
+                    yield piece
+        if not finish:
+            raise Unavailable(
+                f"{self.endpoint.url} broke off in the middle of an answer.", hint="Ask again; its log may say why."
+            )
+        yield Completion(
+            text="".join(text),
+            prompt_tokens=list(extras.get("prompt_tokens", ())),
+            completion_tokens=list(extras.get("completion_tokens", ())),
+            logprobs=list(extras.get("logprobs", ())),
+            usage=usage,
+            storage=list(extras.get("storage", ())),
+            version=str(extras.get("version") or model or self.endpoint.model),
+            timings_ms=dict(extras.get("timings_ms", {})),
+            reused_tokens=int(extras.get("reused_tokens", 0)),
+            finish_reason=finish,
+        )
+
+    def _chunks(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        path = "/chat/completions"
+        optional = ("stream_options", "headrace", "frequency_penalty", "seed")
+        with self._connection.open(path, body, optional=optional) as response, self._connection._faults(path):
+            try:
+                for event in EventSource(response).iter_sse():
+                    if event.data == "[DONE]":
+                        return
+                    chunk = json.loads(event.data)
+                    if "error" in chunk:
+                        raise Refused.of(int(chunk.get("status", 500)), chunk).error(self.endpoint.url + path)
+                    yield chunk
+            except (SSEError, ValueError) as error:
+                raise RequestRefused(
+                    f"{self.endpoint.url}{path} did not answer as a stream of events.",
+                    hint="Does this endpoint speak the OpenAI chat format with stream=true?",
+                ) from error
+
+
+def wait_ready(endpoint: ModelEndpoint, seconds: float) -> None:
+    """Wait until `/v1/health/ready` answers: an embedded server may still be importing torch. Raises `Unavailable`."""
+    connection = Connection(endpoint)
+    until = time.monotonic() + seconds
+    try:
+        while not connection.ready(max(0.1, min(2.0, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                raise Unavailable(
+                    f"The model server at {endpoint.url} was not ready within {seconds:g} s.",
+                    hint="Look into its log under the home's logs directory, then run the command again.",
+                )
+            time.sleep(0.05)
+    finally:
+        connection.close()
+
+
+def _vector(embedding: str | Iterable[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
+    return np.asarray(embedding, np.float32)
+
+
+def _extras(body: Mapping[str, Any]) -> dict[str, Any]:
+    extras = body.get("headrace")
+    return extras if isinstance(extras, dict) else {}
+
+
+def _pause(tries: int, asked: float | None = None) -> float:
+    backoff: float = _BACKOFF_S * 2 ** (tries - 1) * random.uniform(0.8, 1.2)
+    return min(_LONGEST_WAIT_S, max(backoff, asked or 0.0))
+
+
+def _loopback(url: str) -> bool:
+    host = urlparse(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,177 @@
+"""Attention keys and values of prompt prefixes, kept as files: what was prefilled once is read instead of recomputed.
+
+A prompt is cut into blocks of `BLOCK` tokens. A block's key is a hash over the model, the tenant, every token before it
+and its own tokens, so equal keys mean equal prefixes, and no tenant can find another's block. Values are kept as float32,
+as computed: an answer from restored blocks is bit for bit the answer without them (the generator prefills in the same
+blocks either way).
+
+A file is in safetensors format: one tensor `kv`, float32, (layers, keys and values, heads, tokens, width of a head), with
+the block's key and the SHA-256 of the tensor's bytes as metadata. A file that does not match is deleted and is a miss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from headrace.errors import HeadraceError
+from headrace.storage.files import FileWriter
+
+BLOCK = 128
+"""Tokens per block. Smaller reuses more of a prefix; larger prefills faster, since a block is prefilled in one go."""
+
+_FORMAT = 1
+_TENSOR = "kv"
+_NO_TENANT = "_"
+
+Array = npt.NDArray[np.float32]
+
+log = logging.getLogger("headrace.models")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one token's keys and values look like: layers, key-value heads, width of a head."""
+
+    layers: int
+    heads: int
+    width: int
+
+    def array(self, tokens: int) -> tuple[int, int, int, int, int]:
+        """The shape of the array that holds `tokens` tokens."""
+        return (self.layers, 2, self.heads, tokens, self.width)
+
+
+def block_keys(tokens: Sequence[int], *, model: str, tenant: str, shape: Shape) -> list[str]:
+    """The key of each full block of `tokens`, as 64 hex digits; each commits to everything before it."""
+    root = {"format": _FORMAT, "model": model, "tenant": tenant, "block": BLOCK, "dtype": "float32", **asdict(shape)}
+    previous = hashlib.sha256(json.dumps(root, sort_keys=True).encode()).digest()
+    keys = []
+    for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
+        ids = np.asarray(tokens[start : start + BLOCK], dtype="<u4")
+        previous = hashlib.sha256(previous + ids.tobytes()).digest()
+        keys.append(previous.hex())
+    return keys
+
+
+def pack(key: str, block: Array) -> bytes:
+    """One block as the bytes of its file."""
+    values = np.ascontiguousarray(block, dtype=np.float32)
+    return safetensors.save({_TENSOR: values}, {"key": key, "sha256": hashlib.sha256(values.tobytes()).hexdigest()})
+
+
+def unpack(key: str, data: bytes, shape: tuple[int, ...]) -> Array | None:
+    """The block a file holds, or `None` where the file is not whole, or is another block's."""
+    try:
+        values = safetensors.load(data)[_TENSOR]
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        told = header["__metadata__"]["key"], header["__metadata__"]["sha256"]
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    if values.shape != shape or values.dtype != np.float32:
+        return None
+    if told != (key, hashlib.sha256(values.tobytes()).hexdigest()):
+        return None
+    return values
+
+
+class KvCache:
+    """The blocks of one tenant and model under the file tier, bounded by bytes over all tenants.
+
+    A block that cannot be read is a miss: storage that is damaged or gone costs time, never a wrong answer.
+    """
+
+    def __init__(self, files: FileWriter, *, model: str, tenant: str, shape: Shape, limit_bytes: int) -> None:
+        self._files = files
+        self._model = model
+        self._tenant = tenant
+        self._shape = shape
+        self._limit = limit_bytes
+
+    def restore(self, tokens: Sequence[int], into: Array) -> int:
+        """Fill `into` (layers, 2, heads, ≥ tokens, width) with the longest stored prefix of `tokens`.
+
+        Returns how many tokens were restored: a multiple of `BLOCK`, at most len(tokens).
+        """
+        keys = self._keys(tokens)
+        found = 0
+        for position, key in enumerate(keys):
+            block = self._read(key)
+            if block is None:
+                break
+            into[..., position * BLOCK : (position + 1) * BLOCK, :] = block
+            found += 1
+        self._use(keys[:found])
+        return found * BLOCK
+
+    def save(self, tokens: Sequence[int], values: Array, *, restored: int) -> int:
+        """Write the full blocks of `tokens` after the `restored` ones, and return how many were written.
+
+        Raises `StorageFull` and the like: what the caller has computed is right all the same.
+        """
+        keys = self._keys(tokens)
+        room: int | None = None
+        written = restored // BLOCK
+        for position, key in list(enumerate(keys))[written:]:
+            data = pack(key, values[..., position * BLOCK : (position + 1) * BLOCK, :])
+            if room is None:
+                room = self._make_room((len(keys) - position) * len(data), kept={self._path(key) for key in keys})
+            if room < len(data):
+                break
+            self._files.write(self._path(key), data)
+            room -= len(data)
+            written += 1
+        if written * BLOCK > restored:
+            self._use(keys[:written])
+        return written - restored // BLOCK
+
+    def _keys(self, tokens: Sequence[int]) -> list[str]:
+        if not self._limit:
+            return []
+        return block_keys(tokens, model=self._model, tenant=self._tenant, shape=self._shape)
+
+    def _path(self, key: str) -> str:
+        return f"{self._tenant or _NO_TENANT}/{key[:2]}/{key}.safetensors"
+
+    def _use(self, keys: Sequence[str]) -> None:
+        """Note a use of a prefix, last block first: a block is no good without those before it, so they go last."""
+        for key in reversed(keys):
+            try:
+                self._files.touch(self._path(key))
+            except HeadraceError:  # evicted meanwhile, or a read-only mount
+                return
+
+    def _read(self, key: str) -> Array | None:
+        path = self._path(key)
+        try:
+            data = self._files.read(path)
+            if data is None:
+                return None
+            block = unpack(key, data, self._shape.array(BLOCK))
+            if block is None:
+                log.warning("KV block %s is damaged: deleted, its tokens are computed again", path)
+                self._files.delete(path)
+            return block
+        except HeadraceError as error:
+            log.warning("KV block %s cannot be read: %s", path, error)
+            return None
+
+    def _make_room(self, wanted: int, *, kept: set[str]) -> int:
+        """Evict blocks but `kept`, least recently used first, until `wanted` bytes fit; return the bytes that now fit."""
+        stored = sorted(self._files.list(), key=lambda file: file.used)
+        total = sum(file.bytes for file in stored)
+        for file in stored:
+            if total + wanted <= self._limit:
+                break
+            if file.key not in kept:
+                self._files.delete(file.key)
+                total -= file.bytes
+        return self._limit - total

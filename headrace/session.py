@@ -1,0 +1,64 @@
+"""A session: the platform, a run and its runner, held together for one command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from headrace.inference.pipeline import Desk
+from headrace.models.client import wait_ready
+from headrace.pipeline.launch import Here, Launch
+from headrace.pipeline.progress import Bars
+from headrace.pipeline.run import Run, record, recorded
+from headrace.pipeline.runner import Runner
+from headrace.platform import EVERY_PART, open_platform
+from headrace.settings import Embedded, Settings
+
+_MODELS_READY_S = 120.0
+LOCAL, RAY = "local", "ray"
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command works with."""
+
+    settings: Settings
+    run: Run
+    runner: Runner
+    launch: Launch
+
+    def desk(self) -> Desk:
+        """Where questions are answered."""
+        return Desk(self.runner, self.settings.inference)
+
+    def archive(self) -> None:
+        """Copy ended runs of this home into the `runs` and `ledger` tables."""
+        self.runner.run(record, home=self.settings.home)
+
+
+@contextmanager
+def opened(command: str, settings: Settings, *, models: bool = True, on: str = LOCAL, quiet: bool = False) -> Iterator[Session]:
+    """Open the platform and record the block as a run of `command`; `models` waits until the embedded model server is up.
+
+    `on` says where batch work and training run: `local` or `ray`. Raises what the platform raises, and `MissingPart` where Ray
+    is asked for and not installed.
+    """
+    parts = EVERY_PART if models else EVERY_PART - {"models"}
+    with open_platform(settings, parts=parts) as endpoints, recorded(command, settings.home) as run:
+        if models:
+            for chosen, endpoint in (
+                (settings.models.embedder, endpoints.embedder),
+                (settings.models.generator, endpoints.generator),
+            ):
+                if isinstance(chosen, Embedded):
+                    wait_ready(endpoint, _MODELS_READY_S)
+                    break
+        bars = Bars(quiet=quiet)
+        if on == RAY:
+            from headrace.pipeline.ray_cluster import cluster
+
+            with cluster() as (batches, launch):
+                yield Session(settings, run, Runner(run, endpoints, batches=batches, bars=bars), launch)
+        else:
+            yield Session(settings, run, Runner(run, endpoints, bars=bars), Here())

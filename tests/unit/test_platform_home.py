@@ -1,0 +1,126 @@
+"""The home on disk: private, refused when it is not ours, and locks that end with their holder."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from headrace.errors import HomeRefused, StorageFull
+from headrace.platform.child import LOG_BYTES, Child, PortTaken, rotate
+from headrace.platform.home import Home, Lock, write_private
+from headrace.platform.keys import keys_of
+from headrace.platform.state import Process, read_state
+
+
+def test_a_home_is_private_and_its_keys_stay(tmp_path: Path) -> None:
+    home = Home(tmp_path / "new" / "home")
+    home.prepare()
+    assert {stat.S_IMODE(p.stat().st_mode) for p in (home.root, home.platform, home.logs, home.objects)} == {0o700}
+    first = keys_of(home)
+    home.prepare()
+    assert keys_of(home) == first
+    assert stat.S_IMODE(home.keys.stat().st_mode) == 0o600
+    assert keys_of(home).s3_secret_key != keys_of(_other(tmp_path)).s3_secret_key
+
+
+def _other(tmp_path: Path) -> Home:
+    other = Home(tmp_path / "other")
+    other.prepare()
+    return other
+
+
+def test_damaged_keys_are_refused_rather_than_replaced(tmp_path: Path) -> None:
+    home = _other(tmp_path)
+    home.keys.write_text("{")
+    with pytest.raises(HomeRefused, match=r"keys\.json"):
+        keys_of(home)
+    assert home.keys.read_text() == "{"
+
+
+def test_a_file_in_the_homes_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HomeRefused, match="not a directory"):
+        Home(tmp_path / "file").prepare()
+    with pytest.raises(HomeRefused):
+        Home(tmp_path / "file" / "below").prepare()
+
+
+def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    path.chmod(0o644)
+    write_private(path, "new")
+    assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_locks_are_shared_or_alone(tmp_path: Path) -> None:
+    first, second, alone = (Lock(tmp_path / "lock") for _ in range(3))
+    assert first.acquire(shared=True)
+    assert second.acquire(shared=True)
+    assert not alone.acquire()
+    first.release()
+    assert not alone.acquire(seconds=0.1)
+    second.release()
+    assert alone.acquire()
+    assert not first.acquire(shared=True)
+
+
+def test_a_child_that_inherits_a_lock_keeps_it(tmp_path: Path) -> None:
+    ours, theirs = Lock(tmp_path / "lock"), Lock(tmp_path / "lock")
+    assert ours.acquire()
+    child = Child("cat", ["sleep", "60"], env=os.environ, cwd=tmp_path, log=tmp_path / "log", keep=(ours.descriptor,))
+    ours.release()
+    assert not theirs.acquire()
+    child.process.kill()
+    child.process.wait()
+    assert theirs.acquire(seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("listen tcp 127.0.0.1:1: bind: address already in use", PortTaken),
+        ("Port allocation failed: port 1 for S3 is not available", PortTaken),
+        ('Os { code: 98, kind: AddrInUse, message: "Address in use" }', PortTaken),
+        ("write /x: no space left on device", StorageFull),
+    ],
+)
+def test_the_log_says_what_went_wrong_and_only_the_last_start_counts(
+    tmp_path: Path, words: str, kind: type[Exception]
+) -> None:
+    log = tmp_path / "server.log"
+
+    def said(line: str) -> Child:
+        child = Child("Server", ["echo", line], env=os.environ, cwd=tmp_path, log=log)
+        child.process.wait()
+        return child
+
+    assert type(said(words).fault("ended")) is kind
+    later = said("all is well").fault("ended")
+    assert not isinstance(later, kind)
+    assert "all is well" in later.message
+    assert str(log) in later.hint
+
+
+def test_a_long_log_is_set_aside(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_bytes(b"x" * (LOG_BYTES + 1))
+    rotate(log)
+    assert not log.exists()
+    assert (tmp_path / "a.log.1").stat().st_size == LOG_BYTES + 1
+
+
+def test_a_number_that_now_names_another_process_is_not_alive() -> None:
+    me = Process.of(os.getpid())
+    assert me.alive
+    assert not me.model_copy(update={"started": me.started - 60}).alive
+
+
+def test_a_state_that_makes_no_sense_counts_as_none(tmp_path: Path) -> None:
+    home = _other(tmp_path)
+    assert read_state(home) is None
+    home.state.write_text('{"supervisor": 1')
+    assert read_state(home) is None
