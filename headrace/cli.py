@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from typer.exceptions import TyperException
+from typer._click.exceptions import ClickException
 
 from headrace import __version__
 from headrace.errors import HeadraceError, NotFound, WrongUsage
@@ -79,11 +79,12 @@ def demo(
     docs: Annotated[Path | None, typer.Option(help="A folder of your own; Python's language reference unless named.")] = None,
     on: On = "local",
     out_dir: Annotated[Path, typer.Option("--out", help="Where the scores are drawn.")] = Path("out"),
+    questions: Annotated[int, typer.Option(help="Searches of the simulated user.", min=1, max=10_000)] = 160,
 ) -> None:
     """Both pipelines once, for real, on the embedded platform, with a report."""
     from headrace.demo import run_demo
 
-    run_demo(_settings(), docs=docs, on=_on(on), out_dir=out_dir, console=out)
+    run_demo(_settings(), docs=docs, on=_on(on), out_dir=out_dir, questions=questions, console=out)
 
 
 @app.command()
@@ -447,16 +448,14 @@ def _move(model: str, stage: Any, as_json: bool, **inputs: str) -> None:
 
 def _known_answer(runner: Any, answer_id: str, tenant: str) -> None:
     """Raise `NotFound` unless that answer of the tenant's was given: a verdict on nothing would be lost silently."""
-    from pyiceberg.expressions import EqualTo
-
     from headrace.catalog import INTERACTION_ROWS
     from headrace.pipeline.land import land as land_stage
     from headrace.storage.meter import Meter
-    from headrace.storage.tables import TableReader
+    from headrace.storage.tables import TableReader, quoted
 
     runner.run(land_stage)
     table = TableReader(INTERACTION_ROWS, runner.endpoints, Meter(runner.record.ledger, "feedback", tenant))
-    rows = table.read(("answer_id", "tenant"), EqualTo("answer_id", answer_id))
+    rows = table.read(("answer_id", "tenant"), f"answer_id = {quoted(answer_id)}")
     if tenant not in rows["tenant"].to_pylist():
         raise NotFound(f"Tenant {tenant!r} was given no answer {answer_id!r}.", hint="`headrace ask` prints the id.")
 
@@ -498,7 +497,7 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         err.print("Interrupted. The home is as the last finished step left it; run the same command again to go on.")
         sys.exit(1)
-    except TyperException as error:
+    except ClickException as error:
         error.show()
         sys.exit(2)
     except HeadraceError as error:
@@ -508,7 +507,9 @@ def main() -> None:
         if error.hint:
             err.print(error.hint, markup=False, highlight=False)
         sys.exit(error.exit_code)
-    except Exception as error:  # what nobody foresaw: still one line, and how to tell us more: still one line, and how to tell us more
+    except (
+        Exception
+    ) as error:  # what nobody foresaw: still one line, and how to tell us more: still one line, and how to tell us more
         if common.debug:
             raise
         err.print(f"Something unforeseen happened: {type(error).__name__}: {error}", style="red", markup=False)

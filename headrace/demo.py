@@ -32,13 +32,12 @@ from headrace.training.pipeline import TRAINING, turn
 PIPELINES: dict[str, Pipeline] = {"inference": INFERENCE, "training": TRAINING}
 
 _TENANT_USER = "simulated-user"
-_QUESTIONS = 160
 _SEED = 11
 # Asked of Python's own language reference; a folder of the user's is asked about its own headings.
 _ASKED = (
     "What does the assert statement do?",
     "When is the finally clause of a try statement executed?",
-    "What is the difference between the is operator and ==?",
+    "How are default parameter values evaluated?",
 )
 
 RULE = (
@@ -88,8 +87,8 @@ def recall(chunks: Annotated[TableReader, CHUNK_ROWS], tenant: str, most: int, s
     return memories
 
 
-def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, console: Console) -> None:
-    """Index, ask, judge, go once round the training loop, ask again, and report."""
+def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, questions: int, console: Console) -> None:
+    """Index, ask, judge (`questions` searches), go once round the training loop, ask again, and report."""
     started = time.perf_counter()
     if docs is not None and not docs.exists():
         raise NotFound(f"{docs} does not exist.", hint="Name a folder: make demo DOCS=path")
@@ -110,10 +109,10 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, c
                 "None of these files has text that can be indexed.", hint="Name a folder with text, Markdown, HTML or PDF."
             )
         desk = session.desk()
-        memories = session.runner.run(recall, tenant=settings.tenant, most=_QUESTIONS, seed=_SEED)
-        questions = _ASKED if docs is None else _of_headings(memories)
+        memories = session.runner.run(recall, tenant=settings.tenant, most=questions, seed=_SEED)
+        asked = _ASKED if docs is None else _of_headings(memories)
         _head(console, "2  Questions to answers", "inference, at question time")
-        _ask(console, desk, settings, questions)
+        _ask(console, desk, settings, asked)
         _head(console, "3  Verdicts", "feedback, onto the head")
         _judge(console, session, desk, settings, memories)
         _head(console, "4  One turn of the training loop", "training")
@@ -124,7 +123,7 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, c
         except Terminal as nothing:
             console.print(Text(f"No turn: {nothing.message} {nothing.hint}", style="yellow"))
         _head(console, "5  The same questions again", "inference, served by whoever won")
-        _ask(console, desk, settings, questions[:1])
+        _ask(console, desk, settings, asked[:1])
         run = session.run
         _head(console, "6  What moved where", f"run {run.id}")
         rows = merged([row.as_dict() for row in run.ledger.rows()])

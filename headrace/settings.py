@@ -121,9 +121,9 @@ class Inference(Section):
     """A file that takes longer to parse is refused; its parser is killed."""
     retrieve: int = Field(default=20, ge=1)
     """Passages retrieved before re-ranking."""
-    passages: int = Field(default=3, ge=1)
-    """Passages given to the generator."""
-    answer_tokens: int = Field(default=96, ge=1)
+    passages: int = Field(default=2, ge=1)
+    """Passages given to the generator; the small embedded one answers best from two, a large one from more."""
+    answer_tokens: int = Field(default=64, ge=1)
     """Tokens an answer may have."""
 
 
@@ -136,7 +136,7 @@ class Training(Section):
     """Pairs per optimizer step."""
     learning_rate: float = Field(default=5e-5, gt=0)
     """Peak learning rate."""
-    max_tokens: int = Field(default=256, ge=32, le=512)
+    max_tokens: int = Field(default=192, ge=32, le=512)
     """Word pieces of a (question, passage) pair; longer passages are cut."""
     negatives: int = Field(default=3, ge=1)
     """Disliked passages kept per liked one, highest retrieval rank first."""
@@ -191,12 +191,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _cross_field(self) -> Settings:
-        if isinstance(self.tables, RestCatalog) and isinstance(self.objects, Embedded):
-            if "s3.endpoint" not in self.tables.properties:
-                raise ValueError(
-                    "[tables] names a catalog of yours, so its files need an endpoint too: "
-                    'set "s3.endpoint" and its keys under [tables.properties], or name your S3 under [objects]'
-                )
+        tables = self.tables
+        if isinstance(tables, RestCatalog) and isinstance(self.objects, Embedded) and "s3.endpoint" not in tables.properties:
+            raise ValueError(
+                "[tables] names a catalog of yours, so its files need an endpoint too: "
+                'set "s3.endpoint" and its keys under [tables.properties], or name your S3 under [objects]'
+            )
         if self.inference.passages > self.inference.retrieve:
             raise ValueError("inference.passages cannot exceed inference.retrieve")
         return self

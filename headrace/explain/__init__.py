@@ -41,7 +41,10 @@ BACKENDS: dict[str, Callable[[Score, bool], bytes]] = {
 
 
 def draw(score: Score, path: Path, *, triggers: bool = True) -> None:
-    """Draw a score into a file, whole or not at all; its suffix chooses the backend. Raises `WrongUsage` for any other suffix."""
+    """Draw a score into a file, whole or not at all; its suffix chooses the backend.
+
+    Folders on the way are made. Raises `WrongUsage` for a suffix that no backend has, `StorageFull` where the disk is.
+    """
     path = Path(path)
     backend = BACKENDS.get(path.suffix.lower())
     if backend is None:

@@ -1,18 +1,21 @@
-"""Where everything of a score stands from left to right, and on which row: decided by its structure, never by its numbers.
+"""Where everything of a score stands from left to right, and on which row: decided by its structure, never its numbers.
 
-Every stage is a column with slots, one per flow, on its two sides: topics above, lanes below. A store's bar reaches from its first
-slot to its last. An arrow to a deep lane crosses a bar of a shallower one when the bar lies over its slot, so what is chosen here is
-the order of flows within a stage, the row of each bar within its lane, and the side to which a bar too short for its name grows.
+Every stage is a column with slots, one per flow, on its two sides: topics above, lanes below. A store's bar reaches from
+its first slot to its last. An arrow to a deep lane crosses a bar of a shallower one when the bar lies over its slot, so
+what is chosen here is the order of flows within a stage, the row of each bar within its lane, and the side to which a bar
+too short for its name grows.
 
-The order to start from is the one in which nested lives do not cross: reads shallow to deep, then writes deep to shallow, and
-within a tier the longer-lived store further outside. Single exchanges improve it until none helps.
+The order to start from is the one in which nested lives do not cross: reads shallow to deep, then writes deep to shallow,
+and within a tier the longer-lived store further outside. Single exchanges improve it until none helps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice, permutations, product
+from functools import lru_cache
+from itertools import combinations, islice, permutations, product
+from math import factorial
 
 from headrace.catalog import Tier
 from headrace.explain.score import Flow, StageBox
@@ -26,8 +29,10 @@ Key = tuple[Tier, str]
 class Room:
     """The sizes an arrangement reserves, in the scene's unit.
 
-    chip: the widest chip. pitch: between slots whose chips alternate between two heights. gap: the least between two chips or
-    bars. column: the least width of a stage. aside: from a bar's outermost arrow to its end. shaft: the widest arrow.
+    chip: the widest chip. pitch: between slots whose chips alternate between two heights. gap: the least between two
+    chips or bars. column: the least width of a stage. between, phase_gap: from stage to stage. aside: from a bar's
+    outermost arrow to its end. shaft: the widest arrow. left: where the first stage begins. least: what the stages are
+    stretched to fill.
     """
 
     chip: float
@@ -65,7 +70,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Slot:
-    """A flow's place: the x of its arrow and the height (0 next to the stage, or 1) of its chip."""
+    """A flow's place: the x of its arrow and the height of its chip, 0 next to the stage."""
 
     flow: Flow
     column: int
@@ -100,13 +105,35 @@ class Arrangement:
 Order = dict[tuple[int, bool], tuple[Flow, ...]]  # (column, above) → flows left to right
 
 
-def arranged(stages: Sequence[StageBox], flows: Sequence[Flow], labels: Sequence[float], names: dict[Key, Name], room: Room) -> Arrangement:
+def arranged(
+    stages: Sequence[StageBox], flows: Sequence[Flow], labels: Sequence[float], names: Mapping[Key, Name], room: Room
+) -> Arrangement:
     """Place stages and flows. `labels` are the widths of the stages' names, `names` those of the stores'."""
+    bare = tuple(Flow(flow.stage, flow.store, flow.tier, flow.direction) for flow in flows)
+    placed = _arranged(tuple(stages), bare, tuple(labels), tuple(names.items()), room)
+    counted = dict(zip(bare, flows, strict=True))
+    real = {slot: replace(slot, flow=counted[slot.flow]) for slot in placed.slots}
+    return replace(
+        placed,
+        slots=tuple(real[slot] for slot in placed.slots),
+        bars=tuple(replace(bar, slots=tuple(real[slot] for slot in bar.slots)) for bar in placed.bars),
+    )
+
+
+@lru_cache(maxsize=32)
+def _arranged(
+    stages: tuple[StageBox, ...],
+    flows: tuple[Flow, ...],
+    labels: tuple[float, ...],
+    names: tuple[tuple[Key, Name], ...],
+    room: Room,
+) -> Arrangement:
+    """The arrangement of flows without their numbers: the same structure is searched once and gives the same places."""
     index = {stage.name: at for at, stage in enumerate(stages)}
     spans: dict[Key, list[int]] = {}
     for flow in flows:
         spans.setdefault(flow.key, []).append(index[flow.stage])
-    plan = _Plan(tuple(stages), tuple(labels), names, room, spans)
+    plan = _Plan(stages, labels, dict(names), room, spans)
     found = []
     for brief_first in (True, False):
         order: Order = {}
@@ -118,7 +145,17 @@ def arranged(stages: Sequence[StageBox], flows: Sequence[Flow], labels: Sequence
             for above in (True, False):
                 order[at, above] = tuple(flow for flow in mine if (flow.tier is Tier.STREAM) == above)
         found.append(_improved(plan, order))
-    return plan.arrangement(min(found, key=plan.cost), thorough=True)
+    best = min(found, key=plan.cost)
+    placed = plan.arrangement(best, thorough=True)
+    least = room.least
+    for _ in range(8):
+        beyond = placed.right - (room.left + room.least)
+        if beyond < 0.05:
+            break
+        # A bar reaches past the last stage, or there is no room to spare: stretch the stages over that much less.
+        least -= beyond
+        placed = replace(plan, room=replace(room, least=least)).arrangement(best, thorough=True)
+    return placed
 
 
 def _improved(plan: _Plan, order: Order) -> Order:
@@ -153,9 +190,9 @@ def _exchanges(flows: tuple[Flow, ...]) -> Iterator[tuple[Flow, ...]]:
     """Other orders of a stage's flows in which reads stay left of writes; a bounded number of them."""
     reads = [flow for flow in flows if flow.direction is Direction.READ]
     writes = [flow for flow in flows if flow.direction is not Direction.READ]
-    if len(reads) <= 4 and len(writes) <= 4:
+    if factorial(len(reads)) * factorial(len(writes)) <= 48:
         pairs = product(permutations(reads), permutations(writes))
-        yield from ((*one, *two) for one, two in islice(pairs, 1, 150))
+        yield from ((*one, *two) for one, two in islice(pairs, 1, None))
         return
     for group, before, after in ((reads, [], writes), (writes, reads, [])):
         for one in range(len(group)):
@@ -190,12 +227,15 @@ class _Plan:
 
     def _slots(self, order: Order) -> tuple[tuple[Column, ...], tuple[Slot, ...], float]:
         room = self.room
-        widths = [max(room.column, label, self._wide(order[at, True]), self._wide(order[at, False])) for at, label in enumerate(self.labels)]
+        widths = [
+            max(room.column, label, self._wide(order[at, True]), self._wide(order[at, False]))
+            for at, label in enumerate(self.labels)
+        ]
         gaps = [
             room.phase_gap if after.phase != before.phase else room.between
             for before, after in zip(self.stages, self.stages[1:], strict=False)
         ]
-        spare = max(0.0, room.least - sum(widths) - sum(gaps)) / max(1, len(widths))
+        spare = min(room.column, max(0.0, room.least - sum(widths) - sum(gaps)) / max(1, len(widths)))
         x, columns, slots = room.left, [], []
         for at, stage in enumerate(self.stages):
             column = Column(stage, x, widths[at] + spare)
@@ -211,7 +251,7 @@ class _Plan:
         if flows and flows[0].tier is Tier.STREAM:
             alone = [len(self.spans[flow.key]) == 1 for flow in flows]
             return [
-                max(room.chip, self.names[flow.key].one if single else 0.0) + room.gap
+                max(room.chip, self.names[flow.key].two if single else 0.0) + room.gap
                 for flow, single in zip(flows, alone, strict=True)
             ]
         return [room.chip + room.gap] * len(flows) if len(flows) < 3 else [room.pitch] * len(flows)
@@ -267,7 +307,7 @@ class _Plan:
         lack = need - (bar.right - bar.left)
         if lack <= 0:
             return [bar]
-        edge = self.room.left - self.room.aside
+        edge = self.room.left
         lefts = (max(edge, bar.left - lack * share) for share in (0.5, 0.0, 1.0))
         grown = [replace(bar, left=left, right=left + need) for left in lefts]
         return sorted(grown, key=lambda choice: sum(self._over(choice, x) for x in deeper))
@@ -277,12 +317,16 @@ class _Plan:
         return bar.left - clear < x < bar.right + clear
 
     def _meet(self, one: Bar, other: Bar) -> bool:
-        return one.left < other.right + self.room.gap and other.left < one.right + self.room.gap
+        gap = self.room.gap - 0.5
+        return one.left < other.right + gap and other.left < one.right + gap
 
     def _rows(
         self, bars: list[Bar], deeper: list[float], *, thorough: bool = False
-    ) -> tuple[tuple[int, int], list[Bar]]:
-        """One lane's bars on the fewest rows, then the fewest crossings; what that costs, and the bars with their rows."""
+    ) -> tuple[tuple[int, int, int], list[Bar]]:
+        """One lane's bars on the fewest rows, then with the fewest crossings; what that costs, and the bars with rows.
+
+        The last part of the cost, how many pairs could not share a row, leads a search towards fewer rows.
+        """
         sequences = [
             sorted(bars, key=lambda bar: (bar.right - bar.left, bar.left)),
             sorted(bars, key=lambda bar: (bar.left, bar.right)),
@@ -290,14 +334,13 @@ class _Plan:
         ]
         if thorough:
             sequences += [list(sequence) for sequence in permutations(bars)]
+        pairs = sum(self._meet(one, other) for one, other in combinations(bars, 2))
         outside = sum(self._over(bar, x) for bar in bars for x in deeper)
-        best: tuple[tuple[int, int], list[Bar]] | None = None
+        best: tuple[tuple[int, int, int], list[Bar]] | None = None
         for sequence in sequences:
             rows: list[list[Bar]] = []
             for bar in sequence:
-                at = next(
-                    (n for n, row in enumerate(rows) if not any(self._meet(bar, other) for other in row)), len(rows)
-                )
+                at = next((n for n, row in enumerate(rows) if not any(self._meet(bar, other) for other in row)), len(rows))
                 if at == len(rows):
                     rows.append([])
                 rows[at].append(bar)
@@ -309,10 +352,10 @@ class _Plan:
                 for other in lower
                 for slot in other.slots
             )
-            cost = len(rows), outside + inside
+            cost = len(rows), outside + inside, pairs
             if best is None or cost < best[0]:
                 best = cost, [replace(bar, row=at) for at, row in enumerate(rows) for bar in row]
-        return best or ((0, 0), [])
+        return best or ((0, 0, 0), [])
 
     def _blocked(self, bar: Bar, bars: Sequence[Bar]) -> tuple[float, ...]:
         tier = bar.key[0]

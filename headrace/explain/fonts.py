@@ -1,7 +1,7 @@
 """The font of the pictures, Source Sans Pro: its files, its real widths, and subsets small enough to embed.
 
-Widths are sums of the font's own advance widths, in the unit of `size`; pictures switch kerning off so that what is drawn is as
-wide as what was measured. A character the font lacks counts as one em.
+Widths are sums of the font's own advance widths, in the unit of `size`; pictures switch kerning off so that what is drawn
+is as wide as what was measured. A character the font lacks counts as one em.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ def markdown(score: Score, *, triggers: bool = True) -> str:
     ]
     if triggers and score.marks:
         lines += ["", "What starts a stage besides the stage before it:", ""]
-        lines += [f"- {plain(mark.stage)}, on {plain(mark.store)} ({mark.tier}): {plain(mark.text)}" for mark in score.marks]
+        lines += [
+            f"- {plain(mark.stage)}, on {plain(mark.store)} ({mark.tier}): {plain(mark.text)}" for mark in score.marks
+        ]
     if score.beside:
         lines += ["", "Also in this run, outside this picture:", "", *_table(score.beside, {})]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,6 @@
-"""The colours of the pictures. Nothing is said by colour alone: lanes are titled, arrows have heads, feedback is dashed and named.
+"""The colours of the pictures.
+
+Nothing is said by colour alone: lanes are titled, arrows have heads, feedback is dashed and named.
 
 White text on a tier's colour has a contrast of at least 4.5:1 (WCAG 2.2, 1.4.3), and the four stay apart for readers with
 deuteranopia, protanopia and tritanopia; a test computes both.
@@ -18,7 +20,7 @@ STRIP = "#F8FAFC"
 READ = "#1D4ED8"
 WRITE = "#B34A00"
 IDLE = "#64748B"
-FEEDBACK = "#7A2E9E"
+FEEDBACK = "#731DC9"
 TRIGGER = "#0F172A"
 
 TIERS: dict[Tier, str] = {

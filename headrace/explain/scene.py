@@ -1,14 +1,15 @@
 """A scene: a score as rectangles, straight lines and text, in one layout that every backend draws.
 
-Stages stand in a row, the stream above them as a dashed strip, one lane per tier below, shallow to deep. Every read and write is
-one straight vertical arrow with a chip. What the scene looks like depends on the pipeline's structure; numbers change only the words
-in the chips and the width of the arrows.
+Stages stand in a row, the stream above them as a dashed strip, one lane per tier below, shallow to deep. Every read and
+write is one straight vertical arrow with a chip. What the scene looks like depends on the pipeline's structure; numbers
+change only the words and the width of the arrows.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 from headrace.catalog import STORES, Tier
@@ -16,7 +17,7 @@ from headrace.explain import fonts, palette
 from headrace.explain.arrange import LANES, Arrangement, Bar, Column, Key, Name, Room, Slot, arranged
 from headrace.explain.fonts import BOLD, REGULAR, SEMIBOLD
 from headrace.explain.format import WIDEST_BYTES, WIDEST_MS, human_bytes, human_count, human_ms
-from headrace.explain.score import Flow, Score, StageBox
+from headrace.explain.score import Flow, Mark, Score, StageBox
 from headrace.storage.ledger import Direction
 
 Anchor = Literal["start", "middle", "end"]
@@ -112,11 +113,12 @@ class Scene:
     title: str
     description: str
     groups: tuple[Group, ...]
+    notes: tuple[str, ...] = ()  # what is to be said besides: drawn below a page, spoken with a slide
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A type scale and the sizes that follow from it. `chip_p95`: whether chips have a second line, the 95th percentile."""
+    """A type scale and the sizes that follow from it."""
 
     headline: float
     subtitle: float
@@ -139,19 +141,25 @@ class Scale:
     head_room: float
     least_width: float
     least_height: float = 0.0
-    chip_p95: bool = True
+    chip_p95: bool = True  # chips have a second line, the 95th percentile
+    lane_captions: bool = True
+    notes: bool = True  # triggers and what the run moved besides are written below the picture
+    indent: float = 16.0  # from a lane's left edge to its words
+    clear: float = 4.0  # between an arrow and the chips on both its sides, where these alternate between two heights
     pad: float = 7.0
 
 
 PAGE = Scale(
     headline=26, subtitle=13.5, stage=15, bar=13, chip=12.5, chip_small=11.5, lane=15, caption=12,
-    margin=30, aside=160, gap=6, between=14, phase_gap=44, shaft=13, stage_height=42, bar_height=34, topic_height=34, lane_least=92,
-    head_room=17, least_width=1040,
+    margin=30, aside=160, gap=6, between=14, phase_gap=44, shaft=13,
+    stage_height=42, bar_height=34, topic_height=34, lane_least=92, head_room=17, least_width=1040,
 )  # fmt: skip
+# Points, on a slide of 13.33 × 7.5 inches; p95, triggers and the rest belong into the speaker's notes.
 SLIDE = Scale(
     headline=24, subtitle=12, stage=13, bar=12, chip=12, chip_small=12, lane=13, caption=12,
-    margin=14, aside=106, gap=3, between=5, phase_gap=22, shaft=8, stage_height=28, bar_height=20, topic_height=30, lane_least=70,
-    head_room=12, least_width=960, least_height=540, chip_p95=False, pad=3,
+    margin=14, aside=101, gap=3, between=5, phase_gap=18, shaft=7, pad=2.5, indent=10,
+    stage_height=26, bar_height=20, topic_height=30, lane_least=54, head_room=10, least_width=960, least_height=540,
+    chip_p95=False, lane_captions=False, clear=1.5, notes=False,
 )  # fmt: skip
 
 LANE_TITLES: dict[Tier, tuple[str, str]] = {
@@ -166,8 +174,9 @@ LANE_TITLES: dict[Tier, tuple[str, str]] = {
 def scene_of(score: Score, *, scale: Scale = PAGE, triggers: bool = True, phase: str | None = None) -> Scene:
     """The picture of a score, or of one phase of it.
 
-    `triggers` marks what starts a stage besides the stage before it. A long pipeline at the slide's type size needs a slide for each
-    phase; `phase` draws that phase's stages and flows alone, under the headline of the whole.
+    `triggers` marks what starts a stage besides the stage before it. A long pipeline at the slide's type size needs a slide
+    for each phase; `phase` draws that phase's stages and flows alone, under the headline of the whole. The scene is at
+    least as large as the scale says, and larger where the pipeline needs it.
     """
     stages = tuple(stage for stage in score.stages if phase is None or stage.phase == phase)
     names = {stage.name for stage in stages}
@@ -206,7 +215,7 @@ class _Layout:
         left = s.margin + s.aside + s.between
         room = Room(
             chip=self.chip_width,
-            pitch=(self.chip_width + s.shaft + 8) / 2,
+            pitch=(self.chip_width + s.shaft) / 2 + s.clear,
             gap=s.gap,
             column=s.stage * 4.8,
             between=s.between,
@@ -214,19 +223,28 @@ class _Layout:
             aside=s.shaft / 2 + 6,
             shaft=s.shaft,
             left=left,
-            least=s.least_width - left - s.margin,
+            least=s.least_width - left - s.margin - self._after(),
         )
         labels = [self._label_width(stage) for stage in self.stages]
         self.plan: Arrangement = arranged(self.stages, self.flows, labels, self.names, room)
-        self.right = self.plan.right + (s.margin * 0.4 if s.margin > 20 else 2)
+        self.right = max(self.plan.right + self._after(), s.least_width - s.margin)
         self.width = self.right + s.margin
         self._rows_down()
         self._draw()
         return Scene(
-            round(self.width, 1), round(self.height, 1), self.score.headline.text, self._description(), tuple(self.groups)
+            round(self.width, 1),
+            round(self.height, 1),
+            self.score.headline.text,
+            self._description(),
+            tuple(self.groups),
+            (*(self._starts(mark) for mark in self._marks()), *self._beside()),
         )
 
     # sizes
+
+    def _after(self) -> float:
+        """What lanes reach beyond the last stage."""
+        return self.scale.margin * 0.4
 
     def _chip_width(self) -> float:
         s = self.scale
@@ -242,7 +260,8 @@ class _Layout:
     def _name(self, key: Key) -> Name:
         s = self.scale
         one, two = (
-            max(fonts.width(line, s.bar, SEMIBOLD) for line in lines) for lines in (self._lines(key, 1), self._lines(key, 2))
+            max(fonts.width(line, s.bar, SEMIBOLD) for line in lines)
+            for lines in (self._lines(key, 1), self._lines(key, 2))
         )
         return Name(one + 2 * s.pad + 2, two + 2 * s.pad + 2)
 
@@ -330,13 +349,21 @@ class _Layout:
             "headline",
             score.headline.text,
             Text(s.margin, self.headline_y, text, size, room, BOLD),
-            Text(s.margin, self.subtitle_y, fonts.fitted(said, s.subtitle, REGULAR, below.width), s.subtitle, below, REGULAR, palette.MUTED),
+            Text(
+                s.margin,
+                self.subtitle_y,
+                fonts.fitted(said, s.subtitle, REGULAR, below.width),
+                s.subtitle,
+                below,
+                REGULAR,
+                palette.MUTED,
+            ),
         )
 
     def _strip(self) -> None:
         if not self.strip:
             return
-        s, box = self.scale, self.strip
+        box = self.strip
         self._say(
             "strip",
             "Stream: head and feedback, not a tier",
@@ -347,7 +374,7 @@ class _Layout:
             self._feedback(self.feedback[0], box)
 
     def _feedback(self, bar: Bar, strip: Box) -> None:
-        """Feedback runs back along the strip: in from its right end where it is read, out to its left end where it is written."""
+        """Feedback runs back along the strip: in from the right where it is read, out to the left where it is written."""
         s, y = self.scale, self.channel
         written = any(slot.flow.direction is Direction.WRITE for slot in bar.slots)
         at = (bar.left + bar.right) / 2
@@ -400,19 +427,32 @@ class _Layout:
         s = self.scale
         title, caption = LANE_TITLES[tier]
         colour = palette.TIERS[tier]
+        shown = s.lane_captions or tier is Tier.STREAM
+        said = fonts.wrapped(caption, s.caption, REGULAR, s.aside - s.indent) if shown else []
         sums = {way: sum(f.bytes for f in self.flows if f.tier is tier and f.direction is way) for way in Direction}
         lines = [
             (title, s.lane, SEMIBOLD, palette.INK),
-            *((line, s.caption, REGULAR, palette.MUTED) for line in fonts.wrapped(caption, s.caption, REGULAR, s.aside - 16)),
-            (f"{human_bytes(sums[Direction.READ])} read", s.caption, SEMIBOLD, colour),
-            (f"{human_bytes(sums[Direction.WRITE])} written", s.caption, SEMIBOLD, colour),
+            *((line, s.caption, REGULAR, palette.MUTED) for line in said),
         ]
+        if s.lane_captions or tier is not Tier.STREAM:
+            lines += [
+                (f"{human_bytes(sums[Direction.READ])} read", s.caption, SEMIBOLD, colour),
+                (f"{human_bytes(sums[Direction.WRITE])} written", s.caption, SEMIBOLD, colour),
+            ]
         tall = sum(size * 1.32 for _, size, *_ in lines)
         y, items = box.y + (box.height - tall) / 2, []
         for text, size, weight, ink in lines:
             y += size * 1.32
             items.append(
-                Text(box.x + 16, y - size * 0.34, text, size, Box(box.x + 16, y - size * 1.32, s.aside - 16, size * 1.32), weight, ink)
+                Text(
+                    box.x + s.indent,
+                    y - size * 0.34,
+                    text,
+                    size,
+                    Box(box.x + s.indent, y - size * 1.32, s.aside - s.indent, size * 1.32),
+                    weight,
+                    ink,
+                )
             )
         return items
 
@@ -447,13 +487,9 @@ class _Layout:
     def _rail(self) -> None:
         s, columns = self.scale, self.plan.columns
         y = self.stage_y + s.stage_height / 2
-        lines = [
-            Line(one.x + one.width, y, two.x, y, palette.FAINT, 1.25, None, (2, 3))
-            for one, two in zip(columns, columns[1:], strict=False)
-        ]
-        words = Text(
-            s.margin + 16, y + s.lane * 0.33, "Stages", s.lane, Box(s.margin + 16, y - s.lane, s.aside - 16, 2 * s.lane), SEMIBOLD
-        )
+        lines = [Line(one.x + one.width, y, two.x, y, palette.FAINT, 1.25, None, (2, 3)) for one, two in pairwise(columns)]
+        room = Box(s.margin + s.indent, y - s.lane, s.aside - s.indent, 2 * s.lane)
+        words = Text(room.x, _middle(room, s.lane), "Stages", s.lane, room, SEMIBOLD)
         self._say("rail", "Stages, in order", *lines, words)
 
     def _bar_height(self, tier: Tier) -> float:
@@ -474,14 +510,17 @@ class _Layout:
         s = self.scale
         clear = s.shaft / 2 + 3
         edges = [bar.left - clear, *bar.blocked, bar.right + clear]
-        free = sorted(((one + clear, two - clear) for one, two in zip(edges, edges[1:], strict=False)), key=lambda part: part[0] - part[1])
+        free = sorted(
+            ((one + clear, two - clear) for one, two in pairwise(edges)),
+            key=lambda part: part[0] - part[1],
+        )
         for count in (1, 2):
             lines = self._lines(bar.key, count)
-            wide = max(fonts.width(line, s.bar, SEMIBOLD) for line in lines) + s.pad
-            for low, high in free[:1]:
-                if high - low >= wide:
-                    middle = (bar.left + bar.right) / 2
-                    return lines, min(max(middle, low + wide / 2), high - wide / 2)
+            wide = max(fonts.width(line, s.bar, SEMIBOLD) for line in lines) + 2 * s.pad - 2
+            low, high = free[0]
+            if high - low >= wide:
+                middle = (bar.left + bar.right) / 2
+                return lines, min(max(middle, low + wide / 2), high - wide / 2)
         return None
 
     def _behind(self, bar: Bar) -> tuple[float, ...]:
@@ -496,7 +535,10 @@ class _Layout:
         if placed:
             lines, centre = placed
         else:
-            lines, centre = self._lines(bar.key, 1 if box.width >= self.names[bar.key].one else 2), (bar.left + bar.right) / 2
+            lines, centre = (
+                self._lines(bar.key, 1 if box.width >= self.names[bar.key].one else 2),
+                (bar.left + bar.right) / 2,
+            )
         if tier is Tier.STREAM:
             colour = palette.FEEDBACK if store == "feedback" else palette.MUTED
             shape, ink = Rect(box, palette.CARD, colour, 1.5, 7), palette.FEEDBACK if store == "feedback" else palette.INK
@@ -542,7 +584,11 @@ class _Layout:
                     items.append(Line(slot.x, ends[0], slot.x, ends[1], rim, width + 5))
             items.append(Line(slot.x, y1, slot.x, y2, colour, width, head, () if flow.ops else (2, 3)))
         if chip:
-            y = self.stage_y - s.head_room - self.chip_height if above else self.chips_y + slot.level * (self.chip_height + 4)
+            y = (
+                self.stage_y - s.head_room - self.chip_height
+                if above
+                else self.chips_y + slot.level * (self.chip_height + 4)
+            )
             items += self._chip(flow, Box(slot.x - self.chip_width / 2, y, self.chip_width, self.chip_height), colour)
         self._say("flow" if chip else "shaft", in_words(flow), *items)
 
@@ -569,8 +615,8 @@ class _Layout:
             Rect(box, palette.CARD, palette.INK, 1.6, 9),
             Text(column.centre, _middle(box, s.stage), label, s.stage, box, SEMIBOLD, palette.INK, "middle"),
         ]
-        if self.triggers:
-            numbers = [str(at) for at, mark in enumerate(self.score.marks, 1) if mark.stage == stage.name]
+        if s.notes:
+            numbers = [str(at) for at, mark in enumerate(self._marks(), 1) if mark.stage == stage.name]
             for place, number in enumerate(numbers):
                 items += self._dot(number, box.x + 6 + place * (s.caption * 1.5 + 3), box.y)
         self._say("stage", f"{stage.label}: {stage.sentence}" if stage.sentence else stage.label, *items)
@@ -589,7 +635,8 @@ class _Layout:
         s = self.scale
         y, room = self.foot_y, self.right - s.margin
         size = s.caption
-        x, items = s.margin, []
+        items: list[Item] = []
+        x = s.margin
         for text, colour, up in (("read", palette.READ, True), ("write", palette.WRITE, False)):
             low, high = y + 1, y - size * 0.95
             items.append(Line(x + 5, low if up else high, x + 5, high if up else low, colour, 2.5, (4.5, 7)))
@@ -602,35 +649,41 @@ class _Layout:
             items.append(Text(x, y, line, size, Box(x, y - size, self.right - x, size * 1.4), REGULAR, palette.MUTED))
             y += size * 1.5
         self._say("key", "Key: " + words, *items)
-        if self.triggers:
-            labels = {stage.name: stage.label for stage in self.stages}
-            for number, mark in enumerate(self.score.marks, 1):
-                if mark.stage in labels:
-                    words = f"{labels[mark.stage]} starts on {mark.store} ({mark.tier}): {mark.text}"
-                    dot = self._dot(str(number), s.margin, y - size * 0.33)
-                    x = s.margin + size * 1.5 + 8
-                    line = fonts.fitted(words, size, REGULAR, self.right - x)
-                    box = Box(x, y - size, self.right - x, size * 1.4)
-                    self._say("trigger", words, *dot, Text(x, y, line, size, box, REGULAR, palette.MUTED))
-                    y += size * 1.65
-        for note in self._beside():
+        for number, mark in enumerate(self._marks() if s.notes else (), 1):
+            words = self._starts(mark)
+            dot = self._dot(str(number), s.margin, y - size * 0.33)
+            x = s.margin + size * 1.5 + 8
+            line = fonts.fitted(words, size, REGULAR, self.right - x)
+            box = Box(x, y - size, self.right - x, size * 1.4)
+            self._say("trigger", words, *dot, Text(x, y, line, size, box, REGULAR, palette.MUTED))
+            y += size * 1.65
+        for note in self._beside() if s.notes else ():
             for line in fonts.wrapped(note, size, REGULAR, room):
                 box = Box(s.margin, y - size, room, size * 1.4)
                 self._say("note", line, Text(s.margin, y, line, size, box, REGULAR, palette.MUTED))
                 y += size * 1.5
         self.height = max(s.least_height, y - size * 1.5 + s.margin * 0.9)
 
+    def _marks(self) -> list[Mark]:
+        shown = {stage.name for stage in self.stages} if self.triggers else set()
+        return [mark for mark in self.score.marks if mark.stage in shown]
+
+    def _starts(self, mark: Mark) -> str:
+        label = next(stage.label for stage in self.stages if stage.name == mark.stage)
+        return f"{label} starts on {mark.store} ({mark.tier}): {mark.text}"
+
     def _beside(self) -> list[str]:
-        sums: dict[str, int] = {}
+        drawn = {(flow.stage, flow.key) for flow in self.flows}
+        commits: list[Flow] = []
+        outside: list[Flow] = []
         for flow in self.score.beside:
-            sums[flow.stage] = sums.get(flow.stage, 0) + flow.bytes
-        if not sums:
-            return []
-        most = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
-        parts = [f"{stage} {human_bytes(moved)}" for stage, moved in most[:6]]
-        if most[6:]:
-            parts.append(f"{len(most) - 6} more {human_bytes(sum(moved for _, moved in most[6:]))}")
-        return [f"Also in this run, outside this picture: {', '.join(parts)}."]
+            (commits if (flow.stage, flow.key) in drawn else outside).append(flow)
+        notes = []
+        if commits:
+            notes.append(f"Not drawn: what commits read of their own tables: {_sums(commits)}.")
+        if outside:
+            notes.append(f"Also in this run, outside this picture: {_sums(outside)}.")
+        return notes
 
     def _description(self) -> str:
         steps = ", ".join(column.stage.label for column in self.plan.columns)
@@ -639,3 +692,15 @@ class _Layout:
 
 def _middle(box: Box, size: float) -> float:
     return box.y + box.height / 2 + size * fonts.CAP_HEIGHT / 2
+
+
+def _sums(flows: list[Flow]) -> str:
+    """Bytes by stage, the most first."""
+    sums: dict[str, int] = {}
+    for flow in flows:
+        sums[flow.stage] = sums.get(flow.stage, 0) + flow.bytes
+    most = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{stage} {human_bytes(moved)}" for stage, moved in most[:6]]
+    if most[6:]:
+        parts.append(f"{len(most) - 6} more {human_bytes(sum(moved for _, moved in most[6:]))}")
+    return ", ".join(parts)

@@ -1,8 +1,8 @@
 """A score: what a run moved, ready to be drawn; stages, flows between them and the stores, and a headline that is true.
 
 Built from ledger rows and a pipeline's declaration. A stage's declaration says which arrows there are, so the picture of a
-pipeline keeps its shape from run to run; the ledger says how much went along them. A declared port that moved nothing is an idle
-flow. What the run moved outside the picture is kept in `beside`, so nothing is hidden.
+pipeline keeps its shape from run to run; the ledger says how much went along them. A declared port that moved nothing is an
+idle flow. What the run moved outside the picture is kept in `beside`, so nothing is hidden.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class StageBox:
 class Flow:
     """What one stage read from or wrote to one store over the run, all tenants together.
 
-    `p95_ms` is the slowest of the ledger rows it sums, since percentiles cannot be added. `estimated` says that the library hides
-    its I/O. A flow with no operations is idle: declared, not used.
+    `p95_ms` is the slowest of the ledger rows it sums, since percentiles cannot be added. `estimated` says that the library
+    hides its I/O. A flow with no operations is idle: declared, not used.
     """
 
     stage: str
@@ -52,6 +52,9 @@ class Flow:
     def key(self) -> tuple[Tier, str]:
         """Which bar it touches: the same name may exist in several tiers."""
         return self.tier, self.store
+
+
+FlowKey = tuple[str, str, Tier, Direction]
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,11 @@ class Headline:
 
 @dataclass(frozen=True)
 class Score:
-    """A pipeline and what one run moved through it. A headline that is not true of the numbers raises `Terminal`."""
+    """A pipeline and what one run moved through it.
+
+    Every flow is of one of the stages and there is one for each stage, store and direction, else `ValueError`. A headline
+    that is not true of the numbers raises `Terminal`.
+    """
 
     name: str
     sentence: str
@@ -119,7 +126,16 @@ class Score:
     beside: tuple[Flow, ...] = ()
     marks: tuple[Mark, ...] = field(default=())
 
+    @property
+    def title(self) -> str:
+        """The headline's sentence."""
+        return self.headline.text
+
     def __post_init__(self) -> None:
+        names = {stage.name for stage in self.stages}
+        keys = [(flow.stage, flow.key, flow.direction) for flow in self.flows]
+        if len(names) != len(self.stages) or len(set(keys)) != len(keys) or not {key[0] for key in keys} <= names:
+            raise ValueError(f"stages or flows of score {self.name!r} repeat, or a flow's stage is not among the stages")
         if not self.headline.holds(Moved(self.stages, self.flows)):
             raise Terminal(
                 f"The headline {self.headline.text!r} is not true of run {self.run_id}.",
@@ -127,28 +143,16 @@ class Score:
             )
 
 
-def score_of(
-    pipeline: Pipeline, rows: Iterable[Mapping[str, Any]], *, run_id: str, when: datetime, command: str
-) -> Score:
+def score_of(pipeline: Pipeline, rows: Iterable[Mapping[str, Any]], *, run_id: str, when: datetime, command: str) -> Score:
     """The score of a pipeline as one run measured it.
 
-    `rows` are ledger rows: stage, store, tier, direction, ops, bytes, p95_ms, estimated; `when` is when the run started. The
-    headline is the first of the pipeline's claims that the rows support.
+    `rows` are ledger rows: stage, store, tier, direction, ops, bytes, p95_ms, estimated; `when` is when the run started.
+    The headline is the first of the pipeline's claims that the rows support. Two kinds of flows are counted in `beside` and
+    not drawn: those of stages and stores the pipeline does not have, and what a table's writer reads of it to commit.
     """
-    stages = tuple(
-        StageBox(stage.name, stage.name[:1].upper() + stage.name[1:], stage.sentence, stage.phase)
-        for stage in pipeline.stages
-    )
-    declared = {
-        (stage.name, port.store.name, port.store.tier): None for stage in pipeline.stages for port in stage.ports
-    }
-    summed: dict[tuple[str, str, Tier, Direction], Flow] = {
-        (stage.name, port.store.name, port.store.tier, port.direction): Flow(
-            stage.name, port.store.name, port.store.tier, port.direction
-        )
-        for stage in pipeline.stages
-        for port in stage.ports
-    }
+    stages, declared = _drawn(pipeline)
+    shown = {(stage, store, tier) for stage, store, tier, _ in declared}
+    summed = {key: Flow(*key) for key in declared}
     for row in rows:
         key = str(row["stage"]), str(row["store"]), Tier(row["tier"]), Direction(row["direction"])
         before = summed.get(key) or Flow(*key)
@@ -159,22 +163,52 @@ def score_of(
             p95_ms=max(before.p95_ms, float(row["p95_ms"])),
             estimated=before.estimated or bool(row["estimated"]),
         )
-    drawn = tuple(flow for flow in summed.values() if (flow.stage, flow.store, flow.tier) in declared)
-    beside = tuple(flow for flow in summed.values() if (flow.stage, flow.store, flow.tier) not in declared)
+    drawn: list[Flow] = []
+    beside: list[Flow] = []
+    for key, flow in summed.items():
+        of_commits = flow.tier is Tier.TABLE and flow.direction is Direction.READ and key not in declared
+        (beside if of_commits or key[:3] not in shown else drawn).append(flow)
     return Score(
         name=pipeline.name,
         sentence=pipeline.sentence,
         stages=stages,
-        flows=drawn,
-        headline=headline_of(pipeline.name, Moved(stages, drawn)),
+        flows=tuple(drawn),
+        headline=headline_of(pipeline.name, Moved(stages, tuple(drawn))),
         run_id=run_id,
         when=when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC),
         command=command,
-        beside=beside,
+        beside=tuple(beside),
         marks=tuple(
             Mark(trigger.store.name, trigger.store.tier, trigger.stage, trigger.when) for trigger in pipeline.triggers
         ),
     )
+
+
+def _drawn(pipeline: Pipeline) -> tuple[tuple[StageBox, ...], dict[FlowKey, None]]:
+    """The stages of a pipeline and the flows they declare.
+
+    A stage of no phase among stages that have one is lent by another pipeline. It belongs to the phase it stands in, and
+    only with the stores that other stages of that phase touch.
+    """
+    phases = [stage.phase for stage in pipeline.stages]
+    named = [phase for phase in phases if phase]
+    boxes: list[StageBox] = []
+    for at, stage in enumerate(pipeline.stages):
+        before = [phase for phase in phases[:at] if phase]
+        phase = stage.phase or (before[-1] if before else named[0] if named else "")
+        boxes.append(StageBox(stage.name, stage.name[:1].upper() + stage.name[1:], stage.sentence, phase))
+    declared: dict[FlowKey, None] = {}
+    for stage, box in zip(pipeline.stages, boxes, strict=True):
+        near = {
+            port.store
+            for other in pipeline.stages
+            if other.phase == box.phase and other is not stage
+            for port in other.ports
+        }
+        for port in stage.ports:
+            if stage.phase or not named or port.store in near:
+                declared[stage.name, port.store.name, port.store.tier, port.direction] = None
+    return tuple(boxes), declared
 
 
 @dataclass(frozen=True)
@@ -219,7 +253,7 @@ def _read_again(store: str, called: str) -> Claim:
         lambda moved: 2 <= times(moved) < 1000,
         lambda moved: (
             f"{called} gave back {human_bytes(moved.bytes(store=store, direction=Direction.READ))}, "
-            f"{times(moved):.1f} times what was written to them"
+            f"{times(moved):.{1 if times(moved) < 10 else 0}f} times what was written to them"
         ),
     )
 
@@ -279,4 +313,3 @@ def headline_of(name: str, moved: Moved) -> Headline:
         if headline:
             return headline
     raise AssertionError("the plain claim always holds")
-

@@ -1,4 +1,4 @@
-"""A scene as SVG: self-contained, with the glyphs it uses embedded, a title and description, and a tooltip on everything."""
+"""A scene as SVG: self-contained, with the glyphs it uses embedded, a title, a description and a tooltip on everything."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def _line(item: Line) -> str:
         ux, uy = (item.x2 - item.x1) / span, (item.y2 - item.y1) / span
         bx, by = item.x2 - ux * length, item.y2 - uy * length
         points = " ".join(
-            f"{_n(x)},{_n(y)}" for x, y in ((item.x2, item.y2), (bx - uy * half, by + ux * half), (bx + uy * half, by - ux * half))
+            f"{_n(x)},{_n(y)}"
+            for x, y in ((item.x2, item.y2), (bx - uy * half, by + ux * half), (bx + uy * half, by - ux * half))
         )
         head = f'<polygon points="{points}" fill="{item.colour}"/>'
         x2, y2 = bx + ux * min(1.0, length / 2), by + uy * min(1.0, length / 2)

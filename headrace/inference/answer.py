@@ -71,9 +71,7 @@ class Answer:
 
 
 @stage("Records each answer on the head, with its passages, tokens, versions and timings.", phase=ASKED)
-def answer(
-    interactions: Annotated[TopicWriter, INTERACTIONS], answers: Sequence[Answer], run: str
-) -> list[tuple[int, int]]:
+def answer(interactions: Annotated[TopicWriter, INTERACTIONS], answers: Sequence[Answer], run: str) -> list[tuple[int, int]]:
     """Append the answers; return (partition, offset) of each."""
     return interactions.append([_row(given, run) for given in answers], key="answer_id")
 
@@ -117,8 +115,7 @@ def _row(given: Answer, run: str) -> dict[str, Any]:
         "index_version": given.index_version,
         "timings": [{"name": name, "ms": ms} for name, ms in given.timings_ms.items()],
         "moved": [
-            {"tier": name.split("_")[0], "direction": name.split("_")[1], "bytes": size}
-            for name, size in given.bytes.items()
+            {"tier": name.split("_")[0], "direction": name.split("_")[1], "bytes": size} for name, size in given.bytes.items()
         ],
         "run": run,
         "at": datetime.now(UTC),

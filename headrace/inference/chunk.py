@@ -108,8 +108,7 @@ def sections(text: str) -> Iterator[tuple[list[str], str]]:
 def _new(documents: TableReader, position: dict[int, int]) -> list[dict[str, Any]]:
     columns = ("document_id", "version", "tenant", "uri", "status", "title", "text", "partition", "offset")
     batches = [
-        b.filter(pa.array([o >= position.get(p, 0) for p, o in zip(*_origin(b), strict=True)]))
-        for b in documents.scan(columns)
+        b.filter(pa.array([o >= position.get(p, 0) for p, o in zip(*_origin(b), strict=True)])) for b in documents.scan(columns)
     ]
     rows = [row for b in batches for row in b.to_pylist()]
     return sorted(rows, key=lambda row: (row["partition"], row["offset"]))

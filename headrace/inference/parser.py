@@ -154,11 +154,7 @@ def _decode(uri: str, data: bytes, suffix: str) -> str:
                 text = guess
     control = sum(c < " " and c not in "\n\r\t\f\x1b" for c in text)
     if not text or "\x00" in text or control > 0.01 * len(text):
-        what = (
-            f"a {suffix} file of a format that is not read yet"
-            if suffix not in _TEXTUAL
-            else "it holds binary data, not text"
-        )
+        what = f"a {suffix} file of a format that is not read yet" if suffix not in _TEXTUAL else "it holds binary data, not text"
         raise BadDocument(uri, what)
     return text
 

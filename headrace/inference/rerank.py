@@ -63,10 +63,8 @@ def rerank(models: Annotated[ReportedReader, MODELS], question: str, hits: tuple
     except Transient as error:
         return Reranked(as_retrieved, NONE, f"the re-ranker did not answer, retrieval order stands: {error.message}")
     models.take(ranking.storage)
-    if not ranking.promoted:
+    if ranking.logits is None:
         return Reranked(as_retrieved, NONE)
     order = combined_order([hit.score for hit in hits], ranking.logits, ranking.retrieval_weight or 0.0)
-    passages = tuple(
-        Passage(hits[i], i + 1, rerank_score=ranking.logits[i], rerank_rank=rank) for rank, i in enumerate(order, 1)
-    )
-    return Reranked(passages, ranking.version, ranking.warning)
+    passages = tuple(Passage(hits[i], i + 1, rerank_score=ranking.logits[i], rerank_rank=rank) for rank, i in enumerate(order, 1))
+    return Reranked(passages, ranking.version)

@@ -22,9 +22,7 @@ class Retrieved:
 
 
 @stage("Finds the passages that may answer, by dense and full-text search fused.", phase=ASKED)
-def retrieve(
-    vectors: Annotated[VectorReader, CHUNKS], tenant: str, question: str, embedder: Embedder, most: int
-) -> Retrieved:
+def retrieve(vectors: Annotated[VectorReader, CHUNKS], tenant: str, question: str, embedder: Embedder, most: int) -> Retrieved:
     """Search the tenant's chunks. Raises `NothingIndexed` while there is no index."""
     version = vectors.version()
     embedding = embedder.embed([question], kind="query")[0]

@@ -101,6 +101,7 @@ class Models:
     ranking: Lane = field(default_factory=lambda: Lane("re-ranker"))
     generating: Lane = field(default_factory=lambda: Lane("generator"))
     _loading: threading.Lock = field(default_factory=threading.Lock)
+    _warmed: threading.Event = field(default_factory=threading.Event)
     _embedder: MiniLM | None = None
     _rerankers: Rerankers | None = None
     _generator: SmolLM | None = None
@@ -110,6 +111,7 @@ class Models:
         """Begin loading torch, then the embedder, then the generator."""
         self.embedding.submit(self._import_torch)
         warm = self.embedding.submit(partial(self._warm, self.embedder))
+        warm.add_done_callback(lambda _: self._warmed.set())
         warm.add_done_callback(lambda _: self.generating.submit(partial(self._warm, self.generator)))
 
     def stop(self) -> None:
@@ -131,8 +133,9 @@ class Models:
     def rerankers(self) -> Rerankers:
         """The re-ranker's versions."""
         if self._rerankers is None:
-            with self._loading:
-                from headrace.models.reranker import Rerankers
+            # Not under the lock: the generator may hold it for long, and most of this was imported with the embedder.
+            self._warmed.wait()
+            from headrace.models.reranker import Rerankers
 
             self._rerankers = Rerankers(self.endpoints, self.cache, self._loading)
         return self._rerankers

@@ -220,6 +220,8 @@ class Refused:
         said = f"{url} answered {self.status}: {self.message.rstrip('.')}."
         if self.busy:
             return Overloaded(said, hint="Try again in a moment, or send less at once.")
+        if self.code == UNAVAILABLE:  # its message says what to do
+            return Unavailable(said)
         if self.status >= 500:
             return Unavailable(said, hint="Look into that server's log and try again.")
         if self.status in (401, 403):

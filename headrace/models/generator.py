@@ -148,8 +148,7 @@ class SmolLM:
         capacity = len(prompt) + sampling.max_tokens
         if capacity > self.window:
             raise RequestRefused(
-                f"The prompt's {len(prompt)} tokens and {sampling.max_tokens} for the answer exceed the model's "
-                f"{self.window}.",
+                f"The prompt's {len(prompt)} tokens and {sampling.max_tokens} for the answer exceed the model's {self.window}.",
                 hint="Send a shorter prompt or a smaller max_tokens.",
             )
         memory = torch.empty(self.shape.array(capacity))

@@ -6,7 +6,7 @@ as computed: an answer from restored blocks is bit for bit the answer without th
 blocks either way).
 
 A file is in safetensors format: one tensor `kv`, float32, (layers, keys and values, heads, tokens, width of a head), with
-the block's key and the SHA-256 of the tensor's bytes as metadata. A file that does not match is deleted and is a miss.
+the block's key and the SHA-256 of the tensor's bytes as metadata `block`. A file that does not match is deleted and a miss.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def block_keys(tokens: Sequence[int], *, model: str, tenant: str, shape: Shape) 
 def pack(key: str, block: Array) -> bytes:
     """One block as the bytes of its file."""
     values = np.ascontiguousarray(block, dtype=np.float32)
-    return safetensors.save({_TENSOR: values}, {"key": key, "sha256": hashlib.sha256(values.tobytes()).hexdigest()})
+    return safetensors.save({_TENSOR: values}, {"block": _mark(key, values)})
 
 
 def unpack(key: str, data: bytes, shape: tuple[int, ...]) -> Array | None:
@@ -73,14 +73,16 @@ def unpack(key: str, data: bytes, shape: tuple[int, ...]) -> Array | None:
     try:
         values = safetensors.load(data)[_TENSOR]
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        told = header["__metadata__"]["key"], header["__metadata__"]["sha256"]
+        told = header["__metadata__"]["block"]
     except (SafetensorError, ValueError, KeyError, TypeError):
         return None
-    if values.shape != shape or values.dtype != np.float32:
-        return None
-    if told != (key, hashlib.sha256(values.tobytes()).hexdigest()):
+    if values.shape != shape or values.dtype != np.float32 or told != _mark(key, values):
         return None
     return values
+
+
+def _mark(key: str, values: Array) -> str:
+    return f"{key} {hashlib.sha256(values.tobytes()).hexdigest()}"
 
 
 class KvCache:
@@ -104,7 +106,7 @@ class KvCache:
         keys = self._keys(tokens)
         found = 0
         for position, key in enumerate(keys):
-            block = self._read(key)
+            block = self._read(position, key)
             if block is None:
                 break
             into[..., position * BLOCK : (position + 1) * BLOCK, :] = block
@@ -123,10 +125,12 @@ class KvCache:
         for position, key in list(enumerate(keys))[written:]:
             data = pack(key, values[..., position * BLOCK : (position + 1) * BLOCK, :])
             if room is None:
-                room = self._make_room((len(keys) - position) * len(data), kept={self._path(key) for key in keys})
+                room = self._make_room(
+                    (len(keys) - position) * len(data), kept=set(map(self._path, range(len(keys)), keys))
+                )
             if room < len(data):
                 break
-            self._files.write(self._path(key), data)
+            self._files.write(self._path(position, key), data)
             room -= len(data)
             written += 1
         if written * BLOCK > restored:
@@ -138,19 +142,19 @@ class KvCache:
             return []
         return block_keys(tokens, model=self._model, tenant=self._tenant, shape=self._shape)
 
-    def _path(self, key: str) -> str:
-        return f"{self._tenant or _NO_TENANT}/{key[:2]}/{key}.safetensors"
+    def _path(self, position: int, key: str) -> str:
+        return f"{self._tenant or _NO_TENANT}/{key[:2]}/{key}.{position}.safetensors"
 
     def _use(self, keys: Sequence[str]) -> None:
         """Note a use of a prefix, last block first: a block is no good without those before it, so they go last."""
-        for key in reversed(keys):
+        for position, key in reversed(list(enumerate(keys))):
             try:
-                self._files.touch(self._path(key))
+                self._files.touch(self._path(position, key))
             except HeadraceError:  # evicted meanwhile, or a read-only mount
                 return
 
-    def _read(self, key: str) -> Array | None:
-        path = self._path(key)
+    def _read(self, position: int, key: str) -> Array | None:
+        path = self._path(position, key)
         try:
             data = self._files.read(path)
             if data is None:
@@ -166,7 +170,7 @@ class KvCache:
 
     def _make_room(self, wanted: int, *, kept: set[str]) -> int:
         """Evict blocks but `kept`, least recently used first, until `wanted` bytes fit; return the bytes that now fit."""
-        stored = sorted(self._files.list(), key=lambda file: file.used)
+        stored = sorted(self._files.list(), key=lambda file: (file.used, -_position(file.key)))
         total = sum(file.bytes for file in stored)
         for file in stored:
             if total + wanted <= self._limit:
@@ -175,3 +179,9 @@ class KvCache:
                 self._files.delete(file.key)
                 total -= file.bytes
         return self._limit - total
+
+
+def _position(path: str) -> int:
+    """Place of a block in its prefix: clocks of file systems are too coarse to tell the uses of one prefix apart."""
+    position = path.removesuffix(".safetensors").rpartition(".")[2]
+    return int(position) if position.isdecimal() else 0

@@ -125,7 +125,7 @@ class Rerankers:
         self._champion: _Loaded | None = None
         self._etag = ""
         self._look_again = 0.0
-        self._warned = ""
+        self._failed: tuple[str, float, str] = ("", 0.0, "")  # etag of the pointer, until when, why
         self._recent: list[_Loaded] = []  # latest first
 
     def rank(
@@ -163,18 +163,11 @@ class Rerankers:
         if time.monotonic() >= self._look_again:
             try:
                 self._look(self._reader(ledger))
-            except (HeadraceError, _Broken, ValidationError) as error:
-                reason = _one_line(error)
+            except HeadraceError as error:
                 if self._champion is None:
-                    if isinstance(error, HeadraceError):
-                        raise
-                    raise Unavailable(
-                        f"The promoted re-ranker cannot be loaded: {reason}.", hint="Run `headrace rollback reranker`."
-                    ) from error
+                    raise
                 self._look_again = time.monotonic() + RETRY_S
-                if reason != self._warned:
-                    log.warning("re-ranker %s goes on serving: %s", self._champion.card.version, reason)
-                self._warned = reason
+                log.warning("re-ranker %s goes on serving: %s", self._champion.card.version, _one_line(error))
         if self._champion is None:
             raise NoChampion
         return self._champion
@@ -188,13 +181,24 @@ class Rerankers:
             return
         if self._champion is not None and etag == self._etag:
             return
-        try:
-            champion = self._open(Pointer.model_validate_json(data).version, reader)
-        except NotFound as error:
-            raise _Broken(f"the promoted version is not whole: {error.message}") from error
-        self._champion, self._etag, self._warned = champion, etag, ""
-        log.info("re-ranker %s serves", champion.card.version)
-        self._prune()
+        failed, until, why = self._failed
+        if etag != failed or time.monotonic() >= until:
+            try:
+                champion = self._open(Pointer.model_validate_json(data).version, reader)
+            except (NotFound, _Broken, ValidationError) as error:
+                why = _one_line(error)
+                self._failed = (etag, time.monotonic() + RETRY_S, why)
+                serving = self._champion.card.version if self._champion else "none"
+                log.warning("a promoted re-ranker cannot be loaded, %s goes on serving: %s", serving, why)
+            else:
+                self._champion, self._etag = champion, etag
+                log.info("re-ranker %s serves", champion.card.version)
+                self._prune()
+                return
+        if self._champion is None:
+            raise Unavailable(
+                f"The promoted re-ranker cannot be loaded: {why}.", hint="Run a turn, or `headrace rollback reranker`."
+            )
 
     def _named(self, version: str, ledger: Ledger) -> _Loaded:
         if not re.fullmatch(r"v\d{6,12}", version):

@@ -11,13 +11,14 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from types import FrameType
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT, then exit 0; exit 2 where the environment or the port is off."""
+    """Serve until SIGTERM or SIGINT, then exit 0; exit 2 where the environment is off, 1 where the port is taken."""
     parser = argparse.ArgumentParser(prog="python -m headrace.models.server", description="The embedded model server.")
     parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1")
     port = parser.parse_args().port
@@ -33,7 +34,11 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("headrace.models").setLevel(logging.INFO)
     _settle_libraries(threads)
-    _serve(port, key, Path(cache), int(threads))
+    try:
+        listener = socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        parser.exit(1, f"127.0.0.1:{port} cannot be listened on: {error.strerror or error}. Give another --port.\n")
+    _serve(listener, key, Path(cache), int(threads))
 
 
 def _settle_libraries(threads: str) -> None:
@@ -44,6 +49,7 @@ def _settle_libraries(threads: str) -> None:
         HF_HUB_DISABLE_TELEMETRY="1",
         DO_NOT_TRACK="1",
         HF_HUB_DISABLE_PROGRESS_BARS="1",
+        TQDM_DISABLE="1",
         TRANSFORMERS_VERBOSITY="error",
         TOKENIZERS_PARALLELISM="false",
         OMP_NUM_THREADS=threads,
@@ -52,7 +58,7 @@ def _settle_libraries(threads: str) -> None:
     )
 
 
-def _serve(port: int, key: str, cache: Path, threads: int) -> None:
+def _serve(listener: socket.socket, key: str, cache: Path, threads: int) -> None:
     import uvicorn
 
     from headrace.models.api import EndpointsFile, Models, create
@@ -66,8 +72,6 @@ def _serve(port: int, key: str, cache: Path, threads: int) -> None:
     models = Models(EndpointsFile(Path(file) if file else None), cache, threads)
     config = uvicorn.Config(
         create(models, key=key),
-        host="127.0.0.1",
-        port=port,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -75,7 +79,7 @@ def _serve(port: int, key: str, cache: Path, threads: int) -> None:
         timeout_keep_alive=120,
         timeout_graceful_shutdown=2,
     )
-    Server(config).run()
+    Server(config).run([listener])
     _leave()
 
 

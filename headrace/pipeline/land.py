@@ -80,9 +80,7 @@ def land(
     return Landed(events, sum(dead for _, dead in counts))
 
 
-def _drain(
-    topic: TopicReader, table: TableWriter, dead_letters: TableWriter, one_at_a_time: threading.Lock
-) -> tuple[int, int]:
+def _drain(topic: TopicReader, table: TableWriter, dead_letters: TableWriter, one_at_a_time: threading.Lock) -> tuple[int, int]:
     """Land one topic; return how many events landed and how many of them were dead."""
     standing = table.mark(OFFSETS)
     position = {int(partition): int(offset) for partition, offset in (standing or {}).items()}

@@ -116,9 +116,7 @@ def journal_of(home: Path, run: str | None, *, command: str | None = None) -> di
         return all_of_them[-1]
     matching = [j for j in all_of_them if j["run"] == run] or [j for j in all_of_them if j["run"].startswith(run)]
     if len(matching) != 1:
-        raise NotFound(
-            f"{'No run' if not matching else 'More than one run'} is called {run!r}.", hint="See `headrace runs`."
-        )
+        raise NotFound(f"{'No run' if not matching else 'More than one run'} is called {run!r}.", hint="See `headrace runs`.")
     return matching[0]
 
 

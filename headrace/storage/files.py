@@ -79,9 +79,7 @@ class FileReader:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(f"No space left under {self.root}.", hint="Free some space and run again.") from None
-            raise Unavailable(
-                f"{self.root / key}: {error.strerror or error}.", hint="Is the file system mounted?"
-            ) from error
+            raise Unavailable(f"{self.root / key}: {error.strerror or error}.", hint="Is the file system mounted?") from error
 
 
 class FileWriter(FileReader):

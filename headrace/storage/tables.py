@@ -350,6 +350,11 @@ class TableWriter(TableReader):
             raise _Uncertain(error) from error
 
 
+def quoted(text: str) -> str:
+    """A string as an SQL literal for `where`."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 class _Uncertain(Exception):
     """A commit that was refused, or whose answer was lost: only the table can tell."""
 

@@ -130,9 +130,7 @@ class VectorReader:
     def fusion(self, question: str, embedding: np.ndarray[Any, Any], *, tenant: str, most: int) -> list[Hit]:
         """Both searches fused by reciprocal rank, best first."""
         depth = max(most, 50)
-        return fuse(self.dense(embedding, tenant=tenant, most=depth), self.fulltext(question, tenant=tenant, most=depth))[
-            :most
-        ]
+        return fuse(self.dense(embedding, tenant=tenant, most=depth), self.fulltext(question, tenant=tenant, most=depth))[:most]
 
     def _run(self, query: Any, kind: str, tenant: str) -> list[dict[str, Any]]:
         query = query.select(

@@ -52,9 +52,7 @@ class Trained:
         return {**vars(self)}
 
 
-def train(
-    job: Job, datasets: ObjectReader, checkpoints: ObjectWriter, report: Callable[[int, int, float], None]
-) -> Trained:
+def train(job: Job, datasets: ObjectReader, checkpoints: ObjectWriter, report: Callable[[int, int, float], None]) -> Trained:
     """Train to the end from the newest checkpoint, or from the start; `report(step, of, loss)` after each step.
 
     Raises `NotFound` where the dataset was deleted meanwhile.
@@ -88,10 +86,7 @@ def train(
         logits = model(**encode_pairs(tokenizer, pairs, settings.max_tokens)).logits.squeeze(-1)
         sizes = [len(passages) for _, passages in chosen]
         loss = torch.stack(
-            [
-                torch.nn.functional.cross_entropy(part[None], torch.zeros(1, dtype=torch.long))
-                for part in logits.split(sizes)
-            ]
+            [torch.nn.functional.cross_entropy(part[None], torch.zeros(1, dtype=torch.long)) for part in logits.split(sizes)]
         ).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -121,11 +116,16 @@ def train(
 
 
 def _groups(by_question: dict[str, list[dict[str, Any]]], negatives: int) -> list[tuple[str, list[str]]]:
-    """(question, [liked passage, disliked …]) for every liked passage; a question without both teaches nothing."""
+    """(question, [liked passage, disliked …]) for the best retrieved liked passage of each question, hardest negatives first.
+
+    A question without both teaches nothing and is left out.
+    """
     groups = []
     for question, rows in by_question.items():
-        disliked = [row["passage"] for row in rows if row["label"] == 0][:negatives]
-        groups.extend((question, [row["passage"], *disliked]) for row in rows if row["label"] > 0 and disliked)
+        liked = [row["passage"] for row in rows if row["label"] > 0]
+        disliked = [row["passage"] for row in rows if row["label"] == 0]
+        if liked and disliked:
+            groups.append((question, [liked[0], *disliked[:negatives]]))
     return groups
 
 

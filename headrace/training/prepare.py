@@ -204,9 +204,7 @@ def _complete(pairs: pa.Table, chunks: pa.Table, version: str, seed: int) -> pa.
     documents = dict(zip(chunks["chunk_id"].to_pylist(), chunks["document_id"].to_pylist(), strict=True))
     rows = [row for row in pairs.to_pylist() if row["chunk_id"] in texts]
     splits = _splits(rows, documents, seed)
-    complete = [
-        {**row, "passage": texts[row["chunk_id"]], "split": splits[row["question"]], "dataset": version} for row in rows
-    ]
+    complete = [{**row, "passage": texts[row["chunk_id"]], "split": splits[row["question"]], "dataset": version} for row in rows]
     complete.sort(key=lambda row: (row["split"], row["question"], row["retrieval_rank"], row["example_id"]))
     return pa.Table.from_pylist(complete, schema=EXAMPLES.columns)
 

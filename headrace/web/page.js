@@ -1,0 +1,490 @@
+// The page. Everything that comes from answers and documents goes in as text, never as markup.
+"use strict";
+
+const at = (id) => document.getElementById(id);
+
+function make(name, properties = {}, ...children) {
+  const { class: classes, ...rest } = properties;
+  const element = document.createElement(name);
+  if (classes) element.className = classes;
+  for (const [key, value] of Object.entries(rest)) {
+    if (key.startsWith("aria-") || key === "role" || key === "scope" || key === "for") element.setAttribute(key, value);
+    else element[key] = value;
+  }
+  element.append(...children);
+  return element;
+}
+
+function bytes(count) {
+  const units = ["B", "KB", "MB", "GB", "TB", "PB"];
+  let value = count;
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  const shown = unit === 0 || value >= 99.95 ? Math.round(value) : Number(value.toFixed(1));
+  return `${shown} ${units[unit]}`;
+}
+
+function milliseconds(ms) {
+  if (ms < 9.95) return `${Number(ms.toFixed(1))} ms`;
+  return ms < 999.5 ? `${Math.round(ms)} ms` : `${Number((ms / 1000).toFixed(1))} s`;
+}
+
+function duration(seconds) {
+  if (seconds < 60) return `${seconds} s`;
+  const minutes = Math.floor(seconds / 60);
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+const score = (value) => (Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(4));
+
+// ---- talking to the server -------------------------------------------------------------------------------------------
+
+class Told extends Error {
+  constructor(message, code) {
+    super(message);
+    this.code = code;
+  }
+}
+
+const LOST = "The server cannot be reached. Is `headrace up` still running? Start it again and open the address it prints.";
+
+async function call(path, body, signal) {
+  let response;
+  try {
+    response = await fetch(path, body === undefined ? { signal } : {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+      signal,
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Told(LOST, "lost");
+  }
+  if (response.ok) return response;
+  let told;
+  try {
+    told = (await response.json()).error;
+  } catch {
+    told = { message: `The server said ${response.status}. Try again.`, code: "" };
+  }
+  if (response.status === 401) told.message = "The token is no longer right. Open the address that `headrace up` printed last.";
+  throw new Told(told.message, told.code);
+}
+
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let pending = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    pending += value;
+    let end;
+    while ((end = pending.indexOf("\n\n")) >= 0) {
+      const lines = pending.slice(0, end).split("\n");
+      pending = pending.slice(end + 2);
+      const of = (field) => lines.filter((line) => line.startsWith(`${field}: `)).map((line) => line.slice(field.length + 2)).join("\n");
+      yield { name: of("event"), data: JSON.parse(of("data")) };
+    }
+  }
+}
+
+// ---- asking ----------------------------------------------------------------------------------------------------------
+
+let asking = null;
+
+async function ask(question, tenant) {
+  const leaving = new AbortController();
+  asking = leaving;
+  at("send").disabled = true;
+  at("stop").hidden = false;
+
+  const status = make("p", { class: "quiet", role: "status" }, "Looking for passages …");
+  const text = make("p", { class: "text" });
+  text.hidden = true;
+  const article = make("article", {}, make("h3", {}, question), text, status);
+  at("answers").prepend(article);
+
+  const began = performance.now();
+  const clock = setInterval(() => {
+    const seconds = Math.round((performance.now() - began) / 1000);
+    if (seconds >= 2) status.textContent = text.hidden ? `Reading passages … ${seconds} s` : `Writing … ${seconds} s`;
+  }, 1000);
+  try {
+    const response = await call("/v1/ask", { question, tenant, stream: true }, leaving.signal);
+    let answer = null;
+    for await (const { name, data } of events(response)) {
+      if (name === "error") throw new Told(data.error.message, data.error.code);
+      if (name === "answer") {
+        answer = data;
+      } else if (name === "piece") {
+        text.hidden = false;
+        text.classList.add("writing");
+        text.append(data.text);
+      }
+    }
+    if (answer === null) throw new Told("The answer broke off. Ask again.", "");
+    showAnswer(article, text, status, answer);
+  } catch (error) {
+    if (error.name === "AbortError") {
+      status.textContent = "Stopped. What was written so far is not recorded.";
+    } else {
+      status.remove();
+      const told = error instanceof Told ? error.message : LOST;
+      article.append(make("p", { class: "notice fault", role: "alert" }, told));
+      if (error.code === "nothing_indexed") showStanding();
+    }
+  } finally {
+    clearInterval(clock);
+    text.classList.remove("writing");
+    asking = null;
+    at("send").disabled = false;
+    at("stop").hidden = true;
+    drawSoon();
+  }
+}
+
+function showAnswer(article, text, status, answer) {
+  const passages = make("ol", { class: "passages", "aria-label": "Passages the answer was written from" });
+  const opened = new Map();
+  for (const passage of answer.passages) {
+    const item = passageItem(answer, passage);
+    opened.set(String(passage.number), item.firstChild);
+    passages.append(item);
+  }
+  text.hidden = false;
+  text.replaceChildren(...withCitations(answer.answer, opened));
+  status.textContent = sentence(answer);
+  if (answer.note) article.append(make("p", { class: "notice" }, `Note: ${answer.note}`));
+  if (answer.passages.length) article.append(passages);
+  article.append(verdict(answer), howMade(answer));
+}
+
+function sentence(answer) {
+  const { total, first_token: first } = answer.timings_ms;
+  const cited = answer.citations.length;
+  const stands = !answer.passages.length ? "No passage was found."
+    : cited ? `It cites ${cited} of ${answer.passages.length} passages.`
+    : "No sentence of it is supported by a passage; judge it with care.";
+  return `Answered in ${milliseconds(total)}, first words after ${milliseconds(first)}. ${stands}`;
+}
+
+function withCitations(text, opened) {
+  return text.split(/(\[\d+\])/).map((part) => {
+    const number = /^\[(\d+)\]$/.exec(part)?.[1];
+    const details = opened.get(number);
+    if (!details) return part;
+    const button = make("button", { type: "button", class: "cite", "aria-label": `Show passage ${number}` }, number);
+    button.addEventListener("click", () => {
+      details.open = true;
+      details.querySelector("summary").focus();
+      details.scrollIntoView({ block: "nearest" });
+    });
+    return button;
+  });
+}
+
+function facts(pairs) {
+  return make("dl", { class: "facts" }, ...pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+}
+
+function passageItem(answer, passage) {
+  const about = make("span", { class: "document" }, passage.document);
+  if (passage.heading) about.append(make("span", { class: "heading" }, ` · ${passage.heading}`));
+  const summary = make(
+    "summary", {},
+    make("span", { class: "number" }, String(passage.number)),
+    about,
+    make("span", { class: "cited" }, passage.cited ? "cited" : "not cited"),
+  );
+  const reranked = passage.rerank_score !== null;
+  const said = make("p", { class: "quiet", role: "status" });
+  const buttons = [["It helped", true], ["It did not help", false]].map(([label, up]) => {
+    const button = make("button", { type: "button" }, label);
+    button.addEventListener("click", () => judge({ answer_id: answer.answer_id, up, chunk_id: passage.chunk_id }, said, buttons, button));
+    return button;
+  });
+  return make("li", {}, make(
+    "details", {}, summary,
+    make(
+      "div", { class: "inside" },
+      make("blockquote", {}, passage.text),
+      facts([
+        ["Retrieval score", score(passage.retrieval_score)],
+        ["Retrieval rank", String(passage.retrieval_rank)],
+        ["Re-rank score", reranked ? score(passage.rerank_score) : "none: no re-ranker scored it"],
+        ["Re-rank rank", reranked ? String(passage.rerank_rank) : "none"],
+        ["Chunk", passage.chunk_id],
+      ]),
+      make("div", { class: "row" }, make("span", { class: "quiet" }, "This passage:"), ...buttons),
+      said,
+    ),
+  ));
+}
+
+function howMade(answer) {
+  const words = (name) => name.replaceAll("_", " ");
+  const moved = Object.entries(answer.bytes);
+  return make(
+    "details", { class: "made" }, make("summary", {}, "How it was made: versions, timings, bytes"),
+    make("h4", {}, "Versions"),
+    facts([
+      ["Index", answer.index_version],
+      ["Re-ranker", answer.model_version === "none" ? "none: retrieval order stands" : answer.model_version],
+      ["Generator", answer.generator_version === "none" ? "none: nothing to write from" : answer.generator_version],
+      ["Answer", answer.answer_id],
+    ]),
+    make("h4", {}, "Timings"),
+    facts(Object.entries(answer.timings_ms).map(([name, ms]) => [words(name), milliseconds(ms)])),
+    make("h4", {}, "Bytes moved by tier"),
+    moved.length ? facts(moved.map(([name, count]) => [words(name), bytes(count)])) : make("p", { class: "quiet" }, "None."),
+  );
+}
+
+// ---- verdicts --------------------------------------------------------------------------------------------------------
+
+let forms = 0;
+
+function verdict(answer) {
+  const id = `verdict-${(forms += 1)}`;
+  const said = make("p", { class: "quiet", role: "status" });
+  const reason = make("input", { id: `${id}-reason`, maxLength: 1000, autocomplete: "off" });
+  const correction = make("input", { id: `${id}-correction`, maxLength: 4000, autocomplete: "off" });
+  const better = make("label", { for: correction.id }, "What the answer should have been (optional)", correction);
+  const record = make("button", { class: "main" }, "Record verdict");
+  const why = make("form", { class: "why" }, make("label", { for: reason.id }, "Why (optional)", reason), better, record);
+  why.hidden = true;
+  let up = true;
+  const thumbs = [["👍 Helpful", true], ["👎 Not helpful", false]].map(([label, value]) => {
+    const button = make("button", { type: "button", "aria-pressed": "false" }, label);
+    button.addEventListener("click", () => {
+      up = value;
+      for (const other of thumbs) other.setAttribute("aria-pressed", String(other === button));
+      why.hidden = false;
+      better.hidden = up;
+      said.textContent = "";
+      reason.focus();
+    });
+    return button;
+  });
+  why.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const given = { answer_id: answer.answer_id, up, reason: reason.value.trim() };
+    if (!up) given.correction = correction.value.trim();
+    if (await judge(given, said, [...thumbs, record])) why.hidden = true;
+  });
+  return make("fieldset", { class: "verdict" }, make("legend", {}, "Was this answer helpful?"), make("div", { class: "row" }, ...thumbs), why, said);
+}
+
+async function judge(given, said, buttons, pressed) {
+  for (const button of buttons) button.disabled = true;
+  said.className = "quiet";
+  said.textContent = "Recording …";
+  try {
+    const where = await (await call("/v1/feedback", given)).json();
+    pressed?.setAttribute("aria-pressed", "true");
+    said.className = "recorded";
+    said.textContent = `Recorded as ${given.up ? "helpful" : "not helpful"}, on the head at ${where.topic}/${where.partition}/${where.offset}. The next turn learns from it.`;
+    return true;
+  } catch (error) {
+    for (const button of buttons) button.disabled = false;
+    said.className = "notice fault";
+    said.textContent = `Not recorded. ${error.message}`;
+    return false;
+  }
+}
+
+// ---- the index -------------------------------------------------------------------------------------------------------
+
+async function showStanding() {
+  try {
+    const tenant = at("tenant").value;
+    const standing = await (await call(`/v1/standing${tenant && at("tenant").validity.valid ? `?tenant=${encodeURIComponent(tenant)}` : ""}`)).json();
+    if (!tenant) at("tenant").value = standing.tenant;
+    at("empty").hidden = standing.passages > 0;
+    at("how").textContent = `headrace index PATH${standing.tenant === standing.default_tenant ? "" : ` --tenant ${standing.tenant}`}`;
+    at("index").textContent = standing.passages > 0
+      ? `${standing.passages.toLocaleString("en")} passages are indexed for tenant ${standing.tenant} (index version ${standing.index_version}).` : "";
+  } catch (error) {
+    at("index").textContent = error.message;
+  }
+}
+
+// ---- the live ledger -------------------------------------------------------------------------------------------------
+
+const TIERS = { stream: "stream (Kafka)", file: "file", vector: "vector", table: "table", object: "object" };
+let operations = 0;
+
+function follow() {
+  const stream = new EventSource("/v1/events");
+  const state = at("state");
+  stream.addEventListener("totals", (event) => {
+    const totals = JSON.parse(event.data);
+    state.className = "";
+    const under = totals.answering || totals.waiting ? ` · ${totals.answering} being answered, ${totals.waiting} waiting` : "";
+    const lasting = totals.state === "running" ? `running for ${duration(totals.seconds)}` : totals.state;
+    state.textContent = `Run ${totals.run}: ${lasting}${under}`;
+    at("tiers").tBodies[0].replaceChildren(...totals.tiers.map(tierRow));
+    const now = totals.tiers.reduce((sum, tier) => sum + tier.ops, 0);
+    if (now !== operations) {
+      operations = now;
+      drawSoon();
+    }
+  });
+  stream.addEventListener("error", async () => {
+    state.className = "lost";
+    if (stream.readyState !== EventSource.CLOSED) {
+      state.textContent = "Connection lost; trying again. Is `headrace up` still running?";
+      return;
+    }
+    state.textContent = "Connection lost. Open the address that `headrace up` printed last.";
+    setTimeout(follow, 5000);
+  });
+}
+
+function tierRow(tier) {
+  const amount = (count) => (count && tier.estimated ? `≈ ${bytes(count)}` : bytes(count));
+  return make(
+    "tr", {},
+    make("th", { scope: "row", class: tier.tier }, TIERS[tier.tier] ?? tier.tier),
+    make("td", {}, amount(tier.read_bytes)),
+    make("td", {}, amount(tier.written_bytes)),
+    make("td", {}, tier.ops.toLocaleString("en")),
+  );
+}
+
+// ---- scores ----------------------------------------------------------------------------------------------------------
+
+const LEGIBLE = 760;
+const EVERY_MS = 5000;
+let chosen = "inference";
+let zoom = 1;
+let drawn = 0;
+let timer = null;
+let shown = "";
+
+// Redrawing costs the server a moment, so it is done after an answer or a change, and not while one is being written.
+function drawSoon() {
+  if (timer !== null) return;
+  timer = setTimeout(() => {
+    timer = null;
+    if (asking || document.hidden) return;
+    draw();
+  }, Math.max(300, drawn + EVERY_MS - performance.now()));
+}
+
+async function draw() {
+  const name = chosen;
+  drawn = performance.now();
+  try {
+    const text = await (await call(`/v1/scores/${name}.svg`)).text();
+    if (name !== chosen) return;
+    if (text !== shown) {
+      shown = text;
+      const svg = new DOMParser().parseFromString(text, "image/svg+xml");
+      const part = (tag) => svg.querySelector(`svg > ${tag}`)?.textContent ?? "";
+      at("drawing").alt = `${part("title")}. ${part("desc")}`;
+      at("drawing").src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+      at("score-state").textContent = part("title");
+    }
+    at("drawing").hidden = false;
+    at("no-score").hidden = true;
+    size();
+  } catch (error) {
+    if (name !== chosen) return;
+    shown = "";
+    at("drawing").hidden = true;
+    at("no-score").hidden = false;
+    at("no-score").textContent = error.message;
+    at("score-state").textContent = "";
+  }
+}
+
+function size() {
+  const room = at("score").clientWidth;
+  at("drawing").style.width = `${Math.round(Math.max(room, zoom === 1 ? Math.min(LEGIBLE, room * 2.5) : LEGIBLE) * zoom)}px`;
+  at("smaller").disabled = zoom <= 1;
+  at("larger").disabled = zoom >= 4;
+}
+
+function zoomTo(value) {
+  const box = at("score");
+  const before = zoom;
+  zoom = Math.min(4, Math.max(1, value));
+  const middle = [(box.scrollLeft + box.clientWidth / 2) / before, (box.scrollTop + box.clientHeight / 2) / before];
+  size();
+  box.scrollTo(middle[0] * zoom - box.clientWidth / 2, middle[1] * zoom - box.clientHeight / 2);
+}
+
+function choose(name, focus) {
+  chosen = name;
+  shown = "";
+  for (const tab of document.querySelectorAll("[role=tab]")) {
+    const selected = tab.id === `tab-${name}`;
+    tab.setAttribute("aria-selected", String(selected));
+    tab.tabIndex = selected ? 0 : -1;
+    if (selected && focus) tab.focus();
+  }
+  at("score").setAttribute("aria-labelledby", `tab-${name}`);
+  at("alone").href = `/v1/scores/${name}.svg`;
+  draw();
+}
+
+// ---- wiring ----------------------------------------------------------------------------------------------------------
+
+at("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const question = at("question").value.trim();
+  if (question && !asking) ask(question, at("tenant").value);
+});
+at("question").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    at("ask").requestSubmit();
+  }
+});
+at("stop").addEventListener("click", () => asking?.abort());
+at("tenant").addEventListener("change", showStanding);
+at("look").addEventListener("click", showStanding);
+at("larger").addEventListener("click", () => zoomTo(zoom * 1.4));
+at("smaller").addEventListener("click", () => zoomTo(zoom / 1.4));
+at("fit").addEventListener("click", () => zoomTo(1));
+for (const name of ["inference", "training"]) {
+  const other = name === "inference" ? "training" : "inference";
+  at(`tab-${name}`).addEventListener("click", () => choose(name));
+  at(`tab-${name}`).addEventListener("keydown", (event) => {
+    if (event.key === "ArrowLeft" || event.key === "ArrowRight") choose(other, true);
+  });
+}
+at("score").addEventListener("wheel", (event) => {
+  if (!event.ctrlKey && !event.metaKey) return;
+  event.preventDefault();
+  zoomTo(zoom * (event.deltaY < 0 ? 1.15 : 1 / 1.15));
+}, { passive: false });
+at("score").addEventListener("pointerdown", (event) => {
+  if (event.pointerType !== "mouse" || event.button !== 0) return;
+  const box = at("score");
+  const start = { x: event.clientX + box.scrollLeft, y: event.clientY + box.scrollTop };
+  const move = (moved) => box.scrollTo(start.x - moved.clientX, start.y - moved.clientY);
+  const end = () => {
+    box.classList.remove("dragging");
+    window.removeEventListener("pointermove", move);
+    window.removeEventListener("pointerup", end);
+  };
+  box.classList.add("dragging");
+  window.addEventListener("pointermove", move);
+  window.addEventListener("pointerup", end);
+});
+window.addEventListener("resize", size);
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return;
+  showStanding();
+  drawSoon();
+});
+
+showStanding();
+follow();
+choose("inference");

