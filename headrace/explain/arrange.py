@@ -320,9 +320,7 @@ class _Plan:
         gap = self.room.gap - 0.5
         return one.left < other.right + gap and other.left < one.right + gap
 
-    def _rows(
-        self, bars: list[Bar], deeper: list[float], *, thorough: bool = False
-    ) -> tuple[tuple[int, int, int], list[Bar]]:
+    def _rows(self, bars: list[Bar], deeper: list[float], *, thorough: bool = False) -> tuple[tuple[int, int, int], list[Bar]]:
         """One lane's bars on the fewest rows, then with the fewest crossings; what that costs, and the bars with rows.
 
         The last part of the cost, how many pairs could not share a row, leads a search towards fewer rows.

@@ -10,10 +10,11 @@ _SPECIAL = "\\`*_{}[]<>()#+-!|~&"
 
 def markdown(score: Score, *, triggers: bool = True) -> str:
     """The score in words and one table: stage, direction, store, tier, bytes, operations, 95th percentile."""
+    measured = f"{plain(score.command)}, run {plain(score.run_id)}, {score.when:%Y-%m-%d %H:%M} UTC"
     lines = [
         f"# {plain(score.headline.text)}",
         "",
-        f"{plain(score.sentence)} Measured: {plain(score.command)}, run {plain(score.run_id)}, {score.when:%Y-%m-%d %H:%M} UTC.",
+        f"{plain(score.sentence)} Measured: {measured}.",
         "",
         *_table(
             [flow for stage in score.stages for flow in score.flows if flow.stage == stage.name],
@@ -22,9 +23,7 @@ def markdown(score: Score, *, triggers: bool = True) -> str:
     ]
     if triggers and score.marks:
         lines += ["", "What starts a stage besides the stage before it:", ""]
-        lines += [
-            f"- {plain(mark.stage)}, on {plain(mark.store)} ({mark.tier}): {plain(mark.text)}" for mark in score.marks
-        ]
+        lines += [f"- {plain(mark.stage)}, on {plain(mark.store)} ({mark.tier}): {plain(mark.text)}" for mark in score.marks]
     if score.beside:
         lines += ["", "Also in this run, outside this picture:", "", *_table(score.beside, {})]
     return "\n".join(lines) + "\n"
@@ -44,7 +43,6 @@ def _table(flows: list[Flow] | tuple[Flow, ...], labels: dict[str, str]) -> list
         stage = plain(labels.get(flow.stage, flow.stage))
         moved = f"{'≈' if flow.estimated else ''}{human_bytes(flow.bytes)}"
         slow = human_ms(flow.p95_ms) if flow.ops else "idle"
-        lines.append(
-            f"| {stage} | {flow.direction} | {plain(flow.store)} | {flow.tier} | {moved} | {human_count(flow.ops)} | {slow} |"
-        )
+        cells = (stage, flow.direction, plain(flow.store), flow.tier, moved, human_count(flow.ops), slow)
+        lines.append(f"| {' | '.join(cells)} |")
     return lines

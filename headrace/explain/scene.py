@@ -260,8 +260,7 @@ class _Layout:
     def _name(self, key: Key) -> Name:
         s = self.scale
         one, two = (
-            max(fonts.width(line, s.bar, SEMIBOLD) for line in lines)
-            for lines in (self._lines(key, 1), self._lines(key, 2))
+            max(fonts.width(line, s.bar, SEMIBOLD) for line in lines) for lines in (self._lines(key, 1), self._lines(key, 2))
         )
         return Name(one + 2 * s.pad + 2, two + 2 * s.pad + 2)
 
@@ -546,9 +545,7 @@ class _Layout:
             shape, ink = Rect(box, palette.TIERS[tier], radius=7), "#FFFFFF"
         step = s.bar * 1.12
         y = box.y + box.height / 2 - step * (len(lines) - 1) / 2 + s.bar * 0.33
-        words = [
-            Text(centre, y + number * step, line, s.bar, box, SEMIBOLD, ink, "middle") for number, line in enumerate(lines)
-        ]
+        words = [Text(centre, y + number * step, line, s.bar, box, SEMIBOLD, ink, "middle") for number, line in enumerate(lines)]
         known = next((item for item in STORES if item.name == store and item.tier is tier), None)
         self._say("bar", f"{store} ({tier}){': ' + known.holds + ', kept ' + known.kept if known else ''}", shape, *words)
 
@@ -584,11 +581,7 @@ class _Layout:
                     items.append(Line(slot.x, ends[0], slot.x, ends[1], rim, width + 5))
             items.append(Line(slot.x, y1, slot.x, y2, colour, width, head, () if flow.ops else (2, 3)))
         if chip:
-            y = (
-                self.stage_y - s.head_room - self.chip_height
-                if above
-                else self.chips_y + slot.level * (self.chip_height + 4)
-            )
+            y = self.stage_y - s.head_room - self.chip_height if above else self.chips_y + slot.level * (self.chip_height + 4)
             items += self._chip(flow, Box(slot.x - self.chip_width / 2, y, self.chip_width, self.chip_height), colour)
         self._say("flow" if chip else "shaft", in_words(flow), *items)
 
@@ -644,7 +637,7 @@ class _Layout:
             items.append(Text(x + 15, y, text, size, Box(x + 15, y - size, wide + 1, size * 1.3), REGULAR, palette.MUTED))
             x += 15 + wide + 16
         chip = "chip: bytes moved, and p95 of one operation" if s.chip_p95 else "chip: bytes moved"
-        words = f"arrow width grows with √bytes · {chip} · ≈ estimated · bar: from first use to last"
+        words = f"arrow width grows with √bytes · {chip} · ≈ estimated · dotted: not used · bar: from first use to last"
         for line in fonts.wrapped(words, size, REGULAR, self.right - x) if room else []:
             items.append(Text(x, y, line, size, Box(x, y - size, self.right - x, size * 1.4), REGULAR, palette.MUTED))
             y += size * 1.5

@@ -178,9 +178,7 @@ def score_of(pipeline: Pipeline, rows: Iterable[Mapping[str, Any]], *, run_id: s
         when=when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC),
         command=command,
         beside=tuple(beside),
-        marks=tuple(
-            Mark(trigger.store.name, trigger.store.tier, trigger.stage, trigger.when) for trigger in pipeline.triggers
-        ),
+        marks=tuple(Mark(trigger.store.name, trigger.store.tier, trigger.stage, trigger.when) for trigger in pipeline.triggers),
     )
 
 
@@ -200,10 +198,7 @@ def _drawn(pipeline: Pipeline) -> tuple[tuple[StageBox, ...], dict[FlowKey, None
     declared: dict[FlowKey, None] = {}
     for stage, box in zip(pipeline.stages, boxes, strict=True):
         near = {
-            port.store
-            for other in pipeline.stages
-            if other.phase == box.phase and other is not stage
-            for port in other.ports
+            port.store for other in pipeline.stages if other.phase == box.phase and other is not stage for port in other.ports
         }
         for port in stage.ports:
             if stage.phase or not named or port.store in near:

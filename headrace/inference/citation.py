@@ -10,7 +10,12 @@ _MARKER = re.compile(r"\s*\[\d+\]")
 _WORD = re.compile(r"\w+")
 _LEAST_OVERLAP = 0.5
 _COMMON = frozenset(
-    ["a", "an", "and", "are", "as", "at", "be", "been", "but", "by", "can", "do", "does", "for", "from", "had", "has", "have", "if", "in", "into", "is", "it", "its", "may", "more", "no", "not", "of", "on", "or", "other", "so", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "to", "used", "uses", "using", "was", "were", "what", "when", "where", "which", "who", "will", "with", "would", "you", "your"]
+    re.findall(
+        r"\w+",
+        """a an and are as at be been but by can do does for from had has have if in into is it its may more no not of on or
+        other so such than that the their them then there these they this to used uses using was were what when where
+        which who will with would you your""",
+    )
 )
 
 

@@ -196,6 +196,6 @@ def _mark_dead(folder: Path) -> None:
 
 def _alive(pid: int, started: float) -> bool:
     try:
-        return abs(psutil.Process(pid).create_time() - started) < 1.0
+        return bool(abs(psutil.Process(pid).create_time() - started) < 1.0)
     except psutil.NoSuchProcess:
         return False

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 import obstore
@@ -19,6 +20,9 @@ from headrace.errors import LostRace, NotFound, StorageFull, Unavailable
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
+
+if TYPE_CHECKING:
+    from obstore import PutMode
 
 _PART_BYTES = 8 << 20
 _LIST_PAGE = 1000
@@ -177,7 +181,7 @@ class ObjectWriter(ObjectReader):
         with self._faults(key), self._meter.operation(self.store, Direction.WRITE):
             obstore.delete(self._client, self._path(key))
 
-    def _put(self, key: str, data: bytes, mode: object) -> str:
+    def _put(self, key: str, data: bytes, mode: PutMode) -> str:
         with self._faults(key), self._meter.operation(self.store, Direction.WRITE) as operation:
             operation.bytes = len(data)
             answer = obstore.put(
@@ -186,7 +190,7 @@ class ObjectWriter(ObjectReader):
                 data,
                 mode=mode,
                 use_multipart=len(data) > _PART_BYTES and mode == "overwrite",
-            )  # type: ignore[call-overload]
+            )
         return answer["e_tag"] or ""
 
 

@@ -89,7 +89,7 @@ def train(job: Job, datasets: ObjectReader, checkpoints: ObjectWriter, report: C
             [torch.nn.functional.cross_entropy(part[None], torch.zeros(1, dtype=torch.long)) for part in logits.split(sizes)]
         ).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         losses.append(float(loss.detach()))

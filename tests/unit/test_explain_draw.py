@@ -81,9 +81,7 @@ def test_svg_is_well_formed_titled_and_says_every_flow() -> None:
     root = ElementTree.fromstring(svg(scene_of(score())))
     assert root.get("role") == "img"
     assert root.findtext(f"{SVG}title") == "48 MB of documents"
-    assert "parse reads 48.2 MB from documents (object): 12 operations, 95 % within 850 ms" in (
-        root.findtext(f"{SVG}desc") or ""
-    )
+    assert "parse reads 48.2 MB from documents (object): 12 operations, 95 % within 850 ms" in (root.findtext(f"{SVG}desc") or "")
     tooltips = [group.findtext(f"{SVG}title") or "" for group in root.iter(f"{SVG}g") if group.get("class") == "flow"]
     assert len(tooltips) == 3
     assert any(tip.startswith("parse writes about 3 B") for tip in tooltips)
@@ -122,16 +120,13 @@ def test_markdown_tells_every_flow_and_what_is_beside() -> None:
 def test_the_embedded_font_has_every_letter_at_the_measured_width() -> None:
     scene = scene_of(score())
     faces = re.findall(r"font-weight:(\d+);src:url\(data:font/woff;base64,([^)]+)\)", svg(scene))
-    used = {
-        (item.weight, letter) for g in scene.groups for item in g.items if hasattr(item, "text") for letter in item.text
-    }
+    used = {(item.weight, letter) for g in scene.groups for item in g.items if hasattr(item, "text") for letter in item.text}
     embedded = {}
     for weight, data in faces:
         font = TTFont(io.BytesIO(base64.b64decode(data)))
         metrics = font["hmtx"].metrics
         embedded |= {
-            (int(weight), chr(code)): metrics[glyph][0] / font["head"].unitsPerEm
-            for code, glyph in font.getBestCmap().items()
+            (int(weight), chr(code)): metrics[glyph][0] / font["head"].unitsPerEm for code, glyph in font.getBestCmap().items()
         }
     assert used <= set(embedded)
     assert all(embedded[weight, letter] == pytest.approx(fonts.width(letter, 1, weight)) for weight, letter in used)

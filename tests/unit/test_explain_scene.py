@@ -144,9 +144,7 @@ def check(score: Score, scale: Scale) -> Scene:
     # chips: one for each flow, apart from each other, from stages and from bars
     boxes = chips(scene)
     assert len(boxes) == len(score.flows)
-    solid = [
-        i.box for _, i in items(scene, Rect, "stage", "bar") if isinstance(i, Rect) and i.box.height > scale.caption * 1.6
-    ]
+    solid = [i.box for _, i in items(scene, Rect, "stage", "bar") if isinstance(i, Rect) and i.box.height > scale.caption * 1.6]
     for one, other in combinations(boxes, 2):
         assert not one.meets(other)
     for box in boxes:
@@ -216,9 +214,7 @@ def pipelines(draw: st.DrawFn) -> Score:
         )
     )
     two = draw(st.booleans())
-    stages = tuple(
-        StageBox(n, n.capitalize(), "", (AHEAD if at < 2 else ASKED) if two else "") for at, n in enumerate(names)
-    )
+    stages = tuple(StageBox(n, n.capitalize(), "", (AHEAD if at < 2 else ASKED) if two else "") for at, n in enumerate(names))
     ends = st.tuples(st.sampled_from(names), NAMES, st.sampled_from(list(Tier)), st.sampled_from([READ, WRITE]))
     keys = draw(st.lists(ends, max_size=16, unique=True))
     flows = tuple(
@@ -288,9 +284,7 @@ def test_inference_needs_no_crossing_and_training_few() -> None:
 def test_lanes_go_from_shallow_to_deep_and_only_tiers_in_use_have_one() -> None:
     scene = scene_of(PIPELINES["inference"])
     lanes = [
-        (g.alt.split()[0].lower(), g.items[0].box.y)
-        for g in scene.groups
-        if g.kind == "lane" and isinstance(g.items[0], Rect)
+        (g.alt.split()[0].lower(), g.items[0].box.y) for g in scene.groups if g.kind == "lane" and isinstance(g.items[0], Rect)
     ]
     assert [name for name, _ in sorted(lanes, key=lambda lane: lane[1])] == [str(tier) for tier in LANES]
     assert [g.alt.split()[0] for g in scene_of(PIPELINES["training"]).groups if g.kind == "lane"] == ["Table", "Object"]

@@ -93,9 +93,7 @@ def test_rows_of_all_tenants_are_summed_and_the_slowest_p95_kept() -> None:
         row("finetune", CHECKPOINTS, "write", 100, tenant="a", p95_ms=9.0),
         row("finetune", CHECKPOINTS, "write", 50, tenant="b", p95_ms=4.0, estimated=True),
     )
-    assert flow(score, "finetune", CHECKPOINTS, WRITE) == Flow(
-        "finetune", "checkpoints", Tier.OBJECT, WRITE, 150, 4, 9.0, True
-    )
+    assert flow(score, "finetune", CHECKPOINTS, WRITE) == Flow("finetune", "checkpoints", Tier.OBJECT, WRITE, 150, 4, 9.0, True)
 
 
 def test_a_declared_port_that_moved_nothing_is_drawn_idle() -> None:
@@ -163,9 +161,7 @@ def test_triggers_and_labels_come_from_the_declaration() -> None:
         ),
     ],
 )
-def test_the_headline_is_the_first_claim_the_rows_support(
-    pipeline: Pipeline, rows: list[dict[str, Any]], expected: str
-) -> None:
+def test_the_headline_is_the_first_claim_the_rows_support(pipeline: Pipeline, rows: list[dict[str, Any]], expected: str) -> None:
     assert scored(pipeline, *rows).title == expected
 
 

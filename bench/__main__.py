@@ -1,0 +1,39 @@
+"""Run every benchmark, or those named, and print one JSON document.
+
+python -m bench [demo] [platform] [index] [ask] [ledger]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+
+from bench import ask, demo, index, ledger, start
+
+BENCHMARKS = {
+    "platform": start.measure,
+    "ledger": ledger.measure,
+    "index": index.measure,
+    "ask": ask.measure,
+    "demo": demo.measure,
+}
+
+
+def main() -> None:
+    """Measure what the command line names, all of it by default."""
+    names = sys.argv[1:] or list(BENCHMARKS)
+    if unknown := set(names) - set(BENCHMARKS):
+        sys.exit(f"No benchmark {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}.")
+    results = {}
+    for name in names:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        results[name] = BENCHMARKS[name]()
+    machine = {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    print(json.dumps({"date": time.strftime("%Y-%m-%d"), "machine": machine, "results": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
