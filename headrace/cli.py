@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import signal
 import sys
 import traceback
 from dataclasses import dataclass
@@ -47,16 +46,21 @@ class Common:
 common = Common()
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def main_options(
     home: Annotated[Path | None, typer.Option(help="Directory of all embedded state.", show_default=".headrace")] = None,
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_version)
+    ] = False,
 ) -> None:
     """Options of every command."""
-    if version:
-        print(__version__)
-        raise typer.Exit
     common.home, common.debug = home, debug
 
 
@@ -96,8 +100,10 @@ def up(
 
     from headrace.session import opened
     from headrace.web import Service, create_app, serve
+    from headrace.web.serve import bound
 
     settings = _settings()
+    bound(port).close()  # a taken port is said before anything is started
     token = secrets.token_urlsafe(18)
     err.print("Starting the platform …", style="dim")
     with opened("up", settings) as session:
@@ -142,9 +148,9 @@ def search(
     from headrace.report import rows_table
     from headrace.session import opened
 
-    settings = _settings(tenant)
+    settings, question = _settings(tenant), _question(question)
     with opened("search", settings, quiet=as_json) as session:
-        found = session.desk().search(_question(question), tenant=settings.tenant, user=_user())
+        found = session.desk().search(question, tenant=settings.tenant, user=_user())
     passages = [passage.as_dict() for passage in found.passages]
     if as_json:
         _print_json(
@@ -178,9 +184,9 @@ def ask(question: Annotated[str, typer.Argument(help="What to ask.")], tenant: T
     from headrace.report import say_sources
     from headrace.session import opened
 
-    settings = _settings(tenant)
+    settings, question = _settings(tenant), _question(question)
     with opened("ask", settings, quiet=as_json) as session:
-        for piece in session.desk().ask(_question(question), tenant=settings.tenant, user=_user()):
+        for piece in session.desk().ask(question, tenant=settings.tenant, user=_user()):
             if isinstance(piece, Answer):
                 if as_json:
                     _print_json(piece.as_dict())
@@ -480,7 +486,9 @@ def _options_first(words: list[str]) -> list[str]:
         if word == "--":
             rest += [word, *waiting]
         elif word == "--home":
-            front += [word, *([following] if (following := next(waiting, None)) is not None else [])]
+            if (directory := next(waiting, None)) is None:
+                raise WrongUsage("--home needs a directory.")
+            front += [word, directory]
         elif word == "--debug" or word.startswith("--home="):
             front.append(word)
         else:
@@ -490,10 +498,13 @@ def _options_first(words: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; every error a user may meet becomes a sentence, a hint and an exit code."""
-    # A shell that ends a pipeline early (`| head`) is no error.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        sys.exit(app(_options_first(sys.argv[1:]), standalone_mode=False) or 0)
+        code = app(_options_first(sys.argv[1:]), standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:  # whoever read our output has read enough (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (typer.Abort, KeyboardInterrupt):
         err.print("Interrupted. The home is as the last finished step left it; run the same command again to go on.")
         sys.exit(1)
@@ -507,9 +518,7 @@ def main() -> None:
         if error.hint:
             err.print(error.hint, markup=False, highlight=False)
         sys.exit(error.exit_code)
-    except (
-        Exception
-    ) as error:  # what nobody foresaw: still one line, and how to tell us more: still one line, and how to tell us more
+    except Exception as error:  # what nobody foresaw: still one line, and how to tell us more
         if common.debug:
             raise
         err.print(f"Something unforeseen happened: {type(error).__name__}: {error}", style="red", markup=False)

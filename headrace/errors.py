@@ -21,6 +21,8 @@ HeadraceError
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class HeadraceError(Exception):
     """Base of every error a user may see.
@@ -37,6 +39,16 @@ class HeadraceError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without its constructor, whose arguments differ between errors."""
+        return _unpickled, (type(self), self.args, dict(vars(self)))
+
+
+def _unpickled(kind: type[HeadraceError], args: tuple[Any, ...], fields: dict[str, Any]) -> HeadraceError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(fields)
+    return error
 
 
 class Terminal(HeadraceError):

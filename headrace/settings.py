@@ -186,8 +186,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What the caller gives wins over the environment, which wins over headrace.toml."""
-        file = os.environ.get("HEADRACE_SETTINGS", "headrace.toml")
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_file())
 
     @model_validator(mode="after")
     def _cross_field(self) -> Settings:
@@ -212,5 +211,11 @@ class Settings(BaseSettings):
         except ValidationError as error:
             faults = [f"  {'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()]
             raise BadSettings("The settings are off:\n" + "\n".join(faults), hint="See docs/settings.md.") from None
-        except tomllib.TOMLDecodeError as error:
-            raise BadSettings(f"headrace.toml is not TOML: {error}.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise BadSettings(f"{_file()} is not TOML: {error}.", hint="See docs/settings.md.") from None
+        except OSError as error:
+            raise BadSettings(f"{_file()} cannot be read: {error.strerror}.", hint="Check its owner and mode.") from None
+
+
+def _file() -> str:
+    return os.environ.get("HEADRACE_SETTINGS", "headrace.toml")

@@ -47,6 +47,9 @@ def chunk(
     standing = chunks.mark(OFFSETS)
     position = {int(partition): int(offset) for partition, offset in (standing or {}).items()}
     answering = live(documents)
+    # A version put back after another one, or put twice, has its chunks already.
+    held = chunks.read(("document_id", "version"))
+    split_before = set(zip(held["document_id"].to_pylist(), held["version"].to_pylist(), strict=True))
     rows: list[dict[str, Any]] = []
     count = {"documents": 0, "chunks": 0}
 
@@ -62,6 +65,9 @@ def chunk(
         position[document["partition"]] = document["offset"] + 1
         if document["status"] != "parsed" or answering.get(document["document_id"]) != document["version"]:
             continue
+        if (name := (document["document_id"], document["version"])) in split_before:
+            continue
+        split_before.add(name)
         made = list(_rows(document, window))
         rows.extend(made)
         count["documents"] += 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-_SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s)")
-_MARKER = re.compile(r"\s*\[\d+\]")
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]*$")
+_MARKER = re.compile(r"\s*\[\d+\]$")
 _WORD = re.compile(r"\w+")
 _LEAST_OVERLAP = 0.5
 _COMMON = frozenset(
@@ -45,15 +46,27 @@ class Citations:
         return best + 1 if shares[best] >= _LEAST_OVERLAP else None
 
     def mark(self, pieces: Iterable[str]) -> Iterator[str]:
-        """The streamed answer with citations in it; pieces come out as they come in, markers at each sentence's end."""
-        sentence = ""
-        for piece in pieces:
-            sentence += _MARKER.sub("", piece)
-            while (end := _SENTENCE_END.search(sentence)) is not None:
-                whole, sentence = sentence[: end.end()], sentence[end.end() :]
-                yield whole + self._marker(whole)
-        if sentence.strip():
-            yield sentence.rstrip() + self._marker(sentence)
+        """The streamed answer with citations in it: words as they come, a marker at each sentence's end.
+
+        What comes out, put together, does not depend on how the text was cut into pieces. Markers of the generator's own are
+        taken out.
+        """
+        said = held = ""  # of the sentence under way: what went out, and what may still become a marker or a sentence's end
+        for character in itertools.chain.from_iterable(pieces):
+            if character == "]":
+                held = _MARKER.sub("", held + character)
+            elif not character.isspace():
+                held += character
+            elif _SENTENCE_END.search(held):
+                yield held + self._marker(said + held)
+                said, held = "", character
+            elif held.strip() and "[" not in held:
+                yield held
+                said, held = said + held, character
+            else:
+                held += character
+        if (said + held).strip():
+            yield held.rstrip() + self._marker(said + held)
 
     def _marker(self, sentence: str) -> str:
         number = self.source(sentence)

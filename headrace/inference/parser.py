@@ -73,8 +73,8 @@ class Parser:
         return Parsed(text, _title(text, uri), media)
 
     def _convert(self, uri: str, data: bytes, media: str) -> str:
-        pipe = self._running()
         try:
+            pipe = self._running()
             pipe.send((media, data))
             if not pipe.poll(self._seconds):
                 self._end()

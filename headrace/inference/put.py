@@ -88,21 +88,25 @@ def object_key(tenant: str, sha256: str) -> str:
 
 
 def walk(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
-    """Every regular file below the paths with its uri, in a stable order; hidden files and folders are left out.
+    """Every file below the paths with its uri, in a stable order; hidden files and folders are left out.
 
-    A folder's files are called by their path below it with its name in front; links to folders are not followed.
+    A folder's files are called by their path below it with its name in front; links to folders are not followed. A folder
+    that cannot be listed comes out itself, so that what is missing has a name.
     """
     for path in paths:
         if not path.exists():
             raise NotFound(f"{path} does not exist.", hint="Name a file or a folder: headrace index PATH...")
         root = path.resolve()
         if root.is_dir():
-            for folder, folders, names in os.walk(root):
+            closed: list[str] = []
+            for folder, folders, names in os.walk(root, onerror=lambda error: closed.append(error.filename)):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 for name in sorted(names):
                     if not name.startswith("."):
                         file = Path(folder) / name
-                        yield file, _text(f"{root.name}/{file.relative_to(root).as_posix()}")
+                        yield file, _uri(root, file)
+            for folder in closed:
+                yield Path(folder), _uri(root, Path(folder))
         else:
             yield root, _text(root.name)
 
@@ -117,6 +121,8 @@ def _held(known: TableReader, tenant: str) -> dict[str, tuple[str, str, str]]:
 def _read(path: Path, uri: str, most_bytes: int) -> bytes:
     try:
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            os.listdir(path)  # says why it could not be walked
         if not stat.S_ISREG(status.st_mode):  # opening a pipe or a device could block for ever
             raise BadDocument(uri, "not a regular file")
         if status.st_size > most_bytes:
@@ -126,6 +132,10 @@ def _read(path: Path, uri: str, most_bytes: int) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BadDocument(uri, f"cannot be opened ({(error.strerror or 'error').lower()})") from None
+
+
+def _uri(root: Path, file: Path) -> str:
+    return _text(f"{root.name}/{file.relative_to(root).as_posix()}")
 
 
 def _text(name: str) -> str:

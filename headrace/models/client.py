@@ -129,9 +129,7 @@ class Connection:
             tries += 1
             try:
                 with self._faults(path):
-                    response = self._http.send(
-                        self._http.build_request("POST", self._url + path, json=content), stream=True
-                    )
+                    response = self._http.send(self._http.build_request("POST", self._url + path, json=content), stream=True)
             except Unavailable as error:
                 if tries >= _TRIES or not isinstance(error.__cause__, httpx.ConnectError):
                     raise

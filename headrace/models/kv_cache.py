@@ -125,9 +125,7 @@ class KvCache:
         for position, key in list(enumerate(keys))[written:]:
             data = pack(key, values[..., position * BLOCK : (position + 1) * BLOCK, :])
             if room is None:
-                room = self._make_room(
-                    (len(keys) - position) * len(data), kept=set(map(self._path, range(len(keys)), keys))
-                )
+                room = self._make_room((len(keys) - position) * len(data), kept=set(map(self._path, range(len(keys)), keys)))
             if room < len(data):
                 break
             self._files.write(self._path(position, key), data)

@@ -36,9 +36,7 @@ class Lane:
     def place(self) -> Iterator[None]:
         """Hold one of the places during a request; called on the event loop only. Raises `Overloaded` if none is free."""
         if self._inside >= self._places:
-            raise Overloaded(
-                f"The {self.name} has {self._inside} requests under way or waiting.", hint="Try again in a second."
-            )
+            raise Overloaded(f"The {self.name} has {self._inside} requests under way or waiting.", hint="Try again in a second.")
         self._inside += 1
         try:
             yield

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
@@ -51,9 +51,9 @@ Version = Annotated[str, Field(pattern=r"^v\d{6,12}$")]
 
 
 class Pointer(BaseModel):
-    """`champion.json`: which version is served, and the turn that promoted it."""
+    """`champion.json`: which version is served ("none" after a rollback to before the first), and its turn."""
 
-    version: Version
+    version: Version | Literal["none"]
     turn: int
 
 
@@ -179,12 +179,13 @@ class Rerankers:
         except NotFound:
             self._champion, self._etag = None, ""
             return
-        if self._champion is not None and etag == self._etag:
+        if etag == self._etag:
             return
         failed, until, why = self._failed
         if etag != failed or time.monotonic() >= until:
             try:
-                champion = self._open(Pointer.model_validate_json(data).version, reader)
+                version = Pointer.model_validate_json(data).version
+                champion = None if version == "none" else self._open(version, reader)
             except (NotFound, _Broken, ValidationError) as error:
                 why = _one_line(error)
                 self._failed = (etag, time.monotonic() + RETRY_S, why)
@@ -192,7 +193,7 @@ class Rerankers:
                 log.warning("a promoted re-ranker cannot be loaded, %s goes on serving: %s", serving, why)
             else:
                 self._champion, self._etag = champion, etag
-                log.info("re-ranker %s serves", champion.card.version)
+                log.info("re-ranker %s serves", version)
                 self._prune()
                 return
         if self._champion is None:
@@ -251,9 +252,7 @@ class Rerankers:
         with self._loading:
             started = time.perf_counter()
             try:
-                model = CrossEncoder(
-                    str(folder), num_labels=1, max_length=card.max_tokens, device="cpu", local_files_only=True
-                )
+                model = CrossEncoder(str(folder), num_labels=1, max_length=card.max_tokens, device="cpu", local_files_only=True)
                 model.eval()
                 model.predict([("", "")], show_progress_bar=False)
             except Exception as error:  # whatever a library makes of files that are not what they claim to be
@@ -268,7 +267,7 @@ class Rerankers:
         kept = kept[:KEPT]
         self._recent = [loaded for loaded in self._recent if loaded in kept]
         names = {f"{loaded.card.version}-{loaded.card.digest}" for loaded in kept}
-        for folder in self._cache.iterdir():
+        for folder in self._cache.iterdir() if self._cache.is_dir() else ():
             if folder.name not in names:
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -61,7 +61,8 @@ def _settle_libraries(threads: str) -> None:
 def _serve(listener: socket.socket, key: str, cache: Path, threads: int) -> None:
     import uvicorn
 
-    from headrace.models.api import EndpointsFile, Models, create
+    from headrace.models.api import create
+    from headrace.models.hosted import EndpointsFile, Models
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -91,7 +91,7 @@ def recorded(command: str, home: Path) -> Iterator[Run]:
         keeper.join()
         run.ended = datetime.now(UTC)
         # A full disk must not hide the error that the block raised because of it.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, StorageFull):
             run.journal()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, TypeVar
 
 from headrace.pipeline.batches import Batches, Threads
@@ -27,6 +28,7 @@ class Runner:
         self.batches: Batches = batches or Threads()
         self.bars = bars or Bars(quiet=True)
         self._handles: dict[tuple[str, str, str], Handle] = {}
+        self._making = threading.Lock()
 
     def run(self, stage: Stage[..., R], *, tenant: str = "", **inputs: Any) -> R:
         """Run one stage. A stage that asks for `batches`, `bars` or `tenant` gets the runner's; the rest are `inputs`."""
@@ -36,8 +38,9 @@ class Runner:
                 given.setdefault(name, value)
         for port in stage.ports:
             key = (stage.name, port.parameter, tenant)
-            if key not in self._handles:
-                meter = Meter(self.record.ledger, stage.name, tenant)
-                self._handles[key] = port.handle(port.store, self.endpoints, meter)
-            given[port.parameter] = self._handles[key]
+            with self._making:
+                if key not in self._handles:
+                    meter = Meter(self.record.ledger, stage.name, tenant)
+                    self._handles[key] = port.handle(port.store, self.endpoints, meter)
+                given[port.parameter] = self._handles[key]
         return stage.function(**given)

@@ -93,6 +93,10 @@ class Ledger:
         self._tallies: dict[_Key, _Tally] = {}
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A ledger arrives empty in another process; `export` there and `fold` here bring back what it counted."""
+        return Ledger, ()
+
     def count(
         self,
         stage: str,

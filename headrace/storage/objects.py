@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 import obstore
@@ -58,9 +58,14 @@ class ObjectReader:
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         self.store = store
+        self.meter = meter
+        self._endpoints = endpoints
         self._client = connect(endpoints)
         self._where = f"{endpoints.s3_endpoint}/{endpoints.bucket}"
-        self._meter = meter
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A handle connects anew where it is unpickled."""
+        return type(self), (self.store, self._endpoints, self.meter)
 
     def get(self, key: str) -> bytes:
         """The bytes of one object. Raises `NotFound`."""
@@ -68,7 +73,7 @@ class ObjectReader:
 
     def get_with_etag(self, key: str) -> tuple[bytes, str]:
         """The bytes of one object and the etag that `put_if_match` takes. Raises `NotFound`."""
-        with self._faults(key), self._meter.operation(self.store, Direction.READ) as operation:
+        with self._faults(key), self.meter.operation(self.store, Direction.READ) as operation:
             answer = obstore.get(self._client, self._path(key))
             data = bytes(answer.bytes())
             operation.bytes = len(data)
@@ -76,7 +81,7 @@ class ObjectReader:
 
     def download(self, key: str, path: Path) -> int:
         """Stream one object into a file and return its size in bytes. Raises `NotFound`."""
-        with self._faults(key), self._meter.operation(self.store, Direction.READ) as operation:
+        with self._faults(key), self.meter.operation(self.store, Direction.READ) as operation:
             answer = obstore.get(self._client, self._path(key))
             with path.open("wb") as file:
                 for piece in answer.stream(min_chunk_size=_PART_BYTES):
@@ -86,7 +91,7 @@ class ObjectReader:
     def info(self, key: str) -> ObjectInfo | None:
         """What the store says of one object, or `None` where there is none."""
         try:
-            with self._faults(key), self._meter.operation(self.store, Direction.READ):
+            with self._faults(key), self.meter.operation(self.store, Direction.READ):
                 meta = obstore.head(self._client, self._path(key))
         except NotFound:
             return None
@@ -99,7 +104,7 @@ class ObjectReader:
         # S3 filters by whole path segments here, so a partial last segment is filtered by us.
         pages = obstore.list(self._client, prefix=self._path(folder), chunk_size=_LIST_PAGE)
         while True:
-            with self._faults(prefix), self._meter.operation(self.store, Direction.READ):
+            with self._faults(prefix), self.meter.operation(self.store, Direction.READ):
                 page = next(iter(pages), None)
             if page is None:
                 return
@@ -172,17 +177,17 @@ class ObjectWriter(ObjectReader):
 
     def upload(self, key: str, path: Path) -> str:
         """Stream a file into one object and return its etag."""
-        with self._faults(key), self._meter.operation(self.store, Direction.WRITE) as operation:
+        with self._faults(key), self.meter.operation(self.store, Direction.WRITE) as operation:
             operation.bytes = path.stat().st_size
             return obstore.put(self._client, self._path(key), path, chunk_size=_PART_BYTES)["e_tag"] or ""
 
     def delete(self, key: str) -> None:
         """Delete one object; deleting what is not there is no error."""
-        with self._faults(key), self._meter.operation(self.store, Direction.WRITE):
+        with self._faults(key), self.meter.operation(self.store, Direction.WRITE):
             obstore.delete(self._client, self._path(key))
 
     def _put(self, key: str, data: bytes, mode: PutMode) -> str:
-        with self._faults(key), self._meter.operation(self.store, Direction.WRITE) as operation:
+        with self._faults(key), self.meter.operation(self.store, Direction.WRITE) as operation:
             operation.bytes = len(data)
             answer = obstore.put(
                 self._client,

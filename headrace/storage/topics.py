@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,6 +167,7 @@ class TopicWriter(_Topic):
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         super().__init__(store, endpoints, meter)
         self._producer: Producer | None = None
+        self._opening = threading.Lock()
 
     def append(self, rows: Sequence[Mapping[str, Any]], *, key: str) -> list[tuple[int, int]]:
         """Append rows of the store's schema, keyed by their field `key`; return (partition, offset) of each, in order.
@@ -175,10 +177,11 @@ class TopicWriter(_Topic):
         if not rows:
             return []
         self.ensure()
-        if self._producer is None:
-            self._producer = Producer(
-                self._client({"acks": "all", "linger.ms": 5, "delivery.timeout.ms": int(_TIMEOUT_S * 1000)})
-            )
+        with self._opening:
+            if self._producer is None:
+                self._producer = Producer(
+                    self._client({"acks": "all", "linger.ms": 5, "delivery.timeout.ms": int(_TIMEOUT_S * 1000)})
+                )
         places: list[tuple[int, int] | None] = [None] * len(rows)
         failures: list[KafkaError] = []
 

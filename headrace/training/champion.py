@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from headrace.catalog import MODELS, PROMOTIONS
-from headrace.errors import NotFound
+from headrace.errors import LostRace, NotFound
 from headrace.pipeline.stage import stage
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
@@ -28,6 +28,7 @@ class Champion:
 
     model: str = RERANKER
     version: str = NONE
+    previous: str = NONE
     turn: int = 0
     moves: int = 0
     kind: str = "promote"
@@ -79,15 +80,27 @@ def dethrone(
     models: Annotated[ObjectWriter, MODELS], promotions: Annotated[TableWriter, PROMOTIONS], who: str, why: str
 ) -> Champion:
     """Serve the version before this one again. Raises `NotFound` where there was none."""
-    standing, _ = champion(models)
+    standing, etag = champion(models)
     if not standing.history:
         raise NotFound(f"{RERANKER} has no earlier version to go back to.", hint="See `headrace models`.")
-    return move(models, promotions, standing.history[-1], who=who, why=why, kind="rollback")
+    return move(models, promotions, standing.history[-1], who=who, why=why, kind="rollback", seen=(standing, etag))
 
 
-def move(models: ObjectWriter, promotions: TableWriter, version: str, *, who: str, why: str, kind: str) -> Champion:
-    """Move the pointer by compare-and-swap, then record it; moving it to where it stands changes nothing."""
-    standing, etag = champion(models)
+def move(
+    models: ObjectWriter,
+    promotions: TableWriter,
+    version: str,
+    *,
+    who: str,
+    why: str,
+    kind: str,
+    seen: tuple[Champion, str] | None = None,
+) -> Champion:
+    """Move the pointer by compare-and-swap, then record it; moving it to where it stands changes nothing.
+
+    `seen` is the champion and etag that the caller chose `version` by, where it did.
+    """
+    standing, etag = seen or champion(models)
     record_move(promotions, standing)
     if standing.version == version:
         return standing
@@ -95,6 +108,7 @@ def move(models: ObjectWriter, promotions: TableWriter, version: str, *, who: st
     history = standing.history[:-1] if kind == "rollback" else [*standing.history, standing.version][-_HISTORY:]
     new = Champion(
         version=version,
+        previous=standing.version,
         turn=turn,
         moves=standing.moves + 1,
         kind=kind,
@@ -109,25 +123,28 @@ def move(models: ObjectWriter, promotions: TableWriter, version: str, *, who: st
         models.put_if_match(key, data, etag)
     else:
         models.put_if_absent(key, data)
-    record_move(promotions, new, previous=standing.version)
+    record_move(promotions, new)
     return new
 
 
-def record_move(promotions: TableWriter, standing: Champion, *, previous: str | None = None) -> None:
+def record_move(promotions: TableWriter, standing: Champion) -> None:
     """Write the pointer's last move into the promotions table, once: a process may have died right after moving it."""
     name = f"moves/{standing.model}"
     recorded = promotions.mark(name)
     if standing.moves == 0 or (recorded or 0) >= standing.moves:
         return
-    before = previous if previous is not None else (standing.history[-1] if standing.history else NONE)
     row = {
         "model": standing.model,
         "version": standing.version,
-        "previous": before,
+        "previous": standing.previous,
         "kind": standing.kind,
         "turn": standing.turn,
         "who": standing.who,
         "why": standing.why,
         "at": datetime.fromisoformat(standing.at),
     }
-    promotions.append(batch(PROMOTIONS.columns, [row]), marks={name: standing.moves}, expected={name: recorded})
+    try:
+        promotions.append(batch(PROMOTIONS.columns, [row]), marks={name: standing.moves}, expected={name: recorded})
+    except LostRace:  # the next mover records what it finds unrecorded, too
+        if (promotions.mark(name) or 0) < standing.moves:
+            raise

@@ -38,6 +38,9 @@ function duration(seconds) {
   return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+// Sentences mark commands with backticks.
+const marked = (sentence) => sentence.split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part));
+
 const score = (value) => (Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(4));
 
 // ---- talking to the server -------------------------------------------------------------------------------------------
@@ -99,6 +102,7 @@ let asking = null;
 async function ask(question, tenant) {
   const leaving = new AbortController();
   asking = leaving;
+  at("question").select();
   at("send").disabled = true;
   at("stop").hidden = false;
 
@@ -134,7 +138,7 @@ async function ask(question, tenant) {
     } else {
       status.remove();
       const told = error instanceof Told ? error.message : LOST;
-      article.append(make("p", { class: "notice fault", role: "alert" }, told));
+      article.append(make("p", { class: "notice fault", role: "alert" }, ...marked(told)));
       if (error.code === "nothing_indexed") showStanding();
     }
   } finally {
@@ -143,7 +147,7 @@ async function ask(question, tenant) {
     asking = null;
     at("send").disabled = false;
     at("stop").hidden = true;
-    drawSoon();
+    drawSoon(true);
   }
 }
 
@@ -248,6 +252,15 @@ function howMade(answer) {
 
 let forms = 0;
 
+function thumb(up) {
+  const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  for (const [name, value] of [["viewBox", "0 0 16 16"], ["aria-hidden", "true"], ["class", up ? "" : "down"]]) drawing.setAttribute(name, value);
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("d", "M1.5 7h3v7h-3zM4.5 7.5 7.5 1.5c1.5 0 2 1 1.7 2.3L8.7 6h4.1c1.2 0 1.9 1 1.6 2.1l-1.2 4.5c-.2.9-.9 1.4-1.8 1.4H4.5");
+  drawing.append(path);
+  return drawing;
+}
+
 function verdict(answer) {
   const id = `verdict-${(forms += 1)}`;
   const said = make("p", { class: "quiet", role: "status" });
@@ -258,8 +271,8 @@ function verdict(answer) {
   const why = make("form", { class: "why" }, make("label", { for: reason.id }, "Why (optional)", reason), better, record);
   why.hidden = true;
   let up = true;
-  const thumbs = [["👍 Helpful", true], ["👎 Not helpful", false]].map(([label, value]) => {
-    const button = make("button", { type: "button", "aria-pressed": "false" }, label);
+  const thumbs = [["Helpful", true], ["Not helpful", false]].map(([label, value]) => {
+    const button = make("button", { type: "button", class: "thumb", "aria-pressed": "false" }, thumb(value), label);
     button.addEventListener("click", () => {
       up = value;
       for (const other of thumbs) other.setAttribute("aria-pressed", String(other === button));
@@ -292,7 +305,7 @@ async function judge(given, said, buttons, pressed) {
   } catch (error) {
     for (const button of buttons) button.disabled = false;
     said.className = "notice fault";
-    said.textContent = `Not recorded. ${error.message}`;
+    said.replaceChildren(...marked(`Not recorded. ${error.message}`));
     return false;
   }
 }
@@ -309,7 +322,7 @@ async function showStanding() {
     at("index").textContent = standing.passages > 0
       ? `${standing.passages.toLocaleString("en")} passages are indexed for tenant ${standing.tenant} (index version ${standing.index_version}).` : "";
   } catch (error) {
-    at("index").textContent = error.message;
+    at("index").replaceChildren(...marked(error.message));
   }
 }
 
@@ -337,10 +350,10 @@ function follow() {
   stream.addEventListener("error", async () => {
     state.className = "lost";
     if (stream.readyState !== EventSource.CLOSED) {
-      state.textContent = "Connection lost; trying again. Is `headrace up` still running?";
+      state.replaceChildren(...marked("Connection lost; trying again. Is `headrace up` still running?"));
       return;
     }
-    state.textContent = "Connection lost. Open the address that `headrace up` printed last.";
+    state.replaceChildren(...marked("Connection lost. Open the address that `headrace up` printed last."));
     setTimeout(follow, 5000);
   });
 }
@@ -359,7 +372,7 @@ function tierRow(tier) {
 // ---- scores ----------------------------------------------------------------------------------------------------------
 
 const LEGIBLE = 760;
-const EVERY_MS = 5000;
+const EVERY_MS = 10000;
 let chosen = "inference";
 let zoom = 1;
 let drawn = 0;
@@ -367,13 +380,20 @@ let timer = null;
 let shown = "";
 
 // Redrawing costs the server a moment, so it is done after an answer or a change, and not while one is being written.
-function drawSoon() {
-  if (timer !== null) return;
+function drawSoon(now = false) {
+  if (timer !== null && !now) return;
+  clearTimeout(timer);
   timer = setTimeout(() => {
     timer = null;
     if (asking || document.hidden) return;
     draw();
-  }, Math.max(300, drawn + EVERY_MS - performance.now()));
+  }, now ? 0 : Math.max(300, drawn + EVERY_MS - performance.now()));
+}
+
+// Only the one element is parsed: the picture's own style would be reported against this page's policy.
+function partOf(text, tag) {
+  const found = new RegExp(`<${tag} id="[a-z]+">[^<]*</${tag}>`).exec(text)?.[0] ?? "";
+  return new DOMParser().parseFromString(found.replaceAll(tag, "p"), "text/html").body.textContent;
 }
 
 async function draw() {
@@ -384,22 +404,21 @@ async function draw() {
     if (name !== chosen) return;
     if (text !== shown) {
       shown = text;
-      const svg = new DOMParser().parseFromString(text, "image/svg+xml");
-      const part = (tag) => svg.querySelector(`svg > ${tag}`)?.textContent ?? "";
-      at("drawing").alt = `${part("title")}. ${part("desc")}`;
+      const title = partOf(text, "title");
+      at("drawing").alt = `${title}. ${partOf(text, "desc")}`;
       at("drawing").src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
-      at("score-state").textContent = part("title");
     }
     at("drawing").hidden = false;
     at("no-score").hidden = true;
+    at("moving").hidden = false;
     size();
   } catch (error) {
     if (name !== chosen) return;
     shown = "";
     at("drawing").hidden = true;
     at("no-score").hidden = false;
-    at("no-score").textContent = error.message;
-    at("score-state").textContent = "";
+    at("no-score").replaceChildren(...marked(error.message));
+    at("moving").hidden = true;
   }
 }
 

@@ -219,6 +219,8 @@ def test_the_champion_is_served_without_a_restart(server: Server, storage: Endpo
         none = rank()
         assert (none.logits, none.version, none.retrieval_weight) == (None, "none", None)
         assert moved(none.storage) == 0
+        promote(writer, "none", turn=0)
+        assert rank().version == "none"
         refused = server.post("/ranking", {"model": "reranker", "query": {"text": "q"}, "passages": [{"text": "p"}]}).json()
         assert refused["error"]["code"] == "no_champion"
         assert "No re-ranker was promoted yet" in refused["error"]["message"]
@@ -254,6 +256,10 @@ def test_the_champion_is_served_without_a_restart(server: Server, storage: Endpo
         assert rank().logits == named.logits
         with pytest.raises(RequestRefused, match="404"):
             rank("v000009")
+        promote(writer, "none", turn=0)  # rolled back to before the first promotion
+        assert (rank().logits, rank().version) == (None, "none")
+        promote(writer, "v000001")
+        assert rank().logits == ranking.logits
 
 
 def moved(entries: list[dict[str, Any]]) -> int:

@@ -1,0 +1,157 @@
+"""The three models of the embedded server, each behind its lane and loaded on first use, and where their storage is."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from headrace.catalog import KV_CACHE
+from headrace.errors import HeadraceError, Unavailable
+from headrace.models.lane import Lane
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.files import FileWriter
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+
+if TYPE_CHECKING:  # these import torch, which takes seconds: the lanes do it while the server already answers
+    from headrace.models.embedder import MiniLM
+    from headrace.models.generator import SmolLM
+    from headrace.models.reranker import Rerankers
+
+log = logging.getLogger("headrace.models")
+
+
+@dataclass
+class EndpointsFile:
+    """The endpoints the platform wrote; read when first needed, and again when the file changed."""
+
+    path: Path | None
+    _stamp: tuple[int, int] | None = None
+    _read: Endpoints | None = None
+
+    def __call__(self) -> Endpoints:
+        """The endpoints. Raises `Unavailable` where there are none yet."""
+        hint = "Start the platform with `headrace up` and try again."
+        if self.path is None:
+            raise Unavailable("The model server was not told where storage is.", hint=hint)
+        try:
+            status = self.path.stat()
+            if self._read is None or self._stamp != (status.st_mtime_ns, status.st_size):
+                self._read = Endpoints.model_validate_json(self.path.read_bytes())
+                self._stamp = (status.st_mtime_ns, status.st_size)
+        except (OSError, ValidationError):
+            raise Unavailable("The model server cannot read where storage is.", hint=hint) from None
+        return self._read
+
+
+@dataclass
+class Call:
+    """One request under way; `cancelled` turns true when nobody waits for its answer any more."""
+
+    lane: Lane
+    gone: bool = False
+
+    def cancelled(self) -> bool:
+        """Whether to stop working on it."""
+        return self.gone or self.lane.stopping
+
+
+@dataclass
+class Models:
+    """The three models, each behind its lane and loaded on first use."""
+
+    endpoints: EndpointsFile
+    cache: Path
+    threads: int
+    ready: bool = False
+    embedding: Lane = field(default_factory=lambda: Lane("embedder", places=32))
+    ranking: Lane = field(default_factory=lambda: Lane("re-ranker"))
+    generating: Lane = field(default_factory=lambda: Lane("generator"))
+    _loading: threading.Lock = field(default_factory=threading.Lock)
+    _warmed: threading.Event = field(default_factory=threading.Event)
+    _embedder: MiniLM | None = None
+    _rerankers: Rerankers | None = None
+    _generator: SmolLM | None = None
+    _reported: set[str] = field(default_factory=set)
+
+    def warm(self) -> None:
+        """Begin loading torch, then the embedder, then the generator."""
+        self.embedding.submit(self._import_torch)
+        warm = self.embedding.submit(partial(self._warm, self.embedder))
+        warm.add_done_callback(lambda _: self._warmed.set())
+        warm.add_done_callback(lambda _: self.generating.submit(partial(self._warm, self.generator)))
+
+    def stop(self) -> None:
+        """End every lane's work soon. Safe to call in a signal handler."""
+        for lane in (self.embedding, self.ranking, self.generating):
+            lane.stop()
+
+    def embedder(self) -> MiniLM:
+        """The embedder; called on its lane only, as the two below."""
+        if self._embedder is None:
+            with self._loading:
+                started = time.perf_counter()
+                from headrace.models.embedder import MiniLM
+
+                self._embedder = MiniLM()
+            log.info("loaded the embedder in %.1f s", time.perf_counter() - started)
+        return self._embedder
+
+    def rerankers(self) -> Rerankers:
+        """The re-ranker's versions."""
+        if self._rerankers is None:
+            # Not under the lock: the generator may hold it for long, and most of this was imported with the embedder.
+            self._warmed.wait()
+            from headrace.models.reranker import Rerankers
+
+            self._rerankers = Rerankers(self.endpoints, self.cache, self._loading)
+        return self._rerankers
+
+    def generator(self) -> SmolLM:
+        """The generator."""
+        if self._generator is None:
+            with self._loading:
+                started = time.perf_counter()
+                from headrace.models import generator
+
+                self._generator = generator.load(self.cache)
+            log.info("loaded the generator in %.1f s", time.perf_counter() - started)
+        return self._generator
+
+    def kv_files(self, ledger: Ledger, tenant: str) -> tuple[FileWriter, int] | None:
+        """The KV cache's files and how many bytes they may take, or `None` where there is no storage."""
+        try:
+            endpoints = self.endpoints()
+        except Unavailable as error:
+            if "kv" not in self._reported:
+                self._reported.add("kv")
+                log.warning("prompts are not cached: %s", error)
+            return None
+        return FileWriter(KV_CACHE, endpoints, Meter(ledger, "models", tenant)), endpoints.kv_cache_bytes
+
+    def _import_torch(self) -> None:
+        started = time.perf_counter()
+        try:
+            with self._loading:
+                import torch
+
+                torch.set_num_threads(self.threads)
+        except ImportError as error:
+            log.error("torch cannot be imported: %s; run `make install`", error)
+            return
+        self.ready = True
+        log.info("imported torch in %.1f s", time.perf_counter() - started)
+
+    def _warm(self, load: Callable[[], object]) -> None:
+        try:
+            load()
+        except HeadraceError as error:
+            log.error("%s", error)

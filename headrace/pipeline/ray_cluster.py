@@ -1,0 +1,107 @@
+"""A Ray cluster for one command: started on this machine, or the one at `RAY_ADDRESS`.
+
+Ray reads most of its environment while it is imported, so nothing here imports it before `cluster` has set that, and the
+modules that do (`ray_batches`, `ray_train`) are imported by `cluster` alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from headrace.errors import MissingPart, Unavailable
+
+if TYPE_CHECKING:
+    from headrace.pipeline.batches import Batches
+    from headrace.pipeline.launch import Launch
+
+_OBJECT_STORE_BYTES = 256 << 20
+
+_ALWAYS = {
+    # Nothing phones home, nothing exports metrics.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Errors reach the driver as exceptions; Ray's own lines would only bury them.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_TQDM_PATCH_PRINT": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A loop function sees the directory it would see here, and its end is noticed within half a second.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+
+# The C++ side of Ray keeps the first token it reads for as long as the process lives.
+_TOKEN = secrets.token_hex(32)
+
+_OWN = {
+    # Without this Ray listens on every address of the machine.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": _TOKEN,
+    # When a driver is killed, its agents look for the cluster this long before they end.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+    "RAY_gcs_server_request_timeout_seconds": "10",
+}
+
+
+@contextmanager
+def cluster() -> Iterator[tuple[Batches, Launch]]:
+    """Hold a cluster and yield how batch work and how training run on it.
+
+    Without `RAY_ADDRESS` one is started on this machine: every listener on 127.0.0.1, a token of its own, no dashboard; it ends
+    with the block, and with this process if that is killed. With `RAY_ADDRESS` (and `RAY_AUTH_TOKEN` where it asks for one) that
+    cluster is used and left running. Raises `MissingPart` where Ray is not installed, `Unavailable` where it does not start.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    with _environment(_ALWAYS if address else _ALWAYS | _OWN), tempfile.TemporaryDirectory(prefix="hr-ray-") as folder:
+        try:
+            import ray
+
+            from headrace.pipeline.ray_batches import RayBatches
+            from headrace.pipeline.ray_train import RayTrain
+        except ImportError as error:
+            raise MissingPart(
+                f"Ray is not installed ({error}).", hint="Run `make install-dev` or `pip install 'headrace[ray]'`."
+            ) from None
+        own = {
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "_temp_dir": folder,
+            "_node_ip_address": "127.0.0.1",
+        }
+        try:
+            ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **({} if address else own))
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+            raise Unavailable(
+                f"Ray at {address} does not answer: {reason}." if address else f"Ray does not start: {reason}.",
+                hint="Check RAY_ADDRESS and RAY_AUTH_TOKEN, or unset them to run on this machine."
+                if address
+                else "Run without `--on ray`, or with TMPDIR set to a short path that has room.",
+            ) from error
+        try:
+            yield RayBatches(), RayTrain()
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

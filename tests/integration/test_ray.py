@@ -1,0 +1,316 @@
+"""Batch work and training on Ray: the very results of a local run, nothing reachable from outside, nothing left behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from headrace.catalog import CHECKPOINTS, CHUNKS, DATASETS, EXAMPLES
+from headrace.errors import BadDocument, MissingPart, NotFound, Unavailable
+from headrace.inference.embed import Embed
+from headrace.models.client import wait_ready
+from headrace.pipeline.batches import Batches, Threads
+from headrace.pipeline.launch import Here, Launch
+from headrace.pipeline.ray_cluster import cluster
+from headrace.platform import open_platform
+from headrace.settings import Settings, Training
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.training.loop import Job, Trained, train
+from headrace.training.prepare import _JUDGED, _PAIRS, Dataset, Judge
+
+pytest.importorskip("ray")
+
+# A driver of its own: it starts a cluster and actors, says so, and stays.
+DRIVER = """
+import sys, time
+import pyarrow as pa
+from headrace.pipeline.ray_cluster import cluster
+from headrace.training.prepare import _JUDGED, Judge
+rows = {"answer_id": "a", "tenant": "t", "question": "q", "origin": "o", "passages": "[]", "verdicts": "[]"}
+with cluster() as (batches, launch):
+    list(batches.map([pa.RecordBatch.from_pylist([rows], schema=_JUDGED)], Judge))
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("ray")
+        patch.setenv("HEADRACE_SETTINGS", str(home / "none.toml"))
+        with open_platform(Settings(home=home / "home"), parts=frozenset({"objects", "models"})) as endpoints:
+            wait_ready(endpoints.embedder, 120)
+            yield endpoints
+
+
+@pytest.fixture(scope="module")
+def on_ray(endpoints: Endpoints) -> Iterator[tuple[Batches, Launch]]:
+    before = dict(os.environ)
+    with cluster() as ray:
+        from ray import cloudpickle
+
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
+        yield ray
+    assert dict(os.environ) == before
+
+
+def test_embeds_as_threads_do(endpoints: Endpoints, on_ray: tuple[Batches, Launch]) -> None:
+    columns = [field for field in CHUNKS.columns if field.name != "embedding"]
+    rows = [{f.name: value(f.type, f"{f.name} {i}") for f in columns} | {"text": words(i)} for i in range(40)]
+    source = [pa.RecordBatch.from_pylist(rows[i : i + 8], schema=pa.schema(columns)) for i in range(0, 40, 8)]
+    here = pa.Table.from_batches(Threads().map(source, Embed, endpoints.embedder))
+    there = pa.Table.from_batches(on_ray[0].map(source, Embed, endpoints.embedder))
+    assert there.schema.equals(here.schema, check_metadata=True)
+    assert there.drop_columns(["embedding"]).equals(here.drop_columns(["embedding"]))
+    assert there.num_rows == 40
+    np.testing.assert_allclose(matrix(there), matrix(here), atol=1e-5)
+
+
+def test_judges_as_threads_do(on_ray: tuple[Batches, Launch]) -> None:
+    source = [pa.RecordBatch.from_pylist([judged(n * 7 + i) for i in range(7)], schema=_JUDGED) for n in range(4)]
+    here = pa.Table.from_batches(Threads().map(source, Judge), _PAIRS)
+    there = pa.Table.from_batches(on_ray[0].map(source, Judge), _PAIRS)
+    assert there.equals(here, check_metadata=True)
+    assert here.num_rows == 4 * 7 * 2
+
+
+class Twice:
+    """Each batch comes out twice."""
+
+    def __call__(self, rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        yield rows
+        yield rows
+
+
+def test_source_is_read_in_groups_and_order_is_kept(on_ray: tuple[Batches, Launch]) -> None:
+    read = 0
+
+    def source() -> Iterator[pa.RecordBatch]:
+        nonlocal read
+        for read in range(1, 10_000):
+            yield pa.RecordBatch.from_pylist([{"n": read}])
+
+    results = on_ray[0].map(source(), Twice, workers=1)
+    first = [n for _ in range(20) for n in next(results)["n"].to_pylist()]
+    assert first[:40] == [n for i in range(1, 21) for n in (i, i)]
+    assert read == 256
+    results.close()
+
+
+def test_no_batches_need_no_cluster(on_ray: tuple[Batches, Launch]) -> None:
+    assert list(on_ray[0].map(iter(()), Twice)) == []
+
+
+class Refuses:
+    """A document nobody can read."""
+
+    def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        raise BadDocument("minutes.pdf", "it is encrypted")
+
+
+def test_errors_of_batch_work_arrive_as_themselves(
+    endpoints: Endpoints, on_ray: tuple[Batches, Launch], capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = [pa.RecordBatch.from_pylist([{"text": "a"}])]
+    with pytest.raises(BadDocument) as refused:
+        list(on_ray[0].map(source, Refuses))
+    assert (str(refused.value), refused.value.reason) == ("minutes.pdf: it is encrypted.", "it is encrypted")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        gone = endpoints.embedder.model_copy(update={"url": f"http://127.0.0.1:{closed.getsockname()[1]}/v1"})
+    with pytest.raises(Unavailable) as here:
+        list(Threads().map(source, Embed, gone))
+    with pytest.raises(Unavailable) as there:
+        list(on_ray[0].map(source, Embed, gone))
+    assert (there.value.message, there.value.hint) == (here.value.message, here.value.hint)
+    assert there.value.hint
+    assert capfd.readouterr() == ("", "")
+
+
+RECIPE = Training(epochs=6, batch=8, max_tokens=32, checkpoint_steps=2)
+
+
+@pytest.fixture(scope="module")
+def dataset(endpoints: Endpoints) -> Dataset:
+    """Eight questions, each with one liked passage and three disliked."""
+    rows = [
+        {
+            "example_id": f"{q}-{p}",
+            "split": "train",
+            "tenant": "default",
+            "question": f"What does {words(q)} mean?",
+            "chunk_id": f"{q}-{p}",
+            "passage": words(q * 4 + p),
+            "label": float(p == 0),
+            "retrieval_score": 1.0 - p / 10,
+            "retrieval_rank": p,
+            "answer_id": f"{q}",
+            "origins": [],
+            "dataset": "tiny",
+        }
+        for q in range(8)
+        for p in range(4)
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, EXAMPLES.columns), buffer)
+    writer = ObjectWriter(DATASETS, endpoints, Meter(Ledger(), "prepare"))
+    writer.put("tiny/train.parquet", buffer.getvalue())
+    file = {"key": "tiny/train.parquet", "split": "train"}
+    return Dataset("tiny", {"train": len(rows)}, {"train": 8}, (file,))
+
+
+@pytest.fixture(scope="module")
+def local(endpoints: Endpoints, dataset: Dataset) -> tuple[Trained, bytes, Ledger]:
+    return trained(Here(), endpoints, Job(dataset, "local", RECIPE))
+
+
+def test_trains_the_very_weights_and_counts_the_very_bytes(
+    endpoints: Endpoints, on_ray: tuple[Batches, Launch], dataset: Dataset, local: tuple[Trained, bytes, Ledger]
+) -> None:
+    steps: list[tuple[int, int]] = []
+    listeners: dict[str, set[str]] = {}
+
+    def report(done: int, of: int, loss: float) -> None:
+        steps.append((done, of))
+        if len(steps) == 1:
+            listeners.update(listening())
+
+    done, weights, ledger = trained(on_ray[1], endpoints, Job(dataset, "there", RECIPE), report)
+    assert weights == local[1]
+    assert (done.steps, done.taken, done.last_loss) == (24, 24, local[0].last_loss)
+    assert moved(ledger) == moved(local[2])
+    assert steps[-1] == (24, 24)
+    assert {"raylet", "gcs_server"} <= listeners.keys()
+    assert any("TrainWorker" in name for name in listeners)
+    assert all(ip_address(ip).is_loopback for ips in listeners.values() for ip in ips), listeners
+
+
+def test_a_killed_worker_goes_on_to_the_very_weights(
+    endpoints: Endpoints, on_ray: tuple[Batches, Launch], dataset: Dataset, local: tuple[Trained, bytes, Ledger]
+) -> None:
+    killed: list[int] = []
+
+    def report(done: int, of: int, loss: float) -> None:
+        if done >= 3 and not killed:
+            (worker,) = (p for p in psutil.Process().children(recursive=True) if "TrainWorker" in p.name())
+            worker.kill()
+            killed.append(done)
+
+    done, weights, ledger = trained(on_ray[1], endpoints, Job(dataset, "killed", RECIPE), report)
+    assert killed
+    assert done.taken < done.steps
+    assert weights == local[1]
+    (read,) = (row.ops for row in ledger.rows() if (row.store, row.direction) == ("datasets", "read"))
+    assert read == 2  # by the worker that was killed, and by the one after it
+
+
+def test_errors_of_training_arrive_as_themselves(endpoints: Endpoints, on_ray: tuple[Batches, Launch]) -> None:
+    gone = Dataset("gone", {"train": 1}, {"train": 1}, ({"key": "gone/train.parquet", "split": "train"},))
+    with pytest.raises(NotFound) as error:
+        trained(on_ray[1], endpoints, Job(gone, "gone", RECIPE))
+    assert "gone/train.parquet" in error.value.message
+    assert error.value.hint
+
+
+def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingPart, match="Ray is not installed"), cluster():
+        pass
+
+
+def test_nothing_outlives_a_killed_driver(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER], cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "up\n"
+        started = psutil.Process(driver.pid).children(recursive=True)
+        assert any(p.name() == "raylet" for p in started)
+    finally:
+        driver.kill()
+        driver.communicate()
+    _, alive = psutil.wait_procs(started, timeout=20)
+    left = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    for process in left:
+        process.kill()
+    assert not left
+
+
+def trained(
+    launch: Launch, endpoints: Endpoints, job: Job, report: Any = lambda done, of, loss: None
+) -> tuple[Trained, bytes, Ledger]:
+    ledger = Ledger()
+    datasets = ObjectReader(DATASETS, endpoints, Meter(ledger, "finetune"))
+    checkpoints = ObjectWriter(CHECKPOINTS, endpoints, Meter(ledger, "finetune"))
+    done = launch.run(train, job, datasets, checkpoints, report=report)
+    reader = ObjectReader(CHECKPOINTS, endpoints, Meter(Ledger(), "test"))
+    return done, reader.get(f"{done.weights}/model.safetensors"), ledger
+
+
+def moved(ledger: Ledger) -> list[tuple[str, str, str, int, int]]:
+    return [(row.stage, row.store, row.direction, row.ops, row.bytes) for row in ledger.rows()]
+
+
+def listening() -> dict[str, set[str]]:
+    """Addresses that this process and every process under it listens on, by process name."""
+    found: dict[str, set[str]] = {}
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        try:
+            ips = {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+            found.setdefault(process.name(), set()).update(ip.removeprefix("::ffff:") for ip in ips)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def judged(n: int) -> dict[str, str]:
+    passages = [{"chunk_id": f"{n}-{p}", "cited": p == 0, "retrieval_score": 1 / (p + 1), "retrieval_rank": p} for p in range(3)]
+    verdicts = [
+        {"chunk_id": "", "up": n % 3 > 0, "at": "2025-01-02T00:00:00+00:00", "origin": f"feedback/0/{n}"},
+        {"chunk_id": f"{n}-2", "up": False, "at": "2025-01-01T00:00:00+00:00", "origin": f"feedback/1/{n}"},
+    ]
+    return {
+        "answer_id": f"answer-{n}",
+        "tenant": "default",
+        "question": f"question {n}?",
+        "origin": f"interactions/0/{n}",
+        "passages": json.dumps(passages),
+        "verdicts": json.dumps(verdicts),
+    }
+
+
+def words(n: int) -> str:
+    pool = ["canal", "gate", "flow", "turbine", "level", "spill", "intake", "grate", "basin", "valve", "ledger"]
+    return " ".join(pool[(n * step + step) % len(pool)] for step in range(1, 4 + n % 5)) + f" {n}"
+
+
+def value(kind: pa.DataType, text: str) -> Any:
+    if pa.types.is_integer(kind):
+        return len(text)
+    if pa.types.is_floating(kind):
+        return 0.5
+    return [text] if pa.types.is_list(kind) else text
+
+
+def matrix(table: pa.Table) -> np.ndarray[Any, Any]:
+    return np.stack([np.asarray(vector) for vector in table["embedding"].to_pylist()])

@@ -1,0 +1,141 @@
+"""The ledger: percentiles near the truth, ledgers that add up, and what watches see."""
+
+from __future__ import annotations
+
+import json
+import threading
+from fractions import Fraction
+from math import ceil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.catalog import CHUNKS, DOCUMENTS, MODELS
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Direction, Ledger, Row
+from headrace.storage.meter import Meter
+from headrace.storage.reported import ReportedReader
+
+SECONDS = st.floats(min_value=1e-4, max_value=100.0)
+
+
+def filled(latencies: list[float], size: int = 10) -> Ledger:
+    ledger = Ledger()
+    for seconds in latencies:
+        ledger.count("put", DOCUMENTS, Direction.WRITE, bytes=size, seconds=seconds)
+    return ledger
+
+
+def rank(latencies: list[float], share: Fraction) -> float:
+    """The nearest-rank percentile in milliseconds."""
+    return sorted(latencies)[ceil(share * len(latencies)) - 1] * 1e3
+
+
+@given(st.lists(SECONDS, min_size=1, max_size=200))
+def test_percentiles_are_never_below_the_truth_and_at_most_a_tenth_above(latencies: list[float]) -> None:
+    (row,) = filled(latencies).rows()
+    for shown, share in ((row.p50_ms, Fraction(1, 2)), (row.p95_ms, Fraction(95, 100))):
+        true = rank(latencies, share)
+        assert true - 0.001 <= shown <= 1.1 * true + 0.001
+    assert row.max_ms == pytest.approx(max(latencies) * 1e3, abs=0.001)
+    assert row.p50_ms <= row.p95_ms <= row.max_ms
+    assert (row.ops, row.bytes) == (len(latencies), 10 * len(latencies))
+
+
+@given(st.lists(SECONDS, min_size=1, max_size=50), st.lists(SECONDS, max_size=50))
+def test_a_ledger_folded_into_another_is_as_if_counted_there(ours: list[float], theirs: list[float]) -> None:
+    ledger = filled(ours)
+    ledger.fold(json.loads(json.dumps(filled(theirs).export())))
+    assert ledger.rows() == filled(ours + theirs).rows()
+
+
+def test_folding_renames_the_stage_and_tenant_where_asked() -> None:
+    ledger = Ledger()
+    ledger.fold(filled([0.1]).export(), stage="rerank", tenant="acme")
+    assert [(row.stage, row.tenant) for row in ledger.rows()] == [("rerank", "acme")]
+
+
+def test_rows_are_kept_apart_by_everything_they_name() -> None:
+    ledger = Ledger()
+    for stage in ("a", "b"):
+        for store in (DOCUMENTS, CHUNKS):
+            for direction in Direction:
+                for tenant in ("x", "y"):
+                    for estimated in (True, False):
+                        meter = Meter(ledger, stage, tenant)
+                        meter.count(store, direction, bytes=1, seconds=0.001, estimated=estimated)
+    rows = ledger.rows()
+    assert len(rows) == 32
+    assert len({(r.stage, r.store, r.tier, r.direction, r.tenant, r.estimated) for r in rows}) == 32
+    assert all((row.ops, row.bytes) == (1, 1) for row in rows)
+
+
+def test_a_watching_ledger_counts_what_moves_in_the_block_and_only_that() -> None:
+    own, watch, other = Ledger(), Ledger(), filled([0.1], size=7)
+    own.count("put", DOCUMENTS, Direction.WRITE, bytes=1, seconds=0.1)
+    with watch.watched():
+        own.count("put", DOCUMENTS, Direction.WRITE, bytes=2, seconds=0.1)
+        own.fold(other.export())
+    own.count("put", DOCUMENTS, Direction.WRITE, bytes=4, seconds=0.1)
+    assert total(own.rows()) == (4, 14)
+    assert total(watch.rows()) == (2, 9)
+
+
+def test_a_watch_ends_with_its_block_even_when_that_raises() -> None:
+    own, watch = Ledger(), Ledger()
+    with pytest.raises(RuntimeError), watch.watched():
+        raise RuntimeError
+    own.count("put", DOCUMENTS, Direction.WRITE, bytes=2, seconds=0.1)
+    assert watch.rows() == []
+
+
+def test_a_watch_of_one_thread_does_not_see_another() -> None:
+    own, watch = Ledger(), Ledger()
+    with watch.watched():
+        thread = threading.Thread(target=lambda: own.count("a", DOCUMENTS, Direction.READ, bytes=3, seconds=0.1))
+        thread.start()
+        thread.join()
+    assert total(own.rows()) == (1, 3)
+    assert watch.rows() == []
+
+
+def test_threads_lose_nothing() -> None:
+    ledger = Ledger()
+
+    def work(name: str) -> None:
+        meter = Meter(ledger, name)
+        for _ in range(2000):
+            meter.count(DOCUMENTS, Direction.READ, bytes=3, seconds=0.001)
+            ledger.count("shared", DOCUMENTS, Direction.READ, bytes=2, seconds=0.002)
+
+    threads = [threading.Thread(target=work, args=(f"stage{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = {row.stage: (row.ops, row.bytes) for row in ledger.rows()}
+    assert rows.pop("shared") == (8000, 16000)
+    assert rows == {f"stage{n}": (2000, 6000) for n in range(4)}
+
+
+def test_an_operation_that_fails_is_counted_all_the_same() -> None:
+    ledger = Ledger()
+    with pytest.raises(OSError, match="gone"), Meter(ledger, "put", "acme").operation(DOCUMENTS, Direction.WRITE) as operation:
+        operation.bytes = 5
+        raise OSError("gone")
+    (row,) = ledger.rows()
+    assert (row.stage, row.tenant, row.ops, row.bytes) == ("put", "acme", 1, 5)
+
+
+def test_what_a_server_reports_is_taken_for_its_own_store_only() -> None:
+    server, ledger = Ledger(), Ledger()
+    server.count("server", MODELS, Direction.READ, bytes=90, seconds=0.2)
+    server.count("server", DOCUMENTS, Direction.READ, bytes=1, seconds=0.2)
+    endpoints = Endpoints.model_construct()
+    ReportedReader(MODELS, endpoints, Meter(ledger, "rerank", "acme")).take(server.export())
+    assert [(r.stage, r.store, r.tenant, r.bytes) for r in ledger.rows()] == [("rerank", "models", "acme", 90)]
+
+
+def total(rows: list[Row]) -> tuple[int, int]:
+    return sum(row.ops for row in rows), sum(row.bytes for row in rows)
