@@ -8,8 +8,8 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.loop import Job, Trained, train
 from headrace.training.prepare import _JUDGED, _PAIRS, Dataset, Judge
 
-pytest.importorskip("ray")
+# Found, not imported: Ray reads its environment while it is imported, and `cluster` sets it before.
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 
 # A driver of its own: it starts a cluster and actors, says so, and stays.
 DRIVER = """

@@ -231,9 +231,7 @@ def test_a_prompt_that_does_not_fit_is_refused(model: SmolLM) -> None:
 
 def test_a_cancelled_answer_stops(model: SmolLM) -> None:
     generation = Generation(PROMPT)
-    pieces = model.generate(
-        PROMPT, Sampling(500), cancelled=lambda: len(generation.completion_tokens) >= 3, into=generation
-    )
+    pieces = model.generate(PROMPT, Sampling(500), cancelled=lambda: len(generation.completion_tokens) >= 3, into=generation)
     with pytest.raises(Cancelled):
         list(pieces)
     assert len(generation.completion_tokens) == 3
