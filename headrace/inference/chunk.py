@@ -25,6 +25,8 @@ from headrace.storage.tables import TableReader, TableWriter
 _COMMIT_ROWS = 5000
 _HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*\s*$")
 _SEPARATOR = " › "
+# Each splitter copies the tokenizer, so rooms are rounded down and a few splitters serve all headings.
+_ROOM_STEP = 8
 _PATH_SHARE = 0.25  # of the window, at most, for the heading path
 
 
@@ -83,6 +85,7 @@ def split(text: str, window: int) -> Iterator[tuple[str, str]]:
     for path, body in sections(text):
         heading = _fitting(path, int(window * _PATH_SHARE))
         room = window - tokens.count(heading) - 1 if heading else window
+        room -= room % _ROOM_STEP
         for piece in _splitter(room).chunks(body):
             if any(c.isalnum() for c in piece):
                 yield heading, piece

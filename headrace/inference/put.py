@@ -6,7 +6,9 @@ import hashlib
 import os
 import stat
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +26,7 @@ from headrace.storage.topics import TopicWriter
 
 AHEAD = "ahead of time"
 _ANNOUNCE = 200  # events per round trip to the head
+_FILES_AT_ONCE = 4  # files in memory and on their way to the object store
 
 
 @dataclass(frozen=True)
@@ -51,35 +54,38 @@ def put(
     Raises `NotFound` where a path does not exist.
     """
     held = _held(known, tenant)
-    count = {"put": 0, "refuse": 0, "unchanged": 0}
-    waiting: list[dict[str, object]] = []
     files = list(walk(paths))
-    for path, uri in bars.track(files, "put", total=len(files), of="files"):
-        event = {"event_id": uuid.uuid4().hex, "tenant": tenant, "uri": uri, "at": datetime.now(UTC)}
+
+    def store(file: tuple[Path, str]) -> dict[str, object] | None:
+        """The event of one file, its object stored; `None` where nothing changed."""
+        path, uri = file
+        event = {"event_id": uuid.uuid4().hex, "tenant": tenant, "uri": uri}
         try:
             data = _read(path, uri, most_bytes)
         except BadDocument as error:
             if held.get(uri) == ("failed", "", error.reason):
-                count["unchanged"] += 1
-                continue
-            waiting.append({**event, "kind": "refuse", "sha256": "", "bytes": 0, "reason": error.reason})
-            count["refuse"] += 1
-            continue
+                return None
+            return {**event, "kind": "refuse", "sha256": "", "bytes": 0, "reason": error.reason, "at": datetime.now(UTC)}
         sha256 = hashlib.sha256(data).hexdigest()
         if (was := held.get(uri)) is not None and was[1] == sha256:
-            count["unchanged"] += 1
-            continue
-        # The object first: whoever hears of it on the head finds it.
+            return None
         key = object_key(tenant, sha256)
         if sources.info(key) is None:
             sources.put(key, data)
-        waiting.append({**event, "kind": "put", "sha256": sha256, "bytes": len(data), "reason": ""})
-        count["put"] += 1
-        if len(waiting) >= _ANNOUNCE:
-            events.append(waiting, key="uri")
-            waiting = []
+        return {**event, "kind": "put", "sha256": sha256, "bytes": len(data), "reason": "", "at": datetime.now(UTC)}
+
+    kinds: Counter[object] = Counter()
+    waiting: list[dict[str, object]] = []
+    with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="put") as pool:
+        for event in bars.track(pool.map(store, files), "put", total=len(files), of="files"):
+            kinds[event["kind"] if event else "unchanged"] += 1
+            # Announced after its object is there: whoever hears of it on the head finds it.
+            waiting += [event] if event else []
+            if len(waiting) >= _ANNOUNCE:
+                events.append(waiting, key="uri")
+                waiting = []
     events.append(waiting, key="uri")
-    return Put(count["put"], count["unchanged"], count["refuse"])
+    return Put(kinds["put"], kinds["unchanged"], kinds["refuse"])
 
 
 def object_key(tenant: str, sha256: str) -> str:

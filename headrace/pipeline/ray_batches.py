@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,6 +12,9 @@ import ray.data
 
 from headrace.errors import HeadraceError
 from headrace.pipeline.batches import Work, listed
+
+# Errors arrive as exceptions; Ray Data would print them, and each dataset it finished, as well.
+logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 _GROUP_BATCHES = 256
 _GROUP_BYTES = 64 << 20

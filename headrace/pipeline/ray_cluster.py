@@ -9,10 +9,17 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
+import subprocess
+import sys
 import tempfile
+import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
+
+import psutil
 
 from headrace.errors import MissingPart, Unavailable
 
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
     from headrace.pipeline.launch import Launch
 
 _OBJECT_STORE_BYTES = 256 << 20
+_LEFT_S = 10.0
 
 _ALWAYS = {
     # Nothing phones home, nothing exports metrics.
@@ -28,10 +36,8 @@ _ALWAYS = {
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    # Errors reach the driver as exceptions; Ray's own lines would only bury them.
+    # Errors reach the driver as exceptions; what Ray's core prints beside them, it prints on every good run too.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_TQDM_PATCH_PRINT": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # A loop function sees the directory it would see here, and its end is noticed within half a second.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -46,9 +52,6 @@ _OWN = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": _TOKEN,
-    # When a driver is killed, its agents look for the cluster this long before they end.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
-    "RAY_gcs_server_request_timeout_seconds": "10",
 }
 
 
@@ -61,7 +64,7 @@ def cluster() -> Iterator[tuple[Batches, Launch]]:
     cluster is used and left running. Raises `MissingPart` where Ray is not installed, `Unavailable` where it does not start.
     """
     address = os.environ.get("RAY_ADDRESS", "")
-    with _environment(_ALWAYS if address else _ALWAYS | _OWN), tempfile.TemporaryDirectory(prefix="hr-ray-") as folder:
+    with _environment(_ALWAYS if address else _ALWAYS | _OWN), nullcontext() if address else _folder() as folder:
         try:
             import ray
 
@@ -78,7 +81,12 @@ def cluster() -> Iterator[tuple[Batches, Launch]]:
             "_node_ip_address": "127.0.0.1",
         }
         try:
-            ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **({} if address else own))
+            with warnings.catch_warnings(), _silence():
+                # LanceDB warns in every child that is forked, also in those that run another program at once.
+                warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
+                ray.init(
+                    address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **({} if address else own)
+                )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
             raise Unavailable(
@@ -94,6 +102,41 @@ def cluster() -> Iterator[tuple[Batches, Launch]]:
 
 
 @contextmanager
+def _silence() -> Iterator[None]:
+    """Send standard error nowhere, also that of C++: Ray's core says there that it was told to be quiet."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """A folder for a cluster's sockets and logs, with a warden: a process that sees to it that neither outlives this one.
+
+    The kernel ends most of a cluster with a driver that is killed, but Ray's agents then look for it for a minute.
+    """
+    folder = tempfile.mkdtemp(prefix="hr-ray-")
+    warden = subprocess.Popen(
+        [sys.executable, "-m", __name__, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield folder
+    finally:
+        warden.communicate()
+
+
+@contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
@@ -105,3 +148,29 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _watch(folder: str) -> None:
+    """Wait until the driver is done or dead, then end what else has files open in its folder, and remove that."""
+    driver = os.getppid()
+    sys.stdin.read()
+    until = time.monotonic() + _LEFT_S
+    while (left := _users(folder, but=driver)) and time.monotonic() < until:
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _users(folder: str, *, but: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid != but and any(file.path.startswith(f"{folder}{os.sep}") for file in process.open_files()):
+                found.append(process)
+    return found
+
+
+if __name__ == "__main__":
+    _watch(os.path.realpath(sys.argv[1]))

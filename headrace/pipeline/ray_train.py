@@ -40,8 +40,16 @@ class RayTrain:
         Raises what the loop function raises, and `Unavailable` where its worker died once too often.
         """
         # Imported here: it imports torch, and batch work needs none.
-        from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-        from ray.train.torch import TorchTrainer
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train.backend import Backend
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        class Alone(TorchConfig):  # type: ignore[misc]
+            """One worker needs no process group, and torch's would listen on every address of the machine."""
+
+            @property
+            def backend_cls(self) -> type[Backend]:
+                return Backend  # type: ignore[no-any-return]
 
         ledgers = list({id(a.meter.ledger): a.meter.ledger for a in arguments if isinstance(a, ObjectReader)}.values())
         # Pickled together, so that each ledger is the one its handles count into over there too.
@@ -50,8 +58,7 @@ class RayTrain:
         with tempfile.TemporaryDirectory(prefix="hr-train-") as folder:
             trainer = TorchTrainer(
                 lambda: _attempt(handed, post),
-                # One worker needs no process group, and torch's would listen on every address of the machine.
-                torch_config=BackendConfig(),
+                torch_config=Alone(),
                 scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": _cpus()}),
                 run_config=RunConfig(name="train", storage_path=folder, failure_config=FailureConfig(max_failures=_RESTARTS)),
             )

@@ -20,7 +20,7 @@ from headrace.storage.records import encode
 
 _TIMEOUT_S = 20.0
 # A broker may report an end that is one batch low (platform-facts.md), so silence past the reported end decides.
-_SILENCE_S = 0.4
+_SILENCE_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class TopicReader(_Topic):
             quiet_since = time.monotonic()
             while True:
                 began = time.perf_counter()
-                messages = consumer.consume(num_messages=most, timeout=0.2 if not follow else 1.0)
+                messages = consumer.consume(num_messages=most, timeout=0.1 if not follow else 1.0)
                 seconds = time.perf_counter() - began
                 records = self._records(messages)
                 if records:

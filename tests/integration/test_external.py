@@ -1,0 +1,79 @@
+"""Storage the user brings: the same code against endpoints that headrace.toml names, none of them started by the session."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS
+from headrace.inference.chunk import chunk
+from headrace.inference.parse import parse
+from headrace.inference.put import put
+from headrace.pipeline.land import land
+from headrace.platform import EVERY_PART, open_platform
+from headrace.session import opened
+from headrace.settings import Settings
+from headrace.storage.meter import Meter
+from headrace.storage.tables import TableReader
+from headrace.storage.vectors import VectorWriter
+
+
+@pytest.fixture
+def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A platform of another home, and a headrace.toml that names it as if it were the user's own."""
+    with open_platform(Settings.load(home=tmp_path / "theirs"), parts=EVERY_PART - {"models"}) as theirs:
+        properties = "\n".join(f'"{name}" = "{value}"' for name, value in theirs.catalog_properties.items())
+        (tmp_path / "nfs").mkdir()
+        (tmp_path / "headrace.toml").write_text(
+            f"""
+            [objects]
+            type = "s3"
+            endpoint = "{theirs.s3_endpoint}"
+            access_key = "{theirs.s3_access_key}"
+            bucket = "{theirs.bucket}"
+            [tables]
+            type = "rest"
+            uri = "{theirs.catalog_uri}"
+            warehouse = "{theirs.warehouse}"
+            [tables.properties]
+            {properties}
+            [head]
+            type = "kafka"
+            bootstrap = "{theirs.kafka_bootstrap}"
+            [files]
+            dir = "{tmp_path / "nfs"}"
+            """
+        )
+        monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "headrace.toml"))
+        monkeypatch.setenv("HEADRACE_OBJECTS__SECRET_KEY", theirs.s3_secret_key)
+        yield theirs
+
+
+def test_documents_reach_the_index_on_storage_the_user_brings(brought, tmp_path: Path):
+    (tmp_path / "docs").mkdir()
+    for number in range(5):
+        (tmp_path / "docs" / f"{number}.md").write_text(f"# Paper {number}\n\nThis is what paper number {number} says.\n")
+    settings = Settings.load(home=tmp_path / "mine")
+    with opened("index", settings, models=False, quiet=True) as session:
+        runner, endpoints = session.runner, session.runner.endpoints
+        assert endpoints.s3_endpoint == brought.s3_endpoint
+        assert endpoints.files_dir == tmp_path / "nfs"
+        assert runner.run(put, tenant="default", paths=[tmp_path / "docs"], most_bytes=10**6).put == 5
+        assert runner.run(land).events["document-events"] == 5
+        assert runner.run(parse, seconds=30.0).parsed == 5
+        assert runner.run(chunk, window=100).chunks == 5
+        meter = Meter(session.run.ledger, "embed")
+        rows = TableReader(CHUNK_ROWS, endpoints, meter).read()
+        random = np.random.default_rng(0).normal(size=(5, DIMENSIONS)).astype(np.float32)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(random.reshape(-1)), DIMENSIONS)
+        wanted = [name for name in CHUNKS.columns.names if name != "embedding"]
+        vectors = VectorWriter(CHUNKS, endpoints, meter)
+        vectors.upsert(rows.select(wanted).append_column("embedding", column).cast(CHUNKS.columns))
+        vectors.build()
+        found = vectors.fusion("paper number 3", random[3], tenant="default", most=1)
+        assert found[0].uri == "docs/3.md"
+    # Nothing of the platform was started in this home: it has no servers' data.
+    assert not (tmp_path / "mine" / "objects").exists()
+    assert "mine" in os.listdir(tmp_path)

@@ -1,0 +1,649 @@
+"""The storage handles against the real servers: what they promise under races, reruns and hostile strings."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from confluent_kafka import Producer
+
+from headrace.catalog import (
+    CHUNKS,
+    DEAD_LETTERS,
+    DIMENSIONS,
+    DOCUMENTS,
+    FEEDBACK,
+    FEEDBACK_ROWS,
+    LEDGER,
+    MODELS,
+    PROMOTIONS,
+    RUNS,
+    TURNS,
+    Store,
+)
+from headrace.errors import LostRace, NotFound, NothingIndexed, OffsetsRefused, Unavailable, WrongUsage
+from headrace.pipeline import manifest
+from headrace.pipeline.land import OFFSETS, land
+from headrace.pipeline.run import record, recorded, runs
+from headrace.pipeline.runner import Runner
+from headrace.platform import open_platform
+from headrace.settings import Settings
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.storage.records import batch
+from headrace.storage.sql import select
+from headrace.storage.tables import TableReader, TableWriter
+from headrace.storage.topics import Record, TopicReader, TopicWriter
+from headrace.storage.vectors import VectorReader, VectorWriter
+from headrace.training import champion
+
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    folder = tmp_path_factory.mktemp("storage")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects", "head"})) as endpoints:
+            yield endpoints
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+@pytest.fixture
+def meter(ledger: Ledger) -> Meter:
+    return Meter(ledger, "test", "acme")
+
+
+def own(store: Store) -> Store:
+    """A store like this one that only one test uses."""
+    return replace(store, name=f"{store.name}-{uuid.uuid4().hex[:8]}")
+
+
+def at_once(count: int, act: Callable[[int], T]) -> list[T | Exception]:
+    """What `count` threads got that began together."""
+    barrier = threading.Barrier(count)
+
+    def go(number: int) -> T | Exception:
+        barrier.wait()
+        try:
+            return act(number)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(go, range(count)))
+
+
+# objects
+
+
+@pytest.fixture
+def objects(endpoints: Endpoints, meter: Meter) -> ObjectWriter:
+    return ObjectWriter(own(DOCUMENTS), endpoints, meter)
+
+
+def test_an_object_comes_back_and_is_counted(objects: ObjectWriter, ledger: Ledger, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 40_000  # more than one part
+    etag = objects.put("a/b", data)
+    assert objects.get_with_etag("a/b") == (data, etag)
+    info = objects.info("a/b")
+    assert info is not None
+    assert (info.bytes, info.etag) == (len(data), etag)
+    assert objects.download("a/b", tmp_path / "down") == len(data)
+    assert (tmp_path / "down").read_bytes() == data
+    objects.upload("up", tmp_path / "down")
+    assert objects.get("up") == data
+    moved = {row.direction: row.bytes for row in ledger.rows()}
+    assert moved == {"write": 2 * len(data), "read": 3 * len(data)}
+
+
+def test_what_is_not_there(objects: ObjectWriter, tmp_path: Path) -> None:
+    for act in (objects.get, lambda key: objects.download(key, tmp_path / "x")):
+        with pytest.raises(NotFound, match="none"):
+            act("none")
+    assert objects.info("none") is None
+    objects.delete("none")
+    assert list(objects.list()) == []
+
+
+def test_listing_by_prefix_is_by_characters_and_stays_in_the_store(objects: ObjectWriter, endpoints: Endpoints, meter: Meter) -> None:
+    for key in ("a/1", "a/12", "a/2", "ab/1", "b"):
+        objects.put(key, key.encode())
+    ObjectWriter(replace(objects.store, name=objects.store.name + "x"), endpoints, meter).put("a/1", b"elsewhere")
+    listed = {prefix: sorted(info.key for info in objects.list(prefix)) for prefix in ("", "a", "a/", "a/1", "b", "c")}
+    assert listed == {
+        "": ["a/1", "a/12", "a/2", "ab/1", "b"],
+        "a": ["a/1", "a/12", "a/2", "ab/1"],
+        "a/": ["a/1", "a/12", "a/2"],
+        "a/1": ["a/1", "a/12"],
+        "b": ["b"],
+        "c": [],
+    }
+
+
+def test_of_many_who_put_where_nothing_is_exactly_one_wins(objects: ObjectWriter) -> None:
+    for turn in range(5):
+        got = at_once(8, lambda n, key=f"key{turn}": objects.put_if_absent(key, f"writer {n}".encode()))
+        won = [n for n, result in enumerate(got) if isinstance(result, str)]
+        assert len(won) == 1
+        assert all(isinstance(result, LostRace) for n, result in enumerate(got) if n != won[0])
+        assert objects.get(f"key{turn}") == f"writer {won[0]}".encode()
+
+
+def test_of_many_who_replace_what_they_saw_exactly_one_wins(objects: ObjectWriter) -> None:
+    etag = objects.put("pointer", b"old")
+    for _ in range(5):
+        got = at_once(8, lambda n, seen=etag: objects.put_if_match("pointer", f"{uuid.uuid4()} {n}".encode(), seen))
+        won = [result for result in got if isinstance(result, str)]
+        assert len(won) == 1
+        assert sum(isinstance(result, LostRace) for result in got) == 7
+        etag = objects.get_with_etag("pointer")[1]
+        assert won == [etag]
+
+
+def test_putting_the_same_again_is_no_race(objects: ObjectWriter) -> None:
+    etag = objects.put_if_absent("a", b"one")
+    assert objects.put_if_absent("a", b"one") == etag
+    with pytest.raises(LostRace):
+        objects.put_if_absent("a", b"two")
+    objects.put_if_match("a", b"two", etag)
+    assert objects.put_if_match("a", b"two", etag) == objects.get_with_etag("a")[1]
+    with pytest.raises(LostRace):
+        objects.put_if_match("a", b"three", etag)
+
+
+def test_a_store_that_is_down_or_refuses_the_key_says_so(endpoints: Endpoints, meter: Meter) -> None:
+    down = endpoints.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"})
+    with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:9/.* does not answer"):
+        ObjectReader(DOCUMENTS, down, meter).get("a")
+    stranger = endpoints.model_copy(update={"s3_secret_key": "wrong"})
+    with pytest.raises(Unavailable, match="refused the key") as caught:
+        ObjectReader(DOCUMENTS, stranger, meter).get("a")
+    assert endpoints.s3_access_key not in caught.value.message
+
+
+# tables
+
+
+def row(number: int, **changed: Any) -> dict[str, Any]:
+    return {
+        "verdict_id": f"v{number}",
+        "answer_id": f"a{number % 10}",
+        "tenant": "acme",
+        "user": "ann",
+        "simulated": True,
+        "up": number % 2 == 0,
+        "chunk_id": "",
+        "reason": "it's \"so\"",
+        "correction": "",
+        "at": datetime(2026, 1, 1, tzinfo=UTC),
+        "topic": "feedback",
+        "partition": 0,
+        "offset": number,
+        **changed,
+    }
+
+
+def rows(*numbers: int) -> pa.RecordBatch:
+    return batch(FEEDBACK_ROWS.columns, [row(n) for n in numbers])
+
+
+@pytest.fixture
+def table(endpoints: Endpoints, meter: Meter) -> TableWriter:
+    return TableWriter(own(FEEDBACK_ROWS), endpoints, meter)
+
+
+def offsets(table: TableReader, **how: Any) -> list[int]:
+    return sorted(table.read(("offset",), **how)["offset"].to_pylist())
+
+
+def test_a_table_nobody_wrote_is_empty(table: TableWriter) -> None:
+    assert (table.read().num_rows, table.count(), table.snapshot(), table.mark("x")) == (0, 0, None, None)
+    assert table.read().schema == FEEDBACK_ROWS.columns
+
+
+def test_rows_come_back_as_they_went_and_are_counted(table: TableWriter, ledger: Ledger) -> None:
+    table.append(rows(1, 2, 3))
+    table.append(pa.Table.from_batches([rows(4)]))
+    assert sorted(table.read().to_pylist(), key=lambda r: r["offset"]) == [row(n) for n in (1, 2, 3, 4)]
+    assert table.read().schema == FEEDBACK_ROWS.columns
+    assert table.count() == 4
+    assert table.read(("offset", "up"), "offset > 2 and up = true").to_pylist() == [{"offset": 4, "up": True}]
+    assert {line.direction for line in ledger.rows()} == {"read", "write"}
+    assert all(line.bytes > 0 and not line.estimated for line in ledger.rows())
+
+
+def test_a_snapshot_reads_the_table_as_it_stood(table: TableWriter) -> None:
+    first = table.append(rows(1))
+    second = table.append(rows(2))
+    assert table.snapshot() == second
+    assert offsets(table, snapshot=first) == [1]
+    assert offsets(table, snapshot=second) == [1, 2]
+
+
+def test_marks_go_with_their_rows_and_are_kept_by_later_commits(table: TableWriter, endpoints: Endpoints, meter: Meter) -> None:
+    table.append(rows(1), marks={"offsets": {"0": 2}}, expected={"offsets": None})
+    table.append(rows(2))
+    table.append(rows(), marks={"other": [1]})
+    fresh = TableReader(table.store, endpoints, meter)
+    assert (fresh.mark("offsets"), fresh.mark("other"), fresh.count()) == ({"0": 2}, [1], 2)
+
+
+def test_a_mark_that_moved_stops_the_commit(table: TableWriter) -> None:
+    table.append(rows(1), marks={"offsets": 1}, expected={"offsets": None})
+    before = table.snapshot()
+    with pytest.raises(LostRace, match="'offsets' from None to 1"):
+        table.append(rows(1), marks={"offsets": 1}, expected={"offsets": None})
+    assert (table.count(), table.snapshot()) == (1, before)
+
+
+def test_writers_at_once_lose_no_commit(table: TableWriter, endpoints: Endpoints) -> None:
+    table.append(rows(0))
+
+    def write(number: int) -> int:
+        mine = TableWriter(table.store, endpoints, Meter(Ledger(), "test"))
+        return [mine.append(rows(100 * number + n)) for n in (1, 2, 3)][-1]
+
+    got = at_once(2, write)
+    assert all(isinstance(snapshot, int) for snapshot in got), got
+    assert offsets(table) == [0, 1, 2, 3, 101, 102, 103]
+
+
+def test_of_many_who_move_a_mark_exactly_one_wins(table: TableWriter, endpoints: Endpoints) -> None:
+    table.append(rows(0), marks={"next": 0})
+
+    def write(number: int) -> int:
+        mine = TableWriter(table.store, endpoints, Meter(Ledger(), "test"))
+        return mine.append(rows(number + 1), marks={"next": number + 1}, expected={"next": 0})
+
+    got = at_once(3, write)
+    won = [n + 1 for n, result in enumerate(got) if isinstance(result, int)]
+    assert len(won) == 1
+    assert sum(isinstance(result, LostRace) for result in got) == 2
+    assert (table.mark("next"), offsets(table)) == (won[0], [0, won[0]])
+
+
+def test_a_catalog_that_is_down_says_so(endpoints: Endpoints, meter: Meter) -> None:
+    down = endpoints.model_copy(update={"catalog_uri": "http://127.0.0.1:9"})
+    with pytest.raises(Unavailable, match=r"Table feedback cannot be reached through http://127\.0\.0\.1:9"):
+        TableReader(FEEDBACK_ROWS, down, meter).read()
+
+
+def test_sql_reads_the_tables_and_nothing_else(endpoints: Endpoints, ledger: Ledger, meter: Meter, tmp_path: Path) -> None:
+    TableWriter(DEAD_LETTERS, endpoints, meter).append(
+        batch(
+            DEAD_LETTERS.columns,
+            [{"key": b"", "value": b"x", "reason": "no", "at": datetime.now(UTC), "topic": "sql", "partition": 0, "offset": 7}],
+        )
+    )
+    query = "select \"offset\", reason from dead_letters where topic = 'sql'"
+    assert select(query, endpoints, ledger) == [{"offset": 7, "reason": "no"}]
+    assert select("with a as (select 1 as n) select n from a", endpoints, ledger) == [{"n": 1}]
+    (tmp_path / "a.csv").write_text("secret\n1\n")
+    for hostile in (
+        f"select * from '{tmp_path}/a.csv'",
+        f"select * from read_csv('{tmp_path}/a.csv')",
+        f"copy (select 1) to '{tmp_path}/b.csv'",
+        f"attach '{tmp_path}/c.db'",
+        "drop table dead_letters",
+        "set enable_external_access = true",
+        "select 1; select 2",
+        "select * from nowhere",
+        "selec",
+        "",
+    ):
+        with pytest.raises(WrongUsage):
+            select(hostile, endpoints, ledger)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv"]
+
+
+# topics
+
+
+def events(*numbers: int) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row(n).items() if k in FEEDBACK.columns.names} for n in numbers]
+
+
+@pytest.fixture
+def topic(endpoints: Endpoints, meter: Meter) -> tuple[TopicWriter, TopicReader]:
+    store = own(FEEDBACK)
+    return TopicWriter(store, endpoints, meter), TopicReader(store, endpoints, meter)
+
+
+def read(topic: TopicReader, start: int = 0, **how: Any) -> list[Record]:
+    return [record for records in topic.read({0: start}, **how) for record in records]
+
+
+def test_what_is_appended_is_read_in_order_from_any_offset(topic: tuple[TopicWriter, TopicReader], ledger: Ledger) -> None:
+    writer, reader = topic
+    assert writer.append(events(*range(5)), key="answer_id") == [(0, n) for n in range(5)]
+    assert writer.append(events(5, 6), key="answer_id") == [(0, 5), (0, 6)]
+    found = read(reader)
+    assert [record.offset for record in found] == list(range(7))
+    assert [json.loads(record.value or b"")["verdict_id"] for record in found] == [f"v{n}" for n in range(7)]
+    assert found[3].key == b"a3"
+    assert [record.offset for record in read(reader, 4, most=2)] == [4, 5, 6]
+    assert read(reader, 7) == []
+    moved = {line.direction: line.bytes for line in ledger.rows()}
+    size = sum(len(record.key or b"") + len(record.value or b"") for record in found)
+    assert moved["write"] == size
+    assert moved["read"] == size + sum(len(r.key or b"") + len(r.value or b"") for r in found[4:])
+
+
+def test_an_empty_topic_is_drained_and_nothing_appended_is_nothing(topic: tuple[TopicWriter, TopicReader]) -> None:
+    writer, reader = topic
+    assert writer.append([], key="answer_id") == []
+    assert read(reader) == []
+
+
+def test_offsets_the_head_does_not_have_are_refused(topic: tuple[TopicWriter, TopicReader]) -> None:
+    writer, reader = topic
+    writer.append(events(0, 1, 2), key="answer_id")
+    with pytest.raises(OffsetsRefused, match="does not have the offset"):
+        read(reader, 1000)
+
+
+def test_a_reader_that_follows_sees_what_comes_later(topic: tuple[TopicWriter, TopicReader]) -> None:
+    writer, reader = topic
+    writer.append(events(0), key="answer_id")
+    stream = reader.read({}, follow=True)
+    seen: list[int] = []
+    for turn, records in enumerate(stream):
+        seen += [record.offset for record in records]
+        if turn == 1:
+            writer.append(events(1), key="answer_id")
+        if seen == [0, 1] or turn > 20:
+            break
+    stream.close()  # type: ignore[attr-defined]
+    assert seen == [0, 1]
+
+
+def test_a_head_that_is_down_says_so(endpoints: Endpoints, meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.storage.topics._TIMEOUT_S", 2.0)
+    down = endpoints.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"})
+    with pytest.raises(Unavailable, match=r"Topic feedback cannot be reached at 127\.0\.0\.1:9"):
+        list(TopicReader(FEEDBACK, down, meter).read({}))
+
+
+def test_landing_takes_each_event_once_and_buries_what_cannot_be_read(endpoints: Endpoints, tmp_path: Path) -> None:
+    writer = TopicWriter(FEEDBACK, endpoints, Meter(Ledger(), "test"))
+    writer.append(events(0, 1), key="answer_id")
+    producer = Producer({"bootstrap.servers": endpoints.kafka_bootstrap})
+    producer.produce("feedback", b"\xff not json", b"key")
+    producer.produce("feedback", None, b"tombstone")
+    producer.flush(10)
+    writer.append(events(2), key="answer_id")
+    meter = Meter(Ledger(), "test")
+    landed, buried = TableReader(FEEDBACK_ROWS, endpoints, meter), TableReader(DEAD_LETTERS, endpoints, meter)
+    with recorded("land", tmp_path) as run:
+        runner = Runner(run, endpoints)
+        done = runner.run(land)
+        assert (done.events["feedback"], done.dead) == (3, 2)
+        again = runner.run(land)
+        assert (again.total, again.dead) == (0, 0)
+    assert landed.mark(OFFSETS) == {"0": 5}
+    assert offsets(landed) == [0, 1, 4]
+    letters = buried.read(where="topic = 'feedback'").to_pylist()
+    assert sorted((r["offset"], r["key"], r["value"]) for r in letters) == [(2, b"key", b"\xff not json"), (3, b"tombstone", b"")]
+    assert [r["reason"].split(":")[0] for r in sorted(letters, key=lambda r: r["offset"])] == ["not JSON", "the record has no value"]
+
+
+# vectors
+
+
+def chunk(name: str, text: str, direction: int, *, tenant: str = "acme", document: str = "d", version: str = "1") -> dict[str, Any]:
+    embedding = np.zeros(DIMENSIONS, np.float32)
+    embedding[direction] = 1.0
+    return {
+        "chunk_id": name,
+        "document_id": document,
+        "version": version,
+        "tenant": tenant,
+        "uri": f"{document}.md",
+        "heading": "",
+        "position": 0,
+        "text": text,
+        "readers": [],
+        "embedding": embedding.tolist(),
+    }
+
+
+def chunks(*made: dict[str, Any]) -> pa.RecordBatch:
+    return batch(CHUNKS.columns, made)
+
+
+def towards(direction: int) -> np.ndarray[Any, Any]:
+    embedding = np.zeros(DIMENSIONS, np.float32)
+    embedding[direction] = 1.0
+    return embedding
+
+
+@pytest.fixture
+def vectors(endpoints: Endpoints, meter: Meter) -> VectorWriter:
+    return VectorWriter(own(CHUNKS), endpoints, meter)
+
+
+def test_before_anything_is_indexed(vectors: VectorWriter) -> None:
+    assert (vectors.version(), vectors.count(), vectors.held().num_rows) == ("none", 0, 0)
+    vectors.delete("d")
+    for search in (
+        lambda: vectors.dense(towards(0), tenant="acme", most=3),
+        lambda: vectors.fulltext("wheel", tenant="acme", most=3),
+        lambda: vectors.fusion("wheel", towards(0), tenant="acme", most=3),
+    ):
+        with pytest.raises(NothingIndexed, match="No document has been indexed yet"):
+            search()
+
+
+def test_rows_not_indexed_yet_are_found_by_embedding(vectors: VectorWriter) -> None:
+    """A process may die between embedding and building the index; a question then still gets an answer."""
+    vectors.upsert(chunks(chunk("a", "the wheel turns", 0)))
+    assert [hit.chunk_id for hit in vectors.fusion("wheel", towards(0), tenant="acme", most=3)] == ["a"]
+
+
+def test_upserting_again_changes_nothing_and_replaces_by_id(vectors: VectorWriter, endpoints: Endpoints, meter: Meter) -> None:
+    made = chunks(chunk("a", "the wheel turns", 0), chunk("b", "the weir stands", 1))
+    for _ in range(2):
+        assert vectors.upsert(made) == 2
+    assert vectors.count() == 2
+    vectors.upsert(chunks(chunk("a", "the mill grinds", 2)))
+    version = vectors.build()
+    reader = VectorReader(vectors.store, endpoints, meter)
+    assert reader.version() == version != "none"
+    assert reader.count() == 2
+    assert [hit.text for hit in reader.dense(towards(2), tenant="acme", most=1)] == ["the mill grinds"]
+    assert [hit.chunk_id for hit in reader.fulltext("grinding", tenant="acme", most=5)] == ["a"]
+    assert reader.fulltext("turns", tenant="acme", most=5) == []
+
+
+def test_both_searches_are_fused(vectors: VectorWriter, ledger: Ledger) -> None:
+    vectors.upsert(chunks(chunk("a", "alpha", 0), chunk("b", "the wheel", 1), chunk("c", "gamma", 2)))
+    vectors.build()
+    found = vectors.fusion("wheel", towards(0), tenant="acme", most=2)
+    assert len(found) == 2
+    by_name = {hit.chunk_id: hit for hit in vectors.fusion("wheel", towards(0), tenant="acme", most=9)}
+    assert (by_name["a"].dense_rank, by_name["a"].fulltext_rank) == (1, None)
+    assert by_name["b"].fulltext_rank == 1
+    assert all(line.estimated and line.bytes > 0 for line in ledger.rows())
+
+
+def test_old_versions_go_and_the_named_one_stays(vectors: VectorWriter) -> None:
+    vectors.upsert(chunks(chunk("a", "old", 0, version="1"), chunk("b", "new", 1, version="2"), chunk("c", "other", 2, document="e")))
+    vectors.delete("d", but_version="2")
+    assert sorted(vectors.held()["chunk_id"].to_pylist()) == ["b", "c"]
+    vectors.delete("e' OR '1'='1")
+    assert vectors.count() == 2
+    vectors.delete("d")
+    assert vectors.held()["chunk_id"].to_pylist() == ["c"]
+
+
+TENANTS = ["acme", "apex", "o'brien", "x' OR '1'='1", "a\\", '"', "%", "", "acme' --", "日本"]
+
+
+def test_no_tenant_sees_another_whatever_it_is_called(vectors: VectorWriter) -> None:
+    vectors.upsert(chunks(*(chunk(f"c{n}", "the wheel turns", 0, tenant=tenant) for n, tenant in enumerate(TENANTS))))
+    vectors.build()
+    for number, tenant in enumerate(TENANTS):
+        for found in (
+            vectors.dense(towards(0), tenant=tenant, most=50),
+            vectors.fulltext("wheel", tenant=tenant, most=50),
+            vectors.fusion("wheel", towards(0), tenant=tenant, most=50),
+        ):
+            assert [hit.chunk_id for hit in found] == [f"c{number}"], tenant
+    for stranger in ("nobody", "' OR tenant <> '", "acme'; DROP TABLE chunks; --", "acme\x00"):
+        assert vectors.fusion("wheel", towards(0), tenant=stranger, most=50) == []
+
+
+QUESTIONS = ["", "   ", "?!", '"', "'", "wheel AND", "wheel OR (", "NOT", "-wheel", "text:wheel", "wheel~2", "wheel*", "\\", "+(", "wheel\x00", "日本", "'; DROP"]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_question_is_words_and_never_a_query(vectors: VectorWriter, question: str) -> None:
+    vectors.upsert(chunks(chunk("a", "the wheel turns", 0), chunk("b", "the weir stands", 1)))
+    vectors.build()
+    found = [hit.chunk_id for hit in vectors.fulltext(question, tenant="acme", most=5)]
+    assert found == (["a"] if "wheel" in question else [])
+    assert len(vectors.fusion(question, towards(0), tenant="acme", most=5)) == 2
+
+
+# what stands on them
+
+
+def test_a_turn_is_begun_once_and_committed_once(endpoints: Endpoints, meter: Meter) -> None:
+    turns = ObjectWriter(own(TURNS), endpoints, meter)
+    assert (manifest.numbers(turns), manifest.plan(turns, 1)) == ([], None)
+    got = at_once(4, lambda n: manifest.begin(turns, 1, {"turn": 1, "who": n}))
+    won = [result for result in got if isinstance(result, dict)]
+    assert len(won) == 1
+    assert sum(isinstance(result, LostRace) for result in got) == 3
+    assert manifest.plan(turns, 1) == won[0]
+    assert manifest.numbers(turns) == []
+    with pytest.raises(NotFound):
+        manifest.read(turns, 1)
+    manifest.publish(turns, 1, {"turn": 1})
+    manifest.publish(turns, 1, {"turn": 1})
+    with pytest.raises(LostRace):
+        manifest.publish(turns, 1, {"turn": 1, "other": True})
+    manifest.publish(turns, 12, {"turn": 12})
+    assert manifest.numbers(turns) == [1, 12]
+    assert manifest.read(turns, 1) == {"turn": 1}
+
+
+def test_runs_are_archived_exactly_once(endpoints: Endpoints, tmp_path: Path) -> None:
+    meter = Meter(Ledger(), "test")
+    with recorded("first", tmp_path) as run:
+        run.detail["n"] = 1
+        Runner(run, endpoints).run(record, home=tmp_path)  # itself still running: not archived yet
+        ObjectWriter(own(DOCUMENTS), endpoints, Meter(run.ledger, "put")).put("a", b"four")
+    with recorded("second", tmp_path) as run:
+        runner = Runner(run, endpoints)
+        assert runner.run(record, home=tmp_path).runs == 1
+        assert runner.run(record, home=tmp_path).runs == 0
+        # As after a crash between the tables and the journals' own note.
+        for journal in (tmp_path / "runs").glob("*-first-*.json"):
+            journal.write_text(json.dumps({**json.loads(journal.read_text()), "archived": False}))
+        assert runner.run(record, home=tmp_path).runs == 1
+    name = next(journal["run"] for journal in runs(tmp_path) if journal["command"] == "first")
+    lines = TableReader(RUNS, endpoints, meter).read(where=f"run = '{name}'").to_pylist()
+    assert [(line["command"], line["state"], json.loads(line["detail"])) for line in lines] == [("first", "done", {"n": 1})]
+    put = TableReader(LEDGER, endpoints, meter).read(where=f"run = '{name}' and stage = 'put'").to_pylist()
+    assert [(line["direction"], line["bytes"]) for line in put] == [("write", 4)]
+
+
+def release(models: ObjectWriter, *versions: str) -> None:
+    for turn, version in enumerate(versions, 1):
+        card = {"version": version, "turn": turn, "retrieval_weight": 0.5, "max_tokens": 64, "files": []}
+        models.put(f"reranker/{version}/card.json", json.dumps(card).encode())
+
+
+@pytest.fixture
+def crowned(endpoints: Endpoints, meter: Meter) -> tuple[ObjectWriter, TableWriter]:
+    return ObjectWriter(own(MODELS), endpoints, meter), TableWriter(own(PROMOTIONS), endpoints, meter)
+
+
+def moves(promotions: TableReader) -> list[tuple[str, str, str]]:
+    lines = sorted(promotions.read().to_pylist(), key=lambda line: line["at"])
+    return [(line["kind"], line["previous"], line["version"]) for line in lines]
+
+
+def test_the_champion_moves_forward_and_back_and_its_history_is_kept(crowned: tuple[ObjectWriter, TableWriter]) -> None:
+    models, promotions = crowned
+    assert champion.champion(models) == (champion.Champion(), "")
+    with pytest.raises(NotFound, match="no earlier version"):
+        champion.dethrone(models, promotions, who="ann", why="")
+    with pytest.raises(NotFound, match="No version 'v9'"):
+        champion.crown(models, promotions, "v9", "ann", "")
+    release(models, "v1", "v2")
+    for version in ("v1", "v1", "v2"):
+        assert champion.crown(models, promotions, version, "ann", "because").version == version
+    assert champion.champion(models)[0].history == ["none", "v1"]
+    assert [card["version"] for card in champion.versions(models)] == ["v1", "v2"]
+    assert champion.dethrone(models, promotions, who="bob", why="worse").version == "v1"
+    assert champion.dethrone(models, promotions, who="bob", why="worse").version == "none"
+    with pytest.raises(NotFound, match="no earlier version"):
+        champion.dethrone(models, promotions, who="bob", why="")
+    assert champion.champion(models)[0].moves == 4
+    assert moves(promotions) == [
+        ("promote", "none", "v1"),
+        ("promote", "v1", "v2"),
+        ("rollback", "v2", "v1"),
+        ("rollback", "v1", "none"),
+    ]
+
+
+def test_a_move_whose_record_was_lost_is_recorded_by_the_next(crowned: tuple[ObjectWriter, TableWriter], endpoints: Endpoints) -> None:
+    models, promotions = crowned
+    release(models, "v1", "v2")
+    champion.crown(models, promotions, "v1", "ann", "")
+    champion.crown(models, promotions, "v2", "ann", "")
+    # The process dies between pointer and table: the pointer moves, the record goes where nobody looks.
+    elsewhere = TableWriter(own(PROMOTIONS), endpoints, Meter(Ledger(), "test"))
+    champion.dethrone(models, elsewhere, who="ann", why="")
+    assert len(moves(promotions)) == 2
+    champion.crown(models, promotions, "v2", "bob", "")
+    champion.crown(models, promotions, "v2", "bob", "")
+    assert moves(promotions) == [
+        ("promote", "none", "v1"),
+        ("promote", "v1", "v2"),
+        ("rollback", "v2", "v1"),
+        ("promote", "v1", "v2"),
+    ]
+
+
+def test_movers_at_once_lose_or_win_and_every_win_is_recorded_once(crowned: tuple[ObjectWriter, TableWriter], endpoints: Endpoints) -> None:
+    models, promotions = crowned
+    names = ["v1", "v2", "v3"]
+    release(models, *names)
+
+    def move(number: int) -> champion.Champion:
+        meter = Meter(Ledger(), "test")
+        mine = ObjectWriter(models.store, endpoints, meter), TableWriter(promotions.store, endpoints, meter)
+        return champion.crown(*mine, names[number], "ann", "")
+
+    champion.record_move(promotions, champion.Champion())
+    got = at_once(3, move)
+    won = [result for result in got if isinstance(result, champion.Champion)]
+    assert won
+    assert all(isinstance(result, LostRace) for result in got if result not in won), got
+    standing, _ = champion.champion(models)
+    assert standing.moves == len(won)
+    champion.record_move(promotions, standing)
+    assert len(moves(promotions)) == len(won)
+    assert standing.history == ["none", *(m[2] for m in moves(promotions)[:-1])]

@@ -1,0 +1,228 @@
+"""The command line's contract: exit codes, one sentence and a hint, JSON alone on standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace import __version__, cli
+from headrace.catalog import DOCUMENTS
+from headrace.pipeline.run import recorded
+from headrace.storage.ledger import Direction
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.upper().startswith("HEADRACE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["headrace", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home in which something ran."""
+    with recorded("index", tmp_path / "home") as ran:
+        ran.ledger.count("put", DOCUMENTS, Direction.WRITE, bytes=2048, seconds=0.01, tenant="acme")
+    return tmp_path / "home"
+
+
+WRONG = [
+    ["frobnicate"],
+    ["runs", "--frobnicate"],
+    ["--frobnicate", "runs"],
+    ["runs", "extra"],
+    ["ask"],
+    ["index"],
+    ["feedback", "x"],
+    ["feedback", "x", "--up", "--down"],
+    ["turn", "--recipe", "other"],
+    ["turn", "--on", "gpu"],
+    ["demo", "--on", "gpu"],
+    ["demo", "--questions", "many"],
+    ["up", "--port", "70000"],
+    ["ask", " "],
+    ["search", ""],
+    ["ask", "why?", "--tenant", "Not A Tenant"],
+    ["runs", "--home"],
+    ["score", "training"],
+]
+
+
+@pytest.mark.parametrize("words", WRONG, ids=" ".join)
+def test_wrong_words_end_with_2_and_a_sentence(run, words: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run(*words)
+    assert code == 2
+    assert out == ""
+    assert err.strip()
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["ledger"], "Nothing has run in this home yet.", "Try `headrace demo`."),
+        (["ledger", "x"], "No run is called 'x'.", "See `headrace runs`."),
+        (["index", "nowhere"], "nowhere does not exist.", "Name a file or a folder."),
+        (["promote", "generator", "v1"], "There is no model 'generator'.", "The one there is: reranker"),
+        (["rollback", "generator"], "There is no model 'generator'.", "The one there is: reranker"),
+    ],
+)
+def test_a_failure_is_a_sentence_and_a_hint(run, words: list[str], message: str, hint: str) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run(*words)
+    assert code == 1
+    assert out == ""
+    assert err.splitlines() == [message, hint]
+
+
+def test_debug_shows_where_it_happened(run) -> None:  # type: ignore[no-untyped-def]
+    for words in (["--debug", "ledger"], ["ledger", "--debug"]):
+        code, out, err = run(*words)
+        assert code == 1
+        assert out == ""
+        assert "Traceback (most recent call last)" in err
+        assert err.splitlines()[-2:] == ["Nothing has run in this home yet.", "Try `headrace demo`."]
+
+
+def test_what_nobody_foresaw_is_a_sentence_too(run, home: Path) -> None:  # type: ignore[no-untyped-def]
+    (journal,) = (home / "runs").glob("*.json")
+    journal.write_text('{"started": "x"}')
+    code, out, err = run("runs", "--home", str(home))
+    assert code == 1
+    assert out == ""
+    assert "Something unforeseen happened: KeyError" in err
+    assert "--debug" in err
+    assert "Traceback" not in err
+
+
+def test_settings_that_are_off_end_with_2(run) -> None:  # type: ignore[no-untyped-def]
+    Path("headrace.toml").write_text("[inference]\nchunk_token = 3")
+    code, out, err = run("runs")
+    assert code == 2
+    assert out == ""
+    assert "inference.chunk_token" in err
+    assert "Traceback" not in err
+
+
+def test_a_home_that_cannot_be_made_is_a_failure(run) -> None:  # type: ignore[no-untyped-def]
+    Path("file").touch()
+    code, _, err = run("land", "--once", "--home", "file/home")
+    assert code == 1
+    assert "--home DIR" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("words", [["runs", "--json"], ["ledger", "--json"]], ids=" ".join)
+def test_json_is_one_document_and_nothing_else(run, home: Path, words: list[str]) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run(*words, "--home", str(home))
+    assert code == 0
+    assert err == ""
+    assert isinstance(json.loads(out), dict)
+
+
+def test_the_ledgers_json_has_the_keys_of_the_contract(run, home: Path) -> None:  # type: ignore[no-untyped-def]
+    shown = json.loads(run("--home", str(home), "ledger", "--json")[1])
+    (row,) = shown["rows"]
+    assert {"stage", "store", "tier", "direction", "ops", "bytes", "p50_ms", "p95_ms", "estimated"} <= set(row)
+    assert (row["stage"], row["store"], row["bytes"]) == ("put", "documents", 2048)
+
+
+def test_the_home_may_stand_anywhere(run, home: Path) -> None:  # type: ignore[no-untyped-def]
+    ways = [
+        ["--home", str(home), "runs", "--json"],
+        [f"--home={home}", "runs", "--json"],
+        ["runs", "--home", str(home), "--json"],
+        ["runs", "--json", f"--home={home}"],
+    ]
+    for words in ways:
+        assert len(json.loads(run(*words)[1])["runs"]) == 1
+    assert json.loads(run("runs", "--json")[1]) == {"runs": []}
+
+
+def test_words_behind_two_dashes_are_left_alone() -> None:
+    assert cli._options_first(["ask", "--debug", "--", "--home", "x"]) == ["--debug", "ask", "--", "--home", "x"]
+
+
+def test_a_person_sees_tables(run, home: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run("ledger", "--home", str(home))
+    assert code == 0
+    assert "documents" in out
+    assert "put" in out
+    code, out, _ = run("runs", "--home", str(home))
+    assert "index" in out
+    assert "done" in out
+    assert "Nothing has run" in run("runs")[1]
+
+
+def test_version_and_help(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("--version") == (0, f"{__version__}\n", "")
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in "demo up index search land sql endpoints ask feedback turn models promote rollback runs ledger score".split():
+        assert f" {command} " in out
+    assert run("turn", "--help")[0] == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_is_printed(shell: str) -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("headrace"), "--show-completion", shell],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "_HEADRACE_COMPLETE" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_stops_early_is_no_error(home: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, "-m", "headrace.cli", "runs", "--json", "--home", str(home)]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    finally:
+        os.close(writing)
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
+def test_a_connection_that_broke_does_not_end_the_command_silently() -> None:
+    """Writing to a socket whose other end is gone must raise, not kill the process by a signal."""
+    program = """
+import socket, sys
+from headrace import cli
+def broken():
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    try:
+        ours.send(b"x")
+    except BrokenPipeError:
+        print("raised")
+cli.app.command("broken")(broken)
+sys.argv = ["headrace", "broken"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "raised\n")

@@ -1,0 +1,155 @@
+"""Evaluation and the decision: against numbers made by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.models.combination import combined_order
+from headrace.training.evaluate import Evaluation, _asked, _fitted, bootstrap, ndcg
+from headrace.training.promote import decide
+
+SECOND, THIRD = 1 / math.log2(3), 1 / math.log2(4)
+
+
+@pytest.mark.parametrize(
+    ("relevance", "order", "wanted"),
+    [
+        ([1, 0, 0], [0, 1, 2], 1.0),
+        ([0, 1, 0], [0, 1, 2], SECOND),
+        ([0, 0, 1], [0, 1, 2], THIRD),
+        ([0, 0, 1], [2, 0, 1], 1.0),
+        ([1, 0, 1], [0, 1, 2], (1 + THIRD) / (1 + SECOND)),
+        ([0, 0, 0], [0, 1, 2], 0.0),
+        ([], [], 0.0),
+        ([3, 2, 1], [2, 1, 0], (1 + 2 * SECOND + 3 * THIRD) / (3 + 2 * SECOND + THIRD)),
+    ],
+)
+def test_ndcg(relevance: list[float], order: list[int], wanted: float) -> None:
+    assert ndcg(relevance, order) == pytest.approx(wanted)
+
+
+def test_ndcg_stops_at_its_cut() -> None:
+    relevance = [0.0] * 10 + [1.0]
+    assert ndcg(relevance, list(range(11))) == 0.0
+    assert ndcg(relevance, list(range(11)), cut=11) == pytest.approx(1 / math.log2(12))
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=12), st.randoms())
+def test_ndcg_is_a_share_and_best_for_the_best_order(relevance: list[float], random: object) -> None:
+    order = list(range(len(relevance)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    best = sorted(order, key=lambda i: -relevance[i])
+    assert 0.0 <= ndcg(relevance, order) <= ndcg(relevance, best) + 1e-12
+    assert ndcg(relevance, best) == pytest.approx(1.0 if sum(relevance) else 0.0)
+
+
+def test_the_bootstrap_of_gains_alone_is_certain_and_of_nothing_shows_nothing() -> None:
+    low, high, confidence = bootstrap(np.array([0.1, 0.2, 0.3]), 1)
+    assert confidence == 1.0
+    assert 0.1 <= low < high <= 0.3
+    assert bootstrap(np.zeros(5), 1) == (0.0, 0.0, 0.0)
+    assert bootstrap(-np.array([0.1, 0.2]), 1)[2] == 0.0
+    assert bootstrap(np.array([]), 1) == (0.0, 0.0, 0.0)
+
+
+def test_the_bootstrap_agrees_with_the_exact_resampling_of_two() -> None:
+    # Of the four resamples of (+1, -1) one has a mean above 0, two of 0 and one below.
+    low, high, confidence = bootstrap(np.array([1.0, -1.0]), 1)
+    assert (low, high) == (-1.0, 1.0)
+    assert confidence == pytest.approx(0.25, abs=0.02)
+
+
+def test_the_bootstrap_is_near_the_normal_interval_of_many() -> None:
+    differences = np.random.default_rng(3).normal(0.05, 0.2, 400)
+    low, high, _ = bootstrap(differences, 1)
+    half = 1.96 * differences.std() / 20
+    assert low == pytest.approx(differences.mean() - half, abs=0.003)
+    assert high == pytest.approx(differences.mean() + half, abs=0.003)
+    assert bootstrap(differences, 1) == bootstrap(differences, 1)
+
+
+def test_a_weight_of_1_keeps_retrievals_order_and_of_0_takes_the_logits() -> None:
+    retrieval, logits = [3.0, 2.0, 1.0], [-5.0, 9.0, 1.0]
+    assert combined_order(retrieval, logits, 1.0) == [0, 1, 2]
+    assert combined_order(retrieval, logits, 0.0) == [1, 2, 0]
+
+
+def test_scores_of_any_scale_weigh_alike() -> None:
+    retrieval, logits = [0.032, 0.031, 0.016], [1.0, 7.0, 2.0]
+    for weight in (0.2, 0.5, 0.8):
+        order = combined_order(retrieval, logits, weight)
+        assert combined_order([1000 * x + 5 for x in retrieval], [0.01 * x - 3 for x in logits], weight) == order
+
+
+def test_half_and_half_by_hand() -> None:
+    # z(retrieval) = (+1.22, 0, -1.22); z(logits) = (-1.22, +1.22, 0): sums 0, 1.22, -1.22.
+    assert combined_order([3.0, 2.0, 1.0], [0.0, 2.0, 1.0], 0.5) == [1, 0, 2]
+
+
+def test_equal_scores_keep_retrievals_order() -> None:
+    assert combined_order([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], 0.5) == [0, 1, 2]
+    assert combined_order([1.0], [5.0], 0.3) == [0]
+
+
+def rows(*labels: float) -> list[dict[str, object]]:
+    return [{"label": label, "retrieval_score": 1.0 - 0.1 * i} for i, label in enumerate(labels)]
+
+
+def test_only_questions_that_can_tell_orders_apart_are_asked() -> None:
+    by_question = {"both": rows(1, 0), "liked": rows(1, 1), "disliked": rows(0, 0), "none": rows()}
+    assert _asked(by_question) == [by_question["both"]]
+
+
+def test_the_fitted_weight_trusts_whoever_is_right_and_retrieval_of_equals() -> None:
+    assert _fitted([(rows(0, 0, 1), [0.0, 1.0, 5.0])]) < 0.5
+    assert _fitted([(rows(1, 0, 0), [0.0, 1.0, 5.0])]) == 1.0
+    assert _fitted([(rows(1, 0, 0), [5.0, 1.0, 0.0])]) == 1.0
+    assert _fitted([]) == 0.5
+
+
+EVALUATION = Evaluation(
+    questions=40,
+    retrieval=0.5,
+    champion=0.5,
+    champion_version="none",
+    challenger=0.625,
+    difference=0.125,
+    low=0.05,
+    high=0.2,
+    confidence=0.99,
+    retrieval_weight=0.3,
+)
+
+
+def test_a_better_challenger_is_promoted_and_the_numbers_are_said() -> None:
+    promoted, why = decide(EVALUATION, 0.95)
+    assert promoted
+    assert why == (
+        "better with 99.0% confidence (nDCG@10 0.625 against 0.500 on 40 held-out questions:"
+        " +0.125, 95 % interval +0.050 to +0.200)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"confidence": 0.94}, "better with only 94.0% confidence, 95% is asked"),
+        ({"questions": 0, "confidence": 0.0}, "no held-out question can tell the two apart"),
+        ({"confidence": 0.0, "retrieval_weight": 1.0}, "its score added nothing to retrieval's"),
+        ({"confidence": 0.0, "retrieval_weight": 1.0, "champion_version": "v000001"}, "better with only 0.0% confidence"),
+    ],
+)
+def test_a_challenger_that_is_not_shown_to_be_better_is_refused(changed: dict[str, object], said: str) -> None:
+    promoted, why = decide(replace(EVALUATION, **changed), 0.95)  # type: ignore[arg-type]
+    assert not promoted
+    assert said in why
+
+
+def test_the_asked_confidence_itself_is_enough() -> None:
+    assert decide(replace(EVALUATION, confidence=0.95), 0.95)[0]
