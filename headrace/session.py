@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from headrace.errors import Unavailable
 from headrace.inference.pipeline import Desk
 from headrace.models.client import wait_ready
 from headrace.pipeline.launch import Here, Launch
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.run import Run, record, recorded
 from headrace.pipeline.runner import Runner
-from headrace.platform import EVERY_PART, open_platform
+from headrace.platform import EVERY_PART, open_platform, running
+from headrace.platform.home import Home
 from headrace.settings import Embedded, Settings
 
 _MODELS_READY_S = 120.0
@@ -45,7 +47,7 @@ def opened(command: str, settings: Settings, *, models: bool = True, on: str = L
     is asked for and not installed.
     """
     parts = EVERY_PART if models else EVERY_PART - {"models"}
-    with open_platform(settings, parts=parts) as endpoints, recorded(command, settings.home) as run:
+    with open_platform(settings, parts=parts) as endpoints, recorded(command, settings.home) as run, _cause_named(settings):
         if models:
             for chosen, endpoint in (
                 (settings.models.embedder, endpoints.embedder),
@@ -62,3 +64,22 @@ def opened(command: str, settings: Settings, *, models: bool = True, on: str = L
                 yield Session(settings, run, Runner(run, endpoints, batches=batches, bars=bars), launch)
         else:
             yield Session(settings, run, Runner(run, endpoints, bars=bars), Here())
+
+
+@contextmanager
+def _cause_named(settings: Settings) -> Iterator[None]:
+    """Where something could not be reached for what happened to our own servers, say that instead of what to check."""
+    before = running(settings)
+    try:
+        yield
+    except Unavailable as error:
+        if before is None:
+            raise
+        # Asked of the disk, for SeaweedFS calls a full one an internal error.
+        if (full := Home(settings.home).fullness()) is not None:
+            raise full from error
+        now = running(settings)
+        if now is None or not all(child.alive for child in now.children.values()):
+            log = settings.home / "logs" / "supervisor.log"
+            error.hint = f"The embedded platform has ended ({log} says why). Run the same command again: it goes on from here."
+        raise

@@ -104,15 +104,15 @@ def walk(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
             raise NotFound(f"{path} does not exist.", hint="Name a file or a folder: headrace index PATH...")
         root = path.resolve()
         if root.is_dir():
-            closed: list[str] = []
-            for folder, folders, names in os.walk(root, onerror=lambda error: closed.append(error.filename)):
+            closed: list[OSError] = []
+            for folder, folders, names in os.walk(root, onerror=closed.append):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 for name in sorted(names):
                     if not name.startswith("."):
                         file = Path(folder) / name
                         yield file, _uri(root, file)
-            for folder in closed:
-                yield Path(folder), _uri(root, Path(folder))
+            for error in closed:
+                yield Path(error.filename), _uri(root, Path(error.filename))
         else:
             yield root, _text(root.name)
 

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _OBJECT_STORE_BYTES = 256 << 20
 _LEFT_S = 10.0
+_KNOCK_S = 5.0
 
 _ALWAYS = {
     # Nothing phones home, nothing exports metrics.
@@ -81,6 +83,7 @@ def cluster() -> Iterator[tuple[Batches, Launch]]:
             "_node_ip_address": "127.0.0.1",
         }
         try:
+            _knock(address)
             with warnings.catch_warnings(), _silence():
                 # LanceDB warns in every child that is forked, also in those that run another program at once.
                 warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
@@ -99,6 +102,13 @@ def cluster() -> Iterator[tuple[Batches, Launch]]:
             yield RayBatches(), RayTrain()
         finally:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` where nothing listens at `host:port`: Ray would go on trying for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 @contextmanager

@@ -22,10 +22,15 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import time
 from pathlib import Path
 
 from headrace.errors import HeadraceError, HomeRefused, StorageFull
+
+
+FREE_BYTES = 64 << 20
+"""With less free space than this nothing is started, and a store that fails is taken to fail for want of it."""
 
 
 class Home:
@@ -72,6 +77,16 @@ class Home:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.platform))
         except OSError as error:
             raise refused(error, self.root) from None
+
+
+    def fullness(self) -> StorageFull | None:
+        """The error to raise if the disk that holds the home is full, else `None`."""
+        if shutil.disk_usage(self.root).free >= FREE_BYTES:
+            return None
+        return StorageFull(
+            f"Less than {FREE_BYTES >> 20} MiB are free where the home {self.root} is.",
+            hint="Free some space, or name a home on another disk with --home DIR.",
+        )
 
 
 def refused(error: OSError, path: Path) -> HeadraceError:

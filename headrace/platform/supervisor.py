@@ -12,7 +12,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import signal
 import sys
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from headrace.errors import HeadraceError, StorageFull, Unavailable
+from headrace.errors import HeadraceError, Unavailable
 from headrace.platform.address import embedded_endpoints, overlay
 from headrace.platform.broker import start_broker
 from headrace.platform.child import Child, PortTaken
@@ -38,8 +37,6 @@ GRACE_SECONDS = 1.0
 READY_SECONDS = 45.0
 STOP_SECONDS = 10.0
 PORT_TRIES = 5
-FREE_BYTES = 64 << 20
-"""Less free space than this and nothing is started: a store that cannot write its first log would hide the reason."""
 
 _log = logging.getLogger("headrace.platform")
 
@@ -66,11 +63,9 @@ class Supervisor:
                 hint=f"Look who holds it with `fuser {self.home.running_lock}`, end that, and try again.",
             )
         self.home.state.unlink(missing_ok=True)
-        if shutil.disk_usage(self.home.root).free < FREE_BYTES:
-            raise StorageFull(
-                f"Less than {FREE_BYTES >> 20} MiB are free where the home {self.home.root} is.",
-                hint="Free some space, or name a home on another disk with --home DIR.",
-            )
+        # A store that cannot write its first log would hide the reason.
+        if (full := self.home.fullness()) is not None:
+            raise full
         self._keys = keys_of(self.home)
         self._ports = choose_ports(self._previous_ports())
         request = read_request(self.home)

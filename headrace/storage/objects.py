@@ -20,6 +20,7 @@ from headrace.errors import LostRace, NotFound, StorageFull, Unavailable
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
+from headrace.storage.reason import reason
 
 if TYPE_CHECKING:
     from obstore import PutMode
@@ -126,7 +127,7 @@ class ObjectReader:
             raise LostRace(f"Somebody else wrote {self._path(key)} first.", hint="Run the command again.") from None
         except (faults.PermissionDeniedError, faults.UnauthenticatedError) as error:
             raise Unavailable(
-                f"{self._where} refused the key for {self._path(key)}: {_first_line(error)}.",
+                f"{self._where} refused the key for {self._path(key)}: {reason(error)}.",
                 hint="Check access_key and secret_key under [objects] in headrace.toml.",
             ) from error
         except OSError as error:
@@ -140,7 +141,7 @@ class ObjectReader:
                     f"The object store at {self._where} is full.", hint="Free some space there and run again."
                 ) from error
             raise Unavailable(
-                f"The object store at {self._where} does not answer: {_first_line(error)}.",
+                f"The object store at {self._where} does not answer: {reason(error)}.",
                 hint="Check that it runs (`headrace endpoints`) and run the command again.",
             ) from error
 
@@ -197,7 +198,3 @@ class ObjectWriter(ObjectReader):
                 use_multipart=len(data) > _PART_BYTES and mode == "overwrite",
             )
         return answer["e_tag"] or ""
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300].rstrip(".") if str(error).strip() else type(error).__name__

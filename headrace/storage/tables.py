@@ -37,6 +37,7 @@ from headrace.errors import LostRace, StorageFull, Unavailable
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
+from headrace.storage.reason import reason
 
 NAMESPACE = "headrace"
 _MARK = "headrace.mark."
@@ -248,9 +249,8 @@ class TableReader:
                 raise StorageFull(
                     f"No space left for table {self.store.table}.", hint="Free some space and run again."
                 ) from error
-            first = text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
             raise Unavailable(
-                f"Table {self.store.table} cannot be reached through {self._endpoints.catalog_uri}: {first}.",
+                f"Table {self.store.table} cannot be reached through {self._endpoints.catalog_uri}: {reason(error)}.",
                 hint="Check that the catalog and the object store run and run the command again.",
             ) from error
 
@@ -293,7 +293,7 @@ class TableWriter(TableReader):
                     return landed
                 if uncertain.cause is not None and attempt == _TRIES - 1:
                     raise Unavailable(
-                        f"A commit to {self.store.table} was not taken: {uncertain.cause}.",
+                        f"A commit to {self.store.table} was not taken: {reason(uncertain.cause)}.",
                         hint="Check the catalog and run the command again; nothing was half-written.",
                     ) from uncertain.cause
                 time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))

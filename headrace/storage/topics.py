@@ -20,6 +20,7 @@ from headrace.storage.records import encode
 
 _TIMEOUT_S = 20.0
 # A broker may report an end that is one batch low (platform-facts.md), so silence past the reported end decides.
+_LAST_LANDED_S = 5.0
 _SILENCE_S = 0.3
 
 
@@ -141,24 +142,41 @@ class TopicReader(_Topic):
                     f" the head forgot {low - wanted} events.",
                     hint="Restore the topic, or land it anew under another name.",
                 )
+            if wanted > high:
+                self._require_before(consumer, partition, wanted)
             ends[partition] = high
         consumer.assign([TopicPartition(self.store.name, p, start.get(p, 0)) for p in ends])
         return ends
+
+    def _require_before(self, consumer: Consumer, partition: int, wanted: int) -> None:
+        """Raise `OffsetsRefused` unless the head has the record before `wanted`.
+
+        The reported end may just be low; but a broker may also answer an offset it never gave out with silence, and then
+        the events of a re-created topic would never land.
+        """
+        consumer.assign([TopicPartition(self.store.name, partition, wanted - 1)])
+        end = time.monotonic() + _LAST_LANDED_S
+        while time.monotonic() < end:
+            if any(record.offset == wanted - 1 for record in self._records(consumer.consume(num_messages=1, timeout=0.2))):
+                return
+        raise self._refused(partition)
 
     def _records(self, messages: Sequence[Message]) -> list[Record]:
         records = []
         for message in messages:
             if (error := message.error()) is not None:
                 if error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
-                    raise OffsetsRefused(
-                        f"{self.store.name}/{message.partition()} does not have the offset that comes next:"
-                        " the topic was re-created or trimmed.",
-                        hint="Compare `headrace sql 'select max(\"offset\") …'` with the broker before going on.",
-                    )
+                    raise self._refused(message.partition())
                 raise KafkaException(error)
             at = message.timestamp()[1]
             records.append(Record(message.partition(), message.offset(), message.key(), message.value(), at))
         return records
+
+    def _refused(self, partition: int | None) -> OffsetsRefused:
+        return OffsetsRefused(
+            f"{self.store.name}/{partition} does not have the offset that comes next: the topic was re-created or trimmed.",
+            hint="Compare `headrace sql 'select max(\"offset\") …'` with the broker before going on.",
+        )
 
 
 class TopicWriter(_Topic):

@@ -28,6 +28,7 @@ from headrace.errors import NothingIndexed, StorageFull, Unavailable
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
+from headrace.storage.reason import reason
 
 # Below this many rows an exact scan beats an approximate index and loses no recall.
 _EXACT_ROWS = 20_000
@@ -180,9 +181,8 @@ class VectorReader:
                 raise StorageFull(f"No space left for the index at {self._uri}.", hint="Free some space.") from error
             if isinstance(error, ValueError) and not re.search(r"connect|http|io error|lance error: io", text, re.I):
                 raise
-            first = text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
             raise Unavailable(
-                f"The vector index at {self._uri} cannot be reached: {first}.",
+                f"The vector index at {self._uri} cannot be reached: {reason(error)}.",
                 hint="Check that its storage runs (`headrace endpoints`) and run the command again.",
             ) from error
 

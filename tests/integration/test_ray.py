@@ -39,16 +39,14 @@ from headrace.training.prepare import _JUDGED, _PAIRS, Dataset, Judge
 # Found, not imported: Ray reads its environment while it is imported, and `cluster` sets it before.
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 
-# A driver of its own: it starts a cluster and actors, says so, and stays.
+# A driver of its own: it starts a cluster and a worker, says so, and stays.
 DRIVER = """
 import sys
-import pyarrow as pa
 from headrace.pipeline.ray_cluster import cluster
-from headrace.training.prepare import _JUDGED, Judge
-rows = {"answer_id": "a", "tenant": "t", "question": "q", "origin": "o", "passages": "[]", "verdicts": "[]"}
-with cluster() as (batches, launch):
-    list(batches.map([pa.RecordBatch.from_pylist([rows], schema=_JUDGED)], Judge))
-    print("up", flush=True)
+with cluster():
+    import ray
+    ray.get(ray.remote(lambda: 1).remote())
+    print("up", ray._private.worker._global_node.get_temp_dir_path(), flush=True)
     sys.stdin.read()
 """
 
@@ -65,13 +63,12 @@ def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
 
 @pytest.fixture(scope="module")
 def on_ray(endpoints: Endpoints) -> Iterator[tuple[Batches, Launch]]:
-    before = {name for name in os.environ if name.startswith("RAY_")}
     with cluster() as ray:
         from ray import cloudpickle
 
         cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
         yield ray
-    assert {name for name in os.environ if name.startswith("RAY_")} == before
+    assert "RAY_AUTH_TOKEN" not in os.environ
 
 
 def test_embeds_as_threads_do(endpoints: Endpoints, on_ray: tuple[Batches, Launch]) -> None:
@@ -146,12 +143,13 @@ def test_errors_of_batch_work_arrive_as_themselves(
     assert capfd.readouterr() == ("", "")
 
 
-RECIPE = Training(epochs=3, batch=8, max_tokens=32, checkpoint_steps=2)
+# Two steps an epoch and one checkpoint: each is 130 MB, which is what takes long here.
+RECIPE = Training(epochs=4, batch=8, negatives=1, max_tokens=32, checkpoint_steps=4)
 
 
 @pytest.fixture(scope="module")
 def dataset(endpoints: Endpoints) -> Dataset:
-    """Eight questions, each with one liked passage and three disliked."""
+    """Eight questions, each with one liked passage and one disliked."""
     rows = [
         {
             "example_id": f"{q}-{p}",
@@ -159,7 +157,7 @@ def dataset(endpoints: Endpoints) -> Dataset:
             "tenant": "default",
             "question": f"What does {words(q)} mean?",
             "chunk_id": f"{q}-{p}",
-            "passage": words(q * 4 + p),
+            "passage": words(q * 2 + p),
             "label": float(p == 0),
             "retrieval_score": 1.0 - p / 10,
             "retrieval_rank": p,
@@ -168,7 +166,7 @@ def dataset(endpoints: Endpoints) -> Dataset:
             "dataset": "tiny",
         }
         for q in range(8)
-        for p in range(4)
+        for p in range(2)
     ]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, EXAMPLES.columns), buffer)
@@ -196,28 +194,29 @@ def test_trains_the_very_weights_and_counts_the_very_bytes(
 
     done, weights, ledger = trained(on_ray[1], endpoints, Job(dataset, "there", RECIPE), report)
     assert weights == local[1]
-    assert (done.steps, done.taken, done.last_loss) == (12, 12, local[0].last_loss)
+    assert (done.steps, done.taken, done.last_loss) == (8, 8, local[0].last_loss)
     assert moved(ledger) == moved(local[2])
-    assert steps[-1] == (12, 12)
+    assert steps[-1] == (8, 8)
     assert {"raylet", "gcs_server"} <= listeners.keys()
     assert any("TrainWorker" in name for name in listeners)
     assert all(ip_address(ip).is_loopback for ips in listeners.values() for ip in ips), listeners
 
 
+@pytest.mark.soak
 def test_a_killed_worker_goes_on_to_the_very_weights(
     endpoints: Endpoints, on_ray: tuple[Batches, Launch], dataset: Dataset, local: tuple[Trained, bytes, Ledger]
 ) -> None:
     killed: list[int] = []
 
     def report(done: int, of: int, loss: float) -> None:
-        if done >= 3 and not killed:
+        if done >= 5 and not killed:
             (worker,) = (p for p in psutil.Process().children(recursive=True) if "TrainWorker" in p.name())
             worker.kill()
             killed.append(done)
 
     done, weights, ledger = trained(on_ray[1], endpoints, Job(dataset, "killed", RECIPE), report)
     assert killed
-    assert done.taken < done.steps
+    assert (done.steps, done.taken) == (8, 4)
     assert weights == local[1]
     (read,) = (row.ops for row in ledger.rows() if (row.store, row.direction) == ("datasets", "read"))
     assert read == 2  # by the worker that was killed, and by the one after it
@@ -237,6 +236,13 @@ def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         pass
 
 
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed.getsockname()[1]}")
+    with pytest.raises(Unavailable, match=r"does not answer: .*refused.* Check RAY_ADDRESS"), cluster():
+        pass
+
+
 def test_nothing_outlives_a_killed_driver(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     driver = subprocess.Popen(
@@ -244,7 +250,8 @@ def test_nothing_outlives_a_killed_driver(tmp_path: Path) -> None:
     )
     try:
         assert driver.stdout is not None
-        assert driver.stdout.readline() == "up\n"
+        up, folder = driver.stdout.readline().split()
+        assert up == "up"
         started = psutil.Process(driver.pid).children(recursive=True)
         assert any(p.name() == "raylet" for p in started)
     finally:
@@ -255,6 +262,7 @@ def test_nothing_outlives_a_killed_driver(tmp_path: Path) -> None:
     for process in left:
         process.kill()
     assert not left
+    assert not Path(folder).exists()
 
 
 def trained(

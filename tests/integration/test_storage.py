@@ -123,7 +123,9 @@ def test_what_is_not_there(objects: ObjectWriter, tmp_path: Path) -> None:
     assert list(objects.list()) == []
 
 
-def test_listing_by_prefix_is_by_characters_and_stays_in_the_store(objects: ObjectWriter, endpoints: Endpoints, meter: Meter) -> None:
+def test_listing_by_prefix_is_by_characters_and_stays_in_the_store(
+    objects: ObjectWriter, endpoints: Endpoints, meter: Meter
+) -> None:
     for key in ("a/1", "a/12", "a/2", "ab/1", "b"):
         objects.put(key, key.encode())
     ObjectWriter(replace(objects.store, name=objects.store.name + "x"), endpoints, meter).put("a/1", b"elsewhere")
@@ -191,7 +193,7 @@ def row(number: int, **changed: Any) -> dict[str, Any]:
         "simulated": True,
         "up": number % 2 == 0,
         "chunk_id": "",
-        "reason": "it's \"so\"",
+        "reason": 'it\'s "so"',
         "correction": "",
         "at": datetime(2026, 1, 1, tzinfo=UTC),
         "topic": "feedback",
@@ -402,13 +404,18 @@ def test_landing_takes_each_event_once_and_buries_what_cannot_be_read(endpoints:
     assert offsets(landed) == [0, 1, 4]
     letters = buried.read(where="topic = 'feedback'").to_pylist()
     assert sorted((r["offset"], r["key"], r["value"]) for r in letters) == [(2, b"key", b"\xff not json"), (3, b"tombstone", b"")]
-    assert [r["reason"].split(":")[0] for r in sorted(letters, key=lambda r: r["offset"])] == ["not JSON", "the record has no value"]
+    assert [r["reason"].split(":")[0] for r in sorted(letters, key=lambda r: r["offset"])] == [
+        "not JSON",
+        "the record has no value",
+    ]
 
 
 # vectors
 
 
-def chunk(name: str, text: str, direction: int, *, tenant: str = "acme", document: str = "d", version: str = "1") -> dict[str, Any]:
+def chunk(
+    name: str, text: str, direction: int, *, tenant: str = "acme", document: str = "d", version: str = "1"
+) -> dict[str, Any]:
     embedding = np.zeros(DIMENSIONS, np.float32)
     embedding[direction] = 1.0
     return {
@@ -485,7 +492,9 @@ def test_both_searches_are_fused(vectors: VectorWriter, ledger: Ledger) -> None:
 
 
 def test_old_versions_go_and_the_named_one_stays(vectors: VectorWriter) -> None:
-    vectors.upsert(chunks(chunk("a", "old", 0, version="1"), chunk("b", "new", 1, version="2"), chunk("c", "other", 2, document="e")))
+    vectors.upsert(
+        chunks(chunk("a", "old", 0, version="1"), chunk("b", "new", 1, version="2"), chunk("c", "other", 2, document="e"))
+    )
     vectors.delete("d", but_version="2")
     assert sorted(vectors.held()["chunk_id"].to_pylist()) == ["b", "c"]
     vectors.delete("e' OR '1'='1")
@@ -511,7 +520,25 @@ def test_no_tenant_sees_another_whatever_it_is_called(vectors: VectorWriter) -> 
         assert vectors.fusion("wheel", towards(0), tenant=stranger, most=50) == []
 
 
-QUESTIONS = ["", "   ", "?!", '"', "'", "wheel AND", "wheel OR (", "NOT", "-wheel", "text:wheel", "wheel~2", "wheel*", "\\", "+(", "wheel\x00", "日本", "'; DROP"]
+QUESTIONS = [
+    "",
+    "   ",
+    "?!",
+    '"',
+    "'",
+    "wheel AND",
+    "wheel OR (",
+    "NOT",
+    "-wheel",
+    "text:wheel",
+    "wheel~2",
+    "wheel*",
+    "\\",
+    "+(",
+    "wheel\x00",
+    "日本",
+    "'; DROP",
+]
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
@@ -608,7 +635,9 @@ def test_the_champion_moves_forward_and_back_and_its_history_is_kept(crowned: tu
     ]
 
 
-def test_a_move_whose_record_was_lost_is_recorded_by_the_next(crowned: tuple[ObjectWriter, TableWriter], endpoints: Endpoints) -> None:
+def test_a_move_whose_record_was_lost_is_recorded_by_the_next(
+    crowned: tuple[ObjectWriter, TableWriter], endpoints: Endpoints
+) -> None:
     models, promotions = crowned
     release(models, "v1", "v2")
     champion.crown(models, promotions, "v1", "ann", "")
@@ -627,7 +656,9 @@ def test_a_move_whose_record_was_lost_is_recorded_by_the_next(crowned: tuple[Obj
     ]
 
 
-def test_movers_at_once_lose_or_win_and_every_win_is_recorded_once(crowned: tuple[ObjectWriter, TableWriter], endpoints: Endpoints) -> None:
+def test_movers_at_once_lose_or_win_and_every_win_is_recorded_once(
+    crowned: tuple[ObjectWriter, TableWriter], endpoints: Endpoints
+) -> None:
     models, promotions = crowned
     names = ["v1", "v2", "v3"]
     release(models, *names)

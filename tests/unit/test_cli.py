@@ -45,6 +45,8 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
+COMMANDS = ["demo", "up", "index", "search", "land", "sql", "endpoints", "ask", "feedback", "turn", "models", "promote"]
+COMMANDS += ["rollback", "runs", "ledger", "score"]
 WRONG = [
     ["frobnicate"],
     ["runs", "--frobnicate"],
@@ -177,7 +179,7 @@ def test_version_and_help(run) -> None:  # type: ignore[no-untyped-def]
     assert run("--version") == (0, f"{__version__}\n", "")
     code, out, _ = run("--help")
     assert code == 0
-    for command in "demo up index search land sql endpoints ask feedback turn models promote rollback runs ledger score".split():
+    for command in COMMANDS:
         assert f" {command} " in out
     assert run("turn", "--help")[0] == 0
 

@@ -77,7 +77,9 @@ def test_without_passages_or_text_nothing_is_cited() -> None:
     assert marked(" ", "\n") == ("", set())
 
 
-PIECE = st.text(st.sampled_from("ab .!?[]12\"')\n"), max_size=6) | st.sampled_from(["wheel ", "water. ", "[1]", " [2].", "Moreau"])
+PIECE = st.text(st.sampled_from("ab .!?[]12\"')\n"), max_size=6) | st.sampled_from(
+    ["wheel ", "water. ", "[1]", " [2].", "Moreau"]
+)
 
 
 @given(st.lists(PIECE, max_size=12))

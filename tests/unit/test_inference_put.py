@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_files_come_in_a_stable_order_under_their_folders_name(folder: Path) -> None:
     assert names(folder) == ["docs/a.md", "docs/b/z.md", "docs/b/c/y.md"]
-    assert [path for path, _ in walk([folder])][0] == folder / "a.md"
+    assert next(iter(walk([folder])))[0] == folder / "a.md"
 
 
 def test_a_file_is_called_by_its_name(folder: Path) -> None:
@@ -115,7 +115,7 @@ def test_what_may_not_be_read_has_a_name_and_a_reason(folder: Path) -> None:
     (folder / "a.md").chmod(0)
     (folder / "b" / "c").chmod(0)
     try:
-        found = dict((uri, path) for path, uri in walk([folder]))
+        found = {uri: path for path, uri in walk([folder])}
         assert sorted(found) == ["docs/a.md", "docs/b/c", "docs/b/z.md"]
         for uri in ("docs/a.md", "docs/b/c"):
             with pytest.raises(BadDocument) as caught:

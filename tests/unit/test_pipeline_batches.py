@@ -103,10 +103,12 @@ def test_an_error_of_the_work_ends_the_map_after_what_came_before_it() -> None:
             pulled.append(n)
             yield batch(n)
 
-    got = []
+    got: list[int] = []
+    results = Threads().map(source(), Fails)
+    for _ in range(5):
+        got += numbers(iter([next(results)]))
     with pytest.raises(ValueError, match="the fifth"):
-        for rows in Threads().map(source(), Fails):
-            got.append(rows.column("n")[0].as_py())
+        next(results)
     assert got == [0, 1, 2, 3, 4]
     assert len(pulled) < 20
     assert not [t for t in threading.enumerate() if t.name.startswith("batches")]

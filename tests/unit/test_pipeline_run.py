@@ -54,8 +54,8 @@ with recorded("index", Path({str(tmp_path)!r})) as run:
     time.sleep(60)
 """
     child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert child.stdout is not None
     try:
-        assert child.stdout is not None
         assert child.stdout.readline() == b"under way\n"
         # A process that lives is left alone by another one that starts.
         with recorded("search", tmp_path):
@@ -63,6 +63,7 @@ with recorded("index", Path({str(tmp_path)!r})) as run:
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
+        child.stdout.close()
     assert journal_of(tmp_path, None, command="index")["state"] == "running"
     with recorded("search", tmp_path):
         pass
@@ -91,9 +92,13 @@ def test_a_journal_that_is_no_json_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_an_error_is_not_hidden_by_a_journal_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="the true reason"), recorded("index", tmp_path):
-        (tmp_path / "runs").rename(tmp_path / "moved")
-        raise RuntimeError("the true reason")
+    def fail() -> None:
+        with recorded("index", tmp_path):
+            (tmp_path / "runs").rename(tmp_path / "moved")
+            raise RuntimeError("the true reason")
+
+    with pytest.raises(RuntimeError, match="the true reason"):
+        fail()
 
 
 def test_a_run_is_found_by_its_beginning(tmp_path: Path) -> None:

@@ -121,9 +121,14 @@ def test_threads_lose_nothing() -> None:
 
 def test_an_operation_that_fails_is_counted_all_the_same() -> None:
     ledger = Ledger()
-    with pytest.raises(OSError, match="gone"), Meter(ledger, "put", "acme").operation(DOCUMENTS, Direction.WRITE) as operation:
-        operation.bytes = 5
-        raise OSError("gone")
+
+    def fail() -> None:
+        with Meter(ledger, "put", "acme").operation(DOCUMENTS, Direction.WRITE) as operation:
+            operation.bytes = 5
+            raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        fail()
     (row,) = ledger.rows()
     assert (row.stage, row.tenant, row.ops, row.bytes) == ("put", "acme", 1, 5)
 

@@ -13,12 +13,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS
-from headrace.training.prepare import _PAIRS, TEST, TRAIN, TUNE, Judge, _complete, _judged, _newest, _parquet, _splits, dataset_version
+from headrace.training.prepare import (
+    _PAIRS,
+    TEST,
+    TRAIN,
+    TUNE,
+    Judge,
+    _complete,
+    _judged,
+    _newest,
+    _parquet,
+    _splits,
+    dataset_version,
+)
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def answer(answer_id: str, question: str, chunks: str, *, cited: str = "", offset: int = 0, tenant: str = "acme") -> dict[str, Any]:
+def answer(
+    answer_id: str, question: str, chunks: str, *, cited: str = "", offset: int = 0, tenant: str = "acme"
+) -> dict[str, Any]:
     passages = [
         {
             "chunk_id": c,
@@ -190,4 +204,13 @@ def test_the_same_examples_give_the_same_bytes_in_whatever_order_they_came() -> 
 def test_a_datasets_name_says_what_it_was_made_from() -> None:
     name = dataset_version({"interactions": 1, "feedback": 2}, 17)
     assert name == dataset_version(json.loads('{"feedback": 2, "interactions": 1}'), 17)
-    assert len({name, dataset_version({"interactions": 1, "feedback": 3}, 17), dataset_version({"interactions": 1, "feedback": 2}, 18)}) == 3
+    assert (
+        len(
+            {
+                name,
+                dataset_version({"interactions": 1, "feedback": 3}, 17),
+                dataset_version({"interactions": 1, "feedback": 2}, 18),
+            }
+        )
+        == 3
+    )

@@ -1,0 +1,268 @@
+"""kill -9 of any one process during the demo, then the same command again: it completes, nothing lost, nothing doubled.
+
+Each test goes on in one home from kill to kill, so that every next run starts from what the last one left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import obstore
+import psutil
+import pytest
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from headrace.catalog import CHECKPOINTS, CHUNKS, DOCUMENTS, LANDINGS, MODELS, PROMOTIONS, TURNS
+from headrace.pipeline import manifest
+from headrace.pipeline.run import runs
+from headrace.platform import open_platform
+from headrace.platform.home import Home as PlatformHome
+from headrace.platform.state import read_state
+from headrace.settings import Settings
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader, connect
+from headrace.storage.sql import select
+from headrace.storage.tables import TableReader
+from headrace.storage.topics import TopicReader
+from headrace.storage.vectors import VectorReader
+from headrace.training.champion import champion
+
+if TYPE_CHECKING:
+    from conftest import Home
+
+QUESTIONS = 16
+Moment = Callable[["Home"], bool]
+
+
+def moved(stage: str) -> Moment:
+    """The moment the running demo's journal says that a stage moved something."""
+
+    def seen(home: Home) -> bool:
+        return any(j["state"] == "running" and any(row["stage"] == stage for row in j["rows"]) for j in runs(home.path))
+
+    return seen
+
+
+def on_head(topic: str, more: int) -> Moment:
+    """The moment the head holds `more` events of a topic more than when first asked."""
+    first: list[int] = []
+
+    def seen(home: Home) -> bool:
+        state = read_state(PlatformHome(home.path))
+        if state is None:
+            return False
+        consumer = Consumer({"bootstrap.servers": state.endpoints.kafka_bootstrap, "group.id": "test", "log_level": 0})
+        try:
+            end: int = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=1, cached=False)[1]
+        except KafkaException:
+            end = 0  # there is no such topic yet
+        finally:
+            consumer.close()
+        first[:] = first or [end]
+        return end >= first[0] + more
+
+    return seen
+
+
+def put(name: str) -> Moment:
+    """The moment an object whose key matches stands in the bucket."""
+
+    def seen(home: Home) -> bool:
+        state = read_state(PlatformHome(home.path))
+        if state is None:
+            return False
+        with contextlib.suppress(obstore.exceptions.BaseError):
+            return any(re.search(name, found["path"]) for page in obstore.list(connect(state.endpoints)) for found in page)
+        return False
+
+    return seen
+
+
+def kill(home: Home, whom: str, when: Moment) -> str:
+    """Run the demo, kill -9 one of its processes at a moment, and return what it said in the end."""
+    process = home.start(*home.demo(QUESTIONS))
+    try:
+        end = time.monotonic() + 100
+        while not when(home):
+            assert process.poll() is None, f"it ended before that moment:\n{process.communicate()}"
+            assert time.monotonic() < end, "that moment never came"
+            time.sleep(0.02)
+        if whom == "command":
+            victim = process.pid
+        else:
+            state = read_state(PlatformHome(home.path))
+            assert state is not None
+            victim = state.supervisor.pid if whom == "supervisor" else state.children[whom].pid
+        os.kill(victim, signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert "Go on with: headrace up" not in out, "it was over already"
+    if whom == "command":
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 1, out + err
+        assert "Traceback" not in err, err
+        assert "unforeseen" not in err, err
+        print(f"{whom}: {err}")
+        assert "Run the same command again" in err, err
+    return out + err
+
+
+def given_verdicts(said: list[str]) -> int:
+    """Verdicts of demos that were told to be on the head before the demo went on."""
+    told = re.findall(r"searches, ([\d,]+) passages liked, ([\d,]+) disliked", "\n".join(said))
+    return sum(int(n.replace(",", "")) for pair in told for n in pair)
+
+
+def assert_whole(home: Home, said: list[str], acknowledged: list[str]) -> dict[str, Any]:
+    """Nothing lost, nothing doubled; returns the newest manifest."""
+    # Events: each landed once, offsets without a gap, and what the head holds is what the tables hold.
+    tables = {source: rows.table for source, rows in LANDINGS.items()}
+    counts = "union all ".join(
+        f"select '{source.name}' as topic, count(*) as rows, count(distinct (topic, partition, \"offset\")) as places,"
+        f' min("offset") as low, max("offset") as high from {table} '
+        for source, table in tables.items()
+    )
+    landed = {row.pop("topic"): row for row in home.sql(counts)}
+    for topic, row in landed.items():
+        assert (row["places"], row["low"], row["high"]) == (row["rows"], 0, row["rows"] - 1), (topic, row)
+
+    with open_platform(Settings.load(home=home.path), parts=frozenset({"objects", "head"})) as endpoints:
+        meter = Meter(Ledger(), "test")
+
+        def sql(query: str) -> list[dict[str, Any]]:
+            return select(query, endpoints, meter.ledger)
+
+        documents = sql('select document_id, uri, version, status, "offset" from documents order by "offset"')
+        chunks = sql("select chunk_id, document_id, version from chunks")
+        verdicts = [row["verdict_id"] for row in sql("select verdict_id from feedback")]
+        examples = sql("select dataset, example_id from examples")
+        moves = TableReader(PROMOTIONS, endpoints, meter).count()  # a table only once something was promoted
+        held = {
+            source.name: [record.value for records in TopicReader(source, endpoints, meter).read({}) for record in records]
+            for source in LANDINGS
+        }
+        vectors = VectorReader(CHUNKS, endpoints, meter).held()
+        turns = ObjectReader(TURNS, endpoints, meter)
+        turn_keys = [info.key for info in turns.list()]
+        numbers = manifest.numbers(turns)
+        newest = manifest.read(turns, numbers[-1])
+        manifests = [manifest.read(turns, number) for number in numbers]
+        standing = champion(ObjectReader(MODELS, endpoints, meter))[0]
+        sources = {info.key for info in ObjectReader(DOCUMENTS, endpoints, meter).list()}
+        weights = {info.key for info in ObjectReader(CHECKPOINTS, endpoints, meter).list() if "/weights/" in info.key}
+
+    for topic, values in held.items():
+        assert len(values) == landed[topic]["rows"], f"the head's {topic} and its table differ"
+    on_head = [json.loads(value)["verdict_id"] for value in held["feedback"] if value is not None]
+    assert sorted(on_head) == sorted(verdicts)
+    assert len(set(verdicts)) == len(verdicts)
+    assert set(acknowledged) <= set(verdicts)
+    assert len(verdicts) >= given_verdicts(said) + len(acknowledged)
+
+    # Documents: every file once, in its one version, parsed; each with its source.
+    files = {f"{home.docs.name}/{path.name}": path.read_bytes() for path in home.docs.iterdir()}
+    assert sorted(row["uri"] for row in documents) == sorted(files), "one row per document version"
+    for row in documents:
+        assert (row["status"], row["version"]) == ("parsed", hashlib.sha256(files[row["uri"]]).hexdigest())
+        assert f"default/{row['version']}" in sources
+
+    # Chunks: each once, of a live version, and just these in the vector store.
+    assert {(row["document_id"], row["version"]) for row in chunks} == {(d["document_id"], d["version"]) for d in documents}
+    ids = [row["chunk_id"] for row in chunks]
+    assert len(set(ids)) == len(ids) == 72
+    assert sorted(vectors["chunk_id"].to_pylist()) == sorted(ids)
+
+    # Turns: numbered without a gap, one plan and one manifest each, each with its weights.
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert sorted(turn_keys) == sorted(f"{n:06d}{kind}.json" for n in numbers for kind in ("", ".plan"))
+    for found in manifests:
+        assert any(key.startswith(found["training"]["weights"]) for key in weights)
+    assert len({(row["dataset"], row["example_id"]) for row in examples}) == len(examples)
+    assert {row["dataset"] for row in examples} == {found["dataset"]["version"] for found in manifests}
+    assert moves == standing.moves
+    return newest
+
+
+def finish(home: Home, said: list[str]) -> None:
+    """The same command again, to its end; nothing of it is left running then."""
+    said.append(home.run(*home.demo(QUESTIONS)).stdout)
+    home.run("land", "--once")  # the demo's last answer came after its turn had landed the others
+    end = time.monotonic() + 10
+    while home.processes() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert home.processes() == []
+
+
+@pytest.fixture
+def tested(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("HEADRACE_SETTINGS", home.env["HEADRACE_SETTINGS"])
+    home.env["HEADRACE_TRAINING__BATCH"] = "16"
+    return home
+
+
+@pytest.mark.timeout(600)
+def test_the_command_killed_at_four_moments(tested: Home) -> None:
+    home = tested
+    said = [kill(home, "command", on_head("document-events", 1))]
+    said.append(kill(home, "command", on_head("interactions", 3 + QUESTIONS // 3)))
+    acknowledged = []
+    answer = home.json("search", "What was done to the pump?")["answer_id"]
+    acknowledged.append(home.json("feedback", answer, "--up")["verdict_id"])
+    said.append(kill(home, "command", put(r"checkpoints/.*/latest\.json")))
+    said.append(kill(home, "command", put(r"checkpoints/.*/trained\.json")))
+    assert all("challenger" not in one for one in said)
+    finish(home, said)
+    newest = assert_whole(home, said, acknowledged)
+    assert newest["turn"] == 1, "the turn that was begun was taken up again"
+    assert 0 < newest["training"]["taken"] < newest["training"]["steps"], "training went on from its checkpoint"
+    states = [run["state"] for run in home.json("runs")["runs"] if run["command"] == "demo"]
+    assert states == ["died", "died", "died", "died", "done"]
+
+
+@pytest.mark.timeout(600)
+def test_each_server_killed_in_turn(tested: Home) -> None:
+    home = tested
+    said = [
+        kill(home, "models", moved("chunk")),
+        kill(home, "objects", on_head("interactions", 3 + QUESTIONS // 3)),
+        kill(home, "head", on_head("interactions", 3 + QUESTIONS // 3)),
+        kill(home, "supervisor", put(r"checkpoints/.*/latest\.json")),
+    ]
+    finish(home, said)
+    newest = assert_whole(home, said, [])
+    assert newest["turn"] == 1
+    states = [run["state"] for run in home.json("runs")["runs"] if run["command"] == "demo"]
+    assert states == ["failed", "failed", "failed", "failed", "done"]
+
+
+def test_a_kill_during_a_kill_of_the_platform_leaves_no_process(tested: Home) -> None:
+    """Both the command and the supervisor, at once: the kernel ends the servers."""
+    home = tested
+    process = home.start("index", home.docs)
+    try:
+        end = time.monotonic() + 60
+        while (state := read_state(PlatformHome(home.path))) is None and time.monotonic() < end:
+            time.sleep(0.02)
+        assert state is not None
+        for pid in (state.supervisor.pid, process.pid):
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=10)
+    gone, left = psutil.wait_procs(home.processes(), timeout=5)
+    assert left == []
+    done = home.json("index", home.docs)
+    assert (done["put"]["put"], done["index"]["chunks"]) == (12, 72)

@@ -1,0 +1,248 @@
+"""Documents to an index and back, with the real embedder: bad files, changed files, reruns, tenants."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pypdf import PdfWriter
+
+from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS
+from headrace.errors import NotFound, NothingIndexed
+from headrace.inference.pipeline import Desk, Indexed, index_documents
+from headrace.models.client import wait_ready
+from headrace.pipeline.run import recorded
+from headrace.pipeline.runner import Runner
+from headrace.platform import open_platform
+from headrace.settings import Settings
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.tables import TableReader
+from headrace.storage.topics import TopicWriter
+from headrace.storage.vectors import VectorReader
+
+METER = Meter(Ledger(), "test")
+SETTINGS = Settings.model_fields["inference"].default
+
+
+@pytest.fixture(scope="module")
+def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    folder = tmp_path_factory.mktemp("inference")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        with open_platform(Settings(home=folder / "home")) as endpoints:
+            wait_ready(endpoints.embedder, 120)
+            yield endpoints
+
+
+@pytest.fixture(scope="module")
+def runner(endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    with recorded("index", tmp_path_factory.mktemp("home")) as run:
+        yield Runner(run, endpoints)
+
+
+@pytest.fixture(scope="module")
+def desk(runner: Runner) -> Desk:
+    return Desk(runner, SETTINGS)
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A tenant of the test's own, so that tests do not see each other's documents."""
+    return f"t{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    return folder
+
+
+def index(runner: Runner, tenant: str, *paths: Path) -> Indexed:
+    return index_documents(runner, list(paths), tenant=tenant, settings=SETTINGS)
+
+
+def found(desk: Desk, tenant: str, question: str) -> list[str]:
+    """The texts of the passages for a question, best first."""
+    answer = desk.search(question, tenant=tenant, user="ann", record=False)
+    return [passage.hit.text for passage in answer.passages]
+
+
+def status(runner: Runner, tenant: str) -> dict[str, list[tuple[str, str]]]:
+    """(status, reason) of each version of each document, in order."""
+    table = TableReader(DOCUMENT_ROWS, runner.endpoints, METER).read(where=f"tenant = '{tenant}'")
+    told: dict[str, list[tuple[str, str]]] = {}
+    for row in sorted(table.to_pylist(), key=lambda row: row["offset"]):
+        told.setdefault(row["uri"], []).append((row["status"], row["reason"]))
+    return told
+
+
+def held(runner: Runner, tenant: str) -> list[str]:
+    """The chunk ids of a tenant in the vector store."""
+    table = VectorReader(CHUNKS, runner.endpoints, METER).held()
+    return sorted(row["chunk_id"] for row in table.to_pylist() if row["tenant"] == tenant)
+
+
+def chunk_ids(runner: Runner, tenant: str) -> list[str]:
+    """The chunk ids of a tenant in the chunks table."""
+    return TableReader(CHUNK_ROWS, runner.endpoints, METER).read(("chunk_id",), f"tenant = '{tenant}'")["chunk_id"].to_pylist()
+
+
+def test_a_question_before_the_first_document(runner: Runner, desk: Desk, tenant: str) -> None:
+    with pytest.raises(NothingIndexed, match="No document has been indexed yet"):
+        found(desk, tenant, "does the wheel turn?")
+    with pytest.raises(NotFound, match="does not exist"):
+        index(runner, tenant, Path("nowhere"))
+
+
+def test_each_bad_file_has_one_recorded_reason_and_the_others_are_indexed(
+    runner: Runner, desk: Desk, docs: Path, tenant: str
+) -> None:
+    (docs / "good.md").write_text("# Mill\nThe wheel of the mill turns at dawn.")
+    (docs / "noël.html").write_text("<h1>Weir</h1><p>The weir holds the river back.</p><script>x()</script>")
+    (docs / "empty.md").touch()
+    (docs / "blank.txt").write_text(" \n\n")
+    (docs / "binary.txt").write_bytes(os.urandom(4096) + b"\x00")
+    (docs / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF" + os.urandom(500))
+    (docs / "broken.pdf").write_bytes(b"%PDF-1.7\nbroken")
+    with (docs / "huge.txt").open("wb") as huge:
+        huge.truncate(200_000_000)
+    writer = PdfWriter()
+    writer.add_blank_page(100, 100)
+    writer.encrypt("sesame", algorithm="AES-256")
+    locked = io.BytesIO()
+    writer.write(locked)
+    (docs / "locked.pdf").write_bytes(locked.getvalue())
+    os.mkfifo(docs / "pipe.md")
+    (docs / "loop.md").symlink_to(docs / "loop.md")
+    Path(os.fsdecode(os.fsencode(docs) + b"/caf\xe9.md")).write_text("The pond freezes in winter.")
+
+    done = index(runner, tenant, docs)
+    reasons = {failure.uri: failure.reason for failure in done.parsed.failed}
+    assert reasons == {
+        "docs/empty.md": "the file is empty",
+        "docs/blank.txt": "there is no text in it",
+        "docs/binary.txt": "it holds binary data, not text",
+        "docs/photo.jpg": "a .jpg file of a format that is not read yet",
+        "docs/broken.pdf": reasons["docs/broken.pdf"],
+        "docs/huge.txt": "larger than the limit of 50 MB",
+        "docs/locked.pdf": "the PDF is encrypted and needs a password",
+        "docs/pipe.md": "not a regular file",
+        "docs/loop.md": reasons["docs/loop.md"],
+    }
+    assert reasons["docs/broken.pdf"].startswith("not a readable PDF file")
+    assert reasons["docs/loop.md"].startswith("cannot be opened")
+    assert (done.put.put, done.put.refused, done.parsed.parsed) == (8, 4, 3)
+    told = status(runner, tenant)
+    good = ("docs/good.md", "docs/noël.html", "docs/caf\\xe9.md")
+    assert told == {**{uri: [("failed", reason)] for uri, reason in reasons.items()}, **{uri: [("parsed", "")] for uri in good}}
+    assert found(desk, tenant, "when does the wheel turn?")[0].endswith("The wheel of the mill turns at dawn.")
+    assert found(desk, tenant, "what holds the river?")[0].endswith("The weir holds the river back.")
+    assert len(held(runner, tenant)) == 3
+
+    # Again: nothing is new, nothing is recorded twice.
+    done = index(runner, tenant, docs)
+    assert (done.put.put, done.put.refused, done.put.unchanged) == (0, 0, 12)
+    assert done.parsed.failed == ()
+    assert status(runner, tenant) == told
+    assert done.embedded.chunks == 0
+
+
+def test_chunk_ids_follow_from_the_document_its_version_and_the_text(runner: Runner, docs: Path, tenant: str) -> None:
+    (docs / "a.md").write_text("# A\n" + "The wheel turns slowly. " * 100)
+    index(runner, tenant, docs)
+    rows = TableReader(CHUNK_ROWS, runner.endpoints, METER).read(where=f"tenant = '{tenant}'").to_pylist()
+    assert len(rows) > 1
+    document = hashlib.sha256(f"{tenant}\0docs/a.md".encode()).hexdigest()[:16]
+    version = hashlib.sha256((docs / "a.md").read_bytes()).hexdigest()
+    for row in rows:
+        assert (row["document_id"], row["version"]) == (document, version)
+        identity = f"{document}\0{version}\0{row['position']}\0{row['text']}"
+        assert row["chunk_id"] == hashlib.sha256(identity.encode()).hexdigest()[:24]
+    assert held(runner, tenant) == sorted(row["chunk_id"] for row in rows)
+
+
+def test_a_changed_document_replaces_its_old_self(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+    (docs / "a.md").write_text("The gate is painted green.")
+    (docs / "b.md").write_text("The bridge is made of oak.")
+    index(runner, tenant, docs)
+    (docs / "a.md").write_text("The gate is painted red.")
+    done = index(runner, tenant, docs)
+    assert (done.put.put, done.put.unchanged, done.embedded.chunks, done.embedded.retired) == (1, 1, 1, 1)
+    assert sorted(found(desk, tenant, "what colour is the gate?")) == ["The bridge is made of oak.", "The gate is painted red."]
+
+
+def test_a_document_put_back_as_it_was_is_held_once(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+    file = docs / "a.md"
+    for text in ("The gate is painted green.", "The gate is painted red.", "The gate is painted green."):
+        file.write_text(text)
+        index(runner, tenant, docs)
+        assert found(desk, tenant, "what colour is the gate?") == [text]
+    assert len(chunk_ids(runner, tenant)) == len(set(chunk_ids(runner, tenant))) == 2
+    assert len(held(runner, tenant)) == 1
+
+
+def test_a_document_named_twice_is_held_once(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+    (docs / "a.md").write_text("The lock has two gates.")
+    done = index(runner, tenant, docs / "a.md", docs / "a.md")
+    assert done.parsed.failed == ()
+    assert len(chunk_ids(runner, tenant)) == len(held(runner, tenant)) == 1
+    assert found(desk, tenant, "how many gates?") == ["The lock has two gates."]
+
+
+def test_a_newer_version_that_cannot_be_read_leaves_the_older_answering(
+    runner: Runner, desk: Desk, docs: Path, tenant: str
+) -> None:
+    (docs / "a.txt").write_text("The race is forty feet long.")
+    index(runner, tenant, docs)
+    (docs / "a.txt").write_bytes(b"\x00\x01\x02" * 500)
+    done = index(runner, tenant, docs)
+    assert [failure.reason for failure in done.parsed.failed] == ["it holds binary data, not text"]
+    assert found(desk, tenant, "how long is the race?") == ["The race is forty feet long."]
+    (docs / "a.txt").write_text("")
+    assert [failure.reason for failure in index(runner, tenant, docs).parsed.failed] == ["the file is empty"]
+    assert found(desk, tenant, "how long is the race?") == ["The race is forty feet long."]
+    (docs / "a.txt").write_text("The race is fifty feet long.")
+    index(runner, tenant, docs)
+    assert found(desk, tenant, "how long is the race?") == ["The race is fifty feet long."]
+    assert [told for told, _ in status(runner, tenant)["docs/a.txt"]] == ["parsed", "failed", "failed", "parsed"]
+
+
+def test_a_deleted_document_answers_no_more(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+    (docs / "a.md").write_text("The pond is deep.")
+    (docs / "b.md").write_text("The pond is wide.")
+    index(runner, tenant, docs)
+    events = (
+        TableReader(DOCUMENT_ROWS, runner.endpoints, METER).read(where=f"tenant = '{tenant}' and uri = 'docs/a.md'").to_pylist()
+    )
+    gone = {"event_id": "1", "kind": "delete", "tenant": tenant, "uri": "docs/a.md", "sha256": "", "bytes": 0, "reason": ""}
+    TopicWriter(DOCUMENT_EVENTS, runner.endpoints, METER).append([{**gone, "at": events[0]["at"]}], key="uri")
+    (docs / "a.md").unlink()
+    assert index(runner, tenant, docs).parsed.deleted == 1
+    assert found(desk, tenant, "what is the pond like?") == ["The pond is wide."]
+
+
+def test_tenants_with_the_same_document_do_not_share_it(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+    (docs / "a.md").write_text("The mill grinds barley.")
+    other = f"{tenant}-b"
+    index(runner, tenant, docs)
+    assert found(desk, other, "what does the mill grind?") == []
+    index(runner, other, docs)
+    (docs / "a.md").write_text("The mill grinds rye.")
+    index(runner, other, docs)
+    assert found(desk, tenant, "what does the mill grind?") == ["The mill grinds barley."]
+    assert found(desk, other, "what does the mill grind?") == ["The mill grinds rye."]
+
+
+def test_a_hostile_question_is_answered_like_any_other(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+    (docs / "a.md").write_text("The pond is deep.")
+    index(runner, tenant, docs)
+    for question in ("'", '"the" AND', "pond OR (", "\x00", "日本", "x" * 5000):
+        assert found(desk, tenant, question) == ["The pond is deep."]

@@ -1,0 +1,303 @@
+"""The training loop against real storage: exact resume, promotion of what is better, refusal of what is not."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from headrace.catalog import CHECKPOINTS, CHUNK_ROWS, DATASETS, EXAMPLES, FEEDBACK, INTERACTIONS, MODELS, PROMOTIONS, TURNS
+from headrace.errors import Terminal
+from headrace.pipeline import manifest
+from headrace.pipeline.run import recorded
+from headrace.pipeline.runner import Runner
+from headrace.platform import open_platform
+from headrace.settings import Settings, Training
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.storage.records import batch
+from headrace.storage.tables import TableReader, TableWriter
+from headrace.storage.topics import TopicWriter
+from headrace.training import champion
+from headrace.training.loop import Job, _checkpoint, _resume, train
+from headrace.training.pipeline import turn
+from headrace.training.prepare import Dataset, dataset_version, prepare
+from headrace.training.promote import settle
+
+METER = Meter(Ledger(), "test")
+SMALL = Training(epochs=2, batch=4, negatives=1, checkpoint_steps=5, max_tokens=32)
+QUICK = Training(epochs=4, batch=16, negatives=3, max_tokens=32, learning_rate=2e-4)
+
+
+@pytest.fixture(scope="module")
+def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    folder = tmp_path_factory.mktemp("training")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects", "head"})) as endpoints:
+            yield endpoints
+
+
+@pytest.fixture
+def runner(endpoints: Endpoints, tmp_path: Path) -> Iterator[Runner]:
+    with recorded("turn", tmp_path) as run:
+        yield Runner(run, endpoints)
+
+
+# finetune
+
+
+def dataset(endpoints: Endpoints) -> Dataset:
+    """Eight questions with one liked and one disliked passage each."""
+    rows = []
+    for n in range(8):
+        for label, passage in ((1.0, f"yes, wheel number {n} turns"), (0.0, f"the weir number {n} stands")):
+            filled: dict[str, Any] = {"retrieval_score": 0.1, "retrieval_rank": int(2 - label), "origins": []}
+            for field in EXAMPLES.columns:
+                filled.setdefault(field.name, "")
+            rows.append({**filled, "question": f"does wheel {n} turn?", "passage": passage, "label": label, "split": "train"})
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=EXAMPLES.columns), buffer)
+    key = f"{uuid.uuid4().hex}/train-00000.parquet"
+    ObjectWriter(DATASETS, endpoints, METER).put(key, buffer.getvalue())
+    return Dataset("v", {"train": 16}, {"train": 8}, ({"key": key, "split": "train"},))
+
+
+def weights(endpoints: Endpoints, prefix: str) -> dict[str, str]:
+    store = ObjectReader(CHECKPOINTS, endpoints, METER)
+    return {
+        info.key.rpartition("/")[2]: hashlib.sha256(store.get(info.key)).hexdigest() for info in store.list(f"{prefix}/weights/")
+    }
+
+
+def test_a_training_that_was_killed_ends_with_the_very_weights_of_one_that_was_not(endpoints: Endpoints, tmp_path: Path) -> None:
+    data = dataset(endpoints)
+    whole, cut = f"test/{uuid.uuid4().hex}", f"test/{uuid.uuid4().hex}"
+    (tmp_path / "endpoints.json").write_text(endpoints.model_dump_json())
+    (tmp_path / "job.json").write_text(
+        json.dumps({"dataset": data.as_dict(), "prefix": cut, "settings": SMALL.model_dump()}),
+    )
+    program = f"""
+import json, os, signal, sys
+from pathlib import Path
+from headrace.catalog import CHECKPOINTS, DATASETS
+from headrace.settings import Training
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.training.loop import Job, train
+from headrace.training.prepare import Dataset
+folder = Path({str(tmp_path)!r})
+endpoints = Endpoints.model_validate_json((folder / "endpoints.json").read_text())
+job = json.loads((folder / "job.json").read_text())
+data = Dataset(**{{**job["dataset"], "files": tuple(job["dataset"]["files"])}})
+def report(step, total, loss):
+    if step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+meter = Meter(Ledger(), "test")
+train(Job(data, job["prefix"], Training(**job["settings"])), ObjectReader(DATASETS, endpoints, meter),
+      ObjectWriter(CHECKPOINTS, endpoints, meter), report)
+"""
+    child = subprocess.run([sys.executable, "-c", program], timeout=100, check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert weights(endpoints, cut) == {}
+    stores = ObjectReader(DATASETS, endpoints, METER), ObjectWriter(CHECKPOINTS, endpoints, METER)
+    steps: list[int] = []
+    losses: dict[str, list[float]] = {whole: [], cut: []}
+    resumed = train(Job(data, cut, SMALL), *stores, lambda step, total, loss: (steps.append(step), losses[cut].append(loss))[0])
+    straight = train(Job(data, whole, SMALL), *stores, lambda step, total, loss: losses[whole].append(loss))
+    assert (steps, resumed.steps, resumed.taken, straight.taken) == ([6, 7, 8], 8, 3, 8)
+    assert losses[cut] == losses[whole][5:]
+    assert "model.safetensors" in weights(endpoints, whole)
+    assert weights(endpoints, cut) == weights(endpoints, whole)
+    assert (resumed.first_loss, resumed.last_loss) == (straight.first_loss, straight.last_loss)
+
+
+def test_checkpoints_come_back_whole_and_old_ones_go(endpoints: Endpoints) -> None:
+    import torch
+
+    store, prefix = ObjectWriter(CHECKPOINTS, endpoints, METER), f"test/{uuid.uuid4().hex}"
+    torch.manual_seed(5)
+    model = torch.nn.Linear(3, 1)
+    model.bias.requires_grad = False
+    optimizer = torch.optim.AdamW([model.weight], lr=0.1)
+    for step in (1, 2, 3):
+        optimizer.zero_grad()
+        torch.autograd.backward(model(torch.ones(3)).sum())
+        optimizer.step()
+        _checkpoint(store, prefix, step, model, optimizer, [0.5] * step)
+    drawn = torch.rand(4)
+    assert [info.key for info in store.list(f"{prefix}/step-")] == [f"{prefix}/step-{n:06d}.pt" for n in (2, 3)]
+    fresh = torch.nn.Linear(3, 1)
+    anew = torch.optim.AdamW([fresh.weight], lr=0.1)
+    losses: list[float] = []
+    assert _resume(store, prefix, fresh, anew, losses) == 3
+    assert torch.equal(fresh.weight, model.weight)
+    assert losses == [0.5] * 3
+    assert str(anew.state_dict()) == str(optimizer.state_dict())
+    assert torch.equal(torch.rand(4), drawn)
+    assert _resume(store, "test/none", fresh, anew, losses) == 0
+
+
+# a turn
+
+
+def test_without_a_verdict_there_is_no_turn(runner: Runner) -> None:
+    with pytest.raises(Terminal, match="no verdict to learn from"):
+        turn(runner, settings=QUICK)
+    assert manifest.numbers(ObjectReader(TURNS, runner.endpoints, METER)) == []
+
+
+def judge(endpoints: Endpoints, count: int, *, liked: str, seed: int) -> None:
+    """`count` questions with four passages in random order; whoever holds the word `liked` is liked.
+
+    Each question has a document of its own, so that whole documents can be held out.
+    """
+    shuffle = random.Random(seed)
+    chunks, answers, verdicts = [], [], []
+    things = ["wheel", "weir", "mill", "pond", "gate", "bridge", "lock", "race"]
+    at = datetime.now(UTC)
+    for n in range(count):
+        words = ["yes", "no", "maybe", "never"]
+        shuffle.shuffle(words)
+        passages = []
+        for rank, word in enumerate(words, 1):
+            name = f"{seed}-{n}-{rank}"
+            text = f"{word} the {shuffle.choice(things)} by the {shuffle.choice(things)}"
+            filled: dict[str, Any] = {"position": rank, "readers": [], "partition": 0, "offset": n}
+            for field in CHUNK_ROWS.columns:
+                filled.setdefault(field.name, "")
+            chunks.append({**filled, "chunk_id": name, "document_id": f"d{seed}-{n}", "tenant": "acme", "text": text})
+            passages.append(
+                {"chunk_id": name, "document": f"{n}.md", "retrieval_score": 1.0 / (60 + rank), "retrieval_rank": rank}
+            )
+            verdict = {"verdict_id": f"v{name}", "answer_id": f"a{seed}-{n}", "chunk_id": name, "up": word == liked, "at": at}
+            verdicts.append({**{f.name: "" for f in FEEDBACK.columns}, "tenant": "acme", "simulated": True, **verdict})
+        empty: dict[str, Any] = {f.name: [] if pa.types.is_list(f.type) else "" for f in INTERACTIONS.columns}
+        question = f"does {shuffle.choice(things)} {n} of {seed} turn?"
+        answer = {"answer_id": f"a{seed}-{n}", "question": question, "passages": passages, "at": at}
+        answers.append({**empty, "kind": "search", "tenant": "acme", "simulated": True, **answer})
+    TableWriter(CHUNK_ROWS, endpoints, METER).append(batch(CHUNK_ROWS.columns, chunks))
+    TopicWriter(INTERACTIONS, endpoints, METER).append(answers, key="answer_id")
+    TopicWriter(FEEDBACK, endpoints, METER).append(verdicts, key="answer_id")
+
+
+def test_a_better_challenger_is_served_and_a_turn_that_learned_nothing_new_is_refused(
+    runner: Runner, endpoints: Endpoints, tmp_path: Path
+) -> None:
+    models, turns = ObjectReader(MODELS, endpoints, METER), ObjectReader(TURNS, endpoints, METER)
+    judge(endpoints, 60, liked="yes", seed=1)
+    done = turn(runner, settings=QUICK)
+    assert done.landed.events == {"document-events": 0, "interactions": 60, "feedback": 240}
+    assert sum(done.dataset.questions.values()) == 60
+    assert done.trained.last_loss < done.trained.first_loss
+    seen = done.evaluation
+    assert seen.champion_version == "none"
+    assert seen.challenger > seen.champion == seen.retrieval
+    assert done.decision.promoted, done.decision.why
+    assert done.decision.serving == "v000001"
+
+    # What is served was released whole: its files are those the manifest names, and they rank as they were taught.
+    standing, _ = champion.champion(models)
+    assert (standing.version, standing.turn, standing.history) == ("v000001", 1, ["none"])
+    committed = manifest.read(turns, 1)
+    assert (committed["turn"], committed["parent"], committed["decision"]["promote"]) == (1, None, True)
+    for file in committed["weights"]["files"]:
+        data = models.get(f"reranker/v000001/{file['name']}")
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
+        (tmp_path / file["name"]).write_bytes(data)
+    assert champion.card(models, "v000001")["retrieval_weight"] == seen.retrieval_weight
+    from headrace.training import crossencoder
+
+    scores = crossencoder.score(*crossencoder.load(tmp_path), "does it?", ["no the mill", "yes the mill", "never the mill"], 32)
+    assert max(scores) == scores[1]
+
+    # The manifest names what the dataset was made from; making it again, into other stores, gives the same bytes.
+    assert done.dataset.version == dataset_version(committed["snapshots"], QUICK.seed)
+    made_again = again(runner, committed)
+    assert [file["sha256"] for file in made_again.files] == [file["sha256"] for file in done.dataset.files]
+    examples = TableReader(EXAMPLES, endpoints, METER).read(("question", "split", "origins")).to_pylist()
+    assert len(examples) == 240
+    assert all(row["origins"][0].startswith("interactions/0/") for row in examples)
+    assert len({(row["question"], row["split"]) for row in examples}) == 60
+
+    # A process that died between manifest and pointer: the next turn brings the pointer in line, once.
+    writer, promotions = ObjectWriter(MODELS, endpoints, METER), TableWriter(PROMOTIONS, endpoints, METER)
+    writer.delete("reranker/champion.json")
+    promoted = settle(writer, turns, promotions)
+    assert (promoted.version, promoted.who) == ("v000001", "turn 1")
+    assert settle(writer, turns, promotions) == champion.champion(models)[0] == promoted
+    # A rollback is somebody's will: settling leaves it alone.
+    assert champion.dethrone(writer, promotions, who="ann", why="").version == "none"
+    assert settle(writer, turns, promotions).version == "none"
+    assert champion.crown(writer, promotions, "v000001", "ann", "").version == "v000001"
+
+    # Nothing new to learn from: the same data cannot beat the champion that was made of it.
+    refused = turn(runner, settings=QUICK)
+    assert (refused.landed.total, refused.decision.turn, refused.decision.promoted) == (0, 2, False)
+    assert refused.trained.weights == done.trained.weights
+    assert refused.evaluation.champion_version == "v000001"
+    assert refused.evaluation.difference == 0.0
+    assert "confidence" in refused.decision.why
+    assert refused.decision.serving == "v000001"
+    assert manifest.read(turns, 2)["weights"] == {"version": None, "files": []}
+    assert [card["version"] for card in champion.versions(models)] == ["v000001"]
+
+
+def again(runner: Runner, committed: dict[str, Any]) -> Dataset:
+    """The dataset of a committed turn, made into stores of its own."""
+    elsewhere = uuid.uuid4().hex
+    endpoints = runner.endpoints
+    handles = {port.parameter: port.handle(port.store, endpoints, METER) for port in prepare.ports}
+    handles["datasets"] = ObjectWriter(replace(DATASETS, name=elsewhere), endpoints, METER)
+    handles["examples"] = TableWriter(replace(EXAMPLES, name=elsewhere), endpoints, METER)
+    return prepare.function(  # type: ignore[no-any-return]
+        **handles,
+        batches=runner.batches,
+        snapshots=committed["snapshots"],
+        version=committed["dataset_version"],
+        seed=QUICK.seed,
+    )
+
+
+def test_a_turn_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, endpoints: Endpoints) -> None:
+    """Killed after the plan: verdicts that came later wait for the next turn, and changed settings do not count."""
+    turns = ObjectWriter(TURNS, endpoints, METER)
+    number = (manifest.numbers(turns) or [0])[-1] + 1
+    judge(endpoints, 12, liked="yes", seed=2)
+    from headrace.pipeline.land import land
+    from headrace.training.pipeline import plan
+
+    quick = QUICK.model_copy(update={"epochs": 1})
+    runner.run(land)
+    planned = runner.run(plan, settings=quick)
+    assert planned["turn"] == number
+    judge(endpoints, 12, liked="yes", seed=3)
+    done = turn(runner, settings=QUICK.model_copy(update={"epochs": 3}))
+    assert done.decision.turn == number
+    committed = manifest.read(turns, number)
+    assert (committed["snapshots"], committed["settings"]) == (planned["snapshots"], quick.model_dump())
+    questions = [
+        row["question"]
+        for row in TableReader(EXAMPLES, endpoints, METER).read(where=f"dataset = '{done.dataset.version}'").to_pylist()
+    ]
+    assert any("of 2 turn" in question for question in questions)
+    assert not any("of 3 turn" in question for question in questions)
+    assert manifest.numbers(turns)[-1] == number
