@@ -26,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+# What Typer makes of a Ctrl-C; it tells its caller by no other sign.
+_INTERRUPTED = 130
 out = Console()
 err = Console(stderr=True)
 
@@ -500,6 +502,8 @@ def main() -> None:
     """Run the command line; every error a user may meet becomes a sentence, a hint and an exit code."""
     try:
         code = app(_options_first(sys.argv[1:]), standalone_mode=False) or 0
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
         sys.stdout.flush()
         sys.exit(code)
     except BrokenPipeError:  # whoever read our output has read enough (`| head`)

@@ -25,9 +25,22 @@ QUICK = {
     "HEADRACE_INFERENCE__ANSWER_TOKENS": "8",
     "COLUMNS": "200",
 }
-_THINGS = "pump valve turbine sluice gate weir penstock reservoir governor spillway generator transformer".split()
-_DONE = "inspected drained greased measured replaced calibrated".split()
-_PLACES = "northern southern upper lower eastern western".split()
+_THINGS = [
+    "pump",
+    "valve",
+    "turbine",
+    "sluice",
+    "gate",
+    "weir",
+    "penstock",
+    "reservoir",
+    "governor",
+    "spillway",
+    "generator",
+    "transformer",
+]
+_DONE = ["inspected", "drained", "greased", "measured", "replaced", "calibrated"]
+_PLACES = ["northern", "southern", "upper", "lower", "eastern", "western"]
 
 
 @dataclass

@@ -49,7 +49,10 @@ def parse(
     bars: Bars,
     seconds: float,
 ) -> ParsedDocuments:
-    """Parse every landed event that the documents table has not taken in; rows and the offset reached go in one commit."""
+    """Parse every landed event that the documents table has not taken in; rows and the offset reached go in one commit.
+
+    An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
+    """
     standing = documents.mark(OFFSETS)
     position = {int(partition): int(offset) for partition, offset in (standing or {}).items()}
     rows = events.read()
@@ -58,27 +61,32 @@ def parse(
     done: list[dict[str, Any]] = []
     counts = {"parsed": 0, "deleted": 0}
     failed: list[Failure] = []
+    newest = _newest(documents) if new else {}
 
     def commit() -> None:
         nonlocal standing
         marks = {str(partition): offset for partition, offset in sorted(position.items())}
+        if marks == (standing or {}):
+            return
         documents.append(batch(DOCUMENT_ROWS.columns, done), marks={OFFSETS: marks}, expected={OFFSETS: standing})
         standing = marks
         done.clear()
 
     with Parser(seconds) as parser:
         for event in bars.track(new, "parse", total=len(new), of="documents"):
+            position[event["partition"]] = event["offset"] + 1
+            if _known(event, newest):
+                continue
             row = _row(event, sources, parser)
             done.append(row)
-            position[event["partition"]] = event["offset"] + 1
+            newest[row["document_id"]] = {**row, "text": ""}
             if row["status"] == "failed":
                 failed.append(Failure(row["uri"], row["reason"]))
             else:
                 counts[row["status"]] += 1
             if len(done) >= _COMMIT_ROWS or sum(len(d["text"]) for d in done) > _COMMIT_CHARS:
                 commit()
-    if done:
-        commit()
+    commit()
     return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed))
 
 
@@ -97,6 +105,23 @@ def live(documents: TableReader) -> dict[str, str]:
     rows = rows.sort_by([("partition", "ascending"), ("offset", "ascending")])
     newest = {row["document_id"]: row for row in rows.to_pylist()}
     return {name: row["version"] for name, row in newest.items() if row["status"] == "parsed"}
+
+
+def _newest(documents: TableReader) -> dict[str, dict[str, Any]]:
+    """The newest row of each document, without its text."""
+    rows = documents.read(("document_id", "version", "status", "reason", "partition", "offset"))
+    rows = rows.sort_by([("partition", "ascending"), ("offset", "ascending")])
+    return {row["document_id"]: row for row in rows.to_pylist()}
+
+
+def _known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
+    """Whether the document's newest row came from an event of the same kind, source bytes and refusal."""
+    row = newest.get(document_id(event["tenant"], event["uri"]))
+    if row is None or (event["kind"] == "delete") != (row["status"] == "deleted"):
+        return False
+    if event["kind"] == "refuse":
+        return bool((row["version"], row["reason"]) == ("", event["reason"]))
+    return event["kind"] == "delete" or bool(row["version"] == event["sha256"])
 
 
 def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[str, Any]:

@@ -28,7 +28,6 @@ from pathlib import Path
 
 from headrace.errors import HeadraceError, HomeRefused, StorageFull
 
-
 FREE_BYTES = 64 << 20
 """With less free space than this nothing is started, and a store that fails is taken to fail for want of it."""
 
@@ -77,7 +76,6 @@ class Home:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.platform))
         except OSError as error:
             raise refused(error, self.root) from None
-
 
     def fullness(self) -> StorageFull | None:
         """The error to raise if the disk that holds the home is full, else `None`."""

@@ -1,4 +1,4 @@
-"""A turn is committed by one object and served by one pointer: killed on either side of either, it is neither lost nor doubled."""
+"""A turn is committed by one object and served by one pointer: killed on either side of either, it happens once."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ def standing(endpoints: Endpoints) -> tuple[list[int], str, int]:
 def finish(endpoints: Endpoints) -> None:
     """What every next turn does first."""
     meter = Meter(Ledger(), "test")
-    settle(ObjectWriter(MODELS, endpoints, meter), ObjectReader(TURNS, endpoints, meter), TableWriter(PROMOTIONS, endpoints, meter))
+    settle(
+        ObjectWriter(MODELS, endpoints, meter), ObjectReader(TURNS, endpoints, meter), TableWriter(PROMOTIONS, endpoints, meter)
+    )
 
 
 def cut(endpoints: Endpoints, folder: Path, turn: int, server: str, request: str, side: str) -> None:

@@ -85,7 +85,9 @@ def snapshots(endpoints: Endpoints) -> int:
     return len(loaded.metadata.snapshots) if loaded else 0
 
 
-def test_records_that_cannot_be_read_are_kept_with_their_bytes_and_the_good_ones_land(endpoints: Endpoints, tmp_path: Path) -> None:
+def test_records_that_cannot_be_read_are_kept_with_their_bytes_and_the_good_ones_land(
+    endpoints: Endpoints, tmp_path: Path
+) -> None:
     missing = verdict(0)
     del missing["up"]
     bad: list[tuple[bytes | None, str]] = [

@@ -86,7 +86,7 @@ def test_questions_verdicts_and_turns_go_on_from_the_demo(shown: str, module_hom
     trip = module_home.json("turn")
     assert trip["turn"] == 2
     assert trip["landed"]["feedback"] == 1
-    landed = module_home.sql(f"select verdict_id, reason, up from feedback where \"offset\" = {place['offset']}")
+    landed = module_home.sql(f'select verdict_id, reason, up from feedback where "offset" = {place["offset"]}')
     assert landed == [{"verdict_id": place["verdict_id"], "reason": "it's right", "up": True}]
     archived = module_home.sql("select r.command, sum(l.bytes) as bytes from runs r join ledger l using (run) group by 1")
     demo = next(run for run in module_home.json("runs")["runs"] if run["command"] == "demo")

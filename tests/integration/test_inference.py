@@ -92,7 +92,8 @@ def held(runner: Runner, tenant: str) -> list[str]:
 
 def chunk_ids(runner: Runner, tenant: str) -> list[str]:
     """The chunk ids of a tenant in the chunks table."""
-    return TableReader(CHUNK_ROWS, runner.endpoints, METER).read(("chunk_id",), f"tenant = '{tenant}'")["chunk_id"].to_pylist()
+    rows = TableReader(CHUNK_ROWS, runner.endpoints, METER).read(("chunk_id",), f"tenant = '{tenant}'")
+    return [str(name) for name in rows["chunk_id"].to_pylist()]
 
 
 def test_a_question_before_the_first_document(runner: Runner, desk: Desk, tenant: str) -> None:

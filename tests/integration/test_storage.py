@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -142,7 +143,7 @@ def test_listing_by_prefix_is_by_characters_and_stays_in_the_store(
 
 def test_of_many_who_put_where_nothing_is_exactly_one_wins(objects: ObjectWriter) -> None:
     for turn in range(5):
-        got = at_once(8, lambda n, key=f"key{turn}": objects.put_if_absent(key, f"writer {n}".encode()))
+        got = at_once(8, partial(lambda key, n: objects.put_if_absent(key, f"writer {n}".encode()), f"key{turn}"))
         won = [n for n, result in enumerate(got) if isinstance(result, str)]
         assert len(won) == 1
         assert all(isinstance(result, LostRace) for n, result in enumerate(got) if n != won[0])
@@ -152,7 +153,7 @@ def test_of_many_who_put_where_nothing_is_exactly_one_wins(objects: ObjectWriter
 def test_of_many_who_replace_what_they_saw_exactly_one_wins(objects: ObjectWriter) -> None:
     etag = objects.put("pointer", b"old")
     for _ in range(5):
-        got = at_once(8, lambda n, seen=etag: objects.put_if_match("pointer", f"{uuid.uuid4()} {n}".encode(), seen))
+        got = at_once(8, partial(lambda seen, n: objects.put_if_match("pointer", f"{uuid.uuid4()} {n}".encode(), seen), etag))
         won = [result for result in got if isinstance(result, str)]
         assert len(won) == 1
         assert sum(isinstance(result, LostRace) for result in got) == 7
@@ -450,11 +451,12 @@ def vectors(endpoints: Endpoints, meter: Meter) -> VectorWriter:
 def test_before_anything_is_indexed(vectors: VectorWriter) -> None:
     assert (vectors.version(), vectors.count(), vectors.held().num_rows) == ("none", 0, 0)
     vectors.delete("d")
-    for search in (
+    searches: tuple[Callable[[], object], ...] = (
         lambda: vectors.dense(towards(0), tenant="acme", most=3),
         lambda: vectors.fulltext("wheel", tenant="acme", most=3),
         lambda: vectors.fusion("wheel", towards(0), tenant="acme", most=3),
-    ):
+    )
+    for search in searches:
         with pytest.raises(NothingIndexed, match="No document has been indexed yet"):
             search()
 

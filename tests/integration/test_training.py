@@ -119,12 +119,11 @@ train(Job(data, job["prefix"], Training(**job["settings"])), ObjectReader(DATASE
     assert child.returncode == -signal.SIGKILL
     assert weights(endpoints, cut) == {}
     stores = ObjectReader(DATASETS, endpoints, METER), ObjectWriter(CHECKPOINTS, endpoints, METER)
-    steps: list[int] = []
-    losses: dict[str, list[float]] = {whole: [], cut: []}
-    resumed = train(Job(data, cut, SMALL), *stores, lambda step, total, loss: (steps.append(step), losses[cut].append(loss))[0])
-    straight = train(Job(data, whole, SMALL), *stores, lambda step, total, loss: losses[whole].append(loss))
-    assert (steps, resumed.steps, resumed.taken, straight.taken) == ([6, 7, 8], 8, 3, 8)
-    assert losses[cut] == losses[whole][5:]
+    seen: dict[str, list[tuple[int, float]]] = {whole: [], cut: []}
+    resumed = train(Job(data, cut, SMALL), *stores, lambda step, total, loss: seen[cut].append((step, loss)))
+    straight = train(Job(data, whole, SMALL), *stores, lambda step, total, loss: seen[whole].append((step, loss)))
+    assert (resumed.steps, resumed.taken, straight.taken) == (8, 3, 8)
+    assert seen[cut] == seen[whole][5:]
     assert "model.safetensors" in weights(endpoints, whole)
     assert weights(endpoints, cut) == weights(endpoints, whole)
     assert (resumed.first_loss, resumed.last_loss) == (straight.first_loss, straight.last_loss)
@@ -265,10 +264,10 @@ def again(runner: Runner, committed: dict[str, Any]) -> Dataset:
     """The dataset of a committed turn, made into stores of its own."""
     elsewhere = uuid.uuid4().hex
     endpoints = runner.endpoints
-    handles = {port.parameter: port.handle(port.store, endpoints, METER) for port in prepare.ports}
+    handles: dict[str, Any] = {port.parameter: port.handle(port.store, endpoints, METER) for port in prepare.ports}
     handles["datasets"] = ObjectWriter(replace(DATASETS, name=elsewhere), endpoints, METER)
     handles["examples"] = TableWriter(replace(EXAMPLES, name=elsewhere), endpoints, METER)
-    return prepare.function(  # type: ignore[no-any-return]
+    return prepare.function(
         **handles,
         batches=runner.batches,
         snapshots=committed["snapshots"],

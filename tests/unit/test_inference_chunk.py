@@ -29,6 +29,15 @@ def test_every_chunk_fits_the_window_with_its_heading_path(text: str, window: in
         assert any(c.isalnum() for c in body)
 
 
+@pytest.mark.parametrize("window", [32, 64, 254])
+@pytest.mark.parametrize("title", ["", "a", "a b c d", "a b c d e f"])
+def test_a_chunk_fills_its_window_and_no_more(title: str, window: int) -> None:
+    text = (f"# {title}\n" if title else "") + "a " * 1000
+    sizes = [tokens.count(f"{heading} {body}") for heading, body in split(text, window)]
+    assert max(sizes) <= window
+    assert min(sizes[:-1]) >= window - 8  # the splitter steps by eight words here
+
+
 @settings(deadline=None)
 @given(TEXT)
 def test_no_letter_of_a_body_is_lost_or_doubled(text: str) -> None:

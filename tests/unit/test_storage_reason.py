@@ -1,0 +1,33 @@
+"""What of a client library's error reaches a person."""
+
+from __future__ import annotations
+
+import pytest
+
+from headrace.storage.reason import reason
+
+PERFORMING = (
+    "Error performing GET http://127.0.0.1:1/b/0.lance in 653.054ms, after 4 retries, max_retries: 4, retry_timeout: 20s  - "
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (f"Generic S3 error: {PERFORMING}HTTP error: error sending request", "error sending request"),
+        (
+            f"lance error: LanceError(IO): Generic S3 error: {PERFORMING}HTTP error: error sending request, /rustc/2d8/a.rs:250:5",
+            "error sending request",
+        ),
+        (
+            "Generic S3 error: Error performing PUT http://h/b in 1.2ms - Server returned non-2xx status code: 403 Forbidden: <?xml …",
+            "Server returned non-2xx status code: 403 Forbidden",
+        ),
+        ("[Errno 104] Connection reset by peer.", "[Errno 104] Connection reset by peer"),
+        ("one\ntwo", "one"),
+        ("", "RuntimeError"),
+        ("x" * 1000, "x" * 300),
+    ],
+)
+def test_the_clause_a_person_can_use_is_kept(said: str, kept: str) -> None:
+    assert reason(RuntimeError(said)) == kept
