@@ -32,7 +32,7 @@ demo: install
 	@$(BIN)/headrace demo $(if $(DOCS),--docs "$(DOCS)") $(if $(ON),--on $(ON))
 
 test: install-dev
-	@$(BIN)/python -m pytest tests -m "not soak"
+	@$(BIN)/python -m pytest tests -m "not soak" -n 2 --dist loadfile
 
 soak: install-dev
 	@$(BIN)/python -m pytest tests -m soak --timeout 3600

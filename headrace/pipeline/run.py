@@ -20,13 +20,14 @@ from typing import Annotated, Any
 import psutil
 
 from headrace.catalog import LEDGER, RUNS
-from headrace.errors import HeadraceError, NotFound, StorageFull
+from headrace.errors import HeadraceError, LostRace, NotFound, StorageFull
 from headrace.pipeline.stage import stage
 from headrace.storage.ledger import Ledger
 from headrace.storage.records import batch
 from headrace.storage.tables import TableWriter
 
 _FLUSH_S = 1.0
+_ARCHIVED = "archived"
 
 
 @dataclass
@@ -134,13 +135,14 @@ def record(ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, L
     `ledger` rows are committed first and `runs` last, so a run that the `runs` table names is there whole; a run whose ledger
     went in before a crash is recognised by its id and not written again.
     """
+    # Both tables' marks are read before their rows: of two processes that archive at once, one is refused and nothing doubles.
+    standing = (ended.mark(_ARCHIVED), ledger.mark(_ARCHIVED))
     new = [j for j in runs(home) if j["state"] != "running" and not j.get("archived")]
     if not new:
         return Archived(0)
+    newest = {_ARCHIVED: max(j["run"] for j in new) + secrets.token_hex(2)}
     held = set(ledger.read(("run",))["run"].to_pylist())
     rows = [{"run": j["run"], **row} for j in new if j["run"] not in held for row in j["rows"]]
-    if rows:
-        ledger.append(batch(LEDGER.columns, rows))
     known = set(ended.read(("run",))["run"].to_pylist())
     lines = [
         {
@@ -154,8 +156,13 @@ def record(ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, L
         for j in new
         if j["run"] not in known
     ]
-    if lines:
-        ended.append(batch(RUNS.columns, lines))
+    try:
+        if rows:
+            ledger.append(batch(LEDGER.columns, rows), marks=newest, expected={_ARCHIVED: standing[1]})
+        if lines:
+            ended.append(batch(RUNS.columns, lines), marks=newest, expected={_ARCHIVED: standing[0]})
+    except LostRace:
+        return Archived(0)  # the other process does it, and what it leaves is done next time
     for j in new:
         write_atomically(home / "runs" / f"{j['run']}.json", json.dumps({**j, "archived": True}).encode())
     return Archived(len(new))

@@ -60,6 +60,8 @@ def start_weed(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...]) -> C
     env = {
         "PATH": os.defpath,
         "HOME": str(home.objects),
+        # Its buffers grew to 1.2 GiB while checkpoints were put; a soft limit makes Go collect sooner.
+        "GOMEMLIMIT": "400MiB",
         "AWS_ACCESS_KEY_ID": keys.s3_access_key,
         "AWS_SECRET_ACCESS_KEY": keys.s3_secret_key,
         "WEED_JWT_SIGNING_KEY": keys.volume_write_key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import duckdb
@@ -25,13 +26,21 @@ def select(query: str, endpoints: Endpoints, ledger: Ledger) -> list[dict[str, A
             statements = database.extract_statements(query)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise WrongUsage("Only one SELECT is taken.", hint=f"Tables: {', '.join(sorted(tables))}.")
-            for name in database.get_table_names(query):
-                if name in tables:
-                    reader = TableReader(tables[name], endpoints, Meter(ledger, "sql"))
-                    database.register(name, reader.read())
+            for name in _named(database, query) & set(tables):
+                reader = TableReader(tables[name], endpoints, Meter(ledger, "sql"))
+                database.register(name, reader.read())
             database.execute("SET lock_configuration = true")
-            cursor = database.execute(query)
-            names = [column[0] for column in cursor.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            # By way of Arrow: DuckDB's own rows want pytz for a time with a zone.
+            found = database.execute(query).to_arrow_table()
+            columns = [column.to_pylist() for column in found.columns]
+            return [dict(zip(found.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
         except duckdb.Error as error:
             raise WrongUsage(str(error).splitlines()[0], hint=f"Tables: {', '.join(sorted(tables))}.") from None
+
+
+def _named(database: duckdb.DuckDBPyConnection, query: str) -> set[str]:
+    """The tables a query names, in lower case; all its words where DuckDB cannot tell before the tables are there."""
+    try:
+        return {name.lower() for name in database.get_table_names(query)}
+    except duckdb.BinderException:  # JOIN … USING, for one
+        return set(re.findall(r"\w+", query.lower()))

@@ -147,10 +147,12 @@ def _checkpoint(checkpoints: ObjectWriter, prefix: str, step: int, model: Any, o
         "rng": torch.get_rng_state(),
         "losses": losses,
     }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
     key = f"{prefix}/step-{step:06d}.pt"
-    checkpoints.put(key, buffer.getvalue())
+    # By way of a file, which is streamed: in memory it would stand there two or three times.
+    with tempfile.NamedTemporaryFile(suffix=".pt") as file:
+        torch.save(state, file)
+        file.flush()
+        checkpoints.upload(key, Path(file.name))
     checkpoints.put(f"{prefix}/{_LATEST}", json.dumps({"step": step, "key": key}).encode())
     kept = sorted(info.key for info in checkpoints.list(f"{prefix}/step-"))
     for old in kept[:-_KEEP]:

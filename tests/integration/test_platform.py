@@ -183,9 +183,7 @@ def test_every_tier_answers_and_every_door_is_on_loopback(home: Path) -> None:
         assert get(endpoints, "a") == b"1"
 
         # tables
-        catalog = load_catalog(
-            "lake", uri=endpoints.catalog_uri, warehouse=endpoints.warehouse, **endpoints.catalog_properties
-        )
+        catalog = load_catalog("lake", uri=endpoints.catalog_uri, warehouse=endpoints.warehouse, **endpoints.catalog_properties)
         catalog.create_namespace("trial")
         rows = pa.table({"n": pa.array([1, 2, 3], pa.int64())})
         table = catalog.create_table("trial.rows", rows.schema)
@@ -203,9 +201,7 @@ def test_every_tier_answers_and_every_door_is_on_loopback(home: Path) -> None:
 
         # doors
         doors = listeners(home)
-        assert {int(url.rsplit(":", 1)[1]) for url in (endpoints.s3_endpoint, endpoints.kafka_bootstrap)} <= {
-            p for _, p in doors
-        }
+        assert {int(url.rsplit(":", 1)[1]) for url in (endpoints.s3_endpoint, endpoints.kafka_bootstrap)} <= {p for _, p in doors}
         assert {address for address, _ in doors} == {"127.0.0.1"}
         served = []
         for _, port in doors:
@@ -342,9 +338,7 @@ def test_two_homes_run_side_by_side(home: Path, tmp_path: Path) -> None:
 
 def test_two_commands_that_start_at_once_get_one_platform(home: Path) -> None:
     first, second = (
-        subprocess.Popen(
-            [sys.executable, "-c", COMMAND, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([sys.executable, "-c", COMMAND, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     )
     try:

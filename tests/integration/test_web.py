@@ -137,13 +137,9 @@ def test_a_whole_answer_and_a_search_agree(client: httpx.Client) -> None:
     question = {"question": "When do passwords change?"}
     answer = client.post("/v1/ask", json=question).json()
     found = client.post("/v1/search", json=question).json()
-    assert [p["chunk_id"] for p in answer["passages"]] == [p["chunk_id"] for p in found["passages"]][
-        : len(answer["passages"])
-    ]
+    assert [p["chunk_id"] for p in answer["passages"]] == [p["chunk_id"] for p in found["passages"]][: len(answer["passages"])]
     assert found["passages"][0]["document"] == "documents/hostile.md"
-    assert "<img src=x onerror=alert(2)>" in found["passages"][0]["text"], (
-        "documents come as they are; the page inserts text"
-    )
+    assert "<img src=x onerror=alert(2)>" in found["passages"][0]["text"], "documents come as they are; the page inserts text"
     other = client.post("/v1/search", json={**question, "tenant": "another"}).json()
     assert other["passages"] == []
 

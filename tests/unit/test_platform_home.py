@@ -88,9 +88,7 @@ def test_a_child_that_inherits_a_lock_keeps_it(tmp_path: Path) -> None:
         ("write /x: no space left on device", StorageFull),
     ],
 )
-def test_the_log_says_what_went_wrong_and_only_the_last_start_counts(
-    tmp_path: Path, words: str, kind: type[Exception]
-) -> None:
+def test_the_log_says_what_went_wrong_and_only_the_last_start_counts(tmp_path: Path, words: str, kind: type[Exception]) -> None:
     log = tmp_path / "server.log"
 
     def said(line: str) -> Child:
