@@ -110,3 +110,14 @@ def test_the_same_demo_again_skips_what_did_not_change(shown: str, module_home: 
     assert rows, "the newest run is the query above"
     assert module_home.run("score", "training", "-o", tmp_path / "score.md").stdout.startswith("Wrote")
     assert (tmp_path / "score.md").stat().st_size > 500
+
+
+def test_sql_gives_times_sums_and_joins_as_they_are(shown: str, module_home: Home) -> None:
+    assert 'Put "at" and "offset" in double quotes' in module_home.run("sql", "select min(at) from runs", code=2).stderr
+    events = module_home.sql('select min("at") as first, sum(bytes) as size from DOCUMENT_EVENTS')
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?\+00:00", events[0]["first"])
+    assert events[0]["size"] == sum(path.stat().st_size for path in module_home.docs.iterdir())
+    joined = module_home.sql("select count(*) as pairs from documents join chunks using (document_id, version)")
+    assert joined == [{"pairs": 72}]
+    assert module_home.sql("select uri from documents where uri = 'nothing'") == []
+    assert "Only one SELECT" in module_home.run("sql", "drop table chunks", code=2).stderr

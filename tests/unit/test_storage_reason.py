@@ -16,11 +16,11 @@ PERFORMING = (
     [
         (f"Generic S3 error: {PERFORMING}HTTP error: error sending request", "error sending request"),
         (
-            f"lance error: LanceError(IO): Generic S3 error: {PERFORMING}HTTP error: error sending request, /rustc/2d8/a.rs:250:5",
+            f"lance error: LanceError(IO): Generic S3 error: {PERFORMING}error sending request, /rustc/2d8/a.rs:250:5",
             "error sending request",
         ),
         (
-            "Generic S3 error: Error performing PUT http://h/b in 1.2ms - Server returned non-2xx status code: 403 Forbidden: <?xml …",
+            "Generic S3 error: Error performing PUT http://h/b in 1ms - Server returned non-2xx status code: 403 Forbidden: <x",
             "Server returned non-2xx status code: 403 Forbidden",
         ),
         ("[Errno 104] Connection reset by peer.", "[Errno 104] Connection reset by peer"),
