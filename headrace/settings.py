@@ -146,6 +146,8 @@ class Training(Section):
     """The challenger is promoted only if it is better with this confidence."""
     seed: int = 17
     """Seed of everything random in a turn."""
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    """Processor threads; fixed by a turn's plan, since the order of sums, and so the last bit of a weight, hangs on it."""
 
 
 class Settings(BaseSettings):

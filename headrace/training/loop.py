@@ -64,6 +64,7 @@ def train(job: Job, datasets: ObjectReader, checkpoints: ObjectWriter, report: C
 
     settings = job.settings
     torch.manual_seed(settings.seed)
+    torch.set_num_threads(settings.threads)
     groups = _groups(questions(datasets, job.dataset, TRAIN), settings.negatives)
     model, tokenizer = fresh(settings.seed)
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ GREEDY = Sampling(max_tokens=12)
 
 
 @pytest.fixture(scope="module")
-def model() -> SmolLM:
+def model() -> Iterator[SmolLM]:
     torch.manual_seed(5)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model only waits for more of them
     config = LlamaConfig(
         vocab_size=258,
@@ -52,7 +53,8 @@ def model() -> SmolLM:
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    return SmolLM(LlamaForCausalLM(config), tokenizer, version="tiny@1")
+    yield SmolLM(LlamaForCausalLM(config), tokenizer, version="tiny@1")
+    torch.set_num_threads(threads)  # the sums of other tests hang on it
 
 
 @pytest.fixture
