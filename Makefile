@@ -12,8 +12,8 @@ install: .venv/installed
 
 install-dev: .venv/installed-dev
 
-# The CPU build of torch is taken where pip can find it (it comes from the PyTorch project's own index, pip's
-# --extra-index-url); otherwise the build that PyPI has, with its CUDA parts.
+# The CPU build of torch is taken where pip has been told of the PyTorch project's own index; otherwise the build that PyPI
+# has, with its CUDA parts.
 .venv/installed: $(LOCKS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer; name one: make PYTHON=python3.12 install")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
