@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from typer._click.exceptions import ClickException
+from typer.completion import completion_init
 
 from headrace import __version__
 from headrace.errors import HeadraceError, NotFound, WrongUsage
@@ -23,6 +24,8 @@ app = typer.Typer(
     name="headrace",
     help="Runs the AI training loop and enterprise RAG on any storage, meters every byte, and draws what it measured.",
     no_args_is_help=True,
+    # Typer's own options guess the shell from the process tree and fail where they cannot: see `completion`.
+    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -437,6 +440,16 @@ def endpoints(as_json: AsJson = False) -> None:
         out.print("Embedded ones answer while a command such as `headrace up` runs.", style="dim")
 
 
+@app.command()
+def completion(shell: Annotated[str, typer.Argument(help="bash, zsh, fish or powershell.")]) -> None:
+    """The script that teaches a shell to complete headrace's words: eval "$(headrace completion bash)"."""
+    from typer._completion_shared import get_completion_script
+
+    if shell not in ("bash", "zsh", "fish", "powershell"):
+        raise WrongUsage(f"There is no completion for {shell!r}.", hint="Those there are: bash, zsh, fish, powershell.")
+    print(get_completion_script(prog_name="headrace", complete_var="_HEADRACE_COMPLETE", shell=shell))
+
+
 def _move(model: str, stage: Any, as_json: bool, **inputs: str) -> None:
     from dataclasses import asdict
 
@@ -501,6 +514,7 @@ def _options_first(words: list[str]) -> list[str]:
 def main() -> None:
     """Run the command line; every error a user may meet becomes a sentence, a hint and an exit code."""
     try:
+        completion_init()
         code = app(_options_first(sys.argv[1:]), standalone_mode=False) or 0
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
