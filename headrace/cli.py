@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from typer._click.exceptions import ClickException
-from typer.completion import completion_init
+from typer._completion_classes import completion_init
 
 from headrace import __version__
 from headrace.errors import HeadraceError, NotFound, WrongUsage
