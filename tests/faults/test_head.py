@@ -81,7 +81,7 @@ def offsets(endpoints: Endpoints) -> list[int]:
 
 
 def snapshots(endpoints: Endpoints) -> int:
-    loaded = table(endpoints)._load()
+    loaded = table(endpoints).format.load()
     return len(loaded.metadata.snapshots) if loaded else 0
 
 

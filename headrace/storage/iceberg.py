@@ -1,0 +1,391 @@
+"""One Iceberg table behind a REST catalog: every byte of its files metered, every commit compare-and-swap.
+
+Marks are kept in the snapshot's summary. Every commit repeats those of the snapshot it builds on, so the newest snapshot has
+them all, whichever older ones upkeep has expired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import random
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    CommitStateUnknownException,
+    NamespaceAlreadyExistsError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    RESTError,
+    TableAlreadyExistsError,
+)
+from pyiceberg.expressions import BooleanExpression
+from pyiceberg.io import FileIO, InputStream, OutputStream
+from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO, _dataframe_to_data_files
+from pyiceberg.manifest import DataFile
+from pyiceberg.table import Table
+from requests.exceptions import RequestException
+
+from headrace.catalog import Store
+from headrace.errors import LostRace, StorageFull, Unavailable
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Direction
+from headrace.storage.meter import Meter
+from headrace.storage.reason import reason
+
+NAMESPACE = "headrace"
+_MARK = "headrace.mark."
+_COMMIT = "headrace.commit"
+_TRIES = 12
+
+
+class _MeteredInput(io.RawIOBase):
+    """A pyarrow input file that counts each range it is asked for."""
+
+    def __init__(self, file: Any, store: Store, meter: Meter) -> None:
+        self._file, self._store, self._meter = file, store, meter
+
+    def read(self, size: int = -1) -> bytes:
+        with self._meter.operation(self._store, Direction.READ) as operation:
+            data: bytes = self._file.read(size if size >= 0 else None)
+            operation.bytes = len(data)
+        return data
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def size(self) -> int:
+        return int(self._file.size())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+class _MeteredOutput(io.RawIOBase):
+    """A pyarrow output stream counted as one operation when it closes: only then is the object there."""
+
+    def __init__(self, stream: Any, store: Store, meter: Meter) -> None:
+        self._stream, self._store, self._meter = stream, store, meter
+        self._bytes, self._seconds = 0, 0.0
+
+    def write(self, data: Any) -> int:
+        started = time.perf_counter()
+        self._stream.write(data)
+        self._seconds += time.perf_counter() - started
+        size = memoryview(data).nbytes
+        self._bytes += size
+        return size
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._bytes
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        started = time.perf_counter()
+        try:
+            self._stream.close()
+        finally:
+            super().close()
+            seconds = self._seconds + time.perf_counter() - started
+            self._meter.count(self._store, Direction.WRITE, bytes=self._bytes, seconds=seconds)
+
+
+class _MeteredFile(PyArrowFile):
+    """An Iceberg file whose streams are metered."""
+
+    def __init__(self, inner: PyArrowFile, store: Store, meter: Meter) -> None:
+        super().__init__(inner.location, inner._path, inner._filesystem, inner._buffer_size)
+        self._store, self._meter = store, meter
+
+    def open(self, seekable: bool = True) -> InputStream:
+        # Seekable always: the wrapper then serves Parquet's range reads and Avro's sequential ones alike.
+        return pa.PythonFile(_MeteredInput(super().open(seekable=True), self._store, self._meter), mode="r")  # type: ignore[no-any-return]
+
+    def create(self, overwrite: bool = False) -> OutputStream:
+        # Iceberg gives each file a name of its own, so asking the store whether it exists would only cost a request.
+        return pa.PythonFile(_MeteredOutput(super().create(overwrite=True), self._store, self._meter), mode="w")  # type: ignore[no-any-return]
+
+    def to_input_file(self) -> PyArrowFile:
+        return self
+
+
+class _MeteredFileIO(PyArrowFileIO):
+    """pyiceberg's own file access, metered."""
+
+    def __init__(self, properties: Mapping[str, Any], store: Store, meter: Meter) -> None:
+        super().__init__(dict(properties))
+        self._store, self._meter = store, meter
+
+    def new_input(self, location: str) -> PyArrowFile:
+        return _MeteredFile(super().new_input(location), self._store, self._meter)
+
+    def new_output(self, location: str) -> PyArrowFile:
+        return _MeteredFile(super().new_output(location), self._store, self._meter)
+
+
+class _MeteredCatalog(RestCatalog):
+    """A REST catalog whose tables read and write through one store's meter."""
+
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
+        self._metered = (store, meter)
+        super().__init__(
+            "headrace",
+            uri=endpoints.catalog_uri,
+            warehouse=endpoints.warehouse,
+            **endpoints.catalog_properties,
+        )
+
+    def _load_file_io(self, properties: Mapping[str, Any] | None = None, location: str | None = None) -> FileIO:
+        # What is in self.properties are the user's own endpoint and keys; they win over what the server suggests.
+        return _MeteredFileIO({**(properties or {}), **self.properties}, *self._metered)
+
+
+class IcebergTable:
+    """One store of the table tier as an Iceberg table; nothing is sent until it is used."""
+
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
+        self.store = store
+        self._endpoints = endpoints
+        self._meter = meter
+        self._catalog: _MeteredCatalog | None = None
+        self._table: Table | None = None
+
+    def scan(self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of a snapshot (the newest if `None`) in Iceberg's own Arrow types; none if there is no table."""
+        table = self.load()
+        if table is None:
+            return
+        with self.faults():
+            # A column that the table was made without, and no writer has added yet, is left out.
+            held = {field.name for field in table.schema().fields}
+            wanted = columns if columns == ("*",) else tuple(name for name in columns if name in held)
+            yield from table.scan(row_filter=where, selected_fields=wanted, snapshot_id=snapshot).to_arrow_batch_reader()
+
+    def snapshot(self) -> int | None:
+        """Id of the newest snapshot, or `None` while there is none."""
+        table = self.load()
+        current = table.current_snapshot() if table else None
+        return current.snapshot_id if current else None
+
+    def count(self) -> int:
+        """Number of rows, from metadata alone."""
+        table = self.load()
+        if table is None:
+            return 0
+        with self.faults():
+            return int(table.scan().count())
+
+    def marks(self) -> dict[str, Any]:
+        """Every mark of the newest snapshot."""
+        table = self.load()
+        return _marks(table) if table else {}
+
+    def append(self, data: pa.Table, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
+        """Commit rows and marks in one snapshot and return its id; see `TableWriter.append`.
+
+        The files are written once; only the commit is tried again, so whoever loses a race does not write twice.
+        """
+        table = self._table_or_new()
+        self._require(table, expected)
+        commit = uuid.uuid4().hex
+        files: list[DataFile] = []
+        try:
+            with self.faults():
+                if data.num_rows:
+                    files.extend(_dataframe_to_data_files(table.metadata, data, table.io))
+            return self._commit(table, files, commit, marks, expected)
+        except (LostRace, StorageFull):
+            self._discard(table, files)  # known not to be in any snapshot
+            raise
+
+    def _commit(
+        self, table: Table, files: list[DataFile], commit: str, marks: Mapping[str, Any], expected: Mapping[str, Any]
+    ) -> int:
+        for attempt in range(_TRIES):
+            self._require(table, expected)
+            properties = {_MARK + name: json.dumps(value, sort_keys=True) for name, value in {**_marks(table), **marks}.items()}
+            try:
+                with self._faults_of_commit(), table.transaction() as transaction:
+                    update = transaction.update_snapshot(snapshot_properties={**properties, _COMMIT: commit})
+                    with update.fast_append() as append:
+                        for file in files:
+                            append.append_data_file(file)
+            except _Uncertain as uncertain:
+                table = self._reload()
+                if (landed := _committed(table, commit)) is not None:
+                    return landed
+                if uncertain.cause is not None and attempt == _TRIES - 1:
+                    raise Unavailable(
+                        f"A commit to {self.store.table} was not taken: {reason(uncertain.cause)}.",
+                        hint="Check the catalog and run the command again; nothing was half-written.",
+                    ) from uncertain.cause
+                time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
+                continue
+            landed = _committed(table, commit)
+            if landed is None:
+                table = self._reload()
+                landed = _committed(table, commit)
+            if landed is not None:
+                return landed
+        raise LostRace(
+            f"{_TRIES} tries to commit to {self.store.table} were overtaken by other writers.",
+            hint="Run the command again when fewer writers run.",
+        )
+
+    def _require(self, table: Table, expected: Mapping[str, Any]) -> None:
+        standing = _marks(table)
+        for name, value in expected.items():
+            if standing.get(name) != value:
+                raise LostRace(
+                    f"Somebody else moved {self.store.table}'s mark {name!r} from {value!r} to {standing.get(name)!r}.",
+                    hint="Run the command again; it goes on from there.",
+                )
+
+    def _discard(self, table: Table, files: list[DataFile]) -> None:
+        """Delete files that no snapshot names; what cannot be deleted now is left to upkeep."""
+        for file in files:
+            with contextlib.suppress(Exception):
+                table.io.delete(file.file_path)
+
+    def load(self) -> Table | None:
+        """The table as it stands now, or `None` where nobody made it yet."""
+        with self.faults():
+            if self._table is not None:
+                self._table.refresh()
+                return self._table
+            try:
+                self._table = self._connect().load_table((NAMESPACE, self.store.table))
+            except (NoSuchTableError, NoSuchNamespaceError):
+                return None
+        return self._table
+
+    def _connect(self) -> _MeteredCatalog:
+        if self._catalog is None:
+            self._catalog = _MeteredCatalog(self.store, self._endpoints, self._meter)
+        return self._catalog
+
+    def _reload(self) -> Table:
+        with self.faults():
+            self._table = self._connect().load_table((NAMESPACE, self.store.table))
+        return self._table
+
+    def _table_or_new(self) -> Table:
+        table = self.load()
+        if table is not None:
+            return self._widened(table)
+        with self.faults():
+            catalog = self._connect()
+            with contextlib.suppress(NamespaceAlreadyExistsError):
+                catalog.create_namespace(NAMESPACE)
+            # Our own loop decides what may be retried: pyiceberg's would append behind a mark that has moved.
+            with contextlib.suppress(TableAlreadyExistsError):
+                catalog.create_table(
+                    (NAMESPACE, self.store.table),
+                    schema=self.store.columns,
+                    properties={
+                        "commit.retry.num-retries": "0",
+                        "write.parquet.compression-codec": "zstd",
+                        "format-version": "2",
+                    },
+                )
+            self._table = catalog.load_table((NAMESPACE, self.store.table))
+        return self._widened(self._table)
+
+    def _widened(self, table: Table) -> Table:
+        """The table with every column the catalog has: those it gained are added, and are null in older rows."""
+        for _ in range(_TRIES):
+            held = set(table.schema().column_names)
+            if all(name in held for field in self.store.columns for name in _names(field)):
+                return table
+            tops = {field.name for field in table.schema().fields}
+            wanted = pa.schema([field if field.name in tops else field.with_nullable(True) for field in self.store.columns])
+            with self.faults(), contextlib.suppress(CommitFailedException), table.update_schema() as update:
+                update.union_by_name(wanted)
+            table = self._reload()  # somebody else may have added them, or rows, meanwhile
+        raise LostRace(f"The new columns of {self.store.table} could not be added.", hint="Run the command again.")
+
+    @contextlib.contextmanager
+    def _faults_of_commit(self) -> Iterator[None]:
+        try:
+            yield
+        except (CommitFailedException, CommitStateUnknownException):
+            raise _Uncertain(None) from None
+        except (RequestException, RESTError, OSError) as error:
+            if "no space" in str(error).lower() or "no free volumes" in str(error).lower():
+                raise StorageFull(
+                    f"No space left for table {self.store.table}.", hint="Free some space and run again."
+                ) from error
+            raise _Uncertain(error) from error
+
+    @contextlib.contextmanager
+    def faults(self) -> Iterator[None]:
+        """What goes wrong below, in words of ours."""
+        try:
+            yield
+        except (RequestException, RESTError, OSError) as error:
+            text = str(error)
+            if "no space" in text.lower() or "no free volumes" in text.lower():
+                raise StorageFull(
+                    f"No space left for table {self.store.table}.", hint="Free some space and run again."
+                ) from error
+            raise Unavailable(
+                f"Table {self.store.table} cannot be reached through {self._endpoints.catalog_uri}: {reason(error)}.",
+                hint="Check that the catalog and the object store run and run the command again.",
+            ) from error
+
+
+class _Uncertain(Exception):
+    """A commit that was refused, or whose answer was lost: only the table can tell."""
+
+    def __init__(self, cause: Exception | None) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+def _marks(table: Table) -> dict[str, Any]:
+    snapshot = table.current_snapshot()
+    if snapshot is None or snapshot.summary is None:
+        return {}
+    properties = snapshot.summary.additional_properties
+    return {name[len(_MARK) :]: json.loads(value) for name, value in properties.items() if name.startswith(_MARK)}
+
+
+def _names(field: pa.Field, prefix: str = "") -> Iterator[str]:
+    """A field and those nested in it, as Iceberg names them."""
+    name = f"{prefix}{field.name}"
+    yield name
+    kind = field.type
+    if pa.types.is_list(kind):
+        yield from _names(kind.value_field.with_name("element"), f"{name}.")
+    elif pa.types.is_struct(kind):
+        for index in range(kind.num_fields):
+            yield from _names(kind.field(index), f"{name}.")
+
+
+def _committed(table: Table, commit: str) -> int | None:
+    for snapshot in reversed(table.metadata.snapshots):
+        if snapshot.summary is not None and snapshot.summary.additional_properties.get(_COMMIT) == commit:
+            return snapshot.snapshot_id
+    return None
