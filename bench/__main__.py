@@ -1,6 +1,6 @@
 """Run every benchmark, or those named, and print one JSON document.
 
-python -m bench [demo] [platform] [index] [ask] [ledger]
+python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [upkeep]
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import platform
 import sys
 import time
 
-from bench import ask, demo, index, ledger, start
+from bench import ask, demo, index, landing, ledger, start, upkeep
 
 BENCHMARKS = {
     "platform": start.measure,
     "ledger": ledger.measure,
+    "landing": landing.measure,
+    "upkeep": upkeep.measure,
     "index": index.measure,
     "ask": ask.measure,
     "demo": demo.measure,

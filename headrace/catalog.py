@@ -57,6 +57,10 @@ def _schema(*required: pa.Field, optional: tuple[pa.Field, ...] = ()) -> pa.Sche
     return pa.schema([field.with_nullable(False) for field in required] + list(optional))
 
 
+def _landed(*event: pa.Field) -> pa.Schema:
+    return _schema(*event, *ORIGIN, optional=(EXTRA,))
+
+
 def _f(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind)
 
@@ -68,7 +72,9 @@ TIME = pa.timestamp("us", tz="UTC")
 DIMENSIONS = 384  # of all-MiniLM-L6-v2, the embedded embedder; an index of another width is another index
 
 # Where a landed row stood in the head. (topic, partition, offset) is unique in every landed table.
+# A topic that was made anew under its old name is `topic@02`, so that offsets which began again at 0 collide with none.
 ORIGIN = (_f("topic", TEXT), _f("partition", pa.int32()), _f("offset", INT))
+EXTRA = _f("extra", TEXT)  # JSON of the keys that an event has and this catalog does not know; null where there are none
 
 DOCUMENT_EVENT = (
     _f("event_id", TEXT),
@@ -140,17 +146,33 @@ INTERACTIONS = Store("interactions", Tier.STREAM, "a question was answered", _UN
 FEEDBACK = Store("feedback", Tier.STREAM, "a user gave a verdict", _UNTIL_LANDED, _schema(*VERDICT), partitions=1)
 
 # table
-DOCUMENT_EVENT_ROWS = Store(
-    "document-events", Tier.TABLE, "one row per document event", "archive", _schema(*DOCUMENT_EVENT, *ORIGIN)
-)
-INTERACTION_ROWS = Store("interactions", Tier.TABLE, "one row per answer", "archive", _schema(*INTERACTION, *ORIGIN))
-FEEDBACK_ROWS = Store("feedback", Tier.TABLE, "one row per verdict", "archive", _schema(*VERDICT, *ORIGIN))
+DOCUMENT_EVENT_ROWS = Store("document-events", Tier.TABLE, "one row per document event", "archive", _landed(*DOCUMENT_EVENT))
+INTERACTION_ROWS = Store("interactions", Tier.TABLE, "one row per answer", "archive", _landed(*INTERACTION))
+FEEDBACK_ROWS = Store("feedback", Tier.TABLE, "one row per verdict", "archive", _landed(*VERDICT))
 DEAD_LETTERS = Store(
     "dead-letters",
     Tier.TABLE,
     "raw bytes that could not be read, and why",
     "archive",
     _schema(_f("key", pa.binary()), _f("value", pa.binary()), _f("reason", TEXT), _f("at", TIME), *ORIGIN),
+)
+REFUSALS = Store(
+    "refusals",
+    Tier.TABLE,
+    "where landing stopped since the head and a table disagree, and who let it go on",
+    "archive",
+    _schema(
+        _f("topic", TEXT),
+        _f("partition", pa.int32()),
+        _f("kind", TEXT),  # gap | regressed | recreated
+        _f("action", TEXT),  # stopped | accepted
+        _f("landed", INT),  # the offset that was to land next
+        _f("low", INT),  # the first offset the head has
+        _f("end", INT),  # the offset the head gives out next
+        _f("seen", TEXT),
+        _f("who", TEXT),
+        _f("at", TIME),
+    ),
 )
 DOCUMENT_ROWS = Store(
     "documents",
@@ -169,8 +191,7 @@ DOCUMENT_ROWS = Store(
         _f("text", TEXT),  # Markdown
         _f("bytes", INT),
         _f("at", TIME),
-        _f("partition", pa.int32()),
-        _f("offset", INT),  # of the document event that caused this row
+        *ORIGIN,  # of the document event that caused this row
     ),
 )
 CHUNK_ROWS = Store(
@@ -188,8 +209,7 @@ CHUNK_ROWS = Store(
         _f("position", pa.int32()),
         _f("text", TEXT),
         _f("readers", pa.list_(TEXT)),
-        _f("partition", pa.int32()),
-        _f("offset", INT),
+        *ORIGIN,  # of the document's event
     ),
 )
 EXAMPLES = Store(
@@ -268,6 +288,7 @@ DOCUMENTS = Store("documents", Tier.OBJECT, "source files as given", "until dele
 DATASETS = Store("datasets", Tier.OBJECT, "Parquet shards and their list", "by policy")
 CHECKPOINTS = Store("checkpoints", Tier.OBJECT, "optimizer, weights, RNG, data position", "by policy")
 MODELS = Store("models", Tier.OBJECT, "released weights and the champion pointer", "by policy")
+LANDERS = Store("landers", Tier.OBJECT, "who lands which partitions", "while they land")
 TURNS = Store("turns", Tier.OBJECT, "manifests: the JSON that commits a turn", "archive")
 
 # vector
@@ -301,6 +322,7 @@ STORES: tuple[Store, ...] = (
     INTERACTION_ROWS,
     FEEDBACK_ROWS,
     DEAD_LETTERS,
+    REFUSALS,
     DOCUMENT_ROWS,
     CHUNK_ROWS,
     EXAMPLES,
@@ -311,6 +333,7 @@ STORES: tuple[Store, ...] = (
     DATASETS,
     CHECKPOINTS,
     MODELS,
+    LANDERS,
     TURNS,
     CHUNKS,
     KV_CACHE,

@@ -239,27 +239,85 @@ def feedback(
 @app.command()
 def land(
     once: Annotated[bool, typer.Option("--once", help="Until the head is drained; otherwise follow it.")] = False,
+    accept_gap: Annotated[
+        str | None, typer.Option(metavar="TOPIC/PARTITION", help="Go on past events that the head forgot before they landed.")
+    ] = None,
+    accept_new_head: Annotated[
+        str | None, typer.Option(metavar="TOPIC/PARTITION", help="Go on with a head that is not the one landed from.")
+    ] = None,
+    dead_letters: Annotated[
+        bool, typer.Option("--dead-letters", help="First land the dead letters that can be read now, after a fix.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Land the head in the tables, each event once."""
-    import time
-
-    from headrace.pipeline.land import land as land_stage
+    from headrace.head.accept import accept
+    from headrace.head.land import land as land_stage
+    from headrace.head.reland import reland
+    from headrace.report import say_landed
     from headrace.session import opened
 
-    with opened("land", _settings(), models=False, quiet=as_json) as session:
-        while True:
-            done = session.runner.run(land_stage)
-            if as_json and once:
-                _print_json({"landed": done.events, "dead_letters": done.dead})
-            elif as_json:
-                print(json.dumps({"landed": done.events, "dead_letters": done.dead}), flush=True)
-            elif once or done.total or done.dead:
-                told = ", ".join(f"{count:,} {topic}" for topic, count in done.events.items())
-                out.print(f"Landed {told}" + (f"; {done.dead} dead letters" if done.dead else "") + ".")
-            if once:
-                break
-            time.sleep(1.0)
+    settings = _settings()
+    with opened("land", settings, models=False, quiet=as_json) as session:
+        for place, gap in ((accept_gap, True), (accept_new_head, False)):
+            if place is not None:
+                accepted = session.runner.run(accept, place=place, gap=gap, who=_user())
+                err.print(accepted.told, highlight=False)
+        if dead_letters:
+            again = session.runner.run(reland)
+            told = ", ".join(f"{count:,} {topic}" for topic, count in again.events.items() if count) or "none"
+            err.print(f"Of the dead letters {told} landed now; {again.dead:,} still cannot be read.", highlight=False)
+        if not once:
+            _follow_head(session, as_json)
+            return
+        done = session.runner.run(land_stage, settings=settings.landing)
+    if as_json:
+        refused = [{"partition": r.place, "kind": r.kind, "seen": r.seen, "remedy": r.remedy} for r in done.refusals]
+        _print_json({"landed": done.events, "dead_letters": done.dead, "refused": refused})
+    else:
+        say_landed(out, done)
+    done.require()
+
+
+def _follow_head(session: Any, as_json: bool) -> None:
+    import signal
+    import threading
+
+    from headrace.head.follow import follow
+    from headrace.head.land import Following
+    from headrace.pipeline.upkeep import upkeep
+    from headrace.report import LandingLines
+    from headrace.settings import Embedded
+
+    lines = LandingLines(out, err, as_json)
+    following = Following(threading.Event(), lines.committed, lines.refused, lines.waiting)
+    signal.signal(signal.SIGTERM, lambda *_: following.stop.set())
+    settings = session.settings.landing
+    if isinstance(session.settings.head, Embedded):
+        # Embedded servers that are gone do not come back by themselves.
+        settings = settings.model_copy(update={"patience_s": min(settings.patience_s, 60.0)})
+    err.print("Landing what comes, until Ctrl-C.", style="dim")
+
+    def keep_tables() -> None:
+        session.runner.run(upkeep, settings=session.settings.upkeep, only_due=True)
+
+    follow(session.runner, settings, following, chores=keep_tables, failed=lines.failed)
+    lines.total()
+
+
+@app.command()
+def head(as_json: AsJson = False) -> None:
+    """What is only in the head: per partition its end, what has landed, the lag in events and bytes, and the oldest's age."""
+    from headrace.head.backlog import backlog
+    from headrace.report import say_backlog
+    from headrace.session import opened
+
+    with opened("head", _settings(), models=False, quiet=as_json) as session:
+        found = session.runner.run(backlog)
+    if as_json:
+        _print_json({"partitions": [partition.as_dict() for partition in found]})
+    else:
+        say_backlog(out, found)
 
 
 @app.command()
@@ -365,22 +423,38 @@ def runs(as_json: AsJson = False) -> None:
 @app.command()
 def ledger(
     run: Annotated[str | None, typer.Argument(help="A run's id or its beginning; the newest unless named.")] = None,
+    by: Annotated[str | None, typer.Option(help="Add up by tier, stage or tenant.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """What a run moved: operations, bytes and latency by stage, store and direction."""
     from headrace.pipeline.run import journal_of
-    from headrace.report import ledger_table, merged, tier_table
+    from headrace.report import ledger_table, merged, summary_table, tier_table
+    from headrace.storage.ledger import summed
 
+    if by not in (None, "tier", "stage", "tenant"):
+        raise WrongUsage(f"--by takes tier, stage or tenant, not {by!r}.")
     journal = journal_of(_settings().home, run)
+    if by is not None:
+        if "ledger" not in journal:
+            raise NotFound(
+                f"Run {journal['run']} was recorded by an older Headrace, which kept no histograms to add up.",
+                hint=f"Its rows are there: headrace ledger {journal['run']}",
+            )
+        rows = summed(journal["ledger"], by=(by,))
+        if as_json:
+            _print_json({"run": journal["run"], "state": journal["state"], "by": by, "rows": rows})
+        else:
+            out.print(summary_table(rows, by, title=f"What {journal['run']} moved, by {by}"))
+        return
     if as_json:
         _print_json({"run": journal["run"], "state": journal["state"], "rows": journal["rows"]})
         return
-    rows = merged(journal["rows"])
+    rows = summed(journal["ledger"], by=("stage", "store", "tier")) if "ledger" in journal else merged(journal["rows"])
     out.print(ledger_table(rows, title=f"What {journal['run']} moved"))
     out.print()
     out.print(tier_table(rows))
     if any(row["estimated"] for row in rows):
-        out.print("≈ estimated: that store's library hides its I/O (docs/ledger.md says how far off).", style="dim")
+        out.print("≈ estimated: that store's library hides its I/O (docs/ledger.md).", style="dim")
 
 
 @app.command()
@@ -441,6 +515,73 @@ def endpoints(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def check(
+    only: Annotated[list[str] | None, typer.Option(metavar="TIER", help="object, stream, table or file; repeatable.")] = None,
+    seconds: Annotated[float, typer.Option(help="About how long it may take in all.", min=1, max=3600)] = 60,
+    as_json: AsJson = False,
+) -> None:
+    """Does the configured storage keep the promises that Headrace relies on? Exit code 1 if one is broken."""
+    from contextlib import closing
+
+    from headrace.catalog import Tier
+    from headrace.check.acceptance import TIERS, accept, promises
+    from headrace.check.promise import Verdict
+    from headrace.check.table import say_checked
+    from headrace.pipeline.progress import Bars
+    from headrace.platform import open_platform
+
+    if unknown := set(only or ()) - set(TIERS):
+        hint = f"Those that can be checked: {', '.join(TIERS)}. The vector tier keeps its files in the object tier."
+        raise WrongUsage(f"--only takes a tier, not {min(unknown)!r}.", hint=hint)
+    tiers = [tier for tier in TIERS if not only or tier in only]
+    needed = {Tier.OBJECT: {"objects"}, Tier.TABLE: {"objects"}, Tier.STREAM: {"head"}}
+    settings = _settings()
+    bars = Bars(err, quiet=as_json)
+    with (
+        open_platform(settings, parts=frozenset().union(*(needed.get(tier, set()) for tier in tiers))) as endpoints,
+        closing(accept(settings, endpoints, tiers, seconds=seconds)) as asked,
+    ):
+        findings = list(bars.track(asked, "checked", total=promises(tiers), of="promises"))
+    if as_json:
+        counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Verdict}
+        _print_json({**counts, "promises": [finding.as_dict() for finding in findings]})
+    else:
+        say_checked(out, findings)
+    if any(finding.verdict is Verdict.BROKEN for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def upkeep(as_json: AsJson = False) -> None:
+    """Keep the tables small and quick: merge small files, expire old snapshots, remove what none names."""
+    from headrace.explain.format import human_bytes
+    from headrace.pipeline.upkeep import upkeep as upkeep_stage
+    from headrace.report import rows_table
+    from headrace.session import opened
+
+    settings = _settings()
+    with opened("upkeep", settings, models=False, quiet=as_json) as session:
+        done = session.runner.run(upkeep_stage, settings=settings.upkeep)
+        session.archive()
+    rows = [kept.as_dict() for kept in done]
+    if as_json:
+        _print_json({"tables": rows})
+        return
+    shown = [
+        {
+            "table": row["table"],
+            "files": f"{row['files_before']:,} → {row['files_after']:,}",
+            "bytes": f"{human_bytes(row['bytes_before'])} → {human_bytes(row['bytes_after'])}",
+            "snapshots": f"{row['snapshots_before']:,} → {row['snapshots_after']:,}",
+            "to be removed": f"{row['condemned']:,}",
+            "removed": f"{row['removed']:,} ({human_bytes(row['removed_bytes'])})",
+        }
+        for row in rows
+    ]
+    out.print(rows_table(shown) if shown else "There are no tables yet. Try: headrace demo")
+
+
+@app.command()
 def completion(shell: Annotated[str, typer.Argument(help="bash, zsh, fish or powershell.")]) -> None:
     """The script that teaches a shell to complete headrace's words: eval "$(headrace completion bash)"."""
     from typer._completion_shared import get_completion_script
@@ -469,12 +610,12 @@ def _move(model: str, stage: Any, as_json: bool, **inputs: str) -> None:
 
 def _known_answer(runner: Any, answer_id: str, tenant: str) -> None:
     """Raise `NotFound` unless that answer of the tenant's was given: a verdict on nothing would be lost silently."""
-    from headrace.catalog import INTERACTION_ROWS
-    from headrace.pipeline.land import land as land_stage
+    from headrace.catalog import INTERACTION_ROWS, INTERACTIONS
+    from headrace.head.land import land as land_stage
     from headrace.storage.meter import Meter
     from headrace.storage.tables import TableReader, quoted
 
-    runner.run(land_stage)
+    runner.run(land_stage).require(INTERACTIONS)
     table = TableReader(INTERACTION_ROWS, runner.endpoints, Meter(runner.record.ledger, "feedback", tenant))
     rows = table.read(("answer_id", "tenant"), f"answer_id = {quoted(answer_id)}")
     if tenant not in rows["tenant"].to_pylist():

@@ -26,6 +26,7 @@ from headrace.pipeline.stage import Pipeline, stage
 from headrace.report import ledger_table, merged, say_indexed, say_sources, say_turn, tier_table
 from headrace.session import Session, opened
 from headrace.settings import Settings
+from headrace.storage.ledger import summed
 from headrace.storage.tables import TableReader
 from headrace.training.pipeline import TRAINING, turn
 
@@ -126,11 +127,12 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         _ask(console, desk, settings, asked[:1])
         run = session.run
         _head(console, "6  What moved where", f"run {run.id}")
-        rows = merged([row.as_dict() for row in run.ledger.rows()])
+        rows = summed(run.ledger.export(), by=("stage", "store", "tier"))
         console.print(ledger_table(rows, title=""))
         console.print()
         console.print(tier_table(rows))
-        console.print("≈ estimated: LanceDB hides its I/O (docs/ledger.md).", style="dim")
+        if any(row["estimated"] for row in rows):
+            console.print("≈ estimated: that store's library hides its I/O (docs/ledger.md).", style="dim")
     for name in PIPELINES:
         for suffix in (".svg", ".png"):
             draw_score(settings.home, name, out_dir / f"{name}{suffix}", run=run.id)

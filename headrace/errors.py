@@ -11,6 +11,7 @@ HeadraceError
 │   ├── BadRecord           one Kafka record cannot be read; it goes to dead-letters
 │   ├── StorageFull         no space left where a store lives
 │   ├── HomeRefused         the home belongs to somebody else, or cannot be written
+│   ├── OutOfRange          a partition does not have the wanted offset (any more)
 │   ├── OffsetsRefused      the head and the table disagree about what was landed
 │   └── RequestRefused      a model endpoint refused the request itself (4xx)
 └── Transient               the same call may succeed later
@@ -102,6 +103,15 @@ class StorageFull(Terminal):
 
 class HomeRefused(Terminal):
     """The home belongs to somebody else, or cannot be written."""
+
+
+class OutOfRange(Terminal):
+    """A partition of a topic does not have the wanted offset (any more)."""
+
+    def __init__(self, topic: str, partition: int | None) -> None:
+        super().__init__(f"{topic}/{partition} does not have the offset that comes next.", hint="See `headrace head`.")
+        self.topic = topic
+        self.partition = partition
 
 
 class OffsetsRefused(Terminal):

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from headrace.explain.format import human_bytes, human_ms
-from headrace.inference.answer import Answer
-from headrace.inference.pipeline import Indexed
-from headrace.training.pipeline import Turn
 
+if TYPE_CHECKING:  # what is shown is imported by whoever made it
+    from headrace.errors import HeadraceError, Transient
+    from headrace.head.backlog import Backlog
+    from headrace.head.land import Commit, Landed
+    from headrace.head.position import Refusal
+    from headrace.inference.answer import Answer
+    from headrace.inference.pipeline import Indexed
+    from headrace.training.pipeline import Turn
+
+_MEASURED = ("ops", "bytes", "p50", "p95", "max")
 _TIERS = ("stream", "object", "table", "vector", "file")
 
 
@@ -22,7 +32,7 @@ def ledger_table(rows: Sequence[dict[str, Any]], *, title: str = "What moved whe
     table = Table(title=title, title_justify="left", header_style="bold", show_footer=False, box=None, pad_edge=False)
     for name in ("stage", "store", "tier", "direction"):
         table.add_column(name)
-    for name in ("ops", "bytes", "p50", "p95"):
+    for name in _MEASURED:
         table.add_column(name, justify="right")
     last = None
     for row in rows:
@@ -33,13 +43,31 @@ def ledger_table(rows: Sequence[dict[str, Any]], *, title: str = "What moved whe
             Text(row["store"]),
             row["tier"],
             row["direction"],
-            f"{row['ops']:,}",
-            ("≈ " if row["estimated"] else "") + human_bytes(row["bytes"]),
-            human_ms(row["p50_ms"]),
-            human_ms(row["p95_ms"]),
+            *_measured(row),
         )
         last = row["stage"]
     return table
+
+
+def summary_table(rows: Sequence[dict[str, Any]], by: str, *, title: str) -> Table:
+    """Ledger rows added up `by` tier, stage or tenant: a line for what was read and one for what was written."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table.add_column(by)
+    table.add_column("direction")
+    for name in _MEASURED:
+        table.add_column(name, justify="right")
+    order = {tier: place for place, tier in enumerate(_TIERS)}
+    first = {row[by]: place for place, row in reversed(list(enumerate(rows)))}
+    last = None
+    for row in sorted(rows, key=lambda row: (order.get(row[by], 0), first[row[by]], row["direction"])):
+        table.add_row(Text("" if row[by] == last else row[by] or f"no {by}"), row["direction"], *_measured(row))
+        last = row[by]
+    return table
+
+
+def _measured(row: dict[str, Any]) -> tuple[str, ...]:
+    times = (human_ms(row[name]) for name in ("p50_ms", "p95_ms", "max_ms"))
+    return f"{row['ops']:,}", ("≈ " if row["estimated"] else "") + human_bytes(row["bytes"]), *times
 
 
 def tier_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -138,3 +166,81 @@ def say_turn(console: Console, done: Turn) -> None:
     verb = "[bold green]promoted[/]" if done.decision.promoted else "[bold yellow]refused[/]"
     console.print(f"  challenger {verb}: {done.decision.why}")
     console.print(f"  served now: {done.decision.serving}")
+
+
+def say_landed(console: Console, done: Landed) -> None:
+    """What a drained head came to."""
+    told = ", ".join(f"{count:,} {topic}" for topic, count in done.events.items())
+    console.print(f"Landed {told}" + (f"; {done.dead:,} dead letters" if done.dead else "") + ".", highlight=False)
+    if done.dead:
+        console.print("  why: headrace sql 'select topic, partition, \"offset\", reason from dead_letters'", style="dim")
+
+
+def say_backlog(console: Console, partitions: Sequence[Backlog]) -> None:
+    """What is only in the head, and a line for each partition that needs somebody."""
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    table.add_column("partition")
+    for name in ("begins", "end", "landed", "lag", "only in the head", "oldest"):
+        table.add_column(name, justify="right")
+    for one in partitions:
+        table.add_row(
+            f"{one.topic}/{one.partition}",
+            f"{one.low:,}",
+            f"{one.end:,}",
+            f"{one.landed:,}",
+            Text(f"{one.lag:,}", style="yellow" if one.lag else ""),
+            ("≈ " if one.estimated else "") + human_bytes(one.bytes),
+            "-" if one.oldest_s is None else human_ms(one.oldest_s * 1000),
+        )
+    console.print(table)
+    for one in partitions:
+        if one.trouble:
+            console.print(f"{one.topic}/{one.partition}: {one.trouble}", style="red", highlight=False, soft_wrap=True)
+
+
+class LandingLines:
+    """What a lander that follows the head tells: a line per topic about every ten seconds while something lands."""
+
+    _EVERY_S = 10.0
+
+    def __init__(self, out: Console, err: Console, as_json: bool) -> None:
+        self._out, self._err, self._json = out, err, as_json
+        self._events: Counter[str] = Counter()
+        self._since: dict[str, tuple[float, int]] = {}
+        self._dead = 0
+
+    def committed(self, commit: Commit) -> None:
+        """A commit: as one JSON line, or added up."""
+        self._events[commit.topic] += commit.events
+        self._dead += commit.dead
+        if self._json:
+            found = {"topic": commit.topic, "landed": commit.events, "dead_letters": commit.dead, "seconds": commit.seconds}
+            self._out.out(json.dumps(found), highlight=False)
+            return
+        at, before = self._since.get(commit.topic, (0.0, 0))
+        now = time.monotonic()
+        if now - at >= self._EVERY_S:
+            more = self._events[commit.topic] - before
+            rate = f", {more / (now - at):,.0f} a second" if at else ""
+            self._out.print(f"{commit.topic}: {more:,} landed{rate}", highlight=False)
+            self._since[commit.topic] = (now, self._events[commit.topic])
+
+    def refused(self, refusal: Refusal) -> None:
+        """A partition that stands still; the others go on."""
+        told = f"{refusal.place} does not land ({refusal.kind}). {refusal.seen}"
+        self._err.print(told, style="red", highlight=False, soft_wrap=True)
+        self._err.print(refusal.remedy, highlight=False, soft_wrap=True)
+
+    def waiting(self, topic: str, error: Transient) -> None:
+        """Storage that does not answer."""
+        self._err.print(f"{topic} waits: {error.message}", style="yellow", highlight=False, soft_wrap=True)
+
+    def failed(self, chore: str, error: HeadraceError) -> None:
+        """A chore that will be tried again."""
+        self._err.print(f"{chore} failed and is tried again in a minute: {error}", style="yellow", highlight=False)
+
+    def total(self) -> None:
+        """The last line."""
+        if not self._json:
+            told = ", ".join(f"{count:,} {topic}" for topic, count in sorted(self._events.items())) or "nothing"
+            self._out.print(f"Landed {told}" + (f"; {self._dead:,} dead letters" if self._dead else "") + ".", highlight=False)

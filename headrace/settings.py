@@ -57,6 +57,28 @@ class RestCatalog(Section):
     """Further pyiceberg catalog properties, e.g. `token`, `s3.endpoint`, `rest.sigv4-enabled`."""
 
 
+class Vast(Section):
+    """A VAST DB the user brings; needs the `vast` extra (docs/vast.md)."""
+
+    type: Literal["vast"]
+    endpoint: str
+    """URL of the cluster's S3 and database endpoint, e.g. `https://vast.example.net`."""
+    access_key: str
+    """Access key id."""
+    secret_key: SecretStr
+    """Secret access key; better given as `HEADRACE_TABLES__SECRET_KEY`."""
+    bucket: str
+    """Bucket whose view has the database protocol. It must exist."""
+    db_schema: str = Field(default="headrace", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    """Database schema the tables are kept in; made if it is not there."""
+    ssl_verify: bool = True
+    """Check the endpoint's certificate."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds to wait for an answer before the endpoint counts as down."""
+    data_endpoints: tuple[str, ...] = ()
+    """Addresses to read from side by side, e.g. one per CNode; the endpoint alone if none is named."""
+
+
 class Kafka(Section):
     """A Kafka cluster the user brings."""
 
@@ -92,6 +114,44 @@ class Models(Section):
     """Writes the answer."""
     threads: int = Field(default=2, ge=1)
     """Processor threads of the embedded model server."""
+
+
+class Landing(Section):
+    """Landing: the head into the tables."""
+
+    commit_s: float = Field(default=1.0, gt=0)
+    """Seconds that an event waits for others before it is committed with them."""
+    commit_rows: int = Field(default=100_000, ge=1)
+    """Events a commit may hold."""
+    commit_bytes: int = Field(default=32 << 20, ge=1)
+    """Bytes of events a commit may hold; two such blocks are in memory at once, one being written."""
+    trim: bool = False
+    """Whether the broker is told to delete what has landed (DeleteRecords); otherwise its own retention does it."""
+    keep_s: float = Field(default=86_400.0, ge=0)
+    """Seconds that a table must have held an event before the head is trimmed of it."""
+    patience_s: float = Field(default=300.0, ge=0)
+    """Seconds a following lander waits for storage that does not answer before it ends with an error."""
+
+
+class Upkeep(Section):
+    """Upkeep of the tables: few files, few snapshots, nothing left over."""
+
+    every: int = Field(default=100, ge=1)
+    """Commits to a table after which its upkeep is due."""
+    merge: int = Field(default=8, ge=2)
+    """Files of about one size that are merged into one; larger means fewer rewrites and more files."""
+    file_bytes: int = Field(default=128 << 20, ge=1 << 10)
+    """Bytes a merged file may have; files of half that size are left alone."""
+    keep_s: float = Field(default=120.0, ge=0)
+    """Seconds for which every snapshot stays readable after a newer one; each makes every commit a little slower."""
+    keep_snapshots: int = Field(default=10, ge=1)
+    """Newest snapshots that stay, however old."""
+    history_s: float = Field(default=172_800.0, ge=0)
+    """Seconds for which one snapshot per step stays readable; trimming the head looks back into it."""
+    history_step_s: float = Field(default=3_600.0, gt=0)
+    """Seconds of such a step."""
+    grace_s: float = Field(default=3_600.0, ge=1)
+    """Seconds an object stays after no snapshot names it: what a reader that began before, or a slow writer, has."""
 
 
 class Files(Section):
@@ -163,10 +223,14 @@ class Settings(BaseSettings):
     """Tenant of commands that name none."""
     objects: Annotated[Embedded | S3, Field(discriminator="type")] = Embedded()
     """The object tier."""
-    tables: Annotated[Embedded | RestCatalog, Field(discriminator="type")] = Embedded()
-    """The table tier: an Iceberg catalog."""
+    tables: Annotated[Embedded | RestCatalog | Vast, Field(discriminator="type")] = Embedded()
+    """The table tier: an Iceberg catalog, or VAST DB."""
     head: Annotated[Embedded | Kafka, Field(discriminator="type")] = Embedded()
     """The head: Kafka."""
+    upkeep: Upkeep = Upkeep()
+    """Upkeep of the tables."""
+    landing: Landing = Landing()
+    """Landing."""
     files: Files = Files()
     """The file tier."""
     vectors: Vectors = Vectors()
@@ -198,6 +262,8 @@ class Settings(BaseSettings):
                 "[tables] names a catalog of yours, so its files need an endpoint too: "
                 'set "s3.endpoint" and its keys under [tables.properties], or name your S3 under [objects]'
             )
+        if self.landing.trim and isinstance(self.head, Embedded):
+            raise ValueError("landing.trim needs a broker that deletes records when told to; the embedded one does not")
         if self.inference.passages > self.inference.retrieve:
             raise ValueError("inference.passages cannot exceed inference.retrieve")
         return self

@@ -148,7 +148,7 @@ def score_of(pipeline: Pipeline, rows: Iterable[Mapping[str, Any]], *, run_id: s
 
     `rows` are ledger rows: stage, store, tier, direction, ops, bytes, p95_ms, estimated; `when` is when the run started.
     The headline is the first of the pipeline's claims that the rows support. Two kinds of flows are counted in `beside` and
-    not drawn: those of stages and stores the pipeline does not have, and what a table's writer reads of it to commit.
+    not drawn: those of stages and stores the pipeline does not have, and what the writer of a table or an index reads of it.
     """
     stages, declared = _drawn(pipeline)
     shown = {(stage, store, tier) for stage, store, tier, _ in declared}
@@ -166,8 +166,8 @@ def score_of(pipeline: Pipeline, rows: Iterable[Mapping[str, Any]], *, run_id: s
     drawn: list[Flow] = []
     beside: list[Flow] = []
     for key, flow in summed.items():
-        of_commits = flow.tier is Tier.TABLE and flow.direction is Direction.READ and key not in declared
-        (beside if of_commits or key[:3] not in shown else drawn).append(flow)
+        of_writers = flow.tier in (Tier.TABLE, Tier.VECTOR) and flow.direction is Direction.READ and key not in declared
+        (beside if of_writers or key[:3] not in shown else drawn).append(flow)
     return Score(
         name=pipeline.name,
         sentence=pipeline.sentence,

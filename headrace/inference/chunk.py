@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
@@ -13,10 +13,9 @@ import pyarrow as pa
 from semantic_text_splitter import MarkdownSplitter
 
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
-from headrace.inference.parse import live
+from headrace.inference.parse import IN_ORDER, TAKEN, live, place
 from headrace.inference.put import AHEAD
 from headrace.models import tokens
-from headrace.pipeline.land import OFFSETS
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.stage import stage
 from headrace.storage.records import batch
@@ -46,8 +45,8 @@ def chunk(
     window: int,
 ) -> Chunked:
     """Split every live document version that the chunks table has not taken in; `window` is in word pieces."""
-    standing = chunks.mark(OFFSETS)
-    position = {int(partition): int(offset) for partition, offset in (standing or {}).items()}
+    standing = chunks.mark(TAKEN)
+    position = dict(standing or {})
     answering = live(documents)
     # A version put back after another one, or put twice, has its chunks already.
     held = chunks.read(("document_id", "version"))
@@ -57,14 +56,13 @@ def chunk(
 
     def commit() -> None:
         nonlocal standing
-        marks = {str(partition): offset for partition, offset in sorted(position.items())}
-        if marks != (standing or {}):
-            chunks.append(batch(CHUNK_ROWS.columns, rows), marks={OFFSETS: marks}, expected={OFFSETS: standing})
-        standing = marks
+        if position != (standing or {}):
+            chunks.append(batch(CHUNK_ROWS.columns, rows), marks={TAKEN: dict(position)}, expected={TAKEN: standing})
+        standing = dict(position)
         rows.clear()
 
     for document in bars.track(_new(documents, position), "chunk", of="documents"):
-        position[document["partition"]] = document["offset"] + 1
+        position[place(document)] = document["offset"] + 1
         if document["status"] != "parsed" or answering.get(document["document_id"]) != document["version"]:
             continue
         if (name := (document["document_id"], document["version"])) in split_before:
@@ -114,17 +112,14 @@ def sections(text: str) -> Iterator[tuple[list[str], str]]:
         yield [title for _, title in path], "\n".join(body).strip("\n")
 
 
-def _new(documents: TableReader, position: dict[int, int]) -> list[dict[str, Any]]:
-    columns = ("document_id", "version", "tenant", "uri", "status", "title", "text", "partition", "offset")
-    batches = [
-        b.filter(pa.array([o >= position.get(p, 0) for p, o in zip(*_origin(b), strict=True)])) for b in documents.scan(columns)
-    ]
-    rows = [row for b in batches for row in b.to_pylist()]
-    return sorted(rows, key=lambda row: (row["partition"], row["offset"]))
-
-
-def _origin(rows: pa.RecordBatch) -> tuple[list[int], list[int]]:
-    return rows.column("partition").to_pylist(), rows.column("offset").to_pylist()
+def _new(documents: TableReader, position: Mapping[str, int]) -> list[dict[str, Any]]:
+    origin = tuple(name for name, _ in IN_ORDER)
+    columns = ("document_id", "version", "tenant", "uri", "status", "title", "text", *origin)
+    found = []
+    for rows in documents.scan(columns):
+        new = [row["offset"] >= position.get(place(row), 0) for row in rows.select(origin).to_pylist()]
+        found += rows.filter(pa.array(new)).to_pylist()
+    return sorted(found, key=lambda row: tuple(row[name] for name in origin))
 
 
 def _rows(document: dict[str, Any], window: int) -> Iterator[dict[str, Any]]:
@@ -141,6 +136,7 @@ def _rows(document: dict[str, Any], window: int) -> Iterator[dict[str, Any]]:
             "position": position,
             "text": text,
             "readers": [],
+            "topic": document["topic"],
             "partition": document["partition"],
             "offset": document["offset"],
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -13,12 +14,15 @@ from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.errors import BadDocument, NotFound
 from headrace.inference.parser import Parsed, Parser
 from headrace.inference.put import AHEAD, object_key
-from headrace.pipeline.land import OFFSETS
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.stage import stage
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
 from headrace.storage.tables import TableReader, TableWriter
+
+# The mark that says, per place in the head, up to which offset a table has taken in what landed.
+TAKEN = "taken"
+IN_ORDER = [("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")]
 
 _COMMIT_ROWS = 200
 _COMMIT_CHARS = 20_000_000
@@ -53,11 +57,9 @@ def parse(
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
     """
-    standing = documents.mark(OFFSETS)
-    position = {int(partition): int(offset) for partition, offset in (standing or {}).items()}
-    rows = events.read()
-    rows = rows.sort_by([("partition", "ascending"), ("offset", "ascending")])
-    new = [row for row in rows.to_pylist() if row["offset"] >= position.get(row["partition"], 0)]
+    standing = documents.mark(TAKEN)
+    position = dict(standing or {})
+    new = [row for row in events.read().sort_by(IN_ORDER).to_pylist() if row["offset"] >= position.get(place(row), 0)]
     done: list[dict[str, Any]] = []
     counts = {"parsed": 0, "deleted": 0}
     failed: list[Failure] = []
@@ -65,16 +67,15 @@ def parse(
 
     def commit() -> None:
         nonlocal standing
-        marks = {str(partition): offset for partition, offset in sorted(position.items())}
-        if marks == (standing or {}):
+        if position == (standing or {}):
             return
-        documents.append(batch(DOCUMENT_ROWS.columns, done), marks={OFFSETS: marks}, expected={OFFSETS: standing})
-        standing = marks
+        documents.append(batch(DOCUMENT_ROWS.columns, done), marks={TAKEN: dict(position)}, expected={TAKEN: standing})
+        standing = dict(position)
         done.clear()
 
     with Parser(seconds) as parser:
         for event in bars.track(new, "parse", total=len(new), of="documents"):
-            position[event["partition"]] = event["offset"] + 1
+            position[place(event)] = event["offset"] + 1
             if _known(event, newest):
                 continue
             row = _row(event, sources, parser)
@@ -90,6 +91,11 @@ def parse(
     return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed))
 
 
+def place(row: Mapping[str, Any]) -> str:
+    """Of which partition a landed row is, as `TAKEN` names it."""
+    return f"{row['topic']}/{row['partition']}"
+
+
 def document_id(tenant: str, uri: str) -> str:
     """The document across its versions: 16 hex digits of sha256 over tenant and uri."""
     return hashlib.sha256(f"{tenant}\0{uri}".encode()).hexdigest()[:16]
@@ -100,18 +106,16 @@ def live(documents: TableReader) -> dict[str, str]:
 
     A newer version that could not be parsed leaves the older one answering.
     """
-    rows = documents.read(("document_id", "version", "status", "partition", "offset"))
+    rows = documents.read(("document_id", "version", "status", *(name for name, _ in IN_ORDER)))
     rows = rows.filter(pc.is_in(rows["status"], pc.cast(["parsed", "deleted"], "string")))
-    rows = rows.sort_by([("partition", "ascending"), ("offset", "ascending")])
-    newest = {row["document_id"]: row for row in rows.to_pylist()}
+    newest = {row["document_id"]: row for row in rows.sort_by(IN_ORDER).to_pylist()}
     return {name: row["version"] for name, row in newest.items() if row["status"] == "parsed"}
 
 
 def _newest(documents: TableReader) -> dict[str, dict[str, Any]]:
     """The newest row of each document, without its text."""
-    rows = documents.read(("document_id", "version", "status", "reason", "partition", "offset"))
-    rows = rows.sort_by([("partition", "ascending"), ("offset", "ascending")])
-    return {row["document_id"]: row for row in rows.to_pylist()}
+    rows = documents.read(("document_id", "version", "status", "reason", *(name for name, _ in IN_ORDER)))
+    return {row["document_id"]: row for row in rows.sort_by(IN_ORDER).to_pylist()}
 
 
 def _known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
@@ -136,6 +140,7 @@ def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[s
         "text": "",
         "bytes": event["bytes"],
         "at": datetime.now(UTC),
+        "topic": event["topic"],
         "partition": event["partition"],
         "offset": event["offset"],
     }

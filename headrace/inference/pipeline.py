@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENTS
+from headrace.head.land import land
 from headrace.inference.answer import Answer, answer, moved
 from headrace.inference.chunk import Chunked, chunk
 from headrace.inference.citation import Citations
@@ -20,7 +21,6 @@ from headrace.inference.put import Put, put
 from headrace.inference.rerank import rerank
 from headrace.inference.retrieve import retrieve
 from headrace.models.client import Completion, Embedder, Generator, Reranker
-from headrace.pipeline.land import land
 from headrace.pipeline.runner import Runner
 from headrace.pipeline.stage import Pipeline, Trigger
 from headrace.settings import Inference
@@ -56,7 +56,7 @@ def index_documents(runner: Runner, paths: list[Path], *, tenant: str, settings:
     started = time.perf_counter()
     endpoints = runner.endpoints
     was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=settings.document_bytes)
-    runner.run(land)
+    runner.run(land).require(DOCUMENT_EVENTS)
     parsed = runner.run(parse, seconds=settings.parse_seconds)
     chunked = runner.run(chunk, window=settings.chunk_tokens)
     embedded = runner.run(embed, embedder=endpoints.embedder)

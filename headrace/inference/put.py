@@ -119,8 +119,9 @@ def walk(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
 
 def _held(known: TableReader, tenant: str) -> dict[str, tuple[str, str, str]]:
     """(status, version, reason) of the newest row of each of the tenant's documents."""
-    rows = known.read(("tenant", "uri", "status", "version", "reason", "partition", "offset"))
-    rows = rows.filter(pc.equal(rows["tenant"], tenant)).sort_by([("partition", "ascending"), ("offset", "ascending")])
+    rows = known.read(("tenant", "uri", "status", "version", "reason", "topic", "partition", "offset"))
+    rows = rows.filter(pc.equal(rows["tenant"], tenant))
+    rows = rows.sort_by([("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")])
     return {row["uri"]: (row["status"], row["version"], row["reason"]) for row in rows.to_pylist()}
 
 

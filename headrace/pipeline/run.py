@@ -65,6 +65,8 @@ class Run:
                     "process_started": me.create_time(),
                     "archived": False,
                     "rows": [row.as_dict() for row in self.ledger.rows()],
+                    # Percentiles cannot be added, histograms can.
+                    "ledger": self.ledger.export(),
                 }
             ).encode(),
         )

@@ -7,7 +7,7 @@ from typing import Any
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
 from headrace.platform.ports import LOOPBACK, Ports
-from headrace.settings import S3, Embedded, Endpoint, Kafka, RestCatalog, Settings
+from headrace.settings import S3, Embedded, Endpoint, Kafka, RestCatalog, Settings, Vast
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 
 BUCKET = "headrace"
@@ -98,6 +98,11 @@ def brought(settings: Settings) -> dict[str, Any]:
             "catalog_uri": settings.tables.uri,
             "warehouse": settings.tables.warehouse,
             "catalog_properties": defaults | settings.tables.properties,
+        }
+    if isinstance(settings.tables, Vast):
+        fields["vast"] = {
+            **settings.tables.model_dump(exclude={"type", "secret_key"}),
+            "secret_key": settings.tables.secret_key.get_secret_value(),
         }
     if isinstance(settings.head, Kafka):
         fields |= {"kafka_bootstrap": settings.head.bootstrap, "kafka_properties": dict(settings.head.properties)}

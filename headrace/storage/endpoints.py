@@ -21,6 +21,21 @@ class ModelEndpoint(BaseModel):
     timeout_s: float = 60.0
 
 
+class VastEndpoint(BaseModel):
+    """VAST DB, where it holds the table tier."""
+
+    model_config = ConfigDict(frozen=True)
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    bucket: str
+    db_schema: str
+    ssl_verify: bool = True
+    timeout_s: float = 60.0
+    data_endpoints: tuple[str, ...] = ()
+
+
 class Endpoints(BaseModel):
     """Everything a command needs to reach storage, the head and the models. Holds secrets: keep it at mode 0600."""
 
@@ -34,6 +49,8 @@ class Endpoints(BaseModel):
     catalog_uri: str
     warehouse: str
     catalog_properties: dict[str, str] = {}
+    vast: VastEndpoint | None = None
+    """Holds the tables instead of the Iceberg catalog, if it is named."""
     kafka_bootstrap: str
     kafka_properties: dict[str, str] = {}
     files_dir: Path

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+from pyarrow.fs import S3FileSystem
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -27,20 +30,32 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
 )
 from pyiceberg.expressions import BooleanExpression
-from pyiceberg.io import FileIO, InputStream, OutputStream
+from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStream
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO, _dataframe_to_data_files
 from pyiceberg.manifest import DataFile
-from pyiceberg.table import Table
+from pyiceberg.table import Table, Transaction
+from pyiceberg.table.snapshots import Snapshot
 from requests.exceptions import RequestException
 
 from headrace.catalog import Store
-from headrace.errors import LostRace, StorageFull, Unavailable
+from headrace.errors import LostRace, NotFound, StorageFull, Unavailable
+from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
+from headrace.storage.iceberg_horizon import horizon, require_kept
+from headrace.storage.iceberg_transaction import QuickTransaction
+from headrace.storage.iceberg_upkeep import PROPERTIES, IcebergUpkeep
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
 from headrace.storage.reason import reason
+from headrace.storage.upkept import Pinned, Upkept
+
+Stage = Callable[[Table, Transaction, dict[str, str]], None]
+"""Puts a snapshot with these properties into a transaction on a table."""
+Marks = Callable[[Table, Mapping[str, Any]], Mapping[str, Any]]
+"""The marks to set, given the table and the marks that stand."""
 
 NAMESPACE = "headrace"
+_OURS = "headrace."
 _MARK = "headrace.mark."
 _COMMIT = "headrace.commit"
 _TRIES = 12
@@ -138,11 +153,21 @@ class _MeteredFileIO(PyArrowFileIO):
         super().__init__(dict(properties))
         self._store, self._meter = store, meter
 
+    def _initialize_s3_fs(self, netloc: str | None) -> S3FileSystem:
+        made = super()._initialize_s3_fs(netloc)
+        # A small file is then put by one request instead of three.
+        return S3FileSystem(**{**made.__reduce__()[1][0], "allow_delayed_open": True})
+
     def new_input(self, location: str) -> PyArrowFile:
         return _MeteredFile(super().new_input(location), self._store, self._meter)
 
     def new_output(self, location: str) -> PyArrowFile:
         return _MeteredFile(super().new_output(location), self._store, self._meter)
+
+    def delete(self, location: str | InputFile | OutputFile) -> None:
+        # pyiceberg deletes old metadata after a commit, as another writer may just have done: what is gone is deleted.
+        with self._meter.operation(self._store, Direction.WRITE), contextlib.suppress(FileNotFoundError):
+            super().delete(location)
 
 
 class _MeteredCatalog(RestCatalog):
@@ -150,6 +175,7 @@ class _MeteredCatalog(RestCatalog):
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         self._metered = (store, meter)
+        self._io: _MeteredFileIO | None = None
         super().__init__(
             "headrace",
             uri=endpoints.catalog_uri,
@@ -159,7 +185,11 @@ class _MeteredCatalog(RestCatalog):
 
     def _load_file_io(self, properties: Mapping[str, Any] | None = None, location: str | None = None) -> FileIO:
         # What is in self.properties are the user's own endpoint and keys; they win over what the server suggests.
-        return _MeteredFileIO({**(properties or {}), **self.properties}, *self._metered)
+        wanted = {**(properties or {}), **self.properties}
+        # A table is loaded anew before each commit; connecting anew to its files each time would take longer than that.
+        if self._io is None or self._io.properties != wanted:
+            self._io = _MeteredFileIO(wanted, *self._metered)
+        return self._io
 
 
 class IcebergTable:
@@ -171,6 +201,7 @@ class IcebergTable:
         self._meter = meter
         self._catalog: _MeteredCatalog | None = None
         self._table: Table | None = None
+        self._upkeep = IcebergUpkeep(self, meter, _ours)
 
     def scan(self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None) -> Iterator[pa.RecordBatch]:
         """Stream the rows of a snapshot (the newest if `None`) in Iceberg's own Arrow types; none if there is no table."""
@@ -179,6 +210,11 @@ class IcebergTable:
             return
         with self.faults():
             # A column that the table was made without, and no writer has added yet, is left out.
+            if snapshot is not None and table.snapshot_by_id(snapshot) is None:
+                raise NotFound(
+                    f"Table {self.store.table} has no snapshot {snapshot} any more: upkeep has expired it.",
+                    hint="Read the newest, or raise upkeep.keep_s; what a turn names is never expired.",
+                )
             held = {field.name for field in table.schema().fields}
             wanted = columns if columns == ("*",) else tuple(name for name in columns if name in held)
             yield from table.scan(row_filter=where, selected_fields=wanted, snapshot_id=snapshot).to_arrow_batch_reader()
@@ -197,10 +233,10 @@ class IcebergTable:
         with self.faults():
             return int(table.scan().count())
 
-    def marks(self) -> dict[str, Any]:
-        """Every mark of the newest snapshot."""
+    def marks(self, before: datetime | None = None) -> dict[str, Any]:
+        """Every mark of the newest snapshot (committed before a time)."""
         table = self.load()
-        return _marks(table) if table else {}
+        return _marks(table, before) if table else {}
 
     def append(self, data: pa.Table, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
         """Commit rows and marks in one snapshot and return its id; see `TableWriter.append`.
@@ -209,50 +245,99 @@ class IcebergTable:
         """
         table = self._table_or_new()
         self._require(table, expected)
-        commit = uuid.uuid4().hex
+        seen = horizon(_marks(table))
         files: list[DataFile] = []
+
+        def stage(now: Table, transaction: Transaction, properties: dict[str, str]) -> None:
+            require_kept(now, files, seen, horizon(_marks(now)), self.store, self._meter)
+            with transaction.update_snapshot(snapshot_properties=properties).fast_append() as append:
+                for file in files:
+                    append.append_data_file(file)
+
         try:
             with self.faults():
                 if data.num_rows:
                     files.extend(_dataframe_to_data_files(table.metadata, data, table.io))
-            return self._commit(table, files, commit, marks, expected)
+            return self.commit(table, stage, lambda now, standing: marks, expected)
         except (LostRace, StorageFull):
-            self._discard(table, files)  # known not to be in any snapshot
+            self.discard(table, [file.file_path for file in files])  # known not to be in any snapshot
             raise
 
-    def _commit(
-        self, table: Table, files: list[DataFile], commit: str, marks: Mapping[str, Any], expected: Mapping[str, Any]
-    ) -> int:
-        for attempt in range(_TRIES):
+    def commit(self, table: Table, stage: Stage, marks: Marks, expected: Mapping[str, Any], *, tries: int = _TRIES) -> int:
+        """Commit a snapshot and return its id: `stage` puts it into a transaction, once per try, on the table as it then stands.
+
+        Every mark of the snapshot it builds on is repeated, and those that `marks` says are new. Raises `LostRace` if it is
+        known that nothing was committed, `Unavailable` if it is not.
+        """
+        commit = uuid.uuid4().hex
+        for attempt in range(tries):
             self._require(table, expected)
-            properties = {_MARK + name: json.dumps(value, sort_keys=True) for name, value in {**_marks(table), **marks}.items()}
+            standing = _marks(table)
+            carried = {**standing, **marks(table, standing)}
+            properties = {_MARK + name: json.dumps(value, sort_keys=True) for name, value in carried.items()}
+            base = table.last_sequence_number
             try:
-                with self._faults_of_commit(), table.transaction() as transaction:
-                    update = transaction.update_snapshot(snapshot_properties={**properties, _COMMIT: commit})
-                    with update.fast_append() as append:
-                        for file in files:
-                            append.append_data_file(file)
+                with self._faults_of_commit(), QuickTransaction(table) as transaction:
+                    stage(table, transaction, {**properties, _COMMIT: commit})
             except _Uncertain as uncertain:
-                table = self._reload()
+                table = self.reload()
                 if (landed := _committed(table, commit)) is not None:
                     return landed
-                if uncertain.cause is not None and attempt == _TRIES - 1:
+                held = {snapshot.sequence_number for snapshot in table.metadata.snapshots}
+                if not held.issuperset(range(base + 1, table.last_sequence_number + 1)):
                     raise Unavailable(
-                        f"A commit to {self.store.table} was not taken: {reason(uncertain.cause)}.",
-                        hint="Check the catalog and run the command again; nothing was half-written.",
-                    ) from uncertain.cause
-                time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
+                        f"A commit to {self.store.table} took so long that the table does not say any more whether it was taken.",
+                        hint="Run the command again: it goes on from what the table holds.",
+                    ) from None
+                self._wait(uncertain, attempt, tries)
                 continue
             landed = _committed(table, commit)
             if landed is None:
-                table = self._reload()
+                table = self.reload()
                 landed = _committed(table, commit)
             if landed is not None:
                 return landed
         raise LostRace(
-            f"{_TRIES} tries to commit to {self.store.table} were overtaken by other writers.",
+            f"{tries} tries to commit to {self.store.table} were overtaken by other writers.",
             hint="Run the command again when fewer writers run.",
         )
+
+    def change(self, stage: Callable[[Table, Transaction], None]) -> Table:
+        """Commit what is no snapshot and may be done twice (properties, expired snapshots); return the table after it."""
+        for attempt in range(_TRIES):
+            table = self.reload()
+            try:
+                with self._faults_of_commit(), QuickTransaction(table) as transaction:
+                    stage(table, transaction)
+                return self.reload()
+            except _Uncertain as uncertain:
+                self._wait(uncertain, attempt, _TRIES)
+        raise LostRace(
+            f"{_TRIES} tries to change {self.store.table} were overtaken by other writers.",
+            hint="Run the command again when fewer writers run.",
+        )
+
+    def due(self, rules: Upkeep) -> bool:
+        """Whether upkeep is due: one request to the catalog."""
+        return self._upkeep.due(rules)
+
+    def upkeep(self, rules: Upkeep, pinned: Pinned) -> Upkept | None:
+        """Merge small files, expire snapshots and remove what none names; see `iceberg_upkeep.py`."""
+        return self._upkeep.run(rules, pinned)
+
+    def marks_of(self, table: Table) -> dict[str, Any]:
+        """Every mark of the newest snapshot of a table that was loaded."""
+        return _marks(table)
+
+    def _wait(self, uncertain: _Uncertain, attempt: int, tries: int) -> None:
+        if uncertain.cause is not None and attempt >= _TRIES - 1:
+            raise Unavailable(
+                f"A commit to {self.store.table} was not taken: {reason(uncertain.cause)}.",
+                hint="Check the catalog and run the command again; nothing was half-written.",
+            ) from uncertain.cause
+        # Whoever has many tries waits for no one: beside a writer that never pauses, each is as good as the next.
+        if uncertain.cause is not None or tries == _TRIES:
+            time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
 
     def _require(self, table: Table, expected: Mapping[str, Any]) -> None:
         standing = _marks(table)
@@ -263,11 +348,11 @@ class IcebergTable:
                     hint="Run the command again; it goes on from there.",
                 )
 
-    def _discard(self, table: Table, files: list[DataFile]) -> None:
+    def discard(self, table: Table, paths: Iterable[str]) -> None:
         """Delete files that no snapshot names; what cannot be deleted now is left to upkeep."""
-        for file in files:
+        for path in paths:
             with contextlib.suppress(Exception):
-                table.io.delete(file.file_path)
+                table.io.delete(path)
 
     def load(self) -> Table | None:
         """The table as it stands now, or `None` where nobody made it yet."""
@@ -286,7 +371,8 @@ class IcebergTable:
             self._catalog = _MeteredCatalog(self.store, self._endpoints, self._meter)
         return self._catalog
 
-    def _reload(self) -> Table:
+    def reload(self) -> Table:
+        """The table as it stands now, anew; it must exist."""
         with self.faults():
             self._table = self._connect().load_table((NAMESPACE, self.store.table))
         return self._table
@@ -308,22 +394,24 @@ class IcebergTable:
                         "commit.retry.num-retries": "0",
                         "write.parquet.compression-codec": "zstd",
                         "format-version": "2",
+                        **PROPERTIES,
                     },
                 )
             self._table = catalog.load_table((NAMESPACE, self.store.table))
         return self._widened(self._table)
 
     def _widened(self, table: Table) -> Table:
-        """The table with every column the catalog has: those it gained are added, and are null in older rows."""
+        """The table with every column the catalog has, and null where the catalog allows it; older rows have null there."""
         for _ in range(_TRIES):
             held = set(table.schema().column_names)
-            if all(name in held for field in self.store.columns for name in _names(field)):
+            tops = {field.name: field.required for field in table.schema().fields}
+            known = all(name in held for field in self.store.columns for name in _names(field))
+            if known and not any(field.nullable and tops[field.name] for field in self.store.columns):
                 return table
-            tops = {field.name for field in table.schema().fields}
             wanted = pa.schema([field if field.name in tops else field.with_nullable(True) for field in self.store.columns])
             with self.faults(), contextlib.suppress(CommitFailedException), table.update_schema() as update:
                 update.union_by_name(wanted)
-            table = self._reload()  # somebody else may have added them, or rows, meanwhile
+            table = self.reload()  # somebody else may have added them, or rows, meanwhile
         raise LostRace(f"The new columns of {self.store.table} could not be added.", hint="Run the command again.")
 
     @contextlib.contextmanager
@@ -364,12 +452,19 @@ class _Uncertain(Exception):
         self.cause = cause
 
 
-def _marks(table: Table) -> dict[str, Any]:
-    snapshot = table.current_snapshot()
-    if snapshot is None or snapshot.summary is None:
-        return {}
-    properties = snapshot.summary.additional_properties
-    return {name[len(_MARK) :]: json.loads(value) for name, value in properties.items() if name.startswith(_MARK)}
+def _marks(table: Table, before: datetime | None = None) -> dict[str, Any]:
+    """The marks of the newest snapshot that is ours: another tool's (a compaction, say) stands on it and carries none."""
+    latest_ms = before.timestamp() * 1000 if before else math.inf
+    # Not from parent to parent: upkeep expires most snapshots between those it keeps of the last days.
+    for snapshot in sorted(table.metadata.snapshots, key=lambda one: one.sequence_number or 0, reverse=True):
+        if snapshot.timestamp_ms <= latest_ms and _ours(snapshot):
+            properties = snapshot.summary.additional_properties if snapshot.summary else {}
+            return {name[len(_MARK) :]: json.loads(value) for name, value in properties.items() if name.startswith(_MARK)}
+    return {}
+
+
+def _ours(snapshot: Snapshot) -> bool:
+    return snapshot.summary is not None and any(name.startswith(_OURS) for name in snapshot.summary.additional_properties)
 
 
 def _names(field: pa.Field, prefix: str = "") -> Iterator[str]:

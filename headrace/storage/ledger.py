@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
@@ -65,6 +65,24 @@ class _Tally:
     bytes: int = 0
     max_s: float = 0.0
     latency: Counter[int] = field(default_factory=Counter)
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Add an entry of `Ledger.export`."""
+        self.ops += int(entry["ops"])
+        self.bytes += int(entry["bytes"])
+        self.max_s = max(self.max_s, float(entry["max_s"]))
+        for bucket, count in entry["latency"].items():
+            self.latency[int(bucket)] += count
+
+    def figures(self) -> dict[str, Any]:
+        """What a row says of it."""
+        return {
+            "ops": self.ops,
+            "bytes": self.bytes,
+            "p50_ms": self.percentile_ms(0.50),
+            "p95_ms": self.percentile_ms(0.95),
+            "max_ms": round(self.max_s * 1e3, 3),
+        }
 
     def percentile_ms(self, share: float) -> float:
         wanted, seen = share * self.latency.total(), 0
@@ -141,12 +159,8 @@ class Ledger:
                     tier=tier,
                     direction=direction,
                     tenant=tenant,
-                    ops=tally.ops,
-                    bytes=tally.bytes,
-                    p50_ms=tally.percentile_ms(0.50),
-                    p95_ms=tally.percentile_ms(0.95),
-                    max_ms=round(tally.max_s * 1e3, 3),
                     estimated=estimated,
+                    **tally.figures(),
                 )
                 for (stage, store, tier, direction, tenant, estimated), tally in self._tallies.items()
             ]
@@ -186,9 +200,26 @@ class Ledger:
                 bool(entry["estimated"]),
             )
             with self._lock:
-                tally = self._tallies.setdefault(key, _Tally())
-                tally.ops += int(entry["ops"])
-                tally.bytes += int(entry["bytes"])
-                tally.max_s = max(tally.max_s, float(entry["max_s"]))
-                for bucket, count in entry["latency"].items():
-                    tally.latency[int(bucket)] += count
+                self._tallies.setdefault(key, _Tally()).add(entry)
+
+
+_NAMES = ("stage", "store", "tier", "direction", "tenant")
+
+
+def summed(entries: Iterable[Mapping[str, Any]], by: Collection[str]) -> list[dict[str, Any]]:
+    """Entries of `Ledger.export` added up by some of stage, store, tier and tenant, and always by direction.
+
+    The keys are those of a row; what was added up over is empty. Percentiles are those of all the operations together, and a
+    sum is `estimated` if a part of it is.
+    """
+    tallies: dict[tuple[str, ...], _Tally] = {}
+    estimated: set[tuple[str, ...]] = set()
+    for entry in entries:
+        key = tuple(str(entry[name]) if name in by or name == "direction" else "" for name in _NAMES)
+        tallies.setdefault(key, _Tally()).add(entry)
+        if entry["estimated"]:
+            estimated.add(key)
+    return [
+        {**dict(zip(_NAMES, key, strict=True)), **tally.figures(), "estimated": key in estimated}
+        for key, tally in tallies.items()
+    ]

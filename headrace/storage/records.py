@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.json as pj
 
-from headrace.catalog import Store
+from headrace.catalog import EXTRA, Store
 from headrace.errors import BadRecord
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of some values: `rows` in the store's schema plus `extra`, the place each came from, and the bad ones.
+
+    `kept[i]` is the index of the value that row `i` was; `bad` maps the index of a value that cannot be read to the reason.
+    """
+
+    rows: pa.RecordBatch
+    kept: Sequence[int]
+    bad: Mapping[int, str]
 
 
 def encode(store: Store, row: Mapping[str, Any]) -> bytes:
@@ -21,11 +36,101 @@ def encode(store: Store, row: Mapping[str, Any]) -> bytes:
     return json.dumps(row, default=_iso, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def decode(store: Store, value: bytes | None) -> dict[str, Any]:
-    """One record as a row of the store's schema. Raises `BadRecord` saying what is wrong with it.
+def decode(store: Store, values: Sequence[bytes | None]) -> Decoded:
+    """Records as rows of the store's schema; those that cannot be read are told apart, the others are not held up by them.
 
-    Keys that the schema does not know are left out, so that a producer may be newer than this reader.
+    Keys that the schema does not know are kept as JSON in the column `extra`: a producer may be newer than this reader.
     """
+    schema = decoded_schema(store)
+    rows = _all_at_once(store, values)
+    if rows is not None:
+        return Decoded(
+            pa.RecordBatch.from_arrays([*rows, pa.nulls(len(values), EXTRA.type)], schema=schema), range(len(values)), {}
+        )
+    good: list[dict[str, Any]] = []
+    kept: list[int] = []
+    bad: dict[int, str] = {}
+    for index, value in enumerate(values):
+        try:
+            good.append(_row(store, value))
+            kept.append(index)
+        except BadRecord as error:
+            bad[index] = error.message
+    try:
+        return Decoded(batch(schema, good), kept, bad)
+    except _WRONG_TYPE:
+        pass  # somewhere in it is a value of the wrong type: only one by one can tell which
+    fitting: list[dict[str, Any]] = []
+    places: list[int] = []
+    for index, row in zip(kept, good, strict=True):
+        try:
+            pa.array([row], pa.struct(list(schema)))
+        except _WRONG_TYPE as error:
+            bad[index] = f"a value of the wrong type: {error}"
+        else:
+            fitting.append(row)
+            places.append(index)
+    return Decoded(batch(schema, fitting), places, dict(sorted(bad.items())))
+
+
+def decoded_schema(store: Store) -> pa.Schema:
+    """The schema of what `decode` makes of a topic's records."""
+    return store.columns.append(EXTRA)
+
+
+def batch(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> pa.RecordBatch:
+    """Rows as one record batch of `schema`."""
+    return pa.RecordBatch.from_pylist(list(rows), schema=schema)
+
+
+_WRONG_TYPE = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError, TypeError)
+# Longer than any record may be, since a record that crosses a block's border twice is refused.
+_BLOCK_BYTES = 16 << 20
+_FIRST: Callable[[Any], Any] = itemgetter(0)
+_BRACE = ord("{")
+
+
+def _all_at_once(store: Store, values: Sequence[bytes | None]) -> list[pa.Array] | None:
+    """The columns of records that are all just as the schema says, parsed in one go; `None` where any is not.
+
+    About twenty times as fast as one by one. It may only say `None` too often, never read a record otherwise.
+    """
+    if not values or None in values:
+        return None
+    joined = b"\n".join(values)  # type: ignore[arg-type]
+    # An object per line and a line per record, or rows could not be told to be one record each.
+    if not all(values) or joined.count(b"\n") != len(values) - 1 or set(map(_FIRST, values)) != {_BRACE}:
+        return None
+    times = [field.name for field in store.columns if pa.types.is_timestamp(field.type)]
+    # Times are read as text first: Arrow's JSON reader takes one without a zone for UTC.
+    asked = pa.schema([pa.field(f.name, pa.string() if f.name in times else f.type) for f in store.columns])
+    try:
+        table = pj.read_json(
+            pa.BufferReader(joined),
+            read_options=pj.ReadOptions(block_size=_BLOCK_BYTES),
+            parse_options=pj.ParseOptions(explicit_schema=asked, unexpected_field_behavior="error"),
+        ).select(asked.names)
+        if table.num_rows != len(values):
+            return None
+        columns = [_whole(table[field.name].cast(field.type)) for field in store.columns]
+    except (pa.ArrowException, KeyError):
+        return None
+    try:
+        for column in columns:
+            column.validate(full=True)  # that text is UTF-8, for one
+    except pa.ArrowInvalid:
+        return None
+    if any(column.null_count for column, field in zip(columns, store.columns, strict=True) if not field.nullable):
+        return None
+    return columns
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
+
+
+def _row(store: Store, value: bytes | None) -> dict[str, Any]:
     if value is None:
         raise BadRecord("the record has no value")
     try:
@@ -36,22 +141,15 @@ def decode(store: Store, value: bytes | None) -> dict[str, Any]:
         raise BadRecord(f"a JSON object is wanted, not {type(parsed).__name__}")
     row: dict[str, Any] = {}
     for field in store.columns:
-        found = parsed.get(field.name)
+        found = parsed.pop(field.name, None)
         if found is None and not field.nullable:
             raise BadRecord(f"{field.name!r} is missing")
         if pa.types.is_timestamp(field.type) and found is not None:
             found = _time(field.name, found)
         row[field.name] = found
-    try:
-        pa.array([row], pa.struct(list(store.columns)))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError) as error:
-        raise BadRecord(f"a value of the wrong type: {error}") from None
+    if parsed:
+        row[EXTRA.name] = json.dumps(parsed, ensure_ascii=False, separators=(",", ":"))
     return row
-
-
-def batch(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
-    """Rows as one record batch of `schema`."""
-    return pa.RecordBatch.from_pylist(list(rows), schema=schema)
 
 
 def _iso(value: object) -> str:

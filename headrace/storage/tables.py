@@ -3,21 +3,25 @@
 A commit can carry *marks*: small JSON values kept in the snapshot itself, hence atomic with its rows (the offsets landed so
 far, for one). The newest snapshot always has them all.
 
-How a table is kept is its format's business: Iceberg (`iceberg.py`).
+How a table is kept is its format's business: Iceberg (`iceberg.py`) or VAST DB (`vast.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any, Protocol
 
 import pyarrow as pa
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 
 from headrace.catalog import Store
+from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.iceberg import IcebergTable
 from headrace.storage.meter import Meter
+from headrace.storage.upkept import Pinned, Upkept
+from headrace.storage.vast import VastTable
 
 _EVERYTHING: BooleanExpression = AlwaysTrue()
 
@@ -33,9 +37,13 @@ class TableFormat(Protocol):
 
     def count(self) -> int: ...
 
-    def marks(self) -> dict[str, Any]: ...
+    def marks(self, before: datetime | None = None) -> dict[str, Any]: ...
 
     def append(self, data: pa.Table, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int: ...
+
+    def due(self, rules: Upkeep) -> bool: ...
+
+    def upkeep(self, rules: Upkeep, pinned: Pinned) -> Upkept | None: ...
 
 
 class TableReader:
@@ -43,7 +51,7 @@ class TableReader:
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         self.store = store
-        self.format: TableFormat = IcebergTable(store, endpoints, meter)
+        self.format: TableFormat = VastTable(store, endpoints, meter) if endpoints.vast else IcebergTable(store, endpoints, meter)
 
     def scan(
         self,
@@ -83,9 +91,9 @@ class TableReader:
         """The mark the newest snapshot carries under this name, or `None`."""
         return self.format.marks().get(name)
 
-    def marks(self) -> dict[str, Any]:
-        """Every mark of the newest snapshot."""
-        return self.format.marks()
+    def marks(self, before: datetime | None = None) -> dict[str, Any]:
+        """Every mark of the newest snapshot, or of the newest one committed before a time (none where none is kept)."""
+        return self.format.marks(before)
 
     def _schema(self, columns: tuple[str, ...]) -> pa.Schema:
         return self.store.columns if columns == ("*",) else pa.schema([self.store.columns.field(c) for c in columns])
@@ -109,6 +117,17 @@ class TableWriter(TableReader):
         """
         data = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
         return self.format.append(data.cast(self.store.columns), marks or {}, expected or {})
+
+    def due(self, rules: Upkeep) -> bool:
+        """Whether so many commits were made since the last upkeep that the next is due: one request, no file is read."""
+        return self.format.due(rules)
+
+    def upkeep(self, rules: Upkeep, pinned: Pinned = frozenset) -> Upkept | None:
+        """Keep the table small and quick (few files, few snapshots, nothing left over); `None` if there is none yet.
+
+        Rows and marks stay what they are. Snapshots that `pinned` names when asked are never expired.
+        """
+        return self.format.upkeep(rules, pinned)
 
 
 def quoted(text: str) -> str:

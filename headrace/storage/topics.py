@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from headrace.catalog import Store
-from headrace.errors import OffsetsRefused, Unavailable
+from headrace.errors import OutOfRange, Unavailable, WrongUsage
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
 from headrace.storage.records import encode
 
 _TIMEOUT_S = 20.0
-# A broker may report an end that is one batch low (platform-facts.md), so silence past the reported end decides.
-_LAST_LANDED_S = 5.0
-_SILENCE_S = 0.3
+# Drained is what an empty fetch says (the client's end-of-partition event), not silence, which may be a slow fetch, and not
+# the reported end, which Tansu gives far too low. Behind that event a moment is waited for what was just acknowledged.
+_SILENCE_S = 0.15
+# How long a broker may take to hand out a record that it has; one it never gave out is met with silence by some.
+_ONE_RECORD_S = 5.0
+# The client fetches ahead of us up to this much of a partition; with one batch being read and one being written that is
+# what a lander holds in memory.
+_AHEAD_KIB = 16 << 10
+_NOT_THERE = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET)
+# A record passes these a few hundred thousand times a second: as C calls they cost half of what a loop does.
+_ERROR, _PARTITION, _OFFSET = methodcaller("error"), methodcaller("partition"), methodcaller("offset")
+_KEY, _VALUE = methodcaller("key"), methodcaller("value")
+RECORD_BYTES = 4 << 20
+"""The largest record the client sends or takes; a broker may allow less."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,53 @@ class Record:
     value: bytes | None
     at_ms: int
 
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that another record at the same offset would not have."""
+        parts = (self.key or b"", self.value or b"", str(self.at_ms).encode())
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(len(part).to_bytes(8, "big") + part)
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Some records of a topic, in the order of their offsets within each partition, as columns of equal length.
+
+    `last` is the index of each partition's last record; `bytes` what keys and values come to.
+    """
+
+    partitions: list[int]
+    offsets: list[int]
+    values: list[bytes | None]
+    messages: list[Message]
+    last: dict[int, int]
+    bytes: int
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def record(self, index: int) -> Record:
+        """One of them as a whole."""
+        return _record(self.messages[index])
+
+
+@dataclass(frozen=True)
+class Span:
+    """What the head has of one partition: offsets `low` up to but not including `end`."""
+
+    low: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which topic of which cluster this is; `None` where the broker does not say."""
+
+    cluster: str | None
+    topic: str | None
+
 
 class _Topic:
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
@@ -42,21 +102,26 @@ class _Topic:
         self._bootstrap = endpoints.kafka_bootstrap
         self._base = {"bootstrap.servers": endpoints.kafka_bootstrap, **endpoints.kafka_properties}
         self._made = False
+        self._administrator: AdminClient | None = None
 
     def ensure(self) -> None:
         """Create the topic where it is missing."""
         if self._made:
             return
-        admin = AdminClient(self._client({}))
         try:
-            known = admin.list_topics(timeout=_TIMEOUT_S).topics
+            known = self._admin().list_topics(timeout=_TIMEOUT_S).topics
             if self.store.name not in known:
                 new = NewTopic(self.store.name, num_partitions=self.store.partitions)
-                admin.create_topics([new])[self.store.name].result(timeout=_TIMEOUT_S)
+                self._admin().create_topics([new])[self.store.name].result(timeout=_TIMEOUT_S)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise self._unavailable(error) from error
         self._made = True
+
+    def _admin(self) -> AdminClient:
+        if self._administrator is None:
+            self._administrator = AdminClient(self._client({}))
+        return self._administrator
 
     def _client(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         # librdkafka writes its own lines to stderr; errors reach the user through ours.
@@ -72,111 +137,182 @@ class _Topic:
 class TopicReader(_Topic):
     """Reads one topic from given offsets."""
 
-    def read(self, start: Mapping[int, int], *, most: int = 5000, follow: bool = False) -> Iterator[list[Record]]:
-        """Batches of records, each partition from its offset in `start` (0 where it is not named).
+    def identity(self) -> Identity:
+        """Which topic this is: a cluster or a topic made anew under the old name has another identity."""
+        self.ensure()
+        try:
+            cluster = self._admin().list_topics(self.store.name, timeout=_TIMEOUT_S).cluster_id
+            found = self._admin().describe_topics(TopicCollection([self.store.name]))[self.store.name].result(_TIMEOUT_S)
+            topic = str(found.topic_id)
+        except (KafkaException, ValueError) as error:
+            if not _unsupported(error):
+                raise self._unavailable(error) from error
+            topic = ""
+        # All zeros, in base64: a broker older than topic ids.
+        return Identity(cluster or None, topic if topic.strip("A") else None)
 
-        Ends when the head is drained, or never if `follow` (an empty batch then comes about once a second, so that the
-        caller can stop). Raises `OffsetsRefused` where the head no longer has, or does not yet have, the wanted offset.
+    def spans(self) -> dict[int, Span]:
+        """What the head has of each partition. An end may be low, by thousands while much is produced (Tansu)."""
+        with self._consumer() as consumer:
+            return self._spans(consumer)
+
+    def record(self, partition: int, offset: int) -> Record | None:
+        """The record at one offset, or `None` where the head does not have it (some brokers answer that with silence)."""
+        with self._consumer() as consumer:
+            consumer.assign([TopicPartition(self.store.name, partition, offset)])
+            end = time.monotonic() + _ONE_RECORD_S
+            while time.monotonic() < end:
+                try:
+                    for fetched in self._fetch(consumer, 1, 0.2, {}, {}):
+                        record = fetched.record(0)
+                        return record if record.offset == offset else None
+                except OutOfRange:
+                    return None
+        return None
+
+    def read(self, start: Mapping[int, int], *, most: int = 10_000, follow: bool = False) -> Iterator[Fetched]:
+        """The records of the partitions in `start`, each from its offset there, `most` at a time.
+
+        Ends when the head is drained, or never if `follow` (an empty `Fetched` then comes about twice a second, so that the
+        caller can stop). Raises `OutOfRange` where the head does not have the wanted offset (any more).
         """
         self.ensure()
-        consumer = Consumer(
-            self._client(
-                {
-                    "group.id": "headrace-land",  # the client insists on one; nothing is ever committed to it
-                    "enable.auto.commit": False,
-                    "enable.partition.eof": False,
-                    "auto.offset.reset": "error",
-                    "isolation.level": "read_uncommitted",
-                    "fetch.wait.max.ms": 100,
-                }
-            )
-        )
-        try:
-            ends = self._assign(consumer, start)
-            positions = {partition: start.get(partition, 0) for partition in ends}
+        if not start:
+            return
+        with self._consumer() as consumer:
+            ends = {partition: span.end for partition, span in self._spans(consumer).items() if partition in start}
+            consumer.assign([TopicPartition(self.store.name, partition, offset) for partition, offset in start.items()])
+            reached, ended = dict(start), dict.fromkeys(start, -1)
             quiet_since = time.monotonic()
             while True:
-                began = time.perf_counter()
-                messages = consumer.consume(num_messages=most, timeout=0.1 if not follow else 1.0)
-                seconds = time.perf_counter() - began
-                records = self._records(messages)
-                if records:
-                    self._meter.count(
-                        self.store,
-                        Direction.READ,
-                        bytes=sum(len(r.key or b"") + len(r.value or b"") for r in records),
-                        seconds=seconds,
-                    )
-                    for record in records:
-                        positions[record.partition] = record.offset + 1
-                    yield records
+                found = False
+                for fetched in self._fetch(consumer, most, 0.25 if follow else 0.1, reached, ended):
+                    found = True
+                    yield fetched
+                if found:
                     quiet_since = time.monotonic()
                     continue
                 if follow:
-                    yield []
+                    yield Fetched([], [], [], [], {}, 0)
                     continue
-                drained = all(positions[partition] >= end for partition, end in ends.items())
                 silent = time.monotonic() - quiet_since
-                if drained and silent >= _SILENCE_S:
+                empty = all(ended[partition] >= reached[partition] >= end for partition, end in ends.items())
+                if empty and silent >= _SILENCE_S:
                     return
                 if silent > _TIMEOUT_S:
                     raise self._unavailable(f"no record in {_TIMEOUT_S:.0f} s, though the head says there are more")
-        except KafkaException as error:
-            raise self._unavailable(error) from error
-        finally:
-            consumer.close()
 
-    def _assign(self, consumer: Consumer, start: Mapping[int, int]) -> dict[int, int]:
+    def retention_ms(self) -> int | None:
+        """For how many milliseconds the broker keeps a record, by its own word; `None` for ever or unknown."""
+        try:
+            resource = ConfigResource(ResourceType.TOPIC, self.store.name)
+            found = self._admin().describe_configs([resource])[resource].result(_TIMEOUT_S)
+            value = int(found["retention.ms"].value)
+        except (KafkaException, KeyError, ValueError, TypeError):
+            return None
+        return value if value >= 0 else None
+
+    def forget(self, before: Mapping[int, int]) -> dict[int, int]:
+        """Have the broker delete the records of each partition before an offset; returns the partitions' new low ends.
+
+        Raises `WrongUsage` where the broker does not know how.
+        """
+        asked = [TopicPartition(self.store.name, partition, offset) for partition, offset in before.items()]
+        try:
+            answers = self._admin().delete_records(asked, request_timeout=_TIMEOUT_S) if asked else {}
+            return {at.partition: int(answer.result(_TIMEOUT_S).low_watermark) for at, answer in answers.items()}
+        except KafkaException as error:
+            if not _unsupported(error):
+                raise self._unavailable(error) from error
+            raise WrongUsage(
+                f"The broker at {self._bootstrap} cannot delete records.",
+                hint="Set trim = false under [landing] and let the broker's own retention do it.",
+            ) from error
+
+    def _consumer(self) -> _Closing:
+        self.ensure()
+        return _Closing(
+            self,
+            Consumer(
+                self._client(
+                    {
+                        "group.id": "headrace",  # the client insists on one; nothing is ever committed to it
+                        "enable.auto.commit": False,
+                        "enable.partition.eof": True,
+                        "auto.offset.reset": "error",
+                        "isolation.level": "read_uncommitted",
+                        "fetch.wait.max.ms": 100,
+                        "queued.max.messages.kbytes": _AHEAD_KIB,
+                        "fetch.queue.backoff.ms": 10,  # otherwise it pauses for a second each time that is full
+                        "fetch.message.max.bytes": RECORD_BYTES,
+                    }
+                )
+            ),
+        )
+
+    def _spans(self, consumer: Consumer) -> dict[int, Span]:
         metadata = consumer.list_topics(self.store.name, timeout=_TIMEOUT_S).topics[self.store.name]
         if metadata.error is not None:
             raise KafkaException(metadata.error)
-        ends: dict[int, int] = {}
+        found = {}
         for partition in sorted(metadata.partitions):
-            low, high = consumer.get_watermark_offsets(
+            low, end = consumer.get_watermark_offsets(
                 TopicPartition(self.store.name, partition), timeout=_TIMEOUT_S, cached=False
             )
-            wanted = start.get(partition, 0)
-            if low > wanted:
-                raise OffsetsRefused(
-                    f"{self.store.name}/{partition} begins at offset {low}, but offset {wanted} has not landed:"
-                    f" the head forgot {low - wanted} events.",
-                    hint="Restore the topic, or land it anew under another name.",
-                )
-            if wanted > high:
-                self._require_before(consumer, partition, wanted)
-            ends[partition] = high
-        consumer.assign([TopicPartition(self.store.name, p, start.get(p, 0)) for p in ends])
-        return ends
+            found[partition] = Span(low, end)
+        return found
 
-    def _require_before(self, consumer: Consumer, partition: int, wanted: int) -> None:
-        """Raise `OffsetsRefused` unless the head has the record before `wanted`.
+    def _fetch(
+        self, consumer: Consumer, most: int, wait_s: float, reached: dict[int, int], ended: dict[int, int]
+    ) -> Iterator[Fetched]:
+        """At most one batch. `reached` is moved to the offset that comes next, `ended` to where a fetch found nothing."""
+        began = time.perf_counter()
+        messages = consumer.consume(num_messages=most, timeout=wait_s)
+        seconds = time.perf_counter() - began
+        if any(map(_ERROR, messages)):
+            messages = self._without_errors(messages, reached, ended)
+        if not messages:
+            return
+        partitions = list(map(_PARTITION, messages))
+        offsets = list(map(_OFFSET, messages))
+        values = list(map(_VALUE, messages))
+        last = {p: len(partitions) - 1 - partitions[::-1].index(p) for p in set(partitions)}
+        reached.update({partition: offsets[index] + 1 for partition, index in last.items()})
+        size = sum(map(len, filter(None, values))) + sum(map(len, filter(None, map(_KEY, messages))))
+        self._meter.count(self.store, Direction.READ, bytes=size, seconds=seconds)
+        yield Fetched(partitions, offsets, values, messages, last, size)
 
-        The reported end may just be low; but a broker may also answer an offset it never gave out with silence, and then
-        the events of a re-created topic would never land.
-        """
-        consumer.assign([TopicPartition(self.store.name, partition, wanted - 1)])
-        end = time.monotonic() + _LAST_LANDED_S
-        while time.monotonic() < end:
-            if any(record.offset == wanted - 1 for record in self._records(consumer.consume(num_messages=1, timeout=0.2))):
-                return
-        raise self._refused(partition)
-
-    def _records(self, messages: Sequence[Message]) -> list[Record]:
-        records = []
+    def _without_errors(self, messages: Sequence[Message], reached: dict[int, int], ended: dict[int, int]) -> list[Message]:
+        good = []
         for message in messages:
-            if (error := message.error()) is not None:
-                if error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
-                    raise self._refused(message.partition())
+            error = message.error()
+            if error is None:
+                good.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                # Offsets can end in ones that hold no record, such as a transaction's mark.
+                partition = message.partition()
+                reached[partition] = max(reached.get(partition, 0), message.offset())
+                ended[partition] = message.offset()
+            elif error.code() in _NOT_THERE:
+                raise OutOfRange(self.store.name, message.partition())
+            else:
                 raise KafkaException(error)
-            at = message.timestamp()[1]
-            records.append(Record(message.partition(), message.offset(), message.key(), message.value(), at))
-        return records
+        return good
 
-    def _refused(self, partition: int | None) -> OffsetsRefused:
-        return OffsetsRefused(
-            f"{self.store.name}/{partition} does not have the offset that comes next: the topic was re-created or trimmed.",
-            hint="Compare `headrace sql 'select max(\"offset\") …'` with the broker before going on.",
-        )
+
+class _Closing:
+    """A consumer for the length of a block, its errors in our words."""
+
+    def __init__(self, topic: TopicReader, consumer: Consumer) -> None:
+        self._topic, self._consumer = topic, consumer
+
+    def __enter__(self) -> Consumer:
+        return self._consumer
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._consumer.close()
+        if isinstance(error, KafkaException):
+            raise self._topic._unavailable(error) from error
 
 
 class TopicWriter(_Topic):
@@ -198,7 +334,14 @@ class TopicWriter(_Topic):
         with self._opening:
             if self._producer is None:
                 self._producer = Producer(
-                    self._client({"acks": "all", "linger.ms": 5, "delivery.timeout.ms": int(_TIMEOUT_S * 1000)})
+                    self._client(
+                        {
+                            "acks": "all",
+                            "linger.ms": 5,
+                            "delivery.timeout.ms": int(_TIMEOUT_S * 1000),
+                            "message.max.bytes": RECORD_BYTES,
+                        }
+                    )
                 )
         places: list[tuple[int, int] | None] = [None] * len(rows)
         failures: list[KafkaError] = []
@@ -233,8 +376,17 @@ class TopicWriter(_Topic):
         return [place for place in places if place is not None]
 
 
+def _record(message: Message) -> Record:
+    return Record(message.partition(), message.offset(), message.key(), message.value(), message.timestamp()[1])
+
+
 def _ignore(_: KafkaError) -> None:
     """Errors that matter come back through the call that met them."""
+
+
+def _unsupported(error: Exception) -> bool:
+    codes = (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION)
+    return isinstance(error, ValueError) or (isinstance(error, KafkaException) and error.args[0].code() in codes)
 
 
 def _reason(error: BaseException | str) -> str:

@@ -1,7 +1,7 @@
 """The vector tier: one LanceDB table per store, versioned, with dense and full-text search.
 
-LanceDB hides its I/O, so every row it causes in the ledger is `estimated`: writes by the Arrow bytes handed over, reads by
-the bytes that LanceDB's own plan says a search of that kind read, taken anew for each version of the index.
+An operation in the ledger is a call of LanceDB: a search, an upsert, an index build. Its bytes are those that LanceDB moved to
+and from storage meanwhile, by its own count (`lance_io.py`); a write that had to read first has a row in either direction.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,7 @@ from lancedb.index import FTS, IvfRq
 from headrace.catalog import Store
 from headrace.errors import NothingIndexed, StorageFull, Unavailable
 from headrace.storage.endpoints import Endpoints
+from headrace.storage.lance_io import LANCE_IO
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
 from headrace.storage.reason import reason
@@ -33,8 +35,6 @@ from headrace.storage.reason import reason
 # Below this many rows an exact scan beats an approximate index and loses no recall.
 _EXACT_ROWS = 20_000
 _RRF_K = 60  # Cormack, Clarke, Büttcher 2009: reciprocal rank fusion
-_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-_BYTES_READ = re.compile(r"bytes_read=([\d.]+) ?([KMGT]?)")
 _KEY = "chunk_id"
 
 
@@ -77,7 +77,6 @@ class VectorReader:
         self._options = options
         self._table: Any = None
         self._opening = threading.Lock()
-        self._read_bytes: dict[tuple[int, str, str], int] = {}
 
     def version(self) -> str:
         """The index version that searches now see, or "none" while there is no index."""
@@ -89,7 +88,7 @@ class VectorReader:
         table = self._open()
         if table is None:
             return 0
-        with self._faults():
+        with self._faults(), self._moves(Direction.READ):
             return int(table.count_rows(where))
 
     def held(self) -> pa.Table:
@@ -98,10 +97,8 @@ class VectorReader:
         table = self._open()
         if table is None:
             return pa.schema([self.store.columns.field(name) for name in columns]).empty_table()
-        with self._faults(), self._meter.operation(self.store, Direction.READ, estimated=True) as operation:
-            found = table.search().select(columns).limit(None).to_arrow()
-            operation.bytes = found.nbytes
-        return found
+        with self._faults(), self._moves(Direction.READ):
+            return table.search().select(columns).limit(None).to_arrow()
 
     def dense(self, embedding: np.ndarray[Any, Any], *, tenant: str, most: int) -> list[Hit]:
         """Nearest chunks of a tenant by cosine similarity, best first; `embedding` is float32, (dimensions,)."""
@@ -114,7 +111,7 @@ class VectorReader:
         )
         if (table.stats()["num_indices"] if table else 0) > 1:
             query = query.nprobes(64).refine_factor(10)
-        rows = self._run(query, "dense", tenant)
+        rows = self._run(query, "_distance")
         return [_hit(row, 1.0 - row["_distance"], dense_rank=rank) for rank, row in enumerate(rows, 1)]
 
     def fulltext(self, question: str, *, tenant: str, most: int) -> list[Hit]:
@@ -125,7 +122,7 @@ class VectorReader:
         if not words:
             return []
         query = table.search(words, query_type="fts", fts_columns="text").where(_of(tenant), prefilter=True).limit(most)
-        rows = self._run(query, "fulltext", tenant)
+        rows = self._run(query, "_score")
         return [_hit(row, row["_score"], fulltext_rank=rank) for rank, row in enumerate(rows, 1)]
 
     def fusion(self, question: str, embedding: np.ndarray[Any, Any], *, tenant: str, most: int) -> list[Hit]:
@@ -133,21 +130,11 @@ class VectorReader:
         depth = max(most, 50)
         return fuse(self.dense(embedding, tenant=tenant, most=depth), self.fulltext(question, tenant=tenant, most=depth))[:most]
 
-    def _run(self, query: Any, kind: str, tenant: str) -> list[dict[str, Any]]:
-        query = query.select(
-            [_KEY, "document_id", "version", "uri", "heading", "text", "_distance" if kind == "dense" else "_score"]
-        )
-        with self._faults(), self._meter.operation(self.store, Direction.READ, estimated=True) as operation:
+    def _run(self, query: Any, score: str) -> list[dict[str, Any]]:
+        query = query.select([_KEY, "document_id", "version", "uri", "heading", "text", score])
+        with self._faults(), self._moves(Direction.READ):
             rows: list[dict[str, Any]] = query.to_arrow().to_pylist()
-            operation.bytes = self._estimate(query, kind, tenant)
         return rows
-
-    def _estimate(self, query: Any, kind: str, tenant: str) -> int:
-        key = (self._table.version, kind, tenant)
-        if key not in self._read_bytes:
-            plan = query.analyze_plan()
-            self._read_bytes[key] = round(sum(float(n) * _UNITS[unit] for n, unit in _BYTES_READ.findall(plan)))
-        return self._read_bytes[key]
 
     def _searchable(self) -> Any:
         table = self._open()
@@ -170,6 +157,18 @@ class VectorReader:
                         return None
                     raise
             return self._table
+
+    @contextlib.contextmanager
+    def _moves(self, direction: Direction) -> Iterator[None]:
+        """Count the block as one operation, with what LanceDB moved; also when it raises: the storage did that work."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            for way, size in zip((Direction.READ, Direction.WRITE), LANCE_IO.take(), strict=True):
+                if way is direction or size:
+                    self._meter.count(self.store, way, bytes=size, seconds=seconds, estimated=not LANCE_IO.counted)
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
@@ -197,8 +196,7 @@ class VectorWriter(VectorReader):
         """
         data = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
         table = self._open_or_new()
-        with self._faults(), self._meter.operation(self.store, Direction.WRITE, estimated=True) as operation:
-            operation.bytes = data.nbytes
+        with self._faults(), self._moves(Direction.WRITE):
             table.merge_insert(_KEY).when_matched_update_all().when_not_matched_insert_all().execute(data)
         return int(data.num_rows)
 
@@ -210,13 +208,13 @@ class VectorWriter(VectorReader):
         where = f"document_id = {_quoted(document_id)}"
         if but_version:
             where += f" AND version <> {_quoted(but_version)}"
-        with self._faults(), self._meter.operation(self.store, Direction.WRITE, estimated=True):
+        with self._faults(), self._moves(Direction.WRITE):
             table.delete(where)
 
     def build(self) -> str:
         """Bring the full-text (and, past 20,000 rows, the vector) index up to date; return the index version."""
         table = self._open_or_new()
-        with self._faults(), self._meter.operation(self.store, Direction.WRITE, estimated=True) as operation:
+        with self._faults(), self._moves(Direction.WRITE):
             before = {index.name: index for index in table.list_indices()}
             rows = table.count_rows()
             if "text_idx" not in before:
@@ -225,7 +223,6 @@ class VectorWriter(VectorReader):
             if rows > _EXACT_ROWS and "embedding_idx" not in before:
                 table.create_index("embedding", config=IvfRq(distance_type="cosine"))
             table.optimize(cleanup_older_than=timedelta(hours=1))
-            operation.bytes = sum(int(index.size_bytes or 0) for index in table.list_indices())
         return self.version()
 
     def _open_or_new(self) -> Any:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, INTERACTION_ROWS, MODELS, PROMOTIONS, TURNS
+from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, INTERACTION_ROWS, INTERACTIONS, MODELS, PROMOTIONS, TURNS
 from headrace.errors import Terminal
+from headrace.head.land import Landed, land
+from headrace.head.position import positions
 from headrace.pipeline import manifest
-from headrace.pipeline.land import OFFSETS, Landed, land
 from headrace.pipeline.launch import Here, Launch
 from headrace.pipeline.runner import Runner
 from headrace.pipeline.stage import Pipeline, Trigger, stage
@@ -61,8 +62,8 @@ def plan(
             "begun": datetime.now(UTC).isoformat(),
             "snapshots": snapshots,
             "offsets": {
-                "interactions": interactions.mark(OFFSETS),
-                "feedback": feedback.mark(OFFSETS),
+                topic.name: {str(p): at.as_mark() for p, at in sorted(positions(table.marks(), topic.name).items())}
+                for topic, table in ((INTERACTIONS, interactions), (FEEDBACK, feedback))
             },
             "dataset_version": dataset_version(snapshots, settings.seed),
             "settings": settings.model_dump(),
@@ -109,6 +110,7 @@ def turn(runner: Runner, *, launch: Launch | None = None, settings: Training) ->
     """Go once round the loop, taking up a turn that was begun and not committed."""
     started = time.perf_counter()
     landed = runner.run(land)
+    landed.require(INTERACTIONS, FEEDBACK)
     planned = runner.run(plan, settings=settings)
     # A turn taken up again goes on as it was planned, whatever the settings say by now.
     as_planned = Training(**planned["settings"])

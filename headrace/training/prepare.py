@@ -175,7 +175,7 @@ def _judged(interactions: pa.Table, feedback: pa.Table) -> Iterator[pa.RecordBat
         verdicts.setdefault(row["answer_id"], {})[row["verdict_id"]] = kept
     seen: set[str] = set()
     rows = []
-    for row in interactions.sort_by([("partition", "ascending"), ("offset", "ascending")]).to_pylist():
+    for row in interactions.sort_by([("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")]).to_pylist():
         if row["answer_id"] in verdicts and row["answer_id"] not in seen:
             seen.add(row["answer_id"])
             rows.append(

@@ -151,7 +151,7 @@ def assert_whole(home: Home, said: list[str], acknowledged: list[str]) -> dict[s
         examples = sql("select dataset, example_id from examples")
         moves = TableReader(PROMOTIONS, endpoints, meter).count()  # a table only once something was promoted
         held = {
-            source.name: [record.value for records in TopicReader(source, endpoints, meter).read({}) for record in records]
+            source.name: [v for fetched in TopicReader(source, endpoints, meter).read({0: 0}) for v in fetched.values]
             for source in LANDINGS
         }
         vectors = VectorReader(CHUNKS, endpoints, meter).held()

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import subprocess
+import threading
 import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
-from test_kill import QUESTIONS, assert_whole, finish
+from lander import EVENTS
+from servers import Servers
+from test_kill import QUESTIONS, assert_whole
+from test_kill import finish as finish_demo
+from test_landing import Events, assert_exactly_once, finish, lander, rows
 
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.topics import TopicReader
 
 
 @pytest.mark.soak
@@ -38,6 +51,63 @@ def test_kills_for_ten_minutes_lose_nothing_and_double_nothing(home, monkeypatch
         assert "Traceback" not in err, err
         assert "unforeseen" not in err, err
         said.append(out + err)
-    finish(home, said)
+    finish_demo(home, said)
     assert kills > 0
     assert_whole(home, said, [])
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_ten_minutes_of_kills_while_events_land(tmp_path: Path, within: Any) -> None:
+    """Two landers follow, events keep coming, and every few seconds one of landers, broker and object store is killed."""
+    seconds = float(os.environ.get("HEADRACE_SOAK_SECONDS", "600"))
+    dice = random.Random(7)
+    servers = Servers(tmp_path / "servers")
+    landers: list[subprocess.Popen[str]] = []
+    try:
+        endpoints = servers.endpoints
+        TopicReader(EVENTS, endpoints, Meter(Ledger(), "test")).ensure()
+        events = Events(endpoints)
+        stop = threading.Event()
+
+        def produce() -> None:
+            while not stop.is_set():
+                with contextlib.suppress(BufferError):
+                    events.put(10, flush=False)
+                time.sleep(0.05)
+
+        producing = threading.Thread(target=produce)
+        producing.start()
+        landers += [lander(endpoints, "follow", commit_s=0.2) for _ in range(2)]
+        kills: Counter[str] = Counter()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(dice.uniform(1.0, 6.0))
+            whom = dice.choice(["lander", "lander", "head", "objects"])
+            kills[whom] += 1
+            if whom == "lander":
+                victim = landers.pop(dice.randrange(len(landers)))
+                victim.kill()
+                victim.communicate()
+                landers.append(lander(endpoints, "follow", commit_s=0.2))
+                continue
+            servers.kill(whom)
+            time.sleep(dice.uniform(0.0, 2.0))
+            for part in ("objects", "head"):
+                if servers.children[part].ended:
+                    servers.start(part)
+        stop.set()
+        producing.join()
+        events.flush()
+        wanted = len(events.places)
+        assert within(120, lambda: len(rows(endpoints)) >= wanted), (len(rows(endpoints)), wanted)
+        for process in landers:
+            assert finish(process)["refused"] == []
+        landers.clear()
+        print(f"{sum(kills.values())} kills {dict(kills)}, {wanted} events acknowledged, {len(rows(endpoints))} landed")
+        assert min(kills.values()) > 0
+        assert_exactly_once(endpoints, events)
+    finally:
+        for process in landers:
+            process.kill()
+        servers.close()

@@ -62,7 +62,7 @@ def test_the_ledger_and_the_runs_have_the_keys_of_the_contract(shown: str, modul
     assert found["run"] == demo["run"]
     assert all(set(row) >= LEDGER_KEYS for row in found["rows"])
     assert {row["tier"] for row in found["rows"]} == {"stream", "object", "table", "vector", "file"}
-    assert {row["tier"] for row in found["rows"] if row["estimated"]} == {"vector"}
+    assert not [row for row in found["rows"] if row["estimated"]]
     assert sum(row["bytes"] for row in found["rows"]) == demo["bytes"]
 
 

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS
+from headrace.head.land import land
 from headrace.inference.chunk import chunk
 from headrace.inference.parse import parse
 from headrace.inference.put import put
-from headrace.pipeline.land import land
 from headrace.platform import EVERY_PART, open_platform
 from headrace.session import opened
 from headrace.settings import Settings

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from headrace.catalog import (
     CHUNKS,
@@ -32,9 +33,9 @@ from headrace.catalog import (
     TURNS,
     Store,
 )
-from headrace.errors import LostRace, NotFound, NothingIndexed, OffsetsRefused, Unavailable, WrongUsage
+from headrace.errors import LostRace, NotFound, NothingIndexed, Unavailable, WrongUsage
+from headrace.head.land import land
 from headrace.pipeline import manifest
-from headrace.pipeline.land import OFFSETS, land
 from headrace.pipeline.run import record, recorded, runs
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
@@ -225,7 +226,7 @@ def test_a_table_nobody_wrote_is_empty(table: TableWriter) -> None:
 def test_rows_come_back_as_they_went_and_are_counted(table: TableWriter, ledger: Ledger) -> None:
     table.append(rows(1, 2, 3))
     table.append(pa.Table.from_batches([rows(4)]))
-    assert sorted(table.read().to_pylist(), key=lambda r: r["offset"]) == [row(n) for n in (1, 2, 3, 4)]
+    assert sorted(table.read().to_pylist(), key=lambda r: r["offset"]) == [{**row(n), "extra": None} for n in (1, 2, 3, 4)]
     assert table.read().schema == FEEDBACK_ROWS.columns
     assert table.count() == 4
     assert table.read(("offset", "up"), "offset > 2 and up = true").to_pylist() == [{"offset": 4, "up": True}]
@@ -331,7 +332,7 @@ def topic(endpoints: Endpoints, meter: Meter) -> tuple[TopicWriter, TopicReader]
 
 
 def read(topic: TopicReader, start: int = 0, **how: Any) -> list[Record]:
-    return [record for records in topic.read({0: start}, **how) for record in records]
+    return [fetched.record(index) for fetched in topic.read({0: start}, **how) for index in range(len(fetched))]
 
 
 def test_what_is_appended_is_read_in_order_from_any_offset(topic: tuple[TopicWriter, TopicReader], ledger: Ledger) -> None:
@@ -356,20 +357,37 @@ def test_an_empty_topic_is_drained_and_nothing_appended_is_nothing(topic: tuple[
     assert read(reader) == []
 
 
-def test_offsets_the_head_does_not_have_are_refused(topic: tuple[TopicWriter, TopicReader]) -> None:
+def test_one_record_is_there_or_it_is_not(topic: tuple[TopicWriter, TopicReader], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.storage.topics._ONE_RECORD_S", 1.0)
     writer, reader = topic
     writer.append(events(0, 1, 2), key="answer_id")
-    with pytest.raises(OffsetsRefused, match="does not have the offset"):
-        read(reader, 1000)
+    found = reader.record(0, 1)
+    assert found is not None
+    assert (found.offset, found.key) == (1, b"a1")
+    assert reader.record(0, 1000) is None
+    assert reader.spans()[0].low == 0
+
+
+def test_a_topic_made_anew_has_another_identity(topic: tuple[TopicWriter, TopicReader], endpoints: Endpoints) -> None:
+    _, reader = topic
+    before = reader.identity()
+    assert before.cluster
+    assert before.topic
+    assert reader.identity() == before
+    admin = AdminClient({"bootstrap.servers": endpoints.kafka_bootstrap})
+    admin.delete_topics([reader.store.name])[reader.store.name].result(10)
+    admin.create_topics([NewTopic(reader.store.name, num_partitions=1)])[reader.store.name].result(10)
+    after = reader.identity()
+    assert (after.cluster, after.topic != before.topic) == (before.cluster, True)
 
 
 def test_a_reader_that_follows_sees_what_comes_later(topic: tuple[TopicWriter, TopicReader]) -> None:
     writer, reader = topic
     writer.append(events(0), key="answer_id")
-    stream = reader.read({}, follow=True)
+    stream = reader.read({0: 0}, follow=True)
     seen: list[int] = []
-    for turn, records in enumerate(stream):
-        seen += [record.offset for record in records]
+    for turn, fetched in enumerate(stream):
+        seen += fetched.offsets
         if turn == 1:
             writer.append(events(1), key="answer_id")
         if seen == [0, 1] or turn > 20:
@@ -382,7 +400,7 @@ def test_a_head_that_is_down_says_so(endpoints: Endpoints, meter: Meter, monkeyp
     monkeypatch.setattr("headrace.storage.topics._TIMEOUT_S", 2.0)
     down = endpoints.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"})
     with pytest.raises(Unavailable, match=r"Topic feedback cannot be reached at 127\.0\.0\.1:9"):
-        list(TopicReader(FEEDBACK, down, meter).read({}))
+        list(TopicReader(FEEDBACK, down, meter).read({0: 0}))
 
 
 def test_landing_takes_each_event_once_and_buries_what_cannot_be_read(endpoints: Endpoints, tmp_path: Path) -> None:
@@ -401,7 +419,7 @@ def test_landing_takes_each_event_once_and_buries_what_cannot_be_read(endpoints:
         assert (done.events["feedback"], done.dead) == (3, 2)
         again = runner.run(land)
         assert (again.total, again.dead) == (0, 0)
-    assert landed.mark(OFFSETS) == {"0": 5}
+    assert landed.mark("landed/feedback/0")["next"] == 5
     assert offsets(landed) == [0, 1, 4]
     letters = buried.read(where="topic = 'feedback'").to_pylist()
     assert sorted((r["offset"], r["key"], r["value"]) for r in letters) == [(2, b"key", b"\xff not json"), (3, b"tombstone", b"")]
@@ -490,7 +508,7 @@ def test_both_searches_are_fused(vectors: VectorWriter, ledger: Ledger) -> None:
     by_name = {hit.chunk_id: hit for hit in vectors.fusion("wheel", towards(0), tenant="acme", most=9)}
     assert (by_name["a"].dense_rank, by_name["a"].fulltext_rank) == (1, None)
     assert by_name["b"].fulltext_rank == 1
-    assert all(line.estimated and line.bytes > 0 for line in ledger.rows())
+    assert all(line.bytes > 0 and not line.estimated for line in ledger.rows())
 
 
 def test_old_versions_go_and_the_named_one_stays(vectors: VectorWriter) -> None:

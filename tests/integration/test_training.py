@@ -281,7 +281,7 @@ def test_a_turn_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, end
     turns = ObjectWriter(TURNS, endpoints, METER)
     number = (manifest.numbers(turns) or [0])[-1] + 1
     judge(endpoints, 12, liked="yes", seed=2)
-    from headrace.pipeline.land import land
+    from headrace.head.land import land
     from headrace.training.pipeline import plan
 
     quick = QUICK.model_copy(update={"epochs": 1})

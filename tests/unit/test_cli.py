@@ -46,7 +46,7 @@ def home(tmp_path: Path) -> Path:
 
 
 COMMANDS = ["demo", "up", "index", "search", "land", "sql", "endpoints", "ask", "feedback", "turn", "models", "promote"]
-COMMANDS += ["rollback", "runs", "ledger", "score", "completion"]
+COMMANDS += ["rollback", "runs", "ledger", "score", "check", "completion"]
 WRONG = [
     ["frobnicate"],
     ["runs", "--frobnicate"],
@@ -67,6 +67,9 @@ WRONG = [
     ["runs", "--home"],
     ["score", "training"],
     ["completion", "csh"],
+    ["ledger", "--by", "store"],
+    ["check", "--only", "vector"],
+    ["check", "--seconds", "0"],
 ]
 
 
@@ -147,6 +150,45 @@ def test_the_ledgers_json_has_the_keys_of_the_contract(run, home: Path) -> None:
     (row,) = shown["rows"]
     assert {"stage", "store", "tier", "direction", "ops", "bytes", "p50_ms", "p95_ms", "estimated"} <= set(row)
     assert (row["stage"], row["store"], row["bytes"]) == ("put", "documents", 2048)
+
+
+def test_the_ledger_is_added_up_by_tier_stage_or_tenant(run, home: Path) -> None:  # type: ignore[no-untyped-def]
+    with recorded("ask", home) as ran:
+        for tenant, seconds in (("acme", 0.01), ("acme", 0.01), ("apex", 1.0)):
+            ran.ledger.count("put", DOCUMENTS, Direction.WRITE, bytes=100, seconds=seconds, tenant=tenant)
+        ran.ledger.count("parse", DOCUMENTS, Direction.READ, bytes=7, seconds=0.1)
+    shown = json.loads(run("--home", str(home), "ledger", "--by", "tier", "--json")[1])
+    assert (shown["run"], shown["by"]) == (ran.id, "tier")
+    write, read = shown["rows"]
+    wanted = {"stage", "store", "tier", "direction", "tenant", "ops", "bytes", "p50_ms", "p95_ms", "max_ms", "estimated"}
+    assert set(write) == wanted
+    assert (write["tier"], write["direction"], write["ops"], write["bytes"]) == ("object", "write", 3, 300)
+    assert 10 <= write["p50_ms"] <= 11, "two of three were quick"
+    assert write["p95_ms"] == write["max_ms"] == 1000
+    assert (read["direction"], read["bytes"]) == ("read", 7)
+    by_tenant = json.loads(run("--home", str(home), "ledger", ran.id, "--by", "tenant", "--json")[1])["rows"]
+    assert {(row["tenant"], row["direction"], row["bytes"]) for row in by_tenant} == {
+        ("acme", "write", 200),
+        ("apex", "write", 100),
+        ("", "read", 7),
+    }
+    code, out, _ = run("--home", str(home), "ledger", "--by", "tenant")
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[1] == ["tenant", "direction", "ops", "bytes", "p50", "p95", "max"]
+    assert ["acme", "write", "2", "200", "B", "10", "ms", "10", "ms", "10", "ms"] in lines
+    assert lines[-1][:3] == ["no", "tenant", "read"]
+
+
+def test_a_run_without_histograms_is_not_added_up(run, home: Path) -> None:  # type: ignore[no-untyped-def]
+    (journal,) = (home / "runs").glob("*.json")
+    kept = json.loads(journal.read_text())
+    del kept["ledger"]
+    journal.write_text(json.dumps(kept))
+    code, out, err = run("--home", str(home), "ledger", "--by", "tier")
+    assert (code, out) == (1, "")
+    assert f"headrace ledger {kept['run']}" in err
+    assert "put" in run("--home", str(home), "ledger")[1]
 
 
 def test_the_home_may_stand_anywhere(run, home: Path) -> None:  # type: ignore[no-untyped-def]

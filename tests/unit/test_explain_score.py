@@ -104,6 +104,9 @@ def test_a_writer_that_read_its_objects_shows_that_but_a_commit_stays_beside() -
     score = scored(TRAINING, row("finetune", CHECKPOINTS, "read", 70), row("land", FEEDBACK_ROWS, "read", 30))
     assert flow(score, "finetune", CHECKPOINTS, READ).bytes == 70
     assert [(f.stage, f.bytes) for f in score.beside] == [("land", 30)]
+    ahead = scored(INFERENCE, row("embed", CHUNKS, "write", 70), row("embed", CHUNKS, "read", 30))
+    assert flow(ahead, "embed", CHUNKS, WRITE).bytes == 70
+    assert [(f.stage, f.bytes) for f in ahead.beside] == [("embed", 30)]
 
 
 def test_stages_of_other_pipelines_stay_beside_and_no_byte_is_lost() -> None:

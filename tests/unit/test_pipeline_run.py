@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from headrace.catalog import DOCUMENTS
 from headrace.errors import NotFound
 from headrace.pipeline.run import journal_of, recorded, runs, write_atomically
-from headrace.storage.ledger import Direction
+from headrace.storage.ledger import Direction, summed
 
 
 def test_a_run_that_ends_well_is_done(tmp_path: Path) -> None:
@@ -28,6 +29,20 @@ def test_a_run_that_ends_well_is_done(tmp_path: Path) -> None:
     assert [(row["stage"], row["bytes"]) for row in journal["rows"]] == [("put", 9)]
     assert journal["started"] <= journal["ended"]
     assert journal["archived"] is False
+
+
+def test_a_running_journal_is_live_and_can_be_added_up(
+    tmp_path: Path, within: Callable[[float, Callable[[], bool]], bool]
+) -> None:
+    with recorded("index", tmp_path) as run:
+        run.ledger.count("put", DOCUMENTS, Direction.WRITE, bytes=9, seconds=0.01)
+        assert within(5, lambda: [row["bytes"] for row in runs(tmp_path)[0]["rows"]] == [9])
+        run.ledger.count("put", DOCUMENTS, Direction.WRITE, bytes=1, seconds=0.5)
+        assert within(5, lambda: [row["bytes"] for row in runs(tmp_path)[0]["rows"]] == [10])
+        (journal,) = runs(tmp_path)
+        assert journal["state"] == "running"
+        (total,) = summed(journal["ledger"], by=("tier",))
+        assert (total["ops"], total["bytes"], total["max_ms"]) == (2, 10, 500.0)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the disk is full"), KeyboardInterrupt()])

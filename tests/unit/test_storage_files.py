@@ -35,6 +35,24 @@ def test_what_was_written_is_read_listed_and_counted(files: FileWriter, ledger: 
     assert {(r.direction, r.ops, r.bytes) for r in ledger.rows()} == {("write", 1, 6), ("read", 1, 6)}
 
 
+def test_the_ledger_agrees_with_the_kernels_count(files: FileWriter, ledger: Ledger) -> None:
+    """No server stands behind a directory; what counts there is the kernel, per process."""
+
+    def moved() -> tuple[int, int]:
+        counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+        return int(counts["rchar"]), int(counts["wchar"])
+
+    blocks = [os.urandom(1 << 20) for _ in range(24)]
+    before = moved()
+    for number, block in enumerate(blocks):
+        files.write(f"acme/{number}", block)
+    assert [files.read(f"acme/{number}") for number in range(len(blocks))] == blocks
+    after = moved()
+    rows = {row.direction: row.bytes for row in ledger.rows()}
+    assert rows["read"] == pytest.approx(after[0] - before[0], rel=0.02)
+    assert rows["write"] == pytest.approx(after[1] - before[1], rel=0.02)
+
+
 def test_a_file_is_replaced_whole(files: FileWriter) -> None:
     files.write("a", b"long first version")
     files.write("a", b"second")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from headrace.catalog import CHUNKS, DOCUMENTS, MODELS
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.ledger import Direction, Ledger, Row
+from headrace.storage.ledger import Direction, Ledger, Row, summed
 from headrace.storage.meter import Meter
 from headrace.storage.reported import ReportedReader
 
@@ -69,6 +69,47 @@ def test_rows_are_kept_apart_by_everything_they_name() -> None:
     assert len(rows) == 32
     assert len({(r.stage, r.store, r.tier, r.direction, r.tenant, r.estimated) for r in rows}) == 32
     assert all((row.ops, row.bytes) == (1, 1) for row in rows)
+
+
+@given(st.lists(SECONDS, min_size=1, max_size=60), st.lists(SECONDS, min_size=1, max_size=60))
+def test_a_sums_percentiles_are_those_of_all_its_operations(quick: list[float], slow: list[float]) -> None:
+    """Not the larger of two rows' percentiles, nor their mean: those of the operations taken together."""
+    ledger = Ledger()
+    for stage, tenant, latencies in (("a", "x", quick), ("b", "y", slow)):
+        for seconds in latencies:
+            ledger.count(stage, DOCUMENTS, Direction.WRITE, bytes=10, seconds=seconds, tenant=tenant)
+    (row,) = summed(json.loads(json.dumps(ledger.export())), by=("tier",))
+    assert {name: row[name] for name in ("stage", "store", "tier", "direction", "tenant")} == {
+        "stage": "",
+        "store": "",
+        "tier": "object",
+        "direction": "write",
+        "tenant": "",
+    }
+    (together,) = filled(quick + slow).rows()
+    assert all(row[name] == getattr(together, name) for name in ("ops", "bytes", "p50_ms", "p95_ms", "max_ms"))
+
+
+def test_what_is_added_up_is_kept_apart_by_direction_and_marked_where_a_part_is_estimated() -> None:
+    ledger = Ledger()
+    ledger.count("a", DOCUMENTS, Direction.WRITE, bytes=1, seconds=0.1, tenant="x")
+    ledger.count("a", MODELS, Direction.WRITE, bytes=2, seconds=0.1, tenant="y", estimated=True)
+    ledger.count("b", CHUNKS, Direction.READ, bytes=4, seconds=0.1, tenant="x")
+
+    def by(*names: str) -> set[tuple[object, ...]]:
+        rows = summed(ledger.export(), by=names)
+        assert all(set(row) == set(Row.__dataclass_fields__) for row in rows), "the keys of a row"
+        return {(*(row[name] for name in names), row["direction"], row["ops"], row["bytes"], row["estimated"]) for row in rows}
+
+    assert by("tier") == {("object", "write", 2, 3, True), ("vector", "read", 1, 4, False)}
+    assert by("stage") == {("a", "write", 2, 3, True), ("b", "read", 1, 4, False)}
+    assert by("tenant") == {("x", "write", 1, 1, False), ("y", "write", 1, 2, True), ("x", "read", 1, 4, False)}
+    assert by("stage", "store") == {
+        ("a", "documents", "write", 1, 1, False),
+        ("a", "models", "write", 1, 2, True),
+        ("b", "chunks", "read", 1, 4, False),
+    }
+    assert summed([], by=("tier",)) == []
 
 
 def test_a_watching_ledger_counts_what_moves_in_the_block_and_only_that() -> None:

@@ -215,3 +215,9 @@ def test_a_datasets_name_says_what_it_was_made_from() -> None:
         )
         == 3
     )
+
+
+def test_a_verdict_that_came_before_its_answer_counts_once_the_answer_is_there() -> None:
+    early = [verdict("a1", True, "x")]
+    assert judged([], early) == []
+    assert len(pairs([answer("a1", "q", "xy")], early)) == 1

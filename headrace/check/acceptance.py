@@ -1,0 +1,75 @@
+"""Asks the configured storage for every promise, tier by tier."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+from headrace.catalog import Tier
+from headrace.check import catalog, files, head, objects
+from headrace.check.promise import Broken, Effort, Finding, Measured, Promise, Subject, Unknown, Verdict, said
+from headrace.settings import Settings
+from headrace.storage.endpoints import Endpoints
+
+SUBJECTS: tuple[Subject[Any], ...] = (objects.SUBJECT, head.SUBJECT, catalog.SUBJECT, files.SUBJECT)
+TIERS: tuple[Tier, ...] = tuple(subject.tier for subject in SUBJECTS)
+"""The tiers that can be asked; the vector tier keeps its files in the object tier, or in a directory."""
+
+_CLEARED = "what the check made can be deleted"
+_STAYS = "space: what an owner deletes would stay"
+_NOT_ASKED = "not asked, for the first was not kept"
+
+
+def promises(tiers: Sequence[Tier] = TIERS) -> int:
+    """How many promises of these tiers there are."""
+    return sum(len(subject.promises) for subject in SUBJECTS if subject.tier in tiers)
+
+
+def accept(
+    settings: Settings, endpoints: Endpoints, tiers: Sequence[Tier] = TIERS, *, seconds: float
+) -> Generator[Finding, None, None]:
+    """Ask for every promise of `tiers` and yield what was found, a line each.
+
+    `seconds` is about how long all of it may take. Everything happens in places of the check's own, which are gone when the
+    iterator ends or is closed; what an endpoint refuses becomes a finding, not an error.
+    """
+    effort = Effort(seconds / promises(tiers))
+    for subject in SUBJECTS:
+        if subject.tier in tiers:
+            yield from _asked(subject, settings, endpoints, effort)
+
+
+def _asked(subject: Subject[Any], settings: Settings, endpoints: Endpoints, effort: Effort) -> Iterator[Finding]:
+    first, *others = subject.promises
+    found = None
+    try:
+        with subject.open(settings, endpoints) as room:
+            found = _finding(subject, first, room, effort)
+            yield found
+            if found.verdict is Verdict.KEPT:
+                for promise in others:
+                    yield _finding(subject, promise, room, effort)
+                return
+    except Unknown as unknown:
+        yield Finding(subject.tier, first.name, Verdict.UNKNOWN, seen=str(unknown), loses=first.loses)
+    except subject.faults as error:
+        if found is None:
+            yield Finding(subject.tier, first.name, Verdict.BROKEN, seen=said(error), loses=first.loses)
+        elif found.verdict is Verdict.KEPT:  # it answered, and does not let us clear up
+            yield Finding(subject.tier, _CLEARED, Verdict.BROKEN, seen=said(error), loses=_STAYS)
+            return
+    for promise in others:
+        yield Finding(subject.tier, promise.name, Verdict.UNKNOWN, seen=_NOT_ASKED, loses=promise.loses)
+
+
+def _finding(subject: Subject[Any], promise: Promise[Any], room: Any, effort: Effort) -> Finding:
+    measured, verdict, seen = Measured(""), Verdict.KEPT, ""
+    try:
+        measured = promise.ask(room, effort)
+    except Unknown as unknown:
+        measured, verdict, seen = unknown.measured, Verdict.UNKNOWN, str(unknown)
+    except Broken as broken:
+        verdict, seen = Verdict.BROKEN, str(broken)
+    except subject.faults as error:
+        verdict, seen = Verdict.BROKEN, said(error)
+    return Finding(subject.tier, promise.name, verdict, measured.figure, measured.figures, seen, promise.loses)

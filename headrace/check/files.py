@@ -1,0 +1,417 @@
+"""What Headrace relies on a POSIX directory, local or NFS, for. Everything happens in one directory of the check's own.
+
+The second process runs on this machine. On NFS it shares this machine's cache of the mount, so what other machines see may be
+later than what is measured here by as long as the mount caches attributes (`acregmax`, `acdirmax`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import mmap
+import os
+import secrets
+import shutil
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from headrace.catalog import KV_CACHE, Tier
+from headrace.check.promise import Broken, Effort, Measured, Promise, Subject, Unknown, latency, promise
+from headrace.check.second import Second, begin_at, wait_until
+from headrace.errors import Unavailable
+from headrace.settings import Settings
+from headrace.storage.endpoints import Endpoints
+
+_BLOCK_BYTES = 3 << 20  # a KV block of the embedded generator is about this large
+_ANSWER_S = 30.0
+_SEEN_S = 5.0
+_HEADER = struct.Struct(">QI")
+_BODY_BYTES = 256 << 10
+
+
+class Room:
+    """A directory of the check's own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / f"headrace-check-{secrets.token_hex(6)}"
+
+    def clear(self) -> None:
+        """Delete the directory."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists():
+            raise Unavailable(f"{self.folder} could not be deleted.", hint="Delete it by hand.")
+
+
+@promise(
+    "is there, takes files and has room",
+    loses="the KV cache: every prefix would be computed anew",
+)
+def answers(room: Room, effort: Effort) -> Measured:
+    if not room.root.is_dir():
+        raise Broken(f"{room.root} is no directory: is the file system mounted?")
+    room.folder.mkdir(mode=0o700)
+    _write(room.folder / "here", b"here")
+    if (room.folder / "here").read_bytes() != b"here":
+        raise Broken("a file of 4 bytes came back with others")
+    status = os.statvfs(room.folder)
+    free = status.f_bavail * status.f_frsize
+    if free < 64 << 20:
+        raise Broken(f"{free / 1e6:.0f} MB are free")
+    return Measured(f"{free / 1e9:.1f} GB free", free_gb=free / 1e9)
+
+
+@promise(
+    "a rename over a file shows readers the old one or the new one, whole",
+    loses="a reader could take half a KV block, or find none where one stands",
+)
+def atomic_rename(room: Room, effort: Effort) -> Measured:
+    path = room.folder / "renamed"
+    _write_over(path, _numbered(0))
+    seconds = min(2.0, max(0.5, effort.seconds))
+    with Second() as second:
+        begin = begin_at(second, "files")
+        watching = second.ask("files.watch", path=str(path), begin=begin, seconds=seconds)
+        wait_until(begin)
+        end, renamed = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            renamed += 1
+            _write_over(path, _numbered(renamed))
+        reads, faults = watching.get(_ANSWER_S)
+    if faults:
+        raise Broken(f"of {reads} reads in a second process {len(faults)} failed while the file was replaced: {faults[0]}")
+    return Measured(f"{renamed:,} renames, {reads:,} reads in a second process", renames=renamed, reads=reads)
+
+
+def watch(path: str, begin: float, seconds: float) -> tuple[int, list[str]]:
+    """In a second process: read a numbered file over and over; return how often, and what was wrong with it."""
+    wait_until(begin)
+    reads, faults, newest = 0, [], 0
+    while time.monotonic() < begin + seconds:
+        reads += 1
+        try:
+            number = _number(Path(path).read_bytes())
+        except OSError as error:
+            faults.append(f"{error.strerror}")
+            continue
+        if number is None:
+            faults.append("a torn file")
+        elif number < newest:
+            faults.append("an older file after a newer one")
+        else:
+            newest = number
+    return reads, faults
+
+
+@promise(
+    "O_EXCL: of two processes that create a file, one does",
+    loses="two writers could take the same temporary file and mix their bytes",
+)
+def exclusive(room: Room, effort: Effort) -> Measured:
+    folder = room.folder / "exclusive"
+    folder.mkdir()
+    names = 300
+    with Second() as second:
+        begin = begin_at(second, "files")
+        theirs = second.ask("files.create_all", folder=str(folder), names=names, begin=begin)
+        ours = set(create_all(str(folder), names, begin))
+        other = set(theirs.get(_ANSWER_S))
+    if both := ours & other:
+        raise Broken(f"{len(both)} of {names} files were created by both processes")
+    if len(ours | other) != names:
+        raise Broken(f"{names - len(ours | other)} of {names} files were created by neither process")
+    return Measured(f"{names} files: {len(ours)} here, {len(other)} in a second process", files=names)
+
+
+def create_all(folder: str, names: int, begin: float) -> list[int]:
+    """Create files 0 to `names`, and return those that were not there."""
+    made = []
+    for number in range(names):
+        wait_until(begin + number * 0.001)  # both processes want the same one at the same moment
+        try:
+            os.close(os.open(f"{folder}/{number}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            continue
+        made.append(number)
+    return made
+
+
+@promise(
+    "fsync of a file and of its directory is done",
+    loses="KV blocks would be gone after a power cut, or be there without their bytes",
+)
+def synced(room: Room, effort: Effort) -> Measured:
+    files, folders = [], []
+    data = os.urandom(4096)
+    for number in effort.rounds(5, 100):
+        path = room.folder / f"synced-{number}"
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            began = time.perf_counter()
+            os.fsync(file.fileno())
+            files.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        _sync(room.folder)
+        folders.append(time.perf_counter() - began)
+    file_words, file_figures = latency("file", files)
+    folder_words, folder_figures = latency("directory", folders)
+    return Measured(f"{file_words}; {folder_words}", **file_figures, **folder_figures)
+
+
+@promise(
+    "a second process sees a file at once, and that it is gone",
+    loses="blocks that one worker stored would be computed again by the next",
+)
+def visible(room: Room, effort: Effort) -> Measured:
+    folder = room.folder / "visible"
+    folder.mkdir()
+    made, gone = [], []
+    with Second() as second:
+        begin_at(second, "files")
+        for number in effort.rounds(3, 20):
+            path, data = folder / f"{number}", os.urandom(1000)
+            wanted = hashlib.sha256(data).hexdigest()
+            # It asks before the file is there too: a mount may remember that it was not.
+            watching = second.ask("files.appears", path=str(path), sha256=wanted, seconds=_SEEN_S)
+            time.sleep(0.02)
+            _write_over(path, data)
+            written = time.monotonic()
+            if (at := watching.get(_ANSWER_S)) is None:
+                raise Broken(f"a file was not seen whole within {_SEEN_S:.0f} s of its rename")
+            made.append(max(0.0, at - written))
+            watching = second.ask("files.disappears", path=str(path), seconds=_SEEN_S)
+            time.sleep(0.02)
+            path.unlink()
+            deleted = time.monotonic()
+            if (at := watching.get(_ANSWER_S)) is None:
+                raise Broken(f"a deleted file was still seen after {_SEEN_S:.0f} s")
+            gone.append(max(0.0, at - deleted))
+    made_words, made_figures = latency("seen", made)
+    gone_words, gone_figures = latency("gone", gone)
+    return Measured(f"{made_words}; {gone_words}", **made_figures, **gone_figures)
+
+
+def appears(path: str, sha256: str, seconds: float) -> float | None:
+    """In a second process: the moment a file can be opened, has these bytes and is listed; `None` if it does not."""
+    end = time.monotonic() + seconds
+    where = Path(path)
+    while time.monotonic() < end:
+        with contextlib.suppress(FileNotFoundError):
+            data = where.read_bytes()
+            if hashlib.sha256(data).hexdigest() == sha256 and where.name in os.listdir(where.parent):
+                return time.monotonic()
+        time.sleep(0.0005)
+    return None
+
+
+def disappears(path: str, seconds: float) -> float | None:
+    """In a second process: the moment a file can neither be opened nor is listed; `None` if it stays."""
+    end = time.monotonic() + seconds
+    where = Path(path)
+    while time.monotonic() < end:
+        try:
+            where.read_bytes()
+        except FileNotFoundError:
+            if where.name not in os.listdir(where.parent):
+                return time.monotonic()
+        time.sleep(0.0005)
+    return None
+
+
+@promise(
+    "a file being read may be replaced or deleted",
+    loses="eviction would make readers fail",
+)
+def held_open(room: Room, effort: Effort) -> Measured:
+    path, data = room.folder / "held", os.urandom(_BODY_BYTES)
+    for how in ("replaced", "deleted"):
+        _write_over(path, data)
+        with path.open("rb") as file:
+            first = file.read(1000)
+            if how == "replaced":
+                _write_over(path, b"other")
+            else:
+                path.unlink()
+            try:
+                found = first + file.read()
+            except OSError as error:
+                raise Broken(f"a file that was {how} while it was read failed: {error.strerror}") from None
+        if found != data:
+            raise Broken(f"a file that was {how} while it was read came back with other bytes")
+    return Measured("replaced, deleted")
+
+
+@promise(
+    "a memory-mapped file reads as it was written",
+    loses="weights and KV blocks, which are mapped, would be read wrong",
+)
+def mapped(room: Room, effort: Effort) -> Measured:
+    path, data = room.folder / "mapped", os.urandom(_BLOCK_BYTES)
+    _write_over(path, data)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+        if mapping[:] != data:
+            raise Broken("other bytes than were written")
+    return Measured(f"{_BLOCK_BYTES >> 20} MiB")
+
+
+@promise(
+    "a file's time of use can be set",
+    loses="the KV cache would evict blocks in use, and keep those nobody wants",
+)
+def times(room: Room, effort: Effort) -> Measured:
+    path = room.folder / "used"
+    _write(path, b"x")
+    for wanted in (1_600_000_000_000_000_000, 1_600_000_000_250_000_000):
+        os.utime(path, ns=(wanted, wanted))
+        if abs(path.stat().st_atime_ns - wanted) > 1_000_000_000:
+            raise Broken(f"it was set to {wanted / 1e9:.2f} and reads {path.stat().st_atime:.2f}")
+    early = time.time()
+    os.utime(path)  # as the cache does: to now, by the clock of the file system
+    off = path.stat().st_atime - early
+    if path.stat().st_atime_ns <= wanted:
+        raise Broken("setting it to now left it in the past")
+    return Measured(f"clock {abs(off):.1f} s {'ahead' if off > 0 else 'behind'}", clock_off_s=off)
+
+
+@promise(
+    "names as long as the KV cache's are taken",
+    loses="the KV cache: no block could be stored",
+)
+def names(room: Room, effort: Effort) -> Measured:
+    # A tenant may have 63 letters; a block's name is its hash and position, and its temporary file's name is longer.
+    key = hashlib.sha256(b"block").hexdigest()
+    name = f".part-{secrets.token_hex(6)}-{key}.16383.safetensors"
+    path = room.folder / KV_CACHE.name / ("t" * 63) / key[:2] / name
+    path.parent.mkdir(parents=True)
+    _write(path, b"x")
+    path.replace(path.with_name(name.partition("-")[2].partition("-")[2]))
+    found = sorted(entry.name for entry in path.parent.iterdir())
+    if found != [f"{key}.16383.safetensors"]:
+        raise Broken(f"a file was named {key}.16383.safetensors and is listed as {found}")
+    return Measured(f"{len(name)} characters, {len(str(path))} with the directories", characters=len(name))
+
+
+@promise(
+    "KV blocks come back as they were written",
+    loses="the KV cache: a block that does not match is thrown away and computed again",
+)
+def blocks(room: Room, effort: Effort) -> Measured:
+    writes, reads = [], []
+    for number in effort.rounds(4, 40):
+        path, data = room.folder / f"block-{number % 8}", os.urandom(_BLOCK_BYTES)
+        began = time.perf_counter()
+        _write_over(path, data, durable=True)
+        written = time.perf_counter()
+        found = path.read_bytes()
+        reads.append(time.perf_counter() - written)
+        writes.append(written - began)
+        if found != data:
+            raise Broken(f"a block of {_BLOCK_BYTES:,} bytes came back with {len(found):,}, or others")
+    write_words, write_figures = latency("write", writes)
+    read_words, read_figures = latency("read", reads)
+    return Measured(f"3 MiB: durable {write_words}; cached {read_words}", **write_figures, **read_figures)
+
+
+@promise(
+    "a lock (flock) keeps a second process out",
+    loses="nothing here: Headrace locks its home only",
+)
+def locks(room: Room, effort: Effort) -> Measured:
+    path = room.folder / "lock"
+    _write(path, b"")
+    with Second() as second, path.open("rb") as file:
+        begin_at(second, "files")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise Unknown(f"refused ({error.strerror}); Headrace locks nothing in this directory") from None
+        if second.ask("files.try_lock", path=str(path)).get(_ANSWER_S):
+            raise Unknown("two processes held it at once; Headrace locks nothing in this directory")
+    return Measured("not relied upon")
+
+
+def try_lock(path: str) -> bool:
+    """In a second process: whether a lock can be had at once."""
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+    return True
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _write_over(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Write a file as Headrace does: under another name first."""
+    temporary = path.with_name(f".part-{path.name}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    temporary.replace(path)
+    if durable:
+        _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _numbered(number: int) -> bytes:
+    """A file whose every part says which number it is, of one of two sizes."""
+    size = _BODY_BYTES if number % 2 else _BODY_BYTES // 2
+    return _HEADER.pack(number, size) + number.to_bytes(8, "big") * (size // 8)
+
+
+def _number(data: bytes) -> int | None:
+    """The number of a numbered file, or `None` where it is not whole."""
+    if len(data) < _HEADER.size:
+        return None
+    number, size = _HEADER.unpack_from(data)
+    return int(number) if data[_HEADER.size :] == int(number).to_bytes(8, "big") * (size // 8) else None
+
+
+@contextmanager
+def opened(settings: Settings, endpoints: Endpoints) -> Iterator[Room]:
+    """A room in the directory of the file tier. Only where it is Headrace's own is the directory made."""
+    if settings.files.dir is None:
+        endpoints.files_dir.mkdir(parents=True, exist_ok=True)
+    room = Room(endpoints.files_dir)
+    try:
+        yield room
+    finally:
+        room.clear()
+
+
+FAULTS: tuple[type[Exception], ...] = (OSError, Unavailable)
+PROMISES: Sequence[Promise[Room]] = (
+    answers,
+    atomic_rename,
+    exclusive,
+    synced,
+    visible,
+    held_open,
+    mapped,
+    times,
+    names,
+    blocks,
+    locks,
+)
+SUBJECT: Subject[Any] = Subject(Tier.FILE, PROMISES, FAULTS, opened)

@@ -1,0 +1,472 @@
+"""What Headrace relies on an S3 endpoint for. Everything happens under one prefix of the check's own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import obstore
+from obstore import exceptions as faults
+from obstore.store import S3Store
+
+from headrace.catalog import Tier
+from headrace.check.promise import Broken, Effort, Measured, Promise, Subject, Unknown, latency, promise
+from headrace.check.second import Second, begin_at, wait_until
+from headrace.errors import Unavailable
+from headrace.settings import Settings
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.objects import connect
+from headrace.storage.reason import reason
+
+_SMALL_BYTES = 4 << 10
+_LARGE_BYTES = 64 << 20
+_PARTS_BYTES = 12 << 20  # more than two of the smallest parts S3 takes
+_RACERS = 4
+_CLIENTS = 8
+_LISTED = 1100  # more than one page
+_ANSWER_S = 60.0
+_MISSING = (faults.NotFoundError, FileNotFoundError)
+_REFUSED = (faults.AlreadyExistsError, faults.PreconditionError)
+
+
+class Room:
+    """A prefix of the bucket, seen by two clients: what one writes the other, on connections of its own, must see."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        self.endpoints = endpoints
+        self.prefix = f"headrace-check-{secrets.token_hex(6)}"
+        self.writer = connect(endpoints)
+        self.reader = connect(endpoints)
+        self._keys: set[str] = set()
+
+    def key(self, name: str) -> str:
+        """A key of this room; what is put there is deleted at the end."""
+        key = f"{self.prefix}/{name}"
+        self._keys.add(key)
+        return key
+
+    def clear(self) -> None:
+        """Delete everything in the room, also what a listing does not show."""
+        with suppress(faults.BaseError, OSError):
+            self._keys |= {meta["path"] for page in obstore.list(self.writer, prefix=self.prefix) for meta in page}
+
+        with ThreadPoolExecutor(_CLIENTS) as threads:
+            left = [key for key, gone in zip(self._keys, threads.map(self._delete, self._keys), strict=True) if not gone]
+        if left:
+            raise Unavailable(
+                f"{len(left)} objects of the check could not be deleted in bucket {self.endpoints.bucket}.",
+                hint=f"Delete the prefix {self.prefix}/ there.",
+            )
+
+    def _delete(self, key: str) -> bool:
+        try:
+            obstore.delete(self.writer, key)
+        except _MISSING:
+            return True
+        except (faults.BaseError, OSError):
+            return False
+        return True
+
+
+@promise(
+    "answers with the keys it was given",
+    loses="everything: no document, checkpoint or model can be kept",
+)
+def answers(room: Room, effort: Effort) -> Measured:
+    key = room.key("answers")
+    began = time.perf_counter()
+    obstore.put(room.writer, key, b"here")
+    found = _get(room.reader, key)
+    if found != b"here":
+        raise Broken(f"4 bytes were put and {found!r} came back")
+    return Measured(f"first put and get {(time.perf_counter() - began) * 1e3:.0f} ms")
+
+
+@promise(
+    "an object is read as it was last written",
+    loses="a turn would train on the previous dataset, and a promoted model would not be served",
+)
+def read_after_write(room: Room, effort: Effort) -> Measured:
+    rounds = 0
+    for rounds in effort.rounds(5, 100):
+        key = room.key(f"read-after-write/{rounds}")
+        # Asked for before it is there: some stores remember that it was not.
+        if (early := _get(room.reader, key)) is not None:
+            raise Broken(f"an object that was never put came back with {len(early)} bytes")
+        for state in (f"first {rounds}".encode(), f"second, and longer {rounds}".encode()):
+            obstore.put(room.writer, key, state)
+            if (found := _get(room.reader, key)) != state:
+                raise Broken(f"put {state!r}, then got {_shown(found)}")
+            if (size := obstore.head(room.reader, key)["size"]) != len(state):
+                raise Broken(f"put {len(state)} bytes, then a head said {size}")
+        obstore.delete(room.writer, key)
+        if (found := _get(room.reader, key)) is not None:
+            raise Broken(f"an object came back with {_shown(found)} after it was deleted")
+    return Measured(f"{rounds + 1} × new, overwritten, deleted", rounds=rounds + 1)
+
+
+@promise(
+    "a listing shows what was just put, and not what was just deleted",
+    loses="documents just put would not be parsed, and `headrace models` would miss the newest version",
+)
+def list_after_write(room: Room, effort: Effort) -> Measured:
+    folder = f"{room.prefix}/listed"
+    expected: dict[str, int] = {}
+    rounds = 0
+    for rounds in effort.rounds(5, 100):
+        key = room.key(f"listed/{rounds}")
+        for size in (10, 20):
+            obstore.put(room.writer, key, b"x" * size)
+            expected[key] = size
+            _require_listed(room.reader, folder, expected, f"an object of {size} bytes was put")
+        if rounds % 2:
+            obstore.delete(room.writer, key)
+            del expected[key]
+            _require_listed(room.reader, folder, expected, "an object was deleted")
+    return Measured(f"{rounds + 1} × put, overwritten, listed", rounds=rounds + 1)
+
+
+@promise(
+    "a long listing is whole and in order",
+    loses="documents, versions or checkpoints past the first page would be forgotten",
+)
+def long_listing(room: Room, effort: Effort) -> Measured:
+    count = _LISTED if effort.seconds >= 1 else 64
+    keys = sorted(room.key(f"long/{number % 7}/{number:05d}") for number in range(count))
+    with ThreadPoolExecutor(_CLIENTS) as threads:
+        list(threads.map(lambda key: obstore.put(room.writer, key, b"1"), keys))
+    began = time.perf_counter()
+    found = list(_listed(room.reader, f"{room.prefix}/long"))
+    took = time.perf_counter() - began
+    if found != keys:
+        lost = len(set(keys) - set(found))
+        raise Broken(f"of {count} objects {lost} were not listed" if lost else f"{count} objects came in another order or twice")
+    return Measured(f"{count:,} objects in {took * 1e3:.0f} ms", objects=count, list_ms=took * 1e3)
+
+
+@promise(
+    "If-None-Match: of many who put at once, exactly one does",
+    loses="two trainers could publish the same turn, and one turn's data would be lost",
+)
+def put_if_absent(room: Room, effort: Effort) -> Measured:
+    rounds, longest = 0, 0.0
+    with ThreadPoolExecutor(_RACERS) as threads:
+        for rounds in effort.rounds(4, 60):
+            began = time.perf_counter()
+            key = room.key(f"if-none-match/{rounds}")
+            start = threading.Barrier(_RACERS)
+
+            def race(number: int, key: str = key, start: threading.Barrier = start) -> bytes | None:
+                data = f"racer {number}".encode()
+                start.wait(_ANSWER_S)
+                return data if _put_if(room.writer, key, data, "create") else None
+
+            winners = [data for data in threads.map(race, range(_RACERS)) if data is not None]
+            longest = max(longest, time.perf_counter() - began)
+            if len(winners) != 1:
+                raise Broken(f"{len(winners)} of {_RACERS} were told that theirs was put, in round {rounds + 1}")
+            if (standing := _get(room.reader, key)) != winners[0]:
+                raise Broken(f"{winners[0]!r} was told that it won, but {_shown(standing)} stands there")
+    return Measured(
+        f"{rounds + 1} races of {_RACERS}, the longest {longest * 1e3:.0f} ms", races=rounds + 1, longest_ms=longest * 1e3
+    )
+
+
+@promise(
+    "If-Match: no update is lost when many replace one object",
+    loses="promotions and rollbacks could be lost: the served model would not be the one its history names",
+)
+def put_if_match(room: Room, effort: Effort) -> Measured:
+    key = room.key("if-match")
+    obstore.put(room.writer, key, b"0")
+    steps = 10 if effort.seconds < 1 else 25
+    with Second() as second, ThreadPoolExecutor(3) as threads:
+        begin = begin_at(second, "objects")
+        theirs = second.ask(
+            "objects.count_up", endpoints=room.endpoints.model_dump(mode="json"), key=key, steps=steps, who="second", begin=begin
+        )
+        ours = [threads.submit(_count_up, room.writer, key, steps, f"thread {number}", begin) for number in range(3)]
+        told = [each.result() for each in ours] + [theirs.get(_ANSWER_S)]
+    done, refused = sum(each[0] for each in told), sum(each[1] for each in told)
+    standing = int((_get(room.reader, key) or b"-1").split()[0])
+    if standing != done:
+        raise Broken(f"{done} increments were acknowledged, and the counter stands at {standing}")
+    if not _refuses_stale(room, key):
+        raise Broken("a put with an etag that is not the object's was taken")
+    return Measured(f"{done} increments by 2 processes, {refused} refused and tried again", increments=done, refused=refused)
+
+
+def _refuses_stale(room: Room, key: str) -> bool:
+    """Whether a put is refused whose etag was the object's, and is no more."""
+    old = obstore.head(room.writer, key)["e_tag"]
+    obstore.put(room.writer, key, secrets.token_bytes(8))
+    return not _put_if(room.writer, key, b"stale", {"e_tag": old})
+
+
+def count_up(endpoints: dict[str, Any], key: str, steps: int, who: str, begin: float) -> tuple[int, int]:
+    """In a second process: what `_count_up` does, on a client of its own."""
+    return _count_up(connect(Endpoints.model_validate(endpoints)), key, steps, who, begin)
+
+
+@promise(
+    "an upload in parts is there whole or not at all",
+    loses="a checkpoint whose writer was killed would be half there, and a turn would resume from it",
+)
+def multipart(room: Room, effort: Effort) -> Measured:
+    data = os.urandom(_PARTS_BYTES)
+    key, abandoned = room.key("parts"), room.key("abandoned")
+    for name in (key, abandoned):
+        with suppress(_Abandoned), obstore.open_writer(room.writer, name, buffer_size=5 << 20, max_concurrency=2) as upload:
+            for start in range(0, len(data), 1 << 20):
+                upload.write(data[start : start + (1 << 20)])
+            upload.flush()
+            if _get(room.reader, name) is not None or name in _listed(room.reader, room.prefix):
+                raise Broken("the object was there before its upload was completed")
+            if name == abandoned:
+                raise _Abandoned
+    if _get(room.reader, abandoned) is not None or abandoned in _listed(room.reader, room.prefix):
+        raise Broken("an upload that was given up left an object behind")
+    if (found := _get(room.reader, key)) != data:
+        raise Broken(f"an object of {len(data):,} bytes put in 3 parts came back {_different(found, data)}")
+    return Measured(f"{len(data) / 2**20:.0f} MiB in parts, hidden until completed", object_bytes=len(data))
+
+
+@promise(
+    "an etag names what an object holds",
+    loses="the champion pointer could not be moved by compare-and-swap",
+)
+def etags(room: Room, effort: Effort) -> Measured:
+    key, folder = room.key("etag/one"), f"{room.prefix}/etag"
+    seen: list[str] = []
+    for data, parts in ((b"one", False), (b"two", False), (os.urandom(_PARTS_BYTES), True), (b"four", False)):
+        given = obstore.put(room.writer, key, data, use_multipart=parts, chunk_size=5 << 20)["e_tag"] or ""
+        head = obstore.head(room.reader, key)["e_tag"] or ""
+        got = obstore.get(room.reader, key).meta["e_tag"] or ""
+        listed = next((meta["e_tag"] or "" for page in obstore.list(room.reader, prefix=folder) for meta in page), "")
+        if not given or len({_bare(etag) for etag in (given, head, got, listed)}) != 1:
+            raise Broken(f"put said {given or 'none'}, head {head or 'none'}, get {got or 'none'}, a listing {listed or 'none'}")
+        if given in seen:
+            raise Broken(f"two contents had the same etag {given}")
+        seen.append(given)
+        if not _put_if(room.writer, key, data, {"e_tag": head}):
+            raise Broken(f"a put with the object's own etag {head} was refused")
+    return Measured(f"{len(seen)} contents, one of them in parts")
+
+
+@promise(
+    "a range is exactly the bytes asked for",
+    loses="Parquet footers and index pages would be read wrong: tables and the vector index would be garbage",
+)
+def ranges(room: Room, effort: Effort) -> Measured:
+    size = (1 << 20) + 7
+    data, key = os.urandom(size), room.key("ranges")
+    obstore.put(room.writer, key, data)
+    dice = random.Random(17)
+    asked: list[tuple[Any, bytes]] = [
+        ((0, 1), data[:1]),
+        ((size - 1, size), data[-1:]),
+        ((0, size), data),
+        ((65_535, 65_537), data[65_535:65_537]),
+        ({"offset": size - 8}, data[-8:]),
+        ({"offset": 0}, data),
+        ({"suffix": 1}, data[-1:]),
+        ({"suffix": 65_536}, data[-65_536:]),
+    ]
+    seconds = []
+    for number in effort.rounds(24, 400):
+        if number < len(asked):
+            wanted, expected = asked[number]
+        else:
+            start = dice.randrange(size)
+            wanted = (start, min(size, start + dice.randrange(1, 200_000)))
+            expected = data[wanted[0] : wanted[1]]
+        began = time.perf_counter()
+        found = bytes(obstore.get(room.reader, key, options={"range": wanted}).bytes())
+        seconds.append(time.perf_counter() - began)
+        if found != expected:
+            raise Broken(f"range {wanted} of {size:,} bytes came back {_different(found, expected)}")
+    several = obstore.get_ranges(room.reader, key, starts=[5, 500_000, 1_000_000], lengths=[10, 20, 30])
+    if [bytes(piece) for piece in several] != [data[at : at + n] for at, n in ((5, 10), (500_000, 20), (1_000_000, 30))]:
+        raise Broken("three ranges at once came back with other bytes")
+    words, figures = latency("range", seconds)
+    return Measured(f"{len(seconds)} ranges, {words}", ranges=len(seconds), **figures)
+
+
+@promise(
+    "keys are kept as they are written",
+    loses="tables, index and documents could not be kept under the names their writers give them",
+)
+def keys(room: Room, effort: Effort) -> Measured:
+    # What Headrace, Iceberg and Lance name their objects with; as long as S3 allows, 1,024 bytes in all, of which a file
+    # system behind it may take 255 between slashes.
+    needed = ["a-b_c.parquet", "day=2026-01-01/00000-0-a1b2.avro", "_versions/18446744073709551614.manifest", "~x", "a" * 255]
+    needed.append("/".join(["n" * 200] * 4))
+    _require_kept(room, needed, Broken)
+    further = ["with space", "ü/é/漢字", "plus+&", "per%25cent", "colon:semi;", "(round)'!*@$,", "hash#?query"]
+    measured = Measured(f"{len(needed)} kinds, up to 255 bytes between slashes and {len(room.key('keys/' + needed[-1]))} in all")
+    _require_kept(room, further, lambda seen: Unknown(f"{seen}; Headrace itself names no object so", measured))
+    return measured
+
+
+@promise(
+    "small objects come back as they were put",
+    loses="manifests and pointers would be damaged",
+)
+def small(room: Room, effort: Effort) -> Measured:
+    puts, gets = [], []
+    for number in effort.rounds(20, 500):
+        data, key = os.urandom(_SMALL_BYTES), room.key(f"small/{number % 50}")
+        began = time.perf_counter()
+        obstore.put(room.writer, key, data)
+        put = time.perf_counter()
+        found = _get(room.reader, key)
+        gets.append(time.perf_counter() - put)
+        puts.append(put - began)
+        if found != data:
+            raise Broken(f"an object of {len(data):,} bytes came back {_different(found, data)}")
+    put_words, put_figures = latency("put", puts)
+    get_words, get_figures = latency("get", gets)
+    return Measured(f"4 KiB: {put_words}; {get_words}", **put_figures, **get_figures)
+
+
+@promise(
+    "large objects come back as they were put",
+    loses="checkpoints and weights would be damaged",
+)
+def large(room: Room, effort: Effort) -> Measured:
+    size = _LARGE_BYTES if effort.seconds >= 1 else _PARTS_BYTES
+    data, key = os.urandom(size), room.key("large")
+    wanted = hashlib.sha256(data).hexdigest()
+    began = time.perf_counter()
+    obstore.put(room.writer, key, data, use_multipart=True, chunk_size=8 << 20)
+    put = time.perf_counter()
+    found = bytes(obstore.get(room.reader, key).bytes())
+    got = time.perf_counter()
+    if hashlib.sha256(found).hexdigest() != wanted:
+        raise Broken(f"an object of {size:,} bytes came back {_different(found, data)}")
+    put_rate, get_rate = size / 2**20 / (put - began), size / 2**20 / (got - put)
+    return Measured(
+        f"{size >> 20} MiB: put {put_rate:.0f} MiB/s, get {get_rate:.0f} MiB/s",
+        put_mib_per_s=put_rate,
+        get_mib_per_s=get_rate,
+    )
+
+
+class _Abandoned(Exception):
+    """Thrown inside an upload, as a writer that fails midway would."""
+
+
+def _get(client: S3Store, key: str) -> bytes | None:
+    try:
+        return bytes(obstore.get(client, key).bytes())
+    except _MISSING:
+        return None
+
+
+def _put_if(client: S3Store, key: str, data: bytes, mode: Any) -> bool:
+    """Whether a conditional put was taken; a put whose answer was lost on the way is recognised by what stands there."""
+    try:
+        obstore.put(client, key, data, mode=mode, use_multipart=False)
+    except _REFUSED:
+        return _get(client, key) == data
+    return True
+
+
+def _count_up(client: S3Store, key: str, steps: int, who: str, begin: float) -> tuple[int, int]:
+    """Increment a counter `steps` times by compare-and-swap; return how many were acknowledged and how many refused."""
+    wait_until(begin)
+    done = refused = 0
+    end = time.monotonic() + _ANSWER_S / 2
+    while done < steps and time.monotonic() < end:
+        standing = obstore.get(client, key)
+        value = int(bytes(standing.bytes()).split()[0])
+        if _put_if(client, key, f"{value + 1} {who} {done}".encode(), {"e_tag": standing.meta["e_tag"]}):
+            done += 1
+        else:
+            refused += 1
+    return done, refused
+
+
+def _listed(client: S3Store, prefix: str) -> Iterator[str]:
+    for page in obstore.list(client, prefix=prefix):
+        for meta in page:
+            yield meta["path"]
+
+
+def _require_listed(client: S3Store, folder: str, expected: dict[str, int], after: str) -> None:
+    found = {meta["path"]: meta["size"] for page in obstore.list(client, prefix=folder) for meta in page}
+    if found != expected:
+        lost, more = len(expected.keys() - found.keys()), len(found.keys() - expected.keys())
+        raise Broken(
+            f"after {after}, a listing missed {lost} objects"
+            if lost
+            else f"after {after}, a listing showed {more} that are no more"
+            if more
+            else f"after {after}, a listing gave an old size"
+        )
+
+
+def _require_kept(room: Room, names: Sequence[str], complaint: Callable[[str], Exception]) -> None:
+    written = {room.key(f"keys/{name}"): name for name in names}
+    for key, name in written.items():
+        try:
+            obstore.put(room.writer, key, name.encode())
+            found = _get(room.reader, key)
+        except FAULTS as error:
+            raise complaint(f"a key with {name[:40]!r} was refused: {reason(error)}") from None
+        if found != name.encode():
+            raise complaint(f"what was put as {name[:40]!r} came back as {_shown(found)}")
+    if missing := set(written) - set(_listed(room.reader, f"{room.prefix}/keys")):
+        raise complaint(f"{written[min(missing)][:40]!r} is not in a listing under the name it was put")
+
+
+def _shown(data: bytes | None) -> str:
+    return "nothing" if data is None else repr(data[:40])
+
+
+def _different(found: bytes | None, wanted: bytes) -> str:
+    if found is None:
+        return "not at all"
+    if len(found) != len(wanted):
+        return f"with {len(found):,} bytes instead of {len(wanted):,}"
+    return f"with other bytes from {next(i for i, (a, b) in enumerate(zip(found, wanted, strict=True)) if a != b):,} on"
+
+
+def _bare(etag: str) -> str:
+    return etag.strip('"')
+
+
+@contextmanager
+def opened(settings: Settings, endpoints: Endpoints) -> Iterator[Room]:
+    """A room in the bucket of the object tier."""
+    room = Room(endpoints)
+    try:
+        yield room
+    finally:
+        room.clear()
+
+
+FAULTS: tuple[type[Exception], ...] = (faults.BaseError, OSError, Unavailable)
+PROMISES: Sequence[Promise[Room]] = (
+    answers,
+    read_after_write,
+    list_after_write,
+    long_listing,
+    put_if_absent,
+    put_if_match,
+    multipart,
+    etags,
+    ranges,
+    keys,
+    small,
+    large,
+)
+SUBJECT = Subject(Tier.OBJECT, PROMISES, FAULTS, opened)

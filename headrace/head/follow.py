@@ -1,0 +1,49 @@
+"""Following the head: landing until told to stop, with the chores that keep head and tables in order meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+
+from headrace.errors import HeadraceError
+from headrace.head.land import Following, Landed, land
+from headrace.head.trim import trim
+from headrace.pipeline.runner import Runner
+from headrace.settings import Landing
+
+_CHORES_S = 60.0
+
+
+def follow(
+    runner: Runner,
+    settings: Landing,
+    following: Following,
+    *,
+    chores: Callable[[], None] = lambda: None,
+    failed: Callable[[str, HeadraceError], None],
+) -> Landed:
+    """Land until `following.stop` is set; about once a minute trim the head (if the settings say so) and do `chores`.
+
+    A chore that fails is told and tried again a minute later: landing goes on without it. A Ctrl-C stops in good order: what
+    was fetched is committed first.
+    """
+
+    def trimming() -> None:
+        if settings.trim:
+            runner.run(trim, settings=settings)
+
+    every: tuple[tuple[str, Callable[[], None]], ...] = (("trim", trimming), ("upkeep", chores))
+    with ThreadPoolExecutor(1, "follow") as pool:
+        landing = pool.submit(runner.run, land, settings=settings, following=following)
+        try:
+            while not wait([landing], timeout=_CHORES_S).done:
+                for name, chore in every:
+                    try:
+                        chore()
+                    except HeadraceError as error:
+                        failed(name, error)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            following.stop.set()
+        return landing.result()

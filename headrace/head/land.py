@@ -1,0 +1,364 @@
+"""land: the head into the tables, each event once, rows and the position they reach in one commit.
+
+What landed last is read from the table itself, never from a consumer group: whatever dies between fetch and commit, the next
+lander goes on from what the table holds. A commit says from which position it goes on; if another lander has moved it, the
+commit is refused and this one starts again from the table. So any number of landers may run, and each event still lands once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import accumulate, chain
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.catalog import DEAD_LETTERS, LANDERS, LANDINGS, Store
+from headrace.errors import LostRace, OffsetsRefused, OutOfRange, Transient
+from headrace.head.handles import pairs, ports
+from headrace.head.position import Position, Refusal, disagreement, mark_name, origin, positions
+from headrace.head.refusals import record_refusal
+from headrace.head.share import Share
+from headrace.pipeline.stage import Port, Stage
+from headrace.settings import Landing
+from headrace.storage.objects import ObjectWriter
+from headrace.storage.records import Decoded, batch, decode
+from headrace.storage.tables import TableWriter
+from headrace.storage.topics import Fetched, Record, TopicReader
+
+_OVERTAKEN_S = 0.2
+_TRIES = 100
+_RETRY_S = (0.5, 15.0)  # the first and the longest wait of a follower whose storage does not answer
+_RECHECK_S = 15.0
+_DEFAULTS = Landing()
+_DONE: Future[None] = Future()
+_DONE.set_result(None)
+
+
+@dataclass(frozen=True)
+class Landed:
+    """Events landed per topic, how many of all could not be read, and which partitions stand still."""
+
+    events: dict[str, int]
+    dead: int
+    refusals: tuple[Refusal, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Events of all topics."""
+        return sum(self.events.values())
+
+    def require(self, *topics: Store) -> None:
+        """Raise `OffsetsRefused` if a partition of these topics (of any, unless some are named) does not land."""
+        names = {topic.name for topic in topics}
+        refused = [refusal for refusal in self.refusals if not names or refusal.topic in names]
+        if refused:
+            told = "\n".join(f"{refusal.place} does not land ({refusal.kind}). {refusal.seen}" for refusal in refused)
+            raise OffsetsRefused(told, hint="\n".join(refusal.remedy for refusal in refused))
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit of a lander: what it tells while it follows the head. `seconds` is what writing and committing took."""
+
+    topic: str
+    events: int
+    dead: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Following:
+    """How a lander that does not end is told to, and where it tells what it does."""
+
+    stop: threading.Event
+    committed: Callable[[Commit], None] = lambda _: None
+    refused: Callable[[Refusal], None] = lambda _: None
+    waiting: Callable[[str, Transient], None] = lambda _topic, _error: None
+
+
+def landing(landings: Mapping[Store, Store]) -> Stage[..., Landed]:
+    """The stage that lands each of these topics in its table."""
+
+    def land(
+        *,
+        dead_letters: TableWriter,
+        refusals: TableWriter,
+        landers: ObjectWriter,
+        settings: Landing = _DEFAULTS,
+        following: Following | None = None,
+        committed: Callable[[Commit], None] = lambda _: None,
+        **handles: Any,
+    ) -> Landed:
+        """Land every topic until the head is drained, or while `following` is not stopped.
+
+        A partition whose head disagrees with its table does not land and is named in the result; the others do.
+        """
+        burying = threading.Lock()
+        topics = [_Lander(topic, table, dead_letters, refusals, burying, settings) for topic, table in pairs(landings, handles)]
+
+        def work(lander: _Lander) -> None:
+            if following is None:
+                lander.drain(committed)
+            else:
+                lander.follow(following, landers)
+
+        # A drained topic is told from a slow one by waiting; the waits of the topics may as well overlap.
+        with ThreadPoolExecutor(len(topics), "land") as pool:
+            for done in [pool.submit(work, lander) for lander in topics]:
+                done.result()
+        return Landed(
+            {lander.name: lander.landed for lander in topics},
+            sum(lander.dead for lander in topics),
+            tuple(refusal for lander in topics for _, refusal in sorted(lander.refused.items())),
+        )
+
+    sentence = "Lands every event of the head in its table, rows and the position they reach in one commit."
+    every = (*ports(landings, TableWriter), Port("landers", LANDERS, ObjectWriter))
+    return Stage("land", sentence, every, land, frozenset({"settings", "following", "committed"}))
+
+
+land = landing(LANDINGS)
+
+
+@dataclass
+class _Block:
+    """What is fetched and not yet committed. `begins` is the offset up to which each partition had been fetched before it."""
+
+    fetched: list[Fetched] = field(default_factory=list)
+    begins: dict[int, int] = field(default_factory=dict)
+    rows: int = 0
+    bytes: int = 0
+    since: float = 0.0
+
+    def add(self, fetched: Fetched, ahead: dict[int, int]) -> None:
+        """Take what was fetched and move `ahead`, the offsets that come next, behind it."""
+        if not self.fetched:
+            self.since = time.monotonic()
+        self.fetched.append(fetched)
+        self.rows += len(fetched)
+        self.bytes += fetched.bytes
+        for partition, index in fetched.last.items():
+            self.begins.setdefault(partition, ahead[partition])
+            ahead[partition] = fetched.offsets[index] + 1
+
+
+class _Lander:
+    """Lands one topic in one table."""
+
+    def __init__(
+        self,
+        topic: TopicReader,
+        table: TableWriter,
+        dead_letters: TableWriter,
+        refusals: TableWriter,
+        burying: threading.Lock,
+        settings: Landing,
+    ) -> None:
+        self.topic, self.table = topic, table
+        self.name = topic.store.name
+        self.landed = self.dead = 0
+        self.refused: dict[int, Refusal] = {}
+        self._dead_letters, self._refusals, self._burying, self._settings = dead_letters, refusals, burying, settings
+        self._marks: dict[int, dict[str, Any] | None] = {}
+        self._positions: dict[int, Position] = {}
+        self._overtaken = 0
+        self._committed: Callable[[Commit], None] = lambda _: None
+
+    def drain(self, committed: Callable[[Commit], None]) -> None:
+        """Land until the head has no more."""
+        self._committed = committed
+        while True:
+            try:
+                self._pass(None, None)
+                return
+            except (LostRace, OutOfRange) as error:
+                self._again(error)
+
+    def follow(self, following: Following, landers: ObjectWriter) -> None:
+        """Land this lander's share of the partitions until told to stop; storage that does not answer is waited for."""
+        share = Share(landers, self.name)
+        told: dict[int, Refusal] = {}
+        failing_since: float | None = None
+        wait_s = _RETRY_S[0]
+
+        def committed(commit: Commit) -> None:
+            nonlocal failing_since, wait_s
+            failing_since, wait_s = None, _RETRY_S[0]
+            following.committed(commit)
+
+        self._committed = committed
+        while not following.stop.is_set():
+            try:
+                begun = time.monotonic()
+                mine = share.of(self.topic.spans())
+
+                def go_on(partitions: list[int], mine: set[int] = mine, begun: float = begun) -> bool:
+                    for partition, refusal in self.refused.items():
+                        if told.get(partition) != refusal:
+                            told[partition] = refusal
+                            following.refused(refusal)
+                    recheck = bool(self.refused) and time.monotonic() - begun > _RECHECK_S
+                    return not (following.stop.is_set() or recheck or share.of(partitions) != mine)
+
+                self._pass(mine, go_on)
+            except (LostRace, OutOfRange) as error:
+                self._again(error)
+            except Transient as error:
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since > self._settings.patience_s:
+                    raise
+                following.waiting(self.name, error)
+                following.stop.wait(wait_s)
+                wait_s = min(2 * wait_s, _RETRY_S[1])
+        with contextlib.suppress(Transient):
+            share.leave()
+
+    def _again(self, error: LostRace | OutOfRange) -> None:
+        """Wait a little before starting again from the table: being overtaken means that another lander got on."""
+        self._overtaken += 1
+        if self._overtaken > _TRIES:
+            raise error
+        time.sleep(_OVERTAKEN_S * random.random())
+
+    def _pass(self, mine: set[int] | None, go_on: Callable[[list[int]], bool] | None) -> None:
+        """Fetch from where the table stands and commit as it comes, one block being written while the next is fetched.
+
+        Ends when the head is drained, or, given `go_on`, when that (asked about twice a second) says so. Raises `LostRace`
+        where another lander moved a position.
+        """
+        everyone, ahead = self._start(mine)
+        block, writing = _Block(), _DONE
+        with ThreadPoolExecutor(1, "commit") as writer:
+            for fetched in self.topic.read(dict(ahead), follow=go_on is not None):
+                if fetched:
+                    block.add(fetched, ahead)
+                if writing.done():
+                    writing.result()
+                if block.fetched and self._due(block):
+                    writing.result()
+                    writing, block = writer.submit(self._commit, block), _Block()
+                if go_on is not None and not go_on(everyone):
+                    break
+            writing.result()
+            if block.fetched:
+                self._commit(block)
+        while go_on is not None and not ahead and go_on(everyone):
+            time.sleep(0.5)
+
+    def _due(self, block: _Block) -> bool:
+        settings = self._settings
+        old = time.monotonic() - block.since >= settings.commit_s
+        return old or block.rows >= settings.commit_rows or block.bytes >= settings.commit_bytes
+
+    def _start(self, mine: set[int] | None) -> tuple[list[int], dict[int, int]]:
+        """All partitions, and the offset at which each of ours that may land begins."""
+        marks = self.table.marks()
+        standing = positions(marks, self.name) or self._recovered()
+        spans, identity = self.topic.spans(), self.topic.identity()
+        start = {}
+        self.refused = {}
+        for partition, span in spans.items():
+            if mine is not None and partition not in mine:
+                continue
+            position = standing.get(partition)
+            refusal = disagreement(self.topic, partition, position, span, identity)
+            if refusal is not None:
+                self.refused[partition] = refusal
+                record_refusal(self._refusals, refusal)
+                continue
+            self._marks[partition] = marks.get(mark_name(self.name, partition))
+            position = position or Position(0, None, None)
+            # What the broker says of itself now; what it did not say before is learnt.
+            self._positions[partition] = Position(
+                position.next, identity.cluster or position.cluster, identity.topic or position.topic,
+                position.incarnation, position.last,
+            )  # fmt: skip
+            start[partition] = position.next
+        return list(spans), start
+
+    def _recovered(self) -> dict[int, Position]:
+        """Positions from the rows themselves, for a table whose snapshots with marks are gone (rewritten by another tool)."""
+        rows = self.table.read(("topic", "partition", "offset"))
+        found: dict[int, Position] = {}
+        for row in rows.group_by(["topic", "partition"]).aggregate([("offset", "max")]).to_pylist():
+            name, _, number = row["topic"].partition("@")
+            incarnation = int(number or 1)
+            if name == self.name and incarnation >= found.get(row["partition"], Position(0, None, None, 0)).incarnation:
+                found[row["partition"]] = Position(row["offset_max"] + 1, None, None, incarnation)
+        return found
+
+    def _commit(self, block: _Block) -> None:
+        began = time.monotonic()
+        if any(self._positions[partition].next != offset for partition, offset in block.begins.items()):
+            raise LostRace("The block before this one was not committed.", hint="Run the command again.")
+        after = dict(self._positions)
+        for partition, record in _last(block).items():
+            after[partition] = after[partition].after(record)
+        moved = sorted(block.begins)
+        decoded = decode(self.topic.store, list(chain.from_iterable(fetched.values for fetched in block.fetched)))
+        names = {p: origin(self.name, after[p].incarnation) for p in moved}
+        # Dead letters first: a crash in between lands the rest again, and they are known by their own marks.
+        self._bury(block, decoded.bad, names, {p: after[p].next for p in moved})
+        rows = _landed_rows(self.table.store, decoded, block, names)
+        marks = {mark_name(self.name, p): after[p].as_mark() for p in moved}
+        self.table.append(rows, marks=marks, expected={mark_name(self.name, p): self._marks[p] for p in moved})
+        self._positions = after
+        self._marks |= {p: after[p].as_mark() for p in moved}
+        self._overtaken = 0
+        self.landed += rows.num_rows
+        self.dead += len(decoded.bad)
+        self._committed(Commit(self.name, rows.num_rows, len(decoded.bad), time.monotonic() - began))
+
+    def _bury(self, block: _Block, bad: Mapping[int, str], names: dict[int, str], reached: dict[int, int]) -> None:
+        if not bad:
+            return
+        begins = list(accumulate((len(fetched) for fetched in block.fetched), initial=0))
+        letters = []
+        for index, reason in bad.items():
+            nth = bisect_right(begins, index) - 1
+            record = block.fetched[nth].record(index - begins[nth])
+            letter = {"key": record.key or b"", "value": record.value or b"", "reason": reason, "at": datetime.now(UTC)}
+            letter |= {"topic": names[record.partition], "partition": record.partition, "offset": record.offset}
+            letters.append((record, letter))
+        # Landers of other topics bury in the same table, of which each expects just its own marks to stand still.
+        with self._burying:
+            marks = self._dead_letters.marks()
+            mark = {p: f"buried/{names[p]}/{p}" for p in reached}
+            upto = {p: int(marks.get(mark[p]) or 0) for p in reached}
+            new = [(record, letter) for record, letter in letters if record.offset >= upto[record.partition]]
+            if new:
+                self._dead_letters.append(
+                    batch(DEAD_LETTERS.columns, [letter for _, letter in new]),
+                    marks={mark[p]: max(offset, upto[p]) for p, offset in reached.items()},
+                    expected={name: marks.get(name) for name in mark.values()},
+                )
+
+
+def _landed_rows(table: Store, decoded: Decoded, block: _Block, names: Mapping[int, str]) -> pa.RecordBatch:
+    """Decoded rows with where each stood in the head, in the table's order of columns."""
+    at = pa.concat_arrays([pa.array(fetched.partitions, pa.int32()) for fetched in block.fetched])
+    where = pa.concat_arrays([pa.array(fetched.offsets, pa.int64()) for fetched in block.fetched])
+    if decoded.bad:
+        kept = pa.array(decoded.kept, pa.int64())
+        at, where = at.take(kept), where.take(kept)
+    known = sorted(names)
+    topics = pa.array([names[p] for p in known]).take(pc.index_in(at, pa.array(known, pa.int32())))
+    columns = dict(zip(decoded.rows.schema.names, decoded.rows.columns, strict=True))
+    columns |= {"topic": topics, "partition": at, "offset": where}
+    return pa.RecordBatch.from_arrays([columns[name] for name in table.columns.names], schema=table.columns)
+
+
+def _last(block: _Block) -> dict[int, Record]:
+    """The last record of each partition."""
+    last = {partition: (fetched, index) for fetched in block.fetched for partition, index in fetched.last.items()}
+    return {partition: fetched.record(index) for partition, (fetched, index) in last.items()}

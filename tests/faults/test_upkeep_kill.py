@@ -1,0 +1,220 @@
+"""Upkeep killed at each of its boundaries: a reader sees each row once at any time, and the next upkeep completes the work."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow.fs import FileSelector, FileType
+from pyiceberg.table import Table
+from wire import wire
+
+from headrace.catalog import FEEDBACK_ROWS
+from headrace.errors import Unavailable
+from headrace.platform import open_platform
+from headrace.settings import Settings, Upkeep
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.iceberg import IcebergTable
+from headrace.storage.iceberg_folder import Folder
+from headrace.storage.iceberg_reach import Reach
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.records import batch
+from headrace.storage.tables import TableWriter
+from headrace.storage.upkept import Upkept
+
+RULES = Upkeep(every=1, merge=2, keep_s=0, keep_snapshots=1, history_s=0, grace_s=1)
+GRACE_PASSED_S = 3.2  # the store's times are whole seconds
+
+# A process of its own: it is killed, which no test survives in its own process.
+KEEP = """
+import sys
+from dataclasses import replace
+from headrace.catalog import FEEDBACK_ROWS
+from headrace.settings import Upkeep
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.tables import TableWriter
+endpoints = Endpoints.model_validate_json(sys.stdin.readline())
+rules = Upkeep.model_validate_json(sys.stdin.readline())
+store = replace(FEEDBACK_ROWS, name=sys.argv[1])
+print(TableWriter(store, endpoints, Meter(Ledger(), "upkeep")).upkeep(rules))
+"""
+# Where it can be cut: what it is about to do, which server is asked what, on which side of its work; whether the small files
+# are then merged.
+CUTS: tuple[tuple[str, str, str, str, bool], ...] = (
+    ("merge", "s3", r"PUT /lake/headrace/{table}/data/00000-merged", "before", False),
+    ("merge", "s3", r"PUT /lake/headrace/{table}/data/00000-merged", "after", False),
+    ("merge", "s3", r"PUT /lake/headrace/{table}/metadata/[0-9a-f-]+-m0\.avro", "after", False),
+    ("merge", "s3", r"PUT /lake/headrace/{table}/metadata/snap-", "after", False),
+    ("merge", "catalog", r"POST \S+/tables/{table} ", "before", False),
+    ("merge", "catalog", r"POST \S+/tables/{table} ", "after", True),
+    ("expire", "catalog", r"POST \S+/tables/{table} ", "before", True),
+    ("expire", "catalog", r"POST \S+/tables/{table} ", "after", True),
+    ("expire", "s3", r"PUT /lake/headrace/{table}/data/upkeep-[0-9a-f]{8}-", "before", True),
+    ("expire", "s3", r"PUT /lake/headrace/{table}/data/upkeep-[0-9a-f]{8}-", "after", True),
+    ("remove", "s3", r"DELETE /lake/headrace/{table}/data/00000-", "before", True),
+    ("remove", "s3", r"DELETE /lake/headrace/{table}/data/00000-", "after", True),
+    ("remove", "s3", r"DELETE /lake/headrace/{table}/data/upkeep-", "before", True),
+)
+
+
+@pytest.fixture
+def endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoints]:
+    monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
+    with open_platform(Settings(home=tmp_path / "home"), parts=frozenset({"objects"})) as endpoints:
+        yield endpoints
+
+
+def table(endpoints: Endpoints, name: str) -> TableWriter:
+    return TableWriter(replace(FEEDBACK_ROWS, name=name), endpoints, Meter(Ledger(), "test"))
+
+
+def row(number: int) -> dict[str, Any]:
+    texts = ("verdict_id", "answer_id", "tenant", "user", "chunk_id", "reason", "correction", "topic")
+    return {
+        **dict.fromkeys(texts, f"{number}"),
+        "simulated": True,
+        "up": True,
+        "at": datetime(2026, 1, 1, tzinfo=UTC),
+        "partition": 0,
+        "offset": number,
+    }
+
+
+def fill(endpoints: Endpoints, name: str, count: int) -> None:
+    """Commit rows as a lander does, one a commit."""
+    mine = table(endpoints, name)
+    for at in range(count):
+        line = batch(FEEDBACK_ROWS.columns, [row(at)])
+        mine.append(line, marks={"offsets": at + 1}, expected={"offsets": at or None})
+
+
+def standing(endpoints: Endpoints, name: str) -> tuple[list[int], Any, int]:
+    """What a reader sees: the rows, the mark, and in how many files the rows are."""
+    mine = table(endpoints, name)
+    rows = sorted(int(offset) for offset in mine.read(("offset",))["offset"].to_pylist())
+    return rows, mine.mark("offsets"), len(list(loaded(mine).scan().plan_files()))
+
+
+def loaded(mine: TableWriter) -> Table:
+    assert isinstance(mine.format, IcebergTable)
+    found = mine.format.load()
+    assert found is not None
+    return found
+
+
+def keep(endpoints: Endpoints, names: list[str]) -> list[Upkept]:
+    done = [table(endpoints, name).upkeep(RULES) for name in names]
+    return [one for one in done if one is not None]
+
+
+def cut(endpoints: Endpoints, name: str, server: str, request: str, side: str) -> None:
+    """Upkeep in a process that is killed before that request arrives, or once it was answered but nobody heard it."""
+    victim: list[subprocess.Popen[str]] = []
+
+    def strike() -> bool:
+        victim[0].send_signal(signal.SIGKILL)
+        victim[0].wait()
+        return False
+
+    def asked() -> None:
+        if side == "before":
+            strike()
+            raise ConnectionAbortedError
+
+    properties = endpoints.catalog_properties
+    upstream = endpoints.catalog_uri if server == "catalog" else properties["s3.endpoint"]
+    with wire(upstream, request.replace("{table}", name).encode(), asked=asked, answered=strike) as between:
+        through = (
+            {"catalog_uri": between.url}
+            if server == "catalog"
+            else {"catalog_properties": {**properties, "s3.endpoint": between.url}}
+        )
+        victim.append(
+            subprocess.Popen(
+                [sys.executable, "-c", KEEP, name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        given = f"{endpoints.model_copy(update=through).model_dump_json()}\n{RULES.model_dump_json()}\n"
+        out, err = victim[0].communicate(given, timeout=60)
+    assert victim[0].returncode == -signal.SIGKILL, out + err
+
+
+def test_upkeep_killed_at_any_boundary_loses_and_doubles_nothing_and_is_completed(endpoints: Endpoints) -> None:
+    names = [f"kept{number}" for number in range(len(CUTS))]
+    rows = list(range(4))
+    for name in names:
+        fill(endpoints, name, 4)
+    # Each table is brought to where the next upkeep's first act on it is the one to be cut.
+    first = [name for name, (act, *_) in zip(names, CUTS, strict=True) if act != "merge"]
+    assert all(done.merged == 4 for done in keep(endpoints, first))
+    time.sleep(GRACE_PASSED_S)
+    second = [name for name, (act, *_) in zip(names, CUTS, strict=True) if act == "remove"]
+    assert all(done.condemned >= 8 for done in keep(endpoints, second))
+    time.sleep(GRACE_PASSED_S)
+    for name, (_, server, request, side, merged) in zip(names, CUTS, strict=True):
+        cut(endpoints, name, server, request, side)
+        assert standing(endpoints, name) == (rows, 4, 1 if merged else 4), (request, side)
+        keep(endpoints, [name])
+        assert standing(endpoints, name) == (rows, 4, 1), (request, side)
+    for _ in range(8):
+        time.sleep(GRACE_PASSED_S)
+        done = keep(endpoints, names)
+        if all(one.merged == one.condemned == one.removed == 0 and one.snapshots_after == 1 for one in done):
+            break
+    for name in names:
+        assert standing(endpoints, name) == (rows, 4, 1)
+        assert left(table(endpoints, name)) == ["data/upkeep-clock.parquet"]
+
+
+def test_an_exchange_whose_answer_is_lost_is_recognised_and_not_made_twice(endpoints: Endpoints) -> None:
+    fill(endpoints, "unheard", 4)
+    with wire(endpoints.catalog_uri, rb"POST \S+/tables/unheard ", answered=lambda: False) as between:
+        through = table(endpoints.model_copy(update={"catalog_uri": between.url}), "unheard")
+        done = through.upkeep(RULES.model_copy(update={"keep_s": 60, "keep_snapshots": 10}))
+        assert between.met >= 1
+    assert done is not None
+    assert (done.merged, done.files_after, done.snapshots_after) == (4, 1, 5)
+    assert standing(endpoints, "unheard") == (list(range(4)), 4, 1)
+
+
+def test_a_writer_whose_lost_commit_was_expired_meanwhile_does_not_commit_again(endpoints: Endpoints) -> None:
+    """The counter-example looks for its snapshot, does not find it, and appends the same files once more."""
+    fill(endpoints, "late", 3)
+
+    def overtaken() -> bool:
+        table(endpoints, "late").append(batch(FEEDBACK_ROWS.columns, []))
+        for _ in range(2):
+            time.sleep(GRACE_PASSED_S)
+            keep(endpoints, ["late"])
+        return False
+
+    with wire(endpoints.catalog_uri, rb"POST \S+/tables/late ", answered=overtaken) as between:
+        through = table(endpoints.model_copy(update={"catalog_uri": between.url}), "late")
+        with pytest.raises(Unavailable, match="does not say any more whether it was taken"):
+            through.append(batch(FEEDBACK_ROWS.columns, [row(3)]))
+    assert standing(endpoints, "late") == (list(range(4)), 3, 1)
+
+
+def left(mine: TableWriter) -> list[str]:
+    """The objects under a table's location that nothing names."""
+    found = loaded(mine)
+    folder = Folder(found, mine.store, Meter(Ledger(), "test"))
+    named = {folder.key(uri) for uri in Reach(lambda snapshot: False).of(found)}
+    scheme, host, root = found.io.parse_location(found.location())  # type: ignore[attr-defined]
+    infos = found.io.fs_by_scheme(scheme, host).get_file_info(FileSelector(root, recursive=True))  # type: ignore[attr-defined]
+    return sorted(info.path.removeprefix(f"{root}/") for info in infos if info.type == FileType.File and info.path not in named)

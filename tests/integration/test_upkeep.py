@@ -1,0 +1,582 @@
+"""Upkeep against the real catalog and store: rows, marks and named snapshots stay; files, snapshots and objects stay few."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow.fs import FileSelector, FileType
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Operation
+
+from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS, TURNS, Store, Tier, stores
+from headrace.errors import LostRace, NotFound
+from headrace.pipeline import manifest
+from headrace.pipeline.run import Run
+from headrace.pipeline.runner import Runner
+from headrace.pipeline.upkeep import pins, upkeep
+from headrace.platform import open_platform
+from headrace.settings import Settings, Upkeep
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.iceberg import IcebergTable
+from headrace.storage.iceberg_merge import groups
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectWriter
+from headrace.storage.records import batch
+from headrace.storage.tables import TableReader, TableWriter
+
+# Everything at once: a table is due at once, nothing but the newest snapshot is kept, and objects go after two seconds.
+BRISK = Upkeep(every=1, merge=2, keep_s=0, keep_snapshots=1, history_s=0, grace_s=1)
+GRACE_PASSED_S = 3.2  # the store's times are whole seconds
+
+
+@pytest.fixture(scope="module")
+def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    folder = tmp_path_factory.mktemp("upkeep")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects"})) as endpoints:
+            yield endpoints
+
+
+def own(store: Store) -> Store:
+    return replace(store, name=f"{store.name}-{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def table(endpoints: Endpoints) -> TableWriter:
+    return TableWriter(own(FEEDBACK_ROWS), endpoints, Meter(Ledger(), "test"))
+
+
+def again(table: TableWriter, endpoints: Endpoints) -> TableWriter:
+    """Another process's handle of the same table."""
+    return TableWriter(table.store, endpoints, Meter(Ledger(), "test"))
+
+
+def row(number: int) -> dict[str, Any]:
+    return {
+        "verdict_id": f"v{number}",
+        "answer_id": f"a{number}",
+        "tenant": "acme",
+        "user": "ann",
+        "simulated": True,
+        "up": number % 2 == 0,
+        "chunk_id": "",
+        "reason": f"because {number}",
+        "correction": "",
+        "at": datetime(2026, 1, 1, tzinfo=UTC),
+        "topic": "feedback",
+        "partition": 0,
+        "offset": number,
+    }
+
+
+def land(table: TableWriter, first: int, count: int = 1, *, per_commit: int = 1) -> int:
+    """Commit rows as a lander does, each commit moving the mark; return the next offset."""
+    for at in range(first, first + count * per_commit, per_commit):
+        rows = batch(table.store.columns, [row(number) for number in range(at, at + per_commit)])
+        table.append(rows, marks={"offsets": at + per_commit}, expected={"offsets": at or None})
+    return first + count * per_commit
+
+
+def offsets(table: TableReader, **how: Any) -> list[int]:
+    return [int(offset) for offset in table.read(("offset",), **how)["offset"].to_pylist()]
+
+
+def iceberg(table: TableReader) -> Table:
+    assert isinstance(table.format, IcebergTable)
+    loaded = table.format.load()
+    assert loaded is not None
+    return loaded
+
+
+def objects(table: TableReader) -> dict[str, int]:
+    """What lies under a table's location: name → bytes."""
+    loaded = iceberg(table)
+    scheme, host, root = loaded.io.parse_location(loaded.location())  # type: ignore[attr-defined]
+    infos = loaded.io.fs_by_scheme(scheme, host).get_file_info(FileSelector(root, recursive=True))  # type: ignore[attr-defined]
+    return {info.path.removeprefix(f"{root}/"): info.size for info in infos if info.type == FileType.File}
+
+
+def put(table: TableReader, name: str, data: bytes = b"x") -> None:
+    with iceberg(table).io.new_output(f"{iceberg(table).location()}/{name}").create() as stream:
+        stream.write(data)
+
+
+def files(table: TableReader) -> int:
+    return len(list(iceberg(table).scan().plan_files()))
+
+
+# what is merged
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([1] * 3, []),
+        ([1] * 4, [[0, 1, 2, 3]]),
+        ([1] * 9, [list(range(9))]),
+        ([60_000] * 4, [[0, 1, 2, 3]]),
+        ([500_000, 1, 1, 1, 1], [[1, 2, 3, 4]]),
+        ([9_000_000, 1, 1, 1], []),  # large enough to be left alone
+        ([300_000] * 3 + [60_000] * 5, [list(range(8))]),  # what is merged counts in its new class at once
+        ([4_000_000] * 5, [[0, 1, 2, 3], [4]][:1]),  # no file above the most
+        ([], []),
+    ],
+)
+def test_files_of_a_class_are_merged_once_there_are_enough(sizes: list[int], expected: list[list[int]]) -> None:
+    files = list(enumerate(sizes))
+    chosen = groups(files, lambda file: file[1], merge=4, most=16_000_000)
+    assert [[number for number, _ in group] for group in chosen] == expected
+
+
+def test_a_day_of_commits_rewrites_each_byte_a_few_times_and_leaves_few_files() -> None:
+    held: list[list[int]] = []
+    written = 0
+    for second in range(86_400):
+        held.append([4_000])
+        if second % 100 == 99:
+            for group in groups(held, sum, merge=8, most=128 << 20):
+                one = [sum(sum(file) for file in group)]
+                written += one[0]
+                held = [file for file in held if all(file is not gone for gone in group)] + [one]
+    assert sum(map(sum, held)) == 86_400 * 4_000
+    assert len(held) < 8 * 5
+    assert written < 5 * 86_400 * 4_000
+
+
+def test_merging_keeps_rows_order_marks_and_says_replace(table: TableWriter, endpoints: Endpoints) -> None:
+    land(table, 0, 30)
+    table.append(batch(table.store.columns, []), marks={"other": [1]})
+    before = table.read()
+    done = table.upkeep(replace_(BRISK, merge=8))
+    assert done is not None
+    assert (done.files_before, done.files_after, done.merged) == (30, 1, 30)
+    assert done.bytes_after < done.bytes_before
+    fresh = again(table, endpoints)
+    assert files(fresh) == 1
+    assert offsets(fresh) == list(range(30))
+    assert fresh.read().sort_by("offset") == before.sort_by("offset")
+    assert (fresh.mark("offsets"), fresh.mark("other")) == (30, [1])
+    snapshot = iceberg(fresh).current_snapshot()
+    assert snapshot is not None
+    assert snapshot.summary is not None
+    assert snapshot.summary.operation == Operation.REPLACE
+    assert snapshot.summary["total-records"] == "30"
+    assert snapshot.summary["total-data-files"] == "1"
+    assert land(fresh, 30, 2) == 32
+    assert sorted(offsets(table)) == list(range(32))
+
+
+def replace_(rules: Upkeep, **changed: Any) -> Upkeep:
+    return rules.model_copy(update=changed)
+
+
+def test_lists_of_structs_and_columns_added_since_are_merged_as_they_are(endpoints: Endpoints) -> None:
+    columns = INTERACTION_ROWS.columns
+    older = replace(own(INTERACTION_ROWS), schema=pa.schema([field for field in columns if field.name != "extra"]))
+    first = TableWriter(older, endpoints, Meter(Ledger(), "test"))
+
+    def answer(number: int, **more: Any) -> dict[str, Any]:
+        blank: dict[str, Any] = {}
+        for field in columns:
+            kind = field.type
+            listed, text = pa.types.is_list(kind), pa.types.is_string(kind)
+            flag = pa.types.is_boolean(kind)
+            blank[field.name] = [] if listed else "" if text else False if flag else None if field.nullable else number
+        passages = [
+            {"chunk_id": f"c{n}", "document": "d", "retrieval_score": 0.5, "retrieval_rank": n, "cited": n == 0} for n in range(3)
+        ]
+        return {**blank, "at": datetime(2026, 1, 1, tzinfo=UTC), "passages": passages, "logprobs": [-0.5, -1.0], **more}
+
+    for number in range(3):
+        first.append(batch(older.columns, [answer(number)]))
+    newer = TableWriter(replace(older, schema=columns), endpoints, Meter(Ledger(), "test"))
+    for number in range(3, 6):
+        newer.append(batch(columns, [answer(number, extra='{"x": 1}')]))
+    before = newer.read().sort_by("offset")
+    done = newer.upkeep(BRISK)
+    assert done is not None
+    assert (done.files_before, done.files_after) == (6, 1)
+    assert newer.read().sort_by("offset") == before
+    assert before["extra"].to_pylist() == [None] * 3 + ['{"x": 1}'] * 3
+    assert before["passages"].to_pylist()[0][2]["chunk_id"] == "c2"
+
+
+def test_a_table_that_nobody_made_or_that_is_in_order_is_left_alone(table: TableWriter) -> None:
+    assert table.upkeep(BRISK) is None
+    assert not table.due(BRISK)
+    land(table, 0, 3)
+    rules = replace_(BRISK, every=5, merge=8, keep_snapshots=10)
+    assert not table.due(rules)
+    before = table.snapshot()
+    assert table.upkeep(rules) is not None
+    assert table.snapshot() == before
+
+
+def test_due_is_told_by_commits_since_the_last_upkeep_without_reading_a_file(table: TableWriter) -> None:
+    ledger = Ledger()
+    told = []
+    watched = TableWriter(table.store, table.format._endpoints, Meter(ledger, "test"))  # type: ignore[attr-defined]
+    rules = replace_(BRISK, every=5)
+    for number in range(12):
+        land(table, number)
+        told.append(watched.due(rules))
+        if told[-1]:
+            assert table.upkeep(rules) is not None
+    assert told == [False] * 4 + [True] + [False] * 4 + [True] + [False] * 2
+    assert ledger.rows() == []
+
+
+def test_everything_that_upkeep_moves_is_counted(table: TableWriter, endpoints: Endpoints) -> None:
+    land(table, 0, 4)
+    ledger = Ledger()
+    kept = TableWriter(table.store, endpoints, Meter(ledger, "upkeep"))
+    for _ in range(2):  # one merges, one expires
+        kept.upkeep(BRISK)
+        time.sleep(GRACE_PASSED_S)
+    before = {line.direction: line.ops for line in ledger.rows()}
+    done = kept.upkeep(BRISK)
+    assert done is not None
+    assert done.removed >= 8  # a data file and a manifest for each commit
+    moved = {line.direction: line.ops for line in ledger.rows()}
+    assert moved["write"] - before["write"] >= done.removed
+    assert all(line.bytes > 0 and line.stage == "upkeep" for line in ledger.rows())
+
+
+# what stays
+
+
+def test_snapshots_that_turns_name_outlive_all_others_and_can_be_read(
+    table: TableWriter, endpoints: Endpoints, tmp_path: Path
+) -> None:
+    turns = ObjectWriter(own(TURNS), endpoints, Meter(Ledger(), "test"))
+    land(table, 0, 3)
+    planned = table.snapshot()
+    manifest.begin(turns, 1, {"turn": 1, "snapshots": {"feedback": planned}})
+    land(table, 3, 3)
+    published = table.snapshot()
+    manifest.publish(turns, 1, {"turn": 1, "plan": {"snapshots": {"feedback": published}}})
+    land(table, 6, 3)
+    unnamed = table.snapshot()
+    land(table, 9, 3)
+    for _ in range(3):
+        done = table.upkeep(BRISK, pins(turns))
+        time.sleep(GRACE_PASSED_S)
+    assert table.upkeep(BRISK, pins(turns)).removed == 0  # type: ignore[union-attr]
+    assert done is not None
+    assert done.removed > 0
+    assert done.snapshots_after == 3
+    assert sorted(offsets(table, snapshot=planned)) == [0, 1, 2]
+    assert sorted(offsets(table, snapshot=published)) == [0, 1, 2, 3, 4, 5]
+    assert sorted(offsets(table)) == list(range(12))
+    with pytest.raises(NotFound, match="upkeep has expired it"):
+        offsets(table, snapshot=unnamed)
+
+
+def test_one_snapshot_per_step_stays_so_that_marks_of_the_past_are_known(table: TableWriter, endpoints: Endpoints) -> None:
+    rules = replace_(BRISK, history_s=60, history_step_s=1)
+    times = []
+    at = 0
+    for _ in range(3):
+        at = land(table, at, 4)
+        times.append((datetime.now(UTC), at))
+        time.sleep(2.1)
+    done = table.upkeep(rules)
+    assert done is not None
+    assert 4 <= done.snapshots_after <= 7  # at most two for each burst, and upkeep's own
+    for moment, landed in times:
+        assert again(table, endpoints).marks(moment)["offsets"] == landed
+    assert table.marks(times[0][0].replace(year=2020)) == {}
+
+
+def test_what_reads_an_old_snapshot_is_not_disturbed_within_the_grace(table: TableWriter, endpoints: Endpoints) -> None:
+    rules = replace_(BRISK, grace_s=600)
+    land(table, 0, 10)
+    reader = again(table, endpoints)
+    plan = iceberg(reader).scan()
+    land(table, 10, 5)
+    for _ in range(2):
+        done = table.upkeep(rules)
+        time.sleep(GRACE_PASSED_S)
+    assert done is not None
+    assert done.removed == 0
+    assert iceberg(again(table, endpoints)).metadata.snapshots[0].snapshot_id != plan.snapshot_id
+    assert sorted(plan.to_arrow()["offset"].to_pylist()) == list(range(10))
+
+
+def test_the_grace_is_counted_from_when_a_file_was_left_not_from_when_it_was_written(table: TableWriter) -> None:
+    land(table, 0, 4)
+    plan = iceberg(table).scan()
+    tasks = list(plan.plan_files())
+    time.sleep(GRACE_PASSED_S)  # the files are older than the grace by now, but named until this upkeep
+    done = table.upkeep(BRISK)
+    assert done is not None
+    assert done.merged == 4
+    assert done.removed == 0
+    here = objects(table)
+    assert all(any(task.file.file_path.endswith(name) for name in here) for task in tasks)
+
+
+# what is removed
+
+
+def test_what_nobody_names_is_removed_and_only_that(table: TableWriter) -> None:
+    land(table, 0, 3)
+    strays = ["data/left-behind.parquet", "metadata/left-behind-m0.avro", "metadata/snap-1-0-x.avro", "metadata/v0.metadata.json"]
+    others = ["data/somebody.orc", "metadata/version-hint.text"]
+    for name in [*strays, *others]:
+        put(table, name)
+    rules = replace_(BRISK, merge=8, every=1000, keep_snapshots=10)
+    first = table.upkeep(rules)
+    assert first is not None
+    assert (first.condemned, first.removed) == (0, 0)  # too young to be anything but somebody's commit under way
+    time.sleep(GRACE_PASSED_S)
+    second = table.upkeep(rules)
+    assert second is not None
+    assert (second.condemned, second.removed) == (4, 0)
+    assert set(strays) <= objects(table).keys()
+    time.sleep(GRACE_PASSED_S)
+    third = table.upkeep(rules)
+    assert third is not None
+    assert (third.condemned, third.removed, third.removed_bytes) == (0, 4, 4)
+    left = objects(table).keys()
+    assert not left & set(strays)
+    assert set(others) <= left
+    assert [name for name in left if "upkeep-" in name] == ["data/upkeep-clock.parquet"]
+    assert sorted(offsets(table)) == [0, 1, 2]
+
+
+def test_the_files_of_another_table_whose_name_begins_alike_are_not_touched(table: TableWriter, endpoints: Endpoints) -> None:
+    longer = TableWriter(replace(table.store, name=f"{table.store.name}-more"), endpoints, Meter(Ledger(), "test"))
+    land(longer, 0, 3)
+    put(longer, "data/left-behind.parquet")
+    land(table, 0, 3)
+    before = objects(longer)
+    for _ in range(3):
+        table.upkeep(BRISK)
+        time.sleep(GRACE_PASSED_S)
+    assert objects(longer) == before
+
+
+def test_a_writer_slower_than_the_grace_is_refused_and_leaves_no_hole(
+    table: TableWriter, endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The counter-example is a writer that commits what it wrote, however long ago: the table would name a removed file."""
+    land(table, 0, 3)
+    slow = again(table, endpoints)
+    commit = IcebergTable.commit
+    removed = []
+
+    def late(self: IcebergTable, *given: Any, **how: Any) -> int:
+        if self is slow.format:
+            for _ in range(2):
+                time.sleep(GRACE_PASSED_S)
+                removed.append(again(table, endpoints).upkeep(BRISK))
+            time.sleep(GRACE_PASSED_S)
+            removed.append(again(table, endpoints).upkeep(BRISK))
+        return commit(self, *given, **how)
+
+    monkeypatch.setattr(IcebergTable, "commit", late)
+    with pytest.raises(LostRace, match="written so long before"):
+        slow.append(batch(table.store.columns, [row(3)]))
+    monkeypatch.undo()
+    assert sorted(offsets(table)) == [0, 1, 2]
+    assert land(slow, 3) == 4
+    assert sorted(offsets(again(table, endpoints))) == [0, 1, 2, 3]
+
+
+def test_a_writer_that_an_upkeep_overtakes_within_the_grace_commits_what_it_wrote(
+    table: TableWriter, endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = replace_(BRISK, grace_s=60, keep_s=60)
+    land(table, 0, 3)
+    slow = again(table, endpoints)
+    commit = IcebergTable.commit
+
+    def overtaken(self: IcebergTable, *given: Any, **how: Any) -> int:
+        if self is slow.format:
+            assert again(table, endpoints).upkeep(rules).merged == 3  # type: ignore[union-attr]
+        return commit(self, *given, **how)
+
+    monkeypatch.setattr(IcebergTable, "commit", overtaken)
+    land(slow, 3)
+    monkeypatch.undo()
+    assert sorted(offsets(table)) == [0, 1, 2, 3]
+    assert table.mark("offsets") == 4
+    assert table.mark("upkeep") is not None
+
+
+def test_nothing_is_removed_from_a_table_that_lacks_files(table: TableWriter) -> None:
+    land(table, 0, 3)
+    put(table, "data/left-behind.parquet")
+    lost = next(iter(iceberg(table).scan().plan_files())).file.file_path
+    iceberg(table).io.delete(lost)
+    time.sleep(GRACE_PASSED_S)
+    before = objects(table)
+    with pytest.raises(NotFound, match=r"1 data files .* are not in the object store"):
+        table.upkeep(BRISK)
+    assert objects(table).keys() - before.keys() == {"data/upkeep-clock.parquet"}
+
+
+# for long
+
+
+def test_hundreds_of_commits_leave_few_files_snapshots_and_objects(table: TableWriter, endpoints: Endpoints) -> None:
+    rules = Upkeep(every=25, merge=4, keep_s=1, keep_snapshots=5, history_s=0, grace_s=1)
+    kept = again(table, endpoints)
+    at, commits = 0, 400
+    most = {"files": 0, "snapshots": 0, "metadata": 0, "objects": 0}
+    upkeeps = 0
+    started = time.monotonic()
+    for number in range(commits):
+        at = land(table, at, per_commit=2)
+        if kept.due(rules):
+            done = kept.upkeep(rules)
+            assert done is not None
+            upkeeps += 1
+            assert done.files_after < rules.merge
+        if number % 10 == 9:
+            here = objects(table)
+            loaded = iceberg(table)
+            counts = {
+                "files": files(table),
+                "snapshots": len(loaded.metadata.snapshots),
+                "metadata": sum(name.endswith(".metadata.json") for name in here),
+                "objects": len(here),
+            }
+            most = {name: max(most[name], count) for name, count in counts.items()}
+    rate = commits / (time.monotonic() - started)
+    assert upkeeps == commits // rules.every
+    assert most["files"] < rules.every + rules.merge
+    # Kept for keep_s, two seconds of rounding, and one period between upkeeps.
+    assert most["snapshots"] <= rules.keep_snapshots + 3 * rate + 2 * rules.every
+    assert most["metadata"] <= 40
+    # Three objects a commit (data, manifest, list), until expired and for a grace, rounded up, a period each.
+    assert most["objects"] <= 3 * (9 * rate + 4 * rules.every) + 150, (most, rate)
+    assert most["objects"] < 3 * commits
+    assert sorted(offsets(table)) == list(range(2 * commits))
+    assert table.mark("offsets") == 2 * commits
+    for _ in range(3):
+        time.sleep(GRACE_PASSED_S)
+        done = kept.upkeep(rules)
+    assert done is not None
+    assert done.snapshots_after <= rules.keep_snapshots
+    # What is left: few files, the metadata the catalog keeps, and what the newest snapshots name.
+    assert len(objects(table)) < 21 + 3 * rules.keep_snapshots + 2 * (rules.every + rules.merge)
+    assert sorted(offsets(again(table, endpoints))) == list(range(2 * commits))
+
+
+def at_once(acts: list[Callable[[], Any]]) -> list[Any]:
+    """What came of each, begun together; an exception where one was raised."""
+    barrier = threading.Barrier(len(acts))
+    results: list[Any] = [None] * len(acts)
+
+    def go(number: int) -> None:
+        barrier.wait()
+        try:
+            results[number] = acts[number]()
+        except Exception as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=go, args=(number,)) for number in range(len(acts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_a_lander_and_a_reader_that_never_pause_neither_stop_upkeep_nor_are_stopped(
+    table: TableWriter, endpoints: Endpoints
+) -> None:
+    rules = replace_(BRISK, merge=4, keep_s=2, grace_s=60)
+    land(table, 0, 10)
+    ended = threading.Event()
+    slowest = 0.0
+
+    def lander() -> int:
+        nonlocal slowest
+        mine, at = again(table, endpoints), 10
+        while not ended.is_set():
+            started = time.monotonic()
+            at = land(mine, at)
+            slowest = max(slowest, time.monotonic() - started)
+        return at
+
+    def reader() -> int:
+        mine, seen = again(table, endpoints), 0
+        while not ended.is_set():
+            found = sorted(offsets(mine))
+            assert found == list(range(len(found)))
+            assert len(found) >= seen
+            seen = len(found)
+        return seen
+
+    def keeper() -> list[Any]:
+        mine = again(table, endpoints)
+        try:
+            return [mine.upkeep(rules) for _ in range(6)]
+        finally:
+            ended.set()
+
+    landed, seen, kept = at_once([lander, reader, keeper])
+    assert isinstance(landed, int), landed
+    assert isinstance(seen, int), seen
+    assert isinstance(kept, list), kept
+    assert sum(done.merged > 0 for done in kept) >= 4, kept
+    assert landed > 30
+    assert slowest < 5
+    assert sorted(offsets(table)) == list(range(landed))
+    assert table.mark("offsets") == landed
+
+
+def test_upkeeps_at_once_do_it_once(table: TableWriter, endpoints: Endpoints) -> None:
+    at = 0
+    for _ in range(3):
+        at = land(table, at, 8)
+        mine = [again(table, endpoints) for _ in range(3)]
+        done = at_once([lambda one=one: one.upkeep(BRISK) for one in mine])  # type: ignore[misc]
+        assert all(hasattr(one, "merged") for one in done), done
+        assert sum(one.merged >= 8 for one in done) == 1
+        assert sorted(offsets(table)) == list(range(at))
+        assert table.mark("offsets") == at
+        assert files(table) == 1
+        time.sleep(GRACE_PASSED_S)
+    for _ in range(2):
+        table.upkeep(BRISK)
+        time.sleep(GRACE_PASSED_S)
+    assert table.upkeep(BRISK).removed == 0  # type: ignore[union-attr]
+    assert sorted(offsets(again(table, endpoints))) == list(range(at))
+
+
+# the stage
+
+
+def test_the_stage_has_a_port_for_every_table_and_keeps_those_that_are_due(endpoints: Endpoints, tmp_path: Path) -> None:
+    assert {port.store for port in upkeep.ports if port.handle is TableWriter} == set(stores(Tier.TABLE))
+    runner = Runner(Run("upkeep", tmp_path), endpoints)
+    rules = Upkeep(every=5, merge=4)
+    for name, count in (("feedback", 6), ("runs", 0), ("dead-letters", 3)):
+        store = next(store for store in stores(Tier.TABLE) if store.name == name)
+        mine = TableWriter(store, endpoints, Meter(Ledger(), "test"))
+        for number in range(count):
+            letter = {"key": b"", "value": b"x", "reason": "no", "at": datetime.now(UTC)}
+            mine.append(batch(store.columns, [{**row(number), **letter} if store.name == "dead-letters" else row(number)]))
+    assert [done.table for done in runner.run(upkeep, settings=rules, only_due=True)] == ["feedback"]
+    every = {done.table: done for done in runner.run(upkeep, settings=rules)}
+    assert set(every) == {"feedback", "dead-letters"}
+    assert (every["feedback"].files_before, every["feedback"].files_after) == (1, 1)
+    assert json.dumps([done.as_dict() for done in every.values()])
+    stages = {(line.stage, line.store) for line in runner.record.ledger.rows()}
+    assert ("upkeep", "feedback") in stages

@@ -1,0 +1,138 @@
+"""What an acceptance test says of storage, without any storage."""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import contextmanager
+
+import pytest
+from rich.console import Console
+
+from headrace.catalog import Tier
+from headrace.check import acceptance
+from headrace.check.files import _number, _numbered
+from headrace.check.promise import Broken, Effort, Finding, Measured, Subject, Unknown, Verdict, latency, percentile, promise
+from headrace.check.second import Second
+from headrace.check.table import say_checked
+from headrace.errors import Unavailable
+from headrace.platform.address import embedded_endpoints
+from headrace.platform.home import Home
+from headrace.platform.keys import Keys
+from headrace.platform.ports import Ports
+from headrace.settings import Settings
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert percentile([5.0], 0.95) == 5.0
+    assert percentile([float(n) for n in range(1, 101)], 0.95) == 95.0
+    words, figures = latency("put", [0.001, 0.002, 0.010])
+    assert words == "put p50 2.0 ms, p95 10.0 ms"
+    assert figures == {"put_p50_ms": 2.0, "put_p95_ms": 10.0}
+
+
+def test_a_loop_does_its_least_rounds_and_stops_at_its_most() -> None:
+    assert list(Effort(0).rounds(3, 10)) == [0, 1, 2]
+    assert list(Effort(60).rounds(3, 5)) == [0, 1, 2, 3, 4]
+
+
+def test_a_torn_file_is_told_from_a_whole_one() -> None:
+    old, new = _numbered(6), _numbered(7)
+    assert (_number(old), _number(new)) == (6, 7)
+    assert len(old) != len(new)
+    for torn in (new[: len(old)], old + new[len(old) :], new[:1000] + old[1000:], new[:5], b""):
+        assert _number(torn) is None
+
+
+def test_a_second_process_answers_says_what_failed_and_ends() -> None:
+    with Second() as second:
+        assert second.ask("files.disappears", path=os.devnull + "-not", seconds=1).get(30) is not None
+        with pytest.raises(OSError, match="FileNotFoundError"):
+            second.ask("files.try_lock", path="/nowhere/at/all").get(30)
+        with pytest.raises(OSError, match="no module 'os'"):
+            second.ask("os.getpid").get(30)
+        process = second._process
+    assert process.returncode is not None
+    with Second() as second:
+        second._process.kill()
+        second._process.wait()
+        with pytest.raises(Unavailable, match="second process"):
+            second.ask("ready", module="files").get(30)
+
+
+@promise("kept", loses="a")
+def kept(room: list[str], effort: Effort) -> Measured:
+    return Measured("3 ms", p50_ms=3.14159)
+
+
+@promise("broken", loses="b")
+def broken(room: list[str], effort: Effort) -> Measured:
+    raise Broken("it broke")
+
+
+@promise("unknown", loses="c")
+def unknown(room: list[str], effort: Effort) -> Measured:
+    raise Unknown("nobody knows", Measured("7 low", low=7))
+
+
+@promise("refused", loses="d")
+def refused(room: list[str], effort: Effort) -> Measured:
+    raise ConnectionRefusedError("no answer")
+
+
+def findings(monkeypatch: pytest.MonkeyPatch, *promises: object, clears: bool = True) -> list[Finding]:
+    @contextmanager
+    def opened(settings: Settings, endpoints: object):
+        try:
+            yield []
+        finally:
+            if not clears:
+                raise Unavailable("Things could not be deleted.")
+
+    subject = Subject(Tier.FILE, promises, (OSError, Unavailable), opened)
+    monkeypatch.setattr(acceptance, "SUBJECTS", (subject,))
+    monkeypatch.setenv("HEADRACE_SETTINGS", "none.toml")
+    settings = Settings()
+    endpoints = embedded_endpoints(Home(settings.home), Keys(s3_access_key="", s3_secret_key="", models_key=""), Ports())
+    return list(acceptance.accept(settings, endpoints, [Tier.FILE], seconds=1))
+
+
+def test_each_promise_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = findings(monkeypatch, kept, broken, unknown, refused)
+    assert [(f.promise, f.verdict, f.figure, f.seen) for f in found] == [
+        ("kept", Verdict.KEPT, "3 ms", ""),
+        ("broken", Verdict.BROKEN, "", "it broke"),
+        ("unknown", Verdict.UNKNOWN, "7 low", "nobody knows"),
+        ("refused", Verdict.BROKEN, "", "no answer"),
+    ]
+    assert found[0].as_dict()["figures"] == {"p50_ms": 3.142}
+    console = Console(record=True, width=100, file=io.StringIO())
+    say_checked(console, found)
+    shown = console.export_text()
+    assert "Headrace would lose b" in shown
+    assert "Headrace would lose a" not in shown
+    assert "seen: nobody knows" in shown
+    assert "1 promises kept, 2 broken, 1 unknown." in shown
+
+
+def test_where_the_first_is_broken_no_other_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = findings(monkeypatch, refused, kept)
+    assert [f.verdict for f in found] == [Verdict.BROKEN, Verdict.UNKNOWN]
+
+
+def test_what_cannot_be_cleared_away_is_a_broken_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = findings(monkeypatch, kept, kept, clears=False)
+    assert [f.verdict for f in found] == [Verdict.KEPT, Verdict.KEPT, Verdict.BROKEN]
+    assert found[-1].seen == "Things could not be deleted"
+    # Storage that gave no answer in the first place is not blamed twice.
+    assert [f.verdict for f in findings(monkeypatch, refused, kept, clears=False)] == [Verdict.BROKEN, Verdict.UNKNOWN]
+
+
+def test_a_mistake_of_ours_is_not_blamed_on_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    @promise("mistaken", loses="e")
+    def mistaken(room: list[str], effort: Effort) -> Measured:
+        return room.nothing  # type: ignore[attr-defined]
+
+    with pytest.raises(AttributeError):
+        findings(monkeypatch, kept, mistaken)
