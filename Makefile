@@ -6,11 +6,15 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 LOCKS := locks/base.txt locks/torch-cpu.txt locks/torch-cuda.txt locks/generator.txt
 
-.PHONY: install install-dev demo test soak bench lint format lock clean
+.PHONY: install install-dev install-vast install-postgresql demo test soak bench lint format lock clean
 
 install: .venv/installed
 
 install-dev: .venv/installed-dev
+
+install-vast: .venv/installed-vast
+
+install-postgresql: .venv/installed-postgresql
 
 # The CPU build of torch is taken where pip has been told of the PyTorch project's own index; otherwise the build that PyPI
 # has, with its CUDA parts.
@@ -24,9 +28,11 @@ install-dev: .venv/installed-dev
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.venv/installed-dev: .venv/installed locks/dev.txt
-	@$(PIP) -r locks/dev.txt
+.venv/installed-%: .venv/installed locks/%.txt
+	@$(PIP) -r locks/$*.txt
 	@touch $@
+
+.venv/installed-dev: .venv/installed-vast .venv/installed-postgresql
 
 demo: install
 	@$(BIN)/headrace demo $(if $(DOCS),--docs "$(DOCS)") $(if $(ON),--on $(ON))

@@ -86,6 +86,8 @@ DOCUMENT_EVENT = (
     _f("reason", TEXT),  # why it was refused at the door; empty otherwise
     _f("at", TIME),
 )
+PLACE = _f("place", TEXT)  # "page 3", "slide 2", "sheet Q3": where a citation points; null where a document has no such parts
+PART = pa.struct([_f("start", INT), _f("place", TEXT)])
 PASSAGE = pa.struct(
     [
         _f("chunk_id", TEXT),
@@ -192,6 +194,9 @@ DOCUMENT_ROWS = Store(
         _f("bytes", INT),
         _f("at", TIME),
         *ORIGIN,  # of the document event that caused this row
+        optional=(
+            _f("parts", pa.list_(PART)),  # the character at which each page, slide or sheet begins; null where there are none
+        ),
     ),
 )
 CHUNK_ROWS = Store(
@@ -210,6 +215,7 @@ CHUNK_ROWS = Store(
         _f("text", TEXT),
         _f("readers", pa.list_(TEXT)),
         *ORIGIN,  # of the document's event
+        optional=(PLACE,),
     ),
 )
 EXAMPLES = Store(
@@ -308,6 +314,7 @@ CHUNKS = Store(
         _f("text", TEXT),
         _f("readers", pa.list_(TEXT)),
         _f("embedding", pa.list_(pa.float32(), DIMENSIONS)),
+        optional=(PLACE,),
     ),
 )
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from headrace.errors import Unavailable
 from headrace.inference.pipeline import Desk
 from headrace.models.client import wait_ready
+from headrace.pipeline.archive import record
 from headrace.pipeline.launch import Here, Launch
 from headrace.pipeline.progress import Bars
-from headrace.pipeline.run import Run, record, recorded
+from headrace.pipeline.run import Run, recorded
 from headrace.pipeline.runner import Runner
 from headrace.platform import EVERY_PART, open_platform, running
 from headrace.platform.home import Home

@@ -170,15 +170,43 @@ class Vectors(Section):
     """A LanceDB location: a directory, or `s3://bucket/prefix` on the object endpoint; embedded S3 when unset."""
 
 
+class PostgreSQL(Section):
+    """A PostgreSQL the user brings; needs the `postgresql` extra (docs/metadata.md)."""
+
+    type: Literal["postgresql"]
+    url: SecretStr
+    """`postgresql://user:password@host:port/database`; better given as `HEADRACE_METADATA__URL`."""
+    db_schema: str = Field(default="headrace", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
+    """Schema the tables are kept in; made if it is not there."""
+
+
 class Inference(Section):
     """The inference pipeline."""
 
     chunk_tokens: int = Field(default=200, ge=32, le=254)
     """Word pieces a chunk may have; the embedder reads 256 including its two marks and the heading path."""
     document_bytes: int = Field(default=50_000_000, ge=1)
-    """Larger files are refused with a recorded reason."""
-    parse_seconds: float = Field(default=60.0, gt=0)
+    """Larger files are refused with a recorded reason, as is every file beyond one of the limits that follow."""
+    document_pages: int = Field(default=5_000, ge=1)
+    """Pages of a PDF, or slides of a presentation."""
+    document_sheets: int = Field(default=500, ge=1)
+    """Sheets of a workbook."""
+    document_rows: int = Field(default=500_000, ge=1)
+    """Rows that are not empty, of a CSV file or of all sheets of a workbook."""
+    document_characters: int = Field(default=10_000_000, ge=1)
+    """Characters of a document's text; a small file can expand to far more."""
+    unpacked_bytes: int = Field(default=500_000_000, ge=1)
+    """Bytes that a zip-based file (DOCX, PPTX, XLSX) says it unpacks to; counted before anything is unpacked."""
+    unpacked_ratio: int = Field(default=200, ge=1)
+    """Times its own size that a zip-based file may unpack to; looked at once it unpacks to more than 10 MB."""
+    unpacked_files: int = Field(default=20_000, ge=1)
+    """Files inside a zip-based file."""
+    parse_seconds: float = Field(default=120.0, gt=0)
     """A file that takes longer to parse is refused; its parser is killed."""
+    parse_cpu_seconds: int = Field(default=60, ge=1)
+    """A file that takes more of the processor's time is refused, however busy the machine is."""
+    parse_memory_bytes: int = Field(default=2 << 30, ge=1 << 29)
+    """Address space of the process that parses; a file that needs more is refused."""
     retrieve: int = Field(default=20, ge=1)
     """Passages retrieved before re-ranking."""
     passages: int = Field(default=2, ge=1)
@@ -235,6 +263,8 @@ class Settings(BaseSettings):
     """The file tier."""
     vectors: Vectors = Vectors()
     """The vector tier."""
+    metadata: Annotated[Embedded | PostgreSQL, Field(discriminator="type")] = Embedded()
+    """The metadata store: an SQLite file under the home, or PostgreSQL."""
     models: Models = Models()
     """Model endpoints."""
     inference: Inference = Inference()

@@ -1,7 +1,7 @@
 """A run: one execution of a pipeline or part of it, with its ledger, journaled under the home while it goes on.
 
 The journal is one JSON file per run, rewritten whole about once a second (temp file, fsync, rename). A process that dies leaves
-its last journal; the next command marks it `died`. `archive` copies ended journals into the `runs` and `ledger` tables.
+its last journal; the next command marks it `died`. `archive.py` copies ended journals into the `runs` and `ledger` tables.
 """
 
 from __future__ import annotations
@@ -15,19 +15,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import psutil
 
-from headrace.catalog import LEDGER, RUNS
-from headrace.errors import HeadraceError, LostRace, NotFound, StorageFull
-from headrace.pipeline.stage import stage
+from headrace.errors import HeadraceError, NotFound, StorageFull
 from headrace.storage.ledger import Ledger
-from headrace.storage.records import batch
-from headrace.storage.tables import TableWriter
 
 _FLUSH_S = 1.0
-_ARCHIVED = "archived"
 
 
 @dataclass
@@ -121,53 +116,6 @@ def journal_of(home: Path, run: str | None, *, command: str | None = None) -> di
     if len(matching) != 1:
         raise NotFound(f"{'No run' if not matching else 'More than one run'} is called {run!r}.", hint="See `headrace runs`.")
     return matching[0]
-
-
-@dataclass(frozen=True)
-class Archived:
-    """How many runs went into the tables."""
-
-    runs: int
-
-
-@stage("Copies ended runs and their ledgers into tables.")
-def record(ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, LEDGER], home: Path) -> Archived:
-    """Archive every ended run of this home that the tables do not have yet.
-
-    `ledger` rows are committed first and `runs` last, so a run that the `runs` table names is there whole; a run whose ledger
-    went in before a crash is recognised by its id and not written again.
-    """
-    # Both tables' marks are read before their rows: of two processes that archive at once, one is refused and nothing doubles.
-    standing = (ended.mark(_ARCHIVED), ledger.mark(_ARCHIVED))
-    new = [j for j in runs(home) if j["state"] != "running" and not j.get("archived")]
-    if not new:
-        return Archived(0)
-    newest = {_ARCHIVED: max(j["run"] for j in new) + secrets.token_hex(2)}
-    held = set(ledger.read(("run",))["run"].to_pylist())
-    rows = [{"run": j["run"], **row} for j in new if j["run"] not in held for row in j["rows"]]
-    known = set(ended.read(("run",))["run"].to_pylist())
-    lines = [
-        {
-            "run": j["run"],
-            "command": j["command"],
-            "state": j["state"],
-            "started": datetime.fromisoformat(j["started"]),
-            "ended": datetime.fromisoformat(j["ended"] or j["started"]),
-            "detail": json.dumps(j["detail"]),
-        }
-        for j in new
-        if j["run"] not in known
-    ]
-    try:
-        if rows:
-            ledger.append(batch(LEDGER.columns, rows), marks=newest, expected={_ARCHIVED: standing[1]})
-        if lines:
-            ended.append(batch(RUNS.columns, lines), marks=newest, expected={_ARCHIVED: standing[0]})
-    except LostRace:
-        return Archived(0)  # the other process does it, and what it leaves is done next time
-    for j in new:
-        write_atomically(home / "runs" / f"{j['run']}.json", json.dumps({**j, "archived": True}).encode())
-    return Archived(len(new))
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:

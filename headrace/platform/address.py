@@ -7,8 +7,8 @@ from typing import Any
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
 from headrace.platform.ports import LOOPBACK, Ports
-from headrace.settings import S3, Embedded, Endpoint, Kafka, RestCatalog, Settings, Vast
-from headrace.storage.endpoints import Endpoints, ModelEndpoint
+from headrace.settings import S3, Embedded, Endpoint, Kafka, PostgreSQL, RestCatalog, Settings, Vast
+from headrace.storage.endpoints import Endpoints, MetadataEndpoint, ModelEndpoint
 
 BUCKET = "headrace"
 VECTORS = "headrace-vectors"
@@ -63,6 +63,7 @@ def embedded_endpoints(home: Home, keys: Keys, ports: Ports) -> Endpoints:
         files_dir=home.files,
         kv_cache_bytes=0,
         vectors_uri=f"s3://{VECTORS}",
+        metadata=MetadataEndpoint(file=home.metadata),
         embedder=model("embedder"),
         reranker=model("reranker"),
         generator=model("generator"),
@@ -104,6 +105,8 @@ def brought(settings: Settings) -> dict[str, Any]:
             **settings.tables.model_dump(exclude={"type", "secret_key"}),
             "secret_key": settings.tables.secret_key.get_secret_value(),
         }
+    if isinstance(settings.metadata, PostgreSQL):
+        fields["metadata"] = {"url": settings.metadata.url.get_secret_value(), "db_schema": settings.metadata.db_schema}
     if isinstance(settings.head, Kafka):
         fields |= {"kafka_bootstrap": settings.head.bootstrap, "kafka_properties": dict(settings.head.properties)}
     for name in MODELS:

@@ -5,6 +5,7 @@
   files/              the file tier, unless settings name a directory
   logs/NAME.log       one per process; NAME.log.1 is the one before, once it passed 10 MB
   models-cache/       converted weights
+  metadata.db         tenants and API keys, unless settings name a PostgreSQL
   platform/
     keys.json         random keys, made once and kept
     ports.json        ports of the last start, taken again when free
@@ -41,6 +42,7 @@ class Home:
         self.files = self.root / "files"
         self.logs = self.root / "logs"
         self.models_cache = self.root / "models-cache"
+        self.metadata = self.root / "metadata.db"
         self.platform = self.root / "platform"
         self.keys = self.platform / "keys.json"
         self.ports = self.platform / "ports.json"

@@ -36,6 +36,16 @@ class VastEndpoint(BaseModel):
     data_endpoints: tuple[str, ...] = ()
 
 
+class MetadataEndpoint(BaseModel):
+    """Where the metadata store is: a PostgreSQL if it has a URL, else an SQLite file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: Path = Path("metadata.db")
+    url: str = ""
+    db_schema: str = "headrace"
+
+
 class Endpoints(BaseModel):
     """Everything a command needs to reach storage, the head and the models. Holds secrets: keep it at mode 0600."""
 
@@ -56,6 +66,7 @@ class Endpoints(BaseModel):
     files_dir: Path
     kv_cache_bytes: int
     vectors_uri: str
+    metadata: MetadataEndpoint | None = None
     embedder: ModelEndpoint
     reranker: ModelEndpoint
     generator: ModelEndpoint

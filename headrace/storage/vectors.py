@@ -19,15 +19,12 @@ from urllib.parse import urlparse
 
 os.environ.setdefault("LANCE_LOG", "error")  # it floods stderr otherwise
 
-import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import FTS, IvfRq
 
 from headrace.catalog import Store
 from headrace.errors import NothingIndexed, StorageFull, Unavailable
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.lance_io import LANCE_IO
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
 from headrace.storage.reason import reason
@@ -147,9 +144,7 @@ class VectorReader:
     def _open(self) -> Any:
         with self._opening, self._faults():
             if self._table is None:
-                database = lancedb.connect(
-                    self._uri, storage_options=self._options, read_consistency_interval=timedelta(seconds=1)
-                )
+                database = self._database()
                 try:
                     self._table = database.open_table(self.store.name)
                 except (ValueError, FileNotFoundError) as error:
@@ -158,9 +153,17 @@ class VectorReader:
                     raise
             return self._table
 
+    def _database(self) -> Any:
+        # Imported where it is used, for it takes a second: most commands never touch the index.
+        import lancedb
+
+        return lancedb.connect(self._uri, storage_options=self._options, read_consistency_interval=timedelta(seconds=1))
+
     @contextlib.contextmanager
     def _moves(self, direction: Direction) -> Iterator[None]:
         """Count the block as one operation, with what LanceDB moved; also when it raises: the storage did that work."""
+        from headrace.storage.lance_io import LANCE_IO
+
         started = time.perf_counter()
         try:
             yield
@@ -213,6 +216,8 @@ class VectorWriter(VectorReader):
 
     def build(self) -> str:
         """Bring the full-text (and, past 20,000 rows, the vector) index up to date; return the index version."""
+        from lancedb.index import FTS, IvfRq
+
         table = self._open_or_new()
         with self._faults(), self._moves(Direction.WRITE):
             before = {index.name: index for index in table.list_indices()}
@@ -229,9 +234,7 @@ class VectorWriter(VectorReader):
         table = self._open()
         if table is None:
             with self._faults():
-                database = lancedb.connect(
-                    self._uri, storage_options=self._options, read_consistency_interval=timedelta(seconds=1)
-                )
+                database = self._database()
                 self._table = database.create_table(self.store.name, schema=self.store.columns, exist_ok=True)
         return self._table
 

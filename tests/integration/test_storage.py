@@ -36,7 +36,8 @@ from headrace.catalog import (
 from headrace.errors import LostRace, NotFound, NothingIndexed, Unavailable, WrongUsage
 from headrace.head.land import land
 from headrace.pipeline import manifest
-from headrace.pipeline.run import record, recorded, runs
+from headrace.pipeline.archive import record
+from headrace.pipeline.run import recorded, runs
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
 from headrace.settings import Settings

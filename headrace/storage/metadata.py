@@ -1,0 +1,464 @@
+"""The metadata store: tenants and API keys, in SQLite under the home or in a PostgreSQL the user brings.
+
+It steers what runs and is none of the data that runs through, so it has no tier, no lane in the score and no rows in the ledger.
+
+An API key is `hr_ID_SECRET`, its secret 256 random bits. Kept is only HMAC-SHA256 of it under the key's id: a guess at a secret
+of this length is hopeless however fast it can be tried, so a slow hash would cost every request and protect nothing. The id
+makes each hash its own; it is no secret, and finds the row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from headrace.errors import BadSettings, HeadraceError, HomeRefused, MissingPart, NotFound, StorageFull, Unavailable, WrongUsage
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.reason import reason
+
+if TYPE_CHECKING:
+    import psycopg
+
+# One entry per version, each applied once, in a transaction of its own. Entries are added at the end and never changed.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE tenants (
+            name TEXT PRIMARY KEY,
+            created_at TEXT NOT NULL,
+            quotas TEXT NOT NULL
+        )""",
+        """CREATE TABLE api_keys (
+            id TEXT PRIMARY KEY,
+            tenant TEXT NOT NULL REFERENCES tenants (name),
+            hash TEXT NOT NULL,
+            scopes TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            revoked_at TEXT,
+            last_used_at TEXT,
+            label TEXT NOT NULL
+        )""",
+        "CREATE INDEX api_keys_tenant ON api_keys (tenant)",
+    ),
+)
+
+_WAIT_S = 10.0
+"""Seconds to wait for a lock, or for PostgreSQL to answer."""
+_USED_S = 60.0
+"""`last_used_at` is kept to the minute: a write for every request would cost more than it tells."""
+_LOCK = 0x68656164  # of our migrations, among the advisory locks of a PostgreSQL database
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_SCOPE = re.compile(r"[a-z][a-z0-9:*-]*")
+_KEY = re.compile(r"hr_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A customer of the provider; `quotas` is a JSON object."""
+
+    name: str
+    created_at: datetime
+    quotas: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """What is known of a key; its secret is not."""
+
+    id: str
+    tenant: str
+    scopes: tuple[str, ...]
+    label: str
+    created_at: datetime
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    """To the minute."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whom a key belongs to and what it allows."""
+
+    key_id: str
+    tenant: str
+    scopes: tuple[str, ...]
+
+
+class Metadata:
+    """A handle on the metadata store; safe to share between threads. Nothing is opened until it is used.
+
+    The first use brings the tables up to this version's; processes that do so at once wait for each other, and one that dies
+    in the middle leaves nothing behind. Raises `Unavailable` where the database is locked, down or silent, `BadSettings` where
+    it refuses us, `StorageFull`, `HomeRefused`.
+    """
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        found = endpoints.metadata
+        if found is None:
+            raise TypeError("these endpoints name no metadata store")
+        self._database: _Database = _PostgreSQL(found.url, found.db_schema) if found.url else _SQLite(found.file)
+        self._lock = threading.Lock()
+        self._migrated = False
+        self._used: dict[str, float] = {}
+
+    def close(self) -> None:
+        """Let go of the connection; the next use makes another."""
+        with self._lock:
+            self._database.close()
+
+    def add_tenant(self, name: str, quotas: Mapping[str, Any] | None = None) -> Tenant:
+        """Add a tenant. Raises `WrongUsage` for a name that is taken or has other than a-z, 0-9 and -."""
+        if not _NAME.fullmatch(name):
+            raise WrongUsage(f"{name!r} is no name for a tenant.", hint="Use up to 63 of a-z, 0-9 and -, and no - in front.")
+        tenant = Tenant(name, _now(), dict(quotas or {}))
+        row = {"name": name, "created_at": _text(tenant.created_at), "quotas": json.dumps(tenant.quotas, sort_keys=True)}
+        with self._transaction(writing=True) as run:
+            # Not a SELECT first: two who add the same name at once would both find none.
+            added = run(
+                "INSERT INTO tenants (name, created_at, quotas) VALUES (:name, :created_at, :quotas)"
+                " ON CONFLICT (name) DO NOTHING RETURNING name",
+                row,
+            )
+            if not added:
+                raise WrongUsage(f"There is a tenant {name} already.", hint="Choose another name.")
+        return tenant
+
+    def tenants(self) -> list[Tenant]:
+        """Every tenant, by name."""
+        with self._transaction() as run:
+            rows = run("SELECT name, created_at, quotas FROM tenants ORDER BY name", {})
+        return [Tenant(name, datetime.fromisoformat(at), json.loads(quotas)) for name, at, quotas in rows]
+
+    def mint_key(self, tenant: str, scopes: Iterable[str], *, label: str = "") -> tuple[str, ApiKey]:
+        """Make a key and return its text, which nobody can have again, and what is known of it.
+
+        Raises `NotFound` for a tenant there is not, `WrongUsage` for no scope or one with other than a-z, 0-9, :, * and -.
+        """
+        allowed = tuple(sorted(set(scopes)))
+        if not allowed or not all(_SCOPE.fullmatch(scope) for scope in allowed):
+            raise WrongUsage(f"{list(allowed)} are no scopes for a key.", hint="Name one or more, such as ask or index.")
+        key = ApiKey(secrets.token_hex(8), tenant, allowed, label, _now(), None, None)
+        secret = secrets.token_urlsafe(32)
+        row = {
+            "id": key.id,
+            "tenant": tenant,
+            "hash": _hash(key.id, secret),
+            "scopes": json.dumps(allowed),
+            "created_at": _text(key.created_at),
+            "label": label,
+        }
+        with self._transaction(writing=True) as run:
+            if not run("SELECT name FROM tenants WHERE name = :tenant", {"tenant": tenant}):
+                raise NotFound(f"There is no tenant {tenant}.", hint="Add it first.")
+            run(
+                "INSERT INTO api_keys (id, tenant, hash, scopes, created_at, label)"
+                " VALUES (:id, :tenant, :hash, :scopes, :created_at, :label)",
+                row,
+            )
+        return f"hr_{key.id}_{secret}", key
+
+    def keys(self, tenant: str | None = None) -> list[ApiKey]:
+        """Every key (of a tenant), oldest first, the revoked ones too."""
+        columns = "SELECT id, tenant, scopes, label, created_at, revoked_at, last_used_at FROM api_keys"
+        where = "" if tenant is None else " WHERE tenant = :tenant"
+        with self._transaction() as run:
+            rows = run(f"{columns}{where} ORDER BY created_at, id", {} if tenant is None else {"tenant": tenant})
+        return [
+            ApiKey(key, whose, tuple(json.loads(scopes)), label, datetime.fromisoformat(made), _time(revoked), _time(used))
+            for key, whose, scopes, label, made, revoked, used in rows
+        ]
+
+    def revoke_key(self, key_id: str) -> None:
+        """Let a key allow nothing from now on; one that is revoked already stays as it is. Raises `NotFound`."""
+        change = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id RETURNING id"
+        with self._transaction(writing=True) as run:
+            if not run(change, {"id": key_id, "now": _text(_now())}):
+                raise NotFound(f"There is no key {key_id}.", hint="A key's id is between the underscores of its text.")
+
+    def who(self, key: str) -> Caller | None:
+        """Whom a key belongs to, or `None` if it is not one of ours or was revoked.
+
+        What a wrong secret costs does not hang on how much of it is right.
+        """
+        match = _KEY.fullmatch(key)
+        key_id, secret = match.groups() if match else ("", "")
+        with self._transaction() as run:
+            rows = run("SELECT tenant, scopes, hash, revoked_at FROM api_keys WHERE id = :id", {"id": key_id})
+        tenant, scopes, kept, revoked = rows[0] if rows else ("", "[]", _hash("", ""), None)
+        right = hmac.compare_digest(_hash(key_id, secret), kept)
+        if not (rows and right) or revoked is not None:
+            return None
+        self._touch(key_id)
+        return Caller(key_id, tenant, tuple(json.loads(scopes)))
+
+    def _touch(self, key_id: str) -> None:
+        now = time.monotonic()
+        if now - self._used.get(key_id, -_USED_S) < _USED_S:
+            return
+        self._used[key_id] = now
+        # Whoever asks is let in even if it cannot be noted now.
+        with contextlib.suppress(HeadraceError), self._transaction(writing=True) as run:
+            run("UPDATE api_keys SET last_used_at = :now WHERE id = :id", {"id": key_id, "now": _text(_now())})
+
+    @contextlib.contextmanager
+    def _transaction(self, *, writing: bool = False) -> Iterator[_Run]:
+        with self._lock:
+            if not self._migrated:
+                self._migrate()
+                self._migrated = True
+            with self._database.transaction(writing=writing) as run:
+                yield run
+
+    def _migrate(self) -> None:
+        with self._database.transaction(alone=True) as run:
+            run("CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied_at TEXT NOT NULL)", {})
+            standing = run("SELECT coalesce(max(version), 0) FROM migrations", {})[0][0]
+        if standing > len(MIGRATIONS):
+            raise BadSettings(
+                f"The metadata store is of version {standing}, and this Headrace knows {len(MIGRATIONS)}.",
+                hint="A newer Headrace wrote it: use that one, or name another metadata store.",
+            )
+        for version in range(standing + 1, len(MIGRATIONS) + 1):
+            with self._database.transaction(alone=True) as run:
+                if run("SELECT version FROM migrations WHERE version = :version", {"version": version}):
+                    continue  # another process was faster
+                for statement in MIGRATIONS[version - 1]:
+                    run(statement, {})
+                row = {"version": version, "now": _text(_now())}
+                run("INSERT INTO migrations (version, applied_at) VALUES (:version, :now)", row)
+
+
+class _Run(Protocol):
+    """Runs one statement, its parameters written `:name`, and returns its rows."""
+
+    def __call__(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]: ...
+
+
+class _Database(Protocol):
+    """What the two databases do each in their way."""
+
+    def transaction(self, *, writing: bool = False, alone: bool = False) -> contextlib.AbstractContextManager[_Run]:
+        """A transaction, committed unless the block raises. With `alone` no other such transaction runs beside it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class _SQLite:
+    """A file beside the rest of the home, readable by its owner alone."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    @contextlib.contextmanager
+    def transaction(self, *, writing: bool = False, alone: bool = False) -> Iterator[_Run]:
+        with self._faults():
+            connection = self._connect()
+            # One that reads before it writes could not wait for another writer: SQLite would refuse it at once.
+            connection.execute("BEGIN IMMEDIATE" if writing or alone else "BEGIN")
+        try:
+            yield self._run
+            with self._faults():
+                connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _run(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        with self._faults():
+            return self._connect().execute(statement, dict(values)).fetchall()
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            connection = sqlite3.connect(self._path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+            try:
+                end = time.monotonic() + _WAIT_S
+                while True:
+                    try:
+                        connection.execute("PRAGMA journal_mode = WAL")
+                        break
+                    except sqlite3.OperationalError as error:
+                        # The one statement that does not wait while another process does the same.
+                        if "locked" not in str(error) or time.monotonic() > end:
+                            raise
+                        time.sleep(0.02)
+                connection.execute("PRAGMA synchronous = FULL")  # a key that was handed out is there after a power loss
+                connection.execute("PRAGMA foreign_keys = ON")
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            said = str(error)
+            if "locked" in said or "busy" in said:
+                raise Unavailable(
+                    f"The metadata store {self._path} was locked for {_WAIT_S:g} s.",
+                    hint="Another process writes to it and does not end; run the command again when it has.",
+                ) from error
+            if "full" in said:
+                raise StorageFull(f"No space left to write {self._path}.", hint="Free some space and run again.") from error
+            raise HomeRefused(
+                f"The metadata store {self._path} cannot be used: {said}.",
+                hint="Check its owner and mode; if it is damaged put it back from a copy.",
+            ) from error
+        except OSError as error:
+            raise HomeRefused(
+                f"{self._path} cannot be made: {error.strerror or error}.", hint="Name a directory of your own with --home DIR."
+            ) from error
+
+
+class _PostgreSQL:
+    """A schema of a PostgreSQL database."""
+
+    def __init__(self, url: str, schema: str) -> None:
+        self._url, self._schema = url, schema
+        self._connection: psycopg.Connection | None = None
+
+    @contextlib.contextmanager
+    def transaction(self, *, writing: bool = False, alone: bool = False) -> Iterator[_Run]:
+        with self._faults():
+            self._begin()
+        try:
+            if alone:
+                self._run(f"SELECT pg_advisory_xact_lock({_LOCK})", {})
+            yield self._run
+            self._run("COMMIT", {})
+        except BaseException:
+            if self._connection is not None:
+                with contextlib.suppress(Exception):
+                    self._connection.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(Exception):
+                self._connection.close()
+            self._connection = None
+
+    def _begin(self) -> None:
+        known = self._connection is not None
+        try:
+            self._connect().execute("BEGIN")
+        except _psycopg().OperationalError:
+            if not known:
+                raise
+            self.close()  # the server was restarted, say, since this connection was last used
+            self._connect().execute("BEGIN")
+
+    def _run(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        with self._faults():
+            cursor = self._connect().execute(re.sub(r":(\w+)", r"%(\1)s", statement).encode(), values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def _connect(self) -> psycopg.Connection:
+        if self._connection is None:
+            module = _psycopg()
+            connection = module.connect(self._url, autocommit=True, connect_timeout=int(_WAIT_S), application_name="headrace")
+            try:
+                for name in ("lock_timeout", "statement_timeout"):
+                    connection.execute(f"SET {name} = '{int(_WAIT_S)}s'")
+                # So that a process that died lets go of its locks at once; servers before 14 do not know it.
+                with contextlib.suppress(module.Error):
+                    connection.execute("SET client_connection_check_interval = '1s'")
+                found = connection.execute("SELECT to_regnamespace(%s)", (f'"{self._schema}"',)).fetchone()
+                if found is None or found[0] is None:
+                    # Two who make it at once: IF NOT EXISTS does not keep them apart.
+                    with contextlib.suppress(module.errors.UniqueViolation, module.errors.DuplicateSchema):
+                        connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._schema}"')
+                connection.execute(f'SET search_path TO "{self._schema}"')
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        module = _psycopg()
+        errors = module.errors
+        try:
+            yield
+        except module.Error as error:
+            where = f"The metadata store {self._where()}"
+            said = reason(error)
+            if isinstance(error, errors.DiskFull):
+                raise StorageFull(f"{where} has no space left: {said}.", hint="Free some space there and run again.") from error
+            if isinstance(error, (errors.LockNotAvailable, errors.QueryCanceled)):
+                raise Unavailable(
+                    f"{where} was locked for {_WAIT_S:g} s.",
+                    hint="Another process writes to it and does not end; run the command again when it has.",
+                ) from error
+            refused = re.search(r"authentication failed|does not exist|no pg_hba|no password", said)
+            if isinstance(error, module.OperationalError) and not refused:
+                self.close()
+                raise Unavailable(
+                    f"{where} does not answer: {said}.",
+                    hint="Check that PostgreSQL runs there and url under [metadata], and run the command again.",
+                ) from error
+            raise BadSettings(
+                f"{where} refuses: {said}.",
+                hint="Check url under [metadata]: its user must be allowed to make a schema there, or own it.",
+            ) from error
+
+    def _where(self) -> str:
+        """The database without the password."""
+        try:
+            known = _psycopg().conninfo.conninfo_to_dict(self._url)
+        except _psycopg().Error:
+            return "named by url"
+        return f"{known.get('dbname', 'postgres')} at {known.get('host', 'localhost')}:{known.get('port', 5432)}"
+
+
+def _psycopg() -> Any:
+    try:
+        import psycopg
+        import psycopg.conninfo
+    except ModuleNotFoundError as error:
+        raise MissingPart(
+            f"[metadata] names PostgreSQL, and the package {error.name} is not installed.",
+            hint="Run make install-postgresql, or pip install 'headrace[postgresql]'.",
+        ) from None
+    return psycopg
+
+
+def _hash(key_id: str, secret: str) -> str:
+    return hmac.new(key_id.encode(), secret.encode(), hashlib.sha256).hexdigest()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _text(time: datetime) -> str:
+    return time.isoformat(timespec="microseconds")
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

@@ -1,0 +1,134 @@
+"""A `where` split in two: terms that a store can be asked for, and the rest, filtered in Arrow afterwards.
+
+Every condition ends up in exactly one of both, so what a store cannot be asked costs bytes and never rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyiceberg.expressions import (
+    AlwaysTrue,
+    And,
+    BooleanExpression,
+    BoundEqualTo,
+    BoundGreaterThan,
+    BoundGreaterThanOrEqual,
+    BoundIn,
+    BoundIsNull,
+    BoundLessThan,
+    BoundLessThanOrEqual,
+    BoundLiteralPredicate,
+    BoundNotEqualTo,
+    BoundNotNull,
+    BoundPredicate,
+    BoundStartsWith,
+    Or,
+)
+from pyiceberg.expressions.literals import DecimalLiteral, Literal, TimestampLiteral, UUIDLiteral
+from pyiceberg.expressions.parser import parse
+from pyiceberg.expressions.visitors import bind, rewrite_not
+from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids, expression_to_pyarrow
+from pyiceberg.schema import Schema, assign_fresh_schema_ids
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAMES: dict[type[BooleanExpression], str] = {
+    BoundEqualTo: "==",
+    BoundNotEqualTo: "!=",
+    BoundLessThan: "<",
+    BoundLessThanOrEqual: "<=",
+    BoundGreaterThan: ">",
+    BoundGreaterThanOrEqual: ">=",
+    BoundIn: "in",
+    BoundIsNull: "is null",
+    BoundNotNull: "not null",
+    BoundStartsWith: "starts with",
+}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One comparison of a column: `==`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `is null`, `not null` or `starts with`.
+
+    A time among `values` is in UTC and carries its zone.
+    """
+
+    column: str
+    comparison: str
+    values: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Split:
+    """`asked` is a conjunction of disjunctions, each over one column; `rest` is what they leave to be filtered."""
+
+    asked: tuple[tuple[Term, ...], ...]
+    rest: pc.Expression | None
+    columns: tuple[str, ...]
+    """Columns that `rest` reads."""
+
+
+def split(where: str | BooleanExpression, columns: pa.Schema, askable: Callable[[Term], bool]) -> Split:
+    """Split a condition on `columns` by what `askable` says of each term.
+
+    Raises `ValueError`, as pyiceberg does, for a condition that cannot be parsed or that names a column there is not.
+    """
+    # All nullable: rows written before a column was there hold nulls in it, whatever the catalog requires today.
+    nullable = pa.schema([field.with_nullable(True) for field in columns])
+    schema = assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(nullable))
+    bound = bind(schema, rewrite_not(parse(where) if isinstance(where, str) else where), case_sensitive=True)
+    asked: list[tuple[Term, ...]] = []
+    rest: BooleanExpression = AlwaysTrue()
+    for condition in _all_of(bound):
+        terms = _any_of(condition)
+        if terms and len({term.column for term in terms}) == 1 and all(map(askable, terms)):
+            asked.append(terms)
+        else:
+            rest = And(rest, condition)
+    if isinstance(rest, AlwaysTrue):
+        return Split(tuple(asked), None, ())
+    return Split(tuple(asked), expression_to_pyarrow(rest, schema), tuple(dict.fromkeys(_named(rest, schema))))
+
+
+def _all_of(expression: BooleanExpression) -> Iterator[BooleanExpression]:
+    if isinstance(expression, And):
+        yield from _all_of(expression.left)
+        yield from _all_of(expression.right)
+    elif not isinstance(expression, AlwaysTrue):
+        yield expression
+
+
+def _any_of(expression: BooleanExpression) -> tuple[Term, ...]:
+    """The terms of a disjunction of comparisons; none where it is anything else."""
+    if isinstance(expression, Or):
+        left, right = _any_of(expression.left), _any_of(expression.right)
+        return left + right if left and right else ()
+    name = _NAMES.get(type(expression))
+    if name is None or not isinstance(expression, BoundPredicate) or expression.term.ref().accessor.inner is not None:
+        return ()
+    if isinstance(expression, BoundIn):
+        literals = sorted(expression.literals, key=lambda literal: repr(literal.value))
+    else:
+        literals = [expression.literal] if isinstance(expression, BoundLiteralPredicate) else []
+    if any(isinstance(literal, (DecimalLiteral, UUIDLiteral)) for literal in literals):
+        return ()
+    return (Term(expression.term.ref().field.name, name, tuple(map(_value, literals))),)
+
+
+def _value(literal: Literal[Any]) -> Any:
+    return _EPOCH + timedelta(microseconds=literal.value) if isinstance(literal, TimestampLiteral) else literal.value
+
+
+def _named(expression: BooleanExpression, schema: Schema) -> Iterator[str]:
+    """The top-level columns an expression reads."""
+    if isinstance(expression, (And, Or)):
+        yield from _named(expression.left, schema)
+        yield from _named(expression.right, schema)
+    elif isinstance(expression, BoundPredicate):
+        name = schema.find_column_name(expression.term.ref().field.field_id)
+        yield str(name).split(".", 1)[0]
