@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import time
@@ -116,7 +117,7 @@ class Supervisor:
             request = read_request(self.home)
             if request is not None and not request.parts <= self.parts:
                 self.serve(request)
-            time.sleep(TICK_SECONDS)
+            self._wait()
         _log.info("asked to stop")
 
     def stop(self) -> None:
@@ -125,12 +126,25 @@ class Supervisor:
             return  # whatever the record says, it is another supervisor's
         with contextlib.suppress(OSError):
             self.home.state.unlink(missing_ok=True)
+        if "head" in self.children and self.children["objects"].ended:
+            # A Tansu whose store is gone acknowledges what it cannot keep, so it must not answer for a moment longer.
+            self.children["head"].process.kill()
         for name in ("models", "head", "objects"):
             if name in self.children:
                 child = self.children.pop(name)
                 _log.info("stopping %s", child.name)
                 child.stop(STOP_SECONDS)
         remove_sockets(self._ports)
+
+    def _wait(self) -> None:
+        """Wait a tick, or until a server ends."""
+        watched = []
+        with contextlib.suppress(OSError):
+            for child in self.children.values():
+                watched.append(os.pidfd_open(child.pid))
+        select.select(watched, [], [], TICK_SECONDS)
+        for descriptor in watched:
+            os.close(descriptor)
 
     def _nobody_left(self) -> bool:
         """Whether no command has held the lease for a while. If so the lease is kept: newcomers wait until we ended."""

@@ -322,27 +322,17 @@ class TopicWriter(_Topic):
         super().__init__(store, endpoints, meter)
         self._producer: Producer | None = None
         self._opening = threading.Lock()
+        self._floor: dict[int, int] = {}  # partition → the least offset that can still be given out
 
     def append(self, rows: Sequence[Mapping[str, Any]], *, key: str) -> list[tuple[int, int]]:
         """Append rows of the store's schema, keyed by their field `key`; return (partition, offset) of each, in order.
 
-        Every row is acknowledged by all in-sync replicas when this returns. Raises `Unavailable` if any is not.
+        Every row is acknowledged by all in-sync replicas when this returns. Raises `Unavailable` if any is not, or was with an
+        offset that had been given out before: Tansu does that when its store is gone, and has not kept the record.
         """
         if not rows:
             return []
-        self.ensure()
-        with self._opening:
-            if self._producer is None:
-                self._producer = Producer(
-                    self._client(
-                        {
-                            "acks": "all",
-                            "linger.ms": 5,
-                            "delivery.timeout.ms": int(_TIMEOUT_S * 1000),
-                            "message.max.bytes": RECORD_BYTES,
-                        }
-                    )
-                )
+        producer, floor = self._open()
         places: list[tuple[int, int] | None] = [None] * len(rows)
         failures: list[KafkaError] = []
 
@@ -362,18 +352,48 @@ class TopicWriter(_Topic):
                 operation.bytes += len(name) + len(value)
                 while True:
                     try:
-                        self._producer.produce(self.store.name, value, name, on_delivery=delivered(index))
+                        producer.produce(self.store.name, value, name, on_delivery=delivered(index))
                         break
                     except BufferError:  # the local queue is full: let it drain
-                        self._producer.poll(0.1)
+                        producer.poll(0.1)
                     except KafkaException as error:
                         raise self._unavailable(error) from error
-            self._producer.flush(_TIMEOUT_S + 5)
+            producer.flush(_TIMEOUT_S + 5)
         if failures:
             raise self._unavailable(failures[0].str())
         if any(place is None for place in places):
             raise self._unavailable(f"not acknowledged within {_TIMEOUT_S:.0f} s")
-        return [place for place in places if place is not None]
+        given = [place for place in places if place is not None]
+        with self._opening:
+            for partition, offset in given:
+                if offset < floor.get(partition, 0):
+                    self._producer = None  # a topic that was made anew begins at 0: the next call asks
+                    raise self._unavailable(f"it acknowledged an event at offset {offset}, which it had given out before")
+            for partition, offset in given:
+                self._floor[partition] = max(self._floor.get(partition, 0), offset + 1)
+        return given
+
+    def _open(self) -> tuple[Producer, dict[int, int]]:
+        """The producer, and the least offset of each partition that it may acknowledge from now on."""
+        self.ensure()
+        with self._opening:
+            if self._producer is None:
+                self._floor = self._ends()
+                settings = {"acks": "all", "linger.ms": 5, "message.max.bytes": RECORD_BYTES}
+                self._producer = Producer(self._client({**settings, "delivery.timeout.ms": int(_TIMEOUT_S * 1000)}))
+            return self._producer, dict(self._floor)
+
+    def _ends(self) -> dict[int, int]:
+        """The offsets that the head says come next: they may be low, but not too high."""
+        consumer = Consumer(self._client({"group.id": "headrace"}))
+        try:
+            partitions = consumer.list_topics(self.store.name, timeout=_TIMEOUT_S).topics[self.store.name].partitions
+            places = [TopicPartition(self.store.name, partition) for partition in partitions]
+            return {at.partition: consumer.get_watermark_offsets(at, timeout=_TIMEOUT_S, cached=False)[1] for at in places}
+        except KafkaException as error:
+            raise self._unavailable(error) from error
+        finally:
+            consumer.close()
 
 
 def _record(message: Message) -> Record:

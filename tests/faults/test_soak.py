@@ -18,8 +18,9 @@ from lander import EVENT_ROWS, EVENTS
 from servers import Servers
 from test_kill import QUESTIONS, assert_whole
 from test_kill import finish as finish_demo
-from test_landing import Events, assert_exactly_once, finish, lander, rows
+from test_landing import Events, assert_exactly_once, finish, lander, missing, rows
 
+from headrace.errors import Unavailable
 from headrace.head.position import positions
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
@@ -27,7 +28,7 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.tables import TableReader
-from headrace.storage.topics import TopicReader
+from headrace.storage.topics import TopicReader, TopicWriter
 
 
 @pytest.mark.soak
@@ -60,21 +61,19 @@ def test_kills_for_ten_minutes_lose_nothing_and_double_nothing(home, monkeypatch
 
 
 def landed_all(endpoints: Endpoints, events: Events) -> bool:
-    landed = {(row["partition"], row["offset"]) for row in rows(endpoints)}
-    return landed >= set(events.places.values())
+    return missing(rows(endpoints), events) == {}
 
 
 def account(endpoints: Endpoints, events: Events, landers: list[subprocess.Popen[str]]) -> str:
     """What the head, the table and the landers say of what is missing."""
     reader = TopicReader(EVENTS, endpoints, Meter(Ledger(), "test"))
-    landed = {(row["partition"], row["offset"]): row["n"] for row in rows(endpoints)}
-    missing = {number: place for number, place in events.places.items() if landed.get(place) != number}
-    held = {n: (r := reader.record(*place)) and r.value for n, place in list(missing.items())[:9]}
+    lost = missing(rows(endpoints), events)
+    held = {n: (r := reader.record(p, o)) and r.value for n, (p, o) in list(lost.items())[:9] if o is not None}
     for process in landers:
         process.kill()
     said = [process.communicate()[0].splitlines()[-5:] for process in landers]
     at = positions(TableReader(EVENT_ROWS, endpoints, Meter(Ledger(), "test")).marks(), EVENTS.name)
-    return f"missing {missing}\nhead has of them {held}\nspans {reader.spans()}\npositions {at}\nlanders said {said}"
+    return f"missing {lost}\nhead has of them {held}\nspans {reader.spans()}\npositions {at}\nlanders said {said}"
 
 
 @pytest.mark.soak
@@ -88,13 +87,17 @@ def test_ten_minutes_of_kills_while_events_land(tmp_path: Path, within: Any) -> 
     try:
         endpoints = servers.endpoints
         TopicReader(EVENTS, endpoints, Meter(Ledger(), "test")).ensure()
-        events = Events(endpoints)
+        events = Events(endpoints)  # only what was acknowledged counts, and where
         stop = threading.Event()
 
         def produce() -> None:
+            writer = TopicWriter(EVENTS, endpoints, Meter(Ledger(), "test"))
             while not stop.is_set():
-                with contextlib.suppress(BufferError):
-                    events.put(10, flush=False)
+                numbers = range(events.sent, events.sent + 20)
+                events.sent += 20
+                with contextlib.suppress(Unavailable):
+                    places = writer.append([{"n": n, "text": f"event {n}"} for n in numbers], key="n")
+                    events.places.update(zip(numbers, places, strict=True))
                 time.sleep(0.05)
 
         producing = threading.Thread(target=produce)
@@ -119,7 +122,6 @@ def test_ten_minutes_of_kills_while_events_land(tmp_path: Path, within: Any) -> 
                     servers.start(part)
         stop.set()
         producing.join()
-        events.flush()
         wanted = len(events.places)
         assert within(120, lambda: landed_all(endpoints, events)), account(endpoints, events, landers)
         for process in landers:

@@ -352,6 +352,19 @@ def test_what_is_appended_is_read_in_order_from_any_offset(topic: tuple[TopicWri
     assert moved["read"] == size + sum(len(r.key or b"") + len(r.value or b"") for r in found[4:])
 
 
+def test_an_acknowledgement_with_an_offset_of_before_is_not_believed(
+    topic: tuple[TopicWriter, TopicReader], endpoints: Endpoints
+) -> None:
+    writer, reader = topic
+    writer.append(events(0, 1, 2), key="answer_id")
+    admin = AdminClient({"bootstrap.servers": endpoints.kafka_bootstrap})
+    admin.delete_topics([reader.store.name])[reader.store.name].result(10)
+    admin.create_topics([NewTopic(reader.store.name, num_partitions=1)])[reader.store.name].result(10)
+    with pytest.raises(Unavailable, match="at offset 0, which it had given out before"):
+        writer.append(events(3), key="answer_id")
+    assert writer.append(events(4), key="answer_id") == [(0, 1)], "a topic that was made anew is known by then"
+
+
 def test_an_empty_topic_is_drained_and_nothing_appended_is_nothing(topic: tuple[TopicWriter, TopicReader]) -> None:
     writer, reader = topic
     assert writer.append([], key="answer_id") == []
