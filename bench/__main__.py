@@ -1,6 +1,6 @@
 """Run every benchmark, or those named, and print one JSON document.
 
-python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [upkeep]
+python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [upkeep] [search]
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import platform
 import sys
 import time
 
-from bench import ask, demo, index, landing, ledger, start, upkeep
+from bench import ask, demo, index, landing, ledger, search, start, upkeep
 
 BENCHMARKS = {
     "platform": start.measure,
     "ledger": ledger.measure,
     "landing": landing.measure,
     "upkeep": upkeep.measure,
+    "search": search.measure,
     "index": index.measure,
     "ask": ask.measure,
     "demo": demo.measure,

@@ -57,8 +57,9 @@ def _schema(*required: pa.Field, optional: tuple[pa.Field, ...] = ()) -> pa.Sche
     return pa.schema([field.with_nullable(False) for field in required] + list(optional))
 
 
-def _landed(*event: pa.Field) -> pa.Schema:
-    return _schema(*event, *ORIGIN, optional=(EXTRA,))
+def _landed(topic: Store) -> pa.Schema:
+    """A landed event, where it stood in the head, and what it had beyond its schema."""
+    return pa.schema([*topic.columns, *_schema(*ORIGIN, optional=(EXTRA,))])
 
 
 def _f(name: str, kind: pa.DataType) -> pa.Field:
@@ -86,6 +87,8 @@ DOCUMENT_EVENT = (
     _f("reason", TEXT),  # why it was refused at the door; empty otherwise
     _f("at", TIME),
 )
+READERS = _f("readers", pa.list_(TEXT))  # who of the tenant may read it; none or null: everybody of the tenant
+SOURCE = _f("source", TEXT)  # of a file found in a folder: which folder, as a hash of its path; null otherwise
 PLACE = _f("place", TEXT)  # "page 3", "slide 2", "sheet Q3": where a citation points; null where a document has no such parts
 PART = pa.struct([_f("start", INT), _f("place", TEXT)])
 PASSAGE = pa.struct(
@@ -141,16 +144,24 @@ DOCUMENT_EVENTS = Store(
     Tier.STREAM,
     "a document was put or deleted",
     _UNTIL_LANDED,
-    _schema(*DOCUMENT_EVENT),
+    _schema(*DOCUMENT_EVENT, optional=(READERS, SOURCE)),
     partitions=1,
 )
-INTERACTIONS = Store("interactions", Tier.STREAM, "a question was answered", _UNTIL_LANDED, _schema(*INTERACTION), partitions=1)
+INTERACTIONS = Store(
+    "interactions",
+    Tier.STREAM,
+    "a question was answered",
+    _UNTIL_LANDED,
+    # Optional since an event of before they were known must still land.
+    _schema(*INTERACTION, optional=(_f("similarity", FLOAT), _f("groundedness", FLOAT))),
+    partitions=1,
+)
 FEEDBACK = Store("feedback", Tier.STREAM, "a user gave a verdict", _UNTIL_LANDED, _schema(*VERDICT), partitions=1)
 
 # table
-DOCUMENT_EVENT_ROWS = Store("document-events", Tier.TABLE, "one row per document event", "archive", _landed(*DOCUMENT_EVENT))
-INTERACTION_ROWS = Store("interactions", Tier.TABLE, "one row per answer", "archive", _landed(*INTERACTION))
-FEEDBACK_ROWS = Store("feedback", Tier.TABLE, "one row per verdict", "archive", _landed(*VERDICT))
+DOCUMENT_EVENT_ROWS = Store("document-events", Tier.TABLE, "one row per document event", "archive", _landed(DOCUMENT_EVENTS))
+INTERACTION_ROWS = Store("interactions", Tier.TABLE, "one row per answer", "archive", _landed(INTERACTIONS))
+FEEDBACK_ROWS = Store("feedback", Tier.TABLE, "one row per verdict", "archive", _landed(FEEDBACK))
 DEAD_LETTERS = Store(
     "dead-letters",
     Tier.TABLE,
@@ -196,6 +207,8 @@ DOCUMENT_ROWS = Store(
         *ORIGIN,  # of the document event that caused this row
         optional=(
             _f("parts", pa.list_(PART)),  # the character at which each page, slide or sheet begins; null where there are none
+            READERS,
+            SOURCE,
         ),
     ),
 )
@@ -215,7 +228,7 @@ CHUNK_ROWS = Store(
         _f("text", TEXT),
         _f("readers", pa.list_(TEXT)),
         *ORIGIN,  # of the document's event
-        optional=(PLACE,),
+        optional=(PLACE, _f("generation", pa.int32())),  # of the index it was split for; null is the first
     ),
 )
 EXAMPLES = Store(
@@ -288,6 +301,21 @@ RUNS = Store(
         _f("detail", TEXT),  # JSON
     ),
 )
+AUDIT = Store(
+    "audit",
+    Tier.TABLE,
+    "who did what over the API, and every change of tenants and keys",
+    "archive",
+    _schema(
+        _f("at", TIME),
+        _f("tenant", TEXT),  # of whose key it was; empty for the command line
+        _f("key_id", TEXT),  # "page" for the token of `headrace up`, "cli:USER" for the command line
+        _f("action", TEXT),  # e.g. ask, document.put, key.mint
+        _f("resource", TEXT),  # what it was done to: an answer's id, a document's uri, a key's id; never what was asked
+        _f("outcome", TEXT),  # done, or the code of the refusal
+        _f("address", TEXT),  # where the request came from
+    ),
+)
 
 # object
 DOCUMENTS = Store("documents", Tier.OBJECT, "source files as given", "until deleted by its owner")
@@ -295,6 +323,7 @@ DATASETS = Store("datasets", Tier.OBJECT, "Parquet shards and their list", "by p
 CHECKPOINTS = Store("checkpoints", Tier.OBJECT, "optimizer, weights, RNG, data position", "by policy")
 MODELS = Store("models", Tier.OBJECT, "released weights and the champion pointer", "by policy")
 LANDERS = Store("landers", Tier.OBJECT, "who lands which partitions", "while they land")
+INDEXES = Store("indexes", Tier.OBJECT, "which index generation answers, and how each was made", "archive")
 TURNS = Store("turns", Tier.OBJECT, "manifests: the JSON that commits a turn", "archive")
 
 # vector
@@ -336,11 +365,13 @@ STORES: tuple[Store, ...] = (
     PROMOTIONS,
     LEDGER,
     RUNS,
+    AUDIT,
     DOCUMENTS,
     DATASETS,
     CHECKPOINTS,
     MODELS,
     LANDERS,
+    INDEXES,
     TURNS,
     CHUNKS,
     KV_CACHE,

@@ -36,6 +36,7 @@ err = Console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Tenant = Annotated[str | None, typer.Option(help="Tenant; the settings' one unless named.")]
+As = Annotated[list[str] | None, typer.Option("--as", help="User or group who asks, to see what is open to them; repeatable.")]
 On = Annotated[str, typer.Option(help="Where batch work and training run: local or ray.")]
 Model = Annotated[str, typer.Argument(help="The model: reranker.")]
 
@@ -103,6 +104,7 @@ def up(
     """The platform, the API and the page, until Ctrl-C."""
     import secrets
 
+    from headrace.pipeline.progress import Bars
     from headrace.session import opened
     from headrace.web import Service, create_app, serve
     from headrace.web.serve import bound
@@ -112,6 +114,8 @@ def up(
     token = secrets.token_urlsafe(18)
     err.print("Starting the platform …", style="dim")
     with opened("up", settings) as session:
+        # Nobody watches a bar that moves whenever somebody puts a document.
+        session.runner.bars = Bars(quiet=True)
         service = Service(session.runner, session.desk(), settings)
         out.print(f"Headrace is up: http://127.0.0.1:{port}/?token={token}", highlight=False, soft_wrap=True)
         out.print("Ctrl-C ends it.", style="dim")
@@ -122,6 +126,10 @@ def up(
 def index(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders to index.")],
     tenant: Tenant = None,
+    reader: Annotated[
+        list[str] | None, typer.Option(help="Only this user or group may read them; repeatable. Otherwise it stays as it is.")
+    ] = None,
+    everybody: Annotated[bool, typer.Option("--everybody", help="Everybody of the tenant may read them from now on.")] = False,
     on: On = "local",
     as_json: AsJson = False,
 ) -> None:
@@ -132,12 +140,15 @@ def index(
     from headrace.report import say_indexed
     from headrace.session import opened
 
+    if reader and everybody:
+        raise WrongUsage("Say --reader or --everybody, not both.")
     settings = _settings(tenant)
     for path in paths:
         if not path.exists():
             raise NotFound(f"{path} does not exist.", hint="Name a file or a folder.")
     with opened("index", settings, on=_on(on), quiet=as_json) as session:
-        done = index_documents(session.runner, paths, tenant=settings.tenant, settings=settings.inference)
+        readers = [] if everybody else reader or None
+        done = index_documents(session.runner, paths, tenant=settings.tenant, settings=settings.inference, readers=readers)
         session.archive()
     if as_json:
         _print_json(asdict(done))
@@ -146,16 +157,53 @@ def index(
 
 
 @app.command()
+def reindex(
+    chunk_tokens: Annotated[
+        int | None, typer.Option(help="Word pieces of a chunk; the settings' number unless named.", min=32, max=254)
+    ] = None,
+    back: Annotated[bool, typer.Option("--back", help="Serve the index before this one again.")] = False,
+    on: On = "local",
+    as_json: AsJson = False,
+) -> None:
+    """Build another index beside the one that answers (chunk size, embedder), then serve it."""
+    from dataclasses import asdict
+
+    from headrace.inference.reindex import back as go_back
+    from headrace.inference.reindex import reindex as build
+    from headrace.session import opened
+
+    if back and chunk_tokens is not None:
+        raise WrongUsage("--back serves the earlier index as it was made: it takes no --chunk-tokens.")
+    settings = _settings()
+    chosen = settings.inference.model_copy(update={"chunk_tokens": chunk_tokens or settings.inference.chunk_tokens})
+    with opened("reindex", settings, on=_on(on), quiet=as_json) as session:
+        done = go_back(session.runner) if back else build(session.runner, chosen)
+        session.archive()
+    if as_json:
+        _print_json(asdict(done))
+        return
+    made = done.generation
+    out.print(
+        f"Index {done.index.version} answers: {done.index.chunks:,} chunks of {made.window} word pieces, {made.width} numbers by"
+        f" {made.embedder}; {done.seconds:.1f} s. To serve the earlier one again: headrace reindex --back",
+        highlight=False,
+    )
+
+
+@app.command()
 def search(
-    question: Annotated[str, typer.Argument(help="What to search for.")], tenant: Tenant = None, as_json: AsJson = False
+    question: Annotated[str, typer.Argument(help="What to search for.")],
+    tenant: Tenant = None,
+    principals: As = None,
+    as_json: AsJson = False,
 ) -> None:
     """The passages for a question, with both scores and both ranks."""
-    from headrace.report import rows_table
+    from headrace.report import printable, rows_table
     from headrace.session import opened
 
     settings, question = _settings(tenant), _question(question)
     with opened("search", settings, quiet=as_json) as session:
-        found = session.desk().search(question, tenant=settings.tenant, user=_user())
+        found = session.desk().search(question, tenant=settings.tenant, user=_user(), readers=principals or ())
     passages = [passage.as_dict() for passage in found.passages]
     if as_json:
         _print_json(
@@ -172,7 +220,7 @@ def search(
     shown = [
         {
             "#": number,
-            "document": passage.hit.uri,
+            "document": printable(" · ".join(filter(None, (passage.hit.uri, passage.hit.place)))),
             "passage": " ".join(passage.hit.text.split())[:70],
             "retrieval": f"{passage.hit.score:.4f} (rank {passage.retrieval_rank})",
             "re-ranker": "-" if passage.rerank_score is None else f"{passage.rerank_score:+.2f} (rank {passage.rerank_rank})",
@@ -183,7 +231,12 @@ def search(
 
 
 @app.command()
-def ask(question: Annotated[str, typer.Argument(help="What to ask.")], tenant: Tenant = None, as_json: AsJson = False) -> None:
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    tenant: Tenant = None,
+    principals: As = None,
+    as_json: AsJson = False,
+) -> None:
     """Answer a question from the documents, with citations."""
     from headrace.inference.answer import Answer
     from headrace.report import say_sources
@@ -191,7 +244,7 @@ def ask(question: Annotated[str, typer.Argument(help="What to ask.")], tenant: T
 
     settings, question = _settings(tenant), _question(question)
     with opened("ask", settings, quiet=as_json) as session:
-        for piece in session.desk().ask(question, tenant=settings.tenant, user=_user()):
+        for piece in session.desk().ask(question, tenant=settings.tenant, user=_user(), readers=principals or ()):
             if isinstance(piece, Answer):
                 if as_json:
                     _print_json(piece.as_dict())
@@ -581,6 +634,171 @@ def upkeep(as_json: AsJson = False) -> None:
     out.print(rows_table(shown) if shown else "There are no tables yet. Try: headrace demo")
 
 
+evaluation = typer.Typer(help="How good retrieval and answers are, on a folder in BEIR layout.", no_args_is_help=True)
+app.add_typer(evaluation, name="eval")
+Beir = Annotated[Path, typer.Argument(metavar="DIR", help="Has corpus.jsonl, queries.jsonl and qrels/test.tsv.")]
+
+
+@evaluation.command("retrieval")
+def eval_retrieval(directory: Beir, as_json: AsJson = False) -> None:
+    """nDCG@10, recall@5 and MRR@10 of dense, full-text, fused and re-ranked retrieval, with 95 % intervals."""
+    from headrace.evaluation.folder import read
+    from headrace.evaluation.run import retrieval
+    from headrace.report import say_retrieval
+    from headrace.session import opened
+
+    folder, settings = read(directory), _settings()
+    with opened("eval", settings, quiet=as_json) as session:
+        rows = retrieval(session.runner, folder, settings.inference)
+    if as_json:
+        _print_json({"rows": [row.as_dict() for row in rows], "documents": len(folder.documents), "tenant": folder.tenant})
+    else:
+        say_retrieval(out, folder, rows)
+
+
+@evaluation.command("answers")
+def eval_answers(
+    directory: Beir,
+    limit: Annotated[int | None, typer.Option(help="Questions to ask, spread evenly; all unless given.", min=1)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Exact match, F1, citation precision, groundedness and refusal rate of the answers, with 95 % intervals."""
+    from headrace.evaluation.folder import read
+    from headrace.evaluation.run import answers
+    from headrace.report import say_answers
+    from headrace.session import opened
+
+    folder, settings = read(directory), _settings()
+    with opened("eval", settings, quiet=as_json) as session:
+        found = answers(session.runner, session.desk(), folder, settings.inference, limit)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        say_answers(out, folder, found)
+
+
+tenant_app = typer.Typer(help="Tenants of the API and what each may use.", no_args_is_help=True)
+key_app = typer.Typer(help="API keys: made, listed, revoked.", no_args_is_help=True)
+app.add_typer(tenant_app, name="tenant")
+app.add_typer(key_app, name="key")
+Name = Annotated[str, typer.Argument(help="The tenant.")]
+Quotas = Annotated[
+    list[str] | None, typer.Option("--quota", metavar="NAME=NUMBER", help="A limit of its own; repeatable (docs/tenants.md).")
+]
+
+
+@tenant_app.command("add")
+def tenant_add(name: Name, quota: Quotas = None, as_json: AsJson = False) -> None:
+    """Add a tenant."""
+    quotas = _quotas(quota)
+    with _metadata() as metadata:
+        metadata.add_tenant(name, quotas, by=_by())
+    if as_json:
+        _print_json({"tenant": name, "quotas": quotas})
+    else:
+        out.print(f"Added {name}. Make a key for it: headrace key mint {name} --scope read", highlight=False)
+
+
+@tenant_app.command("quota")
+def tenant_quota(name: Name, quota: Quotas = None, as_json: AsJson = False) -> None:
+    """Give a tenant these limits of its own instead of those it has; with none, those of the settings."""
+    quotas = _quotas(quota)
+    with _metadata() as metadata:
+        metadata.set_quotas(name, quotas, by=_by())
+    if as_json:
+        _print_json({"tenant": name, "quotas": quotas})
+    else:
+        out.print(f"Quotas of {name}: {quotas or 'those of the settings'}.", highlight=False)
+
+
+@tenant_app.command("list")
+def tenant_list(as_json: AsJson = False) -> None:
+    """Every tenant and its limits."""
+    from headrace.report import rows_table
+    from headrace.web.caller import limits_of
+
+    with _metadata() as metadata:
+        found = metadata.tenants()
+    limits = _settings().limits
+    rows = [
+        {
+            "tenant": tenant.name,
+            "created_at": tenant.created_at.isoformat(),
+            "quotas": tenant.quotas,
+            "limits": limits_of(limits, tenant.quotas).model_dump(),
+        }
+        for tenant in found
+    ]
+    if as_json:
+        _print_json({"tenants": rows})
+    elif rows:
+        shown = [{"tenant": row["tenant"], "added": row["created_at"][:19], **_limits(row["limits"])} for row in rows]
+        out.print(rows_table(shown))
+    else:
+        out.print("There are no tenants yet. Add one: headrace tenant add NAME")
+
+
+@key_app.command("mint")
+def key_mint(
+    tenant: Name,
+    scope: Annotated[list[str], typer.Option("--scope", help="read, write or admin; repeatable.")],
+    label: Annotated[str, typer.Option(help="What it is for.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key. It is shown once: kept is only a hash of it."""
+    from headrace.web.caller import SCOPES
+    from headrace.web.tenants import key_row
+
+    if unknown := set(scope) - set(SCOPES):
+        raise WrongUsage(f"--scope takes {', '.join(SCOPES)}, not {min(unknown)!r}.")
+    with _metadata() as metadata:
+        text, key = metadata.mint_key(tenant, scope, label=label, by=_by())
+    if as_json:
+        _print_json({"key": text, **key_row(key)})
+    else:
+        out.print(text, highlight=False, soft_wrap=True)
+        err.print(f"Keep it: it is not shown again. Revoke it: headrace key revoke {key.id}", style="dim", highlight=False)
+
+
+@key_app.command("list")
+def key_list(tenant: Annotated[str | None, typer.Option(help="Only those of a tenant.")] = None, as_json: AsJson = False) -> None:
+    """Every key, without its secret."""
+    from headrace.report import rows_table
+    from headrace.web.tenants import key_row
+
+    with _metadata() as metadata:
+        rows = [key_row(key) for key in metadata.keys(tenant)]
+    if as_json:
+        _print_json({"keys": rows})
+    elif rows:
+        shown = [
+            {
+                "id": row["id"],
+                "tenant": row["tenant"],
+                "scopes": ", ".join(row["scopes"]),
+                "label": row["label"],
+                "made": row["created_at"][:19],
+                "last used": (row["last_used_at"] or "never")[:16],
+                "revoked": (row["revoked_at"] or "")[:19],
+            }
+            for row in rows
+        ]
+        out.print(rows_table(shown))
+    else:
+        out.print("There are no keys yet. Make one: headrace key mint TENANT --scope read")
+
+
+@key_app.command("revoke")
+def key_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")], as_json: AsJson = False) -> None:
+    """Let a key allow nothing from now on, in every process within a second."""
+    with _metadata() as metadata:
+        metadata.revoke_key(key_id, by=_by())
+    if as_json:
+        _print_json({"id": key_id, "revoked": True})
+    else:
+        out.print(f"Revoked {key_id}.", highlight=False)
+
+
 @app.command()
 def completion(shell: Annotated[str, typer.Argument(help="bash, zsh, fish or powershell.")]) -> None:
     """The script that teaches a shell to complete headrace's words: eval "$(headrace completion bash)"."""
@@ -620,6 +838,44 @@ def _known_answer(runner: Any, answer_id: str, tenant: str) -> None:
     rows = table.read(("answer_id", "tenant"), f"answer_id = {quoted(answer_id)}")
     if tenant not in rows["tenant"].to_pylist():
         raise NotFound(f"Tenant {tenant!r} was given no answer {answer_id!r}.", hint="`headrace ask` prints the id.")
+
+
+def _metadata() -> Any:
+    """The metadata store, closed at the end of the block; nothing else of the platform is needed for it."""
+    from contextlib import closing
+
+    from headrace.platform import open_platform
+    from headrace.platform.home import Home
+    from headrace.storage.metadata import Metadata
+
+    settings = _settings()
+    Home(settings.home).prepare()
+    with open_platform(settings, parts=frozenset()) as endpoints:
+        return closing(Metadata(endpoints))
+
+
+def _by() -> Any:
+    from headrace.storage.metadata import By
+
+    return By("", f"cli:{_user()}", "local")
+
+
+def _quotas(given: list[str] | None) -> dict[str, int]:
+    """`--quota name=number` as a dict. Raises `WrongUsage` for a limit there is not."""
+    from headrace.web.caller import checked
+
+    quotas = {}
+    for word in given or ():
+        name, equals, number = word.partition("=")
+        if not equals or not number.isdecimal():
+            raise WrongUsage(f"--quota takes NAME=NUMBER, not {word!r}.", hint="Such as --quota requests_per_minute=60")
+        quotas[name] = int(number)
+    checked(_settings().limits, quotas)
+    return quotas
+
+
+def _limits(limits: dict[str, int]) -> dict[str, str]:
+    return {name.replace("_", " "): f"{number:,}" for name, number in limits.items()}
 
 
 def _question(text: str) -> str:

@@ -13,6 +13,8 @@ HeadraceError
 │   ├── HomeRefused         the home belongs to somebody else, or cannot be written
 │   ├── OutOfRange          a partition does not have the wanted offset (any more)
 │   ├── OffsetsRefused      the head and the table disagree about what was landed
+│   ├── Forbidden           the API key does not allow this                   (HTTP 403)
+│   ├── QuotaReached        the tenant stores as much as it may               (HTTP 403)
 │   └── RequestRefused      a model endpoint refused the request itself (4xx)
 └── Transient               the same call may succeed later
     ├── Unavailable         an endpoint is down or does not answer in time
@@ -118,6 +120,14 @@ class OffsetsRefused(Terminal):
     """The head and the table disagree about what was landed: going on would lose or double events."""
 
 
+class Forbidden(Terminal):
+    """The API key does not allow this."""
+
+
+class QuotaReached(Terminal):
+    """The tenant stores as much as it may."""
+
+
 class RequestRefused(Terminal):
     """A model endpoint refused the request itself (4xx)."""
 
@@ -127,7 +137,9 @@ class Unavailable(Transient):
 
 
 class Overloaded(Transient):
-    """An endpoint said 429 or 503."""
+    """An endpoint said 429 or 503, or more was asked of us than we take; `retry_s` is when to come back."""
+
+    retry_s: float = 2.0
 
 
 class LostRace(Transient):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,6 +16,9 @@ from headrace.explain.format import human_bytes, human_ms
 
 if TYPE_CHECKING:  # what is shown is imported by whoever made it
     from headrace.errors import HeadraceError, Transient
+    from headrace.evaluation.answers import AnswersMeasured
+    from headrace.evaluation.folder import Folder
+    from headrace.evaluation.retrieval import Measured
     from headrace.head.backlog import Backlog
     from headrace.head.land import Commit, Landed
     from headrace.head.position import Refusal
@@ -121,18 +124,28 @@ def say_indexed(console: Console, done: Indexed) -> None:
     unchanged = f", {put.unchanged} files unchanged" if put.unchanged else ""
     console.print(f"Indexed {' → '.join(told)}{unchanged} in {done.seconds:.1f} s; index version {done.index.version}.")
     for failure in parsed.failed:
-        console.print(Text(f"  not indexed: {failure.uri}: {failure.reason}"))
+        console.print(Text(f"  not indexed: {printable(failure.uri)}: {printable(failure.reason)}"))
+
+
+def printable(text: str) -> str:
+    """A name or reason for a terminal: what does not show as it is, such as line ends and changes of direction, is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _where(source: Mapping[str, object]) -> str:
+    """A passage's document, its place in it and its heading."""
+    named = (str(source[name] or "") for name in ("document", "place", "heading"))
+    return printable(" · ".join(name for name in named if name))
 
 
 def say_sources(console: Console, given: Answer) -> None:
     """Citations, versions and timings below an answer."""
     for citation in given.citations:
-        console.print(Text(f"  [{citation['number']}] {citation['document']} · {citation['heading']}", style="cyan"))
+        console.print(Text(f"  [{citation['number']}] {_where(citation)}", style="cyan"))
     if not given.citations and given.passages:
         best = given.passages[0].hit
-        console.print(
-            Text(f"  no sentence of it stands in a passage; the nearest is {best.uri} · {best.heading}", style="yellow")
-        )
+        nearest = {"document": best.uri, "heading": best.heading, "place": best.place}
+        console.print(Text(f"  no sentence of it stands in a passage; the nearest is {_where(nearest)}", style="yellow"))
     first, total = given.timings_ms.get("first_token", 0.0), given.timings_ms.get("total", 0.0)
     console.print(
         Text(
@@ -244,3 +257,35 @@ class LandingLines:
         if not self._json:
             told = ", ".join(f"{count:,} {topic}" for topic, count in sorted(self._events.items())) or "nothing"
             self._out.print(f"Landed {told}" + (f"; {self._dead:,} dead letters" if self._dead else "") + ".", highlight=False)
+
+
+def say_retrieval(console: Console, folder: Folder, rows: Sequence[Measured]) -> None:
+    """Each ranking's measures with their intervals."""
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    table.add_column("ranking")
+    for name in rows[0].measures:
+        table.add_column(name.replace("_at_", "@").replace("ndcg", "nDCG").replace("mrr", "MRR"), justify="right", no_wrap=True)
+    for row in rows:
+        shown = row.ranking + (f" ({row.version})" if row.version else "")
+        table.add_row(shown, *(_with_interval(found) for found in row.measures.values()))
+    console.print(table)
+    told = f"{rows[0].questions:,} questions over {len(folder.documents):,} documents"
+    console.print(f"{told}; in brackets the 95 % interval.", style="dim", highlight=False)
+    if rows[-1].version == "none":
+        console.print("No re-ranker was promoted yet: re-ranked is fusion's own order.", style="dim")
+
+
+def say_answers(console: Console, folder: Folder, found: AnswersMeasured) -> None:
+    """Each measure of the answers with its interval."""
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    table.add_column("measure")
+    table.add_column("mean", justify="right")
+    for name, measured in found.measures.items():
+        table.add_row(name.replace("_", " "), _with_interval(measured))
+    console.print(table)
+    console.print(f"{found.questions:,} questions of {folder.path}; in brackets the 95 % interval.", style="dim", highlight=False)
+
+
+def _with_interval(found: tuple[float, float, float]) -> str:
+    mean, low, high = found
+    return f"{mean:.3f} ({low:.3f}–{high:.3f})"

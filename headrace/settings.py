@@ -180,6 +180,28 @@ class PostgreSQL(Section):
     """Schema the tables are kept in; made if it is not there."""
 
 
+class Limits(Section):
+    """What each tenant may ask of the API; `headrace tenant quota` sets others for one of them (docs/tenants.md)."""
+
+    requests_per_minute: int = Field(default=600, ge=1)
+    """Requests a minute; as many may come at once."""
+    questions: int = Field(default=8, ge=1)
+    """Questions under way at once, those that wait included; the whole service takes 12."""
+    documents: int = Field(default=100_000, ge=0)
+    """Documents stored."""
+    stored_bytes: int = Field(default=50 << 30, ge=0)
+    """Bytes of documents stored, as they were put."""
+    kv_cache_bytes: int = Field(default=1 << 30, ge=0)
+    """Bytes of the KV cache, within `files.kv_cache_bytes`."""
+
+
+class Telemetry(Section):
+    """Traces for an OpenTelemetry collector; none are made unless an address is set."""
+
+    otlp_endpoint: str = ""
+    """URL that takes OTLP over HTTP, e.g. `http://127.0.0.1:4318/v1/traces`; `OTEL_EXPORTER_OTLP_ENDPOINT` does too."""
+
+
 class Inference(Section):
     """The inference pipeline."""
 
@@ -211,6 +233,10 @@ class Inference(Section):
     """Passages retrieved before re-ranking."""
     passages: int = Field(default=2, ge=1)
     """Passages given to the generator; the small embedded one answers best from two, a large one from more."""
+    least_similarity: float = Field(default=0.30, ge=-1, le=1)
+    """Cosine similarity of question and best passage below which the answer is that these documents hold none."""
+    rerank_seconds: float = Field(default=5.0, gt=0)
+    """A re-ranker that takes longer is left out: retrieval's order stands, and the answer says so."""
     answer_tokens: int = Field(default=64, ge=1)
     """Tokens an answer may have."""
 
@@ -267,6 +293,10 @@ class Settings(BaseSettings):
     """The metadata store: an SQLite file under the home, or PostgreSQL."""
     models: Models = Models()
     """Model endpoints."""
+    limits: Limits = Limits()
+    """What each tenant may ask of the API."""
+    telemetry: Telemetry = Telemetry()
+    """Traces."""
     inference: Inference = Inference()
     """The inference pipeline."""
     training: Training = Training()
@@ -292,6 +322,8 @@ class Settings(BaseSettings):
                 "[tables] names a catalog of yours, so its files need an endpoint too: "
                 'set "s3.endpoint" and its keys under [tables.properties], or name your S3 under [objects]'
             )
+        if self.landing.trim and self.landing.keep_s >= self.upkeep.history_s:
+            raise ValueError("landing.keep_s must be below upkeep.history_s: trimming looks back into that history")
         if self.landing.trim and isinstance(self.head, Embedded):
             raise ValueError("landing.trim needs a broker that deletes records when told to; the embedded one does not")
         if self.inference.passages > self.inference.retrieve:

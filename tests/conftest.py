@@ -181,3 +181,18 @@ def within() -> Callable[[float, Callable[[], bool]], bool]:
         return what()
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory, models_cache: Path, handbook: Path) -> Iterator[Any]:
+    """One `headrace up` for all tests of the API; see serving.py."""
+    from serving import served
+
+    folder = tmp_path_factory.mktemp("api")
+    home = new_home(folder, models_cache, handbook)
+    home.env["HEADRACE_INFERENCE__DOCUMENT_BYTES"] = "200000"
+    try:
+        with served(home, folder / "log") as api:
+            yield api
+    finally:
+        clear(home)

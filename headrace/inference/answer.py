@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from headrace.catalog import INTERACTIONS
+from headrace.inference.citation import Support
 from headrace.inference.rerank import Passage
 from headrace.inference.retrieve import ASKED
 from headrace.models.client import Completion
@@ -21,7 +22,9 @@ from headrace.storage.topics import TopicWriter
 class Answer:
     """One answered question (or search, then without text), with the versions it stands on.
 
-    `timings_ms` says where the time went, `bytes` what each tier moved for it.
+    `timings_ms` says where the time went, `bytes` what each tier moved for it. `groundedness` is the share of the text's
+    sentences that a passage holds; `similarity` the best passage's cosine similarity to the question; `refused` says that the
+    documents hold no answer.
     """
 
     question: str
@@ -32,7 +35,10 @@ class Answer:
     index_version: str
     kind: str = "answer"
     text: str = ""
-    cited: frozenset[int] = frozenset()
+    supports: tuple[Support, ...] = ()
+    groundedness: float | None = None
+    similarity: float | None = None
+    refused: bool = False
     completion: Completion | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
@@ -41,15 +47,26 @@ class Answer:
     answer_id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
 
     @property
+    def cited(self) -> frozenset[int]:
+        """Numbers of the passages that the text cites, from 1."""
+        return frozenset(support.number for support in self.supports if support.number is not None)
+
+    @property
     def citations(self) -> list[dict[str, object]]:
-        """The passages the text cites: number, document, heading, chunk id."""
+        """The passages the text cites: number, document, heading, place, chunk id, and the exact spans its sentences stand on."""
         return [
             {
                 "number": number,
                 "document": passage.hit.uri,
                 "heading": passage.hit.heading,
+                "place": passage.hit.place,
                 "chunk_id": passage.hit.chunk_id,
                 "text": passage.hit.text,
+                "spans": [
+                    {"start": s.start, "end": s.end, "quote": passage.hit.text[s.start : s.end], "sentence": s.sentence}
+                    for s in self.supports
+                    if s.number == number
+                ],
             }
             for number, passage in enumerate(self.passages, 1)
             if number in self.cited
@@ -66,6 +83,9 @@ class Answer:
             "index_version": self.index_version,
             "timings_ms": self.timings_ms,
             "bytes": self.bytes,
+            "groundedness": self.groundedness,
+            "similarity": self.similarity,
+            "refused": self.refused,
             **({"note": self.note} if self.note else {}),
         }
 
@@ -119,4 +139,6 @@ def _row(given: Answer, run: str) -> dict[str, Any]:
         ],
         "run": run,
         "at": datetime.now(UTC),
+        "similarity": given.similarity,
+        "groundedness": given.groundedness,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,46 +12,62 @@ import pyarrow.compute as pc
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS, DOCUMENT_ROWS
 from headrace.errors import BadSettings
-from headrace.inference.parse import live
+from headrace.inference.chunk import of_generation
+from headrace.inference.parse import audience, live
 from headrace.inference.put import AHEAD
 from headrace.models.client import Embedder
 from headrace.pipeline.batches import Batches
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.stage import stage
 from headrace.storage.endpoints import ModelEndpoint
+from headrace.storage.indexes import Generation
 from headrace.storage.tables import TableReader
-from headrace.storage.vectors import VectorWriter
+from headrace.storage.vectors import VectorWriter, columns
 
 _BATCH_ROWS = 64
 _UPSERT_ROWS = 1024
+_DONORS_AT_ONCE = 100  # documents whose embeddings are in memory
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """How many chunks were embedded, and how many documents' old chunks went out."""
+    """How many chunks were embedded, and how many documents' old chunks went out.
+
+    `reused` chunks have the text of one that was embedded before: of a file's other version, or of the same file by another
+    name. `reopened` documents got other readers.
+    """
 
     chunks: int
     retired: int
+    reused: int = 0
+    reopened: int = 0
+
+    @property
+    def changed(self) -> bool:
+        """Whether any of that happened."""
+        return any((self.chunks, self.retired, self.reused, self.reopened))
 
 
 class Embed:
     """Batch work: a batch of chunks in, the same rows with their embeddings out."""
 
-    def __init__(self, endpoint: ModelEndpoint) -> None:
+    def __init__(self, endpoint: ModelEndpoint, width: int = DIMENSIONS) -> None:
         self._embedder = Embedder(endpoint)
+        self._schema = columns(CHUNKS, width)
+        self._width = width
 
     def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Embed `text`; raises `BadSettings` where the endpoint's embeddings have another width than the index."""
         vectors = self._embedder.embed(rows.column("text").to_pylist(), kind="passage")
-        if vectors.shape[1] != DIMENSIONS:
+        if vectors.shape[1] != self._width:
             raise BadSettings(
-                f"The embedder's vectors are {vectors.shape[1]} wide, the index's {DIMENSIONS}.",
-                hint="Point [models.embedder] at a model of that width.",
+                f"The embedder's vectors are {vectors.shape[1]} wide, the index's {self._width}.",
+                hint="Build an index of that width beside it: headrace reindex.",
             )
         flat = pa.array(vectors.reshape(-1), pa.float32())
-        column = pa.FixedSizeListArray.from_arrays(flat, DIMENSIONS)
-        arrays = [rows.column(name) for name in CHUNKS.columns.names if name != "embedding"]
-        return pa.RecordBatch.from_arrays([*arrays, column], schema=CHUNKS.columns)
+        column = pa.FixedSizeListArray.from_arrays(flat, self._width)
+        arrays = [column if name == "embedding" else rows.column(name) for name in self._schema.names]
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
 
 @stage("Computes the embedding of each chunk ahead of time.", phase=AHEAD)
@@ -61,21 +78,26 @@ def embed(
     batches: Batches,
     bars: Bars,
     embedder: ModelEndpoint,
+    into: Generation | None = None,
 ) -> Embedded:
-    """Embed every chunk that answers and is not in the vector store yet, then take out what no longer answers.
+    """Embed every chunk that answers and is not in a generation of the vector store yet, then take out what no longer answers.
 
     What is missing is found by comparing the stores, so a run that died in between is simply completed by the next. New
-    versions go in before old ones go out: there is no moment at which neither answers.
+    versions go in before old ones go out: there is no moment at which neither answers. Who may read a chunk is what the
+    documents table says of its document now, whatever it said when the chunk was cut.
     """
-    answering = live(documents)
+    number, width = (into.number, into.width) if into else (1, DIMENSIONS)
+    vectors = vectors.of(number)
+    answering, readers = live(documents), audience(documents)
     held = vectors.held()
-    known = set(held["chunk_id"].to_pylist())
-    missing = _missing(chunks, answering, known)
+    # First of all: somebody may read less than before.
+    reopened = _reopen(vectors, held, answering, readers)
+    missing = _missing(chunks, answering, readers, set(held["chunk_id"].to_pylist()), number)
+    missing, reused = _reuse(vectors, missing, held)
     waiting: list[pa.RecordBatch] = []
     done = 0
-    total = sum(b.num_rows for b in missing)
-    finished = batches.map(missing, Embed, embedder)
-    for rows in bars.track(finished, "embed", total=total, of="chunks", size=True):
+    finished = batches.map(_sliced(missing), Embed, embedder, width)
+    for rows in bars.track(finished, "embed", total=missing.num_rows, of="chunks", size=True):
         waiting.append(rows)
         done += rows.num_rows
         if sum(b.num_rows for b in waiting) >= _UPSERT_ROWS:
@@ -88,14 +110,28 @@ def embed(
     for document_id in sorted({d for d, version in pairs if answering.get(d) != version}):
         vectors.delete(document_id, but_version=answering.get(document_id, ""))
         retired += 1
-    return Embedded(done, retired)
+    return Embedded(done, retired, reused, reopened)
 
 
-def _missing(chunks: TableReader, answering: dict[str, str], known: set[str]) -> list[pa.RecordBatch]:
-    """The chunks to embed, in batches of like length: an embedder pads each text to the longest of its batch."""
-    columns = tuple(name for name in CHUNKS.columns.names if name != "embedding")
+def _reopen(vectors: VectorWriter, held: pa.Table, answering: dict[str, str], readers: dict[str, tuple[str, ...]]) -> int:
+    """Give documents that answer and are held the readers they have by now; returns how many had others."""
+    changed: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    for document_id, before in zip(held["document_id"].to_pylist(), held["readers"].to_pylist(), strict=True):
+        if (now := readers[document_id] if document_id in answering else None) is not None and sorted(before) != sorted(now):
+            changed[now].add(document_id)
+    for now, names in changed.items():
+        vectors.open_to(sorted(names), now)
+    return sum(map(len, changed.values()))
+
+
+def _missing(
+    chunks: TableReader, answering: dict[str, str], readers: dict[str, tuple[str, ...]], known: set[str], generation: int
+) -> pa.Table:
+    """The chunks to embed with their readers, by length: an embedder pads each text to the longest of its batch."""
+    names = tuple(name for name in CHUNKS.columns.names if name != "embedding")
     kept = []
-    for rows in chunks.scan(columns):
+    for rows in chunks.scan((*names, "generation")):
+        rows = of_generation(rows, generation).select(names)
         triples = zip(
             rows.column("chunk_id").to_pylist(),
             rows.column("document_id").to_pylist(),
@@ -103,12 +139,38 @@ def _missing(chunks: TableReader, answering: dict[str, str], known: set[str]) ->
             strict=True,
         )
         kept.append(rows.filter(pa.array([c not in known and answering.get(d) == v for c, d, v in triples], pa.bool_())))
-    table = pa.Table.from_batches(kept) if kept else pa.schema([]).empty_table()
-    if table.num_rows == 0:
-        return []
-    lengths = pc.utf8_length(table["text"])
-    ordered = table.take(pc.sort_indices(lengths)).combine_chunks()
-    return list(_sliced(ordered))
+    table = pa.Table.from_batches(kept, pa.schema([CHUNKS.columns.field(name) for name in names]))
+    place = table.schema.get_field_index("readers")
+    own = [list(readers.get(document_id, ())) for document_id in table["document_id"].to_pylist()]
+    table = table.set_column(place, table.schema.field(place), pa.array(own, table.schema.field(place).type))
+    return table.take(pc.sort_indices(pc.utf8_length(table["text"]))).combine_chunks()
+
+
+def _reuse(vectors: VectorWriter, missing: pa.Table, held: pa.Table) -> tuple[pa.Table, int]:
+    """Put in those chunks whose text the same tenant has embedded; returns the others, and how many that were.
+
+    Looked for in the document's other version, and in documents of the same bytes: a renamed file is not embedded again.
+    """
+    owners = zip(*(missing[name].to_pylist() for name in ("tenant", "version", "document_id")), strict=True)
+    bytes_wanted, documents_wanted = set(), set()
+    for tenant, version, document_id in owners:
+        bytes_wanted.add((tenant, version))
+        documents_wanted.add(document_id)
+    told = zip(*(held[name].to_pylist() for name in ("tenant", "version", "document_id")), strict=True)
+    donors = sorted({d for t, v, d in told if d in documents_wanted or (t, v) in bytes_wanted})
+    count = 0
+    for start in range(0, len(donors), _DONORS_AT_ONCE):
+        given = vectors.embeddings(donors[start : start + _DONORS_AT_ONCE])
+        rows = {pair: row for row, pair in enumerate(zip(given["tenant"].to_pylist(), given["text"].to_pylist(), strict=True))}
+        pairs = zip(missing["tenant"].to_pylist(), missing["text"].to_pylist(), strict=True)
+        sources = pa.array([rows.get(pair) for pair in pairs], pa.int64())
+        known = missing.filter(pc.is_valid(sources))
+        if known.num_rows:
+            embeddings = given["embedding"].take(sources.drop_null())
+            vectors.upsert(known.add_column(CHUNKS.columns.get_field_index("embedding"), "embedding", embeddings))
+            missing = missing.filter(pc.is_null(sources))
+            count += known.num_rows
+    return missing, count
 
 
 def _sliced(table: pa.Table) -> Iterator[pa.RecordBatch]:

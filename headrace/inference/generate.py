@@ -24,9 +24,12 @@ def generate(
     passages: Sequence[Passage],
     generator: Generator,
     most_tokens: int,
+    kv_cache_bytes: int | None = None,
 ) -> Iterator[str | Completion]:
     """Stream the answer's text, then the `Completion`."""
-    for piece in generator.stream(prompt(question, passages), max_tokens=most_tokens, tenant=tenant, stop=_STOP):
+    messages = prompt(question, passages)
+    stream = generator.stream(messages, max_tokens=most_tokens, tenant=tenant, stop=_STOP, kv_cache_bytes=kv_cache_bytes)
+    for piece in stream:
         if isinstance(piece, Completion):
             kv_cache.take(piece.storage)
         yield piece

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from headrace.catalog import CHUNKS
+from headrace.catalog import CHUNKS, DIMENSIONS, INDEXES
 from headrace.inference.put import AHEAD
 from headrace.pipeline.stage import stage
+from headrace.storage.indexes import Generation, IndexReader
 from headrace.storage.vectors import VectorWriter
 
 
@@ -20,7 +21,18 @@ class Index:
 
 
 @stage("Builds the full-text and vector indices that questions are answered from.", phase=AHEAD)
-def index(vectors: Annotated[VectorWriter, CHUNKS]) -> Index:
-    """Bring the indices up to date with the rows."""
-    version = vectors.build()
-    return Index(version, vectors.count())
+def index(vectors: Annotated[VectorWriter, CHUNKS], into: Generation | None = None) -> Index:
+    """Make what is missing of the indices of a generation (the first unless named), and keep them up if that is due."""
+    made = vectors.of(into.number) if into else vectors
+    version = made.build(into.width if into else DIMENSIONS)
+    return Index(version, made.count())
+
+
+@stage("Keeps the index quick: merges small pieces, indexes new rows, removes old versions; only when due.", phase=AHEAD)
+def index_upkeep(vectors: Annotated[VectorWriter, CHUNKS], indexes: Annotated[IndexReader, INDEXES]) -> bool:
+    """Keep up the generation that answers; whether it was due. Questions are answered meanwhile."""
+    served = vectors.of(standing.number if (standing := indexes.recent().serving) else 1)
+    if not served.due():
+        return False
+    served.upkeep()
+    return True

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.errors import BadDocument, NotFound
 from headrace.inference.parser import Parsed, Parser
+from headrace.inference.parsing.limits import Limits
 from headrace.inference.put import AHEAD, object_key
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.stage import stage
@@ -51,7 +52,7 @@ def parse(
     sources: Annotated[ObjectReader, DOCUMENTS],
     documents: Annotated[TableWriter, DOCUMENT_ROWS],
     bars: Bars,
-    seconds: float,
+    limits: Limits,
 ) -> ParsedDocuments:
     """Parse every landed event that the documents table has not taken in; rows and the offset reached go in one commit.
 
@@ -73,14 +74,14 @@ def parse(
         standing = dict(position)
         done.clear()
 
-    with Parser(seconds) as parser:
+    with Parser(limits) as parser:
         for event in bars.track(new, "parse", total=len(new), of="documents"):
             position[place(event)] = event["offset"] + 1
             if _known(event, newest):
                 continue
             row = _row(event, sources, parser)
             done.append(row)
-            newest[row["document_id"]] = {**row, "text": ""}
+            newest[row["document_id"]] = {**row, "text": "", "parts": None}
             if row["status"] == "failed":
                 failed.append(Failure(row["uri"], row["reason"]))
             else:
@@ -112,16 +113,29 @@ def live(documents: TableReader) -> dict[str, str]:
     return {name: row["version"] for name, row in newest.items() if row["status"] == "parsed"}
 
 
+def audience(documents: TableReader) -> dict[str, tuple[str, ...]]:
+    """document id → who of its tenant may read it, none being everybody: as its newest row says, whatever its status.
+
+    A document that is closed in the same moment as it becomes unreadable is closed; its older version answers to fewer.
+    """
+    rows = documents.read(("document_id", "readers", *(name for name, _ in IN_ORDER))).sort_by(IN_ORDER).to_pylist()
+    return {row["document_id"]: tuple(row["readers"] or ()) for row in rows}
+
+
 def _newest(documents: TableReader) -> dict[str, dict[str, Any]]:
     """The newest row of each document, without its text."""
-    rows = documents.read(("document_id", "version", "status", "reason", *(name for name, _ in IN_ORDER)))
+    rows = documents.read(("document_id", "version", "status", "reason", "readers", "source", *(name for name, _ in IN_ORDER)))
     return {row["document_id"]: row for row in rows.sort_by(IN_ORDER).to_pylist()}
 
 
 def _known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
-    """Whether the document's newest row came from an event of the same kind, source bytes and refusal."""
+    """Whether the document's newest row came from an event of the same kind, source bytes, refusal, readers and folder."""
     row = newest.get(document_id(event["tenant"], event["uri"]))
     if row is None or (event["kind"] == "delete") != (row["status"] == "deleted"):
+        return False
+    if event["kind"] != "delete" and sorted(row["readers"] or ()) != sorted(event["readers"] or ()):
+        return False
+    if event["kind"] != "delete" and row["source"] != event["source"]:
         return False
     if event["kind"] == "refuse":
         return bool((row["version"], row["reason"]) == ("", event["reason"]))
@@ -138,7 +152,10 @@ def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[s
         "media": "",
         "title": "",
         "text": "",
+        "parts": None,
         "bytes": event["bytes"],
+        "readers": event["readers"],
+        "source": event["source"],
         "at": datetime.now(UTC),
         "topic": event["topic"],
         "partition": event["partition"],
@@ -155,4 +172,5 @@ def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[s
         return {**row, "status": "failed", "reason": error.reason}
     except NotFound:
         return {**row, "status": "failed", "reason": "its source file is gone from the object store"}
-    return {**row, "status": "parsed", "media": parsed.media, "title": parsed.title, "text": parsed.text}
+    parts = [{"start": part.start, "place": part.place} for part in parsed.parts] or None
+    return {**row, "status": "parsed", "media": parsed.media, "title": parsed.title, "text": parsed.text, "parts": parts}

@@ -1,50 +1,62 @@
 """The parser: source bytes to Markdown text, in a process of its own that can be killed.
 
-Plain text is read here; HTML and PDF go to the subprocess, whose memory and time are bounded: a hostile file costs its own
-parse and nothing else.
+Everything about a file's content happens there (`parsing`): a hostile file costs its own parse and nothing else.
 """
 
 from __future__ import annotations
 
-import codecs
-import contextlib
-import io
-import multiprocessing
+import json
 import os
-import re
-import resource
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from types import TracebackType
+from typing import Any
 
 from headrace.errors import BadDocument
+from headrace.inference.parsing.frames import HEADER, framed
+from headrace.inference.parsing.limits import Limits
 
-_MEMORY_BYTES = 4 << 30
+_WORKER = "headrace.inference.parsing.worker"
 _START_S = 60.0
-_TEXT_LIMIT = 20_000_000  # characters; a small file can expand to far more
-_CONVERTED = {".html": "text/html", ".htm": "text/html", ".xhtml": "text/html", ".pdf": "application/pdf"}
-_MARKDOWN = {".md", ".markdown", ".mdown"}
-_UNDERLINE = re.compile(r"^([=\-~^*\"'`:#+.])\1{2,}$")
-_LEVELS = "*=-~^\"'`:#+."
+_CHARACTER_BYTES = 6  # that one takes in an answer, at most
+_READ = 1 << 20
+_TABLES = ("csv", "spreadsheetml.sheet")
+# What the child may know of our environment; endpoints and keys are none of its business.
+_ENVIRONMENT = ("LANG", "LC_ALL", "LC_CTYPE", "PATH", "SYSTEMROOT", "TZ")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where in a document's text, in characters, a page, slide or sheet begins."""
+
+    start: int
+    place: str
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """A document's text in Markdown, its title and its media type."""
+    """A document's text in Markdown, its title, its media type and, where it has any, its pages, slides or sheets."""
 
     text: str
     title: str
     media: str
+    parts: tuple[Part, ...] = ()
 
 
 class Parser:
-    """Parses one document after another; use as a context manager, so that its process ends with the block."""
+    """Parses one document after another; use as a context manager, so that its process ends with the block.
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._process: multiprocessing.process.BaseProcess | None = None
-        self._pipe: Connection | None = None
+    Its process is started by the first document and again after one that cost it its life. One thread at a time.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Parser:
         return self
@@ -54,154 +66,163 @@ class Parser:
 
     def parse(self, uri: str, data: bytes) -> Parsed:
         """The document's text. Raises `BadDocument` with the reason in one clause."""
-        suffix = PurePosixPath(uri.lower()).suffix
         if not data:
             raise BadDocument(uri, "the file is empty")
-        media = "application/pdf" if data.startswith(b"%PDF-") else _CONVERTED.get(suffix)
-        if media is not None:
-            text = self._convert(uri, data, media)
-        else:
-            text = _decode(uri, data, suffix)
-            media = "text/markdown" if suffix in _MARKDOWN else "text/plain"
-            if media == "text/plain":
-                text = headings(text)
-        text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "").strip()
-        if not text:
-            raise BadDocument(uri, "there is no text in it")
-        if len(text) > _TEXT_LIMIT:
-            raise BadDocument(uri, f"its text is longer than {_TEXT_LIMIT / 1e6:.0f} million characters")
-        return Parsed(text, _title(text, uri), media)
-
-    def _convert(self, uri: str, data: bytes, media: str) -> str:
+        if len(data) > self._limits.document_bytes:
+            raise BadDocument(uri, f"larger than the limit of {self._limits.document_bytes / 1e6:,.0f} MB")
         try:
-            pipe = self._running()
-            pipe.send((media, data))
-            if not pipe.poll(self._seconds):
-                self._end()
-                raise BadDocument(uri, f"parsing took longer than {self._seconds:.0f} s")
-            fine, answer = pipe.recv()
-        except (EOFError, OSError):
-            self._end()
-            raise BadDocument(uri, "its parser ran out of memory or crashed") from None
-        if not fine:
-            raise BadDocument(uri, answer)
-        return str(answer)
+            answer = self._asked(uri, data)
+        except _Killed as killed:
+            raise BadDocument(uri, killed.reason) from None
+        reason, found, media = answer.get("reason"), answer.get("parts"), answer.get("media")
+        if isinstance(reason, str):
+            raise BadDocument(uri, reason[:300])
+        if not isinstance(found, list) or not isinstance(media, str):
+            raise BadDocument(uri, "its parser gave no answer that can be read")
+        if not found:
+            raise BadDocument(uri, "there is no text in it")
+        text, parts = _joined([(str(said), str(place)) for said, place in found])
+        # A heading of a table is a sheet's name, which says less than the file's.
+        title = PurePosixPath(uri).stem if media.endswith(_TABLES) else _title(text, uri)
+        return Parsed(text, title, media, parts)
 
-    def _running(self) -> Connection:
-        if self._process is None or not self._process.is_alive() or self._pipe is None:
-            context = multiprocessing.get_context("spawn")
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs,), name="parser", daemon=True)
-            self._process.start()
-            theirs.close()
-            if not self._pipe.poll(_START_S):
-                self._end()
-                raise BadDocument("the parser", "did not start")
-            self._pipe.recv()
-        return self._pipe
+    def _asked(self, uri: str, data: bytes) -> dict[str, Any]:
+        """The child's answer about one file. Raises `_Killed`."""
+        process = self._running()
+        name = uri.encode("utf-8", "replace")
+        pipe = _Exchange(process, self._limits.document_characters * _CHARACTER_BYTES + _READ)
+        try:
+            pipe.send(memoryview(framed(name) + HEADER.pack(len(data))), data)
+            message = pipe.receive(_START_S, "its parser did not start")
+            if message.get("begun"):
+                seconds = self._limits.parse_seconds
+                message = pipe.receive(seconds, f"parsing took longer than {seconds:g} s")
+        except _Killed as killed:
+            self._end()
+            raise _Killed(_reason(process.returncode, killed.reason, self._limits)) from None
+        except BaseException:  # an interrupt in between: what the child says next would be taken for another file's
+            self._end()
+            raise
+        if message.get("spent"):
+            self._end()
+        return message
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-s", "-B", "-m", _WORKER, str(os.getpid()), json.dumps(asdict(self._limits))],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={
+                    **environment,
+                    "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
+                    "OMP_NUM_THREADS": "1",
+                    "OPENBLAS_NUM_THREADS": "1",
+                    "MALLOC_ARENA_MAX": "2",  # each further one takes 64 MB of address space
+                },
+            )
+        return self._process
 
     def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-        if self._pipe is not None:
-            self._pipe.close()
-        self._process = self._pipe = None
+        if (process := self._process) is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        self._process = None
 
 
-def headings(text: str) -> str:
-    """Turn underlined titles, as plain text and reStructuredText have them, into Markdown headings.
-
-    The first kind of underline met is the first level, the next new one the second, and so on.
-    """
-    lines, out, order = text.splitlines(), [], []
-    fenced = False
-    for index, line in enumerate(lines):
-        fenced ^= line.lstrip().startswith("```")
-        below = lines[index + 1].rstrip() if index + 1 < len(lines) else ""
-        match = _UNDERLINE.match(below)
-        title = line.strip()
-        if not fenced and match and title and not _UNDERLINE.match(title) and abs(len(below) - len(line.rstrip())) <= 2:
-            if match[1] not in order:
-                order.append(match[1])
-            out.append(f"{'#' * min(6, order.index(match[1]) + 1)} {title}")
-        elif not fenced and _UNDERLINE.match(line.rstrip()) and out and out[-1].startswith("#"):
-            out.append("")
-        else:
-            out.append(line)
-    return "\n".join(out)
+class _Killed(Exception):
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
-def _decode(uri: str, data: bytes, suffix: str) -> str:
-    for mark, encoding in (
-        (codecs.BOM_UTF8, "utf-8-sig"),
-        (codecs.BOM_UTF32_LE, "utf-32"),
-        (codecs.BOM_UTF32_BE, "utf-32"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
-        if data.startswith(mark):
-            with contextlib.suppress(UnicodeDecodeError):
-                return data.decode(encoding)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        text = ""
-        if b"\x00" not in data:
-            guess = data.decode("cp1252", "ignore")
-            # Old Western text is nearly all printable; anything else that fails as UTF-8 is not text.
-            if sum(c.isprintable() or c in "\n\r\t" for c in guess) >= 0.99 * len(data):
-                text = guess
-    control = sum(c < " " and c not in "\n\r\t\f\x1b" for c in text)
-    if not text or "\x00" in text or control > 0.01 * len(text):
-        what = f"a {suffix} file of a format that is not read yet" if suffix not in _TEXTUAL else "it holds binary data, not text"
-        raise BadDocument(uri, what)
-    return text
+class _Exchange:
+    """One file's way to the child and its answer's way back, neither of which waits longer than it should."""
+
+    def __init__(self, process: subprocess.Popen[bytes], most: int) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._in, self._out = process.stdin.fileno(), process.stdout.fileno()
+        os.set_blocking(self._in, False)
+        self._most = most
+        self._held = bytearray()
+
+    def send(self, *pieces: bytes | memoryview) -> None:
+        """Write to the child. Raises `_Killed`."""
+        end = time.monotonic() + _START_S
+        for piece in pieces:
+            left = memoryview(piece)
+            while left:
+                if not select.select([], [self._in], [], max(0.0, end - time.monotonic()))[1]:
+                    raise _Killed("its parser did not start")
+                try:
+                    left = left[os.write(self._in, left[:_READ]) :]
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    raise _Killed("") from None
+
+    def receive(self, seconds: float, late: str) -> dict[str, Any]:
+        """The child's next message. Raises `_Killed`: with `late` if it takes longer than `seconds`."""
+        end = time.monotonic() + seconds
+        while (message := self._whole()) is None:
+            if not select.select([self._out], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise _Killed(late)
+            read = os.read(self._out, _READ)
+            if not read:
+                raise _Killed("")
+            self._held += read
+        try:
+            answer = json.loads(message)
+        except (ValueError, RecursionError):
+            raise _Killed("its parser gave no answer that can be read") from None
+        return answer if isinstance(answer, dict) else {}
+
+    def _whole(self) -> bytes | None:
+        if len(self._held) < HEADER.size:
+            return None
+        length = HEADER.unpack_from(self._held)[0]
+        if length > self._most:
+            raise _Killed("its parser gave no answer that can be read")
+        if len(self._held) < HEADER.size + length:
+            return None
+        message = bytes(self._held[HEADER.size : HEADER.size + length])
+        del self._held[: HEADER.size + length]
+        return message
 
 
-_TEXTUAL = {"", ".txt", ".text", ".rst", ".log", *_MARKDOWN}
+def _reason(code: int | None, said: str, limits: Limits) -> str:
+    if said:
+        return said
+    if code == -signal.SIGXCPU:
+        return f"parsing took more than {limits.parse_cpu_seconds} s of the processor's time"
+    return "its parser ran out of memory or crashed"
+
+
+def _joined(found: list[tuple[str, str]]) -> tuple[str, tuple[Part, ...]]:
+    """The text of all parts, and where each that has a place begins."""
+    pieces: list[str] = []
+    parts: list[Part] = []
+    at = 0
+    for said, place in found:
+        said = said.encode("utf-8", "replace").decode()  # JSON may carry halves of surrogate pairs
+        if place:
+            parts.append(Part(at, place.encode("utf-8", "replace").decode()))
+        pieces.append(said)
+        at += len(said) + 2
+    return "\n\n".join(pieces), tuple(parts)
 
 
 def _title(text: str, uri: str) -> str:
-    for line in text.splitlines()[:50]:
+    for line in text[:20_000].splitlines()[:50]:
         if line.startswith("#") and (title := line.lstrip("#").strip()):
             return title[:200]
     return PurePosixPath(uri).stem
-
-
-def _serve(pipe: Connection) -> None:
-    """The subprocess: (media, bytes) in, (fine, text or reason) out."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import logging
-
-    from markitdown import StreamInfo
-    from markitdown.converters import HtmlConverter, PdfConverter
-    from pdfminer.pdfdocument import PDFDocument, PDFPasswordIncorrect
-    from pdfminer.pdfparser import PDFParser
-
-    logging.disable(logging.CRITICAL)
-    html, pdf = HtmlConverter(), PdfConverter()
-    pipe.send("ready")
-    while True:
-        try:
-            media, data = pipe.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            if media == "application/pdf":
-                PDFDocument(PDFParser(io.BytesIO(data)))
-                answer = pdf.convert(io.BytesIO(data), StreamInfo(mimetype=media, extension=".pdf")).markdown
-            else:
-                answer = html.convert(io.BytesIO(data), StreamInfo(mimetype=media, extension=".html")).markdown
-            pipe.send((True, answer))
-        except PDFPasswordIncorrect:
-            pipe.send((False, "the PDF is encrypted and needs a password"))
-        except MemoryError:
-            pipe.send((False, "parsing it takes too much memory"))
-        except RecursionError:
-            pipe.send((False, "it is nested too deeply"))
-        except Exception as error:  # a parser meets every kind of broken file; the reason is what counts
-            kind = "PDF" if media == "application/pdf" else "HTML"
-            pipe.send((False, f"not a readable {kind} file ({type(error).__name__})"))

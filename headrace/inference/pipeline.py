@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENTS
 from headrace.head.land import land
@@ -15,8 +16,10 @@ from headrace.inference.citation import Citations
 from headrace.inference.embed import Embedded, embed
 from headrace.inference.feedback import feedback
 from headrace.inference.generate import generate
+from headrace.inference.generation import serving, settled, sweep
 from headrace.inference.index import Index, index
 from headrace.inference.parse import ParsedDocuments, parse
+from headrace.inference.parsing.limits import Limits
 from headrace.inference.put import Put, put
 from headrace.inference.rerank import rerank
 from headrace.inference.retrieve import retrieve
@@ -24,12 +27,13 @@ from headrace.models.client import Completion, Embedder, Generator, Reranker
 from headrace.pipeline.runner import Runner
 from headrace.pipeline.stage import Pipeline, Trigger
 from headrace.settings import Inference
+from headrace.storage.indexes import Generation
 from headrace.storage.ledger import Ledger
 
 INFERENCE = Pipeline(
     "inference",
     "Enterprise RAG: embeddings ahead of time, then retriever, re-ranker and generator with a KV cache on files.",
-    (put, land, parse, chunk, embed, index, retrieve, rerank, generate, answer, feedback),
+    (put, land, parse, serving, chunk, embed, index, retrieve, rerank, generate, answer, feedback),
     (
         Trigger(DOCUMENT_EVENTS, "land", "when documents are put"),
         Trigger(CHUNK_ROWS, "embed", "for chunks not embedded yet"),
@@ -51,17 +55,44 @@ class Indexed:
     seconds: float
 
 
-def index_documents(runner: Runner, paths: list[Path], *, tenant: str, settings: Inference) -> Indexed:
-    """Put the files below `paths` and bring the index up to date with everything that is on the head."""
+def index_documents(
+    runner: Runner, paths: list[Path], *, tenant: str, settings: Inference, readers: Sequence[str] | None = None
+) -> Indexed:
+    """Put the files below `paths` and bring the index up to date with everything that is on the head.
+
+    `readers` may read them, as in `put`.
+    """
     started = time.perf_counter()
-    endpoints = runner.endpoints
-    was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=settings.document_bytes)
-    runner.run(land).require(DOCUMENT_EVENTS)
-    parsed = runner.run(parse, seconds=settings.parse_seconds)
-    chunked = runner.run(chunk, window=settings.chunk_tokens)
-    embedded = runner.run(embed, embedder=endpoints.embedder)
-    built = runner.run(index)
+    was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=settings.document_bytes, readers=readers)
+    _, parsed, chunked, embedded, built = catch_up(runner, settings)
     return Indexed(was_put, parsed, chunked, embedded, built, time.perf_counter() - started)
+
+
+def catch_up(runner: Runner, settings: Inference) -> Iterator[Any]:
+    """Bring the index up to date with everything that is on the head; yields what each stage did, so a caller may end between."""
+    landed = runner.run(land)
+    landed.require(DOCUMENT_EVENTS)
+    yield landed
+    yield runner.run(parse, limits=Limits.of(settings))
+    embedder = runner.endpoints.embedder
+    into = runner.run(serving, window=settings.chunk_tokens, embedder=embedder)
+    filling = fill(runner, into)
+    yield next(filling)
+    embedded = next(filling)
+    yield embedded
+    built = next(filling)
+    while (then := runner.run(settled, into=into, changed=embedded.changed)) is not None:  # another is served by now
+        into = then
+        *_, built = fill(runner, into)
+    runner.run(sweep)
+    yield built
+
+
+def fill(runner: Runner, into: Generation) -> Iterator[Any]:
+    """Bring one generation of the index up to date with the documents table; yields what each stage did."""
+    yield runner.run(chunk, window=into.window, generation=into.number)
+    yield runner.run(embed, embedder=runner.endpoints.embedder, into=into)
+    yield runner.run(index, into=into)
 
 
 class Desk:
@@ -71,20 +102,49 @@ class Desk:
         self._runner = runner
         self._settings = settings
         self._embedder = Embedder(runner.endpoints.embedder)
-        self._reranker = Reranker(runner.endpoints.reranker)
+        patient = runner.endpoints.reranker
+        seconds = min(patient.timeout_s, settings.rerank_seconds)
+        self._reranker = Reranker(patient.model_copy(update={"timeout_s": seconds}))
         self._generator = Generator(runner.endpoints.generator)
 
-    def search(self, question: str, *, tenant: str, user: str, simulated: bool = False, record: bool = True) -> Answer:
-        """The passages for a question, re-ranked, recorded as an interaction of kind `search` unless told otherwise."""
-        found = self._passages(question, tenant, user, simulated)
+    def search(
+        self,
+        question: str,
+        *,
+        tenant: str,
+        user: str,
+        simulated: bool = False,
+        record: bool = True,
+        readers: Sequence[str] = (),
+    ) -> Answer:
+        """The passages for a question, re-ranked, recorded as an interaction of kind `search` unless told otherwise.
+
+        Those count that everybody of the tenant may read, or one of `readers`: who asks, and the groups that is in.
+        """
+        found = self._passages(question, tenant, user, simulated, readers)
         if record:
             self._runner.run(answer, tenant=tenant, answers=[found], run=self._runner.record.id)
         return found
 
-    def ask(self, question: str, *, tenant: str, user: str, simulated: bool = False) -> Iterator[str | Answer]:
-        """Stream the answer's text with its citations in it, then the recorded `Answer`."""
+    def ask(
+        self,
+        question: str,
+        *,
+        tenant: str,
+        user: str,
+        simulated: bool = False,
+        record: bool = True,
+        readers: Sequence[str] = (),
+        kv_cache_bytes: int | None = None,
+    ) -> Iterator[str | Answer]:
+        """Stream the answer's text with its citations in it, then the `Answer`, recorded unless told otherwise.
+
+        It is made from what `readers` may read, as in `search`. `kv_cache_bytes` bounds the tenant's part of the KV cache.
+
+        Where nothing found is near enough to the question, it says so instead of asking the generator.
+        """
         started = time.perf_counter()
-        found = self._passages(question, tenant, user, simulated)
+        found = self._passages(question, tenant, user, simulated, readers)
         kept = found.passages[: self._settings.passages]
         watched = Ledger()
         citations = Citations([passage.hit.text for passage in kept])
@@ -100,6 +160,7 @@ class Desk:
                 passages=kept,
                 generator=self._generator,
                 most_tokens=self._settings.answer_tokens,
+                kv_cache_bytes=kv_cache_bytes,
             )
             while True:
                 with watched.watched():
@@ -113,7 +174,8 @@ class Desk:
                     yield piece
 
         text = ""
-        for marked in citations.mark(pieces()) if kept else iter([NOT_FOUND]):
+        refused = not kept or (found.similarity is not None and found.similarity < self._settings.least_similarity)
+        for marked in iter([NOT_FOUND]) if refused else citations.mark(pieces()):
             text += marked
             yield marked
         total = time.perf_counter() - started
@@ -125,22 +187,30 @@ class Desk:
             kind="answer",
             text=text.strip(),
             passages=kept,
-            cited=frozenset(citations.cited),
+            refused=refused,
+            supports=tuple(citations.supports),
+            groundedness=citations.groundedness,
             completion=completion,
             timings_ms=timings,
             bytes=_sum(found.bytes, moved(watched)),
         )
         own = Ledger()
-        with own.watched():
-            self._runner.run(answer, tenant=tenant, answers=[given], run=self._runner.record.id)
+        if record:
+            with own.watched():
+                self._runner.run(answer, tenant=tenant, answers=[given], run=self._runner.record.id)
         yield replace(given, bytes=_sum(given.bytes, moved(own)))
 
-    def _passages(self, question: str, tenant: str, user: str, simulated: bool) -> Answer:
+    def _passages(self, question: str, tenant: str, user: str, simulated: bool, readers: Sequence[str]) -> Answer:
         watched = Ledger()
         with watched.watched():
             started = time.perf_counter()
             found = self._runner.run(
-                retrieve, tenant=tenant, question=question, embedder=self._embedder, most=self._settings.retrieve
+                retrieve,
+                tenant=tenant,
+                question=question,
+                embedder=self._embedder,
+                most=self._settings.retrieve,
+                readers=readers,
             )
             retrieved = time.perf_counter()
             ordered = self._runner.run(rerank, tenant=tenant, question=question, hits=found.hits, reranker=self._reranker)
@@ -154,7 +224,8 @@ class Desk:
             passages=ordered.passages,
             model_version=ordered.model_version,
             index_version=found.index_version,
-            note=ordered.note,
+            note="; ".join(filter(None, (found.note, ordered.note))),
+            similarity=max((hit.similarity for hit in found.hits if hit.similarity is not None), default=None),
             timings_ms={"retrieve": _ms(retrieved - started), "rerank": _ms(reranked - retrieved)},
             bytes=moved(watched),
         )

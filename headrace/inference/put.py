@@ -7,7 +7,7 @@ import os
 import stat
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from typing import Annotated
 import pyarrow.compute as pc
 
 from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS
-from headrace.errors import BadDocument, NotFound
+from headrace.errors import BadDocument, NotFound, WrongUsage
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.stage import stage
 from headrace.storage.objects import ObjectWriter
@@ -26,16 +26,38 @@ from headrace.storage.topics import TopicWriter
 
 AHEAD = "ahead of time"
 _ANNOUNCE = 200  # events per round trip to the head
+_NAME_CHARS = 200  # of a reader
 _FILES_AT_ONCE = 4  # files in memory and on their way to the object store
 
 
 @dataclass(frozen=True)
 class Put:
-    """How many files were put, were unchanged, and were refused at the door."""
+    """How many files were put, were unchanged, were refused at the door, and are gone from a folder."""
 
     put: int
     unchanged: int
     refused: int
+    deleted: int = 0
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the newest row of a document says."""
+
+    status: str
+    version: str
+    reason: str
+    readers: tuple[str, ...]
+    source: str | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file to put: its name as a document, and the folder it was found in as documents note it (`None`: named itself)."""
+
+    path: Path
+    uri: str
+    source: str | None
 
 
 @stage("Puts each source file into the object store and announces it on the head.", phase=AHEAD)
@@ -47,45 +69,79 @@ def put(
     tenant: str,
     paths: list[Path],
     most_bytes: int,
+    readers: Sequence[str] | None = None,
 ) -> Put:
     """Put every file below `paths` that is new or changed; unchanged ones are recognised by hash and skipped.
 
-    A file that cannot be read is announced as refused, with its reason, so that its status is recorded like any other's.
-    Raises `NotFound` where a path does not exist.
-    """
-    held = _held(known, tenant)
-    files = list(walk(paths))
+    `readers` may read them from now on: nobody named is everybody of the tenant. `None` leaves to each document those it has,
+    to a renamed file those of its old name, and opens new files to everybody of the tenant.
 
-    def store(file: tuple[Path, str]) -> dict[str, object] | None:
+    A file that cannot be read is announced as refused, with its reason, so that its status is recorded like any other's. A
+    document that was found in one of these folders before and is there no more is announced as deleted; but a folder in which
+    there is nothing, or of which a part cannot be listed, deletes nothing: more likely it is not mounted. Raises `NotFound`
+    where a path does not exist, and `WrongUsage` where two would be called the same or a reader has no name.
+    """
+    if readers is not None:
+        named(readers)
+    held = newest_of(known, tenant)
+    files, whole = _found(paths)
+    seen = {file.uri for file in files}
+    gone = {uri: was for uri, was in held.items() if was.status != "deleted" and uri not in seen and was.source in whole}
+    inherited: dict[str, tuple[str, ...]] = {}
+    for was in gone.values():
+        inherited[was.version] = inherited.get(was.version) or was.readers
+
+    def event(uri: str, kind: str, open_to: Sequence[str], source: str | None, **fields: object) -> dict[str, object]:
+        blank = {"sha256": "", "bytes": 0, "reason": ""}
+        who = {"event_id": uuid.uuid4().hex, "tenant": tenant, "uri": uri, "readers": list(open_to), "source": source}
+        return {**who, "kind": kind, **blank, **fields, "at": datetime.now(UTC)}
+
+    def store(file: Found) -> dict[str, object] | None:
         """The event of one file, its object stored; `None` where nothing changed."""
-        path, uri = file
-        event = {"event_id": uuid.uuid4().hex, "tenant": tenant, "uri": uri}
+        was = held.get(file.uri)
+        before = was.readers if was else ()
+        open_to = before if readers is None else tuple(readers)
+        same = was is not None and sorted(before) == sorted(open_to) and was.source == file.source
         try:
-            data = _read(path, uri, most_bytes)
+            data = _read(file.path, file.uri, most_bytes)
         except BadDocument as error:
-            if held.get(uri) == ("failed", "", error.reason):
+            if same and was is not None and (was.status, was.version, was.reason) == ("failed", "", error.reason):
                 return None
-            return {**event, "kind": "refuse", "sha256": "", "bytes": 0, "reason": error.reason, "at": datetime.now(UTC)}
+            return event(file.uri, "refuse", open_to, file.source, reason=error.reason)
         sha256 = hashlib.sha256(data).hexdigest()
-        if (was := held.get(uri)) is not None and was[1] == sha256:
+        if same and was is not None and was.version == sha256:
             return None
+        if readers is None and was is None:
+            open_to = inherited.get(sha256, ())
         key = object_key(tenant, sha256)
         if sources.info(key) is None:
             sources.put(key, data)
-        return {**event, "kind": "put", "sha256": sha256, "bytes": len(data), "reason": "", "at": datetime.now(UTC)}
+        return event(file.uri, "put", open_to, file.source, sha256=sha256, bytes=len(data))
 
     kinds: Counter[object] = Counter()
     waiting: list[dict[str, object]] = []
     with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="put") as pool:
-        for event in bars.track(pool.map(store, files), "put", total=len(files), of="files"):
-            kinds[event["kind"] if event else "unchanged"] += 1
+        for made in bars.track(pool.map(store, files), "put", total=len(files), of="files"):
+            kinds[made["kind"] if made else "unchanged"] += 1
             # Announced after its object is there: whoever hears of it on the head finds it.
-            waiting += [event] if event else []
+            waiting += [made] if made else []
             if len(waiting) >= _ANNOUNCE:
                 events.append(waiting, key="uri")
                 waiting = []
-    events.append(waiting, key="uri")
-    return Put(kinds["put"], kinds["unchanged"], kinds["refuse"])
+    # Last, so that a renamed file is there under its new name before it goes under its old one.
+    waiting += [event(uri, "delete", was.readers, was.source) for uri, was in gone.items()]
+    for start in range(0, len(waiting) or 1, _ANNOUNCE):
+        events.append(waiting[start : start + _ANNOUNCE], key="uri")
+    return Put(kinds["put"], kinds["unchanged"], kinds["refuse"], len(gone))
+
+
+def named(readers: Iterable[str]) -> None:
+    """Raise `WrongUsage` unless each of these can be the name of a user or a group."""
+    for reader in readers:
+        if not reader.strip() or len(reader) > _NAME_CHARS or not reader.isprintable():
+            raise WrongUsage(
+                f"{reader!a} cannot be the name of a reader.", hint=f"Name a user or a group in 1 to {_NAME_CHARS} letters."
+            )
 
 
 def object_key(tenant: str, sha256: str) -> str:
@@ -96,8 +152,9 @@ def object_key(tenant: str, sha256: str) -> str:
 def walk(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     """Every file below the paths with its uri, in a stable order; hidden files and folders are left out.
 
-    A folder's files are called by their path below it with its name in front; links to folders are not followed. A folder
-    that cannot be listed comes out itself, so that what is missing has a name.
+    A folder's files are called by their path below it with its name in front; links to folders are not followed, and a link
+    to a file outside the folder is refused when it is read. A folder that cannot be listed comes out itself, so that what is
+    missing has a name.
     """
     for path in paths:
         if not path.exists():
@@ -117,28 +174,66 @@ def walk(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
             yield root, _text(root.name)
 
 
-def _held(known: TableReader, tenant: str) -> dict[str, tuple[str, str, str]]:
-    """(status, version, reason) of the newest row of each of the tenant's documents."""
-    rows = known.read(("tenant", "uri", "status", "version", "reason", "topic", "partition", "offset"))
+def _found(paths: Iterable[Path]) -> tuple[list[Found], set[str]]:
+    """Every file below the paths once, and those folders of which nothing is missing and something is there."""
+    files: dict[Path, Found] = {}
+    owners: dict[str, Path] = {}
+    whole = set()
+    for path in paths:
+        root = path.resolve()
+        found = list(walk([path]))
+        name = _text(root.name)
+        if owners.setdefault(name, root) != root:
+            raise WrongUsage(
+                f"{owners[name]} and {root} would both be called {name}, and one would replace the other.",
+                hint="Index the folder that holds both, so that their names tell them apart, or rename one.",
+            )
+        source = hashlib.sha256(os.fsencode(root)).hexdigest()[:16] if root.is_dir() else None
+        if source is not None and found and not any(file.is_dir() for file, _ in found):
+            whole.add(source)
+        for file, uri in found:
+            files.setdefault(file, Found(file, uri, source))
+    return list(files.values()), whole
+
+
+def newest_of(known: TableReader, tenant: str) -> dict[str, Held]:
+    """The newest row of each of the tenant's documents."""
+    fields = ("status", "version", "reason", "readers", "source")
+    rows = known.read(("tenant", "uri", *fields, "topic", "partition", "offset"))
     rows = rows.filter(pc.equal(rows["tenant"], tenant))
     rows = rows.sort_by([("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")])
-    return {row["uri"]: (row["status"], row["version"], row["reason"]) for row in rows.to_pylist()}
+    return {
+        row["uri"]: Held(row["status"], row["version"], row["reason"], tuple(row["readers"] or ()), row["source"])
+        for row in rows.to_pylist()
+    }
 
 
 def _read(path: Path, uri: str, most_bytes: int) -> bytes:
     try:
+        if path.is_symlink() and _leads_out(path, uri):
+            raise BadDocument(uri, "a link to a file outside the folder")
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             os.listdir(path)  # says why it could not be walked
         if not stat.S_ISREG(status.st_mode):  # opening a pipe or a device could block for ever
             raise BadDocument(uri, "not a regular file")
-        if status.st_size > most_bytes:
-            raise BadDocument(uri, f"larger than the limit of {most_bytes / 1e6:,.0f} MB")
         if status.st_size == 0:
             raise BadDocument(uri, "the file is empty")
-        return path.read_bytes()
+        # Read, not asked: a file may be put in another's place, or grow, after it was looked at.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BadDocument(uri, "not a regular file")
+            if status.st_size > most_bytes or len(data := file.read(most_bytes + 1)) > most_bytes:
+                raise BadDocument(uri, f"larger than the limit of {most_bytes / 1e6:,.0f} MB")
+            return data
     except OSError as error:
         raise BadDocument(uri, f"cannot be opened ({(error.strerror or 'error').lower()})") from None
+
+
+def _leads_out(link: Path, uri: str) -> bool:
+    """Whether a link found in a folder leads to something outside the folder that was named."""
+    root = link.parents[uri.count("/") - 1] if "/" in uri else link.parent
+    return not Path(os.path.realpath(link)).is_relative_to(root)
 
 
 def _uri(root: Path, file: Path) -> str:

@@ -35,6 +35,7 @@ class Passage:
             "chunk_id": self.hit.chunk_id,
             "document": self.hit.uri,
             "heading": self.hit.heading,
+            "place": self.hit.place,
             "text": self.hit.text,
             "retrieval_score": self.hit.score,
             "retrieval_rank": self.retrieval_rank,

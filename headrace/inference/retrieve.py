@@ -1,13 +1,16 @@
-"""retrieve: the passages of a tenant that may answer a question, by dense and full-text search fused."""
+"""retrieve: the passages that may answer a question of a tenant's user, by dense and full-text search fused."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from headrace.catalog import CHUNKS
+from headrace.catalog import CHUNKS, INDEXES
+from headrace.inference.generation import served_by
 from headrace.models.client import Embedder
 from headrace.pipeline.stage import stage
+from headrace.storage.indexes import IndexReader
 from headrace.storage.vectors import Hit, VectorReader
 
 ASKED = "at question time"
@@ -15,15 +18,36 @@ ASKED = "at question time"
 
 @dataclass(frozen=True)
 class Retrieved:
-    """Passages best first, and the index version they came from."""
+    """Passages best first, the index version they came from ("g2.17": generation and version), and a note if one search alone was
+    possible."""
 
     hits: tuple[Hit, ...]
     index_version: str
+    note: str = ""
 
 
 @stage("Finds the passages that may answer, by dense and full-text search fused.", phase=ASKED)
-def retrieve(vectors: Annotated[VectorReader, CHUNKS], tenant: str, question: str, embedder: Embedder, most: int) -> Retrieved:
-    """Search the tenant's chunks. Raises `NothingIndexed` while there is no index."""
-    version = vectors.version()
+def retrieve(
+    vectors: Annotated[VectorReader, CHUNKS],
+    indexes: Annotated[IndexReader, INDEXES],
+    tenant: str,
+    question: str,
+    embedder: Embedder,
+    most: int,
+    readers: Sequence[str] = (),
+) -> Retrieved:
+    """Search the tenant's chunks that everybody of it, or one of `readers` (who asks, and the groups that is in), may read.
+
+    Which generation of the index answers is asked at most once a second. Where that was made with another embedder than this
+    process has, full-text search answers alone and the note says so. Raises `NothingIndexed` while there is no index.
+    """
+    standing = indexes.recent()
+    index = served_by(standing, vectors)
+    version = index.version()
+    made, ours = standing.serving, embedder.endpoint.model
+    if made is not None and made.embedder != ours:
+        hits = index.fulltext(question, tenant=tenant, most=most, readers=readers)
+        note = f"index g{made.number} was made with the embedder {made.embedder}, not {ours}: full-text search answered alone"
+        return Retrieved(tuple(hits), version, note)
     embedding = embedder.embed([question], kind="query")[0]
-    return Retrieved(tuple(vectors.fusion(question, embedding, tenant=tenant, most=most)), version)
+    return Retrieved(tuple(index.fusion(question, embedding, tenant=tenant, most=most, readers=readers)), version)

@@ -17,8 +17,9 @@ from starlette.exceptions import HTTPException
 
 from headrace.errors import HeadraceError, NotFound, RequestRefused
 from headrace.models import chat, wire
-from headrace.models.door import Door, Metrics, refusal, turn_away
+from headrace.models.door import Door, Metrics, refusal
 from headrace.models.hosted import Call, Models
+from headrace.models.http import LEFT, told
 from headrace.storage.ledger import Ledger
 
 T = TypeVar("T")
@@ -71,15 +72,15 @@ def create(models: Models, *, key: str) -> FastAPI:
             f"{fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors()
         ]
-        return turn_away(400, "; ".join(faults[:5]) + ".", "invalid_request_error", "invalid_value")
+        return told(400, "; ".join(faults[:5]) + ".", "invalid_value")
 
     @app.exception_handler(HTTPException)
     async def elsewhere(_: Request, error: HTTPException) -> JSONResponse:
-        return turn_away(error.status_code, f"{error.detail}.", "invalid_request_error", "not_found")
+        return told(error.status_code, f"{error.detail}.", "not_found")
 
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> JSONResponse:
-        return turn_away(500, f"The model server failed: {type(error).__name__}.", "server_error", "internal_error")
+        return told(500, f"The model server failed: {type(error).__name__}.", "internal_error")
 
     @app.get("/v1/health/live")
     async def live() -> JSONResponse:
@@ -114,7 +115,7 @@ def create(models: Models, *, key: str) -> FastAPI:
             urgent = "query" in (body.input_type, kind)
             answer = await _while_connected(request, call, _embed(models, body.texts, body.truncate, urgent=urgent))
         if answer is None:
-            return Response(status_code=499)
+            return Response(status_code=LEFT)
         vectors, tokens = answer
         if body.encoding_format == "base64":
             encoded: list[Any] = [base64.b64encode(vector).decode() for vector in vectors]
@@ -140,10 +141,9 @@ def create(models: Models, *, key: str) -> FastAPI:
                 ranked = await _while_connected(request, Call(models.ranking), models.ranking.run(rank))
             except NotFound as error:
                 code = "model_not_found" if version else wire.NO_CHAMPION
-                more = {"headrace": {"storage": ledger.export()}}
-                return turn_away(404, str(error), "invalid_request_error", code, **more)
+                return told(404, str(error), code, headrace={"storage": ledger.export()})
         if ranked is None:
-            return Response(status_code=499)
+            return Response(status_code=LEFT)
         order = sorted(range(len(ranked.logits)), key=lambda index: -ranked.logits[index])
         answer = {
             "rankings": [{"index": index, "logit": ranked.logits[index]} for index in order],
@@ -165,12 +165,12 @@ def create(models: Models, *, key: str) -> FastAPI:
         # The first event tells whether there will be an answer: until then an error can still be an HTTP status.
         first = await _while_connected(request, call, anext(events, None))
         if first is None:
-            return Response(status_code=499)
+            return Response(status_code=LEFT)
         if body.stream:
             return StreamingResponse(chat.as_stream(first, events), media_type="text/event-stream")
         async with aclosing(events):
             answer = await _while_connected(request, call, chat.as_whole(first, events))
-        return JSONResponse(answer) if answer is not None else Response(status_code=499)
+        return JSONResponse(answer) if answer is not None else Response(status_code=LEFT)
 
     return app
 

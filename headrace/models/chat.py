@@ -43,7 +43,14 @@ async def answer(models: Models, body: wire.ChatRequest, call: Call) -> AsyncGen
         files = models.kv_files(ledger, extras.tenant) if extras.cache else None
         cache = None
         if files is not None:
-            cache = KvCache(files[0], model=model.version, tenant=extras.tenant, shape=model.shape, limit_bytes=files[1])
+            cache = KvCache(
+                files[0],
+                model=model.version,
+                tenant=extras.tenant,
+                shape=model.shape,
+                limit_bytes=files[1],
+                share_bytes=extras.kv_cache_bytes,
+            )
         pieces = model.generate(
             generation.prompt_tokens,
             Sampling(body.limit, body.temperature, body.top_p, body.frequency_penalty, body.seed, tuple(body.stops)),

@@ -377,6 +377,7 @@ class Generator(_Client):
         seed: int | None = None,
         frequency_penalty: float = 0.0,
         cache: bool = True,
+        kv_cache_bytes: int | None = None,
     ) -> Iterator[str | Completion]:
         """Yield the answer's text as it comes, then one `Completion`. Closing the iterator stops the generator.
 
@@ -391,6 +392,8 @@ class Generator(_Client):
             "stream_options": {"include_usage": True},
             "headrace": {"tenant": tenant, "cache": cache},
         }
+        if kv_cache_bytes is not None:
+            body["headrace"]["kv_cache_bytes"] = kv_cache_bytes
         if stop:
             body["stop"] = list(stop)
         if top_p < 1:

@@ -7,7 +7,6 @@ import logging
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +21,7 @@ from headrace.errors import (
     WrongUsage,
 )
 from headrace.models import wire
+from headrace.models.http import LEFT, read_body, replay, told
 
 log = logging.getLogger("headrace.models")
 
@@ -75,7 +75,7 @@ class Door:
             return
         route = scope["path"] if scope["path"] in _ROUTES else "other"
         started = time.perf_counter()
-        status = 499  # what nginx logs for a client that left before it was answered
+        status = LEFT
 
         async def counted(message: Message) -> None:
             nonlocal status
@@ -86,18 +86,13 @@ class Door:
         try:
             answer = self._refuse_stranger(scope)
             if answer is None:
-                body = await _read_body(receive)
+                body = await read_body(receive, wire.BODY_BYTES_MAX)
                 if body is None:
-                    answer = turn_away(
-                        413,
-                        f"The body is larger than {wire.BODY_BYTES_MAX >> 20} MiB.",
-                        "invalid_request_error",
-                        "too_large",
-                    )
+                    answer = told(413, f"The body is larger than {wire.BODY_BYTES_MAX >> 20} MiB.", "too_large")
             if answer is not None:
                 await answer(scope, receive, counted)
             else:
-                await self._app(scope, _replay(body or b"", receive), counted)
+                await self._app(scope, replay(body or b"", receive), counted)
         finally:
             seconds = time.perf_counter() - started
             self._metrics.count(route, status, seconds)
@@ -111,54 +106,21 @@ class Door:
         kind, _, key = given.partition(b" ")
         if kind.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key):
             return None
-        return turn_away(401, "The API key is missing or wrong.", "authentication_error", "invalid_api_key")
-
-
-async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body, or `None` where it is too large; even that is taken in, so that its sender reads the answer."""
-    pieces, size = [], 0
-    while size <= 8 * wire.BODY_BYTES_MAX:
-        message = await receive()
-        piece = message.get("body", b"")
-        size += len(piece)
-        if size <= wire.BODY_BYTES_MAX:
-            pieces.append(piece)
-        if not message.get("more_body", False):
-            break
-    return b"".join(pieces) if size <= wire.BODY_BYTES_MAX else None
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def replay() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
-
-
-def turn_away(status: int, message: str, type: str, code: str, **more: Any) -> JSONResponse:
-    """An error answer in OpenAI's shape, with `more` beside it."""
-    headers = {"Retry-After": "1"} if status == 429 else None
-    return JSONResponse(wire.error_body(message, type=type, code=code) | more, status, headers)
+        return told(401, "The API key is missing or wrong.", "invalid_api_key")
 
 
 def refusal(fault: HeadraceError) -> JSONResponse:
     """The HTTP answer for an error of ours."""
     match fault:
         case Overloaded():
-            return turn_away(429, str(fault), "rate_limit_error", "overloaded")
+            return told(429, str(fault), "overloaded", retry_s=1)
         case NotFound():
-            return turn_away(404, str(fault), "invalid_request_error", "model_not_found")
+            return told(404, str(fault), "model_not_found")
         case RequestRefused() | WrongUsage():
-            return turn_away(400, str(fault), "invalid_request_error", "invalid_value")
+            return told(400, str(fault), "invalid_value")
         case MissingPart():
-            return turn_away(503, str(fault), "server_error", wire.MISSING_PART)
+            return told(503, str(fault), wire.MISSING_PART)
         case Unavailable():
-            return turn_away(503, str(fault), "server_error", wire.UNAVAILABLE)
+            return told(503, str(fault), wire.UNAVAILABLE)
         case _:
-            return turn_away(500, str(fault), "server_error", "internal_error")
+            return told(500, str(fault), "internal_error")

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from headrace.errors import HeadraceError
-from headrace.storage.files import FileWriter
+from headrace.storage.files import FileInfo, FileWriter
 
 BLOCK = 128
 """Tokens per block. Smaller reuses more of a prefix; larger prefills faster, since a block is prefilled in one go."""
@@ -86,17 +86,20 @@ def _mark(key: str, values: Array) -> str:
 
 
 class KvCache:
-    """The blocks of one tenant and model under the file tier, bounded by bytes over all tenants.
+    """The blocks of one tenant and model under the file tier, bounded by bytes over all tenants and, if told, of this one.
 
     A block that cannot be read is a miss: storage that is damaged or gone costs time, never a wrong answer.
     """
 
-    def __init__(self, files: FileWriter, *, model: str, tenant: str, shape: Shape, limit_bytes: int) -> None:
+    def __init__(
+        self, files: FileWriter, *, model: str, tenant: str, shape: Shape, limit_bytes: int, share_bytes: int | None = None
+    ) -> None:
         self._files = files
         self._model = model
         self._tenant = tenant
         self._shape = shape
         self._limit = limit_bytes
+        self._share = limit_bytes if share_bytes is None else min(share_bytes, limit_bytes)
 
     def restore(self, tokens: Sequence[int], into: Array) -> int:
         """Fill `into` (layers, 2, heads, ≥ tokens, width) with the longest stored prefix of `tokens`.
@@ -136,7 +139,7 @@ class KvCache:
         return written - restored // BLOCK
 
     def _keys(self, tokens: Sequence[int]) -> list[str]:
-        if not self._limit:
+        if not self._share:
             return []
         return block_keys(tokens, model=self._model, tenant=self._tenant, shape=self._shape)
 
@@ -167,16 +170,26 @@ class KvCache:
             return None
 
     def _make_room(self, wanted: int, *, kept: set[str]) -> int:
-        """Evict blocks but `kept`, least recently used first, until `wanted` bytes fit; return the bytes that now fit."""
+        """Evict blocks but `kept`, least recently used first, until `wanted` bytes fit; return the bytes that now fit.
+
+        A tenant beyond its share gives up its own blocks; what is still wanted then is taken from whoever used it last.
+        """
         stored = sorted(self._files.list(), key=lambda file: (file.used, -_position(file.key)))
-        total = sum(file.bytes for file in stored)
-        for file in stored:
-            if total + wanted <= self._limit:
-                break
-            if file.key not in kept:
-                self._files.delete(file.key)
-                total -= file.bytes
-        return self._limit - total
+        own = [file for file in stored if file.key.startswith(f"{self._tenant or _NO_TENANT}/")]
+        gone: set[str] = set()
+
+        def evict(files: Sequence[FileInfo], most: int) -> int:
+            held = sum(file.bytes for file in files if file.key not in gone)
+            for file in files:
+                if held + wanted <= most:
+                    break
+                if file.key not in kept and file.key not in gone:
+                    self._files.delete(file.key)
+                    gone.add(file.key)
+                    held -= file.bytes
+            return most - held
+
+        return min(evict(own, self._share), evict(stored, self._limit))
 
 
 def _position(path: str) -> int:

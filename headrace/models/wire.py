@@ -5,7 +5,7 @@ Fields under `headrace` are ours: a foreign client never sends them and a foreig
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -102,6 +102,8 @@ class ChatExtras(Body):
     """Whose prompt this is: tenants never share cached blocks."""
     cache: bool = True
     """Whether blocks of the prompt are read from and written to the KV cache."""
+    kv_cache_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Bytes of the KV cache that the tenant may take."""
 
 
 class StreamOptions(Body):
@@ -138,8 +140,3 @@ class ChatRequest(Body):
     def limit(self) -> int:
         """Tokens the answer may have."""
         return self.max_completion_tokens or self.max_tokens or 256
-
-
-def error_body(message: str, *, type: str, code: str) -> dict[str, Any]:
-    """An error in OpenAI's shape."""
-    return {"error": {"message": message, "type": type, "code": code}}

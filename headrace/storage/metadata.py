@@ -1,5 +1,7 @@
 """The metadata store: tenants and API keys, in SQLite under the home or in a PostgreSQL the user brings.
 
+It also keeps lines for the audit until its table has them, so that a change and its line are one transaction.
+
 It steers what runs and is none of the data that runs through, so it has no tier, no lane in the score and no rows in the ledger.
 
 An API key is `hr_ID_SECRET`, its secret 256 random bits. Kept is only HMAC-SHA256 of it under the key's id: a guess at a secret
@@ -20,7 +22,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,6 +53,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             label TEXT NOT NULL
         )""",
         "CREATE INDEX api_keys_tenant ON api_keys (tenant)",
+    ),
+    (
+        # What the audit table does not hold yet; `batch` names the lines that go into it together.
+        "CREATE TABLE audit_pending (id TEXT PRIMARY KEY, at TEXT NOT NULL, line TEXT NOT NULL, batch TEXT)",
+        "CREATE INDEX audit_pending_batch ON audit_pending (batch)",
     ),
 )
 
@@ -94,6 +101,37 @@ class Caller:
     key_id: str
     tenant: str
     scopes: tuple[str, ...]
+    quotas: dict[str, Any] = field(default_factory=dict)
+    """The tenant's."""
+
+
+@dataclass(frozen=True)
+class By:
+    """Who makes a change, for the audit: whose key, which, and from where."""
+
+    tenant: str
+    key_id: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the audit; `outcome` is `done` or the code of a refusal."""
+
+    by: By
+    action: str
+    resource: str
+    outcome: str = "done"
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def as_dict(self) -> dict[str, str]:
+        """The columns of the audit table, the time as text."""
+        return {"at": _text(self.at), **vars(self.by), "action": self.action, "resource": self.resource, "outcome": self.outcome}
+
+
+HERE = By("", "here", "local")
+"""Whoever runs a program on this machine."""
+_BATCH_LINES = 5_000
 
 
 class Metadata:
@@ -118,8 +156,11 @@ class Metadata:
         with self._lock:
             self._database.close()
 
-    def add_tenant(self, name: str, quotas: Mapping[str, Any] | None = None) -> Tenant:
-        """Add a tenant. Raises `WrongUsage` for a name that is taken or has other than a-z, 0-9 and -."""
+    def add_tenant(self, name: str, quotas: Mapping[str, Any] | None = None, *, by: By = HERE) -> Tenant:
+        """Add a tenant; the audit's line is written with it, as for every change below.
+
+        Raises `WrongUsage` for a name that is taken or has other than a-z, 0-9 and -.
+        """
         if not _NAME.fullmatch(name):
             raise WrongUsage(f"{name!r} is no name for a tenant.", hint="Use up to 63 of a-z, 0-9 and -, and no - in front.")
         tenant = Tenant(name, _now(), dict(quotas or {}))
@@ -133,7 +174,16 @@ class Metadata:
             )
             if not added:
                 raise WrongUsage(f"There is a tenant {name} already.", hint="Choose another name.")
+            _note(run, [Line(by, "tenant.add", name)])
         return tenant
+
+    def set_quotas(self, name: str, quotas: Mapping[str, Any], *, by: By = HERE) -> None:
+        """Give a tenant these quotas instead of those it has. Raises `NotFound`."""
+        change = "UPDATE tenants SET quotas = :quotas WHERE name = :name RETURNING name"
+        with self._transaction(writing=True) as run:
+            if not run(change, {"name": name, "quotas": json.dumps(dict(quotas), sort_keys=True)}):
+                raise _no_tenant(name)
+            _note(run, [Line(by, "tenant.quota", name)])
 
     def tenants(self) -> list[Tenant]:
         """Every tenant, by name."""
@@ -141,14 +191,14 @@ class Metadata:
             rows = run("SELECT name, created_at, quotas FROM tenants ORDER BY name", {})
         return [Tenant(name, datetime.fromisoformat(at), json.loads(quotas)) for name, at, quotas in rows]
 
-    def mint_key(self, tenant: str, scopes: Iterable[str], *, label: str = "") -> tuple[str, ApiKey]:
+    def mint_key(self, tenant: str, scopes: Iterable[str], *, label: str = "", by: By = HERE) -> tuple[str, ApiKey]:
         """Make a key and return its text, which nobody can have again, and what is known of it.
 
         Raises `NotFound` for a tenant there is not, `WrongUsage` for no scope or one with other than a-z, 0-9, :, * and -.
         """
         allowed = tuple(sorted(set(scopes)))
         if not allowed or not all(_SCOPE.fullmatch(scope) for scope in allowed):
-            raise WrongUsage(f"{list(allowed)} are no scopes for a key.", hint="Name one or more, such as ask or index.")
+            raise WrongUsage(f"{list(allowed)} are no scopes for a key.", hint="Name one or more: read, write, admin.")
         key = ApiKey(secrets.token_hex(8), tenant, allowed, label, _now(), None, None)
         secret = secrets.token_urlsafe(32)
         row = {
@@ -161,12 +211,13 @@ class Metadata:
         }
         with self._transaction(writing=True) as run:
             if not run("SELECT name FROM tenants WHERE name = :tenant", {"tenant": tenant}):
-                raise NotFound(f"There is no tenant {tenant}.", hint="Add it first.")
+                raise _no_tenant(tenant)
             run(
                 "INSERT INTO api_keys (id, tenant, hash, scopes, created_at, label)"
                 " VALUES (:id, :tenant, :hash, :scopes, :created_at, :label)",
                 row,
             )
+            _note(run, [Line(by, "key.mint", f"{tenant}/{key.id}")])
         return f"hr_{key.id}_{secret}", key
 
     def keys(self, tenant: str | None = None) -> list[ApiKey]:
@@ -180,12 +231,37 @@ class Metadata:
             for key, whose, scopes, label, made, revoked, used in rows
         ]
 
-    def revoke_key(self, key_id: str) -> None:
+    def revoke_key(self, key_id: str, *, by: By = HERE) -> None:
         """Let a key allow nothing from now on; one that is revoked already stays as it is. Raises `NotFound`."""
-        change = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id RETURNING id"
+        change = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id RETURNING tenant"
         with self._transaction(writing=True) as run:
-            if not run(change, {"id": key_id, "now": _text(_now())}):
+            if not (changed := run(change, {"id": key_id, "now": _text(_now())})):
                 raise NotFound(f"There is no key {key_id}.", hint="A key's id is between the underscores of its text.")
+            _note(run, [Line(by, "key.revoke", f"{changed[0][0]}/{key_id}")])
+
+    def note(self, lines: Iterable[Line]) -> None:
+        """Keep lines for the audit until they are in its table; they are on disk when this returns."""
+        with self._transaction(writing=True) as run:
+            _note(run, lines)
+
+    def claim(self) -> tuple[str, list[dict[str, str]]] | None:
+        """A batch of kept lines and its name, to be put into the audit table together; `None` where nothing waits.
+
+        A batch that was claimed and not settled comes again under its name and with its lines.
+        """
+        with self._transaction(writing=True) as run:
+            claimed = run("SELECT batch FROM audit_pending WHERE batch IS NOT NULL ORDER BY batch LIMIT 1", {})
+            name = claimed[0][0] if claimed else secrets.token_hex(8)
+            if not claimed:
+                some = f"SELECT id FROM audit_pending WHERE batch IS NULL ORDER BY at, id LIMIT {_BATCH_LINES}"
+                run(f"UPDATE audit_pending SET batch = :batch WHERE batch IS NULL AND id IN ({some})", {"batch": name})
+            rows = run("SELECT line FROM audit_pending WHERE batch = :batch ORDER BY at, id", {"batch": name})
+        return (name, [json.loads(line) for (line,) in rows]) if rows else None
+
+    def settle(self, batch: str) -> None:
+        """Forget a batch that is in the audit table."""
+        with self._transaction(writing=True) as run:
+            run("DELETE FROM audit_pending WHERE batch = :batch", {"batch": batch})
 
     def who(self, key: str) -> Caller | None:
         """Whom a key belongs to, or `None` if it is not one of ours or was revoked.
@@ -195,13 +271,17 @@ class Metadata:
         match = _KEY.fullmatch(key)
         key_id, secret = match.groups() if match else ("", "")
         with self._transaction() as run:
-            rows = run("SELECT tenant, scopes, hash, revoked_at FROM api_keys WHERE id = :id", {"id": key_id})
-        tenant, scopes, kept, revoked = rows[0] if rows else ("", "[]", _hash("", ""), None)
+            rows = run(
+                "SELECT api_keys.tenant, scopes, hash, revoked_at, quotas FROM api_keys"
+                " JOIN tenants ON tenants.name = api_keys.tenant WHERE id = :id",
+                {"id": key_id},
+            )
+        tenant, scopes, kept, revoked, quotas = rows[0] if rows else ("", "[]", _hash("", ""), None, "{}")
         right = hmac.compare_digest(_hash(key_id, secret), kept)
         if not (rows and right) or revoked is not None:
             return None
         self._touch(key_id)
-        return Caller(key_id, tenant, tuple(json.loads(scopes)))
+        return Caller(key_id, tenant, tuple(json.loads(scopes)), json.loads(quotas))
 
     def _touch(self, key_id: str) -> None:
         now = time.monotonic()
@@ -446,6 +526,16 @@ def _psycopg() -> Any:
             hint="Run make install-postgresql, or pip install 'headrace[postgresql]'.",
         ) from None
     return psycopg
+
+
+def _note(run: _Run, lines: Iterable[Line]) -> None:
+    for line in lines:
+        row = {"id": secrets.token_hex(8), "at": _text(line.at), "line": json.dumps(line.as_dict())}
+        run("INSERT INTO audit_pending (id, at, line) VALUES (:id, :at, :line)", row)
+
+
+def _no_tenant(name: str) -> NotFound:
+    return NotFound(f"There is no tenant {name}.", hint=f"Add it first: headrace tenant add {name}")
 
 
 def _hash(key_id: str, secret: str) -> str:

@@ -157,17 +157,24 @@ class TopicReader(_Topic):
             return self._spans(consumer)
 
     def record(self, partition: int, offset: int) -> Record | None:
-        """The record at one offset, or `None` where the head does not have it (some brokers answer that with silence)."""
+        """The record at one offset, or `None` where the head does not have it.
+
+        Some brokers answer that with silence. Where the head says that it has the offset and does not hand it out, it is not gone
+        but out of reach: raises `Unavailable`.
+        """
         with self._consumer() as consumer:
             consumer.assign([TopicPartition(self.store.name, partition, offset)])
-            end = time.monotonic() + _ONE_RECORD_S
-            while time.monotonic() < end:
+            until = time.monotonic() + _ONE_RECORD_S
+            while time.monotonic() < until:
                 try:
                     for fetched in self._fetch(consumer, 1, 0.2, {}, {}):
                         record = fetched.record(0)
                         return record if record.offset == offset else None
                 except OutOfRange:
                     return None
+            span = self._spans(consumer)[partition]
+        if span.low <= offset < span.end:
+            raise self._unavailable(f"it says that it has offset {offset} of partition {partition}, and does not hand it out")
         return None
 
     def read(self, start: Mapping[int, int], *, most: int = 10_000, follow: bool = False) -> Iterator[Fetched]:

@@ -1,4 +1,8 @@
-"""The vector tier: one LanceDB table per store, versioned, with dense and full-text search.
+"""The vector tier: one LanceDB table per generation of a store, versioned, with dense and full-text search.
+
+Who may read a chunk is decided inside the index, before anything is ranked. In the table, `readers` holds labels: one for each
+reader, with the tenant in front, or the tenant's own alone where everybody of it may read. One query of the index of that column
+therefore finds what a user of a tenant may read, and nothing else.
 
 An operation in the ledger is a call of LanceDB: a search, an upsert, an index build. Its bytes are those that LanceDB moved to
 and from storage meanwhile, by its own count (`lance_io.py`); a write that had to read first has a row in either direction.
@@ -7,14 +11,15 @@ and from storage meanwhile, by its own count (`lance_io.py`); a write that had t
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Self
 from urllib.parse import urlparse
 
 os.environ.setdefault("LANCE_LOG", "error")  # it floods stderr otherwise
@@ -22,7 +27,7 @@ os.environ.setdefault("LANCE_LOG", "error")  # it floods stderr otherwise
 import numpy as np
 import pyarrow as pa
 
-from headrace.catalog import Store
+from headrace.catalog import DIMENSIONS, Store
 from headrace.errors import NothingIndexed, StorageFull, Unavailable
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
@@ -33,13 +38,30 @@ from headrace.storage.reason import reason
 _EXACT_ROWS = 20_000
 _RRF_K = 60  # Cormack, Clarke, Büttcher 2009: reciprocal rank fusion
 _KEY = "chunk_id"
+_EVERYBODY = ""
+_LABELS = pa.list_(pa.string())
+_UNLABELLED = "(array_length(readers) IS NULL OR array_length(readers) = 0)"  # of before readers were labels
+# Of the vector index (docs/benchmarks.md): lists probed where every row may answer, more the fewer may; candidates compared
+# exactly per result; and the matching rows up to which comparing them all is quicker and misses none.
+_PROBES = 16
+_REFINE = 3
+_EXACT_MATCHES = 2_000
+_COUNTS = 4096  # of (tenant, readers) kept per version of the table
+_DOCUMENTS_AT_ONCE = 200  # named in one filter
+# Upkeep is due with that many rows in no index and that share of all, or that many small fragments, or versions to remove.
+_UNINDEXED_ROWS, _UNINDEXED_SHARE = 500, 0.05
+_FRAGMENTS = 32
+_VERSIONS = 64
+_KEPT = timedelta(hours=1)  # a version stays readable for whoever opened it
+_SEEN_AFTER = timedelta(milliseconds=250)  # at most, what another handle wrote
 
 
 @dataclass(frozen=True)
 class Hit:
     """One passage found. Ranks start at 1; a rank or score is `None` where that search did not find the passage.
 
-    `score` is the reciprocal-rank fusion of both searches, or the one search's own score: cosine similarity, or BM25.
+    `score` is the reciprocal-rank fusion of both searches, or the one search's own score: cosine similarity, or BM25 (whose
+    word weights are those of the whole table, not of a tenant). `place` is the page, slide or sheet, where that is known.
     """
 
     chunk_id: str
@@ -51,13 +73,29 @@ class Hit:
     score: float
     dense_rank: int | None = None
     fulltext_rank: int | None = None
+    place: str = ""
+    similarity: float | None = None
+    """Cosine similarity to the question, where dense search found it."""
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What one version of the table is like, and how many of its rows each filter was seen to match."""
+
+    version: int
+    columns: frozenset[str]
+    indices: frozenset[str]
+    rows: int
+    matching: dict[str, int] = field(default_factory=dict)
 
 
 class VectorReader:
-    """Searches one store of the vector tier."""
+    """Searches one generation of a store of the vector tier; the first unless named (`of`)."""
 
-    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter, *, generation: int = 1) -> None:
         self.store = store
+        self.generation = generation
+        self._endpoints = endpoints
         self._meter = meter
         self._uri = endpoints.vectors_uri
         options = None
@@ -73,12 +111,23 @@ class VectorReader:
             }
         self._options = options
         self._table: Any = None
+        self._shape: _Shape | None = None
         self._opening = threading.Lock()
+        self._others: dict[int, Self] = {}
+
+    def of(self, generation: int) -> Self:
+        """The handle of another generation of the same store; it stays open as long as this one."""
+        if generation == self.generation:
+            return self
+        with self._opening:
+            if generation not in self._others:
+                self._others[generation] = type(self)(self.store, self._endpoints, self._meter, generation=generation)
+            return self._others[generation]
 
     def version(self) -> str:
-        """The index version that searches now see, or "none" while there is no index."""
+        """The index version that searches now see, e.g. "g2.17" (generation, version of its table); "none" without an index."""
         table = self._open()
-        return "none" if table is None else f"{table.version}"
+        return "none" if table is None else f"g{self.generation}.{table.version}"
 
     def count(self, where: str | None = None) -> int:
         """Rows that match an SQL filter."""
@@ -88,76 +137,123 @@ class VectorReader:
         with self._faults(), self._moves(Direction.READ):
             return int(table.count_rows(where))
 
+    def width(self) -> int | None:
+        """Numbers in an embedding of this generation, `None` while it has no table."""
+        table = self._open()
+        return None if table is None else int(table.schema.field("embedding").type.list_size)
+
     def held(self) -> pa.Table:
-        """Which chunks are indexed: columns chunk_id, document_id, version, tenant, uri."""
-        columns = [_KEY, "document_id", "version", "tenant", "uri"]
+        """Which chunks are indexed: columns chunk_id, document_id, version, tenant, uri, readers (empty: everybody)."""
+        columns = [_KEY, "document_id", "version", "tenant", "uri", "readers"]
         table = self._open()
         if table is None:
             return pa.schema([self.store.columns.field(name) for name in columns]).empty_table()
         with self._faults(), self._moves(Direction.READ):
-            return table.search().select(columns).limit(None).to_arrow()
+            rows = table.search().select(columns).limit(None).to_arrow()
+        pairs = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
+        named = pa.array([_readers(tenant, labels) for tenant, labels in pairs], _LABELS)
+        return rows.set_column(rows.schema.get_field_index("readers"), "readers", named)
 
-    def dense(self, embedding: np.ndarray[Any, Any], *, tenant: str, most: int) -> list[Hit]:
-        """Nearest chunks of a tenant by cosine similarity, best first; `embedding` is float32, (dimensions,)."""
-        table = self._searchable()
+    def embeddings(self, documents: Collection[str]) -> pa.Table:
+        """What is embedded of some documents: columns tenant, text, embedding."""
+        table = self._open()
+        with self._faults(), self._moves(Direction.READ):
+            return table.search().where(_among(documents)).select(["tenant", "text", "embedding"]).limit(None).to_arrow()
+
+    def dense(self, embedding: np.ndarray[Any, Any], *, tenant: str, most: int, readers: Sequence[str] = ()) -> list[Hit]:
+        """Nearest chunks by cosine similarity, best first; `embedding` is float32, (width,).
+
+        Of the tenant's chunks, those answer that everybody of it may read and those that one of `readers` may.
+        """
+        table, shape = self._searchable()
+        where = _answering(tenant, readers, shape)
         query = (
             table.search(embedding, vector_column_name="embedding")
             .distance_type("cosine")
-            .where(_of(tenant), prefilter=True)
+            .where(where, prefilter=True)
             .limit(most)
         )
-        if (table.stats()["num_indices"] if table else 0) > 1:
-            query = query.nprobes(64).refine_factor(10)
-        rows = self._run(query, "_distance")
+        if "embedding_idx" in shape.indices:
+            matching = self._matching(table, shape, where)
+            if matching <= _EXACT_MATCHES:
+                query = query.bypass_vector_index()
+            else:
+                query = query.nprobes(math.ceil(_PROBES * shape.rows / matching)).refine_factor(_REFINE)
+        rows = self._run(query, shape, "_distance")
         return [_hit(row, 1.0 - row["_distance"], dense_rank=rank) for rank, row in enumerate(rows, 1)]
 
-    def fulltext(self, question: str, *, tenant: str, most: int) -> list[Hit]:
-        """Best chunks of a tenant by BM25 over stemmed words, best first."""
-        table = self._searchable()
+    def fulltext(self, question: str, *, tenant: str, most: int, readers: Sequence[str] = ()) -> list[Hit]:
+        """Best chunks by BM25 over stemmed words, best first; of those that answer to `tenant` and `readers`, as in `dense`."""
+        table, shape = self._searchable()
         # What people type is words, not query syntax: punctuation must never make a query fail.
         words = " ".join(re.findall(r"\w+", question))
         if not words:
             return []
-        query = table.search(words, query_type="fts", fts_columns="text").where(_of(tenant), prefilter=True).limit(most)
-        rows = self._run(query, "_score")
+        query = table.search(words, query_type="fts", fts_columns="text")
+        rows = self._run(query.where(_answering(tenant, readers, shape), prefilter=True).limit(most), shape, "_score")
         return [_hit(row, row["_score"], fulltext_rank=rank) for rank, row in enumerate(rows, 1)]
 
-    def fusion(self, question: str, embedding: np.ndarray[Any, Any], *, tenant: str, most: int) -> list[Hit]:
-        """Both searches fused by reciprocal rank, best first."""
+    def fusion(
+        self, question: str, embedding: np.ndarray[Any, Any], *, tenant: str, most: int, readers: Sequence[str] = ()
+    ) -> list[Hit]:
+        """Both searches fused by reciprocal rank, best first; of those that answer to `tenant` and `readers`, as in `dense`."""
         depth = max(most, 50)
-        return fuse(self.dense(embedding, tenant=tenant, most=depth), self.fulltext(question, tenant=tenant, most=depth))[:most]
+        dense = self.dense(embedding, tenant=tenant, most=depth, readers=readers)
+        return fuse(dense, self.fulltext(question, tenant=tenant, most=depth, readers=readers))[:most]
 
-    def _run(self, query: Any, score: str) -> list[dict[str, Any]]:
-        query = query.select([_KEY, "document_id", "version", "uri", "heading", "text", score])
+    def _run(self, query: Any, shape: _Shape, score: str) -> list[dict[str, Any]]:
+        # An index made before places were kept has none until something is written to it.
+        place = [name for name in ("place",) if name in shape.columns]
+        query = query.select([_KEY, "document_id", "version", "uri", "heading", "text", *place, score])
         with self._faults(), self._moves(Direction.READ):
             rows: list[dict[str, Any]] = query.to_arrow().to_pylist()
         return rows
 
-    def _searchable(self) -> Any:
+    def _searchable(self) -> tuple[Any, _Shape]:
         table = self._open()
         if table is None:
             raise NothingIndexed(
                 "No document has been indexed yet.", hint="Index some first: headrace index PATH, or headrace demo."
             )
-        return table
+        with self._faults():
+            version, shape = table.version, self._shape
+            if shape is None or shape.version != version:
+                indices = frozenset(index.name for index in table.list_indices())
+                shape = _Shape(version, frozenset(table.schema.names), indices, table.count_rows())
+                self._shape = shape
+        return table, shape
+
+    def _matching(self, table: Any, shape: _Shape, where: str) -> int:
+        """How many rows a filter matches, asked of the indices of its columns; what that reads is counted with the search."""
+        if (count := shape.matching.get(where)) is None:
+            with self._faults():
+                count = max(1, table.count_rows(where))
+            if len(shape.matching) >= _COUNTS:
+                shape.matching.clear()
+            shape.matching[where] = count
+        return count
 
     def _open(self) -> Any:
         with self._opening, self._faults():
             if self._table is None:
                 database = self._database()
                 try:
-                    self._table = database.open_table(self.store.name)
+                    self._table = database.open_table(self._name)
                 except (ValueError, FileNotFoundError) as error:
                     if "not found" in str(error).lower():
                         return None
                     raise
             return self._table
 
+    @property
+    def _name(self) -> str:
+        return self.store.name if self.generation == 1 else f"{self.store.name}-g{self.generation}"
+
     def _database(self) -> Any:
         # Imported where it is used, for it takes a second: most commands never touch the index.
         import lancedb
 
-        return lancedb.connect(self._uri, storage_options=self._options, read_consistency_interval=timedelta(seconds=1))
+        return lancedb.connect(self._uri, storage_options=self._options, read_consistency_interval=_SEEN_AFTER)
 
     @contextlib.contextmanager
     def _moves(self, direction: Direction) -> Iterator[None]:
@@ -190,18 +286,31 @@ class VectorReader:
 
 
 class VectorWriter(VectorReader):
-    """Writes one store of the vector tier; it may search it too."""
+    """Writes one generation of a store of the vector tier; it may search it too."""
 
     def upsert(self, rows: pa.RecordBatch | pa.Table) -> int:
         """Insert rows of the store's schema, replacing those of the same chunk id; return how many were handed over.
 
-        Doing it twice changes nothing, so a stage killed after this and before it noted so may simply run again.
+        Embeddings may have any one width: the first rows decide that of the generation. Doing it twice changes nothing, so a
+        stage killed after this and before it noted so may simply run again.
         """
         data = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
-        table = self._open_or_new()
+        table = self._open_or_new(data.schema.field("embedding").type.list_size)
         with self._faults(), self._moves(Direction.WRITE):
-            table.merge_insert(_KEY).when_matched_update_all().when_not_matched_insert_all().execute(data)
+            table.merge_insert(_KEY).when_matched_update_all().when_not_matched_insert_all().execute(_labelled(data))
         return int(data.num_rows)
+
+    def open_to(self, documents: Sequence[str], readers: Sequence[str]) -> None:
+        """Let `readers` (none: everybody of its tenant) read the chunks of some documents from now on; they stay embedded."""
+        table = self._open()
+        for start in range(0, len(documents) if table is not None else 0, _DOCUMENTS_AT_ONCE):
+            where = _among(documents[start : start + _DOCUMENTS_AT_ONCE])
+            with self._faults(), self._moves(Direction.WRITE):
+                rows = table.search().where(where).limit(None).to_arrow()
+                column = pa.array([list(readers)] * rows.num_rows, _LABELS)
+                rows = _labelled(rows.set_column(rows.schema.get_field_index("readers"), "readers", column))
+                # Only rows that are still there: one that was deleted meanwhile must not come back.
+                table.merge_insert(_KEY).when_matched_update_all().execute(rows)
 
     def delete(self, document_id: str, *, but_version: str = "") -> None:
         """Delete a document's chunks, but those of one version if it is named."""
@@ -214,29 +323,79 @@ class VectorWriter(VectorReader):
         with self._faults(), self._moves(Direction.WRITE):
             table.delete(where)
 
-    def build(self) -> str:
-        """Bring the full-text (and, past 20,000 rows, the vector) index up to date; return the index version."""
-        from lancedb.index import FTS, IvfRq
+    def build(self, width: int = DIMENSIONS) -> str:
+        """Make the indices that are missing (that of embeddings past 20,000 rows), `upkeep` if it is due; return the version.
 
-        table = self._open_or_new()
+        Rows that no index has yet are found too, by reading them. `width` is of a table that nobody wrote to yet.
+        """
+        from lancedb.index import FTS, IvfRq, LabelList
+
+        table = self._open_or_new(width)
         with self._faults(), self._moves(Direction.WRITE):
-            before = {index.name: index for index in table.list_indices()}
-            rows = table.count_rows()
+            before = {index.name for index in table.list_indices()}
             if "text_idx" not in before:
                 # Stemmed, without stop words: the best of the BM25 variants measured (docs/benchmarks.md).
                 table.create_index("text", config=FTS(stem=True, remove_stop_words=True, with_position=False))
-            if rows > _EXACT_ROWS and "embedding_idx" not in before:
+            if "readers_idx" not in before:
+                if table.count_rows(_UNLABELLED):
+                    rows = table.search().where(_UNLABELLED).limit(None).to_arrow()
+                    table.merge_insert(_KEY).when_matched_update_all().execute(_labelled(rows))
+                table.create_index("readers", config=LabelList())
+            if "embedding_idx" not in before and table.count_rows() > _EXACT_ROWS:
                 table.create_index("embedding", config=IvfRq(distance_type="cosine"))
-            table.optimize(cleanup_older_than=timedelta(hours=1))
+        if self.due():
+            self.upkeep()
         return self.version()
 
-    def _open_or_new(self) -> Any:
+    def due(self) -> bool:
+        """Whether upkeep would pay: many rows that no index has yet, many small fragments, or many versions to remove."""
         table = self._open()
         if table is None:
-            with self._faults():
-                database = self._database()
-                self._table = database.create_table(self.store.name, schema=self.store.columns, exist_ok=True)
-        return self._table
+            return False
+        with self._faults(), self._moves(Direction.READ):
+            if table.stats()["fragment_stats"]["num_small_fragments"] > _FRAGMENTS:
+                return True
+            bound = max(_UNINDEXED_ROWS, _UNINDEXED_SHARE * table.count_rows())
+            figures = [table.index_stats(index.name) for index in table.list_indices()]
+            if any(found is not None and found.num_unindexed_rows > bound for found in figures):
+                return True
+            versions = table.list_versions()
+            old = [v for v in versions if datetime.now(v["timestamp"].tzinfo) - v["timestamp"] > _KEPT]
+            return len(old) > _VERSIONS
+
+    def upkeep(self) -> None:
+        """Merge small fragments, take rows into the indices, and remove versions older than an hour.
+
+        It makes versions like any other writer: searches go on meanwhile, and those of other handles see it in a moment.
+        """
+        table = self._open()
+        if table is not None:
+            with self._faults(), self._moves(Direction.WRITE):
+                table.optimize(cleanup_older_than=_KEPT)
+
+    def drop(self) -> None:
+        """Remove this generation with all its rows; doing it twice is no error."""
+        with self._opening, self._faults(), self._moves(Direction.WRITE):
+            self._database().drop_table(self._name, ignore_missing=True)
+            self._table = self._shape = None
+
+    def _open_or_new(self, width: int) -> Any:
+        """The table, with every column the catalog has; rows of before have null in those it gained."""
+        table = self._open()
+        with self._faults():
+            if table is None:
+                schema = columns(self.store, width)
+                self._table = table = self._database().create_table(self._name, schema=schema, exist_ok=True)
+            if gained := [field for field in self.store.columns if field.name not in table.schema.names]:
+                table.add_columns(gained)
+        return table
+
+
+def columns(store: Store, width: int) -> pa.Schema:
+    """The schema of a vector store whose embeddings have `width` numbers."""
+    schema = store.columns
+    place = schema.get_field_index("embedding")
+    return schema.set(place, schema.field(place).with_type(pa.list_(pa.float32(), width)))
 
 
 def fuse(dense: Sequence[Hit], fulltext: Sequence[Hit]) -> list[Hit]:
@@ -259,6 +418,8 @@ def fuse(dense: Sequence[Hit], fulltext: Sequence[Hit]) -> list[Hit]:
                 score,
                 dense_rank=ranks[0],
                 fulltext_rank=ranks[1],
+                place=hit.place,
+                similarity=hit.similarity,
             )
         )
     return sorted(fused, key=lambda hit: (-hit.score, hit.dense_rank or 10**9, hit.chunk_id))
@@ -274,12 +435,40 @@ def _hit(row: dict[str, Any], score: float, **ranks: int) -> Hit:
         row["text"],
         float(score),
         **ranks,
+        place=row.get("place") or "",
+        similarity=1.0 - row["_distance"] if "_distance" in row else None,
     )
+
+
+def _label(tenant: str, reader: str) -> str:
+    """Of one reader of one tenant; no two pairs have the same, whatever they are called."""
+    return f"{len(tenant)}:{tenant}{reader}"
+
+
+def _labelled(rows: pa.Table) -> pa.Table:
+    """The rows with labels where they have readers."""
+    field = rows.schema.field("readers")
+    pairs = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
+    labels = [[_label(tenant, reader) for reader in readers or (_EVERYBODY,)] for tenant, readers in pairs]
+    return rows.set_column(rows.schema.get_field_index("readers"), field, pa.array(labels, field.type))
+
+
+def _readers(tenant: str, labels: Sequence[str] | None) -> list[str]:
+    """The readers of a chunk, by its labels."""
+    front = len(_label(tenant, _EVERYBODY))
+    return [label[front:] for label in labels or () if len(label) > front]
 
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _of(tenant: str) -> str:
-    return f"tenant = {_quoted(tenant)}"
+def _among(documents: Collection[str]) -> str:
+    return f"document_id IN ({', '.join(map(_quoted, documents))})"
+
+
+def _answering(tenant: str, readers: Sequence[str], shape: _Shape) -> str:
+    """The filter of the chunks that answer to a tenant's user who is all of `readers`."""
+    labels = ", ".join(_quoted(_label(tenant, reader)) for reader in dict.fromkeys((_EVERYBODY, *readers)))
+    mine = f"array_has_any(readers, [{labels}])"
+    return mine if "readers_idx" in shape.indices else f"({mine} OR (tenant = {_quoted(tenant)} AND {_UNLABELLED}))"

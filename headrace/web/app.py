@@ -4,173 +4,195 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
 from importlib import resources
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from headrace import __version__
 from headrace.errors import HeadraceError
-from headrace.web.door import OPEN, Door, body_of, told, told_of
+from headrace.models.http import LEFT, told
+from headrace.web.body import Asked, AskedFor, Judged, Tenant
+from headrace.web.caller import ADMIN, READ, caller_of
+from headrace.web.chat import Chat, check_model, model, streamed, whole
+from headrace.web.door import Door, body_of, code_of, told_of
 from headrace.web.feed import feed, once
+from headrace.web.openapi import EXAMPLES, described
 from headrace.web.service import Service
+from headrace.web.stored import add_documents
+from headrace.web.tenants import add_tenants
 
-QUESTION_CHARACTERS = 4_000
+Pieces = AsyncGenerator[str | dict[str, Any], None]
 BODY_BYTES = 64 << 10
-TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
-"""As in `Settings.tenant`."""
 _SVG_CSP = "default-src 'none'; style-src 'unsafe-inline'; font-src data:; frame-ancestors 'none'; sandbox"
 _TOTALS_S = 1.0
 _LOOK_S = 0.2
-_LEFT = 499  # what nginx logs for a client that left before it was answered
-
-
-def _text(given: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in given):
-        raise ValueError("it holds half a character (a lone surrogate); send whole ones")
-    return given
-
-
-def _question(given: str) -> str:
-    if not given.strip():
-        raise ValueError("it is empty; write a question")
-    if len(given) > QUESTION_CHARACTERS:
-        raise ValueError(f"it has {len(given):,} characters; at most {QUESTION_CHARACTERS:,} are read, so shorten it")
-    return _text(given.strip())
-
-
-def _tenant(given: str) -> str:
-    if not re.fullmatch(TENANT, given):
-        raise ValueError("a tenant is named by at most 63 lower-case letters, digits and dashes")
-    return given
-
-
-Text = Annotated[str, AfterValidator(_text)]
-Tenant = Annotated[str, AfterValidator(_tenant)]
-
-
-class Body(BaseModel):
-    """A request body; an unknown key is an error, since a misspelt key silently ignored costs hours."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Asked(Body):
-    """A question; the settings' tenant is asked where none is named."""
-
-    question: Annotated[str, AfterValidator(_question)]
-    tenant: Tenant | None = None
-
-
-class AskedFor(Asked):
-    """A question whose answer may be streamed."""
-
-    stream: bool = False
-
-
-class Judged(Body):
-    """A verdict on an answer, or on one of its passages."""
-
-    answer_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    up: Annotated[bool, Field(strict=True)]
-    reason: Annotated[Text, Field(max_length=1_000)] = ""
-    correction: Annotated[Text, Field(max_length=4_000)] = ""
-    chunk_id: Annotated[Text, Field(max_length=200)] = ""
 
 
 def create_app(service: Service, token: str) -> FastAPI:
-    """The application that serves the API and the page; every route but `/health` needs `token`."""
+    """The application that serves the API and the page; every route but health needs an API key, or `token`."""
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await asyncio.to_thread(service.close)
+
     app = FastAPI(
         title="Headrace",
         version=__version__,
-        description="Questions, verdicts, the live ledger and its scores. See docs/api.md.",
+        description="Questions, documents, verdicts, tenants, and what moved. See docs/api.md.",
+        lifespan=life,
         # The documentation pages of FastAPI load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     app.state.service = service
-    app.add_middleware(Door, token=token, body_bytes=BODY_BYTES)
+    app.openapi = lambda: described(app)  # type: ignore[method-assign]
+    app.add_middleware(
+        Door, token=token, desk=service, body_bytes=BODY_BYTES, document_bytes=service.settings.inference.document_bytes
+    )
     app.add_exception_handler(HeadraceError, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _elsewhere)
 
-    @app.get(OPEN)
+    @app.get("/health")
+    @app.get("/health/live")
     async def health() -> dict[str, str]:
-        """Whether the server answers; needs no token."""
+        """Whether the server answers; needs no key."""
         return {"status": "stopping" if service.stopping else "ok", "version": __version__}
 
-    @app.post("/v1/ask")
+    @app.get("/health/ready")
+    async def ready() -> JSONResponse:
+        """Whether it can answer questions: 503 where not; needs no key."""
+        wanting = await asyncio.to_thread(service.ready)
+        return (
+            told(503, f"Not ready: {wanting}. Try again in a moment.", "not_ready") if wanting else JSONResponse({"status": "ok"})
+        )
+
+    def asked(request: Request, question: str, named: str | None) -> Pieces:
+        """The pieces of an answer, once a place is taken for the question."""
+        caller = caller_of(request)
+        caller.may(READ)
+        tenant = caller.whose(named)
+        place = service.places.enter(tenant, caller.limits.questions)
+        headers = dict(request.headers)
+
+        def work(gone: Callable[[], bool]) -> Iterator[str | dict[str, Any]]:
+            return _noting(service.ask(place, question, caller, tenant, gone=gone, headers=headers), request)
+
+        return feed(request, service, work)
+
+    @app.post("/v1/chat/completions", responses=EXAMPLES["chat"])
+    async def chat_completions(body: Chat, request: Request) -> Response:
+        """OpenAI's chat completions: the last message of the user's is the question; `headrace` has citations and versions."""
+        check_model(body.model)
+        pieces = asked(request, body.question, body.headrace.tenant)
+        first = await anext(pieces, None)
+        if first is None:
+            return Response(status_code=LEFT)
+        if body.stream:
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            return StreamingResponse(streamed(first, pieces, usage=usage), media_type="text/event-stream")
+        answer = await _whole(first, pieces)
+        return Response(status_code=LEFT) if answer is None else JSONResponse(whole(answer))
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> JSONResponse:
+        """The one model there is."""
+        caller_of(request).may(READ)
+        return JSONResponse({"object": "list", "data": [model()]})
+
+    @app.get("/v1/models/{name}")
+    async def one_model(name: str, request: Request) -> JSONResponse:
+        """A model by its name."""
+        caller_of(request).may(READ)
+        check_model(name)
+        return JSONResponse(model())
+
+    @app.post("/v1/ask", responses=EXAMPLES["ask"])
     async def ask(body: AskedFor, request: Request) -> Response:
         """The answer to a question, with its citations; as server-sent events if `stream`."""
-        place = service.places.enter()
-        tenant = body.tenant or service.settings.tenant
-        pieces = feed(request, service, lambda gone: service.ask(place, body.question, tenant, gone=gone))
+        pieces = asked(request, body.question, body.tenant)
         # The first piece tells whether there will be an answer: until then an error can still be an HTTP status.
         first = await anext(pieces, None)
         if first is None:
-            return Response(status_code=_LEFT)
+            return Response(status_code=LEFT)
         if body.stream:
             return StreamingResponse(_told_in_pieces(first, pieces), media_type="text/event-stream")
-        async with aclosing(pieces):
-            async for piece in pieces:
-                if not isinstance(piece, str):
-                    return JSONResponse(piece)
-        return Response(status_code=_LEFT)
+        return _answered(await _whole(first, pieces))
 
-    @app.post("/v1/search")
+    @app.post("/v1/search", responses=EXAMPLES["search"])
     async def search(body: Asked, request: Request) -> Response:
         """The passages for a question, best first, with both scores and both ranks."""
-        place = service.places.enter()
-        tenant = body.tenant or service.settings.tenant
+        caller = caller_of(request)
+        caller.may(READ)
+        tenant = caller.whose(body.tenant)
+        place = service.places.enter(tenant, caller.limits.questions)
+        headers = dict(request.headers)
 
-        def found(gone: Any) -> Iterator[dict[str, Any] | None]:
-            yield service.search(place, body.question, tenant, gone=gone)
+        def found(gone: Callable[[], bool]) -> Iterator[dict[str, Any] | None]:
+            yield service.search(place, body.question, caller, tenant, gone=gone, headers=headers)
 
         async with aclosing(feed(request, service, found)) as results:
             result = await anext(results, None)
-        return Response(status_code=_LEFT) if result is None else JSONResponse(result)
+        if result is not None:
+            request.scope["noted"].resource = result["answer_id"]
+        return _answered(result)
 
-    @app.post("/v1/feedback")
+    @app.post("/v1/feedback", responses=EXAMPLES["feedback"])
     async def judge(body: Judged, request: Request) -> Response:
         """Record a verdict on the head; says where it stands there."""
+        caller = caller_of(request)
+        caller.may(READ)
         given = body.model_dump()
-        return _answered(await once(request, service, lambda: service.judge(given.pop("answer_id"), given.pop("up"), **given)))
+        request.scope["noted"].resource = body.answer_id
+        answer_id, up = given.pop("answer_id"), given.pop("up")
+        return _answered(await once(request, service, lambda: service.judge(caller, answer_id, up, **given)))
+
+    add_documents(app, service)
+    add_tenants(app, service)
 
     @app.get("/v1/ledger")
-    async def ledger() -> JSONResponse:
+    async def ledger(request: Request) -> JSONResponse:
         """What the live run has moved, a row for each stage, store, direction and tenant."""
+        caller_of(request).may(ADMIN)
         return JSONResponse(service.ledger())
 
     @app.get("/v1/runs")
     async def recorded(request: Request) -> Response:
         """The recorded runs of this home, newest first."""
+        caller_of(request).may(ADMIN)
         found = await once(request, service, service.runs)
         return _answered(None if found is None else {"runs": found})
 
     @app.get("/v1/standing")
     async def standing(request: Request, tenant: Tenant | None = None) -> Response:
         """How many passages of a tenant are indexed, and in which version of the index."""
-        return _answered(await once(request, service, lambda: service.standing(tenant or service.settings.tenant)))
+        caller = caller_of(request)
+        caller.may(READ)
+        whose = caller.whose(tenant)
+        return _answered(await once(request, service, lambda: service.standing(caller, whose)))
 
     @app.get("/v1/scores/{pipeline}.svg")
     async def score(pipeline: str, request: Request, run: str | None = None) -> Response:
         """A pipeline's score, drawn from the newest run that moved anything in it, or from `run`."""
+        caller_of(request).may(ADMIN)
         drawn = await once(request, service, lambda: service.score(pipeline, run))
         if drawn is None:
-            return Response(status_code=_LEFT)
+            return Response(status_code=LEFT)
         return Response(drawn, media_type="image/svg+xml", headers={"Content-Security-Policy": _SVG_CSP})
 
     @app.get("/v1/events")
-    async def events() -> StreamingResponse:
+    async def events(request: Request) -> StreamingResponse:
         """The live run's state and totals by tier, about once a second, as server-sent events named `totals`."""
+        caller_of(request).may(ADMIN)
         return StreamingResponse(_totals(service), media_type="text/event-stream")
 
     for path, name, kind in (
@@ -180,6 +202,25 @@ def create_app(service: Service, token: str) -> FastAPI:
     ):
         app.add_api_route(path, _file(name, kind), include_in_schema=False, methods=["GET"], response_model=None)
     return app
+
+
+def _noting(pieces: Iterator[str | dict[str, Any]], request: Request) -> Iterator[str | dict[str, Any]]:
+    """The pieces, the answer's id kept for the audit as it passes."""
+    for piece in pieces:
+        if not isinstance(piece, str):
+            request.scope["noted"].resource = piece["answer_id"]
+        yield piece
+
+
+async def _whole(first: str | dict[str, Any], rest: Pieces) -> dict[str, Any] | None:
+    """The answer at the end of its pieces, or `None` if the client left."""
+    if not isinstance(first, str):
+        return first
+    async with aclosing(rest):
+        async for piece in rest:
+            if not isinstance(piece, str):
+                return piece
+    return None
 
 
 def _file(name: str, kind: str) -> Any:
@@ -192,7 +233,7 @@ def _file(name: str, kind: str) -> Any:
 
 
 def _answered(result: dict[str, Any] | None) -> Response:
-    return Response(status_code=_LEFT) if result is None else JSONResponse(result)
+    return Response(status_code=LEFT) if result is None else JSONResponse(result)
 
 
 async def _told_in_pieces(first: str | dict[str, Any], rest: AsyncGenerator[str | dict[str, Any], None]) -> AsyncIterator[str]:
@@ -224,8 +265,9 @@ async def _totals(service: Service) -> AsyncIterator[str]:
                 await asyncio.sleep(_LOOK_S)
 
 
-async def _refused(_: Request, error: Exception) -> JSONResponse:
+async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HeadraceError)
+    request.scope["noted"].outcome = code_of(error)
     return told_of(error)
 
 
@@ -233,12 +275,14 @@ async def _malformed(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     faults = []
     for fault in error.errors():
-        field = ".".join(str(part) for part in fault["loc"] if part not in ("body", "query"))
+        field = ".".join(str(part) for part in fault["loc"] if part not in ("body", "query", "path"))
         if fault["type"] == "json_invalid" or not field:
             faults = ["The body is not a JSON object. Send one, with `Content-Type: application/json`"]
             break
         faults.append(f"{field}: {fault['msg'].removeprefix('Value error, ')}")
-    return told(400, "; ".join(faults[:5]) + ".", "invalid_value")
+    return told(
+        400, "; ".join(faults[:5]) + ".", "invalid_value", param=faults[0].partition(":")[0] if ":" in faults[0] else None
+    )
 
 
 async def _elsewhere(_: Request, error: Exception) -> JSONResponse:

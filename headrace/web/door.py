@@ -1,12 +1,18 @@
-"""The door: who may come in, what every answer carries, and how errors are told."""
+"""The door: who may come in, how often and with how much, what every answer carries, and how errors are told."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
 import re
-from typing import Any
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
@@ -14,17 +20,32 @@ from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.errors import (
+    BadDocument,
+    Forbidden,
     HeadraceError,
     NotFound,
     NothingIndexed,
     Overloaded,
+    QuotaReached,
     RequestRefused,
     StorageFull,
     Transient,
     WrongUsage,
 )
+from headrace.models.http import LEFT, error_body, read_body, replay, told
+from headrace.storage.metadata import Line
+from headrace.web.audit import Audit
+from headrace.web.caller import PAGE, WRITE, Caller, Callers
+from headrace.web.metrics import Metrics
+from headrace.web.rate import Rate
 
-OPEN = "/health"
+OPEN = ("/health", "/health/live", "/health/ready")
+UPLOADS = "/v1/documents"
+_UPLOADS_AT_ONCE = 4
+_UPLOADS_OF_ONE = 2
+_UPLOAD_MORE = 64 << 10  # what a form adds to the document in it
+_BODY_S = 60.0
+"""Seconds in which a body must have come: who dawdles holds memory that others need."""
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -46,66 +67,134 @@ After a restart the token is a new one.</p></html>"""
 log = logging.getLogger("headrace.web")
 
 
-class Door:
-    """Lets in who names this machine and has the token, by header or cookie, with a body of at most `body_bytes`.
+@dataclass
+class Noted:
+    """What the audit is to say of a request; routes fill it in."""
 
-    It also puts the security headers on every answer, and answers what nobody foresaw.
+    resource: str = ""
+    outcome: str = ""
+    said: bool = False
+    """Whether the line is written already."""
+
+
+class Desk(Protocol):
+    """What the door needs of the service behind it."""
+
+    callers: Callers
+    page: Caller
+    """Who comes with the token."""
+    audit: Audit
+    metrics: Metrics
+    rate: Rate
+
+
+class Door:
+    """Lets in who names this machine and has an API key, or the token by header or cookie, and bounds what each may send.
+
+    The caller stands in the scope as `caller`, with a `Noted` beside it. It also puts the security headers on every answer,
+    counts it, and answers what nobody foresaw.
 
     A page elsewhere that resolves its own name to 127.0.0.1 (DNS rebinding) is told by its Host header and turned away.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str, body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, token: str, desk: Desk, body_bytes: int, document_bytes: int) -> None:
         self._app = app
-        self._body_bytes = body_bytes
+        self._desk = desk
+        self._body_bytes, self._document_bytes = body_bytes, document_bytes
         self._token = token.encode()
         # Cookies do not know ports: two servers on this machine must not overwrite each other's.
         self._cookie = f"headrace-{hashlib.sha256(self._token).hexdigest()[:8]}"
+        self._uploads: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
+        started = time.perf_counter()
+        status, begun = LEFT, False
 
         async def guarded(message: Message) -> None:
-            nonlocal begun
+            nonlocal begun, status
             if message["type"] == "http.response.start":
-                begun = True
+                begun, status = True, message["status"]
                 headers = MutableHeaders(scope=message)
                 for name, value in _SECURITY.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        answer = self._at_the_door(scope)
-        if answer is not None:
-            await answer(scope, receive, guarded)
-            return
-        body = await _read(receive, self._body_bytes)
-        if body is None:
-            answer = told(413, f"The body is larger than {self._body_bytes >> 10} KiB. Send less.", "too_large")
-            await answer(scope, receive, guarded)
-            return
+        noted = scope["noted"] = Noted()
         try:
-            await self._app(scope, _replay(body, receive), guarded)
-        except Exception as error:  # what nobody foresaw: one line here, a plain answer there
-            log.error("%s %s failed: %s: %s", scope["method"], scope["path"], type(error).__name__, error)
-            log.debug("", exc_info=True)
-            if not begun:
-                await told(500, f"Something unforeseen happened: {type(error).__name__}.", "internal_error")(
-                    scope, receive, guarded
-                )
+            try:
+                answer = await self._through(scope, receive, guarded)
+            except HeadraceError as error:
+                answer = told_of(error)
+                noted.outcome = code_of(error)
+            except Exception as error:  # what nobody foresaw: one line here, a plain answer there
+                log.error("%s %s failed: %s", scope["method"], _route(scope), type(error).__name__)
+                log.debug("", exc_info=True)
+                answer = told(500, f"Something unforeseen happened: {type(error).__name__}.", "internal_error")
+            if answer is not None and not begun:
+                await answer(scope, receive, guarded)
+        finally:
+            self._count(scope, noted, status, time.perf_counter() - started)
 
-    def _at_the_door(self, scope: Scope) -> Response | None:
+    async def _through(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
+        """Let the request in, or return the answer to it."""
+        answer = await self._at_the_door(scope)
+        if answer is not None:
+            return answer
+        caller: Caller | None = scope.get("caller")
+        if caller is not None and caller.key_id != PAGE:
+            self._desk.rate.take(caller.tenant, caller.limits.requests_per_minute)
+        if caller is None or scope["method"] != "PUT" or not scope["path"].startswith(UPLOADS):
+            return await self._with_body(scope, receive, send, self._body_bytes)
+        caller.may(WRITE)  # before its body is taken in
+        with self._upload(caller.tenant):
+            return await self._with_body(scope, receive, send, self._document_bytes + _UPLOAD_MORE)
+
+    async def _with_body(self, scope: Scope, receive: Receive, send: Send, most: int) -> Response | None:
+        try:
+            async with asyncio.timeout(_BODY_S):
+                body = await read_body(receive, most)
+        except TimeoutError:
+            return told(408, f"The body did not come within {_BODY_S:.0f} s. Send it faster.", "timeout")
+        if body is None:
+            size = f"{most >> 10:,} KiB" if most < 1 << 20 else f"{most >> 20:,} MiB"
+            return told(413, f"The body is larger than {size}. Send less.", "too_large")
+        await self._app(scope, replay(body, receive), send)
+        return None
+
+    @contextmanager
+    def _upload(self, tenant: str) -> Iterator[None]:
+        """Bound the documents that are in memory at once."""
+        if self._uploads[tenant] >= _UPLOADS_OF_ONE or self._uploads.total() >= _UPLOADS_AT_ONCE:
+            raise Overloaded("As many documents are being taken in as this machine takes.", hint="Send them one after another.")
+        self._uploads[tenant] += 1
+        try:
+            yield
+        finally:
+            self._uploads[tenant] -= 1
+
+    async def _at_the_door(self, scope: Scope) -> Response | None:
         """The answer to a stranger, or to somebody who brings the token in the address; `None` lets the request in."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if not _HOST.fullmatch(host):
             return told(421, "This server answers to 127.0.0.1 and localhost only. Use one of them.", "wrong_host")
-        if scope["path"] == OPEN:
+        if scope["path"] in OPEN:
             return None
+        address = scope["client"][0] if scope.get("client") else ""
+        page = replace(self._desk.page, address=address) if address else self._desk.page
         kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and self._right(given.strip()):
-            return None
+        if kind.lower() == "bearer":
+            if self._right(given.strip()):
+                scope["caller"] = page
+                return None
+            if given.strip().startswith("hr_"):
+                caller = await asyncio.to_thread(self._desk.callers.of, given.strip(), address)
+                if caller is not None:
+                    scope["caller"] = caller
+                    return None
         brought = QueryParams(scope["query_string"]).get("token", "")
         if scope["path"] == "/" and scope["method"] == "GET" and brought and self._right(brought):
             answer = RedirectResponse("/", 303)
@@ -115,56 +204,42 @@ class Door:
             # A page on another port of this machine counts as the same site, so its cookie comes along: its Origin tells.
             origin = headers.get("origin", f"http://{host}")
             if scope["method"] in ("GET", "HEAD") or origin.lower() == f"http://{host}".lower():
+                scope["caller"] = page
                 return None
             return told(403, "This request comes from another page. Send the token as a bearer.", "wrong_origin")
         if scope["path"] == "/" and "text/html" in headers.get("accept", ""):
             return HTMLResponse(_NO_TOKEN, 401)
-        return told(
-            401,
-            "The token is missing or wrong. Send `Authorization: Bearer TOKEN` as `headrace up` printed it.",
-            "no_token",
-        )
+        return told(401, "The API key is missing, wrong or revoked. Send `Authorization: Bearer KEY`.", "invalid_api_key")
 
     def _right(self, given: str) -> bool:
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token)
 
-
-async def _read(receive: Receive, most: int) -> bytes | None:
-    """The whole body, or `None` where it is too large; some of that is taken in, so that its sender reads the answer."""
-    pieces: list[bytes] = []
-    size, more = 0, True
-    while more and size <= 16 * most:
-        message = await receive()
-        piece = message.get("body", b"")
-        size += len(piece)
-        if size <= most:
-            pieces.append(piece)
-        more = message.get("more_body", False)
-    return b"".join(pieces) if size <= most else None
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def replay() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
+    def _count(self, scope: Scope, noted: Noted, status: int, seconds: float) -> None:
+        caller: Caller | None = scope.get("caller")
+        tenant, route = caller.tenant if caller else "", _route(scope)
+        self._desk.metrics.answered(tenant, scope["method"], route, status, seconds)
+        outcome = noted.outcome or ("done" if status < 400 else "left" if status == LEFT else str(status))
+        if status >= 400 and status != LEFT:
+            self._desk.metrics.refused(tenant, outcome)
+        # What the page asks for all the time says nothing of who did what.
+        if caller is None or noted.said or not route.startswith("/v1/") or route in _UNTOLD:
+            return
+        action = f"{scope['method']} {route}"
+        self._desk.audit.later(Line(caller.by, action, noted.resource, outcome))
 
 
-def told(status: int, message: str, code: str) -> JSONResponse:
-    """An error in the shape OpenAI clients read."""
-    return JSONResponse(error_body(status, message, code), status, _headers(status))
+_UNTOLD = ("/v1/events", "/v1/ledger", "/v1/runs", "/v1/standing", "/v1/scores/{pipeline}.svg", "/v1/models", "/v1/models/{name}")
+
+
+def _route(scope: Scope) -> str:
+    """The pattern a request's address matched: addresses name documents, and those are not for logs and labels."""
+    return getattr(scope.get("route"), "path", None) or "other"
 
 
 def told_of(error: HeadraceError) -> JSONResponse:
     """One of our errors as the HTTP answer it deserves."""
-    status = status_of(error)
-    return JSONResponse(body_of(error), status, _headers(status))
+    retry_s = error.retry_s if isinstance(error, Overloaded) else 2.0
+    return told(status_of(error), str(error), code_of(error), retry_s=retry_s)
 
 
 def status_of(error: HeadraceError) -> int:
@@ -172,8 +247,10 @@ def status_of(error: HeadraceError) -> int:
     match error:
         case NothingIndexed() | NotFound():
             return 404
-        case WrongUsage():
+        case WrongUsage() | BadDocument():
             return 400
+        case Forbidden() | QuotaReached():
+            return 403
         case Overloaded():
             return 429
         case StorageFull():
@@ -186,20 +263,11 @@ def status_of(error: HeadraceError) -> int:
             return 500
 
 
+def code_of(error: HeadraceError) -> str:
+    """An error's code: its name, e.g. `nothing_indexed`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removeprefix("_")).lower()
+
+
 def body_of(error: HeadraceError) -> dict[str, Any]:
-    """The JSON that tells an error; `code` is its name, e.g. `nothing_indexed`."""
-    code = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removeprefix("_")).lower()
-    return error_body(status_of(error), str(error), code)
-
-
-def error_body(status: int, message: str, code: str) -> dict[str, Any]:
-    """The OpenAI error shape."""
-    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-    kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "code": code}}
-
-
-def _headers(status: int) -> dict[str, str]:
-    if status == 401:
-        return {"WWW-Authenticate": "Bearer"}
-    return {"Retry-After": "2"} if status in (429, 503) else {}
+    """The JSON that tells an error."""
+    return error_body(status_of(error), str(error), code_of(error))

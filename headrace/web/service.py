@@ -7,33 +7,43 @@ import getpass
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from headrace.catalog import CHUNKS, FEEDBACK, INTERACTION_ROWS, Tier
-from headrace.errors import NotFound, Overloaded, WrongUsage
+from headrace.catalog import CHUNKS, FEEDBACK, INDEXES, INTERACTION_ROWS, Tier
+from headrace.errors import HeadraceError, NotFound, WrongUsage
 from headrace.explain import scene_of, score_of, svg
 from headrace.inference.answer import Answer
 from headrace.inference.feedback import Verdict, feedback
+from headrace.inference.generation import served_by
 from headrace.inference.pipeline import INFERENCE, Desk
 from headrace.pipeline.run import journal_of, runs
 from headrace.pipeline.runner import Runner
 from headrace.pipeline.stage import Pipeline
-from headrace.settings import Settings
+from headrace.settings import Limits, Settings
+from headrace.storage.indexes import IndexReader
 from headrace.storage.ledger import Direction, Row
+from headrace.storage.metadata import Metadata
 from headrace.storage.meter import Meter
-from headrace.storage.tables import TableReader
+from headrace.storage.tables import TableReader, quoted
 from headrace.storage.vectors import VectorReader
+from headrace.web.audit import Audit
+from headrace.web.caller import PAGE, SCOPES, Caller, Callers, limits_of
+from headrace.web.documents import Documents
+from headrace.web.metrics import Metrics
+from headrace.web.places import Place, Places
+from headrace.web.rate import Rate
+from headrace.web.trace import Traces, tokens
 
 AT_ONCE = 4
 """Questions worked on at the same time; the models take them one by one, but one can retrieve while another is answered."""
 WAITING = 8
 """Questions that may wait beyond those; further ones are turned away."""
 _REMEMBERED = 10_000
-_WAKE_S = 0.2
+_CLOSE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -44,59 +54,26 @@ class _Given:
     chunks: frozenset[str]
 
 
-class Places:
-    """Bounds the questions under way: `at_once` are worked on, `waiting` more wait in the order they came."""
-
-    def __init__(self, at_once: int, waiting: int) -> None:
-        self._at_once, self._most = at_once, at_once + waiting
-        self._inside: list[object] = []
-        self._changed = threading.Condition()
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Questions worked on, questions waiting."""
-        inside = len(self._inside)
-        return min(inside, self._at_once), max(0, inside - self._at_once)
-
-    def enter(self) -> object:
-        """Take a place. Raises `Overloaded` where none is free."""
-        place = object()
-        with self._changed:
-            if len(self._inside) >= self._most:
-                raise Overloaded(
-                    f"{self._most} questions are being answered or waiting, which is as many as this machine takes.",
-                    hint="Try again in a moment.",
-                )
-            self._inside.append(place)
-        return place
-
-    def wait(self, place: object, until: Callable[[], bool]) -> bool:
-        """Wait for one's turn; false if `until` turned true first."""
-        with self._changed:
-            while place not in self._inside[: self._at_once]:
-                if until():
-                    return False
-                self._changed.wait(_WAKE_S)
-        return not until()
-
-    def leave(self, place: object) -> None:
-        """Give the place back."""
-        with self._changed:
-            self._inside.remove(place)
-            self._changed.notify_all()
-
-
 class Service:
     """Answers for one run of `headrace up`; every method may be called from several threads.
 
     `stopping` turns true when the server ends: whatever waits or generates then gives up.
     """
 
-    def __init__(self, runner: Runner, desk: Desk, settings: Settings) -> None:
+    def __init__(self, runner: Runner, desk: Desk, settings: Settings, traces: Traces | None = None) -> None:
         self.runner = runner
         self.settings = settings
         self.stopping = False
         self.places = Places(AT_ONCE, WAITING)
+        self.metadata = Metadata(runner.endpoints)
+        self.callers = Callers(self.metadata, settings.limits)
+        whole = settings.limits.model_copy(update={"questions": AT_ONCE + WAITING})
+        self.page = Caller(settings.tenant, PAGE, frozenset(SCOPES), whole)
+        self.audit = Audit(self.metadata, runner)
+        self.metrics = Metrics(runner.record.ledger, lambda: self.places.counts)
+        self.rate = Rate()
+        self.documents = Documents(runner, settings)
+        self.traces = traces or Traces.of(settings.telemetry)
         self._desk = desk
         self._given: OrderedDict[str, _Given] = OrderedDict()
         self._lock = threading.Lock()
@@ -105,46 +82,97 @@ class Service:
         self._drawing = threading.Lock()
         self._drawn: dict[str, tuple[tuple[str, int], bytes]] = {}
         self._vectors: VectorReader | None = None
+        self._indexes: IndexReader
         self._user = _user()
+
+    def start(self) -> None:
+        """Begin to index what is put, and to keep the audit."""
+        self.documents.start()
+        self.audit.start()
 
     def stop(self) -> None:
         """Have everything under way give up soon. Takes no lock, so a signal handler may call it."""
         self.stopping = True
+        self.documents.stopping = True
 
-    def ask(self, place: object, question: str, tenant: str, *, gone: Callable[[], bool]) -> Iterator[str | dict[str, Any]]:
+    def close(self) -> None:
+        """Wait a little for what `start` began, and let go of everything."""
+        self.stop()
+        self.documents.stop(_CLOSE_S)
+        self.audit.stop(_CLOSE_S)
+        self.traces.stop()
+        self.metadata.close()
+
+    def limits_of(self, tenant: str, quotas: dict[str, Any] | None = None) -> Limits:
+        """A tenant's limits; its quotas are looked up unless they are given."""
+        if quotas is None:
+            quotas = next((known.quotas for known in self.metadata.tenants() if known.name == tenant), {})
+        return limits_of(self.settings.limits, quotas)
+
+    def ready(self) -> str:
+        """What keeps the service from answering; empty where nothing does."""
+        if self.stopping:
+            return "stopping"
+        try:
+            self.metadata.who("")
+        except HeadraceError:
+            return "the metadata store does not answer"
+        return ""
+
+    def ask(
+        self, place: Place, question: str, caller: Caller, tenant: str, *, gone: Callable[[], bool], headers: Mapping[str, str]
+    ) -> Iterator[str | dict[str, Any]]:
         """The answer's text in pieces, then the answer as JSON-ready keys; ends early once `gone` says nobody listens.
 
         `place` comes from `places.enter` and is given back. Raises what retrieval and generation raise.
         """
-        with self._turn(place, gone) as begun:
+        with self._turn(place, gone) as begun, self.traces.question("chat", tenant, headers) as span:
             if not begun:
                 return
             # What a tenant's first question opens (topics, catalogs) is opened once, not by several at a time.
             with self._alone("ask", tenant):
-                stream = self._desk.ask(question, tenant=tenant, user=self._user)
+                limits = caller.limits if tenant == caller.tenant else self.limits_of(tenant)
+                stream = self._desk.ask(question, tenant=tenant, user=self._user_of(caller), kv_cache_bytes=limits.kv_cache_bytes)
                 for piece in stream:
                     if isinstance(piece, Answer):
+                        span.answered(piece)
+                        read, written, _ = tokens(piece)
+                        first = piece.timings_ms.get("first_token", 0.0) / 1e3
+                        self.metrics.question(tenant, "answer", read=read, written=written, first_s=first)
                         yield self._remembered(piece)
                     else:
                         yield piece
                     if gone() or self.stopping:
                         return  # dropping the stream closes it, which stops the generator
 
-    def search(self, place: object, question: str, tenant: str, *, gone: Callable[[], bool]) -> dict[str, Any] | None:
+    def search(
+        self, place: Place, question: str, caller: Caller, tenant: str, *, gone: Callable[[], bool], headers: Mapping[str, str]
+    ) -> dict[str, Any] | None:
         """The passages for a question, best first, or `None` if nobody waits for them any more."""
-        with self._turn(place, gone) as begun:
+        with self._turn(place, gone) as begun, self.traces.question("retrieval", tenant, headers) as span:
             if not begun:
                 return None
             with self._alone("ask", tenant):
-                found = self._desk.search(question, tenant=tenant, user=self._user)
+                found = self._desk.search(question, tenant=tenant, user=self._user_of(caller))
+            span.answered(found)
+            self.metrics.question(tenant, "search")
             return _without_text(self._remembered(found))
 
-    def judge(self, answer_id: str, up: bool, *, chunk_id: str = "", reason: str = "", correction: str = "") -> dict[str, Any]:
-        """Put a verdict on the head and say where it stands. Raises `NotFound` for an answer nobody was given."""
+    def judge(
+        self, caller: Caller, answer_id: str, up: bool, *, chunk_id: str = "", reason: str = "", correction: str = ""
+    ) -> dict[str, Any]:
+        """Put a verdict on the head and say where it stands. Raises `NotFound` for one the caller was not given."""
         given = self._answer(answer_id)
+        if given is None or not (caller.admin or given.tenant == caller.tenant):
+            # The same words for both: whether another tenant has such an answer is not told.
+            raise NotFound(
+                f"No answer {answer_id} is known here.",
+                hint="If another command gave it, land it first: `headrace land --once`.",
+            )
         if chunk_id and chunk_id not in given.chunks:
             raise NotFound(f"Answer {answer_id} does not stand on a chunk {chunk_id}.", hint="Take chunk_id from its passages.")
-        verdict = Verdict(answer_id, up, given.tenant, self._user, chunk_id=chunk_id, reason=reason, correction=correction)
+        user = self._user_of(caller)
+        verdict = Verdict(answer_id, up, given.tenant, user, chunk_id=chunk_id, reason=reason, correction=correction)
         with self._alone("feedback", given.tenant):
             partition, offset = self.runner.run(feedback, tenant=given.tenant, verdicts=[verdict])[0]
             self._seen.add(("feedback", given.tenant))
@@ -160,18 +188,20 @@ class Service:
         names = ("run", "command", "state", "started", "ended")
         return [{name: journal.get(name) for name in names} for journal in reversed(runs(self.settings.home))]
 
-    def standing(self, tenant: str) -> dict[str, Any]:
+    def standing(self, caller: Caller, tenant: str) -> dict[str, Any]:
         """How many passages of a tenant are indexed, and in which version of the index."""
         with self._lock:
             if self._vectors is None:
                 meter = Meter(self.runner.record.ledger, "page")
                 self._vectors = VectorReader(CHUNKS, self.runner.endpoints, meter)
+                self._indexes = IndexReader(INDEXES, self.runner.endpoints, meter)
+        served = served_by(self._indexes.recent(), self._vectors)
         return {
             "run": self.runner.record.id,
             "tenant": tenant,
-            "default_tenant": self.settings.tenant,
-            "index_version": self._vectors.version(),
-            "passages": self._vectors.count(f"tenant = '{tenant}'"),
+            "default_tenant": caller.tenant,
+            "index_version": served.version(),
+            "passages": served.count(f"tenant = {quoted(tenant)}"),
         }
 
     def totals(self) -> dict[str, Any]:
@@ -226,7 +256,7 @@ class Service:
         return journal["run"], journal["command"], datetime.fromisoformat(journal["started"]), journal["rows"]
 
     @contextmanager
-    def _turn(self, place: object, gone: Callable[[], bool]) -> Iterator[bool]:
+    def _turn(self, place: Place, gone: Callable[[], bool]) -> Iterator[bool]:
         try:
             yield self.places.wait(place, lambda: gone() or self.stopping)
         finally:
@@ -249,9 +279,21 @@ class Service:
             {"number": number, "cited": number in answer.cited, **passage.as_dict()}
             for number, passage in enumerate(answer.passages, 1)
         ]
-        return {**answer.as_dict(), "passages": passages}
+        read, written, cached = tokens(answer)
+        usage = {
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+        finish = answer.completion.finish_reason if answer.completion else "stop"
+        return {**answer.as_dict(), "passages": passages, "usage": usage, "finish_reason": finish}
 
-    def _answer(self, answer_id: str) -> _Given:
+    def _user_of(self, caller: Caller) -> str:
+        """Who is recorded with an answer: the key, or who started the service where its page asks."""
+        return self._user if caller.key_id == PAGE else caller.key_id
+
+    def _answer(self, answer_id: str) -> _Given | None:
         with self._lock:
             given = self._given.get(answer_id)
         if given is not None:
@@ -262,10 +304,7 @@ class Service:
         columns = ("answer_id", "tenant", "passages")
         found = table.read(columns, f"answer_id = '{answer_id}'").to_pylist() if answer_id.isalnum() else []
         if not found:
-            raise NotFound(
-                f"No answer {answer_id} is known here.",
-                hint="If another command gave it, land it first: `headrace land --once`.",
-            )
+            return None
         return _Given(found[0]["tenant"], frozenset(passage["chunk_id"] for passage in found[0]["passages"] or ()))
 
 
@@ -295,7 +334,7 @@ def _pipeline(name: str) -> tuple[Pipeline, frozenset[str]]:
 
 def _without_text(found: dict[str, Any]) -> dict[str, Any]:
     """A search's keys: an answer's without those that only text has."""
-    left_out = ("answer", "citations", "generator_version")
+    left_out = ("answer", "citations", "generator_version", "usage", "finish_reason")
     passages = [{name: value for name, value in passage.items() if name != "cited"} for passage in found["passages"]]
     return {name: value for name, value in found.items() if name not in left_out} | {"passages": passages}
 

@@ -20,14 +20,15 @@ from test_kill import QUESTIONS, assert_whole
 from test_kill import finish as finish_demo
 from test_landing import Events, assert_exactly_once, finish, lander, missing, rows
 
-from headrace.errors import Unavailable
+from headrace.errors import HeadraceError, Unavailable
 from headrace.head.position import positions
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
+from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.tables import TableReader
+from headrace.storage.tables import TableReader, TableWriter
 from headrace.storage.topics import TopicReader, TopicWriter
 
 
@@ -62,6 +63,11 @@ def test_kills_for_ten_minutes_lose_nothing_and_double_nothing(home, monkeypatch
 
 def landed_all(endpoints: Endpoints, events: Events) -> bool:
     return missing(rows(endpoints), events) == {}
+
+
+def keep(endpoints: Endpoints) -> None:
+    with contextlib.suppress(HeadraceError):
+        TableWriter(EVENT_ROWS, endpoints, Meter(Ledger(), "test")).upkeep(Upkeep())
 
 
 def account(endpoints: Endpoints, events: Events, landers: list[subprocess.Popen[str]]) -> str:
@@ -102,18 +108,23 @@ def test_ten_minutes_of_kills_while_events_land(tmp_path: Path, within: Any) -> 
 
         producing = threading.Thread(target=produce)
         producing.start()
-        landers += [lander(endpoints, "follow", commit_s=0.2) for _ in range(2)]
+        landers += [lander(endpoints, "follow", commit_s=1.0) for _ in range(2)]
         kills: Counter[str] = Counter()
+        upkeep_at = time.monotonic() + 30
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(dice.uniform(1.0, 6.0))
+            if time.monotonic() > upkeep_at:  # as a following lander does it, and killed under it as well
+                upkeep_at = time.monotonic() + 30
+                upkeep = threading.Thread(target=keep, args=(endpoints,), daemon=True)
+                upkeep.start()
             whom = dice.choice(["lander", "lander", "head", "objects"])
             kills[whom] += 1
             if whom == "lander":
                 victim = landers.pop(dice.randrange(len(landers)))
                 victim.kill()
                 victim.communicate()
-                landers.append(lander(endpoints, "follow", commit_s=0.2))
+                landers.append(lander(endpoints, "follow", commit_s=1.0))
                 continue
             servers.kill(whom)
             time.sleep(dice.uniform(0.0, 2.0))

@@ -347,7 +347,7 @@ def test_a_migration_that_was_killed_left_nothing_behind(found: MetadataEndpoint
     monkeypatch.setattr(metadata, "MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE half (y INTEGER)", "INSERT INTO half VALUES (7)")))
     with closing(Metadata(endpoints_of(found))) as store:
         assert store.tenants() == []
-    assert raw(found, "SELECT version FROM migrations ORDER BY version") == [(1,), (2,)]
+    assert raw(found, "SELECT version FROM migrations ORDER BY version") == [(n + 1,) for n in range(len(MIGRATIONS) + 1)]
     assert raw(found, "SELECT y FROM half") == [(7,)]
 
 

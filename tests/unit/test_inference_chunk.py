@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.inference.chunk import sections, split
+from headrace.inference.chunk import _placed, pieces, sections, split
 from headrace.models import tokens
 
 WORD = st.text(st.sampled_from("abcdefgh"), min_size=1, max_size=9) | st.sampled_from(
@@ -19,6 +19,7 @@ LINE = st.one_of(
     st.sampled_from(["```", "~~~", "```python", "| a | b |", "|---|---|", "- item", "", "", "> quote", "    code", "***"]),
 )
 TEXT = st.lists(LINE, max_size=25).map("\n".join)
+TABLELESS = st.lists(LINE.filter(lambda line: "|" not in line), max_size=25).map("\n".join)
 
 
 @settings(deadline=None)
@@ -39,7 +40,7 @@ def test_a_chunk_fills_its_window_and_no_more(title: str, window: int) -> None:
 
 
 @settings(deadline=None)
-@given(TEXT)
+@given(TABLELESS)
 def test_no_letter_of_a_body_is_lost_or_doubled(text: str) -> None:
     bodies = "".join(body for _, body in sections(text))
     pieces = "".join(body for _, body in split(text, 32))
@@ -103,3 +104,111 @@ def test_short_sections_stay_whole_and_long_ones_are_cut_between_sentences() -> 
     bodies = [body for _, body in split("# A\n" + " ".join(sentences), 64)]
     assert len(bodies) > 3
     assert all(body.startswith("Sentence") and body.endswith(".") for body in bodies)
+
+
+def table(rows: int, columns: int = 3) -> str:
+    lines = ["| " + " | ".join(f"name{n}" for n in range(columns)) + " |", "|" + "---|" * columns]
+    return "\n".join([*lines, *("| " + " | ".join(f"r{r}c{n}" for n in range(columns)) + " |" for r in range(rows))])
+
+
+@pytest.mark.parametrize("window", [48, 200])
+def test_every_part_of_a_table_has_its_header_and_every_row_is_in_one_part(window: int) -> None:
+    text = f"# Flow\nAs measured:\n\n{table(60)}\n\nAfter it."
+    found = list(pieces(text, window))
+    parts = [piece for piece in found if "name0" in piece.body]
+    assert len(parts) > 3
+    assert all("| name0 | name1 | name2 |\n|-|-|-|\n" in piece.body for piece in parts)
+    assert all(piece.heading == "Flow" for piece in found)
+    assert all(tokens.count(f"{piece.heading}\n{piece.body}") <= window for piece in found)
+    bodies = "\n".join(piece.body for piece in found)
+    for row in range(60):
+        assert bodies.count(f"| r{row}c0 |") == 1
+    assert "As measured:" in bodies
+    assert "After it." in bodies
+
+
+def test_a_short_table_stays_whole_with_what_stands_above_it() -> None:
+    text = "The flow of each gauge:\n\n" + table(3)
+    long = "The wheel turns slowly. " * 60
+    assert [body for _, body in split(text, 200)] == [text]
+    assert next(body for _, body in split(f"{text}\n\n{long}", 200)) == text.replace("\n\n", "\n", 1)
+
+
+def test_a_table_too_wide_for_its_header_names_each_cell() -> None:
+    bodies = [body for _, body in split(table(2, columns=60), 100)]
+    assert "name0: r0c0; name1: r0c1" in bodies[0]
+    assert all(tokens.count(body) <= 100 for body in bodies)
+    assert sum(body.count("name59: r1c59") for body in bodies) == 1
+
+
+def test_a_table_in_a_fence_is_code() -> None:
+    text = f"```\n{table(60)}\n```"
+    assert sum(body.count("name0") for _, body in split(text, 64)) == 1
+
+
+def test_a_longer_fence_is_closed_by_one_as_long() -> None:
+    assert [path for path, _ in sections("````\n```\n# no\n```\n# no\n````\n# yes\nbody")] == [[], ["yes"]]
+
+
+def test_a_heading_keeps_the_sign_in_its_name() -> None:
+    assert [path for path, _ in sections("# C#\nbody\n# D ##\nbody\n#\nbody")] == [["C#"], ["D"]]
+
+
+def test_code_keeps_its_indentation_and_loses_its_fence() -> None:
+    functions = [f"def turn_{n}(wheel):\n    for tooth in wheel:\n        tooth.turn({n})\n    return wheel" for n in range(12)]
+    code = "\n\n\n".join(functions)
+    found = list(pieces(f"# wheel.py\n\n```python\n{code}\n```", 100, code=True))
+    assert len(found) > 2
+    assert all(piece.heading == "wheel.py" for piece in found)
+    assert "".join("".join(piece.body.split()) for piece in found) == "".join(code.split())
+    assert found[0].body.startswith("def turn_0(wheel):\n    for tooth in wheel:\n        tooth.turn(0)")
+
+
+@settings(deadline=None)
+@given(TABLELESS)
+def test_a_piece_says_where_it_begins(text: str) -> None:
+    for piece in pieces(text, 64):
+        assert text[piece.start :].startswith(piece.body)
+
+
+def test_pieces_have_their_pages_slides_or_sheets() -> None:
+    sentence = "The wheel turns slowly all day. " * 20
+    pages = [f"# Mill\n\nShort. {sentence}", sentence, f"## Weir\n\n{sentence}"]
+    assert places(pages, "page") == ["page 1", "page 2", "page 3"]
+    assert places(["Mill", "Weir"], "page") == ["pages 1–2"]
+    assert places(["Mill", "Weir"], "slide") == ["slide 1", "slide 2"]
+    assert places(["| a |\n|---|\n| b |", sentence], "sheet") == ["sheet 1", "sheet 2"]
+    assert [where for _, where in _placed({"text": "Mill", "parts": None, "media": "text/plain"}, 200)] == [None]
+
+
+def places(texts: list[str], word: str) -> list[str | None]:
+    starts = [sum(len(text) + 2 for text in texts[:n]) for n in range(len(texts))]
+    parts = [{"start": start, "place": f"{word} {n}"} for n, start in enumerate(starts, 1)]
+    document = {"text": "\n\n".join(texts), "parts": parts, "media": "application/pdf"}
+    found = [where for _, where in _placed(document, 128)]
+    return [where for n, where in enumerate(found) if where not in found[:n]]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 1_000_000,
+        "word " * 40_000,
+        "日本語" * 10_000,
+        "# a" + " " * 50_000 + "b",
+        "| a |\n|" + " " * 200_000 + "-x",
+        "| a |\n|-|\n|" + " b |" * 20_000,
+        "| " + "name | " * 5_000 + "\n|-|\n" + "| b " * 5_000,
+        "# " + "long " * 50_000 + "\n" + "## b\nc\n" * 500,
+        "`" * 100_000,
+        "> " * 5_000 + "deep",
+        "- " * 5_000 + "deep",
+        "[" * 20_000,
+        "*a " * 10_000,
+    ],
+)
+def test_any_text_is_cut_in_time_and_into_pieces_of_a_size(text: str) -> None:
+    for heading, body in split(text, 200):
+        assert len(body) <= 2_000
+        assert tokens.count(f"{heading}\n{body}") <= 200

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.inference.citation import Citations, content_words
+from headrace.inference.citation import Citations, content_words, span
 
 PASSAGES = [
     "The Wheel House was built in 1883 by the Moreau family beside the northern weir.",
@@ -93,3 +93,33 @@ def test_only_passages_there_are_get_cited_and_no_text_is_lost(pieces: list[str]
     assert {int(number) for number in re.findall(r"\[(\d+)\]", text)} == cited <= {1, 2}
     source = "".join(pieces)
     assert [c for c in re.sub(r"\[\d+\]", "", text) if c.isalpha()] == [c for c in source if c.isalpha()]
+
+
+PASSAGE = '# The weir\n\nIt was raised in 1911. The crest stands at 4.2 metres, "give or take". Swans nest there.\nNobody minds.'
+
+
+def quoted(words: str) -> str:
+    start, end = span(content_words(words), PASSAGE)
+    return PASSAGE[start:end]
+
+
+def test_a_citation_points_at_the_sentence_that_holds_the_words() -> None:
+    assert quoted("The crest stands at 4.2 metres") == 'The crest stands at 4.2 metres, "give or take".'
+    assert quoted("Swans nest") == "Swans nest there."
+    assert quoted("raised in 1911, and swans nest there") == PASSAGE[PASSAGE.index("It was") : PASSAGE.index("\nNobody")]
+    assert quoted("weir") == "# The weir"
+
+
+@given(st.text(max_size=200), st.text(max_size=40))
+def test_a_span_lies_within_its_passage(passage: str, words: str) -> None:
+    start, end = span(content_words(words), passage)
+    assert 0 <= start <= end <= len(passage)
+
+
+def test_groundedness_is_the_share_of_sentences_that_stand_on_something() -> None:
+    citations = Citations(PASSAGES)
+    assert citations.groundedness is None
+    "".join(citations.mark(["Bananas ripen quickly in warm kitchens. The Moreau family built the Wheel House. "]))
+    assert citations.groundedness == 0.5
+    assert [support.number for support in citations.supports] == [None, 1]
+    assert PASSAGES[0][citations.supports[1].start : citations.supports[1].end] == PASSAGES[0]

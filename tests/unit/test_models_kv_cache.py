@@ -59,13 +59,16 @@ def model() -> Iterator[SmolLM]:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Callable[..., KvCache]:
-    def open_cache(tenant: str = "acme", *, limit: int = 1 << 30, ledger: Ledger | None = None) -> KvCache:
+    def open_cache(
+        tenant: str = "acme", *, limit: int = 1 << 30, share: int | None = None, ledger: Ledger | None = None
+    ) -> KvCache:
         return KvCache(
             FileWriter(KV_CACHE, endpoints(tmp_path), Meter(ledger or Ledger(), "generate", tenant)),
             model="tiny@1",
             tenant=tenant,
             shape=SHAPE,
             limit_bytes=limit,
+            share_bytes=share,
         )
 
     return open_cache
@@ -217,6 +220,17 @@ def test_the_least_recently_used_go_first_and_the_limit_holds(
     run(model, [6, *PROMPT[1:]], cache(limit=2 * size))
     assert len(blocks(tmp_path)) == 2
     assert run(model, PROMPT, cache(limit=0)).reused_tokens == 0
+
+
+def test_a_tenant_beyond_its_share_gives_up_its_own_blocks(model: SmolLM, cache: Callable[..., KvCache], tmp_path: Path) -> None:
+    run(model, PROMPT, cache("globex"))
+    theirs = set(block_keys(PROMPT, model="tiny@1", tenant="globex", shape=SHAPE))
+    size = next(iter(blocks(tmp_path).values())).stat().st_size
+    for first in (1, 2, 3):
+        run(model, [first, *PROMPT[1:]], cache("acme", share=2 * size))
+        assert len(set(blocks(tmp_path)) - theirs) == 2
+    assert theirs <= set(blocks(tmp_path))
+    assert run(model, PROMPT, cache("acme", share=0)).reused_tokens == 0
 
 
 def test_storage_that_fails_costs_no_answer(model: SmolLM, cache: Callable[..., KvCache], tmp_path: Path) -> None:

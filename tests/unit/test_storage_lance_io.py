@@ -26,7 +26,7 @@ def chunks() -> pa.Table:
             numbers = np.random.default_rng(1).normal(size=ROWS * DIMENSIONS).astype(np.float32)
             columns[field.name] = pa.FixedSizeListArray.from_arrays(pa.array(numbers), DIMENSIONS)
         elif field.name == "readers":
-            columns[field.name] = pa.array([["all"]] * ROWS, field.type)
+            columns[field.name] = pa.array([[]] * ROWS, field.type)
         elif field.name == "position":
             columns[field.name] = pa.array(range(ROWS), field.type)
         else:

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from starlette.responses import PlainTextResponse
@@ -15,15 +15,41 @@ from starlette.types import Message, Receive, Scope, Send
 
 from headrace import errors
 from headrace.errors import HeadraceError, Overloaded, WrongUsage
-from headrace.settings import Settings
-from headrace.storage.ledger import Row
-from headrace.web.app import TENANT
+from headrace.settings import Limits, Settings
+from headrace.storage.ledger import Ledger, Row
+from headrace.web.audit import Audit
+from headrace.web.body import TENANT
+from headrace.web.caller import Caller, Callers
 from headrace.web.door import CSP, Door, body_of, status_of
+from headrace.web.metrics import Metrics
+from headrace.web.places import Place, Places
+from headrace.web.rate import Rate
 from headrace.web.serve import bound
-from headrace.web.service import Places, _pipeline, by_tier
+from headrace.web.service import _pipeline, by_tier
 
 TOKEN = "a-token"
+KEY = f"hr_{'0' * 16}_{'s' * 43}"
+LIMITS = Limits(requests_per_minute=3)
+RATE = Rate()
 LOCAL = {"host": "127.0.0.1:8484"}
+
+
+class _Keys:
+    """One key, of tenant acme, that may read."""
+
+    def of(self, key: str, address: str) -> Caller | None:
+        return Caller("acme", "0" * 16, frozenset({"read"}), LIMITS, address) if key == KEY else None
+
+
+class _Desk:
+    """What the door needs of a service, without its stores."""
+
+    def __init__(self) -> None:
+        self.callers = cast(Callers, _Keys())
+        self.page = Caller("default", "page", frozenset({"read", "write", "admin"}), LIMITS)
+        self.audit = Audit(cast(Any, None), cast(Any, None))
+        self.metrics = Metrics(Ledger(), lambda: (0, 0))
+        self.rate = RATE
 
 
 async def inside(scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +80,7 @@ def knock(
         "query_string": query.encode(),
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in given.items()],
     }
-    asyncio.run(Door(inside, token=TOKEN, body_bytes=100)(scope, receive, send))
+    asyncio.run(Door(inside, token=TOKEN, desk=_Desk(), body_bytes=100, document_bytes=1_000)(scope, receive, send))
     told = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], told, b"".join(message.get("body", b"") for message in sent[1:]).decode()
 
@@ -109,6 +135,46 @@ def test_only_this_machine_may_be_named(host: str) -> None:
     assert "127.0.0.1" in json.loads(body)["error"]["message"]
 
 
+def test_a_key_opens_until_its_tenant_has_sent_enough() -> None:
+    assert [knock(authorization=f"Bearer {KEY}")[0] for _ in range(4)] == [200, 200, 200, 429]
+    status, headers, body = knock(authorization=f"Bearer {KEY}")
+    assert status == 429
+    assert 0 < int(headers["retry-after"]) <= 21
+    assert json.loads(body)["error"]["type"] == "rate_limit_error"
+    assert knock(authorization=f"Bearer {TOKEN}")[0] == 200, "the page's owner is not counted"
+
+
+def test_a_document_is_refused_before_it_is_taken_in() -> None:
+    async def never() -> Message:
+        raise AssertionError("its body was read")
+
+    RATE._buckets.clear()
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {KEY}".encode())]
+    scope = {"type": "http", "method": "PUT", "path": "/v1/documents/a", "query_string": b"", "headers": headers}
+    asyncio.run(Door(inside, token=TOKEN, desk=_Desk(), body_bytes=100, document_bytes=1_000)(scope, never, send))
+    assert sent[0]["status"] == 403
+
+
+def test_a_rate_refills_steadily() -> None:
+    now = [0.0]
+    rate = Rate(lambda: now[0])
+    for _ in range(60):
+        rate.take("a", 60)
+    with pytest.raises(Overloaded) as refused:
+        rate.take("a", 60)
+    assert refused.value.retry_s == pytest.approx(1.0)
+    rate.take("b", 60)
+    now[0] = 1.0
+    rate.take("a", 60)
+    with pytest.raises(Overloaded):
+        rate.take("a", 60)
+
+
 def test_health_needs_no_token() -> None:
     assert knock("/health", host="localhost:1")[0] == 200
 
@@ -138,6 +204,8 @@ def test_what_nobody_foresaw_is_told_without_its_inside() -> None:
         (errors.LostRace("a"), 503, "lost_race"),
         (errors.RequestRefused("a"), 502, "request_refused"),
         (errors.StorageFull("a"), 507, "storage_full"),
+        (errors.Forbidden("a"), 403, "forbidden"),
+        (errors.QuotaReached("a"), 403, "quota_reached"),
         (errors.MissingPart("a"), 500, "missing_part"),
     ],
 )
@@ -158,7 +226,7 @@ def test_places_are_bounded_and_given_in_order() -> None:
         places.enter()
     turns: list[str] = []
 
-    def take(place: object, name: str) -> None:
+    def take(place: Place, name: str) -> None:
         assert places.wait(place, lambda: False)
         turns.append(name)
         places.leave(place)
@@ -173,6 +241,23 @@ def test_places_are_bounded_and_given_in_order() -> None:
         thread.join(5)
     assert turns == ["first", "second", "third"]
     assert places.counts == (0, 0)
+
+
+def test_a_tenant_cannot_fill_the_queue() -> None:
+    places = Places(at_once=2, waiting=2)
+    greedy = [places.enter("greedy", 3) for _ in range(3)]
+    with pytest.raises(Overloaded, match="3 questions"):
+        places.enter("greedy", 3)
+    another = places.enter("another", 3)
+    late = places.enter("late", 3)  # all four places are taken, but this tenant has none
+    with pytest.raises(Overloaded, match="as this machine takes"):
+        places.enter("late", 3)
+    places.leave(greedy[0])
+    assert not greedy[2].begun, "the tenant that has one question worked on waits for those that have none"
+    assert another.begun
+    places.leave(another)
+    assert late.begun
+    assert places.counts == (2, 1)
 
 
 def test_waiting_ends_when_nobody_listens() -> None:

@@ -1,0 +1,79 @@
+"""How good the answers to questions with known answers are."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.evaluation.folder import Question
+from headrace.evaluation.interval import mean_with_interval
+from headrace.inference.answer import Answer
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_MARKERS = re.compile(r"\s*\[\d+\]")
+
+
+@dataclass(frozen=True)
+class AnswersMeasured:
+    """Means with 95 % intervals over the questions asked; a measure that no answer has is zero over 0 answers."""
+
+    questions: int
+    measures: dict[str, tuple[float, float, float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures under the JSON keys of the command-line contract."""
+        found: dict[str, Any] = {"questions": self.questions}
+        for name, (mean, low, high) in self.measures.items():
+            found |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        return found
+
+
+def measure_answers(questions: Sequence[Question], answers: Sequence[Answer], document_of: Mapping[str, str]) -> AnswersMeasured:
+    """Measure answers, in the order of their questions.
+
+    exact_match and f1 are SQuAD's (Rajpurkar et al. 2016) over every answer, a refusal counting as wrong; citation_precision
+    is the share of an answer's citations whose document is relevant, over the answers that cite; groundedness the share of an
+    answer's sentences that a passage holds, over the answers that are not refusals.
+    """
+    said = [_MARKERS.sub("", answer.text) for answer in answers]
+    cited = [[document_of.get(str(c["document"])) for c in answer.citations] for answer in answers]
+    values = {
+        "exact_match": [_best(exact_match, text, q) for text, q in zip(said, questions, strict=True)],
+        "f1": [_best(f1, text, q) for text, q in zip(said, questions, strict=True)],
+        "citation_precision": [
+            sum(document in question.relevant for document in documents) / len(documents)
+            for documents, question in zip(cited, questions, strict=True)
+            if documents
+        ],
+        "groundedness": [answer.groundedness for answer in answers if not answer.refused and answer.groundedness is not None],
+        "refusal_rate": [float(answer.refused) for answer in answers],
+    }
+    return AnswersMeasured(len(questions), {name: mean_with_interval(found) for name, found in values.items()})
+
+
+def normal(text: str) -> list[str]:
+    """SQuAD's normalisation: lower case, without punctuation and articles, split at white space."""
+    bare = "".join(character for character in text.lower() if character not in string.punctuation)
+    return _ARTICLES.sub(" ", bare).split()
+
+
+def exact_match(said: str, known: str) -> float:
+    """1 if both are the same after normalisation, else 0."""
+    return float(normal(said) == normal(known))
+
+
+def f1(said: str, known: str) -> float:
+    """Harmonic mean of precision and recall over the words."""
+    ours, theirs = normal(said), normal(known)
+    if not ours or not theirs:
+        return float(ours == theirs)
+    common = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * common / (len(ours) + len(theirs))
+
+
+def _best(measure: Any, said: str, question: Question) -> float:
+    return max((float(measure(said, known)) for known in question.answers), default=0.0)

@@ -1,0 +1,67 @@
+"""put, for one document whose bytes are in memory: as `put.py` does for files, and its counterpart, which deletes."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS
+from headrace.inference.put import AHEAD, newest_of, object_key
+from headrace.pipeline.stage import stage
+from headrace.storage.objects import ObjectWriter
+from headrace.storage.tables import TableReader
+from headrace.storage.topics import TopicWriter
+
+
+@dataclass(frozen=True)
+class Announced:
+    """Where in the head a document's event stands."""
+
+    partition: int
+    offset: int
+
+
+@stage("Puts each source file into the object store and announces it on the head.", phase=AHEAD)
+def put(
+    sources: Annotated[ObjectWriter, DOCUMENTS],
+    events: Annotated[TopicWriter, DOCUMENT_EVENTS],
+    known: Annotated[TableReader, DOCUMENT_ROWS],
+    tenant: str,
+    uri: str,
+    data: bytes,
+) -> Announced:
+    """Put a document and announce it; its object is there before anybody hears of it. Whoever might read it still may."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    key = object_key(tenant, sha256)
+    if sources.info(key) is None:
+        sources.put(key, data)
+    was = newest_of(known, tenant).get(uri)
+    readers = was.readers if was else ()
+    return _announced(events, tenant, uri, kind="put", sha256=sha256, size=len(data), readers=readers)
+
+
+@stage("Takes a document back: announces that, and deletes its source where no other document has the same.", phase=AHEAD)
+def delete(
+    sources: Annotated[ObjectWriter, DOCUMENTS],
+    events: Annotated[TopicWriter, DOCUMENT_EVENTS],
+    tenant: str,
+    uri: str,
+    source: str | None,
+) -> Announced:
+    """Announce that a document is gone, then delete the source named by its hash, if it is named."""
+    announced = _announced(events, tenant, uri, kind="delete", sha256="", size=0)
+    if source:
+        sources.delete(object_key(tenant, source))
+    return announced
+
+
+def _announced(
+    events: TopicWriter, tenant: str, uri: str, *, kind: str, sha256: str, size: int, readers: Sequence[str] = ()
+) -> Announced:
+    event = {"event_id": uuid.uuid4().hex, "kind": kind, "tenant": tenant, "uri": uri, "sha256": sha256, "bytes": size}
+    event |= {"readers": list(readers)}
+    return Announced(*events.append([{**event, "reason": "", "at": datetime.now(UTC)}], key="uri")[0])

@@ -1,0 +1,130 @@
+"""Which generation of the index answers: one small object, moved by compare-and-swap.
+
+A generation is an index made in one way (chunk size, embedder): rows of its own in the chunks table, and a vector table of its
+own. The object names the one that is served, the one before it, which can be gone back to, and the one that is being built.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from headrace.catalog import Store
+from headrace.errors import LostRace, NotFound, Transient
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader, ObjectWriter
+
+_KEY = "chunks.json"
+_RECENT_S = 1.0
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How one generation is made: word pieces of a chunk, the embedder's model name, numbers in an embedding."""
+
+    number: int
+    window: int
+    embedder: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Indexes:
+    """What stands. `newest` is the highest number given out; `touched` counts passes that ended while one was being built.
+
+    `condemned` are generations that nobody asks any more, with the time (seconds since 1970) from which that was so.
+    """
+
+    serving: Generation | None = None
+    fallback: Generation | None = None
+    building: Generation | None = None
+    newest: int = 0
+    touched: int = 0
+    condemned: tuple[tuple[int, float], ...] = ()
+
+    def condemn(self, generation: Generation | None) -> tuple[tuple[int, float], ...]:
+        """`condemned` with one more."""
+        return self.condemned if generation is None else (*self.condemned, (generation.number, time.time()))
+
+
+class IndexReader(ObjectReader):
+    """Asks which generation answers."""
+
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
+        super().__init__(store, endpoints, meter)
+        self._recent: tuple[float, Indexes] | None = None
+        self._asking = threading.Lock()
+
+    def standing(self) -> tuple[Indexes, str]:
+        """What stands now, and the etag that `IndexWriter.move` takes; empty where nothing was indexed yet."""
+        try:
+            data, etag = self.get_with_etag(_KEY)
+        except NotFound:
+            return Indexes(), ""
+        return _read(json.loads(data)), etag
+
+    def recent(self) -> Indexes:
+        """What stood within the last second: one thread asks anew, the others go on meanwhile.
+
+        Where it cannot be asked, what was known stands: an index in a local directory need not stop with the object store.
+        """
+        known = self._recent
+        if known is not None and (time.monotonic() - known[0] < _RECENT_S or not self._asking.acquire(blocking=False)):
+            return known[1]
+        if known is None:
+            self._asking.acquire()
+        try:
+            if self._recent is None or self._recent is known:
+                try:
+                    self._recent = time.monotonic(), self.standing()[0]
+                except Transient:
+                    if known is None:
+                        raise
+                    self._recent = time.monotonic(), known[1]
+            return self._recent[1]
+        finally:
+            self._asking.release()
+
+
+class IndexWriter(IndexReader, ObjectWriter):
+    """Says which generation answers."""
+
+    def move(self, then: Indexes, etag: str) -> None:
+        """Put `then` in the place of what had `etag`. Raises `LostRace` if that is not what stands."""
+        data = json.dumps(asdict(then), indent=1).encode()
+        if etag:
+            self.put_if_match(_KEY, data, etag)
+        else:
+            self.put_if_absent(_KEY, data)
+
+    def change(self, step: Callable[[Indexes], Indexes]) -> Indexes:
+        """Apply `step` to whatever stands, again while somebody else is quicker, and return what stands then."""
+        for _ in range(_TRIES):
+            standing, etag = self.standing()
+            then = step(standing)
+            if then == standing:
+                return then
+            try:
+                self.move(then, etag)
+            except LostRace:
+                continue
+            return then
+        raise LostRace("Others change which index answers, again and again.", hint="Run the command again.")
+
+
+def touched(standing: Indexes) -> Indexes:
+    """One more pass has ended: whoever is about to switch has to look again."""
+    return replace(standing, touched=standing.touched + 1)
+
+
+def _read(fields: dict[str, Any]) -> Indexes:
+    named = {name: fields.get(name) for name in ("serving", "fallback", "building")}
+    generations = {name: Generation(**given) if given else None for name, given in named.items()}
+    condemned = tuple((int(number), float(since)) for number, since in fields.get("condemned", ()))
+    return Indexes(**generations, newest=fields["newest"], touched=fields["touched"], condemned=condemned)

@@ -1,0 +1,90 @@
+"""The bodies of requests."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+QUESTION_CHARACTERS = 4_000
+TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
+"""As in `Settings.tenant`."""
+
+
+def _text(given: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in given):
+        raise ValueError("it holds half a character (a lone surrogate); send whole ones")
+    return given
+
+
+def question_of(given: str) -> str:
+    """A question, checked and trimmed. Raises `ValueError`."""
+    if not given.strip():
+        raise ValueError("it is empty; write a question")
+    if len(given) > QUESTION_CHARACTERS:
+        raise ValueError(f"it has {len(given):,} characters; at most {QUESTION_CHARACTERS:,} are read, so shorten it")
+    return _text(given.strip())
+
+
+def _tenant(given: str) -> str:
+    if not re.fullmatch(TENANT, given) or given.endswith("\n"):
+        raise ValueError("a tenant is named by at most 63 lower-case letters, digits and dashes")
+    return given
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Tenant = Annotated[str, AfterValidator(_tenant), Field(json_schema_extra={"pattern": TENANT})]
+Question = Annotated[
+    str, AfterValidator(question_of), Field(json_schema_extra={"minLength": 1, "maxLength": QUESTION_CHARACTERS})
+]
+
+
+class Body(BaseModel):
+    """A request body; an unknown key is an error, since a misspelt key silently ignored costs hours."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Asked(Body):
+    """A question; the key's tenant is asked. Only a key with the scope `admin` may name another."""
+
+    question: Annotated[Question, Field(examples=["How long are backups kept?"])]
+    tenant: Tenant | None = None
+
+
+class AskedFor(Asked):
+    """A question whose answer may be streamed."""
+
+    stream: bool = False
+
+
+class Judged(Body):
+    """A verdict on an answer, or on one of its passages."""
+
+    answer_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", examples=["7b12e77fe7c341bf"])]
+    up: Annotated[bool, Field(strict=True)]
+    reason: Annotated[Text, Field(max_length=1_000)] = ""
+    correction: Annotated[Text, Field(max_length=4_000)] = ""
+    chunk_id: Annotated[Text, Field(max_length=200)] = ""
+
+
+class NewTenant(Body):
+    """A tenant to be added; quotas as under `[limits]` in the settings."""
+
+    name: Annotated[Tenant, Field(examples=["acme"])]
+    quotas: Annotated[dict[str, int], Field(examples=[{"requests_per_minute": 60}], max_length=20)] = {}
+
+
+class NewQuotas(Body):
+    """A tenant's quotas, instead of those it has."""
+
+    quotas: Annotated[dict[str, int], Field(examples=[{"documents": 1000}], max_length=20)]
+
+
+class NewKey(Body):
+    """A key to be made."""
+
+    tenant: Annotated[Tenant, Field(examples=["acme"])]
+    scopes: Annotated[list[Literal["read", "write", "admin"]], Field(min_length=1, max_length=3)]
+    label: Annotated[Text, Field(max_length=200)] = ""

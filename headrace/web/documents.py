@@ -1,0 +1,312 @@
+"""The documents of every tenant as the API shows them, and the thread that indexes what was put.
+
+What a document is and where it stands is in the tables; kept here is a view of them, made anew when their snapshot changes,
+and over it what was put or deleted since. Nothing of it needs to survive: what is on the head is indexed by the next process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS
+from headrace.errors import BadDocument, NotFound, QuotaReached, WrongUsage
+from headrace.inference import deliver
+from headrace.inference.parse import IN_ORDER, TAKEN, document_id
+from headrace.inference.pipeline import catch_up
+from headrace.pipeline.runner import Runner
+from headrace.settings import Limits, Settings
+from headrace.storage.meter import Meter
+from headrace.storage.tables import TableReader
+
+PUT, PARSED, INDEXED, FAILED, DELETING = "put", "parsed", "indexed", "failed", "deleting"
+URI_CHARACTERS = 1_024
+_COLUMNS = ("tenant", "uri", "version", "status", "reason", "media", "title", "bytes", "at", *(name for name, _ in IN_ORDER))
+_LOOK_S = 1.0
+_RETRY_S = (1.0, 30.0)
+
+log = logging.getLogger("headrace.web")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document's newest version; `status` is put, parsed, indexed, failed (then `reason` says why) or deleting."""
+
+    tenant: str
+    uri: str
+    version: str
+    status: str
+    bytes: int
+    at: datetime
+    reason: str = ""
+    media: str = ""
+    title: str = ""
+    partition: int = -1
+    offset: int = -1
+
+    @property
+    def id(self) -> str:
+        """The document across its versions."""
+        return document_id(self.tenant, self.uri)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document as JSON-ready keys."""
+        return {
+            "object": "document",
+            "uri": self.uri,
+            "document_id": self.id,
+            "version": self.version,
+            "status": self.status,
+            "reason": self.reason,
+            "media": self.media,
+            "title": self.title,
+            "bytes": self.bytes,
+            "at": self.at.isoformat(),
+        }
+
+
+def uri_of(given: str) -> str:
+    """A document's name, checked. Raises `WrongUsage`. It is never used as a path; what looks like one that climbs is refused."""
+    if not given or len(given) > URI_CHARACTERS or not given.isprintable():
+        raise WrongUsage(
+            f"A document's uri has 1 to {URI_CHARACTERS:,} printable characters.", hint="Name it like handbook/pump.md."
+        )
+    if given.startswith("/") or any(part in ("", ".", "..") for part in given.split("/")) or "\\" in given:
+        raise WrongUsage("A document's uri has no empty part, no . and no .. in it.", hint="Like handbook/pump.md.")
+    return given
+
+
+class Documents:
+    """Puts, deletes and shows documents, and indexes them one pass at a time; safe to share between threads."""
+
+    def __init__(self, runner: Runner, settings: Settings) -> None:
+        self._runner = runner
+        self._settings = settings
+        meter = Meter(runner.record.ledger, "documents")
+        self._table = TableReader(DOCUMENT_ROWS, runner.endpoints, meter)
+        self._shelves: dict[str, dict[str, Document]] = {}
+        self._under_way: dict[tuple[str, str], Document] = {}
+        self._held: set[tuple[str, str]] = set()  # (document id, version) in the index
+        self._reserved: Counter[str] = Counter()  # bytes of puts that are not announced yet
+        self._reserving: Counter[str] = Counter()
+        self._reached: dict[int, int] = {}  # offset of each partition up to which events were parsed
+        self._settled: dict[int, int] = {}  # and up to which the index follows them: what was deleted answers until then
+        self._snapshot: int | None = None
+        self._looked = -_LOOK_S
+        self._lock = threading.RLock()
+        self._looking = threading.Lock()
+        self._work = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.stopping = False
+        self.passes = 0
+        """Passes from the head to the index that were completed."""
+        self.failing = ""
+        """The error that holds up indexing now; empty where none does."""
+
+    def start(self) -> None:
+        """Begin to index, first what an earlier process left."""
+        self._work.set()
+        self._thread = threading.Thread(target=self._index, name="index", daemon=True)
+        self._thread.start()
+
+    def stop(self, seconds: float = 0.0) -> None:
+        """End after the stage that is under way; wait for it at most `seconds`."""
+        self.stopping = True
+        self._work.set()
+        if self._thread is not None and seconds:
+            self._thread.join(seconds)
+
+    def put(self, tenant: str, uri: str, data: bytes, limits: Limits) -> tuple[Document, bool]:
+        """Put a document; returns it, and whether it is new or changed.
+
+        Raises `BadDocument` where it is empty, `QuotaReached`, and what the stores raise.
+        """
+        if not data:
+            raise BadDocument(uri, "the file is empty")
+        version = sha256(data).hexdigest()
+        standing = self._find(tenant, uri)
+        if standing is not None and standing.version == version and standing.status in (PUT, PARSED, INDEXED):
+            return standing, False
+        with self._room(tenant, uri, len(data), limits):
+            place = self._runner.run(deliver.put, tenant=tenant, uri=uri, data=data)
+            document = Document(
+                tenant, uri, version, PUT, len(data), datetime.now(UTC), partition=place.partition, offset=place.offset
+            )
+            self._put_over(document)
+        return document, True
+
+    def delete(self, tenant: str, uri: str) -> Document:
+        """Take a document back. Raises `NotFound`."""
+        document = self.one(tenant, uri)
+        if document.status == DELETING:
+            return document
+        with self._lock:
+            others = [d for d in self._of(tenant).values() if d.uri != uri and d.version == document.version]
+        place = self._runner.run(deliver.delete, tenant=tenant, uri=uri, source=None if others else document.version)
+        gone = replace(document, status=DELETING, partition=place.partition, offset=place.offset)
+        self._put_over(gone)
+        return gone
+
+    def one(self, tenant: str, uri: str) -> Document:
+        """A tenant's document. Raises `NotFound`, also where another tenant has one of that name."""
+        document = self._find(tenant, uri)
+        if document is None:
+            raise NotFound("There is no such document.", hint="GET /v1/documents lists those there are.")
+        return document
+
+    def list(self, tenant: str, *, after: str, most: int, status: str | None) -> tuple[list[Document], bool]:
+        """A tenant's documents by uri, those behind `after`, and whether there are more."""
+        self._look()
+        with self._lock:
+            found = [document for document in self._of(tenant).values() if status in (None, document.status)]
+        found.sort(key=lambda document: document.uri)
+        first = bisect_right([document.uri for document in found], after) if after else 0
+        return found[first : first + most], len(found) > first + most
+
+    def used(self, tenant: str) -> tuple[int, int]:
+        """How many documents a tenant has stored, and their bytes."""
+        self._look()
+        with self._lock:
+            kept = [document for document in self._of(tenant).values() if document.status != DELETING]
+            return len(kept), sum(document.bytes for document in kept)
+
+    def _find(self, tenant: str, uri: str) -> Document | None:
+        self._look()
+        with self._lock:
+            return self._under_way.get((tenant, uri)) or self._shelves.get(tenant, {}).get(uri)
+
+    def _of(self, tenant: str) -> dict[str, Document]:
+        over = {uri: document for (whose, uri), document in self._under_way.items() if whose == tenant}
+        return {**self._shelves.get(tenant, {}), **over}
+
+    def _put_over(self, document: Document) -> None:
+        with self._lock:
+            self._under_way[document.tenant, document.uri] = document
+        self._work.set()
+
+    @contextmanager
+    def _room(self, tenant: str, uri: str, size: int, limits: Limits) -> Iterator[None]:
+        """Keep room for a document while it is put: many that come at once must not exceed the quota together."""
+        count, held = self.used(tenant)
+        with self._lock:
+            standing = self._of(tenant).get(uri)
+            if standing is not None and standing.status != DELETING:
+                count, held = count - 1, held - standing.bytes
+            count, held = count + self._reserving[tenant], held + self._reserved[tenant]
+            if count + 1 > limits.documents:
+                raise QuotaReached(
+                    f"This tenant may store {limits.documents:,} documents and has them.", hint="Delete some, or ask for more."
+                )
+            if held + size > limits.stored_bytes:
+                raise QuotaReached(
+                    f"This tenant may store {limits.stored_bytes:,} bytes, has {held:,} and this document has {size:,}.",
+                    hint="Delete some documents, or ask for more.",
+                )
+            self._reserving[tenant] += 1
+            self._reserved[tenant] += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reserving[tenant] -= 1
+                self._reserved[tenant] -= size
+
+    def _look(self, *, now: bool = False) -> None:
+        """Make the view anew if the table has changed; looked at most once a second."""
+        with self._looking:
+            if not now and time.monotonic() - self._looked < _LOOK_S:
+                return
+            snapshot = self._table.format.snapshot()
+            if snapshot != self._snapshot or now:
+                self._read()
+                self._snapshot = snapshot
+            self._looked = time.monotonic()
+
+    def _read(self) -> None:
+        taken: dict[str, int] = dict(self._table.mark(TAKEN) or {})
+        reached: dict[int, int] = {}
+        for name in sorted(taken):  # of a topic that was made anew, its newest form comes last
+            topic, _, partition = name.rpartition("/")
+            if topic.partition("@")[0] == DOCUMENT_EVENTS.name:
+                reached[int(partition)] = taken[name]
+        shelves: dict[str, dict[str, Document]] = {}
+        for row in self._table.read(_COLUMNS).sort_by(IN_ORDER).to_pylist():
+            shelf = shelves.setdefault(row["tenant"], {})
+            if row["status"] == "deleted":
+                shelf.pop(row["uri"], None)
+                continue
+            kept = {name: row[name] for name in ("tenant", "uri", "version", "status", "bytes", "at", "reason", "media", "title")}
+            document = Document(**kept)
+            if document.status == PARSED and (document.id, document.version) in self._held:
+                document = replace(document, status=INDEXED)
+            shelf[row["uri"]] = document
+        self._reached = reached
+        with self._lock:
+            self._shelves = shelves
+            self._under_way = {
+                name: document
+                for name, document in self._under_way.items()
+                if document.offset >= (self._settled if document.status == DELETING else reached).get(document.partition, 0)
+            }
+
+    def _index(self) -> None:
+        """Index what is announced, one pass after another; what storage refuses for now is tried again."""
+        wait_s = _RETRY_S[0]
+        while True:
+            self._work.wait()
+            if self.stopping:
+                return
+            self._work.clear()
+            try:
+                self._pass()
+                self.failing, wait_s = "", _RETRY_S[0]
+            except _Stopped:
+                return
+            except Exception as error:  # a thread that ends would leave everything that is put later unindexed
+                self.failing = type(error).__name__
+                log.error("indexing is held up and tried again: %s", type(error).__name__)
+                log.debug("", exc_info=True)
+                self._work.set()
+                if self._sleep(wait_s):
+                    return
+                wait_s = min(2 * wait_s, _RETRY_S[1])
+
+    def _sleep(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.stopping:
+            time.sleep(0.1)
+        return self.stopping
+
+    def _pass(self) -> None:
+        stages = catch_up(self._runner, self._settings.inference)
+        for _ in range(2):  # land, parse
+            self._next(stages)
+        self._look(now=True)
+        reached = self._reached
+        if self._snapshot is not None:  # else nobody has put anything in this home
+            with self._lock:
+                parsed = {(d.id, d.version) for shelf in self._shelves.values() for d in shelf.values() if d.status != FAILED}
+            while self._next(stages):
+                pass
+            self._held, self._settled = parsed, reached
+            self._look(now=True)
+        self.passes += 1
+
+    def _next(self, stages: Iterator[Any]) -> bool:
+        """Run the next stage; whether there was one."""
+        if self.stopping:
+            raise _Stopped
+        return next(stages, None) is not None
+
+
+class _Stopped(Exception):
+    """The service ends."""

@@ -1,0 +1,158 @@
+"""The routes of documents: put, list, look at, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import UploadFile
+
+from headrace.errors import WrongUsage
+from headrace.models.http import LEFT
+from headrace.storage.metadata import Line
+from headrace.web.body import Tenant
+from headrace.web.caller import READ, WRITE, caller_of
+from headrace.web.documents import Document, uri_of
+from headrace.web.door import Noted
+from headrace.web.feed import once
+from headrace.web.service import Service
+
+Uri = Annotated[str | None, Query(max_length=1_024, description="The document's name, where the address does not hold it.")]
+OfTenant = Annotated[Tenant | None, Query(description="Another tenant than the key's; only for the scope `admin`.")]
+_EXAMPLE = {
+    "object": "document",
+    "uri": "handbook/pump.md",
+    "document_id": "4f1d6e8a90b2c37d",
+    "version": "9b74c9897bac770ffc029102a200c5de6f2ab0a1b2c3d4e5f60718293a4b5c6d",
+    "status": "indexed",
+    "reason": "",
+    "media": "text/markdown",
+    "title": "The pump",
+    "bytes": 1834,
+    "at": "2026-01-31T12:00:00+00:00",
+}
+_SHOWN: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": _EXAMPLE}}}}
+_TAKEN: dict[int | str, dict[str, Any]] = {
+    202: {
+        "description": "Taken; it is indexed soon.",
+        "content": {"application/json": {"example": {**_EXAMPLE, "status": "put"}}},
+    }
+}
+_CONTENT = {
+    "requestBody": {
+        "required": True,
+        "description": "The document as it is, or a form with one file in it.",
+        "content": {
+            "application/octet-stream": {
+                "schema": {"type": "string", "format": "binary"},
+                "example": "# The pump\n\nIt pumps.\n",
+            },
+            "multipart/form-data": {
+                "schema": {"type": "object", "required": ["file"], "properties": {"file": {"type": "string", "format": "binary"}}}
+            },
+        },
+    }
+}
+
+
+def add_documents(app: FastAPI, service: Service) -> None:
+    """Add the routes of documents."""
+
+    async def put(request: Request, named: str | None, tenant: str | None) -> Response:
+        caller = caller_of(request)
+        caller.may(WRITE)
+        whose = caller.whose(tenant)
+        name, data = await _document(request)
+        uri = uri_of(named or name or "")
+        noted: Noted = request.scope["noted"]
+        noted.resource = uri
+
+        def work() -> tuple[Document, bool]:
+            limits = caller.limits if whose == caller.tenant else service.limits_of(whose)
+            done = service.documents.put(whose, uri, data, limits)
+            service.audit.now(Line(caller.by, "document.put", _resource(caller.tenant, whose, uri)))
+            noted.said = True
+            return done
+
+        done = await once(request, service, work)
+        if done is None:
+            return Response(status_code=LEFT)
+        document, changed = done
+        return JSONResponse(document.as_dict(), 202 if changed else 200)
+
+    @app.put("/v1/documents", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
+    async def put_document(request: Request, uri: Uri = None, tenant: OfTenant = None) -> Response:
+        """Put a document; its name is `uri`, or that of the file in the form. 200 where nothing changed."""
+        return await put(request, uri, tenant)
+
+    @app.put("/v1/documents/{uri:path}", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
+    async def put_document_at(uri: str, request: Request, tenant: OfTenant = None) -> Response:
+        """Put a document under this name, new or in the place of the one that has it. 200 where nothing changed."""
+        return await put(request, uri, tenant)
+
+    @app.get("/v1/documents")
+    async def list_documents(
+        request: Request,
+        after: Annotated[str, Query(max_length=1_024, description="The last uri of the page before.")] = "",
+        limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+        status: Literal["put", "parsed", "indexed", "failed", "deleting"] | None = None,
+        tenant: OfTenant = None,
+    ) -> Response:
+        """The documents of the tenant by uri, with their status."""
+        caller = caller_of(request)
+        caller.may(READ)
+        whose = caller.whose(tenant)
+
+        def work() -> dict[str, Any]:
+            found, more = service.documents.list(whose, after=after, most=limit, status=status)
+            count, held = service.documents.used(whose)
+            data = [document.as_dict() for document in found]
+            return {"object": "list", "data": data, "has_more": more, "stored": {"documents": count, "bytes": held}}
+
+        listed = await once(request, service, work)
+        return Response(status_code=LEFT) if listed is None else JSONResponse(listed)
+
+    @app.get("/v1/documents/{uri:path}", responses=_SHOWN)
+    async def document(uri: str, request: Request, tenant: OfTenant = None) -> Response:
+        """One document and its status: put, parsed, indexed, failed (and `reason` says why) or deleting."""
+        caller = caller_of(request)
+        caller.may(READ)
+        whose = caller.whose(tenant)
+        request.scope["noted"].resource = uri_of(uri)
+        found = await once(request, service, lambda: service.documents.one(whose, uri))
+        return Response(status_code=LEFT) if found is None else JSONResponse(found.as_dict())
+
+    @app.delete("/v1/documents/{uri:path}", responses=_TAKEN, status_code=202)
+    async def delete_document(uri: str, request: Request, tenant: OfTenant = None) -> Response:
+        """Delete a document: its source now, and from the index within seconds."""
+        caller = caller_of(request)
+        caller.may(WRITE)
+        whose = caller.whose(tenant)
+        noted: Noted = request.scope["noted"]
+        noted.resource = uri_of(uri)
+
+        def work() -> Document:
+            gone = service.documents.delete(whose, uri)
+            service.audit.now(Line(caller.by, "document.delete", _resource(caller.tenant, whose, uri)))
+            noted.said = True
+            return gone
+
+        gone = await once(request, service, work)
+        return Response(status_code=LEFT) if gone is None else JSONResponse(gone.as_dict(), 202)
+
+
+async def _document(request: Request) -> tuple[str | None, bytes]:
+    """The name and bytes of the document in a request; a raw body has no name."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return None, await request.body()
+    async with request.form(max_files=1, max_fields=10) as form:
+        files = [value for value in form.values() if isinstance(value, UploadFile)]
+        if len(files) != 1:
+            raise WrongUsage("The form has no file in it.", hint="Send the document as a file, or as the whole body.")
+        return files[0].filename, await files[0].read()
+
+
+def _resource(own: str, whose: str, uri: str) -> str:
+    """The document as the audit names it: with its tenant where that is not the key's."""
+    return uri if own == whose else f"{whose}: {uri}"

@@ -1,0 +1,117 @@
+"""The routes of tenants and keys, and what else only the scope `admin` may see."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Request
+from fastapi.responses import JSONResponse, Response
+
+from headrace.models.http import LEFT
+from headrace.storage.metadata import ApiKey, Tenant
+from headrace.web.body import TENANT, NewKey, NewQuotas, NewTenant
+from headrace.web.caller import ADMIN, Caller, caller_of, checked
+from headrace.web.feed import once
+from headrace.web.service import Service
+
+
+def add_tenants(app: FastAPI, service: Service) -> None:
+    """Add the routes of tenants and keys."""
+    metadata = service.metadata
+
+    async def done(request: Request, work: Any, status: int = 200) -> Response:
+        """Do a change, whose line in the audit is written with it."""
+
+        def change() -> Any:
+            result = work()
+            request.scope["noted"].said = True
+            return result
+
+        result = await once(request, service, change)
+        return Response(status_code=LEFT) if result is None else JSONResponse(result, status)
+
+    @app.get("/v1/tenants")
+    async def list_tenants(request: Request) -> Response:
+        """Every tenant, its quotas and the limits that come of them."""
+        _admin(request)
+        found = await once(request, service, lambda: [_tenant(tenant, service) for tenant in metadata.tenants()])
+        return Response(status_code=LEFT) if found is None else JSONResponse({"object": "list", "data": found})
+
+    @app.post("/v1/tenants", status_code=201)
+    async def add_tenant(body: NewTenant, request: Request) -> Response:
+        """Add a tenant."""
+        by = _admin(request).by
+        checked(service.settings.limits, body.quotas)
+        return await done(request, lambda: _tenant(metadata.add_tenant(body.name, body.quotas, by=by), service), 201)
+
+    @app.put("/v1/tenants/{name}/quotas")
+    async def set_quotas(name: Annotated[str, Path(pattern=TENANT)], body: NewQuotas, request: Request) -> Response:
+        """Give a tenant these quotas instead of those it has."""
+        by = _admin(request).by
+        limits = checked(service.settings.limits, body.quotas)
+
+        def work() -> dict[str, Any]:
+            metadata.set_quotas(name, body.quotas, by=by)
+            return {"tenant": name, "quotas": body.quotas, "limits": limits.model_dump()}
+
+        return await done(request, work)
+
+    @app.get("/v1/keys")
+    async def list_keys(request: Request) -> Response:
+        """Every key without its secret, the revoked ones too."""
+        _admin(request)
+        kept = await once(request, service, metadata.keys)
+        found = None if kept is None else [key_row(key) for key in kept]
+        return Response(status_code=LEFT) if found is None else JSONResponse({"object": "list", "data": found})
+
+    @app.post("/v1/keys", status_code=201)
+    async def mint_key(body: NewKey, request: Request) -> Response:
+        """Make a key; `key` is its text, which nobody can have again."""
+        by = _admin(request).by
+
+        def work() -> dict[str, Any]:
+            text, key = metadata.mint_key(body.tenant, body.scopes, label=body.label, by=by)
+            return {"key": text, **key_row(key)}
+
+        return await done(request, work, 201)
+
+    @app.delete("/v1/keys/{key_id}")
+    async def revoke_key(key_id: Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")], request: Request) -> Response:
+        """Let a key allow nothing from now on."""
+        by = _admin(request).by
+
+        def work() -> dict[str, Any]:
+            metadata.revoke_key(key_id, by=by)
+            return {"id": key_id, "revoked": True}
+
+        return await done(request, work)
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        """What the service counts, in Prometheus' text format."""
+        _admin(request)
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def key_row(key: ApiKey) -> dict[str, Any]:
+    """A key as JSON-ready keys; its secret is nowhere."""
+    return {
+        "id": key.id,
+        "tenant": key.tenant,
+        "scopes": list(key.scopes),
+        "label": key.label,
+        "created_at": key.created_at.isoformat(),
+        "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
+        "last_used_at": key.last_used_at.isoformat() if key.last_used_at else None,
+    }
+
+
+def _tenant(tenant: Tenant, service: Service) -> dict[str, Any]:
+    limits = service.limits_of(tenant.name, tenant.quotas).model_dump()
+    return {"tenant": tenant.name, "created_at": tenant.created_at.isoformat(), "quotas": tenant.quotas, "limits": limits}
+
+
+def _admin(request: Request) -> Caller:
+    caller = caller_of(request)
+    caller.may(ADMIN)
+    return caller

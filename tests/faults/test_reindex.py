@@ -1,0 +1,265 @@
+"""Another index beside the one that answers: no question without an answer, nothing lost at the switch, kill -9 at any moment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace.catalog import CHUNKS, INDEXES
+from headrace.errors import BadSettings, NotFound
+from headrace.inference import generation
+from headrace.inference.generation import begin, standing, switch
+from headrace.inference.pipeline import Desk, catch_up, fill, index_documents
+from headrace.inference.reindex import back, reindex
+from headrace.models.client import wait_ready
+from headrace.pipeline.run import recorded
+from headrace.pipeline.runner import Runner
+from headrace.platform import open_platform
+from headrace.settings import Settings
+from headrace.storage.endpoints import Endpoints, ModelEndpoint
+from headrace.storage.indexes import IndexReader
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.vectors import VectorReader
+
+METER = Meter(Ledger(), "test")
+SETTINGS = Settings.model_fields["inference"].default
+TENANT = "acme"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("reindex")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        yield folder / "home"
+
+
+@pytest.fixture(scope="module")
+def endpoints(home: Path) -> Iterator[Endpoints]:
+    with open_platform(Settings(home=home)) as endpoints:
+        wait_ready(endpoints.embedder, 120)
+        yield endpoints
+
+
+@pytest.fixture(scope="module")
+def runner(endpoints: Endpoints, home: Path) -> Iterator[Runner]:
+    with recorded("index", home) as run:
+        yield Runner(run, endpoints)
+
+
+@pytest.fixture(scope="module")
+def docs(tmp_path_factory: pytest.TempPathFactory, runner: Runner) -> Path:
+    folder = tmp_path_factory.mktemp("files") / "docs"
+    folder.mkdir()
+    for number in range(4):
+        lines = [f"Lock {number}, line {line}: the gate is heavy and the keeper turns the wheel at dawn." for line in range(9)]
+        (folder / f"{number}.md").write_text(f"# Lock {number}\n" + "\n\n".join(lines))
+    with pytest.raises(NotFound, match="Nothing is indexed yet"):
+        reindex(runner, SETTINGS)
+    index_documents(runner, [folder], tenant=TENANT, settings=SETTINGS)
+    return folder
+
+
+def of(tokens: int) -> object:
+    return SETTINGS.model_copy(update={"chunk_tokens": tokens})
+
+
+def now(endpoints: Endpoints) -> int:
+    """The generation that is served."""
+    served = IndexReader(INDEXES, endpoints, METER).standing()[0].serving
+    assert served is not None
+    return served.number
+
+
+def asked(desk: Desk, question: str = "who turns the wheel at dawn?") -> tuple[int, list[str]]:
+    """The generation that answered, and the texts it found."""
+    answer = desk.search(question, tenant=TENANT, user="ann", record=False)
+    number, _, version = answer.index_version.partition(".")
+    assert int(version) > 0
+    return int(number.removeprefix("g")), [passage.hit.text for passage in answer.passages]
+
+
+@contextmanager
+def polled(desk: Desk) -> Iterator[list[tuple[int, int]]]:
+    """(generation, passages) of every question asked while the block runs."""
+    told: list[tuple[int, int]] = []
+    ended = threading.Event()
+
+    def poll() -> None:
+        while not ended.is_set():
+            number, texts = asked(desk)
+            told.append((number, len(texts)))
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    try:
+        yield told
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_the_old_index_answers_until_the_new_one_does_and_can_be_gone_back_to(
+    runner: Runner, endpoints: Endpoints, docs: Path
+) -> None:
+    desk, first = Desk(runner, SETTINGS), now(endpoints)
+    longest = max(map(len, asked(desk)[1]))
+    with polled(desk) as told:
+        done = reindex(runner, of(40))
+        time.sleep(1.5)
+    assert (done.generation.number, done.generation.window, done.fallback and done.fallback.number) == (first + 1, 40, first)
+    generations = [number for number, _ in told]
+    assert generations == sorted(generations)
+    assert set(generations) == {first, first + 1}
+    assert all(count > 0 for _, count in told)
+    assert max(map(len, asked(desk)[1])) < longest / 2
+
+    # Back: what changed meanwhile is in the earlier one too, before it answers.
+    (docs / "0.md").write_text("# Lock 0\nThe sluice was painted purple in spring.")
+    index_documents(runner, [docs], tenant=TENANT, settings=SETTINGS)
+    with polled(desk) as told:
+        assert back(runner).generation.number == first
+        time.sleep(1.5)
+    assert {number for number, _ in told} == {first, first + 1}
+    assert all(count > 0 for _, count in told)
+    number, texts = asked(desk, "which colour is the sluice painted?")
+    assert number == first
+    assert any("purple" in text for text in texts)
+    assert back(runner).generation.number == first + 1, "and forth again"
+
+
+def test_what_changes_while_another_is_built_is_in_it_at_the_switch(runner: Runner, endpoints: Endpoints, docs: Path) -> None:
+    embedder, desk = endpoints.embedder, Desk(runner, SETTINGS)
+    to = runner.run(begin, window=48, embedder=embedder)
+    list(fill(runner, to))
+    seen = runner.run(standing)
+    (docs / "1.md").write_text("# Lock 1\nThe lantern is made of copper.")
+    index_documents(runner, [docs], tenant=TENANT, settings=SETTINGS)
+    assert runner.run(switch, to=to, seen=seen) is False, "a pass ended after the last look"
+    # A pass that began before the switch and ends after it does its work again, in the new one.
+    (docs / "2.md").write_text("# Lock 2\nThe anchor weighs ninety pounds.")
+    from headrace.inference.put import put
+
+    runner.run(put, tenant=TENANT, paths=[docs], most_bytes=10**6)
+    stages = catch_up(runner, SETTINGS)
+    for _ in range(4):  # land, parse, chunk, embed
+        next(stages)
+    done = reindex(runner, of(48))
+    assert done.generation == to, "the one that was begun is gone on with"
+    list(stages)
+    time.sleep(1.1)
+    for question, word in (("what is the lantern made of?", "copper"), ("what does the anchor weigh?", "ninety")):
+        number, texts = asked(desk, question)
+        assert number == to.number
+        assert any(word in text for text in texts)
+    held = VectorReader(CHUNKS, endpoints, METER, generation=to.number).held()["uri"].to_pylist()
+    assert set(held) == {f"docs/{path.name}" for path in docs.iterdir()}
+
+
+def test_killed_anywhere_the_old_index_answers_and_the_next_run_completes(
+    runner: Runner, endpoints: Endpoints, docs: Path, home: Path
+) -> None:
+    desk, first = Desk(runner, SETTINGS), now(endpoints)
+    indexes = IndexReader(INDEXES, endpoints, METER)
+    command = [sys.executable, "-m", "headrace.cli", "--home", str(home), "reindex", "--chunk-tokens", "36", "--json"]
+    newest = indexes.standing()[0].newest
+
+    def begun() -> bool:
+        return indexes.standing()[0].building is not None
+
+    def embedding() -> bool:
+        return VectorReader(CHUNKS, endpoints, METER, generation=newest + 1).count() > 0
+
+    moments: tuple[Callable[[], bool], ...] = (begun, embedding)
+    for moment in moments:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not moment() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        number, texts = asked(desk)
+        if now(endpoints) != first:  # it was quicker than the kill
+            break
+        assert number == first
+        assert texts
+    if now(endpoints) == first:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        assert json.loads(done.stdout)["generation"]["number"] == newest + 1, "the one that was begun"
+    time.sleep(1.1)
+    assert asked(desk)[0] == now(endpoints) == newest + 1
+    held = VectorReader(CHUNKS, endpoints, METER, generation=newest + 1).held()
+    assert set(held["uri"].to_pylist()) == {f"docs/{path.name}" for path in docs.iterdir()}
+    assert len(set(held["chunk_id"].to_pylist())) == held.num_rows
+
+
+class Words(BaseHTTPRequestHandler):
+    """An embedder of another width: 32 numbers, one direction per word."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        data = []
+        for index, text in enumerate(asked["input"]):
+            vector = np.full(32, 0.01)
+            for word in text.lower().split():
+                vector[hashlib.sha256(word.encode()).digest()[0] % 32] += 1
+            data.append({"index": index, "embedding": (vector / np.linalg.norm(vector)).tolist()})
+        body = json.dumps({"data": data, "model": asked["model"], "usage": {}}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_another_embedder_of_another_width_and_what_is_no_fallback_any_more_goes(
+    runner: Runner, endpoints: Endpoints, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Desk(runner, SETTINGS)
+    monkeypatch.setattr(generation, "_GRACE_S", 0.0)
+    before = IndexReader(INDEXES, endpoints, METER).standing()[0]
+    assert before.serving is not None
+    assert before.fallback is not None
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Words)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        other = ModelEndpoint(url=f"http://127.0.0.1:{server.server_port}/v1", model="words")
+        theirs = Runner(runner.record, endpoints.model_copy(update={"embedder": other}))
+        with pytest.raises(BadSettings, match="made with the embedder embedder; the settings name words"):
+            index_documents(theirs, [docs], tenant=TENANT, settings=SETTINGS)
+        done = reindex(theirs, of(64))
+        assert (done.generation.embedder, done.generation.width) == ("words", 32)
+        assert asked(Desk(theirs, SETTINGS))[0] == done.generation.number
+        # A process that still has the earlier embedder: half an answer, and it says so.
+        time.sleep(1.1)
+        answer = old.search("who turns the wheel?", tenant=TENANT, user="ann", record=False)
+        assert answer.passages
+        assert "full-text search answered alone" in answer.note
+        with pytest.raises(BadSettings, match="settings name words"):
+            back(theirs)
+        # What was the fallback before is no fallback now.
+        gone = before.fallback.number
+        index_documents(theirs, [docs], tenant=TENANT, settings=SETTINGS)
+        assert VectorReader(CHUNKS, endpoints, METER, generation=gone).version() == "none"
+        assert back(runner).generation == before.serving
+        assert asked(old)[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

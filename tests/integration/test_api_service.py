@@ -1,0 +1,246 @@
+"""The API as its users meet it: OpenAI's client, documents, quotas, rates, revoked keys, the audit, and whatever else is sent."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import schemathesis
+from httpx_sse import connect_sse
+from schemathesis.checks import not_a_server_error
+
+PUMP = b"# The pump\n\nThe pump of the northern station was greased on day 12 by crew 7.\n"
+
+
+@pytest.fixture(scope="module")
+def acme(api: Any) -> httpx.Client:
+    client: httpx.Client = api.client(api.keys["acme"])
+    client.put("/v1/documents/pump.md", content=PUMP).raise_for_status()
+    assert api.indexed(client, "pump.md")["status"] == "indexed"
+    return client
+
+
+def test_openais_client_asks_and_streams(api: Any, acme: httpx.Client) -> None:
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key=api.keys["acme"], max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == ["headrace"]
+        messages: list[Any] = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "On which day was the pump of the northern station greased?"}]},
+        ]
+        whole = client.chat.completions.create(model="headrace", messages=messages, temperature=0.7)
+        assert whole.choices[0].message.content
+        assert whole.usage is not None
+        assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+        ours: dict[str, Any] = (whole.model_extra or {})["headrace"]
+        assert {"answer_id", "citations", "model_version", "index_version"} <= set(ours)
+        stream = client.chat.completions.create(
+            model="headrace", messages=messages, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = list(stream)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert text.strip() == (whole.choices[0].message.content or "").strip()
+        assert chunks[-1].usage is not None
+        assert (chunks[-2].model_extra or {})["headrace"]["citations"] == ours["citations"]
+        assert acme.post("/v1/feedback", json={"answer_id": ours["answer_id"], "up": True}).status_code == 200
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(model="gpt-4o", messages=messages)
+        with pytest.raises(openai.BadRequestError, match="empty"):
+            client.chat.completions.create(model="headrace", messages=[{"role": "assistant", "content": "Hello"}])
+    with (
+        openai.OpenAI(base_url=f"{api.url}/v1", api_key="hr_wrong", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError),
+    ):
+        client.models.list()
+
+
+def test_a_document_is_put_changed_failed_and_deleted(api: Any, acme: httpx.Client) -> None:
+    first = acme.put("/v1/documents/notes/valve.md", content=b"# Valve\n\nThe valve is made of zirconium.\n")
+    assert (first.status_code, first.json()["status"]) == (202, "put")
+    assert api.indexed(acme, "notes/valve.md")["title"] == "Valve"
+    same = acme.put("/v1/documents/notes/valve.md", content=b"# Valve\n\nThe valve is made of zirconium.\n")
+    assert (same.status_code, same.json()["status"]) == (200, "indexed")
+
+    def best() -> str:
+        return str(acme.post("/v1/search", json={"question": "What is the valve made of?"}).json()["passages"][0]["text"])
+
+    assert "zirconium" in best()
+    form = {"file": ("notes/valve.md", b"# Valve\n\nThe valve is made of beryllium.\n", "text/markdown")}
+    assert acme.put("/v1/documents", files=form).status_code == 202
+    api.indexed(acme, "notes/valve.md")
+    assert "beryllium" in best()
+    assert acme.put("/v1/documents", params={"uri": "broken.pdf"}, content=b"%PDF-1.4 no more").status_code == 202
+    failed = api.indexed(acme, "broken.pdf")
+    assert failed["status"] == "failed"
+    assert failed["reason"]
+    assert [d["uri"] for d in acme.get("/v1/documents", params={"status": "failed"}).json()["data"]] == ["broken.pdf"]
+    page = acme.get("/v1/documents", params={"limit": 1}).json()
+    assert page["has_more"]
+    following = acme.get("/v1/documents", params={"limit": 1, "after": page["data"][0]["uri"]}).json()
+    assert following["data"][0]["uri"] > page["data"][0]["uri"]
+    assert acme.delete("/v1/documents/notes/valve.md").status_code == 202
+    end = time.monotonic() + 60
+    while acme.get("/v1/documents/notes/valve.md").status_code != 404:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert "beryllium" not in best()
+    assert acme.delete("/v1/documents/notes/valve.md").status_code == 404
+    assert acme.put("/v1/documents/large.txt", content=b"x" * 300_000).status_code == 413
+    assert acme.put("/v1/documents/empty.txt", content=b"").status_code == 400
+
+
+def test_what_a_tenant_stores_is_bounded(api: Any) -> None:
+    api.tenant("small", documents=2, stored_bytes=100)
+    client = api.client(api.mint("small", "read", "write")[0])
+    assert client.put("/v1/documents/a.txt", content=b"a" * 60).status_code == 202
+    over = client.put("/v1/documents/b.txt", content=b"b" * 60)
+    assert (over.status_code, over.json()["error"]["code"]) == (403, "quota_reached")
+    assert client.put("/v1/documents/a.txt", content=b"c" * 90).status_code == 202, "in the place of what was there"
+    assert client.put("/v1/documents/b.txt", content=b"b" * 10).status_code == 202
+    assert client.put("/v1/documents/c.txt", content=b"").status_code == 400
+    assert client.delete("/v1/documents/a.txt").status_code == 202
+    with ThreadPoolExecutor(4) as pool:
+        many = list(pool.map(lambda n: client.put(f"/v1/documents/many-{n}.txt", content=b"d" * 10).status_code, range(4)))
+    assert many.count(202) <= 1
+    assert set(many) <= {202, 403, 429}
+    assert client.get("/v1/documents").json()["stored"]["bytes"] <= 100
+
+
+def test_a_rate_is_kept_and_says_when_to_come_back(api: Any) -> None:
+    api.tenant("slow", requests_per_minute=5)
+    client = api.client(api.mint("slow", "read")[0])
+    answers = [client.get("/v1/models") for _ in range(8)]
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 3
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 13
+    assert answers[-1].json()["error"]["type"] == "rate_limit_error"
+    assert api.client(api.keys["globex"]).get("/v1/models").status_code == 200, "it is the other tenant's alone"
+    admin = api.client(api.keys["admin"])
+    assert admin.put("/v1/tenants/slow/quotas", json={"quotas": {"requests_per_minute": 600}}).status_code == 200
+    time.sleep(1)
+    assert client.get("/v1/models").status_code == 200
+
+
+def test_a_tenants_questions_at_once_are_bounded(api: Any, acme: httpx.Client) -> None:
+    api.tenant("narrow", questions=1)
+    client = api.client(api.mint("narrow", "read")[0])
+
+    def search(_: int) -> httpx.Response:
+        return client.post("/v1/search", json={"question": "pump"})  # type: ignore[no-any-return]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(search, range(16)))
+        assert acme.post("/v1/search", json={"question": "pump"}).status_code == 200
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 429)
+
+
+def test_a_revoked_key_stops_within_a_second(api: Any) -> None:
+    key, key_id = api.mint("globex", "read")
+    client = api.client(key)
+    assert client.get("/v1/models").status_code == 200
+    api.home.run("key", "revoke", key_id)
+    end = time.monotonic() + 1
+    while client.get("/v1/models").status_code != 401:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_the_command_line_and_the_api_see_the_same_keys(api: Any) -> None:
+    api.home.run("tenant", "add", "shell", "--quota", "documents=3")
+    made = api.home.json("key", "mint", "shell", "--scope", "read", "--label", "of a test")
+    assert api.client(made["key"]).get("/v1/models").status_code == 200
+    listed = api.client(api.keys["admin"]).get("/v1/keys").json()["data"]
+    (row,) = [key for key in listed if key["id"] == made["id"]]
+    assert (row["tenant"], row["label"]) == ("shell", "of a test")
+    assert made["key"] not in json.dumps(listed)
+    limits = {tenant["tenant"]: tenant["limits"] for tenant in api.home.json("tenant", "list")["tenants"]}
+    assert limits["shell"]["documents"] == 3
+
+
+def test_who_leaves_a_stream_stops_it(api: Any, acme: httpx.Client, within: Callable[[float, Callable[[], bool]], bool]) -> None:
+    body = {"model": "headrace", "stream": True, "messages": [{"role": "user", "content": "Which crew greased the pump?"}]}
+    with connect_sse(acme, "POST", "/v1/chat/completions", json=body) as source:
+        next(source.iter_sse())
+
+    def idle() -> bool:
+        text = api.client(api.keys["admin"]).get("/metrics").text
+        return 'headrace_queue{state="answering"} 0.0' in text and 'headrace_queue{state="waiting"} 0.0' in text
+
+    assert within(20, idle)
+
+
+def test_metrics_count_by_tenant(api: Any, acme: httpx.Client) -> None:
+    acme.post("/v1/search", json={"question": "pump"}).raise_for_status()
+    text = api.client(api.keys["admin"]).get("/metrics").text
+    assert 'headrace_questions_total{kind="search",tenant="acme"}' in text
+    assert 'route="/v1/search"' in text
+    assert 'headrace_bytes_total{direction="read",tenant="acme",tier="vector"}' in text
+    assert "headrace_rejected_total" in text
+    assert "pump.md" not in text
+
+
+def test_everything_done_is_in_the_audit(
+    api: Any, acme: httpx.Client, within: Callable[[float, Callable[[], bool]], bool]
+) -> None:
+    acme.put("/v1/documents/audited.md", content=b"# Audited\n\nText.\n").raise_for_status()
+    answer = acme.post("/v1/search", json={"question": "what is audited"}).json()
+    refused = acme.post("/v1/tenants", json={"name": "nope"})
+    assert refused.status_code == 403
+    rows: list[dict[str, Any]] = []
+
+    def there() -> bool:
+        rows[:] = api.home.sql("SELECT * FROM audit")
+        return any(row["resource"] == answer["answer_id"] for row in rows)
+
+    assert within(30, there)
+    found = {(row["action"], row["resource"], row["outcome"]) for row in rows if row["tenant"] == "acme"}
+    assert ("document.put", "audited.md", "done") in found
+    assert ("POST /v1/search", answer["answer_id"], "done") in found
+    assert ("POST /v1/tenants", "", "forbidden") in found
+    key_id = api.keys["acme"].split("_")[1]
+    assert {row["key_id"] for row in rows if row["resource"] == "audited.md"} == {key_id}
+    assert ("key.mint", f"acme/{key_id}") in {(row["action"], row["resource"]) for row in rows}
+    assert {row["address"] for row in rows} <= {"127.0.0.1", "local"}
+    assert "what is audited" not in json.dumps(rows, default=str)
+    assert len({json.dumps(row, default=str, sort_keys=True) for row in rows}) == len(rows), "each line is there once"
+
+
+def test_whatever_is_sent_is_answered_without_a_server_error(api: Any, acme: httpx.Client) -> None:
+    headers = {"Authorization": f"Bearer {api.token}"}
+    schema = schemathesis.openapi.from_url(f"{api.url}/openapi.json", headers=headers)
+    budget = time.monotonic() + 45
+    seen: set[str] = set()
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        if operation.path == "/v1/events":
+            continue  # it never ends
+        seen.add(operation.label)
+        cases = _cases(operation)
+        for case in cases:
+            if time.monotonic() > budget:
+                break
+            response = case.call(headers=headers, timeout=60)
+            case.validate_response(response, checks=[not_a_server_error])
+            assert response.status_code == 499 or response.status_code < 500
+    assert len(seen) > 20
+
+
+def _cases(operation: Any, most: int = 6) -> list[Any]:
+    """Some requests of an operation, the same every time."""
+    from hypothesis import HealthCheck, Phase, given, seed, settings
+
+    found: list[Any] = []
+
+    @seed(4)
+    @settings(max_examples=most, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy())
+    def collect(case: Any) -> None:
+        found.append(case)
+
+    collect()
+    return found

@@ -1,0 +1,327 @@
+"""Retrieval: who may read what is decided inside the index, recall is kept for small tenants, documents follow their files."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS, DOCUMENT_ROWS
+from headrace.errors import WrongUsage
+from headrace.inference.pipeline import Desk, Indexed, index_documents
+from headrace.models.client import wait_ready
+from headrace.pipeline.run import recorded
+from headrace.pipeline.runner import Runner
+from headrace.platform import open_platform
+from headrace.settings import Settings
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.records import batch
+from headrace.storage.tables import TableReader
+from headrace.storage.vectors import VectorReader, VectorWriter
+
+METER = Meter(Ledger(), "test")
+SETTINGS = Settings.model_fields["inference"].default
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+# in the index
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> VectorWriter:
+    return VectorWriter(CHUNKS, Endpoints.model_construct(vectors_uri=str(tmp_path / "index")), METER)
+
+
+def towards(direction: int) -> Floats:
+    embedding = np.zeros(DIMENSIONS, np.float32)
+    embedding[direction] = 1.0
+    return embedding
+
+
+def chunk(name: str, tenant: str, readers: list[str], document: str = "d", text: str = "the wheel turns") -> dict[str, Any]:
+    row = {"chunk_id": name, "document_id": document, "version": "1", "tenant": tenant, "uri": "d.md", "heading": ""}
+    return {**row, "position": 0, "text": text, "readers": readers, "embedding": towards(0).tolist()}
+
+
+def seen(vectors: VectorReader, tenant: str, *readers: str) -> set[str]:
+    """What each of the three searches finds; they must agree."""
+    searches: tuple[Callable[[], Any], ...] = (
+        lambda: vectors.dense(towards(0), tenant=tenant, most=100, readers=readers),
+        lambda: vectors.fulltext("wheel", tenant=tenant, most=100, readers=readers),
+        lambda: vectors.fusion("wheel", towards(0), tenant=tenant, most=100, readers=readers),
+    )
+    found = [{hit.chunk_id for hit in search()} for search in searches]
+    assert found[0] == found[1] == found[2]
+    return found[0]
+
+
+NAMES = [
+    "ann",
+    "o'brien",
+    "x' OR '1'='1",
+    "'] ) OR true --",
+    "a\\",
+    '"',
+    "%",
+    "日本",
+    "a, b",
+    "",
+    "1:",
+    "4:acme",
+    "acme",
+    "a]",
+    "{}",
+]
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_readers_are_names_and_never_a_query(vectors: VectorWriter, built: bool) -> None:
+    """Also while there is no index yet, and for tenants and readers that run into each other when written side by side."""
+    owners = ["acme", "4:acme", "", "x' OR '1'='1"]
+    rows = [chunk(f"{t}-{r}", tenant, [reader]) for t, tenant in enumerate(owners) for r, reader in enumerate(NAMES) if reader]
+    rows += [chunk(f"{t}-all", tenant, []) for t, tenant in enumerate(owners)]
+    vectors.upsert(batch(CHUNKS.columns, rows))
+    if built:
+        vectors.build()
+    for t, tenant in enumerate(owners):
+        assert seen(vectors, tenant) == {f"{t}-all"}
+        for r, reader in enumerate(NAMES):
+            assert seen(vectors, tenant, reader) == {f"{t}-all", *([f"{t}-{r}"] if reader else [])}, (tenant, reader)
+        assert seen(vectors, tenant, *NAMES) == {row["chunk_id"] for row in rows if row["tenant"] == tenant}
+    for stranger in ("nobody", "acme4:", "' OR true --", "acm", "acme\x00"):
+        assert seen(vectors, stranger, *NAMES, "acme", "") == set()
+
+
+def test_readers_change_without_a_new_embedding_and_a_deleted_chunk_stays_away(vectors: VectorWriter) -> None:
+    vectors.upsert(batch(CHUNKS.columns, [chunk("a", "acme", [], "one"), chunk("b", "acme", ["hr"], "two")]))
+    vectors.build()
+    vectors.open_to(["one", "two", "three"], ["o'brien", "it"])
+    assert seen(vectors, "acme", "hr") == set()
+    assert seen(vectors, "acme", "it") == seen(vectors, "acme", "o'brien") == {"a", "b"}
+    vectors.delete("one")
+    vectors.open_to(["one", "two"], [])
+    assert seen(vectors, "acme") == {"b"}
+    assert vectors.held().select(["chunk_id", "readers"]).to_pylist() == [{"chunk_id": "b", "readers": []}]
+
+
+def test_an_index_of_before_readers_were_labels_answers_and_is_brought_along(vectors: VectorWriter, tmp_path: Path) -> None:
+    import lancedb
+
+    rows = [chunk("a", "acme", []), chunk("b", "apex", [])]
+    lancedb.connect(tmp_path / "index").create_table("chunks", pa.Table.from_batches([batch(CHUNKS.columns, rows)]))
+    assert (seen(vectors, "acme"), seen(vectors, "apex", "hr")) == ({"a"}, {"b"})
+    vectors.build()
+    time.sleep(1.1)
+    assert (seen(vectors, "acme"), seen(vectors, "apex", "hr")) == ({"a"}, {"b"})
+
+
+SHARES = {"large": 0.949, "medium": 0.05, "small": 0.001}
+
+
+def test_recall_is_kept_by_tenants_of_any_size_and_under_sixteen_threads(vectors: VectorWriter) -> None:
+    """Against comparing with every chunk that answers, where embeddings lie in clusters and tenants and readers across them."""
+    count, rng = 40_000, np.random.default_rng(7)
+    centres = rng.normal(size=(150, DIMENSIONS)).astype(np.float32)
+    embeddings = centres[rng.integers(0, 150, count)] + 0.8 * rng.normal(size=(count, DIMENSIONS)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    owners = rng.choice(list(SHARES), count, p=list(SHARES.values()))
+    closed = rng.random(count) < 0.3
+    names = [str(number) for number in range(count)]
+    columns: dict[str, Any] = dict.fromkeys(CHUNKS.columns.names, names) | {
+        "tenant": owners.tolist(),
+        "position": [0] * count,
+        "text": [f"wheel {number % 50} of {owner}" for number, owner in enumerate(owners)],
+        "readers": [["staff"] if shut else [] for shut in closed],
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), DIMENSIONS),
+    }
+    vectors.upsert(pa.table([pa.array(columns[f.name], f.type) for f in CHUNKS.columns], schema=CHUNKS.columns))
+    vectors.build()
+    questions = rng.normal(size=(20, DIMENSIONS)).astype(np.float32) * 0.4 / DIMENSIONS**0.5
+    for tenant in SHARES:
+        for readers in ((), ("staff",)):
+            answering = np.flatnonzero((owners == tenant) & (~closed if not readers else True))
+            recalls = []
+            for number, question in zip(rng.choice(answering, 20), questions, strict=True):
+                asked = (embeddings[number] + question).astype(np.float32)
+                best = set(answering[np.argsort(-(embeddings[answering] @ asked))[:10]].tolist())
+                hits = vectors.dense(asked, tenant=tenant, most=50, readers=readers)
+                assert {int(hit.chunk_id) for hit in hits} <= set(answering.tolist())
+                recalls.append(len(best & {int(hit.chunk_id) for hit in hits[:10]}) / len(best))
+            assert np.mean(recalls) >= 0.95, (tenant, readers, recalls)
+            hits = vectors.fulltext("wheel", tenant=tenant, most=50, readers=readers)
+            assert len(hits) == min(50, len(answering))
+            assert {int(hit.chunk_id) for hit in hits} <= set(answering.tolist())
+
+    def ask(number: int) -> set[str]:
+        tenant = list(SHARES)[number % 3]
+        hits = vectors.fusion("wheel", embeddings[number], tenant=tenant, most=20)
+        return {owners[int(hit.chunk_id)] for hit in hits} ^ {tenant}
+
+    with ThreadPoolExecutor(16) as threads:
+        assert set().union(*threads.map(ask, range(160))) == set()
+
+
+def test_upkeep_is_due_when_rows_wait_and_is_no_pause_for_searches(vectors: VectorWriter) -> None:
+    vectors.upsert(batch(CHUNKS.columns, [chunk(str(n), "acme", []) for n in range(200)]))
+    vectors.build()
+    assert not vectors.due()
+    for start in range(40):
+        vectors.upsert(batch(CHUNKS.columns, [chunk(f"more {start} {n}", "acme", [], text=f"weir {start}") for n in range(20)]))
+    assert vectors.due()
+    reader = VectorReader(CHUNKS, vectors._endpoints, METER)
+    ended, answered, missed = threading.Event(), 0, 0
+
+    def poll() -> None:
+        nonlocal answered, missed
+        while not ended.is_set():
+            found = [hit.text for hit in reader.fulltext("weir", tenant="acme", most=5)]
+            answered, missed = answered + 1, missed + (len(found) != 5)
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    vectors.upkeep()
+    ended.set()
+    thread.join()
+    assert answered > 0
+    assert missed == 0
+    assert not vectors.due()
+    assert vectors.count() == 1000
+
+
+# from files
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    folder = tmp_path_factory.mktemp("retrieval")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        with open_platform(Settings(home=folder / "home")) as endpoints, recorded("index", folder / "home") as run:
+            wait_ready(endpoints.embedder, 120)
+            yield Runner(run, endpoints)
+
+
+@pytest.fixture(scope="module")
+def desk(runner: Runner) -> Desk:
+    return Desk(runner, SETTINGS)
+
+
+@pytest.fixture
+def tenant() -> str:
+    return f"t{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    return folder
+
+
+def index(runner: Runner, tenant: str, *paths: Path, readers: list[str] | None = None) -> Indexed:
+    return index_documents(runner, list(paths), tenant=tenant, settings=SETTINGS, readers=readers)
+
+
+def found(desk: Desk, tenant: str, *readers: str, question: str = "what is it like?") -> dict[str, str]:
+    """uri → text of what a question finds."""
+    answer = desk.search(question, tenant=tenant, user="ann", record=False, readers=readers)
+    return {passage.hit.uri: passage.hit.text for passage in answer.passages}
+
+
+def test_readers_of_an_unchanged_file_change_on_the_next_index(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+    (docs / "a.md").write_text("The pond is deep.")
+    index(runner, tenant, docs, readers=["hr", "o'brien"])
+    assert found(desk, tenant) == found(desk, tenant, "it") == found(desk, "other", "hr") == {}
+    assert found(desk, tenant, "o'brien") == found(desk, tenant, "it", "hr") == {"docs/a.md": "The pond is deep."}
+    done = index(runner, tenant, docs)  # nobody named: as it was
+    assert (done.put.unchanged, found(desk, tenant)) == (1, {})
+    done = index(runner, tenant, docs, readers=["it"])
+    assert (done.put.put, done.embedded.chunks, done.embedded.reopened) == (1, 0, 1)
+    assert (found(desk, tenant, "hr"), len(found(desk, tenant, "it"))) == ({}, 1)
+    done = index(runner, tenant, docs, readers=[])
+    assert (done.embedded.chunks, len(found(desk, tenant))) == (0, 1)
+    for wrong in ("", "  ", "a\nb", "x" * 201, "\udcff"):
+        with pytest.raises(WrongUsage, match="cannot be the name of a reader"):
+            index(runner, tenant, docs, readers=[wrong])
+
+
+def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+    (docs / "a.txt").write_text("The pond is deep.")
+    index(runner, tenant, docs)
+    (docs / "a.txt").write_bytes(b"\x00\x01" * 400)
+    assert len(index(runner, tenant, docs, readers=["hr"]).parsed.failed) == 1
+    assert (found(desk, tenant), len(found(desk, tenant, "hr"))) == ({}, 1)
+
+
+def test_a_changed_document_answers_at_every_moment(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+    texts = [f"# Gate\nThe gate is painted in colour {number}." for number in range(4)]
+    (docs / "a.md").write_text(texts[0])
+    index(runner, tenant, docs)
+    ended, told = threading.Event(), []
+
+    def poll() -> None:
+        while not ended.is_set():
+            told.append(len(found(desk, tenant, question="what colour is the gate?")))
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    for text in texts[1:]:
+        (docs / "a.md").write_text(text)
+        index(runner, tenant, docs)
+    ended.set()
+    thread.join()
+    assert len(told) > 10
+    assert 0 not in told
+    time.sleep(1.1)
+    assert "colour 3" in found(desk, tenant)["docs/a.md"]
+
+
+def test_deletes_and_renames_follow(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+    (docs / "a.md").write_text("The pond is deep.")
+    (docs / "b.md").write_text("The weir is long.")
+    index(runner, tenant, docs, readers=["hr"])
+    (docs / "a.md").rename(docs / "c.md")
+    done = index(runner, tenant, docs)
+    assert (done.put.put, done.put.deleted, done.embedded.chunks, done.embedded.reused) == (1, 1, 0, 1)
+    assert found(desk, tenant) == {}, "a renamed file has the readers of its old name"
+    assert set(found(desk, tenant, "hr")) == {"docs/c.md", "docs/b.md"}
+    (docs / "b.md").unlink()
+    assert index(runner, tenant, docs).put.deleted == 1
+    assert set(found(desk, tenant, "hr")) == {"docs/c.md"}
+    # A folder with nothing in it is more likely not mounted than emptied.
+    (docs / "c.md").unlink()
+    assert index(runner, tenant, docs).put.deleted == 0
+    assert set(found(desk, tenant, "hr")) == {"docs/c.md"}
+
+
+def test_only_documents_of_the_same_folder_are_deleted(runner: Runner, desk: Desk, tmp_path: Path, tenant: str) -> None:
+    one, other = tmp_path / "one" / "docs", tmp_path / "other" / "docs"
+    for folder, name in ((one, "a.md"), (other, "b.md")):
+        folder.mkdir(parents=True)
+        (folder / name).write_text(f"The pond of {name} is deep.")
+    with pytest.raises(WrongUsage, match="would both be called docs"):
+        index(runner, tenant, one, other)
+    index(runner, tenant, one)
+    assert index(runner, tenant, other).put.deleted == 0
+    index(runner, tenant, one / "a.md")  # one file says nothing of the folder
+    assert set(found(desk, tenant)) == {"docs/a.md", "docs/b.md", "a.md"}
+
+
+def test_only_what_changed_in_a_document_is_embedded_again(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+    parts = [f"# Part {number}\nThe lock number {number} has two gates." for number in range(5)]
+    (docs / "a.md").write_text("\n".join(parts))
+    assert index(runner, tenant, docs).embedded.chunks == 5
+    (docs / "a.md").write_text("\n".join([*parts[:4], "# Part 4\nThe lock number 4 was filled in."]))
+    done = index(runner, tenant, docs)
+    assert (done.embedded.chunks, done.embedded.reused, done.embedded.retired) == (1, 4, 1)
+    assert len(TableReader(DOCUMENT_ROWS, runner.endpoints, METER).read(("uri",), f"tenant = '{tenant}'")) == 2
+    assert DOCUMENT_EVENTS.columns.field("readers").nullable
