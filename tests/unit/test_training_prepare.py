@@ -47,14 +47,14 @@ def answer(
     ]
     filled: dict[str, Any] = {"simulated": True, "at": START, "partition": 0, "offset": offset, "topic": "interactions"}
     for field in INTERACTION_ROWS.columns:
-        filled.setdefault(field.name, [] if pa.types.is_list(field.type) else "")
+        filled.setdefault(field.name, None if field.nullable else [] if pa.types.is_list(field.type) else "")
     return {**filled, "answer_id": answer_id, "tenant": tenant, "question": question, "passages": passages}
 
 
 def verdict(answer_id: str, up: bool, chunk_id: str = "", *, minute: int = 0, offset: int = 0, name: str = "") -> dict[str, Any]:
     filled: dict[str, Any] = {"simulated": True, "partition": 0, "offset": offset, "topic": "feedback", "tenant": "acme"}
     for field in FEEDBACK_ROWS.columns:
-        filled.setdefault(field.name, "")
+        filled.setdefault(field.name, None if field.nullable else "")
     return {
         **filled,
         "verdict_id": name or f"{answer_id}/{chunk_id}/{offset}",
