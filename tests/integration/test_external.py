@@ -11,6 +11,7 @@ from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS
 from headrace.head.land import land
 from headrace.inference.chunk import chunk
 from headrace.inference.parse import parse
+from headrace.inference.parsing.limits import Limits
 from headrace.inference.put import put
 from headrace.platform import EVERY_PART, open_platform
 from headrace.session import opened
@@ -62,15 +63,15 @@ def test_documents_reach_the_index_on_storage_the_user_brings(brought, tmp_path:
         assert endpoints.files_dir == tmp_path / "nfs"
         assert runner.run(put, tenant="default", paths=[tmp_path / "docs"], most_bytes=10**6).put == 5
         assert runner.run(land).events["document-events"] == 5
-        assert runner.run(parse, seconds=30.0).parsed == 5
-        assert runner.run(chunk, window=100).chunks == 5
+        assert runner.run(parse, limits=Limits.of(settings.inference)).parsed == 5
+        assert runner.run(chunk, window=100, generation=1).chunks == 5
         meter = Meter(session.run.ledger, "embed")
         rows = TableReader(CHUNK_ROWS, endpoints, meter).read()
         random = np.random.default_rng(0).normal(size=(5, DIMENSIONS)).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(random.reshape(-1)), DIMENSIONS)
         wanted = [name for name in CHUNKS.columns.names if name != "embedding"]
         vectors = VectorWriter(CHUNKS, endpoints, meter)
-        vectors.upsert(rows.select(wanted).append_column("embedding", column).cast(CHUNKS.columns))
+        vectors.upsert(rows.select(wanted).append_column("embedding", column).select(CHUNKS.columns.names).cast(CHUNKS.columns))
         vectors.build()
         found = vectors.fusion("paper number 3", random[3], tenant="default", most=1)
         assert found[0].uri == "docs/3.md"

@@ -38,7 +38,10 @@ from headrace.training.loop import Job, Trained, train
 from headrace.training.prepare import _JUDGED, _PAIRS, Dataset, Judge
 
 # Found, not imported: Ray reads its environment while it is imported, and `cluster` sets it before.
-pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+pytestmark = [
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
+    pytest.mark.timeout(900),  # it starts slowly beside other tests
+]
 
 # A driver of its own: it starts a cluster and a worker, says so, and stays.
 DRIVER = """

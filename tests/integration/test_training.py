@@ -182,14 +182,15 @@ def judge(endpoints: Endpoints, count: int, *, liked: str, seed: int) -> None:
             text = f"{word} the {shuffle.choice(things)} by the {shuffle.choice(things)}"
             filled: dict[str, Any] = {"position": rank, "readers": [], "partition": 0, "offset": n}
             for field in CHUNK_ROWS.columns:
-                filled.setdefault(field.name, "")
+                filled.setdefault(field.name, None if field.nullable else "")
             chunks.append({**filled, "chunk_id": name, "document_id": f"d{seed}-{n}", "tenant": "acme", "text": text})
             passages.append(
                 {"chunk_id": name, "document": f"{n}.md", "retrieval_score": 1.0 / (60 + rank), "retrieval_rank": rank}
             )
             verdict = {"verdict_id": f"v{name}", "answer_id": f"a{seed}-{n}", "chunk_id": name, "up": word == liked, "at": at}
             verdicts.append({**{f.name: "" for f in FEEDBACK.columns}, "tenant": "acme", "simulated": True, **verdict})
-        empty: dict[str, Any] = {f.name: [] if pa.types.is_list(f.type) else "" for f in INTERACTIONS.columns}
+        needed = [field for field in INTERACTIONS.columns if not field.nullable]
+        empty: dict[str, Any] = {f.name: [] if pa.types.is_list(f.type) else "" for f in needed}
         question = f"does {shuffle.choice(things)} {n} of {seed} turn?"
         answer = {"answer_id": f"a{seed}-{n}", "question": question, "passages": passages, "at": at}
         answers.append({**empty, "kind": "search", "tenant": "acme", "simulated": True, **answer})
