@@ -1,4 +1,4 @@
-"""A folder in BEIR layout: corpus.jsonl, queries.jsonl and qrels/test.tsv (Thakur et al. 2021, github.com/beir-cellar/beir)."""
+"""A folder in BEIR layout: corpus.jsonl, queries.jsonl and qrels/test.tsv (Thakur et al. 2021)."""
 
 from __future__ import annotations
 
