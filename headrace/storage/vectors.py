@@ -33,6 +33,7 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
 from headrace.storage.reason import reason
+from headrace.storage.tables import quoted
 
 # Below this many rows an exact scan beats an approximate index and loses no recall.
 _EXACT_ROWS = 20_000
@@ -317,9 +318,9 @@ class VectorWriter(VectorReader):
         table = self._open()
         if table is None:
             return
-        where = f"document_id = {_quoted(document_id)}"
+        where = f"document_id = {quoted(document_id)}"
         if but_version:
-            where += f" AND version <> {_quoted(but_version)}"
+            where += f" AND version <> {quoted(but_version)}"
         with self._faults(), self._moves(Direction.WRITE):
             table.delete(where)
 
@@ -459,16 +460,12 @@ def _readers(tenant: str, labels: Sequence[str] | None) -> list[str]:
     return [label[front:] for label in labels or () if len(label) > front]
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 def _among(documents: Collection[str]) -> str:
-    return f"document_id IN ({', '.join(map(_quoted, documents))})"
+    return f"document_id IN ({', '.join(map(quoted, documents))})"
 
 
 def _answering(tenant: str, readers: Sequence[str], shape: _Shape) -> str:
     """The filter of the chunks that answer to a tenant's user who is all of `readers`."""
-    labels = ", ".join(_quoted(_label(tenant, reader)) for reader in dict.fromkeys((_EVERYBODY, *readers)))
+    labels = ", ".join(quoted(_label(tenant, reader)) for reader in dict.fromkeys((_EVERYBODY, *readers)))
     mine = f"array_has_any(readers, [{labels}])"
-    return mine if "readers_idx" in shape.indices else f"({mine} OR (tenant = {_quoted(tenant)} AND {_UNLABELLED}))"
+    return mine if "readers_idx" in shape.indices else f"({mine} OR (tenant = {quoted(tenant)} AND {_UNLABELLED}))"
