@@ -1,0 +1,69 @@
+"""The commands. Thin: each opens a session, calls the room that does the work, and shows what came of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+from typer._click.exceptions import ClickException
+from typer._completion_classes import completion_init
+
+# Each adds its commands, and help shows them in this order.
+from headrace.cli import whole, documents, questions, training, head, record, storage, evaluation, tenants, shell  # noqa: F401
+from headrace.cli.common import app, common, err
+from headrace.errors import HeadraceError, WrongUsage
+
+# What Typer makes of a Ctrl-C; it tells its caller by no other sign.
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line; every error a user may meet becomes a sentence, a hint and an exit code."""
+    try:
+        completion_init()
+        code = app(_options_first(sys.argv[1:]), standalone_mode=False) or 0
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:  # whoever read our output has read enough (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (typer.Abort, KeyboardInterrupt):
+        err.print("Interrupted. The home is as the last finished step left it; run the same command again to go on.")
+        sys.exit(1)
+    except ClickException as error:
+        error.show()
+        sys.exit(2)
+    except HeadraceError as error:
+        if common.debug:
+            traceback.print_exc()
+        err.print(error.message, style="red", markup=False, highlight=False)
+        if error.hint:
+            err.print(error.hint, markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    except Exception as error:  # what nobody foresaw: still one line, and how to tell us more
+        if common.debug:
+            raise
+        err.print(f"Something unforeseen happened: {type(error).__name__}: {error}", style="red", markup=False)
+        err.print("Run it again with `headrace --debug …` to see where.", markup=False)
+        sys.exit(1)
+
+
+def _options_first(words: list[str]) -> list[str]:
+    """The words with --home and --debug in front, where they are taken; people write them behind the command as well."""
+    front, rest, waiting = [], [], iter(words)
+    for word in waiting:
+        if word == "--":
+            rest += [word, *waiting]
+        elif word == "--home":
+            if (directory := next(waiting, None)) is None:
+                raise WrongUsage("--home needs a directory.")
+            front += [word, directory]
+        elif word == "--debug" or word.startswith("--home="):
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest

@@ -1,0 +1,91 @@
+"""What the commands share: the application, its options, and how a command shows what it did."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from headrace import __version__
+from headrace.errors import WrongUsage
+from headrace.settings import Settings
+
+app = typer.Typer(
+    name="headrace",
+    help="Runs the AI training loop and enterprise RAG on any storage, meters every byte, and draws what it measured.",
+    no_args_is_help=True,
+    # Typer's own options guess the shell from the process tree and fail where they cannot: see `completion`.
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Tenant = Annotated[str | None, typer.Option(help="Tenant; the settings' one unless named.")]
+As = Annotated[list[str] | None, typer.Option("--as", help="User or group who asks, to see what is open to them; repeatable.")]
+On = Annotated[str, typer.Option(help="Where batch work and training run: local or ray.")]
+
+
+@dataclass
+class Common:
+    """What every command shares."""
+
+    home: Path | None = None
+    debug: bool = False
+
+
+common = Common()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    home: Annotated[Path | None, typer.Option(help="Directory of all embedded state.", show_default=".headrace")] = None,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Options of every command."""
+    common.home, common.debug = home, debug
+
+
+def settings_of(tenant: str | None = None) -> Settings:
+    return Settings.load(home=common.home, tenant=tenant)
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def checked_on(value: str) -> str:
+    if value not in ("local", "ray"):
+        raise WrongUsage(f"--on takes local or ray, not {value!r}.")
+    return value
+
+
+def checked_question(text: str) -> str:
+    if not text.strip():
+        raise WrongUsage("The question is empty.")
+    return text
+
+
+def user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

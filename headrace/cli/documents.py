@@ -1,0 +1,79 @@
+"""Documents: put into the index, and the index built anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.cli.common import AsJson, On, Tenant, app, checked_on, out, print_json, settings_of
+from headrace.errors import NotFound, WrongUsage
+
+
+@app.command(rich_help_panel="Inference")
+def index(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders to index.")],
+    tenant: Tenant = None,
+    reader: Annotated[
+        list[str] | None, typer.Option(help="Only this user or group may read them; repeatable. Otherwise it stays as it is.")
+    ] = None,
+    everybody: Annotated[bool, typer.Option("--everybody", help="Everybody of the tenant may read them from now on.")] = False,
+    on: On = "local",
+    as_json: AsJson = False,
+) -> None:
+    """Index documents: put, land, parse, chunk, embed, index."""
+    from dataclasses import asdict
+
+    from headrace.inference.pipeline import index_documents
+    from headrace.report import say_indexed
+    from headrace.session import opened
+
+    if reader and everybody:
+        raise WrongUsage("Say --reader or --everybody, not both.")
+    settings = settings_of(tenant)
+    for path in paths:
+        if not path.exists():
+            raise NotFound(f"{path} does not exist.", hint="Name a file or a folder.")
+    with opened("index", settings, on=checked_on(on), quiet=as_json) as session:
+        readers = [] if everybody else reader or None
+        done = index_documents(session.runner, paths, tenant=settings.tenant, settings=settings.inference, readers=readers)
+        session.archive()
+    if as_json:
+        print_json(asdict(done))
+    else:
+        say_indexed(out, done)
+
+
+@app.command(rich_help_panel="Inference")
+def reindex(
+    chunk_tokens: Annotated[
+        int | None, typer.Option(help="Word pieces of a chunk; the settings' number unless named.", min=32, max=254)
+    ] = None,
+    back: Annotated[bool, typer.Option("--back", help="Serve the index before this one again.")] = False,
+    on: On = "local",
+    as_json: AsJson = False,
+) -> None:
+    """Build another index beside the one that answers (chunk size, embedder), then serve it."""
+    from dataclasses import asdict
+
+    from headrace.inference.reindex import back as go_back
+    from headrace.inference.reindex import reindex as build
+    from headrace.session import opened
+
+    if back and chunk_tokens is not None:
+        raise WrongUsage("--back serves the earlier index as it was made: it takes no --chunk-tokens.")
+    settings = settings_of()
+    chosen = settings.inference.model_copy(update={"chunk_tokens": chunk_tokens or settings.inference.chunk_tokens})
+    with opened("reindex", settings, on=checked_on(on), quiet=as_json) as session:
+        done = go_back(session.runner) if back else build(session.runner, chosen)
+        session.archive()
+    if as_json:
+        print_json(asdict(done))
+        return
+    made = done.generation
+    out.print(
+        f"Index {done.index.version} answers: {done.index.chunks:,} chunks of {made.window} word pieces, {made.width} numbers by"
+        f" {made.embedder}; {done.seconds:.1f} s. To serve the earlier one again: headrace reindex --back",
+        highlight=False,
+    )

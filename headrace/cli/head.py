@@ -1,0 +1,93 @@
+"""The head: landed, and what is only in it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli.common import AsJson, app, err, out, print_json, settings_of, user
+
+
+@app.command(rich_help_panel="The head")
+def land(
+    once: Annotated[bool, typer.Option("--once", help="Until the head is drained; otherwise follow it.")] = False,
+    accept_gap: Annotated[
+        str | None, typer.Option(metavar="TOPIC/PARTITION", help="Go on past events that the head forgot before they landed.")
+    ] = None,
+    accept_new_head: Annotated[
+        str | None, typer.Option(metavar="TOPIC/PARTITION", help="Go on with a head that is not the one landed from.")
+    ] = None,
+    dead_letters: Annotated[
+        bool, typer.Option("--dead-letters", help="First land the dead letters that can be read now, after a fix.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Land the head in the tables, each event once."""
+    from headrace.head.accept import accept
+    from headrace.head.land import land as land_stage
+    from headrace.head.reland import reland
+    from headrace.report import say_landed
+    from headrace.session import opened
+
+    settings = settings_of()
+    with opened("land", settings, models=False, quiet=as_json) as session:
+        for place, gap in ((accept_gap, True), (accept_new_head, False)):
+            if place is not None:
+                accepted = session.runner.run(accept, place=place, gap=gap, who=user())
+                err.print(accepted.told, highlight=False)
+        if dead_letters:
+            again = session.runner.run(reland)
+            told = ", ".join(f"{count:,} {topic}" for topic, count in again.events.items() if count) or "none"
+            err.print(f"Of the dead letters {told} landed now; {again.dead:,} still cannot be read.", highlight=False)
+        if not once:
+            _follow_head(session, as_json)
+            return
+        done = session.runner.run(land_stage, settings=settings.landing)
+    if as_json:
+        refused = [{"partition": r.place, "kind": r.kind, "seen": r.seen, "remedy": r.remedy} for r in done.refusals]
+        print_json({"landed": done.events, "dead_letters": done.dead, "refused": refused})
+    else:
+        say_landed(out, done)
+    done.require()
+
+
+def _follow_head(session: Any, as_json: bool) -> None:
+    import signal
+    import threading
+
+    from headrace.head.follow import follow
+    from headrace.head.land import Following
+    from headrace.pipeline.upkeep import upkeep
+    from headrace.report import LandingLines
+    from headrace.settings import Embedded
+
+    lines = LandingLines(out, err, as_json)
+    following = Following(threading.Event(), lines.committed, lines.refused, lines.waiting)
+    signal.signal(signal.SIGTERM, lambda *_: following.stop.set())
+    settings = session.settings.landing
+    if isinstance(session.settings.head, Embedded):
+        # Embedded servers that are gone do not come back by themselves.
+        settings = settings.model_copy(update={"patience_s": min(settings.patience_s, 60.0)})
+    err.print("Landing what comes, until Ctrl-C.", style="dim")
+
+    def keep_tables() -> None:
+        session.runner.run(upkeep, settings=session.settings.upkeep, only_due=True)
+
+    follow(session.runner, settings, following, chores=keep_tables, failed=lines.failed)
+    lines.total()
+
+
+@app.command(rich_help_panel="The head")
+def head(as_json: AsJson = False) -> None:
+    """What is only in the head: per partition its end, what has landed, the lag in events and bytes, and the oldest's age."""
+    from headrace.head.backlog import backlog
+    from headrace.report import say_backlog
+    from headrace.session import opened
+
+    with opened("head", settings_of(), models=False, quiet=as_json) as session:
+        found = session.runner.run(backlog)
+    if as_json:
+        print_json({"partitions": [partition.as_dict() for partition in found]})
+    else:
+        say_backlog(out, found)

@@ -1,0 +1,107 @@
+"""What ran, what it moved, and what the tables hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.cli.common import AsJson, app, out, print_json, settings_of
+from headrace.errors import NotFound, WrongUsage
+
+
+@app.command(rich_help_panel="What happened")
+def runs(as_json: AsJson = False) -> None:
+    """What ran in this home, and how it ended."""
+    from headrace.explain.format import human_bytes
+    from headrace.pipeline.run import runs as journals
+    from headrace.report import rows_table
+
+    found = journals(settings_of().home)
+    rows = [
+        {
+            "run": j["run"],
+            "command": j["command"],
+            "state": j["state"],
+            "started": j["started"][:19],
+            "ended": (j["ended"] or "")[:19],
+            "bytes": sum(row["bytes"] for row in j["rows"]),
+        }
+        for j in found
+    ]
+    if as_json:
+        print_json({"runs": rows})
+    elif rows:
+        out.print(rows_table([{**row, "bytes": human_bytes(row["bytes"])} for row in rows]))
+    else:
+        out.print("Nothing has run in this home yet. Try: headrace demo")
+
+
+@app.command(rich_help_panel="What happened")
+def ledger(
+    run: Annotated[str | None, typer.Argument(help="A run's id or its beginning; the newest unless named.")] = None,
+    by: Annotated[str | None, typer.Option(help="Add up by tier, stage or tenant.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a run moved: operations, bytes and latency by stage, store and direction."""
+    from headrace.pipeline.run import journal_of
+    from headrace.report import ledger_table, merged, summary_table, tier_table
+    from headrace.storage.ledger import summed
+
+    if by not in (None, "tier", "stage", "tenant"):
+        raise WrongUsage(f"--by takes tier, stage or tenant, not {by!r}.")
+    journal = journal_of(settings_of().home, run)
+    if by is not None:
+        if "ledger" not in journal:
+            raise NotFound(
+                f"Run {journal['run']} was recorded by an older Headrace, which kept no histograms to add up.",
+                hint=f"Its rows are there: headrace ledger {journal['run']}",
+            )
+        rows = summed(journal["ledger"], by=(by,))
+        if as_json:
+            print_json({"run": journal["run"], "state": journal["state"], "by": by, "rows": rows})
+        else:
+            out.print(summary_table(rows, by, title=f"What {journal['run']} moved, by {by}"))
+        return
+    if as_json:
+        print_json({"run": journal["run"], "state": journal["state"], "rows": journal["rows"]})
+        return
+    rows = summed(journal["ledger"], by=("stage", "store", "tier")) if "ledger" in journal else merged(journal["rows"])
+    out.print(ledger_table(rows, title=f"What {journal['run']} moved"))
+    out.print()
+    out.print(tier_table(rows))
+    if any(row["estimated"] for row in rows):
+        out.print("≈ estimated: that store's library hides its I/O (docs/ledger.md).", style="dim")
+
+
+@app.command(rich_help_panel="What happened")
+def score(
+    pipeline: Annotated[str, typer.Argument(help="training or inference.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.svg, .png or .md")],
+    run: Annotated[str | None, typer.Option(help="A run's id; the newest that ran this pipeline unless named.")] = None,
+    triggers: Annotated[bool, typer.Option("--triggers/--no-triggers", help="Draw what starts each stage.")] = True,
+) -> None:
+    """Draw a pipeline from a measured run."""
+    from headrace.demo import draw_score
+
+    settings = settings_of()
+    drawn = draw_score(settings.home, pipeline, output, run=run, triggers=triggers)
+    out.print(f"Wrote {output}: {drawn}", highlight=False)
+
+
+@app.command(rich_help_panel="What happened")
+def sql(query: Annotated[str, typer.Argument(help="One SELECT over the tables.")], as_json: AsJson = False) -> None:
+    """Read-only SQL over the tables (DuckDB)."""
+    from headrace.report import rows_table
+    from headrace.session import opened
+    from headrace.storage.sql import select
+
+    with opened("sql", settings_of(), models=False, quiet=as_json) as session:
+        rows = select(query, session.runner.endpoints, session.run.ledger)
+    if as_json:
+        print_json({"rows": rows})
+    elif rows:
+        out.print(rows_table(rows))
+    else:
+        out.print("No rows.")

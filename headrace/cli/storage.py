@@ -1,0 +1,102 @@
+"""Storage: where it answers, whether it keeps its promises, and its upkeep."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from headrace.cli.common import AsJson, app, err, out, print_json, settings_of
+from headrace.errors import WrongUsage
+
+
+@app.command(rich_help_panel="Storage")
+def endpoints(as_json: AsJson = False) -> None:
+    """Where storage answers, with its keys: starts the platform and shows it while it stays up."""
+    from headrace.report import rows_table
+    from headrace.session import opened
+
+    with opened("endpoints", settings_of(), models=False, quiet=True) as session:
+        found = session.runner.endpoints
+        shown = {
+            "s3_endpoint": found.s3_endpoint,
+            "s3_access_key": found.s3_access_key,
+            "s3_secret_key": found.s3_secret_key,
+            "bucket": found.bucket,
+            "catalog_uri": found.catalog_uri,
+            "warehouse": found.warehouse,
+            "kafka_bootstrap": found.kafka_bootstrap,
+            "files_dir": str(found.files_dir),
+        }
+    if as_json:
+        print_json(shown)
+    else:
+        out.print(rows_table([{"endpoint": name, "value": value} for name, value in shown.items()]))
+        out.print("Embedded ones answer while a command such as `headrace up` runs.", style="dim")
+
+
+@app.command(rich_help_panel="Storage")
+def check(
+    only: Annotated[list[str] | None, typer.Option(metavar="TIER", help="object, stream, table or file; repeatable.")] = None,
+    seconds: Annotated[float, typer.Option(help="About how long it may take in all.", min=1, max=3600)] = 60,
+    as_json: AsJson = False,
+) -> None:
+    """Does the configured storage keep the promises that Headrace relies on? Exit code 1 if one is broken."""
+    from contextlib import closing
+
+    from headrace.catalog import Tier
+    from headrace.check.acceptance import TIERS, accept, promises
+    from headrace.check.promise import Verdict
+    from headrace.check.table import say_checked
+    from headrace.pipeline.progress import Bars
+    from headrace.platform import open_platform
+
+    if unknown := set(only or ()) - set(TIERS):
+        hint = f"Those that can be checked: {', '.join(TIERS)}. The vector tier keeps its files in the object tier."
+        raise WrongUsage(f"--only takes a tier, not {min(unknown)!r}.", hint=hint)
+    tiers = [tier for tier in TIERS if not only or tier in only]
+    needed = {Tier.OBJECT: {"objects"}, Tier.TABLE: {"objects"}, Tier.STREAM: {"head"}}
+    settings = settings_of()
+    bars = Bars(err, quiet=as_json)
+    with (
+        open_platform(settings, parts=frozenset().union(*(needed.get(tier, set()) for tier in tiers))) as endpoints,
+        closing(accept(settings, endpoints, tiers, seconds=seconds)) as asked,
+    ):
+        findings = list(bars.track(asked, "checked", total=promises(tiers), of="promises"))
+    if as_json:
+        counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Verdict}
+        print_json({**counts, "promises": [finding.as_dict() for finding in findings]})
+    else:
+        say_checked(out, findings)
+    if any(finding.verdict is Verdict.BROKEN for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Storage")
+def upkeep(as_json: AsJson = False) -> None:
+    """Keep the tables small and quick: merge small files, expire old snapshots, remove what none names."""
+    from headrace.explain.format import human_bytes
+    from headrace.pipeline.upkeep import upkeep as upkeep_stage
+    from headrace.report import rows_table
+    from headrace.session import opened
+
+    settings = settings_of()
+    with opened("upkeep", settings, models=False, quiet=as_json) as session:
+        done = session.runner.run(upkeep_stage, settings=settings.upkeep)
+        session.archive()
+    rows = [kept.as_dict() for kept in done]
+    if as_json:
+        print_json({"tables": rows})
+        return
+    shown = [
+        {
+            "table": row["table"],
+            "files": f"{row['files_before']:,} → {row['files_after']:,}",
+            "bytes": f"{human_bytes(row['bytes_before'])} → {human_bytes(row['bytes_after'])}",
+            "snapshots": f"{row['snapshots_before']:,} → {row['snapshots_after']:,}",
+            "to be removed": f"{row['condemned']:,}",
+            "removed": f"{row['removed']:,} ({human_bytes(row['removed_bytes'])})",
+        }
+        for row in rows
+    ]
+    out.print(rows_table(shown) if shown else "There are no tables yet. Try: headrace demo")

@@ -1,0 +1,169 @@
+"""Tenants of the API, and their keys."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli.common import AsJson, app, err, out, print_json, settings_of, user
+from headrace.errors import WrongUsage
+
+tenant_app = typer.Typer(help="Tenants of the API and what each may use.", no_args_is_help=True)
+key_app = typer.Typer(help="API keys: made, listed, revoked.", no_args_is_help=True)
+app.add_typer(tenant_app, name="tenant", rich_help_panel="The API")
+app.add_typer(key_app, name="key", rich_help_panel="The API")
+Name = Annotated[str, typer.Argument(help="The tenant.")]
+Quotas = Annotated[
+    list[str] | None, typer.Option("--quota", metavar="NAME=NUMBER", help="A limit of its own; repeatable (docs/tenants.md).")
+]
+
+
+@tenant_app.command("add")
+def tenant_add(name: Name, quota: Quotas = None, as_json: AsJson = False) -> None:
+    """Add a tenant."""
+    quotas = _quotas(quota)
+    with _metadata() as metadata:
+        metadata.add_tenant(name, quotas, by=_by())
+    if as_json:
+        print_json({"tenant": name, "quotas": quotas})
+    else:
+        out.print(f"Added {name}. Make a key for it: headrace key mint {name} --scope read", highlight=False)
+
+
+@tenant_app.command("quota")
+def tenant_quota(name: Name, quota: Quotas = None, as_json: AsJson = False) -> None:
+    """Give a tenant these limits of its own instead of those it has; with none, those of the settings."""
+    quotas = _quotas(quota)
+    with _metadata() as metadata:
+        metadata.set_quotas(name, quotas, by=_by())
+    if as_json:
+        print_json({"tenant": name, "quotas": quotas})
+    else:
+        out.print(f"Quotas of {name}: {quotas or 'those of the settings'}.", highlight=False)
+
+
+@tenant_app.command("list")
+def tenant_list(as_json: AsJson = False) -> None:
+    """Every tenant and its limits."""
+    from headrace.report import rows_table
+    from headrace.web.caller import limits_of
+
+    with _metadata() as metadata:
+        found = metadata.tenants()
+    limits = settings_of().limits
+    rows = [
+        {
+            "tenant": tenant.name,
+            "created_at": tenant.created_at.isoformat(),
+            "quotas": tenant.quotas,
+            "limits": limits_of(limits, tenant.quotas).model_dump(),
+        }
+        for tenant in found
+    ]
+    if as_json:
+        print_json({"tenants": rows})
+    elif rows:
+        shown = [{"tenant": row["tenant"], "added": row["created_at"][:19], **_limits(row["limits"])} for row in rows]
+        out.print(rows_table(shown))
+    else:
+        out.print("There are no tenants yet. Add one: headrace tenant add NAME")
+
+
+@key_app.command("mint")
+def key_mint(
+    tenant: Name,
+    scope: Annotated[list[str], typer.Option("--scope", help="read, write or admin; repeatable.")],
+    label: Annotated[str, typer.Option(help="What it is for.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key. It is shown once: kept is only a hash of it."""
+    from headrace.web.caller import SCOPES
+    from headrace.web.tenants import key_row
+
+    if unknown := set(scope) - set(SCOPES):
+        raise WrongUsage(f"--scope takes {', '.join(SCOPES)}, not {min(unknown)!r}.")
+    with _metadata() as metadata:
+        text, key = metadata.mint_key(tenant, scope, label=label, by=_by())
+    if as_json:
+        print_json({"key": text, **key_row(key)})
+    else:
+        out.print(text, highlight=False, soft_wrap=True)
+        err.print(f"Keep it: it is not shown again. Revoke it: headrace key revoke {key.id}", style="dim", highlight=False)
+
+
+@key_app.command("list")
+def key_list(tenant: Annotated[str | None, typer.Option(help="Only those of a tenant.")] = None, as_json: AsJson = False) -> None:
+    """Every key, without its secret."""
+    from headrace.report import rows_table
+    from headrace.web.tenants import key_row
+
+    with _metadata() as metadata:
+        rows = [key_row(key) for key in metadata.keys(tenant)]
+    if as_json:
+        print_json({"keys": rows})
+    elif rows:
+        shown = [
+            {
+                "id": row["id"],
+                "tenant": row["tenant"],
+                "scopes": ", ".join(row["scopes"]),
+                "label": row["label"],
+                "made": row["created_at"][:19],
+                "last used": (row["last_used_at"] or "never")[:16],
+                "revoked": (row["revoked_at"] or "")[:19],
+            }
+            for row in rows
+        ]
+        out.print(rows_table(shown))
+    else:
+        out.print("There are no keys yet. Make one: headrace key mint TENANT --scope read")
+
+
+@key_app.command("revoke")
+def key_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")], as_json: AsJson = False) -> None:
+    """Let a key allow nothing from now on, in every process within a second."""
+    with _metadata() as metadata:
+        metadata.revoke_key(key_id, by=_by())
+    if as_json:
+        print_json({"id": key_id, "revoked": True})
+    else:
+        out.print(f"Revoked {key_id}.", highlight=False)
+
+
+def _metadata() -> Any:
+    """The metadata store, closed at the end of the block; nothing else of the platform is needed for it."""
+    from contextlib import closing
+
+    from headrace.platform import open_platform
+    from headrace.platform.home import Home
+    from headrace.storage.metadata import Metadata
+
+    settings = settings_of()
+    Home(settings.home).prepare()
+    with open_platform(settings, parts=frozenset()) as endpoints:
+        return closing(Metadata(endpoints))
+
+
+def _by() -> Any:
+    from headrace.storage.metadata import By
+
+    return By("", f"cli:{user()}", "local")
+
+
+def _quotas(given: list[str] | None) -> dict[str, int]:
+    """`--quota name=number` as a dict. Raises `WrongUsage` for a limit there is not."""
+    from headrace.web.caller import checked
+
+    quotas = {}
+    for word in given or ():
+        name, equals, number = word.partition("=")
+        if not equals or not number.isdecimal():
+            raise WrongUsage(f"--quota takes NAME=NUMBER, not {word!r}.", hint="Such as --quota requests_per_minute=60")
+        quotas[name] = int(number)
+    checked(settings_of().limits, quotas)
+    return quotas
+
+
+def _limits(limits: dict[str, int]) -> dict[str, str]:
+    return {name.replace("_", " "): f"{number:,}" for name, number in limits.items()}
