@@ -11,12 +11,10 @@ import contextlib
 import random
 import threading
 import time
-from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import accumulate, chain
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +29,7 @@ from headrace.head.share import Share
 from headrace.pipeline.stage import Port, Stage
 from headrace.settings import Landing
 from headrace.storage.objects import ObjectWriter
-from headrace.storage.records import Decoded, batch, decode
+from headrace.storage.records import batch, decode
 from headrace.storage.tables import TableWriter
 from headrace.storage.topics import Fetched, Record, TopicReader
 
@@ -130,21 +128,43 @@ def landing(landings: Mapping[Store, Store]) -> Stage[..., Landed]:
 land = landing(LANDINGS)
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """What one fetch came to: rows, where each stood in the head, the records that cannot be read, each partition's last."""
+
+    rows: pa.RecordBatch
+    partitions: pa.Array
+    offsets: pa.Array
+    bad: list[tuple[Record, str]]
+    last: dict[int, Record]
+
+
+def _read(store: Store, fetched: Fetched) -> _Piece:
+    """Decode at once what was fetched: a record takes several times as much memory as the row that it becomes."""
+    decoded = decode(store, fetched.values)
+    at, where = pa.array(fetched.partitions, pa.int32()), pa.array(fetched.offsets, pa.int64())
+    if decoded.bad:
+        kept = pa.array(decoded.kept, pa.int64())
+        at, where = at.take(kept), where.take(kept)
+    bad = [(fetched.record(index), reason) for index, reason in decoded.bad.items()]
+    return _Piece(decoded.rows, at, where, bad, {p: fetched.record(index) for p, index in fetched.last.items()})
+
+
 @dataclass
 class _Block:
     """What is fetched and not yet committed. `begins` is the offset up to which each partition had been fetched before it."""
 
-    fetched: list[Fetched] = field(default_factory=list)
+    pieces: list[Future[_Piece]] = field(default_factory=list)
     begins: dict[int, int] = field(default_factory=dict)
     rows: int = 0
     bytes: int = 0
     since: float = 0.0
 
-    def add(self, fetched: Fetched, ahead: dict[int, int]) -> None:
+    def add(self, fetched: Fetched, piece: Future[_Piece], ahead: dict[int, int]) -> None:
         """Take what was fetched and move `ahead`, the offsets that come next, behind it."""
-        if not self.fetched:
+        if not self.pieces:
             self.since = time.monotonic()
-        self.fetched.append(fetched)
+        self.pieces.append(piece)
         self.rows += len(fetched)
         self.bytes += fetched.bytes
         for partition, index in fetched.last.items():
@@ -238,19 +258,23 @@ class _Lander:
         """
         everyone, ahead = self._start(mine)
         block, writing = _Block(), _DONE
-        with ThreadPoolExecutor(1, "commit") as writer:
+        reading: Future[_Piece] | None = None
+        with ThreadPoolExecutor(1, "commit") as writer, ThreadPoolExecutor(1, "decode") as reader:
             for fetched in self.topic.read(dict(ahead), follow=go_on is not None):
                 if fetched:
-                    block.add(fetched, ahead)
+                    if reading is not None:
+                        reading.result()  # one piece at a time as records: else they would be what fills the memory
+                    reading = reader.submit(_read, self.topic.store, fetched)
+                    block.add(fetched, reading, ahead)
                 if writing.done():
                     writing.result()
-                if block.fetched and self._due(block):
+                if block.pieces and self._due(block):
                     writing.result()
                     writing, block = writer.submit(self._commit, block), _Block()
                 if go_on is not None and not go_on(everyone):
                     break
             writing.result()
-            if block.fetched:
+            if block.pieces:
                 self._commit(block)
         while go_on is not None and not ahead and go_on(everyone):
             time.sleep(0.5)
@@ -301,32 +325,31 @@ class _Lander:
         began = time.monotonic()
         if any(self._positions[partition].next != offset for partition, offset in block.begins.items()):
             raise LostRace("The block before this one was not committed.", hint="Run the command again.")
+        pieces = [piece.result() for piece in block.pieces]
         after = dict(self._positions)
-        for partition, record in _last(block).items():
-            after[partition] = after[partition].after(record)
+        for piece in pieces:
+            for partition, record in piece.last.items():
+                after[partition] = after[partition].after(record)
         moved = sorted(block.begins)
-        decoded = decode(self.topic.store, list(chain.from_iterable(fetched.values for fetched in block.fetched)))
         names = {p: origin(self.name, after[p].incarnation) for p in moved}
+        bad = [letter for piece in pieces for letter in piece.bad]
         # Dead letters first: a crash in between lands the rest again, and they are known by their own marks.
-        self._bury(block, decoded.bad, names, {p: after[p].next for p in moved})
-        rows = _landed_rows(self.table.store, decoded, block, names)
+        self._bury(bad, names, {p: after[p].next for p in moved})
+        rows = _landed_rows(self.table.store, pieces, names)
         marks = {mark_name(self.name, p): after[p].as_mark() for p in moved}
         self.table.append(rows, marks=marks, expected={mark_name(self.name, p): self._marks[p] for p in moved})
         self._positions = after
         self._marks |= {p: after[p].as_mark() for p in moved}
         self._overtaken = 0
         self.landed += rows.num_rows
-        self.dead += len(decoded.bad)
-        self._committed(Commit(self.name, rows.num_rows, len(decoded.bad), time.monotonic() - began))
+        self.dead += len(bad)
+        self._committed(Commit(self.name, rows.num_rows, len(bad), time.monotonic() - began))
 
-    def _bury(self, block: _Block, bad: Mapping[int, str], names: dict[int, str], reached: dict[int, int]) -> None:
+    def _bury(self, bad: Sequence[tuple[Record, str]], names: dict[int, str], reached: dict[int, int]) -> None:
         if not bad:
             return
-        begins = list(accumulate((len(fetched) for fetched in block.fetched), initial=0))
         letters = []
-        for index, reason in bad.items():
-            nth = bisect_right(begins, index) - 1
-            record = block.fetched[nth].record(index - begins[nth])
+        for record, reason in bad:
             letter = {"key": record.key or b"", "value": record.value or b"", "reason": reason, "at": datetime.now(UTC)}
             letter |= {"topic": names[record.partition], "partition": record.partition, "offset": record.offset}
             letters.append((record, letter))
@@ -344,21 +367,14 @@ class _Lander:
                 )
 
 
-def _landed_rows(table: Store, decoded: Decoded, block: _Block, names: Mapping[int, str]) -> pa.RecordBatch:
-    """Decoded rows with where each stood in the head, in the table's order of columns."""
-    at = pa.concat_arrays([pa.array(fetched.partitions, pa.int32()) for fetched in block.fetched])
-    where = pa.concat_arrays([pa.array(fetched.offsets, pa.int64()) for fetched in block.fetched])
-    if decoded.bad:
-        kept = pa.array(decoded.kept, pa.int64())
-        at, where = at.take(kept), where.take(kept)
+def _landed_rows(table: Store, pieces: Sequence[_Piece], names: Mapping[int, str]) -> pa.Table:
+    """The rows with where each stood in the head, in the table's order of columns; the pieces are not copied."""
     known = sorted(names)
-    topics = pa.array([names[p] for p in known]).take(pc.index_in(at, pa.array(known, pa.int32())))
-    columns = dict(zip(decoded.rows.schema.names, decoded.rows.columns, strict=True))
-    columns |= {"topic": topics, "partition": at, "offset": where}
-    return pa.RecordBatch.from_arrays([columns[name] for name in table.columns.names], schema=table.columns)
-
-
-def _last(block: _Block) -> dict[int, Record]:
-    """The last record of each partition."""
-    last = {partition: (fetched, index) for fetched in block.fetched for partition, index in fetched.last.items()}
-    return {partition: fetched.record(index) for partition, (fetched, index) in last.items()}
+    named, numbers = pa.array([names[p] for p in known]), pa.array(known, pa.int32())
+    batches = []
+    for piece in pieces:
+        columns = dict(zip(piece.rows.schema.names, piece.rows.columns, strict=True))
+        topics = named.take(pc.index_in(piece.partitions, numbers))
+        columns |= {"topic": topics, "partition": piece.partitions, "offset": piece.offsets}
+        batches.append(pa.RecordBatch.from_arrays([columns[name] for name in table.columns.names], schema=table.columns))
+    return pa.Table.from_batches(batches, table.columns)
