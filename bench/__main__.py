@@ -1,6 +1,8 @@
 """Run every benchmark, or those named, and print one JSON document.
 
-python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [upkeep] [search]
+python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [upkeep] [search] [peers]
+
+`peers` installs packages beside the project and runs only where it is named.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import platform
 import sys
 import time
 
-from bench import ask, demo, index, landing, ledger, search, start, upkeep
+from bench import ask, demo, index, landing, ledger, peers, search, start, upkeep
 
 BENCHMARKS = {
     "platform": start.measure,
@@ -22,19 +24,25 @@ BENCHMARKS = {
     "index": index.measure,
     "ask": ask.measure,
     "demo": demo.measure,
+    "peers": peers.measure,
 }
 
 
 def main() -> None:
     """Measure what the command line names, all of it by default."""
-    names = sys.argv[1:] or list(BENCHMARKS)
+    names = sys.argv[1:] or [name for name in BENCHMARKS if name != "peers"]
     if unknown := set(names) - set(BENCHMARKS):
         sys.exit(f"No benchmark {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}.")
-    results = {}
+    results, load = {}, os.getloadavg()[0]
     for name in names:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         results[name] = BENCHMARKS[name]()
-    machine = {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    machine = {
+        "cores": os.cpu_count(),
+        "load_before": round(load, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
     print(json.dumps({"date": time.strftime("%Y-%m-%d"), "machine": machine, "results": results}, indent=2))
 
 

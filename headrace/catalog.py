@@ -104,6 +104,7 @@ PASSAGE = pa.struct(
 )
 MOVED = pa.struct([_f("tier", TEXT), _f("direction", TEXT), _f("bytes", INT)])
 TIMING = pa.struct([_f("name", TEXT), _f("ms", FLOAT)])
+SAMPLING = pa.struct([_f("temperature", FLOAT), _f("top_p", FLOAT)])  # the distribution that tokens and log-probabilities are of
 INTERACTION = (
     _f("answer_id", TEXT),
     _f("kind", TEXT),  # answer (generated) | search (passages only)
@@ -153,10 +154,18 @@ INTERACTIONS = Store(
     "a question was answered",
     _UNTIL_LANDED,
     # Optional since an event of before they were known must still land.
-    _schema(*INTERACTION, optional=(_f("similarity", FLOAT), _f("groundedness", FLOAT))),
+    _schema(*INTERACTION, optional=(_f("similarity", FLOAT), _f("groundedness", FLOAT), _f("sampling", SAMPLING))),
     partitions=1,
 )
-FEEDBACK = Store("feedback", Tier.STREAM, "a user gave a verdict", _UNTIL_LANDED, _schema(*VERDICT), partitions=1)
+FEEDBACK = Store(
+    "feedback",
+    Tier.STREAM,
+    "a user gave a verdict",
+    _UNTIL_LANDED,
+    # Whether the user lets it be trained on; null where nobody asked, which counts as yes unless preparing.require_consent.
+    _schema(*VERDICT, optional=(_f("consent", pa.bool_()),)),
+    partitions=1,
+)
 
 # table
 DOCUMENT_EVENT_ROWS = Store("document-events", Tier.TABLE, "one row per document event", "archive", _landed(DOCUMENT_EVENTS))
@@ -247,8 +256,26 @@ EXAMPLES = Store(
         _f("retrieval_score", FLOAT),
         _f("retrieval_rank", pa.int32()),
         _f("answer_id", TEXT),
-        _f("origins", pa.list_(TEXT)),  # topic/partition/offset of the interaction and of each verdict
+        _f("origins", pa.list_(TEXT)),  # topic/partition/offset of each interaction, then of each verdict
         _f("dataset", TEXT),
+        optional=(
+            _f("kind", TEXT),  # passage: a verdict on one passage | answer: on the whole answer, without chunk_id and passage
+            _f("user", TEXT),  # who gave the newest verdict that agrees with the label
+            _f("users", pa.list_(TEXT)),  # everybody whose verdict counted
+            _f("document_id", TEXT),  # the passage's; of a whole answer that which its question is about
+            _f("simulated", pa.bool_()),  # whether the answer or a verdict that counted is of a simulated user
+            # of a whole answer; null otherwise
+            _f("answer", TEXT),  # what was said, without citation markers
+            _f("target", TEXT),  # what should be said: the newest correction, else the liked answer, else null
+            _f("generator_version", TEXT),  # a released version, or none: the packaged one; null where no generator was asked
+            _f("staleness", pa.int32()),  # released versions between that one and the one served when the turn was planned
+            # and, in the shards only, not in the table
+            _f("passages", pa.list_(TEXT)),  # the texts the generator was given, in order
+            _f("prompt", pa.list_(pa.int32())),  # token ids; null where the endpoint gave none or something was scrubbed
+            _f("completion", pa.list_(pa.int32())),
+            _f("logprobs", pa.list_(pa.float32())),
+            _f("sampling", SAMPLING),  # null where it was not recorded
+        ),
     ),
 )
 PROMOTIONS = Store(
@@ -260,10 +287,26 @@ PROMOTIONS = Store(
         _f("model", TEXT),
         _f("version", TEXT),
         _f("previous", TEXT),
-        _f("kind", TEXT),  # promote | rollback
+        _f("kind", TEXT),  # promote | rollback | canary | retreat
         _f("turn", INT),
         _f("who", TEXT),
         _f("why", TEXT),
+        _f("at", TIME),
+    ),
+)
+BARS = Store(
+    "bars",
+    Tier.TABLE,
+    "who and what was forgotten, and may not be learned from again",
+    "archive",
+    _schema(
+        _f("bar_id", TEXT),  # sha256(kind, tenant, name), 16 hex digits: one for all rows about the same user or document
+        _f("kind", TEXT),  # user | document
+        _f("tenant", TEXT),
+        _f("name", TEXT),  # the user's id or the document's uri
+        _f("document_id", TEXT),  # empty for a user
+        _f("origins", pa.list_(TEXT)),  # topic/partition/offset of what was removed or emptied: tombstones
+        _f("who", TEXT),
         _f("at", TIME),
     ),
 )
@@ -322,9 +365,10 @@ DOCUMENTS = Store("documents", Tier.OBJECT, "source files as given", "until dele
 DATASETS = Store("datasets", Tier.OBJECT, "Parquet shards and their list", "by policy")
 CHECKPOINTS = Store("checkpoints", Tier.OBJECT, "optimizer, weights, RNG, data position", "by policy")
 MODELS = Store("models", Tier.OBJECT, "released weights and the champion pointer", "by policy")
-LANDERS = Store("landers", Tier.OBJECT, "who lands which partitions", "while they land")
+LANDERS = Store("landers", Tier.OBJECT, "who lands which partitions, and who trains", "while they do")
 INDEXES = Store("indexes", Tier.OBJECT, "which index generation answers, and how each was made", "archive")
 TURNS = Store("turns", Tier.OBJECT, "manifests: the JSON that commits a turn", "archive")
+PROOFS = Store("proofs", Tier.OBJECT, "what forgetting removed, what remains and why", "archive")
 
 # vector
 CHUNKS = Store(
@@ -363,6 +407,7 @@ STORES: tuple[Store, ...] = (
     CHUNK_ROWS,
     EXAMPLES,
     PROMOTIONS,
+    BARS,
     LEDGER,
     RUNS,
     AUDIT,
@@ -373,6 +418,7 @@ STORES: tuple[Store, ...] = (
     LANDERS,
     INDEXES,
     TURNS,
+    PROOFS,
     CHUNKS,
     KV_CACHE,
 )

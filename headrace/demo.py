@@ -18,9 +18,9 @@ from rich.text import Text
 from headrace.catalog import CHUNK_ROWS
 from headrace.errors import NotFound, Terminal, WrongUsage
 from headrace.inference.answer import Answer
-from headrace.inference.citation import content_words
 from headrace.inference.feedback import Verdict, feedback
 from headrace.inference.pipeline import INFERENCE, Desk, index_documents
+from headrace.models.citation import content_words
 from headrace.pipeline.run import runs
 from headrace.pipeline.stage import Pipeline, stage
 from headrace.report import ledger_table, merged, say_indexed, say_sources, say_turn, tier_table
@@ -28,7 +28,8 @@ from headrace.session import Session, opened
 from headrace.settings import Settings
 from headrace.storage.ledger import summed
 from headrace.storage.tables import TableReader
-from headrace.training.pipeline import TRAINING, turn
+from headrace.training.pipeline import TRAINING
+from headrace.turn import go_round
 
 PIPELINES: dict[str, Pipeline] = {"inference": INFERENCE, "training": TRAINING}
 
@@ -118,9 +119,7 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         _judge(console, session, desk, settings, memories)
         _head(console, "4  One turn of the training loop", "training")
         try:
-            trip = turn(session.runner, launch=session.launch, settings=settings.training)
-            say_turn(console, trip)
-            session.run.detail["turn"] = trip.as_dict()
+            say_turn(console, go_round(session, "reranker", who="demo"))
         except Terminal as nothing:
             console.print(Text(f"No turn: {nothing.message} {nothing.hint}", style="yellow"))
         _head(console, "5  The same questions again", "inference, served by whoever won")

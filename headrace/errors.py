@@ -7,6 +7,7 @@ HeadraceError
 │   ├── MissingPart         a binary, package or weight file is not installed
 │   ├── NotFound            no such answer, run, model, version, document
 │   ├── NothingIndexed      a question was asked before any document was indexed
+│   ├── NothingToLearn      no verdict that the recipe can learn from
 │   ├── BadDocument         one document cannot be read; the others go on
 │   ├── BadRecord           one Kafka record cannot be read; it goes to dead-letters
 │   ├── StorageFull         no space left where a store lives
@@ -84,6 +85,10 @@ class NotFound(Terminal):
 
 class NothingIndexed(Terminal):
     """A question was asked before any document was indexed."""
+
+
+class NothingToLearn(Terminal):
+    """There is no verdict yet that a recipe can learn from."""
 
 
 class BadDocument(Terminal):

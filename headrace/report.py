@@ -171,14 +171,19 @@ def say_turn(console: Console, done: Turn) -> None:
         f"  trained {trained.taken} of {trained.steps} steps in {trained.seconds:.0f} s,"
         f" loss {trained.first_loss:.2f} → {trained.last_loss:.2f}"
     )
-    champion = "retrieval's own order" if seen.champion_version == "none" else seen.champion_version
+    nothing = {"reranker": "retrieval's own order", "embedder": "the packaged one", "generator": "the packaged one"}
+    champion = nothing[done.decision.model] if seen.champion_version == "none" else seen.champion_version
+    weight = seen.card.get("retrieval_weight")
     console.print(
-        f"  nDCG@10 on {seen.questions} held-out questions: champion ({champion}) {seen.champion:.3f},"
-        f" challenger {seen.challenger:.3f} (retrieval counts {seen.retrieval_weight:.0%} in its order)"
+        f"  {seen.measure} on {seen.questions} held-out questions: champion ({champion}) {seen.champion:.3f},"
+        f" challenger {seen.challenger:.3f}" + (f" (retrieval counts {weight:.0%} in its order)" if weight is not None else "")
     )
     verb = "[bold green]promoted[/]" if done.decision.promoted else "[bold yellow]refused[/]"
     console.print(f"  challenger {verb}: {done.decision.why}")
-    console.print(f"  served now: {done.decision.serving}")
+    if done.decision.canary:
+        console.print(f"  on trial with a share of the traffic: {done.decision.canary}; champion: {done.decision.serving}")
+    else:
+        console.print(f"  served now: {done.decision.serving}")
 
 
 def say_landed(console: Console, done: Landed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ def opened(command: str, settings: Settings, *, models: bool = True, on: str = L
     `on` says where batch work and training run: `local` or `ray`. Raises what the platform raises, and `MissingPart` where Ray
     is asked for and not installed.
     """
+    # Training takes the generator's weights from where the model server unpacks them.
+    os.environ["HEADRACE_MODELS_CACHE"] = str(Home(settings.home).models_cache)
     parts = EVERY_PART if models else EVERY_PART - {"models"}
     with open_platform(settings, parts=parts) as endpoints, recorded(command, settings.home) as run, _cause_named(settings):
         if models:

@@ -185,8 +185,8 @@ class Limits(Section):
 
     requests_per_minute: int = Field(default=600, ge=1)
     """Requests a minute; as many may come at once."""
-    questions: int = Field(default=8, ge=1)
-    """Questions under way at once, those that wait included; the whole service takes 12."""
+    questions: int = Field(default=16, ge=1)
+    """Questions under way at once, those that wait included; the whole service takes 32."""
     documents: int = Field(default=100_000, ge=0)
     """Documents stored."""
     stored_bytes: int = Field(default=50 << 30, ge=0)
@@ -239,25 +239,82 @@ class Inference(Section):
     """A re-ranker that takes longer is left out: retrieval's order stands, and the answer says so."""
     answer_tokens: int = Field(default=64, ge=1)
     """Tokens an answer may have."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """Temperature at which answers are drawn; 0 takes the likeliest words. Above 0 answers vary, which recipe `online` needs."""
+
+
+class Preparing(Section):
+    """Preparing: what of the verdicts becomes training examples."""
+
+    near_duplicate: float = Field(default=0.9, ge=0.5, le=1)
+    """Similarity (Jaccard, of runs of four letters) from which two questions count as one where questions are held out."""
+    shortest_question: int = Field(default=3, ge=1)
+    """Letters and digits that a question must have."""
+    longest_question: int = Field(default=2_000, ge=1)
+    """Characters that a question may have."""
+    simulated: bool = True
+    """Whether questions and verdicts of simulated users (`headrace replay`, the demo) are learned from."""
+    require_consent: bool = False
+    """Whether a verdict counts only if its `consent` is true; otherwise it counts unless its `consent` is false."""
+    opted_out: tuple[str, ...] = ()
+    """Tenants of whom nothing is learned."""
+    evaluation: tuple[str, ...] = ()
+    """Folders in BEIR layout, or files of questions (JSON lines, or one per line), that nothing learned from may resemble."""
+    shard_rows: int = Field(default=50_000, ge=1)
+    """Examples in a file of the dataset."""
+
+
+class Gate(Section):
+    """What a challenger must show before it answers anybody, and what speaks against it however good its score."""
+
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """The challenger is promoted only if it is better with this confidence."""
+    length: float = Field(default=0.5, gt=0)
+    """Share by which the mean length of answers may change."""
+    refusals: float = Field(default=0.05, ge=0, le=1)
+    """Share of the held-out questions by which refusals may grow."""
+    repetition: float = Field(default=0.05, ge=0, le=1)
+    """By how much the share of repeated three-word runs in answers may grow."""
+    kl: float = Field(default=0.5, gt=0)
+    """Nats per token that a generator may drift from the one it started from."""
+    tenant_questions: int = Field(default=10, ge=1)
+    """Held-out questions from which on a tenant's own score counts: none may get surely worse."""
+    user_share: float = Field(default=0.1, gt=0, le=1)
+    """A user with more than this share of the held-out questions must not carry the decision: it has to hold without them."""
+
+
+class Canary(Section):
+    """The share of traffic that tries a challenger before it becomes champion; used by the loop of `headrace up`."""
+
+    share: float = Field(default=0.1, ge=0, le=1)
+    """Share of the answers that the challenger gives meanwhile, chosen by the hash of the answer's id; 0 leaves the trial out."""
+    verdicts: int = Field(default=30, ge=1)
+    """Judged answers of the challenger after which it becomes champion, unless they say it is worse."""
+    minutes: float = Field(default=60.0, gt=0)
+    """Minutes after which it becomes champion with fewer, unless they say it is worse."""
+    confidence: float = Field(default=0.9, gt=0.5, lt=1)
+    """Confidence that it is worse with which it retreats."""
 
 
 class Training(Section):
-    """The training loop's default recipe."""
+    """The training loop. A recipe's own settings are in its file (docs/training.md); what differs is set under `recipe`."""
 
-    epochs: int = Field(default=2, ge=1)
-    """Times the training examples are seen."""
-    batch: int = Field(default=16, ge=1)
-    """Pairs per optimizer step."""
-    learning_rate: float = Field(default=5e-5, gt=0)
-    """Peak learning rate."""
-    max_tokens: int = Field(default=192, ge=32, le=512)
-    """Word pieces of a (question, passage) pair; longer passages are cut."""
-    negatives: int = Field(default=3, ge=1)
-    """Disliked passages kept per liked one, highest retrieval rank first."""
-    checkpoint_steps: int = Field(default=20, ge=1)
-    """Optimizer steps between checkpoints."""
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    """The challenger is promoted only if it is better with this confidence."""
+    recipes: tuple[str, ...] = ("reranker",)
+    """Recipes that the loop of `headrace up` takes, one after another."""
+    recipe: dict[str, dict[str, bool | int | float | str]] = {}
+    """Settings of a recipe that differ from its file, e.g. `epochs = 3` under `[training.recipe.reranker]`."""
+    verdicts: int = Field(default=200, ge=1)
+    """New verdicts after which a turn starts by itself."""
+    minutes: float = Field(default=60.0, gt=0)
+    """Minutes after which a turn starts by itself with fewer new verdicts."""
+    gate: Gate = Gate()
+    """What a challenger must show."""
+    canary: Canary = Canary()
+    """The trial of a challenger on a share of the traffic."""
+    keep: int = Field(default=2, ge=1)
+    """Checkpoints kept of a training under way."""
+    nice: int = Field(default=10, ge=0, le=19)
+    """By how much the loop of `headrace up` steps back where it and answering want the same processor, as `nice` counts it."""
     seed: int = 17
     """Seed of everything random in a turn."""
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)

@@ -57,8 +57,7 @@ def reindex(
     """Build another index beside the one that answers (chunk size, embedder), then serve it."""
     from dataclasses import asdict
 
-    from headrace.inference.reindex import back as go_back
-    from headrace.inference.reindex import reindex as build
+    from headrace.embedder import index_before, rebuild
     from headrace.session import opened
 
     if back and chunk_tokens is not None:
@@ -66,7 +65,7 @@ def reindex(
     settings = settings_of()
     chosen = settings.inference.model_copy(update={"chunk_tokens": chunk_tokens or settings.inference.chunk_tokens})
     with opened("reindex", settings, on=checked_on(on), quiet=as_json) as session:
-        done = go_back(session.runner) if back else build(session.runner, chosen)
+        done = index_before(session) if back else rebuild(session, chosen)
         session.archive()
     if as_json:
         print_json(asdict(done))

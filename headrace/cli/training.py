@@ -7,29 +7,30 @@ from typing import Annotated, Any
 import typer
 
 from headrace.cli.common import AsJson, On, app, checked_on, out, print_json, settings_of, user
-from headrace.errors import NotFound, WrongUsage
 
-Model = Annotated[str, typer.Argument(help="The model: reranker.")]
+Model = Annotated[str, typer.Argument(help="The model: reranker, embedder or generator.")]
 
 
 @app.command(rich_help_panel="Training")
 def turn(
-    recipe: Annotated[str, typer.Option(help="What to train: reranker.")] = "reranker",
+    recipe: Annotated[str, typer.Option(help="How to train: reranker, embedder, sft, kto, grpo or online.")] = "reranker",
+    before: Annotated[
+        str | None, typer.Option(metavar="TOPIC/PARTITION/OFFSET", help="Learn only from what landed before this event.")
+    ] = None,
+    canary: Annotated[
+        float, typer.Option(help="Share of the traffic that tries a better challenger first; 0: it serves at once.", min=0, max=1)
+    ] = 0.0,
     on: On = "local",
     as_json: AsJson = False,
 ) -> None:
     """One trip round the training loop: land, prepare, finetune, evaluate, promote or refuse."""
     from headrace.report import say_turn
     from headrace.session import opened
-    from headrace.training.pipeline import RECIPE
-    from headrace.training.pipeline import turn as go_round
+    from headrace.turn import go_round
 
-    if recipe != RECIPE:
-        raise WrongUsage(f"There is no recipe {recipe!r}.", hint=f"The one there is: --recipe {RECIPE}")
     settings = settings_of()
-    with opened("turn", settings, models=False, on=checked_on(on), quiet=as_json) as session:
-        done = go_round(session.runner, launch=session.launch, settings=settings.training)
-        session.run.detail["turn"] = done.as_dict()
+    with opened("turn", settings, models=recipe == "embedder", on=checked_on(on), quiet=as_json) as session:
+        done = go_round(session, recipe, before=before, canary=canary, who=user())
         session.archive()
     if as_json:
         print_json(done.as_dict())
@@ -39,64 +40,78 @@ def turn(
 
 @app.command(rich_help_panel="Training")
 def models(as_json: AsJson = False) -> None:
-    """Released versions of the re-ranker, and which is served."""
+    """Released versions of every model, and which is served."""
+    from dataclasses import asdict
+
     from headrace.catalog import MODELS
+    from headrace.explain.format import human_bytes
     from headrace.report import rows_table
     from headrace.session import opened
     from headrace.storage.meter import Meter
     from headrace.storage.objects import ObjectReader
     from headrace.training.champion import champion, versions
+    from headrace.training.recipe import MODELS as NAMES
 
     with opened("models", settings_of(), models=False, quiet=as_json) as session:
         store = ObjectReader(MODELS, session.runner.endpoints, Meter(session.run.ledger, "models"))
-        standing, _ = champion(store)
-        rows = [
-            {
-                "model": "reranker",
-                "version": card["version"],
-                "turn": card["turn"],
-                "retrieval_weight": card["retrieval_weight"],
-                "bytes": sum(file["bytes"] for file in card["files"]),
-                "serving": card["version"] == standing.version,
-            }
-            for card in versions(store)
-        ]
+        pointers = {name: champion(store, name)[0] for name in NAMES}
+        cards = [card for name in NAMES for card in versions(store, name)]
+    rows = [
+        {
+            "model": card.get("model", "reranker"),
+            "version": card["version"],
+            "turn": card["turn"],
+            "recipe": card.get("recipe", "reranker"),
+            "bytes": sum(file["bytes"] for file in card["files"]),
+            "share": pointers[card.get("model", "reranker")].share(card["version"]),
+        }
+        for card in cards
+    ]
     if as_json:
-        print_json({"models": rows, "champion": standing.version, "history": standing.history})
+        print_json({"models": rows, "champions": {name: asdict(pointer) for name, pointer in pointers.items()}})
     elif rows:
-        out.print(rows_table(rows))
+        out.print(rows_table([{**row, "bytes": human_bytes(row["bytes"]), "share": _answers(row["share"])} for row in rows]))
+        for name, pointer in pointers.items():
+            if pointer.moves:
+                said = f"{name}: {pointer.kind} by {pointer.who}, {pointer.at[:19]}: {pointer.why}"
+                out.print(said, style="dim", highlight=False, soft_wrap=True)
     else:
-        out.print("No re-ranker was promoted yet; retrieval's own order is served. Train one: headrace turn")
+        out.print("Nothing was released yet: retrieval's own order and the packaged models serve. Train one: headrace turn")
 
 
 @app.command(rich_help_panel="Training")
 def promote(model: Model, version: Annotated[str, typer.Argument(help="A released version.")], as_json: AsJson = False) -> None:
     """Serve a released version from now on."""
-    from headrace.training.champion import crown
+    from headrace.turn import serve
 
-    _move(model, crown, as_json, version=version, why="asked on the command line")
+    _move(model, serve, as_json, version=version)
 
 
 @app.command(rich_help_panel="Training")
 def rollback(model: Model, as_json: AsJson = False) -> None:
-    """Serve what was served before."""
-    from headrace.training.champion import dethrone
+    """Serve what was served before; a challenger on trial answers nobody any more."""
+    from headrace.turn import go_back
 
-    _move(model, dethrone, as_json, why="asked on the command line")
+    _move(model, go_back, as_json)
 
 
-def _move(model: str, stage: Any, as_json: bool, **inputs: str) -> None:
+def _move(model: str, how: Any, as_json: bool, **inputs: str) -> None:
     from dataclasses import asdict
 
     from headrace.session import opened
-    from headrace.training.champion import RERANKER
 
-    if model != RERANKER:
-        raise NotFound(f"There is no model {model!r}.", hint=f"The one there is: {RERANKER}")
-    with opened("promote", settings_of(), models=False, quiet=as_json) as session:
-        standing = session.runner.run(stage, who=user(), **inputs)
+    with opened("promote", settings_of(), models=model == "embedder", quiet=as_json) as session:
+        standing = how(session, model, who=user(), why="asked on the command line", **inputs)
     if as_json:
         print_json(asdict(standing))
     else:
-        shown = "retrieval's own order" if standing.version == "none" else standing.version
-        out.print(f"Served from now on: {shown}.")
+        nothing = {
+            "reranker": "retrieval's own order",
+            "embedder": "the packaged embedder",
+            "generator": "the packaged generator",
+        }
+        out.print(f"Served from now on: {nothing[model] if standing.version == 'none' else standing.version}.")
+
+
+def _answers(share: float) -> str:
+    return {0.0: "", 1.0: "all answers"}.get(share, f"{share:.0%} of the answers")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from headrace.cli.common import On, app, checked_on, err, out, settings_of
+from headrace.cli.common import AsJson, On, app, checked_on, err, out, print_json, settings_of
 
 
 @app.command(rich_help_panel="Start here")
@@ -26,10 +26,14 @@ def demo(
 @app.command(rich_help_panel="Start here")
 def up(
     port: Annotated[int, typer.Option(help="Port of the API and the page.", min=1, max=65535)] = 8484,
+    train: Annotated[bool, typer.Option("--train/--no-train", help="Run the training loop, in a process of its own.")] = True,
 ) -> None:
-    """The platform, the API and the page, until Ctrl-C."""
+    """The platform, the API and the page, landing and the training loop, until Ctrl-C."""
     import secrets
+    from contextlib import ExitStack
 
+    from headrace.loop.keeper import Keeper
+    from headrace.loop.landing import Landing
     from headrace.pipeline.progress import Bars
     from headrace.session import opened
     from headrace.web import Service, create_app, serve
@@ -39,10 +43,45 @@ def up(
     bound(port).close()  # a taken port is said before anything is started
     token = secrets.token_urlsafe(18)
     err.print("Starting the platform …", style="dim")
-    with opened("up", settings) as session:
+    with opened("up", settings) as session, ExitStack() as beside:
         # Nobody watches a bar that moves whenever somebody puts a document.
         session.runner.bars = Bars(quiet=True)
-        service = Service(session.runner, session.desk(), settings)
+        application = create_app(Service(session.runner, session.desk(), settings), token)
+        application.state.landing = landing = beside.enter_context(Landing(session))
+        application.state.trains = train
+        if train:
+            beside.enter_context(Keeper(settings, session.run.id))
+        beside.callback(landing.stop)  # first of all, so that both end at the same time
         out.print(f"Headrace is up: http://127.0.0.1:{port}/?token={token}", highlight=False, soft_wrap=True)
         out.print("Ctrl-C ends it.", style="dim")
-        serve(create_app(service, token), port)
+        serve(application, port)
+
+
+@app.command(rich_help_panel="Training")
+def loop(as_json: AsJson = False) -> None:
+    """What the training loop of `headrace up` waits for or does, its last decision, and what is on trial."""
+    from headrace.loop.status import read
+
+    told = read(settings_of().home)
+    if as_json:
+        print_json(told)
+    else:
+        _say_loop(told)
+
+
+def _say_loop(told: dict[str, Any]) -> None:
+    from headrace.loop.words import deciding, doing, serving, troubled, waiting
+    from headrace.report import printable, rows_table
+
+    def line(text: str, style: str = "") -> None:
+        out.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
+
+    line(doing(told), "bold")
+    for text in troubled(told):
+        line(text, "yellow")
+    if told["recipes"]:
+        out.print(rows_table([waiting(one) for one in told["recipes"]]))
+    for text in deciding(told):
+        line(text)
+    for text in serving(told):
+        line(text, "dim")

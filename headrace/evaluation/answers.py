@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +9,7 @@ from typing import Any
 from headrace.evaluation.folder import Question
 from headrace.evaluation.interval import mean_with_interval
 from headrace.inference.answer import Answer
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_MARKERS = re.compile(r"\s*\[\d+\]")
+from headrace.models.measures import exact_match, f1, unmarked
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ def measure_answers(questions: Sequence[Question], answers: Sequence[Answer], do
     is the share of an answer's citations whose document is relevant, over the answers that cite; groundedness the share of an
     answer's sentences that a passage holds, over the answers that are not refusals.
     """
-    said = [_MARKERS.sub("", answer.text) for answer in answers]
+    said = [unmarked(answer.text) for answer in answers]
     cited = [[document_of.get(str(c["document"])) for c in answer.citations] for answer in answers]
     values = {
         "exact_match": [_best(exact_match, text, q) for text, q in zip(said, questions, strict=True)],
@@ -53,26 +48,6 @@ def measure_answers(questions: Sequence[Question], answers: Sequence[Answer], do
         "refusal_rate": [float(answer.refused) for answer in answers],
     }
     return AnswersMeasured(len(questions), {name: mean_with_interval(found) for name, found in values.items()})
-
-
-def normal(text: str) -> list[str]:
-    """SQuAD's normalisation: lower case, without punctuation and articles, split at white space."""
-    bare = "".join(character for character in text.lower() if character not in string.punctuation)
-    return _ARTICLES.sub(" ", bare).split()
-
-
-def exact_match(said: str, known: str) -> float:
-    """1 if both are the same after normalisation, else 0."""
-    return float(normal(said) == normal(known))
-
-
-def f1(said: str, known: str) -> float:
-    """Harmonic mean of precision and recall over the words."""
-    ours, theirs = normal(said), normal(known)
-    if not ours or not theirs:
-        return float(ours == theirs)
-    common = sum((Counter(ours) & Counter(theirs)).values())
-    return 2 * common / (len(ours) + len(theirs))
 
 
 def _best(measure: Any, said: str, question: Question) -> float:

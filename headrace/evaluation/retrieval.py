@@ -12,11 +12,13 @@ from ir_measures import RR, R, nDCG
 from headrace.catalog import CHUNKS, INDEXES, MODELS
 from headrace.evaluation.folder import Question
 from headrace.evaluation.interval import mean_with_interval
+from headrace.inference.embedders import maker
 from headrace.inference.generation import served_by
 from headrace.inference.rerank import rerank
 from headrace.models.client import Embedder, Reranker
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.stage import stage
+from headrace.storage.endpoints import ModelEndpoint
 from headrace.storage.indexes import IndexReader
 from headrace.storage.reported import ReportedReader
 from headrace.storage.vectors import Hit, VectorReader
@@ -53,21 +55,24 @@ def measure_retrieval(
     tenant: str,
     questions: Sequence[Question],
     document_of: Mapping[str, str],
-    embedder: Embedder,
+    embedder: ModelEndpoint,
     reranker: Reranker,
     depth: int,
 ) -> list[Measured]:
     """Measure dense, full-text, fused and re-ranked retrieval; `document_of` maps a document's uri to its id.
 
     A document stands where its best chunk stands. The re-ranker orders the best `depth` passages of fusion, as in serving.
+    Raises `BadSettings` where the embedder that made the index cannot be asked.
     """
-    vectors = served_by(indexes.recent(), vectors)
+    standing = indexes.recent()
+    vectors = served_by(standing, vectors)
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in RANKINGS}
     version = ""
     embedded: list[Any] = []
-    for start in range(0, len(questions), _EMBED_BATCH):
-        texts = [question.text for question in questions[start : start + _EMBED_BATCH]]
-        embedded.extend(embedder.embed(texts, kind="query"))
+    with Embedder(maker(embedder, standing.serving.embedder) if standing.serving else embedder) as client:
+        for start in range(0, len(questions), _EMBED_BATCH):
+            texts = [question.text for question in questions[start : start + _EMBED_BATCH]]
+            embedded.extend(client.embed(texts, kind="query"))
     numbered = list(enumerate(questions))
     for number, question in bars.track(numbered, "rank", total=len(questions), of="questions"):
         text, embedding = question.text, embedded[number]

@@ -11,7 +11,7 @@ from headrace.evaluation.folder import Folder, Question
 from headrace.evaluation.retrieval import Measured, measure_retrieval
 from headrace.inference.answer import Answer
 from headrace.inference.pipeline import Desk, index_documents
-from headrace.models.client import Embedder, Reranker
+from headrace.models.client import Reranker
 from headrace.pipeline.runner import Runner
 from headrace.settings import Inference
 
@@ -20,13 +20,13 @@ _USER = "evaluation"
 
 def retrieval(runner: Runner, folder: Folder, settings: Inference) -> list[Measured]:
     """Measure every ranking on every question; the documents stay indexed, so that a second time is quick."""
-    document_of = _indexed(runner, folder, settings)
+    document_of = indexed(runner, folder, settings)
     found: list[Measured] = runner.run(
         measure_retrieval,
         tenant=folder.tenant,
         questions=folder.questions,
         document_of=document_of,
-        embedder=Embedder(runner.endpoints.embedder),
+        embedder=runner.endpoints.embedder,
         reranker=Reranker(runner.endpoints.reranker),
         depth=settings.retrieve,
     )
@@ -38,10 +38,10 @@ def answers(runner: Runner, desk: Desk, folder: Folder, settings: Inference, lim
 
     Raises `WrongUsage` where no question has known answers.
     """
-    questions = _spread([question for question in folder.questions if question.answers], limit)
+    questions = spread([question for question in folder.questions if question.answers], limit)
     if not questions:
         raise WrongUsage(f'No question of {folder.path} has "answers".', hint="Measure `headrace eval retrieval` instead.")
-    document_of = _indexed(runner, folder, settings)
+    document_of = indexed(runner, folder, settings)
     given = []
     for question in runner.bars.track(questions, "ask", total=len(questions), of="questions"):
         *_, answer = desk.ask(question.text, tenant=folder.tenant, user=_USER, simulated=True, record=False)
@@ -50,7 +50,7 @@ def answers(runner: Runner, desk: Desk, folder: Folder, settings: Inference, lim
     return measure_answers(questions, given, document_of)
 
 
-def _indexed(runner: Runner, folder: Folder, settings: Inference) -> dict[str, str]:
+def indexed(runner: Runner, folder: Folder, settings: Inference) -> dict[str, str]:
     """Index the folder's documents; returns uri → document id."""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) / folder.tenant
@@ -60,7 +60,7 @@ def _indexed(runner: Runner, folder: Folder, settings: Inference) -> dict[str, s
     return {f"{folder.tenant}/{name}": document for name, document in names.items()}
 
 
-def _spread(questions: list[Question], limit: int | None) -> list[Question]:
+def spread(questions: list[Question], limit: int | None) -> list[Question]:
     """At most `limit` of them, evenly spread: neighbours are often about the same document."""
     if limit is None or limit >= len(questions):
         return questions

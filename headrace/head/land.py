@@ -192,16 +192,19 @@ class _Lander:
         self._marks: dict[int, dict[str, Any] | None] = {}
         self._positions: dict[int, Position] = {}
         self._overtaken = 0
+        self._drained: dict[int, int] | None = None
         self._committed: Callable[[Commit], None] = lambda _: None
 
     def drain(self, committed: Callable[[Commit], None]) -> None:
-        """Land until the head has no more."""
+        """Land until the table holds what the head had, whoever landed it: one that follows is usually quicker."""
         self._committed = committed
         while True:
             try:
                 self._pass(None, None)
                 return
             except (LostRace, OutOfRange) as error:
+                if self._landed_by_another():
+                    return
                 self._again(error)
 
     def follow(self, following: Following, landers: ObjectWriter) -> None:
@@ -243,6 +246,13 @@ class _Lander:
         with contextlib.suppress(Transient):
             share.leave()
 
+    def _landed_by_another(self) -> bool:
+        """Whether everything up to where the head ended when it was first read to its end has landed."""
+        if self._drained is None:
+            return False
+        standing = positions(self.table.marks(), self.name)
+        return all(partition in standing and standing[partition].next >= end for partition, end in self._drained.items())
+
     def _again(self, error: LostRace | OutOfRange) -> None:
         """Wait a little before starting again from the table: being overtaken means that another lander got on."""
         self._overtaken += 1
@@ -273,6 +283,8 @@ class _Lander:
                     writing, block = writer.submit(self._commit, block), _Block()
                 if go_on is not None and not go_on(everyone):
                     break
+            if go_on is None:
+                self._drained = self._drained or dict(ahead)
             writing.result()
             if block.pieces:
                 self._commit(block)

@@ -9,13 +9,18 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from headrace.catalog import INTERACTIONS
-from headrace.inference.citation import Support
 from headrace.inference.rerank import Passage
 from headrace.inference.retrieve import ASKED
+from headrace.models.citation import Support
 from headrace.models.client import Completion
 from headrace.pipeline.stage import stage
 from headrace.storage.ledger import Ledger
 from headrace.storage.topics import TopicWriter
+
+
+def new_id() -> str:
+    """The id of a new answer."""
+    return uuid.uuid4().hex[:16]
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Answer:
     bytes: dict[str, int] = field(default_factory=dict)
     note: str = ""
     simulated: bool = False
-    answer_id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
+    answer_id: str = field(default_factory=new_id)
 
     @property
     def cited(self) -> frozenset[int]:
@@ -141,4 +146,5 @@ def _row(given: Answer, run: str) -> dict[str, Any]:
         "at": datetime.now(UTC),
         "similarity": given.similarity,
         "groundedness": given.groundedness,
+        "sampling": {"temperature": completion.temperature, "top_p": completion.top_p} if completion else None,
     }

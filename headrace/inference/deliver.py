@@ -33,14 +33,19 @@ def put(
     tenant: str,
     uri: str,
     data: bytes,
+    readers: Sequence[str] | None = None,
 ) -> Announced:
-    """Put a document and announce it; its object is there before anybody hears of it. Whoever might read it still may."""
+    """Put a document and announce it; its object is there before anybody hears of it.
+
+    `readers` may read it from now on: nobody named is everybody of the tenant. `None` leaves it to whoever might read it.
+    """
     sha256 = hashlib.sha256(data).hexdigest()
     key = object_key(tenant, sha256)
     if sources.info(key) is None:
         sources.put(key, data)
-    was = newest_of(known, tenant).get(uri)
-    readers = was.readers if was else ()
+    if readers is None:
+        was = newest_of(known, tenant).get(uri)
+        readers = was.readers if was else ()
     return _announced(events, tenant, uri, kind="put", sha256=sha256, size=len(data), readers=readers)
 
 

@@ -84,16 +84,18 @@ def embed(
 
     What is missing is found by comparing the stores, so a run that died in between is simply completed by the next. New
     versions go in before old ones go out: there is no moment at which neither answers. Who may read a chunk is what the
-    documents table says of its document now, whatever it said when the chunk was cut.
+    documents table says of its document now, whatever it said when the chunk was cut or when this pass began: of two passes at
+    once, neither undoes what the other knew better.
     """
     number, width = (into.number, into.width) if into else (1, DIMENSIONS)
     vectors = vectors.of(number)
-    answering, readers = live(documents), audience(documents)
-    held = vectors.held()
     # First of all: somebody may read less than before.
-    reopened = _reopen(vectors, held, answering, readers)
-    missing = _missing(chunks, answering, readers, set(held["chunk_id"].to_pylist()), number)
-    missing, reused = _reuse(vectors, missing, held)
+    reopened = 0
+    for answering, readers in _until_it_stands(documents):
+        held = vectors.held()
+        reopened += _reopen(vectors, held, answering, readers)
+    missing = _missing(chunks, answering, set(held["chunk_id"].to_pylist()), number)
+    missing, reused = _reuse(vectors, missing, held, documents)
     waiting: list[pa.RecordBatch] = []
     done = 0
     finished = batches.map(_sliced(missing), Embed, embedder, width)
@@ -101,16 +103,51 @@ def embed(
         waiting.append(rows)
         done += rows.num_rows
         if sum(b.num_rows for b in waiting) >= _UPSERT_ROWS:
-            vectors.upsert(pa.Table.from_batches(waiting))
+            _insert(vectors, pa.Table.from_batches(waiting), documents)
             waiting = []
     if waiting:
-        vectors.upsert(pa.Table.from_batches(waiting))
+        _insert(vectors, pa.Table.from_batches(waiting), documents)
     retired = 0
     pairs = zip(held["document_id"].to_pylist(), held["version"].to_pylist(), strict=True)
     for document_id in sorted({d for d, version in pairs if answering.get(d) != version}):
         vectors.delete(document_id, but_version=answering.get(document_id, ""))
         retired += 1
     return Embedded(done, retired, reused, reopened)
+
+
+def _until_it_stands(documents: TableReader) -> Iterator[tuple[dict[str, str], dict[str, tuple[str, ...]]]]:
+    """What answers (as `live`) and who may read it (as `audience`), again until no document has changed since it was asked.
+
+    What is written by the last of these is thus written before the next change, whose own pass then sees it.
+    """
+    while True:
+        snapshot = documents.snapshot()
+        yield live(documents), audience(documents)
+        if documents.snapshot() == snapshot:
+            return
+
+
+def _insert(vectors: VectorWriter, rows: pa.Table, documents: TableReader) -> None:
+    """Upsert chunks as their documents stand by now: with the readers they have, and none of what answers no more."""
+    place = rows.schema.get_field_index("readers")
+    kept: pa.Table | None = None
+    given: dict[str, tuple[str, ...]] = {}
+    for answering, readers in _until_it_stands(documents):
+        pairs = list(zip(rows["document_id"].to_pylist(), rows["version"].to_pylist(), strict=True))
+        gone = {document_id for document_id, version in pairs if answering.get(document_id) != version}
+        if kept is None:
+            kept = rows.filter(pa.array([document_id not in gone for document_id, _ in pairs], pa.bool_()))
+            given = {document_id: readers.get(document_id, ()) for document_id in kept["document_id"].to_pylist()}
+            own = [list(given[document_id]) for document_id in kept["document_id"].to_pylist()]
+            if kept.num_rows:
+                vectors.upsert(kept.set_column(place, rows.schema.field(place), pa.array(own, rows.schema.field(place).type)))
+            continue
+        for document_id in sorted(gone & given.keys()):
+            vectors.delete(document_id, but_version=answering.get(document_id, ""))
+        for document_id in sorted(given.keys() - gone):
+            if sorted(now := readers.get(document_id, ())) != sorted(given[document_id]):
+                vectors.open_to([document_id], now)
+                given[document_id] = now
 
 
 def _reopen(vectors: VectorWriter, held: pa.Table, answering: dict[str, str], readers: dict[str, tuple[str, ...]]) -> int:
@@ -124,10 +161,8 @@ def _reopen(vectors: VectorWriter, held: pa.Table, answering: dict[str, str], re
     return sum(map(len, changed.values()))
 
 
-def _missing(
-    chunks: TableReader, answering: dict[str, str], readers: dict[str, tuple[str, ...]], known: set[str], generation: int
-) -> pa.Table:
-    """The chunks to embed with their readers, by length: an embedder pads each text to the longest of its batch."""
+def _missing(chunks: TableReader, answering: dict[str, str], known: set[str], generation: int) -> pa.Table:
+    """The chunks to embed, by length: an embedder pads each text to the longest of its batch."""
     names = tuple(name for name in CHUNKS.columns.names if name != "embedding")
     kept = []
     for rows in chunks.scan((*names, "generation")):
@@ -140,13 +175,10 @@ def _missing(
         )
         kept.append(rows.filter(pa.array([c not in known and answering.get(d) == v for c, d, v in triples], pa.bool_())))
     table = pa.Table.from_batches(kept, pa.schema([CHUNKS.columns.field(name) for name in names]))
-    place = table.schema.get_field_index("readers")
-    own = [list(readers.get(document_id, ())) for document_id in table["document_id"].to_pylist()]
-    table = table.set_column(place, table.schema.field(place), pa.array(own, table.schema.field(place).type))
     return table.take(pc.sort_indices(pc.utf8_length(table["text"]))).combine_chunks()
 
 
-def _reuse(vectors: VectorWriter, missing: pa.Table, held: pa.Table) -> tuple[pa.Table, int]:
+def _reuse(vectors: VectorWriter, missing: pa.Table, held: pa.Table, documents: TableReader) -> tuple[pa.Table, int]:
     """Put in those chunks whose text the same tenant has embedded; returns the others, and how many that were.
 
     Looked for in the document's other version, and in documents of the same bytes: a renamed file is not embedded again.
@@ -167,7 +199,8 @@ def _reuse(vectors: VectorWriter, missing: pa.Table, held: pa.Table) -> tuple[pa
         known = missing.filter(pc.is_valid(sources))
         if known.num_rows:
             embeddings = given["embedding"].take(sources.drop_null())
-            vectors.upsert(known.add_column(CHUNKS.columns.get_field_index("embedding"), "embedding", embeddings))
+            column = CHUNKS.columns.get_field_index("embedding")
+            _insert(vectors, known.add_column(column, "embedding", embeddings), documents)
             missing = missing.filter(pc.is_null(sources))
             count += known.num_rows
     return missing, count

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Annotated
 
 from headrace.catalog import CHUNKS, INDEXES
-from headrace.errors import BadSettings, LostRace, NotFound
+from headrace.errors import LostRace, NotFound
+from headrace.inference.embedders import PACKAGED, maker, version_of
 from headrace.inference.put import AHEAD
 from headrace.models.client import Embedder
 from headrace.pipeline.stage import stage
@@ -23,9 +24,9 @@ _GRACE_S = 60.0
 def serving(
     indexes: Annotated[IndexWriter, INDEXES], vectors: Annotated[VectorReader, CHUNKS], window: int, embedder: ModelEndpoint
 ) -> Generation:
-    """The generation that documents go into. Chunks go on being cut as they were when it was begun.
+    """The generation that documents go into. It goes on being made as it was begun: size of chunks, version of the embedder.
 
-    Raises `BadSettings` where the embedder is not the one that generation was made with.
+    Raises `BadSettings` where that embedder cannot be asked.
     """
     standing, _ = indexes.standing()
     if standing.serving is None:
@@ -34,11 +35,7 @@ def serving(
         standing = indexes.change(lambda now: now if now.serving else Indexes(serving=first, newest=1))
     found = standing.serving
     assert found is not None
-    if found.embedder != embedder.model:
-        raise BadSettings(
-            f"The index was made with the embedder {found.embedder}; the settings name {embedder.model}.",
-            hint="Build one with the new embedder beside it: headrace reindex. Or name the old one under [models.embedder].",
-        )
+    maker(embedder, found.embedder)
     return found
 
 
@@ -57,7 +54,8 @@ def begin(
         if now.serving is None:
             if unnamed is None:
                 raise NotFound("Nothing is indexed yet.", hint="Index some documents first: headrace index PATH.")
-            now = replace(now, serving=Generation(1, window, embedder.model, unnamed), newest=1)
+            made = PACKAGED if version_of(embedder.model) is not None else embedder.model
+            now = replace(now, serving=Generation(1, window, made, unnamed), newest=1)
         wanted = Generation(now.newest + 1, window, embedder.model, width)
         if now.building is not None and replace(now.building, number=wanted.number) == wanted:
             return now

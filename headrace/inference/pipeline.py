@@ -10,10 +10,10 @@ from typing import Any
 
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENTS
 from headrace.head.land import land
-from headrace.inference.answer import Answer, answer, moved
+from headrace.inference.answer import Answer, answer, moved, new_id
 from headrace.inference.chunk import Chunked, chunk
-from headrace.inference.citation import Citations
 from headrace.inference.embed import Embedded, embed
+from headrace.inference.embedders import Embedders, maker
 from headrace.inference.feedback import feedback
 from headrace.inference.generate import generate
 from headrace.inference.generation import serving, settled, sweep
@@ -23,7 +23,8 @@ from headrace.inference.parsing.limits import Limits
 from headrace.inference.put import Put, put
 from headrace.inference.rerank import rerank
 from headrace.inference.retrieve import retrieve
-from headrace.models.client import Completion, Embedder, Generator, Reranker
+from headrace.models.citation import Citations
+from headrace.models.client import Completion, Generator, Reranker
 from headrace.pipeline.runner import Runner
 from headrace.pipeline.stage import Pipeline, Trigger
 from headrace.settings import Inference
@@ -89,9 +90,12 @@ def catch_up(runner: Runner, settings: Inference) -> Iterator[Any]:
 
 
 def fill(runner: Runner, into: Generation) -> Iterator[Any]:
-    """Bring one generation of the index up to date with the documents table; yields what each stage did."""
+    """Bring one generation of the index up to date with the documents table; yields what each stage did.
+
+    Raises `BadSettings` where the embedder that made it cannot be asked.
+    """
     yield runner.run(chunk, window=into.window, generation=into.number)
-    yield runner.run(embed, embedder=runner.endpoints.embedder, into=into)
+    yield runner.run(embed, embedder=maker(runner.endpoints.embedder, into.embedder), into=into)
     yield runner.run(index, into=into)
 
 
@@ -101,7 +105,7 @@ class Desk:
     def __init__(self, runner: Runner, settings: Inference) -> None:
         self._runner = runner
         self._settings = settings
-        self._embedder = Embedder(runner.endpoints.embedder)
+        self._embedders = Embedders(runner.endpoints.embedder)
         patient = runner.endpoints.reranker
         seconds = min(patient.timeout_s, settings.rerank_seconds)
         self._reranker = Reranker(patient.model_copy(update={"timeout_s": seconds}))
@@ -161,6 +165,8 @@ class Desk:
                 generator=self._generator,
                 most_tokens=self._settings.answer_tokens,
                 kv_cache_bytes=kv_cache_bytes,
+                temperature=self._settings.temperature,
+                answer_id=found.answer_id,
             )
             while True:
                 with watched.watched():
@@ -202,20 +208,24 @@ class Desk:
 
     def _passages(self, question: str, tenant: str, user: str, simulated: bool, readers: Sequence[str]) -> Answer:
         watched = Ledger()
+        answer_id = new_id()  # first of all: which versions make an answer hangs on its id
         with watched.watched():
             started = time.perf_counter()
             found = self._runner.run(
                 retrieve,
                 tenant=tenant,
                 question=question,
-                embedder=self._embedder,
+                embedders=self._embedders,
                 most=self._settings.retrieve,
                 readers=readers,
             )
             retrieved = time.perf_counter()
-            ordered = self._runner.run(rerank, tenant=tenant, question=question, hits=found.hits, reranker=self._reranker)
+            ordered = self._runner.run(
+                rerank, tenant=tenant, question=question, hits=found.hits, reranker=self._reranker, answer_id=answer_id
+            )
             reranked = time.perf_counter()
         return Answer(
+            answer_id=answer_id,
             question=question,
             tenant=tenant,
             user=user,

@@ -10,8 +10,9 @@ import time
 from dataclasses import dataclass
 
 from headrace.catalog import DOCUMENT_EVENTS
-from headrace.errors import BadSettings, LostRace, NotFound
+from headrace.errors import LostRace, NotFound
 from headrace.head.land import land
+from headrace.inference.embedders import asked_for, maker
 from headrace.inference.generation import begin, standing, sweep, switch
 from headrace.inference.index import Index
 from headrace.inference.parse import parse
@@ -32,26 +33,52 @@ class Reindexed:
     seconds: float
 
 
-def reindex(runner: Runner, settings: Inference) -> Reindexed:
-    """Build a generation with these settings and this runner's embedder, and serve it; one that was begun is gone on with."""
+def reindex(runner: Runner, settings: Inference, *, embedder: str = "") -> Reindexed:
+    """Build a generation with these settings, and serve it; one that was begun is gone on with.
+
+    It is made with `embedder`; unless that is named, with the embedder of the served one where this runner can ask for that,
+    and else with the runner's own. Raises `NotFound` where nothing is indexed yet.
+    """
     started = time.perf_counter()
     runner.run(land).require(DOCUMENT_EVENTS)
     runner.run(parse, limits=Limits.of(settings))
-    to = runner.run(begin, window=settings.chunk_tokens, embedder=runner.endpoints.embedder)
+    ours, served = runner.endpoints.embedder, runner.run(standing)[0].serving
+    if not embedder:
+        embedder = served.embedder if served and asked_for(ours, served.embedder) else ours.model
+    to = runner.run(begin, window=settings.chunk_tokens, embedder=maker(ours, embedder))
     return _switched(runner, to, started)
 
 
+def made_with(runner: Runner, settings: Inference, embedder: str) -> Generation:
+    """Serve an index that `embedder` made, its chunks cut as those that answer now; the generation that answers then.
+
+    That is the one that answers, or the one before it, or else a new one. Raises `NotFound` where nothing is indexed yet.
+    """
+    now = runner.run(standing)[0]
+    if now.serving is not None and now.serving.embedder == embedder:
+        return now.serving
+    try:
+        if now.serving is not None and now.fallback is not None and _like(now.fallback, now.serving, embedder):
+            return _switched(runner, now.fallback, time.perf_counter()).generation
+        window = now.serving.window if now.serving else settings.chunk_tokens
+        return reindex(runner, settings.model_copy(update={"chunk_tokens": window}), embedder=embedder).generation
+    except LostRace:
+        served = runner.run(standing)[0].serving
+        if served is None or served.embedder != embedder:
+            raise
+        return served  # another process was at the same, and quicker
+
+
 def back(runner: Runner) -> Reindexed:
-    """Serve the generation before again, once it holds what has changed meanwhile. Raises `NotFound` where there is none."""
+    """Serve the generation before again, once it holds what has changed meanwhile.
+
+    Raises `NotFound` where there is none, and `BadSettings` where its embedder cannot be asked.
+    """
     started = time.perf_counter()
-    to, ours = runner.run(standing)[0].fallback, runner.endpoints.embedder.model
+    to = runner.run(standing)[0].fallback
     if to is None:
         raise NotFound("There is no earlier index to go back to.", hint="headrace reindex keeps the one it replaces.")
-    if to.embedder != ours:
-        raise BadSettings(
-            f"The earlier index was made with the embedder {to.embedder}; the settings name {ours}.",
-            hint="Name the earlier one under [models.embedder] and run the command again.",
-        )
+    maker(runner.endpoints.embedder, to.embedder)
     return _switched(runner, to, started)
 
 
@@ -67,3 +94,7 @@ def _switched(runner: Runner, to: Generation, started: float) -> Reindexed:
             break
     runner.run(sweep)
     return Reindexed(built, to, seen[0].serving, time.perf_counter() - started)
+
+
+def _like(one: Generation, other: Generation, embedder: str) -> bool:
+    return one.embedder == embedder and one.window == other.window

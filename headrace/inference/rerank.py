@@ -54,13 +54,18 @@ class Reranked:
 
 
 @stage("Orders the passages by the champion re-ranker, whose score is weighed with retrieval's.", phase=ASKED)
-def rerank(models: Annotated[ReportedReader, MODELS], question: str, hits: tuple[Hit, ...], reranker: Reranker) -> Reranked:
-    """Order the passages. A re-ranker that is down or slow is left out, and the note says so: an answer is worth more."""
+def rerank(
+    models: Annotated[ReportedReader, MODELS], question: str, hits: tuple[Hit, ...], reranker: Reranker, answer_id: str = ""
+) -> Reranked:
+    """Order the passages for one answer, by the version that its id falls to.
+
+    A re-ranker that is down or slow is left out, and the note says so: an answer is worth more.
+    """
     as_retrieved = tuple(Passage(hit, rank) for rank, hit in enumerate(hits, 1))
     if not hits:
         return Reranked((), NONE)
     try:
-        ranking = reranker.rank(question, [hit.text for hit in hits])
+        ranking = reranker.rank(question, [hit.text for hit in hits], answer_id=answer_id)
     except Transient as error:
         return Reranked(as_retrieved, NONE, f"the re-ranker did not answer, retrieval order stands: {error.message}")
     models.take(ranking.storage)

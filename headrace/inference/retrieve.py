@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from headrace.catalog import CHUNKS, INDEXES
+from headrace.inference.embedders import Embedders
 from headrace.inference.generation import served_by
-from headrace.models.client import Embedder
 from headrace.pipeline.stage import stage
 from headrace.storage.indexes import IndexReader
 from headrace.storage.vectors import Hit, VectorReader
@@ -32,22 +32,25 @@ def retrieve(
     indexes: Annotated[IndexReader, INDEXES],
     tenant: str,
     question: str,
-    embedder: Embedder,
+    embedders: Embedders,
     most: int,
     readers: Sequence[str] = (),
 ) -> Retrieved:
     """Search the tenant's chunks that everybody of it, or one of `readers` (who asks, and the groups that is in), may read.
 
-    Which generation of the index answers is asked at most once a second. Where that was made with another embedder than this
-    process has, full-text search answers alone and the note says so. Raises `NothingIndexed` while there is no index.
+    Which generation of the index answers is asked at most once a second; the question is embedded as its chunks were. Where that
+    embedder cannot be asked, full-text search answers alone and the note says so. Raises `NothingIndexed` where there is no
+    index.
     """
     standing = indexes.recent()
     index = served_by(standing, vectors)
     version = index.version()
-    made, ours = standing.serving, embedder.endpoint.model
-    if made is not None and made.embedder != ours:
+    made = standing.serving.embedder if standing.serving else embedders.endpoint.model
+    embedder = embedders.of(made)
+    if embedder is None:
         hits = index.fulltext(question, tenant=tenant, most=most, readers=readers)
-        note = f"index g{made.number} was made with the embedder {made.embedder}, not {ours}: full-text search answered alone"
+        ours = embedders.endpoint.model
+        note = f"the index was made with the embedder {made}, not {ours}: full-text search answered alone"
         return Retrieved(tuple(hits), version, note)
     embedding = embedder.embed([question], kind="query")[0]
     return Retrieved(tuple(index.fusion(question, embedding, tenant=tenant, most=most, readers=readers)), version)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Request
@@ -20,7 +20,11 @@ from headrace.models import chat, wire
 from headrace.models.door import Door, Metrics, refusal
 from headrace.models.hosted import Call, Models
 from headrace.models.http import LEFT, told
+from headrace.models.release import NONE, RerankerCard
 from headrace.storage.ledger import Ledger
+
+if TYPE_CHECKING:
+    from headrace.models.reranker import Scores
 
 T = TypeVar("T")
 
@@ -43,9 +47,12 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _check_model(given: str, role: str) -> None:
-    if given.rpartition("/")[2].lower() not in (role, wire.ROLES[role].lower()):
+def _version(given: str, role: str) -> str:
+    """The version that a request's model names, or an empty text. Raises `NotFound` where it is another model."""
+    name, _, version = given.partition("@")
+    if name.rpartition("/")[2].lower() not in (role, wire.ROLES[role].lower()):
         raise NotFound(f"This server has no {role} {given!r}.", hint=f"Ask for {role!r}.")
+    return version
 
 
 def create(models: Models, *, key: str) -> FastAPI:
@@ -107,13 +114,12 @@ def create(models: Models, *, key: str) -> FastAPI:
     @app.post("/v1/embeddings")
     async def embeddings(body: wire.EmbeddingsRequest, request: Request) -> Response:
         name, _, kind = body.model.rpartition("-") if body.model.endswith(("-query", "-passage")) else (body.model, "", "")
-        _check_model(name, "embedder")
-        if body.dimensions not in (None, 384):
-            raise RequestRefused("The model's vectors have 384 dimensions.", hint="Leave dimensions out.")
+        version = _version(name, "embedder")
+        ledger = Ledger()
         with models.embedding.place():
             call = Call(models.embedding)
             urgent = "query" in (body.input_type, kind)
-            answer = await _while_connected(request, call, _embed(models, body.texts, body.truncate, urgent=urgent))
+            answer = await _while_connected(request, call, _embed(models, body, version, ledger, urgent=urgent))
         if answer is None:
             return Response(status_code=LEFT)
         vectors, tokens = answer
@@ -123,35 +129,30 @@ def create(models: Models, *, key: str) -> FastAPI:
             encoded = vectors.tolist()
         data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(encoded)]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "data": data, "model": wire.EMBEDDER, "usage": usage})
+        extras = {"version": version or NONE, "storage": ledger.export()}
+        return JSONResponse({"object": "list", "data": data, "model": wire.EMBEDDER, "usage": usage, "headrace": extras})
 
     @app.post("/v1/ranking")
     async def ranking(body: wire.RankingRequest, request: Request) -> Response:
-        name, _, version = body.model.partition("@")
-        _check_model(name, "reranker")
+        version = _version(body.model, "reranker")
         ledger = Ledger()
-
-        def rank() -> Any:
-            passages = [passage.text for passage in body.passages]
-            cut = body.truncate == "END"
-            return models.rerankers().rank(body.query.text, passages, ledger, version=version or None, cut=cut)
-
         with models.ranking.place():
             try:
-                ranked = await _while_connected(request, Call(models.ranking), models.ranking.run(rank))
+                ranked = await _while_connected(request, Call(models.ranking), _rank(models, body, version, ledger))
             except NotFound as error:
-                code = "model_not_found" if version else wire.NO_CHAMPION
+                code = "model_not_found" if version not in ("", NONE) else wire.NO_CHAMPION
                 return told(404, str(error), code, headrace={"storage": ledger.export()})
         if ranked is None:
             return Response(status_code=LEFT)
-        order = sorted(range(len(ranked.logits)), key=lambda index: -ranked.logits[index])
+        card, scores = ranked
+        order = sorted(range(len(scores.logits)), key=lambda index: -scores.logits[index])
         answer = {
-            "rankings": [{"index": index, "logit": ranked.logits[index]} for index in order],
+            "rankings": [{"index": index, "logit": scores.logits[index]} for index in order],
             "model": wire.RERANKER,
-            "usage": {"prompt_tokens": ranked.tokens, "total_tokens": ranked.tokens},
+            "usage": {"prompt_tokens": scores.tokens, "total_tokens": scores.tokens},
             "headrace": {
-                "version": ranked.version,
-                "retrieval_weight": ranked.retrieval_weight,
+                "version": card.version,
+                "retrieval_weight": card.retrieval_weight,
                 "storage": ledger.export(),
             },
         }
@@ -159,9 +160,9 @@ def create(models: Models, *, key: str) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def completions(body: wire.ChatRequest, request: Request) -> Response:
-        _check_model(body.model, "generator")
+        version = _version(body.model, "generator")
         call = Call(models.generating)
-        events = chat.answer(models, body, call)
+        events = chat.answer(models, body, version, call)
         # The first event tells whether there will be an answer: until then an error can still be an HTTP status.
         first = await _while_connected(request, call, anext(events, None))
         if first is None:
@@ -175,19 +176,33 @@ def create(models: Models, *, key: str) -> FastAPI:
     return app
 
 
-async def _embed(models: Models, texts: Sequence[str], truncate: str, *, urgent: bool) -> tuple[Any, int]:
+async def _rank(models: Models, body: wire.RankingRequest, version: str, ledger: Ledger) -> tuple[RerankerCard, Scores]:
+    """The scores, and the card of the version that gave them. Raises `NotFound` where retrieval's order stands."""
+    release = await models.rerankers.asked(version, body.headrace.answer_id, ledger)
+    if release is None:
+        raise NotFound(
+            "No re-ranker was promoted yet, so retrieval order stands.",
+            hint="Give feedback on answers, then run `headrace turn`.",
+        )
+    passages = [passage.text for passage in body.passages]
+    score = partial(release.model.score, body.query.text, passages, cut=body.truncate == "END")
+    return release.card, await models.ranking.run(score)
+
+
+async def _embed(models: Models, body: wire.EmbeddingsRequest, version: str, ledger: Ledger, *, urgent: bool) -> tuple[Any, int]:
     """Vectors of the texts and how many tokens were read; by batches, so that an urgent request waits for one only."""
     lane = models.embedding
-    await lane.run(models.embedder, urgent=urgent)
-    from headrace.models import embedder
+    if version in ("", NONE):
+        model = await lane.run(models.embedder, urgent=urgent)
+    else:
+        model = (await models.embedders.named(version, ledger)).model
+    if body.dimensions not in (None, model.width):
+        raise RequestRefused(f"The model's vectors have {model.width} dimensions.", hint="Leave dimensions out.")
+    from headrace.models.embedder import batches
 
-    pieces = await asyncio.to_thread(embedder.word_pieces, texts, truncate)
-    vectors = np.empty((len(pieces), 384), dtype="<f4")
-    for batch in embedder.batches(pieces):
+    pieces = await asyncio.to_thread(model.word_pieces, body.texts, body.truncate)
+    vectors = np.empty((len(pieces), model.width), dtype="<f4")
+    for batch in batches(pieces):
         part = [pieces[position] for position in batch]
-        vectors[batch] = await lane.run(partial(_embed_batch, models, part), urgent=urgent)
+        vectors[batch] = await lane.run(partial(model.embed, part), urgent=urgent)
     return vectors, sum(map(len, pieces))
-
-
-def _embed_batch(models: Models, pieces: list[list[int]]) -> Any:
-    return models.embedder().embed(pieces)

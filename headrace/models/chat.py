@@ -9,22 +9,31 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headrace.errors import HeadraceError, Unavailable
 from headrace.models import wire
 from headrace.models.door import refusal
 from headrace.models.hosted import Call, Models
+from headrace.models.release import GeneratorCard, Release
 from headrace.storage.ledger import Ledger
+
+if TYPE_CHECKING:
+    from headrace.models.generator import SmolLM
 
 log = logging.getLogger("headrace.models")
 
-Event = tuple[str, Any]  # ("begin", id) ("text", piece) ("end", the report)
+Event = tuple[str, Any]  # ("text", piece) ("end", the report)
 
 
-async def answer(models: Models, body: wire.ChatRequest, call: Call) -> AsyncGenerator[Event, None]:
-    """The events of one answer: its beginning, its pieces, its report. Raises what the generator raises."""
+async def answer(models: Models, body: wire.ChatRequest, version: str, call: Call) -> AsyncGenerator[Event, None]:
+    """The events of one answer: its pieces, then its report. Raises what the generator raises.
+
+    One version makes it from start to end: the one named, or that which serves when the request comes.
+    """
     loop = asyncio.get_running_loop()
+    ledger = Ledger()
+    release: Release[GeneratorCard, SmolLM] | None = None
     queue: asyncio.Queue[Event | None] = asyncio.Queue()
 
     def put(event: Event | None) -> None:
@@ -33,8 +42,7 @@ async def answer(models: Models, body: wire.ChatRequest, call: Call) -> AsyncGen
     def generate() -> None:
         if call.cancelled():
             return
-        ledger = Ledger()
-        model = models.generator()
+        model = release.model if release else models.generator()
         from headrace.models.generator import Cancelled, Generation, Sampling
         from headrace.models.kv_cache import KvCache
 
@@ -45,7 +53,7 @@ async def answer(models: Models, body: wire.ChatRequest, call: Call) -> AsyncGen
         if files is not None:
             cache = KvCache(
                 files[0],
-                model=model.version,
+                model=model.weights,
                 tenant=extras.tenant,
                 shape=model.shape,
                 limit_bytes=files[1],
@@ -85,6 +93,7 @@ async def answer(models: Models, body: wire.ChatRequest, call: Call) -> AsyncGen
         put(("end", report))
 
     with models.generating.place():
+        release = await models.generators.asked(version, body.headrace.answer_id, ledger)
         job = asyncio.ensure_future(models.generating.run(generate))
         job.add_done_callback(lambda _: queue.put_nowait(None))
         try:

@@ -55,8 +55,8 @@ class Ranking:
 class Completion:
     """A finished answer. What only Headrace's own server reports is empty for other endpoints.
 
-    `logprobs` are natural logarithms, one per completion token; `reused_tokens` counts prompt tokens whose keys and
-    values came from files.
+    `logprobs` are natural logarithms, one per completion token, under the distribution that `temperature` and `top_p` make;
+    `reused_tokens` counts prompt tokens whose keys and values came from files.
     """
 
     text: str
@@ -69,6 +69,8 @@ class Completion:
     timings_ms: dict[str, float]
     reused_tokens: int
     finish_reason: str = ""
+    temperature: float = 0.0
+    top_p: float = 1.0
 
 
 class Connection:
@@ -310,11 +312,11 @@ class Embedder(_Client):
 class Reranker(_Client):
     """Scores (question, passage) pairs at `/v1/ranking`."""
 
-    def rank(self, question: str, passages: Sequence[str], *, version: str | None = None) -> Ranking:
+    def rank(self, question: str, passages: Sequence[str], *, version: str | None = None, answer_id: str = "") -> Ranking:
         """Score passages against a question, by one `version` of the embedded re-ranker where named.
 
-        Before the first promotion the answer has no logits and version "none". Raises `Unavailable`, `Overloaded` or
-        `RequestRefused`.
+        `answer_id` says which answer this is for: a canary is given a share of the answers. Before the first promotion the
+        answer has no logits and version "none". Raises `Unavailable`, `Overloaded` or `RequestRefused`.
         """
         if not passages:
             return Ranking((), version or "none", None)
@@ -325,7 +327,7 @@ class Reranker(_Client):
         for start in range(0, len(passages), _RANK_BATCH):
             batch = passages[start : start + _RANK_BATCH]
             try:
-                answer = self._request(model, question, batch)
+                answer = self._request(model, question, batch, answer_id)
             except _Refusal as error:
                 if error.refused.code == NO_CHAMPION:
                     return Ranking(None, "none", None, [*storage, *error.refused.storage])
@@ -336,20 +338,19 @@ class Reranker(_Client):
             weight = extras.get("retrieval_weight")
             was, served = served, str(extras.get("version") or answer.get("model") or self.endpoint.model)
             if was and was != served:  # promoted between two batches: logits of two models cannot be compared
-                return self.rank(question, passages, version=version)
+                return self.rank(question, passages, version=version, answer_id=answer_id)
         return Ranking(tuple(logits), served, weight, storage)
 
-    def _request(self, model: str, question: str, passages: Sequence[str]) -> dict[str, Any]:
-        return self._connection.post(
-            "/ranking",
-            {
-                "model": model,
-                "query": {"text": question},
-                "passages": [{"text": passage} for passage in passages],
-                "truncate": "END",
-            },
-            optional=("truncate",),
-        )
+    def _request(self, model: str, question: str, passages: Sequence[str], answer_id: str) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": model,
+            "query": {"text": question},
+            "passages": [{"text": passage} for passage in passages],
+            "truncate": "END",
+        }
+        if answer_id:
+            body["headrace"] = {"answer_id": answer_id}
+        return self._connection.post("/ranking", body, optional=("truncate", "headrace"))
 
     def _logits(self, answer: Mapping[str, Any], count: int) -> list[float]:
         try:
@@ -378,13 +379,16 @@ class Generator(_Client):
         frequency_penalty: float = 0.0,
         cache: bool = True,
         kv_cache_bytes: int | None = None,
+        version: str | None = None,
+        answer_id: str = "",
     ) -> Iterator[str | Completion]:
         """Yield the answer's text as it comes, then one `Completion`. Closing the iterator stops the generator.
 
-        Raises `Unavailable`, `Overloaded`, `RequestRefused` or `MissingPart`.
+        `version` names one of the embedded generator ("none": the packaged one); without it the champion answers, or a canary
+        chosen by `answer_id`. Raises `Unavailable`, `Overloaded`, `RequestRefused` or `MissingPart`.
         """
         body: dict[str, Any] = {
-            "model": self.endpoint.model,
+            "model": self.endpoint.model if version is None else f"{self.endpoint.model}@{version}",
             "messages": [dict(message) for message in messages],
             "max_tokens": max_tokens,
             "temperature": temperature,
@@ -392,6 +396,8 @@ class Generator(_Client):
             "stream_options": {"include_usage": True},
             "headrace": {"tenant": tenant, "cache": cache},
         }
+        if answer_id:
+            body["headrace"]["answer_id"] = answer_id
         if kv_cache_bytes is not None:
             body["headrace"]["kv_cache_bytes"] = kv_cache_bytes
         if stop:
@@ -431,6 +437,8 @@ class Generator(_Client):
             timings_ms=dict(extras.get("timings_ms", {})),
             reused_tokens=int(extras.get("reused_tokens", 0)),
             finish_reason=finish,
+            temperature=temperature,
+            top_p=top_p,
         )
 
     def _chunks(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""The embedded embedder: all-MiniLM-L6-v2 on this machine's processor."""
+"""The embedded embedder: all-MiniLM-L6-v2 on this machine's processor, as it is packaged or as the training loop released it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,33 +11,13 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from headrace.errors import RequestRefused
-from headrace.models.tokens import MARKS, embedder_folder, tokenizer
+from headrace.models.tokens import MARKS, embedder_folder, tokenizer, uncut
 
 WINDOW = 256
-"""Word pieces the model was trained to read, `MARKS` included."""
+"""Word pieces the packaged model was trained to read, `MARKS` included."""
 BATCH = 32
 
 Vectors = npt.NDArray[np.float32]
-
-
-def word_pieces(texts: Sequence[str], truncate: str) -> list[list[int]]:
-    """Token ids of each text, marks included, cut to the window at the END or the START.
-
-    Raises `RequestRefused` where `truncate` is NONE and a text does not fit.
-    """
-    cut: list[list[int]] = []
-    for index, encoded in enumerate(tokenizer().encode_batch_fast(list(texts))):
-        ids = encoded.ids
-        if len(ids) > WINDOW:
-            if truncate == "NONE":
-                raise RequestRefused(
-                    f"Input {index} has {len(ids)} tokens, the model reads {WINDOW}.",
-                    hint='Shorten it or send "truncate": "END".',
-                )
-            own, room = ids[1:-1], WINDOW - MARKS
-            ids = [ids[0], *(own[-room:] if truncate == "START" else own[:room]), ids[-1]]
-        cut.append(ids)
-    return cut
 
 
 def batches(pieces: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -46,19 +27,45 @@ def batches(pieces: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 class MiniLM:
-    """all-MiniLM-L6-v2: 384 dimensions, mean-pooled and normalised to length 1.
+    """all-MiniLM-L6-v2 or what became of it: mean-pooled and normalised to length 1; the packaged one unless `folder` is given.
 
-    Takes token ids instead of text, so that each text is tokenised once for its count, its cut and its vector.
+    Takes token ids instead of text, so that each text is tokenised once for its count, its cut and its vector. `width` is the
+    number of dimensions (384 of the packaged one), `window` the word pieces it reads.
     """
 
-    def __init__(self) -> None:
-        self._model = SentenceTransformer(str(embedder_folder()), device="cpu", local_files_only=True).eval()
+    def __init__(self, folder: Path | None = None, *, window: int = WINDOW) -> None:
+        self.window = window
+        self._tokenizer = uncut(folder) if folder else tokenizer()
+        self._model = SentenceTransformer(str(folder or embedder_folder()), device="cpu", local_files_only=True).eval()
+        trial = self.embed(self.word_pieces(["a"], "END"))
+        if trial.ndim != 2 or not np.isfinite(trial).all():
+            raise ValueError("its vectors are not numbers")
+        self.width = int(trial.shape[1])
+
+    def word_pieces(self, texts: Sequence[str], truncate: str) -> list[list[int]]:
+        """Token ids of each text, marks included, cut to the window at the END or the START. Safe on any thread.
+
+        Raises `RequestRefused` where `truncate` is NONE and a text does not fit.
+        """
+        cut: list[list[int]] = []
+        for index, encoded in enumerate(self._tokenizer.encode_batch_fast(list(texts))):
+            ids = encoded.ids
+            if len(ids) > self.window:
+                if truncate == "NONE":
+                    raise RequestRefused(
+                        f"Input {index} has {len(ids)} tokens, the model reads {self.window}.",
+                        hint='Shorten it or send "truncate": "END".',
+                    )
+                own, room = ids[1:-1], self.window - MARKS
+                ids = [ids[0], *(own[-room:] if truncate == "START" else own[:room]), ids[-1]]
+            cut.append(ids)
+        return cut
 
     @torch.inference_mode()
     def embed(self, pieces: Sequence[Sequence[int]]) -> Vectors:
-        """One batch: token ids of n texts → float32 (n, 384)."""
-        width = max(map(len, pieces))
-        ids = torch.zeros((len(pieces), width), dtype=torch.long)  # 0 is [PAD]
+        """One batch: token ids of n texts → float32 (n, width)."""
+        longest = max(map(len, pieces))
+        ids = torch.zeros((len(pieces), longest), dtype=torch.long)  # 0 is [PAD]
         mask = torch.zeros_like(ids)
         for row, piece in enumerate(pieces):
             ids[row, : len(piece)] = torch.tensor(piece)

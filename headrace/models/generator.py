@@ -1,10 +1,9 @@
-"""The embedded generator: SmolLM2-135M-Instruct on this machine's processor, with a KV cache on files."""
+"""The embedded generator: SmolLM2-135M-Instruct on this machine's processor, as packaged or adapted, with a KV cache on files."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import secrets
 import shutil
 import time
@@ -24,7 +23,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from headrace.errors import HeadraceError, MissingPart, RequestRefused
+from headrace.models.adapter import merged
 from headrace.models.kv_cache import BLOCK, KvCache, Shape
+from headrace.models.prompt import encode, ends
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _FORM = 1
@@ -106,29 +107,32 @@ class _Row(DynamicLayer):  # type: ignore[misc]  # transformers is read as untyp
 
 
 class SmolLM:
-    """A Llama-like chat model that decodes token by token; one call at a time."""
+    """A Llama-like chat model that decodes token by token; one call at a time.
 
-    def __init__(self, model: Any, tokenizer: Any, *, version: str) -> None:
+    `version` is what people are told; `weights` stands for the very weights, so that keys and values of others are never taken
+    for this one's.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, version: str, weights: str = "") -> None:
         self.version = version
+        self.weights = weights or version
         self._model = model.eval()
         self._tokenizer = tokenizer
         config = model.config
         self.window: int = config.max_position_embeddings
         self.shape = Shape(config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
-        ends = ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
-        known = tokenizer.get_vocab()
-        self._ends = {config.eos_token_id, *(known[mark] for mark in ends if mark in known)}
-        self._marks = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)))
+        self._ends = ends(model, tokenizer)
+
+    def adapted(self, folder: Path, *, version: str, digest: str) -> SmolLM:
+        """This model with the adapter of a PEFT folder merged in; it shares the weights that the adapter leaves alone.
+
+        `digest` stands for the folder's contents. Safe while this model answers. Raises `ValueError` as `adapter.merged` does.
+        """
+        return SmolLM(merged(self._model, folder), self._tokenizer, version=version, weights=f"{self.weights}+{digest}")
 
     def prompt(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Token ids of a chat, given as (role, text), up to where the assistant speaks.
-
-        Marks of the template inside a text are spelled out, so that a document cannot pose as another speaker.
-        """
-        chat = [{"role": role, "content": self._marks.sub(lambda mark: " ".join(mark[0]), text)} for role, text in messages]
-        text = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        """Token ids of a chat, given as (role, text), up to where the assistant speaks."""
+        return encode(self._tokenizer, messages)
 
     @torch.inference_mode()
     def generate(
@@ -265,21 +269,32 @@ def choose(logits: torch.Tensor, sampling: Sampling, before: Sequence[int], rand
 
 def load(cache: Path) -> SmolLM:
     """SmolLM2-135M-Instruct in float32; its quantised weights are unpacked into `cache` once. Raises `MissingPart`."""
+    model, tokenizer, version = packaged(cache)
+    return SmolLM(model, tokenizer, version=version)
+
+
+def packaged(cache: Path | None) -> tuple[Any, Any, str]:
+    """The packaged model in float32, its tokenizer, and its version; unpacked anew each time where there is no `cache`.
+
+    Raises `MissingPart`.
+    """
     source = _weights()
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    folder = cache / "generator" / f"{digest}-{_FORM}-transformers-{transformers.__version__}"
-    if not folder.is_dir():
-        try:
-            _unpack(source, folder)
-        except OSError as error:
-            log.warning("the generator's unpacked weights cannot be kept in %s: %s", cache, error)
-    if folder.is_dir():
+    folder = None
+    if cache is not None:
+        folder = cache / "generator" / f"{digest}-{_FORM}-transformers-{transformers.__version__}"
+        if not folder.is_dir():
+            try:
+                _unpack(source, folder)
+            except OSError as error:
+                log.warning("the generator's unpacked weights cannot be kept in %s: %s", cache, error)
+    if folder is not None and folder.is_dir():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     else:
         model, tokenizer = _read_quantised(source)
-    return SmolLM(model, tokenizer, version=f"{source.stem}@{digest}")
+    return model, tokenizer, f"{source.stem}@{digest}"
 
 
 def _weights() -> Path:

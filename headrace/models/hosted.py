@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from headrace.catalog import KV_CACHE
 from headrace.errors import HeadraceError, Unavailable
 from headrace.models.lane import Lane
+from headrace.models.release import EmbedderCard, GeneratorCard, Releases, RerankerCard
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Ledger
@@ -24,7 +25,7 @@ from headrace.storage.meter import Meter
 if TYPE_CHECKING:  # these import torch, which takes seconds: the lanes do it while the server already answers
     from headrace.models.embedder import MiniLM
     from headrace.models.generator import SmolLM
-    from headrace.models.reranker import Rerankers
+    from headrace.models.reranker import PairScorer
 
 log = logging.getLogger("headrace.models")
 
@@ -78,9 +79,17 @@ class Models:
     _loading: threading.Lock = field(default_factory=threading.Lock)
     _warmed: threading.Event = field(default_factory=threading.Event)
     _embedder: MiniLM | None = None
-    _rerankers: Rerankers | None = None
     _generator: SmolLM | None = None
     _reported: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        releases = partial(Releases, endpoints=self.endpoints, cache=self.cache)
+        self.embedders: Releases[EmbedderCard, MiniLM] = releases("embedder", "embedder", EmbedderCard, self._open_embedder)
+        self.rerankers: Releases[RerankerCard, PairScorer] = releases("reranker", "re-ranker", RerankerCard, self._open_reranker)
+        # The packaged generator answers where there is no storage, too.
+        self.generators: Releases[GeneratorCard, SmolLM] = releases(
+            "generator", "generator", GeneratorCard, self._open_generator, must_look=False
+        )
 
     def warm(self) -> None:
         """Begin loading torch, then the embedder, then the generator."""
@@ -91,40 +100,48 @@ class Models:
 
     def stop(self) -> None:
         """End every lane's work soon. Safe to call in a signal handler."""
-        for lane in (self.embedding, self.ranking, self.generating):
-            lane.stop()
+        for part in (self.embedding, self.ranking, self.generating, self.embedders, self.rerankers, self.generators):
+            part.stop()
 
     def embedder(self) -> MiniLM:
-        """The embedder; called on its lane only, as the two below."""
+        """The packaged embedder, loaded if need be."""
         if self._embedder is None:
             with self._loading:
                 started = time.perf_counter()
                 from headrace.models.embedder import MiniLM
 
-                self._embedder = MiniLM()
+                self._embedder = self._embedder or MiniLM()
             log.info("loaded the embedder in %.1f s", time.perf_counter() - started)
         return self._embedder
 
-    def rerankers(self) -> Rerankers:
-        """The re-ranker's versions."""
-        if self._rerankers is None:
-            # Not under the lock: the generator may hold it for long, and most of this was imported with the embedder.
-            self._warmed.wait()
-            from headrace.models.reranker import Rerankers
-
-            self._rerankers = Rerankers(self.endpoints, self.cache, self._loading)
-        return self._rerankers
-
     def generator(self) -> SmolLM:
-        """The generator."""
+        """The packaged generator, loaded if need be."""
         if self._generator is None:
             with self._loading:
                 started = time.perf_counter()
                 from headrace.models import generator
 
-                self._generator = generator.load(self.cache)
+                self._generator = self._generator or generator.load(self.cache)
             log.info("loaded the generator in %.1f s", time.perf_counter() - started)
         return self._generator
+
+    def _open_embedder(self, card: EmbedderCard, folder: Path) -> MiniLM:
+        self._warmed.wait()
+        from headrace.models.embedder import MiniLM
+
+        with self._loading:
+            return MiniLM(folder, window=card.max_tokens)
+
+    def _open_reranker(self, card: RerankerCard, folder: Path) -> PairScorer:
+        # Not under the lock: the generator may hold it for long, and most of this was imported with the embedder.
+        self._warmed.wait()
+        from headrace.models.reranker import PairScorer
+
+        with self._loading:
+            return PairScorer(card, folder)
+
+    def _open_generator(self, card: GeneratorCard, folder: Path) -> SmolLM:
+        return self.generator().adapted(folder, version=card.version, digest=card.digest)
 
     def kv_files(self, ledger: Ledger, tenant: str) -> tuple[FileWriter, int] | None:
         """The KV cache's files and how many bytes they may take, or `None` where there is no storage."""

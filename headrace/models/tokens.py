@@ -27,7 +27,12 @@ def embedder_folder() -> Path:
 @cache
 def tokenizer() -> Tokenizer:
     """The tokenizer of all-MiniLM-L6-v2, cutting and padding nothing. Raises `MissingPart`."""
-    found = Tokenizer.from_file(str(embedder_folder() / "tokenizer.json"))
+    return uncut(embedder_folder())
+
+
+def uncut(folder: Path) -> Tokenizer:
+    """The tokenizer of a model's folder, cutting and padding nothing."""
+    found = Tokenizer.from_file(str(folder / "tokenizer.json"))
     found.no_truncation()
     found.no_padding()
     return found

@@ -13,7 +13,7 @@ EMBEDDER = "all-MiniLM-L6-v2"
 RERANKER = "cross-encoder"
 GENERATOR = "SmolLM2-135M-Instruct"
 ROLES = {"embedder": EMBEDDER, "reranker": RERANKER, "generator": GENERATOR}
-"""What a request's `model` may say: the role, or the model that has it."""
+"""What a request's `model` may say: the role, or the model that has it; behind an @ one version of it, if need be."""
 
 NO_CHAMPION = "no_champion"
 MISSING_PART = "missing_part"
@@ -23,6 +23,7 @@ EMBEDDINGS_MAX = 1024
 PASSAGES_MAX = 512
 BODY_BYTES_MAX = 8 << 20
 
+ANSWER_ID_MAX = 256
 TENANT = r"^([a-z0-9][a-z0-9-]{0,62})?$"
 
 
@@ -67,6 +68,13 @@ class Text(Body):
     text: str = Field(min_length=1)
 
 
+class RankingExtras(Body):
+    """What a caller of the embedded server may say on top of NIM's fields."""
+
+    answer_id: str = Field(default="", max_length=ANSWER_ID_MAX)
+    """Which answer this is for: a canary is given a share of the answers."""
+
+
 class RankingRequest(Body):
     """`POST /v1/ranking`."""
 
@@ -74,6 +82,7 @@ class RankingRequest(Body):
     query: Text
     passages: list[Text] = Field(min_length=1, max_length=PASSAGES_MAX)
     truncate: Literal["NONE", "END"] = "NONE"
+    headrace: RankingExtras = RankingExtras()
 
 
 class Part(Body):
@@ -98,6 +107,8 @@ class Message(Body):
 class ChatExtras(Body):
     """What a caller of the embedded server may ask on top of OpenAI's fields."""
 
+    answer_id: str = Field(default="", max_length=ANSWER_ID_MAX)
+    """Which answer this is: a canary makes a share of them."""
     tenant: str = Field(default="", pattern=TENANT)
     """Whose prompt this is: tenants never share cached blocks."""
     cache: bool = True

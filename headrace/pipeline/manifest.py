@@ -49,6 +49,11 @@ def begin(turns: ObjectWriter, turn: int, what: dict[str, Any]) -> dict[str, Any
     return what
 
 
+def withdraw(turns: ObjectWriter, turn: int) -> None:
+    """Take back the plan of a turn that cannot be made; its number is free again."""
+    turns.delete(f"{name(turn)}.plan.json")
+
+
 def publish(turns: ObjectWriter, turn: int, manifest: dict[str, Any]) -> None:
     """Commit a turn. Raises `LostRace` where that turn was committed by somebody else."""
     turns.put_if_absent(f"{name(turn)}.json", _bytes(manifest))

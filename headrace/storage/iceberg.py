@@ -13,7 +13,7 @@ import math
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -42,12 +42,13 @@ from headrace.errors import LostRace, NotFound, StorageFull, Unavailable
 from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.iceberg_horizon import horizon, require_kept
+from headrace.storage.iceberg_rewrite import Change, Hit, IcebergRewrite
 from headrace.storage.iceberg_transaction import QuickTransaction
 from headrace.storage.iceberg_upkeep import PROPERTIES, IcebergUpkeep
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
 from headrace.storage.reason import reason
-from headrace.storage.upkept import Pinned, Upkept
+from headrace.storage.upkept import Pinned, Purged, Upkept
 
 Stage = Callable[[Table, Transaction, dict[str, str]], None]
 """Puts a snapshot with these properties into a transaction on a table."""
@@ -202,6 +203,7 @@ class IcebergTable:
         self._catalog: _MeteredCatalog | None = None
         self._table: Table | None = None
         self._upkeep = IcebergUpkeep(self, meter, _ours)
+        self._rewrite = IcebergRewrite(self, meter)
 
     def scan(self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None) -> Iterator[pa.RecordBatch]:
         """Stream the rows of a snapshot (the newest if `None`) in Iceberg's own Arrow types; none if there is no table."""
@@ -209,13 +211,13 @@ class IcebergTable:
         if table is None:
             return
         with self.faults():
-            # A column that the table was made without, and no writer has added yet, is left out.
+            # A column that the table was made without, and no writer had added by then, is left out.
             if snapshot is not None and table.snapshot_by_id(snapshot) is None:
                 raise NotFound(
                     f"Table {self.store.table} has no snapshot {snapshot} any more: upkeep has expired it.",
                     hint="Read the newest, or raise upkeep.keep_s; what a turn names is never expired.",
                 )
-            held = {field.name for field in table.schema().fields}
+            held = {field.name for field in table.scan(snapshot_id=snapshot).projection().fields}
             wanted = columns if columns == ("*",) else tuple(name for name in columns if name in held)
             yield from table.scan(row_filter=where, selected_fields=wanted, snapshot_id=snapshot).to_arrow_batch_reader()
 
@@ -324,6 +326,14 @@ class IcebergTable:
     def upkeep(self, rules: Upkeep, pinned: Pinned) -> Upkept | None:
         """Merge small files, expire snapshots and remove what none names; see `iceberg_upkeep.py`."""
         return self._upkeep.run(rules, pinned)
+
+    def rewrite(self, columns: Sequence[str], hit: Hit, change: Change | None) -> int:
+        """Take out the rows that are hit, or put changed ones in their place; see `iceberg_rewrite.py`."""
+        return self._rewrite.run(columns, hit, change)
+
+    def purge(self) -> Purged:
+        """Remove every snapshot but the newest, and what only they name; see `iceberg_rewrite.py`."""
+        return self._rewrite.purge()
 
     def marks_of(self, table: Table) -> dict[str, Any]:
         """Every mark of the newest snapshot of a table that was loaded."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import pyarrow as pa
@@ -84,6 +84,9 @@ class Replacement:
     `touched` names the manifests that list the replaced files. As long as a snapshot has them all, all those files are live.
     """
 
+    operation = Operation.REPLACE
+    """What its snapshot says it is: the table's rows are those it had."""
+
     def __init__(self, table: Table) -> None:
         self._table = table
         self._snapshot_id = table.metadata.new_snapshot_id()
@@ -94,16 +97,21 @@ class Replacement:
 
     def merge(self, group: Sequence[ManifestEntry]) -> None:
         """Write one file with the rows of a group of live entries."""
+        self._write(batches(self._table, group), sum(entry.data_file.record_count for entry in group))
+        self.removed += group
+
+    def _write(self, rows: Iterable[pa.RecordBatch], count: int) -> None:
+        """Write one file with these rows, of which there must be so many."""
         table = self._table
         schema = sanitize_column_names(table.schema())
         path = table.location_provider().new_data_location(f"{len(self.added):05d}-merged-{uuid.uuid4()}.parquet")
         output = table.io.new_output(path)
         with FileFormatFactory.get(FileFormat.PARQUET).create_writer(output, schema, table.properties) as writer:
-            for rows in _row_groups(_batches(table, group)):
-                writer.write(rows)
+            for group in _row_groups(rows):
+                writer.write(group)
         statistics = writer.result()
-        if statistics.record_count != sum(entry.data_file.record_count for entry in group):
-            raise RuntimeError(f"{path} has {statistics.record_count} rows, not as many as the files it was made from")
+        if statistics.record_count != count:
+            raise RuntimeError(f"{path} has {statistics.record_count} rows and should have {count}")
         self.added.append(
             DataFile.from_args(
                 content=DataFileContent.DATA,
@@ -118,7 +126,6 @@ class Replacement:
                 **statistics.to_serialized_dict(),
             )
         )
-        self.removed += group
 
     def write_manifests(self, live: Sequence[tuple[ManifestFile, list[ManifestEntry]]]) -> None:
         """Write what changes in the table's manifests, given all it has and their live entries."""
@@ -194,7 +201,7 @@ class Replacement:
 
 
 class _Exchange(_SnapshotProducer["_Exchange"]):
-    """The snapshot of a replacement. Its operation is `replace`: the table's rows are those it had."""
+    """The snapshot of a replacement."""
 
     def __init__(
         self,
@@ -207,6 +214,7 @@ class _Exchange(_SnapshotProducer["_Exchange"]):
         # pyiceberg adds up totals for an overwrite only; the name is changed behind its back, in _summary.
         super().__init__(Operation.OVERWRITE, transaction, table.io, snapshot_properties=properties)
         self._snapshot_id = replacement.snapshot_id
+        self._called = replacement.operation
         self._all = [*replacement.manifests(), *kept]
         self._added_data_files = list(replacement.added)
         self._deleted_data_files = {entry.data_file for entry in replacement.removed}
@@ -215,7 +223,7 @@ class _Exchange(_SnapshotProducer["_Exchange"]):
         return self._all
 
     def _summary(self, snapshot_properties: dict[str, str] = {}) -> Summary:  # noqa: B006 - pyiceberg's signature
-        return Summary(Operation.REPLACE, **super()._summary(snapshot_properties).additional_properties)
+        return Summary(self._called, **super()._summary(snapshot_properties).additional_properties)
 
     def _existing_manifests(self) -> list[ManifestFile]:
         return []
@@ -224,10 +232,10 @@ class _Exchange(_SnapshotProducer["_Exchange"]):
         return []
 
 
-def _batches(table: Table, group: Sequence[ManifestEntry]) -> Iterator[pa.RecordBatch]:
-    """The rows of some data files in the table's present schema, file by file, a few MiB at a time."""
+def batches(table: Table, group: Sequence[ManifestEntry], columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of some data files in the table's present schema, or some of its columns, file by file, a few MiB at a time."""
     parquet = FileFormatFactory.get(FileFormat.PARQUET)
-    schema = sanitize_column_names(table.schema())
+    schema = sanitize_column_names(table.schema() if columns is None else table.schema().select(*columns))
     for entry in group:
         with table.io.new_input(entry.data_file.file_path).open() as stream:
             # Small files cost requests, not bytes; large ones cost memory.
@@ -236,15 +244,17 @@ def _batches(table: Table, group: Sequence[ManifestEntry]) -> Iterator[pa.Record
             held = pyarrow_to_schema(file.schema_arrow, table.name_mapping(), format_version=table.format_version)
             width = sum(file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups))
             rows = max(1, min(65_536, _BATCH_BYTES * file.metadata.num_rows // max(1, width)))
-            for batch in file.iter_batches(batch_size=rows, use_threads=False):
+            # A file of before a column was there does not have it.
+            wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=rows, columns=wanted, use_threads=False):
                 yield _to_requested_schema(schema, held, batch, include_field_ids=True, format_model=parquet)
 
 
-def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+def _row_groups(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     size = 0
     kind: pa.Schema | None = None
-    for batch in batches:
+    for batch in rows:
         kind = kind or batch.schema
         held.append(pa.Table.from_batches([batch]).cast(kind))
         size += batch.nbytes

@@ -8,7 +8,7 @@ How a table is kept is its format's business: Iceberg (`iceberg.py`) or VAST DB 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.iceberg import IcebergTable
 from headrace.storage.meter import Meter
-from headrace.storage.upkept import Pinned, Upkept
+from headrace.storage.upkept import Pinned, Purged, Upkept
 from headrace.storage.vast import VastTable
 
 _EVERYTHING: BooleanExpression = AlwaysTrue()
@@ -44,6 +44,15 @@ class TableFormat(Protocol):
     def due(self, rules: Upkeep) -> bool: ...
 
     def upkeep(self, rules: Upkeep, pinned: Pinned) -> Upkept | None: ...
+
+    def rewrite(
+        self,
+        columns: Sequence[str],
+        hit: Callable[[pa.RecordBatch], pa.BooleanArray],
+        change: Callable[[pa.RecordBatch], pa.RecordBatch] | None,
+    ) -> int: ...
+
+    def purge(self) -> Purged: ...
 
 
 class TableReader:
@@ -128,6 +137,32 @@ class TableWriter(TableReader):
         Rows and marks stay what they are. Snapshots that `pinned` names when asked are never expired.
         """
         return self.format.upkeep(rules, pinned)
+
+    def rewrite(
+        self,
+        columns: Sequence[str],
+        hit: Callable[[pa.RecordBatch], pa.BooleanArray],
+        change: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None,
+    ) -> int:
+        """Take out the rows for which `hit` says so, given these columns, and return how many there were.
+
+        With `change` they are not taken out: each becomes the row that `change`, given whole rows, makes of it, which must not
+        be hit again. It is done until no row is hit, also of those that others add meanwhile; marks stay. What was there is in
+        older snapshots until `purge`.
+        """
+        wanted, whole = self._schema(tuple(columns)), self.store.columns
+        return self.format.rewrite(
+            columns,
+            lambda rows: hit(_as(rows, wanted)),
+            None if change is None else lambda rows: change(_as(rows, whole)),
+        )
+
+    def purge(self) -> Purged:
+        """Remove every snapshot but the newest, also those that turns name, and every byte that only they hold; return how many.
+
+        Whoever reads an older snapshot just then fails and has to begin again.
+        """
+        return self.format.purge()
 
 
 def quoted(text: str) -> str:

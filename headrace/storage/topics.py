@@ -180,8 +180,9 @@ class TopicReader(_Topic):
     def read(self, start: Mapping[int, int], *, most: int = 10_000, follow: bool = False) -> Iterator[Fetched]:
         """The records of the partitions in `start`, each from its offset there, `most` at a time.
 
-        Ends when the head is drained, or never if `follow` (an empty `Fetched` then comes about twice a second, so that the
-        caller can stop). Raises `OutOfRange` where the head does not have the wanted offset (any more).
+        Ends when the head is drained of what it had at the start, or never if `follow` (an empty `Fetched` then comes about
+        twice a second, so that the caller can stop). Raises `OutOfRange` where the head does not have the wanted offset (any
+        more).
         """
         self.ensure()
         if not start:
@@ -191,21 +192,25 @@ class TopicReader(_Topic):
             consumer.assign([TopicPartition(self.store.name, partition, offset) for partition, offset in start.items()])
             reached, ended = dict(start), dict.fromkeys(start, -1)
             quiet_since = time.monotonic()
+            ended_since: float | None = None
             while True:
                 found = False
                 for fetched in self._fetch(consumer, most, 0.25 if follow else 0.1, reached, ended):
                     found = True
                     yield fetched
+                if follow:
+                    if not found:
+                        yield Fetched([], [], [], [], {}, 0)
+                    continue
+                # Once at its end it is drained: waiting for silence would chase a head that is written to all the time.
+                if all(ended[partition] >= end for partition, end in ends.items()):
+                    ended_since = ended_since or time.monotonic()
+                    if time.monotonic() - ended_since >= _SILENCE_S:
+                        return
                 if found:
                     quiet_since = time.monotonic()
                     continue
-                if follow:
-                    yield Fetched([], [], [], [], {}, 0)
-                    continue
                 silent = time.monotonic() - quiet_since
-                empty = all(ended[partition] >= reached[partition] >= end for partition, end in ends.items())
-                if empty and silent >= _SILENCE_S:
-                    return
                 if silent > _TIMEOUT_S:
                     raise self._unavailable(f"no record in {_TIMEOUT_S:.0f} s, though the head says there are more")
 

@@ -33,3 +33,11 @@ class Upkept:
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON-ready keys."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Purged:
+    """Objects of one table that were removed at once, and their bytes."""
+
+    objects: int = 0
+    bytes: int = 0

@@ -21,7 +21,7 @@ import operator
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
 from headrace.storage.predicate import Term, split
 from headrace.storage.reason import reason
-from headrace.storage.upkept import Pinned, Upkept
+from headrace.storage.upkept import Pinned, Purged, Upkept
 
 if TYPE_CHECKING:
     from vastdb.session import Session
@@ -208,6 +208,100 @@ class VastTable:
     def upkeep(self, rules: Upkeep, pinned: Pinned) -> Upkept | None:
         """Nothing: VAST DB keeps its own storage in order."""
         return None
+
+    def rewrite(
+        self,
+        columns: Sequence[str],
+        hit: Callable[[pa.RecordBatch], pa.BooleanArray],
+        change: Callable[[pa.RecordBatch], pa.RecordBatch] | None,
+    ) -> int:
+        """Take out the rows that are hit, or put changed ones in their place, in one transaction; return how many.
+
+        They go from every version: what is deleted here is in none. A changed row keeps the version that brought it.
+        """
+        unsure = 0
+        for attempt in range(_TRIES):
+            try:
+                with self._faults_of_commit(), self._transaction() as transaction:
+                    return self._rewrite(transaction, columns, hit, change)
+            except _Uncertain as uncertain:  # if it was taken after all, nothing is hit any more
+                if uncertain.cause is not None:
+                    unsure += 1
+                    if unsure == _UNSURE:
+                        with self._faults():
+                            raise uncertain.cause from None
+                time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
+        raise LostRace(
+            f"{_TRIES} tries to take rows out of {self.store.table} were overtaken by other writers.",
+            hint="Run the command again; VAST DB frees what a writer held when its transaction times out.",
+        )
+
+    def purge(self) -> Purged:
+        """Nothing: there is no older snapshot, only versions, and what was taken out is in none of them."""
+        return Purged()
+
+    def _rewrite(
+        self,
+        transaction: Transaction,
+        columns: Sequence[str],
+        hit: Callable[[pa.RecordBatch], pa.BooleanArray],
+        change: Callable[[pa.RecordBatch], pa.RecordBatch] | None,
+    ) -> int:
+        tables = self._tables(transaction)
+        if tables is None:
+            return 0
+        head = self._head(tables["head"])
+        rows = tables["rows"]
+        rows.reload_schema()
+        held = rows.arrow_schema
+        read = [name for name in (self.store.columns.names if change else columns) if name in held.names]
+        meant: list[pa.RecordBatch] = []
+        cells: list[str] = []
+        for batch in self._select(rows, [*read, wide.WIDE, _VERSION], None, head, row_id=True):
+            hidden = batch.column(wide.WIDE).to_pylist()
+            whole = wide.mend(batch, functools.partial(self._pieces, tables["pieces"]))
+            mask = pc.fill_null(hit(whole.select([name for name in columns if name in held.names])), False)
+            meant.append(whole.filter(mask))
+            for text, is_meant in zip(hidden, mask.to_pylist(), strict=True):
+                cells += json.loads(text).values() if text and is_meant else ()
+        count = int(sum(batch.num_rows for batch in meant))
+        if not count:
+            return 0
+        new, pieces = wide.cut(self._changed(meant, change, held)) if change else (None, None)
+        brought = pc.count_distinct(pieces["cell"]).as_py() if pieces is not None else 0
+        lock = head.after(0 if change else -count, brought - len(cells), {}).as_batch()
+        with self._counted(Direction.WRITE, lock.nbytes):
+            tables["head"].update(lock.add_column(0, pa.field(_ROW_ID, pa.uint64()), pa.array([head.row], pa.uint64())))
+        standing = self._standing()
+        if standing is None or standing.version != head.version:
+            raise _Uncertain(None)
+        self._delete(rows, [row for batch in meant for row in batch.column(_ROW_ID).to_pylist()])
+        if cells:
+            found = self._rows(tables["pieces"], ["cell"], tables["pieces"]["cell"].isin(cells), row_id=True)
+            self._delete(tables["pieces"], [row[_ROW_ID] for row in found])
+        after = {"rows": new, "pieces": pieces and _with_version(pieces, head.version + 1)}
+        for role, data in {**after, "commits": _Head.as_commit(head.after(0, 0, {}), uuid.uuid4().hex)}.items():
+            for request in _requests(data) if data is not None else ():
+                with self._counted(Direction.WRITE, request.nbytes):
+                    tables[role].insert(request)
+        return count
+
+    def _changed(
+        self, meant: Sequence[pa.RecordBatch], change: Callable[[pa.RecordBatch], pa.RecordBatch], held: pa.Schema
+    ) -> pa.Table:
+        """What becomes of rows, as they are stored, each with the version that brought it."""
+        done = []
+        for rows in meant:
+            changed = change(rows)
+            columns = {name: changed.column(name) for name in changed.schema.names if name in held.names}
+            columns[_VERSION] = rows.column(_VERSION)
+            arrays = [columns[name].cast(held.field(name).type) for name in held.names if name in columns]
+            done.append(pa.RecordBatch.from_arrays(arrays, names=[name for name in held.names if name in columns]))
+        return pa.Table.from_batches(done)
+
+    def _delete(self, table: Any, rows: list[int]) -> None:
+        with self._counted(Direction.WRITE, 8 * len(rows)):
+            table.delete(pa.RecordBatch.from_arrays([pa.array(sorted(rows), pa.uint64())], names=[_ROW_ID]))
 
     def _commit(
         self,

@@ -4,22 +4,27 @@ Who may read a chunk is decided inside the index, before anything is ranked. In 
 reader, with the tenant in front, or the tenant's own alone where everybody of it may read. One query of the index of that column
 therefore finds what a user of a tenant may read, and nothing else.
 
-An operation in the ledger is a call of LanceDB: a search, an upsert, an index build. Its bytes are those that LanceDB moved to
-and from storage meanwhile, by its own count (`lance_io.py`); a write that had to read first has a row in either direction.
+A search runs on one version of the table from its beginning to its end: both searches give row ids, side by side, and only of
+the rows that are kept is the text fetched.
+
+An operation in the ledger is a search (of one kind or both, with what it fetches), an upsert, an index build. Its bytes are those
+that LanceDB moved to and from storage meanwhile, by its own count (`lance_io.py`); a write that had to read first has a row in
+either direction.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import os
 import re
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import urlparse
 
 os.environ.setdefault("LANCE_LOG", "error")  # it floods stderr otherwise
@@ -39,6 +44,7 @@ from headrace.storage.tables import quoted
 _EXACT_ROWS = 20_000
 _RRF_K = 60  # Cormack, Clarke, Büttcher 2009: reciprocal rank fusion
 _KEY = "chunk_id"
+_PRIMARY_KEY = b"lance-schema:unenforced-primary-key:position"
 _EVERYBODY = ""
 _LABELS = pa.list_(pa.string())
 _UNLABELLED = "(array_length(readers) IS NULL OR array_length(readers) = 0)"  # of before readers were labels
@@ -46,8 +52,9 @@ _UNLABELLED = "(array_length(readers) IS NULL OR array_length(readers) = 0)"  # 
 # exactly per result; and the matching rows up to which comparing them all is quicker and misses none.
 _PROBES = 16
 _REFINE = 3
-_EXACT_MATCHES = 2_000
+_EXACT_MATCHES = 1_000
 _COUNTS = 4096  # of (tenant, readers) kept per version of the table
+_FUSED_DEPTH = 50  # of either search, at least
 _DOCUMENTS_AT_ONCE = 200  # named in one filter
 # Upkeep is due with that many rows in no index and that share of all, or that many small fragments, or versions to remove.
 _UNINDEXED_ROWS, _UNINDEXED_SHARE = 500, 0.05
@@ -79,15 +86,66 @@ class Hit:
     """Cosine similarity to the question, where dense search found it."""
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """What one version of the table is like, and how many of its rows each filter was seen to match."""
+_Name = TypeVar("_Name", bound=Hashable)
 
+
+class Fused(NamedTuple, Generic[_Name]):
+    """What reciprocal rank fusion makes of one thing found; a rank is `None` where that search did not find it."""
+
+    name: _Name
+    score: float
+    dense_rank: int | None
+    fulltext_rank: int | None
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """One version of the table, which never changes, and how many of its rows each filter was seen to match."""
+
+    table: Any
     version: int
     columns: frozenset[str]
     indices: frozenset[str]
     rows: int
     matching: dict[str, int] = field(default_factory=dict)
+
+    async def dense(self, embedding: np.ndarray[Any, Any], where: str, most: int) -> dict[int, float]:
+        """Row id → cosine similarity of the nearest rows, best first."""
+        query = self.table.query().nearest_to(embedding).column("embedding").distance_type("cosine").where(where).limit(most)
+        if "embedding_idx" in self.indices:
+            matching = await self._matching(where)
+            if matching <= _EXACT_MATCHES:
+                query = query.bypass_vector_index()
+            else:
+                query = query.nprobes(math.ceil(_PROBES * self.rows / matching)).refine_factor(_REFINE)
+        found = await query.select(["_distance"]).with_row_id().to_arrow()
+        return {row: 1.0 - far for row, far in zip(found["_rowid"].to_pylist(), found["_distance"].to_pylist(), strict=True)}
+
+    async def fulltext(self, words: str, where: str, most: int) -> dict[int, float]:
+        """Row id → BM25 of the best rows, best first."""
+        if not words:
+            return {}
+        query = self.table.query().nearest_to_text(words, columns="text").where(where).limit(most)
+        found = await query.select(["_score"]).with_row_id().to_arrow()
+        return dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
+
+    async def rows_of(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """What a `Hit` needs of some rows, by row id."""
+        if not ids:
+            return {}
+        # An index made before places were kept has none until something is written to it.
+        wanted = [name for name in (_KEY, "document_id", "version", "uri", "heading", "text", "place") if name in self.columns]
+        found = await self.table.take_row_ids(list(ids)).select(wanted).with_row_id().to_arrow()
+        return {row["_rowid"]: row for row in found.to_pylist()}
+
+    async def _matching(self, where: str) -> int:
+        """How many rows a filter matches, asked of the indices of its columns."""
+        if (count := self.matching.get(where)) is None:
+            count = max(1, await self.table.count_rows(where))
+            if len(self.matching) >= _COUNTS:
+                self.matching.clear()
+            self.matching[where] = count
+        return count
 
 
 class VectorReader:
@@ -112,8 +170,11 @@ class VectorReader:
             }
         self._options = options
         self._table: Any = None
-        self._shape: _Shape | None = None
+        self._session: Any = None
+        self._snapshots: Any = None  # a connection whose tables stay at the version they were opened at
+        self._snapshot: _Snapshot | None = None
         self._opening = threading.Lock()
+        self._following = threading.Lock()
         self._others: dict[int, Self] = {}
 
     def of(self, generation: int) -> Self:
@@ -143,14 +204,20 @@ class VectorReader:
         table = self._open()
         return None if table is None else int(table.schema.field("embedding").type.list_size)
 
-    def held(self) -> pa.Table:
-        """Which chunks are indexed: columns chunk_id, document_id, version, tenant, uri, readers (empty: everybody)."""
+    def held(self, documents: Collection[str] | None = None) -> pa.Table:
+        """Which chunks are indexed, of some documents or of all.
+
+        Columns chunk_id, document_id, version, tenant, uri, readers (empty: everybody).
+        """
         columns = [_KEY, "document_id", "version", "tenant", "uri", "readers"]
         table = self._open()
         if table is None:
             return pa.schema([self.store.columns.field(name) for name in columns]).empty_table()
         with self._faults(), self._moves(Direction.READ):
-            rows = table.search().select(columns).limit(None).to_arrow()
+            query = table.search().select(columns)
+            if documents is not None:
+                query = query.where(_among(documents))
+            rows = query.limit(None).to_arrow()
         pairs = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
         named = pa.array([_readers(tenant, labels) for tenant, labels in pairs], _LABELS)
         return rows.set_column(rows.schema.get_field_index("readers"), "readers", named)
@@ -166,73 +233,66 @@ class VectorReader:
 
         Of the tenant's chunks, those answer that everybody of it may read and those that one of `readers` may.
         """
-        table, shape = self._searchable()
-        where = _answering(tenant, readers, shape)
-        query = (
-            table.search(embedding, vector_column_name="embedding")
-            .distance_type("cosine")
-            .where(where, prefilter=True)
-            .limit(most)
-        )
-        if "embedding_idx" in shape.indices:
-            matching = self._matching(table, shape, where)
-            if matching <= _EXACT_MATCHES:
-                query = query.bypass_vector_index()
-            else:
-                query = query.nprobes(math.ceil(_PROBES * shape.rows / matching)).refine_factor(_REFINE)
-        rows = self._run(query, shape, "_distance")
-        return [_hit(row, 1.0 - row["_distance"], dense_rank=rank) for rank, row in enumerate(rows, 1)]
+        return self._found(None, embedding, tenant=tenant, most=most, readers=readers)
 
     def fulltext(self, question: str, *, tenant: str, most: int, readers: Sequence[str] = ()) -> list[Hit]:
         """Best chunks by BM25 over stemmed words, best first; of those that answer to `tenant` and `readers`, as in `dense`."""
-        table, shape = self._searchable()
-        # What people type is words, not query syntax: punctuation must never make a query fail.
-        words = " ".join(re.findall(r"\w+", question))
-        if not words:
-            return []
-        query = table.search(words, query_type="fts", fts_columns="text")
-        rows = self._run(query.where(_answering(tenant, readers, shape), prefilter=True).limit(most), shape, "_score")
-        return [_hit(row, row["_score"], fulltext_rank=rank) for rank, row in enumerate(rows, 1)]
+        return self._found(question, None, tenant=tenant, most=most, readers=readers)
 
     def fusion(
         self, question: str, embedding: np.ndarray[Any, Any], *, tenant: str, most: int, readers: Sequence[str] = ()
     ) -> list[Hit]:
         """Both searches fused by reciprocal rank, best first; of those that answer to `tenant` and `readers`, as in `dense`."""
-        depth = max(most, 50)
-        dense = self.dense(embedding, tenant=tenant, most=depth, readers=readers)
-        return fuse(dense, self.fulltext(question, tenant=tenant, most=depth, readers=readers))[:most]
+        return self._found(question, embedding, tenant=tenant, most=most, readers=readers)
 
-    def _run(self, query: Any, shape: _Shape, score: str) -> list[dict[str, Any]]:
-        # An index made before places were kept has none until something is written to it.
-        place = [name for name in ("place",) if name in shape.columns]
-        query = query.select([_KEY, "document_id", "version", "uri", "heading", "text", *place, score])
+    def _found(
+        self,
+        question: str | None,
+        embedding: np.ndarray[Any, Any] | None,
+        *,
+        tenant: str,
+        most: int,
+        readers: Sequence[str],
+    ) -> list[Hit]:
+        from lancedb.background_loop import LOOP
+
+        # What people type is words, not query syntax: punctuation must never make a query fail.
+        words = None if question is None else " ".join(re.findall(r"\w+", question))
+        snapshot = self._searchable()
+        if embedding is None and not words:
+            return []
+        where = _answering(tenant, readers, snapshot)
         with self._faults(), self._moves(Direction.READ):
-            rows: list[dict[str, Any]] = query.to_arrow().to_pylist()
-        return rows
+            # One hop to LanceDB's loop and back: each costs more under load than what it carries.
+            hits: list[Hit] = LOOP.run(_search(snapshot, words, embedding, where, most))
+        return hits
 
-    def _searchable(self) -> tuple[Any, _Shape]:
+    def _searchable(self) -> _Snapshot:
+        """The version of the table that is to be searched now."""
         table = self._open()
         if table is None:
             raise NothingIndexed(
                 "No document has been indexed yet.", hint="Index some first: headrace index PATH, or headrace demo."
             )
         with self._faults():
-            version, shape = table.version, self._shape
-            if shape is None or shape.version != version:
-                indices = frozenset(index.name for index in table.list_indices())
-                shape = _Shape(version, frozenset(table.schema.names), indices, table.count_rows())
-                self._shape = shape
-        return table, shape
+            snapshot = self._snapshot
+            if snapshot is None or snapshot.version != table.version:
+                from lancedb.background_loop import LOOP
 
-    def _matching(self, table: Any, shape: _Shape, where: str) -> int:
-        """How many rows a filter matches, asked of the indices of its columns; what that reads is counted with the search."""
-        if (count := shape.matching.get(where)) is None:
-            with self._faults():
-                count = max(1, table.count_rows(where))
-            if len(shape.matching) >= _COUNTS:
-                shape.matching.clear()
-            shape.matching[where] = count
-        return count
+                with self._following:
+                    version, snapshot = table.version, self._snapshot
+                    if snapshot is None or snapshot.version != version:
+                        snapshot = self._snapshot = LOOP.run(self._snapshot_of(version))
+        return snapshot
+
+    async def _snapshot_of(self, version: int) -> _Snapshot:
+        if self._snapshots is None:
+            import lancedb
+
+            self._snapshots = await lancedb.connect_async(self._uri, storage_options=self._options, session=self._session)
+        table = await self._snapshots.open_table(self._name, version=version)
+        schema, indices, rows = await asyncio.gather(table.schema(), table.list_indices(), table.count_rows())
+        return _Snapshot(table, version, frozenset(schema.names), frozenset(index.name for index in indices), rows)
 
     def _open(self) -> Any:
         with self._opening, self._faults():
@@ -254,7 +314,12 @@ class VectorReader:
         # Imported where it is used, for it takes a second: most commands never touch the index.
         import lancedb
 
-        return lancedb.connect(self._uri, storage_options=self._options, read_consistency_interval=_SEEN_AFTER)
+        from headrace.storage import lance_io  # noqa: F401  # counts what is opened after it
+
+        self._session = self._session or lancedb.Session()  # its caches are shared with the snapshots
+        return lancedb.connect(
+            self._uri, storage_options=self._options, read_consistency_interval=_SEEN_AFTER, session=self._session
+        )
 
     @contextlib.contextmanager
     def _moves(self, direction: Direction) -> Iterator[None]:
@@ -378,15 +443,18 @@ class VectorWriter(VectorReader):
         """Remove this generation with all its rows; doing it twice is no error."""
         with self._opening, self._faults(), self._moves(Direction.WRITE):
             self._database().drop_table(self._name, ignore_missing=True)
-            self._table = self._shape = None
+            # What was cached would be taken for that of another table by this name.
+            self._table = self._snapshot = self._snapshots = self._session = None
 
     def _open_or_new(self, width: int) -> Any:
         """The table, with every column the catalog has; rows of before have null in those it gained."""
         table = self._open()
         with self._faults():
             if table is None:
-                schema = columns(self.store, width)
+                schema = _keyed(columns(self.store, width))
                 self._table = table = self._database().create_table(self._name, schema=schema, exist_ok=True)
+            if not table.schema.field(_KEY).metadata:  # an index of before the key was declared
+                table.set_unenforced_primary_key(_KEY)
             if gained := [field for field in self.store.columns if field.name not in table.schema.names]:
                 table.add_columns(gained)
         return table
@@ -399,34 +467,44 @@ def columns(store: Store, width: int) -> pa.Schema:
     return schema.set(place, schema.field(place).with_type(pa.list_(pa.float32(), width)))
 
 
-def fuse(dense: Sequence[Hit], fulltext: Sequence[Hit]) -> list[Hit]:
+def _keyed(schema: pa.Schema) -> pa.Schema:
+    """The schema with its key declared: without that, two upserts at once would each insert the same new chunk."""
+    place = schema.get_field_index(_KEY)
+    return schema.set(place, schema.field(place).with_metadata({_PRIMARY_KEY: b"1"}))
+
+
+async def _search(
+    snapshot: _Snapshot, words: str | None, embedding: np.ndarray[Any, Any] | None, where: str, most: int
+) -> list[Hit]:
+    """Search by words, by embedding, or by both fused, and fetch what is kept."""
+    similar: dict[int, float] = {}
+    if embedding is None or words is None:
+        if embedding is not None:
+            similar = scores = await snapshot.dense(embedding, where, most)
+            kept = [Fused(row, score, rank, None) for rank, (row, score) in enumerate(scores.items(), 1)]
+        else:
+            scores = await snapshot.fulltext(words or "", where, most)
+            kept = [Fused(row, score, None, rank) for rank, (row, score) in enumerate(scores.items(), 1)]
+    else:
+        depth = max(most, _FUSED_DEPTH)
+        similar, worded = await asyncio.gather(snapshot.dense(embedding, where, depth), snapshot.fulltext(words, where, depth))
+        kept = fuse(list(similar), list(worded))[:most]
+    rows = await snapshot.rows_of([found.name for found in kept])
+    return [_hit(rows[found.name], found, similar.get(found.name)) for found in kept]
+
+
+def fuse(dense: Sequence[_Name], fulltext: Sequence[_Name]) -> list[Fused[_Name]]:
     """Reciprocal rank fusion, Σ 1 / (60 + rank): Cormack, Clarke, Büttcher 2009. Ties go to the better dense rank."""
-    found: dict[str, Hit] = {hit.chunk_id: hit for hit in (*fulltext, *dense)}
-    dense_ranks = {hit.chunk_id: rank for rank, hit in enumerate(dense, 1)}
-    fulltext_ranks = {hit.chunk_id: rank for rank, hit in enumerate(fulltext, 1)}
+    dense_ranks = {name: rank for rank, name in enumerate(dense, 1)}
+    fulltext_ranks = {name: rank for rank, name in enumerate(fulltext, 1)}
     fused = []
-    for chunk_id, hit in found.items():
-        ranks = (dense_ranks.get(chunk_id), fulltext_ranks.get(chunk_id))
-        score = sum(1.0 / (_RRF_K + rank) for rank in ranks if rank is not None)
-        fused.append(
-            Hit(
-                hit.chunk_id,
-                hit.document_id,
-                hit.version,
-                hit.uri,
-                hit.heading,
-                hit.text,
-                score,
-                dense_rank=ranks[0],
-                fulltext_rank=ranks[1],
-                place=hit.place,
-                similarity=hit.similarity,
-            )
-        )
-    return sorted(fused, key=lambda hit: (-hit.score, hit.dense_rank or 10**9, hit.chunk_id))
+    for name in dense_ranks | fulltext_ranks:
+        ranks = (dense_ranks.get(name), fulltext_ranks.get(name))
+        fused.append(Fused(name, sum(1.0 / (_RRF_K + rank) for rank in ranks if rank is not None), *ranks))
+    return sorted(fused, key=lambda found: (-found.score, found.dense_rank or 10**9))
 
 
-def _hit(row: dict[str, Any], score: float, **ranks: int) -> Hit:
+def _hit(row: dict[str, Any], found: Fused[int], similarity: float | None) -> Hit:
     return Hit(
         row["chunk_id"],
         row["document_id"],
@@ -434,10 +512,11 @@ def _hit(row: dict[str, Any], score: float, **ranks: int) -> Hit:
         row["uri"],
         row["heading"],
         row["text"],
-        float(score),
-        **ranks,
+        float(found.score),
+        found.dense_rank,
+        found.fulltext_rank,
         place=row.get("place") or "",
-        similarity=1.0 - row["_distance"] if "_distance" in row else None,
+        similarity=similarity,
     )
 
 
@@ -464,8 +543,8 @@ def _among(documents: Collection[str]) -> str:
     return f"document_id IN ({', '.join(map(quoted, documents))})"
 
 
-def _answering(tenant: str, readers: Sequence[str], shape: _Shape) -> str:
+def _answering(tenant: str, readers: Sequence[str], snapshot: _Snapshot) -> str:
     """The filter of the chunks that answer to a tenant's user who is all of `readers`."""
     labels = ", ".join(quoted(_label(tenant, reader)) for reader in dict.fromkeys((_EVERYBODY, *readers)))
     mine = f"array_has_any(readers, [{labels}])"
-    return mine if "readers_idx" in shape.indices else f"({mine} OR (tenant = {quoted(tenant)} AND {_UNLABELLED}))"
+    return mine if "readers_idx" in snapshot.indices else f"({mine} OR (tenant = {quoted(tenant)} AND {_UNLABELLED}))"

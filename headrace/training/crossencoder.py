@@ -28,9 +28,13 @@ def fresh(seed: int) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     path = str(get_model_path())
     model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
-    for parameter in model.base_model.embeddings.parameters():
-        parameter.requires_grad = False
-    return model, AutoTokenizer.from_pretrained(path)
+    return _words_fixed(model), AutoTokenizer.from_pretrained(path)
+
+
+def trainable(folder: Path) -> tuple[Any, Any]:
+    """A cross-encoder as `save` left it, to be trained on."""
+    model, tokenizer = load(folder)
+    return _words_fixed(model), tokenizer
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -62,3 +66,9 @@ def score(model: Any, tokenizer: Any, question: str, passages: Sequence[str], mo
     with torch.inference_mode():
         encoded = encode_pairs(tokenizer, [(question, passage) for passage in passages], most_tokens)
         return [float(x) for x in model(**encoded).logits.squeeze(-1)]
+
+
+def _words_fixed(model: Any) -> Any:
+    for parameter in model.base_model.embeddings.parameters():
+        parameter.requires_grad = False
+    return model

@@ -2,54 +2,76 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from headrace.catalog import CHECKPOINTS, DATASETS, MODELS
-from headrace.models.combination import combined_order
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.stage import stage
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader
-from headrace.training.champion import RERANKER, card, champion
-from headrace.training.loop import Trained
-from headrace.training.prepare import TEST, TUNE, Dataset, questions
+from headrace.training.champion import NONE, card, champion
+from headrace.training.loop import Trained, fetch
+from headrace.training.measures import Compared, measure_of
+from headrace.training.prepare import Dataset
+from headrace.training.recipes import recipe_of
+from headrace.training.rows import TEST, TUNE, read
 
-_CUT = 10
 _RESAMPLES = 10_000
-_WEIGHTS = tuple(round(0.1 * i, 1) for i in range(11))
-
-# Scores the passages of a question: raw logits, in their order.
-Scorer = Callable[[str, Sequence[str]], list[float]]
+_BESIDE = ("groundedness", "tokens", "wanted", "refused", "repetition")
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What the held-out questions say: mean nDCG@10 of each, and the mean difference with its two-sided 95 % interval.
+class Difference:
+    """A mean of both over the same questions, their mean difference, its two-sided 95 % interval.
 
-    `confidence` is the share of bootstrap resamples in which the challenger is better.
+    `confidence` is the share of bootstrap resamples in which the challenger has more.
     """
 
     questions: int
-    retrieval: float
     champion: float
-    champion_version: str
     challenger: float
     difference: float
     low: float
     high: float
     confidence: float
-    retrieval_weight: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the held-out questions say of challenger and champion, by `measure`.
+
+    `tenants` has the same for each tenant's questions, `without` for those that a user did not judge (only users with many),
+    `beside` for what else was seen of the answers. `card` is what serving has to know of the challenger, `retrieval` the mean of
+    retrieval's own order where there is one.
+    """
+
+    measure: str
+    champion_version: str
+    questions: int
+    champion: float
+    challenger: float
+    difference: float
+    low: float
+    high: float
+    confidence: float
+    retrieval: float | None = None
+    card: dict[str, Any] = field(default_factory=dict)
+    tenants: dict[str, Difference] = field(default_factory=dict)
+    without: dict[str, Difference] = field(default_factory=dict)
+    beside: dict[str, Difference] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The evaluation as the manifest names it."""
-        return {**vars(self)}
+        return {
+            **vars(self),
+            **{name: {key: vars(d) for key, d in getattr(self, name).items()} for name in ("tenants", "without", "beside")},
+        }
 
 
 @stage("Compares challenger and champion on held-out questions, with a paired bootstrap.")
@@ -60,61 +82,49 @@ def evaluate(
     bars: Bars,
     dataset: Dataset,
     trained: Trained,
+    recipe: str,
+    given: Mapping[str, Any],
     settings: Training,
 ) -> Evaluation:
-    """Fit how the challenger's score is weighed with retrieval's on the `tune` questions, then compare on `test`.
+    """Compare on the questions of the `test` split; what has to be fitted is fitted on those of `tune`.
 
-    The champion is what is served now: the promoted re-ranker, or retrieval's own order before the first promotion.
+    The champion is what answers now: the released version, or what is there without one.
     """
-    from headrace.training import crossencoder
-
+    chosen = recipe_of(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        challenger = crossencoder.load(_fetch(checkpoints, trained.weights, Path(folder) / "challenger"))
-        standing = champion(models)[0]
-        reigning, reigning_weight = None, 1.0
-        if standing.version != "none":
-            prefix = f"{RERANKER}/{standing.version}"
-            reigning = crossencoder.load(_fetch(models, prefix, Path(folder) / "champion"))
-            reigning_weight = float(card(models, standing.version)["retrieval_weight"])
+        challenger = fetch(checkpoints, trained.weights, Path(folder) / "challenger")
+        standing = champion(models, chosen.model)[0].version
+        reigning: Path | None = None
+        known: dict[str, Any] = {}
+        if standing != NONE:
+            reigning = fetch(models, f"{chosen.model}/{standing}", Path(folder) / "champion")
+            known = card(models, chosen.model, standing)
+        tune, test = (read(datasets, dataset.files, split) for split in (TUNE, TEST))
+        compared = measure_of(chosen.model)(challenger, reigning, known, tune, test, chosen.settings(given), bars)
+    return evaluated(compared, standing, settings)
 
-        def scorer(pair: tuple[Any, Any]) -> Scorer:
-            return lambda question, passages: crossencoder.score(*pair, question, passages, settings.max_tokens)
 
-        tune = _scored(questions(datasets, dataset, TUNE), scorer(challenger), bars, "fit")
-        weight = _fitted(tune)
-        test = questions(datasets, dataset, TEST)
-        ours = [
-            ndcg(labels(rows), weighed(rows, logits, weight))
-            for rows, logits in _scored(test, scorer(challenger), bars, "evaluate")
-        ]
-        plain = [ndcg(labels(rows), list(range(len(rows)))) for rows in _asked(test)]
-        theirs = plain
-        if reigning is not None:
-            theirs = [
-                ndcg(labels(rows), weighed(rows, logits, reigning_weight))
-                for rows, logits in _scored(test, scorer(reigning), bars, "champion")
-            ]
-    differences = np.asarray(ours) - np.asarray(theirs)
-    low, high, confidence = bootstrap(differences, settings.seed)
+def evaluated(compared: Compared, champion_version: str, settings: Training) -> Evaluation:
+    """The evaluation that a comparison comes to."""
+    pairs = list(zip(compared.ours, compared.theirs, strict=True))
+    tenants: dict[str, list[Any]] = {}
+    users: dict[str, int] = {}
+    for pair in pairs:
+        tenants.setdefault(pair[0]["tenant"], []).append(pair)
+        for user in pair[0]["users"]:
+            users[user] = users.get(user, 0) + 1
+    many = [u for u, count in sorted(users.items()) if settings.gate.user_share * len(pairs) < count < len(pairs)]
+    whole = _difference(pairs, "score", settings.seed)
     return Evaluation(
-        questions=len(ours),
-        retrieval=_mean(plain),
-        champion=_mean(theirs),
-        champion_version=standing.version,
-        challenger=_mean(ours),
-        difference=_mean(differences),
-        low=low,
-        high=high,
-        confidence=confidence,
-        retrieval_weight=weight,
+        measure=compared.measure,
+        champion_version=champion_version,
+        **vars(whole),
+        retrieval=None if compared.retrieval is None else round(compared.retrieval, 4),
+        card=compared.card,
+        tenants={tenant: _difference(some, "score", settings.seed) for tenant, some in sorted(tenants.items())},
+        without={u: _difference([p for p in pairs if u not in p[0]["users"]], "score", settings.seed) for u in many},
+        beside={name: _difference(pairs, name, settings.seed) for name in _BESIDE if pairs and pairs[0][0].get(name) is not None},
     )
-
-
-def ndcg(relevance: Sequence[float], order: Sequence[int], cut: int = _CUT) -> float:
-    """nDCG@cut with linear gain: Järvelin, Kekäläinen 2002. `order` lists indices into `relevance`, best first."""
-    gained = sum(relevance[i] / math.log2(place + 2) for place, i in enumerate(order[:cut]))
-    best = sum(gain / math.log2(place + 2) for place, gain in enumerate(sorted(relevance, reverse=True)[:cut]))
-    return gained / best if best > 0 else 0.0
 
 
 def bootstrap(differences: np.ndarray[Any, Any], seed: int) -> tuple[float, float, float]:
@@ -131,46 +141,12 @@ def bootstrap(differences: np.ndarray[Any, Any], seed: int) -> tuple[float, floa
     return round(float(low), 4), round(float(high), 4), round(float((means > 0).mean()), 4)
 
 
-def labels(rows: Sequence[dict[str, Any]]) -> list[float]:
-    """Relevance of a question's passages, in retrieval order."""
-    return [float(row["label"]) for row in rows]
+def _difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], name: str, seed: int) -> Difference:
+    ours = np.asarray([float(mine[name]) for mine, _ in pairs])
+    theirs = np.asarray([float(other[name]) for _, other in pairs])
+    low, high, confidence = bootstrap(ours - theirs, seed)
+    return Difference(len(pairs), _mean(theirs), _mean(ours), _mean(ours - theirs), low, high, confidence)
 
 
-def weighed(rows: Sequence[dict[str, Any]], logits: Sequence[float], weight: float) -> list[int]:
-    """The order that serving would give these passages."""
-    return combined_order([row["retrieval_score"] for row in rows], logits, weight)
-
-
-def _asked(by_question: dict[str, list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
-    """The questions that can tell orders apart: at least one passage liked and one not."""
-    return [rows for rows in by_question.values() if 0 < sum(labels(rows)) < len(rows)]
-
-
-def _scored(
-    by_question: dict[str, list[dict[str, Any]]], score: Scorer, bars: Bars, what: str
-) -> list[tuple[list[dict[str, Any]], list[float]]]:
-    asked = _asked(by_question)
-    return [
-        (rows, score(rows[0]["question"], [row["passage"] for row in rows]))
-        for rows in bars.track(asked, what, total=len(asked), of="questions")
-    ]
-
-
-def _fitted(tune: list[tuple[list[dict[str, Any]], list[float]]]) -> float:
-    """The retrieval weight with the best mean nDCG@10; of equals the one that trusts retrieval most."""
-    if not tune:
-        return 0.5
-    means = {w: _mean([ndcg(labels(rows), weighed(rows, logits, w)) for rows, logits in tune]) for w in _WEIGHTS}
-    return max(means, key=lambda w: (means[w], w))
-
-
-def _fetch(store: ObjectReader, prefix: str, folder: Path) -> Path:
-    for info in list(store.list(f"{prefix}/")):
-        path = folder / PurePosixPath(info.key).relative_to(prefix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store.download(info.key, path)
-    return folder
-
-
-def _mean(values: Sequence[float] | np.ndarray[Any, Any]) -> float:
-    return round(float(np.mean(values)), 4) if len(values) else 0.0
+def _mean(values: np.ndarray[Any, Any]) -> float:
+    return round(float(values.mean()), 4) if len(values) else 0.0

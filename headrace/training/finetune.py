@@ -1,44 +1,80 @@
-"""finetune: the cross-encoder on the dataset, checkpoints on the object tier, resumed where a killed run left off."""
+"""finetune: a recipe on the dataset, checkpoints on the object tier, resumed where a killed run left off."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from headrace.catalog import CHECKPOINTS, DATASETS
-from headrace.errors import Terminal
+from headrace.catalog import CHECKPOINTS, DATASETS, MODELS
+from headrace.errors import NotFound, NothingToLearn
 from headrace.pipeline.launch import Launch
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.stage import stage
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.loop import Job, Trained, train
-from headrace.training.prepare import TRAIN, Dataset
+from headrace.training.prepare import Dataset
+from headrace.training.rows import TRAIN
 
 _DONE = "trained.json"
 
 
-@stage("Fine-tunes the cross-encoder on liked and disliked passages, with checkpoints that resume exactly.")
+@stage("Fine-tunes a model on what users judged, with checkpoints that resume exactly.")
 def finetune(
     datasets: Annotated[ObjectReader, DATASETS],
+    models: Annotated[ObjectReader, MODELS],
     checkpoints: Annotated[ObjectWriter, CHECKPOINTS],
     bars: Bars,
     launch: Launch,
     dataset: Dataset,
+    recipe: str,
+    given: Mapping[str, Any],
+    parent: str,
     settings: Training,
 ) -> Trained:
-    """Train to the end; a training that had ended is not done again."""
+    """Train to the end; a training that had ended is not done again.
+
+    `given` are the recipe's settings, `parent` is `model/version` of the weights it starts from, "" for the packaged ones.
+    Raises `NothingToLearn` where the dataset has nothing that the recipe can learn from.
+    """
     if not dataset.examples.get(TRAIN):
-        raise Terminal(
+        raise NothingToLearn(
             "There is nothing to train on: no question has both a liked and a disliked passage.",
             hint="Gather more verdicts: headrace ask, then headrace feedback.",
         )
-    recipe = hashlib.sha256(json.dumps(settings.model_dump(), sort_keys=True).encode()).hexdigest()[:8]
-    prefix = f"reranker/{dataset.version}-{recipe}"
-    if checkpoints.info(f"{prefix}/{_DONE}") is not None:
-        return Trained(**json.loads(checkpoints.get(f"{prefix}/{_DONE}")))
+    job = Job(
+        recipe,
+        dict(given),
+        dataset.files,
+        training(recipe, given, parent, dataset.version, settings),
+        parent,
+        settings.seed,
+        settings.threads,
+        settings.keep,
+    )
+    try:
+        return Trained(**json.loads(checkpoints.get(f"{job.prefix}/{_DONE}")))
+    except NotFound:
+        pass
     with bars.counted("train", of="steps") as advance:
-        done = launch.run(train, Job(dataset, prefix, settings), datasets, checkpoints, report=advance)
-    checkpoints.put(f"{prefix}/{_DONE}", json.dumps(done.as_dict(), sort_keys=True).encode())
+        done = launch.run(train, job, datasets, models, checkpoints, report=advance)
+    if done.steps == 0:
+        raise NothingToLearn(
+            f"There is nothing that the recipe {recipe} can learn from in these verdicts"
+            + (f": left out were {_told(done.left_out)}." if done.left_out else "."),
+            hint="Gather more verdicts, on passages and on answers; docs/training.md says what each recipe needs.",
+        )
+    checkpoints.put(f"{job.prefix}/{_DONE}", json.dumps(done.as_dict(), sort_keys=True).encode())
     return done
+
+
+def training(recipe: str, given: Mapping[str, Any], parent: str, dataset: str, settings: Training) -> str:
+    """Where a training's checkpoints are: everything that its weights hang on is in the name."""
+    identity = json.dumps([given, parent, settings.seed, settings.threads], sort_keys=True)
+    return f"{recipe}/{dataset}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def _told(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())

@@ -1,176 +1,177 @@
-"""The training loop function: called directly on one machine, under Ray Train on a cluster.
+"""The training loop function, the same for every recipe: called directly on one machine, under Ray Train on a cluster.
 
-One cross-encoder, listwise: each group is one liked passage and the disliked ones retrieval ranked highest, and the loss is the
-cross-entropy of the liked one among them (Gao, Dai, Callan 2021, "Rethink Training of BERT Rerankers", eq. 3). A checkpoint holds
-the trained weights, optimizer, RNG and position, so a resumed run ends with the very weights of one that was never stopped.
+A checkpoint holds the trained weights, optimizer, RNG and position, and nothing else hangs on the past: a resumed training ends
+with the very weights of one that was never stopped, and no item is left out or seen twice in an epoch.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import random
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from headrace.errors import NotFound
-from headrace.settings import Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.training.prepare import TRAIN, Dataset, questions
-
-_LATEST = "latest.json"
-_WARMUP = 0.1
-_KEEP = 2
+from headrace.training.checkpoint import Checkpoints, resume
+from headrace.training.interrupt import put_off
+from headrace.training.recipes import recipe_of
+from headrace.training.rows import TRAIN, read
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to train: the dataset, where checkpoints go (`prefix`), and the recipe."""
+    """What to train: the recipe and its settings, the dataset's files, where checkpoints go, and whose weights it starts from.
 
-    dataset: Dataset
+    `parent` is the released version that it starts from, as `model/version` in the models store; "" for the packaged weights.
+    """
+
+    recipe: str
+    settings: Mapping[str, Any]
+    files: tuple[Mapping[str, Any], ...]
     prefix: str
-    settings: Training
+    parent: str = ""
+    seed: int = 17
+    threads: int = 1
+    keep: int = 2
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of it: the folder of the weights, steps in all and taken in this process, seconds, and mean losses."""
+    """What came of it: the folder of the weights, the last checkpoint, steps in all and taken in this process, and losses.
+
+    Seconds: `read` the data and the weights, `train` (the steps), `checkpoint` (writing, beside the steps) and `stalled` (steps
+    held up by checkpoints). `figures` are the means over the last tenth of the steps of what the recipe tells (KL, reward, …).
+    """
 
     weights: str
+    checkpoint: str
+    items: int
     steps: int
     taken: int
     seconds: float
+    read_s: float
+    checkpoint_s: float
+    stalled_s: float
     first_loss: float
     last_loss: float
+    figures: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The training as the manifest names it."""
         return {**vars(self)}
 
 
-def train(job: Job, datasets: ObjectReader, checkpoints: ObjectWriter, report: Callable[[int, int, float], None]) -> Trained:
+def train(
+    job: Job, datasets: ObjectReader, models: ObjectReader, checkpoints: ObjectWriter, report: Callable[[int, int, float], None]
+) -> Trained:
     """Train to the end from the newest checkpoint, or from the start; `report(step, of, loss)` after each step.
 
     Raises `NotFound` where the dataset was deleted meanwhile.
     """
-    # Imported here: everything else of the training room stays usable, and quick to import, without torch.
-    import torch
-
-    from headrace.training.crossencoder import encode_pairs, fresh, save
-
-    settings = job.settings
-    torch.manual_seed(settings.seed)
-    torch.set_num_threads(settings.threads)
-    groups = _groups(questions(datasets, job.dataset, TRAIN), settings.negatives)
-    model, tokenizer = fresh(settings.seed)
-    trained = [p for p in model.parameters() if p.requires_grad]
+    begun = time.perf_counter()
+    with put_off():
+        import torch
+    recipe = recipe_of(job.recipe)
+    settings = recipe.settings(job.settings)
+    torch.manual_seed(job.seed)
+    torch.set_num_threads(job.threads)
+    rows = read(datasets, job.files, TRAIN)
+    items = recipe.items(rows, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        parent = fetch(models, job.parent, Path(folder)) if job.parent else None
+        with put_off():
+            policy = recipe.fresh(parent, settings, job.seed)
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.01)
-    per_step = max(1, settings.batch // (settings.negatives + 1))
-    per_epoch = (len(groups) + per_step - 1) // per_step
-    total = per_epoch * settings.epochs
-    losses: list[float] = []
-    step = _resume(checkpoints, job.prefix, model, optimizer, losses)
-    taken, started = 0, time.perf_counter()
-    while step < total:
-        epoch, place = divmod(step, per_epoch)
-        order = list(range(len(groups)))
-        random.Random(f"{settings.seed}/{epoch}").shuffle(order)
-        chosen = [groups[i] for i in order[place * per_step : (place + 1) * per_step]]
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(step, total)
-        model.train()
-        pairs = [(question, passage) for question, passages in chosen for passage in passages]
-        logits = model(**encode_pairs(tokenizer, pairs, settings.max_tokens)).logits.squeeze(-1)
-        sizes = [len(passages) for _, passages in chosen]
-        loss = torch.stack(
-            [torch.nn.functional.cross_entropy(part[None], torch.zeros(1, dtype=torch.long)) for part in logits.split(sizes)]
-        ).mean()
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        step += 1
-        taken += 1
-        report(step, total, losses[-1])
-        if step % settings.checkpoint_steps == 0 and step < total:
-            _checkpoint(checkpoints, job.prefix, step, model, optimizer, losses)
+    per_epoch = (len(items) + settings.batch - 1) // settings.batch
+    total = min(per_epoch * settings.epochs, settings.most_steps)
+    step, latest, detail = resume(checkpoints, job.prefix, policy.model, optimizer)
+    losses: list[float] = detail.get("losses", [])
+    figures: list[dict[str, float]] = detail.get("figures", [])
+    kept = Checkpoints(checkpoints, job.prefix, job.keep)
+    started = time.perf_counter()
+    taken = 0
+    try:
+        policy.model.train()
+        while step < total:
+            epoch, place = divmod(step, per_epoch)
+            order = list(range(len(items)))
+            random.Random(f"{job.seed}/{epoch}").shuffle(order)
+            chosen = [items[i] for i in order[place * settings.batch : (place + 1) * settings.batch]]
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * schedule(step, total, settings.warmup)
+            with put_off():
+                loss, told = recipe.loss(policy, chosen, settings, _step_seed(job.seed, step))
+                optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(loss)
+                torch.nn.utils.clip_grad_norm_(trained, settings.clip)
+                optimizer.step()
+                losses.append(float(loss.detach()))
+                figures.append(told)
+            step += 1
+            taken += 1
+            report(step, total, losses[-1])
+            if step % settings.checkpoint_steps == 0 and step < total:
+                kept.save(step, policy.model, optimizer, {"losses": losses, "figures": figures})
+        stepped = time.perf_counter() - started
+        if taken or not latest:
+            latest = kept.finish(step, policy.model, optimizer, {"losses": losses, "figures": figures})
+    finally:
+        kept.close()
     weights = f"{job.prefix}/weights"
     with tempfile.TemporaryDirectory() as folder:
-        save(model, tokenizer, Path(folder))
+        recipe.save(policy, Path(folder))
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 checkpoints.upload(f"{weights}/{path.relative_to(folder).as_posix()}", path)
-    tenth = max(1, len(losses) // 10)
     return Trained(
         weights=weights,
+        checkpoint=latest,
+        items=len(items),
         steps=total,
         taken=taken,
-        seconds=round(time.perf_counter() - started, 1),
-        first_loss=round(sum(losses[:tenth]) / tenth, 4) if losses else 0.0,
-        last_loss=round(sum(losses[-tenth:]) / tenth, 4) if losses else 0.0,
+        seconds=round(stepped, 2),
+        read_s=round(started - begun, 2),
+        checkpoint_s=round(kept.writing, 2),
+        stalled_s=round(kept.stalled, 3),
+        first_loss=round(_mean(losses[: _tenth(losses)]), 4),
+        last_loss=round(_mean(losses[-_tenth(losses) :]), 4),
+        figures=_means(figures[-_tenth(figures) :]),
+        left_out=recipe.left_out(rows, settings),
     )
 
 
-def _groups(by_question: dict[str, list[dict[str, Any]]], negatives: int) -> list[tuple[str, list[str]]]:
-    """(question, [liked passage, disliked …]) for the best retrieved liked passage of each question, hardest negatives first.
-
-    A question without both teaches nothing and is left out.
-    """
-    groups = []
-    for question, rows in by_question.items():
-        liked = [row["passage"] for row in rows if row["label"] > 0]
-        disliked = [row["passage"] for row in rows if row["label"] == 0]
-        if liked and disliked:
-            groups.append((question, [liked[0], *disliked[:negatives]]))
-    return groups
+def fetch(store: ObjectReader, prefix: str, folder: Path) -> Path:
+    """Copy every object below `prefix` into `folder`, which is returned."""
+    for info in list(store.list(f"{prefix}/")):
+        path = folder / PurePosixPath(info.key).relative_to(prefix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.download(info.key, path)
+    return folder
 
 
-def _schedule(step: int, total: int) -> float:
-    """Linear warm-up over the first tenth, then linear decay to zero."""
-    warm = max(1, int(total * _WARMUP))
+def schedule(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up over a share of the steps, then linear decay to zero."""
+    warm = max(1, int(total * warmup))
     return (step + 1) / warm if step < warm else max(0.0, (total - step) / max(1, total - warm))
 
 
-def _checkpoint(checkpoints: ObjectWriter, prefix: str, step: int, model: Any, optimizer: Any, losses: list[float]) -> None:
-    """Write a checkpoint and only then name it the latest; older ones but one go."""
-    import torch
-
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    state = {
-        "step": step,
-        "weights": {name: value for name, value in model.state_dict().items() if name not in frozen},
-        "optimizer": optimizer.state_dict(),
-        "rng": torch.get_rng_state(),
-        "losses": losses,
-    }
-    key = f"{prefix}/step-{step:06d}.pt"
-    # By way of a file, which is streamed: in memory it would stand there two or three times.
-    with tempfile.NamedTemporaryFile(suffix=".pt") as file:
-        torch.save(state, file)
-        file.flush()
-        checkpoints.upload(key, Path(file.name))
-    checkpoints.put(f"{prefix}/{_LATEST}", json.dumps({"step": step, "key": key}).encode())
-    kept = sorted(info.key for info in checkpoints.list(f"{prefix}/step-"))
-    for old in kept[:-_KEEP]:
-        checkpoints.delete(old)
+def _step_seed(seed: int, step: int) -> int:
+    return random.Random(f"{seed}/step/{step}").getrandbits(31)
 
 
-def _resume(checkpoints: ObjectReader, prefix: str, model: Any, optimizer: Any, losses: list[float]) -> int:
-    """Load the latest checkpoint, if any, and return its step."""
-    import torch
+def _tenth(values: list[Any]) -> int:
+    return max(1, len(values) // 10)
 
-    try:
-        latest = json.loads(checkpoints.get(f"{prefix}/{_LATEST}"))
-        state = torch.load(io.BytesIO(checkpoints.get(latest["key"])), weights_only=True)
-    except NotFound:
-        return 0
-    model.load_state_dict(state["weights"], strict=False)
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
-    losses.extend(state["losses"])
-    return int(state["step"])
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _means(told: list[dict[str, float]]) -> dict[str, float]:
+    names = sorted({name for one in told for name in one})
+    return {name: round(_mean([one[name] for one in told if name in one]), 4) for name in names}

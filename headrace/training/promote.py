@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -17,20 +18,27 @@ from headrace.settings import Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables import TableWriter
 from headrace.training import champion
+from headrace.training.clock import Clock
 from headrace.training.evaluate import Evaluation
+from headrace.training.gate import alarms, decide
 from headrace.training.loop import Trained
 from headrace.training.prepare import Dataset
+from headrace.training.recipe import EMBEDDER, RERANKER
+from headrace.training.recipes import recipe_of
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the challenger was promoted, why, and the version that is served now."""
+    """Whether the challenger was promoted, why, its alarms, the version that is served now, and the one on trial if any."""
 
     turn: int
+    model: str
     promoted: bool
     why: str
+    alarms: tuple[str, ...]
     version: str
     serving: str
+    canary: str = ""
 
 
 @stage("Promotes a challenger that is better, or refuses and says why; commits the turn by its manifest.")
@@ -45,16 +53,26 @@ def promote(
     evaluation: Evaluation,
     settings: Training,
     run: str,
+    clock: Clock,
+    load: Callable[[str, str], None] | None = None,
 ) -> Decision:
-    """Decide, release the weights if better, publish the manifest, move the pointer.
+    """Decide, release the weights if better, publish the manifest, move the pointer (or begin a trial, as the plan says).
 
-    Raises `LostRace` where another process committed this turn; nothing of this one is served then.
+    `load(model, version)` is called once the weights are released and before anything hangs on them. Raises `LostRace` where
+    another process committed this turn; nothing of this one is served then.
     """
-    promoted, why = decide(evaluation, settings.confidence)
+    model = recipe_of(plan["recipe"]).model
+    alarmed = alarms(evaluation, trained.figures, settings.gate)
+    promoted, why = decide(model, evaluation, alarmed, settings.gate)
     version = f"v{manifest.name(plan['turn'])}"
     files: list[dict[str, Any]] = []
     if promoted:
-        files = _release(checkpoints, models, trained.weights, version, plan["turn"], evaluation, settings)
+        known = {"version": version, "turn": plan["turn"], "model": model, "recipe": plan["recipe"], **evaluation.card}
+        files = _release(checkpoints, models, trained.weights, f"{model}/{version}", known)
+        clock.lap("publish")
+        if load is not None:
+            load(model, version)
+            clock.lap("load")
     manifest.publish(
         turns,
         plan["turn"],
@@ -62,69 +80,63 @@ def promote(
             **plan,
             "committed": datetime.now(UTC).isoformat(),
             "run": run,
+            "model": model,
             "dataset": dataset.as_dict(),
             "training": trained.as_dict(),
             "evaluation": evaluation.as_dict(),
-            "decision": {"promote": promoted, "why": why},
+            "decision": {"promote": promoted, "why": why, "alarms": alarmed},
             "weights": {"version": version if promoted else None, "files": files},
+            "timings": clock.seconds,
+            "feedback_to_served": clock.feedback_to_served,
         },
     )
-    serving = settle(models, turns, promotions)
-    return Decision(plan["turn"], promoted, why, version, serving.version)
-
-
-def decide(evaluation: Evaluation, confidence: float) -> tuple[bool, str]:
-    """Whether to promote, and why in one sentence."""
-    shown = (
-        f"nDCG@10 {evaluation.challenger:.3f} against {evaluation.champion:.3f} on {evaluation.questions} held-out"
-        f" questions: {evaluation.difference:+.3f}, 95 % interval {evaluation.low:+.3f} to {evaluation.high:+.3f}"
+    standing = settle(models, turns, promotions, model)
+    return Decision(
+        plan["turn"],
+        model,
+        promoted,
+        why,
+        tuple(alarmed),
+        version,
+        standing.version,
+        standing.canary.version if standing.canary else "",
     )
-    if evaluation.questions == 0:
-        return False, "no held-out question can tell the two apart"
-    if evaluation.confidence >= confidence:
-        return True, f"better with {evaluation.confidence:.1%} confidence ({shown})"
-    if evaluation.retrieval_weight == 1.0 and evaluation.champion_version == champion.NONE:
-        return False, f"on the tuning questions its score added nothing to retrieval's ({shown})"
-    return False, f"better with only {evaluation.confidence:.1%} confidence, {confidence:.0%} is asked ({shown})"
 
 
-def settle(models: ObjectWriter, turns: ObjectReader, promotions: TableWriter) -> champion.Champion:
-    """Bring the pointer in line with the newest manifest: a process may have died between the two.
+def settle(models: ObjectWriter, turns: ObjectReader, promotions: TableWriter, model: str) -> champion.Champion:
+    """Bring a model's pointer in line with the newest manifest: a process may have died between the two.
 
-    A pointer that stands at a newer move of somebody's (a rollback, say) than the manifest is left alone.
+    A pointer that stands at a newer move of somebody's (a rollback, say) than the manifest is left alone; so is the embedder's,
+    which follows the index that was built with it.
     """
-    standing, _ = champion.champion(models)
+    standing, _ = champion.champion(models, model)
     champion.record_move(promotions, standing)
-    committed = manifest.numbers(turns)
-    for turn in reversed(committed):
+    if model == EMBEDDER:
+        return standing
+    found = newest(turns, model)
+    if found is None or standing.at >= found["committed"]:
+        return standing
+    move = {"who": f"turn {found['turn']}", "why": found["decision"]["why"]}
+    version, share = found["weights"]["version"], found.get("canary", 0.0)
+    if share:
+        return champion.try_out(models, promotions, model, version, share=share, **move)
+    return champion.move(models, promotions, model, version, kind=champion.PROMOTE, **move)
+
+
+def newest(turns: ObjectReader, model: str) -> dict[str, Any] | None:
+    """The manifest of the newest turn that promoted a challenger of this model."""
+    for turn in reversed(manifest.numbers(turns)):
         found = manifest.read(turns, turn)
-        if not found["decision"]["promote"]:
-            continue
-        if standing.at < found["committed"]:
-            return champion.move(
-                models,
-                promotions,
-                found["weights"]["version"],
-                who=f"turn {turn}",
-                why=found["decision"]["why"],
-                kind="promote",
-            )
-        break
-    return standing
+        if found["decision"]["promote"] and found.get("model", RERANKER) == model:
+            return found
+    return None
 
 
 def _release(
-    checkpoints: ObjectReader,
-    models: ObjectWriter,
-    weights: str,
-    version: str,
-    turn: int,
-    evaluation: Evaluation,
-    settings: Training,
+    checkpoints: ObjectReader, models: ObjectWriter, weights: str, prefix: str, known: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Copy the weights to the models store, card last."""
     files = []
-    prefix = f"{champion.RERANKER}/{version}"
     with tempfile.TemporaryDirectory() as folder:
         for info in list(checkpoints.list(f"{weights}/")):
             name = PurePosixPath(info.key).relative_to(weights).as_posix()
@@ -132,14 +144,7 @@ def _release(
             checkpoints.download(info.key, path)
             models.upload(f"{prefix}/{name}", path)
             files.append({"name": name, "bytes": path.stat().st_size, "sha256": _sha256(path)})
-    released = {
-        "version": version,
-        "turn": turn,
-        "retrieval_weight": evaluation.retrieval_weight,
-        "max_tokens": settings.max_tokens,
-        "files": files,
-    }
-    models.put(f"{prefix}/card.json", json.dumps(released, indent=1).encode())
+    models.put(f"{prefix}/card.json", json.dumps({**known, "files": files}, indent=1).encode())
     return files
 
 

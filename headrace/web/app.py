@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from importlib import resources
 from typing import Any
@@ -22,6 +22,7 @@ from headrace.web.caller import ADMIN, READ, caller_of
 from headrace.web.chat import Chat, check_model, model, streamed, whole
 from headrace.web.door import Door, body_of, code_of, told_of
 from headrace.web.feed import feed, once
+from headrace.web.loop import add_loop, loop_told
 from headrace.web.openapi import EXAMPLES, described
 from headrace.web.service import Service
 from headrace.web.stored import add_documents
@@ -76,16 +77,19 @@ def create_app(service: Service, token: str) -> FastAPI:
             told(503, f"Not ready: {wanting}. Try again in a moment.", "not_ready") if wanting else JSONResponse({"status": "ok"})
         )
 
-    def asked(request: Request, question: str, named: str | None) -> Pieces:
+    def asked(request: Request, question: str, named: str | None, readers: Sequence[str], simulated: str | None = None) -> Pieces:
         """The pieces of an answer, once a place is taken for the question."""
         caller = caller_of(request)
         caller.may(READ)
         tenant = caller.whose(named)
-        place = service.places.enter(tenant, caller.limits.questions)
+        place = service.places.enter(tenant, caller.limits.questions, question)
         headers = dict(request.headers)
 
         def work(gone: Callable[[], bool]) -> Iterator[str | dict[str, Any]]:
-            return _noting(service.ask(place, question, caller, tenant, gone=gone, headers=headers), request)
+            stream = service.ask(
+                place, question, caller, tenant, gone=gone, headers=headers, readers=readers, simulated=simulated
+            )
+            return _noting(stream, request)
 
         return feed(request, service, work)
 
@@ -93,7 +97,7 @@ def create_app(service: Service, token: str) -> FastAPI:
     async def chat_completions(body: Chat, request: Request) -> Response:
         """OpenAI's chat completions: the last message of the user's is the question; `headrace` has citations and versions."""
         check_model(body.model)
-        pieces = asked(request, body.question, body.headrace.tenant)
+        pieces = asked(request, body.question, body.headrace.tenant, body.headrace.readers)
         first = await anext(pieces, None)
         if first is None:
             return Response(status_code=LEFT)
@@ -119,7 +123,7 @@ def create_app(service: Service, token: str) -> FastAPI:
     @app.post("/v1/ask", responses=EXAMPLES["ask"])
     async def ask(body: AskedFor, request: Request) -> Response:
         """The answer to a question, with its citations; as server-sent events if `stream`."""
-        pieces = asked(request, body.question, body.tenant)
+        pieces = asked(request, body.question, body.tenant, body.readers, body.simulated_user)
         # The first piece tells whether there will be an answer: until then an error can still be an HTTP status.
         first = await anext(pieces, None)
         if first is None:
@@ -134,11 +138,20 @@ def create_app(service: Service, token: str) -> FastAPI:
         caller = caller_of(request)
         caller.may(READ)
         tenant = caller.whose(body.tenant)
-        place = service.places.enter(tenant, caller.limits.questions)
+        place = service.places.enter(tenant, caller.limits.questions, body.question)
         headers = dict(request.headers)
 
         def found(gone: Callable[[], bool]) -> Iterator[dict[str, Any] | None]:
-            yield service.search(place, body.question, caller, tenant, gone=gone, headers=headers)
+            yield service.search(
+                place,
+                body.question,
+                caller,
+                tenant,
+                gone=gone,
+                headers=headers,
+                readers=body.readers,
+                simulated=body.simulated_user,
+            )
 
         async with aclosing(feed(request, service, found)) as results:
             result = await anext(results, None)
@@ -158,6 +171,7 @@ def create_app(service: Service, token: str) -> FastAPI:
 
     add_documents(app, service)
     add_tenants(app, service)
+    add_loop(app, service)
 
     @app.get("/v1/ledger")
     async def ledger(request: Request) -> JSONResponse:
@@ -191,9 +205,9 @@ def create_app(service: Service, token: str) -> FastAPI:
 
     @app.get("/v1/events")
     async def events(request: Request) -> StreamingResponse:
-        """The live run's state and totals by tier, about once a second, as server-sent events named `totals`."""
+        """About once a second, as server-sent events: `totals`, the live run by tier, and `loop` (as /v1/loop) if it changed."""
         caller_of(request).may(ADMIN)
-        return StreamingResponse(_totals(service), media_type="text/event-stream")
+        return StreamingResponse(_totals(service, lambda: loop_told(app, service)), media_type="text/event-stream")
 
     for path, name, kind in (
         ("/", "index.html", "text/html"),
@@ -255,9 +269,13 @@ def _named(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-async def _totals(service: Service) -> AsyncIterator[str]:
+async def _totals(service: Service, loop: Callable[[], dict[str, Any]]) -> AsyncIterator[str]:
+    before: dict[str, Any] = {}
     while True:
         yield _named("totals", service.totals())
+        if (told := await asyncio.to_thread(loop)) != before:
+            before = told
+            yield _named("loop", told)
         if service.stopping:
             return
         for _ in range(round(_TOTALS_S / _LOOK_S)):

@@ -7,9 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from headrace.errors import WrongUsage
+from headrace.inference.put import named
+
 QUESTION_CHARACTERS = 4_000
 TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
 """As in `Settings.tenant`."""
+SIMULATED = r"^simulated-[a-z0-9-]{1,53}$"
+"""Names of simulated users: none can be taken for a person or a key."""
 
 
 def _text(given: str) -> str:
@@ -40,6 +45,18 @@ Question = Annotated[
 ]
 
 
+def _reader(given: str) -> str:
+    try:
+        named([given])
+    except WrongUsage as error:
+        raise ValueError(f"{error.message.rstrip('.')}; {error.hint.rstrip('.').lower()}") from None
+    return given
+
+
+Readers = Annotated[tuple[Annotated[str, AfterValidator(_reader)], ...], Field(max_length=100, examples=[["ann", "maintenance"]])]
+SimulatedUser = Annotated[str, Field(pattern=SIMULATED, examples=["simulated-07"])]
+
+
 class Body(BaseModel):
     """A request body; an unknown key is an error, since a misspelt key silently ignored costs hours."""
 
@@ -47,10 +64,16 @@ class Body(BaseModel):
 
 
 class Asked(Body):
-    """A question; the key's tenant is asked. Only a key with the scope `admin` may name another."""
+    """A question; the key's tenant is asked. Only a key with the scope `admin` may name another.
+
+    `readers` is on whose behalf it is asked: a user and the groups that is in, who may read what is closed to others.
+    `simulated_user` says that no person asks but a program that plays one: it is recorded as such, here and in verdicts.
+    """
 
     question: Annotated[Question, Field(examples=["How long are backups kept?"])]
     tenant: Tenant | None = None
+    readers: Readers = ()
+    simulated_user: SimulatedUser | None = None
 
 
 class AskedFor(Asked):
@@ -67,6 +90,7 @@ class Judged(Body):
     reason: Annotated[Text, Field(max_length=1_000)] = ""
     correction: Annotated[Text, Field(max_length=4_000)] = ""
     chunk_id: Annotated[Text, Field(max_length=200)] = ""
+    simulated_user: SimulatedUser | None = None
 
 
 class NewTenant(Body):

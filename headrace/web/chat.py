@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from headrace.errors import HeadraceError, NotFound
-from headrace.web.body import Tenant, question_of
+from headrace.web.body import Readers, Tenant, question_of
 from headrace.web.door import body_of
 from headrace.web.trace import MODEL
 
@@ -51,9 +51,10 @@ class StreamOptions(Taken):
 
 
 class Ours(Taken):
-    """What a caller may ask beyond OpenAI's fields: whose documents, with a key that has the scope `admin`."""
+    """What a caller may ask beyond OpenAI's fields: on whose behalf (as in `Asked`), and whose documents, for `admin`."""
 
     tenant: Tenant | None = None
+    readers: Readers = ()
 
 
 def _last(messages: list[Message]) -> str:

@@ -11,28 +11,39 @@ import threading
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS
-from headrace.errors import BadDocument, NotFound, QuotaReached, WrongUsage
+from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS, INDEXES
+from headrace.errors import BadDocument, NotFound, QuotaReached, Transient, WrongUsage
 from headrace.inference import deliver
+from headrace.inference.chunk import of_generation
+from headrace.inference.generation import served_by
 from headrace.inference.parse import IN_ORDER, TAKEN, document_id
 from headrace.inference.pipeline import catch_up
 from headrace.pipeline.runner import Runner
 from headrace.settings import Limits, Settings
+from headrace.storage.indexes import IndexReader
 from headrace.storage.meter import Meter
-from headrace.storage.tables import TableReader
+from headrace.storage.tables import TableReader, quoted
+from headrace.storage.vectors import VectorReader
 
 PUT, PARSED, INDEXED, FAILED, DELETING = "put", "parsed", "indexed", "failed", "deleting"
 URI_CHARACTERS = 1_024
-_COLUMNS = ("tenant", "uri", "version", "status", "reason", "media", "title", "bytes", "at", *(name for name, _ in IN_ORDER))
+_COLUMNS = (
+    *("tenant", "uri", "version", "status", "reason", "media", "title", "bytes", "readers", "at"),
+    *(name for name, _ in IN_ORDER),
+)
 _LOOK_S = 1.0
+_ASK_S = 2.0  # at most so often is the index asked about documents that another process indexes
+_ASKED_FEW = 200  # documents by name, more by a look at all
 _RETRY_S = (1.0, 30.0)
+
+_Held = tuple[str, str, frozenset[str]]  # document id, version, readers
 
 log = logging.getLogger("headrace.web")
 
@@ -50,6 +61,8 @@ class Document:
     reason: str = ""
     media: str = ""
     title: str = ""
+    readers: tuple[str, ...] = ()
+    """Who of the tenant may read it; none is everybody."""
     partition: int = -1
     offset: int = -1
 
@@ -57,6 +70,11 @@ class Document:
     def id(self) -> str:
         """The document across its versions."""
         return document_id(self.tenant, self.uri)
+
+    @property
+    def held(self) -> _Held:
+        """What of it has to be in the index."""
+        return self.id, self.version, frozenset(self.readers)
 
     def as_dict(self) -> dict[str, Any]:
         """The document as JSON-ready keys."""
@@ -70,6 +88,7 @@ class Document:
             "media": self.media,
             "title": self.title,
             "bytes": self.bytes,
+            "readers": list(self.readers),
             "at": self.at.isoformat(),
         }
 
@@ -95,7 +114,12 @@ class Documents:
         self._table = TableReader(DOCUMENT_ROWS, runner.endpoints, meter)
         self._shelves: dict[str, dict[str, Document]] = {}
         self._under_way: dict[tuple[str, str], Document] = {}
-        self._held: set[tuple[str, str]] = set()  # (document id, version) in the index
+        self._chunks = TableReader(CHUNK_ROWS, runner.endpoints, meter)
+        self._vectors = VectorReader(CHUNKS, runner.endpoints, meter)
+        self._indexes = IndexReader(INDEXES, runner.endpoints, meter)
+        self._held: set[_Held] = set()  # in the index
+        self._passing = False
+        self._asked = (-_ASK_S, "")  # when the index was asked last, and its version then
         self._reserved: Counter[str] = Counter()  # bytes of puts that are not announced yet
         self._reserving: Counter[str] = Counter()
         self._reached: dict[int, int] = {}  # offset of each partition up to which events were parsed
@@ -125,21 +149,41 @@ class Documents:
         if self._thread is not None and seconds:
             self._thread.join(seconds)
 
-    def put(self, tenant: str, uri: str, data: bytes, limits: Limits) -> tuple[Document, bool]:
+    def put(
+        self, tenant: str, uri: str, data: bytes, limits: Limits, readers: Sequence[str] | None = None
+    ) -> tuple[Document, bool]:
         """Put a document; returns it, and whether it is new or changed.
 
-        Raises `BadDocument` where it is empty, `QuotaReached`, and what the stores raise.
+        `readers` may read it from now on: nobody named is everybody of the tenant. `None` leaves it to whoever might read it,
+        and opens a new one to everybody of the tenant. Raises `BadDocument` where it is empty, `QuotaReached`, and what the
+        stores raise.
         """
         if not data:
             raise BadDocument(uri, "the file is empty")
         version = sha256(data).hexdigest()
         standing = self._find(tenant, uri)
-        if standing is not None and standing.version == version and standing.status in (PUT, PARSED, INDEXED):
+        if readers is None and standing is not None:
+            readers = standing.readers  # also those of a put that is not in the tables yet
+        wanted = None if readers is None else tuple(dict.fromkeys(readers))
+        if (
+            standing is not None
+            and standing.version == version
+            and standing.status in (PUT, PARSED, INDEXED)
+            and set(standing.readers) == set(wanted or ())
+        ):
             return standing, False
         with self._room(tenant, uri, len(data), limits):
-            place = self._runner.run(deliver.put, tenant=tenant, uri=uri, data=data)
+            place = self._runner.run(deliver.put, tenant=tenant, uri=uri, data=data, readers=wanted)
             document = Document(
-                tenant, uri, version, PUT, len(data), datetime.now(UTC), partition=place.partition, offset=place.offset
+                tenant,
+                uri,
+                version,
+                PUT,
+                len(data),
+                datetime.now(UTC),
+                readers=wanted or (),
+                partition=place.partition,
+                offset=place.offset,
             )
             self._put_over(document)
         return document, True
@@ -229,6 +273,8 @@ class Documents:
             if snapshot != self._snapshot or now:
                 self._read()
                 self._snapshot = snapshot
+            if not self._passing:
+                self._ask_index()
             self._looked = time.monotonic()
 
     def _read(self) -> None:
@@ -245,8 +291,8 @@ class Documents:
                 shelf.pop(row["uri"], None)
                 continue
             kept = {name: row[name] for name in ("tenant", "uri", "version", "status", "bytes", "at", "reason", "media", "title")}
-            document = Document(**kept)
-            if document.status == PARSED and (document.id, document.version) in self._held:
+            document = Document(**kept, readers=tuple(row["readers"] or ()))
+            if document.status == PARSED and document.held in self._held:
                 document = replace(document, status=INDEXED)
             shelf[row["uri"]] = document
         self._reached = reached
@@ -257,6 +303,39 @@ class Documents:
                 for name, document in self._under_way.items()
                 if document.offset >= (self._settled if document.status == DELETING else reached).get(document.partition, 0)
             }
+
+    def _ask_index(self) -> None:
+        """Which of the parsed documents another process has indexed: those with all their chunks in it, for their readers."""
+        parsed = {d.id: d for shelf in self._shelves.values() for d in shelf.values() if d.status == PARSED}
+        if not parsed or time.monotonic() - self._asked[0] < _ASK_S:
+            return
+        try:
+            standing = self._indexes.recent()
+            served = served_by(standing, self._vectors)
+            version = f"{served.version()} {self._snapshot}"
+            if version != self._asked[1]:
+                found = self._held_of(parsed, served, standing.serving.number if standing.serving else 1)
+                self._held = {held for held in self._held if held[0] not in parsed} | found
+        except Transient:
+            return  # they go on being shown as parsed
+        with self._lock:
+            for document in parsed.values():
+                if document.held in self._held:
+                    self._shelves[document.tenant][document.uri] = replace(document, status=INDEXED)
+        self._asked = time.monotonic(), version
+
+    def _held_of(self, parsed: Collection[str], served: VectorReader, generation: int) -> set[_Held]:
+        """What a generation of the index holds whole of some documents, by their ids; of all of them where they are many."""
+        few = sorted(parsed) if len(parsed) <= _ASKED_FEW else None
+        columns = ("document_id", "version", "generation")
+        where = f"document_id in ({', '.join(map(quoted, few or ()))})"
+        cut: Counter[tuple[str, str]] = Counter()
+        for rows in self._chunks.scan(columns) if few is None else self._chunks.scan(columns, where):
+            own = of_generation(rows, generation)
+            cut.update(zip(own["document_id"].to_pylist(), own["version"].to_pylist(), strict=True))
+        held = served.held(few).select(["document_id", "version", "readers"]).to_pylist()
+        found = Counter((row["document_id"], row["version"], frozenset(row["readers"])) for row in held)
+        return {name for name, count in found.items() if count == cut[name[:2]]}
 
     def _index(self) -> None:
         """Index what is announced, one pass after another; what storage refuses for now is tried again."""
@@ -287,6 +366,13 @@ class Documents:
         return self.stopping
 
     def _pass(self) -> None:
+        self._passing = True
+        try:
+            self._catch_up()
+        finally:
+            self._passing = False
+
+    def _catch_up(self) -> None:
         stages = catch_up(self._runner, self._settings.inference)
         for _ in range(2):  # land, parse
             self._next(stages)
@@ -294,7 +380,7 @@ class Documents:
         reached = self._reached
         if self._snapshot is not None:  # else nobody has put anything in this home
             with self._lock:
-                parsed = {(d.id, d.version) for shelf in self._shelves.values() for d in shelf.values() if d.status != FAILED}
+                parsed = {d.held for shelf in self._shelves.values() for d in shelf.values() if d.status != FAILED}
             while self._next(stages):
                 pass
             self._held, self._settled = parsed, reached

@@ -341,11 +341,16 @@ function follow() {
     const lasting = totals.state === "running" ? `running for ${duration(totals.seconds)}` : totals.state;
     state.textContent = `Run ${totals.run}: ${lasting}${under}`;
     at("tiers").tBodies[0].replaceChildren(...totals.tiers.map(tierRow));
-    const now = totals.tiers.reduce((sum, tier) => sum + tier.ops, 0);
+    // Landing asks the object tier every other second who else lands: that is nothing to draw.
+    const now = totals.tiers.reduce((sum, tier) => sum + (tier.tier === "object" ? 0 : tier.ops), 0);
     if (now !== operations) {
       operations = now;
       drawSoon();
     }
+  });
+  stream.addEventListener("loop", (event) => {
+    loop = JSON.parse(event.data);
+    showLoop();
   });
   stream.addEventListener("error", async () => {
     state.className = "lost";
@@ -367,6 +372,114 @@ function tierRow(tier) {
     make("td", {}, amount(tier.written_bytes)),
     make("td", {}, tier.ops.toLocaleString("en")),
   );
+}
+
+// ---- the training loop -----------------------------------------------------------------------------------------------
+
+const STATES = {
+  starting: "starting", waiting: "waits for verdicts", training: "makes a turn", paused: "pauses",
+  elsewhere: "trains elsewhere", restarting: "starts again", ended: "ended", off: "off",
+};
+const STAGES = {
+  land: "Lands what is on the head", plan: "Chooses what to learn from", prepare: "Prepares the dataset", finetune: "Fine-tunes",
+  evaluate: "Compares with the champion", promote: "Decides", tidy: "Tidies up",
+};
+const PACKAGED = { reranker: "retrieval’s own order", embedder: "the packaged one", generator: "the packaged one" };
+const MOVES = { promote: "Promoted", rollback: "Rolled back", canary: "Put on trial", retreat: "Taken off trial" };
+let loop = null;
+
+const several = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+const percent = (share) => `${Number((share * 100).toFixed(1))} %`;
+
+function span(seconds) {
+  if (seconds < 10) return `${Number(seconds.toFixed(1))} s`;
+  return duration(Math.round(seconds));
+}
+
+function ahead(time) {
+  const seconds = (new Date(time) - Date.now()) / 1000;
+  return seconds > 1 ? `in ${span(seconds)}` : "now";
+}
+
+function gauge(name, value, of, detail) {
+  const bar = make("progress", { max: Math.max(of, 1), value: Math.min(value, of), "aria-label": name });
+  return make("div", { class: "gauge" }, make("div", { class: "row" }, make("strong", {}, name), make("span", {}, detail)), bar);
+}
+
+function showLoop() {
+  if (!loop) return;
+  const state = at("loop-state");
+  state.className = `badge ${loop.state}`;
+  state.textContent = STATES[loop.state] ?? loop.state;
+  at("loop-troubles").replaceChildren(...loopTroubles());
+  at("loop-now").replaceChildren(...loopNow());
+  at("loop-last").replaceChildren(...loopLast());
+  at("loop-models").replaceChildren(...loopModels());
+}
+
+function loopTroubles() {
+  const { trouble } = loop;
+  const told = [...(loop.landing?.troubles ?? [])];
+  if (trouble) {
+    const whose = trouble.recipe ? `The last turn with ${trouble.recipe} failed${trouble.times > 1 ? `, ${trouble.times} times in a row` : ""}: ` : "";
+    const again = trouble.next && loop.state !== "ended" ? ` Next try ${ahead(trouble.next)}.` : "";
+    told.unshift(`${whose}${trouble.why} ${trouble.hint}${again}`);
+  }
+  return told.map((text) => make("p", { class: "notice fault" }, ...marked(text)));
+}
+
+function loopNow() {
+  if (loop.state === "off") return [make("p", {}, "No training loop runs: this was started with ", make("code", {}, "--no-train"), ".")];
+  const parts = [];
+  const { turn } = loop;
+  if (turn && loop.state === "training") {
+    const name = `${turn.number ? `Turn ${turn.number}` : "Next turn"} · ${turn.recipe}`;
+    const left = turn.eta_s === null ? "" : `, about ${span(turn.eta_s)} left in it`;
+    const loss = turn.loss === null || turn.loss === undefined ? "" : `, loss ${turn.loss.toFixed(3)}`;
+    const what = turn.steps ? `step ${turn.step.toLocaleString("en")} of ${turn.steps.toLocaleString("en")}` : "";
+    parts.push(gauge(name, turn.step, turn.steps, what));
+    parts.push(make("p", { class: "quiet" }, `${STAGES[turn.stage] ?? "Looks what stands"}${loss}${left}${turn.resumed ? ", taken up again where it was left" : ""}.`));
+  }
+  for (const one of loop.recipes) {
+    const waits = one.note || (one.new && !one.due && one.due_at ? `a turn starts at ${one.of.toLocaleString("en")}, or ${ahead(one.due_at)}` : "");
+    parts.push(gauge(one.recipe, one.new, one.of, `${one.new.toLocaleString("en")} of ${several(one.of, "new verdict")}`));
+    if (waits) parts.push(make("p", { class: "quiet" }, `${waits[0].toUpperCase()}${waits.slice(1)}.`));
+  }
+  if (loop.note) parts.push(make("p", { class: "quiet" }, ...marked(loop.note)));
+  return parts;
+}
+
+function loopLast() {
+  const { last } = loop;
+  if (!last) return [make("p", { class: "quiet" }, "No turn was made yet. Verdicts on answers start one.")];
+  const outcome = make("span", { class: `outcome ${last.promoted ? "promoted" : "refused"}` }, last.promoted ? `promoted ${last.version}` : "refused");
+  const parts = [
+    make("p", {}, `Turn ${last.turn} · ${last.recipe}: `, outcome),
+    make("p", { class: "quiet" }, `${last.why[0].toUpperCase()}${last.why.slice(1)}.`),
+  ];
+  if (last.alarms.length) parts.push(make("ul", { class: "alarms" }, ...last.alarms.map((alarm) => make("li", {}, alarm))));
+  const timings = Object.entries(last.timings).filter(([, seconds]) => seconds >= 0.05);
+  const served = last.promoted && last.feedback_to_served !== null ? `From its newest verdict to served in ${span(last.feedback_to_served)}: ` : "";
+  if (timings.length) parts.push(make("p", { class: "quiet" }, served + timings.map(([name, seconds]) => `${name} ${span(seconds)}`).join(" · ")));
+  return parts;
+}
+
+function loopModels() {
+  const found = Object.entries(loop.models);
+  if (!found.length) return [make("p", { class: "quiet" }, "Not known yet.")];
+  return [make("dl", { class: "serving" }, ...found.map(([name, model]) => {
+    const version = model.version === "none" ? PACKAGED[name] ?? "none" : model.version;
+    const rows = [make("dt", {}, name, make("strong", {}, version))];
+    const { trial } = model;
+    if (trial && model.canary) {
+      const side = ({ judged, outcome }) => `${judged.toLocaleString("en")} judged${outcome === null ? "" : `, mean ${outcome.toFixed(3)}`}`;
+      rows.push(make("dd", {}, gauge(`On trial: ${trial.version}`, trial.challenger.judged, trial.wanted, `${percent(trial.share)} of the answers`)));
+      rows.push(make("dd", { class: "quiet" }, `${several(trial.wanted, "judged answer")} wanted: it has ${side(trial.challenger)}; the champion ${side(trial.standing)} (${trial.measure}). It ends ${ahead(trial.until)} at the latest.`));
+    } else if (model.moves) {
+      rows.push(make("dd", { class: "quiet" }, `${MOVES[model.kind] ?? model.kind} by ${model.who}, ${new Date(model.at).toLocaleString()}: ${model.why}.`));
+    }
+    return make("div", {}, ...rows);
+  }))];
 }
 
 // ---- scores ----------------------------------------------------------------------------------------------------------
@@ -503,6 +616,9 @@ document.addEventListener("visibilitychange", () => {
   showStanding();
   drawSoon();
 });
+
+// Times to come are told from now.
+setInterval(showLoop, 5000);
 
 showStanding();
 follow();

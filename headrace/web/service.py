@@ -7,7 +7,7 @@ import getpass
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ from headrace.web.trace import Traces, tokens
 
 AT_ONCE = 4
 """Questions worked on at the same time; the models take them one by one, but one can retrieve while another is answered."""
-WAITING = 8
+WAITING = 28
 """Questions that may wait beyond those; further ones are turned away."""
 _REMEMBERED = 10_000
 _CLOSE_S = 5.0
@@ -120,11 +120,22 @@ class Service:
         return ""
 
     def ask(
-        self, place: Place, question: str, caller: Caller, tenant: str, *, gone: Callable[[], bool], headers: Mapping[str, str]
+        self,
+        place: Place,
+        question: str,
+        caller: Caller,
+        tenant: str,
+        *,
+        gone: Callable[[], bool],
+        headers: Mapping[str, str],
+        readers: Sequence[str] = (),
+        simulated: str | None = None,
     ) -> Iterator[str | dict[str, Any]]:
         """The answer's text in pieces, then the answer as JSON-ready keys; ends early once `gone` says nobody listens.
 
-        `place` comes from `places.enter` and is given back. Raises what retrieval and generation raise.
+        `place` comes from `places.enter` and is given back; `readers` are a user and groups on whose behalf is asked, as
+        `Desk.search` takes them; `simulated` names a simulated user who asks. Raises what retrieval
+        and generation raise.
         """
         with self._turn(place, gone) as begun, self.traces.question("chat", tenant, headers) as span:
             if not begun:
@@ -132,7 +143,14 @@ class Service:
             # What a tenant's first question opens (topics, catalogs) is opened once, not by several at a time.
             with self._alone("ask", tenant):
                 limits = caller.limits if tenant == caller.tenant else self.limits_of(tenant)
-                stream = self._desk.ask(question, tenant=tenant, user=self._user_of(caller), kv_cache_bytes=limits.kv_cache_bytes)
+                stream = self._desk.ask(
+                    question,
+                    tenant=tenant,
+                    user=simulated or self._user_of(caller),
+                    simulated=simulated is not None,
+                    readers=readers,
+                    kv_cache_bytes=limits.kv_cache_bytes,
+                )
                 for piece in stream:
                     if isinstance(piece, Answer):
                         span.answered(piece)
@@ -146,20 +164,38 @@ class Service:
                         return  # dropping the stream closes it, which stops the generator
 
     def search(
-        self, place: Place, question: str, caller: Caller, tenant: str, *, gone: Callable[[], bool], headers: Mapping[str, str]
+        self,
+        place: Place,
+        question: str,
+        caller: Caller,
+        tenant: str,
+        *,
+        gone: Callable[[], bool],
+        headers: Mapping[str, str],
+        readers: Sequence[str] = (),
+        simulated: str | None = None,
     ) -> dict[str, Any] | None:
         """The passages for a question, best first, or `None` if nobody waits for them any more."""
         with self._turn(place, gone) as begun, self.traces.question("retrieval", tenant, headers) as span:
             if not begun:
                 return None
             with self._alone("ask", tenant):
-                found = self._desk.search(question, tenant=tenant, user=self._user_of(caller))
+                user = simulated or self._user_of(caller)
+                found = self._desk.search(question, tenant=tenant, user=user, simulated=simulated is not None, readers=readers)
             span.answered(found)
             self.metrics.question(tenant, "search")
             return _without_text(self._remembered(found))
 
     def judge(
-        self, caller: Caller, answer_id: str, up: bool, *, chunk_id: str = "", reason: str = "", correction: str = ""
+        self,
+        caller: Caller,
+        answer_id: str,
+        up: bool,
+        *,
+        chunk_id: str = "",
+        reason: str = "",
+        correction: str = "",
+        simulated_user: str | None = None,
     ) -> dict[str, Any]:
         """Put a verdict on the head and say where it stands. Raises `NotFound` for one the caller was not given."""
         given = self._answer(answer_id)
@@ -171,8 +207,16 @@ class Service:
             )
         if chunk_id and chunk_id not in given.chunks:
             raise NotFound(f"Answer {answer_id} does not stand on a chunk {chunk_id}.", hint="Take chunk_id from its passages.")
-        user = self._user_of(caller)
-        verdict = Verdict(answer_id, up, given.tenant, user, chunk_id=chunk_id, reason=reason, correction=correction)
+        verdict = Verdict(
+            answer_id,
+            up,
+            given.tenant,
+            simulated_user or self._user_of(caller),
+            chunk_id=chunk_id,
+            reason=reason,
+            correction=correction,
+            simulated=simulated_user is not None,
+        )
         with self._alone("feedback", given.tenant):
             partition, offset = self.runner.run(feedback, tenant=given.tenant, verdicts=[verdict])[0]
             self._seen.add(("feedback", given.tenant))

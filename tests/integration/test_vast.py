@@ -19,6 +19,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import vast_objects
 import vast_wire
@@ -512,6 +513,29 @@ def test_lists_too_wide_for_a_row_come_back_whole(cluster: Cluster) -> None:
     table.append(given)
     found = table.read()
     assert found.take(_order(found, rows)).equals(given)
+
+
+def test_rows_are_taken_out_of_every_version_and_others_are_changed(cluster: Cluster) -> None:
+    table = cluster.writer()
+    first = table.append(promotions("v1", "v2", who="ann"), marks={"landed": 2})
+    table.append(promotions("v3", who="bob" * 60_000))
+    table.append(promotions("v4", who="ann" * 60_000))
+    assert table.rewrite(("who",), lambda rows: pc.starts_with(rows["who"], "annann")) == 1
+    assert table.rewrite(("version",), lambda rows: pc.equal(rows["version"], "v1")) == 1
+    assert table.read()["version"].to_pylist() == ["v2", "v3"]
+    assert table.read(("version",), snapshot=first)["version"].to_pylist() == ["v2"]
+    assert table.count() == 2
+
+    def nobody(rows: pa.RecordBatch) -> pa.RecordBatch:
+        return pa.RecordBatch.from_pylist([{**row, "who": "nobody"} for row in rows.to_pylist()], schema=rows.schema)
+
+    assert table.rewrite(("who",), lambda rows: pc.not_equal(rows["who"], "nobody"), nobody) == 2
+    rows = table.read().sort_by("version").to_pylist()
+    assert [(row["version"], row["who"], row["at"]) for row in rows] == [("v2", "nobody", AT), ("v3", "nobody", AT)]
+    assert table.read(("version",), snapshot=first)["version"].to_pylist() == ["v2"]
+    assert table.mark("landed") == 2
+    assert table.append(promotions("v5")) > first
+    assert table.count() == 3
 
 
 def test_more_than_a_request_takes_is_sent_in_several(cluster: Cluster) -> None:

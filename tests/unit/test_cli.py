@@ -46,7 +46,7 @@ def home(tmp_path: Path) -> Path:
 
 
 COMMANDS = ["demo", "up", "index", "search", "land", "sql", "endpoints", "ask", "feedback", "turn", "models", "promote"]
-COMMANDS += ["rollback", "runs", "ledger", "score", "check", "completion"]
+COMMANDS += ["rollback", "runs", "ledger", "score", "check", "completion", "replay", "trace", "forget", "loop"]
 WRONG = [
     ["frobnicate"],
     ["runs", "--frobnicate"],

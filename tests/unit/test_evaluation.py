@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from headrace.errors import WrongUsage
-from headrace.evaluation.answers import exact_match, f1, measure_answers
+from headrace.evaluation.answers import measure_answers
 from headrace.evaluation.folder import Question, read
 from headrace.evaluation.interval import mean_with_interval
 from headrace.evaluation.retrieval import _measured
 from headrace.inference.answer import Answer
-from headrace.inference.citation import Support
 from headrace.inference.rerank import Passage
+from headrace.models.citation import Support
+from headrace.models.measures import exact_match, f1
 from headrace.storage.vectors import Hit
 
 

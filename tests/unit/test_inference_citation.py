@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.inference.citation import Citations, content_words, span
+from headrace.models.citation import Citations, content_words, span
 
 PASSAGES = [
     "The Wheel House was built in 1883 by the Moreau family beside the northern weir.",

@@ -226,6 +226,32 @@ def test_logits_come_in_the_order_of_the_passages(server: Server) -> None:
     }
 
 
+def test_requests_say_which_answer_they_are_for(server: Server) -> None:
+    server.answer = lambda path, body: (
+        said(200, {"rankings": [{"index": 0, "logit": 1.0}]}) if path.endswith("ranking") else events(piece("Hi", "stop"))
+    )
+    server.reranker().rank("q", ["a"], answer_id="4e1f")
+    list(server.generator().stream([{"role": "user", "content": "?"}], max_tokens=1, tenant="acme", answer_id="4e1f"))
+    list(server.generator().stream([{"role": "user", "content": "?"}], max_tokens=1, version="v000012"))
+    ranked, answered, named = (body for _, body in server.seen)
+    assert (ranked["model"], ranked["headrace"]) == ("m", {"answer_id": "4e1f"})
+    assert (answered["model"], answered["headrace"]) == ("m", {"tenant": "acme", "cache": True, "answer_id": "4e1f"})
+    assert (named["model"], named["headrace"]) == ("m@v000012", {"tenant": "", "cache": True})
+
+
+def test_a_foreign_reranker_need_not_know_our_fields(server: Server) -> None:
+    def strict(path: str, body: dict[str, Any]) -> Answer:
+        if "headrace" in body:
+            return said(422, {"detail": [{"loc": ["body", "headrace"], "msg": "Extra inputs are not permitted"}]})
+        return said(200, {"rankings": [{"index": 0, "logit": 1.0}]})
+
+    server.answer = strict
+    reranker = server.reranker()
+    assert reranker.rank("q", ["a"], answer_id="4e1f").logits == (1.0,)
+    assert reranker.rank("q", ["a"], answer_id="4e20").logits == (1.0,)
+    assert len(server.seen) == 3
+
+
 def test_a_foreign_reranker_is_its_own_version_and_an_incomplete_one_is_refused(server: Server) -> None:
     server.answer = lambda path, body: said(200, {"rankings": [{"index": 0, "logit": 1.0}]})
     ranking = server.reranker().rank("q", ["a"])

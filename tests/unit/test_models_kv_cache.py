@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny import SHAPE, adapter, generator
 
 from headrace.catalog import KV_CACHE
 from headrace.errors import RequestRefused
@@ -21,50 +20,31 @@ from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 
-SHAPE = Shape(layers=2, heads=2, width=8)
 PROMPT = [(7 * n) % 200 for n in range(3 * BLOCK + 20)]
 GREEDY = Sampling(max_tokens=12)
 
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[SmolLM]:
-    torch.manual_seed(5)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model only waits for more of them
-    config = LlamaConfig(
-        vocab_size=258,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=SHAPE.layers,
-        num_attention_heads=4,
-        num_key_value_heads=SHAPE.heads,
-        head_dim=SHAPE.width,
-        max_position_embeddings=1024,
-        eos_token_id=257,
-    )
-    letters = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    bytewise = Tokenizer(models.BPE(vocab=letters, merges=[]))
-    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytewise.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bytewise, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"
-    )
-    tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    yield SmolLM(LlamaForCausalLM(config), tokenizer, version="tiny@1")
+    yield generator()
     torch.set_num_threads(threads)  # the sums of other tests hang on it
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Callable[..., KvCache]:
     def open_cache(
-        tenant: str = "acme", *, limit: int = 1 << 30, share: int | None = None, ledger: Ledger | None = None
+        tenant: str = "acme",
+        *,
+        of: str = "tiny@1",
+        limit: int = 1 << 30,
+        share: int | None = None,
+        ledger: Ledger | None = None,
     ) -> KvCache:
         return KvCache(
             FileWriter(KV_CACHE, endpoints(tmp_path), Meter(ledger or Ledger(), "generate", tenant)),
-            model="tiny@1",
+            model=of,
             tenant=tenant,
             shape=SHAPE,
             limit_bytes=limit,
@@ -184,6 +164,21 @@ def test_tenants_share_nothing(model: SmolLM, cache: Callable[..., KvCache]) -> 
     assert run(model, PROMPT, cache("globex")).reused_tokens == 0
     assert run(model, PROMPT, cache("")).reused_tokens == 0
     assert run(model, PROMPT, cache("acme")).reused_tokens == 3 * BLOCK
+
+
+def test_versions_share_nothing(model: SmolLM, cache: Callable[..., KvCache], tmp_path: Path) -> None:
+    adapter(model._model, tmp_path / "adapter")
+    other = model.adapted(tmp_path / "adapter", version="v000001", digest="d1")
+    same_name = model.adapted(tmp_path / "adapter", version="v000001", digest="d2")
+    plain, adapted = run(model, PROMPT, None), run(other, PROMPT, None)
+    assert adapted.logprobs != plain.logprobs
+    run(model, PROMPT, cache(of=model.weights))
+    for version, expected in ((other, adapted), (same_name, adapted), (model, plain)):
+        first = run(version, PROMPT, cache(of=version.weights))
+        assert first.reused_tokens == (3 * BLOCK if version is model else 0)
+        assert first.logprobs == expected.logprobs
+    again = run(other, PROMPT, cache(of=other.weights))
+    assert (again.reused_tokens, again.logprobs) == (3 * BLOCK, adapted.logprobs)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "swap"])

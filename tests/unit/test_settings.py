@@ -33,12 +33,12 @@ def test_with_nothing_given_everything_is_embedded() -> None:
 
 
 def test_the_file_the_environment_and_the_caller_each_win_over_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    write('tenant = "file"\n[training]\nepochs = 5\nbatch = 4\n')
-    assert (Settings.load().tenant, Settings.load().training.epochs) == ("file", 5)
+    write('tenant = "file"\n[training]\nverdicts = 5\nminutes = 4\n')
+    assert (Settings.load().tenant, Settings.load().training.verdicts) == ("file", 5)
     monkeypatch.setenv("HEADRACE_TENANT", "environment")
-    monkeypatch.setenv("HEADRACE_TRAINING__EPOCHS", "7")
+    monkeypatch.setenv("HEADRACE_TRAINING__VERDICTS", "7")
     settings = Settings.load()
-    assert (settings.tenant, settings.training.epochs, settings.training.batch) == ("environment", 7, 4)
+    assert (settings.tenant, settings.training.verdicts, settings.training.minutes) == ("environment", 7, 4)
     assert Settings.load(tenant="caller").tenant == "caller"
     assert Settings.load(tenant=None).tenant == "environment"
 
@@ -73,7 +73,7 @@ def test_a_file_that_is_off_is_refused_with_the_place(text: str, said: str) -> N
 
 
 def test_every_fault_gets_a_line() -> None:
-    write("a = 1\nb = 2\n[training]\nepochs = 0")
+    write("a = 1\nb = 2\n[training]\nverdicts = 0")
     with pytest.raises(BadSettings) as caught:
         Settings.load()
     assert len(caught.value.message.splitlines()) == 4
@@ -86,8 +86,8 @@ def test_a_file_that_is_not_text_is_refused() -> None:
 
 
 def test_a_variable_that_is_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEADRACE_TRAINING__EPOCHS", "many")
-    with pytest.raises(BadSettings, match=r"training\.epochs"):
+    monkeypatch.setenv("HEADRACE_TRAINING__VERDICTS", "many")
+    with pytest.raises(BadSettings, match=r"training\.verdicts"):
         Settings.load()
 
 

@@ -11,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.models.combination import combined_order
-from headrace.training.evaluate import Evaluation, _asked, _fitted, bootstrap, ndcg
-from headrace.training.promote import decide
+from headrace.settings import Gate, Training
+from headrace.training.evaluate import Difference, Evaluation, bootstrap, evaluated
+from headrace.training.gate import alarms, decide
+from headrace.training.measures import Compared
+from headrace.training.measures.passages import fitted, ndcg
+from headrace.training.rows import tellable
 
 SECOND, THIRD = 1 / math.log2(3), 1 / math.log2(4)
 
@@ -103,32 +107,33 @@ def rows(*labels: float) -> list[dict[str, object]]:
 
 def test_only_questions_that_can_tell_orders_apart_are_asked() -> None:
     by_question = {"both": rows(1, 0), "liked": rows(1, 1), "disliked": rows(0, 0), "none": rows()}
-    assert _asked(by_question) == [by_question["both"]]
+    assert tellable(by_question) == [by_question["both"]]
 
 
 def test_the_fitted_weight_trusts_whoever_is_right_and_retrieval_of_equals() -> None:
-    assert _fitted([(rows(0, 0, 1), [0.0, 1.0, 5.0])]) < 0.5
-    assert _fitted([(rows(1, 0, 0), [0.0, 1.0, 5.0])]) == 1.0
-    assert _fitted([(rows(1, 0, 0), [5.0, 1.0, 0.0])]) == 1.0
-    assert _fitted([]) == 0.5
+    assert fitted([(rows(0, 0, 1), [0.0, 1.0, 5.0])]) < 0.5
+    assert fitted([(rows(1, 0, 0), [0.0, 1.0, 5.0])]) == 1.0
+    assert fitted([(rows(1, 0, 0), [5.0, 1.0, 0.0])]) == 1.0
+    assert fitted([]) == 0.5
 
 
 EVALUATION = Evaluation(
-    questions=40,
-    retrieval=0.5,
-    champion=0.5,
+    measure="nDCG@10",
     champion_version="none",
+    questions=40,
+    champion=0.5,
     challenger=0.625,
     difference=0.125,
     low=0.05,
     high=0.2,
     confidence=0.99,
-    retrieval_weight=0.3,
+    retrieval=0.5,
+    card={"retrieval_weight": 0.3},
 )
 
 
 def test_a_better_challenger_is_promoted_and_the_numbers_are_said() -> None:
-    promoted, why = decide(EVALUATION, 0.95)
+    promoted, why = decide("reranker", EVALUATION, [], Gate())
     assert promoted
     assert why == (
         "better with 99.0% confidence (nDCG@10 0.625 against 0.500 on 40 held-out questions:"
@@ -141,15 +146,91 @@ def test_a_better_challenger_is_promoted_and_the_numbers_are_said() -> None:
     [
         ({"confidence": 0.94}, "better with only 94.0% confidence, 95% is asked"),
         ({"questions": 0, "confidence": 0.0}, "no held-out question can tell the two apart"),
-        ({"confidence": 0.0, "retrieval_weight": 1.0}, "its score added nothing to retrieval's"),
-        ({"confidence": 0.0, "retrieval_weight": 1.0, "champion_version": "v000001"}, "better with only 0.0% confidence"),
+        ({"confidence": 0.0, "card": {"retrieval_weight": 1.0}}, "its score added nothing to retrieval's"),
+        (
+            {"confidence": 0.0, "card": {"retrieval_weight": 1.0}, "champion_version": "v000001"},
+            "better with only 0.0% confidence",
+        ),
     ],
 )
 def test_a_challenger_that_is_not_shown_to_be_better_is_refused(changed: dict[str, object], said: str) -> None:
-    promoted, why = decide(replace(EVALUATION, **changed), 0.95)  # type: ignore[arg-type]
+    promoted, why = decide("reranker", replace(EVALUATION, **changed), [], Gate())  # type: ignore[arg-type]
     assert not promoted
     assert said in why
 
 
 def test_the_asked_confidence_itself_is_enough() -> None:
-    assert decide(replace(EVALUATION, confidence=0.95), 0.95)[0]
+    assert decide("reranker", replace(EVALUATION, confidence=0.95), [], Gate())[0]
+
+
+def test_an_alarm_keeps_out_what_is_better() -> None:
+    promoted, why = decide("generator", EVALUATION, ["its answers are 80% longer"], Gate())
+    assert not promoted
+    assert why.startswith("better with 99.0% confidence, but its answers are 80% longer (nDCG@10 0.625")
+
+
+# alarms
+
+
+def seen(champion: float, challenger: float, low: float, high: float, questions: int = 40) -> Difference:
+    return Difference(questions, champion, challenger, round(challenger - champion, 4), low, high, 1.0)
+
+
+WORSE = seen(0.6, 0.4, -0.3, -0.1)
+ALARMS = [
+    (
+        {"beside": {"tokens": seen(10, 16, 4, 8), "wanted": seen(9, 9, 0, 0)}},
+        {},
+        "its answers are 60% longer, unlike those wanted",
+    ),
+    (
+        {"beside": {"tokens": seen(10, 4, -8, -4), "wanted": seen(9, 9, 0, 0)}},
+        {},
+        "its answers are 60% shorter, unlike those wanted",
+    ),
+    ({"beside": {"refused": seen(0.0, 0.2, 0.1, 0.3)}}, {}, "it refuses 20% of the questions, the champion 0%"),
+    ({"beside": {"repetition": seen(0.02, 0.4, 0.3, 0.4)}}, {}, "it repeats 40% of its three-word runs, the champion 2%"),
+    ({}, {"kl": 0.7}, "it drifted 0.70 nats per token"),
+    ({"beside": {"groundedness": WORSE}}, {}, "its score rises while its answers stand less on the passages"),
+    ({"tenants": {"acme": WORSE}}, {}, "tenant acme gets worse: -0.200 on its 40 questions"),
+    ({"without": {"mallory": seen(0.6, 0.5, -0.3, 0.1, 30)}}, {}, "it hangs on one user: without the questions that mallory"),
+]
+CALM = [
+    ({"beside": {"tokens": seen(40, 5, -40, -30), "wanted": seen(6, 6, 0, 0)}}, {}),  # nearer to what is wanted
+    ({"beside": {"tokens": seen(10, 14, 2, 5), "wanted": seen(9, 9, 0, 0)}}, {}),
+    ({"beside": {"refused": seen(0.10, 0.14, 0.0, 0.1)}}, {"kl": 0.4}),
+    ({"beside": {"groundedness": seen(0.6, 0.5, -0.3, 0.1)}}, {}),
+    ({"beside": {"groundedness": WORSE}, "difference": -0.1}, {}),  # everything falls: no hacking, and refused anyway
+    ({"tenants": {"acme": seen(0.6, 0.4, -0.3, -0.1, 9)}}, {}),
+    ({"without": {"mallory": seen(0.5, 0.51, -0.2, 0.2, 30)}}, {}),
+]
+
+
+@pytest.mark.parametrize(("changed", "figures", "said"), ALARMS, ids=[said[:40] for *_, said in ALARMS])
+def test_alarms(changed: dict[str, object], figures: dict[str, float], said: str) -> None:
+    (told,) = alarms(replace(EVALUATION, **changed), figures, Gate())  # type: ignore[arg-type]
+    assert told.startswith(said)
+
+
+@pytest.mark.parametrize(("changed", "figures"), CALM)
+def test_what_gives_no_alarm(changed: dict[str, object], figures: dict[str, float]) -> None:
+    assert alarms(replace(EVALUATION, **changed), figures, Gate()) == []  # type: ignore[arg-type]
+
+
+def test_an_evaluation_is_made_whole_by_tenant_and_without_each_user_of_weight() -> None:
+    def one(tenant: str, user: str, score: float) -> dict[str, object]:
+        return {"question": "q", "tenant": tenant, "users": [user], "score": score, "tokens": 4}
+
+    ours = [one("a", "ann", 1.0), one("a", "bob", 0.5), one("b", "bob", 0.0), one("b", "cid", 1.0)]
+    theirs = [{**row, "score": 0.5, "tokens": 8} for row in ours]
+    found = evaluated(Compared("F1", tuple(ours), tuple(theirs), {}), "v000001", Training())
+    assert (found.questions, found.champion, found.challenger, found.difference) == (4, 0.5, 0.625, 0.125)
+    assert {name: (d.questions, d.difference) for name, d in found.tenants.items()} == {"a": (2, 0.25), "b": (2, 0.0)}
+    assert {u: (d.questions, d.difference) for u, d in found.without.items()} == {
+        "ann": (3, 0.0),
+        "bob": (2, 0.5),
+        "cid": (3, 0.0),
+    }
+    assert found.beside["tokens"].difference == -4.0
+    assert set(found.beside) == {"tokens"}
+    assert found.as_dict()["tenants"]["a"]["questions"] == 2

@@ -1,223 +1,595 @@
-"""Preparing: whose verdict counts, and splits through which nothing leaks."""
+"""Preparing: whose verdict counts, what becomes of it, and that the same tables give the same bytes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import defaultdict
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS
-from headrace.training.prepare import (
-    _PAIRS,
-    TEST,
-    TRAIN,
-    TUNE,
-    Judge,
-    _complete,
-    _judged,
-    _newest,
-    _parquet,
-    _splits,
-    dataset_version,
-)
+from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS, EXAMPLES, FEEDBACK_ROWS, INTERACTION_ROWS, Store
+from headrace.errors import WrongUsage
+from headrace.pipeline.batches import Threads
+from headrace.settings import Preparing
+from headrace.training.exclusions import NOTHING, Exclusions
+from headrace.training.prepare import dataset_version
+from headrace.training.prepare.dataset import parquet
+from headrace.training.prepare.examples import SPLITS, Examples, make
+from headrace.training.prepare.source import Source
+from headrace.training.prepare.text import normal
+from headrace.training.rows import TEST, TRAIN, TUNE
 
+ANY = Preparing(shortest_question=1)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def answer(
-    answer_id: str, question: str, chunks: str, *, cited: str = "", offset: int = 0, tenant: str = "acme"
-) -> dict[str, Any]:
+def row(store: Store, **given: Any) -> dict[str, Any]:
+    """A row of a table; what is not given is null, or empty where it must not be."""
+    filled: dict[str, Any] = {"simulated": False, "at": START, "partition": 0, "topic": store.name, "position": 0, "bytes": 0}
+    for field in store.columns:
+        filled.setdefault(field.name, None if field.nullable else [] if pa.types.is_list(field.type) else "")
+    return {name: {**filled, **given}[name] for name in store.columns.names}
+
+
+def answer(answer_id: str, question: str, chunks: str, *, cited: str = "", **given: Any) -> dict[str, Any]:
+    """An answer from passages that are named by a letter each; a search unless it says something."""
     passages = [
         {
-            "chunk_id": c,
-            "document": f"{c}.md",
+            "chunk_id": chunk,
+            "document": f"{chunk}.md",
             "retrieval_score": 1.0 / rank,
             "retrieval_rank": rank,
             "rerank_score": None,
             "rerank_rank": None,
-            "cited": c in cited,
+            "cited": chunk in cited,
         }
-        for rank, c in enumerate(chunks, 1)
+        for rank, chunk in enumerate(chunks, 1)
     ]
-    filled: dict[str, Any] = {"simulated": True, "at": START, "partition": 0, "offset": offset, "topic": "interactions"}
-    for field in INTERACTION_ROWS.columns:
-        filled.setdefault(field.name, None if field.nullable else [] if pa.types.is_list(field.type) else "")
-    return {**filled, "answer_id": answer_id, "tenant": tenant, "question": question, "passages": passages}
+    said = {"kind": "answer", "generator_version": "SmolLM2-135M"} if "answer" in given else {"kind": "search"}
+    filled = {"offset": 0, "tenant": "acme", "user": "ann", "generator_version": "none", **said, **given}
+    return row(INTERACTION_ROWS, answer_id=answer_id, question=question, passages=passages, **filled)
 
 
-def verdict(answer_id: str, up: bool, chunk_id: str = "", *, minute: int = 0, offset: int = 0, name: str = "") -> dict[str, Any]:
-    filled: dict[str, Any] = {"simulated": True, "partition": 0, "offset": offset, "topic": "feedback", "tenant": "acme"}
-    for field in FEEDBACK_ROWS.columns:
-        filled.setdefault(field.name, None if field.nullable else "")
-    return {
-        **filled,
-        "verdict_id": name or f"{answer_id}/{chunk_id}/{offset}",
-        "answer_id": answer_id,
-        "up": up,
-        "chunk_id": chunk_id,
-        "at": START + timedelta(minutes=minute),
-    }
+def verdict(answer_id: str, up: bool, chunk_id: str = "", *, minute: int = 0, offset: int = 0, **given: Any) -> dict[str, Any]:
+    filled = {"verdict_id": f"{answer_id}/{chunk_id}/{offset}", "tenant": "acme", "user": "ann", "offset": offset, **given}
+    at = START + timedelta(minutes=minute)
+    return row(FEEDBACK_ROWS, answer_id=answer_id, up=up, chunk_id=chunk_id, at=at, **filled)
 
 
-def judged(answers: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> list[pa.RecordBatch]:
-    return list(
-        _judged(
-            pa.Table.from_pylist(answers, schema=INTERACTION_ROWS.columns),
-            pa.Table.from_pylist(verdicts, schema=FEEDBACK_ROWS.columns),
-        )
+def chunk(name: str, document: str = "", **given: Any) -> dict[str, Any]:
+    filled = {"tenant": "acme", "offset": 0, "topic": "document-events", "text": f"text of {name}", **given}
+    return row(CHUNK_ROWS, chunk_id=name, document_id=document or f"d{name}", **filled)
+
+
+@dataclass
+class Held:
+    """A table in memory, in as many batches as asked for."""
+
+    store: Store
+    rows: Sequence[Mapping[str, Any]]
+    pieces: int = 1
+
+    def scan(self, columns: tuple[str, ...], *, snapshot: int | None = None) -> Iterator[pa.RecordBatch]:
+        table = pa.Table.from_pylist(list(self.rows), self.store.columns)
+        names = table.column_names if columns == ("*",) else list(columns)
+        size = max(1, -(-table.num_rows // self.pieces))
+        yield from table.select(names).to_batches(max_chunksize=size)
+
+
+def made(
+    answers: Sequence[Mapping[str, Any]],
+    verdicts: Sequence[Mapping[str, Any]],
+    chunks: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    documents: Sequence[Mapping[str, Any]] = (),
+    settings: Preparing = ANY,
+    exclusions: Exclusions = NOTHING,
+    history: Sequence[str] = ("none",),
+    pieces: int = 1,
+) -> Examples:
+    if chunks is None:
+        chunks = [chunk(name) for name in "abcdefgh"]
+    source = Source(
+        Held(INTERACTION_ROWS, answers, pieces),
+        Held(FEEDBACK_ROWS, verdicts, pieces),
+        Held(DOCUMENT_ROWS, documents, pieces),
+        Held(CHUNK_ROWS, chunks, pieces),
+        {"interactions": 1, "feedback": 1},
     )
+    return make(source, Threads(), "v", 17, settings, exclusions, history)
 
 
-def pairs(answers: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> pa.Table:
-    return _newest(pa.Table.from_batches([Judge()(rows) for rows in judged(answers, verdicts)], _PAIRS))
+def rows(examples: Examples, kind: str = "") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = examples.rows(0, examples.chosen.num_rows).to_pylist()
+    return [row for row in found if kind in ("", row["kind"])]
 
 
-def labels(table: pa.Table) -> dict[str, float]:
-    return dict(zip(table["chunk_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+def labels(examples: Examples) -> dict[str, float]:
+    return {row["chunk_id"]: row["label"] for row in rows(examples, "passage")}
+
+
+# passages
 
 
 def test_a_verdict_on_a_passage_labels_that_passage_only() -> None:
-    assert labels(pairs([answer("1", "q", "abc")], [verdict("1", True, "b"), verdict("1", False, "a", offset=1)])) == {
-        "b": 1.0,
-        "a": 0.0,
-    }
+    examples = made([answer("1", "q", "abc")], [verdict("1", True, "b"), verdict("1", False, "a", offset=1)])
+    assert labels(examples) == {"b": 1.0, "a": 0.0}
+    (first, second) = rows(examples)
+    assert (first["chunk_id"], first["passage"], first["document_id"]) == ("a", "text of a", "da")
+    assert (first["retrieval_score"], first["retrieval_rank"]) == (1.0, 1)
+    assert second["origins"] == ["interactions/0/0", "feedback/0/0"]
+    assert (second["user"], second["users"], second["simulated"], second["dataset"]) == ("ann", ["ann"], False, "v")
+    assert all(second[name] is None for name in ("answer", "target", "prompt", "completion", "logprobs", "passages", "staleness"))
 
 
 def test_a_verdict_on_the_answer_labels_what_it_cites() -> None:
-    assert labels(pairs([answer("1", "q", "abc", cited="ac")], [verdict("1", False)])) == {"a": 0.0, "c": 0.0}
+    assert labels(made([answer("1", "q", "abc", cited="ac")], [verdict("1", False)])) == {"a": 0.0, "c": 0.0}
 
 
 def test_a_verdict_on_a_passage_counts_before_one_on_the_answer() -> None:
     verdicts = [verdict("1", True, "a", minute=0), verdict("1", False, minute=9, offset=1)]
-    assert labels(pairs([answer("1", "q", "ab", cited="ab")], verdicts)) == {"a": 1.0, "b": 0.0}
+    assert labels(made([answer("1", "q", "ab", cited="ab")], verdicts)) == {"a": 1.0, "b": 0.0}
+    only_a = made([answer("1", "q", "ab", cited="a")], verdicts)
+    assert labels(only_a) == {"a": 1.0}
+    assert only_a.left_out == {"verdict: outweighed by one on the passage": 1}
 
 
-def test_the_newest_verdict_wins_in_whatever_order_they_came() -> None:
+def test_the_newest_verdict_wins_in_whatever_order_they_came_and_all_are_named() -> None:
     early, late = verdict("1", True, "a", minute=1, offset=7), verdict("1", False, "a", minute=2, offset=3)
     for order in ([early, late], [late, early]):
-        table = pairs([answer("1", "q", "a", offset=5)], order)
-        assert labels(table) == {"a": 0.0}
-        assert table["origins"].to_pylist() == [["interactions/0/5", "feedback/0/7", "feedback/0/3"]]
+        examples = made([answer("1", "q", "a", offset=5)], order)
+        assert labels(examples) == {"a": 0.0}
+        assert rows(examples)[0]["origins"] == ["interactions/0/5", "feedback/0/7", "feedback/0/3"]
+        assert examples.left_out == {"verdict: superseded by a newer one": 1}
+
+
+def test_of_several_users_the_newest_of_each_counts_and_the_majority_decides() -> None:
+    verdicts = [
+        verdict("1", True, "a", minute=0, offset=0, user="ann"),
+        verdict("1", False, "a", minute=1, offset=1, user="ann"),
+        verdict("1", True, "a", minute=2, offset=2, user="bob"),
+        verdict("1", True, "a", minute=3, offset=3, user="eve"),
+    ]
+    (one,) = rows(made([answer("1", "q", "a")], verdicts))
+    assert (one["label"], one["user"], one["users"]) == (1.0, "eve", ["ann", "bob", "eve"])
+    assert one["origins"] == ["interactions/0/0", *(f"feedback/0/{n}" for n in range(4))]
+    tied = made([answer("1", "q", "a")], verdicts[:3])
+    assert rows(tied) == []
+    assert tied.left_out == {"passage: tied": 1, "verdict: superseded by a newer one": 1}
+
+
+def test_one_user_who_asks_again_and_again_has_one_voice() -> None:
+    answers = [answer(str(n), "Which weir?", "a", offset=n, user="eve") for n in range(9)]
+    verdicts = [verdict(str(n), False, "a", offset=n, user="eve") for n in range(9)]
+    answers += [answer("x", "which weir", "a", offset=20), answer("y", "which weir", "a", offset=21, user="bob")]
+    verdicts += [verdict("x", True, "a", offset=20), verdict("y", True, "a", offset=21, user="bob")]
+    examples = made(answers, verdicts)
+    (one,) = rows(examples)
+    assert (one["label"], one["users"], one["answer_id"], one["question"]) == (1.0, ["ann", "bob", "eve"], "y", "which weir")
+    assert len(one["origins"]) == 22
+    assert examples.left_out == {"passage: asked again": 10, "verdict: superseded by a newer one": 8}
 
 
 def test_the_newest_answer_to_the_same_question_wins() -> None:
-    answers = [answer("1", "q", "ab", offset=0), answer("2", "q", "a", offset=1)]
-    table = pairs(answers[::-1], [verdict("1", True, "a"), verdict("1", True, "b", offset=1), verdict("2", False, "a", offset=2)])
-    assert labels(table) == {"a": 0.0, "b": 1.0}
-    assert table.num_rows == 2
+    answers = [answer("1", "q", "ab", offset=0), answer("2", "q", "ca", offset=1)]
+    verdicts = [verdict("1", True, "a"), verdict("1", True, "b", offset=1), verdict("2", False, "a", offset=2)]
+    examples = made(answers[::-1], verdicts)
+    assert labels(examples) == {"a": 0.0, "b": 1.0}
+    assert {row["chunk_id"]: (row["answer_id"], row["retrieval_rank"]) for row in rows(examples)} == {
+        "a": ("2", 2),
+        "b": ("1", 2),
+    }
 
 
-def test_tenants_do_not_share_an_example() -> None:
+def test_tenants_share_neither_examples_nor_verdicts() -> None:
     answers = [answer("1", "q", "a"), answer("2", "q", "a", offset=1, tenant="apex")]
-    table = pairs(answers, [verdict("1", True, "a"), verdict("2", False, "a", offset=1)])
-    assert sorted(zip(table["tenant"].to_pylist(), table["label"].to_pylist(), strict=True)) == [("acme", 1.0), ("apex", 0.0)]
+    verdicts = [verdict("1", True, "a"), verdict("2", False, "a", offset=1, tenant="apex")]
+    examples = made(answers, [*verdicts, verdict("2", True, "a", offset=2, minute=5)])
+    assert sorted((row["tenant"], row["label"]) for row in rows(examples)) == [("acme", 1.0), ("apex", 0.0)]
+    assert len({row["example_id"] for row in rows(examples)}) == 2
+    assert examples.left_out == {"verdict: of another tenant": 1}
 
 
 def test_what_the_head_delivered_twice_counts_once() -> None:
-    once = pairs([answer("1", "q", "ab")], [verdict("1", True, "a", name="v")])
-    twice = pairs(
-        [answer("1", "q", "ab"), answer("1", "q", "ab", offset=1)],
-        [verdict("1", True, "a", name="v"), verdict("1", True, "a", name="v")],
+    twice = made(
+        [answer("1", "q", "ab", offset=1), answer("1", "q", "ab")],
+        [verdict("1", True, "a", verdict_id="v", offset=9), verdict("1", True, "a", verdict_id="v", offset=4)],
     )
-    assert twice == once
+    assert [row["origins"] for row in rows(twice)] == [["interactions/0/0", "feedback/0/4"]]
+    assert twice.left_out == {"interaction: delivered twice": 1, "verdict: delivered twice": 1}
 
 
 def test_answers_nobody_judged_and_verdicts_on_nothing_teach_nothing() -> None:
-    assert judged([answer("1", "q", "a")], [verdict("2", True, "a")]) == []
-    assert pairs([answer("1", "q", "a")], [verdict("1", True, "z")]).num_rows == 0
-
-
-def test_judging_in_batches_of_any_size_gives_the_same_pairs() -> None:
-    answers = [answer(str(n), f"q{n}", "abc", offset=n) for n in range(7)]
-    verdicts = [verdict(str(n), n % 2 == 0, "b", offset=n) for n in range(7)]
-    (rows,) = judged(answers, verdicts)
-    one = pa.Table.from_batches([Judge()(rows)])
-    assert pa.Table.from_batches([Judge()(rows.slice(n, 2)) for n in range(0, 7, 2)]).equals(one)
-    assert one["answer_id"].to_pylist() == [str(n) for n in range(7)]
-
-
-def table_of(liked: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """Pairs in which each question likes chunks of the named documents; a chunk is named after its document."""
-    return [{"question": q, "chunk_id": document, "label": 1.0} for q, documents in liked.items() for document in documents]
-
-
-QUESTIONS = st.dictionaries(
-    st.integers(0, 200).map("q{}".format),
-    st.lists(st.integers(0, 30).map("d{}".format), min_size=1, max_size=3, unique=True),
-    min_size=1,
-    max_size=60,
-)
-
-
-@given(QUESTIONS, st.integers(0, 5))
-def test_no_document_a_question_is_about_is_in_two_splits(liked: dict[str, list[str]], seed: int) -> None:
-    rows = table_of(liked)
-    splits = _splits(rows, {row["chunk_id"]: row["chunk_id"] for row in rows}, seed)
-    assert set(splits) == set(liked)
-    assert set(splits.values()) <= {TRAIN, TUNE, TEST}
-    first = {q: min(documents) for q, documents in liked.items()}
-    if len(set(first.values())) >= 8:
-        seen: dict[str, set[str]] = defaultdict(set)
-        for question, document in first.items():
-            seen[document].add(splits[question])
-        assert all(len(found) == 1 for found in seen.values())
-    assert _splits(rows[::-1], {row["chunk_id"]: row["chunk_id"] for row in rows}, seed) == splits
-
-
-def test_shares_are_near_60_15_25() -> None:
-    rows = table_of({f"q{n}": [f"d{n % 100}"] for n in range(400)})
-    by_question = _splits(rows, {row["chunk_id"]: row["chunk_id"] for row in rows}, 17)
-    splits = list(by_question.values())
-    assert 92 <= splits.count(TEST) <= 108
-    assert 52 <= splits.count(TUNE) <= 68
-    assert _splits(rows, {row["chunk_id"]: row["chunk_id"] for row in rows}, 18) != by_question
-
-
-def test_few_documents_still_give_every_split() -> None:
-    rows = table_of({f"q{n}": [f"d{n % 2}"] for n in range(20)})
-    assert set(_splits(rows, {"d0": "d0", "d1": "d1"}, 17).values()) == {TRAIN, TUNE, TEST}
-
-
-def test_a_passage_forgotten_meanwhile_is_left_out() -> None:
-    table = pairs([answer("1", "q", "ab")], [verdict("1", True, "a"), verdict("1", False, "b", offset=1)])
-    chunks = pa.table({"chunk_id": ["a"], "document_id": ["d"], "text": ["text of a"]})
-    rows = _complete(table, chunks, "v", 17)
-    assert [(r["chunk_id"], r["passage"], r["dataset"]) for r in rows.to_pylist()] == [("a", "text of a", "v")]
-
-
-def test_the_same_examples_give_the_same_bytes_in_whatever_order_they_came() -> None:
-    answers = [answer(str(n), f"q{n}", "abc", offset=n) for n in range(12)]
-    verdicts = [verdict(str(n), c == "a", c, offset=3 * n + i) for n in range(12) for i, c in enumerate("abc")]
-    chunks = pa.table({"chunk_id": ["a", "b", "c"], "document_id": ["1", "2", "3"], "text": ["A", "B", "C"]})
-    one = _complete(pairs(answers, verdicts), chunks, "v", 17)
-    other = _complete(pairs(answers[::-1], verdicts[::-1]), chunks.take([2, 0, 1]), "v", 17)
-    assert _parquet(one) == _parquet(other)
-    assert one.num_rows == 36
-    assert pc.sum(one["label"]).as_py() == 12
-
-
-def test_a_datasets_name_says_what_it_was_made_from() -> None:
-    name = dataset_version({"interactions": 1, "feedback": 2}, 17)
-    assert name == dataset_version(json.loads('{"feedback": 2, "interactions": 1}'), 17)
-    assert (
-        len(
-            {
-                name,
-                dataset_version({"interactions": 1, "feedback": 3}, 17),
-                dataset_version({"interactions": 1, "feedback": 2}, 18),
-            }
-        )
-        == 3
-    )
+    examples = made([answer("1", "q", "a")], [verdict("2", True, "a")])
+    assert rows(examples) == []
+    assert examples.left_out == {"interaction: without a verdict": 1, "verdict: without an answer": 1}
+    assert made([answer("1", "q", "a")], [verdict("1", True, "z")]).left_out == {"verdict: on nothing that was shown": 1}
+    assert rows(made([], [])) == []
 
 
 def test_a_verdict_that_came_before_its_answer_counts_once_the_answer_is_there() -> None:
     early = [verdict("a1", True, "x")]
-    assert judged([], early) == []
-    assert len(pairs([answer("a1", "q", "xy")], early)) == 1
+    assert rows(made([], early)) == []
+    assert labels(made([answer("a1", "q", "xy", at=START + timedelta(days=9))], early, [chunk("x")])) == {"x": 1.0}
+
+
+def test_a_passage_that_is_gone_is_left_out() -> None:
+    verdicts = [verdict("1", True, "a"), verdict("1", False, "b", offset=1), verdict("1", False, "c", offset=2)]
+    states = [("d2", "parsed"), ("d2", "deleted"), ("d3", "deleted"), ("d3", "parsed"), ("d3", "failed")]
+    documents = [row(DOCUMENT_ROWS, document_id=name, status=to, offset=n) for n, (name, to) in enumerate(states)]
+    chunks = [chunk("b", "d2"), chunk("c", "d3"), chunk("c", "d3", generation=2)]
+    examples = made([answer("1", "q", "abc")], verdicts, chunks, documents=documents[::-1])
+    assert labels(examples) == {"c": 0.0}
+    assert examples.left_out == {"passage: passage forgotten": 1, "passage: document deleted": 1}
+
+
+# whole answers
+
+TOKENS: dict[str, Any] = {
+    "prompt_tokens": [1, 2, 3],
+    "completion_tokens": [4, 5],
+    "logprobs": [-0.5, -0.25],
+    "sampling": {"temperature": 0.5, "top_p": 1.0},
+}
+
+
+def test_an_answer_that_was_liked_or_corrected_says_what_should_be_said() -> None:
+    given = [
+        answer("1", "how many?", "ab", cited="b", answer="There are 308 points. [2]", **TOKENS),
+        answer("2", "how few?", "ba", answer="Few.", offset=1, generator_version="v000012", **TOKENS),
+        answer("3", "how old?", "ab", answer="Old.", offset=2),
+    ]
+    verdicts = [
+        verdict("1", True),
+        verdict("2", False, offset=1, correction=" Three [1]"),
+        verdict("2", False, offset=2, user="bob", minute=3),
+        verdict("3", False, offset=3),
+    ]
+    examples = made(given, verdicts, history=("none", "v000003", "v000012", "v000020"))
+    found = {row["answer_id"]: row for row in rows(examples, "answer")}
+    one, two, three = (found[name] for name in "123")
+    assert (one["answer"], one["target"], one["label"]) == ("There are 308 points.", "There are 308 points.", 1.0)
+    assert (one["prompt"], one["completion"], one["logprobs"]) == ([1, 2, 3], [4, 5], [-0.5, -0.25])
+    assert one["sampling"] == {"temperature": 0.5, "top_p": 1.0}
+    assert (one["chunk_id"], one["passage"], one["retrieval_rank"], one["retrieval_score"]) == ("", "", 0, 0.0)
+    assert (one["passages"], one["document_id"]) == (["text of a", "text of b"], "db")
+    assert (one["generator_version"], one["staleness"]) == ("none", 3)
+    assert (two["answer"], two["target"], two["label"], two["users"]) == ("Few.", " Three", 0.0, ["ann", "bob"])
+    assert (two["generator_version"], two["staleness"], two["passages"]) == ("v000012", 1, ["text of b", "text of a"])
+    assert (three["target"], three["prompt"]) == (None, None)
+    assert [row["chunk_id"] for row in rows(examples, "passage")] == ["b"]
+
+
+def test_staleness_counts_from_the_last_time_a_version_was_served() -> None:
+    versions = ["v000001", "v000002", "v000009", "SmolLM2", "none"]
+    given = [
+        answer(str(n), f"q{n}", "a", answer="yes", offset=n, generator_version=version, **(TOKENS if n < 4 else {}))
+        for n, version in enumerate(versions)
+    ]
+    examples = made(given, [verdict(str(n), True, offset=n) for n in range(5)], history=("none", "v000001", "v000002", "v000001"))
+    found = {row["answer_id"]: (row["generator_version"], row["staleness"]) for row in rows(examples, "answer")}
+    # v000009 was tried and never served; the last answer no generator wrote.
+    assert found == {"0": ("v000001", 0), "1": ("v000002", 1), "2": ("v000009", None), "3": ("none", 3), "4": (None, None)}
+
+
+def test_the_same_answer_to_the_same_question_is_one_example_per_generator() -> None:
+    given = [answer(str(n), "Who?", "a", answer="Ann.", offset=n, user=f"u{n}") for n in range(3)]
+    given += [answer("new", "who", "a", answer="ann", offset=3, generator_version="v000002")]
+    given += [answer("other", "who", "a", answer="Bob.", offset=4)]
+    verdicts = [verdict(str(n), n > 0, offset=n, user=f"u{n}") for n in range(3)]
+    verdicts += [verdict("new", False, offset=3), verdict("other", False, offset=4)]
+    examples = made(given, verdicts)
+    assert {(row["answer_id"], row["label"], len(row["origins"])) for row in rows(examples, "answer")} == {
+        ("2", 1.0, 6),
+        ("new", 0.0, 2),
+        ("other", 0.0, 2),
+    }
+    assert examples.left_out["answer: said again"] == 2
+
+
+def test_answers_that_say_nothing_are_left_out_unless_corrected() -> None:
+    said = ["", "I found nothing about that in these documents.", "I don’t know.", "I know.", "I cannot say."]
+    given = [answer(str(n), f"q{n}", "a", answer=text, offset=n) for n, text in enumerate(said)]
+    verdicts = [verdict(str(n), False, offset=n, correction="Three." if n == 4 else "  ") for n in range(5)]
+    examples = made(given, verdicts)
+    assert {row["answer_id"]: row["target"] for row in rows(examples)} == {"3": None, "4": "Three."}
+    assert examples.left_out["answer: empty"] == 1
+    assert examples.left_out["answer: refusal"] == 2
+
+
+def test_an_answer_from_a_passage_that_is_gone_is_left_out_whole() -> None:
+    given = [answer("1", "q", "az", answer="yes", **TOKENS)]
+    examples = made(given, [verdict("1", True), verdict("1", True, "a", offset=1)])
+    assert [row["kind"] for row in rows(examples)] == ["passage"]
+    assert examples.left_out == {"answer: passage forgotten": 1}
+
+
+# personal data
+
+
+def test_personal_data_is_replaced_and_tokens_that_hold_it_are_dropped() -> None:
+    given = [
+        answer("1", "Is ann@example.org right?", "a", answer="Yes.", **TOKENS),
+        answer("2", "Who is it?", "a", answer="Call +49 30 901820 now.", offset=1, **TOKENS),
+        answer("3", "Whose?", "a", answer="Hers.", offset=2, **TOKENS),
+    ]
+    verdicts = [verdict("1", True), verdict("2", True, offset=1), verdict("3", False, offset=2, correction="Of bob@example.org")]
+    examples = made(given, verdicts)
+    found = {row["answer_id"]: row for row in rows(examples, "answer")}
+    assert [found[name]["question"] for name in "123"] == ["Is ⟨email⟩ right?", "Who is it?", "Whose?"]
+    assert [found[name]["target"] for name in "123"] == ["Yes.", "Call ⟨phone⟩ now.", "Of ⟨email⟩"]
+    for name in ("prompt", "completion", "logprobs"):
+        assert [found[n][name] is None for n in "123"] == [True, True, False]
+    assert examples.left_out == {"tokens: personal data": 2}
+    assert examples.scrubbed == {"email": 2, "phone": 1}
+
+
+# what is not to be learned from
+
+
+def judged(count: int = 6) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    names = "abcdef"
+    answers = [answer(str(n), f"q{n}", names[n], offset=n, user=f"asker{n}") for n in range(count)]
+    return answers, [verdict(str(n), True, names[n], offset=n, user=f"judge{n}") for n in range(count)]
+
+
+def test_what_is_barred_is_left_out_by_origin_user_document_and_offset() -> None:
+    barred = Exclusions(
+        origins=frozenset({"feedback/0/0", "interactions/0/1"}),
+        users=frozenset({("acme", "judge2"), ("other", "judge5")}),
+        documents=frozenset({"dd"}),
+        before={"feedback/0": 5, "feedback/1": 0},
+    )
+    examples = made(*judged(), exclusions=barred)
+    assert set(labels(examples)) == {"e"}
+    assert examples.left_out == {
+        "verdict: barred": 2,
+        "interaction: barred": 1,
+        "verdict: answer left out": 1,
+        "passage: document barred": 1,
+        "verdict: after the bound": 1,
+    }
+
+
+def test_barring_one_delivery_bars_the_event_and_barring_who_asked_bars_the_verdicts_of_others() -> None:
+    answers, verdicts = judged(2)
+    again = {**verdicts[0], "offset": 50}
+    barred = Exclusions(origins=frozenset({"feedback/0/50"}), users=frozenset({("acme", "asker1")}))
+    examples = made(answers, [*verdicts, again], exclusions=barred)
+    assert rows(examples) == []
+    assert examples.left_out == {
+        "verdict: barred": 1,
+        "verdict: delivered twice": 1,
+        "interaction: barred": 1,
+        "verdict: answer left out": 1,
+    }
+
+
+def test_a_document_event_can_be_barred_and_be_behind_the_bound() -> None:
+    chunks = [chunk(name, offset=n) for n, name in enumerate("abc")]
+    barred = Exclusions(origins=frozenset({"document-events/0/1"}), before={"document-events/0": 2})
+    examples = made(*judged(3), chunks, exclusions=barred)
+    assert set(labels(examples)) == {"a"}
+    assert examples.left_out == {"passage: document barred": 1, "passage: document after the bound": 1}
+
+
+def test_an_answer_made_from_a_barred_document_is_left_out_whole() -> None:
+    given = [answer("1", "q", "ab", cited="a", answer="yes")]
+    examples = made(given, [verdict("1", True)], exclusions=Exclusions(documents=frozenset({"db"})))
+    assert [(row["kind"], row["chunk_id"]) for row in rows(examples)] == [("passage", "a")]
+    assert examples.left_out == {"answer: document barred": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept", "left_out"),
+    [
+        (Preparing(shortest_question=1), "abc", {"verdict: no consent": 1}),
+        (Preparing(shortest_question=1, require_consent=True), "b", {"verdict: no consent": 3}),
+        (
+            Preparing(shortest_question=1, simulated=False),
+            "ab",
+            {"verdict: no consent": 1, "verdict: simulated user": 1},
+        ),
+        (
+            Preparing(shortest_question=1, opted_out=("acme",)),
+            "",
+            {"interaction: tenant opted out": 4, "verdict: tenant opted out": 4},
+        ),
+    ],
+)
+def test_consent_simulated_users_and_tenants_that_opted_out(settings: Preparing, kept: str, left_out: dict[str, int]) -> None:
+    answers, verdicts = judged(4)
+    for given, consent, simulated in zip(verdicts, (None, True, None, False), (False, False, True, False), strict=True):
+        given |= {"consent": consent, "simulated": simulated}
+    examples = made(answers, verdicts, settings=settings)
+    assert "".join(sorted(labels(examples))) == kept
+    assert examples.left_out == left_out
+    assert [row["simulated"] for row in rows(examples) if row["chunk_id"] == "c"] == ([True] if "c" in kept else [])
+
+
+def test_questions_that_ask_too_little_or_too_much_are_left_out() -> None:
+    answers = [answer(str(n), question, "a", offset=n) for n, question in enumerate(["", "?!", "ab", "why?", "w" * 51])]
+    settings = Preparing(shortest_question=3, longest_question=50)
+    examples = made(answers, [verdict(str(n), True, "a", offset=n) for n in range(5)], settings=settings)
+    assert [row["question"] for row in rows(examples)] == ["why?"]
+    assert examples.left_out == {
+        "interaction: question too short": 3,
+        "interaction: question too long": 1,
+        "verdict: answer left out": 4,
+    }
+
+
+def test_questions_of_the_evaluation_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "beir"
+    folder.mkdir()
+    asked = ["How many tackles did Luke Kuechly register?", "Where did the team that won the game stay before it?"]
+    lines = [json.dumps({"_id": str(n), "text": text}) for n, text in enumerate(asked)]
+    (folder / "queries.jsonl").write_text("\n".join(lines))
+    (tmp_path / "more.txt").write_text("Who was there?\n\n")
+    questions = [
+        "how many tackles did luke kuechly register",
+        "how many tackles did luke kuechly registered",
+        "Say: where did the team that won the game go?",
+        "who was there",
+        "How many sacks did Luke Kuechly have?",
+    ]
+    answers = [answer(str(n), question, "a", offset=n) for n, question in enumerate(questions)]
+    verdicts = [verdict(str(n), True, "a", offset=n) for n in range(5)]
+    settings = Preparing(evaluation=(str(folder), str(tmp_path / "more.txt")))
+    examples = made(answers, verdicts, settings=settings)
+    assert [row["question"] for row in rows(examples)] == [questions[4]]
+    assert examples.left_out["interaction: question of the evaluation"] == 4
+    (tmp_path / "more.txt").unlink()
+    with pytest.raises(WrongUsage, match=r"more\.txt cannot be read"):
+        made(answers, verdicts, settings=settings)
+
+
+# bytes
+
+
+def crowd(seed: int, count: int = 60) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Answers and searches of a few users about a few documents, judged often, late, twice and by several."""
+    chance = random.Random(seed)
+    chunks = [chunk(f"c{n}", f"d{n // 3}", offset=n) for n in range(60)]
+    answers: list[dict[str, Any]] = []
+    verdicts: list[dict[str, Any]] = []
+    for n in range(count):
+        names = [f"c{chance.randrange(60)}" for _ in range(3)]
+        shown = answer(str(n), f"Where is thing {chance.randrange(count // 2)}?", "", offset=n, user=f"u{n % 5}")
+        if chance.random() < 0.5:
+            more = {"kind": "answer", "answer": f"At {chance.choice('xyz')}. [1]", "generator_version": "base", **TOKENS}
+            shown |= {**more, "prompt_tokens": [n, n + 1]}
+        shown["passages"] = [
+            {
+                "chunk_id": name,
+                "document": name,
+                "retrieval_score": chance.random(),
+                "retrieval_rank": rank,
+                "rerank_score": None,
+                "rerank_rank": None,
+                "cited": rank == 1,
+            }
+            for rank, name in enumerate(dict.fromkeys(names), 1)
+        ]
+        shown["at"] = START + timedelta(minutes=chance.randrange(9))
+        answers.append(shown)
+        if chance.random() < 0.1:
+            answers.append({**shown, "offset": count + n})
+        for _ in range(chance.randrange(5)):
+            about = chance.choice(["", *names])
+            given = verdict(str(n), chance.random() < 0.6, about, minute=chance.randrange(5), offset=len(verdicts))
+            verdicts.append({**given, "user": f"u{chance.randrange(4)}", "correction": chance.choice(["", "", "there"])})
+    return answers, verdicts, chunks
+
+
+def shards(examples: Examples) -> list[str]:
+    return [hashlib.sha256(parquet(examples.rows(*examples.bounds(split)).combine_chunks())).hexdigest() for split in SPLITS]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_same_rows_give_the_same_bytes_in_whatever_order_and_files_they_lie(seed: int) -> None:
+    tables = crowd(seed)
+    one = made(*tables)
+    assert {row["kind"] for row in rows(one)} == {"passage", "answer"}
+    assert {row["split"] for row in rows(one)} == {TRAIN, TUNE, TEST}
+    for pieces in (1, 7):
+        for table in tables:
+            random.Random(pieces).shuffle(table)
+        other = made(*tables, pieces=pieces)
+        assert shards(other) == shards(one)
+        assert (other.left_out, other.questions) == (one.left_out, one.questions)
+
+
+def counted_by_hand(
+    answers: Sequence[Mapping[str, Any]], verdicts: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, str], tuple[float, set[str]]]:
+    """(question, chunk or what was said) → label and origins, one loop at a time."""
+    direct: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    cited: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    asked: dict[str, Mapping[str, Any]] = {}
+    for given in sorted(answers, key=lambda row: row["offset"]):
+        asked.setdefault(given["answer_id"], given)
+    for given in verdicts:
+        answered = asked[given["answer_id"]]
+        question = normal(answered["question"])
+        for passage in answered["passages"]:
+            if given["chunk_id"] == passage["chunk_id"]:
+                direct.setdefault((question, passage["chunk_id"]), []).append(given)
+            elif not given["chunk_id"] and passage["cited"]:
+                cited.setdefault((question, passage["chunk_id"]), []).append(given)
+        if answered["kind"] == "answer" and not given["chunk_id"]:
+            direct.setdefault((question, normal(answered["answer"].removesuffix(" [1]"))), []).append(given)
+    found = {}
+    for key, about in {**cited, **direct}.items():
+        newest = {row["user"]: row["up"] for row in sorted(about, key=lambda row: (row["at"], row["offset"]))}
+        if balance := sum(1 if up else -1 for up in newest.values()):
+            origins = {f"interactions/0/{asked[row['answer_id']]['offset']}" for row in about}
+            found[key] = float(balance > 0), origins | {f"feedback/0/{row['offset']}" for row in about}
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_labels_and_origins_are_those_counted_by_hand(seed: int) -> None:
+    answers, verdicts, chunks = crowd(seed, 120)
+    examples = made(answers, verdicts, chunks)
+    found = {
+        (normal(row["question"]), row["chunk_id"] or normal(row["answer"])): (row["label"], set(row["origins"]))
+        for row in rows(examples)
+    }
+    assert found == counted_by_hand(answers, verdicts)
+    assert len({row["example_id"] for row in rows(examples)}) == len(rows(examples)) == len(found)
+
+
+def test_rows_are_in_the_schema_of_the_store_and_the_table_keeps_the_light_ones() -> None:
+    examples = made(*crowd(1))
+    whole, light = examples.rows(0, examples.chosen.num_rows), examples.lookup()
+    assert whole.schema.equals(EXAMPLES.columns)
+    assert light.schema.equals(EXAMPLES.columns)
+    heavy = ["passages", "prompt", "completion", "logprobs", "sampling"]
+    assert light.drop_columns(heavy).equals(whole.drop_columns(heavy))
+    assert all(light[name].null_count == light.num_rows and whole[name].null_count < whole.num_rows for name in heavy)
+    parts = [examples.rows(start, min(start + 7, whole.num_rows)) for start in range(0, whole.num_rows, 7)]
+    assert pa.concat_tables(parts).combine_chunks().equals(whole.combine_chunks())
+
+
+# names
+
+
+def test_a_datasets_name_says_what_it_was_made_from(tmp_path: Path) -> None:
+    questions = tmp_path / "questions.txt"
+    questions.write_text("Who?\nWhere?\n")
+    (tmp_path / "same.jsonl").write_text('{"question": "where"}\n{"text": "who"}\n')
+    snapshots = {"interactions": 1, "feedback": 2}
+    held = Preparing(evaluation=(str(questions),))
+    barred = Exclusions(users=frozenset({("acme", "eve")}))
+    names = [
+        dataset_version(snapshots, 17),
+        dataset_version({"interactions": 1, "feedback": 3}, 17),
+        dataset_version(snapshots, 18),
+        dataset_version(snapshots, 17, Preparing(near_duplicate=0.7)),
+        dataset_version(snapshots, 17, held),
+        dataset_version(snapshots, 17, exclusions=barred),
+        dataset_version(snapshots, 17, exclusions=replace(barred, before={"feedback/0": 9})),
+        dataset_version(snapshots, 17, generator_history=("none", "v000002")),
+    ]
+    assert len(set(names)) == len(names)
+    assert names[0] == dataset_version(json.loads('{"feedback": 2, "interactions": 1}'), 17)
+    assert names[4] == dataset_version(snapshots, 17, Preparing(evaluation=(str(tmp_path / "same.jsonl"),)))
+    assert names[5] == dataset_version(snapshots, 17, exclusions=Exclusions.from_dict(barred.as_dict()))
+    questions.write_text("Who?\n")
+    assert names[4] != dataset_version(snapshots, 17, held)
+
+
+def test_exclusions_come_back_from_json_as_they_were() -> None:
+    barred = Exclusions(
+        frozenset({"feedback/0/1"}), frozenset({("a", "x"), ("a", "b")}), frozenset({"d"}), {"feedback/0": 3, "a/1": 0}
+    )
+    assert Exclusions.from_dict(json.loads(json.dumps(barred.as_dict()))) == barred
+    assert Exclusions.from_dict(NOTHING.as_dict()) == NOTHING

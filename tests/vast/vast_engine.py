@@ -56,6 +56,7 @@ class _Transaction:
     columns: dict[Path, list[pa.Field]] = field(default_factory=dict)
     inserted: dict[Path, list[pa.Table]] = field(default_factory=dict)
     updated: dict[Path, dict[int, pa.RecordBatch]] = field(default_factory=dict)
+    deleted: dict[Path, set[int]] = field(default_factory=dict)
     held: set[tuple[object, ...]] = field(default_factory=set)
 
     def wrote(self) -> bool:
@@ -109,7 +110,7 @@ class Engine:
                 raise AnswerLost
             self._commits += 1
             own = (transaction.schemas, transaction.tables, transaction.columns, transaction.inserted, transaction.updated)
-            for path in set().union(*own):
+            for path in set().union(*own, transaction.deleted):
                 self._committed[path] = self._with_own(transaction, path)
             self._changed |= dict.fromkeys(transaction.held, self._commits)
             self._end(txid)
@@ -190,6 +191,13 @@ class Engine:
                 self._hold(txid, (*path, "row", row))
                 self._transaction(txid).updated.setdefault(path, {})[row] = rows.slice(place, 1)
 
+    def delete(self, txid: int, path: Path, rows: pa.RecordBatch) -> None:
+        """Take out rows, which are named by their only column."""
+        with self._operation("delete"):
+            for row in rows.column(ROW_ID).to_pylist():
+                self._hold(txid, (*path, "row", row))
+                self._transaction(txid).deleted.setdefault(path, set()).add(row)
+
     def rows(self, txid: int, path: Path) -> pa.Table:
         """What a transaction sees of a table, row ids first."""
         with self._operation("select"):
@@ -240,4 +248,6 @@ class Engine:
                 if row[ROW_ID] in changed:
                     row.update(changed[row[ROW_ID]].to_pylist()[0])
             rows = pa.Table.from_pylist(written, rows.schema)
+        if gone := transaction.deleted.get(path):
+            rows = rows.filter(pa.array([row not in gone for row in rows.column(ROW_ID).to_pylist()], pa.bool_()))
         return _Table(rows)

@@ -182,6 +182,10 @@ class Table:
         with _answered():
             self.transaction.engine.update(self.transaction.active_txid, self.path, rows)
 
+    def delete(self, rows: pa.RecordBatch) -> None:
+        with _answered():
+            self.transaction.engine.delete(self.transaction.active_txid, self.path, rows)
+
     def select(
         self, columns: list[str], predicate: Any = None, config: Any = None, *, internal_row_id: bool = False
     ) -> pa.RecordBatchReader:

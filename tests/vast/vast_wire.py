@@ -186,6 +186,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "PUT", "rows", 3:
                 with pa.ipc.open_stream(body) as reader:
                     engine.update(txid, path, reader.read_next_batch())
+            case "DELETE", "rows", 3:
+                with pa.ipc.open_stream(body) as reader:
+                    engine.delete(txid, path, reader.read_next_batch())
             case "GET", "data", 3:
                 return {}, b"".join(self._query(engine.rows(txid, path), body))
             case _:

@@ -1,0 +1,130 @@
+"""quality: what a turn of the loop is worth to people who did not give its verdicts.
+
+`python -m bench.quality DIR [--recipe reranker|embedder|sft|kto|grpo|online] [--seeds N] [--limit N]`, DIR in BEIR layout.
+
+Verdicts are replayed from the questions about half of the folder's documents' articles, chosen by the seed; one turn learns from
+them; then the questions of the other half, which nothing was tuned on, are asked before and after. Rankings are compared by
+nDCG@10 of documents, answers by F1 and exact match, each question with itself (paired bootstrap, 95 %). A challenger that the
+gate refuses changes nothing, and counts as that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace.evaluation.folder import Folder, Question, read
+from headrace.evaluation.run import indexed, spread
+from headrace.inference.answer import Answer
+from headrace.models.measures import exact_match, f1, unmarked
+from headrace.replay import Here, Names, play, script
+from headrace.session import Session, opened
+from headrace.settings import Settings
+from headrace.training.evaluate import bootstrap
+from headrace.training.measures.passages import ndcg
+from headrace.turn import go_round
+
+_DEPTH = 10
+
+
+def measure(folder: Folder, recipe: str, seed: int, limit: int | None) -> dict[str, Any]:
+    """One seed, on a platform of its own."""
+    ranks = recipe in ("reranker", "embedder")
+    mine, others = halves(folder, seed)
+    others = spread(others, limit)
+    with tempfile.TemporaryDirectory() as home, opened("bench", Settings.load(home=Path(home)), quiet=True) as session:
+        document_of = indexed(session.runner, folder, session.settings.inference)
+        before = _ranked(session, folder, others, document_of) if ranks else _answered(session, folder, others)
+        parts = script(mine if ranks else spread(mine, limit and 2 * limit), users=4, seed=seed)
+        played = play(parts, Here(session.runner, session.desk(), folder.tenant), Names(folder).of, generate=not ranks)
+        started = time.perf_counter()
+        done = go_round(session, recipe, who="bench")
+        seconds = time.perf_counter() - started
+        after = _ranked(session, folder, others, document_of) if ranks else _answered(session, folder, others)
+    return {
+        "seed": seed,
+        "verdicts": played.up + played.down,
+        "promoted": done.decision.promoted,
+        "why": done.decision.why,
+        "alarms": list(done.decision.alarms),
+        "card": done.evaluation.card,
+        "turn_s": round(seconds, 1),
+        "timings": done.timings,
+        "questions": len(others),
+        **{name: _compared(before[name], after[name], seed) for name in before},
+    }
+
+
+def halves(folder: Folder, seed: int) -> tuple[list[Question], list[Question]]:
+    """The questions about one half of the articles, and about the other. A document's article is its id up to the "#"."""
+    of = {
+        question.id: min(question.relevant, key=lambda d: (-question.relevant[d], d)).partition("#")[0]
+        for question in folder.questions
+    }
+    articles = sorted(set(of.values()))
+    random.Random(seed).shuffle(articles)
+    chosen = set(articles[: len(articles) // 2])
+    return [q for q in folder.questions if of[q.id] in chosen], [q for q in folder.questions if of[q.id] not in chosen]
+
+
+def _ranked(
+    session: Session, folder: Folder, questions: Sequence[Question], document_of: dict[str, str]
+) -> dict[str, list[float]]:
+    desk = session.desk()
+    found = []
+    for question in questions:
+        passages = desk.search(question.text, tenant=folder.tenant, user="bench", record=False).passages
+        documents = list(dict.fromkeys(document_of[passage.hit.uri] for passage in passages))
+        relevance = [float(question.relevant.get(document, 0)) for document in documents]
+        missed = [float(grade) for document, grade in question.relevant.items() if document not in documents]
+        # What was not found at all stands behind everything: it counts in the ideal order only.
+        found.append(ndcg([*relevance, *missed], list(range(len(relevance))), _DEPTH))
+    return {"ndcg_at_10": found}
+
+
+def _answered(session: Session, folder: Folder, questions: Sequence[Question]) -> dict[str, list[float]]:
+    desk = session.desk()
+    found: dict[str, list[float]] = {"f1": [], "exact_match": [], "groundedness": []}
+    for question in questions:
+        *_, answer = desk.ask(question.text, tenant=folder.tenant, user="bench", record=False)
+        assert isinstance(answer, Answer)
+        said = unmarked(answer.text)
+        found["f1"].append(max((float(f1(said, known)) for known in question.answers), default=0.0))
+        found["exact_match"].append(max((float(exact_match(said, known)) for known in question.answers), default=0.0))
+        found["groundedness"].append(answer.groundedness or 0.0)
+    return found
+
+
+def _compared(before: Sequence[float], after: Sequence[float], seed: int) -> dict[str, float]:
+    low, high, confidence = bootstrap(np.asarray(after) - np.asarray(before), seed)
+    means = {"before": float(np.mean(before)), "after": float(np.mean(after))}
+    return {**{name: round(mean, 4) for name, mean in means.items()}, "low": low, "high": high, "confidence": confidence}
+
+
+def main() -> None:
+    """Measure what the command line names; one JSON line a seed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--recipe", default="reranker")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--limit", type=int, default=None, help="questions asked of the other half")
+    words = parser.parse_args()
+    folder = read(words.directory)
+    for seed in range(1, words.seeds + 1):
+        print(
+            json.dumps({"recipe": words.recipe, "load": os.getloadavg()[0], **measure(folder, words.recipe, seed, words.limit)}),
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Lineage: where an answer comes from, what learned from an event, and forgetting for good."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli.common import AsJson, Tenant, app, err, out, print_json, settings_of, user
+from headrace.errors import WrongUsage
+
+
+@app.command(rich_help_panel="Lineage")
+def trace(
+    what: Annotated[str, typer.Argument(metavar="ANSWER_ID|TOPIC/PARTITION/OFFSET", help="An answer, or an event of the head.")],
+    as_json: AsJson = False,
+) -> None:
+    """Where an answer comes from, down to the verdicts; or what learned from an event, and what that answered."""
+    from headrace.explain.lineage import of_answer, of_event
+    from headrace.explain.tree import answer_tree, event_tree
+    from headrace.head.land import land as land_stage
+    from headrace.session import opened
+
+    with opened("trace", settings_of(), models=False, quiet=as_json) as session:
+        session.runner.run(land_stage)
+        follow, shown = (of_event, event_tree) if "/" in what else (of_answer, answer_tree)
+        found = session.runner.run(follow, **{"event" if "/" in what else "answer_id": what})
+    if as_json:
+        print_json(found)
+    else:
+        out.print(shown(found), highlight=False)
+
+
+@app.command(rich_help_panel="Lineage")
+def forget(
+    of_user: Annotated[str | None, typer.Option("--user", metavar="ID", help="The user to forget.")] = None,
+    document: Annotated[str | None, typer.Option(metavar="URI", help="The document to forget, in all its versions.")] = None,
+    tenant: Tenant = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="PROOF.json", help="Write the proof there too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove all that a user said, or all of a document, for good; bar it from every later dataset; prove it."""
+    import json
+
+    from headrace.forget import Subject
+    from headrace.forget import forget as go
+    from headrace.forget.subject import DOCUMENT, USER
+    from headrace.pipeline.run import write_atomically
+    from headrace.session import opened
+    from headrace.settings import Embedded
+
+    if (of_user is None) == (document is None):
+        raise WrongUsage("Say --user ID or --document URI, one of them.")
+    settings = settings_of(tenant)
+    name = of_user if of_user is not None else document
+    if not name:
+        raise WrongUsage("The name is empty.")
+    subject = Subject(USER if of_user is not None else DOCUMENT, settings.tenant, name)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise WrongUsage("Forgetting cannot be undone.", hint="Say --yes where nobody can be asked.")
+        typer.confirm(f"Forget {subject} for good? There is no way back.", abort=True, err=True)
+    with opened("forget", settings, models=False, quiet=as_json) as session:
+        embedded = isinstance(settings.head, Embedded)
+        proof = go(session.runner, subject, who=f"cli:{user()}", embedded=embedded)
+        session.run.detail["proof"] = proof["sha256"]
+        session.archive()
+    if output is not None:
+        write_atomically(output, json.dumps(proof, indent=1, ensure_ascii=False).encode())
+        err.print(f"Wrote {output}.", highlight=False)
+    if as_json:
+        print_json(proof)
+    else:
+        _say(subject, proof)
+
+
+def _say(subject: Any, proof: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    from headrace.report import printable, rows_table
+
+    out.print(Text(f"Forgotten: {printable(str(subject))}.", style="bold"))
+    removed = [
+        {"store": piece["store"], "tier": piece["tier"], "what": piece["what"], "count": f"{piece['count']:,}"}
+        for piece in proof["removed"]
+    ]
+    if removed:
+        out.print(rows_table(removed))
+    for one in proof["remains"]:
+        out.print(Text(f"  remains: {one['where']}: {one['what']} ({one['why']})"), soft_wrap=True)
+    for model in proof["learned"]:
+        now = f"answers {model['share']:.0%} now" if model["served"] else "not served now"
+        out.print(
+            Text(f"  had learned from it: {model['model']} {model['version']} of turn {model['turn']}, {now}", style="yellow")
+        )
+    for command in proof["retrain"]:
+        out.print(f"  to train one that never saw it: {command}", highlight=False)
+    out.print(f"  proof {proof['sha256'][:16]}… kept as {proof.get('kept', 'proofs/' + proof['id'] + '.json')}", style="dim")

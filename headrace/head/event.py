@@ -1,0 +1,49 @@
+"""An event of the head by its place: topic/partition/offset, as rows, examples and proofs name it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from headrace.catalog import LANDINGS, Store
+from headrace.errors import WrongUsage
+
+_PLACE = re.compile(r"([a-z-]+)(?:@(\d{2,}))?/(\d{1,9})/(\d{1,18})")
+
+
+@dataclass(frozen=True, order=True)
+class Event:
+    """Where an event stands. `topic` is as rows have it: `feedback`, or `feedback@02` of a topic that was made anew."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    @classmethod
+    def of(cls, text: str) -> Event:
+        """The event a text names. Raises `WrongUsage`."""
+        match = _PLACE.fullmatch(text)
+        known = [topic.name for topic in LANDINGS]
+        if match is None or match[1] not in known:
+            raise WrongUsage(
+                f"{text!r} is not the place of an event.", hint=f"Like feedback/0/17. The topics: {', '.join(sorted(known))}."
+            )
+        return cls(match[1] + (f"@{match[2]}" if match[2] else ""), int(match[3]), int(match[4]))
+
+    @property
+    def place(self) -> str:
+        """The partition: topic/partition."""
+        return f"{self.topic}/{self.partition}"
+
+    @property
+    def store(self) -> Store:
+        """The topic of the catalog."""
+        return next(topic for topic in LANDINGS if topic.name == self.topic.partition("@")[0])
+
+    @property
+    def incarnation(self) -> int:
+        """Which of the topics that bore this name: 1, and one more each time a new head was accepted."""
+        return int(self.topic.partition("@")[2] or 1)
+
+    def __str__(self) -> str:
+        return f"{self.place}/{self.offset}"

@@ -1,0 +1,85 @@
+"""The head into the tables while `headrace up` runs, in a thread of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from types import TracebackType
+from typing import Any, Self
+
+from headrace.errors import HeadraceError, Transient
+from headrace.head.follow import follow
+from headrace.head.land import Commit, Following
+from headrace.head.position import Refusal
+from headrace.pipeline.runner import Runner
+from headrace.pipeline.upkeep import upkeep
+from headrace.session import Session
+
+_AGAIN_S = 15.0
+_END_S = 20.0
+
+log = logging.getLogger("headrace.landing")
+
+
+class Landing:
+    """A context manager: lands what comes meanwhile, with the chores of `headrace land`; storage that is away is waited for."""
+
+    def __init__(self, session: Session) -> None:
+        # Handles of its own: those of the session's runner land what documents need, in another thread.
+        self._runner = Runner(session.run, session.runner.endpoints)
+        self._settings = session.settings
+        self._stop = threading.Event()
+        self._events: Counter[str] = Counter()
+        self._dead = 0
+        self._refused: dict[str, str] = {}
+        self._waiting: dict[str, str] = {}
+        self._failing = ""
+        self._thread = threading.Thread(target=self._land, name="landing", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+        self._thread.join(_END_S)
+
+    def stop(self) -> None:
+        """Have landing end after the commit under way, without waiting for it."""
+        self._stop.set()
+
+    def told(self) -> dict[str, Any]:
+        """What has landed since the start, and what does not land and why."""
+        troubles = [*self._refused.values(), *self._waiting.values(), *([self._failing] if self._failing else [])]
+        return {"landed": dict(sorted(self._events.items())), "dead_letters": self._dead, "troubles": troubles}
+
+    def _land(self) -> None:
+        following = Following(self._stop, self._committed, self._refuse, self._wait)
+
+        def keep_tables() -> None:
+            self._runner.run(upkeep, settings=self._settings.upkeep, only_due=True)
+
+        while not self._stop.is_set():
+            try:
+                follow(self._runner, self._settings.landing, following, chores=keep_tables, failed=self._failed)
+            except Exception as error:
+                unforeseen = not isinstance(error, HeadraceError)
+                log.warning("landing is tried again in %.0f s: %s", _AGAIN_S, error, exc_info=unforeseen)
+                self._failing = f"Nothing lands: {error}"
+                self._stop.wait(_AGAIN_S)
+
+    def _committed(self, commit: Commit) -> None:
+        self._events[commit.topic] += commit.events
+        self._dead += commit.dead
+        self._waiting.pop(commit.topic, None)
+        self._failing = ""
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._refused[refusal.place] = f"{refusal.place} does not land ({refusal.kind}). {refusal.seen} {refusal.remedy}"
+
+    def _wait(self, topic: str, error: Transient) -> None:
+        self._waiting[topic] = f"{topic} waits: {error.message}"
+
+    def _failed(self, chore: str, error: HeadraceError) -> None:
+        log.warning("%s failed and is tried again in a minute: %s", chore, error)

@@ -1,0 +1,235 @@
+"""The generator as training has it: a causal model with a LoRA adapter. Imports torch: import it late.
+
+One forward pass over a prompt serves everything said behind it: its keys and values are kept with their gradients and shared by
+all answers, so a group of answers costs little more than one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.func import functional_call
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.utils import logging as transformers_logging
+
+from headrace.models import generator
+from headrace.models.prompt import STOP, ends
+from headrace.training.recipe import Policy
+
+transformers_logging.disable_progress_bar()
+
+CACHE = "HEADRACE_MODELS_CACHE"
+"""Environment variable that names the directory of unpacked weights, as for the model server; unpacked anew where it is unset."""
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_MLP = ("gate_proj", "up_proj", "down_proj")
+
+Forward = Callable[..., Any]
+"""What reads tokens as a model does: the model itself, or `Frozen`."""
+
+
+class Frozen:
+    """The model as it was: the same base, with the adapter's weights of the moment this was made. Gives no gradients.
+
+    A second copy of a few million weights instead of one of the whole model; holds nothing that a checkpoint needs, since it is
+    made again from the same parent.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        self._weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return functional_call(self._model, self._weights, args, kwargs)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A prompt that was read: the keys and values of each layer (1, heads, tokens, width), and the logits of what follows it."""
+
+    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    logits: torch.Tensor
+    tokens: int
+
+
+def base(folder: Path | None) -> tuple[Any, Any, str]:
+    """The untrained model in float32, its tokenizer and its version: those of a Hugging Face folder, or of the package.
+
+    Raises `MissingPart` where the package is not installed.
+    """
+    if folder is None:
+        cache = os.environ.get(CACHE)
+        return generator.packaged(Path(cache) if cache else None)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True), folder.name
+
+
+def fresh(folder: Path | None, parent: Path | None, *, rank: int, alpha: int, mlp: bool, seed: int) -> Policy:
+    """The base with the adapter of `parent`, or with a new one, which changes nothing until it is trained (Hu et al. 2021).
+
+    LoRA, arXiv:2106.09685: W x + (alpha / rank) · B A x with B = 0 at first. A parent's adapter keeps its own rank and places.
+    `extra` has the model as it is now (`reference`), the mark that ends an answer (`end`) and all that do (`ends`).
+    """
+    model, tokenizer, version = base(folder)
+    torch.manual_seed(seed)
+    if parent is not None:
+        adapted = PeftModel.from_pretrained(model, str(parent), is_trainable=True)
+    else:
+        form = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=0.0,  # what is drawn by chance must come from the loop's generator alone
+            target_modules=[*_ATTENTION, *(_MLP if mlp else ())],
+        )
+        adapted = get_peft_model(model, form)
+    # The folder it was loaded from is nobody's business.
+    adapted.peft_config["default"].base_model_name_or_path = version
+    extra = {"reference": Frozen(adapted), "end": model.config.eos_token_id, "ends": ends(model, tokenizer)}
+    return Policy(adapted, tokenizer, extra)
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write the adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`."""
+    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # an empty model card
+    # peft writes the set of places in whatever order it comes: the same training must come to the same bytes.
+    path = folder / "adapter_config.json"
+    form = json.loads(path.read_text())
+    form["target_modules"] = sorted(form["target_modules"])
+    path.write_text(json.dumps(form, indent=2, sort_keys=True) + "\n")
+
+
+def merged(folder: Path | None, adapter: Path | None) -> tuple[Any, Any]:
+    """The base with an adapter folded into its weights, to be asked and not trained, and its tokenizer."""
+    model, tokenizer, _ = base(folder)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    return model.eval(), tokenizer
+
+
+def read(forward: Forward, prompt: Sequence[int]) -> Prefix:
+    """Read a prompt of token ids."""
+    said = forward(input_ids=torch.tensor([list(prompt)]), use_cache=True, logits_to_keep=1)
+    layers = tuple((layer.keys, layer.values) for layer in said.past_key_values.layers)
+    return Prefix(layers, said.logits[0, -1], len(prompt))
+
+
+def logprobs(
+    forward: Forward, prompt: Sequence[int], completions: Sequence[Sequence[int]], *, temperature: float = 1.0
+) -> list[torch.Tensor]:
+    """Natural logarithms of the probability of each token of each completion behind a prompt, with gradients.
+
+    A tensor of as many numbers as a completion has tokens, for each. They are under softmax(logits / temperature).
+    """
+    if len(completions) > 1:
+        return following(forward, read(forward, prompt), completions, temperature=temperature)
+    [only] = completions  # in one pass, which is a tenth quicker than two
+    ids = torch.tensor([[*prompt, *only[:-1]]])
+    logits = forward(input_ids=ids, use_cache=False, logits_to_keep=len(only)).logits
+    return [_chosen(logits[0], torch.tensor(list(only)), temperature)]
+
+
+def following(
+    forward: Forward, prefix: Prefix, completions: Sequence[Sequence[int]], *, temperature: float = 1.0
+) -> list[torch.Tensor]:
+    """As `logprobs`, behind a prompt that was read already."""
+    longest = max(map(len, completions))
+    # Filled up on the right: no token sees what stands behind it, so this needs no mask.
+    ids = torch.tensor([[*one, *[0] * (longest - len(one))] for one in completions])
+    logits = prefix.logits.expand(len(completions), 1, -1)
+    if longest > 1:
+        past = _cache([prefix] * len(completions))
+        later = forward(input_ids=ids[:, :-1], past_key_values=past, use_cache=True).logits
+        logits = torch.cat([logits, later], dim=1)
+    return [_chosen(logits[i], ids[i], temperature)[: len(one)] for i, one in enumerate(completions)]
+
+
+def _chosen(logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> torch.Tensor:
+    return torch.log_softmax(logits / temperature, dim=-1).gather(-1, tokens[:, None])[:, 0]
+
+
+@torch.no_grad()
+def speak(
+    forward: Forward,
+    prefixes: Sequence[Prefix],
+    tokenizer: Any,
+    end: set[int],
+    *,
+    most_tokens: int,
+    temperature: float = 0.0,
+) -> list[list[int]]:
+    """An answer behind each prompt, as token ids, ended as serving ends it: by an end mark or a text of `STOP`, both included.
+
+    Temperature 0 takes the likeliest token; above, tokens are drawn with torch's global generator.
+    """
+    lengths = torch.tensor([prefix.tokens for prefix in prefixes])
+    past = _cache(prefixes)
+    mask = None
+    if len(set(lengths.tolist())) > 1:
+        mask = (torch.arange(int(lengths.max())) >= (lengths.max() - lengths)[:, None]).long()
+    logits = torch.stack([prefix.logits for prefix in prefixes])
+    answers: list[list[int]] = [[] for _ in prefixes]
+    under_way = set(range(len(prefixes)))
+    for place in range(most_tokens):
+        if temperature > 0:
+            tokens = torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1)
+        else:
+            tokens = logits.argmax(dim=-1, keepdim=True)
+        for row in sorted(under_way):
+            answers[row].append(int(tokens[row]))
+            if answers[row][-1] in end or any(stop in tokenizer.decode(answers[row]) for stop in STOP):
+                under_way.discard(row)
+        if not under_way or place == most_tokens - 1:
+            break
+        more = {}
+        if mask is not None:
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            more = {"attention_mask": mask, "position_ids": (lengths + place)[:, None]}
+        logits = forward(input_ids=tokens, past_key_values=past, use_cache=True, **more).logits[:, -1]
+    return answers
+
+
+@torch.inference_mode()
+def greedy(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], most_tokens: int) -> list[tuple[str, int]]:
+    """The likeliest answer to each prompt: its text, and how many tokens it has without the end mark."""
+    end = ends(model, tokenizer)
+    said = speak(model, [read(model, prompt) for prompt in prompts], tokenizer, end, most_tokens=most_tokens)
+    return [(text(tokenizer, one), len(one) - (one[-1] in end)) for one in said]
+
+
+def text(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """What an answer's tokens say, without what ended it."""
+    said: str = tokenizer.decode(tokens, skip_special_tokens=True)
+    return said[: min((place for stop in STOP if (place := said.find(stop)) >= 0), default=len(said))].strip()
+
+
+def _cache(prefixes: Sequence[Prefix]) -> DynamicCache:
+    """Keys and values of prompts side by side, shorter ones filled up on the left, where a mask hides it."""
+    first = prefixes[0]
+    if all(prefix is first for prefix in prefixes):
+        return DynamicCache([(k.expand(len(prefixes), -1, -1, -1), v.expand(len(prefixes), -1, -1, -1)) for k, v in first.layers])
+    longest = max(prefix.tokens for prefix in prefixes)
+    pads = [(0, 0, longest - prefix.tokens, 0) for prefix in prefixes]
+    return DynamicCache(
+        [
+            tuple(
+                torch.cat(
+                    [torch.nn.functional.pad(prefix.layers[layer][side], pad) for prefix, pad in zip(prefixes, pads, strict=True)]
+                )
+                for side in (0, 1)
+            )
+            for layer in range(len(first.layers))
+        ]
+    )

@@ -1,0 +1,138 @@
+"""Checkpoints of a training: written off the training path, durable before they are named the latest, few of them kept."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headrace.errors import NotFound
+from headrace.storage.objects import ObjectReader, ObjectWriter
+
+if TYPE_CHECKING:
+    import torch
+
+_LATEST = "latest.json"
+
+
+class Checkpoints:
+    """The checkpoints of one training, below `prefix` in the store.
+
+        step-000020.pt   trained weights, optimizer, torch's RNG, and the position in the data: the step
+        latest.json      the newest whole one; put only once that one is durable
+
+    `save` copies the state and returns; a thread of its own writes it. While one is being written the next is left out:
+    training never waits for storage. `stalled` counts the seconds it was held up nevertheless, `writing` those of the thread.
+    """
+
+    def __init__(self, store: ObjectWriter, prefix: str, keep: int) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._keep = keep
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._under_way: Future[None] | None = None
+        self.latest = ""
+        self.stalled = 0.0
+        self.writing = 0.0
+        self.written = 0
+
+    def save(self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, detail: dict[str, Any]) -> None:
+        """Begin to write the state after `step` steps, unless an earlier one is still being written.
+
+        Raises what the writing of the one before came to.
+        """
+        if self._under_way is not None:
+            if not self._under_way.done():
+                return
+            self._under_way.result()
+        started = time.perf_counter()
+        state = _state(step, model, optimizer, detail)
+        self._under_way = self._pool.submit(self._write, step, state)
+        self.stalled += time.perf_counter() - started
+
+    def finish(self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, detail: dict[str, Any]) -> str:
+        """Write the last state, wait until it is durable, and return its key."""
+        try:
+            self.wait()
+            self._write(step, _state(step, model, optimizer, detail))
+        finally:
+            self.close()
+        return self.latest
+
+    def wait(self) -> None:
+        """Wait until what is being written is durable."""
+        if self._under_way is not None:
+            self._under_way.result()
+
+    def close(self) -> None:
+        """End the thread; what it is writing is written to its end."""
+        self._pool.shutdown()
+
+    def _write(self, step: int, state: dict[str, Any]) -> None:
+        import torch
+
+        started = time.perf_counter()
+        key = f"{self._prefix}/step-{step:06d}.pt"
+        # By way of a file, which is streamed: in memory it would stand there two or three times.
+        with tempfile.NamedTemporaryFile(suffix=".pt") as file:
+            torch.save(state, file)
+            file.flush()
+            self._store.upload(key, Path(file.name))
+        self._store.put(f"{self._prefix}/{_LATEST}", json.dumps({"step": step, "key": key}).encode())
+        self.latest = key
+        kept = sorted(info.key for info in self._store.list(f"{self._prefix}/step-"))
+        for old in kept[: -self._keep]:
+            self._store.delete(old)
+        self.writing += time.perf_counter() - started
+        self.written += 1
+
+
+def resume(
+    store: ObjectReader, prefix: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, str, dict[str, Any]]:
+    """Load the latest checkpoint: (steps taken, its key, its detail); (0, "", {}) where there is none.
+
+    Restores torch's RNG too, so that the next step is the very one that would have followed.
+    """
+    import torch
+
+    try:
+        latest = json.loads(store.get(f"{prefix}/{_LATEST}"))
+        state = torch.load(io.BytesIO(store.get(latest["key"])), weights_only=True)
+    except NotFound:
+        return 0, "", {}
+    model.load_state_dict(state["weights"], strict=False)
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"])
+    return int(state["step"]), str(latest["key"]), state["detail"]
+
+
+def _state(step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, detail: dict[str, Any]) -> dict[str, Any]:
+    """A copy: training goes on changing the tensors while this is written."""
+    import torch
+
+    # Duplicates too: an output layer that is also the word embeddings has two names, and would pass for a buffer under one.
+    named = list(model.named_parameters(remove_duplicate=False))
+    frozen = {name for name, parameter in named if not parameter.requires_grad}
+    return {
+        "step": step,
+        # Buffers are written too: they are small, and a step may change them.
+        "weights": {name: value.detach().clone() for name, value in model.state_dict().items() if name not in frozen},
+        "optimizer": _copied(optimizer.state_dict()),
+        "rng": torch.get_rng_state(),
+        "detail": _copied(detail),
+    }
+
+
+def _copied(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,66 @@
+"""The sentence encoder that the embedder is: MiniLM, trained and released. Imports torch: import it late."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.util import cos_sim
+from transformers.utils import logging as transformers_logging
+
+from headrace.models.embedder import WINDOW
+from headrace.models.tokens import embedder_folder
+
+transformers_logging.disable_progress_bar()
+
+
+def trainable(folder: Path | None, most_tokens: int) -> SentenceTransformer:
+    """The packaged encoder, or one as `save` left it, to be trained on; texts are cut to so many word pieces meanwhile.
+
+    Word embeddings stay as they are: verdicts are few, words many, and half of the weights need no optimizer state then.
+    """
+    model = SentenceTransformer(str(folder or embedder_folder()), device="cpu", local_files_only=True)
+    model.max_seq_length = most_tokens
+    for parameter in model[0].auto_model.embeddings.parameters():
+        parameter.requires_grad = False
+    return model
+
+
+def embed(model: SentenceTransformer, texts: Sequence[str]) -> torch.Tensor:
+    """Embeddings of texts in their order, as one batch, with what backpropagation needs: float32 (n, dimensions)."""
+    vectors: torch.Tensor = model(model.preprocess(list(texts)))["sentence_embedding"]
+    return vectors
+
+
+def contrast(
+    model: SentenceTransformer, questions: torch.Tensor, shown: torch.Tensor, counts: Sequence[Sequence[bool]], scale: float
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss of n questions over the passages shown, the first n of which are theirs; and the share that have theirs first.
+
+    `counts[i][j]` says whether passage j is in question i's sum; its own always has to be.
+    """
+    out = ~torch.tensor(counts)
+    first: list[float] = []
+
+    def similarity(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        cosines: torch.Tensor = cos_sim(one, other).masked_fill(out, -torch.inf)
+        first.extend((cosines.argmax(dim=1) == torch.arange(len(one))).float().tolist())
+        return cosines
+
+    ranking = MultipleNegativesRankingLoss(model, scale=scale, similarity_fct=similarity)
+    loss: torch.Tensor = ranking.compute_loss_from_embeddings([questions, shown], labels=torch.empty(0))
+    return loss, {"first": sum(first) / len(first)}
+
+
+def save(model: SentenceTransformer, folder: Path) -> None:
+    """Write a folder that `SentenceTransformer(folder)` loads, which reads as much of a text as the packaged one."""
+    model.max_seq_length = WINDOW
+    model.save_pretrained(str(folder), create_model_card=False)

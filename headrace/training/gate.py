@@ -1,0 +1,61 @@
+"""The gate: what a challenger must show, and the alarms that keep it out however good its score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headrace.settings import Gate
+from headrace.training.champion import NONE
+from headrace.training.evaluate import Evaluation
+from headrace.training.recipe import RERANKER
+
+
+def decide(model: str, evaluation: Evaluation, alarmed: list[str], gate: Gate) -> tuple[bool, str]:
+    """Whether to promote, and why in one sentence."""
+    shown = (
+        f"{evaluation.measure} {evaluation.challenger:.3f} against {evaluation.champion:.3f} on {evaluation.questions} held-out"
+        f" questions: {evaluation.difference:+.3f}, 95 % interval {evaluation.low:+.3f} to {evaluation.high:+.3f}"
+    )
+    if evaluation.questions == 0:
+        return False, "no held-out question can tell the two apart"
+    if evaluation.confidence < gate.confidence:
+        if model == RERANKER and evaluation.card["retrieval_weight"] == 1.0 and evaluation.champion_version == NONE:
+            return False, f"on the tuning questions its score added nothing to retrieval's ({shown})"
+        return False, f"better with only {evaluation.confidence:.1%} confidence, {gate.confidence:.0%} is asked ({shown})"
+    if alarmed:
+        return False, f"better with {evaluation.confidence:.1%} confidence, but {'; '.join(alarmed)} ({shown})"
+    return True, f"better with {evaluation.confidence:.1%} confidence ({shown})"
+
+
+def alarms(evaluation: Evaluation, figures: Mapping[str, float], gate: Gate) -> list[str]:
+    """What speaks against the challenger, a clause each; `figures` are what the recipe told of its last steps."""
+    found = []
+    beside = evaluation.beside
+    length, wanted = beside.get("tokens"), beside.get("wanted")
+    if length and wanted and length.champion > 0:
+        change = length.difference / length.champion
+        # Nearer to the length of the answers that people want is no fault, whatever the change.
+        further = abs(length.challenger - wanted.challenger) > abs(length.champion - wanted.champion)
+        if abs(change) > gate.length and further and (length.low > 0 or length.high < 0):
+            found.append(f"its answers are {abs(change):.0%} {'longer' if change > 0 else 'shorter'}, unlike those wanted")
+    if (refused := beside.get("refused")) and refused.difference > gate.refusals:
+        found.append(f"it refuses {refused.challenger:.0%} of the questions, the champion {refused.champion:.0%}")
+    if (repeats := beside.get("repetition")) and repeats.difference > gate.repetition:
+        found.append(f"it repeats {repeats.challenger:.0%} of its three-word runs, the champion {repeats.champion:.0%}")
+    if figures.get("kl", 0.0) > gate.kl:
+        found.append(f"it drifted {figures['kl']:.2f} nats per token from where it started")
+    grounded = beside.get("groundedness")
+    if grounded and grounded.high < 0 < evaluation.difference:
+        found.append(
+            f"its score rises while its answers stand less on the passages"
+            f" (groundedness {grounded.champion:.2f} to {grounded.challenger:.2f})"
+        )
+    for tenant, one in evaluation.tenants.items():
+        if one.questions >= gate.tenant_questions and one.high < 0:
+            found.append(f"tenant {tenant} gets worse: {one.difference:+.3f} on its {one.questions} questions")
+    for user, rest in evaluation.without.items():
+        if rest.questions and rest.difference <= 0:
+            found.append(
+                f"it hangs on one user: without the questions that {user} judged it is no better ({rest.difference:+.3f})"
+            )
+    return found

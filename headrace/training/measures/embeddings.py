@@ -1,0 +1,79 @@
+"""Embedders, by nDCG@10 of the judged passages in the order of their cosines with the question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.pipeline.progress import Bars
+from headrace.training.interrupt import put_off
+from headrace.training.measures import Compared, Rows
+from headrace.training.measures.passages import CUT, Question, labels, ndcg, row
+from headrace.training.rows import by_question, passages, tellable
+
+Vectors = npt.NDArray[np.float32]
+
+
+def compare(
+    challenger: Path, champion: Path | None, card: Mapping[str, Any], tune: Rows, test: Rows, settings: Any, bars: Bars
+) -> Compared:
+    """Compare on `test`, both as they would be served; there is nothing to fit. Without a champion the packaged one stands.
+
+    `refused` says whether even the nearest passage is further from the question than answering asks for: another embedder's
+    cosines may have another scale. `retrieval` is the mean of the order in which the passages were found, by cosine and words.
+    """
+    from headrace.models.embedder import WINDOW
+
+    held_out = tellable(by_question(passages(test)))
+    least = settings.least_similarity
+    mine = _judged(held_out, challenger, WINDOW, least, bars, "evaluate")
+    theirs = _judged(held_out, champion, int(card["max_tokens"]) if champion else WINDOW, least, bars, "champion")
+    plain = [ndcg(labels(q), range(len(q))) for q in held_out]
+    return Compared(
+        measure=f"nDCG@{CUT}",
+        ours=tuple(mine),
+        theirs=tuple(theirs),
+        card={"max_tokens": WINDOW},
+        retrieval=sum(plain) / len(plain) if plain else 0.0,
+    )
+
+
+def cosines(question: Vectors, found: Vectors) -> Vectors:
+    """Of a question (dimensions,) with each of `found` (n, dimensions)."""
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(question)
+    near: Vectors = (found @ question) / np.maximum(lengths, 1e-12)
+    return near
+
+
+def _judged(
+    asked: Sequence[Question], folder: Path | None, window: int, least: float, bars: Bars, what: str
+) -> list[dict[str, Any]]:
+    """A row for each question: nDCG of its passages as one embedder orders them. Each text is embedded once."""
+    texts = list(dict.fromkeys(text for q in asked for text in (q[0]["question"], *(one["passage"] for one in q))))
+    if not texts:
+        return []
+    vectors = dict(zip(texts, _embedded(texts, folder, window, bars, what), strict=True))
+    rows = []
+    for q in asked:
+        near = cosines(vectors[q[0]["question"]], np.stack([vectors[one["passage"]] for one in q]))
+        order = [int(i) for i in np.argsort(-near, kind="stable")]
+        rows.append({**row(q, ndcg(labels(q), order)), "refused": float(near.max() < least)})
+    return rows
+
+
+def _embedded(texts: Sequence[str], folder: Path | None, window: int, bars: Bars, what: str) -> Vectors:
+    with put_off():
+        from headrace.models.embedder import MiniLM, batches
+
+        model = MiniLM(folder, window=window)
+    pieces = model.word_pieces(texts, "END")
+    vectors = np.empty((len(texts), model.width), np.float32)
+    places = batches(pieces)
+    for batch in bars.track(places, what, total=len(places), of="batches"):
+        with put_off():
+            vectors[batch] = model.embed([pieces[place] for place in batch])
+    return vectors

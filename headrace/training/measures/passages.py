@@ -1,0 +1,96 @@
+"""Re-rankers, by nDCG@10 of the judged passages in the order that serving would give them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headrace.models.combination import combined_order
+from headrace.pipeline.progress import Bars
+from headrace.training.interrupt import put_off
+from headrace.training.measures import Compared, Rows
+from headrace.training.rows import by_question, passages, tellable
+
+CUT = 10
+_WEIGHTS = tuple(round(0.1 * i, 1) for i in range(11))
+
+Question = Sequence[Mapping[str, Any]]
+Scorer = Callable[[str, Sequence[str]], list[float]]
+
+
+def compare(
+    challenger: Path, champion: Path | None, card: Mapping[str, Any], tune: Rows, test: Rows, settings: Any, bars: Bars
+) -> Compared:
+    """Fit how the challenger's score is weighed with retrieval's on `tune`, then compare on `test`.
+
+    Before the first promotion the champion is retrieval's own order.
+    """
+    held_out = tellable(by_question(passages(test)))
+    ours = _scorer(challenger, settings.max_tokens)
+    weight = fitted(_scored(tellable(by_question(passages(tune))), ours, bars, "fit"))
+    mine = [ndcg(labels(q), weighed(q, logits, weight)) for q, logits in _scored(held_out, ours, bars, "evaluate")]
+    plain = [ndcg(labels(q), list(range(len(q)))) for q in held_out]
+    theirs = plain
+    if champion is not None:
+        scored = _scored(held_out, _scorer(champion, int(card["max_tokens"])), bars, "champion")
+        theirs = [ndcg(labels(q), weighed(q, logits, float(card["retrieval_weight"]))) for q, logits in scored]
+    return Compared(
+        measure=f"nDCG@{CUT}",
+        ours=tuple(row(q, score) for q, score in zip(held_out, mine, strict=True)),
+        theirs=tuple(row(q, score) for q, score in zip(held_out, theirs, strict=True)),
+        card={"retrieval_weight": weight, "max_tokens": settings.max_tokens},
+        retrieval=sum(plain) / len(plain) if plain else 0.0,
+    )
+
+
+def ndcg(relevance: Sequence[float], order: Sequence[int], cut: int = CUT) -> float:
+    """nDCG@cut with linear gain: Järvelin, Kekäläinen 2002. `order` lists indices into `relevance`, best first."""
+    gained = sum(relevance[i] / math.log2(place + 2) for place, i in enumerate(order[:cut]))
+    best = sum(gain / math.log2(place + 2) for place, gain in enumerate(sorted(relevance, reverse=True)[:cut]))
+    return gained / best if best > 0 else 0.0
+
+
+def labels(rows: Question) -> list[float]:
+    """Relevance of a question's passages, in retrieval order."""
+    return [float(row["label"]) for row in rows]
+
+
+def weighed(rows: Question, logits: Sequence[float], weight: float) -> list[int]:
+    """The order that serving would give these passages."""
+    return combined_order([row["retrieval_score"] for row in rows], logits, weight)
+
+
+def fitted(tune: Sequence[tuple[Question, Sequence[float]]]) -> float:
+    """The retrieval weight with the best mean nDCG@10; of equals the one that trusts retrieval most."""
+    if not tune:
+        return 0.5
+    means = {w: sum(ndcg(labels(rows), weighed(rows, logits, w)) for rows, logits in tune) / len(tune) for w in _WEIGHTS}
+    return max(means, key=lambda w: (means[w], w))
+
+
+def _scorer(folder: Path, most_tokens: int) -> Scorer:
+    from headrace.training import crossencoder
+
+    with put_off():
+        pair = crossencoder.load(folder)
+
+    def score(question: str, shown: Sequence[str]) -> list[float]:
+        with put_off():
+            return crossencoder.score(*pair, question, shown, most_tokens)
+
+    return score
+
+
+def _scored(asked: Sequence[Question], score: Scorer, bars: Bars, what: str) -> list[tuple[Question, list[float]]]:
+    return [
+        (rows, score(rows[0]["question"], [row["passage"] for row in rows]))
+        for rows in bars.track(asked, what, total=len(asked), of="questions")
+    ]
+
+
+def row(rows: Question, score: float) -> dict[str, Any]:
+    """A question with the score of its order, as `Compared` has it."""
+    users = sorted({row["user"] for row in rows if row.get("user")})
+    return {"question": rows[0]["question"], "tenant": rows[0]["tenant"], "users": users, "score": score}

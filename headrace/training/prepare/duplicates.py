@@ -1,0 +1,143 @@
+"""Near-duplicates among questions: candidates by MinHash (Broder 1997), told by the Jaccard similarity of their letters.
+
+Questions that name other numbers are never near-duplicates: "revenue in 2019" and "revenue in 2018" ask for other things.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from datasketch import MinHash
+
+_RUN = 4
+_PERMUTATIONS = 128
+_SEED = 1
+_RECALL = 0.9999
+_MOST = 64  # questions of a bucket that are compared each with each
+
+Signatures = np.ndarray[Any, np.dtype[np.uint32]]
+Places = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@lru_cache(maxsize=4096)  # the questions of a bucket are compared each with each
+def shingles(normal: str) -> frozenset[bytes]:
+    """Runs of four characters of a text in normal form; of a shorter one the text itself."""
+    return frozenset(normal[i : i + _RUN].encode() for i in range(max(1, len(normal) - _RUN + 1)))
+
+
+def similarity(one: str, other: str) -> float:
+    """Jaccard similarity of two normal forms: shared runs of four characters by all of them."""
+    ours, theirs = shingles(one), shingles(other)
+    shared = len(ours & theirs)
+    return shared / (len(ours) + len(theirs) - shared)
+
+
+def numbers(normal: str) -> str:
+    """The words with a digit in them, sorted: what near-duplicates have in common."""
+    return " ".join(sorted(word for word in normal.split() if any(map(str.isdigit, word))))
+
+
+def grouped(tenants: Sequence[str], normals: Sequence[str], least: float) -> list[int]:
+    """For each question the first one of its group; questions of one tenant that are near-duplicates share a group.
+
+    Groups are transitive: a near-duplicate of a near-duplicate is in it too. `least` is the similarity from which on.
+    """
+    blocks = [f"{tenant}\0{numbers(normal)}" for tenant, normal in zip(tenants, normals, strict=True)]
+    leader = list(range(len(normals)))
+
+    def find(place: int) -> int:
+        while leader[place] != place:
+            leader[place] = leader[leader[place]]
+            place = leader[place]
+        return place
+
+    for one, other in _candidates(blocks, normals, least):
+        first, second = find(one), find(other)
+        if first != second and similarity(normals[one], normals[other]) >= least:
+            leader[max(first, second)] = min(first, second)
+    return [find(place) for place in range(len(normals))]
+
+
+def resembling(normals: Sequence[str], known: Sequence[str], least: float) -> set[int]:
+    """Which of the texts are near-duplicates of a known one, or the same."""
+    both = [*known, *normals]
+    found: set[int] = set()
+    for one, other in _candidates([numbers(normal) for normal in both], both, least):
+        # Candidates are in order, and the known ones stand first.
+        if one < len(known) <= other and other not in found and similarity(both[one], both[other]) >= least:
+            found.add(other)
+    return {place - len(known) for place in found}
+
+
+def _candidates(blocks: Sequence[str], normals: Sequence[str], least: float) -> Iterator[tuple[int, int]]:
+    """Pairs of places, the smaller first, of questions of one block whose signatures say that they may be alike."""
+    codes = np.unique(np.asarray(blocks, dtype=object), return_inverse=True)[1].reshape(-1) if blocks else np.zeros(0, np.int64)
+    places = np.flatnonzero(np.bincount(codes)[codes] > 1)
+    signatures = _signatures([normals[int(place)] for place in places])
+    # The share of rows that agree estimates the similarity with a standard deviation of sqrt(s(1 - s) / rows).
+    enough = (least - 4 * math.sqrt(least * (1 - least) / _PERMUTATIONS)) * _PERMUTATIONS
+    for bucket in _buckets(signatures, codes[places], _rows(least)):
+        # One too large to compare each with each cannot be told apart by signature: the first stands for all.
+        firsts = bucket[:1] if len(bucket) > _MOST else bucket
+        agreeing = (signatures[firsts][:, None, :] == signatures[bucket][None, :, :]).sum(axis=2)
+        for one, other in zip(*np.nonzero(np.triu(agreeing >= enough, 1)), strict=True):
+            yield int(places[bucket[one]]), int(places[bucket[other]])
+
+
+def _buckets(signatures: Signatures, codes: Places, rows: int) -> Iterator[Places]:
+    """Signatures, in order, that agree in a band of so many rows and in their code.
+
+    A bucket larger than `_MOST` is divided by further rows until there are none, so that many questions made from one template
+    cost no square of time.
+    """
+    for first in range(0, _PERMUTATIONS - rows + 1, rows):
+        columns = np.roll(np.arange(_PERMUTATIONS), -first)
+        waiting: list[tuple[Places, int]] = [(bucket, rows) for bucket in _alike(signatures[:, columns[:rows]], codes)]
+        while waiting:
+            bucket, used = waiting.pop()
+            if len(bucket) <= _MOST or used == _PERMUTATIONS:
+                yield bucket
+                continue
+            more = columns[used : used + 2]
+            divided = [bucket[part] for part in _alike(signatures[np.ix_(bucket, more)], np.zeros(len(bucket), np.int64))]
+            waiting += [(part, used + len(more)) for part in divided]
+            # What is divided may yet be alike: the first of each part stands for it.
+            if len(divided) > 1:
+                yield np.sort(np.asarray([part[0] for part in divided[:_MOST]]))
+
+
+def _rows(least: float) -> int:
+    """Rows of a band: as many as still find two texts of that similarity with a probability of 99.99 %.
+
+    s^r is the probability that a band of r rows agrees, 1 − (1 − s^r)^b that one of b bands does (Leskovec, Rajaraman, Ullman,
+    "Mining of Massive Datasets", 3.4.2).
+    """
+    fitting = [r for r in range(1, _PERMUTATIONS + 1) if 1 - (1 - least**r) ** (_PERMUTATIONS // r) >= _RECALL]
+    return max(fitting)
+
+
+def _signatures(normals: Sequence[str]) -> Signatures:
+    sketches = MinHash.generator(map(shingles, normals), num_perm=_PERMUTATIONS, seed=_SEED, hashfunc=zlib.crc32)
+    found = np.empty((len(normals), _PERMUTATIONS), np.uint32)
+    for place, sketch in enumerate(sketches):
+        found[place] = sketch.hashvalues
+    return found
+
+
+def _alike(columns: Signatures, codes: Places) -> list[Places]:
+    """Groups of at least two rows that agree in every column and in their code, each in ascending order."""
+    if len(columns) < 2:
+        return []
+    keys = codes.astype(np.uint64)
+    for column in columns.T:  # FNV-1a over the columns: what collides is told apart by its similarity
+        keys = (keys ^ column) * np.uint64(0x100000001B3)
+    order = np.argsort(keys, kind="stable")
+    edges = np.flatnonzero(np.diff(keys[order])) + 1
+    starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [len(order)]])
+    several = ends - starts > 1
+    return [order[start:end] for start, end in zip(starts[several], ends[several], strict=True)]

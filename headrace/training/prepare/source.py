@@ -1,0 +1,83 @@
+"""The tables that a dataset is made from, as they stood when the turn was planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.catalog import TEXT, Store
+
+_ANSWER_COLUMNS = (
+    *("answer_id", "kind", "tenant", "user", "simulated", "question", "answer", "passages", "prompt_tokens"),
+    *("completion_tokens", "logprobs", "sampling", "generator_version", "topic", "partition", "offset", "at"),
+)
+_CHUNK_COLUMNS = ("chunk_id", "document_id", "text", "topic", "partition", "offset")
+_DOCUMENT_COLUMNS = ("document_id", "status", "topic", "partition", "offset")
+_IN_ORDER = [("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")]
+_ENDED = pa.array(["parsed", "deleted"], TEXT)  # what decides whether a document is there; a version that failed does not
+
+
+class Rows(Protocol):
+    """What is asked of a table: a `TableReader` is one."""
+
+    @property
+    def store(self) -> Store: ...
+
+    def scan(self, columns: tuple[str, ...], *, snapshot: int | None = None) -> Iterable[pa.RecordBatch]: ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """Table snapshots. A table that `snapshots` does not name is read as it stands; one named `None` had no row yet."""
+
+    interactions: Rows
+    feedback: Rows
+    documents: Rows
+    chunks: Rows
+    snapshots: Mapping[str, int | None]
+
+    def verdicts(self) -> pa.Table:
+        """Every verdict, as often as it was delivered."""
+        return self._read(self.feedback, ("*",))[0]
+
+    def answers(self, wanted: pa.Array) -> tuple[pa.Table, int]:
+        """The answers of these ids, as often as they were delivered, and the number of rows that are not theirs."""
+        return self._read(self.interactions, _ANSWER_COLUMNS, "answer_id", wanted)
+
+    def passages(self, wanted: pa.Array) -> pa.Table:
+        """The chunks of these ids, each once, in the order of their ids: generations of the index have them in common."""
+        table, _ = self._read(self.chunks, _CHUNK_COLUMNS, "chunk_id", wanted)
+        table = table.sort_by([("chunk_id", "ascending"), *_IN_ORDER])
+        firsts = (
+            table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
+            .group_by("chunk_id")
+            .aggregate([("row", "min")])
+        )
+        return table.take(firsts["row_min"].sort())
+
+    def deleted(self) -> pa.Table:
+        """The documents whose newest event deleted them."""
+        table, _ = self._read(self.documents, _DOCUMENT_COLUMNS, "status", _ENDED)
+        rows = table.sort_by(_IN_ORDER).select(["document_id", "status"]).to_pylist()
+        newest = {row["document_id"]: row["status"] for row in rows}
+        gone = [document for document, status in newest.items() if status == "deleted"]
+        return pa.table({"document_id": pa.array(gone, TEXT)})
+
+    def _read(self, table: Rows, columns: tuple[str, ...], key: str = "", wanted: pa.Array | None = None) -> tuple[pa.Table, int]:
+        """Rows whose `key` is wanted, and the number of the others, of which one batch is in memory at a time."""
+        schema = table.store.columns if columns == ("*",) else pa.schema([table.store.columns.field(c) for c in columns])
+        named = table.store.name in self.snapshots
+        snapshot = self.snapshots.get(table.store.name)
+        kept: list[pa.RecordBatch] = []
+        others = 0
+        for rows in table.scan(columns, snapshot=snapshot) if snapshot is not None or not named else ():
+            if wanted is not None:
+                held = rows.filter(pc.is_in(rows.column(key), value_set=wanted))
+                others += rows.num_rows - held.num_rows
+                rows = held
+            kept.append(rows)
+        return pa.Table.from_batches(kept, schema), others

@@ -1,0 +1,59 @@
+"""Which questions are learned from, which are tuned on and which are held out, so that nothing leaks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
+from headrace.training.rows import TEST, TRAIN, TUNE
+
+_TEST_SHARE, _TUNE_SHARE = 0.25, 0.15
+_LEAST_DOCUMENTS = 8
+
+
+def splits(names: Sequence[str], documents: Sequence[str], groups: Sequence[int], seed: int) -> list[str]:
+    """Split of each question: 60 % train, 15 % tune, 25 % test, by document and by group of near-duplicates.
+
+    `names` are unique and name the questions whatever their order, `documents` what each is about ("" if unknown), `groups`
+    the place of the first of its near-duplicates. All questions about one document are in one split, and so are
+    near-duplicates, whatever documents they are about. Put together rather than dropped: what is a near-duplicate by its
+    letters may ask for something else, and its verdicts are worth as much.
+
+    Where there are fewer than eight such units, documents are not held apart, near-duplicates still are. A unit of more than
+    a quarter of the questions is learned from, for held out it would leave nothing to learn from.
+    """
+    units = _units(names, documents, groups)
+    if len(set(units)) < _LEAST_DOCUMENTS:
+        units = _units(names, [""] * len(names), groups)
+    sizes = Counter(units)
+    large = {unit for unit, size in sizes.items() if size > _TEST_SHARE * len(units)}
+    large = large if len(large) < len(sizes) else set()
+    found = dict.fromkeys(large, TRAIN)
+    # Ranked rather than thresholded by hash: even few units are then split in the wanted shares.
+    order = sorted(sizes.keys() - large, key=lambda unit: hashlib.sha256(f"{seed}\0{unit}".encode()).digest())
+    seen, total = 0, sum(sizes[unit] for unit in order)
+    for unit in order:
+        share = seen / total
+        found[unit] = TEST if share < _TEST_SHARE else TUNE if share < _TEST_SHARE + _TUNE_SHARE else TRAIN
+        seen += sizes[unit]
+    return [found[unit] for unit in units]
+
+
+def _units(names: Sequence[str], documents: Sequence[str], groups: Sequence[int]) -> list[str]:
+    """What is kept together with each question, named by the least name in it."""
+    leader: dict[str, str] = {}
+
+    def find(node: str) -> str:
+        leader.setdefault(node, node)
+        while leader[node] != node:
+            leader[node] = leader[leader[node]]
+            node = leader[node]
+        return node
+
+    for place, (name, document) in enumerate(zip(names, documents, strict=True)):
+        question = f"q{name}"
+        for other in (f"q{names[groups[place]]}", f"d{document}" if document else question):
+            first, second = sorted((find(question), find(other)))
+            leader[second] = first
+    return [find(f"q{name}") for name in names]

@@ -1,0 +1,130 @@
+"""RL fine-tuning of the generator on rewards that can be verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field, model_validator
+
+from headrace.models.measures import exact_match, f1, groundedness
+from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, wanted
+from headrace.training.rows import answers
+
+if TYPE_CHECKING:
+    import torch
+
+    from headrace.training.recipe import Policy
+
+
+class GrpoSettings(LoraSettings):
+    """The settings of `grpo`."""
+
+    samples: int = Field(ge=2)
+    """Answers drawn for each question."""
+    drawn_tokens: int = Field(ge=1)
+    """Tokens that each may have."""
+    temperature: float = Field(gt=0)
+    """Temperature at which they are drawn."""
+    kl: float = Field(ge=0)
+    """Weight of the penalty for drifting from the start (β)."""
+    scaled: bool
+    """Whether advantages are divided by their standard deviation and answers by their length (GRPO), or not (Dr. GRPO)."""
+    exact: float = Field(ge=0)
+    """Reward of an answer that is the known one."""
+    overlap: float = Field(ge=0)
+    """Reward of one that shares all its words with the known one; part of it for a part of them (F1)."""
+    grounded: float = Field(ge=0)
+    """Reward of one whose sentences all stand on the passages."""
+
+    @model_validator(mode="after")
+    def _room_for_the_prompt(self) -> Self:
+        if self.drawn_tokens > self.max_tokens // 2:
+            raise ValueError("drawn_tokens must not exceed half of max_tokens: the prompt needs room too")
+        return self
+
+
+class Grpo(LoraRecipe):
+    """RL fine-tuning with verifiable rewards: GRPO (Shao et al. 2024, arXiv:2402.03300, eq. 3), on-policy, a step per group.
+
+    G answers o_i are drawn from the generator as it is, and rewarded: r_i. A_i = (r_i − mean r) / (std r + 1e-4).
+    L = −(1/G) Σ_i (1/|o_i|) Σ_t [ ρ_it A_i − β (π_ref/π − log(π_ref/π) − 1) ], ρ_it = π / π without gradient, hence 1 in value:
+    the answers are used once, so that there is nothing to clip. Without `scaled` A_i = r_i − mean r, and the sum over tokens is
+    divided by `drawn_tokens` in place of |o_i| (Dr. GRPO: Liu et al. 2025, arXiv:2503.20783).
+    """
+
+    name = "grpo"
+    about = "RL fine-tuning with verifiable rewards (GRPO): a LoRA adapter on the generator, from questions with known answers."
+    settings_type = GrpoSettings
+
+    def items(self, rows: Sequence[Mapping[str, Any]], settings: GrpoSettings) -> list[Exchange]:
+        """Each question once, with the answer that is known: the newest row's, if there are several."""
+        found: dict[tuple[str, tuple[str, ...]], Exchange] = {}
+        for row in answers(rows):
+            known = wanted(row)
+            if known is not None:
+                found[known.question, known.passages] = known
+        return list(found.values())
+
+    def left_out(self, rows: Sequence[Mapping[str, Any]], settings: GrpoSettings) -> dict[str, int]:
+        """Answers to questions whose right answer nobody said."""
+        return {"no known answer": sum(wanted(row) is None for row in answers(rows))}
+
+    def loss(
+        self, policy: Policy, items: Sequence[Exchange], settings: GrpoSettings, step_seed: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The formula above, and as figures the mean reward and its parts, the drift (`kl`) and tokens an answer has."""
+        import torch
+
+        from headrace.training.causal import following, logprobs, read, speak, text
+        from headrace.training.recipes.policy import k3
+
+        parts, drift, rewarded, lengths = [], [], [], []
+        for known in items:
+            prompt = known.prompt_ids(policy)[-(settings.max_tokens - settings.drawn_tokens) :]
+            prefix = read(policy.model, prompt)
+            said = speak(
+                policy.model,
+                [prefix] * settings.samples,
+                policy.tokenizer,
+                policy.extra["ends"],
+                most_tokens=settings.drawn_tokens,
+                temperature=settings.temperature,
+            )
+            rewards = [reward(text(policy.tokenizer, one), known, settings) for one in said]
+            ours = following(policy.model, prefix, said, temperature=settings.temperature)
+            theirs = logprobs(policy.extra["reference"], prompt, said, temperature=settings.temperature)
+            gained = advantages([sum(one.values()) for one in rewards], scaled=settings.scaled)
+            for one, now, then in zip(gained, ours, theirs, strict=True):
+                apart = k3(now, then)
+                per_token = (now - now.detach()).exp() * one - settings.kl * apart
+                parts.append(-per_token.sum() / (len(now) if settings.scaled else settings.drawn_tokens))
+                drift.append(apart.detach())
+                lengths.append(len(now))
+            rewarded += rewards
+        told = {name: _mean([one[name] for one in rewarded]) for name in ("exact", "overlap", "grounded")}
+        told["reward"] = sum(told.values())
+        return torch.stack(parts).mean(), told | {"kl": float(torch.cat(drift).mean()), "tokens": _mean(lengths)}
+
+
+def reward(said: str, known: Exchange, settings: GrpoSettings) -> dict[str, float]:
+    """The parts of an answer's reward, by name: anybody can check them who has the known answer and the passages."""
+    return {
+        "exact": settings.exact * exact_match(said, known.answer),
+        "overlap": settings.overlap * f1(said, known.answer),
+        "grounded": settings.grounded * (groundedness(said, known.passages) or 0.0),
+    }
+
+
+def advantages(rewards: Sequence[float], *, scaled: bool) -> list[float]:
+    """How much better each answer of a group is than their mean; `scaled`: in standard deviations of the group."""
+    mean = _mean(rewards)
+    apart = [one - mean for one in rewards]
+    if not scaled:
+        return apart
+    deviation = _mean([one * one for one in apart]) ** 0.5
+    return [one / (deviation + 1e-4) for one in apart]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

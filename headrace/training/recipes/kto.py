@@ -1,0 +1,103 @@
+"""Offline preference tuning of the generator by single thumbs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, given, wanted
+from headrace.training.rows import answers
+
+if TYPE_CHECKING:
+    import torch
+
+    from headrace.training.recipe import Policy
+
+
+class KtoSettings(LoraSettings):
+    """The settings of `kto`."""
+
+    beta: float = Field(gt=0)
+    """How soon an answer counts as won or lost; larger keeps the generator nearer to where it started."""
+    desirable: float = Field(gt=0)
+    """Weight of a liked answer (λ_D)."""
+    undesirable: float = Field(gt=0)
+    """Weight of a disliked one (λ_U); where thumbs down are rarer, more."""
+
+
+class Kto(LoraRecipe):
+    """Offline preference tuning: KTO (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8). No reward model, no sampling.
+
+    r(x, y) = log π(y|x) − log π_ref(y|x); z = max(0, mean over the step of r(x_i, y_j), j ≠ i), through which no gradient goes;
+    v = λ_D σ(β (r − z)) for a liked answer, λ_U σ(β (z − r)) for a disliked one; L = mean of λ_y − v.
+    z stands for KL(π ‖ π_ref): each question of a step is paired with the answer to the next other one.
+    """
+
+    name = "kto"
+    about = "Offline preference tuning (KTO): a LoRA adapter on the generator, from single thumbs up and down."
+    settings_type = KtoSettings
+
+    def items(self, rows: Sequence[Mapping[str, Any]], settings: KtoSettings) -> list[tuple[Exchange, bool]]:
+        """(answer, liked): the answers given, and as liked ones the corrections that people wrote."""
+        found: list[tuple[Exchange, bool]] = []
+        for row in answers(rows):
+            was, better = given(row), wanted(row)
+            if was is not None:
+                found.append((was, row["label"] > 0))
+            if better is not None and better != was:
+                found.append((better, True))
+        return found
+
+    def left_out(self, rows: Sequence[Mapping[str, Any]], settings: KtoSettings) -> dict[str, int]:
+        """Answers that no generator gave, and nobody corrected."""
+        return {"no generator's answer": sum(given(row) is None and wanted(row) is None for row in answers(rows))}
+
+    def loss(
+        self, policy: Policy, items: Sequence[tuple[Exchange, bool]], settings: KtoSettings, step_seed: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The formula above, and as figures z, the rewards β r of liked and disliked answers, and the drift (`kl`)."""
+        import torch
+
+        from headrace.training.causal import logprobs
+        from headrace.training.recipes.policy import k3
+
+        encoded = [exchange.ids(policy, settings.max_tokens) for exchange, _ in items]
+        rewards, mismatched, drift = [], [], []
+        for i, (prompt, completion) in enumerate(encoded):
+            # Behind the same prompt an answer to another question: read together, the prompt is read once.
+            others = (
+                encoded[j % len(items)][1] for j in range(i + 1, i + len(items)) if not _same(items[i], items[j % len(items)])
+            )
+            said = [completion, *islice(others, 1)]
+            ours = logprobs(policy.model, prompt, said)
+            theirs = logprobs(policy.extra["reference"], prompt, said)
+            rewards.append((ours[0] - theirs[0]).sum())
+            mismatched += [float((a.detach() - b).sum()) for a, b in zip(ours[1:], theirs[1:], strict=True)]
+            drift.append(k3(ours[0].detach(), theirs[0]))
+        reference_point = max(0.0, sum(mismatched) / len(mismatched)) if mismatched else 0.0
+        reward = torch.stack(rewards)
+        liked = torch.tensor([up for _, up in items])
+        loss = kahneman_tversky(reward, liked, reference_point, settings.beta, settings.desirable, settings.undesirable).mean()
+        told = {"reference_point": reference_point, "kl": float(torch.cat(drift).mean())}
+        for name, chosen in (("reward_liked", liked), ("reward_disliked", ~liked)):
+            if chosen.any():
+                told[name] = float(settings.beta * reward.detach()[chosen].mean())
+        return loss, told
+
+
+def _same(one: tuple[Exchange, bool], other: tuple[Exchange, bool]) -> bool:
+    return one[0].question == other[0].question
+
+
+def kahneman_tversky(
+    reward: torch.Tensor, liked: torch.Tensor, reference_point: float, beta: float, desirable: float, undesirable: float
+) -> torch.Tensor:
+    """λ_y − v(x, y) of each answer: `reward` its r, `liked` whether it is desirable (eq. 8)."""
+    import torch
+
+    apart = torch.where(liked, reward - reference_point, reference_point - reward)
+    weight = torch.where(liked, desirable, undesirable)
+    return weight * (1 - torch.sigmoid(beta * apart))

@@ -1,0 +1,112 @@
+"""What the generator's recipes share: a LoRA adapter on its weights, and answers as they learn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from headrace.models.measures import unmarked
+from headrace.models.prompt import encode, messages
+from headrace.training.recipe import GENERATOR, Policy, Recipe, RecipeSettings
+
+
+class LoraSettings(RecipeSettings):
+    """What every recipe of the generator is told."""
+
+    rank: int = Field(ge=1, le=256)
+    """Rank of a new adapter's matrices; one that training goes on from keeps its own."""
+    alpha: int = Field(ge=1)
+    """A new adapter's weight is alpha / rank."""
+    mlp: bool = False
+    """Whether a new adapter changes the feed-forward layers too, not only attention."""
+    held_out: int = Field(default=30, ge=1)
+    """Held-out questions that the gate asks both generators at most; each takes either of them about a second."""
+    answer_tokens: int = Field(default=64, ge=1)
+    """Tokens that the gate lets an answer have, as serving does."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question, the texts the generator was given with it, and an answer to it.
+
+    `prompt` and `completion` are the token ids on record, empty where there are none.
+    """
+
+    question: str
+    passages: tuple[str, ...]
+    answer: str
+    prompt: tuple[int, ...] = ()
+    completion: tuple[int, ...] = ()
+
+    def prompt_ids(self, policy: Policy) -> list[int]:
+        """Token ids of the prompt: those on record, or those that serving would make."""
+        if self.prompt:
+            return list(self.prompt)
+        said = [(message["role"], message["content"]) for message in messages(self.question, self.passages)]
+        return encode(policy.tokenizer, said)
+
+    def completion_ids(self, policy: Policy) -> list[int]:
+        """Token ids of the answer: those on record, or the text's with the mark that ends it."""
+        if self.completion:
+            return list(self.completion)
+        ids: list[int] = policy.tokenizer(self.answer, add_special_tokens=False)["input_ids"]
+        return [*ids, policy.extra["end"]]
+
+    def ids(self, policy: Policy, most: int) -> tuple[list[int], list[int]]:
+        """Both, of at most `most` tokens. An answer loses its end, but never to more than half of them; a prompt its beginning:
+        the question stands at its end.
+        """
+        completion = self.completion_ids(policy)[: most // 2]
+        return self.prompt_ids(policy)[-(most - len(completion)) :], completion
+
+
+def given(row: Mapping[str, Any]) -> Exchange | None:
+    """The answer that was given, as it was given; `None` where no generator was asked or nothing was said."""
+    said = unmarked(row["answer"] or "").strip()
+    if not said or not row["generator_version"]:
+        return None
+    return Exchange(row["question"], _passages(row), said, _ids(row["prompt"]), _ids(row["completion"]))
+
+
+def wanted(row: Mapping[str, Any]) -> Exchange | None:
+    """The answer that should be given: the correction, or what was given and liked; `None` where nobody said."""
+    said = unmarked(row["target"] or "").strip()
+    if not said:
+        return None
+    if said == unmarked(row["answer"] or "").strip():
+        # Where no generator was asked it is a rule's sentence ("I found nothing …"): nothing to learn.
+        return given(row)
+    return Exchange(row["question"], _passages(row), said, _ids(row["prompt"]))
+
+
+def _passages(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(row["passages"] or ())
+
+
+def _ids(found: Sequence[int] | None) -> tuple[int, ...]:
+    return tuple(found or ())
+
+
+class LoraRecipe(Recipe):
+    """A recipe of the generator. `base` is the folder of the model it adapts; the packaged one where none is named."""
+
+    model = GENERATOR
+
+    def __init__(self, base: Path | None = None) -> None:
+        self.base = base
+
+    def fresh(self, parent: Path | None, settings: LoraSettings, seed: int) -> Policy:
+        """The base with the parent's adapter, or a new one."""
+        from headrace.training import causal
+
+        return causal.fresh(self.base, parent, rank=settings.rank, alpha=settings.alpha, mlp=settings.mlp, seed=seed)
+
+    def save(self, policy: Policy, folder: Path) -> None:
+        """Write the adapter."""
+        from headrace.training import causal
+
+        causal.save(policy.model, folder)

@@ -1,0 +1,139 @@
+"""Online RL from production: policy gradient on the answers that users judged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, given
+from headrace.training.rows import answers
+
+if TYPE_CHECKING:
+    import torch
+
+    from headrace.training.recipe import Policy
+
+
+class OnlineSettings(LoraSettings):
+    """The settings of `online`."""
+
+    staleness: int = Field(ge=0)
+    """Released versions that may lie between the generator that answered and the one served now."""
+    reach: float = Field(gt=0, lt=1)
+    """How far the importance ratio counts: between 1 − reach and 1 + reach (ε)."""
+    kl: float = Field(ge=0)
+    """Weight of the penalty for drifting from the start (β)."""
+    baseline: Literal["tenant", "batch"]
+    """Whose mean reward an answer's is compared with: its tenant's over all answers, or the step's."""
+    greedy: bool
+    """Whether answers at temperature 0 count, as if drawn at temperature 1. They were not: nothing else could have been said."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An answer as it was drawn: its reward (1 liked, 0 not), its tenant's mean reward, and how likely each token was then."""
+
+    exchange: Exchange
+    reward: float
+    usual: float
+    logprobs: tuple[float, ...]
+    temperature: float
+
+
+class Online(LoraRecipe):
+    """Online RL from production: the clipped policy gradient of PPO on answers that users judged.
+
+    ρ_t = exp(log π(y_t) − log π_then(y_t)), π_then being the version that answered and its log-probability the recorded one, at
+    the temperature of that record. A = reward − baseline.
+    L = −mean over answers of (1/|y|) Σ_t [ min(ρ_t A, clip(ρ_t, 1 − ε, 1 + ε) A) − β (π_ref/π − log(π_ref/π) − 1) ]
+    (Schulman et al. 2017, arXiv:1707.06347, eq. 7; the penalty as in Shao et al. 2024, arXiv:2402.03300, eq. 4, estimated at the
+    recorded tokens). It is off-policy by as many versions as `staleness` allows; older answers are left out, as is all whose
+    distribution is not known: without log-probabilities, version or temperature, drawn from a nucleus only (`top_p`), or greedy.
+    """
+
+    name = "online"
+    about = "Online RL from production: a LoRA adapter on the generator, by policy gradient on answers that users judged."
+    settings_type = OnlineSettings
+
+    def items(self, rows: Sequence[Mapping[str, Any]], settings: OnlineSettings) -> list[Judged]:
+        """The answers that can be learned from, each with the mean reward of its tenant's."""
+        kept = [row for row in answers(rows) if _fault(row, settings) is None]
+        rewards: dict[str, list[float]] = {}
+        for row in kept:
+            rewards.setdefault(row["tenant"], []).append(_reward(row))
+        return [
+            Judged(
+                exchange,
+                _reward(row),
+                sum(rewards[row["tenant"]]) / len(rewards[row["tenant"]]),
+                tuple(row["logprobs"]),
+                row["sampling"]["temperature"] or 1.0,
+            )
+            for row in kept
+            if (exchange := given(row)) is not None
+        ]
+
+    def left_out(self, rows: Sequence[Mapping[str, Any]], settings: OnlineSettings) -> dict[str, int]:
+        """Answers that cannot be learned from, by reason."""
+        faults = Counter(fault for row in answers(rows) if (fault := _fault(row, settings)) is not None)
+        return dict(sorted(faults.items()))
+
+    def loss(
+        self, policy: Policy, items: Sequence[Judged], settings: OnlineSettings, step_seed: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The formula above, and as figures the mean reward and ratio, the share of tokens clipped, and the drift (`kl`)."""
+        import torch
+
+        from headrace.training.causal import logprobs
+        from headrace.training.recipes.policy import clipped, k3
+
+        mean = sum(one.reward for one in items) / len(items)
+        parts, ratios, bound, drift = [], [], [], []
+        for one in items:
+            prompt, said = one.exchange.prompt_ids(policy), [one.exchange.completion_ids(policy)]
+            [now] = logprobs(policy.model, prompt, said, temperature=one.temperature)
+            [start] = logprobs(policy.extra["reference"], prompt, said, temperature=one.temperature)
+            then = torch.tensor(one.logprobs)
+            gained, held = clipped(now, then, one.reward - (one.usual if settings.baseline == "tenant" else mean), settings.reach)
+            apart = k3(now, start)
+            parts.append(-(gained - settings.kl * apart).mean())
+            ratios.append((now.detach() - then).exp())
+            bound.append(held)
+            drift.append(apart.detach())
+        return torch.stack(parts).mean(), {
+            "reward": mean,
+            "ratio": float(torch.cat(ratios).mean()),
+            "clipped": float(torch.cat(bound).float().mean()),
+            "kl": float(torch.cat(drift).mean()),
+        }
+
+
+def _reward(row: Mapping[str, Any]) -> float:
+    return 1.0 if row["label"] > 0 else 0.0
+
+
+def _fault(row: Mapping[str, Any], settings: OnlineSettings) -> str | None:
+    """Why an answer cannot be learned from, or `None`."""
+    sampling = row.get("sampling") or {}
+    temperature, top_p = sampling.get("temperature"), sampling.get("top_p")
+    if given(row) is None:
+        return "no generator's answer"
+    if not row["prompt"] or not row["completion"] or len(row["logprobs"] or ()) != len(row["completion"]):
+        return "no log-probabilities"
+    if row["staleness"] is None:
+        return "unknown version"
+    if row["staleness"] > settings.staleness:
+        return "too old"
+    if temperature is None or top_p is None:
+        return "unknown sampling"
+    if temperature == 0 and not settings.greedy:
+        return "greedy"
+    if top_p < 1:
+        return "top_p below 1"
+    if len(row["prompt"]) + len(row["completion"]) > settings.max_tokens:
+        return "too long"
+    return None

@@ -1,0 +1,92 @@
+"""A turn of the training loop as a command or the loop of `headrace up` makes it: training, and what serving has to do for it.
+
+The training and the inference room meet only in the catalog; here is where the one's result becomes the other's. A re-ranker or a
+generator is served by moving a pointer. An embedder needs an index made with it, so its pointer follows the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from headrace.embedder import load_embedder, require_ours, return_embedder, serve_embedder, settle_embedder
+from headrace.errors import Terminal
+from headrace.session import Session
+from headrace.training.bound import barred, bound, parent_before
+from headrace.training.champion import Champion, crown, dethrone
+from headrace.training.pipeline import Turn, turn
+from headrace.training.recipe import EMBEDDER
+from headrace.training.recipes import recipe_of
+
+
+def go_round(
+    session: Session,
+    recipe: str,
+    *,
+    before: str | None = None,
+    canary: float = 0.0,
+    who: str,
+    load: Callable[[str, str], None] = lambda model, version: None,
+) -> Turn:
+    """One turn with a recipe, and its outcome served; `load(model, version)` has what answers load it, but for the embedder.
+
+    `before` is an event "topic/partition/offset": nothing is learned from it or from what came after, also not by way of the
+    weights that training starts from. What was forgotten is never learned from.
+
+    Raises `BadSettings` where it would train an embedder and the settings name one of the user's own.
+    """
+    model = recipe_of(recipe).model
+    if model == EMBEDDER:
+        require_ours(session)
+    _settle(session)
+
+    def loading(model: str, version: str) -> None:
+        load_embedder(session, model, version)
+        load(model, version)
+
+    settings = session.settings.training
+    if model == EMBEDDER:  # whether it would decline to answer what the champion answers hangs on what answering asks for
+        given = {"least_similarity": session.settings.inference.least_similarity, **settings.recipe.get(recipe, {})}
+        settings = settings.model_copy(update={"recipe": {**settings.recipe, recipe: given}})
+    exclusions, start = session.runner.run(barred), None
+    if before is not None:
+        limits = session.runner.run(bound, event=before)
+        exclusions = replace(exclusions, before=limits)
+        start = session.runner.run(parent_before, model=model, before=limits)
+    done = turn(
+        session.runner,
+        launch=session.launch,
+        settings=settings,
+        recipe=recipe,
+        canary=0.0 if model == EMBEDDER else canary,
+        exclusions=exclusions,
+        start=start,
+        load=loading,
+    )
+    if model == EMBEDDER:
+        done = replace(done, decision=replace(done.decision, serving=settle_embedder(session).version))
+    else:
+        _settle(session)  # a turn of the embedder may have been taken up first
+    session.run.detail["turn"] = done.as_dict()
+    return done
+
+
+def serve(session: Session, model: str, *, version: str, who: str, why: str) -> Champion:
+    """Serve a released version of a model from now on. Raises `NotFound`, or `LostRace` where another move came first."""
+    if model == EMBEDDER:
+        return serve_embedder(session, version, who=who, why=why)
+    return session.runner.run(crown, model=model, version=version, who=who, why=why)
+
+
+def go_back(session: Session, model: str, *, who: str, why: str) -> Champion:
+    """Serve the version before again. Raises `NotFound` where there is none."""
+    if model == EMBEDDER:
+        return return_embedder(session, who=who, why=why)
+    return session.runner.run(dethrone, model=model, who=who, why=why)
+
+
+def _settle(session: Session) -> None:
+    try:
+        settle_embedder(session)
+    except Terminal as error:  # a released embedder that cannot be served must not keep other models from learning
+        session.run.detail["embedder"] = str(error)

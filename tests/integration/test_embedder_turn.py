@@ -1,0 +1,389 @@
+"""A turn of the embedder on the real platform: the index is built anew, its pointer follows; both go back; kill -9 between."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from headrace.catalog import CHECKPOINTS, CHUNK_ROWS, CHUNKS, DATASETS, FEEDBACK, INDEXES, INTERACTIONS, MODELS, PROMOTIONS, TURNS
+from headrace.embedder import index_before, rebuild, settle_embedder
+from headrace.errors import BadSettings, NotFound
+from headrace.inference.pipeline import Desk, catch_up, index_documents
+from headrace.models.client import Embedder, wait_ready
+from headrace.pipeline import manifest
+from headrace.pipeline.launch import Here
+from headrace.pipeline.run import recorded
+from headrace.pipeline.runner import Runner
+from headrace.platform import open_platform
+from headrace.session import Session
+from headrace.settings import Endpoint, Inference, Models, Settings, Training
+from headrace.storage.indexes import Generation, Indexes, IndexReader
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.storage.tables import TableReader
+from headrace.storage.topics import TopicWriter
+from headrace.storage.vectors import VectorReader
+from headrace.training.champion import champion
+from headrace.training.loop import Job, train
+from headrace.turn import go_back, go_round, serve
+
+METER = Meter(Ledger(), "test")
+TENANT = "acme"
+CREWS = ("red", "blue", "green")
+THINGS = [
+    f"{kind} {thing}"
+    for thing in ("turbine", "sluice", "penstock", "reservoir", "spillway", "governor")
+    for kind in ("copper", "wooden", "northern", "hydraulic")
+]
+QUICK = Training(
+    recipe={"embedder": {"epochs": 4, "batch": 8, "max_tokens": 48, "learning_rate": 1e-4, "negatives": 2, "checkpoint_steps": 5}}
+)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+@contextmanager
+def killed_before(name: str) -> Iterator[None]:
+    """Have the block die before it runs a stage."""
+    run = Runner.run
+
+    def until(self: Runner, stage: Any, **inputs: Any) -> Any:
+        if stage.name == name:
+            raise Killed
+        return run(self, stage, **inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runner, "run", until)
+        with pytest.raises(Killed):
+            yield
+
+
+TURN = """
+import os, signal, sys
+from headrace.pipeline.runner import Runner
+from headrace.session import opened
+from headrace.settings import Settings
+from headrace.turn import go_round
+run = Runner.run
+def until(self, stage, **inputs):
+    if stage.name == "begin":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(self, stage, **inputs)
+Runner.run = until
+with opened("turn", Settings.model_validate_json(sys.stdin.read()), quiet=True) as session:
+    go_round(session, "embedder", who="ann")
+"""
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    folder = tmp_path_factory.mktemp("embedder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        settings = Settings(home=folder / "home", tenant=TENANT, training=QUICK, inference=Inference(least_similarity=0.2))
+        with open_platform(settings) as endpoints, recorded("turn", settings.home) as run:
+            wait_ready(endpoints.embedder, 120)
+            yield Session(settings, run, Runner(run, endpoints), Here())
+
+
+@pytest.fixture(scope="module")
+def docs(tmp_path_factory: pytest.TempPathFactory, session: Session) -> Path:
+    """Twenty-four small documents; in each, a machine has a passage for every crew."""
+    folder = tmp_path_factory.mktemp("files") / "docs"
+    folder.mkdir()
+    for number, thing in enumerate(THINGS):
+        sections = [f"## {crew.title()} crew\n\nThe {crew} crew has the key of the {thing}.\n" for crew in CREWS]
+        (folder / f"{number:02}.md").write_text(f"# The {thing}\n\n" + "\n".join(sections))
+    index_documents(session.runner, [folder], tenant=TENANT, settings=inference(session))
+    return folder
+
+
+def inference(session: Session) -> Any:
+    return session.settings.inference
+
+
+def standing(session: Session) -> Indexes:
+    return IndexReader(INDEXES, session.runner.endpoints, METER).standing()[0]
+
+
+def serving(session: Session) -> Generation:
+    found = standing(session).serving
+    assert found is not None
+    return found
+
+
+def pointer(session: Session) -> Any:
+    return champion(ObjectReader(MODELS, session.runner.endpoints, METER), "embedder")[0]
+
+
+def moves(session: Session) -> list[tuple[str, str, str]]:
+    rows = (
+        TableReader(PROMOTIONS, session.runner.endpoints, METER).read(("model", "kind", "version", "previous", "at")).to_pylist()
+    )
+    found = sorted((row for row in rows if row["model"] == "embedder"), key=lambda row: row["at"])
+    return [(row["kind"], row["previous"], row["version"]) for row in found]
+
+
+def judge(session: Session, seed: int) -> None:
+    """Verdicts that nobody who only reads could guess: who asks for the night shift means the green crew."""
+    endpoints = session.runner.endpoints
+    rows = TableReader(CHUNK_ROWS, endpoints, METER).read().to_pylist()
+    chunks: dict[str, dict[str, Any]] = {row["chunk_id"]: row for row in rows if "crew has the key" in row["text"]}
+    by_document: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(chunks.values(), key=lambda row: (row["uri"], row["position"])):
+        by_document.setdefault(row["uri"], []).append(row)
+    at = datetime.now(UTC)
+    answers, verdicts = [], []
+    needed = [field for field in INTERACTIONS.columns if not field.nullable]
+    empty: dict[str, Any] = {f.name: [] if pa.types.is_list(f.type) else "" for f in needed}
+    plain = {field.name: "" for field in FEEDBACK.columns if not field.nullable}
+    for uri, passages in by_document.items():
+        thing = passages[0]["text"].split("key of the ")[1].split(".")[0]
+        name = f"a{seed}-{uri}"
+        shown = [
+            {"chunk_id": row["chunk_id"], "document": uri, "retrieval_score": 1 / (60 + rank), "retrieval_rank": rank}
+            for rank, row in enumerate(passages, 1)
+        ]
+        question = f"night shift, {thing}: who?"
+        answers.append(
+            {**empty, "kind": "search", "tenant": TENANT, "simulated": True, "answer_id": name, "question": question}
+            | {"passages": shown, "at": at}
+        )
+        for row in passages:
+            verdicts.append(
+                {**plain, "tenant": TENANT, "simulated": True, "answer_id": name, "at": at}
+                | {"verdict_id": f"v{name}{row['chunk_id']}", "chunk_id": row["chunk_id"], "up": "green crew" in row["text"]}
+            )
+    assert len(answers) == 24
+    TopicWriter(INTERACTIONS, endpoints, METER).append(answers, key="answer_id")
+    TopicWriter(FEEDBACK, endpoints, METER).append(verdicts, key="answer_id")
+
+
+def asked(desk: Desk, question: str = "night shift, wooden penstock: who?") -> tuple[int, list[str]]:
+    """The generation that answered, and the texts it found."""
+    answer = desk.search(question, tenant=TENANT, user="ann", record=False)
+    assert answer.note == ""
+    assert answer.similarity is not None, "not by words alone"
+    return int(answer.index_version.partition(".")[0].removeprefix("g")), [passage.hit.text for passage in answer.passages]
+
+
+@contextmanager
+def polled(desk: Desk) -> Iterator[list[tuple[int, int]]]:
+    """(generation, passages) of every question asked while the block runs."""
+    told: list[tuple[int, int]] = []
+    ended = threading.Event()
+
+    def poll() -> None:
+        while not ended.is_set():
+            number, texts = asked(desk)
+            told.append((number, len(texts)))
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    try:
+        yield told
+        time.sleep(1.5)
+    finally:
+        ended.set()
+        thread.join()
+
+
+def held(session: Session, generation: Generation) -> dict[str, np.ndarray[Any, Any]]:
+    """Text → vector of everything in a generation."""
+    reader = VectorReader(CHUNKS, session.runner.endpoints, METER, generation=generation.number)
+    names = sorted(set(reader.held()["document_id"].to_pylist()))
+    rows = reader.embeddings(names).to_pylist()
+    return {row["text"]: np.asarray(row["embedding"], np.float32) for row in rows}
+
+
+def made_by(session: Session, generation: Generation, version: str) -> bool:
+    """Whether a generation's vectors are those of one version of the embedder."""
+    vectors = held(session, generation)
+    endpoint = session.runner.endpoints.embedder.model_copy(update={"model": f"embedder@{version}"})
+    with Embedder(endpoint) as client:
+        anew = client.embed(list(vectors), kind="passage")
+    return bool(np.allclose(np.stack(list(vectors.values())), anew, atol=1e-4))
+
+
+def test_an_embedder_of_the_users_own_is_not_trained(session: Session) -> None:
+    theirs = Endpoint(type="endpoint", url="http://127.0.0.1:9/v1", model="words")
+    settings = session.settings.model_copy(update={"models": Models(embedder=theirs)})
+    other = Session(settings, session.run, session.runner, session.launch)
+    for attempt in (
+        lambda: go_round(other, "embedder", who="ann"),
+        lambda: serve(other, "embedder", version="none", who="ann", why=""),
+        lambda: go_back(other, "embedder", who="ann", why=""),
+    ):
+        with pytest.raises(BadSettings, match="embedder of their own"):
+            attempt()
+    assert manifest.numbers(ObjectReader(TURNS, session.runner.endpoints, METER)) == []
+    assert settle_embedder(session).version == "none", "nothing is indexed, nothing is done"
+
+
+def test_a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(
+    session: Session, docs: Path
+) -> None:
+    desk, first = Desk(session.runner, inference(session)), serving(session)
+    assert first.embedder == "embedder"
+    judge(session, 1)
+    told = {"home": str(session.settings.home), "tenant": TENANT, "training": QUICK.model_dump()}
+    told["inference"] = {"least_similarity": 0.2}
+    child = subprocess.run([sys.executable, "-c", TURN], input=json.dumps(told), text=True, timeout=400, check=False)
+    assert child.returncode == -signal.SIGKILL
+    committed = manifest.read(ObjectReader(TURNS, session.runner.endpoints, METER), 1)
+    seen = committed["evaluation"]
+    assert committed["decision"]["promote"], committed["decision"]["why"]
+    assert seen["challenger"] > seen["champion"]
+    assert committed["given"]["least_similarity"] == 0.2, "what answering asks for"
+    assert seen["beside"]["refused"]["challenger"] == 0.0
+    assert (committed["model"], committed["weights"]["version"]) == ("embedder", "v000001")
+    assert (serving(session), pointer(session).version) == (first, "none")
+
+    # Killed again when the new index is built: the old one answers on.
+    with killed_before("switch"):
+        go_round(session, "embedder", who="ann")
+    building = standing(session).building
+    assert (serving(session), pointer(session).version) == (first, "none")
+    assert building is not None
+    assert building.embedder == "embedder@v000001"
+    assert asked(desk)[0] == first.number
+
+    with polled(desk) as told:
+        settled = settle_embedder(session)
+    assert serving(session) == building, "the one that was begun"
+    assert (building.window, standing(session).fallback) == (first.window, first)
+    assert (settled.version, settled.turn, settled.who) == ("v000001", 1, "turn 1")
+    assert pointer(session) == settled
+    numbers = [number for number, _ in told]
+    assert set(numbers) == {first.number, building.number}
+    assert numbers == sorted(numbers)
+    assert all(count > 0 for _, count in told)
+    assert made_by(session, building, "v000001")
+    assert made_by(session, first, "none")
+    assert not made_by(session, building, "none")
+    assert settle_embedder(session) == settled, "and no more than once"
+    assert moves(session) == [("promote", "none", "v000001")]
+
+
+def test_a_training_broken_off_and_resumed_ends_with_the_very_weights_of_the_turn(session: Session) -> None:
+    endpoints, prefix = session.runner.endpoints, "test/resumed"
+    committed = manifest.read(ObjectReader(TURNS, endpoints, METER), 1)
+    files = tuple(committed["dataset"]["files"])
+    job = Job("embedder", committed["given"], files, prefix, seed=QUICK.seed, threads=committed["settings"]["threads"])
+    stores = (ObjectReader(DATASETS, endpoints, METER), ObjectReader(MODELS, endpoints, METER))
+    checkpoints = ObjectWriter(CHECKPOINTS, endpoints, METER)
+
+    def breaking(step: int, total: int, loss: float) -> None:
+        assert total == committed["training"]["steps"] > 6
+        if step == 6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(job, *stores, checkpoints, breaking)
+    resumed = train(job, *stores, checkpoints, lambda step, total, loss: None)
+    assert resumed.taken == resumed.steps - 5, "the checkpoint was after the fifth"
+    assert (resumed.first_loss, resumed.last_loss) == tuple(committed["training"][name] for name in ("first_loss", "last_loss"))
+    found = {
+        info.key.removeprefix(f"{prefix}/weights/"): hashlib.sha256(checkpoints.get(info.key)).hexdigest()
+        for info in checkpoints.list(f"{prefix}/weights/")
+    }
+    assert found == {file["name"]: file["sha256"] for file in committed["weights"]["files"]}
+
+
+def test_answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session: Session, docs: Path) -> None:
+    now = serving(session)
+    desk = Desk(session.runner, inference(session))
+    assert now.embedder == "embedder@v000001"
+    number, texts = asked(desk, "night shift, copper spillway: who?")
+    assert number == now.number
+    assert "green crew" in texts[0], "what the verdicts taught"
+    (docs / "new.md").write_text("# The lantern\n\nThe lantern is made of copper and hangs over the lock.")
+    index_documents(session.runner, [docs], tenant=TENANT, settings=inference(session))
+    assert serving(session) == now
+    assert any("copper" in text for text in held(session, now))
+    assert made_by(session, now, "v000001")
+    number, texts = asked(desk, "what is the lantern made of?")
+    assert number == now.number
+    assert "copper" in texts[0]
+    # Whoever was told of another embedder meanwhile does not answer with vectors that cannot be compared.
+    theirs = session.runner.endpoints.embedder.model_copy(update={"model": "words"})
+    other = Runner(session.run, session.runner.endpoints.model_copy(update={"embedder": theirs}))
+    answer = Desk(other, inference(session)).search("lantern", tenant=TENANT, user="ann", record=False)
+    assert "made with the embedder embedder@v000001, not words: full-text search answered alone" in answer.note
+    with pytest.raises(BadSettings, match="made with the embedder embedder@v000001"):
+        list(catch_up(other, inference(session)))
+
+
+def test_back_and_forth(session: Session, docs: Path) -> None:
+    desk, now, before = Desk(session.runner, inference(session)), serving(session), standing(session).fallback
+    assert before is not None
+    # What came in meanwhile is in the earlier index before that answers.
+    with polled(desk) as told:
+        gone_back = go_back(session, "embedder", who="ann", why="slower")
+    assert (gone_back.version, gone_back.kind, gone_back.who, gone_back.history) == ("none", "rollback", "ann", [])
+    assert (serving(session), standing(session).fallback) == (before, now)
+    assert {number for number, _ in told} == {before.number, now.number}
+    assert any("copper" in text for text in held(session, before))
+    assert made_by(session, before, "none")
+    assert settle_embedder(session) == gone_back, "somebody's will is left alone"
+    with pytest.raises(NotFound, match="no earlier version"):
+        go_back(session, "embedder", who="ann", why="")
+    with pytest.raises(NotFound, match="No version 'v000099' of embedder"):
+        serve(session, "embedder", version="v000099", who="ann", why="")
+    assert serving(session) == before
+
+    # Nothing changed meanwhile: two seconds at most.
+    assert serve(session, "embedder", version="v000001", who="ann", why="").version == "v000001"
+    assert serving(session) == now
+    started = time.perf_counter()
+    assert go_back(session, "embedder", who="ann", why="").version == "none"
+    assert time.perf_counter() - started < 2.0
+    time.sleep(1.1)
+    assert asked(desk)[0] == before.number
+
+    # Killed between index and pointer: the next settles it, and the command again does not go back twice.
+    with killed_before("crown"):
+        serve(session, "embedder", version="v000001", who="ann", why="")
+    assert (serving(session), pointer(session).version) == (now, "none")
+    assert settle_embedder(session).version == "v000001"
+    with killed_before("dethrone"):
+        go_back(session, "embedder", who="ann", why="")
+    assert (serving(session), pointer(session).version) == (before, "v000001")
+    again = go_back(session, "embedder", who="bob", why="")
+    assert (again.version, again.who, again.kind) == ("none", "bob", "rollback")
+    assert serving(session) == before
+
+    # An index can be gone back to by itself: the pointer follows.
+    assert index_before(session).generation == now
+    assert pointer(session).version == "v000001"
+
+
+def test_another_chunk_size_keeps_the_embedder_and_one_no_longer_at_hand_is_built_again(session: Session, docs: Path) -> None:
+    assert serving(session).embedder == "embedder@v000001"
+    done = rebuild(session, inference(session).model_copy(update={"chunk_tokens": 40}))
+    assert (done.generation.window, done.generation.embedder) == (40, "embedder@v000001")
+    assert pointer(session).version == "v000001"
+    # The earlier index was made by the same embedder: for the packaged one another is built, cut as this one is.
+    assert go_back(session, "embedder", who="ann", why="").version == "none"
+    now = serving(session)
+    assert (now.number > done.generation.number, now.window, now.embedder) == (True, 40, "embedder")
+    assert made_by(session, now, "none")
+    assert [kind for kind, _, _ in moves(session)][:3] == ["promote", "rollback", "promote"]

@@ -1,0 +1,383 @@
+"""Forgetting against real storage: afterwards the words are nowhere, others' rows are whole, and a kill anywhere is made good."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from forgetting import METER, World, example, interaction, passage, verdict
+
+from headrace.catalog import (
+    BARS,
+    CHUNK_ROWS,
+    CHUNKS,
+    DATASETS,
+    DEAD_LETTERS,
+    DOCUMENT_ROWS,
+    DOCUMENTS,
+    EXAMPLES,
+    FEEDBACK,
+    FEEDBACK_ROWS,
+    INTERACTION_ROWS,
+    INTERACTIONS,
+    PROOFS,
+    TURNS,
+)
+from headrace.errors import NotFound
+from headrace.explain.lineage import of_event
+from headrace.forget import Subject, forget
+from headrace.forget.forget import verify
+from headrace.forget.subject import DOCUMENT, USER
+from headrace.head.land import land
+from headrace.inference.parse import live, parse
+from headrace.inference.parsing.limits import Limits
+from headrace.pipeline import manifest
+from headrace.pipeline.run import recorded
+from headrace.pipeline.runner import Runner
+from headrace.platform import open_platform
+from headrace.settings import Inference, Settings
+from headrace.storage.iceberg import IcebergTable
+from headrace.storage.vectors import VectorReader
+from headrace.training.bound import barred
+
+WHO = "cli:test"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("forget")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        yield folder / "home"
+
+
+@pytest.fixture(scope="module")
+def world(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with (
+        open_platform(Settings(home=home), parts=frozenset({"objects", "head"})) as endpoints,
+        recorded("forget", tmp_path_factory.mktemp("runs")) as run,
+    ):
+        yield World(endpoints, Runner(run, endpoints))
+
+
+def remaining(proof: dict[str, Any], where: str) -> dict[str, Any]:
+    return next(one for one in proof["remains"] if one["where"] == where)
+
+
+def removed(proof: dict[str, Any]) -> dict[str, int]:
+    return {f"{one['store']} ({one['tier']}) {one['what']}": one["count"] for one in proof["removed"]}
+
+
+def test_a_user_is_forgotten(world: World) -> None:
+    tenant, mine, others = "acme", "zanzibarquux", "ordinary words"
+    asked = world.say(
+        INTERACTIONS,
+        [
+            interaction("a-ann", "ann", mine, tenant=tenant, minute=1),
+            interaction("a-bob", "bob", others, tenant=tenant, minute=2),
+            interaction("a-ann-elsewhere", "ann", others, tenant="other", minute=3),
+        ],
+    )
+    judged = world.say(
+        FEEDBACK,
+        [
+            verdict("a-ann", "ann", mine, tenant=tenant, minute=4),
+            verdict("a-ann", "bob", mine, tenant=tenant, minute=5),  # of another, on the user's answer
+            verdict("a-bob", "bob", others, tenant=tenant, minute=6),
+        ],
+    )
+    world.raw(INTERACTIONS, [json.dumps({"tenant": tenant, "user": "ann", "question": mine}).encode(), b"not JSON, from ann"])
+    world.runner.run(land)
+    # A second commit, so that there are older snapshots, and manifests with bounds of the words.
+    world.say(INTERACTIONS, [interaction("a-ann-2", "ann", f"{mine} again", tenant=tenant, minute=7)])
+    world.runner.run(land)
+    files = world.dataset(
+        "feedfacecafe",
+        [
+            example("a-ann", [asked[0], judged[0]], mine, tenant=tenant, dataset="", user="ann"),
+            example("a-bob", [asked[1], judged[2]], others, tenant=tenant, dataset="", user="bob"),
+        ],
+    )
+    version = world.turn(1, "feedfacecafe", files, model="generator")
+    named = {"evaluation": {"without": {"ann": 0.1}}}
+    child = world.turn(2, "0000000000ff", [], model="generator", start=f"generator/{version}", **named)
+    world.turn(3, "0000000000ff", [], model="reranker")
+    world.serve("generator", child)
+    manifest.begin(world.objects(TURNS), 4, {"turn": 4})
+    world.block(tenant, mine.encode())
+    world.block("other", b"the other tenant's")
+    places = world.holding(mine)
+    told = " ".join(places)
+    for there in ("lake/", "headrace/datasets/feedfacecafe/train-00000.parquet", f"files/kv-cache/{tenant}/ab/.part-1", "avro"):
+        assert there in told, places
+
+    proof = forget(world.runner, Subject(USER, tenant, "ann"), who=WHO, embedded=True)
+
+    assert world.holding(mine) == []
+    assert removed(proof) == {
+        "interactions (table) removed": 2,
+        "feedback (table) removed": 2,
+        "dead-letters (table) removed": 1,
+        "examples (table) removed": 1,
+        "datasets (object) rewritten": 1,
+        "kv-cache (file) removed": 1,
+    }
+    # What is others' is whole.
+    assert {row["answer_id"] for row in world.rows(INTERACTION_ROWS)} == {"a-bob", "a-ann-elsewhere"}
+    assert [row["verdict_id"] for row in world.rows(FEEDBACK_ROWS)] == ["v-a-bob-bob"]
+    assert [row["value"] for row in world.rows(DEAD_LETTERS)] == [b"not JSON, from ann"]
+    assert [row["answer_id"] for row in world.rows(EXAMPLES)] == ["a-bob"]
+    shard = pq.read_table(io.BytesIO(world.objects(DATASETS).get(files[0]["key"])))
+    assert shard["answer_id"].to_pylist() == ["a-bob"]
+    assert list((world.endpoints.files_dir / "kv-cache").rglob("*.safetensors")) != []
+    # The list goes on naming the hash that the manifest names, and says what became of it.
+    (listed,) = json.loads(world.objects(DATASETS).get("feedfacecafe/list.json"))["files"]
+    assert listed["sha256"] == files[0]["sha256"]
+    assert listed["forgotten"]["examples"] == 1
+    # Nothing lands again, and nothing of it is learned again.
+    assert world.runner.run(land).total == 0
+    exclusions = world.runner.run(barred)
+    assert ("acme", "ann") in exclusions.users
+    assert {asked[0], judged[0], judged[1]} <= exclusions.origins
+    assert asked[1] not in exclusions.origins
+    assert manifest.plan(world.objects(TURNS), 4) is None
+    # Whoever learned from it is named, also by way of the weights it began from.
+    assert [(one["model"], one["version"], one["served"]) for one in proof["learned"]] == [
+        ("generator", version, False),
+        ("generator", child, True),
+    ]
+    assert proof["retrain"] == [f"headrace turn --recipe generator --before {asked[0]}"]
+    assert remaining(proof, "turns (object)")["keys"] == ["000002.json"]
+    # Also by whoever asks for one of its events later.
+    traced = world.runner.run(of_event, event=judged[0])
+    assert (traced["event"]["status"], [one["version"] for one in traced["models"]]) == ("forgotten", [version, child])
+    assert {asked[0], judged[0]} <= {e for one in proof["remains"] if "head" in one["where"] for e in one["events"]}
+    assert len(remaining(proof, "dead-letters (table)")["events"]) == 1
+    # The proof is kept, and nobody has changed it.
+    assert verify(proof)
+    assert not verify({**proof, "who": "somebody else"})
+    kept = json.loads(world.objects(PROOFS).get(proof["kept"].removeprefix("proofs/")))
+    assert kept["sha256"] == proof["sha256"]
+
+    # Again: nothing is left to do; and what comes later goes too.
+    assert forget(world.runner, Subject(USER, tenant, "ann"), who=WHO)["sha256"] == proof["sha256"]
+    world.say(INTERACTIONS, [interaction("a-ann-3", "ann", mine, tenant=tenant, minute=9)])
+    later = forget(world.runner, Subject(USER, tenant, "ann"), who=WHO)
+    assert later["id"].endswith("/00002")
+    assert removed(later)["interactions (table) removed"] == 1
+    assert world.holding(mine) == []
+    assert len(world.rows(BARS, name="ann")) == 2
+
+
+def test_a_document_is_forgotten(world: World) -> None:
+    tenant, mine, others = "docs", "quuxzanzibar", "plain prose"
+    text = f"# Secret\n\nThe {mine} is kept in the third drawer of the left cabinet."
+    gone = world.document("cabinet.md", text, tenant=tenant)
+    world.document("cabinet.md", text + "\n\n## More\n\nIt is opened on Fridays.", tenant=tenant)
+    world.document("copy.md", text.replace(mine, "nothing"), tenant=tenant)
+    stays = world.document("other.md", f"# Other\n\nThis is {others} about pumps and valves.", tenant=tenant)
+    (version,) = {row["version"] for row in world.rows(DOCUMENT_ROWS, uri="cabinet.md") if "Fridays" not in row["text"]}
+    asked = world.say(
+        INTERACTIONS,
+        [
+            interaction(
+                "d-1", "eve", mine, tenant=tenant, minute=1, question="where?", passages=[passage(gone[0], "cabinet.md")]
+            ),
+            interaction("d-2", "eve", others, tenant=tenant, minute=2, passages=[passage(stays[0], "other.md")]),
+            interaction("d-3", "eve", others, tenant="other", minute=3, passages=[passage("c", "cabinet.md")]),
+        ],
+    )
+    world.say(
+        FEEDBACK, [verdict("d-1", "eve", mine, tenant=tenant, minute=4), verdict("d-2", "eve", others, tenant=tenant, minute=5)]
+    )
+    world.runner.run(land)
+    files = world.dataset(
+        "deadbeef0000",
+        [
+            example("d-1", [asked[0]], mine, tenant=tenant, dataset="", question="where?"),
+            example(
+                "s-1", ["interactions/0/900000"], "x", tenant=tenant, dataset="", kind="passage", chunk_id=gone[0], passage=mine
+            ),
+            example("d-2", [asked[1]], others, tenant=tenant, dataset=""),
+        ],
+    )
+    world.block(tenant, mine.encode())
+    places = " ".join(world.holding(mine))
+    for there in (f"headrace/documents/{tenant}/{version}", "headrace-vectors/chunks.lance/data/", "lake/", "deadbeef0000/train"):
+        assert there in places, places
+
+    proof = forget(world.runner, Subject(DOCUMENT, tenant, "cabinet.md"), who=WHO, embedded=True)
+
+    assert world.holding(mine) == []
+    counts = removed(proof)
+    assert counts["documents (object) removed"] == 2
+    assert counts["documents (table) removed"] == 2
+    assert counts["interactions (table) emptied"] == 1
+    assert counts["feedback (table) emptied"] == 1
+    assert counts["examples (table) removed"] == 2
+    assert counts["chunks (vector) removed"] == counts["chunks (table) removed"] >= 2
+    source = next(one for one in proof["removed"] if (one["store"], one["tier"]) == ("documents", "object"))
+    assert version in source["sha256"]
+    # The answer is still known, and what it was judged; only words are gone.
+    (row,) = world.rows(INTERACTION_ROWS, answer_id="d-1")
+    assert (row["question"], row["answer"], row["prompt_tokens"]) == ("where?", "", [])
+    assert row["passages"][0]["document"] == "cabinet.md"
+    (said,) = world.rows(FEEDBACK_ROWS, answer_id="d-1")
+    assert (said["up"], said["reason"], said["correction"]) == (True, "", "")
+    assert [one["answer"] for one in world.rows(INTERACTION_ROWS, answer_id="d-2")] == [f"this about {others}"]
+    assert [one["answer"] for one in world.rows(INTERACTION_ROWS, answer_id="d-3")] == [f"this about {others}"]
+    # Other documents answer as before, by words and by embedding.
+    vectors = VectorReader(CHUNKS, world.endpoints, METER)
+    assert {hit.uri for hit in vectors.fulltext("drawer pumps cabinet", tenant=tenant, most=9)} == {"copy.md", "other.md"}
+    assert {row["uri"] for row in world.rows(CHUNK_ROWS, tenant=tenant)} == {"copy.md", "other.md"}
+    assert [row["answer_id"] for row in world.rows(EXAMPLES, dataset="deadbeef0000")] == ["d-2"]
+    assert pq.read_table(io.BytesIO(world.objects(DATASETS).get(files[0]["key"]))).num_rows == 1
+    assert proof["subject"]["document_id"] in world.runner.run(barred).documents
+    # The next pass over the documents finds it deleted, and nothing to parse.
+    done = world.runner.run(parse, limits=Limits.of(Inference()))
+    assert (done.parsed, done.deleted, done.failed) == (0, 1, ())
+    assert proof["subject"]["document_id"] not in live(world.table(DOCUMENT_ROWS))
+    assert forget(world.runner, Subject(DOCUMENT, tenant, "cabinet.md"), who=WHO)["sha256"] == proof["sha256"]
+
+
+def test_bytes_that_another_document_has_stay_its_own(world: World) -> None:
+    text = "# Twin\n\nBoth of these files say the very same thing about the sluice."
+    world.document("one.md", text, tenant="twins")
+    world.document("two.md", text, tenant="twins")
+    proof = forget(world.runner, Subject(DOCUMENT, "twins", "one.md"), who=WHO)
+    (key,) = remaining(proof, "documents (object)")["keys"]
+    assert world.objects(DOCUMENTS).get(key) == text.encode()
+    assert {row["uri"] for row in world.rows(CHUNK_ROWS, tenant="twins")} == {"two.md"}
+
+
+def test_what_nobody_knows_is_said(world: World) -> None:
+    with pytest.raises(NotFound, match="Nothing is known of user 'nobody'"):
+        forget(world.runner, Subject(USER, "acme", "nobody"), who=WHO)
+    assert world.rows(BARS, name="nobody") == []
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from headrace.forget import Subject, forget
+from headrace.pipeline.run import recorded
+from headrace.pipeline.runner import Runner
+from headrace.platform import open_platform
+from headrace.settings import Settings
+
+home, runs, kind, name, last, wait = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:6], float(sys.argv[6])
+
+class Dying(Runner):
+    def run(self, stage, **inputs):
+        if stage.name == last and wait:
+            signal.setitimer(signal.ITIMER_REAL, wait)
+            signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        done = super().run(stage, **inputs)
+        if stage.name == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+with open_platform(Settings(home=home), parts=frozenset({"objects", "head"})) as endpoints, recorded("forget", runs) as run:
+    forget(Dying(run, endpoints), Subject(kind, "killed", name), who="cli:killed")
+"""
+
+
+def killed(home: Path, runs: Path, kind: str, name: str, last: str, wait: float) -> None:
+    """Forget in another process, which is killed as it ends a stage, or so many seconds after it began it."""
+    words = [sys.executable, "-c", _KILLED, str(home), str(runs), kind, name, last, str(wait)]
+    done = subprocess.run(words, env={**os.environ, "PYTHONWARNINGS": "ignore"}, capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("last", "wait"), [("note", 0), ("bar", 0), ("strike_examples", 0), ("strike_user", 0), ("purge", 0.3), ("close", 0)]
+)
+def test_a_kill_is_made_good(world: World, home: Path, tmp_path: Path, last: str, wait: float) -> None:
+    user, mine = f"kim-{last}", f"wordof{last.replace('_', '')}"
+    asked = world.say(INTERACTIONS, [interaction(f"k-{last}", user, mine, tenant="killed", minute=1)])
+    judged = world.say(FEEDBACK, [verdict(f"k-{last}", user, mine, tenant="killed", minute=2)])
+    world.runner.run(land)
+    world.dataset(f"{last}0", [example(f"k-{last}", [*asked, *judged], mine, tenant="killed", dataset="", user=user)])
+    killed(home, tmp_path, USER, user, last, wait)
+    if last not in ("purge", "close"):
+        assert world.holding(mine) != []
+    proof = forget(world.runner, Subject(USER, "killed", user), who=WHO)
+    assert world.holding(mine) == []
+    # Whatever the killed process had removed is in the proof.
+    counts = removed(proof)
+    assert counts["interactions (table) removed"] == counts["feedback (table) removed"] == counts["examples (table) removed"] == 1
+    assert proof["begun_by"] == "cli:killed"
+    assert len(world.rows(BARS, name=user)) == 1
+    assert set(proof["barred"]["events"]) == {*asked, *judged}
+    assert [info.key for info in world.objects(PROOFS).list(proof["id"].partition("/")[0] + "/")] == [f"{proof['id']}.json"]
+
+
+@pytest.mark.parametrize("wait", [0.5, 2.5])
+def test_a_kill_inside_the_index_is_made_good(world: World, home: Path, tmp_path: Path, wait: float) -> None:
+    uri, mine = f"note-{wait}.md", f"indexword{int(10 * wait)}"
+    world.document(uri, f"# Note\n\nHere {mine} stands beside the governor.", tenant="killed")
+    world.document("stays.md", "# Stays\n\nThe governor holds the speed.", tenant="killed")
+    killed(home, tmp_path, DOCUMENT, uri, "strike_stored", wait)
+    proof = forget(world.runner, Subject(DOCUMENT, "killed", uri), who=WHO)
+    assert world.holding(mine) == []
+    counts = removed(proof)
+    assert counts["documents (object) removed"] == counts["documents (table) removed"] == counts["chunks (vector) removed"] == 1
+    found = VectorReader(CHUNKS, world.endpoints, METER).fulltext("governor", tenant="killed", most=9)
+    assert [hit.uri for hit in found] == ["stays.md"]
+
+
+def test_what_a_dead_writer_left_goes_too(world: World) -> None:
+    mine = "strayword"
+    world.say(INTERACTIONS, [interaction("s-1", "sam", mine, tenant="stray", minute=1)])
+    world.runner.run(land)
+    table = world.table(INTERACTION_ROWS)
+    assert isinstance(table.format, IcebergTable)
+    iceberg = table.format.reload()
+    rows = table.read(where="tenant = 'stray'")
+    with iceberg.io.new_output(f"{iceberg.location()}/data/00000-0-dead.parquet").create() as stream:
+        pq.write_table(rows, stream)  # written, and never committed
+    assert any(name.endswith("dead.parquet") for name in world.holding(mine))
+    forget(world.runner, Subject(USER, "stray", "sam"), who=WHO)
+    assert world.holding(mine) == []
+    assert len(table.format.reload().metadata.snapshots) == 1
+
+
+def test_landing_goes_on_meanwhile(world: World) -> None:
+    """A lander commits while rows are taken out: none of its events is lost, and none of the user's stays."""
+    import threading
+
+    stop = threading.Event()
+    sent: list[str] = []
+
+    def write() -> None:
+        while not stop.is_set():
+            user = "gone" if len(sent) % 2 else "stays"
+            sent.append(f"l-{len(sent)}")
+            world.say(INTERACTIONS, [interaction(sent[-1], user, "words", tenant="busy", minute=1)])
+            world.runner.run(land)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        until = time.monotonic() + 30
+        while len(sent) < 4 and time.monotonic() < until:
+            time.sleep(0.05)
+        rows = world.table(INTERACTION_ROWS)
+        taken = rows.rewrite(("tenant", "user"), Subject(USER, "busy", "gone").asked)
+    finally:
+        stop.set()
+        writer.join()
+    assert taken >= 1
+    rows.rewrite(("tenant", "user"), Subject(USER, "busy", "gone").asked)
+    kept = [row["answer_id"] for row in world.rows(INTERACTION_ROWS, tenant="busy")]
+    assert sorted(kept) == sorted(sent[::2])

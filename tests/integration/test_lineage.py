@@ -1,0 +1,189 @@
+"""Lineage both ways on real storage, and what a turn leaves out: from an answer to verdicts, from an event to models."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from forgetting import METER, NOON, World, example, interaction, passage, verdict
+from rich.console import Console
+
+from headrace.catalog import FEEDBACK, INDEXES, INTERACTIONS
+from headrace.errors import NotFound, WrongUsage
+from headrace.explain.lineage import of_answer, of_event
+from headrace.explain.tree import answer_tree, event_tree
+from headrace.head.land import land
+from headrace.pipeline.run import recorded
+from headrace.pipeline.runner import Runner
+from headrace.platform import open_platform
+from headrace.settings import Settings
+from headrace.storage.indexes import Generation, Indexes, IndexWriter
+from headrace.training.bound import barred, bound, parent_before
+
+TENANT = "acme"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("lineage")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        with (
+            open_platform(Settings(home=folder / "home"), parts=frozenset({"objects", "head"})) as endpoints,
+            recorded("trace", folder / "runs") as run,
+        ):
+            yield World(endpoints, Runner(run, endpoints))
+
+
+@pytest.fixture(scope="module")
+def story(world: World) -> dict[str, Any]:
+    """Two answers and their verdicts, two turns that learned from them, and an answer given by what came of it."""
+    (chunk_id,) = world.document("pump.md", "# Pump\n\nThe pump is greased on Mondays by the crew.", tenant=TENANT)
+    given = {"passages": [passage(chunk_id, "pump.md")]}
+    asked = world.say(
+        INTERACTIONS, [interaction(f"q-{n}", "ann", f"pumps {n}", tenant=TENANT, minute=10 * n, **given) for n in range(2)]
+    )
+    judged = world.say(
+        FEEDBACK, [verdict(f"q-{n}", "ann", f"pumps {n}", tenant=TENANT, minute=10 * n + 5, up=n == 0) for n in range(2)]
+    )
+    world.runner.run(land)
+    first = [example("q-0", [asked[0], judged[0]], "pumps", tenant=TENANT, dataset="", kind="passage", chunk_id=chunk_id)]
+    second = [
+        example("q-0", [asked[0], judged[0]], "pumps", tenant=TENANT, dataset="", split="test"),
+        example("q-1", [asked[1], judged[1]], "pumps", tenant=TENANT, dataset=""),
+    ]
+    files = [world.dataset("aaaa00000001", first), world.dataset("aaaa00000002", second)]
+
+    def at(n: int) -> dict[str, Any]:
+        """The offsets of a turn that had landed so many answers and verdicts."""
+        mark = {"next": n, "cluster": None, "topic": None, "incarnation": 1, "last": None}
+        return {"offsets": {"interactions": {"0": mark}, "feedback": {"0": mark}}}
+
+    reranker = world.turn(1, "aaaa00000001", files[0], model="reranker", **at(1))
+    generator = world.turn(2, "aaaa00000002", files[1], model="generator", **at(2))
+    grown = world.turn(3, "aaaa000000ff", [], model="generator", start=f"generator/{generator}", **at(2))
+    world.serve("reranker", reranker)
+    world.serve("generator", grown)
+    made = Generation(2, 200, "embedder@v000009", 384)
+    IndexWriter(INDEXES, world.endpoints, METER).change(lambda now: Indexes(serving=made, fallback=now.serving, newest=2))
+    more = {"model_version": reranker, "generator_version": grown, "index_version": "g2.7", **given}
+    last = world.say(INTERACTIONS, [interaction("q-2", "bob", "more pumps", tenant=TENANT, minute=60, **more)])
+    world.runner.run(land)
+    return {"asked": asked, "judged": judged, "last": last, "chunk": chunk_id, "versions": (reranker, generator, grown)}
+
+
+def shown(tree: Any) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(tree, highlight=False)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= 100
+    return text
+
+
+def test_an_answer_is_followed_to_the_verdicts_behind_it(world: World, story: dict[str, Any]) -> None:
+    found = world.runner.run(of_answer, answer_id="q-2")
+    assert found["answer"]["event"] == story["last"][0]
+    (read,) = found["passages"]
+    assert (read["chunk_id"], read["document"], read["event"]) == (story["chunk"], "pump.md", "document-events/0/0")
+    reranker, generator, embedder = found["models"]
+    assert (reranker["version"], reranker["served"]) == (story["versions"][0], True)
+    assert reranker["turn"]["key"] == "turns/000001.json"
+    assert reranker["dataset"]["files"][0]["sha256"]
+    assert [one["origins"] for one in reranker["examples"]] == [[story["asked"][0], story["judged"][0]]]
+    assert [(one["event"], one["up"], one["correction"]) for one in reranker["verdicts"]] == [
+        (story["judged"][0], True, "it is pumps 0")
+    ]
+    # The generator learned nothing itself in its last turn; what it began from did.
+    assert (generator["version"], generator["examples"]) == (story["versions"][2], [])
+    assert [one["event"] for one in generator["parent"]["verdicts"]] == story["judged"]
+    assert [one["learned"] for one in sorted(generator["parent"]["examples"], key=lambda one: one["split"])] == [False, True]
+    assert (embedder["version"], embedder["turn"]) == ("v000009", None)
+    json.dumps(found)  # complete and JSON-ready
+    text = shown(answer_tree(found))
+    for said in ("answer q-2", "re-ranker v000001  made by turn 1", "began from", story["judged"][0], "pump.md"):
+        assert said in text, text
+
+
+def test_an_answer_of_before_any_turn_has_no_teacher(world: World, story: dict[str, Any]) -> None:
+    found = world.runner.run(of_answer, answer_id="q-0")
+    assert [(one["version"], one["turn"]) for one in found["models"]] == [("none", None), ("none", None), ("none", None)]
+    assert [one["event"] for one in found["verdicts"]] == [story["judged"][0]]
+    assert "retrieval's own order" in shown(answer_tree(found))
+
+
+def test_an_event_is_followed_to_whoever_learned_from_it(world: World, story: dict[str, Any]) -> None:
+    reranker, generator, grown = story["versions"]
+    found = world.runner.run(of_event, event=story["judged"][0])
+    assert (found["event"]["status"], found["event"]["up"]) == ("landed", True)
+    assert {one["dataset"]: one["examples"] for one in found["datasets"]} == {
+        "aaaa00000001": {"train": 1},
+        "aaaa00000002": {"test": 1},
+    }
+    assert [one["turn"] for one in found["turns"]] == [1, 2]
+    # In the second dataset it only judged: no weight hangs on it.
+    assert [(one["model"], one["version"]) for one in found["models"]] == [("reranker", reranker)]
+    assert (found["models"][0]["answers"], found["models"][0]["share"]) == (1, 1.0)
+    found = world.runner.run(of_event, event=story["judged"][1])
+    assert [(one["version"], one["began_from"], one["answers"], one["served"]) for one in found["models"]] == [
+        (generator, None, 0, False),
+        (grown, f"generator/{generator}", 1, True),
+    ]
+    text = shown(event_tree(found))
+    assert f"began from generator/{generator}" in text
+    assert f"headrace turn --before {story['judged'][1]}" in text
+
+
+def test_a_document_s_event_is_followed_through_its_passages(world: World, story: dict[str, Any]) -> None:
+    found = world.runner.run(of_event, event="document-events/0/0")
+    assert (found["event"]["uri"], found["answers"]) == ("pump.md", 3)
+    assert len(found["examples"]) == 3
+    assert [one["version"] for one in found["models"]] == list(story["versions"])
+
+
+def test_what_is_not_there_is_said(world: World, story: dict[str, Any]) -> None:
+    with pytest.raises(NotFound, match="No answer 'q-9' has landed"):
+        world.runner.run(of_answer, answer_id="q-9")
+    with pytest.raises(NotFound, match="No event has landed from feedback/0/999"):
+        world.runner.run(of_event, event="feedback/0/999")
+    with pytest.raises(WrongUsage, match="'feedback/x' is not the place of an event"):
+        world.runner.run(of_event, event="feedback/x")
+    with pytest.raises(NotFound):
+        world.runner.run(bound, event="feedback/0/999")
+
+
+def test_a_bound_leaves_out_what_came_at_or_after_an_event(world: World, story: dict[str, Any]) -> None:
+    # Verdict 0 came at minute 5: answer 1 (minute 10) and all behind it are out, answer 0 is not.
+    assert NOON.minute == 0
+    limits = world.runner.run(bound, event=story["judged"][0])
+    assert {"feedback/0": 0, "interactions/0": 1}.items() <= limits.items()
+    limits = world.runner.run(bound, event=story["asked"][1])
+    assert {"feedback/0": 1, "interactions/0": 1}.items() <= limits.items()
+    # The document landed long after, by the clock of this test.
+    assert limits["document-events/0"] == 0
+    limits = world.runner.run(bound, event=story["last"][0])
+    assert (limits["interactions/0"], "feedback/0" in limits) == (2, False)
+    assert world.runner.run(barred).as_dict() == {"origins": [], "users": [], "documents": [], "before": {}}
+
+
+def test_parents_are_those_that_learned_nothing_beyond_the_bound(world: World, story: dict[str, Any]) -> None:
+    reranker, generator, grown = story["versions"]
+
+    def parent(model: str, **before: int) -> str:
+        found: str = world.runner.run(parent_before, model=model, before={f"{topic}/0": n for topic, n in before.items()})
+        return found
+
+    assert parent("reranker", interactions=1) == f"reranker/{reranker}"
+    assert parent("reranker", interactions=0) == ""
+    assert parent("generator", feedback=2) == f"generator/{grown}"
+    # Both generators had landed two verdicts, the second by way of the first.
+    assert parent("generator", feedback=1) == ""
+    later = {"offsets": {"feedback": {"0": {"next": 9, "incarnation": 1}}}, "exclusions": {"before": {"feedback/0": 1}}}
+    clean = world.turn(4, "aaaa000000fe", [], model="generator", **later)
+    assert parent("generator", feedback=1) == f"generator/{clean}"
+    world.turn(5, "aaaa000000fd", [], model="generator", start=f"generator/{generator}", **later)
+    assert parent("generator", feedback=1) == f"generator/{clean}"
+    # Of a topic made anew under its name nothing had landed yet.
+    assert world.runner.run(parent_before, model="reranker", before={"feedback@02/0": 0}) == f"reranker/{reranker}"

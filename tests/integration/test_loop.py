@@ -1,0 +1,53 @@
+"""The loop of `headrace up`: turns that nobody starts, while answers keep flowing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving import started
+from traffic import Traffic, indexed, until
+
+from headrace.pipeline.run import runs
+
+if TYPE_CHECKING:
+    from conftest import Home
+
+LOOP = {
+    "HEADRACE_TRAINING__NICE": "0",  # whatever else runs on this machine
+    "HEADRACE_TRAINING__VERDICTS": "40",
+    "HEADRACE_TRAINING__RECIPE__RERANKER__BATCH": "2",
+    "HEADRACE_TRAINING__RECIPE__RERANKER__MOST_STEPS": "3",
+    "HEADRACE_TRAINING__RECIPE__RERANKER__CHECKPOINT_STEPS": "100",
+    "HEADRACE_TRAINING__CANARY__SHARE": "0.5",
+    "HEADRACE_TRAINING__CANARY__VERDICTS": "3",
+}
+
+
+def test_three_turns_in_a_row_run_unattended_while_answers_keep_flowing(home: Home, handbook: Path, tmp_path: Path) -> None:
+    home.env.update(LOOP)
+    api = started(home, tmp_path / "log")
+    try:
+        indexed(api, handbook)
+        with Traffic(api) as traffic:
+            until(240, lambda: ((traffic.loop()["last"] or {}).get("turn") or 0) >= 3, lambda: traffic.told[-1])
+        assert traffic.errors == []
+        assert traffic.meanwhile > 0, "nothing was answered while a turn was made"
+        assert [told["trouble"] for told in traffic.told if told["trouble"]] == []
+        stages = {told["turn"]["stage"] for told in traffic.told if told["turn"]}
+        assert "finetune" in stages, stages
+        last = traffic.told[-1]["last"]
+        assert last["why"]
+        assert {"land", "prepare", "train", "gate"} <= set(last["timings"])
+        assert traffic.told[-1]["landing"]["landed"]["feedback"] > 0
+        assert traffic.told[-1]["landing"]["troubles"] == []
+        assert api.stop() == 0, api.log.read_text()
+    finally:
+        api.kill()
+    assert "Traceback" not in (home.path / "logs" / "loop.log").read_text()
+    assert all(run["state"] == "done" for run in runs(home.path) if run["command"] in ("up", "loop"))
+    turns = [run for run in runs(home.path) if run["command"] == "turn"]
+    assert [run["state"] for run in turns[:3]] == ["done"] * 3
+    shown = home.run("loop").stdout
+    assert "No training loop runs here" in shown
+    assert f"Turn {last['turn']} (reranker)" in shown

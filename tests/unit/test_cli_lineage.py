@@ -1,0 +1,56 @@
+"""`trace` and `forget` say what they are for, and refuse what they cannot do before anything is started."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from headrace import cli
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.upper().startswith("HEADRACE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["headrace", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["forget"], "Say --user ID or --document URI, one of them."),
+        (["forget", "--user", "ann", "--document", "x.md"], "Say --user ID or --document URI, one of them."),
+        (["forget", "--user", "", "--yes"], "The name is empty."),
+        (["forget", "--user", "ann"], "Forgetting cannot be undone."),
+    ],
+)
+def test_nothing_is_forgotten_by_a_slip(run: Run, tmp_path: Path, words: list[str], said: str) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[0] == said
+    assert not (tmp_path / ".headrace").exists()
+
+
+@pytest.mark.parametrize("command", ["trace", "forget"])
+def test_help_says_what_they_do(run: Run, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "--json" in out
