@@ -38,7 +38,7 @@ PACKAGES = (
     "llama-index-embeddings-huggingface==0.8.0",
     "llama-index-retrievers-bm25==0.8.0",
 )
-_QUESTIONS = 200
+_QUESTIONS = 100
 _MOST = 20  # chunks a search gives, so that ten documents are among them
 _QUIET = {"HAYSTACK_TELEMETRY_ENABLED": "False", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "ANONYMIZED_TELEMETRY": "0"}
 

@@ -307,6 +307,8 @@ class Training(Section):
     """New verdicts after which a turn starts by itself."""
     minutes: float = Field(default=60.0, gt=0)
     """Minutes after which a turn starts by itself with fewer new verdicts."""
+    preparing: Preparing = Preparing()
+    """What of the verdicts becomes training examples."""
     gate: Gate = Gate()
     """What a challenger must show."""
     canary: Canary = Canary()

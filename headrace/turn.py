@@ -6,6 +6,7 @@ generator is served by moving a pointer. An embedder needs an index made with it
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -52,7 +53,8 @@ def go_round(
     if before is not None:
         limits = session.runner.run(bound, event=before)
         exclusions = replace(exclusions, before=limits)
-        start = session.runner.run(parent_before, model=model, before=limits)
+        served = recipe_of(recipe).settings(session.settings.training.recipe.get(recipe, {})).start == "served"
+        start = session.runner.run(parent_before, model=model, before=limits) if served else ""
     done = turn(
         session.runner,
         launch=session.launch,
@@ -64,7 +66,10 @@ def go_round(
         load=loading,
     )
     if model == EMBEDDER:
-        done = replace(done, decision=replace(done.decision, serving=settle_embedder(session).version))
+        started = time.perf_counter()
+        decision = replace(done.decision, serving=settle_embedder(session).version)
+        took = round(time.perf_counter() - started, 2)
+        done = replace(done, decision=decision, timings={**done.timings, "reindex": took}, seconds=round(done.seconds + took, 1))
     else:
         _settle(session)  # a turn of the embedder may have been taken up first
     session.run.detail["turn"] = done.as_dict()

@@ -26,10 +26,12 @@ def turn(
     """One trip round the training loop: land, prepare, finetune, evaluate, promote or refuse."""
     from headrace.report import say_turn
     from headrace.session import opened
+    from headrace.training.recipes import recipe_of
     from headrace.turn import go_round
 
     settings = settings_of()
-    with opened("turn", settings, models=recipe == "embedder", on=checked_on(on), quiet=as_json) as session:
+    recipe_of(recipe).settings(settings.training.recipe.get(recipe, {}))  # a mistake is said before anything starts
+    with opened("turn", settings, models=recipe_of(recipe).model == "embedder", on=checked_on(on), quiet=as_json) as session:
         done = go_round(session, recipe, before=before, canary=canary, who=user())
         session.archive()
     if as_json:
@@ -99,7 +101,9 @@ def _move(model: str, how: Any, as_json: bool, **inputs: str) -> None:
     from dataclasses import asdict
 
     from headrace.session import opened
+    from headrace.training.champion import known
 
+    known(model)
     with opened("promote", settings_of(), models=model == "embedder", quiet=as_json) as session:
         standing = how(session, model, who=user(), why="asked on the command line", **inputs)
     if as_json:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -153,8 +152,8 @@ class StatusBars(Bars):
 
 
 def _alive(pid: int, started: float) -> bool:
-    if not pid or pid == os.getpid():
-        return bool(pid)
+    if not pid:
+        return False
     try:
         process = psutil.Process(pid)
         return bool(abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)

@@ -62,10 +62,15 @@ class Champion:
         return 1.0 - tried if version == self.version else 0.0
 
 
-def champion(models: ObjectReader, model: str = RERANKER) -> tuple[Champion, str]:
-    """The champion of a model and the pointer's etag ("" while there is no pointer). Raises `NotFound` for no model of ours."""
+def known(model: str) -> None:
+    """Raise `NotFound` for no model of ours."""
     if model not in MODEL_NAMES:
         raise NotFound(f"There is no model {model!r}.", hint=f"Those there are: {', '.join(MODEL_NAMES)}.")
+
+
+def champion(models: ObjectReader, model: str = RERANKER) -> tuple[Champion, str]:
+    """The champion of a model and the pointer's etag ("" while there is no pointer). Raises `NotFound` for no model of ours."""
+    known(model)
     try:
         data, etag = models.get_with_etag(f"{model}/champion.json")
     except NotFound:

@@ -108,7 +108,7 @@ def plan(
             "exclusions": exclusions.as_dict(),
             "generator_history": generator_history,
             "dataset_version": dataset_version(
-                snapshots, settings.seed, exclusions=exclusions, generator_history=generator_history
+                snapshots, settings.seed, settings.preparing, exclusions, generator_history=generator_history
             ),
             "given": given,
             "settings": settings.model_dump(),
@@ -203,6 +203,7 @@ def _round(
             snapshots=planned["snapshots"],
             version=planned["dataset_version"],
             seed=settings.seed,
+            settings=settings.preparing,
             exclusions=Exclusions.from_dict(planned["exclusions"]),
             generator_history=planned["generator_history"],
         )

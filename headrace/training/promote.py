@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, TURNS
+from headrace.errors import LostRace
 from headrace.pipeline import manifest
 from headrace.pipeline.stage import stage
 from headrace.settings import Training
@@ -59,12 +60,14 @@ def promote(
     """Decide, release the weights if better, publish the manifest, move the pointer (or begin a trial, as the plan says).
 
     `load(model, version)` is called once the weights are released and before anything hangs on them. Raises `LostRace` where
-    another process committed this turn; nothing of this one is served then.
+    another process committed this turn or took back its plan (`headrace forget`); nothing of it is served then.
     """
     model = recipe_of(plan["recipe"]).model
     alarmed = alarms(evaluation, trained.figures, settings.gate)
     promoted, why = decide(model, evaluation, alarmed, settings.gate)
     version = f"v{manifest.name(plan['turn'])}"
+    if manifest.plan(turns, plan["turn"]) is None:
+        raise LostRace("Somebody took back what this turn learns from.", hint="Run the command again: it learns without it.")
     files: list[dict[str, Any]] = []
     if promoted:
         known = {"version": version, "turn": plan["turn"], "model": model, "recipe": plan["recipe"], **evaluation.card}

@@ -32,15 +32,15 @@ def answers(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [row for row in rows if row.get("kind") == "answer"]
 
 
-def by_question(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Rows by question, questions in alphabetical order, a question's rows in retrieval order."""
-    grouped: dict[str, list[Mapping[str, Any]]] = {}
+def by_question(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """Rows by (question, tenant), questions in alphabetical order, a question's rows in retrieval order."""
+    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        grouped.setdefault(row["question"], []).append(row)
+        grouped.setdefault((row["question"], row["tenant"]), []).append(row)
     return {question: sorted(grouped[question], key=_rank) for question in sorted(grouped)}
 
 
-def tellable(grouped: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Sequence[Mapping[str, Any]]]:
+def tellable(grouped: Mapping[Any, Sequence[Mapping[str, Any]]]) -> list[Sequence[Mapping[str, Any]]]:
     """The questions that can tell two orders apart: at least one passage liked and one not."""
     return [rows for rows in grouped.values() if 0 < sum(row["label"] > 0 for row in rows) < len(rows)]
 

@@ -29,19 +29,26 @@ from headrace.training.promote import settle
 PROMOTE = """
 import json, sys
 from pathlib import Path
+from headrace.catalog import TURNS
+from headrace.pipeline import manifest
 from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner
 from headrace.settings import Training
 from headrace.training.clock import Clock
 from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectWriter
 from headrace.training.evaluate import Evaluation
 from headrace.training.loop import Trained
 from headrace.training.prepare import Dataset
 from headrace.training.promote import promote
 endpoints = Endpoints.model_validate_json(sys.stdin.readline())
+plan = {"turn": int(sys.argv[2]), "parent": None, "recipe": "reranker", "settings": Training().model_dump()}
+manifest.begin(ObjectWriter(TURNS, endpoints, Meter(Ledger(), "plan")), plan["turn"], plan)
 decision = Runner(Run("turn", Path(sys.argv[1])), endpoints).run(
     promote,
-    plan={"turn": int(sys.argv[2]), "parent": None, "recipe": "reranker", "settings": Training().model_dump()},
+    plan=plan,
     dataset=Dataset("d1", {"train": 1}, {"train": 1}, ()),
     trained=Trained("reranker/d1/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0),
     evaluation=Evaluation("nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2, "max_tokens": 64}),

@@ -51,7 +51,10 @@ THINGS = [
     for kind in ("copper", "wooden", "northern", "hydraulic")
 ]
 QUICK = Training(
-    recipe={"embedder": {"epochs": 4, "batch": 8, "max_tokens": 48, "learning_rate": 1e-4, "negatives": 2, "checkpoint_steps": 5}}
+    threads=1,
+    recipe={
+        "embedder": {"epochs": 4, "batch": 8, "max_tokens": 48, "learning_rate": 1e-4, "negatives": 2, "checkpoint_steps": 5}
+    },
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from serving import started
 from traffic import Traffic, indexed, until
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 LOOP = {
     "HEADRACE_TRAINING__NICE": "0",  # whatever else runs on this machine
+    "HEADRACE_TRAINING__THREADS": "1",
     "HEADRACE_TRAINING__VERDICTS": "40",
     "HEADRACE_TRAINING__RECIPE__RERANKER__BATCH": "2",
     "HEADRACE_TRAINING__RECIPE__RERANKER__MOST_STEPS": "3",
@@ -24,13 +26,14 @@ LOOP = {
 }
 
 
+@pytest.mark.timeout(600)
 def test_three_turns_in_a_row_run_unattended_while_answers_keep_flowing(home: Home, handbook: Path, tmp_path: Path) -> None:
     home.env.update(LOOP)
     api = started(home, tmp_path / "log")
     try:
         indexed(api, handbook)
-        with Traffic(api) as traffic:
-            until(240, lambda: ((traffic.loop()["last"] or {}).get("turn") or 0) >= 3, lambda: traffic.told[-1])
+        with Traffic(api, pause_s=0.2) as traffic:
+            until(400, lambda: ((traffic.loop()["last"] or {}).get("turn") or 0) >= 3, lambda: traffic.told[-1])
         assert traffic.errors == []
         assert traffic.meanwhile > 0, "nothing was answered while a turn was made"
         assert [told["trouble"] for told in traffic.told if told["trouble"]] == []

@@ -89,8 +89,9 @@ def test_wrong_words_end_with_2_and_a_sentence(run, words: list[str], tmp_path: 
         (["ledger"], "Nothing has run in this home yet.", "Try `headrace demo`."),
         (["ledger", "x"], "No run is called 'x'.", "See `headrace runs`."),
         (["index", "nowhere"], "nowhere does not exist.", "Name a file or a folder."),
-        (["promote", "generator", "v1"], "There is no model 'generator'.", "The one there is: reranker"),
-        (["rollback", "generator"], "There is no model 'generator'.", "The one there is: reranker"),
+        (["promote", "judge", "v1"], "There is no model 'judge'.", "Those there are: reranker, embedder, generator."),
+        (["rollback", "judge"], "There is no model 'judge'.", "Those there are: reranker, embedder, generator."),
+        (["rollback", "generator"], "generator has no earlier version to go back to.", "See `headrace models`."),
     ],
 )
 def test_a_failure_is_a_sentence_and_a_hint(run, words: list[str], message: str, hint: str) -> None:  # type: ignore[no-untyped-def]

@@ -71,7 +71,7 @@ class Embedder(Recipe):
     def items(self, rows: Sequence[Mapping[str, Any]], settings: EmbedderSettings) -> list[Liked]:
         """One for each liked passage; a question without any teaches nothing."""
         found = []
-        for question, judged in by_question(passages(rows)).items():
+        for (question, _), judged in by_question(passages(rows)).items():
             liked = [row for row in judged if row["label"] > 0]
             right = frozenset(row["passage"] for row in liked)
             # The same text may stand in two documents, of which one was liked.

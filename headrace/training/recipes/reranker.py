@@ -45,7 +45,7 @@ class Reranker(Recipe):
     def items(self, rows: Sequence[Mapping[str, Any]], settings: RerankerSettings) -> list[tuple[str, list[str]]]:
         """(question, [liked passage, disliked …]); a question without both teaches nothing and is left out."""
         found = []
-        for question, judged in by_question(passages(rows)).items():
+        for (question, _), judged in by_question(passages(rows)).items():
             liked = [row["passage"] for row in judged if row["label"] > 0]
             disliked = [row["passage"] for row in judged if row["label"] == 0]
             if liked and disliked:

@@ -1,0 +1,177 @@
+"""A challenger's trial and a poisoned turn against real storage: what is worse for users is not served to all of them."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from headrace.catalog import CHUNK_ROWS, FEEDBACK, FEEDBACK_ROWS, INTERACTIONS, LANDERS, MODELS, PROMOTIONS
+from headrace.loop.seat import Seat
+from headrace.pipeline.run import recorded
+from headrace.pipeline.runner import Runner
+from headrace.platform import open_platform
+from headrace.settings import Canary, Settings, Training
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.storage.records import batch
+from headrace.storage.tables import TableReader, TableWriter
+from headrace.storage.topics import TopicWriter
+from headrace.training import champion
+from headrace.training.canary import Watched, watch
+from headrace.training.pipeline import turn
+
+METER = Meter(Ledger(), "test")
+QUICK = Training(
+    threads=1, recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 2e-4}}, canary=Canary(verdicts=12)
+)
+WORDS = ["yes", "no", "maybe", "never"]
+THINGS = ["wheel", "weir", "mill", "pond", "gate", "bridge", "lock", "race"]
+
+
+@pytest.fixture(scope="module")
+def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    folder = tmp_path_factory.mktemp("canary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects", "head"})) as endpoints:
+            yield endpoints
+
+
+@pytest.fixture
+def runner(endpoints: Endpoints, tmp_path: Path) -> Iterator[Runner]:
+    with recorded("turn", tmp_path) as run:
+        yield Runner(run, endpoints)
+
+
+def filled(schema: pa.Schema, **given: Any) -> dict[str, Any]:
+    """A row of a schema, with something empty of the right kind in every column that must have a value."""
+    row: dict[str, Any] = {}
+    for field in schema:
+        kinds = ((pa.types.is_list, []), (pa.types.is_boolean, True), (pa.types.is_integer, 0))
+        empty = next((value for is_kind, value in kinds if is_kind(field.type)), "")
+        row[field.name] = None if field.nullable else empty
+    return row | given
+
+
+def asked(
+    endpoints: Endpoints, name: str, count: int, *, seed: int, version: str = "none", liked: str = "yes", user: str
+) -> None:
+    """`count` answers of a version, each from four passages of which a user likes the one with the word `liked`.
+
+    `none` shows them in random order; a released version shows the liked one last, or first if it is called `good`.
+    """
+    draw, at = random.Random(seed), datetime.now(UTC) + timedelta(seconds=1)
+    chunks, answers, verdicts = [], [], []
+    for n in range(count):
+        words = draw.sample(WORDS, len(WORDS))
+        passages = []
+        for rank, word in enumerate(words, 1):
+            chunk = f"{name}-{n}-{rank}"
+            text = f"{word} the {draw.choice(THINGS)} by the {draw.choice(THINGS)}"
+            given = {"chunk_id": chunk, "document_id": f"d{name}-{n}", "tenant": "acme", "text": text}
+            chunks.append(filled(CHUNK_ROWS.columns, **given))
+            served = None if version == "none" else (4 if word == liked else rank - (rank > words.index(liked) + 1))
+            passages.append(
+                {
+                    "chunk_id": chunk,
+                    "document": f"{n}.md",
+                    "retrieval_score": 1.0 / (60 + rank),
+                    "retrieval_rank": rank,
+                    "rerank_score": None if served is None else 0.0,
+                    "rerank_rank": served,
+                    "cited": False,
+                }
+            )
+            common = {"answer_id": f"{name}-{n}", "tenant": "acme", "user": user, "simulated": True, "at": at}
+            verdicts.append(filled(FEEDBACK.columns, **common, verdict_id=f"v{chunk}", chunk_id=chunk, up=word == liked))
+        question = f"does {draw.choice(THINGS)} {n} of {name} turn?"
+        answers.append(
+            filled(INTERACTIONS.columns, **common, kind="search", question=question, passages=passages, model_version=version)
+        )
+    TableWriter(CHUNK_ROWS, endpoints, METER).append(batch(CHUNK_ROWS.columns, chunks))
+    TopicWriter(INTERACTIONS, endpoints, METER).append(answers, key="answer_id")
+    TopicWriter(FEEDBACK, endpoints, METER).append(verdicts, key="answer_id")
+
+
+def watched(runner: Runner, **more: Any) -> Watched:
+    from headrace.head.land import land
+
+    runner.run(land)
+    found = runner.run(watch, model="reranker", settings=QUICK, **more)
+    assert found is not None
+    return found
+
+
+def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_turn_promotes_nothing(
+    runner: Runner, endpoints: Endpoints
+) -> None:
+    models = ObjectReader(MODELS, endpoints, METER)
+    for number in range(3):
+        asked(endpoints, f"honest{number}", 25, seed=number, user=f"user-{number}")
+    first = turn(runner, settings=QUICK, canary=0.2)
+    assert first.decision.promoted, first.decision.why
+    assert (first.decision.serving, first.decision.canary) == ("none", "v000001"), "it is tried before it serves everybody"
+
+    # The trial: users dislike what it does to their passages.
+    asked(endpoints, "champion", 40, seed=11, user="user-1")
+    asked(endpoints, "worse", 3, seed=12, version="v000001", user="user-2")
+    going = watched(runner)
+    assert (going.ended, going.challenger.judged, going.standing.judged) == ("", 3, 40)
+    assert going.challenger.outcome is not None
+    assert going.standing.outcome is not None
+    assert going.challenger.outcome < going.standing.outcome
+    assert champion.champion(models)[0].canary is not None
+    asked(endpoints, "worse2", 9, seed=13, version="v000001", user="user-2")
+    over = watched(runner)
+    assert over.ended == "retreat", over
+    standing, _ = champion.champion(models)
+    assert (standing.version, standing.canary, standing.kind, standing.who) == ("none", None, "retreat", "trial of turn 1")
+    assert "users find it worse" in standing.why
+    moves = TableReader(PROMOTIONS, endpoints, METER).read(("version", "kind", "at")).sort_by("at").to_pylist()
+    assert [(move["version"], move["kind"]) for move in moves] == [("v000001", "canary"), ("none", "retreat")]
+    assert runner.run(watch, model="reranker", settings=QUICK) is None, "the trial is over"
+
+    # Tried again, nobody judges it for an hour: it becomes champion, for nothing says that it is worse.
+    writer, promotions = ObjectWriter(MODELS, endpoints, METER), TableWriter(PROMOTIONS, endpoints, METER)
+    champion.try_out(writer, promotions, "reranker", "v000001", share=0.2, who="ann", why="once more")
+    crowned = watched(runner, now=datetime.now(UTC) + timedelta(minutes=61))
+    assert crowned.ended == "promote"
+    honest, _ = champion.champion(models)
+    assert (honest.version, honest.canary, honest.turn) == ("v000001", None, 1)
+
+    # Poison: one user flips, in 30 % of all verdicts there are by then. Nothing that learned from them is served.
+    asked(endpoints, "poison", 54, seed=21, liked="no", user="poisoner")
+    share = TableReader(FEEDBACK_ROWS, endpoints, METER)
+    second = turn(runner, settings=QUICK.model_copy(update={"recipe": {"reranker": {**QUICK.recipe["reranker"], "epochs": 2}}}))
+    users = share.read(("user",))["user"].to_pylist()
+    assert users.count("poisoner") / len(users) == pytest.approx(0.3, abs=0.03)
+    assert not second.decision.promoted, second.decision.why
+    standing, _ = champion.champion(models)
+    assert (standing.version, standing.canary) == ("v000001", None)
+
+
+def test_one_loop_has_the_seat_and_another_takes_it_when_that_is_gone(endpoints: Endpoints) -> None:
+    landers = ObjectWriter(LANDERS, endpoints, METER)
+    one, other = Seat(landers, "one"), Seat(landers, "other", gone_s=0.5)
+    assert one.beat()
+    assert not other.beat()
+    assert "(one)" in other.holder
+    assert Seat(landers, "one").beat(), "who is started again in its place goes on at once"
+    for _ in range(3):  # as long as it beats it keeps the seat
+        time.sleep(0.3)
+        assert one.beat()
+        assert not other.beat()
+    time.sleep(0.6)
+    assert other.beat(), "its count stood still"
+    assert not one.beat()
+    other.leave()
+    assert one.beat(), "given up, it is free at once"
