@@ -15,6 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
+# Before a test imports transformers: tests ask no hub for anything, and a released tokenizer says how it was loaded.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 # Small enough to be quick, large enough to have several optimizer steps and a checkpoint after each.
 QUICK = {
     "HEADRACE_TRAINING__RECIPE__RERANKER__EPOCHS": "1",

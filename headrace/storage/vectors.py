@@ -28,8 +28,8 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import urlparse
 
 os.environ.setdefault("LANCE_LOG", "error")  # it floods stderr otherwise
-# It leaves two cores to its I/O, and with that one thread to compute where there are three cores or fewer: then the two searches of
-# a question would wait for one another.
+# It leaves two cores to its I/O: on three cores or fewer that is one thread to compute, and the two searches of a question would
+# wait for one another.
 os.environ.setdefault("LANCE_CPU_THREADS", str(max(2, (os.cpu_count() or 1) - 2)))
 
 import numpy as np

@@ -43,10 +43,11 @@ def load(folder: Path) -> tuple[Any, Any]:
     return model.eval(), AutoTokenizer.from_pretrained(str(folder))
 
 
-def save(model: Any, tokenizer: Any, folder: Path) -> None:
+def save(model: Any, folder: Path) -> None:
     """Write weights, configuration and tokenizer as a folder that sentence-transformers' CrossEncoder loads."""
     model.save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
+    # A tokenizer writes down how it was last called: as it came, it is the same after a training and after a resumed one.
+    AutoTokenizer.from_pretrained(str(get_model_path())).save_pretrained(str(folder))
 
 
 def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]], most_tokens: int) -> Any:

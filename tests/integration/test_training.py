@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import random
 import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from judged import judge
 
-from headrace.catalog import CHECKPOINTS, CHUNK_ROWS, DATASETS, EXAMPLES, FEEDBACK, INTERACTIONS, MODELS, PROMOTIONS, TURNS
+from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, PROMOTIONS, TURNS
 from headrace.errors import Terminal
 from headrace.pipeline import manifest
 from headrace.pipeline.run import recorded
@@ -31,9 +30,7 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.storage.records import batch
 from headrace.storage.tables import TableReader, TableWriter
-from headrace.storage.topics import TopicWriter
 from headrace.training import champion
 from headrace.training.checkpoint import Checkpoints, resume
 from headrace.training.loop import Job, train
@@ -177,42 +174,6 @@ def test_without_a_verdict_there_is_no_turn(runner: Runner) -> None:
     with pytest.raises(Terminal, match="no verdict to learn from"):
         turn(runner, settings=QUICK)
     assert manifest.numbers(ObjectReader(TURNS, runner.endpoints, METER)) == []
-
-
-def judge(endpoints: Endpoints, count: int, *, liked: str, seed: int) -> None:
-    """`count` questions with four passages in random order; whoever holds the word `liked` is liked.
-
-    Each question has a document of its own, so that whole documents can be held out.
-    """
-    shuffle = random.Random(seed)
-    chunks, answers, verdicts = [], [], []
-    things = ["wheel", "weir", "mill", "pond", "gate", "bridge", "lock", "race"]
-    at = datetime.now(UTC)
-    for n in range(count):
-        words = ["yes", "no", "maybe", "never"]
-        shuffle.shuffle(words)
-        passages = []
-        for rank, word in enumerate(words, 1):
-            name = f"{seed}-{n}-{rank}"
-            text = f"{word} the {shuffle.choice(things)} by the {shuffle.choice(things)}"
-            filled: dict[str, Any] = {"position": rank, "readers": [], "partition": 0, "offset": n}
-            for field in CHUNK_ROWS.columns:
-                filled.setdefault(field.name, None if field.nullable else "")
-            chunks.append({**filled, "chunk_id": name, "document_id": f"d{seed}-{n}", "tenant": "acme", "text": text})
-            passages.append(
-                {"chunk_id": name, "document": f"{n}.md", "retrieval_score": 1.0 / (60 + rank), "retrieval_rank": rank}
-            )
-            verdict = {"verdict_id": f"v{name}", "answer_id": f"a{seed}-{n}", "chunk_id": name, "up": word == liked, "at": at}
-            plain = {f.name: "" for f in FEEDBACK.columns if not f.nullable}
-            verdicts.append({**plain, "tenant": "acme", "simulated": True, **verdict})
-        needed = [field for field in INTERACTIONS.columns if not field.nullable]
-        empty: dict[str, Any] = {f.name: [] if pa.types.is_list(f.type) else "" for f in needed}
-        question = f"does {shuffle.choice(things)} {n} of {seed} turn?"
-        answer = {"answer_id": f"a{seed}-{n}", "question": question, "passages": passages, "at": at}
-        answers.append({**empty, "kind": "search", "tenant": "acme", "simulated": True, **answer})
-    TableWriter(CHUNK_ROWS, endpoints, METER).append(batch(CHUNK_ROWS.columns, chunks))
-    TopicWriter(INTERACTIONS, endpoints, METER).append(answers, key="answer_id")
-    TopicWriter(FEEDBACK, endpoints, METER).append(verdicts, key="answer_id")
 
 
 def test_a_better_challenger_is_served_and_a_turn_that_learned_nothing_new_is_refused(

@@ -230,7 +230,10 @@ def test_totals_are_pushed(client: httpx.Client) -> None:
     before = client.get("/v1/ledger").json()
     with connect_sse(client, "GET", "/v1/events") as source:
         stream = source.iter_sse()
-        totals = [json.loads(next(stream).data) for _ in range(2)]
+        pushed = [next(stream) for _ in range(3)]
+    assert [event.event for event in pushed] == ["totals", "loop", "totals"], "the loop is told once, for it does not change"
+    assert json.loads(pushed[1].data)["state"] == "off"
+    totals = [json.loads(event.data) for event in pushed if event.event == "totals"]
     assert {total["run"] for total in totals} == {before["run"]}
     assert totals[0]["state"] == "running"
     moved = sum(row["bytes"] for row in before["rows"])

@@ -68,4 +68,4 @@ class Reranker(Recipe):
     def save(self, policy: Policy, folder: Path) -> None:
         from headrace.training.crossencoder import save
 
-        save(policy.model, policy.tokenizer, folder)
+        save(policy.model, folder)

@@ -1,0 +1,195 @@
+"""A turn that is killed: behind every stage, and inside the training of every recipe. Nothing is learned twice or left out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny_model
+from judged import judge
+
+from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, TURNS
+from headrace.pipeline import manifest
+from headrace.pipeline.run import Run
+from headrace.pipeline.runner import Runner
+from headrace.platform import open_platform
+from headrace.settings import Settings, Training
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.storage.tables import TableReader
+from headrace.training.checkpoint import Checkpoints
+from headrace.training.loop import Job, Trained, train
+from headrace.training.pipeline import TRAINING, turn
+from headrace.training.recipes import RECIPES
+
+METER = Meter(Ledger(), "test")
+QUICK = Training(recipe={"reranker": {"epochs": 1, "batch": 4, "max_tokens": 32, "learning_rate": 2e-4}})
+
+# A turn in a process of its own, which dies with kill -9 as soon as a stage has returned.
+TURN = """
+import os, signal, sys
+from pathlib import Path
+from headrace.pipeline.run import Run
+from headrace.pipeline.runner import Runner
+from headrace.settings import Training
+from headrace.storage.endpoints import Endpoints
+from headrace.training.pipeline import turn
+endpoints = Endpoints.model_validate_json(sys.stdin.readline())
+run = Runner.run
+def running(self, stage, **inputs):
+    value = run(self, stage, **inputs)
+    if stage.name == sys.argv[2]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+Runner.run = running
+turn(Runner(Run("turn", Path(sys.argv[1])), endpoints), settings=Training.model_validate_json(sys.stdin.readline()))
+"""
+
+
+@pytest.fixture(scope="module")
+def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    folder = tmp_path_factory.mktemp("turn")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects", "head"})) as endpoints:
+            yield endpoints
+
+
+def weights(endpoints: Endpoints, folder: str) -> dict[str, str]:
+    store = ObjectReader(CHECKPOINTS, endpoints, METER)
+    return {info.key.rpartition("/")[2]: hashlib.sha256(store.get(info.key)).hexdigest() for info in store.list(f"{folder}/")}
+
+
+@pytest.mark.timeout(600)
+def test_a_turn_killed_behind_every_stage_is_one_turn(endpoints: Endpoints, tmp_path: Path) -> None:
+    judge(endpoints, 40, liked="yes", seed=1)
+    given = f"{endpoints.model_dump_json()}\n{QUICK.model_dump_json()}\n"
+    for stage in TRAINING.stages:
+        child = subprocess.run(
+            [sys.executable, "-c", TURN, str(tmp_path), stage.name],
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert child.returncode == -signal.SIGKILL, (stage.name, child.stderr)
+    turns = ObjectReader(TURNS, endpoints, METER)
+    assert manifest.numbers(turns) == [1], "the last was killed once it was committed, and the others took up the same turn"
+    made = manifest.read(turns, 1)
+    examples = TableReader(EXAMPLES, endpoints, METER).read(("dataset", "example_id")).to_pylist()
+    assert len({row["example_id"] for row in examples}) == len(examples) == 160
+    assert {row["dataset"] for row in examples} == {made["dataset"]["version"]}
+    # The very weights that come of the same job when nobody kills it.
+    job = Job("reranker", made["given"], tuple(made["dataset"]["files"]), "straight", threads=QUICK.threads)
+    assert weights(endpoints, learn(endpoints, job).weights) == weights(endpoints, made["training"]["weights"])
+    assert ObjectReader(CHECKPOINTS, endpoints, METER).info(made["training"]["checkpoint"]) is not None
+    # What comes next is the next turn.
+    assert turn(Runner(Run("turn", tmp_path), endpoints), settings=QUICK).decision.turn == 2
+
+
+def learn(endpoints: Endpoints, job: Job, report: Any = lambda step, of, loss: None) -> Trained:
+    stores = ObjectReader(DATASETS, endpoints, METER), ObjectReader(MODELS, endpoints, METER)
+    return train(job, *stores, ObjectWriter(CHECKPOINTS, endpoints, METER), report)
+
+
+class Killed(Exception):
+    """The process is gone: what it had in memory counts for nothing."""
+
+
+def passages(count: int) -> list[dict[str, Any]]:
+    """Questions with a liked and a disliked passage."""
+    return [
+        {
+            "kind": "passage",
+            "question": f"which colour is the sky {n}",
+            "passage": f"the sky {n} is {colour}",
+            "label": float(colour == "blue"),
+            "retrieval_score": 0.5,
+            "retrieval_rank": rank,
+            "chunk_id": f"{n}-{rank}",
+            "document_id": f"d{n}",
+        }
+        for n in range(count)
+        for rank, colour in enumerate(("red", "blue"), 1)
+    ]
+
+
+def answers(count: int) -> list[dict[str, Any]]:
+    """Judged answers, drawn at temperature 1, in the words of the tiny generator."""
+    rows = []
+    for n in range(count):
+        said = ("blue", "red", "green")[n % 3]
+        completion = list(tiny_model.ids(f"{said} ."))
+        rows.append(
+            tiny_model.row(
+                question="which colour is it " + "the sky " * (1 + n),
+                answer=said,
+                target="blue" if n % 3 != 1 else None,
+                label=float(said == "blue"),
+                prompt=list(tiny_model.ids("user which colour is the sky assistant")),
+                completion=completion,
+                logprobs=[-1.0] * len(completion),
+                sampling={"temperature": 1.0, "top_p": 1.0},
+                user=f"user-{n % 2}",
+            )
+        )
+    return rows
+
+
+def dataset(endpoints: Endpoints, rows: list[dict[str, Any]], key: str) -> tuple[dict[str, Any], ...]:
+    empty: dict[str, Any] = {"retrieval_score": 0.0, "retrieval_rank": 0, "origins": [], "split": "train", "tenant": "acme"}
+    filled = []
+    for number, row in enumerate(rows):
+        every = {field.name: None if field.nullable else "" for field in EXAMPLES.columns}
+        filled.append({**every, **empty, "example_id": str(number), **row})
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(filled, schema=EXAMPLES.columns), buffer)
+    ObjectWriter(DATASETS, endpoints, METER).put(key, buffer.getvalue())
+    return ({"key": key, "split": "train"},)
+
+
+GENERATORS = ("sft", "kto", "grpo", "online")
+SMALL: dict[str, Any] = {"epochs": 2, "batch": 2, "checkpoint_steps": 1, "max_tokens": 64, "most_steps": 6, "start": "packaged"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_training_that_was_cut_ends_with_the_weights_of_one_that_was_not(
+    endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    if name in GENERATORS:
+        folder = tmp_path / "model"
+        tiny_model.random_llama(folder)
+        monkeypatch.setattr(RECIPES[name], "base", folder)
+    files = dataset(endpoints, answers(8) if name in GENERATORS else passages(8), f"{name}/train.parquet")
+    whole, cut = (Job(name, SMALL, files, f"{name}/{which}", threads=2) for which in ("whole", "cut"))
+    seen: dict[str, list[tuple[int, float]]] = {"whole": [], "cut": []}
+    straight = learn(endpoints, whole, lambda step, of, loss: seen["whole"].append((step, loss)))
+    kept: list[Checkpoints] = []
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, *given: (kept.append(self), save(self, *given), self.wait())[1])
+    for until in (2, 4):
+
+        def kill(step: int, of: int, loss: float, until: int = until) -> None:
+            if step > until:
+                raise Killed
+            seen["cut"].append((step, loss))
+
+        with pytest.raises(Killed):
+            learn(endpoints, cut, kill)
+    done = learn(endpoints, cut, lambda step, of, loss: seen["cut"].append((step, loss)))
+    assert straight.steps == done.steps == 6
+    assert seen["cut"] == seen["whole"], "every step once, on the same items"
+    assert weights(endpoints, done.weights) == weights(endpoints, straight.weights) != {}
+    assert done.figures == straight.figures
