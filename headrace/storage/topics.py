@@ -202,8 +202,9 @@ class TopicReader(_Topic):
                     if not found:
                         yield Fetched([], [], [], [], {}, 0)
                     continue
-                # Once at its end it is drained: waiting for silence would chase a head that is written to all the time.
-                if all(ended[partition] >= end for partition, end in ends.items()):
+                # At the end of every partition, a moment after having been there first: waiting for silence instead would chase
+                # a head that is written to all the time.
+                if all(ended[partition] >= max(end, reached[partition]) for partition, end in ends.items()):
                     ended_since = ended_since or time.monotonic()
                     if time.monotonic() - ended_since >= _SILENCE_S:
                         return

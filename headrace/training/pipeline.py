@@ -21,7 +21,7 @@ from headrace.catalog import (
     PROMOTIONS,
     TURNS,
 )
-from headrace.errors import NothingToLearn, Terminal
+from headrace.errors import NothingToLearn, StorageFull, Terminal
 from headrace.head.land import Landed, land
 from headrace.head.position import positions
 from headrace.pipeline import manifest
@@ -217,14 +217,16 @@ def _round(
             parent=planned["start"],
             settings=settings,
         )
+        clock.lap("train")
+        clock.seconds |= {"read": trained.read_s, "checkpoint": trained.checkpoint_s}
+        evaluation = runner.run(evaluate, dataset=dataset, trained=trained, recipe=recipe, given=given, settings=settings)
+        clock.lap("gate")
+    except StorageFull:
+        raise  # once there is space it goes on from here
     except Terminal:
         # The same would come of it for ever, and no other turn could begin.
         runner.run(withdraw, turn=planned["turn"])
         raise
-    clock.lap("train")
-    clock.seconds |= {"read": trained.read_s, "checkpoint": trained.checkpoint_s}
-    evaluation = runner.run(evaluate, dataset=dataset, trained=trained, recipe=recipe, given=given, settings=settings)
-    clock.lap("gate")
     decision = runner.run(
         promote,
         plan=planned,
@@ -241,7 +243,7 @@ def _round(
     return Turn(recipe, landed, dataset, trained, evaluation, decision, clock.seconds, round(time.perf_counter() - started, 1))
 
 
-@stage("Takes back the plan of a turn that has nothing to learn from.")
+@stage("Takes back the plan of a turn that cannot be made.")
 def withdraw(turns: Annotated[ObjectWriter, TURNS], turn: int) -> None:
     """Let the next turn be planned anew."""
     manifest.withdraw(turns, turn)
