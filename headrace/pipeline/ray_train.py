@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import tempfile
@@ -51,6 +52,9 @@ class RayTrain:
             def backend_cls(self) -> type[Backend]:
                 return Backend  # type: ignore[no-any-return]
 
+        # Actors of batch work that ended hang in cycles of references until they are collected, and hold CPUs meanwhile, for
+        # which the worker would wait for ever.
+        gc.collect()
         ledgers = list({id(a.meter.ledger): a.meter.ledger for a in arguments if isinstance(a, ObjectReader)}.values())
         # Pickled together, so that each ledger is the one its handles count into over there too.
         handed = [ray.put((loop, arguments, ledgers))]

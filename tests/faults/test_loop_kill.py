@@ -13,8 +13,14 @@ import pytest
 from serving import started
 from traffic import Traffic, indexed, until
 
+from headrace.catalog import CHECKPOINTS
 from headrace.loop import status
 from headrace.pipeline.run import runs
+from headrace.platform.home import Home as PlatformHome
+from headrace.platform.state import read_state
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader
 
 if TYPE_CHECKING:
     from conftest import Home
@@ -24,13 +30,20 @@ LOOP = {
     "HEADRACE_TRAINING__THREADS": "1",
     "HEADRACE_TRAINING__VERDICTS": "60",
     "HEADRACE_TRAINING__RECIPE__RERANKER__BATCH": "1",
-    "HEADRACE_TRAINING__RECIPE__RERANKER__MOST_STEPS": "6",
+    "HEADRACE_TRAINING__RECIPE__RERANKER__MOST_STEPS": "40",
     "HEADRACE_TRAINING__RECIPE__RERANKER__CHECKPOINT_STEPS": "1",
 }
 
 
 def no_loop_is_left(home: Home) -> bool:
     return not any("headrace.loop" in process.cmdline() for process in home.processes())
+
+
+def checkpoint_stands(home: Home) -> bool:
+    state = read_state(PlatformHome(home.path))
+    assert state is not None
+    store = ObjectReader(CHECKPOINTS, state.endpoints, Meter(Ledger(), "test"))
+    return any(info.key.endswith("/latest.json") for info in store.list())
 
 
 def gone(pid: int) -> bool:
@@ -48,7 +61,7 @@ def test_a_training_process_killed_inside_a_turn_is_started_again_and_goes_on(ho
 
             def training(step: int) -> bool:
                 turn = traffic.loop()["turn"] or {}
-                return turn.get("stage") == "finetune" and turn["step"] >= step
+                return turn.get("stage") == "finetune" and turn["step"] >= step and checkpoint_stands(home)
 
             until(240, lambda: training(3), lambda: traffic.told[-1])
             killed = traffic.told[-1]

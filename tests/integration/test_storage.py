@@ -227,7 +227,9 @@ def test_a_table_nobody_wrote_is_empty(table: TableWriter) -> None:
 def test_rows_come_back_as_they_went_and_are_counted(table: TableWriter, ledger: Ledger) -> None:
     table.append(rows(1, 2, 3))
     table.append(pa.Table.from_batches([rows(4)]))
-    assert sorted(table.read().to_pylist(), key=lambda r: r["offset"]) == [{**row(n), "extra": None} for n in (1, 2, 3, 4)]
+    assert sorted(table.read().to_pylist(), key=lambda r: r["offset"]) == [
+        {**row(n), "consent": None, "extra": None} for n in (1, 2, 3, 4)
+    ]
     assert table.read().schema == FEEDBACK_ROWS.columns
     assert table.count() == 4
     assert table.read(("offset", "up"), "offset > 2 and up = true").to_pylist() == [{"offset": 4, "up": True}]
