@@ -269,6 +269,8 @@ class Gate(Section):
 
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """The challenger is promoted only if it is better with this confidence."""
+    questions: int = Field(default=120, ge=1)
+    """Held-out questions with judged passages that are asked at most; half as many are used to fit what has to be fitted."""
     length: float = Field(default=0.5, gt=0)
     """Share by which the mean length of answers may change."""
     refusals: float = Field(default=0.05, ge=0, le=1)

@@ -20,7 +20,7 @@ from headrace.training.loop import Trained, fetch
 from headrace.training.measures import Compared, measure_of
 from headrace.training.prepare import Dataset
 from headrace.training.recipes import recipe_of
-from headrace.training.rows import TEST, TUNE, read
+from headrace.training.rows import TEST, TUNE, fewer, read
 
 _RESAMPLES = 10_000
 _BESIDE = ("groundedness", "tokens", "wanted", "refused", "repetition")
@@ -99,7 +99,9 @@ def evaluate(
         if standing != NONE:
             reigning = fetch(models, f"{chosen.model}/{standing}", Path(folder) / "champion")
             known = card(models, chosen.model, standing)
-        tune, test = (read(datasets, dataset.files, split) for split in (TUNE, TEST))
+        most = settings.gate.questions
+        tune = fewer(read(datasets, dataset.files, TUNE), most // 2)
+        test = fewer(read(datasets, dataset.files, TEST), most)
         compared = measure_of(chosen.model)(challenger, reigning, known, tune, test, chosen.settings(given), bars)
     return evaluated(compared, standing, settings)
 

@@ -16,7 +16,7 @@ from headrace.training.evaluate import Difference, Evaluation, bootstrap, evalua
 from headrace.training.gate import alarms, decide
 from headrace.training.measures import Compared
 from headrace.training.measures.passages import fitted, ndcg
-from headrace.training.rows import tellable
+from headrace.training.rows import fewer, tellable
 
 SECOND, THIRD = 1 / math.log2(3), 1 / math.log2(4)
 
@@ -234,3 +234,17 @@ def test_an_evaluation_is_made_whole_by_tenant_and_without_each_user_of_weight()
     assert found.beside["tokens"].difference == -4.0
     assert set(found.beside) == {"tokens"}
     assert found.as_dict()["tenants"]["a"]["questions"] == 2
+
+
+def test_of_many_questions_some_are_asked_whichever_order_they_come_in_and_answers_stay() -> None:
+    def judged(n: int, label: float) -> dict[str, object]:
+        return {"kind": "passage", "question": f"q{n}", "tenant": "acme", "label": label, "retrieval_rank": 1, "example_id": "e"}
+
+    rows: list[dict[str, object]] = [judged(n, label) for n in range(20) for label in (0.0, 1.0)]
+    rows += [judged(99, 1.0), {"kind": "answer", "question": "q", "tenant": "acme"}]
+    kept = fewer(rows, 5)
+    assert len({row["question"] for row in kept if row["kind"] == "passage"}) == 5
+    assert sum(row["kind"] == "answer" for row in kept) == 1
+    assert len(kept) == 11
+    assert sorted(map(str, fewer(rows[::-1], 5))) == sorted(map(str, kept))
+    assert len(fewer(rows, 100)) == 41, "a question that tells nothing apart is not asked"
