@@ -47,7 +47,7 @@ def tellable(grouped: Mapping[Any, Sequence[Mapping[str, Any]]]) -> list[Sequenc
 
 
 def fewer(rows: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
-    """Rows of at most `most` questions that can tell two orders apart, chosen by the hash of their words; all whole answers stay."""
+    """Rows of at most `most` questions that can tell two orders apart, chosen by the hash of their words; whole answers stay."""
     asked = {(found[0]["question"], found[0]["tenant"]) for found in tellable(by_question(passages(rows)))}
     kept = set(sorted(asked, key=lambda one: hashlib.sha256("\0".join(one).encode()).digest())[:most])
     return [row for row in rows if row.get("kind") == "answer" or (row["question"], row["tenant"]) in kept]
