@@ -47,7 +47,7 @@ def measure(folder: Folder, recipe: str, seed: int, limit: int | None) -> dict[s
         parts = script(mine if ranks else spread(mine, limit and 2 * limit), users=4, seed=seed)
         played = play(parts, Here(session.runner, session.desk(), folder.tenant), Names(folder).of, generate=not ranks)
         started = time.perf_counter()
-        done = go_round(session, recipe, who="bench")
+        done = go_round(session, recipe)
         seconds = time.perf_counter() - started
         after = _ranked(session, folder, others, document_of) if ranks else _answered(session, folder, others)
     return {

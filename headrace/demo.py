@@ -119,7 +119,7 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         _judge(console, session, desk, settings, memories)
         _head(console, "4  One turn of the training loop", "training")
         try:
-            say_turn(console, go_round(session, "reranker", who="demo"))
+            say_turn(console, go_round(session, "reranker"))
         except Terminal as nothing:
             console.print(Text(f"No turn: {nothing.message} {nothing.hint}", style="yellow"))
         _head(console, "5  The same questions again", "inference, served by whoever won")

@@ -19,7 +19,6 @@ from headrace.inference.embedders import name_of, version_of
 from headrace.inference.generation import standing
 from headrace.inference.reindex import Reindexed
 from headrace.models.client import Embedder, wait_ready
-from headrace.pipeline import manifest
 from headrace.pipeline.stage import stage
 from headrace.platform import open_platform
 from headrace.session import Session
@@ -27,7 +26,8 @@ from headrace.settings import Endpoint, Inference
 from headrace.storage.indexes import Generation
 from headrace.storage.objects import ObjectReader
 from headrace.training.champion import NONE, Champion, card, champion, crown, dethrone
-from headrace.training.recipe import EMBEDDER, RERANKER
+from headrace.training.promote import newest
+from headrace.training.recipe import EMBEDDER
 
 _READY_S = 120.0
 
@@ -113,13 +113,7 @@ def promised(
 ) -> tuple[Champion, dict[str, Any] | None]:
     """The pointer, and that turn's manifest. A pointer that was moved after a turn was committed has had its say."""
     pointer, _ = champion(models, EMBEDDER)
-    for number in reversed(manifest.numbers(turns)):
-        found = manifest.read(turns, number)
-        if found["committed"] <= pointer.at:
-            break
-        if found["decision"]["promote"] and found.get("model", RERANKER) == EMBEDDER:
-            return pointer, found
-    return pointer, None
+    return pointer, newest(turns, EMBEDDER, since=pointer.at)
 
 
 @stage("Looks whether a version of the embedder was released.")

@@ -26,7 +26,6 @@ def go_round(
     *,
     before: str | None = None,
     canary: float = 0.0,
-    who: str,
     load: Callable[[str, str], None] = lambda model, version: None,
 ) -> Turn:
     """One turn with a recipe, and its outcome served; `load(model, version)` has what answers load it, but for the embedder.
@@ -53,7 +52,7 @@ def go_round(
     if before is not None:
         limits = session.runner.run(bound, event=before)
         exclusions = replace(exclusions, before=limits)
-        served = recipe_of(recipe).settings(session.settings.training.recipe.get(recipe, {})).start == "served"
+        served = recipe_of(recipe).settings(settings.recipe.get(recipe, {})).start == "served"
         start = session.runner.run(parent_before, model=model, before=limits) if served else ""
     done = turn(
         session.runner,

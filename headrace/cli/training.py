@@ -32,7 +32,7 @@ def turn(
     settings = settings_of()
     recipe_of(recipe).settings(settings.training.recipe.get(recipe, {}))  # a mistake is said before anything starts
     with opened("turn", settings, models=recipe_of(recipe).model == "embedder", on=checked_on(on), quiet=as_json) as session:
-        done = go_round(session, recipe, before=before, canary=canary, who=user())
+        done = go_round(session, recipe, before=before, canary=canary)
         session.archive()
     if as_json:
         print_json(done.as_dict())

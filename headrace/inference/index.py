@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from headrace.catalog import CHUNKS, DIMENSIONS, INDEXES
+from headrace.catalog import CHUNKS, DIMENSIONS
 from headrace.inference.put import AHEAD
 from headrace.pipeline.stage import stage
-from headrace.storage.indexes import Generation, IndexReader
+from headrace.storage.indexes import Generation
 from headrace.storage.vectors import VectorWriter
 
 
@@ -26,13 +26,3 @@ def index(vectors: Annotated[VectorWriter, CHUNKS], into: Generation | None = No
     made = vectors.of(into.number) if into else vectors
     version = made.build(into.width if into else DIMENSIONS)
     return Index(version, made.count())
-
-
-@stage("Keeps the index quick: merges small pieces, indexes new rows, removes old versions; only when due.", phase=AHEAD)
-def index_upkeep(vectors: Annotated[VectorWriter, CHUNKS], indexes: Annotated[IndexReader, INDEXES]) -> bool:
-    """Keep up the generation that answers; whether it was due. Questions are answered meanwhile."""
-    served = vectors.of(standing.number if (standing := indexes.recent().serving) else 1)
-    if not served.due():
-        return False
-    served.upkeep()
-    return True

@@ -195,7 +195,7 @@ class Loop:
             session = replace(whole, runner=told)
             share = settings.training.canary.share
             try:
-                done = go_round(session, recipe, canary=share, who="the loop", load=partial(load, session))
+                done = go_round(session, recipe, canary=share, load=partial(load, session))
             except NothingToLearn as nothing:
                 # Not a failure: other recipes learn from other verdicts.
                 session.run.detail["nothing"] = nothing.message

@@ -44,9 +44,10 @@ def plan(turns: ObjectReader, turn: int) -> dict[str, Any] | None:
 
 
 def begin(turns: ObjectWriter, turn: int, what: dict[str, Any]) -> dict[str, Any]:
-    """Put the plan of a turn. Raises `LostRace` where another process began it meanwhile."""
+    """Put the plan of a turn and return it as it will be read. Raises `LostRace` where another process began it meanwhile."""
     turns.put_if_absent(f"{name(turn)}.plan.json", _bytes(what))
-    return what
+    read: dict[str, Any] = json.loads(_bytes(what))
+    return read
 
 
 def withdraw(turns: ObjectWriter, turn: int) -> None:

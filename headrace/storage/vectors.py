@@ -397,21 +397,19 @@ class VectorWriter(VectorReader):
 
         Rows that no index has yet are found too, by reading them. `width` is of a table that nobody wrote to yet.
         """
-        from lancedb.index import FTS, IvfRq, LabelList
-
         table = self._open_or_new(width)
+        configs = index_configs()
         with self._faults(), self._moves(Direction.WRITE):
             before = {index.name for index in table.list_indices()}
             if "text_idx" not in before:
-                # Stemmed, without stop words: the best of the BM25 variants measured (docs/benchmarks.md).
-                table.create_index("text", config=FTS(stem=True, remove_stop_words=True, with_position=False))
+                table.create_index("text", config=configs["text"])
             if "readers_idx" not in before:
                 if table.count_rows(_UNLABELLED):
                     rows = table.search().where(_UNLABELLED).limit(None).to_arrow()
                     table.merge_insert(_KEY).when_matched_update_all().execute(_labelled(rows))
-                table.create_index("readers", config=LabelList())
+                table.create_index("readers", config=configs["readers"])
             if "embedding_idx" not in before and table.count_rows() > _EXACT_ROWS:
-                table.create_index("embedding", config=IvfRq(distance_type="cosine"))
+                table.create_index("embedding", config=configs["embedding"])
         if self.due():
             self.upkeep()
         return self.version()
@@ -494,6 +492,18 @@ async def _search(
         kept = fuse(list(similar), list(worded))[:most]
     rows = await snapshot.rows_of([found.name for found in kept])
     return [_hit(rows[found.name], found, similar.get(found.name)) for found in kept]
+
+
+def index_configs() -> dict[str, Any]:
+    """How each column that has an index is indexed; imported late, since lancedb takes its time."""
+    from lancedb.index import FTS, IvfRq, LabelList
+
+    return {
+        # Stemmed, without stop words: the best of the BM25 variants measured (docs/benchmarks.md).
+        "text": FTS(stem=True, remove_stop_words=True, with_position=False),
+        "readers": LabelList(),
+        "embedding": IvfRq(distance_type="cosine"),
+    }
 
 
 def fuse(dense: Sequence[_Name], fulltext: Sequence[_Name]) -> list[Fused[_Name]]:

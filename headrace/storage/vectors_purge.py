@@ -21,7 +21,7 @@ import obstore
 from headrace.storage.ledger import Direction
 from headrace.storage.objects import connect
 from headrace.storage.tables import quoted
-from headrace.storage.vectors import VectorWriter
+from headrace.storage.vectors import VectorWriter, index_configs
 
 _ROWS = 4096  # moved at a time
 _FRAGMENT_BITS = 32  # of a row id: the fragment above, the row in it below
@@ -82,18 +82,12 @@ class VectorPurger(VectorWriter):
         return len(staying)
 
     def _index_anew(self) -> None:
-        from lancedb.index import FTS, IvfRq, LabelList
-
         table = self._open()
         with self._faults(), self._moves(Direction.WRITE):
             made = {index.name for index in table.list_indices()}
-            if "text_idx" in made:
-                config = FTS(stem=True, remove_stop_words=True, with_position=False)
-                table.create_index("text", config=config, replace=True)
-            if "readers_idx" in made:
-                table.create_index("readers", config=LabelList(), replace=True)
-            if "embedding_idx" in made:
-                table.create_index("embedding", config=IvfRq(distance_type="cosine"), replace=True)
+            for column, config in index_configs().items():
+                if f"{column}_idx" in made:
+                    table.create_index(column, config=config, replace=True)
 
     def _noted(self) -> set[int]:
         """The fragments that have a deletion file."""

@@ -66,7 +66,7 @@ def promote(
     alarmed = alarms(evaluation, trained.figures, settings.gate)
     promoted, why = decide(model, evaluation, alarmed, settings.gate)
     version = f"v{manifest.name(plan['turn'])}"
-    if manifest.plan(turns, plan["turn"]) is None:
+    if manifest.plan(turns, plan["turn"]) != plan:
         raise LostRace("Somebody took back what this turn learns from.", hint="Run the command again: it learns without it.")
     files: list[dict[str, Any]] = []
     if promoted:
@@ -116,8 +116,8 @@ def settle(models: ObjectWriter, turns: ObjectReader, promotions: TableWriter, m
     champion.record_move(promotions, standing)
     if model == EMBEDDER:
         return standing
-    found = newest(turns, model)
-    if found is None or standing.at >= found["committed"]:
+    found = newest(turns, model, since=standing.at)
+    if found is None:
         return standing
     move = {"who": f"turn {found['turn']}", "why": found["decision"]["why"]}
     version, share = found["weights"]["version"], found.get("canary", 0.0)
@@ -126,10 +126,12 @@ def settle(models: ObjectWriter, turns: ObjectReader, promotions: TableWriter, m
     return champion.move(models, promotions, model, version, kind=champion.PROMOTE, **move)
 
 
-def newest(turns: ObjectReader, model: str) -> dict[str, Any] | None:
-    """The manifest of the newest turn that promoted a challenger of this model."""
+def newest(turns: ObjectReader, model: str, since: str) -> dict[str, Any] | None:
+    """The manifest of the newest turn that promoted a challenger of this model and was committed after `since` (ISO 8601)."""
     for turn in reversed(manifest.numbers(turns)):
         found = manifest.read(turns, turn)
+        if found["committed"] <= since:
+            break
         if found["decision"]["promote"] and found.get("model", RERANKER) == model:
             return found
     return None

@@ -45,7 +45,7 @@ from headrace.training.prepare import Dataset
 from headrace.training.promote import promote
 endpoints = Endpoints.model_validate_json(sys.stdin.readline())
 plan = {"turn": int(sys.argv[2]), "parent": None, "recipe": "reranker", "settings": Training().model_dump()}
-manifest.begin(ObjectWriter(TURNS, endpoints, Meter(Ledger(), "plan")), plan["turn"], plan)
+plan = manifest.begin(ObjectWriter(TURNS, endpoints, Meter(Ledger(), "plan")), plan["turn"], plan)
 decision = Runner(Run("turn", Path(sys.argv[1])), endpoints).run(
     promote,
     plan=plan,

@@ -91,7 +91,7 @@ def until(self, stage, **inputs):
     return run(self, stage, **inputs)
 Runner.run = until
 with opened("turn", Settings.model_validate_json(sys.stdin.read()), quiet=True) as session:
-    go_round(session, "embedder", who="ann")
+    go_round(session, "embedder")
 """
 
 
@@ -231,7 +231,7 @@ def test_an_embedder_of_the_users_own_is_not_trained(session: Session) -> None:
     settings = session.settings.model_copy(update={"models": Models(embedder=theirs)})
     other = Session(settings, session.run, session.runner, session.launch)
     for attempt in (
-        lambda: go_round(other, "embedder", who="ann"),
+        lambda: go_round(other, "embedder"),
         lambda: serve(other, "embedder", version="none", who="ann", why=""),
         lambda: go_back(other, "embedder", who="ann", why=""),
     ):
@@ -262,7 +262,7 @@ def test_a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_ar
 
     # Killed again when the new index is built: the old one answers on.
     with killed_before("switch"):
-        go_round(session, "embedder", who="ann")
+        go_round(session, "embedder")
     building = standing(session).building
     assert (serving(session), pointer(session).version) == (first, "none")
     assert building is not None

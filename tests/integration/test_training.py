@@ -20,7 +20,7 @@ import pytest
 from judged import judge
 
 from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, PROMOTIONS, TURNS
-from headrace.errors import Terminal
+from headrace.errors import LostRace, Terminal
 from headrace.pipeline import manifest
 from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
@@ -33,7 +33,9 @@ from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables import TableReader, TableWriter
 from headrace.training import champion
 from headrace.training.checkpoint import Checkpoints, resume
-from headrace.training.loop import Job, train
+from headrace.training.clock import Clock
+from headrace.training.evaluate import Evaluation
+from headrace.training.loop import Job, Trained, train
 from headrace.training.pipeline import turn
 from headrace.training.prepare import Dataset, dataset_version, prepare
 from headrace.training.promote import settle
@@ -100,7 +102,9 @@ from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.checkpoint import Checkpoints
-from headrace.training.loop import Job, train
+from headrace.training.clock import Clock
+from headrace.training.evaluate import Evaluation
+from headrace.training.loop import Job, Trained, train
 folder = Path({str(tmp_path)!r})
 endpoints = Endpoints.model_validate_json((folder / "endpoints.json").read_text())
 job = json.loads((folder / "job.json").read_text())
@@ -278,3 +282,36 @@ def test_a_turn_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, end
     assert any("of 2 turn" in question for question in questions)
     assert not any("of 3 turn" in question for question in questions)
     assert manifest.numbers(turns)[-1] == number
+
+
+def test_a_turn_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_it(runner: Runner, endpoints: Endpoints) -> None:
+    from headrace.head.land import land
+    from headrace.training.exclusions import Exclusions
+    from headrace.training.pipeline import plan
+    from headrace.training.promote import promote
+
+    judge(endpoints, 12, liked="yes", seed=4)
+    runner.run(land)
+    poisoned = runner.run(plan, settings=QUICK, recipe="reranker")
+    assert runner.run(plan, settings=QUICK, recipe="reranker") == poisoned, "taken up as it was begun"
+    exclusions = Exclusions(before={"feedback/0": 3})
+    bounded = runner.run(plan, settings=QUICK, recipe="reranker", exclusions=exclusions)
+    assert bounded["turn"] == poisoned["turn"]
+    assert bounded["exclusions"]["before"] == {"feedback/0": 3}
+    assert bounded["dataset_version"] != poisoned["dataset_version"]
+    assert runner.run(plan, settings=QUICK, recipe="reranker", exclusions=exclusions) == bounded
+    # Whoever was making the other one cannot commit it any more.
+    evaluation = Evaluation("nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2, "max_tokens": 64})
+    trained = Trained("reranker/x/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
+    with pytest.raises(LostRace, match="took back"):
+        runner.run(
+            promote,
+            plan=poisoned,
+            dataset=Dataset("d", {"train": 1}, {"train": 1}, ()),
+            trained=trained,
+            evaluation=evaluation,
+            settings=QUICK,
+            run="test",
+            clock=Clock(None, 0.0),
+        )
+    assert poisoned["turn"] not in manifest.numbers(ObjectReader(TURNS, endpoints, METER))
