@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from headrace.models.prompt import STOP, ends
 from headrace.training.recipe import Policy
 
 transformers_logging.disable_progress_bar()
+# PEFT asks transformers for it by its old name; nobody who trains can do anything about that.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 CACHE = "HEADRACE_MODELS_CACHE"
 """Environment variable that names the directory of unpacked weights, as for the model server; unpacked anew where it is unset."""

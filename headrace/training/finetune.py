@@ -60,12 +60,6 @@ def finetune(
         pass
     with bars.counted("train", of="steps") as advance:
         done = launch.run(train, job, datasets, models, checkpoints, report=advance)
-    if done.steps == 0:
-        raise NothingToLearn(
-            f"There is nothing that the recipe {recipe} can learn from in these verdicts"
-            + (f": left out were {_told(done.left_out)}." if done.left_out else "."),
-            hint="Gather more verdicts, on passages and on answers; docs/training.md says what each recipe needs.",
-        )
     checkpoints.put(f"{job.prefix}/{_DONE}", json.dumps(done.as_dict(), sort_keys=True).encode())
     return done
 
@@ -74,7 +68,3 @@ def training(recipe: str, given: Mapping[str, Any], parent: str, dataset: str, s
     """Where a training's checkpoints are: everything that its weights hang on is in the name."""
     identity = json.dumps([given, parent, settings.seed, settings.threads], sort_keys=True)
     return f"{recipe}/{dataset}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
-
-
-def _told(left_out: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())

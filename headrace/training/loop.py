@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from headrace.errors import NothingToLearn
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.checkpoint import Checkpoints, resume
 from headrace.training.interrupt import put_off
@@ -70,7 +71,7 @@ def train(
 ) -> Trained:
     """Train to the end from the newest checkpoint, or from the start; `report(step, of, loss)` after each step.
 
-    Raises `NotFound` where the dataset was deleted meanwhile.
+    Raises `NotFound` where the dataset was deleted meanwhile, `NothingToLearn` where it has nothing for this recipe.
     """
     begun = time.perf_counter()
     with put_off():
@@ -81,6 +82,14 @@ def train(
     torch.set_num_threads(job.threads)
     rows = read(datasets, job.files, TRAIN)
     items = recipe.items(rows, settings)
+    left_out = {reason: count for reason, count in recipe.left_out(rows, settings).items() if count}
+    if not items:
+        why = ", ".join(f"{count:,} for {reason}" for reason, count in left_out.items())
+        raise NothingToLearn(
+            f"There is nothing that the recipe {job.recipe} can learn from in these verdicts"
+            + (f"; left out were {why}." if why else "."),
+            hint="Gather more verdicts, on passages and on answers; docs/training.md says what each recipe needs.",
+        )
     with tempfile.TemporaryDirectory() as folder:
         parent = fetch(models, job.parent, Path(folder)) if job.parent else None
         with put_off():
@@ -141,7 +150,7 @@ def train(
         first_loss=round(_mean(losses[: _tenth(losses)]), 4),
         last_loss=round(_mean(losses[-_tenth(losses) :]), 4),
         figures=_means(figures[-_tenth(figures) :]),
-        left_out=recipe.left_out(rows, settings),
+        left_out=left_out,
     )
 
 
