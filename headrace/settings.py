@@ -114,6 +114,8 @@ class Models(Section):
     """Writes the answer."""
     threads: int = Field(default=2, ge=1)
     """Processor threads of the embedded model server."""
+    exact: bool = False
+    """Whether the embedded embedder and re-ranker keep to float32 where bfloat16 is faster and hardly differs."""
 
 
 class Landing(Section):

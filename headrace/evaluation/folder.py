@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -34,7 +35,7 @@ class Folder:
     documents: dict[str, tuple[str, str]]
     questions: tuple[Question, ...]
 
-    @property
+    @cached_property
     def tenant(self) -> str:
         """The tenant its documents are indexed for: another corpus is another tenant."""
         name = re.sub(r"[^a-z0-9]+", "-", self.path.name.lower()).strip("-")[:40]

@@ -30,7 +30,7 @@ from headrace.pipeline.stage import Port, Stage
 from headrace.settings import Landing
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.records import batch, decode
-from headrace.storage.tables import TableWriter
+from headrace.storage.tables import Append, TableWriter
 from headrace.storage.topics import Fetched, Record, TopicReader
 
 _OVERTAKEN_S = 0.2
@@ -152,19 +152,25 @@ def _read(store: Store, fetched: Fetched) -> _Piece:
 
 @dataclass
 class _Block:
-    """What is fetched and not yet committed. `begins` is the offset up to which each partition had been fetched before it."""
+    """What is fetched and not yet committed. `begins` is the offset up to which each partition had been fetched before it.
 
-    pieces: list[Future[_Piece]] = field(default_factory=list)
+    Its rows are written as they are decoded; what stays in memory is the dead among them and each partition's last record.
+    """
+
+    append: Append
+    written: list[Future[None]] = field(default_factory=list)
     begins: dict[int, int] = field(default_factory=dict)
+    last: dict[int, Record] = field(default_factory=dict)
+    bad: list[tuple[Record, str]] = field(default_factory=list)
     rows: int = 0
     bytes: int = 0
     since: float = 0.0
+    seconds: float = 0.0
 
-    def add(self, fetched: Fetched, piece: Future[_Piece], ahead: dict[int, int]) -> None:
-        """Take what was fetched and move `ahead`, the offsets that come next, behind it."""
-        if not self.pieces:
+    def add(self, fetched: Fetched, ahead: dict[int, int]) -> None:
+        """Count what was fetched and move `ahead`, the offsets that come next, behind it."""
+        if not self.rows:
             self.since = time.monotonic()
-        self.pieces.append(piece)
         self.rows += len(fetched)
         self.bytes += fetched.bytes
         for partition, index in fetched.last.items():
@@ -267,27 +273,32 @@ class _Lander:
         where another lander moved a position.
         """
         everyone, ahead = self._start(mine)
-        block, writing = _Block(), _DONE
+        block, writing = _Block(self.table.begin()), _DONE
         reading: Future[_Piece] | None = None
-        with ThreadPoolExecutor(1, "commit") as writer, ThreadPoolExecutor(1, "decode") as reader:
-            for fetched in self.topic.read(dict(ahead), follow=go_on is not None):
-                if fetched:
-                    if reading is not None:
-                        reading.result()  # one piece at a time as records: else they would be what fills the memory
-                    reading = reader.submit(_read, self.topic.store, fetched)
-                    block.add(fetched, reading, ahead)
-                if writing.done():
-                    writing.result()
-                if block.pieces and self._due(block):
-                    writing.result()
-                    writing, block = writer.submit(self._commit, block), _Block()
-                if go_on is not None and not go_on(everyone):
-                    break
-            if go_on is None:
-                self._drained = self._drained or dict(ahead)
-            writing.result()
-            if block.pieces:
-                self._commit(block)
+        with ThreadPoolExecutor(1, "write") as writer, ThreadPoolExecutor(1, "decode") as reader:
+            try:
+                for fetched in self.topic.read(dict(ahead), follow=go_on is not None):
+                    if fetched:
+                        if reading is not None:
+                            reading.result()  # one piece at a time as records: else they would be what fills the memory
+                        reading = reader.submit(_read, self.topic.store, fetched)
+                        block.add(fetched, ahead)
+                        block.written.append(writer.submit(self._write, block, reading))
+                    if writing.done():
+                        writing.result()
+                    if block.rows and self._due(block):
+                        writing.result()
+                        writing, block = writer.submit(self._commit, block), _Block(self.table.begin())
+                    if go_on is not None and not go_on(everyone):
+                        break
+                if go_on is None:
+                    self._drained = self._drained or dict(ahead)
+                writing.result()
+                if block.rows:
+                    writer.submit(self._commit, block).result()
+            except BaseException:
+                writer.submit(block.append.discard)
+                raise
         while go_on is not None and not ahead and go_on(everyone):
             time.sleep(0.5)
 
@@ -333,29 +344,38 @@ class _Lander:
                 found[row["partition"]] = Position(row["offset_max"] + 1, None, None, incarnation)
         return found
 
+    def _write(self, block: _Block, reading: Future[_Piece]) -> None:
+        piece = reading.result()
+        began = time.monotonic()
+        names = {partition: origin(self.name, self._positions[partition].incarnation) for partition in piece.last}
+        block.append.write(_landed_rows(self.table.store, piece, names))
+        block.last |= piece.last
+        block.bad += piece.bad
+        block.seconds += time.monotonic() - began
+
     def _commit(self, block: _Block) -> None:
         began = time.monotonic()
-        if any(self._positions[partition].next != offset for partition, offset in block.begins.items()):
-            raise LostRace("The block before this one was not committed.", hint="Run the command again.")
-        pieces = [piece.result() for piece in block.pieces]
-        after = dict(self._positions)
-        for piece in pieces:
-            for partition, record in piece.last.items():
-                after[partition] = after[partition].after(record)
-        moved = sorted(block.begins)
-        names = {p: origin(self.name, after[p].incarnation) for p in moved}
-        bad = [letter for piece in pieces for letter in piece.bad]
-        # Dead letters first: a crash in between lands the rest again, and they are known by their own marks.
-        self._bury(bad, names, {p: after[p].next for p in moved})
-        rows = _landed_rows(self.table.store, pieces, names)
-        marks = {mark_name(self.name, p): after[p].as_mark() for p in moved}
-        self.table.append(rows, marks=marks, expected={mark_name(self.name, p): self._marks[p] for p in moved})
-        self._positions = after
-        self._marks |= {p: after[p].as_mark() for p in moved}
+        try:
+            for written in block.written:
+                written.result()
+            if any(self._positions[partition].next != offset for partition, offset in block.begins.items()):
+                raise LostRace("The block before this one was not committed.", hint="Run the command again.")
+            moved = {p: self._positions[p].after(record) for p, record in block.last.items()}
+            marks = {mark_name(self.name, p): position.as_mark() for p, position in moved.items()}
+            # Dead letters first: a crash in between lands the rest again, and they are known by their own marks.
+            names = {p: origin(self.name, position.incarnation) for p, position in moved.items()}
+            self._bury(block.bad, names, {p: position.next for p, position in moved.items()})
+        except BaseException:
+            block.append.discard()
+            raise
+        block.append.commit(marks, {mark_name(self.name, p): self._marks[p] for p in moved})
+        self._positions |= moved
+        self._marks |= {p: position.as_mark() for p, position in moved.items()}
         self._overtaken = 0
-        self.landed += rows.num_rows
-        self.dead += len(bad)
-        self._committed(Commit(self.name, rows.num_rows, len(bad), time.monotonic() - began))
+        rows = block.rows - len(block.bad)
+        self.landed += rows
+        self.dead += len(block.bad)
+        self._committed(Commit(self.name, rows, len(block.bad), block.seconds + time.monotonic() - began))
 
     def _bury(self, bad: Sequence[tuple[Record, str]], names: dict[int, str], reached: dict[int, int]) -> None:
         if not bad:
@@ -379,14 +399,11 @@ class _Lander:
                 )
 
 
-def _landed_rows(table: Store, pieces: Sequence[_Piece], names: Mapping[int, str]) -> pa.Table:
-    """The rows with where each stood in the head, in the table's order of columns; the pieces are not copied."""
+def _landed_rows(table: Store, piece: _Piece, names: Mapping[int, str]) -> pa.RecordBatch:
+    """The rows with where each stood in the head, in the table's order of columns."""
     known = sorted(names)
     named, numbers = pa.array([names[p] for p in known]), pa.array(known, pa.int32())
-    batches = []
-    for piece in pieces:
-        columns = dict(zip(piece.rows.schema.names, piece.rows.columns, strict=True))
-        topics = named.take(pc.index_in(piece.partitions, numbers))
-        columns |= {"topic": topics, "partition": piece.partitions, "offset": piece.offsets}
-        batches.append(pa.RecordBatch.from_arrays([columns[name] for name in table.columns.names], schema=table.columns))
-    return pa.Table.from_batches(batches, table.columns)
+    columns = dict(zip(piece.rows.schema.names, piece.rows.columns, strict=True))
+    topics = named.take(pc.index_in(piece.partitions, numbers))
+    columns |= {"topic": topics, "partition": piece.partitions, "offset": piece.offsets}
+    return pa.RecordBatch.from_arrays([columns[name] for name in table.columns.names], schema=table.columns)

@@ -11,6 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from headrace.errors import RequestRefused
+from headrace.models.precision import products
 from headrace.models.tokens import MARKS, embedder_folder, tokenizer, uncut
 
 WINDOW = 256
@@ -30,11 +31,11 @@ class MiniLM:
     """all-MiniLM-L6-v2 or what became of it: mean-pooled and normalised to length 1; the packaged one unless `folder` is given.
 
     Takes token ids instead of text, so that each text is tokenised once for its count, its cut and its vector. `width` is the
-    number of dimensions (384 of the packaged one), `window` the word pieces it reads.
+    number of dimensions (384 of the packaged one), `window` the word pieces it reads; `exact` keeps it from `precision.py`.
     """
 
-    def __init__(self, folder: Path | None = None, *, window: int = WINDOW) -> None:
-        self.window = window
+    def __init__(self, folder: Path | None = None, *, window: int = WINDOW, exact: bool = False) -> None:
+        self.window, self._exact = window, exact
         self._tokenizer = uncut(folder) if folder else tokenizer()
         self._model = SentenceTransformer(str(folder or embedder_folder()), device="cpu", local_files_only=True).eval()
         trial = self.embed(self.word_pieces(["a"], "END"))
@@ -71,5 +72,6 @@ class MiniLM:
             ids[row, : len(piece)] = torch.tensor(piece)
             mask[row, : len(piece)] = 1
         features = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-        vectors: Vectors = self._model(features)["sentence_embedding"].numpy()
+        with products(exact=self._exact):
+            vectors: Vectors = self._model(features)["sentence_embedding"].float().numpy()
         return vectors

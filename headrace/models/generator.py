@@ -279,22 +279,33 @@ def packaged(cache: Path | None) -> tuple[Any, Any, str]:
     Raises `MissingPart`.
     """
     source = _weights()
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    folder = None
-    if cache is not None:
-        folder = cache / "generator" / f"{digest}-{_FORM}-transformers-{transformers.__version__}"
-        if not folder.is_dir():
-            try:
-                _unpack(source, folder)
-            except OSError as error:
-                log.warning("the generator's unpacked weights cannot be kept in %s: %s", cache, error)
+    digest = _digest(source)
+    folder = _folder(cache, digest) if cache is not None else None
+    if folder is not None and not folder.is_dir():
+        try:
+            _unpack(source, folder)
+        except OSError as error:
+            log.warning("the generator's unpacked weights cannot be kept in %s: %s", cache, error)
     if folder is not None and folder.is_dir():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     else:
         model, tokenizer = _read_quantised(source)
     return model, tokenizer, f"{source.stem}@{digest}"
+
+
+def is_unpacked(cache: Path) -> bool:
+    """Whether `load` will find the weights unpacked: else it takes many seconds of every core. Raises `MissingPart`."""
+    return _folder(cache, _digest(_weights())).is_dir()
+
+
+def _digest(source: Path) -> str:
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _folder(cache: Path, digest: str) -> Path:
+    return cache / "generator" / f"{digest}-{_FORM}-transformers-{transformers.__version__}"
 
 
 def _weights() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # these import torch, which takes seconds: the lanes do it wh
     from headrace.models.reranker import PairScorer
 
 log = logging.getLogger("headrace.models")
+_REST_S = 15.0
 
 
 @dataclass
@@ -72,6 +74,7 @@ class Models:
     endpoints: EndpointsFile
     cache: Path
     threads: int
+    exact: bool = False
     ready: bool = False
     embedding: Lane = field(default_factory=lambda: Lane("embedder", places=32))
     ranking: Lane = field(default_factory=lambda: Lane("re-ranker"))
@@ -92,11 +95,11 @@ class Models:
         )
 
     def warm(self) -> None:
-        """Begin loading torch, then the embedder, then the generator."""
+        """Begin loading torch, then the embedder, then the generator, which may wait until the embedder rests."""
         self.embedding.submit(self._import_torch)
         warm = self.embedding.submit(partial(self._warm, self.embedder))
         warm.add_done_callback(lambda _: self._warmed.set())
-        warm.add_done_callback(lambda _: self.generating.submit(partial(self._warm, self.generator)))
+        warm.add_done_callback(lambda _: threading.Thread(target=self._warm_generator, name="warm", daemon=True).start())
 
     def stop(self) -> None:
         """End every lane's work soon. Safe to call in a signal handler."""
@@ -110,7 +113,7 @@ class Models:
                 started = time.perf_counter()
                 from headrace.models.embedder import MiniLM
 
-                self._embedder = self._embedder or MiniLM()
+                self._embedder = self._embedder or MiniLM(exact=self.exact)
             log.info("loaded the embedder in %.1f s", time.perf_counter() - started)
         return self._embedder
 
@@ -130,7 +133,7 @@ class Models:
         from headrace.models.embedder import MiniLM
 
         with self._loading:
-            return MiniLM(folder, window=card.max_tokens)
+            return MiniLM(folder, window=card.max_tokens, exact=self.exact)
 
     def _open_reranker(self, card: RerankerCard, folder: Path) -> PairScorer:
         # Not under the lock: the generator may hold it for long, and most of this was imported with the embedder.
@@ -138,7 +141,7 @@ class Models:
         from headrace.models.reranker import PairScorer
 
         with self._loading:
-            return PairScorer(card, folder)
+            return PairScorer(card, folder, exact=self.exact)
 
     def _open_generator(self, card: GeneratorCard, folder: Path) -> SmolLM:
         return self.generator().adapted(folder, version=card.version, digest=card.digest)
@@ -166,6 +169,18 @@ class Models:
             return
         self.ready = True
         log.info("imported torch in %.1f s", time.perf_counter() - started)
+
+    def _warm_generator(self) -> None:
+        def rested() -> bool:
+            return self.embedding.rested_s >= _REST_S or self._generator is not None
+
+        # Unpacked once in a home's life, and seldom wanted while documents are embedded, which it would slow down by a third.
+        with contextlib.suppress(HeadraceError):
+            from headrace.models.generator import is_unpacked
+
+            while not is_unpacked(self.cache) and not rested():
+                time.sleep(1.0)
+        self.generating.submit(partial(self._warm, self.generator))
 
     def _warm(self, load: Callable[[], object]) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ class Lane:
         self.stopping = False
         self._places = places
         self._inside = 0
+        self._left = time.monotonic()
         self._order = itertools.count()
         self._waiting: PriorityQueue[_Work] = PriorityQueue()
         threading.Thread(target=self._work, name=name, daemon=True).start()
@@ -42,6 +44,12 @@ class Lane:
             yield
         finally:
             self._inside -= 1
+            self._left = time.monotonic()
+
+    @property
+    def rested_s(self) -> float:
+        """For how many seconds it has had no request."""
+        return 0.0 if self._inside else time.monotonic() - self._left
 
     def submit(self, work: Callable[[], T], *, urgent: bool = False) -> Future[T]:
         """Queue work; cancelling its future drops it if it has not begun."""

@@ -10,6 +10,7 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from headrace.errors import RequestRefused
+from headrace.models.precision import Exact, products
 from headrace.models.release import RerankerCard
 
 
@@ -24,10 +25,11 @@ class Scores:
 class PairScorer:
     """One version: scores (question, passage) pairs, one call at a time."""
 
-    def __init__(self, card: RerankerCard, folder: Path) -> None:
-        self._most = card.max_tokens
+    def __init__(self, card: RerankerCard, folder: Path, *, exact: bool = False) -> None:
+        self._most, self._exact = card.max_tokens, exact
         self._model = CrossEncoder(str(folder), num_labels=1, max_length=self._most, device="cpu", local_files_only=True)
         self._model.eval()
+        self._model.model.classifier = Exact(self._model.model.classifier)
         self.score("", [""])  # files that make no working model are found out now
 
     def score(self, question: str, passages: Sequence[str], *, cut: bool = True) -> Scores:
@@ -40,7 +42,8 @@ class PairScorer:
                 f"Passage {place} and the question have {lengths[place]} tokens, the model reads {self._most}.",
                 hint='Shorten it or send "truncate": "END".',
             )
-        logits = self._model.predict(
-            pairs, batch_size=32, activation_fn=torch.nn.Identity(), show_progress_bar=False, convert_to_numpy=True
-        )
+        with products(exact=self._exact):
+            logits = self._model.predict(
+                pairs, batch_size=32, activation_fn=torch.nn.Identity(), show_progress_bar=False, convert_to_numpy=True
+            )
         return Scores([float(logit) for logit in logits], sum(min(length, self._most) for length in lengths))

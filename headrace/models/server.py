@@ -1,7 +1,8 @@
 """The embedded model server: `python -m headrace.models.server --port P`, bound to 127.0.0.1.
 
 It takes from the environment: HEADRACE_MODELS_KEY (bearer token), HEADRACE_MODELS_CACHE (folder for weights made ready to
-load), HEADRACE_ENDPOINTS_FILE (JSON of `Endpoints`; may appear after the start) and HEADRACE_MODELS_THREADS (default 2).
+load), HEADRACE_ENDPOINTS_FILE (JSON of `Endpoints`; may appear after the start), HEADRACE_MODELS_THREADS (default 2) and
+HEADRACE_MODELS_EXACT (1: everything in float32; see `precision.py`).
 It answers at once, is ready when torch is imported, loads each model on first use and logs to stderr.
 """
 
@@ -38,7 +39,7 @@ def main() -> None:
         listener = socket.create_server(("127.0.0.1", port))
     except OSError as error:
         parser.exit(1, f"127.0.0.1:{port} cannot be listened on: {error.strerror or error}. Give another --port.\n")
-    _serve(listener, key, Path(cache), int(threads))
+    _serve(listener, key, Path(cache), int(threads), exact=os.environ.get("HEADRACE_MODELS_EXACT") == "1")
 
 
 def _settle_libraries(threads: str) -> None:
@@ -58,7 +59,7 @@ def _settle_libraries(threads: str) -> None:
     )
 
 
-def _serve(listener: socket.socket, key: str, cache: Path, threads: int) -> None:
+def _serve(listener: socket.socket, key: str, cache: Path, threads: int, *, exact: bool) -> None:
     import uvicorn
 
     from headrace.models.api import create
@@ -70,7 +71,7 @@ def _serve(listener: socket.socket, key: str, cache: Path, threads: int) -> None
             super().handle_exit(sig, frame)
 
     file = os.environ.get("HEADRACE_ENDPOINTS_FILE", "")
-    models = Models(EndpointsFile(Path(file) if file else None), cache, threads)
+    models = Models(EndpointsFile(Path(file) if file else None), cache, threads, exact)
     config = uvicorn.Config(
         create(models, key=key),
         log_config=None,

@@ -137,7 +137,8 @@ class Platform:
 
     def _ask(self, parts: frozenset[str]) -> None:
         before = read_request(self._home)
-        request = Request(parts=parts, brought=self._brought, threads=self._settings.models.threads)
+        models = self._settings.models
+        request = Request(parts=parts, brought=self._brought, threads=models.threads, exact=models.exact)
         if request != before:
             write_request(self._home, request)
 

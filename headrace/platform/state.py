@@ -45,6 +45,7 @@ class Request(BaseModel):
     parts: frozenset[str]
     brought: dict[str, Any] = {}
     threads: int = 2
+    exact: bool = False
 
 
 class State(BaseModel):

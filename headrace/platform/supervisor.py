@@ -90,7 +90,7 @@ class Supervisor:
         endpoints = embedded_endpoints(self.home, self._keys, self._ports)
         write_private(self.home.endpoints, overlay(endpoints, request.brought).model_dump_json(indent=1))
         if "models" in fresh:
-            self.children["models"] = start_model_server(self.home, self._keys, self._ports, request.threads, keep)
+            self.children["models"] = start_model_server(self.home, self._keys, self._ports, request, keep)
         self.parts |= fresh
         write_state(
             self.home,

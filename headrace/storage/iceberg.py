@@ -31,8 +31,7 @@ from pyiceberg.exceptions import (
 )
 from pyiceberg.expressions import BooleanExpression
 from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStream
-from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO, _dataframe_to_data_files
-from pyiceberg.manifest import DataFile
+from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.snapshots import Snapshot
 from requests.exceptions import RequestException
@@ -41,7 +40,7 @@ from headrace.catalog import Store
 from headrace.errors import LostRace, NotFound, StorageFull, Unavailable
 from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.iceberg_horizon import horizon, require_kept
+from headrace.storage.iceberg_append import IcebergAppend
 from headrace.storage.iceberg_rewrite import Change, Hit, IcebergRewrite
 from headrace.storage.iceberg_transaction import QuickTransaction
 from headrace.storage.iceberg_upkeep import PROPERTIES, IcebergUpkeep
@@ -202,6 +201,7 @@ class IcebergTable:
         self._meter = meter
         self._catalog: _MeteredCatalog | None = None
         self._table: Table | None = None
+        self._whole = False
         self._upkeep = IcebergUpkeep(self, meter, _ours)
         self._rewrite = IcebergRewrite(self, meter)
 
@@ -240,30 +240,9 @@ class IcebergTable:
         table = self.load()
         return _marks(table, before) if table else {}
 
-    def append(self, data: pa.Table, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
-        """Commit rows and marks in one snapshot and return its id; see `TableWriter.append`.
-
-        The files are written once; only the commit is tried again, so whoever loses a race does not write twice.
-        """
-        table = self._table_or_new()
-        self._require(table, expected)
-        seen = horizon(_marks(table))
-        files: list[DataFile] = []
-
-        def stage(now: Table, transaction: Transaction, properties: dict[str, str]) -> None:
-            require_kept(now, files, seen, horizon(_marks(now)), self.store, self._meter)
-            with transaction.update_snapshot(snapshot_properties=properties).fast_append() as append:
-                for file in files:
-                    append.append_data_file(file)
-
-        try:
-            with self.faults():
-                if data.num_rows:
-                    files.extend(_dataframe_to_data_files(table.metadata, data, table.io))
-            return self.commit(table, stage, lambda now, standing: marks, expected)
-        except (LostRace, StorageFull):
-            self.discard(table, [file.file_path for file in files])  # known not to be in any snapshot
-            raise
+    def begin(self) -> IcebergAppend:
+        """An append in the making; see `iceberg_append.py`."""
+        return IcebergAppend(self, self._meter)
 
     def commit(self, table: Table, stage: Stage, marks: Marks, expected: Mapping[str, Any], *, tries: int = _TRIES) -> int:
         """Commit a snapshot and return its id: `stage` puts it into a transaction, once per try, on the table as it then stands.
@@ -385,6 +364,12 @@ class IcebergTable:
         """The table as it stands now, anew; it must exist."""
         with self.faults():
             self._table = self._connect().load_table((NAMESPACE, self.store.table))
+        return self._table
+
+    def writable(self) -> Table:
+        """The table, made where it is missing and with every column of the catalog, as it was when last looked at."""
+        if self._table is None or not self._whole:
+            self._table, self._whole = self._table_or_new(), True
         return self._table
 
     def _table_or_new(self) -> Table:

@@ -18,7 +18,6 @@ from pyiceberg.io.fileformat import FileFormatFactory
 from pyiceberg.io.pyarrow import _to_requested_schema, pyarrow_to_schema
 from pyiceberg.manifest import (
     DataFile,
-    DataFileContent,
     FileFormat,
     ManifestEntry,
     ManifestEntryStatus,
@@ -29,9 +28,9 @@ from pyiceberg.schema import sanitize_column_names
 from pyiceberg.table import Table, TableProperties, Transaction
 from pyiceberg.table.snapshots import Operation, Summary
 from pyiceberg.table.update.snapshot import _SnapshotProducer
-from pyiceberg.typedef import Record
 
 from headrace.errors import LostRace
+from headrace.storage.iceberg_file import DataFileWriter
 
 T = TypeVar("T")
 _SMALLEST = 64 << 10  # bytes; all below are of one class
@@ -102,30 +101,17 @@ class Replacement:
 
     def _write(self, rows: Iterable[pa.RecordBatch], count: int) -> None:
         """Write one file with these rows, of which there must be so many."""
-        table = self._table
-        schema = sanitize_column_names(table.schema())
-        path = table.location_provider().new_data_location(f"{len(self.added):05d}-merged-{uuid.uuid4()}.parquet")
-        output = table.io.new_output(path)
-        with FileFormatFactory.get(FileFormat.PARQUET).create_writer(output, schema, table.properties) as writer:
-            for group in _row_groups(rows):
-                writer.write(group)
-        statistics = writer.result()
-        if statistics.record_count != count:
-            raise RuntimeError(f"{path} has {statistics.record_count} rows and should have {count}")
-        self.added.append(
-            DataFile.from_args(
-                content=DataFileContent.DATA,
-                file_path=path,
-                file_format=FileFormat.PARQUET,
-                partition=Record(),
-                file_size_in_bytes=len(output),
-                sort_order_id=None,
-                spec_id=table.metadata.default_spec_id,
-                equality_ids=None,
-                key_metadata=None,
-                **statistics.to_serialized_dict(),
-            )
-        )
+        file = DataFileWriter(self._table, f"{len(self.added):05d}-merged", group_bytes=_ROW_GROUP_BYTES)
+        try:
+            for batch in rows:
+                file.write(batch)
+            written = file.close()
+        except BaseException:
+            file.abandon()
+            raise
+        self.added.append(written)
+        if written.record_count != count:
+            raise RuntimeError(f"{file.path} has {written.record_count} rows and should have {count}")
 
     def write_manifests(self, live: Sequence[tuple[ManifestFile, list[ManifestEntry]]]) -> None:
         """Write what changes in the table's manifests, given all it has and their live entries."""
@@ -248,18 +234,3 @@ def batches(table: Table, group: Sequence[ManifestEntry], columns: Sequence[str]
             wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=rows, columns=wanted, use_threads=False):
                 yield _to_requested_schema(schema, held, batch, include_field_ids=True, format_model=parquet)
-
-
-def _row_groups(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    held: list[pa.Table] = []
-    size = 0
-    kind: pa.Schema | None = None
-    for batch in rows:
-        kind = kind or batch.schema
-        held.append(pa.Table.from_batches([batch]).cast(kind))
-        size += batch.nbytes
-        if size >= _ROW_GROUP_BYTES:
-            yield pa.concat_tables(held)
-            held, size = [], 0
-    if held:
-        yield pa.concat_tables(held)

@@ -26,6 +26,19 @@ from headrace.storage.vast import VastTable
 _EVERYTHING: BooleanExpression = AlwaysTrue()
 
 
+class Append(Protocol):
+    """Rows on their way into a table: nobody sees them before `commit`, and none is left over where that is refused."""
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Take some rows of the store's schema."""
+
+    def commit(self, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
+        """Commit them and marks in one snapshot and return its id; see `TableWriter.append`. The append is then at its end."""
+
+    def discard(self) -> None:
+        """Give up what was not committed."""
+
+
 class TableFormat(Protocol):
     """What a table format does for one store; the handles below add the schema and the defaults."""
 
@@ -39,7 +52,7 @@ class TableFormat(Protocol):
 
     def marks(self, before: datetime | None = None) -> dict[str, Any]: ...
 
-    def append(self, data: pa.Table, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int: ...
+    def begin(self) -> Append: ...
 
     def due(self, rules: Upkeep) -> bool: ...
 
@@ -120,12 +133,23 @@ class TableWriter(TableReader):
     ) -> int:
         """Commit rows and marks in one snapshot and return its id.
 
-        `expected` names marks and the values they must still have; if somebody moved one meanwhile, nothing is written and
+        `expected` names marks and the values they must still have; if somebody moved one meanwhile, nothing is committed and
         `LostRace` is raised. A commit whose answer was lost is recognised and not made twice. Columns that the catalog gained
         since the table was made are added to it, and are null in its older rows.
         """
-        data = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
-        return self.format.append(data.cast(self.store.columns), marks or {}, expected or {})
+        append = self.format.begin()
+        table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+        try:
+            for batch in table.cast(self.store.columns).to_batches():
+                append.write(batch)
+        except BaseException:
+            append.discard()
+            raise
+        return append.commit(marks or {}, expected or {})
+
+    def begin(self) -> Append:
+        """An append whose rows are given bit by bit, each batch in the store's schema: for more than should be in memory."""
+        return self.format.begin()
 
     def due(self, rules: Upkeep) -> bool:
         """Whether so many commits were made since the last upkeep that the next is due: one request, no file is read."""

