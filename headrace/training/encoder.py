@@ -17,6 +17,7 @@ from sentence_transformers.util import cos_sim
 from transformers.utils import logging as transformers_logging
 
 from headrace.models.embedder import WINDOW
+from headrace.models.precision import products
 from headrace.models.tokens import embedder_folder
 
 transformers_logging.disable_progress_bar()
@@ -34,10 +35,11 @@ def trainable(folder: Path | None, most_tokens: int) -> SentenceTransformer:
     return model
 
 
-def embed(model: SentenceTransformer, texts: Sequence[str]) -> torch.Tensor:
+def embed(model: SentenceTransformer, texts: Sequence[str], *, exact: bool) -> torch.Tensor:
     """Embeddings of texts in their order, as one batch, with what backpropagation needs: float32 (n, dimensions)."""
-    vectors: torch.Tensor = model(model.preprocess(list(texts)))["sentence_embedding"]
-    return vectors
+    with products(exact=exact):
+        vectors: torch.Tensor = model(model.preprocess(list(texts)))["sentence_embedding"]
+    return vectors.float()
 
 
 def contrast(

@@ -89,7 +89,7 @@ def by_hand(monkeypatch: pytest.MonkeyPatch, items: list[Liked], **given: Any) -
     torch = pytest.importorskip("torch")
     from headrace.training import encoder
 
-    monkeypatch.setattr(encoder, "embed", lambda model, texts: torch.tensor([VECTORS[text] for text in texts]))
+    monkeypatch.setattr(encoder, "embed", lambda model, texts, *, exact: torch.tensor([VECTORS[text] for text in texts]))
     loss, told = RECIPE.loss(Policy(torch.nn.Identity(), None), items, settings(**given), 0)
     return float(loss), told
 

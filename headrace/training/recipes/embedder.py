@@ -23,6 +23,8 @@ class EmbedderSettings(RecipeSettings):
     """Word pieces of a question or passage while training; longer ones are cut."""
     negatives: int = Field(ge=0)
     """Disliked passages beside a liked one, those that retrieval ranked highest first: the hard ones."""
+    exact: bool
+    """Whether all is float32; else matrices are multiplied in bfloat16 where the processor does that itself."""
     scale: float = Field(gt=0)
     """By which cosines are multiplied before they are compared: 1 / temperature."""
     least_similarity: float = Field(default=0.30, ge=-1, le=1)
@@ -95,8 +97,8 @@ class Embedder(Recipe):
         negatives = dict.fromkeys(place for item in items for place in item.negatives)
         shown = [*liked, *(place for place in negatives if place not in liked)]
         counts = [_counts(item, own, shown) for own, item in enumerate(items)]
-        questions = encoder.embed(policy.model, [item.question for item in items])
-        candidates = encoder.embed(policy.model, [text for text, _ in shown])
+        questions = encoder.embed(policy.model, [item.question for item in items], exact=settings.exact)
+        candidates = encoder.embed(policy.model, [text for text, _ in shown], exact=settings.exact)
         return encoder.contrast(policy.model, questions, candidates, counts, settings.scale)
 
     def save(self, policy: Policy, folder: Path) -> None:

@@ -22,6 +22,8 @@ class RerankerSettings(RecipeSettings):
     """Word pieces of a (question, passage) pair; longer passages are cut."""
     negatives: int = Field(ge=1)
     """Disliked passages beside a liked one, those that retrieval ranked highest first: the hard ones."""
+    exact: bool
+    """Whether all is float32; else matrices are multiplied in bfloat16 where the processor does that itself."""
 
 
 class Reranker(Recipe):
@@ -57,12 +59,12 @@ class Reranker(Recipe):
     ) -> tuple[torch.Tensor, dict[str, float]]:
         import torch
 
-        from headrace.training.crossencoder import encode_pairs
+        from headrace.training import crossencoder
 
         pairs = [(question, passage) for question, shown in items for passage in shown]
-        logits = policy.model(**encode_pairs(policy.tokenizer, pairs, settings.max_tokens)).logits.squeeze(-1)
+        logits = crossencoder.logits(policy.model, policy.tokenizer, pairs, settings.max_tokens, exact=settings.exact)
         first = torch.zeros(1, dtype=torch.long)
-        lists = logits.split([len(shown) for _, shown in items])
+        lists = torch.split(logits, [len(shown) for _, shown in items])
         return torch.stack([torch.nn.functional.cross_entropy(part[None], first) for part in lists]).mean(), {}
 
     def save(self, policy: Policy, folder: Path) -> None:
