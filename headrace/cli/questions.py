@@ -88,6 +88,10 @@ def feedback(
     down: Annotated[bool, typer.Option("--down", help="It did not.")] = False,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
     correction: Annotated[str, typer.Option(help="What the answer should have been.")] = "",
+    consent: Annotated[
+        bool | None,
+        typer.Option("--consent/--no-consent", help="Whether models may learn from it; the settings say what unsaid means."),
+    ] = None,
     tenant: Tenant = None,
     as_json: AsJson = False,
 ) -> None:
@@ -101,12 +105,13 @@ def feedback(
     settings = settings_of(tenant)
     with opened("feedback", settings, models=False, quiet=as_json) as session:
         _known_answer(session.runner, answer_id, settings.tenant)
-        verdict = Verdict(answer_id, up, settings.tenant, user(), reason=reason, correction=correction)
+        verdict = Verdict(answer_id, up, settings.tenant, user(), reason=reason, correction=correction, consent=consent)
         places = session.runner.run(feedback_stage, tenant=settings.tenant, verdicts=[verdict])
     if as_json:
         print_json({"verdict_id": verdict.verdict_id, "topic": "feedback", "partition": places[0][0], "offset": places[0][1]})
     else:
-        out.print(f"Recorded at feedback/{places[0][0]}/{places[0][1]}. The next turn learns from it: headrace turn")
+        learns = "No turn will learn from it." if consent is False else "The next turn learns from it: headrace turn"
+        out.print(f"Recorded at feedback/{places[0][0]}/{places[0][1]}. {learns}")
 
 
 def _known_answer(runner: Any, answer_id: str, tenant: str) -> None:

@@ -16,7 +16,10 @@ from headrace.storage.topics import TopicWriter
 
 @dataclass(frozen=True)
 class Verdict:
-    """Thumbs up or down on an answer, or on one of its passages (`chunk_id`)."""
+    """Thumbs up or down on an answer, or on one of its passages (`chunk_id`).
+
+    `consent` says whether its user lets it be trained on, `None` where nobody asked.
+    """
 
     answer_id: str
     up: bool
@@ -26,6 +29,7 @@ class Verdict:
     reason: str = ""
     correction: str = ""
     simulated: bool = False
+    consent: bool | None = None
     verdict_id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
 
 

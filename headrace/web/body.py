@@ -90,6 +90,7 @@ class Judged(Body):
     reason: Annotated[Text, Field(max_length=1_000)] = ""
     correction: Annotated[Text, Field(max_length=4_000)] = ""
     chunk_id: Annotated[Text, Field(max_length=200)] = ""
+    consent: Annotated[bool | None, Field(strict=True)] = None
     simulated_user: SimulatedUser | None = None
 
 

@@ -195,6 +195,7 @@ class Service:
         chunk_id: str = "",
         reason: str = "",
         correction: str = "",
+        consent: bool | None = None,
         simulated_user: str | None = None,
     ) -> dict[str, Any]:
         """Put a verdict on the head and say where it stands. Raises `NotFound` for one the caller was not given."""
@@ -215,6 +216,7 @@ class Service:
             chunk_id=chunk_id,
             reason=reason,
             correction=correction,
+            consent=consent,
             simulated=simulated_user is not None,
         )
         with self._alone("feedback", given.tenant):

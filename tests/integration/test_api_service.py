@@ -210,27 +210,30 @@ def test_everything_done_is_in_the_audit(
     assert len({json.dumps(row, default=str, sort_keys=True) for row in rows}) == len(rows), "each line is there once"
 
 
-def test_whatever_is_sent_is_answered_without_a_server_error(api: Any, acme: httpx.Client) -> None:
+@pytest.mark.parametrize(("most", "seconds"), [(6, 45), pytest.param(100, 1200, marks=pytest.mark.soak)])
+def test_whatever_is_sent_is_answered_without_a_server_error(api: Any, acme: httpx.Client, most: int, seconds: int) -> None:
     headers = {"Authorization": f"Bearer {api.token}"}
     schema = schemathesis.openapi.from_url(f"{api.url}/openapi.json", headers=headers)
-    budget = time.monotonic() + 45
+    budget = time.monotonic() + seconds
     seen: set[str] = set()
+    sent = 0
     for result in schema.get_all_operations():
         operation = result.ok()
         if operation.path == "/v1/events":
             continue  # it never ends
         seen.add(operation.label)
-        cases = _cases(operation)
-        for case in cases:
+        for case in _cases(operation, most):
             if time.monotonic() > budget:
                 break
             response = case.call(headers=headers, timeout=60)
+            sent += 1
             case.validate_response(response, checks=[not_a_server_error])
             assert response.status_code == 499 or response.status_code < 500
     assert len(seen) > 20
+    print(f"{sent} requests to {len(seen)} operations")
 
 
-def _cases(operation: Any, most: int = 6) -> list[Any]:
+def _cases(operation: Any, most: int) -> list[Any]:
     """Some requests of an operation, the same every time."""
     from hypothesis import HealthCheck, Phase, given, seed, settings
 

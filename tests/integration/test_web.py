@@ -11,11 +11,19 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from httpx_sse import ServerSentEvent, connect_sse
+
+from headrace.catalog import FEEDBACK_ROWS
+from headrace.head.land import land
+from headrace.session import opened
+from headrace.settings import Settings
+from headrace.storage.meter import Meter
+from headrace.storage.tables import TableReader
 
 TOKEN = "token-of-a-test"
 COMMAND = """
@@ -46,8 +54,13 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("web")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("web") / "home"
+
+
+@pytest.fixture(scope="module")
+def url(home: Path) -> Iterator[str]:
+    folder = home.parent
     documents = folder / "documents"
     documents.mkdir()
     for name, text in DOCUMENTS.items():
@@ -56,7 +69,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, str(folder / "home"), str(documents), str(port), TOKEN],
+            [sys.executable, "-c", COMMAND, str(home), str(documents), str(port), TOKEN],
             stdout=out,
             stderr=out,
             env={**os.environ, "HEADRACE_SETTINGS": str(folder / "none.toml")},
@@ -241,3 +254,17 @@ def test_totals_are_pushed(client: httpx.Client) -> None:
     standing = client.get("/v1/standing").json()
     assert (standing["tenant"], standing["passages"]) == ("default", len(DOCUMENTS))
     assert client.get("/v1/standing", params={"tenant": "another"}).json()["passages"] == 0
+
+
+def test_a_verdict_says_whether_it_may_be_learned_from(client: httpx.Client, home: Path) -> None:
+    answer = client.post("/v1/ask", json={"question": "For how long are backups kept?"}).json()
+    wanted = {}
+    for consent in (None, False, True):
+        given = {"answer_id": answer["answer_id"], "up": True, "consent": consent}
+        wanted[client.post("/v1/feedback", json=given).json()["verdict_id"]] = consent
+    assert client.post("/v1/feedback", json={**given, "consent": "yes"}).status_code == 400
+    with opened("land", Settings(home=home), models=False, quiet=True) as session:
+        session.runner.run(land)
+        rows = TableReader(FEEDBACK_ROWS, session.runner.endpoints, Meter(session.run.ledger, "test")).read()
+    found = dict(zip(rows["verdict_id"].to_pylist(), rows["consent"].to_pylist(), strict=True))
+    assert {name: found[name] for name in wanted} == wanted

@@ -15,7 +15,12 @@ from headrace.models.precision import has_bfloat16
 from headrace.models.release import RerankerCard
 from headrace.models.reranker import PairScorer
 
-TEXTS = ["Paris is the capital of France.", "A decorator is a function that returns another.", "The Seine. " * 90, "naïve 日本 🎉"]
+TEXTS = [
+    "Paris is the capital of France.",
+    "A decorator is a function that returns another.",
+    "The Seine. " * 90,
+    "naïve 日本 🎉",
+]
 
 
 def test_embeddings_are_those_of_float32_but_for_their_last_digits() -> None:
