@@ -57,7 +57,7 @@ _PROBES = 16
 _REFINE = 3
 _EXACT_MATCHES = 1_000
 _COUNTS = 4096  # of (tenant, readers) kept per version of the table
-_FUSED_DEPTH = 50  # of either search, at least
+_FUSED_DEPTH = 40  # of either search, at least; deeper fuses no better (docs/benchmarks.md)
 _DOCUMENTS_AT_ONCE = 200  # named in one filter
 # Upkeep is due with that many rows in no index and that share of all, or that many small fragments, or versions to remove.
 _UNINDEXED_ROWS, _UNINDEXED_SHARE = 500, 0.05
