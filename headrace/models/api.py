@@ -62,6 +62,8 @@ def create(models: Models, *, key: str) -> FastAPI:
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         models.warm()
+        for releases in (models.rerankers, models.generators):  # which embedder is wanted, an index says
+            releases.look()
         yield
         models.stop()
 

@@ -197,14 +197,18 @@ class Releases(Generic[C, M]):
         self._between = Ledger()  # what looks moved that no request has reported yet
         self._loaded: tuple[Release[C, M], ...] = ()  # replaced on the lane, read anywhere
 
-    async def serving(self, answer_id: str, ledger: Ledger) -> Release[C, M] | None:
-        """The release that is to make this answer, or `None` where none is served. Raises `Unavailable`, `NotFound`."""
+    def look(self) -> None:
+        """Begin to load what serves now, unless that was looked at a moment ago."""
         now = time.monotonic()
         if self._looking is None and now >= self._look_again:
             self._looking = asyncio.ensure_future(self._look_soon())
             self._wait_until = now + (PATIENCE_S if self._looked and self._standing else FIRST_S)
+
+    async def serving(self, answer_id: str, ledger: Ledger) -> Release[C, M] | None:
+        """The release that is to make this answer, or `None` where none is served. Raises `Unavailable`, `NotFound`."""
+        self.look()
         if self._looking is not None:
-            await asyncio.wait({self._looking}, timeout=max(0.0, self._wait_until - now))
+            await asyncio.wait({self._looking}, timeout=max(0.0, self._wait_until - time.monotonic()))
         moved, self._between = self._between, Ledger()
         ledger.fold(moved.export())
         if self._standing is None:
