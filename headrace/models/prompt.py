@@ -11,11 +11,11 @@ STOP = ("\n\n",)
 
 
 def messages(question: str, passages: Sequence[str]) -> list[dict[str, str]]:
-    """The chat message. Passages come first, in an order of their own: questions about the same share that prefix and its KV.
+    """The chat message. Passages come first, best first: questions about the same ones share that prefix and its KV.
 
     Plain on purpose: of the prompts tried with the embedded 135M generator, those with instructions did worse (docs/design.md).
     """
-    context = "\n\n".join(sorted(passages))
+    context = "\n\n".join(passages)
     return [{"role": "user", "content": f"{context}\n\nQuestion: {question}\nAnswer:"}]
 
 
