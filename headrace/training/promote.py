@@ -90,7 +90,9 @@ def promote(
             "decision": {"promote": promoted, "why": why, "alarms": alarmed},
             "weights": {"version": version if promoted else None, "files": files},
             "timings": clock.seconds,
-            "feedback_to_served": clock.feedback_to_served,
+            "newest_verdict": clock.newest_verdict,
+            # An embedder is served by an index that is yet to be made: its promotion's time says when that was.
+            "feedback_to_served": clock.feedback_to_served if promoted and model != EMBEDDER else None,
         },
     )
     standing = settle(models, turns, promotions, model)
