@@ -121,7 +121,11 @@ class EmbedderCard(Card):
 class GeneratorCard(Card):
     """An adapter of the packaged generator, as PEFT writes it."""
 
-    form: Literal["lora"]
+    form: Literal["lora"] = "lora"
+
+
+CARDS: dict[str, type[Card]] = {"reranker": RerankerCard, "embedder": EmbedderCard, "generator": GeneratorCard}
+"""What serving has to be told of a released version, by model: whoever releases one is held to it."""
 
 
 C = TypeVar("C", bound=Card)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, TURNS
 from headrace.errors import LostRace
+from headrace.models.release import CARDS
 from headrace.pipeline import manifest
 from headrace.pipeline.stage import stage
 from headrace.settings import Training
@@ -142,7 +143,7 @@ def newest(turns: ObjectReader, model: str, since: str) -> dict[str, Any] | None
 def _release(
     checkpoints: ObjectReader, models: ObjectWriter, weights: str, prefix: str, known: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Copy the weights to the models store, card last."""
+    """Copy the weights to the models store, card last, which says what serving has to know."""
     files = []
     with tempfile.TemporaryDirectory() as folder:
         for info in list(checkpoints.list(f"{weights}/")):
@@ -151,7 +152,9 @@ def _release(
             checkpoints.download(info.key, path)
             models.upload(f"{prefix}/{name}", path)
             files.append({"name": name, "bytes": path.stat().st_size, "sha256": _sha256(path)})
-    models.put(f"{prefix}/card.json", json.dumps({**known, "files": files}, indent=1).encode())
+    card = {**known, "files": files}
+    CARDS[known["model"]].model_validate(card)
+    models.put(f"{prefix}/card.json", json.dumps(card, indent=1).encode())
     return files
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from headrace.errors import BadSettings
 from headrace.inference.embedders import Embedders, asked_for, maker, name_of, version_of
+from headrace.models.release import CARDS
 from headrace.pipeline.progress import Bars
 from headrace.storage.endpoints import ModelEndpoint
 from headrace.training.measures import measure_of
@@ -187,6 +188,8 @@ def test_it_learns_what_the_verdicts_say_and_is_released_as_a_sentence_transform
     # Measured as it is served: against the packaged one, on questions it has not seen; and against itself.
     held_out = [{**row, "question": row["question"].replace("the", "that")} for row in rows]
     compared = measure_of("embedder")(folder, None, {}, [], held_out, chosen, Bars(quiet=True))
+    released = {"version": "v000001", "turn": 1, "files": [{"name": "weights", "bytes": 1, "sha256": "0" * 64}]}
+    CARDS["embedder"].model_validate(released | compared.card)
     assert compared.card == {"max_tokens": 256}
     assert [row["question"].split()[2] for row in compared.ours] == ["gate", "lock", "weir", "wheel"]
     assert [row["score"] for row in compared.ours] == [1.0] * 4

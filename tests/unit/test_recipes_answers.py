@@ -11,6 +11,7 @@ from rich.console import Console
 from tiny_model import bigram, random_llama, row
 
 from headrace.models.measures import groundedness, repetition, unmarked
+from headrace.models.release import CARDS
 from headrace.pipeline.progress import Bars
 from headrace.training import causal
 from headrace.training.measures.answers import compare, held_out, measure
@@ -79,6 +80,9 @@ def test_a_challenger_is_held_against_the_base_question_by_question(tmp_path: Pa
     recipe.save(policy, tmp_path / "challenger")
     bars = Bars(Console(file=io.StringIO()))
     found = compare(tmp_path / "challenger", None, {}, [], rows, settings, bars, base=base)
+    released = {"version": "v000001", "turn": 1, "files": [{"name": "weights", "bytes": 1, "sha256": "0" * 64}]}
+    CARDS["generator"].model_validate(released | found.card)
+    assert found.card == {"form": "lora"}, "the model server takes nothing for granted"
     assert found.measure == "F1"
     assert [one["score"] for one in found.ours] == [1.0] * 3
     assert [one["score"] for one in found.theirs] == [0.0] * 3

@@ -55,7 +55,7 @@ def compare(
         )
 
     ours = said(challenger, "evaluate")
-    return Compared("F1", tuple(ours), tuple(said(champion, "champion")))
+    return Compared("F1", tuple(ours), tuple(said(champion, "champion")), card={"form": "lora"})
 
 
 def held_out(rows: Rows, most: int) -> list[Asked]:
