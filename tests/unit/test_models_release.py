@@ -73,8 +73,9 @@ def test_each_model_has_its_card() -> None:
     card = {"version": "v000001", "turn": 1, "model": "reranker", "recipe": "reranker", "files": [FILE]}
     assert RerankerCard.model_validate(card | {"retrieval_weight": 0.3, "max_tokens": 256}).retrieval_weight == 0.3
     assert GeneratorCard.model_validate(card | {"form": "lora"}).form == "lora"
-    for kind in (RerankerCard, GeneratorCard):
+    assert GeneratorCard.model_validate(card).form == "lora", "those released before it was written down are served"
+    for kind, form in ((RerankerCard, {}), (GeneratorCard, {"form": "whole"})):
         with pytest.raises(ValidationError):
-            kind.model_validate(card)
+            kind.model_validate(card | form)
     other = Card.model_validate(card | {"files": [FILE | {"sha256": "1" * 64}]})
     assert Card.model_validate(card).digest != other.digest
