@@ -21,11 +21,12 @@ from headrace.inference.answer import Answer
 from headrace.inference.feedback import Verdict, feedback
 from headrace.inference.pipeline import INFERENCE, Desk, index_documents
 from headrace.models.citation import content_words
+from headrace.models.client import Generator
 from headrace.pipeline.run import runs
 from headrace.pipeline.stage import Pipeline, stage
 from headrace.report import ledger_table, merged, say_indexed, say_sources, say_turn, tier_table
 from headrace.session import Session, opened
-from headrace.settings import Settings
+from headrace.settings import Embedded, Settings
 from headrace.storage.ledger import summed
 from headrace.storage.tables import TableReader
 from headrace.training.pipeline import TRAINING
@@ -114,6 +115,7 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         memories = session.runner.run(recall, tenant=settings.tenant, most=questions, seed=_SEED)
         asked = _ASKED if docs is None else _of_headings(memories)
         _head(console, "2  Questions to answers", "inference, at question time")
+        _wake(console, session)
         _ask(console, desk, settings, asked)
         _head(console, "3  Verdicts", "feedback, onto the head")
         _judge(console, session, desk, settings, memories)
@@ -181,6 +183,21 @@ def draw_score(home: Path, name: str, path: Path, *, run: str | None = None, tri
     )
     draw(score, path, triggers=triggers)
     return score.title
+
+
+def _wake(console: Console, session: Session) -> None:
+    """Have the embedded generator loaded, so that the first answer's time is that of an answer."""
+    if not isinstance(session.settings.models.generator, Embedded):
+        return
+    started = time.perf_counter()
+    with (
+        console.status("Unpacking the generator, once on this machine …"),
+        Generator(session.runner.endpoints.generator) as generator,
+    ):
+        for _ in generator.stream([{"role": "user", "content": "Hello"}], max_tokens=1, cache=False):
+            pass
+    if (seconds := time.perf_counter() - started) > 1:
+        console.print(f"The generator was unpacked in {seconds:.1f} s; from now on it is there.", style="dim", highlight=False)
 
 
 def _ask(console: Console, desk: Desk, settings: Settings, questions: Sequence[str]) -> None:
