@@ -48,22 +48,23 @@ class IcebergAppend:
 
     def commit(self, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
         table, files = self._begun(), list[DataFile]()
+        file, self._file = self._file, None  # a commit may be taken unheard: from here on nothing is given up from outside
 
         def stage(now: Table, transaction: Transaction, properties: dict[str, str]) -> None:
             require_kept(now, files, self._seen, horizon(self._table.marks_of(now)), self._table.store, self._meter)
             with transaction.update_snapshot(snapshot_properties=properties).fast_append() as append:
-                for file in files:
-                    append.append_data_file(file)
+                for one in files:
+                    append.append_data_file(one)
 
         try:
             with self._table.faults():
-                if self._file is not None:
-                    files.append(self._file.close())
+                if file is not None:
+                    files.append(file.close())
                 elif self._gathered:
                     files += _dataframe_to_data_files(table.metadata, pa.Table.from_batches(self._gathered), table.io)
             return self._table.commit(self._table.load() or table, stage, lambda now, standing: marks, expected)
         except (LostRace, StorageFull):
-            self._table.discard(table, [file.file_path for file in files])  # known not to be in any snapshot
+            self._table.discard(table, [one.file_path for one in files])  # known not to be in any snapshot
             raise
 
     def discard(self) -> None:

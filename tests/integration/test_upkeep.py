@@ -497,6 +497,28 @@ def at_once(acts: list[Callable[[], Any]]) -> list[Any]:
     return results
 
 
+def test_an_append_is_given_up_before_its_commit_and_never_behind_it(table: TableWriter, endpoints: Endpoints) -> None:
+    at = land(table, 0)
+    before = set(objects(table))
+    rows = batch(table.store.columns, [row(number) for number in range(at, at + 5)])
+    given_up = table.begin()
+    given_up.write(rows)
+    given_up.discard()
+    assert set(objects(table)) == before
+    made = table.begin()
+    made.write(rows)
+    made.commit({"offsets": at + 5}, {"offsets": at})
+    made.discard()  # as a lander does that is interrupted while its last commit is under way
+    assert sorted(offsets(again(table, endpoints))) == list(range(at + 5))
+    overtaken = table.begin()
+    overtaken.write(rows)
+    named = set(objects(table))
+    with pytest.raises(LostRace):
+        overtaken.commit({"offsets": at + 10}, {"offsets": at})
+    overtaken.discard()
+    assert set(objects(table)) == named
+
+
 def test_a_lander_and_a_reader_that_never_pause_neither_stop_upkeep_nor_are_stopped(
     table: TableWriter, endpoints: Endpoints
 ) -> None:
