@@ -191,13 +191,14 @@ def _wake(console: Console, session: Session) -> None:
         return
     started = time.perf_counter()
     with (
-        console.status("Unpacking the generator, once on this machine …"),
+        console.status("Loading the generator, which is unpacked the first time …"),
         Generator(session.runner.endpoints.generator) as generator,
     ):
         for _ in generator.stream([{"role": "user", "content": "Hello"}], max_tokens=1, cache=False):
             pass
     if (seconds := time.perf_counter() - started) > 1:
-        console.print(f"The generator was unpacked in {seconds:.1f} s; from now on it is there.", style="dim", highlight=False)
+        said = f"The generator was loaded in {seconds:.1f} s; the first time it is unpacked, too."
+        console.print(said, style="dim", highlight=False)
 
 
 def _ask(console: Console, desk: Desk, settings: Settings, questions: Sequence[str]) -> None:

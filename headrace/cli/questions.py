@@ -110,7 +110,9 @@ def feedback(
     if as_json:
         print_json({"verdict_id": verdict.verdict_id, "topic": "feedback", "partition": places[0][0], "offset": places[0][1]})
     else:
-        learns = "No turn will learn from it." if consent is False else "The next turn learns from it: headrace turn"
+        asked = settings.training.preparing.require_consent
+        barred = consent is False or (asked and consent is None)
+        learns = "No turn will learn from it." if barred else "The next turn learns from it: headrace turn"
         out.print(f"Recorded at feedback/{places[0][0]}/{places[0][1]}. {learns}")
 
 

@@ -178,7 +178,8 @@ class Models:
         with contextlib.suppress(HeadraceError):
             from headrace.models.generator import is_unpacked
 
-            while not is_unpacked(self.cache) and not rested():
+            there = is_unpacked(self.cache)  # asked once: it reads the whole file
+            while not there and not rested():
                 time.sleep(1.0)
         self.generating.submit(partial(self._warm, self.generator))
 
