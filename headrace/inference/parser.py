@@ -161,7 +161,7 @@ class _Exchange:
         for piece in pieces:
             left = memoryview(piece)
             while left:
-                if not select.select([], [self._in], [], max(0.0, end - time.monotonic()))[1]:
+                if not _ready(self._in, select.POLLOUT, end):
                     raise _Killed("its parser did not start")
                 try:
                     left = left[os.write(self._in, left[:_READ]) :]
@@ -174,7 +174,7 @@ class _Exchange:
         """The child's next message. Raises `_Killed`: with `late` if it takes longer than `seconds`."""
         end = time.monotonic() + seconds
         while (message := self._whole()) is None:
-            if not select.select([self._out], [], [], max(0.0, end - time.monotonic()))[0]:
+            if not _ready(self._out, select.POLLIN, end):
                 raise _Killed(late)
             read = os.read(self._out, _READ)
             if not read:
@@ -197,6 +197,13 @@ class _Exchange:
         message = bytes(self._held[HEADER.size : HEADER.size + length])
         del self._held[: HEADER.size + length]
         return message
+
+
+def _ready(descriptor: int, event: int, end: float) -> bool:
+    """Whether a pipe could be written or read, or was found broken, by the time `end`."""
+    pipe = select.poll()  # `select.select` refuses descriptors from 1024 on
+    pipe.register(descriptor, event)
+    return bool(pipe.poll(max(0.0, end - time.monotonic()) * 1000))
 
 
 def _reason(code: int | None, said: str, limits: Limits) -> str:

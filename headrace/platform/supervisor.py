@@ -138,11 +138,12 @@ class Supervisor:
 
     def _wait(self) -> None:
         """Wait a tick, or until a server ends."""
-        watched = []
+        watched, ended = [], select.poll()
         with contextlib.suppress(OSError):
             for child in self.children.values():
                 watched.append(os.pidfd_open(child.pid))
-        select.select(watched, [], [], TICK_SECONDS)
+                ended.register(watched[-1], select.POLLIN)
+        ended.poll(TICK_SECONDS * 1000)
         for descriptor in watched:
             os.close(descriptor)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
+import os
+import resource
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
@@ -238,6 +241,17 @@ def test_a_parser_that_was_killed_costs_one_document() -> None:
         process.kill()
         assert outcome(parser, "b.html", b"<p>b</p>") in ("b", "its parser ran out of memory or crashed")
         assert parser.parse("c.html", b"<p>c</p>").text == "c"
+
+
+def test_a_process_of_many_open_files_parses_too() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
+    with contextlib.ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        while opened.enter_context(open(os.devnull)).fileno() < 1100:
+            pass
+        with Parser(LIMITS) as parser:
+            assert parser.parse("a.md", b"many").text == "many"
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
