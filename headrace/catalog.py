@@ -87,7 +87,7 @@ DOCUMENT_EVENT = (
     _f("reason", TEXT),  # why it was refused at the door; empty otherwise
     _f("at", TIME),
 )
-READERS = _f("readers", pa.list_(TEXT))  # who of the tenant may read it; none or null: everybody of the tenant
+READERS = _f("readers", pa.list_(TEXT))  # who of the tenant may read it; none: everybody of it; null in an event: as before it
 SOURCE = _f("source", TEXT)  # of a file found in a folder: which folder, as a hash of its path; null otherwise
 PLACE = _f("place", TEXT)  # "page 3", "slide 2", "sheet Q3": where a citation points; null where a document has no such parts
 PART = pa.struct([_f("start", INT), _f("place", TEXT)])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from headrace.cli.common import AsJson, On, app, checked_on, out, print_json, settings_of, user
+from headrace.errors import LostRace
 
 Model = Annotated[str, typer.Argument(help="The model: reranker, embedder or generator.")]
 
@@ -31,6 +33,8 @@ def turn(
 
     settings = settings_of()
     recipe_of(recipe).settings(settings.training.recipe.get(recipe, {}))  # a mistake is said before anything starts
+    if before is None:  # with a bound it takes back what the loop is making
+        _not_beside_the_loop(settings.home)
     with opened("turn", settings, models=recipe_of(recipe).model == "embedder", on=checked_on(on), quiet=as_json) as session:
         done = go_round(session, recipe, before=before, canary=canary)
         session.archive()
@@ -38,6 +42,19 @@ def turn(
         print_json(done.as_dict())
     else:
         say_turn(out, done)
+
+
+def _not_beside_the_loop(home: Path) -> None:
+    """Raise `LostRace` while the loop of this home makes a turn: this one would be the same, and one of both in vain."""
+    from headrace.loop import status
+    from headrace.loop.words import doing
+
+    told = status.read(home)
+    if told["running"] and told["state"] == status.TRAINING:
+        raise LostRace(
+            f"`headrace up` is making a turn. {doing(told)}",
+            hint="Run the command again when that has ended: `headrace loop` shows it.",
+        )
 
 
 @app.command(rich_help_panel="Training")

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
-from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS
-from headrace.inference.put import AHEAD, newest_of, object_key
+from headrace.catalog import DOCUMENT_EVENTS, DOCUMENTS
+from headrace.inference.put import AHEAD, object_key
 from headrace.pipeline.stage import stage
 from headrace.storage.objects import ObjectWriter
-from headrace.storage.tables import TableReader
 from headrace.storage.topics import TopicWriter
 
 
@@ -29,7 +28,6 @@ class Announced:
 def put(
     sources: Annotated[ObjectWriter, DOCUMENTS],
     events: Annotated[TopicWriter, DOCUMENT_EVENTS],
-    known: Annotated[TableReader, DOCUMENT_ROWS],
     tenant: str,
     uri: str,
     data: bytes,
@@ -37,15 +35,13 @@ def put(
 ) -> Announced:
     """Put a document and announce it; its object is there before anybody hears of it.
 
-    `readers` may read it from now on: nobody named is everybody of the tenant. `None` leaves it to whoever might read it.
+    `readers` may read it from now on: nobody named is everybody of the tenant. `None` leaves it to whoever may read it by the
+    events before this one, also those that are not parsed yet, and opens a new one to everybody of the tenant.
     """
     sha256 = hashlib.sha256(data).hexdigest()
     key = object_key(tenant, sha256)
     if sources.info(key) is None:
         sources.put(key, data)
-    if readers is None:
-        was = newest_of(known, tenant).get(uri)
-        readers = was.readers if was else ()
     return _announced(events, tenant, uri, kind="put", sha256=sha256, size=len(data), readers=readers)
 
 
@@ -65,8 +61,8 @@ def delete(
 
 
 def _announced(
-    events: TopicWriter, tenant: str, uri: str, *, kind: str, sha256: str, size: int, readers: Sequence[str] = ()
+    events: TopicWriter, tenant: str, uri: str, *, kind: str, sha256: str, size: int, readers: Sequence[str] | None = ()
 ) -> Announced:
     event = {"event_id": uuid.uuid4().hex, "kind": kind, "tenant": tenant, "uri": uri, "sha256": sha256, "bytes": size}
-    event |= {"readers": list(readers)}
+    event |= {"readers": None if readers is None else list(readers)}
     return Announced(*events.append([{**event, "reason": "", "at": datetime.now(UTC)}], key="uri")[0])

@@ -77,6 +77,9 @@ def parse(
     with Parser(limits) as parser:
         for event in bars.track(new, "parse", total=len(new), of="documents"):
             position[place(event)] = event["offset"] + 1
+            if event["readers"] is None:  # it leaves them as the events before it have them
+                before = newest.get(document_id(event["tenant"], event["uri"]))
+                event["readers"] = before["readers"] if before else []
             if _known(event, newest):
                 continue
             row = _row(event, sources, parser)

@@ -91,17 +91,17 @@ def put(
     for was in gone.values():
         inherited[was.version] = inherited.get(was.version) or was.readers
 
-    def event(uri: str, kind: str, open_to: Sequence[str], source: str | None, **fields: object) -> dict[str, object]:
+    def event(uri: str, kind: str, open_to: Sequence[str] | None, source: str | None, **fields: object) -> dict[str, object]:
         blank = {"sha256": "", "bytes": 0, "reason": ""}
-        who = {"event_id": uuid.uuid4().hex, "tenant": tenant, "uri": uri, "readers": list(open_to), "source": source}
+        who = {"event_id": uuid.uuid4().hex, "tenant": tenant, "uri": uri, "source": source}
+        who |= {"readers": None if open_to is None else list(open_to)}
         return {**who, "kind": kind, **blank, **fields, "at": datetime.now(UTC)}
 
     def store(file: Found) -> dict[str, object] | None:
         """The event of one file, its object stored; `None` where nothing changed."""
         was = held.get(file.uri)
-        before = was.readers if was else ()
-        open_to = before if readers is None else tuple(readers)
-        same = was is not None and sorted(before) == sorted(open_to) and was.source == file.source
+        same = was is not None and was.source == file.source and (readers is None or sorted(was.readers) == sorted(readers))
+        open_to = readers
         try:
             data = _read(file.path, file.uri, most_bytes)
         except BadDocument as error:
@@ -112,7 +112,7 @@ def put(
         if same and was is not None and was.version == sha256:
             return None
         if readers is None and was is None:
-            open_to = inherited.get(sha256, ())
+            open_to = inherited.get(sha256)
         key = object_key(tenant, sha256)
         if sources.info(key) is None:
             sources.put(key, data)

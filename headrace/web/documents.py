@@ -162,18 +162,20 @@ class Documents:
             raise BadDocument(uri, "the file is empty")
         version = sha256(data).hexdigest()
         standing = self._find(tenant, uri)
-        if readers is None and standing is not None:
-            readers = standing.readers  # also those of a put that is not in the tables yet
-        wanted = None if readers is None else tuple(dict.fromkeys(readers))
+        if standing is not None and standing.status == DELETING:
+            standing = None
+        named = None if readers is None else tuple(dict.fromkeys(readers))
+        # As far as it is known here: parse knows of every event before this one.
+        wanted = named if named is not None else standing.readers if standing else ()
         if (
             standing is not None
             and standing.version == version
             and standing.status in (PUT, PARSED, INDEXED)
-            and set(standing.readers) == set(wanted or ())
+            and set(standing.readers) == set(wanted)
         ):
             return standing, False
         with self._room(tenant, uri, len(data), limits):
-            place = self._runner.run(deliver.put, tenant=tenant, uri=uri, data=data, readers=wanted)
+            place = self._runner.run(deliver.put, tenant=tenant, uri=uri, data=data, readers=named)
             document = Document(
                 tenant,
                 uri,
@@ -181,7 +183,7 @@ class Documents:
                 PUT,
                 len(data),
                 datetime.now(UTC),
-                readers=wanted or (),
+                readers=wanted,
                 partition=place.partition,
                 offset=place.offset,
             )

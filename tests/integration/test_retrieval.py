@@ -17,8 +17,10 @@ from words import words
 
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS, DOCUMENT_ROWS
 from headrace.errors import WrongUsage
+from headrace.inference import deliver
 from headrace.inference.embed import Embed
-from headrace.inference.pipeline import Desk, Indexed, index_documents
+from headrace.inference.pipeline import Desk, Indexed, catch_up, index_documents
+from headrace.inference.put import put
 from headrace.pipeline.batches import Threads, Work
 from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
@@ -289,6 +291,22 @@ def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, desk
     (docs / "a.txt").write_bytes(b"\x00\x01" * 400)
     assert len(index(runner, tenant, docs, readers=["hr"]).parsed.failed) == 1
     assert (found(desk, tenant), len(found(desk, tenant, "hr"))) == ({}, 1)
+
+
+@pytest.mark.parametrize("way", ["bytes", "folder"])
+def test_what_was_closed_a_moment_ago_is_not_opened_by_who_names_no_reader(
+    runner: Runner, desk: Desk, docs: Path, tenant: str, way: str
+) -> None:
+    (docs / "a.md").write_text("The pond is deep.")
+    index(runner, tenant, docs)
+    # Closed on the head, where no table knows of it yet.
+    runner.run(put, tenant=tenant, paths=[docs], most_bytes=SETTINGS.document_bytes, readers=["hr"])
+    if way == "bytes":
+        runner.run(deliver.put, tenant=tenant, uri="docs/a.md", data=b"The pond is shallow.")
+    else:
+        (docs / "a.md").write_text("The pond is shallow.")
+    index(runner, tenant, docs) if way == "folder" else list(catch_up(runner, SETTINGS))
+    assert (found(desk, tenant), found(desk, tenant, "hr")) == ({}, {"docs/a.md": "The pond is shallow."})
 
 
 class Meanwhile(Threads):

@@ -12,6 +12,7 @@ import pytest
 
 from headrace import __version__, cli
 from headrace.catalog import DOCUMENTS
+from headrace.loop.status import Status
 from headrace.pipeline.run import recorded
 from headrace.storage.ledger import Direction
 
@@ -272,3 +273,12 @@ cli.main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "raised\n")
+
+
+def test_a_turn_is_not_made_beside_one_of_the_loop(run, home: Path) -> None:  # type: ignore[no-untyped-def]
+    turn = {"number": 3, "recipe": "reranker", "stage": "finetune", "step": 12, "steps": 96, "eta_s": 40, "resumed": False}
+    Status(home, state="training", turn=turn).flush()  # this process stands for the loop's
+    code, said, told = run("--home", str(home), "turn")
+    assert (code, said) == (1, "")
+    assert "Turn 3 (reranker): finetune, step 12 of 96, about 40 s left in it." in " ".join(told.split())
+    assert "headrace loop" in told
