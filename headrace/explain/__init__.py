@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.errors import WrongUsage
+from headrace.explain.layout import PAGE, SLIDE, scene_of
 from headrace.explain.markdown import markdown
 from headrace.explain.png import png
-from headrace.explain.scene import PAGE, SLIDE, Scene, scene_of
+from headrace.explain.scene import Scene
 from headrace.explain.score import Flow, Headline, Mark, Moved, Score, StageBox, score_of
 from headrace.explain.svg import svg
 from headrace.pipeline.run import write_atomically

@@ -93,7 +93,7 @@ def put(
 
     def event(uri: str, kind: str, open_to: Sequence[str] | None, source: str | None, **fields: object) -> dict[str, object]:
         blank = {"sha256": "", "bytes": 0, "reason": ""}
-        who = {"event_id": uuid.uuid4().hex, "tenant": tenant, "uri": uri, "source": source}
+        who: dict[str, object] = {"event_id": uuid.uuid4().hex, "tenant": tenant, "uri": uri, "source": source}
         who |= {"readers": None if open_to is None else list(open_to)}
         return {**who, "kind": kind, **blank, **fields, "at": datetime.now(UTC)}
 

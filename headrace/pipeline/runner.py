@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from headrace.pipeline.batches import Batches, Threads
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.run import Run
-from headrace.pipeline.stage import Handle, Stage
+from headrace.pipeline.stage import Handle, Port, Stage
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
 
@@ -19,7 +19,8 @@ class Runner:
     """Runs stages of one run against one set of endpoints.
 
     Handles are kept per (stage, parameter, tenant): opening an index or a catalog again for each question would cost more
-    than the question. `batches` says how batch work runs, `bars` where its progress shows.
+    than the question. Those of a stage's tenants share what the first of them opened. `batches` says how batch work runs,
+    `bars` where its progress shows.
     """
 
     def __init__(self, run: Run, endpoints: Endpoints, *, batches: Batches | None = None, bars: Bars | None = None) -> None:
@@ -28,6 +29,7 @@ class Runner:
         self.batches: Batches = batches or Threads()
         self.bars = bars or Bars(quiet=True)
         self._handles: dict[tuple[str, str, str], Handle] = {}
+        self._first: dict[tuple[str, str], Handle] = {}
         self._making = threading.Lock()
 
     def run(self, stage: Stage[..., R], *, tenant: str = "", **inputs: Any) -> R:
@@ -37,10 +39,16 @@ class Runner:
             if name in stage.inputs:
                 given.setdefault(name, value)
         for port in stage.ports:
-            key = (stage.name, port.parameter, tenant)
-            with self._making:
-                if key not in self._handles:
-                    meter = Meter(self.record.ledger, stage.name, tenant)
-                    self._handles[key] = port.handle(port.store, self.endpoints, meter)
-                given[port.parameter] = self._handles[key]
+            given[port.parameter] = self._handle(stage.name, port, tenant)
         return stage.function(**given)
+
+    def _handle(self, stage: str, port: Port, tenant: str) -> Handle:
+        with self._making:
+            own = self._handles.get((stage, port.parameter, tenant))
+            if own is None:
+                meter = Meter(self.record.ledger, stage, tenant)
+                first = self._first.get((stage, port.parameter))
+                own = first.counting(meter) if first else port.handle(port.store, self.endpoints, meter)
+                self._first.setdefault((stage, port.parameter), own)
+                self._handles[stage, port.parameter, tenant] = own
+            return own

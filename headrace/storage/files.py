@@ -14,7 +14,7 @@ from headrace.catalog import Store
 from headrace.errors import HomeRefused, StorageFull, Unavailable, WrongUsage
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
-from headrace.storage.meter import Meter
+from headrace.storage.meter import Meter, Metered
 
 _TEMPORARY = ".part-"
 
@@ -28,17 +28,17 @@ class FileInfo:
     used: float
 
 
-class FileReader:
+class FileReader(Metered):
     """Reads one store of the file tier. Keys are paths relative to the store's directory."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         self.store = store
         self.root = endpoints.files_dir / store.name
-        self._meter = meter
+        self.meter = meter
 
     def read(self, key: str) -> bytes | None:
         """The bytes of one file, or `None` where there is none."""
-        with self._faults(key), self._meter.operation(self.store, Direction.READ) as operation:
+        with self._faults(key), self.meter.operation(self.store, Direction.READ) as operation:
             try:
                 data = self._path(key).read_bytes()
             except FileNotFoundError:
@@ -91,7 +91,7 @@ class FileWriter(FileReader):
             pieces = [pieces]
         path = self._path(key)
         temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}-{path.name}")
-        with self._faults(key), self._meter.operation(self.store, Direction.WRITE) as operation:
+        with self._faults(key), self.meter.operation(self.store, Direction.WRITE) as operation:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with temporary.open("wb") as file:
@@ -113,7 +113,7 @@ class FileWriter(FileReader):
 
     def delete(self, key: str) -> None:
         """Delete one file; deleting what is not there is no error."""
-        with self._faults(key), self._meter.operation(self.store, Direction.WRITE):
+        with self._faults(key), self.meter.operation(self.store, Direction.WRITE):
             self._path(key).unlink(missing_ok=True)
 
 

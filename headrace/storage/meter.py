@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 from headrace.catalog import Store
 from headrace.storage.ledger import Direction, Ledger
@@ -73,3 +74,18 @@ class Meter:
             self.stage if stage is None else stage,
             self.tenant if tenant is None else tenant,
         )
+
+
+class Metered:
+    """A handle of one store, whose operations a meter counts."""
+
+    meter: Meter
+
+    def counting(self, meter: Meter) -> Self:
+        """The same handle, counted by another meter: what is open and cached is shared, however many tenants there are.
+
+        A handle that opens something late keeps it in an object that its copies share.
+        """
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__, meter=meter)
+        return view

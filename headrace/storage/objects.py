@@ -19,7 +19,7 @@ from headrace.catalog import Store
 from headrace.errors import LostRace, NotFound, StorageFull, Unavailable
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
-from headrace.storage.meter import Meter
+from headrace.storage.meter import Meter, Metered
 from headrace.storage.reason import reason
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def connect(endpoints: Endpoints, bucket: str | None = None) -> S3Store:
     )
 
 
-class ObjectReader:
+class ObjectReader(Metered):
     """Reads one store of the object tier. Keys are relative to the store."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import pyarrow as pa
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
@@ -73,7 +73,12 @@ class TableReader:
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         self.store = store
+        self._endpoints = endpoints
         self.format: TableFormat = VastTable(store, endpoints, meter) if endpoints.vast else IcebergTable(store, endpoints, meter)
+
+    def counting(self, meter: Meter) -> Self:
+        """A handle like this one, counted by another meter; its connections are its own, for they count what they carry."""
+        return type(self)(self.store, self._endpoints, meter)
 
     def scan(
         self,

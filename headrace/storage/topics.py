@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import methodcaller
 from typing import Any
 
@@ -17,7 +17,7 @@ from headrace.catalog import Store
 from headrace.errors import OutOfRange, Unavailable, WrongUsage
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
-from headrace.storage.meter import Meter
+from headrace.storage.meter import Meter, Metered
 from headrace.storage.records import encode
 
 _TIMEOUT_S = 20.0
@@ -95,18 +95,28 @@ class Identity:
     topic: str | None
 
 
-class _Topic:
+@dataclass
+class _Link:
+    """What is open of a topic, for all who share it: the clients, and how far each partition has been written."""
+
+    made: bool = False
+    administrator: AdminClient | None = None
+    producer: Producer | None = None
+    floor: dict[int, int] = field(default_factory=dict)  # partition → the least offset that can still be given out
+    opening: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _Topic(Metered):
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         self.store = store
-        self._meter = meter
+        self.meter = meter
         self._bootstrap = endpoints.kafka_bootstrap
         self._base = {"bootstrap.servers": endpoints.kafka_bootstrap, **endpoints.kafka_properties}
-        self._made = False
-        self._administrator: AdminClient | None = None
+        self._link = _Link()
 
     def ensure(self) -> None:
         """Create the topic where it is missing."""
-        if self._made:
+        if self._link.made:
             return
         try:
             known = self._admin().list_topics(timeout=_TIMEOUT_S).topics
@@ -116,12 +126,12 @@ class _Topic:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise self._unavailable(error) from error
-        self._made = True
+        self._link.made = True
 
     def _admin(self) -> AdminClient:
-        if self._administrator is None:
-            self._administrator = AdminClient(self._client({}))
-        return self._administrator
+        if self._link.administrator is None:
+            self._link.administrator = AdminClient(self._client({}))
+        return self._link.administrator
 
     def _client(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         # librdkafka writes its own lines to stderr; errors reach the user through ours.
@@ -292,7 +302,7 @@ class TopicReader(_Topic):
         last = {p: len(partitions) - 1 - partitions[::-1].index(p) for p in set(partitions)}
         reached.update({partition: offsets[index] + 1 for partition, index in last.items()})
         size = sum(map(len, filter(None, values))) + sum(map(len, filter(None, map(_KEY, messages))))
-        self._meter.count(self.store, Direction.READ, bytes=size, seconds=seconds)
+        self.meter.count(self.store, Direction.READ, bytes=size, seconds=seconds)
         yield Fetched(partitions, offsets, values, messages, last, size)
 
     def _without_errors(self, messages: Sequence[Message], reached: dict[int, int], ended: dict[int, int]) -> list[Message]:
@@ -331,12 +341,6 @@ class _Closing:
 class TopicWriter(_Topic):
     """Appends records to one topic; `append` returns when the head has acknowledged them."""
 
-    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
-        super().__init__(store, endpoints, meter)
-        self._producer: Producer | None = None
-        self._opening = threading.Lock()
-        self._floor: dict[int, int] = {}  # partition → the least offset that can still be given out
-
     def append(self, rows: Sequence[Mapping[str, Any]], *, key: str) -> list[tuple[int, int]]:
         """Append rows of the store's schema, keyed by their field `key`; return (partition, offset) of each, in order.
 
@@ -358,7 +362,7 @@ class TopicWriter(_Topic):
 
             return note
 
-        with self._meter.operation(self.store, Direction.WRITE) as operation:
+        with self.meter.operation(self.store, Direction.WRITE) as operation:
             operation.ops = len(rows)
             for index, row in enumerate(rows):
                 name, value = str(row[key]).encode(), encode(self.store, row)
@@ -377,24 +381,25 @@ class TopicWriter(_Topic):
         if any(place is None for place in places):
             raise self._unavailable(f"not acknowledged within {_TIMEOUT_S:.0f} s")
         given = [place for place in places if place is not None]
-        with self._opening:
+        with self._link.opening:
             for partition, offset in given:
                 if offset < floor.get(partition, 0):
-                    self._producer = None  # a topic that was made anew begins at 0: the next call asks
+                    self._link.producer = None  # a topic that was made anew begins at 0: the next call asks
                     raise self._unavailable(f"it acknowledged an event at offset {offset}, which it had given out before")
             for partition, offset in given:
-                self._floor[partition] = max(self._floor.get(partition, 0), offset + 1)
+                self._link.floor[partition] = max(self._link.floor.get(partition, 0), offset + 1)
         return given
 
     def _open(self) -> tuple[Producer, dict[int, int]]:
         """The producer, and the least offset of each partition that it may acknowledge from now on."""
         self.ensure()
-        with self._opening:
-            if self._producer is None:
-                self._floor = self._ends()
+        link = self._link
+        with link.opening:
+            if link.producer is None:
+                link.floor = self._ends()
                 settings = {"acks": "all", "linger.ms": 5, "message.max.bytes": RECORD_BYTES}
-                self._producer = Producer(self._client({**settings, "delivery.timeout.ms": int(_TIMEOUT_S * 1000)}))
-            return self._producer, dict(self._floor)
+                link.producer = Producer(self._client({**settings, "delivery.timeout.ms": int(_TIMEOUT_S * 1000)}))
+            return link.producer, dict(link.floor)
 
     def _ends(self) -> dict[int, int]:
         """The offsets that the head says come next: they may be low, but not too high."""

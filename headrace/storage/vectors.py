@@ -16,21 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import os
 import re
 import threading
 import time
 from collections.abc import Collection, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import urlparse
-
-os.environ.setdefault("LANCE_LOG", "error")  # it floods stderr otherwise
-# It leaves two cores to its I/O: on three cores or fewer that is one thread to compute, and the two searches of a question would
-# wait for one another.
-os.environ.setdefault("LANCE_CPU_THREADS", str(max(2, (os.cpu_count() or 1) - 2)))
 
 import numpy as np
 import pyarrow as pa
@@ -39,9 +32,10 @@ from headrace.catalog import DIMENSIONS, Store
 from headrace.errors import NothingIndexed, StorageFull, Unavailable
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
-from headrace.storage.meter import Meter
+from headrace.storage.meter import Meter, Metered
 from headrace.storage.reason import reason
 from headrace.storage.tables import quoted
+from headrace.storage.vector_table import Snapshot, VectorTable
 
 # Below this many rows an exact scan beats an approximate index and loses no recall.
 _EXACT_ROWS = 20_000
@@ -51,12 +45,6 @@ _PRIMARY_KEY = b"lance-schema:unenforced-primary-key:position"
 _EVERYBODY = ""
 _LABELS = pa.list_(pa.string())
 _UNLABELLED = "(array_length(readers) IS NULL OR array_length(readers) = 0)"  # of before readers were labels
-# Of the vector index (docs/benchmarks.md): lists probed where every row may answer, more the fewer may; candidates compared
-# exactly per result; and the matching rows up to which comparing them all is quicker and misses none.
-_PROBES = 16
-_REFINE = 3
-_EXACT_MATCHES = 1_000
-_COUNTS = 4096  # of (tenant, readers) kept per version of the table
 _FUSED_DEPTH = 40  # of either search, at least; deeper fuses no better (docs/benchmarks.md)
 _DOCUMENTS_AT_ONCE = 200  # named in one filter
 # Upkeep is due with that many rows in no index and that share of all, or that many small fragments, or versions to remove.
@@ -64,7 +52,6 @@ _UNINDEXED_ROWS, _UNINDEXED_SHARE = 500, 0.05
 _FRAGMENTS = 32
 _VERSIONS = 64
 _KEPT = timedelta(hours=1)  # a version stays readable for whoever opened it
-_SEEN_AFTER = timedelta(milliseconds=250)  # at most, what another handle wrote
 
 
 @dataclass(frozen=True)
@@ -101,64 +88,14 @@ class Fused(NamedTuple, Generic[_Name]):
     fulltext_rank: int | None
 
 
-@dataclass(frozen=True)
-class _Snapshot:
-    """One version of the table, which never changes, and how many of its rows each filter was seen to match."""
-
-    table: Any
-    version: int
-    columns: frozenset[str]
-    indices: frozenset[str]
-    rows: int
-    matching: dict[str, int] = field(default_factory=dict)
-
-    async def dense(self, embedding: np.ndarray[Any, Any], where: str, most: int) -> dict[int, float]:
-        """Row id → cosine similarity of the nearest rows, best first."""
-        query = self.table.query().nearest_to(embedding).column("embedding").distance_type("cosine").where(where).limit(most)
-        if "embedding_idx" in self.indices:
-            matching = await self._matching(where)
-            if matching <= _EXACT_MATCHES:
-                query = query.bypass_vector_index()
-            else:
-                query = query.nprobes(math.ceil(_PROBES * self.rows / matching)).refine_factor(_REFINE)
-        found = await query.select(["_distance"]).with_row_id().to_arrow()
-        return {row: 1.0 - far for row, far in zip(found["_rowid"].to_pylist(), found["_distance"].to_pylist(), strict=True)}
-
-    async def fulltext(self, words: str, where: str, most: int) -> dict[int, float]:
-        """Row id → BM25 of the best rows, best first."""
-        if not words:
-            return {}
-        query = self.table.query().nearest_to_text(words, columns="text").where(where).limit(most)
-        found = await query.select(["_score"]).with_row_id().to_arrow()
-        return dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
-
-    async def rows_of(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-        """What a `Hit` needs of some rows, by row id."""
-        if not ids:
-            return {}
-        # An index made before places were kept has none until something is written to it.
-        wanted = [name for name in (_KEY, "document_id", "version", "uri", "heading", "text", "place") if name in self.columns]
-        found = await self.table.take_row_ids(list(ids)).select(wanted).with_row_id().to_arrow()
-        return {row["_rowid"]: row for row in found.to_pylist()}
-
-    async def _matching(self, where: str) -> int:
-        """How many rows a filter matches, asked of the indices of its columns."""
-        if (count := self.matching.get(where)) is None:
-            count = max(1, await self.table.count_rows(where))
-            if len(self.matching) >= _COUNTS:
-                self.matching.clear()
-            self.matching[where] = count
-        return count
-
-
-class VectorReader:
+class VectorReader(Metered):
     """Searches one generation of a store of the vector tier; the first unless named (`of`)."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter, *, generation: int = 1) -> None:
         self.store = store
         self.generation = generation
+        self.meter = meter
         self._endpoints = endpoints
-        self._meter = meter
         self._uri = endpoints.vectors_uri
         options = None
         if urlparse(self._uri).scheme == "s3":
@@ -172,22 +109,23 @@ class VectorReader:
                 "client_retry_timeout": "20",
             }
         self._options = options
-        self._table: Any = None
-        self._session: Any = None
-        self._snapshots: Any = None  # a connection whose tables stay at the version they were opened at
-        self._snapshot: _Snapshot | None = None
+        self._tables: dict[int, VectorTable] = {}
         self._opening = threading.Lock()
-        self._following = threading.Lock()
-        self._others: dict[int, Self] = {}
 
     def of(self, generation: int) -> Self:
-        """The handle of another generation of the same store; it stays open as long as this one."""
-        if generation == self.generation:
-            return self
+        """The handle of another generation of the same store; what is open of it stays open as long as this one."""
+        other = self.counting(self.meter)
+        other.generation = generation
+        return other
+
+    @property
+    def _kept(self) -> VectorTable:
+        """This generation's table, shared with every handle that counts elsewhere."""
         with self._opening:
-            if generation not in self._others:
-                self._others[generation] = type(self)(self.store, self._endpoints, self._meter, generation=generation)
-            return self._others[generation]
+            if self.generation not in self._tables:
+                name = self.store.name if self.generation == 1 else f"{self.store.name}-g{self.generation}"
+                self._tables[self.generation] = VectorTable(name, self._uri, self._options)
+            return self._tables[self.generation]
 
     def version(self) -> str:
         """The index version that searches now see, e.g. "g2.17" (generation, version of its table); "none" without an index."""
@@ -270,59 +208,19 @@ class VectorReader:
             hits: list[Hit] = LOOP.run(_search(snapshot, words, embedding, where, most))
         return hits
 
-    def _searchable(self) -> _Snapshot:
+    def _searchable(self) -> Snapshot:
         """The version of the table that is to be searched now."""
-        table = self._open()
-        if table is None:
+        with self._faults():
+            snapshot = self._kept.snapshot()
+        if snapshot is None:
             raise NothingIndexed(
                 "No document has been indexed yet.", hint="Index some first: headrace index PATH, or headrace demo."
             )
-        with self._faults():
-            snapshot = self._snapshot
-            if snapshot is None or snapshot.version != table.version:
-                from lancedb.background_loop import LOOP
-
-                with self._following:
-                    version, snapshot = table.version, self._snapshot
-                    if snapshot is None or snapshot.version != version:
-                        snapshot = self._snapshot = LOOP.run(self._snapshot_of(version))
         return snapshot
 
-    async def _snapshot_of(self, version: int) -> _Snapshot:
-        if self._snapshots is None:
-            import lancedb
-
-            self._snapshots = await lancedb.connect_async(self._uri, storage_options=self._options, session=self._session)
-        table = await self._snapshots.open_table(self._name, version=version)
-        schema, indices, rows = await asyncio.gather(table.schema(), table.list_indices(), table.count_rows())
-        return _Snapshot(table, version, frozenset(schema.names), frozenset(index.name for index in indices), rows)
-
     def _open(self) -> Any:
-        with self._opening, self._faults():
-            if self._table is None:
-                database = self._database()
-                try:
-                    self._table = database.open_table(self._name)
-                except (ValueError, FileNotFoundError) as error:
-                    if "not found" in str(error).lower():
-                        return None
-                    raise
-            return self._table
-
-    @property
-    def _name(self) -> str:
-        return self.store.name if self.generation == 1 else f"{self.store.name}-g{self.generation}"
-
-    def _database(self) -> Any:
-        # Imported where it is used, for it takes a second: most commands never touch the index.
-        import lancedb
-
-        from headrace.storage import lance_io  # noqa: F401  # counts what is opened after it
-
-        self._session = self._session or lancedb.Session()  # its caches are shared with the snapshots
-        return lancedb.connect(
-            self._uri, storage_options=self._options, read_consistency_interval=_SEEN_AFTER, session=self._session
-        )
+        with self._faults():
+            return self._kept.open()
 
     @contextlib.contextmanager
     def _moves(self, direction: Direction) -> Iterator[None]:
@@ -336,7 +234,7 @@ class VectorReader:
             seconds = time.perf_counter() - started
             for way, size in zip((Direction.READ, Direction.WRITE), LANCE_IO.take(), strict=True):
                 if way is direction or size:
-                    self._meter.count(self.store, way, bytes=size, seconds=seconds, estimated=not LANCE_IO.counted)
+                    self.meter.count(self.store, way, bytes=size, seconds=seconds, estimated=not LANCE_IO.counted)
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
@@ -442,18 +340,15 @@ class VectorWriter(VectorReader):
 
     def drop(self) -> None:
         """Remove this generation with all its rows; doing it twice is no error."""
-        with self._opening, self._faults(), self._moves(Direction.WRITE):
-            self._database().drop_table(self._name, ignore_missing=True)
-            # What was cached would be taken for that of another table by this name.
-            self._table = self._snapshot = self._snapshots = self._session = None
+        with self._faults(), self._moves(Direction.WRITE):
+            self._kept.drop()
 
     def _open_or_new(self, width: int) -> Any:
         """The table, with every column the catalog has; rows of before have null in those it gained."""
         table = self._open()
         with self._faults():
             if table is None:
-                schema = _keyed(columns(self.store, width))
-                self._table = table = self._database().create_table(self._name, schema=schema, exist_ok=True)
+                table = self._kept.create(_keyed(columns(self.store, width)))
             if not table.schema.field(_KEY).metadata:  # an index of before the key was declared
                 table.set_unenforced_primary_key(_KEY)
             if gained := [field for field in self.store.columns if field.name not in table.schema.names]:
@@ -475,7 +370,7 @@ def _keyed(schema: pa.Schema) -> pa.Schema:
 
 
 async def _search(
-    snapshot: _Snapshot, words: str | None, embedding: np.ndarray[Any, Any] | None, where: str, most: int
+    snapshot: Snapshot, words: str | None, embedding: np.ndarray[Any, Any] | None, where: str, most: int
 ) -> list[Hit]:
     """Search by words, by embedding, or by both fused, and fetch what is kept."""
     similar: dict[int, float] = {}
@@ -556,7 +451,7 @@ def _among(documents: Collection[str]) -> str:
     return f"document_id IN ({', '.join(map(quoted, documents))})"
 
 
-def _answering(tenant: str, readers: Sequence[str], snapshot: _Snapshot) -> str:
+def _answering(tenant: str, readers: Sequence[str], snapshot: Snapshot) -> str:
     """The filter of the chunks that answer to a tenant's user who is all of `readers`."""
     labels = ", ".join(quoted(_label(tenant, reader)) for reader in dict.fromkeys((_EVERYBODY, *readers)))
     mine = f"array_has_any(readers, [{labels}])"

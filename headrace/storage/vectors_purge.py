@@ -96,7 +96,7 @@ class VectorPurger(VectorWriter):
 
     def _deletion_files(self) -> Iterator[str]:
         place = urlparse(self._uri)
-        folder = f"{self._name}.lance/_deletions"
+        folder = f"{self._kept.name}.lance/_deletions"
         if place.scheme == "s3":
             prefix = "/".join(filter(None, (place.path.strip("/"), folder)))
             with self._faults(), self._moves(Direction.READ):

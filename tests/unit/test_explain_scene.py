@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from headrace.catalog import Tier
 from headrace.explain import fonts
 from headrace.explain.arrange import LANES
-from headrace.explain.scene import PAGE, SLIDE, Box, Group, Line, Rect, Scale, Scene, Text, scene_of
+from headrace.explain.layout import PAGE, SLIDE, Scale, scene_of
+from headrace.explain.scene import Box, Group, Line, Rect, Scene, Text
 from headrace.explain.score import Flow, Headline, Mark, Score, StageBox
 from headrace.storage.ledger import Direction
 
