@@ -28,20 +28,19 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import requests
-import urllib3
 from pyiceberg.expressions import BooleanExpression
 
 from headrace.catalog import Store
-from headrace.errors import BadSettings, HeadraceError, LostRace, MissingPart, Overloaded, StorageFull, Unavailable
+from headrace.errors import BadSettings, LostRace
 from headrace.settings import Upkeep
 from headrace.storage import wide
 from headrace.storage.endpoints import Endpoints, VastEndpoint
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
-from headrace.storage.predicate import Term, split
-from headrace.storage.reason import reason
+from headrace.storage.predicate import split
 from headrace.storage.upkept import Pinned, Purged, Upkept
+from headrace.storage.vast_columns import askable, asked, filtered, naive, requests_of, same, stored
+from headrace.storage.vast_errors import fault, passing, sdk
 
 if TYPE_CHECKING:
     from vastdb.session import Session
@@ -70,8 +69,6 @@ _PIECES = wide.PIECES.append(pa.field(_VERSION, pa.int64()))
 _TRIES = 12
 _UNSURE = 4
 """Tries while the server cannot be reached."""
-_REQUEST = 4 << 20
-"""Bytes of Arrow per request; the SDK's own limit is 5 MiB, and what is larger it sends column by column."""
 _SPLIT = 4_000_000
 """Rows per split of a query, as in the SDK."""
 _NARROW, _WIDE = 64 * 1024, 1024
@@ -102,7 +99,7 @@ class _Head:
         return pa.RecordBatch.from_pylist([values], schema=_HEAD)
 
     def as_commit(self, commit: str) -> pa.RecordBatch:
-        values = {"version": self.version, "commit": commit, "at": _naive(datetime.now(UTC)), "marks": _json(self.marks)}
+        values = {"version": self.version, "commit": commit, "at": naive(datetime.now(UTC)), "marks": _json(self.marks)}
         return pa.RecordBatch.from_pylist([values], schema=_COMMITS)
 
 
@@ -133,17 +130,17 @@ class VastTable:
             rows = tables["rows"]
             rows.reload_schema()  # somebody else may have added columns
             held = rows.arrow_schema
-            wanted = split(where, self.store.columns, functools.partial(_askable, held=held, wide=head.wide > 0))
+            wanted = split(where, self.store.columns, functools.partial(askable, held=held, wide=head.wide > 0))
             read = dict.fromkeys(name for name in (*names, *wanted.columns) if name in held.names)
             conditions = [rows[_VERSION] <= (head.version if snapshot is None else snapshot)]
             for terms in wanted.asked:
-                conditions.append(functools.reduce(operator.or_, (_ibis(rows, term) for term in terms)))
+                conditions.append(functools.reduce(operator.or_, (asked(rows, term) for term in terms)))
             query = [*read, *([wide.WIDE] if head.wide else [])] or [_VERSION]
             for batch in self._select(rows, query, functools.reduce(operator.and_, conditions), head):
                 if head.wide and read:
                     batch = wide.mend(batch, functools.partial(self._pieces, tables["pieces"]))
                 if wanted.rest is not None:
-                    batch = _filtered(batch, wanted.rest, self.store.columns, wanted.columns)
+                    batch = filtered(batch, wanted.rest, self.store.columns, wanted.columns)
                 yield batch
 
     def snapshot(self) -> int | None:
@@ -169,7 +166,7 @@ class VastTable:
             back = _LOOKED_BACK
             while True:
                 within = (commits["version"] > newest - back) & (commits["version"] <= newest)
-                older = self._rows(commits, ["version"], within & (commits["at"] <= _naive(before)))
+                older = self._rows(commits, ["version"], within & (commits["at"] <= naive(before)))
                 if older:
                     version = max(row["version"] for row in older)
                     (found,) = self._rows(commits, ["marks"], commits["version"] == version)
@@ -186,8 +183,8 @@ class VastTable:
     def append(self, data: pa.Table, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
         """Commit rows and marks in one transaction and return its version; see `TableWriter.append`."""
         commit = uuid.uuid4().hex
-        stored = pa.schema([_stored(field) for field in data.schema])
-        rows, pieces = wide.cut(data.cast(stored))
+        kept = pa.schema([stored(field) for field in data.schema])
+        rows, pieces = wide.cut(data.cast(kept))
         unsure = 0
         for attempt in range(_TRIES):
             try:
@@ -285,7 +282,7 @@ class VastTable:
             self._delete(tables["pieces"], [row[_ROW_ID] for row in found])
         after = {"rows": new, "pieces": pieces and _with_version(pieces, head.version + 1)}
         for role, data in {**after, "commits": _Head.as_commit(head.after(0, 0, {}), uuid.uuid4().hex)}.items():
-            for request in _requests(data) if data is not None else ():
+            for request in requests_of(data) if data is not None else ():
                 with self._counted(Direction.WRITE, request.nbytes):
                     tables[role].insert(request)
         return count
@@ -321,7 +318,7 @@ class VastTable:
             try:
                 with self._transaction() as transaction:
                     self._make(transaction)
-            except _sdk().errors.BadRequest:
+            except sdk().errors.BadRequest:
                 if self._standing() is None:  # else somebody else made it at the same time
                     raise
             self._made = True
@@ -347,7 +344,7 @@ class VastTable:
             version = functools.partial(_with_version, version=after.version)
             brought = {"rows": version(rows), "pieces": version(pieces), "commits": after.as_commit(commit)}
             for role, data in brought.items():
-                for request in _requests(data):
+                for request in requests_of(data):
                     with self._counted(Direction.WRITE, request.nbytes):
                         tables[role].insert(request)
         return after.version
@@ -394,7 +391,7 @@ class VastTable:
         self, table: Any, columns: list[str], predicate: Any, head: _Head | None, *, row_id: bool = False
     ) -> Iterator[pa.RecordBatch]:
         """Stream one query, counting each batch as it comes."""
-        vastdb = _sdk()
+        vastdb = sdk()
         # A small table is one split of one part; how large this one is the head tells without a request.
         config = vastdb.QueryConfig(
             num_splits=max(1, head.rows // _SPLIT) if head else 1,
@@ -416,7 +413,7 @@ class VastTable:
     def _tables(self, transaction: Transaction) -> dict[str, Any] | None:
         """The tables of this store by role, or `None` where nobody made them yet."""
         if not self._metadata:
-            metadata = _sdk().table_metadata
+            metadata = sdk().table_metadata
             schema = transaction.bucket(self._endpoint.bucket).schema(self._endpoint.db_schema, fail_if_missing=False)
             if schema is None or not set(self._names().values()) <= set(schema.tablenames()):
                 return None
@@ -434,7 +431,7 @@ class VastTable:
 
     def _make(self, transaction: Transaction) -> None:
         """Make what is not there: the tables, or columns that the catalog has gained."""
-        wanted = pa.schema([*(_stored(field) for field in self.store.columns), (wide.WIDE, pa.string()), (_VERSION, pa.int64())])
+        wanted = pa.schema([*(stored(field) for field in self.store.columns), (wide.WIDE, pa.string()), (_VERSION, pa.int64())])
         bucket = transaction.bucket(self._endpoint.bucket)
         schema = bucket.create_schema(self._endpoint.db_schema, fail_if_exists=False)
         names = self._names()
@@ -446,7 +443,7 @@ class VastTable:
         table = schema.table(names["rows"])
         held = table.arrow_schema
         for field in wanted:
-            if field.name in held.names and not _same(held.field(field.name).type, field.type):
+            if field.name in held.names and not same(held.field(field.name).type, field.type):
                 raise BadSettings(
                     f"Column {field.name} of {self.store.table} is {held.field(field.name).type} in VAST DB and"
                     f" {field.type} in this version, and VAST DB cannot change it.",
@@ -457,7 +454,7 @@ class VastTable:
 
     def _connect(self) -> Session:
         if self._session is None:
-            vastdb = _sdk()
+            vastdb = sdk()
             self._session = vastdb.connect(
                 endpoint=self._endpoint.endpoint,
                 access=self._endpoint.access_key,
@@ -484,7 +481,7 @@ class VastTable:
             if committing:
                 with contextlib.suppress(Exception):
                     session.api.rollback_transaction(txid)
-            if isinstance(error, _sdk().errors.NotFound):
+            if isinstance(error, sdk().errors.NotFound):
                 self._metadata = {}  # the tables may have been dropped
             raise
 
@@ -497,13 +494,13 @@ class VastTable:
     @contextlib.contextmanager
     def _faults_of_commit(self) -> Iterator[None]:
         """What another try may mend, as `_Uncertain`."""
-        errors = _sdk().errors
+        errors = sdk().errors
         try:
             yield
         except (errors.Conflict, errors.Exists):
             raise _Uncertain(None) from None
         except Exception as error:
-            if _passing(error):
+            if passing(error):
                 raise _Uncertain(error) from None
             with self._faults():
                 raise
@@ -514,57 +511,10 @@ class VastTable:
         try:
             yield
         except Exception as error:
-            found = self._fault(error)
+            found = fault(error, self.store.table, self._endpoint)
             if found is None:
                 raise
             raise found from error
-
-    def _fault(self, error: Exception) -> Exception | None:
-        if isinstance(error, HeadraceError):
-            return None
-        errors = _sdk().errors
-        where = f"VAST DB at {self._endpoint.endpoint}"
-        if isinstance(error, errors.InsufficientCapacity):
-            return StorageFull(
-                f"No space left for table {self.store.table} in {where}: {_said(error)}.", hint="Free some space and run again."
-            )
-        if isinstance(error, errors.ServiceUnavailable):
-            return Overloaded(f"{where} is overloaded: {_said(error)}.", hint="Run the command again later.")
-        if isinstance(error, errors.Conflict):
-            return LostRace(f"Another writer was ahead at table {self.store.table}: {_said(error)}.", hint="Run again.")
-        if _passing(error):
-            return Unavailable(
-                f"Table {self.store.table} cannot be reached through {where}: {_said(error)}.",
-                hint="Check that the cluster answers there and run the command again.",
-            )
-        if isinstance(error, errors.MissingBucket):
-            return BadSettings(
-                f"{where} has no bucket {self._endpoint.bucket}.",
-                hint="Make it as a database view with the S3 and database protocols, or name another under [tables].",
-            )
-        if isinstance(error, errors.Forbidden):
-            return BadSettings(
-                f"{where} refuses these keys: {_said(error)}.",
-                hint="Check access_key, secret_key and the identity policy: it must allow tabular reads and writes.",
-            )
-        if isinstance(error, (errors.HttpError, errors.NotSupported, errors.InvalidArgument, errors.ApiResponseError)):
-            return BadSettings(f"{where} refused: {_said(error)}.", hint="Check the release of the cluster; see docs/vast.md.")
-        if isinstance(error, NotImplementedError):  # of the SDK, for a server that is not VAST DB or too old
-            return BadSettings(f"{where}: {_said(error)}.", hint="Check endpoint under [tables]; see docs/vast.md.")
-        return None
-
-
-def _sdk() -> Any:
-    try:
-        import vastdb
-        import vastdb.errors
-        import vastdb.table_metadata
-    except ModuleNotFoundError as error:
-        raise MissingPart(
-            f"[tables] names VAST DB, and the package {error.name} is not installed.",
-            hint="Run make install-vast, or pip install --no-deps --require-hashes -r locks/vast.txt.",
-        ) from None
-    return vastdb
 
 
 class _Append:
@@ -593,137 +543,9 @@ class _Uncertain(Exception):
         self.cause = cause
 
 
-def _passing(error: Exception) -> bool:
-    """Whether the server could not be reached or did not manage; the SDK fails on a status it does not know with ValueError."""
-    sdk = _sdk()
-    errors = sdk.errors
-    return isinstance(
-        error,
-        (
-            errors.ConnectionError,
-            errors.InternalServerError,
-            errors.RequestTimeout,
-            errors.ServiceUnavailable,
-            errors.UnexpectedError,
-            errors.NotFound,
-            errors.MissingTransaction,
-            sdk._internal.QueryDataInternalError,
-            requests.RequestException,
-            urllib3.exceptions.HTTPError,
-            EOFError,
-        ),
-    ) or (isinstance(error, ValueError) and "HttpStatus" in str(error))
-
-
-def _said(error: Exception) -> str:
-    """What the SDK's error says, in a clause: it keeps the server's words in fields, and causes inside causes."""
-    cause = getattr(error, "cause", None) or getattr(error.args[0] if error.args else None, "reason", None)
-    if isinstance(cause, Exception):
-        return _said(cause)
-    if told := getattr(error, "err_msg", None):
-        return str(told)
-    code, message = getattr(error, "code", None), getattr(error, "message", None)
-    if code or message:
-        return ": ".join(part for part in (code, message) if part)
-    status = getattr(error, "status", None)
-    return f"HTTP {status}" if status else reason(error)
-
-
-def _stored(field: pa.Field) -> pa.Field:
-    """A column as VAST DB keeps it: nullable, and times in UTC without saying so, which every release takes."""
-    return pa.field(field.name, _stored_type(field.type))
-
-
-def _stored_type(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_timestamp(kind):
-        return pa.timestamp(kind.unit)
-    if pa.types.is_struct(kind):
-        return pa.struct([_stored(kind.field(index)) for index in range(kind.num_fields)])
-    if pa.types.is_list(kind):
-        return pa.list_(pa.field("item", _stored_type(kind.value_type)))
-    return kind
-
-
-def _same(held: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether two types are one but for what a list calls its elements."""
-    return bool(_stored_type(held) == _stored_type(wanted))
-
-
-def _askable(term: Term, *, held: pa.Schema, wide: bool) -> bool:
-    """Whether VAST DB can answer a term, and answers it right: of a wide cell it only knows a null."""
-    if term.column not in held.names:
-        return False
-    kind = held.field(term.column).type
-    texts = pa.types.is_string(kind) or pa.types.is_binary(kind)
-    if wide and texts and term.comparison not in ("==", "in"):
-        return False
-    if term.comparison == "starts with" and not pa.types.is_string(kind):
-        return False
-    plain = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_timestamp(kind)
-    return (texts or plain) and not any(value != value for value in term.values)
-
-
-def _ibis(table: Any, term: Term) -> Any:
-    """A term as the SDK wants it."""
-    column = table[term.column]
-    values = [_naive(value) if isinstance(value, datetime) else value for value in term.values]
-    if term.comparison == "in":
-        return column.isin(values)
-    if term.comparison == "is null":
-        return column.isnull()
-    if term.comparison == "not null":
-        return ~column.isnull()
-    if term.comparison == "starts with":
-        return column.startswith(values[0])
-    compare = {
-        "==": operator.eq,
-        "!=": operator.ne,
-        "<": operator.lt,
-        "<=": operator.le,
-        ">": operator.gt,
-        ">=": operator.ge,
-    }
-    return compare[term.comparison](column, values[0])
-
-
-def _filtered(batch: pa.RecordBatch, condition: Any, columns: pa.Schema, read: tuple[str, ...]) -> pa.RecordBatch:
-    """The rows that meet a condition, which is on the catalog's types; columns the table has not gained yet are null."""
-    table = pa.Table.from_batches([batch])
-    for name in read:
-        field = columns.field(name).with_nullable(True)
-        index = table.schema.get_field_index(name)
-        if index < 0:
-            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-        else:
-            table = table.set_column(index, field, table.column(index).cast(field.type))
-    found = table.filter(condition).combine_chunks().to_batches()
-    return found[0] if found else pa.RecordBatch.from_pylist([], schema=table.schema)
-
-
 def _with_version(data: pa.Table, version: int) -> pa.Table:
     return data.append_column(pa.field(_VERSION, pa.int64()), pa.array([version] * data.num_rows, pa.int64()))
 
 
 def _json(marks: Mapping[str, Any]) -> str:
     return json.dumps(marks, sort_keys=True)
-
-
-def _naive(time: datetime) -> datetime:
-    """A time in UTC without saying so, as VAST DB keeps it."""
-    return time.astimezone(UTC).replace(tzinfo=None)
-
-
-def _requests(data: pa.Table | pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The rows in batches that each fit a request."""
-    for batch in [data] if isinstance(data, pa.RecordBatch) else data.combine_chunks().to_batches():
-        yield from _halved(batch)
-
-
-def _halved(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    if batch.num_rows <= 1 or pa.ipc.get_record_batch_size(batch) <= _REQUEST:
-        if batch.num_rows:
-            yield batch
-        return
-    half = batch.num_rows // 2
-    yield from _halved(batch.slice(0, half))
-    yield from _halved(batch.slice(half))

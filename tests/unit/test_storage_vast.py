@@ -15,7 +15,7 @@ from headrace.settings import Settings
 from headrace.storage import wide
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.predicate import Term, split
-from headrace.storage.vast import _REQUEST, _halved, _same, _stored
+from headrace.storage.vast_columns import _REQUEST, requests_of, same, stored
 
 COLUMNS = pa.schema(
     [
@@ -106,19 +106,19 @@ def test_rows_that_are_not_wide_make_no_pieces() -> None:
 
 def test_requests_hold_every_row_once_and_none_too_many() -> None:
     batch = pa.record_batch({"n": list(range(1000)), "text": ["x" * 20_000] * 999 + ["y" * (_REQUEST + 1)]})
-    requests = list(_halved(batch))
+    requests = list(requests_of(batch))
     assert [n for request in requests for n in request.column("n").to_pylist()] == list(range(1000))
     assert all(request.num_rows == 1 or pa.ipc.get_record_batch_size(request) <= _REQUEST for request in requests)
     assert len(requests) < 40
-    assert list(_halved(batch.slice(0, 0))) == []
+    assert list(requests_of(batch.slice(0, 0))) == []
 
 
 def test_times_are_kept_without_a_zone_and_everything_may_be_null() -> None:
     field = pa.field("x", pa.list_(pa.struct([pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False)])), nullable=False)
     kept = pa.list_(pa.field("item", pa.struct([pa.field("at", pa.timestamp("us"))])))
-    assert _stored(field).equals(pa.field("x", kept))
-    assert _same(pa.list_(pa.field("element", pa.int32(), nullable=False)), pa.list_(pa.int32()))
-    assert not _same(pa.list_(pa.int32()), pa.list_(pa.int64()))
+    assert stored(field).equals(pa.field("x", kept))
+    assert same(pa.list_(pa.field("element", pa.int32(), nullable=False)), pa.list_(pa.int32()))
+    assert not same(pa.list_(pa.int32()), pa.list_(pa.int64()))
 
 
 def test_settings_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

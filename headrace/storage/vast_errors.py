@@ -1,0 +1,96 @@
+"""VAST DB's SDK, and what goes wrong with it in words of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import requests
+import urllib3
+
+from headrace.errors import BadSettings, HeadraceError, LostRace, MissingPart, Overloaded, StorageFull, Unavailable
+from headrace.storage.endpoints import VastEndpoint
+from headrace.storage.reason import reason
+
+
+def sdk() -> Any:
+    """The package, with what is used of it. Raises `MissingPart`."""
+    try:
+        import vastdb
+        import vastdb.errors
+        import vastdb.table_metadata
+    except ModuleNotFoundError as error:
+        raise MissingPart(
+            f"[tables] names VAST DB, and the package {error.name} is not installed.",
+            hint="Run make install-vast, or pip install --no-deps --require-hashes -r locks/vast.txt.",
+        ) from None
+    return vastdb
+
+
+def fault(error: Exception, table: str, endpoint: VastEndpoint) -> Exception | None:
+    """An error of the SDK in words of ours; `None` where it is one of ours, or not the SDK's."""
+    if isinstance(error, HeadraceError):
+        return None
+    errors = sdk().errors
+    where = f"VAST DB at {endpoint.endpoint}"
+    if isinstance(error, errors.InsufficientCapacity):
+        return StorageFull(f"No space left for table {table} in {where}: {_said(error)}.", hint="Free some space and run again.")
+    if isinstance(error, errors.ServiceUnavailable):
+        return Overloaded(f"{where} is overloaded: {_said(error)}.", hint="Run the command again later.")
+    if isinstance(error, errors.Conflict):
+        return LostRace(f"Another writer was ahead at table {table}: {_said(error)}.", hint="Run again.")
+    if passing(error):
+        return Unavailable(
+            f"Table {table} cannot be reached through {where}: {_said(error)}.",
+            hint="Check that the cluster answers there and run the command again.",
+        )
+    if isinstance(error, errors.MissingBucket):
+        return BadSettings(
+            f"{where} has no bucket {endpoint.bucket}.",
+            hint="Make it as a database view with the S3 and database protocols, or name another under [tables].",
+        )
+    if isinstance(error, errors.Forbidden):
+        return BadSettings(
+            f"{where} refuses these keys: {_said(error)}.",
+            hint="Check access_key, secret_key and the identity policy: it must allow tabular reads and writes.",
+        )
+    if isinstance(error, (errors.HttpError, errors.NotSupported, errors.InvalidArgument, errors.ApiResponseError)):
+        return BadSettings(f"{where} refused: {_said(error)}.", hint="Check the release of the cluster; see docs/vast.md.")
+    if isinstance(error, NotImplementedError):  # of the SDK, for a server that is not VAST DB or too old
+        return BadSettings(f"{where}: {_said(error)}.", hint="Check endpoint under [tables]; see docs/vast.md.")
+    return None
+
+
+def passing(error: Exception) -> bool:
+    """Whether the server could not be reached or did not manage; the SDK fails on a status it does not know with ValueError."""
+    found = sdk()
+    errors = found.errors
+    return isinstance(
+        error,
+        (
+            errors.ConnectionError,
+            errors.InternalServerError,
+            errors.RequestTimeout,
+            errors.ServiceUnavailable,
+            errors.UnexpectedError,
+            errors.NotFound,
+            errors.MissingTransaction,
+            found._internal.QueryDataInternalError,
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            EOFError,
+        ),
+    ) or (isinstance(error, ValueError) and "HttpStatus" in str(error))
+
+
+def _said(error: Exception) -> str:
+    """What the SDK's error says, in a clause: it keeps the server's words in fields, and causes inside causes."""
+    cause = getattr(error, "cause", None) or getattr(error.args[0] if error.args else None, "reason", None)
+    if isinstance(cause, Exception):
+        return _said(cause)
+    if told := getattr(error, "err_msg", None):
+        return str(told)
+    code, message = getattr(error, "code", None), getattr(error, "message", None)
+    if code or message:
+        return ": ".join(part for part in (code, message) if part)
+    status = getattr(error, "status", None)
+    return f"HTTP {status}" if status else reason(error)
