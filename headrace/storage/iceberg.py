@@ -13,6 +13,7 @@ import math
 import random
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -41,6 +42,7 @@ from headrace.errors import LostRace, NotFound, StorageFull, Unavailable
 from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.iceberg_append import IcebergAppend
+from headrace.storage.iceberg_reach import Reach
 from headrace.storage.iceberg_rewrite import Change, Hit, IcebergRewrite
 from headrace.storage.iceberg_transaction import QuickTransaction
 from headrace.storage.iceberg_upkeep import PROPERTIES, IcebergUpkeep
@@ -202,8 +204,7 @@ class IcebergTable:
         self._catalog: _MeteredCatalog | None = None
         self._table: Table | None = None
         self._whole = False
-        self._upkeep = IcebergUpkeep(self, meter, _ours)
-        self._rewrite = IcebergRewrite(self, meter)
+        self._reach = Reach(_ours)
 
     def scan(self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None) -> Iterator[pa.RecordBatch]:
         """Stream the rows of a snapshot (the newest if `None`) in Iceberg's own Arrow types; none if there is no table."""
@@ -300,19 +301,19 @@ class IcebergTable:
 
     def due(self, rules: Upkeep) -> bool:
         """Whether upkeep is due: one request to the catalog."""
-        return self._upkeep.due(rules)
+        return IcebergUpkeep(self, self._meter, self._reach).due(rules)
 
     def upkeep(self, rules: Upkeep, pinned: Pinned) -> Upkept | None:
         """Merge small files, expire snapshots and remove what none names; see `iceberg_upkeep.py`."""
-        return self._upkeep.run(rules, pinned)
+        return IcebergUpkeep(self, self._meter, self._reach).run(rules, pinned)
 
     def rewrite(self, columns: Sequence[str], hit: Hit, change: Change | None) -> int:
         """Take out the rows that are hit, or put changed ones in their place; see `iceberg_rewrite.py`."""
-        return self._rewrite.run(columns, hit, change)
+        return IcebergRewrite(self, self._meter).run(columns, hit, change)
 
     def purge(self) -> Purged:
         """Remove every snapshot but the newest, and what only they name; see `iceberg_rewrite.py`."""
-        return self._rewrite.purge()
+        return IcebergRewrite(self, self._meter).purge()
 
     def marks_of(self, table: Table) -> dict[str, Any]:
         """Every mark of the newest snapshot of a table that was loaded."""
@@ -358,6 +359,9 @@ class IcebergTable:
     def _connect(self) -> _MeteredCatalog:
         if self._catalog is None:
             self._catalog = _MeteredCatalog(self.store, self._endpoints, self._meter)
+            # Its session and the session's adapters refer to one another: left alone, its connections would stay open until
+            # the collector comes by.
+            weakref.finalize(self, self._catalog.close)
         return self._catalog
 
     def reload(self) -> Table:

@@ -50,11 +50,10 @@ PROPERTIES = {
 
 
 class IcebergUpkeep:
-    """Keeps one table. It remembers which files each manifest holds, so one that is kept for long reads little."""
+    """Keeps one table. `reach` remembers which files each manifest holds, so where that is kept for long little is read."""
 
-    def __init__(self, table: IcebergTable, meter: Meter, ours: Callable[[Snapshot], bool]) -> None:
-        self._table, self._meter = table, meter
-        self._reach = Reach(ours)
+    def __init__(self, table: IcebergTable, meter: Meter, reach: Reach) -> None:
+        self._table, self._meter, self._reach = table, meter, reach
 
     def due(self, rules: Upkeep) -> bool:
         """Whether upkeep is due: from metadata alone, one request to the catalog."""
