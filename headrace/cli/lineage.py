@@ -46,6 +46,7 @@ def forget(
 ) -> None:
     """Remove all that a user said, or all of a document, for good; bar it from every later dataset; prove it."""
     import json
+    from contextlib import closing
 
     from headrace.forget import Subject
     from headrace.forget import forget as go
@@ -53,6 +54,8 @@ def forget(
     from headrace.pipeline.run import write_atomically
     from headrace.session import opened
     from headrace.settings import Embedded
+    from headrace.storage.metadata import By, Line, Metadata
+    from headrace.web.audit import audit
 
     if (of_user is None) == (document is None):
         raise WrongUsage("Say --user ID or --document URI, one of them.")
@@ -69,6 +72,15 @@ def forget(
         embedded = isinstance(settings.head, Embedded)
         proof = go(session.runner, subject, who=f"cli:{user()}", embedded=embedded)
         session.run.detail["proof"] = proof["sha256"]
+        # By the proof's name and not the subject's: the audit is not to remember who was forgotten.
+        line = Line(
+            By(subject.tenant, f"cli:{user()}", "local"),
+            f"{subject.kind}.forget",
+            proof.get("kept", f"proofs/{proof['id']}.json"),
+        )
+        with closing(Metadata(session.runner.endpoints)) as metadata:
+            metadata.note([line])
+            session.runner.run(audit, metadata=metadata)
         session.archive()
     if output is not None:
         write_atomically(output, json.dumps(proof, indent=1, ensure_ascii=False).encode())
