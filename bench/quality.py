@@ -32,14 +32,17 @@ from headrace.session import Session, opened
 from headrace.settings import Settings
 from headrace.training.evaluate import bootstrap
 from headrace.training.measures.passages import ndcg
+from headrace.training.recipe import EMBEDDER, RERANKER
+from headrace.training.recipes import recipe_of
 from headrace.turn import go_round
 
 _DEPTH = 10
+_RANKING = (RERANKER, EMBEDDER)
 
 
 def measure(folder: Folder, recipes: Sequence[str], seed: int, limit: int | None) -> Iterator[dict[str, Any]]:
     """One seed, on a platform of its own; what each turn did, and the other half's answers after it against those at first."""
-    ranks = recipes[0] in ("reranker", "embedder")
+    ranks = recipe_of(recipes[0]).model in _RANKING
     mine, others = halves(folder, seed)
     others = spread(others, limit)
     with tempfile.TemporaryDirectory() as home, opened("bench", Settings.load(home=Path(home)), quiet=True) as session:
@@ -118,16 +121,19 @@ def _compared(before: Sequence[float], after: Sequence[float], seed: int) -> dic
 
 
 def main() -> None:
-    """Measure what the command line names; one JSON line a seed."""
+    """Measure what the command line names; one JSON line a turn."""
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--recipe", default="reranker")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--limit", type=int, default=None, help="questions asked of the other half")
     words = parser.parse_args()
+    recipes = words.recipe.split(",")
+    if len({recipe_of(recipe).model in _RANKING for recipe in recipes}) > 1:
+        parser.error("--recipe takes recipes of the generator, or of the re-ranker and embedder: they learn from other verdicts")
     folder = read(words.directory)
     for seed in range(1, words.seeds + 1):
-        for done in measure(folder, words.recipe.split(","), seed, words.limit):
+        for done in measure(folder, recipes, seed, words.limit):
             print(json.dumps({**done, "load": os.getloadavg()[0]}), flush=True)
 
 

@@ -68,8 +68,12 @@ def forget(
         if not sys.stdin.isatty():
             raise WrongUsage("Forgetting cannot be undone.", hint="Say --yes where nobody can be asked.")
         typer.confirm(f"Forget {subject} for good? There is no way back.", abort=True, err=True)
-    with opened("forget", settings, models=False, quiet=as_json) as session:
+    with (
+        opened("forget", settings, models=False, quiet=as_json) as session,
+        closing(Metadata(session.runner.endpoints)) as metadata,
+    ):
         embedded = isinstance(settings.head, Embedded)
+        metadata.tenants()  # one that does not answer is to say so while nothing is gone
         proof = go(session.runner, subject, who=f"cli:{user()}", embedded=embedded)
         session.run.detail["proof"] = proof["sha256"]
         # By the proof's name and not the subject's: the audit is not to remember who was forgotten.
@@ -78,9 +82,8 @@ def forget(
             f"{subject.kind}.forget",
             proof.get("kept", f"proofs/{proof['id']}.json"),
         )
-        with closing(Metadata(session.runner.endpoints)) as metadata:
-            metadata.note([line])
-            session.runner.run(audit, metadata=metadata)
+        metadata.note([line])
+        session.runner.run(audit, metadata=metadata)
         session.archive()
     if output is not None:
         write_atomically(output, json.dumps(proof, indent=1, ensure_ascii=False).encode())
