@@ -1,6 +1,7 @@
 """quality: what a turn of the loop is worth to people who did not give its verdicts.
 
 `python -m bench.quality DIR [--recipe reranker|embedder|sft|kto|grpo|online] [--seeds N] [--limit N]`, DIR in BEIR layout.
+Recipes joined by a comma are turns one after another, each going on from what the one before left serving.
 
 Verdicts are replayed from the questions about half of the folder's documents' articles, chosen by the seed; one turn learns from
 them; then the questions of the other half, which nothing was tuned on, are asked before and after. Rankings are compared by
@@ -16,7 +17,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,37 +32,46 @@ from headrace.session import Session, opened
 from headrace.settings import Settings
 from headrace.training.evaluate import bootstrap
 from headrace.training.measures.passages import ndcg
+from headrace.training.recipe import EMBEDDER, RERANKER
+from headrace.training.recipes import recipe_of
 from headrace.turn import go_round
 
 _DEPTH = 10
+_RANKING = (RERANKER, EMBEDDER)
 
 
-def measure(folder: Folder, recipe: str, seed: int, limit: int | None) -> dict[str, Any]:
-    """One seed, on a platform of its own."""
-    ranks = recipe in ("reranker", "embedder")
+def measure(folder: Folder, recipes: Sequence[str], seed: int, limit: int | None) -> Iterator[dict[str, Any]]:
+    """One seed, on a platform of its own; what each turn did, and the other half's answers after it against those at first."""
+    ranks = recipe_of(recipes[0]).model in _RANKING
     mine, others = halves(folder, seed)
     others = spread(others, limit)
     with tempfile.TemporaryDirectory() as home, opened("bench", Settings.load(home=Path(home)), quiet=True) as session:
         document_of = indexed(session.runner, folder, session.settings.inference)
-        before = _ranked(session, folder, others, document_of) if ranks else _answered(session, folder, others)
+
+        def asked() -> dict[str, list[float]]:
+            return _ranked(session, folder, others, document_of) if ranks else _answered(session, folder, others)
+
+        before = after = asked()
         parts = script(mine if ranks else spread(mine, limit and 2 * limit), users=4, seed=seed)
         played = play(parts, Here(session.runner, session.desk(), folder.tenant), Names(folder).of, generate=not ranks)
-        started = time.perf_counter()
-        done = go_round(session, recipe)
-        seconds = time.perf_counter() - started
-        after = _ranked(session, folder, others, document_of) if ranks else _answered(session, folder, others)
-    return {
-        "seed": seed,
-        "verdicts": played.up + played.down,
-        "promoted": done.decision.promoted,
-        "why": done.decision.why,
-        "alarms": list(done.decision.alarms),
-        "card": done.evaluation.card,
-        "turn_s": round(seconds, 1),
-        "timings": done.timings,
-        "questions": len(others),
-        **{name: _compared(before[name], after[name], seed) for name in before},
-    }
+        for recipe in recipes:
+            started = time.perf_counter()
+            done = go_round(session, recipe)
+            seconds = time.perf_counter() - started
+            after = asked() if done.decision.promoted else after  # who is refused serves nobody
+            yield {
+                "recipe": recipe,
+                "seed": seed,
+                "verdicts": played.up + played.down,
+                "promoted": done.decision.promoted,
+                "why": done.decision.why,
+                "alarms": list(done.decision.alarms),
+                "card": done.evaluation.card,
+                "turn_s": round(seconds, 1),
+                "timings": done.timings,
+                "questions": len(others),
+                **{name: _compared(before[name], after[name], seed) for name in before},
+            }
 
 
 def halves(folder: Folder, seed: int) -> tuple[list[Question], list[Question]]:
@@ -111,19 +121,20 @@ def _compared(before: Sequence[float], after: Sequence[float], seed: int) -> dic
 
 
 def main() -> None:
-    """Measure what the command line names; one JSON line a seed."""
+    """Measure what the command line names; one JSON line a turn."""
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--recipe", default="reranker")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--limit", type=int, default=None, help="questions asked of the other half")
     words = parser.parse_args()
+    recipes = words.recipe.split(",")
+    if len({recipe_of(recipe).model in _RANKING for recipe in recipes}) > 1:
+        parser.error("--recipe takes recipes of the generator, or of the re-ranker and embedder: they learn from other verdicts")
     folder = read(words.directory)
     for seed in range(1, words.seeds + 1):
-        print(
-            json.dumps({"recipe": words.recipe, "load": os.getloadavg()[0], **measure(folder, words.recipe, seed, words.limit)}),
-            flush=True,
-        )
+        for done in measure(folder, recipes, seed, words.limit):
+            print(json.dumps({**done, "load": os.getloadavg()[0]}), flush=True)
 
 
 if __name__ == "__main__":

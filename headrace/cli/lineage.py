@@ -46,6 +46,7 @@ def forget(
 ) -> None:
     """Remove all that a user said, or all of a document, for good; bar it from every later dataset; prove it."""
     import json
+    from contextlib import closing
 
     from headrace.forget import Subject
     from headrace.forget import forget as go
@@ -53,6 +54,8 @@ def forget(
     from headrace.pipeline.run import write_atomically
     from headrace.session import opened
     from headrace.settings import Embedded
+    from headrace.storage.metadata import By, Line, Metadata
+    from headrace.web.audit import audit
 
     if (of_user is None) == (document is None):
         raise WrongUsage("Say --user ID or --document URI, one of them.")
@@ -65,10 +68,22 @@ def forget(
         if not sys.stdin.isatty():
             raise WrongUsage("Forgetting cannot be undone.", hint="Say --yes where nobody can be asked.")
         typer.confirm(f"Forget {subject} for good? There is no way back.", abort=True, err=True)
-    with opened("forget", settings, models=False, quiet=as_json) as session:
+    with (
+        opened("forget", settings, models=False, quiet=as_json) as session,
+        closing(Metadata(session.runner.endpoints)) as metadata,
+    ):
         embedded = isinstance(settings.head, Embedded)
+        metadata.tenants()  # one that does not answer is to say so while nothing is gone
         proof = go(session.runner, subject, who=f"cli:{user()}", embedded=embedded)
         session.run.detail["proof"] = proof["sha256"]
+        # By the proof's name and not the subject's: the audit is not to remember who was forgotten.
+        line = Line(
+            By(subject.tenant, f"cli:{user()}", "local"),
+            f"{subject.kind}.forget",
+            proof.get("kept", f"proofs/{proof['id']}.json"),
+        )
+        metadata.note([line])
+        session.runner.run(audit, metadata=metadata)
         session.archive()
     if output is not None:
         write_atomically(output, json.dumps(proof, indent=1, ensure_ascii=False).encode())

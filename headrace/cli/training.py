@@ -45,7 +45,10 @@ def turn(
 
 
 def _not_beside_the_loop(home: Path) -> None:
-    """Raise `LostRace` while the loop of this home makes a turn: this one would be the same, and one of both in vain."""
+    """Raise `LostRace` while the loop of this home makes a turn: this one would be the same, and one of both in vain.
+
+    A loop elsewhere, or one that begins a moment later, is not seen: of two such turns one is refused at its commit.
+    """
     from headrace.loop import status
     from headrace.loop.words import doing
 

@@ -6,6 +6,7 @@ import json
 from typing import Annotated, Any
 
 from headrace.catalog import (
+    AUDIT,
     BARS,
     CHECKPOINTS,
     DEAD_LETTERS,
@@ -136,6 +137,12 @@ def remains(
             str(DOCUMENT_EVENT_ROWS),
             "name, size, hash and times of the document",
             "landing and lineage count on every event; none holds a word of it",
+            "the table is removed",
+        )
+        say(
+            str(AUDIT),
+            "name of the document, and who put or deleted it when",
+            "an audit that can be emptied is none; it holds no word of it",
             "the table is removed",
         )
         say(

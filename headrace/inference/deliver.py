@@ -53,15 +53,18 @@ def delete(
     uri: str,
     source: str | None,
 ) -> Announced:
-    """Announce that a document is gone, then delete the source named by its hash, if it is named."""
-    announced = _announced(events, tenant, uri, kind="delete", sha256="", size=0)
+    """Announce that a document is gone, then delete the source named by its hash, if it is named.
+
+    Should it be put again, those may read it who might before, unless others are named.
+    """
+    announced = _announced(events, tenant, uri, kind="delete", sha256="", size=0, readers=None)
     if source:
         sources.delete(object_key(tenant, source))
     return announced
 
 
 def _announced(
-    events: TopicWriter, tenant: str, uri: str, *, kind: str, sha256: str, size: int, readers: Sequence[str] | None = ()
+    events: TopicWriter, tenant: str, uri: str, *, kind: str, sha256: str, size: int, readers: Sequence[str] | None
 ) -> Announced:
     event = {"event_id": uuid.uuid4().hex, "kind": kind, "tenant": tenant, "uri": uri, "sha256": sha256, "bytes": size}
     event |= {"readers": None if readers is None else list(readers)}

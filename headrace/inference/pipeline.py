@@ -64,7 +64,13 @@ def index_documents(
     `readers` may read them, as in `put`.
     """
     started = time.perf_counter()
-    was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=settings.document_bytes, readers=readers)
+
+    def settle() -> None:
+        runner.run(land).require(DOCUMENT_EVENTS)
+        runner.run(parse, limits=Limits.of(settings))
+
+    most = settings.document_bytes
+    was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=most, readers=readers, settle=settle)
     _, parsed, chunked, embedded, built = catch_up(runner, settings)
     return Indexed(was_put, parsed, chunked, embedded, built, time.perf_counter() - started)
 

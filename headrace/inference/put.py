@@ -7,7 +7,7 @@ import os
 import stat
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -70,11 +70,13 @@ def put(
     paths: list[Path],
     most_bytes: int,
     readers: Sequence[str] | None = None,
+    settle: Callable[[], object] | None = None,
 ) -> Put:
     """Put every file below `paths` that is new or changed; unchanged ones are recognised by hash and skipped.
 
     `readers` may read them from now on: nobody named is everybody of the tenant. `None` leaves to each document those it has,
-    to a renamed file those of its old name, and opens new files to everybody of the tenant.
+    to a renamed file those of its old name, and opens new files to everybody of the tenant. Where that has to be known here and
+    now, `settle` is called first: it brings the table up to the head.
 
     A file that cannot be read is announced as refused, with its reason, so that its status is recorded like any other's. A
     document that was found in one of these folders before and is there no more is announced as deleted; but a folder in which
@@ -86,7 +88,14 @@ def put(
     held = newest_of(known, tenant)
     files, whole = _found(paths)
     seen = {file.uri for file in files}
-    gone = {uri: was for uri, was in held.items() if was.status != "deleted" and uri not in seen and was.source in whole}
+
+    def missing() -> dict[str, Held]:
+        return {uri: was for uri, was in held.items() if was.status != "deleted" and uri not in seen and was.source in whole}
+
+    if settle is not None and (readers is not None or missing()):
+        settle()
+        held = newest_of(known, tenant)
+    gone = missing()
     inherited: dict[str, tuple[str, ...]] = {}
     for was in gone.values():
         inherited[was.version] = inherited.get(was.version) or was.readers
@@ -129,7 +138,7 @@ def put(
                 events.append(waiting, key="uri")
                 waiting = []
     # Last, so that a renamed file is there under its new name before it goes under its old one.
-    waiting += [event(uri, "delete", was.readers, was.source) for uri, was in gone.items()]
+    waiting += [event(uri, "delete", None, was.source) for uri, was in gone.items()]
     for start in range(0, len(waiting) or 1, _ANNOUNCE):
         events.append(waiting[start : start + _ANNOUNCE], key="uri")
     return Put(kinds["put"], kinds["unchanged"], kinds["refuse"], len(gone))

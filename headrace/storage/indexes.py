@@ -7,10 +7,11 @@ own. The object names the one that is served, the one before it, which can be go
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from headrace.catalog import Store
@@ -21,6 +22,7 @@ from headrace.storage.objects import ObjectReader, ObjectWriter
 
 _KEY = "chunks.json"
 _RECENT_S = 1.0
+_OLD_S = 30.0  # longer than the object store is asked for; an index that is no longer served stays for a minute
 _TRIES = 20
 
 
@@ -53,13 +55,20 @@ class Indexes:
         return self.condemned if generation is None else (*self.condemned, (generation.number, time.time()))
 
 
+@dataclass
+class _Asked:
+    """What stood when it was asked last, for every handle that counts elsewhere, and who is asking."""
+
+    known: tuple[float, Indexes] | None = None
+    asking: threading.Lock = field(default_factory=threading.Lock)
+
+
 class IndexReader(ObjectReader):
     """Asks which generation answers."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         super().__init__(store, endpoints, meter)
-        self._recent: tuple[float, Indexes] | None = None
-        self._asking = threading.Lock()
+        self._asked = _Asked()
 
     def standing(self) -> tuple[Indexes, str]:
         """What stands now, and the etag that `IndexWriter.move` takes; empty where nothing was indexed yet."""
@@ -70,26 +79,28 @@ class IndexReader(ObjectReader):
         return _read(json.loads(data)), etag
 
     def recent(self) -> Indexes:
-        """What stood within the last second: one thread asks anew, the others go on meanwhile.
+        """What stood within the last second: one thread asks anew, the others go on meanwhile with what is not old.
 
         Where it cannot be asked, what was known stands: an index in a local directory need not stop with the object store.
         """
-        known = self._recent
-        if known is not None and (time.monotonic() - known[0] < _RECENT_S or not self._asking.acquire(blocking=False)):
+        asked = self._asked
+        known = asked.known
+        age = math.inf if known is None else time.monotonic() - known[0]
+        if known is not None and (age < _RECENT_S or not asked.asking.acquire(blocking=age > _OLD_S)):
             return known[1]
         if known is None:
-            self._asking.acquire()
+            asked.asking.acquire()
         try:
-            if self._recent is None or self._recent is known:
+            if asked.known is None or asked.known is known:
                 try:
-                    self._recent = time.monotonic(), self.standing()[0]
+                    asked.known = time.monotonic(), self.standing()[0]
                 except Transient:
                     if known is None:
                         raise
-                    self._recent = time.monotonic(), known[1]
-            return self._recent[1]
+                    asked.known = time.monotonic(), known[1]
+            return asked.known[1]
         finally:
-            self._asking.release()
+            asked.asking.release()
 
 
 class IndexWriter(IndexReader, ObjectWriter):

@@ -26,6 +26,7 @@ _TIMEOUT_S = 20.0
 _SILENCE_S = 0.15
 # How long a broker may take to hand out a record that it has; one it never gave out is met with silence by some.
 _ONE_RECORD_S = 5.0
+_SETTLED_S = 0.01  # between two looks whether another thread was told of our deliveries
 # The client fetches ahead of us up to this much of a partition; with one batch being read and one being written that is
 # what a lander holds in memory.
 _AHEAD_KIB = 16 << 10
@@ -129,9 +130,10 @@ class _Topic(Metered):
         self._link.made = True
 
     def _admin(self) -> AdminClient:
-        if self._link.administrator is None:
-            self._link.administrator = AdminClient(self._client({}))
-        return self._link.administrator
+        with self._link.opening:
+            if self._link.administrator is None:
+                self._link.administrator = AdminClient(self._client({}))
+            return self._link.administrator
 
     def _client(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         # librdkafka writes its own lines to stderr; errors reach the user through ours.
@@ -375,7 +377,10 @@ class TopicWriter(_Topic):
                         producer.poll(0.1)
                     except KafkaException as error:
                         raise self._unavailable(error) from error
-            producer.flush(_TIMEOUT_S + 5)
+            # Until these are settled, and not until the queue is empty: others write through the same producer.
+            end = time.monotonic() + _TIMEOUT_S + 5
+            while not failures and None in places and time.monotonic() < end:
+                producer.poll(_SETTLED_S)
         if failures:
             raise self._unavailable(failures[0].str())
         if any(place is None for place in places):
@@ -384,10 +389,12 @@ class TopicWriter(_Topic):
         with self._link.opening:
             for partition, offset in given:
                 if offset < floor.get(partition, 0):
-                    self._link.producer = None  # a topic that was made anew begins at 0: the next call asks
+                    if self._link.producer is producer:
+                        self._link.producer, self._link.made = None, False  # a topic made anew begins at 0: the next call asks
                     raise self._unavailable(f"it acknowledged an event at offset {offset}, which it had given out before")
-            for partition, offset in given:
-                self._link.floor[partition] = max(self._link.floor.get(partition, 0), offset + 1)
+            if self._link.producer is producer:  # else the floor is of another, which asked the head anew
+                for partition, offset in given:
+                    self._link.floor[partition] = max(self._link.floor.get(partition, 0), offset + 1)
         return given
 
     def _open(self) -> tuple[Producer, dict[int, int]]:

@@ -162,8 +162,6 @@ class Documents:
             raise BadDocument(uri, "the file is empty")
         version = sha256(data).hexdigest()
         standing = self._find(tenant, uri)
-        if standing is not None and standing.status == DELETING:
-            standing = None
         named = None if readers is None else tuple(dict.fromkeys(readers))
         # As far as it is known here: parse knows of every event before this one.
         wanted = named if named is not None else standing.readers if standing else ()

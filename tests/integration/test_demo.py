@@ -120,3 +120,12 @@ def test_sql_gives_times_sums_and_joins_as_they_are(shown: str, module_home: Hom
     assert joined == [{"pairs": 72}]
     assert module_home.sql("select uri from documents where uri = 'nothing'") == []
     assert "Only one SELECT" in module_home.run("sql", "drop table chunks", code=2).stderr
+
+
+def test_a_document_is_forgotten_and_the_audit_says_so_without_its_name(shown: str, module_home: Home) -> None:
+    proof = module_home.json("forget", "--document", "handbook/weir.md", "--yes")
+    assert module_home.sql("select count(*) as held from chunks where uri = 'handbook/weir.md'") == [{"held": 0}]
+    who = {"tenant": proof["subject"]["tenant"], "key_id": proof["who"], "action": "document.forget"}
+    assert module_home.sql("select tenant, key_id, action, resource, outcome from audit") == [
+        {**who, "resource": proof["kept"], "outcome": "done"}
+    ]

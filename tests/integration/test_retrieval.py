@@ -293,20 +293,30 @@ def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, desk
     assert (found(desk, tenant), len(found(desk, tenant, "hr"))) == ({}, 1)
 
 
-@pytest.mark.parametrize("way", ["bytes", "folder"])
+@pytest.mark.parametrize("way", ["bytes", "folder", "renamed", "gone and back"])
 def test_what_was_closed_a_moment_ago_is_not_opened_by_who_names_no_reader(
     runner: Runner, desk: Desk, docs: Path, tenant: str, way: str
 ) -> None:
     (docs / "a.md").write_text("The pond is deep.")
+    (docs / "z").mkdir()
+    (docs / "z" / "else.md").write_text("Something else.")
     index(runner, tenant, docs)
     # Closed on the head, where no table knows of it yet.
     runner.run(put, tenant=tenant, paths=[docs], most_bytes=SETTINGS.document_bytes, readers=["hr"])
     if way == "bytes":
         runner.run(deliver.put, tenant=tenant, uri="docs/a.md", data=b"The pond is shallow.")
+        list(catch_up(runner, SETTINGS))
+    elif way == "renamed":
+        (docs / "a.md").rename(docs / "b.md")
+        index(runner, tenant, docs)
     else:
+        if way == "gone and back":
+            (docs / "a.md").unlink()
+            index(runner, tenant, docs)
         (docs / "a.md").write_text("The pond is shallow.")
-    index(runner, tenant, docs) if way == "folder" else list(catch_up(runner, SETTINGS))
-    assert (found(desk, tenant), found(desk, tenant, "hr")) == ({}, {"docs/a.md": "The pond is shallow."})
+        index(runner, tenant, docs)
+    assert set(found(desk, tenant)) == set()
+    assert len(found(desk, tenant, "hr")) == 2
 
 
 class Meanwhile(Threads):

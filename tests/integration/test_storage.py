@@ -26,6 +26,7 @@ from headrace.catalog import (
     DOCUMENTS,
     FEEDBACK,
     FEEDBACK_ROWS,
+    INDEXES,
     LEDGER,
     MODELS,
     PROMOTIONS,
@@ -42,6 +43,7 @@ from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
+from headrace.storage.indexes import Generation, Indexes, IndexReader, IndexWriter
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
@@ -714,3 +716,37 @@ def test_movers_at_once_lose_or_win_and_every_win_is_recorded_once(
     champion.record_move(promotions, standing)
     assert len(moves(promotions)) == len(won)
     assert standing.history == ["none", *(m[2] for m in moves(promotions)[:-1])]
+
+
+# handles of many tenants
+
+
+def test_tenants_share_what_is_open_and_are_counted_apart(endpoints: Endpoints, ledger: Ledger) -> None:
+    first = TopicWriter(own(FEEDBACK), endpoints, Meter(ledger, "say", "t0"))
+    views = {f"t{n}": first.counting(Meter(ledger, "say", f"t{n}")) for n in range(1, 9)}
+
+    def say(tenant: str) -> list[tuple[int, int]]:
+        return [place for _ in range(4) for place in views[tenant].append(events(*range(5)), key="answer_id")]
+
+    with ThreadPoolExecutor(8) as pool:
+        places = [place for found in pool.map(say, views) for place in found]
+    assert len(set(places)) == len(places) == 8 * 4 * 5
+    assert len({id(view._open()[0]) for view in (first, *views.values())}) == 1  # one producer, with its threads
+    assert {line.tenant: line.ops for line in ledger.rows()} == dict.fromkeys(views, 20)
+
+
+def test_which_index_answers_is_asked_once_for_all_tenants(endpoints: Endpoints, ledger: Ledger) -> None:
+    store = own(INDEXES)
+    writer = IndexWriter(store, endpoints, Meter(Ledger(), "test"))
+    writer.change(lambda now: Indexes(serving=Generation(1, 200, "embedder", 384), newest=1))
+    one = IndexReader(store, endpoints, Meter(ledger, "retrieve", "one"))
+    other = one.counting(Meter(ledger, "retrieve", "other"))
+    assert one.recent() == other.recent()
+    assert [(line.tenant, line.ops) for line in ledger.rows()] == [("one", 1)]
+    # Whoever asked long ago waits for the one who asks now: what stood then may be gone.
+    writer.change(lambda now: replace(now, serving=Generation(2, 200, "embedder", 384), newest=2))
+    assert one._asked.known is not None
+    one._asked.known = (one._asked.known[0] - 3600, one._asked.known[1])
+    with ThreadPoolExecutor(8) as pool:
+        found = [view.result() for view in [pool.submit(reader.recent) for reader in (one, other) * 4]]
+    assert {now.serving.number for now in found if now.serving} == {2}
