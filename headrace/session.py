@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from headrace.errors import Unavailable
+from headrace.errors import StorageFull, Unavailable
 from headrace.inference.pipeline import Desk
 from headrace.models.client import wait_ready
 from headrace.pipeline.archive import record
@@ -72,10 +72,16 @@ def opened(command: str, settings: Settings, *, models: bool = True, on: str = L
 
 @contextmanager
 def _cause_named(settings: Settings) -> Iterator[None]:
-    """Where something could not be reached for what happened to our own servers, say that instead of what to check."""
+    """Where something could not be reached for what happened to our own servers or their disk, say that, not what to check."""
     before = running(settings)
     try:
         yield
+    except StorageFull as error:
+        if before is not None:  # an address of loopback says little, and SeaweedFS keeps some space to itself
+            if (full := Home(settings.home).fullness()) is not None:
+                raise full from error
+            error.hint = f"Free some space where the home {settings.home} is, or name a home on another disk with --home DIR."
+        raise
     except Unavailable as error:
         if before is None:
             raise

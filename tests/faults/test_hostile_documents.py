@@ -115,7 +115,7 @@ CORPUS: dict[str, tuple[Callable[[], bytes], str]] = {
     # what is nested
     "div.html": (lambda: b"<div>" * 40_000 + b"deep" + b"</div>" * 40_000, "deep"),
     "b.html": (lambda: b"<b>" * 40_000 + b"deep", "deep"),
-    "table.html": (lambda: b"<table><tr><td>" * 20_000 + b"deep", "deep"),
+    "table.html": (lambda: b"<table><tr><td>" * 20_000 + b"deep", f"deep|{COSTS}"),
     "deep.json": (lambda: b"[" * 100_000 + b"]" * 100_000, r"# deep\.json\n\n```json\n\[+\]+\n```"),
     "quotes.md": (lambda: b"> " * 100_000 + b"deep", "(> )+deep"),
     "tables.docx": (lambda: nested_tables(200), "it is nested too deeply"),
@@ -169,7 +169,7 @@ CORPUS: dict[str, tuple[Callable[[], bytes], str]] = {
     "rows.html": (lambda: b"<table>" + b"<tr><td>x</td><td>y</td></tr>" * 60_000 + b"</table>", COSTS),
     "rows.docx": (lambda: word(word_table([["a", "b"]] * 8_000)), COSTS + "|is a zip.*"),
     "rows.xlsx": (lambda: sheets({"A": row("a", os.urandom(9).hex()) * 400_000}), BOMB),
-    "rows.csv": (lambda: b"a,b\n" * 500_001, "it has more than the limit of 500,000 rows"),
+    "rows.csv": (lambda: b"a,b\n" * 500_001, f"it has more than the limit of 500,000 rows|{COSTS}"),
     "far.xlsx": (lambda: sheets({"A": row("a") + row("b", number=10**9)}), "sheet A has more rows than a sheet can have"),
     "wide.csv": (lambda: b"a," * 200_000, r"(?s)\| a \| a.*"),
     "lines.pdf": (
