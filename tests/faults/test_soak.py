@@ -70,16 +70,28 @@ def keep(endpoints: Endpoints) -> None:
         TableWriter(EVENT_ROWS, endpoints, Meter(Ledger(), "test")).upkeep(Upkeep())
 
 
-def account(endpoints: Endpoints, events: Events, landers: list[subprocess.Popen[str]]) -> str:
-    """What the head, the table and the landers say of what is missing."""
+def account(servers: Servers, events: Events, landers: list[subprocess.Popen[str]], within: Any) -> str:
+    """What the head, the table and the landers say of what is missing, and whether it comes once the broker is started anew."""
+    endpoints = servers.endpoints
     reader = TopicReader(EVENTS, endpoints, Meter(Ledger(), "test"))
     lost = missing(rows(endpoints), events)
-    held = {n: (r := reader.record(p, o)) and r.value for n, (p, o) in list(lost.items())[:9] if o is not None}
+
+    def held_at(partition: int, offset: int) -> Any:
+        try:
+            return (record := reader.record(partition, offset)) and record.value
+        except Unavailable as error:
+            return error.message
+
+    held = {number: held_at(*place) for number, place in list(lost.items())[:9]}
+    servers.kill("head")
+    servers.start("head")
+    landed = within(60, lambda: landed_all(endpoints, events))
     for process in landers:
         process.kill()
     said = [process.communicate()[0].splitlines()[-5:] for process in landers]
     at = positions(TableReader(EVENT_ROWS, endpoints, Meter(Ledger(), "test")).marks(), EVENTS.name)
-    return f"missing {lost}\nhead has of them {held}\nspans {reader.spans()}\npositions {at}\nlanders said {said}"
+    told = f"missing {lost}\nhead has of them {held}\nspans {reader.spans()}\npositions {at}\nlanders said {said}"
+    return f"{told}\nlanded after the broker was started anew: {landed}"
 
 
 @pytest.mark.soak
@@ -137,7 +149,7 @@ def test_ten_minutes_of_kills_while_events_land(tmp_path: Path, within: Any) -> 
         stop.set()
         producing.join()
         wanted = len(events.places)
-        assert within(120, lambda: landed_all(endpoints, events)), account(endpoints, events, landers)
+        assert within(120, lambda: landed_all(endpoints, events)), account(servers, events, landers, within)
         for process in landers:
             assert finish(process)["refused"] == []
         landers.clear()
