@@ -1,6 +1,6 @@
 """Run every benchmark, or those named, and print one JSON document.
 
-python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [upkeep] [search] [training] [peers]
+python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [upkeep] [search] [tenants] [training] [peers]
 
 `peers` installs packages beside the project and runs only where it is named.
 """
@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 
-from bench import ask, demo, index, landing, ledger, peers, search, start, training, upkeep
+from bench import ask, demo, index, landing, ledger, peers, search, start, tenants, training, upkeep
 
 BENCHMARKS = {
     "platform": start.measure,
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "landing": landing.measure,
     "upkeep": upkeep.measure,
     "search": search.measure,
+    "tenants": tenants.measure,
     "index": index.measure,
     "ask": ask.measure,
     "training": training.measure,
