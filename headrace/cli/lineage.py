@@ -80,7 +80,7 @@ def forget(
         line = Line(
             By(subject.tenant, f"cli:{user()}", "local"),
             f"{subject.kind}.forget",
-            proof.get("kept", f"proofs/{proof['id']}.json"),
+            _kept(proof),
         )
         metadata.note([line])
         session.runner.run(audit, metadata=metadata)
@@ -115,4 +115,9 @@ def _say(subject: Any, proof: dict[str, Any]) -> None:
         )
     for command in proof["retrain"]:
         out.print(f"  to train one that never saw it: {command}", highlight=False)
-    out.print(f"  proof {proof['sha256'][:16]}… kept as {proof.get('kept', 'proofs/' + proof['id'] + '.json')}", style="dim")
+    out.print(f"  proof {proof['sha256'][:16]}… kept as {_kept(proof)}", style="dim")
+
+
+def _kept(proof: dict[str, Any]) -> str:
+    """Where the proof is kept: one that was found again does not say so itself."""
+    return str(proof.get("kept", f"proofs/{proof['id']}.json"))

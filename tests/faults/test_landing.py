@@ -75,8 +75,8 @@ def servers(module_servers: Servers) -> Servers:
 class Events:
     """Puts numbered events on the topic and remembers which the broker acknowledged, and where it put them.
 
-    As our own writer does, it believes no acknowledgement without a place of its own: Tansu, killed between noting a batch's
-    sequence and keeping the batch, answers the retry of it with "known already", or with offsets that others have.
+    As our own writer does, it believes no acknowledgement without a place of its own: after a kill Tansu may answer an idempotent
+    producer's retry with "known already", or with offsets that others have, and not hold the records (docs/head.md).
     """
 
     def __init__(self, endpoints: Endpoints) -> None:
