@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -150,7 +151,8 @@ def new_home(folder: Path, models_cache: Path, docs: Path) -> Home:
 def clear(home: Home) -> None:
     """End what a failed test left running in a home, and free its disk space."""
     for process in home.processes():
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it was about to end by itself
+            process.kill()
     shutil.rmtree(home.path, ignore_errors=True)
 
 

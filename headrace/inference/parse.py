@@ -45,6 +45,10 @@ class ParsedDocuments:
     deleted: int
     failed: tuple[Failure, ...]
 
+    def __add__(self, other: ParsedDocuments) -> ParsedDocuments:
+        """What two passes did together."""
+        return ParsedDocuments(self.parsed + other.parsed, self.deleted + other.deleted, self.failed + other.failed)
+
 
 @stage("Parses each announced document into text, or records why it has none.", phase=AHEAD)
 def parse(

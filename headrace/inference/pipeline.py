@@ -64,15 +64,16 @@ def index_documents(
     `readers` may read them, as in `put`.
     """
     started = time.perf_counter()
+    before: list[ParsedDocuments] = []  # what was on the head already, where `put` had to know
 
     def settle() -> None:
         runner.run(land).require(DOCUMENT_EVENTS)
-        runner.run(parse, limits=Limits.of(settings))
+        before.append(runner.run(parse, limits=Limits.of(settings)))
 
     most = settings.document_bytes
     was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=most, readers=readers, settle=settle)
     _, parsed, chunked, embedded, built = catch_up(runner, settings)
-    return Indexed(was_put, parsed, chunked, embedded, built, time.perf_counter() - started)
+    return Indexed(was_put, sum(before, start=parsed), chunked, embedded, built, time.perf_counter() - started)
 
 
 def catch_up(runner: Runner, settings: Inference) -> Iterator[Any]:

@@ -546,9 +546,11 @@ def test_a_lander_and_a_reader_that_never_pause_neither_stop_upkeep_nor_are_stop
         return seen
 
     def keeper() -> list[Any]:
-        mine = again(table, endpoints)
+        mine, done, latest = again(table, endpoints), [], time.monotonic() + 120
         try:
-            return [mine.upkeep(rules) for _ in range(6)]
+            while sum(one.merged > 0 for one in done) < 4 and time.monotonic() < latest:  # some find too little to merge yet
+                done.append(mine.upkeep(rules))
+            return done
         finally:
             ended.set()
 
@@ -557,7 +559,7 @@ def test_a_lander_and_a_reader_that_never_pause_neither_stop_upkeep_nor_are_stop
     assert isinstance(seen, int), seen
     assert isinstance(kept, list), kept
     assert sum(done.merged > 0 for done in kept) >= 4, kept
-    assert landed >= 10 + len(kept)
+    assert landed >= 10 + 4  # it went on landing between them
     assert slowest < 5
     assert sorted(offsets(table)) == list(range(landed))
     assert table.mark("offsets") == landed
