@@ -38,7 +38,7 @@ demo: install
 	@$(BIN)/headrace demo $(if $(DOCS),--docs "$(DOCS)") $(if $(ON),--on $(ON))
 
 test: install-dev
-	@$(BIN)/python -m pytest tests -m "not soak" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest tests -m "not soak" -n 2 --dist loadfile --durations 40 --durations-min 20
 
 soak: install-dev
 	@$(BIN)/python -m pytest tests -m soak --timeout 3600

@@ -16,6 +16,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from headrace.errors import BadSettings
 
+# Tansu is slower by each batch it keeps, and table and head lie in one object store: what is gone there is gone in both.
+_EMBEDDED_KEPT_S, _KEPT_S = 60.0, 86_400.0
+
 
 class Section(BaseModel):
     """A part of the tree; an unknown key is an error, since a misspelt key silently ignored costs hours."""
@@ -127,10 +130,10 @@ class Landing(Section):
     """Events a commit may hold."""
     commit_bytes: int = Field(default=32 << 20, ge=1)
     """Bytes of events a commit may hold; two such blocks are in memory at once, one being written."""
-    trim: bool = False
-    """Whether the broker is told to delete what has landed (DeleteRecords); otherwise its own retention does it."""
-    keep_s: float = Field(default=86_400.0, ge=0)
-    """Seconds that a table must have held an event before the head is trimmed of it."""
+    trim: bool | None = None
+    """Whether the head is trimmed of what has landed. Unset: the embedded one is, a broker of yours has its own retention."""
+    keep_s: float | None = Field(default=None, ge=0)
+    """Seconds that a table must have held an event before the head is trimmed of it. Unset: 60 embedded, 86400 on yours."""
     patience_s: float = Field(default=300.0, ge=0)
     """Seconds a following lander waits for storage that does not answer before it ends with an error."""
 
@@ -385,13 +388,21 @@ class Settings(BaseSettings):
                 "[tables] names a catalog of yours, so its files need an endpoint too: "
                 'set "s3.endpoint" and its keys under [tables.properties], or name your S3 under [objects]'
             )
-        if self.landing.trim and self.landing.keep_s >= self.upkeep.history_s:
+        if (self.head_kept_s or 0) >= self.upkeep.history_s:
             raise ValueError("landing.keep_s must be below upkeep.history_s: trimming looks back into that history")
-        if self.landing.trim and isinstance(self.head, Embedded):
-            raise ValueError("landing.trim needs a broker that deletes records when told to; the embedded one does not")
         if self.inference.passages > self.inference.retrieve:
             raise ValueError("inference.passages cannot exceed inference.retrieve")
         return self
+
+    @property
+    def head_kept_s(self) -> float | None:
+        """For how many seconds the head keeps what a table holds; `None`: for as long as its own retention says."""
+        embedded = isinstance(self.head, Embedded)
+        if not (embedded if self.landing.trim is None else self.landing.trim):
+            return None
+        if self.landing.keep_s is not None:
+            return self.landing.keep_s
+        return _EMBEDDED_KEPT_S if embedded else _KEPT_S
 
     @classmethod
     def load(cls, **given: object) -> Settings:

@@ -371,7 +371,7 @@ def by_time(room: Room, effort: Effort) -> Measured:
 )
 def trimmed(room: Room, effort: Effort) -> Measured:
     if room.embedded:
-        raise Unknown("not tried on the embedded head, which ends the connection when asked; it keeps what has landed")
+        raise Unknown("not asked of the embedded head, which ends the connection; Headrace deletes where it keeps its records")
     places = sorted(room.append([f"{number}".encode() for number in range(20)], partition=1))
     wanted = places[10][1]
     try:

@@ -74,7 +74,8 @@ def _follow_head(session: Any, as_json: bool) -> None:
     def keep_tables() -> None:
         session.runner.run(upkeep, settings=session.settings.upkeep, only_due=True)
 
-    follow(session.runner, settings, following, chores=keep_tables, failed=lines.failed)
+    kept = session.settings.head_kept_s
+    follow(session.runner, settings, following, keep_s=kept, chores=keep_tables, failed=lines.failed)
     lines.total()
 
 

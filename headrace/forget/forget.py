@@ -7,7 +7,7 @@ In this order, each step safe to be cut short, for everything it needs is in the
 3. Rows are taken out or emptied, shards rewritten, sources, vectors and KV blocks removed; then older snapshots of the tables
    and older versions of the index, in which it all still stood.
 4. It is looked for again, and removed again while there is some: others write meanwhile.
-5. What remains is said, with why, and the proof is kept.
+5. The embedded head is trimmed of what has landed; what remains is said, with why, and the proof is kept.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from headrace.forget.remains import in_head, kept_sources, learned, naming, rema
 from headrace.forget.rows import bar, find_document, find_user, purge, strike_document, strike_user, unread
 from headrace.forget.subject import USER, Subject
 from headrace.head.land import land
+from headrace.head.trim import trim
 from headrace.inference import deliver
 from headrace.pipeline.runner import Runner
 
@@ -69,6 +70,8 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
             break
     else:
         raise LostRace(f"{subject} comes back as fast as it goes.", hint="Stop what writes it and run the command again.")
+    if embedded:
+        runner.run(trim, keep_s=0.0)
     proof = _proof(runner, subject, journal, who=who, purged=purged, embedded=embedded)
     key = runner.run(close, subject=subject, number=journal.number, proof=proof)
     return {**proof, "kept": f"proofs/{key}"}

@@ -107,8 +107,12 @@ def remains(
         told.append({"where": where, "what": what, "why": why, "until": until, **more})
 
     for topic, events in head.items():
-        why = "the embedded head deletes nothing" if embedded else "Kafka deletes by its own retention, or when it is trimmed"
-        until = "its home is removed" if embedded else "the broker's retention; landing.trim has Headrace ask for it sooner"
+        why = "a partition's last batch stays" if embedded else "Kafka deletes by its own retention, or when it is trimmed"
+        until = (
+            "another event has landed behind it and the head is trimmed (`headrace up`, `headrace land`)"
+            if embedded
+            else "the broker's retention; landing.trim has Headrace ask for it sooner"
+        )
         say(f"head: topic {topic}", f"{len(events)} events as they were sent", why, until, events=events)
     if models:
         names = [f"{one['model']} {one['version']}" for one in models]

@@ -19,18 +19,21 @@ def follow(
     settings: Landing,
     following: Following,
     *,
+    keep_s: float | None,
     chores: Callable[[], None] = lambda: None,
     failed: Callable[[str, HeadraceError], None],
 ) -> Landed:
-    """Land until `following.stop` is set; about once a minute trim the head (if the settings say so) and do `chores`.
+    """Land until `following.stop` is set; about once a minute do `chores` and trim the head.
+
+    It is trimmed of what a table has held for `keep_s` seconds; `None`: it is not.
 
     A chore that fails is told and tried again a minute later: landing goes on without it. A Ctrl-C stops in good order: what
     was fetched is committed first.
     """
 
     def trimming() -> None:
-        if settings.trim:
-            runner.run(trim, settings=settings)
+        if keep_s is not None:
+            runner.run(trim, keep_s=keep_s)
 
     every: tuple[tuple[str, Callable[[], None]], ...] = (("trim", trimming), ("upkeep", chores))
     with ThreadPoolExecutor(1, "follow") as pool:

@@ -11,7 +11,6 @@ from headrace.catalog import LANDINGS, Store
 from headrace.head.handles import pair_ports, pairs
 from headrace.head.position import disagreement, positions
 from headrace.pipeline.stage import Stage
-from headrace.settings import Landing
 from headrace.storage.tables import TableReader
 from headrace.storage.topics import TopicReader
 
@@ -29,15 +28,15 @@ class Trimmed:
 def trimming(landings: Mapping[Store, Store]) -> Stage[..., list[Trimmed]]:
     """The stage that trims these topics."""
 
-    def trim(*, settings: Landing, **handles: Any) -> list[Trimmed]:
+    def trim(*, keep_s: float, **handles: Any) -> list[Trimmed]:
         """Trim every partition up to what a snapshot at least `keep_s` old holds; a refused one is left as it is.
 
         Raises `WrongUsage` where the broker cannot delete records.
         """
-        return [found for topic, table in pairs(landings, handles) for found in _of(topic, table, settings.keep_s)]
+        return [found for topic, table in pairs(landings, handles) for found in _of(topic, table, keep_s)]
 
     return Stage(
-        "trim", "Has the broker forget what a table holds.", pair_ports(landings, TableReader), trim, frozenset({"settings"})
+        "trim", "Has the broker forget what a table holds.", pair_ports(landings, TableReader), trim, frozenset({"keep_s"})
     )
 
 

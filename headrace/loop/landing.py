@@ -62,7 +62,14 @@ class Landing:
 
         while not self._stop.is_set():
             try:
-                follow(self._runner, self._settings.landing, following, chores=keep_tables, failed=self._failed)
+                follow(
+                    self._runner,
+                    self._settings.landing,
+                    following,
+                    keep_s=self._settings.head_kept_s,
+                    chores=keep_tables,
+                    failed=self._failed,
+                )
             except Exception as error:
                 unforeseen = not isinstance(error, HeadraceError)
                 log.warning("landing is tried again in %.0f s: %s", _AGAIN_S, error, exc_info=unforeseen)

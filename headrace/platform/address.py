@@ -8,7 +8,7 @@ from headrace.platform.home import Home
 from headrace.platform.keys import Keys
 from headrace.platform.ports import LOOPBACK, Ports
 from headrace.settings import S3, Embedded, Endpoint, Kafka, PostgreSQL, RestCatalog, Settings, Vast
-from headrace.storage.endpoints import Endpoints, MetadataEndpoint, ModelEndpoint
+from headrace.storage.endpoints import Endpoints, MetadataEndpoint, ModelEndpoint, RecordStore
 
 BUCKET = "headrace"
 VECTORS = "headrace-vectors"
@@ -60,6 +60,9 @@ def embedded_endpoints(home: Home, keys: Keys, ports: Ports) -> Endpoints:
             **_file_properties(s3, keys.s3_access_key, keys.s3_secret_key, REGION),
         },
         kafka_bootstrap=f"{LOOPBACK}:{ports.kafka}",
+        records=RecordStore(
+            endpoint=s3, access_key=keys.s3_access_key, secret_key=keys.s3_secret_key, region=REGION, bucket=HEAD
+        ),
         files_dir=home.files,
         kv_cache_bytes=0,
         vectors_uri=f"s3://{VECTORS}",
@@ -108,7 +111,8 @@ def brought(settings: Settings) -> dict[str, Any]:
     if isinstance(settings.metadata, PostgreSQL):
         fields["metadata"] = {"url": settings.metadata.url.get_secret_value(), "db_schema": settings.metadata.db_schema}
     if isinstance(settings.head, Kafka):
-        fields |= {"kafka_bootstrap": settings.head.bootstrap, "kafka_properties": dict(settings.head.properties)}
+        properties = dict(settings.head.properties)
+        fields |= {"kafka_bootstrap": settings.head.bootstrap, "kafka_properties": properties, "records": None}
     for name in MODELS:
         model = getattr(settings.models, name)
         if isinstance(model, Endpoint):

@@ -36,6 +36,18 @@ class VastEndpoint(BaseModel):
     data_endpoints: tuple[str, ...] = ()
 
 
+class RecordStore(BaseModel):
+    """The bucket in which the embedded head keeps its records."""
+
+    model_config = ConfigDict(frozen=True)
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    region: str
+    bucket: str
+
+
 class MetadataEndpoint(BaseModel):
     """Where the metadata store is: a PostgreSQL if it has a URL, else an SQLite file."""
 
@@ -63,6 +75,8 @@ class Endpoints(BaseModel):
     """Holds the tables instead of the Iceberg catalog, if it is named."""
     kafka_bootstrap: str
     kafka_properties: dict[str, str] = {}
+    records: RecordStore | None = None
+    """Where the embedded head keeps its records; none for a head the user brought."""
     files_dir: Path
     kv_cache_bytes: int
     vectors_uri: str

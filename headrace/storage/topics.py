@@ -19,13 +19,20 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter, Metered
 from headrace.storage.records import encode
+from headrace.storage.tansu import TansuRecords
 
 _TIMEOUT_S = 20.0
 # Drained is what an empty fetch says (the client's end-of-partition event), not silence, which may be a slow fetch, and not
-# the reported end, which Tansu gives far too low. Behind that event a moment is waited for what was just acknowledged.
+# the reported end alone, which Tansu gives far too low. Behind that event a moment is waited for what was just acknowledged.
+# A partition that is written to all the time has no empty fetch: there a record made since the reading began says it.
 _SILENCE_S = 0.15
 # How long a broker may take to hand out a record that it has; one it never gave out is met with silence by some.
 _ONE_RECORD_S = 5.0
+# How long a broker may gather for one fetch. Little, since Tansu gathers that long while there is more; but it begins by listing
+# every batch of the partition, and one that does not get past that in this time hands out nothing, however often it is asked.
+_GATHER_MS = (100, 1_000, 10_000)
+_PACE_S = 3.0  # for which a reader is watched before it gives the broker more time, or less again
+_SLOW = 5_000  # records a second; a reader that gets more of them needs no patience
 _SETTLED_S = 0.01  # between two looks whether another thread was told of our deliveries
 # The client fetches ahead of us up to this much of a partition; with one batch being read and one being written that is
 # what a lander holds in memory.
@@ -112,6 +119,7 @@ class _Topic(Metered):
         self.store = store
         self.meter = meter
         self._bootstrap = endpoints.kafka_bootstrap
+        self._records = endpoints.records
         self._base = {"bootstrap.servers": endpoints.kafka_bootstrap, **endpoints.kafka_properties}
         self._link = _Link()
 
@@ -174,17 +182,18 @@ class TopicReader(_Topic):
         Some brokers answer that with silence. Where the head says that it has the offset and does not hand it out, it is not gone
         but out of reach: raises `Unavailable`.
         """
-        with self._consumer() as consumer:
-            consumer.assign([TopicPartition(self.store.name, partition, offset)])
-            until = time.monotonic() + _ONE_RECORD_S
-            while time.monotonic() < until:
-                try:
-                    for fetched in self._fetch(consumer, 1, 0.2, {}, {}):
-                        record = fetched.record(0)
-                        return record if record.offset == offset else None
-                except OutOfRange:
-                    return None
-            span = self._spans(consumer)[partition]
+        for gather_ms, patience_s in zip(_GATHER_MS[:2], (_ONE_RECORD_S / 4, _ONE_RECORD_S), strict=True):
+            with self._consumer(gather_ms) as consumer:
+                consumer.assign([TopicPartition(self.store.name, partition, offset)])
+                until = time.monotonic() + patience_s
+                while time.monotonic() < until:
+                    try:
+                        for fetched in self._fetch(consumer, 1, 0.2, {}, {}):
+                            record = fetched.record(0)
+                            return record if record.offset == offset else None
+                    except OutOfRange:
+                        return None
+                span = self._spans(consumer)[partition]
         if span.low <= offset < span.end:
             raise self._unavailable(f"it says that it has offset {offset} of partition {partition}, and does not hand it out")
         return None
@@ -199,33 +208,34 @@ class TopicReader(_Topic):
         self.ensure()
         if not start:
             return
-        with self._consumer() as consumer:
-            ends = {partition: span.end for partition, span in self._spans(consumer).items() if partition in start}
-            consumer.assign([TopicPartition(self.store.name, partition, offset) for partition, offset in start.items()])
-            reached, ended = dict(start), dict.fromkeys(start, -1)
-            quiet_since = time.monotonic()
-            ended_since: float | None = None
-            while True:
-                found = False
-                for fetched in self._fetch(consumer, most, 0.25 if follow else 0.1, reached, ended):
-                    found = True
-                    yield fetched
-                if follow:
-                    if not found:
+        ends: dict[int, int] | None = None
+        reached, ended, newest_ms = dict(start), dict.fromkeys(start, -1), dict.fromkeys(start, 0)
+        began_ms, quiet_since = int(time.time() * 1000), time.monotonic()
+        ended_since: float | None = None
+        pace = _Pace()
+        while True:
+            with self._consumer(pace.gather_ms) as consumer:
+                if ends is None:
+                    ends = {partition: span.end for partition, span in self._spans(consumer).items() if partition in start}
+                consumer.assign([TopicPartition(self.store.name, partition, offset) for partition, offset in reached.items()])
+                while True:
+                    records = 0
+                    for fetched in self._fetch(consumer, most, 0.25 if follow else 0.1, reached, ended):
+                        records, quiet_since = len(fetched), time.monotonic()
+                        newest_ms |= {p: fetched.messages[index].timestamp()[1] for p, index in fetched.last.items()}
+                        yield fetched
+                    if follow and not records:
                         yield Fetched([], [], [], [], {}, 0)
-                    continue
-                # At the end of every partition, a moment after having been there first: waiting for silence instead would chase
-                # a head that is written to all the time.
-                if all(ended[partition] >= max(end, reached[partition]) for partition, end in ends.items()):
-                    ended_since = ended_since or time.monotonic()
-                    if time.monotonic() - ended_since >= _SILENCE_S:
-                        return
-                if found:
-                    quiet_since = time.monotonic()
-                    continue
-                silent = time.monotonic() - quiet_since
-                if silent > _TIMEOUT_S:
-                    raise self._unavailable(f"no record in {_TIMEOUT_S:.0f} s, though the head says there are more")
+                    elif not follow and all(
+                        reached[p] >= end and (ended[p] >= reached[p] or newest_ms[p] > began_ms) for p, end in ends.items()
+                    ):
+                        ended_since = ended_since or time.monotonic()
+                        if time.monotonic() - ended_since >= _SILENCE_S:
+                            return
+                    elif not follow and time.monotonic() - quiet_since > (most_s := _TIMEOUT_S + pace.gather_ms / 1000):
+                        raise self._unavailable(f"no record in {most_s:.0f} s, though the head says there are more")
+                    if pace.changed(records, {p: ended[p] >= offset for p, offset in reached.items()}):
+                        break
 
     def retention_ms(self) -> int | None:
         """For how many milliseconds the broker keeps a record, by its own word; `None` for ever or unknown."""
@@ -238,10 +248,14 @@ class TopicReader(_Topic):
         return value if value >= 0 else None
 
     def forget(self, before: Mapping[int, int]) -> dict[int, int]:
-        """Have the broker delete the records of each partition before an offset; returns the partitions' new low ends.
+        """Have the records of each partition before an offset deleted; returns the partitions' new low ends.
 
-        Raises `WrongUsage` where the broker does not know how.
+        Of the embedded head whole batches go, and they are deleted where it keeps them. Raises `WrongUsage` where a broker does
+        not know how.
         """
+        if self._records is not None and (cluster := self.identity().cluster) is not None:
+            records = TansuRecords(self._records, cluster, self.store.name)
+            return {partition: records.forget(partition, offset) for partition, offset in before.items()}
         asked = [TopicPartition(self.store.name, partition, offset) for partition, offset in before.items()]
         try:
             answers = self._admin().delete_records(asked, request_timeout=_TIMEOUT_S) if asked else {}
@@ -254,7 +268,7 @@ class TopicReader(_Topic):
                 hint="Set trim = false under [landing] and let the broker's own retention do it.",
             ) from error
 
-    def _consumer(self) -> _Closing:
+    def _consumer(self, gather_ms: int = _GATHER_MS[0]) -> _Closing:
         self.ensure()
         return _Closing(
             self,
@@ -266,7 +280,7 @@ class TopicReader(_Topic):
                         "enable.partition.eof": True,
                         "auto.offset.reset": "error",
                         "isolation.level": "read_uncommitted",
-                        "fetch.wait.max.ms": 100,
+                        "fetch.wait.max.ms": gather_ms,
                         "queued.max.messages.kbytes": _AHEAD_KIB,
                         "fetch.queue.backoff.ms": 10,  # otherwise it pauses for a second each time that is full
                         "fetch.message.max.bytes": RECORD_BYTES,
@@ -323,6 +337,37 @@ class TopicReader(_Topic):
             else:
                 raise KafkaException(error)
         return good
+
+
+class _Pace:
+    """How long a reader lets the broker gather for a fetch: longer while it is behind and little comes."""
+
+    def __init__(self) -> None:
+        self._step = 0
+        self._begin()
+
+    @property
+    def gather_ms(self) -> int:
+        return _GATHER_MS[self._step]
+
+    def changed(self, records: int, at_end: Mapping[int, bool]) -> bool:
+        """Note what one look came to, and which partitions it left at their end; whether another patience is due."""
+        self._records += records
+        self._met |= {partition for partition, there in at_end.items() if there}
+        seconds = time.monotonic() - self._since
+        if seconds < _PACE_S + 2 * self.gather_ms / 1000:
+            return False
+        step = self._step
+        if len(self._met) == len(at_end):
+            step = 0
+        elif self._records < (1 if step else _SLOW * seconds):
+            step = min(step + 1, len(_GATHER_MS) - 1)
+        changed, self._step = step != self._step, step
+        self._begin()
+        return changed
+
+    def _begin(self) -> None:
+        self._since, self._records, self._met = time.monotonic(), 0, set[int]()
 
 
 class _Closing:

@@ -24,7 +24,6 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from kafka_wire import DeletingBroker
 from lander import EVENT_ROWS, EVENTS, land_events
 from servers import Servers
 from wire import wire
@@ -35,10 +34,8 @@ from headrace.head.accept import acceptance
 from headrace.head.land import Landed, landing
 from headrace.head.position import positions
 from headrace.head.reland import relanding
-from headrace.head.trim import trimming
 from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner
-from headrace.settings import Landing
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -620,36 +617,6 @@ def test_landers_that_race_for_everything_double_nothing(servers: Servers) -> No
     landed = [finish(process)["landed"] for process in racing]
     assert sum(landed) == 3000
     assert_exactly_once(endpoints, events)
-
-
-# Retention.
-
-
-def test_the_head_is_trimmed_of_what_a_table_has_held_for_a_while_and_of_nothing_else(servers: Servers, tmp_path: Path) -> None:
-    broker = DeletingBroker(servers, tmp_path / "tansu.log")
-    try:
-        endpoints = servers.endpoints.model_copy(update={"kafka_bootstrap": broker.bootstrap})
-        events = Events(endpoints)
-        events.put(30)
-        land(endpoints, tmp_path)
-        trim = trimming({EVENTS: EVENT_ROWS})
-
-        def trimmed(keep_s: float) -> list[tuple[str, int, int]]:
-            broker.asked.clear()
-            runner(endpoints, tmp_path).run(trim, settings=Landing(keep_s=keep_s))
-            return sorted(broker.asked)
-
-        assert trimmed(60.0) == [], "no snapshot is that old"
-        time.sleep(2.1)
-        events.put(30)
-        land(endpoints, tmp_path)
-        events.put(30)  # not landed
-        # Up to what the snapshot of two seconds ago holds, though a newer one holds more.
-        assert trimmed(2.0) == [("events", partition, 10) for partition in range(3)]
-        # All that has landed but the last record, by which the head is known again.
-        assert trimmed(0.0) == [("events", partition, 19) for partition in range(3)]
-    finally:
-        broker.close()
 
 
 # What comes on the head.

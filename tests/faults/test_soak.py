@@ -22,6 +22,9 @@ from test_landing import Events, assert_exactly_once, finish, lander, missing, r
 
 from headrace.errors import HeadraceError, Unavailable
 from headrace.head.position import positions
+from headrace.head.trim import trimming
+from headrace.pipeline.run import Run
+from headrace.pipeline.runner import Runner
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
 from headrace.settings import Upkeep
@@ -65,9 +68,11 @@ def landed_all(endpoints: Endpoints, events: Events) -> bool:
     return missing(rows(endpoints), events) == {}
 
 
-def keep(endpoints: Endpoints) -> None:
+def keep(endpoints: Endpoints, folder: Path) -> None:
     with contextlib.suppress(HeadraceError):
         TableWriter(EVENT_ROWS, endpoints, Meter(Ledger(), "test")).upkeep(Upkeep())
+    with contextlib.suppress(HeadraceError):
+        Runner(Run("trim", folder), endpoints).run(trimming({EVENTS: EVENT_ROWS}), keep_s=10.0)
 
 
 def account(servers: Servers, events: Events, landers: list[subprocess.Popen[str]], within: Any) -> str:
@@ -128,7 +133,7 @@ def test_ten_minutes_of_kills_while_events_land(tmp_path: Path, within: Any) -> 
             time.sleep(dice.uniform(1.0, 6.0))
             if time.monotonic() > upkeep_at:  # as a following lander does it, and killed under it as well
                 upkeep_at = time.monotonic() + 30
-                upkeep = threading.Thread(target=keep, args=(endpoints,), daemon=True)
+                upkeep = threading.Thread(target=keep, args=(endpoints, tmp_path), daemon=True)
                 upkeep.start()
             whom = dice.choice(["lander", "lander", "head", "objects"])
             kills[whom] += 1

@@ -97,6 +97,21 @@ def test_a_catalog_of_the_users_is_taken_once_its_files_have_an_endpoint() -> No
     assert Settings.load().tables.type == "rest"
 
 
+@pytest.mark.parametrize(
+    ("text", "kept_s"),
+    [
+        ("", 60.0),
+        ("[landing]\nkeep_s = 5", 5.0),
+        ("[landing]\ntrim = false\nkeep_s = 5", None),
+        ('[head]\ntype = "kafka"\nbootstrap = "k:9092"', None),
+        ('[head]\ntype = "kafka"\nbootstrap = "k:9092"\n[landing]\ntrim = true', 86_400.0),
+    ],
+)
+def test_the_embedded_head_is_trimmed_and_one_of_the_users_when_told_to(text: str, kept_s: float | None) -> None:
+    write(text)
+    assert Settings.load().head_kept_s == kept_s
+
+
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     write("[objects]\ntype = 's3'\nendpoint = 'http://127.0.0.1:1'\naccess_key = 'id'\n")
     monkeypatch.setenv("HEADRACE_OBJECTS__SECRET_KEY", "sesame")
