@@ -135,7 +135,7 @@ def _freshness(endpoints: Endpoints) -> dict[str, Any]:
     topic, table = _stores("fresh")
     TopicReader(topic, endpoints, Meter(Ledger(), "bench")).ensure()
     acknowledged: list[float] = []
-    producer = Producer({"bootstrap.servers": endpoints.kafka_bootstrap, "linger.ms": 5, "acks": "all"})
+    producer = Producer({"bootstrap.servers": endpoints.kafka_bootstrap, "linger.ms": 20, "acks": "all"})
     waits: list[float] = []
     with _lander(endpoints, "follow", topic.name, commit_s=_COMMIT_S) as process:
         assert process.stdout is not None

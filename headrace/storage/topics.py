@@ -33,6 +33,7 @@ _ONE_RECORD_S = 5.0
 _GATHER_MS = (100, 1_000, 10_000)
 _PACE_S = 3.0  # for which a reader is watched before it gives the broker more time, or less again
 _SLOW = 5_000  # records a second; a reader that gets more of them needs no patience
+_LATE_MS = 2_000  # a reader whose newest record is younger is at the end, though no empty fetch says so
 _SETTLED_S = 0.01  # between two looks whether another thread was told of our deliveries
 # The client fetches ahead of us up to this much of a partition; with one batch being read and one being written that is
 # what a lander holds in memory.
@@ -234,7 +235,8 @@ class TopicReader(_Topic):
                             return
                     elif not follow and time.monotonic() - quiet_since > (most_s := _TIMEOUT_S + pace.gather_ms / 1000):
                         raise self._unavailable(f"no record in {most_s:.0f} s, though the head says there are more")
-                    if pace.changed(records, {p: ended[p] >= offset for p, offset in reached.items()}):
+                    late_ms = int(time.time() * 1000) - _LATE_MS
+                    if pace.changed(records, {p: ended[p] >= at or newest_ms[p] > late_ms for p, at in reached.items()}):
                         break
 
     def retention_ms(self) -> int | None:
@@ -351,7 +353,7 @@ class _Pace:
         return _GATHER_MS[self._step]
 
     def changed(self, records: int, at_end: Mapping[int, bool]) -> bool:
-        """Note what one look came to, and which partitions it left at their end; whether another patience is due."""
+        """Note what one look came to, and which partitions it left at their end. True where another patience is due."""
         self._records += records
         self._met |= {partition for partition, there in at_end.items() if there}
         seconds = time.monotonic() - self._since
