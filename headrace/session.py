@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 
 from headrace.errors import StorageFull, Unavailable
 from headrace.inference.pipeline import Desk
@@ -51,7 +53,12 @@ def opened(command: str, settings: Settings, *, models: bool = True, on: str = L
     # Training takes the generator's weights from where the model server unpacks them.
     os.environ["HEADRACE_MODELS_CACHE"] = str(Home(settings.home).models_cache)
     parts = EVERY_PART if models else EVERY_PART - {"models"}
-    with open_platform(settings, parts=parts) as endpoints, recorded(command, settings.home) as run, _cause_named(settings):
+    with (
+        _lancedb_ahead(models),
+        open_platform(settings, parts=parts) as endpoints,
+        recorded(command, settings.home) as run,
+        _cause_named(settings),
+    ):
         if models:
             for chosen, endpoint in (
                 (settings.models.embedder, endpoints.embedder),
@@ -68,6 +75,19 @@ def opened(command: str, settings: Settings, *, models: bool = True, on: str = L
                 yield Session(settings, run, Runner(run, endpoints, batches=batches, bars=bars), launch)
         else:
             yield Session(settings, run, Runner(run, endpoints, bars=bars), Here())
+
+
+@contextmanager
+def _lancedb_ahead(wanted: bool) -> Iterator[None]:
+    """Import LanceDB, which takes a second or two, while the platform starts: whoever needs it earlier waits for the import."""
+    importing = threading.Thread(target=import_module, args=("lancedb",), name="lancedb", daemon=True)
+    if wanted:
+        importing.start()
+    try:
+        yield
+    finally:
+        if wanted:  # a native library that is half loaded when the interpreter ends may take it down
+            importing.join()
 
 
 @contextmanager
