@@ -41,14 +41,20 @@ class ObjectInfo:
 
 def connect(endpoints: Endpoints, bucket: str | None = None) -> S3Store:
     """An obstore client of one bucket (the object tier's unless named). Opening it sends nothing."""
+    where = (endpoints.s3_endpoint, endpoints.s3_access_key, endpoints.s3_secret_key, endpoints.s3_region)
+    return bucket_at(*where, bucket or endpoints.bucket)
+
+
+def bucket_at(endpoint: str, access_key: str, secret_key: str, region: str, bucket: str) -> S3Store:
+    """An obstore client of a bucket anywhere. Opening it sends nothing."""
     return S3Store(
-        bucket or endpoints.bucket,
-        endpoint=endpoints.s3_endpoint,
-        access_key_id=endpoints.s3_access_key,
-        secret_access_key=endpoints.s3_secret_key,
-        region=endpoints.s3_region,
+        bucket,
+        endpoint=endpoint,
+        access_key_id=access_key,
+        secret_access_key=secret_key,
+        region=region,
         virtual_hosted_style_request=False,
-        client_options={"allow_http": urlparse(endpoints.s3_endpoint).scheme == "http", "timeout": "120s"},
+        client_options={"allow_http": urlparse(endpoint).scheme == "http", "timeout": "120s"},
         # obstore's own default keeps trying for three minutes: a person at a terminal deserves an answer sooner.
         retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=20)},
     )

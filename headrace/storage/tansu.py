@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import random
 import time
-from datetime import timedelta
 
 import obstore
 from obstore import exceptions as faults
-from obstore.store import S3Store
 
 from headrace.errors import LostRace, Unavailable
 from headrace.storage.endpoints import RecordStore
+from headrace.storage.objects import bucket_at
 from headrace.storage.reason import reason
 
 _TRIES = 50
@@ -31,16 +30,7 @@ class TansuRecords:
     def __init__(self, store: RecordStore, cluster: str, topic: str) -> None:
         self._where = f"{store.endpoint}/{store.bucket}"
         self._topic = f"clusters/{cluster}/topics/{topic}/partitions"
-        self._client = S3Store(
-            store.bucket,
-            endpoint=store.endpoint,
-            access_key_id=store.access_key,
-            secret_access_key=store.secret_key,
-            region=store.region,
-            virtual_hosted_style_request=False,
-            client_options={"allow_http": True, "timeout": "60s"},
-            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=20)},
-        )
+        self._client = bucket_at(store.endpoint, store.access_key, store.secret_key, store.region, store.bucket)
 
     def forget(self, partition: int, before: int) -> int:
         """Delete the batches that end at or below offset `before`; returns the offset at which the partition now begins.
