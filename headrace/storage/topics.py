@@ -194,7 +194,7 @@ class TopicReader(_Topic):
                             return record if record.offset == offset else None
                     except OutOfRange:
                         return None
-                span = self._spans(consumer)[partition]
+        span = self.spans()[partition]
         if span.low <= offset < span.end:
             raise self._unavailable(f"it says that it has offset {offset} of partition {partition}, and does not hand it out")
         return None
