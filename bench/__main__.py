@@ -1,8 +1,8 @@
 """Run every benchmark, or those named, and print one JSON document.
 
-python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [upkeep] [search] [tenants] [training] [peers]
+python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [upkeep] [search] [tenants] [training] [peers] [mutants]
 
-`peers` installs packages beside the project and runs only where it is named.
+Two run only where they are named: `peers`, which installs packages beside the project, and `mutants`, which measures the tests.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 
-from bench import ask, demo, index, landing, ledger, peers, search, start, tenants, training, upkeep
+from bench import ask, demo, index, landing, ledger, mutants, peers, search, start, tenants, training, upkeep
 
 BENCHMARKS = {
     "platform": start.measure,
@@ -27,12 +27,14 @@ BENCHMARKS = {
     "training": training.measure,
     "demo": demo.measure,
     "peers": peers.measure,
+    "mutants": mutants.measure,
 }
+_NAMED_ONLY = {"peers", "mutants"}
 
 
 def main() -> None:
     """Measure what the command line names, all of it by default."""
-    names = sys.argv[1:] or [name for name in BENCHMARKS if name != "peers"]
+    names = sys.argv[1:] or [name for name in BENCHMARKS if name not in _NAMED_ONLY]
     if unknown := set(names) - set(BENCHMARKS):
         sys.exit(f"No benchmark {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}.")
     results, load = {}, os.getloadavg()[0]
@@ -46,6 +48,8 @@ def main() -> None:
         "python": platform.python_version(),
     }
     print(json.dumps({"date": time.strftime("%Y-%m-%d"), "machine": machine, "results": results}, indent=2))
+    if not results.get("mutants", {"passed": True})["passed"]:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
