@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.errors import (
@@ -93,6 +94,8 @@ class Door:
                 await answer(scope, receive, counted)
             else:
                 await self._app(scope, replay(body or b"", receive), counted)
+        except ClientDisconnect:
+            pass  # nobody is there to be answered
         finally:
             seconds = time.perf_counter() - started
             self._metrics.count(route, status, seconds)

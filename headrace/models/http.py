@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -29,11 +30,16 @@ def told(status: int, message: str, code: str, *, param: str | None = None, retr
 
 
 async def read_body(receive: Receive, most: int) -> bytes | None:
-    """The whole body, or `None` where it is larger than `most` bytes; some of that is taken in, so that its sender reads why."""
+    """The whole body, or `None` where it is larger than `most` bytes; some of that is taken in, so that its sender reads why.
+
+    Raises `ClientDisconnect` where the client left in the middle of it: half a document must not be taken for a whole one.
+    """
     pieces: list[bytes] = []
     size, more = 0, True
     while more and size <= 8 * most:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         piece = message.get("body", b"")
         size += len(piece)
         if size <= most:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
-from starlette.requests import cookie_parser
+from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.errors import (
@@ -156,6 +156,8 @@ class Door:
         try:
             async with asyncio.timeout(_BODY_S):
                 body = await read_body(receive, most)
+        except ClientDisconnect:
+            return None  # nobody is there to be answered
         except TimeoutError:
             return told(408, f"The body did not come within {_BODY_S:.0f} s. Send it faster.", "timeout")
         if body is None:
