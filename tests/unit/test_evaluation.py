@@ -115,3 +115,17 @@ def test_an_interval_holds_its_mean_and_is_the_same_each_time() -> None:
     assert low < 0.45 < mean < 0.55 < high
     assert mean_with_interval([0.7] * 9) == (0.7, 0.7, 0.7)
     assert mean_with_interval([]) == (0.0, 0.0, 0.0)
+
+
+def test_the_interval_is_of_95_percent() -> None:
+    """Of n ones and zeros the resampled mean is binomial, known exactly: 95 % of it lies between these two counts."""
+    n = 400
+    cumulated, wanted = 0.0, []
+    for hits in range(n + 1):
+        before, cumulated = cumulated, cumulated + math.comb(n, hits) * 0.3**hits * 0.7 ** (n - hits)
+        wanted += [hits / n for share in (0.025, 0.975) if before < share <= cumulated]
+    mean, low, high = mean_with_interval([1.0] * 120 + [0.0] * 280)
+    assert mean == 0.3
+    assert [low, high] == pytest.approx(wanted, abs=1.01 / n)
+    # One of 90 % would be narrower by three such steps at either end.
+    assert wanted[1] - wanted[0] == pytest.approx(2 * 1.96 * math.sqrt(0.3 * 0.7 / n), abs=0.002)

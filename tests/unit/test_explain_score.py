@@ -162,6 +162,58 @@ def test_triggers_and_labels_come_from_the_declaration() -> None:
             ],
             "Inference moved 100 B through 3 stores",
         ),
+        # What was read again: only that, beside what was written, and from twice as much on.
+        (
+            TRAINING,
+            [row("finetune", DATASETS, "write", 100), row("finetune", DATASETS, "read", 250)],
+            "Datasets gave back 250 B, 2.5 times what was written to them",
+        ),
+        (
+            TRAINING,
+            [row("finetune", DATASETS, "write", 100), row("finetune", DATASETS, "read", 200)],
+            "Datasets gave back 200 B, 2.0 times what was written to them",
+        ),
+        (
+            TRAINING,
+            [row("finetune", DATASETS, "write", 100), row("finetune", DATASETS, "read", 1234)],
+            "Datasets gave back 1.2 KB, 12 times what was written to them",
+        ),
+        (
+            TRAINING,
+            [row("finetune", DATASETS, "write", 100), row("finetune", DATASETS, "read", 199)],
+            "Training moved 299 B; 100 % of it went through object storage",
+        ),
+        # Two fifths of all are enough for a store to be named, a half for a tier, three times as much for being ahead.
+        (
+            TRAINING,
+            [row("finetune", CHECKPOINTS, "write", 400), row("land", FEEDBACK_ROWS, "write", 600)],
+            "Training moved 1 KB; 40 % of it is checkpoints",
+        ),
+        (
+            TRAINING,
+            [row("finetune", CHECKPOINTS, "write", 399), row("land", FEEDBACK_ROWS, "write", 601)],
+            "Training moved 1 KB; 60 % of it went through tables",
+        ),
+        (
+            TRAINING,
+            [row("land", FEEDBACK_ROWS, "write", 500), row("land", FEEDBACK, "read", 500)],
+            "Training moved 1 KB; 50 % of it went through tables",
+        ),
+        (
+            INFERENCE,
+            [row("put", DOCUMENTS, "write", 600), row("retrieve", CHUNKS, "read", 200)],
+            "600 B moved ahead of time, so that questions moved only 200 B",
+        ),
+        (
+            INFERENCE,
+            [row("put", DOCUMENTS, "write", 599), row("retrieve", CHUNKS, "read", 200)],
+            "Inference moved 799 B; 75 % of it went through object storage",
+        ),
+        (
+            INFERENCE,
+            [row("put", DOCUMENTS, "write", 30)],
+            "Inference moved 30 B; 100 % of it went through object storage",
+        ),
     ],
 )
 def test_the_headline_is_the_first_claim_the_rows_support(pipeline: Pipeline, rows: list[dict[str, Any]], expected: str) -> None:

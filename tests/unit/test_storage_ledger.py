@@ -50,6 +50,45 @@ def test_a_ledger_folded_into_another_is_as_if_counted_there(ours: list[float], 
     assert ledger.rows() == filled(ours + theirs).rows()
 
 
+def test_operations_counted_together_weigh_as_if_each_was_counted() -> None:
+    """99 operations of 1 ms in one call and one of 1 s: half of a hundred, and 95 of them, took a millisecond."""
+    ledger = Ledger()
+    ledger.count("put", DOCUMENTS, Direction.WRITE, bytes=990, seconds=0.001, ops=99)
+    ledger.count("put", DOCUMENTS, Direction.WRITE, bytes=10, seconds=1.0)
+    assert ledger.rows() == filled([0.001] * 99 + [1.0]).rows()
+    (row,) = ledger.rows()
+    assert row.p50_ms == row.p95_ms == pytest.approx(1, rel=0.1)
+    assert (row.ops, row.bytes, row.max_ms) == (100, 1000, 1000.0)
+
+
+def test_the_slowest_of_operations_counted_together_is_as_slow_as_each_of_them() -> None:
+    ledger = Ledger()
+    ledger.count("put", DOCUMENTS, Direction.WRITE, bytes=10, seconds=0.5, ops=8)
+    (row,) = ledger.rows()
+    assert row.max_ms == 500.0
+    assert row.p95_ms == 500.0, "no percentile is above the slowest"
+
+
+@pytest.mark.parametrize(("slow", "p95"), [(5, 0.001), (6, 1.0)])
+def test_the_95th_percentile_is_the_least_that_95_of_100_do_not_exceed(slow: int, p95: float) -> None:
+    (row,) = filled([0.001] * (100 - slow) + [1.0] * slow).rows()
+    assert row.p95_ms == pytest.approx(p95 * 1e3, rel=0.1)
+
+
+def test_a_watch_and_another_ledger_get_a_batch_as_it_was_counted() -> None:
+    own, watch, other = Ledger(), Ledger(), Ledger()
+    with watch.watched():
+        Meter(own, "put").count(DOCUMENTS, Direction.WRITE, bytes=990, seconds=0.001, ops=99, estimated=True)
+        with Meter(own, "put").operation(CHUNKS, Direction.READ) as operation:
+            operation.ops, operation.bytes = 7, 21
+    other.fold(own.export())
+    assert own.rows() == watch.rows() == other.rows()
+    assert [(row.store, row.ops, row.bytes, row.estimated) for row in own.rows()] == [
+        ("documents", 99, 990, True),
+        ("chunks", 7, 21, False),
+    ]
+
+
 def test_folding_renames_the_stage_and_tenant_where_asked() -> None:
     ledger = Ledger()
     ledger.fold(filled([0.1]).export(), stage="rerank", tenant="acme")

@@ -193,7 +193,11 @@ ALARMS = [
     ({}, {"kl": 0.7}, "it drifted 0.70 nats per token"),
     ({"beside": {"groundedness": WORSE}}, {}, "its score rises while its answers stand less on the passages"),
     ({"tenants": {"acme": WORSE}}, {}, "tenant acme gets worse: -0.200 on its 40 questions"),
+    # As many questions as are asked for are enough.
+    ({"tenants": {"few": seen(0.6, 0.4, -0.3, -0.1, 10)}}, {}, "tenant few gets worse: -0.200 on its 10 questions"),
     ({"without": {"mallory": seen(0.6, 0.5, -0.3, 0.1, 30)}}, {}, "it hangs on one user: without the questions that mallory"),
+    # Without the user it is just as good: all that is better comes from that user.
+    ({"without": {"eve": seen(0.5, 0.5, -0.1, 0.1, 30)}}, {}, "it hangs on one user: without the questions that eve"),
 ]
 CALM = [
     ({"beside": {"tokens": seen(40, 5, -40, -30), "wanted": seen(6, 6, 0, 0)}}, {}),  # nearer to what is wanted
@@ -203,6 +207,17 @@ CALM = [
     ({"beside": {"groundedness": WORSE}, "difference": -0.1}, {}),  # everything falls: no hacking, and refused anyway
     ({"tenants": {"acme": seen(0.6, 0.4, -0.3, -0.1, 9)}}, {}),
     ({"without": {"mallory": seen(0.5, 0.51, -0.2, 0.2, 30)}}, {}),
+    ({"without": {"only": seen(0.0, 0.0, 0.0, 0.0, 0)}}, {}),  # nobody else judged
+    # What is just allowed: a change by a half, a growth by a twentieth, half a nat; and an interval that ends at zero.
+    ({"beside": {"tokens": seen(10, 15, 4, 6), "wanted": seen(9, 9, 0, 0)}}, {}),
+    ({"beside": {"tokens": seen(10, 30, 15, 25), "wanted": seen(20, 20, 0, 0)}}, {}),  # as far from what is wanted as before
+    ({"beside": {"tokens": seen(10, 16, 0, 12), "wanted": seen(9, 9, 0, 0)}}, {}),
+    ({"beside": {"tokens": seen(10, 4, -12, 0), "wanted": seen(9, 9, 0, 0)}}, {}),
+    ({"beside": {"refused": seen(0.0, 0.05, 0.01, 0.1)}}, {}),
+    ({"beside": {"repetition": seen(0.0, 0.05, 0.01, 0.1)}}, {"kl": 0.5}),
+    ({"beside": {"groundedness": seen(0.6, 0.5, -0.2, 0.0)}}, {}),
+    ({"beside": {"groundedness": WORSE}, "difference": 0.0}, {}),
+    ({"tenants": {"acme": seen(0.6, 0.5, -0.2, 0.0)}}, {}),
 ]
 
 
@@ -234,6 +249,15 @@ def test_an_evaluation_is_made_whole_by_tenant_and_without_each_user_of_weight()
     assert found.beside["tokens"].difference == -4.0
     assert set(found.beside) == {"tokens"}
     assert found.as_dict()["tenants"]["a"]["questions"] == 2
+
+
+def test_users_with_more_than_the_share_and_not_all_of_the_questions_are_left_out_in_turn() -> None:
+    def one(*users: str) -> dict[str, object]:
+        return {"question": "q", "tenant": "a", "users": list(users), "score": 0.5}
+
+    rows = tuple(one("all", *(["two"] if n < 2 else []), *(["three"] if n < 3 else [])) for n in range(20))
+    found = evaluated(Compared("F1", rows, rows, {}), "none", Training(gate=Gate(user_share=0.1)))
+    assert {user: rest.questions for user, rest in found.without.items()} == {"three": 17}, "two of twenty are just a tenth"
 
 
 def test_of_many_questions_some_are_asked_whichever_order_they_come_in_and_answers_stay() -> None:

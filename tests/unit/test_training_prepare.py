@@ -311,6 +311,60 @@ def test_an_answer_from_a_passage_that_is_gone_is_left_out_whole() -> None:
     assert examples.left_out == {"answer: passage forgotten": 1}
 
 
+@pytest.mark.parametrize("up", [True, False])
+def test_an_example_is_of_the_user_whose_newest_verdict_counts_and_agrees(up: bool) -> None:
+    verdicts = [
+        verdict("1", up, "a", minute=0, offset=0, user="ann"),
+        verdict("1", up, "a", minute=1, offset=1, user="bob"),
+        verdict("1", up, "a", minute=2, offset=2, user="cid", simulated=True),
+        verdict("1", not up, "a", minute=3, offset=3, user="cid"),
+    ]
+    (one,) = rows(made([answer("1", "q", "a")], verdicts))
+    assert one["label"] == float(up)
+    assert one["user"] == "bob", "what cid said first counts no more, and what cid says now is the contrary"
+    assert not one["simulated"], "nor was it a simulated user whose verdict counts"
+    assert one["users"] == ["ann", "bob", "cid"]
+
+
+def test_a_correction_that_its_user_took_back_teaches_nothing() -> None:
+    given = [answer("1", "q", "a", answer="Four.")]
+    first = verdict("1", False, minute=0, offset=0, correction="Three.")
+    (one,) = rows(made(given, [first]))
+    assert one["target"] == "Three."
+    (one,) = rows(made(given, [first, verdict("1", False, minute=1, offset=1)]))
+    assert (one["target"], one["label"]) == (None, 0.0)
+
+
+# what a question is about
+
+
+@pytest.mark.parametrize(
+    ("shown", "liked", "about"),
+    [
+        # The document of which most passages were liked, however often another was cited or found first.
+        ([("ba", "b"), ("ba", "b"), ("ba", "b")], {"a": True}, "da"),
+        ([("bcd", "")], {"b": True, "c": True, "d": True}, "dcd"),
+        # Nothing liked: what the answers cite most, however often another was found first.
+        ([("ba", "a"), ("ba", ""), ("ba", "")], {}, "da"),
+        ([("bac", "b"), ("bac", "a"), ("bac", "a")], {"b": False}, "da"),
+        # Nothing cited either: what was found first most often, and of equals the first by id.
+        ([("ba", ""), ("ab", ""), ("ba", "")], {}, "db"),
+        ([("ba", ""), ("ab", "")], {}, "da"),
+    ],
+)
+def test_a_question_is_about_what_it_liked_else_cites_else_found_first(
+    shown: list[tuple[str, str]], liked: dict[str, bool], about: str
+) -> None:
+    """A whole answer's example has the document that its question is about; by it the splits are kept apart."""
+    chunks = [chunk(name, "dcd" if name in "cd" else "") for name in "abcd"]
+    answers = [answer(str(n), "q", names, cited=cited, offset=n) for n, (names, cited) in enumerate(shown)]
+    answers.append(answer("said", "q", "", answer="It is.", offset=50))
+    verdicts = [verdict("0", up, name, offset=n) for n, (name, up) in enumerate(liked.items())]
+    verdicts += [verdict(str(n), False, offset=20 + n) for n in range(len(shown))]  # an answer that nobody judged says nothing
+    (whole,) = rows(made(answers, [*verdicts, verdict("said", True, offset=60)], chunks), "answer")
+    assert whole["document_id"] == about
+
+
 # personal data
 
 
