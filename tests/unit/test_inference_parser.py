@@ -149,7 +149,7 @@ def test_a_stray_nul_and_a_mark_are_dropped(parser: Parser) -> None:
 
 
 def test_a_line_without_end_is_text(parser: Parser) -> None:
-    assert parser.parse("a.txt", b"a" * 3_000_000).text == "a" * 3_000_000
+    assert parser.parse("a.txt", b"a" * 1_000_000).text == "a" * 1_000_000
 
 
 def test_random_bytes_named_txt_are_refused(parser: Parser) -> None:
@@ -214,33 +214,35 @@ def test_a_broken_pdf_is_refused(parser: Parser, data: bytes) -> None:
     assert "\n" not in said
 
 
+SLOW = b"<table>" + b"<tr><td><b>x</b><i>y</i></td></tr>" * 200_000 + b"</table>"
+
+
 def test_a_parse_that_takes_too_long_is_killed_and_the_next_one_runs() -> None:
     before = {child.pid for child in psutil.Process().children()}
-    slow = b"<table>" + b"<tr><td><b>x</b><i>y</i></td></tr>" * 60_000 + b"</table>"
-    with Parser(replace(LIMITS, parse_seconds=0.3)) as parser:
+    # So much more than a line of text needs that a busy machine does not matter.
+    with Parser(replace(LIMITS, parse_seconds=1.0)) as parser:
         parser.parse("a.md", b"quick")
         (process,) = [child for child in psutil.Process().children() if child.pid not in before]
-        assert reason(parser, "slow.html", slow) == "parsing took longer than 0.3 s"
+        assert reason(parser, "slow.html", SLOW) == "parsing took longer than 1 s"
         assert not process.is_running()
         assert parser.parse("b.md", b"after").text == "after"
     assert {child.pid for child in psutil.Process().children()} <= before
 
 
 def test_a_parse_that_takes_too_much_of_the_processor_says_so() -> None:
-    slow = b"<table>" + b"<tr><td><b>x</b><i>y</i></td></tr>" * 200_000 + b"</table>"
     with Parser(replace(LIMITS, parse_cpu_seconds=1)) as parser:
-        assert reason(parser, "slow.html", slow) == "parsing took more than 1 s of the processor's time"
+        assert reason(parser, "slow.html", SLOW) == "parsing took more than 1 s of the processor's time"
         assert parser.parse("b.md", b"after").text == "after"
 
 
 def test_a_parser_that_was_killed_costs_one_document() -> None:
     before = {child.pid for child in psutil.Process().children()}
     with Parser(LIMITS) as parser:
-        parser.parse("a.html", b"<p>a</p>")
+        parser.parse("a.md", b"a")
         (process,) = [child for child in psutil.Process().children() if child.pid not in before]
         process.kill()
-        assert outcome(parser, "b.html", b"<p>b</p>") in ("b", "its parser ran out of memory or crashed")
-        assert parser.parse("c.html", b"<p>c</p>").text == "c"
+        assert outcome(parser, "b.md", b"b") in ("b", "its parser ran out of memory or crashed")
+        assert parser.parse("c.md", b"c").text == "c"
 
 
 def test_a_process_of_many_open_files_parses_too() -> None:

@@ -2,112 +2,34 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from model_endpoint import Answer, Server, embeddings, events, piece, refused, said, served
 
 from headrace.errors import MissingPart, Overloaded, RequestRefused, Unavailable
-from headrace.models.client import Completion, Embedder, Generator, Reranker, wait_ready
+from headrace.models import client
+from headrace.models.client import Completion, Embedder, Reranker, wait_ready
 from headrace.storage.endpoints import ModelEndpoint
-
-Answer = tuple[int, dict[str, str], bytes]
-
-
-@dataclass
-class Server:
-    """Answers each request with what `answer` makes of its path and body; notes what it was sent."""
-
-    url: str
-    answer: Callable[[str, dict[str, Any]], Answer] = lambda path, body: (500, {}, b"")
-    seen: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    clients: ExitStack = field(default_factory=ExitStack)
-
-    def embedder(self, *, batch: int = 64, **given: Any) -> Embedder:
-        return self.clients.enter_context(Embedder(self.endpoint(**given), batch=batch))
-
-    def reranker(self) -> Reranker:
-        return self.clients.enter_context(Reranker(self.endpoint()))
-
-    def generator(self) -> Generator:
-        return self.clients.enter_context(Generator(self.endpoint()))
-
-    def endpoint(self, **given: Any) -> ModelEndpoint:
-        return ModelEndpoint(**{"url": self.url, "model": "m", "timeout_s": 5.0} | given)
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self.give(*script.answer(self.path, {}))
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            script.seen.append((self.path, body))
-            script.keys.append(self.headers.get("authorization", ""))
-            self.give(*script.answer(self.path, body))
-
-        def give(self, status: int, headers: dict[str, str], body: bytes) -> None:
-            self.send_response(status)
-            for name, value in {"content-length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            with suppress(BrokenPipeError):  # a client that did not wait
-                self.end_headers()
-                self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    script = Server(f"http://127.0.0.1:{http.server_address[1]}/v1")
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-    thread.start()
-    with script.clients:
-        yield script
-    http.shutdown()
-    thread.join()
-    http.server_close()
+    with served() as server:
+        yield server
 
 
-def said(status: int, body: Any, **headers: str) -> Answer:
-    return status, {"content-type": "application/json", **headers}, json.dumps(body).encode()
-
-
-def refused(status: int, code: str, message: str = "no", **headers: str) -> Answer:
-    return said(status, {"error": {"message": message, "type": "t", "code": code}}, **headers)
-
-
-def embeddings(body: dict[str, Any], *, encoded: bool = True) -> Answer:
-    """Each text's embedding holds its length: (length, 1)."""
-    data = []
-    for index, text in enumerate(body["input"]):
-        vector = np.array([len(text), 1], "<f4")
-        given = base64.b64encode(vector.tobytes()).decode() if encoded else vector.tolist()
-        data.append({"object": "embedding", "index": index, "embedding": given})
-    return said(200, {"object": "list", "data": data[::-1], "model": "m"})
-
-
-def events(*chunks: Any, done: bool = True) -> Answer:
-    lines = [f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n" for chunk in chunks]
-    body = "".join([*lines, "data: [DONE]\n\n"] if done else lines)
-    return 200, {"content-type": "text/event-stream"}, body.encode()
-
-
-def piece(text: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
-    return {"model": "m-1", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}], **more}
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the clients would have waited before they asked again; here they do not wait."""
+    found: list[float] = []
+    monkeypatch.setattr(client.time, "sleep", found.append)
+    return found
 
 
 def test_no_client_loads_torch() -> None:
@@ -181,11 +103,12 @@ def test_what_a_server_refuses_becomes_our_error_at_once(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_server_is_asked_again_and_then_given_up(server: Server, status: int) -> None:
-    server.answer = lambda path, body: refused(status, "overloaded") if len(server.seen) < 3 else embeddings(body)
+def test_a_busy_server_is_asked_again_and_then_given_up(server: Server, pauses: list[float], status: int) -> None:
+    server.answer = lambda path, body: refused(status, "overloaded") if len(server.seen) < 4 else embeddings(body)
     embedder = server.embedder()
     assert embedder.embed(["abc"], kind="query")[0, 0] == 3
-    assert len(server.seen) == 3
+    assert len(server.seen) == 4
+    assert pauses == [pytest.approx(pause, rel=0.2) for pause in (0.2, 0.4, 0.8)]
     server.seen.clear()
     server.answer = lambda path, body: refused(status, "overloaded")
     with pytest.raises(Overloaded, match=str(status)):
@@ -193,15 +116,28 @@ def test_a_busy_server_is_asked_again_and_then_given_up(server: Server, status: 
     assert len(server.seen) == 4
 
 
-def test_nobody_there_and_nobody_answering_are_unavailable_with_the_url(server: Server) -> None:
+@pytest.mark.parametrize(("asked", "pause"), [("3", 3.0), ("5", 5.0), ("60", 5.0)])
+def test_a_server_that_says_when_to_come_back_is_given_that_time_within_reason(
+    server: Server, pauses: list[float], asked: str, pause: float
+) -> None:
+    busy = refused(429, "overloaded", **{"retry-after": asked})
+    server.answer = lambda path, body: busy if len(server.seen) < 2 else embeddings(body)
+    server.embedder().embed(["abc"], kind="query")
+    assert pauses == [pause]
+
+
+def test_nobody_there_and_nobody_answering_are_unavailable_with_the_url(server: Server, pauses: list[float]) -> None:
     with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1/v1/embeddings cannot be reached") as nowhere:
         server.embedder(url="http://127.0.0.1:1/v1").embed(["a"], kind="query")
     assert nowhere.value.hint
+    assert len(pauses) == 3, "nobody there is asked again: it may be starting"
+    pauses.clear()
     waiting = threading.Event()
     server.answer = lambda path, body: (200, {}, b"{}") if waiting.wait(5) else (500, {}, b"")
     with pytest.raises(Unavailable, match="did not answer within"):
         server.embedder(timeout_s=0.2).embed(["a"], kind="query")
     waiting.set()
+    assert pauses == [], "whoever waited in vain is not made to wait again"
 
 
 def test_logits_come_in_the_order_of_the_passages(server: Server) -> None:
