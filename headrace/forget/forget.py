@@ -153,6 +153,7 @@ _SEARCHED = {
     },
     "document": {
         "documents (object)": "the sources of every version",
+        "document-events (table)": "what its events say beyond name, size, hash and times",
         "documents (table)": "rows of every version",
         "chunks (table), chunks (vector)": "chunks of every version in every generation of the index, its indices and versions",
         "interactions (table)": "answers that were given a passage of it",

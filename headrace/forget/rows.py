@@ -27,9 +27,10 @@ from headrace.pipeline.stage import stage
 from headrace.storage.records import batch
 from headrace.storage.tables import TableReader, TableWriter, quoted
 
-# What of a row is somebody's words, or made from them; nothing else of an answer or a verdict is.
+# What of a row is somebody's words, or made from them; nothing else of an answer, a verdict or a document's event is.
 _ANSWER_WORDS = ("answer", "prompt_tokens", "completion_tokens", "logprobs", "extra")
 _VERDICT_WORDS = ("reason", "correction", "extra")
+_EVENT_WORDS = ("extra",)
 
 
 @stage("Finds the answers, verdicts and dead letters of a user.")
@@ -74,9 +75,8 @@ def find_document(
     mine = f"document_id = {quoted(subject.document_id)}"
     versions = _rows(documents, _with_words, mine)
     split = _rows(chunks, _every, mine)
-    put = events.read(
-        ("sha256", "at", "topic", "partition", "offset"), f"{of_tenant} AND uri = {quoted(subject.name)}"
-    ).to_pylist()
+    put = _rows(events, _every, f"{of_tenant} AND uri = {quoted(subject.name)}")
+    described = [row for row in put if _has_words(row, _EVENT_WORDS)]
     for row in put:
         journal.see(row["at"], place(row))
     journal.chunks.update(row["chunk_id"] for row in split)
@@ -92,12 +92,13 @@ def find_document(
     for table, what, rows in (
         (documents, REMOVED, versions),
         (chunks, REMOVED, split),
+        (events, EMPTIED, described),
         (interactions, EMPTIED, spoken),
         (feedback, EMPTIED, judged),
     ):
         _take(journal, table, what, rows)
     letters = _letters(dead_letters, subject, journal)
-    return len(versions) + len(split) + len(spoken) + len(judged) + len(letters)
+    return len(versions) + len(split) + len(described) + len(spoken) + len(judged) + len(letters)
 
 
 @stage("Bars a user or a document, and every event of it, from every later dataset.")
@@ -132,8 +133,9 @@ def strike_user(
     )
 
 
-@stage("Takes a document's text and chunks out of the tables, and its words out of answers that were made from it.")
+@stage("Takes a document's text and chunks out of the tables, and its words out of its events and of answers made from it.")
 def strike_document(
+    events: Annotated[TableWriter, DOCUMENT_EVENT_ROWS],
     documents: Annotated[TableWriter, DOCUMENT_ROWS],
     chunks: Annotated[TableWriter, CHUNK_ROWS],
     interactions: Annotated[TableWriter, INTERACTION_ROWS],
@@ -147,6 +149,10 @@ def strike_document(
     def mine(rows: pa.RecordBatch) -> pa.BooleanArray:
         return pc.equal(rows["document_id"], subject.document_id)
 
+    def described(rows: pa.RecordBatch) -> pa.BooleanArray:
+        named = pc.and_(pc.equal(rows["tenant"], subject.tenant), pc.equal(rows["uri"], subject.name))
+        return pc.and_(named, _words(rows, _EVENT_WORDS))
+
     def spoken(rows: pa.RecordBatch) -> pa.BooleanArray:
         return pc.and_(subject.asked(rows), _words(rows, _ANSWER_WORDS))
 
@@ -156,6 +162,7 @@ def strike_document(
     return (
         documents.rewrite(("document_id", "status"), lambda rows: pc.and_(mine(rows), _with_words(rows)))
         + chunks.rewrite(("document_id",), mine)
+        + events.rewrite(("tenant", "uri", *_EVENT_WORDS), described, functools.partial(_emptied, names=_EVENT_WORDS))
         + interactions.rewrite(
             ("tenant", "user", "passages", *_ANSWER_WORDS), spoken, functools.partial(_emptied, names=_ANSWER_WORDS)
         )
@@ -172,12 +179,13 @@ def purge(
     feedback: Annotated[TableWriter, FEEDBACK_ROWS],
     dead_letters: Annotated[TableWriter, DEAD_LETTERS],
     examples: Annotated[TableWriter, EXAMPLES],
+    events: Annotated[TableWriter, DOCUMENT_EVENT_ROWS],
     documents: Annotated[TableWriter, DOCUMENT_ROWS],
     chunks: Annotated[TableWriter, CHUNK_ROWS],
     subject: Subject,
 ) -> dict[str, dict[str, int]]:
     """Purge every table that may have held it; objects removed and their bytes, by table."""
-    tables = [interactions, feedback, dead_letters, examples, *([documents, chunks] if subject.document_id else [])]
+    tables = [interactions, feedback, dead_letters, examples, *([events, documents, chunks] if subject.document_id else [])]
     # Each waits for seconds of the store's clock to pass.
     with ThreadPoolExecutor(len(tables), "purge") as pool:
         done = list(pool.map(lambda table: table.purge(), tables))
