@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from another_user import as_another_user
 
 from headrace.errors import BadDocument, NotFound
 from headrace.inference.put import _read, object_key, walk
@@ -17,7 +18,12 @@ def names(*paths: Path) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    root = tmp_path / "docs"
+    return filled(tmp_path)
+
+
+def filled(empty: Path) -> Path:
+    """A folder of three documents in an empty one."""
+    root = empty / "docs"
     (root / "b" / "c").mkdir(parents=True)
     (root / "a.md").write_text("a")
     (root / "b" / "z.md").write_text("z")
@@ -110,19 +116,19 @@ def test_a_file_gone_meanwhile_is_refused(folder: Path) -> None:
     assert caught.value.reason == "cannot be opened (no such file or directory)"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read_has_a_name_and_a_reason(folder: Path) -> None:
-    (folder / "a.md").chmod(0)
-    (folder / "b" / "c").chmod(0)
-    try:
-        found = {uri: path for path, uri in walk([folder])}
+def test_what_may_not_be_read_has_a_name_and_a_reason() -> None:
+    def read(empty: Path) -> None:
+        docs = filled(empty)
+        (docs / "a.md").chmod(0)
+        (docs / "b" / "c").chmod(0)
+        found = {uri: path for path, uri in walk([docs])}
         assert sorted(found) == ["docs/a.md", "docs/b/c", "docs/b/z.md"]
         for uri in ("docs/a.md", "docs/b/c"):
             with pytest.raises(BadDocument) as caught:
                 _read(found[uri], uri, 100)
             assert caught.value.reason == "cannot be opened (permission denied)"
-    finally:
-        (folder / "b" / "c").chmod(0o700)
+
+    as_another_user(read)
 
 
 def test_sources_of_tenants_are_kept_apart() -> None:

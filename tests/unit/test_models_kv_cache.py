@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,107 @@ def test_the_least_recently_used_go_first_and_the_limit_holds(
     run(model, [6, *PROMPT[1:]], cache(limit=2 * size))
     assert len(blocks(tmp_path)) == 2
     assert run(model, PROMPT, cache(limit=0)).reused_tokens == 0
+
+
+def prefix(first: int, count: int = 1) -> list[int]:
+    """`count` blocks of tokens that no other prefix begins with."""
+    return [first, *PROMPT[1 : count * BLOCK]]
+
+
+def keep(cache: KvCache, tokens: list[int], restored: int = 0) -> int:
+    """Save a prefix' blocks, whose values do not matter; how many were written."""
+    return cache.save(tokens, np.zeros(SHAPE.array(len(tokens)), np.float32), restored=restored)
+
+
+def restored(cache: KvCache, tokens: list[int]) -> int:
+    """How many blocks of a prefix are found; finding them is a use."""
+    return cache.restore(tokens, np.zeros(SHAPE.array(len(tokens)), np.float32)) // BLOCK
+
+
+def key(tokens: list[int], tenant: str = "acme") -> str:
+    return block_keys(tokens, model="tiny@1", tenant=tenant, shape=SHAPE)[-1]
+
+
+def last_used(folder: Path, tokens: list[int], at: float, tenant: str = "acme") -> None:
+    """Date the last use of a prefix' last block."""
+    os.utime(blocks(folder)[key(tokens, tenant)], (at, at))
+
+
+def test_what_was_used_last_stays_whenever_it_was_written(cache: Callable[..., KvCache], tmp_path: Path) -> None:
+    first, second, third = prefix(1), prefix(2), prefix(3)
+    for at, tokens in enumerate((first, second), 1):
+        keep(cache(), tokens)
+        last_used(tmp_path, tokens, 1000.0 * at)
+    size = blocks(tmp_path)[key(first)].stat().st_size
+    assert restored(cache(), first) == 1, "it was written first, and is used now"
+    assert keep(cache(limit=2 * size), third) == 1
+    assert set(blocks(tmp_path)) == {key(first), key(third)}
+
+
+def test_a_prefix_that_is_written_on_is_used_from_its_beginning(cache: Callable[..., KvCache], tmp_path: Path) -> None:
+    shared, other = prefix(1), prefix(2)
+    keep(cache(), shared)
+    keep(cache(), other)
+    last_used(tmp_path, shared, 1000.0)
+    last_used(tmp_path, other, 2000.0)
+    assert keep(cache(), prefix(1, 2), restored=BLOCK) == 1
+    size = blocks(tmp_path)[key(shared)].stat().st_size
+    keep(cache(limit=3 * size), prefix(3))
+    assert set(blocks(tmp_path)) == {key(shared), key(prefix(1, 2)), key(prefix(3))}
+
+
+def test_a_block_that_was_not_found_is_not_used(cache: Callable[..., KvCache], tmp_path: Path) -> None:
+    whole = prefix(1, 3)
+    keep(cache(), whole)
+    keys = block_keys(whole, model="tiny@1", tenant="acme", shape=SHAPE)
+    for block in keys:
+        os.utime(blocks(tmp_path)[block], (1000.0, 1000.0))
+    blocks(tmp_path)[keys[1]].unlink()
+    assert restored(cache(), whole) == 1
+    used = {block: path.stat().st_mtime for block, path in blocks(tmp_path).items()}
+    assert used[keys[0]] > 1e9
+    assert used[keys[2]] == 1000.0, "no good without the one before it"
+
+
+@pytest.mark.parametrize("bound", ["limit", "share"])
+@pytest.mark.parametrize(("short", "stays"), [(0, True), (1, False)])
+def test_a_limit_is_filled_to_the_byte_and_not_beyond(
+    cache: Callable[..., KvCache], tmp_path: Path, bound: str, short: int, stays: bool
+) -> None:
+    first, second = prefix(1), prefix(2)
+    keep(cache(), first)
+    last_used(tmp_path, first, 1000.0)
+    size = blocks(tmp_path)[key(first)].stat().st_size
+    assert keep(cache(**{bound: 2 * size - short}), second) == 1
+    assert (key(first) in blocks(tmp_path)) is stays
+
+
+@pytest.mark.parametrize("bound", ["limit", "share"])
+@pytest.mark.parametrize(("short", "written"), [(0, 1), (1, 0)])
+def test_a_block_goes_in_where_it_just_fits(
+    cache: Callable[..., KvCache], tmp_path: Path, bound: str, short: int, written: int
+) -> None:
+    keep(cache("globex"), prefix(1))
+    (one,) = blocks(tmp_path).values()
+    size = one.stat().st_size
+    one.unlink()
+    assert keep(cache(**{bound: size - short}), prefix(1)) == written
+
+
+def test_what_another_tenant_used_last_is_not_given_up_for_one_beyond_its_share(
+    cache: Callable[..., KvCache], tmp_path: Path
+) -> None:
+    theirs, own = prefix(1), prefix(2)
+    keep(cache("globex"), theirs)
+    last_used(tmp_path, theirs, 1000.0, "globex")  # longest ago of all
+    keep(cache("acme"), own)
+    last_used(tmp_path, own, 2000.0)
+    size = blocks(tmp_path)[key(own)].stat().st_size
+    assert keep(cache("acme", share=size), prefix(3)) == 1
+    assert set(blocks(tmp_path)) == {key(theirs, "globex"), key(prefix(3))}
+    # Where the whole is full, whoever used theirs longest ago gives it up, whose they are or not.
+    assert keep(cache("acme", share=3 * size, limit=2 * size), prefix(4)) == 1
+    assert set(blocks(tmp_path)) == {key(prefix(3)), key(prefix(4))}
 
 
 def test_a_tenant_beyond_its_share_gives_up_its_own_blocks(model: SmolLM, cache: Callable[..., KvCache], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from another_user import as_another_user
 
 from headrace.catalog import KV_CACHE
 from headrace.errors import HomeRefused, Unavailable, WrongUsage
@@ -25,7 +26,11 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def files(tmp_path: Path, ledger: Ledger) -> FileWriter:
-    return FileWriter(KV_CACHE, Endpoints.model_construct(files_dir=tmp_path), Meter(ledger, "generate", "acme"))
+    return files_in(tmp_path, ledger)
+
+
+def files_in(folder: Path, ledger: Ledger | None = None) -> FileWriter:
+    return FileWriter(KV_CACHE, Endpoints.model_construct(files_dir=folder), Meter(ledger or Ledger(), "generate", "acme"))
 
 
 def test_what_was_written_is_read_listed_and_counted(files: FileWriter, ledger: Ledger) -> None:
@@ -126,9 +131,24 @@ def test_a_directory_in_the_way_is_told(files: FileWriter) -> None:
     assert files.read("a/b") == b"x"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_of_somebody_elses_is_told(files: FileWriter) -> None:
-    files.write("a", b"x")
-    (files.root / "a").chmod(0)
-    with pytest.raises(HomeRefused, match="cannot be opened"):
-        files.read("a")
+def test_a_file_of_somebody_elses_is_told() -> None:
+    def read(folder: Path) -> None:
+        files = files_in(folder)
+        files.write("a", b"x")
+        (files.root / "a").chmod(0)
+        with pytest.raises(HomeRefused, match="cannot be opened"):
+            files.read("a")
+
+    as_another_user(read)
+
+
+def test_a_directory_that_may_not_be_written_is_told() -> None:
+    def write(folder: Path) -> None:
+        files = files_in(folder)
+        files.write("a", b"x")
+        files.root.chmod(0o500)
+        with pytest.raises(HomeRefused, match="cannot be opened"):
+            files.write("b", b"x")
+        assert files.read("a") == b"x"
+
+    as_another_user(write)
