@@ -50,6 +50,7 @@ def start_weed(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...]) -> C
         "metricsPort": ports.metrics,
         "metricsIp": LOOPBACK,
         "master.telemetry": "false",
+        "master.resumeState": "false",
         "master.volumeSizeLimitMB": 1024,
         "volume.max": 1000,
         "volume.preStopSeconds": 0,
