@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from another_user import as_another_user
+from child import as_another_user
 
 from headrace.errors import BadDocument, NotFound
 from headrace.inference.put import _read, object_key, walk

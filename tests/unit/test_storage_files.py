@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from another_user import as_another_user
+from child import as_another_user
 
 from headrace.catalog import KV_CACHE
 from headrace.errors import HomeRefused, Unavailable, WrongUsage
