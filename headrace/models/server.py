@@ -1,8 +1,8 @@
 """The embedded model server: `python -m headrace.models.server --port P`, bound to 127.0.0.1.
 
 It takes from the environment: HEADRACE_MODELS_KEY (bearer token), HEADRACE_MODELS_CACHE (folder for weights made ready to
-load), HEADRACE_ENDPOINTS_FILE (JSON of `Endpoints`; may appear after the start), HEADRACE_MODELS_THREADS (default 2) and
-HEADRACE_MODELS_EXACT (1: everything in float32; see `precision.py`).
+load), HEADRACE_ENDPOINTS_FILE (JSON of `Endpoints`; may appear after the start), HEADRACE_MODELS_THREADS (default 2),
+HEADRACE_MODELS_EXACT (1: everything in float32; see `precision.py`) and HEADRACE_MODELS_INSTEAD (see `tokens.py`).
 It answers at once, is ready when torch is imported, loads each model on first use and logs to stderr.
 """
 

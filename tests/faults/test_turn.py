@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tiny_model
+import tiny
 from judged import judge
 
 from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, TURNS
@@ -131,14 +131,14 @@ def answers(count: int) -> list[dict[str, Any]]:
     rows = []
     for n in range(count):
         said = ("blue", "red", "green")[n % 3]
-        completion = list(tiny_model.ids(f"{said} ."))
+        completion = list(tiny.ids(f"{said} ."))
         rows.append(
-            tiny_model.row(
+            tiny.row(
                 question="which colour is it " + "the sky " * (1 + n),
                 answer=said,
                 target="blue" if n % 3 != 1 else None,
                 label=float(said == "blue"),
-                prompt=list(tiny_model.ids("user which colour is the sky assistant")),
+                prompt=list(tiny.ids("user which colour is the sky assistant")),
                 completion=completion,
                 logprobs=[-1.0] * len(completion),
                 sampling={"temperature": 1.0, "top_p": 1.0},
@@ -170,7 +170,7 @@ def test_a_training_that_was_cut_ends_with_the_weights_of_one_that_was_not(
 ) -> None:
     if name in GENERATORS:
         folder = tmp_path / "model"
-        tiny_model.random_llama(folder)
+        tiny.random_llama(folder)
         monkeypatch.setattr(RECIPES[name], "base", folder)
     files = dataset(endpoints, answers(8) if name in GENERATORS else passages(8), f"{name}/train.parquet")
     whole, cut = (Job(name, SMALL, files, f"{name}/{which}", threads=2) for which in ("whole", "cut"))

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 
 from headrace.errors import BadSettings
 from headrace.inference.embedders import Embedders, asked_for, maker, name_of, version_of
 from headrace.models.release import CARDS
+from headrace.models.tokens import INSTEAD
 from headrace.pipeline.progress import Bars
 from headrace.storage.endpoints import ModelEndpoint
 from headrace.training.measures import measure_of
@@ -85,36 +87,41 @@ VECTORS = {
 }
 
 
-def by_hand(monkeypatch: pytest.MonkeyPatch, items: list[Liked], **given: Any) -> tuple[float, dict[str, float]]:
-    """The loss where texts have the vectors above."""
-    torch = pytest.importorskip("torch")
-    from headrace.training import encoder
+def by_hand(items: list[Liked], **given: Any) -> tuple[float, dict[str, float]]:
+    """The loss with a model that has the vectors above for its texts."""
+    import torch
 
-    monkeypatch.setattr(encoder, "embed", lambda model, texts, *, exact: torch.tensor([VECTORS[text] for text in texts]))
-    loss, told = RECIPE.loss(Policy(torch.nn.Identity(), None), items, settings(**given), 0)
+    class Table(torch.nn.Module):
+        def preprocess(self, texts: list[str]) -> list[str]:
+            return texts
+
+        def forward(self, texts: list[str]) -> dict[str, torch.Tensor]:
+            return {"sentence_embedding": torch.tensor([VECTORS[text] for text in texts])}
+
+    loss, told = RECIPE.loss(Policy(Table(), None), items, settings(**given), 0)
     return float(loss), told
 
 
-def test_the_loss_is_that_of_a_case_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_is_that_of_a_case_worked_by_hand() -> None:
     a = Liked("ask a", "a", "da", (("not a", "dx"),), frozenset({"a"}), frozenset({"not a"}))
     b = Liked("ask b", "b", "db", (), frozenset({"b"}), frozenset())
     # Question a has the cosines 0.6 with its own, 0.8 with b's, 0 with the disliked one; question b has 0.6, 0.8, 0.
     one = -math.log(math.exp(2 * 0.6) / (math.exp(2 * 0.6) + math.exp(2 * 0.8) + 1))
-    loss, told = by_hand(monkeypatch, [a, b], scale=2.0)
+    loss, told = by_hand([a, b], scale=2.0)
     assert loss == pytest.approx(one, abs=1e-6)
     assert told == {"first": 0.0}
     # At another temperature.
     sharp = -math.log(math.exp(0.6 * 20) / (math.exp(0.6 * 20) + math.exp(0.8 * 20) + 1))
-    assert by_hand(monkeypatch, [a, b], scale=20.0)[0] == pytest.approx(sharp, abs=1e-4)
+    assert by_hand([a, b], scale=20.0)[0] == pytest.approx(sharp, abs=1e-4)
 
 
-def test_what_may_answer_a_question_is_not_held_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_answer_a_question_is_not_held_against_it() -> None:
     a = Liked("ask a", "a", "da", (), frozenset({"a"}), frozenset())
     alone = -math.log(math.exp(2 * 0.6) / (math.exp(2 * 0.6) + 1))
 
     def with_a(other: Liked) -> float:
         """What question a's own sum comes to beside another item's passages, of which only `not a` counts."""
-        both, _ = by_hand(monkeypatch, [a, other], scale=2.0)
+        both, _ = by_hand([a, other], scale=2.0)
         its_own = [VECTORS["ask b"]] @ np.asarray([VECTORS[text] for text, counts in summed(other) if counts]).T
         sums = np.exp(2 * its_own[0])
         return 2 * both + math.log(sums[0] / sums.sum())
@@ -135,18 +142,28 @@ def test_what_may_answer_a_question_is_not_held_against_it(monkeypatch: pytest.M
     # But what was disliked for the question itself is held against it, whatever it is from.
     own = Liked("ask a", "a", "da", (("more of a", "da"),), frozenset({"a"}), frozenset({"more of a"}))
     told_apart = -math.log(math.exp(2 * 0.6) / (math.exp(2 * 0.6) + math.exp(2 * 1.0)))
-    assert by_hand(monkeypatch, [own], scale=2.0)[0] == pytest.approx(told_apart, abs=1e-6)
+    assert by_hand([own], scale=2.0)[0] == pytest.approx(told_apart, abs=1e-6)
 
 
-def test_it_learns_what_the_verdicts_say_and_is_released_as_a_sentence_transformer(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+@pytest.mark.parametrize(
+    ("of", "liked", "other", "rate", "steps"),
+    [("tiny", "yes", "never", 2e-3, 25), pytest.param("packaged", "never", "yes", 2e-4, 8, marks=pytest.mark.soak)],
+)
+def test_it_learns_what_the_verdicts_say_and_is_released_as_a_sentence_transformer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str, liked: str, other: str, rate: float, steps: int
+) -> None:
+    """Learned is the opposite of what the model says before."""
+    import torch
     from sentence_transformers import SentenceTransformer
+
+    if of == "tiny":
+        monkeypatch.setenv(INSTEAD, str(tiny.folder()))
 
     chosen = settings(max_tokens=32)
     rows = []
     for n, thing in enumerate(("wheel", "weir", "gate", "lock")):
-        for rank, word in enumerate(("yes", "never"), 1):
-            rows.append(verdict(f"does the {thing} turn?", f"{word} the {thing}", float(word == "never"), rank, f"d{n}"))
+        for rank, word in enumerate((other, liked), 1):
+            rows.append(verdict(f"does the {thing} turn?", f"{word} the {thing}", float(word == liked), rank, f"d{n}"))
     items = RECIPE.items(rows, chosen)
     torch.manual_seed(3)
     policy = RECIPE.fresh(None, chosen, 3)
@@ -155,10 +172,10 @@ def test_it_learns_what_the_verdicts_say_and_is_released_as_a_sentence_transform
     assert all("embeddings" in name for name in fixed)
     words = policy.model.state_dict()[fixed[0]].clone()
     trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=2e-4)
+    optimizer = torch.optim.AdamW(trained, lr=rate)
     policy.model.train()
     losses = []
-    for step in range(8):
+    for step in range(steps):
         loss, told = RECIPE.loss(policy, items, chosen, step)
         assert 0 <= told["first"] <= 1
         optimizer.zero_grad()
@@ -179,9 +196,10 @@ def test_it_learns_what_the_verdicts_say_and_is_released_as_a_sentence_transform
     loaded = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     assert loaded.max_seq_length == 256
     questions = [f"does the {thing} turn?" for thing in ("wheel", "gate")]
-    vectors = loaded.encode([*questions, "yes the wheel", "never the wheel", "yes the gate", "never the gate"])
+    vectors = loaded.encode([*questions, *(f"{word} the {thing}" for thing in ("wheel", "gate") for word in (other, liked))])
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(6), abs=1e-5)
     assert vectors[0] @ vectors[3] > vectors[0] @ vectors[2]
+    assert vectors[1] @ vectors[5] > vectors[1] @ vectors[4]
     again = RECIPE.fresh(folder, chosen, 3)
     assert all(torch.equal(one, policy.model.state_dict()[name]) for name, one in again.model.state_dict().items())
 

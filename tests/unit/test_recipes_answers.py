@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from tiny_model import bigram, random_llama, row
+from tiny import bigram, random_llama, row
 
 from headrace.models.measures import groundedness, repetition, unmarked
 from headrace.models.release import CARDS

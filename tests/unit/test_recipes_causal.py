@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_model import END, bigram, ids, random_llama
+from tiny import END, bigram, ids, random_llama
 from transformers import AutoModelForCausalLM
 
 from headrace.training import causal

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_model import bigram, ids, random_llama, row
+from tiny import bigram, ids, random_llama, row
 
 from headrace.errors import BadSettings
 from headrace.training import causal

@@ -164,9 +164,9 @@ def test_one_that_declines_or_invents_retreats_though_nobody_dislikes_it() -> No
     assert alike[0] == ""
 
 
-def test_equals_seldom_retreat_and_a_clearly_worse_one_nearly_always_does() -> None:
-    """300 trials each of thirty judged answers: at most the tenth that a confidence of 90 % lets through, all looks together."""
-    trials = 300
+@pytest.mark.parametrize("trials", [100, pytest.param(300, marks=pytest.mark.soak)])
+def test_equals_seldom_retreat_and_a_clearly_worse_one_nearly_always_does(trials: int) -> None:
+    """Trials of thirty judged answers: at most the tenth that a confidence of 90 % lets through, all looks together."""
 
     def retreats(liked: float) -> int:
         ended = [
