@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,6 +24,7 @@ from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training import canary
 from headrace.training.champion import champion
+from headrace.training.pipeline import Turn
 from headrace.training.recipe import MODELS as MODEL_NAMES
 from headrace.training.recipe import RERANKER
 from headrace.training.recipes import RECIPES
@@ -51,13 +52,16 @@ class Waiting:
 
 
 class Loop:
-    """Makes turns for one installation while it holds the seat, and watches what is on trial."""
+    """Makes turns for one installation while it holds the seat, and watches what is on trial; `go` is how a turn is made."""
 
-    def __init__(self, session: Session, told: Status, name: str, *, pause: Pause | None = None) -> None:
+    def __init__(
+        self, session: Session, told: Status, name: str, *, pause: Pause | None = None, go: Callable[..., Turn] = go_round
+    ) -> None:
         self._session = session
         self._settings = session.settings.training
         self._status = told
         self._pause = pause or Pause()
+        self._go = go
         self._retry_at = 0.0
         runner = session.runner
         self._models = ObjectReader(MODELS, runner.endpoints, Meter(runner.record.ledger, "loop"))
@@ -65,7 +69,8 @@ class Loop:
         self._known: dict[int, dict[str, Any]] = {}
         self._tried: dict[str, due.Reached] = {}
         """What each recipe was offered and could not learn from."""
-        self._since: dict[str, datetime] = {}
+        self._since: dict[str, tuple[due.Reached, datetime]] = {}
+        """When the oldest verdict was given that a recipe has not read, beside what it had read when that was looked up."""
         self._after = ""
         self._watched_at = -_WATCH_S
         self._trials: dict[str, str] = {}
@@ -135,11 +140,11 @@ class Loop:
         if not count:
             self._since.pop(recipe, None)
             return Waiting(recipe, model, 0, None, None, False, self._note(recipe, model))
-        if recipe not in self._since:
-            found = self._session.runner.run(due.oldest, landed=stands.landed, read=behind)
-            if found is not None:
-                self._since[recipe] = found
-        since = self._since.get(recipe)
+        before, since = self._since.get(recipe, (None, None))
+        if before != behind:  # not looked up yet, or another command has learned from it meanwhile
+            since = self._session.runner.run(due.oldest, landed=stands.landed, read=behind)
+            if since is not None:
+                self._since[recipe] = behind, since
         due_at = since + timedelta(minutes=self._settings.minutes) if since else None
         enough = count >= self._settings.verdicts or (due_at is not None and datetime.now(UTC) >= due_at)
         return Waiting(recipe, model, count, since, due_at, enough and model not in self._trials, self._note(recipe, model))
@@ -195,7 +200,7 @@ class Loop:
             session = replace(whole, runner=told)
             share = settings.training.canary.share
             try:
-                done = go_round(session, recipe, canary=share, load=partial(load, session))
+                done = self._go(session, recipe, canary=share, load=partial(load, session))
             except NothingToLearn as nothing:
                 # Not a failure: other recipes learn from other verdicts.
                 session.run.detail["nothing"] = nothing.message

@@ -9,6 +9,7 @@ from typing import Any
 
 from headrace.loop import status
 from headrace.loop.due import new
+from headrace.loop.pause import Pause
 from headrace.loop.status import Status, StatusBars
 from headrace.loop.words import deciding, doing, serving, troubled, waiting
 
@@ -25,6 +26,16 @@ def test_new_verdicts_are_those_beyond_what_a_turn_read_partition_by_partition()
 
 def test_of_a_topic_that_was_made_anew_all_verdicts_are_new() -> None:
     assert new({"0": mark(4, incarnation=2)}, {"0": mark(90)}) == 4
+
+
+def test_each_failure_in_a_row_is_waited_for_twice_as_long_up_to_an_hour() -> None:
+    pause = Pause()
+    assert [pause.failed() for _ in range(8)] == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+    assert pause.times == 8
+    pause.succeeded()
+    assert (pause.times, pause.failed()) == (0, 60)
+    pause.times = 5_000
+    assert pause.failed() == 3600
 
 
 def test_the_file_says_that_a_process_is_gone_and_what_was_told_last(tmp_path: Path) -> None:

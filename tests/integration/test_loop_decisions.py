@@ -1,0 +1,385 @@
+"""What the training loop does next, one step at a time: real tables, head and manifests, and turns that take no time."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, MODELS, TURNS
+from headrace.errors import HeadraceError, LostRace, NothingToLearn, Unavailable
+from headrace.head.land import land
+from headrace.head.position import positions
+from headrace.loop import loop as loop_module
+from headrace.loop import status
+from headrace.loop.loop import Loop
+from headrace.loop.pause import Pause
+from headrace.loop.status import Status
+from headrace.pipeline import manifest
+from headrace.pipeline.run import runs
+from headrace.session import Session, opened
+from headrace.settings import Endpoint, Models, Settings
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectWriter
+from headrace.storage.tables import TableReader
+from headrace.storage.topics import TopicWriter
+from headrace.training.champion import Champion
+from headrace.training.pipeline import Turn
+from headrace.training.promote import Decision
+from headrace.turn import go_round
+
+METER = Meter(Ledger(), "test")
+NOBODY = Endpoint(type="endpoint", url="http://127.0.0.1:1/v1", model="m")
+RECIPES = ("reranker", "sft", "kto")
+MODEL = {"reranker": "reranker", "sft": "generator", "kto": "generator"}
+VERDICTS, MINUTES = 5, 10.0
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    folder = tmp_path_factory.mktemp("decisions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        settings = Settings(home=folder / "home", models=Models(embedder=NOBODY, reranker=NOBODY, generator=NOBODY))
+        chosen = {"recipes": RECIPES, "verdicts": VERDICTS, "minutes": MINUTES}
+        settings = settings.model_copy(update={"training": settings.training.model_copy(update=chosen)})
+        with opened("loop", settings, quiet=True) as session:
+            yield session
+
+
+class Turns:
+    """How turns are made here: each notes its recipe and ends at once, as the test says, by default with a manifest."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.made: list[str] = []
+        self.fails: dict[str, Exception] = {}
+
+    def __call__(self, session: Session, recipe: str, **_: Any) -> Turn:
+        self.made.append(recipe)
+        if error := self.fails.get(recipe):
+            raise error
+        number = learned(self.session, recipe)
+        decision = Decision(number, MODEL[recipe], False, "no better", (), f"v{number:06}", "none")
+        nothing = cast(Any, None)
+        return Turn(recipe, nothing, nothing, nothing, nothing, decision, {}, 0.0)
+
+
+@pytest.fixture
+def turns(session: Session) -> Turns:
+    """An installation in which every recipe has learned from every verdict there is, nothing is on trial and no turn is begun."""
+    store = ObjectWriter(TURNS, session.runner.endpoints, METER)
+    for info in list(store.list()):
+        store.delete(info.key)
+    models = ObjectWriter(MODELS, session.runner.endpoints, METER)
+    for info in list(models.list()):
+        models.delete(info.key)
+    for recipe in RECIPES:
+        learned(session, recipe)
+    return Turns(session)
+
+
+class Seated(Loop):
+    """A loop that holds the seat, with what it tells; `kept` is what the loop before it had told, if one was."""
+
+    def __init__(self, session: Session, turns: Callable[..., Turn], home: Path, **kept: Any) -> None:
+        self.told = Telling(home, **kept)
+        super().__init__(session, self.told, "one", pause=Pause(first=0.3), go=turns)
+        self.seat.held = True
+
+    @property
+    def waiting(self) -> dict[str, dict[str, Any]]:
+        """What waits, by recipe."""
+        return {one["recipe"]: one for one in self.told.get("recipes")}
+
+
+class Telling(Status):
+    """Remembers every turn that was told to be under way."""
+
+    def __init__(self, home: Path, **kept: Any) -> None:
+        super().__init__(home, **kept)
+        self.turns: list[dict[str, Any]] = []
+
+    def tell(self, **what: Any) -> None:
+        super().tell(**what)
+        if what.get("turn"):
+            self.turns.append(what["turn"])
+
+
+@pytest.fixture
+def loop(session: Session, turns: Turns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Seated:
+    monkeypatch.setattr(loop_module, "_WATCH_S", 0.0)
+    return Seated(session, turns, tmp_path)
+
+
+def judged(session: Session, count: int, *, minutes_ago: float = 0.0) -> None:
+    """Verdicts on answers that nobody gave, landed."""
+    at = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+    rows = []
+    for _ in range(count):
+        name = uuid.uuid4().hex
+        plain: dict[str, Any] = {field.name: "" for field in FEEDBACK.columns if not field.nullable}
+        rows.append({**plain, "tenant": "acme", "simulated": False, "up": True, "verdict_id": name, "answer_id": name, "at": at})
+    TopicWriter(FEEDBACK, session.runner.endpoints, METER).append(rows, key="answer_id")
+    session.runner.run(land)
+
+
+def learned(session: Session, recipe: str) -> int:
+    """Commit a turn that has read every verdict; its number."""
+    endpoints = session.runner.endpoints
+    store = ObjectWriter(TURNS, endpoints, METER)
+    number = max(manifest.numbers(store), default=0) + 1
+    marks = positions(TableReader(FEEDBACK_ROWS, endpoints, METER).marks(), FEEDBACK.name)
+    manifest.publish(
+        store,
+        number,
+        {
+            "turn": number,
+            "recipe": recipe,
+            "model": MODEL[recipe],
+            "offsets": {FEEDBACK.name: {str(place): at.as_mark() for place, at in marks.items()}},
+            "decision": {"promote": False, "why": "no better"},
+            "evaluation": {"champion": 0.5, "challenger": 0.4, "questions": 9},
+            "weights": {"version": None},
+            "committed": datetime.now(UTC).isoformat(),
+        },
+    )
+    return number
+
+
+def begun(session: Session, recipe: str, *, minutes_ago: float) -> int:
+    """A turn that somebody began and has not committed."""
+    store = ObjectWriter(TURNS, session.runner.endpoints, METER)
+    number = max(manifest.numbers(store), default=0) + 1
+    at = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+    manifest.begin(store, number, {"turn": number, "recipe": recipe, "begun": at.isoformat()})
+    return number
+
+
+def trial(session: Session, model: str, *, version: str = "v000099", minutes_ago: float = 0.0) -> None:
+    """Put a challenger on trial, for an hour from its beginning on."""
+    since = (datetime.now(UTC) - timedelta(minutes=minutes_ago)).isoformat()
+    canary = {"version": version, "share": 0.1, "turn": 99, "since": since, "why": "better"}
+    pointer = {**vars(Champion(model)), "moves": 1, "kind": "canary", "who": "turn 99", "at": since, "canary": canary}
+    models = ObjectWriter(MODELS, session.runner.endpoints, METER)
+    models.put(f"{model}/champion.json", json.dumps(pointer).encode())
+
+
+def test_without_the_seat_nothing_is_done(session: Session, loop: Seated, turns: Turns) -> None:
+    judged(session, VERDICTS)
+    loop.seat.held, loop.seat.holder = False, "another machine (two)"
+    assert not loop.step()
+    assert (loop.told.get("state"), loop.told.get("note")) == (
+        status.ELSEWHERE,
+        "The loop at another machine (two) trains for this installation.",
+    )
+    loop.seat.holder = ""
+    assert not loop.step()
+    assert loop.told.get("state") == status.STARTING
+    assert turns.made == []
+
+
+def test_a_turn_starts_at_so_many_verdicts_and_not_one_before(session: Session, loop: Seated, turns: Turns) -> None:
+    assert not loop.step()
+    assert {name: (one["new"], one["due"], one["since"]) for name, one in loop.waiting.items()} == dict.fromkeys(
+        RECIPES, (0, False, None)
+    )
+    judged(session, VERDICTS - 1)
+    assert not loop.step()
+    assert (loop.waiting["sft"]["new"], loop.waiting["sft"]["of"], loop.told.get("state")) == (4, 5, status.WAITING)
+    assert turns.made == []
+    judged(session, 1)
+    assert loop.step()
+    assert turns.made == ["reranker"]
+    assert [(turn["recipe"], turn["resumed"]) for turn in loop.told.turns] == [("reranker", False)]
+
+
+def test_a_turn_starts_with_fewer_verdicts_once_the_oldest_has_waited_long_enough(
+    session: Session, loop: Seated, turns: Turns, tmp_path: Path
+) -> None:
+    judged(session, 1, minutes_ago=MINUTES - 2)
+    assert not loop.step()
+    due = datetime.fromisoformat(loop.waiting["reranker"]["due_at"])
+    assert timedelta(minutes=1) < due - datetime.now(UTC) < timedelta(minutes=2)
+    judged(session, 1)
+    assert not loop.step()
+    assert datetime.fromisoformat(loop.waiting["reranker"]["due_at"]) == due, "the oldest counts"
+    judged(session, 1, minutes_ago=MINUTES + 0.01)
+    again = Seated(session, turns, tmp_path)  # it has not seen the others
+    assert again.step()
+    assert turns.made == ["reranker"]
+
+
+def test_a_verdict_that_another_command_learned_from_starts_no_turn_early(session: Session, loop: Seated, turns: Turns) -> None:
+    judged(session, 1, minutes_ago=MINUTES - 0.05)
+    assert not loop.step()
+    for recipe in RECIPES:
+        learned(session, recipe)
+    judged(session, 1)  # between two looks of the loop
+    assert not loop.step()
+    due = datetime.fromisoformat(loop.waiting["reranker"]["due_at"])
+    assert due - datetime.now(UTC) > timedelta(minutes=MINUTES - 1)
+
+
+def test_recipes_take_turns_however_many_verdicts_come(session: Session, loop: Seated, turns: Turns) -> None:
+    judged(session, VERDICTS)
+    for _ in range(4):
+        assert loop.step()
+        judged(session, VERDICTS)
+    assert turns.made == ["reranker", "sft", "kto", "reranker"]
+
+
+def test_a_recipe_that_has_nothing_new_is_passed_over(session: Session, loop: Seated, turns: Turns) -> None:
+    judged(session, VERDICTS)
+    learned(session, "sft")
+    assert loop.step()
+    assert loop.step()
+    assert not loop.step()
+    assert turns.made == ["reranker", "kto"]
+
+
+def test_a_model_on_trial_is_not_trained_meanwhile_and_others_are(session: Session, loop: Seated, turns: Turns) -> None:
+    trial(session, "generator")
+    judged(session, VERDICTS)
+    assert loop.step()
+    assert not loop.step()
+    assert turns.made == ["reranker"]
+    notes = {name: (one["note"], one["due"], one["new"]) for name, one in loop.waiting.items()}
+    assert notes == {
+        "reranker": ("", False, 0),
+        **dict.fromkeys(("sft", "kto"), ("waits for the trial of v000099 to end", False, VERDICTS)),
+    }
+    assert loop.told.get("models")["generator"]["trial"]["version"] == "v000099"
+
+
+def test_what_waited_for_a_trial_is_trained_once_that_has_ended(session: Session, loop: Seated, turns: Turns) -> None:
+    models = ObjectWriter(MODELS, session.runner.endpoints, METER)
+    models.put("reranker/v000099/card.json", json.dumps({"version": "v000099", "turn": 99, "files": []}).encode())
+    trial(session, "reranker", minutes_ago=61)
+    judged(session, VERDICTS)
+    assert loop.step()
+    assert turns.made == ["reranker"]
+    assert (loop.told.get("models")["reranker"]["version"], loop.told.get("models")["reranker"]["canary"]) == ("v000099", None)
+
+
+def test_what_cannot_be_looked_at_is_said_and_looked_at_again(session: Session, loop: Seated, turns: Turns) -> None:
+    trial(session, "reranker", version="v000098", minutes_ago=61)  # it is to be crowned, and was never released
+    judged(session, VERDICTS)
+    assert not loop.step()
+    assert "No version 'v000098' of reranker was released." in loop.told.get("note")
+    assert turns.made == []
+    ObjectWriter(MODELS, session.runner.endpoints, METER).delete("reranker/champion.json")
+    assert loop.step()
+    assert loop.told.get("note") == ""
+
+
+def test_a_turn_that_another_command_began_is_left_to_it(session: Session, loop: Seated, turns: Turns) -> None:
+    judged(session, VERDICTS)
+    number = begun(session, "kto", minutes_ago=14.5)
+    assert not loop.step()
+    assert loop.told.get("note") == f"Turn {number} (kto) is being made by another command."
+    assert turns.made == []
+
+
+def test_a_turn_that_was_left_lying_is_taken_up(session: Session, loop: Seated, turns: Turns) -> None:
+    begun(session, "kto", minutes_ago=15.5)
+    assert loop.step()
+    assert turns.made == ["kto"], "with its own recipe, whatever would be next"
+    assert (loop.told.turns[0]["recipe"], loop.told.turns[0]["resumed"]) == ("kto", True)
+
+
+def test_a_loop_that_is_started_again_takes_its_own_turn_up_at_once(session: Session, turns: Turns, tmp_path: Path) -> None:
+    begun(session, "sft", minutes_ago=0.0)
+    another = Seated(session, turns, tmp_path, turn={"recipe": "kto"})
+    assert not another.step(), "one that had another turn under way leaves it alone"
+    assert turns.made == []
+    again = Seated(session, turns, tmp_path, turn={"recipe": "sft"})
+    assert again.step()
+    assert turns.made == ["sft"]
+
+
+def test_after_a_failure_the_loop_pauses_longer_each_time_and_tries_again(
+    session: Session, loop: Seated, turns: Turns, within: Callable[[float, Callable[[], bool]], bool]
+) -> None:
+    judged(session, VERDICTS)
+    turns.fails = {name: Unavailable("The store is away.", hint="Bring it back.") for name in RECIPES}
+    assert loop.step()
+    trouble = loop.told.get("trouble")
+    assert (trouble["recipe"], trouble["why"], trouble["hint"], trouble["times"]) == (
+        "reranker",
+        "The store is away.",
+        "Bring it back.",
+        1,
+    )
+    assert not loop.step()
+    assert (loop.told.get("state"), turns.made) == (status.PAUSED, ["reranker"])
+    turns.fails["sft"] = ValueError("by design")
+    assert within(30, loop.step), "after the pause it goes on, with the next recipe"
+    assert turns.made == ["reranker", "sft"]
+    trouble = loop.told.get("trouble")
+    assert (trouble["times"], trouble["why"]) == (2, "Something unforeseen happened: ValueError: by design.")
+    turns.fails.clear()
+    assert within(30, loop.step)
+    assert turns.made == ["reranker", "sft", "kto"]
+    assert loop.told.get("trouble") is None
+    assert loop.step(), "what succeeded leaves no pause behind"
+    turns.fails["sft"] = Unavailable("The store is away.")
+    assert loop.step()
+    assert loop.told.get("trouble")["times"] == 1
+
+
+def test_a_turn_that_somebody_else_committed_is_no_failure(session: Session, loop: Seated, turns: Turns) -> None:
+    judged(session, VERDICTS)
+    turns.fails["reranker"] = LostRace("Somebody else was quicker.")
+    assert loop.step()
+    assert loop.told.get("trouble") is None
+    assert loop.step()
+    assert turns.made == ["reranker", "sft"]
+
+
+def test_a_recipe_that_finds_nothing_to_learn_waits_for_new_verdicts(session: Session, turns: Turns, tmp_path: Path) -> None:
+    """With a turn as it is made: nobody gave the answers that these verdicts are on."""
+    made: list[str] = []
+
+    def go(session: Session, recipe: str, **given: Any) -> Turn:
+        made.append(recipe)
+        return go_round(session, recipe, **given)
+
+    for recipe in ("sft", "kto"):
+        learned(session, recipe)
+    judged(session, VERDICTS)
+    for recipe in ("sft", "kto"):
+        learned(session, recipe)
+    loop = Seated(session, go, tmp_path)
+    assert loop.step()
+    assert made == ["reranker"]
+    assert loop.told.get("trouble") is None
+    assert not loop.step(), "the same would come of it"
+    assert loop.waiting["reranker"]["note"] == "nothing it could learn from yet"
+    assert loop.waiting["reranker"]["new"] == 0
+    recorded = runs(session.settings.home)[-1]
+    assert (recorded["command"], recorded["state"]) == ("turn", "done")
+    judged(session, VERDICTS - 1)
+    assert not loop.step()
+    assert (loop.waiting["reranker"]["new"], made) == (4, ["reranker"])
+    judged(session, 1)
+    for recipe in ("sft", "kto"):
+        learned(session, recipe)
+    assert loop.step()
+    assert made == ["reranker", "reranker"]
+
+
+@pytest.mark.parametrize("error", [NothingToLearn("Nothing."), LostRace("Lost."), HeadraceError("Failed.")])
+def test_what_is_told_after_a_turn_is_that_none_is_under_way(
+    session: Session, loop: Seated, turns: Turns, error: HeadraceError
+) -> None:
+    judged(session, VERDICTS)
+    turns.fails["reranker"] = error
+    assert loop.step()
+    assert (loop.told.get("turn"), loop.told.get("state")) == (None, status.WAITING)
