@@ -152,14 +152,13 @@ def _read(store: Store, fetched: Fetched) -> _Piece:
 
 @dataclass
 class _Block:
-    """What is fetched and not yet committed. `begins` is the offset up to which each partition had been fetched before it.
+    """What is fetched and not yet committed.
 
     Its rows are written as they are decoded; what stays in memory is the dead among them and each partition's last record.
     """
 
     append: Append
     written: list[Future[None]] = field(default_factory=list)
-    begins: dict[int, int] = field(default_factory=dict)
     last: dict[int, Record] = field(default_factory=dict)
     bad: list[tuple[Record, str]] = field(default_factory=list)
     rows: int = 0
@@ -174,7 +173,6 @@ class _Block:
         self.rows += len(fetched)
         self.bytes += fetched.bytes
         for partition, index in fetched.last.items():
-            self.begins.setdefault(partition, ahead[partition])
             ahead[partition] = fetched.offsets[index] + 1
 
 
@@ -287,7 +285,7 @@ class _Lander:
                     if writing.done():
                         writing.result()
                     if block.rows and self._due(block):
-                        writing.result()
+                        writing.result()  # raises where it was not committed: this one then must not be
                         writing, block = writer.submit(self._commit, block), _Block(self.table.begin())
                     if go_on is not None and not go_on(everyone):
                         break
@@ -358,8 +356,6 @@ class _Lander:
         try:
             for written in block.written:
                 written.result()
-            if any(self._positions[partition].next != offset for partition, offset in block.begins.items()):
-                raise LostRace("The block before this one was not committed.", hint="Run the command again.")
             moved = {p: self._positions[p].after(record) for p, record in block.last.items()}
             marks = {mark_name(self.name, p): position.as_mark() for p, position in moved.items()}
             # Dead letters first: a crash in between lands the rest again, and they are known by their own marks.
