@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
+from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny
+from forks import ForkedProcess
 from judged import judge
 
 from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, TURNS
+from headrace.models.tokens import INSTEAD
 from headrace.pipeline import manifest
 from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner
@@ -34,27 +37,47 @@ from headrace.training.pipeline import TRAINING, turn
 from headrace.training.recipes import RECIPES
 
 METER = Meter(Ledger(), "test")
-QUICK = Training(recipe={"reranker": {"epochs": 1, "batch": 4, "max_tokens": 32, "learning_rate": 2e-4}})
+QUICK = Training(
+    threads=1,
+    recipe={
+        "reranker": {"epochs": 2, "batch": 4, "max_tokens": 32, "learning_rate": 2e-3, "checkpoint_steps": 2, "most_steps": 8}
+    },
+)
+WITHIN = "training"
+"""The moment between two steps of `finetune`, once a checkpoint is durable."""
+MOMENTS = [moment for stage in TRAINING.stages for moment in ([WITHIN, stage.name] if stage.name == "finetune" else [stage.name])]
 
-# A turn in a process of its own, which dies with kill -9 as soon as a stage has returned.
-TURN = """
-import os, signal, sys
-from pathlib import Path
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
-from headrace.settings import Training
-from headrace.storage.endpoints import Endpoints
-from headrace.training.pipeline import turn
-endpoints = Endpoints.model_validate_json(sys.stdin.readline())
-run = Runner.run
-def running(self, stage, **inputs):
-    value = run(self, stage, **inputs)
-    if stage.name == sys.argv[2]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return value
-Runner.run = running
-turn(Runner(Run("turn", Path(sys.argv[1])), endpoints), settings=Training.model_validate_json(sys.stdin.readline()))
-"""
+
+def killed_turns(link: Connection, folder: Path, endpoints: Endpoints, models: str) -> None:
+    """Turns in processes of their own, each killed (-9) at another moment. What takes seconds to import is imported once."""
+    os.environ[INSTEAD] = models
+    for name in ("headrace.training.crossencoder", "transformers.models.bert.modeling_bert"):
+        import_module(name)
+    for moment in MOMENTS:
+        if (child := os.fork()) == 0:
+            die_at(moment)
+            turn(Runner(Run("turn", folder), endpoints), settings=QUICK)
+            os._exit(0)
+        link.send((moment, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+
+
+def die_at(moment: str) -> None:
+    """Have this process killed as soon as a stage has returned, or inside the training."""
+    run, save = Runner.run, Checkpoints.save
+
+    def running(self: Runner, stage: Any, **inputs: Any) -> Any:
+        value = run(self, stage, **inputs)
+        if stage.name == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return value
+
+    def saving(self: Checkpoints, step: int, *given: Any) -> None:
+        save(self, step, *given)
+        if moment == WITHIN and step > 2:
+            self.wait()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Runner.run, Checkpoints.save = running, saving  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +85,7 @@ def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
     folder = tmp_path_factory.mktemp("turn")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        patch.setenv(INSTEAD, str(tiny.folder()))
         with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects", "head"})) as endpoints:
             yield endpoints
 
@@ -71,26 +95,18 @@ def weights(endpoints: Endpoints, folder: str) -> dict[str, str]:
     return {info.key.rpartition("/")[2]: hashlib.sha256(store.get(info.key)).hexdigest() for info in store.list(f"{folder}/")}
 
 
-@pytest.mark.timeout(600)
-def test_a_turn_killed_behind_every_stage_is_one_turn(endpoints: Endpoints, tmp_path: Path) -> None:
+def test_a_turn_killed_inside_its_training_and_behind_every_stage_is_one_turn(endpoints: Endpoints, tmp_path: Path) -> None:
     judge(endpoints, 40, liked="yes", seed=1)
-    given = f"{endpoints.model_dump_json()}\n{QUICK.model_dump_json()}\n"
-    for stage in TRAINING.stages:
-        child = subprocess.run(
-            [sys.executable, "-c", TURN, str(tmp_path), stage.name],
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        assert child.returncode == -signal.SIGKILL, (stage.name, child.stderr)
+    children = ForkedProcess(killed_turns, tmp_path, endpoints, str(tiny.folder()))
+    assert children.wait() == 0, children.said
+    assert children.said == [(moment, -signal.SIGKILL) for moment in MOMENTS]
     turns = ObjectReader(TURNS, endpoints, METER)
     assert manifest.numbers(turns) == [1], "the last was killed once it was committed, and the others took up the same turn"
     made = manifest.read(turns, 1)
     examples = TableReader(EXAMPLES, endpoints, METER).read(("dataset", "example_id")).to_pylist()
     assert len({row["example_id"] for row in examples}) == len(examples) == 160
     assert {row["dataset"] for row in examples} == {made["dataset"]["version"]}
+    assert (made["training"]["steps"], made["training"]["taken"]) == (8, 4), "training went on from its checkpoint"
     # The very weights that come of the same job when nobody kills it.
     job = Job("reranker", made["given"], tuple(made["dataset"]["files"]), "straight", threads=QUICK.threads)
     assert weights(endpoints, learn(endpoints, job).weights) == weights(endpoints, made["training"]["weights"])
@@ -173,7 +189,7 @@ def test_a_training_that_was_cut_ends_with_the_weights_of_one_that_was_not(
         tiny.random_llama(folder)
         monkeypatch.setattr(RECIPES[name], "base", folder)
     files = dataset(endpoints, answers(8) if name in GENERATORS else passages(8), f"{name}/train.parquet")
-    whole, cut = (Job(name, SMALL, files, f"{name}/{which}", threads=2) for which in ("whole", "cut"))
+    whole, cut = (Job(name, SMALL, files, f"{name}/{which}") for which in ("whole", "cut"))
     seen: dict[str, list[tuple[int, float]]] = {"whole": [], "cut": []}
     straight = learn(endpoints, whole, lambda step, of, loss: seen["whole"].append((step, loss)))
     kept: list[Checkpoints] = []
