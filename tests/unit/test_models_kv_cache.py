@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -237,16 +238,17 @@ def key(tokens: list[int], tenant: str = "acme") -> str:
     return block_keys(tokens, model="tiny@1", tenant=tenant, shape=SHAPE)[-1]
 
 
-def last_used(folder: Path, tokens: list[int], at: float, tenant: str = "acme") -> None:
-    """Date the last use of a prefix' last block."""
-    os.utime(blocks(folder)[key(tokens, tenant)], (at, at))
+def last_used(folder: Path, tokens: list[int], hours_ago: float, tenant: str = "acme") -> None:
+    """Date the last use of a prefix' last block: less than a day ago and after it was written, else reading dates it anew."""
+    at = time.time() - 3600 * hours_ago
+    os.utime(blocks(folder)[key(tokens, tenant)], (at, at - 1))
 
 
 def test_what_was_used_last_stays_whenever_it_was_written(cache: Callable[..., KvCache], tmp_path: Path) -> None:
     first, second, third = prefix(1), prefix(2), prefix(3)
-    for at, tokens in enumerate((first, second), 1):
+    for hours_ago, tokens in ((2, first), (1, second)):
         keep(cache(), tokens)
-        last_used(tmp_path, tokens, 1000.0 * at)
+        last_used(tmp_path, tokens, hours_ago)
     size = blocks(tmp_path)[key(first)].stat().st_size
     assert restored(cache(), first) == 1, "it was written first, and is used now"
     assert keep(cache(limit=2 * size), third) == 1
@@ -257,8 +259,8 @@ def test_a_prefix_that_is_written_on_is_used_from_its_beginning(cache: Callable[
     shared, other = prefix(1), prefix(2)
     keep(cache(), shared)
     keep(cache(), other)
-    last_used(tmp_path, shared, 1000.0)
-    last_used(tmp_path, other, 2000.0)
+    last_used(tmp_path, shared, 2)
+    last_used(tmp_path, other, 1)
     assert keep(cache(), prefix(1, 2), restored=BLOCK) == 1
     size = blocks(tmp_path)[key(shared)].stat().st_size
     keep(cache(limit=3 * size), prefix(3))
@@ -269,13 +271,13 @@ def test_a_block_that_was_not_found_is_not_used(cache: Callable[..., KvCache], t
     whole = prefix(1, 3)
     keep(cache(), whole)
     keys = block_keys(whole, model="tiny@1", tenant="acme", shape=SHAPE)
-    for block in keys:
-        os.utime(blocks(tmp_path)[block], (1000.0, 1000.0))
+    for count in (1, 2, 3):
+        last_used(tmp_path, whole[: count * BLOCK], 1)
     blocks(tmp_path)[keys[1]].unlink()
     assert restored(cache(), whole) == 1
-    used = {block: path.stat().st_mtime for block, path in blocks(tmp_path).items()}
-    assert used[keys[0]] > 1e9
-    assert used[keys[2]] == 1000.0, "no good without the one before it"
+    hours_ago = {block: (time.time() - path.stat().st_atime) / 3600 for block, path in blocks(tmp_path).items()}
+    assert hours_ago[keys[0]] < 0.5
+    assert hours_ago[keys[2]] > 0.5, "no good without the one before it"
 
 
 @pytest.mark.parametrize("bound", ["limit", "share"])
@@ -285,7 +287,7 @@ def test_a_limit_is_filled_to_the_byte_and_not_beyond(
 ) -> None:
     first, second = prefix(1), prefix(2)
     keep(cache(), first)
-    last_used(tmp_path, first, 1000.0)
+    last_used(tmp_path, first, 1)
     size = blocks(tmp_path)[key(first)].stat().st_size
     assert keep(cache(**{bound: 2 * size - short}), second) == 1
     assert (key(first) in blocks(tmp_path)) is stays
@@ -308,9 +310,9 @@ def test_what_another_tenant_used_last_is_not_given_up_for_one_beyond_its_share(
 ) -> None:
     theirs, own = prefix(1), prefix(2)
     keep(cache("globex"), theirs)
-    last_used(tmp_path, theirs, 1000.0, "globex")  # longest ago of all
+    last_used(tmp_path, theirs, 2, "globex")  # longest ago of all
     keep(cache("acme"), own)
-    last_used(tmp_path, own, 2000.0)
+    last_used(tmp_path, own, 1)
     size = blocks(tmp_path)[key(own)].stat().st_size
     assert keep(cache("acme", share=size), prefix(3)) == 1
     assert set(blocks(tmp_path)) == {key(theirs, "globex"), key(prefix(3))}
