@@ -1,12 +1,14 @@
 # make install   fills .venv from the lock files           make demo [DOCS=folder]   both pipelines, once, for real
-# make test      every test                                make soak                 the slow ones
-# make bench     measures, prints JSON                     make lint                 ruff, mypy, import contracts
+# make check     lint, types, unit tests                   make test [K=expression]  every test that belongs to a change
+# make soak      the long ones [MINUTES=10 SEED=x: a part] make bench                measures, prints JSON
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 LOCKS := locks/base.txt locks/torch-cpu.txt locks/torch-cuda.txt locks/generator.txt
 
-.PHONY: install install-dev install-vast install-postgresql demo test soak bench lint format lock clean
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: install install-dev install-vast install-postgresql demo check unit test soak bench lint format lock clean
 
 install: .venv/installed
 
@@ -37,11 +39,17 @@ install-postgresql: .venv/installed-postgresql
 demo: install
 	@$(BIN)/headrace demo $(if $(DOCS),--docs "$(DOCS)") $(if $(ON),--on $(ON))
 
+check: install-dev
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint unit
+
+unit: install-dev
+	@$(PYTEST) tests/unit --durations 10
+
 test: install-dev
-	@$(BIN)/python -m pytest tests -m "not soak" -n 2 --dist loadfile --durations 40 --durations-min 20
+	@$(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder --durations 10 $(if $(K),-k "$(K)")
 
 soak: install-dev
-	@$(BIN)/python -m pytest tests -m soak --timeout 3600
+	@$(PYTEST) -m soak --timeout 3600 --durations 10 $(if $(MINUTES),--minutes "$(MINUTES)" --seed "$(SEED)") $(if $(K),-k "$(K)")
 
 bench: install-dev
 	@$(BIN)/python -m bench
@@ -61,4 +69,5 @@ lock:
 	@sh locks/compile
 
 clean:
+	@test ! -x $(BIN)/headrace || $(BIN)/headrace down
 	rm -rf .venv .headrace out

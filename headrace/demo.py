@@ -160,7 +160,8 @@ def draw_score(home: Path, name: str, path: Path, *, run: str | None = None, tri
 
     Raises `WrongUsage` for a pipeline there is not, `NotFound` where no run fits.
     """
-    from headrace.explain import draw, score_of
+    from headrace.explain.draw import draw
+    from headrace.explain.score import score_of
 
     pipeline = PIPELINES.get(name)
     if pipeline is None:

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from headrace.errors import StorageFull, Unavailable
-from headrace.inference.pipeline import Desk
-from headrace.models.client import wait_ready
-from headrace.pipeline.archive import record
 from headrace.pipeline.launch import Here, Launch
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.run import Run, recorded
@@ -20,6 +18,9 @@ from headrace.pipeline.runner import Runner
 from headrace.platform import EVERY_PART, open_platform, running
 from headrace.platform.home import Home
 from headrace.settings import Embedded, Settings
+
+if TYPE_CHECKING:  # the query engine, and whatever else not every command needs, is imported by the command that does
+    from headrace.inference.pipeline import Desk
 
 _MODELS_READY_S = 120.0
 LOCAL, RAY = "local", "ray"
@@ -36,30 +37,44 @@ class Session:
 
     def desk(self) -> Desk:
         """Where questions are answered."""
+        from headrace.inference.pipeline import Desk
+
         return Desk(self.runner, self.settings.inference)
 
     def archive(self) -> None:
         """Copy ended runs of this home into the `runs` and `ledger` tables."""
+        from headrace.pipeline.archive import record
+
         self.runner.run(record, home=self.settings.home)
 
 
 @contextmanager
-def opened(command: str, settings: Settings, *, models: bool = True, on: str = LOCAL, quiet: bool = False) -> Iterator[Session]:
+def opened(
+    command: str, settings: Settings, *, models: bool = True, on: str = LOCAL, quiet: bool = False, ends: bool = False
+) -> Iterator[Session]:
     """Open the platform and record the block as a run of `command`; `models` waits until the embedded model server is up.
 
-    `on` says where batch work and training run: `local` or `ray`. Raises what the platform raises, and `MissingPart` where Ray
-    is asked for and not installed.
+    `on` says where batch work and training run: `local` or `ray`. With `ends` the platform ends with the block, unless another
+    command uses it; else it stays for `platform.idle_s`. Raises what the platform raises, and `MissingPart` where Ray is asked
+    for and not installed.
     """
     # Training takes the generator's weights from where the model server unpacks them.
     os.environ["HEADRACE_MODELS_CACHE"] = str(Home(settings.home).models_cache)
     parts = EVERY_PART if models else EVERY_PART - {"models"}
+    bars = Bars(quiet=quiet)
+    platform = open_platform(settings, parts=parts, ends=ends)
     with (
         _lancedb_ahead(models),
-        open_platform(settings, parts=parts) as endpoints,
+        platform as endpoints,
         recorded(command, settings.home) as run,
         _cause_named(settings),
     ):
+        if platform.started and not ends:
+            stays = f"{settings.platform.idle_s:,.0f} s after the last command"
+            bars.note(f"The embedded servers have started. They stay up until {stays}; `headrace down` ends them.")
         if models:
+            from headrace.models.client import wait_ready
+
             for chosen, endpoint in (
                 (settings.models.embedder, endpoints.embedder),
                 (settings.models.generator, endpoints.generator),
@@ -67,7 +82,6 @@ def opened(command: str, settings: Settings, *, models: bool = True, on: str = L
                 if isinstance(chosen, Embedded):
                     wait_ready(endpoint, _MODELS_READY_S)
                     break
-        bars = Bars(quiet=quiet)
         if on == RAY:
             from headrace.pipeline.ray_cluster import cluster
 

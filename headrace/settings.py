@@ -121,6 +121,13 @@ class Models(Section):
     """Whether the embedded embedder and re-ranker keep to float32 where bfloat16 is faster and hardly differs."""
 
 
+class Platform(Section):
+    """The embedded servers."""
+
+    idle_s: float = Field(default=300.0, ge=0)
+    """Seconds they stay up after the last command; `headrace down` ends them at once, and so does the end of `headrace up`."""
+
+
 class Landing(Section):
     """Landing: the head into the tables."""
 
@@ -341,6 +348,8 @@ class Settings(BaseSettings):
     """Directory of all embedded state, logs and run records."""
     tenant: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Tenant of commands that name none."""
+    platform: Platform = Platform()
+    """The embedded servers."""
     objects: Annotated[Embedded | S3, Field(discriminator="type")] = Embedded()
     """The object tier."""
     tables: Annotated[Embedded | RestCatalog | Vast, Field(discriminator="type")] = Embedded()

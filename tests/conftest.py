@@ -1,13 +1,16 @@
-"""What the tests with real servers share: converted weights, a folder of small documents, and the command in homes of its own."""
+"""What the tests share: which of them run, small documents, and the command in homes of its own (tests/README.md)."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +18,63 @@ from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 
 # Before a test imports transformers: tests ask no hub for anything, and a released tokenizer says how it was loaded.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# What a test opens in this process ends with it. Homes of the command say otherwise: see `new_home`.
+os.environ.setdefault("HEADRACE_PLATFORM__IDLE_S", "0")
+# Where SIGINT is ignored (a background job, nohup) every child would inherit that, and no Ctrl-C could be tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+WEIGHTS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace-tests"
+"""The generator's weights unpacked, for the tests that take the real ones: once per machine, and kept."""
+
+STARTED = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    box = parser.getgroup("soak", "a part of the soak tests")
+    box.addoption("--minutes", type=float, help="Choose soak tests that take about so many minutes together.")
+    box.addoption("--seed", default="", help="Which ones: another seed chooses others.")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order and choose: files stay together and stories in order; `--minutes` takes a part of what is left."""
+    stories: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("story"):
+            stories.setdefault(item.path, []).append(item)
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    for steps in stories.values():  # in whatever order the others are, each step keeps its turn among its own
+        places = sorted(items.index(step) for step in steps)
+        for place, step in zip(places, sorted(steps, key=lambda step: step.location[1] or 0), strict=True):
+            items[place] = step
+    if (minutes := config.getoption("--minutes")) is not None:
+        chosen = _within(items, minutes, config.getoption("--seed"))
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
+def _within(items: list[pytest.Item], minutes: float, seed: str) -> list[pytest.Item]:
+    """Soak tests in an order of the seed's, as many as fit: each says by `soak(minutes=…)` about how long it takes."""
+    shuffled = [item for item in items if item.get_closest_marker("soak")]
+    random.Random(seed).shuffle(shuffled)
+    chosen = []
+    for item in shuffled:
+        takes = item.get_closest_marker("soak").kwargs.get("minutes", 1.0)  # type: ignore[union-attr]
+        if takes <= minutes:
+            minutes -= takes
+            chosen.append(item)
+    return sorted(chosen, key=lambda item: item.path)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = item.config.getoption("--minutes")
+    if minutes is not None and time.monotonic() - STARTED > 60 * minutes:
+        pytest.skip(f"the {minutes:g} minutes are over")
+
 
 # Small enough to be quick, large enough to have several optimizer steps and a checkpoint after each.
 QUICK = {
@@ -109,13 +166,13 @@ class Home:
 
 
 @pytest.fixture(scope="session")
-def models_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The generator's weights made ready to load, which takes half a minute and is done once for all tests."""
-    cache = tmp_path_factory.mktemp("weights") / "models-cache"
+def models_cache() -> Path:
+    """The generator's real weights made ready to load, which takes half a minute."""
+    WEIGHTS.mkdir(parents=True, exist_ok=True)
     code = "import sys; from pathlib import Path; from headrace.models.generator import load; load(Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", code, str(cache)], check=True, capture_output=True, timeout=250)
-    yield cache
-    shutil.rmtree(cache, ignore_errors=True)
+    with FileLock(WEIGHTS / "lock"):
+        subprocess.run([sys.executable, "-c", code, str(WEIGHTS)], check=True, capture_output=True, timeout=250)
+    return WEIGHTS
 
 
 @pytest.fixture(scope="session")
@@ -139,17 +196,26 @@ def handbook(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def new_home(folder: Path, models_cache: Path, docs: Path) -> Home:
-    """A fresh home below `folder` that shares the converted weights."""
+def new_home(folder: Path, models_cache: Path | None, docs: Path) -> Home:
+    """A fresh home below `folder`: with the real models where `models_cache` has their weights, else with tiny ones.
+
+    Its servers stay up between commands, as a user's do, until `clear`.
+    """
     home = folder / "home"
     home.mkdir(mode=0o700)
-    shutil.copytree(models_cache, home / "models-cache", copy_function=os.link)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-    return Home(home, docs, {**kept, **QUICK, "HEADRACE_SETTINGS": str(folder / "none.toml")})
+    given = {"HEADRACE_SETTINGS": str(folder / "none.toml"), "HEADRACE_PLATFORM__IDLE_S": "120"}
+    if models_cache is None:
+        import tiny
+
+        given |= tiny.env()
+    else:
+        (home / "models-cache").symlink_to(models_cache)
+    return Home(home, docs, {**kept, **QUICK, **given})
 
 
 def clear(home: Home) -> None:
-    """End what a failed test left running in a home, and free its disk space."""
+    """End what runs in a home, and free its disk space."""
     for process in home.processes():
         with contextlib.suppress(psutil.NoSuchProcess):  # it was about to end by itself
             process.kill()
@@ -157,16 +223,24 @@ def clear(home: Home) -> None:
 
 
 @pytest.fixture(scope="module")
-def module_home(tmp_path_factory: pytest.TempPathFactory, models_cache: Path, handbook: Path) -> Iterator[Home]:
-    """One home for a module's tests."""
-    home = new_home(tmp_path_factory.mktemp("module"), models_cache, handbook)
+def module_home(tmp_path_factory: pytest.TempPathFactory, handbook: Path) -> Iterator[Home]:
+    """One home for a module's tests, with tiny models."""
+    home = new_home(tmp_path_factory.mktemp("module"), None, handbook)
     yield home
     clear(home)
 
 
 @pytest.fixture
-def home(tmp_path: Path, models_cache: Path, handbook: Path) -> Iterator[Home]:
-    """A home for one test."""
+def home(tmp_path: Path, handbook: Path) -> Iterator[Home]:
+    """A home for one test, with tiny models."""
+    home = new_home(tmp_path, None, handbook)
+    yield home
+    clear(home)
+
+
+@pytest.fixture
+def real_home(tmp_path: Path, models_cache: Path, handbook: Path) -> Iterator[Home]:
+    """A home for one test, with the real models."""
     home = new_home(tmp_path, models_cache, handbook)
     yield home
     clear(home)
@@ -175,7 +249,6 @@ def home(tmp_path: Path, models_cache: Path, handbook: Path) -> Iterator[Home]:
 @pytest.fixture
 def within() -> Callable[[float, Callable[[], bool]], bool]:
     """Whether something becomes true within some seconds; asked every 50 ms."""
-    import time
 
     def wait(seconds: float, what: Callable[[], bool]) -> bool:
         end = time.monotonic() + seconds
@@ -189,12 +262,12 @@ def within() -> Callable[[float, Callable[[], bool]], bool]:
 
 
 @pytest.fixture(scope="session")
-def api(tmp_path_factory: pytest.TempPathFactory, models_cache: Path, handbook: Path) -> Iterator[Any]:
-    """One `headrace up` for all tests of the API; see serving.py."""
+def api(tmp_path_factory: pytest.TempPathFactory, handbook: Path) -> Iterator[Any]:
+    """One `headrace up` for all tests of the API, with tiny models; see serving.py."""
     from serving import served
 
     folder = tmp_path_factory.mktemp("api")
-    home = new_home(folder, models_cache, handbook)
+    home = new_home(folder, None, handbook)
     home.env["HEADRACE_INFERENCE__DOCUMENT_BYTES"] = "200000"
     try:
         with served(home, folder / "log") as api:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 
@@ -20,7 +21,12 @@ _INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line; every error a user may meet becomes a sentence, a hint and an exit code."""
+    """Run the command line; every error a user may meet becomes a sentence, a hint and an exit code.
+
+    SIGTERM ends a command in the same good order as Ctrl-C. Where the starter had SIGINT ignored (a script's background job,
+    nohup, some service managers) it stays ignored, as POSIX shells mean it, and SIGTERM is the way to end a command.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         completion_init()
         code = app(_options_first(sys.argv[1:]), standalone_mode=False) or 0

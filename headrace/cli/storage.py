@@ -12,11 +12,12 @@ from headrace.errors import WrongUsage
 
 @app.command(rich_help_panel="Storage")
 def endpoints(as_json: AsJson = False) -> None:
-    """Where storage answers, with its keys: starts the platform and shows it while it stays up."""
+    """Where storage answers, with its keys, and how long the embedded servers stay up."""
     from headrace.report import rows_table
     from headrace.session import opened
 
-    with opened("endpoints", settings_of(), models=False, quiet=True) as session:
+    settings = settings_of()
+    with opened("endpoints", settings, models=False, quiet=True) as session:
         found = session.runner.endpoints
         shown = {
             "s3_endpoint": found.s3_endpoint,
@@ -27,12 +28,15 @@ def endpoints(as_json: AsJson = False) -> None:
             "warehouse": found.warehouse,
             "kafka_bootstrap": found.kafka_bootstrap,
             "files_dir": str(found.files_dir),
+            "idle_s": settings.platform.idle_s,
         }
     if as_json:
         print_json(shown)
     else:
+        idle = shown.pop("idle_s")
         out.print(rows_table([{"endpoint": name, "value": value} for name, value in shown.items()]))
-        out.print("Embedded ones answer while a command such as `headrace up` runs.", style="dim")
+        stay = f"Embedded servers stay up for {idle:,.0f} s after the last command (platform.idle_s); `headrace down` ends them."
+        out.print(stay, style="dim", highlight=False)
 
 
 @app.command(rich_help_panel="Storage")

@@ -43,7 +43,7 @@ def up(
     bound(port).close()  # a taken port is said before anything is started
     token = secrets.token_urlsafe(18)
     err.print("Starting the platform …", style="dim")
-    with opened("up", settings) as session, ExitStack() as beside:
+    with opened("up", settings, ends=True) as session, ExitStack() as beside:
         # Nobody watches a bar that moves whenever somebody puts a document.
         session.runner.bars = Bars(quiet=True)
         application = create_app(Service(session.runner, session.desk(), settings), token)
@@ -55,6 +55,26 @@ def up(
         out.print(f"Headrace is up: http://127.0.0.1:{port}/?token={token}", highlight=False, soft_wrap=True)
         out.print("Ctrl-C ends it.", style="dim")
         serve(application, port)
+
+
+@app.command(rich_help_panel="Start here")
+def down(
+    force: Annotated[bool, typer.Option("--force", help="Also while another command uses them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """End the embedded servers, which stay up for a while after each command (`platform.idle_s`)."""
+    from headrace.platform import down as end_platform
+
+    settings = settings_of()
+    ended = end_platform(settings, force=force)
+    if as_json:
+        print_json({"home": str(settings.home), "ended": sorted(ended.parts) if ended else []})
+    elif ended:
+        out.print(
+            f"Ended the embedded servers of {settings.home}: {', '.join(sorted(ended.parts))}.", highlight=False, soft_wrap=True
+        )
+    else:
+        out.print(f"No embedded servers run in {settings.home}.", highlight=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel="Training")

@@ -1,57 +1,6 @@
-"""Draws what a run measured: the score (the diagram of a pipeline), as SVG, PNG or Markdown."""
+"""Draws what a run measured: the score (the diagram of a pipeline), as SVG, PNG or Markdown.
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-
-from headrace.errors import WrongUsage
-from headrace.explain.layout import PAGE, SLIDE, scene_of
-from headrace.explain.markdown import markdown
-from headrace.explain.png import png
-from headrace.explain.scene import Scene
-from headrace.explain.score import Flow, Headline, Mark, Moved, Score, StageBox, score_of
-from headrace.explain.svg import svg
-from headrace.pipeline.run import write_atomically
-
-__all__ = [
-    "BACKENDS",
-    "PAGE",
-    "SLIDE",
-    "Flow",
-    "Headline",
-    "Mark",
-    "Moved",
-    "Scene",
-    "Score",
-    "StageBox",
-    "draw",
-    "markdown",
-    "png",
-    "scene_of",
-    "score_of",
-    "svg",
-]
-
-# Adding a backend: a module with one function of a scene (or of the score), and a line here.
-BACKENDS: dict[str, Callable[[Score, bool], bytes]] = {
-    ".svg": lambda score, triggers: svg(scene_of(score, triggers=triggers)).encode(),
-    ".png": lambda score, triggers: png(scene_of(score, triggers=triggers)),
-    ".md": lambda score, triggers: markdown(score, triggers=triggers).encode(),
-}
-
-
-def draw(score: Score, path: Path, *, triggers: bool = True) -> None:
-    """Draw a score into a file, whole or not at all; its suffix chooses the backend.
-
-    Folders on the way are made. Raises `WrongUsage` for a suffix that no backend has, `StorageFull` where the disk is.
-    """
-    path = Path(path)
-    backend = BACKENDS.get(path.suffix.lower())
-    if backend is None:
-        raise WrongUsage(
-            f"A score cannot be drawn as {path.suffix or path.name!r}.",
-            hint=f"Name a file that ends in {', '.join(list(BACKENDS)[:-1])} or {list(BACKENDS)[-1]}.",
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, backend(score, triggers), mode=0o644)
+score      what is drawn: stages, stores and the bytes between them, from a run's journal
+layout     where each part of it goes, as a scene of shapes and text
+svg, png, markdown    the scene, or the score, written out; `draw` chooses by a file's suffix
+"""

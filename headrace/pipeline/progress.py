@@ -19,6 +19,11 @@ class Bars:
         self._console = console or Console(stderr=True)
         self._quiet = quiet or not self._console.is_terminal
 
+    def note(self, text: str) -> None:
+        """Say something in passing, where a terminal looks on."""
+        if not self._quiet:
+            self._console.print(text, style="dim", markup=False, highlight=False)
+
     def track(self, items: Iterable[T], what: str, *, total: int | None = None, of: str = "", size: bool = False) -> Iterator[T]:
         """Yield the items and draw how far they are; with `size`, an item advances the bar by its `num_rows`."""
         if self._quiet:

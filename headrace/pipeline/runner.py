@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from headrace.pipeline.batches import Batches, Threads
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.run import Run
-from headrace.pipeline.stage import Handle, Port, Stage
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
+
+if TYPE_CHECKING:  # a module that declares stages has imported the handles; a command that runs none does without them
+    from headrace.pipeline.stage import Handle, Port, Stage
 
 R = TypeVar("R")
 

@@ -1,17 +1,18 @@
-"""Does each embedded service answer? Asked while starting, and again before a command adopts a running platform."""
+"""Does each embedded service answer? All of it is tried while starting; before a command adopts a running platform, only
+whether each server is there and says anything, by sockets alone: the command waits for it.
+"""
 
 from __future__ import annotations
 
 import logging
+import socket
+import struct
 from collections.abc import Callable
 from datetime import timedelta
 
-import httpx
-import obstore
-from obstore.exceptions import BaseError
-from obstore.store import S3Store
-
 from headrace.platform.address import LAKE, PROBE
+from headrace.platform.ports import LOOPBACK
+from headrace.platform.state import State
 from headrace.storage.endpoints import Endpoints
 
 _SECONDS = 3.0
@@ -25,6 +26,11 @@ Check = Callable[[Endpoints], str | None]
 
 def objects_fault(endpoints: Endpoints) -> str | None:
     """None if the object store puts and lists with the keys, and the catalog lists with its own."""
+    import httpx
+    import obstore
+    from obstore.exceptions import BaseError
+    from obstore.store import S3Store
+
     store = S3Store(
         PROBE,
         endpoint=endpoints.s3_endpoint,
@@ -70,9 +76,30 @@ CHECKS: dict[str, Check] = {"objects": objects_fault, "head": head_fault}
 """By part. The model server is missing on purpose: its clients wait for it themselves."""
 
 
-def fault_of(endpoints: Endpoints, parts: frozenset[str]) -> str | None:
-    """The first fault among `parts`, or None if all answer."""
-    for part, check in CHECKS.items():
-        if part in parts and (fault := check(endpoints)) is not None:
-            return fault
+_HTTP = b"GET / HTTP/1.0\r\n\r\n"
+# ApiVersions (18), version 0, correlation id 1, no client id: https://kafka.apache.org/protocol#protocol_messages
+_KAFKA = struct.pack(">ihhih", 10, 18, 0, 1, -1)
+
+
+def silent(state: State, parts: frozenset[str]) -> str | None:
+    """What is wrong with the servers of `parts` of a running platform, in a clause, or None if each says something."""
+    doors = {
+        "objects": (("object store", state.ports.s3, _HTTP), ("Iceberg catalog", state.ports.catalog, _HTTP)),
+        "head": (("head", state.ports.kafka, _KAFKA),),
+    }
+    for part in parts:
+        if part in state.children and not state.children[part].alive:
+            return f"the process of its {part} has ended"
+        for name, port, question in doors.get(part, ()):
+            if not _answers(port, question):
+                return f"the {name} says nothing on port {port}"
     return None
+
+
+def _answers(port: int, question: bytes) -> bool:
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=_SECONDS) as connection:
+            connection.sendall(question)
+            return bool(connection.recv(1))
+    except OSError:
+        return False

@@ -144,6 +144,14 @@ class Lock:
             raise ValueError(f"{self.path} is not locked")
         return self._descriptor
 
+    @property
+    def intact(self) -> bool:
+        """Whether the path still names the file we locked: a home may be removed, and made anew, under its servers."""
+        try:
+            return os.path.samestat(os.fstat(self.descriptor), self.path.stat())
+        except OSError:
+            return False
+
     def acquire(self, *, shared: bool = False, seconds: float = 0.0) -> bool:
         """Take the lock within `seconds` (0: try once); False if others kept it. Raises `HomeRefused`, `StorageFull`."""
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX

@@ -11,7 +11,7 @@ from headrace.platform.child import Child
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
 from headrace.platform.ports import Ports
-from headrace.platform.state import Request
+from headrace.platform.state import Setup
 
 
 def python(module: str) -> tuple[list[str], dict[str, str]]:
@@ -21,15 +21,15 @@ def python(module: str) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": path}
 
 
-def start_model_server(home: Home, keys: Keys, ports: Ports, request: Request, keep: tuple[int, ...]) -> Child:
+def start_model_server(home: Home, keys: Keys, ports: Ports, setup: Setup, keep: tuple[int, ...]) -> Child:
     """Start the model server on `ports.models`; it reads where the tiers answer from `endpoints.json`."""
     command, env = python("headrace.models.server")
     env |= {
         "HEADRACE_ENDPOINTS_FILE": str(home.endpoints),
         "HEADRACE_MODELS_KEY": keys.models_key,
         "HEADRACE_MODELS_CACHE": str(home.models_cache),
-        "HEADRACE_MODELS_THREADS": str(request.threads),
-        "HEADRACE_MODELS_EXACT": str(int(request.exact)),
+        "HEADRACE_MODELS_THREADS": str(setup.threads),
+        "HEADRACE_MODELS_EXACT": str(int(setup.exact)),
     }
     log = home.logs / "models.log"
     return Child("The model server", [*command, "--port", str(ports.models)], env=env, cwd=home.root, log=log, keep=keep)

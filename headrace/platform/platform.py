@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
 from types import TracebackType
@@ -12,12 +14,12 @@ from headrace import errors
 from headrace.errors import HeadraceError, Unavailable
 from headrace.platform.address import brought, embedded_endpoints, embedded_parts, overlay
 from headrace.platform.child import rotate
-from headrace.platform.health import fault_of
+from headrace.platform.health import silent
 from headrace.platform.home import Home, Lock, refused
 from headrace.platform.keys import Keys
 from headrace.platform.model_server import python
 from headrace.platform.ports import Ports
-from headrace.platform.state import Request, State, read_request, read_state, write_request
+from headrace.platform.state import Request, Setup, State, code, read_request, read_state, write_request
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 
@@ -28,19 +30,26 @@ START_SECONDS = 120.0
 """Time another command may take to start the platform."""
 ANSWER_SECONDS = 10.0
 """Time a running service may take to answer before the platform counts as stuck."""
+ALONE_SECONDS = 0.5
+"""Time to wait for a lease that the supervisor itself may hold for a moment, when it looks whether a command does."""
 
 
 class Platform:
     """A context manager: starts or adopts the servers its settings do not bring, and gives the `Endpoints` of all.
 
-    While it is open it holds a lease, a lock the kernel lets go of even if the command is killed; the servers end shortly
-    after the last lease. Raises `Unavailable`, `StorageFull`, `MissingPart`, `HomeRefused` on entering.
+    While it is open it holds a lease, a lock the kernel lets go of even if the command is killed; the servers stay up for
+    `platform.idle_s` after the last lease, or end with it where `ends` is set. Raises `Unavailable`, `StorageFull`,
+    `MissingPart`, `HomeRefused` on entering.
     """
 
-    def __init__(self, settings: Settings, *, parts: frozenset[str] = EVERY_PART) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, *, parts: frozenset[str] = EVERY_PART, ends: bool = False) -> None:
+        self.started = False
+        """Whether entering started the servers; they were running otherwise, or nothing is embedded."""
+        self._idle_s = settings.platform.idle_s
+        self._ends = ends
         self._parts = embedded_parts(settings, parts)
         self._brought = brought(settings)
+        self._setup = Setup(brought=self._brought, threads=settings.models.threads, exact=settings.models.exact, code=code())
         self._home = Home(settings.home)
         self._lease = Lock(self._home.lease)
 
@@ -49,13 +58,7 @@ class Platform:
             # Nothing is embedded that is needed; what is neither needed nor brought gets an address that refuses.
             return overlay(embedded_endpoints(self._home, _NO_KEYS, Ports()), {"s3_metrics_url": "", **self._brought})
         self._home.prepare()
-        # The lease comes before the look at what runs: a supervisor that may be adopted then cannot end for want of it,
-        # and one that is ending holds the lease alone until it is gone.
-        if not self._lease.acquire(shared=True, seconds=ENDING_SECONDS):
-            raise Unavailable(
-                f"The platform in {self._home.root} has been ending for {ENDING_SECONDS:.0f} s.",
-                hint=f"See {self._home.logs / 'supervisor.log'}, then try again.",
-            )
+        self._take_lease()
         try:
             endpoints = overlay(self._join().endpoints, self._brought)
         except BaseException:
@@ -65,7 +68,19 @@ class Platform:
         return endpoints
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._ends and self._parts:
+            with contextlib.suppress(HeadraceError):  # on a full disk: they then end once they were idle
+                self._ask(self._parts, idle_s=0.0)
         self._lease.release()
+
+    def _take_lease(self) -> None:
+        # The lease comes before the look at what runs: a supervisor that may be adopted then cannot end for want of it,
+        # and one that is ending holds the lease alone until it is gone.
+        if not self._lease.acquire(shared=True, seconds=ENDING_SECONDS):
+            raise Unavailable(
+                f"The platform in {self._home.root} has been ending for {ENDING_SECONDS:.0f} s.",
+                hint=f"See {self._home.logs / 'supervisor.log'}, then try again.",
+            )
 
     def _join(self) -> State:
         """Adopt the platform that runs in the home, or start one."""
@@ -76,12 +91,27 @@ class Platform:
                 hint=f"See {self._home.logs / 'supervisor.log'}, then try again.",
             )
         try:
+            self._end_others()
             return self._adopt() or self._start()
         finally:
             start.release()
 
+    def _end_others(self) -> None:
+        """End servers that run with another setup than ours, unless another command uses them."""
+        state = read_state(self._home)
+        if state is None or state.setup == self._setup:
+            return
+        self._lease.release()
+        try:
+            if self._lease.acquire(seconds=ALONE_SECONDS):
+                end(self._home, state)
+        finally:
+            self._lease.release()
+            self._take_lease()
+
     def _adopt(self) -> State | None:
         """The running platform once it answers and serves our parts; None if none runs, or it ends meanwhile."""
+        self._ask(self._parts)
         asked = False
         end = time.monotonic() + ANSWER_SECONDS
         while (state := read_state(self._home)) is not None:
@@ -92,7 +122,7 @@ class Platform:
                     end = time.monotonic() + START_SECONDS
                     self._ask(state.parts | self._parts)
             else:
-                fault = fault_of(state.endpoints, self._parts)
+                fault = silent(state, self._parts)
                 if fault is None:
                     return state
             if time.monotonic() > end:
@@ -106,6 +136,7 @@ class Platform:
     def _start(self) -> State:
         """Start a supervisor, which outlives us if others use it, and wait until it says it is ready."""
         self._ask(self._parts)
+        self.started = True
         log = self._home.logs / "supervisor.log"
         rotate(log)
         command, env = python("headrace.platform.supervisor")
@@ -135,24 +166,60 @@ class Platform:
             raise Unavailable("The embedded platform ended while starting.", hint=f"Its log is {log}.")
         return state
 
-    def _ask(self, parts: frozenset[str]) -> None:
-        before = read_request(self._home)
-        models = self._settings.models
-        request = Request(parts=parts, brought=self._brought, threads=models.threads, exact=models.exact)
-        if request != before:
+    def _ask(self, parts: frozenset[str], *, idle_s: float | None = None) -> None:
+        request = Request(parts=parts, setup=self._setup, idle_s=self._idle_s if idle_s is None else idle_s)
+        if request != read_request(self._home):
             write_request(self._home, request)
 
 
 _NO_KEYS = Keys(s3_access_key="", s3_secret_key="", models_key="")
 
 
-def open_platform(settings: Settings, *, parts: frozenset[str] = EVERY_PART) -> Platform:
+def open_platform(settings: Settings, *, parts: frozenset[str] = EVERY_PART, ends: bool = False) -> Platform:
     """The platform for `settings`, to be used as `with open_platform(settings) as endpoints:`.
 
     `parts` may leave out `head` or `models` for a command that does without; parts that settings bring are not started,
-    and if they bring all of them nothing is.
+    and if they bring all of them nothing is. With `ends` the servers end with the block unless another command uses them.
     """
-    return Platform(settings, parts=parts)
+    return Platform(settings, parts=parts, ends=ends)
+
+
+def down(settings: Settings, *, force: bool = False) -> State | None:
+    """End the embedded servers and wait until they are gone; returns what ran, or None if nothing did.
+
+    Raises `Unavailable` where another command uses them, unless `force`, and where they do not end.
+    """
+    home = Home(settings.home)
+    state = read_state(home)
+    if state is None:
+        return None
+    lease = Lock(home.lease)
+    # Commands share the lease; a supervisor that is ending already holds it alone.
+    if not force and not lease.acquire(seconds=ALONE_SECONDS) and lease.acquire(shared=True):
+        lease.release()
+        raise Unavailable(
+            f"Another command uses the platform in {home.root}.",
+            hint="End that command first, or end the platform under it with `headrace down --force`.",
+        )
+    try:
+        end(home, state)
+    finally:
+        lease.release()
+    return state
+
+
+def end(home: Home, state: State) -> None:
+    """Ask a supervisor to end, and wait until it and its servers are gone. Raises `Unavailable` if they are not."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(state.supervisor.pid, signal.SIGTERM)
+    running = Lock(home.running_lock)
+    if not running.acquire(seconds=ENDING_SECONDS):
+        log = home.logs / "supervisor.log"
+        raise Unavailable(
+            f"The platform in {home.root} has been ending for {ENDING_SECONDS:.0f} s.",
+            hint=f"`kill -9 {state.supervisor.pid}` ends it, and its servers with it. Its log is {log}.",
+        )
+    running.release()
 
 
 def running(settings: Settings) -> State | None:

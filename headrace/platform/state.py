@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+import headrace
 from headrace.platform.home import Home, write_private
 from headrace.platform.ports import Ports
 from headrace.storage.endpoints import Endpoints
@@ -37,15 +39,27 @@ class Process(BaseModel):
             return False
 
 
+class Setup(BaseModel):
+    """What the servers of a platform are started with, beside the home; a command that has another one starts them anew."""
+
+    model_config = ConfigDict(frozen=True)
+
+    brought: dict[str, Any] = {}
+    """Fields of `Endpoints` that settings bring themselves."""
+    threads: int = 2
+    exact: bool = False
+    code: str = ""
+    """The package's version and the time of its newest module: servers of older code are not used again."""
+
+
 class Request(BaseModel):
-    """Parts commands asked for, of `objects`, `head`, `models`; fields of `Endpoints` their settings bring themselves."""
+    """What a command asks the supervisor for: parts, of `objects`, `head`, `models`, and how long they stay without a command."""
 
     model_config = ConfigDict(frozen=True)
 
     parts: frozenset[str]
-    brought: dict[str, Any] = {}
-    threads: int = 2
-    exact: bool = False
+    setup: Setup = Setup()
+    idle_s: float = 0.0
 
 
 class State(BaseModel):
@@ -56,6 +70,7 @@ class State(BaseModel):
     supervisor: Process
     children: dict[str, Process]
     parts: frozenset[str]
+    setup: Setup = Setup()
     ports: Ports
     endpoints: Endpoints
     """The embedded endpoints, before what settings bring is laid over them."""
@@ -86,6 +101,13 @@ def read_request(home: Home) -> Request | None:
 def write_request(home: Home, request: Request) -> None:
     """Leave `request` for the supervisor. Raises `StorageFull`, `HomeRefused`."""
     write_private(home.request, request.model_dump_json())
+
+
+def code() -> str:
+    """The package's version and when its newest module was written, in nanoseconds since the epoch."""
+    root = Path(headrace.__file__).parent
+    newest = max(module.stat().st_mtime_ns for module in root.rglob("*.py"))
+    return f"{headrace.__version__} {newest}"
 
 
 def this_process() -> Process:

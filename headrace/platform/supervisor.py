@@ -1,8 +1,8 @@
 """The process that owns the embedded servers: `python -m headrace.platform.supervisor --home DIR`.
 
 It starts what `request.json` names, tells the command that started it one line of JSON on its standard output, and then
-watches. It ends, and the servers with it, once no command holds the lease, when a server dies, or on SIGTERM; killed, it
-takes the servers along, for the kernel kills them.
+watches. It ends, and the servers with it, once no command has held the lease for as long as the last one asked, when a server
+dies, or on SIGTERM; killed, it takes the servers along, for the kernel kills them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,14 @@ from headrace.errors import HeadraceError, Unavailable
 from headrace.platform.address import embedded_endpoints, overlay
 from headrace.platform.broker import start_broker
 from headrace.platform.child import Child, PortTaken
-from headrace.platform.health import CHECKS
 from headrace.platform.home import Home, Lock, write_private
 from headrace.platform.keys import Keys, keys_of
 from headrace.platform.model_server import start_model_server
 from headrace.platform.ports import Ports, another_port, choose_ports, remove_sockets
-from headrace.platform.state import Process, Request, State, read_request, this_process, write_state
+from headrace.platform.state import Process, Request, Setup, State, read_request, this_process, write_state
 from headrace.platform.weed import start_weed
 
 TICK_SECONDS = 0.5
-GRACE_SECONDS = 1.0
 READY_SECONDS = 45.0
 STOP_SECONDS = 10.0
 PORT_TRIES = 5
@@ -53,6 +51,8 @@ class Supervisor:
         self.parts: frozenset[str] = frozenset()
         self.stopping = False
         self._idle_since: float | None = None
+        self._idle_s = 0.0
+        self._setup = Setup()
         self._keys: Keys
         self._ports = Ports()
 
@@ -72,10 +72,13 @@ class Supervisor:
         request = read_request(self.home)
         if request is None:
             raise Unavailable(f"No request was left in {self.home.request}.", hint="Run the command again.")
+        # What the servers are started with is theirs to the end: a command that has another setup starts others.
+        self._setup = request.setup
         self.serve(request)
 
     def serve(self, request: Request) -> None:
         """Start the parts of `request` that do not run yet, and record the whole."""
+        self._idle_s = request.idle_s
         fresh = request.parts - self.parts
         keep = (self.running.descriptor,)
         if "objects" in fresh:
@@ -88,9 +91,9 @@ class Supervisor:
             )
         write_private(self.home.ports, self._ports.model_dump_json())
         endpoints = embedded_endpoints(self.home, self._keys, self._ports)
-        write_private(self.home.endpoints, overlay(endpoints, request.brought).model_dump_json(indent=1))
+        write_private(self.home.endpoints, overlay(endpoints, self._setup.brought).model_dump_json(indent=1))
         if "models" in fresh:
-            self.children["models"] = start_model_server(self.home, self._keys, self._ports, request, keep)
+            self.children["models"] = start_model_server(self.home, self._keys, self._ports, self._setup, keep)
         self.parts |= fresh
         write_state(
             self.home,
@@ -98,6 +101,7 @@ class Supervisor:
                 supervisor=this_process(),
                 children={name: Process.of(child.pid) for name, child in self.children.items()},
                 parts=self.parts,
+                setup=self._setup,
                 ports=self._ports,
                 endpoints=endpoints,
             ),
@@ -111,12 +115,17 @@ class Supervisor:
                 if child.ended:
                     _log.error("%s", child.fault(f"ended by itself (exit {child.process.returncode})"))
                     return
+            if not self.running.intact:
+                _log.info("the home was removed")
+                return
             if self._nobody_left():
-                _log.info("no command is left")
+                _log.info("no command came for %.0f s", self._idle_s)
                 return
             request = read_request(self.home)
-            if request is not None and not request.parts <= self.parts:
-                self.serve(request)
+            if request is not None:
+                self._idle_s = request.idle_s
+                if not request.parts <= self.parts:
+                    self.serve(request)
             self._wait()
         _log.info("asked to stop")
 
@@ -124,8 +133,9 @@ class Supervisor:
         """Withdraw the record, then end every server: those that write to the object store first."""
         if not self.running.held:
             return  # whatever the record says, it is another supervisor's
-        with contextlib.suppress(OSError):
-            self.home.state.unlink(missing_ok=True)
+        if self.running.intact:  # else the record is that of a home made anew at the same path
+            with contextlib.suppress(OSError):
+                self.home.state.unlink(missing_ok=True)
         if "head" in self.children and self.children["objects"].ended:
             # A Tansu whose store is gone acknowledges what it cannot keep, so it must not answer for a moment longer.
             self.children["head"].process.kill()
@@ -154,7 +164,7 @@ class Supervisor:
             return False
         if self._idle_since is None:
             self._idle_since = time.monotonic()
-        if time.monotonic() - self._idle_since >= GRACE_SECONDS:
+        if time.monotonic() - self._idle_since >= self._idle_s:
             return True
         self.lease.release()
         return False
@@ -174,6 +184,8 @@ class Supervisor:
     def _start_once(self, part: str, start: Callable[[], Child]) -> None:
         begun = time.monotonic()
         child = self.children[part] = start()
+        from headrace.platform.health import CHECKS  # its libraries load while the server starts
+
         endpoints = embedded_endpoints(self.home, self._keys, self._ports)
         fault: str | None = "it was not asked"
         try:

@@ -50,6 +50,8 @@ def start_weed(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...]) -> C
         "metricsPort": ports.metrics,
         "metricsIp": LOOPBACK,
         "master.telemetry": "false",
+        # Resuming, the master elects itself anew and refuses the volume server's heartbeat meanwhile, which that repeats only
+        # after five seconds: no put was answered until then. All the log holds, the largest volume id, is in the heartbeat too.
         "master.resumeState": "false",
         "master.volumeSizeLimitMB": 1024,
         "volume.max": 1000,

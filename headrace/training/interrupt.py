@@ -1,4 +1,4 @@
-"""Ctrl-C and torch: an exception raised while torch runs Python from its own threads ends the process with an abort."""
+"""Ctrl-C, SIGTERM and torch: an exception raised while torch runs Python from its own threads ends the process with an abort."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextmanager
 def put_off() -> Iterator[None]:
-    """Put off a Ctrl-C until the block is over. In any other thread than the main one nothing has to be done."""
+    """Put off Ctrl-C and SIGTERM until the block is over. In any other thread than the main one nothing has to be done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    # One that is ignored, or ends the process at once, does so during the block too.
+    before = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, lambda number, frame: came.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if came and callable(before):
-            before(*came[0])
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            before[signal.Signals(came[0][0])](*came[0])

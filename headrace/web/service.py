@@ -15,7 +15,9 @@ from typing import Any
 
 from headrace.catalog import CHUNKS, FEEDBACK, INDEXES, INTERACTION_ROWS, Tier
 from headrace.errors import HeadraceError, NotFound, WrongUsage
-from headrace.explain import scene_of, score_of, svg
+from headrace.explain.layout import scene_of
+from headrace.explain.score import score_of
+from headrace.explain.svg import svg
 from headrace.inference.answer import Answer
 from headrace.inference.feedback import Verdict, feedback
 from headrace.inference.generation import served_by

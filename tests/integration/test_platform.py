@@ -1,8 +1,7 @@
-"""The embedded platform with its real servers: who starts it, who shares it, and that nothing outlives its commands."""
+"""The embedded platform with its real servers: who starts it, who shares it, how long it stays, and that nothing is left."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -14,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import obstore
@@ -25,12 +25,15 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from obstore.store import S3Store
 from pyiceberg.catalog import load_catalog
 
-from headrace.errors import HomeRefused
-from headrace.platform import open_platform
-from headrace.settings import Settings
+from headrace.errors import HomeRefused, Unavailable
+from headrace.platform import down, open_platform, platform, running
+from headrace.settings import Models, Settings
+from headrace.settings import Platform as PlatformSettings
 from headrace.storage.endpoints import Endpoints
 
 PARTS = frozenset({"objects", "head"})
+
+LONG_S = 600.0
 
 # A command of its own: it opens the platform, says so, and stays until its standard input is closed.
 COMMAND = """
@@ -38,7 +41,8 @@ import sys
 from pathlib import Path
 from headrace.platform import open_platform
 from headrace.settings import Settings
-with open_platform(Settings(home=Path(sys.argv[1])), parts=frozenset({"objects", "head"})) as endpoints:
+settings = Settings(home=Path(sys.argv[1]), platform={"idle_s": float(sys.argv[2])})
+with open_platform(settings, parts=frozenset({"objects", "head"})) as endpoints:
     print(endpoints.model_dump_json(), flush=True)
     sys.stdin.read()
 """
@@ -53,8 +57,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         process.kill()
 
 
-def settings(home: Path) -> Settings:
-    return Settings(home=home)
+def settings(home: Path, idle_s: float = 0.0, **more: Any) -> Settings:
+    return Settings(home=home, platform=PlatformSettings(idle_s=idle_s), **more)
 
 
 def processes(home: Path) -> list[psutil.Process]:
@@ -92,18 +96,24 @@ def gone(home: Path) -> bool:
 
 
 @contextmanager
-def command(home: Path) -> Iterator[tuple[subprocess.Popen[str], Endpoints]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
+def command(home: Path, idle_s: float = 0.0) -> Iterator[tuple[subprocess.Popen[str], Endpoints]]:
+    process = begin(home, idle_s)
     try:
-        line = process.stdout.readline()
-        assert line, "the command ended before the platform was open"
-        yield process, Endpoints.model_validate_json(line)
+        yield process, said(process)
     finally:
         end(process)
+
+
+def begin(home: Path, idle_s: float = 0.0) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", COMMAND, str(home), str(idle_s)]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def said(process: subprocess.Popen[str]) -> Endpoints:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, "the command ended before the platform was open"
+    return Endpoints.model_validate_json(line)
 
 
 def end(process: subprocess.Popen[str]) -> None:
@@ -214,73 +224,128 @@ def test_every_tier_answers_and_every_door_is_on_loopback(home: Path) -> None:
                     continue  # a door that does not speak HTTP
         assert served == [], "an object was served to somebody without a key"
 
-
-def test_secrets_are_the_owners_alone_and_stay_the_same(home: Path) -> None:
-    with open_platform(settings(home), parts=PARTS) as first:
+        # secrets are the owner's alone
         assert stat.S_IMODE(home.stat().st_mode) == 0o700
-        for name in ("keys.json", "platform.json", "endpoints.json"):
+        for name in ("keys.json", "platform.json", "endpoints.json", "request.json"):
             assert stat.S_IMODE((home / "platform" / name).stat().st_mode) == 0o600
         for process in processes(home):
-            assert first.s3_secret_key not in " ".join(process.cmdline())
-    assert within(10, lambda: gone(home))
-    with open_platform(settings(home), parts=PARTS) as second:
-        assert (second.s3_access_key, second.s3_secret_key) == (first.s3_access_key, first.s3_secret_key)
+            assert endpoints.s3_secret_key not in " ".join(process.cmdline())
+
+        # a Ctrl-C at a command is not the servers' business
+        supervisor = one(home, "headrace.platform.supervisor")
+        assert all(os.getpgid(process.pid) != os.getpgrp() for process in processes(home))
+        assert all(os.getsid(process.pid) == os.getsid(supervisor.pid) != os.getsid(0) for process in processes(home))
+
+    # after the last lease all is gone and the data is kept, under the same keys
+    assert within(20, lambda: gone(home))
+    assert not [port for _, port in doors if open_door(port)]
+    assert not (home / "platform" / "platform.json").exists()
+    with open_platform(settings(home), parts=PARTS) as again:
+        assert (again.s3_access_key, again.s3_secret_key) == (endpoints.s3_access_key, endpoints.s3_secret_key)
+        assert get(again, "a") == b"1"
+        assert consume(again, "trial") == b"event"
 
 
-def test_a_second_command_shares_the_platform_and_outlives_the_first(home: Path) -> None:
-    with command(home) as (first, endpoints):
+def test_commands_share_one_platform_which_outlives_the_first_of_them(home: Path) -> None:
+    first, second = begin(home), begin(home)
+    try:
+        endpoints = said(first)
+        assert said(second) == endpoints, "two commands that start at once get one platform"
         before = {process.pid for process in processes(home)}
+        assert len(before) == 3
+        for process in (first, second):
+            assert process.stdin is not None
         with open_platform(settings(home), parts=PARTS) as mine:
             assert mine == endpoints
-            assert {process.pid for process in processes(home)} == before
-            assert first.stdin is not None
-            first.stdin.close()
-            first.wait(10)
-            time.sleep(2.5)  # longer than the grace after a last lease
+            for process in (first, second):
+                process.stdin.close()  # type: ignore[union-attr]
+                process.wait(10)
+            time.sleep(1.5)  # three looks of the supervisor
             assert {process.pid for process in processes(home)} == before
             obstore.put(bucket(mine), "still", b"here")
             assert get(mine, "still") == b"here"
-    assert within(10, lambda: gone(home))
+        assert within(20, lambda: gone(home))
+    finally:
+        end(first)
+        end(second)
 
 
-def test_after_the_last_lease_all_is_gone_and_the_data_is_kept(home: Path) -> None:
-    with open_platform(settings(home), parts=PARTS) as endpoints:
+def test_servers_stay_between_commands_for_the_idle_time_and_no_longer(home: Path) -> None:
+    with open_platform(settings(home, LONG_S), parts=PARTS) as endpoints:
         create_topic(endpoints, "kept")
-        produce(endpoints, "kept", b"event")
-        obstore.put(bucket(endpoints), "kept", b"object")
-        doors = listeners(home)
-    assert within(10, lambda: gone(home))
-    assert not [port for _, port in doors if open_door(port)]
-    assert not (home / "platform" / "platform.json").exists()
-    with open_platform(settings(home), parts=PARTS) as endpoints:
-        assert get(endpoints, "kept") == b"object"
-        assert consume(endpoints, "kept") == b"event"
+    before = {process.pid for process in processes(home)}
+    assert len(before) == 3
+    with open_platform(settings(home, LONG_S), parts=PARTS) as again:
+        assert again == endpoints
+        assert {process.pid for process in processes(home)} == before
+    # The last command says how long they stay, whatever earlier ones said.
+    with command(home, idle_s=1.5) as (process, _):
+        assert {process.pid for process in processes(home)} == before
+        process.kill()  # and so does one that is killed
+        process.wait()
+        began = time.monotonic()
+    assert within(20, lambda: gone(home))
+    assert time.monotonic() - began >= 1.5
+
+
+def test_down_ends_what_no_command_uses(home: Path) -> None:
+    assert down(settings(home)) is None
+    with command(home, LONG_S) as (process, endpoints):
+        obstore.put(bucket(endpoints), "acknowledged", b"kept")
+        with pytest.raises(Unavailable, match="Another command uses the platform"):
+            down(settings(home))
+        assert len(processes(home)) == 3
+        process.kill()
+        process.wait()
+        ended = down(settings(home))
+        assert ended is not None
+        assert ended.parts == PARTS
+        assert gone(home)
+    with command(home, LONG_S) as (_, endpoints):
+        assert get(endpoints, "acknowledged") == b"kept"
+        assert down(settings(home), force=True) is not None
+        assert gone(home)
+
+
+def test_servers_end_with_a_block_that_says_so(home: Path) -> None:
+    with open_platform(settings(home, LONG_S), parts=PARTS, ends=True), open_platform(settings(home, LONG_S), parts=PARTS):
+        pass
+    assert within(20, lambda: gone(home))
 
 
 def test_commands_in_a_row_never_meet_an_ending_platform(home: Path) -> None:
-    # The pauses fall before, within and after the grace and the stop.
-    for number, pause in enumerate((0.0, 0.9, 1.4, 1.9, 2.5)):
-        with open_platform(settings(home), parts=PARTS) as endpoints:
+    # The pauses fall before, within and after the look, the idle time and the stop.
+    for number, pause in enumerate((0.0, 0.4, 0.9, 1.4, 1.9)):
+        with open_platform(settings(home, 0.4), parts=PARTS) as endpoints:
             obstore.put(bucket(endpoints), f"n/{number}", b"1")
             assert len(list(obstore.list(bucket(endpoints), "n").collect())) == number + 1
         time.sleep(pause)
 
 
-def test_a_killed_command_leaves_nothing(home: Path) -> None:
-    with command(home) as (process, _):
-        assert len(processes(home)) == 3
+def test_servers_of_another_setup_are_replaced_unless_they_are_used(home: Path) -> None:
+    with command(home, LONG_S) as (process, endpoints):
+        before = {process.pid for process in processes(home)}
+        other = settings(home, models=Models(threads=1))
+        with open_platform(other, parts=PARTS) as shared:
+            assert shared == endpoints, "another command uses them"
+            assert {process.pid for process in processes(home)} == before
         process.kill()
         process.wait()
-        assert within(10, lambda: gone(home))
+        with open_platform(other, parts=PARTS):
+            assert not {process.pid for process in processes(home)} & before
+            assert len(processes(home)) == 3
+            assert (state := running(other)) is not None
+            assert state.setup.threads == 1
 
 
-def test_ctrl_c_at_a_command_is_not_the_servers_business(home: Path) -> None:
-    with open_platform(settings(home), parts=PARTS) as endpoints:
-        group = os.getpgrp()
-        assert all(os.getpgid(process.pid) != group for process in processes(home))
-        supervisor = one(home, "headrace.platform.supervisor")
-        assert all(os.getsid(process.pid) == os.getsid(supervisor.pid) != os.getsid(0) for process in processes(home))
-        obstore.put(bucket(endpoints), "a", b"1")
+def test_servers_whose_home_was_removed_end_and_leave_a_new_home_alone(home: Path, tmp_path: Path) -> None:
+    with command(home, LONG_S):
+        before = processes(home)
+        home.rename(tmp_path / "removed")
+        with open_platform(settings(home), parts=PARTS) as mine:
+            assert within(20, lambda: not [process for process in before if process.is_running()])
+            obstore.put(bucket(mine), "a", b"1")
+            assert running(settings(home)) is not None, "the record of the new home's servers is still there"
 
 
 def test_a_killed_supervisor_takes_the_servers_along_and_the_next_command_starts_anew(home: Path) -> None:
@@ -288,9 +353,14 @@ def test_a_killed_supervisor_takes_the_servers_along_and_the_next_command_starts
         obstore.put(bucket(endpoints), "acknowledged", b"kept")
         create_topic(endpoints, "acknowledged")
         produce(endpoints, "acknowledged", b"event")
-        one(home, "headrace.platform.supervisor").kill()
+        supervisor = one(home, "headrace.platform.supervisor")
+        supervisor.kill()
         assert within(5, lambda: gone(home))
-        assert (home / "platform" / "platform.json").exists(), "the record is stale, as a power loss leaves it"
+        path = home / "platform" / "platform.json"
+        record = path.read_text()  # it is stale, as a power loss leaves it
+        # The number now names a process that runs, but is not the supervisor.
+        path.write_text(record.replace(f'"pid": {supervisor.pid}', f'"pid": {os.getpid()}'))
+        assert str(os.getpid()) in path.read_text()
         with open_platform(settings(home), parts=PARTS) as mine:
             assert get(mine, "acknowledged") == b"kept"
             assert consume(mine, "acknowledged") == b"event"
@@ -310,18 +380,20 @@ def test_a_killed_server_ends_the_platform_and_loses_nothing(home: Path, server:
             assert len(processes(home)) == 3
 
 
-def test_a_record_of_another_process_is_not_believed(home: Path) -> None:
+def test_a_server_that_says_nothing_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("headrace.platform.health._SECONDS", 0.3)
     with command(home):
-        record = json.loads((home / "platform" / "platform.json").read_text())
-        supervisor = one(home, "headrace.platform.supervisor")
-        supervisor.kill()
-        assert within(5, lambda: gone(home))
-    # The number now names a process that runs, but is not the supervisor.
-    text = json.dumps(record).replace(f'"pid": {supervisor.pid}', f'"pid": {os.getpid()}')
-    assert str(os.getpid()) in text
-    (home / "platform" / "platform.json").write_text(text)
-    with open_platform(settings(home), parts=PARTS) as endpoints:
-        obstore.put(bucket(endpoints), "a", b"1")
+        for server, said_of_it in (("tansu", "the head says nothing"), ("weed", "the object store says nothing")):
+            frozen = one(home, server)
+            frozen.suspend()
+            try:
+                with pytest.raises(Unavailable, match=said_of_it), open_platform(settings(home), parts=PARTS):
+                    pass
+            finally:
+                frozen.resume()
+        with open_platform(settings(home), parts=PARTS) as mine:
+            obstore.put(bucket(mine), "a", b"1")
 
 
 def test_two_homes_run_side_by_side(home: Path, tmp_path: Path) -> None:
@@ -333,24 +405,7 @@ def test_two_homes_run_side_by_side(home: Path, tmp_path: Path) -> None:
         obstore.put(bucket(two), "whose", b"two")
         assert (get(one_, "whose"), get(two, "whose")) == (b"one", b"two")
         assert not {port for _, port in listeners(home)} & {port for _, port in listeners(other)}
-    assert within(10, lambda: gone(home) and gone(other))
-
-
-def test_two_commands_that_start_at_once_get_one_platform(home: Path) -> None:
-    first, second = (
-        subprocess.Popen([sys.executable, "-c", COMMAND, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    )
-    try:
-        assert first.stdout is not None
-        assert second.stdout is not None
-        line = first.stdout.readline()
-        assert line
-        assert second.stdout.readline() == line
-        assert len(processes(home)) == 3
-    finally:
-        for process in (first, second):
-            end(process)
+    assert within(20, lambda: gone(home) and gone(other))
 
 
 def test_no_server_starts_when_settings_bring_every_part(home: Path) -> None:

@@ -16,9 +16,14 @@ from fontTools.ttLib import TTFont
 
 from headrace.catalog import Tier
 from headrace.errors import WrongUsage
-from headrace.explain import draw, fonts, markdown, palette, png, scene_of, svg
+from headrace.explain import fonts, palette
+from headrace.explain.draw import draw
 from headrace.explain.format import WIDEST_BYTES, WIDEST_MS, human_bytes, human_count, human_ms, percent
+from headrace.explain.layout import scene_of
+from headrace.explain.markdown import markdown
+from headrace.explain.png import png
 from headrace.explain.score import Flow, Headline, Mark, Score, StageBox
+from headrace.explain.svg import svg
 from headrace.storage.ledger import Direction
 
 HOSTILE = "<script>alert('x')</script> & \"]]>\x00|`*"
