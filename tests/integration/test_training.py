@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+import tiny
 from judged import judge
 
 from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, PROMOTIONS, TURNS
 from headrace.errors import LostRace, Terminal
+from headrace.models.tokens import INSTEAD
 from headrace.pipeline import manifest
 from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
@@ -35,113 +31,37 @@ from headrace.training import champion
 from headrace.training.checkpoint import Checkpoints, resume
 from headrace.training.clock import Clock
 from headrace.training.evaluate import Evaluation
-from headrace.training.loop import Job, Trained, train
+from headrace.training.loop import Trained
 from headrace.training.pipeline import turn
 from headrace.training.prepare import Dataset, dataset_version, prepare
 from headrace.training.promote import settle
 
 METER = Meter(Ledger(), "test")
-SMALL = {"epochs": 2, "batch": 2, "negatives": 1, "checkpoint_steps": 5, "max_tokens": 32}
-QUICK = Training(recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 2e-4}})
+TINY = Training(threads=1, recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 2e-3}})
+PACKAGED = Training(recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 2e-4}})
+
+
+@contextmanager
+def installation(folder: Path, models: Path | None) -> Iterator[Endpoints]:
+    """An object store and a head of their own; `models` is taken in place of the packaged ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        if models is not None:
+            patch.setenv(INSTEAD, str(models))
+        with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects", "head"})) as endpoints:
+            yield endpoints
 
 
 @pytest.fixture(scope="module")
 def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
-    folder = tmp_path_factory.mktemp("training")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
-        with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects", "head"})) as endpoints:
-            yield endpoints
+    with installation(tmp_path_factory.mktemp("training"), tiny.folder()) as endpoints:
+        yield endpoints
 
 
 @pytest.fixture
 def runner(endpoints: Endpoints, tmp_path: Path) -> Iterator[Runner]:
     with recorded("turn", tmp_path) as run:
         yield Runner(run, endpoints)
-
-
-# finetune
-
-
-def dataset(endpoints: Endpoints) -> Dataset:
-    """Eight questions with one liked and one disliked passage each."""
-    rows = []
-    for n in range(8):
-        for label, passage in ((1.0, f"yes, wheel number {n} turns"), (0.0, f"the weir number {n} stands")):
-            filled: dict[str, Any] = {"retrieval_score": 0.1, "retrieval_rank": int(2 - label), "origins": []}
-            for field in EXAMPLES.columns:
-                filled.setdefault(field.name, None if field.nullable else "")
-            rows.append({**filled, "question": f"does wheel {n} turn?", "passage": passage, "label": label, "split": "train"})
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=EXAMPLES.columns), buffer)
-    key = f"{uuid.uuid4().hex}/train-00000.parquet"
-    ObjectWriter(DATASETS, endpoints, METER).put(key, buffer.getvalue())
-    return Dataset("v", {"train": 16}, {"train": 8}, ({"key": key, "split": "train"},))
-
-
-def weights(endpoints: Endpoints, prefix: str) -> dict[str, str]:
-    store = ObjectReader(CHECKPOINTS, endpoints, METER)
-    return {
-        info.key.rpartition("/")[2]: hashlib.sha256(store.get(info.key)).hexdigest() for info in store.list(f"{prefix}/weights/")
-    }
-
-
-def test_a_training_that_was_killed_ends_with_the_very_weights_of_one_that_was_not(endpoints: Endpoints, tmp_path: Path) -> None:
-    data = dataset(endpoints)
-    whole, cut = f"test/{uuid.uuid4().hex}", f"test/{uuid.uuid4().hex}"
-    (tmp_path / "endpoints.json").write_text(endpoints.model_dump_json())
-    (tmp_path / "job.json").write_text(
-        json.dumps({"files": data.files, "prefix": cut, "settings": SMALL}),
-    )
-    program = f"""
-import json, os, signal, sys
-from pathlib import Path
-from headrace.catalog import CHECKPOINTS, DATASETS, MODELS
-from headrace.storage.endpoints import Endpoints
-from headrace.storage.ledger import Ledger
-from headrace.storage.meter import Meter
-from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.training.checkpoint import Checkpoints
-from headrace.training.clock import Clock
-from headrace.training.evaluate import Evaluation
-from headrace.training.loop import Job, Trained, train
-folder = Path({str(tmp_path)!r})
-endpoints = Endpoints.model_validate_json((folder / "endpoints.json").read_text())
-job = json.loads((folder / "job.json").read_text())
-begun = []
-save = Checkpoints.save
-def saving(self, *given):
-    begun.append(self)
-    save(self, *given)
-Checkpoints.save = saving
-def report(step, total, loss):
-    if step == 6:
-        begun[0].wait()  # so that it is known where the next one goes on
-        os.kill(os.getpid(), signal.SIGKILL)
-meter = Meter(Ledger(), "test")
-train(Job("reranker", job["settings"], tuple(job["files"]), job["prefix"], threads=2), ObjectReader(DATASETS, endpoints, meter),
-      ObjectReader(MODELS, endpoints, meter), ObjectWriter(CHECKPOINTS, endpoints, meter), report)
-"""
-    child = subprocess.run([sys.executable, "-c", program], timeout=100, check=False)
-    assert child.returncode == -signal.SIGKILL
-    assert weights(endpoints, cut) == {}
-    stores = (
-        ObjectReader(DATASETS, endpoints, METER),
-        ObjectReader(MODELS, endpoints, METER),
-        ObjectWriter(CHECKPOINTS, endpoints, METER),
-    )
-    seen: dict[str, list[tuple[int, float]]] = {whole: [], cut: []}
-    resumed = train(
-        Job("reranker", SMALL, data.files, cut, threads=2), *stores, lambda step, total, loss: seen[cut].append((step, loss))
-    )
-    straight = train(
-        Job("reranker", SMALL, data.files, whole, threads=2), *stores, lambda step, total, loss: seen[whole].append((step, loss))
-    )
-    assert (resumed.steps, resumed.taken, straight.taken) == (8, 3, 8)
-    assert seen[cut] == seen[whole][5:]
-    assert "model.safetensors" in weights(endpoints, whole)
-    assert weights(endpoints, cut) == weights(endpoints, whole)
-    assert (resumed.first_loss, resumed.last_loss) == (straight.first_loss, straight.last_loss)
 
 
 def test_checkpoints_come_back_whole_and_old_ones_go(endpoints: Endpoints) -> None:
@@ -174,18 +94,28 @@ def test_checkpoints_come_back_whole_and_old_ones_go(endpoints: Endpoints) -> No
 # a turn
 
 
-def test_without_a_verdict_there_is_no_turn(runner: Runner) -> None:
-    with pytest.raises(Terminal, match="no verdict to learn from"):
-        turn(runner, settings=QUICK)
-    assert manifest.numbers(ObjectReader(TURNS, runner.endpoints, METER)) == []
+@pytest.mark.parametrize("of", ["tiny", pytest.param("packaged", marks=pytest.mark.soak)])
+def test_a_better_challenger_is_served_and_a_turn_that_learned_nothing_new_is_refused(tmp_path: Path, of: str) -> None:
+    """The first two turns of an installation."""
+    settings = TINY if of == "tiny" else PACKAGED
+    with (
+        installation(tmp_path, tiny.folder() if of == "tiny" else None) as endpoints,
+        recorded("turn", tmp_path) as run,
+    ):
+        runner = Runner(run, endpoints)
+        with pytest.raises(Terminal, match="no verdict to learn from"):
+            turn(runner, settings=settings)
+        assert manifest.numbers(ObjectReader(TURNS, endpoints, METER)) == []
+        first(runner, settings, tmp_path)
+        second(runner, settings)
 
 
-def test_a_better_challenger_is_served_and_a_turn_that_learned_nothing_new_is_refused(
-    runner: Runner, endpoints: Endpoints, tmp_path: Path
-) -> None:
+def first(runner: Runner, settings: Training, folder: Path) -> None:
+    """A turn that learns which word is liked."""
+    endpoints = runner.endpoints
     models, turns = ObjectReader(MODELS, endpoints, METER), ObjectReader(TURNS, endpoints, METER)
     judge(endpoints, 60, liked="yes", seed=1)
-    done = turn(runner, settings=QUICK)
+    done = turn(runner, settings=settings)
     assert done.landed.events == {"document-events": 0, "interactions": 60, "feedback": 240}
     assert sum(done.dataset.questions.values()) == 60
     assert done.trained.last_loss < done.trained.first_loss
@@ -203,15 +133,15 @@ def test_a_better_challenger_is_served_and_a_turn_that_learned_nothing_new_is_re
     for file in committed["weights"]["files"]:
         data = models.get(f"reranker/v000001/{file['name']}")
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
-        (tmp_path / file["name"]).write_bytes(data)
+        (folder / file["name"]).write_bytes(data)
     assert champion.card(models, "reranker", "v000001")["retrieval_weight"] == seen.card["retrieval_weight"]
     from headrace.training import crossencoder
 
-    scores = crossencoder.score(*crossencoder.load(tmp_path), "does it?", ["no the mill", "yes the mill", "never the mill"], 32)
+    scores = crossencoder.score(*crossencoder.load(folder), "does it?", ["no the mill", "yes the mill", "never the mill"], 32)
     assert max(scores) == scores[1]
 
     # The manifest names what the dataset was made from; making it again, into other stores, gives the same bytes.
-    assert done.dataset.version == dataset_version(committed["snapshots"], QUICK.seed)
+    assert done.dataset.version == dataset_version(committed["snapshots"], settings.seed)
     made_again = again(runner, committed)
     assert [file["sha256"] for file in made_again.files] == [file["sha256"] for file in done.dataset.files]
     examples = TableReader(EXAMPLES, endpoints, METER).read(("question", "split", "origins")).to_pylist()
@@ -230,10 +160,13 @@ def test_a_better_challenger_is_served_and_a_turn_that_learned_nothing_new_is_re
     assert settle(writer, turns, promotions, "reranker").version == "none"
     assert champion.crown(writer, promotions, "v000001", "ann", "").version == "v000001"
 
-    # Nothing new to learn from: the same data cannot beat the champion that was made of it.
-    refused = turn(runner, settings=QUICK)
+
+def second(runner: Runner, settings: Training) -> None:
+    """Nothing new to learn from: the same data cannot beat the champion that was made of it."""
+    models, turns = ObjectReader(MODELS, runner.endpoints, METER), ObjectReader(TURNS, runner.endpoints, METER)
+    refused = turn(runner, settings=settings)
     assert (refused.landed.total, refused.decision.turn, refused.decision.promoted) == (0, 2, False)
-    assert refused.trained.weights == done.trained.weights
+    assert refused.trained.weights == manifest.read(turns, 1)["training"]["weights"]
     assert refused.evaluation.champion_version == "v000001"
     assert refused.evaluation.difference == 0.0
     assert "confidence" in refused.decision.why
@@ -254,7 +187,7 @@ def again(runner: Runner, committed: dict[str, Any]) -> Dataset:
         batches=runner.batches,
         snapshots=committed["snapshots"],
         version=committed["dataset_version"],
-        seed=QUICK.seed,
+        seed=committed["settings"]["seed"],
     )
 
 
@@ -266,12 +199,12 @@ def test_a_turn_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, end
     from headrace.head.land import land
     from headrace.training.pipeline import plan
 
-    quick = Training(recipe={"reranker": {**QUICK.recipe["reranker"], "epochs": 1}})
+    quick = Training(recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 1}})
     runner.run(land)
     planned = runner.run(plan, settings=quick, recipe="reranker")
     assert planned["turn"] == number
     judge(endpoints, 12, liked="yes", seed=3)
-    done = turn(runner, settings=Training(recipe={"reranker": {**QUICK.recipe["reranker"], "epochs": 3}}))
+    done = turn(runner, settings=Training(recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 3}}))
     assert done.decision.turn == number
     committed = manifest.read(turns, number)
     assert (committed["snapshots"], committed["settings"]) == (planned["snapshots"], quick.model_dump(mode="json"))
@@ -292,14 +225,14 @@ def test_a_turn_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_i
 
     judge(endpoints, 12, liked="yes", seed=4)
     runner.run(land)
-    poisoned = runner.run(plan, settings=QUICK, recipe="reranker")
-    assert runner.run(plan, settings=QUICK, recipe="reranker") == poisoned, "taken up as it was begun"
+    poisoned = runner.run(plan, settings=TINY, recipe="reranker")
+    assert runner.run(plan, settings=TINY, recipe="reranker") == poisoned, "taken up as it was begun"
     exclusions = Exclusions(before={"feedback/0": 3})
-    bounded = runner.run(plan, settings=QUICK, recipe="reranker", exclusions=exclusions)
+    bounded = runner.run(plan, settings=TINY, recipe="reranker", exclusions=exclusions)
     assert bounded["turn"] == poisoned["turn"]
     assert bounded["exclusions"]["before"] == {"feedback/0": 3}
     assert bounded["dataset_version"] != poisoned["dataset_version"]
-    assert runner.run(plan, settings=QUICK, recipe="reranker", exclusions=exclusions) == bounded
+    assert runner.run(plan, settings=TINY, recipe="reranker", exclusions=exclusions) == bounded
     # Whoever was making the other one cannot commit it any more.
     evaluation = Evaluation("nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2, "max_tokens": 64})
     trained = Trained("reranker/x/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
@@ -310,8 +243,9 @@ def test_a_turn_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_i
             dataset=Dataset("d", {"train": 1}, {"train": 1}, ()),
             trained=trained,
             evaluation=evaluation,
-            settings=QUICK,
+            settings=TINY,
             run="test",
             clock=Clock(None, 0.0),
         )
     assert poisoned["turn"] not in manifest.numbers(ObjectReader(TURNS, endpoints, METER))
+    manifest.withdraw(ObjectWriter(TURNS, endpoints, METER), bounded["turn"])
