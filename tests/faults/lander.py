@@ -1,21 +1,23 @@
-"""A lander as a process of its own, to be killed: `python lander.py drain|follow`, the endpoints as JSON on standard input.
+"""Landers as processes of their own, to be killed.
 
-It lands numbered events, a topic with three partitions that the catalog does not have: any topic lands by naming its table.
+They land numbered events, a topic with three partitions that the catalog does not have: any topic lands by naming its table.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+import contextlib
 import tempfile
 import threading
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+from forks import ForkedProcess
 
 from headrace.catalog import EXTRA, ORIGIN, Store, Tier
-from headrace.head.land import Commit, Following, landing
-from headrace.head.position import Refusal
+from headrace.head import share
+from headrace.head.land import Following, landing
 from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner
 from headrace.settings import Landing
@@ -28,30 +30,48 @@ EVENT_ROWS = Store("events", Tier.TABLE, "one row per event", "archive", pa.sche
 land_events = landing({EVENTS: EVENT_ROWS})
 
 
-def say(**what: object) -> None:
-    print(json.dumps(what), flush=True)
+class Lander(ForkedProcess):
+    """One that drains the head, or follows it until it is asked to stop, and says what it does.
+
+    Landers of a test notice each other, and each other's death, in a fifth of the time.
+    """
+
+    def __init__(self, endpoints: Endpoints, *, follow: bool = False, **settings: Any) -> None:
+        super().__init__(_land, endpoints, follow, Landing(**settings))
+
+    def finish(self) -> dict[str, Any]:
+        """Ask one that follows to stop; how many events it landed, buried and was refused."""
+        self.send("stop")
+        done: dict[str, Any] = self.result()
+        return done
+
+    @property
+    def committed(self) -> int:
+        """The events that it has said it committed."""
+        return sum(said.get("committed", 0) for said in self.said)
+
+    def has_said(self, word: str) -> bool:
+        """Whether it has said something of that kind."""
+        return any(word in said for said in self.said)
 
 
-def main() -> None:
-    endpoints = Endpoints.model_validate_json(sys.stdin.readline())
-    settings = Landing(**json.loads(sys.argv[2]) if len(sys.argv) > 2 else {})
-
-    def committed(commit: Commit) -> None:
-        say(committed=commit.events)
-
-    def refused(refusal: Refusal) -> None:
-        say(refused=refusal.kind, partition=refusal.partition)
-
+def _land(link: Connection, endpoints: Endpoints, follow: bool, settings: Landing) -> None:
+    share.BEAT_S, share.GONE_S = share.BEAT_S / 5, share.GONE_S / 5
     following = None
-    if sys.argv[1] == "follow":
-        following = Following(threading.Event(), committed, refused, lambda topic, error: say(waiting=str(error)))
-        threading.Thread(target=lambda: (sys.stdin.read(), following.stop.set()), daemon=True).start()
+    if follow:
+        following = Following(
+            threading.Event(),
+            lambda commit: link.send({"committed": commit.events}),
+            lambda refusal: link.send({"refused": refusal.kind, "partition": refusal.partition}),
+            lambda topic, error: link.send({"waiting": str(error)}),
+        )
+
+        def listen(stop: threading.Event) -> None:
+            with contextlib.suppress(EOFError):
+                link.recv()
+            stop.set()
+
+        threading.Thread(target=listen, args=(following.stop,), daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
-        runner = Runner(Run("land", Path(folder)), endpoints)
-        say(started=True)
-        done = runner.run(land_events, settings=settings, following=following)
-    say(landed=done.total, dead=done.dead, refused=[refusal.kind for refusal in done.refusals])
-
-
-if __name__ == "__main__":
-    main()
+        done = Runner(Run("land", Path(folder)), endpoints).run(land_events, settings=settings, following=following)
+    link.send({"landed": done.total, "dead": done.dead, "refused": [refusal.kind for refusal in done.refusals]})

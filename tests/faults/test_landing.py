@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,27 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
-from lander import EVENT_ROWS, EVENTS, land_events
+from events import (
+    METER,
+    Events,
+    assert_exactly_once,
+    forget_rows,
+    handle,
+    land,
+    module_servers,
+    owners,
+    recreate,
+    rows,
+    servers,
+    servers_up,
+    topic,
+)
+from lander import EVENT_ROWS, EVENTS, Lander
+from needs import require
 from servers import Servers
 from wire import wire
 
-from headrace.catalog import DEAD_LETTERS, REFUSALS, Store
+from headrace.catalog import DEAD_LETTERS, FEEDBACK, FEEDBACK_ROWS, REFUSALS, Store
 from headrace.errors import WrongUsage
 from headrace.head.accept import acceptance
 from headrace.head.land import Landed, landing
@@ -37,133 +52,11 @@ from headrace.head.reland import relanding
 from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.ledger import Ledger
-from headrace.storage.meter import Meter
 from headrace.storage.records import batch
-from headrace.storage.tables import TableReader, TableWriter
 from headrace.storage.topics import TopicReader
 
+__all__ = ["module_servers", "servers"]
 accept_events = acceptance({EVENTS: EVENT_ROWS})
-Place = tuple[str, int, int]
-
-
-@pytest.fixture(scope="module")
-def module_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    servers = Servers(tmp_path_factory.mktemp("servers"))
-    yield servers
-    servers.close()
-
-
-@pytest.fixture
-def servers(module_servers: Servers) -> Servers:
-    """The module's servers, without the topic and the tables of the test before."""
-    endpoints = module_servers.endpoints
-    admin = AdminClient({"bootstrap.servers": endpoints.kafka_bootstrap})
-    with contextlib.suppress(Exception):
-        admin.delete_topics([EVENTS.name])[EVENTS.name].result(10)
-    catalog = TableReader(EVENT_ROWS, endpoints, Meter(Ledger(), "test")).format._connect()  # type: ignore[attr-defined]
-    for store in (EVENT_ROWS, REFUSALS, DEAD_LETTERS):
-        with contextlib.suppress(Exception):
-            catalog.drop_table(("headrace", store.table))
-    TopicReader(EVENTS, endpoints, Meter(Ledger(), "test")).ensure()
-    return module_servers
-
-
-class Events:
-    """Puts numbered events on the topic and remembers which the broker acknowledged, and where it put them.
-
-    As our own writer does, it believes no acknowledgement without a place of its own: after a kill Tansu may answer an idempotent
-    producer's retry with "known already", or with offsets that others have, and not hold the records (docs/head.md).
-    """
-
-    def __init__(self, endpoints: Endpoints) -> None:
-        self.places: dict[int, tuple[int, int]] = {}
-        self._given: set[tuple[int, int]] = set()
-        self.sent = 0
-        self._settings = {
-            "bootstrap.servers": endpoints.kafka_bootstrap,
-            "acks": "all",
-            "enable.idempotence": True,
-            "linger.ms": 5,
-            "message.timeout.ms": 60_000,
-            "log_level": 0,
-        }
-        self._producer = Producer(self._settings)
-        self._fenced = False
-
-    def put(self, count: int, *, flush: bool = True) -> None:
-        if self._fenced:
-            self._producer.flush(60)
-            self._producer, self._fenced = Producer(self._settings), False
-        for _ in range(count):
-            number = self.sent
-            self.sent += 1
-            value = json.dumps({"n": number, "text": f"event {number}"}).encode()
-
-            def note(error: KafkaError | None, message: Any, number: int = number) -> None:
-                place = (message.partition(), message.offset())
-                if error is None:
-                    if place[1] is not None and place not in self._given:
-                        self._given.add(place)
-                        self.places[number] = place
-                elif error.code() == KafkaError.PRODUCER_FENCED:  # Tansu, killed at the wrong moment, disowns its producers
-                    self._fenced = True
-
-            self._producer.produce(EVENTS.name, value, str(number).encode(), partition=number % 3, on_delivery=note)
-            self._producer.poll(0)
-        if flush:
-            self.flush()
-
-    def flush(self) -> None:
-        assert self._producer.flush(60) == 0
-
-
-def handle(endpoints: Endpoints, store: Any = EVENT_ROWS) -> TableWriter:
-    return TableWriter(store, endpoints, Meter(Ledger(), "test"))
-
-
-def land(endpoints: Endpoints, tmp_path: Path) -> Landed:
-    done: Landed = Runner(Run("land", tmp_path), endpoints).run(land_events)
-    return done
-
-
-def rows(endpoints: Endpoints) -> list[dict[str, Any]]:
-    return handle(endpoints).read().to_pylist()
-
-
-def assert_exactly_once(endpoints: Endpoints, events: Events, topic: str = EVENTS.name) -> None:
-    found = rows(endpoints)
-    places = Counter((row["topic"], row["partition"], row["offset"]) for row in found)
-    assert [place for place, times in places.items() if times > 1] == [], "doubled"
-    assert missing(found, events, topic) == {}, "lost"
-
-
-def missing(found: list[dict[str, Any]], events: Events, topic: str = EVENTS.name) -> dict[int, tuple[int, int]]:
-    """Acknowledged events that the rows lack at their place."""
-    landed = {(row["partition"], row["offset"]): row["n"] for row in found if row["topic"] == topic}
-    return {number: place for number, place in events.places.items() if landed.get(place) != number}
-
-
-def lander(endpoints: Endpoints, mode: str = "drain", **settings: Any) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("lander.py"), mode, json.dumps(settings)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(endpoints.model_dump_json() + "\n")
-    process.stdin.flush()
-    return process
-
-
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Ask a lander that follows to stop, and return its last word."""
-    out, err = process.communicate(timeout=90)
-    assert process.returncode == 0, err[-2000:]
-    last: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return last
 
 
 # The bugs that others shipped. `naive` is what most tutorials show: a consumer group keeps the place.
@@ -175,17 +68,19 @@ def naive(endpoints: Endpoints, *, reset: str = "earliest", crash_before_table: 
     `known` drops offsets that the table has already, which is how such landers are made "idempotent".
     """
     group = {"group.id": "naive", "auto.offset.reset": reset, "enable.auto.commit": False, "log_level": 0}
-    consumer = Consumer({"bootstrap.servers": endpoints.kafka_bootstrap, **group})
+    consumer = Consumer({"bootstrap.servers": endpoints.kafka_bootstrap, "enable.partition.eof": True, **group})
     table = handle(endpoints)
     try:
-        places = [TopicPartition(EVENTS.name, p) for p in range(3)]
-        consumer.assign(consumer.committed(places, timeout=10))
-        found = []
-        silent = 0
-        while silent < 3:
-            messages = [m for m in consumer.consume(500, timeout=0.5) if m.error() is None]
-            silent = 0 if messages else silent + 1
-            found += messages
+        consumer.assign(consumer.committed([TopicPartition(EVENTS.name, p) for p in range(3)], timeout=10))
+        found, ended = [], set[int]()
+        until = time.monotonic() + 30
+        while len(ended) < 3:
+            assert time.monotonic() < until, "the ends of the partitions are not reached"
+            for message in consumer.consume(500, timeout=0.05):
+                if message.error() is None:
+                    found.append(message)
+                elif message.error().code() == KafkaError._PARTITION_EOF:
+                    ended.add(message.partition())
         held = {(r["partition"], r["offset"]) for r in table.read(("partition", "offset")).to_pylist()} if known else set()
         made = [
             {**json.loads(m.value()), "topic": EVENTS.name, "partition": m.partition(), "offset": m.offset()}
@@ -210,12 +105,6 @@ def loses_or_doubles(endpoints: Endpoints, events: Events) -> bool:
     except AssertionError:
         return True
     return False
-
-
-def forget_rows(endpoints: Endpoints) -> None:
-    """An empty table for the lander whose turn it is."""
-    with contextlib.suppress(Exception):
-        handle(endpoints).format._connect().drop_table(("headrace", EVENT_ROWS.table))  # type: ignore[attr-defined]
 
 
 def set_group(endpoints: Endpoints, group: str, offset: int) -> None:
@@ -246,9 +135,8 @@ def test_a_commit_made_before_the_table_has_it_loses_rows_and_ours_makes_none(se
 
     forget_rows(endpoints)
     with wire(endpoints.s3_endpoint, rb"PUT \S+/data/\S+parquet", asked=lambda: process.kill()) as between:
-        process = lander(through(endpoints, s3=between.url))
-        process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+        process = Lander(through(endpoints, s3=between.url))
+        process.killed()
     land(endpoints, tmp_path)
     assert_exactly_once(endpoints, events)
 
@@ -267,14 +155,14 @@ def test_offsets_that_begin_again_lose_rows_and_ours_refuses(servers: Servers, t
         else:
             land(endpoints, tmp_path)
         recreate(endpoints)
-        again = Events(endpoints)
-        again.sent = 1000
-        again.put(9)
+        again = Events(endpoints, 1000)
         if who == "naive":
+            again.put(9)
             naive(endpoints, reset="latest")
             landed = {row["n"] for row in rows(endpoints)}
             assert not set(again.places) <= landed, "it lost what came after"
         else:
+            again.put(27)  # of thirty: each offset that is not there is looked for a while
             refused = land(endpoints, tmp_path).refusals
             assert {(one.kind, one.partition) for one in refused} == {("recreated", p) for p in range(3)}
             for partition in range(3):
@@ -291,9 +179,8 @@ def test_a_cluster_made_anew_lands_nothing_silently_and_ours_says_so(servers: Se
     events.put(30)
     naive(endpoints)
     servers.empty_the_head()
-    again = Events(endpoints)
-    TopicReader(EVENTS, endpoints, Meter(Ledger(), "test")).ensure()
-    again.sent = 1000
+    again = Events(endpoints, 1000)
+    topic(endpoints).ensure()
     again.put(30)
     assert naive(endpoints, known=True) == 0, "all thirty were dropped"
 
@@ -303,9 +190,8 @@ def test_a_cluster_made_anew_lands_nothing_silently_and_ours_says_so(servers: Se
     events.put(30)
     land(endpoints, tmp_path)
     servers.empty_the_head()
-    again = Events(endpoints)
-    TopicReader(EVENTS, endpoints, Meter(Ledger(), "test")).ensure()
-    again.sent = 1000
+    again = Events(endpoints, 1000)
+    topic(endpoints).ensure()
     again.put(60)
     done = land(endpoints, tmp_path)
     assert (done.total, {one.kind for one in done.refusals}) == (0, {"recreated"})
@@ -327,39 +213,52 @@ def test_a_commit_retried_after_an_unseen_success_doubles_rows_and_ours_does_not
     endpoints, events = servers.endpoints, Events(servers.endpoints)
     events.put(30)
     land(endpoints, tmp_path)  # the table is there
-    for who in ("naive", "ours"):
-        events.put(30)
-        with wire(endpoints.catalog_uri, rb"POST \S+/tables/events ", answered=lambda: False) as between:
-            slow = through(endpoints, catalog=between.url)
-            if who == "ours":
-                land(slow, tmp_path)
-                assert between.met == 1
-                assert_exactly_once(endpoints, events)
-            else:
-                made = [
-                    {"n": n, "text": f"event {n}", "topic": EVENTS.name, "partition": p, "offset": o}
-                    for n, (p, o) in events.places.items()
-                    if n >= 30
-                ]
-                naive_append(slow, made)
-                assert loses_or_doubles(endpoints, events)
-        if who == "naive":
-            recreate(endpoints)
-            forget_rows(endpoints)
-            events = Events(endpoints)
-            events.put(30)
-            land(endpoints, tmp_path)
+    snapshots = len(iceberg(endpoints).metadata.snapshots)
+    events.put(30)
+    with wire(endpoints.catalog_uri, rb"POST \S+/tables/events ", answered=lambda: False) as between:
+        assert land(through(endpoints, catalog=between.url), tmp_path).total == 30
+    assert between.met == 1, "the commit was sent again"
+    assert len(iceberg(endpoints).metadata.snapshots) == snapshots + 1
+    assert_exactly_once(endpoints, events)
+
+    events.put(30)
+    made = [
+        {"n": n, "text": f"event {n}", "topic": EVENTS.name, "partition": p, "offset": o}
+        for n, (p, o) in events.places.items()
+        if n >= 60
+    ]
+    with wire(endpoints.catalog_uri, rb"POST \S+/tables/events ", answered=lambda: False) as between:
+        naive_append(through(endpoints, catalog=between.url), made)
+    assert loses_or_doubles(endpoints, events)
+
+
+def iceberg(endpoints: Endpoints) -> Any:
+    return handle(endpoints).format.load()  # type: ignore[attr-defined]
 
 
 def naive_append(endpoints: Endpoints, made: list[dict[str, Any]]) -> None:
     """An append that is tried again when it fails, as any retry decorator does it."""
     for _ in range(3):
         try:
-            table = handle(endpoints).format.load()  # type: ignore[attr-defined]
-            table.append(pa.Table.from_batches([batch(EVENT_ROWS.columns, made)]))
+            iceberg(endpoints).append(pa.Table.from_batches([batch(EVENT_ROWS.columns, made)]))
             return
         except Exception:
-            time.sleep(0.2)
+            continue
+
+
+def test_a_commit_that_never_arrived_is_made_once(servers: Servers, tmp_path: Path) -> None:
+    endpoints, events = servers.endpoints, Events(servers.endpoints)
+    events.put(3)
+    land(endpoints, tmp_path)
+    events.put(3)
+
+    def lose() -> None:
+        raise ConnectionResetError
+
+    with wire(endpoints.catalog_uri, rb"POST \S+/tables/events ", asked=lose) as between:
+        assert land(through(endpoints, catalog=between.url), tmp_path).total == 3
+    assert between.met == 2
+    assert_exactly_once(endpoints, events)
 
 
 # Refusals.
@@ -370,16 +269,9 @@ def accept(endpoints: Endpoints, tmp_path: Path, partition: int, *, gap: bool) -
     return runner.run(accept_events, place=f"events/{partition}", gap=gap, who="ann")
 
 
-def recreate(endpoints: Endpoints) -> None:
-    admin = AdminClient({"bootstrap.servers": endpoints.kafka_bootstrap})
-    with contextlib.suppress(Exception):
-        admin.delete_topics([EVENTS.name])[EVENTS.name].result(10)
-    admin.create_topics([NewTopic(EVENTS.name, num_partitions=3)])[EVENTS.name].result(10)
-
-
-def through(endpoints: Endpoints, *, catalog: str = "", s3: str = "") -> Endpoints:
-    """Endpoints with a proxy in between."""
-    properties = dict(endpoints.catalog_properties)
+def through(endpoints: Endpoints, *, catalog: str = "", s3: str = "", **more: str) -> Endpoints:
+    """Endpoints with a proxy in between, and more properties of the client."""
+    properties = {**endpoints.catalog_properties, **more}
     if s3:
         properties["s3.endpoint"] = s3
     return endpoints.model_copy(update={"catalog_uri": catalog or endpoints.catalog_uri, "catalog_properties": properties})
@@ -419,9 +311,7 @@ def test_a_head_that_lost_its_tail_goes_on_from_where_it_differs(servers: Server
     before = {number: place for number, place in events.places.items() if place[1] < 6}
     recreate(endpoints)
     again = Events(endpoints)
-    for number in sorted(before):
-        again.sent = number
-        again.put(1)
+    again.put(len(before))  # the same as before, up to there
     again.sent = 1000
     again.put(30)
     again.places = {n: p for n, p in again.places.items() if n >= 1000}
@@ -439,7 +329,7 @@ def test_positions_are_found_again_when_another_tool_has_rewritten_the_table(ser
     endpoints, events = servers.endpoints, Events(servers.endpoints)
     events.put(30)
     land(endpoints, tmp_path)
-    table = handle(endpoints).format.load()  # type: ignore[attr-defined]
+    table = iceberg(endpoints)
     table.overwrite(table.scan().to_arrow())  # its snapshot has none of our marks; ours is beneath it
     assert sorted(positions(handle(endpoints).marks(), EVENTS.name)) == [0, 1, 2]
     events.put(9)
@@ -470,14 +360,24 @@ CUTS: tuple[tuple[str, str, bytes, bool, bool], ...] = (
 )
 
 
-@pytest.mark.parametrize(("moment", "server", "request_line", "after", "heard"), CUTS, ids=[cut[0] for cut in CUTS])
-def test_a_lander_killed_at_any_boundary_leaves_each_event_once(
-    servers: Servers, tmp_path: Path, moment: str, server: str, request_line: bytes, after: bool, heard: bool
-) -> None:
+def test_a_lander_killed_at_any_boundary_leaves_each_event_once(servers: Servers, tmp_path: Path) -> None:
     endpoints, events = servers.endpoints, Events(servers.endpoints)
     events.put(30)
     land(endpoints, tmp_path)
-    events.put(300)
+    for moment, server, request_line, after, heard in CUTS:
+        before = events.sent
+        events.put(300)
+        process = killed_at(endpoints, server, request_line, after=after, heard=heard)
+        if not heard:
+            process.killed()
+        committed = moment in ("committed", "acknowledged")
+        assert len(rows(endpoints)) == (events.sent if committed else before), moment
+        assert land(endpoints, tmp_path).total == (0 if committed else 300), moment
+        assert_exactly_once(endpoints, events)
+
+
+def killed_at(endpoints: Endpoints, server: str, request_line: bytes, *, after: bool, heard: bool) -> Lander:
+    """A lander that is killed before a request arrives, or after it was answered; where the lander hears that, right after."""
     killed = threading.Event()
 
     def kill() -> bool:
@@ -491,131 +391,131 @@ def test_a_lander_killed_at_any_boundary_leaves_each_event_once(
     upstream = endpoints.s3_endpoint if server == "s3" else endpoints.catalog_uri
     how: dict[str, Callable[[], Any]] = {"answered": kill} if after else {"asked": kill}
     with wire(upstream, request_line, **how) as between:
-        process = lander(through(endpoints, **{server: between.url}))
-        process.communicate(timeout=60)
+        process = Lander(through(endpoints, **{server: between.url}))
+        process.wait()
         assert killed.wait(10)
-    if not heard:
-        assert process.returncode == -signal.SIGKILL
-    committed = moment in ("committed", "acknowledged")
-    assert len(rows(endpoints)) == (330 if committed else 30)
-    begun = time.monotonic()
-    assert land(endpoints, tmp_path).total == (0 if committed else 300)
-    assert time.monotonic() - begun < 10
-    assert_exactly_once(endpoints, events)
+    return process
 
 
 @pytest.mark.parametrize("part", ["head", "objects"])
 def test_a_lander_outlives_the_servers_it_works_with(servers: Servers, part: str, within: Any) -> None:
     endpoints, events = servers.endpoints, Events(servers.endpoints)
     events.put(30)
-    process = lander(endpoints, "follow", commit_s=0.2)
+    process = Lander(endpoints, follow=True, commit_s=0.2)
     try:
-        assert within(20, lambda: len(rows(endpoints)) == 30)
+        assert within(20, lambda: process.committed == 30)
         events.put(300, flush=False)
         servers.kill(part)
         if part == "objects":
             servers.kill("head")  # it stores there
-        time.sleep(2)
-        for one in ("objects", "head"):
-            if servers.children[one].ended:
-                servers.start(one)
+            assert within(30, lambda: process.has_said("waiting"))
+        servers_up(servers)
         events.put(300, flush=False)
         events.flush()
         events.put(30)  # by another producer, should Tansu have disowned the one before: what it held was never acknowledged
         wanted = len(events.places)
         assert wanted >= 60
-        assert within(60, lambda: len(rows(endpoints)) >= wanted), (len(rows(endpoints)), wanted)
+        assert within(60, lambda: process.committed >= wanted), (process.committed, wanted)
     finally:
         servers_up(servers)
-        done = finish(process)
+        done = process.finish()
     assert done["refused"] == []
     assert_exactly_once(endpoints, events)
 
 
-def servers_up(servers: Servers) -> None:
-    for one in ("objects", "head"):
-        if servers.children[one].ended:
-            servers.start(one)
-
-
-def test_a_frozen_object_store_is_waited_for(servers: Servers, within: Any) -> None:
+@pytest.mark.parametrize("seconds", [4, pytest.param(30, marks=pytest.mark.soak)])
+def test_a_frozen_object_store_is_waited_for(servers: Servers, within: Any, seconds: int) -> None:
     endpoints, events = servers.endpoints, Events(servers.endpoints)
     events.put(30)
-    process = lander(endpoints, "follow", commit_s=0.2)
+    # The client's own patience is shorter than the frost, as it is in the field.
+    process = Lander(through(endpoints, **{"s3.request-timeout": "1", "s3.connect-timeout": "1"}), follow=True, commit_s=0.2)
     try:
-        assert within(20, lambda: len(rows(endpoints)) == 30)
+        assert within(20, lambda: process.committed == 30)
         events.put(30)
         servers.freeze("objects")
-        time.sleep(30)
+        time.sleep(seconds)
         servers.thaw("objects")
         events.put(30)
-        assert within(60, lambda: len(rows(endpoints)) == 90), len(rows(endpoints))
+        assert within(60, lambda: process.committed == 90), process.committed
     finally:
         servers.thaw("objects")
-        finish(process)
+        process.finish()
     assert_exactly_once(endpoints, events)
 
 
 # Several landers.
 
 
-def owners(endpoints: Endpoints) -> set[str]:
-    """Names of the landers that share the topic."""
-    from headrace.catalog import LANDERS
-    from headrace.storage.objects import ObjectReader
-
-    return set(json.loads(ObjectReader(LANDERS, endpoints, Meter(Ledger(), "test")).get("events.json")))
-
-
 def test_landers_share_the_partitions_and_one_that_dies_is_replaced(servers: Servers, within: Any) -> None:
     endpoints, events = servers.endpoints, Events(servers.endpoints)
-    events.put(30)
-    first, second = (lander(endpoints, "follow", commit_s=0.2) for _ in range(2))
-    try:
-        assert within(30, lambda: len(owners(endpoints)) == 2 and len(rows(endpoints)) == 30)
-        for _ in range(20):
-            events.put(30)
-            time.sleep(0.1)
-        assert within(30, lambda: len(rows(endpoints)) == 630)
-        first.kill()
-        out = first.communicate()[0]
-        assert sum(json.loads(line).get("committed", 0) for line in out.splitlines()) > 0, "both land"
+    first, second = (Lander(endpoints, follow=True, commit_s=0.2) for _ in range(2))
+
+    def both_land() -> bool:
         events.put(30)
-        assert within(30, lambda: len(rows(endpoints)) == 660), "the other one takes over"
+        return first.has_said("committed") and second.has_said("committed")
+
+    try:
+        assert within(30, lambda: len(owners(endpoints)) == 2)
+        assert within(30, both_land)
+        assert within(30, lambda: first.committed + second.committed == events.sent)
+        first.kill()
+        events.put(30)
+        assert within(30, lambda: first.committed + second.committed == events.sent), "the other one takes over"
     finally:
         first.kill()
-        assert finish(second)["landed"] > 0
+        assert second.finish()["landed"] > 0
     assert_exactly_once(endpoints, events)
 
 
 def test_a_lander_that_slept_is_refused_and_starts_again_from_the_table(servers: Servers, tmp_path: Path, within: Any) -> None:
     endpoints, events = servers.endpoints, Events(servers.endpoints)
     events.put(30)
-    process = lander(endpoints, "follow", commit_s=3.0)
-    try:
-        assert within(20, lambda: len(rows(endpoints)) == 30)
-        events.put(300)
-        time.sleep(1.0)  # it has fetched them and not yet committed
-        os.kill(process.pid, signal.SIGSTOP)
-        assert len(rows(endpoints)) == 30
-        assert land(endpoints, tmp_path).total == 300, "another lander"
-        os.kill(process.pid, signal.SIGCONT)
-        time.sleep(4.0)
-        assert len(rows(endpoints)) == 330, "its commit was refused"
-        events.put(30)
-        assert within(20, lambda: len(rows(endpoints)) == 360)
-    finally:
-        os.kill(process.pid, signal.SIGCONT)
-        finish(process)
+    land(endpoints, tmp_path)
+    events.put(300)
+    others: list[int] = []
+
+    def asleep() -> None:
+        """It has fetched them and written their file, and its commit is under way."""
+        process.signal(signal.SIGSTOP)
+        others.append(land(endpoints, tmp_path).total)
+        process.signal(signal.SIGCONT)
+
+    with wire(endpoints.catalog_uri, rb"POST \S+/tables/events ", asked=asleep) as between:
+        process = Lander(through(endpoints, catalog=between.url), follow=True, commit_s=1.0)
+        try:
+            assert within(30, lambda: others != [])
+            events.put(30)
+            assert within(30, lambda: process.committed > 0)
+        finally:
+            process.signal(signal.SIGCONT)
+            assert process.finish()["landed"] == 30, "its commit was refused"
+    assert others == [300]
     assert_exactly_once(endpoints, events)
+
+
+def test_a_lander_that_was_overtaken_is_refused_and_lands_nothing_twice(servers: Servers, tmp_path: Path) -> None:
+    endpoints = servers.endpoints
+    put_values(endpoints, *(json.dumps({"n": n, "text": "good"}).encode() for n in range(2)))
+    land(endpoints, tmp_path)
+    put_values(endpoints, b'{"n": 2, "text": "good"}', b'{"n": 3, "text": "good"}', b"bad")
+    overtaking: list[Landed] = []
+    # The first lander has fetched, written its files and is about to commit when the second one lands it all.
+    with wire(
+        endpoints.catalog_uri, rb"POST \S+/tables/events ", asked=lambda: overtaking.append(land(endpoints, tmp_path))
+    ) as between:
+        assert land(through(endpoints, catalog=between.url), tmp_path).total == 0, "what the other one landed"
+    assert [found.total for found in overtaking] == [2]
+    assert sorted(row["offset"] for row in rows(endpoints)) == [0, 1, 2, 3]
+    assert positions(handle(endpoints).marks(), EVENTS.name)[0].next == 5
+    assert [row["offset"] for row in handle(endpoints, DEAD_LETTERS).read().to_pylist()] == [4]
+    assert land(endpoints, tmp_path).total == 0
 
 
 def test_landers_that_race_for_everything_double_nothing(servers: Servers) -> None:
     endpoints, events = servers.endpoints, Events(servers.endpoints)
-    events.put(3000)
-    racing = [lander(endpoints, commit_rows=100) for _ in range(3)]
-    landed = [finish(process)["landed"] for process in racing]
-    assert sum(landed) == 3000
+    events.put(1200)
+    racing = [Lander(endpoints, commit_rows=100) for _ in range(3)]
+    assert sum(process.result()["landed"] for process in racing) == 1200
     assert_exactly_once(endpoints, events)
 
 
@@ -626,11 +526,15 @@ def runner(endpoints: Endpoints, tmp_path: Path) -> Runner:
     return Runner(Run("land", tmp_path), endpoints)
 
 
-def put_values(endpoints: Endpoints, *values: bytes) -> None:
+def put_values(endpoints: Endpoints, *values: bytes | None, to: str = EVENTS.name) -> None:
+    """Put values on a topic as they are, whatever they are, and see each acknowledged."""
     producer = Producer({"bootstrap.servers": endpoints.kafka_bootstrap, "acks": "all", "message.max.bytes": 4 << 20})
+    failures: list[Any] = []
     for value in values:
-        producer.produce(EVENTS.name, value, partition=0)
+        key = b"\xfe\x00" if value is None else b"key"
+        producer.produce(to, value, key, partition=0, on_delivery=lambda error, _: failures.append(error) if error else None)
     assert producer.flush(20) == 0
+    assert failures == []
 
 
 def widened(*more: pa.Field) -> tuple[Store, Store]:
@@ -638,6 +542,55 @@ def widened(*more: pa.Field) -> tuple[Store, Store]:
     topic = pa.schema([*EVENTS.columns, *more])
     table = pa.schema([*EVENTS.columns, *more, *(f for f in EVENT_ROWS.columns if f.name not in EVENTS.columns.names)])
     return replace(EVENTS, schema=topic), replace(EVENT_ROWS, schema=table)
+
+
+def verdict(number: int, **other: Any) -> bytes:
+    texts = dict.fromkeys(("chunk_id", "reason", "correction"), "")
+    row = {"verdict_id": f"v{number}", "answer_id": f"a{number}", "tenant": "default", "user": "u", **texts}
+    return json.dumps({**row, "simulated": True, "up": True, "at": "2026-01-01T00:00:00+00:00", **other}).encode()
+
+
+def test_records_that_cannot_be_read_are_kept_with_their_bytes_and_the_good_ones_land(servers: Servers, tmp_path: Path) -> None:
+    endpoints, verdicts = servers.endpoints, replace(FEEDBACK, name="verdicts")
+    bad: list[tuple[bytes | None, str]] = [
+        (b"{not json", "not JSON"),
+        (verdict(0).replace(b'"up"', b'"down"'), "'up' is missing"),
+        (verdict(0, up="yes"), "wrong type"),
+        (verdict(0, at="yesterday"), "ISO 8601"),
+        (verdict(0, at="2026-01-01T00:00:00"), "no time zone"),
+        (verdict(0, reason="\ud800"), "wrong type"),
+        (b"[1, 2]", "object is wanted"),
+        (b"null", "object is wanted"),
+        (b"[" * 100_000, "not JSON"),
+        (b"", "not JSON"),
+        (None, "no value"),
+        (b"\xff" * (1 << 20), "not JSON"),
+    ]
+    values: list[bytes | None] = []
+    for number, (value, _) in enumerate(bad):
+        values += [verdict(number), value]
+    TopicReader(verdicts, endpoints, METER).ensure()
+    put_values(endpoints, *values, verdict(99), to=verdicts.name)
+
+    table = replace(FEEDBACK_ROWS, name=verdicts.name)
+    landed = runner(endpoints, tmp_path).run(landing({verdicts: table}))
+    assert (landed.total, landed.dead) == (len(bad) + 1, len(bad))
+    found = handle(endpoints, table)
+    assert sorted(found.read(("offset",))["offset"].to_pylist()) == [*range(0, 2 * len(bad), 2), 2 * len(bad)]
+    letters = sorted(handle(endpoints, DEAD_LETTERS).read().to_pylist(), key=lambda row: row["offset"])
+    assert [row["offset"] for row in letters] == list(range(1, 2 * len(bad), 2))
+    for letter, (value, reason) in zip(letters, bad, strict=True):
+        assert letter["value"] == (value or b"")
+        assert reason in letter["reason"], letter["reason"]
+        assert len(letter["reason"]) < 500
+        assert letter["topic"] == verdicts.name
+    assert next(row["key"] for row in letters if "no value" in row["reason"]) == b"\xfe\x00"
+
+    # Twice changes nothing, not even a snapshot.
+    before = found.snapshot()
+    again = runner(endpoints, tmp_path).run(landing({verdicts: table}))
+    assert (again.total, again.dead, found.snapshot()) == (0, 0, before)
+    assert handle(endpoints, DEAD_LETTERS).count() == len(bad)
 
 
 def test_dead_letters_land_once_when_they_can_be_read(servers: Servers, tmp_path: Path) -> None:
@@ -690,32 +643,37 @@ def test_an_event_of_a_megabyte_lands(servers: Servers, tmp_path: Path) -> None:
 # A full disk.
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting a small disk takes root")
 def test_a_full_disk_stops_landing_and_loses_nothing(tmp_path: Path, within: Any) -> None:
+    require(
+        os.geteuid() == 0 and sys.platform == "linux",
+        "This test mounts a small disk, which takes root on Linux.",
+        unless="HEADRACE_TESTS_WITHOUT_ROOT",
+    )
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=220m", "tmpfs", disk], check=False).returncode:
-        pytest.skip("this machine lets nobody mount a disk")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=220m", "tmpfs", disk], check=False).returncode == 0
+    require(mounted, "This machine lets not even root mount a disk.", unless="HEADRACE_TESTS_WITHOUT_ROOT")
     servers = None
     try:
         servers = Servers(disk / "home")
-        endpoints = servers.endpoints
-        TopicReader(EVENTS, endpoints, Meter(Ledger(), "test")).ensure()
-        events = Events(endpoints)
+        endpoints, events = servers.endpoints, Events(servers.endpoints)
+        topic(endpoints).ensure()
         events.put(300)
-        land(endpoints, tmp_path)
+        process = Lander(endpoints, follow=True, commit_s=0.2)
+        assert within(30, lambda: process.committed == 300)
+        process.signal(signal.SIGSTOP)  # until the disk is full and there is something to land
         events.put(300)
         ballast = disk / "ballast"
         with contextlib.suppress(OSError), ballast.open("wb") as file:
             while True:
-                file.write(os.urandom(1 << 16))
+                file.write(bytes(1 << 16))
                 file.flush()
-        process = lander(endpoints, "follow", commit_s=0.2)
-        time.sleep(6)
+        process.signal(signal.SIGCONT)
+        assert within(60, lambda: process.has_said("waiting"))
         assert len(rows(endpoints)) == 300, "nothing fits any more"
         ballast.unlink()
-        assert within(60, lambda: len(rows(endpoints)) == 600), len(rows(endpoints))
-        finish(process)
+        assert within(60, lambda: process.committed == 600), process.said
+        process.finish()
         assert_exactly_once(endpoints, events)
     finally:
         if servers is not None:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lander import EVENT_ROWS, EVENTS
+from events import METER, Events, assert_exactly_once, missing, rows, topic
+from lander import EVENT_ROWS, EVENTS, Lander
 from servers import Servers
 from test_kill import QUESTIONS, assert_whole
 from test_kill import finish as finish_demo
-from test_landing import Events, assert_exactly_once, finish, lander, missing, rows
 
 from headrace.errors import HeadraceError, Unavailable
 from headrace.head.position import positions
@@ -29,10 +28,8 @@ from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
 from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.ledger import Ledger
-from headrace.storage.meter import Meter
 from headrace.storage.tables import TableReader, TableWriter
-from headrace.storage.topics import TopicReader, TopicWriter
+from headrace.storage.topics import TopicWriter
 
 
 @pytest.mark.soak
@@ -70,15 +67,15 @@ def landed_all(endpoints: Endpoints, events: Events) -> bool:
 
 def keep(endpoints: Endpoints, folder: Path) -> None:
     with contextlib.suppress(HeadraceError):
-        TableWriter(EVENT_ROWS, endpoints, Meter(Ledger(), "test")).upkeep(Upkeep())
+        TableWriter(EVENT_ROWS, endpoints, METER).upkeep(Upkeep())
     with contextlib.suppress(HeadraceError):
         Runner(Run("trim", folder), endpoints).run(trimming({EVENTS: EVENT_ROWS}), keep_s=10.0)
 
 
-def account(servers: Servers, events: Events, landers: list[subprocess.Popen[str]], within: Any) -> str:
+def account(servers: Servers, events: Events, landers: list[Lander], within: Any) -> str:
     """What the head, the table and the landers say of what is missing, and whether it comes once the broker is started anew."""
     endpoints = servers.endpoints
-    reader = TopicReader(EVENTS, endpoints, Meter(Ledger(), "test"))
+    reader = topic(endpoints)
     lost = missing(rows(endpoints), events)
 
     def held_at(partition: int, offset: int) -> Any:
@@ -93,8 +90,8 @@ def account(servers: Servers, events: Events, landers: list[subprocess.Popen[str
     landed = within(60, lambda: landed_all(endpoints, events))
     for process in landers:
         process.kill()
-    said = [process.communicate()[0].splitlines()[-5:] for process in landers]
-    at = positions(TableReader(EVENT_ROWS, endpoints, Meter(Ledger(), "test")).marks(), EVENTS.name)
+    said = [process.said[-5:] for process in landers]
+    at = positions(TableReader(EVENT_ROWS, endpoints, METER).marks(), EVENTS.name)
     told = f"missing {lost}\nhead has of them {held}\nspans {reader.spans()}\npositions {at}\nlanders said {said}"
     return f"{told}\nlanded after the broker was started anew: {landed}"
 
@@ -106,15 +103,15 @@ def test_ten_minutes_of_kills_while_events_land(tmp_path: Path, within: Any) -> 
     seconds = float(os.environ.get("HEADRACE_SOAK_SECONDS", "600"))
     dice = random.Random(int(os.environ.get("HEADRACE_SOAK_SEED", "7")))
     servers = Servers(tmp_path / "servers")
-    landers: list[subprocess.Popen[str]] = []
+    landers: list[Lander] = []
     try:
         endpoints = servers.endpoints
-        TopicReader(EVENTS, endpoints, Meter(Ledger(), "test")).ensure()
+        topic(endpoints).ensure()
         events = Events(endpoints)  # only what was acknowledged counts, and where
         stop = threading.Event()
 
         def produce() -> None:
-            writer = TopicWriter(EVENTS, endpoints, Meter(Ledger(), "test"))
+            writer = TopicWriter(EVENTS, endpoints, METER)
             while not stop.is_set():
                 numbers = range(events.sent, events.sent + 20)
                 events.sent += 20
@@ -125,7 +122,7 @@ def test_ten_minutes_of_kills_while_events_land(tmp_path: Path, within: Any) -> 
 
         producing = threading.Thread(target=produce)
         producing.start()
-        landers += [lander(endpoints, "follow", commit_s=1.0) for _ in range(2)]
+        landers += [Lander(endpoints, follow=True, commit_s=1.0) for _ in range(2)]
         kills: Counter[str] = Counter()
         upkeep_at = time.monotonic() + 30
         end = time.monotonic() + seconds
@@ -140,8 +137,7 @@ def test_ten_minutes_of_kills_while_events_land(tmp_path: Path, within: Any) -> 
             if whom == "lander":
                 victim = landers.pop(dice.randrange(len(landers)))
                 victim.kill()
-                victim.communicate()
-                landers.append(lander(endpoints, "follow", commit_s=1.0))
+                landers.append(Lander(endpoints, follow=True, commit_s=1.0))
                 continue
             servers.kill(whom)
             if whom == "objects":
@@ -156,7 +152,7 @@ def test_ten_minutes_of_kills_while_events_land(tmp_path: Path, within: Any) -> 
         wanted = len(events.places)
         assert within(120, lambda: landed_all(endpoints, events)), account(servers, events, landers, within)
         for process in landers:
-            assert finish(process)["refused"] == []
+            assert process.finish()["refused"] == []
         landers.clear()
         print(f"{sum(kills.values())} kills {dict(kills)}, {wanted} events acknowledged, {len(rows(endpoints))} landed")
         assert min(kills.values()) > 0

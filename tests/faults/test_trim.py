@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +14,10 @@ from pathlib import Path
 import obstore
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from events import METER, Events, assert_exactly_once, land, module_servers, servers, topic
 from kafka_wire import DeletingBroker
 from lander import EVENT_ROWS, EVENTS
 from servers import Servers
-from test_landing import Events, assert_exactly_once, land
 
 from headrace.catalog import FEEDBACK
 from headrace.errors import HeadraceError, Unavailable
@@ -28,29 +28,17 @@ from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner
 from headrace.platform.address import HEAD
 from headrace.settings import Landing
-from headrace.storage import tansu
+from headrace.storage import tansu, topics
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.ledger import Ledger
-from headrace.storage.meter import Meter
 from headrace.storage.objects import connect
-from headrace.storage.topics import Span, TopicReader, TopicWriter
+from headrace.storage.topics import Span, TopicWriter
 
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Servers]:
-    servers = Servers(tmp_path / "servers")
-    TopicReader(EVENTS, servers.endpoints, Meter(Ledger(), "test")).ensure()
-    yield servers
-    servers.close()
+__all__ = ["module_servers", "servers"]
 
 
 def trim(endpoints: Endpoints, tmp_path: Path, keep_s: float = 0.0) -> list[Trimmed]:
     done: list[Trimmed] = Runner(Run("trim", tmp_path), endpoints).run(trimming({EVENTS: EVENT_ROWS}), keep_s=keep_s)
     return done
-
-
-def topic(endpoints: Endpoints) -> TopicReader:
-    return TopicReader(EVENTS, endpoints, Meter(Ledger(), "test"))
 
 
 def batches(endpoints: Endpoints, partition: int = 0, of: str = EVENTS.name) -> dict[int, str]:
@@ -74,12 +62,12 @@ def test_a_broker_is_told_to_delete_what_a_table_has_held_for_a_while_and_nothin
             return sorted(broker.asked)
 
         assert trimmed(60.0) == [], "no snapshot is that old"
-        time.sleep(2.1)
+        landed = time.time()
         events.put(30)
         land(endpoints, tmp_path)
         events.put(30)  # not landed
-        # Up to what the snapshot of two seconds ago holds, though a newer one holds more.
-        assert trimmed(2.0) == [("events", partition, 10) for partition in range(3)]
+        # Up to what the snapshot of that moment holds, though a newer one holds more.
+        assert trimmed(time.time() - landed) == [("events", partition, 10) for partition in range(3)]
         # All that has landed but the last record, by which the head is known again.
         assert trimmed(0.0) == [("events", partition, 19) for partition in range(3)]
     finally:
@@ -140,9 +128,9 @@ def test_trimming_a_head_that_is_written_to_loses_nothing(servers: Servers, tmp_
     stop = threading.Event()
 
     def produce(number: int) -> None:
-        writer = TopicWriter(EVENTS, endpoints, Meter(Ledger(), "test"))
+        writer = TopicWriter(EVENTS, endpoints, METER)
         at = 1_000_000 * number
-        while not stop.is_set():
+        while not stop.wait(0.01):
             numbers = range(at, at := at + 20)
             places = writer.append([{"n": n, "text": f"event {n}"} for n in numbers], key="n")
             events.places.update(zip(numbers, places, strict=True))
@@ -151,7 +139,7 @@ def test_trimming_a_head_that_is_written_to_loses_nothing(servers: Servers, tmp_
     with ThreadPoolExecutor(2) as pool:
         producing = [pool.submit(produce, number) for number in range(2)]
         try:
-            for _ in range(4):
+            for _ in range(3):
                 land(endpoints, tmp_path)
                 trimmed += sum(found.records for found in trim(endpoints, tmp_path))
         finally:
@@ -187,7 +175,7 @@ def test_a_lander_that_follows_trims_as_it_goes(
             failed=lambda _, error: failures.append(error),
         )
         try:
-            writer = TopicWriter(FEEDBACK, endpoints, Meter(Ledger(), "test"))
+            writer = TopicWriter(FEEDBACK, endpoints, METER)
             for n in range(40):
                 writer.append([{**verdict, "verdict_id": f"v{n}", "correction": "", "at": datetime.now(UTC)}], key="verdict_id")
             assert within(60, lambda: held() <= FEEDBACK.partitions)
@@ -206,15 +194,27 @@ def test_a_store_that_does_not_answer_is_named(servers: Servers, tmp_path: Path)
         topic(away).forget({0: 5})
 
 
-def test_a_partition_of_many_batches_is_read_though_the_broker_takes_its_time(servers: Servers) -> None:
+@pytest.mark.parametrize(
+    ("count", "patience"),
+    [
+        pytest.param(400, {"_GATHER_MS": (1, 500, 2_000), "_PACE_S": 0.2}, id="small"),
+        pytest.param(8_000, {}, marks=pytest.mark.soak, id="large"),
+    ],
+)
+def test_a_partition_of_many_batches_is_read_though_the_broker_takes_its_time(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, count: int, patience: dict[str, object]
+) -> None:
     """Tansu lists all of them at each fetch, and hands out nothing where that takes longer than it may gather."""
+    for name, value in patience.items():
+        monkeypatch.setattr(topics, name, value)
     endpoints = servers.endpoints
-    made = many_batches(endpoints, 8_000)
-    start = made - 2_000
-    settings = {"bootstrap.servers": endpoints.kafka_bootstrap, "group.id": "naive", "fetch.wait.max.ms": 20}
+    made = many_batches(endpoints, count)
+    start = made - count // 4
+    gather_ms = topics._GATHER_MS[0] if patience else 20
+    settings = {"bootstrap.servers": endpoints.kafka_bootstrap, "group.id": "naive", "fetch.wait.max.ms": gather_ms}
     naive = Consumer(settings)
     naive.assign([TopicPartition(EVENTS.name, 0, start)])
-    assert naive.consume(1, timeout=5) == [], "less than the list takes: nothing, however often it asks"
+    assert naive.consume(1, timeout=5 if not patience else 1) == [], "less than the list takes: nothing, however often it asks"
     naive.close()
     assert [offset for fetched in topic(endpoints).read({0: start}) for offset in fetched.offsets] == list(range(start, made))
     record = topic(endpoints).record(0, made - 1)
@@ -228,7 +228,7 @@ def test_a_partition_of_many_batches_is_read_though_the_broker_takes_its_time(se
 
 def many_batches(endpoints: Endpoints, count: int) -> int:
     """Have partition 0 hold that many batches of one record each: copies of one that Tansu wrote, named as it names them."""
-    TopicWriter(EVENTS, endpoints, Meter(Ledger(), "test")).append([{"n": 0, "text": "one"}], key="n")
+    TopicWriter(EVENTS, endpoints, METER).append([{"n": 0, "text": "one"}], key="n")
     partition, store = None, connect(endpoints, HEAD)
     for number in range(EVENTS.partitions):
         with contextlib.suppress(StopIteration):

@@ -1,0 +1,163 @@
+"""Numbered events put on the head, landed, and accounted for by (topic, partition, offset)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+from lander import EVENT_ROWS, EVENTS, land_events
+from servers import Servers
+
+from headrace.catalog import DEAD_LETTERS, LANDERS, REFUSALS
+from headrace.errors import NotFound
+from headrace.head.land import Landed
+from headrace.pipeline.run import Run
+from headrace.pipeline.runner import Runner
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.iceberg import NAMESPACE, IcebergTable
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.storage.tables import TableReader, TableWriter
+from headrace.storage.topics import TopicReader
+
+METER = Meter(Ledger(), "test")
+LANDERS_KEY = f"{EVENTS.name}.json"
+Place = tuple[int, int]
+
+
+@pytest.fixture(scope="module")
+def module_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    servers = Servers(tmp_path_factory.mktemp("servers"))
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def servers(module_servers: Servers) -> Servers:
+    """The module's servers, all of them up, without the topic, the tables and the landers of the test before."""
+    servers_up(module_servers)
+    endpoints = module_servers.endpoints
+    recreate(endpoints)
+    for store in (EVENT_ROWS, REFUSALS, DEAD_LETTERS):
+        forget_rows(endpoints, store)
+    ObjectWriter(LANDERS, endpoints, METER).delete(LANDERS_KEY)
+    return module_servers
+
+
+def servers_up(servers: Servers) -> None:
+    """Thaw and start what a test has frozen or killed."""
+    for part in ("objects", "head"):
+        if servers.children[part].ended:
+            servers.start(part)
+        servers.thaw(part)
+
+
+def recreate(endpoints: Endpoints) -> None:
+    """The topic made anew: the same name, another identity, offsets from 0."""
+    admin = AdminClient({"bootstrap.servers": endpoints.kafka_bootstrap})
+    with contextlib.suppress(Exception):
+        admin.delete_topics([EVENTS.name])[EVENTS.name].result(10)
+    admin.create_topics([NewTopic(EVENTS.name, num_partitions=EVENTS.partitions)])[EVENTS.name].result(10)
+
+
+def forget_rows(endpoints: Endpoints, store: Any = EVENT_ROWS) -> None:
+    """An empty table for the lander whose turn it is."""
+    found = TableReader(store, endpoints, METER).format
+    assert isinstance(found, IcebergTable)
+    with contextlib.suppress(Exception):
+        found._connect().drop_table((NAMESPACE, store.table))
+
+
+class Events:
+    """Puts numbered events on the topic and remembers which the broker acknowledged, and where it put them.
+
+    As our own writer does, it believes no acknowledgement without a place of its own: after a kill Tansu may answer an idempotent
+    producer's retry with "known already", or with offsets that others have, and not hold the records (docs/head.md).
+    """
+
+    def __init__(self, endpoints: Endpoints, first: int = 0) -> None:
+        self.places: dict[int, Place] = {}
+        self._given: set[Place] = set()
+        self.sent = first
+        self._settings = {
+            "bootstrap.servers": endpoints.kafka_bootstrap,
+            "acks": "all",
+            "enable.idempotence": True,
+            "linger.ms": 5,
+            "message.timeout.ms": 60_000,
+            "log_level": 0,
+        }
+        self._producer = Producer(self._settings)
+        self._fenced = False
+
+    def put(self, count: int, *, flush: bool = True) -> None:
+        if self._fenced:
+            self._producer.flush(60)
+            self._producer, self._fenced = Producer(self._settings), False
+        for _ in range(count):
+            number = self.sent
+            self.sent += 1
+            value = json.dumps({"n": number, "text": f"event {number}"}).encode()
+
+            def note(error: KafkaError | None, message: Any, number: int = number) -> None:
+                place = (message.partition(), message.offset())
+                if error is None:
+                    if place[1] is not None and place not in self._given:
+                        self._given.add(place)
+                        self.places[number] = place
+                elif error.code() == KafkaError.PRODUCER_FENCED:  # Tansu, killed at the wrong moment, disowns its producers
+                    self._fenced = True
+
+            self._producer.produce(EVENTS.name, value, str(number).encode(), partition=number % 3, on_delivery=note)
+            self._producer.poll(0)
+        if flush:
+            self.flush()
+
+    def flush(self) -> None:
+        assert self._producer.flush(60) == 0
+
+
+def handle(endpoints: Endpoints, store: Any = EVENT_ROWS) -> TableWriter:
+    return TableWriter(store, endpoints, METER)
+
+
+def topic(endpoints: Endpoints) -> TopicReader:
+    return TopicReader(EVENTS, endpoints, METER)
+
+
+def land(endpoints: Endpoints, tmp_path: Path) -> Landed:
+    done: Landed = Runner(Run("land", tmp_path), endpoints).run(land_events)
+    return done
+
+
+def rows(endpoints: Endpoints) -> list[dict[str, Any]]:
+    return handle(endpoints).read().to_pylist()
+
+
+def owners(endpoints: Endpoints) -> set[str]:
+    """Names of the landers that share the topic."""
+    try:
+        return set(json.loads(ObjectReader(LANDERS, endpoints, METER).get(LANDERS_KEY)))
+    except NotFound:
+        return set()
+
+
+def assert_exactly_once(endpoints: Endpoints, events: Events, topic: str = EVENTS.name) -> None:
+    found = rows(endpoints)
+    places = Counter((row["topic"], row["partition"], row["offset"]) for row in found)
+    assert [place for place, times in places.items() if times > 1] == [], "doubled"
+    assert missing(found, events, topic) == {}, "lost"
+
+
+def missing(found: list[dict[str, Any]], events: Events, topic: str = EVENTS.name) -> dict[int, Place]:
+    """Acknowledged events that the rows lack at their place."""
+    landed = {(row["partition"], row["offset"]): row["n"] for row in found if row["topic"] == topic}
+    return {number: place for number, place in events.places.items() if landed.get(place) != number}

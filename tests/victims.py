@@ -1,0 +1,78 @@
+"""What the processes do that tests kill: each works on storage that it is given, until it ends or is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from headrace.catalog import TURNS, Store
+from headrace.forget import Subject, forget
+from headrace.inference.reindex import reindex
+from headrace.pipeline import manifest
+from headrace.pipeline.run import Run, recorded
+from headrace.pipeline.runner import Runner
+from headrace.pipeline.stage import Stage
+from headrace.settings import Inference, Training, Upkeep
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectWriter
+from headrace.storage.tables import TableWriter
+from headrace.training.clock import Clock
+from headrace.training.evaluate import Evaluation
+from headrace.training.loop import Trained
+from headrace.training.prepare import Dataset
+from headrace.training.promote import promote
+
+
+def keep(link: Connection, endpoints: Endpoints, store: Store, rules: Upkeep) -> None:
+    """The upkeep of one table."""
+    done = TableWriter(store, endpoints, Meter(Ledger(), "upkeep")).upkeep(rules)
+    link.send(done.as_dict() if done else None)
+
+
+def promoting(link: Connection, endpoints: Endpoints, turn: int) -> None:
+    """The stage that commits a turn, with a challenger that has won."""
+    plan = {"turn": turn, "parent": None, "recipe": "reranker", "settings": Training().model_dump()}
+    plan = manifest.begin(ObjectWriter(TURNS, endpoints, Meter(Ledger(), "plan")), turn, plan)
+    with tempfile.TemporaryDirectory() as folder:
+        decision = Runner(Run("turn", Path(folder)), endpoints).run(
+            promote,
+            plan=plan,
+            dataset=Dataset("d1", {"train": 1}, {"train": 1}, ()),
+            trained=Trained("reranker/d1/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0),
+            evaluation=Evaluation(
+                "nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2, "max_tokens": 64}
+            ),
+            settings=Training(),
+            run="test",
+            clock=Clock(None, 0.0),
+        )
+    link.send(vars(decision))
+
+
+def forgetting(_: Connection, endpoints: Endpoints, subject: Subject, last: str, wait_s: float) -> None:
+    """A forgetting that kills itself as it ends the stage `last`, or so many seconds after it began it."""
+
+    class Dying(Runner):
+        def run(self, stage: Stage[..., Any], **inputs: Any) -> Any:
+            if stage.name == last and wait_s:
+                signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+                signal.setitimer(signal.ITIMER_REAL, wait_s)
+            done = super().run(stage, **inputs)
+            if stage.name == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return done
+
+    with tempfile.TemporaryDirectory() as folder, recorded("forget", Path(folder)) as run:
+        forget(Dying(run, endpoints), subject, who="cli:killed")
+
+
+def reindexing(link: Connection, endpoints: Endpoints, settings: Inference) -> None:
+    """Another index beside the one that answers."""
+    with tempfile.TemporaryDirectory() as folder, recorded("reindex", Path(folder)) as run:
+        link.send(reindex(Runner(run, endpoints), settings).generation.number)
