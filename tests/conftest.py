@@ -246,6 +246,26 @@ def real_home(tmp_path: Path, models_cache: Path, handbook: Path) -> Iterator[Ho
     clear(home)
 
 
+Imported = Callable[..., set[str]]
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Imported:
+    """The modules that a command has imported when it ends, in a process of its own; it must end with 0."""
+    program = (
+        "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); import headrace.cli as c; c.main()"
+    )
+
+    def run(*words: str, **more: str) -> set[str]:
+        command = [sys.executable, "-c", program, *words]
+        env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")} | more
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path, env=env)
+        assert done.returncode == 0, done.stderr
+        return set(done.stderr.splitlines()[-1].split())
+
+    return run
+
+
 @pytest.fixture
 def within() -> Callable[[float, Callable[[], bool]], bool]:
     """Whether something becomes true within some seconds; asked every 50 ms."""

@@ -55,6 +55,7 @@ def land(
 def _follow_head(session: Any, as_json: bool) -> None:
     import signal
     import threading
+    from types import FrameType
 
     from headrace.head.follow import follow
     from headrace.head.land import Following
@@ -64,7 +65,15 @@ def _follow_head(session: Any, as_json: bool) -> None:
 
     lines = LandingLines(out, err, as_json)
     following = Following(threading.Event(), lines.committed, lines.refused, lines.waiting)
-    signal.signal(signal.SIGTERM, lambda *_: following.stop.set())
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if following.stop.is_set():
+            signal.default_int_handler(number, frame)  # asked twice: at once
+        following.stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
     settings = session.settings.landing
     if isinstance(session.settings.head, Embedded):
         # Embedded servers that are gone do not come back by themselves.

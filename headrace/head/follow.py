@@ -27,8 +27,8 @@ def follow(
 
     It is trimmed of what a table has held for `keep_s` seconds; `None`: it is not.
 
-    A chore that fails is told and tried again a minute later: landing goes on without it. A Ctrl-C stops in good order: what
-    was fetched is committed first.
+    A chore that fails is reported and tried again a minute later: landing goes on without it. What was fetched is committed
+    before this returns.
     """
 
     def trimming() -> None:
@@ -45,8 +45,6 @@ def follow(
                         chore()
                     except HeadraceError as error:
                         failed(name, error)
-        except KeyboardInterrupt:
-            pass
         finally:
             following.stop.set()
         return landing.result()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import Imported
 
 from headrace import __version__, cli
 from headrace.catalog import DOCUMENTS
@@ -46,8 +47,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-COMMANDS = ["demo", "up", "index", "search", "land", "sql", "endpoints", "ask", "feedback", "turn", "models", "promote"]
+COMMANDS = ["demo", "up", "down", "index", "search", "land", "sql", "endpoints", "ask", "feedback", "turn", "models", "promote"]
 COMMANDS += ["rollback", "runs", "ledger", "score", "check", "completion", "replay", "trace", "forget", "loop"]
+COMMANDS += ["upkeep", "head", "reindex", "eval", "tenant", "key"]
 WRONG = [
     ["frobnicate"],
     ["runs", "--frobnicate"],
@@ -92,7 +94,6 @@ def test_wrong_words_end_with_2_and_a_sentence(run, words: list[str], tmp_path: 
         (["index", "nowhere"], "nowhere does not exist.", "Name a file or a folder."),
         (["promote", "judge", "v1"], "There is no model 'judge'.", "Those there are: reranker, embedder, generator."),
         (["rollback", "judge"], "There is no model 'judge'.", "Those there are: reranker, embedder, generator."),
-        (["rollback", "generator"], "generator has no earlier version to go back to.", "See `headrace models`."),
     ],
 )
 def test_a_failure_is_a_sentence_and_a_hint(run, words: list[str], message: str, hint: str) -> None:  # type: ignore[no-untyped-def]
@@ -218,6 +219,30 @@ def test_a_person_sees_tables(run, home: Path) -> None:  # type: ignore[no-untyp
     assert "index" in out
     assert "done" in out
     assert "Nothing has run" in run("runs")[1]
+
+
+SLOW = {"pyiceberg", "pyarrow", "numpy", "pandas", "torch", "transformers", "lancedb", "duckdb", "obstore", "confluent_kafka"}
+SLOW |= {"httpx", "fastapi", "sqlalchemy", "fontTools", "psutil", "requests", "headrace.inference", "headrace.training"}
+LOOKING_BACK = SLOW - {"psutil", "pyarrow", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("words", "never"),
+    [
+        (["--help"], SLOW),
+        (["--version"], SLOW),
+        (["completion", "bash"], SLOW),
+        (["down"], SLOW - {"psutil"}),
+        (["runs"], LOOKING_BACK),
+        (["ledger"], LOOKING_BACK),
+        (["loop"], LOOKING_BACK),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_imports_what_it_needs(imported: Imported, home: Path, words: list[str], never: set[str]) -> None:
+    found = imported(*words, "--home", str(home))
+    assert "typer" in found
+    assert sorted(never & found) == []
 
 
 def test_version_and_help(run) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,124 @@
+"""Commands one after another, as a person types them: on the same warm servers, and ended in good order by whichever signal."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from headrace.platform.home import Home as PlatformHome
+from headrace.platform.state import State, read_state
+
+if TYPE_CHECKING:
+    from conftest import Home, Imported
+    from serving import Api
+
+Within = Callable[[float, Callable[[], bool]], bool]
+
+
+def state(home: Home) -> State:
+    found = read_state(PlatformHome(home.path))
+    assert found is not None
+    return found
+
+
+def test_commands_in_a_row_use_the_same_servers_until_they_are_ended(home: Home, imported: Imported) -> None:
+    assert home.sql("select 1 as one") == [{"one": 1}]
+    before = state(home)
+    assert home.sql("select count(*) as n from feedback") == [{"n": 0}]
+    shown = home.json("endpoints")
+    assert (shown["s3_endpoint"], shown["idle_s"]) == (before.endpoints.s3_endpoint, 120)
+    assert state(home) == before
+
+    # A query of no table and landing do without what they do not need.
+    slow = {"torch", "transformers", "lancedb", "headrace.inference", "headrace.training", "headrace.models", "fontTools"}
+    where = {"HEADRACE_SETTINGS": home.env["HEADRACE_SETTINGS"], "HEADRACE_PLATFORM__IDLE_S": "120"}
+    found = imported("sql", "select 1", "--home", str(home.path), **where)
+    assert sorted(found & (slow | {"pyiceberg", "obstore", "confluent_kafka", "httpx", "requests", "pandas"})) == []
+    assert "duckdb" in found
+    assert sorted(imported("land", "--once", "--home", str(home.path), **where) & slow) == []
+    assert state(home) == before
+
+    told = home.run("rollback", "generator", code=1).stderr.splitlines()
+    assert told == ["generator has no earlier version to go back to.", "See `headrace models`."]
+    assert home.json("down") == {"home": str(home.path), "ended": ["head", "objects"]}
+    assert home.processes() == []
+    assert home.run("down").stdout == f"No embedded servers run in {home.path}.\n"
+
+
+def test_the_idle_time_is_said_where_a_terminal_looks_on(home: Home) -> None:
+    command = [sys.executable, "-m", "headrace.cli", "--home", str(home.path), "sql", "select 1"]
+    # script gives the command a terminal, as a person has one.
+    words = ["script", "-qec", " ".join(f"'{word}'" for word in command), "/dev/null"]
+    said = []
+    for _ in range(2):
+        done = subprocess.run(
+            words, env=home.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True
+        )
+        said.append(
+            "They stay up until 120 s after the last command; `headrace down` ends them." in " ".join(done.stdout.split())
+        )
+    assert said == [True, False], "it is said when the servers start, and then no more"
+
+
+def followed(process: subprocess.Popen[str]) -> None:
+    """Wait until `headrace land` says that it follows the head."""
+    assert process.stderr is not None
+    assert process.stderr.readline() == "Landing what comes, until Ctrl-C.\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_command_that_goes_on_ends_in_good_order(home: Home, within: Within, number: signal.Signals) -> None:
+    land = home.start("land")
+    try:
+        followed(land)
+        land.send_signal(number)
+        out, err = land.communicate(timeout=60)
+    finally:
+        land.kill()
+    assert (land.returncode, out, err) == (0, "Landed nothing.\n", "")
+
+    check = home.start("check", "--only", "file", "--seconds", "60")
+    try:
+        assert within(60, lambda: (home.path / "files").exists())
+        check.send_signal(number)
+        out, err = check.communicate(timeout=60)
+    finally:
+        check.kill()
+    assert (check.returncode, out) == (1, "")
+    assert err == "Interrupted. The home is as the last finished step left it; run the same command again to go on.\n"
+
+
+def test_where_sigint_is_ignored_sigterm_ends_a_command(home: Home) -> None:
+    ignoring = (
+        "import os, signal, sys; signal.signal(2, signal.SIG_IGN); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    words = [sys.executable, "-c", ignoring, "-m", "headrace.cli", "--home", str(home.path), "land"]
+    process = subprocess.Popen(words, env=home.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        followed(process)
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (0, "Landed nothing.\n", "")
+
+
+@pytest.mark.xdist_group("api")
+def test_a_command_uses_the_servers_of_a_running_up(api: Api) -> None:
+    before = state(api.home)
+    (row,) = api.home.sql("select 1 as one")
+    assert row == {"one": 1}
+    assert state(api.home) == before
+    refused = api.home.run("down", code=1).stderr
+    assert "Another command uses the platform" in refused
+    assert state(api.home) == before
+    assert json.loads(api.client().get("/health/ready").text)["status"] == "ok"
