@@ -4,7 +4,19 @@
 Tansu the head, and the model server answers for the models; a supervisor process owns them (see supervisor.py).
 """
 
-from headrace.platform.platform import EVERY_PART, Platform, down, open_platform, running
-from headrace.platform.state import State
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headrace.platform.platform import EVERY_PART, Platform, down, open_platform, running
+    from headrace.platform.state import State
 
 __all__ = ["EVERY_PART", "Platform", "State", "down", "open_platform", "running"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the commands' side when it is used: the supervisor's process has this package too, and starts sooner without."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from headrace.platform import platform
+
+    return getattr(platform, name)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
 from headrace.platform.ports import LOOPBACK, Ports
-from headrace.settings import S3, Embedded, Endpoint, Kafka, PostgreSQL, RestCatalog, Settings, Vast
 from headrace.storage.endpoints import Endpoints, MetadataEndpoint, ModelEndpoint, RecordStore
+
+if TYPE_CHECKING:  # the supervisor starts sooner without them
+    from headrace.settings import Settings
 
 BUCKET = "headrace"
 VECTORS = "headrace-vectors"
@@ -26,6 +28,8 @@ def embedded_parts(settings: Settings, parts: frozenset[str]) -> frozenset[str]:
 
     The embedded head keeps its records in the embedded object store, so it needs that too.
     """
+    from headrace.settings import Embedded
+
     found: set[str] = set()
     if "objects" in parts and (isinstance(settings.objects, Embedded) or isinstance(settings.tables, Embedded)):
         found.add("objects")
@@ -76,6 +80,8 @@ def embedded_endpoints(home: Home, keys: Keys, ports: Ports) -> Endpoints:
 
 def brought(settings: Settings) -> dict[str, Any]:
     """Fields of `Endpoints`, as JSON values, that settings decide rather than the embedded platform."""
+    from headrace.settings import S3, Endpoint, Kafka, PostgreSQL, RestCatalog, Vast
+
     fields: dict[str, Any] = {"kv_cache_bytes": settings.files.kv_cache_bytes}
     if settings.files.dir is not None:
         fields["files_dir"] = str(settings.files.dir.expanduser().resolve())

@@ -4,11 +4,15 @@ whether each server is there and says anything, by sockets alone: the command wa
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import struct
 from collections.abc import Callable
 from datetime import timedelta
+from http.client import HTTPException
+from urllib.parse import urlencode
+from urllib.request import ProxyHandler, Request, build_opener
 
 from headrace.platform.address import LAKE, PROBE
 from headrace.platform.ports import LOOPBACK
@@ -26,7 +30,6 @@ Check = Callable[[Endpoints], str | None]
 
 def objects_fault(endpoints: Endpoints) -> str | None:
     """None if the object store puts and lists with the keys, and the catalog lists with its own."""
-    import httpx
     import obstore
     from obstore.exceptions import BaseError
     from obstore.store import S3Store
@@ -50,13 +53,22 @@ def objects_fault(endpoints: Endpoints) -> str | None:
     client_id, _, client_secret = endpoints.catalog_properties["credential"].partition(":")
     grant = {"grant_type": "client_credentials", "client_id": client_id, "client_secret": client_secret}
     try:
-        with httpx.Client(base_url=endpoints.catalog_uri, timeout=_SECONDS, trust_env=False) as client:
-            client.get("/v1/config", params={"warehouse": endpoints.warehouse}).raise_for_status()
-            token = client.post("/v1/oauth/tokens", data=grant).raise_for_status().json()["access_token"]
-            client.get(f"/v1/{LAKE}/namespaces", headers={"authorization": f"Bearer {token}"}).raise_for_status()
-    except (httpx.HTTPError, KeyError, ValueError) as error:
+        _asked(endpoints, "/v1/config?" + urlencode({"warehouse": endpoints.warehouse}))
+        token = json.loads(_asked(endpoints, "/v1/oauth/tokens", form=grant))["access_token"]
+        _asked(endpoints, f"/v1/{LAKE}/namespaces", token=token)
+    except (OSError, HTTPException, KeyError, ValueError) as error:
         return f"the Iceberg catalog refuses: {error}"
     return None
+
+
+def _asked(endpoints: Endpoints, path: str, *, form: dict[str, str] | None = None, token: str = "") -> bytes:
+    """The catalog's answer; by the standard library, which is imported in a tenth of the time of httpx."""
+    request = Request(endpoints.catalog_uri + path, data=urlencode(form).encode() if form else None)
+    if token:
+        request.add_header("authorization", f"Bearer {token}")
+    with build_opener(ProxyHandler({})).open(request, timeout=_SECONDS) as answer:
+        body: bytes = answer.read()
+    return body
 
 
 def head_fault(endpoints: Endpoints) -> str | None:
