@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
+from words import embedding
 
 from headrace.models.client import Embedder, Generator, Reranker
 from headrace.storage.endpoints import ModelEndpoint
@@ -115,3 +116,27 @@ def events(*chunks: Any, done: bool = True) -> Answer:
 
 def piece(text: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
     return {"model": "m-1", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}], **more}
+
+
+@dataclass
+class Voices:
+    """What a foreign embedder, re-ranker and generator answer: embeddings by words, and what the test sets.
+
+    `logits` scores the passages of a question; without it the re-ranker says that it has no champion yet.
+    """
+
+    text: str = "I cannot say."
+    logits: Callable[[str, list[str]], Sequence[float]] | None = None
+
+    def __call__(self, path: str, body: dict[str, Any]) -> Answer:
+        if path.endswith("/embeddings"):
+            width = int(body["model"].rpartition("-")[2])
+            data = [{"index": index, "embedding": embedding(text, width)} for index, text in enumerate(body["input"])]
+            return said(200, {"data": data, "model": body["model"]})
+        if path.endswith("/ranking"):
+            if self.logits is None:
+                return refused(404, "no_champion", "no champion yet")
+            return rankings(*self.logits(body["query"]["text"], [passage["text"] for passage in body["passages"]]))
+        if path.endswith("/chat/completions"):
+            return events(piece(self.text), piece("", "stop"))
+        return said(200, {"status": "ok"})

@@ -1,0 +1,260 @@
+"""Answers of a desk whose models are somebody else's: honest refusals, and what an answer says of what was left out."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from model_endpoint import Answer as Response
+from model_endpoint import Server, Voices, refused, served
+from starlette.testclient import TestClient
+from words import embedding
+
+from headrace.catalog import INTERACTION_ROWS
+from headrace.head.land import land
+from headrace.inference.answer import Answer
+from headrace.inference.pipeline import NOT_FOUND, Desk, index_documents
+from headrace.pipeline.runner import Runner
+from headrace.session import Session, opened
+from headrace.settings import Endpoint, Models, Settings
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.tables import TableReader
+from headrace.web import Service, create_app
+
+# A desk keeps its connections for as long as it is there.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+TEXTS = {
+    "mill.md": "The wheel of the mill turns at dawn.",
+    "weir.md": "The weir holds the river back in spring.",
+    "pond.md": "The pond behind the weir freezes in winter.",
+}
+NEAR, FAR = "When does the wheel of the mill turn?", "Who painted Guernica?"
+SENTENCE = "The wheel of the mill turns at dawn."
+WIDTH = 384
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with served() as server:
+        server.answer = Voices()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def session(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    folder = tmp_path_factory.mktemp("answers")
+    (folder / "docs").mkdir()
+    for name, text in TEXTS.items():
+        (folder / "docs" / name).write_text(text)
+    endpoint = Endpoint(type="endpoint", url=server.url, model=f"words-{WIDTH}", timeout_s=20.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        settings = Settings(home=folder / "home", models=Models(embedder=endpoint, reranker=endpoint, generator=endpoint))
+        with opened("ask", settings, quiet=True) as session:
+            index_documents(session.runner, [folder / "docs"], tenant="acme", settings=settings.inference)
+            yield session
+
+
+@pytest.fixture
+def voices(server: Server) -> Voices:
+    """What the models of this test answer."""
+    server.answer = voices = Voices()
+    server.seen.clear()
+    return voices
+
+
+def desk(session: Session, *, embedder: str = f"words-{WIDTH}", reranker: str = "", **inference: Any) -> Desk:
+    """A desk, some of whose settings are others; `reranker` is another address for it."""
+    endpoints = session.runner.endpoints
+    others = {"embedder": endpoints.embedder.model_copy(update={"model": embedder})}
+    if reranker:
+        others["reranker"] = endpoints.reranker.model_copy(update={"url": reranker})
+    runner = Runner(session.run, endpoints.model_copy(update=others))
+    return Desk(runner, session.settings.inference.model_copy(update=inference))
+
+
+def ask(desk: Desk, question: str, *, tenant: str = "acme", record: bool = False, **more: Any) -> tuple[str, Answer]:
+    """What was streamed, and the answer."""
+    *pieces, given = desk.ask(question, tenant=tenant, user="ann", record=record, **more)
+    assert isinstance(given, Answer)
+    return "".join(map(str, pieces)), given
+
+
+def order(given: Answer) -> list[str]:
+    return [passage.hit.uri.removeprefix("docs/") for passage in given.passages]
+
+
+def cosine(question: str, text: str) -> float:
+    return float(np.dot(embedding(question, WIDTH), embedding(text, WIDTH)))
+
+
+def test_an_answer_says_how_near_the_best_passage_is_and_how_much_of_it_passages_hold(
+    session: Session, voices: Voices, server: Server
+) -> None:
+    voices.text = f"{SENTENCE} Bananas are yellow. It turns the mill's wheel."
+    streamed, given = ask(desk(session), NEAR)
+    assert not given.refused
+    assert given.similarity == pytest.approx(max(cosine(NEAR, text) for text in TEXTS.values()), abs=1e-5)
+    assert given.groundedness == pytest.approx(2 / 3)
+    assert streamed == given.text == f"{SENTENCE} [1] Bananas are yellow. It turns the mill's wheel. [1]"
+    (citation,) = given.citations
+    assert (citation["document"], citation["number"]) == ("docs/mill.md", 1)
+    assert [span["quote"] for span in citation["spans"]] == [SENTENCE, SENTENCE]
+    (asked,) = server.asked("chat/completions")
+    assert SENTENCE in asked["messages"][-1]["content"]
+    told = given.as_dict()
+    assert (told["refused"], told["similarity"], told["groundedness"]) == (False, given.similarity, given.groundedness)
+    assert "note" not in told
+
+
+@pytest.mark.parametrize(("text", "groundedness"), [("Bananas are yellow.", 0.0), ("", None), ("—", None)])
+def test_an_answer_that_no_passage_holds_says_so(session: Session, voices: Voices, text: str, groundedness: float | None) -> None:
+    voices.text = text
+    _, given = ask(desk(session), NEAR)
+    assert (given.refused, given.groundedness, given.citations) == (False, groundedness, [])
+
+
+def test_a_question_that_nothing_is_near_is_declined_without_asking_the_generator(
+    session: Session, voices: Voices, server: Server
+) -> None:
+    voices.text = SENTENCE
+    streamed, given = ask(desk(session), FAR)
+    assert given.refused
+    assert streamed == given.text == NOT_FOUND
+    assert given.similarity == pytest.approx(max(cosine(FAR, text) for text in TEXTS.values()), abs=1e-5)
+    assert given.similarity < 0.3
+    assert (given.groundedness, given.citations, given.completion) == (None, [], None)
+    assert server.asked("chat/completions") == []
+    told = given.as_dict()
+    assert (told["refused"], told["generator_version"], told["answer"]) == (True, "none", NOT_FOUND)
+
+
+def test_the_threshold_is_the_last_similarity_that_is_answered(session: Session, voices: Voices) -> None:
+    voices.text = SENTENCE
+    _, given = ask(desk(session), NEAR)
+    assert given.similarity is not None
+    assert not ask(desk(session, least_similarity=given.similarity), NEAR)[1].refused
+    assert ask(desk(session, least_similarity=math.nextafter(given.similarity, 1)), NEAR)[1].refused
+    assert not ask(desk(session, least_similarity=-1.0), FAR)[1].refused
+
+
+def test_where_nothing_is_found_the_answer_is_that(session: Session, voices: Voices, server: Server) -> None:
+    streamed, given = ask(desk(session, least_similarity=-1.0), NEAR, tenant="nobody")
+    assert (streamed, given.refused, given.similarity, given.passages) == (NOT_FOUND, True, None, ())
+    assert server.asked("chat/completions") == server.asked("ranking") == []
+
+
+def test_where_no_similarity_is_known_none_is_too_small(session: Session, voices: Voices) -> None:
+    """The index was made by another embedder than is set now, so full-text search answers alone."""
+    voices.text = SENTENCE
+    streamed, given = ask(desk(session, embedder="others-384", least_similarity=1.0), "wheel dawn")
+    assert (given.refused, given.similarity) == (False, None)
+    assert streamed == f"{SENTENCE} [1]"
+    assert given.note == (f"the index was made with the embedder words-{WIDTH}, not others-384: full-text search answered alone")
+    assert given.as_dict()["note"] == given.note
+
+
+def test_the_generator_gets_the_best_passages_and_no_more(session: Session, voices: Voices, server: Server) -> None:
+    voices.logits = lambda question, passages: [float("pond" in passage) + 2.0 * ("mill" in passage) for passage in passages]
+    _, given = ask(desk(session, passages=2), "weir")
+    assert (order(given), given.model_version) == (["mill.md", "pond.md"], f"words-{WIDTH}")
+    assert len(desk(session).search("weir", tenant="acme", user="ann", record=False).passages) == 3
+    (body,) = server.asked("chat/completions")
+    assert TEXTS["weir.md"] not in body["messages"][-1]["content"]
+
+
+def test_a_reranker_that_is_down_is_left_out_and_the_answer_says_so(session: Session, voices: Voices, server: Server) -> None:
+    as_retrieved = order(desk(session).search(NEAR, tenant="acme", user="ann", record=False))
+    voices.text = SENTENCE
+
+    def down(path: str, body: dict[str, Any]) -> Response:
+        return refused(503, "unavailable", "its storage is away") if path.endswith("/ranking") else voices(path, body)
+
+    server.answer = down
+    searched = desk(session).search(NEAR, tenant="acme", user="ann", record=False)
+    assert order(searched) == as_retrieved
+    assert [passage.rerank_score for passage in searched.passages] == [None] * 3
+    streamed, given = ask(desk(session), NEAR)
+    assert (streamed, order(given)) == (f"{SENTENCE} [1]", as_retrieved[:2])
+    for answer in (searched, given):
+        assert answer.model_version == "none"
+        assert answer.note.startswith("the re-ranker did not answer, retrieval order stands: ")
+        assert "its storage is away" in answer.as_dict()["note"]
+
+
+def test_a_reranker_that_is_slow_is_left_out_after_its_time(session: Session, voices: Voices, server: Server) -> None:
+    over = threading.Event()
+
+    def slow(path: str, body: dict[str, Any]) -> Response:
+        if path.endswith("/ranking"):
+            over.wait(20)
+        return voices(path, body)
+
+    server.answer = slow
+    found = desk(session, rerank_seconds=0.2).search(NEAR, tenant="acme", user="ann", record=False)
+    assert not over.is_set()
+    over.set()
+    assert (order(found)[0], found.model_version) == ("mill.md", "none")
+    assert "did not answer within 0.2 s" in found.note
+
+
+def test_everything_that_was_left_out_is_said(session: Session, voices: Voices, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.models.client._BACKOFF_S", 0.001)
+    other = desk(session, embedder="others-384", reranker="http://127.0.0.1:1/v1")
+    found = other.search("wheel", tenant="acme", user="ann", record=False)
+    embedder, reranker = found.note.split("; ")
+    assert embedder.endswith("full-text search answered alone")
+    assert reranker.startswith("the re-ranker did not answer")
+    assert order(found) == ["mill.md"]
+
+
+def test_what_was_declined_is_recorded_as_such(session: Session, voices: Voices) -> None:
+    voices.text = f"{SENTENCE} Bananas are yellow."
+    given = [ask(desk(session), question, record=True)[1] for question in (NEAR, FAR)]
+    session.runner.run(land)
+    table = TableReader(INTERACTION_ROWS, session.runner.endpoints, Meter(Ledger(), "test"))
+    rows = {row["answer_id"]: row for row in table.read().to_pylist()}
+    answered, declined = (rows[one.answer_id] for one in given)
+    assert (answered["groundedness"], answered["similarity"]) == (0.5, pytest.approx(given[0].similarity))
+    assert next((passage["document"], passage["cited"]) for passage in answered["passages"]) == ("docs/mill.md", True)
+    assert (declined["answer"], declined["groundedness"], declined["generator_version"]) == (NOT_FOUND, None, "none")
+    assert declined["similarity"] == pytest.approx(given[1].similarity)
+    assert not any(passage["cited"] for passage in declined["passages"])
+
+
+def test_the_api_says_it_too_and_each_tenants_part_of_the_kv_cache_goes_to_the_generator(
+    session: Session, voices: Voices, server: Server, tmp_path: Path
+) -> None:
+    voices.text = SENTENCE
+    token = "a-token"
+    app = create_app(Service(session.runner, session.desk(), session.settings), token)
+    with TestClient(app, base_url="http://127.0.0.1", headers={"authorization": f"Bearer {token}"}) as page:
+        page.post("/v1/tenants", json={"name": "acme", "quotas": {"kv_cache_bytes": 12345}}).raise_for_status()
+        minted = page.post("/v1/keys", json={"tenant": "acme", "scopes": ["read"]}).raise_for_status().json()
+        key = {"authorization": f"Bearer {minted['key']}"}
+        near = page.post("/v1/ask", json={"question": NEAR}, headers=key).raise_for_status().json()
+        far = page.post("/v1/ask", json={"question": FAR}, headers=key).raise_for_status().json()
+        assert (near["refused"], near["groundedness"], near["answer"]) == (False, 1.0, f"{SENTENCE} [1]")
+        assert (far["refused"], far["groundedness"], far["answer"], far["citations"]) == (True, None, NOT_FOUND, [])
+        assert far["similarity"] < 0.3 < near["similarity"]
+        page.post("/v1/ask", json={"question": NEAR, "tenant": "acme"}).raise_for_status()
+        bounds = [body["headrace"] for body in server.asked("chat/completions")]
+        assert [(one["tenant"], one["kv_cache_bytes"]) for one in bounds] == [("acme", 12345)] * 2
+        page.put("/v1/tenants/acme/quotas", json={"quotas": {}}).raise_for_status()
+        page.post("/v1/ask", json={"question": NEAR, "tenant": "acme"}).raise_for_status()
+        assert server.asked("chat/completions")[-1]["headrace"]["kv_cache_bytes"] == session.settings.limits.kv_cache_bytes
+
+        def down(path: str, body: dict[str, Any]) -> Response:
+            return refused(503, "unavailable", "its storage is away") if path.endswith("/ranking") else voices(path, body)
+
+        server.answer = down
+        for route in ("/v1/ask", "/v1/search"):
+            told = page.post(route, json={"question": NEAR, "tenant": "acme"}).raise_for_status().json()
+            assert told["note"].startswith("the re-ranker did not answer, retrieval order stands: ")
+            assert [passage["rerank_rank"] for passage in told["passages"]] == [None] * len(told["passages"])
