@@ -11,9 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import tiny
 
 from headrace.catalog import CHUNK_ROWS, FEEDBACK, FEEDBACK_ROWS, INTERACTIONS, LANDERS, MODELS, PROMOTIONS
 from headrace.loop.seat import Seat
+from headrace.models.tokens import INSTEAD
 from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
@@ -30,18 +32,26 @@ from headrace.training.canary import Watched, watch
 from headrace.training.pipeline import turn
 
 METER = Meter(Ledger(), "test")
-QUICK = Training(
-    threads=1, recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 2e-4}}, canary=Canary(verdicts=12)
+TINY = Training(
+    threads=1, recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 5e-3}}, canary=Canary(verdicts=12)
 )
+PACKAGED = TINY.model_copy(update={"recipe": {"reranker": {**TINY.recipe["reranker"], "learning_rate": 2e-4}}})
 WORDS = ["yes", "no", "maybe", "never"]
 THINGS = ["wheel", "weir", "mill", "pond", "gate", "bridge", "lock", "race"]
 
 
+@pytest.fixture(scope="module", params=["tiny", pytest.param("packaged", marks=pytest.mark.soak)])
+def settings(request: pytest.FixtureRequest) -> Training:
+    return TINY if request.param == "tiny" else PACKAGED
+
+
 @pytest.fixture(scope="module")
-def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+def endpoints(tmp_path_factory: pytest.TempPathFactory, settings: Training) -> Iterator[Endpoints]:
     folder = tmp_path_factory.mktemp("canary")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        if settings == TINY:
+            patch.setenv(INSTEAD, str(tiny.folder()))
         with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects", "head"})) as endpoints:
             yield endpoints
 
@@ -102,48 +112,48 @@ def asked(
     TopicWriter(FEEDBACK, endpoints, METER).append(verdicts, key="answer_id")
 
 
-def watched(runner: Runner, **more: Any) -> Watched:
+def watched(runner: Runner, settings: Training, **more: Any) -> Watched:
     from headrace.head.land import land
 
     runner.run(land)
-    found = runner.run(watch, model="reranker", settings=QUICK, **more)
+    found = runner.run(watch, model="reranker", settings=settings, **more)
     assert found is not None
     return found
 
 
 def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_turn_promotes_nothing(
-    runner: Runner, endpoints: Endpoints
+    runner: Runner, endpoints: Endpoints, settings: Training
 ) -> None:
     models = ObjectReader(MODELS, endpoints, METER)
     for number in range(3):
         asked(endpoints, f"honest{number}", 25, seed=number, user=f"user-{number}")
-    first = turn(runner, settings=QUICK, canary=0.2)
+    first = turn(runner, settings=settings, canary=0.2)
     assert first.decision.promoted, first.decision.why
     assert (first.decision.serving, first.decision.canary) == ("none", "v000001"), "it is tried before it serves everybody"
 
     # The trial: users dislike what it does to their passages.
     asked(endpoints, "champion", 40, seed=11, user="user-1")
     asked(endpoints, "worse", 3, seed=12, version="v000001", user="user-2")
-    going = watched(runner)
+    going = watched(runner, settings)
     assert (going.ended, going.challenger.judged, going.standing.judged) == ("", 3, 40)
     assert going.challenger.outcome is not None
     assert going.standing.outcome is not None
     assert going.challenger.outcome < going.standing.outcome
     assert champion.champion(models)[0].canary is not None
     asked(endpoints, "worse2", 9, seed=13, version="v000001", user="user-2")
-    over = watched(runner)
+    over = watched(runner, settings)
     assert over.ended == "retreat", over
     standing, _ = champion.champion(models)
     assert (standing.version, standing.canary, standing.kind, standing.who) == ("none", None, "retreat", "trial of turn 1")
     assert "users find it worse" in standing.why
     moves = TableReader(PROMOTIONS, endpoints, METER).read(("version", "kind", "at")).sort_by("at").to_pylist()
     assert [(move["version"], move["kind"]) for move in moves] == [("v000001", "canary"), ("none", "retreat")]
-    assert runner.run(watch, model="reranker", settings=QUICK) is None, "the trial is over"
+    assert runner.run(watch, model="reranker", settings=settings) is None, "the trial is over"
 
     # Tried again, nobody judges it for an hour: it becomes champion, for nothing says that it is worse.
     writer, promotions = ObjectWriter(MODELS, endpoints, METER), TableWriter(PROMOTIONS, endpoints, METER)
     champion.try_out(writer, promotions, "reranker", "v000001", share=0.2, who="ann", why="once more")
-    crowned = watched(runner, now=datetime.now(UTC) + timedelta(minutes=61))
+    crowned = watched(runner, settings, now=datetime.now(UTC) + timedelta(minutes=61))
     assert crowned.ended == "promote"
     honest, _ = champion.champion(models)
     assert (honest.version, honest.canary, honest.turn) == ("v000001", None, 1)
@@ -151,7 +161,9 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_turn_promote
     # Poison: one user flips, in 30 % of all verdicts there are by then. Nothing that learned from them is served.
     asked(endpoints, "poison", 54, seed=21, liked="no", user="poisoner")
     share = TableReader(FEEDBACK_ROWS, endpoints, METER)
-    second = turn(runner, settings=QUICK.model_copy(update={"recipe": {"reranker": {**QUICK.recipe["reranker"], "epochs": 2}}}))
+    second = turn(
+        runner, settings=settings.model_copy(update={"recipe": {"reranker": {**settings.recipe["reranker"], "epochs": 2}}})
+    )
     users = share.read(("user",))["user"].to_pylist()
     assert users.count("poisoner") / len(users) == pytest.approx(0.3, abs=0.03)
     assert not second.decision.promoted, second.decision.why
@@ -161,16 +173,16 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_turn_promote
 
 def test_one_loop_has_the_seat_and_another_takes_it_when_that_is_gone(endpoints: Endpoints) -> None:
     landers = ObjectWriter(LANDERS, endpoints, METER)
-    one, other = Seat(landers, "one"), Seat(landers, "other", gone_s=0.5)
+    one, other = Seat(landers, "one"), Seat(landers, "other", gone_s=0.1)
     assert one.beat()
     assert not other.beat()
     assert "(one)" in other.holder
     assert Seat(landers, "one").beat(), "who is started again in its place goes on at once"
     for _ in range(3):  # as long as it beats it keeps the seat
-        time.sleep(0.3)
+        time.sleep(0.15)
         assert one.beat()
         assert not other.beat()
-    time.sleep(0.6)
+    time.sleep(0.15)
     assert other.beat(), "its count stood still"
     assert not one.beat()
     other.leave()
