@@ -99,9 +99,7 @@ SAID: list[tuple[Store, str, Any]] = [
 
 
 @pytest.mark.parametrize(("store", "column", "words"), SAID, ids=[f"{store.name} {column}" for store, column, _ in SAID])
-def test_words_of_a_document_are_found_and_emptied_wherever_they_alone_are(
-    endpoints: Endpoints, store: Store, column: str, words: Any
-) -> None:
+def test_words_of_a_document_are_emptied_wherever_they_are(endpoints: Endpoints, store: Store, column: str, words: Any) -> None:
     """One column of one row holds words of it, and nothing else of the row does: also a field only a newer producer knows."""
     rows = {
         INTERACTION_ROWS: (answer("mine", "pump.md"), answer("other", "weir.md")),
