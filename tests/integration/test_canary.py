@@ -40,7 +40,7 @@ WORDS = ["yes", "no", "maybe", "never"]
 THINGS = ["wheel", "weir", "mill", "pond", "gate", "bridge", "lock", "race"]
 
 
-@pytest.fixture(scope="module", params=["tiny", pytest.param("packaged", marks=pytest.mark.soak)])
+@pytest.fixture(scope="module", params=["tiny", pytest.param("packaged", marks=pytest.mark.soak(minutes=2))])
 def settings(request: pytest.FixtureRequest) -> Training:
     return TINY if request.param == "tiny" else PACKAGED
 

@@ -51,7 +51,6 @@ FORM = {"epochs": 4, "batch": 8, "max_tokens": 48, "negatives": 2, "checkpoint_s
 TINY = Training(threads=1, recipe={"embedder": {**FORM, "learning_rate": 5e-3}})
 PACKAGED = Training(threads=1, recipe={"embedder": {**FORM, "learning_rate": 1e-4}})
 LEAST = 0.2
-pytestmark = pytest.mark.story
 
 
 class Killed(BaseException):
@@ -74,16 +73,15 @@ def killed_before(name: str) -> Iterator[None]:
             yield
 
 
-@pytest.fixture(scope="module", params=["tiny", pytest.param("packaged", marks=pytest.mark.soak(minutes=4))])
-def session(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Session]:
-    folder = tmp_path_factory.mktemp("embedder")
+@pytest.fixture(params=["tiny", pytest.param("packaged", marks=pytest.mark.soak(minutes=3))])
+def session(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]:
     training = TINY if request.param == "tiny" else PACKAGED
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        patch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
         if training == TINY:
             patch.setenv(INSTEAD, str(tiny.folder()))
         settings = Settings(
-            home=folder / "home",
+            home=tmp_path / "home",
             tenant=TENANT,
             training=training,
             inference=Inference(least_similarity=LEAST),
@@ -94,15 +92,12 @@ def session(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
             yield Session(settings, run, Runner(run, endpoints), Here())
 
 
-@pytest.fixture(scope="module")
-def docs(tmp_path_factory: pytest.TempPathFactory, session: Session) -> Path:
+def written(folder: Path) -> Path:
     """Twenty-four small documents; in each, a machine has a passage for every crew."""
-    folder = tmp_path_factory.mktemp("files") / "docs"
     folder.mkdir()
     for number, thing in enumerate(THINGS):
         sections = [f"## {crew.title()} crew\n\nThe {crew} crew has the key of the {thing}.\n" for crew in CREWS]
         (folder / f"{number:02}.md").write_text(f"# The {thing}\n\n" + "\n".join(sections))
-    index_documents(session.runner, [folder], tenant=TENANT, settings=inference(session))
     return folder
 
 
@@ -220,7 +215,17 @@ def made_by(session: Session, generation: Generation, version: str) -> bool:
     return bool(np.allclose(np.stack(list(vectors.values())), anew, atol=1e-4))
 
 
-def test_an_embedder_of_the_users_own_is_not_trained(session: Session) -> None:
+def test_a_turn_of_the_embedder_and_the_ways_back(session: Session, tmp_path: Path) -> None:
+    an_embedder_of_the_users_own_is_not_trained(session)
+    docs = written(tmp_path / "docs")
+    index_documents(session.runner, [docs], tenant=TENANT, settings=inference(session))
+    a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(session)
+    answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session, docs)
+    back_and_forth(session)
+    another_chunk_size_keeps_the_embedder_and_one_no_longer_at_hand_is_built_again(session)
+
+
+def an_embedder_of_the_users_own_is_not_trained(session: Session) -> None:
     theirs = Endpoint(type="endpoint", url="http://127.0.0.1:9/v1", model="words")
     settings = session.settings.model_copy(update={"models": Models(embedder=theirs)})
     other = Session(settings, session.run, session.runner, session.launch)
@@ -235,8 +240,8 @@ def test_an_embedder_of_the_users_own_is_not_trained(session: Session) -> None:
     assert settle_embedder(session).version == "none", "nothing is indexed, nothing is done"
 
 
-def test_a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(
-    session: Session, docs: Path
+def a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(
+    session: Session,
 ) -> None:
     desk, first = Desk(session.runner, inference(session)), serving(session)
     assert first.embedder == "embedder"
@@ -278,7 +283,7 @@ def test_a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_ar
     assert moves(session) == [("promote", "none", "v000001")]
 
 
-def test_answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session: Session, docs: Path) -> None:
+def answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session: Session, docs: Path) -> None:
     now = serving(session)
     desk = Desk(session.runner, inference(session))
     assert now.embedder == "embedder@v000001"
@@ -302,7 +307,7 @@ def test_answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session: S
         list(catch_up(other, inference(session)))
 
 
-def test_back_and_forth(session: Session, docs: Path) -> None:
+def back_and_forth(session: Session) -> None:
     desk, now, before = Desk(session.runner, inference(session)), serving(session), standing(session).fallback
     assert before is not None
     # What came in meanwhile is in the earlier index before that answers.
@@ -345,7 +350,7 @@ def test_back_and_forth(session: Session, docs: Path) -> None:
     assert pointer(session).version == "v000001"
 
 
-def test_another_chunk_size_keeps_the_embedder_and_one_no_longer_at_hand_is_built_again(session: Session, docs: Path) -> None:
+def another_chunk_size_keeps_the_embedder_and_one_no_longer_at_hand_is_built_again(session: Session) -> None:
     assert serving(session).embedder == "embedder@v000001"
     done = rebuild(session, inference(session).model_copy(update={"chunk_tokens": 40}))
     assert (done.generation.window, done.generation.embedder) == (40, "embedder@v000001")

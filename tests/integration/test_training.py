@@ -94,7 +94,7 @@ def test_checkpoints_come_back_whole_and_old_ones_go(endpoints: Endpoints) -> No
 # a turn
 
 
-@pytest.mark.parametrize("of", ["tiny", pytest.param("packaged", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("of", ["tiny", pytest.param("packaged", marks=pytest.mark.soak(minutes=1))])
 def test_a_better_challenger_is_served_and_a_turn_that_learned_nothing_new_is_refused(tmp_path: Path, of: str) -> None:
     """The first two turns of an installation."""
     settings = TINY if of == "tiny" else PACKAGED
