@@ -13,7 +13,8 @@ from headrace.errors import WrongUsage
 from headrace.evaluation.answers import measure_answers
 from headrace.evaluation.folder import Question, read
 from headrace.evaluation.interval import mean_with_interval
-from headrace.evaluation.retrieval import _measured
+from headrace.evaluation.retrieval import _documents, _measured
+from headrace.evaluation.run import spread
 from headrace.inference.answer import Answer
 from headrace.inference.rerank import Passage
 from headrace.models.citation import Support
@@ -106,6 +107,27 @@ def test_answers_are_measured_each_over_those_that_it_is_about() -> None:
     assert (found["citation_precision"], found["groundedness"]) == (0.5, 0.75)
     assert found["refusal_rate"] == pytest.approx(1 / 3, abs=1e-3)
     json.dumps(found)
+
+
+def test_the_best_known_answer_counts_and_what_is_refused_says_nothing_of_groundedness() -> None:
+    questions = [Question("0", "?", {"a": 1}, ("1911", "in 1911"))]
+    given = [answered("in 1911 [1]", "set/a.md", groundedness=1.0, refused=True)]
+    found = measure_answers(questions, given, {"set/a.md": "a"}).as_dict()
+    assert (found["exact_match"], found["f1"], found["citation_precision"]) == (1.0, 1.0, 1.0)
+    assert (found["groundedness"], found["refusal_rate"]) == (0.0, 1.0)
+
+
+def test_a_document_stands_where_its_best_chunk_does() -> None:
+    hits = [Hit(f"c{n}", "d", "v", uri, "", "", 1.0) for n, uri in enumerate(["x.md", "y.md", "x.md", "z.md"])]
+    ranked = _documents(hits, {"x.md": "x", "y.md": "y", "z.md": "z"})
+    assert sorted(ranked, key=ranked.__getitem__, reverse=True) == ["x", "y", "z"]
+
+
+def test_fewer_questions_are_spread_over_all_of_them() -> None:
+    questions = [Question(str(n), "?", {"a": 1}, ()) for n in range(10)]
+    assert [question.id for question in spread(questions, 3)] == ["0", "3", "6"]
+    assert spread(questions, 10) == spread(questions, None) == questions
+    assert len(spread(questions, 9)) == 9
 
 
 def test_an_interval_holds_its_mean_and_is_the_same_each_time() -> None:

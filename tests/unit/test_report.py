@@ -18,18 +18,30 @@ from headrace.evaluation.folder import Folder
 from headrace.evaluation.retrieval import Measured
 from headrace.head.backlog import Backlog
 from headrace.head.land import Commit, Landed
+from headrace.inference.answer import Answer
+from headrace.inference.chunk import Chunked
+from headrace.inference.embed import Embedded
+from headrace.inference.index import Index
+from headrace.inference.parse import Failure, ParsedDocuments
+from headrace.inference.pipeline import Indexed
+from headrace.inference.put import Put
+from headrace.inference.rerank import Passage
+from headrace.models.citation import Support
 from headrace.report import (
     LandingLines,
     ledger_table,
     merged,
     say_answers,
     say_backlog,
+    say_indexed,
     say_landed,
     say_retrieval,
+    say_sources,
     say_turn,
     summary_table,
     tier_table,
 )
+from headrace.storage.vectors import Hit
 from headrace.training.evaluate import Evaluation
 from headrace.training.loop import Trained
 from headrace.training.pipeline import Turn
@@ -170,6 +182,43 @@ def test_the_backlog_is_shown_with_what_needs_somebody_below() -> None:
         ["feedback/1", "0", "4", "4", "0", "0 B", "-"],
     ]
     assert lines[3:] == ["feedback/1: gap: two are gone"]
+
+
+# documents and answers
+
+
+def test_what_was_indexed_is_told_step_by_step_and_what_could_not_be_read_below() -> None:
+    done = Indexed(
+        Put(put=4, unchanged=2, refused=0),
+        ParsedDocuments(parsed=3, deleted=0, failed=(Failure("a\nb.pdf", "no text"),)),
+        Chunked(documents=3, chunks=17),
+        Embedded(chunks=16, retired=1),
+        Index("g1.7", 16),
+        1.5,
+    )
+    assert printed(lambda console: say_indexed(console, done)) == [
+        "Indexed 3 documents → 17 chunks → 16 embeddings, 2 files unchanged in 1.5 s; index version g1.7.",
+        "  not indexed: a\\nb.pdf: no text",
+    ]
+
+
+def test_below_an_answer_stand_its_sources_versions_and_times() -> None:
+    hit = Hit("c", "d", "v", "mill.md", "The mill", "Raised in 1911.", 1.0, place="page 3")
+    answer = replace(
+        Answer("when?", "t", "u", (Passage(hit, 1),), "v000003", "g1.7", answer_id="a1"),
+        text="In 1911. [1]",
+        supports=(Support("In 1911.", 1, 0, 8),),
+        timings_ms={"first_token": 12.0, "total": 345.0},
+        note="the re-ranker did not answer",
+    )
+    cited = "  [1] mill.md · page 3 · The mill"
+    below = [
+        "  answer a1 · re-ranker v000003 · index g1.7 · first token 12 ms, all 345 ms",
+        "  note: the re-ranker did not answer",
+    ]
+    assert printed(lambda console: say_sources(console, answer)) == [cited, *below]
+    nearest = "  no sentence of it stands in a passage; the nearest is mill.md · page 3 · The mill"
+    assert printed(lambda console: say_sources(console, replace(answer, supports=()))) == [nearest, *below]
 
 
 # a turn

@@ -148,6 +148,21 @@ def test_one_that_gave_no_answer_though_it_should_have_is_broken() -> None:
     assert verdict("generator", [], sampled(0.9, 9, 2), SETTINGS, share=0.1, over=True)[0] == "promote"
 
 
+def test_silence_counts_from_when_five_answers_were_to_be_its() -> None:
+    """Of 50 answers a tenth is five: that the champion gave 45 of them and it none is no bad luck any more."""
+    assert verdict("generator", [], sampled(0.9, 45, 2), SETTINGS, share=0.1, over=True)[0] == "retreat"
+    assert verdict("generator", [], sampled(0.9, 44, 2), SETTINGS, share=0.1, over=True)[0] == "promote"
+    assert verdict("generator", [], sampled(0.9, 45, 2), SETTINGS, share=0.1, over=False) == ("", "")
+
+
+def test_with_fewer_than_five_judged_answers_only_the_last_look_is_taken() -> None:
+    theirs = sampled(0.9, 90, 2, every=0.1)
+    bad = [Given("v", at(n), 0.0, at(n)) for n in range(5)]
+    for wanted, judged, ended in ((12, 4, ""), (15, 5, "retreat"), (4, 3, ""), (4, 4, "retreat")):
+        settings = Training(canary=Canary(verdicts=wanted))
+        assert verdict("reranker", bad[:judged], theirs, settings, share=0.1, over=False)[0] == ended, (wanted, judged)
+
+
 def test_one_that_declines_or_invents_retreats_though_nobody_dislikes_it() -> None:
     def side(beside: dict[str, float], count: int) -> list[Given]:
         judged = [Given("v", at(n), 1.0, at(n), beside) for n in range(10)]
