@@ -9,8 +9,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from headrace.catalog import TURNS, Store
 from headrace.forget import Subject, forget
+from headrace.inference.parser import Parser
+from headrace.inference.parsing.limits import Limits
 from headrace.inference.reindex import reindex
 from headrace.pipeline import manifest
 from headrace.pipeline.run import Run, recorded
@@ -76,3 +80,11 @@ def reindexing(link: Connection, endpoints: Endpoints, settings: Inference) -> N
     """Another index beside the one that answers."""
     with tempfile.TemporaryDirectory() as folder, recorded("reindex", Path(folder)) as run:
         link.send(reindex(Runner(run, endpoints), settings).generation.number)
+
+
+def parsing(link: Connection, limits: Limits) -> None:
+    """One that had a document parsed and is killed; it says which process parsed it."""
+    parser = Parser(limits)
+    parser.parse("a.md", b"a")
+    link.send(psutil.Process().children()[0].pid)
+    os.kill(os.getpid(), signal.SIGKILL)

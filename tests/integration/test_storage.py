@@ -146,8 +146,8 @@ def test_listing_by_prefix_is_by_characters_and_stays_in_the_store(
 
 
 def test_of_many_who_put_where_nothing_is_exactly_one_wins(objects: ObjectWriter) -> None:
-    for turn in range(5):
-        got = at_once(8, partial(lambda key, n: objects.put_if_absent(key, f"writer {n}".encode()), f"key{turn}"))
+    for turn in range(2):  # the store makes some of them wait for a second or two
+        got = at_once(4, partial(lambda key, n: objects.put_if_absent(key, f"writer {n}".encode()), f"key{turn}"))
         won = [n for n, result in enumerate(got) if isinstance(result, str)]
         assert len(won) == 1
         assert all(isinstance(result, LostRace) for n, result in enumerate(got) if n != won[0])
@@ -156,11 +156,11 @@ def test_of_many_who_put_where_nothing_is_exactly_one_wins(objects: ObjectWriter
 
 def test_of_many_who_replace_what_they_saw_exactly_one_wins(objects: ObjectWriter) -> None:
     etag = objects.put("pointer", b"old")
-    for _ in range(5):
-        got = at_once(8, partial(lambda seen, n: objects.put_if_match("pointer", f"{uuid.uuid4()} {n}".encode(), seen), etag))
+    for _ in range(2):
+        got = at_once(4, partial(lambda seen, n: objects.put_if_match("pointer", f"{uuid.uuid4()} {n}".encode(), seen), etag))
         won = [result for result in got if isinstance(result, str)]
         assert len(won) == 1
-        assert sum(isinstance(result, LostRace) for result in got) == 7
+        assert sum(isinstance(result, LostRace) for result in got) == 3
         etag = objects.get_with_etag("pointer")[1]
         assert won == [etag]
 
@@ -415,7 +415,7 @@ def test_a_reader_that_follows_sees_what_comes_later(topic: tuple[TopicWriter, T
 
 
 def test_a_head_that_is_down_says_so(endpoints: Endpoints, meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.storage.topics._TIMEOUT_S", 2.0)
+    monkeypatch.setattr("headrace.storage.topics._TIMEOUT_S", 1.0)
     down = endpoints.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"})
     with pytest.raises(Unavailable, match=r"Topic feedback cannot be reached at 127\.0\.0\.1:9"):
         list(TopicReader(FEEDBACK, down, meter).read({0: 0}))
@@ -579,13 +579,13 @@ QUESTIONS = [
 ]
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_a_question_is_words_and_never_a_query(vectors: VectorWriter, question: str) -> None:
+def test_a_question_is_words_and_never_a_query(vectors: VectorWriter) -> None:
     vectors.upsert(chunks(chunk("a", "the wheel turns", 0), chunk("b", "the weir stands", 1)))
     vectors.build()
-    found = [hit.chunk_id for hit in vectors.fulltext(question, tenant="acme", most=5)]
-    assert found == (["a"] if "wheel" in question else [])
-    assert len(vectors.fusion(question, towards(0), tenant="acme", most=5)) == 2
+    for question in QUESTIONS:
+        found = [hit.chunk_id for hit in vectors.fulltext(question, tenant="acme", most=5)]
+        assert found == (["a"] if "wheel" in question else []), question
+        assert len(vectors.fusion(question, towards(0), tenant="acme", most=5)) == 2, question
 
 
 # what stands on them
