@@ -122,10 +122,11 @@ def piece(text: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
 class Voices:
     """What a foreign embedder, re-ranker and generator answer: embeddings by words, and what the test sets.
 
-    `logits` scores the passages of a question; without it the re-ranker says that it has no champion yet.
+    `text` is the generator's answer, or makes it from the last message; `logits` scores the passages of a question, and without
+    it the re-ranker says that it has no champion yet.
     """
 
-    text: str = "I cannot say."
+    text: str | Callable[[str], str] = "I cannot say."
     logits: Callable[[str, list[str]], Sequence[float]] | None = None
 
     def __call__(self, path: str, body: dict[str, Any]) -> Answer:
@@ -138,5 +139,6 @@ class Voices:
                 return refused(404, "no_champion", "no champion yet")
             return rankings(*self.logits(body["query"]["text"], [passage["text"] for passage in body["passages"]]))
         if path.endswith("/chat/completions"):
-            return events(piece(self.text), piece("", "stop"))
+            text = self.text if isinstance(self.text, str) else self.text(body["messages"][-1]["content"])
+            return events(piece(text), piece("", "stop"))
         return said(200, {"status": "ok"})
