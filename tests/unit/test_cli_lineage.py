@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,8 +50,23 @@ def test_nothing_is_forgotten_by_a_slip(run: Run, tmp_path: Path, words: list[st
     assert not (tmp_path / ".headrace").exists()
 
 
-@pytest.mark.parametrize("command", ["trace", "forget"])
-def test_help_says_what_they_do(run: Run, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "sentence", "options"),
+    [
+        ("trace", "Where an answer comes from, down to the verdicts; or what learned from an event", ["--json"]),
+        (
+            "forget",
+            "Remove all that a user said, or all of a document, for good",
+            ["--user", "--document", "--tenant", "--yes", "--output", "--json"],
+        ),
+    ],
+)
+def test_help_says_what_they_do_and_how_they_are_called(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str, sentence: str, options: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = run(command, "--help")
     assert code == 0
-    assert "--json" in out
+    assert sentence in " ".join(out.split())
+    assert set(re.findall(r"--[a-z]+", out)) - {"--help"} == set(options)
+    assert ("ANSWER_ID|TOPIC/PARTITION/OFFSET" in out) is (command == "trace")
