@@ -104,11 +104,17 @@ def landing(landings: Mapping[Store, Store]) -> Stage[..., Landed]:
         burying = threading.Lock()
         topics = [_Lander(topic, table, dead_letters, refusals, burying, settings) for topic, table in pairs(landings, handles)]
 
+        failed = threading.Event()
+
         def work(lander: _Lander) -> None:
-            if following is None:
-                lander.drain(committed)
-            else:
-                lander.follow(following, landers)
+            try:
+                if following is None:
+                    lander.drain(committed)
+                else:
+                    lander.follow(following, landers, failed)
+            except BaseException:
+                failed.set()  # the others follow no longer: an error that waits for them would be seen by nobody
+                raise
 
         # A drained topic is told from a slow one by waiting; the waits of the topics may as well overlap.
         with ThreadPoolExecutor(len(topics), "land") as pool:
@@ -211,8 +217,15 @@ class _Lander:
                     return
                 self._again(error)
 
-    def follow(self, following: Following, landers: ObjectWriter) -> None:
-        """Land this lander's share of the partitions until told to stop; storage that does not answer is waited for."""
+    def follow(self, following: Following, landers: ObjectWriter, failed: threading.Event) -> None:
+        """Land this lander's share of the partitions until told to stop, or until another lander has `failed`.
+
+        Storage that does not answer is waited for.
+        """
+
+        def stopped() -> bool:
+            return following.stop.is_set() or failed.is_set()
+
         share = Share(landers, self.name)
         told: dict[int, Refusal] = {}
         failing_since: float | None = None
@@ -224,7 +237,7 @@ class _Lander:
             following.committed(commit)
 
         self._committed = committed
-        while not following.stop.is_set():
+        while not stopped():
             try:
                 begun = time.monotonic()
                 mine = share.of(self.topic.spans())
@@ -235,7 +248,7 @@ class _Lander:
                             told[partition] = refusal
                             following.refused(refusal)
                     recheck = bool(self.refused) and time.monotonic() - begun > _RECHECK_S
-                    return not (following.stop.is_set() or recheck or share.of(partitions) != mine)
+                    return not (stopped() or recheck or share.of(partitions) != mine)
 
                 self._pass(mine, go_on)
             except (LostRace, OutOfRange) as error:

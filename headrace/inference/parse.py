@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import pyarrow.compute as pc
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
-from headrace.errors import BadDocument, NotFound
+from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.inference.parser import Parsed, Parser
 from headrace.inference.parsing.limits import Limits
 from headrace.inference.put import AHEAD, object_key
@@ -26,6 +27,8 @@ TAKEN = "taken"
 IN_ORDER = [("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")]
 
 _COMMIT_ROWS = 200
+
+log = logging.getLogger("headrace.index")
 _COMMIT_CHARS = 20_000_000
 
 
@@ -179,5 +182,10 @@ def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[s
         return {**row, "status": "failed", "reason": error.reason}
     except NotFound:
         return {**row, "status": "failed", "reason": "its source file is gone from the object store"}
+    except HeadraceError:
+        raise
+    except Exception as error:  # it is this document's alone: the others must not wait for somebody to see to it
+        log.exception("%s could not be parsed", row["document_id"])
+        return {**row, "status": "failed", "reason": f"it could not be parsed: {type(error).__name__}: {error}"}
     parts = [{"start": part.start, "place": part.place} for part in parsed.parts] or None
     return {**row, "status": "parsed", "media": parsed.media, "title": parsed.title, "text": parsed.text, "parts": parts}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.json as pj
 
 from headrace.catalog import EXTRA, Store
 from headrace.errors import BadRecord
+from headrace.storage.constraints import broken
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,21 @@ def encode(store: Store, row: Mapping[str, Any]) -> bytes:
 
 
 def decode(store: Store, values: Sequence[bytes | None]) -> Decoded:
-    """Records as rows of the store's schema; those that cannot be read are told apart, the others are not held up by them.
+    """Records as rows of the store's schema; those that cannot be read, or break a constraint, do not hold up the others.
 
     Keys that the schema does not know are kept as JSON in the column `extra`: a producer may be newer than this reader.
     """
+    read = _read(store, values)
+    wrong = broken(store, read.rows)
+    if not wrong:
+        return read
+    right = [index for index in range(read.rows.num_rows) if index not in wrong]
+    bad = {**read.bad, **{read.kept[index]: reason for index, reason in wrong.items()}}
+    kept = [read.kept[index] for index in right]
+    return Decoded(read.rows.take(pa.array(right, pa.int64())), kept, dict(sorted(bad.items())))
+
+
+def _read(store: Store, values: Sequence[bytes | None]) -> Decoded:
     schema = decoded_schema(store)
     rows = _all_at_once(store, values)
     if rows is not None:
@@ -134,7 +146,7 @@ def _row(store: Store, value: bytes | None) -> dict[str, Any]:
     if value is None:
         raise BadRecord("the record has no value")
     try:
-        parsed = json.loads(value)
+        parsed = json.loads(value, parse_constant=str)  # NaN and Infinity are no JSON: as text they are no numbers either
     except (ValueError, RecursionError) as error:
         raise BadRecord(f"not JSON: {error}") from None
     if not isinstance(parsed, dict):
@@ -146,10 +158,37 @@ def _row(store: Store, value: bytes | None) -> dict[str, Any]:
             raise BadRecord(f"{field.name!r} is missing")
         if pa.types.is_timestamp(field.type) and found is not None:
             found = _time(field.name, found)
+        elif not _is(field.type, found):
+            raise BadRecord(f"{field.name!r} is a value of the wrong type: {_short(found)}")
         row[field.name] = found
     if parsed:
-        row[EXTRA.name] = json.dumps(parsed, ensure_ascii=False, separators=(",", ":"))
+        try:
+            row[EXTRA.name] = json.dumps(parsed, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        except ValueError:
+            raise BadRecord("a number in it is not finite") from None
     return row
+
+
+def _is(kind: pa.DataType, value: object) -> bool:
+    """Whether a JSON value is of an Arrow type as it is: Arrow would take a text for a list of letters, and 1.5 for 1."""
+    if value is None:
+        return True
+    if pa.types.is_list(kind):
+        return isinstance(value, list) and all(_is(kind.value_type, one) for one in value)
+    if pa.types.is_struct(kind):
+        return isinstance(value, dict) and all(_is(field.type, value.get(field.name)) for field in kind)
+    if pa.types.is_boolean(kind):
+        return isinstance(value, bool)
+    if pa.types.is_integer(kind):
+        return isinstance(value, int) and not isinstance(value, bool)
+    if pa.types.is_floating(kind):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, str)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _iso(value: object) -> str:
@@ -165,4 +204,7 @@ def _time(name: str, value: object) -> datetime:
         raise BadRecord(f"{name!r} is not an ISO 8601 time") from None
     if parsed.tzinfo is None:
         raise BadRecord(f"{name!r} has no time zone")
-    return parsed
+    try:
+        return parsed.astimezone(UTC)
+    except OverflowError:
+        raise BadRecord(f"{name!r} is outside the years 1 to 9999 in UTC") from None

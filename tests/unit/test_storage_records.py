@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -36,8 +37,21 @@ def values(kind: pa.DataType) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries({field.name: st.none() | values(field.type) for field in kind})
 
 
+NAMES = TEXT.filter(lambda text: text and "\0" not in text)
+KINDS = {DOCUMENT_EVENTS: ("put",), INTERACTIONS: ("answer", "search")}
+
+
 def rows(store: Store) -> st.SearchStrategy[dict[str, Any]]:
-    return st.fixed_dictionaries({field.name: values(field.type) for field in store.columns})
+    """Rows that keep the constraints of their topic."""
+    constrained = {
+        "tenant": st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True),
+        "sha256": st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
+        "bytes": st.integers(0, 2**63 - 1),
+        "kind": st.sampled_from(KINDS.get(store, ("",))),
+        "readers": st.none() | st.lists(NAMES.filter(str.strip), max_size=3),
+        **dict.fromkeys(("event_id", "uri", "answer_id", "verdict_id"), NAMES),
+    }
+    return st.fixed_dictionaries({field.name: constrained.get(field.name, values(field.type)) for field in store.columns})
 
 
 @pytest.mark.parametrize("store", stores(Tier.STREAM), ids=str)
@@ -78,6 +92,24 @@ def event(**changed: Any) -> dict[str, Any]:
     }
 
 
+PASSAGE = {
+    "chunk_id": "c",
+    "document": "d",
+    "retrieval_score": 1.0,
+    "retrieval_rank": 1,
+    "rerank_score": None,
+    "rerank_rank": None,
+}
+PASSAGE["cited"] = True
+
+
+def answered() -> dict[str, Any]:
+    texts = ("user", "question", "answer", "generator_version", "model_version", "index_version", "run")
+    lists: dict[str, Any] = {name: [] for name in ("prompt_tokens", "completion_tokens", "logprobs", "timings", "moved")}
+    named = {"answer_id": "1", "kind": "answer", "tenant": "acme", "simulated": False, "at": "2026-01-02T03:04:05+00:00"}
+    return {**dict.fromkeys(texts, ""), **lists, **named, "passages": [PASSAGE]}
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
@@ -99,13 +131,61 @@ def event(**changed: Any) -> dict[str, Any]:
         (json.dumps(event(uri={"a": 1})).encode(), "wrong type"),
         (json.dumps(event(tenant=7)).encode(), "wrong type"),
         (json.dumps(event(uri="\ud800")).encode(), "wrong type"),
+        (json.dumps(event(readers="ann")).encode(), "'readers' is a value of the wrong type: \"ann\""),
+        (json.dumps(event(bytes=1.5)).encode(), "'bytes' is a value of the wrong type: 1.5"),
+        (json.dumps(event(bytes=True)).encode(), "'bytes' is a value of the wrong type: true"),
+        (json.dumps(event(bytes=math.nan)).encode(), "'bytes' is a value of the wrong type"),
+        (json.dumps(event(at="0001-01-01T00:00:00+01:00")).encode(), "'at' is outside the years 1 to 9999 in UTC"),
+        (json.dumps(event(at="9999-12-31T23:59:59-05:00")).encode(), "'at' is outside the years 1 to 9999 in UTC"),
+        (json.dumps(event(at="10000-01-01T00:00:00Z")).encode(), "'at' is not an ISO 8601 time"),
+        (json.dumps(event(tenant="")).encode(), "'tenant' is not a tenant's name"),
+        (json.dumps(event(tenant="../beta")).encode(), "'tenant' is not a tenant's name"),
+        (json.dumps(event(tenant="acme\n")).encode(), "'tenant' is not a tenant's name"),
+        (json.dumps(event(sha256="../beta/" + "0" * 56)).encode(), "'sha256' is not 64 hexadecimal digits"),
+        (json.dumps(event(sha256="")).encode(), "'sha256' is not 64 hexadecimal digits"),
+        (json.dumps(event(sha256="0" * 64 + "\n")).encode(), "'sha256' is not 64 hexadecimal digits"),
+        (json.dumps(event(kind="delete")).encode(), "'sha256' is given where nothing was put"),
+        (json.dumps(event(kind="frobnicate")).encode(), "'kind' is none of put, delete, refuse"),
+        (json.dumps(event(uri="")).encode(), "'uri' is empty"),
+        (json.dumps(event(uri="a" * 5000)).encode(), "'uri' is empty or longer than 4,096 bytes"),
+        (json.dumps(event(uri="a\0b")).encode(), "'uri' holds a NUL character"),
+        (json.dumps(event(bytes=-1)).encode(), "'bytes' is negative"),
+        (json.dumps(event(readers=["ann", " "])).encode(), "'readers' names somebody without a name"),
+        (json.dumps(event(readers=["ann", None])).encode(), "'readers' names somebody without a name"),
     ],
 )
 def test_what_cannot_be_read_says_why(value: bytes | None, said: str) -> None:
     fine = json.dumps(event()).encode()
-    decoded = decode(DOCUMENT_EVENTS, [fine, value, fine])
-    assert (list(decoded.kept), decoded.rows.num_rows) == ([0, 2], 2)
-    assert said in decoded.bad[1]
+    for others in ([fine], [fine, b"{"]):  # read all at once, and one by one
+        decoded = decode(DOCUMENT_EVENTS, [fine, value, *others])
+        assert (list(decoded.kept), decoded.rows.num_rows) == ([0, 2], 2)
+        assert said in decoded.bad[1]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"logprobs": [math.nan]}, {"passages": [{**PASSAGE, "rerank_score": math.inf}]}, {"similarity": 1e999}]
+)
+def test_a_number_that_is_not_finite_is_a_bad_record(changed: dict[str, Any]) -> None:
+    fine = answered()
+    decoded = decode(INTERACTIONS, [json.dumps({**fine, **changed}).encode(), json.dumps(fine).encode()])
+    assert list(decoded.kept) == [1]
+    assert "not finite" in decoded.bad[0] or "wrong type" in decoded.bad[0]
+    huge = json.dumps({**fine, **changed}).replace("NaN", "1e999").replace("Infinity", "1e999")
+    assert list(decode(INTERACTIONS, [huge.encode()]).bad) == [0]
+
+
+def test_what_is_kept_beyond_the_schema_is_json() -> None:
+    decoded = decode(DOCUMENT_EVENTS, [json.dumps(event(score=math.nan)).encode()])
+    (extra,) = decoded.rows["extra"].to_pylist()
+    assert json.loads(extra, parse_constant=pytest.fail) == {"score": "NaN"}
+    assert list(decode(DOCUMENT_EVENTS, [json.dumps(event()).encode()[:-1] + b',"score":1e999}']).bad) == [0]
+
+
+def test_the_first_and_the_last_moment_can_be_kept() -> None:
+    for moment in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"):
+        decoded = decode(DOCUMENT_EVENTS, [json.dumps(event(at=moment)).encode()])
+        assert decoded.bad == {}
+        assert decoded.rows["at"].to_pylist() == [datetime.fromisoformat(moment)]
 
 
 @given(st.binary(max_size=200))
@@ -124,10 +204,7 @@ JSON = st.recursive(
 
 @given(st.sampled_from(INTERACTIONS.columns.names), JSON)
 def test_a_row_that_is_taken_can_be_written_to_its_table(name: str, value: Any) -> None:
-    empty = {"string": "", "bool": False, "list": [], "timestamp[us, tz=UTC]": "2026-01-01T00:00:00Z"}
-    needed = [f for f in INTERACTIONS.columns if not f.nullable]
-    row = {f.name: empty["list" if pa.types.is_list(f.type) else str(f.type)] for f in needed}
-    decoded = decode(INTERACTIONS, [json.dumps({**row, name: value}).encode()])
+    decoded = decode(INTERACTIONS, [json.dumps({**answered(), name: value}).encode()])
     assert decoded.rows.num_rows + len(decoded.bad) == 1
     decoded.rows.validate(full=True)
 
