@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from headrace.cli.common import AsJson, On, app, checked_on, err, out, print_json, settings_of
+from headrace.errors import Unavailable
 
 
 @app.command(rich_help_panel="Start here")
@@ -35,6 +36,7 @@ def up(
     from headrace.loop.keeper import Keeper
     from headrace.loop.landing import Landing
     from headrace.pipeline.progress import Bars
+    from headrace.platform import running
     from headrace.session import opened
     from headrace.web import Service, create_app, serve
     from headrace.web.serve import bound
@@ -54,7 +56,10 @@ def up(
         beside.callback(landing.stop)  # first of all, so that both end at the same time
         out.print(f"Headrace is up: http://127.0.0.1:{port}/?token={token}", highlight=False, soft_wrap=True)
         out.print("Ctrl-C ends it.", style="dim")
-        serve(application, port)
+        embedded = running(settings) is not None
+        serve(application, port, ended=lambda: embedded and running(settings) is None)
+        if embedded and running(settings) is None:  # so that a service manager starts all of it anew
+            raise Unavailable("The embedded servers have ended and could not be kept up.")
 
 
 @app.command(rich_help_panel="Start here")

@@ -81,12 +81,20 @@ class Home:
 
     def fullness(self) -> StorageFull | None:
         """The error to raise if the disk that holds the home is full, else `None`."""
-        if shutil.disk_usage(self.root).free >= FREE_BYTES:
+        if free_bytes(self) >= FREE_BYTES:
             return None
         return StorageFull(
             f"Less than {FREE_BYTES >> 20} MiB are free where the home {self.root} is.",
             hint="Free some space, or name a home on another disk with --home DIR.",
         )
+
+
+def free_bytes(home: Home) -> int:
+    """Free bytes of the disk that holds a home; none where it was removed."""
+    try:
+        return shutil.disk_usage(home.root).free
+    except OSError:
+        return 0
 
 
 def refused(error: OSError, path: Path) -> HeadraceError:

@@ -1,8 +1,9 @@
 """The process that owns the embedded servers: `python -m headrace.platform.supervisor --home DIR`.
 
 It starts what `request.json` names, tells the command that started it one line of JSON on its standard output, and then
-watches. It ends, and the servers with it, once no command has held the lease for as long as the last one asked, when a server
-dies, or on SIGTERM; killed, it takes the servers along, for the kernel kills them.
+watches. A server that ends is started anew on its ports. The supervisor ends, and the servers with it, once no command has held
+the lease for as long as the last one asked, when a server ends again and again, or on SIGTERM. Killed, it takes the servers
+along, for the kernel kills them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -25,7 +25,7 @@ from headrace.errors import HeadraceError, Unavailable
 from headrace.platform.address import embedded_endpoints, overlay
 from headrace.platform.broker import start_broker
 from headrace.platform.child import Child, PortTaken
-from headrace.platform.home import Home, Lock, write_private
+from headrace.platform.home import FREE_BYTES, Home, Lock, free_bytes, write_private
 from headrace.platform.keys import Keys, keys_of
 from headrace.platform.model_server import start_model_server
 from headrace.platform.ports import Ports, another_port, choose_ports, remove_sockets
@@ -35,6 +35,8 @@ from headrace.platform.weed import start_weed
 TICK_SECONDS = 0.5
 READY_SECONDS = 45.0
 STOP_SECONDS = 10.0
+ENDINGS, ENDINGS_SECONDS = 4, 60.0
+"""A server that ends more often than so many times within so many seconds is not started again."""
 PORT_TRIES = 5
 
 _log = logging.getLogger("headrace.platform")
@@ -50,6 +52,8 @@ class Supervisor:
         self.children: dict[str, Child] = {}
         self.parts: frozenset[str] = frozenset()
         self.stopping = False
+        self._endings: dict[str, list[float]] = {}
+        self._was_full = False
         self._idle_since: float | None = None
         self._idle_s = 0.0
         self._setup = Setup()
@@ -80,47 +84,41 @@ class Supervisor:
         """Start the parts of `request` that do not run yet, and record the whole."""
         self._idle_s = request.idle_s
         fresh = request.parts - self.parts
-        keep = (self.running.descriptor,)
-        if "objects" in fresh:
-            self._start("objects", lambda: start_weed(self.home, self._keys, self._ports, keep), other=lambda _: choose_ports())
-        if "head" in fresh:
-            self._start(
-                "head",
-                lambda: start_broker(self.home, self._keys, self._ports, keep),
-                other=lambda ports: another_port(ports, "kafka"),
-            )
+        for part in ("objects", "head"):
+            if part in fresh:
+                self._start(part)
         write_private(self.home.ports, self._ports.model_dump_json())
-        endpoints = embedded_endpoints(self.home, self._keys, self._ports)
-        write_private(self.home.endpoints, overlay(endpoints, self._setup.brought).model_dump_json(indent=1))
+        endpoints = overlay(embedded_endpoints(self.home, self._keys, self._ports), self._setup.brought)
+        write_private(self.home.endpoints, endpoints.model_dump_json(indent=1))
         if "models" in fresh:
-            self.children["models"] = start_model_server(self.home, self._keys, self._ports, self._setup, keep)
+            self.children["models"] = self._launch("models")
         self.parts |= fresh
+        self._record()
+
+    def _record(self) -> None:
         write_state(
             self.home,
             State(
                 supervisor=this_process(),
-                children={name: Process.of(child.pid) for name, child in self.children.items()},
+                children={name: Process.of(child.pid) for name, child in self.children.items() if not child.ended},
                 parts=self.parts,
                 setup=self._setup,
                 ports=self._ports,
-                endpoints=endpoints,
+                endpoints=embedded_endpoints(self.home, self._keys, self._ports),
             ),
         )
         _log.info("serving %s", ", ".join(f"{name} (pid {child.pid})" for name, child in self.children.items()))
 
     def watch(self) -> None:
-        """Return once there is a reason to stop; the log says which."""
+        """Return once there is a reason to stop; the log says which. Raises `HeadraceError` where a server cannot be kept up."""
         while not self.stopping:
-            for child in self.children.values():
-                if child.ended:
-                    _log.error("%s", child.fault(f"ended by itself (exit {child.process.returncode})"))
-                    return
             if not self.running.intact:
                 _log.info("the home was removed")
                 return
             if self._nobody_left():
                 _log.info("no command came for %.0f s", self._idle_s)
                 return
+            self._keep_up()
             request = read_request(self.home)
             if request is not None:
                 self._idle_s = request.idle_s
@@ -137,14 +135,67 @@ class Supervisor:
             with contextlib.suppress(OSError):
                 self.home.state.unlink(missing_ok=True)
         if "head" in self.children and self.children["objects"].ended:
-            # A Tansu whose store is gone acknowledges what it cannot keep, so it must not answer for a moment longer.
-            self.children["head"].process.kill()
+            self._end_head()
         for name in ("models", "head", "objects"):
             if name in self.children:
                 child = self.children.pop(name)
                 _log.info("stopping %s", child.name)
                 child.stop(STOP_SECONDS)
         remove_sockets(self._ports)
+
+    def _keep_up(self) -> None:
+        """Start anew what has ended, and the stores once a disk that was full has space again."""
+        free = free_bytes(self.home)
+        if free < FREE_BYTES:
+            if not self._was_full:
+                _log.error("the disk is full")
+            self._was_full = True
+            return
+        if self._was_full and free >= 2 * FREE_BYTES:
+            # SeaweedFS goes on refusing what it could not write once, and Tansu with it.
+            self._was_full = False
+            _log.info("the disk has space again")
+            for name in ("head", "objects"):
+                if name in self.children:
+                    self.children[name].stop(STOP_SECONDS)
+        ended = {name: child for name, child in self.children.items() if child.ended}
+        if not ended:
+            return
+        for child in ended.values():
+            _log.error("%s", child.fault(f"ended (exit {child.process.returncode})").message)
+        if "objects" in ended and "head" in self.children:
+            self._end_head()
+        for part in ("objects", "head", "models"):
+            if part in self.children and self.children[part].ended:
+                self._restart(part)
+        self._record()
+
+    def _end_head(self) -> None:
+        """A Tansu whose store is gone acknowledges what it cannot keep, so it must not answer for a moment longer."""
+        self.children["head"].process.kill()
+        self.children["head"].process.wait()
+
+    def _restart(self, name: str) -> None:
+        """Start a server that has ended, on its ports; each time it ends soon again after a longer wait."""
+        while not self.stopping:
+            now = time.monotonic()
+            recent = [at for at in self._endings.get(name, ()) if now - at < ENDINGS_SECONDS]
+            if len(recent) >= ENDINGS:
+                child = self.children[name]
+                often = f"ended {len(recent) + 1} times within {ENDINGS_SECONDS:.0f} s"
+                raise child.fault(f"{often}, the last time with exit {child.process.returncode}")
+            self._endings[name] = [*recent, now]
+            until = now + (2.0 ** (len(recent) - 1) if recent else 0.0)
+            while time.monotonic() < until and not self.stopping:
+                time.sleep(0.05)
+            try:
+                if name == "models":
+                    self.children[name] = self._launch(name)
+                else:
+                    self._start_once(name)
+                return
+            except Unavailable as error:  # its port taken meanwhile, for one
+                _log.error("%s", error.message)
 
     def _wait(self) -> None:
         """Wait a tick, or until a server ends."""
@@ -169,21 +220,29 @@ class Supervisor:
         self.lease.release()
         return False
 
-    def _start(self, part: str, start: Callable[[], Child], other: Callable[[Ports], Ports]) -> None:
-        """Start one server and wait until it answers, with `other` ports if its own were taken meanwhile."""
+    def _launch(self, part: str) -> Child:
+        keep = (self.running.descriptor,)
+        if part == "objects":
+            return start_weed(self.home, self._keys, self._ports, keep)
+        if part == "head":
+            return start_broker(self.home, self._keys, self._ports, keep)
+        return start_model_server(self.home, self._keys, self._ports, self._setup, keep)
+
+    def _start(self, part: str) -> None:
+        """Start a store and wait until it answers, with other ports if its own were taken meanwhile."""
         for attempt in range(1, PORT_TRIES + 1):
             try:
-                self._start_once(part, start)
+                self._start_once(part)
                 return
             except PortTaken as taken:
                 if attempt == PORT_TRIES:
                     raise
                 _log.warning("%s Trying other ports.", taken.message)
-                self._ports = other(self._ports)
+                self._ports = choose_ports() if part == "objects" else another_port(self._ports, "kafka")
 
-    def _start_once(self, part: str, start: Callable[[], Child]) -> None:
+    def _start_once(self, part: str) -> None:
         begun = time.monotonic()
-        child = self.children[part] = start()
+        child = self._launch(part)
         from headrace.platform.health import CHECKS  # its libraries load while the server starts
 
         endpoints = embedded_endpoints(self.home, self._keys, self._ports)
@@ -201,8 +260,8 @@ class Supervisor:
                     raise child.fault(f"did not get ready in {READY_SECONDS:.0f} s ({fault})")
         except BaseException:
             child.stop(STOP_SECONDS)
-            del self.children[part]
             raise
+        self.children[part] = child
         _log.info("%s was ready after %.2f s", child.name, time.monotonic() - begun)
 
     def _previous_ports(self) -> Ports | None:

@@ -1,10 +1,12 @@
-"""Serves the application on 127.0.0.1 until Ctrl-C."""
+"""Serves the application on 127.0.0.1 until Ctrl-C, or until what it serves has ended."""
 
 from __future__ import annotations
 
 import errno
 import signal
 import socket
+import threading
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -14,10 +16,14 @@ from headrace.errors import WrongUsage
 from headrace.web.service import Service
 
 _GRACE_S = 2
+_LOOK_S = 1.0
 
 
-def serve(app: FastAPI, port: int) -> None:
-    """Serve until SIGINT or SIGTERM, then return. Raises `WrongUsage` where the port is taken."""
+def serve(app: FastAPI, port: int, *, ended: Callable[[], bool] = lambda: False) -> None:
+    """Serve until SIGINT or SIGTERM, or until `ended` (asked about once a second), then return.
+
+    Raises `WrongUsage` where the port is taken.
+    """
     service: Service = app.state.service
 
     class Server(uvicorn.Server):
@@ -39,9 +45,21 @@ def serve(app: FastAPI, port: int) -> None:
     with bound(port) as listening:
         # A command line ends on SIGPIPE; a server must outlive a browser that goes away in mid-answer.
         before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        server = Server(config)
+        served = threading.Event()
+
+        def watch() -> None:
+            while not served.wait(_LOOK_S):
+                if ended():
+                    service.stop()
+                    server.should_exit = True
+                    return
+
+        threading.Thread(target=watch, name="watch", daemon=True).start()
         try:
-            Server(config).run(sockets=[listening])
+            server.run(sockets=[listening])
         finally:
+            served.set()
             service.stop()
             signal.signal(signal.SIGPIPE, before)
 

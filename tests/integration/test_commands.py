@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from serving import started
 
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import State, read_state
@@ -110,6 +113,23 @@ def test_where_sigint_is_ignored_sigterm_ends_a_command(home: Home) -> None:
     finally:
         process.kill()
     assert (process.returncode, out, err) == (0, "Landed nothing.\n", "")
+
+
+def test_an_up_whose_servers_cannot_be_kept_up_ends_with_an_error(home: Home, tmp_path: Path, within: Within) -> None:
+    api = started(home, tmp_path / "log", "--no-train")
+    try:
+        before = state(home)
+        os.kill(before.children["models"].pid, signal.SIGKILL)
+        assert within(30, lambda: state(home).children["models"] != before.children["models"]), "it is started anew"
+        assert state(home).supervisor == before.supervisor
+        os.kill(before.supervisor.pid, signal.SIGKILL)
+        assert api.process.wait(30) == 1
+        said = " ".join(api.log.read_text().split())
+        assert "The embedded servers have ended and could not be kept up." in said
+        assert "supervisor.log says why" in said
+        assert "Traceback" not in said
+    finally:
+        api.kill()
 
 
 @pytest.mark.xdist_group("api")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import needs
 import obstore
 import psutil
 import pyarrow as pa
@@ -367,17 +369,83 @@ def test_a_killed_supervisor_takes_the_servers_along_and_the_next_command_starts
 
 
 @pytest.mark.parametrize("server", ["weed", "tansu"])
-def test_a_killed_server_ends_the_platform_and_loses_nothing(home: Path, server: str) -> None:
+def test_a_killed_server_is_started_anew_and_loses_nothing(home: Path, server: str) -> None:
     with command(home) as (_, endpoints):
         obstore.put(bucket(endpoints), "acknowledged", b"kept")
         create_topic(endpoints, "acknowledged")
         produce(endpoints, "acknowledged", b"event")
-        one(home, server).send_signal(signal.SIGKILL)
+        supervisor = one(home, "headrace.platform.supervisor")
+        killed = one(home, server)
+        killed.send_signal(signal.SIGKILL)
         # At once, before the supervisor can have noticed.
         with open_platform(settings(home), parts=PARTS) as mine:
-            assert get(mine, "acknowledged") == b"kept"
-            assert consume(mine, "acknowledged") == b"event"
+            assert mine == endpoints, "on the same ports: whoever used the servers goes on"
+            assert get(endpoints, "acknowledged") == b"kept"
+            assert consume(endpoints, "acknowledged") == b"event"
+            produce(endpoints, "acknowledged", b"more")
+            assert one(home, "headrace.platform.supervisor") == supervisor
+            assert one(home, server) != killed
             assert len(processes(home)) == 3
+
+
+def test_a_server_that_ends_again_and_again_ends_the_platform(home: Path) -> None:
+    with command(home):
+        killed = 0
+        end = time.monotonic() + 60
+        while not gone(home) and time.monotonic() < end:
+            for process in processes(home):
+                with contextlib.suppress(psutil.Error):
+                    if Path(process.cmdline()[0]).name.startswith("tansu"):
+                        process.kill()
+                        killed += 1
+            time.sleep(0.1)
+        assert gone(home)
+        assert killed >= 5
+        log = (home / "logs" / "supervisor.log").read_text()
+        assert "Tansu ended 5 times within 60 s" in log
+        assert running(settings(home)) is None
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A home on a disk of 600 MiB."""
+    needs.require(os.geteuid() == 0, "Mounting a small disk takes root.", unless="HEADRACE_TESTS_WITHOUT_ROOT")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", disk], check=True)
+    yield disk / "home"
+    for process in processes(disk / "home"):
+        with contextlib.suppress(psutil.Error):  # with its supervisor, for one
+            process.kill()
+            process.wait(10)
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_after_a_full_disk_has_space_again_everything_answers(small_disk: Path) -> None:
+    with command(small_disk) as (_, endpoints):
+        create_topic(endpoints, "events")
+        produce(endpoints, "events", b"before")
+        log = small_disk / "logs" / "supervisor.log"
+        ballast = small_disk.parent / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb") as file:
+            while True:
+                file.write(bytes(1 << 20))
+        assert within(10, lambda: "the disk is full" in log.read_text())
+        with pytest.raises((obstore.exceptions.BaseError, OSError)):
+            obstore.put(bucket(endpoints), "while-full", bytes(8 << 20))
+        ballast.unlink()
+        assert within(20, lambda: "the disk has space again" in log.read_text())
+
+        def answers() -> bool:
+            try:
+                obstore.put(bucket(endpoints), "after", b"1")
+                produce(endpoints, "events", b"after")
+            except (obstore.exceptions.BaseError, OSError, AssertionError):
+                return False
+            return True
+
+        assert within(20, answers)
+        assert consume(endpoints, "events") == b"before"
 
 
 def test_a_server_that_says_nothing_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
