@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from headrace.pipeline.run import Run, recorded
 from headrace.pipeline.runner import Runner
 from headrace.pipeline.stage import Stage
 from headrace.settings import Inference, Training, Upkeep
+from headrace.storage import metadata
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
+from headrace.storage.metadata import Metadata
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables import TableWriter
@@ -88,3 +91,30 @@ def parsing(link: Connection, limits: Limits) -> None:
     parser.parse("a.md", b"a")
     link.send(psutil.Process().children()[0].pid)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def migrating(link: Connection, endpoints: Endpoints) -> None:
+    """One of several that open an empty metadata store when they hear that all are ready."""
+    link.send("ready")
+    link.recv()
+    with closing(Metadata(endpoints)) as store:
+        store.tenants()
+
+
+def half_migrating(link: Connection, endpoints: Endpoints) -> None:
+    """A migration of three steps whose last does not end; it says when it gets there."""
+    endless = "SELECT pg_sleep(60)"
+    kind: Any = metadata._PostgreSQL
+    if not endpoints.metadata.url:
+        endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c"
+        kind = metadata._SQLite
+    plain = kind._run
+
+    def run(self: Any, statement: str, values: Any) -> Any:
+        if statement == endless:
+            link.send("in the middle")
+        return plain(self, statement, values)
+
+    kind._run = run
+    metadata.MIGRATIONS += (("CREATE TABLE half (x INTEGER)", "SELECT 1", endless),)
+    Metadata(endpoints).tenants()
