@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import obstore
 import pytest
 from confluent_kafka.admin import AdminClient
 from pyiceberg.catalog.rest import RestCatalog
 
+from headrace import cli
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
@@ -48,6 +48,24 @@ def start(endpoints: Endpoints, *words: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.fixture
+def check(
+    endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """`headrace check` in this process: (exit code, standard output, standard error)."""
+    monkeypatch.setenv("HEADRACE_SETTINGS", "none.toml")
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["headrace", "--home", str(endpoints.files_dir.parent), "check", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
+
+
 def everything(endpoints: Endpoints) -> dict[str, list[str]]:
     """What the stores hold, by tier."""
     catalog = RestCatalog("test", uri=endpoints.catalog_uri, warehouse=endpoints.warehouse, **endpoints.catalog_properties)
@@ -62,11 +80,10 @@ def everything(endpoints: Endpoints) -> dict[str, list[str]]:
     }
 
 
-def test_the_embedded_platform_keeps_every_promise(endpoints: Endpoints) -> None:
+def test_the_embedded_platform_keeps_every_promise(endpoints: Endpoints, check: Callable[..., tuple[int, str, str]]) -> None:
     before = everything(endpoints)
-    process = start(endpoints, "--seconds", "1", "--json")
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 0, out + err
+    code, out, err = check("--seconds", "1", "--json")
+    assert code == 0, out + err
     found = json.loads(out)
     by_name = {(each["tier"], each["promise"]): each for each in found["promises"]}
     assert {tier for tier, _ in by_name} == {"object", "stream", "table", "file"}
@@ -92,10 +109,9 @@ def test_the_embedded_platform_keeps_every_promise(endpoints: Endpoints) -> None
     )
 
 
-def test_one_tier_is_shown_as_a_table(endpoints: Endpoints) -> None:
-    process = start(endpoints, "--only", "file", "--seconds", "1")
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, out + err
+def test_one_tier_is_shown_as_a_table(check: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = check("--only", "file", "--seconds", "1")
+    assert code == 0, out + err
     lines = out.splitlines()
     assert lines[1].split()[:2] == ["file", "✓"]
     assert "11 promises kept, 0 broken, 0 unknown." in lines[-1]
@@ -113,8 +129,7 @@ def test_ctrl_c_leaves_nothing_behind(endpoints: Endpoints, within: Callable[[fl
     assert everything(endpoints) == before
 
 
-def test_a_tier_that_cannot_be_checked_is_refused(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "headrace.cli", "--home", str(tmp_path / "home"), "check", "--only", "vector"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert "object, stream, table, file" in done.stderr
+def test_a_tier_that_cannot_be_checked_is_refused(check: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = check("--only", "vector")
+    assert code == 2
+    assert "object, stream, table, file" in err
