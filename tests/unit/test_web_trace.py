@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -75,3 +82,85 @@ def test_nothing_is_sent_unless_an_address_is_set(monkeypatch: pytest.MonkeyPatc
     found = Traces.of(Telemetry(otlp_endpoint="http://127.0.0.1:9/v1/traces"))
     assert found._provider is not None
     found.stop()
+
+
+class Collector:
+    """An OpenTelemetry collector on loopback: keeps every body it is sent, and where it was sent to."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.paths: list[str] = []
+        kept = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                kept.bodies.append(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
+                kept.paths.append(self.path)
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def spans(self) -> dict[str, dict[str, Any]]:
+        """Attributes by the span's name, those of the process among them."""
+        found = {}
+        for body in self.bodies:
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                about = {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}
+                for scope in resource.scope_spans:
+                    for span in scope.spans:
+                        said = {one.key: one.value.string_value or one.value.int_value for one in span.attributes}
+                        found[span.name] = {**about, **said}
+        return found
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SDK_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    collector = Collector()
+    thread = threading.Thread(target=collector.server.serve_forever, args=(0.02,))
+    thread.start()
+    yield collector
+    collector.server.shutdown()
+    thread.join()
+    collector.server.server_close()
+
+
+@pytest.mark.parametrize("by", ["settings", "environment"])
+def test_spans_reach_a_collector_and_say_nothing_of_what_was_asked(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    if by == "environment":
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    traces = Traces.of(Telemetry(otlp_endpoint=f"{collector.url}/v1/traces" if by == "settings" else ""))
+    with traces.question("chat", "acme", {}) as span:
+        span.answered(answer())
+    with pytest.raises(Unavailable), traces.question("retrieval", "globex", {}):
+        raise Unavailable("The index is away.")
+    traces.stop()
+    assert set(collector.paths) == {"/v1/traces"}
+    spans = collector.spans()
+    assert set(spans) == {"chat headrace", "retrieval chunks", "rerank", "retrieval headrace"}
+    assert {said["service.name"] for said in spans.values()} == {"headrace"}
+    assert (spans["chat headrace"]["headrace.tenant"], spans["chat headrace"]["gen_ai.usage.input_tokens"]) == ("acme", 3)
+    assert spans["retrieval headrace"]["error.type"] == "Unavailable"
+    sent = b"".join(collector.bodies)
+    assert SECRET.encode() not in sent
+    assert b"Nobody" not in sent
+    assert b"away" not in sent
+
+
+def test_nothing_is_sent_where_opentelemetry_is_switched_off(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    traces = Traces.of(Telemetry(otlp_endpoint=f"{collector.url}/v1/traces"))
+    with traces.question("chat", "acme", {}) as span:
+        span.answered(answer())
+    traces.stop()
+    assert collector.bodies == []
