@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -47,6 +48,16 @@ class Server:
         return [body for asked, body in self.seen if asked.endswith(path)]
 
 
+class _Quiet(ThreadingHTTPServer):
+    """Says nothing of clients that left."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def served() -> Iterator[Server]:
     """The endpoint, served while the block runs."""
@@ -74,7 +85,7 @@ def served() -> Iterator[Server]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http = _Quiet(("127.0.0.1", 0), Handler)
     script = Server(f"http://127.0.0.1:{http.server_address[1]}/v1")
     thread = threading.Thread(target=http.serve_forever, args=(0.01,))
     thread.start()
