@@ -22,7 +22,7 @@ from headrace.pipeline.run import Run, recorded
 from headrace.pipeline.runner import Runner
 from headrace.pipeline.stage import Stage
 from headrace.settings import Inference, Training, Upkeep
-from headrace.storage import metadata
+from headrace.storage import metadata, vectors_purge
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.metadata import Metadata
@@ -62,8 +62,9 @@ def promoting(link: Connection, endpoints: Endpoints, turn: int) -> None:
     link.send(vars(decision))
 
 
-def forgetting(_: Connection, endpoints: Endpoints, subject: Subject, last: str, wait_s: float) -> None:
+def forgetting(_: Connection, endpoints: Endpoints, subject: Subject, last: str, wait_s: float, followed_s: float) -> None:
     """A forgetting that kills itself as it ends the stage `last`, or so many seconds after it began it."""
+    vectors_purge._FOLLOWED_S = followed_s
 
     class Dying(Runner):
         def run(self, stage: Stage[..., Any], **inputs: Any) -> Any:
