@@ -14,6 +14,7 @@ import psutil
 
 from headrace.catalog import TURNS, Store
 from headrace.forget import Subject, forget
+from headrace.inference import embed
 from headrace.inference.parser import Parser
 from headrace.inference.parsing.limits import Limits
 from headrace.inference.reindex import reindex
@@ -81,7 +82,8 @@ def forgetting(_: Connection, endpoints: Endpoints, subject: Subject, last: str,
 
 
 def reindexing(link: Connection, endpoints: Endpoints, settings: Inference) -> None:
-    """Another index beside the one that answers."""
+    """Another index beside the one that answers, put in by 64 passages."""
+    embed._UPSERT_ROWS = 64
     with tempfile.TemporaryDirectory() as folder, recorded("reindex", Path(folder)) as run:
         link.send(reindex(Runner(run, endpoints), settings).generation.number)
 

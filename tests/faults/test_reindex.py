@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -13,13 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import victims
+from forks import ForkedProcess
 from words import Words, words
 
+from headrace import cli
 from headrace.catalog import CHUNKS, INDEXES
 from headrace.errors import BadSettings, NotFound
 from headrace.inference import generation
 from headrace.inference.generation import begin, standing, switch
 from headrace.inference.pipeline import Desk, catch_up, fill, index_documents
+from headrace.inference.put import put
 from headrace.inference.reindex import back, reindex
 from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
@@ -34,6 +36,7 @@ from headrace.storage.vectors import VectorReader
 METER = Meter(Ledger(), "test")
 SETTINGS = Settings.model_fields["inference"].default
 TENANT = "acme"
+pytestmark = pytest.mark.story
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +104,7 @@ def polled(desk: Desk, until: Callable[[], int]) -> Iterator[list[tuple[int, int
     ended = threading.Event()
 
     def poll() -> None:
-        while not ended.is_set():
+        while not ended.wait(0.02):
             number, texts = asked(desk)
             told.append((number, len(texts)))
 
@@ -161,8 +164,6 @@ def test_what_changes_while_another_is_built_is_in_it_at_the_switch(runner: Runn
     assert runner.run(switch, to=to, seen=seen) is False, "a pass ended after the last look"
     # A pass that began before the switch and ends after it does its work again, in the new one.
     (docs / "2.md").write_text("# Lock 2\nThe anchor weighs ninety pounds.")
-    from headrace.inference.put import put
-
     runner.run(put, tenant=TENANT, paths=[docs], most_bytes=10**6)
     stages = catch_up(runner, SETTINGS)
     for _ in range(4):  # land, parse, chunk, embed
@@ -180,15 +181,21 @@ def test_what_changes_while_another_is_built_is_in_it_at_the_switch(runner: Runn
 
 
 def test_killed_anywhere_the_old_index_answers_and_the_next_run_completes(
-    runner: Runner, endpoints: Endpoints, docs: Path, home: Path, served: Words, monkeypatch: pytest.MonkeyPatch
+    runner: Runner,
+    endpoints: Endpoints,
+    docs: Path,
+    home: Path,
+    served: Words,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    within: Callable[[float, Callable[[], bool]], bool],
 ) -> None:
-    (docs / "3.md").write_text("\n\n".join(f"# Sill {n}\nThe keeper of sill {n} turns the wheel at dawn." for n in range(1100)))
+    (docs / "3.md").write_text("\n\n".join(f"# Sill {n}\nThe keeper of sill {n} turns the wheel at dawn." for n in range(240)))
     index_documents(runner, [docs], tenant=TENANT, settings=SETTINGS)
-    monkeypatch.setattr(served, "delay", 0.2)  # so that there is a midst to be killed in
+    monkeypatch.setattr(served, "delay", 0.3)  # so that there is a midst to be killed in
     desk, first = Desk(runner, SETTINGS), now(endpoints)
     indexes = IndexReader(INDEXES, endpoints, METER)
-    command = [sys.executable, "-m", "headrace.cli", "--home", str(home), "reindex", "--chunk-tokens", "36", "--json"]
-    env, newest = {**os.environ, **served.env}, indexes.standing()[0].newest
+    newest = indexes.standing()[0].newest
 
     def begun() -> bool:
         return indexes.standing()[0].building is not None
@@ -198,20 +205,21 @@ def test_killed_anywhere_the_old_index_answers_and_the_next_run_completes(
 
     moments: tuple[Callable[[], bool], ...] = (begun, embedding)
     for moment in moments:
-        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while not moment():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        process = ForkedProcess(victims.reindexing, endpoints, of(36))
+        assert within(60, lambda moment=moment, process=process: moment() or process.ended)  # type: ignore[misc]
         process.kill()
-        process.wait()
+        process.killed()
         number, texts = asked(desk)
         assert (now(endpoints), number) == (first, first)
         assert texts
     monkeypatch.undo()
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True)
-    assert json.loads(done.stdout)["generation"]["number"] == newest + 1, "the one that was begun"
+    for name, value in served.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["headrace", "--home", str(home), "reindex", "--chunk-tokens", "36", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert json.loads(capsys.readouterr().out)["generation"]["number"] == newest + 1, "the one that was begun"
     followed(desk, newest + 1)
     assert now(endpoints) == newest + 1
     held = VectorReader(CHUNKS, endpoints, METER, generation=newest + 1).held()
