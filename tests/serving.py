@@ -1,4 +1,4 @@
-"""`headrace up` with two tenants, for the tests of the API."""
+"""`headrace up` with two tenants and the models of words.py, for the tests of the API."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from typing import Any
 
 import httpx
 from conftest import Home
+from words import Words, words
+
+from headrace.platform.home import Home as PlatformHome
+from headrace.platform.state import read_state
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.sql import select
 
 
 @dataclass
@@ -27,6 +34,8 @@ class Api:
     process: subprocess.Popen[bytes]
     log: Path
     keys: dict[str, str] = field(default_factory=dict)
+    models: Words | None = None
+    """What embeds and answers, where that is not the embedded model server."""
     _open: ExitStack = field(default_factory=ExitStack)
 
     def client(self, key: str | None = None) -> httpx.Client:
@@ -51,6 +60,17 @@ class Api:
             time.sleep(0.1)
         return dict(document)
 
+    @property
+    def endpoints(self) -> Endpoints:
+        """Where its storage is."""
+        state = read_state(PlatformHome(self.home.path))
+        assert state is not None
+        return state.endpoints
+
+    def sql(self, query: str) -> list[dict[str, Any]]:
+        """The rows of a query, read here: a command takes longer."""
+        return select(query, self.endpoints, Ledger())
+
     def stop(self) -> int:
         """End it as Ctrl-C does, and return its exit code."""
         self._open.close()
@@ -65,14 +85,14 @@ class Api:
             self.process.wait()
 
 
-def started(home: Home, log: Path) -> Api:
-    """`headrace up` in a home, once it answers."""
+def started(home: Home, log: Path, *words: str) -> Api:
+    """`headrace up` in a home, with more words, once it answers."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "headrace.cli", "--home", str(home.path), "up", "--port", str(port)],
+            [sys.executable, "-m", "headrace.cli", "--home", str(home.path), "up", "--port", str(port), *words],
             env=home.env,
             cwd=home.path.parent,
             stdout=out,
@@ -96,14 +116,17 @@ def _answers(port: int) -> bool:
 
 @contextmanager
 def served(home: Home, log: Path) -> Iterator[Api]:
-    """The API with tenants acme and globex: keys `acme`, `globex` may read and write, `admin` everything."""
-    api = started(home, log)
-    try:
-        for tenant in ("acme", "globex"):
-            api.tenant(tenant)
-            api.keys[tenant] = api.mint(tenant, "read", "write")[0]
-        api.keys["admin"] = api.mint("acme", "admin")[0]
-        yield api
-        assert api.stop() == 0, api.log.read_text()
-    finally:
-        api.kill()
+    """The API without its loop, with tenants acme and globex: keys `acme`, `globex` may read and write, `admin` everything."""
+    with words() as models:
+        home.env.update(models.env)
+        api = started(home, log, "--no-train")
+        api.models = models
+        try:
+            for tenant in ("acme", "globex"):
+                api.tenant(tenant)
+                api.keys[tenant] = api.mint(tenant, "read", "write")[0]
+            api.keys["admin"] = api.mint("acme", "admin")[0]
+            yield api
+            assert api.stop() == 0, api.log.read_text()
+        finally:
+            api.kill()

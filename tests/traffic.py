@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,9 @@ class Traffic:
                     self.errors.append(repr(error))
 
 
-def until(seconds: float, what: Any, why: Any) -> None:
-    """Wait until `what()` is true, asked about three times a second; `why()` says what stood at the end."""
+def until(seconds: float, what: Callable[[], Any], why: Callable[[], Any], *, every_s: float = 0.1) -> None:
+    """Wait until `what()` is true; where that takes longer than `seconds`, fail with what `why()` says."""
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, why()
-        time.sleep(0.3)
+        time.sleep(every_s)

@@ -1,4 +1,4 @@
-"""A model endpoint for tests of what stands around the models: real HTTP, embeddings by words, no champion. It starts at once."""
+"""A model endpoint for tests of what is around the models: real HTTP, embeddings by words, answers that quote. It starts at once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,21 @@ from headrace.settings import Endpoint, Models
 
 
 class Words(ThreadingHTTPServer):
-    """Answers embeddings and rankings at `url`; each request for embeddings of passages takes `delay` seconds longer."""
+    """Answers embeddings, rankings and chats at `url`.
+
+    A chat quotes the sentence of the prompt's passages that has most words of the question. Each request for embeddings of
+    passages takes `delay` seconds longer, each word of an answer `pause` seconds. `chats` are the bodies that were sent, `left`
+    counts the answers whose client did not wait for the end.
+    """
 
     daemon_threads = True
     delay = 0.0
+    pause = 0.0
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.chats: list[dict[str, Any]] = []
+        self.left = 0
 
     @property
     def url(self) -> str:
@@ -50,6 +61,14 @@ def embedding(text: str, width: int) -> list[float]:
     return numbers
 
 
+def quotation(prompt: str) -> str:
+    """The sentence of the passages that shares most words with the question."""
+    passages, _, question = prompt.removesuffix("\nAnswer:").rpartition("\n\nQuestion: ")
+    wanted = set(re.findall(r"\w+", question.lower()))
+    sentences = [sentence.strip() for sentence in re.split(r"(?<=[.!?])\s+|\n+", passages) if sentence.strip()]
+    return max(sentences, key=lambda one: len(wanted & set(re.findall(r"\w+", one.lower()))), default="I cannot say.")
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Words
@@ -58,6 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if self.path.endswith("/ranking"):
             return self.answer(404, {"error": {"message": "no champion yet", "type": "not_found_error", "code": "no_champion"}})
+        if self.path.endswith("/chat/completions"):
+            return self.chat(asked)
         if asked.get("input_type") == "passage":
             time.sleep(self.server.delay)
         width = int(asked["model"].rpartition("-")[2])
@@ -66,6 +87,32 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.answer(200, {"status": "ok"})
+
+    def chat(self, asked: dict[str, Any]) -> None:
+        self.server.chats.append(asked)
+        prompt = asked["messages"][-1]["content"]
+        pieces = re.findall(r"\S+\s*", quotation(prompt))
+        usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(pieces)}
+        usage["total_tokens"] = sum(usage.values())
+        chunks = [*({"content": piece} for piece in pieces), {}]
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        try:
+            for delta in chunks:
+                time.sleep(self.server.pause)
+                ended = {} if delta else {"usage": usage}
+                choice = {"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}
+                self.event(json.dumps({"model": asked["model"], "choices": [choice], **ended}))
+            self.event("[DONE]")
+        except OSError:
+            self.server.left += 1
+        self.close_connection = True
+
+    def event(self, data: str) -> None:
+        self.wfile.write(f"data: {data}\n\n".encode())
+        self.wfile.flush()
 
     def answer(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
@@ -82,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def words() -> Iterator[Words]:
     """The endpoint, served while the block runs."""
-    with Words(("127.0.0.1", 0), _Handler) as server:
+    with Words() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

@@ -7,7 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+from shell import run
 
+pytestmark = pytest.mark.xdist_group("api")
 QUESTION = "What does the bonus of the keeper depend on?"
 
 
@@ -89,7 +91,7 @@ def test_what_the_command_line_indexed_is_shown_as_indexed(api: Any, tenant: htt
     folder = api.home.path.parent / "brought"
     folder.mkdir()
     (folder / "weir.md").write_text("# Weir\n\nThe weir was built of oak.")
-    api.home.run("index", folder, "--tenant", "readers", "--reader", "it")
+    run(api.home, "index", folder, "--tenant", "readers", "--reader", "it")
     shown = api.indexed(tenant, "brought/weir.md", seconds=10)
     assert (shown["status"], shown["readers"]) == ("indexed", ["it"])
     assert "brought/weir.md" in {p["document"] for p in _passages(tenant, "it")}

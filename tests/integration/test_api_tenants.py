@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from typing import Any
 
 import httpx
 import pytest
 
+pytestmark = pytest.mark.xdist_group("api")
 PHRASE = "The vault code of acme is heliotrope seventeen."
 QUESTION = "What is the vault code?"
 LONG = " ".join(
@@ -155,29 +155,14 @@ def test_a_key_does_only_what_its_scopes_say(api: Any, globex: httpx.Client) -> 
     assert writer.get("/v1/models").status_code == 403
 
 
-def test_kv_of_another_tenants_prompt_is_not_reused(api: Any, acme: httpx.Client, globex: httpx.Client) -> None:
-    """The same document and question: the second tenant's first answer computes every token, as the first tenant's did."""
-    same = f"# Locks\n\n{LONG}\n".encode()
-    question = {"question": "How many locks of brass and iron has the vault?"}
-    for client in (acme, globex):
-        client.put("/v1/documents/locks.md", content=same).raise_for_status()
-        assert api.indexed(client, "locks.md")["status"] == "indexed"
-    acme.delete("/v1/documents/secrets/vault.md")
-    end = time.monotonic() + 60
-    while acme.get("/v1/documents/secrets/vault.md").status_code != 404:
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-    def cached(client: httpx.Client) -> int:
-        given = client.post("/v1/ask", json=question).raise_for_status().json()
-        usage = given["usage"]
-        assert usage["prompt_tokens"] > 128, given
-        return int(usage["prompt_tokens_details"]["cached_tokens"])
-
-    assert cached(acme) == 0
-    assert cached(acme) > 0, "a tenant's own prefix is reused"
-    assert cached(globex) == 0, "another's is not"
-    assert cached(globex) > 0
+def test_the_generator_is_told_whose_prompt_it_reads(api: Any, acme: httpx.Client, globex: httpx.Client) -> None:
+    """By that it keeps the keys and values of one tenant from the others (test_models_server.py)."""
+    for tenant, client, question in (("acme", acme, QUESTION), ("globex", globex, "Is lunch soup on Mondays?")):
+        before = len(api.models.chats)
+        chat = {"model": "headrace", "messages": [{"role": "user", "content": question}]}
+        client.post("/v1/ask", json={"question": question}).raise_for_status()
+        client.post("/v1/chat/completions", json=chat).raise_for_status()
+        assert [body["headrace"]["tenant"] for body in api.models.chats[before:]] == [tenant] * 2
 
 
 def test_what_was_asked_and_keys_are_in_no_log(api: Any, acme: httpx.Client, answer: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""The loop of `headrace up`: turns that nobody starts, while answers keep flowing."""
+"""The loop of `headrace up` with the real models: turns that nobody starts, while answers keep flowing.
+
+One turn with a tiny re-ranker, killed in the middle, is in faults/test_loop_kill.py.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,10 @@ LOOP = {
 }
 
 
-@pytest.mark.timeout(600)
-def test_three_turns_in_a_row_run_unattended_while_answers_keep_flowing(home: Home, handbook: Path, tmp_path: Path) -> None:
+@pytest.mark.soak(minutes=4)
+@pytest.mark.timeout(1200)
+def test_three_turns_in_a_row_run_unattended_while_answers_keep_flowing(real_home: Home, handbook: Path, tmp_path: Path) -> None:
+    home = real_home
     home.env.update(LOOP)
     api = started(home, tmp_path / "log")
     try:

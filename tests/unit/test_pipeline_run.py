@@ -77,11 +77,12 @@ with recorded("index", Path({str(tmp_path)!r})) as run:
             assert journal_of(tmp_path, None, command="index")["state"] == "running"
     finally:
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and a zombie until its parent asks for it
         child.stdout.close()
     assert journal_of(tmp_path, None, command="index")["state"] == "running"
     with recorded("search", tmp_path):
         pass
+    child.wait()
     journal = journal_of(tmp_path, None, command="index")
     assert journal["state"] == "died"
     assert [(row["stage"], row["bytes"]) for row in journal["rows"]] == [("put", 9)]
