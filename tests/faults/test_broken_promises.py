@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from between import FETCH, Forward, KafkaBetween, Request, Response, http_between, signed
 
+from headrace import cli
 from headrace.catalog import Tier
 from headrace.check import catalog, head, objects
 from headrace.check.acceptance import accept
@@ -224,8 +225,11 @@ def test_a_broker_that_alters_a_record_is_found_out(brought_head: tuple[KafkaBet
         assert "is not the one acknowledged there" in str(outcome(head.survives, room))
 
 
-def test_a_broker_that_comes_back_empty_is_found_out(brought_head: tuple[KafkaBetween, Settings, Endpoints]) -> None:
+def test_a_broker_that_comes_back_empty_is_found_out(
+    brought_head: tuple[KafkaBetween, Settings, Endpoints], monkeypatch: pytest.MonkeyPatch
+) -> None:
     between, settings, endpoints = brought_head
+    monkeypatch.setattr(head, "_SILENCE_S", 1.0)
     with memory_broker(between.port) as empty, head.opened(settings, endpoints) as room:
         assert isinstance(outcome(head.answers, room), Measured)
 
@@ -315,15 +319,22 @@ def test_a_directory_that_is_no_posix_file_system_is_found_out(tmp_path: Path) -
     assert not (tmp_path / "home").exists(), "nothing is embedded that is needed"
 
 
-def test_a_mount_that_is_not_there_is_found_out(tmp_path: Path) -> None:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-    env |= {"HEADRACE_SETTINGS": str(tmp_path / "none.toml"), "HEADRACE_FILES__DIR": str(tmp_path / "nfs"), "COLUMNS": "160"}
-    command = [sys.executable, "-m", "headrace.cli", "--home", str(tmp_path / "home"), "check", "--only", "file"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1, done.stderr
-    assert "is the file system mounted?" in done.stdout
-    assert "Headrace would lose the KV cache" in done.stdout
-    assert "0 promises kept, 1 broken, 10 unknown." in done.stdout
+def test_a_mount_that_is_not_there_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in os.environ if name.startswith("HEADRACE_")]:
+        monkeypatch.delenv(name)
+    for name, value in (("SETTINGS", tmp_path / "none.toml"), ("FILES__DIR", tmp_path / "nfs")):
+        monkeypatch.setenv(f"HEADRACE_{name}", str(value))
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(sys, "argv", ["headrace", "--home", str(tmp_path / "home"), "check", "--only", "file"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert ended.value.code == 1, err
+    assert "is the file system mounted?" in out
+    assert "Headrace would lose the KV cache" in out
+    assert "0 promises kept, 1 broken, 10 unknown." in out
     assert not (tmp_path / "nfs").exists()
 
 

@@ -11,7 +11,7 @@ import pytest
 from forgetting import METER, NOON, World, example, interaction, passage, verdict
 from rich.console import Console
 
-from headrace.catalog import FEEDBACK, INDEXES, INTERACTIONS
+from headrace.catalog import FEEDBACK, INDEXES, INTERACTIONS, TURNS
 from headrace.errors import NotFound, WrongUsage
 from headrace.explain.lineage import of_answer, of_event
 from headrace.explain.tree import answer_tree, event_tree
@@ -181,9 +181,13 @@ def test_parents_are_those_that_learned_nothing_beyond_the_bound(world: World, s
     # Both generators had landed two verdicts, the second by way of the first.
     assert parent("generator", feedback=1) == ""
     later = {"offsets": {"feedback": {"0": {"next": 9, "incarnation": 1}}}, "exclusions": {"before": {"feedback/0": 1}}}
-    clean = world.turn(4, "aaaa000000fe", [], model="generator", **later)
-    assert parent("generator", feedback=1) == f"generator/{clean}"
-    world.turn(5, "aaaa000000fd", [], model="generator", start=f"generator/{generator}", **later)
-    assert parent("generator", feedback=1) == f"generator/{clean}"
+    try:
+        clean = world.turn(4, "aaaa000000fe", [], model="generator", **later)
+        assert parent("generator", feedback=1) == f"generator/{clean}"
+        world.turn(5, "aaaa000000fd", [], model="generator", start=f"generator/{generator}", **later)
+        assert parent("generator", feedback=1) == f"generator/{clean}"
+    finally:  # the story has three turns
+        for number in (4, 5):
+            world.objects(TURNS).delete(f"{number:06d}.json")
     # Of a topic made anew under its name nothing had landed yet.
     assert world.runner.run(parent_before, model="reranker", before={"feedback@02/0": 0}) == f"reranker/{reranker}"
