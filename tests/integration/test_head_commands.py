@@ -4,21 +4,46 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from headrace.catalog import FEEDBACK
+from headrace import cli
+from headrace.catalog import FEEDBACK, FEEDBACK_ROWS
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
+from headrace.storage.tables import TableReader
 from headrace.storage.topics import TopicWriter
 
 if TYPE_CHECKING:
     from conftest import Home
+
+Said = tuple[int, str, str]
+
+
+@pytest.fixture
+def run(home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """The command in that home, in this process: (exit code, standard output, standard error)."""
+    monkeypatch.setattr("headrace.storage.topics._ONE_RECORD_S", 1.0)  # for which a record is looked for that is not there
+    for name, value in home.env.items():
+        if name.startswith("HEADRACE_") or name == "COLUMNS":
+            monkeypatch.setenv(name, value)
+
+    def run(*words: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["headrace", "--home", str(home.path), *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
 
 
 def put(endpoints: Endpoints, *numbers: int) -> None:
@@ -40,16 +65,25 @@ def put(endpoints: Endpoints, *numbers: int) -> None:
     TopicWriter(FEEDBACK, endpoints, Meter(Ledger(), "test")).append(rows, key="answer_id")
 
 
-def test_the_head_is_shown_followed_and_refused(home: Home, within: Any) -> None:
+def test_the_head_is_shown_followed_and_refused(home: Home, run: Callable[..., Said], within: Any) -> None:
+    def sql(query: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = json.loads(run("sql", query, "--json")[1])["rows"]
+        return rows
+
+    def feedback() -> dict[str, Any]:
+        (shown,) = [one for one in json.loads(run("head", "--json")[1])["partitions"] if one["topic"] == "feedback"]
+        return dict(shown)
+
     process = home.start("land")
     try:
         assert within(60, lambda: read_state(PlatformHome(home.path)) is not None)
         state = read_state(PlatformHome(home.path))
         assert state is not None
         endpoints = state.endpoints
+        landed = TableReader(FEEDBACK_ROWS, endpoints, Meter(Ledger(), "test")).count
         put(endpoints, *range(5))
-        assert within(30, lambda: home.sql("select count(*) as n from feedback")[0]["n"] == 5)
-        (shown,) = [one for one in home.json("head")["partitions"] if one["topic"] == "feedback"]
+        assert within(30, lambda: landed() == 5)
+        shown = feedback()
         assert (shown["landed"], shown["lag"], shown["bytes"], shown["trouble"]) == (5, 0, 0, "")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
@@ -61,41 +95,31 @@ def test_the_head_is_shown_followed_and_refused(home: Home, within: Any) -> None
 
     process = home.start("land", "--json")
     try:
-        assert within(60, lambda: read_state(PlatformHome(home.path)) is not None)
-        state = read_state(PlatformHome(home.path))
-        assert state is not None
-        endpoints = state.endpoints
         put(endpoints, 5)
-        assert within(30, lambda: home.sql("select count(*) as n from feedback")[0]["n"] == 6)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
-        assert json.loads(out.splitlines()[-1])["landed"] == 1
-    finally:
-        process.kill()
-    process = home.start("land")
-    try:
-        assert within(60, lambda: read_state(PlatformHome(home.path)) is not None)
-        state = read_state(PlatformHome(home.path))
-        assert state is not None
-        endpoints = state.endpoints
+        assert within(30, lambda: landed() == 6)
         admin = AdminClient({"bootstrap.servers": endpoints.kafka_bootstrap})
         admin.delete_topics([FEEDBACK.name])[FEEDBACK.name].result(20)
         admin.create_topics([NewTopic(FEEDBACK.name, num_partitions=1)])[FEEDBACK.name].result(20)
         put(endpoints, 6, 7)
-        refused = home.run("land", "--once", code=1)
-        assert "feedback/0 does not land (recreated)" in refused.stderr
-        assert "headrace land --accept-new-head feedback/0" in refused.stderr
-        (shown,) = [one for one in home.json("head")["partitions"] if one["topic"] == "feedback"]
-        assert "recreated" in shown["trouble"]
-        assert "feedback/0: recreated" in home.run("head").stdout
-        assert home.sql("select kind, action from refusals") == [{"kind": "recreated", "action": "stopped"}]
-        accepted = home.run("land", "--once", "--accept-new-head", "feedback/0")
-        assert "goes on at offset 0 of the new head, whose rows are called 'feedback@02'" in accepted.stderr
-        found = home.sql('select topic, "offset", verdict_id from feedback order by topic, "offset"')
+        code, _, err = run("land", "--once")
+        assert code == 1
+        assert "feedback/0 does not land (recreated)" in err
+        assert "headrace land --accept-new-head feedback/0" in err
+        assert "recreated" in feedback()["trouble"]
+        assert "feedback/0: recreated" in run("head")[1]
+        assert sql("select kind, action from refusals") == [{"kind": "recreated", "action": "stopped"}]
+        code, _, err = run("land", "--once", "--accept-new-head", "feedback/0")
+        assert code == 0, err
+        assert "goes on at offset 0 of the new head, whose rows are called 'feedback@02'" in err
+        found = sql('select topic, "offset", verdict_id from feedback order by topic, "offset"')
         assert [(row["topic"], row["offset"]) for row in found][-2:] == [("feedback@02", 0), ("feedback@02", 1)]
-        assert home.sql("select action, who from refusals where action = 'accepted'")[0]["who"] != ""
-        assert "is not refused" in home.run("land", "--once", "--accept-gap", "feedback/0", code=2).stderr
-        assert "There is no partition" in home.run("land", "--once", "--accept-gap", "other/0", code=1).stderr
+        assert sql("select action, who from refusals where action = 'accepted'")[0]["who"] != ""
+        code, _, err = run("land", "--once", "--accept-gap", "feedback/0")
+        assert (code, "is not refused" in err) == (2, True)
+        code, _, err = run("land", "--once", "--accept-gap", "other/0")
+        assert (code, "There is no partition" in err) == (1, True)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
     finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.kill()
+    assert json.loads(out.splitlines()[-1])["landed"] == 1, "what came before it was refused"
