@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from model_endpoint import Answer as Response
-from model_endpoint import Server, Voices, refused, served
+from model_endpoint import Server, Voices, events, piece, refused, served
 from starlette.testclient import TestClient
 from words import embedding
 
 from headrace.catalog import INTERACTION_ROWS
+from headrace.errors import Unavailable
 from headrace.head.land import land
 from headrace.inference.answer import Answer
 from headrace.inference.pipeline import NOT_FOUND, Desk, index_documents
@@ -212,6 +213,60 @@ def test_everything_that_was_left_out_is_said(session: Session, voices: Voices, 
     assert embedder.endswith("full-text search answered alone")
     assert reranker.startswith("the re-ranker did not answer")
     assert order(found) == ["mill.md"]
+
+
+def test_a_generator_that_breaks_off_gives_no_answer_and_none_is_recorded(
+    session: Session, voices: Voices, server: Server
+) -> None:
+    def breaking(path: str, body: dict[str, Any]) -> Response:
+        return events(piece("The wheel of"), done=False) if path.endswith("/completions") else voices(path, body)
+
+    server.answer = breaking
+    stream = desk(session).ask("Where does the wheel of the mill break?", tenant="acme", user="ann")
+    assert next(stream) == "The"
+    with pytest.raises(Unavailable, match="broke off in the middle"):
+        list(stream)
+    session.runner.run(land)
+    table = TableReader(INTERACTION_ROWS, session.runner.endpoints, Meter(Ledger(), "test"))
+    assert table.read(("question",), "question = 'Where does the wheel of the mill break?'").num_rows == 0
+
+
+def test_an_embedder_that_is_down_is_no_reason_to_answer_from_full_text_alone(
+    session: Session, voices: Voices, server: Server
+) -> None:
+    """It will be there again, and an answer found by half of the search would not say so."""
+
+    def down(path: str, body: dict[str, Any]) -> Response:
+        return refused(503, "unavailable", "its disk is full") if path.endswith("/embeddings") else voices(path, body)
+
+    server.answer = down
+    with pytest.raises(Unavailable, match="its disk is full"):
+        desk(session).search(NEAR, tenant="acme", user="ann", record=False)
+
+
+def test_a_tenant_stores_as_much_as_it_may_to_the_byte_and_to_the_document(session: Session, voices: Voices) -> None:
+    app = create_app(Service(session.runner, session.desk(), session.settings), "a-token")
+    with TestClient(app, base_url="http://127.0.0.1", headers={"authorization": "Bearer a-token"}) as page:
+        quotas = {"documents": 2, "stored_bytes": 100}
+        page.post("/v1/tenants", json={"name": "stores", "quotas": quotas}).raise_for_status()
+        minted = page.post("/v1/keys", json={"tenant": "stores", "scopes": ["write"]}).raise_for_status().json()
+
+        def put(name: str, size: int) -> tuple[int, str]:
+            headers = {"authorization": f"Bearer {minted['key']}"}
+            answer = page.put(f"/v1/documents/{name}", content=b"a" * size, headers=headers)
+            return answer.status_code, answer.json().get("error", {}).get("message", "")
+
+        assert put("one.md", 101) == (
+            403,
+            "This tenant may store 100 bytes, has 0 and this document has 101. Delete some documents, or ask for more.",
+        )
+        assert put("one.md", 60)[0] == 202
+        assert put("two.md", 41)[0] == 403
+        assert put("two.md", 40)[0] == 202
+        assert put("three.md", 1)[1].startswith("This tenant may store 2 documents and has them.")
+        assert put("one.md", 59)[0] == 202, "what it replaces is not counted beside it"
+        assert put("two.md", 42)[0] == 403
+        assert put("two.md", 41)[0] == 202
 
 
 def test_what_was_declined_is_recorded_as_such(session: Session, voices: Voices) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from model_endpoint import Answer, Server, embeddings, events, piece, refused, said, served
+from model_endpoint import Answer, Server, embeddings, events, piece, rankings, refused, said, served
 
 from headrace.errors import MissingPart, Overloaded, RequestRefused, Unavailable
 from headrace.models import client
@@ -194,6 +194,29 @@ def test_a_foreign_reranker_is_its_own_version_and_an_incomplete_one_is_refused(
     assert (ranking.logits, ranking.version, ranking.retrieval_weight, ranking.storage) == ((1.0,), "m", None, [])
     with pytest.raises(RequestRefused, match="without a logit"):
         server.reranker().rank("q", ["a", "b"])
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(512, [512]), (513, [512, 1])])
+def test_many_passages_go_in_several_requests_and_come_back_in_order(server: Server, count: int, sizes: list[int]) -> None:
+    server.answer = lambda path, body: rankings(*(float(passage["text"]) for passage in body["passages"]))
+    ranking = server.reranker().rank("q", [str(number) for number in range(count)])
+    assert ranking.logits == tuple(map(float, range(count)))
+    assert [len(body["passages"]) for body in server.asked("ranking")] == sizes
+
+
+def test_logits_of_two_versions_are_not_put_together(server: Server) -> None:
+    """Another version is promoted between the first request and the second, so both are asked again."""
+    versions = iter(["v000001", "v000002", "v000002", "v000002"])
+
+    def promoted(path: str, body: dict[str, Any]) -> Answer:
+        version = next(versions)
+        logits = [float(version[-1])] * len(body["passages"])
+        return rankings(*logits, headrace={"version": version, "retrieval_weight": 0.5})
+
+    server.answer = promoted
+    ranking = server.reranker().rank("q", ["a"] * 513)
+    assert (set(ranking.logits or ()), len(ranking.logits or ()), ranking.version) == ({2.0}, 513, "v000002")
+    assert len(server.seen) == 4
 
 
 def test_before_the_first_promotion_there_are_no_logits(server: Server) -> None:

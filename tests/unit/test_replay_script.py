@@ -16,6 +16,7 @@ from child import in_child
 from headrace.errors import NothingIndexed, Overloaded, Unavailable, WrongUsage
 from headrace.evaluation.folder import Folder, Question, read
 from headrace.replay import POISONER, Names, Via, chosen, performance, play, script
+from headrace.replay.performance import Played
 from headrace.replay.verdict import Given, Judgement, Shown, holds, judged
 
 
@@ -181,6 +182,32 @@ def test_storage_that_does_not_answer_is_tried_again_and_one_bad_question_ends_n
     assert (played.answers, played.errors, played.retries, played.waits) == (8, [], 2, 0)
     played = play(script(QUESTIONS, users=1), Counter(WrongUsage("odd")), documents, generate=False)
     assert (played.answers, played.errors, played.failure) == (7, ["odd"], None)
+
+
+def test_what_does_not_answer_is_asked_five_times_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(performance, "_PAUSE_S", 0.001)
+    one = script(QUESTIONS[:1], users=1)
+    played = play(one, Counter(*[Unavailable("down")] * 4), documents, generate=False)
+    assert (played.answers, played.errors, played.retries) == (1, [], 4)
+    played = play(one, Counter(*[Unavailable("down")] * 5), documents, generate=False)
+    assert (played.answers, played.errors, played.retries, played.failure) == (0, ["down"], 4, None)
+
+
+def test_four_failures_in_a_row_end_nothing() -> None:
+    door = Counter(*[NothingIndexed("Nothing is indexed.")] * 4)
+    played = play(script(QUESTIONS, users=1), door, documents, generate=False)
+    assert (played.answers, len(played.errors), played.failure) == (4, 4, None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "p50", "p95", "most"),
+    [([0.2, 0.1], 100.0, 200.0, 200.0), ([n / 1000 for n in range(20, 0, -1)], 10.0, 19.0, 20.0), ([], None, None, None)],
+)
+def test_percentiles_are_those_of_the_nearest_rank(
+    asked: list[float], p50: float | None, p95: float | None, most: float | None
+) -> None:
+    told = Played("acme", "searches", 9, 1, asked=asked).as_dict()
+    assert (told["p50_ms"], told["p95_ms"], told["max_ms"]) == (p50, p95, most)
 
 
 def test_failures_in_a_row_end_it_and_say_why() -> None:

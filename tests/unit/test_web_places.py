@@ -62,6 +62,27 @@ def test_what_a_tenant_has_kept_keeps_no_other_out() -> None:
         places.enter("globex", 2, "g")
 
 
+def test_tenants_that_have_no_place_get_one_until_there_are_four_times_as_many_as_there_should_be() -> None:
+    places = Places(at_once=1, waiting=1)
+    for number in range(8):
+        places.enter(f"tenant{number}", 2)
+    assert places.counts == (1, 7)
+    with pytest.raises(Overloaded, match="2 questions are being answered or waiting"):
+        places.enter("ninth", 2)
+    assert refused(places, "second of one", tenant="tenant0"), "who has one waits like everybody"
+
+
+def test_a_tenant_gets_as_many_places_as_its_limit_and_not_one_more() -> None:
+    places = Places(at_once=4, waiting=4)
+    inside = [places.enter("acme", 3, str(number)) for number in range(3)]
+    with pytest.raises(Overloaded, match="3 questions of this tenant"):
+        places.enter("acme", 3, "fourth")
+    places.leave(inside[0])
+    places.leave(inside[0])  # once is enough
+    places.enter("acme", 3, "fourth")
+    assert refused(places, "fifth", most=3)
+
+
 def test_every_user_of_a_full_service_gets_on() -> None:
     """Sixteen users on four places; those sent away come back every 2 to 2.5 s, those answered ask again at once."""
     now = 0.0
