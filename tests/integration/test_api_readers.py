@@ -87,18 +87,18 @@ def test_what_is_no_name_is_refused(tenant: httpx.Client) -> None:
     assert tenant.get("/v1/documents/a.md").status_code == 404
 
 
-def test_what_the_command_line_indexed_is_shown_as_indexed(api: Any, tenant: httpx.Client) -> None:
+def test_what_the_command_line_indexed_is_shown_as_indexed(api: Any) -> None:
+    api.tenant("brought")
+    client = api.client(api.mint("brought", "read")[0])
     folder = api.home.path.parent / "brought"
     folder.mkdir()
     (folder / "weir.md").write_text("# Weir\n\nThe weir was built of oak.")
-    run(api.home, "index", folder, "--tenant", "readers", "--reader", "it")
-    shown = api.indexed(tenant, "brought/weir.md", seconds=10)
+    run(api.home, "index", folder, "--tenant", "brought", "--reader", "it")
+    shown = api.indexed(client, "brought/weir.md", seconds=10)
     assert (shown["status"], shown["readers"]) == ("indexed", ["it"])
-    assert "brought/weir.md" in {p["document"] for p in _passages(tenant, "it")}
-    assert "brought/weir.md" not in {p["document"] for p in _passages(tenant)}
 
+    def asked(*readers: str) -> set[str]:
+        body = {"question": "What was the weir built of?", "readers": readers}
+        return {p["document"] for p in client.post("/v1/search", json=body).raise_for_status().json()["passages"]}
 
-def _passages(client: httpx.Client, *readers: str) -> list[dict[str, Any]]:
-    asked = client.post("/v1/search", json={"question": "What was the weir built of?", "readers": readers})
-    passages: list[dict[str, Any]] = asked.raise_for_status().json()["passages"]
-    return passages
+    assert (asked("it"), asked()) == ({"brought/weir.md"}, set())
