@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from conftest import Home, clear, new_home
 from serving import Api, started
+from shell import as_json, run
+from traffic import until
 
+from headrace.pipeline.run import runs
+
+if TYPE_CHECKING:
+    from conftest import Home
+
+pytestmark = pytest.mark.xdist_group("api")
 THINGS = ("pump", "valve", "turbine", "sluice", "weir", "penstock")
 PLACES = ("northern", "southern", "upper", "lower")
 ASKED = ("On which day was the {} of the {} station greased", "When did they grease the {} at the {} station")
@@ -46,37 +53,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return beir(tmp_path_factory.mktemp("replay") / "stations")
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory, models_cache: Path, handbook: Path) -> Iterator[Api]:
-    """A service of our own: what is counted in it is what was replayed."""
-    place = tmp_path_factory.mktemp("replayed")
-    home = new_home(place, models_cache, handbook)
-    home.env["HEADRACE_LIMITS__REQUESTS_PER_MINUTE"] = "100000"
-    api = started(home, place / "log")
-    try:
-        yield api
-        assert api.stop() == 0, api.log.read_text()
-    finally:
-        api.kill()
-        clear(home)
+def verdicts(api: Api, tenant: str, count: int) -> list[dict[str, Any]]:
+    """What the tables have of a tenant's verdicts, once that many have landed."""
+    found: list[dict[str, Any]] = []
+
+    def landed() -> bool:
+        found[:] = api.sql(f"SELECT * FROM feedback WHERE tenant = '{tenant}'")
+        return len(found) >= count
+
+    until(60, landed, lambda: f"{len(found)} verdicts of {count} have landed")
+    return found
 
 
-def verdicts(home: Home, tenant: str) -> list[dict[str, Any]]:
-    """What the tables have of a tenant's verdicts, once everything has landed."""
-    home.run("land", "--once")
-    return home.sql(f"SELECT * FROM feedback WHERE tenant = '{tenant}'")
-
-
-def test_replayed_here_every_verdict_counted_has_landed(module_home: Home, folder: Path, tmp_path: Path) -> None:
+def test_replayed_here_every_verdict_counted_has_landed(api: Api, folder: Path, tmp_path: Path) -> None:
     some = tmp_path / "some.txt"
     ids = [json.loads(line)["_id"] for line in (folder / "queries.jsonl").read_text().splitlines()]
     some.write_text("\n".join(ids[:16]))
-    told = module_home.json("replay", folder, "--questions", some, "--limit", 10, "--users", 3, "--poison", 0.3, "--searches")
+    told = as_json(
+        api.home, "replay", folder, "--questions", some, "--limit", "10", "--users", "3", "--poison", "0.3", "--searches"
+    )
     assert (told["questions"], told["answers"], told["errors"], told["users"]) == (10, 10, 0, 4)
-    more = module_home.json("replay", folder, "--limit", 2, "--seed", 3, "--tenant", told["tenant"])
+    more = as_json(api.home, "replay", folder, "--limit", "2", "--seed", "3", "--tenant", told["tenant"])
     assert more["kind"] == "answers"
     assert more["verdicts"]["answers_up"] + more["verdicts"]["answers_down"] == 2
-    rows = verdicts(module_home, told["tenant"])
+    rows = verdicts(api, told["tenant"], 10 * 6 + 2 * 3)
     assert len(rows) == 10 * 6 + 2 * 3
     assert [told["verdicts"][way] + more["verdicts"][way] for way in ("up", "down")] == [
         sum(row["up"] == way for row in rows) for way in (True, False)
@@ -88,55 +88,64 @@ def test_replayed_here_every_verdict_counted_has_landed(module_home: Home, folde
     honest = [row for row in rows if row["user"] != "simulated-poisoner" and row["chunk_id"]]
     assert {(row["up"], row["reason"]) for row in honest} == {(True, "holds the answer"), (False, "about something else")}
     assert all(row["correction"].startswith("day ") for row in rows if not row["chunk_id"] and not row["up"])
-    asked = module_home.sql(f"SELECT simulated, kind FROM interactions WHERE tenant = '{told['tenant']}'")
+    asked = api.sql(f"SELECT simulated, kind FROM interactions WHERE tenant = '{told['tenant']}'")
     assert all(row["simulated"] for row in asked)
     assert sorted(row["kind"] for row in asked) == ["answer"] * 2 + ["search"] * 10
 
 
-def test_a_replay_asks_a_running_service_and_waits_its_turn(api: Api, folder: Path) -> None:
+def test_a_replay_asks_a_running_service_and_waits_its_turn(api: Api, tmp_path: Path) -> None:
+    folder = beir(tmp_path / "served")
     api.tenant("nobody")
     key = api.mint("nobody", "read")[0]
-    denied = api.home.run("replay", folder, "--via", api.url, "--token", key, code=1)
+    denied = run(api.home, "replay", folder, "--via", api.url, "--token", key, code=1)
     assert "--tenant" in denied.stderr
-    early = api.home.run("replay", folder, "--via", api.url, "--token", key, "--tenant", "nobody", "--searches", code=1)
-    assert early.stderr.count("No document has been indexed yet.") == 1, "said once, and not for each question"
-    told = api.home.json("replay", folder, "--via", api.url, "--token", api.token, "--searches", "--limit", 8)
+    told = as_json(api.home, "replay", folder, "--via", api.url, "--token", api.token, "--searches", "--limit", "8")
     assert (told["answers"], told["errors"]) == (8, 0)
-    late = api.home.run("replay", folder, "--via", api.url, "--token", key, "--tenant", "nobody", "--limit", 5, code=1)
+    late = run(api.home, "replay", folder, "--via", api.url, "--token", key, "--tenant", "nobody", "--limit", "5", code=1)
     assert "nothing to judge" in late.stderr
     tenant = told["tenant"]
     api.tenant(tenant, questions=2)
     key = api.mint(tenant, "read")[0]
-    words = ["replay", folder, "--via", api.url, "--tenant", tenant, "--users", 6, "--limit", 18, "--json"]
-    told = json.loads(api.home.run(*map(str, words), HEADRACE_TOKEN=key).stdout)
+    words = ["replay", folder, "--via", api.url, "--tenant", tenant, "--users", "6", "--limit", "18"]
+    assert api.models is not None
+    api.models.pause = 0.02
+    try:
+        told = as_json(api.home, *words, HEADRACE_TOKEN=key)
+    finally:
+        api.models.pause = 0.0
     assert (told["answers"], told["errors"]) == (18, 0)
     assert told["waits"] > 0, "six users, two places"
-    rows = verdicts(api.home, tenant)
-    assert len(rows) == 8 * 6 + told["verdicts"]["up"] + told["verdicts"]["down"]
+    count = 8 * 6 + told["verdicts"]["up"] + told["verdicts"]["down"]
+    rows = verdicts(api, tenant, count)
+    assert len(rows) == count
     assert all(row["simulated"] and row["user"].startswith("simulated-") for row in rows)
-    refused = api.home.run("replay", folder, "--via", api.url, "--token", "hr_wrong", "--limit", 8, code=1)
-    assert "key" in refused.stderr
+    words = ["replay", folder, "--via", api.url, "--token", "hr_wrong", "--limit", "8"]
+    assert "key" in run(api.home, *words, code=1).stderr
+    refused = run(api.home, *words, "--tenant", tenant, code=1)
+    assert refused.stderr.count("The API key is missing, wrong or revoked.") == 1, "said once, and not for each question"
     person = api.client(key).post("/v1/search", json={"question": "pump", "simulated_user": "root"})
     assert person.status_code == 400, "a name that could be a person's"
 
 
-def sixteen(api: Api, place: Path, seconds: float) -> dict[str, Any]:
-    """Sixteen users of one tenant with the limits that every tenant has, for some seconds and then interrupted."""
-    folder = beir(place / "many", variants=max(20, int(seconds) * 2))
-    brought = api.home.json("replay", folder, "--via", api.url, "--token", api.token, "--searches", "--limit", 1)
+def sixteen(api: Api, place: Path, most: float, enough: Callable[[int], bool]) -> dict[str, Any]:
+    """Sixteen users of one tenant with as many places as every tenant has, interrupted once enough is answered."""
+    folder = beir(place / "many", variants=max(40, int(most) * 2))
+    brought = as_json(api.home, "replay", folder, "--via", api.url, "--token", api.token, "--searches", "--limit", "1")
     tenant = brought["tenant"]
-    if not any(known["tenant"] == tenant for known in api.client().get("/v1/tenants").json()["data"]):
-        api.tenant(tenant)
+    api.tenant(tenant, requests_per_minute=100_000)
     key = api.mint(tenant, "read")[0]
-    before = len(verdicts(api.home, tenant))
-    words = ["replay", folder, "--via", api.url, "--tenant", tenant, "--users", "16", "--json"]
+    before = len(verdicts(api, tenant, 6))
     service = psutil.Process(api.process.pid)
+    words = ["replay", folder, "--via", api.url, "--tenant", tenant, "--users", "16", "--json"]
     process = api.home.start(*words, HEADRACE_TOKEN=key)
+    counter = re.compile(rf'^headrace_questions_total{{kind="answer",tenant="{tenant}"}} (\S+)$', re.M)
     try:
-        end, memory = time.monotonic() + seconds, []
-        while time.monotonic() < end and process.poll() is None:
-            time.sleep(1.0)
+        end, memory, answered = time.monotonic() + most, [service.memory_info().rss >> 20], 0
+        while time.monotonic() < end and process.poll() is None and not enough(answered):
+            time.sleep(0.25)
             memory.append(service.memory_info().rss >> 20)
+            found = counter.search(api.client().get("/metrics").text)
+            answered = int(float(found[1])) if found else 0
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     finally:
@@ -147,9 +156,9 @@ def sixteen(api: Api, place: Path, seconds: float) -> dict[str, Any]:
     assert told["interrupted"]
     assert told["errors"] == 0, told["first_errors"]
     assert told["answers"] >= 16
-    rows = verdicts(api.home, tenant)
-    assert len(rows) - before == told["verdicts"]["up"] + told["verdicts"]["down"], "what is counted is there, and no more"
-    by_user = api.home.sql(
+    count = before + told["verdicts"]["up"] + told["verdicts"]["down"]
+    assert len(verdicts(api, tenant, count)) == count, "what is counted is there, and no more"
+    by_user = api.sql(
         "SELECT \"user\", count(*) AS asked FROM interactions WHERE kind = 'answer'"
         f" AND tenant = '{tenant}' GROUP BY \"user\" ORDER BY asked"
     )
@@ -158,46 +167,46 @@ def sixteen(api: Api, place: Path, seconds: float) -> dict[str, Any]:
     return {**told, "memory_mib": (memory[len(memory) // 5], memory[-1]), "asked": (by_user[0]["asked"], by_user[-1]["asked"])}
 
 
-def test_sixteen_users_for_twenty_seconds(api: Api, tmp_path: Path) -> None:
-    sixteen(api, tmp_path, 20)
+def test_sixteen_users_at_a_time_are_interrupted(api: Api, tmp_path: Path) -> None:
+    sixteen(api, tmp_path, 60, lambda answered: answered >= 64)
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=7)
 @pytest.mark.timeout(3600)
-def test_sixteen_users_for_five_minutes(api: Api, tmp_path: Path) -> None:
-    told = sixteen(api, tmp_path, float(os.environ.get("HEADRACE_SOAK_SECONDS", "300")))
+def test_sixteen_users_for_five_minutes(real_home: Home, tmp_path: Path) -> None:
+    api = started(real_home, tmp_path / "log")
+    try:
+        seconds = float(os.environ.get("HEADRACE_SOAK_SECONDS", "300"))
+        told = sixteen(api, tmp_path, seconds, lambda _: False)
+        assert api.stop() == 0, api.log.read_text()
+    finally:
+        api.kill()
     print({name: told[name] for name in ("answers", "verdicts", "p50_ms", "p95_ms", "max_ms", "waits", "asked", "memory_mib")})
     was, now = told["memory_mib"]
     assert now <= 1.1 * was, f"{was} MiB after a fifth of the time, {now} MiB at the end"
 
 
-def test_ctrl_c_on_a_replay_here_says_what_was_done(module_home: Home, tmp_path: Path) -> None:
+def test_ctrl_c_on_a_replay_here_says_what_was_done(api: Api, tmp_path: Path) -> None:
     folder = beir(tmp_path / "long", variants=30)
-    process = module_home.start("replay", folder, "--searches", "--rate", "600")
+    process = api.home.start("replay", folder, "--searches", "--rate", "600")
     try:
-        _until_asked(module_home, process)
+        until(120, lambda: process.poll() is not None or has_judged(api.home), lambda: "it asked nothing")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 1
+    assert process.returncode == 1, err
     assert "Traceback" not in err
     assert "questions were not asked; what was asked is judged" in err
     counts = {line.rsplit(maxsplit=1)[0].strip(): line.rsplit(maxsplit=1)[1] for line in out.splitlines()[1:] if line.strip()}
     tenant = next(line for line in out.splitlines() if "tenant" in line).split()[-1].rstrip(".")
     assert int(counts["answers"]) > 0
-    rows = verdicts(module_home, tenant)
-    assert len(rows) == int(counts["verdicts up"]) + int(counts["verdicts down"]) == 6 * int(counts["answers"])
+    count = int(counts["verdicts up"]) + int(counts["verdicts down"])
+    assert len(verdicts(api, tenant, count)) == count == 6 * int(counts["answers"])
 
 
-def _until_asked(home: Home, process: subprocess.Popen[str]) -> None:
-    """Wait until the replay has asked something: its run's journal names the stage."""
-    end = time.monotonic() + 120
-    while time.monotonic() < end and process.poll() is None:
-        journals = sorted((home.path / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime)
-        newest = json.loads(journals[-1].read_text()) if journals else {}
-        if newest.get("command") == "replay" and any(row["stage"] == "feedback" for row in newest.get("rows", ())):
-            return
-        time.sleep(0.2)
-    raise AssertionError("it asked nothing")
+def has_judged(home: Home) -> bool:
+    """Whether a replay that runs has given a verdict: its journal names the stage."""
+    running = [run for run in runs(home.path) if (run["command"], run["state"]) == ("replay", "running")]
+    return any(row["stage"] == "feedback" for run in running for row in run["rows"])
