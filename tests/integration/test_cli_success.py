@@ -204,7 +204,8 @@ def test_a_turn_is_made_tried_promoted_and_rolled_back(headrace: Headrace, endpo
     assert [(model["model"], model["version"]) for model in learned["models"]] == [("reranker", version)]
     shown = headrace("turn", "--before", place)
     assert shown.startswith(f"Turn {first['turn'] + 1}: ")
-    turns = {run["detail"]["turn"]["turn"]: run["detail"]["turn"] for run in headrace.runs("turn")}
+    made = [run["detail"]["turn"] for run in headrace.runs("turn") if "turn" in run["detail"]]
+    turns = {turn["turn"]: turn for turn in made}
     every, fewer = (sum(turns[first["turn"] + more]["dataset"]["questions"].values()) for more in (0, 1))
     assert every - fewer == 30 <= fewer
     assert [model["version"] for model in headrace.json("trace", place)["models"]] == [version], "nobody else learned from it"
@@ -236,7 +237,8 @@ def test_dead_letters_that_can_be_read_now_are_landed(headrace: Headrace, endpoi
     assert "Of the dead letters none landed now; 2 still cannot be read." in headrace.err
 
     verdict = {field.name: "" for field in FEEDBACK.columns if not field.nullable}
-    verdict |= {"verdict_id": "late", "tenant": "default", "up": True, "simulated": False, "at": datetime.now(UTC).isoformat()}
+    verdict |= {"verdict_id": "late", "answer_id": "a", "tenant": "default", "user": "ann", "up": True, "simulated": False}
+    verdict["at"] = datetime.now(UTC).isoformat()
     written = json.dumps(verdict).encode()
 
     def readable(letters: pa.RecordBatch) -> pa.BooleanArray:
