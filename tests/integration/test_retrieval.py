@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -279,46 +280,76 @@ def found(desk: Desk, tenant: str, *readers: str, question: str = "what is it li
     return {passage.hit.uri: passage.hit.text for passage in answer.passages}
 
 
-def test_readers_of_an_unchanged_file_change_on_the_next_index(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
-    (docs / "a.md").write_text("The pond is deep.")
-    index(runner, tenant, docs, readers=["hr", "o'brien"])
+@dataclass(frozen=True)
+class Shelf:
+    """A tenant whose folder has been indexed, `a.md` and `b.md`."""
+
+    tenant: str
+    docs: Path
+
+
+@pytest.fixture(scope="module")
+def shelves(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Shelf]]:
+    """Shelves that one pass has indexed: open to everybody of their tenant, or to two readers."""
+    made: dict[str, list[Shelf]] = {"open": [], "closed": []}
+    for kind, count, readers in (("open", 6, None), ("closed", 2, ["hr", "o'brien"])):
+        for number in range(count):
+            docs = tmp_path_factory.mktemp(f"{kind}-{number}") / "docs"
+            docs.mkdir()
+            (docs / "a.md").write_text("The pond is deep.")
+            (docs / "b.md").write_text("The weir is long.")
+            made[kind].append(Shelf(f"{kind}-{number}", docs))
+            runner.run(put, tenant=f"{kind}-{number}", paths=[docs], most_bytes=SETTINGS.document_bytes, readers=readers)
+    list(catch_up(runner, SETTINGS))
+    return made
+
+
+@pytest.fixture
+def shelf(shelves: dict[str, list[Shelf]]) -> Shelf:
+    return shelves["open"].pop()
+
+
+@pytest.fixture
+def closed(shelves: dict[str, list[Shelf]]) -> Shelf:
+    return shelves["closed"].pop()
+
+
+def test_readers_of_an_unchanged_file_change_on_the_next_index(runner: Runner, desk: Desk, closed: Shelf) -> None:
+    tenant, docs = closed.tenant, closed.docs
     assert found(desk, tenant) == found(desk, tenant, "it") == found(desk, "other", "hr") == {}
-    assert found(desk, tenant, "o'brien") == found(desk, tenant, "it", "hr") == {"docs/a.md": "The pond is deep."}
+    both = {"docs/a.md": "The pond is deep.", "docs/b.md": "The weir is long."}
+    assert found(desk, tenant, "o'brien") == found(desk, tenant, "it", "hr") == both
     done = index(runner, tenant, docs)  # nobody named: as it was
-    assert (done.put.unchanged, found(desk, tenant)) == (1, {})
+    assert (done.put.unchanged, found(desk, tenant)) == (2, {})
     done = index(runner, tenant, docs, readers=["it"])
-    assert (done.put.put, done.embedded.chunks, done.embedded.reopened) == (1, 0, 1)
-    assert (found(desk, tenant, "hr"), len(found(desk, tenant, "it"))) == ({}, 1)
+    assert (done.put.put, done.embedded.chunks, done.embedded.reopened) == (2, 0, 2)
+    assert (found(desk, tenant, "hr"), len(found(desk, tenant, "it"))) == ({}, 2)
     done = index(runner, tenant, docs, readers=[])
-    assert (done.embedded.chunks, len(found(desk, tenant))) == (0, 1)
+    assert (done.embedded.chunks, len(found(desk, tenant))) == (0, 2)
     for wrong in ("", "  ", "a\nb", "x" * 201, "\udcff"):
         with pytest.raises(WrongUsage, match="cannot be the name of a reader"):
             index(runner, tenant, docs, readers=[wrong])
 
 
-def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
-    (docs / "a.txt").write_text("The pond is deep.")
-    index(runner, tenant, docs)
-    (docs / "a.txt").write_bytes(b"\x00\x01" * 400)
-    assert len(index(runner, tenant, docs, readers=["hr"]).parsed.failed) == 1
-    assert (found(desk, tenant), len(found(desk, tenant, "hr"))) == ({}, 1)
+def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, desk: Desk, shelf: Shelf) -> None:
+    (shelf.docs / "a.md").write_bytes(b"\x00\x01" * 400)
+    assert set(found(desk, shelf.tenant)) == {"docs/a.md", "docs/b.md"}
+    assert len(index(runner, shelf.tenant, shelf.docs, readers=["hr"]).parsed.failed) == 1
+    assert (found(desk, shelf.tenant), len(found(desk, shelf.tenant, "hr"))) == ({}, 2)
 
 
 @pytest.mark.parametrize("way", ["bytes", "folder", "renamed", "gone and back"])
 def test_what_was_closed_a_moment_ago_is_not_opened_by_who_names_no_reader(
-    runner: Runner, desk: Desk, docs: Path, tenant: str, way: str
+    runner: Runner, desk: Desk, shelf: Shelf, way: str
 ) -> None:
-    (docs / "a.md").write_text("The pond is deep.")
-    (docs / "z").mkdir()
-    (docs / "z" / "else.md").write_text("Something else.")
-    index(runner, tenant, docs)
+    tenant, docs = shelf.tenant, shelf.docs
     # Closed on the head, where no table knows of it yet.
     runner.run(put, tenant=tenant, paths=[docs], most_bytes=SETTINGS.document_bytes, readers=["hr"])
     if way == "bytes":
         runner.run(deliver.put, tenant=tenant, uri="docs/a.md", data=b"The pond is shallow.")
         list(catch_up(runner, SETTINGS))
     elif way == "renamed":
-        (docs / "a.md").rename(docs / "b.md")
+        (docs / "a.md").rename(docs / "c.md")
         index(runner, tenant, docs)
     else:
         if way == "gone and back":
@@ -371,33 +402,28 @@ def test_of_two_passes_at_once_the_first_does_not_undo_what_the_second_knew(
 
 
 def test_a_changed_document_answers_at_every_moment(
-    runner: Runner, desk: Desk, docs: Path, tenant: str, within: Callable[[float, Callable[[], bool]], bool]
+    runner: Runner, desk: Desk, shelf: Shelf, within: Callable[[float, Callable[[], bool]], bool]
 ) -> None:
-    texts = [f"# Gate\nThe gate is painted in colour {number}." for number in range(3)]
-    (docs / "a.md").write_text(texts[0])
-    index(runner, tenant, docs)
     ended, told = threading.Event(), []
 
     def poll() -> None:
         while not ended.wait(0.02):
-            told.append(len(found(desk, tenant, question="what colour is the gate?")))
+            told.append("docs/a.md" in found(desk, shelf.tenant, question="what colour is the gate of the pond?"))
 
     thread = threading.Thread(target=poll)
     thread.start()
-    for text in texts[1:]:
-        (docs / "a.md").write_text(text)
-        index(runner, tenant, docs)
+    for number in range(2):
+        (shelf.docs / "a.md").write_text(f"# Gate\nThe gate of the pond is painted in colour {number}.")
+        index(runner, shelf.tenant, shelf.docs)
     ended.set()
     thread.join()
     assert len(told) > 10
-    assert 0 not in told
-    assert within(10, lambda: "colour 2" in found(desk, tenant)["docs/a.md"])
+    assert all(told)
+    assert within(10, lambda: "colour 1" in found(desk, shelf.tenant)["docs/a.md"])
 
 
-def test_deletes_and_renames_follow(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
-    (docs / "a.md").write_text("The pond is deep.")
-    (docs / "b.md").write_text("The weir is long.")
-    index(runner, tenant, docs, readers=["hr"])
+def test_deletes_and_renames_follow(runner: Runner, desk: Desk, closed: Shelf) -> None:
+    tenant, docs = closed.tenant, closed.docs
     (docs / "a.md").rename(docs / "c.md")
     done = index(runner, tenant, docs)
     assert (done.put.put, done.put.deleted, done.embedded.chunks, done.embedded.reused) == (1, 1, 0, 1)
