@@ -124,19 +124,26 @@ class World:
 
     def document(self, uri: str, text: str, *, tenant: str) -> list[str]:
         """A document put, landed, parsed, chunked and embedded; its chunks."""
-        self.runner.run(deliver.put, tenant=tenant, uri=uri, data=text.encode())
+        return self.documents({uri: text}, tenant=tenant)[uri]
+
+    def documents(self, texts: dict[str, str], *, tenant: str) -> dict[str, list[str]]:
+        """Documents by name, all in one pass; the chunks of each."""
+        for uri, text in texts.items():
+            self.runner.run(deliver.put, tenant=tenant, uri=uri, data=text.encode())
         self.runner.run(land)
         self.runner.run(parse, limits=Limits.of(Inference()))
         self.runner.run(chunk, window=200, generation=1)
-        rows = list(self.rows(CHUNK_ROWS, tenant=tenant, uri=uri))
+        rows = [row for row in self.rows(CHUNK_ROWS, tenant=tenant) if row["uri"] in texts]
         vectors = VectorWriter(CHUNKS, self.endpoints, METER)
-        random = np.random.default_rng(len(text))
-        embedded = [{**row, "embedding": random.random(384).astype("f4").tolist()} for row in rows]
+        embedded = []
+        for row in rows:
+            random = np.random.default_rng(len(texts[row["uri"]]))
+            embedded.append({**row, "embedding": random.random(384).astype("f4").tolist()})
         vectors.upsert(pa.Table.from_pylist(embedded, schema=CHUNKS.columns))
         vectors.build()
         serving = Generation(1, 200, "all-minilm-l6-v2", 384)
         IndexWriter(INDEXES, self.endpoints, METER).change(lambda now: now if now.serving else Indexes(serving=serving, newest=1))
-        return [row["chunk_id"] for row in rows]
+        return {uri: [row["chunk_id"] for row in rows if row["uri"] == uri] for uri in texts}
 
     def dataset(self, version: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """A dataset of one shard, as `prepare` leaves it; the files its list names."""

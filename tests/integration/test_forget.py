@@ -188,9 +188,15 @@ def test_a_document_is_forgotten(world: World) -> None:
     tenant, mine, others = "docs", "quuxzanzibar", "plain prose"
     text = f"# Secret\n\nThe {mine} is kept in the third drawer of the left cabinet."
     gone = world.document("cabinet.md", text, tenant=tenant)
-    world.document("cabinet.md", text + "\n\n## More\n\nIt is opened on Fridays.", tenant=tenant)
-    world.document("copy.md", text.replace(mine, "nothing"), tenant=tenant)
-    stays = world.document("other.md", f"# Other\n\nThis is {others} about pumps and valves.", tenant=tenant)
+    put = world.documents(
+        {
+            "cabinet.md": text + "\n\n## More\n\nIt is opened on Fridays.",
+            "copy.md": text.replace(mine, "nothing"),
+            "other.md": f"# Other\n\nThis is {others} about pumps and valves.",
+        },
+        tenant=tenant,
+    )
+    stays = put["other.md"]
     (version,) = {row["version"] for row in world.rows(DOCUMENT_ROWS, uri="cabinet.md") if "Fridays" not in row["text"]}
     asked = world.say(
         INTERACTIONS,
@@ -257,8 +263,7 @@ def test_a_document_is_forgotten(world: World) -> None:
 
 def test_bytes_that_another_document_has_stay_its_own(world: World) -> None:
     text = "# Twin\n\nBoth of these files say the very same thing about the sluice."
-    world.document("one.md", text, tenant="twins")
-    world.document("two.md", text, tenant="twins")
+    world.documents({"one.md": text, "two.md": text}, tenant="twins")
     proof = forget(world.runner, Subject(DOCUMENT, "twins", "one.md"), who=WHO)
     (key,) = remaining(proof, "documents (object)")["keys"]
     assert world.objects(DOCUMENTS).get(key) == text.encode()
@@ -314,8 +319,8 @@ def test_a_kill_is_made_good(world: World, stages: tuple[str, ...]) -> None:
 def test_a_kill_inside_the_index_is_made_good(world: World, wait_s: float) -> None:
     uri, mine = f"note-{wait_s}.md", f"indexword{int(10 * wait_s)}"
     stays = f"stays-{wait_s}.md"
-    world.document(uri, f"# Note\n\nHere {mine} stands beside the governor {mine}.", tenant="killed")
-    world.document(stays, f"# Stays\n\nThe governor holds the speed{wait_s}.", tenant="killed")
+    texts = {uri: f"# Note\n\nHere {mine} stands beside the governor.", stays: f"# Stays\n\nThe governor of {wait_s}."}
+    world.documents(texts, tenant="killed")
     killed(world, DOCUMENT, uri, "strike_stored", wait_s)
     proof = forget(world.runner, Subject(DOCUMENT, "killed", uri), who=WHO)
     assert world.holding(mine) == []
