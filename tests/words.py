@@ -1,10 +1,11 @@
-"""A model endpoint for tests of what is around the models: real HTTP, embeddings by words, answers that quote. It starts at once."""
+"""A model endpoint for tests of what is around the models: HTTP, embeddings by words, answers that quote. It starts at once."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,8 +22,9 @@ class Words(ThreadingHTTPServer):
     """Answers embeddings, rankings and chats at `url`.
 
     A chat quotes the sentence of the prompt's passages that has most words of the question. Each request for embeddings of
-    passages takes `delay` seconds longer, each word of an answer `pause` seconds. `chats` are the bodies that were sent, `left`
-    counts the answers whose client did not wait for the end.
+    passages takes `delay` seconds longer, and one of several passages waits while the `gate` is shut; each word of an answer
+    takes `pause` seconds. `batches` counts requests of several passages, `chats` are the bodies that were sent, and `left` counts
+    the answers that were not waited for.
     """
 
     daemon_threads = True
@@ -32,7 +34,14 @@ class Words(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.chats: list[dict[str, Any]] = []
-        self.left = 0
+        self.batches = self.left = 0
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that are killed leave no traceback."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
@@ -81,6 +90,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self.chat(asked)
         if asked.get("input_type") == "passage":
             time.sleep(self.server.delay)
+            if len(asked["input"]) > 1:
+                self.server.batches += 1
+                self.server.gate.wait(60)
         width = int(asked["model"].rpartition("-")[2])
         data = [{"index": index, "embedding": embedding(text, width)} for index, text in enumerate(asked["input"])]
         return self.answer(200, {"data": data, "model": asked["model"], "usage": {}})

@@ -1,6 +1,7 @@
-"""kill -9 of any one process during the demo, then the same command again: it completes, nothing lost, nothing doubled.
+"""kill -9 of any one process, then the same command again: it completes, nothing lost, nothing doubled.
 
-Each test goes on in one home from kill to kill, so that every next run starts from what the last one left.
+Each test goes on in one home from kill to kill, so that every next run starts from what the last one left. The stages of the
+training pipeline are killed in test_turn.py. Demos with the real models are killed in the soak.
 """
 
 from __future__ import annotations
@@ -11,22 +12,32 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import obstore
 import psutil
 import pytest
+from forks import ForkedProcess
+from shell import as_json
+from words import Words, words
 
 from headrace.catalog import CHECKPOINTS, CHUNKS, DOCUMENTS, LANDINGS, MODELS, PROMOTIONS, TURNS
+from headrace.errors import NothingIndexed
+from headrace.head.land import land
+from headrace.inference.feedback import Verdict, feedback
+from headrace.inference.pipeline import INFERENCE, Desk, index_documents
 from headrace.pipeline import manifest
-from headrace.pipeline.run import runs
+from headrace.pipeline.run import Run, recorded, runs
+from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
-from headrace.settings import Settings
+from headrace.settings import Inference, Settings
+from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, connect
@@ -79,11 +90,13 @@ def put(name: str) -> Moment:
     return seen
 
 
-def kill(home: Home, whom: str, when: Moment) -> str:
-    """Run the demo, kill -9 one of its processes at a moment, and return what it said in the end."""
-    process = home.start(*home.demo(QUESTIONS))
+def kill(
+    home: Home, whom: str, when: Moment, command: list[str | Path] | None = None, then: Callable[[], object] = lambda: None
+) -> str:
+    """Run the demo, or another command, kill -9 one of its processes at a moment, and return what it said in the end."""
+    process = home.start(*(command or home.demo(QUESTIONS)))
     try:
-        end = time.monotonic() + 100
+        end = time.monotonic() + 240
         while not when(home):
             assert process.poll() is None, f"it ended before that moment:\n{process.communicate()}"
             assert time.monotonic() < end, "that moment never came"
@@ -95,6 +108,7 @@ def kill(home: Home, whom: str, when: Moment) -> str:
             assert state is not None
             victim = state.supervisor.pid if whom == "supervisor" else state.children[whom].pid
         os.kill(victim, signal.SIGKILL)
+        then()
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -106,7 +120,6 @@ def kill(home: Home, whom: str, when: Moment) -> str:
         assert process.returncode == 1, out + err
         assert "Traceback" not in err, err
         assert "unforeseen" not in err, err
-        print(f"{whom}: {err}")
         assert "Run the same command again" in err, err
     return out + err
 
@@ -136,8 +149,7 @@ def assert_whole(home: Home, said: list[str], acknowledged: list[str]) -> dict[s
         def sql(query: str) -> list[dict[str, Any]]:
             return select(query, endpoints, meter.ledger)
 
-        documents = sql('select document_id, uri, version, status, "offset" from documents order by "offset"')
-        chunks = sql("select chunk_id, document_id, version from chunks")
+        assert_indexed(sql, endpoints, home.docs)
         verdicts = [row["verdict_id"] for row in sql("select verdict_id from feedback")]
         examples = sql("select dataset, example_id from examples")
         moves = TableReader(PROMOTIONS, endpoints, meter).count()  # a table only once something was promoted
@@ -145,14 +157,12 @@ def assert_whole(home: Home, said: list[str], acknowledged: list[str]) -> dict[s
             source.name: [v for fetched in TopicReader(source, endpoints, meter).read({0: 0}) for v in fetched.values]
             for source in LANDINGS
         }
-        vectors = VectorReader(CHUNKS, endpoints, meter).held()
         turns = ObjectReader(TURNS, endpoints, meter)
         turn_keys = [info.key for info in turns.list()]
         numbers = manifest.numbers(turns)
         newest = manifest.read(turns, numbers[-1])
         manifests = [manifest.read(turns, number) for number in numbers]
         standing = champion(ObjectReader(MODELS, endpoints, meter))[0]
-        sources = {info.key for info in ObjectReader(DOCUMENTS, endpoints, meter).list()}
         weights = {info.key for info in ObjectReader(CHECKPOINTS, endpoints, meter).list() if "/weights/" in info.key}
 
     for topic, values in held.items():
@@ -162,19 +172,6 @@ def assert_whole(home: Home, said: list[str], acknowledged: list[str]) -> dict[s
     assert len(set(verdicts)) == len(verdicts)
     assert set(acknowledged) <= set(verdicts)
     assert len(verdicts) >= given_verdicts(said) + len(acknowledged)
-
-    # Documents: every file once, in its one version, parsed; each with its source.
-    files = {f"{home.docs.name}/{path.name}": path.read_bytes() for path in home.docs.iterdir()}
-    assert sorted(row["uri"] for row in documents) == sorted(files), "one row per document version"
-    for row in documents:
-        assert (row["status"], row["version"]) == ("parsed", hashlib.sha256(files[row["uri"]]).hexdigest())
-        assert f"default/{row['version']}" in sources
-
-    # Chunks: each once, of a live version, and just these in the vector store.
-    assert {(row["document_id"], row["version"]) for row in chunks} == {(d["document_id"], d["version"]) for d in documents}
-    ids = [row["chunk_id"] for row in chunks]
-    assert len(set(ids)) == len(ids) == 72
-    assert sorted(vectors["chunk_id"].to_pylist()) == sorted(ids)
 
     # Turns: numbered without a gap, one plan and one manifest each, each with its weights.
     assert numbers == list(range(1, len(numbers) + 1))
@@ -188,23 +185,152 @@ def assert_whole(home: Home, said: list[str], acknowledged: list[str]) -> dict[s
 
 
 def finish(home: Home, said: list[str]) -> None:
-    """The same command again, to its end; nothing of it is left running then."""
+    """The same command again, to its end."""
     said.append(home.run(*home.demo(QUESTIONS)).stdout)
     home.run("land", "--once")  # the demo's last answer came after its turn had landed the others
-    end = time.monotonic() + 20  # a server that is busy is given ten seconds to end
-    while home.processes() and time.monotonic() < end:
-        time.sleep(0.1)
+
+
+def nothing_is_left(home: Home) -> None:
+    home.run("down")
     assert [process.cmdline() for process in home.processes()] == []
 
 
+ASKED = "On which day was the pump of the upper station replaced?"
+
+
+def killed_before(link: Connection, folder: Path, endpoints: Endpoints, docs: Path, stages: list[str]) -> None:
+    """Commands in processes of their own, each killed (-9) before another stage of the inference pipeline."""
+    run = Runner.run
+    for name in stages:
+        if (child := os.fork()) == 0:
+
+            def running(self: Runner, stage: Any, *, last: str = name, **inputs: Any) -> Any:
+                if stage.name == last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return run(self, stage, **inputs)
+
+            Runner.run = running  # type: ignore[method-assign]
+            runner = Runner(Run("index", folder), endpoints)
+            index_documents(runner, [docs], tenant="default", settings=Inference())
+            asked_and_judged(runner)
+            os._exit(0)
+        link.send((name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+
+
+def asked_and_judged(runner: Runner) -> str:
+    """The id of an answer that is liked."""
+    *_, answer = Desk(runner, Inference()).ask(ASKED, tenant="default", user="ann")
+    assert not isinstance(answer, str)
+    runner.run(feedback, tenant="default", verdicts=[Verdict(answer.answer_id, True, "default", "ann")])
+    return answer.answer_id
+
+
+def test_indexing_and_asking_killed_before_every_stage_lose_and_double_nothing(
+    handbook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
+    stages = [stage.name for stage in INFERENCE.stages]
+    with words() as models, open_platform(Settings(home=tmp_path / "home", models=models.models)) as endpoints:
+        with recorded("ask", tmp_path) as run:
+            runner = Runner(run, endpoints)
+            with pytest.raises(NothingIndexed, match="No document has been indexed yet"):
+                Desk(runner, Inference()).search(ASKED, tenant="default", user="ann")
+            children = ForkedProcess(killed_before, tmp_path, endpoints, handbook, stages)
+            assert children.wait() == 0, children.said
+            assert children.said == [(stage, -signal.SIGKILL) for stage in stages], children.said
+            done = index_documents(runner, [handbook], tenant="default", settings=Inference())
+            assert (done.put.put, done.put.unchanged, done.chunked.chunks) == (0, 12, 0), "the killed ones did it"
+            answer = asked_and_judged(runner)
+            runner.run(land)
+
+        def sql(query: str) -> list[dict[str, Any]]:
+            return select(query, endpoints, Ledger())
+
+        assert_indexed(sql, endpoints, handbook)
+        # Of the questions, that is recorded whose answer was there, and that verdict counts that was given.
+        answered = {row["answer_id"] for row in sql("select answer_id from interactions")}
+        assert len(answered) == 2, "the last, and the one that was killed before its verdict"
+        assert sql("select answer_id, up from feedback") == [{"answer_id": answer, "up": True}]
+        assert answer in answered
+
+
+def assert_indexed(sql: Callable[[str], list[dict[str, Any]]], endpoints: Endpoints, docs: Path) -> None:
+    """Every file of the handbook once, in its one version, each chunk once, and just these in the vector store."""
+    meter = Meter(Ledger(), "test")
+    files = {f"{docs.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in docs.iterdir()}
+    documents = sql("select document_id, uri, version, status from documents")
+    assert sorted((row["uri"], row["version"], row["status"]) for row in documents) == sorted(
+        (uri, version, "parsed") for uri, version in files.items()
+    )
+    sources = {info.key for info in ObjectReader(DOCUMENTS, endpoints, meter).list()}
+    assert {f"default/{version}" for version in files.values()} <= sources
+    chunks = sql("select chunk_id, document_id, version from chunks")
+    assert {(row["document_id"], row["version"]) for row in chunks} == {(d["document_id"], d["version"]) for d in documents}
+    ids = [row["chunk_id"] for row in chunks]
+    assert len(set(ids)) == len(ids) == 72
+    assert sorted(VectorReader(CHUNKS, endpoints, meter).held()["chunk_id"].to_pylist()) == sorted(ids)
+
+
+def test_index_is_killed_then_the_supervisor_then_both_at_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_SETTINGS", home.env["HEADRACE_SETTINGS"])
+    command: list[str | Path] = ["index", home.docs]
+    with words() as models:
+        home.env.update(models.env)
+        models.gate.clear()  # each is killed while it embeds
+        kill(home, "command", embeds(models), command)
+        kill(home, "supervisor", embeds(models), command, models.gate.set)
+        models.gate.clear()
+        kill_both(home, embeds(models), command)
+        models.gate.set()
+        done = as_json(home, *command)
+        assert (done["put"]["unchanged"], done["index"]["chunks"]) == (12, 72)
+        with open_platform(Settings.load(home=home.path, models=models.models)) as endpoints:
+            assert_indexed(lambda query: select(query, endpoints, Ledger()), endpoints, home.docs)
+        states = [journal["state"] for journal in runs(home.path) if journal["command"] == "index"]
+        assert states == ["died", "failed", "died", "done"]
+        nothing_is_left(home)
+
+
+def embeds(models: Words) -> Moment:
+    """The moment another request for embeddings of passages is under way."""
+    before = models.batches
+
+    def seen(home: Home) -> bool:
+        return models.batches > before
+
+    return seen
+
+
+def kill_both(home: Home, when: Moment, command: list[str | Path]) -> None:
+    """The command and the supervisor, at once: the kernel ends the servers."""
+    process = home.start(*command)
+    try:
+        end = time.monotonic() + 60
+        while not when(home):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end, "that moment never came"
+            time.sleep(0.02)
+        state = read_state(PlatformHome(home.path))
+        assert state is not None
+        for pid in (state.supervisor.pid, process.pid):
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
+    _, left = psutil.wait_procs(home.processes(), timeout=5)
+    assert left == []
+
+
 @pytest.fixture
-def tested(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
+def tested(real_home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
+    home = real_home
     monkeypatch.setenv("HEADRACE_SETTINGS", home.env["HEADRACE_SETTINGS"])
     home.env["HEADRACE_TRAINING__RECIPE__RERANKER__BATCH"] = "4"
     return home
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.soak(minutes=6)
+@pytest.mark.timeout(1800)
 def test_the_command_killed_at_four_moments(tested: Home) -> None:
     home = tested
     said = [kill(home, "command", appended("document-events", 1))]
@@ -221,9 +347,11 @@ def test_the_command_killed_at_four_moments(tested: Home) -> None:
     assert 0 < newest["training"]["taken"] < newest["training"]["steps"], "training went on from its checkpoint"
     states = [run["state"] for run in home.json("runs")["runs"] if run["command"] == "demo"]
     assert states == ["died", "died", "died", "died", "done"]
+    nothing_is_left(home)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.soak(minutes=6)
+@pytest.mark.timeout(1800)
 def test_each_server_killed_in_turn(tested: Home) -> None:
     home = tested
     said = [
@@ -237,23 +365,4 @@ def test_each_server_killed_in_turn(tested: Home) -> None:
     assert newest["turn"] == 1
     states = [run["state"] for run in home.json("runs")["runs"] if run["command"] == "demo"]
     assert states == ["failed", "failed", "failed", "failed", "done"]
-
-
-def test_a_kill_during_a_kill_of_the_platform_leaves_no_process(tested: Home) -> None:
-    """Both the command and the supervisor, at once: the kernel ends the servers."""
-    home = tested
-    process = home.start("index", home.docs)
-    try:
-        end = time.monotonic() + 60
-        while (state := read_state(PlatformHome(home.path))) is None and time.monotonic() < end:
-            time.sleep(0.02)
-        assert state is not None
-        for pid in (state.supervisor.pid, process.pid):
-            os.kill(pid, signal.SIGKILL)
-    finally:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=10)
-    _, left = psutil.wait_procs(home.processes(), timeout=5)
-    assert left == []
-    done = home.json("index", home.docs)
-    assert (done["put"]["put"], done["index"]["chunks"]) == (12, 72)
+    nothing_is_left(home)
