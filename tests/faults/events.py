@@ -33,23 +33,16 @@ LANDERS_KEY = f"{EVENTS.name}.json"
 Place = tuple[int, int]
 
 
-@pytest.fixture(scope="module")
-def module_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    servers = Servers(tmp_path_factory.mktemp("servers"))
-    yield servers
-    servers.close()
-
-
 @pytest.fixture
-def servers(module_servers: Servers) -> Servers:
-    """The module's servers, all of them up, without the topic, the tables and the landers of the test before."""
-    servers_up(module_servers)
-    endpoints = module_servers.endpoints
+def servers(shared_servers: Servers) -> Iterator[Servers]:
+    """Servers without the topic, the tables and the landers of the test before, and up again after this one."""
+    endpoints = shared_servers.endpoints
     recreate(endpoints)
     for store in (EVENT_ROWS, REFUSALS, DEAD_LETTERS):
         forget_rows(endpoints, store)
     ObjectWriter(LANDERS, endpoints, METER).delete(LANDERS_KEY)
-    return module_servers
+    yield shared_servers
+    servers_up(shared_servers)
 
 
 def servers_up(servers: Servers) -> None:

@@ -17,31 +17,30 @@ from typing import Any
 
 import pytest
 from between import FETCH, Forward, KafkaBetween, Request, Response, http_between, signed
+from servers import Servers
 
 from headrace import cli
 from headrace.catalog import Tier
 from headrace.check import catalog, head, objects
 from headrace.check.acceptance import accept
 from headrace.check.promise import Broken, Effort, Measured, Promise, Unknown, Verdict
-from headrace.platform import open_platform
 from headrace.platform.broker import broker_binary
 from headrace.settings import Kafka, Settings
 from headrace.storage.endpoints import Endpoints
 
+pytest_plugins = ["shared"]
 QUICK = Effort(0.05)
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADRACE_SETTINGS", "none.toml")
-        yield Settings(home=tmp_path_factory.mktemp("broken") / "home")
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("HEADRACE_SETTINGS", "none.toml")
+    return Settings(home=tmp_path / "home")
 
 
-@pytest.fixture(scope="module")
-def endpoints(settings: Settings) -> Iterator[Endpoints]:
-    with open_platform(settings, parts=frozenset({"objects"})) as endpoints:
-        yield endpoints
+@pytest.fixture
+def endpoints(shared_servers: Servers) -> Endpoints:
+    return shared_servers.endpoints
 
 
 def outcome(promise: Promise[Any], room: Any) -> Measured | str:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from forks import ForkedProcess
+from servers import Servers
 from victims import promoting
 from wire import wire
 
 from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, TURNS
 from headrace.pipeline import manifest
-from headrace.platform import open_platform
-from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -23,6 +20,7 @@ from headrace.storage.tables import TableReader, TableWriter
 from headrace.training.champion import champion, versions
 from headrace.training.promote import settle
 
+pytest_plugins = ["shared"]
 METER = Meter(Ledger(), "test")
 
 # Where a turn's promotion can be cut: which server is asked what, on which side of its work, and what then stands:
@@ -39,13 +37,11 @@ CUTS: tuple[tuple[str, str, str, tuple[bool, bool, bool]], ...] = (
 
 
 @pytest.fixture
-def endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoints]:
-    monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
-    with open_platform(Settings(home=tmp_path / "home"), parts=frozenset({"objects"})) as endpoints:
-        checkpoints = ObjectWriter(CHECKPOINTS, endpoints, METER)
-        checkpoints.put("reranker/d1/weights/model.safetensors", os.urandom(100_000))
-        checkpoints.put("reranker/d1/weights/config.json", b"{}")
-        yield endpoints
+def endpoints(shared_servers: Servers) -> Endpoints:
+    checkpoints = ObjectWriter(CHECKPOINTS, shared_servers.endpoints, METER)
+    checkpoints.put("reranker/d1/weights/model.safetensors", os.urandom(100_000))
+    checkpoints.put("reranker/d1/weights/config.json", b"{}")
+    return shared_servers.endpoints
 
 
 def standing(endpoints: Endpoints) -> tuple[list[int], str, int]:

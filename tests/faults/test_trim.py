@@ -14,7 +14,7 @@ from pathlib import Path
 import obstore
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from events import METER, Events, assert_exactly_once, land, module_servers, servers, topic
+from events import METER, Events, assert_exactly_once, land, servers, topic
 from kafka_wire import DeletingBroker
 from lander import EVENT_ROWS, EVENTS
 from servers import Servers
@@ -33,7 +33,8 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.objects import connect
 from headrace.storage.topics import Span, TopicWriter
 
-__all__ = ["module_servers", "servers"]
+pytest_plugins = ["shared"]
+__all__ = ["servers"]
 
 
 def trim(endpoints: Endpoints, tmp_path: Path, keep_s: float = 0.0) -> list[Trimmed]:

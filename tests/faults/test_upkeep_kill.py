@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,12 +12,12 @@ import victims
 from forks import ForkedProcess
 from pyarrow.fs import FileSelector, FileType
 from pyiceberg.table import Table
+from servers import Servers
 from wire import wire
 
 from headrace.catalog import FEEDBACK_ROWS, Store
 from headrace.errors import Unavailable
-from headrace.platform import open_platform
-from headrace.settings import Settings, Upkeep
+from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.iceberg import IcebergTable
 from headrace.storage.iceberg_folder import Folder
@@ -29,6 +28,7 @@ from headrace.storage.records import batch
 from headrace.storage.tables import TableWriter
 from headrace.storage.upkept import Upkept
 
+pytest_plugins = ["shared"]
 RULES = Upkeep(every=1, merge=2, keep_s=0, keep_snapshots=1, history_s=0, grace_s=1)
 CLOCK = "data/upkeep-clock.parquet"
 GRACE_PASSED_S = 3.1  # the store's times are whole seconds
@@ -56,12 +56,8 @@ OTHERS: tuple[Cut, ...] = (
 
 
 @pytest.fixture(scope="module")
-def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
-    folder = tmp_path_factory.mktemp("upkeep")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
-        with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects"})) as endpoints:
-            yield endpoints
+def endpoints(shared_servers: Servers) -> Endpoints:
+    return shared_servers.endpoints
 
 
 def named(name: str) -> Store:

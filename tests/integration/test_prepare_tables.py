@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from servers import Servers
 
 from headrace.catalog import CHUNK_ROWS, DATASETS, DOCUMENT_ROWS, EXAMPLES, FEEDBACK_ROWS, INTERACTION_ROWS, Store
 from headrace.pipeline.batches import Threads
-from headrace.platform import open_platform
-from headrace.settings import Preparing, Settings, Upkeep
+from headrace.settings import Preparing, Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -26,6 +25,7 @@ from headrace.storage.tables import TableWriter
 from headrace.training.prepare import Dataset, prepare
 from headrace.training.rows import read
 
+pytest_plugins = ["shared"]
 METER = Meter(Ledger(), "test")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MERGE = Upkeep(every=1, merge=2, keep_s=3600, keep_snapshots=100, history_s=3600)
@@ -33,12 +33,8 @@ SETTINGS = Preparing(shard_rows=7)
 
 
 @pytest.fixture(scope="module")
-def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
-    folder = tmp_path_factory.mktemp("prepare")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
-        with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects"})) as endpoints:
-            yield endpoints
+def endpoints(shared_servers: Servers) -> Endpoints:
+    return shared_servers.endpoints
 
 
 def own(store: Store, endpoints: Endpoints, *, older: bool = False) -> TableWriter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from servers import Servers
 
 from headrace.catalog import (
     CHUNKS,
@@ -35,13 +36,11 @@ from headrace.catalog import (
     Store,
 )
 from headrace.errors import LostRace, NotFound, NothingIndexed, Unavailable, WrongUsage
-from headrace.head.land import land
+from headrace.head.land import landing
 from headrace.pipeline import manifest
 from headrace.pipeline.archive import record
 from headrace.pipeline.run import recorded, runs
 from headrace.pipeline.runner import Runner
-from headrace.platform import open_platform
-from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.indexes import Generation, Indexes, IndexReader, IndexWriter
 from headrace.storage.ledger import Ledger
@@ -54,16 +53,13 @@ from headrace.storage.topics import Record, TopicReader, TopicWriter
 from headrace.storage.vectors import VectorReader, VectorWriter
 from headrace.training import champion
 
+pytest_plugins = ["shared"]
 T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
-def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
-    folder = tmp_path_factory.mktemp("storage")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
-        with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects", "head"})) as endpoints:
-            yield endpoints
+def endpoints(shared_servers: Servers) -> Endpoints:
+    return shared_servers.endpoints
 
 
 @pytest.fixture
@@ -422,24 +418,25 @@ def test_a_head_that_is_down_says_so(endpoints: Endpoints, meter: Meter, monkeyp
 
 
 def test_landing_takes_each_event_once_and_buries_what_cannot_be_read(endpoints: Endpoints, tmp_path: Path) -> None:
-    writer = TopicWriter(FEEDBACK, endpoints, Meter(Ledger(), "test"))
+    topic, table = own(FEEDBACK), own(FEEDBACK_ROWS)
+    writer = TopicWriter(topic, endpoints, Meter(Ledger(), "test"))
     writer.append(events(0, 1), key="answer_id")
     producer = Producer({"bootstrap.servers": endpoints.kafka_bootstrap})
-    producer.produce("feedback", b"\xff not json", b"key")
-    producer.produce("feedback", None, b"tombstone")
+    producer.produce(topic.name, b"\xff not json", b"key")
+    producer.produce(topic.name, None, b"tombstone")
     producer.flush(10)
     writer.append(events(2), key="answer_id")
     meter = Meter(Ledger(), "test")
-    landed, buried = TableReader(FEEDBACK_ROWS, endpoints, meter), TableReader(DEAD_LETTERS, endpoints, meter)
+    landed, buried = TableReader(table, endpoints, meter), TableReader(DEAD_LETTERS, endpoints, meter)
     with recorded("land", tmp_path) as run:
         runner = Runner(run, endpoints)
-        done = runner.run(land)
-        assert (done.events["feedback"], done.dead) == (3, 2)
-        again = runner.run(land)
+        done = runner.run(landing({topic: table}))
+        assert (done.events[topic.name], done.dead) == (3, 2)
+        again = runner.run(landing({topic: table}))
         assert (again.total, again.dead) == (0, 0)
-    assert landed.mark("landed/feedback/0")["next"] == 5
+    assert landed.mark(f"landed/{topic.name}/0")["next"] == 5
     assert offsets(landed) == [0, 1, 4]
-    letters = buried.read(where="topic = 'feedback'").to_pylist()
+    letters = buried.read(where=f"topic = '{topic.name}'").to_pylist()
     assert sorted((r["offset"], r["key"], r["value"]) for r in letters) == [(2, b"key", b"\xff not json"), (3, b"tombstone", b"")]
     assert [r["reason"].split(":")[0] for r in sorted(letters, key=lambda r: r["offset"])] == [
         "not JSON",

@@ -18,6 +18,7 @@ import pytest
 from pyarrow.fs import FileSelector, FileType
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
+from servers import Servers
 
 from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS, TURNS, Store, Tier, stores
 from headrace.errors import LostRace, NotFound
@@ -25,8 +26,7 @@ from headrace.pipeline import manifest
 from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner
 from headrace.pipeline.upkeep import pins, upkeep
-from headrace.platform import open_platform
-from headrace.settings import Settings, Upkeep
+from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.iceberg import IcebergTable
 from headrace.storage.iceberg_merge import groups
@@ -36,6 +36,7 @@ from headrace.storage.objects import ObjectWriter
 from headrace.storage.records import batch
 from headrace.storage.tables import TableReader, TableWriter
 
+pytest_plugins = ["shared"]
 # Everything at once: a table is due at once, nothing but the newest snapshot is kept, and objects go after two seconds.
 BRISK = Upkeep(every=1, merge=2, keep_s=0, keep_snapshots=1, history_s=0, grace_s=1)
 GRACE_PASSED_S = 3.1  # the store's times are whole seconds
@@ -44,12 +45,8 @@ STORIES: dict[str, Story] = {}
 
 
 @pytest.fixture(scope="module")
-def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
-    folder = tmp_path_factory.mktemp("upkeep")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
-        with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects"})) as endpoints:
-            yield endpoints
+def endpoints(shared_servers: Servers) -> Endpoints:
+    return shared_servers.endpoints
 
 
 def own(store: Store) -> Store:
@@ -665,7 +662,10 @@ def test_upkeeps_at_once_do_it_once(endpoints: Endpoints, table: TableWriter) ->
 # the stage
 
 
-def test_the_stage_has_a_port_for_every_table_and_keeps_those_that_are_due(endpoints: Endpoints, tmp_path: Path) -> None:
+def test_the_stage_has_a_port_for_every_table_and_keeps_those_that_are_due(
+    endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.storage.iceberg.NAMESPACE", "upkept")  # the tables of the catalog, and nobody else's rows
     assert {port.store for port in upkeep.ports if port.handle is TableWriter} == set(stores(Tier.TABLE))
     runner = Runner(Run("upkeep", tmp_path), endpoints)
     rules = Upkeep(every=5, merge=4)
