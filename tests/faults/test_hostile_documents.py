@@ -242,7 +242,7 @@ def test_a_hostile_document_is_parsed_within_limits_or_refused_and_the_next_one_
 
 
 def test_the_memory_of_whoever_asks_stays_flat(hurried: Parser) -> None:
-    names = ("bomb.docx", "wide.csv", "nested.docx", "laughs.docx", "tree.pdf", "overlap.docx")
+    names = ("bomb.docx", "wide.csv", "nested.zip", "laughs.docx", "tree.pdf", "overlap.docx")
     files = [(name, CORPUS[name][0]()) for name in names]
     killer = CORPUS["rows.csv"][0]()
     me = psutil.Process()
