@@ -22,6 +22,8 @@ from filelock import FileLock
 
 # Before a test imports transformers: tests ask no hub for anything, and a released tokenizer says how it was loaded.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# What commands say is not broken into lines where a terminal happens to be narrow.
+os.environ["COLUMNS"] = "200"
 # What a test opens in this process ends with it. Homes of the command say otherwise: see `new_home`.
 os.environ.setdefault("HEADRACE_PLATFORM__IDLE_S", "0")
 # Where SIGINT is ignored (a background job, nohup) every child would inherit that, and no Ctrl-C could be tested.
@@ -46,7 +48,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("story"):
             stories.setdefault(item.path, []).append(item)
         if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            shared = "api" in getattr(item, "fixturenames", ())  # else each worker would have a `headrace up` of its own
+            item.add_marker(pytest.mark.xdist_group("api" if shared else item.path.stem))
     for steps in stories.values():  # in whatever order the others are, each step keeps its turn among its own
         places = sorted(items.index(step) for step in steps)
         for place, step in zip(places, sorted(steps, key=lambda step: step.location[1] or 0), strict=True):
@@ -84,7 +87,6 @@ QUICK = {
     "HEADRACE_TRAINING__RECIPE__RERANKER__CHECKPOINT_STEPS": "1",
     "HEADRACE_INFERENCE__RETRIEVE": "6",
     "HEADRACE_INFERENCE__ANSWER_TOKENS": "8",
-    "COLUMNS": "200",
 }
 _THINGS = [
     "pump",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(home: Home, *words: str | Path, code: int = 0, **more: str) -> CompletedProcess[str]:
-    """A command in a home, run to its end, which must be exit code `code` without a traceback; `more` goes into its environment."""
+    """A command in a home, run to its end, which must be exit code `code` without a traceback; `more` goes into its env."""
     typed = ["--home", str(home.path), *map(str, words)]
     with tempfile.TemporaryDirectory() as folder:
         ended = ForkedProcess(_command, typed, {**home.env, **more}, str(home.path.parent), folder).wait(120)

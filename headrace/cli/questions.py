@@ -34,6 +34,7 @@ def search(
                 "index_version": found.index_version,
                 "timings_ms": found.timings_ms,
                 "bytes": found.bytes,
+                **({"note": found.note} if found.note else {}),
             }
         )
         return
@@ -48,6 +49,8 @@ def search(
         for number, passage in enumerate(found.passages[:10], 1)
     ]
     out.print(rows_table(shown))
+    if found.note:  # that the re-ranker was left out, for one
+        out.print(f"note: {printable(found.note)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel="Inference")

@@ -123,7 +123,7 @@ def test_an_up_whose_servers_cannot_be_kept_up_ends_with_an_error(home: Home, tm
         assert within(30, lambda: state(home).children["models"] != before.children["models"]), "it is started anew"
         assert state(home).supervisor == before.supervisor
         os.kill(before.supervisor.pid, signal.SIGKILL)
-        assert api.process.wait(30) == 1
+        assert api.process.wait(90) == 1
         said = " ".join(api.log.read_text().split())
         assert "The embedded servers have ended and could not be kept up." in said
         assert "supervisor.log says why" in said
