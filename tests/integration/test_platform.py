@@ -149,7 +149,7 @@ def create_topic(endpoints: Endpoints, topic: str) -> None:
 
 def produce(endpoints: Endpoints, topic: str, value: bytes) -> None:
     errors = []
-    producer = Producer({"bootstrap.servers": endpoints.kafka_bootstrap, "acks": "all"})
+    producer = Producer({"bootstrap.servers": endpoints.kafka_bootstrap, "acks": "all", "log_level": 0})
     producer.produce(topic, value, on_delivery=lambda error, _: errors.append(error))
     assert producer.flush(10) == 0
     assert errors == [None]

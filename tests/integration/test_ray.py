@@ -75,6 +75,7 @@ def on_ray(endpoints: Endpoints) -> Iterator[tuple[Batches, Launch]]:
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
+@pytest.mark.soak
 def test_embeds_as_threads_do(endpoints: Endpoints, on_ray: tuple[Batches, Launch]) -> None:
     columns = [field for field in CHUNKS.columns if field.name != "embedding"]
     rows = [{f.name: value(f.type, f"{f.name} {i}") for f in columns} | {"text": words(i)} for i in range(40)]
@@ -87,6 +88,7 @@ def test_embeds_as_threads_do(endpoints: Endpoints, on_ray: tuple[Batches, Launc
     np.testing.assert_allclose(matrix(there), matrix(here), atol=1e-5)
 
 
+@pytest.mark.soak
 def test_cleans_as_threads_do(on_ray: tuple[Batches, Launch]) -> None:
     texts = pa.chunked_array([[f"{words(n)}? Ask n{n}@example.org" if n % 3 else words(n) for n in range(30)] + [None]])
     here = clean({"question": texts, "said": texts.slice(20)}, Threads())
@@ -107,6 +109,7 @@ class Twice:
         yield rows
 
 
+@pytest.mark.soak
 def test_source_is_read_in_groups_and_order_is_kept(on_ray: tuple[Batches, Launch]) -> None:
     read = 0
 
@@ -122,6 +125,7 @@ def test_source_is_read_in_groups_and_order_is_kept(on_ray: tuple[Batches, Launc
     results.close()
 
 
+@pytest.mark.soak
 def test_no_batches_need_no_cluster(on_ray: tuple[Batches, Launch]) -> None:
     assert list(on_ray[0].map(iter(()), Twice)) == []
 
@@ -133,6 +137,7 @@ class Refuses:
         raise BadDocument("minutes.pdf", "it is encrypted")
 
 
+@pytest.mark.soak
 def test_errors_of_batch_work_arrive_as_themselves(
     endpoints: Endpoints, on_ray: tuple[Batches, Launch], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +194,7 @@ def local(endpoints: Endpoints, dataset: Dataset) -> tuple[Trained, bytes, Ledge
     return trained(Here(), endpoints, job(dataset, "local"))
 
 
+@pytest.mark.soak
 def test_trains_the_same_weights_and_counts_the_same_bytes(
     endpoints: Endpoints, on_ray: tuple[Batches, Launch], dataset: Dataset, local: tuple[Trained, bytes, Ledger]
 ) -> None:
@@ -216,7 +222,7 @@ def test_trains_the_same_weights_and_counts_the_same_bytes(
     assert all(ip_address(ip).is_loopback for ips in listeners.values() for ip in ips), listeners
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=2)
 def test_a_killed_worker_goes_on_to_the_very_weights(
     endpoints: Endpoints, on_ray: tuple[Batches, Launch], dataset: Dataset, local: tuple[Trained, bytes, Ledger]
 ) -> None:
@@ -236,6 +242,7 @@ def test_a_killed_worker_goes_on_to_the_very_weights(
     assert read == 2  # by the worker that was killed, and by the one after it
 
 
+@pytest.mark.soak
 def test_errors_of_training_arrive_as_themselves(endpoints: Endpoints, on_ray: tuple[Batches, Launch]) -> None:
     gone = Dataset("gone", {"train": 1}, {"train": 1}, ({"key": "gone/train.parquet", "split": "train"},))
     with pytest.raises(NotFound) as error:
@@ -257,6 +264,7 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
         pass
 
 
+@pytest.mark.soak
 def test_nothing_outlives_a_killed_driver(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     driver = subprocess.Popen(
