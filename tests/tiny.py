@@ -49,8 +49,8 @@ def folder() -> Path:
 
 
 def env() -> dict[str, str]:
-    """What a process needs in its environment to take the tiny models for the packaged ones."""
-    return {INSTEAD: str(folder())}
+    """What a process needs in its environment to take the tiny models for the packaged ones, each on one thread."""
+    return {INSTEAD: str(folder()), "HEADRACE_MODELS__THREADS": "1", "HEADRACE_TRAINING__THREADS": "1"}
 
 
 _HIDDEN, _FORWARD, _WIDTH = 32, 64, 384

@@ -1,97 +1,24 @@
-"""The ledger's promise: its bytes are those that the storage itself counted, tier by tier."""
+"""The ledger's promise: its bytes are those that the storage itself counted. test_demo.py has it for a whole demo."""
 
 from __future__ import annotations
 
 import random
-import re
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+from object_store import settled
 
-from headrace.catalog import CHUNKS, DIMENSIONS, FEEDBACK
+from headrace.catalog import CHECKPOINTS, CHUNKS, DIMENSIONS, FEEDBACK
 from headrace.platform import open_platform
 from headrace.settings import Settings
-from headrace.storage.endpoints import Endpoints
 from headrace.storage.lance_io import LANCE_IO
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectWriter
 from headrace.storage.topics import TopicReader, TopicWriter
 from headrace.storage.vectors import VectorWriter
-
-if TYPE_CHECKING:
-    from conftest import Home
-
-COUNTER = re.compile(r'^SeaweedFS_s3_bucket_traffic_(received|sent)_bytes_total\{bucket="([^"]+)"\} (\S+)$', re.M)
-DIRECTION = {"received": "write", "sent": "read"}
-BUCKETS = {"object": "headrace", "table": "lake", "vector": "headrace-vectors", "stream": "headrace-head"}
-Traffic = dict[tuple[str, str], float]
-
-
-def traffic(endpoints: Endpoints) -> Traffic:
-    """Bytes that SeaweedFS moved so far, by (bucket, direction)."""
-    text = httpx.get(endpoints.s3_metrics_url, trust_env=False).text
-    return {(bucket, DIRECTION[way]): float(value) for way, bucket, value in COUNTER.findall(text)}
-
-
-def settled(endpoints: Endpoints) -> Traffic:
-    """The counters once two looks in a row agree: a server counts a request after it answered it."""
-    found = traffic(endpoints)
-    for _ in range(20):
-        time.sleep(0.1)
-        before, found = found, traffic(endpoints)
-        if before == found:
-            break
-    return found
-
-
-def test_the_ledger_of_a_demo_agrees_with_the_object_store(
-    module_home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("HEADRACE_SETTINGS", module_home.env["HEADRACE_SETTINGS"])
-    # The counters begin with the platform, so it is held open around the demo. The model server comes with the demo.
-    with open_platform(Settings.load(home=module_home.path), parts=frozenset({"objects", "head"})) as endpoints:
-        before = settled(endpoints)
-        # What the platform itself causes in these buckets, awake and asked by a command that touches none of them.
-        module_home.run("endpoints")
-        idle = settled(endpoints)
-        module_home.run(*module_home.demo())
-        after = settled(endpoints)
-
-    moved = {key: after[key] - idle.get(key, 0.0) for key in after}
-    for bucket in ("headrace", "lake"):
-        for way in ("read", "write"):
-            assert idle.get((bucket, way), 0.0) == before.get((bucket, way), 0.0), "the platform is no user of these buckets"
-
-    found = module_home.json("ledger")
-    rows = found["rows"]
-    assert "-demo-" in found["run"]
-
-    def metered(tier: str, way: str) -> int:
-        return sum(row["bytes"] for row in rows if (row["tier"], row["direction"]) == (tier, way))
-
-    lines = []
-    off = {}
-    for tier, bucket in BUCKETS.items():
-        for way in ("read", "write"):
-            ours, theirs = metered(tier, way), moved[bucket, way]
-            off[tier, way] = ours / theirs - 1
-            lines.append(f"  {tier:<7}{way:<6} ledger {ours:>13,}   SeaweedFS {theirs:>15,.0f}   {off[tier, way]:+.2%}")
-    with capsys.disabled():
-        print("\nLedger against the object store's own counters, over a demo:", *lines, sep="\n")
-
-    assert metered("object", "write") > 100_000_000, "a checkpoint in several parts is among them"
-    assert metered("table", "write") > 50_000
-    for tier in ("object", "table", "vector"):
-        for way in ("read", "write"):
-            assert abs(off[tier, way]) < 0.02, "\n".join(lines)
-    # The ledger counts keys and values; what Kafka wraps them in weighs more the smaller and the fewer at a time they are.
-    for way in ("read", "write"):
-        assert -0.2 < off["stream", way] <= 0, "\n".join(lines)
 
 
 def test_the_head_agrees_with_what_the_broker_keeps(
@@ -140,7 +67,7 @@ def test_the_head_agrees_with_what_the_broker_keeps(
         assert ours[way] == pytest.approx(theirs[way], rel=0.02)
 
 
-def test_an_index_put_in_parts_agrees_with_the_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_and_an_index_put_in_parts_agree_with_the_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
     rows = 12_000  # about 20 MB
     columns: dict[str, pa.Array] = {
@@ -164,7 +91,17 @@ def test_an_index_put_in_parts_agrees_with_the_object_store(tmp_path: Path, monk
         for number in range(3):
             writer.fulltext(f"text {number}", tenant="acme", most=5)
             writer.dense(numbers[number * DIMENSIONS :][:DIMENSIONS], tenant="acme", most=5)
+        objects = Ledger()
+        file = tmp_path / "checkpoint"
+        file.write_bytes(random.Random(1).randbytes(20_000_000))  # three parts
+        store = ObjectWriter(CHECKPOINTS, endpoints, Meter(objects, "test"))
+        store.upload("uploaded", file)
+        store.put("put", file.read_bytes())
+        store.download("uploaded", file)
         after = settled(endpoints)
+    moved = {row.direction: row.bytes for row in objects.rows()}
+    for way, size in (("read", 20_000_000), ("write", 40_000_000)):
+        assert moved[way] == size == after["headrace", way] - before.get(("headrace", way), 0.0)
     for way in ("read", "write"):
         ours = sum(row.bytes for row in ledger.rows() if row.direction == way)
         theirs = after["headrace-vectors", way] - before.get(("headrace-vectors", way), 0.0)
