@@ -40,7 +40,7 @@ def snippets(language: str) -> Iterator[tuple[str, str, str]]:
 # Settings
 
 
-@pytest.mark.parametrize(("page", "text", "behind"), snippets("toml"))
+@pytest.mark.parametrize(("page", "text", "behind"), list(snippets("toml")))
 def test_settings_that_are_shown_are_settings(
     page: str, text: str, behind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +98,7 @@ ELSEWHERE = {("[training]", "recipe"): "Under `[training.recipe.NAME]` stands wh
 OWN_DEFAULT = {("[training]", "threads"): "this machine's"}
 
 
-@pytest.mark.parametrize(("heading", "section"), sections(), ids=lambda given: given if isinstance(given, str) else "")
+@pytest.mark.parametrize(("heading", "section"), list(sections()), ids=lambda given: given if isinstance(given, str) else "")
 def test_settings_are_documented_key_by_key_and_default_by_default(heading: str, section: type[Any]) -> None:
     keys = {name: field for name, field in section.model_fields.items() if not members(field.annotation)}
     for name in [name for name in keys if (heading, name) in ELSEWHERE]:
@@ -205,7 +205,7 @@ def requests() -> Iterator[tuple[str, str, str, dict[str, Any] | None]]:
             yield page.name, method, address, None
 
 
-@pytest.mark.parametrize(("page", "method", "address", "body"), requests())
+@pytest.mark.parametrize(("page", "method", "address", "body"), list(requests()))
 def test_requests_that_are_shown_have_a_route_and_its_fields(
     app: Any, page: str, method: str, address: str, body: dict[str, Any] | None
 ) -> None:
