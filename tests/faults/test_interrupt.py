@@ -7,27 +7,31 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import needs
 import pytest
 from conftest import Home, clear, new_home
+from judged import judge
+from shell import as_json
+from traffic import until
+from words import Words, words
 
 from headrace.pipeline.run import runs
+from headrace.platform import open_platform
+from headrace.settings import Settings
 
 
-def interrupt(home: Home, *words: str | Path, stage: str) -> str:
-    """Ctrl-C once a stage has moved something, given to the whole process group as a terminal does."""
-    process = home.start(*words)
+def interrupt(home: Home, *command: str | Path, when: Callable[[], bool], then: Callable[[], object] = lambda: None) -> str:
+    """Ctrl-C at a moment, given to the whole process group as a terminal does."""
+    process = home.start(*command)
     try:
-        end = time.monotonic() + 100
-        while not any(j["state"] == "running" and any(row["stage"] == stage for row in j["rows"]) for j in runs(home.path)):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < end, f"{stage} never moved anything"
-            time.sleep(0.02)
+        until(120, lambda: when() or process.poll() is not None, lambda: "that moment never came", every_s=0.02)
+        assert process.poll() is None, process.communicate()
         os.killpg(process.pid, signal.SIGINT)
+        then()
         out, err = process.communicate(timeout=20)
     finally:
         process.kill()
@@ -38,24 +42,58 @@ def interrupt(home: Home, *words: str | Path, stage: str) -> str:
     return out
 
 
-def no_process_is_left(home: Home) -> bool:
-    end = time.monotonic() + 8
-    while home.processes() and time.monotonic() < end:
-        time.sleep(0.1)
-    return not home.processes()
+def moved(home: Home, stage: str) -> bool:
+    """Whether a command that runs has moved something in a stage: its journal says so."""
+    running = [journal for journal in runs(home.path) if journal["state"] == "running"]
+    return any(row["stage"] == stage for journal in running for row in journal["rows"])
 
 
-def test_ctrl_c_says_so_leaves_no_process_and_the_next_command_goes_on(home: Home) -> None:
+def no_process_is_left(home: Home) -> None:
+    until(8, lambda: not home.processes(), lambda: [process.cmdline() for process in home.processes()])
+
+
+@pytest.fixture
+def models() -> Iterator[Words]:
+    with words() as models:
+        yield models
+
+
+def test_ctrl_c_says_so_leaves_no_process_and_the_next_command_goes_on(
+    home: Home, models: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_SETTINGS", home.env["HEADRACE_SETTINGS"])
     home.env["HEADRACE_PLATFORM__IDLE_S"] = "0"
-    interrupt(home, *home.demo(), stage="parse")
-    assert no_process_is_left(home)
-    interrupt(home, *home.demo(), stage="finetune")
-    assert no_process_is_left(home)
+    recipe = {"EPOCHS": "100", "MOST_STEPS": "60", "CHECKPOINT_STEPS": "1000"}
+    home.env.update(models.env | {f"HEADRACE_TRAINING__RECIPE__RERANKER__{name}": value for name, value in recipe.items()})
+    models.gate.clear()
+    interrupt(home, "index", home.docs, when=lambda: models.batches > 0, then=models.gate.set)
+    no_process_is_left(home)
+    with open_platform(Settings.load(home=home.path), parts=frozenset({"objects", "head"})) as endpoints:
+        judge(endpoints, 12, liked="yes", seed=1)
+        interrupt(home, "turn", when=lambda: moved(home, "finetune"))
+        home.env["HEADRACE_TRAINING__RECIPE__RERANKER__MOST_STEPS"] = "3"
+        trip = as_json(home, "turn")
+        assert (trip["turn"], trip["dead_letters"]) == (1, 0)
+        assert trip["training"]["steps"] == 60, "taken up as it was planned"
+        assert as_json(home, "index", home.docs)["put"]["unchanged"] == 12
+    no_process_is_left(home)
+    states = [(run["command"], run["state"]) for run in runs(home.path)]
+    assert states == [("index", "failed"), ("turn", "failed"), ("turn", "done"), ("index", "done")]
+
+
+@pytest.mark.soak(minutes=4)
+@pytest.mark.timeout(1200)
+def test_ctrl_c_ends_a_demo_with_the_real_models_and_the_next_command_goes_on(real_home: Home) -> None:
+    home = real_home
+    home.env["HEADRACE_PLATFORM__IDLE_S"] = "0"
+    for stage in ("parse", "finetune"):
+        interrupt(home, *home.demo(), when=partial(moved, home, stage))
+        no_process_is_left(home)
     trip = home.json("turn")
     assert trip["turn"] == 1
     assert trip["dead_letters"] == 0
-    runs_ = [(run["command"], run["state"]) for run in home.json("runs")["runs"]]
-    assert runs_ == [("demo", "failed")] * 2 + [("turn", "done")]
+    states = [(run["command"], run["state"]) for run in home.json("runs")["runs"]]
+    assert states == [("demo", "failed")] * 2 + [("turn", "done")]
     documents = home.sql("select count(*) as rows, count(distinct uri) as uris from documents where status = 'parsed'")
     assert documents == [{"rows": 12, "uris": 12}]
 
@@ -72,12 +110,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_disk_that_fills_up_is_named_in_a_sentence(small_disk: Path, tmp_path: Path, handbook: Path) -> None:
+def test_a_disk_that_fills_up_is_named_in_a_sentence(small_disk: Path, models: Words, tmp_path: Path, handbook: Path) -> None:
     docs = tmp_path / "docs"
     shutil.copytree(handbook, docs)
     for number in range(3):
         (docs / f"large-{number}.txt").write_bytes(os.urandom(20_000_000).hex().encode())
     home = new_home(small_disk, None, docs)
+    home.env.update(models.env)
     failed = home.run("index", docs, code=1)
     assert str(home.path) in failed.stderr, failed.stderr
     assert "Free some space" in failed.stderr, failed.stderr
@@ -91,8 +130,9 @@ def test_a_disk_that_fills_up_is_named_in_a_sentence(small_disk: Path, tmp_path:
     home.run("down")
 
 
-def test_a_disk_that_is_full_from_the_start_is_named_too(small_disk: Path, handbook: Path) -> None:
+def test_a_disk_that_is_full_from_the_start_is_named_too(small_disk: Path, models: Words, handbook: Path) -> None:
     home = new_home(small_disk, None, handbook)
+    home.env.update(models.env)
     with (small_disk / "ballast").open("wb") as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(1 << 20))
