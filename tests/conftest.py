@@ -50,6 +50,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not item.get_closest_marker("xdist_group"):
             shared = "api" in getattr(item, "fixturenames", ())  # else each worker would have a `headrace up` of its own
             item.add_marker(pytest.mark.xdist_group("api" if shared else item.path.stem))
+    # Small files last, so that both processes end at about the same time; the largest group first.
+    items.sort(key=lambda item: (_group(item) != "api", "unit" in item.path.parts))
     for steps in stories.values():  # in whatever order the others are, each step keeps its turn among its own
         places = sorted(items.index(step) for step in steps)
         for place, step in zip(places, sorted(steps, key=lambda step: step.location[1] or 0), strict=True):
@@ -58,6 +60,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = _within(items, minutes, config.getoption("--seed"))
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
+
+
+def _group(item: pytest.Item) -> str:
+    return str(next(item.iter_markers("xdist_group")).args[0])
 
 
 def _within(items: list[pytest.Item], minutes: float, seed: str) -> list[pytest.Item]:
