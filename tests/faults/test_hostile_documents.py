@@ -229,7 +229,7 @@ def outcome(parser: Parser, uri: str, data: bytes) -> str:
 SOAK = ("rows.docx", "comments.html", "table.html", "rows.csv")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.soak) if n in SOAK else n for n in CORPUS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.soak(minutes=0.1)) if n in SOAK else n for n in CORPUS])
 def test_a_hostile_document_is_parsed_within_limits_or_refused_and_the_next_one_parses(
     parser: Parser, hurried: Parser, name: str
 ) -> None:

@@ -30,6 +30,7 @@ from events import (
     forget_rows,
     handle,
     land,
+    missing,
     owners,
     recreate,
     rows,
@@ -364,7 +365,7 @@ CUTS: tuple[tuple[str, str, bytes, bool, bool], ...] = (
     "moments",
     [
         pytest.param(("file written", "committed"), id="some"),
-        pytest.param(("fetched", "acknowledged"), id="others", marks=pytest.mark.soak),
+        pytest.param(("fetched", "acknowledged"), id="others", marks=pytest.mark.soak(minutes=0.2)),
     ],
 )
 def test_a_lander_killed_at_any_boundary_leaves_each_event_once(
@@ -424,7 +425,8 @@ def test_a_lander_outlives_the_servers_it_works_with(servers: Servers, part: str
         events.put(30)  # by another producer, should Tansu have disowned the one before: what it held was never acknowledged
         wanted = len(events.places)
         assert wanted >= 60
-        assert within(60, lambda: process.committed >= wanted), (process.committed, wanted)
+        # What was acknowledged, that is: a producer that was not heard sends again, and both may have arrived.
+        assert within(60, lambda: process.committed >= wanted and missing(rows(endpoints), events) == {}), process.committed
     finally:
         servers_up(servers)
         done = process.finish()
@@ -432,7 +434,7 @@ def test_a_lander_outlives_the_servers_it_works_with(servers: Servers, part: str
     assert_exactly_once(endpoints, events)
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(30, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("seconds", [3, pytest.param(30, marks=pytest.mark.soak(minutes=1))])
 def test_a_frozen_object_store_is_waited_for(servers: Servers, within: Any, seconds: int) -> None:
     endpoints, events = servers.endpoints, Events(servers.endpoints)
     events.put(30)
@@ -445,7 +447,7 @@ def test_a_frozen_object_store_is_waited_for(servers: Servers, within: Any, seco
         time.sleep(seconds)
         servers.thaw("objects")
         events.put(30)
-        assert within(60, lambda: process.committed == 90), process.committed
+        assert within(60, lambda: process.committed >= 90 and missing(rows(endpoints), events) == {}), process.committed
     finally:
         servers.thaw("objects")
         process.finish()

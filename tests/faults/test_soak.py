@@ -32,9 +32,10 @@ from headrace.storage.tables import TableReader, TableWriter
 from headrace.storage.topics import TopicWriter
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=11)
 @pytest.mark.timeout(3600)
-def test_kills_for_ten_minutes_lose_nothing_and_double_nothing(home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kills_for_ten_minutes_lose_nothing_and_double_nothing(real_home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = real_home
     monkeypatch.setenv("HEADRACE_SETTINGS", home.env["HEADRACE_SETTINGS"])
     home.env["HEADRACE_TRAINING__RECIPE__RERANKER__BATCH"] = "4"
     dice = random.Random(5)
@@ -96,7 +97,7 @@ def account(servers: Servers, events: Events, landers: list[Lander], within: Any
     return f"{told}\nlanded after the broker was started anew: {landed}"
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=11)
 @pytest.mark.timeout(3600)
 def test_ten_minutes_of_kills_while_events_land(tmp_path: Path, within: Any) -> None:
     """Two landers follow, events keep coming, and every few seconds one of landers, broker and object store is killed."""

@@ -199,7 +199,7 @@ def test_a_store_that_does_not_answer_is_named(servers: Servers, tmp_path: Path)
     ("count", "patience"),
     [
         pytest.param(400, {"_GATHER_MS": (1, 500, 2_000), "_PACE_S": 0.2}, id="small"),
-        pytest.param(8_000, {}, marks=pytest.mark.soak, id="large"),
+        pytest.param(8_000, {}, marks=pytest.mark.soak(minutes=0.7), id="large"),
     ],
 )
 def test_a_partition_of_many_batches_is_read_though_the_broker_takes_its_time(

@@ -132,7 +132,7 @@ def cut(endpoints: Endpoints, name: str, server: str, request: str, side: str) -
         victim[0].killed()
 
 
-@pytest.mark.parametrize("cuts", [CUTS, pytest.param(OTHERS, marks=pytest.mark.soak)], ids=["some", "others"])
+@pytest.mark.parametrize("cuts", [CUTS, pytest.param(OTHERS, marks=pytest.mark.soak(minutes=0.7))], ids=["some", "others"])
 def test_upkeep_killed_at_any_boundary_loses_and_doubles_nothing_and_is_completed(
     endpoints: Endpoints, cuts: tuple[Cut, ...]
 ) -> None:

@@ -510,7 +510,7 @@ def test_commits_without_end_leave_few_files_snapshots_and_objects(endpoints: En
     assert sorted(offsets(again(table, endpoints))) == list(range(2 * commits))
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=1.5)
 def test_hundreds_of_commits_leave_few_files_snapshots_and_objects(table: TableWriter, endpoints: Endpoints) -> None:
     rules = Upkeep(every=25, merge=4, keep_s=1, keep_snapshots=5, history_s=0, grace_s=1)
     kept = again(table, endpoints)

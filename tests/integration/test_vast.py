@@ -97,7 +97,7 @@ def isolation(request: pytest.FixtureRequest) -> Isolation:
 OVER_HTTP = pytest.mark.parametrize("cluster", ["objects", "wire"], indirect=True)
 
 
-@pytest.fixture(params=["objects", pytest.param("wire", marks=pytest.mark.soak)])
+@pytest.fixture(params=["objects", pytest.param("wire", marks=pytest.mark.soak(minutes=0.02))])
 def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     engine = Engine(BUCKET)
     if request.param == "objects":
