@@ -59,7 +59,10 @@ class Second:
     def line(self) -> bytes:
         """The next line it says; empty once it has ended."""
         assert self._process.stdout is not None
-        return self._process.stdout.readline()
+        try:
+            return self._process.stdout.readline()
+        except ValueError:  # closed meanwhile: the block was left, by a Ctrl-C for one
+            return b""
 
     def died(self) -> Unavailable:
         """What to raise where it ended before its time."""

@@ -40,7 +40,7 @@ def test_commands_in_a_row_use_the_same_servers_until_they_are_ended(home: Home,
 
     # A query of no table and landing do without what they do not need.
     slow = {"torch", "transformers", "lancedb", "headrace.inference", "headrace.training", "headrace.models", "fontTools"}
-    where = {"HEADRACE_SETTINGS": home.env["HEADRACE_SETTINGS"], "HEADRACE_PLATFORM__IDLE_S": "120"}
+    where = {name: value for name, value in home.env.items() if name.startswith("HEADRACE_")}
     found = imported("sql", "select 1", "--home", str(home.path), **where)
     assert sorted(found & (slow | {"pyiceberg", "obstore", "confluent_kafka", "httpx", "requests", "pandas"})) == []
     assert "duckdb" in found
