@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import obstore
@@ -19,6 +21,16 @@ from headrace.platform.ports import choose_ports
 from headrace.platform.weed import start_weed
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.objects import connect
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[Servers]:
+    """Both servers, for the length of a block."""
+    servers = Servers(root)
+    try:
+        yield servers
+    finally:
+        servers.close()
 
 
 class Servers:

@@ -226,7 +226,7 @@ def outcome(parser: Parser, uri: str, data: bytes) -> str:
 
 
 # Of what costs a parser its life, one for each library is enough; the others do the same.
-SOAK = ("rows.docx", "comments.html", "table.html", "rows.csv")
+SOAK = ("rows.docx", "comments.html", "table.html", "rows.csv", "tables-deeper.docx")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.soak(minutes=0.1)) if n in SOAK else n for n in CORPUS])

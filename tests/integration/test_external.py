@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from servers import serving
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS
 from headrace.head.land import land
@@ -13,7 +14,6 @@ from headrace.inference.chunk import chunk
 from headrace.inference.parse import parse
 from headrace.inference.parsing.limits import Limits
 from headrace.inference.put import put
-from headrace.platform import EVERY_PART, open_platform
 from headrace.session import opened
 from headrace.settings import Settings
 from headrace.storage.meter import Meter
@@ -23,8 +23,9 @@ from headrace.storage.vectors import VectorWriter
 
 @pytest.fixture
 def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A platform of another home, and a headrace.toml that names it as if it were the user's own."""
-    with open_platform(Settings.load(home=tmp_path / "theirs"), parts=EVERY_PART - {"models"}) as theirs:
+    """Servers that somebody else runs, and a headrace.toml that names it as if it were the user's own."""
+    with serving(tmp_path / "theirs") as servers:
+        theirs = servers.endpoints
         properties = "\n".join(f'"{name}" = "{value}"' for name, value in theirs.catalog_properties.items())
         (tmp_path / "nfs").mkdir()
         (tmp_path / "headrace.toml").write_text(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from forgetting import METER, NOON, World, example, interaction, passage, verdict
 from rich.console import Console
+from servers import serving
 
 from headrace.catalog import FEEDBACK, INDEXES, INTERACTIONS, TURNS
 from headrace.errors import NotFound, WrongUsage
@@ -18,8 +19,6 @@ from headrace.explain.tree import answer_tree, event_tree
 from headrace.head.land import land
 from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
-from headrace.platform import open_platform
-from headrace.settings import Settings
 from headrace.storage.indexes import Generation, Indexes, IndexWriter
 from headrace.training.bound import barred, bound, parent_before
 
@@ -31,11 +30,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("lineage")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
-        with (
-            open_platform(Settings(home=folder / "home"), parts=frozenset({"objects", "head"})) as endpoints,
-            recorded("trace", folder / "runs") as run,
-        ):
-            yield World(endpoints, Runner(run, endpoints))
+        with serving(folder / "servers") as servers, recorded("trace", folder / "runs") as run:
+            yield World(servers.endpoints, Runner(run, servers.endpoints))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from servers import serving
 from words import words
 
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS, DOCUMENT_ROWS
@@ -25,7 +26,7 @@ from headrace.pipeline.batches import Threads, Work
 from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
 from headrace.pipeline.upkeep import upkeep
-from headrace.platform import open_platform
+from headrace.platform.address import brought, overlay
 from headrace.settings import Settings, Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
@@ -235,14 +236,10 @@ def test_writers_at_once_put_no_chunk_in_twice(vectors: VectorWriter, declared: 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     folder = tmp_path_factory.mktemp("retrieval")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, words() as served, serving(folder) as servers:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
-        home = folder / "home"
-        with (
-            words() as served,
-            open_platform(Settings(home=home, models=served.models)) as endpoints,
-            recorded("index", home) as run,
-        ):
+        endpoints = overlay(servers.endpoints, brought(Settings(home=folder, models=served.models)))
+        with recorded("index", folder) as run:
             yield Runner(run, endpoints)
 
 
@@ -255,7 +252,7 @@ def desk(runner: Runner) -> Desk:
 def kept(request: pytest.FixtureRequest) -> None:
     """The tables of the module's home are kept in order, so that its last test has as little to read as its first."""
     if "runner" in request.fixturenames:
-        request.getfixturevalue("runner").run(upkeep, settings=Upkeep(every=8), only_due=True)
+        request.getfixturevalue("runner").run(upkeep, settings=Upkeep(every=4, merge=4), only_due=True)
 
 
 @pytest.fixture
@@ -338,7 +335,9 @@ def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, desk
     assert (found(desk, shelf.tenant), len(found(desk, shelf.tenant, "hr"))) == ({}, 2)
 
 
-@pytest.mark.parametrize("way", ["bytes", "folder", "renamed", "gone and back"])
+@pytest.mark.parametrize(
+    "way", ["bytes", "renamed", "gone and back", pytest.param("folder", marks=pytest.mark.soak(minutes=0.2))]
+)
 def test_what_was_closed_a_moment_ago_is_not_opened_by_who_names_no_reader(
     runner: Runner, desk: Desk, shelf: Shelf, way: str
 ) -> None:
