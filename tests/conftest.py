@@ -41,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     box.addoption("--seed", default="", help="Which ones: another seed chooses others.")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order and choose: files stay together and stories in order; `--minutes` takes a part of what is left."""
     stories: dict[Path, list[pytest.Item]] = {}
