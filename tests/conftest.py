@@ -41,18 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     box.addoption("--seed", default="", help="Which ones: another seed chooses others.")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Order and choose: files stay together and stories in order; `--minutes` takes a part of what is left."""
+    """Order and choose: stories in the order of their file, small files last; `--minutes` takes a part of what is left."""
+    items.sort(key=lambda item: "unit" in item.path.parts)  # so that both processes end at about the same time
     stories: dict[Path, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("story"):
             stories.setdefault(item.path, []).append(item)
-        if not item.get_closest_marker("xdist_group"):
-            shared = "api" in getattr(item, "fixturenames", ())  # else each worker would have a `headrace up` of its own
-            item.add_marker(pytest.mark.xdist_group("api" if shared else item.path.stem))
-    # Small files last, so that both processes end at about the same time; the largest group first.
-    items.sort(key=lambda item: (_group(item) != "api", "unit" in item.path.parts))
     for steps in stories.values():  # in whatever order the others are, each step keeps its turn among its own
         places = sorted(items.index(step) for step in steps)
         for place, step in zip(places, sorted(steps, key=lambda step: step.location[1] or 0), strict=True):
@@ -61,10 +56,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = _within(items, minutes, config.getoption("--seed"))
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
-
-
-def _group(item: pytest.Item) -> str:
-    return str(next(item.iter_markers("xdist_group")).args[0])
 
 
 def _within(items: list[pytest.Item], minutes: float, seed: str) -> list[pytest.Item]:

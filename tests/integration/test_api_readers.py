@@ -9,7 +9,6 @@ import httpx
 import pytest
 from shell import run
 
-pytestmark = pytest.mark.xdist_group("api")
 QUESTION = "What does the bonus of the keeper depend on?"
 
 

@@ -17,7 +17,6 @@ from traffic import until
 
 from headrace.web import caller
 
-pytestmark = pytest.mark.xdist_group("api")
 PUMP = b"# The pump\n\nThe pump of the northern station was greased on day 12 by crew 7.\n"
 
 

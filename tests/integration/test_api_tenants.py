@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-pytestmark = pytest.mark.xdist_group("api")
 PHRASE = "The vault code of acme is heliotrope seventeen."
 QUESTION = "What is the vault code?"
 LONG = " ".join(

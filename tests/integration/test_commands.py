@@ -132,7 +132,6 @@ def test_an_up_whose_servers_cannot_be_kept_up_ends_with_an_error(home: Home, tm
         api.kill()
 
 
-@pytest.mark.xdist_group("api")
 def test_a_command_uses_the_servers_of_a_running_up(api: Api) -> None:
     before = state(api.home)
     (row,) = api.home.sql("select 1 as one")

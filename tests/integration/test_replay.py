@@ -22,7 +22,6 @@ from headrace.pipeline.run import runs
 if TYPE_CHECKING:
     from conftest import Home
 
-pytestmark = pytest.mark.xdist_group("api")
 THINGS = ("pump", "valve", "turbine", "sluice", "weir", "penstock")
 PLACES = ("northern", "southern", "upper", "lower")
 ASKED = ("On which day was the {} of the {} station greased", "When did they grease the {} at the {} station")

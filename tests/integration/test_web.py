@@ -10,7 +10,6 @@ import pytest
 from httpx_sse import ServerSentEvent, connect_sse
 from traffic import until
 
-pytestmark = pytest.mark.xdist_group("api")
 TENANT = "page-test"
 DOCUMENTS = {
     "backup.md": "# Backups\n\nNightly backups start at 02:00 UTC and are kept for 35 days.\n",
