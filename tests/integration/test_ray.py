@@ -167,8 +167,8 @@ def test_errors_of_batch_work_arrive_as_themselves(
     assert capfd.readouterr() == ("", "")
 
 
-# Two steps an epoch and one checkpoint.
-RECIPE = {"epochs": 4, "batch": 4, "negatives": 1, "max_tokens": 32, "checkpoint_steps": 4}
+# Two steps an epoch, long enough for a worker to be met at work, and one checkpoint in the middle.
+RECIPE = {"epochs": 100, "batch": 4, "negatives": 1, "max_tokens": 32, "most_steps": 200, "checkpoint_steps": 100}
 
 
 @pytest.fixture(scope="module")
@@ -222,12 +222,12 @@ def test_trains_the_same_weights_and_counts_the_same_bytes(
     here, there = load(local[1]), load(weights)
     assert here.keys() == there.keys()
     assert all(np.allclose(here[name], there[name], rtol=0, atol=1e-5) for name in here)
-    assert (done.steps, done.taken) == (8, 8)
+    assert (done.steps, done.taken) == (200, 200)
     assert done.last_loss == pytest.approx(local[0].last_loss, abs=1e-3)
     # Same operations on the same stores; a loss of other length in a checkpoint's list may cost a byte.
     assert [row[:-1] for row in moved(ledger)] == [row[:-1] for row in moved(local[2])]
     assert [row[-1] for row in moved(ledger)] == pytest.approx([row[-1] for row in moved(local[2])], rel=1e-6)
-    assert steps[-1] == (8, 8)
+    assert steps[-1] == (200, 200)
     assert {"raylet", "gcs_server"} <= listeners.keys()
     assert any("TrainWorker" in name for name in listeners)
     assert all(ip_address(ip).is_loopback for ips in listeners.values() for ip in ips), listeners
@@ -240,14 +240,14 @@ def test_a_killed_worker_goes_on_to_the_very_weights(
     killed: list[int] = []
 
     def report(done: int, of: int, loss: float) -> None:
-        if done >= 5 and not killed:
+        if done >= 101 and not killed:
             (worker,) = (p for p in psutil.Process().children(recursive=True) if "TrainWorker" in p.name())
             worker.kill()
             killed.append(done)
 
     done, weights, ledger = trained(on_ray[1], endpoints, job(dataset, "killed"), report)
     assert killed
-    assert (done.steps, done.taken) in ((8, 4), (8, 8)), "the checkpoint of step 4 was durable by then, or not"
+    assert (done.steps, done.taken) in ((200, 100), (200, 200)), "the checkpoint of step 100 was durable by then, or not"
     assert weights == local[1]
     (read,) = (row.ops for row in ledger.rows() if (row.store, row.direction) == ("datasets", "read"))
     assert read == 2  # by the worker that was killed, and by the one after it
@@ -311,7 +311,7 @@ def trained(
 
 
 def job(dataset: Dataset, prefix: str) -> Job:
-    return Job("reranker", RECIPE, dataset.files, prefix, threads=2)
+    return Job("reranker", RECIPE, dataset.files, prefix)
 
 
 def moved(ledger: Ledger) -> list[tuple[str, str, str, int, int]]:
