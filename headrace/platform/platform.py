@@ -185,13 +185,15 @@ def open_platform(settings: Settings, *, parts: frozenset[str] = EVERY_PART, end
 
 
 def down(settings: Settings, *, force: bool = False) -> State | None:
-    """End the embedded servers and wait until they are gone; returns what ran, or None if nothing did.
+    """End the embedded servers and wait until they are gone; returns what ran, or None if nothing did, or was ending already.
 
     Raises `Unavailable` where another command uses them, unless `force`, and where they do not end.
     """
     home = Home(settings.home)
     state = read_state(home)
     if state is None:
+        if home.running_lock.exists():
+            _await_end(home)
         return None
     lease = Lock(home.lease)
     # Commands share the lease; a supervisor that is ending already holds it alone.
@@ -212,12 +214,16 @@ def end(home: Home, state: State) -> None:
     """Ask a supervisor to end, and wait until it and its servers are gone. Raises `Unavailable` if they are not."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(state.supervisor.pid, signal.SIGTERM)
+    _await_end(home)
+
+
+def _await_end(home: Home) -> None:
+    """Wait until no supervisor and no server of a home is left. Raises `Unavailable` if they do not end."""
     running = Lock(home.running_lock)
     if not running.acquire(seconds=ENDING_SECONDS):
-        log = home.logs / "supervisor.log"
         raise Unavailable(
             f"The platform in {home.root} has been ending for {ENDING_SECONDS:.0f} s.",
-            hint=f"`kill -9 {state.supervisor.pid}` ends it, and its servers with it. Its log is {log}.",
+            hint=f"Look who holds it with `fuser {home.running_lock}`, and end that. Its log is {home.logs / 'supervisor.log'}.",
         )
     running.release()
 

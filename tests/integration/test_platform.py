@@ -312,7 +312,9 @@ def test_down_ends_what_no_command_uses(home: Path) -> None:
 def test_servers_end_with_a_block_that_says_so(home: Path) -> None:
     with open_platform(settings(home, LONG_S), parts=PARTS, ends=True), open_platform(settings(home, LONG_S), parts=PARTS):
         pass
-    assert within(20, lambda: gone(home))
+    assert within(20, lambda: running(settings(home)) is None)
+    assert down(settings(home)) is None
+    assert gone(home), "what is ending already is waited for"
 
 
 def test_commands_in_a_row_never_meet_an_ending_platform(home: Path) -> None:
