@@ -258,7 +258,8 @@ def test_the_champion_is_served_without_a_restart(server: Server, storage: Endpo
         assert np.abs(np.array(ranking.logits) - logits(first)).max() < 1e-4
         pointer = len(writer.get("reranker/champion.json"))
         files = sum(info.bytes for info in writer.list("reranker/v000001/"))
-        assert moved(ranking.storage) == pointer + files
+        looks, rest = divmod(moved(ranking.storage) - files, pointer)  # each look at the pointer reads it whole
+        assert (looks >= 1, rest) == (True, 0)
         looked: list[int] = []
         until(15, lambda: looked.append(moved(rank().storage)) or looked[-1], lambda: looked)
         assert looked[-1] == pointer, "another look reads the pointer and no more"
@@ -340,7 +341,10 @@ def logits(folder: Path) -> Any:
 
 def test_a_second_answer_reuses_the_prefix_and_is_the_same(server: Server, storage: Endpoints) -> None:
     plain = ask(server, cache=False)
-    assert (plain.reused_tokens, [entry for entry in plain.storage if entry["bytes"]]) == (0, [])
+    assert (plain.reused_tokens, [entry for entry in plain.storage if entry["store"] == KV_CACHE.name and entry["bytes"]]) == (
+        0,
+        [],
+    )
     first = ask(server, tenant="prefix")
     second = ask(server, tenant="prefix")
     assert first.reused_tokens == 0
@@ -351,7 +355,8 @@ def test_a_second_answer_reuses_the_prefix_and_is_the_same(server: Server, stora
     assert ask(server, tenant="another").reused_tokens == 0
     size = sum(path.stat().st_size for path in (storage.files_dir / KV_CACHE.name / "prefix").rglob("*.safetensors"))
     wrote, read = (
-        {entry["direction"]: entry["bytes"] for entry in answer.storage if entry["bytes"]} for answer in (first, second)
+        {entry["direction"]: entry["bytes"] for entry in answer.storage if entry["store"] == KV_CACHE.name and entry["bytes"]}
+        for answer in (first, second)
     )
     assert (wrote, read) == ({"write": size}, {"read": size})
 
