@@ -34,6 +34,7 @@ from headrace.storage.meter import Meter
 from headrace.storage.records import batch
 from headrace.storage.tables import TableReader
 from headrace.storage.vectors import VectorReader, VectorWriter
+from headrace.storage.vectors_purge import VectorPurger
 
 METER = Meter(Ledger(), "test")
 SETTINGS = Settings.model_fields["inference"].default
@@ -205,6 +206,27 @@ def test_upkeep_is_due_when_rows_wait_and_is_no_pause_for_searches(vectors: Vect
     assert missed == 0
     assert not vectors.due()
     assert vectors.count() == 1000
+
+
+def test_a_passage_that_is_purged_is_in_no_file_of_the_index(
+    vectors: VectorWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was one row of many in its fragment, which LanceDB itself leaves as it is."""
+    monkeypatch.setattr("headrace.storage.vectors_purge._FOLLOWED_S", 0.0)  # nobody searches meanwhile
+    rows = [chunk(f"stays {n}", "acme", [], document=f"d{n}", text=f"the weir number {n}") for n in range(40)]
+    vectors.upsert(batch(CHUNKS.columns, [*rows, chunk("goes", "acme", [], "secret", text="the zanzibarquux turns")]))
+    vectors.build()
+
+    def holding() -> list[Path]:
+        return [path for path in (tmp_path / "index").rglob("*") if path.is_file() and b"zanzibarquux" in path.read_bytes()]
+
+    assert holding() != []
+    vectors.delete("secret")
+    assert VectorPurger(CHUNKS, vectors._endpoints, METER).purge() == 40
+    assert holding() == []
+    held = VectorReader(CHUNKS, vectors._endpoints, METER)
+    assert sorted(held.held()["chunk_id"].to_pylist()) == sorted(row["chunk_id"] for row in rows)
+    assert [hit.chunk_id for hit in held.fulltext("17", tenant="acme", most=5)] == ["stays 17"]
 
 
 @pytest.mark.parametrize("declared", [True, False])
