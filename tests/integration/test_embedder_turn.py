@@ -85,7 +85,7 @@ def session(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]
             tenant=TENANT,
             training=training,
             inference=Inference(least_similarity=LEAST),
-            models=Models(threads=1),
+            models=Models(threads=1, exact=True),  # so that a text embedded again is the same, whatever it is embedded beside
         )
         with open_platform(settings) as endpoints, recorded("turn", settings.home) as run:
             wait_ready(endpoints.embedder, 120)
