@@ -7,6 +7,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requir
 LOCKS := locks/base.txt locks/torch-cpu.txt locks/torch-cuda.txt locks/generator.txt
 
 PYTEST := $(BIN)/python -m pytest
+# Tests start hundreds of processes; where bytecode is not kept, each compiles every module anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install install-dev install-vast install-postgresql demo check unit test soak bench lint format lock clean
 
@@ -43,7 +45,7 @@ check: install-dev
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint unit
 
 unit: install-dev
-	@$(PYTEST) tests/unit --durations 10
+	@$(PYTEST) tests/unit -n 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 test: install-dev
 	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --durations 10 $(if $(K),-k "$(K)")
