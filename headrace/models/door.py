@@ -22,7 +22,7 @@ from headrace.errors import (
     WrongUsage,
 )
 from headrace.models import wire
-from headrace.models.http import LEFT, read_body, replay, told
+from headrace.models.http import LEFT, ambiguous, method_of, read_body, replay, told
 
 log = logging.getLogger("headrace.models")
 
@@ -85,7 +85,7 @@ class Door:
             await send(message)
 
         try:
-            answer = self._refuse_stranger(scope)
+            answer = ambiguous(scope) or self._refuse_stranger(scope)
             if answer is None:
                 body = await read_body(receive, wire.BODY_BYTES_MAX)
                 if body is None:
@@ -99,8 +99,8 @@ class Door:
         finally:
             seconds = time.perf_counter() - started
             self._metrics.count(route, status, seconds)
-            if route not in _OPEN:
-                log.info("%s %s %d in %.3f s", scope["method"], route, status, seconds)
+            if route not in _OPEN and status != 401:  # strangers are counted: they must not fill the log
+                log.info("%s %s %d in %.3f s", method_of(scope), route, status, seconds)
 
     def _refuse_stranger(self, scope: Scope) -> Response | None:
         if scope["path"] in _OPEN:

@@ -6,9 +6,10 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 LEFT = 499
 """What nginx logs for a client that left before it was answered."""
 
@@ -27,6 +28,24 @@ def told(status: int, message: str, code: str, *, param: str | None = None, retr
     if status in (429, 503):
         headers["Retry-After"] = str(max(1, round(retry_s + 0.499)))
     return JSONResponse(error_body(status, message, code, param) | beside, status, headers)
+
+
+def method_of(scope: Scope) -> str:
+    """A request's method as labels and logs name it: anybody may send any word as one, and each would be kept."""
+    method: str = scope["method"]
+    return method if method in _METHODS else "other"
+
+
+def ambiguous(scope: Scope) -> JSONResponse | None:
+    """The answer to a request that a proxy in front may have read otherwise than we do, if it is one."""
+    names = [name for name, _ in scope["headers"]]
+    if b"content-length" in names and b"transfer-encoding" in names:
+        answer = told(400, "The request has Content-Length and Transfer-Encoding. Send one of them.", "ambiguous_request")
+        answer.headers["Connection"] = "close"  # RFC 9112, 6.1: what follows may not be a request
+        return answer
+    if names.count(b"authorization") > 1:
+        return told(400, "The request has more than one Authorization header. Send one.", "ambiguous_request")
+    return None
 
 
 async def read_body(receive: Receive, most: int) -> bytes | None:

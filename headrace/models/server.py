@@ -62,27 +62,18 @@ def _settle_libraries(threads: str) -> None:
 
 
 def _serve(listener: socket.socket, key: str, cache: Path, threads: int, *, exact: bool) -> None:
-    import uvicorn
-
+    from headrace.models import connections
     from headrace.models.api import create
     from headrace.models.hosted import EndpointsFile, Models
 
-    class Server(uvicorn.Server):
+    class Server(connections.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             models.stop()  # else uvicorn would wait for answers that nobody will read
             super().handle_exit(sig, frame)
 
     file = os.environ.get("HEADRACE_ENDPOINTS_FILE", "")
     models = Models(EndpointsFile(Path(file) if file else None), cache, threads, exact)
-    config = uvicorn.Config(
-        create(models, key=key),
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=120,
-        timeout_graceful_shutdown=2,
-    )
+    config = connections.config(create(models, key=key), keep_alive_s=120, grace_s=2, log_level="error")
     Server(config).run([listener])
     _leave()
 

@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-import uvicorn
 from fastapi import FastAPI
 
 from headrace.errors import WrongUsage
+from headrace.models import connections
 from headrace.web.service import Service
 
 _GRACE_S = 2
@@ -26,22 +26,14 @@ def serve(app: FastAPI, port: int, *, ended: Callable[[], bool] = lambda: False)
     """
     service: Service = app.state.service
 
-    class Server(uvicorn.Server):
+    class Server(connections.Server):
         # Uvicorn would raise the signal again once it has stopped; here stopping is all that was asked for.
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             service.stop()
             self.force_exit = self.should_exit
             self.should_exit = True
 
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
+    config = connections.config(app, keep_alive_s=30, grace_s=_GRACE_S, log_level="critical")
     with bound(port) as listening:
         # A command line ends on SIGPIPE; a server must outlive a browser that goes away in mid-answer.
         before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -1,0 +1,216 @@
+"""What our two HTTP servers do with connections before there is a request: how many, for how long, and what is said of trouble.
+
+Nothing here needs a key, so anybody who can reach the port can try it: a connection that sends no whole request head within ten
+seconds is closed, one whose answer is not read for a minute too, and where there is no room for another, the one that has waited
+longest without a request goes. Whoever holds many half-open connections thus keeps nobody out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from headrace.models.http import error_body
+
+HEAD_S = 10.0
+"""Seconds in which the head of a request must have come, and the rest of a body that nobody reads any more."""
+STALLED_S = 60.0
+"""Seconds for which an answer may wait to be read."""
+IN_ALL = 1_024
+OF_ONE = 512
+"""Connections at once, and of one address. A proxy is one address."""
+_SPARE = 512  # descriptors for what is no connection: storage, models, files
+_QUIET_S = 60.0
+
+log = logging.getLogger("headrace.http")
+
+
+def raise_descriptors() -> int:
+    """Raise the soft limit on open files to the hard one; returns what holds now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError):  # a hard limit above what the kernel allows by now
+            return soft
+    return hard
+
+
+def most_connections(descriptors: int) -> tuple[int, int]:
+    """How many connections there may be in all and of one address, with so many descriptors."""
+    in_all = IN_ALL if descriptors < 0 else min(IN_ALL, max(descriptors - _SPARE, descriptors // 4))
+    return in_all, min(OF_ONE, max(1, in_all // 2))
+
+
+class Complaints:
+    """An event loop's exception handler that says each kind of trouble once a minute, in a line, and how often it came."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._said: dict[str, tuple[float, int]] = {}  # when last, and how often since
+
+    def __call__(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        kind = f"{context.get('message') or 'trouble'}: {_named(error)}" if error else str(context.get("message") or "trouble")
+        now = self._clock()
+        since, times = self._said.get(kind, (now - _QUIET_S, 0))
+        if now - since < _QUIET_S:
+            self._said[kind] = (since, times + 1)
+            return
+        if len(self._said) >= 100:  # kinds are few; should a message hold something that changes, it is still bounded
+            self._said.clear()
+        self._said[kind] = (now, 0)
+        log.error("%s%s", kind, f" ({times:,} more in the minute before)" if times else "")
+        log.debug("", exc_info=error)
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) and error.strerror else type(error).__name__
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server whose event loop does not repeat itself."""
+
+    async def serve(self, sockets: Any = None) -> None:
+        """Serve until told to stop."""
+        asyncio.get_running_loop().set_exception_handler(Complaints())
+        await super().serve(sockets)
+
+
+def config(app: Any, *, keep_alive_s: int, grace_s: int, log_level: str) -> uvicorn.Config:
+    """How both servers are served. Raises the limit on open files of this process."""
+    in_all, of_one = most_connections(raise_descriptors())
+
+    class Bounded(Connection):
+        most_in_all, most_of_one = in_all, of_one
+
+    return uvicorn.Config(
+        app,
+        http=Bounded,
+        log_config=None,
+        log_level=log_level,
+        access_log=False,
+        server_header=False,
+        backlog=128,  # asyncio tries as many accepts in a row, and complains of each where no descriptor is left
+        timeout_keep_alive=keep_alive_s,
+        timeout_graceful_shutdown=grace_s,
+    )
+
+
+class Connection(H11Protocol):
+    """One connection, watched as the module says."""
+
+    most_in_all, most_of_one = IN_ALL, OF_ONE
+    _deadline: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+    _asked = False  # whether anything came since the last answer
+    _since = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take it in, or turn somebody out for it."""
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        self._make_room()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop watching."""
+        self._unwatch()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Go on with what came."""
+        self._asked = True
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        self._since = self.loop.time()
+        self._asked = False
+        super().on_response_complete()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        """The other side does not read: it has a minute to go on."""
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(STALLED_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    @property
+    def _idle(self) -> bool:
+        """Whether no request is under way."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch(self) -> None:
+        """Have a deadline while half a head, or the rest of a body that was answered already, is on its way."""
+        state = self.conn.their_state
+        begun = self._asked and bool(self.conn.trailing_data[0])
+        first = self.cycle is None
+        waiting = (state is h11.IDLE and (first or begun)) or (state is h11.SEND_BODY and self._idle and not first)
+        if not waiting or self.transport.is_closing():
+            self._unwatch()
+            if self._idle and not first and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+                # What came was no request, and uvicorn has stopped its own clock for it.
+                self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_S, self._late)
+
+    def _unwatch(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _late(self) -> None:
+        self._deadline = None
+        if self.transport.is_closing() or not self._idle:
+            return
+        if self.cycle is None and self._asked:
+            self._end(408, f"The request did not come within {HEAD_S:.0f} s. Send it faster.", "timeout")
+        else:
+            self.transport.abort()
+
+    def _make_room(self) -> None:
+        """Where there are too many, close the one that has waited longest without a request; if all have one, this."""
+        mine = self.client[0] if self.client else ""
+        own = [other for other in self.connections if isinstance(other, Connection) and (other.client or ("",))[0] == mine]
+        for crowd, most in ((own, self.most_of_one), (list(self.connections), self.most_in_all)):
+            if len(crowd) <= most:
+                continue
+            idle = [o for o in crowd if isinstance(o, Connection) and o is not self and o._idle and not o.transport.is_closing()]
+            if not idle:
+                self._end(503, "As many connections are open as this server takes. Come back in a moment.", "overloaded")
+                return
+            first = min(idle, key=lambda other: other._since)
+            first.transport.abort()
+            self.connections.discard(first)
+
+    def _end(self, status: int, message: str, code: str) -> None:
+        """Say why, as our errors are said, and close."""
+        body = json.dumps(error_body(status, message, code)).encode()
+        head = [
+            f"HTTP/1.1 {status} {'Request Timeout' if status == 408 else 'Service Unavailable'}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+            "connection: close",
+            *(["retry-after: 2"] if status == 503 else []),
+        ]
+        self.transport.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+        self.transport.close()
