@@ -44,7 +44,7 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
     before = runner.run(proved, subject=subject)
     _land(runner)
     if subject.kind != USER and runner.run(stands, subject=subject):
-        runner.run(deliver.delete, tenant=subject.tenant, uri=subject.name, source=None)
+        runner.run(deliver.delete, tenant=subject.tenant, uri=subject.name, versions=())
         _land(runner)
     found = _find(runner, subject, journal)
     if not found and not journal.attempts:

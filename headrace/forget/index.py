@@ -20,7 +20,7 @@ from headrace.storage.vectors_purge import VectorPurger
 @stage("Says whether a document's newest event still puts it.")
 def stands(events: Annotated[TableReader, DOCUMENT_EVENT_ROWS], subject: Subject) -> bool:
     """Whether its owners must still be told that it is gone."""
-    where = f"tenant = {quoted(subject.tenant)} AND uri = {quoted(subject.name)}"
+    where = f"tenant = {quoted(subject.tenant)} AND uri IN ({', '.join(map(quoted, subject.uris))})"
     rows = events.read(("kind", "topic", "partition", "offset"), where)
     newest = rows.sort_by([(name, "descending") for name in ("topic", "partition", "offset")]).slice(0, 1).to_pylist()
     return bool(newest) and newest[0]["kind"] != "delete"

@@ -75,7 +75,7 @@ def find_document(
     mine = f"document_id = {quoted(subject.document_id)}"
     versions = _rows(documents, _with_words, mine)
     split = _rows(chunks, _every, mine)
-    put = _rows(events, _every, f"{of_tenant} AND uri = {quoted(subject.name)}")
+    put = _rows(events, _every, f"{of_tenant} AND uri IN ({', '.join(map(quoted, subject.uris))})")
     described = [row for row in put if _has_words(row, _EVENT_WORDS)]
     for row in put:
         journal.see(row["at"], place(row))
@@ -150,7 +150,7 @@ def strike_document(
         return pc.equal(rows["document_id"], subject.document_id)
 
     def described(rows: pa.RecordBatch) -> pa.BooleanArray:
-        named = pc.and_(pc.equal(rows["tenant"], subject.tenant), pc.equal(rows["uri"], subject.name))
+        named = pc.and_(pc.equal(rows["tenant"], subject.tenant), pc.is_in(rows["uri"], pa.array(subject.uris)))
         return pc.and_(named, _words(rows, _EVENT_WORDS))
 
     def spoken(rows: pa.RecordBatch) -> pa.BooleanArray:

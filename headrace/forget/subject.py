@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,11 @@ class Subject:
     def document_id(self) -> str:
         """The document across its versions; empty for a user."""
         return document_id(self.tenant, self.name) if self.kind == DOCUMENT else ""
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """The document's name as events may have it: before they are parsed they bear either of Unicode's two forms."""
+        return tuple(sorted({self.name, unicodedata.normalize("NFD", self.name)}))
 
     def as_dict(self) -> dict[str, str]:
         """The subject as journal and proof name it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
@@ -45,21 +45,21 @@ def put(
     return _announced(events, tenant, uri, kind="put", sha256=sha256, size=len(data), readers=readers)
 
 
-@stage("Takes a document back: announces that, and deletes its source where no other document has the same.", phase=AHEAD)
+@stage("Takes a document back: announces that, and deletes its sources where no other document has the same.", phase=AHEAD)
 def delete(
     sources: Annotated[ObjectWriter, DOCUMENTS],
     events: Annotated[TopicWriter, DOCUMENT_EVENTS],
     tenant: str,
     uri: str,
-    source: str | None,
+    versions: Collection[str],
 ) -> Announced:
-    """Announce that a document is gone, then delete the source named by its hash, if it is named.
+    """Announce that a document is gone, then delete the sources named by their hashes, those of its earlier versions too.
 
     Should it be put again, those may read it who might before, unless others are named.
     """
     announced = _announced(events, tenant, uri, kind="delete", sha256="", size=0, readers=None)
-    if source:
-        sources.delete(object_key(tenant, source))
+    for version in sorted(versions):
+        sources.delete(object_key(tenant, version))
     return announced
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -24,7 +24,7 @@ from headrace.storage.indexes import Generation
 from headrace.storage.tables import TableReader
 from headrace.storage.vectors import VectorWriter, columns
 
-_BATCH_ROWS = 64
+_BATCH_ROWS = 32  # and four such are on their way at once: so much has to end before a pass gives way
 _UPSERT_ROWS = 1024
 _DONORS_AT_ONCE = 100  # documents whose embeddings are in memory
 
@@ -34,13 +34,14 @@ class Embedded:
     """How many chunks were embedded, and how many documents' old chunks went out.
 
     `reused` chunks have the text of one that was embedded before: of a file's other version, or of the same file by another
-    name. `reopened` documents got other readers.
+    name. `reopened` documents got other readers. `unfinished` are documents with chunks that are left for another pass.
     """
 
     chunks: int
     retired: int
     reused: int = 0
     reopened: int = 0
+    unfinished: frozenset[str] = frozenset()
 
     @property
     def changed(self) -> bool:
@@ -79,6 +80,7 @@ def embed(
     bars: Bars,
     embedder: ModelEndpoint,
     into: Generation | None = None,
+    gives_way: Callable[[Collection[str]], bool] | None = None,
 ) -> Embedded:
     """Embed every chunk that answers and is not in a generation of the vector store yet, then take out what no longer answers.
 
@@ -86,6 +88,10 @@ def embed(
     versions go in before old ones go out: there is no moment at which neither answers. Who may read a chunk is what the
     documents table says of its document now, whatever it said when the chunk was cut or when this pass began: of two passes at
     once, neither undoes what the other knew better.
+
+    Tenants take turns, a batch each. Where `gives_way` is given, a pass ends after a round of turns in which one tenant got all
+    of its own in and others did not, or after which `gives_way`, called with the tenants that still wait, says so; the rest is
+    left for another pass. A document's old version answers until its new one is in as a whole.
     """
     number, width = (into.number, into.width) if into else (1, DIMENSIONS)
     vectors = vectors.of(number)
@@ -98,7 +104,8 @@ def embed(
     missing, reused = _reuse(vectors, missing, held, documents)
     waiting: list[pa.RecordBatch] = []
     done = 0
-    finished = batches.map(_sliced(missing), Embed, embedder, width)
+    turns = Turns(missing, gives_way)
+    finished = batches.map(turns, Embed, embedder, width)
     for rows in bars.track(finished, "embed", total=missing.num_rows, of="chunks", size=True):
         waiting.append(rows)
         done += rows.num_rows
@@ -107,12 +114,13 @@ def embed(
             waiting = []
     if waiting:
         _insert(vectors, pa.Table.from_batches(waiting), documents)
+    unfinished = turns.left()
     retired = 0
     pairs = zip(held["document_id"].to_pylist(), held["version"].to_pylist(), strict=True)
-    for document_id in sorted({d for d, version in pairs if answering.get(d) != version}):
+    for document_id in sorted({d for d, version in pairs if answering.get(d) != version} - unfinished):
         vectors.delete(document_id, but_version=answering.get(document_id, ""))
         retired += 1
-    return Embedded(done, retired, reused, reopened)
+    return Embedded(done, retired, reused, reopened, unfinished)
 
 
 def _until_it_stands(documents: TableReader) -> Iterator[tuple[dict[str, str], dict[str, tuple[str, ...]]]]:
@@ -206,7 +214,33 @@ def _reuse(vectors: VectorWriter, missing: pa.Table, held: pa.Table, documents: 
     return missing, count
 
 
-def _sliced(table: pa.Table) -> Iterator[pa.RecordBatch]:
-    for rows in table.to_batches(max_chunksize=_BATCH_ROWS):
-        if rows.num_rows:
-            yield rows
+class Turns:
+    """The batches of chunks to embed, each of one tenant, the tenants in turn: those with the fewest chunks first.
+
+    Within a tenant the order is that of `missing`. See `embed` for when it ends early; `left` then says which documents have
+    chunks that were in no batch.
+    """
+
+    def __init__(self, missing: pa.Table, gives_way: Callable[[Collection[str]], bool] | None = None) -> None:
+        self._gives_way = gives_way
+        names = pc.unique(missing["tenant"]).to_pylist()
+        parts = {tenant: missing.filter(pc.equal(missing["tenant"], tenant)) for tenant in names}
+        ordered = sorted(parts.items(), key=lambda part: (part[1].num_rows, part[0]))
+        self._waiting = {tenant: deque(part.combine_chunks().to_batches(max_chunksize=_BATCH_ROWS)) for tenant, part in ordered}
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        while self._waiting:
+            before = len(self._waiting)
+            for tenant in list(self._waiting):  # a round is made whole: nobody is kept out by those who come all the time
+                yield self._waiting[tenant].popleft()
+                if not self._waiting[tenant]:
+                    del self._waiting[tenant]
+            if self._gives_way is not None and self._waiting:
+                if len(self._waiting) < before or self._gives_way(self._waiting.keys()):
+                    return
+
+    def left(self) -> frozenset[str]:
+        """Documents of which a chunk was in no batch."""
+        return frozenset(
+            name for batches in self._waiting.values() for rows in batches for name in rows.column("document_id").to_pylist()
+        )

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from headrace.catalog import FEEDBACK
+from headrace.errors import WrongUsage
 from headrace.inference.retrieve import ASKED
 from headrace.pipeline.stage import stage
 from headrace.storage.topics import TopicWriter
+
+REASON_CHARACTERS = 1_000
+CORRECTION_CHARACTERS = 4_000
 
 
 @dataclass(frozen=True)
 class Verdict:
     """Thumbs up or down on an answer, or on one of its passages (`chunk_id`).
 
-    `consent` says whether its user lets it be trained on, `None` where nobody asked.
+    `consent` says whether its user lets it be trained on, `None` where nobody asked. Raises `WrongUsage` where a text is longer
+    than is taken, or no text.
     """
 
     answer_id: str
@@ -31,6 +38,22 @@ class Verdict:
     simulated: bool = False
     consent: bool | None = None
     verdict_id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
+
+    def __post_init__(self) -> None:
+        for what, text, most in (
+            ("reason", self.reason, REASON_CHARACTERS),
+            ("correction", self.correction, CORRECTION_CHARACTERS),
+        ):
+            if len(text) > most:
+                raise WrongUsage(f"The {what} has {len(text):,} characters.", hint=f"At most {most:,} are taken: shorten it.")
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise WrongUsage(f"The {what} is not Unicode text.", hint="Send it as UTF-8.")
+
+
+def repeated_id(key: str, given: dict[str, Any]) -> str:
+    """The id of a verdict that its sender may send again under the same key: the same for the same key and the same verdict."""
+    said = json.dumps([key, given], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 @stage("Records each user's verdict on the head.", phase=ASKED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.inference.parser import Parsed, Parser
 from headrace.inference.parsing.limits import Limits
-from headrace.inference.put import AHEAD, object_key
+from headrace.inference.put import AHEAD, composed, object_key
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.stage import stage
 from headrace.storage.objects import ObjectReader
@@ -42,15 +43,17 @@ class Failure:
 
 @dataclass(frozen=True)
 class ParsedDocuments:
-    """How many documents were parsed and deleted, and those that could not be read."""
+    """How many documents were parsed and deleted, those that could not be read, and how many events are left for another pass."""
 
     parsed: int
     deleted: int
     failed: tuple[Failure, ...]
+    left: int = 0
 
     def __add__(self, other: ParsedDocuments) -> ParsedDocuments:
         """What two passes did together."""
-        return ParsedDocuments(self.parsed + other.parsed, self.deleted + other.deleted, self.failed + other.failed)
+        failed = self.failed + other.failed
+        return ParsedDocuments(self.parsed + other.parsed, self.deleted + other.deleted, failed, self.left + other.left)
 
 
 @stage("Parses each announced document into text, or records why it has none.", phase=AHEAD)
@@ -60,8 +63,11 @@ def parse(
     documents: Annotated[TableWriter, DOCUMENT_ROWS],
     bars: Bars,
     limits: Limits,
+    seconds: float | None = None,
 ) -> ParsedDocuments:
     """Parse every landed event that the documents table has not taken in; rows and the offset reached go in one commit.
+
+    After so many `seconds` the rest is left for another pass: what is parsed by then need not wait for it.
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
     """
@@ -71,6 +77,8 @@ def parse(
     done: list[dict[str, Any]] = []
     counts = {"parsed": 0, "deleted": 0}
     failed: list[Failure] = []
+    left = 0
+    started = time.monotonic()
     newest = _newest(documents) if new else {}
 
     def commit() -> None:
@@ -82,8 +90,12 @@ def parse(
         done.clear()
 
     with Parser(limits) as parser:
-        for event in bars.track(new, "parse", total=len(new), of="documents"):
+        for number, event in enumerate(bars.track(new, "parse", total=len(new), of="documents")):
+            if seconds is not None and time.monotonic() - started > seconds:
+                left = len(new) - number
+                break
             position[place(event)] = event["offset"] + 1
+            event["uri"] = _name_of(event, newest)
             if event["readers"] is None:  # it leaves them as the events before it have them
                 before = newest.get(document_id(event["tenant"], event["uri"]))
                 event["readers"] = before["readers"] if before else []
@@ -99,7 +111,15 @@ def parse(
             if len(done) >= _COMMIT_ROWS or sum(len(d["text"]) for d in done) > _COMMIT_CHARS:
                 commit()
     commit()
-    return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed))
+    return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed), left)
+
+
+def _name_of(event: Mapping[str, Any], newest: Mapping[str, Mapping[str, Any]]) -> str:
+    """The document's name in form NFC; one that was taken in otherwise, before names were composed, is deleted as it is."""
+    given: str = event["uri"]
+    standing = newest.get(document_id(event["tenant"], given))
+    stands = standing is not None and standing["status"] != "deleted"
+    return given if event["kind"] == "delete" and stands else composed(given)
 
 
 def place(row: Mapping[str, Any]) -> str:
@@ -186,6 +206,6 @@ def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[s
         raise
     except Exception as error:  # it is this document's alone: the others must not wait for somebody to see to it
         log.exception("%s could not be parsed", row["document_id"])
-        return {**row, "status": "failed", "reason": f"it could not be parsed: {type(error).__name__}: {error}"}
+        return {**row, "status": "failed", "reason": f"it could not be parsed ({type(error).__name__})"}
     parts = [{"start": part.start, "place": part.place} for part in parsed.parts] or None
     return {**row, "status": "parsed", "media": parsed.media, "title": parsed.title, "text": parsed.text, "parts": parts}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,15 +76,24 @@ def index_documents(
     return Indexed(was_put, sum(before, start=parsed), chunked, embedded, built, time.perf_counter() - started)
 
 
-def catch_up(runner: Runner, settings: Inference) -> Iterator[Any]:
-    """Bring the index up to date with everything that is on the head; yields what each stage did, so a caller may end between."""
+def catch_up(
+    runner: Runner,
+    settings: Inference,
+    *,
+    gives_way: Callable[[Collection[str]], bool] | None = None,
+    parse_s: float | None = None,
+) -> Iterator[Any]:
+    """Bring the index up to date with everything that is on the head; yields what each stage did, so a caller may end between.
+
+    With `gives_way` (as in `embed`) and `parse_s` (as in `parse`) a pass may leave something for another.
+    """
     landed = runner.run(land)
     landed.require(DOCUMENT_EVENTS)
     yield landed
-    yield runner.run(parse, limits=Limits.of(settings))
+    yield runner.run(parse, limits=Limits.of(settings), seconds=parse_s)
     embedder = runner.endpoints.embedder
     into = runner.run(serving, window=settings.chunk_tokens, embedder=embedder)
-    filling = fill(runner, into)
+    filling = fill(runner, into, gives_way)
     yield next(filling)
     embedded = next(filling)
     yield embedded
@@ -96,13 +105,13 @@ def catch_up(runner: Runner, settings: Inference) -> Iterator[Any]:
     yield built
 
 
-def fill(runner: Runner, into: Generation) -> Iterator[Any]:
+def fill(runner: Runner, into: Generation, gives_way: Callable[[Collection[str]], bool] | None = None) -> Iterator[Any]:
     """Bring one generation of the index up to date with the documents table; yields what each stage did.
 
     Raises `BadSettings` where the embedder that made it cannot be asked.
     """
     yield runner.run(chunk, window=into.window, generation=into.number)
-    yield runner.run(embed, embedder=maker(runner.endpoints.embedder, into.embedder), into=into)
+    yield runner.run(embed, embedder=maker(runner.endpoints.embedder, into.embedder), into=into, gives_way=gives_way)
     yield runner.run(index, into=into)
 
 

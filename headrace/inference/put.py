@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -187,6 +188,7 @@ def _found(paths: Iterable[Path]) -> tuple[list[Found], set[str]]:
     """Every file below the paths once, and those folders of which nothing is missing and something is there."""
     files: dict[Path, Found] = {}
     owners: dict[str, Path] = {}
+    called: dict[str, Path] = {}
     whole = set()
     for path in paths:
         root = path.resolve()
@@ -201,6 +203,11 @@ def _found(paths: Iterable[Path]) -> tuple[list[Found], set[str]]:
         if source is not None and found and not any(file.is_dir() for file, _ in found):
             whole.add(source)
         for file, uri in found:
+            if (other := called.setdefault(uri, file)) != file:
+                raise WrongUsage(
+                    f"{other} and {file} would both be called {uri}, and one would replace the other.",
+                    hint="Their names differ in how letters with accents are written: rename or remove one.",
+                )
             files.setdefault(file, Found(file, uri, source))
     return list(files.values()), whole
 
@@ -249,6 +256,11 @@ def _uri(root: Path, file: Path) -> str:
     return _text(f"{root.name}/{file.relative_to(root).as_posix()}")
 
 
+def composed(name: str) -> str:
+    """A document's name in Unicode's form NFC: systems write the same letters in two ways, and they are one name."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _text(name: str) -> str:
     """A file name that is not UTF-8 as text that is."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return composed(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
