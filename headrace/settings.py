@@ -202,7 +202,7 @@ class Limits(Section):
     documents: int = Field(default=100_000, ge=0)
     """Documents stored."""
     stored_bytes: int = Field(default=50 << 30, ge=0)
-    """Bytes of documents stored, as they were put."""
+    """Bytes of documents stored, as they were put, those of earlier versions too."""
     kv_cache_bytes: int = Field(default=1 << 30, ge=0)
     """Bytes of the KV cache, within `files.kv_cache_bytes`."""
 

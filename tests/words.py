@@ -24,12 +24,13 @@ class Words(ThreadingHTTPServer):
     A chat quotes the sentence of the prompt's passages that has most words of the question. Each request for embeddings of
     passages takes `delay` seconds longer, and one of several passages waits while the `gate` is shut; each word of an answer
     takes `pause` seconds. `batches` counts requests of several passages, `chats` are the bodies that were sent, and `left` counts
-    the answers that were not waited for.
+    the answers that were not waited for. While it `fails`, chats are answered with 500.
     """
 
     daemon_threads = True
     delay = 0.0
     pause = 0.0
+    fails = False
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -87,6 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/ranking"):
             return self.answer(404, {"error": {"message": "no champion yet", "type": "not_found_error", "code": "no_champion"}})
         if self.path.endswith("/chat/completions"):
+            if self.server.fails:
+                return self.answer(500, {"error": {"message": "broken", "type": "server_error", "code": "broken"}})
             return self.chat(asked)
         if asked.get("input_type") == "passage":
             time.sleep(self.server.delay)

@@ -106,9 +106,9 @@ def feedback(
     if up == down:
         raise WrongUsage("Say --up or --down, one of them.")
     settings = settings_of(tenant)
+    verdict = Verdict(answer_id, up, settings.tenant, user(), reason=reason, correction=correction, consent=consent)
     with opened("feedback", settings, models=False, quiet=as_json) as session:
         _known_answer(session.runner, answer_id, settings.tenant)
-        verdict = Verdict(answer_id, up, settings.tenant, user(), reason=reason, correction=correction, consent=consent)
         places = session.runner.run(feedback_stage, tenant=settings.tenant, verdicts=[verdict])
     if as_json:
         print_json({"verdict_id": verdict.verdict_id, "topic": "feedback", "partition": places[0][0], "offset": places[0][1]})

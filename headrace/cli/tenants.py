@@ -73,18 +73,22 @@ def tenant_list(as_json: AsJson = False) -> None:
 @key_app.command("mint")
 def key_mint(
     tenant: Name,
-    scope: Annotated[list[str], typer.Option("--scope", help="read, write or admin; repeatable.")],
+    scope: Annotated[list[str], typer.Option("--scope", help="read, write, tenant-admin or admin; repeatable.")],
+    reader: Annotated[
+        list[str] | None, typer.Option(help="Bind it to this user or group, on whose behalf alone it asks; repeatable.")
+    ] = None,
     label: Annotated[str, typer.Option(help="What it is for.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Make an API key. It is shown once: kept is only a hash of it."""
-    from headrace.web.caller import SCOPES
+    from headrace.web.caller import SCOPES, fit_for_key
     from headrace.web.tenants import key_row
 
     if unknown := set(scope) - set(SCOPES):
         raise WrongUsage(f"--scope takes {', '.join(SCOPES)}, not {min(unknown)!r}.")
+    fit_for_key(scope, reader)
     with _metadata() as metadata:
-        text, key = metadata.mint_key(tenant, scope, label=label, by=_by())
+        text, key = metadata.mint_key(tenant, scope, label=label, readers=reader, by=_by())
     if as_json:
         print_json({"key": text, **key_row(key)})
     else:
@@ -108,6 +112,7 @@ def key_list(tenant: Annotated[str | None, typer.Option(help="Only those of a te
                 "id": row["id"],
                 "tenant": row["tenant"],
                 "scopes": ", ".join(row["scopes"]),
+                "readers": ", ".join(row["readers"] or ()),
                 "label": row["label"],
                 "made": row["created_at"][:19],
                 "last used": (row["last_used_at"] or "never")[:16],

@@ -54,7 +54,7 @@ def up(
         if train:
             beside.enter_context(Keeper(settings, session.run.id))
         beside.callback(landing.stop)  # first of all, so that both end at the same time
-        out.print(f"Headrace is up: http://127.0.0.1:{port}/?token={token}", highlight=False, soft_wrap=True)
+        out.print(f"Headrace is up: http://127.0.0.1:{port}/#token={token}", highlight=False, soft_wrap=True)
         out.print("Ctrl-C ends it.", style="dim")
         embedded = running(settings) is not None
         serve(application, port, ended=lambda: embedded and running(settings) is None)

@@ -59,6 +59,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE audit_pending (id TEXT PRIMARY KEY, at TEXT NOT NULL, line TEXT NOT NULL, batch TEXT)",
         "CREATE INDEX audit_pending_batch ON audit_pending (batch)",
     ),
+    (
+        # The readers a key is bound to, as a JSON list; null is a key that may ask on behalf of any.
+        "ALTER TABLE api_keys ADD COLUMN readers TEXT",
+    ),
 )
 
 _WAIT_S = 10.0
@@ -92,6 +96,8 @@ class ApiKey:
     revoked_at: datetime | None
     last_used_at: datetime | None
     """To the minute."""
+    readers: tuple[str, ...] | None = None
+    """Whom it is bound to: it asks on their behalf and sees what they may read. `None` is a key that is bound to nobody."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,7 @@ class Caller:
     scopes: tuple[str, ...]
     quotas: dict[str, Any] = field(default_factory=dict)
     """The tenant's."""
+    readers: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -191,15 +198,19 @@ class Metadata:
             rows = run("SELECT name, created_at, quotas FROM tenants ORDER BY name", {})
         return [Tenant(name, datetime.fromisoformat(at), json.loads(quotas)) for name, at, quotas in rows]
 
-    def mint_key(self, tenant: str, scopes: Iterable[str], *, label: str = "", by: By = HERE) -> tuple[str, ApiKey]:
+    def mint_key(
+        self, tenant: str, scopes: Iterable[str], *, label: str = "", readers: Iterable[str] | None = None, by: By = HERE
+    ) -> tuple[str, ApiKey]:
         """Make a key and return its text, which nobody can have again, and what is known of it.
 
+        `readers` binds it to them: it asks on their behalf alone. With `None` it is bound to nobody.
         Raises `NotFound` for a tenant there is not, `WrongUsage` for no scope or one with other than a-z, 0-9, :, * and -.
         """
         allowed = tuple(sorted(set(scopes)))
         if not allowed or not all(_SCOPE.fullmatch(scope) for scope in allowed):
             raise WrongUsage(f"{list(allowed)} are no scopes for a key.", hint="Name one or more: read, write, admin.")
-        key = ApiKey(secrets.token_hex(8), tenant, allowed, label, _now(), None, None)
+        bound = None if readers is None else tuple(sorted(set(readers)))
+        key = ApiKey(secrets.token_hex(8), tenant, allowed, label, _now(), None, None, bound)
         secret = secrets.token_urlsafe(32)
         row = {
             "id": key.id,
@@ -208,13 +219,14 @@ class Metadata:
             "scopes": json.dumps(allowed),
             "created_at": _text(key.created_at),
             "label": label,
+            "readers": None if bound is None else json.dumps(bound, ensure_ascii=False),
         }
         with self._transaction(writing=True) as run:
             if not run("SELECT name FROM tenants WHERE name = :tenant", {"tenant": tenant}):
                 raise _no_tenant(tenant)
             run(
-                "INSERT INTO api_keys (id, tenant, hash, scopes, created_at, label)"
-                " VALUES (:id, :tenant, :hash, :scopes, :created_at, :label)",
+                "INSERT INTO api_keys (id, tenant, hash, scopes, created_at, label, readers)"
+                " VALUES (:id, :tenant, :hash, :scopes, :created_at, :label, :readers)",
                 row,
             )
             _note(run, [Line(by, "key.mint", f"{tenant}/{key.id}")])
@@ -222,20 +234,31 @@ class Metadata:
 
     def keys(self, tenant: str | None = None) -> list[ApiKey]:
         """Every key (of a tenant), oldest first, the revoked ones too."""
-        columns = "SELECT id, tenant, scopes, label, created_at, revoked_at, last_used_at FROM api_keys"
+        columns = "SELECT id, tenant, scopes, label, created_at, revoked_at, last_used_at, readers FROM api_keys"
         where = "" if tenant is None else " WHERE tenant = :tenant"
         with self._transaction() as run:
             rows = run(f"{columns}{where} ORDER BY created_at, id", {} if tenant is None else {"tenant": tenant})
         return [
-            ApiKey(key, whose, tuple(json.loads(scopes)), label, datetime.fromisoformat(made), _time(revoked), _time(used))
-            for key, whose, scopes, label, made, revoked, used in rows
+            ApiKey(
+                key,
+                whose,
+                tuple(json.loads(scopes)),
+                label,
+                datetime.fromisoformat(made),
+                _time(revoked),
+                _time(used),
+                _readers(readers),
+            )
+            for key, whose, scopes, label, made, revoked, used, readers in rows
         ]
 
-    def revoke_key(self, key_id: str, *, by: By = HERE) -> None:
-        """Let a key allow nothing from now on; one that is revoked already stays as it is. Raises `NotFound`."""
-        change = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id RETURNING tenant"
+    def revoke_key(self, key_id: str, *, tenant: str | None = None, by: By = HERE) -> None:
+        """Let a key (of a tenant) allow nothing from now on; one that is revoked stays as it is. Raises `NotFound`."""
+        own = "" if tenant is None else " AND tenant = :tenant"
+        change = f"UPDATE api_keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id{own} RETURNING tenant"
+        values = {"id": key_id, "now": _text(_now())} | ({} if tenant is None else {"tenant": tenant})
         with self._transaction(writing=True) as run:
-            if not (changed := run(change, {"id": key_id, "now": _text(_now())})):
+            if not (changed := run(change, values)):
                 raise NotFound(f"There is no key {key_id}.", hint="A key's id is between the underscores of its text.")
             _note(run, [Line(by, "key.revoke", f"{changed[0][0]}/{key_id}")])
 
@@ -272,16 +295,16 @@ class Metadata:
         key_id, secret = match.groups() if match else ("", "")
         with self._transaction() as run:
             rows = run(
-                "SELECT api_keys.tenant, scopes, hash, revoked_at, quotas FROM api_keys"
+                "SELECT api_keys.tenant, scopes, hash, revoked_at, quotas, readers FROM api_keys"
                 " JOIN tenants ON tenants.name = api_keys.tenant WHERE id = :id",
                 {"id": key_id},
             )
-        tenant, scopes, kept, revoked, quotas = rows[0] if rows else ("", "[]", _hash("", ""), None, "{}")
+        tenant, scopes, kept, revoked, quotas, readers = rows[0] if rows else ("", "[]", _hash("", ""), None, "{}", None)
         right = hmac.compare_digest(_hash(key_id, secret), kept)
         if not (rows and right) or revoked is not None:
             return None
         self._touch(key_id)
-        return Caller(key_id, tenant, tuple(json.loads(scopes)), json.loads(quotas))
+        return Caller(key_id, tenant, tuple(json.loads(scopes)), json.loads(quotas), _readers(readers))
 
     def _touch(self, key_id: str) -> None:
         now = time.monotonic()
@@ -536,6 +559,10 @@ def _note(run: _Run, lines: Iterable[Line]) -> None:
 
 def _no_tenant(name: str) -> NotFound:
     return NotFound(f"There is no tenant {name}.", hint=f"Add it first: headrace tenant add {name}")
+
+
+def _readers(kept: str | None) -> tuple[str, ...] | None:
+    return None if kept is None else tuple(json.loads(kept))
 
 
 def _hash(key_id: str, secret: str) -> str:

@@ -7,9 +7,9 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from importlib import resources
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -18,7 +18,7 @@ from headrace import __version__
 from headrace.errors import HeadraceError
 from headrace.models.http import LEFT, told
 from headrace.web.body import Asked, AskedFor, Judged, Tenant
-from headrace.web.caller import ADMIN, READ, caller_of
+from headrace.web.caller import ADMIN, READ, Caller, caller_of
 from headrace.web.chat import Chat, check_model, model, streamed, whole
 from headrace.web.door import Door, body_of, code_of, told_of
 from headrace.web.feed import feed, once
@@ -29,6 +29,10 @@ from headrace.web.stored import add_documents
 from headrace.web.tenants import add_tenants
 
 Pieces = AsyncGenerator[str | dict[str, Any], None]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=200, description="The same for each sending of one verdict, another for each verdict."),
+]
 BODY_BYTES = 64 << 10
 _SVG_CSP = "default-src 'none'; style-src 'unsafe-inline'; font-src data:; frame-ancestors 'none'; sandbox"
 _TOTALS_S = 1.0
@@ -57,7 +61,12 @@ def create_app(service: Service, token: str) -> FastAPI:
     app.state.service = service
     app.openapi = lambda: described(app)  # type: ignore[method-assign]
     app.add_middleware(
-        Door, token=token, desk=service, body_bytes=BODY_BYTES, document_bytes=service.settings.inference.document_bytes
+        Door,
+        token=token,
+        desk=service,
+        body_bytes=BODY_BYTES,
+        document_bytes=service.settings.inference.document_bytes,
+        routes=app.routes,
     )
     app.add_exception_handler(HeadraceError, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
@@ -81,7 +90,7 @@ def create_app(service: Service, token: str) -> FastAPI:
         """The pieces of an answer, once a place is taken for the question."""
         caller = caller_of(request)
         caller.may(READ)
-        tenant = caller.whose(named)
+        tenant, readers = caller.whose(named), caller.asks_as(readers)
         place = service.places.enter(tenant, caller.limits.questions, question)
         headers = dict(request.headers)
 
@@ -103,7 +112,8 @@ def create_app(service: Service, token: str) -> FastAPI:
             return Response(status_code=LEFT)
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
-            return StreamingResponse(streamed(first, pieces, usage=usage), media_type="text/event-stream")
+            told_in_chunks = streamed(first, pieces, caller_of(request), usage=usage)
+            return StreamingResponse(told_in_chunks, media_type="text/event-stream")
         answer = await _whole(first, pieces)
         return Response(status_code=LEFT) if answer is None else JSONResponse(whole(answer))
 
@@ -129,7 +139,7 @@ def create_app(service: Service, token: str) -> FastAPI:
         if first is None:
             return Response(status_code=LEFT)
         if body.stream:
-            return StreamingResponse(_told_in_pieces(first, pieces), media_type="text/event-stream")
+            return StreamingResponse(_told_in_pieces(first, pieces, caller_of(request)), media_type="text/event-stream")
         return _answered(await _whole(first, pieces))
 
     @app.post("/v1/search", responses=EXAMPLES["search"])
@@ -137,7 +147,7 @@ def create_app(service: Service, token: str) -> FastAPI:
         """The passages for a question, best first, with both scores and both ranks."""
         caller = caller_of(request)
         caller.may(READ)
-        tenant = caller.whose(body.tenant)
+        tenant, readers = caller.whose(body.tenant), caller.asks_as(body.readers)
         place = service.places.enter(tenant, caller.limits.questions, body.question)
         headers = dict(request.headers)
 
@@ -149,7 +159,7 @@ def create_app(service: Service, token: str) -> FastAPI:
                 tenant,
                 gone=gone,
                 headers=headers,
-                readers=body.readers,
+                readers=readers,
                 simulated=body.simulated_user,
             )
 
@@ -160,14 +170,17 @@ def create_app(service: Service, token: str) -> FastAPI:
         return _answered(result)
 
     @app.post("/v1/feedback", responses=EXAMPLES["feedback"])
-    async def judge(body: Judged, request: Request) -> Response:
-        """Record a verdict on the head; says where it stands there."""
+    async def judge(body: Judged, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
+        """Record a verdict on the head; says where it stands there.
+
+        With the header `Idempotency-Key` it may be sent again, should its answer not come: it is recorded once.
+        """
         caller = caller_of(request)
         caller.may(READ)
         given = body.model_dump()
         request.scope["noted"].resource = body.answer_id
         answer_id, up = given.pop("answer_id"), given.pop("up")
-        return _answered(await once(request, service, lambda: service.judge(caller, answer_id, up, **given)))
+        return _answered(await once(request, service, lambda: service.judge(caller, answer_id, up, key=idempotency_key, **given)))
 
     add_documents(app, service)
     add_tenants(app, service)
@@ -207,7 +220,9 @@ def create_app(service: Service, token: str) -> FastAPI:
     async def events(request: Request) -> StreamingResponse:
         """About once a second, as server-sent events: `totals`, the live run by tier, and `loop` (as /v1/loop) if it changed."""
         caller_of(request).may(ADMIN)
-        return StreamingResponse(_totals(service, lambda: loop_told(app, service)), media_type="text/event-stream")
+        stands: Callable[[], bool] = request.scope.get("standing", lambda: True)
+        told_of_all = _totals(service, lambda: loop_told(app, service), stands)
+        return StreamingResponse(told_of_all, media_type="text/event-stream")
 
     for path, name, kind in (
         ("/", "index.html", "text/html"),
@@ -250,7 +265,7 @@ def _answered(result: dict[str, Any] | None) -> Response:
     return Response(status_code=LEFT) if result is None else JSONResponse(result)
 
 
-async def _told_in_pieces(first: str | dict[str, Any], rest: AsyncGenerator[str | dict[str, Any], None]) -> AsyncIterator[str]:
+async def _told_in_pieces(first: str | dict[str, Any], rest: Pieces, caller: Caller) -> AsyncIterator[str]:
     """Events `piece` (`{"text"}`), then `answer` (the JSON answer), or `error` (an error body)."""
     async with aclosing(rest):
         yield _event(first)
@@ -258,7 +273,7 @@ async def _told_in_pieces(first: str | dict[str, Any], rest: AsyncGenerator[str 
             async for piece in rest:
                 yield _event(piece)
         except HeadraceError as error:
-            yield _named("error", body_of(error))
+            yield _named("error", body_of(error, caller))
 
 
 def _event(piece: str | dict[str, Any]) -> str:
@@ -269,7 +284,10 @@ def _named(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-async def _totals(service: Service, loop: Callable[[], dict[str, Any]]) -> AsyncIterator[str]:
+async def _totals(
+    service: Service, loop: Callable[[], dict[str, Any]], stands: Callable[[], bool]
+) -> AsyncIterator[str]:
+    """The events of `/v1/events`, until the service stops or the key that asks for them is right no more."""
     before: dict[str, Any] = {}
     while True:
         yield _named("totals", service.totals())
@@ -281,26 +299,28 @@ async def _totals(service: Service, loop: Callable[[], dict[str, Any]]) -> Async
         for _ in range(round(_TOTALS_S / _LOOK_S)):
             if not service.stopping:
                 await asyncio.sleep(_LOOK_S)
+                if not await asyncio.to_thread(stands):
+                    return
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HeadraceError)
     request.scope["noted"].outcome = code_of(error)
-    return told_of(error)
+    return told_of(error, request.scope.get("caller"))
 
 
 async def _malformed(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults = []
+    faults: list[str] = []
+    param: str | None = None
     for fault in error.errors():
-        field = ".".join(str(part) for part in fault["loc"] if part not in ("body", "query", "path"))
+        field = ".".join(str(part) for part in fault["loc"] if part not in ("body", "query", "path", "header"))
         if fault["type"] == "json_invalid" or not field:
-            faults = ["The body is not a JSON object. Send one, with `Content-Type: application/json`"]
+            faults, param = ["The body is not a JSON object. Send one, with `Content-Type: application/json`"], None
             break
         faults.append(f"{field}: {fault['msg'].removeprefix('Value error, ')}")
-    return told(
-        400, "; ".join(faults[:5]) + ".", "invalid_value", param=faults[0].partition(":")[0] if ":" in faults[0] else None
-    )
+        param = param or field
+    return told(400, "; ".join(faults[:5]) + ".", "invalid_value", param=param)
 
 
 async def _elsewhere(_: Request, error: Exception) -> JSONResponse:

@@ -21,6 +21,7 @@ from headrace.pipeline.stage import stage
 from headrace.storage.metadata import Line, Metadata
 from headrace.storage.records import batch
 from headrace.storage.tables import TableWriter
+from headrace.web.strangers import Strangers
 
 _KEEP_S = 1.0
 _COMMIT_S = 5.0
@@ -54,8 +55,9 @@ def audit(lines: Annotated[TableWriter, AUDIT], metadata: Metadata) -> int:
 class Audit:
     """Takes lines and sees that they reach the table; safe to share between threads."""
 
-    def __init__(self, metadata: Metadata, runner: Runner) -> None:
+    def __init__(self, metadata: Metadata, runner: Runner, strangers: Strangers | None = None) -> None:
         self._metadata = metadata
+        self._strangers = strangers or Strangers()
         self._runner = runner
         self._waiting: list[Line] = []
         self._lock = threading.Lock()
@@ -87,12 +89,14 @@ class Audit:
         """Take a line; it is on disk when this returns. Raises what the metadata store raises."""
         self._metadata.note([line])
 
-    def flush(self) -> None:
+    def flush(self, *, last: bool = False) -> None:
         """Move every line taken so far into the table. Raises what the stores raise; lines are kept for the next time."""
-        self._keep_waiting()
+        self._keep_waiting(last=last)
         self._runner.run(audit, metadata=self._metadata)
 
-    def _keep_waiting(self) -> None:
+    def _keep_waiting(self, *, last: bool = False) -> None:
+        for line in self._strangers.lines(all_of_them=last):
+            self.later(line)
         with self._lock:
             taken, self._waiting = self._waiting, []
         if taken:
@@ -118,6 +122,6 @@ class Audit:
             except HeadraceError as error:
                 log.warning("the audit waits: %s", type(error).__name__)
         try:
-            self.flush()
+            self.flush(last=True)
         except HeadraceError as error:
             log.warning("the audit's last lines stay in the metadata store: %s", type(error).__name__)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from headrace.errors import WrongUsage
+from headrace.inference.feedback import CORRECTION_CHARACTERS, REASON_CHARACTERS
 from headrace.inference.put import named
 
 QUESTION_CHARACTERS = 4_000
@@ -87,29 +88,33 @@ class Judged(Body):
 
     answer_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", examples=["7b12e77fe7c341bf"])]
     up: Annotated[bool, Field(strict=True)]
-    reason: Annotated[Text, Field(max_length=1_000)] = ""
-    correction: Annotated[Text, Field(max_length=4_000)] = ""
+    reason: Annotated[Text, Field(max_length=REASON_CHARACTERS)] = ""
+    correction: Annotated[Text, Field(max_length=CORRECTION_CHARACTERS)] = ""
     chunk_id: Annotated[Text, Field(max_length=200)] = ""
     consent: Annotated[bool | None, Field(strict=True)] = None
     simulated_user: SimulatedUser | None = None
+
+
+Quota = Annotated[int, Field(strict=True)]
 
 
 class NewTenant(Body):
     """A tenant to be added; quotas as under `[limits]` in the settings."""
 
     name: Annotated[Tenant, Field(examples=["acme"])]
-    quotas: Annotated[dict[str, int], Field(examples=[{"requests_per_minute": 60}], max_length=20)] = {}
+    quotas: Annotated[dict[str, Quota], Field(examples=[{"requests_per_minute": 60}], max_length=20)] = {}
 
 
 class NewQuotas(Body):
     """A tenant's quotas, instead of those it has."""
 
-    quotas: Annotated[dict[str, int], Field(examples=[{"documents": 1000}], max_length=20)]
+    quotas: Annotated[dict[str, Quota], Field(examples=[{"documents": 1000}], max_length=20)]
 
 
 class NewKey(Body):
-    """A key to be made."""
+    """A key to be made; with `readers` it asks on behalf of these alone, and sees what they may read."""
 
     tenant: Annotated[Tenant, Field(examples=["acme"])]
-    scopes: Annotated[list[Literal["read", "write", "admin"]], Field(min_length=1, max_length=3)]
+    scopes: Annotated[list[Literal["read", "write", "tenant-admin", "admin"]], Field(min_length=1, max_length=4)]
     label: Annotated[Text, Field(max_length=200)] = ""
+    readers: Annotated[Readers, Field(min_length=1)] | None = None

@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +14,17 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from headrace.errors import BadSettings, Forbidden, WrongUsage
+from headrace.inference.put import named
 from headrace.settings import Limits
 from headrace.storage.metadata import By, Metadata
 from headrace.storage.metadata import Caller as Known
 
-READ, WRITE, ADMIN = "read", "write", "admin"
-SCOPES = (READ, WRITE, ADMIN)
+READ, WRITE, TENANT_ADMIN, ADMIN = "read", "write", "tenant-admin", "admin"
+SCOPES = (READ, WRITE, TENANT_ADMIN, ADMIN)
 PAGE = "page"
 """Stands where a key's id would, for the token of `headrace up`."""
 _FRESH_S = 0.5
+_STREAM_S = 0.2
 _KEPT = 4_096
 
 
@@ -34,6 +37,8 @@ class Caller:
     scopes: frozenset[str]
     limits: Limits
     address: str = ""
+    readers: tuple[str, ...] | None = None
+    """The readers the key is bound to; `None` is a key that may ask on behalf of any."""
 
     @property
     def admin(self) -> bool:
@@ -41,13 +46,18 @@ class Caller:
         return ADMIN in self.scopes
 
     @property
+    def tenant_admin(self) -> bool:
+        """Whether it may do everything for its own tenant."""
+        return TENANT_ADMIN in self.scopes
+
+    @property
     def by(self) -> By:
         """The caller as the audit names it."""
         return By(self.tenant, self.key_id, self.address)
 
     def may(self, scope: str) -> None:
-        """Raise `Forbidden` unless the key has this scope, or `admin`."""
-        if scope not in self.scopes and not self.admin:
+        """Raise `Forbidden` unless the key has this scope, or one that has it in it."""
+        if not (scope in self.scopes or self.admin or (self.tenant_admin and scope != ADMIN)):
             raise Forbidden(f"This key does not allow that: it lacks the scope {scope}.", hint="Ask for a key that has it.")
 
     def whose(self, named: str | None) -> str:
@@ -57,6 +67,19 @@ class Caller:
         if not self.admin:
             raise Forbidden("This key is of another tenant than the request names.", hint="Leave the tenant out.")
         return named
+
+
+    def asks_as(self, named: Sequence[str]) -> tuple[str, ...]:
+        """On whose behalf it asks, where a request names these. Raises `Forbidden` where the key is bound to others."""
+        if self.readers is None:
+            return tuple(named)
+        if not set(named) <= set(self.readers):
+            raise Forbidden("This key asks on behalf of other readers than the request names.", hint="Leave readers out.")
+        return tuple(named) or self.readers
+
+    def sees(self, readers: Collection[str]) -> bool:
+        """Whether a document with these readers is one it may know of."""
+        return self.readers is None or not readers or not set(self.readers).isdisjoint(readers)
 
 
 class Callers:
@@ -73,20 +96,29 @@ class Callers:
 
     def of(self, key: str, address: str) -> Caller | None:
         """The caller with this key, or `None`. Raises what the metadata store raises."""
+        known = self._who(key, _FRESH_S)
+        if known is None:
+            return None
+        limits = limits_of(self._defaults, known.quotas)
+        return Caller(known.tenant, known.key_id, frozenset(known.scopes), limits, address, known.readers)
+
+    def stands(self, key: str) -> bool:
+        """Whether a key that was right is so still, asked anew where that was longer ago than a stream may go on unasked."""
+        return self._who(key, _STREAM_S) is not None
+
+    def _who(self, key: str, fresh_s: float) -> Known | None:
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         now = time.monotonic()
         with self._lock:
             since, known = self._known.get(name, (-_FRESH_S, None))
-        if now - since >= _FRESH_S:
+        if now - since >= fresh_s:
             known = self._metadata.who(key)
             with self._lock:
                 self._known[name] = (now, known)
                 self._known.move_to_end(name)
                 while len(self._known) > _KEPT:
                     self._known.popitem(last=False)
-        if known is None:
-            return None
-        return Caller(known.tenant, known.key_id, frozenset(known.scopes), limits_of(self._defaults, known.quotas), address)
+        return known
 
 
 def limits_of(defaults: Limits, quotas: dict[str, Any]) -> Limits:
@@ -104,6 +136,17 @@ def checked(defaults: Limits, quotas: dict[str, Any]) -> Limits:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise WrongUsage(f"These quotas are off: {faults}.", hint=f"There are: {', '.join(Limits.model_fields)}.") from None
+
+
+def fit_for_key(scopes: Collection[str], readers: Collection[str] | None) -> None:
+    """Raise `WrongUsage` unless a key may have these scopes and be bound to these readers."""
+    if readers is not None:
+        named(readers)
+        if not readers or {TENANT_ADMIN, ADMIN} & set(scopes):
+            raise WrongUsage(
+                "A key that is bound to readers has the scopes read and write, and at least one reader.",
+                hint="Make another key for whoever administers.",
+            )
 
 
 def caller_of(request: Request) -> Caller:

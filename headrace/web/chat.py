@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from headrace.errors import HeadraceError, NotFound
 from headrace.web.body import Readers, Tenant, question_of
+from headrace.web.caller import Caller
 from headrace.web.door import body_of
 from headrace.web.trace import MODEL
 
@@ -106,7 +107,7 @@ def whole(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 async def streamed(
-    first: str | dict[str, Any], rest: AsyncGenerator[str | dict[str, Any], None], *, usage: bool
+    first: str | dict[str, Any], rest: AsyncGenerator[str | dict[str, Any], None], caller: Caller, *, usage: bool
 ) -> AsyncIterator[str]:
     """An answer as server-sent events; the last chunk with a choice has `headrace`, and `usage` adds a chunk of its own."""
     name = f"chatcmpl-{secrets.token_hex(8)}"  # the answer's own id is known when it is whole: the last chunk says it
@@ -126,7 +127,7 @@ async def streamed(
                 if usage:
                     yield _data(_base("chat.completion.chunk", name, []) | {"usage": piece["usage"]})
         except HeadraceError as error:
-            yield _data(body_of(error))
+            yield _data(body_of(error, caller))
         yield "data: [DONE]\n\n"
 
 

@@ -19,18 +19,21 @@ from hashlib import sha256
 from typing import Any
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS, INDEXES
-from headrace.errors import BadDocument, NotFound, QuotaReached, Transient, WrongUsage
+from headrace.errors import BadDocument, Forbidden, NotFound, QuotaReached, Transient, WrongUsage
 from headrace.inference import deliver
 from headrace.inference.chunk import of_generation
+from headrace.inference.embed import Embedded
 from headrace.inference.generation import served_by
-from headrace.inference.parse import IN_ORDER, TAKEN, document_id
+from headrace.inference.parse import IN_ORDER, TAKEN, ParsedDocuments, document_id
 from headrace.inference.pipeline import catch_up
+from headrace.inference.put import composed
 from headrace.pipeline.runner import Runner
 from headrace.settings import Limits, Settings
 from headrace.storage.indexes import IndexReader
 from headrace.storage.meter import Meter
 from headrace.storage.tables import TableReader, quoted
 from headrace.storage.vectors import VectorReader
+from headrace.web.caller import Caller
 
 PUT, PARSED, INDEXED, FAILED, DELETING = "put", "parsed", "indexed", "failed", "deleting"
 URI_CHARACTERS = 1_024
@@ -43,7 +46,11 @@ _ASK_S = 2.0  # at most so often is the index asked about documents that another
 _ASKED_FEW = 200  # documents by name, more by a look at all
 _RETRY_S = (1.0, 30.0)
 
+_PARSE_S = 10.0
+"""Seconds of parsing in a pass; what is parsed by then need not wait for the rest."""
+
 _Held = tuple[str, str, frozenset[str]]  # document id, version, readers
+_Versions = dict[str, int]  # version → its bytes
 
 log = logging.getLogger("headrace.web")
 
@@ -94,7 +101,14 @@ class Document:
 
 
 def uri_of(given: str) -> str:
-    """A document's name, checked. Raises `WrongUsage`. It is never used as a path; what looks like one that climbs is refused."""
+    """A document's name, checked and in form NFC. Raises `WrongUsage`.
+
+    It is never used as a path; what looks like one that climbs is refused. So is U+FFFD, which stands for bytes that are not
+    UTF-8: names that differ in these would be one.
+    """
+    given = composed(given)
+    if "\ufffd" in given:
+        raise WrongUsage("A document's uri is UTF-8.", hint="Write each byte of it as %XX.")
     if not given or len(given) > URI_CHARACTERS or not given.isprintable():
         raise WrongUsage(
             f"A document's uri has 1 to {URI_CHARACTERS:,} printable characters.", hint="Name it like handbook/pump.md."
@@ -113,7 +127,8 @@ class Documents:
         meter = Meter(runner.record.ledger, "documents")
         self._table = TableReader(DOCUMENT_ROWS, runner.endpoints, meter)
         self._shelves: dict[str, dict[str, Document]] = {}
-        self._under_way: dict[tuple[str, str], Document] = {}
+        self._kept: dict[str, dict[str, _Versions]] = {}  # tenant → uri → what of its sources is stored, by the tables
+        self._since: dict[tuple[str, str], list[Document]] = {}  # what was put or deleted since, in its order
         self._chunks = TableReader(CHUNK_ROWS, runner.endpoints, meter)
         self._vectors = VectorReader(CHUNKS, runner.endpoints, meter)
         self._indexes = IndexReader(INDEXES, runner.endpoints, meter)
@@ -127,6 +142,10 @@ class Documents:
         self._snapshot: int | None = None
         self._looked = -_LOOK_S
         self._lock = threading.RLock()
+        self._sources = threading.Condition(self._lock)
+        self._putting: Counter[tuple[str, str]] = Counter()  # sources that are being stored, by tenant and version
+        self._removing: Counter[tuple[str, str]] = Counter()  # and those that are being deleted
+        self._arrived: set[str] = set()  # tenants that put or deleted something since the pass under way began
         self._looking = threading.Lock()
         self._work = threading.Event()
         self._thread: threading.Thread | None = None
@@ -172,7 +191,7 @@ class Documents:
             and set(standing.readers) == set(wanted)
         ):
             return standing, False
-        with self._room(tenant, uri, len(data), limits):
+        with self._room(tenant, uri, version, len(data), limits), self._storing(tenant, version):
             place = self._runner.run(deliver.put, tenant=tenant, uri=uri, data=data, readers=named)
             document = Document(
                 tenant,
@@ -189,62 +208,143 @@ class Documents:
         return document, True
 
     def delete(self, tenant: str, uri: str) -> Document:
-        """Take a document back. Raises `NotFound`."""
+        """Take a document back, and delete the sources of all its versions that no other has. Raises `NotFound`."""
         document = self.one(tenant, uri)
         if document.status == DELETING:
             return document
-        with self._lock:
-            others = [d for d in self._of(tenant).values() if d.uri != uri and d.version == document.version]
-        place = self._runner.run(deliver.delete, tenant=tenant, uri=uri, source=None if others else document.version)
-        gone = replace(document, status=DELETING, partition=place.partition, offset=place.offset)
-        self._put_over(gone)
+        uri = document.uri
+        where = f"tenant = {quoted(tenant)} AND uri = {quoted(uri)}"
+        versions = set(self._table.read(("version",), where)["version"].to_pylist())
+        with self._freeing(tenant, uri, versions) as free:
+            place = self._runner.run(deliver.delete, tenant=tenant, uri=uri, versions=free)
+            gone = replace(document, status=DELETING, partition=place.partition, offset=place.offset)
+            self._put_over(gone)
         return gone
+
+    def shown(self, caller: Caller, tenant: str, uri: str) -> Document:
+        """A document that the caller may know of. Raises `NotFound`, in the same words for one that there is not."""
+        document = self.one(tenant, uri)
+        if not caller.sees(document.readers):
+            raise _no_document()
+        return document
+
+    def check_writer(self, caller: Caller, tenant: str, uri: str, readers: Sequence[str] | None) -> None:
+        """Raise `Forbidden` where a key that is bound to readers would change a document of others, or open one to them."""
+        caller.asks_as(readers or ())
+        standing = self._find(tenant, uri)
+        if standing is not None and not caller.sees(standing.readers):
+            raise Forbidden("This key may not change that document: it is for other readers.", hint="Choose another name.")
 
     def one(self, tenant: str, uri: str) -> Document:
         """A tenant's document. Raises `NotFound`, also where another tenant has one of that name."""
-        document = self._find(tenant, uri)
+        document = self._find(tenant, composed(uri)) or self._find(tenant, uri)
         if document is None:
-            raise NotFound("There is no such document.", hint="GET /v1/documents lists those there are.")
+            raise _no_document()
         return document
 
-    def list(self, tenant: str, *, after: str, most: int, status: str | None) -> tuple[list[Document], bool]:
-        """A tenant's documents by uri, those behind `after`, and whether there are more."""
+    def list(self, caller: Caller, tenant: str, *, after: str, most: int, status: str | None) -> tuple[list[Document], bool]:
+        """A tenant's documents that the caller may know of by uri, those behind `after`, and whether there are more."""
         self._look()
         with self._lock:
-            found = [document for document in self._of(tenant).values() if status in (None, document.status)]
+            found = [d for d in self._of(tenant).values() if status in (None, d.status) and caller.sees(d.readers)]
         found.sort(key=lambda document: document.uri)
         first = bisect_right([document.uri for document in found], after) if after else 0
         return found[first : first + most], len(found) > first + most
 
     def used(self, tenant: str) -> tuple[int, int]:
-        """How many documents a tenant has stored, and their bytes."""
+        """How many documents a tenant has stored, and the bytes of their sources: of every version, the same bytes once."""
         self._look()
         with self._lock:
-            kept = [document for document in self._of(tenant).values() if document.status != DELETING]
+            count = sum(document.status != DELETING for document in self._of(tenant).values())
+            stored = {version: size for versions in self._stored(tenant).values() for version, size in versions.items()}
+            return count, sum(stored.values())
+
+    def seen(self, caller: Caller, tenant: str) -> tuple[int, int]:
+        """As `used`, for a caller that may know only of some documents: how many, and the bytes of their newest versions."""
+        if caller.readers is None:
+            return self.used(tenant)
+        self._look()
+        with self._lock:
+            kept = [d for d in self._of(tenant).values() if d.status != DELETING and caller.sees(d.readers)]
             return len(kept), sum(document.bytes for document in kept)
 
     def _find(self, tenant: str, uri: str) -> Document | None:
         self._look()
         with self._lock:
-            return self._under_way.get((tenant, uri)) or self._shelves.get(tenant, {}).get(uri)
+            since = self._since.get((tenant, uri))
+            return since[-1] if since else self._shelves.get(tenant, {}).get(uri)
 
     def _of(self, tenant: str) -> dict[str, Document]:
-        over = {uri: document for (whose, uri), document in self._under_way.items() if whose == tenant}
+        over = {uri: documents[-1] for (whose, uri), documents in self._since.items() if whose == tenant}
         return {**self._shelves.get(tenant, {}), **over}
+
+    def _stored(self, tenant: str) -> dict[str, _Versions]:
+        """uri → the versions whose sources are stored."""
+        stored = {uri: dict(versions) for uri, versions in self._kept.get(tenant, {}).items()}
+        for (whose, uri), documents in self._since.items():
+            if whose != tenant:
+                continue
+            versions = stored.setdefault(uri, {})
+            for document in documents:
+                if document.offset < self._reached.get(document.partition, 0):
+                    continue  # the tables know of it
+                if document.status == DELETING:
+                    versions.clear()
+                else:
+                    versions[document.version] = document.bytes
+        return stored
 
     def _put_over(self, document: Document) -> None:
         with self._lock:
-            self._under_way[document.tenant, document.uri] = document
+            since = self._since.setdefault((document.tenant, document.uri), [])
+            since.append(document)
+            since.sort(key=lambda one: one.offset)  # of two at once the head says which was first
+            self._arrived.add(document.tenant)
         self._work.set()
 
     @contextmanager
-    def _room(self, tenant: str, uri: str, size: int, limits: Limits) -> Iterator[None]:
+    def _storing(self, tenant: str, version: str) -> Iterator[None]:
+        """Keep a source from being deleted while a document with it is put; wait where that is under way."""
+        name = (tenant, version)
+        with self._sources:
+            while self._removing[name]:
+                self._sources.wait()
+            self._putting[name] += 1
+        try:
+            yield
+        finally:
+            with self._sources:
+                self._putting[name] -= 1
+                self._putting += Counter()  # forgets those at zero
+
+    @contextmanager
+    def _freeing(self, tenant: str, uri: str, versions: set[str]) -> Iterator[set[str]]:
+        """Those sources of a document that no other document has and nobody is putting now; nobody may until the block ends."""
+        with self._sources:
+            stored = self._stored(tenant)
+            own = versions | stored.pop(uri, {}).keys()
+            others = {version for kept in stored.values() for version in kept}
+            free = {version for version in own - others if version and not self._putting[tenant, version]}
+            names = [(tenant, version) for version in free]
+            self._removing.update(names)
+        try:
+            yield free
+        finally:
+            with self._sources:
+                self._removing.subtract(names)
+                self._removing += Counter()
+                self._sources.notify_all()
+
+    @contextmanager
+    def _room(self, tenant: str, uri: str, version: str, size: int, limits: Limits) -> Iterator[None]:
         """Keep room for a document while it is put: many that come at once must not exceed the quota together."""
         count, held = self.used(tenant)
         with self._lock:
             standing = self._of(tenant).get(uri)
             if standing is not None and standing.status != DELETING:
-                count, held = count - 1, held - standing.bytes
+                count -= 1
+            if any(version in versions for versions in self._stored(tenant).values()):
+                size = 0  # these bytes are stored already
             count, held = count + self._reserving[tenant], held + self._reserved[tenant]
             if count + 1 > limits.documents:
                 raise QuotaReached(
@@ -253,7 +353,7 @@ class Documents:
             if held + size > limits.stored_bytes:
                 raise QuotaReached(
                     f"This tenant may store {limits.stored_bytes:,} bytes, has {held:,} and this document has {size:,}.",
-                    hint="Delete some documents, or ask for more.",
+                    hint="Earlier versions count too. Delete some documents, which deletes all of theirs, or ask for more.",
                 )
             self._reserving[tenant] += 1
             self._reserved[tenant] += size
@@ -285,24 +385,35 @@ class Documents:
             if topic.partition("@")[0] == DOCUMENT_EVENTS.name:
                 reached[int(partition)] = taken[name]
         shelves: dict[str, dict[str, Document]] = {}
+        kept_of: dict[str, dict[str, _Versions]] = {}
         for row in self._table.read(_COLUMNS).sort_by(IN_ORDER).to_pylist():
             shelf = shelves.setdefault(row["tenant"], {})
+            versions = kept_of.setdefault(row["tenant"], {})
             if row["status"] == "deleted":
                 shelf.pop(row["uri"], None)
+                versions.pop(row["uri"], None)
                 continue
+            if row["version"]:
+                versions.setdefault(row["uri"], {})[row["version"]] = row["bytes"]
             kept = {name: row[name] for name in ("tenant", "uri", "version", "status", "bytes", "at", "reason", "media", "title")}
             document = Document(**kept, readers=tuple(row["readers"] or ()))
             if document.status == PARSED and document.held in self._held:
                 document = replace(document, status=INDEXED)
             shelf[row["uri"]] = document
-        self._reached = reached
         with self._lock:
-            self._shelves = shelves
-            self._under_way = {
-                name: document
-                for name, document in self._under_way.items()
-                if document.offset >= (self._settled if document.status == DELETING else reached).get(document.partition, 0)
-            }
+            self._reached = reached
+            self._shelves, self._kept = shelves, kept_of
+            self._since = {name: left for name, documents in self._since.items() if (left := self._untaken(documents))}
+
+    def _untaken(self, documents: list[Document]) -> list[Document]:
+        """Those of a document's changes that the tables do not show yet; a last deletion until the index has followed."""
+
+        def shown(document: Document, upto: dict[int, int]) -> bool:
+            return document.offset < upto.get(document.partition, 0)
+
+        left = [document for document in documents if not shown(document, self._reached)]
+        last = documents[-1]
+        return left or ([last] if last.status == DELETING and not shown(last, self._settled) else [])
 
     def _ask_index(self) -> None:
         """Which of the parsed documents another process has indexed: those with all their chunks in it, for their readers."""
@@ -373,25 +484,40 @@ class Documents:
             self._passing = False
 
     def _catch_up(self) -> None:
-        stages = catch_up(self._runner, self._settings.inference)
-        for _ in range(2):  # land, parse
-            self._next(stages)
+        with self._lock:
+            self._arrived.clear()
+        stages = catch_up(self._runner, self._settings.inference, gives_way=self._gives_way, parse_s=_PARSE_S)
+        self._next(stages)  # land
+        parsing: ParsedDocuments = self._next(stages)
         self._look(now=True)
         reached = self._reached
+        unfinished: frozenset[str] = frozenset()
         if self._snapshot is not None:  # else nobody has put anything in this home
             with self._lock:
                 parsed = {d.held for shelf in self._shelves.values() for d in shelf.values() if d.status != FAILED}
-            while self._next(stages):
-                pass
-            self._held, self._settled = parsed, reached
+            while (done := self._next(stages)) is not None:
+                unfinished = done.unfinished if isinstance(done, Embedded) else unfinished
+            self._held = {held for held in parsed if held[0] not in unfinished}
+            self._settled = reached
             self._look(now=True)
+        if parsing.left or unfinished:
+            self._work.set()
         self.passes += 1
 
-    def _next(self, stages: Iterator[Any]) -> bool:
-        """Run the next stage; whether there was one."""
+    def _gives_way(self, waiting: Collection[str]) -> bool:
+        """Whether somebody has put or deleted something for whom this pass does nothing."""
+        with self._lock:
+            return not self._arrived <= set(waiting)
+
+    def _next(self, stages: Iterator[Any]) -> Any:
+        """Run the next stage; what it did, or `None` where there was none."""
         if self.stopping:
             raise _Stopped
-        return next(stages, None) is not None
+        return next(stages, None)
+
+
+def _no_document() -> NotFound:
+    return NotFound("There is no such document.", hint="GET /v1/documents lists those there are.")
 
 
 class _Stopped(Exception):

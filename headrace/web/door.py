@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.datastructures import Headers, MutableHeaders, QueryParams
-from starlette.requests import ClientDisconnect, cookie_parser
+from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.errors import (
@@ -32,14 +33,17 @@ from headrace.errors import (
     Transient,
     WrongUsage,
 )
-from headrace.models.http import LEFT, error_body, read_body, replay, told
+from headrace.models.http import LEFT, ambiguous, error_body, method_of, read_body, replay, told
 from headrace.storage.metadata import Line
 from headrace.web.audit import Audit
 from headrace.web.caller import PAGE, WRITE, Caller, Callers
 from headrace.web.metrics import Metrics
 from headrace.web.rate import Rate
+from headrace.web.strangers import Strangers
 
 OPEN = ("/health", "/health/live", "/health/ready")
+PAGE_FILES = ("/", "/page.css", "/page.js")
+"""The page as it is for everybody: it holds nothing, and asks with the token that its address brings."""
 UPLOADS = "/v1/documents"
 _UPLOADS_AT_ONCE = 4
 _UPLOADS_OF_ONE = 2
@@ -59,11 +63,6 @@ _SECURITY = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_NO_TOKEN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Headrace: token needed</title><h1>This page needs a token</h1>
-<p>Open the address that <code>headrace up</code> printed in its terminal; it carries the token.
-After a restart the token is a new one.</p></html>"""
-
 log = logging.getLogger("headrace.web")
 
 
@@ -86,24 +85,36 @@ class Desk(Protocol):
     audit: Audit
     metrics: Metrics
     rate: Rate
+    strangers: Strangers
 
 
 class Door:
-    """Lets in who names this machine and has an API key, or the token by header or cookie, and bounds what each may send.
+    """Lets in who names this machine and has an API key or the token, and bounds what each may send.
 
-    The caller stands in the scope as `caller`, with a `Noted` beside it. It also puts the security headers on every answer,
+    Both come as bearers and in no other way: a cookie would go to every server on this machine, whatever its port.
+
+    The caller stands in the scope as `caller`, with a `Noted` beside it, and as `standing` a function that says whether the key
+    is still a right one. It also puts the security headers on every answer,
     counts it, and answers what nobody foresaw.
 
     A page elsewhere that resolves its own name to 127.0.0.1 (DNS rebinding) is told by its Host header and turned away.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str, desk: Desk, body_bytes: int, document_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str,
+        desk: Desk,
+        body_bytes: int,
+        document_bytes: int,
+        routes: Sequence[BaseRoute] = (),
+    ) -> None:
         self._app = app
+        self._routes = routes
         self._desk = desk
         self._body_bytes, self._document_bytes = body_bytes, document_bytes
         self._token = token.encode()
-        # Cookies do not know ports: two servers on this machine must not overwrite each other's.
-        self._cookie = f"headrace-{hashlib.sha256(self._token).hexdigest()[:8]}"
         self._uploads: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,10 +138,10 @@ class Door:
             try:
                 answer = await self._through(scope, receive, guarded)
             except HeadraceError as error:
-                answer = told_of(error)
+                answer = told_of(error, scope.get("caller"))
                 noted.outcome = code_of(error)
             except Exception as error:  # what nobody foresaw: one line here, a plain answer there
-                log.error("%s %s failed: %s", scope["method"], _route(scope), type(error).__name__)
+                log.error("%s %s failed: %s", method_of(scope), _route(scope), type(error).__name__)
                 log.debug("", exc_info=True)
                 answer = told(500, f"Something unforeseen happened: {type(error).__name__}.", "internal_error")
             if answer is not None and not begun:
@@ -163,7 +174,13 @@ class Door:
         if body is None:
             size = f"{most >> 10:,} KiB" if most < 1 << 20 else f"{most >> 20:,} MiB"
             return told(413, f"The body is larger than {size}. Send less.", "too_large")
-        await self._app(scope, replay(body, receive), send)
+        if scope["method"] == "HEAD" and scope["path"] in OPEN:
+            # Answered like GET; that no body goes out, the server sees to by the scope it holds.
+            asked = {**scope, "method": "GET"}
+            await self._app(asked, replay(body, receive), send)
+            scope["route"] = asked.get("route")
+        else:
+            await self._app(scope, replay(body, receive), send)
         return None
 
     @contextmanager
@@ -178,39 +195,30 @@ class Door:
             self._uploads[tenant] -= 1
 
     async def _at_the_door(self, scope: Scope) -> Response | None:
-        """The answer to a stranger, or to somebody who brings the token in the address; `None` lets the request in."""
+        """The answer to a stranger; `None` lets the request in."""
+        if (answer := ambiguous(scope)) is not None:
+            return answer
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        if not _HOST.fullmatch(host):
+        if not _HOST.fullmatch(headers.get("host", "")):
             return told(421, "This server answers to 127.0.0.1 and localhost only. Use one of them.", "wrong_host")
-        if scope["path"] in OPEN:
+        if scope["path"] in OPEN or (scope["path"] in PAGE_FILES and scope["method"] == "GET"):
             return None
         address = scope["client"][0] if scope.get("client") else ""
-        page = replace(self._desk.page, address=address) if address else self._desk.page
         kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer":
-            if self._right(given.strip()):
-                scope["caller"] = page
+        given = given.strip()
+        if kind.lower() == "bearer" and given:
+            if self._right(given):
+                scope["caller"] = replace(self._desk.page, address=address) if address else self._desk.page
                 return None
-            if given.strip().startswith("hr_"):
-                caller = await asyncio.to_thread(self._desk.callers.of, given.strip(), address)
+            if given.startswith("hr_"):
+                caller = await asyncio.to_thread(self._desk.callers.of, given, address)
                 if caller is not None:
                     scope["caller"] = caller
+                    scope["standing"] = partial(self._desk.callers.stands, given)
                     return None
-        brought = QueryParams(scope["query_string"]).get("token", "")
-        if scope["path"] == "/" and scope["method"] == "GET" and brought and self._right(brought):
-            answer = RedirectResponse("/", 303)
-            answer.set_cookie(self._cookie, self._token.decode(), httponly=True, samesite="strict", path="/")
-            return answer
-        if self._right(cookie_parser(headers.get("cookie", "")).get(self._cookie, "")):
-            # A page on another port of this machine counts as the same site, so its cookie comes along: its Origin tells.
-            origin = headers.get("origin", f"http://{host}")
-            if scope["method"] in ("GET", "HEAD") or origin.lower() == f"http://{host}".lower():
-                scope["caller"] = page
-                return None
-            return told(403, "This request comes from another page. Send the token as a bearer.", "wrong_origin")
-        if scope["path"] == "/" and "text/html" in headers.get("accept", ""):
-            return HTMLResponse(_NO_TOKEN, 401)
+            wait_s = self._desk.strangers.wrong(address)
+            if wait_s is not None:
+                return told(429, "Too many wrong keys came from this address.", "too_many_wrong_keys", retry_s=wait_s)
         return told(401, "The API key is missing, wrong or revoked. Send `Authorization: Bearer KEY`.", "invalid_api_key")
 
     def _right(self, given: str) -> bool:
@@ -218,15 +226,17 @@ class Door:
 
     def _count(self, scope: Scope, noted: Noted, status: int, seconds: float) -> None:
         caller: Caller | None = scope.get("caller")
-        tenant, route = caller.tenant if caller else "", _route(scope)
-        self._desk.metrics.answered(tenant, scope["method"], route, status, seconds)
+        if caller is not None and "route" not in scope:  # refused before it was looked for
+            scope["route"] = next((route for route in self._routes if route.matches(scope)[0] is Match.FULL), None)
+        tenant, route, method = caller.tenant if caller else "", _route(scope), method_of(scope)
+        self._desk.metrics.answered(tenant, method, route, status, seconds)
         outcome = noted.outcome or ("done" if status < 400 else "left" if status == LEFT else str(status))
         if status >= 400 and status != LEFT:
             self._desk.metrics.refused(tenant, outcome)
         # What the page asks for all the time says nothing of who did what.
         if caller is None or noted.said or not route.startswith("/v1/") or route in _UNTOLD:
             return
-        action = f"{scope['method']} {route}"
+        action = f"{method} {route}"
         self._desk.audit.later(Line(caller.by, action, noted.resource, outcome))
 
 
@@ -238,10 +248,29 @@ def _route(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", None) or "other"
 
 
-def told_of(error: HeadraceError) -> JSONResponse:
-    """One of our errors as the HTTP answer it deserves."""
+def told_of(error: HeadraceError, caller: Caller | None) -> JSONResponse:
+    """One of our errors as the HTTP answer it deserves, in words for this caller."""
     retry_s = error.retry_s if isinstance(error, Overloaded) else 2.0
-    return told(status_of(error), str(error), code_of(error), retry_s=retry_s)
+    return told(status_of(error), words_for(error, caller), code_of(error), retry_s=retry_s)
+
+
+def words_for(error: HeadraceError, caller: Caller | None) -> str:
+    """What a caller is told of an error: whoever may see the whole service all of it, others nothing of what is inside.
+
+    Errors of storage and models name addresses, paths and what libraries said. Those go to the log.
+    """
+    status = status_of(error)
+    if status < 500 or (caller is not None and caller.admin):
+        return str(error)
+    log.warning("%s was told in general: %s", code_of(error), error)
+    return _IN_GENERAL.get(status, "The service is not set up for this. Ask whoever runs it.")
+
+
+_IN_GENERAL = {
+    502: "A model refused the request. Ask whoever runs this service.",
+    503: "A part of the service does not answer. Try again in a moment.",
+    507: "No space is left in the service's storage. Ask whoever runs it.",
+}
 
 
 def status_of(error: HeadraceError) -> int:
@@ -270,6 +299,6 @@ def code_of(error: HeadraceError) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removeprefix("_")).lower()
 
 
-def body_of(error: HeadraceError) -> dict[str, Any]:
-    """The JSON that tells an error."""
-    return error_body(status_of(error), str(error), code_of(error))
+def body_of(error: HeadraceError, caller: Caller | None) -> dict[str, Any]:
+    """The JSON that tells a caller an error."""
+    return error_body(status_of(error), words_for(error, caller), code_of(error))

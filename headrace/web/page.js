@@ -52,14 +52,35 @@ class Told extends Error {
   }
 }
 
+// The token comes in the address behind #, which no server is ever sent, and is kept for this tab alone: a cookie would go to every
+// server on this machine, whatever its port.
+const KEPT = "headrace-token";
+let held = "";
+
+function token() {
+  const brought = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (brought) history.replaceState(null, "", location.pathname);
+  try {
+    if (brought) sessionStorage.setItem(KEPT, brought);
+    held = sessionStorage.getItem(KEPT) ?? "";
+  } catch {
+    held = brought || held; // a browser that stores nothing keeps it until the page is loaded again
+  }
+  return held;
+}
+
 const LOST = "The server cannot be reached. Is `headrace up` still running? Start it again and open the address it prints.";
+
+const STALE = "The token is no longer right. Open the address that `headrace up` printed last.";
+const NO_TOKEN = "This page needs a token. Open the address that `headrace up` printed in its terminal; it carries one.";
 
 async function call(path, body, signal) {
   let response;
   try {
-    response = await fetch(path, body === undefined ? { signal } : {
+    const headers = { Authorization: `Bearer ${token()}` };
+    response = await fetch(path, body === undefined ? { headers, signal } : {
       method: "POST",
-      headers: { "Content-Type": "application/json" },
+      headers: { ...headers, "Content-Type": "application/json" },
       body: JSON.stringify(body),
       signal,
     });
@@ -74,7 +95,7 @@ async function call(path, body, signal) {
   } catch {
     told = { message: `The server said ${response.status}. Try again.`, code: "" };
   }
-  if (response.status === 401) told.message = "The token is no longer right. Open the address that `headrace up` printed last.";
+  if (response.status === 401) told.message = token() ? STALE : NO_TOKEN;
   throw new Told(told.message, told.code);
 }
 
@@ -331,36 +352,45 @@ async function showStanding() {
 const TIERS = { stream: "stream (Kafka)", file: "file", vector: "vector", table: "table", object: "object" };
 let operations = 0;
 
-function follow() {
-  const stream = new EventSource("/v1/events");
+let following = false;
+
+async function follow() {
+  if (following) return;
+  following = true;
   const state = at("state");
-  stream.addEventListener("totals", (event) => {
-    const totals = JSON.parse(event.data);
-    state.className = "";
-    const under = totals.answering || totals.waiting ? ` · ${totals.answering} being answered, ${totals.waiting} waiting` : "";
-    const lasting = totals.state === "running" ? `running for ${duration(totals.seconds)}` : totals.state;
-    state.textContent = `Run ${totals.run}: ${lasting}${under}`;
-    at("tiers").tBodies[0].replaceChildren(...totals.tiers.map(tierRow));
-    // Landing asks the object tier every other second who else lands: that is nothing to draw.
-    const now = totals.tiers.reduce((sum, tier) => sum + (tier.tier === "object" ? 0 : tier.ops), 0);
-    if (now !== operations) {
-      operations = now;
-      drawSoon();
+  let again = true;
+  let message = "Connection lost; trying again. Is `headrace up` still running?";
+  try {
+    for await (const { name, data } of events(await call("/v1/events"))) {
+      if (name === "totals") showTotals(data);
+      if (name === "loop") {
+        loop = data;
+        showLoop();
+      }
     }
-  });
-  stream.addEventListener("loop", (event) => {
-    loop = JSON.parse(event.data);
-    showLoop();
-  });
-  stream.addEventListener("error", async () => {
-    state.className = "lost";
-    if (stream.readyState !== EventSource.CLOSED) {
-      state.replaceChildren(...marked("Connection lost; trying again. Is `headrace up` still running?"));
-      return;
-    }
-    state.replaceChildren(...marked("Connection lost. Open the address that `headrace up` printed last."));
-    setTimeout(follow, 5000);
-  });
+  } catch (error) {
+    if (error instanceof Told && error.code !== "lost") message = error.message;
+    again = error.code !== "invalid_api_key"; // which another address mends, and no patience
+  }
+  following = false;
+  state.className = "lost";
+  state.replaceChildren(...marked(message));
+  if (again) setTimeout(follow, 5000);
+}
+
+function showTotals(totals) {
+  const state = at("state");
+  state.className = "";
+  const under = totals.answering || totals.waiting ? ` · ${totals.answering} being answered, ${totals.waiting} waiting` : "";
+  const lasting = totals.state === "running" ? `running for ${duration(totals.seconds)}` : totals.state;
+  state.textContent = `Run ${totals.run}: ${lasting}${under}`;
+  at("tiers").tBodies[0].replaceChildren(...totals.tiers.map(tierRow));
+  // Landing asks the object tier every other second who else lands: that is nothing to draw.
+  const now = totals.tiers.reduce((sum, tier) => sum + (tier.tier === "object" ? 0 : tier.ops), 0);
+  if (now !== operations) {
+    operations = now;
+    drawSoon();
+  }
 }
 
 function tierRow(tier) {
@@ -524,6 +554,7 @@ async function draw() {
     at("drawing").hidden = false;
     at("no-score").hidden = true;
     at("moving").hidden = false;
+    at("save").disabled = false;
     size();
   } catch (error) {
     if (name !== chosen) return;
@@ -532,6 +563,7 @@ async function draw() {
     at("no-score").hidden = false;
     at("no-score").replaceChildren(...marked(error.message));
     at("moving").hidden = true;
+    at("save").disabled = true;
   }
 }
 
@@ -551,6 +583,12 @@ function zoomTo(value) {
   box.scrollTo(middle[0] * zoom - box.clientWidth / 2, middle[1] * zoom - box.clientHeight / 2);
 }
 
+function save() {
+  const link = make("a", { href: URL.createObjectURL(new Blob([shown], { type: "image/svg+xml" })), download: `${chosen}.svg` });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
 function choose(name, focus) {
   chosen = name;
   shown = "";
@@ -561,7 +599,6 @@ function choose(name, focus) {
     if (selected && focus) tab.focus();
   }
   at("score").setAttribute("aria-labelledby", `tab-${name}`);
-  at("alone").href = `/v1/scores/${name}.svg`;
   draw();
 }
 
@@ -583,6 +620,7 @@ at("tenant").addEventListener("change", showStanding);
 at("look").addEventListener("click", showStanding);
 at("larger").addEventListener("click", () => zoomTo(zoom * 1.4));
 at("smaller").addEventListener("click", () => zoomTo(zoom / 1.4));
+at("save").addEventListener("click", save);
 at("fit").addEventListener("click", () => zoomTo(1));
 for (const name of ["inference", "training"]) {
   const other = name === "inference" ? "training" : "inference";
@@ -620,6 +658,13 @@ document.addEventListener("visibilitychange", () => {
 // Times to come are told from now.
 setInterval(showLoop, 5000);
 
+token();
+window.addEventListener("hashchange", () => {
+  token();
+  showStanding();
+  follow();
+  drawSoon(true);
+});
 showStanding();
 follow();
 choose("inference");

@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from headrace.catalog import CHUNKS, FEEDBACK, INDEXES, INTERACTION_ROWS, Tier
+from headrace.catalog import CHUNKS, FEEDBACK, FEEDBACK_ROWS, INDEXES, INTERACTION_ROWS, Tier
 from headrace.errors import HeadraceError, NotFound, WrongUsage
 from headrace.explain.layout import scene_of
 from headrace.explain.score import score_of
 from headrace.explain.svg import svg
 from headrace.inference.answer import Answer
-from headrace.inference.feedback import Verdict, feedback
+from headrace.inference.feedback import Verdict, feedback, repeated_id
 from headrace.inference.generation import served_by
 from headrace.inference.pipeline import INFERENCE, Desk
 from headrace.pipeline.run import journal_of, runs
@@ -38,6 +39,7 @@ from headrace.web.documents import Documents
 from headrace.web.metrics import Metrics
 from headrace.web.places import Place, Places
 from headrace.web.rate import Rate
+from headrace.web.strangers import Strangers
 from headrace.web.trace import Traces, tokens
 
 AT_ONCE = 4
@@ -45,6 +47,7 @@ AT_ONCE = 4
 WAITING = 28
 """Questions that may wait beyond those; further ones are turned away."""
 _REMEMBERED = 10_000
+_JUDGING = 16
 _CLOSE_S = 5.0
 
 
@@ -71,13 +74,16 @@ class Service:
         self.callers = Callers(self.metadata, settings.limits)
         whole = settings.limits.model_copy(update={"questions": AT_ONCE + WAITING})
         self.page = Caller(settings.tenant, PAGE, frozenset(SCOPES), whole)
-        self.audit = Audit(self.metadata, runner)
+        self.strangers = Strangers()
+        self.audit = Audit(self.metadata, runner, self.strangers)
         self.metrics = Metrics(runner.record.ledger, lambda: self.places.counts)
         self.rate = Rate()
         self.documents = Documents(runner, settings)
         self.traces = traces or Traces.of(settings.telemetry)
         self._desk = desk
         self._given: OrderedDict[str, _Given] = OrderedDict()
+        self._judged: OrderedDict[str, dict[str, Any]] = OrderedDict()  # what verdicts that may be sent again were answered
+        self._judging = [threading.Lock() for _ in range(_JUDGING)]
         self._lock = threading.Lock()
         self._first = threading.Lock()
         self._seen: set[tuple[str, str]] = set()
@@ -159,7 +165,7 @@ class Service:
                         read, written, _ = tokens(piece)
                         first = piece.timings_ms.get("first_token", 0.0) / 1e3
                         self.metrics.question(tenant, "answer", read=read, written=written, first_s=first)
-                        yield self._remembered(piece)
+                        yield fit_for(self._remembered(piece), caller)
                     else:
                         yield piece
                     if gone() or self.stopping:
@@ -186,7 +192,7 @@ class Service:
                 found = self._desk.search(question, tenant=tenant, user=user, simulated=simulated is not None, readers=readers)
             span.answered(found)
             self.metrics.question(tenant, "search")
-            return _without_text(self._remembered(found))
+            return _without_text(fit_for(self._remembered(found), caller))
 
     def judge(
         self,
@@ -199,8 +205,13 @@ class Service:
         correction: str = "",
         consent: bool | None = None,
         simulated_user: str | None = None,
+        key: str | None = None,
     ) -> dict[str, Any]:
-        """Put a verdict on the head and say where it stands. Raises `NotFound` for one the caller was not given."""
+        """Put a verdict on the head and say where it stands. Raises `NotFound` for one the caller was not given.
+
+        The same verdict under the same `key` is recorded once, as far as this process and what has landed know, and answered
+        alike.
+        """
         given = self._answer(answer_id)
         if given is None or not (caller.admin or given.tenant == caller.tenant):
             # The same words for both: whether another tenant has such an answer is not told.
@@ -210,21 +221,44 @@ class Service:
             )
         if chunk_id and chunk_id not in given.chunks:
             raise NotFound(f"Answer {answer_id} does not stand on a chunk {chunk_id}.", hint="Take chunk_id from its passages.")
+        user = simulated_user or self._user_of(caller)
         verdict = Verdict(
             answer_id,
             up,
             given.tenant,
-            simulated_user or self._user_of(caller),
+            user,
             chunk_id=chunk_id,
             reason=reason,
             correction=correction,
             consent=consent,
             simulated=simulated_user is not None,
         )
-        with self._alone("feedback", given.tenant):
-            partition, offset = self.runner.run(feedback, tenant=given.tenant, verdicts=[verdict])[0]
-            self._seen.add(("feedback", given.tenant))
+        if key is None:
+            return self._recorded(verdict)
+        said = {name: value for name, value in vars(verdict).items() if name != "verdict_id"}
+        verdict = replace(verdict, verdict_id=repeated_id(key, said))
+        with self._judging[int(verdict.verdict_id, 16) % _JUDGING]:  # of two at once the second finds what the first did
+            with self._lock:
+                told = self._judged.get(verdict.verdict_id)
+            told = told or self._landed(verdict) or self._recorded(verdict)
+            with self._lock:
+                self._judged[verdict.verdict_id] = told
+                while len(self._judged) > _REMEMBERED:
+                    self._judged.popitem(last=False)
+        return told
+
+    def _recorded(self, verdict: Verdict) -> dict[str, Any]:
+        with self._alone("feedback", verdict.tenant):
+            partition, offset = self.runner.run(feedback, tenant=verdict.tenant, verdicts=[verdict])[0]
+            self._seen.add(("feedback", verdict.tenant))
         return {"verdict_id": verdict.verdict_id, "topic": FEEDBACK.name, "partition": partition, "offset": offset}
+
+    def _landed(self, verdict: Verdict) -> dict[str, Any] | None:
+        """Where a verdict stands that another process recorded, if it has landed."""
+        table = TableReader(FEEDBACK_ROWS, self.runner.endpoints, Meter(self.runner.record.ledger, feedback.name))
+        where = f"verdict_id = {quoted(verdict.verdict_id)} AND tenant = {quoted(verdict.tenant)}"
+        found = table.read(("partition", "offset"), where).to_pylist()
+        return {"verdict_id": verdict.verdict_id, "topic": FEEDBACK.name, **found[0]} if found else None
 
     def ledger(self) -> dict[str, Any]:
         """The live run's ledger rows."""
@@ -378,6 +412,16 @@ def _pipeline(name: str) -> tuple[Pipeline, frozenset[str]]:
         raise WrongUsage(f"There is no pipeline {name!r}.", hint=f"There are: {', '.join(pipelines)}.")
     others = {stage.name for other in pipelines.values() if other.name != name for stage in other.stages}
     return pipelines[name], frozenset(stage.name for stage in pipelines[name].stages if stage.name not in others)
+
+
+def fit_for(told: dict[str, Any], caller: Caller) -> dict[str, Any]:
+    """An answer for this caller: why a re-ranker did not answer names addresses, which are an admin's to see."""
+    if "note" in told and not caller.admin:
+        told["note"] = _INSIDE.sub(r"\1", told["note"])
+    return told
+
+
+_INSIDE = re.compile(r"(retrieval order stands): .*", re.DOTALL)
 
 
 def _without_text(found: dict[str, Any]) -> dict[str, Any]:

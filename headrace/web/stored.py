@@ -13,7 +13,7 @@ from headrace.inference.put import named
 from headrace.models.http import LEFT
 from headrace.storage.metadata import Line
 from headrace.web.body import Tenant
-from headrace.web.caller import READ, WRITE, caller_of
+from headrace.web.caller import READ, WRITE, Caller, caller_of
 from headrace.web.documents import Document, uri_of
 from headrace.web.door import Noted
 from headrace.web.feed import once
@@ -83,6 +83,7 @@ def add_documents(app: FastAPI, service: Service) -> None:
         noted.resource = uri
 
         def work() -> tuple[Document, bool]:
+            service.documents.check_writer(caller, whose, uri, open_to)
             limits = caller.limits if whose == caller.tenant else service.limits_of(whose)
             done = service.documents.put(whose, uri, data, limits, open_to)
             service.audit.now(Line(caller.by, "document.put", _resource(caller.tenant, whose, uri)))
@@ -93,7 +94,7 @@ def add_documents(app: FastAPI, service: Service) -> None:
         if done is None:
             return Response(status_code=LEFT)
         document, changed = done
-        return JSONResponse(document.as_dict(), 202 if changed else 200)
+        return JSONResponse(_shown(caller, document), 202 if changed else 200)
 
     @app.put("/v1/documents", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
     async def put_document(
@@ -117,15 +118,15 @@ def add_documents(app: FastAPI, service: Service) -> None:
         status: Literal["put", "parsed", "indexed", "failed", "deleting"] | None = None,
         tenant: OfTenant = None,
     ) -> Response:
-        """The documents of the tenant by uri, with their status."""
+        """The documents of the tenant by uri, with their status; of a key that is bound to readers, those they may read."""
         caller = caller_of(request)
         caller.may(READ)
         whose = caller.whose(tenant)
 
         def work() -> dict[str, Any]:
-            found, more = service.documents.list(whose, after=after, most=limit, status=status)
-            count, held = service.documents.used(whose)
-            data = [document.as_dict() for document in found]
+            found, more = service.documents.list(caller, whose, after=after, most=limit, status=status)
+            count, held = service.documents.seen(caller, whose)
+            data = [_shown(caller, document) for document in found]
             return {"object": "list", "data": data, "has_more": more, "stored": {"documents": count, "bytes": held}}
 
         listed = await once(request, service, work)
@@ -138,12 +139,12 @@ def add_documents(app: FastAPI, service: Service) -> None:
         caller.may(READ)
         whose = caller.whose(tenant)
         request.scope["noted"].resource = uri_of(uri)
-        found = await once(request, service, lambda: service.documents.one(whose, uri))
-        return Response(status_code=LEFT) if found is None else JSONResponse(found.as_dict())
+        found = await once(request, service, lambda: service.documents.shown(caller, whose, uri))
+        return Response(status_code=LEFT) if found is None else JSONResponse(_shown(caller, found))
 
     @app.delete("/v1/documents/{uri:path}", responses=_TAKEN, status_code=202)
     async def delete_document(uri: str, request: Request, tenant: OfTenant = None) -> Response:
-        """Delete a document: its source now, and from the index within seconds."""
+        """Delete a document: the sources of all its versions now, and from the index within seconds."""
         caller = caller_of(request)
         caller.may(WRITE)
         whose = caller.whose(tenant)
@@ -151,13 +152,14 @@ def add_documents(app: FastAPI, service: Service) -> None:
         noted.resource = uri_of(uri)
 
         def work() -> Document:
+            service.documents.shown(caller, whose, uri)
             gone = service.documents.delete(whose, uri)
             service.audit.now(Line(caller.by, "document.delete", _resource(caller.tenant, whose, uri)))
             noted.said = True
             return gone
 
         gone = await once(request, service, work)
-        return Response(status_code=LEFT) if gone is None else JSONResponse(gone.as_dict(), 202)
+        return Response(status_code=LEFT) if gone is None else JSONResponse(_shown(caller, gone), 202)
 
 
 async def _document(request: Request) -> tuple[str | None, bytes]:
@@ -177,6 +179,14 @@ def _open_to(readers: list[str] | None, everybody: bool) -> list[str] | None:
         raise WrongUsage("A document is either for some readers or for everybody.", hint="Leave reader or everybody out.")
     named(readers or ())
     return [] if everybody else readers or None
+
+
+def _shown(caller: Caller, document: Document) -> dict[str, Any]:
+    """A document as the caller may see it: of its readers, a key that is bound to some is told those."""
+    told = document.as_dict()
+    if caller.readers is not None:
+        told["readers"] = [reader for reader in document.readers if reader in caller.readers]
+    return told
 
 
 def _resource(own: str, whose: str, uri: str) -> str:

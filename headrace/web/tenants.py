@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from headrace.models.http import LEFT
 from headrace.storage.metadata import ApiKey, Tenant
 from headrace.web.body import TENANT, NewKey, NewQuotas, NewTenant
-from headrace.web.caller import ADMIN, Caller, caller_of, checked
+from headrace.web.caller import ADMIN, TENANT_ADMIN, Caller, caller_of, checked, fit_for_key
 from headrace.web.feed import once
 from headrace.web.service import Service
 
@@ -32,9 +32,13 @@ def add_tenants(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/tenants")
     async def list_tenants(request: Request) -> Response:
-        """Every tenant, its quotas and the limits that come of them."""
-        _admin(request)
-        found = await once(request, service, lambda: [_tenant(tenant, service) for tenant in metadata.tenants()])
+        """Every tenant, its quotas and the limits that come of them; with the scope `tenant-admin` the key's own."""
+        own = _own(request)
+
+        def work() -> list[dict[str, Any]]:
+            return [_tenant(tenant, service) for tenant in metadata.tenants() if own in (None, tenant.name)]
+
+        found = await once(request, service, work)
         return Response(status_code=LEFT) if found is None else JSONResponse({"object": "list", "data": found})
 
     @app.post("/v1/tenants", status_code=201)
@@ -58,19 +62,24 @@ def add_tenants(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/keys")
     async def list_keys(request: Request) -> Response:
-        """Every key without its secret, the revoked ones too."""
-        _admin(request)
-        kept = await once(request, service, metadata.keys)
+        """Every key without its secret, the revoked ones too; with the scope `tenant-admin` those of the key's tenant."""
+        own = _own(request)
+        kept = await once(request, service, lambda: metadata.keys(own))
         found = None if kept is None else [key_row(key) for key in kept]
         return Response(status_code=LEFT) if found is None else JSONResponse({"object": "list", "data": found})
 
     @app.post("/v1/keys", status_code=201)
     async def mint_key(body: NewKey, request: Request) -> Response:
         """Make a key; `key` is its text, which nobody can have again."""
-        by = _admin(request).by
+        caller = caller_of(request)
+        caller.may(TENANT_ADMIN)
+        tenant, by = caller.whose(body.tenant), caller.by
+        if ADMIN in body.scopes:
+            caller.may(ADMIN)
+        fit_for_key(body.scopes, body.readers)
 
         def work() -> dict[str, Any]:
-            text, key = metadata.mint_key(body.tenant, body.scopes, label=body.label, by=by)
+            text, key = metadata.mint_key(tenant, body.scopes, label=body.label, readers=body.readers, by=by)
             return {"key": text, **key_row(key)}
 
         return await done(request, work, 201)
@@ -78,10 +87,10 @@ def add_tenants(app: FastAPI, service: Service) -> None:
     @app.delete("/v1/keys/{key_id}")
     async def revoke_key(key_id: Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")], request: Request) -> Response:
         """Let a key allow nothing from now on."""
-        by = _admin(request).by
+        own, by = _own(request), caller_of(request).by
 
         def work() -> dict[str, Any]:
-            metadata.revoke_key(key_id, by=by)
+            metadata.revoke_key(key_id, tenant=own, by=by)
             return {"id": key_id, "revoked": True}
 
         return await done(request, work)
@@ -100,6 +109,7 @@ def key_row(key: ApiKey) -> dict[str, Any]:
         "tenant": key.tenant,
         "scopes": list(key.scopes),
         "label": key.label,
+        "readers": None if key.readers is None else list(key.readers),
         "created_at": key.created_at.isoformat(),
         "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
         "last_used_at": key.last_used_at.isoformat() if key.last_used_at else None,
@@ -109,6 +119,13 @@ def key_row(key: ApiKey) -> dict[str, Any]:
 def _tenant(tenant: Tenant, service: Service) -> dict[str, Any]:
     limits = service.limits_of(tenant.name, tenant.quotas).model_dump()
     return {"tenant": tenant.name, "created_at": tenant.created_at.isoformat(), "quotas": tenant.quotas, "limits": limits}
+
+
+def _own(request: Request) -> str | None:
+    """The tenant whose tenants and keys are the caller's to see: its own, or of all (`None`). Raises `Forbidden`."""
+    caller = caller_of(request)
+    caller.may(TENANT_ADMIN)
+    return None if caller.admin else caller.tenant
 
 
 def _admin(request: Request) -> Caller:

@@ -258,15 +258,18 @@ def test_a_tenant_stores_as_much_as_it_may_to_the_byte_and_to_the_document(sessi
 
         assert put("one.md", 101) == (
             403,
-            "This tenant may store 100 bytes, has 0 and this document has 101. Delete some documents, or ask for more.",
+            "This tenant may store 100 bytes, has 0 and this document has 101. Earlier versions count too. Delete some"
+            " documents, which deletes all of theirs, or ask for more.",
         )
         assert put("one.md", 60)[0] == 202
         assert put("two.md", 41)[0] == 403
         assert put("two.md", 40)[0] == 202
         assert put("three.md", 1)[1].startswith("This tenant may store 2 documents and has them.")
-        assert put("one.md", 59)[0] == 202, "what it replaces is not counted beside it"
-        assert put("two.md", 42)[0] == 403
-        assert put("two.md", 41)[0] == 202
+        assert put("one.md", 59)[0] == 403, "what it would replace stays stored"
+        gone = page.delete("/v1/documents/one.md", params={"tenant": "stores"})
+        assert gone.status_code == 202
+        assert put("one.md", 61)[0] == 403
+        assert put("one.md", 60)[0] == 202
 
 
 def test_what_was_declined_is_recorded_as_such(session: Session, voices: Voices) -> None:
@@ -313,3 +316,5 @@ def test_the_api_says_it_too_and_each_tenants_part_of_the_kv_cache_goes_to_the_g
             told = page.post(route, json={"question": NEAR, "tenant": "acme"}).raise_for_status().json()
             assert told["note"].startswith("the re-ranker did not answer, retrieval order stands: ")
             assert [passage["rerank_rank"] for passage in told["passages"]] == [None] * len(told["passages"])
+            tenants = page.post(route, json={"question": NEAR}, headers=key).raise_for_status().json()
+            assert tenants["note"] == "the re-ranker did not answer, retrieval order stands", "why, is not a tenant's to know"

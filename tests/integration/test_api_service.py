@@ -56,7 +56,7 @@ def test_openais_client_asks_and_streams(api: Any, acme: httpx.Client) -> None:
             client.chat.completions.create(model="headrace", messages=[{"role": "assistant", "content": "Hello"}])
     with (
         openai.OpenAI(base_url=f"{api.url}/v1", api_key="hr_wrong", max_retries=0) as client,
-        pytest.raises(openai.AuthenticationError),
+        pytest.raises((openai.AuthenticationError, openai.RateLimitError)),  # the latter after many wrong keys
     ):
         client.models.list()
 
@@ -99,7 +99,9 @@ def test_what_a_tenant_stores_is_bounded(api: Any) -> None:
     assert client.put("/v1/documents/a.txt", content=b"a" * 60).status_code == 202
     over = client.put("/v1/documents/b.txt", content=b"b" * 60)
     assert (over.status_code, over.json()["error"]["code"]) == (403, "quota_reached")
-    assert client.put("/v1/documents/a.txt", content=b"c" * 90).status_code == 202, "in the place of what was there"
+    assert client.put("/v1/documents/a.txt", content=b"c" * 90).status_code == 403, "the version before is stored, too"
+    assert client.put("/v1/documents/a.txt", content=b"c" * 30).status_code == 202
+    assert client.get("/v1/documents").json()["stored"] == {"documents": 1, "bytes": 90}
     assert client.put("/v1/documents/b.txt", content=b"b" * 10).status_code == 202
     assert client.put("/v1/documents/c.txt", content=b"").status_code == 400
     assert client.delete("/v1/documents/a.txt").status_code == 202
@@ -142,7 +144,7 @@ def test_a_revoked_key_stops_within_a_second(api: Any) -> None:
     client = api.client(key)
     assert client.get("/v1/models").status_code == 200
     run(api.home, "key", "revoke", key_id)
-    until(10, lambda: client.get("/v1/models").status_code == 401, lambda: "a revoked key goes on")
+    until(10, lambda: client.get("/v1/models").status_code in (401, 429), lambda: "a revoked key goes on")
     assert caller._FRESH_S < 1, "for so long a key is taken for what it was"
 
 

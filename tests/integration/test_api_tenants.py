@@ -51,7 +51,8 @@ def test_nothing_answers_without_a_key_but_health(api: Any) -> None:
             address = path.replace("{uri}", "a").replace("{name}", "a").replace("{key_id}", "0" * 16).replace("{pipeline}", "a")
             for headers in ({}, {"Authorization": "Bearer hr_0123456789abcdef_" + "A" * 43}, {"Authorization": "Bearer"}):
                 response = stranger.request(method, address, headers=headers)
-                assert response.status_code == (200 if path.startswith("/health") else 401), (method, path)
+                outside = {401, 429} if "hr_" in headers.get("Authorization", "") else {401}  # after many wrong keys
+                assert response.status_code in ({200} if path.startswith("/health") else outside), (method, path)
                 if response.status_code == 401:
                     assert response.json()["error"]["type"] == "authentication_error"
     stranger.close()

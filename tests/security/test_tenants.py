@@ -1,0 +1,256 @@
+"""What one tenant's key can do to others, to its own tenant's limits, and to what its tenant keeps from some of its own."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+from traffic import until
+
+from headrace.catalog import DOCUMENTS
+from headrace.errors import WrongUsage
+from headrace.inference.feedback import CORRECTION_CHARACTERS, REASON_CHARACTERS, Verdict
+from headrace.inference.parse import document_id
+from headrace.inference.put import _found
+from headrace.pipeline.run import Run
+from headrace.pipeline.runner import Runner
+from headrace.settings import Settings
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader
+from headrace.web.caller import SCOPES, Caller
+from headrace.web.service import Service
+
+NFC = unicodedata.normalize("NFC", "pré/é.md")
+NFD = unicodedata.normalize("NFD", "pré/é.md")
+
+
+def writer(api: Any, tenant: str, **quotas: int) -> httpx.Client:
+    """A new tenant's client, which may read and write."""
+    api.tenant(tenant, **quotas)
+    client: httpx.Client = api.client(api.mint(tenant, "read", "write")[0])
+    return client
+
+
+def sources(api: Any, tenant: str) -> dict[str, int]:
+    """Hash → bytes of the sources in the bucket."""
+    stored = ObjectReader(DOCUMENTS, api.endpoints, Meter(Ledger(), "test"))
+    return {info.key.rpartition("/")[2]: info.bytes for info in stored.list(f"{tenant}/")}
+
+
+def test_versions_of_one_name_do_not_pass_the_quota(api: Any) -> None:
+    client = writer(api, "versions", stored_bytes=20_000)
+    put = [client.put("/v1/documents/a.txt", content=f"{n:03} ".encode() * 2_250) for n in range(8)]
+    assert [response.status_code for response in put] == [202, 202] + [403] * 6
+    assert put[-1].json()["error"]["code"] == "quota_reached"
+    assert sum(sources(api, "versions").values()) == 18_000 <= 20_000
+    assert client.get("/v1/documents").json()["stored"] == {"documents": 1, "bytes": 18_000}
+    api.indexed(client, "a.txt")
+    assert client.put("/v1/documents/a.txt", content=b"x" * 3_000).status_code == 403, "also when the tables know of it"
+    assert client.put("/v1/documents/b.txt", content=b"000 " * 2_250).status_code == 202, "the same bytes are stored once"
+    assert client.get("/v1/documents").json()["stored"] == {"documents": 2, "bytes": 18_000}
+
+
+def test_a_deletion_takes_every_version(api: Any) -> None:
+    client = writer(api, "deleting")
+    texts = [f"# Secret {number}\n\nThe word is heliotrope {number}.\n".encode() for number in range(3)]
+    for text in texts[:2]:
+        client.put("/v1/documents/a.md", content=text).raise_for_status()
+    api.indexed(client, "a.md")
+    client.put("/v1/documents/a.md", content=texts[2]).raise_for_status()
+    client.put("/v1/documents/same.md", content=texts[0]).raise_for_status()
+    assert len(sources(api, "deleting")) == 3
+    assert client.delete("/v1/documents/a.md").status_code == 202
+    assert list(sources(api, "deleting").values()) == [len(texts[0])], "another document has the first"
+    assert api.indexed(client, "same.md")["status"] == "indexed"
+    assert client.get("/v1/documents").json()["stored"]["bytes"] == len(texts[0])
+    until(60, lambda: client.get("/v1/documents/a.md").status_code == 404, api.log.read_text)
+    assert client.put("/v1/documents/a.md", content=texts[2]).status_code == 202, "and it may be put again"
+    assert api.indexed(client, "a.md")["status"] == "indexed"
+    assert len(sources(api, "deleting")) == 2
+
+
+def test_a_large_document_does_not_keep_another_tenants_small_one_waiting(api: Any) -> None:
+    large, small = writer(api, "large"), writer(api, "small-one")
+    text = "".join(f"## Part {n}\n\n" + f"The gate number {n} was opened, looked at and closed again. " * 14 for n in range(220))
+    assert len(text) < 200_000
+    api.models.gate.clear()
+    try:
+        before = api.models.batches
+        large.put("/v1/documents/large.md", content=text.encode()).raise_for_status()
+        until(60, lambda: api.models.batches > before, lambda: "its embedding does not begin")
+        small.put("/v1/documents/small.md", content=b"# Weir\n\nThe weir is made of oak.\n").raise_for_status()
+        begun = api.models.batches
+    finally:
+        api.models.gate.set()
+    api.models.delay = 0.3
+    try:
+        assert api.indexed(small, "small.md")["status"] == "indexed"
+        ahead = api.models.batches - begun
+        assert large.get("/v1/documents/large.md").json()["status"] == "parsed", "it goes on afterwards"
+    finally:
+        api.models.delay = 0.0
+    # Four batches are on their way when the small one is met, and each tenant has one in the round that it comes into.
+    assert ahead <= 6, ahead
+    assert api.indexed(large, "large.md")["status"] == "indexed"
+    assert api.models.batches - begun > 2 * ahead
+    found = large.post("/v1/search", json={"question": "Which gate number 219 was opened?"}).json()["passages"]
+    assert any("219" in passage["text"] for passage in found)
+
+
+def test_an_admin_of_a_tenant_does_everything_there_and_nothing_elsewhere(api: Any) -> None:
+    api.tenant("theirs")
+    key, key_id = api.mint("theirs", "tenant-admin")
+    admin = api.client(key)
+    assert admin.put("/v1/documents/a.md", content=b"# A\n\nText.\n").status_code == 202
+    assert admin.get("/v1/documents").status_code == 200
+    assert admin.post("/v1/search", json={"question": "text"}).status_code in (200, 404)
+    made = admin.post("/v1/keys", json={"tenant": "theirs", "scopes": ["read"], "readers": ["hr"]})
+    assert made.status_code == 201, made.text
+    assert admin.post("/v1/keys", json={"tenant": "theirs", "scopes": ["tenant-admin"]}).status_code == 201
+    assert admin.post("/v1/keys", json={"tenant": "theirs", "scopes": ["admin"]}).status_code == 403
+    assert admin.post("/v1/keys", json={"tenant": "acme", "scopes": ["read"]}).status_code == 403
+    assert {row["tenant"] for row in admin.get("/v1/keys").json()["data"]} == {"theirs"}
+    assert [row["tenant"] for row in admin.get("/v1/tenants").json()["data"]] == ["theirs"]
+    foreign = api.keys["acme"].split("_")[1]
+    refused, unknown = admin.delete(f"/v1/keys/{foreign}"), admin.delete(f"/v1/keys/{'0' * 16}")
+    assert refused.status_code == unknown.status_code == 404
+    assert refused.text.replace(foreign, "") == unknown.text.replace("0" * 16, "")
+    assert api.client(api.keys["acme"]).get("/v1/models").status_code == 200
+    assert admin.delete(f"/v1/keys/{made.json()['id']}").status_code == 200
+    for method, path, body in (
+        ("GET", "/metrics", None),
+        ("GET", "/v1/ledger", None),
+        ("GET", "/v1/runs", None),
+        ("GET", "/v1/loop", None),
+        ("GET", "/v1/events", None),
+        ("GET", "/v1/scores/inference.svg", None),
+        ("POST", "/v1/tenants", {"name": "mine"}),
+        ("PUT", "/v1/tenants/theirs/quotas", {"quotas": {"documents": 1_000_000}}),
+        ("POST", "/v1/search", {"question": "a", "tenant": "acme"}),
+    ):
+        assert admin.request(method, path, json=body).status_code == 403, (method, path)
+    assert admin.get("/v1/documents", params={"tenant": "acme"}).status_code == 403
+    assert any(row["id"] == key_id for row in api.client().get("/v1/keys").json()["data"])
+
+
+@pytest.fixture(scope="module")
+def closed(api: Any) -> httpx.Client:
+    """A tenant with a document for `hr`, one for `hr` and `ann`, and one for everybody."""
+    client = writer(api, "closing")
+    for uri, readers in (("pay.md", ["hr"]), ("both.md", ["hr", "ann"]), ("open.md", [])):
+        text = f"# Bonus\n\nThe bonus in {uri} depends on marmalade."
+        client.put(f"/v1/documents/{uri}", params={"reader": readers}, content=text.encode()).raise_for_status()
+    for uri in ("pay.md", "both.md", "open.md"):
+        assert api.indexed(client, uri)["status"] == "indexed"
+    return client
+
+
+def test_a_key_that_is_bound_to_readers_asks_as_these(api: Any, closed: httpx.Client) -> None:
+    body = {"tenant": "closing", "scopes": ["read", "write"], "readers": ["ann"]}
+    ann = api.client(api.client().post("/v1/keys", json=body).raise_for_status().json()["key"])
+    question = {"question": "What does the bonus depend on?"}
+
+    def found(client: httpx.Client, **more: Any) -> set[str]:
+        told = client.post("/v1/search", json={**question, **more}).raise_for_status().json()
+        return {passage["document"] for passage in told["passages"]}
+
+    assert found(ann) == found(ann, readers=["ann"]) == {"both.md", "open.md"}
+    assert found(closed) == {"open.md"}
+    chat = {"model": "headrace", "messages": [{"role": "user", "content": question["question"]}]}
+    for response in (
+        ann.post("/v1/search", json={**question, "readers": ["hr"]}),
+        ann.post("/v1/ask", json={**question, "readers": ["ann", "hr"]}),
+        ann.post("/v1/chat/completions", json={**chat, "headrace": {"readers": ["hr"]}}),
+        ann.put("/v1/documents/new.md", params={"reader": "hr"}, content=b"a"),
+        ann.put("/v1/documents/pay.md", params={"everybody": True}, content=b"a"),
+        ann.put("/v1/documents/pay.md", content=b"a"),
+    ):
+        assert response.status_code == 403, response.text
+    listed = ann.get("/v1/documents").json()
+    assert {document["uri"]: document["readers"] for document in listed["data"]} == {"both.md": ["ann"], "open.md": []}
+    assert listed["stored"]["documents"] == 2
+    hidden, unknown = ann.get("/v1/documents/pay.md"), ann.get("/v1/documents/nothing.md")
+    assert (hidden.status_code, hidden.text) == (404, unknown.text)
+    assert ann.delete("/v1/documents/pay.md").status_code == 404
+    assert closed.get("/v1/documents/pay.md").json()["status"] == "indexed"
+    for wrong in ({"readers": []}, {"readers": ["ann"], "scopes": ["admin"]}, {"readers": ["ann"], "scopes": ["tenant-admin"]}):
+        assert api.client().post("/v1/keys", json={**body, **wrong}).status_code == 400, wrong
+
+
+def test_names_in_either_form_of_unicode_are_one_document(api: Any, tmp_path: Path) -> None:
+    client = writer(api, "unicode")
+    assert NFC != NFD
+    client.put(f"/v1/documents/{NFD}", content=b"# One\n\nThe first text.\n").raise_for_status()
+    client.put("/v1/documents", params={"uri": NFC}, content=b"# Two\n\nThe second text.\n").raise_for_status()
+    assert api.indexed(client, NFD)["title"] == "Two"
+    assert [document["uri"] for document in client.get("/v1/documents").json()["data"]] == [NFC]
+    assert client.get(f"/v1/documents/{NFC}").json()["document_id"] == document_id("unicode", NFC)
+    folder = tmp_path / "pré"
+    folder.mkdir()
+    (folder / unicodedata.normalize("NFD", "é.md")).write_text("as macOS writes it")
+    assert [found.uri for found in _found([folder])[0]] == [NFC]
+    (folder / unicodedata.normalize("NFC", "é.md")).write_text("as Linux does")
+    with pytest.raises(WrongUsage, match="would both be called"):
+        _found([folder])
+
+
+@pytest.mark.parametrize("path", ["%FF.md", "%FE.md", "a/%C3%28.md", "%EF%BF%BD.md"])
+def test_names_that_are_not_utf_8_are_refused(api: Any, path: str) -> None:
+    client = api.client(api.keys["acme"])
+    for method in ("PUT", "GET", "DELETE"):
+        response = client.request(method, f"/v1/documents/{path}", content=b"a")
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "wrong_usage"), response.text
+    assert client.put(f"/v1/documents?uri={path}", content=b"a").status_code == 400
+
+
+def test_quotas_are_numbers(api: Any) -> None:
+    for quota in (True, False, 1.0, "1", None, -1):
+        assert api.client().post("/v1/tenants", json={"name": "true", "quotas": {"documents": quota}}).status_code == 400, quota
+        told = api.client().put("/v1/tenants/acme/quotas", json={"quotas": {"documents": quota}})
+        assert told.status_code == 400, quota
+    assert "true" not in {tenant["tenant"] for tenant in api.client().get("/v1/tenants").json()["data"]}
+
+
+def test_a_verdict_that_is_sent_again_is_recorded_once(api: Any, closed: httpx.Client, tmp_path: Path) -> None:
+    answer = closed.post("/v1/search", json={"question": "What does the bonus depend on?"}).json()["answer_id"]
+    body = {"answer_id": answer, "up": True, "reason": "right"}
+    key = {"Idempotency-Key": "a-try-of-mine"}
+    told = [closed.post("/v1/feedback", json=body, headers=key).raise_for_status().json() for _ in range(3)]
+    assert told[0] == told[1] == told[2]
+    other = closed.post("/v1/feedback", json={**body, "up": False}, headers=key).json()
+    again = closed.post("/v1/feedback", json=body, headers={"Idempotency-Key": "another"}).json()
+    plain = [closed.post("/v1/feedback", json=body).json()["verdict_id"] for _ in range(2)]
+    assert len({told[0]["verdict_id"], other["verdict_id"], again["verdict_id"], *plain}) == 5
+    assert closed.post("/v1/feedback", json=body, headers={"Idempotency-Key": "x" * 201}).status_code == 400
+
+    def landed() -> list[str]:
+        rows = api.sql(f"SELECT verdict_id FROM feedback WHERE answer_id = '{answer}'")
+        return sorted(row["verdict_id"] for row in rows)
+
+    wanted = sorted({told[0]["verdict_id"], other["verdict_id"], again["verdict_id"], *plain})
+    until(30, lambda: len(landed()) >= len(wanted), landed)
+    assert landed() == wanted, "each once"
+    # Another process, as after a restart, knows it from the tables.
+    settings = Settings(home=api.home.path)
+    restarted = Service(Runner(Run("test", tmp_path), api.endpoints), cast(Any, None), settings)
+    caller = Caller("closing", closed.headers["authorization"].split("_")[1], frozenset({"read"}), settings.limits)
+    until(30, lambda: restarted._answer(answer), lambda: "the answer does not land")
+    assert restarted.judge(caller, answer, True, reason="right", key="a-try-of-mine") == told[0]
+    restarted.metadata.close()
+
+
+def test_a_verdicts_words_are_bounded_alike_everywhere(api: Any, closed: httpx.Client) -> None:
+    answer = closed.post("/v1/search", json={"question": "What does the bonus depend on?"}).json()["answer_id"]
+    for field, most in (("reason", REASON_CHARACTERS), ("correction", CORRECTION_CHARACTERS)):
+        Verdict(answer, True, "closing", "ann", **{field: "é" * most})
+        assert closed.post("/v1/feedback", json={"answer_id": answer, "up": True, field: "é" * most}).status_code == 200
+        with pytest.raises(WrongUsage, match=f"{field} has"):
+            Verdict(answer, True, "closing", "ann", **{field: "é" * (most + 1)})
+        assert closed.post("/v1/feedback", json={"answer_id": answer, "up": True, field: "é" * (most + 1)}).status_code == 400
+        with pytest.raises(WrongUsage, match="not Unicode"):
+            Verdict(answer, True, "closing", "ann", **{field: "\udcff"})
+    assert set(SCOPES) == {"read", "write", "tenant-admin", "admin"}
