@@ -235,9 +235,9 @@ class Turns:
                 yield self._waiting[tenant].popleft()
                 if not self._waiting[tenant]:
                     del self._waiting[tenant]
-            if self._gives_way is not None and self._waiting:
-                if len(self._waiting) < before or self._gives_way(self._waiting.keys()):
-                    return
+            done = len(self._waiting) < before
+            if self._gives_way is not None and self._waiting and (done or self._gives_way(self._waiting.keys())):
+                return
 
     def left(self) -> frozenset[str]:
         """Documents of which a chunk was in no batch."""

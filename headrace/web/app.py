@@ -284,9 +284,7 @@ def _named(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-async def _totals(
-    service: Service, loop: Callable[[], dict[str, Any]], stands: Callable[[], bool]
-) -> AsyncIterator[str]:
+async def _totals(service: Service, loop: Callable[[], dict[str, Any]], stands: Callable[[], bool]) -> AsyncIterator[str]:
     """The events of `/v1/events`, until the service stops or the key that asks for them is right no more."""
     before: dict[str, Any] = {}
     while True:

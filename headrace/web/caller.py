@@ -68,7 +68,6 @@ class Caller:
             raise Forbidden("This key is of another tenant than the request names.", hint="Leave the tenant out.")
         return named
 
-
     def asks_as(self, named: Sequence[str]) -> tuple[str, ...]:
         """On whose behalf it asks, where a request names these. Raises `Forbidden` where the key is bound to others."""
         if self.readers is None:

@@ -128,7 +128,7 @@ class Documents:
         self._table = TableReader(DOCUMENT_ROWS, runner.endpoints, meter)
         self._shelves: dict[str, dict[str, Document]] = {}
         self._kept: dict[str, dict[str, _Versions]] = {}  # tenant → uri → what of its sources is stored, by the tables
-        self._since: dict[tuple[str, str], list[Document]] = {}  # what was put or deleted since, in its order
+        self._since: dict[tuple[str, str], Sequence[Document]] = {}  # what was put or deleted since, in its order
         self._chunks = TableReader(CHUNK_ROWS, runner.endpoints, meter)
         self._vectors = VectorReader(CHUNKS, runner.endpoints, meter)
         self._indexes = IndexReader(INDEXES, runner.endpoints, meter)
@@ -296,9 +296,9 @@ class Documents:
 
     def _put_over(self, document: Document) -> None:
         with self._lock:
-            since = self._since.setdefault((document.tenant, document.uri), [])
-            since.append(document)
-            since.sort(key=lambda one: one.offset)  # of two at once the head says which was first
+            name = (document.tenant, document.uri)
+            # Of two at once the head says which was first.
+            self._since[name] = sorted([*self._since.get(name, ()), document], key=lambda one: one.offset)
             self._arrived.add(document.tenant)
         self._work.set()
 
@@ -405,7 +405,7 @@ class Documents:
             self._shelves, self._kept = shelves, kept_of
             self._since = {name: left for name, documents in self._since.items() if (left := self._untaken(documents))}
 
-    def _untaken(self, documents: list[Document]) -> list[Document]:
+    def _untaken(self, documents: Sequence[Document]) -> Sequence[Document]:
         """Those of a document's changes that the tables do not show yet; a last deletion until the index has followed."""
 
         def shown(document: Document, upto: dict[int, int]) -> bool:

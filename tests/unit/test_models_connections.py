@@ -88,6 +88,17 @@ def rest_of(one: socket.socket) -> bytes:
     return got
 
 
+def cut_off(one: socket.socket, dripped: bytes) -> bool:
+    """Whether a connection is closed while these bytes are sent, one every twentieth of a second."""
+    try:
+        for byte in dripped:
+            one.sendall(bytes([byte]))
+            threading.Event().wait(0.05)
+    except OSError:
+        return True
+    return False
+
+
 def test_half_a_head_is_waited_for_so_long_and_no_longer(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_S", 0.3)
     with served(app) as opened:
@@ -96,10 +107,7 @@ def test_half_a_head_is_waited_for_so_long_and_no_longer(app: App, monkeypatch: 
         assert told.startswith(b"HTTP/1.1 408 ")
         assert b'"code": "timeout"' in told
         assert rest_of(silent) == b""
-        with pytest.raises(OSError, match=""):  # a byte now and then is no request either
-            for byte in HALF[10:] * 100:
-                dripping.sendall(bytes([byte]))
-                threading.Event().wait(0.05)
+        assert cut_off(dripping, HALF[10:] * 10), "a byte now and then is no request either"
 
 
 def test_a_connection_that_was_answered_may_wait_for_its_next_request(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,10 +130,7 @@ def test_a_body_that_nobody_reads_holds_no_connection(app: App, monkeypatch: pyt
     with served(app) as opened:
         one = opened(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
         assert one.recv(100).startswith(b"HTTP/1.1 200")
-        with pytest.raises(OSError, match=""):
-            for _ in range(200):
-                one.sendall(b"x")
-                threading.Event().wait(0.05)
+        assert cut_off(one, b"x" * 200)
 
 
 def test_an_answer_that_is_not_read_holds_no_connection(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,9 @@ class _Keys:
         tenant = key.removeprefix("hr_of_")
         return Caller(tenant, "1" * 16, frozenset({"read", "write"}), Limits(), address) if tenant != key else None
 
+    def stands(self, key: str) -> bool:
+        return self.of(key, "") is not None
+
 
 class _Desk:
     """What the door needs of a service, without its stores."""
