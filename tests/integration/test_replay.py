@@ -166,6 +166,7 @@ def sixteen(api: Api, place: Path, most: float, enough: Callable[[int], bool]) -
     return {**told, "memory_mib": (memory[len(memory) // 5], memory[-1]), "asked": (by_user[0]["asked"], by_user[-1]["asked"])}
 
 
+@pytest.mark.soak(minutes=1)
 def test_sixteen_users_at_a_time_are_interrupted(api: Api, tmp_path: Path) -> None:
     sixteen(api, tmp_path, 60, lambda answered: answered >= 64)
 

@@ -1,0 +1,324 @@
+"""Ten minutes of faults under a `headrace up` that people use: nothing acknowledged is lost, and each outage ends unaided.
+
+`make soak K=campaign` prints a table; docs/outages.md has the one of a whole run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import signal
+import statistics
+import subprocess
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import needs
+import psutil
+import pytest
+from confluent_kafka import Producer
+from conftest import clear, new_home
+from serving import Api, started
+
+from headrace.catalog import DOCUMENT_EVENTS, FEEDBACK, INTERACTIONS
+from headrace.loop import status
+from headrace.platform.home import Home as PlatformHome
+from headrace.platform.state import read_state
+
+SECONDS = float(os.environ.get("HEADRACE_SOAK_SECONDS", "600"))
+SEED = int(os.environ.get("HEADRACE_SOAK_SEED", "7"))
+OUTAGE_S = 15.0
+"""A fault that has ended, or a process that was killed, must be past after so many seconds."""
+NOTICED_S = 3.0
+"""Within so many seconds readiness must know of an outage: its checks have deadlines, and their results are kept for a moment."""
+SERVERS = ("objects", "head", "models")
+QUIET = {
+    "HEADRACE_TRAINING__NICE": "10",
+    "HEADRACE_TRAINING__THREADS": "1",
+    "HEADRACE_TRAINING__RECIPE__RERANKER__MOST_STEPS": "30",
+    "HEADRACE_INFERENCE__LEAST_SIMILARITY": "-1",
+}
+
+
+@dataclass
+class Outage:
+    """A fault, when it began and was over, and when everything answered again (seconds of the monotonic clock)."""
+
+    fault: str
+    began: float
+    over: float = 0.0
+    answered: float = 0.0
+
+
+@dataclass
+class Load:
+    """People who put documents, ask and judge, and what was acknowledged to them."""
+
+    api: Api
+    documents: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    verdicts: list[str] = field(default_factory=list)
+    tried: list[tuple[float, float, str, int]] = field(default_factory=list)
+    """When a request began and ended, what it was, and its status; 0 where no answer came."""
+    ready: list[tuple[float, int, str]] = field(default_factory=list)
+    """What readiness said, and when."""
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def request(self, what: str, method: str, path: str, **body: Any) -> httpx.Response | None:
+        began = time.monotonic()
+        try:
+            answer = self._client().request(method, path, **body)
+        except httpx.HTTPError:
+            self.tried.append((began, time.monotonic(), what, 0))
+            return None
+        self.tried.append((began, time.monotonic(), what, answer.status_code))
+        return answer
+
+    def put(self, number: int) -> bool:
+        uri = f"notes/{number}.md"
+        text = f"# Note {number}\n\nThe lantern {number} hangs at gate {number % 17} and is lit on day {number % 365}.\n"
+        answer = self.request("put", "PUT", f"/v1/documents/{uri}", content=text.encode())
+        if answer is not None and answer.status_code == 202:
+            self.documents.append(uri)
+            return True
+        return False
+
+    def ask(self, number: int) -> bool:
+        answer = self.request("ask", "POST", "/v1/search", json={"question": f"On which day is the lantern {number} lit?"})
+        if answer is None or answer.status_code != 200:
+            return answer is not None and answer.status_code == 404  # nothing is indexed yet
+        found = answer.json()
+        self.answers.append(found["answer_id"])
+        if not found.get("note") and found["passages"]:
+            given = {"answer_id": found["answer_id"], "chunk_id": found["passages"][0]["chunk_id"], "up": number % 3 > 0}
+            judged = self.request("judge", "POST", "/v1/feedback", json=given)
+            if judged is not None and judged.status_code == 200:
+                self.verdicts.append(judged.json()["verdict_id"])
+        return True
+
+    def look(self) -> bool:
+        """Whether the service says that it is ready."""
+        began = time.monotonic()
+        try:
+            answer = self._client().get("/health/ready", timeout=10)
+        except httpx.HTTPError as error:
+            self.ready.append((began, 0, repr(error)))
+            return False
+        self.ready.append((began, answer.status_code, answer.text))
+        return answer.status_code == 200
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Requests of every kind, all the time."""
+        count = itertools.count()
+        kinds = [(lambda: self.put(next(count)), 0.4), (lambda: self.ask(next(count)), 0.2), (self.look, 0.2)]
+        threads = [threading.Thread(target=self._again, args=kind, daemon=True) for kind in kinds]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self.stopping.set()
+            for thread in threads:
+                thread.join(90)
+
+    def _again(self, what: Callable[[], object], pause_s: float) -> None:
+        while not self.stopping.wait(pause_s):
+            what()
+
+    def _client(self) -> httpx.Client:
+        own = threading.current_thread()
+        if not hasattr(own, "client"):
+            own.client = self.api.client()  # type: ignore[attr-defined]
+        client: httpx.Client = own.client  # type: ignore[attr-defined]
+        return client
+
+
+@pytest.fixture
+def api(tmp_path: Path, handbook: Path) -> Iterator[Api]:
+    """`headrace up` with its training, in a home on a disk of 1.5 GiB of its own."""
+    needs.require(os.geteuid() == 0, "Mounting a small disk takes root.", unless="HEADRACE_TESTS_WITHOUT_ROOT")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500m", "tmpfs", disk], check=True)
+    home = new_home(disk, None, handbook)
+    home.env.update(QUIET)
+    try:
+        api = started(home, tmp_path / "up.log")
+        try:
+            yield api
+            assert api.stop() == 0, api.log.read_text()
+        finally:
+            api.kill()
+    finally:
+        clear(home)
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def process(api: Api, name: str) -> psutil.Process:
+    """A server, or the training loop, that runs now."""
+    if name == "loop":
+        return psutil.Process(status.read(api.home.path)["pid"])
+    state = read_state(PlatformHome(api.home.path))
+    assert state is not None, "the platform's record is gone"
+    return psutil.Process(state.children[name].pid)
+
+
+def kill(api: Api, name: str) -> None:
+    process(api, name).send_signal(signal.SIGKILL)
+
+
+def freeze(api: Api, name: str, seconds: float) -> None:
+    frozen = process(api, name)
+    frozen.suspend()
+    try:
+        time.sleep(seconds)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):  # the supervisor may have had enough of it
+            frozen.resume()
+
+
+def fill_the_disk(api: Api, seconds: float) -> None:
+    ballast = api.home.path.parent / "ballast"
+    try:
+        end = time.monotonic() + seconds
+        with ballast.open("wb", buffering=0) as file:
+            while time.monotonic() < end:
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(1 << 20))
+                time.sleep(0.05)
+    finally:
+        ballast.unlink()
+
+
+def nonsense(api: Api, dice: random.Random) -> None:
+    """What the schema lets through and nobody can use, to every topic."""
+    producer = Producer({"bootstrap.servers": api.endpoints.kafka_bootstrap, "message.timeout.ms": 5000})
+    odd: list[Any] = [None, "", "../beta/x", -1, 1e308, "0001-01-01T00:00:00+01:00", ["ann"], {"a": 1}, "\u202e", "x" * 5000]
+    for store in (DOCUMENT_EVENTS, INTERACTIONS, FEEDBACK):
+        for _ in range(5):
+            value = {column.name: dice.choice(odd) for column in store.columns}
+            with contextlib.suppress(BufferError):
+                producer.produce(store.name, value=repr(value).replace("'", '"').encode("utf-8", "replace"), key=b"nonsense")
+    producer.flush(6)
+
+
+def faults(api: Api, dice: random.Random) -> Iterator[tuple[str, Callable[[], None]]]:
+    """One fault after the other: each kind once in random order, then again."""
+    while True:
+        kinds: list[tuple[str, Callable[[], None]]] = [
+            *((f"kill -9 {name}", lambda name=name: kill(api, name)) for name in (*SERVERS, "loop")),  # type: ignore[misc]
+            *((f"freeze {name}", lambda name=name: freeze(api, name, dice.uniform(5, 30))) for name in SERVERS),  # type: ignore[misc]
+            ("full disk", lambda: fill_the_disk(api, 8)),
+            ("nonsense events", lambda: nonsense(api, dice)),
+        ]
+        dice.shuffle(kinds)
+        yield from kinds
+
+
+def everything_answers(load: Load, since: float) -> bool:
+    """Whether a put, a question and readiness that began after `since` have all gone well, and nothing after them has failed."""
+    good = {"put": 202, "ask": 200, "judge": 200}
+    newest = {what: (began, code) for began, _, what, code in list(load.tried) if began > since}
+    fine = all(what in newest and newest[what][1] == good[what] for what in ("put", "ask"))
+    return fine and bool(load.ready) and load.ready[-1][0] > since and load.ready[-1][1] == 200
+
+
+@pytest.mark.soak(minutes=12)
+@pytest.mark.timeout(3600)
+def test_a_campaign_of_faults_loses_nothing_and_every_outage_ends_unaided(api: Api) -> None:
+    dice, load = random.Random(SEED), Load(api)
+    outages: list[Outage] = []
+    with load.going_on():
+        wait(60, lambda: everything_answers(load, 0.0) and len(load.answers) > 5, "it never answered")
+        end = time.monotonic() + SECONDS
+        for name, fault in faults(api, dice):
+            if time.monotonic() > end:
+                break
+            outage = Outage(name, time.monotonic())
+            outages.append(outage)
+            fault()
+            outage.over = time.monotonic()
+            wait(120, lambda at=outage.over: everything_answers(load, at), f"{name}: no answer since")  # type: ignore[misc]
+            outage.answered = time.monotonic()
+            time.sleep(dice.uniform(2, 5))
+    print(table(load, outages))
+    nothing_acknowledged_is_lost_or_doubled(load)
+    codes = Counter(code for *_, code in load.tried)
+    assert codes[500] == codes[502] == 0, codes
+    late = [(outage.fault, round(outage.answered - outage.over, 1)) for outage in outages]
+    assert [one for one in late if one[1] > OUTAGE_S] == []
+    for outage in outages:
+        readiness_told_the_truth(load, outage)
+
+
+def readiness_told_the_truth(load: Load, outage: Outage) -> None:
+    """Where requests failed for a while, readiness said so; and when it had said that all is well, they went well."""
+    failed = [
+        began
+        for began, ended, what, code in load.tried
+        if outage.began + NOTICED_S < ended < outage.answered and what != "judge" and code in (0, 503, 507)
+    ]
+    said = [code for at, code, _ in load.ready if outage.began <= at <= outage.answered]
+    if len(failed) > 2:
+        assert 503 in said or 0 in said, f"{outage.fault}: {len(failed)} requests failed and it said it was ready"
+
+
+def nothing_acknowledged_is_lost_or_doubled(load: Load) -> None:
+    api, client = load.api, load.api.client()
+    for uri in load.documents:
+        assert api.indexed(client, uri)["status"] == "indexed", uri
+
+    def held(query: str) -> Counter[str]:
+        return Counter(row["name"] for row in api.sql(query))
+
+    wait(90, lambda: set(load.verdicts) <= set(held("SELECT verdict_id AS name FROM feedback")), "verdicts do not land")
+    wait(90, lambda: set(load.answers) <= set(held("SELECT answer_id AS name FROM interactions")), "answers do not land")
+    for names, query in (
+        (load.verdicts, "SELECT verdict_id AS name FROM feedback"),
+        (load.answers, "SELECT answer_id AS name FROM interactions"),
+        (load.documents, "SELECT uri AS name FROM documents WHERE status = 'parsed'"),
+    ):
+        counts = held(query)
+        assert {name: counts[name] for name in names if counts[name] != 1} == {}
+
+
+def table(load: Load, outages: list[Outage]) -> str:
+    """A line for each kind of fault: how often, how long until all answered again, what clients and readiness said meanwhile."""
+    kinds: dict[str, list[Outage]] = defaultdict(list)
+    for outage in outages:
+        kinds[outage.fault].append(outage)
+    lines = [
+        "| fault | times | seconds until all answered: median, longest | clients met | readiness said |",
+        "|---|---|---|---|---|",
+    ]
+    for name, those in sorted(kinds.items()):
+        took = [one.answered - one.over for one in those]
+        inside = [(one.began, one.answered) for one in those]
+        met = Counter(code for began, _, _, code in load.tried if any(a <= began <= b for a, b in inside))
+        said = Counter(code for at, code, _ in load.ready if any(a <= at <= b for a, b in inside))
+        lines.append(
+            f"| {name} | {len(those)} | {statistics.median(took):.1f}, {max(took):.1f} | {_counts(met)} | {_counts(said)} |"
+        )
+    done = f"{len(load.documents)} documents, {len(load.answers)} answers and {len(load.verdicts)} verdicts were acknowledged"
+    return "\n".join(["", *lines, "", f"{done}; {len(outages)} faults, seed {SEED}."])
+
+
+def _counts(codes: Counter[int]) -> str:
+    return ", ".join(f"{code or 'no answer'} × {count}" for code, count in sorted(codes.items()))
+
+
+def wait(seconds: float, what: Callable[[], bool], why: str) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, why
+        time.sleep(0.1)
