@@ -260,13 +260,15 @@ def words_for(error: HeadraceError, caller: Caller | None) -> str:
     Errors of storage and models name addresses, paths and what libraries said. Those go to the log.
     """
     status = status_of(error)
-    if status < 500 or (caller is not None and caller.admin):
+    # A model that is busy says where it is; our own refusals never do.
+    if (status < 500 and "://" not in str(error)) or (caller is not None and caller.admin):
         return str(error)
     log.warning("%s was told in general: %s", code_of(error), error)
     return _IN_GENERAL.get(status, "The service is not set up for this. Ask whoever runs it.")
 
 
 _IN_GENERAL = {
+    429: "The models have as much to do as they take. Try again in a moment.",
     502: "A model refused the request. Ask whoever runs this service.",
     503: "A part of the service does not answer. Try again in a moment.",
     507: "No space is left in the service's storage. Ask whoever runs it.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +28,7 @@ from headrace.catalog import (
 )
 from headrace.head import land as landing
 from headrace.head.land import Following, Landed, land
+from headrace.inference.parse import _name_of, document_id
 from headrace.inference.pipeline import catch_up
 from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner
@@ -152,6 +154,22 @@ def test_a_document_that_breaks_parsing_fails_alone(runner: Runner) -> None:
     status, reason = found["landed-long-ago.md"]
     assert status == "failed"
     assert reason.startswith("it could not be parsed")
+
+
+def test_names_of_events_are_one_in_either_form_of_unicode(runner: Runner) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "é.md") for form in ("NFC", "NFD"))
+    produce(runner, {DOCUMENT_EVENTS: [put(runner, nfd)]})
+    index(runner)
+    assert statuses(runner)[nfc] == ("parsed", "")
+    produce(runner, {DOCUMENT_EVENTS: [document_event(uri=nfd, kind="delete", sha256="", bytes=0)]})
+    index(runner)
+    rows = reader(runner, DOCUMENT_ROWS).read(("uri", "status")).to_pylist()
+    assert sorted(row["status"] for row in rows if row["uri"] == nfc) == ["deleted", "parsed"]
+    assert nfd not in {row["uri"] for row in rows}
+    # What was taken in under the other form, before names were composed, is deleted as that, and nothing else is.
+    event = {"kind": "delete", "tenant": "acme", "uri": nfd}
+    assert _name_of(event, {document_id("acme", nfd): {"status": "parsed"}}) == nfd
+    assert _name_of(event, {document_id("acme", nfd): {"status": "deleted"}}) == nfc
 
 
 def test_a_lander_that_fails_ends_the_others_and_says_so(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -420,6 +420,16 @@ def test_each_error_has_its_status(error: HeadraceError, status: int, code: str)
     assert body_of(error, _Desk().page)["error"]["message"] == "a"
 
 
+def test_a_model_that_is_busy_is_not_named_to_a_tenant() -> None:
+    busy = Overloaded("http://127.0.0.1:4242/v1/ranking answered 429: no place.", hint="Try again in a moment.")
+    told = body_of(busy, None)["error"]
+    assert (told["code"], told["message"]) == (
+        "overloaded",
+        "The models have as much to do as they take. Try again in a moment.",
+    )
+    assert "4242" in body_of(busy, _Desk().page)["error"]["message"]
+
+
 def test_tenants_are_named_as_in_the_settings() -> None:
     assert Settings.model_json_schema()["properties"]["tenant"]["pattern"] == TENANT
 
