@@ -67,7 +67,7 @@ def test_a_loop_is_killed_a_turn_fails_and_up_is_killed(home: Home, handbook: Pa
 
 
 def the_loop_is_killed_inside_a_turn_is_started_again_and_goes_on(api: Api) -> None:
-    with Traffic(api, pause_s=0.1) as traffic:
+    with Traffic(api, pause_s=0.5) as traffic:
         until(120, lambda: (status.read(api.home.path)["turn"] or {}).get("stage") == "finetune", traffic.loop, every_s=0.02)
         store = ObjectReader(CHECKPOINTS, api.endpoints, Meter(Ledger(), "test"))
         until(60, lambda: any(info.key.endswith("/latest.json") for info in store.list()), traffic.loop, every_s=0.05)
@@ -78,7 +78,7 @@ def the_loop_is_killed_inside_a_turn_is_started_again_and_goes_on(api: Api) -> N
         until(120, lambda: traffic.loop()["last"] is not None, lambda: traffic.told[-1])
     told = traffic.told[-1]
     assert traffic.errors == [], "answers do not depend on training"
-    assert traffic.answered > 10
+    assert traffic.answered > 5
     assert killed["turn"]["stage"] == "finetune"
     assert told["pid"] != killed["pid"]
     assert told["last"]["turn"] == killed["turn"]["number"] == 1
@@ -100,7 +100,7 @@ def ctrl_c_leaves_no_process(api: Api) -> None:
 
 
 def a_turn_that_fails_is_left_alone_for_a_while_and_says_why(api: Api) -> None:
-    with Traffic(api, pause_s=0.1) as traffic:
+    with Traffic(api, pause_s=0.5) as traffic:
         until(120, lambda: traffic.loop()["state"] == "paused", lambda: traffic.told[-1])
     trouble = traffic.told[-1]["trouble"]
     assert "training.recipe.reranker.epochs" in trouble["why"]
