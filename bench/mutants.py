@@ -26,6 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 _LONGEST_S = 300.0
+"""A mutant's tests may take so long; all tests together without a mutant ten times that."""
 
 
 @dataclass(frozen=True)
@@ -968,7 +969,7 @@ def measure(ids: Sequence[str] = ()) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Path(folder)
         _copy(copy)
-        failed, ended = _failures(copy, sorted({test for mutant in chosen for test in mutant.tests}))
+        failed, ended = _failures(copy, sorted({test for mutant in chosen for test in mutant.tests}), 10 * _LONGEST_S)
         if ended != 0:
             return {"passed": False, "without_a_mutant": {"ended": ended, "failed": failed}, "mutants": []}
         results = []
@@ -1013,15 +1014,15 @@ def _tried(mutant: Mutant, copy: Path) -> dict[str, Any]:
     }
 
 
-def _failures(copy: Path, tests: Sequence[str]) -> tuple[list[str], int | str]:
+def _failures(copy: Path, tests: Sequence[str], seconds: float = _LONGEST_S) -> tuple[list[str], int | str]:
     """The node ids of those tests that fail, and how pytest ended."""
     # No bytecode: a mutant of the same length, written within the same second, would not be seen.
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "500"}
     words = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", "-m", "", *tests]
     try:
-        done = subprocess.run(words, cwd=copy, env=environment, capture_output=True, text=True, timeout=_LONGEST_S)
+        done = subprocess.run(words, cwd=copy, env=environment, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        return [], f"no result after {_LONGEST_S:.0f} s"
+        return [], f"no result after {seconds:.0f} s"
     told = [line.partition(" ")[2] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
     return told, done.returncode
 
