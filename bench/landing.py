@@ -30,6 +30,7 @@ from headrace.settings import Landing, Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
+from headrace.storage.signature import Signer
 from headrace.storage.tables import TableReader
 from headrace.storage.topics import TopicReader
 
@@ -77,10 +78,12 @@ def _event(size: int, number: int) -> bytes:
 def _produce(endpoints: Endpoints, topic: Store, size: int, first: int, count: int) -> None:
     TopicReader(topic, endpoints, Meter(Ledger(), "bench")).ensure()
     producer = Producer({"bootstrap.servers": endpoints.kafka_bootstrap, "linger.ms": 20, "queue.buffering.max.kbytes": 65536})
+    signer = Signer(endpoints.signing_key, topic.name)
     for number in range(first, first + count):
+        event = _event(size, number)
         while True:
             try:
-                producer.produce(topic.name, _event(size, number))
+                producer.produce(topic.name, event, headers=signer.headers(None, event))
                 break
             except BufferError:
                 producer.poll(0.05)
@@ -136,6 +139,7 @@ def _freshness(endpoints: Endpoints) -> dict[str, Any]:
     TopicReader(topic, endpoints, Meter(Ledger(), "bench")).ensure()
     acknowledged: list[float] = []
     producer = Producer({"bootstrap.servers": endpoints.kafka_bootstrap, "linger.ms": 20, "acks": "all"})
+    signer = Signer(endpoints.signing_key, topic.name)
     waits: list[float] = []
     with _lander(endpoints, "follow", topic.name, commit_s=_COMMIT_S) as process:
         assert process.stdout is not None
@@ -156,7 +160,9 @@ def _freshness(endpoints: Endpoints) -> dict[str, Any]:
         sent = 0
         while sent < _RATE * _RATE_S:
             while sent < (time.time() - started) * _RATE:
-                producer.produce(topic.name, _event(_SMALL, sent), on_delivery=lambda *_: acknowledged.append(time.time()))
+                event = _event(_SMALL, sent)
+                taken = {"on_delivery": lambda *_: acknowledged.append(time.time()), "headers": signer.headers(None, event)}
+                producer.produce(topic.name, event, **taken)
                 sent += 1
             producer.poll(0.002)
         producer.flush(10)

@@ -5,6 +5,7 @@ HeadraceError
 │   ├── WrongUsage          the command's words are off                       (exit code 2)
 │   ├── BadSettings         headrace.toml or the environment is off           (exit code 2)
 │   ├── MissingPart         a binary, package or weight file is not installed
+│   ├── NotGenuine          a packaged program or weight file is not the one that was released
 │   ├── NotFound            no such answer, run, model, version, document
 │   ├── NothingIndexed      a question was asked before any document was indexed
 │   ├── NothingToLearn      no verdict that the recipe can learn from
@@ -77,6 +78,10 @@ class BadSettings(Terminal):
 
 class MissingPart(Terminal):
     """A binary, package or weight file is not installed."""
+
+
+class NotGenuine(Terminal):
+    """A packaged program or weight file is not the one that was released."""
 
 
 class NotFound(Terminal):

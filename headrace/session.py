@@ -17,6 +17,7 @@ from headrace.pipeline.run import Run, recorded
 from headrace.pipeline.runner import Runner
 from headrace.platform import EVERY_PART, open_platform, running
 from headrace.platform.home import Home
+from headrace.platform.neighbours import started_notes
 from headrace.settings import Embedded, Settings
 
 if TYPE_CHECKING:  # the query engine, and whatever else not every command needs, is imported by the command that does
@@ -72,6 +73,9 @@ def opened(
         if platform.started and not ends:
             stays = f"{settings.platform.idle_s:,.0f} s after the last command"
             bars.note(f"The embedded servers have started. They stay up until {stays}; `headrace down` ends them.")
+        if platform.started:
+            for note in started_notes(settings):
+                bars.note(note)
         if models:
             from headrace.models.client import wait_ready
 

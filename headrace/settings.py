@@ -90,6 +90,8 @@ class Kafka(Section):
     """`host:port[,host:port]`."""
     properties: dict[str, str] = {}
     """Further librdkafka properties, e.g. `security.protocol`, `sasl.username`."""
+    signing_key: SecretStr | None = Field(default=None, min_length=32)
+    """Signs every event, and lands no other (docs/head.md); better given as `HEADRACE_HEAD__SIGNING_KEY`. Unset: all land."""
 
 
 class Endpoint(Section):
@@ -126,6 +128,12 @@ class Platform(Section):
 
     idle_s: float = Field(default=300.0, ge=0)
     """Seconds they stay up after the last command; `headrace down` ends them at once, and so does the end of `headrace up`."""
+    weed: Path | None = None
+    """A SeaweedFS program of your own. Unset: the packaged one, if its SHA-256 is the released one's."""
+    tansu: Path | None = None
+    """A Tansu program of your own. Unset: the packaged one, if its SHA-256 is the released one's."""
+    counters: bool = False
+    """Whether SeaweedFS shows its counters, and with them its profiler, to every program of this machine, to measure by."""
 
 
 class Landing(Section):

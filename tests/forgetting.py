@@ -116,10 +116,11 @@ class World:
     def raw(self, store: Any, values: list[bytes]) -> None:
         """Records as they are, also such that nobody can read."""
         from confluent_kafka import Producer
+        from signed import signed
 
         producer = Producer({"bootstrap.servers": self.endpoints.kafka_bootstrap, "log_level": 0})
         for value in values:
-            producer.produce(store.name, value)
+            producer.produce(store.name, value, headers=signed(self.endpoints, store.name, value))
         assert producer.flush(20) == 0
 
     def document(self, uri: str, text: str, *, tenant: str) -> list[str]:

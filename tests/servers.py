@@ -41,7 +41,8 @@ class Servers:
         self.home.prepare()
         self._keys = keys_of(self.home)
         self._ports = choose_ports()
-        self.endpoints: Endpoints = embedded_endpoints(self.home, self._keys, self._ports)
+        found = embedded_endpoints(self.home, self._keys, self._ports)
+        self.endpoints: Endpoints = found.model_copy(update={"signing_key": ""})
         self.children: dict[str, Child] = {}
         self.start("objects")
         self.start("head")

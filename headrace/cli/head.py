@@ -21,6 +21,9 @@ def land(
     dead_letters: Annotated[
         bool, typer.Option("--dead-letters", help="First land the dead letters that can be read now, after a fix.")
     ] = False,
+    unsigned: Annotated[
+        bool, typer.Option("--unsigned", help="With --dead-letters: also those without a signature. Look at them before.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Land the head in the tables, each event once."""
@@ -37,7 +40,7 @@ def land(
                 accepted = session.runner.run(accept, place=place, gap=gap, who=user())
                 err.print(accepted.told, highlight=False)
         if dead_letters:
-            again = session.runner.run(reland)
+            again = session.runner.run(reland, unsigned=unsigned)
             told = ", ".join(f"{count:,} {topic}" for topic, count in again.events.items() if count) or "none"
             err.print(f"Of the dead letters {told} landed now; {again.dead:,} still cannot be read.", highlight=False)
         if not once:

@@ -13,6 +13,7 @@ from headrace.errors import WrongUsage
 @app.command(rich_help_panel="Storage")
 def endpoints(as_json: AsJson = False) -> None:
     """Where storage answers, with its keys, and how long the embedded servers stay up."""
+    from headrace.platform.neighbours import trust
     from headrace.report import rows_table
     from headrace.session import opened
 
@@ -29,14 +30,18 @@ def endpoints(as_json: AsJson = False) -> None:
             "kafka_bootstrap": found.kafka_bootstrap,
             "files_dir": str(found.files_dir),
             "idle_s": settings.platform.idle_s,
+            "signing_key": found.signing_key,
+            "other_users": trust(settings),
         }
     if as_json:
         print_json(shown)
     else:
-        idle = shown.pop("idle_s")
+        idle, told = shown.pop("idle_s"), shown.pop("other_users")
         out.print(rows_table([{"endpoint": name, "value": value} for name, value in shown.items()]))
         stay = f"Embedded servers stay up for {idle:,.0f} s after the last command (platform.idle_s); `headrace down` ends them."
         out.print(stay, style="dim", highlight=False)
+        if told:
+            out.print(told, style="yellow", highlight=False)
 
 
 @app.command(rich_help_panel="Storage")

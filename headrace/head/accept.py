@@ -71,7 +71,7 @@ def _accept(
         raise WrongUsage(f"{name}/{partition} is not refused: it lands as it is.", hint="See `headrace head`.")
     if (refusal.kind == GAP) != gap:
         raise WrongUsage(f"{refusal.place} is not refused for that, but: {refusal.seen}", hint=refusal.remedy)
-    position = position or Position(0, None, None)
+    position = position or Position.begin(topic)
     known = replace(position, cluster=identity.cluster, topic=identity.topic, last=None)
     if gap:
         new = replace(known, next=span.low)
@@ -81,6 +81,8 @@ def _accept(
         new = replace(known, next=at, last=(at - 1, before.fingerprint) if before else None)
         if new.next < position.next:  # what comes next would bear the name of what has landed
             new = replace(new, incarnation=position.incarnation + 1)
+        if topic.signed:  # what came before there were signatures was in the old one
+            new = replace(new, signed=0)
     record_acceptance(handles["refusals"], refusal, who)
     nothing = pa.Table.from_batches([], table.store.columns)
     table.append(nothing, marks={mark: new.as_mark()}, expected={mark: marks.get(mark)})
@@ -108,5 +110,6 @@ def _same(topic: TopicReader, table: TableReader, letters: TableReader, partitio
     decoded = decode(topic.store, [record.value if record else None])
     if decoded.rows.num_rows:
         columns = tuple(decoded_schema(topic.store).names)
-        return bool(table.read(columns, where).to_pylist() == decoded.rows.to_pylist())
+        if table.read(columns, where).to_pylist() == decoded.rows.to_pylist():
+            return True
     return bool(record is not None and letters.read(("value",), where)["value"].to_pylist() == [record.value])

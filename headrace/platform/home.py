@@ -9,6 +9,8 @@
   platform/
     keys.json         random keys, made once and kept
     ports.json        ports of the last start, taken again when free
+    certificate.pem   key and certificate by which SeaweedFS knows itself
+    genuine.json      programs whose SHA-256 was found right, as long as they stay as they are
     platform.json     what runs now; removed before anything stops
     endpoints.json    where each tier answers, for the model server
     request.json      parts the commands asked the supervisor for
@@ -23,11 +25,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import shlex
 import shutil
+import stat
 import time
 from pathlib import Path
 
 from headrace.errors import HeadraceError, HomeRefused, StorageFull
+from headrace.genuine import GENUINE
 
 FREE_BYTES = 64 << 20
 """With less free space than this nothing is started, and a store that fails is taken to fail for want of it."""
@@ -46,6 +51,8 @@ class Home:
         self.platform = self.root / "platform"
         self.keys = self.platform / "keys.json"
         self.ports = self.platform / "ports.json"
+        self.genuine = self.platform / GENUINE
+        self.certificate = self.platform / "certificate.pem"
         self.state = self.platform / "platform.json"
         self.endpoints = self.platform / "endpoints.json"
         self.request = self.platform / "request.json"
@@ -56,7 +63,7 @@ class Home:
     def prepare(self) -> None:
         """Create the home and its platform directories with mode 0700.
 
-        Raises `HomeRefused` if it belongs to another user, is no directory or cannot be written; `StorageFull`.
+        Raises `HomeRefused` if it belongs to another user, others may write to it, or we may not; `StorageFull`.
         """
         try:
             if not self.root.exists():
@@ -71,6 +78,11 @@ class Home:
                 )
             if not any(self.root.iterdir()):
                 self.root.chmod(0o700)
+            if self.root.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise HomeRefused(
+                    f"Others may write to the home {self.root}: its mode is {stat.S_IMODE(self.root.stat().st_mode):04o}.",
+                    hint=f"If you trust what is in it: chmod 700 {shlex.quote(str(self.root))}",
+                )
             for directory in (self.platform, self.logs, self.objects, self.models_cache):
                 directory.mkdir(mode=0o700, exist_ok=True)
                 directory.chmod(0o700)

@@ -22,20 +22,22 @@ class Keys(BaseModel):
     volume_read_key: str = Field(default_factory=lambda: secrets.token_hex(20))
     filer_write_key: str = Field(default_factory=lambda: secrets.token_hex(20))
     filer_read_key: str = Field(default_factory=lambda: secrets.token_hex(20))
+    signing_key: str = Field(default_factory=lambda: secrets.token_hex(32))
     cluster_id: str = Field(default_factory=lambda: f"headrace-{secrets.token_hex(8)}")
 
 
 def keys_of(home: Home) -> Keys:
     """The keys of `home`, made at mode 0600 if it has none yet. Raises `HomeRefused` if the file is damaged."""
     try:
-        return Keys.model_validate_json(home.keys.read_text(encoding="utf-8"))
+        keys = Keys.model_validate_json(written := home.keys.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        keys = Keys()
-        write_private(home.keys, keys.model_dump_json(indent=1))
-        return keys
+        keys, written = Keys(), ""
     except (ValidationError, ValueError, OSError) as error:
         # Fresh keys would point the head at an empty cluster and leave the old one's records unread: say so instead.
         raise HomeRefused(
             f"The keys of this home, {home.keys}, cannot be read: {type(error).__name__}.",
             hint="Put the file back from a copy, or name another home with --home DIR.",
         ) from None
+    if written != (whole := keys.model_dump_json(indent=1)):  # an older home has fewer
+        write_private(home.keys, whole)
+    return keys

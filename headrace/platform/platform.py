@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 from types import TracebackType
 
 from headrace import errors
@@ -49,7 +50,16 @@ class Platform:
         self._ends = ends
         self._parts = embedded_parts(settings, parts)
         self._brought = brought(settings)
-        self._setup = Setup(brought=self._brought, threads=settings.models.threads, exact=settings.models.exact, code=code())
+        chosen = settings.platform
+        self._setup = Setup(
+            brought=self._brought,
+            threads=settings.models.threads,
+            exact=settings.models.exact,
+            weed=_program(chosen.weed),
+            tansu=_program(chosen.tansu),
+            counters=chosen.counters,
+            code=code(),
+        )
         self._home = Home(settings.home)
         self._lease = Lock(self._home.lease)
 
@@ -172,7 +182,11 @@ class Platform:
             write_request(self._home, request)
 
 
-_NO_KEYS = Keys(s3_access_key="", s3_secret_key="", models_key="")
+_NO_KEYS = Keys(s3_access_key="", s3_secret_key="", models_key="", signing_key="")
+
+
+def _program(path: Path | None) -> str:
+    return str(path.expanduser().resolve()) if path is not None else ""
 
 
 def open_platform(settings: Settings, *, parts: frozenset[str] = EVERY_PART, ends: bool = False) -> Platform:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -45,16 +46,33 @@ class Ports(BaseModel):
                 yield port + GRPC_OFFSET
 
     def sockets(self) -> Iterator[Path]:
-        """Unix sockets SeaweedFS makes for its ports; its directory for them is fixed."""
-        for port in self.all():
-            yield from Path("/tmp").glob(f"seaweedfs-*-{port}.sock")
+        """Unix sockets SeaweedFS makes for its gRPC ports; its directory for them is fixed."""
+        for name in _WEED:
+            yield _socket(name, getattr(self, name) + GRPC_OFFSET)
+
+    @property
+    def squatted(self) -> bool:
+        """Whether somebody else has a file where one of those sockets is to be: SeaweedFS would talk to itself through it."""
+        return any(_foreign(path) for path in self.sockets())
+
+
+def _socket(name: str, port: int) -> Path:
+    return Path(f"/tmp/seaweedfs-{name}-grpc-{port}.sock")
+
+
+def _foreign(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid != os.geteuid()
+    except OSError:
+        return False
 
 
 def remove_sockets(ports: Ports) -> None:
     """Remove the Unix sockets that a killed SeaweedFS left behind; another user's stay."""
-    for socket_file in ports.sockets():
-        with contextlib.suppress(OSError):
-            socket_file.unlink(missing_ok=True)
+    for path in ports.sockets():
+        if not _foreign(path):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def free(port: int) -> bool:
@@ -82,7 +100,8 @@ def another_port(ports: Ports, door: str, wish: int = 0) -> Ports:
     taken = set(ports.all())
     for port in [wish, *random.sample(_RANGE, 200)] if wish else random.sample(_RANGE, 200):
         pair = {port + offset for offset in offsets}
-        if not pair & taken and all(free(number) for number in pair):
+        squatted = door in _WEED and _foreign(_socket(door, port + GRPC_OFFSET))
+        if not pair & taken and not squatted and all(free(number) for number in pair):
             return ports.model_copy(update={door: port})
     raise Unavailable(
         f"No free port was found on {LOOPBACK} between {_RANGE.start} and {_RANGE.stop}.",

@@ -48,6 +48,11 @@ class Setup(BaseModel):
     """Fields of `Endpoints` that settings bring themselves."""
     threads: int = 2
     exact: bool = False
+    weed: str = ""
+    tansu: str = ""
+    """Programs of the user's own; empty: the packaged ones."""
+    counters: bool = False
+    """Whether SeaweedFS shows its counters on a port."""
     code: str = ""
     """The package's version and the time of its newest module: servers of older code are not used again."""
 

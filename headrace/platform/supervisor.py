@@ -24,6 +24,7 @@ from typing import NoReturn
 from headrace.errors import HeadraceError, Unavailable
 from headrace.platform.address import embedded_endpoints, overlay
 from headrace.platform.broker import start_broker
+from headrace.platform.certificates import unguarded
 from headrace.platform.child import Child, PortTaken
 from headrace.platform.home import FREE_BYTES, Home, Lock, free_bytes, write_private
 from headrace.platform.keys import Keys, keys_of
@@ -223,9 +224,9 @@ class Supervisor:
     def _launch(self, part: str) -> Child:
         keep = (self.running.descriptor,)
         if part == "objects":
-            return start_weed(self.home, self._keys, self._ports, keep)
+            return start_weed(self.home, self._keys, self._ports, keep, self._setup)
         if part == "head":
-            return start_broker(self.home, self._keys, self._ports, keep)
+            return start_broker(self.home, self._keys, self._ports, keep, self._setup)
         return start_model_server(self.home, self._keys, self._ports, self._setup, keep)
 
     def _start(self, part: str) -> None:
@@ -254,10 +255,14 @@ class Supervisor:
                 # Asked after the answer: it may be another server's that took the port first.
                 if child.ended:
                     raise child.fault(f"ended while starting (exit {child.process.returncode})")
+                if part == "objects" and self._ports.squatted:
+                    raise PortTaken(f"{child.name} cannot have its sockets in /tmp: another user has files of their names.")
                 if self.stopping:
                     raise Unavailable("The platform was asked to stop while it started.", hint="Run the command again.")
                 if fault is not None and time.monotonic() - begun > READY_SECONDS:
                     raise child.fault(f"did not get ready in {READY_SECONDS:.0f} s ({fault})")
+            if part == "objects" and (fault := unguarded(self.home, self._ports)) is not None:
+                raise child.fault(f"would let every program of this machine in: {fault}")
         except BaseException:
             child.stop(STOP_SECONDS)
             raise

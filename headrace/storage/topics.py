@@ -19,6 +19,7 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter, Metered
 from headrace.storage.records import encode
+from headrace.storage.signature import SIGNATURE_BYTES, Signer
 from headrace.storage.tansu import TansuRecords
 
 _TIMEOUT_S = 20.0
@@ -122,6 +123,7 @@ class _Topic(Metered):
         self._bootstrap = endpoints.kafka_bootstrap
         self._records = endpoints.records
         self._base = {"bootstrap.servers": endpoints.kafka_bootstrap, **endpoints.kafka_properties}
+        self._signer = Signer(endpoints.signing_key, store.name) if endpoints.signing_key else None
         self._link = _Link()
 
     def ensure(self) -> None:
@@ -157,6 +159,17 @@ class _Topic(Metered):
 
 class TopicReader(_Topic):
     """Reads one topic from given offsets."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether events of this topic count only if they are signed."""
+        return self._signer is not None
+
+    def forged(self, fetched: Fetched, signed_from: Mapping[int, int]) -> dict[int, str]:
+        """Index → what is wrong, of the records at or beyond `signed_from` (an offset per partition) that are not signed."""
+        if self._signer is None:
+            return {}
+        return self._signer.forged(fetched.messages, fetched.values, signed_from)
 
     def identity(self) -> Identity:
         """Which topic this is: a cluster or a topic made anew under the old name has another identity."""
@@ -320,7 +333,8 @@ class TopicReader(_Topic):
         last = {p: len(partitions) - 1 - partitions[::-1].index(p) for p in set(partitions)}
         reached.update({partition: offsets[index] + 1 for partition, index in last.items()})
         size = sum(map(len, filter(None, values))) + sum(map(len, filter(None, map(_KEY, messages))))
-        self.meter.count(self.store, Direction.READ, bytes=size, seconds=seconds)
+        signatures = len(messages) * SIGNATURE_BYTES if self._signer else 0
+        self.meter.count(self.store, Direction.READ, bytes=size + signatures, seconds=seconds)
         yield Fetched(partitions, offsets, values, messages, last, size)
 
     def _without_errors(self, messages: Sequence[Message], reached: dict[int, int], ended: dict[int, int]) -> list[Message]:
@@ -415,10 +429,11 @@ class TopicWriter(_Topic):
             operation.ops = len(rows)
             for index, row in enumerate(rows):
                 name, value = str(row[key]).encode(), encode(self.store, row)
-                operation.bytes += len(name) + len(value)
+                operation.bytes += len(name) + len(value) + (SIGNATURE_BYTES if self._signer else 0)
+                headers = self._signer.headers(name, value) if self._signer else []
                 while True:
                     try:
-                        producer.produce(self.store.name, value, name, on_delivery=delivered(index))
+                        producer.produce(self.store.name, value, name, on_delivery=delivered(index), headers=headers)
                         break
                     except BufferError:  # the local queue is full: let it drain
                         producer.poll(0.1)

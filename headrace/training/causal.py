@@ -26,14 +26,13 @@ from transformers.utils import logging as transformers_logging
 
 from headrace.models import generator
 from headrace.models.prompt import STOP, ends
+from headrace.models.tokens import MODELS_CACHE
 from headrace.training.recipe import Policy
 
 transformers_logging.disable_progress_bar()
 # PEFT asks transformers for it by its old name; nobody who trains can do anything about that.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
-CACHE = "HEADRACE_MODELS_CACHE"
-"""Environment variable that names the directory of unpacked weights, as for the model server; unpacked anew where it is unset."""
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
 
@@ -72,7 +71,7 @@ def base(folder: Path | None) -> tuple[Any, Any, str]:
     Raises `MissingPart` where the package is not installed.
     """
     if folder is None:
-        cache = os.environ.get(CACHE)
+        cache = os.environ.get(MODELS_CACHE)
         return generator.packaged(Path(cache) if cache else None)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True), folder.name

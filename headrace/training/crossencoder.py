@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from headrace.models.precision import keep_exact, products
-from headrace.models.tokens import embedder_folder
+from headrace.models.tokens import embedder_folder, embedder_weights
 
 transformers_logging.set_verbosity_error()  # it reports the new output layer as missing weights
 transformers_logging.disable_progress_bar()
@@ -28,7 +28,7 @@ def fresh(seed: int) -> tuple[Any, Any]:
     Word embeddings stay as they are: verdicts are few, words many, and half of the weights need no optimizer state then.
     """
     torch.manual_seed(seed)
-    path = str(embedder_folder())
+    path = str(embedder_weights())
     model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
     keep_exact(model.classifier)
     return _words_fixed(model), AutoTokenizer.from_pretrained(path)

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from headrace.models.embedder import WINDOW
 from headrace.models.precision import products
-from headrace.models.tokens import embedder_folder
+from headrace.models.tokens import embedder_weights
 
 transformers_logging.disable_progress_bar()
 
@@ -28,7 +28,7 @@ def trainable(folder: Path | None, most_tokens: int) -> SentenceTransformer:
 
     Word embeddings stay as they are: verdicts are few, words many, and half of the weights need no optimizer state then.
     """
-    model = SentenceTransformer(str(folder or embedder_folder()), device="cpu", local_files_only=True)
+    model = SentenceTransformer(str(folder or embedder_weights()), device="cpu", local_files_only=True)
     model.max_seq_length = most_tokens
     for parameter in model[0].auto_model.embeddings.parameters():
         parameter.requires_grad = False

@@ -21,6 +21,7 @@ import tiny
 from confluent_kafka import Producer
 from judged import judge
 from model_endpoint import Server, Voices, served
+from signed import signed
 
 from headrace import cli
 from headrace.catalog import DEAD_LETTERS, FEEDBACK
@@ -230,7 +231,7 @@ def test_dead_letters_that_can_be_read_now_are_landed(headrace: Headrace, endpoi
     judge(endpoints, 1, liked="yes", seed=7)  # whatever else there is, the topic is there
     producer = Producer({"bootstrap.servers": endpoints.kafka_bootstrap})
     for value in (b"{the first half", b"{the other half"):
-        producer.produce("feedback", value, partition=0)
+        producer.produce("feedback", value, partition=0, headers=signed(endpoints, "feedback", value))
     assert producer.flush(30) == 0
     assert headrace.json("land", "--once")["dead_letters"] == 2
     headrace("land", "--once", "--dead-letters")

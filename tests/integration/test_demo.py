@@ -58,7 +58,9 @@ class Demo:
 def demonstrated(home: Home) -> Demo:
     """Run a small demo while the object store's counters are watched."""
     # The counters begin with the platform, so it is held open around the demo. The model server comes with the demo.
-    with open_platform(Settings.load(home=home.path), parts=frozenset({"objects", "head"})) as endpoints:
+    home.env["HEADRACE_PLATFORM__COUNTERS"] = "true"
+    counting = Settings.load(home=home.path, platform={"counters": True})
+    with open_platform(counting, parts=frozenset({"objects", "head"})) as endpoints:
         before = settled(endpoints)
         # What the platform itself causes in these buckets, awake and asked by a command that touches none of them.
         run(home, "endpoints")

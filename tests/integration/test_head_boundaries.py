@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.expressions import EqualTo
 from pyiceberg.transforms import IdentityTransform
+from signed import signed
 
 from headrace.catalog import DEAD_LETTERS, EXTRA, FEEDBACK, ORIGIN, Store, Tier
 from headrace.errors import Terminal, Transient, Unavailable
@@ -94,7 +95,12 @@ def produced(
     for value in values:
         at_ms = int((time.time() - age_s) * 1000)
         producer.produce(
-            topic, value, b"k", timestamp=at_ms, on_delivery=lambda error, _: failed.append(error) if error else None
+            topic,
+            value,
+            b"k",
+            timestamp=at_ms,
+            on_delivery=lambda error, _: failed.append(error) if error else None,
+            headers=signed(endpoints, topic, value, b"k"),
         )
     assert producer.flush(20) == 0
     assert failed == []

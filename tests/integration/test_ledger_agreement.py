@@ -27,7 +27,8 @@ def test_the_head_agrees_with_what_the_broker_keeps(
     """The embedded broker counts nothing itself, but keeps its records in a bucket, which does."""
     monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
     dice = random.Random(3)
-    with open_platform(Settings.load(home=tmp_path / "home"), parts=frozenset({"objects", "head"})) as endpoints:
+    counting = Settings.load(home=tmp_path / "home", platform={"counters": True})
+    with open_platform(counting, parts=frozenset({"objects", "head"})) as endpoints:
         ledger = Ledger()
         meter = Meter(ledger, "test")
         writer, reader = TopicWriter(FEEDBACK, endpoints, meter), TopicReader(FEEDBACK, endpoints, meter)
@@ -81,7 +82,8 @@ def test_objects_and_an_index_put_in_parts_agree_with_the_object_store(tmp_path:
     columns["readers"] = pa.array([[]] * rows, pa.list_(pa.string()))
     columns["position"] = pa.array(range(rows), pa.int32())
     data = pa.table({name: columns[name] for name in CHUNKS.columns.names}).cast(CHUNKS.columns)
-    with open_platform(Settings.load(home=tmp_path / "home"), parts=frozenset({"objects"})) as endpoints:
+    counting = Settings.load(home=tmp_path / "home", platform={"counters": True})
+    with open_platform(counting, parts=frozenset({"objects"})) as endpoints:
         ledger = Ledger()
         writer = VectorWriter(CHUNKS, endpoints, Meter(ledger, "test"))
         LANCE_IO.take()

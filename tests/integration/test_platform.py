@@ -184,7 +184,8 @@ def open_door(port: int) -> bool:
 
 
 def test_every_tier_answers_and_every_door_is_on_loopback(home: Path) -> None:
-    with open_platform(settings(home), parts=PARTS) as endpoints:
+    counting = Settings(home=home, platform=PlatformSettings(idle_s=0.0, counters=True))
+    with open_platform(counting, parts=PARTS) as endpoints:
         assert len(processes(home)) == 3
 
         # objects: the conditional put that turns are committed by

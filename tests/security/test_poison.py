@@ -14,6 +14,7 @@ import pytest
 from confluent_kafka import Producer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from signed import signed
 from words import words
 
 from headrace.catalog import (
@@ -102,7 +103,8 @@ def produce(runner: Runner, events: dict[Store, list[dict[str, Any]]]) -> None:
     producer = Producer({"bootstrap.servers": runner.endpoints.kafka_bootstrap, "linger.ms": 0})
     for topic, values in events.items():
         for value in values:
-            producer.produce(topic.name, json.dumps(value).encode())
+            event = json.dumps(value).encode()
+            producer.produce(topic.name, event, headers=signed(runner.endpoints, topic.name, event))
     assert producer.flush(30) == 0
 
 

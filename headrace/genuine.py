@@ -1,0 +1,52 @@
+"""Programs and weights that come in packages: run or loaded only if they are, to the byte, those that the locked versions have.
+
+The lock files cover what is downloaded. What lies on the disk since may have been replaced by whoever can write there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from headrace.errors import NotGenuine
+
+GENUINE = "genuine.json"
+"""Name of the file in a directory of the home's in which it is remembered what was found genuine."""
+
+
+def check_genuine(what: str, path: Path, digests: Collection[str], memory: Path | None, *, hint: str) -> None:
+    """Raise `NotGenuine` unless the SHA-256 of a file is one of `digests`.
+
+    It is remembered in the file `memory` as long as the file stays the one that it was: hashing takes tenths of a second.
+    """
+    status = path.stat()
+    # A file that was written since has another ctime, whatever its mtime was set to.
+    identity = f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    known = _remembered(memory) if memory is not None else {}
+    if any(known.get(str(path)) == f"{identity} {digest}" for digest in digests):
+        return
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest not in digests:
+        raise NotGenuine(f"{what} at {path} is not the one that was released: its SHA-256 is {digest}.", hint=hint)
+    if memory is not None:
+        _remember(memory, {**known, str(path): f"{identity} {digest}"})
+
+
+def _remembered(memory: Path) -> dict[str, str]:
+    try:
+        known = json.loads(memory.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _remember(memory: Path, known: dict[str, str]) -> None:
+    fresh = memory.with_name(f".{memory.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # where nothing can be kept it is hashed again
+        fresh.write_text(json.dumps(known))
+        os.replace(fresh, memory)

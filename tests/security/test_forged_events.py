@@ -1,0 +1,165 @@
+"""Events that another program of this machine writes to the embedded head: none lands, and none holds anything up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from signed import signed
+from words import words
+
+from headrace.catalog import DEAD_LETTERS, DOCUMENT_EVENT_ROWS, DOCUMENT_EVENTS, DOCUMENT_ROWS, FEEDBACK, FEEDBACK_ROWS, Store
+from headrace.head.land import Landed, land
+from headrace.head.position import mark_name
+from headrace.head.reland import reland
+from headrace.inference import deliver
+from headrace.inference.feedback import Verdict, feedback
+from headrace.inference.parse import audience, document_id, live
+from headrace.inference.pipeline import catch_up
+from headrace.pipeline.run import Run
+from headrace.pipeline.runner import Runner
+from headrace.platform import open_platform
+from headrace.settings import Settings
+from headrace.storage.meter import Meter
+from headrace.storage.signature import HEADER, UNSIGNED
+from headrace.storage.tables import TableReader, TableWriter
+
+Headers = list[tuple[str, bytes]]
+TEXT = b"# Pay\n\nThe boss earns ninety-nine guineas a week."
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    folder = tmp_path_factory.mktemp("forged")
+    with words() as endpoint, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        chosen = Settings(home=folder / "home", models=endpoint.models)
+        with open_platform(chosen, parts=frozenset({"objects", "head"})) as endpoints:
+            yield Runner(Run("test", folder), endpoints)
+
+
+def reader(runner: Runner, store: Store) -> TableReader:
+    return TableReader(store, runner.endpoints, Meter(runner.record.ledger, "test"))
+
+
+def index(runner: Runner) -> None:
+    for _ in catch_up(runner, Settings().inference):
+        pass
+
+
+def intrude(runner: Runner, topic: Store, event: dict[str, Any], headers: Headers, key: bytes | None = None) -> None:
+    """What any program of the machine can do: it needs the port only."""
+    producer = Producer({"bootstrap.servers": runner.endpoints.kafka_bootstrap, "linger.ms": 0})
+    producer.produce(topic.name, json.dumps(event).encode(), key, headers=headers)
+    assert producer.flush(30) == 0
+
+
+def document_event(**changed: Any) -> dict[str, Any]:
+    event = {"event_id": "forged", "kind": "put", "tenant": "acme", "uri": "pay.md", "sha256": hashlib.sha256(TEXT).hexdigest()}
+    return {**event, "bytes": len(TEXT), "reason": "", "at": datetime.now(UTC).isoformat(), "readers": [], **changed}
+
+
+def verdict(**changed: Any) -> dict[str, Any]:
+    event = {"verdict_id": "forged", "answer_id": "a", "tenant": "acme", "user": "ceo", "simulated": False, "up": True}
+    return {**event, "chunk_id": "", "reason": "", "correction": "", "at": datetime.now(UTC).isoformat(), **changed}
+
+
+def forgeries(runner: Runner, topic: Store, event: dict[str, Any]) -> list[Headers]:
+    """No signature; one of another key, of another topic, of another event; a right one twice; an empty one; one that is none."""
+    value = json.dumps(event).encode()
+    other = runner.endpoints.model_copy(update={"signing_key": "0" * 64})
+    (right,) = signed(runner.endpoints, topic.name, value)
+    return [
+        [],
+        signed(other, topic.name, value),
+        signed(runner.endpoints, f"{topic.name}2", value),
+        signed(runner.endpoints, topic.name, value + b" "),
+        signed(runner.endpoints, topic.name, value, b"another key"),
+        [right, right],
+        [(HEADER, b"")],
+        [(HEADER.upper(), right[1])],
+    ]
+
+
+def test_a_closed_document_is_neither_opened_nor_deleted_and_nobody_speaks_for_another(runner: Runner) -> None:
+    runner.run(deliver.put, tenant="acme", uri="pay.md", data=TEXT, readers=["boss"])
+    runner.run(land)
+    attacks = [
+        (topic, event, headers)
+        for topic, event in (
+            (DOCUMENT_EVENTS, document_event()),
+            (DOCUMENT_EVENTS, document_event(kind="delete", sha256="", bytes=0)),
+            (FEEDBACK, verdict()),
+        )
+        for headers in forgeries(runner, topic, event)
+    ]
+    for attack in attacks:
+        intrude(runner, *attack)
+    runner.run(feedback, verdicts=[Verdict("a", True, "acme", "ann")])
+    landed: Landed = runner.run(land)
+    assert (landed.events["feedback"], landed.events["document-events"], landed.dead) == (1, 0, len(attacks))
+    index(runner)
+    documents = reader(runner, DOCUMENT_ROWS)
+    pay = document_id("acme", "pay.md")
+    assert audience(documents)[pay] == ("boss",)
+    assert pay in live(documents)
+    assert reader(runner, FEEDBACK_ROWS).read(("user",), "answer_id = 'a'")["user"].to_pylist() == ["ann"]
+    reasons = [row["reason"] for row in reader(runner, DEAD_LETTERS).read().to_pylist()]
+    assert len(reasons) >= len(attacks)
+    assert all(reason.startswith(UNSIGNED) for reason in reasons)
+
+
+def test_dead_letters_without_a_signature_land_only_when_somebody_says_so(runner: Runner) -> None:
+    runner.run(land)
+    event = verdict(verdict_id="of-a-producer-of-ours", answer_id="b")
+    intrude(runner, FEEDBACK, event, [])
+    runner.run(land)
+    assert runner.run(reland).events["feedback"] == 0
+    wanted = f"verdict_id = '{event['verdict_id']}'"
+    assert reader(runner, FEEDBACK_ROWS).read(where=wanted).num_rows == 0
+    runner.run(reland, unsigned=True)
+    assert reader(runner, FEEDBACK_ROWS).read(where=wanted).num_rows == 1
+
+
+def test_a_signed_event_that_is_written_again_undoes_nothing(runner: Runner) -> None:
+    """Who can read the topic can write what he read once more, signature and all."""
+    put = {"tenant": "acme", "uri": "plan.md", "data": b"# Plan\n\nWe sell the mill."}
+    opened = runner.run(deliver.put, **put, readers=[])
+    index(runner)
+    runner.run(deliver.put, **put, readers=["boss"])
+    index(runner)
+    spy = Consumer({"bootstrap.servers": runner.endpoints.kafka_bootstrap, "group.id": "spy", "auto.offset.reset": "earliest"})
+    spy.assign([TopicPartition(DOCUMENT_EVENTS.name, opened.partition, opened.offset)])
+    (caught,) = spy.consume(1, timeout=20)
+    spy.close()
+    assert json.loads(caught.value())["readers"] == []
+    producer = Producer({"bootstrap.servers": runner.endpoints.kafka_bootstrap})
+    producer.produce(DOCUMENT_EVENTS.name, caught.value(), caught.key(), headers=caught.headers())
+    assert producer.flush(30) == 0
+    index(runner)
+    plan = document_id("acme", "plan.md")
+    landed = reader(runner, DOCUMENT_EVENT_ROWS).read(where="uri = 'plan.md'").num_rows
+    assert landed == 3, "it is as signed as the first one"
+    assert audience(reader(runner, DOCUMENT_ROWS))[plan] == ("boss",)
+
+
+def test_a_home_from_before_there_were_signatures_lands_what_it_had_and_nothing_unsigned_after(runner: Runner) -> None:
+    """The position says from where on; it is noted at once, so that a quiet topic has no window in which anything goes."""
+    plain = Runner(runner.record, runner.endpoints.model_copy(update={"signing_key": ""}))
+    plain.run(feedback, verdicts=[Verdict("old", True, "acme", "ann", verdict_id="landed-before")])
+    plain.run(land)
+    table = TableWriter(FEEDBACK_ROWS, runner.endpoints, Meter(runner.record.ledger, "test"))
+    mark = mark_name(FEEDBACK.name, 0)
+    table.append(table.read().slice(0, 0), marks={mark: {**table.mark(mark), "signed": None}}, expected={})
+    plain.run(feedback, verdicts=[Verdict("old", True, "acme", "ann", verdict_id="was-there")])
+    assert runner.run(land).events["feedback"] == 1
+    intrude(runner, FEEDBACK, verdict(verdict_id="came-after"), [])
+    assert runner.run(land).events["feedback"] == 0
+    found = reader(runner, FEEDBACK_ROWS).read(("verdict_id",))["verdict_id"].to_pylist()
+    assert "was-there" in found
+    assert "came-after" not in found

@@ -1,0 +1,247 @@
+"""The embedded servers against the other programs and users of this machine: without the home's keys nobody gets in."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import needs
+import obstore
+import psutil
+import pytest
+
+from headrace.errors import NotGenuine, Unavailable
+from headrace.platform import open_platform, running
+from headrace.platform.broker import broker_binary, start_broker
+from headrace.platform.certificates import certificate_of, context_of
+from headrace.platform.home import Home
+from headrace.platform.keys import keys_of
+from headrace.platform.ports import GRPC_OFFSET, choose_ports
+from headrace.platform.weed import start_weed, weed_binary
+from headrace.settings import Platform as PlatformSettings
+from headrace.settings import Settings
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.objects import connect
+
+PARTS = frozenset({"objects"})
+NOBODY = 65_534
+# https://www.rfc-editor.org/rfc/rfc9113#section-3.4: a server that lets a client in answers with a SETTINGS frame (type 4).
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+
+
+@dataclass
+class Locked:
+    """A running platform, its home, and the doors of SeaweedFS's gRPC: TCP ports and Unix sockets."""
+
+    home: Home
+    endpoints: Endpoints
+    ports: list[int]
+    sockets: list[Path]
+    pid: int
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
+    folder = tmp_path_factory.mktemp("locked")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        settings = Settings(home=folder / "home")
+        with open_platform(settings, parts=PARTS) as endpoints:
+            state = running(settings)
+            assert state is not None
+            ports = [getattr(state.ports, name) + GRPC_OFFSET for name in ("master", "volume", "filer", "s3", "admin")]
+            yield Locked(Home(settings.home), endpoints, ports, list(state.ports.sockets()), state.children["objects"].pid)
+
+
+def welcomed(connect: Callable[[], socket.socket], context: ssl.SSLContext | None) -> bool:
+    """Whether a gRPC server speaks to a client that says hello, over TLS if a context is given."""
+    with contextlib.suppress(OSError), connect() as plain:
+        plain.settimeout(3)
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") if context else plain as spoken:
+            spoken.sendall(HELLO)
+            return spoken.recv(9)[3:4] == b"\x04"
+    return False
+
+
+def over_tcp(port: int) -> Callable[[], socket.socket]:
+    return lambda: socket.create_connection(("127.0.0.1", port), timeout=3)
+
+
+def over_unix(path: Path) -> Callable[[], socket.socket]:
+    def connected() -> socket.socket:
+        found = socket.socket(socket.AF_UNIX)
+        found.connect(str(path))
+        return found
+
+    return connected
+
+
+def speaking(certificate: Path | None) -> ssl.SSLContext:
+    """TLS as gRPC wants it, with a home's certificate or without any."""
+    context = context_of(certificate) if certificate else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # the attacker does not mind whom he talks to
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def as_nobody(ask: Callable[[], bool]) -> bool:
+    """What `ask` says in a process of another user; of our own where we are not root."""
+    heard, told = os.pipe()
+    if (child := os.fork()) == 0:
+        answer = b"e"
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+            answer = b"y" if ask() else b"n"
+        finally:
+            os.write(told, answer)
+            os._exit(0)
+    os.close(told)
+    os.waitpid(child, 0)
+    with os.fdopen(heard, "rb") as answers:
+        answer = answers.read()
+    assert answer in (b"y", b"n")
+    return answer == b"y"
+
+
+def test_grpc_speaks_to_the_homes_certificate_only(locked: Locked, tmp_path: Path) -> None:
+    other = Home(tmp_path / "other")
+    other.prepare()
+    ours, theirs = speaking(certificate_of(locked.home)), speaking(certificate_of(other))
+    for port in locked.ports:
+        assert welcomed(over_tcp(port), ours), "else the refusals below say nothing"
+        assert not as_nobody(lambda port=port: welcomed(over_tcp(port), None))  # type: ignore[misc]
+        assert not as_nobody(lambda port=port: welcomed(over_tcp(port), speaking(None)))  # type: ignore[misc]
+        assert not as_nobody(lambda port=port: welcomed(over_tcp(port), theirs))  # type: ignore[misc]
+
+
+def test_its_sockets_in_tmp_are_no_way_around(locked: Locked) -> None:
+    ours = speaking(certificate_of(locked.home))
+    there = [path for path in locked.sockets if path.exists()]
+    assert there
+    for path in there:
+        assert welcomed(over_unix(path), ours)
+        assert not welcomed(over_unix(path), None), "not even for us without a certificate"
+        if os.geteuid() == 0:
+            assert not as_nobody(lambda path=path: welcomed(over_unix(path), ours)), "others may not connect at all"  # type: ignore[misc]
+
+
+def test_nobody_else_can_read_a_key(locked: Locked) -> None:
+    needs.require(os.geteuid() == 0, "Becoming another user takes root.", unless="HEADRACE_TESTS_WITHOUT_ROOT")
+    files = [path for path in locked.home.platform.iterdir() if path.is_file()]
+    assert {"keys.json", "certificate.pem", "endpoints.json"} <= {path.name for path in files}
+
+    def readable() -> bool:
+        return any(os.access(path, os.R_OK) for path in files)
+
+    assert readable()
+    assert not as_nobody(readable)
+
+
+def test_no_door_tells_what_goes_on_inside(locked: Locked) -> None:
+    """Profiles, counters, status pages: they need no key, and a page in a browser could read them by DNS rebinding."""
+    doors = {at.laddr.port for at in psutil.Process(locked.pid).net_connections("tcp") if at.status == psutil.CONN_LISTEN}
+    assert doors >= set(locked.ports)
+    inside = (
+        "/",
+        "/debug/pprof/",
+        "/debug/pprof/cmdline",
+        "/debug/vars",
+        "/metrics",
+        "/stats/disk",
+        "/cluster/status",
+        "/ui/index.html",
+    )
+    told = []
+    for port, path in itertools.product(doors, inside):
+        with contextlib.suppress(httpx.HTTPError):
+            answer = httpx.get(f"http://127.0.0.1:{port}{path}", headers={"host": "evil.example"}, timeout=3, trust_env=False)
+            if answer.status_code < 400:
+                told.append((port, path, answer.text[:80]))
+    assert told == []
+
+
+def test_servers_take_other_ports_where_somebody_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SeaweedFS would talk to itself through whatever socket stands where its own was."""
+    needs.require(os.geteuid() == 0, "Becoming another user takes root.", unless="HEADRACE_TESTS_WITHOUT_ROOT")
+    monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
+    home = Home(tmp_path / "home")
+    home.prepare()
+    before = choose_ports()
+    home.ports.write_text(before.model_dump_json())
+    waiting = next(path for path in before.sockets() if "filer" in path.name)
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as foreign:
+        foreign.bind(str(waiting))
+        os.chown(waiting, NOBODY, NOBODY)
+        try:
+            with open_platform(Settings(home=home.root), parts=PARTS) as endpoints:
+                obstore.put(connect(endpoints, endpoints.bucket), "a", b"1")
+                state = running(Settings(home=home.root))
+                assert state is not None
+                changed = {name for name, port in before if getattr(state.ports, name) != port}
+                assert changed == {"filer"}
+                assert waiting.exists(), "it is another user's"
+        finally:
+            waiting.unlink()
+
+
+def test_a_server_that_would_let_everybody_in_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SeaweedFS serves without TLS where it cannot read a certificate: its start is then refused."""
+    home = Home(tmp_path / "home")
+    home.prepare()
+    monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
+    careless = tmp_path / "weed"
+    careless.write_text(f'#!/bin/sh\nunset WEED_GRPC_CA\nexec {weed_binary()} "$@"\n')
+    careless.chmod(0o700)
+    with (
+        pytest.raises(Unavailable, match="would let every program of this machine in"),
+        open_platform(Settings(home=home.root, platform=PlatformSettings(idle_s=0.0, weed=careless)), parts=PARTS),
+    ):
+        pass
+
+
+# programs
+
+
+def test_only_the_released_programs_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in the home directory, or what a variable of its package names, is not run with the store's secret."""
+    monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
+    ran = tmp_path / "ran"
+    fake = tmp_path / "home-directory" / ".calfkit" / "bin" / "tansu-v0.6.0-510f3e2"
+    fake.parent.mkdir(parents=True)
+    fake.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("HOME", str(tmp_path / "home-directory"))
+    monkeypatch.setenv("CALF_TANSU_BIN", str(fake))
+    with open_platform(Settings(home=tmp_path / "home"), parts=frozenset({"objects", "head"})):
+        assert not ran.exists()
+        state = running(Settings(home=tmp_path / "home"))
+        assert state is not None
+        assert Path(psutil.Process(state.children["head"].pid).exe()).is_relative_to(Path(broker_binary()).parent)
+
+
+@pytest.mark.parametrize("start", [start_weed, start_broker], ids=["weed", "tansu"])
+def test_a_program_that_was_changed_is_refused(start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path / "home")
+    home.prepare()
+    ran, changed = tmp_path / "ran", tmp_path / "changed"
+    changed.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    changed.chmod(0o755)
+    module = "weed" if start is start_weed else "broker"
+    monkeypatch.setattr(f"headrace.platform.{module}.{module}_binary", lambda: str(changed))
+    with pytest.raises(NotGenuine, match="its SHA-256 is") as refused:
+        start(home, keys_of(home), choose_ports(), ())
+    assert str(changed) in refused.value.message
+    assert "[platform]" in refused.value.hint
+    assert not ran.exists()
