@@ -79,7 +79,7 @@ MUTANTS = (
     Mutant(
         "B2",
         "headrace/head/backlog.py",
-        "end = first + rows if rows < _SAMPLE else _end(topic, partition, max(span.end, first + rows))",
+        "end = first + rows if rows < _SAMPLE else counted_end(topic, partition, max(span.end, first + rows))",
         "end = first + rows",
         "A lag beyond a thousand is told as a thousand.",
         ("tests/integration/test_head_boundaries.py::test_the_backlog_counts_estimates_and_warns_at_half_the_retention",),

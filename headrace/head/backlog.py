@@ -72,7 +72,7 @@ def _one(
         size += sum(map(len, filter(None, fetched.values)))
         if rows >= _SAMPLE:
             break
-    end = first + rows if rows < _SAMPLE else _end(topic, partition, max(span.end, first + rows))
+    end = first + rows if rows < _SAMPLE else counted_end(topic, partition, max(span.end, first + rows))
     lag = end - first
     if rows < lag and rows:
         size = round(size / rows * lag)
@@ -83,7 +83,7 @@ def _one(
     )  # fmt: skip
 
 
-def _end(topic: TopicReader, partition: int, reported: int) -> int:
+def counted_end(topic: TopicReader, partition: int, reported: int) -> int:
     """The offset given out next: what is past the reported end is counted, since a broker may report one far too low."""
     until, end = time.monotonic() + _COUNTING_S, reported
     for fetched in topic.read({partition: reported}):

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from headrace.catalog import DEAD_LETTERS, LANDERS, LANDINGS, Store
 from headrace.errors import LostRace, OffsetsRefused, OutOfRange, Transient
+from headrace.head.backlog import counted_end
 from headrace.head.handles import pairs, ports
 from headrace.head.position import Position, Refusal, disagreement, mark_name, origin, positions
 from headrace.head.refusals import record_refusal
@@ -345,7 +346,7 @@ class _Lander:
             position = position or Position.begin(self.topic)
             unsigned_so_far = self.topic.signed and position.signed is None
             # Landed from before there were signatures: what the head has now came before them, too.
-            signed = max(span.end, position.next) if unsigned_so_far else position.signed
+            signed = counted_end(self.topic, partition, max(span.end, position.next)) if unsigned_so_far else position.signed
             # What the broker says of itself now; what it did not say before is learnt.
             self._positions[partition] = Position(
                 position.next, identity.cluster or position.cluster, identity.topic or position.topic,
