@@ -1,8 +1,8 @@
 """What our two HTTP servers do with connections before there is a request: how many, for how long, and what is said of trouble.
 
 Nothing here needs a key, so anybody who can reach the port can try it: a connection that sends no whole request head within ten
-seconds is closed, one whose answer is not read for a minute too, and where there is no room for another, the one that has waited
-longest without a request goes. Whoever holds many half-open connections thus keeps nobody out.
+seconds is closed, one whose answer is not read for a minute too. Where there is no room for another, the one goes that has kept
+us waiting longest: for a request, for its body, or for its answer to be read. Whoever holds many thus keeps nobody out.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class Server(uvicorn.Server):
     async def serve(self, sockets: Any = None) -> None:
         """Serve until told to stop."""
         asyncio.get_running_loop().set_exception_handler(Complaints())
+        logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each write to a connection that is gone
         await super().serve(sockets)
 
 
@@ -131,7 +132,10 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Go on with what came."""
         self._asked = True
+        before = self.cycle
         super().data_received(data)
+        if self.cycle is not before:
+            self._since = self.loop.time()
         self._watch()
 
     def on_response_complete(self) -> None:
@@ -145,6 +149,7 @@ class Connection(H11Protocol):
         """The other side does not read: it has a minute to go on."""
         super().pause_writing()
         if self._stalled is None:
+            self._since = self.loop.time()
             self._stalled = self.loop.call_later(STALLED_S, self.transport.abort)
 
     def resume_writing(self) -> None:
@@ -158,6 +163,12 @@ class Connection(H11Protocol):
     def _idle(self) -> bool:
         """Whether no request is under way."""
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def _keeps_us_waiting(self) -> bool:
+        """Whether it is the other side's turn: to ask, to send the rest of a body, or to read."""
+        sending = self.conn.their_state is h11.SEND_BODY and not self._idle and not self.cycle.response_started
+        return self._idle or sending or self._stalled is not None
 
     def _watch(self) -> None:
         """Have a deadline while half a head, or the rest of a body that was answered already, is on its way."""
@@ -188,17 +199,18 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def _make_room(self) -> None:
-        """Where there are too many, close the one that has waited longest without a request; if all have one, this."""
+        """Where there are too many, close the one that has kept us waiting longest; if all are being answered, this."""
         mine = self.client[0] if self.client else ""
         own = [other for other in self.connections if isinstance(other, Connection) and (other.client or ("",))[0] == mine]
         for crowd, most in ((own, self.most_of_one), (list(self.connections), self.most_in_all)):
             if len(crowd) <= most:
                 continue
-            idle = [o for o in crowd if isinstance(o, Connection) and o is not self and o._idle and not o.transport.is_closing()]
-            if not idle:
+            others = [o for o in crowd if isinstance(o, Connection) and o is not self and not o.transport.is_closing()]
+            waiting = [other for other in others if other._keeps_us_waiting]
+            if not waiting:
                 self._end(503, "As many connections are open as this server takes. Come back in a moment.", "overloaded")
                 return
-            first = min(idle, key=lambda other: other._since)
+            first = min(waiting, key=lambda other: other._since)
             first.transport.abort()
             self.connections.discard(first)
 

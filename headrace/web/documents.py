@@ -280,11 +280,11 @@ class Documents:
 
     def _stored(self, tenant: str) -> dict[str, _Versions]:
         """uri → the versions whose sources are stored."""
-        stored = {uri: dict(versions) for uri, versions in self._kept.get(tenant, {}).items()}
+        stored = dict(self._kept.get(tenant, {}))
         for (whose, uri), documents in self._since.items():
             if whose != tenant:
                 continue
-            versions = stored.setdefault(uri, {})
+            versions = stored[uri] = dict(stored.get(uri, {}))
             for document in documents:
                 if document.offset < self._reached.get(document.partition, 0):
                     continue  # the tables know of it

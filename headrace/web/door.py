@@ -155,9 +155,12 @@ class Door:
         if answer is not None:
             return answer
         caller: Caller | None = scope.get("caller")
-        if caller is not None and caller.key_id != PAGE:
+        if caller is None:  # health and the page's files: nobody waits for a body that a stranger has announced
+            await self._answered(scope, replay(b"", receive), send)
+            return None
+        if caller.key_id != PAGE:
             self._desk.rate.take(caller.tenant, caller.limits.requests_per_minute)
-        if caller is None or scope["method"] != "PUT" or not scope["path"].startswith(UPLOADS):
+        if scope["method"] != "PUT" or not scope["path"].startswith(UPLOADS):
             return await self._with_body(scope, receive, send, self._body_bytes)
         caller.may(WRITE)  # before its body is taken in
         with self._upload(caller.tenant):
@@ -174,14 +177,14 @@ class Door:
         if body is None:
             size = f"{most >> 10:,} KiB" if most < 1 << 20 else f"{most >> 20:,} MiB"
             return told(413, f"The body is larger than {size}. Send less.", "too_large")
-        if scope["method"] == "HEAD" and scope["path"] in OPEN:
-            # Answered like GET; that no body goes out, the server sees to by the scope it holds.
-            asked = {**scope, "method": "GET"}
-            await self._app(asked, replay(body, receive), send)
-            scope["route"] = asked.get("route")
-        else:
-            await self._app(scope, replay(body, receive), send)
+        await self._app(scope, replay(body, receive), send)
         return None
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer HEAD like GET; that no body goes out, the server sees to by the scope it holds."""
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        await self._app(asked, receive, send)
+        scope["route"] = asked.get("route")
 
     @contextmanager
     def _upload(self, tenant: str) -> Iterator[None]:

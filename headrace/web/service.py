@@ -421,7 +421,7 @@ def fit_for(told: dict[str, Any], caller: Caller) -> dict[str, Any]:
     return told
 
 
-_INSIDE = re.compile(r"(retrieval order stands): .*", re.DOTALL)
+_INSIDE = re.compile(r"(retrieval order stands): .*?(?=; the answer is not recorded|\Z)", re.DOTALL)
 
 
 def _without_text(found: dict[str, Any]) -> dict[str, Any]:

@@ -351,7 +351,7 @@ async def nothing() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
-@pytest.mark.parametrize(("path", "method"), [("/v1/runs", "GET"), ("/v1/documents/a", "PUT"), ("/health", "GET")])
+@pytest.mark.parametrize(("path", "method"), [("/v1/runs", "GET"), ("/v1/documents/a", "PUT")])
 @pytest.mark.parametrize(("seconds", "status"), [(59.0, 200), (61.0, 408)])
 def test_a_body_has_a_minute_to_come(path: str, method: str, seconds: float, status: int) -> None:
     pieces = iter([(0.0, b"the beginning"), (seconds, b" and the rest")])
@@ -377,6 +377,14 @@ def test_a_body_has_a_minute_to_come(path: str, method: str, seconds: float, sta
 
 def test_health_needs_no_token() -> None:
     assert knock("/health", host="localhost:1")[0] == 200
+
+
+def test_nobody_waits_for_a_strangers_body() -> None:
+    async def never() -> Message:
+        raise AssertionError("it was asked for")
+
+    for path in ("/health", "/", "/page.js", "/v1/runs"):
+        assert asyncio.run(passed(door(), never, path))[0] == (401 if path == "/v1/runs" else 200)
 
 
 def test_bodies_are_bounded_however_they_come() -> None:
