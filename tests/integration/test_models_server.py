@@ -16,14 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
 import pytest
 import tiny
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
 from tiny import adapter
 from traffic import until
 
@@ -43,6 +42,9 @@ from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
+
+if TYPE_CHECKING:  # every process that collects tests would import it for seconds
+    from sentence_transformers import SentenceTransformer
 
 KEY = "a key of this test"
 TEXTS = [
@@ -144,6 +146,8 @@ def started(folder: Path, cache: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def bare() -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer
+
     return SentenceTransformer(str(embedder_folder()), device="cpu")
 
 
@@ -307,6 +311,8 @@ def moved(entries: list[dict[str, Any]]) -> int:
 def release(writer: ObjectWriter, folder: Path, version: str, *, seed: int) -> Path:
     """Release a cross-encoder whose head is random: enough to tell versions apart."""
     torch.manual_seed(seed)
+    from sentence_transformers import CrossEncoder
+
     model = CrossEncoder(str(embedder_folder()), num_labels=1, max_length=256, device="cpu")
     model.save_pretrained(str(folder), create_model_card=False)
     put(writer, "reranker", version, folder, retrieval_weight=0.4, max_tokens=256)
@@ -334,6 +340,8 @@ def promote(
 
 
 def logits(folder: Path) -> Any:
+    from sentence_transformers import CrossEncoder
+
     model = CrossEncoder(str(folder), num_labels=1, max_length=256, device="cpu")
     pairs = [("What is the capital of France?", passage) for passage in PASSAGES]
     return model.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False)
@@ -468,6 +476,8 @@ def test_a_generator_on_trial_and_a_broken_one(server: Server, adapters: ObjectW
 
 def test_released_embedders_are_asked_for_by_name(server: Server, storage: Endpoints, tmp_path: Path) -> None:
     writer = ObjectWriter(MODELS, storage, Meter(Ledger(), "promote"))
+    from sentence_transformers import SentenceTransformer
+
     trained = SentenceTransformer(str(embedder_folder()), device="cpu")
     torch.manual_seed(4)
     with torch.no_grad():
@@ -634,6 +644,8 @@ def test_the_packaged_models_are_served_as_they_are(
     (tmp_path / "endpoints.json").write_text(storage.model_dump_json())
     with started(tmp_path, models_cache) as server:
         wait_ready(server.endpoint("embedder"), 60)
+        from sentence_transformers import SentenceTransformer
+
         bare = SentenceTransformer(str(embedder_folder()), device="cpu")
         with Embedder(server.endpoint("embedder")) as embedder:
             assert np.abs(embedder.embed(TEXTS, kind="passage") - bare.encode(TEXTS, normalize_embeddings=True)).max() < 1e-5

@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from headrace.models.embedder import MiniLM
 from headrace.models.precision import has_bfloat16
 from headrace.models.release import RerankerCard
-from headrace.models.reranker import PairScorer
 from headrace.models.tokens import INSTEAD, embedder_folder
 
 TEXTS = [
@@ -34,6 +31,11 @@ def weights(of: str, monkeypatch: pytest.MonkeyPatch) -> str:
 # The tiny one's last layer widens its vectors, in bfloat16.
 @pytest.mark.parametrize(("of", "off"), [("tiny", 3e-3), pytest.param("packaged", 1e-5, marks=pytest.mark.soak)])
 def test_embeddings_are_those_of_float32_but_for_their_last_digits(of: str, off: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Here and below: every process that collects tests would import it for seconds.
+    from sentence_transformers import SentenceTransformer
+
+    from headrace.models.embedder import MiniLM
+
     folder = weights(of, monkeypatch)
     quick, exact = MiniLM(), MiniLM(exact=True)
     pieces = exact.word_pieces(TEXTS, "END")
@@ -49,6 +51,10 @@ def test_embeddings_are_those_of_float32_but_for_their_last_digits(of: str, off:
 
 @pytest.mark.parametrize("of", ["tiny", pytest.param("packaged", marks=pytest.mark.soak)])
 def test_scores_of_passages_keep_their_digits(of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sentence_transformers import CrossEncoder
+
+    from headrace.models.reranker import PairScorer
+
     torch.manual_seed(3)
     model = CrossEncoder(weights(of, monkeypatch), num_labels=1, max_length=128, device="cpu")
     model.save_pretrained(str(tmp_path), create_model_card=False)
