@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from shell import as_json, run
 from traffic import until
 
 from headrace.catalog import DOCUMENTS
@@ -178,6 +179,21 @@ def test_a_key_that_is_bound_to_readers_asks_as_these(api: Any, closed: httpx.Cl
     assert closed.get("/v1/documents/pay.md").json()["status"] == "indexed"
     for wrong in ({"readers": []}, {"readers": ["ann"], "scopes": ["admin"]}, {"readers": ["ann"], "scopes": ["tenant-admin"]}):
         assert api.client().post("/v1/keys", json={**body, **wrong}).status_code == 400, wrong
+
+
+def test_the_command_line_makes_the_same_keys(api: Any, closed: httpx.Client) -> None:
+    made = as_json(api.home, "key", "mint", "closing", "--scope", "read", "--reader", "hr", "--reader", "ann")
+    assert made["readers"] == ["ann", "hr"]
+    assert {document["uri"] for document in api.client(made["key"]).get("/v1/documents").json()["data"]} == {
+        "pay.md",
+        "both.md",
+        "open.md",
+    }
+    admin = as_json(api.home, "key", "mint", "closing", "--scope", "tenant-admin")
+    (row,) = [row for row in api.client(admin["key"]).get("/v1/keys").json()["data"] if row["id"] == made["id"]]
+    assert (row["scopes"], row["readers"]) == (["read"], ["ann", "hr"])
+    said = run(api.home, "key", "mint", "closing", "--scope", "admin", "--reader", "hr", code=2)
+    assert "bound to readers" in said.stderr
 
 
 def test_names_in_either_form_of_unicode_are_one_document(api: Any, tmp_path: Path) -> None:
