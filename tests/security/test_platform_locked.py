@@ -240,7 +240,7 @@ def test_a_program_that_was_changed_is_refused(start: Any, tmp_path: Path, monke
     changed.chmod(0o755)
     module = "weed" if start is start_weed else "broker"
     monkeypatch.setattr(f"headrace.platform.{module}.{module}_binary", lambda: str(changed))
-    with pytest.raises(NotGenuine, match="its SHA-256 is") as refused:
+    with pytest.raises(NotGenuine, match="Its SHA-256 is") as refused:
         start(home, keys_of(home), choose_ports(), ())
     assert str(changed) in refused.value.message
     assert "[platform]" in refused.value.hint

@@ -38,6 +38,34 @@ def test_damaged_keys_are_refused_rather_than_replaced(tmp_path: Path) -> None:
     assert home.keys.read_text() == "{"
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_home_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    home = _other(tmp_path)
+    home.root.chmod(mode)
+    with pytest.raises(HomeRefused, match=f"its mode is 0{mode:o}") as refused:
+        home.prepare()
+    assert f"chmod 700 {home.root}" in refused.value.hint
+    home.root.chmod(0o755)  # to be looked at is another matter: what is in it is private itself
+    home.prepare()
+
+
+def test_an_empty_folder_becomes_a_private_home(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(mode=0o777)
+    (tmp_path / "home").chmod(0o777)
+    Home(tmp_path / "home").prepare()
+    assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
+
+
+def test_an_older_homes_keys_are_completed_and_kept(tmp_path: Path) -> None:
+    home = _other(tmp_path)
+    before = keys_of(home)
+    home.keys.write_text(before.model_dump_json(exclude={"signing_key"}))
+    completed = keys_of(home)
+    assert completed.signing_key not in ("", before.signing_key)
+    assert completed.model_copy(update={"signing_key": before.signing_key}) == before
+    assert keys_of(home) == completed
+
+
 def test_a_file_in_the_homes_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HomeRefused, match="not a directory"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import BadSettings
+from headrace.platform.address import brought
 from headrace.settings import S3, Embedded, Settings
 
 
@@ -127,3 +128,12 @@ def test_a_fault_beside_a_secret_does_not_show_it() -> None:
         Settings.load()
     assert "objects" in caught.value.message
     assert "sesame" not in str(caught.value)
+
+
+def test_a_broker_of_ones_own_has_signed_events_only_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka = {"type": "kafka", "bootstrap": "kafka:9092"}
+    assert brought(Settings.load(head=kafka))["signing_key"] == ""
+    assert brought(Settings.load(head={**kafka, "signing_key": "s" * 32}))["signing_key"] == "s" * 32
+    assert "signing_key" not in brought(Settings.load()), "the embedded one has a key of its home"
+    with pytest.raises(BadSettings, match=r"head.*signing_key"):
+        Settings.load(head={**kafka, "signing_key": "short"})
