@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from headrace.cli.common import AsJson, app, err, out, print_json, settings_of, user
+from headrace.errors import WrongUsage
 
 
 @app.command(rich_help_panel="The head")
@@ -33,6 +34,8 @@ def land(
     from headrace.report import say_landed
     from headrace.session import opened
 
+    if unsigned and not dead_letters:
+        raise WrongUsage("--unsigned says which dead letters land.", hint="Give --dead-letters with it.")
     settings = settings_of()
     with opened("land", settings, models=False, quiet=as_json) as session:
         for place, gap in ((accept_gap, True), (accept_new_head, False)):

@@ -73,6 +73,7 @@ WRONG = [
     ["ledger", "--by", "store"],
     ["check", "--only", "vector"],
     ["check", "--seconds", "0"],
+    ["land", "--once", "--unsigned"],
 ]
 
 
