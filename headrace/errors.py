@@ -56,6 +56,11 @@ def _unpickled(kind: type[HeadraceError], args: tuple[Any, ...], fields: dict[st
     return error
 
 
+def kind_of(error: BaseException) -> str:
+    """The name under which an error is told: the class above that it is one of, or its own."""
+    return next((kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__), type(error).__name__)
+
+
 class Terminal(HeadraceError):
     """Trying again as it is cannot help."""
 

@@ -36,11 +36,12 @@ class Session:
     runner: Runner
     launch: Launch
 
-    def desk(self) -> Desk:
-        """Where questions are answered."""
+    def desk(self, *, keeps: bool = False) -> Desk:
+        """Where questions are answered; with `keeps`, answers that the head does not take are kept in the home until it does."""
         from headrace.inference.pipeline import Desk
+        from headrace.inference.unrecorded import Unrecorded
 
-        return Desk(self.runner, self.settings.inference)
+        return Desk(self.runner, self.settings.inference, Unrecorded(self.settings.home) if keeps else None)
 
     def archive(self) -> None:
         """Copy ended runs of this home into the `runs` and `ledger` tables."""

@@ -23,8 +23,9 @@ class Words(ThreadingHTTPServer):
 
     A chat quotes the sentence of the prompt's passages that has most words of the question. Each request for embeddings of
     passages takes `delay` seconds longer, and one of several passages waits while the `gate` is shut; each word of an answer
-    takes `pause` seconds. `batches` counts requests of several passages, `chats` are the bodies that were sent, and `left` counts
-    the answers that were not waited for. While it `fails`, chats are answered with 500.
+    takes `pause` seconds. A request for embeddings of a text that holds a word of `refused` is answered with its status, and any
+    where that word is empty. `batches` counts requests of several passages, `chats` are the bodies that were sent, and `left`
+    counts the answers that were not waited for. While it `fails`, chats are answered with 500.
     """
 
     daemon_threads = True
@@ -36,6 +37,7 @@ class Words(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.chats: list[dict[str, Any]] = []
         self.batches = self.left = 0
+        self.refused: dict[str, int] = {}
         self.gate = threading.Event()
         self.gate.set()
 
@@ -91,6 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
             if self.server.fails:
                 return self.answer(500, {"error": {"message": "broken", "type": "server_error", "code": "broken"}})
             return self.chat(asked)
+        for word, status in self.server.refused.items():
+            if any(word in text for text in asked["input"]):
+                return self.answer(status, {"error": {"message": f"no {word}", "type": "t", "code": "c"}})
         if asked.get("input_type") == "passage":
             time.sleep(self.server.delay)
             if len(asked["input"]) > 1:

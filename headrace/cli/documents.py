@@ -7,37 +7,51 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.common import AsJson, On, Tenant, app, checked_on, out, print_json, settings_of
+from headrace.cli.common import AsJson, On, Tenant, app, checked_on, err, out, print_json, settings_of, user
 from headrace.errors import NotFound, WrongUsage
 
 
 @app.command(rich_help_panel="Inference")
 def index(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders to index.")],
+    paths: Annotated[list[Path] | None, typer.Argument(metavar="PATH...", help="Files and folders to index.")] = None,
     tenant: Tenant = None,
     reader: Annotated[
         list[str] | None, typer.Option(help="Only this user or group may read them; repeatable. Otherwise it stays as it is.")
     ] = None,
     everybody: Annotated[bool, typer.Option("--everybody", help="Everybody of the tenant may read them from now on.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Documents that failed are tried again, though unchanged.")] = False,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URI", help="Leave out this document, which holds others up, until it is put again; repeatable."),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="With --skip: why, as its status will say.")] = "it held others up",
     on: On = "local",
     as_json: AsJson = False,
 ) -> None:
     """Index documents: put, land, parse, chunk, embed, index."""
     from dataclasses import asdict
 
+    from headrace.inference.failed import leave_out
     from headrace.inference.pipeline import index_documents
     from headrace.report import say_indexed
     from headrace.session import opened
 
     if reader and everybody:
         raise WrongUsage("Say --reader or --everybody, not both.")
+    if not paths and not skip:
+        raise WrongUsage("Nothing to index is named.", hint="Name files or folders: headrace index PATH...")
     settings = settings_of(tenant)
-    for path in paths:
+    for path in paths or ():
         if not path.exists():
             raise NotFound(f"{path} does not exist.", hint="Name a file or a folder.")
     with opened("index", settings, on=checked_on(on), quiet=as_json) as session:
+        for uri in skip or ():
+            session.runner.run(leave_out, tenant=settings.tenant, uri=uri, reason=f"left out by {user()}: {reason}")
+            err.print(f"{uri} is left out until it is put again.", markup=False, highlight=False)
         readers = [] if everybody else reader or None
-        done = index_documents(session.runner, paths, tenant=settings.tenant, settings=settings.inference, readers=readers)
+        done = index_documents(
+            session.runner, paths or [], tenant=settings.tenant, settings=settings.inference, readers=readers, retry=retry
+        )
         session.archive()
     if as_json:
         print_json(asdict(done))

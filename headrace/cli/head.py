@@ -19,6 +19,14 @@ def land(
     accept_new_head: Annotated[
         str | None, typer.Option(metavar="TOPIC/PARTITION", help="Go on with a head that is not the one landed from.")
     ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TOPIC/PARTITION/OFFSET",
+            help="Make a dead letter of this record, which holds its topic up, without reading it; repeatable.",
+        ),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="With --skip: why, as the dead letter will say.")] = "it held others up",
     dead_letters: Annotated[
         bool, typer.Option("--dead-letters", help="First land the dead letters that can be read now, after a fix.")
     ] = False,
@@ -31,6 +39,7 @@ def land(
     from headrace.head.accept import accept
     from headrace.head.land import land as land_stage
     from headrace.head.reland import reland
+    from headrace.head.skip import skip as skip_stage
     from headrace.report import say_landed
     from headrace.session import opened
 
@@ -42,6 +51,9 @@ def land(
             if place is not None:
                 accepted = session.runner.run(accept, place=place, gap=gap, who=user())
                 err.print(accepted.told, highlight=False)
+        for place in skip or ():
+            told = session.runner.run(skip_stage, place=place, reason=f"skipped by {user()}: {reason}")
+            err.print(told, markup=False, highlight=False)
         if dead_letters:
             again = session.runner.run(reland, unsigned=unsigned)
             told = ", ".join(f"{count:,} {topic}" for topic, count in again.events.items() if count) or "none"

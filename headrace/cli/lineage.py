@@ -51,6 +51,7 @@ def forget(
     from headrace.forget import Subject
     from headrace.forget import forget as go
     from headrace.forget.subject import DOCUMENT, USER
+    from headrace.inference.unrecorded import Unrecorded
     from headrace.pipeline.run import write_atomically
     from headrace.session import opened
     from headrace.settings import Embedded
@@ -74,6 +75,7 @@ def forget(
     ):
         embedded = isinstance(settings.head, Embedded)
         metadata.tenants()  # one that does not answer is to say so while nothing is gone
+        Unrecorded(settings.home).record(session.runner)  # what waits there would come back
         proof = go(session.runner, subject, who=f"cli:{user()}", embedded=embedded)
         session.run.detail["proof"] = proof["sha256"]
         # By the proof's name and not the subject's: the audit is not to remember who was forgotten.

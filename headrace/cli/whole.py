@@ -37,6 +37,9 @@ def up(
     from headrace.loop.landing import Landing
     from headrace.pipeline.progress import Bars
     from headrace.platform import running
+    from headrace.platform.home import Home
+    from headrace.platform.state import recorded_service
+    from headrace.readiness import Ask
     from headrace.session import opened
     from headrace.web import Service, create_app, serve
     from headrace.web.serve import bound
@@ -48,12 +51,15 @@ def up(
     with opened("up", settings, ends=True) as session, ExitStack() as beside:
         # Nobody watches a bar that moves whenever somebody puts a document.
         session.runner.bars = Bars(quiet=True)
-        application = create_app(Service(session.runner, session.desk(), settings), token)
+        service = Service(session.runner, session.desk(keeps=True), settings)
+        application = create_app(service, token)
         application.state.landing = landing = beside.enter_context(Landing(session))
+        service.readiness.add(Ask("landing", landing.trouble, "`headrace head` says what does not land, and what goes on."))
         application.state.trains = train
         if train:
             beside.enter_context(Keeper(settings, session.run.id))
         beside.callback(landing.stop)  # first of all, so that both end at the same time
+        beside.enter_context(recorded_service(Home(settings.home), port))
         out.print(f"Headrace is up: http://127.0.0.1:{port}/#token={token}", highlight=False, soft_wrap=True)
         out.print("Ctrl-C ends it.", style="dim")
         embedded = running(settings) is not None

@@ -345,7 +345,7 @@ def _answers_with(interactions: TableReader, chunk_ids: Collection[str]) -> froz
     if not chunk_ids:
         return frozenset()
     rows = (row for batch in interactions.scan(("answer_id", "passages")) for row in batch.to_pylist())
-    return frozenset(row["answer_id"] for row in rows if any(p["chunk_id"] in chunk_ids for p in row["passages"]))
+    return frozenset(row["answer_id"] for row in rows if any(p["chunk_id"] in chunk_ids for p in row["passages"] if p))
 
 
 def _is_answer_of(example: Mapping[str, Any], answers: Collection[str]) -> bool:

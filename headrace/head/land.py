@@ -27,6 +27,7 @@ from headrace.head.handles import pairs, ports
 from headrace.head.position import Position, Refusal, disagreement, mark_name, origin, positions
 from headrace.head.refusals import record_refusal
 from headrace.head.share import Share
+from headrace.head.skip import skipped
 from headrace.pipeline.stage import Port, Stage
 from headrace.settings import Landing
 from headrace.storage.objects import ObjectWriter
@@ -83,6 +84,8 @@ class Following:
     committed: Callable[[Commit], None] = lambda _: None
     refused: Callable[[Refusal], None] = lambda _: None
     waiting: Callable[[str, Transient], None] = lambda _topic, _error: None
+    standing: Callable[[str, Mapping[int, Refusal]], None] = lambda _topic, _refused: None
+    """Called about twice a second while a topic is followed, with those of its partitions that are refused."""
 
 
 def landing(landings: Mapping[Store, Store]) -> Stage[..., Landed]:
@@ -146,9 +149,15 @@ class _Piece:
     last: dict[int, Record]
 
 
-def _read(topic: TopicReader, fetched: Fetched, signed_from: Mapping[int, int]) -> _Piece:
-    """Decode at once what was fetched: a record takes several times as much memory as the row that it becomes."""
+def _read(topic: TopicReader, fetched: Fetched, signed_from: Mapping[int, int], skips: Mapping[tuple[int, int], str]) -> _Piece:
+    """Decode at once what was fetched: a record takes several times as much memory as the row that it becomes.
+
+    `skips` are the places of records that nobody is to read, and why.
+    """
     wrong, values = topic.forged(fetched, signed_from), fetched.values
+    if skips:
+        where_from = zip(fetched.partitions, fetched.offsets, strict=True)
+        wrong |= {index: skips[place] for index, place in enumerate(where_from) if place in skips}
     places: Sequence[int] = range(len(fetched))
     if wrong:  # kept from the decoder, which is slower for the others of a batch where one is bad
         places = [index for index in places if index not in wrong]
@@ -208,6 +217,7 @@ class _Lander:
         self._dead_letters, self._refusals, self._burying, self._settings = dead_letters, refusals, burying, settings
         self._marks: dict[int, dict[str, Any] | None] = {}
         self._positions: dict[int, Position] = {}
+        self._skips: dict[tuple[int, int], str] = {}
         self._overtaken = 0
         self._drained: dict[int, int] | None = None
         self._committed: Callable[[Commit], None] = lambda _: None
@@ -254,6 +264,7 @@ class _Lander:
                         if told.get(partition) != refusal:
                             told[partition] = refusal
                             following.refused(refusal)
+                    following.standing(self.name, self.refused)
                     recheck = bool(self.refused) and time.monotonic() - begun > _RECHECK_S
                     return not (stopped() or recheck or share.of(partitions) != mine)
 
@@ -300,7 +311,7 @@ class _Lander:
                     if fetched:
                         if reading is not None:
                             reading.result()  # one piece at a time as records: else they would be what fills the memory
-                        reading = reader.submit(_read, self.topic, fetched, signed_from)
+                        reading = reader.submit(_read, self.topic, fetched, signed_from, self._skips)
                         block.add(fetched, ahead)
                         block.written.append(writer.submit(self._write, block, reading))
                     if writing.done():
@@ -333,6 +344,8 @@ class _Lander:
         spans, identity = self.topic.spans(), self.topic.identity()
         start = {}
         self.refused = {}
+        letters = self._dead_letters.marks()
+        self._skips = {}
         for partition, span in spans.items():
             if mine is not None and partition not in mine:
                 continue
@@ -355,6 +368,8 @@ class _Lander:
             if unsigned_so_far:  # noted before anything else can come
                 self._note(partition)
             start[partition] = position.next
+            named = origin(self.name, position.incarnation)
+            self._skips |= {(partition, at): reason for at, reason in skipped(letters, named, partition).items()}
         return list(spans), start
 
     def _note(self, partition: int) -> None:

@@ -96,9 +96,11 @@ class Answer:
 
 
 @stage("Records each answer on the head, with its passages, tokens, versions and timings.", phase=ASKED)
-def answer(interactions: Annotated[TopicWriter, INTERACTIONS], answers: Sequence[Answer], run: str) -> list[tuple[int, int]]:
-    """Append the answers; return (partition, offset) of each."""
-    return interactions.append([_row(given, run) for given in answers], key="answer_id")
+def answer(
+    interactions: Annotated[TopicWriter, INTERACTIONS], answers: Sequence[Answer], run: str, patience_s: float = 25.0
+) -> list[tuple[int, int]]:
+    """Append the answers; return (partition, offset) of each. The head has `patience_s` seconds to take them."""
+    return interactions.append([row_of(given, run) for given in answers], key="answer_id", patience_s=patience_s)
 
 
 def moved(ledger: Ledger) -> dict[str, int]:
@@ -110,7 +112,8 @@ def moved(ledger: Ledger) -> dict[str, int]:
     return total
 
 
-def _row(given: Answer, run: str) -> dict[str, Any]:
+def row_of(given: Answer, run: str) -> dict[str, Any]:
+    """The answer as a row of its topic; `run` is the run that gave it."""
     completion = given.completion
     return {
         "answer_id": given.answer_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ import pyarrow.compute as pc
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
+from headrace.errors import HeadraceError
+from headrace.inference.failed import GiveUp, Unfit, refuse
 from headrace.inference.parse import IN_ORDER, TAKEN, live, place
 from headrace.inference.parsing.kind import CODE
 from headrace.inference.put import AHEAD
@@ -41,13 +44,16 @@ _FENCE = re.compile(r"^\s*(`{3,}|~{3,})(.*)$")
 _CELL_END = re.compile(r"(?<!\\)\|")
 _PAGE = "page "
 
+log = logging.getLogger("headrace.index")
+
 
 @dataclass(frozen=True)
 class Chunked:
-    """How many documents were split, into how many chunks."""
+    """How many documents were split, into how many chunks, and those that could not be."""
 
     documents: int
     chunks: int
+    failed: tuple[Unfit, ...] = ()
 
 
 @stage("Splits each document into chunks within the embedder's window, heading path in front.", phase=AHEAD)
@@ -57,8 +63,11 @@ def chunk(
     bars: Bars,
     window: int,
     generation: int = 1,
+    give_up: GiveUp = refuse,
 ) -> Chunked:
     """Split every live document version that the chunks table has not taken in; `window` is in word pieces.
+
+    One that cannot be split is given up before the mark moves past it, so that no kill in between loses the reason.
 
     Each generation of the index has rows of its own, and a mark of its own for what it has taken in.
     """
@@ -71,9 +80,15 @@ def chunk(
     split_before = set(zip(held["document_id"].to_pylist(), held["version"].to_pylist(), strict=True))
     rows: list[dict[str, Any]] = []
     count = {"documents": 0, "chunks": 0}
+    failed: list[Unfit] = []
+    unnoted: list[Unfit] = []
 
     def commit() -> None:
         nonlocal standing
+        if unnoted:
+            give_up(tuple(unnoted))
+            failed.extend(unnoted)
+            unnoted.clear()
         if position != (standing or {}):
             chunks.append(batch(CHUNK_ROWS.columns, rows), marks={taken: dict(position)}, expected={taken: standing})
         standing = dict(position)
@@ -86,14 +101,22 @@ def chunk(
         if (name := (document["document_id"], document["version"])) in split_before:
             continue
         split_before.add(name)
-        made = [{**row, "generation": generation} for row in _rows(document, window)]
+        try:
+            made = [{**row, "generation": generation} for row in _rows(document, window)]
+        except HeadraceError:
+            raise
+        except Exception as error:  # it is this document's alone
+            log.exception("%s could not be split into chunks", document["document_id"])
+            reason = f"it could not be split into chunks: {type(error).__name__}: {error}"
+            unnoted.append(Unfit(*name, document["uri"], reason))
+            continue
         rows.extend(made)
         count["documents"] += 1
         count["chunks"] += len(made)
         if len(rows) >= _COMMIT_ROWS:
             commit()
     commit()
-    return Chunked(count["documents"], count["chunks"])
+    return Chunked(count["documents"], count["chunks"], tuple(failed))
 
 
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)

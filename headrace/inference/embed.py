@@ -7,15 +7,17 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS, DOCUMENT_ROWS
-from headrace.errors import BadSettings
+from headrace.errors import BadSettings, RequestRefused
 from headrace.inference.chunk import of_generation
+from headrace.inference.failed import GiveUp, Unfit, refuse
 from headrace.inference.parse import audience, live
 from headrace.inference.put import AHEAD
-from headrace.models.client import Embedder
+from headrace.models.client import Embedder, Failing, Refused, Vectors
 from headrace.pipeline.batches import Batches
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.stage import stage
@@ -27,6 +29,8 @@ from headrace.storage.vectors import VectorWriter, columns
 _BATCH_ROWS = 32  # and four such are on their way at once: so much has to end before a pass gives way
 _UPSERT_ROWS = 1024
 _DONORS_AT_ONCE = 100  # documents whose embeddings are in memory
+_REFUSED = "refused"
+_CONTROL = "Does this endpoint embed anything?"
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Embedded:
     """How many chunks were embedded, and how many documents' old chunks went out.
 
     `reused` chunks have the text of one that was embedded before: of a file's other version, or of the same file by another
-    name. `reopened` documents got other readers. `unfinished` are documents with chunks that are left for another pass.
+    name. `reopened` documents got other readers. `unfinished` are documents with chunks that are left for another pass; `failed`
+    ones were refused by the embedder.
     """
 
     chunks: int
@@ -42,33 +47,67 @@ class Embedded:
     reused: int = 0
     reopened: int = 0
     unfinished: frozenset[str] = frozenset()
+    failed: tuple[Unfit, ...] = ()
 
     @property
     def changed(self) -> bool:
-        """Whether any of that happened."""
+        """Whether anything in the index did."""
         return any((self.chunks, self.retired, self.reused, self.reopened))
 
 
 class Embed:
-    """Batch work: a batch of chunks in, the same rows with their embeddings out."""
+    """Batch work: a batch of chunks in, the same rows with their embeddings out, and in `refused` why one has none (else "")."""
 
     def __init__(self, endpoint: ModelEndpoint, width: int = DIMENSIONS) -> None:
         self._embedder = Embedder(endpoint)
-        self._schema = columns(CHUNKS, width)
+        self._schema = columns(CHUNKS, width).append(pa.field(_REFUSED, pa.string(), nullable=False))
         self._width = width
 
     def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Embed `text`; raises `BadSettings` where the endpoint's embeddings have another width than the index."""
-        vectors = self._embedder.embed(rows.column("text").to_pylist(), kind="passage")
-        if vectors.shape[1] != self._width:
+        """Embed `text`; raises `BadSettings` where the endpoint's embeddings have another width than the index.
+
+        A text that the endpoint refuses, or fails at, while it embeds others is refused alone. Raises what the endpoint's client
+        raises where it embeds nothing, and where a fault passes by itself.
+        """
+        texts = rows.column("text").to_pylist()
+        vectors = np.zeros((len(texts), self._width), np.float32)
+        refused = [""] * len(texts)
+        self._embed(texts, list(range(len(texts))), vectors, refused)
+        for place in np.flatnonzero(~np.isfinite(vectors).all(axis=1)):
+            vectors[place], refused[place] = 0.0, "its embedding holds a number that is not finite"
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), self._width)
+        made = {"embedding": column, _REFUSED: pa.array(refused, pa.string())}
+        arrays = [made[name] if name in made else rows.column(name) for name in self._schema.names]
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+    def _embed(self, texts: list[str], places: list[int], vectors: Vectors, refused: list[str]) -> None:
+        """Embed the texts at these places; where one is refused, find out which by halves."""
+        try:
+            found = self._embedder.embed([texts[place] for place in places], kind="passage")
+        except (RequestRefused, Failing) as error:
+            if isinstance(error, Failing) and error.refused.status != 500:
+                raise  # 502, 503 and 504 say of themselves that they pass
+            self._embedder.embed([_CONTROL], kind="passage")  # raises where it is not these texts' fault
+            if len(places) == 1:
+                refused[places[0]] = _reason(error)
+                return
+            for half in (places[: len(places) // 2], places[len(places) // 2 :]):
+                self._embed(texts, half, vectors, refused)
+            return
+        if found.shape[1] != self._width:
             raise BadSettings(
-                f"The embedder's vectors are {vectors.shape[1]} wide, the index's {self._width}.",
+                f"The embedder's vectors are {found.shape[1]} wide, the index's {self._width}.",
                 hint="Build an index of that width beside it: headrace reindex.",
             )
-        flat = pa.array(vectors.reshape(-1), pa.float32())
-        column = pa.FixedSizeListArray.from_arrays(flat, self._width)
-        arrays = [column if name == "embedding" else rows.column(name) for name in self._schema.names]
-        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        vectors[places] = found
+
+
+def _reason(error: RequestRefused | Failing) -> str:
+    """Why a text has no embedding, without addresses: tenants read it."""
+    said: Refused | None = getattr(error, "refused", None)
+    if said is None:
+        return "the embedder's answer to a passage of it was not an embedding"
+    return f"the embedder refused a passage of it ({said.status}: {said.message.rstrip('.')})"
 
 
 @stage("Computes the embedding of each chunk ahead of time.", phase=AHEAD)
@@ -81,6 +120,7 @@ def embed(
     embedder: ModelEndpoint,
     into: Generation | None = None,
     gives_way: Callable[[Collection[str]], bool] | None = None,
+    give_up: GiveUp = refuse,
 ) -> Embedded:
     """Embed every chunk that answers and is not in a generation of the vector store yet, then take out what no longer answers.
 
@@ -92,6 +132,8 @@ def embed(
     Tenants take turns, a batch each. Where `gives_way` is given, a pass ends after a round of turns in which one tenant got all
     of its own in and others did not, or after which `gives_way`, called with the tenants that still wait, says so; the rest is
     left for another pass. A document's old version answers until its new one is in as a whole.
+
+    A document of which the embedder refuses a chunk is given up whole: half of it would answer as if it were all.
     """
     number, width = (into.number, into.width) if into else (1, DIMENSIONS)
     vectors = vectors.of(number)
@@ -104,9 +146,13 @@ def embed(
     missing, reused = _reuse(vectors, missing, held, documents)
     waiting: list[pa.RecordBatch] = []
     done = 0
+    failed: dict[str, Unfit] = {}
     turns = Turns(missing, gives_way)
     finished = batches.map(turns, Embed, embedder, width)
     for rows in bars.track(finished, "embed", total=missing.num_rows, of="chunks", size=True):
+        good = pc.equal(rows[_REFUSED], "")
+        failed.update(_unfit(rows.filter(pc.invert(good))))
+        rows = rows.filter(good).select([name for name in rows.schema.names if name != _REFUSED])
         waiting.append(rows)
         done += rows.num_rows
         if sum(b.num_rows for b in waiting) >= _UPSERT_ROWS:
@@ -115,12 +161,22 @@ def embed(
     if waiting:
         _insert(vectors, pa.Table.from_batches(waiting), documents)
     unfinished = turns.left()
+    if failed:
+        give_up(list(failed.values()))
+        answering = live(documents)
     retired = 0
     pairs = zip(held["document_id"].to_pylist(), held["version"].to_pylist(), strict=True)
-    for document_id in sorted({d for d, version in pairs if answering.get(d) != version} - unfinished):
+    gone = {d for d, version in pairs if answering.get(d) != version} - unfinished
+    for document_id in sorted(gone | failed.keys()):
         vectors.delete(document_id, but_version=answering.get(document_id, ""))
         retired += 1
-    return Embedded(done, retired, reused, reopened, unfinished)
+    return Embedded(done, retired, reused, reopened, unfinished - failed.keys(), tuple(failed.values()))
+
+
+def _unfit(rows: pa.RecordBatch) -> dict[str, Unfit]:
+    """document id → why it cannot be embedded."""
+    columns = (rows[name].to_pylist() for name in ("document_id", "version", "uri", _REFUSED))
+    return {found[0]: Unfit(*found) for found in zip(*columns, strict=True)}
 
 
 def _until_it_stands(documents: TableReader) -> Iterator[tuple[dict[str, str], dict[str, tuple[str, ...]]]]:

@@ -26,6 +26,8 @@ from headrace.storage.tables import TableReader, TableWriter
 # The mark that says, per place in the head, up to which offset a table has taken in what landed.
 TAKEN = "taken"
 IN_ORDER = [("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")]
+# Of rows of the documents table: that a version failed in a later stage, or was left out, counts before that it was parsed.
+ROWS_IN_ORDER = [*IN_ORDER, ("status", "descending")]
 
 _COMMIT_ROWS = 200
 
@@ -144,11 +146,15 @@ def document_id(tenant: str, uri: str) -> str:
 def live(documents: TableReader) -> dict[str, str]:
     """document id → the version that answers: the newest parsed one, unless a later event deleted the document.
 
-    A newer version that could not be parsed leaves the older one answering.
+    A newer version that failed, in parsing or behind it, leaves the older one answering.
     """
-    rows = documents.read(("document_id", "version", "status", *(name for name, _ in IN_ORDER)))
-    rows = rows.filter(pc.is_in(rows["status"], pc.cast(["parsed", "deleted"], "string")))
-    newest = {row["document_id"]: row for row in rows.sort_by(IN_ORDER).to_pylist()}
+    origin = tuple(name for name, _ in IN_ORDER)
+    rows = documents.read(("document_id", "version", "status", *origin))
+    newest: dict[str, dict[str, Any]] = {}
+    failed = {tuple(row.values()) for row in rows.filter(pc.equal(rows["status"], "failed")).select(origin).to_pylist()}
+    for row in rows.sort_by(IN_ORDER).to_pylist():
+        if row["status"] != "failed" and tuple(row[name] for name in origin) not in failed:
+            newest[row["document_id"]] = row
     return {name: row["version"] for name, row in newest.items() if row["status"] == "parsed"}
 
 
@@ -157,19 +163,25 @@ def audience(documents: TableReader) -> dict[str, tuple[str, ...]]:
 
     A document that is closed in the same moment as it becomes unreadable is closed; its older version answers to fewer.
     """
-    rows = documents.read(("document_id", "readers", *(name for name, _ in IN_ORDER))).sort_by(IN_ORDER).to_pylist()
+    columns = ("document_id", "readers", "status", *(name for name, _ in IN_ORDER))
+    rows = documents.read(columns).sort_by(ROWS_IN_ORDER).to_pylist()
     return {row["document_id"]: tuple(row["readers"] or ()) for row in rows}
 
 
 def _newest(documents: TableReader) -> dict[str, dict[str, Any]]:
     """The newest row of each document, without its text."""
     rows = documents.read(("document_id", "version", "status", "reason", "readers", "source", *(name for name, _ in IN_ORDER)))
-    return {row["document_id"]: row for row in rows.sort_by(IN_ORDER).to_pylist()}
+    return {row["document_id"]: row for row in rows.sort_by(ROWS_IN_ORDER).to_pylist()}
 
 
 def _known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
-    """Whether the document's newest row came from an event of the same kind, source bytes, refusal, readers and folder."""
+    """Whether the document's newest row came from an event of the same kind, source bytes, refusal, readers and folder.
+
+    A document that failed and is put again is tried again; one that somebody left out has a row of this very event.
+    """
     row = newest.get(document_id(event["tenant"], event["uri"]))
+    if row is not None and row["status"] == "failed" and event["kind"] == "put":
+        return all(row[name] == event[name] for name, _ in IN_ORDER)
     if row is None or (event["kind"] == "delete") != (row["status"] == "deleted"):
         return False
     if event["kind"] != "delete" and sorted(row["readers"] or ()) != sorted(event["readers"] or ()):
@@ -181,8 +193,9 @@ def _known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
     return event["kind"] == "delete" or bool(row["version"] == event["sha256"])
 
 
-def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[str, Any]:
-    row = {
+def row_of(event: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row of the documents table has of its event; `status` is still to be said."""
+    return {
         "document_id": document_id(event["tenant"], event["uri"]),
         "version": event["sha256"],
         "tenant": event["tenant"],
@@ -200,6 +213,10 @@ def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[s
         "partition": event["partition"],
         "offset": event["offset"],
     }
+
+
+def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[str, Any]:
+    row = row_of(event)
     if event["kind"] == "delete":
         return {**row, "status": "deleted"}
     try:

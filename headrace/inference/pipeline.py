@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENTS
+from headrace.errors import Transient
 from headrace.head.land import land
-from headrace.inference.answer import Answer, answer, moved, new_id
+from headrace.inference.answer import Answer, answer, moved, new_id, row_of
 from headrace.inference.chunk import Chunked, chunk
 from headrace.inference.embed import Embedded, embed
 from headrace.inference.embedders import Embedders, maker
+from headrace.inference.failed import GiveUp, Unfit, give_up, refuse
 from headrace.inference.feedback import feedback
 from headrace.inference.generate import generate
 from headrace.inference.generation import serving, settled, sweep
 from headrace.inference.index import Index, index
-from headrace.inference.parse import ParsedDocuments, parse
+from headrace.inference.parse import Failure, ParsedDocuments, parse
 from headrace.inference.parsing.limits import Limits
 from headrace.inference.put import Put, put
 from headrace.inference.rerank import rerank
 from headrace.inference.retrieve import retrieve
+from headrace.inference.unrecorded import NOTE, Unrecorded
 from headrace.models.citation import Citations
 from headrace.models.client import Completion, Generator, Reranker
 from headrace.pipeline.runner import Runner
@@ -41,6 +44,8 @@ INFERENCE = Pipeline(
     ),
 )
 
+_PATIENCE_S = 5.0
+"""For so long whoever asked waits for the head, where the answer can be recorded later."""
 NOT_FOUND = "I found nothing about that in these documents."
 
 
@@ -57,11 +62,17 @@ class Indexed:
 
 
 def index_documents(
-    runner: Runner, paths: list[Path], *, tenant: str, settings: Inference, readers: Sequence[str] | None = None
+    runner: Runner,
+    paths: list[Path],
+    *,
+    tenant: str,
+    settings: Inference,
+    readers: Sequence[str] | None = None,
+    retry: bool = False,
 ) -> Indexed:
     """Put the files below `paths` and bring the index up to date with everything that is on the head.
 
-    `readers` may read them, as in `put`.
+    `readers` may read them, as in `put`; `retry` takes those up again that failed.
     """
     started = time.perf_counter()
     before: list[ParsedDocuments] = []  # what was on the head already, where `put` had to know
@@ -71,8 +82,10 @@ def index_documents(
         before.append(runner.run(parse, limits=Limits.of(settings)))
 
     most = settings.document_bytes
-    was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=most, readers=readers, settle=settle)
+    was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=most, readers=readers, settle=settle, retry=retry)
     _, parsed, chunked, embedded, built = catch_up(runner, settings)
+    later = ParsedDocuments(0, 0, tuple(Failure(one.uri, one.reason) for one in (*chunked.failed, *embedded.failed)))
+    parsed += later
     return Indexed(was_put, sum(before, start=parsed), chunked, embedded, built, time.perf_counter() - started)
 
 
@@ -93,33 +106,48 @@ def catch_up(
     yield runner.run(parse, limits=Limits.of(settings), seconds=parse_s)
     embedder = runner.endpoints.embedder
     into = runner.run(serving, window=settings.chunk_tokens, embedder=embedder)
-    filling = fill(runner, into, gives_way)
+
+    def failing(unfit: Sequence[Unfit]) -> None:
+        runner.run(give_up, unfit=unfit)
+
+    filling = fill(runner, into, failing, gives_way)
     yield next(filling)
     embedded = next(filling)
     yield embedded
     built = next(filling)
     while (then := runner.run(settled, into=into, changed=embedded.changed)) is not None:  # another is served by now
         into = then
-        *_, built = fill(runner, into)
+        *_, built = fill(runner, into, failing)
     runner.run(sweep)
     yield built
 
 
-def fill(runner: Runner, into: Generation, gives_way: Callable[[Collection[str]], bool] | None = None) -> Iterator[Any]:
+def fill(
+    runner: Runner,
+    into: Generation,
+    failing: GiveUp = refuse,
+    gives_way: Callable[[Collection[str]], bool] | None = None,
+) -> Iterator[Any]:
     """Bring one generation of the index up to date with the documents table; yields what each stage did.
 
-    Raises `BadSettings` where the embedder that made it cannot be asked.
+    What becomes of documents that it cannot take in is `failing`'s. Raises `BadSettings` where the embedder that made it cannot
+    be asked.
     """
-    yield runner.run(chunk, window=into.window, generation=into.number)
-    yield runner.run(embed, embedder=maker(runner.endpoints.embedder, into.embedder), into=into, gives_way=gives_way)
+    yield runner.run(chunk, window=into.window, generation=into.number, give_up=failing)
+    made_by = maker(runner.endpoints.embedder, into.embedder)
+    yield runner.run(embed, embedder=made_by, into=into, gives_way=gives_way, give_up=failing)
     yield runner.run(index, into=into)
 
 
 class Desk:
-    """Where questions are answered: keeps the model clients and handles from one question to the next."""
+    """Where questions are answered: keeps the model clients and handles from one question to the next.
 
-    def __init__(self, runner: Runner, settings: Inference) -> None:
+    With `unrecorded` an answer that the head does not take is given all the same, with a note, and recorded later.
+    """
+
+    def __init__(self, runner: Runner, settings: Inference, unrecorded: Unrecorded | None = None) -> None:
         self._runner = runner
+        self.unrecorded = unrecorded
         self._settings = settings
         self._embedders = Embedders(runner.endpoints.embedder)
         patient = runner.endpoints.reranker
@@ -142,9 +170,7 @@ class Desk:
         Those count that everybody of the tenant may read, or one of `readers`: who asks, and the groups that is in.
         """
         found = self._passages(question, tenant, user, simulated, readers)
-        if record:
-            self._runner.run(answer, tenant=tenant, answers=[found], run=self._runner.record.id)
-        return found
+        return self._recorded(found) if record else found
 
     def ask(
         self,
@@ -219,8 +245,22 @@ class Desk:
         own = Ledger()
         if record:
             with own.watched():
-                self._runner.run(answer, tenant=tenant, answers=[given], run=self._runner.record.id)
+                given = self._recorded(given)
         yield replace(given, bytes=_sum(given.bytes, moved(own)))
+
+    def _recorded(self, given: Answer) -> Answer:
+        """The answer once it is on the head, or on disk to be recorded later, which its note then says."""
+        kept, run = self.unrecorded, self._runner.record.id
+        if kept is None or not kept.away:
+            try:
+                patience = {} if kept is None else {"patience_s": _PATIENCE_S}
+                self._runner.run(answer, tenant=given.tenant, answers=[given], run=run, **patience)
+                return given
+            except Transient:
+                if kept is None:
+                    raise
+        kept.add(row_of(given, run))
+        return replace(given, note="; ".join(filter(None, (given.note, NOTE))))
 
     def _passages(self, question: str, tenant: str, user: str, simulated: bool, readers: Sequence[str]) -> Answer:
         watched = Ledger()

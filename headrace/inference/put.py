@@ -72,8 +72,11 @@ def put(
     most_bytes: int,
     readers: Sequence[str] | None = None,
     settle: Callable[[], object] | None = None,
+    retry: bool = False,
 ) -> Put:
     """Put every file below `paths` that is new or changed; unchanged ones are recognised by hash and skipped.
+
+    With `retry` those that failed are put again, changed or not.
 
     `readers` may read them from now on: nobody named is everybody of the tenant. `None` leaves to each document those it has,
     to a renamed file those of its old name, and opens new files to everybody of the tenant. Where that has to be known here and
@@ -119,7 +122,7 @@ def put(
                 return None
             return event(file.uri, "refuse", open_to, file.source, reason=error.reason)
         sha256 = hashlib.sha256(data).hexdigest()
-        if same and was is not None and was.version == sha256:
+        if same and was is not None and was.version == sha256 and not (retry and was.status == "failed"):
             return None
         if readers is None and was is None:
             open_to = inherited.get(sha256)
@@ -217,7 +220,9 @@ def newest_of(known: TableReader, tenant: str) -> dict[str, Held]:
     fields = ("status", "version", "reason", "readers", "source")
     rows = known.read(("tenant", "uri", *fields, "topic", "partition", "offset"))
     rows = rows.filter(pc.equal(rows["tenant"], tenant))
-    rows = rows.sort_by([("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")])
+    # Of one event that a document failed counts before that it was parsed.
+    order = [*((name, "ascending") for name in ("topic", "partition", "offset")), ("status", "descending")]
+    rows = rows.sort_by(order)
     return {
         row["uri"]: Held(row["status"], row["version"], row["reason"], tuple(row["readers"] or ()), row["source"])
         for row in rows.to_pylist()

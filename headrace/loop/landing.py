@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from headrace.errors import HeadraceError, Transient
+from headrace.errors import HeadraceError, Transient, kind_of
 from headrace.head.follow import follow
 from headrace.head.land import Commit, Following
 from headrace.head.position import Refusal
 from headrace.pipeline.runner import Runner
 from headrace.pipeline.upkeep import upkeep
+from headrace.readiness import Trouble
 from headrace.session import Session
 
 _AGAIN_S = 15.0
+_SETTLED_S = 5.0
 _END_S = 20.0
 
 log = logging.getLogger("headrace.landing")
@@ -32,9 +36,11 @@ class Landing:
         self._stop = threading.Event()
         self._events: Counter[str] = Counter()
         self._dead = 0
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, dict[int, Refusal]] = {}
         self._waiting: dict[str, str] = {}
-        self._failing = ""
+        self._failing: Exception | None = None
+        self._failed_at = 0.0
+        self._held_up_since: float | None = None
         self._thread = threading.Thread(target=self._land, name="landing", daemon=True)
 
     def __enter__(self) -> Self:
@@ -51,11 +57,23 @@ class Landing:
 
     def told(self) -> dict[str, Any]:
         """What has landed since the start, and what does not land and why."""
-        troubles = [*self._refused.values(), *self._waiting.values(), *([self._failing] if self._failing else [])]
+        troubles = [f"{r.place} does not land ({r.kind}). {r.seen} {r.remedy}" for r in self._refusals()]
+        troubles += self._waiting.values()
+        troubles += [f"Nothing lands: {self._failing}"] if self._failing else []
         return {"landed": dict(sorted(self._events.items())), "dead_letters": self._dead, "troubles": troubles}
 
+    def trouble(self) -> Trouble | None:
+        """What does not land, and since when; `None` where everything does."""
+        states = [f"{refusal.place} does not land ({refusal.kind})" for refusal in self._refusals()]
+        states += [f"{topic} waits for storage" for topic in sorted(self._waiting)]
+        states += [f"nothing lands ({kind_of(self._failing)})"] if self._failing else []
+        return Trouble(", ".join(states), self._held_up_since) if states else None
+
+    def _refusals(self) -> list[Refusal]:
+        return [refusal for _, refused in sorted(self._refused.items()) for _, refusal in sorted(refused.items())]
+
     def _land(self) -> None:
-        following = Following(self._stop, self._committed, self._refuse, self._wait)
+        following = Following(self._stop, self._committed, waiting=self._wait, standing=self._stands)
 
         def keep_tables() -> None:
             self._runner.run(upkeep, settings=self._settings.upkeep, only_due=True)
@@ -73,20 +91,29 @@ class Landing:
             except Exception as error:
                 unforeseen = not isinstance(error, HeadraceError)
                 log.warning("landing is tried again in %.0f s: %s", _AGAIN_S, error, exc_info=unforeseen)
-                self._failing = f"Nothing lands: {error}"
+                self._failing, self._failed_at = error, time.monotonic()
+                self._noted()
                 self._stop.wait(_AGAIN_S)
 
     def _committed(self, commit: Commit) -> None:
         self._events[commit.topic] += commit.events
         self._dead += commit.dead
-        self._waiting.pop(commit.topic, None)
-        self._failing = ""
 
-    def _refuse(self, refusal: Refusal) -> None:
-        self._refused[refusal.place] = f"{refusal.place} does not land ({refusal.kind}). {refusal.seen} {refusal.remedy}"
+    def _stands(self, topic: str, refused: Mapping[int, Refusal]) -> None:
+        self._refused[topic] = dict(refused)
+        self._waiting.pop(topic, None)
+        # What fails at each try goes on for a moment in between.
+        if time.monotonic() - self._failed_at > _AGAIN_S + _SETTLED_S:
+            self._failing = None
+        self._noted()
 
     def _wait(self, topic: str, error: Transient) -> None:
         self._waiting[topic] = f"{topic} waits: {error.message}"
+        self._noted()
+
+    def _noted(self) -> None:
+        held_up = bool(self._waiting or self._failing or any(self._refused.values()))
+        self._held_up_since = (self._held_up_since or time.monotonic()) if held_up else None
 
     def _failed(self, chore: str, error: HeadraceError) -> None:
         log.warning("%s failed and is tried again in a minute: %s", chore, error)

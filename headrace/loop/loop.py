@@ -145,7 +145,8 @@ class Loop:
             since = self._session.runner.run(due.oldest, landed=stands.landed, read=behind)
             if since is not None:
                 self._since[recipe] = behind, since
-        due_at = since + timedelta(minutes=self._settings.minutes) if since else None
+        # A verdict whose writer's clock is ahead waits as long as one that was given now.
+        due_at = min(since, datetime.now(UTC)) + timedelta(minutes=self._settings.minutes) if since else None
         enough = count >= self._settings.verdicts or (due_at is not None and datetime.now(UTC) >= due_at)
         return Waiting(recipe, model, count, since, due_at, enough and model not in self._trials, self._note(recipe, model))
 

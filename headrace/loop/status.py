@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -13,11 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
-
 from headrace.errors import HeadraceError
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.run import write_atomically
+from headrace.process import began, lives
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def read(home: Path) -> dict[str, Any]:
     A home whose loop never ran has state "off".
     """
     found = stored(home)
-    alive = _alive(found["pid"], found["process_started"])
+    alive = lives(found["pid"], found["process_started"])
     state = found["state"] if alive or found["state"] == OFF else ENDED
     return {**found, "state": state, "running": alive and state not in (ENDED, RESTARTING)}
 
@@ -67,8 +67,7 @@ def stored(home: Path) -> dict[str, Any]:
 
 def write(home: Path, told: dict[str, Any]) -> None:
     """Replace the file, whole or not at all, as told by this process; a disk that is full keeps nobody from training."""
-    me = psutil.Process()
-    told = {**told, "pid": me.pid, "process_started": me.create_time()}
+    told = {**told, "pid": os.getpid(), "process_started": began(os.getpid())}
     with contextlib.suppress(OSError, HeadraceError):
         write_atomically(home / FILE, json.dumps({**told, "at": now()}, indent=1, default=str).encode())
 
@@ -149,13 +148,3 @@ class StatusBars(Bars):
     def counted(self, what: str, *, of: str = "") -> Iterator[Any]:
         """Yield a function (done, of how many, loss) that tells it."""
         yield self._status.step
-
-
-def _alive(pid: int, started: float) -> bool:
-    if not pid:
-        return False
-    try:
-        process = psutil.Process(pid)
-        return bool(abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False

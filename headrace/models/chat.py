@@ -56,6 +56,7 @@ async def answer(models: Models, body: wire.ChatRequest, version: str, call: Cal
                 model=model.weights,
                 tenant=extras.tenant,
                 shape=model.shape,
+                secret=models.secret,
                 limit_bytes=files[1],
                 share_bytes=extras.kv_cache_bytes,
             )

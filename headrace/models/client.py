@@ -163,7 +163,7 @@ class Connection:
                 f"{self._url}{path} did not answer within {self.endpoint.timeout_s:g} s.",
                 hint="Is the server busy or still loading? Raise timeout_s under [models] or try again.",
             ) from error
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (httpx.RequestError, httpx.InvalidURL) as error:
             raise Unavailable(
                 f"{self._url}{path} cannot be reached: {str(error) or type(error).__name__}.",
                 hint="Check that the model server runs and that its url under [models] is right.",
@@ -223,16 +223,24 @@ class Refused:
         if self.code == UNAVAILABLE:  # its message says what to do
             return Unavailable(said)
         if self.status >= 500:
-            return Unavailable(said, hint="Look into that server's log and try again.")
+            return Failing(self, said, hint="Look into that server's log and try again.")
         if self.status in (401, 403):
-            return _Refusal(self, said, hint="Check the endpoint's api_key under [models].")
+            return Refusal(self, said, hint="Check the endpoint's api_key under [models].")
         if self.status == 404:
-            return _Refusal(self, said, hint="Check the endpoint's url (it ends in /v1) and model under [models].")
-        return _Refusal(self, said, hint="Check the endpoint's model under [models] and what was sent.")
+            return Refusal(self, said, hint="Check the endpoint's url (it ends in /v1) and model under [models].")
+        return Refusal(self, said, hint="Check the endpoint's model under [models] and what was sent.")
 
 
-class _Refusal(RequestRefused):
+class Refusal(RequestRefused):
     """Keeps what the server said beside the message people read."""
+
+    def __init__(self, refused: Refused, message: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.refused = refused
+
+
+class Failing(Unavailable):
+    """The server met a fault of its own; keeps what it said, as `Refusal` does."""
 
     def __init__(self, refused: Refused, message: str, *, hint: str) -> None:
         super().__init__(message, hint=hint)
@@ -328,7 +336,7 @@ class Reranker(_Client):
             batch = passages[start : start + _RANK_BATCH]
             try:
                 answer = self._request(model, question, batch, answer_id)
-            except _Refusal as error:
+            except Refusal as error:
                 if error.refused.code == NO_CHAMPION:
                     return Ranking(None, "none", None, [*storage, *error.refused.storage])
                 raise
@@ -450,6 +458,8 @@ class Generator(_Client):
                     if event.data == "[DONE]":
                         return
                     chunk = json.loads(event.data)
+                    if not isinstance(chunk, dict):
+                        raise ValueError("not an object")
                     if "error" in chunk:
                         raise Refused.of(int(chunk.get("status", 500)), chunk).error(self.endpoint.url + path)
                     yield chunk

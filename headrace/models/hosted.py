@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
+from headrace.storage.mount import Mount, TimedFiles
 
 if TYPE_CHECKING:  # these import torch, which takes seconds: the lanes do it while the server already answers
     from headrace.models.embedder import MiniLM
@@ -75,6 +77,8 @@ class Models:
     cache: Path
     threads: int
     exact: bool = False
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    """What marks the KV blocks of this home as its own."""
     ready: bool = False
     embedding: Lane = field(default_factory=lambda: Lane("embedder", places=32))
     ranking: Lane = field(default_factory=lambda: Lane("re-ranker"))
@@ -84,6 +88,7 @@ class Models:
     _embedder: MiniLM | None = None
     _generator: SmolLM | None = None
     _reported: set[str] = field(default_factory=set)
+    _mount: Mount = field(default_factory=Mount)
 
     def __post_init__(self) -> None:
         releases = partial(Releases, endpoints=self.endpoints, cache=self.cache)
@@ -155,7 +160,8 @@ class Models:
                 self._reported.add("kv")
                 log.warning("prompts are not cached: %s", error)
             return None
-        return FileWriter(KV_CACHE, endpoints, Meter(ledger, "models", tenant)), endpoints.kv_cache_bytes
+        files = TimedFiles(KV_CACHE, endpoints, Meter(ledger, "models", tenant), self._mount)
+        return files, endpoints.kv_cache_bytes
 
     def _import_torch(self) -> None:
         started = time.perf_counter()

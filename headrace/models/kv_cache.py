@@ -1,17 +1,19 @@
 """Attention keys and values of prompt prefixes, kept as files: what was prefilled once is read instead of recomputed.
 
 A prompt is cut into blocks of `BLOCK` tokens. A block's key is a hash over the model, the tenant, every token before it
-and its own tokens, so equal keys mean equal prefixes, and no tenant can find another's block. Values are kept as float32,
-as computed: an answer from restored blocks is bit for bit the answer without them (the generator prefills in the same
-blocks either way).
+and its own tokens, so equal keys mean equal prefixes, and no tenant can find another's block. A secret of the home goes into it
+too: several homes may share a directory, and a name tells nobody what was asked. Values are kept as float32, as computed: an
+answer from restored blocks is bit for bit the answer without them (the generator prefills in the same blocks either way).
 
 A file is in safetensors format: one tensor `kv`, float32, (layers, keys and values, heads, tokens, width of a head), with
-the block's key and the SHA-256 of the tensor's bytes as metadata `block`. A file that does not match is deleted and a miss.
+the block's key and an HMAC-SHA-256 of key and values, with the home's secret, as metadata `block`. A file that does not match
+is deleted and a miss: whoever may write to the directory still cannot say what the generator has read.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import logging
 from collections.abc import Sequence
@@ -28,7 +30,7 @@ from headrace.storage.files import FileInfo, FileWriter
 BLOCK = 128
 """Tokens per block. Smaller reuses more of a prefix; larger prefills faster, since a block is prefilled in one go."""
 
-_FORMAT = 1
+_FORMAT = 2
 _TENSOR = "kv"
 _NO_TENANT = "_"
 
@@ -50,10 +52,10 @@ class Shape:
         return (self.layers, 2, self.heads, tokens, self.width)
 
 
-def block_keys(tokens: Sequence[int], *, model: str, tenant: str, shape: Shape) -> list[str]:
+def block_keys(tokens: Sequence[int], *, model: str, tenant: str, shape: Shape, secret: bytes) -> list[str]:
     """The key of each full block of `tokens`, as 64 hex digits; each commits to everything before it."""
     root = {"format": _FORMAT, "model": model, "tenant": tenant, "block": BLOCK, "dtype": "float32", **asdict(shape)}
-    previous = hashlib.sha256(json.dumps(root, sort_keys=True).encode()).digest()
+    previous = hmac.digest(secret, json.dumps(root, sort_keys=True).encode(), "sha256")
     keys = []
     for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
         ids = np.asarray(tokens[start : start + BLOCK], dtype="<u4")
@@ -62,27 +64,27 @@ def block_keys(tokens: Sequence[int], *, model: str, tenant: str, shape: Shape) 
     return keys
 
 
-def pack(key: str, block: Array) -> bytes:
+def pack(key: str, block: Array, secret: bytes) -> bytes:
     """One block as the bytes of its file."""
     values = np.ascontiguousarray(block, dtype=np.float32)
-    return safetensors.save({_TENSOR: values}, {"block": _mark(key, values)})
+    return safetensors.save({_TENSOR: values}, {"block": _mark(key, values, secret)})
 
 
-def unpack(key: str, data: bytes, shape: tuple[int, ...]) -> Array | None:
+def unpack(key: str, data: bytes, shape: tuple[int, ...], secret: bytes) -> Array | None:
     """The block a file holds, or `None` where the file is not whole, or is another block's."""
     try:
         values = safetensors.load(data)[_TENSOR]
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        told = header["__metadata__"]["block"]
+        told = str(header["__metadata__"]["block"]).encode()
     except (SafetensorError, ValueError, KeyError, TypeError):
         return None
-    if values.shape != shape or values.dtype != np.float32 or told != _mark(key, values):
+    if values.shape != shape or values.dtype != np.float32 or not hmac.compare_digest(told, _mark(key, values, secret).encode()):
         return None
     return values
 
 
-def _mark(key: str, values: Array) -> str:
-    return f"{key} {hashlib.sha256(values.tobytes()).hexdigest()}"
+def _mark(key: str, values: Array, secret: bytes) -> str:
+    return f"{key} {hmac.digest(secret, key.encode() + values.tobytes(), 'sha256').hex()}"
 
 
 class KvCache:
@@ -92,9 +94,18 @@ class KvCache:
     """
 
     def __init__(
-        self, files: FileWriter, *, model: str, tenant: str, shape: Shape, limit_bytes: int, share_bytes: int | None = None
+        self,
+        files: FileWriter,
+        *,
+        model: str,
+        tenant: str,
+        shape: Shape,
+        secret: bytes,
+        limit_bytes: int,
+        share_bytes: int | None = None,
     ) -> None:
         self._files = files
+        self._secret = secret
         self._model = model
         self._tenant = tenant
         self._shape = shape
@@ -126,7 +137,7 @@ class KvCache:
         room: int | None = None
         written = restored // BLOCK
         for position, key in list(enumerate(keys))[written:]:
-            data = pack(key, values[..., position * BLOCK : (position + 1) * BLOCK, :])
+            data = pack(key, values[..., position * BLOCK : (position + 1) * BLOCK, :], self._secret)
             if room is None:
                 room = self._make_room((len(keys) - position) * len(data), kept=set(map(self._path, range(len(keys)), keys)))
             if room < len(data):
@@ -141,7 +152,7 @@ class KvCache:
     def _keys(self, tokens: Sequence[int]) -> list[str]:
         if not self._share:
             return []
-        return block_keys(tokens, model=self._model, tenant=self._tenant, shape=self._shape)
+        return block_keys(tokens, model=self._model, tenant=self._tenant, shape=self._shape, secret=self._secret)
 
     def _path(self, position: int, key: str) -> str:
         return f"{self._tenant or _NO_TENANT}/{key[:2]}/{key}.{position}.safetensors"
@@ -160,7 +171,7 @@ class KvCache:
             data = self._files.read(path)
             if data is None:
                 return None
-            block = unpack(key, data, self._shape.array(BLOCK))
+            block = unpack(key, data, self._shape.array(BLOCK), self._secret)
             if block is None:
                 log.warning("KV block %s is damaged: deleted, its tokens are computed again", path)
                 self._files.delete(path)

@@ -9,6 +9,7 @@ It answers at once, is ready when torch is imported, loads each model on first u
 from __future__ import annotations
 
 import argparse
+import hmac
 import logging
 import os
 import signal
@@ -72,7 +73,9 @@ def _serve(listener: socket.socket, key: str, cache: Path, threads: int, *, exac
             super().handle_exit(sig, frame)
 
     file = os.environ.get("HEADRACE_ENDPOINTS_FILE", "")
-    models = Models(EndpointsFile(Path(file) if file else None), cache, threads, exact)
+    # The home's own, and the same after a restart, without another key to keep.
+    secret = hmac.digest(key.encode(), b"headrace kv cache", "sha256")
+    models = Models(EndpointsFile(Path(file) if file else None), cache, threads, exact, secret)
     config = connections.config(create(models, key=key), keep_alive_s=120, grace_s=2, log_level="error")
     Server(config).run([listener])
     _leave()

@@ -17,9 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from headrace.errors import HeadraceError, NotFound, StorageFull
+from headrace.process import began, lives
 from headrace.storage.ledger import Ledger
 
 _FLUSH_S = 1.0
@@ -45,7 +44,6 @@ class Run:
 
     def journal(self) -> None:
         """Write the journal now."""
-        me = psutil.Process()
         write_atomically(
             self.folder / f"{self.id}.json",
             json.dumps(
@@ -56,8 +54,8 @@ class Run:
                     "started": self.started.isoformat(),
                     "ended": self.ended.isoformat() if self.ended else None,
                     "detail": self.detail,
-                    "pid": me.pid,
-                    "process_started": me.create_time(),
+                    "pid": os.getpid(),
+                    "process_started": began(os.getpid()),
                     "archived": False,
                     "rows": [row.as_dict() for row in self.ledger.rows()],
                     # Percentiles cannot be added, histograms can.
@@ -147,13 +145,5 @@ def _mark_dead(folder: Path) -> None:
     for path in folder.glob("*.json"):
         with contextlib.suppress(ValueError, OSError, KeyError):
             journal = json.loads(path.read_bytes())
-            if journal["state"] == "running" and not _alive(journal["pid"], journal["process_started"]):
+            if journal["state"] == "running" and not lives(journal["pid"], journal["process_started"]):
                 write_atomically(path, json.dumps({**journal, "state": "died"}).encode())
-
-
-def _alive(pid: int, started: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return bool(abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

@@ -6,6 +6,8 @@
   logs/NAME.log       one per process; NAME.log.1 is the one before, once it passed 10 MB
   models-cache/       converted weights
   metadata.db         tenants and API keys, unless settings name a PostgreSQL
+  unrecorded/         answers that the head could not take yet, a file each
+  up.json             where `headrace up` answers, while it runs
   platform/
     keys.json         random keys, made once and kept
     ports.json        ports of the last start, taken again when free
@@ -48,6 +50,7 @@ class Home:
         self.logs = self.root / "logs"
         self.models_cache = self.root / "models-cache"
         self.metadata = self.root / "metadata.db"
+        self.service = self.root / "up.json"
         self.platform = self.root / "platform"
         self.keys = self.platform / "keys.json"
         self.ports = self.platform / "ports.json"

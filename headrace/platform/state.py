@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import headrace
+from headrace import process
 from headrace.platform.home import Home, write_private
 from headrace.platform.ports import Ports
 from headrace.storage.endpoints import Endpoints
 
 
 class Process(BaseModel):
-    """A process and when it started (seconds since the epoch): a number alone may meanwhile name another process."""
+    """A process and when it began (`process.began`): a number alone may meanwhile name another process."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -25,18 +27,13 @@ class Process(BaseModel):
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        """The running process `pid`. Raises `psutil.NoSuchProcess`."""
-        return cls(pid=pid, started=psutil.Process(pid).create_time())
+        """The running process `pid`. Raises `ProcessLookupError`."""
+        return cls(pid=pid, started=process.began(pid))
 
     @property
     def alive(self) -> bool:
         """Whether this very process still runs."""
-        try:
-            process = psutil.Process(self.pid)
-            # The clock may have been set since: allow it two seconds.
-            return bool(abs(process.create_time() - self.started) < 2 and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.Error:
-            return False
+        return process.lives(self.pid, self.started)
 
 
 class Setup(BaseModel):
@@ -106,6 +103,37 @@ def read_request(home: Home) -> Request | None:
 def write_request(home: Home, request: Request) -> None:
     """Leave `request` for the supervisor. Raises `StorageFull`, `HomeRefused`."""
     write_private(home.request, request.model_dump_json())
+
+
+class Service(BaseModel):
+    """The `headrace up` that runs in a home, and its port on 127.0.0.1."""
+
+    model_config = ConfigDict(frozen=True)
+
+    process: Process
+    port: int
+
+
+def read_service(home: Home) -> Service | None:
+    """The service that runs in `home`, or None; a record whose process is gone counts as none."""
+    try:
+        service = Service.model_validate_json(home.service.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, ValueError):
+        return None
+    return service if service.process.alive else None
+
+
+@contextlib.contextmanager
+def recorded_service(home: Home, port: int) -> Iterator[None]:
+    """Record for the block that this process serves `home` at `port`."""
+    mine = Service(process=this_process(), port=port)
+    write_private(home.service, mine.model_dump_json())
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if read_service(home) == mine:
+                home.service.unlink(missing_ok=True)
 
 
 def code() -> str:

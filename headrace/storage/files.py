@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,12 +41,19 @@ class FileReader(Metered):
         """The bytes of one file, or `None` where there is none."""
         with self._faults(key), self.meter.operation(self.store, Direction.READ) as operation:
             try:
-                data = self._path(key).read_bytes()
+                data = self._bytes(self._path(key))
             except FileNotFoundError:
                 operation.ops = 0
                 return None
             operation.bytes = len(data)
         return data
+
+    def _bytes(self, path: Path) -> bytes:
+        # Opening a pipe that stands in a file's place would wait for ever.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            return file.read()
 
     def list(self) -> Iterator[FileInfo]:
         """Every whole file of the store; half-written ones are not shown."""

@@ -136,11 +136,9 @@ class ObjectReader(Metered):
                 f"{self._where} refused the key for {self._path(key)}: {reason(error)}.",
                 hint="Check access_key and secret_key under [objects] in headrace.toml.",
             ) from error
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
+        except (faults.BaseError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(f"No space left for {self._path(key)}.", hint="Free some space and run again.") from None
-            raise
-        except faults.BaseError as error:
             text = str(error)
             if "no space" in text.lower() or "507" in text or "no free volumes" in text.lower():
                 raise StorageFull(

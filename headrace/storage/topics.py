@@ -404,11 +404,12 @@ class _Closing:
 class TopicWriter(_Topic):
     """Appends records to one topic; `append` returns when the head has acknowledged them."""
 
-    def append(self, rows: Sequence[Mapping[str, Any]], *, key: str) -> list[tuple[int, int]]:
+    def append(self, rows: Sequence[Mapping[str, Any]], *, key: str, patience_s: float = _TIMEOUT_S + 5) -> list[tuple[int, int]]:
         """Append rows of the store's schema, keyed by their field `key`; return (partition, offset) of each, in order.
 
-        Every row is acknowledged by all in-sync replicas when this returns. Raises `Unavailable` if any is not, or was with an
-        offset that had been given out before: Tansu does that when its store is gone, and has not kept the record.
+        The head has `patience_s` seconds to acknowledge them. Every row is acknowledged by all in-sync replicas when this
+        returns. Raises `Unavailable` if any is not, or was with an offset that had been given out before: Tansu does that
+        when its store is gone, and has not kept the record.
         """
         if not rows:
             return []
@@ -440,13 +441,17 @@ class TopicWriter(_Topic):
                     except KafkaException as error:
                         raise self._unavailable(error) from error
             # Until these are settled, and not until the queue is empty: others write through the same producer.
-            end = time.monotonic() + _TIMEOUT_S + 5
+            end = time.monotonic() + patience_s
             while not failures and None in places and time.monotonic() < end:
                 producer.poll(_SETTLED_S)
+            if not failures and None in places:
+                producer.purge()  # what is given up must not be sent later
+                producer.poll(_SETTLED_S)
+                failures.clear()
         if failures:
             raise self._unavailable(failures[0].str())
         if any(place is None for place in places):
-            raise self._unavailable(f"not acknowledged within {_TIMEOUT_S:.0f} s")
+            raise self._unavailable(f"not acknowledged within {patience_s:.0f} s")
         given = [place for place in places if place is not None]
         with self._link.opening:
             for partition, offset in given:

@@ -130,7 +130,10 @@ class VectorReader(Metered):
     def version(self) -> str:
         """The index version that searches now see, e.g. "g2.17" (generation, version of its table); "none" without an index."""
         table = self._open()
-        return "none" if table is None else f"g{self.generation}.{table.version}"
+        if table is None:
+            return "none"
+        with self._faults():  # asked of the storage
+            return f"g{self.generation}.{table.version}"
 
     def count(self, where: str | None = None) -> int:
         """Rows that match an SQL filter."""
@@ -143,7 +146,10 @@ class VectorReader(Metered):
     def width(self) -> int | None:
         """Numbers in an embedding of this generation, `None` while it has no table."""
         table = self._open()
-        return None if table is None else int(table.schema.field("embedding").type.list_size)
+        if table is None:
+            return None
+        with self._faults():
+            return int(table.schema.field("embedding").type.list_size)
 
     def held(self, documents: Collection[str] | None = None) -> pa.Table:
         """Which chunks are indexed, of some documents or of all.

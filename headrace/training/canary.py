@@ -33,6 +33,7 @@ _LEAST = 5  # judged answers of the challenger below which only the last look is
 _EXPECTED = 5.0  # answers it should have given by then if one that gave none is to be broken, not unlucky
 _UNGROUNDED = 0.05  # by how much groundedness may fall, as the gate's `refusals` says it of refusals
 _RESAMPLES = 10_000
+_UNRANKED = 1 << 30  # of a passage whose event says no rank: behind all others
 _RELEASED = re.compile(r"v\d{6,12}")
 _ANSWER_COLUMNS = ("answer_id", "kind", "answer", "passages", "generator_version", "model_version", "groundedness", "at")
 _VERDICT_COLUMNS = ("verdict_id", "answer_id", "user", "up", "chunk_id", "at")
@@ -258,7 +259,7 @@ def _version(model: str, row: Mapping[str, Any]) -> str | None:
 
 
 def _outcome(model: str, row: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]]) -> float | None:
-    passages = row["passages"] or []
+    passages = [passage for passage in row["passages"] or () if passage]  # an event may hold nulls in their place
     if model == RERANKER:
         liked: dict[str, list[float]] = {}
         for one in verdicts:
@@ -273,7 +274,8 @@ def _outcome(model: str, row: Mapping[str, Any], verdicts: Sequence[Mapping[str,
 
 def _place(passage: Mapping[str, Any]) -> int:
     """The rank at which a passage was served: retrieval's where no re-ranker scored it."""
-    return int(passage["retrieval_rank"] if passage["rerank_rank"] is None else passage["rerank_rank"])
+    rank = passage["retrieval_rank"] if passage["rerank_rank"] is None else passage["rerank_rank"]
+    return _UNRANKED if rank is None else int(rank)
 
 
 def _beside(row: Mapping[str, Any]) -> dict[str, float]:

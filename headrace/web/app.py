@@ -22,6 +22,7 @@ from headrace.web.caller import ADMIN, READ, Caller, caller_of
 from headrace.web.chat import Chat, check_model, model, streamed, whole
 from headrace.web.door import Door, body_of, code_of, told_of
 from headrace.web.feed import feed, once
+from headrace.web.health import Health, add_health
 from headrace.web.loop import add_loop, loop_told
 from headrace.web.openapi import EXAMPLES, described
 from headrace.web.service import Service
@@ -37,6 +38,7 @@ BODY_BYTES = 64 << 10
 _SVG_CSP = "default-src 'none'; style-src 'unsafe-inline'; font-src data:; frame-ancestors 'none'; sandbox"
 _TOTALS_S = 1.0
 _LOOK_S = 0.2
+_HEALTH_S = 5.0  # the page need not know sooner
 
 
 def create_app(service: Service, token: str) -> FastAPI:
@@ -72,19 +74,7 @@ def create_app(service: Service, token: str) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _elsewhere)
 
-    @app.get("/health")
-    @app.get("/health/live")
-    async def health() -> dict[str, str]:
-        """Whether the server answers; needs no key."""
-        return {"status": "stopping" if service.stopping else "ok", "version": __version__}
-
-    @app.get("/health/ready")
-    async def ready() -> JSONResponse:
-        """Whether it can answer questions: 503 where not; needs no key."""
-        wanting = await asyncio.to_thread(service.ready)
-        return (
-            told(503, f"Not ready: {wanting}. Try again in a moment.", "not_ready") if wanting else JSONResponse({"status": "ok"})
-        )
+    health = add_health(app, service)
 
     def asked(request: Request, question: str, named: str | None, readers: Sequence[str], simulated: str | None = None) -> Pieces:
         """The pieces of an answer, once a place is taken for the question."""
@@ -183,7 +173,7 @@ def create_app(service: Service, token: str) -> FastAPI:
         return _answered(await once(request, service, lambda: service.judge(caller, answer_id, up, key=idempotency_key, **given)))
 
     add_documents(app, service)
-    add_tenants(app, service)
+    add_tenants(app, service, health)
     add_loop(app, service)
 
     @app.get("/v1/ledger")
@@ -218,10 +208,11 @@ def create_app(service: Service, token: str) -> FastAPI:
 
     @app.get("/v1/events")
     async def events(request: Request) -> StreamingResponse:
-        """About once a second, as server-sent events: `totals`, the live run by tier, and `loop` (as /v1/loop) if it changed."""
+        """Server-sent events: `totals`, the live run by tier, about once a second; `loop` (as /v1/loop) and `health` (as
+        /health/ready) where they have changed."""
         caller_of(request).may(ADMIN)
         stands: Callable[[], bool] = request.scope.get("standing", lambda: True)
-        told_of_all = _totals(service, lambda: loop_told(app, service), stands)
+        told_of_all = _totals(service, lambda: loop_told(app, service), health, stands)
         return StreamingResponse(told_of_all, media_type="text/event-stream")
 
     for path, name, kind in (
@@ -284,14 +275,20 @@ def _named(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-async def _totals(service: Service, loop: Callable[[], dict[str, Any]], stands: Callable[[], bool]) -> AsyncIterator[str]:
+async def _totals(
+    service: Service, loop: Callable[[], dict[str, Any]], health: Health, stands: Callable[[], bool]
+) -> AsyncIterator[str]:
     """The events of `/v1/events`, until the service stops or the key that asks for them is right no more."""
     before: dict[str, Any] = {}
+    healthy: dict[str, Any] = {}
     while True:
         yield _named("totals", service.totals())
         if (told := await asyncio.to_thread(loop)) != before:
             before = told
             yield _named("loop", told)
+        if (told := await health.told(_HEALTH_S)) != healthy:
+            healthy = told
+            yield _named("health", told)
         if service.stopping:
             return
         for _ in range(round(_TOTALS_S / _LOOK_S)):

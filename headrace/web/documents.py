@@ -19,15 +19,16 @@ from hashlib import sha256
 from typing import Any
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS, INDEXES
-from headrace.errors import BadDocument, Forbidden, NotFound, QuotaReached, Transient, WrongUsage
+from headrace.errors import BadDocument, Forbidden, NotFound, QuotaReached, Transient, WrongUsage, kind_of
 from headrace.inference import deliver
 from headrace.inference.chunk import of_generation
 from headrace.inference.embed import Embedded
 from headrace.inference.generation import served_by
-from headrace.inference.parse import IN_ORDER, TAKEN, ParsedDocuments, document_id
+from headrace.inference.parse import IN_ORDER, ROWS_IN_ORDER, TAKEN, ParsedDocuments, document_id
 from headrace.inference.pipeline import catch_up
 from headrace.inference.put import composed
 from headrace.pipeline.runner import Runner
+from headrace.readiness import Trouble
 from headrace.settings import Limits, Settings
 from headrace.storage.indexes import IndexReader
 from headrace.storage.meter import Meter
@@ -152,8 +153,7 @@ class Documents:
         self.stopping = False
         self.passes = 0
         """Passes from the head to the index that were completed."""
-        self.failing = ""
-        """The error that holds up indexing now; empty where none does."""
+        self._failing: Trouble | None = None
 
     def start(self) -> None:
         """Begin to index, first what an earlier process left."""
@@ -167,6 +167,10 @@ class Documents:
         self._work.set()
         if self._thread is not None and seconds:
             self._thread.join(seconds)
+
+    def trouble(self) -> Trouble | None:
+        """What holds indexing up, and since when; `None` where nothing does."""
+        return self._failing
 
     def put(
         self, tenant: str, uri: str, data: bytes, limits: Limits, readers: Sequence[str] | None = None
@@ -386,7 +390,7 @@ class Documents:
                 reached[int(partition)] = taken[name]
         shelves: dict[str, dict[str, Document]] = {}
         kept_of: dict[str, dict[str, _Versions]] = {}
-        for row in self._table.read(_COLUMNS).sort_by(IN_ORDER).to_pylist():
+        for row in self._table.read(_COLUMNS).sort_by(ROWS_IN_ORDER).to_pylist():
             shelf = shelves.setdefault(row["tenant"], {})
             versions = kept_of.setdefault(row["tenant"], {})
             if row["status"] == "deleted":
@@ -458,12 +462,13 @@ class Documents:
             self._work.clear()
             try:
                 self._pass()
-                self.failing, wait_s = "", _RETRY_S[0]
+                self._failing, wait_s = None, _RETRY_S[0]
             except _Stopped:
                 return
             except Exception as error:  # a thread that ends would leave everything that is put later unindexed
-                self.failing = type(error).__name__
-                log.error("indexing is held up and tried again: %s", type(error).__name__)
+                since = time.monotonic() if self._failing is None else self._failing.since
+                self._failing = Trouble(f"is held up and tried again ({kind_of(error)})", since)
+                log.error("indexing is held up and tried again: %s", kind_of(error))
                 log.debug("", exc_info=True)
                 self._work.set()
                 if self._sleep(wait_s):

@@ -32,6 +32,7 @@ from headrace.errors import (
     StorageFull,
     Transient,
     WrongUsage,
+    kind_of,
 )
 from headrace.models.http import LEFT, ambiguous, error_body, method_of, read_body, replay, told
 from headrace.storage.metadata import Line
@@ -301,7 +302,7 @@ def status_of(error: HeadraceError) -> int:
 
 def code_of(error: HeadraceError) -> str:
     """An error's code: its name, e.g. `nothing_indexed`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removeprefix("_")).lower()
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind_of(error)).lower()
 
 
 def body_of(error: HeadraceError, caller: Caller | None) -> dict[str, Any]:

@@ -54,7 +54,7 @@ async def feed(request: Request, service: Service, work: Callable[[Callable[[], 
             if item is None:
                 return
             if isinstance(item, BaseException):
-                raise item
+                raise service.cause_of(item)
             yield item[0]
     finally:
         gone.set()

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from headrace.readiness import Part
 from headrace.storage.ledger import Ledger, summed
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """Counters of one service; `queue` says how many questions are worked on and wait."""
+    """Counters of one service; `queue` says how many questions are worked on and wait.
 
-    def __init__(self, ledger: Ledger, queue: Callable[[], tuple[int, int]]) -> None:
+    `parts` gives the parts as they were asked last, `unrecorded` how many answers wait to be recorded.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        queue: Callable[[], tuple[int, int]],
+        parts: Callable[[], Sequence[Part]] = tuple,
+        unrecorded: Callable[[], int] = int,
+    ) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "headrace_requests", "Requests answered.", ["tenant", "method", "route", "status"], registry=self._registry
@@ -36,7 +46,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._registry.register(_Standing(ledger, queue))
+        self._registry.register(_Standing(ledger, queue, parts, unrecorded))
 
     def answered(self, tenant: str, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -61,16 +71,33 @@ class Metrics:
 
 
 class _Standing:
-    """What is read when it is asked for: the queue, and the bytes that the run's ledger has counted."""
+    """What is read when it is asked for: the queue, which parts are ready, and the bytes that the run's ledger has counted."""
 
-    def __init__(self, ledger: Ledger, queue: Callable[[], tuple[int, int]]) -> None:
-        self._ledger, self._queue = ledger, queue
+    def __init__(
+        self,
+        ledger: Ledger,
+        queue: Callable[[], tuple[int, int]],
+        parts: Callable[[], Sequence[Part]],
+        unrecorded: Callable[[], int],
+    ) -> None:
+        self._ledger, self._queue, self._parts, self._unrecorded = ledger, queue, parts, unrecorded
 
     def collect(self) -> Iterator[Metric]:
         queue = GaugeMetricFamily("headrace_queue", "Questions under way.", labels=["state"])
         for state, count in zip(("answering", "waiting"), self._queue(), strict=True):
             queue.add_metric([state], count)
         yield queue
+        up = GaugeMetricFamily("headrace_up", "Whether a part is ready, as /health/ready says it.", labels=["part"])
+        for part in (parts := self._parts()):
+            up.add_metric([part.name], float(part.ready))
+        yield up
+        ready = {part.name: part.ready for part in parts}
+        for name in ("indexing", "landing"):
+            failing = float(not ready.get(name, True))
+            yield GaugeMetricFamily(f"headrace_{name}_failing", f"Whether {name} is held up now.", value=failing)
+        yield GaugeMetricFamily(
+            "headrace_unrecorded_answers", "Answers that wait until the head takes them.", value=float(self._unrecorded())
+        )
         moved = CounterMetricFamily("headrace_bytes", "Bytes moved.", labels=["tier", "direction", "tenant"])
         for row in summed(self._ledger.export(), by=("tier", "tenant")):
             moved.add_metric([row["tier"], row["direction"], row["tenant"]], row["bytes"])

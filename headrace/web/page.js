@@ -367,6 +367,7 @@ async function follow() {
         loop = data;
         showLoop();
       }
+      if (name === "health") showHealth(data);
     }
   } catch (error) {
     if (error instanceof Told && error.code !== "lost") message = error.message;
@@ -391,6 +392,14 @@ function showTotals(totals) {
     operations = now;
     drawSoon();
   }
+}
+
+// Nothing where every part is ready, else a line for each that is not.
+function showHealth({ parts, unrecorded_answers: waiting }) {
+  const told = parts.filter((part) => !part.ready)
+    .map((part) => `${part.part} ${part.state}, for ${duration(part.for_s)}. ${part.remedy}`);
+  if (waiting) told.push(`${several(waiting, "answer")} ${waiting === 1 ? "waits" : "wait"} to be recorded until the head takes them.`);
+  at("health").replaceChildren(...told.map((text) => make("p", { class: "notice fault" }, ...marked(text))));
 }
 
 function tierRow(tier) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import math
 import os
 import re
 import threading
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from headrace.catalog import CHUNKS, FEEDBACK, FEEDBACK_ROWS, INDEXES, INTERACTION_ROWS, Tier
-from headrace.errors import HeadraceError, NotFound, WrongUsage
+from headrace.errors import NotFound, StorageFull, Transient, WrongUsage
 from headrace.explain.layout import scene_of
 from headrace.explain.score import score_of
 from headrace.explain.svg import svg
@@ -23,9 +24,13 @@ from headrace.inference.answer import Answer
 from headrace.inference.feedback import Verdict, feedback, repeated_id
 from headrace.inference.generation import served_by
 from headrace.inference.pipeline import INFERENCE, Desk
+from headrace.inference.unrecorded import Recorder
 from headrace.pipeline.run import journal_of, runs
 from headrace.pipeline.runner import Runner
 from headrace.pipeline.stage import Pipeline
+from headrace.platform.address import embedded_parts
+from headrace.platform.home import Home
+from headrace.readiness import Ask, Readiness, Trouble, asks
 from headrace.settings import Limits, Settings
 from headrace.storage.indexes import IndexReader
 from headrace.storage.ledger import Direction, Row
@@ -76,11 +81,25 @@ class Service:
         self.page = Caller(settings.tenant, PAGE, frozenset(SCOPES), whole)
         self.strangers = Strangers()
         self.audit = Audit(self.metadata, runner, self.strangers)
-        self.metrics = Metrics(runner.record.ledger, lambda: self.places.counts)
         self.rate = Rate()
         self.documents = Documents(runner, settings)
+        self.readiness = Readiness(
+            [
+                *asks(settings, runner.endpoints),
+                Ask("metadata", self._metadata_trouble, "Check the metadata store: [metadata], or metadata.db in the home."),
+                Ask("indexing", self.documents.trouble, "The log names what failed. `headrace index --skip URI` leaves one out."),
+            ]
+        )
+        self.metrics = Metrics(
+            runner.record.ledger,
+            lambda: self.places.counts,
+            lambda: self.readiness.recent(math.inf) or (),
+            lambda: self.unrecorded_answers,
+        )
         self.traces = traces or Traces.of(settings.telemetry)
         self._desk = desk
+        self._unrecorded = desk.unrecorded if desk is not None else None
+        self._recorder = Recorder(runner, self._unrecorded) if self._unrecorded is not None else None
         self._given: OrderedDict[str, _Given] = OrderedDict()
         self._judged: OrderedDict[str, dict[str, Any]] = OrderedDict()  # what verdicts that may be sent again were answered
         self._judging = [threading.Lock() for _ in range(_JUDGING)]
@@ -94,9 +113,11 @@ class Service:
         self._user = _user()
 
     def start(self) -> None:
-        """Begin to index what is put, and to keep the audit."""
+        """Begin to index what is put, to keep the audit, and to record answers that wait for it."""
         self.documents.start()
         self.audit.start()
+        if self._recorder is not None:
+            self._recorder.start()
 
     def stop(self) -> None:
         """Have everything under way give up soon. Takes no lock, so a signal handler may call it."""
@@ -108,6 +129,8 @@ class Service:
         self.stop()
         self.documents.stop(_CLOSE_S)
         self.audit.stop(_CLOSE_S)
+        if self._recorder is not None:
+            self._recorder.stop(_CLOSE_S)
         self.traces.stop()
         self.metadata.close()
 
@@ -117,15 +140,21 @@ class Service:
             quotas = next((known.quotas for known in self.metadata.tenants() if known.name == tenant), {})
         return limits_of(self.settings.limits, quotas)
 
-    def ready(self) -> str:
-        """What keeps the service from answering; empty where nothing does."""
-        if self.stopping:
-            return "stopping"
-        try:
-            self.metadata.who("")
-        except HeadraceError:
-            return "the metadata store does not answer"
-        return ""
+    @property
+    def unrecorded_answers(self) -> int:
+        """Answers that wait until the head takes them."""
+        return len(self._unrecorded) if self._unrecorded is not None else 0
+
+    def cause_of(self, error: BaseException) -> BaseException:
+        """The error to tell: where an embedded store does not answer since the disk is full, that it is; no path is named."""
+        embedded = bool(embedded_parts(self.settings, frozenset({"objects", "head"})))
+        if isinstance(error, Transient | StorageFull) and embedded and Home(self.settings.home).fullness() is not None:
+            return StorageFull("The disk of this service is full.", hint="Its operator has to free some space; then try again.")
+        return error
+
+    def _metadata_trouble(self) -> Trouble | None:
+        self.metadata.who("")
+        return None
 
     def ask(
         self,
@@ -380,6 +409,8 @@ class Service:
             given = self._given.get(answer_id)
         if given is not None:
             return given
+        if self._unrecorded is not None and (row := self._unrecorded.find(answer_id)) is not None:
+            return _Given(row["tenant"], frozenset(passage["chunk_id"] for passage in row["passages"]))
         # Another command's answer, or one from before a restart: tables know it once it has landed.
         meter = Meter(self.runner.record.ledger, feedback.name)
         table = TableReader(INTERACTION_ROWS, self.runner.endpoints, meter)
@@ -387,7 +418,7 @@ class Service:
         found = table.read(columns, f"answer_id = '{answer_id}'").to_pylist() if answer_id.isalnum() else []
         if not found:
             return None
-        return _Given(found[0]["tenant"], frozenset(passage["chunk_id"] for passage in found[0]["passages"] or ()))
+        return _Given(found[0]["tenant"], frozenset(passage["chunk_id"] for passage in found[0]["passages"] or () if passage))
 
 
 def by_tier(rows: list[Row]) -> list[dict[str, Any]]:

@@ -12,10 +12,11 @@ from headrace.storage.metadata import ApiKey, Tenant
 from headrace.web.body import TENANT, NewKey, NewQuotas, NewTenant
 from headrace.web.caller import ADMIN, TENANT_ADMIN, Caller, caller_of, checked, fit_for_key
 from headrace.web.feed import once
+from headrace.web.health import Health
 from headrace.web.service import Service
 
 
-def add_tenants(app: FastAPI, service: Service) -> None:
+def add_tenants(app: FastAPI, service: Service, health: Health) -> None:
     """Add the routes of tenants and keys."""
     metadata = service.metadata
 
@@ -99,6 +100,7 @@ def add_tenants(app: FastAPI, service: Service) -> None:
     async def metrics(request: Request) -> Response:
         """What the service counts, in Prometheus' text format."""
         _admin(request)
+        await health.look()  # what the gauges say is then of now
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
 

@@ -161,8 +161,9 @@ def test_totals_are_pushed(client: httpx.Client) -> None:
     before = client.get("/v1/ledger").json()
     with connect_sse(client, "GET", "/v1/events") as source:
         stream = source.iter_sse()
-        pushed = [next(stream) for _ in range(3)]
-    assert [event.event for event in pushed] == ["totals", "loop", "totals"], "the loop is told once, for it does not change"
+        pushed = [next(stream) for _ in range(4)]
+    told = [event.event for event in pushed]
+    assert told == ["totals", "loop", "health", "totals"], "the loop and what is ready are told once, for they do not change"
     assert json.loads(pushed[1].data)["state"] == "off"
     totals = [json.loads(event.data) for event in pushed if event.event == "totals"]
     assert {total["run"] for total in totals} == {before["run"]}

@@ -24,6 +24,7 @@ from headrace.storage.meter import Meter
 
 PROMPT = [(7 * n) % 200 for n in range(3 * BLOCK + 20)]
 GREEDY = Sampling(max_tokens=12)
+SECRET = b"of this home"
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,7 @@ def cache(tmp_path: Path) -> Callable[..., KvCache]:
             model=of,
             tenant=tenant,
             shape=SHAPE,
+            secret=SECRET,
             limit_bytes=limit,
             share_bytes=share,
         )
@@ -100,7 +102,7 @@ def blocks(folder: Path) -> dict[str, Path]:
 
 def test_a_key_commits_to_model_tenant_and_every_token_before() -> None:
     def keys(tokens: list[int], *, model: str = "m", tenant: str = "t", shape: Shape = SHAPE) -> list[str]:
-        return block_keys(tokens, model=model, tenant=tenant, shape=shape)
+        return block_keys(tokens, model=model, tenant=tenant, shape=shape, secret=SECRET)
 
     tokens = list(range(3 * BLOCK))
     base = keys(tokens)
@@ -119,19 +121,19 @@ def test_no_damage_to_a_file_goes_unseen() -> None:
     shape = Shape(1, 1, 2).array(BLOCK)
     block = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
     key = "ab" * 32
-    whole = pack(key, block)
-    read = unpack(key, whole, shape)
+    whole = pack(key, block, SECRET)
+    read = unpack(key, whole, shape, SECRET)
     assert read is not None
     assert np.array_equal(read, block)
-    assert unpack("cd" * 32, whole, shape) is None
-    assert unpack(key, whole, Shape(1, 1, 4).array(BLOCK // 2)) is None
+    assert unpack("cd" * 32, whole, shape, SECRET) is None
+    assert unpack(key, whole, Shape(1, 1, 4).array(BLOCK // 2), SECRET) is None
     for size in (0, 7, 8, 50, len(whole) // 2, len(whole) - 1):
-        assert unpack(key, whole[:size], shape) is None
-    assert unpack(key, whole + b"\0", shape) is None
+        assert unpack(key, whole[:size], shape, SECRET) is None
+    assert unpack(key, whole + b"\0", shape, SECRET) is None
     for place in range(len(whole)):
         broken = bytearray(whole)
         broken[place] ^= 1
-        read = unpack(key, bytes(broken), shape)
+        read = unpack(key, bytes(broken), shape, SECRET)
         # A flipped bit may be one that says nothing, such as white space in the header; then the values are still right.
         assert read is None or np.array_equal(read, block)
 
@@ -200,7 +202,7 @@ def test_a_damaged_block_is_a_miss_and_is_written_anew(
 ) -> None:
     plain = run(model, PROMPT, None)
     run(model, PROMPT, cache())
-    keys = block_keys(PROMPT, model="tiny@1", tenant="acme", shape=SHAPE)
+    keys = block_keys(PROMPT, model="tiny@1", tenant="acme", shape=SHAPE, secret=SECRET)
     second, third = (blocks(tmp_path)[key] for key in keys[1:])
     whole = second.read_bytes()
     flipped = whole[:-100] + bytes([whole[-100] ^ 0xFF]) + whole[-99:]
@@ -216,7 +218,7 @@ def test_the_least_recently_used_go_first_and_the_limit_holds(
     model: SmolLM, cache: Callable[..., KvCache], tmp_path: Path
 ) -> None:
     run(model, PROMPT, cache())
-    keys = block_keys(PROMPT, model="tiny@1", tenant="acme", shape=SHAPE)
+    keys = block_keys(PROMPT, model="tiny@1", tenant="acme", shape=SHAPE, secret=SECRET)
     size = blocks(tmp_path)[keys[0]].stat().st_size
     other = [5, *PROMPT[1 : 2 * BLOCK + 1]]
     run(model, other, cache("globex", limit=4 * size))
@@ -246,7 +248,7 @@ def restored(cache: KvCache, tokens: list[int]) -> int:
 
 
 def key(tokens: list[int], tenant: str = "acme") -> str:
-    return block_keys(tokens, model="tiny@1", tenant=tenant, shape=SHAPE)[-1]
+    return block_keys(tokens, model="tiny@1", tenant=tenant, shape=SHAPE, secret=SECRET)[-1]
 
 
 def last_used(folder: Path, tokens: list[int], hours_ago: float, tenant: str = "acme") -> None:
@@ -281,7 +283,7 @@ def test_a_prefix_that_is_written_on_is_used_from_its_beginning(cache: Callable[
 def test_a_block_that_was_not_found_is_not_used(cache: Callable[..., KvCache], tmp_path: Path) -> None:
     whole = prefix(1, 3)
     keep(cache(), whole)
-    keys = block_keys(whole, model="tiny@1", tenant="acme", shape=SHAPE)
+    keys = block_keys(whole, model="tiny@1", tenant="acme", shape=SHAPE, secret=SECRET)
     for count in (1, 2, 3):
         last_used(tmp_path, whole[: count * BLOCK], 1)
     blocks(tmp_path)[keys[1]].unlink()
@@ -334,7 +336,7 @@ def test_what_another_tenant_used_last_is_not_given_up_for_one_beyond_its_share(
 
 def test_a_tenant_beyond_its_share_gives_up_its_own_blocks(model: SmolLM, cache: Callable[..., KvCache], tmp_path: Path) -> None:
     run(model, PROMPT, cache("globex"))
-    theirs = set(block_keys(PROMPT, model="tiny@1", tenant="globex", shape=SHAPE))
+    theirs = set(block_keys(PROMPT, model="tiny@1", tenant="globex", shape=SHAPE, secret=SECRET))
     size = next(iter(blocks(tmp_path).values())).stat().st_size
     for first in (1, 2, 3):
         run(model, [first, *PROMPT[1:]], cache("acme", share=2 * size))

@@ -26,8 +26,8 @@ class Asked:
 
     `questions` has q, name (unique), tenant, normal and worded (place of the text as it was asked last). `answers` are the rows
     that were given, and beside each stand q, question and said (places of texts), generator (a released version, "none" for the
-    packaged one, null where none was asked), poor (why it is left out unless corrected), spoken (whether its tokens are known)
-    and usable (whether those may be learned from).
+    packaged one, null where none was asked), poor (why it is left out unless corrected), spoken (whether its tokens are known),
+    fitting (whether they are tokens) and usable (whether those may be learned from).
     """
 
     questions: pa.Table
@@ -48,6 +48,7 @@ def ask(answers: pa.Table, rows: pa.Array, texts: Texts, settings: Preparing) ->
     # A prompt holds the question and a completion is the answer, both as they were before anything was replaced.
     private = pa.array(sorted(texts.private), pa.int32())
     clean = pc.invert(pc.or_(pc.is_in(question, value_set=private), pc.is_in(said, value_set=private)))
+    fitting = _fitting(answers)
     beside = pa.table(
         {
             "row": rows.take(kept),
@@ -58,10 +59,22 @@ def ask(answers: pa.Table, rows: pa.Array, texts: Texts, settings: Preparing) ->
             "generator": _generators(answers["generator_version"], spoken),
             "poor": pa.array([poor[place] for place in said.to_pylist()], TEXT),
             "spoken": spoken,
-            "usable": pc.and_(spoken, clean),
+            "fitting": fitting,
+            "usable": pc.and_(pc.and_(spoken, clean), fitting),
         }
     )
     return Asked(questions, answers, beside, Counter(f"interaction: {reason}" for reason in fate if reason))
+
+
+def _fitting(answers: pa.Table) -> pa.Array:
+    """Whether all tokens of each answer are numbers from 0 on, each with a log-probability where there are any."""
+    unfit: set[int] = set()
+    for name in ("prompt_tokens", "completion_tokens", "logprobs"):
+        lists = whole(answers[name])
+        values = lists.flatten()
+        wrong = pc.is_null(values) if name == "logprobs" else pc.fill_null(pc.less(values, 0), True)
+        unfit.update(pc.list_parent_indices(lists).filter(wrong).to_pylist())
+    return pa.array([place not in unfit for place in range(answers.num_rows)], pa.bool_())
 
 
 def _questions(tenants: pa.ChunkedArray, texts: Texts) -> tuple[pa.Table, pa.Array]:
@@ -70,7 +83,8 @@ def _questions(tenants: pa.ChunkedArray, texts: Texts) -> tuple[pa.Table, pa.Arr
     names = pc.binary_join_element_wise(whole(tenants.cast(TEXT)), whole(normals.take(places)), _SEPARATOR)
     encoded = names.dictionary_encode()
     last = dict(zip(encoded.indices.to_pylist(), places.to_pylist(), strict=True))
-    split = [name.split(_SEPARATOR) for name in encoded.dictionary.to_pylist()]
+    # A normal form holds words only; a tenant of before names were checked may hold anything.
+    split = [name.rpartition(_SEPARATOR)[::2] for name in encoded.dictionary.to_pylist()]
     questions = pa.table(
         {
             "q": pa.array(range(len(split)), pa.int64()),

@@ -146,7 +146,11 @@ def make(
     left_out += asked.left_out + Counter(
         {
             "interaction: without a verdict": unjudged,
-            "tokens: personal data": pc.sum(pc.and_not(whole_answers["spoken"], whole_answers["usable"])).as_py() or 0,
+            "tokens: not numbers from 0 on": pc.sum(pc.and_not(whole_answers["spoken"], whole_answers["fitting"])).as_py() or 0,
+            "tokens: personal data": pc.sum(
+                pc.and_(whole_answers["fitting"], pc.and_not(whole_answers["spoken"], whole_answers["usable"]))
+            ).as_py()
+            or 0,
         }
     )
     return Examples(

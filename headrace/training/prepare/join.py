@@ -113,6 +113,7 @@ _PASSAGE = f"""
 create table passage as
 select pool.*, shown.retrieval_score, shown.retrieval_rank, c, document_id, case
     when balance = 0 then 'tied'
+    when shown.retrieval_score is null or shown.retrieval_rank is null then 'without score or rank'
     when c is null then 'passage forgotten'
     else chunk.reason
 end as reason

@@ -1,0 +1,43 @@
+"""Which process a number names. Numbers are given out again, so each goes with when its process began: a count of ticks since the
+boot, which no setting of the clock moves, and which boot that was.
+"""
+
+from __future__ import annotations
+
+import zlib
+from functools import cache
+from pathlib import Path
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_TICK_BITS = 33  # ticks of 10 ms for two and a half years; with 20 bits of the boot they fit a JSON number
+
+
+def began(pid: int) -> float:
+    """A number that no other process with this pid has. Raises `ProcessLookupError` where there is none."""
+    return _identity(_fields(pid))
+
+
+def lives(pid: int, began: float) -> bool:
+    """Whether that very process runs."""
+    try:
+        fields = _fields(pid)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    return fields[0] not in ("Z", "X") and _identity(fields) == began
+
+
+def _fields(pid: int) -> list[str]:
+    """What /proc/PID/stat says from the state on: proc(5). The name before it may hold anything, also a parenthesis."""
+    try:
+        return Path(f"/proc/{int(pid)}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        raise ProcessLookupError(pid) from None
+
+
+def _identity(fields: list[str]) -> float:
+    return float(_boot() << _TICK_BITS | int(fields[19]))
+
+
+@cache
+def _boot() -> int:
+    return zlib.crc32(_BOOT_ID.read_bytes()) >> 12

@@ -1,0 +1,259 @@
+"""Whether everything answers that Headrace needs: each part is asked for real, with a deadline, and says since when it does not.
+
+What is told names no address: anybody may ask.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from headrace.errors import kind_of
+from headrace.platform import EVERY_PART
+from headrace.platform.address import MODELS, PROBE, embedded_parts
+from headrace.platform.home import Home
+from headrace.platform.state import read_state
+from headrace.settings import Embedded, Settings
+from headrace.storage.endpoints import Endpoints, ModelEndpoint
+
+FRESH_S = 1.0
+"""For so long an outcome is given again, so that whoever asks often costs nothing."""
+DEADLINE_S = 4.0
+_CLIENT_S = 3.0
+_KEY = "readiness/probe"
+_SILENT = logging.getLogger("headrace.readiness.kafka")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What is wrong with a part, in a clause, and since when by `time.monotonic`, if it knows."""
+
+    state: str
+    since: float | None = None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """How one part is asked; whatever it raises counts as no answer. `remedy` is what an operator does about it."""
+
+    part: str
+    ask: Callable[[], Trouble | None]
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What came of it; `for_s` is for how many seconds it has not been ready."""
+
+    name: str
+    state: str = "ready"
+    for_s: float | None = None
+    remedy: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is."""
+        return self.for_s is None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready; the time in ISO 8601, reckoned from now, so that a clock which was set makes no outage longer."""
+        if self.for_s is None:
+            return {"part": self.name, "ready": True, "state": self.state}
+        since = (datetime.now(UTC) - timedelta(seconds=self.for_s)).isoformat(timespec="seconds")
+        return {
+            "part": self.name,
+            "ready": False,
+            "state": self.state,
+            "since": since,
+            "for_s": round(self.for_s),
+            "remedy": self.remedy,
+        }
+
+
+class _Probe:
+    """Asks one part on a thread; one that hangs is not asked again until it is through."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self._thread: threading.Thread | None = None
+        self._trouble: Trouble | None = None
+        self._since: float | None = None
+
+    def begin(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name=f"readiness {self.ask.part}", daemon=True)
+            self._thread.start()
+
+    def result(self, until: float) -> Part:
+        assert self._thread is not None
+        self._thread.join(max(0.0, until - time.monotonic()))
+        trouble = Trouble("does not answer") if self._thread.is_alive() else self._trouble
+        if trouble is None:
+            self._since = None
+            return Part(self.ask.part)
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now if trouble.since is None else trouble.since
+        return Part(self.ask.part, trouble.state, now - self._since, self.ask.remedy)
+
+    def _run(self) -> None:
+        try:
+            self._trouble = self.ask.ask()
+        except Exception as error:
+            self._trouble = Trouble(f"does not answer ({kind_of(error)})")
+
+
+class Readiness:
+    """Asks every part at once; safe to share between threads."""
+
+    def __init__(self, asks: Sequence[Ask]) -> None:
+        self._probes = [_Probe(ask) for ask in asks]
+        self._looking = threading.Lock()
+        self._found: tuple[float, tuple[Part, ...]] | None = None
+
+    def add(self, ask: Ask) -> None:
+        """Ask one part more from now on."""
+        with self._looking:
+            self._probes.append(_Probe(ask))
+            self._found = None
+
+    def recent(self, fresh_s: float = FRESH_S) -> tuple[Part, ...] | None:
+        """What came of the last look, or `None` where that is older."""
+        found = self._found
+        return found[1] if found is not None and time.monotonic() - found[0] < fresh_s else None
+
+    def look(self, fresh_s: float = FRESH_S) -> tuple[Part, ...]:
+        """Every part, asked anew unless that was done within `fresh_s`; takes `DEADLINE_S` at most."""
+        with self._looking:
+            if (found := self.recent(fresh_s)) is not None:
+                return found
+            until = time.monotonic() + DEADLINE_S
+            for probe in self._probes:
+                probe.begin()
+            parts = tuple(probe.result(until) for probe in self._probes)
+            self._found = time.monotonic(), parts
+            return parts
+
+
+def asks(settings: Settings, endpoints: Endpoints) -> list[Ask]:
+    """The parts that an installation stands on, whoever serves them."""
+    home = Home(settings.home)
+    found = []
+    if parts := embedded_parts(settings, EVERY_PART):
+        found += [
+            Ask(
+                "platform",
+                lambda: platform_trouble(home, parts),
+                "What ends is started anew. If it does not come back: `headrace down`, then `headrace up`; logs/supervisor.log.",
+            ),
+            Ask("disk", lambda: _full(home), "Free some space on the disk that holds the home."),
+        ]
+    found += [
+        Ask("objects", _Objects(settings, endpoints), "Check the object store and its keys: `headrace endpoints`, [objects]."),
+        Ask("head", _Head(endpoints), "Check that Kafka runs: `headrace endpoints`, [head]. Answers are recorded when it does."),
+    ]
+    for name in MODELS:
+        endpoint = getattr(endpoints, name)
+        found.append(Ask(name, _Model(endpoint), f"Check that its server runs: logs/models.log, [models.{name}]."))
+    return found
+
+
+def platform_trouble(home: Home, parts: frozenset[str]) -> Trouble | None:
+    """What is wrong with the processes of the embedded platform."""
+    state = read_state(home)
+    if state is None:
+        return Trouble("the embedded servers do not run")
+    if ended := sorted(part for part in parts if part not in state.children or not state.children[part].alive):
+        return Trouble(f"{', '.join(ended)} ended and {'is' if len(ended) == 1 else 'are'} being started anew")
+    return None
+
+
+def _full(home: Home) -> Trouble | None:
+    return None if home.fullness() is None else Trouble("is full")
+
+
+class _Objects:
+    """Puts a tiny object and gets it again, where no store of the catalog is."""
+
+    def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
+        embedded = isinstance(settings.objects, Embedded)
+        self._bucket = PROBE if embedded else endpoints.bucket
+        self._endpoints = endpoints
+        self._store: Any = None
+
+    def __call__(self) -> Trouble | None:
+        import obstore
+        from obstore.exceptions import BaseError
+
+        if self._store is None:
+            self._store = self._opened()
+        try:
+            obstore.put(self._store, _KEY, b"ready")
+        except (BaseError, OSError):
+            return Trouble("takes no object")
+        try:
+            data = bytes(obstore.get(self._store, _KEY).bytes())
+        except (BaseError, OSError):
+            return Trouble("does not give an object")
+        return None if data == b"ready" else Trouble("gives another object than was put")
+
+    def _opened(self) -> Any:
+        from urllib.parse import urlparse
+
+        from obstore.store import S3Store
+
+        return S3Store(
+            self._bucket,
+            endpoint=self._endpoints.s3_endpoint,
+            access_key_id=self._endpoints.s3_access_key,
+            secret_access_key=self._endpoints.s3_secret_key,
+            region=self._endpoints.s3_region,
+            virtual_hosted_style_request=False,
+            client_options={
+                "allow_http": urlparse(self._endpoints.s3_endpoint).scheme == "http",
+                "timeout": timedelta(seconds=_CLIENT_S),
+            },
+            retry_config={"max_retries": 0},
+        )
+
+
+class _Head:
+    """Asks the head for its topics."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._settings = {"bootstrap.servers": endpoints.kafka_bootstrap, **endpoints.kafka_properties, "log_level": 0}
+        self._client: Any = None
+
+    def __call__(self) -> Trouble | None:
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
+
+        if self._client is None:
+            self._client = AdminClient(self._settings, logger=_SILENT)
+        try:
+            self._client.list_topics(timeout=_CLIENT_S)
+        except KafkaException:
+            return Trouble("does not tell its topics")
+        return None
+
+
+class _Model:
+    """Asks a model server whether it is ready."""
+
+    def __init__(self, endpoint: ModelEndpoint) -> None:
+        self._endpoint = endpoint
+        self._connection: Any = None
+
+    def __call__(self) -> Trouble | None:
+        from headrace.models.client import Connection
+
+        if self._connection is None:
+            self._connection = Connection(self._endpoint)
+        return None if self._connection.ready(_CLIENT_S) else Trouble("does not answer, or is not loaded yet")

@@ -1,0 +1,127 @@
+"""The KV cache in a directory that others may write to, and on a mount that hangs: never a wrong answer, never a long wait."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace.catalog import KV_CACHE
+from headrace.models.kv_cache import BLOCK, KvCache, Shape, pack
+from headrace.storage.endpoints import Endpoints, ModelEndpoint
+from headrace.storage.files import FileWriter
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.mount import READ_S, Mount, TimedFiles
+
+SHAPE = Shape(1, 1, 2)
+TOKENS = list(range(2 * BLOCK))
+VALUES = np.random.default_rng(1).standard_normal(SHAPE.array(2 * BLOCK), dtype=np.float32)
+
+
+def endpoints(folder: Path) -> Endpoints:
+    nobody = ModelEndpoint(url="http://127.0.0.1:1/v1", model="m")
+    names = (
+        "s3_endpoint",
+        "s3_access_key",
+        "s3_secret_key",
+        "s3_region",
+        "bucket",
+        "catalog_uri",
+        "warehouse",
+        "kafka_bootstrap",
+    )
+    texts = dict.fromkeys((*names, "vectors_uri"), "")
+    return Endpoints(**texts, files_dir=folder, kv_cache_bytes=0, embedder=nobody, reranker=nobody, generator=nobody)
+
+
+def cache(files: FileWriter, secret: bytes = b"ours") -> KvCache:
+    return KvCache(files, model="m", tenant="acme", shape=SHAPE, secret=secret, limit_bytes=1 << 30)
+
+
+def plain(folder: Path) -> FileWriter:
+    return FileWriter(KV_CACHE, endpoints(folder), Meter(Ledger(), "test"))
+
+
+def timed(folder: Path, mount: Mount | None = None) -> TimedFiles:
+    return TimedFiles(KV_CACHE, endpoints(folder), Meter(Ledger(), "test"), mount or Mount())
+
+
+def restored(of: KvCache) -> tuple[int, np.ndarray]:
+    into = np.zeros(SHAPE.array(2 * BLOCK), np.float32)
+    return of.restore(TOKENS, into), into
+
+
+def blocks(folder: Path) -> list[Path]:
+    return sorted((folder / "kv-cache").rglob("*.safetensors"), key=lambda path: int(path.name.split(".")[-2]))
+
+
+def test_a_block_that_somebody_planted_is_not_read(tmp_path: Path) -> None:
+    cache(plain(tmp_path)).save(TOKENS, VALUES, restored=0)
+    first = blocks(tmp_path)[0]
+    key = first.name.split(".")[0]
+    first.write_bytes(pack(key, np.full(SHAPE.array(BLOCK), 7.0, np.float32), b"a guess"))  # the format is no secret
+    count, into = restored(cache(plain(tmp_path)))
+    assert count == 0
+    assert not into.any()
+    assert not first.exists()
+
+
+def test_homes_that_share_a_directory_neither_read_nor_delete_one_anothers_blocks(tmp_path: Path) -> None:
+    cache(plain(tmp_path)).save(TOKENS, VALUES, restored=0)
+    assert restored(cache(plain(tmp_path), b"another home's"))[0] == 0
+    count, into = restored(cache(plain(tmp_path)))
+    assert count == 2 * BLOCK
+    assert np.array_equal(into, VALUES)
+
+
+def test_a_pipe_in_the_place_of_a_block_is_a_miss_at_once_and_is_written_over(tmp_path: Path) -> None:
+    cache(plain(tmp_path)).save(TOKENS, VALUES, restored=0)
+    second = blocks(tmp_path)[1]
+    second.unlink()
+    os.mkfifo(second)
+    started = time.monotonic()
+    assert restored(cache(plain(tmp_path)))[0] == BLOCK
+    assert time.monotonic() - started < READ_S, "nobody writes to that pipe"
+    cache(plain(tmp_path)).save(TOKENS, VALUES, restored=BLOCK)
+    assert restored(cache(plain(tmp_path)))[0] == 2 * BLOCK
+
+
+class Hanging(TimedFiles):
+    """Files whose disk stops to answer once `hangs` is set."""
+
+    hangs = threading.Event()
+    freed = threading.Event()
+    calls = 0
+
+    def _bytes(self, path: Path) -> bytes:
+        if self.hangs.is_set():
+            type(self).calls += 1
+            self.freed.wait(60)
+        return super()._bytes(path)
+
+
+@pytest.mark.parametrize("questions", [6])
+def test_a_mount_that_hangs_costs_a_deadline_or_two_and_is_then_left_alone(tmp_path: Path, questions: int) -> None:
+    mount = Mount()
+    meter = Meter(Ledger(), "test")
+    files = Hanging(KV_CACHE, endpoints(tmp_path), meter, mount)
+    cache(files).save(TOKENS, VALUES, restored=0)
+    assert restored(cache(files))[0] == 2 * BLOCK
+    Hanging.hangs.set()
+    try:
+        took: Sequence[float] = []
+        for _ in range(questions):
+            started = time.monotonic()
+            assert restored(cache(files))[0] == 0
+            took = [*took, time.monotonic() - started]
+        assert all(seconds < 2 * READ_S for seconds in took)
+        assert all(seconds < 0.5 for seconds in took[2:])
+        assert Hanging.calls == 2, "threads do not pile up"
+    finally:
+        Hanging.freed.set()
