@@ -27,6 +27,7 @@ from headrace.pipeline.runner import Runner
 from headrace.platform.address import brought, overlay
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
+from headrace.readiness import DEADLINE_S
 from headrace.settings import Inference, Settings
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -221,6 +222,33 @@ def test_nothing_is_a_500_while_the_object_store_is_killed(api: Api, acme: httpx
     assert {answer.status_code for answer in found} <= {200, 202, 429, 503}, [answer.text for answer in found]
     assert all("retry-after" in answer.headers for answer in found if answer.status_code in (429, 503))
     assert acme.post("/v1/ask", json=QUESTION).status_code == 200
+
+
+def test_a_frozen_object_store_is_named_within_the_deadline_and_is_ready_when_it_goes_on(api: Api, acme: httpx.Client) -> None:
+    with frozen(api, "objects"):
+        started = time.monotonic()
+        until(30, lambda: "objects" in wanting(api), lambda: health(api))
+        assert wanting(api)["objects"]["remedy"]
+        # One look may have been under way, and each takes its deadline at most; a busy machine takes its time.
+        assert time.monotonic() - started < 4 * DEADLINE_S
+        assert api.client().get("/health/live").json()["status"] == "ok"
+    until(60, lambda: health(api)["status"] == "ok", lambda: health(api))
+    assert acme.post("/v1/ask", json=QUESTION).status_code == 200
+
+
+def test_what_holds_others_up_is_left_out_by_a_command(api: Api, acme: httpx.Client) -> None:
+    acme.put("/v1/documents/heavy.md", content=b"# Heavy\n\nIt holds others up.").raise_for_status()
+    assert api.indexed(acme, "heavy.md")["status"] == "indexed"
+    said = api.home.run("index", "--tenant", "acme", "--skip", "heavy.md", "--reason", "too heavy").stderr
+    assert "heavy.md is left out until it is put again" in said
+    until(30, lambda: acme.get("/v1/documents/heavy.md").json()["status"] == "failed", api.log.read_text)
+    assert acme.get("/v1/documents/heavy.md").json()["reason"].endswith(": too heavy")
+    assert acme.put("/v1/documents/heavy.md", content=b"# Heavy\n\nIt holds others up.").status_code == 202
+    until(30, lambda: acme.get("/v1/documents/heavy.md").json()["status"] == "indexed", api.log.read_text)
+    place = f"feedback/0/{10**9}"
+    assert f"{place} becomes a dead letter" in api.home.run("land", "--once", "--skip", place, "--reason", "why").stderr
+    assert "There is no partition" in api.home.run("land", "--once", "--skip", "nowhere/0/1", code=1).stderr
+    assert "Nothing to index" in api.home.run("index", code=2).stderr
 
 
 def test_indexing_that_is_held_up_says_since_when_and_goes_on(api: Api, acme: httpx.Client) -> None:
