@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import needs
 import pytest
 from conftest import Home, clear, new_home
 from serving import Api, served
@@ -284,3 +286,45 @@ def test_a_document_that_the_embedder_refuses_is_failed_in_its_status(api: Api, 
         api.models.refused = {}
     assert acme.put("/v1/documents/stone.md", content=b"# Stone\n\nA xenolith.").status_code == 202
     until(30, lambda: acme.get("/v1/documents/stone.md").json()["status"] == "indexed", api.log.read_text)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 700 MiB."""
+    needs.require(os.geteuid() == 0, "Mounting a small disk takes root.", unless="HEADRACE_TESTS_WITHOUT_ROOT")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700m", "tmpfs", disk], check=True)
+    yield disk
+    clear(Home(disk / "home", disk))
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_is_507_for_everything_that_writes_and_what_is_full_no_longer_answers(
+    small_disk: Path, tmp_path: Path, handbook: Path
+) -> None:
+    home = new_home(small_disk, None, handbook)
+    with served(home, tmp_path / "log") as api:
+        client = api.client(api.keys["acme"])
+        client.put("/v1/documents/pump.md", content=PUMP).raise_for_status()
+        assert api.indexed(client, "pump.md")["status"] == "indexed"
+        answer = client.post("/v1/ask", json=QUESTION).raise_for_status().json()
+        ballast = small_disk / "ballast"
+        with suppress(OSError), ballast.open("wb") as file:
+            while True:
+                file.write(bytes(1 << 20))
+                file.flush()
+        assert wanting(api)["disk"]["state"] == "is full"
+        asks = (
+            lambda: client.put("/v1/documents/more.md", content=os.urandom(100_000).hex().encode()),
+            lambda: client.post("/v1/ask", json=QUESTION),
+            lambda: client.post("/v1/feedback", json={"answer_id": answer["answer_id"], "up": True}),
+        )
+        for ask in asks:
+            refused = ask()
+            assert refused.status_code == 507, refused.text
+            assert str(small_disk) not in refused.text
+        ballast.unlink()
+        until(90, lambda: health(api)["status"] == "ok", lambda: health(api))
+        until(60, lambda: client.post("/v1/ask", json=QUESTION).status_code == 200, api.log.read_text)
+        assert client.post("/v1/feedback", json={"answer_id": answer["answer_id"], "up": True}).status_code == 200
