@@ -300,6 +300,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.soak(minutes=1)
 def test_a_full_disk_is_507_for_everything_that_writes_and_what_is_full_no_longer_answers(
     small_disk: Path, tmp_path: Path, handbook: Path
 ) -> None:
