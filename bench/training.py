@@ -22,7 +22,7 @@ from headrace.catalog import CHECKPOINTS, CHUNK_ROWS, DATASETS, EXAMPLES, FEEDBA
 from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
-from headrace.settings import Settings, Training
+from headrace.settings import Preparing, Settings, Training
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -126,7 +126,7 @@ def _dataset(endpoints: Endpoints) -> tuple[dict[str, Any], ...]:
 
 def _turn(endpoints: Endpoints, folder: Path) -> dict[str, Any]:
     _judge(endpoints)
-    settings = Training(recipe={"reranker": {"most_steps": 1}})
+    settings = Training(recipe={"reranker": {"most_steps": 1}}, preparing=Preparing(simulated=True))
     runner = Runner(Run("turn", folder), endpoints)
     started = time.perf_counter()
     done = turn(runner, settings=settings)

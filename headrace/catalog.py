@@ -162,8 +162,15 @@ FEEDBACK = Store(
     Tier.STREAM,
     "a user gave a verdict",
     _UNTIL_LANDED,
-    # Whether the user lets it be trained on; null where nobody asked, which counts as yes unless preparing.require_consent.
-    _schema(*VERDICT, optional=(_f("consent", pa.bool_()),)),
+    _schema(
+        *VERDICT,
+        optional=(
+            # Whether the user lets it be trained on; null where nobody asked: a yes unless preparing.require_consent.
+            _f("consent", pa.bool_()),
+            # The API key it came by, where all that come by it count as one user; null where `user` counts.
+            _f("key", TEXT),
+        ),
+    ),
     partitions=1,
 )
 
@@ -261,7 +268,7 @@ EXAMPLES = Store(
         optional=(
             _f("kind", TEXT),  # passage: a verdict on one passage | answer: on the whole answer, without chunk_id and passage
             _f("user", TEXT),  # who gave the newest verdict that agrees with the label
-            _f("users", pa.list_(TEXT)),  # everybody whose verdict counted
+            _f("users", pa.list_(TEXT)),  # everybody whose verdict counted: a user, or the key of those who count as one
             _f("document_id", TEXT),  # the passage's; of a whole answer that which its question is about
             _f("simulated", pa.bool_()),  # whether the answer or a verdict that counted is of a simulated user
             # of a whole answer; null otherwise

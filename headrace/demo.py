@@ -6,7 +6,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from headrace.models.citation import content_words
 from headrace.models.client import Generator
 from headrace.pipeline.run import runs
 from headrace.pipeline.stage import Pipeline, stage
+from headrace.platform.home import DEMO
 from headrace.report import ledger_table, merged, say_indexed, say_sources, say_turn, tier_table
 from headrace.session import Session, opened
 from headrace.settings import Embedded, Settings
@@ -121,7 +122,7 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         _judge(console, session, desk, settings, memories)
         _head(console, "4  One turn of the training loop", "training")
         try:
-            say_turn(console, go_round(session, "reranker"))
+            say_turn(console, go_round(replace(session, settings=_learning(settings)), "reranker"))
         except Terminal as nothing:
             console.print(Text(f"No turn: {nothing.message} {nothing.hint}", style="yellow"))
         _head(console, "5  The same questions again", "inference, served by whoever won")
@@ -144,11 +145,26 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
     console.print(f"The demo took {time.perf_counter() - started:.0f} s. Go on with: headrace up", highlight=False)
 
 
+def _learning(settings: Settings) -> Settings:
+    """The settings for the demo's turn: it learns from its one simulated user, as no other turn does unless it is told to."""
+    training = settings.training
+    return settings.model_copy(
+        update={
+            "training": training.model_copy(
+                update={
+                    "preparing": training.preparing.model_copy(update={"simulated": True}),
+                    "gate": training.gate.model_copy(update={"least_users": 1}),
+                }
+            )
+        }
+    )
+
+
 def reference(home: Path) -> Path:
     """Python's language reference, as the pydoc_data package carries it, written out as files."""
     from pydoc_data.topics import topics
 
-    folder = home / "demo" / "python-reference"
+    folder = home / DEMO / "python-reference"
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in topics.items():
         (folder / f"{name}.rst").write_text(text, encoding="utf-8")
@@ -257,4 +273,4 @@ def _prose(text: str) -> str:
 
 def _head(console: Console, title: str, what: str) -> None:
     console.print()
-    console.print(Rule(f"[bold]{title}[/]  [dim]{what}[/]", align="left", style="dim"))
+    console.print(Rule(Text.assemble((title, "bold"), "  ", (what, "dim")), align="left", style="dim"))

@@ -7,6 +7,7 @@ Name an endpoint and that part is used instead; the rest stays embedded.
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +19,8 @@ from headrace.errors import BadSettings
 
 # Tansu is slower by each batch it keeps, and table and head lie in one object store: what is gone there is gone in both.
 _EMBEDDED_KEPT_S, _KEPT_S = 60.0, 86_400.0
+# What leads data, keys or questions somewhere.
+_ELSEWHERE = {"objects", "tables", "head", "files", "vectors", "metadata", "models", "telemetry", "home"}
 
 
 class Section(BaseModel):
@@ -272,8 +275,8 @@ class Preparing(Section):
     """Letters and digits that a question must have."""
     longest_question: int = Field(default=2_000, ge=1)
     """Characters that a question may have."""
-    simulated: bool = True
-    """Whether questions and verdicts of simulated users (`headrace replay`, the demo) are learned from."""
+    simulated: bool = False
+    """Whether questions and verdicts of simulated users (`headrace replay`) are learned from; the demo says so by itself."""
     require_consent: bool = False
     """Whether a verdict counts only if its `consent` is true; otherwise it counts unless its `consent` is false."""
     opted_out: tuple[str, ...] = ()
@@ -289,6 +292,10 @@ class Gate(Section):
 
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """The challenger is promoted only if it is better with this confidence."""
+    least_questions: int = Field(default=30, ge=1)
+    """Held-out questions without which nothing is promoted: a bootstrap over fewer is no confidence."""
+    least_users: int = Field(default=3, ge=1)
+    """Users (or keys that count as one) who must have judged held-out questions; from 2 on none may have judged half alone."""
     questions: int = Field(default=120, ge=1)
     """Held-out questions with judged passages that are asked at most; half as many are used to fit what has to be fitted."""
     length: float = Field(default=0.5, gt=0)
@@ -425,9 +432,10 @@ class Settings(BaseSettings):
     def load(cls, **given: object) -> Settings:
         """Read `headrace.toml` (or the file `HEADRACE_SETTINGS` names) and the environment; `given` wins over both.
 
-        Raises `BadSettings` with each fault on a line of its own.
+        Raises `BadSettings` with each fault on a line of its own, or for a file in the current directory that is another user's.
         """
         try:
+            _trusted()
             return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
             faults = [f"  {'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()]
@@ -436,6 +444,41 @@ class Settings(BaseSettings):
             raise BadSettings(f"{_file()} is not TOML: {error}.", hint="See docs/settings.md.") from None
         except OSError as error:
             raise BadSettings(f"{_file()} cannot be read: {error.strerror}.", hint="Check its owner and mode.") from None
+
+
+def obeyed() -> str:
+    """A sentence about the settings file that is obeyed since it lies in the current directory, where one may not expect it.
+
+    That is one that names endpoints or models, or that is root's; empty otherwise, and where `HEADRACE_SETTINGS` names a file.
+    """
+    file = _here()
+    if file is None:
+        return ""
+    names = sorted(_ELSEWHERE & tomllib.loads(file.read_text("utf-8")).keys())
+    owned = file.stat().st_uid == os.geteuid()
+    if not names and owned:
+        return ""
+    what = f"names {', '.join(names)}" if names else "holds settings"
+    return f"{file.resolve()}{'' if owned else ', which is not yours,'} {what}, and is obeyed."
+
+
+def _here() -> Path | None:
+    """The settings file in the current directory if it is the one that is read."""
+    file = Path(_file())
+    return file if "HEADRACE_SETTINGS" not in os.environ and file.is_file() else None
+
+
+def _trusted() -> None:
+    """Raise `BadSettings` for a settings file in the current directory that somebody else may have put there."""
+    if (file := _here()) is None:
+        return
+    hint = f"If you trust it, say so: HEADRACE_SETTINGS={file}"
+    for status in (file.lstat(), file.stat()):
+        if status.st_uid not in (0, os.geteuid()):
+            owner = f"belongs to another user (uid {status.st_uid}, you are {os.geteuid()})"
+            raise BadSettings(f"{file.resolve()} {owner}, so it is not obeyed.", hint=hint)
+    if file.stat().st_mode & stat.S_IWOTH:
+        raise BadSettings(f"Everybody may write to {file.resolve()}, so it is not obeyed.", hint=f"chmod o-w {file}")
 
 
 def _file() -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 from headrace.embedder import load_embedder, require_ours, return_embedder, serve_embedder, settle_embedder
 from headrace.errors import Terminal
 from headrace.session import Session
+from headrace.storage.metadata import SHARED, Metadata
 from headrace.training.bound import barred, bound, parent_before
 from headrace.training.champion import Champion, crown, dethrone
 from headrace.training.pipeline import Turn, turn
@@ -48,7 +50,7 @@ def go_round(
     if model == EMBEDDER:  # whether it would decline to answer what the champion answers hangs on what answering asks for
         given = {"least_similarity": session.settings.inference.least_similarity, **settings.recipe.get(recipe, {})}
         settings = settings.model_copy(update={"recipe": {**settings.recipe, recipe: given}})
-    exclusions, start = session.runner.run(barred), None
+    exclusions, start = replace(session.runner.run(barred), tenants=unshared(session)), None
     if before is not None:
         limits = session.runner.run(bound, event=before)
         exclusions = replace(exclusions, before=limits)
@@ -73,6 +75,20 @@ def go_round(
         _settle(session)  # a turn of the embedder may have been taken up first
     session.run.detail["turn"] = done.as_dict()
     return done
+
+
+def unshared(session: Session) -> frozenset[str]:
+    """Tenants of whom nothing is learned, since all get what is learned: those that did not opt in.
+
+    A tenant that the metadata store does not know (one of the command line's) belongs to whoever runs this home and is learned
+    from, and so is the settings' own as long as there is no other to get what was learned from it.
+    """
+    if session.runner.endpoints.metadata is None:
+        return frozenset()
+    with closing(Metadata(session.runner.endpoints)) as metadata:
+        known = metadata.tenants()
+    only = {session.settings.tenant} if len(known) == 1 else set()
+    return frozenset(tenant.name for tenant in known if tenant.training != SHARED and tenant.name not in only)
 
 
 def serve(session: Session, model: str, *, version: str, who: str, why: str) -> Champion:

@@ -77,12 +77,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"the {minutes:g} minutes are over")
 
 
-# Small enough to be quick, large enough to have several optimizer steps and a checkpoint after each.
+# Small enough to be quick, with the verdicts of the few who are played by tests; large enough to have several optimizer steps
+# and a checkpoint after each.
 QUICK = {
     "HEADRACE_TRAINING__RECIPE__RERANKER__EPOCHS": "1",
     "HEADRACE_TRAINING__RECIPE__RERANKER__BATCH": "1",
     "HEADRACE_TRAINING__RECIPE__RERANKER__MAX_TOKENS": "48",
     "HEADRACE_TRAINING__RECIPE__RERANKER__CHECKPOINT_STEPS": "1",
+    "HEADRACE_TRAINING__GATE__LEAST_QUESTIONS": "1",
+    "HEADRACE_TRAINING__GATE__LEAST_USERS": "1",
+    "HEADRACE_TRAINING__PREPARING__SIMULATED": "true",
     "HEADRACE_INFERENCE__RETRIEVE": "6",
     "HEADRACE_INFERENCE__ANSWER_TOKENS": "8",
 }

@@ -22,7 +22,7 @@ METER = Meter(Ledger(), "test")
 def judge(endpoints: Endpoints, count: int, *, liked: str, seed: int) -> None:
     """`count` questions with four passages in random order; whoever holds the word `liked` is liked.
 
-    Each question has a document of its own, so that whole documents can be held out.
+    Each question has a document of its own, so that whole documents can be held out; twelve people judge in turn.
     """
     shuffle = random.Random(seed)
     chunks, answers, verdicts = [], [], []
@@ -44,12 +44,12 @@ def judge(endpoints: Endpoints, count: int, *, liked: str, seed: int) -> None:
             )
             verdict = {"verdict_id": f"v{name}", "answer_id": f"a{seed}-{n}", "chunk_id": name, "up": word == liked, "at": at}
             plain = {f.name: "" for f in FEEDBACK.columns if not f.nullable}
-            verdicts.append({**plain, "tenant": "acme", "simulated": True, **verdict})
+            verdicts.append({**plain, "tenant": "acme", "user": f"user-{n % 12}", "simulated": False, **verdict})
         needed = [field for field in INTERACTIONS.columns if not field.nullable]
         empty: dict[str, Any] = {f.name: [] if pa.types.is_list(f.type) else "" for f in needed}
         question = f"does {shuffle.choice(things)} {n} of {seed} turn?"
         answer = {"answer_id": f"a{seed}-{n}", "question": question, "passages": passages, "at": at}
-        answers.append({**empty, "kind": "search", "tenant": "acme", "simulated": True, **answer})
+        answers.append({**empty, "kind": "search", "tenant": "acme", "simulated": False, **answer})
     TableWriter(CHUNK_ROWS, endpoints, METER).append(batch(CHUNK_ROWS.columns, chunks))
     TopicWriter(INTERACTIONS, endpoints, METER).append(answers, key="answer_id")
     TopicWriter(FEEDBACK, endpoints, METER).append(verdicts, key="answer_id")

@@ -110,7 +110,8 @@ def _via(
 
 def _say(played: Played) -> None:
     from headrace.explain.format import human_ms
-    from headrace.report import printable, rows_table
+    from headrace.report import rows_table
+    from headrace.terminal import printable
 
     told = played.as_dict()
     figures = {name: f"{told[name]:,}" for name in ("questions", "answers", "refusals")}
@@ -127,12 +128,12 @@ def _say(played: Played) -> None:
     )
     for error in told["first_errors"]:
         if error != str(played.failure):  # which is said at the end
-            err.print(printable(error), style="red", markup=False, highlight=False)
+            err.print(printable(error), style="red", highlight=False)
     if played.interrupted:
         left = played.questions - played.answers - len(played.errors)
         err.print(f"Interrupted: {left:,} questions were not asked; what was asked is judged.", highlight=False)
     elif played.up + played.down:
-        out.print("The next turn learns from these verdicts: headrace turn", style="dim")
+        out.print("A turn learns from these verdicts if it is told to: headrace turn --simulated", style="dim")
 
 
 _TIMES = (("p50", "p50_ms"), ("p95", "p95_ms"), ("max", "max_ms"))

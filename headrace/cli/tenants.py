@@ -43,6 +43,22 @@ def tenant_quota(name: Name, quota: Quotas = None, as_json: AsJson = False) -> N
         out.print(f"Quotas of {name}: {quotas or 'those of the settings'}.", highlight=False)
 
 
+@tenant_app.command("training")
+def tenant_training(
+    name: Name,
+    training: Annotated[str, typer.Argument(metavar="none|shared", help="Whether models that all get learn from its verdicts.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say whether the models that all tenants are served may learn from a tenant's verdicts."""
+    with _metadata() as metadata:
+        metadata.set_training(name, training, by=_by())
+    if as_json:
+        print_json({"tenant": name, "training": training})
+    else:
+        learned = "learn from it from the next turn on" if training == "shared" else "learn nothing from it"
+        out.print(f"Models that all tenants are served {learned}.", highlight=False)
+
+
 @tenant_app.command("list")
 def tenant_list(as_json: AsJson = False) -> None:
     """Every tenant and its limits."""
@@ -58,13 +74,22 @@ def tenant_list(as_json: AsJson = False) -> None:
             "created_at": tenant.created_at.isoformat(),
             "quotas": tenant.quotas,
             "limits": limits_of(limits, tenant.quotas).model_dump(),
+            "training": tenant.training,
         }
         for tenant in found
     ]
     if as_json:
         print_json({"tenants": rows})
     elif rows:
-        shown = [{"tenant": row["tenant"], "added": row["created_at"][:19], **_limits(row["limits"])} for row in rows]
+        shown = [
+            {
+                "tenant": row["tenant"],
+                "added": row["created_at"][:19],
+                "training": row["training"],
+                **_limits(row["limits"]),
+            }
+            for row in rows
+        ]
         out.print(rows_table(shown))
     else:
         out.print("There are no tenants yet. Add one: headrace tenant add NAME")
@@ -73,7 +98,7 @@ def tenant_list(as_json: AsJson = False) -> None:
 @key_app.command("mint")
 def key_mint(
     tenant: Name,
-    scope: Annotated[list[str], typer.Option("--scope", help="read, write, tenant-admin or admin; repeatable.")],
+    scope: Annotated[list[str], typer.Option("--scope", help="read, write, users, simulate, tenant-admin or admin; repeatable.")],
     reader: Annotated[
         list[str] | None, typer.Option(help="Bind it to this user or group, on whose behalf alone it asks; repeatable.")
     ] = None,

@@ -22,6 +22,9 @@ def turn(
     canary: Annotated[
         float, typer.Option(help="Share of the traffic that tries a better challenger first; 0: it serves at once.", min=0, max=1)
     ] = 0.0,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="Learn from simulated users too, as `headrace replay` plays them.")
+    ] = False,
     on: On = "local",
     as_json: AsJson = False,
 ) -> None:
@@ -32,6 +35,10 @@ def turn(
     from headrace.turn import go_round
 
     settings = settings_of()
+    if simulated:
+        training = settings.training
+        preparing = training.preparing.model_copy(update={"simulated": True})
+        settings = settings.model_copy(update={"training": training.model_copy(update={"preparing": preparing})})
     recipe_of(recipe).settings(settings.training.recipe.get(recipe, {}))  # a mistake is said before anything starts
     if before is None:  # with a bound it takes back what the loop is making
         _not_beside_the_loop(settings.home)
@@ -65,8 +72,9 @@ def models(as_json: AsJson = False) -> None:
     """Released versions of every model, and which is served."""
     from dataclasses import asdict
 
-    from headrace.catalog import MODELS
+    from headrace.catalog import MODELS, TURNS
     from headrace.explain.format import human_bytes
+    from headrace.pipeline import manifest
     from headrace.report import rows_table
     from headrace.session import opened
     from headrace.storage.meter import Meter
@@ -78,6 +86,10 @@ def models(as_json: AsJson = False) -> None:
         store = ObjectReader(MODELS, session.runner.endpoints, Meter(session.run.ledger, "models"))
         pointers = {name: champion(store, name)[0] for name in NAMES}
         cards = [card for name in NAMES for card in versions(store, name)]
+        turns = ObjectReader(TURNS, session.runner.endpoints, Meter(session.run.ledger, "models"))
+        numbers = manifest.numbers(turns)
+        newest = manifest.read(turns, numbers[-1]) if numbers else None
+    refused = newest if newest is not None and not newest["decision"]["promote"] else None
     rows = [
         {
             "model": card.get("model", "reranker"),
@@ -90,8 +102,11 @@ def models(as_json: AsJson = False) -> None:
         for card in cards
     ]
     if as_json:
-        print_json({"models": rows, "champions": {name: asdict(pointer) for name, pointer in pointers.items()}})
-    elif rows:
+        last = {"turn": refused["turn"], "recipe": refused.get("recipe", "reranker"), **refused["decision"]} if refused else None
+        champions = {name: asdict(pointer) for name, pointer in pointers.items()}
+        print_json({"models": rows, "champions": champions, "refused": last})
+        return
+    if rows:
         out.print(rows_table([{**row, "bytes": human_bytes(row["bytes"]), "share": _answers(row["share"])} for row in rows]))
         for name, pointer in pointers.items():
             if pointer.moves:
@@ -99,6 +114,9 @@ def models(as_json: AsJson = False) -> None:
                 out.print(said, style="dim", highlight=False, soft_wrap=True)
     else:
         out.print("Nothing was released yet: retrieval's own order and the packaged models serve. Train one: headrace turn")
+    if refused is not None:
+        said = f"turn {refused['turn']} ({refused.get('recipe', 'reranker')}) was refused: {refused['decision']['why']}"
+        out.print(said, style="dim", highlight=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel="Training")

@@ -24,8 +24,9 @@ CORRECTION_CHARACTERS = 4_000
 class Verdict:
     """Thumbs up or down on an answer, or on one of its passages (`chunk_id`).
 
-    `consent` says whether its user lets it be trained on, `None` where nobody asked. Raises `WrongUsage` where a text is longer
-    than is taken, or no text.
+    `consent` says whether its user lets it be trained on, `None` where nobody asked. `key` is the API key it came by where all
+    that come by it count as one user; otherwise `user` is one. Raises `WrongUsage` where a text is longer than is taken, or no
+    text.
     """
 
     answer_id: str
@@ -37,6 +38,7 @@ class Verdict:
     correction: str = ""
     simulated: bool = False
     consent: bool | None = None
+    key: str | None = None
     verdict_id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
 
     def __post_init__(self) -> None:

@@ -34,6 +34,10 @@ from headrace.storage.reason import reason
 if TYPE_CHECKING:
     import psycopg
 
+NO_TRAINING, SHARED = "none", "shared"
+"""What may be learned from a tenant's verdicts: nothing, or what all tenants are served."""
+TRAINING = (NO_TRAINING, SHARED)
+
 # One entry per version, each applied once, in a transaction of its own. Entries are added at the end and never changed.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -63,6 +67,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # The readers a key is bound to, as a JSON list; null is a key that may ask on behalf of any.
         "ALTER TABLE api_keys ADD COLUMN readers TEXT",
     ),
+    ("ALTER TABLE tenants ADD COLUMN training TEXT NOT NULL DEFAULT 'none'",),
 )
 
 _WAIT_S = 10.0
@@ -77,11 +82,12 @@ _KEY = re.compile(r"hr_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 
 @dataclass(frozen=True)
 class Tenant:
-    """A customer of the provider; `quotas` is a JSON object."""
+    """A customer of the provider; `quotas` is a JSON object, `training` one of `TRAINING`."""
 
     name: str
     created_at: datetime
     quotas: dict[str, Any]
+    training: str = NO_TRAINING
 
 
 @dataclass(frozen=True)
@@ -163,19 +169,22 @@ class Metadata:
         with self._lock:
             self._database.close()
 
-    def add_tenant(self, name: str, quotas: Mapping[str, Any] | None = None, *, by: By = HERE) -> Tenant:
+    def add_tenant(
+        self, name: str, quotas: Mapping[str, Any] | None = None, *, training: str = NO_TRAINING, by: By = HERE
+    ) -> Tenant:
         """Add a tenant; the audit's line is written with it, as for every change below.
 
         Raises `WrongUsage` for a name that is taken or has other than a-z, 0-9 and -.
         """
         if not _NAME.fullmatch(name):
             raise WrongUsage(f"{name!r} is no name for a tenant.", hint="Use up to 63 of a-z, 0-9 and -, and no - in front.")
-        tenant = Tenant(name, _now(), dict(quotas or {}))
+        tenant = Tenant(name, _now(), dict(quotas or {}), _known(training))
         row = {"name": name, "created_at": _text(tenant.created_at), "quotas": json.dumps(tenant.quotas, sort_keys=True)}
+        row |= {"training": training}
         with self._transaction(writing=True) as run:
             # Not a SELECT first: two who add the same name at once would both find none.
             added = run(
-                "INSERT INTO tenants (name, created_at, quotas) VALUES (:name, :created_at, :quotas)"
+                "INSERT INTO tenants (name, created_at, quotas, training) VALUES (:name, :created_at, :quotas, :training)"
                 " ON CONFLICT (name) DO NOTHING RETURNING name",
                 row,
             )
@@ -192,11 +201,19 @@ class Metadata:
                 raise _no_tenant(name)
             _note(run, [Line(by, "tenant.quota", name)])
 
+    def set_training(self, name: str, training: str, *, by: By = HERE) -> None:
+        """Say what may be learned from a tenant's verdicts, one of `TRAINING`. Raises `NotFound`, `WrongUsage`."""
+        change = "UPDATE tenants SET training = :training WHERE name = :name RETURNING name"
+        with self._transaction(writing=True) as run:
+            if not run(change, {"name": name, "training": _known(training)}):
+                raise _no_tenant(name)
+            _note(run, [Line(by, f"tenant.training.{training}", name)])
+
     def tenants(self) -> list[Tenant]:
         """Every tenant, by name."""
         with self._transaction() as run:
-            rows = run("SELECT name, created_at, quotas FROM tenants ORDER BY name", {})
-        return [Tenant(name, datetime.fromisoformat(at), json.loads(quotas)) for name, at, quotas in rows]
+            rows = run("SELECT name, created_at, quotas, training FROM tenants ORDER BY name", {})
+        return [Tenant(name, datetime.fromisoformat(at), json.loads(quotas), training) for name, at, quotas, training in rows]
 
     def mint_key(
         self, tenant: str, scopes: Iterable[str], *, label: str = "", readers: Iterable[str] | None = None, by: By = HERE
@@ -208,7 +225,7 @@ class Metadata:
         """
         allowed = tuple(sorted(set(scopes)))
         if not allowed or not all(_SCOPE.fullmatch(scope) for scope in allowed):
-            raise WrongUsage(f"{list(allowed)} are no scopes for a key.", hint="Name one or more: read, write, admin.")
+            raise WrongUsage(f"{list(allowed)} are no scopes for a key.", hint="Name one or more, such as read and write.")
         bound = None if readers is None else tuple(sorted(set(readers)))
         key = ApiKey(secrets.token_hex(8), tenant, allowed, label, _now(), None, None, bound)
         secret = secrets.token_urlsafe(32)
@@ -555,6 +572,12 @@ def _note(run: _Run, lines: Iterable[Line]) -> None:
     for line in lines:
         row = {"id": secrets.token_hex(8), "at": _text(line.at), "line": json.dumps(line.as_dict())}
         run("INSERT INTO audit_pending (id, at, line) VALUES (:id, :at, :line)", row)
+
+
+def _known(training: str) -> str:
+    if training not in TRAINING:
+        raise WrongUsage(f"{training!r} is no setting for training.", hint=f"There are: {', '.join(TRAINING)}.")
+    return training
 
 
 def _no_tenant(name: str) -> NotFound:

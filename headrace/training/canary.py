@@ -36,7 +36,7 @@ _RESAMPLES = 10_000
 _UNRANKED = 1 << 30  # of a passage whose event says no rank: behind all others
 _RELEASED = re.compile(r"v\d{6,12}")
 _ANSWER_COLUMNS = ("answer_id", "kind", "answer", "passages", "generator_version", "model_version", "groundedness", "at")
-_VERDICT_COLUMNS = ("verdict_id", "answer_id", "user", "up", "chunk_id", "at")
+_VERDICT_COLUMNS = ("verdict_id", "answer_id", "user", "key", "simulated", "up", "chunk_id", "at")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,9 @@ def watch(
         return None
     begun = f"at >= {quoted(trial.since)}"
     rows = interactions.read(_ANSWER_COLUMNS, begun).to_pylist()
-    verdicts = feedback.read(_VERDICT_COLUMNS, begun).to_pylist()
+    verdicts = [
+        row for row in feedback.read(_VERDICT_COLUMNS, begun).to_pylist() if settings.preparing.simulated or not row["simulated"]
+    ]
     answers = given(model, rows, verdicts)
     ours = [one for one in answers if one.version == trial.version]
     theirs = [one for one in answers if one.version == standing.version]
@@ -139,11 +141,11 @@ def given(model: str, interactions: Iterable[Mapping[str, Any]], feedback: Itera
 
     Of a generator's answer the outcome is the share of users who liked it. Of a re-ranker's it is nDCG@10 of the judged passages
     in the order they were served in (those nobody judged count as not liked), or where none was judged as of a generator's. The
-    newest verdict of a user on the same thing counts.
+    newest verdict of a user on the same thing counts, where a key that may not name users is one.
     """
     said: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
     for row in sorted(feedback, key=lambda row: (row["at"], row["verdict_id"])):
-        said.setdefault(row["answer_id"], {})[row["chunk_id"], row["user"]] = row
+        said.setdefault(row["answer_id"], {})[row["chunk_id"], row.get("key") or row["user"]] = row
     found: dict[str, Given] = {}
     for row in interactions:
         version = _version(model, row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,8 @@ _BESIDE = ("groundedness", "tokens", "wanted", "refused", "repetition")
 class Difference:
     """A mean of both over the same questions, their mean difference, its two-sided 95 % interval.
 
-    `confidence` is the share of bootstrap resamples in which the challenger has more.
+    `confidence` is the share of bootstrap resamples in which the challenger has more; `None` over fewer questions than
+    `gate.least_questions`, where it says nothing.
     """
 
     questions: int
@@ -39,14 +41,16 @@ class Difference:
     difference: float
     low: float
     high: float
-    confidence: float
+    confidence: float | None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the held-out questions say of challenger and champion, by `measure`.
+    """What the held-out questions say of challenger and champion, by `measure`; `confidence` is as in `Difference`.
 
-    `tenants` has the same for each tenant's questions, `without` for those that a user did not judge (only users with many),
+    `users` counts who judged those questions (a key counts as one where all who come by it do), `alone` the questions that
+    nobody but one user judged, for a user with at least half of all. `tenants` has the same for each tenant's questions,
+    `without` for those that a user did not judge (only users with many),
     `beside` for what else was seen of the answers. `card` is what serving has to know of the challenger, `retrieval` the mean of
     retrieval's own order where there is one.
     """
@@ -59,12 +63,14 @@ class Evaluation:
     difference: float
     low: float
     high: float
-    confidence: float
+    confidence: float | None
     retrieval: float | None = None
     card: dict[str, Any] = field(default_factory=dict)
     tenants: dict[str, Difference] = field(default_factory=dict)
     without: dict[str, Difference] = field(default_factory=dict)
     beside: dict[str, Difference] = field(default_factory=dict)
+    users: int = 0
+    alone: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The evaluation as the manifest names it."""
@@ -110,22 +116,25 @@ def evaluated(compared: Compared, champion_version: str, settings: Training) -> 
     """The evaluation that a comparison comes to."""
     pairs = list(zip(compared.ours, compared.theirs, strict=True))
     tenants: dict[str, list[Any]] = {}
-    users: dict[str, int] = {}
+    users, alone = Counter[str](), Counter[str]()
     for pair in pairs:
         tenants.setdefault(pair[0]["tenant"], []).append(pair)
-        for user in pair[0]["users"]:
-            users[user] = users.get(user, 0) + 1
+        users.update(pair[0]["users"])
+        if len(pair[0]["users"]) == 1:
+            alone.update(pair[0]["users"])
     many = [u for u, count in sorted(users.items()) if settings.gate.user_share * len(pairs) < count < len(pairs)]
-    whole = _difference(pairs, "score", settings.seed)
+    whole = _difference(pairs, "score", settings)
     return Evaluation(
         measure=compared.measure,
         champion_version=champion_version,
         **vars(whole),
+        users=len({(pair[0]["tenant"], user) for pair in pairs for user in pair[0]["users"]}),
+        alone={user: count for user, count in sorted(alone.items()) if 2 * count >= len(pairs)},
         retrieval=None if compared.retrieval is None else round(compared.retrieval, 4),
         card=compared.card,
-        tenants={tenant: _difference(some, "score", settings.seed) for tenant, some in sorted(tenants.items())},
-        without={u: _difference([p for p in pairs if u not in p[0]["users"]], "score", settings.seed) for u in many},
-        beside={name: _difference(pairs, name, settings.seed) for name in _BESIDE if pairs and pairs[0][0].get(name) is not None},
+        tenants={tenant: _difference(some, "score", settings) for tenant, some in sorted(tenants.items())},
+        without={u: _difference([p for p in pairs if u not in p[0]["users"]], "score", settings) for u in many},
+        beside={name: _difference(pairs, name, settings) for name in _BESIDE if pairs and pairs[0][0].get(name) is not None},
     )
 
 
@@ -143,11 +152,12 @@ def bootstrap(differences: np.ndarray[Any, Any], seed: int) -> tuple[float, floa
     return round(float(low), 4), round(float(high), 4), round(float((means > 0).mean()), 4)
 
 
-def _difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], name: str, seed: int) -> Difference:
+def _difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], name: str, settings: Training) -> Difference:
     ours = np.asarray([float(mine[name]) for mine, _ in pairs])
     theirs = np.asarray([float(other[name]) for _, other in pairs])
-    low, high, confidence = bootstrap(ours - theirs, seed)
-    return Difference(len(pairs), _mean(theirs), _mean(ours), _mean(ours - theirs), low, high, confidence)
+    low, high, confidence = bootstrap(ours - theirs, settings.seed)
+    known = confidence if len(pairs) >= settings.gate.least_questions else None
+    return Difference(len(pairs), _mean(theirs), _mean(ours), _mean(ours - theirs), low, high, known)
 
 
 def _mean(values: np.ndarray[Any, Any]) -> float:

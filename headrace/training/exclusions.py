@@ -13,12 +13,14 @@ class Exclusions:
 
     `origins` are events as "topic/partition/offset", `users` are (tenant, user), `documents` are document ids (all versions).
     `before` is the first offset that is not read any more, by "topic/partition"; a partition without one is read to its end.
+    `tenants` are those of whom nothing is learned that others get.
     """
 
     origins: frozenset[str] = frozenset()
     users: frozenset[tuple[str, str]] = frozenset()
     documents: frozenset[str] = frozenset()
     before: Mapping[str, int] = field(default_factory=dict)
+    tenants: frozenset[str] = frozenset()
 
     def as_dict(self) -> dict[str, Any]:
         """The exclusions as a plan and a manifest name them: sorted, so that equal ones are equal JSON."""
@@ -26,6 +28,7 @@ class Exclusions:
             "origins": sorted(self.origins),
             "users": [list(pair) for pair in sorted(self.users)],
             "documents": sorted(self.documents),
+            "tenants": sorted(self.tenants),
             "before": dict(sorted(self.before.items())),
         }
 
@@ -37,11 +40,8 @@ class Exclusions:
             frozenset((tenant, user) for tenant, user in given["users"]),
             frozenset(given["documents"]),
             {place: int(offset) for place, offset in given["before"].items()},
+            frozenset(given.get("tenants", ())),  # a plan of before tenants were asked has none
         )
-
-
-NOTHING = Exclusions()
-"""Nothing is left out."""
 
 
 NOTHING = Exclusions()

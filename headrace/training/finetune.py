@@ -19,6 +19,7 @@ from headrace.training.prepare import Dataset
 from headrace.training.rows import TRAIN
 
 _DONE = "trained.json"
+_MORE = "Gather more verdicts: headrace ask, then headrace feedback."
 
 
 @stage("Fine-tunes a model on what users judged, with checkpoints that resume exactly.")
@@ -40,9 +41,10 @@ def finetune(
     Raises `NothingToLearn` where the dataset has nothing that the recipe can learn from.
     """
     if not dataset.examples.get(TRAIN):
+        played = "Simulated users are learned from with `headrace turn --simulated`."
         raise NothingToLearn(
             "There is nothing to train on: no question has both a liked and a disliked passage.",
-            hint="Gather more verdicts: headrace ask, then headrace feedback.",
+            hint=played if dataset.left_out.get("verdict: simulated user") else _MORE,
         )
     job = Job(
         recipe,

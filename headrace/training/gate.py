@@ -12,12 +12,17 @@ from headrace.training.recipe import RERANKER
 
 def decide(model: str, evaluation: Evaluation, alarmed: list[str], gate: Gate) -> tuple[bool, str]:
     """Whether to promote, and why in one sentence."""
+    means = f"{evaluation.measure} {evaluation.challenger:.3f} against {evaluation.champion:.3f}"
     shown = (
-        f"{evaluation.measure} {evaluation.challenger:.3f} against {evaluation.champion:.3f} on {evaluation.questions} held-out"
-        f" questions: {evaluation.difference:+.3f}, 95 % interval {evaluation.low:+.3f} to {evaluation.high:+.3f}"
+        f"{means} on {_count(evaluation.questions, 'held-out question')}: {evaluation.difference:+.3f},"
+        f" 95 % interval {evaluation.low:+.3f} to {evaluation.high:+.3f}"
     )
     if evaluation.questions == 0:
         return False, "no held-out question can tell the two apart"
+    if evaluation.confidence is None or evaluation.users < gate.least_users:
+        there = f"{_count(evaluation.questions, 'held-out question')} judged by {_count(evaluation.users, 'user')}"
+        needed = f"{_count(gate.least_questions, 'question')} and {_count(gate.least_users, 'user')}"
+        return False, f"too little to decide by: {there}, it takes {needed} ({means})"
     if evaluation.confidence < gate.confidence:
         if model == RERANKER and evaluation.card["retrieval_weight"] == 1.0 and evaluation.champion_version == NONE:
             return False, f"on the tuning questions its score added nothing to retrieval's ({shown})"
@@ -53,9 +58,19 @@ def alarms(evaluation: Evaluation, figures: Mapping[str, float], gate: Gate) -> 
     for tenant, one in evaluation.tenants.items():
         if one.questions >= gate.tenant_questions and one.high < 0:
             found.append(f"tenant {tenant} gets worse: {one.difference:+.3f} on its {one.questions} questions")
+    if gate.least_users > 1:
+        for user, count in evaluation.alone.items():
+            found.append(
+                f"it hangs on one user: {user} alone judged {count} of the {evaluation.questions} held-out questions"
+                " (a key that stands for many users needs the scope users)"
+            )
     for user, rest in evaluation.without.items():
         if rest.questions and rest.difference <= 0:
             found.append(
                 f"it hangs on one user: without the questions that {user} judged it is no better ({rest.difference:+.3f})"
             )
     return found
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

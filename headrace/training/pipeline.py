@@ -62,7 +62,8 @@ def plan(
 ) -> dict[str, Any]:
     """The plan of the next turn: that of a turn a killed process began, or a new one.
 
-    Where `exclusions` have a bound, a turn that was begun without it is taken back: whoever is making it cannot commit it then.
+    Where `exclusions` have a bound or a tenant that a turn was begun without, that is taken back: whoever is making it cannot
+    commit it then.
 
     `canary` is the share of traffic that a better challenger gets at first, 0 for all of it at once. `start` is `model/version`
     of the weights to train from, where they are not to be those the recipe's settings name. Raises `Terminal` while there is
@@ -73,10 +74,12 @@ def plan(
     committed = manifest.numbers(turns)
     turn = (committed[-1] if committed else 0) + 1
     begun = manifest.plan(turns, turn)
-    if begun is not None and exclusions.before and begun["exclusions"]["before"] != dict(exclusions.before):
+    if begun is not None:
+        planned = Exclusions.from_dict(begun["exclusions"])
+        bounded = not exclusions.before or planned.before == exclusions.before
+        if bounded and exclusions.tenants <= planned.tenants:
+            return begun
         manifest.withdraw(turns, turn)  # it would learn from what is to be left out
-    elif begun is not None:
-        return begun
     if feedback.snapshot() is None or interactions.snapshot() is None:
         raise NothingToLearn(
             "There is no verdict to learn from yet.",

@@ -76,18 +76,24 @@ def create_app(service: Service, token: str) -> FastAPI:
 
     health = add_health(app, service)
 
-    def asked(request: Request, question: str, named: str | None, readers: Sequence[str], simulated: str | None = None) -> Pieces:
+    def asked(
+        request: Request,
+        question: str,
+        named: str | None,
+        readers: Sequence[str],
+        user: str | None,
+        simulated: str | None = None,
+    ) -> Pieces:
         """The pieces of an answer, once a place is taken for the question."""
         caller = caller_of(request)
         caller.may(READ)
         tenant, readers = caller.whose(named), caller.asks_as(readers)
+        who = service.who(caller, user, simulated)
         place = service.places.enter(tenant, caller.limits.questions, question)
         headers = dict(request.headers)
 
         def work(gone: Callable[[], bool]) -> Iterator[str | dict[str, Any]]:
-            stream = service.ask(
-                place, question, caller, tenant, gone=gone, headers=headers, readers=readers, simulated=simulated
-            )
+            stream = service.ask(place, question, caller, tenant, gone=gone, headers=headers, readers=readers, who=who)
             return _noting(stream, request)
 
         return feed(request, service, work)
@@ -96,7 +102,9 @@ def create_app(service: Service, token: str) -> FastAPI:
     async def chat_completions(body: Chat, request: Request) -> Response:
         """OpenAI's chat completions: the last message of the user's is the question; `headrace` has citations and versions."""
         check_model(body.model)
-        pieces = asked(request, body.question, body.headrace.tenant, body.headrace.readers)
+        # Many clients send `user`: of a key that may not name one it is left aside.
+        user = body.asker if caller_of(request).names_users else None
+        pieces = asked(request, body.question, body.headrace.tenant, body.headrace.readers, user)
         first = await anext(pieces, None)
         if first is None:
             return Response(status_code=LEFT)
@@ -123,7 +131,7 @@ def create_app(service: Service, token: str) -> FastAPI:
     @app.post("/v1/ask", responses=EXAMPLES["ask"])
     async def ask(body: AskedFor, request: Request) -> Response:
         """The answer to a question, with its citations; as server-sent events if `stream`."""
-        pieces = asked(request, body.question, body.tenant, body.readers, body.simulated_user)
+        pieces = asked(request, body.question, body.tenant, body.readers, body.user, body.simulated_user)
         # The first piece tells whether there will be an answer: until then an error can still be an HTTP status.
         first = await anext(pieces, None)
         if first is None:
@@ -138,6 +146,7 @@ def create_app(service: Service, token: str) -> FastAPI:
         caller = caller_of(request)
         caller.may(READ)
         tenant, readers = caller.whose(body.tenant), caller.asks_as(body.readers)
+        who = service.who(caller, body.user, body.simulated_user)
         place = service.places.enter(tenant, caller.limits.questions, body.question)
         headers = dict(request.headers)
 
@@ -150,7 +159,7 @@ def create_app(service: Service, token: str) -> FastAPI:
                 gone=gone,
                 headers=headers,
                 readers=readers,
-                simulated=body.simulated_user,
+                who=who,
             )
 
         async with aclosing(feed(request, service, found)) as results:

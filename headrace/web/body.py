@@ -16,6 +16,8 @@ TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
 """As in `Settings.tenant`."""
 SIMULATED = r"^simulated-[a-z0-9-]{1,53}$"
 """Names of simulated users: none can be taken for a person or a key."""
+USER_CHARACTERS = 200
+_NOT_A_USER = re.compile(r"simulated-.*|[0-9a-f]{16}|page", re.DOTALL)
 
 
 def _text(given: str) -> str:
@@ -58,6 +60,21 @@ Readers = Annotated[tuple[Annotated[str, AfterValidator(_reader)], ...], Field(m
 SimulatedUser = Annotated[str, Field(pattern=SIMULATED, examples=["simulated-07"])]
 
 
+def user_of(given: str) -> str:
+    """The name of a user, checked: none can be taken for a simulated user or a key. Raises `ValueError`."""
+    if not given.strip() or len(given) > USER_CHARACTERS or not given.isprintable():
+        raise ValueError(f"a user is named by 1 to {USER_CHARACTERS} characters that can be printed")
+    if _NOT_A_USER.fullmatch(given):
+        raise ValueError("it looks like the id of a key or like a simulated user; name a person by another id")
+    return given
+
+
+User = Annotated[str, AfterValidator(user_of), Field(examples=["ann"])]
+
+
+TenantTraining = Literal["none", "shared"]
+
+
 class Body(BaseModel):
     """A request body; an unknown key is an error, since a misspelt key silently ignored costs hours."""
 
@@ -68,12 +85,14 @@ class Asked(Body):
     """A question; the key's tenant is asked. Only a key with the scope `admin` may name another.
 
     `readers` is on whose behalf it is asked: a user and the groups that is in, who may read what is closed to others.
-    `simulated_user` says that no person asks but a program that plays one: it is recorded as such, here and in verdicts.
+    `user` is who asks, for keys with the scope `users`; otherwise the key is recorded. `simulated_user` says that no person asks
+    but a program that plays one (scope `simulate`): it is recorded as such, here and in verdicts.
     """
 
     question: Annotated[Question, Field(examples=["How long are backups kept?"])]
     tenant: Tenant | None = None
     readers: Readers = ()
+    user: User | None = None
     simulated_user: SimulatedUser | None = None
 
 
@@ -92,6 +111,7 @@ class Judged(Body):
     correction: Annotated[Text, Field(max_length=CORRECTION_CHARACTERS)] = ""
     chunk_id: Annotated[Text, Field(max_length=200)] = ""
     consent: Annotated[bool | None, Field(strict=True)] = None
+    user: User | None = None
     simulated_user: SimulatedUser | None = None
 
 
@@ -103,6 +123,13 @@ class NewTenant(Body):
 
     name: Annotated[Tenant, Field(examples=["acme"])]
     quotas: Annotated[dict[str, Quota], Field(examples=[{"requests_per_minute": 60}], max_length=20)] = {}
+    training: TenantTraining = "none"
+
+
+class NewTraining(Body):
+    """What may be learned from a tenant's verdicts."""
+
+    training: TenantTraining
 
 
 class NewQuotas(Body):
@@ -115,6 +142,8 @@ class NewKey(Body):
     """A key to be made; with `readers` it asks on behalf of these alone, and sees what they may read."""
 
     tenant: Annotated[Tenant, Field(examples=["acme"])]
-    scopes: Annotated[list[Literal["read", "write", "tenant-admin", "admin"]], Field(min_length=1, max_length=4)]
+    scopes: Annotated[
+        list[Literal["read", "write", "users", "simulate", "tenant-admin", "admin"]], Field(min_length=1, max_length=6)
+    ]
     label: Annotated[Text, Field(max_length=200)] = ""
     readers: Annotated[Readers, Field(min_length=1)] | None = None

@@ -20,7 +20,13 @@ from headrace.storage.metadata import By, Metadata
 from headrace.storage.metadata import Caller as Known
 
 READ, WRITE, TENANT_ADMIN, ADMIN = "read", "write", "tenant-admin", "admin"
-SCOPES = (READ, WRITE, TENANT_ADMIN, ADMIN)
+USERS = "users"
+"""May say which user asks and judges: each then counts as one where verdicts are learned from. Without it the key is one user."""
+SIMULATE = "simulate"
+"""May ask and judge as a simulated user."""
+SCOPES = (READ, WRITE, USERS, SIMULATE, TENANT_ADMIN, ADMIN)
+_TENANTS = frozenset({READ, WRITE, TENANT_ADMIN})
+"""What a tenant's admin may. Who names users can invent them, and so decide alone what the models of all learn."""
 PAGE = "page"
 """Stands where a key's id would, for the token of `headrace up`."""
 _FRESH_S = 0.5
@@ -47,8 +53,13 @@ class Caller:
 
     @property
     def tenant_admin(self) -> bool:
-        """Whether it may do everything for its own tenant."""
+        """Whether it may do everything for its own tenant, but name and play users."""
         return TENANT_ADMIN in self.scopes
+
+    @property
+    def names_users(self) -> bool:
+        """Whether it may say which user asks or judges."""
+        return self.admin or USERS in self.scopes
 
     @property
     def by(self) -> By:
@@ -57,7 +68,7 @@ class Caller:
 
     def may(self, scope: str) -> None:
         """Raise `Forbidden` unless the key has this scope, or one that has it in it."""
-        if not (scope in self.scopes or self.admin or (self.tenant_admin and scope != ADMIN)):
+        if not (scope in self.scopes or self.admin or (self.tenant_admin and scope in _TENANTS)):
             raise Forbidden(f"This key does not allow that: it lacks the scope {scope}.", hint="Ask for a key that has it.")
 
     def whose(self, named: str | None) -> str:
@@ -79,6 +90,31 @@ class Caller:
     def sees(self, readers: Collection[str]) -> bool:
         """Whether a document with these readers is one it may know of."""
         return self.readers is None or not readers or not set(self.readers).isdisjoint(readers)
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks or judges, as it is recorded: `key` where all who come by that key count as one user, else `user` is one."""
+
+    user: str
+    key: str | None = None
+    simulated: bool = False
+
+
+def asker(caller: Caller, own: str, user: str | None = None, simulated: str | None = None) -> Asker:
+    """Who asks or judges where a request names a user, or a simulated one; where it names neither, `own`.
+
+    Raises `Forbidden` where the key may not name them, `WrongUsage` where both are named.
+    """
+    if user is not None and simulated is not None:
+        raise WrongUsage("The request names a user and a simulated user.", hint="Name one of both.")
+    if user is not None:
+        caller.may(USERS)
+    if simulated is not None:
+        caller.may(SIMULATE)
+    named = user or simulated
+    one = caller.key_id == PAGE or (named is not None and caller.names_users)
+    return Asker(named or own, None if one else caller.key_id, simulated is not None)
 
 
 class Callers:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from headrace.errors import HeadraceError, NotFound
-from headrace.web.body import Readers, Tenant, question_of
+from headrace.errors import HeadraceError, NotFound, WrongUsage
+from headrace.web.body import Readers, Tenant, question_of, user_of
 from headrace.web.caller import Caller
 from headrace.web.door import body_of
 from headrace.web.trace import MODEL
@@ -79,12 +79,23 @@ class Chat(Taken):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = None
+    user: Any = None
     headrace: Ours = Ours()
 
     @property
     def question(self) -> str:
         """The last message of the user's."""
         return question_of(_last(self.messages))
+
+    @property
+    def asker(self) -> str | None:
+        """Whom `user` names. Raises `WrongUsage`."""
+        if not isinstance(self.user, str) or not self.user:
+            return None
+        try:
+            return user_of(self.user)
+        except ValueError as error:
+            raise WrongUsage(f"`user` names nobody: {error}.") from None
 
 
 def check_model(name: str) -> None:

@@ -39,7 +39,7 @@ from headrace.storage.meter import Meter
 from headrace.storage.tables import TableReader, quoted
 from headrace.storage.vectors import VectorReader
 from headrace.web.audit import Audit
-from headrace.web.caller import PAGE, SCOPES, Caller, Callers, limits_of
+from headrace.web.caller import PAGE, SCOPES, Asker, Caller, Callers, asker, limits_of
 from headrace.web.documents import Documents
 from headrace.web.metrics import Metrics
 from headrace.web.places import Place, Places
@@ -156,6 +156,13 @@ class Service:
         self.metadata.who("")
         return None
 
+    def who(self, caller: Caller, user: str | None = None, simulated: str | None = None) -> Asker:
+        """Who is recorded with an answer or a verdict: who is named, else the key, or who started the service for its page.
+
+        Raises `Forbidden` where the key may not name one.
+        """
+        return asker(caller, self._user if caller.key_id == PAGE else caller.key_id, user, simulated)
+
     def ask(
         self,
         place: Place,
@@ -166,13 +173,12 @@ class Service:
         gone: Callable[[], bool],
         headers: Mapping[str, str],
         readers: Sequence[str] = (),
-        simulated: str | None = None,
+        who: Asker,
     ) -> Iterator[str | dict[str, Any]]:
         """The answer's text in pieces, then the answer as JSON-ready keys; ends early once `gone` says nobody listens.
 
         `place` comes from `places.enter` and is given back; `readers` are a user and groups on whose behalf is asked, as
-        `Desk.search` takes them; `simulated` names a simulated user who asks. Raises what retrieval
-        and generation raise.
+        `Desk.search` takes them; `who` is recorded as asking. Raises what retrieval and generation raise.
         """
         with self._turn(place, gone) as begun, self.traces.question("chat", tenant, headers) as span:
             if not begun:
@@ -183,8 +189,8 @@ class Service:
                 stream = self._desk.ask(
                     question,
                     tenant=tenant,
-                    user=simulated or self._user_of(caller),
-                    simulated=simulated is not None,
+                    user=who.user,
+                    simulated=who.simulated,
                     readers=readers,
                     kv_cache_bytes=limits.kv_cache_bytes,
                 )
@@ -210,15 +216,14 @@ class Service:
         gone: Callable[[], bool],
         headers: Mapping[str, str],
         readers: Sequence[str] = (),
-        simulated: str | None = None,
+        who: Asker,
     ) -> dict[str, Any] | None:
         """The passages for a question, best first, or `None` if nobody waits for them any more."""
         with self._turn(place, gone) as begun, self.traces.question("retrieval", tenant, headers) as span:
             if not begun:
                 return None
             with self._alone("ask", tenant):
-                user = simulated or self._user_of(caller)
-                found = self._desk.search(question, tenant=tenant, user=user, simulated=simulated is not None, readers=readers)
+                found = self._desk.search(question, tenant=tenant, user=who.user, simulated=who.simulated, readers=readers)
             span.answered(found)
             self.metrics.question(tenant, "search")
             return _without_text(fit_for(self._remembered(found), caller))
@@ -233,14 +238,16 @@ class Service:
         reason: str = "",
         correction: str = "",
         consent: bool | None = None,
+        user: str | None = None,
         simulated_user: str | None = None,
         key: str | None = None,
     ) -> dict[str, Any]:
-        """Put a verdict on the head and say where it stands. Raises `NotFound` for one the caller was not given.
+        """Put a verdict on the head and say where it stands. Raises `NotFound` for one the caller was not given, as `who`.
 
         The same verdict under the same `key` is recorded once, as far as this process and what has landed know, and answered
         alike.
         """
+        who = self.who(caller, user, simulated_user)
         given = self._answer(answer_id)
         if given is None or not (caller.admin or given.tenant == caller.tenant):
             # The same words for both: whether another tenant has such an answer is not told.
@@ -250,17 +257,17 @@ class Service:
             )
         if chunk_id and chunk_id not in given.chunks:
             raise NotFound(f"Answer {answer_id} does not stand on a chunk {chunk_id}.", hint="Take chunk_id from its passages.")
-        user = simulated_user or self._user_of(caller)
         verdict = Verdict(
             answer_id,
             up,
             given.tenant,
-            user,
+            who.user,
             chunk_id=chunk_id,
             reason=reason,
             correction=correction,
             consent=consent,
-            simulated=simulated_user is not None,
+            simulated=who.simulated,
+            key=who.key,
         )
         if key is None:
             return self._recorded(verdict)
@@ -399,10 +406,6 @@ class Service:
         }
         finish = answer.completion.finish_reason if answer.completion else "stop"
         return {**answer.as_dict(), "passages": passages, "usage": usage, "finish_reason": finish}
-
-    def _user_of(self, caller: Caller) -> str:
-        """Who is recorded with an answer: the key, or who started the service where its page asks."""
-        return self._user if caller.key_id == PAGE else caller.key_id
 
     def _answer(self, answer_id: str) -> _Given | None:
         with self._lock:

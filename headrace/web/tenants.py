@@ -9,8 +9,8 @@ from fastapi.responses import JSONResponse, Response
 
 from headrace.models.http import LEFT
 from headrace.storage.metadata import ApiKey, Tenant
-from headrace.web.body import TENANT, NewKey, NewQuotas, NewTenant
-from headrace.web.caller import ADMIN, TENANT_ADMIN, Caller, caller_of, checked, fit_for_key
+from headrace.web.body import TENANT, NewKey, NewQuotas, NewTenant, NewTraining
+from headrace.web.caller import ADMIN, SIMULATE, TENANT_ADMIN, USERS, Caller, caller_of, checked, fit_for_key
 from headrace.web.feed import once
 from headrace.web.health import Health
 from headrace.web.service import Service
@@ -47,7 +47,11 @@ def add_tenants(app: FastAPI, service: Service, health: Health) -> None:
         """Add a tenant."""
         by = _admin(request).by
         checked(service.settings.limits, body.quotas)
-        return await done(request, lambda: _tenant(metadata.add_tenant(body.name, body.quotas, by=by), service), 201)
+
+        def work() -> dict[str, Any]:
+            return _tenant(metadata.add_tenant(body.name, body.quotas, training=body.training, by=by), service)
+
+        return await done(request, work, 201)
 
     @app.put("/v1/tenants/{name}/quotas")
     async def set_quotas(name: Annotated[str, Path(pattern=TENANT)], body: NewQuotas, request: Request) -> Response:
@@ -58,6 +62,17 @@ def add_tenants(app: FastAPI, service: Service, health: Health) -> None:
         def work() -> dict[str, Any]:
             metadata.set_quotas(name, body.quotas, by=by)
             return {"tenant": name, "quotas": body.quotas, "limits": limits.model_dump()}
+
+        return await done(request, work)
+
+    @app.put("/v1/tenants/{name}/training")
+    async def set_training(name: Annotated[str, Path(pattern=TENANT)], body: NewTraining, request: Request) -> Response:
+        """Say whether the models that all tenants are served may learn from a tenant's verdicts."""
+        by = _admin(request).by
+
+        def work() -> dict[str, Any]:
+            metadata.set_training(name, body.training, by=by)
+            return {"tenant": name, "training": body.training}
 
         return await done(request, work)
 
@@ -75,7 +90,7 @@ def add_tenants(app: FastAPI, service: Service, health: Health) -> None:
         caller = caller_of(request)
         caller.may(TENANT_ADMIN)
         tenant, by = caller.whose(body.tenant), caller.by
-        if ADMIN in body.scopes:
+        if {ADMIN, USERS, SIMULATE} & set(body.scopes):
             caller.may(ADMIN)
         fit_for_key(body.scopes, body.readers)
 
@@ -120,7 +135,13 @@ def key_row(key: ApiKey) -> dict[str, Any]:
 
 def _tenant(tenant: Tenant, service: Service) -> dict[str, Any]:
     limits = service.limits_of(tenant.name, tenant.quotas).model_dump()
-    return {"tenant": tenant.name, "created_at": tenant.created_at.isoformat(), "quotas": tenant.quotas, "limits": limits}
+    return {
+        "tenant": tenant.name,
+        "created_at": tenant.created_at.isoformat(),
+        "quotas": tenant.quotas,
+        "limits": limits,
+        "training": tenant.training,
+    }
 
 
 def _own(request: Request) -> str | None:

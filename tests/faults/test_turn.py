@@ -25,7 +25,7 @@ from headrace.pipeline import manifest
 from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
-from headrace.settings import Settings, Training
+from headrace.settings import Gate, Settings, Training
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -39,6 +39,7 @@ from headrace.training.recipes import RECIPES
 METER = Meter(Ledger(), "test")
 QUICK = Training(
     threads=1,
+    gate=Gate(least_questions=8),
     recipe={
         "reranker": {"epochs": 2, "batch": 4, "max_tokens": 32, "learning_rate": 2e-3, "checkpoint_steps": 2, "most_steps": 8}
     },

@@ -37,7 +37,7 @@ from headrace.pipeline.archive import record
 from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
-from headrace.settings import Settings, Training
+from headrace.settings import Preparing, Settings, Training
 from headrace.storage.metadata import By, Metadata
 from headrace.storage.tables import TableReader
 from headrace.storage.topics import TopicReader
@@ -84,7 +84,7 @@ def filled(world: World) -> dict[str, Any]:
     world.raw(FEEDBACK, [json.dumps(newer).encode(), b"not JSON"])
     run = world.runner.run
     run(land)
-    settings = Training()
+    settings = Training(preparing=Preparing(simulated=True))
     planned = run(plan, settings=settings, recipe="reranker")
     dataset = run(
         prepare,
@@ -103,7 +103,7 @@ def filled(world: World) -> dict[str, Any]:
         dataset=dataset,
         trained=Trained(f"{prefix}/weights", f"{prefix}/step-000004.pt", 9, 4, 4, 1.0, 0.1, 0.1, 0.0, 1.5, 0.5),
         evaluation=Evaluation(
-            "nDCG@10", "none", 3, 0.5, 0.9, 0.4, 0.3, 0.5, 0.99, 0.5, {"retrieval_weight": 0.2, "max_tokens": 64}
+            "nDCG@10", "none", 3, 0.5, 0.9, 0.4, 0.3, 0.5, 0.99, 0.5, {"retrieval_weight": 0.2, "max_tokens": 64}, users=3
         ),
         settings=settings,
         run=world.runner.record.id,

@@ -41,7 +41,7 @@ from headrace.pipeline.archive import record
 from headrace.pipeline.run import Run, runs
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
-from headrace.settings import Settings, Training, Upkeep
+from headrace.settings import Preparing, Settings, Training, Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger, summed
 from headrace.storage.metadata import Metadata
@@ -201,7 +201,7 @@ def test_landing_goes_on_behind_the_last_row_and_lands_nothing_twice(old: OldHom
 
 
 def test_the_next_turn_learns_from_old_rows_and_new_ones_and_never_from_who_was_forgotten(old: OldHome, landing: Landing) -> None:
-    settings = Training()
+    settings = Training(preparing=Preparing(simulated=True))  # as all verdicts of that time are learned from
     planned = old.runner.run(plan, settings=settings, recipe="reranker", exclusions=old.runner.run(barred))
     assert (planned["turn"], planned["parent"], planned["champion"]) == (2, 1, "v000001")
     made = old.runner.run(

@@ -19,7 +19,7 @@ from headrace.models.tokens import INSTEAD
 from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
-from headrace.settings import Canary, Settings, Training
+from headrace.settings import Canary, Gate, Settings, Training
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -33,7 +33,10 @@ from headrace.training.pipeline import turn
 
 METER = Meter(Ledger(), "test")
 TINY = Training(
-    threads=1, recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 5e-3}}, canary=Canary(verdicts=12)
+    threads=1,
+    recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 5e-3}},
+    gate=Gate(least_questions=8),
+    canary=Canary(verdicts=12),
 )
 PACKAGED = TINY.model_copy(update={"recipe": {"reranker": {**TINY.recipe["reranker"], "learning_rate": 2e-4}}})
 WORDS = ["yes", "no", "maybe", "never"]
@@ -101,7 +104,7 @@ def asked(
                     "cited": False,
                 }
             )
-            common = {"answer_id": f"{name}-{n}", "tenant": "acme", "user": user, "simulated": True, "at": at}
+            common = {"answer_id": f"{name}-{n}", "tenant": "acme", "user": user, "simulated": False, "at": at}
             verdicts.append(filled(FEEDBACK.columns, **common, verdict_id=f"v{chunk}", chunk_id=chunk, up=word == liked))
         question = f"does {draw.choice(THINGS)} {n} of {name} turn?"
         answers.append(

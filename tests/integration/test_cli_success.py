@@ -106,6 +106,7 @@ def headrace(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         for name, value in QUICK.items():
             patch.setenv(f"HEADRACE_TRAINING__RECIPE__RERANKER__{name}", value)
         patch.setenv("HEADRACE_TRAINING__THREADS", "1")
+        patch.setenv("HEADRACE_TRAINING__GATE__LEAST_QUESTIONS", "8")
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
         patch.setenv("HEADRACE_PLATFORM__IDLE_S", "120")
         patch.setenv(INSTEAD, str(tiny.folder()))
@@ -209,6 +210,9 @@ def test_a_turn_is_made_tried_promoted_and_rolled_back(headrace: Headrace, endpo
     turns = {turn["turn"]: turn for turn in made}
     every, fewer = (sum(turns[first["turn"] + more]["dataset"]["questions"].values()) for more in (0, 1))
     assert every - fewer == 30 <= fewer
+    last, refused = turns[first["turn"] + 1], headrace.json("models")["refused"]
+    assert (refused or {}).get("why") == (None if last["promoted"] else last["why"])
+    assert last["promoted"] or f"was refused: {last['why']}" in headrace("models")
     assert [model["version"] for model in headrace.json("trace", place)["models"]] == [version], "nobody else learned from it"
 
 

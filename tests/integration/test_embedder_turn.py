@@ -28,7 +28,7 @@ from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
 from headrace.session import Session
-from headrace.settings import Endpoint, Inference, Models, Settings, Training
+from headrace.settings import Endpoint, Gate, Inference, Models, Settings, Training
 from headrace.storage.indexes import Generation, Indexes, IndexReader
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -48,8 +48,9 @@ THINGS = [
     for kind in ("copper", "wooden", "northern", "hydraulic")
 ]
 FORM = {"epochs": 4, "batch": 8, "max_tokens": 48, "negatives": 2, "checkpoint_steps": 5}
-TINY = Training(threads=1, recipe={"embedder": {**FORM, "learning_rate": 5e-3}})
-PACKAGED = Training(threads=1, recipe={"embedder": {**FORM, "learning_rate": 1e-4}})
+FEW = Gate(least_questions=4)
+TINY = Training(threads=1, gate=FEW, recipe={"embedder": {**FORM, "learning_rate": 5e-3}})
+PACKAGED = Training(threads=1, gate=FEW, recipe={"embedder": {**FORM, "learning_rate": 1e-4}})
 LEAST = 0.2
 
 
@@ -149,12 +150,12 @@ def judge(session: Session, seed: int) -> None:
         ]
         question = f"night shift, {thing}: who?"
         answers.append(
-            {**empty, "kind": "search", "tenant": TENANT, "simulated": True, "answer_id": name, "question": question}
+            {**empty, "kind": "search", "tenant": TENANT, "simulated": False, "answer_id": name, "question": question}
             | {"passages": shown, "at": at}
         )
         for row in passages:
             verdicts.append(
-                {**plain, "tenant": TENANT, "simulated": True, "answer_id": name, "at": at}
+                {**plain, "tenant": TENANT, "user": f"user-{len(answers)}", "simulated": False, "answer_id": name, "at": at}
                 | {"verdict_id": f"v{name}{row['chunk_id']}", "chunk_id": row["chunk_id"], "up": "green crew" in row["text"]}
             )
     assert len(answers) == 24

@@ -95,7 +95,7 @@ def test_replayed_here_every_verdict_counted_has_landed(api: Api, folder: Path, 
 def test_a_replay_asks_a_running_service_and_waits_its_turn(api: Api, tmp_path: Path) -> None:
     folder = beir(tmp_path / "served")
     api.tenant("nobody")
-    key = api.mint("nobody", "read")[0]
+    key = api.mint("nobody", "read", "simulate")[0]
     denied = run(api.home, "replay", folder, "--via", api.url, "--token", key, code=1)
     assert "--tenant" in denied.stderr
     told = as_json(api.home, "replay", folder, "--via", api.url, "--token", api.token, "--searches", "--limit", "8")
@@ -104,7 +104,7 @@ def test_a_replay_asks_a_running_service_and_waits_its_turn(api: Api, tmp_path: 
     assert "nothing to judge" in late.stderr
     tenant = told["tenant"]
     api.tenant(tenant, questions=2)
-    key = api.mint(tenant, "read")[0]
+    key = api.mint(tenant, "read", "simulate")[0]
     words = ["replay", folder, "--via", api.url, "--tenant", tenant, "--users", "6", "--limit", "18"]
     assert api.models is not None
     api.models.pause = 0.02
@@ -132,7 +132,7 @@ def sixteen(api: Api, place: Path, most: float, enough: Callable[[int], bool]) -
     brought = as_json(api.home, "replay", folder, "--via", api.url, "--token", api.token, "--searches", "--limit", "1")
     tenant = brought["tenant"]
     api.tenant(tenant, requests_per_minute=100_000)
-    key = api.mint(tenant, "read")[0]
+    key = api.mint(tenant, "read", "simulate")[0]
     before = len(verdicts(api, tenant, 6))
     service = psutil.Process(api.process.pid)
     words = ["replay", folder, "--via", api.url, "--tenant", tenant, "--users", "16", "--json"]

@@ -21,7 +21,7 @@ from headrace.pipeline import manifest
 from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
-from headrace.settings import Settings, Training
+from headrace.settings import Gate, Settings, Training
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -37,8 +37,9 @@ from headrace.training.prepare import Dataset, dataset_version, prepare
 from headrace.training.promote import settle
 
 METER = Meter(Ledger(), "test")
-TINY = Training(threads=1, recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 2e-3}})
-PACKAGED = Training(recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 2e-4}})
+FEW = Gate(least_questions=8)
+TINY = Training(threads=1, gate=FEW, recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 2e-3}})
+PACKAGED = Training(gate=FEW, recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 2e-4}})
 
 
 @contextmanager
@@ -234,7 +235,9 @@ def test_a_turn_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_i
     assert bounded["dataset_version"] != poisoned["dataset_version"]
     assert runner.run(plan, settings=TINY, recipe="reranker", exclusions=exclusions) == bounded
     # Whoever was making the other one cannot commit it any more.
-    evaluation = Evaluation("nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2, "max_tokens": 64})
+    evaluation = Evaluation(
+        "nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2, "max_tokens": 64}, users=3
+    )
     trained = Trained("reranker/x/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
     with pytest.raises(LostRace, match="took back"):
         runner.run(

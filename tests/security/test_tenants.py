@@ -268,4 +268,4 @@ def test_a_verdicts_words_are_bounded_alike_everywhere(api: Any, closed: httpx.C
         assert closed.post("/v1/feedback", json={"answer_id": answer, "up": True, field: "é" * (most + 1)}).status_code == 400
         with pytest.raises(WrongUsage, match="not Unicode"):
             Verdict(answer, True, "closing", "ann", **{field: "\udcff"})
-    assert set(SCOPES) == {"read", "write", "tenant-admin", "admin"}
+    assert set(SCOPES) == {"read", "write", "users", "simulate", "tenant-admin", "admin"}

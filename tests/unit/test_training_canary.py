@@ -29,6 +29,12 @@ def answer(name: str, version: str = "v000002", **more: Any) -> dict[str, Any]:
     return {**common, "model_version": version, "generator_version": version, **more}
 
 
+def test_a_key_under_many_names_is_one_user() -> None:
+    keyed = [{**said("1", False, user=f"simulated-{n}", when=n), "key": "k"} for n in range(1, 5)]
+    (one,) = given("generator", [answer("1")], [*keyed, said("1", True)])
+    assert one.outcome == 0.5
+
+
 def said(name: str, up: bool, chunk: str = "", user: str = "ann", when: float = 1.0) -> dict[str, Any]:
     return {
         "verdict_id": f"{name}{chunk}{user}{when}",

@@ -129,6 +129,7 @@ EVALUATION = Evaluation(
     confidence=0.99,
     retrieval=0.5,
     card={"retrieval_weight": 0.3},
+    users=5,
 )
 
 
@@ -145,7 +146,12 @@ def test_a_better_challenger_is_promoted_and_the_numbers_are_said() -> None:
     ("changed", "said"),
     [
         ({"confidence": 0.94}, "better with only 94.0% confidence, 95% is asked"),
-        ({"questions": 0, "confidence": 0.0}, "no held-out question can tell the two apart"),
+        (
+            {"questions": 2, "users": 1, "confidence": None},
+            "too little to decide by: 2 held-out questions judged by 1 user, it takes 30 questions and 3 users",
+        ),
+        ({"users": 2}, "too little to decide by: 40 held-out questions judged by 2 users, it takes 30 questions and 3 users"),
+        ({"questions": 0, "confidence": None}, "no held-out question can tell the two apart"),
         ({"confidence": 0.0, "card": {"retrieval_weight": 1.0}}, "its score added nothing to retrieval's"),
         (
             {"confidence": 0.0, "card": {"retrieval_weight": 1.0}, "champion_version": "v000001"},
@@ -195,6 +201,7 @@ ALARMS = [
     ({"tenants": {"acme": WORSE}}, {}, "tenant acme gets worse: -0.200 on its 40 questions"),
     # As many questions as are asked for are enough.
     ({"tenants": {"few": seen(0.6, 0.4, -0.3, -0.1, 10)}}, {}, "tenant few gets worse: -0.200 on its 10 questions"),
+    ({"alone": {"mallory": 20}}, {}, "it hangs on one user: mallory alone judged 20 of the 40 held-out questions"),
     ({"without": {"mallory": seen(0.6, 0.5, -0.3, 0.1, 30)}}, {}, "it hangs on one user: without the questions that mallory"),
     # Without the user it is just as good: all that is better comes from that user.
     ({"without": {"eve": seen(0.5, 0.5, -0.1, 0.1, 30)}}, {}, "it hangs on one user: without the questions that eve"),
@@ -246,6 +253,7 @@ def test_an_evaluation_is_made_whole_by_tenant_and_without_each_user_of_weight()
         "bob": (2, 0.5),
         "cid": (3, 0.0),
     }
+    assert (found.users, found.alone, found.confidence) == (4, {"bob": 2}, None), "a bob of each of two tenants"
     assert found.beside["tokens"].difference == -4.0
     assert set(found.beside) == {"tokens"}
     assert found.as_dict()["tenants"]["a"]["questions"] == 2
@@ -258,6 +266,16 @@ def test_users_with_more_than_the_share_and_not_all_of_the_questions_are_left_ou
     rows = tuple(one("all", *(["two"] if n < 2 else []), *(["three"] if n < 3 else [])) for n in range(20))
     found = evaluated(Compared("F1", rows, rows, {}), "none", Training(gate=Gate(user_share=0.1)))
     assert {user: rest.questions for user, rest in found.without.items()} == {"three": 17}, "two of twenty are just a tenth"
+    assert (found.users, found.alone) == (3, {"all": 17})
+
+
+@pytest.mark.parametrize(("questions", "known"), [(29, False), (30, True)])
+def test_a_bootstrap_over_few_questions_is_no_confidence(questions: int, known: bool) -> None:
+    ours = tuple({"question": f"q{n}", "tenant": "a", "users": [f"u{n % 5}"], "score": 1.0} for n in range(questions))
+    theirs = tuple({**row, "score": 0.5} for row in ours)
+    found = evaluated(Compared("F1", ours, theirs, {}), "none", Training())
+    assert found.confidence == (1.0 if known else None)
+    assert decide("generator", found, [], Gate())[0] is known
 
 
 def test_of_many_questions_some_are_asked_whichever_order_they_come_in_and_answers_stay() -> None:

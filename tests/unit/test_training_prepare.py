@@ -441,16 +441,30 @@ def test_an_answer_made_from_a_barred_document_is_left_out_whole() -> None:
     assert examples.left_out == {"answer: document barred": 1}
 
 
+def test_a_tenant_that_did_not_opt_in_is_left_out_and_a_plan_says_which() -> None:
+    answers, verdicts = judged(2)
+    apart = Exclusions(tenants=frozenset({"acme"}))
+    examples = made(answers, verdicts, exclusions=Exclusions.from_dict(apart.as_dict()))
+    assert rows(examples) == []
+    assert examples.left_out == {"interaction: tenant did not opt in": 2, "verdict: tenant did not opt in": 2}
+    older = {name: value for name, value in apart.as_dict().items() if name != "tenants"}
+    assert Exclusions.from_dict(older) == NOTHING
+
+
+def test_all_verdicts_by_a_key_that_may_not_name_users_count_as_one_users() -> None:
+    answers = [answer("1", "q one", "ab")]
+    verdicts = [verdict("1", True, "a", offset=n, user=name, key=None) for n, name in enumerate(("ann", "bob"))]
+    invented = [verdict("1", False, "a", minute=n, offset=n, user=f"simulated-{n}", key="k") for n in range(2, 6)]
+    (one,) = rows(made(answers, [*verdicts, *invented]))
+    assert (one["label"], one["users"]) == (1.0, ["ann", "bob", "k"])
+
+
 @pytest.mark.parametrize(
     ("settings", "kept", "left_out"),
     [
-        (Preparing(shortest_question=1), "abc", {"verdict: no consent": 1}),
-        (Preparing(shortest_question=1, require_consent=True), "b", {"verdict: no consent": 3}),
-        (
-            Preparing(shortest_question=1, simulated=False),
-            "ab",
-            {"verdict: no consent": 1, "verdict: simulated user": 1},
-        ),
+        (Preparing(shortest_question=1, simulated=True), "abc", {"verdict: no consent": 1}),
+        (Preparing(shortest_question=1, simulated=True, require_consent=True), "b", {"verdict: no consent": 3}),
+        (Preparing(shortest_question=1), "ab", {"verdict: no consent": 1, "verdict: simulated user": 1}),
         (
             Preparing(shortest_question=1, opted_out=("acme",)),
             "",
@@ -643,7 +657,11 @@ def test_a_datasets_name_says_what_it_was_made_from(tmp_path: Path) -> None:
 
 def test_exclusions_come_back_from_json_as_they_were() -> None:
     barred = Exclusions(
-        frozenset({"feedback/0/1"}), frozenset({("a", "x"), ("a", "b")}), frozenset({"d"}), {"feedback/0": 3, "a/1": 0}
+        frozenset({"feedback/0/1"}),
+        frozenset({("a", "x"), ("a", "b")}),
+        frozenset({"d"}),
+        {"feedback/0": 3, "a/1": 0},
+        frozenset({"t"}),
     )
     assert Exclusions.from_dict(json.loads(json.dumps(barred.as_dict()))) == barred
     assert Exclusions.from_dict(NOTHING.as_dict()) == NOTHING

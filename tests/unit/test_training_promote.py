@@ -47,7 +47,7 @@ def test_a_turn_whose_plan_stands_no_more_releases_and_commits_nothing(
             plan={"turn": 1, "recipe": "reranker", "seed": 17},
             dataset=Dataset("d", {"train": 1}, {"train": 1}, ()),
             trained=Trained("d/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0),
-            evaluation=Evaluation("nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2}),
+            evaluation=Evaluation("nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2}, users=3),
             settings=Training(),
             run="r",
             clock=Clock(None, 0.0),

@@ -92,5 +92,5 @@ def _scored(asked: Sequence[Question], score: Scorer, bars: Bars, what: str) -> 
 
 def row(rows: Question, score: float) -> dict[str, Any]:
     """A question with the score of its order, as `Compared` has it."""
-    users = sorted({row["user"] for row in rows if row.get("user")})
+    users = sorted({user for row in rows for user in row.get("users") or [row.get("user")] if user})
     return {"question": rows[0]["question"], "tenant": rows[0]["tenant"], "users": users, "score": score}

@@ -36,6 +36,7 @@ select *, case
     when barred then 'barred'
     when beyond then 'after the bound'
     when opted_out then 'tenant opted out'
+    when tenant in (select tenant from unshared) then 'tenant did not opt in'
     {{more}}
     when simulated and not $simulated then 'simulated user'
 end as reason
@@ -63,7 +64,7 @@ where reason is null and (tenant, answer_id) not in (select (tenant, answer_id) 
 _RULINGS = """
 create table ruling as
 select $answers + row_number() over (order by "at", topic, "partition", "offset") - 1 as v,
-    verdict.row, answer.a, "user", up, chunk_id, simulated, correction, origin
+    verdict.row, answer.a, coalesce("key", "user") as "user", up, chunk_id, simulated, correction, origin
 from verdict join (select a, tenant, answer_id from answer) answer using (tenant, answer_id)
 left join correction using (row)
 where reason is null
@@ -77,6 +78,7 @@ from (select a, q, simulated, unnest(passages) as p, generate_subscripts(passage
 qualify row_number() over (partition by a, p.chunk_id order by place) = 1
 """
 
+# From here on `user` is who counts as one: the key, of those who come by a key that may not name users.
 # A verdict on a passage counts before one on an answer that cites it; of each user's, the newest about the same question counts.
 _ON_PASSAGE = """
 create table on_passage as
@@ -207,6 +209,7 @@ class Join:
                 }
             ),
             opted_out=pa.table({"tenant": pa.array(sorted(set(settings.opted_out)), pa.string())}),
+            unshared=pa.table({"tenant": pa.array(sorted(exclusions.tenants), pa.string())}),
             delivered_verdicts=_numbered(feedback.drop_columns(["reason", "correction", "extra"])),
             delivered_answers=_numbered(interactions.drop_columns(_NOT_JOINED)),
         )
