@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.explain.format import human_bytes, human_ms
+from headrace.terminal import harmless, printable
 
 if TYPE_CHECKING:  # what is shown is imported by whoever made it
     from headrace.errors import HeadraceError, Transient
@@ -95,7 +96,7 @@ def rows_table(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
     for name in rows[0] if rows else ():
         table.add_column(name)
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
+        table.add_row(*(Text(harmless(str(value))) for value in row.values()))
     return table
 
 
@@ -125,11 +126,6 @@ def say_indexed(console: Console, done: Indexed) -> None:
     console.print(f"Indexed {' → '.join(told)}{unchanged} in {done.seconds:.1f} s; index version {done.index.version}.")
     for failure in parsed.failed:
         console.print(Text(f"  not indexed: {printable(failure.uri)}: {printable(failure.reason)}"))
-
-
-def printable(text: str) -> str:
-    """A name or reason for a terminal: what does not show as it is, such as line ends and changes of direction, is escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _where(source: Mapping[str, object]) -> str:
@@ -178,8 +174,8 @@ def say_turn(console: Console, done: Turn) -> None:
         f"  {seen.measure} on {seen.questions} held-out questions: champion ({champion}) {seen.champion:.3f},"
         f" challenger {seen.challenger:.3f}" + (f" (retrieval counts {weight:.0%} in its order)" if weight is not None else "")
     )
-    verb = "[bold green]promoted[/]" if done.decision.promoted else "[bold yellow]refused[/]"
-    console.print(f"  challenger {verb}: {done.decision.why}")
+    verb = ("promoted", "bold green") if done.decision.promoted else ("refused", "bold yellow")
+    console.print(Text.assemble("  challenger ", verb, f": {done.decision.why}"))
     if done.decision.canary:
         console.print(f"  on trial with a share of the traffic: {done.decision.canary}; champion: {done.decision.serving}")
     else:

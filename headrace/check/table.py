@@ -10,7 +10,7 @@ from rich.text import Text
 
 from headrace.check.promise import Finding, Verdict
 
-_MARKS = {Verdict.KEPT: "[green]✓[/]", Verdict.BROKEN: "[red]✗[/]", Verdict.UNKNOWN: "[yellow]?[/]"}
+_MARKS = {Verdict.KEPT: ("✓", "green"), Verdict.BROKEN: ("✗", "red"), Verdict.UNKNOWN: ("?", "yellow")}
 
 
 def say_checked(console: Console, findings: Sequence[Finding]) -> None:
@@ -23,7 +23,7 @@ def say_checked(console: Console, findings: Sequence[Finding]) -> None:
         if finding.tier is not tier:
             table.add_section()
         label = Text("" if finding.tier is tier else str(finding.tier))
-        table.add_row(label, _MARKS[finding.verdict], Text(finding.promise), Text(finding.figure))
+        table.add_row(label, Text(*_MARKS[finding.verdict]), Text(finding.promise), Text(finding.figure))
         if finding.verdict is not Verdict.KEPT:
             table.add_row("", "", Text(f"seen: {finding.seen}", style="dim"), "")
         if finding.verdict is Verdict.BROKEN:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import signal
 import sys
@@ -16,6 +18,7 @@ from headrace.cli import whole, status, documents, questions, replay, training, 
 from headrace.cli import evaluation, tenants, shell  # noqa: F401
 from headrace.cli.common import app, common, err
 from headrace.errors import HeadraceError, WrongUsage
+from headrace.terminal import Harmless, harmless
 
 # What Typer makes of a Ctrl-C; it tells its caller by no other sign.
 _INTERRUPTED = 130
@@ -28,6 +31,8 @@ def main() -> None:
     nohup, some service managers) it stays ignored, as POSIX shells mean it, and SIGTERM is the way to end a command.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if logging.lastResort is not None:  # what is logged in this process comes to the terminal, too
+        logging.lastResort.setFormatter(Harmless())
     try:
         completion_init()
         code = app(_options_first(sys.argv[1:]), standalone_mode=False) or 0
@@ -42,20 +47,22 @@ def main() -> None:
         err.print("Interrupted. The home is as the last finished step left it; run the same command again to go on.")
         sys.exit(1)
     except ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(file=said)
+        sys.stderr.write(harmless(said.getvalue()))
         sys.exit(2)
     except HeadraceError as error:
         if common.debug:
-            traceback.print_exc()
-        err.print(error.message, style="red", markup=False, highlight=False)
+            err.print(traceback.format_exc(), highlight=False, soft_wrap=True)
+        err.print(error.message, style="red", highlight=False)
         if error.hint:
-            err.print(error.hint, markup=False, highlight=False)
+            err.print(error.hint, highlight=False)
         sys.exit(error.exit_code)
     except Exception as error:  # what nobody foresaw: still one line, and how to tell us more
         if common.debug:
             raise
-        err.print(f"Something unforeseen happened: {type(error).__name__}: {error}", style="red", markup=False)
-        err.print("Run it again with `headrace --debug …` to see where.", markup=False)
+        err.print(f"Something unforeseen happened: {type(error).__name__}: {error}", style="red")
+        err.print("Run it again with `headrace --debug …` to see where.")
         sys.exit(1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from headrace import __version__
 from headrace.errors import WrongUsage
-from headrace.settings import Settings
+from headrace.settings import Settings, obeyed
+from headrace.terminal import Terminal, exact
 
 app = typer.Typer(
     name="headrace",
@@ -26,8 +25,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
+out = Terminal()
+err = Terminal(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Tenant = Annotated[str | None, typer.Option(help="Tenant; the settings' one unless named.")]
@@ -41,6 +40,8 @@ class Common:
 
     home: Path | None = None
     debug: bool = False
+    said: bool = False
+    """Whether it was said that a settings file lies here."""
 
 
 common = Common()
@@ -61,15 +62,20 @@ def main_options(
     ] = False,
 ) -> None:
     """Options of every command."""
-    common.home, common.debug = home, debug
+    common.home, common.debug, common.said = home, debug, False
 
 
 def settings_of(tenant: str | None = None) -> Settings:
-    return Settings.load(home=common.home, tenant=tenant)
+    """The settings; on a terminal it is said, once, if a file that lies here leads somewhere."""
+    settings = Settings.load(home=common.home, tenant=tenant)
+    if err.is_terminal and not common.said and (told := obeyed()):
+        common.said = True
+        err.print(told, style="dim", highlight=False, soft_wrap=True)
+    return settings
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(exact(value) + "\n")
 
 
 def checked_on(value: str) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from headrace.cli.common import AsJson, Tenant, app, err, out, print_json, settings_of, user
 from headrace.errors import WrongUsage
+from headrace.terminal import printable
 
 
 @app.command(rich_help_panel="Lineage")
@@ -68,7 +69,7 @@ def forget(
     if not yes:
         if not sys.stdin.isatty():
             raise WrongUsage("Forgetting cannot be undone.", hint="Say --yes where nobody can be asked.")
-        typer.confirm(f"Forget {subject} for good? There is no way back.", abort=True, err=True)
+        typer.confirm(f"Forget {printable(str(subject))} for good? There is no way back.", abort=True, err=True)
     with (
         opened("forget", settings, models=False, quiet=as_json) as session,
         closing(Metadata(session.runner.endpoints)) as metadata,
@@ -99,7 +100,7 @@ def forget(
 def _say(subject: Any, proof: dict[str, Any]) -> None:
     from rich.text import Text
 
-    from headrace.report import printable, rows_table
+    from headrace.report import rows_table
 
     out.print(Text(f"Forgotten: {printable(str(subject))}.", style="bold"))
     removed = [

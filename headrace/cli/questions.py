@@ -18,8 +18,9 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """The passages for a question, with both scores and both ranks."""
-    from headrace.report import printable, rows_table
+    from headrace.report import rows_table
     from headrace.session import opened
+    from headrace.terminal import printable
 
     settings, question = settings_of(tenant), checked_question(question)
     with opened("search", settings, quiet=as_json) as session:
@@ -50,7 +51,7 @@ def search(
     ]
     out.print(rows_table(shown))
     if found.note:  # that the re-ranker was left out, for one
-        out.print(f"note: {printable(found.note)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"note: {printable(found.note)}", style="yellow", highlight=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel="Inference")

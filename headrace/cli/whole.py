@@ -102,10 +102,11 @@ def loop(as_json: AsJson = False) -> None:
 
 def _say_loop(told: dict[str, Any]) -> None:
     from headrace.loop.words import deciding, doing, serving, troubled, waiting
-    from headrace.report import printable, rows_table
+    from headrace.report import rows_table
+    from headrace.terminal import printable
 
     def line(text: str, style: str = "") -> None:
-        out.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
+        out.print(printable(text), style=style, highlight=False, soft_wrap=True)
 
     line(doing(told), "bold")
     for text in troubled(told):

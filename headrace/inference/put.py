@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import pyarrow.compute as pc
 
 from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.errors import BadDocument, NotFound, WrongUsage
+from headrace.inference.beneath import open_beneath
 from headrace.pipeline.progress import Bars
 from headrace.pipeline.stage import stage
+from headrace.platform.home import DEMO, is_home
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables import TableReader
 from headrace.storage.topics import TopicWriter
@@ -85,7 +87,7 @@ def put(
     A file that cannot be read is announced as refused, with its reason, so that its status is recorded like any other's. A
     document that was found in one of these folders before and is there no more is announced as deleted; but a folder in which
     there is nothing, or of which a part cannot be listed, deletes nothing: more likely it is not mounted. Raises `NotFound`
-    where a path does not exist, and `WrongUsage` where two would be called the same or a reader has no name.
+    where a path does not exist, and `WrongUsage` where two would be called the same, one is of a home, or a reader has no name.
     """
     if readers is not None:
         named(readers)
@@ -163,20 +165,21 @@ def object_key(tenant: str, sha256: str) -> str:
 
 
 def walk(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
-    """Every file below the paths with its uri, in a stable order; hidden files and folders are left out.
+    """Every file below the paths with its uri, in a stable order; hidden files and folders are left out, and so are homes.
 
     A folder's files are called by their path below it with its name in front; links to folders are not followed, and a link
-    to a file outside the folder is refused when it is read. A folder that cannot be listed comes out itself, so that what is
-    missing has a name.
+    to a file outside the folder, or inside a home, is refused when it is read. A folder that cannot be listed comes out
+    itself, so that what is missing has a name.
     """
     for path in paths:
         if not path.exists():
             raise NotFound(f"{path} does not exist.", hint="Name a file or a folder: headrace index PATH...")
         root = path.resolve()
+        _outside_homes(root)
         if root.is_dir():
             closed: list[OSError] = []
             for folder, folders, names in os.walk(root, onerror=closed.append):
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                folders[:] = sorted(name for name in folders if not (name.startswith(".") or is_home(Path(folder) / name)))
                 for name in sorted(names):
                     if not name.startswith("."):
                         file = Path(folder) / name
@@ -230,31 +233,48 @@ def newest_of(known: TableReader, tenant: str) -> dict[str, Held]:
 
 
 def _read(path: Path, uri: str, most_bytes: int) -> bytes:
+    # The folder that was named, or that of a file that was.
+    root = path.parents[uri.count("/") - 1] if "/" in uri else path.parent
     try:
-        if path.is_symlink() and _leads_out(path, uri):
-            raise BadDocument(uri, "a link to a file outside the folder")
+        if path.is_symlink():
+            path = Path(os.path.realpath(path))
+            if not path.is_relative_to(root) or path == root:
+                raise BadDocument(uri, "a link to a file outside the folder")
+            if home := _home_of(path, root):
+                raise BadDocument(uri, f"a link into a home of Headrace ({home.name})")
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             os.listdir(path)  # says why it could not be walked
         if not stat.S_ISREG(status.st_mode):  # opening a pipe or a device could block for ever
             raise BadDocument(uri, "not a regular file")
-        if status.st_size == 0:
-            raise BadDocument(uri, "the file is empty")
-        # Read, not asked: a file may be put in another's place, or grow, after it was looked at.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        # What was looked at may be something else by now: what is opened is below the folder whoever swaps links.
+        with open(open_beneath(root, PurePosixPath(path.relative_to(root))), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise BadDocument(uri, "not a regular file")
             if status.st_size > most_bytes or len(data := file.read(most_bytes + 1)) > most_bytes:
                 raise BadDocument(uri, f"larger than the limit of {most_bytes / 1e6:,.0f} MB")
+            if not data:
+                raise BadDocument(uri, "the file is empty")
             return data
     except OSError as error:
         raise BadDocument(uri, f"cannot be opened ({(error.strerror or 'error').lower()})") from None
 
 
-def _leads_out(link: Path, uri: str) -> bool:
-    """Whether a link found in a folder leads to something outside the folder that was named."""
-    root = link.parents[uri.count("/") - 1] if "/" in uri else link.parent
-    return not Path(os.path.realpath(link)).is_relative_to(root)
+def _home_of(path: Path, root: Path) -> Path | None:
+    """The home that a path below a folder lies in, if it lies in one that does."""
+    below = path.relative_to(root).parents
+    return next((root / parent for parent in below if is_home(root / parent)), None)
+
+
+def _outside_homes(root: Path) -> None:
+    """Raise `WrongUsage` where what is named is a home or a part of one: it holds keys, and documents of all tenants.
+
+    What the demo wrote into its home to be indexed is none of that.
+    """
+    for folder in (root, *root.parents):
+        if is_home(folder) and not root.is_relative_to(folder / DEMO):
+            raise WrongUsage(f"{root} belongs to the home {folder}, whose files are not indexed.", hint="Name other files.")
 
 
 def _uri(root: Path, file: Path) -> str:

@@ -9,6 +9,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from headrace.terminal import Terminal
+
 T = TypeVar("T")
 
 
@@ -16,13 +18,13 @@ class Bars:
     """Draws one bar per long loop; nothing at all where no terminal looks on or `quiet` is asked."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or Terminal(stderr=True)
         self._quiet = quiet or not self._console.is_terminal
 
     def note(self, text: str) -> None:
         """Say something in passing, where a terminal looks on."""
         if not self._quiet:
-            self._console.print(text, style="dim", markup=False, highlight=False)
+            self._console.print(text, style="dim", highlight=False)
 
     def track(self, items: Iterable[T], what: str, *, total: int | None = None, of: str = "", size: bool = False) -> Iterator[T]:
         """Yield the items and draw how far they are; with `size`, an item advances the bar by its `num_rows`."""

@@ -5,6 +5,7 @@
   files/              the file tier, unless settings name a directory
   logs/NAME.log       one per process; NAME.log.1 is the one before, once it passed 10 MB
   models-cache/       converted weights
+  demo/               documents of the demo
   metadata.db         tenants and API keys, unless settings name a PostgreSQL
   unrecorded/         answers that the head could not take yet, a file each
   up.json             where `headrace up` answers, while it runs
@@ -38,6 +39,16 @@ from headrace.genuine import GENUINE
 
 FREE_BYTES = 64 << 20
 """With less free space than this nothing is started, and a store that fails is taken to fail for want of it."""
+
+
+DEMO = "demo"
+"""The part of a home that the demo writes documents to."""
+_MARKS = ("keys.json", "endpoints.json", "platform.json", "running.lock")
+
+
+def is_home(folder: Path) -> bool:
+    """Whether a folder bears the marks of a home, whosever it is."""
+    return any(os.path.lexists(folder / "platform" / mark) for mark in _MARKS)
 
 
 class Home:

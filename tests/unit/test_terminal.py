@@ -1,0 +1,119 @@
+"""What is printed cannot steer the terminal, by whatever way it is printed."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+import headrace
+from headrace.terminal import Harmless, Terminal, exact, harmless, printable
+
+EVIL = "a\x1b]52;c;eHg=\x07b\x1b[2Jc\x9b31md\u202eedoc\rf\x00g\ud800h"
+STEERING = set("\x1b\x07\x9b\u202e\r\x00\ud800")
+
+
+def table() -> Table:
+    made = Table(EVIL, title=EVIL)
+    made.add_row(EVIL)
+    made.add_row(Text(EVIL, style="red"))
+    return made
+
+
+def tree() -> Tree:
+    made = Tree(EVIL)
+    made.add(Text(EVIL)).add(Panel(EVIL))
+    return made
+
+
+PRINTED: list[Callable[[Console], None]] = [
+    lambda console: console.print(EVIL),
+    lambda console: console.print(EVIL, style="red", soft_wrap=True),
+    lambda console: console.print("x", EVIL, highlight=False),
+    lambda console: console.print(Text.assemble((EVIL, "bold"), EVIL)),
+    lambda console: console.out(EVIL, end=""),
+    lambda console: console.print({"key": [EVIL]}),
+    lambda console: console.print(table()),
+    lambda console: console.print(tree()),
+    lambda console: console.rule(EVIL),
+    lambda console: console.log(EVIL),
+    lambda console: console.print(Panel(EVIL, title=EVIL)),
+]
+
+
+@pytest.mark.parametrize("say", PRINTED)
+def test_nothing_that_steers_reaches_the_terminal(say: Callable[[Console], None]) -> None:
+    plain = Terminal(file=io.StringIO(), width=200)
+    say(plain)
+    shown = plain.file.getvalue()  # type: ignore[attr-defined]
+    assert not STEERING & set(shown), ascii(shown)
+    assert "x1b]52" in shown
+
+
+def test_styles_are_no_text_and_stay() -> None:
+    console = Terminal(file=io.StringIO(), width=80, force_terminal=True, color_system="standard", legacy_windows=False)
+    console.print(Text.assemble("an ", ("evil\x1b[2J", "red"), " name"))
+    shown = console.file.getvalue().replace("\x1b[0m\x1b[31m", "")  # type: ignore[attr-defined]
+    assert shown == "an \x1b[31mevil\\x1b[2J\x1b[0m name\n"
+
+
+def test_columns_are_as_wide_as_they_look() -> None:
+    console = Terminal(file=io.StringIO(), width=80)
+    made = Table("name", "kind", box=None, pad_edge=False)
+    made.add_row("\x1b[2J", "one")
+    made.add_row("ordinary-name", "two")
+    console.print(made)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert {line.index(kind) for line, kind in zip(lines[1:], ("one", "two"), strict=True)} == {lines[0].index("kind")}
+
+
+def test_markup_in_a_name_is_text() -> None:
+    console = Terminal(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
+    console.print("see [link=https://evil.example]here[/link] [red]now[/] :skull:", highlight=False)
+    made = Table("[red]h[/]")
+    made.add_row("[link=https://evil.example]x[/link]")
+    console.print(made)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[link=https://evil.example]here[/link] [red]now[/] :skull:" in shown
+    assert "\x1b]8" not in shown
+
+
+def test_ordinary_text_is_left_as_it_is() -> None:
+    for text in ("plain", "línea\nnext\ttab", "日本語 👩‍💻", "no\u00a0break", "‘quoted’"):
+        assert harmless(text) == text
+    assert printable("a\nb\u202ec") == "a\\nb\\u202ec"
+
+
+def test_json_means_what_it_meant_and_cannot_steer() -> None:
+    value = {"name": EVIL, "text": "ä\n日本"}
+    text = exact(value)
+    assert json.loads(text) == value
+    assert not STEERING & set(text)
+    assert "日本" in text
+
+
+def test_what_is_logged_is_escaped_too() -> None:
+    record = logging.LogRecord("x", logging.WARNING, "f", 1, "it is called %s", (EVIL,), None)
+    assert not STEERING & set(Harmless().format(record))
+
+
+def test_nobody_makes_a_console_of_rich_s_own_or_prints_past_it() -> None:
+    """A command that is added can only print to a `Terminal`."""
+    own = {"terminal.py": {"Console"}, "shell.py": {"print"}, "common.py": {"print"}}  # a version, a shell's script
+    for path in Path(headrace.__file__).parent.rglob("*.py"):
+        called = {
+            node.func.id
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not called & {"Console", "print"} - own.get(path.name, set()), path
