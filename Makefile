@@ -1,6 +1,7 @@
 # make install   fills .venv from the lock files           make demo [DOCS=folder]   both pipelines, once, for real
 # make check     lint, types, unit tests                   make test [K=expression]  every test that belongs to a change
 # make soak      the long ones [MINUTES=10 SEED=x: a part] make bench                measures, prints JSON
+# make sbom      what it is made of, and its licences, into out/
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
@@ -10,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 # Tests start hundreds of processes; where bytecode is not kept, each compiles every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install install-dev install-vast install-postgresql demo check unit test soak bench lint format lock clean
+.PHONY: install install-dev install-vast install-postgresql demo check unit test soak bench lint format lock sbom clean
 
 install: .venv/installed
 
@@ -21,12 +22,16 @@ install-vast: .venv/installed-vast
 install-postgresql: .venv/installed-postgresql
 
 # The CPU build of torch is taken where pip has been told of the PyTorch project's own index; otherwise the build that PyPI
-# has, with its CUDA parts.
+# has, with its CUDA parts. What kept pip from the first is said then: it may be a hash that does not fit.
 .venv/installed: $(LOCKS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer; name one: make PYTHON=python3.12 install")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing locked dependencies into .venv (about 1.5 GB, a few minutes) ..."
-	@$(PIP) -r locks/torch-cpu.txt 2>/dev/null || $(PIP) -r locks/torch-cuda.txt
+	@$(PIP) -r locks/torch-cpu.txt 2>.venv/torch-cpu.log || { \
+		echo "The CPU build of torch cannot be had here; pip says:"; sed 's/^/  /' .venv/torch-cpu.log; \
+		! grep -q "DO NOT MATCH THE HASHES" .venv/torch-cpu.log || exit 1; \
+		echo "Taking the build with CUDA parts instead (locks/torch-cuda.txt), some gigabytes more ..."; \
+		$(PIP) -r locks/torch-cuda.txt; }
 	@$(PIP) -r locks/base.txt
 	@$(PIP) -r locks/generator.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -57,14 +62,18 @@ bench: install-dev
 	@$(BIN)/python -m bench
 
 lint: install-dev
-	@$(BIN)/ruff check headrace tests bench
-	@$(BIN)/ruff format --check headrace tests bench
+	@$(BIN)/ruff check headrace tests bench locks
+	@$(BIN)/ruff format --check headrace tests bench locks
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
 format: install-dev
-	@$(BIN)/ruff check --fix headrace tests bench
-	@$(BIN)/ruff format headrace tests bench
+	@$(BIN)/ruff check --fix headrace tests bench locks
+	@$(BIN)/ruff format headrace tests bench locks
+
+# The bill of materials (CycloneDX) and the licences of all that is locked; asks no network.
+sbom: install-vast install-postgresql
+	@$(BIN)/python locks/sbom.py out
 
 # Writes the lock files anew from pyproject.toml; needs pip-tools.
 lock:
