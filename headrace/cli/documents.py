@@ -47,7 +47,7 @@ def index(
     with opened("index", settings, on=checked_on(on), quiet=as_json) as session:
         for uri in skip or ():
             session.runner.run(leave_out, tenant=settings.tenant, uri=uri, reason=f"left out by {user()}: {reason}")
-            err.print(f"{uri} is left out until it is put again.", markup=False, highlight=False)
+            err.print(f"{uri} is left out until it is put again.", highlight=False)
         readers = [] if everybody else reader or None
         done = index_documents(
             session.runner, paths or [], tenant=settings.tenant, settings=settings.inference, readers=readers, retry=retry

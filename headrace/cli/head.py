@@ -53,7 +53,7 @@ def land(
                 err.print(accepted.told, highlight=False)
         for place in skip or ():
             told = session.runner.run(skip_stage, place=place, reason=f"skipped by {user()}: {reason}")
-            err.print(told, markup=False, highlight=False)
+            err.print(told, highlight=False)
         if dead_letters:
             again = session.runner.run(reland, unsigned=unsigned)
             told = ", ".join(f"{count:,} {topic}" for topic, count in again.events.items() if count) or "none"
