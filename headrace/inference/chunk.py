@@ -107,7 +107,7 @@ def chunk(
             raise
         except Exception as error:  # it is this document's alone
             log.exception("%s could not be split into chunks", document["document_id"])
-            reason = f"it could not be split into chunks: {type(error).__name__}: {error}"
+            reason = f"it could not be split into chunks ({type(error).__name__})"
             unnoted.append(Unfit(*name, document["uri"], reason))
             continue
         rows.extend(made)

@@ -24,7 +24,7 @@ from headrace.inference.answer import Answer
 from headrace.inference.feedback import Verdict, feedback, repeated_id
 from headrace.inference.generation import served_by
 from headrace.inference.pipeline import INFERENCE, Desk
-from headrace.inference.unrecorded import Recorder
+from headrace.inference.unrecorded import NOTE, Recorder
 from headrace.pipeline.run import journal_of, runs
 from headrace.pipeline.runner import Runner
 from headrace.pipeline.stage import Pipeline
@@ -455,7 +455,7 @@ def fit_for(told: dict[str, Any], caller: Caller) -> dict[str, Any]:
     return told
 
 
-_INSIDE = re.compile(r"(retrieval order stands): .*?(?=; the answer is not recorded|\Z)", re.DOTALL)
+_INSIDE = re.compile(rf"(retrieval order stands): .*?(?=; {NOTE}|\Z)", re.DOTALL)
 
 
 def _without_text(found: dict[str, Any]) -> dict[str, Any]:

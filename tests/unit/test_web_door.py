@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace import errors
 from headrace.errors import HeadraceError, Overloaded, WrongUsage
+from headrace.inference.unrecorded import NOTE
 from headrace.models.door import Door as ModelsDoor
 from headrace.models.door import Metrics as ModelsMetrics
 from headrace.settings import Limits, Settings
@@ -30,7 +31,7 @@ from headrace.web.metrics import Metrics
 from headrace.web.places import Place, Places
 from headrace.web.rate import Rate
 from headrace.web.serve import bound
-from headrace.web.service import _pipeline, by_tier
+from headrace.web.service import _pipeline, by_tier, fit_for
 from headrace.web.strangers import Strangers
 
 TOKEN = "a-token"
@@ -436,6 +437,20 @@ def test_a_model_that_is_busy_is_not_named_to_a_tenant() -> None:
         "The models have as much to do as they take. Try again in a moment.",
     )
     assert "4242" in body_of(busy, _Desk().page)["error"]["message"]
+
+
+def test_why_a_reranker_was_left_out_is_an_admins_to_know() -> None:
+    why = "the re-ranker did not answer, retrieval order stands: http://127.0.0.1:4242/v1/ranking cannot be reached; it is down"
+    tenant = Caller("acme", "0" * 16, frozenset({"read"}), LIMITS)
+    before = "the index was made with the embedder a, not b: full-text search answered alone"
+    for note, told in (
+        (why, "the re-ranker did not answer, retrieval order stands"),
+        (f"{before}; {why}; {NOTE}", f"{before}; the re-ranker did not answer, retrieval order stands; {NOTE}"),
+        (NOTE, NOTE),
+    ):
+        assert fit_for({"note": note}, tenant) == {"note": told}
+        assert fit_for({"note": note}, _Desk().page) == {"note": note}
+    assert fit_for({}, tenant) == {}
 
 
 def test_tenants_are_named_as_in_the_settings() -> None:
