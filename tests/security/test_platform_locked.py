@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -195,6 +196,34 @@ def test_servers_take_other_ports_where_somebody_waits_for_them(tmp_path: Path, 
                 assert waiting.exists(), "it is another user's"
         finally:
             waiting.unlink()
+
+
+def test_servers_take_other_ports_where_somebody_comes_before_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user sees the ports in the list of processes, and is quicker than SeaweedFS."""
+    needs.require(os.geteuid() == 0, "Becoming another user takes root.", unless="HEADRACE_TESTS_WITHOUT_ROOT")
+    monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
+    late, taken = tmp_path / "weed", tmp_path / "taken"
+    late.write_text(f"""#!/bin/sh
+for word in "$@"; do
+    case "$word" in -filer.port.grpc=*) place="/tmp/seaweedfs-filer-grpc-${{word#*=}}.sock" ;; esac
+done
+if [ ! -e {taken} ]; then
+    echo "$place" > {taken}
+    mkdir "$place" && touch "$place/not-empty" && chown -R {NOBODY} "$place"  # root could remove anything less
+fi
+exec {weed_binary()} "$@"
+""")
+    late.chmod(0o700)
+    settings = Settings(home=tmp_path / "home", platform=PlatformSettings(idle_s=0.0, weed=late))
+    try:
+        with open_platform(settings, parts=PARTS) as endpoints:
+            obstore.put(connect(endpoints, endpoints.bucket), "a", b"1")
+            state = running(settings)
+            assert state is not None
+            assert Path(taken.read_text().strip()) not in state.ports.sockets()
+        assert "another user has files of their names" in (tmp_path / "home" / "logs" / "supervisor.log").read_text()
+    finally:
+        shutil.rmtree(taken.read_text().strip())
 
 
 def test_a_server_that_would_let_everybody_in_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
