@@ -6,6 +6,7 @@ What is told names no address: anybody may ask.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -50,7 +51,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Part:
-    """What came of it; `for_s` is for how many seconds it has not been ready."""
+    """What came of it; `for_s` is for how many seconds it has not been ready, NaN where nobody knows."""
 
     name: str
     state: str = "ready"
@@ -66,15 +67,11 @@ class Part:
         """JSON-ready; the time in ISO 8601, reckoned from now, so that a clock which was set makes no outage longer."""
         if self.for_s is None:
             return {"part": self.name, "ready": True, "state": self.state}
+        told = {"part": self.name, "ready": False, "state": self.state, "remedy": self.remedy}
+        if math.isnan(self.for_s):
+            return told
         since = (datetime.now(UTC) - timedelta(seconds=self.for_s)).isoformat(timespec="seconds")
-        return {
-            "part": self.name,
-            "ready": False,
-            "state": self.state,
-            "since": since,
-            "for_s": round(self.for_s),
-            "remedy": self.remedy,
-        }
+        return {**told, "since": since, "for_s": round(self.for_s)}
 
 
 class _Probe:

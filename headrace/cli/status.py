@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import typer
@@ -25,7 +26,7 @@ def status(as_json: AsJson = False) -> None:
             {
                 "part": part["part"],
                 "state": part["state"],
-                "since": part.get("since", ""),
+                "since (UTC)": part.get("since", "")[:19].replace("T", " "),
                 "what to do": part.get("remedy", ""),
             }
             for part in found["parts"]
@@ -55,13 +56,13 @@ def _found() -> dict[str, Any]:
     state, wanted = read_state(home), embedded_parts(settings, EVERY_PART)
     if state is None and wanted:
         trouble = platform_trouble(home, wanted)
-        parts = [Part("platform", trouble.state if trouble else "", 0.0, "`headrace up` starts them, as any command does.")]
+        parts = [Part("platform", trouble.state if trouble else "", math.nan, "`headrace up` starts them, as any command does.")]
     elif state is not None:
         parts = [*Readiness(asks(settings, overlay(state.endpoints, brought(settings)))).look()]
     else:
         with open_platform(settings, parts=frozenset()) as endpoints:
             parts = [*Readiness(asks(settings, endpoints)).look()]
-    parts.append(Part("service", "does not run in this home", 0.0, "Start it: `headrace up`."))
+    parts.append(Part("service", "does not run in this home", math.nan, "Start it: `headrace up`."))
     return {"status": "not_ready", "parts": [part.as_dict() for part in parts], "unrecorded_answers": 0}
 
 
@@ -77,6 +78,6 @@ def _asked(port: int) -> dict[str, Any]:
     except HTTPError as error:
         found = json.loads(error.read())
     except (OSError, ValueError):
-        part = Part("service", "does not answer", 0.0, "Look into what it wrote to its terminal, and start it again.")
+        part = Part("service", "does not answer", math.nan, "Look into what it wrote to its terminal, and start it again.")
         return {"status": "not_ready", "parts": [part.as_dict()], "unrecorded_answers": 0}
     return {name: found.get(name, 0) for name in ("status", "parts", "unrecorded_answers")}

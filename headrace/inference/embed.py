@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ _UPSERT_ROWS = 1024
 _DONORS_AT_ONCE = 100  # documents whose embeddings are in memory
 _REFUSED = "refused"
 _CONTROL = "Does this endpoint embed anything?"
+
+log = logging.getLogger("headrace.index")
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,12 @@ class Embed:
 
 
 def _reason(error: RequestRefused | Failing) -> str:
-    """Why a text has no embedding, without addresses: tenants read it."""
+    """Why a text has no embedding, without what the endpoint said: tenants read it. The log has that."""
     said: Refused | None = getattr(error, "refused", None)
+    log.warning("the embedder refused a passage: %s", error.message)
     if said is None:
         return "the embedder's answer to a passage of it was not an embedding"
-    return f"the embedder refused a passage of it ({said.status}: {said.message.rstrip('.')})"
+    return f"the embedder refused a passage of it ({said.status})"
 
 
 @stage("Computes the embedding of each chunk ahead of time.", phase=AHEAD)
