@@ -43,7 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order and choose: stories in the order of their file, small files last; `--minutes` takes a part of what is left."""
-    items.sort(key=lambda item: "unit" in item.path.parts)  # so that both processes end at about the same time
+    _USE_API.update(item.path for item in items if "api" in getattr(item, "fixturenames", ()))
+    # Those that share a running API first, one after the other; the small last, so that all processes end at about the same time.
+    items.sort(key=lambda item: ("unit" in item.path.parts, item.path not in _USE_API))
     stories: dict[Path, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("story"):
@@ -285,16 +287,29 @@ def within() -> Callable[[float, Callable[[], bool]], bool]:
     return wait
 
 
-@pytest.fixture(scope="session")
-def api(tmp_path_factory: pytest.TempPathFactory, handbook: Path) -> Iterator[Any]:
-    """One `headrace up` for all tests of the API, with tiny models; see serving.py."""
+_USE_API: set[Path] = set()
+"""Files with a test that takes `api`."""
+_SERVED: list[tuple[Any, contextlib.ExitStack]] = []
+"""The API that runs now, and how it ends."""
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory, handbook: Path) -> Any:
+    """One `headrace up` for the tests of the API, with tiny models; see serving.py. It ends before a file that does without."""
     from serving import served
 
-    folder = tmp_path_factory.mktemp("api")
-    home = new_home(folder, None, handbook)
-    home.env["HEADRACE_INFERENCE__DOCUMENT_BYTES"] = "200000"
-    try:
-        with served(home, folder / "log") as api:
-            yield api
-    finally:
-        clear(home)
+    if not _SERVED:
+        folder = tmp_path_factory.mktemp("api")
+        home = new_home(folder, None, handbook)
+        home.env["HEADRACE_INFERENCE__DOCUMENT_BYTES"] = "200000"
+        with contextlib.ExitStack() as stack:
+            stack.callback(clear, home)
+            _SERVED.append((stack.enter_context(served(home, folder / "log")), stack.pop_all()))
+    return _SERVED[0][0]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """A service that nobody asks still takes a tenth of a core."""
+    if _SERVED and (nextitem is None or nextitem.path not in _USE_API):
+        _SERVED.pop()[1].close()

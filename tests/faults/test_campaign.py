@@ -62,7 +62,7 @@ class Outage:
 class Load:
     """People who put documents, ask and judge, and what was acknowledged to them."""
 
-    api: Api
+    service: Api
     documents: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
@@ -137,13 +137,13 @@ class Load:
     def _client(self) -> httpx.Client:
         own = threading.current_thread()
         if not hasattr(own, "client"):
-            own.client = self.api.client()  # type: ignore[attr-defined]
+            own.client = self.service.client()  # type: ignore[attr-defined]
         client: httpx.Client = own.client  # type: ignore[attr-defined]
         return client
 
 
 @pytest.fixture
-def api(tmp_path: Path, handbook: Path) -> Iterator[Api]:
+def service(tmp_path: Path, handbook: Path) -> Iterator[Api]:
     """`headrace up` with its training, in a home on a disk of 1.5 GiB of its own."""
     needs.require(os.geteuid() == 0, "Mounting a small disk takes root.", unless="HEADRACE_TESTS_WITHOUT_ROOT")
     disk = tmp_path / "disk"
@@ -152,32 +152,32 @@ def api(tmp_path: Path, handbook: Path) -> Iterator[Api]:
     home = new_home(disk, None, handbook)
     home.env.update(QUIET)
     try:
-        api = started(home, tmp_path / "up.log")
+        service = started(home, tmp_path / "up.log")
         try:
-            yield api
-            assert api.stop() == 0, api.log.read_text()
+            yield service
+            assert service.stop() == 0, service.log.read_text()
         finally:
-            api.kill()
+            service.kill()
     finally:
         clear(home)
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def process(api: Api, name: str) -> psutil.Process:
+def process(service: Api, name: str) -> psutil.Process:
     """A server, or the training loop, that runs now."""
     if name == "loop":
-        return psutil.Process(status.read(api.home.path)["pid"])
-    state = read_state(PlatformHome(api.home.path))
+        return psutil.Process(status.read(service.home.path)["pid"])
+    state = read_state(PlatformHome(service.home.path))
     assert state is not None, "the platform's record is gone"
     return psutil.Process(state.children[name].pid)
 
 
-def kill(api: Api, name: str) -> None:
-    process(api, name).send_signal(signal.SIGKILL)
+def kill(service: Api, name: str) -> None:
+    process(service, name).send_signal(signal.SIGKILL)
 
 
-def freeze(api: Api, name: str, seconds: float) -> None:
-    frozen = process(api, name)
+def freeze(service: Api, name: str, seconds: float) -> None:
+    frozen = process(service, name)
     frozen.suspend()
     try:
         time.sleep(seconds)
@@ -186,8 +186,8 @@ def freeze(api: Api, name: str, seconds: float) -> None:
             frozen.resume()
 
 
-def fill_the_disk(api: Api, seconds: float) -> None:
-    ballast = api.home.path.parent / "ballast"
+def fill_the_disk(service: Api, seconds: float) -> None:
+    ballast = service.home.path.parent / "ballast"
     try:
         end = time.monotonic() + seconds
         with ballast.open("wb", buffering=0) as file:
@@ -200,9 +200,9 @@ def fill_the_disk(api: Api, seconds: float) -> None:
         ballast.unlink()
 
 
-def nonsense(api: Api, dice: random.Random) -> None:
+def nonsense(service: Api, dice: random.Random) -> None:
     """What the schema lets through and nobody can use, to every topic."""
-    producer = Producer({"bootstrap.servers": api.endpoints.kafka_bootstrap, "message.timeout.ms": 5000})
+    producer = Producer({"bootstrap.servers": service.endpoints.kafka_bootstrap, "message.timeout.ms": 5000})
     odd: list[Any] = [None, "", "../beta/x", -1, 1e308, "0001-01-01T00:00:00+01:00", ["ann"], {"a": 1}, "\u202e", "x" * 5000]
     for store in (DOCUMENT_EVENTS, INTERACTIONS, FEEDBACK):
         for _ in range(5):
@@ -212,14 +212,14 @@ def nonsense(api: Api, dice: random.Random) -> None:
     producer.flush(6)
 
 
-def faults(api: Api, dice: random.Random) -> Iterator[tuple[str, Callable[[], None]]]:
+def faults(service: Api, dice: random.Random) -> Iterator[tuple[str, Callable[[], None]]]:
     """One fault after the other: each kind once in random order, then again."""
     while True:
         kinds: list[tuple[str, Callable[[], None]]] = [
-            *((f"kill -9 {name}", lambda name=name: kill(api, name)) for name in (*SERVERS, "loop")),  # type: ignore[misc]
-            *((f"freeze {name}", lambda name=name: freeze(api, name, dice.uniform(5, 30))) for name in SERVERS),  # type: ignore[misc]
-            ("full disk", lambda: fill_the_disk(api, 8)),
-            ("nonsense events", lambda: nonsense(api, dice)),
+            *((f"kill -9 {name}", lambda name=name: kill(service, name)) for name in (*SERVERS, "loop")),  # type: ignore[misc]
+            *((f"freeze {name}", lambda name=name: freeze(service, name, dice.uniform(5, 30))) for name in SERVERS),  # type: ignore[misc]
+            ("full disk", lambda: fill_the_disk(service, 8)),
+            ("nonsense events", lambda: nonsense(service, dice)),
         ]
         dice.shuffle(kinds)
         yield from kinds
@@ -235,13 +235,13 @@ def everything_answers(load: Load, since: float) -> bool:
 
 @pytest.mark.soak(minutes=12)
 @pytest.mark.timeout(3600)
-def test_a_campaign_of_faults_loses_nothing_and_every_outage_ends_unaided(api: Api) -> None:
-    dice, load = random.Random(SEED), Load(api)
+def test_a_campaign_of_faults_loses_nothing_and_every_outage_ends_unaided(service: Api) -> None:
+    dice, load = random.Random(SEED), Load(service)
     outages: list[Outage] = []
     with load.going_on():
         wait(60, lambda: everything_answers(load, 0.0) and len(load.answers) > 5, "it never answered")
         end = time.monotonic() + SECONDS
-        for name, fault in faults(api, dice):
+        for name, fault in faults(service, dice):
             if time.monotonic() > end:
                 break
             outage = Outage(name, time.monotonic())
@@ -274,12 +274,12 @@ def readiness_told_the_truth(load: Load, outage: Outage) -> None:
 
 
 def nothing_acknowledged_is_lost_or_doubled(load: Load) -> None:
-    api, client = load.api, load.api.client()
+    service, client = load.service, load.service.client()
     for uri in load.documents:
-        assert api.indexed(client, uri)["status"] == "indexed", uri
+        assert service.indexed(client, uri)["status"] == "indexed", uri
 
     def held(query: str) -> Counter[str]:
-        return Counter(row["name"] for row in api.sql(query))
+        return Counter(row["name"] for row in service.sql(query))
 
     wait(90, lambda: set(load.verdicts) <= set(held("SELECT verdict_id AS name FROM feedback")), "verdicts do not land")
     wait(90, lambda: set(load.answers) <= set(held("SELECT answer_id AS name FROM interactions")), "answers do not land")

@@ -17,6 +17,7 @@ import needs
 import pytest
 from conftest import Home, clear, new_home
 from serving import Api, served
+from shell import as_json, run
 from traffic import until
 
 from headrace.catalog import CHUNKS, INTERACTIONS
@@ -40,50 +41,50 @@ QUESTION = {"question": "On which day was the pump of the northern station greas
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory, handbook: Path) -> Iterator[Api]:
+def service(tmp_path_factory: pytest.TempPathFactory, handbook: Path) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("outage")
     home = new_home(folder, None, handbook)
     try:
-        with served(home, folder / "log") as api:
-            client = api.client(api.keys["acme"])
+        with served(home, folder / "log") as service:
+            client = service.client(service.keys["acme"])
             client.put("/v1/documents/pump.md", content=PUMP).raise_for_status()
-            assert api.indexed(client, "pump.md")["status"] == "indexed"
+            assert service.indexed(client, "pump.md")["status"] == "indexed"
             client.post("/v1/ask", json=QUESTION).raise_for_status()  # everything that answers is open
-            yield api
+            yield service
     finally:
         clear(home)
 
 
 @pytest.fixture
-def acme(api: Api) -> httpx.Client:
-    until(60, lambda: health(api)["status"] == "ok", lambda: health(api))  # whatever another test did to it
-    return api.client(api.keys["acme"])
+def acme(service: Api) -> httpx.Client:
+    until(60, lambda: health(service)["status"] == "ok", lambda: health(service))  # whatever another test did to it
+    return service.client(service.keys["acme"])
 
 
-def health(api: Api) -> dict[str, Any]:
-    found: dict[str, Any] = api.client().get("/health/ready").json()
+def health(service: Api) -> dict[str, Any]:
+    found: dict[str, Any] = service.client().get("/health/ready").json()
     return found
 
 
-def wanting(api: Api) -> dict[str, dict[str, Any]]:
+def wanting(service: Api) -> dict[str, dict[str, Any]]:
     """The parts that are not ready."""
-    return {part["part"]: part for part in health(api)["parts"] if not part["ready"]}
+    return {part["part"]: part for part in health(service)["parts"] if not part["ready"]}
 
 
-def metric(api: Api, name: str) -> float:
-    text = api.client().get("/metrics").text
+def metric(service: Api, name: str) -> float:
+    text = service.client().get("/metrics").text
     return float(next(line for line in text.splitlines() if line.startswith(f"{name} ")).split()[-1])
 
 
-def pid(api: Api, part: str) -> int:
-    state = read_state(PlatformHome(api.home.path))
+def pid(service: Api, part: str) -> int:
+    state = read_state(PlatformHome(service.home.path))
     assert state is not None
     return state.children[part].pid
 
 
 @contextmanager
-def frozen(api: Api, part: str) -> Iterator[None]:
-    number = pid(api, part)
+def frozen(service: Api, part: str) -> Iterator[None]:
+    number = pid(service, part)
     os.kill(number, signal.SIGSTOP)
     try:
         yield
@@ -92,14 +93,14 @@ def frozen(api: Api, part: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def runner(api: Api, tmp_path: Path) -> Runner:
-    assert api.models is not None
-    chosen = Settings(home=api.home.path, models=api.models.models)
-    return Runner(Run("test", tmp_path), overlay(api.endpoints, brought(chosen)))
+def runner(service: Api, tmp_path: Path) -> Runner:
+    assert service.models is not None
+    chosen = Settings(home=service.home.path, models=service.models.models)
+    return Runner(Run("test", tmp_path), overlay(service.endpoints, brought(chosen)))
 
 
-def test_everything_is_ready_and_says_so_everywhere(api: Api, acme: httpx.Client) -> None:
-    answer = api.client().get("/health/ready")
+def test_everything_is_ready_and_says_so_everywhere(service: Api, acme: httpx.Client) -> None:
+    answer = service.client().get("/health/ready")
     names = {part["part"] for part in answer.json()["parts"]}
     assert names == {
         "platform",
@@ -113,37 +114,37 @@ def test_everything_is_ready_and_says_so_everywhere(api: Api, acme: httpx.Client
         "landing",
         "indexing",
     }
-    assert (answer.status_code, wanting(api)) == (200, {})
+    assert (answer.status_code, wanting(service)) == (200, {})
     for name in names:
-        assert metric(api, f'headrace_up{{part="{name}"}}') == 1.0
-    assert metric(api, "headrace_indexing_failing") == metric(api, "headrace_landing_failing") == 0.0
-    assert api.home.json("status")["status"] == "ok"
+        assert metric(service, f'headrace_up{{part="{name}"}}') == 1.0
+    assert metric(service, "headrace_indexing_failing") == metric(service, "headrace_landing_failing") == 0.0
+    assert as_json(service.home, "status")["status"] == "ok"
 
 
 def test_a_home_in_which_nothing_runs_is_not_ready(tmp_path: Path, handbook: Path) -> None:
     home: Home = new_home(tmp_path, None, handbook)
-    said = home.run("status", code=1).stdout
+    said = run(home, "status", code=1).stdout
     assert "platform" in said
     assert "headrace up" in said
     assert home.processes() == [], "asking starts nothing"
 
 
-def test_answers_are_given_while_the_head_is_frozen_and_recorded_once_when_it_is_back(api: Api, acme: httpx.Client) -> None:
+def test_answers_are_given_while_the_head_is_frozen_and_recorded_once_when_it_is_back(service: Api, acme: httpx.Client) -> None:
     given = []
-    with frozen(api, "head"):
+    with frozen(service, "head"):
         for path in ("/v1/ask", "/v1/search", "/v1/ask"):
             answer = acme.post(path, json=QUESTION)
             assert answer.status_code == 200, answer.text
             assert NOTE in answer.json()["note"]
             given.append(answer.json()["answer_id"])
-        assert metric(api, "headrace_unrecorded_answers") == 3.0
-        assert len(list((api.home.path / "unrecorded").glob("*.json"))) == 3
-        assert wanting(api)["head"]["state"] == "does not tell its topics"
-        refused = api.client().get("/health/ready")
+        assert metric(service, "headrace_unrecorded_answers") == 3.0
+        assert len(list((service.home.path / "unrecorded").glob("*.json"))) == 3
+        assert wanting(service)["head"]["state"] == "does not tell its topics"
+        refused = service.client().get("/health/ready")
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "not_ready"
         assert "127.0.0.1" not in refused.text
-    until(60, lambda: metric(api, "headrace_unrecorded_answers") == 0.0, api.log.read_text)
+    until(60, lambda: metric(service, "headrace_unrecorded_answers") == 0.0, service.log.read_text)
     assert acme.post("/v1/feedback", json={"answer_id": given[0], "up": True}).status_code == 200
     straight = acme.post("/v1/ask", json=QUESTION).json()
     assert "note" not in straight
@@ -151,14 +152,14 @@ def test_answers_are_given_while_the_head_is_frozen_and_recorded_once_when_it_is
     names = ", ".join(f"'{name}'" for name in given)
 
     def landed() -> list[str]:
-        return [row["answer_id"] for row in api.sql(f"SELECT answer_id FROM interactions WHERE answer_id IN ({names})")]
+        return [row["answer_id"] for row in service.sql(f"SELECT answer_id FROM interactions WHERE answer_id IN ({names})")]
 
-    until(60, lambda: len(landed()) >= len(given), api.log.read_text)
+    until(60, lambda: len(landed()) >= len(given), service.log.read_text)
     assert sorted(landed()) == sorted(given), "each once"
 
 
 def test_answers_that_waited_when_their_process_ended_are_recorded_by_the_next_once_each(
-    api: Api, acme: httpx.Client, runner: Runner, tmp_path: Path
+    service: Api, acme: httpx.Client, runner: Runner, tmp_path: Path
 ) -> None:
     """Of one the head has acknowledged nothing and holds it all the same, of another it has landed already."""
     kept = Unrecorded(tmp_path)
@@ -174,13 +175,13 @@ def test_answers_that_waited_when_their_process_ended_are_recorded_by_the_next_o
     assert (len(again), again.record(runner)) == (0, 0)
     runner.run(land)
     names = ", ".join(f"'{name}'" for name in ids)
-    found = api.sql(f'SELECT answer_id, "user", run FROM {INTERACTIONS.name} WHERE answer_id IN ({names})')
+    found = service.sql(f'SELECT answer_id, "user", run FROM {INTERACTIONS.name} WHERE answer_id IN ({names})')
     assert sorted(row["answer_id"] for row in found) == sorted(ids)
     assert {row["run"] for row in found} == {runner.record.id}
 
 
-def test_nothing_is_a_500_while_the_object_store_is_killed(api: Api, acme: httpx.Client) -> None:
-    vectors = VectorReader(CHUNKS, api.endpoints, Meter(Ledger(), "test"))
+def test_nothing_is_a_500_while_the_object_store_is_killed(service: Api, acme: httpx.Client) -> None:
+    vectors = VectorReader(CHUNKS, service.endpoints, Meter(Ledger(), "test"))
     assert vectors.version().startswith("g1.")
     ended, unforeseen = threading.Event(), []
 
@@ -211,12 +212,12 @@ def test_nothing_is_a_500_while_the_object_store_is_killed(api: Api, acme: httpx
 
     threads = [threading.Thread(target=asking, args=(ask,)) for ask in asks]
     try:
-        os.kill(pid(api, "objects"), signal.SIGKILL)
+        os.kill(pid(service, "objects"), signal.SIGKILL)
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        until(90, lambda: health(api)["status"] == "ok", lambda: health(api))
+        until(90, lambda: health(service)["status"] == "ok", lambda: health(service))
     finally:
         ended.set()
         watching.join()
@@ -226,66 +227,68 @@ def test_nothing_is_a_500_while_the_object_store_is_killed(api: Api, acme: httpx
     assert acme.post("/v1/ask", json=QUESTION).status_code == 200
 
 
-def test_a_frozen_object_store_is_named_within_the_deadline_and_is_ready_when_it_goes_on(api: Api, acme: httpx.Client) -> None:
-    with frozen(api, "objects"):
+def test_a_frozen_object_store_is_named_within_the_deadline_and_is_ready_when_it_goes_on(
+    service: Api, acme: httpx.Client
+) -> None:
+    with frozen(service, "objects"):
         started = time.monotonic()
-        until(30, lambda: "objects" in wanting(api), lambda: health(api))
-        assert wanting(api)["objects"]["remedy"]
+        until(30, lambda: "objects" in wanting(service), lambda: health(service))
+        assert wanting(service)["objects"]["remedy"]
         # One look may have been under way, and each takes its deadline at most; a busy machine takes its time.
         assert time.monotonic() - started < 4 * DEADLINE_S
-        assert api.client().get("/health/live").json()["status"] == "ok"
-    until(60, lambda: health(api)["status"] == "ok", lambda: health(api))
+        assert service.client().get("/health/live").json()["status"] == "ok"
+    until(60, lambda: health(service)["status"] == "ok", lambda: health(service))
     assert acme.post("/v1/ask", json=QUESTION).status_code == 200
 
 
-def test_what_holds_others_up_is_left_out_by_a_command(api: Api, acme: httpx.Client) -> None:
+def test_what_holds_others_up_is_left_out_by_a_command(service: Api, acme: httpx.Client) -> None:
     acme.put("/v1/documents/heavy.md", content=b"# Heavy\n\nIt holds others up.").raise_for_status()
-    assert api.indexed(acme, "heavy.md")["status"] == "indexed"
-    said = api.home.run("index", "--tenant", "acme", "--skip", "heavy.md", "--reason", "too heavy").stderr
+    assert service.indexed(acme, "heavy.md")["status"] == "indexed"
+    said = run(service.home, "index", "--tenant", "acme", "--skip", "heavy.md", "--reason", "too heavy").stderr
     assert "heavy.md is left out until it is put again" in said
-    until(30, lambda: acme.get("/v1/documents/heavy.md").json()["status"] == "failed", api.log.read_text)
+    until(30, lambda: acme.get("/v1/documents/heavy.md").json()["status"] == "failed", service.log.read_text)
     assert acme.get("/v1/documents/heavy.md").json()["reason"].endswith(": too heavy")
     assert acme.put("/v1/documents/heavy.md", content=b"# Heavy\n\nIt holds others up.").status_code == 202
-    until(30, lambda: acme.get("/v1/documents/heavy.md").json()["status"] == "indexed", api.log.read_text)
+    until(30, lambda: acme.get("/v1/documents/heavy.md").json()["status"] == "indexed", service.log.read_text)
     place = f"feedback/0/{10**9}"
-    assert f"{place} becomes a dead letter" in api.home.run("land", "--once", "--skip", place, "--reason", "why").stderr
-    assert "There is no partition" in api.home.run("land", "--once", "--skip", "nowhere/0/1", code=1).stderr
-    assert "Nothing to index" in api.home.run("index", code=2).stderr
+    assert f"{place} becomes a dead letter" in run(service.home, "land", "--once", "--skip", place, "--reason", "why").stderr
+    assert "There is no partition" in run(service.home, "land", "--once", "--skip", "nowhere/0/1", code=1).stderr
+    assert "Nothing to index" in run(service.home, "index", code=2).stderr
 
 
-def test_indexing_that_is_held_up_says_since_when_and_goes_on(api: Api, acme: httpx.Client) -> None:
-    assert api.models is not None
-    api.models.refused = {"": 401}  # a key that is no longer right: no document's fault
+def test_indexing_that_is_held_up_says_since_when_and_goes_on(service: Api, acme: httpx.Client) -> None:
+    assert service.models is not None
+    service.models.refused = {"": 401}  # a key that is no longer right: no document's fault
     try:
         acme.put("/v1/documents/held.md", content=b"# Held\n\nIt is held up.").raise_for_status()
-        until(30, lambda: "indexing" in wanting(api), lambda: health(api))
-        first = wanting(api)["indexing"]
+        until(30, lambda: "indexing" in wanting(service), lambda: health(service))
+        first = wanting(service)["indexing"]
         assert first["state"] == "is held up and tried again (RequestRefused)"
-        assert metric(api, "headrace_indexing_failing") == 1.0
-        assert metric(api, 'headrace_up{part="indexing"}') == 0.0
-        said = api.home.run("status", code=1).stdout
+        assert metric(service, "headrace_indexing_failing") == 1.0
+        assert metric(service, 'headrace_up{part="indexing"}') == 0.0
+        said = run(service.home, "status", code=1).stdout
         assert "headrace index --skip" in said
         time.sleep(1.1)
-        assert wanting(api)["indexing"]["for_s"] > first["for_s"]
+        assert wanting(service)["indexing"]["for_s"] > first["for_s"]
     finally:
-        api.models.refused = {}
-    assert api.indexed(acme, "held.md")["status"] == "indexed"
-    until(30, lambda: not wanting(api), lambda: health(api))
+        service.models.refused = {}
+    assert service.indexed(acme, "held.md")["status"] == "indexed"
+    until(30, lambda: not wanting(service), lambda: health(service))
 
 
-def test_a_document_that_the_embedder_refuses_is_failed_in_its_status(api: Api, acme: httpx.Client) -> None:
-    assert api.models is not None
-    api.models.refused = {"xenolith": 400}
+def test_a_document_that_the_embedder_refuses_is_failed_in_its_status(service: Api, acme: httpx.Client) -> None:
+    assert service.models is not None
+    service.models.refused = {"xenolith": 400}
     try:
         acme.put("/v1/documents/stone.md", content=b"# Stone\n\nA xenolith.").raise_for_status()
         assert acme.put("/v1/documents/sand.md", content=b"# Sand\n\nA dune.").status_code == 202
-        found = api.indexed(acme, "stone.md")
+        found = service.indexed(acme, "stone.md")
         assert (found["status"], found["reason"]) == ("failed", "the embedder refused a passage of it (400)")
-        assert api.indexed(acme, "sand.md")["status"] == "indexed"
+        assert service.indexed(acme, "sand.md")["status"] == "indexed"
     finally:
-        api.models.refused = {}
+        service.models.refused = {}
     assert acme.put("/v1/documents/stone.md", content=b"# Stone\n\nA xenolith.").status_code == 202
-    until(30, lambda: acme.get("/v1/documents/stone.md").json()["status"] == "indexed", api.log.read_text)
+    until(30, lambda: acme.get("/v1/documents/stone.md").json()["status"] == "indexed", service.log.read_text)
 
 
 @pytest.fixture
@@ -305,17 +308,17 @@ def test_a_full_disk_is_507_for_everything_that_writes_and_what_is_full_no_longe
     small_disk: Path, tmp_path: Path, handbook: Path
 ) -> None:
     home = new_home(small_disk, None, handbook)
-    with served(home, tmp_path / "log") as api:
-        client = api.client(api.keys["acme"])
+    with served(home, tmp_path / "log") as service:
+        client = service.client(service.keys["acme"])
         client.put("/v1/documents/pump.md", content=PUMP).raise_for_status()
-        assert api.indexed(client, "pump.md")["status"] == "indexed"
+        assert service.indexed(client, "pump.md")["status"] == "indexed"
         answer = client.post("/v1/ask", json=QUESTION).raise_for_status().json()
         ballast = small_disk / "ballast"
         with suppress(OSError), ballast.open("wb") as file:
             while True:
                 file.write(bytes(1 << 20))
                 file.flush()
-        assert wanting(api)["disk"]["state"] == "is full"
+        assert wanting(service)["disk"]["state"] == "is full"
         asks = (
             lambda: client.put("/v1/documents/more.md", content=os.urandom(100_000).hex().encode()),
             lambda: client.post("/v1/ask", json=QUESTION),
@@ -326,6 +329,6 @@ def test_a_full_disk_is_507_for_everything_that_writes_and_what_is_full_no_longe
             assert refused.status_code == 507, refused.text
             assert str(small_disk) not in refused.text
         ballast.unlink()
-        until(90, lambda: health(api)["status"] == "ok", lambda: health(api))
-        until(60, lambda: client.post("/v1/ask", json=QUESTION).status_code == 200, api.log.read_text)
+        until(90, lambda: health(service)["status"] == "ok", lambda: health(service))
+        until(60, lambda: client.post("/v1/ask", json=QUESTION).status_code == 200, service.log.read_text)
         assert client.post("/v1/feedback", json={"answer_id": answer["answer_id"], "up": True}).status_code == 200

@@ -226,7 +226,7 @@ def test_rows_come_back_as_they_went_and_are_counted(table: TableWriter, ledger:
     table.append(rows(1, 2, 3))
     table.append(pa.Table.from_batches([rows(4)]))
     assert sorted(table.read().to_pylist(), key=lambda r: r["offset"]) == [
-        {**row(n), "consent": None, "extra": None} for n in (1, 2, 3, 4)
+        {**row(n), "consent": None, "key": None, "extra": None} for n in (1, 2, 3, 4)
     ]
     assert table.read().schema == FEEDBACK_ROWS.columns
     assert table.count() == 4

@@ -94,13 +94,13 @@ def test_a_closed_document_is_neither_opened_nor_deleted_and_nobody_speaks_for_a
         for topic, event in (
             (DOCUMENT_EVENTS, document_event()),
             (DOCUMENT_EVENTS, document_event(kind="delete", sha256="", bytes=0)),
-            (FEEDBACK, verdict()),
+            (FEEDBACK, verdict(answer_id="judged")),
         )
         for headers in forgeries(runner, topic, event)
     ]
     for attack in attacks:
         intrude(runner, *attack)
-    runner.run(feedback, verdicts=[Verdict("a", True, "acme", "ann")])
+    runner.run(feedback, verdicts=[Verdict("judged", True, "acme", "ann")])
     landed: Landed = runner.run(land)
     assert (landed.events["feedback"], landed.events["document-events"], landed.dead) == (1, 0, len(attacks))
     index(runner)
@@ -108,7 +108,7 @@ def test_a_closed_document_is_neither_opened_nor_deleted_and_nobody_speaks_for_a
     pay = document_id("acme", "pay.md")
     assert audience(documents)[pay] == ("boss",)
     assert pay in live(documents)
-    assert reader(runner, FEEDBACK_ROWS).read(("user",), "answer_id = 'a'")["user"].to_pylist() == ["ann"]
+    assert reader(runner, FEEDBACK_ROWS).read(("user",), "answer_id = 'judged'")["user"].to_pylist() == ["ann"]
     reasons = [row["reason"] for row in reader(runner, DEAD_LETTERS).read().to_pylist()]
     assert len(reasons) >= len(attacks)
     assert all(reason.startswith(UNSIGNED) for reason in reasons)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
-import pty
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +15,7 @@ import needs
 import pytest
 from child import NOBODY
 from conftest import Home
+from shell import on_terminal
 from traffic import until
 
 from headrace.errors import BadDocument, BadSettings, WrongUsage
@@ -189,29 +186,9 @@ def test_escapes_of_users_do_not_reach_the_operators_terminal(api: Any) -> None:
         (("key", "list", "--tenant", "crew"), "]0;owned"),
         (("index", EVIL), "]0;owned"),
     ):
-        shown = terminal(api.home, *words)
+        shown = on_terminal(api.home, *words)
         assert seen.encode() in shown, (words, shown)
         assert not any(bad in shown for bad in (b"\x1b]0;", b"\x07", b"\x1b[2J", b"\x1b[31mERROR", b"\xc2\x9b")), (words, shown)
-
-
-def terminal(home: Home, *words: str) -> bytes:
-    """What a command writes to a terminal, whatever it ends with."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "headrace.cli", "--home", str(home.path), *words]
-    process = subprocess.Popen(command, env=home.env, cwd=home.path.parent, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    shown = io.BytesIO()
-    while True:
-        try:
-            read = os.read(ours, 65536)
-        except OSError:  # EIO: the last of those who write to it has ended
-            break
-        if not read:
-            break
-        shown.write(read)
-    os.close(ours)
-    process.wait(60)
-    return shown.getvalue()
 
 
 # a settings file that lies about
@@ -252,7 +229,7 @@ def test_a_settings_file_that_leads_elsewhere_is_said_on_a_terminal(tmp_path: Pa
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
     home = Home(tmp_path / "home", tmp_path, kept)
     home.path.mkdir(mode=0o700)
-    shown = terminal(home, "runs").decode()
+    shown = on_terminal(home, "runs").decode()
     assert f"{here} names models, and is obeyed." in shown.replace("\r\n", "\n")
     assert "is obeyed" not in home.run("runs").stderr, "nobody looks on"
     here.write_text("[training]\nverdicts = 5\n")

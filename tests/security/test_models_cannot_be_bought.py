@@ -13,6 +13,7 @@ import httpx
 import pyarrow as pa
 import pytest
 import tiny
+from shell import run
 from traffic import until
 
 from headrace.catalog import CHUNK_ROWS, EXAMPLES, FEEDBACK, INTERACTIONS, TURNS, Store
@@ -275,7 +276,7 @@ def test_openais_user_is_recorded_where_the_key_may_name_users_and_can_be_forgot
     client.post("/v1/feedback", json={"answer_id": said, "up": True, "user": "cid of the shop"}).raise_for_status()
     assert [row["user"] for row in rows_of(api, "interactions", said)] == ["cid of the shop"]
     rows_of(api, "feedback", said)
-    api.home.run("forget", "--user", "cid of the shop", "--tenant", "shop", "--yes")
+    run(api.home, "forget", "--user", "cid of the shop", "--tenant", "shop", "--yes")
     for table in ("interactions", "feedback"):
         assert api.sql(f"SELECT 1 AS one FROM {table} WHERE answer_id = '{said}'") == []
 

@@ -423,7 +423,7 @@ def fitting(kind: pa.DataType) -> st.SearchStrategy[Any]:
 BOUNDED = {"deadline": None, "suppress_health_check": list(HealthCheck), "phases": [Phase.generate]}
 
 
-@settings(max_examples=4, **BOUNDED)
+@settings(max_examples=2, **BOUNDED)
 @given(data=st.data())
 def test_nonsense_in_every_topic_stops_nothing(runner: Runner, data: st.DataObject) -> None:
     def one(topic: Store, event: Any) -> dict[str, Any]:
@@ -431,7 +431,7 @@ def test_nonsense_in_every_topic_stops_nothing(runner: Runner, data: st.DataObje
         wrong = data.draw(st.booleans())
         return dict(event(**{name: data.draw(JSON if wrong else fitting(topic.columns.field(name).type)) for name in names}))
 
-    nonsense = {topic: [one(topic, event) for _ in range(12)] for topic, event in EVENTS.items()}
+    nonsense = {topic: [one(topic, event) for _ in range(24)] for topic, event in EVENTS.items()}
     good = put(runner, f"good-{data.draw(st.uuids())}.md")
     nonsense[DOCUMENT_EVENTS].append(good)
     arrive(runner, nonsense)
@@ -440,14 +440,14 @@ def test_nonsense_in_every_topic_stops_nothing(runner: Runner, data: st.DataObje
     assert good["uri"] in indexed(runner)
 
 
-@settings(max_examples=4, **BOUNDED)
+@settings(max_examples=2, **BOUNDED)
 @given(data=st.data())
 def test_answers_and_verdicts_of_any_kind_end_no_round(runner: Runner, data: st.DataObject) -> None:
     """What fits the schema and no more, answers that were judged included: prepare leaves out what it cannot use."""
     shown = reader(runner, CHUNK_ROWS).read(("chunk_id",))["chunk_id"].to_pylist()[:3] or ["c"]
     run = str(data.draw(st.uuids()))
     answers, verdicts = [], []
-    for number in range(8):
+    for number in range(16):
         name = f"{run}-{number}"
         columns = INTERACTIONS.columns
         drawn = {f.name: data.draw(fitting(f.type)) for f in columns if f.name not in ("kind", "tenant", "answer_id", "run")}
