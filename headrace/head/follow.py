@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -12,6 +13,8 @@ from headrace.pipeline.runner import Runner
 from headrace.settings import Landing
 
 _CHORES_S = 60.0
+_SIGNALS_S = 0.5
+"""A signal that came just before a wait began is noticed after it, so no wait of the main thread is longer."""
 
 
 def follow(
@@ -39,7 +42,11 @@ def follow(
     with ThreadPoolExecutor(1, "follow") as pool:
         landing = pool.submit(runner.run, land, settings=settings, following=following)
         try:
-            while not wait([landing], timeout=_CHORES_S).done:
+            due = time.monotonic() + _CHORES_S
+            while not wait([landing], timeout=_SIGNALS_S).done:
+                if time.monotonic() < due:
+                    continue
+                due = time.monotonic() + _CHORES_S
                 for name, chore in every:
                     try:
                         chore()
