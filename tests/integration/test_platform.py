@@ -133,7 +133,7 @@ def bucket(endpoints: Endpoints, name: str | None = None) -> S3Store:
         access_key_id=endpoints.s3_access_key,
         secret_access_key=endpoints.s3_secret_key,
         region=endpoints.s3_region,
-        client_options={"allow_http": True},
+        client_options={"allow_http": True, "timeout": "10s"},  # SeaweedFS may leave a put to a full disk unanswered
         retry_config={"max_retries": 1},
     )
 
