@@ -156,9 +156,10 @@ class Supervisor:
             # SeaweedFS goes on refusing what it could not write once, and Tansu with it.
             self._was_full = False
             _log.info("the disk has space again")
-            for name in ("head", "objects"):
-                if name in self.children:
-                    self.children[name].stop(STOP_SECONDS)
+            if "head" in self.children:
+                self._end_head()  # asked to end, it first repeats for ten seconds what the store has refused
+            if "objects" in self.children:
+                self.children["objects"].stop(STOP_SECONDS)
         ended = {name: child for name, child in self.children.items() if child.ended}
         if not ended:
             return
@@ -172,7 +173,10 @@ class Supervisor:
         self._record()
 
     def _end_head(self) -> None:
-        """A Tansu whose store is gone acknowledges what it cannot keep, so it must not answer for a moment longer."""
+        """A Tansu whose store is gone acknowledges what it cannot keep, so it must not answer for a moment longer.
+
+        It keeps nothing that is not in the store, so nothing is lost with it.
+        """
         self.children["head"].process.kill()
         self.children["head"].process.wait()
 
