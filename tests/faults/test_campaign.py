@@ -1,12 +1,13 @@
 """Ten minutes of faults under a `headrace up` that people use: nothing acknowledged is lost, and each outage ends unaided.
 
-`make soak K=campaign` prints a table; docs/outages.md has the one of a whole run.
+`make soak K=campaign` prints a table of what each kind of fault did.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import random
 import signal
@@ -27,6 +28,7 @@ import pytest
 from confluent_kafka import Producer
 from conftest import clear, new_home
 from serving import Api, started
+from signed import signed
 
 from headrace.catalog import DOCUMENT_EVENTS, FEEDBACK, INTERACTIONS
 from headrace.loop import status
@@ -201,14 +203,15 @@ def fill_the_disk(service: Api, seconds: float) -> None:
 
 
 def nonsense(service: Api, dice: random.Random) -> None:
-    """What the schema lets through and nobody can use, to every topic."""
+    """Signed events that are JSON objects of the right names and the wrong values, to every topic."""
     producer = Producer({"bootstrap.servers": service.endpoints.kafka_bootstrap, "message.timeout.ms": 5000})
     odd: list[Any] = [None, "", "../beta/x", -1, 1e308, "0001-01-01T00:00:00+01:00", ["ann"], {"a": 1}, "\u202e", "x" * 5000]
     for store in (DOCUMENT_EVENTS, INTERACTIONS, FEEDBACK):
         for _ in range(5):
-            value = {column.name: dice.choice(odd) for column in store.columns}
+            value = json.dumps({column.name: dice.choice(odd) for column in store.columns}).encode()
+            headers = signed(service.endpoints, store.name, value, b"nonsense")
             with contextlib.suppress(BufferError):
-                producer.produce(store.name, value=repr(value).replace("'", '"').encode("utf-8", "replace"), key=b"nonsense")
+                producer.produce(store.name, value=value, key=b"nonsense", headers=headers)
     producer.flush(6)
 
 
