@@ -72,29 +72,25 @@ def forget_rows(endpoints: Endpoints, store: Any = EVENT_ROWS) -> None:
 class Events:
     """Puts numbered events on the topic and remembers which the broker acknowledged, and where it put them.
 
-    As our own writer does, it believes no acknowledgement without a place of its own: after a kill Tansu may answer an idempotent
-    producer's retry with "known already", or with offsets that others have, and not hold the records (docs/head.md).
+    As our own writer does, it is not idempotent and believes no acknowledgement without a place of its own (docs/head.md says
+    what Tansu does to idempotent producers after a kill).
     """
 
     def __init__(self, endpoints: Endpoints, first: int = 0) -> None:
         self.places: dict[int, Place] = {}
         self._given: set[Place] = set()
         self.sent = first
-        self._settings = {
-            "bootstrap.servers": endpoints.kafka_bootstrap,
-            "acks": "all",
-            "enable.idempotence": True,
-            "linger.ms": 5,
-            "message.timeout.ms": 60_000,
-            "log_level": 0,
-        }
-        self._producer = Producer(self._settings)
-        self._fenced = False
+        self._producer = Producer(
+            {
+                "bootstrap.servers": endpoints.kafka_bootstrap,
+                "acks": "all",
+                "linger.ms": 5,
+                "message.timeout.ms": 60_000,
+                "log_level": 0,
+            }
+        )
 
     def put(self, count: int, *, flush: bool = True) -> None:
-        if self._fenced:
-            self._producer.flush(60)
-            self._producer, self._fenced = Producer(self._settings), False
         for _ in range(count):
             number = self.sent
             self.sent += 1
@@ -102,12 +98,9 @@ class Events:
 
             def note(error: KafkaError | None, message: Any, number: int = number) -> None:
                 place = (message.partition(), message.offset())
-                if error is None:
-                    if place[1] is not None and place not in self._given:
-                        self._given.add(place)
-                        self.places[number] = place
-                elif error.code() == KafkaError.PRODUCER_FENCED:  # Tansu, killed at the wrong moment, disowns its producers
-                    self._fenced = True
+                if error is None and place[1] is not None and place not in self._given:
+                    self._given.add(place)
+                    self.places[number] = place
 
             self._producer.produce(EVENTS.name, value, str(number).encode(), partition=number % 3, on_delivery=note)
             self._producer.poll(0)

@@ -12,7 +12,6 @@ import os
 import random
 import signal
 import statistics
-import subprocess
 import threading
 import time
 from collections import Counter, defaultdict
@@ -22,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import needs
 import psutil
 import pytest
 from confluent_kafka import Producer
 from conftest import clear, new_home
+from disk import Disk, mounted
 from serving import Api, started
 from signed import signed
 
@@ -147,22 +146,18 @@ class Load:
 @pytest.fixture
 def service(tmp_path: Path, handbook: Path) -> Iterator[Api]:
     """`headrace up` with its training, in a home on a disk of 1.5 GiB of its own."""
-    needs.require(os.geteuid() == 0, "Mounting a small disk takes root.", unless="HEADRACE_TESTS_WITHOUT_ROOT")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500m", "tmpfs", disk], check=True)
-    home = new_home(disk, None, handbook)
-    home.env.update(QUIET)
-    try:
-        service = started(home, tmp_path / "up.log")
+    with mounted(tmp_path / "disk", megabytes=1500) as disk:
+        home = new_home(disk.path, None, handbook)
+        home.env.update(QUIET)
         try:
-            yield service
-            assert service.stop() == 0, service.log.read_text()
+            service = started(home, tmp_path / "up.log")
+            try:
+                yield service
+                assert service.stop() == 0, service.log.read_text()
+            finally:
+                service.kill()
         finally:
-            service.kill()
-    finally:
-        clear(home)
-        subprocess.run(["umount", "--lazy", disk], check=True)
+            clear(home)
 
 
 def process(service: Api, name: str) -> psutil.Process:
@@ -189,17 +184,14 @@ def freeze(service: Api, name: str, seconds: float) -> None:
 
 
 def fill_the_disk(service: Api, seconds: float) -> None:
-    ballast = service.home.path.parent / "ballast"
+    disk = Disk(service.home.path.parent)
     try:
         end = time.monotonic() + seconds
-        with ballast.open("wb", buffering=0) as file:
-            while time.monotonic() < end:
-                with contextlib.suppress(OSError):
-                    while True:
-                        file.write(bytes(1 << 20))
-                time.sleep(0.05)
+        while time.monotonic() < end:  # what was freed meanwhile is filled again
+            disk.fill()
+            time.sleep(0.05)
     finally:
-        ballast.unlink()
+        disk.free()
 
 
 def nonsense(service: Api, dice: random.Random) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import needs
 import pytest
 from conftest import Home, clear, new_home
+from disk import Disk, mounted
 from judged import judge
 from shell import as_json
 from traffic import until
@@ -99,23 +97,18 @@ def test_ctrl_c_ends_a_demo_with_the_real_models_and_the_next_command_goes_on(re
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, 100 MB large."""
-    needs.require(os.geteuid() == 0, "Mounting a small disk takes root.", unless="HEADRACE_TESTS_WITHOUT_ROOT")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(disk)], check=True)
-    yield disk
-    clear(Home(disk / "home", disk))
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+def small_disk(tmp_path: Path) -> Iterator[Disk]:
+    with mounted(tmp_path / "disk", megabytes=100) as disk:
+        yield disk
+        clear(Home(disk.path / "home", disk.path))
 
 
-def test_a_disk_that_fills_up_is_named_in_a_sentence(small_disk: Path, models: Words, tmp_path: Path, handbook: Path) -> None:
+def test_a_disk_that_fills_up_is_named_in_a_sentence(small_disk: Disk, models: Words, tmp_path: Path, handbook: Path) -> None:
     docs = tmp_path / "docs"
     shutil.copytree(handbook, docs)
     for number in range(3):
         (docs / f"large-{number}.txt").write_bytes(os.urandom(20_000_000).hex().encode())
-    home = new_home(small_disk, None, docs)
+    home = new_home(small_disk.path, None, docs)
     home.env.update(models.env)
     failed = home.run("index", docs, code=1)
     assert str(home.path) in failed.stderr, failed.stderr
@@ -124,19 +117,16 @@ def test_a_disk_that_fills_up_is_named_in_a_sentence(small_disk: Path, models: W
     # Smaller files, some space freed, and the same home goes on.
     for file in docs.glob("large-*"):
         file.unlink()
-    subprocess.run(["mount", "-o", "remount,size=300m", str(small_disk)], check=True)
+    small_disk.resize(megabytes=300)
     done = home.json("index", docs)
     assert done["index"]["chunks"] == 72
     home.run("down")
 
 
-def test_a_disk_that_is_full_from_the_start_is_named_too(small_disk: Path, models: Words, handbook: Path) -> None:
-    home = new_home(small_disk, None, handbook)
+def test_a_disk_that_is_full_from_the_start_is_named_too(small_disk: Disk, models: Words, handbook: Path) -> None:
+    home = new_home(small_disk.path, None, handbook)
     home.env.update(models.env)
-    with (small_disk / "ballast").open("wb") as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(1 << 20))
-            file.flush()
+    small_disk.fill()
     failed = home.run("index", handbook, code=1)
     assert "Free some space" in failed.stderr
     assert failed.stdout == ""

@@ -6,12 +6,8 @@ counter-example that has them.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -23,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from disk import mounted
 from events import (
     METER,
     Events,
@@ -39,8 +36,7 @@ from events import (
     topic,
 )
 from lander import EVENT_ROWS, EVENTS, Lander
-from needs import require
-from servers import Servers
+from servers import Servers, serving
 from wire import wire
 
 from headrace.catalog import DEAD_LETTERS, FEEDBACK, FEEDBACK_ROWS, REFUSALS, Store
@@ -409,8 +405,7 @@ def test_a_lander_outlives_the_servers_it_works_with(servers: Servers, part: str
             within(2, lambda: process.has_said("waiting"))  # or it is still trying
         servers_up(servers)
         events.put(300, flush=False)
-        events.flush()
-        events.put(30)  # by another producer, should Tansu have disowned the one before: what it held was never acknowledged
+        events.put(30)
         wanted = len(events.places)
         assert wanted >= 60
         # What was acknowledged, that is: a producer that was not heard sends again, and both may have arrived.
@@ -646,18 +641,7 @@ def test_an_event_of_a_megabyte_lands(servers: Servers, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_stops_landing_and_loses_nothing(tmp_path: Path, within: Any) -> None:
-    require(
-        os.geteuid() == 0 and sys.platform == "linux",
-        "This test mounts a small disk, which takes root on Linux.",
-        unless="HEADRACE_TESTS_WITHOUT_ROOT",
-    )
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=220m", "tmpfs", disk], check=False).returncode == 0
-    require(mounted, "This machine lets not even root mount a disk.", unless="HEADRACE_TESTS_WITHOUT_ROOT")
-    servers = None
-    try:
-        servers = Servers(disk / "home")
+    with mounted(tmp_path / "disk", megabytes=220) as disk, serving(disk.path / "home") as servers:
         endpoints, events = servers.endpoints, Events(servers.endpoints)
         topic(endpoints).ensure()
         events.put(300)
@@ -665,19 +649,14 @@ def test_a_full_disk_stops_landing_and_loses_nothing(tmp_path: Path, within: Any
         assert within(30, lambda: process.committed == 300)
         process.signal(signal.SIGSTOP)  # until the disk is full and there is something to land
         events.put(300)
-        ballast = disk / "ballast"
-        with contextlib.suppress(OSError), ballast.open("wb") as file:
-            while True:
-                file.write(bytes(1 << 16))
-                file.flush()
+        disk.fill()
         process.signal(signal.SIGCONT)
         assert within(60, lambda: process.has_said("waiting"))
         assert len(rows(endpoints)) == 300, "nothing fits any more"
-        ballast.unlink()
+        disk.free()
+        for part in ("objects", "head"):  # as the platform does: SeaweedFS may keep the error
+            servers.kill(part)
+            servers.start(part)
         assert within(60, lambda: process.committed == 600), process.said
         process.finish()
         assert_exactly_once(endpoints, events)
-    finally:
-        if servers is not None:
-            servers.close()
-        subprocess.run(["umount", "-l", disk], check=False)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import needs
 import pytest
 from conftest import Home, clear, new_home
+from disk import Disk, mounted
 from serving import Api, served
 from shell import as_json, run
 from traffic import until
@@ -292,32 +291,23 @@ def test_a_document_that_the_embedder_refuses_is_failed_in_its_status(service: A
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 700 MiB."""
-    needs.require(os.geteuid() == 0, "Mounting a small disk takes root.", unless="HEADRACE_TESTS_WITHOUT_ROOT")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700m", "tmpfs", disk], check=True)
-    yield disk
-    clear(Home(disk / "home", disk))
-    subprocess.run(["umount", "-l", disk], check=True)
+def small_disk(tmp_path: Path) -> Iterator[Disk]:
+    with mounted(tmp_path / "disk", megabytes=700) as disk:
+        yield disk
+        clear(Home(disk.path / "home", disk.path))
 
 
 @pytest.mark.soak(minutes=1)
 def test_a_full_disk_is_507_for_everything_that_writes_and_what_is_full_no_longer_answers(
-    small_disk: Path, tmp_path: Path, handbook: Path
+    small_disk: Disk, tmp_path: Path, handbook: Path
 ) -> None:
-    home = new_home(small_disk, None, handbook)
+    home = new_home(small_disk.path, None, handbook)
     with served(home, tmp_path / "log") as service:
         client = service.client(service.keys["acme"])
         client.put("/v1/documents/pump.md", content=PUMP).raise_for_status()
         assert service.indexed(client, "pump.md")["status"] == "indexed"
         answer = client.post("/v1/ask", json=QUESTION).raise_for_status().json()
-        ballast = small_disk / "ballast"
-        with suppress(OSError), ballast.open("wb") as file:
-            while True:
-                file.write(bytes(1 << 20))
-                file.flush()
+        small_disk.fill()
         assert wanting(service)["disk"]["state"] == "is full"
         asks = (
             lambda: client.put("/v1/documents/more.md", content=os.urandom(100_000).hex().encode()),
@@ -327,8 +317,8 @@ def test_a_full_disk_is_507_for_everything_that_writes_and_what_is_full_no_longe
         for ask in asks:
             refused = ask()
             assert refused.status_code == 507, refused.text
-            assert str(small_disk) not in refused.text
-        ballast.unlink()
+            assert str(small_disk.path) not in refused.text
+        small_disk.free()
         until(90, lambda: health(service)["status"] == "ok", lambda: health(service))
         until(60, lambda: client.post("/v1/ask", json=QUESTION).status_code == 200, service.log.read_text)
         assert client.post("/v1/feedback", json={"answer_id": answer["answer_id"], "up": True}).status_code == 200

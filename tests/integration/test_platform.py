@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import needs
 import obstore
 import psutil
 import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from disk import Disk, mounted
 from obstore.store import S3Store
 from pyiceberg.catalog import load_catalog
 
@@ -410,33 +410,26 @@ def test_a_server_that_ends_again_and_again_ends_the_platform(home: Path) -> Non
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A home on a disk of 600 MiB."""
-    needs.require(os.geteuid() == 0, "Mounting a small disk takes root.", unless="HEADRACE_TESTS_WITHOUT_ROOT")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", disk], check=True)
-    yield disk / "home"
-    for process in processes(disk / "home"):
-        with contextlib.suppress(psutil.Error):  # with its supervisor, for one
-            process.kill()
-            process.wait(10)
-    subprocess.run(["umount", "-l", disk], check=True)
+def small_disk(tmp_path: Path) -> Iterator[Disk]:
+    with mounted(tmp_path / "disk", megabytes=600) as disk:
+        yield disk
+        for process in processes(disk.path / "home"):
+            with contextlib.suppress(psutil.Error):  # with its supervisor, for one
+                process.kill()
+                process.wait(10)
 
 
-def test_after_a_full_disk_has_space_again_everything_answers(small_disk: Path) -> None:
-    with command(small_disk) as (_, endpoints):
+def test_after_a_full_disk_has_space_again_everything_answers(small_disk: Disk) -> None:
+    home = small_disk.path / "home"
+    with command(home) as (_, endpoints):
         create_topic(endpoints, "events")
         produce(endpoints, "events", b"before")
-        log = small_disk / "logs" / "supervisor.log"
-        ballast = small_disk.parent / "ballast"
-        with contextlib.suppress(OSError), ballast.open("wb") as file:
-            while True:
-                file.write(bytes(1 << 20))
+        log = home / "logs" / "supervisor.log"
+        small_disk.fill()
         assert within(10, lambda: "the disk is full" in log.read_text())
         with pytest.raises((obstore.exceptions.BaseError, OSError)):
             obstore.put(bucket(endpoints), "while-full", bytes(8 << 20))
-        ballast.unlink()
+        small_disk.free()
         assert within(20, lambda: "the disk has space again" in log.read_text())
 
         def answers() -> bool:
