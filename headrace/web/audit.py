@@ -21,6 +21,7 @@ from headrace.pipeline.stage import stage
 from headrace.storage.metadata import Line, Metadata
 from headrace.storage.records import batch
 from headrace.storage.tables import TableWriter
+from headrace.terminal import printable
 from headrace.web.strangers import Strangers
 
 _KEEP_S = 1.0
@@ -120,7 +121,7 @@ class Audit:
                 else:
                     self._keep_waiting()
             except HeadraceError as error:
-                log.warning("the audit waits: %s", type(error).__name__)
+                log.warning("the audit waits: %s", printable(error.message))
         try:
             self.flush(last=True)
         except HeadraceError as error:

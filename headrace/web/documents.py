@@ -34,6 +34,7 @@ from headrace.storage.indexes import IndexReader
 from headrace.storage.meter import Meter
 from headrace.storage.tables import TableReader, quoted
 from headrace.storage.vectors import VectorReader
+from headrace.terminal import printable
 from headrace.web.caller import Caller
 
 PUT, PARSED, INDEXED, FAILED, DELETING = "put", "parsed", "indexed", "failed", "deleting"
@@ -468,7 +469,7 @@ class Documents:
             except Exception as error:  # a thread that ends would leave everything that is put later unindexed
                 since = time.monotonic() if self._failing is None else self._failing.since
                 self._failing = Trouble(f"is held up and tried again ({kind_of(error)})", since)
-                log.error("indexing is held up and tried again: %s", kind_of(error))
+                log.error("indexing is held up and tried again: %s", printable(str(error)))
                 log.debug("", exc_info=True)
                 self._work.set()
                 if self._sleep(wait_s):

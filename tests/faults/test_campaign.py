@@ -35,6 +35,8 @@ from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
 
 SECONDS = float(os.environ.get("HEADRACE_SOAK_SECONDS", "600"))
+ONLY = os.environ.get("HEADRACE_SOAK_FAULTS", "").split(",")
+"""Words of the faults to try, such as `objects,disk`; all of them where none is named."""
 SEED = int(os.environ.get("HEADRACE_SOAK_SEED", "7"))
 OUTAGE_S = 15.0
 """A fault that has ended, or a process that was killed, must be past after so many seconds."""
@@ -217,6 +219,7 @@ def faults(service: Api, dice: random.Random) -> Iterator[tuple[str, Callable[[]
             ("full disk", lambda: fill_the_disk(service, 8)),
             ("nonsense events", lambda: nonsense(service, dice)),
         ]
+        kinds = [kind for kind in kinds if any(word in kind[0] for word in ONLY)]
         dice.shuffle(kinds)
         yield from kinds
 
@@ -295,23 +298,31 @@ def table(load: Load, outages: list[Outage]) -> str:
     for outage in outages:
         kinds[outage.fault].append(outage)
     lines = [
-        "| fault | times | seconds until all answered: median, longest | clients met | readiness said |",
-        "|---|---|---|---|---|",
+        "| fault | times | seconds until all answered: median, longest | clients met | readiness said | of |",
+        "|---|---|---|---|---|---|",
     ]
     for name, those in sorted(kinds.items()):
         took = [one.answered - one.over for one in those]
         inside = [(one.began, one.answered) for one in those]
         met = Counter(code for began, _, _, code in load.tried if any(a <= began <= b for a, b in inside))
-        said = Counter(code for at, code, _ in load.ready if any(a <= at <= b for a, b in inside))
+        heard = [(code, text) for at, code, text in load.ready if any(a <= at <= b for a, b in inside)]
+        said = Counter(code for code, _ in heard)
+        parts = Counter(part for code, text in heard if code == 503 for part in not_ready(text))
         lines.append(
             f"| {name} | {len(those)} | {statistics.median(took):.1f}, {max(took):.1f} | {_counts(met)} | {_counts(said)} |"
+            f" {_counts(parts)} |"
         )
     done = f"{len(load.documents)} documents, {len(load.answers)} answers and {len(load.verdicts)} verdicts were acknowledged"
     return "\n".join(["", *lines, "", f"{done}; {len(outages)} faults, seed {SEED}."])
 
 
-def _counts(codes: Counter[int]) -> str:
-    return ", ".join(f"{code or 'no answer'} × {count}" for code, count in sorted(codes.items()))
+def not_ready(body: str) -> list[str]:
+    """The parts that an answer of `/health/ready` names."""
+    return [part["part"] for part in json.loads(body)["parts"] if not part["ready"]]
+
+
+def _counts(met: Counter[Any]) -> str:
+    return ", ".join(f"{what or 'no answer'} × {count}" for what, count in sorted(met.items()))
 
 
 def wait(seconds: float, what: Callable[[], bool], why: str) -> None:
