@@ -19,7 +19,8 @@ _TENANT = "^[a-z0-9][a-z0-9-]{0,62}$"
 _SHA256 = "^[0-9a-f]{64}$"
 _NONE = pa.array([], pa.uint64())
 _NAMED = ("event_id", "uri", "answer_id", "verdict_id")
-_NAME_BYTES = 4096
+NAME_BYTES = 4096
+"""The longest name that an event may have: what the system allows a path."""
 _KINDS: Mapping[str, tuple[str, ...]] = {
     DOCUMENT_EVENTS.name: ("put", "delete", "refuse"),
     INTERACTIONS.name: ("answer", "search"),
@@ -52,8 +53,8 @@ def _checks(store: Store, rows: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]
     for name in _NAMED:
         if name in columns:
             length = pc.binary_length(columns[name])
-            unfit = pc.or_(pc.equal(length, 0), pc.greater(length, _NAME_BYTES))
-            yield f"{name!r} is empty or longer than {_NAME_BYTES:,} bytes", unfit
+            unfit = pc.or_(pc.equal(length, 0), pc.greater(length, NAME_BYTES))
+            yield f"{name!r} is empty or longer than {NAME_BYTES:,} bytes", unfit
             yield f"{name!r} holds a NUL character", pc.match_substring(columns[name], "\0")
     if kinds := _KINDS.get(store.name):
         yield f"'kind' is none of {', '.join(kinds)}", pc.invert(pc.is_in(columns["kind"], pa.array(kinds)))

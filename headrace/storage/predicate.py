@@ -1,11 +1,12 @@
-"""A `where` split in two: terms that a store can be asked for, and the rest, filtered in Arrow afterwards.
+"""A `where` as it is meant, and split in two: terms that a store can be asked for, and the rest, filtered in Arrow afterwards.
 
 Every condition ends up in exactly one of both, so what a store cannot be asked costs bytes and never rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,9 +29,12 @@ from pyiceberg.expressions import (
     BoundNotNull,
     BoundPredicate,
     BoundStartsWith,
+    LiteralPredicate,
+    Not,
     Or,
+    SetPredicate,
 )
-from pyiceberg.expressions.literals import DecimalLiteral, Literal, TimestampLiteral, UUIDLiteral
+from pyiceberg.expressions.literals import DecimalLiteral, Literal, StringLiteral, TimestampLiteral, UUIDLiteral
 from pyiceberg.expressions.parser import parse
 from pyiceberg.expressions.visitors import bind, rewrite_not
 from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids, expression_to_pyarrow
@@ -73,6 +77,47 @@ class Split:
     """Columns that `rest` reads."""
 
 
+_STRING = re.compile(r"(\blike\s*)?'((?:[^']|'')*)'", re.IGNORECASE)
+
+
+def parsed(where: str | BooleanExpression) -> BooleanExpression:
+    """A condition as pyiceberg has it. Between quotes stands any text, as in SQL: a quote in it is written twice.
+
+    To pyiceberg's own parser a backslash there is an escape, and a line end no text: a name with either could not be asked for.
+    Patterns of LIKE are left to it.
+    """
+    if not isinstance(where, str):
+        return where
+    strings: dict[str, str] = {}
+
+    def held(found: re.Match[str]) -> str:
+        if found[1]:
+            return found[0]
+        name = f"\0{len(strings)}"
+        strings[name] = found[2].replace("''", "'")
+        return f"'{name}'"
+
+    return _with(parse(_STRING.sub(held, where)), strings)
+
+
+def _with(expression: Any, strings: Mapping[str, str]) -> BooleanExpression:
+    """The expression with the strings that stand in it by their names."""
+    match expression:
+        case And() | Or():
+            return type(expression)(_with(expression.left, strings), _with(expression.right, strings))
+        case Not():
+            return Not(_with(expression.child, strings))
+        case SetPredicate():
+            return type(expression)(expression.term, [_text(literal, strings) for literal in expression.literals])
+        case LiteralPredicate():
+            return type(expression)(expression.term, _text(expression.literal, strings))
+    return expression  # type: ignore[no-any-return]
+
+
+def _text(literal: Literal[Any], strings: Mapping[str, str]) -> Literal[Any]:
+    return StringLiteral(strings.get(literal.value, literal.value)) if isinstance(literal, StringLiteral) else literal
+
+
 def split(where: str | BooleanExpression, columns: pa.Schema, askable: Callable[[Term], bool]) -> Split:
     """Split a condition on `columns` by what `askable` says of each term.
 
@@ -81,7 +126,7 @@ def split(where: str | BooleanExpression, columns: pa.Schema, askable: Callable[
     # All nullable: rows written before a column was there hold nulls in it, whatever the catalog requires today.
     nullable = pa.schema([field.with_nullable(True) for field in columns])
     schema = assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(nullable))
-    bound = bind(schema, rewrite_not(parse(where) if isinstance(where, str) else where), case_sensitive=True)
+    bound = bind(schema, rewrite_not(parsed(where)), case_sensitive=True)
     asked: list[tuple[Term, ...]] = []
     rest: BooleanExpression = AlwaysTrue()
     for condition in _all_of(bound):

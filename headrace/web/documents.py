@@ -30,6 +30,7 @@ from headrace.inference.put import composed
 from headrace.pipeline.runner import Runner
 from headrace.readiness import Trouble
 from headrace.settings import Limits, Settings
+from headrace.storage.constraints import NAME_BYTES
 from headrace.storage.indexes import IndexReader
 from headrace.storage.meter import Meter
 from headrace.storage.tables import TableReader, quoted
@@ -102,8 +103,19 @@ class Document:
         }
 
 
+def asked_uri(given: str) -> str:
+    """The name of a document that there may be, in form NFC: `index` and producers give names that `uri_of` refuses.
+
+    Raises `WrongUsage` for one that no event can have.
+    """
+    given = composed(given)
+    if not 0 < len(given.encode()) <= NAME_BYTES or "\0" in given:
+        raise WrongUsage(f"A document's uri has 1 to {NAME_BYTES:,} bytes of UTF-8, and no NUL.", hint="Like handbook/pump.md.")
+    return given
+
+
 def uri_of(given: str) -> str:
-    """A document's name, checked and in form NFC. Raises `WrongUsage`.
+    """The name under which a document is put, checked and in form NFC. Raises `WrongUsage`.
 
     It is never used as a path; what looks like one that climbs is refused. So is U+FFFD, which stands for bytes that are not
     UTF-8: names that differ in these would be one.

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote_to_bytes
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.datastructures import UploadFile
 
 from headrace.errors import WrongUsage
 from headrace.inference.put import named
 from headrace.models.http import LEFT
+from headrace.storage.constraints import NAME_BYTES
 from headrace.storage.metadata import Line
 from headrace.web.body import Tenant
 from headrace.web.caller import READ, WRITE, Caller, caller_of
-from headrace.web.documents import Document, uri_of
+from headrace.web.documents import Document, asked_uri, uri_of
 from headrace.web.door import Noted
 from headrace.web.feed import once
 from headrace.web.service import Service
@@ -67,6 +71,20 @@ _CONTENT = {
 }
 
 
+# Browsers write these of a file's name in a form as %XX, clients all control characters:
+# https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
+_IN_FORMS = re.compile("%(0[0-9A-F]|1[0-9A-F]|22|7F)", re.IGNORECASE)
+
+
+class _AnyName(PathConvertor):
+    """Takes line feeds too: files have such names."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("path", _AnyName())
+
+
 def add_documents(app: FastAPI, service: Service) -> None:
     """Add the routes of documents."""
 
@@ -113,7 +131,7 @@ def add_documents(app: FastAPI, service: Service) -> None:
     @app.get("/v1/documents")
     async def list_documents(
         request: Request,
-        after: Annotated[str, Query(max_length=1_024, description="The last uri of the page before.")] = "",
+        after: Annotated[str, Query(max_length=NAME_BYTES, description="The last uri of the page before.")] = "",
         limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
         status: Literal["put", "parsed", "indexed", "failed", "deleting"] | None = None,
         tenant: OfTenant = None,
@@ -138,7 +156,7 @@ def add_documents(app: FastAPI, service: Service) -> None:
         caller = caller_of(request)
         caller.may(READ)
         whose = caller.whose(tenant)
-        request.scope["noted"].resource = uri_of(uri)
+        request.scope["noted"].resource = _asked(request, uri)
         found = await once(request, service, lambda: service.documents.shown(caller, whose, uri))
         return Response(status_code=LEFT) if found is None else JSONResponse(_shown(caller, found))
 
@@ -149,7 +167,7 @@ def add_documents(app: FastAPI, service: Service) -> None:
         caller.may(WRITE)
         whose = caller.whose(tenant)
         noted: Noted = request.scope["noted"]
-        noted.resource = uri_of(uri)
+        noted.resource = _asked(request, uri)
 
         def work() -> Document:
             service.documents.shown(caller, whose, uri)
@@ -170,7 +188,17 @@ async def _document(request: Request) -> tuple[str | None, bytes]:
         files = [value for value in form.values() if isinstance(value, UploadFile)]
         if len(files) != 1:
             raise WrongUsage("The form has no file in it.", hint="Send the document as a file, or as the whole body.")
-        return files[0].filename, await files[0].read()
+        name = _IN_FORMS.sub(lambda found: chr(int(found[1], 16)), files[0].filename or "")
+        return name, await files[0].read()
+
+
+def _asked(request: Request, uri: str) -> str:
+    """The name in a request's address of a document that there may be. Raises `WrongUsage`."""
+    try:
+        unquote_to_bytes(request.scope["raw_path"]).decode()  # what is not UTF-8 has been replaced in the address by now
+    except UnicodeDecodeError:
+        raise WrongUsage("A document's uri is UTF-8.", hint="Write each byte of it as %XX.") from None
+    return asked_uri(uri)
 
 
 def _open_to(readers: list[str] | None, everybody: bool) -> list[str] | None:

@@ -15,6 +15,7 @@ from headrace.settings import Settings
 from headrace.storage import wide
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.predicate import Term, split
+from headrace.storage.tables import quoted
 from headrace.storage.vast_columns import _REQUEST, requests_of, same, stored
 
 COLUMNS = pa.schema(
@@ -54,6 +55,21 @@ def test_what_can_be_asked_is_asked_and_the_rest_is_left() -> None:
 def test_terms(where: str, term: Term) -> None:
     found = split(where, COLUMNS, lambda term: True)
     assert (found.asked, found.rest, found.columns) == (((term,),), None, ())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a\\", "CORP\\xavier", "a\nb\r", "o'brien", "'", "''", "\\'", "x' OR b = 'y", "%", "like 'a", "\0", "\0001", "", "日本"],
+)
+def test_any_name_can_be_asked_for(name: str) -> None:
+    for where, found in (
+        (f"b = {quoted(name)}", (name,)),
+        (f"a = 1 AND (b in ({quoted(name)}, 'z', {quoted(name + '!')}))", (name, f"{name}!", "z")),
+        (f"not (b != {quoted(name)})", (name,)),
+    ):
+        asked = split(where, COLUMNS, lambda term: True).asked
+        assert sorted(asked[-1][0].values) == sorted(found), where
+        assert len(asked) == 1 + where.count("AND"), "nothing of a name is a condition"
 
 
 def test_what_is_no_term_is_left() -> None:
