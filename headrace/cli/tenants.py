@@ -17,6 +17,10 @@ Name = Annotated[str, typer.Argument(help="The tenant.")]
 Quotas = Annotated[
     list[str] | None, typer.Option("--quota", metavar="NAME=NUMBER", help="A limit of its own; repeatable (docs/tenants.md).")
 ]
+_SHARED = (
+    "Tenants share one full-text index: by the order of its own passages a tenant can find out how common a word is in all"
+    " tenants' documents (SECURITY.md)."
+)
 
 
 @tenant_app.command("add")
@@ -25,10 +29,13 @@ def tenant_add(name: Name, quota: Quotas = None, as_json: AsJson = False) -> Non
     quotas = _quotas(quota)
     with _metadata() as metadata:
         metadata.add_tenant(name, quotas, by=_by())
+        several = len(metadata.tenants()) > 1
     if as_json:
         print_json({"tenant": name, "quotas": quotas})
     else:
         out.print(f"Added {name}. Make a key for it: headrace key mint {name} --scope read", highlight=False)
+        if several:
+            err.print(_SHARED, style="yellow", highlight=False)
 
 
 @tenant_app.command("quota")

@@ -58,8 +58,9 @@ _KEPT = timedelta(hours=1)  # a version stays readable for whoever opened it
 class Hit:
     """One passage found. Ranks start at 1; a rank or score is `None` where that search did not find the passage.
 
-    `score` is the reciprocal-rank fusion of both searches, or the one search's own score: cosine similarity, or BM25 (whose
-    word weights are those of the whole table, not of a tenant). `place` is the page, slide or sheet, where that is known.
+    `score` is the reciprocal-rank fusion of both searches, or of full-text search alone; of dense search alone it is the cosine
+    similarity. BM25 itself is not told: its word weights are those of the whole table, and so of other tenants' documents.
+    `place` is the page, slide or sheet, where that is known.
     """
 
     chunk_id: str
@@ -382,11 +383,10 @@ async def _search(
     similar: dict[int, float] = {}
     if embedding is None or words is None:
         if embedding is not None:
-            similar = scores = await snapshot.dense(embedding, where, most)
-            kept = [Fused(row, score, rank, None) for rank, (row, score) in enumerate(scores.items(), 1)]
+            similar = await snapshot.dense(embedding, where, most)
+            kept = [Fused(row, score, rank, None) for rank, (row, score) in enumerate(similar.items(), 1)]
         else:
-            scores = await snapshot.fulltext(words or "", where, most)
-            kept = [Fused(row, score, None, rank) for rank, (row, score) in enumerate(scores.items(), 1)]
+            kept = fuse([], list(await snapshot.fulltext(words or "", where, most)))
     else:
         depth = max(most, _FUSED_DEPTH)
         similar, worded = await asyncio.gather(snapshot.dense(embedding, where, depth), snapshot.fulltext(words, where, depth))

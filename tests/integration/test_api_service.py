@@ -149,7 +149,8 @@ def test_a_revoked_key_stops_within_a_second(api: Any) -> None:
 
 
 def test_the_command_line_and_the_api_see_the_same_keys(api: Any) -> None:
-    run(api.home, "tenant", "add", "shell", "--quota", "documents=3")
+    said = run(api.home, "tenant", "add", "shell", "--quota", "documents=3").stderr
+    assert "how common a word is in all tenants' documents (SECURITY.md)" in said, "there are others"
     made = as_json(api.home, "key", "mint", "shell", "--scope", "read", "--label", "of a test")
     assert api.client(made["key"]).get("/v1/models").status_code == 200
     listed = api.client(api.keys["admin"]).get("/v1/keys").json()["data"]
