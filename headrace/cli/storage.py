@@ -59,6 +59,7 @@ def check(
     from headrace.check.table import say_checked
     from headrace.pipeline.progress import Bars
     from headrace.platform import open_platform
+    from headrace.platform.neighbours import trust
 
     if unknown := set(only or ()) - set(TIERS):
         hint = f"Those that can be checked: {', '.join(TIERS)}. The vector tier keeps its files in the object tier."
@@ -72,11 +73,14 @@ def check(
         closing(accept(settings, endpoints, tiers, seconds=seconds)) as asked,
     ):
         findings = list(bars.track(asked, "checked", total=promises(tiers), of="promises"))
+    told = trust(settings)
     if as_json:
         counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Verdict}
-        print_json({**counts, "promises": [finding.as_dict() for finding in findings]})
+        print_json({**counts, "promises": [finding.as_dict() for finding in findings], "other_users": told})
     else:
         say_checked(out, findings)
+        if told:
+            out.print(told, style="yellow", highlight=False)
     if any(finding.verdict is Verdict.BROKEN for finding in findings):
         raise typer.Exit(1)
 

@@ -19,12 +19,18 @@ class Bars:
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self._console = console or Terminal(stderr=True)
+        self._silent = quiet
         self._quiet = quiet or not self._console.is_terminal
 
     def note(self, text: str) -> None:
         """Say something in passing, where a terminal looks on."""
         if not self._quiet:
             self._console.print(text, style="dim", highlight=False)
+
+    def warn(self, text: str) -> None:
+        """Say what must not be missed, into a log too where no terminal looks on."""
+        if not self._silent:
+            self._console.print(text, style="yellow", highlight=False, soft_wrap=True)
 
     def track(self, items: Iterable[T], what: str, *, total: int | None = None, of: str = "", size: bool = False) -> Iterator[T]:
         """Yield the items and draw how far they are; with `size`, an item advances the bar by its `num_rows`."""

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from pyiceberg.catalog.rest import RestCatalog
 
 from headrace import cli
-from headrace.platform import open_platform
+from headrace.platform import neighbours, open_platform
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.objects import connect
@@ -80,11 +80,21 @@ def everything(endpoints: Endpoints) -> dict[str, list[str]]:
     }
 
 
+@pytest.fixture(autouse=True)
+def eve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else can log in to this machine."""
+    monkeypatch.setattr(neighbours, "other_users", lambda: ["eve"])
+
+
+WARNED = "other users (eve): they can read what passes through the embedded Kafka"
+
+
 def test_the_embedded_platform_keeps_every_promise(endpoints: Endpoints, check: Callable[..., tuple[int, str, str]]) -> None:
     before = everything(endpoints)
     code, out, err = check("--seconds", "1", "--json")
     assert code == 0, out + err
     found = json.loads(out)
+    assert WARNED in found["other_users"]
     by_name = {(each["tier"], each["promise"]): each for each in found["promises"]}
     assert {tier for tier, _ in by_name} == {"object", "stream", "table", "file"}
     # The embedded head's known limits, none of which Headrace relies on; docs/check.md names them.
@@ -114,7 +124,8 @@ def test_one_tier_is_shown_as_a_table(check: Callable[..., tuple[int, str, str]]
     assert code == 0, out + err
     lines = out.splitlines()
     assert lines[1].split()[:2] == ["file", "✓"]
-    assert "11 promises kept, 0 broken, 0 unknown." in lines[-1]
+    assert "11 promises kept, 0 broken, 0 unknown." in out
+    assert WARNED in " ".join(lines[-2:])
     assert "object" not in out
 
 

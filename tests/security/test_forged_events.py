@@ -13,7 +13,16 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from signed import signed
 from words import words
 
-from headrace.catalog import DEAD_LETTERS, DOCUMENT_EVENT_ROWS, DOCUMENT_EVENTS, DOCUMENT_ROWS, FEEDBACK, FEEDBACK_ROWS, Store
+from headrace.catalog import (
+    CHUNKS,
+    DEAD_LETTERS,
+    DOCUMENT_EVENT_ROWS,
+    DOCUMENT_EVENTS,
+    DOCUMENT_ROWS,
+    FEEDBACK,
+    FEEDBACK_ROWS,
+    Store,
+)
 from headrace.head.land import Landed, land
 from headrace.head.position import mark_name
 from headrace.head.reland import reland
@@ -28,6 +37,7 @@ from headrace.settings import Settings
 from headrace.storage.meter import Meter
 from headrace.storage.signature import HEADER, UNSIGNED
 from headrace.storage.tables import TableReader, TableWriter
+from headrace.storage.vectors import VectorReader
 
 Headers = list[tuple[str, bytes]]
 TEXT = b"# Pay\n\nThe boss earns ninety-nine guineas a week."
@@ -108,6 +118,9 @@ def test_a_closed_document_is_neither_opened_nor_deleted_and_nobody_speaks_for_a
     pay = document_id("acme", "pay.md")
     assert audience(documents)[pay] == ("boss",)
     assert pay in live(documents)
+    vectors = VectorReader(CHUNKS, runner.endpoints, Meter(runner.record.ledger, "test"))
+    assert vectors.fulltext("guineas", tenant="acme", most=5) == []
+    assert [hit.uri for hit in vectors.fulltext("guineas", tenant="acme", most=5, readers=["boss"])] == ["pay.md"]
     assert reader(runner, FEEDBACK_ROWS).read(("user",), "answer_id = 'judged'")["user"].to_pylist() == ["ann"]
     reasons = [row["reason"] for row in reader(runner, DEAD_LETTERS).read().to_pylist()]
     assert len(reasons) >= len(attacks)

@@ -18,6 +18,7 @@ import needs
 import obstore
 import psutil
 import pytest
+from traffic import until
 
 from headrace.errors import NotGenuine, Unavailable
 from headrace.platform import open_platform, running
@@ -34,8 +35,34 @@ from headrace.storage.objects import connect
 
 PARTS = frozenset({"objects"})
 NOBODY = 65_534
-# https://www.rfc-editor.org/rfc/rfc9113#section-3.4: a server that lets a client in answers with a SETTINGS frame (type 4).
-HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """https://www.rfc-editor.org/rfc/rfc9113#section-4.1"""
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+
+# A server that lets a client in answers with a SETTINGS frame (type 4), too.
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0)
+
+
+def grpc(method: str, message: bytes) -> bytes:
+    """A call as a gRPC client sends it: HELLO, HEADERS (each a literal, RFC 7541, 6.2.2) and DATA, which ends the stream."""
+    fields = {":method": "POST", ":scheme": "http", ":path": f"/{method}", ":authority": "127.0.0.1"}
+    fields |= {"te": "trailers", "content-type": "application/grpc"}
+    head = b"".join(b"\0" + b"".join(bytes([len(word)]) + word.encode() for word in field) for field in fields.items())
+    return HELLO + frame(1, 4, 1, head) + frame(0, 1, 1, b"\0" + len(message).to_bytes(4) + message)
+
+
+def text(number: int, value: str) -> bytes:
+    """A protobuf field that is a string."""
+    return bytes([number << 3 | 2, len(value)]) + value.encode()
+
+
+# filer.proto of SeaweedFS: what lies in a folder; delete a file (1: folder, 2: name) with its data (4).
+DATA = frame(0, 0, 1)[3:]  # how an answer's message begins, behind its length
+LIST = grpc("filer_pb.SeaweedFiler/ListEntries", text(1, "/buckets/headrace/documents"))
+DELETE = grpc("filer_pb.SeaweedFiler/DeleteEntry", text(1, "/buckets/headrace/documents") + text(2, "source") + b"\x20\x01")
 
 
 @dataclass
@@ -62,14 +89,21 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
             yield Locked(Home(settings.home), endpoints, ports, list(state.ports.sockets()), state.children["objects"].pid)
 
 
-def welcomed(connect: Callable[[], socket.socket], context: ssl.SSLContext | None) -> bool:
-    """Whether a gRPC server speaks to a client that says hello, over TLS if a context is given."""
+def heard(connect: Callable[[], socket.socket], context: ssl.SSLContext | None, said: bytes, wanted: bytes) -> bytes:
+    """What a server answers up to the words that are wanted, or until it says no more; over TLS if a context is given."""
+    answer = b""
     with contextlib.suppress(OSError), connect() as plain:
         plain.settimeout(3)
         with context.wrap_socket(plain, server_hostname="127.0.0.1") if context else plain as spoken:
-            spoken.sendall(HELLO)
-            return spoken.recv(9)[3:4] == b"\x04"
-    return False
+            spoken.sendall(said)
+            while wanted not in answer and (more := spoken.recv(1 << 16)):
+                answer += more
+    return answer
+
+
+def welcomed(connect: Callable[[], socket.socket], context: ssl.SSLContext | None) -> bool:
+    """Whether a gRPC server speaks to a client that says hello."""
+    return heard(connect, context, HELLO, b"\x04")[3:4] == b"\x04"
 
 
 def over_tcp(port: int) -> Callable[[], socket.socket]:
@@ -125,6 +159,34 @@ def test_grpc_speaks_to_the_homes_certificate_only(locked: Locked, tmp_path: Pat
         assert not as_nobody(lambda port=port: welcomed(over_tcp(port), None))  # type: ignore[misc]
         assert not as_nobody(lambda port=port: welcomed(over_tcp(port), speaking(None)))  # type: ignore[misc]
         assert not as_nobody(lambda port=port: welcomed(over_tcp(port), theirs))  # type: ignore[misc]
+
+
+def test_another_user_neither_reads_nor_deletes_what_is_stored(locked: Locked, tmp_path: Path) -> None:
+    """By the calls with which an open filer gave everything away, and over S3 and the catalog without a key."""
+    other = Home(tmp_path / "other")
+    other.prepare()
+    store = connect(locked.endpoints, locked.endpoints.bucket)
+    obstore.put(store, "documents/source", b"the vault code is heliotrope")
+    filer = over_tcp(locked.ports[2])
+    contexts = (None, speaking(None), speaking(certificate_of(other)))
+    for context in contexts:
+        assert not as_nobody(lambda c=context: b"source" in heard(filer, c, LIST, b"source"))  # type: ignore[misc]
+        as_nobody(lambda c=context: bool(heard(filer, c, DELETE, DATA)))  # type: ignore[misc]
+    assert bytes(obstore.get(store, "documents/source").bytes()) == b"the vault code is heliotrope"
+    bucket = f"{locked.endpoints.s3_endpoint}/{locked.endpoints.bucket}"
+    for url in (
+        bucket,
+        f"{bucket}?list-type=2",
+        f"{bucket}/documents/source",
+        f"{locked.endpoints.catalog_uri}/v1/lake/namespaces",
+    ):
+        answer = httpx.get(url, timeout=3, trust_env=False)
+        assert answer.status_code in (401, 403), url
+        assert "heliotrope" not in answer.text
+    ours = speaking(certificate_of(locked.home))
+    assert b"source" in heard(filer, ours, LIST, b"source"), "else the refusals above say nothing"
+    heard(filer, ours, DELETE, DATA)
+    until(10, lambda: not obstore.list(store, "documents/").collect(), lambda: "a call of ours deletes nothing", every_s=0.02)
 
 
 def test_its_sockets_in_tmp_are_no_way_around(locked: Locked) -> None:
