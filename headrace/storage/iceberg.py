@@ -48,7 +48,6 @@ from headrace.storage.iceberg_transaction import QuickTransaction
 from headrace.storage.iceberg_upkeep import PROPERTIES, IcebergUpkeep
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
-from headrace.storage.predicate import parsed
 from headrace.storage.reason import reason
 from headrace.storage.upkept import Pinned, Purged, Upkept
 
@@ -221,7 +220,7 @@ class IcebergTable:
                 )
             held = {field.name for field in table.scan(snapshot_id=snapshot).projection().fields}
             wanted = columns if columns == ("*",) else tuple(name for name in columns if name in held)
-            yield from table.scan(row_filter=parsed(where), selected_fields=wanted, snapshot_id=snapshot).to_arrow_batch_reader()
+            yield from table.scan(row_filter=where, selected_fields=wanted, snapshot_id=snapshot).to_arrow_batch_reader()
 
     def snapshot(self) -> int | None:
         """Id of the newest snapshot, or `None` while there is none."""

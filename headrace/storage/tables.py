@@ -20,6 +20,7 @@ from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.iceberg import IcebergTable
 from headrace.storage.meter import Meter
+from headrace.storage.predicate import parsed
 from headrace.storage.upkept import Pinned, Purged, Upkept
 from headrace.storage.vast import VastTable
 
@@ -92,7 +93,7 @@ class TableReader:
         `snapshot` reads the table as it stood then. Memory stays bounded by a few batches.
         """
         wanted = self._schema(columns)
-        for batch in self.format.scan(columns, where, snapshot):
+        for batch in self.format.scan(columns, parsed(where), snapshot):
             if batch.num_rows:
                 yield _as(batch, wanted)
 

@@ -118,10 +118,19 @@ def test_where_sigint_is_ignored_sigterm_ends_a_command(home: Home) -> None:
 def test_an_up_whose_servers_cannot_be_kept_up_ends_with_an_error(home: Home, tmp_path: Path, within: Within) -> None:
     api = started(home, tmp_path / "log", "--no-train")
     try:
+        client = api.client()
+        client.put("/v1/documents/pump.md", content=b"# Pump\n\nThe pump is greased on Mondays.").raise_for_status()
+        assert api.indexed(client, "pump.md")["status"] == "indexed"
+
+        def answer() -> int:
+            return client.post("/v1/ask", json={"question": "When is the pump greased?"}).status_code
+
+        assert answer() == 200
         before = state(home)
         os.kill(before.children["models"].pid, signal.SIGKILL)
         assert within(30, lambda: state(home).children["models"] != before.children["models"]), "it is started anew"
         assert state(home).supervisor == before.supervisor
+        assert within(60, lambda: answer() == 200), api.log.read_text()
         os.kill(before.supervisor.pid, signal.SIGKILL)
         assert api.process.wait(90) == 1
         said = " ".join(api.log.read_text().split())
