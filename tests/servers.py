@@ -13,11 +13,12 @@ import obstore
 
 from headrace.platform.address import HEAD, embedded_endpoints
 from headrace.platform.broker import start_broker
-from headrace.platform.child import Child
+from headrace.platform.child import Child, PortTaken
 from headrace.platform.health import CHECKS
 from headrace.platform.home import Home
 from headrace.platform.keys import keys_of
 from headrace.platform.ports import choose_ports
+from headrace.platform.supervisor import PORT_TRIES
 from headrace.platform.weed import start_weed
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.objects import connect
@@ -40,20 +41,33 @@ class Servers:
         self.home = Home(root)
         self.home.prepare()
         self._keys = keys_of(self.home)
-        self._ports = choose_ports()
-        found = embedded_endpoints(self.home, self._keys, self._ports)
-        self.endpoints: Endpoints = found.model_copy(update={"signing_key": ""})
         self.children: dict[str, Child] = {}
-        self.start("objects")
-        self.start("head")
+        self._begin()
+
+    def _begin(self) -> None:
+        """Both on free ports; on others where somebody else had one of them first."""
+        for tries_left in reversed(range(PORT_TRIES)):
+            self._ports = choose_ports()
+            found = embedded_endpoints(self.home, self._keys, self._ports)
+            self.endpoints: Endpoints = found.model_copy(update={"signing_key": ""})
+            try:
+                self.start("objects")
+                self.start("head")
+                return
+            except PortTaken:
+                if not tries_left:
+                    raise
+                self.close()
 
     def start(self, part: str) -> None:
         """Start one server and wait until it answers."""
         starts = {"objects": start_weed, "head": start_broker}
-        self.children[part] = starts[part](self.home, self._keys, self._ports, ())
+        child = self.children[part] = starts[part](self.home, self._keys, self._ports, ())
         end = time.monotonic() + 30
-        while (fault := CHECKS[part](self.endpoints)) is not None:
-            assert time.monotonic() < end, f"{part}: {fault}\n{self.children[part].last_words()}"
+        while (fault := CHECKS[part](self.endpoints)) is not None or child.ended:
+            if child.ended:
+                raise child.fault(f"ended while starting ({fault})")
+            assert time.monotonic() < end, f"{part}: {fault}\n{child.last_words()}"
             time.sleep(0.05)
 
     def kill(self, part: str) -> None:
@@ -93,7 +107,7 @@ class Servers:
     def close(self) -> None:
         """End both."""
         for part in ("head", "objects"):
-            child = self.children[part]
-            if not child.ended:
+            child = self.children.get(part)
+            if child is not None and not child.ended:
                 self.thaw(part)
                 self.kill(part)

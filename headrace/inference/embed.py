@@ -143,11 +143,12 @@ def embed(
     vectors = vectors.of(number)
     # First of all: somebody may read less than before.
     reopened = 0
-    for answering, readers in _until_it_stands(documents):
+    standing = _Standing(documents)
+    for answering, readers in standing.until_it_stands():
         held = vectors.held()
         reopened += _reopen(vectors, held, answering, readers)
     missing = _missing(chunks, answering, set(held["chunk_id"].to_pylist()), number)
-    missing, reused = _reuse(vectors, missing, held, documents)
+    missing, reused = _reuse(vectors, missing, held, standing)
     waiting: list[pa.RecordBatch] = []
     done = 0
     failed: dict[str, Unfit] = {}
@@ -160,10 +161,10 @@ def embed(
         waiting.append(rows)
         done += rows.num_rows
         if sum(b.num_rows for b in waiting) >= _UPSERT_ROWS:
-            _insert(vectors, pa.Table.from_batches(waiting), documents)
+            _insert(vectors, pa.Table.from_batches(waiting), standing)
             waiting = []
     if waiting:
-        _insert(vectors, pa.Table.from_batches(waiting), documents)
+        _insert(vectors, pa.Table.from_batches(waiting), standing)
     unfinished = turns.left()
     if failed:
         give_up(list(failed.values()))
@@ -183,24 +184,35 @@ def _unfit(rows: pa.RecordBatch) -> dict[str, Unfit]:
     return {found[0]: Unfit(*found) for found in zip(*columns, strict=True)}
 
 
-def _until_it_stands(documents: TableReader) -> Iterator[tuple[dict[str, str], dict[str, tuple[str, ...]]]]:
-    """What answers (as `live`) and who may read it (as `audience`), again until no document has changed since it was asked.
+class _Standing:
+    """What answers (as `live`) and who may read it (as `audience`), worked out anew where the table has changed."""
 
-    What is written by the last of these is thus written before the next change, whose own pass then sees it.
-    """
-    while True:
-        snapshot = documents.snapshot()
-        yield live(documents), audience(documents)
-        if documents.snapshot() == snapshot:
-            return
+    def __init__(self, documents: TableReader) -> None:
+        self._documents = documents
+        self._snapshot: int | None = -1  # none has that number
+        self._found: tuple[dict[str, str], dict[str, tuple[str, ...]]] = {}, {}
+
+    def until_it_stands(self) -> Iterator[tuple[dict[str, str], dict[str, tuple[str, ...]]]]:
+        """Both, again until no document has changed since it was asked.
+
+        What is written by the last of these is thus written before the next change, whose own pass then sees it.
+        """
+        snapshot = self._documents.snapshot()
+        while True:
+            if snapshot != self._snapshot:
+                self._found, self._snapshot = (live(self._documents), audience(self._documents)), snapshot
+            yield self._found
+            before, snapshot = snapshot, self._documents.snapshot()
+            if snapshot == before:
+                return
 
 
-def _insert(vectors: VectorWriter, rows: pa.Table, documents: TableReader) -> None:
+def _insert(vectors: VectorWriter, rows: pa.Table, standing: _Standing) -> None:
     """Upsert chunks as their documents stand by now: with the readers they have, and none of what answers no more."""
     place = rows.schema.get_field_index("readers")
     kept: pa.Table | None = None
     given: dict[str, tuple[str, ...]] = {}
-    for answering, readers in _until_it_stands(documents):
+    for answering, readers in standing.until_it_stands():
         pairs = list(zip(rows["document_id"].to_pylist(), rows["version"].to_pylist(), strict=True))
         gone = {document_id for document_id, version in pairs if answering.get(document_id) != version}
         if kept is None:
@@ -246,7 +258,7 @@ def _missing(chunks: TableReader, answering: dict[str, str], known: set[str], ge
     return table.take(pc.sort_indices(pc.utf8_length(table["text"]))).combine_chunks()
 
 
-def _reuse(vectors: VectorWriter, missing: pa.Table, held: pa.Table, documents: TableReader) -> tuple[pa.Table, int]:
+def _reuse(vectors: VectorWriter, missing: pa.Table, held: pa.Table, standing: _Standing) -> tuple[pa.Table, int]:
     """Put in those chunks whose text the same tenant has embedded; returns the others, and how many that were.
 
     Looked for in the document's other version, and in documents of the same bytes: a renamed file is not embedded again.
@@ -268,7 +280,7 @@ def _reuse(vectors: VectorWriter, missing: pa.Table, held: pa.Table, documents: 
         if known.num_rows:
             embeddings = given["embedding"].take(sources.drop_null())
             column = CHUNKS.columns.get_field_index("embedding")
-            _insert(vectors, known.add_column(column, "embedding", embeddings), documents)
+            _insert(vectors, known.add_column(column, "embedding", embeddings), standing)
             missing = missing.filter(pc.is_null(sources))
             count += known.num_rows
     return missing, count

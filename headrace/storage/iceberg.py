@@ -30,7 +30,7 @@ from pyiceberg.exceptions import (
     RESTError,
     TableAlreadyExistsError,
 )
-from pyiceberg.expressions import BooleanExpression
+from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStream
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.table import Table, Transaction
@@ -44,6 +44,7 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.iceberg_append import IcebergAppend
 from headrace.storage.iceberg_reach import Reach
 from headrace.storage.iceberg_rewrite import Change, Hit, IcebergRewrite
+from headrace.storage.iceberg_scan import RecentFiles
 from headrace.storage.iceberg_transaction import QuickTransaction
 from headrace.storage.iceberg_upkeep import PROPERTIES, IcebergUpkeep
 from headrace.storage.ledger import Direction
@@ -205,6 +206,7 @@ class IcebergTable:
         self._table: Table | None = None
         self._whole = False
         self._reach = Reach(_ours)
+        self._recent = RecentFiles()
 
     def scan(self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None) -> Iterator[pa.RecordBatch]:
         """Stream the rows of a snapshot (the newest if `None`) in Iceberg's own Arrow types; none if there is no table."""
@@ -220,6 +222,10 @@ class IcebergTable:
                 )
             held = {field.name for field in table.scan(snapshot_id=snapshot).projection().fields}
             wanted = columns if columns == ("*",) else tuple(name for name in columns if name in held)
+            current = table.metadata.current_snapshot_id
+            if where == AlwaysTrue() and snapshot in (None, current) and (rows := self._recent.scan(table, wanted)) is not None:
+                yield from rows
+                return
             yield from table.scan(row_filter=where, selected_fields=wanted, snapshot_id=snapshot).to_arrow_batch_reader()
 
     def snapshot(self) -> int | None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -41,6 +42,7 @@ from headrace.pipeline import manifest
 from headrace.pipeline.archive import record
 from headrace.pipeline.run import recorded, runs
 from headrace.pipeline.runner import Runner
+from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.indexes import Generation, Indexes, IndexReader, IndexWriter
 from headrace.storage.ledger import Ledger
@@ -241,6 +243,50 @@ def test_a_snapshot_reads_the_table_as_it_stood(table: TableWriter) -> None:
     assert table.snapshot() == second
     assert offsets(table, snapshot=first) == [1]
     assert offsets(table, snapshot=second) == [1, 2]
+
+
+def test_another_scan_reads_what_was_added_since(table: TableWriter, endpoints: Endpoints) -> None:
+    for number in range(1, 6):
+        table.append(rows(number))
+    ledger = Ledger()
+    reader = TableReader(table.store, endpoints, Meter(ledger, "test"))
+
+    def read(*columns: str) -> tuple[list[int], int]:
+        """The offsets, and how often the store was read for them."""
+        before = sum(line.ops for line in ledger.rows())
+        found = offsets(reader) if not columns else reader.read(columns)["offset"].to_pylist()
+        return found, sum(line.ops for line in ledger.rows()) - before
+
+    _, all_files = read()
+    assert read() == ([1, 2, 3, 4, 5], 0), "nothing is new"
+    other = TableWriter(table.store, endpoints, Meter(Ledger(), "test"))
+    other.append(rows(6))
+    found, one_file = read()
+    assert found == [1, 2, 3, 4, 5, 6]
+    assert 0 < 3 * one_file < all_files, "files that were read are read again"
+    assert sorted(read("offset", "up")[0]) == found, "other columns are not those that are kept"
+
+    # What was merged, taken out or changed by others is not answered from what is kept.
+    assert other.upkeep(Upkeep(merge=2, keep_s=0)) is not None
+    assert read()[0] == found
+    assert other.rewrite(("offset",), lambda rows: pc.equal(rows["offset"], 3)) == 1
+    assert read()[0] == [1, 2, 4, 5, 6]
+    recent = reader.format._recent  # type: ignore[attr-defined]
+    assert 3 not in {offset for batches in recent._rows.values() for rows in batches for offset in rows["offset"].to_pylist()}
+    assert offsets(reader, where="offset > 4") == [5, 6]
+
+
+def test_rows_kept_of_a_table_are_bounded(table: TableWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.storage.iceberg_scan._KEPT_BYTES", 1000)
+    recent = table.format._recent  # type: ignore[attr-defined]
+    for number in range(1, 8):
+        table.append(rows(number))
+        assert offsets(table) == list(range(1, number + 1))
+        assert recent._bytes == sum(b.nbytes for batches in recent._rows.values() for b in batches) <= 1000
+    assert recent._rows, "nothing is kept"
+    monkeypatch.setattr("headrace.storage.iceberg_scan._FILE_BYTES", 1)
+    table.append(rows(8))
+    assert offsets(table) == list(range(1, 9))
 
 
 def test_marks_go_with_their_rows_and_are_kept_by_later_commits(table: TableWriter, endpoints: Endpoints, meter: Meter) -> None:

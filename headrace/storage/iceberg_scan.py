@@ -1,0 +1,107 @@
+"""Scans of an Iceberg table that read each small file once.
+
+Data files and manifests never change: what a handle has read of one it keeps for as long as the newest snapshot names it. So
+another scan of the same columns reads what was added since, however much the table holds.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import pyarrow as pa
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.io.pyarrow import ArrowScan
+from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
+from pyiceberg.table import FileScanTask, Table
+from pyiceberg.utils.concurrent import ExecutorFactory
+
+_FILE_BYTES = 1 << 20
+"""Rows of a file that take more memory than this are read anew each time."""
+_KEPT_BYTES = 16 << 20
+"""So much is kept of a table by one handle; what was not used for longest goes first."""
+
+_Key = tuple[str, tuple[str, ...], int]
+"""Path, columns and schema id."""
+
+
+class RecentFiles:
+    """What one handle has read of the small files of a table's newest snapshot; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._snapshot: tuple[int, list[DataFile] | None] | None = None
+        self._manifests: dict[str, list[DataFile]] = {}
+        self._rows: OrderedDict[_Key, list[pa.RecordBatch]] = OrderedDict()
+        self._bytes = 0
+
+    def scan(self, table: Table, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch] | None:
+        """Every row of the newest snapshot, file by file; `None` where another tool's delete files have to be applied."""
+        files = self._files(table)
+        return None if files is None else self._read(table, columns, files)
+
+    def _read(self, table: Table, columns: tuple[str, ...], files: list[DataFile]) -> Iterator[pa.RecordBatch]:
+        schema = table.metadata.current_schema_id
+        keys: list[_Key] = [(file.file_path, columns, schema) for file in files]
+        with self._lock:
+            known = {key: self._rows[key] for key in keys if key in self._rows}
+            for key in known:
+                self._rows.move_to_end(key)
+        tasks = [FileScanTask(file) for file, key in zip(files, keys, strict=True) if key not in known]
+        projected = table.scan(selected_fields=columns).projection()
+        missing = ArrowScan(table.metadata, table.io, projected, AlwaysTrue()).to_record_batches(tasks)
+        for file, key in zip(files, keys, strict=True):
+            if key in known:
+                yield from known[key]
+                continue
+            rows, held = 0, list[pa.RecordBatch]()
+            while rows < file.record_count:  # they come in the order of their files, and a batch is of one
+                batch = next(missing)
+                rows += batch.num_rows
+                held.append(batch)
+                yield batch
+                if file.file_size_in_bytes > _FILE_BYTES:
+                    held.clear()
+            if held:
+                self._keep(key, held)
+
+    def _keep(self, key: _Key, batches: list[pa.RecordBatch]) -> None:
+        size = sum(batch.nbytes for batch in batches)
+        if size > _FILE_BYTES:
+            return
+        with self._lock:
+            if key in self._rows:
+                return
+            self._rows[key] = batches
+            self._bytes += size
+            while self._bytes > _KEPT_BYTES:
+                self._bytes -= sum(batch.nbytes for batch in self._rows.popitem(last=False)[1])
+
+    def _files(self, table: Table) -> list[DataFile] | None:
+        snapshot = table.current_snapshot()
+        if snapshot is None:
+            return []
+        with self._lock:
+            if self._snapshot is not None and self._snapshot[0] == snapshot.snapshot_id:
+                return self._snapshot[1]
+        manifests = snapshot.manifests(table.io)
+        files: list[DataFile] | None = None
+        if all(manifest.content == ManifestContent.DATA for manifest in manifests):
+            held = self._manifests
+
+            def entries(manifest: ManifestFile) -> tuple[str, list[DataFile]]:
+                if (path := manifest.manifest_path) in held:
+                    return path, held[path]
+                return path, [e.data_file for e in manifest.fetch_manifest_entry(table.io, discard_deleted=True)]
+
+            found = dict(ExecutorFactory.get_or_create().map(entries, manifests))
+            files = [file for listed in found.values() for file in listed]
+        else:
+            found = {}
+        named = {file.file_path for file in files or ()}
+        with self._lock:
+            self._manifests, self._snapshot = found, (snapshot.snapshot_id, files)
+            for key in [key for key in self._rows if key[0] not in named]:  # merged away, or forgotten
+                self._bytes -= sum(batch.nbytes for batch in self._rows.pop(key))
+        return files
