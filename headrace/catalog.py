@@ -167,7 +167,7 @@ FEEDBACK = Store(
         optional=(
             # Whether the user lets it be trained on; null where nobody asked: a yes unless preparing.require_consent.
             _f("consent", pa.bool_()),
-            # The API key it came by, where all that come by it count as one user; null where `user` counts.
+            # The API key, or that by which it was made, where all that come by it count as one user; null where `user` counts.
             _f("key", TEXT),
         ),
     ),

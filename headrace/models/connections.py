@@ -13,6 +13,7 @@ import logging
 import resource
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -21,6 +22,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from headrace.models.http import error_body
 
+HEAD_BYTES = 64 << 10
+READ_BYTES = 16 << 10
+"""Taken in at a time from one connection, before it is others' turn: asyncio would take 256 KiB."""
 HEAD_S = 10.0
 """Seconds in which the head of a request must have come, and the rest of a body that nobody reads any more."""
 STALLED_S = 60.0
@@ -29,6 +33,9 @@ IN_ALL = 1_024
 OF_ONE = 512
 """Connections at once, and of one address. A proxy is one address."""
 _SPARE = 512  # descriptors for what is no connection: storage, models, files
+CHUNKS, CHUNK_BYTES = 1_000, 32
+"""A body may come in so many chunks (RFC 9112, 7.1) of any size; of more each must have so many bytes on the average."""
+_CHUNKS_UNREAD = 100  # that may still come of a body which was answered already
 _QUIET_S = 60.0
 
 log = logging.getLogger("headrace.http")
@@ -107,6 +114,29 @@ def config(app: Any, *, keep_alive_s: int, grace_s: int, log_level: str) -> uvic
     )
 
 
+class Framing(h11.Connection):
+    """Reads HTTP, but no body in crumbs: a chunk of one byte takes as long as one of a thousand, and needs no key."""
+
+    _chunks = _bytes = _unread = 0
+    crumbs = False
+    """Whether the other side sends crumbs."""
+
+    def next_event(self) -> Any:
+        """As h11's. Raises `RemoteProtocolError` where a body comes in too many chunks for its size."""
+        event = super().next_event()
+        if isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._bytes += len(event.data)
+            self._unread += event.chunk_start and self.our_state is h11.DONE
+            tiny = self._chunks > CHUNKS and self._bytes < self._chunks * CHUNK_BYTES
+            if tiny or self._unread > _CHUNKS_UNREAD:
+                self.crumbs = True
+                raise h11.RemoteProtocolError("a body in crumbs")
+        elif isinstance(event, h11.Request):
+            self._chunks = self._bytes = self._unread = 0
+        return event
+
+
 class Connection(H11Protocol):
     """One connection, watched as the module says."""
 
@@ -115,10 +145,16 @@ class Connection(H11Protocol):
     _stalled: asyncio.TimerHandle | None = None
     _asked = False  # whether anything came since the last answer
     _since = 0.0
+    conn: Framing
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.conn = Framing(h11.SERVER, self.config.h11_max_incomplete_event_size or HEAD_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take it in, or turn somebody out for it."""
         super().connection_made(transport)
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]  # of asyncio's own transport
         self._since = self.loop.time()
         self._make_room()
         self._watch()
@@ -144,6 +180,15 @@ class Connection(H11Protocol):
         self._asked = False
         super().on_response_complete()
         self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that what came is no request, where it can still be said."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.abort()
+        elif self.conn.crumbs:
+            self._end(400, f"The body comes in more than {CHUNKS:,} chunks of less than {CHUNK_BYTES} bytes.", "tiny_chunks")
+        else:
+            super().send_400_response(msg)
 
     def pause_writing(self) -> None:
         """The other side does not read: it has a minute to go on."""
@@ -218,7 +263,7 @@ class Connection(H11Protocol):
         """Say why, as our errors are said, and close."""
         body = json.dumps(error_body(status, message, code)).encode()
         head = [
-            f"HTTP/1.1 {status} {'Request Timeout' if status == 408 else 'Service Unavailable'}",
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
             "content-type: application/json",
             f"content-length: {len(body)}",
             "connection: close",

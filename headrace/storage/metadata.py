@@ -68,6 +68,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE api_keys ADD COLUMN readers TEXT",
     ),
     ("ALTER TABLE tenants ADD COLUMN training TEXT NOT NULL DEFAULT 'none'",),
+    (
+        # As which key's its verdicts count; null is its own. Of keys that a tenant made, that by which it made them.
+        "ALTER TABLE api_keys ADD COLUMN voter TEXT",
+    ),
 )
 
 _WAIT_S = 10.0
@@ -116,6 +120,8 @@ class Caller:
     quotas: dict[str, Any] = field(default_factory=dict)
     """The tenant's."""
     readers: tuple[str, ...] | None = None
+    voter: str = ""
+    """The key as which its verdicts count: its own id, or that of the key by which the tenant made it."""
 
 
 @dataclass(frozen=True)
@@ -216,11 +222,19 @@ class Metadata:
         return [Tenant(name, datetime.fromisoformat(at), json.loads(quotas), training) for name, at, quotas, training in rows]
 
     def mint_key(
-        self, tenant: str, scopes: Iterable[str], *, label: str = "", readers: Iterable[str] | None = None, by: By = HERE
+        self,
+        tenant: str,
+        scopes: Iterable[str],
+        *,
+        label: str = "",
+        readers: Iterable[str] | None = None,
+        voter: str | None = None,
+        by: By = HERE,
     ) -> tuple[str, ApiKey]:
         """Make a key and return its text, which nobody can have again, and what is known of it.
 
-        `readers` binds it to them: it asks on their behalf alone. With `None` it is bound to nobody.
+        `readers` binds it to them: it asks on their behalf alone. With `None` it is bound to nobody. `voter` is the key as
+        which its verdicts count; `None` is itself.
         Raises `NotFound` for a tenant there is not, `WrongUsage` for no scope or one with other than a-z, 0-9, :, * and -.
         """
         allowed = tuple(sorted(set(scopes)))
@@ -237,13 +251,14 @@ class Metadata:
             "created_at": _text(key.created_at),
             "label": label,
             "readers": None if bound is None else json.dumps(bound, ensure_ascii=False),
+            "voter": voter,
         }
         with self._transaction(writing=True) as run:
             if not run("SELECT name FROM tenants WHERE name = :tenant", {"tenant": tenant}):
                 raise _no_tenant(tenant)
             run(
-                "INSERT INTO api_keys (id, tenant, hash, scopes, created_at, label, readers)"
-                " VALUES (:id, :tenant, :hash, :scopes, :created_at, :label, :readers)",
+                "INSERT INTO api_keys (id, tenant, hash, scopes, created_at, label, readers, voter)"
+                " VALUES (:id, :tenant, :hash, :scopes, :created_at, :label, :readers, :voter)",
                 row,
             )
             _note(run, [Line(by, "key.mint", f"{tenant}/{key.id}")])
@@ -312,16 +327,17 @@ class Metadata:
         key_id, secret = match.groups() if match else ("", "")
         with self._transaction() as run:
             rows = run(
-                "SELECT api_keys.tenant, scopes, hash, revoked_at, quotas, readers FROM api_keys"
+                "SELECT api_keys.tenant, scopes, hash, revoked_at, quotas, readers, voter FROM api_keys"
                 " JOIN tenants ON tenants.name = api_keys.tenant WHERE id = :id",
                 {"id": key_id},
             )
-        tenant, scopes, kept, revoked, quotas, readers = rows[0] if rows else ("", "[]", _hash("", ""), None, "{}", None)
+        nobody = ("", "[]", _hash("", ""), None, "{}", None, None)
+        tenant, scopes, kept, revoked, quotas, readers, voter = rows[0] if rows else nobody
         right = hmac.compare_digest(_hash(key_id, secret), kept)
         if not (rows and right) or revoked is not None:
             return None
         self._touch(key_id)
-        return Caller(key_id, tenant, tuple(json.loads(scopes)), json.loads(quotas), _readers(readers))
+        return Caller(key_id, tenant, tuple(json.loads(scopes)), json.loads(quotas), _readers(readers), voter or key_id)
 
     def _touch(self, key_id: str) -> None:
         now = time.monotonic()

@@ -8,7 +8,7 @@ length in front. It says who wrote an event, not when: one that is read from the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import methodcaller
 from struct import Struct
 
@@ -22,7 +22,9 @@ SIGNATURE_BYTES = len(HEADER) + _BYTES
 """What a signature adds to a record."""
 _LENGTH = Struct(">I").pack
 _NO_KEY = _LENGTH(0)
-_HEADERS, _KEY = methodcaller("headers"), methodcaller("key")
+Headers = Sequence[tuple[str, bytes | None]]
+_HEADERS: Callable[[Message], Headers | None] = methodcaller("headers")
+_KEY = methodcaller("key")
 
 
 class Signer:
@@ -41,7 +43,8 @@ class Signer:
         self, messages: Sequence[Message], values: Sequence[bytes | None], signed_from: Mapping[int, int]
     ) -> dict[int, str]:
         """Index → what is wrong, of the messages that are not signed though `signed_from`, an offset per partition, wants it."""
-        shown = [headers[0] if headers and len(headers) == 1 else None for headers in map(_HEADERS, messages)]
+        headers = _headers(messages)
+        shown = [own[0] if own and len(own) == 1 else None for own in headers]
         right = self._signatures(map(_KEY, messages), values)
         # Compared as a whole first, since this passes every record of a drain. How long it takes tells nobody anything: records
         # are judged when they are landed, many at a time.
@@ -50,7 +53,7 @@ class Signer:
         found = {}
         for index, message in enumerate(messages):
             if shown[index] != right[index] and message.offset() >= signed_from.get(message.partition(), 0):
-                named = any(name == HEADER for name, _ in message.headers() or ())
+                named = any(name == HEADER for name, _ in headers[index] or ())
                 found[index] = f"{UNSIGNED}: " + ("its signature is another's" if named else "it has no signature")
         return found
 
@@ -61,3 +64,18 @@ class Signer:
             digest.update(b"".join((_LENGTH(len(key)), key, value or b"") if key else (_NO_KEY, value or b"")))
             found.append((HEADER, digest.digest()))
         return found
+
+
+def _headers(messages: Sequence[Message]) -> list[Headers | None]:
+    """The headers of each; `None` where the name of one is not UTF-8, at which the client fails and which anybody may write.
+
+    Each message is asked once: asked again after it failed, the client hands out a null pointer.
+    """
+    found: list[Headers | None] = []
+    left = iter(messages)
+    while True:
+        try:
+            found.extend(map(_HEADERS, left))
+            return found
+        except (SystemError, UnicodeError):
+            found.append(None)

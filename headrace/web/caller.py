@@ -45,6 +45,8 @@ class Caller:
     address: str = ""
     readers: tuple[str, ...] | None = None
     """The readers the key is bound to; `None` is a key that may ask on behalf of any."""
+    voter: str = ""
+    """The key as which its verdicts count, where they count by key: who makes keys must not make voters."""
 
     @property
     def admin(self) -> bool:
@@ -114,7 +116,7 @@ def asker(caller: Caller, own: str, user: str | None = None, simulated: str | No
         caller.may(SIMULATE)
     named = user or simulated
     one = caller.key_id == PAGE or (named is not None and caller.names_users)
-    return Asker(named or own, None if one else caller.key_id, simulated is not None)
+    return Asker(named or own, None if one else caller.voter or caller.key_id, simulated is not None)
 
 
 class Callers:
@@ -135,7 +137,7 @@ class Callers:
         if known is None:
             return None
         limits = limits_of(self._defaults, known.quotas)
-        return Caller(known.tenant, known.key_id, frozenset(known.scopes), limits, address, known.readers)
+        return Caller(known.tenant, known.key_id, frozenset(known.scopes), limits, address, known.readers, known.voter)
 
     def stands(self, key: str) -> bool:
         """Whether a key that was right is so still, asked anew where that was longer ago than a stream may go on unasked."""

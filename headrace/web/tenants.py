@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Path, Request
 from fastapi.responses import JSONResponse, Response
 
+from headrace.errors import Forbidden
 from headrace.models.http import LEFT
 from headrace.storage.metadata import ApiKey, Tenant
 from headrace.web.body import TENANT, NewKey, NewQuotas, NewTenant, NewTraining
@@ -93,9 +94,11 @@ def add_tenants(app: FastAPI, service: Service, health: Health) -> None:
         if {ADMIN, USERS, SIMULATE} & set(body.scopes):
             caller.may(ADMIN)
         fit_for_key(body.scopes, body.readers)
+        # A tenant that makes its keys itself would else make as many voters as it likes, and with them the models of all.
+        voter = None if caller.admin else caller.voter
 
         def work() -> dict[str, Any]:
-            text, key = metadata.mint_key(tenant, body.scopes, label=body.label, readers=body.readers, by=by)
+            text, key = metadata.mint_key(tenant, body.scopes, label=body.label, readers=body.readers, voter=voter, by=by)
             return {"key": text, **key_row(key)}
 
         return await done(request, work, 201)
@@ -106,6 +109,8 @@ def add_tenants(app: FastAPI, service: Service, health: Health) -> None:
         own, by = _own(request), caller_of(request).by
 
         def work() -> dict[str, Any]:
+            if own is not None and any(key.id == key_id and ADMIN in key.scopes for key in metadata.keys(own)):
+                raise Forbidden("This key is the operator's: it has the scope admin.", hint="Ask whoever runs this service.")
             metadata.revoke_key(key_id, tenant=own, by=by)
             return {"id": key_id, "revoked": True}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import secrets
@@ -15,6 +16,7 @@ import pytest
 from httpx_sse import connect_sse
 from traffic import until
 
+from headrace.models.connections import HEAD_S
 from headrace.storage.metadata import Metadata
 from headrace.web import app as application
 from headrace.web import caller
@@ -53,6 +55,33 @@ def test_half_open_connections_keep_nobody_out(api: Any) -> None:
             half.close()
         process.rlimit(psutil.RLIMIT_NOFILE, limits)
     assert api.log.stat().st_size - said < 1_000, "and nobody's disk is filled with what is said of it"
+
+
+def crumbs(api: Any, *lines: str, size: int) -> bytes:
+    """What is answered to a body in 5,000 chunks of `size` bytes that does not end; the door has to be shut before it is late."""
+    with connected(api) as connection:
+        connection.settimeout(HEAD_S / 2)
+        connection.sendall("\r\n".join((*lines, "Host: 127.0.0.1", "Transfer-Encoding: chunked", "", "")).encode())
+        said = connection.recv(1 << 16) if lines[0].startswith("GET") else b""
+        with contextlib.suppress(ConnectionError):
+            connection.sendall((b"%x\r\n" % size + b"A" * size + b"\r\n") * 5_000)
+            said += b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        return said
+
+
+def test_a_body_in_crumbs_keeps_nobody_waiting(api: Any) -> None:
+    """A chunk costs as much whatever is in it: a few connections that sent single bytes, without a key, stopped all answers."""
+    bearer = f"Authorization: Bearer {api.keys['acme']}"
+    for size in (1, 33, 500):
+        assert crumbs(api, "GET /health HTTP/1.1", size=size).startswith(b"HTTP/1.1 200")
+    crumbs(api, "PUT /v1/documents/crumbs.txt HTTP/1.1", bearer, size=20)
+    body = b"".join(b"1\r\nA\r\n" for _ in range(1_100)) + b"0\r\n\r\n"
+    told = answered(api, "POST /v1/search HTTP/1.1", bearer, "Transfer-Encoding: chunked", body=body)
+    assert told.startswith(b"HTTP/1.1 400"), told
+    assert json.loads(told.partition(b"\r\n\r\n")[2])["error"]["code"] == "tiny_chunks"
+    # A document that a client sends line by line comes in.
+    lines = (f"The gate number {number:06} is closed.\n".encode() for number in range(3_000))
+    assert api.client(api.keys["acme"]).put("/v1/documents/line-by-line.txt", content=lines).status_code == 202
 
 
 def test_methods_that_nobody_knows_are_one_label(api: Any) -> None:

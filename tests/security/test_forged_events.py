@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import rude
 from confluent_kafka import Consumer, Producer, TopicPartition
 from signed import signed
 from words import words
@@ -125,6 +126,15 @@ def test_a_closed_document_is_neither_opened_nor_deleted_and_nobody_speaks_for_a
     reasons = [row["reason"] for row in reader(runner, DEAD_LETTERS).read().to_pylist()]
     assert len(reasons) >= len(attacks)
     assert all(reason.startswith(UNSIGNED) for reason in reasons)
+
+
+def test_a_header_that_no_client_can_read_holds_nothing_up(runner: Runner) -> None:
+    """Its name is no UTF-8: our client fails at it, and asked again hands out a null pointer. It used to end landing for good."""
+    runner.run(land)
+    rude.produce(runner.endpoints, FEEDBACK.name, rude.batch(rude.record(b"{}", headers=[(b"\xff\xfe", b"?")])))
+    runner.run(feedback, verdicts=[Verdict("rude", True, "acme", "ann")])
+    landed: Landed = runner.run(land)
+    assert (landed.events["feedback"], landed.dead) == (1, 1)
 
 
 def test_dead_letters_without_a_signature_land_only_when_somebody_says_so(runner: Runner) -> None:

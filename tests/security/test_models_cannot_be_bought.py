@@ -265,6 +265,22 @@ def test_who_counts_as_one_user_is_recorded_with_each_verdict(api: Any, shop: ht
     }
 
 
+def test_keys_that_a_tenant_makes_itself_are_one_user(api: Any, shop: httpx.Client) -> None:
+    """Its admin makes keys, and another admin that makes more: whoever makes keys must not make voters."""
+    answer = found(shop).raise_for_status().json()["answer_id"]
+    key, root = api.mint("shop", "tenant-admin")
+    admin = api.client(key)
+    minted = [admin.post("/v1/keys", json={"tenant": "shop", "scopes": [scope]}).json() for scope in ("read", "tenant-admin")]
+    again = api.client(minted[1]["key"]).post("/v1/keys", json={"tenant": "shop", "scopes": ["read"]}).json()
+    keys = [key, *(made["key"] for made in (*minted, again))]
+    for one in keys:
+        api.client(one).post("/v1/feedback", json={"answer_id": answer, "up": True}).raise_for_status()
+    until(60, lambda: len(rows_of(api, "feedback", answer)) == len(keys), lambda: rows_of(api, "feedback", answer))
+    rows = rows_of(api, "feedback", answer)
+    assert {row["key"] for row in rows} == {root}, "one vote"
+    assert {row["user"] for row in rows} == {root, *(made["id"] for made in (*minted, again))}, "and who it was is known"
+
+
 def test_openais_user_is_recorded_where_the_key_may_name_users_and_can_be_forgotten(api: Any, shop: httpx.Client) -> None:
     key, key_id = api.mint("shop", "read")
     chat = {"model": "headrace", "messages": [{"role": "user", "content": "When do things go back?"}], "user": "cid of the shop"}

@@ -105,6 +105,17 @@ def test_a_large_document_does_not_keep_another_tenants_small_one_waiting(api: A
     assert any("219" in passage["text"] for passage in found)
 
 
+def test_an_admin_of_a_tenant_does_not_lock_the_operator_out(api: Any) -> None:
+    api.tenant("lockers")
+    admin = api.client(api.mint("lockers", "tenant-admin")[0])
+    theirs, their_id = api.mint("lockers", "admin")
+    refused = admin.delete(f"/v1/keys/{their_id}")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+    assert api.client(theirs).get("/v1/tenants").status_code == 200
+    own_id = api.mint("lockers", "read", "users")[1]
+    assert admin.delete(f"/v1/keys/{own_id}").status_code == 200, "its own it may, whoever made them"
+
+
 def test_an_admin_of_a_tenant_does_everything_there_and_nothing_elsewhere(api: Any) -> None:
     api.tenant("theirs")
     key, key_id = api.mint("theirs", "tenant-admin")
