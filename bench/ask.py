@@ -9,7 +9,7 @@ from typing import Any
 
 from headrace.demo import reference
 from headrace.inference.answer import Answer
-from headrace.inference.pipeline import index_documents
+from headrace.inference.indexing import index_documents
 from headrace.session import opened
 from headrace.settings import Settings
 

@@ -19,7 +19,8 @@ from headrace.catalog import CHUNK_ROWS
 from headrace.errors import NotFound, Terminal, WrongUsage
 from headrace.inference.answer import Answer
 from headrace.inference.feedback import Verdict, feedback
-from headrace.inference.pipeline import INFERENCE, Desk, index_documents
+from headrace.inference.indexing import index_documents
+from headrace.inference.pipeline import INFERENCE, Desk
 from headrace.models.citation import content_words
 from headrace.models.client import Generator
 from headrace.pipeline.run import runs

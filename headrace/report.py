@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # what is shown is imported by whoever made it
     from headrace.head.land import Commit, Landed
     from headrace.head.position import Refusal
     from headrace.inference.answer import Answer
-    from headrace.inference.pipeline import Indexed
+    from headrace.inference.indexing import Indexed
     from headrace.training.pipeline import Turn
 
 _MEASURED = ("ops", "bytes", "p50", "p95", "max")

@@ -32,7 +32,7 @@ def index(
     from dataclasses import asdict
 
     from headrace.inference.failed import leave_out
-    from headrace.inference.pipeline import index_documents
+    from headrace.inference.indexing import index_documents
     from headrace.report import say_indexed
     from headrace.session import opened
 

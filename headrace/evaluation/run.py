@@ -10,7 +10,8 @@ from headrace.evaluation.answers import AnswersMeasured, measure_answers
 from headrace.evaluation.folder import Folder, Question
 from headrace.evaluation.retrieval import Measured, measure_retrieval
 from headrace.inference.answer import Answer
-from headrace.inference.pipeline import Desk, index_documents
+from headrace.inference.indexing import index_documents
+from headrace.inference.pipeline import Desk
 from headrace.models.client import Reranker
 from headrace.pipeline.runner import Runner
 from headrace.settings import Inference

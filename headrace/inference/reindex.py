@@ -15,9 +15,9 @@ from headrace.head.land import land
 from headrace.inference.embedders import asked_for, maker
 from headrace.inference.generation import begin, standing, sweep, switch
 from headrace.inference.index import Index
+from headrace.inference.indexing import fill
 from headrace.inference.parse import parse
 from headrace.inference.parsing.limits import Limits
-from headrace.inference.pipeline import fill
 from headrace.pipeline.runner import Runner
 from headrace.settings import Inference
 from headrace.storage.indexes import Generation

@@ -24,8 +24,8 @@ from headrace.inference import deliver
 from headrace.inference.chunk import of_generation
 from headrace.inference.embed import Embedded
 from headrace.inference.generation import served_by
+from headrace.inference.indexing import catch_up
 from headrace.inference.parse import IN_ORDER, ROWS_IN_ORDER, TAKEN, ParsedDocuments, document_id
-from headrace.inference.pipeline import catch_up
 from headrace.inference.put import composed
 from headrace.pipeline.runner import Runner
 from headrace.readiness import Trouble

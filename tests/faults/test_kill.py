@@ -29,7 +29,8 @@ from headrace.catalog import CHECKPOINTS, CHUNKS, DOCUMENTS, LANDINGS, MODELS, P
 from headrace.errors import NothingIndexed
 from headrace.head.land import land
 from headrace.inference.feedback import Verdict, feedback
-from headrace.inference.pipeline import INFERENCE, Desk, index_documents
+from headrace.inference.indexing import index_documents
+from headrace.inference.pipeline import INFERENCE, Desk
 from headrace.pipeline import manifest
 from headrace.pipeline.run import Run, recorded, runs
 from headrace.pipeline.runner import Runner

@@ -20,7 +20,8 @@ from headrace.catalog import CHUNKS, INDEXES
 from headrace.errors import BadSettings, NotFound
 from headrace.inference import generation
 from headrace.inference.generation import begin, standing, switch
-from headrace.inference.pipeline import Desk, catch_up, fill, index_documents
+from headrace.inference.indexing import catch_up, fill, index_documents
+from headrace.inference.pipeline import Desk
 from headrace.inference.put import put
 from headrace.inference.reindex import back, reindex
 from headrace.pipeline.run import recorded

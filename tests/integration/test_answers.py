@@ -19,7 +19,8 @@ from headrace.catalog import INTERACTION_ROWS
 from headrace.errors import Unavailable
 from headrace.head.land import land
 from headrace.inference.answer import Answer
-from headrace.inference.pipeline import NOT_FOUND, Desk, index_documents
+from headrace.inference.indexing import index_documents
+from headrace.inference.pipeline import NOT_FOUND, Desk
 from headrace.pipeline.runner import Runner
 from headrace.session import Session, opened
 from headrace.settings import Endpoint, Models, Settings

@@ -19,7 +19,8 @@ from traffic import until
 from headrace.catalog import CHUNK_ROWS, CHUNKS, FEEDBACK, INDEXES, INTERACTIONS, MODELS, PROMOTIONS, TURNS
 from headrace.embedder import index_before, rebuild, settle_embedder
 from headrace.errors import BadSettings, NotFound
-from headrace.inference.pipeline import Desk, catch_up, index_documents
+from headrace.inference.indexing import catch_up, index_documents
+from headrace.inference.pipeline import Desk
 from headrace.models.client import Embedder, wait_ready
 from headrace.models.tokens import INSTEAD
 from headrace.pipeline import manifest

@@ -18,7 +18,8 @@ from words import words
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS
 from headrace.errors import NotFound
 from headrace.inference.generate import prompt
-from headrace.inference.pipeline import Desk, Indexed, index_documents
+from headrace.inference.indexing import Indexed, index_documents
+from headrace.inference.pipeline import Desk
 from headrace.pipeline.run import recorded
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform

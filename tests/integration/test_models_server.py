@@ -29,7 +29,8 @@ from traffic import until
 from headrace.catalog import KV_CACHE, MODELS
 from headrace.errors import RequestRefused
 from headrace.inference.answer import Answer
-from headrace.inference.pipeline import Desk, index_documents
+from headrace.inference.indexing import index_documents
+from headrace.inference.pipeline import Desk
 from headrace.models.client import Completion, Embedder, Generator, Ranking, Reranker, wait_ready
 from headrace.models.generator import packaged
 from headrace.models.release import Pointer, served

@@ -20,7 +20,8 @@ from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS, DOCUMENT_ROWS
 from headrace.errors import WrongUsage
 from headrace.inference import deliver
 from headrace.inference.embed import Embed
-from headrace.inference.pipeline import Desk, Indexed, catch_up, index_documents
+from headrace.inference.indexing import Indexed, catch_up, index_documents
+from headrace.inference.pipeline import Desk
 from headrace.inference.put import put
 from headrace.pipeline.batches import Threads, Work
 from headrace.pipeline.run import recorded

@@ -29,8 +29,8 @@ from headrace.head.position import mark_name
 from headrace.head.reland import reland
 from headrace.inference import deliver
 from headrace.inference.feedback import Verdict, feedback
+from headrace.inference.indexing import catch_up
 from headrace.inference.parse import audience, document_id, live
-from headrace.inference.pipeline import catch_up
 from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform

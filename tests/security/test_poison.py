@@ -42,8 +42,8 @@ from headrace.head.land import Following, Landed, land
 from headrace.head.position import positions
 from headrace.head.skip import skip
 from headrace.inference.failed import leave_out
+from headrace.inference.indexing import catch_up
 from headrace.inference.parse import ROWS_IN_ORDER, _name_of, document_id
-from headrace.inference.pipeline import catch_up
 from headrace.models import client
 from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner

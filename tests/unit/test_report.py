@@ -22,8 +22,8 @@ from headrace.inference.answer import Answer
 from headrace.inference.chunk import Chunked
 from headrace.inference.embed import Embedded
 from headrace.inference.index import Index
+from headrace.inference.indexing import Indexed
 from headrace.inference.parse import Failure, ParsedDocuments
-from headrace.inference.pipeline import Indexed
 from headrace.inference.put import Put
 from headrace.inference.rerank import Passage
 from headrace.models.citation import Support
