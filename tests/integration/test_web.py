@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -142,6 +146,51 @@ def test_the_page_asks_nobody_else(api: Any) -> None:
             assert "http://" not in text
             assert "https://" not in text
         assert "innerHTML" not in browser.get("/page.js").text
+
+
+def test_all_that_the_page_asks_for_is_given_to_its_token_and_to_nobody_without(api: Any, client: httpx.Client) -> None:
+    """There is no cookie, so what a browser asks for by itself (a picture, a link, an EventSource) would come without a key."""
+    with httpx.Client(base_url=api.url, trust_env=False) as browser:
+        script, page = browser.get("/page.js").text, browser.get("/").text
+        assert not re.findall(r"EventSource|XMLHttpRequest|WebSocket|sendBeacon|import\(|document\.cookie|localStorage", script)
+        assert re.findall(r"\bfetch\(", script) == ["fetch("], "one place, which sends the token"
+        assert set(re.findall(r"(?:src|href)=\"(?!#|data:)([^\"]*)", page)) == {"/page.css", "/page.js"}
+        asked = set(re.findall(r"/v1/[a-z]+", script))
+        assert asked == {"/v1/ask", "/v1/feedback", "/v1/standing", "/v1/events", "/v1/scores"}
+        for path in sorted({*asked - {"/v1/scores"}, "/v1/scores/inference.svg"}):
+            method = "POST" if path in ("/v1/ask", "/v1/feedback") else "GET"
+            assert browser.request(method, path, json={}).status_code == 401, path
+            if method == "GET":
+                with client.stream(method, path) as given:
+                    assert given.status_code == 200, path
+
+
+def test_the_page_takes_its_token_from_the_address_keeps_it_for_its_tab_and_sends_it(api: Any, tmp_path: Path) -> None:
+    """The script itself, in an engine without a browser: page.js is loaded, loaded again, and opened with another token."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("Node.js, which runs the page's script here, is not installed.")
+    script = tmp_path / "page.js"
+    script.write_bytes(httpx.get(f"{api.url}/page.js", trust_env=False).content)
+    done = subprocess.run(
+        [node, Path(__file__).parent / "page.mjs", script, api.token], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    bearer = {"Authorization": f"Bearer {api.token}"}
+    first, again, another, nobody = told["opened"], told["reloaded"], told["changed"], told["elsewhere"]
+    assert (first["address"], first["kept"]) == ("/", {"headrace-token": api.token}), "it is out of the address at once"
+    assert first["asked"] == again["asked"]
+    assert {path for path, _ in first["asked"]} == {"/v1/standing", "/v1/events", "/v1/scores/inference.svg"}
+    assert all(headers == bearer for _, headers in first["asked"])
+    for path, headers in first["asked"]:
+        with httpx.stream("GET", f"{api.url}{path}", headers=headers, trust_env=False) as given:
+            assert given.status_code in (200, 404), "404: nothing was drawn yet"
+    assert another["kept"] == {"headrace-token": "another"}
+    assert another["asked"]
+    assert all(headers == {"Authorization": "Bearer another"} for _, headers in another["asked"])
+    assert all(headers == {"Authorization": "Bearer "} for _, headers in nobody["asked"]), "another tab has none"
+    assert told["blocked"]["asked"] == first["asked"], "also where the browser keeps nothing"
 
 
 def test_scores_are_drawn_from_the_live_run(client: httpx.Client) -> None:

@@ -18,16 +18,18 @@ import needs
 import obstore
 import psutil
 import pytest
+from confluent_kafka.admin import AdminClient
 from traffic import until
 
 from headrace.errors import NotGenuine, Unavailable
-from headrace.platform import open_platform, running
+from headrace.platform import neighbours, open_platform, running
 from headrace.platform.broker import broker_binary, start_broker
 from headrace.platform.certificates import certificate_of, context_of
 from headrace.platform.home import Home
 from headrace.platform.keys import keys_of
 from headrace.platform.ports import GRPC_OFFSET, choose_ports
 from headrace.platform.weed import start_weed, weed_binary
+from headrace.session import opened
 from headrace.settings import Platform as PlatformSettings
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
@@ -234,6 +236,20 @@ def test_no_door_tells_what_goes_on_inside(locked: Locked) -> None:
                 if answer.status_code < 400:
                     told.append((port, path, answer.text[:80]))
     assert told == []
+
+
+def test_what_is_not_closed_is_said_whenever_a_service_starts(
+    locked: Locked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Into a journal too, where no terminal looks on, and where another command has started the servers."""
+    monkeypatch.setattr(neighbours, "other_users", lambda: ["eve"])
+    with opened("up", Settings(home=locked.home.root), models=False, ends=True) as session:
+        said = " ".join(capsys.readouterr().err.split())
+        assert "other users (eve): they can read what passes through the embedded Kafka" in said
+        assert "delete what has not landed (SECURITY.md)" in said
+        # It is so: another user needs no key to see what topics there are.
+        kafka = {"bootstrap.servers": session.runner.endpoints.kafka_bootstrap}
+        assert as_nobody(lambda: bool(AdminClient(kafka).list_topics(timeout=10).brokers))
 
 
 def test_servers_take_other_ports_where_somebody_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

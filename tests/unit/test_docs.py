@@ -227,3 +227,20 @@ def test_requests_that_are_shown_have_a_route_and_its_fields(
 def test_pages_show_requests() -> None:
     assert len(list(requests())) > 25
     assert sum(body is not None for *_, body in requests()) >= 4
+
+
+# Tests
+
+
+def test_the_tests_that_replay_each_finding_are_there() -> None:
+    """The table of findings in tests/README.md: file, then names."""
+    tests = ROOT / "tests"
+    table = (tests / "README.md").read_text().partition("## Findings of the security review")[2].partition("\n## ")[0]
+    named = [
+        (file, name)
+        for row in table.splitlines()
+        for file, names in re.findall(r"`([a-z_/]+\.py)`: ((?:`test_\w+`(?:, )?)+)", row)
+        for name in re.findall(r"test_\w+", names)
+    ]
+    assert len(named) > 80
+    assert [one for one in named if f"def {one[1]}(" not in (tests / one[0]).read_text()] == []
