@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from headrace.catalog import DOCUMENT_EVENTS
-from headrace.head.land import land
+from headrace.head.land import Landed, land
 from headrace.inference.chunk import Chunked, chunk
 from headrace.inference.embed import Embedded, embed
 from headrace.inference.embedders import maker
@@ -22,6 +21,31 @@ from headrace.inference.put import Put, put
 from headrace.pipeline.runner import Runner
 from headrace.settings import Inference
 from headrace.storage.indexes import Generation
+
+After = Callable[[str], None]
+"""Called with the name of each stage that is through; what it raises ends the pass, which the next one completes."""
+
+
+def _nothing(_stage: str) -> None:
+    """What is done after a stage by default."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What one pass did to a generation of the index."""
+
+    chunked: Chunked
+    embedded: Embedded
+    index: Index
+
+
+@dataclass(frozen=True)
+class CaughtUp:
+    """What one pass did, from the head to the index."""
+
+    landed: Landed
+    parsed: ParsedDocuments
+    filled: Filled
 
 
 @dataclass(frozen=True)
@@ -58,10 +82,11 @@ def index_documents(
 
     most = settings.document_bytes
     was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=most, readers=readers, settle=settle, retry=retry)
-    _, parsed, chunked, embedded, built = catch_up(runner, settings)
+    done = catch_up(runner, settings)
+    chunked, embedded = done.filled.chunked, done.filled.embedded
     later = ParsedDocuments(0, 0, tuple(Failure(one.uri, one.reason) for one in (*chunked.failed, *embedded.failed)))
-    parsed += later
-    return Indexed(was_put, sum(before, start=parsed), chunked, embedded, built, time.perf_counter() - started)
+    parsed = sum(before, start=done.parsed + later)
+    return Indexed(was_put, parsed, chunked, embedded, done.filled.index, time.perf_counter() - started)
 
 
 def catch_up(
@@ -70,45 +95,67 @@ def catch_up(
     *,
     gives_way: Callable[[Collection[str]], bool] | None = None,
     parse_s: float | None = None,
-) -> Iterator[Any]:
-    """Bring the index up to date with everything that is on the head; yields what each stage did, so a caller may end between.
+    after: After = _nothing,
+) -> CaughtUp:
+    """Bring the index up to date with everything that is on the head.
 
     With `gives_way` (as in `embed`) and `parse_s` (as in `parse`) a pass may leave something for another.
     """
+    landed, parsed = take_in(runner, settings, parse_s=parse_s, after=after)
+    return CaughtUp(landed, parsed, bring_up(runner, settings, gives_way=gives_way, after=after))
+
+
+def take_in(
+    runner: Runner, settings: Inference, *, parse_s: float | None = None, after: After = _nothing
+) -> tuple[Landed, ParsedDocuments]:
+    """Land what is on the head and parse what was announced. Raises `OffsetsRefused` where a partition of it does not land."""
     landed = runner.run(land)
     landed.require(DOCUMENT_EVENTS)
-    yield landed
-    yield runner.run(parse, limits=Limits.of(settings), seconds=parse_s)
-    embedder = runner.endpoints.embedder
-    into = runner.run(serving, window=settings.chunk_tokens, embedder=embedder)
+    after("land")
+    parsed = runner.run(parse, limits=Limits.of(settings), seconds=parse_s)
+    after("parse")
+    return landed, parsed
+
+
+def bring_up(
+    runner: Runner,
+    settings: Inference,
+    *,
+    gives_way: Callable[[Collection[str]], bool] | None = None,
+    after: After = _nothing,
+) -> Filled:
+    """Bring the index that answers up to date with the documents table; in another that is served by then it is done again."""
+    into = runner.run(serving, window=settings.chunk_tokens, embedder=runner.endpoints.embedder)
 
     def failing(unfit: Sequence[Unfit]) -> None:
         runner.run(give_up, unfit=unfit)
 
-    filling = fill(runner, into, failing, gives_way)
-    yield next(filling)
-    embedded = next(filling)
-    yield embedded
-    built = next(filling)
-    while (then := runner.run(settled, into=into, changed=embedded.changed)) is not None:  # another is served by now
+    filled = fill(runner, into, failing, gives_way=gives_way, after=after)
+    while (then := runner.run(settled, into=into, changed=filled.embedded.changed)) is not None:
         into = then
-        *_, built = fill(runner, into, failing)
+        filled = replace(filled, index=fill(runner, into, failing).index)
     runner.run(sweep)
-    yield built
+    return filled
 
 
 def fill(
     runner: Runner,
     into: Generation,
     failing: GiveUp = refuse,
+    *,
     gives_way: Callable[[Collection[str]], bool] | None = None,
-) -> Iterator[Any]:
-    """Bring one generation of the index up to date with the documents table; yields what each stage did.
+    after: After = _nothing,
+) -> Filled:
+    """Bring one generation of the index up to date with the documents table.
 
     What becomes of documents that it cannot take in is `failing`'s. Raises `BadSettings` where the embedder that made it cannot
     be asked.
     """
-    yield runner.run(chunk, window=into.window, generation=into.number, give_up=failing)
+    chunked = runner.run(chunk, window=into.window, generation=into.number, give_up=failing)
+    after("chunk")
     made_by = maker(runner.endpoints.embedder, into.embedder)
-    yield runner.run(embed, embedder=made_by, into=into, gives_way=gives_way, give_up=failing)
-    yield runner.run(index, into=into)
+    embedded = runner.run(embed, embedder=made_by, into=into, gives_way=gives_way, give_up=failing)
+    after("embed")
+    built = runner.run(index, into=into)
+    after("index")
+    return Filled(chunked, embedded, built)

@@ -84,12 +84,12 @@ def back(runner: Runner) -> Reindexed:
 
 def _switched(runner: Runner, to: Generation, started: float) -> Reindexed:
     # Before the first look there may be hours of embedding, and after it a moment: most passes of others end before it.
-    list(fill(runner, to))
+    fill(runner, to)
     while True:
         seen = runner.run(standing)
         if to not in (seen[0].building, seen[0].fallback):
             raise LostRace(f"Somebody else gave up or served index g{to.number}.", hint="Run the command again.")
-        *_, built = fill(runner, to)
+        built = fill(runner, to).index
         if runner.run(switch, to=to, seen=seen):
             break
     runner.run(sweep)

@@ -22,10 +22,9 @@ from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS,
 from headrace.errors import BadDocument, Forbidden, NotFound, QuotaReached, Transient, WrongUsage, kind_of
 from headrace.inference import deliver
 from headrace.inference.chunk import of_generation
-from headrace.inference.embed import Embedded
 from headrace.inference.generation import served_by
-from headrace.inference.indexing import catch_up
-from headrace.inference.parse import IN_ORDER, ROWS_IN_ORDER, TAKEN, ParsedDocuments, document_id
+from headrace.inference.indexing import bring_up, take_in
+from headrace.inference.parse import IN_ORDER, ROWS_IN_ORDER, TAKEN, document_id
 from headrace.inference.put import composed
 from headrace.pipeline.runner import Runner
 from headrace.readiness import Trouble
@@ -504,17 +503,16 @@ class Documents:
     def _catch_up(self) -> None:
         with self._lock:
             self._arrived.clear()
-        stages = catch_up(self._runner, self._settings.inference, gives_way=self._gives_way, parse_s=_PARSE_S)
-        self._next(stages)  # land
-        parsing: ParsedDocuments = self._next(stages)
+        settings = self._settings.inference
+        _, parsing = take_in(self._runner, settings, parse_s=_PARSE_S, after=self._go_on)
         self._look(now=True)
         reached = self._reached
         unfinished: frozenset[str] = frozenset()
         if self._snapshot is not None:  # else nobody has put anything in this home
             with self._lock:
                 parsed = {d.held for shelf in self._shelves.values() for d in shelf.values() if d.status != FAILED}
-            while (done := self._next(stages)) is not None:
-                unfinished = done.unfinished if isinstance(done, Embedded) else unfinished
+            filled = bring_up(self._runner, settings, gives_way=self._gives_way, after=self._go_on)
+            unfinished = filled.embedded.unfinished
             self._held = {held for held in parsed if held[0] not in unfinished}
             self._settled = reached
             self._look(now=True)
@@ -527,11 +525,9 @@ class Documents:
         with self._lock:
             return not self._arrived <= set(waiting)
 
-    def _next(self, stages: Iterator[Any]) -> Any:
-        """Run the next stage; what it did, or `None` where there was none."""
+    def _go_on(self, _stage: str) -> None:
         if self.stopping:
             raise _Stopped
-        return next(stages, None)
 
 
 def _no_document() -> NotFound:

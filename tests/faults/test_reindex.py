@@ -158,7 +158,7 @@ def test_the_old_index_answers_until_the_new_one_does_and_can_be_gone_back_to(
 def test_what_changes_while_another_is_built_is_in_it_at_the_switch(runner: Runner, endpoints: Endpoints, docs: Path) -> None:
     embedder, desk = endpoints.embedder, Desk(runner, SETTINGS)
     to = runner.run(begin, window=48, embedder=embedder)
-    list(fill(runner, to))
+    fill(runner, to)
     seen = runner.run(standing)
     (docs / "1.md").write_text("# Lock 1\nThe lantern is made of copper.")
     index_documents(runner, [docs], tenant=TENANT, settings=SETTINGS)
@@ -166,12 +166,9 @@ def test_what_changes_while_another_is_built_is_in_it_at_the_switch(runner: Runn
     # A pass that began before the switch and ends after it does its work again, in the new one.
     (docs / "2.md").write_text("# Lock 2\nThe anchor weighs ninety pounds.")
     runner.run(put, tenant=TENANT, paths=[docs], most_bytes=10**6)
-    stages = catch_up(runner, SETTINGS)
-    for _ in range(4):  # land, parse, chunk, embed
-        next(stages)
-    done = reindex(runner, of(48))
-    assert done.generation == to, "the one that was begun is gone on with"
-    list(stages)
+    switched = []
+    catch_up(runner, SETTINGS, after=lambda stage: switched.append(reindex(runner, of(48))) if stage == "embed" else None)
+    assert [done.generation for done in switched] == [to], "the one that was begun is gone on with"
     followed(desk, to.number)
     for question, word in (("what is the lantern made of?", "copper"), ("what does the anchor weigh?", "ninety")):
         number, texts = asked(desk, question)

@@ -306,7 +306,7 @@ def answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session: Sessio
     answer = Desk(other, inference(session)).search("lantern", tenant=TENANT, user="ann", record=False)
     assert "made with the embedder embedder@v000001, not words: full-text search answered alone" in answer.note
     with pytest.raises(BadSettings, match="made with the embedder embedder@v000001"):
-        list(catch_up(other, inference(session)))
+        catch_up(other, inference(session))
 
 
 def back_and_forth(session: Session) -> None:

@@ -320,7 +320,7 @@ def shelves(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> dict[st
             (docs / "b.md").write_text("The weir is long.")
             made[kind].append(Shelf(f"{kind}-{number}", docs))
             runner.run(put, tenant=f"{kind}-{number}", paths=[docs], most_bytes=SETTINGS.document_bytes, readers=readers)
-    list(catch_up(runner, SETTINGS))
+    catch_up(runner, SETTINGS)
     return made
 
 
@@ -369,7 +369,7 @@ def test_what_was_closed_a_moment_ago_is_not_opened_by_who_names_no_reader(
     runner.run(put, tenant=tenant, paths=[docs], most_bytes=SETTINGS.document_bytes, readers=["hr"])
     if way == "bytes":
         runner.run(deliver.put, tenant=tenant, uri="docs/a.md", data=b"The pond is shallow.")
-        list(catch_up(runner, SETTINGS))
+        catch_up(runner, SETTINGS)
     elif way == "renamed":
         (docs / "a.md").rename(docs / "c.md")
         index(runner, tenant, docs)

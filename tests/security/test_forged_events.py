@@ -59,8 +59,7 @@ def reader(runner: Runner, store: Store) -> TableReader:
 
 
 def index(runner: Runner) -> None:
-    for _ in catch_up(runner, Settings().inference):
-        pass
+    catch_up(runner, Settings().inference)
 
 
 def intrude(runner: Runner, topic: Store, event: dict[str, Any], headers: Headers, key: bytes | None = None) -> None:

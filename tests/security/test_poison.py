@@ -155,8 +155,7 @@ def reader(runner: Runner, store: Store) -> TableReader:
 
 
 def index(runner: Runner) -> Any:
-    *_, built = catch_up(runner, Settings().inference)
-    return built
+    return catch_up(runner, Settings().inference).filled.index
 
 
 def put(runner: Runner, uri: str, words: str = "") -> dict[str, Any]:
