@@ -216,6 +216,10 @@ class Limits(Section):
     """Bytes of documents stored, as they were put, those of earlier versions too."""
     kv_cache_bytes: int = Field(default=1 << 30, ge=0)
     """Bytes of the KV cache, within `files.kv_cache_bytes`."""
+    put_bytes_per_day: int = Field(default=100 << 30, ge=1)
+    """Bytes of documents put in a day: what is replaced or deleted again leaves its text in tables."""
+    keys: int = Field(default=200, ge=1)
+    """API keys that are not revoked, beyond which the tenant's admin may make no more."""
 
 
 class Telemetry(Section):

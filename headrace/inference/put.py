@@ -30,6 +30,7 @@ from headrace.storage.topics import TopicWriter
 AHEAD = "ahead of time"
 _ANNOUNCE = 200  # events per round trip to the head
 _NAME_CHARS = 200  # of a reader
+_NAMES_CHARS = 4_000  # of all readers of a document or a key: every service holds those of all documents in memory
 _FILES_AT_ONCE = 4  # files in memory and on their way to the object store
 
 
@@ -151,8 +152,13 @@ def put(
 
 
 def named(readers: Iterable[str]) -> None:
-    """Raise `WrongUsage` unless each of these can be the name of a user or a group."""
-    for reader in readers:
+    """Raise `WrongUsage` unless each of these can be the name of a user or a group, and all together are not too long."""
+    names = list(readers)
+    if sum(map(len, names)) > _NAMES_CHARS:
+        raise WrongUsage(
+            f"These readers' names are longer than {_NAMES_CHARS:,} characters together.", hint="Name a group that they are in."
+        )
+    for reader in names:
         if not reader.strip() or len(reader) > _NAME_CHARS or not reader.isprintable():
             raise WrongUsage(
                 f"{reader!a} cannot be the name of a reader.", hint=f"Name a user or a group in 1 to {_NAME_CHARS} letters."

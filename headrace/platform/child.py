@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from headrace.errors import HeadraceError, MissingPart, StorageFull, Unavailable
 from headrace.platform.home import refused
 
 LOG_BYTES = 10_000_000
-"""A log longer than this is set aside as `NAME.log.1` at the next start."""
+"""A log longer than this is set aside as `NAME.log.1`."""
 
 _PR_SET_PDEATHSIG = 1
 _PORT_TAKEN = ("address already in use", "address in use", "port allocation failed")
@@ -75,6 +76,19 @@ class Child:
         """Whether the process is over."""
         return self.process.poll() is not None
 
+    def trim_log(self) -> None:
+        """Set the log aside though the server goes on writing to it: strangers have it say something as often as they like.
+
+        What is written between copy and cut is lost.
+        """
+        try:
+            if self.log.stat().st_size > LOG_BYTES:
+                shutil.copyfile(self.log, _aside(self.log))
+                os.truncate(self.log, 0)  # it is appended to, so what comes next stands at its beginning
+                self._from = 0
+        except OSError:  # the disk is full, which is said elsewhere
+            return
+
     def last_words(self, lines: int = 12) -> str:
         """The last `lines` lines this process, not one before it, wrote to its log."""
         try:
@@ -114,11 +128,15 @@ def rotate(log: Path) -> None:
     """Set a log aside that grew past `LOG_BYTES`."""
     try:
         if log.stat().st_size > LOG_BYTES:
-            os.replace(log, log.with_name(f"{log.name}.1"))
+            os.replace(log, _aside(log))
     except FileNotFoundError:
         pass
     except OSError as error:
         raise refused(error, log) from None
+
+
+def _aside(log: Path) -> Path:
+    return log.with_name(f"{log.name}.1")
 
 
 def _bind_to_parent() -> Callable[[], None]:

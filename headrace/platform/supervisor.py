@@ -145,7 +145,9 @@ class Supervisor:
         remove_sockets(self._ports)
 
     def _keep_up(self) -> None:
-        """Start anew what has ended, and the stores once a disk that was full has space again."""
+        """Start anew what has ended, and the stores once a disk that was full has space again; keep logs short."""
+        for child in self.children.values():
+            child.trim_log()
         free = free_bytes(self.home)
         if free < FREE_BYTES:
             if not self._was_full:

@@ -27,7 +27,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from headrace.errors import BadSettings, HeadraceError, HomeRefused, MissingPart, NotFound, StorageFull, Unavailable, WrongUsage
+from headrace.errors import (
+    BadSettings,
+    HeadraceError,
+    HomeRefused,
+    MissingPart,
+    NotFound,
+    QuotaReached,
+    StorageFull,
+    Unavailable,
+    WrongUsage,
+)
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.reason import reason
 
@@ -151,6 +161,11 @@ class Line:
 HERE = By("", "here", "local")
 """Whoever runs a program on this machine."""
 _BATCH_LINES = 5_000
+_REVOKED_KEPT = 1_000
+_FORGET_REVOKED = (
+    "DELETE FROM api_keys WHERE tenant = :tenant AND revoked_at IS NOT NULL AND id NOT IN (SELECT id FROM api_keys"
+    f" WHERE tenant = :tenant AND revoked_at IS NOT NULL ORDER BY revoked_at DESC, id LIMIT {_REVOKED_KEPT})"
+)
 
 
 class Metadata:
@@ -229,12 +244,13 @@ class Metadata:
         label: str = "",
         readers: Iterable[str] | None = None,
         voter: str | None = None,
+        most: int | None = None,
         by: By = HERE,
     ) -> tuple[str, ApiKey]:
         """Make a key and return its text, which nobody can have again, and what is known of it.
 
         `readers` binds it to them: it asks on their behalf alone. With `None` it is bound to nobody. `voter` is the key as
-        which its verdicts count; `None` is itself.
+        which its verdicts count; `None` is itself. `most` is how many keys the tenant may have that are not revoked.
         Raises `NotFound` for a tenant there is not, `WrongUsage` for no scope or one with other than a-z, 0-9, :, * and -.
         """
         allowed = tuple(sorted(set(scopes)))
@@ -256,6 +272,12 @@ class Metadata:
         with self._transaction(writing=True) as run:
             if not run("SELECT name FROM tenants WHERE name = :tenant", {"tenant": tenant}):
                 raise _no_tenant(tenant)
+            if most is not None:
+                live = "SELECT count(*) FROM api_keys WHERE tenant = :tenant AND revoked_at IS NULL"
+                if run(live, {"tenant": tenant})[0][0] >= most:
+                    raise QuotaReached(f"This tenant may have {most:,} keys and has them.", hint="Revoke some, or ask for more.")
+                # Who makes and revokes them without end must not fill the store; the audit goes on knowing them.
+                run(_FORGET_REVOKED, {"tenant": tenant})
             run(
                 "INSERT INTO api_keys (id, tenant, hash, scopes, created_at, label, readers, voter)"
                 " VALUES (:id, :tenant, :hash, :scopes, :created_at, :label, :readers, :voter)",

@@ -36,6 +36,7 @@ from headrace.storage.tables import TableReader, quoted
 from headrace.storage.vectors import VectorReader
 from headrace.terminal import printable
 from headrace.web.caller import Caller
+from headrace.web.rate import Rate
 
 PUT, PARSED, INDEXED, FAILED, DELETING = "put", "parsed", "indexed", "failed", "deleting"
 URI_CHARACTERS = 1_024
@@ -48,6 +49,7 @@ _ASK_S = 2.0  # at most so often is the index asked about documents that another
 _ASKED_FEW = 200  # documents by name, more by a look at all
 _RETRY_S = (1.0, 30.0)
 
+_DAY_S = 86_400.0
 _PARSE_S = 10.0
 """Seconds of parsing in a pass; what is parsed by then need not wait for the rest."""
 
@@ -148,6 +150,7 @@ class Documents:
         self._held: set[_Held] = set()  # in the index
         self._passing = False
         self._asked = (-_ASK_S, "")  # when the index was asked last, and its version then
+        self._churn = Rate(seconds=_DAY_S)
         self._reserved: Counter[str] = Counter()  # bytes of puts that are not announced yet
         self._reserving: Counter[str] = Counter()
         self._reached: dict[int, int] = {}  # offset of each partition up to which events were parsed
@@ -208,6 +211,12 @@ class Documents:
         ):
             return standing, False
         with self._room(tenant, uri, version, len(data), limits), self._storing(tenant, version):
+            # Behind all other refusals: what is refused is not counted.
+            if self._churn.wait_s(tenant, limits.put_bytes_per_day, len(data)):
+                raise QuotaReached(
+                    f"This tenant may put {limits.put_bytes_per_day:,} bytes in a day and has done so.",
+                    hint="Every version counts, also one that was replaced or deleted. Go on tomorrow, or ask for more.",
+                )
             place = self._runner.run(deliver.put, tenant=tenant, uri=uri, data=data, readers=named)
             document = Document(
                 tenant,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import re
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -48,6 +48,8 @@ PAGE_FILES = ("/", "/page.css", "/page.js")
 UPLOADS = "/v1/documents"
 _UPLOADS_AT_ONCE = 4
 _UPLOADS_OF_ONE = 2
+_UPLOAD_S = 2.0
+"""Seconds for which no upload is held to be slow."""
 _UPLOAD_MORE = 64 << 10  # what a form adds to the document in it
 _BODY_S = 60.0
 """Seconds in which a body must have come: who dawdles holds memory that others need."""
@@ -75,6 +77,45 @@ class Noted:
     outcome: str = ""
     said: bool = False
     """Whether the line is written already."""
+
+
+@dataclass(eq=False)
+class _Upload:
+    """A document on its way in: how much of its body has come, and, while more is to come, until when it may."""
+
+    tenant: str
+    began: float = field(default_factory=time.monotonic)
+    bytes: int = 0
+    limit: asyncio.Timeout | None = None
+    turned_out: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self.began
+
+    def taking(self, receive: Receive, limit: asyncio.Timeout) -> Receive:
+        """Count what comes by `receive`, for which `limit` is the time."""
+        self.limit = limit
+
+        async def counted() -> Message:
+            message = await receive()
+            self.bytes += len(message.get("body", b""))
+            return message
+
+        return counted
+
+    def turn_out(self) -> None:
+        """Have it end now, for somebody else."""
+        assert self.limit is not None
+        self.turned_out = True
+        with contextlib.suppress(RuntimeError):  # its time was over in this very moment
+            self.limit.reschedule(asyncio.get_running_loop().time())
+        self.limit = None
+
+
+def _too_many_uploads() -> Overloaded:
+    return Overloaded("As many documents are being taken in as this machine takes.", hint="Send them one after another.")
 
 
 class Desk(Protocol):
@@ -116,7 +157,7 @@ class Door:
         self._desk = desk
         self._body_bytes, self._document_bytes = body_bytes, document_bytes
         self._token = token.encode()
-        self._uploads: Counter[str] = Counter()
+        self._uploads: list[_Upload] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -164,17 +205,26 @@ class Door:
         if scope["method"] != "PUT" or not scope["path"].startswith(UPLOADS):
             return await self._with_body(scope, receive, send, self._body_bytes)
         caller.may(WRITE)  # before its body is taken in
-        with self._upload(caller.tenant):
-            return await self._with_body(scope, receive, send, self._document_bytes + _UPLOAD_MORE)
+        with self._upload(caller.tenant) as upload:
+            return await self._with_body(scope, receive, send, self._document_bytes + _UPLOAD_MORE, upload)
 
-    async def _with_body(self, scope: Scope, receive: Receive, send: Send, most: int) -> Response | None:
+    async def _with_body(
+        self, scope: Scope, receive: Receive, send: Send, most: int, upload: _Upload | None = None
+    ) -> Response | None:
         try:
-            async with asyncio.timeout(_BODY_S):
+            async with asyncio.timeout(_BODY_S) as limit:
+                if upload is not None:
+                    receive = upload.taking(receive, limit)
                 body = await read_body(receive, most)
         except ClientDisconnect:
             return None  # nobody is there to be answered
         except TimeoutError:
+            if upload is not None and upload.turned_out:
+                return told_of(_too_many_uploads(), scope.get("caller"))
             return told(408, f"The body did not come within {_BODY_S:.0f} s. Send it faster.", "timeout")
+        finally:
+            if upload is not None:
+                upload.limit = None
         if body is None:
             size = f"{most >> 10:,} KiB" if most < 1 << 20 else f"{most >> 20:,} MiB"
             return told(413, f"The body is larger than {size}. Send less.", "too_large")
@@ -188,15 +238,27 @@ class Door:
         scope["route"] = asked.get("route")
 
     @contextmanager
-    def _upload(self, tenant: str) -> Iterator[None]:
-        """Bound the documents that are in memory at once."""
-        if self._uploads[tenant] >= _UPLOADS_OF_ONE or self._uploads.total() >= _UPLOADS_AT_ONCE:
-            raise Overloaded("As many documents are being taken in as this machine takes.", hint="Send them one after another.")
-        self._uploads[tenant] += 1
+    def _upload(self, tenant: str) -> Iterator[_Upload]:
+        """Bound the documents that are in memory at once.
+
+        A tenant that has none under way gets in where there is no room, too, and the one goes whose body comes most slowly:
+        two tenants that send nothing could else keep all others out.
+        """
+        own = sum(upload.tenant == tenant for upload in self._uploads)
+        if own >= _UPLOADS_OF_ONE:
+            raise _too_many_uploads()
+        if len(self._uploads) >= _UPLOADS_AT_ONCE:
+            coming = [upload for upload in self._uploads if upload.limit is not None and upload.seconds >= _UPLOAD_S]
+            if own or not coming:
+                raise _too_many_uploads()
+            min(coming, key=lambda upload: upload.bytes / upload.seconds).turn_out()
+        upload = _Upload(tenant)
+        self._uploads.append(upload)
         try:
-            yield
+            yield upload
         finally:
-            self._uploads[tenant] -= 1
+            if upload in self._uploads:
+                self._uploads.remove(upload)
 
     async def _at_the_door(self, scope: Scope) -> Response | None:
         """The answer to a stranger; `None` lets the request in."""

@@ -95,10 +95,12 @@ def add_tenants(app: FastAPI, service: Service, health: Health) -> None:
             caller.may(ADMIN)
         fit_for_key(body.scopes, body.readers)
         # A tenant that makes its keys itself would else make as many voters as it likes, and with them the models of all.
-        voter = None if caller.admin else caller.voter
+        voter, most = (None, None) if caller.admin else (caller.voter, caller.limits.keys)
 
         def work() -> dict[str, Any]:
-            text, key = metadata.mint_key(tenant, body.scopes, label=body.label, readers=body.readers, voter=voter, by=by)
+            text, key = metadata.mint_key(
+                tenant, body.scopes, label=body.label, readers=body.readers, voter=voter, most=most, by=by
+            )
             return {"key": text, **key_row(key)}
 
         return await done(request, work, 201)

@@ -383,11 +383,22 @@ print(json.dumps({{
     "libc fork": libc.fork(),
     "libc execv": libc.execv(b"/bin/true", None),
     "libc kill": libc.kill(os.getppid(), 0),
+    "libc signal": libc.sigqueue(os.getppid(), 0, None),
+    "libc limit": libc.prlimit(os.getppid(), 7, None, ctypes.create_string_buffer(16)),
+    "libc priority": libc.setpriority(0, os.getppid(), 5),
+    "libc processors": libc.sched_setaffinity(os.getppid(), 8, ctypes.byref(ctypes.c_ulong(1))),
+    "libc memory": libc.shmget(1, 4096, 0o1600),
+    "libc read": libc.open({str(secret)!r}.encode(), os.O_RDONLY),
+    "libc read a parent's memory": libc.open(f"/proc/{{os.getppid()}}/mem".encode(), os.O_RDONLY),
+    "libc list": libc.open(where.encode(), os.O_RDONLY | os.O_DIRECTORY),
+    "Landlock": libc.syscall(444, None, 0, 1),
     "files": tried(lambda: [open(os.devnull) for _ in range(100)]),
 }}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     told = json.loads(done.stdout)
+    if told.pop("Landlock") < 1:  # then native code can read what our user can
+        told = {name: answer for name, answer in told.items() if not name.startswith(("libc read", "libc list"))}
     assert {name: answer for name, answer in told.items() if answer not in ("PermissionError", -1)} == {"files": "OSError"}
     assert listener[1] == []
     assert [file.name for file in tmp_path.iterdir()] == ["headrace.toml"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import select
+import socket
 import unicodedata
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +23,7 @@ from headrace.inference.put import _found
 from headrace.pipeline.run import Run
 from headrace.pipeline.runner import Runner
 from headrace.settings import Settings
+from headrace.storage import metadata
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -103,6 +107,67 @@ def test_a_large_document_does_not_keep_another_tenants_small_one_waiting(api: A
     assert api.models.batches - begun > 2 * ahead
     found = large.post("/v1/search", json={"question": "Which gate number 219 was opened?"}).json()["passages"]
     assert any("219" in passage["text"] for passage in found)
+
+
+def test_what_is_replaced_or_deleted_again_is_bounded_by_the_day(api: Any) -> None:
+    """Tables keep the text of each put, so `stored_bytes` alone bounds no disk: two versions in turn, or one put and deleted."""
+    client = writer(api, "churning", stored_bytes=20_000, put_bytes_per_day=50_000)
+    texts = [f"{n:03} ".encode() * 2_250 for n in range(2)]
+    put = [client.put("/v1/documents/a.txt", content=texts[n % 2]).status_code for n in range(8)]
+    assert put == [202] * 5 + [403, 200, 403], "what changes nothing is no put"
+    assert client.delete("/v1/documents/a.txt").status_code == 202
+    refused = client.put("/v1/documents/a.txt", content=texts[1])
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "quota_reached")
+    assert client.put("/v1/documents/b.txt", content=b"x" * 4_000).status_code == 202, "what fits in still comes in"
+
+
+def test_two_tenants_that_send_slowly_keep_no_third_one_out(api: Any) -> None:
+    slow, quick = [writer(api, "slow-one"), writer(api, "slow-two")], writer(api, "quick")
+    port, held = int(api.url.rpartition(":")[2]), []
+    try:
+        for number, client in enumerate(slow * 2):
+            held.append(socket.create_connection(("127.0.0.1", port), timeout=30))
+            head = f"PUT /v1/documents/{number}.txt HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n"
+            held[-1].sendall(f"{head}Authorization: {client.headers['authorization']}\r\n\r\nx".encode())
+        until(10, lambda: quick.put("/v1/documents/a.txt", content=b"Let me in.").status_code == 202, lambda: "it is kept out")
+        said = [one.recv(100)[:12] for one in held if select.select([one], [], [], 0.5)[0]]
+        assert said == [b"HTTP/1.1 429"], "one had to go, and was told"
+    finally:
+        for one in held:
+            one.close()
+
+
+def test_an_admin_of_a_tenant_fills_no_memory_with_keys(api: Any) -> None:
+    api.tenant("minting", keys=3)
+    admin = api.client(api.mint("minting", "tenant-admin")[0])
+
+    def mint(**more: Any) -> httpx.Response:
+        return admin.post("/v1/keys", json={"tenant": "minting", "scopes": ["read"], **more})
+
+    made = [mint() for _ in range(3)]
+    assert [response.status_code for response in made] == [201, 201, 403]
+    assert made[-1].json()["error"]["code"] == "quota_reached"
+    assert admin.delete(f"/v1/keys/{made[0].json()['id']}").status_code == 200
+    long = mint(readers=[f"{n:03}{'x' * 190}" for n in range(100)])
+    assert (long.status_code, "4,000 characters" in long.text) == (400, True), long.text
+    assert mint().status_code == 201
+    assert api.mint("minting", "read"), "the operator's keys are the operator's to count"
+
+
+def test_only_so_many_revoked_keys_are_kept(api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "_FORGET_REVOKED", metadata._FORGET_REVOKED.replace("LIMIT 1000", "LIMIT 2"))
+    own = api.endpoints.metadata.model_copy(update={"file": tmp_path / "metadata.db"})
+    with closing(metadata.Metadata(api.endpoints.model_copy(update={"metadata": own}))) as store:
+        for tenant in ("a", "b"):
+            store.add_tenant(tenant)
+        theirs = store.mint_key("b", ["read"])[1]
+        store.revoke_key(theirs.id)
+        for _ in range(6):
+            store.revoke_key(store.mint_key("a", ["read"], most=5)[1].id)
+        last = store.mint_key("a", ["read"], most=5)[1]
+        kept = store.keys()
+    assert len([key for key in kept if key.tenant == "a" and key.revoked_at]) == 2
+    assert {theirs.id, last.id} <= {key.id for key in kept}
 
 
 def test_an_admin_of_a_tenant_does_not_lock_the_operator_out(api: Any) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,33 @@ def test_a_state_that_makes_no_sense_counts_as_none(tmp_path: Path) -> None:
     assert read_state(home) is None
     home.state.write_text('{"supervisor": 1')
     assert read_state(home) is None
+
+
+def test_a_log_is_kept_short_while_its_server_writes_it(tmp_path: Path) -> None:
+    """A frame that is none is a line in Tansu's log, and needs no key: it used to be set aside at the next start only."""
+    log = tmp_path / "a.log"
+    child = Child("a", [sys.executable, "-c", _TALKS, str(LOG_BYTES)], env={}, cwd=tmp_path, log=log)
+    try:
+        end = time.monotonic() + 20
+        while log.stat().st_size <= LOG_BYTES:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        child.trim_log()
+        aside = (tmp_path / "a.log.1").read_bytes()
+        assert len(aside) > LOG_BYTES
+        while "later" not in child.last_words():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert log.stat().st_size < 10_000, "it goes on at the beginning, without a hole"
+        assert log.read_bytes().startswith(b"later")
+    finally:
+        child.stop(1)
+
+
+_TALKS = """
+import sys, time
+print("x" * int(sys.argv[1]), flush=True)
+while True:
+    time.sleep(0.05)
+    print("later", flush=True)
+"""

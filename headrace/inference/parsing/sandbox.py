@@ -1,7 +1,8 @@
 """What the process that parses gives up before it sees a file: the network, writing, other processes, and most resources.
 
-Three layers, so that none has to be perfect: limits of resources (setrlimit), a hook on what Python itself does (PEP 578),
-and a filter of system calls (seccomp, on Linux for x86-64 and arm64), which holds for the C code of the parsers too.
+Four layers, so that none has to be perfect: limits of resources (setrlimit), a hook on what Python itself does (PEP 578), and
+two that hold for the C code of the parsers too: a filter of system calls (seccomp, on Linux for x86-64 and arm64), and rules for
+files (Landlock, from Linux 5.13 on where it is on), since a filter cannot tell a library from the keys of a home.
 """
 
 from __future__ import annotations
@@ -108,12 +109,39 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "perf_event_open": (298, 241),
     "userfaultfd": (323, 282),
     "io_uring_setup": (425, 425),
+    "sendmmsg": (307, 269),
+    "pidfd_getfd": (438, 438),
+    "process_madvise": (440, 440),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "msgget": (68, 186),
+    "semget": (64, 190),
+    "mq_open": (240, 180),
+    "keyctl": (250, 219),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "chroot": (161, 51),
+    "open_by_handle_at": (304, 265),
     "setns": (308, 268),
     "unshare": (272, 97),
 }
 _ABSENT: dict[str, tuple[int | None, int | None]] = {"clone3": (435, 435), "openat2": (437, 437)}  # glibc then takes the older
 _OPENS: dict[str, tuple[int | None, int | None]] = {"open": (2, None), "openat": (257, 56)}
 _TGKILL, _CLONE = (234, 131), (56, 220)
+_PRLIMIT, _SET_AFFINITY = (302, 261), (203, 122)  # of this process, called 0, they are the C library's to use
 _CLONE_THREAD = 0x10000
 _EPERM, _ENOSYS = 1, 38
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -122,6 +150,25 @@ _X32 = 0x40000000
 _LOAD, _IS, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _NUMBER, _MACHINE, _ARGUMENTS = 0, 4, 16  # offsets in what the filter is shown (linux/seccomp.h)
+
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # on every architecture
+_BENEATH = 1  # LANDLOCK_RULE_PATH_BENEATH
+_READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
+_FILE_RIGHTS = (0, 13, 14, 15, 15, 16)  # how many rights each version of Landlock knows (linux/landlock.h)
+_NETWORK = 0b11  # binding and connecting over TCP
+_SCOPES = 0b11  # abstract Unix sockets and signals to others
+_SYSTEM_LIBRARIES = (
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/usr/share/zoneinfo",
+    "/etc/localtime",
+    "/dev/null",
+    "/dev/urandom",
+)
 
 
 def follow(parent: int) -> None:
@@ -141,6 +188,8 @@ def shut(memory_bytes: int) -> None:
         (resource.RLIMIT_AS, memory_bytes),
     ):
         resource.setrlimit(what, (most, most))
+    if sys.platform == "linux":
+        _close_files()  # before the hook, which would not have it open them
     sys.addaudithook(_hook())
     if sys.platform == "linux" and platform.machine() in _MACHINES:
         _filter_calls(platform.machine())
@@ -153,9 +202,13 @@ def allow_seconds(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
+def _libraries() -> list[str]:
+    """Where the code of Python and its packages is."""
+    return sorted({os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
 def _hook() -> Any:
-    libraries = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    readable = tuple(os.path.realpath(path).rstrip("/") + "/" for path in (*sorted(libraries), _PACKAGE, "/dev"))
+    readable = tuple(os.path.realpath(path).rstrip("/") + "/" for path in (*_libraries(), _PACKAGE, "/dev"))
     real = os.path.realpath
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -174,6 +227,39 @@ def _hook() -> Any:
                 raise PermissionError("a parser reads nothing but its own code")
 
     return hook
+
+
+def _close_files() -> None:
+    """Let this process read libraries alone, by Landlock (https://docs.kernel.org/userspace-api/landlock.html).
+
+    Where the kernel is older or has it off, the hook is what keeps files closed.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    version = libc.syscall(_CREATE_RULESET, None, 0, 1)
+    if version < 1:
+        return
+    handled = (1 << _FILE_RIGHTS[min(version, len(_FILE_RIGHTS) - 1)]) - 1
+    scopes = _SCOPES if version >= 6 else 0
+    told = struct.pack("=QQQ", handled, _NETWORK if version >= 4 else 0, scopes)
+    told = told[: 24 if version >= 6 else 16 if version >= 4 else 8]
+    rules = libc.syscall(_CREATE_RULESET, told, len(told), 0)
+    if rules < 0:
+        return
+    try:
+        base = os.path.realpath(sys.base_prefix)
+        for path in (*_libraries(), _PACKAGE, os.path.join(base, "lib"), *_SYSTEM_LIBRARIES):
+            try:
+                place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            except OSError:
+                continue
+            rights = _READ_FILE | (_READ_FOLDER if os.path.isdir(path) else 0)
+            libc.syscall(_ADD_RULE, rules, _BENEATH, struct.pack("=Qi", rights, place), 0)
+            os.close(place)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        libc.syscall(_RESTRICT_SELF, rules, 0)
+    finally:
+        os.close(rules)
 
 
 def _filter_calls(machine: str) -> None:
@@ -208,6 +294,8 @@ def _filter_calls(machine: str) -> None:
     unless(_OPENS["openat"][which], 2, (_ANY_BIT, 0, 1, _WRITING))
     unless(_CLONE[which], 0, (_ANY_BIT, 1, 0, _CLONE_THREAD))
     unless(_TGKILL[which], 0, (_IS, 1, 0, os.getpid()))
+    unless(_PRLIMIT[which], 0, (_IS, 1, 0, 0))
+    unless(_SET_AFFINITY[which], 0, (_IS, 1, 0, 0))
     program.append((_RETURN, 0, 0, _ALLOW))
     code = b"".join(struct.pack("=HBBI", *step) for step in program)
     held = ctypes.create_string_buffer(code, len(code))
