@@ -775,10 +775,15 @@ MUTANTS = (
         "        if len(self._uploads) >= _UPLOADS_AT_ONCE:",
         "        if False:",
         "Any number of documents is taken in at once.",
-        (
-            "tests/unit/test_web_door.py::test_a_tenant_sends_two_documents_at_once_and_the_third_is_sent_away",
-            "tests/unit/test_web_door.py::test_four_documents_are_taken_in_at_once_whoever_sends_them",
-        ),
+        ("tests/unit/test_web_door.py::test_four_documents_are_taken_in_at_once_whoever_sends_them",),
+    ),
+    Mutant(
+        "W5",
+        "headrace/web/door.py",
+        "        if own >= _UPLOADS_OF_ONE:",
+        "        if False:",
+        "One tenant's documents take all the room.",
+        ("tests/unit/test_web_door.py::test_a_tenant_sends_two_documents_at_once_and_the_third_is_sent_away",),
     ),
     Mutant(
         "W2",
