@@ -778,7 +778,7 @@ MUTANTS = (
         ("tests/unit/test_web_door.py::test_four_documents_are_taken_in_at_once_whoever_sends_them",),
     ),
     Mutant(
-        "W5",
+        "W9",
         "headrace/web/door.py",
         "        if own >= _UPLOADS_OF_ONE:",
         "        if False:",
