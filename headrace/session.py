@@ -74,9 +74,9 @@ def opened(
         if platform.started and not ends:
             stays = f"{settings.platform.idle_s:,.0f} s after the last command"
             bars.note(f"The embedded servers have started. They stay up until {stays}; `headrace down` ends them.")
-        if platform.started or ends:  # a service says it at each start, whoever started the servers
-            for note in started_notes(settings):
-                bars.warn(note)
+        for note in started_notes(settings) if platform.started or ends else ():
+            # A service says it at each start, whoever started the servers, and into its journal.
+            (bars.warn if ends else bars.note)(note)
         if models:
             from headrace.models.client import wait_ready
 

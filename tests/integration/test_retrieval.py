@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from servers import serving
+from traffic import until
 from words import words
 
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS, DOCUMENT_ROWS
-from headrace.errors import WrongUsage
+from headrace.errors import Unavailable, WrongUsage
 from headrace.inference import deliver
 from headrace.inference.embed import Embed
 from headrace.inference.indexing import Indexed, catch_up, index_documents
@@ -228,6 +229,30 @@ def test_a_passage_that_is_purged_is_in_no_file_of_the_index(
     held = VectorReader(CHUNKS, vectors._endpoints, METER)
     assert sorted(held.held()["chunk_id"].to_pylist()) == sorted(row["chunk_id"] for row in rows)
     assert [hit.chunk_id for hit in held.fulltext("17", tenant="acme", most=5)] == ["stays 17"]
+
+
+def test_an_index_whose_storage_is_away_is_said_to_be_so_whatever_is_asked(tmp_path: Path) -> None:
+    """Also where LanceDB asks it in a property, as it does for its version: that was a 500."""
+    with serving(tmp_path) as servers:
+        writer = VectorWriter(CHUNKS, servers.endpoints, METER)
+        writer.upsert(batch(CHUNKS.columns, [chunk("a", "acme", [])]))
+        reader = VectorReader(CHUNKS, servers.endpoints, METER)
+        assert reader._options is not None
+        reader._options["client_max_retries"] = "0"  # what it would come to after twenty seconds
+        assert writer.build() == reader.version()
+        assert seen(reader, "acme") == {"a"}
+        servers.kill("objects")
+
+        def away(ask: Callable[[], Any]) -> bool:
+            try:
+                ask()
+            except Unavailable:
+                return True
+            return False  # what it was a moment ago
+
+        searches = (lambda: reader.dense(towards(0), tenant="acme", most=1), lambda: reader.fulltext("a", tenant="acme", most=1))
+        for ask in (reader.version, reader.count, *searches):
+            until(20, lambda ask=ask: away(ask), lambda ask=ask: ask)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("declared", [True, False])
