@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from headrace.storage.records import encode
 from headrace.storage.signature import SIGNATURE_BYTES, Signer
 from headrace.storage.tansu import TansuRecords
 
+log = logging.getLogger("headrace.landing")
 _TIMEOUT_S = 20.0
 # Drained is what an empty fetch says (the client's end-of-partition event), not silence, which may be a slow fetch, and not
 # the reported end alone, which Tansu gives far too low. Behind that event a moment is waited for what was just acknowledged.
@@ -39,6 +41,10 @@ _SETTLED_S = 0.01  # between two looks whether another thread was told of our de
 # The client fetches ahead of us up to this much of a partition; with one batch being read and one being written that is
 # what a lander holds in memory.
 _AHEAD_KIB = 16 << 10
+# How long the embedded head hands out nothing until its batches are looked at: what no client can read is met with silence, or
+# with an error each time.
+_STUCK_S = 2.0
+_UNREADABLE = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._NOT_IMPLEMENTED, KafkaError._UNDERFLOW)
 _NOT_THERE = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET)
 # A record passes these a few hundred thousand times a second: as C calls they cost half of what a loop does.
 _ERROR, _PARTITION, _OFFSET = methodcaller("error"), methodcaller("partition"), methodcaller("offset")
@@ -110,6 +116,7 @@ class _Link:
     """What is open of a topic, for all who share it: the clients, and how far each partition has been written."""
 
     made: bool = False
+    looked_through: bool = False  # whether what a process before may have died of was looked for
     administrator: AdminClient | None = None
     producer: Producer | None = None
     floor: dict[int, int] = field(default_factory=dict)  # partition → the least offset that can still be given out
@@ -227,6 +234,10 @@ class TopicReader(_Topic):
         began_ms, quiet_since = int(time.time() * 1000), time.monotonic()
         ended_since: float | None = None
         pace = _Pace()
+        if not self._link.looked_through:  # one that unpacks to more than the memory there is would end us again
+            self._rewrite_foreign(reached, whole=False)
+            self._link.looked_through = True
+        looked = time.monotonic()
         while True:
             with self._consumer(pace.gather_ms) as consumer:
                 if ends is None:
@@ -248,9 +259,25 @@ class TopicReader(_Topic):
                             return
                     elif not follow and time.monotonic() - quiet_since > (most_s := _TIMEOUT_S + pace.gather_ms / 1000):
                         raise self._unavailable(f"no record in {most_s:.0f} s, though the head says there are more")
+                    if records:
+                        looked = time.monotonic()
+                    elif time.monotonic() - looked >= _STUCK_S:
+                        looked = time.monotonic()
+                        if self._rewrite_foreign(reached):
+                            break
                     late_ms = int(time.time() * 1000) - _LATE_MS
                     if pace.changed(records, {p: ended[p] >= at or newest_ms[p] > late_ms for p, at in reached.items()}):
                         break
+
+    def _rewrite_foreign(self, reached: Mapping[int, int], *, whole: bool = True) -> int:
+        """Have batches behind these offsets rewritten that no client can read; returns how many. Of the embedded head only."""
+        if self._records is None or (cluster := self.identity().cluster) is None:
+            return 0
+        records = TansuRecords(self._records, cluster, self.store.name)
+        count = sum(records.rewrite_foreign(partition, offset, whole=whole) for partition, offset in reached.items())
+        if count:
+            log.warning("%d batches of %s that no client can read were made dead letters", count, self.store.name)
+        return count
 
     def retention_ms(self) -> int | None:
         """For how many milliseconds the broker keeps a record, by its own word; `None` for ever or unknown."""
@@ -348,6 +375,8 @@ class TopicReader(_Topic):
                 partition = message.partition()
                 reached[partition] = max(reached.get(partition, 0), message.offset())
                 ended[partition] = message.offset()
+            elif error.code() in _UNREADABLE and self._records is not None:
+                continue  # it comes again until the batch is rewritten
             elif error.code() in _NOT_THERE:
                 raise OutOfRange(self.store.name, message.partition())
             else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -38,6 +40,7 @@ from headrace.settings import Settings
 from headrace.storage.meter import Meter
 from headrace.storage.signature import HEADER, UNSIGNED
 from headrace.storage.tables import TableReader, TableWriter
+from headrace.storage.topics import TopicReader
 from headrace.storage.vectors import VectorReader
 
 Headers = list[tuple[str, bytes]]
@@ -134,6 +137,63 @@ def test_a_header_that_no_client_can_read_holds_nothing_up(runner: Runner) -> No
     runner.run(feedback, verdicts=[Verdict("rude", True, "acme", "ann")])
     landed: Landed = runner.run(land)
     assert (landed.events["feedback"], landed.dead) == (1, 1)
+
+
+UNREADABLE = {
+    "gzip": rude.batch(b"\x1f\x8bno gzip", attributes=1, count=1),
+    "zstd": rude.batch(b"\x28\xb5\x2f\xfdno zstd", attributes=4, count=1),
+    "no records": rude.batch(b"\xff" * 40, count=3),
+    "old magic": rude.batch(rude.record(b"{}"), magic=1),
+    "new magic": rude.batch(rude.record(b"{}"), magic=9),
+    "fewer than it says": rude.batch(rude.record(b"{}"), count=5),
+    "more than it says": rude.batch(rude.record(b"{}"), rude.record(b"{}", delta=1), count=1),
+}
+
+
+def test_batches_that_no_client_can_read_hold_nothing_up(runner: Runner) -> None:
+    """Tansu takes them and hands them out; our client meets them with an error or with silence, each time it comes to them."""
+    runner.run(land)
+    before = reader(runner, DEAD_LETTERS).read().num_rows
+    for number, made in enumerate(UNREADABLE.values()):
+        rude.produce(runner.endpoints, FEEDBACK.name, made)
+        runner.run(feedback, verdicts=[Verdict(f"unread-{number}", True, "acme", "ann")])
+    end = time.monotonic() + 60
+    while (kept := reader(runner, FEEDBACK_ROWS).read(("answer_id",), "answer_id like 'unread-%'").num_rows) < len(UNREADABLE):
+        assert time.monotonic() < end, kept
+        runner.run(land)
+    letters = reader(runner, DEAD_LETTERS).read().to_pylist()
+    assert len(letters) - before >= len(UNREADABLE)
+    assert any(b"no gzip" in row["value"] for row in letters), "what was there is kept"
+
+
+def test_a_batch_that_would_fill_the_memory_is_not_unpacked_at_the_next_start(runner: Runner) -> None:
+    runner.run(land)
+    packed = gzip.compress(rude.record(bytes(80 << 20)), 1)
+    assert len(packed) < 500_000
+    rude.produce(runner.endpoints, FEEDBACK.name, rude.batch(packed, attributes=1, count=1))
+    again = Runner(runner.record, runner.endpoints)  # as a process does that begins anew
+    end = time.monotonic() + 60
+    while not (kept := [row for row in reader(runner, DEAD_LETTERS).read().to_pylist() if packed[:64] in row["value"]]):
+        assert time.monotonic() < end
+        again.run(land)
+    assert len(kept[0]["value"]) < 100_000, "its beginning is kept"
+
+
+def test_batches_that_are_compressed_well_land_as_they_are(runner: Runner) -> None:
+    """A producer of one's own signs, and may compress, too; only who looks closely can tell it from a batch that is none."""
+    runner.run(land)
+    for codec in ("gzip", "snappy", "lz4", "zstd"):
+        producer = Producer({"bootstrap.servers": runner.endpoints.kafka_bootstrap, "compression.type": codec, "linger.ms": 50})
+        for number in range(20):
+            event = verdict(verdict_id=f"{codec}-{number}", answer_id="compressed", reason="so it is said " * 20)
+            value = json.dumps(event).encode()
+            producer.produce(FEEDBACK.name, value, headers=signed(runner.endpoints, FEEDBACK.name, value))
+        assert producer.flush(30) == 0
+    topic = TopicReader(FEEDBACK, runner.endpoints, Meter(runner.record.ledger, "test"))
+    for whole in (False, True):
+        assert topic._rewrite_foreign({0: 0}, whole=whole) == 0
+    runner.run(land)
+    assert reader(runner, FEEDBACK_ROWS).read(where="answer_id = 'compressed'").num_rows == 80
 
 
 def test_dead_letters_without_a_signature_land_only_when_somebody_says_so(runner: Runner) -> None:
