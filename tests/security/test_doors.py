@@ -40,10 +40,10 @@ def test_half_open_connections_keep_nobody_out(api: Any) -> None:
     said = api.log.stat().st_size
     process = psutil.Process(api.process.pid)
     limits = process.rlimit(psutil.RLIMIT_NOFILE)
-    process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds() + 650, limits[1]))
+    process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds() + 1000, limits[1]))
     halves = []
     try:
-        for _ in range(800):
+        for _ in range(1_200):
             halves.append(connected(api))
             halves[-1].sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         client = api.client(api.keys["acme"])
