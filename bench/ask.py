@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from headrace.demo import reference
-from headrace.inference.answer import Answer
-from headrace.inference.indexing import index_documents
+from headrace.answering.record import Answer
+from headrace.cli.demo import reference
+from headrace.documents.indexing import index_documents
 from headrace.session import opened
 from headrace.settings import Settings
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from headrace.catalog import CHUNK_ROWS
-from headrace.demo import reference
-from headrace.inference.indexing import index_documents
+from headrace.cli.demo import reference
+from headrace.documents.indexing import index_documents
 from headrace.session import opened
 from headrace.settings import Settings
 from headrace.storage.meter import Meter
-from headrace.storage.tables import TableReader
+from headrace.storage.tables.handles import TableReader
 
 
 def measure() -> dict[str, Any]:

@@ -21,18 +21,18 @@ import pyarrow as pa
 from confluent_kafka import Producer
 
 from headrace.catalog import EXTRA, FEEDBACK, ORIGIN, Store, Tier
-from headrace.head.land import Commit, Following, landing
-from headrace.head.position import positions
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
+from headrace.core.run import Run
+from headrace.core.runner import Runner
+from headrace.ingest.land import Commit, Following, landing
+from headrace.ingest.positions import positions
 from headrace.platform import open_platform
-from headrace.settings import Landing, Settings
+from headrace.settings import LandingSettings, Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.signature import Signer
-from headrace.storage.tables import TableReader
-from headrace.storage.topics import TopicReader
+from headrace.storage.stream import TopicReader
+from headrace.storage.tables.handles import TableReader
 
 _ROUNDS = 3
 _SMALL, _LARGE = 250, 4096
@@ -219,7 +219,7 @@ def _after_a_crash(endpoints: Endpoints) -> dict[str, Any]:
 def main() -> None:
     """The lander of its own process: says one JSON line when it starts, one per commit, and one at the end."""
     endpoints = Endpoints.model_validate_json(sys.stdin.readline())
-    mode, (name, _, table), settings = sys.argv[1], sys.argv[2].partition(":"), Landing(**json.loads(sys.argv[3]))
+    mode, (name, _, table), settings = sys.argv[1], sys.argv[2].partition(":"), LandingSettings(**json.loads(sys.argv[3]))
     topic, rows = _stores(name, table)
 
     def say(**what: Any) -> None:

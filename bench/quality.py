@@ -23,24 +23,24 @@ from typing import Any
 
 import numpy as np
 
-from headrace.evaluation.folder import Folder, Question, read
-from headrace.evaluation.run import indexed, spread
-from headrace.inference.answer import Answer
+from headrace.answering.record import Answer
 from headrace.models.measures import exact_match, f1, unmarked
-from headrace.replay import Here, Names, play, script
+from headrace.registry.serve import go_round
 from headrace.session import Session, opened
 from headrace.settings import Settings
+from headrace.simulate import DocumentNames, InProcessClient, play, script
+from headrace.simulate.beir import BeirFolder, BeirQuestion, read
+from headrace.simulate.evaluate import indexed, spread
 from headrace.training.evaluate import bootstrap
 from headrace.training.measures.passages import ndcg
 from headrace.training.recipe import EMBEDDER, RERANKER
 from headrace.training.recipes import recipe_of
-from headrace.turn import go_round
 
 _DEPTH = 10
 _RANKING = (RERANKER, EMBEDDER)
 
 
-def measure(folder: Folder, recipes: Sequence[str], seed: int, limit: int | None) -> Iterator[dict[str, Any]]:
+def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | None) -> Iterator[dict[str, Any]]:
     """One seed, on a platform of its own; what each turn did, and the other half's answers after it against those at first."""
     ranks = recipe_of(recipes[0]).model in _RANKING
     mine, others = halves(folder, seed)
@@ -53,7 +53,9 @@ def measure(folder: Folder, recipes: Sequence[str], seed: int, limit: int | None
 
         before = after = asked()
         parts = script(mine if ranks else spread(mine, limit and 2 * limit), users=4, seed=seed)
-        played = play(parts, Here(session.runner, session.desk(), folder.tenant), Names(folder).of, generate=not ranks)
+        played = play(
+            parts, InProcessClient(session.runner, session.desk(), folder.tenant), DocumentNames(folder).of, generate=not ranks
+        )
         for recipe in recipes:
             started = time.perf_counter()
             done = go_round(session, recipe)
@@ -74,7 +76,7 @@ def measure(folder: Folder, recipes: Sequence[str], seed: int, limit: int | None
             }
 
 
-def halves(folder: Folder, seed: int) -> tuple[list[Question], list[Question]]:
+def halves(folder: BeirFolder, seed: int) -> tuple[list[BeirQuestion], list[BeirQuestion]]:
     """The questions about one half of the articles, and about the other. A document's article is its id up to the "#"."""
     of = {
         question.id: min(question.relevant, key=lambda d: (-question.relevant[d], d)).partition("#")[0]
@@ -87,7 +89,7 @@ def halves(folder: Folder, seed: int) -> tuple[list[Question], list[Question]]:
 
 
 def _ranked(
-    session: Session, folder: Folder, questions: Sequence[Question], document_of: dict[str, str]
+    session: Session, folder: BeirFolder, questions: Sequence[BeirQuestion], document_of: dict[str, str]
 ) -> dict[str, list[float]]:
     desk = session.desk()
     found = []
@@ -101,7 +103,7 @@ def _ranked(
     return {"ndcg_at_10": found}
 
 
-def _answered(session: Session, folder: Folder, questions: Sequence[Question]) -> dict[str, list[float]]:
+def _answered(session: Session, folder: BeirFolder, questions: Sequence[BeirQuestion]) -> dict[str, list[float]]:
     desk = session.desk()
     found: dict[str, list[float]] = {"f1": [], "exact_match": [], "groundedness": []}
     for question in questions:

@@ -25,7 +25,7 @@ from headrace.catalog import CHUNKS, DIMENSIONS
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.vectors import VectorReader, VectorWriter
+from headrace.storage.vectors.handles import VectorReader, VectorWriter
 
 _ROWS = 100_000
 _CLUSTERS = 300

@@ -12,15 +12,15 @@ import psutil
 
 from bench.search import corpus
 from headrace.catalog import CHUNKS, FEEDBACK
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
-from headrace.pipeline.stage import stage
+from headrace.core.run import Run
+from headrace.core.runner import Runner
+from headrace.core.stage import stage
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.topics import TopicWriter
-from headrace.storage.vectors import VectorReader, VectorWriter
+from headrace.storage.stream import TopicWriter
+from headrace.storage.vectors.handles import VectorReader, VectorWriter
 
 _ROWS = 2_000
 _TENANTS = (1, 5, 20)

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headrace.catalog import CHECKPOINTS, CHUNK_ROWS, DATASETS, EXAMPLES, FEEDBACK, INTERACTIONS, MODELS
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
+from headrace.core.run import Run
+from headrace.core.runner import Runner
 from headrace.platform import open_platform
 from headrace.settings import Preparing, Settings, Training
 from headrace.storage.endpoints import Endpoints
@@ -28,12 +28,12 @@ from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
-from headrace.storage.tables import TableWriter
-from headrace.storage.topics import TopicWriter
-from headrace.training.loop import Job, Trained, schedule, train
-from headrace.training.pipeline import turn
+from headrace.storage.stream import TopicWriter
+from headrace.storage.tables.handles import TableWriter
 from headrace.training.recipes import recipe_of
+from headrace.training.round import turn
 from headrace.training.rows import TRAIN, read
+from headrace.training.trainer import Job, Trained, schedule, train
 
 _ROUNDS = 3
 _QUESTIONS = 160

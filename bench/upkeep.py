@@ -19,11 +19,11 @@ from pyarrow.fs import FileSelector, FileType
 from headrace.catalog import FEEDBACK_ROWS
 from headrace.platform import open_platform
 from headrace.settings import Settings, Upkeep
-from headrace.storage.iceberg import IcebergTable
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.records import batch
-from headrace.storage.tables import TableWriter
+from headrace.storage.tables.handles import TableWriter
+from headrace.storage.tables.iceberg.table import IcebergTable
 
 _ROWS = 20  # a commit
 _FASTER = 20

@@ -301,7 +301,7 @@ PROMOTIONS = Store(
         _f("at", TIME),
     ),
 )
-BARS = Store(
+SUPPRESSIONS = Store(
     "bars",
     Tier.TABLE,
     "who and what was forgotten, and may not be learned from again",
@@ -414,7 +414,7 @@ STORES: tuple[Store, ...] = (
     CHUNK_ROWS,
     EXAMPLES,
     PROMOTIONS,
-    BARS,
+    SUPPRESSIONS,
     LEDGER,
     RUNS,
     AUDIT,

@@ -61,7 +61,7 @@ def kind_of(error: BaseException) -> str:
     return next((kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__), type(error).__name__)
 
 
-class Terminal(HeadraceError):
+class Permanent(HeadraceError):
     """Trying again as it is cannot help."""
 
 
@@ -69,39 +69,39 @@ class Transient(HeadraceError):
     """The same call may succeed later."""
 
 
-class WrongUsage(Terminal):
+class WrongUsage(Permanent):
     """The command's words are off."""
 
     exit_code = 2
 
 
-class BadSettings(Terminal):
+class BadSettings(Permanent):
     """`headrace.toml` or the environment is off."""
 
     exit_code = 2
 
 
-class MissingPart(Terminal):
+class MissingPart(Permanent):
     """A binary, package or weight file is not installed."""
 
 
-class NotGenuine(Terminal):
+class NotGenuine(Permanent):
     """A packaged program or weight file is not the one that was released."""
 
 
-class NotFound(Terminal):
+class NotFound(Permanent):
     """There is no such answer, run, model, version or document."""
 
 
-class NothingIndexed(Terminal):
+class NothingIndexed(Permanent):
     """A question was asked before any document was indexed."""
 
 
-class NothingToLearn(Terminal):
+class NothingToLearn(Permanent):
     """There is no verdict yet that a recipe can learn from."""
 
 
-class BadDocument(Terminal):
+class BadDocument(Permanent):
     """One document cannot be read; `reason` is one short clause. The others go on."""
 
     def __init__(self, name: str, reason: str) -> None:
@@ -110,19 +110,19 @@ class BadDocument(Terminal):
         self.reason = reason
 
 
-class BadRecord(Terminal):
+class BadRecord(Permanent):
     """One Kafka record cannot be read; it goes to dead-letters with its bytes."""
 
 
-class StorageFull(Terminal):
+class StorageFull(Permanent):
     """No space is left where a store lives."""
 
 
-class HomeRefused(Terminal):
+class HomeRefused(Permanent):
     """The home belongs to somebody else, or cannot be written."""
 
 
-class OutOfRange(Terminal):
+class OutOfRange(Permanent):
     """A partition of a topic does not have the wanted offset (any more)."""
 
     def __init__(self, topic: str, partition: int | None) -> None:
@@ -131,19 +131,19 @@ class OutOfRange(Terminal):
         self.partition = partition
 
 
-class OffsetsRefused(Terminal):
+class OffsetsRefused(Permanent):
     """The head and the table disagree about what was landed: going on would lose or double events."""
 
 
-class Forbidden(Terminal):
+class Forbidden(Permanent):
     """The API key does not allow this."""
 
 
-class QuotaReached(Terminal):
+class QuotaReached(Permanent):
     """The tenant stores as much as it may."""
 
 
-class RequestRefused(Terminal):
+class RequestRefused(Permanent):
     """A model endpoint refused the request itself (4xx)."""
 
 

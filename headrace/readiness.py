@@ -19,7 +19,7 @@ from headrace.platform import EVERY_PART
 from headrace.platform.address import MODELS, PROBE, embedded_parts
 from headrace.platform.home import Home
 from headrace.platform.state import read_state
-from headrace.settings import Embedded, Settings
+from headrace.settings import EmbeddedPart, Settings
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 
 FRESH_S = 1.0
@@ -50,7 +50,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Part:
+class PartState:
     """What came of it; `for_s` is for how many seconds it has not been ready, NaN where nobody knows."""
 
     name: str
@@ -88,17 +88,17 @@ class _Probe:
             self._thread = threading.Thread(target=self._run, name=f"readiness {self.ask.part}", daemon=True)
             self._thread.start()
 
-    def result(self, until: float) -> Part:
+    def result(self, until: float) -> PartState:
         assert self._thread is not None
         self._thread.join(max(0.0, until - time.monotonic()))
         trouble = Trouble("does not answer") if self._thread.is_alive() else self._trouble
         if trouble is None:
             self._since = None
-            return Part(self.ask.part)
+            return PartState(self.ask.part)
         now = time.monotonic()
         if self._since is None:
             self._since = now if trouble.since is None else trouble.since
-        return Part(self.ask.part, trouble.state, now - self._since, self.ask.remedy)
+        return PartState(self.ask.part, trouble.state, now - self._since, self.ask.remedy)
 
     def _run(self) -> None:
         try:
@@ -113,7 +113,7 @@ class Readiness:
     def __init__(self, asks: Sequence[Ask]) -> None:
         self._probes = [_Probe(ask) for ask in asks]
         self._looking = threading.Lock()
-        self._found: tuple[float, tuple[Part, ...]] | None = None
+        self._found: tuple[float, tuple[PartState, ...]] | None = None
 
     def add(self, ask: Ask) -> None:
         """Ask one part more from now on."""
@@ -121,12 +121,12 @@ class Readiness:
             self._probes.append(_Probe(ask))
             self._found = None
 
-    def recent(self, fresh_s: float = FRESH_S) -> tuple[Part, ...] | None:
+    def recent(self, fresh_s: float = FRESH_S) -> tuple[PartState, ...] | None:
         """What came of the last look, or `None` where that is older."""
         found = self._found
         return found[1] if found is not None and time.monotonic() - found[0] < fresh_s else None
 
-    def look(self, fresh_s: float = FRESH_S) -> tuple[Part, ...]:
+    def look(self, fresh_s: float = FRESH_S) -> tuple[PartState, ...]:
         """Every part, asked anew unless that was done within `fresh_s`; takes `DEADLINE_S` at most."""
         with self._looking:
             if (found := self.recent(fresh_s)) is not None:
@@ -180,7 +180,7 @@ class _Objects:
     """Puts a tiny object and gets it again, where no store of the catalog is."""
 
     def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
-        embedded = isinstance(settings.objects, Embedded)
+        embedded = isinstance(settings.objects, EmbeddedPart)
         self._bucket = PROBE if embedded else endpoints.bucket
         self._endpoints = endpoints
         self._store: Any = None
@@ -249,8 +249,8 @@ class _Model:
         self._connection: Any = None
 
     def __call__(self) -> Trouble | None:
-        from headrace.models.client import Connection
+        from headrace.models.client import EndpointConnection
 
         if self._connection is None:
-            self._connection = Connection(self._endpoint)
+            self._connection = EndpointConnection(self._endpoint)
         return None if self._connection.ready(_CLIENT_S) else Trouble("does not answer, or is not loaded yet")

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from headrace.core.launch import Launch, LocalLauncher
+from headrace.core.progress import Bars
+from headrace.core.run import Run, recorded
+from headrace.core.runner import Runner
 from headrace.errors import StorageFull, Unavailable
-from headrace.pipeline.launch import Here, Launch
-from headrace.pipeline.progress import Bars
-from headrace.pipeline.run import Run, recorded
-from headrace.pipeline.runner import Runner
 from headrace.platform import EVERY_PART, open_platform, running
 from headrace.platform.home import Home
 from headrace.platform.neighbours import started_notes
-from headrace.settings import Embedded, Settings
+from headrace.settings import EmbeddedPart, Settings
 
 if TYPE_CHECKING:  # the query engine, and whatever else not every command needs, is imported by the command that does
-    from headrace.inference.pipeline import Desk
+    from headrace.answering.engine import QueryEngine
 
 _MODELS_READY_S = 120.0
 LOCAL, RAY = "local", "ray"
@@ -36,16 +36,16 @@ class Session:
     runner: Runner
     launch: Launch
 
-    def desk(self, *, keeps: bool = False) -> Desk:
+    def desk(self, *, keeps: bool = False) -> QueryEngine:
         """Where questions are answered; with `keeps`, answers that the head does not take are kept in the home until it does."""
-        from headrace.inference.pipeline import Desk
-        from headrace.inference.unrecorded import Unrecorded
+        from headrace.answering.engine import QueryEngine
+        from headrace.answering.unrecorded import Unrecorded
 
-        return Desk(self.runner, self.settings.inference, Unrecorded(self.settings.home) if keeps else None)
+        return QueryEngine(self.runner, self.settings.inference, Unrecorded(self.settings.home) if keeps else None)
 
     def archive(self) -> None:
         """Copy ended runs of this home into the `runs` and `ledger` tables."""
-        from headrace.pipeline.archive import record
+        from headrace.core.archive import record
 
         self.runner.run(record, home=self.settings.home)
 
@@ -84,16 +84,16 @@ def opened(
                 (settings.models.embedder, endpoints.embedder),
                 (settings.models.generator, endpoints.generator),
             ):
-                if isinstance(chosen, Embedded):
+                if isinstance(chosen, EmbeddedPart):
                     wait_ready(endpoint, _MODELS_READY_S)
                     break
         if on == RAY:
-            from headrace.pipeline.ray_cluster import cluster
+            from headrace.core.ray_cluster import cluster
 
             with cluster() as (batches, launch):
                 yield Session(settings, run, Runner(run, endpoints, batches=batches, bars=bars), launch)
         else:
-            yield Session(settings, run, Runner(run, endpoints, bars=bars), Here())
+            yield Session(settings, run, Runner(run, endpoints, bars=bars), LocalLauncher())
 
 
 @contextmanager

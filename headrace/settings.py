@@ -29,7 +29,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
 
 
-class Embedded(Section):
+class EmbeddedPart(Section):
     """A part that Headrace starts itself."""
 
     type: Literal["embedded"] = "embedded"
@@ -111,14 +111,14 @@ class Endpoint(Section):
     """Seconds to wait for an answer before the endpoint counts as down."""
 
 
-class Models(Section):
+class ModelSettings(Section):
     """Who embeds, ranks and generates."""
 
-    embedder: Annotated[Embedded | Endpoint, Field(discriminator="type")] = Embedded()
+    embedder: Annotated[EmbeddedPart | Endpoint, Field(discriminator="type")] = EmbeddedPart()
     """Computes embeddings (384 wide unless the index is rebuilt)."""
-    reranker: Annotated[Embedded | Endpoint, Field(discriminator="type")] = Embedded()
+    reranker: Annotated[EmbeddedPart | Endpoint, Field(discriminator="type")] = EmbeddedPart()
     """Scores (question, passage) pairs."""
-    generator: Annotated[Embedded | Endpoint, Field(discriminator="type")] = Embedded()
+    generator: Annotated[EmbeddedPart | Endpoint, Field(discriminator="type")] = EmbeddedPart()
     """Writes the answer."""
     threads: int = Field(default=2, ge=1)
     """Processor threads of the embedded model server."""
@@ -126,7 +126,7 @@ class Models(Section):
     """Whether the embedded embedder and re-ranker keep to float32 where bfloat16 is faster and hardly differs."""
 
 
-class Platform(Section):
+class PlatformSettings(Section):
     """The embedded servers."""
 
     idle_s: float = Field(default=300.0, ge=0)
@@ -139,7 +139,7 @@ class Platform(Section):
     """Whether SeaweedFS shows its counters, and with them its profiler, to every program of this machine, to measure by."""
 
 
-class Landing(Section):
+class LandingSettings(Section):
     """Landing: the head into the tables."""
 
     commit_s: float = Field(default=1.0, gt=0)
@@ -203,7 +203,7 @@ class PostgreSQL(Section):
     """Schema the tables are kept in; made if it is not there."""
 
 
-class Limits(Section):
+class TenantLimits(Section):
     """What each tenant may ask of the API; `headrace tenant quota` sets others for one of them (docs/tenants.md)."""
 
     requests_per_minute: int = Field(default=600, ge=1)
@@ -316,7 +316,7 @@ class Gate(Section):
     """A user with more than this share of the held-out questions must not carry the decision: it has to hold without them."""
 
 
-class Canary(Section):
+class CanarySettings(Section):
     """The share of traffic that tries a challenger before it becomes champion; used by the loop of `headrace up`."""
 
     share: float = Field(default=0.1, ge=0, le=1)
@@ -344,7 +344,7 @@ class Training(Section):
     """What of the verdicts becomes training examples."""
     gate: Gate = Gate()
     """What a challenger must show."""
-    canary: Canary = Canary()
+    canary: CanarySettings = CanarySettings()
     """The trial of a challenger on a share of the traffic."""
     keep: int = Field(default=2, ge=1)
     """Checkpoints kept of a training under way."""
@@ -367,27 +367,27 @@ class Settings(BaseSettings):
     """Directory of all embedded state, logs and run records."""
     tenant: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Tenant of commands that name none."""
-    platform: Platform = Platform()
+    platform: PlatformSettings = PlatformSettings()
     """The embedded servers."""
-    objects: Annotated[Embedded | S3, Field(discriminator="type")] = Embedded()
+    objects: Annotated[EmbeddedPart | S3, Field(discriminator="type")] = EmbeddedPart()
     """The object tier."""
-    tables: Annotated[Embedded | RestCatalog | Vast, Field(discriminator="type")] = Embedded()
+    tables: Annotated[EmbeddedPart | RestCatalog | Vast, Field(discriminator="type")] = EmbeddedPart()
     """The table tier: an Iceberg catalog, or VAST DB."""
-    head: Annotated[Embedded | Kafka, Field(discriminator="type")] = Embedded()
+    head: Annotated[EmbeddedPart | Kafka, Field(discriminator="type")] = EmbeddedPart()
     """The head: Kafka."""
     upkeep: Upkeep = Upkeep()
     """Upkeep of the tables."""
-    landing: Landing = Landing()
+    landing: LandingSettings = LandingSettings()
     """Landing."""
     files: Files = Files()
     """The file tier."""
     vectors: Vectors = Vectors()
     """The vector tier."""
-    metadata: Annotated[Embedded | PostgreSQL, Field(discriminator="type")] = Embedded()
+    metadata: Annotated[EmbeddedPart | PostgreSQL, Field(discriminator="type")] = EmbeddedPart()
     """The metadata store: an SQLite file under the home, or PostgreSQL."""
-    models: Models = Models()
+    models: ModelSettings = ModelSettings()
     """Model endpoints."""
-    limits: Limits = Limits()
+    limits: TenantLimits = TenantLimits()
     """What each tenant may ask of the API."""
     telemetry: Telemetry = Telemetry()
     """Traces."""
@@ -411,7 +411,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _cross_field(self) -> Settings:
         tables = self.tables
-        if isinstance(tables, RestCatalog) and isinstance(self.objects, Embedded) and "s3.endpoint" not in tables.properties:
+        if isinstance(tables, RestCatalog) and isinstance(self.objects, EmbeddedPart) and "s3.endpoint" not in tables.properties:
             raise ValueError(
                 "[tables] names a catalog of yours, so its files need an endpoint too: "
                 'set "s3.endpoint" and its keys under [tables.properties], or name your S3 under [objects]'
@@ -425,7 +425,7 @@ class Settings(BaseSettings):
     @property
     def head_kept_s(self) -> float | None:
         """For how many seconds the head keeps what a table holds; `None`: for as long as its own retention says."""
-        embedded = isinstance(self.head, Embedded)
+        embedded = isinstance(self.head, EmbeddedPart)
         if not (embedded if self.landing.trim is None else self.landing.trim):
             return None
         if self.landing.keep_s is not None:

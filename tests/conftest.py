@@ -175,7 +175,7 @@ class Home:
 def models_cache() -> Path:
     """The generator's real weights made ready to load, which takes half a minute."""
     WEIGHTS.mkdir(parents=True, exist_ok=True)
-    code = "import sys; from pathlib import Path; from headrace.models.generator import load; load(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from headrace.models.server.generator import load; load(Path(sys.argv[1]))"
     with FileLock(WEIGHTS / "lock"):
         subprocess.run([sys.executable, "-c", code, str(WEIGHTS)], check=True, capture_output=True, timeout=250)
     return WEIGHTS

@@ -17,24 +17,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DATASETS, EXAMPLES, INDEXES, KV_CACHE, MODELS, TURNS
-from headrace.head.land import land
-from headrace.inference import deliver
-from headrace.inference.chunk import chunk
-from headrace.inference.parse import parse
-from headrace.inference.parsing.limits import Limits
-from headrace.pipeline import manifest
-from headrace.pipeline.runner import Runner
+from headrace.core.runner import Runner
+from headrace.documents import deliver
+from headrace.documents.chunk import chunk
+from headrace.documents.formats.limits import ParseLimits
+from headrace.documents.parse import parse
+from headrace.ingest.land import land
 from headrace.platform.address import BUCKET, LAKE, VECTORS
 from headrace.settings import Inference
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.files import FileWriter
-from headrace.storage.indexes import Generation, Indexes, IndexWriter
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter, connect
-from headrace.storage.tables import TableReader, TableWriter
-from headrace.storage.topics import TopicWriter
-from headrace.storage.vectors import VectorWriter
+from headrace.storage.stream import TopicWriter
+from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexWriter
+from headrace.storage.vectors.handles import VectorWriter
+from headrace.training import manifest
 
 METER = Meter(Ledger(), "test")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -132,7 +132,7 @@ class World:
         for uri, text in texts.items():
             self.runner.run(deliver.put, tenant=tenant, uri=uri, data=text.encode())
         self.runner.run(land)
-        self.runner.run(parse, limits=Limits.of(Inference()))
+        self.runner.run(parse, limits=ParseLimits.of(Inference()))
         self.runner.run(chunk, window=200, generation=1)
         rows = [row for row in self.rows(CHUNK_ROWS, tenant=tenant) if row["uri"] in texts]
         vectors = VectorWriter(CHUNKS, self.endpoints, METER)
@@ -142,7 +142,7 @@ class World:
             embedded.append({**row, "embedding": random.random(384).astype("f4").tolist()})
         vectors.upsert(pa.Table.from_pylist(embedded, schema=CHUNKS.columns))
         vectors.build()
-        serving = Generation(1, 200, "all-minilm-l6-v2", 384)
+        serving = IndexGeneration(1, 200, "all-minilm-l6-v2", 384)
         IndexWriter(INDEXES, self.endpoints, METER).change(lambda now: now if now.serving else Indexes(serving=serving, newest=1))
         return {uri: [row["chunk_id"] for row in rows if row["uri"] == uri] for uri in texts}
 

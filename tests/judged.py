@@ -13,8 +13,8 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.records import batch
-from headrace.storage.tables import TableWriter
-from headrace.storage.topics import TopicWriter
+from headrace.storage.stream import TopicWriter
+from headrace.storage.tables.handles import TableWriter
 
 METER = Meter(Ledger(), "test")
 

@@ -26,11 +26,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from headrace.models.kv_cache import Shape
+from headrace.models.kv.cache import Shape
 from headrace.models.tokens import INSTEAD
 
 if TYPE_CHECKING:
-    from headrace.models.generator import SmolLM
+    from headrace.models.server.generator import SmolLM
 
 # Before torch is imported: so small a model only waits for more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -199,7 +199,7 @@ def generator() -> SmolLM:
     """That Llama, reading and writing bytes."""
     from transformers import AutoTokenizer
 
-    from headrace.models.generator import SmolLM
+    from headrace.models.server.generator import SmolLM
 
     return SmolLM(llama(), AutoTokenizer.from_pretrained(folder() / "generator"), version=VERSION)
 

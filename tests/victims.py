@@ -13,28 +13,29 @@ from typing import Any
 import psutil
 
 from headrace.catalog import TURNS, Store
-from headrace.forget import Subject, forget
-from headrace.inference import embed
-from headrace.inference.parser import Parser
-from headrace.inference.parsing.limits import Limits
-from headrace.inference.reindex import reindex
-from headrace.pipeline import manifest
-from headrace.pipeline.run import Run, recorded
-from headrace.pipeline.runner import Runner
-from headrace.pipeline.stage import Stage
+from headrace.core.run import Run, recorded
+from headrace.core.runner import Runner
+from headrace.core.stage import Stage
+from headrace.documents import embed
+from headrace.documents.formats.limits import ParseLimits
+from headrace.documents.parser import Parser
+from headrace.documents.reindex import reindex
+from headrace.lineage.forget import Subject, forget
 from headrace.settings import Inference, Training, Upkeep
-from headrace.storage import metadata, vectors_purge
+from headrace.storage import metadata
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.metadata import Metadata
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
-from headrace.storage.tables import TableWriter
+from headrace.storage.tables.handles import TableWriter
+from headrace.storage.vectors import purge as vectors_purge
+from headrace.training import manifest
 from headrace.training.clock import Clock
+from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
-from headrace.training.loop import Trained
-from headrace.training.prepare import Dataset
 from headrace.training.promote import promote
+from headrace.training.trainer import Trained
 
 
 def keep(link: Connection, endpoints: Endpoints, store: Store, rules: Upkeep) -> None:
@@ -88,7 +89,7 @@ def reindexing(link: Connection, endpoints: Endpoints, settings: Inference) -> N
         link.send(reindex(Runner(run, endpoints), settings).generation.number)
 
 
-def parsing(link: Connection, limits: Limits) -> None:
+def parsing(link: Connection, limits: ParseLimits) -> None:
     """One that had a document parsed and is killed; it says which process parsed it."""
     parser = Parser(limits)
     parser.parse("a.md", b"a")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.settings import Endpoint, Models
+from headrace.settings import Endpoint, ModelSettings
 
 
 class Words(ThreadingHTTPServer):
@@ -52,10 +52,10 @@ class Words(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/v1"
 
     @property
-    def models(self) -> Models:
+    def models(self) -> ModelSettings:
         """Settings that have this endpoint for every model; embeddings are 384 wide."""
         endpoint = Endpoint(type="endpoint", url=self.url, model="words-384")
-        return Models(embedder=endpoint, reranker=endpoint, generator=endpoint)
+        return ModelSettings(embedder=endpoint, reranker=endpoint, generator=endpoint)
 
     @property
     def env(self) -> dict[str, str]:

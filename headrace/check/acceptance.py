@@ -7,11 +7,11 @@ from typing import Any
 
 from headrace.catalog import Tier
 from headrace.check import catalog, files, head, objects
-from headrace.check.promise import Broken, Effort, Finding, Measured, Promise, Subject, Unknown, Verdict, said
+from headrace.check.promise import Broken, Finding, Measured, Outcome, Promise, Promises, TimeBudget, Unknown, said
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 
-SUBJECTS: tuple[Subject[Any], ...] = (objects.SUBJECT, head.SUBJECT, catalog.SUBJECT, files.SUBJECT)
+SUBJECTS: tuple[Promises[Any], ...] = (objects.SUBJECT, head.SUBJECT, catalog.SUBJECT, files.SUBJECT)
 TIERS: tuple[Tier, ...] = tuple(subject.tier for subject in SUBJECTS)
 """The tiers that can be asked; the vector tier keeps its files in the object tier, or in a directory."""
 
@@ -33,43 +33,43 @@ def accept(
     `seconds` is about how long all of it may take. Everything happens in places of the check's own, which are gone when the
     iterator ends or is closed; what an endpoint refuses becomes a finding, not an error.
     """
-    effort = Effort(seconds / promises(tiers))
+    effort = TimeBudget(seconds / promises(tiers))
     for subject in SUBJECTS:
         if subject.tier in tiers:
             yield from _asked(subject, settings, endpoints, effort)
 
 
-def _asked(subject: Subject[Any], settings: Settings, endpoints: Endpoints, effort: Effort) -> Iterator[Finding]:
+def _asked(subject: Promises[Any], settings: Settings, endpoints: Endpoints, effort: TimeBudget) -> Iterator[Finding]:
     first, *others = subject.promises
     found = None
     try:
         with subject.open(settings, endpoints) as room:
             found = _finding(subject, first, room, effort)
             yield found
-            if found.verdict is Verdict.KEPT:
+            if found.verdict is Outcome.KEPT:
                 for promise in others:
                     yield _finding(subject, promise, room, effort)
                 return
     except Unknown as unknown:
-        yield Finding(subject.tier, first.name, Verdict.UNKNOWN, seen=str(unknown), loses=first.loses)
+        yield Finding(subject.tier, first.name, Outcome.UNKNOWN, seen=str(unknown), loses=first.loses)
     except subject.faults as error:
         if found is None:
-            yield Finding(subject.tier, first.name, Verdict.BROKEN, seen=said(error), loses=first.loses)
-        elif found.verdict is Verdict.KEPT:  # it answered, and does not let us clear up
-            yield Finding(subject.tier, _CLEARED, Verdict.BROKEN, seen=said(error), loses=_STAYS)
+            yield Finding(subject.tier, first.name, Outcome.BROKEN, seen=said(error), loses=first.loses)
+        elif found.verdict is Outcome.KEPT:  # it answered, and does not let us clear up
+            yield Finding(subject.tier, _CLEARED, Outcome.BROKEN, seen=said(error), loses=_STAYS)
             return
     for promise in others:
-        yield Finding(subject.tier, promise.name, Verdict.UNKNOWN, seen=_NOT_ASKED, loses=promise.loses)
+        yield Finding(subject.tier, promise.name, Outcome.UNKNOWN, seen=_NOT_ASKED, loses=promise.loses)
 
 
-def _finding(subject: Subject[Any], promise: Promise[Any], room: Any, effort: Effort) -> Finding:
-    measured, verdict, seen = Measured(""), Verdict.KEPT, ""
+def _finding(subject: Promises[Any], promise: Promise[Any], room: Any, effort: TimeBudget) -> Finding:
+    measured, verdict, seen = Measured(""), Outcome.KEPT, ""
     try:
         measured = promise.ask(room, effort)
     except Unknown as unknown:
-        measured, verdict, seen = unknown.measured, Verdict.UNKNOWN, str(unknown)
+        measured, verdict, seen = unknown.measured, Outcome.UNKNOWN, str(unknown)
     except Broken as broken:
-        verdict, seen = Verdict.BROKEN, str(broken)
+        verdict, seen = Outcome.BROKEN, str(broken)
     except subject.faults as error:
-        verdict, seen = Verdict.BROKEN, said(error)
+        verdict, seen = Outcome.BROKEN, said(error)
     return Finding(subject.tier, promise.name, verdict, measured.figure, measured.figures, seen, promise.loses)

@@ -27,8 +27,8 @@ from pyiceberg.types import StringType
 from requests.exceptions import RequestException
 
 from headrace.catalog import Tier
-from headrace.check.promise import Broken, Effort, Measured, Promise, Subject, Unknown, latency, promise
-from headrace.check.second import Second, begin_at, wait_until
+from headrace.check.peer import PeerProcess, begin_at, wait_until
+from headrace.check.promise import Broken, Measured, Promise, Promises, TimeBudget, Unknown, latency, promise
 from headrace.errors import Unavailable
 from headrace.settings import Settings, Vast
 from headrace.storage.endpoints import Endpoints
@@ -41,7 +41,7 @@ _ANSWER_S = 90.0
 _REFUSED = (CommitFailedException, RESTError)
 
 
-class Room:
+class CatalogSandbox:
     """A namespace of the check's own, seen through two catalog clients."""
 
     def __init__(self, endpoints: Endpoints) -> None:
@@ -85,7 +85,7 @@ def connect(endpoints: Endpoints) -> RestCatalog:
     "answers, and makes a table",
     loses="everything: nothing could land",
 )
-def answers(room: Room, effort: Effort) -> Measured:
+def answers(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     began = time.perf_counter()
     room.writer.create_namespace(room.namespace)
     room.table("answers")
@@ -99,7 +99,7 @@ def answers(room: Room, effort: Effort) -> Measured:
     "a reader sees a commit at once",
     loses="what was landed would not be in the next turn, and a lander started again would land it twice",
 )
-def seen_at_once(room: Room, effort: Effort) -> Measured:
+def seen_at_once(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     table, reader = room.table("seen"), room.seen("seen")
     seconds = []
     for number in effort.rounds(6, 60):
@@ -120,7 +120,7 @@ def seen_at_once(room: Room, effort: Effort) -> Measured:
     "a commit that builds on an old snapshot is refused",
     loses="two landers could land the same events: every row twice",
 )
-def stale(room: Room, effort: Effort) -> Measured:
+def stale(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     table = room.table("stale")
     _append(table, "first", 0)
     rounds = 0
@@ -141,10 +141,10 @@ def stale(room: Room, effort: Effort) -> Measured:
     "no commit is lost when many commit at once",
     loses="landed events, examples and promotions: rows that a commit said are there",
 )
-def concurrent(room: Room, effort: Effort) -> Measured:
+def concurrent(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     room.table("concurrent")
     steps = 3 if effort.seconds < 1 else 8
-    with Second() as second, ThreadPoolExecutor(2) as threads:
+    with PeerProcess() as second, ThreadPoolExecutor(2) as threads:
         begin = begin_at(second, "catalog")
         place = {"namespace": room.namespace, "steps": steps, "begin": begin}
         theirs = second.ask("catalog.commits", endpoints=room.endpoints.model_dump(mode="json"), who="second", **place)
@@ -174,7 +174,7 @@ def commits(endpoints: dict[str, Any], namespace: str, steps: int, who: str, beg
     "what a commit says of itself comes back unchanged",
     loses="the offsets landed so far: a lander started again would not know where to go on",
 )
-def properties(room: Room, effort: Effort) -> Measured:
+def properties(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     table = room.table("properties")
     offsets = {"cluster": 'é-"quoted"-\'', "topic": "interactions", "next": {str(p): 2**53 + p for p in range(64)}}
     given = {
@@ -201,7 +201,7 @@ def properties(room: Room, effort: Effort) -> Measured:
     "an older snapshot stays readable",
     loses="a dataset could not be made again from the snapshots that its manifest names",
 )
-def older(room: Room, effort: Effort) -> Measured:
+def older(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     table = room.table("older")
     snapshots = []
     for number in range(3):
@@ -217,7 +217,7 @@ def older(room: Room, effort: Effort) -> Measured:
     "a column can be added",
     loses="tables could not take what a later version of Headrace records",
 )
-def widened(room: Room, effort: Effort) -> Measured:
+def widened(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     table = room.table("widened")
     _append(table, "one", 0)
     began = time.perf_counter()
@@ -238,7 +238,7 @@ def widened(room: Room, effort: Effort) -> Measured:
     "an old snapshot can be expired",
     loses="upkeep: every commit would make every later one slower, and nothing could ever be deleted",
 )
-def expired(room: Room, effort: Effort) -> Measured:
+def expired(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     table = room.table("expired")
     snapshots = []
     for number in range(3):
@@ -309,11 +309,11 @@ def _delete_files(table: Table, namespace: str) -> None:
 
 
 @contextmanager
-def opened(settings: Settings, endpoints: Endpoints) -> Iterator[Room]:
+def opened(settings: Settings, endpoints: Endpoints) -> Iterator[CatalogSandbox]:
     """A room in the catalog."""
     if isinstance(settings.tables, Vast):
         raise Unknown("the tables are in VAST DB, which this check cannot ask")
-    room = Room(endpoints)
+    room = CatalogSandbox(endpoints)
     try:
         yield room
     finally:
@@ -332,5 +332,5 @@ FAULTS: tuple[type[Exception], ...] = (
     pa.ArrowException,
     Unavailable,
 )
-PROMISES: Sequence[Promise[Room]] = (answers, seen_at_once, stale, concurrent, properties, older, widened, expired)
-SUBJECT = Subject(Tier.TABLE, PROMISES, FAULTS, opened)
+PROMISES: Sequence[Promise[CatalogSandbox]] = (answers, seen_at_once, stale, concurrent, properties, older, widened, expired)
+SUBJECT = Promises(Tier.TABLE, PROMISES, FAULTS, opened)

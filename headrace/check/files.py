@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from headrace.catalog import KV_CACHE, Tier
-from headrace.check.promise import Broken, Effort, Measured, Promise, Subject, Unknown, latency, promise
-from headrace.check.second import Second, begin_at, wait_until
+from headrace.check.peer import PeerProcess, begin_at, wait_until
+from headrace.check.promise import Broken, Measured, Promise, Promises, TimeBudget, Unknown, latency, promise
 from headrace.errors import Unavailable
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
@@ -35,7 +35,7 @@ _HEADER = struct.Struct(">QI")
 _BODY_BYTES = 256 << 10
 
 
-class Room:
+class FilesSandbox:
     """A directory of the check's own."""
 
     def __init__(self, root: Path) -> None:
@@ -53,7 +53,7 @@ class Room:
     "is there, takes files and has room",
     loses="the KV cache: every prefix would be computed anew",
 )
-def answers(room: Room, effort: Effort) -> Measured:
+def answers(room: FilesSandbox, effort: TimeBudget) -> Measured:
     if not room.root.is_dir():
         raise Broken(f"{room.root} is no directory: is the file system mounted?")
     room.folder.mkdir(mode=0o700)
@@ -71,11 +71,11 @@ def answers(room: Room, effort: Effort) -> Measured:
     "a rename over a file shows readers the old one or the new one, whole",
     loses="a reader could take half a KV block, or find none where one stands",
 )
-def atomic_rename(room: Room, effort: Effort) -> Measured:
+def atomic_rename(room: FilesSandbox, effort: TimeBudget) -> Measured:
     path = room.folder / "renamed"
     _write_over(path, _numbered(0))
     seconds = min(2.0, max(0.5, effort.seconds))
-    with Second() as second:
+    with PeerProcess() as second:
         begin = begin_at(second, "files")
         watching = second.ask("files.watch", path=str(path), begin=begin, seconds=seconds)
         wait_until(begin)
@@ -113,11 +113,11 @@ def watch(path: str, begin: float, seconds: float) -> tuple[int, list[str]]:
     "O_EXCL: of two processes that create a file, one does",
     loses="two writers could take the same temporary file and mix their bytes",
 )
-def exclusive(room: Room, effort: Effort) -> Measured:
+def exclusive(room: FilesSandbox, effort: TimeBudget) -> Measured:
     folder = room.folder / "exclusive"
     folder.mkdir()
     names = 300
-    with Second() as second:
+    with PeerProcess() as second:
         begin = begin_at(second, "files")
         theirs = second.ask("files.create_all", folder=str(folder), names=names, begin=begin)
         ours = set(create_all(str(folder), names, begin))
@@ -146,7 +146,7 @@ def create_all(folder: str, names: int, begin: float) -> list[int]:
     "fsync of a file and of its directory is done",
     loses="KV blocks would be gone after a power cut, or be there without their bytes",
 )
-def synced(room: Room, effort: Effort) -> Measured:
+def synced(room: FilesSandbox, effort: TimeBudget) -> Measured:
     files, folders = [], []
     data = os.urandom(4096)
     for number in effort.rounds(5, 100):
@@ -169,11 +169,11 @@ def synced(room: Room, effort: Effort) -> Measured:
     "a second process sees a file at once, and that it is gone",
     loses="blocks that one worker stored would be computed again by the next",
 )
-def visible(room: Room, effort: Effort) -> Measured:
+def visible(room: FilesSandbox, effort: TimeBudget) -> Measured:
     folder = room.folder / "visible"
     folder.mkdir()
     made, gone = [], []
-    with Second() as second:
+    with PeerProcess() as second:
         begin_at(second, "files")
         for number in effort.rounds(3, 20):
             path, data = folder / f"{number}", os.urandom(1000)
@@ -229,7 +229,7 @@ def disappears(path: str, seconds: float) -> float | None:
     "a file being read may be replaced or deleted",
     loses="eviction would make readers fail",
 )
-def held_open(room: Room, effort: Effort) -> Measured:
+def held_open(room: FilesSandbox, effort: TimeBudget) -> Measured:
     path, data = room.folder / "held", os.urandom(_BODY_BYTES)
     for how in ("replaced", "deleted"):
         _write_over(path, data)
@@ -252,7 +252,7 @@ def held_open(room: Room, effort: Effort) -> Measured:
     "a memory-mapped file reads as it was written",
     loses="weights and KV blocks, which are mapped, would be read wrong",
 )
-def mapped(room: Room, effort: Effort) -> Measured:
+def mapped(room: FilesSandbox, effort: TimeBudget) -> Measured:
     path, data = room.folder / "mapped", os.urandom(_BLOCK_BYTES)
     _write_over(path, data)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
@@ -265,7 +265,7 @@ def mapped(room: Room, effort: Effort) -> Measured:
     "a file's time of use can be set",
     loses="the KV cache would evict blocks in use, and keep those nobody wants",
 )
-def times(room: Room, effort: Effort) -> Measured:
+def times(room: FilesSandbox, effort: TimeBudget) -> Measured:
     path = room.folder / "used"
     _write(path, b"x")
     for wanted in (1_600_000_000_000_000_000, 1_600_000_000_250_000_000):
@@ -284,7 +284,7 @@ def times(room: Room, effort: Effort) -> Measured:
     "names as long as the KV cache's are taken",
     loses="the KV cache: no block could be stored",
 )
-def names(room: Room, effort: Effort) -> Measured:
+def names(room: FilesSandbox, effort: TimeBudget) -> Measured:
     # A tenant may have 63 letters; a block's name is its hash and position, and its temporary file's name is longer.
     key = hashlib.sha256(b"block").hexdigest()
     name = f".part-{secrets.token_hex(6)}-{key}.16383.safetensors"
@@ -302,7 +302,7 @@ def names(room: Room, effort: Effort) -> Measured:
     "KV blocks come back as they were written",
     loses="the KV cache: a block that does not match is thrown away and computed again",
 )
-def blocks(room: Room, effort: Effort) -> Measured:
+def blocks(room: FilesSandbox, effort: TimeBudget) -> Measured:
     writes, reads = [], []
     for number in effort.rounds(4, 40):
         path, data = room.folder / f"block-{number % 8}", os.urandom(_BLOCK_BYTES)
@@ -323,10 +323,10 @@ def blocks(room: Room, effort: Effort) -> Measured:
     "a lock (flock) keeps a second process out",
     loses="nothing here: Headrace locks its home only",
 )
-def locks(room: Room, effort: Effort) -> Measured:
+def locks(room: FilesSandbox, effort: TimeBudget) -> Measured:
     path = room.folder / "lock"
     _write(path, b"")
-    with Second() as second, path.open("rb") as file:
+    with PeerProcess() as second, path.open("rb") as file:
         begin_at(second, "files")
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -389,11 +389,11 @@ def _number(data: bytes) -> int | None:
 
 
 @contextmanager
-def opened(settings: Settings, endpoints: Endpoints) -> Iterator[Room]:
+def opened(settings: Settings, endpoints: Endpoints) -> Iterator[FilesSandbox]:
     """A room in the directory of the file tier. Only where it is Headrace's own is the directory made."""
     if settings.files.dir is None:
         endpoints.files_dir.mkdir(parents=True, exist_ok=True)
-    room = Room(endpoints.files_dir)
+    room = FilesSandbox(endpoints.files_dir)
     try:
         yield room
     finally:
@@ -401,7 +401,7 @@ def opened(settings: Settings, endpoints: Endpoints) -> Iterator[Room]:
 
 
 FAULTS: tuple[type[Exception], ...] = (OSError, Unavailable)
-PROMISES: Sequence[Promise[Room]] = (
+PROMISES: Sequence[Promise[FilesSandbox]] = (
     answers,
     atomic_rename,
     exclusive,
@@ -414,4 +414,4 @@ PROMISES: Sequence[Promise[Room]] = (
     blocks,
     locks,
 )
-SUBJECT: Subject[Any] = Subject(Tier.FILE, PROMISES, FAULTS, opened)
+SUBJECT: Promises[Any] = Promises(Tier.FILE, PROMISES, FAULTS, opened)

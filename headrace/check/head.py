@@ -16,9 +16,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from headrace.catalog import Tier
-from headrace.check.promise import Broken, Effort, Measured, Promise, Subject, Unknown, latency, promise, said
+from headrace.check.promise import Broken, Measured, Promise, Promises, TimeBudget, Unknown, latency, promise, said
 from headrace.errors import Unavailable
-from headrace.settings import Embedded, Settings
+from headrace.settings import EmbeddedPart, Settings
 from headrace.storage.endpoints import Endpoints
 
 _PARTITIONS = 3
@@ -32,7 +32,7 @@ _GONE_S = 10.0
 Places = dict[tuple[int, int], bytes]
 
 
-class Room:
+class HeadSandbox:
     """A topic of the check's own and its clients. Nothing is ever committed to a consumer group."""
 
     def __init__(self, endpoints: Endpoints, *, embedded: bool) -> None:
@@ -156,7 +156,7 @@ class Room:
     "answers, and makes a topic",
     loses="everything: no event could be taken",
 )
-def answers(room: Room, effort: Effort) -> Measured:
+def answers(room: HeadSandbox, effort: TimeBudget) -> Measured:
     room.admin.list_topics(timeout=_ANSWER_S)  # where nobody is, nothing need be asked for and cleared away
     began = time.perf_counter()
     room.make(room.topic)
@@ -171,7 +171,7 @@ def answers(room: Room, effort: Effort) -> Measured:
     "records are acknowledged",
     loses="questions and verdicts would wait, or be refused",
 )
-def acknowledged(room: Room, effort: Effort) -> Measured:
+def acknowledged(room: HeadSandbox, effort: TimeBudget) -> Measured:
     producer = room.producer(linger_ms=0)
     seconds = []
     for _ in effort.rounds(20, 300):
@@ -191,7 +191,7 @@ def acknowledged(room: Room, effort: Effort) -> Measured:
     "what was acknowledged is there, as it was written",
     loses="documents, answers and verdicts that users were told are safe",
 )
-def survives(room: Room, effort: Effort) -> Measured:
+def survives(room: HeadSandbox, effort: TimeBudget) -> Measured:
     places: Places = {}
     for number in effort.rounds(3, 20):
         places |= room.append([f"{number}/{index}".encode() + os.urandom(200) for index in range(200)])
@@ -210,7 +210,7 @@ def survives(room: Room, effort: Effort) -> Measured:
     "a partition keeps the order it was given",
     loses="a document deleted after it was put could stay indexed; a verdict could land before it was changed",
 )
-def order(room: Room, effort: Effort) -> Measured:
+def order(room: HeadSandbox, effort: TimeBudget) -> Measured:
     start = {1: room_end(room, 1), 2: room_end(room, 2)}
     count = 3_000
     for partition in start:
@@ -233,7 +233,7 @@ def order(room: Room, effort: Effort) -> Measured:
     "offsets are given in turn and never twice",
     loses="events would land twice or be taken for landed: rows are told apart by their offset",
 )
-def offsets(room: Room, effort: Effort) -> Measured:
+def offsets(room: HeadSandbox, effort: TimeBudget) -> Measured:
     start = room_end(room, 0)
     told: list[int] = []
     with ThreadPoolExecutor(3) as threads:
@@ -253,7 +253,7 @@ def offsets(room: Room, effort: Effort) -> Measured:
     "reading begins at the offset asked for",
     loses="a lander started again would lose events, or land them twice",
 )
-def resumes(room: Room, effort: Effort) -> Measured:
+def resumes(room: HeadSandbox, effort: TimeBudget) -> Measured:
     places = room.append([f"{number}".encode() for number in range(100)], partition=1)
     rounds = 0
     for rounds in effort.rounds(3, 10):
@@ -269,7 +269,7 @@ def resumes(room: Room, effort: Effort) -> Measured:
     "an event of 1 MB is taken",
     loses="answers with long passages would be refused",
 )
-def large(room: Room, effort: Effort) -> Measured:
+def large(room: HeadSandbox, effort: TimeBudget) -> Measured:
     value = os.urandom(_LARGE_BYTES)
     producer = room.producer(message_max_bytes=_LARGE_BYTES + 65_536)
     began = time.perf_counter()
@@ -285,7 +285,7 @@ def large(room: Room, effort: Effort) -> Measured:
     "the reported end is the end",
     loses="`headrace land --once` would wait in vain for events that the head says there are",
 )
-def end(room: Room, effort: Effort) -> Measured:
+def end(room: HeadSandbox, effort: TimeBudget) -> Measured:
     low_ms = 0.0
     for _ in range(3):
         (*_, last) = sorted(room.append([f"{number}".encode() for number in range(50)], partition=0))
@@ -308,7 +308,7 @@ def end(room: Room, effort: Effort) -> Measured:
     "the cluster has an id",
     loses="a cluster put in another's place would be found out only by its offsets",
 )
-def cluster_id(room: Room, effort: Effort) -> Measured:
+def cluster_id(room: HeadSandbox, effort: TimeBudget) -> Measured:
     first = room.admin.list_topics(timeout=_ANSWER_S).cluster_id
     if not first:
         raise Unknown("it gives none: a cluster re-created under the same address is recognised by its offsets alone")
@@ -322,7 +322,7 @@ def cluster_id(room: Room, effort: Effort) -> Measured:
     "a topic re-created under its name has another id",
     loses="the events of a re-created topic would be taken for landed up to the old offset",
 )
-def topic_id(room: Room, effort: Effort) -> Measured:
+def topic_id(room: HeadSandbox, effort: TimeBudget) -> Measured:
     before = room.id()
     if not before:
         raise Unknown("it gives topics no ids: one re-created under its name is recognised by its offsets alone")
@@ -342,7 +342,7 @@ def topic_id(room: Room, effort: Effort) -> Measured:
     "offsets are found by time",
     loses="the age of what has not landed would have to be read from the records themselves",
 )
-def by_time(room: Room, effort: Effort) -> Measured:
+def by_time(room: HeadSandbox, effort: TimeBudget) -> Measured:
     first = 1_700_000_000_000
     producer = room.producer()
     told: list[int] = []
@@ -369,7 +369,7 @@ def by_time(room: Room, effort: Effort) -> Measured:
     "records that have landed can be deleted",
     loses="the head could not be trimmed to what the tables hold; the topic's own retention has to do it",
 )
-def trimmed(room: Room, effort: Effort) -> Measured:
+def trimmed(room: HeadSandbox, effort: TimeBudget) -> Measured:
     if room.embedded:
         raise Unknown("not asked of the embedded head, which ends the connection; Headrace deletes where it keeps its records")
     places = sorted(room.append([f"{number}".encode() for number in range(20)], partition=1))
@@ -387,16 +387,16 @@ def trimmed(room: Room, effort: Effort) -> Measured:
     return Measured("10 of 20 records", records=10)
 
 
-def room_end(room: Room, partition: int) -> int:
+def room_end(room: HeadSandbox, partition: int) -> int:
     """Where the next record of a partition will stand: a broker may report an end that is low, a record cannot lie."""
     (place,) = room.append([b"end"], partition=partition)
     return place[1] + 1
 
 
 @contextmanager
-def opened(settings: Settings, endpoints: Endpoints) -> Iterator[Room]:
+def opened(settings: Settings, endpoints: Endpoints) -> Iterator[HeadSandbox]:
     """A room on the head."""
-    room = Room(endpoints, embedded=isinstance(settings.head, Embedded))
+    room = HeadSandbox(endpoints, embedded=isinstance(settings.head, EmbeddedPart))
     try:
         yield room
     finally:
@@ -404,7 +404,7 @@ def opened(settings: Settings, endpoints: Endpoints) -> Iterator[Room]:
 
 
 FAULTS: tuple[type[Exception], ...] = (KafkaException, TimeoutError, Unavailable)
-PROMISES: Sequence[Promise[Room]] = (
+PROMISES: Sequence[Promise[HeadSandbox]] = (
     answers,
     acknowledged,
     survives,
@@ -418,4 +418,4 @@ PROMISES: Sequence[Promise[Room]] = (
     by_time,
     trimmed,
 )
-SUBJECT = Subject(Tier.STREAM, PROMISES, FAULTS, opened)
+SUBJECT = Promises(Tier.STREAM, PROMISES, FAULTS, opened)

@@ -18,8 +18,8 @@ from obstore import exceptions as faults
 from obstore.store import S3Store
 
 from headrace.catalog import Tier
-from headrace.check.promise import Broken, Effort, Measured, Promise, Subject, Unknown, latency, promise
-from headrace.check.second import Second, begin_at, wait_until
+from headrace.check.peer import PeerProcess, begin_at, wait_until
+from headrace.check.promise import Broken, Measured, Promise, Promises, TimeBudget, Unknown, latency, promise
 from headrace.errors import Unavailable
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
@@ -37,7 +37,7 @@ _MISSING = (faults.NotFoundError, FileNotFoundError)
 _REFUSED = (faults.AlreadyExistsError, faults.PreconditionError)
 
 
-class Room:
+class ObjectsSandbox:
     """A prefix of the bucket, seen by two clients: what one writes the other, on connections of its own, must see."""
 
     def __init__(self, endpoints: Endpoints) -> None:
@@ -80,7 +80,7 @@ class Room:
     "answers with the keys it was given",
     loses="everything: no document, checkpoint or model can be kept",
 )
-def answers(room: Room, effort: Effort) -> Measured:
+def answers(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     key = room.key("answers")
     began = time.perf_counter()
     obstore.put(room.writer, key, b"here")
@@ -94,7 +94,7 @@ def answers(room: Room, effort: Effort) -> Measured:
     "an object is read as it was last written",
     loses="a turn would train on the previous dataset, and a promoted model would not be served",
 )
-def read_after_write(room: Room, effort: Effort) -> Measured:
+def read_after_write(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     rounds = 0
     for rounds in effort.rounds(5, 100):
         key = room.key(f"read-after-write/{rounds}")
@@ -117,7 +117,7 @@ def read_after_write(room: Room, effort: Effort) -> Measured:
     "a listing shows what was just put, and not what was just deleted",
     loses="documents just put would not be parsed, and `headrace models` would miss the newest version",
 )
-def list_after_write(room: Room, effort: Effort) -> Measured:
+def list_after_write(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     folder = f"{room.prefix}/listed"
     expected: dict[str, int] = {}
     rounds = 0
@@ -138,7 +138,7 @@ def list_after_write(room: Room, effort: Effort) -> Measured:
     "a long listing is whole and in order",
     loses="documents, versions or checkpoints past the first page would be forgotten",
 )
-def long_listing(room: Room, effort: Effort) -> Measured:
+def long_listing(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     count = _LISTED if effort.seconds >= 1 else 64
     keys = sorted(room.key(f"long/{number % 7}/{number:05d}") for number in range(count))
     with ThreadPoolExecutor(_CLIENTS) as threads:
@@ -156,7 +156,7 @@ def long_listing(room: Room, effort: Effort) -> Measured:
     "If-None-Match: of many who put at once, exactly one does",
     loses="two trainers could publish the same turn, and one turn's data would be lost",
 )
-def put_if_absent(room: Room, effort: Effort) -> Measured:
+def put_if_absent(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     rounds, longest = 0, 0.0
     with ThreadPoolExecutor(_RACERS) as threads:
         for rounds in effort.rounds(4, 60):
@@ -184,11 +184,11 @@ def put_if_absent(room: Room, effort: Effort) -> Measured:
     "If-Match: no update is lost when many replace one object",
     loses="promotions and rollbacks could be lost: the served model would not be the one its history names",
 )
-def put_if_match(room: Room, effort: Effort) -> Measured:
+def put_if_match(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     key = room.key("if-match")
     obstore.put(room.writer, key, b"0")
     steps = 10 if effort.seconds < 1 else 25
-    with Second() as second, ThreadPoolExecutor(3) as threads:
+    with PeerProcess() as second, ThreadPoolExecutor(3) as threads:
         begin = begin_at(second, "objects")
         theirs = second.ask(
             "objects.count_up", endpoints=room.endpoints.model_dump(mode="json"), key=key, steps=steps, who="second", begin=begin
@@ -204,7 +204,7 @@ def put_if_match(room: Room, effort: Effort) -> Measured:
     return Measured(f"{done} increments by 2 processes, {refused} refused and tried again", increments=done, refused=refused)
 
 
-def _refuses_stale(room: Room, key: str) -> bool:
+def _refuses_stale(room: ObjectsSandbox, key: str) -> bool:
     """Whether a put is refused whose etag was the object's, and is no more."""
     old = obstore.head(room.writer, key)["e_tag"]
     obstore.put(room.writer, key, secrets.token_bytes(8))
@@ -220,7 +220,7 @@ def count_up(endpoints: dict[str, Any], key: str, steps: int, who: str, begin: f
     "an upload in parts is there whole or not at all",
     loses="a checkpoint whose writer was killed would be half there, and a turn would resume from it",
 )
-def multipart(room: Room, effort: Effort) -> Measured:
+def multipart(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     data = os.urandom(_PARTS_BYTES)
     key, abandoned = room.key("parts"), room.key("abandoned")
     for name in (key, abandoned):
@@ -243,7 +243,7 @@ def multipart(room: Room, effort: Effort) -> Measured:
     "an etag names what an object holds",
     loses="the champion pointer could not be moved by compare-and-swap",
 )
-def etags(room: Room, effort: Effort) -> Measured:
+def etags(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     key, folder = room.key("etag/one"), f"{room.prefix}/etag"
     seen: list[str] = []
     for data, parts in ((b"one", False), (b"two", False), (os.urandom(_PARTS_BYTES), True), (b"four", False)):
@@ -265,7 +265,7 @@ def etags(room: Room, effort: Effort) -> Measured:
     "a range is exactly the bytes asked for",
     loses="Parquet footers and index pages would be read wrong: tables and the vector index would be garbage",
 )
-def ranges(room: Room, effort: Effort) -> Measured:
+def ranges(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     size = (1 << 20) + 7
     data, key = os.urandom(size), room.key("ranges")
     obstore.put(room.writer, key, data)
@@ -304,7 +304,7 @@ def ranges(room: Room, effort: Effort) -> Measured:
     "keys are kept as they are written",
     loses="tables, index and documents could not be kept under the names their writers give them",
 )
-def keys(room: Room, effort: Effort) -> Measured:
+def keys(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     # What Headrace, Iceberg and Lance name their objects with; as long as S3 allows, 1,024 bytes in all, of which a file
     # system behind it may take 255 between slashes.
     needed = ["a-b_c.parquet", "day=2026-01-01/00000-0-a1b2.avro", "_versions/18446744073709551614.manifest", "~x", "a" * 255]
@@ -320,7 +320,7 @@ def keys(room: Room, effort: Effort) -> Measured:
     "small objects come back as they were put",
     loses="manifests and pointers would be damaged",
 )
-def small(room: Room, effort: Effort) -> Measured:
+def small(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     puts, gets = [], []
     for number in effort.rounds(20, 500):
         data, key = os.urandom(_SMALL_BYTES), room.key(f"small/{number % 50}")
@@ -341,7 +341,7 @@ def small(room: Room, effort: Effort) -> Measured:
     "large objects come back as they were put",
     loses="checkpoints and weights would be damaged",
 )
-def large(room: Room, effort: Effort) -> Measured:
+def large(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     size = _LARGE_BYTES if effort.seconds >= 1 else _PARTS_BYTES
     data, key = os.urandom(size), room.key("large")
     wanted = hashlib.sha256(data).hexdigest()
@@ -414,7 +414,7 @@ def _require_listed(client: S3Store, folder: str, expected: dict[str, int], afte
         )
 
 
-def _require_kept(room: Room, names: Sequence[str], complaint: Callable[[str], Exception]) -> None:
+def _require_kept(room: ObjectsSandbox, names: Sequence[str], complaint: Callable[[str], Exception]) -> None:
     written = {room.key(f"keys/{name}"): name for name in names}
     for key, name in written.items():
         try:
@@ -445,9 +445,9 @@ def _bare(etag: str) -> str:
 
 
 @contextmanager
-def opened(settings: Settings, endpoints: Endpoints) -> Iterator[Room]:
+def opened(settings: Settings, endpoints: Endpoints) -> Iterator[ObjectsSandbox]:
     """A room in the bucket of the object tier."""
-    room = Room(endpoints)
+    room = ObjectsSandbox(endpoints)
     try:
         yield room
     finally:
@@ -455,7 +455,7 @@ def opened(settings: Settings, endpoints: Endpoints) -> Iterator[Room]:
 
 
 FAULTS: tuple[type[Exception], ...] = (faults.BaseError, OSError, Unavailable)
-PROMISES: Sequence[Promise[Room]] = (
+PROMISES: Sequence[Promise[ObjectsSandbox]] = (
     answers,
     read_after_write,
     list_after_write,
@@ -469,4 +469,4 @@ PROMISES: Sequence[Promise[Room]] = (
     small,
     large,
 )
-SUBJECT = Subject(Tier.OBJECT, PROMISES, FAULTS, opened)
+SUBJECT = Promises(Tier.OBJECT, PROMISES, FAULTS, opened)

@@ -18,10 +18,10 @@ from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.reason import reason
 
-Room = TypeVar("Room")
+Sandbox = TypeVar("Sandbox")
 
 
-class Verdict(StrEnum):
+class Outcome(StrEnum):
     """What became of a promise.
 
     `UNKNOWN`: it could not be asked for, or is not kept and Headrace gets by without it; `seen` says which.
@@ -42,7 +42,7 @@ class Finding:
 
     tier: Tier
     promise: str
-    verdict: Verdict
+    verdict: Outcome
     figure: str = ""
     figures: dict[str, float] = field(default_factory=dict)
     seen: str = ""
@@ -81,7 +81,7 @@ class Unknown(Exception):
         self.measured = measured or Measured("")
 
 
-class Effort:
+class TimeBudget:
     """How long one promise may be asked for. Loops do their least rounds whatever the time."""
 
     def __init__(self, seconds: float) -> None:
@@ -97,7 +97,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Promise(Generic[Room]):
+class Promise(Generic[Sandbox]):
     """One promise: its name, what Headrace loses where it is broken, and how it is asked for in a room of the check's own.
 
     `ask` returns what it measured, or raises `Broken` or `Unknown`.
@@ -105,20 +105,20 @@ class Promise(Generic[Room]):
 
     name: str
     loses: str
-    ask: Callable[[Room, Effort], Measured]
+    ask: Callable[[Sandbox, TimeBudget], Measured]
 
 
-def promise(name: str, *, loses: str) -> Callable[[Callable[[Room, Effort], Measured]], Promise[Room]]:
+def promise(name: str, *, loses: str) -> Callable[[Callable[[Sandbox, TimeBudget], Measured]], Promise[Sandbox]]:
     """Declare a function as how a promise is asked for."""
 
-    def declared(ask: Callable[[Room, Effort], Measured]) -> Promise[Room]:
+    def declared(ask: Callable[[Sandbox, TimeBudget], Measured]) -> Promise[Sandbox]:
         return Promise(name, loses, ask)
 
     return declared
 
 
 @dataclass(frozen=True)
-class Subject(Generic[Room]):
+class Promises(Generic[Sandbox]):
     """The promises of one tier. `faults` are the errors by which its storage says no; any other is a mistake of ours.
 
     `open` makes the room that promises are asked in and clears it away again, whatever happened in between; it raises `Unknown`
@@ -126,9 +126,9 @@ class Subject(Generic[Room]):
     """
 
     tier: Tier
-    promises: Sequence[Promise[Room]]
+    promises: Sequence[Promise[Sandbox]]
     faults: tuple[type[Exception], ...]
-    open: Callable[[Settings, Endpoints], AbstractContextManager[Room]]
+    open: Callable[[Settings, Endpoints], AbstractContextManager[Sandbox]]
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -31,9 +31,9 @@ def index(
     """Index documents: put, land, parse, chunk, embed, index."""
     from dataclasses import asdict
 
-    from headrace.inference.failed import leave_out
-    from headrace.inference.indexing import index_documents
-    from headrace.report import say_indexed
+    from headrace.cli.render.results import say_indexed
+    from headrace.documents.failed import leave_out
+    from headrace.documents.indexing import index_documents
     from headrace.session import opened
 
     if reader and everybody:
@@ -71,7 +71,7 @@ def reindex(
     """Build another index beside the one that answers (chunk size, embedder), then serve it."""
     from dataclasses import asdict
 
-    from headrace.embedder import index_before, rebuild
+    from headrace.registry.embedder import index_before, rebuild
     from headrace.session import opened
 
     if back and chunk_tokens is not None:

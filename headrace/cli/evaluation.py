@@ -17,10 +17,10 @@ Beir = Annotated[Path, typer.Argument(metavar="DIR", help="Has corpus.jsonl, que
 @evaluation.command("retrieval")
 def eval_retrieval(directory: Beir, as_json: AsJson = False) -> None:
     """nDCG@10, recall@5 and MRR@10 of dense, full-text, fused and re-ranked retrieval, with 95 % intervals."""
-    from headrace.evaluation.folder import read
-    from headrace.evaluation.run import retrieval
-    from headrace.report import say_retrieval
+    from headrace.cli.render.results import say_retrieval
     from headrace.session import opened
+    from headrace.simulate.beir import read
+    from headrace.simulate.evaluate import retrieval
 
     folder, settings = read(directory), settings_of()
     with opened("eval", settings, quiet=as_json) as session:
@@ -38,10 +38,10 @@ def eval_answers(
     as_json: AsJson = False,
 ) -> None:
     """Exact match, F1, citation precision, groundedness and refusal rate of the answers, with 95 % intervals."""
-    from headrace.evaluation.folder import read
-    from headrace.evaluation.run import answers
-    from headrace.report import say_answers
+    from headrace.cli.render.results import say_answers
     from headrace.session import opened
+    from headrace.simulate.beir import read
+    from headrace.simulate.evaluate import answers
 
     folder, settings = read(directory), settings_of()
     with opened("eval", settings, quiet=as_json) as session:

@@ -36,11 +36,11 @@ def land(
     as_json: AsJson = False,
 ) -> None:
     """Land the head in the tables, each event once."""
-    from headrace.head.accept import accept
-    from headrace.head.land import land as land_stage
-    from headrace.head.reland import reland
-    from headrace.head.skip import skip as skip_stage
-    from headrace.report import say_landed
+    from headrace.cli.render.results import say_landed
+    from headrace.ingest.divergence import accept
+    from headrace.ingest.land import land as land_stage
+    from headrace.ingest.reland import reland
+    from headrace.ingest.skip import skip as skip_stage
     from headrace.session import opened
 
     if unsigned and not dead_letters:
@@ -75,11 +75,11 @@ def _follow_head(session: Any, as_json: bool) -> None:
     import threading
     from types import FrameType
 
-    from headrace.head.follow import follow
-    from headrace.head.land import Following
-    from headrace.pipeline.upkeep import upkeep
-    from headrace.report import LandingLines
-    from headrace.settings import Embedded
+    from headrace.cli.render.results import LandingLines
+    from headrace.core.maintain import upkeep
+    from headrace.ingest.follow import follow
+    from headrace.ingest.land import Following
+    from headrace.settings import EmbeddedPart
 
     lines = LandingLines(out, err, as_json)
     following = Following(threading.Event(), lines.committed, lines.refused, lines.waiting)
@@ -93,7 +93,7 @@ def _follow_head(session: Any, as_json: bool) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
     settings = session.settings.landing
-    if isinstance(session.settings.head, Embedded):
+    if isinstance(session.settings.head, EmbeddedPart):
         # Embedded servers that are gone do not come back by themselves.
         settings = settings.model_copy(update={"patience_s": min(settings.patience_s, 60.0)})
     err.print("Landing what comes, until Ctrl-C.", style="dim")
@@ -109,8 +109,8 @@ def _follow_head(session: Any, as_json: bool) -> None:
 @app.command(rich_help_panel="The head")
 def head(as_json: AsJson = False) -> None:
     """What is only in the head: per partition its end, what has landed, the lag in events and bytes, and the oldest's age."""
-    from headrace.head.backlog import backlog
-    from headrace.report import say_backlog
+    from headrace.cli.render.results import say_backlog
+    from headrace.ingest.backlog import backlog
     from headrace.session import opened
 
     with opened("head", settings_of(), models=False, quiet=as_json) as session:

@@ -19,9 +19,9 @@ def trace(
     as_json: AsJson = False,
 ) -> None:
     """Where an answer comes from, down to the verdicts; or what learned from an event, and what that answered."""
-    from headrace.explain.lineage import of_answer, of_event
-    from headrace.explain.tree import answer_tree, event_tree
-    from headrace.head.land import land as land_stage
+    from headrace.cli.render.lineage import answer_tree, event_tree
+    from headrace.ingest.land import land as land_stage
+    from headrace.lineage.graph import of_answer, of_event
     from headrace.session import opened
 
     with opened("trace", settings_of(), models=False, quiet=as_json) as session:
@@ -49,15 +49,15 @@ def forget(
     import json
     from contextlib import closing
 
-    from headrace.forget import Subject
-    from headrace.forget import forget as go
-    from headrace.forget.subject import DOCUMENT, USER
-    from headrace.inference.unrecorded import Unrecorded
-    from headrace.pipeline.run import write_atomically
+    from headrace.answering.unrecorded import Unrecorded
+    from headrace.api.audit import audit
+    from headrace.core.run import write_atomically
+    from headrace.lineage.forget import Subject
+    from headrace.lineage.forget import forget as go
+    from headrace.lineage.forget.subject import DOCUMENT, USER
     from headrace.session import opened
-    from headrace.settings import Embedded
-    from headrace.storage.metadata import By, Line, Metadata
-    from headrace.web.audit import audit
+    from headrace.settings import EmbeddedPart
+    from headrace.storage.metadata import AuditLine, By, Metadata
 
     if (of_user is None) == (document is None):
         raise WrongUsage("Say --user ID or --document URI, one of them.")
@@ -74,13 +74,13 @@ def forget(
         opened("forget", settings, models=False, quiet=as_json) as session,
         closing(Metadata(session.runner.endpoints)) as metadata,
     ):
-        embedded = isinstance(settings.head, Embedded)
+        embedded = isinstance(settings.head, EmbeddedPart)
         metadata.tenants()  # one that does not answer is to say so while nothing is gone
         Unrecorded(settings.home).record(session.runner)  # what waits there would come back
         proof = go(session.runner, subject, who=f"cli:{user()}", embedded=embedded)
         session.run.detail["proof"] = proof["sha256"]
         # By the proof's name and not the subject's: the audit is not to remember who was forgotten.
-        line = Line(
+        line = AuditLine(
             By(subject.tenant, f"cli:{user()}", "local"),
             f"{subject.kind}.forget",
             _kept(proof),
@@ -100,7 +100,7 @@ def forget(
 def _say(subject: Any, proof: dict[str, Any]) -> None:
     from rich.text import Text
 
-    from headrace.report import rows_table
+    from headrace.cli.render.results import rows_table
 
     out.print(Text(f"Forgotten: {printable(str(subject))}.", style="bold"))
     removed = [

@@ -18,7 +18,7 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """The passages for a question, with both scores and both ranks."""
-    from headrace.report import rows_table
+    from headrace.cli.render.results import rows_table
     from headrace.session import opened
     from headrace.terminal import printable
 
@@ -62,8 +62,8 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question from the documents, with citations."""
-    from headrace.inference.answer import Answer
-    from headrace.report import say_sources
+    from headrace.answering.record import Answer
+    from headrace.cli.render.results import say_sources
     from headrace.session import opened
 
     settings, question = settings_of(tenant), checked_question(question)
@@ -100,8 +100,8 @@ def feedback(
     as_json: AsJson = False,
 ) -> None:
     """Judge an answer: the verdict goes onto the head and into the next turn."""
-    from headrace.inference.feedback import Verdict
-    from headrace.inference.feedback import feedback as feedback_stage
+    from headrace.answering.feedback import Verdict
+    from headrace.answering.feedback import feedback as feedback_stage
     from headrace.session import opened
 
     if up == down:
@@ -123,9 +123,9 @@ def feedback(
 def _known_answer(runner: Any, answer_id: str, tenant: str) -> None:
     """Raise `NotFound` unless that answer of the tenant's was given: a verdict on nothing would be lost silently."""
     from headrace.catalog import INTERACTION_ROWS, INTERACTIONS
-    from headrace.head.land import land as land_stage
+    from headrace.ingest.land import land as land_stage
     from headrace.storage.meter import Meter
-    from headrace.storage.tables import TableReader, quoted
+    from headrace.storage.tables.handles import TableReader, quoted
 
     runner.run(land_stage).require(INTERACTIONS)
     table = TableReader(INTERACTION_ROWS, runner.endpoints, Meter(runner.record.ledger, "feedback", tenant))

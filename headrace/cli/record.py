@@ -14,9 +14,9 @@ from headrace.errors import NotFound, WrongUsage
 @app.command(rich_help_panel="What happened")
 def runs(as_json: AsJson = False) -> None:
     """What ran in this home, and how it ended."""
-    from headrace.explain.format import human_bytes
-    from headrace.pipeline.run import runs as journals
-    from headrace.report import rows_table
+    from headrace.cli.render.results import rows_table
+    from headrace.core.run import runs as journals
+    from headrace.explain.diagram.format import human_bytes
 
     found = journals(settings_of().home)
     rows = [
@@ -45,8 +45,8 @@ def ledger(
     as_json: AsJson = False,
 ) -> None:
     """What a run moved: operations, bytes and latency by stage, store and direction."""
-    from headrace.pipeline.run import journal_of
-    from headrace.report import ledger_table, merged, summary_table, tier_table
+    from headrace.cli.render.results import ledger_table, merged, summary_table, tier_table
+    from headrace.core.run import journal_of
     from headrace.storage.ledger import summed
 
     if by not in (None, "tier", "stage", "tenant"):
@@ -83,7 +83,7 @@ def score(
     triggers: Annotated[bool, typer.Option("--triggers/--no-triggers", help="Draw what starts each stage.")] = True,
 ) -> None:
     """Draw a pipeline from a measured run."""
-    from headrace.demo import draw_score
+    from headrace.cli.demo import draw_score
 
     settings = settings_of()
     drawn = draw_score(settings.home, pipeline, output, run=run, triggers=triggers)
@@ -93,7 +93,7 @@ def score(
 @app.command(rich_help_panel="What happened")
 def sql(query: Annotated[str, typer.Argument(help="One SELECT over the tables.")], as_json: AsJson = False) -> None:
     """Read-only SQL over the tables (DuckDB)."""
-    from headrace.report import rows_table
+    from headrace.cli.render.results import rows_table
     from headrace.session import opened
     from headrace.storage.sql import select
 

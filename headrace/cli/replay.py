@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headrace.cli.common import AsJson, app, err, out, print_json, settings_of
-from headrace.errors import Terminal
+from headrace.errors import Permanent
 
 if TYPE_CHECKING:
-    from headrace.evaluation.folder import Folder
-    from headrace.replay import Part, Played
+    from headrace.simulate import ReplayReport, UserPlan
+    from headrace.simulate.beir import BeirFolder
 
 
 @app.command(rich_help_panel="Inference")
@@ -41,10 +41,10 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Play a folder's questions as simulated users, whose verdicts come from its judgements."""
-    from headrace.evaluation.folder import read
-    from headrace.evaluation.run import spread
-    from headrace.replay import chosen, script
-    from headrace.replay.verdict import RULE
+    from headrace.simulate import chosen, script
+    from headrace.simulate.beir import read
+    from headrace.simulate.evaluate import spread
+    from headrace.simulate.judgement import RULE
 
     folder = read(directory)
     asked = spread(chosen(folder, questions), limit)
@@ -65,41 +65,43 @@ def replay(
     if played.interrupted or played.errors:
         raise typer.Exit(1)
     if not played.up + played.down:
-        raise Terminal(
+        raise Permanent(
             f"No passage that was found is from a document of {directory}, so there was nothing to judge.",
             hint="Leave --tenant out, or index the folder's documents for it under their ids, e.g. ID.md.",
         )
 
 
-def _here(folder: Folder, parts: tuple[Part, ...], tenant: str | None, answers: bool, rate: float | None, quiet: bool) -> Played:
-    from headrace.evaluation.run import indexed
-    from headrace.replay import Here, Names, play
+def _here(
+    folder: BeirFolder, parts: tuple[UserPlan, ...], tenant: str | None, answers: bool, rate: float | None, quiet: bool
+) -> ReplayReport:
     from headrace.session import opened
+    from headrace.simulate import DocumentNames, InProcessClient, play
+    from headrace.simulate.evaluate import indexed
 
     settings = settings_of(tenant)
     with opened("replay", settings, quiet=quiet) as session:
         if tenant is None:
             indexed(session.runner, folder, settings.inference)
-        door = Here(session.runner, session.desk(), tenant or folder.tenant)
-        return play(parts, door, Names(folder).of, generate=answers, rate=rate, bars=session.runner.bars)
+        door = InProcessClient(session.runner, session.desk(), tenant or folder.tenant)
+        return play(parts, door, DocumentNames(folder).of, generate=answers, rate=rate, bars=session.runner.bars)
 
 
 def _via(
-    folder: Folder,
-    parts: tuple[Part, ...],
+    folder: BeirFolder,
+    parts: tuple[UserPlan, ...],
     tenant: str | None,
     answers: bool,
     rate: float | None,
     quiet: bool,
     url: str,
     key: str,
-) -> Played:
-    from headrace.pipeline.progress import Bars
-    from headrace.replay import Names, Via, play
-    from headrace.replay.performance import patiently
+) -> ReplayReport:
+    from headrace.core.progress import Bars
+    from headrace.simulate import ApiClient, DocumentNames, play
+    from headrace.simulate.performance import patiently
 
-    names = Names(folder)
-    door = Via(url, key, settings_of(tenant).tenant if tenant else None)
+    names = DocumentNames(folder)
+    door = ApiClient(url, key, settings_of(tenant).tenant if tenant else None)
     try:
         if tenant is None:
             door.bring(names, patiently)
@@ -108,9 +110,9 @@ def _via(
         door.close()
 
 
-def _say(played: Played) -> None:
-    from headrace.explain.format import human_ms
-    from headrace.report import rows_table
+def _say(played: ReplayReport) -> None:
+    from headrace.cli.render.results import rows_table
+    from headrace.explain.diagram.format import human_ms
     from headrace.terminal import printable
 
     told = played.as_dict()

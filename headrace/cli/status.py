@@ -16,7 +16,7 @@ _ASKING_S = 10.0
 @app.command(rich_help_panel="Start here")
 def status(as_json: AsJson = False) -> None:
     """Whether every part is ready, since when not, and what to do. Ends with 0 if all are, else with 1."""
-    from headrace.report import rows_table
+    from headrace.cli.render.results import rows_table
 
     found = _found()
     if as_json:
@@ -45,24 +45,26 @@ def _found() -> dict[str, Any]:
     from headrace.platform.home import Home
     from headrace.platform.platform import EVERY_PART
     from headrace.platform.state import read_service, read_state
-    from headrace.readiness import Part, Readiness, asks, platform_trouble
+    from headrace.readiness import PartState, Readiness, asks, platform_trouble
 
     settings = settings_of()
     home = Home(settings.home)
     service = read_service(home)
     if service is not None:
         return _asked(service.port)
-    parts: list[Part] = []
+    parts: list[PartState] = []
     state, wanted = read_state(home), embedded_parts(settings, EVERY_PART)
     if state is None and wanted:
         trouble = platform_trouble(home, wanted)
-        parts = [Part("platform", trouble.state if trouble else "", math.nan, "`headrace up` starts them, as any command does.")]
+        parts = [
+            PartState("platform", trouble.state if trouble else "", math.nan, "`headrace up` starts them, as any command does.")
+        ]
     elif state is not None:
         parts = [*Readiness(asks(settings, overlay(state.endpoints, brought(settings)))).look()]
     else:
         with open_platform(settings, parts=frozenset()) as endpoints:
             parts = [*Readiness(asks(settings, endpoints)).look()]
-    parts.append(Part("service", "does not run in this home", math.nan, "Start it: `headrace up`."))
+    parts.append(PartState("service", "does not run in this home", math.nan, "Start it: `headrace up`."))
     return {"status": "not_ready", "parts": [part.as_dict() for part in parts], "unrecorded_answers": 0}
 
 
@@ -70,7 +72,7 @@ def _asked(port: int) -> dict[str, Any]:
     from urllib.error import HTTPError
     from urllib.request import ProxyHandler, build_opener
 
-    from headrace.readiness import Part
+    from headrace.readiness import PartState
 
     try:
         with build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/health/ready", timeout=_ASKING_S) as answer:
@@ -78,6 +80,6 @@ def _asked(port: int) -> dict[str, Any]:
     except HTTPError as error:
         found = json.loads(error.read())
     except (OSError, ValueError):
-        part = Part("service", "does not answer", math.nan, "Look into what it wrote to its terminal, and start it again.")
+        part = PartState("service", "does not answer", math.nan, "Look into what it wrote to its terminal, and start it again.")
         return {"status": "not_ready", "parts": [part.as_dict()], "unrecorded_answers": 0}
     return {name: found.get(name, 0) for name in ("status", "parts", "unrecorded_answers")}

@@ -13,8 +13,8 @@ from headrace.errors import WrongUsage
 @app.command(rich_help_panel="Storage")
 def endpoints(as_json: AsJson = False) -> None:
     """Where storage answers, with its keys, and how long the embedded servers stay up."""
+    from headrace.cli.render.results import rows_table
     from headrace.platform.neighbours import trust
-    from headrace.report import rows_table
     from headrace.session import opened
 
     settings = settings_of()
@@ -55,9 +55,9 @@ def check(
 
     from headrace.catalog import Tier
     from headrace.check.acceptance import TIERS, accept, promises
-    from headrace.check.promise import Verdict
-    from headrace.check.table import say_checked
-    from headrace.pipeline.progress import Bars
+    from headrace.check.promise import Outcome
+    from headrace.cli.render.check import say_checked
+    from headrace.core.progress import Bars
     from headrace.platform import open_platform
     from headrace.platform.neighbours import trust
 
@@ -75,22 +75,22 @@ def check(
         findings = list(bars.track(asked, "checked", total=promises(tiers), of="promises"))
     told = trust(settings)
     if as_json:
-        counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Verdict}
+        counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Outcome}
         print_json({**counts, "promises": [finding.as_dict() for finding in findings], "other_users": told})
     else:
         say_checked(out, findings)
         if told:
             out.print(told, style="yellow", highlight=False)
-    if any(finding.verdict is Verdict.BROKEN for finding in findings):
+    if any(finding.verdict is Outcome.BROKEN for finding in findings):
         raise typer.Exit(1)
 
 
 @app.command(rich_help_panel="Storage")
 def upkeep(as_json: AsJson = False) -> None:
     """Keep the tables small and quick: merge small files, expire old snapshots, remove what none names."""
-    from headrace.explain.format import human_bytes
-    from headrace.pipeline.upkeep import upkeep as upkeep_stage
-    from headrace.report import rows_table
+    from headrace.cli.render.results import rows_table
+    from headrace.core.maintain import upkeep as upkeep_stage
+    from headrace.explain.diagram.format import human_bytes
     from headrace.session import opened
 
     settings = settings_of()

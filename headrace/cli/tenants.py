@@ -69,8 +69,8 @@ def tenant_training(
 @tenant_app.command("list")
 def tenant_list(as_json: AsJson = False) -> None:
     """Every tenant and its limits."""
-    from headrace.report import rows_table
-    from headrace.web.caller import limits_of
+    from headrace.api.auth import limits_of
+    from headrace.cli.render.results import rows_table
 
     with _metadata() as metadata:
         found = metadata.tenants()
@@ -113,8 +113,8 @@ def key_mint(
     as_json: AsJson = False,
 ) -> None:
     """Make an API key. It is shown once: kept is only a hash of it."""
-    from headrace.web.caller import SCOPES, fit_for_key
-    from headrace.web.tenants import key_row
+    from headrace.api.auth import SCOPES, fit_for_key
+    from headrace.api.routes.tenants import key_row
 
     if unknown := set(scope) - set(SCOPES):
         raise WrongUsage(f"--scope takes {', '.join(SCOPES)}, not {min(unknown)!r}.")
@@ -131,8 +131,8 @@ def key_mint(
 @key_app.command("list")
 def key_list(tenant: Annotated[str | None, typer.Option(help="Only those of a tenant.")] = None, as_json: AsJson = False) -> None:
     """Every key, without its secret."""
-    from headrace.report import rows_table
-    from headrace.web.tenants import key_row
+    from headrace.api.routes.tenants import key_row
+    from headrace.cli.render.results import rows_table
 
     with _metadata() as metadata:
         rows = [key_row(key) for key in metadata.keys(tenant)]
@@ -190,7 +190,7 @@ def _by() -> Any:
 
 def _quotas(given: list[str] | None) -> dict[str, int]:
     """`--quota name=number` as a dict. Raises `WrongUsage` for a limit there is not."""
-    from headrace.web.caller import checked
+    from headrace.api.auth import checked
 
     quotas = {}
     for word in given or ():

@@ -29,10 +29,10 @@ def turn(
     as_json: AsJson = False,
 ) -> None:
     """One trip round the training loop: land, prepare, finetune, evaluate, promote or refuse."""
-    from headrace.report import say_turn
+    from headrace.cli.render.results import say_turn
+    from headrace.registry.serve import go_round
     from headrace.session import opened
     from headrace.training.recipes import recipe_of
-    from headrace.turn import go_round
 
     settings = settings_of()
     if simulated:
@@ -56,8 +56,8 @@ def _not_beside_the_loop(home: Path) -> None:
 
     A loop elsewhere, or one that begins a moment later, is not seen: of two such turns one is refused at its commit.
     """
-    from headrace.loop import status
-    from headrace.loop.words import doing
+    from headrace.cli.render.training import doing
+    from headrace.scheduler import status
 
     told = status.read(home)
     if told["running"] and told["state"] == status.TRAINING:
@@ -73,12 +73,12 @@ def models(as_json: AsJson = False) -> None:
     from dataclasses import asdict
 
     from headrace.catalog import MODELS, TURNS
-    from headrace.explain.format import human_bytes
-    from headrace.pipeline import manifest
-    from headrace.report import rows_table
+    from headrace.cli.render.results import rows_table
+    from headrace.explain.diagram.format import human_bytes
     from headrace.session import opened
     from headrace.storage.meter import Meter
     from headrace.storage.objects import ObjectReader
+    from headrace.training import manifest
     from headrace.training.champion import champion, versions
     from headrace.training.recipe import MODELS as NAMES
 
@@ -122,7 +122,7 @@ def models(as_json: AsJson = False) -> None:
 @app.command(rich_help_panel="Training")
 def promote(model: Model, version: Annotated[str, typer.Argument(help="A released version.")], as_json: AsJson = False) -> None:
     """Serve a released version from now on."""
-    from headrace.turn import serve
+    from headrace.registry.serve import serve
 
     _move(model, serve, as_json, version=version)
 
@@ -130,7 +130,7 @@ def promote(model: Model, version: Annotated[str, typer.Argument(help="A release
 @app.command(rich_help_panel="Training")
 def rollback(model: Model, as_json: AsJson = False) -> None:
     """Serve what was served before; a challenger on trial answers nobody any more."""
-    from headrace.turn import go_back
+    from headrace.registry.serve import go_back
 
     _move(model, go_back, as_json)
 

@@ -73,7 +73,7 @@ class Completion:
     top_p: float = 1.0
 
 
-class Connection:
+class EndpointConnection:
     """One endpoint: sends JSON, retries what may pass, and turns faults into Headrace's errors."""
 
     def __init__(self, endpoint: ModelEndpoint) -> None:
@@ -225,13 +225,13 @@ class Refused:
         if self.status >= 500:
             return Failing(self, said, hint="Look into that server's log and try again.")
         if self.status in (401, 403):
-            return Refusal(self, said, hint="Check the endpoint's api_key under [models].")
+            return EndpointRefusal(self, said, hint="Check the endpoint's api_key under [models].")
         if self.status == 404:
-            return Refusal(self, said, hint="Check the endpoint's url (it ends in /v1) and model under [models].")
-        return Refusal(self, said, hint="Check the endpoint's model under [models] and what was sent.")
+            return EndpointRefusal(self, said, hint="Check the endpoint's url (it ends in /v1) and model under [models].")
+        return EndpointRefusal(self, said, hint="Check the endpoint's model under [models] and what was sent.")
 
 
-class Refusal(RequestRefused):
+class EndpointRefusal(RequestRefused):
     """Keeps what the server said beside the message people read."""
 
     def __init__(self, refused: Refused, message: str, *, hint: str) -> None:
@@ -240,7 +240,7 @@ class Refusal(RequestRefused):
 
 
 class Failing(Unavailable):
-    """The server met a fault of its own; keeps what it said, as `Refusal` does."""
+    """The server met a fault of its own; keeps what it said, as `EndpointRefusal` does."""
 
     def __init__(self, refused: Refused, message: str, *, hint: str) -> None:
         super().__init__(message, hint=hint)
@@ -250,7 +250,7 @@ class Failing(Unavailable):
 class _Client:
     def __init__(self, endpoint: ModelEndpoint) -> None:
         self.endpoint = endpoint
-        self._connection = Connection(endpoint)
+        self._connection = EndpointConnection(endpoint)
 
     def close(self) -> None:
         """Close the kept connections."""
@@ -336,7 +336,7 @@ class Reranker(_Client):
             batch = passages[start : start + _RANK_BATCH]
             try:
                 answer = self._request(model, question, batch, answer_id)
-            except Refusal as error:
+            except EndpointRefusal as error:
                 if error.refused.code == NO_CHAMPION:
                     return Ranking(None, "none", None, [*storage, *error.refused.storage])
                 raise
@@ -472,7 +472,7 @@ class Generator(_Client):
 
 def wait_ready(endpoint: ModelEndpoint, seconds: float) -> None:
     """Wait until `/v1/health/ready` answers: an embedded server may still be importing torch. Raises `Unavailable`."""
-    connection = Connection(endpoint)
+    connection = EndpointConnection(endpoint)
     until = time.monotonic() + seconds
     try:
         while not connection.ready(max(0.1, min(2.0, until - time.monotonic()))):

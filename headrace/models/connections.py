@@ -84,7 +84,7 @@ def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) and error.strerror else type(error).__name__
 
 
-class Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     """A uvicorn server whose event loop does not repeat itself."""
 
     async def serve(self, sockets: Any = None) -> None:
@@ -98,7 +98,7 @@ def config(app: Any, *, keep_alive_s: int, grace_s: int, log_level: str) -> uvic
     """How both servers are served. Raises the limit on open files of this process."""
     in_all, of_one = most_connections(raise_descriptors())
 
-    class Bounded(Connection):
+    class Bounded(WatchedConnection):
         most_in_all, most_of_one = in_all, of_one
 
     return uvicorn.Config(
@@ -137,7 +137,7 @@ class Framing(h11.Connection):
         return event
 
 
-class Connection(H11Protocol):
+class WatchedConnection(H11Protocol):
     """One connection, watched as the module says."""
 
     most_in_all, most_of_one = IN_ALL, OF_ONE
@@ -246,11 +246,11 @@ class Connection(H11Protocol):
     def _make_room(self) -> None:
         """Where there are too many, close the one that has kept us waiting longest; if all are being answered, this."""
         mine = self.client[0] if self.client else ""
-        own = [other for other in self.connections if isinstance(other, Connection) and (other.client or ("",))[0] == mine]
+        own = [other for other in self.connections if isinstance(other, WatchedConnection) and (other.client or ("",))[0] == mine]
         for crowd, most in ((own, self.most_of_one), (list(self.connections), self.most_in_all)):
             if len(crowd) <= most:
                 continue
-            others = [o for o in crowd if isinstance(o, Connection) and o is not self and not o.transport.is_closing()]
+            others = [o for o in crowd if isinstance(o, WatchedConnection) and o is not self and not o.transport.is_closing()]
             waiting = [other for other in others if other._keeps_us_waiting]
             if not waiting:
                 self._end(503, "As many connections are open as this server takes. Come back in a moment.", "overloaded")

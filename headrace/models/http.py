@@ -20,7 +20,9 @@ def error_body(status: int, message: str, code: str, param: str | None = None) -
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def told(status: int, message: str, code: str, *, param: str | None = None, retry_s: float = 2.0, **beside: Any) -> JSONResponse:
+def error_response(
+    status: int, message: str, code: str, *, param: str | None = None, retry_s: float = 2.0, **beside: Any
+) -> JSONResponse:
     """An error as an HTTP answer, with `beside` beside it; 429 and 503 say after how many seconds to come back."""
     headers = {}
     if status == 401:
@@ -40,11 +42,13 @@ def ambiguous(scope: Scope) -> JSONResponse | None:
     """The answer to a request that a proxy in front may have read otherwise than we do, if it is one."""
     names = [name for name, _ in scope["headers"]]
     if b"content-length" in names and b"transfer-encoding" in names:
-        answer = told(400, "The request has Content-Length and Transfer-Encoding. Send one of them.", "ambiguous_request")
+        answer = error_response(
+            400, "The request has Content-Length and Transfer-Encoding. Send one of them.", "ambiguous_request"
+        )
         answer.headers["Connection"] = "close"  # RFC 9112, 6.1: what follows may not be a request
         return answer
     if names.count(b"authorization") > 1:
-        return told(400, "The request has more than one Authorization header. Send one.", "ambiguous_request")
+        return error_response(400, "The request has more than one Authorization header. Send one.", "ambiguous_request")
     return None
 
 

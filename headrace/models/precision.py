@@ -21,13 +21,13 @@ def has_bfloat16() -> bool:
     return any(capabilities.get(name) for name in _INSTRUCTIONS)
 
 
-def products(*, exact: bool) -> AbstractContextManager[None]:
+def bf16_matmul(*, exact: bool) -> AbstractContextManager[None]:
     """A context in which this thread multiplies matrices in bfloat16 where that is quicker, unless `exact`."""
     return torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16() and not exact)
 
 
-def keep_exact(layer: torch.nn.Module) -> None:
-    """Have a layer compute in float32 within `products`: the last digits of a score decide between neighbours."""
+def force_fp32(layer: torch.nn.Module) -> None:
+    """Have a layer compute in float32 within `bf16_matmul`: the last digits of a score decide between neighbours."""
     forward = layer.forward
 
     def exact(hidden: torch.Tensor) -> torch.Tensor:

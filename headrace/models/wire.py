@@ -27,13 +27,13 @@ ANSWER_ID_MAX = 256
 TENANT = r"^([a-z0-9][a-z0-9-]{0,62})?$"
 
 
-class Body(BaseModel):
+class ModelRequest(BaseModel):
     """A request body. Fields we do not know are ignored, as NIM and OpenAI-style servers do."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class EmbeddingsRequest(Body):
+class EmbeddingsRequest(ModelRequest):
     """`POST /v1/embeddings`."""
 
     model: str = "embedder"
@@ -62,41 +62,41 @@ class EmbeddingsRequest(Body):
         return [self.input] if isinstance(self.input, str) else self.input
 
 
-class Text(Body):
+class InputText(ModelRequest):
     """A question or a passage."""
 
     text: str = Field(min_length=1)
 
 
-class RankingExtras(Body):
+class RankingExtras(ModelRequest):
     """What a caller of the embedded server may say on top of NIM's fields."""
 
     answer_id: str = Field(default="", max_length=ANSWER_ID_MAX)
     """Which answer this is for: a canary is given a share of the answers."""
 
 
-class RankingRequest(Body):
+class RankingRequest(ModelRequest):
     """`POST /v1/ranking`."""
 
     model: str = "reranker"
-    query: Text
-    passages: list[Text] = Field(min_length=1, max_length=PASSAGES_MAX)
+    query: InputText
+    passages: list[InputText] = Field(min_length=1, max_length=PASSAGES_MAX)
     truncate: Literal["NONE", "END"] = "NONE"
     headrace: RankingExtras = RankingExtras()
 
 
-class Part(Body):
+class ContentPart(ModelRequest):
     """A part of a message; only text is understood."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(Body):
+class ChatMessage(ModelRequest):
     """One message of a chat."""
 
     role: Literal["system", "user", "assistant"]
-    content: str | list[Part]
+    content: str | list[ContentPart]
 
     @property
     def text(self) -> str:
@@ -104,7 +104,7 @@ class Message(Body):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class ChatExtras(Body):
+class ChatExtras(ModelRequest):
     """What a caller of the embedded server may ask on top of OpenAI's fields."""
 
     answer_id: str = Field(default="", max_length=ANSWER_ID_MAX)
@@ -117,17 +117,17 @@ class ChatExtras(Body):
     """Bytes of the KV cache that the tenant may take."""
 
 
-class StreamOptions(Body):
+class ChatStreamOptions(ModelRequest):
     """OpenAI's `stream_options`; usage is always included."""
 
     include_usage: bool = True
 
 
-class ChatRequest(Body):
+class ChatRequest(ModelRequest):
     """`POST /v1/chat/completions`."""
 
     model: str = "generator"
-    messages: list[Message] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1)
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: float = Field(default=0.0, ge=0.0, le=2.0)
@@ -135,7 +135,7 @@ class ChatRequest(Body):
     frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     seed: int | None = None
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: ChatStreamOptions | None = None
     n: Literal[1] = 1
     stop: str | list[str] | None = None
     tools: None = None

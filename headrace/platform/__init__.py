@@ -7,10 +7,10 @@ Tansu the head, and the model server answers for the models; a supervisor proces
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headrace.platform.platform import EVERY_PART, Platform, down, open_platform, running
+    from headrace.platform.platform import EVERY_PART, EmbeddedPlatform, down, open_platform, running
     from headrace.platform.state import State
 
-__all__ = ["EVERY_PART", "Platform", "State", "down", "open_platform", "running"]
+__all__ = ["EVERY_PART", "EmbeddedPlatform", "State", "down", "open_platform", "running"]
 
 
 def __getattr__(name: str) -> Any:

@@ -28,14 +28,14 @@ def embedded_parts(settings: Settings, parts: frozenset[str]) -> frozenset[str]:
 
     The embedded head keeps its records in the embedded object store, so it needs that too.
     """
-    from headrace.settings import Embedded
+    from headrace.settings import EmbeddedPart
 
     found: set[str] = set()
-    if "objects" in parts and (isinstance(settings.objects, Embedded) or isinstance(settings.tables, Embedded)):
+    if "objects" in parts and (isinstance(settings.objects, EmbeddedPart) or isinstance(settings.tables, EmbeddedPart)):
         found.add("objects")
-    if "head" in parts and isinstance(settings.head, Embedded):
+    if "head" in parts and isinstance(settings.head, EmbeddedPart):
         found |= {"objects", "head"}
-    if "models" in parts and any(isinstance(getattr(settings.models, name), Embedded) for name in MODELS):
+    if "models" in parts and any(isinstance(getattr(settings.models, name), EmbeddedPart) for name in MODELS):
         found.add("models")
     return frozenset(found)
 

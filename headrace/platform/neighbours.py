@@ -6,7 +6,7 @@ import os
 import pwd
 from pathlib import Path
 
-from headrace.settings import Embedded, Settings
+from headrace.settings import EmbeddedPart, Settings
 
 _FIRST_UID = 1000
 """From here on users are people, by the custom of every large distribution (`UID_MIN` of /etc/login.defs)."""
@@ -25,7 +25,7 @@ def other_users() -> list[str]:
 
 def trust(settings: Settings) -> str:
     """What other users of this machine can do to the embedded head, in a sentence; empty where there is neither."""
-    if not isinstance(settings.head, Embedded) or not (others := other_users()):
+    if not isinstance(settings.head, EmbeddedPart) or not (others := other_users()):
         return ""
     return (
         f"This machine has other users ({_some(others)}): they can read what passes through the embedded Kafka, questions and"

@@ -35,7 +35,7 @@ ALONE_SECONDS = 0.5
 """Time to wait for a lease that the supervisor itself may hold for a moment, when it looks whether a command does."""
 
 
-class Platform:
+class EmbeddedPlatform:
     """A context manager: starts or adopts the servers its settings do not bring, and gives the `Endpoints` of all.
 
     While it is open it holds a lease, a lock the kernel lets go of even if the command is killed; the servers stay up for
@@ -189,13 +189,13 @@ def _program(path: Path | None) -> str:
     return str(path.expanduser().resolve()) if path is not None else ""
 
 
-def open_platform(settings: Settings, *, parts: frozenset[str] = EVERY_PART, ends: bool = False) -> Platform:
+def open_platform(settings: Settings, *, parts: frozenset[str] = EVERY_PART, ends: bool = False) -> EmbeddedPlatform:
     """The platform for `settings`, to be used as `with open_platform(settings) as endpoints:`.
 
     `parts` may leave out `head` or `models` for a command that does without; parts that settings bring are not started,
     and if they bring all of them nothing is. With `ends` the servers end with the block unless another command uses them.
     """
-    return Platform(settings, parts=parts, ends=ends)
+    return EmbeddedPlatform(settings, parts=parts, ends=ends)
 
 
 def down(settings: Settings, *, force: bool = False) -> State | None:

@@ -105,7 +105,7 @@ def write_request(home: Home, request: Request) -> None:
     write_private(home.request, request.model_dump_json())
 
 
-class Service(BaseModel):
+class RunningService(BaseModel):
     """The `headrace up` that runs in a home, and its port on 127.0.0.1."""
 
     model_config = ConfigDict(frozen=True)
@@ -114,10 +114,10 @@ class Service(BaseModel):
     port: int
 
 
-def read_service(home: Home) -> Service | None:
+def read_service(home: Home) -> RunningService | None:
     """The service that runs in `home`, or None; a record whose process is gone counts as none."""
     try:
-        service = Service.model_validate_json(home.service.read_text(encoding="utf-8"))
+        service = RunningService.model_validate_json(home.service.read_text(encoding="utf-8"))
     except (OSError, ValidationError, ValueError):
         return None
     return service if service.process.alive else None
@@ -126,7 +126,7 @@ def read_service(home: Home) -> Service | None:
 @contextlib.contextmanager
 def recorded_service(home: Home, port: int) -> Iterator[None]:
     """Record for the block that this process serves `home` at `port`."""
-    mine = Service(process=this_process(), port=port)
+    mine = RunningService(process=this_process(), port=port)
     write_private(home.service, mine.model_dump_json())
     try:
         yield

@@ -121,7 +121,7 @@ class ApiKey:
 
 
 @dataclass(frozen=True)
-class Caller:
+class KeyHolder:
     """Whom a key belongs to and what it allows."""
 
     key_id: str
@@ -144,7 +144,7 @@ class By:
 
 
 @dataclass(frozen=True)
-class Line:
+class AuditLine:
     """One line of the audit; `outcome` is `done` or the code of a refusal."""
 
     by: By
@@ -211,7 +211,7 @@ class Metadata:
             )
             if not added:
                 raise WrongUsage(f"There is a tenant {name} already.", hint="Choose another name.")
-            _note(run, [Line(by, "tenant.add", name)])
+            _note(run, [AuditLine(by, "tenant.add", name)])
         return tenant
 
     def set_quotas(self, name: str, quotas: Mapping[str, Any], *, by: By = HERE) -> None:
@@ -220,7 +220,7 @@ class Metadata:
         with self._transaction(writing=True) as run:
             if not run(change, {"name": name, "quotas": json.dumps(dict(quotas), sort_keys=True)}):
                 raise _no_tenant(name)
-            _note(run, [Line(by, "tenant.quota", name)])
+            _note(run, [AuditLine(by, "tenant.quota", name)])
 
     def set_training(self, name: str, training: str, *, by: By = HERE) -> None:
         """Say what may be learned from a tenant's verdicts, one of `TRAINING`. Raises `NotFound`, `WrongUsage`."""
@@ -228,7 +228,7 @@ class Metadata:
         with self._transaction(writing=True) as run:
             if not run(change, {"name": name, "training": _known(training)}):
                 raise _no_tenant(name)
-            _note(run, [Line(by, f"tenant.training.{training}", name)])
+            _note(run, [AuditLine(by, f"tenant.training.{training}", name)])
 
     def tenants(self) -> list[Tenant]:
         """Every tenant, by name."""
@@ -283,7 +283,7 @@ class Metadata:
                 " VALUES (:id, :tenant, :hash, :scopes, :created_at, :label, :readers, :voter)",
                 row,
             )
-            _note(run, [Line(by, "key.mint", f"{tenant}/{key.id}")])
+            _note(run, [AuditLine(by, "key.mint", f"{tenant}/{key.id}")])
         return f"hr_{key.id}_{secret}", key
 
     def keys(self, tenant: str | None = None) -> list[ApiKey]:
@@ -314,9 +314,9 @@ class Metadata:
         with self._transaction(writing=True) as run:
             if not (changed := run(change, values)):
                 raise NotFound(f"There is no key {key_id}.", hint="A key's id is between the underscores of its text.")
-            _note(run, [Line(by, "key.revoke", f"{changed[0][0]}/{key_id}")])
+            _note(run, [AuditLine(by, "key.revoke", f"{changed[0][0]}/{key_id}")])
 
-    def note(self, lines: Iterable[Line]) -> None:
+    def note(self, lines: Iterable[AuditLine]) -> None:
         """Keep lines for the audit until they are in its table; they are on disk when this returns."""
         with self._transaction(writing=True) as run:
             _note(run, lines)
@@ -340,7 +340,7 @@ class Metadata:
         with self._transaction(writing=True) as run:
             run("DELETE FROM audit_pending WHERE batch = :batch", {"batch": batch})
 
-    def who(self, key: str) -> Caller | None:
+    def who(self, key: str) -> KeyHolder | None:
         """Whom a key belongs to, or `None` if it is not one of ours or was revoked.
 
         What a wrong secret costs does not hang on how much of it is right.
@@ -359,7 +359,7 @@ class Metadata:
         if not (rows and right) or revoked is not None:
             return None
         self._touch(key_id)
-        return Caller(key_id, tenant, tuple(json.loads(scopes)), json.loads(quotas), _readers(readers), voter or key_id)
+        return KeyHolder(key_id, tenant, tuple(json.loads(scopes)), json.loads(quotas), _readers(readers), voter or key_id)
 
     def _touch(self, key_id: str) -> None:
         now = time.monotonic()
@@ -606,7 +606,7 @@ def _psycopg() -> Any:
     return psycopg
 
 
-def _note(run: _Run, lines: Iterable[Line]) -> None:
+def _note(run: _Run, lines: Iterable[AuditLine]) -> None:
     for line in lines:
         row = {"id": secrets.token_hex(8), "at": _text(line.at), "line": json.dumps(line.as_dict())}
         run("INSERT INTO audit_pending (id, at, line) VALUES (:id, :at, :line)", row)

@@ -31,7 +31,7 @@ def select(query: str, endpoints: Endpoints, ledger: Ledger) -> list[dict[str, A
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise WrongUsage("Only one SELECT is taken.", hint=f"Tables: {', '.join(sorted(tables))}.")
             for name in _named(database, query) & set(tables):
-                from headrace.storage.tables import TableReader  # a query of no table does without Iceberg
+                from headrace.storage.tables.handles import TableReader  # a query of no table does without Iceberg
 
                 reader = TableReader(tables[name], endpoints, Meter(ledger, "sql"))
                 database.register(name, reader.read())

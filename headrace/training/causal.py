@@ -24,8 +24,8 @@ from torch.func import functional_call
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.utils import logging as transformers_logging
 
-from headrace.models import generator
 from headrace.models.prompt import STOP, ends
+from headrace.models.server import generator
 from headrace.models.tokens import MODELS_CACHE
 from headrace.training.recipe import Policy
 
@@ -121,7 +121,7 @@ def merged(folder: Path | None, adapter: Path | None) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def read(forward: Forward, prompt: Sequence[int]) -> Prefix:
+def encode_prefix(forward: Forward, prompt: Sequence[int]) -> Prefix:
     """Read a prompt of token ids."""
     said = forward(input_ids=torch.tensor([list(prompt)]), use_cache=True, logits_to_keep=1)
     layers = tuple((layer.keys, layer.values) for layer in said.past_key_values.layers)
@@ -136,14 +136,14 @@ def logprobs(
     A tensor of as many numbers as a completion has tokens, for each. They are under softmax(logits / temperature).
     """
     if len(completions) > 1:
-        return following(forward, read(forward, prompt), completions, temperature=temperature)
+        return logprobs_after(forward, encode_prefix(forward, prompt), completions, temperature=temperature)
     [only] = completions  # in one pass, which is a tenth quicker than two
     ids = torch.tensor([[*prompt, *only[:-1]]])
     logits = forward(input_ids=ids, use_cache=False, logits_to_keep=len(only)).logits
     return [_chosen(logits[0], torch.tensor(list(only)), temperature)]
 
 
-def following(
+def logprobs_after(
     forward: Forward, prefix: Prefix, completions: Sequence[Sequence[int]], *, temperature: float = 1.0
 ) -> list[torch.Tensor]:
     """As `logprobs`, behind a prompt that was read already."""
@@ -163,7 +163,7 @@ def _chosen(logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> t
 
 
 @torch.no_grad()
-def speak(
+def sample(
     forward: Forward,
     prefixes: Sequence[Prefix],
     tokenizer: Any,
@@ -207,7 +207,7 @@ def speak(
 def greedy(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], most_tokens: int) -> list[tuple[str, int]]:
     """The likeliest answer to each prompt: its text, and how many tokens it has without the end mark."""
     end = ends(model, tokenizer)
-    said = speak(model, [read(model, prompt) for prompt in prompts], tokenizer, end, most_tokens=most_tokens)
+    said = sample(model, [encode_prefix(model, prompt) for prompt in prompts], tokenizer, end, most_tokens=most_tokens)
     return [(text(tokenizer, one), len(one) - (one[-1] in end)) for one in said]
 
 

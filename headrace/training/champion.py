@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from headrace.catalog import MODELS, PROMOTIONS
+from headrace.core.stage import stage
 from headrace.errors import LostRace, NotFound
-from headrace.pipeline.stage import stage
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
-from headrace.storage.tables import TableWriter
+from headrace.storage.tables.handles import TableWriter
 from headrace.training.recipe import MODELS as MODEL_NAMES
 from headrace.training.recipe import RERANKER
 
@@ -25,7 +25,7 @@ _HISTORY = 50
 
 
 @dataclass(frozen=True)
-class Trial:
+class Canary:
     """A challenger on trial: it answers `share` of the traffic since `since` (ISO 8601)."""
 
     version: str
@@ -52,7 +52,7 @@ class Champion:
     why: str = ""
     at: str = ""
     history: list[str] = field(default_factory=list)
-    canary: Trial | None = None
+    canary: Canary | None = None
 
     def share(self, version: str) -> float:
         """The share of the answers that a version gives."""
@@ -77,7 +77,7 @@ def champion(models: ObjectReader, model: str = RERANKER) -> tuple[Champion, str
         return Champion(model), ""
     found = json.loads(data)
     trial = found.pop("canary", None)
-    return Champion(**found, canary=Trial(**trial) if trial else None), etag
+    return Champion(**found, canary=Canary(**trial) if trial else None), etag
 
 
 def card(models: ObjectReader, model: str, version: str) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def versions(models: ObjectReader, model: str = RERANKER) -> list[dict[str, Any]
 
 
 @stage("Moves the champion pointer to a released version and records the move.")
-def crown(
+def promote(
     models: Annotated[ObjectWriter, MODELS],
     promotions: Annotated[TableWriter, PROMOTIONS],
     version: str,
@@ -109,7 +109,7 @@ def crown(
 
 
 @stage("Moves the champion pointer back to what was served before and records the move.")
-def dethrone(
+def rollback(
     models: Annotated[ObjectWriter, MODELS],
     promotions: Annotated[TableWriter, PROMOTIONS],
     who: str,
@@ -119,7 +119,7 @@ def dethrone(
     """Serve the version before this one again, and end a trial. Raises `NotFound` where there was none before."""
     standing, etag = champion(models, model)
     if standing.canary is not None:
-        return retreat(models, promotions, model, who=who, why=why)
+        return end_canary(models, promotions, model, who=who, why=why)
     if not standing.history:
         raise NotFound(f"{model} has no earlier version to go back to.", hint="See `headrace models`.")
     return move(models, promotions, model, standing.history[-1], who=who, why=why, kind=ROLLBACK, seen=(standing, etag))
@@ -161,7 +161,7 @@ def move(
     return _put(models, promotions, new, etag)
 
 
-def try_out(
+def start_canary(
     models: ObjectWriter, promotions: TableWriter, model: str, version: str, *, share: float, who: str, why: str
 ) -> Champion:
     """Let a released version answer a share of the traffic. Raises `LostRace` where another move came first."""
@@ -169,11 +169,11 @@ def try_out(
     record_move(promotions, standing)
     if version == standing.version or (standing.canary is not None and standing.canary.version == version):
         return standing
-    trial = Trial(version, share, int(card(models, model, version)["turn"]), _now(), why)
+    trial = Canary(version, share, int(card(models, model, version)["turn"]), _now(), why)
     return _put(models, promotions, _moved(standing, CANARY, who, why, canary=trial), etag)
 
 
-def retreat(
+def end_canary(
     models: ObjectWriter,
     promotions: TableWriter,
     model: str,
@@ -213,7 +213,7 @@ def record_move(promotions: TableWriter, standing: Champion) -> None:
             raise
 
 
-def _moved(standing: Champion, kind: str, who: str, why: str, canary: Trial | None = None) -> Champion:
+def _moved(standing: Champion, kind: str, who: str, why: str, canary: Canary | None = None) -> Champion:
     # `previous` says in the promotions table what answered before this move: the champion, or the trial that ended.
     previous = standing.canary.version if standing.canary else standing.version
     return replace(standing, previous=previous, moves=standing.moves + 1, kind=kind, who=who, why=why, at=_now(), canary=canary)

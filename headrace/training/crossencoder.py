@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from headrace.models.precision import keep_exact, products
+from headrace.models.precision import bf16_matmul, force_fp32
 from headrace.models.tokens import embedder_folder, embedder_weights
 
 transformers_logging.set_verbosity_error()  # it reports the new output layer as missing weights
@@ -30,7 +30,7 @@ def fresh(seed: int) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     path = str(embedder_weights())
     model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
-    keep_exact(model.classifier)
+    force_fp32(model.classifier)
     return _words_fixed(model), AutoTokenizer.from_pretrained(path)
 
 
@@ -43,7 +43,7 @@ def trainable(folder: Path) -> tuple[Any, Any]:
 def load(folder: Path) -> tuple[Any, Any]:
     """A cross-encoder as `save` left it. Raises `OSError` where the folder does not hold one."""
     model = AutoModelForSequenceClassification.from_pretrained(str(folder))
-    keep_exact(model.classifier)
+    force_fp32(model.classifier)
     return model.eval(), AutoTokenizer.from_pretrained(str(folder))
 
 
@@ -69,7 +69,7 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]], most_tokens: 
 def logits(model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], most_tokens: int, *, exact: bool) -> torch.Tensor:
     """The raw logit of each (question, passage) pair, as one batch: float32 (n,)."""
     encoded = encode_pairs(tokenizer, pairs, most_tokens)
-    with products(exact=exact):
+    with bf16_matmul(exact=exact):
         found: torch.Tensor = model(**encoded).logits.squeeze(-1)
     return found
 

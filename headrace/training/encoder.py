@@ -16,8 +16,8 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from sentence_transformers.util import cos_sim
 from transformers.utils import logging as transformers_logging
 
-from headrace.models.embedder import WINDOW
-from headrace.models.precision import products
+from headrace.models.precision import bf16_matmul
+from headrace.models.server.minilm import WINDOW
 from headrace.models.tokens import embedder_weights
 
 transformers_logging.disable_progress_bar()
@@ -37,7 +37,7 @@ def trainable(folder: Path | None, most_tokens: int) -> SentenceTransformer:
 
 def embed(model: SentenceTransformer, texts: Sequence[str], *, exact: bool) -> torch.Tensor:
     """Embeddings of texts in their order, as one batch, with what backpropagation needs: float32 (n, dimensions)."""
-    with products(exact=exact):
+    with bf16_matmul(exact=exact):
         vectors: torch.Tensor = model(model.preprocess(list(texts)))["sentence_embedding"]
     return vectors.float()
 

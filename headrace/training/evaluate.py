@@ -12,16 +12,16 @@ from typing import Annotated, Any
 import numpy as np
 
 from headrace.catalog import CHECKPOINTS, DATASETS, MODELS
-from headrace.pipeline.progress import Bars
-from headrace.pipeline.stage import stage
+from headrace.core.progress import Bars
+from headrace.core.stage import stage
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader
 from headrace.training.champion import NONE, card, champion
-from headrace.training.loop import Trained, fetch
+from headrace.training.data import Dataset
 from headrace.training.measures import Compared, measure_of
-from headrace.training.prepare import Dataset
 from headrace.training.recipes import recipe_of
 from headrace.training.rows import TEST, TUNE, fewer, read
+from headrace.training.trainer import Trained, fetch
 
 _RESAMPLES = 10_000
 _BESIDE = ("groundedness", "tokens", "wanted", "refused", "repetition")

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from headrace.catalog import CHECKPOINTS, DATASETS, MODELS
+from headrace.core.launch import Launch
+from headrace.core.progress import Bars
+from headrace.core.stage import stage
 from headrace.errors import NotFound, NothingToLearn
-from headrace.pipeline.launch import Launch
-from headrace.pipeline.progress import Bars
-from headrace.pipeline.stage import stage
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.training.loop import Job, Trained, train
-from headrace.training.prepare import Dataset
+from headrace.training.data import Dataset
 from headrace.training.rows import TRAIN
+from headrace.training.trainer import Job, Trained, train
 
 _DONE = "trained.json"
 _MORE = "Gather more verdicts: headrace ask, then headrace feedback."

@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def put_off() -> Iterator[None]:
+def defer_sigint() -> Iterator[None]:
     """Put off Ctrl-C and SIGTERM until the block is over. In any other thread than the main one nothing has to be done."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -12,21 +12,20 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, TURNS
+from headrace.core.stage import stage
 from headrace.errors import LostRace
-from headrace.models.release import CARDS
-from headrace.pipeline import manifest
-from headrace.pipeline.stage import stage
+from headrace.models.server.release import CARDS
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.storage.tables import TableWriter
-from headrace.training import champion
+from headrace.storage.tables.handles import TableWriter
+from headrace.training import champion, manifest
 from headrace.training.clock import Clock
+from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
 from headrace.training.gate import alarms, decide
-from headrace.training.loop import Trained
-from headrace.training.prepare import Dataset
 from headrace.training.recipe import EMBEDDER, RERANKER
 from headrace.training.recipes import recipe_of
+from headrace.training.trainer import Trained
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def settle(models: ObjectWriter, turns: ObjectReader, promotions: TableWriter, m
     move = {"who": f"turn {found['turn']}", "why": found["decision"]["why"]}
     version, share = found["weights"]["version"], found.get("canary", 0.0)
     if share:
-        return champion.try_out(models, promotions, model, version, share=share, **move)
+        return champion.start_canary(models, promotions, model, version, share=share, **move)
     return champion.move(models, promotions, model, version, kind=champion.PROMOTE, **move)
 
 

@@ -1,4 +1,4 @@
-"""A recipe: how one kind of verdict becomes one kind of better model. The loop (loop.py) is the same for all of them."""
+"""A recipe: how one kind of verdict becomes one kind of better model. The loop (trainer.py) is the same for all of them."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from headrace.catalog import CHECKPOINTS, TURNS
-from headrace.pipeline import manifest
-from headrace.pipeline.stage import stage
+from headrace.core.stage import stage
 from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.training import manifest
 
 _GRACE = timedelta(minutes=1)
 

@@ -16,17 +16,18 @@ from lander import EVENT_ROWS, EVENTS, land_events
 from servers import Servers
 
 from headrace.catalog import DEAD_LETTERS, LANDERS, REFUSALS
+from headrace.core.run import Run
+from headrace.core.runner import Runner
 from headrace.errors import NotFound
-from headrace.head.land import Landed
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
+from headrace.ingest.land import Landed
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.iceberg import NAMESPACE, IcebergTable
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.storage.tables import TableReader, TableWriter
-from headrace.storage.topics import TopicReader
+from headrace.storage.stream import TopicReader
+from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.tables.iceberg.core import NAMESPACE
+from headrace.storage.tables.iceberg.table import IcebergTable
 
 METER = Meter(Ledger(), "test")
 LANDERS_KEY = f"{EVENTS.name}.json"

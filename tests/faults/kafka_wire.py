@@ -12,8 +12,8 @@ import threading
 from pathlib import Path
 
 from headrace.platform.address import HEAD
-from headrace.platform.broker import broker_binary
 from headrace.platform.child import Child
+from headrace.platform.tansu import broker_binary
 
 _DELETE_RECORDS = 21
 Asked = list[tuple[str, int, int]]

@@ -16,11 +16,11 @@ import pyarrow as pa
 from forks import ForkedProcess
 
 from headrace.catalog import EXTRA, ORIGIN, Store, Tier
-from headrace.head import share
-from headrace.head.land import Following, landing
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
-from headrace.settings import Landing
+from headrace.core.run import Run
+from headrace.core.runner import Runner
+from headrace.ingest import partitions as share
+from headrace.ingest.land import Following, landing
+from headrace.settings import LandingSettings
 from headrace.storage.endpoints import Endpoints
 
 _EVENT = (pa.field("n", pa.int64(), nullable=False), pa.field("text", pa.string(), nullable=False))
@@ -37,7 +37,7 @@ class Lander(ForkedProcess):
     """
 
     def __init__(self, endpoints: Endpoints, *, follow: bool = False, **settings: Any) -> None:
-        super().__init__(_land, endpoints, follow, Landing(**settings))
+        super().__init__(_land, endpoints, follow, LandingSettings(**settings))
 
     def finish(self) -> dict[str, Any]:
         """Ask one that follows to stop; how many events it landed, buried and was refused."""
@@ -55,7 +55,7 @@ class Lander(ForkedProcess):
         return any(word in said for said in self.said)
 
 
-def _land(link: Connection, endpoints: Endpoints, follow: bool, settings: Landing) -> None:
+def _land(link: Connection, endpoints: Endpoints, follow: bool, settings: LandingSettings) -> None:
     share.BEAT_S, share.GONE_S = share.BEAT_S / 5, share.GONE_S / 5
     following = None
     if follow:

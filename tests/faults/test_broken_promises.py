@@ -23,13 +23,13 @@ from headrace import cli
 from headrace.catalog import Tier
 from headrace.check import catalog, head, objects
 from headrace.check.acceptance import accept
-from headrace.check.promise import Broken, Effort, Measured, Promise, Unknown, Verdict
-from headrace.platform.broker import broker_binary
+from headrace.check.promise import Broken, Measured, Outcome, Promise, TimeBudget, Unknown
+from headrace.platform.tansu import broker_binary
 from headrace.settings import Kafka, Settings
 from headrace.storage.endpoints import Endpoints
 
 pytest_plugins = ["shared"]
-QUICK = Effort(0.05)
+QUICK = TimeBudget(0.05)
 
 
 @pytest.fixture
@@ -341,5 +341,5 @@ def test_an_endpoint_that_does_not_answer_is_a_broken_promise(settings: Settings
     with socket.create_server(("127.0.0.1", 0)) as free:
         gone = f"http://127.0.0.1:{free.getsockname()[1]}"
     first, *others = accept(settings, endpoints.model_copy(update={"catalog_uri": gone}), [Tier.TABLE], seconds=1)
-    assert first.verdict is Verdict.BROKEN
-    assert {finding.verdict for finding in others} == {Verdict.UNKNOWN}
+    assert first.verdict is Outcome.BROKEN
+    assert {finding.verdict for finding in others} == {Outcome.UNKNOWN}

@@ -30,9 +30,9 @@ from serving import Api, started
 from signed import signed
 
 from headrace.catalog import DOCUMENT_EVENTS, FEEDBACK, INTERACTIONS
-from headrace.loop import status
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
+from headrace.scheduler import status
 
 SECONDS = float(os.environ.get("HEADRACE_SOAK_SECONDS", "600"))
 ONLY = os.environ.get("HEADRACE_SOAK_FAULTS", "").split(",")

@@ -11,12 +11,12 @@ from victims import promoting
 from wire import wire
 
 from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, TURNS
-from headrace.pipeline import manifest
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.storage.tables import TableReader, TableWriter
+from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.training import manifest
 from headrace.training.champion import champion, versions
 from headrace.training.promote import settle
 

@@ -39,13 +39,13 @@ from forks import ForkedProcess
 from pptx import Presentation
 from pptx.util import Inches
 
+from headrace.documents.formats.limits import ParseLimits
+from headrace.documents.parser import Parser
 from headrace.errors import BadDocument
-from headrace.inference.parser import Parser
-from headrace.inference.parsing.limits import Limits
 from headrace.settings import Settings
 
 LIMITS = replace(
-    Limits.of(Settings.model_fields["inference"].default),
+    ParseLimits.of(Settings.model_fields["inference"].default),
     parse_seconds=30,
     parse_cpu_seconds=10,
     parse_memory_bytes=1 << 30,
@@ -360,7 +360,7 @@ def test_neither_python_nor_the_code_below_it_gets_out_of_the_sandbox(listener: 
     secret.write_text("secret")
     code = f"""
 import ctypes, json, os, socket, subprocess, sys
-from headrace.inference.parsing.sandbox import allow_seconds, shut
+from headrace.documents.formats.sandbox import allow_seconds, shut
 shut(1 << 30)
 libc = ctypes.CDLL(None, use_errno=True)
 def tried(do):

@@ -17,7 +17,7 @@ from shell import as_json
 from traffic import until
 from words import Words, words
 
-from headrace.pipeline.run import runs
+from headrace.core.run import runs
 from headrace.platform import open_platform
 from headrace.settings import Settings
 

@@ -25,15 +25,14 @@ from forks import ForkedProcess
 from shell import as_json
 from words import Words, words
 
+from headrace.answering.engine import INFERENCE, QueryEngine
+from headrace.answering.feedback import Verdict, feedback
 from headrace.catalog import CHECKPOINTS, CHUNKS, DOCUMENTS, LANDINGS, MODELS, PROMOTIONS, TURNS
+from headrace.core.run import Run, recorded, runs
+from headrace.core.runner import Runner
+from headrace.documents.indexing import index_documents
 from headrace.errors import NothingIndexed
-from headrace.head.land import land
-from headrace.inference.feedback import Verdict, feedback
-from headrace.inference.indexing import index_documents
-from headrace.inference.pipeline import INFERENCE, Desk
-from headrace.pipeline import manifest
-from headrace.pipeline.run import Run, recorded, runs
-from headrace.pipeline.runner import Runner
+from headrace.ingest.land import land
 from headrace.platform import open_platform
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
@@ -43,9 +42,10 @@ from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, connect
 from headrace.storage.sql import select
-from headrace.storage.tables import TableReader
-from headrace.storage.topics import TopicReader
-from headrace.storage.vectors import VectorReader
+from headrace.storage.stream import TopicReader
+from headrace.storage.tables.handles import TableReader
+from headrace.storage.vectors.handles import VectorReader
+from headrace.training import manifest
 from headrace.training.champion import champion
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def killed_before(link: Connection, folder: Path, endpoints: Endpoints, docs: Pa
 
 def asked_and_judged(runner: Runner) -> str:
     """The id of an answer that is liked."""
-    *_, answer = Desk(runner, Inference()).ask(ASKED, tenant="default", user="ann")
+    *_, answer = QueryEngine(runner, Inference()).ask(ASKED, tenant="default", user="ann")
     assert not isinstance(answer, str)
     runner.run(feedback, tenant="default", verdicts=[Verdict(answer.answer_id, True, "default", "ann")])
     return answer.answer_id
@@ -241,7 +241,7 @@ def test_indexing_and_asking_killed_before_a_stage_lose_and_double_nothing(
         with recorded("ask", tmp_path) as run:
             runner = Runner(run, endpoints)
             with pytest.raises(NothingIndexed, match="No document has been indexed yet"):
-                Desk(runner, Inference()).search(ASKED, tenant="default", user="ann")
+                QueryEngine(runner, Inference()).search(ASKED, tenant="default", user="ann")
             children = ForkedProcess(killed_before, tmp_path, endpoints, handbook, stages)
             assert children.wait() == 0, children.said
             assert children.said == [(stage, -signal.SIGKILL) for stage in stages], children.said

@@ -40,16 +40,16 @@ from servers import Servers, serving
 from wire import wire
 
 from headrace.catalog import DEAD_LETTERS, FEEDBACK, FEEDBACK_ROWS, REFUSALS, Store
+from headrace.core.run import Run
+from headrace.core.runner import Runner
 from headrace.errors import WrongUsage
-from headrace.head.accept import acceptance
-from headrace.head.land import Landed, landing
-from headrace.head.position import positions
-from headrace.head.reland import relanding
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
+from headrace.ingest.divergence import acceptance
+from headrace.ingest.land import Landed, landing
+from headrace.ingest.positions import positions
+from headrace.ingest.reland import relanding
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.records import batch
-from headrace.storage.topics import TopicReader
+from headrace.storage.stream import TopicReader
 
 pytest_plugins = ["shared"]
 __all__ = ["servers"]

@@ -14,8 +14,8 @@ from traffic import Traffic, indexed, until
 from words import words
 
 from headrace.catalog import CHECKPOINTS
-from headrace.loop import status
-from headrace.pipeline.run import runs
+from headrace.core.run import runs
+from headrace.scheduler import status
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader
@@ -92,7 +92,7 @@ def ctrl_c_leaves_no_process(api: Api) -> None:
     loop = status.read(api.home.path)["pid"]
     assert api.stop() == 0, api.log.read_text()
     assert gone(loop)
-    assert not any("headrace.loop" in process.cmdline() for process in api.home.processes())
+    assert not any("headrace.scheduler" in process.cmdline() for process in api.home.processes())
     assert status.read(api.home.path)["state"] == "ended"
     shown = run(api.home, "loop").stdout
     assert "No training loop runs here" in shown

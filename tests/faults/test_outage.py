@@ -19,13 +19,13 @@ from serving import Api, served
 from shell import as_json, run
 from traffic import until
 
+from headrace.answering.engine import QueryEngine
+from headrace.answering.unrecorded import NOTE, Unrecorded, record_late
 from headrace.catalog import CHUNKS, INTERACTIONS
+from headrace.core.run import Run
+from headrace.core.runner import Runner
 from headrace.errors import HeadraceError
-from headrace.head.land import land
-from headrace.inference.pipeline import Desk
-from headrace.inference.unrecorded import NOTE, Unrecorded, record_late
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
+from headrace.ingest.land import land
 from headrace.platform.address import brought, overlay
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
@@ -33,7 +33,7 @@ from headrace.readiness import DEADLINE_S
 from headrace.settings import Inference, Settings
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.vectors import VectorReader
+from headrace.storage.vectors.handles import VectorReader
 
 PUMP = b"# The pump\n\nThe pump of the northern station was greased on day 12 by crew 7.\n"
 QUESTION = {"question": "On which day was the pump of the northern station greased?"}
@@ -163,7 +163,7 @@ def test_answers_that_waited_when_their_process_ended_are_recorded_by_the_next_o
     """Of one the head has acknowledged nothing and holds it all the same, of another it has landed already."""
     kept = Unrecorded(tmp_path)
     kept.away = True
-    desk = Desk(runner, Inference(), kept)
+    desk = QueryEngine(runner, Inference(), kept)
     ids = [desk.search("pump", tenant="acme", user="ann").answer_id for _ in range(4)]
     rows = [kept.find(one) for one in ids]
     runner.run(record_late, rows=rows[:1])

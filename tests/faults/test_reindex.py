@@ -16,23 +16,23 @@ from forks import ForkedProcess
 from words import Words, words
 
 from headrace import cli
+from headrace.answering.engine import QueryEngine
 from headrace.catalog import CHUNKS, INDEXES
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
+from headrace.documents import generations as generation
+from headrace.documents.generations import begin, standing, switch
+from headrace.documents.indexing import catch_up, fill, index_documents
+from headrace.documents.put import put
+from headrace.documents.reindex import back, reindex
 from headrace.errors import BadSettings, NotFound
-from headrace.inference import generation
-from headrace.inference.generation import begin, standing, switch
-from headrace.inference.indexing import catch_up, fill, index_documents
-from headrace.inference.pipeline import Desk
-from headrace.inference.put import put
-from headrace.inference.reindex import back, reindex
-from headrace.pipeline.run import recorded
-from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
-from headrace.storage.indexes import IndexReader
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.vectors import VectorReader
+from headrace.storage.vectors.generations import IndexReader
+from headrace.storage.vectors.handles import VectorReader
 
 METER = Meter(Ledger(), "test")
 SETTINGS = Settings.model_fields["inference"].default
@@ -90,7 +90,7 @@ def now(endpoints: Endpoints) -> int:
     return served.number
 
 
-def asked(desk: Desk, question: str = "who turns the wheel at dawn?") -> tuple[int, list[str]]:
+def asked(desk: QueryEngine, question: str = "who turns the wheel at dawn?") -> tuple[int, list[str]]:
     """The generation that answered, and the texts it found."""
     answer = desk.search(question, tenant=TENANT, user="ann", record=False)
     number, _, version = answer.index_version.partition(".")
@@ -99,7 +99,7 @@ def asked(desk: Desk, question: str = "who turns the wheel at dawn?") -> tuple[i
 
 
 @contextmanager
-def polled(desk: Desk, until: Callable[[], int]) -> Iterator[list[tuple[int, int]]]:
+def polled(desk: QueryEngine, until: Callable[[], int]) -> Iterator[list[tuple[int, int]]]:
     """(generation, passages) of every question asked while the block runs, and on until one is answered by `until()`."""
     told: list[tuple[int, int]] = []
     ended = threading.Event()
@@ -121,7 +121,7 @@ def polled(desk: Desk, until: Callable[[], int]) -> Iterator[list[tuple[int, int
         thread.join()
 
 
-def followed(desk: Desk, number: int) -> None:
+def followed(desk: QueryEngine, number: int) -> None:
     """Wait until a generation answers, as it must about a second after it is served."""
     deadline = time.monotonic() + 10
     while asked(desk)[0] != number:
@@ -131,7 +131,7 @@ def followed(desk: Desk, number: int) -> None:
 def test_the_old_index_answers_until_the_new_one_does_and_can_be_gone_back_to(
     runner: Runner, endpoints: Endpoints, docs: Path
 ) -> None:
-    desk, first = Desk(runner, SETTINGS), now(endpoints)
+    desk, first = QueryEngine(runner, SETTINGS), now(endpoints)
     longest = max(map(len, asked(desk)[1]))
     with polled(desk, lambda: first + 1) as told:
         done = reindex(runner, of(40))
@@ -156,7 +156,7 @@ def test_the_old_index_answers_until_the_new_one_does_and_can_be_gone_back_to(
 
 
 def test_what_changes_while_another_is_built_is_in_it_at_the_switch(runner: Runner, endpoints: Endpoints, docs: Path) -> None:
-    embedder, desk = endpoints.embedder, Desk(runner, SETTINGS)
+    embedder, desk = endpoints.embedder, QueryEngine(runner, SETTINGS)
     to = runner.run(begin, window=48, embedder=embedder)
     fill(runner, to)
     seen = runner.run(standing)
@@ -191,7 +191,7 @@ def test_killed_anywhere_the_old_index_answers_and_the_next_run_completes(
     (docs / "3.md").write_text("\n\n".join(f"# Sill {n}\nThe keeper of sill {n} turns the wheel at dawn." for n in range(240)))
     index_documents(runner, [docs], tenant=TENANT, settings=SETTINGS)
     monkeypatch.setattr(served, "delay", 0.3)  # so that there is a midst to be killed in
-    desk, first = Desk(runner, SETTINGS), now(endpoints)
+    desk, first = QueryEngine(runner, SETTINGS), now(endpoints)
     indexes = IndexReader(INDEXES, endpoints, METER)
     newest = indexes.standing()[0].newest
 
@@ -228,7 +228,7 @@ def test_killed_anywhere_the_old_index_answers_and_the_next_run_completes(
 def test_another_embedder_of_another_width_and_what_is_no_fallback_any_more_goes(
     runner: Runner, endpoints: Endpoints, docs: Path, served: Words, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = Desk(runner, SETTINGS)
+    old = QueryEngine(runner, SETTINGS)
     monkeypatch.setattr(generation, "_GRACE_S", 0.0)
     before = IndexReader(INDEXES, endpoints, METER).standing()[0]
     assert before.serving is not None
@@ -239,7 +239,7 @@ def test_another_embedder_of_another_width_and_what_is_no_fallback_any_more_goes
         index_documents(theirs, [docs], tenant=TENANT, settings=SETTINGS)
     done = reindex(theirs, of(64))
     assert (done.generation.embedder, done.generation.width) == ("words-32", 32)
-    assert asked(Desk(theirs, SETTINGS))[0] == done.generation.number
+    assert asked(QueryEngine(theirs, SETTINGS))[0] == done.generation.number
     # A process that still has the earlier embedder: half an answer, and it says so.
     followed(old, done.generation.number)
     answer = old.search("who turns the wheel?", tenant=TENANT, user="ann", record=False)

@@ -19,17 +19,17 @@ from servers import Servers
 from test_kill import QUESTIONS, assert_whole
 from test_kill import finish as finish_demo
 
+from headrace.core.run import Run
+from headrace.core.runner import Runner
 from headrace.errors import HeadraceError, Unavailable
-from headrace.head.position import positions
-from headrace.head.trim import trimming
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
+from headrace.ingest.positions import positions
+from headrace.ingest.trim import trimming
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
 from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.tables import TableReader, TableWriter
-from headrace.storage.topics import TopicWriter
+from headrace.storage.stream import TopicWriter
+from headrace.storage.tables.handles import TableReader, TableWriter
 
 
 @pytest.mark.soak(minutes=11)

@@ -20,18 +20,19 @@ from lander import EVENT_ROWS, EVENTS
 from servers import Servers
 
 from headrace.catalog import FEEDBACK
+from headrace.core.run import Run
+from headrace.core.runner import Runner
 from headrace.errors import HeadraceError, Unavailable
-from headrace.head import follow as head_follow
-from headrace.head.land import Following
-from headrace.head.trim import Trimmed, trimming
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
+from headrace.ingest import follow as head_follow
+from headrace.ingest.land import Following
+from headrace.ingest.trim import Trimmed, trimming
 from headrace.platform.address import HEAD
-from headrace.settings import Landing
-from headrace.storage import tansu, topics
+from headrace.settings import LandingSettings
+from headrace.storage import stream as topics
+from headrace.storage import tansu
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.objects import connect
-from headrace.storage.topics import Span, TopicWriter
+from headrace.storage.stream import Span, TopicWriter
 
 pytest_plugins = ["shared"]
 __all__ = ["servers"]
@@ -170,7 +171,7 @@ def test_a_lander_that_follows_trims_as_it_goes(
         landing = pool.submit(
             head_follow.follow,
             Runner(Run("land", tmp_path), endpoints),
-            Landing(commit_s=0.2),
+            LandingSettings(commit_s=0.2),
             following,
             keep_s=0.0,
             failed=lambda _, error: failures.append(error),

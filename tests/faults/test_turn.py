@@ -20,21 +20,21 @@ from forks import ForkedProcess
 from judged import judge
 
 from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, TURNS
+from headrace.core.run import Run
+from headrace.core.runner import Runner
 from headrace.models.tokens import INSTEAD
-from headrace.pipeline import manifest
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
 from headrace.settings import Gate, Settings, Training
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.storage.tables import TableReader
+from headrace.storage.tables.handles import TableReader
+from headrace.training import manifest
 from headrace.training.checkpoint import Checkpoints
-from headrace.training.loop import Job, Trained, train
-from headrace.training.pipeline import TRAINING, turn
 from headrace.training.recipes import RECIPES
+from headrace.training.round import TRAINING, turn
+from headrace.training.trainer import Job, Trained, train
 
 METER = Meter(Ledger(), "test")
 QUICK = Training(

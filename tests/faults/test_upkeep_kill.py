@@ -19,14 +19,14 @@ from headrace.catalog import FEEDBACK_ROWS, Store
 from headrace.errors import Unavailable
 from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.iceberg import IcebergTable
-from headrace.storage.iceberg_folder import Folder
-from headrace.storage.iceberg_reach import Reach
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.records import batch
-from headrace.storage.tables import TableWriter
-from headrace.storage.upkept import Upkept
+from headrace.storage.tables.handles import TableWriter
+from headrace.storage.tables.iceberg.folder import TableFolder
+from headrace.storage.tables.iceberg.reach import ReachableFiles
+from headrace.storage.tables.iceberg.table import IcebergTable
+from headrace.storage.tables.maintenance import Upkept
 
 pytest_plugins = ["shared"]
 RULES = Upkeep(every=1, merge=2, keep_s=0, keep_snapshots=1, history_s=0, grace_s=1)
@@ -195,8 +195,8 @@ def test_a_writer_whose_lost_commit_was_expired_meanwhile_does_not_commit_again(
 def left(mine: TableWriter) -> list[str]:
     """The objects under a table's location that nothing names."""
     found = loaded(mine)
-    folder = Folder(found, mine.store, Meter(Ledger(), "test"))
-    reached = {folder.key(uri) for uri in Reach(lambda snapshot: False).of(found)}
+    folder = TableFolder(found, mine.store, Meter(Ledger(), "test"))
+    reached = {folder.key(uri) for uri in ReachableFiles(lambda snapshot: False).of(found)}
     scheme, host, root = found.io.parse_location(found.location())  # type: ignore[attr-defined]
     infos = found.io.fs_by_scheme(scheme, host).get_file_info(FileSelector(root, recursive=True))  # type: ignore[attr-defined]
     return sorted(info.path.removeprefix(f"{root}/") for info in infos if info.type == FileType.File and info.path not in reached)

@@ -20,35 +20,27 @@ import numpy as np
 from forgetting import METER, NOON, World, interaction, passage, verdict
 from judged import judge
 
-from headrace.catalog import (
-    CHECKPOINTS,
-    CHUNKS,
-    FEEDBACK,
-    INTERACTIONS,
-    MODELS,
-    Tier,
-    stores,
-)
-from headrace.explain.lineage import of_answer, of_event
-from headrace.forget import Subject, forget
-from headrace.forget.subject import USER
-from headrace.head.land import land
-from headrace.pipeline.archive import record
-from headrace.pipeline.run import recorded
-from headrace.pipeline.runner import Runner
+from headrace.catalog import CHECKPOINTS, CHUNKS, FEEDBACK, INTERACTIONS, MODELS, Tier, stores
+from headrace.core.archive import record
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
+from headrace.ingest.land import land
+from headrace.lineage.forget import Subject, forget
+from headrace.lineage.forget.subject import USER
+from headrace.lineage.graph import of_answer, of_event
 from headrace.platform import open_platform
 from headrace.settings import Preparing, Settings, Training
 from headrace.storage.metadata import By, Metadata
-from headrace.storage.tables import TableReader
-from headrace.storage.topics import TopicReader
-from headrace.storage.vectors import VectorReader
+from headrace.storage.stream import TopicReader
+from headrace.storage.tables.handles import TableReader
+from headrace.storage.vectors.handles import VectorReader
 from headrace.training.champion import champion
 from headrace.training.clock import Clock
+from headrace.training.data import prepare
 from headrace.training.evaluate import Evaluation
-from headrace.training.loop import Trained
-from headrace.training.pipeline import plan
-from headrace.training.prepare import prepare
 from headrace.training.promote import promote
+from headrace.training.round import plan
+from headrace.training.trainer import Trained
 
 TENANT = "acme"
 WHO = "cli:ann"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headrace.api.audit import audit
 from headrace.catalog import (
     AUDIT,
     CHUNK_ROWS,
@@ -31,15 +32,14 @@ from headrace.catalog import (
     Tier,
     stores,
 )
-from headrace.explain.lineage import of_answer, of_event
-from headrace.forget import Subject, forget
-from headrace.forget.forget import verify
-from headrace.forget.subject import USER
-from headrace.head.land import Landed, land
-from headrace.pipeline import manifest
-from headrace.pipeline.archive import record
-from headrace.pipeline.run import Run, runs
-from headrace.pipeline.runner import Runner
+from headrace.core.archive import record
+from headrace.core.run import Run, runs
+from headrace.core.runner import Runner
+from headrace.ingest.land import Landed, land
+from headrace.lineage.forget import Subject, forget
+from headrace.lineage.forget.forget import verify
+from headrace.lineage.forget.subject import USER
+from headrace.lineage.graph import of_answer, of_event
 from headrace.platform import open_platform
 from headrace.settings import Preparing, Settings, Training, Upkeep
 from headrace.storage.endpoints import Endpoints
@@ -47,14 +47,14 @@ from headrace.storage.ledger import Ledger, summed
 from headrace.storage.metadata import Metadata
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.storage.tables import TableReader, TableWriter
-from headrace.storage.vectors import VectorReader
-from headrace.training.bound import barred
+from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.vectors.handles import VectorReader
+from headrace.training import manifest
 from headrace.training.champion import champion, versions
+from headrace.training.cutoff import suppressed
+from headrace.training.data import prepare
 from headrace.training.exclusions import Exclusions
-from headrace.training.pipeline import plan
-from headrace.training.prepare import prepare
-from headrace.web.audit import audit
+from headrace.training.round import plan
 
 METER = Meter(Ledger(), "test")
 TENANT, WHO = "acme", "cli:ann"
@@ -202,7 +202,7 @@ def test_landing_goes_on_behind_the_last_row_and_lands_nothing_twice(old: OldHom
 
 def test_the_next_turn_learns_from_old_rows_and_new_ones_and_never_from_who_was_forgotten(old: OldHome, landing: Landing) -> None:
     settings = Training(preparing=Preparing(simulated=True))  # as all verdicts of that time are learned from
-    planned = old.runner.run(plan, settings=settings, recipe="reranker", exclusions=old.runner.run(barred))
+    planned = old.runner.run(plan, settings=settings, recipe="reranker", exclusions=old.runner.run(suppressed))
     assert (planned["turn"], planned["parent"], planned["champion"]) == (2, 1, "v000001")
     made = old.runner.run(
         prepare,

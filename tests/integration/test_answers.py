@@ -15,19 +15,19 @@ from model_endpoint import Server, Voices, events, piece, refused, served
 from starlette.testclient import TestClient
 from words import embedding
 
+from headrace.answering.engine import NOT_FOUND, QueryEngine
+from headrace.answering.record import Answer
+from headrace.api import Service, create_app
 from headrace.catalog import INTERACTION_ROWS
+from headrace.core.runner import Runner
+from headrace.documents.indexing import index_documents
 from headrace.errors import Unavailable
-from headrace.head.land import land
-from headrace.inference.answer import Answer
-from headrace.inference.indexing import index_documents
-from headrace.inference.pipeline import NOT_FOUND, Desk
-from headrace.pipeline.runner import Runner
+from headrace.ingest.land import land
 from headrace.session import Session, opened
-from headrace.settings import Endpoint, Models, Settings
+from headrace.settings import Endpoint, ModelSettings, Settings
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.tables import TableReader
-from headrace.web import Service, create_app
+from headrace.storage.tables.handles import TableReader
 
 # A desk keeps its connections for as long as it is there.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -57,7 +57,7 @@ def session(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     endpoint = Endpoint(type="endpoint", url=server.url, model=f"words-{WIDTH}", timeout_s=20.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
-        settings = Settings(home=folder / "home", models=Models(embedder=endpoint, reranker=endpoint, generator=endpoint))
+        settings = Settings(home=folder / "home", models=ModelSettings(embedder=endpoint, reranker=endpoint, generator=endpoint))
         with opened("ask", settings, quiet=True) as session:
             index_documents(session.runner, [folder / "docs"], tenant="acme", settings=settings.inference)
             yield session
@@ -71,17 +71,17 @@ def voices(server: Server) -> Voices:
     return voices
 
 
-def desk(session: Session, *, embedder: str = f"words-{WIDTH}", reranker: str = "", **inference: Any) -> Desk:
+def desk(session: Session, *, embedder: str = f"words-{WIDTH}", reranker: str = "", **inference: Any) -> QueryEngine:
     """A desk, some of whose settings are others; `reranker` is another address for it."""
     endpoints = session.runner.endpoints
     others = {"embedder": endpoints.embedder.model_copy(update={"model": embedder})}
     if reranker:
         others["reranker"] = endpoints.reranker.model_copy(update={"url": reranker})
     runner = Runner(session.run, endpoints.model_copy(update=others))
-    return Desk(runner, session.settings.inference.model_copy(update=inference))
+    return QueryEngine(runner, session.settings.inference.model_copy(update=inference))
 
 
-def ask(desk: Desk, question: str, *, tenant: str = "acme", record: bool = False, **more: Any) -> tuple[str, Answer]:
+def ask(desk: QueryEngine, question: str, *, tenant: str = "acme", record: bool = False, **more: Any) -> tuple[str, Answer]:
     """What was streamed, and the answer."""
     *pieces, given = desk.ask(question, tenant=tenant, user="ann", record=record, **more)
     assert isinstance(given, Answer)

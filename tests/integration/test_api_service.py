@@ -15,7 +15,7 @@ from schemathesis.checks import not_a_server_error
 from shell import as_json, run
 from traffic import until
 
-from headrace.web import caller
+from headrace.api import auth as caller
 
 PUMP = b"# The pump\n\nThe pump of the northern station was greased on day 12 by crew 7.\n"
 

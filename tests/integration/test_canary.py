@@ -14,29 +14,29 @@ import pytest
 import tiny
 
 from headrace.catalog import CHUNK_ROWS, FEEDBACK, FEEDBACK_ROWS, INTERACTIONS, LANDERS, MODELS, PROMOTIONS
-from headrace.loop.seat import Seat
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
 from headrace.models.tokens import INSTEAD
-from headrace.pipeline.run import recorded
-from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
-from headrace.settings import Canary, Gate, Settings, Training
+from headrace.registry.canary import Watched, watch
+from headrace.scheduler.lease import LeaderLease
+from headrace.settings import CanarySettings, Gate, Settings, Training
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
-from headrace.storage.tables import TableReader, TableWriter
-from headrace.storage.topics import TopicWriter
+from headrace.storage.stream import TopicWriter
+from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.training import champion
-from headrace.training.canary import Watched, watch
-from headrace.training.pipeline import turn
+from headrace.training.round import turn
 
 METER = Meter(Ledger(), "test")
 TINY = Training(
     threads=1,
     recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 5e-3}},
     gate=Gate(least_questions=8),
-    canary=Canary(verdicts=12),
+    canary=CanarySettings(verdicts=12),
 )
 PACKAGED = TINY.model_copy(update={"recipe": {"reranker": {**TINY.recipe["reranker"], "learning_rate": 2e-4}}})
 WORDS = ["yes", "no", "maybe", "never"]
@@ -116,7 +116,7 @@ def asked(
 
 
 def watched(runner: Runner, settings: Training, **more: Any) -> Watched:
-    from headrace.head.land import land
+    from headrace.ingest.land import land
 
     runner.run(land)
     found = runner.run(watch, model="reranker", settings=settings, **more)
@@ -155,7 +155,7 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_turn_promote
 
     # Tried again, nobody judges it for an hour: it becomes champion, for nothing says that it is worse.
     writer, promotions = ObjectWriter(MODELS, endpoints, METER), TableWriter(PROMOTIONS, endpoints, METER)
-    champion.try_out(writer, promotions, "reranker", "v000001", share=0.2, who="ann", why="once more")
+    champion.start_canary(writer, promotions, "reranker", "v000001", share=0.2, who="ann", why="once more")
     crowned = watched(runner, settings, now=datetime.now(UTC) + timedelta(minutes=61))
     assert crowned.ended == "promote"
     honest, _ = champion.champion(models)
@@ -176,11 +176,11 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_turn_promote
 
 def test_one_loop_has_the_seat_and_another_takes_it_when_that_is_gone(endpoints: Endpoints) -> None:
     landers = ObjectWriter(LANDERS, endpoints, METER)
-    one, other = Seat(landers, "one"), Seat(landers, "other", gone_s=0.1)
+    one, other = LeaderLease(landers, "one"), LeaderLease(landers, "other", gone_s=0.1)
     assert one.beat()
     assert not other.beat()
     assert "(one)" in other.holder
-    assert Seat(landers, "one").beat(), "who is started again in its place goes on at once"
+    assert LeaderLease(landers, "one").beat(), "who is started again in its place goes on at once"
     for _ in range(3):  # as long as it beats it keeps the seat
         time.sleep(0.15)
         assert one.beat()

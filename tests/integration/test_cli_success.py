@@ -25,15 +25,15 @@ from signed import signed
 
 from headrace import cli
 from headrace.catalog import DEAD_LETTERS, FEEDBACK
-from headrace.evaluation.retrieval import MEASURES
+from headrace.core.run import runs
 from headrace.models.tokens import INSTEAD
-from headrace.pipeline.run import runs
 from headrace.platform import open_platform
 from headrace.settings import Settings
+from headrace.simulate.retrieval import MEASURES
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.tables import TableWriter
+from headrace.storage.tables.handles import TableWriter
 
 # A command keeps its connections to models for as long as its process is there.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")

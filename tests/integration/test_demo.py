@@ -14,10 +14,10 @@ import tiny
 from object_store import Traffic, settled
 from shell import as_json, run, sql
 
-from headrace.demo import PIPELINES
-from headrace.explain.format import human_bytes, human_count
+from headrace.cli.demo import PIPELINES
+from headrace.cli.render.results import merged
+from headrace.explain.diagram.format import human_bytes, human_count
 from headrace.platform import open_platform
-from headrace.report import merged
 from headrace.settings import Settings
 
 if TYPE_CHECKING:

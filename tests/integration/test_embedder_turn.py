@@ -16,29 +16,29 @@ import pytest
 import tiny
 from traffic import until
 
+from headrace.answering.engine import QueryEngine
 from headrace.catalog import CHUNK_ROWS, CHUNKS, FEEDBACK, INDEXES, INTERACTIONS, MODELS, PROMOTIONS, TURNS
-from headrace.embedder import index_before, rebuild, settle_embedder
+from headrace.core.launch import LocalLauncher
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
+from headrace.documents.indexing import catch_up, index_documents
 from headrace.errors import BadSettings, NotFound
-from headrace.inference.indexing import catch_up, index_documents
-from headrace.inference.pipeline import Desk
 from headrace.models.client import Embedder, wait_ready
 from headrace.models.tokens import INSTEAD
-from headrace.pipeline import manifest
-from headrace.pipeline.launch import Here
-from headrace.pipeline.run import recorded
-from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
+from headrace.registry.embedder import index_before, rebuild, reconcile_embedder
+from headrace.registry.serve import go_back, go_round, serve
 from headrace.session import Session
-from headrace.settings import Endpoint, Gate, Inference, Models, Settings, Training
-from headrace.storage.indexes import Generation, Indexes, IndexReader
+from headrace.settings import Endpoint, Gate, Inference, ModelSettings, Settings, Training
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader
-from headrace.storage.tables import TableReader
-from headrace.storage.topics import TopicWriter
-from headrace.storage.vectors import VectorReader
+from headrace.storage.stream import TopicWriter
+from headrace.storage.tables.handles import TableReader
+from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexReader
+from headrace.storage.vectors.handles import VectorReader
+from headrace.training import manifest
 from headrace.training.champion import champion
-from headrace.turn import go_back, go_round, serve
 
 METER = Meter(Ledger(), "test")
 TENANT = "acme"
@@ -87,11 +87,13 @@ def session(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]
             tenant=TENANT,
             training=training,
             inference=Inference(least_similarity=LEAST),
-            models=Models(threads=1, exact=True),  # so that a text embedded again is the same, whatever it is embedded beside
+            models=ModelSettings(
+                threads=1, exact=True
+            ),  # so that a text embedded again is the same, whatever it is embedded beside
         )
         with open_platform(settings) as endpoints, recorded("turn", settings.home) as run:
             wait_ready(endpoints.embedder, 120)
-            yield Session(settings, run, Runner(run, endpoints), Here())
+            yield Session(settings, run, Runner(run, endpoints), LocalLauncher())
 
 
 def written(folder: Path) -> Path:
@@ -111,7 +113,7 @@ def standing(session: Session) -> Indexes:
     return IndexReader(INDEXES, session.runner.endpoints, METER).standing()[0]
 
 
-def serving(session: Session) -> Generation:
+def serving(session: Session) -> IndexGeneration:
     found = standing(session).serving
     assert found is not None
     return found
@@ -164,7 +166,7 @@ def judge(session: Session, seed: int) -> None:
     TopicWriter(FEEDBACK, endpoints, METER).append(verdicts, key="answer_id")
 
 
-def asked(desk: Desk, question: str = "night shift, wooden penstock: who?") -> tuple[int, list[str]]:
+def asked(desk: QueryEngine, question: str = "night shift, wooden penstock: who?") -> tuple[int, list[str]]:
     """The generation that answered, and the texts it found."""
     answer = desk.search(question, tenant=TENANT, user="ann", record=False)
     assert answer.note == ""
@@ -173,7 +175,7 @@ def asked(desk: Desk, question: str = "night shift, wooden penstock: who?") -> t
 
 
 @contextmanager
-def polled(desk: Desk, session: Session) -> Iterator[list[tuple[int, int]]]:
+def polled(desk: QueryEngine, session: Session) -> Iterator[list[tuple[int, int]]]:
     """(generation, passages) of every question asked while the block runs, and until the index that serves then answers."""
     told: list[tuple[int, int]] = []
     ended = threading.Event()
@@ -195,7 +197,7 @@ def polled(desk: Desk, session: Session) -> Iterator[list[tuple[int, int]]]:
         thread.join()
 
 
-def held(session: Session, generation: Generation) -> dict[str, np.ndarray[Any, Any]]:
+def held(session: Session, generation: IndexGeneration) -> dict[str, np.ndarray[Any, Any]]:
     """Text → vector of everything in a generation."""
     reader = VectorReader(CHUNKS, session.runner.endpoints, METER, generation=generation.number)
     names = sorted(set(reader.held()["document_id"].to_pylist()))
@@ -208,7 +210,7 @@ def vectors_written(session: Session) -> int:
     return sum(row.bytes for row in session.run.ledger.rows() if (row.tier, row.direction) == ("vector", "write"))
 
 
-def made_by(session: Session, generation: Generation, version: str) -> bool:
+def made_by(session: Session, generation: IndexGeneration, version: str) -> bool:
     """Whether a generation's vectors are those of one version of the embedder."""
     vectors = held(session, generation)
     endpoint = session.runner.endpoints.embedder.model_copy(update={"model": f"embedder@{version}"})
@@ -229,7 +231,7 @@ def test_a_turn_of_the_embedder_and_the_ways_back(session: Session, tmp_path: Pa
 
 def an_embedder_of_the_users_own_is_not_trained(session: Session) -> None:
     theirs = Endpoint(type="endpoint", url="http://127.0.0.1:9/v1", model="words")
-    settings = session.settings.model_copy(update={"models": Models(embedder=theirs)})
+    settings = session.settings.model_copy(update={"models": ModelSettings(embedder=theirs)})
     other = Session(settings, session.run, session.runner, session.launch)
     for attempt in (
         lambda: go_round(other, "embedder"),
@@ -239,13 +241,13 @@ def an_embedder_of_the_users_own_is_not_trained(session: Session) -> None:
         with pytest.raises(BadSettings, match="embedder of their own"):
             attempt()
     assert manifest.numbers(ObjectReader(TURNS, session.runner.endpoints, METER)) == []
-    assert settle_embedder(session).version == "none", "nothing is indexed, nothing is done"
+    assert reconcile_embedder(session).version == "none", "nothing is indexed, nothing is done"
 
 
 def a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(
     session: Session,
 ) -> None:
-    desk, first = Desk(session.runner, inference(session)), serving(session)
+    desk, first = QueryEngine(session.runner, inference(session)), serving(session)
     assert first.embedder == "embedder"
     judge(session, 1)
     with killed_before("begin"):
@@ -269,7 +271,7 @@ def a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_are_ans
     assert asked(desk)[0] == first.number
 
     with polled(desk, session) as told:
-        settled = settle_embedder(session)
+        settled = reconcile_embedder(session)
     assert serving(session) == building, "the one that was begun"
     assert (building.window, standing(session).fallback) == (first.window, first)
     assert (settled.version, settled.turn, settled.who) == ("v000001", 1, "turn 1")
@@ -281,13 +283,13 @@ def a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_are_ans
     assert made_by(session, building, "v000001")
     assert made_by(session, first, "none")
     assert not made_by(session, building, "none")
-    assert settle_embedder(session) == settled, "and no more than once"
+    assert reconcile_embedder(session) == settled, "and no more than once"
     assert moves(session) == [("promote", "none", "v000001")]
 
 
 def answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session: Session, docs: Path) -> None:
     now = serving(session)
-    desk = Desk(session.runner, inference(session))
+    desk = QueryEngine(session.runner, inference(session))
     assert now.embedder == "embedder@v000001"
     number, texts = asked(desk, "night shift, copper spillway: who?")
     assert number == now.number
@@ -303,14 +305,14 @@ def answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session: Sessio
     # Whoever was told of another embedder meanwhile does not answer with vectors that cannot be compared.
     theirs = session.runner.endpoints.embedder.model_copy(update={"model": "words"})
     other = Runner(session.run, session.runner.endpoints.model_copy(update={"embedder": theirs}))
-    answer = Desk(other, inference(session)).search("lantern", tenant=TENANT, user="ann", record=False)
+    answer = QueryEngine(other, inference(session)).search("lantern", tenant=TENANT, user="ann", record=False)
     assert "made with the embedder embedder@v000001, not words: full-text search answered alone" in answer.note
     with pytest.raises(BadSettings, match="made with the embedder embedder@v000001"):
         catch_up(other, inference(session))
 
 
 def back_and_forth(session: Session) -> None:
-    desk, now, before = Desk(session.runner, inference(session)), serving(session), standing(session).fallback
+    desk, now, before = QueryEngine(session.runner, inference(session)), serving(session), standing(session).fallback
     assert before is not None
     # What came in meanwhile is in the earlier index before that answers.
     with polled(desk, session) as told:
@@ -320,7 +322,7 @@ def back_and_forth(session: Session) -> None:
     assert {number for number, _ in told} == {before.number, now.number}
     assert any("copper" in text for text in held(session, before))
     assert made_by(session, before, "none")
-    assert settle_embedder(session) == gone_back, "somebody's will is left alone"
+    assert reconcile_embedder(session) == gone_back, "somebody's will is left alone"
     with pytest.raises(NotFound, match="no earlier version"):
         go_back(session, "embedder", who="ann", why="")
     with pytest.raises(NotFound, match="No version 'v000099' of embedder"):
@@ -339,7 +341,7 @@ def back_and_forth(session: Session) -> None:
     with killed_before("crown"):
         serve(session, "embedder", version="v000001", who="ann", why="")
     assert (serving(session), pointer(session).version) == (now, "none")
-    assert settle_embedder(session).version == "v000001"
+    assert reconcile_embedder(session).version == "v000001"
     with killed_before("dethrone"):
         go_back(session, "embedder", who="ann", why="")
     assert (serving(session), pointer(session).version) == (before, "v000001")

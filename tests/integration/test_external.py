@@ -9,16 +9,16 @@ import pytest
 from servers import serving
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS
-from headrace.head.land import land
-from headrace.inference.chunk import chunk
-from headrace.inference.parse import parse
-from headrace.inference.parsing.limits import Limits
-from headrace.inference.put import put
+from headrace.documents.chunk import chunk
+from headrace.documents.formats.limits import ParseLimits
+from headrace.documents.parse import parse
+from headrace.documents.put import put
+from headrace.ingest.land import land
 from headrace.session import opened
 from headrace.settings import Settings
 from headrace.storage.meter import Meter
-from headrace.storage.tables import TableReader
-from headrace.storage.vectors import VectorWriter
+from headrace.storage.tables.handles import TableReader
+from headrace.storage.vectors.handles import VectorWriter
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_documents_reach_the_index_on_storage_the_user_brings(brought, tmp_path:
         assert endpoints.files_dir == tmp_path / "nfs"
         assert runner.run(put, tenant="default", paths=[tmp_path / "docs"], most_bytes=10**6).put == 5
         assert runner.run(land).events["document-events"] == 5
-        assert runner.run(parse, limits=Limits.of(settings.inference)).parsed == 5
+        assert runner.run(parse, limits=ParseLimits.of(settings.inference)).parsed == 5
         assert runner.run(chunk, window=100, generation=1).chunks == 5
         meter = Meter(session.run.ledger, "embed")
         rows = TableReader(CHUNK_ROWS, endpoints, meter).read()

@@ -16,7 +16,6 @@ from forks import ForkedProcess
 from servers import serving
 
 from headrace.catalog import (
-    BARS,
     CHUNK_ROWS,
     CHUNKS,
     DATASETS,
@@ -29,26 +28,27 @@ from headrace.catalog import (
     INTERACTION_ROWS,
     INTERACTIONS,
     PROOFS,
+    SUPPRESSIONS,
     TURNS,
 )
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
+from headrace.documents.formats.limits import ParseLimits
+from headrace.documents.parse import live, parse
 from headrace.errors import NotFound
-from headrace.explain.lineage import of_event
-from headrace.forget import Subject, forget
-from headrace.forget.forget import verify
-from headrace.forget.subject import DOCUMENT, USER
-from headrace.head.event import Event
-from headrace.head.land import land
-from headrace.inference.parse import live, parse
-from headrace.inference.parsing.limits import Limits
-from headrace.pipeline import manifest
-from headrace.pipeline.run import recorded
-from headrace.pipeline.runner import Runner
+from headrace.ingest.event import Event
+from headrace.ingest.land import land
+from headrace.lineage.forget import Subject, forget
+from headrace.lineage.forget.forget import verify
+from headrace.lineage.forget.subject import DOCUMENT, USER
+from headrace.lineage.graph import of_event
 from headrace.settings import Inference
-from headrace.storage import vectors_purge
-from headrace.storage.iceberg import IcebergTable
-from headrace.storage.topics import TopicReader
-from headrace.storage.vectors import VectorReader
-from headrace.training.bound import barred
+from headrace.storage.stream import TopicReader
+from headrace.storage.tables.iceberg.table import IcebergTable
+from headrace.storage.vectors import purge as vectors_purge
+from headrace.storage.vectors.handles import VectorReader
+from headrace.training import manifest
+from headrace.training.cutoff import suppressed
 
 WHO = "cli:test"
 FOLLOWED_S = 0.4  # nobody searches meanwhile
@@ -143,7 +143,7 @@ def test_a_user_is_forgotten(world: World) -> None:
     assert listed["forgotten"]["examples"] == 1
     # Nothing lands again, and nothing of it is learned again.
     assert world.runner.run(land).total == 0
-    exclusions = world.runner.run(barred)
+    exclusions = world.runner.run(suppressed)
     assert ("acme", "ann") in exclusions.users
     assert {asked[0], judged[0], judged[1]} <= exclusions.origins
     assert asked[1] not in exclusions.origins
@@ -178,7 +178,7 @@ def test_a_user_is_forgotten(world: World) -> None:
     assert later["id"].endswith("/00002")
     assert removed(later)["interactions (table) removed"] == 1
     assert world.holding(mine) == []
-    assert len(world.rows(BARS, name="ann")) == 2
+    assert len(world.rows(SUPPRESSIONS, name="ann")) == 2
 
 
 def test_a_document_is_forgotten(world: World) -> None:
@@ -250,9 +250,9 @@ def test_a_document_is_forgotten(world: World) -> None:
     assert {row["uri"] for row in world.rows(CHUNK_ROWS, tenant=tenant)} == {"copy.md", "other.md"}
     assert [row["answer_id"] for row in world.rows(EXAMPLES, dataset="deadbeef0000")] == ["d-2"]
     assert pq.read_table(io.BytesIO(world.objects(DATASETS).get(files[0]["key"]))).num_rows == 1
-    assert proof["subject"]["document_id"] in world.runner.run(barred).documents
+    assert proof["subject"]["document_id"] in world.runner.run(suppressed).documents
     # The next pass over the documents finds it deleted, and nothing to parse.
-    done = world.runner.run(parse, limits=Limits.of(Inference()))
+    done = world.runner.run(parse, limits=ParseLimits.of(Inference()))
     assert (done.parsed, done.deleted, done.failed) == (0, 1, ())
     assert proof["subject"]["document_id"] not in live(world.table(DOCUMENT_ROWS))
     assert forget(world.runner, Subject(DOCUMENT, tenant, "cabinet.md"), who=WHO)["sha256"] == proof["sha256"]
@@ -270,7 +270,7 @@ def test_bytes_that_another_document_has_stay_its_own(world: World) -> None:
 def test_what_nobody_knows_is_said(world: World) -> None:
     with pytest.raises(NotFound, match="Nothing is known of user 'nobody'"):
         forget(world.runner, Subject(USER, "acme", "nobody"), who=WHO)
-    assert world.rows(BARS, name="nobody") == []
+    assert world.rows(SUPPRESSIONS, name="nobody") == []
 
 
 def killed(world: World, kind: str, name: str, last: str, wait_s: float = 0.0) -> None:
@@ -306,7 +306,7 @@ def test_a_kill_is_made_good(world: World, stages: tuple[str, ...]) -> None:
         counts = removed(proof)
         assert [counts[f"{name} (table) removed"] for name in ("interactions", "feedback", "examples")] == [1, 1, 1], last
         assert proof["begun_by"] == "cli:killed", last
-        assert len(world.rows(BARS, name=user)) == 1, last
+        assert len(world.rows(SUPPRESSIONS, name=user)) == 1, last
         assert set(proof["barred"]["events"]) == set(events[last]), last
         kept = [info.key for info in world.objects(PROOFS).list(proof["id"].partition("/")[0] + "/")]
         assert kept == [f"{proof['id']}.json"], last

@@ -22,19 +22,19 @@ from pyiceberg.transforms import IdentityTransform
 from signed import signed
 
 from headrace.catalog import DEAD_LETTERS, EXTRA, FEEDBACK, ORIGIN, Store, Tier
-from headrace.errors import Terminal, Transient, Unavailable
-from headrace.head.backlog import Backlog, backlog
-from headrace.head.land import Following, Landed, land, landing
-from headrace.head.position import mark_name
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
+from headrace.core.run import Run
+from headrace.core.runner import Runner
+from headrace.errors import Permanent, Transient, Unavailable
+from headrace.ingest.backlog import Backlog, backlog
+from headrace.ingest.land import Following, Landed, land, landing
+from headrace.ingest.positions import mark_name
 from headrace.platform import open_platform
-from headrace.settings import Landing, Settings, Upkeep
+from headrace.settings import LandingSettings, Settings, Upkeep
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.iceberg_append import IcebergAppend
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.tables import TableReader, TableWriter
+from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.tables.iceberg.append import IcebergAppend
 
 _NUMBER = pa.field("n", pa.int64(), nullable=False)
 
@@ -149,7 +149,7 @@ def test_a_block_is_not_committed_where_the_one_before_it_was_not(
     waited: list[Transient] = []
     following = Following(threading.Event(), waiting=lambda _, error: waited.append(error))
     with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(numbers.land, settings=Landing(commit_rows=1), following=following)
+        done = pool.submit(numbers.land, settings=LandingSettings(commit_rows=1), following=following)
         try:
             mark = mark_name(numbers.topic.name, 0)
             assert within(30, lambda: (reader(endpoints, numbers.rows).mark(mark) or {}).get("next") == 2)
@@ -168,7 +168,7 @@ def test_rows_land_in_a_table_that_another_tool_has_partitioned(endpoints: Endpo
     with other.load_table(("headrace", "partitioned")).update_spec() as spec:
         spec.add_field("n", IdentityTransform(), "n_is")
     numbers.put(1, b"bad", 2, 1)
-    landed = numbers.land(settings=Landing(commit_rows=2))
+    landed = numbers.land(settings=LandingSettings(commit_rows=2))
     assert (landed.total, landed.dead) == (3, 1)
     assert numbers.landed() == [(0, 0), (1, 1), (2, 2), (3, 1), (5, 2), (6, 1)]
     assert numbers.land().total == 0, "the position went with them"
@@ -183,7 +183,7 @@ def test_rows_land_in_a_table_that_another_tool_has_partitioned(endpoints: Endpo
     kept = writer.upkeep(Upkeep(merge=2))
     assert kept is not None
     assert kept.merged == 0
-    with pytest.raises(Terminal, match="Table partitioned was partitioned, or has delete files: another tool writes to it"):
+    with pytest.raises(Permanent, match="Table partitioned was partitioned, or has delete files: another tool writes to it"):
         writer.rewrite(("n",), lambda rows: pc.equal(rows["n"], 1))
     assert len(numbers.landed()) == 6
 

@@ -15,21 +15,21 @@ from documents import row as sheet_row
 from pypdf import PdfWriter
 from words import words
 
+from headrace.answering.engine import QueryEngine
+from headrace.answering.generate import prompt
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
+from headrace.documents.indexing import Indexed, index_documents
 from headrace.errors import NotFound
-from headrace.inference.generate import prompt
-from headrace.inference.indexing import Indexed, index_documents
-from headrace.inference.pipeline import Desk
-from headrace.pipeline.run import recorded
-from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.tables import TableReader
-from headrace.storage.topics import TopicWriter
-from headrace.storage.vectors import VectorReader, VectorWriter
+from headrace.storage.stream import TopicWriter
+from headrace.storage.tables.handles import TableReader
+from headrace.storage.vectors.handles import VectorReader, VectorWriter
 
 METER = Meter(Ledger(), "test")
 SETTINGS = Settings.model_fields["inference"].default
@@ -51,8 +51,8 @@ def runner(endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="module")
-def desk(runner: Runner) -> Desk:
-    return Desk(runner, SETTINGS)
+def desk(runner: Runner) -> QueryEngine:
+    return QueryEngine(runner, SETTINGS)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def index(runner: Runner, tenant: str, *paths: Path) -> Indexed:
     return index_documents(runner, list(paths), tenant=tenant, settings=SETTINGS)
 
 
-def found(desk: Desk, tenant: str, question: str) -> list[str]:
+def found(desk: QueryEngine, tenant: str, question: str) -> list[str]:
     """The texts of the passages for a question, best first."""
     answer = desk.search(question, tenant=tenant, user="ann", record=False)
     return [passage.hit.text for passage in answer.passages]
@@ -105,7 +105,7 @@ def test_a_folder_that_is_not_there_is_named(runner: Runner, tenant: str) -> Non
 
 
 def test_each_bad_file_has_one_recorded_reason_and_the_others_are_indexed(
-    runner: Runner, desk: Desk, docs: Path, tenant: str
+    runner: Runner, desk: QueryEngine, docs: Path, tenant: str
 ) -> None:
     (docs / "good.md").write_text("# Mill\nThe wheel of the mill turns at dawn.")
     (docs / "noël.html").write_text("<h1>Weir</h1><p>The weir holds the river back.</p><script>x()</script>")
@@ -171,7 +171,7 @@ def test_chunk_ids_follow_from_the_document_its_version_and_the_text(runner: Run
     assert held(runner, tenant) == sorted(row["chunk_id"] for row in rows)
 
 
-def test_a_changed_document_replaces_its_old_self(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+def test_a_changed_document_replaces_its_old_self(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "a.md").write_text("The gate is painted green.")
     (docs / "b.md").write_text("The bridge is made of oak.")
     index(runner, tenant, docs)
@@ -181,7 +181,7 @@ def test_a_changed_document_replaces_its_old_self(runner: Runner, desk: Desk, do
     assert sorted(found(desk, tenant, "what colour is the gate?")) == ["The bridge is made of oak.", "The gate is painted red."]
 
 
-def test_a_document_put_back_as_it_was_is_held_once(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+def test_a_document_put_back_as_it_was_is_held_once(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
     file = docs / "a.md"
     for text in ("The gate is painted green.", "The gate is painted red.", "The gate is painted green."):
         file.write_text(text)
@@ -191,7 +191,7 @@ def test_a_document_put_back_as_it_was_is_held_once(runner: Runner, desk: Desk, 
     assert len(held(runner, tenant)) == 1
 
 
-def test_a_document_named_twice_is_held_once(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+def test_a_document_named_twice_is_held_once(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "a.md").write_text("The lock has two gates.")
     done = index(runner, tenant, docs / "a.md", docs / "a.md")
     assert done.parsed.failed == ()
@@ -200,7 +200,7 @@ def test_a_document_named_twice_is_held_once(runner: Runner, desk: Desk, docs: P
 
 
 def test_a_newer_version_that_cannot_be_read_leaves_the_older_answering(
-    runner: Runner, desk: Desk, docs: Path, tenant: str
+    runner: Runner, desk: QueryEngine, docs: Path, tenant: str
 ) -> None:
     (docs / "a.txt").write_text("The race is forty feet long.")
     index(runner, tenant, docs)
@@ -217,7 +217,7 @@ def test_a_newer_version_that_cannot_be_read_leaves_the_older_answering(
     assert [told for told, _ in status(runner, tenant)["docs/a.txt"]] == ["parsed", "failed", "failed", "parsed"]
 
 
-def test_a_deleted_document_answers_no_more(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+def test_a_deleted_document_answers_no_more(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "a.md").write_text("The pond is deep.")
     (docs / "b.md").write_text("The pond is wide.")
     index(runner, tenant, docs)
@@ -231,7 +231,7 @@ def test_a_deleted_document_answers_no_more(runner: Runner, desk: Desk, docs: Pa
     assert found(desk, tenant, "what is the pond like?") == ["The pond is wide."]
 
 
-def test_tenants_with_the_same_document_do_not_share_it(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+def test_tenants_with_the_same_document_do_not_share_it(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "a.md").write_text("The mill grinds barley.")
     other = f"{tenant}-b"
     index(runner, tenant, docs)
@@ -243,14 +243,14 @@ def test_tenants_with_the_same_document_do_not_share_it(runner: Runner, desk: De
     assert found(desk, other, "what does the mill grind?") == ["The mill grinds rye."]
 
 
-def test_a_hostile_question_is_answered_like_any_other(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+def test_a_hostile_question_is_answered_like_any_other(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "a.md").write_text("The pond is deep.")
     index(runner, tenant, docs)
     for question in ("'", '"the" AND', "pond OR (", "\x00", "日本", "x" * 5000):
         assert found(desk, tenant, question) == ["The pond is deep."]
 
 
-def test_a_citation_says_the_page_slide_or_sheet(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+def test_a_citation_says_the_page_slide_or_sheet(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "mill.pdf").write_bytes(pages(shown("The wheel turns at dawn."), shown("The weir holds the river back.")))
     (docs / "flow.xlsx").write_bytes(sheets({"Q3": sheet_row("Gauge", "Litres") + sheet_row("Pond", 12)}))
     (docs / "wheel.py").write_text("# not a heading\ndef grease(bearing):\n    return bearing\n")
@@ -268,7 +268,7 @@ def test_a_citation_says_the_page_slide_or_sheet(runner: Runner, desk: Desk, doc
     assert best("grease a bearing")[0] == "docs/wheel.py"
 
 
-def test_an_index_without_places_is_searched_and_gains_them(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+def test_an_index_without_places_is_searched_and_gains_them(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "mill.pdf").write_bytes(pages(shown("The wheel turns at dawn.")))
     index(runner, tenant, docs)
     table = VectorWriter(CHUNKS, runner.endpoints, METER)._open()
@@ -276,13 +276,13 @@ def test_an_index_without_places_is_searched_and_gains_them(runner: Runner, desk
     assert VectorReader(CHUNKS, runner.endpoints, METER).fulltext("wheel", tenant=tenant, most=1)[0].place == ""
     (docs / "weir.pdf").write_bytes(pages(b"", shown("The weir holds the river back.")))
     index(runner, tenant, docs)
-    again = Desk(runner, SETTINGS)
+    again = QueryEngine(runner, SETTINGS)
     places = {p.hit.uri: p.hit.place for p in again.search("wheel weir", tenant=tenant, user="ann", record=False).passages}
     assert places == {"docs/mill.pdf": "", "docs/weir.pdf": "page 2"}
 
 
 def test_hostile_documents_reach_no_other_tenant_and_take_none_down(
-    runner: Runner, desk: Desk, docs: Path, tenant: str, tmp_path: Path
+    runner: Runner, desk: QueryEngine, docs: Path, tenant: str, tmp_path: Path
 ) -> None:
     victim = f"{tenant}-victim"
     safe = tmp_path / "safe"

@@ -13,12 +13,12 @@ from object_store import settled
 from headrace.catalog import CHECKPOINTS, CHUNKS, DIMENSIONS, FEEDBACK
 from headrace.platform import open_platform
 from headrace.settings import Settings
-from headrace.storage.lance_io import LANCE_IO
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
-from headrace.storage.topics import TopicReader, TopicWriter
-from headrace.storage.vectors import VectorWriter
+from headrace.storage.stream import TopicReader, TopicWriter
+from headrace.storage.vectors.handles import VectorWriter
+from headrace.storage.vectors.io import LANCE_IO
 
 
 def test_the_head_agrees_with_what_the_broker_keeps(

@@ -13,14 +13,14 @@ from rich.console import Console
 from servers import serving
 
 from headrace.catalog import FEEDBACK, INDEXES, INTERACTIONS, TURNS
+from headrace.cli.render.lineage import answer_tree, event_tree
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
 from headrace.errors import NotFound, WrongUsage
-from headrace.explain.lineage import of_answer, of_event
-from headrace.explain.tree import answer_tree, event_tree
-from headrace.head.land import land
-from headrace.pipeline.run import recorded
-from headrace.pipeline.runner import Runner
-from headrace.storage.indexes import Generation, Indexes, IndexWriter
-from headrace.training.bound import barred, bound, parent_before
+from headrace.ingest.land import land
+from headrace.lineage.graph import of_answer, of_event
+from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexWriter
+from headrace.training.cutoff import bound, parent_before, suppressed
 
 TENANT = "acme"
 
@@ -63,7 +63,7 @@ def story(world: World) -> dict[str, Any]:
     grown = world.turn(3, "aaaa000000ff", [], model="generator", start=f"generator/{generator}", **at(2))
     world.serve("reranker", reranker)
     world.serve("generator", grown)
-    made = Generation(2, 200, "embedder@v000009", 384)
+    made = IndexGeneration(2, 200, "embedder@v000009", 384)
     IndexWriter(INDEXES, world.endpoints, METER).change(lambda now: Indexes(serving=made, fallback=now.serving, newest=2))
     more = {"model_version": reranker, "generator_version": grown, "index_version": "g2.7", **given}
     last = world.say(INTERACTIONS, [interaction("q-2", "bob", "more pumps", tenant=TENANT, minute=60, **more)])
@@ -162,7 +162,7 @@ def test_a_bound_leaves_out_what_came_at_or_after_an_event(world: World, story: 
     limits = world.runner.run(bound, event=story["last"][0])
     assert (limits["interactions/0"], "feedback/0" in limits) == (2, False)
     nothing = {"origins": [], "users": [], "documents": [], "tenants": [], "before": {}}
-    assert world.runner.run(barred).as_dict() == nothing
+    assert world.runner.run(suppressed).as_dict() == nothing
 
 
 def test_parents_are_those_that_learned_nothing_beyond_the_bound(world: World, story: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from serving import started
 from traffic import Traffic, indexed, until
 
-from headrace.pipeline.run import runs
+from headrace.core.run import runs
 
 if TYPE_CHECKING:
     from conftest import Home

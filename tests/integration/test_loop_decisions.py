@@ -12,27 +12,27 @@ from typing import Any, cast
 import pytest
 
 from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, MODELS, TURNS
+from headrace.core.run import runs
 from headrace.errors import HeadraceError, LostRace, NothingToLearn, Unavailable
-from headrace.head.land import land
-from headrace.head.position import positions
-from headrace.loop import loop as loop_module
-from headrace.loop import status
-from headrace.loop.loop import Loop
-from headrace.loop.pause import Pause
-from headrace.loop.status import Status
-from headrace.pipeline import manifest
-from headrace.pipeline.run import runs
+from headrace.ingest.land import land
+from headrace.ingest.positions import positions
+from headrace.registry.serve import go_round
+from headrace.scheduler import scheduler as loop_module
+from headrace.scheduler import status
+from headrace.scheduler.pause import Pause
+from headrace.scheduler.scheduler import Scheduler
+from headrace.scheduler.status import Status
 from headrace.session import Session, opened
-from headrace.settings import Endpoint, Models, Settings
+from headrace.settings import Endpoint, ModelSettings, Settings
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
-from headrace.storage.tables import TableReader
-from headrace.storage.topics import TopicWriter
+from headrace.storage.stream import TopicWriter
+from headrace.storage.tables.handles import TableReader
+from headrace.training import manifest
 from headrace.training.champion import Champion
-from headrace.training.pipeline import Turn
 from headrace.training.promote import Decision
-from headrace.turn import go_round
+from headrace.training.round import Turn
 
 METER = Meter(Ledger(), "test")
 NOBODY = Endpoint(type="endpoint", url="http://127.0.0.1:1/v1", model="m")
@@ -46,7 +46,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     folder = tmp_path_factory.mktemp("decisions")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
-        settings = Settings(home=folder / "home", models=Models(embedder=NOBODY, reranker=NOBODY, generator=NOBODY))
+        settings = Settings(home=folder / "home", models=ModelSettings(embedder=NOBODY, reranker=NOBODY, generator=NOBODY))
         chosen = {"recipes": RECIPES, "verdicts": VERDICTS, "minutes": MINUTES}
         settings = settings.model_copy(update={"training": settings.training.model_copy(update=chosen)})
         with opened("loop", settings, quiet=True) as session:
@@ -85,7 +85,7 @@ def turns(session: Session) -> Turns:
     return Turns(session)
 
 
-class Seated(Loop):
+class Seated(Scheduler):
     """A loop that holds the seat, with what it tells; `kept` is what the loop before it had told, if one was."""
 
     def __init__(self, session: Session, turns: Callable[..., Turn], home: Path, **kept: Any) -> None:

@@ -18,8 +18,8 @@ import pytest
 
 from headrace.catalog import MODELS
 from headrace.errors import NotFound, RequestRefused, Unavailable
-from headrace.models import release
-from headrace.models.release import KEPT, Card, Pointer, Releases, served
+from headrace.models.server import release
+from headrace.models.server.release import KEPT, Card, LoadedReleases, Pointer, served
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
@@ -66,14 +66,14 @@ class Model:
     cache: Path
     loadable: threading.Event = field(default_factory=threading.Event)
     down: bool = False
-    made: list[Releases[Card, str]] = field(default_factory=list)
+    made: list[LoadedReleases[Card, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.writer = ObjectWriter(MODELS, self.endpoints, Meter(Ledger(), "test"))
         self.loadable.set()
 
-    def releases(self, *, must_look: bool = True) -> Releases[Card, str]:
-        made = Releases(self.name, "oracle", Card, self._load, endpoints=self._where, cache=self.cache, must_look=must_look)
+    def releases(self, *, must_look: bool = True) -> LoadedReleases[Card, str]:
+        made = LoadedReleases(self.name, "oracle", Card, self._load, endpoints=self._where, cache=self.cache, must_look=must_look)
         self.made.append(made)
         return made
 
@@ -109,7 +109,7 @@ def model(storage: Endpoints, tmp_path: Path, request: pytest.FixtureRequest) ->
         made.stop()
 
 
-async def who(releases: Releases[Card, str], answer_id: str = "", ledger: Ledger | None = None) -> str:
+async def who(releases: LoadedReleases[Card, str], answer_id: str = "", ledger: Ledger | None = None) -> str:
     release = await releases.serving(answer_id, ledger or Ledger())
     assert release is None or release.model.startswith(release.card.version)
     return release.card.version if release else "none"

@@ -26,17 +26,17 @@ import torch
 from tiny import adapter
 from traffic import until
 
+from headrace.answering.engine import QueryEngine
+from headrace.answering.record import Answer
 from headrace.catalog import KV_CACHE, MODELS
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
+from headrace.documents.indexing import index_documents
 from headrace.errors import RequestRefused
-from headrace.inference.answer import Answer
-from headrace.inference.indexing import index_documents
-from headrace.inference.pipeline import Desk
 from headrace.models.client import Completion, Embedder, Generator, Ranking, Reranker, wait_ready
-from headrace.models.generator import packaged
-from headrace.models.release import Pointer, served
+from headrace.models.server.generator import packaged
+from headrace.models.server.release import Pointer, served
 from headrace.models.tokens import INSTEAD, embedder_folder
-from headrace.pipeline.run import recorded
-from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
 from headrace.settings import Inference, Settings
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
@@ -578,7 +578,7 @@ def test_the_desks_answers_are_made_by_the_versions_their_ids_fall_to(
     with recorded("ask", tmp_path / "home") as run:
         runner = Runner(run, endpoints)
         index_documents(runner, [handbook], tenant="acme", settings=settings)
-        desk = Desk(runner, settings)
+        desk = QueryEngine(runner, settings)
 
         def asked() -> Answer:
             *_, answer = desk.ask("When was the weir repaired?", tenant="acme", user="ann", record=False)

@@ -29,8 +29,8 @@ from pyiceberg.catalog import load_catalog
 
 from headrace.errors import HomeRefused, Unavailable
 from headrace.platform import down, open_platform, platform, running
-from headrace.settings import Models, Settings
-from headrace.settings import Platform as PlatformSettings
+from headrace.settings import ModelSettings, Settings
+from headrace.settings import PlatformSettings as PlatformSettings
 from headrace.storage.endpoints import Endpoints
 
 PARTS = frozenset({"objects", "head"})
@@ -330,7 +330,7 @@ def test_commands_in_a_row_never_meet_an_ending_platform(home: Path) -> None:
 def test_servers_of_another_setup_are_replaced_unless_they_are_used(home: Path) -> None:
     with command(home, LONG_S) as (process, endpoints):
         before = {process.pid for process in processes(home)}
-        other = settings(home, models=Models(threads=1))
+        other = settings(home, models=ModelSettings(threads=1))
         with open_platform(other, parts=PARTS) as shared:
             assert shared == endpoints, "another command uses them"
             assert {process.pid for process in processes(home)} == before

@@ -25,22 +25,22 @@ import tiny
 from safetensors.numpy import load
 
 from headrace.catalog import CHECKPOINTS, CHUNKS, DATASETS, EXAMPLES, MODELS
+from headrace.core.batches import Batches, Threads
+from headrace.core.launch import Launch, LocalLauncher
+from headrace.core.ray_cluster import cluster
+from headrace.documents.embed import Embed
 from headrace.errors import BadDocument, MissingPart, NotFound, Unavailable
-from headrace.inference.embed import Embed
 from headrace.models.client import wait_ready
 from headrace.models.tokens import INSTEAD
-from headrace.pipeline.batches import Batches, Threads
-from headrace.pipeline.launch import Here, Launch
-from headrace.pipeline.ray_cluster import cluster
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.training.loop import Job, Trained, train
-from headrace.training.prepare import Dataset
-from headrace.training.prepare.text import clean
+from headrace.training.data import Dataset
+from headrace.training.data.text import clean
+from headrace.training.trainer import Job, Trained, train
 
 # Found, not imported: Ray reads its environment while it is imported, and `cluster` sets it before.
 pytestmark = [
@@ -51,7 +51,7 @@ pytestmark = [
 # A driver of its own: it starts a cluster and a worker, says so, and stays.
 DRIVER = """
 import sys
-from headrace.pipeline.ray_cluster import cluster
+from headrace.core.ray_cluster import cluster
 with cluster():
     import ray
     ray.get(ray.remote(lambda: 1).remote())
@@ -135,7 +135,7 @@ def test_source_is_read_in_groups_and_order_is_kept(on_ray: tuple[Batches, Launc
 def test_no_batches_need_no_cluster() -> None:
     import ray
 
-    from headrace.pipeline.ray_batches import RayBatches
+    from headrace.core.ray_batches import RayBatches
 
     assert list(RayBatches().map(iter(()), Twice)) == []
     assert not ray.is_initialized()
@@ -202,7 +202,7 @@ def dataset(endpoints: Endpoints) -> Dataset:
 
 @pytest.fixture(scope="module")
 def local(endpoints: Endpoints, dataset: Dataset) -> tuple[Trained, bytes, Ledger]:
-    return trained(Here(), endpoints, job(dataset, "local"))
+    return trained(LocalLauncher(), endpoints, job(dataset, "local"))
 
 
 @pytest.mark.soak

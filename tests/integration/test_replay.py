@@ -17,7 +17,7 @@ from serving import Api, started
 from shell import as_json, run
 from traffic import until
 
-from headrace.pipeline.run import runs
+from headrace.core.run import runs
 
 if TYPE_CHECKING:
     from conftest import Home

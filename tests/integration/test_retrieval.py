@@ -17,26 +17,26 @@ from servers import serving
 from traffic import until
 from words import words
 
+from headrace.answering.engine import QueryEngine
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS, DOCUMENT_ROWS
+from headrace.core.batches import Threads, Work
+from headrace.core.maintain import upkeep
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
+from headrace.documents import deliver
+from headrace.documents.embed import Embed
+from headrace.documents.indexing import Indexed, catch_up, index_documents
+from headrace.documents.put import put
 from headrace.errors import Unavailable, WrongUsage
-from headrace.inference import deliver
-from headrace.inference.embed import Embed
-from headrace.inference.indexing import Indexed, catch_up, index_documents
-from headrace.inference.pipeline import Desk
-from headrace.inference.put import put
-from headrace.pipeline.batches import Threads, Work
-from headrace.pipeline.run import recorded
-from headrace.pipeline.runner import Runner
-from headrace.pipeline.upkeep import upkeep
 from headrace.platform.address import brought, overlay
 from headrace.settings import Settings, Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.records import batch
-from headrace.storage.tables import TableReader
-from headrace.storage.vectors import VectorReader, VectorWriter
-from headrace.storage.vectors_purge import VectorPurger
+from headrace.storage.tables.handles import TableReader
+from headrace.storage.vectors.handles import VectorReader, VectorWriter
+from headrace.storage.vectors.purge import VectorPurger
 
 METER = Meter(Ledger(), "test")
 SETTINGS = Settings.model_fields["inference"].default
@@ -141,7 +141,7 @@ def test_recall_is_kept_by_tenants_of_any_size_and_under_sixteen_threads(
     vectors: VectorWriter, monkeypatch: pytest.MonkeyPatch, count: int, exact: int
 ) -> None:
     """Against comparing with every chunk that answers, where embeddings lie in clusters and tenants and readers across them."""
-    monkeypatch.setattr("headrace.storage.vectors._EXACT_ROWS", exact)  # fewer are compared with one by one
+    monkeypatch.setattr("headrace.storage.vectors.handles._EXACT_ROWS", exact)  # fewer are compared with one by one
     rng = np.random.default_rng(7)
     centres = rng.normal(size=(150, DIMENSIONS)).astype(np.float32)
     embeddings = centres[rng.integers(0, 150, count)] + 0.8 * rng.normal(size=(count, DIMENSIONS)).astype(np.float32)
@@ -214,7 +214,7 @@ def test_a_passage_that_is_purged_is_in_no_file_of_the_index(
     vectors: VectorWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it was one row of many in its fragment, which LanceDB itself leaves as it is."""
-    monkeypatch.setattr("headrace.storage.vectors_purge._FOLLOWED_S", 0.0)  # nobody searches meanwhile
+    monkeypatch.setattr("headrace.storage.vectors.purge._FOLLOWED_S", 0.0)  # nobody searches meanwhile
     rows = [chunk(f"stays {n}", "acme", [], document=f"d{n}", text=f"the weir number {n}") for n in range(40)]
     vectors.upsert(batch(CHUNKS.columns, [*rows, chunk("goes", "acme", [], "secret", text="the zanzibarquux turns")]))
     vectors.build()
@@ -292,8 +292,8 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 
 
 @pytest.fixture(scope="module")
-def desk(runner: Runner) -> Desk:
-    return Desk(runner, SETTINGS)
+def desk(runner: Runner) -> QueryEngine:
+    return QueryEngine(runner, SETTINGS)
 
 
 @pytest.fixture(autouse=True)
@@ -319,7 +319,7 @@ def index(runner: Runner, tenant: str, *paths: Path, readers: list[str] | None =
     return index_documents(runner, list(paths), tenant=tenant, settings=SETTINGS, readers=readers)
 
 
-def found(desk: Desk, tenant: str, *readers: str, question: str = "what is it like?") -> dict[str, str]:
+def found(desk: QueryEngine, tenant: str, *readers: str, question: str = "what is it like?") -> dict[str, str]:
     """uri → text of what a question finds."""
     answer = desk.search(question, tenant=tenant, user="ann", record=False, readers=readers)
     return {passage.hit.uri: passage.hit.text for passage in answer.passages}
@@ -359,7 +359,7 @@ def closed(shelves: dict[str, list[Shelf]]) -> Shelf:
     return shelves["closed"].pop()
 
 
-def test_readers_of_an_unchanged_file_change_on_the_next_index(runner: Runner, desk: Desk, closed: Shelf) -> None:
+def test_readers_of_an_unchanged_file_change_on_the_next_index(runner: Runner, desk: QueryEngine, closed: Shelf) -> None:
     tenant, docs = closed.tenant, closed.docs
     assert found(desk, tenant) == found(desk, tenant, "it") == found(desk, "other", "hr") == {}
     both = {"docs/a.md": "The pond is deep.", "docs/b.md": "The weir is long."}
@@ -376,7 +376,7 @@ def test_readers_of_an_unchanged_file_change_on_the_next_index(runner: Runner, d
             index(runner, tenant, docs, readers=[wrong])
 
 
-def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, desk: Desk, shelf: Shelf) -> None:
+def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, desk: QueryEngine, shelf: Shelf) -> None:
     (shelf.docs / "a.md").write_bytes(b"\x00\x01" * 400)
     assert set(found(desk, shelf.tenant)) == {"docs/a.md", "docs/b.md"}
     assert len(index(runner, shelf.tenant, shelf.docs, readers=["hr"]).parsed.failed) == 1
@@ -387,7 +387,7 @@ def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, desk
     "way", ["bytes", "renamed", "gone and back", pytest.param("folder", marks=pytest.mark.soak(minutes=0.2))]
 )
 def test_what_was_closed_a_moment_ago_is_not_opened_by_who_names_no_reader(
-    runner: Runner, desk: Desk, shelf: Shelf, way: str
+    runner: Runner, desk: QueryEngine, shelf: Shelf, way: str
 ) -> None:
     tenant, docs = shelf.tenant, shelf.docs
     # Closed on the head, where no table knows of it yet.
@@ -425,7 +425,7 @@ class Meanwhile(Threads):
 
 @pytest.mark.parametrize("change", ["closed", "deleted"])
 def test_of_two_passes_at_once_the_first_does_not_undo_what_the_second_knew(
-    runner: Runner, desk: Desk, docs: Path, tenant: str, change: str
+    runner: Runner, desk: QueryEngine, docs: Path, tenant: str, change: str
 ) -> None:
     (docs / "a.md").write_text("The pond is deep.")
     (docs / "b.md").write_text("The weir is long.")
@@ -449,7 +449,7 @@ def test_of_two_passes_at_once_the_first_does_not_undo_what_the_second_knew(
 
 
 def test_a_changed_document_answers_at_every_moment(
-    runner: Runner, desk: Desk, shelf: Shelf, within: Callable[[float, Callable[[], bool]], bool]
+    runner: Runner, desk: QueryEngine, shelf: Shelf, within: Callable[[float, Callable[[], bool]], bool]
 ) -> None:
     ended, told = threading.Event(), []
 
@@ -469,7 +469,7 @@ def test_a_changed_document_answers_at_every_moment(
     assert within(10, lambda: "colour 1" in found(desk, shelf.tenant)["docs/a.md"])
 
 
-def test_deletes_and_renames_follow(runner: Runner, desk: Desk, closed: Shelf) -> None:
+def test_deletes_and_renames_follow(runner: Runner, desk: QueryEngine, closed: Shelf) -> None:
     tenant, docs = closed.tenant, closed.docs
     (docs / "a.md").rename(docs / "c.md")
     done = index(runner, tenant, docs)
@@ -485,7 +485,7 @@ def test_deletes_and_renames_follow(runner: Runner, desk: Desk, closed: Shelf) -
     assert set(found(desk, tenant, "hr")) == {"docs/c.md"}
 
 
-def test_only_documents_of_the_same_folder_are_deleted(runner: Runner, desk: Desk, tmp_path: Path, tenant: str) -> None:
+def test_only_documents_of_the_same_folder_are_deleted(runner: Runner, desk: QueryEngine, tmp_path: Path, tenant: str) -> None:
     one, other = tmp_path / "one" / "docs", tmp_path / "other" / "docs"
     for folder, name in ((one, "a.md"), (other, "b.md")):
         folder.mkdir(parents=True)
@@ -498,7 +498,7 @@ def test_only_documents_of_the_same_folder_are_deleted(runner: Runner, desk: Des
     assert set(found(desk, tenant)) == {"docs/a.md", "docs/b.md", "a.md"}
 
 
-def test_only_what_changed_in_a_document_is_embedded_again(runner: Runner, desk: Desk, docs: Path, tenant: str) -> None:
+def test_only_what_changed_in_a_document_is_embedded_again(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
     parts = [f"# Part {number}\nThe lock number {number} has two gates." for number in range(5)]
     (docs / "a.md").write_text("\n".join(parts))
     assert index(runner, tenant, docs).embedded.chunks == 5

@@ -36,24 +36,23 @@ from headrace.catalog import (
     TURNS,
     Store,
 )
+from headrace.core.archive import record
+from headrace.core.run import recorded, runs
+from headrace.core.runner import Runner
 from headrace.errors import LostRace, NotFound, NothingIndexed, Unavailable, WrongUsage
-from headrace.head.land import landing
-from headrace.pipeline import manifest
-from headrace.pipeline.archive import record
-from headrace.pipeline.run import recorded, runs
-from headrace.pipeline.runner import Runner
+from headrace.ingest.land import landing
 from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.indexes import Generation, Indexes, IndexReader, IndexWriter
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
 from headrace.storage.sql import select
-from headrace.storage.tables import TableReader, TableWriter
-from headrace.storage.topics import Record, TopicReader, TopicWriter
-from headrace.storage.vectors import VectorReader, VectorWriter
-from headrace.training import champion
+from headrace.storage.stream import Record, TopicReader, TopicWriter
+from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexReader, IndexWriter
+from headrace.storage.vectors.handles import VectorReader, VectorWriter
+from headrace.training import champion, manifest
 
 pytest_plugins = ["shared"]
 T = TypeVar("T")
@@ -277,14 +276,14 @@ def test_another_scan_reads_what_was_added_since(table: TableWriter, endpoints: 
 
 
 def test_rows_kept_of_a_table_are_bounded(table: TableWriter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.storage.iceberg_scan._KEPT_BYTES", 1000)
+    monkeypatch.setattr("headrace.storage.tables.iceberg.scan._KEPT_BYTES", 1000)
     recent = table.format._recent  # type: ignore[attr-defined]
     for number in range(1, 8):
         table.append(rows(number))
         assert offsets(table) == list(range(1, number + 1))
         assert recent._bytes == sum(b.nbytes for batches in recent._rows.values() for b in batches) <= 1000
     assert recent._rows, "nothing is kept"
-    monkeypatch.setattr("headrace.storage.iceberg_scan._FILE_BYTES", 1)
+    monkeypatch.setattr("headrace.storage.tables.iceberg.scan._FILE_BYTES", 1)
     table.append(rows(8))
     assert offsets(table) == list(range(1, 9))
 
@@ -418,7 +417,7 @@ def test_an_empty_topic_is_drained_and_nothing_appended_is_nothing(topic: tuple[
 
 
 def test_one_record_is_there_or_it_is_not(topic: tuple[TopicWriter, TopicReader], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.storage.topics._ONE_RECORD_S", 1.0)
+    monkeypatch.setattr("headrace.storage.stream._ONE_RECORD_S", 1.0)
     writer, reader = topic
     writer.append(events(0, 1, 2), key="answer_id")
     found = reader.record(0, 1)
@@ -457,7 +456,7 @@ def test_a_reader_that_follows_sees_what_comes_later(topic: tuple[TopicWriter, T
 
 
 def test_a_head_that_is_down_says_so(endpoints: Endpoints, meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.storage.topics._TIMEOUT_S", 1.0)
+    monkeypatch.setattr("headrace.storage.stream._TIMEOUT_S", 1.0)
     down = endpoints.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"})
     with pytest.raises(Unavailable, match=r"Topic feedback cannot be reached at 127\.0\.0\.1:9"):
         list(TopicReader(FEEDBACK, down, meter).read({0: 0}))
@@ -695,18 +694,18 @@ def test_the_champion_moves_forward_and_back_and_its_history_is_kept(crowned: tu
     models, promotions = crowned
     assert champion.champion(models) == (champion.Champion(), "")
     with pytest.raises(NotFound, match="no earlier version"):
-        champion.dethrone(models, promotions, who="ann", why="")
+        champion.rollback(models, promotions, who="ann", why="")
     with pytest.raises(NotFound, match="No version 'v9'"):
-        champion.crown(models, promotions, "v9", "ann", "")
+        champion.promote(models, promotions, "v9", "ann", "")
     release(models, "v1", "v2")
     for version in ("v1", "v1", "v2"):
-        assert champion.crown(models, promotions, version, "ann", "because").version == version
+        assert champion.promote(models, promotions, version, "ann", "because").version == version
     assert champion.champion(models)[0].history == ["none", "v1"]
     assert [card["version"] for card in champion.versions(models)] == ["v1", "v2"]
-    assert champion.dethrone(models, promotions, who="bob", why="worse").version == "v1"
-    assert champion.dethrone(models, promotions, who="bob", why="worse").version == "none"
+    assert champion.rollback(models, promotions, who="bob", why="worse").version == "v1"
+    assert champion.rollback(models, promotions, who="bob", why="worse").version == "none"
     with pytest.raises(NotFound, match="no earlier version"):
-        champion.dethrone(models, promotions, who="bob", why="")
+        champion.rollback(models, promotions, who="bob", why="")
     assert champion.champion(models)[0].moves == 4
     assert moves(promotions) == [
         ("promote", "none", "v1"),
@@ -721,14 +720,14 @@ def test_a_move_whose_record_was_lost_is_recorded_by_the_next(
 ) -> None:
     models, promotions = crowned
     release(models, "v1", "v2")
-    champion.crown(models, promotions, "v1", "ann", "")
-    champion.crown(models, promotions, "v2", "ann", "")
+    champion.promote(models, promotions, "v1", "ann", "")
+    champion.promote(models, promotions, "v2", "ann", "")
     # The process dies between pointer and table: the pointer moves, the record goes where nobody looks.
     elsewhere = TableWriter(own(PROMOTIONS), endpoints, Meter(Ledger(), "test"))
-    champion.dethrone(models, elsewhere, who="ann", why="")
+    champion.rollback(models, elsewhere, who="ann", why="")
     assert len(moves(promotions)) == 2
-    champion.crown(models, promotions, "v2", "bob", "")
-    champion.crown(models, promotions, "v2", "bob", "")
+    champion.promote(models, promotions, "v2", "bob", "")
+    champion.promote(models, promotions, "v2", "bob", "")
     assert moves(promotions) == [
         ("promote", "none", "v1"),
         ("promote", "v1", "v2"),
@@ -747,7 +746,7 @@ def test_movers_at_once_lose_or_win_and_every_win_is_recorded_once(
     def move(number: int) -> champion.Champion:
         meter = Meter(Ledger(), "test")
         mine = ObjectWriter(models.store, endpoints, meter), TableWriter(promotions.store, endpoints, meter)
-        return champion.crown(*mine, names[number], "ann", "")
+        return champion.promote(*mine, names[number], "ann", "")
 
     champion.record_move(promotions, champion.Champion())
     got = at_once(3, move)
@@ -781,13 +780,13 @@ def test_tenants_share_what_is_open_and_are_counted_apart(endpoints: Endpoints, 
 def test_which_index_answers_is_asked_once_for_all_tenants(endpoints: Endpoints, ledger: Ledger) -> None:
     store = own(INDEXES)
     writer = IndexWriter(store, endpoints, Meter(Ledger(), "test"))
-    writer.change(lambda now: Indexes(serving=Generation(1, 200, "embedder", 384), newest=1))
+    writer.change(lambda now: Indexes(serving=IndexGeneration(1, 200, "embedder", 384), newest=1))
     one = IndexReader(store, endpoints, Meter(ledger, "retrieve", "one"))
     other = one.counting(Meter(ledger, "retrieve", "other"))
     assert one.recent() == other.recent()
     assert [(line.tenant, line.ops) for line in ledger.rows()] == [("one", 1)]
     # Whoever asked long ago waits for the one who asks now: what stood then may be gone.
-    writer.change(lambda now: replace(now, serving=Generation(2, 200, "embedder", 384), newest=2))
+    writer.change(lambda now: replace(now, serving=IndexGeneration(2, 200, "embedder", 384), newest=2))
     assert one._asked.known is not None
     one._asked.known = (one._asked.known[0] - 3600, one._asked.known[1])
     with ThreadPoolExecutor(8) as pool:

@@ -15,26 +15,25 @@ import tiny
 from judged import judge
 
 from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, PROMOTIONS, TURNS
-from headrace.errors import LostRace, Terminal
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
+from headrace.errors import LostRace, Permanent
 from headrace.models.tokens import INSTEAD
-from headrace.pipeline import manifest
-from headrace.pipeline.run import recorded
-from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
 from headrace.settings import Gate, Settings, Training
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.storage.tables import TableReader, TableWriter
-from headrace.training import champion
+from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.training import champion, manifest
 from headrace.training.checkpoint import Checkpoints, resume
 from headrace.training.clock import Clock
+from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.evaluate import Evaluation
-from headrace.training.loop import Trained
-from headrace.training.pipeline import turn
-from headrace.training.prepare import Dataset, dataset_version, prepare
 from headrace.training.promote import settle
+from headrace.training.round import turn
+from headrace.training.trainer import Trained
 
 METER = Meter(Ledger(), "test")
 FEW = Gate(least_questions=8)
@@ -104,7 +103,7 @@ def test_a_better_challenger_is_served_and_a_turn_that_learned_nothing_new_is_re
         recorded("turn", tmp_path) as run,
     ):
         runner = Runner(run, endpoints)
-        with pytest.raises(Terminal, match="no verdict to learn from"):
+        with pytest.raises(Permanent, match="no verdict to learn from"):
             turn(runner, settings=settings)
         assert manifest.numbers(ObjectReader(TURNS, endpoints, METER)) == []
         first(runner, settings, tmp_path)
@@ -157,9 +156,9 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
     assert (promoted.version, promoted.who) == ("v000001", "turn 1")
     assert settle(writer, turns, promotions, "reranker") == champion.champion(models)[0] == promoted
     # A rollback is somebody's will: settling leaves it alone.
-    assert champion.dethrone(writer, promotions, who="ann", why="").version == "none"
+    assert champion.rollback(writer, promotions, who="ann", why="").version == "none"
     assert settle(writer, turns, promotions, "reranker").version == "none"
-    assert champion.crown(writer, promotions, "v000001", "ann", "").version == "v000001"
+    assert champion.promote(writer, promotions, "v000001", "ann", "").version == "v000001"
 
 
 def second(runner: Runner, settings: Training) -> None:
@@ -197,8 +196,8 @@ def test_a_turn_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, end
     turns = ObjectWriter(TURNS, endpoints, METER)
     number = (manifest.numbers(turns) or [0])[-1] + 1
     judge(endpoints, 12, liked="yes", seed=2)
-    from headrace.head.land import land
-    from headrace.training.pipeline import plan
+    from headrace.ingest.land import land
+    from headrace.training.round import plan
 
     quick = Training(recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 1}})
     runner.run(land)
@@ -219,10 +218,10 @@ def test_a_turn_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, end
 
 
 def test_a_turn_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_it(runner: Runner, endpoints: Endpoints) -> None:
-    from headrace.head.land import land
+    from headrace.ingest.land import land
     from headrace.training.exclusions import Exclusions
-    from headrace.training.pipeline import plan
     from headrace.training.promote import promote
+    from headrace.training.round import plan
 
     judge(endpoints, 12, liked="yes", seed=4)
     runner.run(land)

@@ -21,20 +21,20 @@ from pyiceberg.table.snapshots import Operation
 from servers import Servers
 
 from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS, TURNS, Store, Tier, stores
+from headrace.core.maintain import pins, upkeep
+from headrace.core.run import Run
+from headrace.core.runner import Runner
 from headrace.errors import LostRace, NotFound
-from headrace.pipeline import manifest
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
-from headrace.pipeline.upkeep import pins, upkeep
 from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.iceberg import IcebergTable
-from headrace.storage.iceberg_merge import groups
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.records import batch
-from headrace.storage.tables import TableReader, TableWriter
+from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.tables.iceberg.compaction import groups
+from headrace.storage.tables.iceberg.table import IcebergTable
+from headrace.training import manifest
 
 pytest_plugins = ["shared"]
 # Everything at once: a table is due at once, nothing but the newest snapshot is kept, and objects go after two seconds.
@@ -665,7 +665,9 @@ def test_upkeeps_at_once_do_it_once(endpoints: Endpoints, table: TableWriter) ->
 def test_the_stage_has_a_port_for_every_table_and_keeps_those_that_are_due(
     endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.storage.iceberg.NAMESPACE", "upkept")  # the tables of the catalog, and nobody else's rows
+    monkeypatch.setattr(
+        "headrace.storage.tables.iceberg.core.NAMESPACE", "upkept"
+    )  # the tables of the catalog, and nobody else's rows
     assert {port.store for port in upkeep.ports if port.handle is TableWriter} == set(stores(Tier.TABLE))
     runner = Runner(Run("upkeep", tmp_path), endpoints)
     rules = Upkeep(every=5, merge=4)

@@ -29,13 +29,13 @@ from vast_engine import Engine, Isolation, Refused
 
 from headrace.catalog import DEAD_LETTERS, DOCUMENT_ROWS, FEEDBACK_ROWS, INTERACTION_ROWS, PROMOTIONS, Store, Tier, stores
 from headrace.errors import BadSettings, LostRace, MissingPart, Overloaded, StorageFull, Unavailable
-from headrace.storage import vast
 from headrace.storage.endpoints import Endpoints, ModelEndpoint, VastEndpoint
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.records import batch
 from headrace.storage.sql import select
-from headrace.storage.tables import TableReader, TableWriter
+from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.tables.vast import table as vast
 
 BUCKET = "lake"
 AT = datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC)

@@ -16,12 +16,12 @@ import pytest
 from httpx_sse import connect_sse
 from traffic import until
 
+from headrace.api import app as application
+from headrace.api import auth as caller
+from headrace.api.audit import Audit
+from headrace.api.strangers import PER_MINUTE, Strangers
 from headrace.models.connections import HEAD_S
 from headrace.storage.metadata import Metadata
-from headrace.web import app as application
-from headrace.web import caller
-from headrace.web.audit import Audit
-from headrace.web.strangers import PER_MINUTE, Strangers
 
 
 def connected(api: Any) -> socket.socket:

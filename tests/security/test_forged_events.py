@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from signed import signed
 from words import words
 
+from headrace.answering.feedback import Verdict, feedback
 from headrace.catalog import (
     CHUNKS,
     DEAD_LETTERS,
@@ -26,22 +27,21 @@ from headrace.catalog import (
     FEEDBACK_ROWS,
     Store,
 )
-from headrace.head.land import Landed, land
-from headrace.head.position import mark_name
-from headrace.head.reland import reland
-from headrace.inference import deliver
-from headrace.inference.feedback import Verdict, feedback
-from headrace.inference.indexing import catch_up
-from headrace.inference.parse import audience, document_id, live
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
+from headrace.core.run import Run
+from headrace.core.runner import Runner
+from headrace.documents import deliver
+from headrace.documents.indexing import catch_up
+from headrace.documents.parse import audience, document_id, live
+from headrace.ingest.land import Landed, land
+from headrace.ingest.positions import mark_name
+from headrace.ingest.reland import reland
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.meter import Meter
 from headrace.storage.signature import HEADER, UNSIGNED
-from headrace.storage.tables import TableReader, TableWriter
-from headrace.storage.topics import TopicReader
-from headrace.storage.vectors import VectorReader
+from headrace.storage.stream import TopicReader
+from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.vectors.handles import VectorReader
 
 Headers = list[tuple[str, bytes]]
 TEXT = b"# Pay\n\nThe boss earns ninety-nine guineas a week."

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from headrace.catalog import KV_CACHE
-from headrace.models.kv_cache import BLOCK, KvCache, Shape, pack
+from headrace.models.kv.cache import BLOCK, KvCache, Shape, pack
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Ledger

@@ -18,10 +18,10 @@ from conftest import Home
 from shell import on_terminal
 from traffic import until
 
+from headrace.documents import beneath
+from headrace.documents.beneath import open_beneath
+from headrace.documents.put import _read, walk
 from headrace.errors import BadDocument, BadSettings, WrongUsage
-from headrace.inference import beneath
-from headrace.inference.beneath import open_beneath
-from headrace.inference.put import _read, walk
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.keys import keys_of
 from headrace.settings import Settings, obeyed

@@ -17,13 +17,13 @@ from shell import run
 from traffic import until
 
 from headrace.catalog import CHUNK_ROWS, EXAMPLES, FEEDBACK, INTERACTIONS, TURNS, Store
+from headrace.core.launch import LocalLauncher
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
 from headrace.errors import NothingToLearn, WrongUsage
 from headrace.models.tokens import INSTEAD
-from headrace.pipeline import manifest
-from headrace.pipeline.launch import Here
-from headrace.pipeline.run import recorded
-from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
+from headrace.registry.serve import go_round, unshared
 from headrace.session import Session
 from headrace.settings import Preparing, Settings, Training
 from headrace.storage.ledger import Ledger
@@ -31,9 +31,9 @@ from headrace.storage.metadata import SHARED, Metadata
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
-from headrace.storage.tables import TableReader, TableWriter
-from headrace.storage.topics import TopicWriter
-from headrace.turn import go_round, unshared
+from headrace.storage.stream import TopicWriter
+from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.training import manifest
 
 pytestmark = pytest.mark.story
 METER = Meter(Ledger(), "test")
@@ -53,7 +53,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
             open_platform(settings, parts=frozenset({"objects", "head"})) as endpoints,
             recorded("turn", settings.home) as run,
         ):
-            yield Session(settings, run, Runner(run, endpoints), Here())
+            yield Session(settings, run, Runner(run, endpoints), LocalLauncher())
 
 
 def filled(schema: pa.Schema, **given: Any) -> dict[str, Any]:

@@ -23,14 +23,14 @@ from traffic import until
 
 from headrace.errors import NotGenuine, Unavailable
 from headrace.platform import neighbours, open_platform, running
-from headrace.platform.broker import broker_binary, start_broker
 from headrace.platform.certificates import certificate_of, context_of
 from headrace.platform.home import Home
 from headrace.platform.keys import keys_of
 from headrace.platform.ports import GRPC_OFFSET, choose_ports
-from headrace.platform.weed import start_weed, weed_binary
+from headrace.platform.seaweedfs import start_weed, weed_binary
+from headrace.platform.tansu import broker_binary, start_broker
 from headrace.session import opened
-from headrace.settings import Platform as PlatformSettings
+from headrace.settings import PlatformSettings as PlatformSettings
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.objects import connect

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from signed import signed
 from words import Words, words
 
-import headrace.inference.chunk as chunking
+import headrace.documents.chunk as chunking
 from headrace.catalog import (
     CHUNK_ROWS,
     CHUNKS,
@@ -36,27 +36,27 @@ from headrace.catalog import (
     LANDINGS,
     Store,
 )
+from headrace.core.run import Run
+from headrace.core.runner import Runner
+from headrace.documents.failed import leave_out
+from headrace.documents.indexing import catch_up
+from headrace.documents.parse import ROWS_IN_ORDER, _name_of, document_id
 from headrace.errors import NotFound, Overloaded, RequestRefused, Unavailable, WrongUsage
-from headrace.head import land as landing
-from headrace.head.land import Following, Landed, land
-from headrace.head.position import positions
-from headrace.head.skip import skip
-from headrace.inference.failed import leave_out
-from headrace.inference.indexing import catch_up
-from headrace.inference.parse import ROWS_IN_ORDER, _name_of, document_id
+from headrace.ingest import land as landing
+from headrace.ingest.land import Following, Landed, land
+from headrace.ingest.positions import positions
+from headrace.ingest.skip import skip
 from headrace.models import client
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
 from headrace.platform import open_platform
-from headrace.settings import Landing, Preparing, Settings
+from headrace.registry import canary
+from headrace.settings import LandingSettings, Preparing, Settings
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
-from headrace.storage.tables import TableReader, TableWriter
-from headrace.storage.topics import TopicReader
-from headrace.storage.vectors import VectorReader
-from headrace.training import canary
-from headrace.training.prepare import prepare
+from headrace.storage.stream import TopicReader
+from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.storage.vectors.handles import VectorReader
+from headrace.training.data import prepare
 
 NOW = "2026-01-02T03:04:05+00:00"
 TEXT = b"# Pumps\n\nThe pump of the northern station was greased on day seven by crew three."
@@ -385,7 +385,7 @@ def test_a_lander_that_fails_ends_the_others_and_says_so(runner: Runner, monkeyp
     following = Following(threading.Event())
     produce(runner, {FEEDBACK: [verdict(verdict_id="v2")]})
     with pytest.raises(RuntimeError, match="nobody foresaw this"):
-        runner.run(land, settings=Landing(commit_s=0.1), following=following)
+        runner.run(land, settings=LandingSettings(commit_s=0.1), following=following)
 
 
 JSON = st.recursive(

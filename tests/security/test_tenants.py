@@ -15,13 +15,15 @@ import pytest
 from shell import as_json, run
 from traffic import until
 
+from headrace.answering.feedback import CORRECTION_CHARACTERS, REASON_CHARACTERS, Verdict
+from headrace.api.auth import SCOPES, Caller
+from headrace.api.service import Service
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENTS
+from headrace.core.run import Run
+from headrace.core.runner import Runner
+from headrace.documents.parse import document_id
+from headrace.documents.put import _found
 from headrace.errors import WrongUsage
-from headrace.inference.feedback import CORRECTION_CHARACTERS, REASON_CHARACTERS, Verdict
-from headrace.inference.parse import document_id
-from headrace.inference.put import _found
-from headrace.pipeline.run import Run
-from headrace.pipeline.runner import Runner
 from headrace.settings import Settings
 from headrace.storage import metadata
 from headrace.storage.endpoints import Endpoints
@@ -29,9 +31,7 @@ from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
-from headrace.storage.vectors import VectorWriter
-from headrace.web.caller import SCOPES, Caller
-from headrace.web.service import Service
+from headrace.storage.vectors.handles import VectorWriter
 
 NFC = unicodedata.normalize("NFC", "pré/é.md")
 NFD = unicodedata.normalize("NFD", "pré/é.md")

@@ -12,9 +12,9 @@ from rich.console import Console
 from headrace.catalog import Tier
 from headrace.check import acceptance
 from headrace.check.files import _number, _numbered
-from headrace.check.promise import Broken, Effort, Finding, Measured, Subject, Unknown, Verdict, latency, percentile, promise
-from headrace.check.second import Second
-from headrace.check.table import say_checked
+from headrace.check.peer import PeerProcess
+from headrace.check.promise import Broken, Finding, Measured, Outcome, Promises, TimeBudget, Unknown, latency, percentile, promise
+from headrace.cli.render.check import say_checked
 from headrace.errors import Unavailable
 from headrace.platform.address import embedded_endpoints
 from headrace.platform.home import Home
@@ -33,8 +33,8 @@ def test_percentiles_are_values_that_were_measured() -> None:
 
 
 def test_a_loop_does_its_least_rounds_and_stops_at_its_most() -> None:
-    assert list(Effort(0).rounds(3, 10)) == [0, 1, 2]
-    assert list(Effort(60).rounds(3, 5)) == [0, 1, 2, 3, 4]
+    assert list(TimeBudget(0).rounds(3, 10)) == [0, 1, 2]
+    assert list(TimeBudget(60).rounds(3, 5)) == [0, 1, 2, 3, 4]
 
 
 def test_a_torn_file_is_told_from_a_whole_one() -> None:
@@ -46,7 +46,7 @@ def test_a_torn_file_is_told_from_a_whole_one() -> None:
 
 
 def test_a_second_process_answers_says_what_failed_and_ends() -> None:
-    with Second() as second:
+    with PeerProcess() as second:
         assert second.ask("files.disappears", path=os.devnull + "-not", seconds=1).get(30) is not None
         with pytest.raises(OSError, match="FileNotFoundError"):
             second.ask("files.try_lock", path="/nowhere/at/all").get(30)
@@ -54,7 +54,7 @@ def test_a_second_process_answers_says_what_failed_and_ends() -> None:
             second.ask("os.getpid").get(30)
         process = second._process
     assert process.returncode is not None
-    with Second() as second:
+    with PeerProcess() as second:
         second._process.kill()
         second._process.wait()
         with pytest.raises(Unavailable, match="second process"):
@@ -62,22 +62,22 @@ def test_a_second_process_answers_says_what_failed_and_ends() -> None:
 
 
 @promise("kept", loses="a")
-def kept(room: list[str], effort: Effort) -> Measured:
+def kept(room: list[str], effort: TimeBudget) -> Measured:
     return Measured("3 ms", p50_ms=3.14159)
 
 
 @promise("broken", loses="b")
-def broken(room: list[str], effort: Effort) -> Measured:
+def broken(room: list[str], effort: TimeBudget) -> Measured:
     raise Broken("it broke")
 
 
 @promise("unknown", loses="c")
-def unknown(room: list[str], effort: Effort) -> Measured:
+def unknown(room: list[str], effort: TimeBudget) -> Measured:
     raise Unknown("nobody knows", Measured("7 low", low=7))
 
 
 @promise("refused", loses="d")
-def refused(room: list[str], effort: Effort) -> Measured:
+def refused(room: list[str], effort: TimeBudget) -> Measured:
     raise ConnectionRefusedError("no answer")
 
 
@@ -90,7 +90,7 @@ def findings(monkeypatch: pytest.MonkeyPatch, *promises: object, clears: bool = 
             if not clears:
                 raise Unavailable("Things could not be deleted.")
 
-    subject = Subject(Tier.FILE, promises, (OSError, Unavailable), opened)
+    subject = Promises(Tier.FILE, promises, (OSError, Unavailable), opened)
     monkeypatch.setattr(acceptance, "SUBJECTS", (subject,))
     monkeypatch.setenv("HEADRACE_SETTINGS", "none.toml")
     settings = Settings()
@@ -101,10 +101,10 @@ def findings(monkeypatch: pytest.MonkeyPatch, *promises: object, clears: bool = 
 def test_each_promise_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     found = findings(monkeypatch, kept, broken, unknown, refused)
     assert [(f.promise, f.verdict, f.figure, f.seen) for f in found] == [
-        ("kept", Verdict.KEPT, "3 ms", ""),
-        ("broken", Verdict.BROKEN, "", "it broke"),
-        ("unknown", Verdict.UNKNOWN, "7 low", "nobody knows"),
-        ("refused", Verdict.BROKEN, "", "no answer"),
+        ("kept", Outcome.KEPT, "3 ms", ""),
+        ("broken", Outcome.BROKEN, "", "it broke"),
+        ("unknown", Outcome.UNKNOWN, "7 low", "nobody knows"),
+        ("refused", Outcome.BROKEN, "", "no answer"),
     ]
     assert found[0].as_dict()["figures"] == {"p50_ms": 3.142}
     console = Console(record=True, width=100, file=io.StringIO())
@@ -118,20 +118,20 @@ def test_each_promise_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_where_the_first_is_broken_no_other_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     found = findings(monkeypatch, refused, kept)
-    assert [f.verdict for f in found] == [Verdict.BROKEN, Verdict.UNKNOWN]
+    assert [f.verdict for f in found] == [Outcome.BROKEN, Outcome.UNKNOWN]
 
 
 def test_what_cannot_be_cleared_away_is_a_broken_promise(monkeypatch: pytest.MonkeyPatch) -> None:
     found = findings(monkeypatch, kept, kept, clears=False)
-    assert [f.verdict for f in found] == [Verdict.KEPT, Verdict.KEPT, Verdict.BROKEN]
+    assert [f.verdict for f in found] == [Outcome.KEPT, Outcome.KEPT, Outcome.BROKEN]
     assert found[-1].seen == "Things could not be deleted"
     # Storage that gave no answer in the first place is not blamed twice.
-    assert [f.verdict for f in findings(monkeypatch, refused, kept, clears=False)] == [Verdict.BROKEN, Verdict.UNKNOWN]
+    assert [f.verdict for f in findings(monkeypatch, refused, kept, clears=False)] == [Outcome.BROKEN, Outcome.UNKNOWN]
 
 
 def test_a_mistake_of_ours_is_not_blamed_on_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
     @promise("mistaken", loses="e")
-    def mistaken(room: list[str], effort: Effort) -> Measured:
+    def mistaken(room: list[str], effort: TimeBudget) -> Measured:
         return room.nothing  # type: ignore[attr-defined]
 
     with pytest.raises(AttributeError):

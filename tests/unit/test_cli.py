@@ -13,8 +13,8 @@ from conftest import Imported
 
 from headrace import __version__, cli
 from headrace.catalog import DOCUMENTS
-from headrace.loop.status import Status
-from headrace.pipeline.run import recorded
+from headrace.core.run import recorded
+from headrace.scheduler.status import Status
 from headrace.storage.ledger import Direction
 
 
@@ -223,7 +223,7 @@ def test_a_person_sees_tables(run, home: Path) -> None:  # type: ignore[no-untyp
 
 
 SLOW = {"pyiceberg", "pyarrow", "numpy", "pandas", "torch", "transformers", "lancedb", "duckdb", "obstore", "confluent_kafka"}
-SLOW |= {"httpx", "fastapi", "sqlalchemy", "fontTools", "psutil", "requests", "headrace.inference", "headrace.training"}
+SLOW |= {"httpx", "fastapi", "sqlalchemy", "fontTools", "psutil", "requests", "headrace.answering", "headrace.training"}
 LOOKING_BACK = SLOW - {"psutil", "pyarrow", "numpy"}
 
 

@@ -17,11 +17,11 @@ from pydantic_core import PydanticUndefined
 from starlette.routing import Match
 
 from headrace import cli
-from headrace.pipeline.run import recorded
-from headrace.pipeline.runner import Runner
+from headrace.api import Service, create_app
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
 from headrace.platform import open_platform
-from headrace.settings import Embedded, Section, Settings
-from headrace.web import Service, create_app
+from headrace.settings import EmbeddedPart, Section, Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,7 +50,7 @@ def test_settings_that_are_shown_are_settings(
         monkeypatch.setenv(name, "secret")
     settings = Settings.load()
     for name in re.findall(r"^\[(\w+)\]", text, re.MULTILINE):
-        assert not isinstance(getattr(settings, name), Embedded), f"{page}: [{name}] changes nothing"
+        assert not isinstance(getattr(settings, name), EmbeddedPart), f"{page}: [{name}] changes nothing"
 
 
 def sections(of: type[Any] = Settings, path: str = "") -> Iterator[tuple[str, type[Any]]]:
@@ -58,7 +58,7 @@ def sections(of: type[Any] = Settings, path: str = "") -> Iterator[tuple[str, ty
     yield f"[{path}]" if path else "Top level", of
     for name, field in of.model_fields.items():
         for member in members(field.annotation):
-            if issubclass(member, Embedded):
+            if issubclass(member, EmbeddedPart):
                 continue
             below = f"{path}.{name}" if path else name
             if "type" in member.model_fields:

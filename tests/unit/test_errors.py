@@ -8,15 +8,15 @@ import re
 import pytest
 
 from headrace import errors
-from headrace.errors import BadDocument, HeadraceError, Terminal, Transient
+from headrace.errors import BadDocument, HeadraceError, Permanent, Transient
 
 CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, HeadraceError)]
-LEAVES = [c for c in CLASSES if c not in (HeadraceError, Terminal, Transient)]
+LEAVES = [c for c in CLASSES if c not in (HeadraceError, Permanent, Transient)]
 
 
 @pytest.mark.parametrize("kind", LEAVES)
 def test_every_error_is_either_terminal_or_transient(kind: type[HeadraceError]) -> None:
-    assert issubclass(kind, Terminal) != issubclass(kind, Transient)
+    assert issubclass(kind, Permanent) != issubclass(kind, Transient)
 
 
 def test_the_tree_drawn_is_the_tree_there_is() -> None:
@@ -27,7 +27,7 @@ def test_the_tree_drawn_is_the_tree_there_is() -> None:
             branch = match[1]
         elif match := re.match(r"[│ ] +[├└]── (\w+)", line):
             drawn[match[1]] = branch
-    assert drawn == {c.__name__: "Terminal" if issubclass(c, Terminal) else "Transient" for c in LEAVES}
+    assert drawn == {c.__name__: "Terminal" if issubclass(c, Permanent) else "Transient" for c in LEAVES}
 
 
 def test_only_wrong_words_and_settings_end_with_2() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from headrace.errors import NotGenuine
 from headrace.genuine import check_genuine
-from headrace.models import generator, tokens
+from headrace.models import tokens
+from headrace.models.server import generator
 from headrace.models.tokens import INSTEAD, MODELS_CACHE, embedder_weights
 
 TEXT = b"#!/bin/sh\necho hello\n"

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from traffic import until
 
 from headrace.models import connections
-from headrace.models.connections import Complaints, Connection, Server, config, most_connections
+from headrace.models.connections import Complaints, QuietServer, WatchedConnection, config, most_connections
 
 WHOLE = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
 HALF = b"GET /a HTTP/1.1\r\nHost: a\r\n"
@@ -56,7 +56,7 @@ def app() -> App:
 def served(app: App) -> Iterator[Opened]:
     """A server of ours; yields what opens a connection to it and sends something."""
     made = config(app, keep_alive_s=30, grace_s=1, log_level="critical")
-    server = Server(made)
+    server = QuietServer(made)
     opened: list[socket.socket] = []
 
     def open_one(first: bytes) -> socket.socket:
@@ -224,4 +224,4 @@ def test_trouble_is_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_it_is_uvicorns_protocol_that_is_watched() -> None:
-    assert issubclass(config(App(), keep_alive_s=1, grace_s=1, log_level="critical").http, Connection)  # type: ignore[arg-type]
+    assert issubclass(config(App(), keep_alive_s=1, grace_s=1, log_level="critical").http, WatchedConnection)  # type: ignore[arg-type]

@@ -15,8 +15,8 @@ from tiny import SHAPE, adapter, generator
 
 from headrace.catalog import KV_CACHE
 from headrace.errors import RequestRefused
-from headrace.models.generator import Cancelled, Ending, Generation, Sampling, SmolLM, choose
-from headrace.models.kv_cache import BLOCK, KvCache, Shape, block_keys, pack, unpack
+from headrace.models.kv.cache import BLOCK, KvCache, Shape, block_keys, pack, unpack
+from headrace.models.server.generator import Cancelled, Ending, Generated, Sampling, SmolLM, choose
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Ledger
@@ -89,8 +89,8 @@ def endpoints(folder: Path) -> Endpoints:
     )
 
 
-def run(model: SmolLM, prompt: list[int], cache: KvCache | None, sampling: Sampling = GREEDY) -> Generation:
-    generation = Generation(list(prompt))
+def run(model: SmolLM, prompt: list[int], cache: KvCache | None, sampling: Sampling = GREEDY) -> Generated:
+    generation = Generated(list(prompt))
     list(model.generate(prompt, sampling, cache=cache, into=generation))
     return generation
 
@@ -358,7 +358,7 @@ def test_a_prompt_that_does_not_fit_is_refused(model: SmolLM) -> None:
 
 
 def test_a_cancelled_answer_stops(model: SmolLM) -> None:
-    generation = Generation(PROMPT)
+    generation = Generated(PROMPT)
     pieces = model.generate(PROMPT, Sampling(500), cancelled=lambda: len(generation.completion_tokens) >= 3, into=generation)
     with pytest.raises(Cancelled):
         list(pieces)
@@ -373,7 +373,7 @@ def test_a_document_cannot_pose_as_another_speaker(model: SmolLM) -> None:
 
 
 def test_one_seed_one_answer(model: SmolLM) -> None:
-    def sampled(seed: int) -> Generation:
+    def sampled(seed: int) -> Generated:
         return run(model, PROMPT[:50], None, Sampling(20, temperature=1.5, top_p=0.9, seed=seed))
 
     assert sampled(1).completion_tokens == sampled(1).completion_tokens != sampled(2).completion_tokens

@@ -10,7 +10,7 @@ import pytest
 
 from headrace.platform import neighbours
 from headrace.platform.neighbours import other_users, started_notes, trust
-from headrace.settings import Kafka, Platform, Settings
+from headrace.settings import Kafka, PlatformSettings, Settings
 
 
 def user(name: str, uid: int, shell: str) -> pwd.struct_passwd:
@@ -54,6 +54,6 @@ def test_many_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_programs_of_ones_own_are_named() -> None:
-    notes = started_notes(Settings(platform=Platform(weed=Path("/opt/weed"))))
+    notes = started_notes(Settings(platform=PlatformSettings(weed=Path("/opt/weed"))))
     assert notes[0] == "SeaweedFS is a program of your own, /opt/weed."
     assert len(notes) == 2

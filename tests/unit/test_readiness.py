@@ -13,7 +13,7 @@ import pytest
 from headrace import readiness
 from headrace.errors import Unavailable
 from headrace.platform.home import Home
-from headrace.readiness import Ask, Part, Readiness, Trouble, platform_trouble
+from headrace.readiness import Ask, PartState, Readiness, Trouble, platform_trouble
 
 
 def fails() -> None:
@@ -28,7 +28,7 @@ def test_what_a_part_says_is_told_without_addresses() -> None:
         Ask("c", lambda: Trouble("is held up", since), "look at c"),
     ]
     a, b, c = Readiness(asks).look()
-    assert a == Part("a")
+    assert a == PartState("a")
     assert a.as_dict() == {"part": "a", "ready": True, "state": "ready"}
     assert (b.ready, b.state, b.remedy) == (False, "does not answer (Unavailable)", "look at b")
     told = c.as_dict()
@@ -74,7 +74,7 @@ def test_who_asks_often_is_told_what_was_said_a_moment_ago() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert ready.recent(60.0) == (Part("a"),)
+    assert ready.recent(60.0) == (PartState("a"),)
     assert ready.recent(0.0) is None
 
 

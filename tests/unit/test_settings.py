@@ -9,7 +9,7 @@ import pytest
 
 from headrace.errors import BadSettings
 from headrace.platform.address import brought
-from headrace.settings import S3, Embedded, Settings
+from headrace.settings import S3, EmbeddedPart, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_with_nothing_given_everything_is_embedded() -> None:
     assert settings.home == Path(".headrace")
     assert settings.tenant == "default"
     parts = (settings.objects, settings.tables, settings.head, settings.models.embedder, settings.models.generator)
-    assert all(isinstance(part, Embedded) for part in parts)
+    assert all(isinstance(part, EmbeddedPart) for part in parts)
     assert settings.inference.document_bytes == 50_000_000
 
 

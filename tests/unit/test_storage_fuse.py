@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.storage.vectors import fuse
+from headrace.storage.vectors.handles import fuse
 
 
 def names(dense: str, fulltext: str) -> list[str]:

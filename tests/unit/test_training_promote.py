@@ -9,18 +9,18 @@ from obstore.store import MemoryStore
 
 from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, TURNS
 from headrace.errors import LostRace
-from headrace.pipeline import manifest
 from headrace.settings import Training
 from headrace.storage.endpoints import Endpoints, VastEndpoint
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
-from headrace.storage.tables import TableWriter
+from headrace.storage.tables.handles import TableWriter
+from headrace.training import manifest
 from headrace.training.clock import Clock
+from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
-from headrace.training.loop import Trained
-from headrace.training.prepare import Dataset
 from headrace.training.promote import promote
+from headrace.training.trainer import Trained
 
 METER = Meter(Ledger(), "test")
 VAST = VastEndpoint(endpoint="http://127.0.0.1:1", access_key="a", secret_key="s", bucket="b", db_schema="d")

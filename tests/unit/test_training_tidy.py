@@ -11,11 +11,11 @@ import torch
 from obstore.store import MemoryStore
 
 from headrace.catalog import CHECKPOINTS, TURNS
-from headrace.pipeline import manifest
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
+from headrace.training import manifest
 from headrace.training.checkpoint import Checkpoints
 from headrace.training.tidy import tidy
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headrace.pipeline.progress import Bars
+from headrace.core.progress import Bars
 from headrace.training.recipe import EMBEDDER, GENERATOR, RERANKER
 
 Rows = Sequence[Mapping[str, Any]]

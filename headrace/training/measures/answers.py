@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from headrace.core.progress import Bars
 from headrace.models.measures import exact_match, f1, groundedness, repetition
 from headrace.models.prompt import encode, messages
-from headrace.pipeline.progress import Bars
-from headrace.training.interrupt import put_off
+from headrace.training.data.quality import refused
+from headrace.training.interrupt import defer_sigint
 from headrace.training.measures import Compared, Rows
-from headrace.training.prepare.quality import refused
 from headrace.training.recipes.lora import wanted
 from headrace.training.rows import answers
 
@@ -21,7 +21,7 @@ _AT_ONCE = 5
 
 
 @dataclass(frozen=True)
-class Asked:
+class HeldOutQuestion:
     """A held-out question: the texts that go with it, the answers that are right, and who judged it."""
 
     question: str
@@ -48,7 +48,7 @@ def compare(
     def said(adapter: Path | None, what: str) -> list[dict[str, Any]]:
         from headrace.training import causal
 
-        with put_off():
+        with defer_sigint():
             model, tokenizer = causal.merged(base, adapter)
         return measure(
             model, tokenizer, asked, most_tokens=settings.answer_tokens, track=partial(bars.track, what=what, of="batches")
@@ -58,17 +58,19 @@ def compare(
     return Compared("F1", tuple(ours), tuple(said(champion, "champion")), card={"form": "lora"})
 
 
-def held_out(rows: Rows, most: int) -> list[Asked]:
+def held_out(rows: Rows, most: int) -> list[HeldOutQuestion]:
     """The questions with a known answer, at most so many, spread evenly; neighbours are often about one document."""
-    found: dict[tuple[str, str], Asked] = {}
+    found: dict[tuple[str, str], HeldOutQuestion] = {}
     for row in answers(rows):
         known = wanted(row)
         if known is None:
             continue
         key = (row["tenant"], row["question"])
-        before = found.get(key, Asked(known.question, row["tenant"], known.passages, (), ()))
+        before = found.get(key, HeldOutQuestion(known.question, row["tenant"], known.passages, (), ()))
         users = {*before.users, *(row.get("users") or ([row["user"]] if row.get("user") else []))}
-        found[key] = Asked(before.question, before.tenant, before.passages, (*before.known, known.answer), tuple(sorted(users)))
+        found[key] = HeldOutQuestion(
+            before.question, before.tenant, before.passages, (*before.known, known.answer), tuple(sorted(users))
+        )
     asked = [found[key] for key in sorted(found)]
     return asked if len(asked) <= most else [asked[i * len(asked) // most] for i in range(most)]
 
@@ -76,7 +78,7 @@ def held_out(rows: Rows, most: int) -> list[Asked]:
 def measure(
     model: Any,
     tokenizer: Any,
-    asked: Sequence[Asked],
+    asked: Sequence[HeldOutQuestion],
     *,
     most_tokens: int,
     track: Callable[[list[list[int]]], Iterable[list[int]]] = iter,
@@ -95,14 +97,14 @@ def measure(
     order = sorted(range(len(asked)), key=lambda i: len(prompts[i]))
     rows: list[dict[str, Any]] = [{} for _ in asked]
     for batch in track([order[i : i + _AT_ONCE] for i in range(0, len(order), _AT_ONCE)]):
-        with put_off():
+        with defer_sigint():
             said = causal.greedy(model, tokenizer, [prompts[i] for i in batch], most_tokens)
         for i, (text, length) in zip(batch, said, strict=True):
             rows[i] = _row(asked[i], text, length, tokenizer)
     return rows
 
 
-def _row(asked: Asked, said: str, tokens: int, tokenizer: Any) -> dict[str, Any]:
+def _row(asked: HeldOutQuestion, said: str, tokens: int, tokenizer: Any) -> dict[str, Any]:
     nearest = max(asked.known, key=lambda known: f1(said, known))
     score = f1(said, nearest)
     return {

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.pipeline.progress import Bars
-from headrace.training.interrupt import put_off
+from headrace.core.progress import Bars
+from headrace.training.interrupt import defer_sigint
 from headrace.training.measures import Compared, Rows
 from headrace.training.measures.passages import CUT, Question, labels, ndcg, row
 from headrace.training.rows import by_question, passages, tellable
@@ -26,7 +26,7 @@ def compare(
     `refused` says whether even the nearest passage is further from the question than answering asks for: another embedder's
     cosines may have another scale. `retrieval` is the mean of the order in which the passages were found, by cosine and words.
     """
-    from headrace.models.embedder import WINDOW
+    from headrace.models.server.minilm import WINDOW
 
     held_out = tellable(by_question(passages(test)))
     least = settings.least_similarity
@@ -66,14 +66,14 @@ def _judged(
 
 
 def _embedded(texts: Sequence[str], folder: Path | None, window: int, bars: Bars, what: str) -> Vectors:
-    with put_off():
-        from headrace.models.embedder import MiniLM, batches
+    with defer_sigint():
+        from headrace.models.server.minilm import MiniLM, batches
 
         model = MiniLM(folder, window=window)
     pieces = model.word_pieces(texts, "END")
     vectors = np.empty((len(texts), model.width), np.float32)
     places = batches(pieces)
     for batch in bars.track(places, what, total=len(places), of="batches"):
-        with put_off():
+        with defer_sigint():
             vectors[batch] = model.embed([pieces[place] for place in batch])
     return vectors

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headrace.core.progress import Bars
 from headrace.models.combination import combined_order
-from headrace.pipeline.progress import Bars
-from headrace.training.interrupt import put_off
+from headrace.training.interrupt import defer_sigint
 from headrace.training.measures import Compared, Rows
 from headrace.training.rows import by_question, passages, tellable
 
@@ -73,11 +73,11 @@ def fitted(tune: Sequence[tuple[Question, Sequence[float]]]) -> float:
 def _scorer(folder: Path, most_tokens: int) -> Scorer:
     from headrace.training import crossencoder
 
-    with put_off():
+    with defer_sigint():
         pair = crossencoder.load(folder)
 
     def score(question: str, shown: Sequence[str]) -> list[float]:
-        with put_off():
+        with defer_sigint():
             return crossencoder.score(*pair, question, shown, most_tokens)
 
     return score

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from headrace.errors import WrongUsage
 from headrace.training.recipe import Recipe
-from headrace.training.recipes.embedder import Embedder
+from headrace.training.recipes.embedder import EmbedderRecipe
 from headrace.training.recipes.grpo import Grpo
 from headrace.training.recipes.kto import Kto
 from headrace.training.recipes.online import Online
-from headrace.training.recipes.reranker import Reranker
+from headrace.training.recipes.reranker import RerankerRecipe
 from headrace.training.recipes.sft import Sft
 
 RECIPES: dict[str, Recipe] = {
-    "reranker": Reranker(),
-    "embedder": Embedder(),
+    "reranker": RerankerRecipe(),
+    "embedder": EmbedderRecipe(),
     "sft": Sft(),
     "kto": Kto(),
     "grpo": Grpo(),

@@ -51,7 +51,7 @@ class Liked:
         return text in self.wrong or (text not in self.right and (document == "" or document != self.document))
 
 
-class Embedder(Recipe):
+class EmbedderRecipe(Recipe):
     """In-batch softmax: a question's liked passage among the disliked ones and all that the batch has for other questions.
 
     The loss is sentence-transformers' MultipleNegativesRankingLoss (van den Oord, Li, Vinyals 2018, "Representation Learning with

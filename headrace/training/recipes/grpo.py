@@ -76,14 +76,14 @@ class Grpo(LoraRecipe):
         """The formula above, and as figures the mean reward and its parts, the drift (`kl`) and tokens an answer has."""
         import torch
 
-        from headrace.training.causal import following, logprobs, read, speak, text
+        from headrace.training.causal import encode_prefix, logprobs, logprobs_after, sample, text
         from headrace.training.recipes.policy import k3
 
         parts, drift, rewarded, lengths = [], [], [], []
         for known in items:
             prompt = known.prompt_ids(policy)[-(settings.max_tokens - settings.drawn_tokens) :]
-            prefix = read(policy.model, prompt)
-            said = speak(
+            prefix = encode_prefix(policy.model, prompt)
+            said = sample(
                 policy.model,
                 [prefix] * settings.samples,
                 policy.tokenizer,
@@ -92,7 +92,7 @@ class Grpo(LoraRecipe):
                 temperature=settings.temperature,
             )
             rewards = [reward(text(policy.tokenizer, one), known, settings) for one in said]
-            ours = following(policy.model, prefix, said, temperature=settings.temperature)
+            ours = logprobs_after(policy.model, prefix, said, temperature=settings.temperature)
             theirs = logprobs(policy.extra["reference"], prompt, said, temperature=settings.temperature)
             gained = advantages([sum(one.values()) for one in rewards], scaled=settings.scaled)
             for one, now, then in zip(gained, ours, theirs, strict=True):

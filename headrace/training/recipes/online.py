@@ -34,7 +34,7 @@ class OnlineSettings(LoraSettings):
 
 
 @dataclass(frozen=True)
-class Judged:
+class RewardedAnswer:
     """An answer as it was drawn: its reward (1 liked, 0 not), its tenant's mean reward, and how likely each token was then."""
 
     exchange: Exchange
@@ -59,14 +59,14 @@ class Online(LoraRecipe):
     about = "Online RL from production: a LoRA adapter on the generator, by policy gradient on answers that users judged."
     settings_type = OnlineSettings
 
-    def items(self, rows: Sequence[Mapping[str, Any]], settings: OnlineSettings) -> list[Judged]:
+    def items(self, rows: Sequence[Mapping[str, Any]], settings: OnlineSettings) -> list[RewardedAnswer]:
         """The answers that can be learned from, each with the mean reward of its tenant's."""
         kept = [row for row in answers(rows) if _fault(row, settings) is None]
         rewards: dict[str, list[float]] = {}
         for row in kept:
             rewards.setdefault(row["tenant"], []).append(_reward(row))
         return [
-            Judged(
+            RewardedAnswer(
                 exchange,
                 _reward(row),
                 sum(rewards[row["tenant"]]) / len(rewards[row["tenant"]]),
@@ -83,7 +83,7 @@ class Online(LoraRecipe):
         return dict(sorted(faults.items()))
 
     def loss(
-        self, policy: Policy, items: Sequence[Judged], settings: OnlineSettings, step_seed: int
+        self, policy: Policy, items: Sequence[RewardedAnswer], settings: OnlineSettings, step_seed: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """The formula above, and as figures the mean reward and ratio, the share of tokens clipped, and the drift (`kl`)."""
         import torch

@@ -26,7 +26,7 @@ class RerankerSettings(RecipeSettings):
     """Whether all is float32; else matrices are multiplied in bfloat16 where the processor does that itself."""
 
 
-class Reranker(Recipe):
+class RerankerRecipe(Recipe):
     """Listwise: each item is a question with one liked passage and the disliked ones that retrieval ranked highest.
 
     The loss is the cross-entropy of the liked one among them (Gao, Dai, Callan 2021, "Rethink Training of BERT Rerankers in

@@ -1,0 +1,210 @@
+"""The inference pipeline, declared, and the desk where questions are answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from headrace.answering.feedback import feedback
+from headrace.answering.generate import generate
+from headrace.answering.record import Answer, answer, moved, new_id, row_of
+from headrace.answering.rerank import rerank
+from headrace.answering.retrieve import retrieve
+from headrace.answering.unrecorded import NOTE, Unrecorded
+from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENTS
+from headrace.core.runner import Runner
+from headrace.core.stage import Pipeline, Trigger
+from headrace.documents.chunk import chunk
+from headrace.documents.embed import embed
+from headrace.documents.embedders import Embedders
+from headrace.documents.generations import serving
+from headrace.documents.index import index
+from headrace.documents.parse import parse
+from headrace.documents.put import put
+from headrace.errors import Transient
+from headrace.ingest.land import land
+from headrace.models.citations import Citations
+from headrace.models.client import Completion, Generator, Reranker
+from headrace.settings import Inference
+from headrace.storage.ledger import Ledger
+
+INFERENCE = Pipeline(
+    "inference",
+    "Enterprise RAG: embeddings ahead of time, then retriever, re-ranker and generator with a KV cache on files.",
+    (put, land, parse, serving, chunk, embed, index, retrieve, rerank, generate, answer, feedback),
+    (
+        Trigger(DOCUMENT_EVENTS, "land", "when documents are put"),
+        Trigger(CHUNK_ROWS, "embed", "for chunks not embedded yet"),
+    ),
+)
+
+_PATIENCE_S = 5.0
+"""For so long whoever asked waits for the head, where the answer can be recorded later."""
+NOT_FOUND = "I found nothing about that in these documents."
+
+
+class QueryEngine:
+    """Where questions are answered: keeps the model clients and handles from one question to the next.
+
+    With `unrecorded` an answer that the head does not take is given all the same, with a note, and recorded later.
+    """
+
+    def __init__(self, runner: Runner, settings: Inference, unrecorded: Unrecorded | None = None) -> None:
+        self._runner = runner
+        self.unrecorded = unrecorded
+        self._settings = settings
+        self._embedders = Embedders(runner.endpoints.embedder)
+        patient = runner.endpoints.reranker
+        seconds = min(patient.timeout_s, settings.rerank_seconds)
+        self._reranker = Reranker(patient.model_copy(update={"timeout_s": seconds}))
+        self._generator = Generator(runner.endpoints.generator)
+
+    def search(
+        self,
+        question: str,
+        *,
+        tenant: str,
+        user: str,
+        simulated: bool = False,
+        record: bool = True,
+        readers: Sequence[str] = (),
+    ) -> Answer:
+        """The passages for a question, re-ranked, recorded as an interaction of kind `search` unless told otherwise.
+
+        Those count that everybody of the tenant may read, or one of `readers`: who asks, and the groups that is in.
+        """
+        found = self._passages(question, tenant, user, simulated, readers)
+        return self._recorded(found) if record else found
+
+    def ask(
+        self,
+        question: str,
+        *,
+        tenant: str,
+        user: str,
+        simulated: bool = False,
+        record: bool = True,
+        readers: Sequence[str] = (),
+        kv_cache_bytes: int | None = None,
+    ) -> Iterator[str | Answer]:
+        """Stream the answer's text with its citations in it, then the `Answer`, recorded unless told otherwise.
+
+        It is made from what `readers` may read, as in `search`. `kv_cache_bytes` bounds the tenant's part of the KV cache.
+
+        Where nothing found is near enough to the question, it says so instead of asking the generator.
+        """
+        started = time.perf_counter()
+        found = self._passages(question, tenant, user, simulated, readers)
+        kept = found.passages[: self._settings.passages]
+        watched = Ledger()
+        citations = Citations([passage.hit.text for passage in kept])
+        completion: Completion | None = None
+        first = 0.0
+
+        def pieces() -> Iterator[str]:
+            nonlocal completion, first
+            stream = self._runner.run(
+                generate,
+                tenant=tenant,
+                question=question,
+                passages=kept,
+                generator=self._generator,
+                most_tokens=self._settings.answer_tokens,
+                kv_cache_bytes=kv_cache_bytes,
+                temperature=self._settings.temperature,
+                answer_id=found.answer_id,
+            )
+            while True:
+                with watched.watched():
+                    piece = next(stream, None)
+                if piece is None:
+                    return
+                first = first or time.perf_counter() - started
+                if isinstance(piece, Completion):
+                    completion = piece
+                else:
+                    yield piece
+
+        text = ""
+        refused = not kept or (found.similarity is not None and found.similarity < self._settings.least_similarity)
+        for marked in iter([NOT_FOUND]) if refused else citations.mark(pieces()):
+            text += marked
+            yield marked
+        total = time.perf_counter() - started
+        timings = {**found.timings_ms, "first_token": _ms(first or total), "total": _ms(total)}
+        if completion is not None:
+            timings |= {f"generate_{name}": round(ms, 1) for name, ms in completion.timings_ms.items()}
+        given = replace(
+            found,
+            kind="answer",
+            text=text.strip(),
+            passages=kept,
+            refused=refused,
+            supports=tuple(citations.supports),
+            groundedness=citations.groundedness,
+            completion=completion,
+            timings_ms=timings,
+            bytes=_sum(found.bytes, moved(watched)),
+        )
+        own = Ledger()
+        if record:
+            with own.watched():
+                given = self._recorded(given)
+        yield replace(given, bytes=_sum(given.bytes, moved(own)))
+
+    def _recorded(self, given: Answer) -> Answer:
+        """The answer once it is on the head, or on disk to be recorded later, which its note then says."""
+        kept, run = self.unrecorded, self._runner.record.id
+        if kept is None or not kept.away:
+            try:
+                patience = {} if kept is None else {"patience_s": _PATIENCE_S}
+                self._runner.run(answer, tenant=given.tenant, answers=[given], run=run, **patience)
+                return given
+            except Transient:
+                if kept is None:
+                    raise
+        kept.add(row_of(given, run))
+        return replace(given, note="; ".join(filter(None, (given.note, NOTE))))
+
+    def _passages(self, question: str, tenant: str, user: str, simulated: bool, readers: Sequence[str]) -> Answer:
+        watched = Ledger()
+        answer_id = new_id()  # first of all: which versions make an answer hangs on its id
+        with watched.watched():
+            started = time.perf_counter()
+            found = self._runner.run(
+                retrieve,
+                tenant=tenant,
+                question=question,
+                embedders=self._embedders,
+                most=self._settings.retrieve,
+                readers=readers,
+            )
+            retrieved = time.perf_counter()
+            ordered = self._runner.run(
+                rerank, tenant=tenant, question=question, hits=found.hits, reranker=self._reranker, answer_id=answer_id
+            )
+            reranked = time.perf_counter()
+        return Answer(
+            answer_id=answer_id,
+            question=question,
+            tenant=tenant,
+            user=user,
+            simulated=simulated,
+            kind="search",
+            passages=ordered.passages,
+            model_version=ordered.model_version,
+            index_version=found.index_version,
+            note="; ".join(filter(None, (found.note, ordered.note))),
+            similarity=max((hit.similarity for hit in found.hits if hit.similarity is not None), default=None),
+            timings_ms={"retrieve": _ms(retrieved - started), "rerank": _ms(reranked - retrieved)},
+            bytes=moved(watched),
+        )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 1)
+
+
+def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in sorted({*one, *other})}

@@ -1,0 +1,49 @@
+"""generate: the answer, streamed, from the question and the best passages; KV of a shared prefix comes from files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+from headrace.answering.rerank import Passage
+from headrace.answering.retrieve import ASKED
+from headrace.catalog import KV_CACHE, MODELS
+from headrace.core.stage import stage
+from headrace.models.client import Completion, Generator
+from headrace.models.prompt import STOP, messages
+from headrace.storage.reported import ReportedReader, ReportedWriter
+
+
+@stage("Writes the answer from the best passages; the KV of a shared prefix is kept on files.", phase=ASKED)
+def generate(
+    models: Annotated[ReportedReader, MODELS],
+    kv_cache: Annotated[ReportedWriter, KV_CACHE],
+    tenant: str,
+    question: str,
+    passages: Sequence[Passage],
+    generator: Generator,
+    most_tokens: int,
+    kv_cache_bytes: int | None = None,
+    temperature: float = 0.0,
+    answer_id: str = "",
+) -> Iterator[str | Completion]:
+    """Stream the answer's text, made by the version that its id falls to, then the `Completion`."""
+    stream = generator.stream(
+        prompt(question, passages),
+        max_tokens=most_tokens,
+        tenant=tenant,
+        stop=STOP,
+        temperature=temperature,
+        kv_cache_bytes=kv_cache_bytes,
+        answer_id=answer_id,
+    )
+    for piece in stream:
+        if isinstance(piece, Completion):
+            models.take(piece.storage)
+            kv_cache.take(piece.storage)
+        yield piece
+
+
+def prompt(question: str, passages: Sequence[Passage]) -> list[dict[str, str]]:
+    """The chat message, from the texts of the passages."""
+    return messages(question, [passage.hit.text for passage in passages])

@@ -1,0 +1,153 @@
+"""answer: what was asked and answered, onto the head, whence it lands for training."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from headrace.answering.rerank import Passage
+from headrace.answering.retrieve import ASKED
+from headrace.catalog import INTERACTIONS
+from headrace.core.stage import stage
+from headrace.models.citations import Support
+from headrace.models.client import Completion
+from headrace.storage.ledger import Ledger
+from headrace.storage.stream import TopicWriter
+
+
+def new_id() -> str:
+    """The id of a new answer."""
+    return uuid.uuid4().hex[:16]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answered question (or search, then without text), with the versions it stands on.
+
+    `timings_ms` says where the time went, `bytes` what each tier moved for it. `groundedness` is the share of the text's
+    sentences that a passage holds; `similarity` the best passage's cosine similarity to the question; `refused` says that the
+    documents hold no answer.
+    """
+
+    question: str
+    tenant: str
+    user: str
+    passages: tuple[Passage, ...]
+    model_version: str
+    index_version: str
+    kind: str = "answer"
+    text: str = ""
+    supports: tuple[Support, ...] = ()
+    groundedness: float | None = None
+    similarity: float | None = None
+    refused: bool = False
+    completion: Completion | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+    note: str = ""
+    simulated: bool = False
+    answer_id: str = field(default_factory=new_id)
+
+    @property
+    def cited(self) -> frozenset[int]:
+        """Numbers of the passages that the text cites, from 1."""
+        return frozenset(support.number for support in self.supports if support.number is not None)
+
+    @property
+    def citations(self) -> list[dict[str, object]]:
+        """The passages the text cites: number, document, heading, place, chunk id, and the exact spans its sentences stand on."""
+        return [
+            {
+                "number": number,
+                "document": passage.hit.uri,
+                "heading": passage.hit.heading,
+                "place": passage.hit.place,
+                "chunk_id": passage.hit.chunk_id,
+                "text": passage.hit.text,
+                "spans": [
+                    {"start": s.start, "end": s.end, "quote": passage.hit.text[s.start : s.end], "sentence": s.sentence}
+                    for s in self.supports
+                    if s.number == number
+                ],
+            }
+            for number, passage in enumerate(self.passages, 1)
+            if number in self.cited
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The answer under the JSON keys of the command-line contract."""
+        return {
+            "answer_id": self.answer_id,
+            "answer": self.text,
+            "citations": self.citations,
+            "model_version": self.model_version,
+            "generator_version": self.completion.version if self.completion else "none",
+            "index_version": self.index_version,
+            "timings_ms": self.timings_ms,
+            "bytes": self.bytes,
+            "groundedness": self.groundedness,
+            "similarity": self.similarity,
+            "refused": self.refused,
+            **({"note": self.note} if self.note else {}),
+        }
+
+
+@stage("Records each answer on the head, with its passages, tokens, versions and timings.", phase=ASKED)
+def answer(
+    interactions: Annotated[TopicWriter, INTERACTIONS], answers: Sequence[Answer], run: str, patience_s: float = 25.0
+) -> list[tuple[int, int]]:
+    """Append the answers; return (partition, offset) of each. The head has `patience_s` seconds to take them."""
+    return interactions.append([row_of(given, run) for given in answers], key="answer_id", patience_s=patience_s)
+
+
+def moved(ledger: Ledger) -> dict[str, int]:
+    """Bytes by tier and direction, e.g. `{"vector_read": 1536}`."""
+    total: dict[str, int] = {}
+    for row in ledger.rows():
+        name = f"{row.tier}_{row.direction}"
+        total[name] = total.get(name, 0) + row.bytes
+    return total
+
+
+def row_of(given: Answer, run: str) -> dict[str, Any]:
+    """The answer as a row of its topic; `run` is the run that gave it."""
+    completion = given.completion
+    return {
+        "answer_id": given.answer_id,
+        "kind": given.kind,
+        "tenant": given.tenant,
+        "user": given.user,
+        "simulated": given.simulated,
+        "question": given.question,
+        "answer": given.text,
+        "passages": [
+            {
+                "chunk_id": passage.hit.chunk_id,
+                "document": passage.hit.uri,
+                "retrieval_score": passage.hit.score,
+                "retrieval_rank": passage.retrieval_rank,
+                "rerank_score": passage.rerank_score,
+                "rerank_rank": passage.rerank_rank,
+                "cited": number in given.cited,
+            }
+            for number, passage in enumerate(given.passages, 1)
+        ],
+        "prompt_tokens": list(completion.prompt_tokens) if completion else [],
+        "completion_tokens": list(completion.completion_tokens) if completion else [],
+        "logprobs": list(completion.logprobs) if completion else [],
+        "generator_version": completion.version if completion else "none",
+        "model_version": given.model_version,
+        "index_version": given.index_version,
+        "timings": [{"name": name, "ms": ms} for name, ms in given.timings_ms.items()],
+        "moved": [
+            {"tier": name.split("_")[0], "direction": name.split("_")[1], "bytes": size} for name, size in given.bytes.items()
+        ],
+        "run": run,
+        "at": datetime.now(UTC),
+        "similarity": given.similarity,
+        "groundedness": given.groundedness,
+        "sampling": {"temperature": completion.temperature, "top_p": completion.top_p} if completion else None,
+    }

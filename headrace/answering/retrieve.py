@@ -1,0 +1,56 @@
+"""retrieve: the passages that may answer a question of a tenant's user, by dense and full-text search fused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from headrace.catalog import CHUNKS, INDEXES
+from headrace.core.stage import stage
+from headrace.documents.embedders import Embedders
+from headrace.documents.generations import active_reader
+from headrace.storage.vectors.generations import IndexReader
+from headrace.storage.vectors.handles import Hit, VectorReader
+
+ASKED = "at question time"
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """Passages best first, the index version they came from ("g2.17": generation and version), and a note if one search alone was
+    possible."""
+
+    hits: tuple[Hit, ...]
+    index_version: str
+    note: str = ""
+
+
+@stage("Finds the passages that may answer, by dense and full-text search fused.", phase=ASKED)
+def retrieve(
+    vectors: Annotated[VectorReader, CHUNKS],
+    indexes: Annotated[IndexReader, INDEXES],
+    tenant: str,
+    question: str,
+    embedders: Embedders,
+    most: int,
+    readers: Sequence[str] = (),
+) -> Retrieved:
+    """Search the tenant's chunks that everybody of it, or one of `readers` (who asks, and the groups that is in), may read.
+
+    Which generation of the index answers is asked at most once a second; the question is embedded as its chunks were. Where that
+    embedder cannot be asked, full-text search answers alone and the note says so. Raises `NothingIndexed` where there is no
+    index.
+    """
+    standing = indexes.recent()
+    index = active_reader(standing, vectors)
+    version = index.version()
+    made = standing.serving.embedder if standing.serving else embedders.endpoint.model
+    embedder = embedders.of(made)
+    if embedder is None:
+        hits = index.fulltext(question, tenant=tenant, most=most, readers=readers)
+        ours = embedders.endpoint.model
+        note = f"the index was made with the embedder {made}, not {ours}: full-text search answered alone"
+        return Retrieved(tuple(hits), version, note)
+    embedding = embedder.embed([question], kind="query")[0]
+    return Retrieved(tuple(index.fusion(question, embedding, tenant=tenant, most=most, readers=readers)), version)

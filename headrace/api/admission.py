@@ -1,0 +1,123 @@
+"""Bounds on what is under way at once: places for questions, shared fairly between tenants."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headrace.errors import Overloaded
+
+_WAKE_S = 0.2
+_KEPT_S = 6.0
+"""Seconds that a question which was sent away is remembered: more than its sender was told to wait."""
+_KEPT = 100
+"""Questions of a tenant that are remembered so."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One question's place."""
+
+    tenant: str
+    begun: bool = False
+
+
+@dataclass
+class _Sent:
+    """A question that was sent away: until when it is remembered, and whether it has come back since."""
+
+    until: float
+    returned: bool = False
+
+
+class AdmissionQueue:
+    """`at_once` questions are worked on, `waiting` more wait.
+
+    The tenant with the fewest questions worked on comes next; a tenant's own come in their order. Where all places are taken,
+    a tenant that has none still gets one, so that nobody can be kept out by others.
+
+    A question that was sent away and comes back is known again by its words. One that came back as told and found no place
+    again has the tenant's next free one kept for it, in the order in which they first came: whoever has just been answered
+    would otherwise always ask again before it does.
+    """
+
+    def __init__(self, at_once: int, waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._at_once, self._most = at_once, at_once + waiting
+        self._clock = clock
+        self._inside: list[Ticket] = []
+        self._sent: dict[tuple[str, int], _Sent] = {}  # in the order of who came first
+        self._changed = threading.Condition()
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Questions worked on, questions waiting."""
+        with self._changed:
+            begun = sum(place.begun for place in self._inside)
+            return begun, len(self._inside) - begun
+
+    def enter(self, tenant: str = "", most: int | None = None, question: str = "") -> Ticket:
+        """Take a place. Raises `Overloaded` where none is free, or the tenant has `most` already."""
+        with self._changed:
+            name = (tenant, hash(question))
+            own = sum(place.tenant == tenant for place in self._inside)
+            before = self._before(name)
+            if most is not None and own + before >= most:
+                self._send_away(name)
+                raise Overloaded(
+                    f"{most} questions of this tenant are under way or next, which is its limit.", hint="Try again in a moment."
+                )
+            if len(self._inside) + before >= self._most and (own or len(self._inside) >= 4 * self._most):
+                self._send_away(name)
+                raise Overloaded(
+                    f"{self._most} questions are being answered or waiting, which is as many as this machine takes.",
+                    hint="Try again in a moment.",
+                )
+            self._sent.pop(name, None)
+            place = Ticket(tenant)
+            self._inside.append(place)
+            self._begin()
+        return place
+
+    def wait(self, place: Ticket, until: Callable[[], bool]) -> bool:
+        """Wait for one's turn; false if `until` turned true first."""
+        with self._changed:
+            while not place.begun:
+                if until():
+                    return False
+                self._changed.wait(_WAKE_S)
+        return not until()
+
+    def leave(self, place: Ticket) -> None:
+        """Give the place back; once is enough."""
+        with self._changed:
+            if place in self._inside:
+                self._inside.remove(place)
+                self._begin()
+                self._changed.notify_all()
+
+    def _before(self, name: tuple[str, int]) -> int:
+        """For how many questions of its tenant a place is kept before this one."""
+        now = self._clock()
+        self._sent = {other: sent for other, sent in self._sent.items() if sent.until > now}
+        own = [(other, sent.returned) for other, sent in self._sent.items() if other[0] == name[0]]
+        return sum(returned for _, returned in itertools.takewhile(lambda one: one[0] != name, own))
+
+    def _send_away(self, name: tuple[str, int]) -> None:
+        until = self._clock() + _KEPT_S
+        if name in self._sent:
+            self._sent[name] = _Sent(until, returned=True)  # where it stands in the order stays
+        elif sum(other[0] == name[0] for other in self._sent) < _KEPT:
+            self._sent[name] = _Sent(until)
+
+    def _begin(self) -> None:
+        begun = Counter(place.tenant for place in self._inside if place.begun)
+        waiting = [place for place in self._inside if not place.begun]
+        while waiting and begun.total() < self._at_once:
+            place = min(waiting, key=lambda waits: begun[waits.tenant])  # of equals the first that came
+            place.begun = True
+            begun[place.tenant] += 1
+            waiting.remove(place)

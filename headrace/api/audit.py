@@ -1,0 +1,128 @@
+"""The audit: who did what over the API, into a table of its own, without holding up answers.
+
+A line goes from memory into the metadata store within a second and from there into the table, each once: the table's commit
+carries the batch's name, so whoever finds a batch that was committed and not yet forgotten knows it. Changes and documents are
+in the metadata store before they are answered; of reads, a process that is killed loses the last second.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated
+
+from headrace.api.strangers import Strangers
+from headrace.catalog import AUDIT
+from headrace.core.runner import Runner
+from headrace.core.stage import stage
+from headrace.errors import HeadraceError, LostRace
+from headrace.storage.metadata import AuditLine, Metadata
+from headrace.storage.records import batch
+from headrace.storage.tables.handles import TableWriter
+from headrace.terminal import printable
+
+_KEEP_S = 1.0
+_COMMIT_S = 5.0
+_MOST_LINES = 50_000
+_BATCH = "batch"
+
+log = logging.getLogger("headrace.api")
+
+
+@stage("Moves the audit's lines from the metadata store into their table.")
+def audit(lines: Annotated[TableWriter, AUDIT], metadata: Metadata) -> int:
+    """Move every line that waits, each once however many processes do this; return how many."""
+    moved = 0
+    while True:
+        standing = lines.mark(_BATCH)
+        if standing is not None:
+            metadata.settle(standing)
+        claimed = metadata.claim()
+        if claimed is None:
+            return moved
+        name, rows = claimed
+        read = [{**row, "at": datetime.fromisoformat(row["at"])} for row in rows]
+        try:
+            lines.append(batch(AUDIT.columns, read), marks={_BATCH: name}, expected={_BATCH: standing})
+        except LostRace:
+            continue  # another process moved lines, perhaps these
+        metadata.settle(name)
+        moved += len(rows)
+
+
+class Audit:
+    """Takes lines and sees that they reach the table; safe to share between threads."""
+
+    def __init__(self, metadata: Metadata, runner: Runner, strangers: Strangers | None = None) -> None:
+        self._metadata = metadata
+        self._strangers = strangers or Strangers()
+        self._runner = runner
+        self._waiting: list[AuditLine] = []
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.lost = 0
+        """Lines of reads that were dropped since the metadata store did not answer for long."""
+
+    def start(self) -> None:
+        """Begin to move lines on a thread of its own."""
+        self._thread = threading.Thread(target=self._keep, name="audit", daemon=True)
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Move what waits, as far as that is done within `seconds`."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def later(self, line: AuditLine) -> None:
+        """Take a line; costs no I/O."""
+        with self._lock:
+            if len(self._waiting) >= _MOST_LINES:
+                self.lost += 1
+            else:
+                self._waiting.append(line)
+
+    def now(self, line: AuditLine) -> None:
+        """Take a line; it is on disk when this returns. Raises what the metadata store raises."""
+        self._metadata.note([line])
+
+    def flush(self, *, last: bool = False) -> None:
+        """Move every line taken so far into the table. Raises what the stores raise; lines are kept for the next time."""
+        self._keep_waiting(last=last)
+        self._runner.run(audit, metadata=self._metadata)
+
+    def _keep_waiting(self, *, last: bool = False) -> None:
+        for line in self._strangers.lines(all_of_them=last):
+            self.later(line)
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+        if taken:
+            try:
+                self._metadata.note(taken)
+            except HeadraceError:
+                self._back(taken)
+                raise
+
+    def _back(self, taken: Iterable[AuditLine]) -> None:
+        with self._lock:
+            self._waiting = [*taken, *self._waiting]
+
+    def _keep(self) -> None:
+        committed = time.monotonic()
+        while not self._stop.wait(_KEEP_S):
+            try:
+                if time.monotonic() - committed >= _COMMIT_S:
+                    committed = time.monotonic()
+                    self.flush()
+                else:
+                    self._keep_waiting()
+            except HeadraceError as error:
+                log.warning("the audit waits: %s", printable(error.message))
+        try:
+            self.flush(last=True)
+        except HeadraceError as error:
+            log.warning("the audit's last lines stay in the metadata store: %s", type(error).__name__)

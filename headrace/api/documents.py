@@ -1,0 +1,547 @@
+"""The documents of every tenant as the API shows them, and the thread that indexes what was put.
+
+What a document is and where it stands is in the tables; kept here is a view of them, made anew when their snapshot changes,
+and over it what was put or deleted since. Nothing of it needs to survive: what is on the head is indexed by the next process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+from headrace.api.auth import Caller
+from headrace.api.rate import Rate
+from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS, INDEXES
+from headrace.core.runner import Runner
+from headrace.documents import deliver
+from headrace.documents.chunk import of_generation
+from headrace.documents.generations import active_reader
+from headrace.documents.indexing import bring_up, take_in
+from headrace.documents.parse import IN_ORDER, PROCESSED_OFFSETS, ROWS_IN_ORDER, document_id
+from headrace.documents.put import composed
+from headrace.errors import BadDocument, Forbidden, NotFound, QuotaReached, Transient, WrongUsage, kind_of
+from headrace.readiness import Trouble
+from headrace.settings import Settings, TenantLimits
+from headrace.storage.constraints import NAME_BYTES
+from headrace.storage.meter import Meter
+from headrace.storage.tables.handles import TableReader, quoted
+from headrace.storage.vectors.generations import IndexReader
+from headrace.storage.vectors.handles import VectorReader
+from headrace.terminal import printable
+
+PUT, PARSED, INDEXED, FAILED, DELETING = "put", "parsed", "indexed", "failed", "deleting"
+URI_CHARACTERS = 1_024
+_COLUMNS = (
+    *("tenant", "uri", "version", "status", "reason", "media", "title", "bytes", "readers", "at"),
+    *(name for name, _ in IN_ORDER),
+)
+_LOOK_S = 1.0
+_ASK_S = 2.0  # at most so often is the index asked about documents that another process indexes
+_ASKED_FEW = 200  # documents by name, more by a look at all
+_RETRY_S = (1.0, 30.0)
+
+_DAY_S = 86_400.0
+_PARSE_S = 10.0
+"""Seconds of parsing in a pass; what is parsed by then need not wait for the rest."""
+
+_Held = tuple[str, str, frozenset[str]]  # document id, version, readers
+_Versions = dict[str, int]  # version → its bytes
+
+log = logging.getLogger("headrace.api")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document's newest version; `status` is put, parsed, indexed, failed (then `reason` says why) or deleting."""
+
+    tenant: str
+    uri: str
+    version: str
+    status: str
+    bytes: int
+    at: datetime
+    reason: str = ""
+    media: str = ""
+    title: str = ""
+    readers: tuple[str, ...] = ()
+    """Who of the tenant may read it; none is everybody."""
+    partition: int = -1
+    offset: int = -1
+
+    @property
+    def id(self) -> str:
+        """The document across its versions."""
+        return document_id(self.tenant, self.uri)
+
+    @property
+    def held(self) -> _Held:
+        """What of it has to be in the index."""
+        return self.id, self.version, frozenset(self.readers)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document as JSON-ready keys."""
+        return {
+            "object": "document",
+            "uri": self.uri,
+            "document_id": self.id,
+            "version": self.version,
+            "status": self.status,
+            "reason": self.reason,
+            "media": self.media,
+            "title": self.title,
+            "bytes": self.bytes,
+            "readers": list(self.readers),
+            "at": self.at.isoformat(),
+        }
+
+
+def asked_uri(given: str) -> str:
+    """The name of a document that there may be, in form NFC: `index` and producers give names that `uri_of` refuses.
+
+    Raises `WrongUsage` for one that no event can have.
+    """
+    given = composed(given)
+    if not 0 < len(given.encode()) <= NAME_BYTES or "\0" in given:
+        raise WrongUsage(f"A document's uri has 1 to {NAME_BYTES:,} bytes of UTF-8, and no NUL.", hint="Like handbook/pump.md.")
+    return given
+
+
+def uri_of(given: str) -> str:
+    """The name under which a document is put, checked and in form NFC. Raises `WrongUsage`.
+
+    It is never used as a path; what looks like one that climbs is refused. So is U+FFFD, which stands for bytes that are not
+    UTF-8: names that differ in these would be one.
+    """
+    given = composed(given)
+    if "\ufffd" in given:
+        raise WrongUsage("A document's uri is UTF-8.", hint="Write each byte of it as %XX.")
+    if not given or len(given) > URI_CHARACTERS or not given.isprintable():
+        raise WrongUsage(
+            f"A document's uri has 1 to {URI_CHARACTERS:,} printable characters.", hint="Name it like handbook/pump.md."
+        )
+    if given.startswith("/") or any(part in ("", ".", "..") for part in given.split("/")) or "\\" in given:
+        raise WrongUsage("A document's uri has no empty part, no . and no .. in it.", hint="Like handbook/pump.md.")
+    return given
+
+
+class Documents:
+    """Puts, deletes and shows documents, and indexes them one pass at a time; safe to share between threads."""
+
+    def __init__(self, runner: Runner, settings: Settings) -> None:
+        self._runner = runner
+        self._settings = settings
+        meter = Meter(runner.record.ledger, "documents")
+        self._table = TableReader(DOCUMENT_ROWS, runner.endpoints, meter)
+        self._shelves: dict[str, dict[str, Document]] = {}
+        self._kept: dict[str, dict[str, _Versions]] = {}  # tenant → uri → what of its sources is stored, by the tables
+        self._since: dict[tuple[str, str], Sequence[Document]] = {}  # what was put or deleted since, in its order
+        self._chunks = TableReader(CHUNK_ROWS, runner.endpoints, meter)
+        self._vectors = VectorReader(CHUNKS, runner.endpoints, meter)
+        self._indexes = IndexReader(INDEXES, runner.endpoints, meter)
+        self._held: set[_Held] = set()  # in the index
+        self._passing = False
+        self._asked = (-_ASK_S, "")  # when the index was asked last, and its version then
+        self._churn = Rate(seconds=_DAY_S)
+        self._reserved: Counter[str] = Counter()  # bytes of puts that are not announced yet
+        self._reserving: Counter[str] = Counter()
+        self._reached: dict[int, int] = {}  # offset of each partition up to which events were parsed
+        self._settled: dict[int, int] = {}  # and up to which the index follows them: what was deleted answers until then
+        self._snapshot: int | None = None
+        self._looked = -_LOOK_S
+        self._lock = threading.RLock()
+        self._sources = threading.Condition(self._lock)
+        self._putting: Counter[tuple[str, str]] = Counter()  # sources that are being stored, by tenant and version
+        self._removing: Counter[tuple[str, str]] = Counter()  # and those that are being deleted
+        self._arrived: set[str] = set()  # tenants that put or deleted something since the pass under way began
+        self._looking = threading.Lock()
+        self._work = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.stopping = False
+        self.passes = 0
+        """Passes from the head to the index that were completed."""
+        self._failing: Trouble | None = None
+
+    def start(self) -> None:
+        """Begin to index, first what an earlier process left."""
+        self._work.set()
+        self._thread = threading.Thread(target=self._index, name="index", daemon=True)
+        self._thread.start()
+
+    def stop(self, seconds: float = 0.0) -> None:
+        """End after the stage that is under way; wait for it at most `seconds`."""
+        self.stopping = True
+        self._work.set()
+        if self._thread is not None and seconds:
+            self._thread.join(seconds)
+
+    def trouble(self) -> Trouble | None:
+        """What holds indexing up, and since when; `None` where nothing does."""
+        return self._failing
+
+    def put(
+        self, tenant: str, uri: str, data: bytes, limits: TenantLimits, readers: Sequence[str] | None = None
+    ) -> tuple[Document, bool]:
+        """Put a document; returns it, and whether it is new or changed.
+
+        `readers` may read it from now on: nobody named is everybody of the tenant. `None` leaves it to whoever might read it,
+        and opens a new one to everybody of the tenant. Raises `BadDocument` where it is empty, `QuotaReached`, and what the
+        stores raise.
+        """
+        if not data:
+            raise BadDocument(uri, "the file is empty")
+        version = sha256(data).hexdigest()
+        standing = self._find(tenant, uri)
+        named = None if readers is None else tuple(dict.fromkeys(readers))
+        # As far as it is known here: parse knows of every event before this one.
+        wanted = named if named is not None else standing.readers if standing else ()
+        if (
+            standing is not None
+            and standing.version == version
+            and standing.status in (PUT, PARSED, INDEXED)
+            and set(standing.readers) == set(wanted)
+        ):
+            return standing, False
+        with self._room(tenant, uri, version, len(data), limits), self._storing(tenant, version):
+            # Behind all other refusals: what is refused is not counted.
+            if self._churn.wait_s(tenant, limits.put_bytes_per_day, len(data)):
+                raise QuotaReached(
+                    f"This tenant may put {limits.put_bytes_per_day:,} bytes in a day and has done so.",
+                    hint="Every version counts, also one that was replaced or deleted. Go on tomorrow, or ask for more.",
+                )
+            place = self._runner.run(deliver.put, tenant=tenant, uri=uri, data=data, readers=named)
+            document = Document(
+                tenant,
+                uri,
+                version,
+                PUT,
+                len(data),
+                datetime.now(UTC),
+                readers=wanted,
+                partition=place.partition,
+                offset=place.offset,
+            )
+            self._put_over(document)
+        return document, True
+
+    def delete(self, tenant: str, uri: str) -> Document:
+        """Take a document back, and delete the sources of all its versions that no other has. Raises `NotFound`."""
+        document = self.one(tenant, uri)
+        if document.status == DELETING:
+            return document
+        uri = document.uri
+        where = f"tenant = {quoted(tenant)} AND uri = {quoted(uri)}"
+        versions = set(self._table.read(("version",), where)["version"].to_pylist())
+        with self._freeing(tenant, uri, versions) as free:
+            place = self._runner.run(deliver.delete, tenant=tenant, uri=uri, versions=free)
+            gone = replace(document, status=DELETING, partition=place.partition, offset=place.offset)
+            self._put_over(gone)
+        return gone
+
+    def shown(self, caller: Caller, tenant: str, uri: str) -> Document:
+        """A document that the caller may know of. Raises `NotFound`, in the same words for one that there is not."""
+        document = self.one(tenant, uri)
+        if not caller.sees(document.readers):
+            raise _no_document()
+        return document
+
+    def check_writer(self, caller: Caller, tenant: str, uri: str, readers: Sequence[str] | None) -> None:
+        """Raise `Forbidden` where a key that is bound to readers would change a document of others, or open one to them."""
+        caller.asks_as(readers or ())
+        standing = self._find(tenant, uri)
+        if standing is not None and not caller.sees(standing.readers):
+            raise Forbidden("This key may not change that document: it is for other readers.", hint="Choose another name.")
+
+    def one(self, tenant: str, uri: str) -> Document:
+        """A tenant's document. Raises `NotFound`, also where another tenant has one of that name."""
+        document = self._find(tenant, composed(uri)) or self._find(tenant, uri)
+        if document is None:
+            raise _no_document()
+        return document
+
+    def list(self, caller: Caller, tenant: str, *, after: str, most: int, status: str | None) -> tuple[list[Document], bool]:
+        """A tenant's documents that the caller may know of by uri, those behind `after`, and whether there are more."""
+        self._look()
+        with self._lock:
+            found = [d for d in self._of(tenant).values() if status in (None, d.status) and caller.sees(d.readers)]
+        found.sort(key=lambda document: document.uri)
+        first = bisect_right([document.uri for document in found], after) if after else 0
+        return found[first : first + most], len(found) > first + most
+
+    def used(self, tenant: str) -> tuple[int, int]:
+        """How many documents a tenant has stored, and the bytes of their sources: of every version, the same bytes once."""
+        self._look()
+        with self._lock:
+            count = sum(document.status != DELETING for document in self._of(tenant).values())
+            stored = {version: size for versions in self._stored(tenant).values() for version, size in versions.items()}
+            return count, sum(stored.values())
+
+    def seen(self, caller: Caller, tenant: str) -> tuple[int, int]:
+        """As `used`, for a caller that may know only of some documents: how many, and the bytes of their newest versions."""
+        if caller.readers is None:
+            return self.used(tenant)
+        self._look()
+        with self._lock:
+            kept = [d for d in self._of(tenant).values() if d.status != DELETING and caller.sees(d.readers)]
+            return len(kept), sum(document.bytes for document in kept)
+
+    def _find(self, tenant: str, uri: str) -> Document | None:
+        self._look()
+        with self._lock:
+            since = self._since.get((tenant, uri))
+            return since[-1] if since else self._shelves.get(tenant, {}).get(uri)
+
+    def _of(self, tenant: str) -> dict[str, Document]:
+        over = {uri: documents[-1] for (whose, uri), documents in self._since.items() if whose == tenant}
+        return {**self._shelves.get(tenant, {}), **over}
+
+    def _stored(self, tenant: str) -> dict[str, _Versions]:
+        """uri → the versions whose sources are stored."""
+        stored = dict(self._kept.get(tenant, {}))
+        for (whose, uri), documents in self._since.items():
+            if whose != tenant:
+                continue
+            versions = stored[uri] = dict(stored.get(uri, {}))
+            for document in documents:
+                if document.offset < self._reached.get(document.partition, 0):
+                    continue  # the tables know of it
+                if document.status == DELETING:
+                    versions.clear()
+                else:
+                    versions[document.version] = document.bytes
+        return stored
+
+    def _put_over(self, document: Document) -> None:
+        with self._lock:
+            name = (document.tenant, document.uri)
+            # Of two at once the head says which was first.
+            self._since[name] = sorted([*self._since.get(name, ()), document], key=lambda one: one.offset)
+            self._arrived.add(document.tenant)
+        self._work.set()
+
+    @contextmanager
+    def _storing(self, tenant: str, version: str) -> Iterator[None]:
+        """Keep a source from being deleted while a document with it is put; wait where that is under way."""
+        name = (tenant, version)
+        with self._sources:
+            while self._removing[name]:
+                self._sources.wait()
+            self._putting[name] += 1
+        try:
+            yield
+        finally:
+            with self._sources:
+                self._putting[name] -= 1
+                self._putting += Counter()  # forgets those at zero
+
+    @contextmanager
+    def _freeing(self, tenant: str, uri: str, versions: set[str]) -> Iterator[set[str]]:
+        """Those sources of a document that no other document has and nobody is putting now; nobody may until the block ends."""
+        with self._sources:
+            stored = self._stored(tenant)
+            own = versions | stored.pop(uri, {}).keys()
+            others = {version for kept in stored.values() for version in kept}
+            free = {version for version in own - others if version and not self._putting[tenant, version]}
+            names = [(tenant, version) for version in free]
+            self._removing.update(names)
+        try:
+            yield free
+        finally:
+            with self._sources:
+                self._removing.subtract(names)
+                self._removing += Counter()
+                self._sources.notify_all()
+
+    @contextmanager
+    def _room(self, tenant: str, uri: str, version: str, size: int, limits: TenantLimits) -> Iterator[None]:
+        """Keep room for a document while it is put: many that come at once must not exceed the quota together."""
+        count, held = self.used(tenant)
+        with self._lock:
+            standing = self._of(tenant).get(uri)
+            if standing is not None and standing.status != DELETING:
+                count -= 1
+            if any(version in versions for versions in self._stored(tenant).values()):
+                size = 0  # these bytes are stored already
+            count, held = count + self._reserving[tenant], held + self._reserved[tenant]
+            if count + 1 > limits.documents:
+                raise QuotaReached(
+                    f"This tenant may store {limits.documents:,} documents and has them.", hint="Delete some, or ask for more."
+                )
+            if held + size > limits.stored_bytes:
+                raise QuotaReached(
+                    f"This tenant may store {limits.stored_bytes:,} bytes, has {held:,} and this document has {size:,}.",
+                    hint="Earlier versions count too. Delete some documents, which deletes all of theirs, or ask for more.",
+                )
+            self._reserving[tenant] += 1
+            self._reserved[tenant] += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reserving[tenant] -= 1
+                self._reserved[tenant] -= size
+
+    def _look(self, *, now: bool = False) -> None:
+        """Make the view anew if the table has changed; looked at most once a second."""
+        with self._looking:
+            if not now and time.monotonic() - self._looked < _LOOK_S:
+                return
+            snapshot = self._table.format.snapshot()
+            if snapshot != self._snapshot or now:
+                self._read()
+                self._snapshot = snapshot
+            if not self._passing:
+                self._ask_index()
+            self._looked = time.monotonic()
+
+    def _read(self) -> None:
+        taken: dict[str, int] = dict(self._table.mark(PROCESSED_OFFSETS) or {})
+        reached: dict[int, int] = {}
+        for name in sorted(taken):  # of a topic that was made anew, its newest form comes last
+            topic, _, partition = name.rpartition("/")
+            if topic.partition("@")[0] == DOCUMENT_EVENTS.name:
+                reached[int(partition)] = taken[name]
+        shelves: dict[str, dict[str, Document]] = {}
+        kept_of: dict[str, dict[str, _Versions]] = {}
+        for row in self._table.read(_COLUMNS).sort_by(ROWS_IN_ORDER).to_pylist():
+            shelf = shelves.setdefault(row["tenant"], {})
+            versions = kept_of.setdefault(row["tenant"], {})
+            if row["status"] == "deleted":
+                shelf.pop(row["uri"], None)
+                versions.pop(row["uri"], None)
+                continue
+            if row["version"]:
+                versions.setdefault(row["uri"], {})[row["version"]] = row["bytes"]
+            kept = {name: row[name] for name in ("tenant", "uri", "version", "status", "bytes", "at", "reason", "media", "title")}
+            document = Document(**kept, readers=tuple(row["readers"] or ()))
+            if document.status == PARSED and document.held in self._held:
+                document = replace(document, status=INDEXED)
+            shelf[row["uri"]] = document
+        with self._lock:
+            self._reached = reached
+            self._shelves, self._kept = shelves, kept_of
+            self._since = {name: left for name, documents in self._since.items() if (left := self._untaken(documents))}
+
+    def _untaken(self, documents: Sequence[Document]) -> Sequence[Document]:
+        """Those of a document's changes that the tables do not show yet; a last deletion until the index has followed."""
+
+        def shown(document: Document, upto: dict[int, int]) -> bool:
+            return document.offset < upto.get(document.partition, 0)
+
+        left = [document for document in documents if not shown(document, self._reached)]
+        last = documents[-1]
+        return left or ([last] if last.status == DELETING and not shown(last, self._settled) else [])
+
+    def _ask_index(self) -> None:
+        """Which of the parsed documents another process has indexed: those with all their chunks in it, for their readers."""
+        parsed = {d.id: d for shelf in self._shelves.values() for d in shelf.values() if d.status == PARSED}
+        if not parsed or time.monotonic() - self._asked[0] < _ASK_S:
+            return
+        try:
+            standing = self._indexes.recent()
+            served = active_reader(standing, self._vectors)
+            version = f"{served.version()} {self._snapshot}"
+            if version != self._asked[1]:
+                found = self._held_of(parsed, served, standing.serving.number if standing.serving else 1)
+                self._held = {held for held in self._held if held[0] not in parsed} | found
+        except Transient:
+            return  # they go on being shown as parsed
+        with self._lock:
+            for document in parsed.values():
+                if document.held in self._held:
+                    self._shelves[document.tenant][document.uri] = replace(document, status=INDEXED)
+        self._asked = time.monotonic(), version
+
+    def _held_of(self, parsed: Collection[str], served: VectorReader, generation: int) -> set[_Held]:
+        """What a generation of the index holds whole of some documents, by their ids; of all of them where they are many."""
+        few = sorted(parsed) if len(parsed) <= _ASKED_FEW else None
+        columns = ("document_id", "version", "generation")
+        where = f"document_id in ({', '.join(map(quoted, few or ()))})"
+        cut: Counter[tuple[str, str]] = Counter()
+        for rows in self._chunks.scan(columns) if few is None else self._chunks.scan(columns, where):
+            own = of_generation(rows, generation)
+            cut.update(zip(own["document_id"].to_pylist(), own["version"].to_pylist(), strict=True))
+        held = served.held(few).select(["document_id", "version", "readers"]).to_pylist()
+        found = Counter((row["document_id"], row["version"], frozenset(row["readers"])) for row in held)
+        return {name for name, count in found.items() if count == cut[name[:2]]}
+
+    def _index(self) -> None:
+        """Index what is announced, one pass after another; what storage refuses for now is tried again."""
+        wait_s = _RETRY_S[0]
+        while True:
+            self._work.wait()
+            if self.stopping:
+                return
+            self._work.clear()
+            try:
+                self._pass()
+                self._failing, wait_s = None, _RETRY_S[0]
+            except _Stopped:
+                return
+            except Exception as error:  # a thread that ends would leave everything that is put later unindexed
+                since = time.monotonic() if self._failing is None else self._failing.since
+                self._failing = Trouble(f"is held up and tried again ({kind_of(error)})", since)
+                log.error("indexing is held up and tried again: %s", printable(str(error)))
+                log.debug("", exc_info=True)
+                self._work.set()
+                if self._sleep(wait_s):
+                    return
+                wait_s = min(2 * wait_s, _RETRY_S[1])
+
+    def _sleep(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.stopping:
+            time.sleep(0.1)
+        return self.stopping
+
+    def _pass(self) -> None:
+        self._passing = True
+        try:
+            self._catch_up()
+        finally:
+            self._passing = False
+
+    def _catch_up(self) -> None:
+        with self._lock:
+            self._arrived.clear()
+        settings = self._settings.inference
+        _, parsing = take_in(self._runner, settings, parse_s=_PARSE_S, after=self._go_on)
+        self._look(now=True)
+        reached = self._reached
+        unfinished: frozenset[str] = frozenset()
+        if self._snapshot is not None:  # else nobody has put anything in this home
+            with self._lock:
+                parsed = {d.held for shelf in self._shelves.values() for d in shelf.values() if d.status != FAILED}
+            filled = bring_up(self._runner, settings, gives_way=self._gives_way, after=self._go_on)
+            unfinished = filled.embedded.unfinished
+            self._held = {held for held in parsed if held[0] not in unfinished}
+            self._settled = reached
+            self._look(now=True)
+        if parsing.left or unfinished:
+            self._work.set()
+        self.passes += 1
+
+    def _gives_way(self, waiting: Collection[str]) -> bool:
+        """Whether somebody has put or deleted something for whom this pass does nothing."""
+        with self._lock:
+            return not self._arrived <= set(waiting)
+
+    def _go_on(self, _stage: str) -> None:
+        if self.stopping:
+            raise _Stopped
+
+
+def _no_document() -> NotFound:
+    return NotFound("There is no such document.", hint="GET /v1/documents lists those there are.")
+
+
+class _Stopped(Exception):
+    """The service ends."""

@@ -1,0 +1,222 @@
+"""The routes of documents: put, list, look at, delete."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote_to_bytes
+
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.convertors import PathConvertor, register_url_convertor
+from starlette.datastructures import UploadFile
+
+from headrace.api.auth import READ, WRITE, Caller, caller_of
+from headrace.api.documents import Document, asked_uri, uri_of
+from headrace.api.middleware import Noted
+from headrace.api.schemas import Tenant
+from headrace.api.service import Service
+from headrace.api.threads import run_in_thread
+from headrace.documents.put import named
+from headrace.errors import WrongUsage
+from headrace.models.http import LEFT
+from headrace.storage.constraints import NAME_BYTES
+from headrace.storage.metadata import AuditLine
+
+Uri = Annotated[str | None, Query(max_length=1_024, description="The document's name, where the address does not hold it.")]
+Readers = Annotated[
+    list[str] | None,
+    Query(
+        alias="reader",
+        max_length=100,
+        description="A user or group that may read it from now on; repeatable. Without, it stays as it is.",
+    ),
+]
+Everybody = Annotated[bool, Query(description="Everybody of the tenant may read it from now on.")]
+OfTenant = Annotated[Tenant | None, Query(description="Another tenant than the key's; only for the scope `admin`.")]
+_EXAMPLE = {
+    "object": "document",
+    "uri": "handbook/pump.md",
+    "document_id": "4f1d6e8a90b2c37d",
+    "version": "9b74c9897bac770ffc029102a200c5de6f2ab0a1b2c3d4e5f60718293a4b5c6d",
+    "status": "indexed",
+    "reason": "",
+    "media": "text/markdown",
+    "title": "The pump",
+    "bytes": 1834,
+    "readers": ["maintenance"],
+    "at": "2026-01-31T12:00:00+00:00",
+}
+_SHOWN: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": _EXAMPLE}}}}
+_TAKEN: dict[int | str, dict[str, Any]] = {
+    202: {
+        "description": "Taken; it is indexed soon.",
+        "content": {"application/json": {"example": {**_EXAMPLE, "status": "put"}}},
+    }
+}
+_CONTENT = {
+    "requestBody": {
+        "required": True,
+        "description": "The document as it is, or a form with one file in it.",
+        "content": {
+            "application/octet-stream": {
+                "schema": {"type": "string", "format": "binary"},
+                "example": "# The pump\n\nIt pumps.\n",
+            },
+            "multipart/form-data": {
+                "schema": {"type": "object", "required": ["file"], "properties": {"file": {"type": "string", "format": "binary"}}}
+            },
+        },
+    }
+}
+
+
+# Browsers write these of a file's name in a form as %XX, clients all control characters:
+# https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
+_IN_FORMS = re.compile("%(0[0-9A-F]|1[0-9A-F]|22|7F)", re.IGNORECASE)
+
+
+class _AnyName(PathConvertor):
+    """Takes line feeds too: files have such names."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("path", _AnyName())
+
+
+def add_documents(app: FastAPI, service: Service) -> None:
+    """Add the routes of documents."""
+
+    async def put(
+        request: Request, called: str | None, tenant: str | None, readers: list[str] | None, everybody: bool
+    ) -> Response:
+        caller = caller_of(request)
+        caller.may(WRITE)
+        whose = caller.whose(tenant)
+        open_to = _open_to(readers, everybody)
+        name, data = await _document(request)
+        uri = uri_of(called or name or "")
+        noted: Noted = request.scope["noted"]
+        noted.resource = uri
+
+        def work() -> tuple[Document, bool]:
+            service.documents.check_writer(caller, whose, uri, open_to)
+            limits = caller.limits if whose == caller.tenant else service.limits_of(whose)
+            done = service.documents.put(whose, uri, data, limits, open_to)
+            service.audit.now(AuditLine(caller.by, "document.put", _resource(caller.tenant, whose, uri)))
+            noted.said = True
+            return done
+
+        done = await run_in_thread(request, service, work)
+        if done is None:
+            return Response(status_code=LEFT)
+        document, changed = done
+        return JSONResponse(_shown(caller, document), 202 if changed else 200)
+
+    @app.put("/v1/documents", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
+    async def put_document(
+        request: Request, uri: Uri = None, tenant: OfTenant = None, readers: Readers = None, everybody: Everybody = False
+    ) -> Response:
+        """Put a document; its name is `uri`, or that of the file in the form. 200 where nothing changed."""
+        return await put(request, uri, tenant, readers, everybody)
+
+    @app.put("/v1/documents/{uri:path}", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
+    async def put_document_at(
+        uri: str, request: Request, tenant: OfTenant = None, readers: Readers = None, everybody: Everybody = False
+    ) -> Response:
+        """Put a document under this name, new or in the place of the one that has it. 200 where nothing changed."""
+        return await put(request, uri, tenant, readers, everybody)
+
+    @app.get("/v1/documents")
+    async def list_documents(
+        request: Request,
+        after: Annotated[str, Query(max_length=NAME_BYTES, description="The last uri of the page before.")] = "",
+        limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+        status: Literal["put", "parsed", "indexed", "failed", "deleting"] | None = None,
+        tenant: OfTenant = None,
+    ) -> Response:
+        """The documents of the tenant by uri, with their status; of a key that is bound to readers, those they may read."""
+        caller = caller_of(request)
+        caller.may(READ)
+        whose = caller.whose(tenant)
+
+        def work() -> dict[str, Any]:
+            found, more = service.documents.list(caller, whose, after=after, most=limit, status=status)
+            count, held = service.documents.seen(caller, whose)
+            data = [_shown(caller, document) for document in found]
+            return {"object": "list", "data": data, "has_more": more, "stored": {"documents": count, "bytes": held}}
+
+        listed = await run_in_thread(request, service, work)
+        return Response(status_code=LEFT) if listed is None else JSONResponse(listed)
+
+    @app.get("/v1/documents/{uri:path}", responses=_SHOWN)
+    async def document(uri: str, request: Request, tenant: OfTenant = None) -> Response:
+        """One document and its status: put, parsed, indexed, failed (and `reason` says why) or deleting."""
+        caller = caller_of(request)
+        caller.may(READ)
+        whose = caller.whose(tenant)
+        request.scope["noted"].resource = _asked(request, uri)
+        found = await run_in_thread(request, service, lambda: service.documents.shown(caller, whose, uri))
+        return Response(status_code=LEFT) if found is None else JSONResponse(_shown(caller, found))
+
+    @app.delete("/v1/documents/{uri:path}", responses=_TAKEN, status_code=202)
+    async def delete_document(uri: str, request: Request, tenant: OfTenant = None) -> Response:
+        """Delete a document: the sources of all its versions now, and from the index within seconds."""
+        caller = caller_of(request)
+        caller.may(WRITE)
+        whose = caller.whose(tenant)
+        noted: Noted = request.scope["noted"]
+        noted.resource = _asked(request, uri)
+
+        def work() -> Document:
+            service.documents.shown(caller, whose, uri)
+            gone = service.documents.delete(whose, uri)
+            service.audit.now(AuditLine(caller.by, "document.delete", _resource(caller.tenant, whose, uri)))
+            noted.said = True
+            return gone
+
+        gone = await run_in_thread(request, service, work)
+        return Response(status_code=LEFT) if gone is None else JSONResponse(_shown(caller, gone), 202)
+
+
+async def _document(request: Request) -> tuple[str | None, bytes]:
+    """The name and bytes of the document in a request; a raw body has no name."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return None, await request.body()
+    async with request.form(max_files=1, max_fields=10) as form:
+        files = [value for value in form.values() if isinstance(value, UploadFile)]
+        if len(files) != 1:
+            raise WrongUsage("The form has no file in it.", hint="Send the document as a file, or as the whole body.")
+        name = _IN_FORMS.sub(lambda found: chr(int(found[1], 16)), files[0].filename or "")
+        return name, await files[0].read()
+
+
+def _asked(request: Request, uri: str) -> str:
+    """The name in a request's address of a document that there may be. Raises `WrongUsage`."""
+    try:
+        unquote_to_bytes(request.scope["raw_path"]).decode()  # what is not UTF-8 has been replaced in the address by now
+    except UnicodeDecodeError:
+        raise WrongUsage("A document's uri is UTF-8.", hint="Write each byte of it as %XX.") from None
+    return asked_uri(uri)
+
+
+def _open_to(readers: list[str] | None, everybody: bool) -> list[str] | None:
+    """Who may read a document from now on, `None` where the request says nothing of it. Raises `WrongUsage`."""
+    if readers and everybody:
+        raise WrongUsage("A document is either for some readers or for everybody.", hint="Leave reader or everybody out.")
+    named(readers or ())
+    return [] if everybody else readers or None
+
+
+def _shown(caller: Caller, document: Document) -> dict[str, Any]:
+    """A document as the caller may see it: of its readers, a key that is bound to some is told those."""
+    told = document.as_dict()
+    if caller.readers is not None:
+        told["readers"] = [reader for reader in document.readers if reader in caller.readers]
+    return told
+
+
+def _resource(own: str, whose: str, uri: str) -> str:
+    """The document as the audit names it: with its tenant where that is not the key's."""
+    return uri if own == whose else f"{whose}: {uri}"

@@ -1,0 +1,69 @@
+"""Whether the service lives and whether it is ready: routes for load balancers and probes, which need no key."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from headrace import __version__
+from headrace.api.service import Service
+from headrace.models.http import error_body
+from headrace.readiness import FRESH_S, PartState
+
+
+class Health:
+    """What each part of the service said last. However many ask at once, one look is under way, on one thread."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._task: asyncio.Task[tuple[PartState, ...]] | None = None
+
+    async def look(self, fresh_s: float = FRESH_S) -> tuple[PartState, ...]:
+        """Every part, as `Readiness.look`."""
+        if (found := self._service.readiness.recent(fresh_s)) is not None:
+            return found
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(asyncio.to_thread(self._service.readiness.look, fresh_s))
+        return await asyncio.shield(self._task)
+
+    async def told(self, fresh_s: float = FRESH_S) -> dict[str, Any]:
+        """The same, as JSON: `status` is ok, not_ready or stopping."""
+        parts = await self.look(fresh_s)
+        status = "stopping" if self._service.stopping else "ok" if all(part.ready for part in parts) else "not_ready"
+        return {
+            "status": status,
+            "parts": [part.as_dict() for part in parts],
+            "unrecorded_answers": self._service.unrecorded_answers,
+        }
+
+
+def add_health(app: FastAPI, service: Service) -> Health:
+    """Add the routes."""
+    health = Health(service)
+
+    @app.get("/health")
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        """Whether the server answers; needs no key."""
+        return {"status": "stopping" if service.stopping else "ok", "version": __version__}
+
+    @app.get("/health/ready")
+    async def ready() -> JSONResponse:
+        """Whether everything answers that it needs: 503 where not, and which part; needs no key."""
+        if service.stopping:
+            return _not_ready("stopping", {"status": "stopping", "parts": []})
+        found = await health.told()
+        wanting = [part for part in found["parts"] if not part["ready"]]
+        if not wanting:
+            return JSONResponse(found)
+        said = "; ".join(f"{part['part']}: {part['state']}" for part in wanting)
+        return _not_ready(said, found)
+
+    return health
+
+
+def _not_ready(said: str, found: dict[str, Any]) -> JSONResponse:
+    return JSONResponse(error_body(503, f"Not ready: {said}.", "not_ready") | found, 503, {"Retry-After": "2"})

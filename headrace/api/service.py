@@ -1,0 +1,472 @@
+"""What the API does, without HTTP: questions, verdicts, the live run and its scores, shared by many at once."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import math
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from headrace.answering.engine import INFERENCE, QueryEngine
+from headrace.answering.feedback import Verdict, feedback, repeated_id
+from headrace.answering.record import Answer
+from headrace.answering.unrecorded import NOTE, Recorder
+from headrace.api.admission import AdmissionQueue, Ticket
+from headrace.api.audit import Audit
+from headrace.api.auth import PAGE, SCOPES, Asker, Caller, Callers, asker, limits_of
+from headrace.api.documents import Documents
+from headrace.api.metrics import ServiceMetrics
+from headrace.api.rate import Rate
+from headrace.api.strangers import Strangers
+from headrace.api.tracing import Traces, tokens
+from headrace.catalog import CHUNKS, FEEDBACK, FEEDBACK_ROWS, INDEXES, INTERACTION_ROWS, Tier
+from headrace.core.run import journal_of, runs
+from headrace.core.runner import Runner
+from headrace.core.stage import Pipeline
+from headrace.documents.generations import active_reader
+from headrace.errors import NotFound, StorageFull, Transient, WrongUsage
+from headrace.explain.diagram.diagram import score_of
+from headrace.explain.diagram.layout import scene_of
+from headrace.explain.diagram.svg import svg
+from headrace.platform.address import embedded_parts
+from headrace.platform.home import Home
+from headrace.readiness import Ask, Readiness, Trouble, asks
+from headrace.settings import Settings, TenantLimits
+from headrace.storage.ledger import Direction, Row
+from headrace.storage.metadata import Metadata
+from headrace.storage.meter import Meter
+from headrace.storage.tables.handles import TableReader, quoted
+from headrace.storage.vectors.generations import IndexReader
+from headrace.storage.vectors.handles import VectorReader
+
+AT_ONCE = 4
+"""Questions worked on at the same time; the models take them one by one, but one can retrieve while another is answered."""
+WAITING = 28
+"""Questions that may wait beyond those; further ones are turned away."""
+_REMEMBERED = 10_000
+_JUDGING = 16
+_CLOSE_S = 5.0
+
+
+@dataclass(frozen=True)
+class _Given:
+    """An answer given: whose it was and the chunks it stood on."""
+
+    tenant: str
+    chunks: frozenset[str]
+
+
+class Service:
+    """Answers for one run of `headrace up`; every method may be called from several threads.
+
+    `stopping` turns true when the server ends: whatever waits or generates then gives up.
+    """
+
+    def __init__(self, runner: Runner, desk: QueryEngine, settings: Settings, traces: Traces | None = None) -> None:
+        self.runner = runner
+        self.settings = settings
+        self.stopping = False
+        self.places = AdmissionQueue(AT_ONCE, WAITING)
+        self.metadata = Metadata(runner.endpoints)
+        self.callers = Callers(self.metadata, settings.limits)
+        whole = settings.limits.model_copy(update={"questions": AT_ONCE + WAITING})
+        self.page = Caller(settings.tenant, PAGE, frozenset(SCOPES), whole)
+        self.strangers = Strangers()
+        self.audit = Audit(self.metadata, runner, self.strangers)
+        self.rate = Rate()
+        self.documents = Documents(runner, settings)
+        self.readiness = Readiness(
+            [
+                *asks(settings, runner.endpoints),
+                Ask("metadata", self._metadata_trouble, "Check the metadata store: [metadata], or metadata.db in the home."),
+                Ask("indexing", self.documents.trouble, "The log names what failed. `headrace index --skip URI` leaves one out."),
+            ]
+        )
+        self.metrics = ServiceMetrics(
+            runner.record.ledger,
+            lambda: self.places.counts,
+            lambda: self.readiness.recent(math.inf) or (),
+            lambda: self.unrecorded_answers,
+        )
+        self.traces = traces or Traces.of(settings.telemetry)
+        self._desk = desk
+        self._unrecorded = desk.unrecorded if desk is not None else None
+        self._recorder = Recorder(runner, self._unrecorded) if self._unrecorded is not None else None
+        self._given: OrderedDict[str, _Given] = OrderedDict()
+        self._judged: OrderedDict[str, dict[str, Any]] = OrderedDict()  # what verdicts that may be sent again were answered
+        self._judging = [threading.Lock() for _ in range(_JUDGING)]
+        self._lock = threading.Lock()
+        self._first = threading.Lock()
+        self._seen: set[tuple[str, str]] = set()
+        self._drawing = threading.Lock()
+        self._drawn: dict[str, tuple[tuple[str, int], bytes]] = {}
+        self._vectors: VectorReader | None = None
+        self._indexes: IndexReader
+        self._user = _user()
+
+    def start(self) -> None:
+        """Begin to index what is put, to keep the audit, and to record answers that wait for it."""
+        self.documents.start()
+        self.audit.start()
+        if self._recorder is not None:
+            self._recorder.start()
+
+    def stop(self) -> None:
+        """Have everything under way give up soon. Takes no lock, so a signal handler may call it."""
+        self.stopping = True
+        self.documents.stopping = True
+
+    def close(self) -> None:
+        """Wait a little for what `start` began, and let go of everything."""
+        self.stop()
+        self.documents.stop(_CLOSE_S)
+        self.audit.stop(_CLOSE_S)
+        if self._recorder is not None:
+            self._recorder.stop(_CLOSE_S)
+        self.traces.stop()
+        self.metadata.close()
+
+    def limits_of(self, tenant: str, quotas: dict[str, Any] | None = None) -> TenantLimits:
+        """A tenant's limits; its quotas are looked up unless they are given."""
+        if quotas is None:
+            quotas = next((known.quotas for known in self.metadata.tenants() if known.name == tenant), {})
+        return limits_of(self.settings.limits, quotas)
+
+    @property
+    def unrecorded_answers(self) -> int:
+        """Answers that wait until the head takes them."""
+        return len(self._unrecorded) if self._unrecorded is not None else 0
+
+    def cause_of(self, error: BaseException) -> BaseException:
+        """The error to tell: where an embedded store does not answer since the disk is full, that it is; no path is named."""
+        embedded = bool(embedded_parts(self.settings, frozenset({"objects", "head"})))
+        if isinstance(error, Transient | StorageFull) and embedded and Home(self.settings.home).fullness() is not None:
+            return StorageFull("The disk of this service is full.", hint="Its operator has to free some space; then try again.")
+        return error
+
+    def _metadata_trouble(self) -> Trouble | None:
+        self.metadata.who("")
+        return None
+
+    def who(self, caller: Caller, user: str | None = None, simulated: str | None = None) -> Asker:
+        """Who is recorded with an answer or a verdict: who is named, else the key, or who started the service for its page.
+
+        Raises `Forbidden` where the key may not name one.
+        """
+        return asker(caller, self._user if caller.key_id == PAGE else caller.key_id, user, simulated)
+
+    def ask(
+        self,
+        place: Ticket,
+        question: str,
+        caller: Caller,
+        tenant: str,
+        *,
+        gone: Callable[[], bool],
+        headers: Mapping[str, str],
+        readers: Sequence[str] = (),
+        who: Asker,
+    ) -> Iterator[str | dict[str, Any]]:
+        """The answer's text in pieces, then the answer as JSON-ready keys; ends early once `gone` says nobody listens.
+
+        `place` comes from `places.enter` and is given back; `readers` are a user and groups on whose behalf is asked, as
+        `QueryEngine.search` takes them; `who` is recorded as asking. Raises what retrieval and generation raise.
+        """
+        with self._turn(place, gone) as begun, self.traces.question("chat", tenant, headers) as span:
+            if not begun:
+                return
+            # What a tenant's first question opens (topics, catalogs) is opened once, not by several at a time.
+            with self._alone("ask", tenant):
+                limits = caller.limits if tenant == caller.tenant else self.limits_of(tenant)
+                stream = self._desk.ask(
+                    question,
+                    tenant=tenant,
+                    user=who.user,
+                    simulated=who.simulated,
+                    readers=readers,
+                    kv_cache_bytes=limits.kv_cache_bytes,
+                )
+                for piece in stream:
+                    if isinstance(piece, Answer):
+                        span.answered(piece)
+                        read, written, _ = tokens(piece)
+                        first = piece.timings_ms.get("first_token", 0.0) / 1e3
+                        self.metrics.question(tenant, "answer", read=read, written=written, first_s=first)
+                        yield fit_for(self._remembered(piece), caller)
+                    else:
+                        yield piece
+                    if gone() or self.stopping:
+                        return  # dropping the stream closes it, which stops the generator
+
+    def search(
+        self,
+        place: Ticket,
+        question: str,
+        caller: Caller,
+        tenant: str,
+        *,
+        gone: Callable[[], bool],
+        headers: Mapping[str, str],
+        readers: Sequence[str] = (),
+        who: Asker,
+    ) -> dict[str, Any] | None:
+        """The passages for a question, best first, or `None` if nobody waits for them any more."""
+        with self._turn(place, gone) as begun, self.traces.question("retrieval", tenant, headers) as span:
+            if not begun:
+                return None
+            with self._alone("ask", tenant):
+                found = self._desk.search(question, tenant=tenant, user=who.user, simulated=who.simulated, readers=readers)
+            span.answered(found)
+            self.metrics.question(tenant, "search")
+            return _without_text(fit_for(self._remembered(found), caller))
+
+    def judge(
+        self,
+        caller: Caller,
+        answer_id: str,
+        up: bool,
+        *,
+        chunk_id: str = "",
+        reason: str = "",
+        correction: str = "",
+        consent: bool | None = None,
+        user: str | None = None,
+        simulated_user: str | None = None,
+        key: str | None = None,
+    ) -> dict[str, Any]:
+        """Put a verdict on the head and say where it stands. Raises `NotFound` for one the caller was not given, as `who`.
+
+        The same verdict under the same `key` is recorded once, as far as this process and what has landed know, and answered
+        alike.
+        """
+        who = self.who(caller, user, simulated_user)
+        given = self._answer(answer_id)
+        if given is None or not (caller.admin or given.tenant == caller.tenant):
+            # The same words for both: whether another tenant has such an answer is not told.
+            raise NotFound(
+                f"No answer {answer_id} is known here.",
+                hint="If another command gave it, land it first: `headrace land --once`.",
+            )
+        if chunk_id and chunk_id not in given.chunks:
+            raise NotFound(f"Answer {answer_id} does not stand on a chunk {chunk_id}.", hint="Take chunk_id from its passages.")
+        verdict = Verdict(
+            answer_id,
+            up,
+            given.tenant,
+            who.user,
+            chunk_id=chunk_id,
+            reason=reason,
+            correction=correction,
+            consent=consent,
+            simulated=who.simulated,
+            key=who.key,
+        )
+        if key is None:
+            return self._recorded(verdict)
+        said = {name: value for name, value in vars(verdict).items() if name != "verdict_id"}
+        verdict = replace(verdict, verdict_id=repeated_id(key, said))
+        with self._judging[int(verdict.verdict_id, 16) % _JUDGING]:  # of two at once the second finds what the first did
+            with self._lock:
+                told = self._judged.get(verdict.verdict_id)
+            told = told or self._landed(verdict) or self._recorded(verdict)
+            with self._lock:
+                self._judged[verdict.verdict_id] = told
+                while len(self._judged) > _REMEMBERED:
+                    self._judged.popitem(last=False)
+        return told
+
+    def _recorded(self, verdict: Verdict) -> dict[str, Any]:
+        with self._alone("feedback", verdict.tenant):
+            partition, offset = self.runner.run(feedback, tenant=verdict.tenant, verdicts=[verdict])[0]
+            self._seen.add(("feedback", verdict.tenant))
+        return {"verdict_id": verdict.verdict_id, "topic": FEEDBACK.name, "partition": partition, "offset": offset}
+
+    def _landed(self, verdict: Verdict) -> dict[str, Any] | None:
+        """Where a verdict stands that another process recorded, if it has landed."""
+        table = TableReader(FEEDBACK_ROWS, self.runner.endpoints, Meter(self.runner.record.ledger, feedback.name))
+        where = f"verdict_id = {quoted(verdict.verdict_id)} AND tenant = {quoted(verdict.tenant)}"
+        found = table.read(("partition", "offset"), where).to_pylist()
+        return {"verdict_id": verdict.verdict_id, "topic": FEEDBACK.name, **found[0]} if found else None
+
+    def ledger(self) -> dict[str, Any]:
+        """The live run's ledger rows."""
+        record = self.runner.record
+        return {"run": record.id, "state": record.state, "rows": [row.as_dict() for row in record.ledger.rows()]}
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Every recorded run of this home, newest first, without its rows."""
+        names = ("run", "command", "state", "started", "ended")
+        return [{name: journal.get(name) for name in names} for journal in reversed(runs(self.settings.home))]
+
+    def standing(self, caller: Caller, tenant: str) -> dict[str, Any]:
+        """How many passages of a tenant are indexed, and in which version of the index."""
+        with self._lock:
+            if self._vectors is None:
+                meter = Meter(self.runner.record.ledger, "page")
+                self._vectors = VectorReader(CHUNKS, self.runner.endpoints, meter)
+                self._indexes = IndexReader(INDEXES, self.runner.endpoints, meter)
+        served = active_reader(self._indexes.recent(), self._vectors)
+        return {
+            "run": self.runner.record.id,
+            "tenant": tenant,
+            "default_tenant": caller.tenant,
+            "index_version": served.version(),
+            "passages": served.count(f"tenant = {quoted(tenant)}"),
+        }
+
+    def totals(self) -> dict[str, Any]:
+        """What the live run has moved so far by tier, its state, and how many questions are under way."""
+        record = self.runner.record
+        answering, waiting = self.places.counts
+        return {
+            "run": record.id,
+            "command": f"headrace {record.command}",
+            "state": "stopping" if self.stopping else record.state,
+            "seconds": round((datetime.now(UTC) - record.started).total_seconds()),
+            "answering": answering,
+            "waiting": waiting,
+            "tiers": by_tier(record.ledger.rows()),
+        }
+
+    def score(self, name: str, run: str | None) -> bytes:
+        """A pipeline's score as SVG, drawn from `run`, or else from the newest run that moved anything in it.
+
+        Raises `NotFound` where no run did, `WrongUsage` for a pipeline there is not.
+        """
+        pipeline, own = _pipeline(name)
+        run_id, command, started, rows = self._run_for(name, own, run)
+        stamp = (run_id, sum(row["ops"] for row in rows))
+        with self._drawing:  # one at a time: a drawing takes a processor for a while
+            if name in self._drawn and self._drawn[name][0] == stamp:
+                return self._drawn[name][1]
+            drawn = svg(scene_of(score_of(pipeline, rows, run_id=run_id, when=started, command=f"headrace {command}"))).encode()
+            self._drawn[name] = (stamp, drawn)
+            return drawn
+
+    def _run_for(self, name: str, own: frozenset[str], run: str | None) -> tuple[str, str, datetime, list[Any]]:
+        record = self.runner.record
+        rows = [row.as_dict() for row in record.ledger.rows()]
+        if run == record.id or (run is None and any(row["stage"] in own for row in rows)):
+            return record.id, record.command, record.started, rows
+        if run is not None:
+            journal = journal_of(self.settings.home, run)
+        else:
+            fitting = [
+                journal
+                for journal in runs(self.settings.home)
+                if journal["run"] != record.id and any(row["stage"] in own for row in journal["rows"])
+            ]
+            if not fitting:
+                first = "Ask something, or run `headrace index PATH`."
+                raise NotFound(
+                    f"No run has moved anything in the {name} pipeline yet, so there is nothing to draw.",
+                    hint=first if name == INFERENCE.name else "Run `headrace turn`.",
+                )
+            journal = fitting[-1]
+        return journal["run"], journal["command"], datetime.fromisoformat(journal["started"]), journal["rows"]
+
+    @contextmanager
+    def _turn(self, place: Ticket, gone: Callable[[], bool]) -> Iterator[bool]:
+        try:
+            yield self.places.wait(place, lambda: gone() or self.stopping)
+        finally:
+            self.places.leave(place)
+
+    @contextmanager
+    def _alone(self, what: str, tenant: str) -> Iterator[None]:
+        """Let a tenant's calls through alone until the first has succeeded, then side by side."""
+        with contextlib.nullcontext() if (what, tenant) in self._seen else self._first:
+            yield
+
+    def _remembered(self, answer: Answer) -> dict[str, Any]:
+        chunks = frozenset(passage.hit.chunk_id for passage in answer.passages)
+        with self._lock:
+            self._seen.add(("ask", answer.tenant))
+            self._given[answer.answer_id] = _Given(answer.tenant, chunks)
+            while len(self._given) > _REMEMBERED:
+                self._given.popitem(last=False)
+        passages = [
+            {"number": number, "cited": number in answer.cited, **passage.as_dict()}
+            for number, passage in enumerate(answer.passages, 1)
+        ]
+        read, written, cached = tokens(answer)
+        usage = {
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+        finish = answer.completion.finish_reason if answer.completion else "stop"
+        return {**answer.as_dict(), "passages": passages, "usage": usage, "finish_reason": finish}
+
+    def _answer(self, answer_id: str) -> _Given | None:
+        with self._lock:
+            given = self._given.get(answer_id)
+        if given is not None:
+            return given
+        if self._unrecorded is not None and (row := self._unrecorded.find(answer_id)) is not None:
+            return _Given(row["tenant"], frozenset(passage["chunk_id"] for passage in row["passages"]))
+        # Another command's answer, or one from before a restart: tables know it once it has landed.
+        meter = Meter(self.runner.record.ledger, feedback.name)
+        table = TableReader(INTERACTION_ROWS, self.runner.endpoints, meter)
+        columns = ("answer_id", "tenant", "passages")
+        found = table.read(columns, f"answer_id = '{answer_id}'").to_pylist() if answer_id.isalnum() else []
+        if not found:
+            return None
+        return _Given(found[0]["tenant"], frozenset(passage["chunk_id"] for passage in found[0]["passages"] or () if passage))
+
+
+def by_tier(rows: list[Row]) -> list[dict[str, Any]]:
+    """Operations and bytes of ledger rows summed by tier, every tier named, shallow to deep."""
+    totals: dict[str, dict[str, Any]] = {
+        str(tier): {"tier": str(tier), "ops": 0, "read_bytes": 0, "written_bytes": 0, "estimated": False} for tier in Tier
+    }
+    for row in rows:
+        total = totals[row.tier]
+        total["ops"] += row.ops
+        total["read_bytes" if row.direction == Direction.READ else "written_bytes"] += row.bytes
+        total["estimated"] = total["estimated"] or row.estimated
+    return list(totals.values())
+
+
+def _pipeline(name: str) -> tuple[Pipeline, frozenset[str]]:
+    """A pipeline by name, and the stages that no other pipeline has: those that tell whether a run was one of its."""
+    from headrace.training.round import TRAINING
+
+    pipelines = {pipeline.name: pipeline for pipeline in (INFERENCE, TRAINING)}
+    if name not in pipelines:
+        raise WrongUsage(f"There is no pipeline {name!r}.", hint=f"There are: {', '.join(pipelines)}.")
+    others = {stage.name for other in pipelines.values() if other.name != name for stage in other.stages}
+    return pipelines[name], frozenset(stage.name for stage in pipelines[name].stages if stage.name not in others)
+
+
+def fit_for(told: dict[str, Any], caller: Caller) -> dict[str, Any]:
+    """An answer for this caller: why a re-ranker did not answer names addresses, which are an admin's to see."""
+    if "note" in told and not caller.admin:
+        told["note"] = _INSIDE.sub(r"\1", told["note"])
+    return told
+
+
+_INSIDE = re.compile(rf"(retrieval order stands): .*?(?=; {NOTE}|\Z)", re.DOTALL)
+
+
+def _without_text(found: dict[str, Any]) -> dict[str, Any]:
+    """A search's keys: an answer's without those that only text has."""
+    left_out = ("answer", "citations", "generator_version", "usage", "finish_reason")
+    passages = [{name: value for name, value in passage.items() if name != "cited"} for passage in found["passages"]]
+    return {name: value for name, value in found.items() if name not in left_out} | {"passages": passages}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -1,0 +1,135 @@
+"""A second process: some promises are about what two processes see of each other.
+
+The first one writes a line of JSON, `{"call": "files.watch", "given": {…}}`, and reads one back, `{"answer": …}`. The second
+ends when the first does, for then its standard input does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+from headrace.errors import Unavailable
+from headrace.platform.model_server import python
+
+_MODULES = ("objects", "catalog", "files")
+_READY_S = 60.0
+
+
+class PeerProcess:
+    """A second process, for the length of a `with` block; `ask` has it call a function of a module of this room."""
+
+    def __init__(self) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process does
+        command, env = python("headrace.check.peer")
+        # A session of its own: a Ctrl-C is ours to handle, and ends it in good order.
+        self._process = subprocess.Popen(
+            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
+        )
+
+    def __enter__(self) -> PeerProcess:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def ask(self, call: str, **given: Any) -> PeerAnswer:
+        """Begin a call, e.g. `files.watch`, and return what will hold its answer. One call at a time."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"call": call, "given": given}).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self.died() from None
+        return PeerAnswer(self)
+
+    def line(self) -> bytes:
+        """The next line it says; empty once it has ended."""
+        assert self._process.stdout is not None
+        try:
+            return self._process.stdout.readline()
+        except ValueError:  # closed meanwhile: the block was left, by a Ctrl-C for one
+            return b""
+
+    def died(self) -> Unavailable:
+        """What to raise where it ended before its time."""
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        return Unavailable(
+            f"The check's second process ended: {said[-1] if said else 'it said nothing'}.", hint="Run the check again."
+        )
+
+
+class PeerAnswer:
+    """An answer under way."""
+
+    def __init__(self, second: PeerProcess) -> None:
+        self._second = second
+        self._line = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def get(self, seconds: float) -> Any:
+        """The answer. Raises `OSError` with the second process' own words where its call failed, or `Unavailable`."""
+        self._reader.join(seconds)
+        if self._reader.is_alive():
+            raise Unavailable(f"The check's second process did not answer within {seconds:.0f} s.", hint="Run the check again.")
+        if not self._line:
+            raise self._second.died()
+        said = json.loads(self._line)
+        if "fault" in said:
+            raise OSError(f"in a second process: {said['fault']}")
+        return said["answer"]
+
+    def _read(self) -> None:
+        self._line = self._second.line()
+
+
+def begin_at(second: PeerProcess, module: str) -> float:
+    """Have the second process import a module, and return the moment (`time.monotonic`) at which both should begin."""
+    second.ask("ready", module=module).get(_READY_S)
+    return time.monotonic() + 0.05
+
+
+def wait_until(moment: float) -> None:
+    """Sleep until a moment of `time.monotonic`, which all processes of a machine share."""
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
+def _called(call: str, given: dict[str, Any]) -> Any:
+    if call == "ready":
+        importlib.import_module(f"headrace.check.{given['module']}")
+        return None
+    module, _, name = call.partition(".")
+    if module not in _MODULES:
+        raise ValueError(f"no module {module!r}")
+    return getattr(importlib.import_module(f"headrace.check.{module}"), name)(**given)
+
+
+def main() -> None:
+    """Answer calls until standard input ends."""
+    for line in sys.stdin:
+        asked = json.loads(line)
+        try:
+            said = {"answer": _called(asked["call"], asked["given"])}
+        except Exception as error:  # it is told to the first process, which judges it
+            said = {"fault": f"{type(error).__name__}: {error}"[:500]}
+        sys.stdout.write(json.dumps(said) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

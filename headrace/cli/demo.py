@@ -1,0 +1,277 @@
+"""The demo: both pipelines once, for real, on the embedded platform, with a report of what moved where."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.text import Text
+
+from headrace.answering.engine import INFERENCE, QueryEngine
+from headrace.answering.feedback import Verdict, feedback
+from headrace.answering.record import Answer
+from headrace.catalog import CHUNK_ROWS
+from headrace.cli.render.results import ledger_table, merged, say_indexed, say_sources, say_turn, tier_table
+from headrace.core.run import runs
+from headrace.core.stage import Pipeline, stage
+from headrace.documents.indexing import index_documents
+from headrace.errors import NotFound, Permanent, WrongUsage
+from headrace.models.citations import content_words
+from headrace.models.client import Generator
+from headrace.platform.home import DEMO
+from headrace.registry.serve import go_round
+from headrace.session import Session, opened
+from headrace.settings import EmbeddedPart, Settings
+from headrace.storage.ledger import summed
+from headrace.storage.tables.handles import TableReader
+from headrace.training.round import TRAINING
+
+PIPELINES: dict[str, Pipeline] = {"inference": INFERENCE, "training": TRAINING}
+
+_TENANT_USER = "simulated-user"
+_SEED = 11
+# Asked of Python's own language reference; a folder of the user's is asked about its own headings.
+_ASKED = (
+    "What does the assert statement do?",
+    "When is the finally clause of a try statement executed?",
+    "How are default parameter values evaluated?",
+)
+
+RULE = (
+    "The simulated user has one sentence of the documents in mind and searches with half of its words. It likes a passage that"
+    " holds that sentence or stands under the same heading of the same document, and dislikes every other passage it is shown."
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a simulated user has in mind: the words it searches with, and where they stand."""
+
+    question: str
+    chunk_id: str
+    document_id: str
+    heading: str
+
+
+@stage("Reads passages for the simulated user to have in mind.")
+def recall(chunks: Annotated[TableReader, CHUNK_ROWS], tenant: str, most: int, seed: int) -> list[Memory]:
+    """Choose up to `most` sentences, spread over the documents, and half of each one's content words in their order."""
+    rows = [
+        row
+        for row in chunks.read(("chunk_id", "document_id", "tenant", "heading", "text")).to_pylist()
+        if row["tenant"] == tenant
+    ]
+    dice = random.Random(seed)
+    rows.sort(key=lambda row: row["chunk_id"])
+    dice.shuffle(rows)
+    by_document: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_document.setdefault(row["document_id"], []).append(row)
+    # Round robin over documents: a long one must not fill the questions.
+    queues = [by_document[name] for name in sorted(by_document)]
+    spread = [queue[i] for i in range(max(map(len, queues), default=0)) for queue in queues if i < len(queue)]
+    memories = []
+    for row in spread:
+        sentences = [s for s in re.split(r"(?<=[.!?])\s+", _prose(row["text"])) if 8 <= len(content_words(s)) <= 30]
+        if not sentences:
+            continue
+        sentence = dice.choice(sentences)
+        words = list(dict.fromkeys(w for w in re.findall(r"\w+", sentence) if w.lower() in content_words(sentence)))
+        kept = sorted(dice.sample(range(len(words)), max(3, len(words) // 2)))
+        memories.append(Memory(" ".join(words[i] for i in kept), row["chunk_id"], row["document_id"], row["heading"]))
+        if len(memories) >= most:
+            break
+    return memories
+
+
+def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, questions: int, console: Console) -> None:
+    """Index, ask, judge (`questions` searches), go once round the training loop, ask again, and report."""
+    started = time.perf_counter()
+    if docs is not None and not docs.exists():
+        raise NotFound(f"{docs} does not exist.", hint="Name a folder: make demo DOCS=path")
+    console.print(Text("Headrace demo: both pipelines once, on real parts, on this machine.", style="bold"))
+    with opened("demo", settings, on=on) as session:
+        endpoints = session.runner.endpoints
+        console.print(
+            f"Platform ready after {time.perf_counter() - started:.1f} s: S3 {endpoints.s3_endpoint},"
+            f" Iceberg {endpoints.catalog_uri}, Kafka {endpoints.kafka_bootstrap}",
+            highlight=False,
+        )
+        folder = docs or reference(settings.home)
+        _head(console, "1  Documents to index", "inference, ahead of time")
+        done = index_documents(session.runner, [folder], tenant=settings.tenant, settings=settings.inference)
+        say_indexed(console, done)
+        if done.index.chunks == 0:
+            raise Permanent(
+                "None of these files has text that can be indexed.", hint="Name a folder with text, Markdown, HTML or PDF."
+            )
+        desk = session.desk()
+        memories = session.runner.run(recall, tenant=settings.tenant, most=questions, seed=_SEED)
+        asked = _ASKED if docs is None else _of_headings(memories)
+        _head(console, "2  Questions to answers", "inference, at question time")
+        _wake(console, session)
+        _ask(console, desk, settings, asked)
+        _head(console, "3  Verdicts", "feedback, onto the head")
+        _judge(console, session, desk, settings, memories)
+        _head(console, "4  One turn of the training loop", "training")
+        try:
+            say_turn(console, go_round(replace(session, settings=_learning(settings)), "reranker"))
+        except Permanent as nothing:
+            console.print(Text(f"No turn: {nothing.message} {nothing.hint}", style="yellow"))
+        _head(console, "5  The same questions again", "inference, served by whoever won")
+        _ask(console, desk, settings, asked[:1])
+        run = session.run
+        _head(console, "6  What moved where", f"run {run.id}")
+        rows = summed(run.ledger.export(), by=("stage", "store", "tier"))
+        console.print(ledger_table(rows, title=""))
+        console.print()
+        console.print(tier_table(rows))
+        if any(row["estimated"] for row in rows):
+            console.print("≈ estimated: that store's library hides its I/O (docs/ledger.md).", style="dim")
+    for name in PIPELINES:
+        for suffix in (".svg", ".png"):
+            draw_score(settings.home, name, out_dir / f"{name}{suffix}", run=run.id)
+    console.print()
+    console.print(
+        f"Scores drawn from this run: {out_dir}/inference.svg, {out_dir}/training.svg, and .png beside them.", highlight=False
+    )
+    console.print(f"The demo took {time.perf_counter() - started:.0f} s. Go on with: headrace up", highlight=False)
+
+
+def _learning(settings: Settings) -> Settings:
+    """The settings for the demo's turn: it learns from its one simulated user, as no other turn does unless it is told to."""
+    training = settings.training
+    return settings.model_copy(
+        update={
+            "training": training.model_copy(
+                update={
+                    "preparing": training.preparing.model_copy(update={"simulated": True}),
+                    "gate": training.gate.model_copy(update={"least_users": 1}),
+                }
+            )
+        }
+    )
+
+
+def reference(home: Path) -> Path:
+    """Python's language reference, as the pydoc_data package carries it, written out as files."""
+    from pydoc_data.topics import topics
+
+    folder = home / DEMO / "python-reference"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in topics.items():
+        (folder / f"{name}.rst").write_text(text, encoding="utf-8")
+    return folder
+
+
+def draw_score(home: Path, name: str, path: Path, *, run: str | None = None, triggers: bool = True) -> str:
+    """Draw one pipeline from a run's ledger and return the headline; the newest run that moved anything in it unless named.
+
+    Raises `WrongUsage` for a pipeline there is not, `NotFound` where no run fits.
+    """
+    from headrace.explain.diagram.diagram import score_of
+    from headrace.explain.diagram.draw import draw
+
+    pipeline = PIPELINES.get(name)
+    if pipeline is None:
+        raise WrongUsage(f"There is no pipeline {name!r}.", hint=f"There are: {', '.join(PIPELINES)}.")
+    names = {s.name for s in pipeline.stages} - {"land"}
+    fitting = [
+        j
+        for j in runs(home)
+        if (run is None and names & {row["stage"] for row in j["rows"]}) or (run is not None and j["run"].startswith(run))
+    ]
+    if not fitting:
+        raise NotFound(f"No run has moved anything in {name} yet.", hint="Run headrace demo, index, ask or turn first.")
+    journal = fitting[-1]
+    score = score_of(
+        pipeline,
+        merged(journal["rows"]),
+        run_id=journal["run"],
+        when=datetime.fromisoformat(journal["started"]),
+        command=f"headrace {journal['command']}",
+    )
+    draw(score, path, triggers=triggers)
+    return score.title
+
+
+def _wake(console: Console, session: Session) -> None:
+    """Have the embedded generator loaded, so that the first answer's time is that of an answer."""
+    if not isinstance(session.settings.models.generator, EmbeddedPart):
+        return
+    started = time.perf_counter()
+    with (
+        console.status("Loading the generator, which is unpacked the first time …"),
+        Generator(session.runner.endpoints.generator) as generator,
+    ):
+        for _ in generator.stream([{"role": "user", "content": "Hello"}], max_tokens=1, cache=False):
+            pass
+    if (seconds := time.perf_counter() - started) > 1:
+        said = f"The generator was loaded in {seconds:.1f} s; the first time it is unpacked, too."
+        console.print(said, style="dim", highlight=False)
+
+
+def _ask(console: Console, desk: QueryEngine, settings: Settings, questions: Sequence[str]) -> None:
+    for question in questions:
+        console.print(Text(f"\n? {question}", style="bold"))
+        for piece in desk.ask(question, tenant=settings.tenant, user="demo"):
+            if isinstance(piece, Answer):
+                console.print()
+                say_sources(console, piece)
+            else:
+                console.out(piece, end="", highlight=False)
+                console.file.flush()
+
+
+def _judge(console: Console, session: Session, desk: QueryEngine, settings: Settings, memories: Sequence[Memory]) -> None:
+    console.print(Text(f"SIMULATED user, no person: {RULE}", style="italic"))
+    liked = disliked = 0
+    verdicts: list[Verdict] = []
+    for memory in session.runner.bars.track(memories, "search", total=len(memories), of="questions"):
+        found = desk.search(memory.question, tenant=settings.tenant, user=_TENANT_USER, simulated=True)
+        for passage in found.passages:
+            hit = passage.hit
+            up = hit.chunk_id == memory.chunk_id or (hit.document_id == memory.document_id and hit.heading == memory.heading)
+            liked, disliked = liked + up, disliked + (not up)
+            reason = "holds what I had in mind" if up else "about something else"
+            verdicts.append(
+                Verdict(
+                    found.answer_id,
+                    up,
+                    settings.tenant,
+                    _TENANT_USER,
+                    chunk_id=hit.chunk_id,
+                    reason=reason,
+                    simulated=True,
+                )
+            )
+        if len(verdicts) >= 500:
+            session.runner.run(feedback, tenant=settings.tenant, verdicts=verdicts)
+            verdicts = []
+    session.runner.run(feedback, tenant=settings.tenant, verdicts=verdicts)
+    console.print(f"{len(memories)} searches, {liked:,} passages liked, {disliked:,} disliked.")
+
+
+def _of_headings(memories: Sequence[Memory]) -> list[str]:
+    """Questions about a folder of the user's: one per heading met, three at most."""
+    titles = list(dict.fromkeys(memory.heading.split(" › ")[-1] for memory in memories if memory.heading))
+    return [f"What do the documents say about {title}?" for title in titles[:3]] or ["What are these documents about?"]
+
+
+def _prose(text: str) -> str:
+    """The running text of a passage: no code, no tables, no heading."""
+    kept = [line for line in text.splitlines() if line[:1] not in ("|", "#", ">") and not line.startswith("    ")]
+    return " ".join(" ".join(kept).split())
+
+
+def _head(console: Console, title: str, what: str) -> None:
+    console.print()
+    console.print(Rule(Text.assemble((title, "bold"), "  ", (what, "dim")), align="left", style="dim"))

@@ -1,0 +1,35 @@
+"""Findings as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from headrace.check.promise import Finding, Outcome
+
+_MARKS = {Outcome.KEPT: ("✓", "green"), Outcome.BROKEN: ("✗", "red"), Outcome.UNKNOWN: ("?", "yellow")}
+
+
+def say_checked(console: Console, findings: Sequence[Finding]) -> None:
+    """Promises by tier with what was measured; below one that is not kept, what was seen and what is lost by it."""
+    table = Table(title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for name in ("tier", "", "promise", "measured"):
+        table.add_column(name)
+    tier = None
+    for finding in findings:
+        if finding.tier is not tier:
+            table.add_section()
+        label = Text("" if finding.tier is tier else str(finding.tier))
+        table.add_row(label, Text(*_MARKS[finding.verdict]), Text(finding.promise), Text(finding.figure))
+        if finding.verdict is not Outcome.KEPT:
+            table.add_row("", "", Text(f"seen: {finding.seen}", style="dim"), "")
+        if finding.verdict is Outcome.BROKEN:
+            table.add_row("", "", Text(f"Headrace would lose {finding.loses}", style="red"), "")
+        tier = finding.tier
+    console.print(table)
+    counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Outcome}
+    told = f"{counts[Outcome.KEPT]} promises kept, {counts[Outcome.BROKEN]} broken, {counts[Outcome.UNKNOWN]} unknown."
+    console.print(told, style="red" if counts[Outcome.BROKEN] else "", highlight=False)

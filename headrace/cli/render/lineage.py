@@ -1,0 +1,132 @@
+"""Lineage as a tree for a terminal: long lists counted and their first few shown; `--json` has all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.text import Text
+from rich.tree import Tree
+
+from headrace.lineage.graph import EMBEDDER, GENERATOR, RERANKER
+
+_FIRST = 3
+_WORDS = 60  # characters of a question or a reason
+_PACKAGED = {
+    RERANKER: "none: retrieval's own order",
+    GENERATOR: "the packaged generator",
+    EMBEDDER: "the packaged embedder",
+}
+_ROLE = {RERANKER: "re-ranker", GENERATOR: "generator", EMBEDDER: "embedder"}
+
+
+def answer_tree(found: Mapping[str, Any]) -> Tree:
+    """An answer, its passages and verdicts, and each model that had a part in it down to the verdicts behind it."""
+    answer = found["answer"]
+    tree = Tree(_line(f"answer {answer['answer_id']}", f"{answer['event']} · {answer['at'][:19]} · {answer['tenant']}"))
+    tree.add(_line("question", _short(answer["question"])))
+    _listed(
+        tree.add(_line(_count(found["passages"], "passage"), f"of index {found['index']['version']}")),
+        found["passages"],
+        _passage,
+    )
+    _listed(tree.add(_line(f"{_count(found['verdicts'], 'verdict')} on it")), found["verdicts"], _said)
+    for model in found["models"]:
+        _model(tree, model)
+    return tree
+
+
+def event_tree(found: Mapping[str, Any]) -> Tree:
+    """An event and everything that learned from it."""
+    event = found["event"]
+    about = [event["status"], event.get("tenant"), event.get("user") or event.get("uri"), (event.get("at") or "")[:19]]
+    tree = Tree(_line(event["event"], " · ".join(filter(None, about))))
+    for bar in event["bars"]:
+        tree.add(_line("forgotten", f"{bar['kind']} {bar['name']}, {bar['at'][:19]} by {bar['who']}"))
+    if question := event.get("question") or event.get("reason"):
+        tree.add(_line("question" if event.get("question") else "reason", _short(question)))
+    if "up" in event:
+        tree.add(_line("verdict", f"{'up' if event['up'] else 'down'} on answer {event['answer_id']}"))
+    examples = tree.add(_line(_count(found["examples"], "example"), _splits(found["examples"])))
+    _listed(examples, found["examples"], lambda one: f"{one['split']} {one['label']:.0f}  {_short(one['question'])}")
+    datasets = tree.add(_line(_count(found["datasets"], "dataset")))
+    _listed(datasets, found["datasets"], lambda one: f"{one['dataset']}: {_counts(one['examples'])}")
+    turns = tree.add(_line(_count(found["turns"], "turn")))
+    _listed(turns, found["turns"], _told)
+    models = tree.add(_line(f"{_count(found['models'], 'model')} learned from it"))
+    _listed(models, found["models"], _learner, most=len(found["models"]))
+    if found["models"]:
+        tree.add(_line("to train without it and what came after", found["retrain"]))
+    return tree
+
+
+def _model(tree: Tree, model: Mapping[str, Any]) -> None:
+    role, version, turn = _ROLE[model["model"]], model["version"], model["turn"]
+    if turn is None:
+        unknown = "of an index generation that is gone" if version == "" else version
+        tree.add(_line(role, _PACKAGED[model["model"]] if version == "none" else unknown))
+        return
+    share = f", answers {model['share']:.0%} now" if model["served"] else ", not served now"
+    node = tree.add(_line(f"{role} {version}", f"made by turn {turn['turn']}, recipe {turn['recipe']}{share}"))
+    node.add(_line("manifest", f"{turn['key']}, committed {(turn['committed'] or '')[:19]}"))
+    dataset = node.add(_line(f"dataset {model['dataset']['version']}", _count(model["dataset"]["files"], "file")))
+    _listed(dataset, model["dataset"]["files"], lambda file: f"{file['key'].partition('/')[2]}  sha256 {file['sha256'][:16]}…")
+    gone = f"{model['dataset']['forgotten']:,} forgotten since" if model["dataset"]["forgotten"] else ""
+    about = ", ".join(filter(None, (_splits(model["examples"]), gone)))
+    examples = dataset.add(_line(_count(model["examples"], "example"), about))
+    _listed(examples, model["examples"], lambda one: f"{one['split']}: {', '.join(one['origins'][:3])}")
+    _listed(node.add(_line(f"{_count(model['verdicts'], 'verdict')} behind it")), model["verdicts"], _said)
+    if model["parent"] is not None:
+        _model(node.add(_line("began from")), model["parent"])
+
+
+def _listed(node: Tree, items: Sequence[Any], line: Callable[[Any], str], *, most: int = _FIRST) -> None:
+    for item in items[:most]:
+        node.add(Text(line(item)))
+    if len(items) > most:
+        node.add(Text(f"… and {len(items) - most:,} more", style="dim"))
+
+
+def _line(name: str, about: str = "") -> Text:
+    return Text.assemble((name, "bold"), f"  {about}" if about else "")
+
+
+def _passage(passage: Mapping[str, Any]) -> str:
+    of = "gone from the tables" if passage.get("gone") else f"version {passage['version'][:12]}, {passage['event']}"
+    return f"{passage['document']}{' (cited)' if passage['cited'] else ''}: {of}"
+
+
+def _said(verdict: Mapping[str, Any]) -> str:
+    if "gone" in verdict:
+        return f"{verdict['event']}: {verdict['gone']}"
+    words = _short(verdict["correction"] or verdict["reason"])
+    return f"{verdict['event']}: {'up' if verdict['up'] else 'down'} by {verdict['user']}" + (f", {words}" if words else "")
+
+
+def _told(turn: Mapping[str, Any]) -> str:
+    outcome = f"released {turn['version']}" if turn["version"] else "released nothing"
+    return f"turn {turn['turn']} ({turn['recipe']}), {(turn['committed'] or '')[:19]}: {outcome}"
+
+
+def _learner(model: Mapping[str, Any]) -> str:
+    how = f"began from {model['began_from']}" if model["dataset"] is None else f"turn {model['turn']}"
+    now = f"answers {model['share']:.0%} now" if model["served"] else "not served now"
+    return f"{_ROLE[model['model']]} {model['version']} ({how}): {now}, gave {model['answers']:,} answers"
+
+
+def _count(items: Sequence[Any], noun: str) -> str:
+    return f"{len(items):,} {noun}{'' if len(items) == 1 else 's'}"
+
+
+def _splits(examples: Iterable[Mapping[str, Any]]) -> str:
+    return _counts(Counter(example["split"] for example in examples))
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {split}" for split, count in sorted(counts.items()))
+
+
+def _short(text: str | None) -> str:
+    flat = " ".join((text or "").split())
+    return flat if len(flat) <= _WORDS else flat[: _WORDS - 1] + "…"

@@ -1,0 +1,292 @@
+"""How results are shown to a person: tables on standard output, one line per thing that needs attention."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from headrace.explain.diagram.format import human_bytes, human_ms
+from headrace.terminal import harmless, printable
+
+if TYPE_CHECKING:  # what is shown is imported by whoever made it
+    from headrace.answering.record import Answer
+    from headrace.documents.indexing import Indexed
+    from headrace.errors import HeadraceError, Transient
+    from headrace.ingest.backlog import Backlog
+    from headrace.ingest.land import Commit, Landed
+    from headrace.ingest.positions import Divergence
+    from headrace.simulate.answers import AnswersMeasured
+    from headrace.simulate.beir import BeirFolder
+    from headrace.simulate.retrieval import RankingQuality
+    from headrace.training.round import Turn
+
+_MEASURED = ("ops", "bytes", "p50", "p95", "max")
+_TIERS = ("stream", "object", "table", "vector", "file")
+
+
+def ledger_table(rows: Sequence[dict[str, Any]], *, title: str = "What moved where") -> Table:
+    """Ledger rows by stage and store, with a line of totals per tier below."""
+    table = Table(title=title, title_justify="left", header_style="bold", show_footer=False, box=None, pad_edge=False)
+    for name in ("stage", "store", "tier", "direction"):
+        table.add_column(name)
+    for name in _MEASURED:
+        table.add_column(name, justify="right")
+    last = None
+    for row in rows:
+        if last is not None and row["stage"] != last:
+            table.add_section()
+        table.add_row(
+            Text(row["stage"] if row["stage"] != last else ""),
+            Text(row["store"]),
+            row["tier"],
+            row["direction"],
+            *_measured(row),
+        )
+        last = row["stage"]
+    return table
+
+
+def summary_table(rows: Sequence[dict[str, Any]], by: str, *, title: str) -> Table:
+    """Ledger rows added up `by` tier, stage or tenant: a line for what was read and one for what was written."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table.add_column(by)
+    table.add_column("direction")
+    for name in _MEASURED:
+        table.add_column(name, justify="right")
+    order = {tier: place for place, tier in enumerate(_TIERS)}
+    first = {row[by]: place for place, row in reversed(list(enumerate(rows)))}
+    last = None
+    for row in sorted(rows, key=lambda row: (order.get(row[by], 0), first[row[by]], row["direction"])):
+        table.add_row(Text("" if row[by] == last else row[by] or f"no {by}"), row["direction"], *_measured(row))
+        last = row[by]
+    return table
+
+
+def _measured(row: dict[str, Any]) -> tuple[str, ...]:
+    times = (human_ms(row[name]) for name in ("p50_ms", "p95_ms", "max_ms"))
+    return f"{row['ops']:,}", ("≈ " if row["estimated"] else "") + human_bytes(row["bytes"]), *times
+
+
+def tier_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Bytes by tier and direction."""
+    table = Table(title="By tier", title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table.add_column("tier")
+    for name in ("read", "written"):
+        table.add_column(name, justify="right")
+    for tier in _TIERS:
+        of = [row for row in rows if row["tier"] == tier]
+        if of:
+            mark = "≈ " if any(row["estimated"] for row in of) else ""
+            read = sum(row["bytes"] for row in of if row["direction"] == "read")
+            written = sum(row["bytes"] for row in of if row["direction"] == "write")
+            table.add_row(tier, mark + human_bytes(read), mark + human_bytes(written))
+    return table
+
+
+def rows_table(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
+    """Any rows of like keys."""
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for name in rows[0] if rows else ():
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(Text(harmless(str(value))) for value in row.values()))
+    return table
+
+
+def merged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ledger rows with tenants added up; of percentiles the larger stands, so nothing looks faster than it was."""
+    total: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = (row["stage"], row["store"], row["tier"], row["direction"])
+        kept = {name: value for name, value in row.items() if name != "tenant"}
+        if key not in total:
+            total[key] = kept
+            continue
+        was = total[key]
+        was["ops"] += row["ops"]
+        was["bytes"] += row["bytes"]
+        was["estimated"] = was["estimated"] or row["estimated"]
+        for name in ("p50_ms", "p95_ms", "max_ms"):
+            was[name] = max(was[name], row[name])
+    return list(total.values())
+
+
+def say_indexed(console: Console, done: Indexed) -> None:
+    """What an indexing pass did; one line for each file that could not be read."""
+    put, parsed = done.put, done.parsed
+    told = [f"{parsed.parsed} documents", f"{done.chunked.chunks} chunks", f"{done.embedded.chunks} embeddings"]
+    unchanged = f", {put.unchanged} files unchanged" if put.unchanged else ""
+    console.print(f"Indexed {' → '.join(told)}{unchanged} in {done.seconds:.1f} s; index version {done.index.version}.")
+    for failure in parsed.failed:
+        console.print(Text(f"  not indexed: {printable(failure.uri)}: {printable(failure.reason)}"))
+
+
+def _where(source: Mapping[str, object]) -> str:
+    """A passage's document, its place in it and its heading."""
+    named = (str(source[name] or "") for name in ("document", "place", "heading"))
+    return printable(" · ".join(name for name in named if name))
+
+
+def say_sources(console: Console, given: Answer) -> None:
+    """Citations, versions and timings below an answer."""
+    for citation in given.citations:
+        console.print(Text(f"  [{citation['number']}] {_where(citation)}", style="cyan"))
+    if not given.citations and given.passages:
+        best = given.passages[0].hit
+        nearest = {"document": best.uri, "heading": best.heading, "place": best.place}
+        console.print(Text(f"  no sentence of it stands in a passage; the nearest is {_where(nearest)}", style="yellow"))
+    first, total = given.timings_ms.get("first_token", 0.0), given.timings_ms.get("total", 0.0)
+    console.print(
+        Text(
+            f"  answer {given.answer_id} · re-ranker {given.model_version} · index {given.index_version}"
+            f" · first token {human_ms(first)}, all {human_ms(total)}",
+            style="dim",
+        )
+    )
+    if given.note:
+        console.print(Text(f"  note: {given.note}", style="yellow"))
+
+
+def say_turn(console: Console, done: Turn) -> None:
+    """What a turn did, and whether the challenger won."""
+    data, trained, seen = done.dataset, done.trained, done.evaluation
+    console.print(
+        f"Turn {done.decision.turn}: landed {done.landed.total:,} events"
+        + (f" ({done.landed.dead} dead letters)" if done.landed.dead else "")
+        + f", dataset {data.version} with {sum(data.examples.values()):,} examples of {sum(data.questions.values())} questions"
+        f" ({', '.join(f'{n} {split}' for split, n in data.questions.items())})."
+    )
+    console.print(
+        f"  trained {trained.taken} of {trained.steps} steps in {trained.seconds:.0f} s,"
+        f" loss {trained.first_loss:.2f} → {trained.last_loss:.2f}"
+    )
+    nothing = {"reranker": "retrieval's own order", "embedder": "the packaged one", "generator": "the packaged one"}
+    champion = nothing[done.decision.model] if seen.champion_version == "none" else seen.champion_version
+    weight = seen.card.get("retrieval_weight")
+    console.print(
+        f"  {seen.measure} on {seen.questions} held-out questions: champion ({champion}) {seen.champion:.3f},"
+        f" challenger {seen.challenger:.3f}" + (f" (retrieval counts {weight:.0%} in its order)" if weight is not None else "")
+    )
+    verb = ("promoted", "bold green") if done.decision.promoted else ("refused", "bold yellow")
+    console.print(Text.assemble("  challenger ", verb, f": {done.decision.why}"))
+    if done.decision.canary:
+        console.print(f"  on trial with a share of the traffic: {done.decision.canary}; champion: {done.decision.serving}")
+    else:
+        console.print(f"  served now: {done.decision.serving}")
+
+
+def say_landed(console: Console, done: Landed) -> None:
+    """What a drained head came to."""
+    told = ", ".join(f"{count:,} {topic}" for topic, count in done.events.items())
+    console.print(f"Landed {told}" + (f"; {done.dead:,} dead letters" if done.dead else "") + ".", highlight=False)
+    if done.dead:
+        console.print("  why: headrace sql 'select topic, partition, \"offset\", reason from dead_letters'", style="dim")
+
+
+def say_backlog(console: Console, partitions: Sequence[Backlog]) -> None:
+    """What is only in the head, and a line for each partition that needs somebody."""
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    table.add_column("partition")
+    for name in ("begins", "end", "landed", "lag", "only in the head", "oldest"):
+        table.add_column(name, justify="right")
+    for one in partitions:
+        table.add_row(
+            f"{one.topic}/{one.partition}",
+            f"{one.low:,}",
+            f"{one.end:,}",
+            f"{one.landed:,}",
+            Text(f"{one.lag:,}", style="yellow" if one.lag else ""),
+            ("≈ " if one.estimated else "") + human_bytes(one.bytes),
+            "-" if one.oldest_s is None else human_ms(one.oldest_s * 1000),
+        )
+    console.print(table)
+    for one in partitions:
+        if one.trouble:
+            console.print(f"{one.topic}/{one.partition}: {one.trouble}", style="red", highlight=False, soft_wrap=True)
+
+
+class LandingLines:
+    """What a lander that follows the head tells: a line per topic about every ten seconds while something lands."""
+
+    _EVERY_S = 10.0
+
+    def __init__(self, out: Console, err: Console, as_json: bool) -> None:
+        self._out, self._err, self._json = out, err, as_json
+        self._events: Counter[str] = Counter()
+        self._since: dict[str, tuple[float, int]] = {}
+        self._dead = 0
+
+    def committed(self, commit: Commit) -> None:
+        """A commit: as one JSON line, or added up."""
+        self._events[commit.topic] += commit.events
+        self._dead += commit.dead
+        if self._json:
+            found = {"topic": commit.topic, "landed": commit.events, "dead_letters": commit.dead, "seconds": commit.seconds}
+            self._out.out(json.dumps(found), highlight=False)
+            return
+        at, before = self._since.get(commit.topic, (0.0, 0))
+        now = time.monotonic()
+        if now - at >= self._EVERY_S:
+            more = self._events[commit.topic] - before
+            rate = f", {more / (now - at):,.0f} a second" if at else ""
+            self._out.print(f"{commit.topic}: {more:,} landed{rate}", highlight=False)
+            self._since[commit.topic] = (now, self._events[commit.topic])
+
+    def refused(self, refusal: Divergence) -> None:
+        """A partition that stands still; the others go on."""
+        told = f"{refusal.place} does not land ({refusal.kind}). {refusal.seen}"
+        self._err.print(told, style="red", highlight=False, soft_wrap=True)
+        self._err.print(refusal.remedy, highlight=False, soft_wrap=True)
+
+    def waiting(self, topic: str, error: Transient) -> None:
+        """Storage that does not answer."""
+        self._err.print(f"{topic} waits: {error.message}", style="yellow", highlight=False, soft_wrap=True)
+
+    def failed(self, chore: str, error: HeadraceError) -> None:
+        """A chore that will be tried again."""
+        self._err.print(f"{chore} failed and is tried again in a minute: {error}", style="yellow", highlight=False)
+
+    def total(self) -> None:
+        """The last line."""
+        if not self._json:
+            told = ", ".join(f"{count:,} {topic}" for topic, count in sorted(self._events.items())) or "nothing"
+            self._out.print(f"Landed {told}" + (f"; {self._dead:,} dead letters" if self._dead else "") + ".", highlight=False)
+
+
+def say_retrieval(console: Console, folder: BeirFolder, rows: Sequence[RankingQuality]) -> None:
+    """Each ranking's measures with their intervals."""
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    table.add_column("ranking")
+    for name in rows[0].measures:
+        table.add_column(name.replace("_at_", "@").replace("ndcg", "nDCG").replace("mrr", "MRR"), justify="right", no_wrap=True)
+    for row in rows:
+        shown = row.ranking + (f" ({row.version})" if row.version else "")
+        table.add_row(shown, *(_with_interval(found) for found in row.measures.values()))
+    console.print(table)
+    told = f"{rows[0].questions:,} questions over {len(folder.documents):,} documents"
+    console.print(f"{told}; in brackets the 95 % interval.", style="dim", highlight=False)
+    if rows[-1].version == "none":
+        console.print("No re-ranker was promoted yet: re-ranked is fusion's own order.", style="dim")
+
+
+def say_answers(console: Console, folder: BeirFolder, found: AnswersMeasured) -> None:
+    """Each measure of the answers with its interval."""
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    table.add_column("measure")
+    table.add_column("mean", justify="right")
+    for name, measured in found.measures.items():
+        table.add_row(name.replace("_", " "), _with_interval(measured))
+    console.print(table)
+    console.print(f"{found.questions:,} questions of {folder.path}; in brackets the 95 % interval.", style="dim", highlight=False)
+
+
+def _with_interval(found: tuple[float, float, float]) -> str:
+    mean, low, high = found
+    return f"{mean:.3f} ({low:.3f}–{high:.3f})"

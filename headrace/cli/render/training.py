@@ -1,0 +1,106 @@
+"""What the loop tells, in sentences for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from headrace.scheduler import status
+
+_NOTHING = {"reranker": "retrieval's own order", "embedder": "the packaged embedder", "generator": "the packaged generator"}
+
+
+def doing(told: Mapping[str, Any]) -> str:
+    """What it does now."""
+    turn = told["turn"]
+    match told["state"]:
+        case status.TRAINING if turn:
+            number = f"Turn {turn['number']}" if turn["number"] else "A turn"
+            step = f", step {turn['step']:,} of {turn['steps']:,}" if turn["steps"] else ""
+            loss = f", loss {turn['loss']:.3f}" if turn.get("loss") is not None else ""
+            left = f", about {human_s(turn['eta_s'])} left in it" if turn["eta_s"] is not None else ""
+            again = ", taken up again" if turn["resumed"] else ""
+            return f"{number} ({turn['recipe']}{again}): {turn['stage']}{step}{loss}{left}."
+        case status.WAITING:
+            return "The training loop waits for verdicts."
+        case status.PAUSED:
+            return "The training loop pauses after a turn that failed."
+        case status.ELSEWHERE:
+            return str(told["note"])
+        case status.STARTING:
+            return "The training loop is starting."
+        case status.RESTARTING:
+            return "The training loop's process ended and is started again."
+        case _:
+            return "No training loop runs here. `headrace up` runs one."
+
+
+def troubled(told: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong, and when it is tried again."""
+    trouble = told["trouble"]
+    if trouble:
+        again = f" It is tried again {_when(trouble['next'])}." if trouble["next"] and told["running"] else ""
+        times = f" ({trouble['times']} times in a row)" if trouble["times"] > 1 else ""
+        with_recipe = f"The last turn with {trouble['recipe']} failed{times}: " if trouble["recipe"] else ""
+        yield f"{with_recipe}{trouble['why']} {trouble['hint']}".strip() + again
+    if told["note"] and told["state"] != status.ELSEWHERE:
+        yield str(told["note"])
+
+
+def waiting(one: Mapping[str, Any]) -> dict[str, str]:
+    """One recipe's row: how many of the verdicts that start a turn are there."""
+    starts = ""
+    if one["new"] and not one["note"]:
+        starts = "now" if one["due"] else f"at {one['of']:,} verdicts, or {_when(one['due_at'])}"
+    return {
+        "recipe": one["recipe"],
+        "new verdicts": f"{one['new']:,} of {one['of']:,}",
+        "next turn": one["note"] or starts or f"at {one['of']:,} verdicts",
+    }
+
+
+def deciding(told: Mapping[str, Any]) -> Iterator[str]:
+    """The last decision and its alarms."""
+    last = told["last"]
+    if not last:
+        return
+    yield f"Turn {last['turn']} ({last['recipe']}) {'promoted' if last['promoted'] else 'refused'}: {last['why']}"
+    for alarm in last["alarms"]:
+        yield f"  alarm: {alarm}"
+    if last["promoted"] and last["feedback_to_served"] is not None:
+        parts = ", ".join(f"{name} {human_s(seconds)}" for name, seconds in last["timings"].items())
+        yield f"  from its newest verdict to served {human_s(last['feedback_to_served'])}: {parts}"
+
+
+def serving(told: Mapping[str, Any]) -> Iterator[str]:
+    """What answers, and what is on trial beside it."""
+    for model, one in told["models"].items():
+        version = _NOTHING.get(model, "none") if one["version"] == "none" else one["version"]
+        yield f"{model}: {version}" + (f" ({one['kind']} by {one['who']}: {one['why']})" if one["moves"] else "")
+        trial = one["trial"]
+        if trial and one["canary"]:
+            ours, theirs = trial["challenger"], trial["standing"]
+            yield (
+                f"  on trial: {trial['version']} with {trial['share']:.0%} of the answers;"
+                f" {ours['judged']:,} of {trial['wanted']:,} judged{_mean(ours)},"
+                f" the champion's {theirs['judged']:,}{_mean(theirs)} ({trial['measure']})"
+            )
+
+
+def human_s(seconds: float) -> str:
+    """Seconds for people: 0.4 s, 12 s, 3 min, 2.5 h."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _mean(side: Mapping[str, Any]) -> str:
+    return "" if side["outcome"] is None else f", mean {side['outcome']:.3f}"
+
+
+def _when(time: str) -> str:
+    seconds = (datetime.fromisoformat(time) - datetime.now(UTC)).total_seconds()
+    return f"in {human_s(seconds)}" if seconds > 1 else "now"

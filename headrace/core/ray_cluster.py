@@ -1,0 +1,186 @@
+"""A Ray cluster for one command: started on this machine, or the one at `RAY_ADDRESS`.
+
+Ray reads most of its environment while it is imported, so nothing here imports it before `cluster` has set that, and the
+modules that do (`ray_batches`, `ray_train`) are imported by `cluster` alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING
+
+import psutil
+
+from headrace.errors import MissingPart, Unavailable
+
+if TYPE_CHECKING:
+    from headrace.core.batches import Batches
+    from headrace.core.launch import Launch
+
+_OBJECT_STORE_BYTES = 256 << 20
+_LEFT_S = 10.0
+_KNOCK_S = 5.0
+
+_ALWAYS = {
+    # Nothing phones home, nothing exports metrics.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Errors reach the driver as exceptions; what Ray's core prints beside them, it prints on every good run too.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A loop function sees the directory it would see here, and its end is noticed within half a second.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+
+# The C++ side of Ray keeps the first token it reads for as long as the process lives.
+_TOKEN = secrets.token_hex(32)
+
+_OWN = {
+    # Without this Ray listens on every address of the machine.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": _TOKEN,
+}
+
+
+@contextmanager
+def cluster() -> Iterator[tuple[Batches, Launch]]:
+    """Hold a cluster and yield how batch work and how training run on it.
+
+    Without `RAY_ADDRESS` one is started on this machine: every listener on 127.0.0.1, a token of its own, no dashboard; it ends
+    with the block, and with this process if that is killed. With `RAY_ADDRESS` (and `RAY_AUTH_TOKEN` where it asks for one) that
+    cluster is used and left running. Raises `MissingPart` where Ray is not installed, `Unavailable` where it does not start.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    with _environment(_ALWAYS if address else _ALWAYS | _OWN), nullcontext() if address else _folder() as folder:
+        try:
+            import ray
+
+            from headrace.core.ray_batches import RayBatches
+            from headrace.core.ray_train import RayTrain
+        except ImportError as error:
+            raise MissingPart(
+                f"Ray is not installed ({error}).", hint="Run `make install-dev` or `pip install 'headrace[ray]'`."
+            ) from None
+        own = {
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "_temp_dir": folder,
+            "_node_ip_address": "127.0.0.1",
+        }
+        try:
+            _knock(address)
+            with warnings.catch_warnings(), _silence():
+                # LanceDB warns in every child that is forked, also in those that run another program at once.
+                warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
+                ray.init(
+                    address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **({} if address else own)
+                )
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+            raise Unavailable(
+                f"Ray at {address} does not answer: {reason}." if address else f"Ray does not start: {reason}.",
+                hint="Check RAY_ADDRESS and RAY_AUTH_TOKEN, or unset them to run on this machine."
+                if address
+                else "Run without `--on ray`, or with TMPDIR set to a short path that has room.",
+            ) from error
+        try:
+            yield RayBatches(), RayTrain()
+        finally:
+            ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` where nothing listens at `host:port`: Ray would go on trying for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Send standard error nowhere, also that of C++: Ray's core says there that it was told to be quiet."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """A folder for a cluster's sockets and logs, with a warden: a process that sees to it that neither outlives this one.
+
+    The kernel ends most of a cluster with a driver that is killed, but Ray's agents then look for it for a minute.
+    """
+    folder = tempfile.mkdtemp(prefix="hr-ray-")
+    warden = subprocess.Popen(
+        [sys.executable, "-m", __name__, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield folder
+    finally:
+        warden.communicate()
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _watch(folder: str) -> None:
+    """Wait until the driver is done or dead, then end what else has files open in its folder, and remove that."""
+    driver = os.getppid()
+    sys.stdin.read()
+    until = time.monotonic() + _LEFT_S
+    while (left := _users(folder, but=driver)) and time.monotonic() < until:
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _users(folder: str, *, but: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid != but and any(file.path.startswith(f"{folder}{os.sep}") for file in process.open_files()):
+                found.append(process)
+    return found
+
+
+if __name__ == "__main__":
+    _watch(os.path.realpath(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""Documents: source files to chunks, embeddings and an index, ahead of any question."""

@@ -1,0 +1,419 @@
+"""chunk: each document's text to chunks within the embedder's window, by structure, with the heading path in front."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Protocol, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from semantic_text_splitter import MarkdownSplitter, TextSplitter
+
+from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
+from headrace.core.progress import Bars
+from headrace.core.stage import stage
+from headrace.documents.failed import GiveUp, Unfit, refuse
+from headrace.documents.formats.kind import CODE
+from headrace.documents.parse import IN_ORDER, PROCESSED_OFFSETS, live, place
+from headrace.documents.put import AHEAD
+from headrace.errors import HeadraceError
+from headrace.models import tokens
+from headrace.storage.records import batch
+from headrace.storage.tables.handles import TableReader, TableWriter
+
+_COMMIT_ROWS = 5000
+_HEADING = re.compile(r"#{1,6}(?=\s)")
+_TITLE_CHARS = 500  # of a heading; a longer one would fit no window
+_SEPARATOR = " › "
+# Each splitter copies the tokenizer, so rooms are rounded down and a few splitters serve all headings.
+_ROOM_STEP = 8
+_PATH_SHARE = 0.25  # of the window, at most, for the heading path
+_HEADER_SHARE = 0.5  # of a chunk, at most, for the header of a table; a wider one goes cell by cell
+_LEAD_SHARE = 0.25  # of a chunk, at most, for what stands above a table and goes with it
+_NAME_CHARS = 40  # of a column's name, where it stands in front of every cell
+# The splitter's time grows with the square of what it is given, and a word of any length is one word piece to the embedder.
+_BLOCK_CHARS = 10_000
+_PIECE_CHARS = 10  # per word piece of room
+_FENCE = re.compile(r"^\s*(`{3,}|~{3,})(.*)$")
+_CELL_END = re.compile(r"(?<!\\)\|")
+_PAGE = "page "
+
+log = logging.getLogger("headrace.index")
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """How many documents were split, into how many chunks, and those that could not be."""
+
+    documents: int
+    chunks: int
+    failed: tuple[Unfit, ...] = ()
+
+
+@stage("Splits each document into chunks within the embedder's window, heading path in front.", phase=AHEAD)
+def chunk(
+    documents: Annotated[TableReader, DOCUMENT_ROWS],
+    chunks: Annotated[TableWriter, CHUNK_ROWS],
+    bars: Bars,
+    window: int,
+    generation: int = 1,
+    give_up: GiveUp = refuse,
+) -> Chunked:
+    """Split every live document version that the chunks table has not taken in; `window` is in word pieces.
+
+    One that cannot be split is given up before the mark moves past it, so that no kill in between loses the reason.
+
+    Each generation of the index has rows of its own, and a mark of its own for what it has taken in.
+    """
+    taken = PROCESSED_OFFSETS if generation == 1 else f"{PROCESSED_OFFSETS}-g{generation}"
+    standing = chunks.mark(taken)
+    position = dict(standing or {})
+    answering = live(documents)
+    # A version put back after another one, or put twice, has its chunks already.
+    held = of_generation(chunks.read(("document_id", "version", "generation")), generation)
+    split_before = set(zip(held["document_id"].to_pylist(), held["version"].to_pylist(), strict=True))
+    rows: list[dict[str, Any]] = []
+    count = {"documents": 0, "chunks": 0}
+    failed: list[Unfit] = []
+    unnoted: list[Unfit] = []
+
+    def commit() -> None:
+        nonlocal standing
+        if unnoted:
+            give_up(tuple(unnoted))
+            failed.extend(unnoted)
+            unnoted.clear()
+        if position != (standing or {}):
+            chunks.append(batch(CHUNK_ROWS.columns, rows), marks={taken: dict(position)}, expected={taken: standing})
+        standing = dict(position)
+        rows.clear()
+
+    for document in bars.track(_new(documents, position), "chunk", of="documents"):
+        position[place(document)] = document["offset"] + 1
+        if document["status"] != "parsed" or answering.get(document["document_id"]) != document["version"]:
+            continue
+        if (name := (document["document_id"], document["version"])) in split_before:
+            continue
+        split_before.add(name)
+        try:
+            made = [{**row, "generation": generation} for row in _rows(document, window)]
+        except HeadraceError:
+            raise
+        except Exception as error:  # it is this document's alone
+            log.exception("%s could not be split into chunks", document["document_id"])
+            reason = f"it could not be split into chunks ({type(error).__name__})"
+            unnoted.append(Unfit(*name, document["uri"], reason))
+            continue
+        rows.extend(made)
+        count["documents"] += 1
+        count["chunks"] += len(made)
+        if len(rows) >= _COMMIT_ROWS:
+            commit()
+    commit()
+    return Chunked(count["documents"], count["chunks"], tuple(failed))
+
+
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
+
+
+def of_generation(rows: Rows, generation: int) -> Rows:
+    """Of rows of the chunks table, those of one generation of the index."""
+    return rows.filter(pc.equal(pc.fill_null(rows["generation"], 1), generation))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The text of one chunk, the heading path above it, and the character of the whole text at which it begins."""
+
+    heading: str
+    body: str
+    start: int
+
+
+def split(text: str, window: int) -> Iterator[tuple[str, str]]:
+    """(heading path, body) of each chunk of a Markdown text; path and body together fit `window` word pieces."""
+    for piece in pieces(text, window):
+        yield piece.heading, piece.body
+
+
+def pieces(text: str, window: int, *, code: bool = False) -> Iterator[Piece]:
+    """The chunks of a Markdown text, or of the one fence of source code that it is, in order.
+
+    A table that does not fit into one chunk is cut between rows, its header above each cut.
+    """
+    for path, body, start in _sections(text):
+        heading = _fitting(tuple(path), int(window * _PATH_SHARE))
+        room = window - tokens.count(heading) - 1 if heading else window
+        room -= room % _ROOM_STEP
+        for at, piece in _cut_code(body, room) if code else _cut(body, room):
+            if any(c.isalnum() for c in piece):
+                yield Piece(heading, piece, start + at)
+
+
+def sections(text: str) -> Iterator[tuple[list[str], str]]:
+    """(heading path, body) of each section of a Markdown text, in order; headings inside code fences are not headings."""
+    for path, body, _ in _sections(text):
+        yield path, body
+
+
+def _sections(text: str) -> Iterator[tuple[list[str], str, int]]:
+    """Each section with the character at which its body begins."""
+    path: list[tuple[int, str]] = []
+    body: list[str] = []
+    fence = ""
+    at = begun = 0
+
+    def section() -> Iterator[tuple[list[str], str, int]]:
+        if any(part.strip() for part in body):
+            whole = "\n".join(body)
+            yield [title for _, title in path], whole.strip("\n"), begun + len(whole) - len(whole.lstrip("\n"))
+
+    for line in text.splitlines():
+        fence = _fence(fence, line)
+        match = None if fence else _HEADING.match(line)
+        at += len(line) + 1
+        if match is None:
+            body.append(line)
+            continue
+        yield from section()
+        body, begun = [], at
+        level = len(match[0])
+        path = [(depth, title) for depth, title in path if depth < level] + [(level, _heading(line[level:]))]
+    yield from section()
+
+
+def _heading(text: str) -> str:
+    """A heading's title without the signs that may close it."""
+    title = text.strip()
+    bare = title.rstrip("#")
+    return (bare.rstrip() if not bare or bare[-1].isspace() else title)[:_TITLE_CHARS]
+
+
+def _fence(open_: str, line: str) -> str:
+    """The fence that stands open behind a line: one as long, of the same kind and with nothing behind it closes it."""
+    match = _FENCE.match(line)
+    if match is None:
+        return open_
+    if not open_:
+        return match[1]
+    return "" if match[1].startswith(open_) and not match[2].strip() else open_
+
+
+def _cut(body: str, room: int) -> Iterator[tuple[int, str]]:
+    """(start, text) of the pieces of a section; running text and tables are cut each in its own way."""
+    blocks = list(_blocks(body))
+    if _fits(body, room) or not any(table for table, _, _ in blocks):
+        yield from _cut_text(body, room)
+        return
+    lead: tuple[int, str] | None = None
+    for table, start, block in blocks:
+        if table:
+            above = block if lead is None else f"{lead[1]}\n{block}"
+            if _fits(above, room):
+                yield start if lead is None else lead[0], above
+            else:
+                if lead is not None:
+                    yield lead
+                yield from ((start + at, piece) for at, piece in _cut_table(block, room))
+            lead = None
+            continue
+        if lead is not None:
+            yield lead
+        cut = [(start + at, piece) for at, piece in _cut_text(block, room)]
+        lead = cut.pop() if cut and tokens.count(cut[-1][1]) <= room * _LEAD_SHARE else None
+        yield from cut
+    if lead is not None:
+        yield lead
+
+
+def _blocks(body: str) -> Iterator[tuple[bool, int, str]]:
+    """(whether it is a table, start, text) of each stretch of a section."""
+    lines = body.split("\n")
+    fence = ""
+    kinds: list[bool] = []
+    for index, line in enumerate(lines):
+        fence = _fence(fence, line)
+        row = not fence and line.lstrip().startswith("|")
+        kinds.append(row and ((bool(kinds) and kinds[-1]) or _is_rule(lines[index + 1] if index + 1 < len(lines) else "")))
+    start = at = 0
+    for index, line in enumerate(lines):
+        at += len(line) + 1
+        if index + 1 == len(lines) or kinds[index + 1] != kinds[index]:
+            if (block := body[start : at - 1]).strip():
+                yield kinds[index], start, block
+            start = at
+
+
+def _is_rule(line: str) -> bool:
+    """Whether it is the line below a table's header: bars, dashes and colons."""
+    return "-" in line and set(line) <= set("|-: \t")
+
+
+def _cut_table(block: str, room: int) -> Iterator[tuple[int, str]]:
+    """Groups of rows, each below the header; of a table too wide for that, groups of cells, each behind its column's name."""
+    header, _, *rows = block.split("\n")
+    names = _cells(header)
+    rule = "|" + "-|" * len(names)  # as short as Markdown has it: every dash is a word piece
+    above = tokens.count(header) + tokens.count(rule)
+    at = block.index("\n", len(header) + 1) + 1 if rows else len(block)
+    start, held, size = at, [header, rule], above
+    wide = above > room * _HEADER_SHARE
+    for row in rows:
+        count = tokens.count(row)
+        if held[2:] and size + count > room:
+            yield start, "\n".join(held)
+            held, size = [header, rule], above
+        if wide or above + count > room:
+            yield from ((at, piece) for piece in _cut_cells(names, _cells(row), room))
+        else:
+            start = at if len(held) == 2 else start
+            held.append(row)
+            size += count
+        at += len(row) + 1
+    if held[2:]:
+        yield start, "\n".join(held)
+
+
+def _cut_cells(names: Sequence[str], cells: Sequence[str], room: int) -> Iterator[str]:
+    """A row's cells as "name: cell", as many together as fit."""
+    held: list[str] = []
+    size = 0
+    for index, cell in enumerate(cells):
+        if not cell:
+            continue
+        name = names[index][:_NAME_CHARS] if index < len(names) else ""
+        for piece in [cell] if _fits(cell, room // 2) else [text for _, text in _cut_text(cell, room // 2)]:
+            said = f"{name}: {piece}" if name and tokens.count(name) <= room // 4 else piece
+            count = tokens.count(said) + 1
+            if held and size + count > room:
+                yield "; ".join(held)
+                held, size = [], 0
+            held.append(said)
+            size += count
+    if held:
+        yield "; ".join(held)
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in _CELL_END.split(row.strip().removeprefix("|").removesuffix("|"))]
+
+
+def _cut_code(body: str, room: int) -> Iterator[tuple[int, str]]:
+    """Source code without its fence, cut where blank lines and indentation suggest it."""
+    first, _, rest = body.partition("\n")
+    code = rest.rpartition("\n")[0]
+    for at, piece in _cut_text(code, room, _code_splitter):
+        yield len(first) + 1 + at, piece.strip("\n")
+
+
+def _cut_text(text: str, room: int, splitter: Callable[[int], _Splitter] | None = None) -> Iterator[tuple[int, str]]:
+    """Running text by the splitter, which is given no more at a time than it can take and whose pieces are not too wide."""
+    cut = (splitter or _splitter)(room)
+    for start, block in _bounded(text, _BLOCK_CHARS):
+        for at, piece in cut.chunk_indices(block):
+            if len(piece) <= room * _PIECE_CHARS:
+                yield start + at, piece
+                continue
+            for inner, narrow in _bounded(piece, room * _PIECE_CHARS):
+                if _fits(narrow, room):
+                    yield start + at + inner, narrow
+                else:
+                    yield from ((start + at + inner + deep, part) for deep, part in cut.chunk_indices(narrow))
+
+
+def _bounded(text: str, most: int) -> Iterator[tuple[int, str]]:
+    """Stretches of at most so many characters, that end with a paragraph, else a line, else a word where there is one."""
+    start = 0
+    while len(text) - start > most:
+        window = text[start : start + most]
+        end = next((found + len(mark) for mark in ("\n\n", "\n", ". ", " ") if (found := window.rfind(mark)) > most // 2), most)
+        yield start, text[start : start + end]
+        start += end
+    yield start, text[start:]
+
+
+def _fits(text: str, room: int) -> bool:
+    return len(text) <= room * _PIECE_CHARS and tokens.count(text) <= room
+
+
+def _new(documents: TableReader, position: Mapping[str, int]) -> list[dict[str, Any]]:
+    origin = tuple(name for name, _ in IN_ORDER)
+    columns = ("document_id", "version", "tenant", "uri", "status", "media", "title", "text", "parts", "readers", *origin)
+    found = []
+    for rows in documents.scan(columns):
+        new = [row["offset"] >= position.get(place(row), 0) for row in rows.select(origin).to_pylist()]
+        found += rows.filter(pa.array(new)).to_pylist()
+    return sorted(found, key=lambda row: tuple(row[name] for name in origin))
+
+
+def _rows(document: dict[str, Any], window: int) -> Iterator[dict[str, Any]]:
+    for position, (piece, where) in enumerate(_placed(document, window)):
+        text = f"{piece.heading}\n{piece.body}" if piece.heading else piece.body
+        identity = f"{document['document_id']}\0{document['version']}\0{position}\0{text}"
+        yield {
+            "chunk_id": hashlib.sha256(identity.encode()).hexdigest()[:24],
+            "document_id": document["document_id"],
+            "version": document["version"],
+            "tenant": document["tenant"],
+            "uri": document["uri"],
+            "heading": piece.heading or document["title"],
+            "position": position,
+            "text": text,
+            "readers": document.get("readers") or [],
+            "topic": document["topic"],
+            "partition": document["partition"],
+            "offset": document["offset"],
+            "place": where,
+        }
+
+
+def _placed(document: dict[str, Any], window: int) -> Iterator[tuple[Piece, str | None]]:
+    """Each piece and its page, slide or sheet. What is said may go on from page to page, not from slide to slide."""
+    text, parts = document["text"], document["parts"] or []
+    code = document["media"].startswith(CODE)
+    ends = [part["start"] for part in parts[1:] if not part["place"].startswith(_PAGE)]
+    starts = [part["start"] for part in parts]
+    for begin, end in zip([0, *ends], [*ends, len(text)], strict=True):
+        for piece in pieces(text[begin:end], window, code=code):
+            first = bisect_right(starts, begin + piece.start) - 1
+            last = bisect_right(starts, begin + piece.start + len(piece.body) - 1) - 1
+            yield piece, _range([part["place"] for part in parts[max(0, first) : last + 1]])
+
+
+def _range(places: Sequence[str]) -> str | None:
+    """One place, or "pages 3–4"."""
+    if len(places) > 1 and all(name.startswith(_PAGE) for name in places):
+        return f"pages {places[0].removeprefix(_PAGE)}–{places[-1].removeprefix(_PAGE)}"
+    return places[0] if places else None
+
+
+@lru_cache(maxsize=64)
+def _fitting(path: tuple[str, ...], room: int) -> str:
+    """The heading path, shortened from the front until it takes at most `room` word pieces."""
+    while path:
+        joined = _SEPARATOR.join(path)
+        if tokens.count(joined) <= room:
+            return joined
+        path = path[1:]
+    return ""
+
+
+class _Splitter(Protocol):
+    def chunk_indices(self, text: str) -> list[tuple[int, str]]: ...
+
+
+@lru_cache(maxsize=512)
+def _splitter(room: int) -> _Splitter:
+    return MarkdownSplitter.from_huggingface_tokenizer(tokens.tokenizer(), room)
+
+
+@lru_cache(maxsize=512)
+def _code_splitter(room: int) -> _Splitter:
+    # Untrimmed: what is in front of a line says where it belongs.
+    return TextSplitter.from_huggingface_tokenizer(tokens.tokenizer(), room, trim=False)

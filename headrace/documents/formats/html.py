@@ -1,0 +1,35 @@
+"""HTML to Markdown: headings, lists, tables and emphasis survive; programs, styles and embedded images do not."""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import ModuleType
+
+from headrace.documents.formats.output import Output
+from headrace.documents.formats.plain_text import decoded
+
+# markitdown loads magika to guess what a file is, which `kind` has found out by now, and magika loads onnxruntime: more than a
+# second, 120 MB, and a telemetry of Microsoft's. It does without, as long as nothing asks it for a guess.
+sys.modules.setdefault("magika", ModuleType("magika"))
+
+from markitdown.converters import HtmlConverter  # noqa: E402
+
+_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?([\w.:-]{1,40})", re.I)
+_IMAGE = re.compile(r"!\[([^\[\]]*)\]\(data:[^()\s]*\)")
+
+
+def write_html(data: bytes, out: Output) -> None:
+    """An HTML page, in the encoding it has or says it has."""
+    declared = _CHARSET.search(data[:4096])
+    write_page(decoded(data, declared[1].decode("ascii", "ignore") if declared else ""), out)
+
+
+def write_page(page: str, out: Output) -> None:
+    """HTML that is text already."""
+    out.write(without_images(HtmlConverter().convert_string(page, table_infer_header=True).markdown))
+
+
+def without_images(markdown: str) -> str:
+    """Embedded images give way to what they are described as."""
+    return _IMAGE.sub(r"\1", markdown)

@@ -1,0 +1,68 @@
+"""Rows to Markdown tables, and CSV to rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+
+from headrace.documents.formats.output import Output, line
+from headrace.documents.formats.plain_text import decoded
+from headrace.documents.formats.refusal import ParseRefused
+
+_DELIMITERS = ",;\t|"
+_LOOKED_AT = 20  # lines that show what a CSV file's delimiter is
+
+
+class Table:
+    """A Markdown table being written, of which the first row is the header."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._rows = 0
+
+    def add(self, row: Iterable[str]) -> None:
+        """One more row. Short rows stay short, so that one wide row does not widen a million others."""
+        cells = [line(cell).replace("|", "\\|") for cell in row]
+        while cells and not cells[-1]:
+            cells.pop()
+        if not cells:
+            return
+        self._out.write(f"| {' | '.join(cells)} |\n")
+        if self._rows == 0:
+            self._out.write("|" + "---|" * len(cells) + "\n")
+        self._rows += 1
+
+
+def write_csv(data: bytes, out: Output, most_rows: int) -> None:
+    """A CSV file, comma, semicolon, tab or bar between its fields, as one table."""
+    table = Table(out)
+    rows = 0
+    for row in _read(decoded(data)):
+        if any(cell.strip() for cell in row):
+            rows += 1
+            if rows > most_rows:
+                raise ParseRefused(f"it has more than the limit of {most_rows:,} rows")
+            table.add(row)
+
+
+def _read(text: str) -> Iterator[Sequence[str]]:
+    csv.field_size_limit(1 << 30)  # the limit of characters is what counts
+    text = text.lstrip("\ufeff").replace("\x00", "")
+    try:
+        yield from csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+    except csv.Error as error:
+        raise ParseRefused(f"not a readable CSV file ({error})") from None
+
+
+def _delimiter(text: str) -> str:
+    """The character that divides most of the first lines into as many fields as each other."""
+    lines = [said for said in text[:100_000].splitlines()[:_LOOKED_AT] if said.strip()]
+
+    def fit(mark: str) -> tuple[int, int]:
+        counts = [said.count(mark) for said in lines]
+        usual = max(set(counts), key=counts.count, default=0)
+        return (counts.count(usual) if usual else 0, usual)
+
+    best = max(_DELIMITERS, key=fit)
+    return best if fit(best)[0] else ","

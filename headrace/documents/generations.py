@@ -1,0 +1,129 @@
+"""Generations of the index: begun, built beside the one that answers, switched to, gone back to, and removed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Annotated
+
+from headrace.catalog import CHUNKS, INDEXES
+from headrace.core.stage import stage
+from headrace.documents.embedders import PACKAGED, endpoint_for, version_of
+from headrace.documents.put import AHEAD
+from headrace.errors import LostRace, NotFound
+from headrace.models.client import Embedder
+from headrace.storage.endpoints import ModelEndpoint
+from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexReader, IndexWriter, touched
+from headrace.storage.vectors.handles import VectorReader, VectorWriter
+
+# A searcher may ask a generation for a second after it was left; a slow one that began before has a minute.
+_GRACE_S = 60.0
+
+
+@stage("Says which index generation is served, and begins the first.", phase=AHEAD)
+def serving(
+    indexes: Annotated[IndexWriter, INDEXES], vectors: Annotated[VectorReader, CHUNKS], window: int, embedder: ModelEndpoint
+) -> IndexGeneration:
+    """The generation that documents go into. It goes on being made as it was begun: size of chunks, version of the embedder.
+
+    Raises `BadSettings` where that embedder cannot be asked.
+    """
+    standing, _ = indexes.standing()
+    if standing.serving is None:
+        width = vectors.width() or _width(embedder)
+        first = IndexGeneration(1, window, embedder.model, width)
+        standing = indexes.change(lambda now: now if now.serving else Indexes(serving=first, newest=1))
+    found = standing.serving
+    assert found is not None
+    endpoint_for(embedder, found.embedder)
+    return found
+
+
+@stage("Begins the next index generation, or goes on with the one that was begun.", phase=AHEAD)
+def begin(
+    indexes: Annotated[IndexWriter, INDEXES], vectors: Annotated[VectorReader, CHUNKS], window: int, embedder: ModelEndpoint
+) -> IndexGeneration:
+    """The generation to be built. One that was begun in the same way is gone on with; one begun otherwise is given up.
+
+    Raises `NotFound` where nothing is indexed yet.
+    """
+    width = _width(embedder)
+    unnamed = vectors.width()  # of an index made before generations were noted
+
+    def step(now: Indexes) -> Indexes:
+        if now.serving is None:
+            if unnamed is None:
+                raise NotFound("Nothing is indexed yet.", hint="Index some documents first: headrace index PATH.")
+            made = PACKAGED if version_of(embedder.model) is not None else embedder.model
+            now = replace(now, serving=IndexGeneration(1, window, made, unnamed), newest=1)
+        wanted = IndexGeneration(now.newest + 1, window, embedder.model, width)
+        if now.building is not None and replace(now.building, number=wanted.number) == wanted:
+            return now
+        return replace(now, building=wanted, newest=wanted.number, condemned=now.condemn(now.building))
+
+    building = indexes.change(step).building
+    assert building is not None
+    return building
+
+
+@stage("Says that documents have changed in the index, to whoever builds another.", phase=AHEAD)
+def settled(indexes: Annotated[IndexWriter, INDEXES], into: IndexGeneration, changed: bool) -> IndexGeneration | None:
+    """End a pass over the documents: `None`, or the generation that is served instead by now and needs a pass too.
+
+    Of a pass that changed something, either this comes before a switch, which then fails and looks at the documents again; or
+    the switch comes before this.
+    """
+
+    def step(now: Indexes) -> Indexes:
+        # Who goes back fills the fallback, without a word before: as long as there is one, a pass is worth a note.
+        return touched(now) if changed and (now.building or now.fallback) else now
+
+    then = indexes.change(step)
+    served = then.serving
+    return served if served is not None and served.number != into.number else None
+
+
+@stage("Reads what stands, before a last look at the documents.", phase=AHEAD)
+def standing(indexes: Annotated[IndexReader, INDEXES]) -> tuple[Indexes, str]:
+    """What stands, and its etag for `switch`."""
+    return indexes.standing()
+
+
+@stage("Serves another index generation from now on.", phase=AHEAD)
+def switch(indexes: Annotated[IndexWriter, INDEXES], to: IndexGeneration, seen: tuple[Indexes, str]) -> bool:
+    """Serve `to`, which holds every document as of `seen`; false if something has moved since, and nothing is done.
+
+    What was served becomes what can be gone back to. What that was before goes, unless it is `to` itself.
+    """
+    now, etag = seen
+    forgotten = now.fallback if now.fallback is not None and now.fallback.number != to.number else None
+    building = now.building if now.building is not None and now.building.number != to.number else None
+    then = replace(now, serving=to, fallback=now.serving, building=building, condemned=now.condemn(forgotten))
+    try:
+        indexes.move(then, etag)
+    except LostRace:
+        return False
+    return True
+
+
+@stage("Removes index generations that nobody asks any more.", phase=AHEAD)
+def sweep(indexes: Annotated[IndexWriter, INDEXES], vectors: Annotated[VectorWriter, CHUNKS]) -> int:
+    """Remove the vector tables of condemned generations whose grace has passed; return how many."""
+    now, _ = indexes.standing()
+    gone = {number for number, since in now.condemned if time.time() - since > _GRACE_S}
+    for number in sorted(gone):
+        vectors.of(number).drop()
+    if gone:
+        # Noted last: a sweep that died is done again.
+        indexes.change(lambda now: replace(now, condemned=tuple(c for c in now.condemned if c[0] not in gone)))
+    return len(gone)
+
+
+def active_reader(indexes: Indexes, vectors: VectorReader) -> VectorReader:
+    """The handle of the generation that answers."""
+    return vectors.of(indexes.serving.number) if indexes.serving else vectors
+
+
+def _width(embedder: ModelEndpoint) -> int:
+    with Embedder(embedder) as client:
+        return int(client.embed(["How wide?"], kind="passage").shape[1])

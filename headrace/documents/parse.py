@@ -1,0 +1,239 @@
+"""parse: each announced document's bytes to text, one row per document version, or the reason why it has none."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import pyarrow.compute as pc
+
+from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
+from headrace.core.progress import Bars
+from headrace.core.stage import stage
+from headrace.documents.formats.limits import ParseLimits
+from headrace.documents.parser import Parsed, Parser
+from headrace.documents.put import AHEAD, composed, object_key
+from headrace.errors import BadDocument, HeadraceError, NotFound
+from headrace.storage.objects import ObjectReader
+from headrace.storage.records import batch
+from headrace.storage.tables.handles import TableReader, TableWriter
+
+# The mark that says, per place in the head, up to which offset a table has taken in what landed.
+PROCESSED_OFFSETS = "taken"
+IN_ORDER = [("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")]
+# Of rows of the documents table: that a version failed in a later stage, or was left out, counts before that it was parsed.
+ROWS_IN_ORDER = [*IN_ORDER, ("status", "descending")]
+
+_COMMIT_ROWS = 200
+
+log = logging.getLogger("headrace.index")
+_COMMIT_CHARS = 20_000_000
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A document without text, and why."""
+
+    uri: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ParsedDocuments:
+    """How many documents were parsed and deleted, those that could not be read, and how many events are left for another pass."""
+
+    parsed: int
+    deleted: int
+    failed: tuple[Failure, ...]
+    left: int = 0
+
+    def __add__(self, other: ParsedDocuments) -> ParsedDocuments:
+        """What two passes did together."""
+        failed = self.failed + other.failed
+        return ParsedDocuments(self.parsed + other.parsed, self.deleted + other.deleted, failed, self.left + other.left)
+
+
+@stage("Parses each announced document into text, or records why it has none.", phase=AHEAD)
+def parse(
+    events: Annotated[TableReader, DOCUMENT_EVENT_ROWS],
+    sources: Annotated[ObjectReader, DOCUMENTS],
+    documents: Annotated[TableWriter, DOCUMENT_ROWS],
+    bars: Bars,
+    limits: ParseLimits,
+    seconds: float | None = None,
+) -> ParsedDocuments:
+    """Parse every landed event that the documents table has not taken in; rows and the offset reached go in one commit.
+
+    After so many `seconds` the rest is left for another pass: what is parsed by then need not wait for it.
+
+    An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
+    """
+    standing = documents.mark(PROCESSED_OFFSETS)
+    position = dict(standing or {})
+    rows = _once(events.read().sort_by(IN_ORDER).to_pylist())
+    new = [row for row in rows if row["offset"] >= position.get(place(row), 0)]
+    done: list[dict[str, Any]] = []
+    counts = {"parsed": 0, "deleted": 0}
+    failed: list[Failure] = []
+    left = 0
+    started = time.monotonic()
+    newest = _newest(documents) if new else {}
+
+    def commit() -> None:
+        nonlocal standing
+        if position == (standing or {}):
+            return
+        documents.append(
+            batch(DOCUMENT_ROWS.columns, done), marks={PROCESSED_OFFSETS: dict(position)}, expected={PROCESSED_OFFSETS: standing}
+        )
+        standing = dict(position)
+        done.clear()
+
+    with Parser(limits) as parser:
+        for number, event in enumerate(bars.track(new, "parse", total=len(new), of="documents")):
+            if seconds is not None and time.monotonic() - started > seconds:
+                left = len(new) - number
+                break
+            position[place(event)] = event["offset"] + 1
+            event["uri"] = _name_of(event, newest)
+            if event["readers"] is None:  # it leaves them as the events before it have them
+                before = newest.get(document_id(event["tenant"], event["uri"]))
+                event["readers"] = before["readers"] if before else []
+            if _known(event, newest):
+                continue
+            row = _row(event, sources, parser)
+            done.append(row)
+            newest[row["document_id"]] = {**row, "text": "", "parts": None}
+            if row["status"] == "failed":
+                failed.append(Failure(row["uri"], row["reason"]))
+            else:
+                counts[row["status"]] += 1
+            if len(done) >= _COMMIT_ROWS or sum(len(d["text"]) for d in done) > _COMMIT_CHARS:
+                commit()
+    commit()
+    return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed), left)
+
+
+def _name_of(event: Mapping[str, Any], newest: Mapping[str, Mapping[str, Any]]) -> str:
+    """The document's name in form NFC; one that was taken in otherwise, before names were composed, is deleted as it is."""
+    given: str = event["uri"]
+    standing = newest.get(document_id(event["tenant"], given))
+    stands = standing is not None and standing["status"] != "deleted"
+    return given if event["kind"] == "delete" and stands else composed(given)
+
+
+def _once(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without events that are written again as they were: a signed one, sent anew, must not undo what came after it."""
+    seen: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for event in events:
+        seen.setdefault(tuple(event[name] for name in ("event_id", "kind", "tenant", "uri", "sha256", "at")), event)
+    return list(seen.values())
+
+
+def place(row: Mapping[str, Any]) -> str:
+    """Of which partition a landed row is, as `PROCESSED_OFFSETS` names it."""
+    return f"{row['topic']}/{row['partition']}"
+
+
+def document_id(tenant: str, uri: str) -> str:
+    """The document across its versions: 16 hex digits of sha256 over tenant and uri."""
+    return hashlib.sha256(f"{tenant}\0{uri}".encode()).hexdigest()[:16]
+
+
+def live(documents: TableReader) -> dict[str, str]:
+    """document id → the version that answers: the newest parsed one, unless a later event deleted the document.
+
+    A newer version that failed, in parsing or behind it, leaves the older one answering.
+    """
+    origin = tuple(name for name, _ in IN_ORDER)
+    rows = documents.read(("document_id", "version", "status", *origin))
+    newest: dict[str, dict[str, Any]] = {}
+    failed = {tuple(row.values()) for row in rows.filter(pc.equal(rows["status"], "failed")).select(origin).to_pylist()}
+    for row in rows.sort_by(IN_ORDER).to_pylist():
+        if row["status"] != "failed" and tuple(row[name] for name in origin) not in failed:
+            newest[row["document_id"]] = row
+    return {name: row["version"] for name, row in newest.items() if row["status"] == "parsed"}
+
+
+def audience(documents: TableReader) -> dict[str, tuple[str, ...]]:
+    """document id → who of its tenant may read it, none being everybody: as its newest row says, whatever its status.
+
+    A document that is closed in the same moment as it becomes unreadable is closed; its older version answers to fewer.
+    """
+    columns = ("document_id", "readers", "status", *(name for name, _ in IN_ORDER))
+    rows = documents.read(columns).sort_by(ROWS_IN_ORDER).to_pylist()
+    return {row["document_id"]: tuple(row["readers"] or ()) for row in rows}
+
+
+def _newest(documents: TableReader) -> dict[str, dict[str, Any]]:
+    """The newest row of each document, without its text."""
+    rows = documents.read(("document_id", "version", "status", "reason", "readers", "source", *(name for name, _ in IN_ORDER)))
+    return {row["document_id"]: row for row in rows.sort_by(ROWS_IN_ORDER).to_pylist()}
+
+
+def _known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
+    """Whether the document's newest row came from an event of the same kind, source bytes, refusal, readers and folder.
+
+    A document that failed and is put again is tried again; one that somebody left out has a row of this very event.
+    """
+    row = newest.get(document_id(event["tenant"], event["uri"]))
+    if row is not None and row["status"] == "failed" and event["kind"] == "put":
+        return all(row[name] == event[name] for name, _ in IN_ORDER)
+    if row is None or (event["kind"] == "delete") != (row["status"] == "deleted"):
+        return False
+    if event["kind"] != "delete" and sorted(row["readers"] or ()) != sorted(event["readers"] or ()):
+        return False
+    if event["kind"] != "delete" and row["source"] != event["source"]:
+        return False
+    if event["kind"] == "refuse":
+        return bool((row["version"], row["reason"]) == ("", event["reason"]))
+    return event["kind"] == "delete" or bool(row["version"] == event["sha256"])
+
+
+def row_of(event: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row of the documents table has of its event; `status` is still to be said."""
+    return {
+        "document_id": document_id(event["tenant"], event["uri"]),
+        "version": event["sha256"],
+        "tenant": event["tenant"],
+        "uri": event["uri"],
+        "reason": "",
+        "media": "",
+        "title": "",
+        "text": "",
+        "parts": None,
+        "bytes": event["bytes"],
+        "readers": event["readers"],
+        "source": event["source"],
+        "at": datetime.now(UTC),
+        "topic": event["topic"],
+        "partition": event["partition"],
+        "offset": event["offset"],
+    }
+
+
+def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[str, Any]:
+    row = row_of(event)
+    if event["kind"] == "delete":
+        return {**row, "status": "deleted"}
+    try:
+        if event["kind"] == "refuse":
+            raise BadDocument(event["uri"], event["reason"])
+        data = sources.get(object_key(event["tenant"], event["sha256"]))
+        parsed: Parsed = parser.parse(event["uri"], data)
+    except BadDocument as error:
+        return {**row, "status": "failed", "reason": error.reason}
+    except NotFound:
+        return {**row, "status": "failed", "reason": "its source file is gone from the object store"}
+    except HeadraceError:
+        raise
+    except Exception as error:  # it is this document's alone: the others must not wait for somebody to see to it
+        log.exception("%s could not be parsed", row["document_id"])
+        return {**row, "status": "failed", "reason": f"it could not be parsed ({type(error).__name__})"}
+    parts = [{"start": part.start, "place": part.place} for part in parsed.parts] or None
+    return {**row, "status": "parsed", "media": parsed.media, "title": parsed.title, "text": parsed.text, "parts": parts}

@@ -1,0 +1,1 @@
+"""The diagram of a pipeline: computed from a run, drawn as SVG, PNG or Markdown."""

@@ -1,0 +1,104 @@
+"""A scene: rectangles, straight lines and text, which every backend draws alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from headrace.explain.diagram import fonts, palette
+from headrace.explain.diagram.fonts import REGULAR
+
+Anchor = Literal["start", "middle", "end"]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of the plane, from its top left corner."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @property
+    def right(self) -> float:
+        return self.x + self.width
+
+    @property
+    def bottom(self) -> float:
+        return self.y + self.height
+
+    def meets(self, other: Box) -> bool:
+        """Whether the two share more than an edge."""
+        return self.x < other.right and other.x < self.right and self.y < other.bottom and other.y < self.bottom
+
+
+@dataclass(frozen=True)
+class Rect:
+    """A drawn rectangle; an empty `fill` or `stroke` is none."""
+
+    box: Box
+    fill: str = ""
+    stroke: str = ""
+    stroke_width: float = 1.0
+    radius: float = 0.0
+    dash: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """A straight line; with `head` a triangle of that half-width and length ends at (x2, y2)."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    colour: str
+    width: float
+    head: tuple[float, float] | None = None
+    dash: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Label:
+    """A line of text: its baseline starts, centres or ends at (x, y). `room` is the box it must stay in."""
+
+    x: float
+    y: float
+    text: str
+    size: float
+    room: Box
+    weight: int = REGULAR
+    colour: str = palette.INK
+    anchor: Anchor = "start"
+
+    @property
+    def box(self) -> Box:
+        """Where its letters are, by the font's real widths, from the top of the capitals to the baseline."""
+        wide = fonts.width(self.text, self.size, self.weight)
+        left = self.x - {"start": 0.0, "middle": wide / 2, "end": wide}[self.anchor]
+        return Box(left, self.y - fonts.CAP_HEIGHT * self.size, wide, fonts.CAP_HEIGHT * self.size)
+
+
+Item = Rect | Line | Label
+
+
+@dataclass(frozen=True)
+class Group:
+    """Items that are one thing to the reader; `alt` says it in words. Groups are painted in order."""
+
+    kind: str
+    alt: str
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture in `unit`s (CSS pixels or points), with a title and a description in words."""
+
+    width: float
+    height: float
+    title: str
+    description: str
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...] = ()  # what is to be said besides: drawn below a page, spoken with a slide

@@ -1,0 +1,103 @@
+"""backlog: what of the head no table holds yet, per partition, and how near the broker is to forgetting it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from headrace.catalog import LANDINGS
+from headrace.core.stage import Stage
+from headrace.ingest.handles import pair_ports, pairs
+from headrace.ingest.positions import Divergence, Position, disagreement, positions
+from headrace.storage.stream import Identity, Span, TopicReader
+from headrace.storage.tables.handles import TableReader
+
+_SAMPLE = 1000
+_COUNTING_S = 3.0
+_NEAR = 0.5  # of the broker's retention
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """One partition. `bytes` is what is only in the head, from its first records where `estimated`; `oldest_s` its age.
+
+    `trouble` says in one sentence what needs somebody, with the command; empty if nothing does.
+    """
+
+    topic: str
+    partition: int
+    low: int
+    end: int
+    landed: int
+    lag: int
+    bytes: int
+    estimated: bool
+    oldest_s: float | None
+    retention_s: float | None
+    trouble: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def _backlog(**handles: Any) -> list[Backlog]:
+    """Every partition of every topic that lands."""
+    return [found for topic, table in pairs(LANDINGS, handles) for found in _of(topic, table)]
+
+
+backlog = Stage("backlog", "Says what of the head no table holds yet.", pair_ports(LANDINGS, TableReader), _backlog, frozenset())
+
+
+def _of(topic: TopicReader, table: TableReader) -> list[Backlog]:
+    standing = positions(table.marks(), topic.store.name)
+    spans, identity = topic.spans(), topic.identity()
+    retention_ms = topic.retention_ms()
+    return [_one(topic, p, standing.get(p), span, identity, retention_ms) for p, span in spans.items()]
+
+
+def _one(
+    topic: TopicReader, partition: int, position: Position | None, span: Span, identity: Identity, retention_ms: int | None
+) -> Backlog:
+    landed = position.next if position else 0
+    refusal = disagreement(topic, partition, position, span, identity)
+    first = max(span.low, landed) if refusal is None else span.low
+    rows = size = 0
+    oldest_s = None
+    for fetched in topic.read({partition: first}, most=_SAMPLE):
+        if oldest_s is None:
+            oldest_s = max(0.0, time.time() - fetched.record(0).at_ms / 1000)
+        rows += len(fetched)
+        size += sum(map(len, filter(None, fetched.values)))
+        if rows >= _SAMPLE:
+            break
+    end = first + rows if rows < _SAMPLE else counted_end(topic, partition, max(span.end, first + rows))
+    lag = end - first
+    if rows < lag and rows:
+        size = round(size / rows * lag)
+    retention_s = retention_ms / 1000 if retention_ms is not None else None
+    return Backlog(
+        topic.store.name, partition, span.low, end, landed, lag, size, rows < lag, oldest_s, retention_s,
+        _trouble(refusal, oldest_s, retention_s),
+    )  # fmt: skip
+
+
+def counted_end(topic: TopicReader, partition: int, reported: int) -> int:
+    """The offset given out next: what is past the reported end is counted, since a broker may report one far too low."""
+    until, end = time.monotonic() + _COUNTING_S, reported
+    for fetched in topic.read({partition: reported}):
+        end += len(fetched)
+        if time.monotonic() > until:
+            break
+    return end
+
+
+def _trouble(refusal: Divergence | None, oldest_s: float | None, retention_s: float | None) -> str:
+    if refusal is not None:
+        return f"{refusal.kind}: {refusal.seen} {refusal.remedy}"
+    if oldest_s is not None and retention_s is not None and oldest_s > _NEAR * retention_s:
+        return (
+            f"The oldest event that has not landed is {oldest_s / retention_s:.0%} of the way to being forgotten: headrace land"
+        )
+    return ""

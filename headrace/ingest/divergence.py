@@ -1,0 +1,115 @@
+"""accept: lets a partition land again that was refused. What is given up is worked out, written down, and only then done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from headrace.catalog import LANDINGS, Store
+from headrace.core.stage import Stage
+from headrace.errors import NotFound, WrongUsage
+from headrace.ingest.handles import pairs, ports
+from headrace.ingest.positions import GAP, Divergence, Position, disagreement, mark_name, origin, positions
+from headrace.ingest.refusals import record_acceptance
+from headrace.storage.records import decode, decoded_schema
+from headrace.storage.stream import TopicReader
+from headrace.storage.tables.handles import TableReader, TableWriter, quoted
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A partition that lands again: what was refused, and at which offset of which incarnation it goes on."""
+
+    refusal: Divergence
+    position: Position
+
+    @property
+    def told(self) -> str:
+        """What that means, in a sentence."""
+        place, at = self.refusal.place, self.position.next
+        if self.refusal.kind == GAP:
+            return f"{place} goes on at offset {at}; offsets {self.refusal.landed} to {at - 1} are given up."
+        name = origin(self.refusal.topic, self.position.incarnation)
+        return f"{place} goes on at offset {at} of the new head, whose rows are called {name!r}."
+
+
+def acceptance(landings: Mapping[Store, Store]) -> Stage[..., Accepted]:
+    """The stage that accepts a refused partition of these topics."""
+
+    def accept(*, place: str, gap: bool, who: str, **handles: Any) -> Accepted:
+        """Let `place` (`topic/partition`) go on: past a gap, or with a new head.
+
+        Raises `NotFound` where there is no such partition, `WrongUsage` where it is not refused or not for that.
+        """
+        name, _, number = place.rpartition("/")
+        for topic, table in pairs(landings, handles):
+            if topic.store.name == name and number.isdecimal() and int(number) in (spans := topic.spans()):
+                return _accept(topic, table, handles, int(number), spans[int(number)], gap=gap, who=who)
+        known = ", ".join(store.name for store in landings)
+        raise NotFound(f"There is no partition {place!r}.", hint=f"Give it as TOPIC/PARTITION; the topics: {known}.")
+
+    sentence = "Lets a partition land again whose head disagreed with its table."
+    return Stage("accept", sentence, ports(landings, TableWriter), accept, frozenset({"place", "gap", "who"}))
+
+
+accept = acceptance(LANDINGS)
+
+
+def _accept(
+    topic: TopicReader, table: TableWriter, handles: Mapping[str, Any], partition: int, span: Any, *, gap: bool, who: str
+) -> Accepted:
+    name = topic.store.name
+    mark = mark_name(name, partition)
+    marks = table.marks()
+    position = positions(marks, name).get(partition)
+    identity = topic.identity()
+    refusal = disagreement(topic, partition, position, span, identity)
+    if refusal is None:
+        raise WrongUsage(f"{name}/{partition} is not refused: it lands as it is.", hint="See `headrace head`.")
+    if (refusal.kind == GAP) != gap:
+        raise WrongUsage(f"{refusal.place} is not refused for that, but: {refusal.seen}", hint=refusal.remedy)
+    position = position or Position.begin(topic)
+    known = replace(position, cluster=identity.cluster, topic=identity.topic, last=None)
+    if gap:
+        new = replace(known, next=span.low)
+    else:
+        at = _divergence(topic, table, handles["dead_letters"], partition, position, span.low)
+        before = topic.record(partition, at - 1) if at > span.low else None
+        new = replace(known, next=at, last=(at - 1, before.fingerprint) if before else None)
+        if new.next < position.next:  # what comes next would bear the name of what has landed
+            new = replace(new, incarnation=position.incarnation + 1)
+        if topic.signed:  # what came before there were signatures was in the old one
+            new = replace(new, signed=0)
+    record_acceptance(handles["refusals"], refusal, who)
+    nothing = pa.Table.from_batches([], table.store.columns)
+    table.append(nothing, marks={mark: new.as_mark()}, expected={mark: marks.get(mark)})
+    return Accepted(refusal, new)
+
+
+def _divergence(
+    topic: TopicReader, table: TableReader, letters: TableReader, partition: int, position: Position, low: int
+) -> int:
+    """The first offset at which the head has something else than what landed, by bisection: all before it are the same."""
+    same, other = low, max(low, position.next)
+    while same < other:
+        middle = (same + other) // 2
+        if _same(topic, table, letters, partition, position, middle):
+            same = middle + 1
+        else:
+            other = middle
+    return same
+
+
+def _same(topic: TopicReader, table: TableReader, letters: TableReader, partition: int, position: Position, offset: int) -> bool:
+    record = topic.record(partition, offset)
+    name = quoted(origin(topic.store.name, position.incarnation))
+    where = f"topic = {name} and partition = {partition} and offset = {offset}"
+    decoded = decode(topic.store, [record.value if record else None])
+    if decoded.rows.num_rows:
+        columns = tuple(decoded_schema(topic.store).names)
+        if table.read(columns, where).to_pylist() == decoded.rows.to_pylist():
+            return True
+    return bool(record is not None and letters.read(("value",), where)["value"].to_pylist() == [record.value])

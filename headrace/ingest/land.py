@@ -1,0 +1,453 @@
+"""land: the head into the tables, each event once, rows and the position they reach in one commit.
+
+What landed last is read from the table itself, never from a consumer group: whatever dies between fetch and commit, the next
+lander goes on from what the table holds. A commit says from which position it goes on; if another lander has moved it, the
+commit is refused and this one starts again from the table. So any number of landers may run, and each event still lands once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.catalog import DEAD_LETTERS, LANDERS, LANDINGS, Store
+from headrace.core.stage import Port, Stage
+from headrace.errors import LostRace, OffsetsRefused, OutOfRange, Transient
+from headrace.ingest.backlog import counted_end
+from headrace.ingest.handles import pairs, ports
+from headrace.ingest.partitions import PartitionAssignment
+from headrace.ingest.positions import Divergence, Position, disagreement, mark_name, origin, positions
+from headrace.ingest.refusals import record_refusal
+from headrace.ingest.skip import skipped
+from headrace.settings import LandingSettings
+from headrace.storage.objects import ObjectWriter
+from headrace.storage.records import batch, decode
+from headrace.storage.stream import Fetched, Record, TopicReader
+from headrace.storage.tables.handles import Append, TableWriter
+
+_OVERTAKEN_S = 0.2
+_TRIES = 100
+_RETRY_S = (0.5, 15.0)  # the first and the longest wait of a follower whose storage does not answer
+_RECHECK_S = 15.0
+_DEFAULTS = LandingSettings()
+_DONE: Future[None] = Future()
+_DONE.set_result(None)
+
+
+@dataclass(frozen=True)
+class Landed:
+    """Events landed per topic, how many of all could not be read, and which partitions stand still."""
+
+    events: dict[str, int]
+    dead: int
+    refusals: tuple[Divergence, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Events of all topics."""
+        return sum(self.events.values())
+
+    def require(self, *topics: Store) -> None:
+        """Raise `OffsetsRefused` if a partition of these topics (of any, unless some are named) does not land."""
+        names = {topic.name for topic in topics}
+        refused = [refusal for refusal in self.refusals if not names or refusal.topic in names]
+        if refused:
+            told = "\n".join(f"{refusal.place} does not land ({refusal.kind}). {refusal.seen}" for refusal in refused)
+            raise OffsetsRefused(told, hint="\n".join(refusal.remedy for refusal in refused))
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit of a lander: what it tells while it follows the head. `seconds` is what writing and committing took."""
+
+    topic: str
+    events: int
+    dead: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Following:
+    """How a lander that does not end is told to, and where it tells what it does."""
+
+    stop: threading.Event
+    committed: Callable[[Commit], None] = lambda _: None
+    refused: Callable[[Divergence], None] = lambda _: None
+    waiting: Callable[[str, Transient], None] = lambda _topic, _error: None
+    standing: Callable[[str, Mapping[int, Divergence]], None] = lambda _topic, _refused: None
+    """Called about twice a second while a topic is followed, with those of its partitions that are refused."""
+
+
+def landing(landings: Mapping[Store, Store]) -> Stage[..., Landed]:
+    """The stage that lands each of these topics in its table."""
+
+    def land(
+        *,
+        dead_letters: TableWriter,
+        refusals: TableWriter,
+        landers: ObjectWriter,
+        settings: LandingSettings = _DEFAULTS,
+        following: Following | None = None,
+        committed: Callable[[Commit], None] = lambda _: None,
+        **handles: Any,
+    ) -> Landed:
+        """Land every topic until the head is drained, or while `following` is not stopped.
+
+        A partition whose head disagrees with its table does not land and is named in the result; the others do.
+        """
+        burying = threading.Lock()
+        topics = [_Lander(topic, table, dead_letters, refusals, burying, settings) for topic, table in pairs(landings, handles)]
+
+        failed = threading.Event()
+
+        def work(lander: _Lander) -> None:
+            try:
+                if following is None:
+                    lander.drain(committed)
+                else:
+                    lander.follow(following, landers, failed)
+            except BaseException:
+                failed.set()  # the others follow no longer: an error that waits for them would be seen by nobody
+                raise
+
+        # A drained topic is told from a slow one by waiting; the waits of the topics may as well overlap.
+        with ThreadPoolExecutor(len(topics), "land") as pool:
+            for done in [pool.submit(work, lander) for lander in topics]:
+                done.result()
+        return Landed(
+            {lander.name: lander.landed for lander in topics},
+            sum(lander.dead for lander in topics),
+            tuple(refusal for lander in topics for _, refusal in sorted(lander.refused.items())),
+        )
+
+    sentence = "Lands every event of the head in its table, rows and the position they reach in one commit."
+    every = (*ports(landings, TableWriter), Port("landers", LANDERS, ObjectWriter))
+    return Stage("land", sentence, every, land, frozenset({"settings", "following", "committed"}))
+
+
+land = landing(LANDINGS)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What one fetch came to: rows, where each stood in the head, the records that cannot be read, each partition's last."""
+
+    rows: pa.RecordBatch
+    partitions: pa.Array
+    offsets: pa.Array
+    bad: list[tuple[Record, str]]
+    last: dict[int, Record]
+
+
+def _read(topic: TopicReader, fetched: Fetched, signed_from: Mapping[int, int], skips: Mapping[tuple[int, int], str]) -> _Piece:
+    """Decode at once what was fetched: a record takes several times as much memory as the row that it becomes.
+
+    `skips` are the places of records that nobody is to read, and why.
+    """
+    wrong, values = topic.forged(fetched, signed_from), fetched.values
+    if skips:
+        where_from = zip(fetched.partitions, fetched.offsets, strict=True)
+        wrong |= {index: skips[place] for index, place in enumerate(where_from) if place in skips}
+    places: Sequence[int] = range(len(fetched))
+    if wrong:  # kept from the decoder, which is slower for the others of a batch where one is bad
+        places = [index for index in places if index not in wrong]
+        values = [values[index] for index in places]
+    decoded = decode(topic.store, values)
+    at, where = pa.array(fetched.partitions, pa.int32()), pa.array(fetched.offsets, pa.int64())
+    if wrong or decoded.bad:
+        kept = pa.array([places[index] for index in decoded.kept], pa.int64())
+        at, where = at.take(kept), where.take(kept)
+        wrong |= {places[index]: reason for index, reason in decoded.bad.items()}
+    bad = [(fetched.record(index), reason) for index, reason in sorted(wrong.items())]
+    return _Piece(decoded.rows, at, where, bad, {p: fetched.record(index) for p, index in fetched.last.items()})
+
+
+@dataclass
+class _Block:
+    """What is fetched and not yet committed.
+
+    Its rows are written as they are decoded; what stays in memory is the dead among them and each partition's last record.
+    """
+
+    append: Append
+    written: list[Future[None]] = field(default_factory=list)
+    last: dict[int, Record] = field(default_factory=dict)
+    bad: list[tuple[Record, str]] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
+    since: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, fetched: Fetched, ahead: dict[int, int]) -> None:
+        """Count what was fetched and move `ahead`, the offsets that come next, behind it."""
+        if not self.rows:
+            self.since = time.monotonic()
+        self.rows += len(fetched)
+        self.bytes += fetched.bytes
+        for partition, index in fetched.last.items():
+            ahead[partition] = fetched.offsets[index] + 1
+
+
+class _Lander:
+    """Lands one topic in one table."""
+
+    def __init__(
+        self,
+        topic: TopicReader,
+        table: TableWriter,
+        dead_letters: TableWriter,
+        refusals: TableWriter,
+        burying: threading.Lock,
+        settings: LandingSettings,
+    ) -> None:
+        self.topic, self.table = topic, table
+        self.name = topic.store.name
+        self.landed = self.dead = 0
+        self.refused: dict[int, Divergence] = {}
+        self._dead_letters, self._refusals, self._burying, self._settings = dead_letters, refusals, burying, settings
+        self._marks: dict[int, dict[str, Any] | None] = {}
+        self._positions: dict[int, Position] = {}
+        self._skips: dict[tuple[int, int], str] = {}
+        self._overtaken = 0
+        self._drained: dict[int, int] | None = None
+        self._committed: Callable[[Commit], None] = lambda _: None
+
+    def drain(self, committed: Callable[[Commit], None]) -> None:
+        """Land until the table holds what the head had, whoever landed it: one that follows is usually quicker."""
+        self._committed = committed
+        while True:
+            try:
+                self._pass(None, None)
+                return
+            except (LostRace, OutOfRange) as error:
+                if self._landed_by_another():
+                    return
+                self._again(error)
+
+    def follow(self, following: Following, landers: ObjectWriter, failed: threading.Event) -> None:
+        """Land this lander's share of the partitions until told to stop, or until another lander has `failed`.
+
+        Storage that does not answer is waited for.
+        """
+
+        def stopped() -> bool:
+            return following.stop.is_set() or failed.is_set()
+
+        share = PartitionAssignment(landers, self.name)
+        told: dict[int, Divergence] = {}
+        failing_since: float | None = None
+        wait_s = _RETRY_S[0]
+
+        def committed(commit: Commit) -> None:
+            nonlocal failing_since, wait_s
+            failing_since, wait_s = None, _RETRY_S[0]
+            following.committed(commit)
+
+        self._committed = committed
+        while not stopped():
+            try:
+                begun = time.monotonic()
+                mine = share.of(self.topic.spans())
+
+                def go_on(partitions: list[int], mine: set[int] = mine, begun: float = begun) -> bool:
+                    for partition, refusal in self.refused.items():
+                        if told.get(partition) != refusal:
+                            told[partition] = refusal
+                            following.refused(refusal)
+                    following.standing(self.name, self.refused)
+                    recheck = bool(self.refused) and time.monotonic() - begun > _RECHECK_S
+                    return not (stopped() or recheck or share.of(partitions) != mine)
+
+                self._pass(mine, go_on)
+            except (LostRace, OutOfRange) as error:
+                self._again(error)
+            except Transient as error:
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since > self._settings.patience_s:
+                    raise
+                following.waiting(self.name, error)
+                following.stop.wait(wait_s)
+                wait_s = min(2 * wait_s, _RETRY_S[1])
+        with contextlib.suppress(Transient):
+            share.leave()
+
+    def _landed_by_another(self) -> bool:
+        """Whether everything up to where the head ended when it was first read to its end has landed."""
+        if self._drained is None:
+            return False
+        standing = positions(self.table.marks(), self.name)
+        return all(partition in standing and standing[partition].next >= end for partition, end in self._drained.items())
+
+    def _again(self, error: LostRace | OutOfRange) -> None:
+        """Wait a little before starting again from the table: being overtaken means that another lander got on."""
+        self._overtaken += 1
+        if self._overtaken > _TRIES:
+            raise error
+        time.sleep(_OVERTAKEN_S * random.random())
+
+    def _pass(self, mine: set[int] | None, go_on: Callable[[list[int]], bool] | None) -> None:
+        """Fetch from where the table stands and commit as it comes, one block being written while the next is fetched.
+
+        Ends when the head is drained, or, given `go_on`, when that (asked about twice a second) says so. Raises `LostRace`
+        where another lander moved a position.
+        """
+        everyone, ahead = self._start(mine)
+        signed_from = {partition: self._positions[partition].signed or 0 for partition in ahead}
+        block, writing = _Block(self.table.begin()), _DONE
+        reading: Future[_Piece] | None = None
+        with ThreadPoolExecutor(1, "write") as writer, ThreadPoolExecutor(1, "decode") as reader:
+            try:
+                for fetched in self.topic.read(dict(ahead), follow=go_on is not None):
+                    if fetched:
+                        if reading is not None:
+                            reading.result()  # one piece at a time as records: else they would be what fills the memory
+                        reading = reader.submit(_read, self.topic, fetched, signed_from, self._skips)
+                        block.add(fetched, ahead)
+                        block.written.append(writer.submit(self._write, block, reading))
+                    if writing.done():
+                        writing.result()
+                    if block.rows and self._due(block):
+                        writing.result()  # raises where it was not committed: this one then must not be
+                        writing, block = writer.submit(self._commit, block), _Block(self.table.begin())
+                    if go_on is not None and not go_on(everyone):
+                        break
+                if go_on is None:
+                    self._drained = self._drained or dict(ahead)
+                writing.result()
+                if block.rows:
+                    writer.submit(self._commit, block).result()
+            except BaseException:
+                writer.submit(block.append.discard)
+                raise
+        while go_on is not None and not ahead and go_on(everyone):
+            time.sleep(0.5)
+
+    def _due(self, block: _Block) -> bool:
+        settings = self._settings
+        old = time.monotonic() - block.since >= settings.commit_s
+        return old or block.rows >= settings.commit_rows or block.bytes >= settings.commit_bytes
+
+    def _start(self, mine: set[int] | None) -> tuple[list[int], dict[int, int]]:
+        """All partitions, and the offset at which each of ours that may land begins."""
+        marks = self.table.marks()
+        standing = positions(marks, self.name) or self._recovered()
+        spans, identity = self.topic.spans(), self.topic.identity()
+        start = {}
+        self.refused = {}
+        letters = self._dead_letters.marks()
+        self._skips = {}
+        for partition, span in spans.items():
+            if mine is not None and partition not in mine:
+                continue
+            position = standing.get(partition)
+            refusal = disagreement(self.topic, partition, position, span, identity)
+            if refusal is not None:
+                self.refused[partition] = refusal
+                record_refusal(self._refusals, refusal)
+                continue
+            self._marks[partition] = marks.get(mark_name(self.name, partition))
+            position = position or Position.begin(self.topic)
+            unsigned_so_far = self.topic.signed and position.signed is None
+            # Landed from before there were signatures: what the head has now came before them, too.
+            signed = counted_end(self.topic, partition, max(span.end, position.next)) if unsigned_so_far else position.signed
+            # What the broker says of itself now; what it did not say before is learnt.
+            self._positions[partition] = Position(
+                position.next, identity.cluster or position.cluster, identity.topic or position.topic,
+                position.incarnation, position.last, signed,
+            )  # fmt: skip
+            if unsigned_so_far:  # noted before anything else can come
+                self._note(partition)
+            start[partition] = position.next
+            named = origin(self.name, position.incarnation)
+            self._skips |= {(partition, at): reason for at, reason in skipped(letters, named, partition).items()}
+        return list(spans), start
+
+    def _note(self, partition: int) -> None:
+        """Commit a partition's position without rows."""
+        name, mark = mark_name(self.name, partition), self._positions[partition].as_mark()
+        nothing = pa.Table.from_batches([], self.table.store.columns)
+        self.table.append(nothing, marks={name: mark}, expected={name: self._marks[partition]})
+        self._marks[partition] = mark
+
+    def _recovered(self) -> dict[int, Position]:
+        """Positions from the rows themselves, for a table whose snapshots with marks are gone (rewritten by another tool)."""
+        rows = self.table.read(("topic", "partition", "offset"))
+        found: dict[int, Position] = {}
+        for row in rows.group_by(["topic", "partition"]).aggregate([("offset", "max")]).to_pylist():
+            name, _, number = row["topic"].partition("@")
+            incarnation = int(number or 1)
+            if name == self.name and incarnation >= found.get(row["partition"], Position(0, None, None, 0)).incarnation:
+                found[row["partition"]] = Position(row["offset_max"] + 1, None, None, incarnation, signed=0)
+        return found
+
+    def _write(self, block: _Block, reading: Future[_Piece]) -> None:
+        piece = reading.result()
+        began = time.monotonic()
+        names = {partition: origin(self.name, self._positions[partition].incarnation) for partition in piece.last}
+        block.append.write(_landed_rows(self.table.store, piece, names))
+        block.last |= piece.last
+        block.bad += piece.bad
+        block.seconds += time.monotonic() - began
+
+    def _commit(self, block: _Block) -> None:
+        began = time.monotonic()
+        try:
+            for written in block.written:
+                written.result()
+            moved = {p: self._positions[p].after(record) for p, record in block.last.items()}
+            marks = {mark_name(self.name, p): position.as_mark() for p, position in moved.items()}
+            # Dead letters first: a crash in between lands the rest again, and they are known by their own marks.
+            names = {p: origin(self.name, position.incarnation) for p, position in moved.items()}
+            self._bury(block.bad, names, {p: position.next for p, position in moved.items()})
+        except BaseException:
+            block.append.discard()
+            raise
+        block.append.commit(marks, {mark_name(self.name, p): self._marks[p] for p in moved})
+        self._positions |= moved
+        self._marks |= {p: position.as_mark() for p, position in moved.items()}
+        self._overtaken = 0
+        rows = block.rows - len(block.bad)
+        self.landed += rows
+        self.dead += len(block.bad)
+        self._committed(Commit(self.name, rows, len(block.bad), block.seconds + time.monotonic() - began))
+
+    def _bury(self, bad: Sequence[tuple[Record, str]], names: dict[int, str], reached: dict[int, int]) -> None:
+        if not bad:
+            return
+        letters = []
+        for record, reason in bad:
+            letter = {"key": record.key or b"", "value": record.value or b"", "reason": reason, "at": datetime.now(UTC)}
+            letter |= {"topic": names[record.partition], "partition": record.partition, "offset": record.offset}
+            letters.append((record, letter))
+        # Landers of other topics bury in the same table, of which each expects just its own marks to stand still.
+        with self._burying:
+            marks = self._dead_letters.marks()
+            mark = {p: f"buried/{names[p]}/{p}" for p in reached}
+            upto = {p: int(marks.get(mark[p]) or 0) for p in reached}
+            new = [(record, letter) for record, letter in letters if record.offset >= upto[record.partition]]
+            if new:
+                self._dead_letters.append(
+                    batch(DEAD_LETTERS.columns, [letter for _, letter in new]),
+                    marks={mark[p]: max(offset, upto[p]) for p, offset in reached.items()},
+                    expected={name: marks.get(name) for name in mark.values()},
+                )
+
+
+def _landed_rows(table: Store, piece: _Piece, names: Mapping[int, str]) -> pa.RecordBatch:
+    """The rows with where each stood in the head, in the table's order of columns."""
+    known = sorted(names)
+    named, numbers = pa.array([names[p] for p in known]), pa.array(known, pa.int32())
+    columns = dict(zip(piece.rows.schema.names, piece.rows.columns, strict=True))
+    topics = named.take(pc.index_in(piece.partitions, numbers))
+    columns |= {"topic": topics, "partition": piece.partitions, "offset": piece.offsets}
+    return pa.RecordBatch.from_arrays([columns[name] for name in table.columns.names], schema=table.columns)

@@ -1,0 +1,136 @@
+"""Where the landing of a partition stands, kept as a mark in the table's snapshot, and whether the head still agrees.
+
+A position is committed with the rows it stands for, so it can neither run ahead of them nor fall behind. It names the cluster
+and the topic it counts in: offsets mean nothing in a topic that was made anew under the old name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from headrace.storage.stream import Identity, Record, Span, TopicReader
+
+GAP = "gap"
+REGRESSED = "regressed"
+RECREATED = "recreated"
+_NAME = "landed/"
+
+
+@dataclass(frozen=True)
+class Position:
+    """The next offset to land, of which topic of which cluster, and the last record that landed.
+
+    `incarnation` counts the topics that bore this name: 1, and one more each time a new head was accepted. `last` is the
+    offset and the fingerprint of the last landed record. From offset `signed` on only signed records land; `None`: not yet any.
+    """
+
+    next: int
+    cluster: str | None
+    topic: str | None
+    incarnation: int = 1
+    last: tuple[int, str] | None = None
+    signed: int | None = None
+
+    @classmethod
+    def of(cls, mark: Mapping[str, Any]) -> Position:
+        """The position a mark holds."""
+        last = mark["last"]
+        return cls(
+            mark["next"], mark["cluster"], mark["topic"], mark["incarnation"],
+            (last["offset"], last["print"]) if last else None, mark.get("signed"),
+        )  # fmt: skip
+
+    @classmethod
+    def begin(cls, topic: TopicReader) -> Position:
+        """Where a partition begins of which nothing has landed."""
+        return cls(0, None, None, signed=0 if topic.signed else None)
+
+    def as_mark(self) -> dict[str, Any]:
+        """The position as the JSON value of a mark."""
+        return {
+            "next": self.next,
+            "cluster": self.cluster,
+            "topic": self.topic,
+            "incarnation": self.incarnation,
+            "last": {"offset": self.last[0], "print": self.last[1]} if self.last else None,
+            "signed": self.signed,
+        }
+
+    def after(self, record: Record) -> Position:
+        """The position once that record has landed."""
+        return replace(self, next=record.offset + 1, last=(record.offset, record.fingerprint))
+
+
+def mark_name(topic: str, partition: int) -> str:
+    """Name of the mark that holds a partition's position."""
+    return f"{_NAME}{topic}/{partition}"
+
+
+def positions(marks: Mapping[str, Any], topic: str) -> dict[int, Position]:
+    """The positions of a topic's partitions among a table's marks."""
+    start = f"{_NAME}{topic}/"
+    return {int(name[len(start) :]): Position.of(mark) for name, mark in marks.items() if name.startswith(start)}
+
+
+def origin(topic: str, incarnation: int) -> str:
+    """What rows of that incarnation have in their column `topic`."""
+    return topic if incarnation == 1 else f"{topic}@{incarnation:02}"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Why a partition does not land: what its position says, what the head has, and what was seen, in one sentence."""
+
+    topic: str
+    partition: int
+    kind: str
+    landed: int
+    span: Span
+    seen: str
+
+    @property
+    def place(self) -> str:
+        """`topic/partition`."""
+        return f"{self.topic}/{self.partition}"
+
+    @property
+    def remedy(self) -> str:
+        """The command that goes on, and what it gives up."""
+        if self.kind == GAP:
+            return f"To go on without them: headrace land --accept-gap {self.place}"
+        return (
+            "If that is meant to be so, land what the new head has beside what has landed: "
+            f"headrace land --accept-new-head {self.place}"
+        )
+
+
+def disagreement(
+    topic: TopicReader, partition: int, position: Position | None, span: Span, identity: Identity
+) -> Divergence | None:
+    """Why this partition must not land from its position, or `None` where the head agrees with it."""
+    name = topic.store.name
+    landed = position.next if position else 0
+
+    def refused(kind: str, seen: str) -> Divergence:
+        return Divergence(name, partition, kind, landed, span, seen)
+
+    if position is not None:
+        for what, was, found in (("cluster", position.cluster, identity.cluster), ("topic", position.topic, identity.topic)):
+            if was is not None and found is not None and was != found:
+                return refused(RECREATED, f"The {what} was made anew under its old name: its id was {was} and is {found}.")
+    if span.low > landed:
+        return refused(GAP, f"The head begins at offset {span.low}: {span.low - landed:,} events are gone that had not landed.")
+    if position is None or span.low >= landed:
+        return None
+    # The reported end may just be low, and it says nothing of what stands there: the record landed last is what decides.
+    at, fingerprint = position.last if position.last and position.last[0] >= span.low else (landed - 1, None)
+    if fingerprint is None and span.end >= landed:
+        return None
+    record = topic.record(partition, at)
+    if record is None:
+        return refused(REGRESSED, f"The head ends at offset {span.end} and no longer has offset {at}, which had landed from it.")
+    if fingerprint is not None and record.fingerprint != fingerprint:
+        return refused(RECREATED, f"The head has another record at offset {at} than the one that landed from there.")
+    return None

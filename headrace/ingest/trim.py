@@ -1,0 +1,61 @@
+"""trim: has the broker forget what a table has held for a while. What has not landed can never be trimmed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from headrace.catalog import LANDINGS, Store
+from headrace.core.stage import Stage
+from headrace.ingest.handles import pair_ports, pairs
+from headrace.ingest.positions import disagreement, positions
+from headrace.storage.stream import TopicReader
+from headrace.storage.tables.handles import TableReader
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """How many records of a partition the broker forgot, and the first offset that it still has."""
+
+    topic: str
+    partition: int
+    records: int
+    low: int
+
+
+def trimming(landings: Mapping[Store, Store]) -> Stage[..., list[Trimmed]]:
+    """The stage that trims these topics."""
+
+    def trim(*, keep_s: float, **handles: Any) -> list[Trimmed]:
+        """Trim every partition up to what a snapshot at least `keep_s` old holds; a refused one is left as it is.
+
+        Raises `WrongUsage` where the broker cannot delete records.
+        """
+        return [found for topic, table in pairs(landings, handles) for found in _of(topic, table, keep_s)]
+
+    return Stage(
+        "trim", "Has the broker forget what a table holds.", pair_ports(landings, TableReader), trim, frozenset({"keep_s"})
+    )
+
+
+trim = trimming(LANDINGS)
+
+
+def _of(topic: TopicReader, table: TableReader, keep_s: float) -> list[Trimmed]:
+    name = topic.store.name
+    held = positions(table.marks(datetime.now(UTC) - timedelta(seconds=keep_s)), name)
+    newest = positions(table.marks(), name)
+    spans, identity = topic.spans(), topic.identity()
+    before = {}
+    for partition, span in spans.items():
+        then, now = held.get(partition), newest.get(partition)
+        if then is None or now is None or now.last is None or then.incarnation != now.incarnation:
+            continue
+        # The last landed record stays: by it the next lander knows that the head is the one it landed from.
+        upto = min(then.next, now.last[0])
+        if upto > span.low and disagreement(topic, partition, now, span, identity) is None:
+            before[partition] = upto
+    lows = topic.forget(before)
+    return [Trimmed(name, partition, low - spans[partition].low, low) for partition, low in lows.items()]

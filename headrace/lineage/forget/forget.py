@@ -1,0 +1,177 @@
+"""forget: a user or a document out of every store, for good, with a proof.
+
+In this order, each step safe to be cut short, for everything it needs is in the journal before anything is removed:
+
+1. What is on the head is landed, a document is announced as deleted, and what there is of it is found and noted.
+2. It is barred: from here on no dataset has it. A turn that was planned before and is not committed is taken back.
+3. Rows are taken out or emptied, shards rewritten, sources, vectors and KV blocks removed; then older snapshots of the tables
+   and older versions of the index, in which it all still stood.
+4. It is looked for again, and removed again while there is some: others write meanwhile.
+5. The embedded head is trimmed of what has landed; what remains is said, with why, and the proof is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from headrace.catalog import DOCUMENT_EVENTS, FEEDBACK, INTERACTIONS, SUPPRESSIONS
+from headrace.core.runner import Runner
+from headrace.documents import deliver
+from headrace.errors import LostRace, NotFound
+from headrace.ingest.land import land
+from headrace.ingest.trim import trim
+from headrace.lineage.forget.datasets import find_examples, strike_examples
+from headrace.lineage.forget.index import drop_kv, find_stored, stands, strike_stored
+from headrace.lineage.forget.journal import Journal, close, note, proved, taken_up
+from headrace.lineage.forget.remains import in_head, kept_sources, learned, naming, remains, withdraw
+from headrace.lineage.forget.rows import bar, find_document, find_user, purge, strike_document, strike_user, unread
+from headrace.lineage.forget.subject import USER, Subject
+
+_PASSES = 5
+
+
+def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False) -> dict[str, Any]:
+    """Forget a user or a document and return the proof; one that a killed process began is completed.
+
+    Done again it looks again: where nothing is left the last proof is returned. `embedded` says that the head is the embedded
+    one. Raises `NotFound` where nothing is known of it, `LostRace` where it comes back faster than it goes.
+    """
+    journal = runner.run(taken_up, subject=subject, who=who)
+    before = runner.run(proved, subject=subject)
+    _land(runner)
+    if subject.kind != USER and runner.run(stands, subject=subject):
+        runner.run(deliver.delete, tenant=subject.tenant, uri=subject.name, versions=())
+        _land(runner)
+    found = _find(runner, subject, journal)
+    if not found and not journal.attempts:
+        if before is not None:
+            return before
+        raise NotFound(f"Nothing is known of {subject}.", hint="Mind --tenant, and upper and lower case.")
+    journal.attempts += 1
+    looked = datetime.now(UTC)
+    purged: dict[str, Any] = {}
+    for _ in range(_PASSES):
+        # Noted first: of what is barred and removed, the journal alone may know.
+        runner.run(note, subject=subject, journal=journal)
+        runner.run(bar, subject=subject, journal=journal, who=who, at=looked)
+        runner.run(withdraw, journal=journal)
+        _strike(runner, subject, journal)
+        gone: dict[str, Any] = runner.run(purge, subject=subject)
+        purged = _added(purged, gone)
+        # Again, for answers that were under way.
+        runner.run(drop_kv, subject=subject, journal=journal)
+        runner.run(withdraw, journal=journal)
+        _land(runner)
+        if not _find(runner, subject, journal):
+            break
+    else:
+        raise LostRace(f"{subject} comes back as fast as it goes.", hint="Stop what writes it and run the command again.")
+    if embedded:
+        runner.run(trim, keep_s=0.0)
+    proof = _proof(runner, subject, journal, who=who, purged=purged, embedded=embedded)
+    key = runner.run(close, subject=subject, number=journal.number, proof=proof)
+    return {**proof, "kept": f"proofs/{key}"}
+
+
+def verify(proof: Mapping[str, Any]) -> bool:
+    """Whether a proof is as it was written: its `sha256` is that of the rest as JSON, keys sorted, without spaces."""
+    return bool(proof["sha256"] == _digest(proof))
+
+
+def _find(runner: Runner, subject: Subject, journal: Journal) -> int:
+    rows = find_user if subject.kind == USER else find_document
+    found = runner.run(rows, subject=subject, journal=journal)
+    if subject.kind != USER:
+        found += runner.run(find_stored, subject=subject, journal=journal)
+    return found + runner.run(find_examples, subject=subject, journal=journal)
+
+
+def _strike(runner: Runner, subject: Subject, journal: Journal) -> None:
+    runner.run(strike_examples, subject=subject, journal=journal, at=journal.begun)
+    if subject.kind == USER:
+        runner.run(strike_user, subject=subject, journal=journal)
+    else:
+        runner.run(strike_document, subject=subject, journal=journal)
+        runner.run(strike_stored, subject=subject, journal=journal)
+    # Last, so that no new answer is given from what would go into a block.
+    runner.run(drop_kv, subject=subject, journal=journal)
+
+
+def _land(runner: Runner) -> None:
+    runner.run(land).require(INTERACTIONS, FEEDBACK, DOCUMENT_EVENTS)
+
+
+def _proof(
+    runner: Runner, subject: Subject, journal: Journal, *, who: str, purged: Mapping[str, Any], embedded: bool
+) -> dict[str, Any]:
+    models = runner.run(learned, journal=journal)
+    left = remains(
+        subject,
+        journal,
+        models=models,
+        head=runner.run(in_head, origins=journal.origins),
+        unread=runner.run(unread, subject=subject),
+        turns=runner.run(naming, subject=subject),
+        sources=runner.run(kept_sources, subject=subject, journal=journal) if subject.kind != USER else [],
+        embedded=embedded,
+    )
+    recipes = dict.fromkeys(one["recipe"] for one in models)
+    proof: dict[str, Any] = {
+        "proof": 1,
+        "id": f"{subject.id}/{journal.number:05d}",
+        "subject": subject.as_dict(),
+        "who": who,
+        "begun": journal.begun,
+        "begun_by": journal.who,
+        "finished": datetime.now(UTC).isoformat(),
+        "attempts": journal.attempts,
+        "searched": _SEARCHED[subject.kind],
+        "removed": [{**piece, "count": len(piece["keys"])} for _, piece in sorted(journal.pieces.items()) if piece["keys"]],
+        "purged": dict(sorted(purged.items())),
+        "found_afterwards": 0,
+        "barred": {"store": str(SUPPRESSIONS), "bar": subject.id, "events": sorted(journal.barred)},
+        "withdrawn_turns": sorted(journal.withdrawn),
+        "learned": models,
+        "retrain": [f"headrace turn --recipe {recipe} --before {journal.first[1]}" for recipe in recipes if journal.first],
+        "remains": left,
+    }
+    return {**proof, "sha256": _digest(proof)}
+
+
+_SEARCHED = {
+    USER: {
+        "interactions (table)": "rows of the tenant with this user",
+        "feedback (table)": "rows of the tenant by this user or on such an answer",
+        "dead-letters (table)": "letters that can be read as JSON and name the user or such an answer",
+        "examples (table), datasets (object)": "rows of such an answer, event or user",
+        "kv-cache (file)": "every block of the tenant",
+        "older snapshots of these tables": "every one",
+    },
+    "document": {
+        "documents (object)": "the sources of every version",
+        "document-events (table)": "what its events say beyond name, size, hash and times",
+        "documents (table)": "rows of every version",
+        "chunks (table), chunks (vector)": "chunks of every version in every generation of the index, its indices and versions",
+        "interactions (table)": "answers that were given a passage of it",
+        "feedback (table)": "what verdicts on those answers say in words",
+        "dead-letters (table)": "letters that can be read as JSON and name the document or such an answer",
+        "examples (table), datasets (object)": "rows of a passage of it, or of an answer that was given one",
+        "kv-cache (file)": "every block of the tenant",
+        "older snapshots of these tables": "every one",
+    },
+}
+
+
+def _added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    names = sorted({*one, *other})
+    nothing = {"objects": 0, "bytes": 0}
+    return {n: {k: one.get(n, nothing)[k] + other.get(n, nothing)[k] for k in nothing} for n in names}
+
+
+def _digest(proof: Mapping[str, Any]) -> str:
+    told = {name: value for name, value in proof.items() if name not in ("sha256", "kept")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()

@@ -1,0 +1,92 @@
+"""What of a document is no row of a table: its source bytes, its vectors in every generation of the index, and KV blocks."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+from headrace.catalog import CHUNKS, DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS, INDEXES, KV_CACHE
+from headrace.core.stage import stage
+from headrace.documents.put import newest_of, object_key
+from headrace.lineage.forget.journal import REMOVED, Journal
+from headrace.lineage.forget.subject import Subject
+from headrace.storage.files import FileWriter
+from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.storage.tables.handles import TableReader, quoted
+from headrace.storage.vectors.generations import IndexReader
+from headrace.storage.vectors.purge import VectorPurger
+
+
+@stage("Says whether a document's newest event still puts it.")
+def stands(events: Annotated[TableReader, DOCUMENT_EVENT_ROWS], subject: Subject) -> bool:
+    """Whether its owners must still be told that it is gone."""
+    where = f"tenant = {quoted(subject.tenant)} AND uri IN ({', '.join(map(quoted, subject.uris))})"
+    rows = events.read(("kind", "topic", "partition", "offset"), where)
+    newest = rows.sort_by([(name, "descending") for name in ("topic", "partition", "offset")]).slice(0, 1).to_pylist()
+    return bool(newest) and newest[0]["kind"] != "delete"
+
+
+@stage("Finds a document's source objects, and its vectors in every generation of the index.")
+def find_stored(
+    sources: Annotated[ObjectReader, DOCUMENTS],
+    known: Annotated[TableReader, DOCUMENT_ROWS],
+    vectors: Annotated[VectorPurger, CHUNKS],
+    indexes: Annotated[IndexReader, INDEXES],
+    subject: Subject,
+    journal: Journal,
+) -> int:
+    """Note in the journal what is there; return how many. A source that another document has too is not this one's to remove."""
+    others = shared(known, subject, journal)
+    kept = [info for key in sorted(journal.sources - others) if (info := sources.info(key)) is not None]
+    # A source is named by the hash of its bytes.
+    hashes = [info.key.rpartition("/")[2] for info in kept]
+    journal.take(DOCUMENTS, REMOVED, [info.key for info in kept], hashes, size=sum(info.bytes for info in kept))
+    count = len(kept)
+    for generation in range(1, max(1, indexes.standing()[0].newest) + 1):
+        held = vectors.of(generation).chunks_of(subject.document_id)
+        journal.chunks.update(held)
+        journal.take(CHUNKS, REMOVED, (f"g{generation}/{chunk_id}" for chunk_id in held))
+        count += len(held)
+    return count
+
+
+@stage("Removes a document's source objects, and its vectors from every generation of the index.")
+def strike_stored(
+    sources: Annotated[ObjectWriter, DOCUMENTS],
+    known: Annotated[TableReader, DOCUMENT_ROWS],
+    vectors: Annotated[VectorPurger, CHUNKS],
+    indexes: Annotated[IndexReader, INDEXES],
+    subject: Subject,
+    journal: Journal,
+) -> None:
+    """Remove them, and every byte that LanceDB keeps of deleted rows: in fragments, in indices, and in older versions."""
+    for key in sorted(journal.sources - shared(known, subject, journal)):
+        sources.delete(key)
+    for generation in range(1, max(1, indexes.standing()[0].newest) + 1):
+        made = vectors.of(generation)
+        made.delete(subject.document_id)
+        made.purge()
+
+
+@stage("Drops a tenant's KV cache: a block is of a whole prompt, and nobody can tell whose words are in it.")
+def drop_kv(files: Annotated[FileWriter, KV_CACHE], subject: Subject, journal: Journal) -> int:
+    """Remove every block of the tenant, half-written ones too; return how many."""
+    root = files.root / subject.tenant
+    paths = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else []
+    keys = [path.relative_to(files.root).as_posix() for path in paths]
+    size = sum(path.stat().st_size for path in paths if path.exists())
+    if keys:
+        names = hashlib.sha256("\n".join(keys).encode()).hexdigest()
+        journal.take(KV_CACHE, REMOVED, [f"{subject.tenant}/: {len(keys)} blocks, their names {names[:16]}"], size=size)
+    for key in keys:
+        files.delete(key)
+    return len(keys)
+
+
+def shared(known: TableReader, subject: Subject, journal: Journal) -> set[str]:
+    """Those of the document's sources that another document of the tenant has, too."""
+    held = newest_of(known, subject.tenant)
+    others = {
+        object_key(subject.tenant, was.version) for uri, was in held.items() if uri != subject.name and was.status != "deleted"
+    }
+    return others & journal.sources

@@ -1,0 +1,127 @@
+"""What a forgetting has found so far, noted before anything is removed: so one that was killed is completed, its proof whole.
+
+proofs/<id>/open.json     the journal, while it is under way; moved by compare-and-swap
+proofs/<id>/00001.json    the proof of each that was completed
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from headrace.catalog import PROOFS, Store
+from headrace.core.stage import stage
+from headrace.errors import NotFound
+from headrace.lineage.forget.subject import Subject
+from headrace.storage.objects import ObjectReader, ObjectWriter
+
+REMOVED, EMPTIED, REWRITTEN = "removed", "emptied", "rewritten"
+
+
+@dataclass
+class Journal:
+    """What is known of one forgetting. Everything in it only grows, so it may be taken up anywhere.
+
+    `answers`, `origins`, `chunks` and `sources` are by what rows are recognised once those that told of them are gone.
+    `pieces` are what is removed, emptied or rewritten, by store: keys and digests. `datasets` are the datasets that held
+    examples of it, with their number by split. `first` is the earliest event and its time.
+    """
+
+    who: str
+    begun: str
+    attempts: int = 0
+    number: int = 1
+    answers: set[str] = field(default_factory=set)
+    origins: set[str] = field(default_factory=set)
+    barred: set[str] = field(default_factory=set)
+    chunks: set[str] = field(default_factory=set)
+    sources: set[str] = field(default_factory=set)
+    pieces: dict[str, dict[str, Any]] = field(default_factory=dict)
+    datasets: dict[str, dict[str, int]] = field(default_factory=dict)
+    first: list[str] = field(default_factory=list)
+    withdrawn: set[int] = field(default_factory=set)
+    etag: str = ""
+
+    def take(self, store: Store, what: str, keys: Iterable[str], sha256: Iterable[str] = (), *, size: int = 0) -> bool:
+        """Note pieces of a store; whether any of them is new."""
+        piece = self.pieces.setdefault(
+            f"{store.tier}/{store.name}/{what}",
+            {"store": store.name, "tier": str(store.tier), "what": what, "keys": [], "sha256": [], "bytes": 0},
+        )
+        new = set(keys) - set(piece["keys"])
+        if new:
+            piece["keys"] = sorted({*piece["keys"], *new})
+            piece["sha256"] = sorted({*piece["sha256"], *sha256})
+            piece["bytes"] += size
+        return bool(new)
+
+    def see(self, at: datetime, origin: str) -> None:
+        """Note when an event happened."""
+        self.first = min(filter(None, (self.first, [at.isoformat(), origin])))
+
+    def dump(self, subject: Subject) -> bytes:
+        """The journal as the object that is kept."""
+        told = {name: sorted(value) if isinstance(value, set) else value for name, value in asdict(self).items()}
+        told.pop("etag")
+        return json.dumps({"subject": subject.as_dict(), **told}, indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def load(cls, data: bytes, etag: str) -> Journal:
+        """What `dump` wrote."""
+        told: dict[str, Any] = json.loads(data)
+        told.pop("subject")
+        sets = ("answers", "origins", "barred", "chunks", "sources", "withdrawn")
+        given: dict[str, Any] = {name: set(value) if name in sets else value for name, value in told.items()}
+        return cls(**given, etag=etag)
+
+
+@stage("Takes up the journal of a forgetting that was begun, or begins one.")
+def taken_up(proofs: Annotated[ObjectReader, PROOFS], subject: Subject, who: str) -> Journal:
+    """The journal, not yet kept if it is new."""
+    last = last_proof(proofs, subject)
+    number = last[0] + 1 if last else 1
+    try:
+        journal = Journal.load(*proofs.get_with_etag(_open(subject)))
+    except NotFound:
+        journal = Journal(who, datetime.now(UTC).isoformat(), number=number)
+    if journal.number < number:  # its proof stands; only it itself was not removed
+        return Journal(who, datetime.now(UTC).isoformat(), number=number, etag=journal.etag)
+    return journal
+
+
+@stage("Keeps the journal of a forgetting, before anything is removed.")
+def note(proofs: Annotated[ObjectWriter, PROOFS], subject: Subject, journal: Journal) -> None:
+    """Keep it. Raises `LostRace` where another process forgets the same."""
+    data = journal.dump(subject)
+    key = _open(subject)
+    journal.etag = proofs.put_if_match(key, data, journal.etag) if journal.etag else proofs.put_if_absent(key, data)
+
+
+@stage("Keeps the proof of a forgetting; the journal has had its use.")
+def close(proofs: Annotated[ObjectWriter, PROOFS], subject: Subject, number: int, proof: Mapping[str, Any]) -> str:
+    """Put the proof, then remove the journal; return the proof's key."""
+    key = f"{subject.id}/{number:05d}.json"
+    proofs.put_if_absent(key, json.dumps(proof, indent=1, sort_keys=True, ensure_ascii=False).encode())
+    proofs.delete(_open(subject))
+    return key
+
+
+@stage("Reads the last proof about a user or a document.")
+def proved(proofs: Annotated[ObjectReader, PROOFS], subject: Subject) -> dict[str, Any] | None:
+    """The last proof, or `None` where it was never forgotten."""
+    last = last_proof(proofs, subject)
+    return json.loads(proofs.get(last[1])) if last else None
+
+
+def last_proof(proofs: ObjectReader, subject: Subject) -> tuple[int, str] | None:
+    """Number and key of the last proof about a subject."""
+    keys = [info.key for info in proofs.list(f"{subject.id}/")]
+    numbers = [(int(name), key) for key in keys if (name := key.rpartition("/")[2].removesuffix(".json")).isdigit()]
+    return max(numbers, default=None)
+
+
+def _open(subject: Subject) -> str:
+    return f"{subject.id}/open.json"

@@ -1,0 +1,171 @@
+"""What forgetting cannot remove, each with why and until when; and the models that had learned, for weights unlearn nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from headrace.catalog import (
+    AUDIT,
+    CHECKPOINTS,
+    DEAD_LETTERS,
+    DOCUMENT_EVENT_ROWS,
+    DOCUMENT_EVENTS,
+    DOCUMENT_ROWS,
+    DOCUMENTS,
+    FEEDBACK,
+    INTERACTION_ROWS,
+    INTERACTIONS,
+    LANDINGS,
+    MODELS,
+    SUPPRESSIONS,
+    TURNS,
+)
+from headrace.core.stage import stage
+from headrace.ingest.event import Event
+from headrace.lineage.forget.index import shared
+from headrace.lineage.forget.journal import Journal
+from headrace.lineage.forget.subject import DOCUMENT, Subject
+from headrace.lineage.graph import ReleaseHistory
+from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.storage.stream import TopicReader
+from headrace.storage.tables.handles import TableReader
+from headrace.training import manifest
+
+_LEARNED = ("train", "tune")
+
+
+@stage("Finds the models that had learned from what is forgotten.")
+def learned(
+    turns: Annotated[ObjectReader, TURNS], models: Annotated[ObjectReader, MODELS], journal: Journal
+) -> list[dict[str, Any]]:
+    """Each released version with its turn and the share of answers it gives now; those that began from such weights, too."""
+    versions = {version for version, splits in journal.datasets.items() if any(splits.get(split) for split in _LEARNED)}
+    return ReleaseHistory.of(turns, models).learned(versions)
+
+
+@stage("Finds the turns that name a user.")
+def naming(turns: Annotated[ObjectReader, TURNS], subject: Subject) -> list[str]:
+    """Keys of manifests and plans in which the id stands: what was measured of each user, and alarms that name one."""
+    if subject.kind == DOCUMENT:
+        return []
+    word = json.dumps(subject.name, ensure_ascii=True)[1:-1].encode()
+    return sorted(info.key for info in turns.list() if word in turns.get(info.key))
+
+
+@stage("Takes back the plan of a turn that was to learn from what is forgotten.")
+def withdraw(turns: Annotated[ObjectWriter, TURNS], journal: Journal) -> None:
+    """A plan names snapshots, which are about to go; the next turn is planned anew. A process that makes that turn fails."""
+    turn = max(manifest.numbers(turns), default=0) + 1
+    if manifest.plan(turns, turn) is not None:
+        manifest.withdraw(turns, turn)
+        journal.withdrawn.add(turn)
+
+
+@stage("Says what of it the head still holds.")
+def in_head(
+    interactions: Annotated[TopicReader, INTERACTIONS],
+    feedback: Annotated[TopicReader, FEEDBACK],
+    documents: Annotated[TopicReader, DOCUMENT_EVENTS],
+    origins: set[str],
+) -> dict[str, list[str]]:
+    """Topic → those of these events that its head has not forgotten yet."""
+    found: dict[str, list[str]] = {}
+    topics = dict(zip(LANDINGS, (documents, interactions, feedback), strict=True))
+    for event in sorted(map(Event.of, origins)):
+        found.setdefault(event.store.name, []).append(str(event))
+    held = {}
+    for store, topic in topics.items():
+        if store.name in found:
+            spans = topic.spans()
+            events = map(Event.of, found[store.name])
+            held[store.name] = [str(e) for e in events if e.partition in spans and e.offset >= spans[e.partition].low]
+    return {name: events for name, events in held.items() if events}
+
+
+@stage("Says which sources of a document another document has too.")
+def kept_sources(known: Annotated[TableReader, DOCUMENT_ROWS], subject: Subject, journal: Journal) -> list[str]:
+    """Keys of the source objects that stay."""
+    return sorted(shared(known, subject, journal))
+
+
+def remains(
+    subject: Subject,
+    journal: Journal,
+    *,
+    models: list[dict[str, Any]],
+    head: dict[str, list[str]],
+    unread: list[str],
+    sources: list[str],
+    turns: list[str],
+    embedded: bool,
+) -> list[dict[str, Any]]:
+    """What is still there, as the proof says it: where, what, why and until when."""
+    told: list[dict[str, Any]] = []
+
+    def say(where: str, what: str, why: str, until: str, **more: Any) -> None:
+        told.append({"where": where, "what": what, "why": why, "until": until, **more})
+
+    for topic, events in head.items():
+        why = "a partition's last batch stays" if embedded else "Kafka deletes by its own retention, or when it is trimmed"
+        until = (
+            "another event has landed behind it and the head is trimmed (`headrace up`, `headrace land`)"
+            if embedded
+            else "the broker's retention; landing.trim has Headrace ask for it sooner"
+        )
+        say(f"head: topic {topic}", f"{len(events)} events as they were sent", why, until, events=events)
+    if models:
+        names = [f"{one['model']} {one['version']}" for one in models]
+        say(
+            str(MODELS),
+            "weights that learned from it",
+            "weights cannot be unlearned",
+            "they are not served any more",
+            models=names,
+        )
+        say(
+            str(CHECKPOINTS),
+            "those weights on their way",
+            "weights cannot be unlearned",
+            "they are tidied up",
+            turns=sorted(one["turn"] for one in models),
+        )
+    if unread:
+        why = "they cannot be read, so that nobody can tell whose they are"
+        say(str(DEAD_LETTERS), f"{len(unread)} letters in which the name occurs", why, "somebody looks at them", events=unread)
+    if turns:
+        why = "a manifest is what a turn was; it names users and holds no word of theirs"
+        say(str(TURNS), f"the id in {len(turns)} manifests", why, "the store is removed", keys=turns)
+    if subject.kind == DOCUMENT:
+        say(
+            str(DOCUMENT_EVENT_ROWS),
+            "name, size, hash and times of the document",
+            "landing and lineage count on every event; none holds a word of it",
+            "the table is removed",
+        )
+        say(
+            str(AUDIT),
+            "name of the document, and who put or deleted it when",
+            "an audit that can be emptied is none; it holds no word of it",
+            "the table is removed",
+        )
+        say(
+            str(INTERACTION_ROWS),
+            f"questions, times and scores of {len(journal.answers)} answers that were given a passage of it",
+            "they are of those who asked; text and tokens of the answers are gone",
+            "those users are forgotten",
+        )
+    if sources:
+        why = "another document has the same bytes"
+        say(str(DOCUMENTS), f"{len(sources)} source objects", why, "that document is forgotten", keys=sources)
+    if subject.kind == DOCUMENT:
+        why = "LanceDB keeps for a week what was written and not committed, since its writer may be slow"
+        say("chunks (vector)", "files of a writer that died, if one did", why, "a week after")
+    say(str(SUPPRESSIONS), "the name", "without it nothing could be kept from being learned again", "never", bar=subject.id)
+    say(
+        "copies",
+        "backups, replicas, versions in a versioned bucket, blocks of a disk that were freed and not overwritten yet",
+        "they are not Headrace's to reach",
+        "their own retention",
+    )
+    return told

@@ -1,0 +1,265 @@
+"""Tables: the rows of a user or a document found, and taken out, or emptied where others have a part in them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.catalog import (
+    CHUNK_ROWS,
+    DEAD_LETTERS,
+    DOCUMENT_EVENT_ROWS,
+    DOCUMENT_ROWS,
+    EXAMPLES,
+    FEEDBACK_ROWS,
+    INTERACTION_ROWS,
+    SUPPRESSIONS,
+)
+from headrace.core.stage import stage
+from headrace.documents.put import object_key
+from headrace.lineage.forget.journal import EMPTIED, REMOVED, Journal
+from headrace.lineage.forget.subject import Subject, digest, place
+from headrace.storage.records import batch
+from headrace.storage.tables.handles import TableReader, TableWriter, quoted
+
+# What of a row is somebody's words, or made from them; nothing else of an answer, a verdict or a document's event is.
+_ANSWER_WORDS = ("answer", "prompt_tokens", "completion_tokens", "logprobs", "extra")
+_VERDICT_WORDS = ("reason", "correction", "extra")
+_EVENT_WORDS = ("extra",)
+
+
+@stage("Finds the answers, verdicts and dead letters of a user.")
+def find_user(
+    interactions: Annotated[TableReader, INTERACTION_ROWS],
+    feedback: Annotated[TableReader, FEEDBACK_ROWS],
+    dead_letters: Annotated[TableReader, DEAD_LETTERS],
+    subject: Subject,
+    journal: Journal,
+) -> int:
+    """Note in the journal what rows there are of the user, and verdicts of others on the user's answers; return how many."""
+    of_tenant = f"tenant = {quoted(subject.tenant)}"
+    asked = _rows(interactions, subject.asked, f"{of_tenant} AND user = {quoted(subject.name)}")
+    journal.answers.update(row["answer_id"] for row in asked)
+    judged = _rows(feedback, functools.partial(subject.judged, answers=journal.answers), of_tenant)
+    for row in (*asked, *judged):
+        journal.see(row["at"], place(row))
+    _take(journal, interactions, REMOVED, asked)
+    _take(journal, feedback, REMOVED, judged)
+    letters = _letters(dead_letters, subject, journal)
+    journal.origins.update(place(row) for row in (*asked, *judged, *letters))
+    return len(asked) + len(judged) + len(letters)
+
+
+@stage("Finds the versions, the chunks and the answers of a document.")
+def find_document(
+    events: Annotated[TableReader, DOCUMENT_EVENT_ROWS],
+    documents: Annotated[TableReader, DOCUMENT_ROWS],
+    chunks: Annotated[TableReader, CHUNK_ROWS],
+    interactions: Annotated[TableReader, INTERACTION_ROWS],
+    feedback: Annotated[TableReader, FEEDBACK_ROWS],
+    dead_letters: Annotated[TableReader, DEAD_LETTERS],
+    subject: Subject,
+    journal: Journal,
+) -> int:
+    """Note in the journal what rows hold words of the document; return how many.
+
+    An answer that was given a passage of it keeps its question, which is its user's, and loses its text and tokens; the verdicts
+    on it keep their thumb.
+    """
+    of_tenant = f"tenant = {quoted(subject.tenant)}"
+    mine = f"document_id = {quoted(subject.document_id)}"
+    versions = _rows(documents, _with_words, mine)
+    split = _rows(chunks, _every, mine)
+    put = _rows(events, _every, f"{of_tenant} AND uri IN ({', '.join(map(quoted, subject.uris))})")
+    described = [row for row in put if _has_words(row, _EVENT_WORDS)]
+    for row in put:
+        journal.see(row["at"], place(row))
+    journal.chunks.update(row["chunk_id"] for row in split)
+    journal.sources.update(object_key(subject.tenant, row["sha256"]) for row in put if row["sha256"])
+    journal.sources.update(object_key(subject.tenant, row["version"]) for row in versions if row["version"])
+    given = _rows(interactions, subject.asked, of_tenant)
+    journal.answers.update(row["answer_id"] for row in given)
+    spoken = [row for row in given if _has_words(row, _ANSWER_WORDS)]
+    judged = _rows(feedback, functools.partial(subject.judged, answers=journal.answers), of_tenant)
+    judged = [row for row in judged if _has_words(row, _VERDICT_WORDS)]
+    # Searches teach passage by passage, so those of other documents may go on teaching; an answer was made from all of them.
+    journal.origins.update(place(row) for row in given if row["kind"] == "answer")
+    for table, what, rows in (
+        (documents, REMOVED, versions),
+        (chunks, REMOVED, split),
+        (events, EMPTIED, described),
+        (interactions, EMPTIED, spoken),
+        (feedback, EMPTIED, judged),
+    ):
+        _take(journal, table, what, rows)
+    letters = _letters(dead_letters, subject, journal)
+    return len(versions) + len(split) + len(described) + len(spoken) + len(judged) + len(letters)
+
+
+@stage("Bars a user or a document, and every event of it, from every later dataset.")
+def bar(bars: Annotated[TableWriter, SUPPRESSIONS], subject: Subject, journal: Journal, who: str, at: Any) -> bool:
+    """Add a row with the events that no bar names yet; whether one was needed."""
+    held = bars.read(("bar_id", "origins"), f"bar_id = {quoted(subject.id)}").to_pylist()
+    named = {origin for row in held for origin in row["origins"]}
+    new = journal.origins - named
+    journal.barred = named | new
+    if held and not new:
+        return False
+    row = {"bar_id": subject.id, "kind": subject.kind, "tenant": subject.tenant, "name": subject.name}
+    row |= {"document_id": subject.document_id, "who": who, "at": at}
+    bars.append(batch(SUPPRESSIONS.columns, [{**row, "origins": sorted(new)}]))
+    return True
+
+
+@stage("Takes a user's answers, verdicts and dead letters out of the tables.")
+def strike_user(
+    interactions: Annotated[TableWriter, INTERACTION_ROWS],
+    feedback: Annotated[TableWriter, FEEDBACK_ROWS],
+    dead_letters: Annotated[TableWriter, DEAD_LETTERS],
+    subject: Subject,
+    journal: Journal,
+) -> int:
+    """Remove the rows; return how many. Landing's marks stay, so that none lands again."""
+    judged = functools.partial(subject.judged, answers=journal.answers)
+    return (
+        interactions.rewrite(("tenant", "user"), subject.asked)
+        + feedback.rewrite(("tenant", "user", "answer_id"), judged)
+        + _strike_letters(dead_letters, subject, journal)
+    )
+
+
+@stage("Takes a document's text and chunks out of the tables, and its words out of its events and of answers made from it.")
+def strike_document(
+    events: Annotated[TableWriter, DOCUMENT_EVENT_ROWS],
+    documents: Annotated[TableWriter, DOCUMENT_ROWS],
+    chunks: Annotated[TableWriter, CHUNK_ROWS],
+    interactions: Annotated[TableWriter, INTERACTION_ROWS],
+    feedback: Annotated[TableWriter, FEEDBACK_ROWS],
+    dead_letters: Annotated[TableWriter, DEAD_LETTERS],
+    subject: Subject,
+    journal: Journal,
+) -> int:
+    """Remove or empty the rows; return how many."""
+
+    def mine(rows: pa.RecordBatch) -> pa.BooleanArray:
+        return pc.equal(rows["document_id"], subject.document_id)
+
+    def described(rows: pa.RecordBatch) -> pa.BooleanArray:
+        named = pc.and_(pc.equal(rows["tenant"], subject.tenant), pc.is_in(rows["uri"], pa.array(subject.uris)))
+        return pc.and_(named, _words(rows, _EVENT_WORDS))
+
+    def spoken(rows: pa.RecordBatch) -> pa.BooleanArray:
+        return pc.and_(subject.asked(rows), _words(rows, _ANSWER_WORDS))
+
+    def judged(rows: pa.RecordBatch) -> pa.BooleanArray:
+        return pc.and_(subject.judged(rows, journal.answers), _words(rows, _VERDICT_WORDS))
+
+    return (
+        documents.rewrite(("document_id", "status"), lambda rows: pc.and_(mine(rows), _with_words(rows)))
+        + chunks.rewrite(("document_id",), mine)
+        + events.rewrite(("tenant", "uri", *_EVENT_WORDS), described, functools.partial(_emptied, names=_EVENT_WORDS))
+        + interactions.rewrite(
+            ("tenant", "user", "passages", *_ANSWER_WORDS), spoken, functools.partial(_emptied, names=_ANSWER_WORDS)
+        )
+        + feedback.rewrite(
+            ("tenant", "user", "answer_id", *_VERDICT_WORDS), judged, functools.partial(_emptied, names=_VERDICT_WORDS)
+        )
+        + _strike_letters(dead_letters, subject, journal)
+    )
+
+
+@stage("Removes older snapshots of the tables, and with them what was in them and is not any more.")
+def purge(
+    interactions: Annotated[TableWriter, INTERACTION_ROWS],
+    feedback: Annotated[TableWriter, FEEDBACK_ROWS],
+    dead_letters: Annotated[TableWriter, DEAD_LETTERS],
+    examples: Annotated[TableWriter, EXAMPLES],
+    events: Annotated[TableWriter, DOCUMENT_EVENT_ROWS],
+    documents: Annotated[TableWriter, DOCUMENT_ROWS],
+    chunks: Annotated[TableWriter, CHUNK_ROWS],
+    subject: Subject,
+) -> dict[str, dict[str, int]]:
+    """Purge every table that may have held it; objects removed and their bytes, by table."""
+    tables = [interactions, feedback, dead_letters, examples, *([events, documents, chunks] if subject.document_id else [])]
+    # Each waits for seconds of the store's clock to pass.
+    with ThreadPoolExecutor(len(tables), "purge") as pool:
+        done = list(pool.map(lambda table: table.purge(), tables))
+    return {
+        table.store.name: {"objects": one.objects, "bytes": one.bytes}
+        for table, one in zip(tables, done, strict=True)
+        if one.objects
+    }
+
+
+def _every(rows: pa.RecordBatch) -> pa.BooleanArray:
+    return pa.array([True] * rows.num_rows, pa.bool_())
+
+
+def _with_words(rows: pa.RecordBatch) -> pa.BooleanArray:
+    """Rows of documents that hold some: all but what says that a document is gone."""
+    return pc.not_equal(rows["status"], "deleted")
+
+
+def _words(rows: pa.RecordBatch, names: Iterable[str]) -> pa.BooleanArray:
+    """Rows that have something in one of these columns of texts and lists."""
+
+    def some(column: pa.Array) -> pa.BooleanArray:
+        lists = pa.types.is_list(column.type)
+        length = pc.list_value_length(column) if lists else pc.binary_length(column)
+        return pc.fill_null(pc.greater(length, 0), False)
+
+    return functools.reduce(pc.or_, (some(rows[name]) for name in names))
+
+
+def _has_words(row: dict[str, Any], names: Iterable[str]) -> bool:
+    return any(row[name] for name in names)
+
+
+def _emptied(rows: pa.RecordBatch, *, names: Iterable[str]) -> pa.RecordBatch:
+    """The rows with nothing in these columns: no text, no tokens, null where that may be."""
+    columns = dict(zip(rows.schema.names, rows.columns, strict=True))
+    for name in names:
+        field = rows.schema.field(name)
+        nothing: Any = None if field.nullable else [] if pa.types.is_list(field.type) else ""
+        columns[name] = pa.array([nothing] * rows.num_rows, field.type)
+    return pa.RecordBatch.from_arrays([columns[name] for name in rows.schema.names], schema=rows.schema)
+
+
+def _rows(table: TableReader, meant: Callable[[pa.RecordBatch], pa.BooleanArray], where: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for rows in table.scan(where=where):
+        found += rows.filter(meant(rows)).to_pylist()
+    return found
+
+
+def _take(journal: Journal, table: TableReader, what: str, rows: list[dict[str, Any]]) -> None:
+    key = (lambda row: row["chunk_id"]) if table.store == CHUNK_ROWS else place
+    journal.take(table.store, what, map(key, rows), [digest(rows)] if rows else [])
+
+
+def _letters(dead_letters: TableReader, subject: Subject, journal: Journal) -> list[dict[str, Any]]:
+    meant = functools.partial(_buried, subject=subject, answers=frozenset(journal.answers))
+    rows = _rows(dead_letters, meant, "offset >= 0")
+    _take(journal, dead_letters, REMOVED, rows)
+    return rows
+
+
+def _strike_letters(dead_letters: TableWriter, subject: Subject, journal: Journal) -> int:
+    return dead_letters.rewrite(("value",), functools.partial(_buried, subject=subject, answers=frozenset(journal.answers)))
+
+
+def _buried(rows: pa.RecordBatch, *, subject: Subject, answers: frozenset[str]) -> pa.BooleanArray:
+    return pa.array([subject.buried(value, answers) for value in rows["value"].to_pylist()], pa.bool_())
+
+
+@stage("Finds dead letters that cannot be read and name the user or the document all the same.")
+def unread(dead_letters: Annotated[TableReader, DEAD_LETTERS], subject: Subject) -> list[str]:
+    """Where they stand: nobody can tell whose they are."""
+    name = subject.name.encode()
+    rows = dead_letters.read(("value", "topic", "partition", "offset")).to_pylist()
+    return sorted(place(row) for row in rows if name in row["value"])

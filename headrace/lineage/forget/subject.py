@@ -1,0 +1,135 @@
+"""Who or what is to be forgotten, and by what its rows are known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.documents.parse import document_id
+
+USER, DOCUMENT = "user", "document"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A user by id, or a document by uri, of a tenant."""
+
+    kind: str
+    tenant: str
+    name: str
+
+    @property
+    def id(self) -> str:
+        """16 hex digits under which bars and proofs are kept."""
+        return hashlib.sha256(f"{self.kind}\0{self.tenant}\0{self.name}".encode()).hexdigest()[:16]
+
+    @property
+    def document_id(self) -> str:
+        """The document across its versions; empty for a user."""
+        return document_id(self.tenant, self.name) if self.kind == DOCUMENT else ""
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """The document's name as events may have it: before they are parsed they bear either of Unicode's two forms."""
+        return tuple(sorted({self.name, unicodedata.normalize("NFD", self.name)}))
+
+    def as_dict(self) -> dict[str, str]:
+        """The subject as journal and proof name it."""
+        return {
+            "kind": self.kind,
+            "tenant": self.tenant,
+            "user" if self.kind == USER else "uri": self.name,
+            **({"document_id": self.document_id} if self.kind == DOCUMENT else {}),
+        }
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r} of tenant {self.tenant!r}"
+
+    # Which rows are meant: masks over record batches, for reading and for rewriting alike.
+
+    def asked(self, rows: pa.RecordBatch) -> pa.BooleanArray:
+        """Rows of interactions that are the user's own, or that were given a passage of the document."""
+        mine = pc.equal(rows["tenant"], self.tenant)
+        if self.kind == USER:
+            return pc.and_(mine, pc.equal(rows["user"], self.name))
+        return pc.and_(mine, _has(rows["passages"], "document", [self.name]))
+
+    def judged(self, rows: pa.RecordBatch, answers: Collection[str]) -> pa.BooleanArray:
+        """Rows of feedback on one of these answers, or by the user."""
+        mine = pc.equal(rows["tenant"], self.tenant)
+        about = pc.is_in(rows["answer_id"], value_set=_texts(answers))
+        if self.kind == USER:
+            about = pc.or_(about, pc.equal(rows["user"], self.name))
+        return pc.and_(mine, about)
+
+    def learned(
+        self, rows: pa.RecordBatch, answers: Collection[str], origins: Collection[str], chunks: Collection[str]
+    ) -> pa.BooleanArray:
+        """Examples made from what is forgotten: by their origins, answers and passages."""
+        of_it = pc.or_(pc.is_in(rows["answer_id"], value_set=_texts(answers)), _any_in(rows["origins"], origins))
+        if self.kind == USER:
+            return pc.or_(of_it, pc.and_(pc.equal(rows["tenant"], self.tenant), _named(rows["user"], rows["users"], self.name)))
+        # What was judged of a passage of another document teaches nothing of this one, whatever else that answer was given.
+        whole = pc.and_(of_it, pc.fill_null(pc.equal(rows["kind"], "answer"), False))
+        of_document = pc.fill_null(pc.equal(rows["document_id"], self.document_id), False)
+        return pc.or_(pc.or_(whole, of_document), pc.is_in(rows["chunk_id"], value_set=_texts(chunks)))
+
+    def buried(self, value: bytes, answers: Collection[str]) -> bool:
+        """Whether a dead letter is known to be meant: it is a JSON object that says so."""
+        try:
+            said = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(said, dict) or said.get("tenant", self.tenant) != self.tenant:
+            return False
+        if said.get("answer_id") in answers and said.get("answer_id"):
+            return True
+        if self.kind == USER:
+            return bool(said.get("user") == self.name)
+        passages = said.get("passages")
+        return isinstance(passages, list) and any(isinstance(p, dict) and p.get("document") == self.name for p in passages)
+
+
+def place(row: Mapping[str, Any]) -> str:
+    """Where a landed row stood in the head: topic/partition/offset."""
+    return f"{row['topic']}/{row['partition']}/{row['offset']}"
+
+
+def digest(rows: Iterable[Mapping[str, Any]]) -> str:
+    """SHA-256 over rows as JSON lines in alphabetical order: whoever has a copy of them can tell that they are those."""
+    lines = sorted(json.dumps(row, sort_keys=True, default=_said, ensure_ascii=False) for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _said(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _texts(values: Collection[str]) -> pa.Array:
+    return pa.array(sorted(values), pa.string())
+
+
+def _has(lists: pa.Array, field: str, values: Collection[str]) -> pa.BooleanArray:
+    """Rows of which some struct in the list has one of these values in a field."""
+    return _rows_where(lists, pc.is_in(lists.flatten().field(field), value_set=_texts(values)))
+
+
+def _any_in(lists: pa.Array, values: Collection[str]) -> pa.BooleanArray:
+    """Rows of which some text in the list is one of these."""
+    return _rows_where(lists, pc.is_in(lists.flatten(), value_set=_texts(values)))
+
+
+def _named(one: pa.Array, many: pa.Array, name: str) -> pa.BooleanArray:
+    return pc.or_(pc.fill_null(pc.equal(one, name), False), _any_in(many, [name]))
+
+
+def _rows_where(lists: pa.Array, found: pa.BooleanArray) -> pa.BooleanArray:
+    parents = pc.list_parent_indices(lists).filter(found)
+    return pc.is_in(pa.array(range(len(lists)), parents.type), value_set=parents)

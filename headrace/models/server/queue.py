@@ -1,0 +1,80 @@
+"""One thread per model that its requests queue for; past a bound they are turned away rather than kept waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from queue import PriorityQueue
+from typing import Any, TypeVar
+
+from headrace.errors import Overloaded, Unavailable
+
+T = TypeVar("T")
+_Work = tuple[bool, int, "Future[Any]", Callable[[], Any]]
+
+
+class ModelQueue:
+    """Runs work one piece at a time on a thread of its own, so that a model keeps one team of processor threads.
+
+    Urgent work goes before what waits. `places` bounds the requests under way or waiting.
+    """
+
+    def __init__(self, name: str, *, places: int = 16) -> None:
+        self.name = name
+        self.stopping = False
+        self._places = places
+        self._inside = 0
+        self._left = time.monotonic()
+        self._order = itertools.count()
+        self._waiting: PriorityQueue[_Work] = PriorityQueue()
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one of the places during a request; called on the event loop only. Raises `Overloaded` if none is free."""
+        if self._inside >= self._places:
+            raise Overloaded(f"The {self.name} has {self._inside} requests under way or waiting.", hint="Try again in a second.")
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            self._left = time.monotonic()
+
+    @property
+    def rested_s(self) -> float:
+        """For how many seconds it has had no request."""
+        return 0.0 if self._inside else time.monotonic() - self._left
+
+    def submit(self, work: Callable[[], T], *, urgent: bool = False) -> Future[T]:
+        """Queue work; cancelling its future drops it if it has not begun."""
+        future: Future[T] = Future()
+        self._waiting.put((not urgent, next(self._order), future, work))
+        return future
+
+    async def run(self, work: Callable[[], T], *, urgent: bool = False) -> T:
+        """The result of `work`. Raises `Unavailable` where the lane is stopping."""
+        return await asyncio.wrap_future(self.submit(work, urgent=urgent))
+
+    def stop(self) -> None:
+        """Begin no more work. Takes no lock, so a signal handler may call it."""
+        self.stopping = True
+
+    def _work(self) -> None:
+        while True:
+            _, _, future, work = self._waiting.get()
+            if not future.set_running_or_notify_cancel():
+                continue
+            if self.stopping:
+                future.set_exception(Unavailable("The model server is stopping.", hint="Start it and ask again."))
+                continue
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+            del future, work

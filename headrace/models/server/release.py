@@ -1,0 +1,403 @@
+"""Released versions of a model, as they lie in the object tier and as they are brought into this process.
+
+In the store `models`, `<model>/champion.json` names the served version, and moving that pointer is all a promotion, a rollback
+or a canary does; `<model>/<version>/card.json` lists the version's files, which lie beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+
+from headrace.catalog import MODELS
+from headrace.errors import HeadraceError, NotFound, RequestRefused, Unavailable
+from headrace.models.server.queue import ModelQueue
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader
+
+NONE = "none"
+"""The version of a model as it is without any promotion."""
+LOOK_S = 1.0
+"""Seconds for which a look at the pointer holds."""
+RETRY_S = 10.0
+"""Seconds before a version that could not be loaded, or a store that did not answer, is tried again."""
+PATIENCE_S = 4.0
+"""Seconds for which requests wait for a look at the pointer and what that loads; from then on the former version answers."""
+FIRST_S = 30.0
+"""The same while there is no former version, and for the first look."""
+KEPT = 3
+"""Versions kept on disk and in memory: champion, canary, and the one last used besides (so that a rollback loads nothing)."""
+_ABANDONED_S = 3600.0
+
+log = logging.getLogger("headrace.models")
+
+
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if not path.parts or len(path.parts) > 2 or path.is_absolute() or ".." in path.parts or str(path) != name:
+        raise ValueError(f"{name!r} is no file name inside a release")
+    return name
+
+
+Version = Annotated[str, Field(pattern=r"^v\d{6,12}$")]
+
+
+class CanaryShare(BaseModel):
+    """A challenger that answers `share` (0 to 1) of the traffic."""
+
+    version: Version
+    share: float = Field(ge=0, le=1)
+
+
+class Pointer(BaseModel):
+    """What the server reads of `champion.json`: the version served ("none" before the first promotion), its turn, the canary."""
+
+    version: Version | Literal["none"] = NONE
+    turn: int = 0
+    canary: CanaryShare | None = None
+
+
+def served(pointer: Pointer, answer_id: str) -> str:
+    """The version that makes an answer: the canary's where the hash of the answer's id falls into its share, else the champion.
+
+    An answer without an id is the champion's.
+    """
+    canary = pointer.canary
+    if canary is None or not answer_id:
+        return pointer.version
+    place = int(hashlib.sha256(answer_id.encode()).hexdigest()[:8], 16) / 2**32
+    return canary.version if place < canary.share else pointer.version
+
+
+class CardFile(BaseModel):
+    """One file of a version, by its name below the version's folder."""
+
+    name: Annotated[str, AfterValidator(_inside)]
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Card(BaseModel):
+    """`card.json`: one released version and its files."""
+
+    version: Version
+    turn: int
+    files: list[CardFile] = Field(min_length=1)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that stand for the files."""
+        lines = "".join(f"{file.name} {file.sha256}\n" for file in sorted(self.files, key=lambda file: file.name))
+        return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+class RerankerCard(Card):
+    """A cross-encoder, with the share that the retrieval score keeps beside its logits."""
+
+    retrieval_weight: float = Field(ge=0, le=1)
+    max_tokens: int = Field(ge=8, le=512)
+
+
+class EmbedderCard(Card):
+    """A sentence-transformers folder."""
+
+    max_tokens: int = Field(ge=8, le=512)
+
+
+class GeneratorCard(Card):
+    """An adapter of the packaged generator, as PEFT writes it."""
+
+    form: Literal["lora"] = "lora"
+
+
+CARDS: dict[str, type[Card]] = {"reranker": RerankerCard, "embedder": EmbedderCard, "generator": GeneratorCard}
+"""What serving has to be told of a released version, by model: whoever releases one is held to it."""
+
+
+C = TypeVar("C", bound=Card)
+M = TypeVar("M")
+
+
+@dataclass
+class Release(Generic[C, M]):
+    """A version in memory; `used` is when it was last asked for (monotonic seconds)."""
+
+    card: C
+    model: M
+    used: float = field(default_factory=time.monotonic, compare=False)
+
+
+@dataclass(frozen=True)
+class Standing(Generic[C, M]):
+    """What one look at the pointer came to: the releases that answer, `None` for what there is without any.
+
+    `retry_at` is when what could not be loaded is tried again; `trouble` why there is nothing to answer with.
+    """
+
+    etag: str = ""
+    pointer: Pointer = field(default_factory=Pointer)
+    champion: Release[C, M] | None = None
+    canary: Release[C, M] | None = None
+    retry_at: float = float("inf")
+    trouble: str = ""
+
+    def of(self, answer_id: str) -> Release[C, M] | None:
+        """The release that makes an answer: never a version that is not in memory."""
+        if self.canary is not None and served(self.pointer, answer_id) == self.canary.card.version:
+            return self.canary
+        return self.champion
+
+
+class _Broken(Exception):
+    """A released version that is not what its card says."""
+
+
+class LoadedReleases(Generic[C, M]):
+    """One model's releases: those its pointer names, and others that somebody asked for by name.
+
+    They are fetched and loaded on a thread of their own, while answers go on with what stands. To be called on one event loop.
+    `noun` names the model to people; `load` makes a model of a card and the folder of its files, and raises anything where
+    these are no such model; `endpoints` is asked only when storage is needed. Without `must_look` what there is without a
+    release answers as long as the pointer could not be read once.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        noun: str,
+        card: type[C],
+        load: Callable[[C, Path], M],
+        *,
+        endpoints: Callable[[], Endpoints],
+        cache: Path,
+        must_look: bool = True,
+    ) -> None:
+        self._model = model
+        self._noun = noun
+        self._card = card
+        self._load = load
+        self._endpoints = endpoints
+        self._cache = cache / "releases" / model
+        self._lane = ModelQueue(f"{noun}'s releases")
+        self._standing: Standing[C, M] | None = None if must_look else Standing()
+        self._error: HeadraceError | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._looked = False
+        self._look_again = self._wait_until = 0.0
+        self._between = Ledger()  # what looks moved that no request has reported yet
+        self._loaded: tuple[Release[C, M], ...] = ()  # replaced on the lane, read anywhere
+
+    def look(self) -> None:
+        """Begin to load what serves now, unless that was looked at a moment ago."""
+        now = time.monotonic()
+        if self._looking is None and now >= self._look_again:
+            self._looking = asyncio.ensure_future(self._look_soon())
+            self._wait_until = now + (PATIENCE_S if self._looked and self._standing else FIRST_S)
+
+    async def serving(self, answer_id: str, ledger: Ledger) -> Release[C, M] | None:
+        """The release that is to make this answer, or `None` where none is served. Raises `Unavailable`, `NotFound`."""
+        self.look()
+        if self._looking is not None:
+            await asyncio.wait({self._looking}, timeout=max(0.0, self._wait_until - time.monotonic()))
+        moved, self._between = self._between, Ledger()
+        ledger.fold(moved.export())
+        if self._standing is None:
+            raise self._error or Unavailable(f"The {self._noun}'s storage has not answered yet.", hint="Try again in a moment.")
+        release = self._standing.of(answer_id)
+        if release is None and self._standing.trouble:
+            raise Unavailable(
+                f"The promoted {self._noun} cannot be loaded: {self._standing.trouble}.",
+                hint=f"Run a turn, or `headrace rollback {self._model}`.",
+            )
+        return release
+
+    async def asked(self, version: str, answer_id: str, ledger: Ledger) -> Release[C, M] | None:
+        """The release that a request asks for: the version it names, `None` for "none"; the one that serves if it names none."""
+        if version == NONE:
+            return None
+        return await (self.named(version, ledger) if version else self.serving(answer_id, ledger))
+
+    async def named(self, version: str, ledger: Ledger) -> Release[C, M]:
+        """One version by its name. Raises `NotFound` where it was never released, `RequestRefused` where it is broken."""
+        if not re.fullmatch(r"v\d{6,12}", version):
+            raise NotFound(f"{version!r} is no version of the {self._noun}.", hint="See `headrace models`.")
+        for release in self._loaded:
+            if release.card.version == version:
+                release.used = time.monotonic()
+                return release
+        return await self._lane.run(partial(self._name, version, ledger))
+
+    def stop(self) -> None:
+        """Load no more. Takes no lock, so a signal handler may call it."""
+        self._lane.stop()
+
+    async def _look_soon(self) -> None:
+        moved = Ledger()
+        now = time.monotonic()
+        try:
+            await self._lane.run(partial(self._look, moved))
+            self._look_again = now + LOOK_S
+        except HeadraceError as error:
+            self._error = error
+            if self._standing is not None:
+                self._look_again = time.monotonic() + RETRY_S
+                log.warning("%s %s goes on serving: %s", self._noun, _version(self._standing.champion), _one_line(error))
+        finally:
+            self._between.fold(moved.export())
+            self._looked, self._looking = True, None
+
+    # What follows runs on the lane.
+
+    def _reader(self, ledger: Ledger) -> ObjectReader:
+        return ObjectReader(MODELS, self._endpoints(), Meter(ledger, "models"))
+
+    def _look(self, ledger: Ledger) -> None:
+        before = self._standing
+        reader = self._reader(ledger)
+        try:
+            data, etag = reader.get_with_etag(f"{self._model}/champion.json")
+        except NotFound:
+            self._standing = Standing()
+            return
+        if before is None or before.etag != etag or time.monotonic() >= before.retry_at:
+            self._standing = self._follow(data, etag, before, reader)
+            self._prune()
+
+    def _follow(self, data: bytes, etag: str, before: Standing[C, M] | None, reader: ObjectReader) -> Standing[C, M]:
+        try:
+            pointer = Pointer.model_validate_json(data)
+        except ValidationError as error:
+            return self._stay(before, etag, f"{self._model}/champion.json is no pointer ({_one_line(error)})")
+        # The canary stands for itself: a retreat is in force at once, and one that is broken keeps no champion away.
+        canary, why = self._try(pointer.canary.version, reader) if pointer.canary else (None, "")
+        if why:
+            log.warning("a %s on trial cannot be loaded, the champion answers for it: %s", self._noun, why)
+        champion, trouble = self._try(pointer.version, reader) if pointer.version != NONE else (None, "")
+        if trouble:
+            return replace(self._stay(before, etag, trouble), pointer=pointer, canary=canary)
+        trial = f", {canary.card.version} answers {pointer.canary.share:.0%}" if canary and pointer.canary else ""
+        log.info("%s %s serves%s", self._noun, _version(champion), trial)
+        return Standing(etag, pointer, champion, canary, time.monotonic() + RETRY_S if why else float("inf"))
+
+    def _stay(self, before: Standing[C, M] | None, etag: str, why: str) -> Standing[C, M]:
+        """The former champion, if any, although the pointer names another."""
+        former = before.champion if before else None
+        log.warning("a promoted %s cannot be loaded, %s goes on serving: %s", self._noun, _version(former), why)
+        trouble = why if before is None or before.trouble else ""
+        retry_at = time.monotonic() + RETRY_S
+        return Standing(etag, before.pointer if before else Pointer(), former, None, retry_at, trouble)
+
+    def _try(self, version: str, reader: ObjectReader) -> tuple[Release[C, M] | None, str]:
+        """The version, or why it cannot be had."""
+        try:
+            return self._open(version, reader), ""
+        except (HeadraceError, _Broken, ValidationError) as error:
+            return None, _one_line(error)
+
+    def _name(self, version: str, ledger: Ledger) -> Release[C, M]:
+        try:
+            release = self._open(version, self._reader(ledger))
+        except NotFound:
+            raise NotFound(f"No {self._noun} {version} was released.", hint="See `headrace models`.") from None
+        except (_Broken, ValidationError) as error:
+            raise RequestRefused(
+                f"The {self._noun} {version} cannot be loaded: {_one_line(error)}.", hint="Run a turn to release another."
+            ) from error
+        self._prune()
+        return release
+
+    def _open(self, version: str, reader: ObjectReader) -> Release[C, M]:
+        prefix = f"{self._model}/{version}/"
+        card = self._card.model_validate_json(reader.get(prefix + "card.json"))
+        if card.version != version:
+            raise _Broken(f"the card of {version} is that of {card.version}")
+        release = next((one for one in self._loaded if one.card == card), None)
+        if release is None:
+            folder = self._cache / f"{version}-{card.digest}"
+            if not _whole(folder, card):
+                shutil.rmtree(folder, ignore_errors=True)
+                self._fetch(card, prefix, folder, reader)
+            release = Release(card, self._made(card, folder))
+        release.used = time.monotonic()
+        self._loaded = (release, *(one for one in self._loaded if one.card.version != version))
+        return release
+
+    def _fetch(self, card: C, prefix: str, folder: Path, reader: ObjectReader) -> None:
+        arriving = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+        try:
+            for file in card.files:
+                path = arriving / file.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                reader.download(prefix + file.name, path)
+            if not _whole(arriving, card):
+                raise _Broken(f"the files of {card.version} are not those its card lists")
+            arriving.rename(folder)
+        except OSError as error:
+            raise Unavailable(
+                f"{self._cache} cannot be written: {error.strerror or error}.", hint="Free some space or check its owner."
+            ) from error
+        finally:
+            shutil.rmtree(arriving, ignore_errors=True)
+
+    def _made(self, card: C, folder: Path) -> M:
+        started = time.perf_counter()
+        try:
+            model = self._load(card, folder)
+        except HeadraceError:
+            raise
+        except Exception as error:  # whatever a library makes of files that are not what they claim to be
+            raise _Broken(f"{card.version} is no {self._noun} ({_one_line(error)})") from error
+        log.info("loaded %s %s in %.1f s", self._noun, card.version, time.perf_counter() - started)
+        return model
+
+    def _prune(self) -> None:
+        """Keep `KEPT` versions, champion and canary among them, in memory and on disk."""
+        answering = [self._standing.champion, self._standing.canary] if self._standing else []
+        others = sorted((one for one in self._loaded if one not in answering), key=lambda one: -one.used)
+        kept = [*(one for one in answering if one is not None), *others][:KEPT]
+        self._loaded = tuple(one for one in self._loaded if one in kept)
+        names = {f"{one.card.version}-{one.card.digest}" for one in kept}
+        for folder in self._cache.iterdir() if self._cache.is_dir() else ():
+            if folder.name not in names and not (folder.name.startswith(".") and _fresh(folder)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _version(release: Release[Any, Any] | None) -> str:
+    return release.card.version if release else NONE
+
+
+def _whole(folder: Path, card: Card) -> bool:
+    for file in card.files:
+        path = folder / file.name
+        if not path.is_file() or path.stat().st_size != file.bytes:
+            return False
+        with path.open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
+                return False
+    return True
+
+
+def _fresh(folder: Path) -> bool:
+    """Whether another server may still be fetching into a folder."""
+    try:
+        return time.time() - folder.stat().st_mtime < _ABANDONED_S
+    except OSError:
+        return False
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

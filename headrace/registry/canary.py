@@ -1,0 +1,296 @@
+"""canary: what users say of a challenger's answers against what they say of the champion's, and how its trial ends.
+
+A trial is looked at three times, when a third, two thirds and all of the judged answers it waits for are there (or when its time
+is over), each time on what was known when the last of them was judged. Looking whenever a verdict comes would sooner or later
+find any challenger worse: with few looks at known sizes the confidence asked is that of the whole trial.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import numpy as np
+
+from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS, MODELS, PROMOTIONS
+from headrace.core.stage import stage
+from headrace.settings import Training
+from headrace.storage.objects import ObjectWriter
+from headrace.storage.tables.handles import TableReader, TableWriter, quoted
+from headrace.training import champion
+from headrace.training.champion import NONE, PROMOTE, RETREAT
+from headrace.training.measures.passages import ndcg
+from headrace.training.recipe import GENERATOR, RERANKER
+
+TRIED = (RERANKER, GENERATOR)
+"""Models that are tried on a share of the traffic; vectors of two embedders cannot be compared."""
+_LOOKS = 3
+_LEAST = 5  # judged answers of the challenger below which only the last look is taken
+_EXPECTED = 5.0  # answers it should have given by then if one that gave none is to be broken, not unlucky
+_UNGROUNDED = 0.05  # by how much groundedness may fall, as the gate's `refusals` says it of refusals
+_RESAMPLES = 10_000
+_UNRANKED = 1 << 30  # of a passage whose event says no rank: behind all others
+_RELEASED = re.compile(r"v\d{6,12}")
+_ANSWER_COLUMNS = ("answer_id", "kind", "answer", "passages", "generator_version", "model_version", "groundedness", "at")
+_VERDICT_COLUMNS = ("verdict_id", "answer_id", "user", "key", "simulated", "up", "chunk_id", "at")
+
+
+@dataclass(frozen=True)
+class JudgedAnswer:
+    """An answer as a trial sees it: which version gave it, when, what was said of it (0 to 1) and since when that is known.
+
+    `beside` has `grounded` and `answered` (0: it declined) of a generated answer.
+    """
+
+    version: str
+    at: datetime
+    outcome: float | None = None
+    judged_at: datetime | None = None
+    beside: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side of a trial comes to so far: answers, those judged, their mean outcome, and the means beside it."""
+
+    answers: int
+    judged: int
+    outcome: float | None
+    beside: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A trial as it stands, or how it `ended`: "promote", "retreat", or "" while it goes on; `why` says so in a sentence."""
+
+    model: str
+    version: str
+    champion: str
+    share: float
+    turn: int
+    since: str
+    until: str
+    wanted: int
+    measure: str
+    challenger: Side
+    standing: Side
+    ended: str = ""
+    why: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The trial for the page and `headrace loop --json`."""
+        return {**vars(self), "challenger": vars(self.challenger), "standing": vars(self.standing)}
+
+
+@stage("Watches a challenger's trial: it retreats where users find it worse, and is crowned where they do not.")
+def watch(
+    interactions: Annotated[TableReader, INTERACTION_ROWS],
+    feedback: Annotated[TableReader, FEEDBACK_ROWS],
+    models: Annotated[ObjectWriter, MODELS],
+    promotions: Annotated[TableWriter, PROMOTIONS],
+    model: str,
+    settings: Training,
+    now: datetime | None = None,
+) -> Watched | None:
+    """The trial of a model, ended by compare-and-swap where it is over; `None` where there is none.
+
+    Raises `LostRace` where somebody else moved the pointer meanwhile.
+    """
+    standing, etag = champion.champion(models, model)
+    trial = standing.canary
+    if trial is None:
+        return None
+    begun = f"at >= {quoted(trial.since)}"
+    rows = interactions.read(_ANSWER_COLUMNS, begun).to_pylist()
+    verdicts = [
+        row for row in feedback.read(_VERDICT_COLUMNS, begun).to_pylist() if settings.preparing.simulated or not row["simulated"]
+    ]
+    answers = given(model, rows, verdicts)
+    ours = [one for one in answers if one.version == trial.version]
+    theirs = [one for one in answers if one.version == standing.version]
+    until = datetime.fromisoformat(trial.since) + timedelta(minutes=settings.canary.minutes)
+    ended, why = verdict(model, ours, theirs, settings, share=trial.share, over=(now or datetime.now(UTC)) >= until)
+    who = f"trial of turn {trial.turn}"
+    if ended == RETREAT:
+        champion.end_canary(models, promotions, model, who=who, why=why, seen=(standing, etag))
+    elif ended == PROMOTE:
+        champion.move(models, promotions, model, trial.version, who=who, why=why, kind=PROMOTE, seen=(standing, etag))
+    return Watched(
+        model,
+        trial.version,
+        standing.version,
+        trial.share,
+        trial.turn,
+        trial.since,
+        until.isoformat(),
+        settings.canary.verdicts,
+        "liked answers" if model == GENERATOR else "nDCG@10 of judged passages",
+        _side(ours),
+        _side(theirs),
+        ended,
+        why,
+    )
+
+
+def given(model: str, interactions: Iterable[Mapping[str, Any]], feedback: Iterable[Mapping[str, Any]]) -> list[JudgedAnswer]:
+    """The answers that a model had a part in, with what was said of them; an event delivered twice counts once.
+
+    Of a generator's answer the outcome is the share of users who liked it. Of a re-ranker's it is nDCG@10 of the judged passages
+    in the order they were served in (those nobody judged count as not liked), or where none was judged as of a generator's. The
+    newest verdict of a user on the same thing counts, where a key that may not name users is one.
+    """
+    said: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
+    for row in sorted(feedback, key=lambda row: (row["at"], row["verdict_id"])):
+        said.setdefault(row["answer_id"], {})[row["chunk_id"], row.get("key") or row["user"]] = row
+    found: dict[str, JudgedAnswer] = {}
+    for row in interactions:
+        version = _version(model, row)
+        if version is None or row["answer_id"] in found:
+            continue
+        verdicts = list(said.get(row["answer_id"], {}).values())
+        outcome = _outcome(model, row, verdicts)
+        judged_at = max(one["at"] for one in verdicts) if outcome is not None else None
+        found[row["answer_id"]] = JudgedAnswer(version, row["at"], outcome, judged_at, _beside(row) if model == GENERATOR else {})
+    return list(found.values())
+
+
+def verdict(
+    model: str, ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], settings: Training, *, share: float, over: bool
+) -> tuple[str, str]:
+    """How a trial ends ("promote", "retreat", or "" for not yet), and why; `over` says that its time is.
+
+    The challenger is worse where the confidence of one look at one measure is so high that all looks at all measures together are
+    wrong at most as often as `canary.confidence` allows (Bonferroni).
+    """
+    wanted = settings.canary.verdicts
+    judged = sorted(one.judged_at for one in ours if one.judged_at is not None)
+    sizes = sorted({math.ceil(wanted * look / _LOOKS) for look in range(1, _LOOKS + 1)})
+    looks = [judged[size - 1] for size in sizes if size <= len(judged) and size >= min(_LEAST, wanted)]
+    if over and len(judged) < wanted:
+        looks.append(datetime.max.replace(tzinfo=UTC))
+    tests = 3 if model == GENERATOR else 1
+    asked = 1 - (1 - settings.canary.confidence) / (_LOOKS * tests)
+    for cut in looks:
+        worse = _worse(_known(ours, cut), _known(theirs, cut), settings, asked)
+        if worse:
+            return RETREAT, worse
+    if len(judged) >= wanted:
+        return PROMOTE, f"on trial it was not found worse: {_told(ours, theirs)}"
+    if not over:
+        return "", ""
+    if not ours and share * len(theirs) >= _EXPECTED * (1 - share):
+        return RETREAT, f"it gave none of {len(theirs):,} answers, though {share:.0%} were to be its: it cannot be loaded"
+    return PROMOTE, f"in {settings.canary.minutes:g} minutes on trial it was not found worse: {_told(ours, theirs)}"
+
+
+def worse(mine: Sequence[float], others: Sequence[float], seed: int) -> float:
+    """Confidence that the mean of `mine` is less than that of `others`, 0 to 1; 0 where either has no value.
+
+    1 minus the achieved significance level of the two-sample bootstrap test (Efron, Tibshirani 1993, "An Introduction to the
+    Bootstrap", algorithm 16.1): both samples are drawn anew from their union, as if they were alike, and those draws count whose
+    difference of means lies above the one seen. So a single verdict shows no more than it can. Values are taken to two digits.
+    """
+    if not mine or not others:
+        return 0.0
+    ours, theirs = np.round(mine, 2), np.round(others, 2)
+    values, counts = np.unique(np.concatenate([ours, theirs]), return_counts=True)
+    random = np.random.default_rng(seed)
+    shares = counts / counts.sum()
+    # How often each value is drawn, instead of the draws: the same resamples in a matrix product.
+    drawn = [random.multinomial(n, shares, size=_RESAMPLES) @ values / n for n in (len(ours), len(theirs))]
+    seen = float(np.mean(ours) - np.mean(theirs))
+    return round(float((drawn[0] - drawn[1] > seen + 1e-9).mean()), 4)
+
+
+def _known(answers: Sequence[JudgedAnswer], cut: datetime) -> list[JudgedAnswer]:
+    """What was known at a time: answers given by then, without what was said of them later."""
+    there = [one for one in answers if one.at <= cut]
+    return [
+        one if one.judged_at is None or one.judged_at <= cut else JudgedAnswer(one.version, one.at, beside=one.beside)
+        for one in there
+    ]
+
+
+def _worse(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], settings: Training, asked: float) -> str:
+    """In which way the challenger is worse with the confidence asked; empty where it is not."""
+    mine, other = _outcomes(ours), _outcomes(theirs)
+    if (sure := worse(mine, other, settings.seed)) >= asked:
+        return f"users find it worse with {sure:.1%} confidence, {asked:.1%} is asked: {_told(ours, theirs)}"
+    margins = {"grounded": _UNGROUNDED, "answered": settings.gate.refusals}
+    for name, margin in margins.items():
+        here, there = ([one.beside[name] for one in side if name in one.beside] for side in (ours, theirs))
+        if (sure := worse(here, [value - margin for value in there], settings.seed)) >= asked:
+            what = "stand less on the passages" if name == "grounded" else "decline more often"
+            means = f"{np.mean(here):.2f} against {np.mean(there):.2f}"
+            return f"its answers {what} with {sure:.1%} confidence, {asked:.1%} is asked ({name}: {means})"
+    return ""
+
+
+def _told(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer]) -> str:
+    told = [
+        f"{who} {len(outcomes):,} judged answer{'' if len(outcomes) == 1 else 's'}"
+        + (f" with a mean of {np.mean(outcomes):.3f}" if outcomes else "")
+        for who, outcomes in (("its", _outcomes(ours)), ("the champion's", _outcomes(theirs)))
+    ]
+    return ", ".join(told)
+
+
+def _outcomes(answers: Sequence[JudgedAnswer]) -> list[float]:
+    return [one.outcome for one in answers if one.outcome is not None]
+
+
+def _side(answers: Sequence[JudgedAnswer]) -> Side:
+    outcomes = _outcomes(answers)
+    names = sorted({name for one in answers for name in one.beside})
+    means = {name: round(float(np.mean([one.beside[name] for one in answers if name in one.beside])), 4) for name in names}
+    return Side(len(answers), len(outcomes), round(float(np.mean(outcomes)), 4) if outcomes else None, means)
+
+
+def _version(model: str, row: Mapping[str, Any]) -> str | None:
+    """The version of the model that an answer is of, or `None` where the model had no part in it."""
+    if model == RERANKER:
+        return str(row["model_version"]) if row["passages"] else None
+    # Nothing was generated where nothing near enough was found; a packaged generator names its weights.
+    name = row["generator_version"]
+    if row["kind"] != "answer" or name == NONE:
+        return None
+    return name if _RELEASED.fullmatch(name) else NONE
+
+
+def _outcome(model: str, row: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]]) -> float | None:
+    passages = [passage for passage in row["passages"] or () if passage]  # an event may hold nulls in their place
+    if model == RERANKER:
+        liked: dict[str, list[float]] = {}
+        for one in verdicts:
+            if one["chunk_id"]:
+                liked.setdefault(one["chunk_id"], []).append(float(one["up"]))
+        relevance = [_mean(liked.get(passage["chunk_id"], [0.0])) for passage in passages]
+        if any(passage["chunk_id"] in liked for passage in passages):
+            return ndcg(relevance, sorted(range(len(passages)), key=lambda i: _place(passages[i])))
+    whole = [float(one["up"]) for one in verdicts if not one["chunk_id"]]
+    return _mean(whole) if whole else None
+
+
+def _place(passage: Mapping[str, Any]) -> int:
+    """The rank at which a passage was served: retrieval's where no re-ranker scored it."""
+    rank = passage["retrieval_rank"] if passage["rerank_rank"] is None else passage["rerank_rank"]
+    return _UNRANKED if rank is None else int(rank)
+
+
+def _beside(row: Mapping[str, Any]) -> dict[str, float]:
+    from headrace.training.data.quality import refused
+
+    said = str(row["answer"])
+    declined = not said.strip() or refused(said)
+    found = {"answered": float(not declined)}
+    if row["groundedness"] is not None and not declined:
+        found["grounded"] = float(row["groundedness"])
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

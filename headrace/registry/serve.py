@@ -1,0 +1,112 @@
+"""A turn of the training loop as a command or the loop of `headrace up` makes it: training, and what serving has to do for it.
+
+The training and the inference room meet only in the catalog; here is where the one's result becomes the other's. A re-ranker or a
+generator is served by moving a pointer. An embedder needs an index made with it, so its pointer follows the index.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+
+from headrace.errors import Permanent
+from headrace.registry.embedder import load_embedder, reconcile_embedder, require_ours, return_embedder, serve_embedder
+from headrace.session import Session
+from headrace.storage.metadata import SHARED, Metadata
+from headrace.training.champion import Champion, promote, rollback
+from headrace.training.cutoff import bound, parent_before, suppressed
+from headrace.training.recipe import EMBEDDER
+from headrace.training.recipes import recipe_of
+from headrace.training.round import Turn, turn
+
+
+def go_round(
+    session: Session,
+    recipe: str,
+    *,
+    before: str | None = None,
+    canary: float = 0.0,
+    load: Callable[[str, str], None] = lambda model, version: None,
+) -> Turn:
+    """One turn with a recipe, and its outcome served; `load(model, version)` has what answers load it, but for the embedder.
+
+    `before` is an event "topic/partition/offset": nothing is learned from it or from what came after, also not by way of the
+    weights that training starts from. What was forgotten is never learned from.
+
+    Raises `BadSettings` where it would train an embedder and the settings name one of the user's own.
+    """
+    model = recipe_of(recipe).model
+    if model == EMBEDDER:
+        require_ours(session)
+    _settle(session)
+
+    def loading(model: str, version: str) -> None:
+        load_embedder(session, model, version)
+        load(model, version)
+
+    settings = session.settings.training
+    if model == EMBEDDER:  # whether it would decline to answer what the champion answers hangs on what answering asks for
+        given = {"least_similarity": session.settings.inference.least_similarity, **settings.recipe.get(recipe, {})}
+        settings = settings.model_copy(update={"recipe": {**settings.recipe, recipe: given}})
+    exclusions, start = replace(session.runner.run(suppressed), tenants=unshared(session)), None
+    if before is not None:
+        limits = session.runner.run(bound, event=before)
+        exclusions = replace(exclusions, before=limits)
+        served = recipe_of(recipe).settings(settings.recipe.get(recipe, {})).start == "served"
+        start = session.runner.run(parent_before, model=model, before=limits) if served else ""
+    done = turn(
+        session.runner,
+        launch=session.launch,
+        settings=settings,
+        recipe=recipe,
+        canary=0.0 if model == EMBEDDER else canary,
+        exclusions=exclusions,
+        start=start,
+        load=loading,
+    )
+    if model == EMBEDDER:
+        started = time.perf_counter()
+        decision = replace(done.decision, serving=reconcile_embedder(session).version)
+        took = round(time.perf_counter() - started, 2)
+        done = replace(done, decision=decision, timings={**done.timings, "reindex": took}, seconds=round(done.seconds + took, 1))
+    else:
+        _settle(session)  # a turn of the embedder may have been taken up first
+    session.run.detail["turn"] = done.as_dict()
+    return done
+
+
+def unshared(session: Session) -> frozenset[str]:
+    """Tenants of whom nothing is learned, since all get what is learned: those that did not opt in.
+
+    A tenant that the metadata store does not know (one of the command line's) belongs to whoever runs this home and is learned
+    from, and so is the settings' own as long as there is no other to get what was learned from it.
+    """
+    if session.runner.endpoints.metadata is None:
+        return frozenset()
+    with closing(Metadata(session.runner.endpoints)) as metadata:
+        known = metadata.tenants()
+    only = {session.settings.tenant} if len(known) == 1 else set()
+    return frozenset(tenant.name for tenant in known if tenant.training != SHARED and tenant.name not in only)
+
+
+def serve(session: Session, model: str, *, version: str, who: str, why: str) -> Champion:
+    """Serve a released version of a model from now on. Raises `NotFound`, or `LostRace` where another move came first."""
+    if model == EMBEDDER:
+        return serve_embedder(session, version, who=who, why=why)
+    return session.runner.run(promote, model=model, version=version, who=who, why=why)
+
+
+def go_back(session: Session, model: str, *, who: str, why: str) -> Champion:
+    """Serve the version before again. Raises `NotFound` where there is none."""
+    if model == EMBEDDER:
+        return return_embedder(session, who=who, why=why)
+    return session.runner.run(rollback, model=model, who=who, why=why)
+
+
+def _settle(session: Session) -> None:
+    try:
+        reconcile_embedder(session)
+    except Permanent as error:  # a released embedder that cannot be served must not keep other models from learning
+        session.run.detail["embedder"] = str(error)

@@ -1,0 +1,129 @@
+"""The loop's process: `python -m headrace.scheduler --home DIR --name NAME`, as `headrace up` starts it.
+
+It ends on SIGINT or SIGTERM in good order (exit 0), when its standard input ends, and with its parent, however that ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from headrace.errors import HeadraceError
+from headrace.scheduler import status
+from headrace.scheduler.lease import BEAT_S, LeaderLease
+from headrace.scheduler.scheduler import Scheduler
+from headrace.scheduler.status import Status
+from headrace.session import opened
+from headrace.settings import Settings
+
+_PR_SET_PDEATHSIG = 1
+_FLUSH_S = 1.0
+
+log = logging.getLogger("headrace.scheduler")
+
+
+def main() -> int:
+    """Train until told to end; 1 where the settings or the platform do not let it, which the status then says."""
+    parser = argparse.ArgumentParser(prog="python -m headrace.scheduler", description="The training loop of `headrace up`.")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--name", required=True, help="the same for a loop that is started again in another's place")
+    given = parser.parse_args()
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    _go_with_parent()
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("headrace.scheduler").setLevel(logging.INFO)
+    before = status.stored(given.home)
+    told = Status(given.home, **{name: before[name] for name in ("turn", "last", "models", "recipes")}, state=status.STARTING)
+    told.flush()
+    try:
+        _train(given.home, given.name, told)
+    except KeyboardInterrupt:
+        pass
+    except HeadraceError as error:
+        log.error("%s", error)
+        told.tell(trouble={"recipe": "", "why": error.message, "hint": error.hint, "times": 1, "next": ""}, state=status.ENDED)
+        told.flush()
+        return 1
+    told.tell(state=status.ENDED)
+    told.flush()
+    return 0
+
+
+def _train(home: Path, name: str, told: Status) -> None:
+    settings = Settings.load(home=home)
+    _stand_back(settings.training.nice)
+    with opened("loop", settings, quiet=True) as session:
+        loop = Scheduler(session, told, name)
+        over = threading.Event()
+        with contextlib.suppress(HeadraceError):
+            loop.seat.beat()
+        beating = threading.Thread(target=_beat, args=(loop.seat, told, over), name="beat", daemon=True)
+        beating.start()
+        try:
+            loop.run()
+        except KeyboardInterrupt:
+            pass  # the run ended as it should
+        finally:
+            over.set()
+            beating.join(5.0)
+            with contextlib.suppress(HeadraceError):
+                loop.seat.leave()
+
+
+def _beat(seat: LeaderLease, told: Status, over: threading.Event) -> None:
+    """Keep the seat and the file, also while a turn is made."""
+    beaten = -BEAT_S
+    while not over.is_set():
+        if time.monotonic() - beaten >= BEAT_S:
+            try:
+                seat.beat()
+            except HeadraceError as error:
+                log.warning("the seat cannot be kept for now: %s", error)
+            beaten = time.monotonic()
+        told.flush()
+        over.wait(_FLUSH_S)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Once: what is done on the way out must not be interrupted again.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _go_with_parent() -> None:
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    def listen() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGINT)  # to the process: the main thread may be asleep
+
+    threading.Thread(target=listen, name="parent", daemon=True).start()
+
+
+def _stand_back(nice: int) -> None:
+    os.nice(nice)
+    # Where the kernel groups processes by session, priorities count within a group and each group has one of its own.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(f"{nice}\n")
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    # Threads of torch do not survive an orderly end of the interpreter.
+    os._exit(code)

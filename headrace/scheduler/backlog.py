@@ -1,0 +1,81 @@
+"""How many verdicts wait for which recipe, and since when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any
+
+import pyarrow.compute as pc
+
+from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, TURNS
+from headrace.core.stage import stage
+from headrace.ingest.positions import origin, positions
+from headrace.storage.objects import ObjectReader
+from headrace.storage.tables.handles import TableReader, quoted
+from headrace.training import manifest
+
+Reached = Mapping[str, Mapping[str, Any]]
+"""Where landing stands, as a manifest has it: by partition `incarnation` and `next`, beside what else a position holds."""
+
+
+@dataclass(frozen=True)
+class TrainingBacklog:
+    """What stands: how far verdicts have landed, how far each recipe's newest turn has read, and the turn that was begun.
+
+    `newest` is the newest manifest of all, `begun` the plan of a turn that is not committed; `None` where there is none.
+    """
+
+    landed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    read: dict[str, Reached] = field(default_factory=dict)
+    newest: dict[str, Any] | None = None
+    begun: dict[str, Any] | None = None
+
+
+@stage("Looks how far verdicts have landed and how far turns have read them.")
+def look(
+    feedback: Annotated[TableReader, FEEDBACK_ROWS],
+    turns: Annotated[ObjectReader, TURNS],
+    recipes: Sequence[str],
+    known: dict[int, dict[str, Any]],
+) -> TrainingBacklog:
+    """What stands now; `known` keeps manifests from one look to the next, for they never change."""
+    numbers = manifest.numbers(turns)
+    read: dict[str, Reached] = {}
+    for number in reversed(numbers):
+        if len(read) == len(set(recipes)):
+            break
+        if number not in known:
+            known[number] = manifest.read(turns, number)
+        found = known[number]
+        if found.get("recipe") in recipes:
+            read.setdefault(found["recipe"], found["offsets"].get(FEEDBACK.name, {}))
+    if numbers and numbers[-1] not in known:
+        known[numbers[-1]] = manifest.read(turns, numbers[-1])
+    newest = known[numbers[-1]] if numbers else None
+    begun = manifest.plan(turns, (numbers[-1] if numbers else 0) + 1)
+    landed = {str(place): at.as_mark() for place, at in positions(feedback.marks(), FEEDBACK.name).items()}
+    return TrainingBacklog(landed, read, newest, begun)
+
+
+def new(landed: Reached, read: Reached) -> int:
+    """Verdicts that landed beyond what was read. Of a topic that was made anew all are new."""
+    return sum(at["next"] - _from(at, read.get(place)) for place, at in landed.items())
+
+
+@stage("Finds when the oldest verdict was given that was not learned from yet.")
+def oldest(feedback: Annotated[TableReader, FEEDBACK_ROWS], landed: Reached, read: Reached) -> datetime | None:
+    """The time it was given; `None` where there is none."""
+    found = []
+    for place, at in landed.items():
+        topic = quoted(origin(FEEDBACK.name, at["incarnation"]))
+        where = f"topic = {topic} AND partition = {int(place)} AND offset >= {_from(at, read.get(place))}"
+        given = pc.min(feedback.read(("at",), where)["at"]).as_py()
+        if given is not None:
+            found.append(given)
+    return min(found, default=None)
+
+
+def _from(at: Mapping[str, Any], read: Mapping[str, Any] | None) -> int:
+    return int(read["next"]) if read and read["incarnation"] == at["incarnation"] else 0

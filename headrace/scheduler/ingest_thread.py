@@ -1,0 +1,119 @@
+"""The head into the tables while `headrace up` runs, in a thread of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from headrace.core.maintain import upkeep
+from headrace.core.runner import Runner
+from headrace.errors import HeadraceError, Transient, kind_of
+from headrace.ingest.follow import follow
+from headrace.ingest.land import Commit, Following
+from headrace.ingest.positions import Divergence
+from headrace.readiness import Trouble
+from headrace.session import Session
+
+_AGAIN_S = 15.0
+_SETTLED_S = 5.0
+_END_S = 20.0
+
+log = logging.getLogger("headrace.landing")
+
+
+class IngestThread:
+    """A context manager: lands what comes meanwhile, with the chores of `headrace land`; storage that is away is waited for."""
+
+    def __init__(self, session: Session) -> None:
+        # Handles of its own: those of the session's runner land what documents need, in another thread.
+        self._runner = Runner(session.run, session.runner.endpoints)
+        self._settings = session.settings
+        self._stop = threading.Event()
+        self._events: Counter[str] = Counter()
+        self._dead = 0
+        self._refused: dict[str, dict[int, Divergence]] = {}
+        self._waiting: dict[str, str] = {}
+        self._failing: Exception | None = None
+        self._failed_at = 0.0
+        self._held_up_since: float | None = None
+        self._thread = threading.Thread(target=self._land, name="landing", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+        self._thread.join(_END_S)
+
+    def stop(self) -> None:
+        """Have landing end after the commit under way, without waiting for it."""
+        self._stop.set()
+
+    def told(self) -> dict[str, Any]:
+        """What has landed since the start, and what does not land and why."""
+        troubles = [f"{r.place} does not land ({r.kind}). {r.seen} {r.remedy}" for r in self._refusals()]
+        troubles += self._waiting.values()
+        troubles += [f"Nothing lands: {self._failing}"] if self._failing else []
+        return {"landed": dict(sorted(self._events.items())), "dead_letters": self._dead, "troubles": troubles}
+
+    def trouble(self) -> Trouble | None:
+        """What does not land, and since when; `None` where everything does."""
+        states = [f"{refusal.place} does not land ({refusal.kind})" for refusal in self._refusals()]
+        states += [f"{topic} waits for storage" for topic in sorted(self._waiting)]
+        states += [f"nothing lands ({kind_of(self._failing)})"] if self._failing else []
+        return Trouble(", ".join(states), self._held_up_since) if states else None
+
+    def _refusals(self) -> list[Divergence]:
+        return [refusal for _, refused in sorted(self._refused.items()) for _, refusal in sorted(refused.items())]
+
+    def _land(self) -> None:
+        following = Following(self._stop, self._committed, waiting=self._wait, standing=self._stands)
+
+        def keep_tables() -> None:
+            self._runner.run(upkeep, settings=self._settings.upkeep, only_due=True)
+
+        while not self._stop.is_set():
+            try:
+                follow(
+                    self._runner,
+                    self._settings.landing,
+                    following,
+                    keep_s=self._settings.head_kept_s,
+                    chores=keep_tables,
+                    failed=self._failed,
+                )
+            except Exception as error:
+                unforeseen = not isinstance(error, HeadraceError)
+                log.warning("landing is tried again in %.0f s: %s", _AGAIN_S, error, exc_info=unforeseen)
+                self._failing, self._failed_at = error, time.monotonic()
+                self._noted()
+                self._stop.wait(_AGAIN_S)
+
+    def _committed(self, commit: Commit) -> None:
+        self._events[commit.topic] += commit.events
+        self._dead += commit.dead
+
+    def _stands(self, topic: str, refused: Mapping[int, Divergence]) -> None:
+        self._refused[topic] = dict(refused)
+        self._waiting.pop(topic, None)
+        # What fails at each try goes on for a moment in between.
+        if time.monotonic() - self._failed_at > _AGAIN_S + _SETTLED_S:
+            self._failing = None
+        self._noted()
+
+    def _wait(self, topic: str, error: Transient) -> None:
+        self._waiting[topic] = f"{topic} waits: {error.message}"
+        self._noted()
+
+    def _noted(self) -> None:
+        held_up = bool(self._waiting or self._failing or any(self._refused.values()))
+        self._held_up_since = (self._held_up_since or time.monotonic()) if held_up else None
+
+    def _failed(self, chore: str, error: HeadraceError) -> None:
+        log.warning("%s failed and is tried again in a minute: %s", chore, error)

@@ -1,0 +1,76 @@
+"""Who trains, where several loops share one installation: whoever holds the seat, one object replaced by compare-and-swap.
+
+The holder adds one to a count every so often. A count that stands still is that of a loop that is gone, judged by each reader's
+own clock. For a moment two may think that the seat is theirs; plan and manifest then let one turn count, so that this is about
+not training twice and never about what comes of it.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import Any
+
+from headrace.errors import LostRace, NotFound
+from headrace.storage.objects import ObjectWriter
+
+BEAT_S = 3.0
+GONE_S = 30.0
+"""A holder at low priority on a busy machine may beat late."""
+_KEY = "loop/training.json"
+
+
+class LeaderLease:
+    """The seat as one loop sees it; `name` is the same for a loop that was started again in another's place."""
+
+    def __init__(self, landers: ObjectWriter, name: str, *, gone_s: float = GONE_S) -> None:
+        self.name = name
+        self.held = False
+        self.holder = ""
+        """Who has it if we do not, for people: machine and name."""
+        self._landers = landers
+        self._gone_s = gone_s
+        self._seen: tuple[str, int] = ("", -1)
+        self._changed = time.monotonic()
+
+    def beat(self) -> bool:
+        """Take the seat where it is free, keep it where it is ours; whether we have it."""
+        try:
+            data, etag = self._landers.get_with_etag(_KEY)
+            found: dict[str, Any] = json.loads(data)
+        except NotFound:
+            found, etag = {"name": "", "count": 0, "machine": ""}, ""
+        standing = (str(found["name"]), int(found["count"]))
+        if standing != self._seen:
+            self._seen, self._changed = standing, time.monotonic()
+        gone = time.monotonic() - self._changed > self._gone_s
+        if standing[0] not in ("", self.name) and not gone:
+            self.held, self.holder = False, f"{found['machine']} ({standing[0]})"
+            return False
+        try:
+            self._put({"name": self.name, "count": standing[1] + 1, "machine": socket.gethostname()}, etag)
+        except LostRace:  # the next beat sees who was quicker
+            self.held = False
+        else:
+            self.held, self.holder = True, ""
+        return self.held
+
+    def leave(self) -> None:
+        """Give it up at once, rather than by silence."""
+        if self.held:
+            try:
+                data, etag = self._landers.get_with_etag(_KEY)
+                found = json.loads(data)
+                if found["name"] == self.name:
+                    self._put({**found, "name": ""}, etag)
+            except (LostRace, NotFound):
+                pass
+            self.held = False
+
+    def _put(self, what: dict[str, Any], etag: str) -> None:
+        data = json.dumps(what, sort_keys=True).encode()
+        if etag:
+            self._landers.put_if_match(_KEY, data, etag)
+        else:
+            self._landers.put_if_absent(_KEY, data)

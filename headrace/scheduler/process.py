@@ -1,0 +1,114 @@
+"""The loop's process, as `headrace up` starts it, watches it and ends it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Self
+
+from headrace.platform.child import rotate
+from headrace.platform.home import Home, refused
+from headrace.platform.model_server import python
+from headrace.scheduler import status
+from headrace.scheduler.pause import Pause
+from headrace.settings import Settings
+
+_LOOK_S = 0.2
+_END_S = 5.0
+"""What was under way is taken up again from its last checkpoint, so there is no need to wait for long."""
+_LASTED_S = 120.0
+
+
+class SchedulerProcess:
+    """A context manager: the loop's process runs meanwhile, and is started again where it ends by itself.
+
+    The process is tied by the kernel to the thread that starts it, so that one stays until it has ended.
+    """
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings = settings
+        self._home = Home(settings.home)
+        self._name = name
+        self._over = threading.Event()
+        self._pause = Pause(2.0, 300.0)
+        self._thread = threading.Thread(target=self._keep, name="loop", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+        self._thread.join(_END_S + 5.0)
+
+    def stop(self) -> None:
+        """Have the process end, without waiting for it."""
+        self._over.set()
+
+    def _keep(self) -> None:
+        while not self._over.is_set():
+            began = time.monotonic()
+            try:
+                process = self._start()
+            except Exception as error:
+                self._wait(f"The loop's process cannot be started: {error}")
+                continue
+            while process.poll() is None and not self._over.wait(_LOOK_S):
+                pass
+            if self._over.is_set():
+                self._end(process)
+                return
+            if time.monotonic() - began > _LASTED_S:
+                self._pause.succeeded()
+            self._wait(_how(process.returncode))
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        log = self._home.logs / "loop.log"
+        command, env = python("headrace.scheduler")
+        try:
+            self._home.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            rotate(log)
+            with log.open("ab") as output:
+                log.chmod(0o600)
+                return subprocess.Popen(
+                    [*command, "--home", str(self._home.root), "--name", self._name],
+                    env=env,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # a Ctrl-C is told to it once, by us
+                )
+        except OSError as error:
+            raise refused(error, log) from None
+
+    def _wait(self, why: str) -> None:
+        """Say that it ended and when it is started again, and wait until then."""
+        wait_s = self._pause.failed()
+        told = status.stored(self._home.root)
+        # What it said of itself before it ended says more than its exit code.
+        said = told["trouble"] if told["state"] == status.ENDED else None
+        trouble = {"recipe": "", "why": why, "hint": f"Its log is {self._home.logs / 'loop.log'}.", **(said or {})}
+        trouble |= {"times": self._pause.times, "next": (datetime.now(UTC) + timedelta(seconds=wait_s)).isoformat()}
+        status.write(self._home.root, {**told, "state": status.RESTARTING, "trouble": trouble})
+        self._over.wait(wait_s)
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        return f"The loop's process was ended by {signal.Signals(-code).name}."
+    return f"The loop's process ended by itself, exit code {code}."

@@ -1,0 +1,280 @@
+"""What the loop does next: a turn, a look at a trial, or nothing for a while. One thing at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from headrace.catalog import LANDERS, MODELS
+from headrace.core.runner import Runner
+from headrace.core.stage import Stage
+from headrace.errors import HeadraceError, LostRace, NothingToLearn
+from headrace.registry import canary
+from headrace.registry.load import load
+from headrace.registry.serve import go_round
+from headrace.scheduler import backlog as due
+from headrace.scheduler import status
+from headrace.scheduler.lease import LeaderLease
+from headrace.scheduler.pause import Pause
+from headrace.scheduler.status import Status, StatusBars
+from headrace.session import Session, opened
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.training.champion import champion
+from headrace.training.recipe import MODELS as MODEL_NAMES
+from headrace.training.recipe import RERANKER
+from headrace.training.recipes import RECIPES
+from headrace.training.round import Turn
+
+_LOOK_S = 2.0
+_WATCH_S = 10.0
+_OTHERS = timedelta(minutes=15)
+"""How long a turn that somebody else began is left to them."""
+
+log = logging.getLogger("headrace.scheduler")
+
+
+@dataclass
+class PendingVerdicts:
+    """What waits for one recipe: verdicts it has not learned from, since when, and whether that is reason enough for a turn."""
+
+    recipe: str
+    model: str
+    new: int
+    since: datetime | None
+    due_at: datetime | None
+    due: bool
+    note: str = ""
+
+
+class Scheduler:
+    """Makes turns for one installation while it holds the seat, and watches what is on trial; `go` is how a turn is made."""
+
+    def __init__(
+        self, session: Session, told: Status, name: str, *, pause: Pause | None = None, go: Callable[..., Turn] = go_round
+    ) -> None:
+        self._session = session
+        self._settings = session.settings.training
+        self._status = told
+        self._pause = pause or Pause()
+        self._go = go
+        self._retry_at = 0.0
+        runner = session.runner
+        self._models = ObjectReader(MODELS, runner.endpoints, Meter(runner.record.ledger, "loop"))
+        self.seat = LeaderLease(ObjectWriter(LANDERS, runner.endpoints, Meter(runner.record.ledger, "loop")), name)
+        self._known: dict[int, dict[str, Any]] = {}
+        self._tried: dict[str, due.Reached] = {}
+        """What each recipe was offered and could not learn from."""
+        self._since: dict[str, tuple[due.Reached, datetime]] = {}
+        """When the oldest verdict was given that a recipe has not read, beside what it had read when that was looked up."""
+        self._after = ""
+        self._watched_at = -_WATCH_S
+        self._trials: dict[str, str] = {}
+        # The turn that the loop before this one had under way, if it was ended in the middle of it.
+        self._ours: dict[str, Any] | None = told.get("turn")
+        told.tell(turn=None, trouble=None)
+
+    def run(self) -> None:
+        """Go on until interrupted; `KeyboardInterrupt` passes through."""
+        while True:
+            busy = self.step()
+            self._status.flush()
+            if not busy:
+                time.sleep(_LOOK_S)
+
+    def step(self) -> bool:
+        """One thing: whether a turn was made, so that the next may follow at once."""
+        if not self.seat.held:
+            whose = f"The loop at {self.seat.holder} trains for this installation." if self.seat.holder else ""
+            self._status.tell(state=status.ELSEWHERE if whose else status.STARTING, note=whose)
+            return False
+        try:
+            self._watch()
+            stands = self._session.runner.run(due.look, recipes=self._settings.recipes, known=self._known)
+            waiting = [self._waiting(recipe, stands) for recipe in self._settings.recipes]
+        except LostRace as error:
+            log.info("somebody else was quicker: %s", error.message)
+            return False
+        except HeadraceError as error:
+            # Nothing was tried: it is looked at again in a moment, and said meanwhile.
+            self._status.tell(note=str(error))
+            return False
+        self._status.tell(recipes=[_as_dict(one, self._settings.verdicts) for one in waiting], last=_last(stands.newest), note="")
+        if time.monotonic() < self._retry_at:
+            self._status.tell(state=status.PAUSED)
+            return False
+        self._status.tell(state=status.WAITING)
+        if stands.begun is not None:
+            return self._resumed(stands.begun)
+        self._ours = None
+        ready = [one.recipe for one in waiting if one.due]
+        if not ready:
+            return False
+        # Round robin: verdicts that keep coming must not let the first recipe take every turn.
+        order = list(self._settings.recipes)
+        start = order.index(self._after) + 1 if self._after in order else 0
+        self._train(next(name for name in [*order[start:], *order[:start]] if name in ready), stands)
+        return True
+
+    def _resumed(self, begun: Mapping[str, Any]) -> bool:
+        """Take a turn up that was begun: our own at once, another's only when it is left lying."""
+        ours = self._ours is not None and self._ours.get("recipe") == begun["recipe"]
+        age = datetime.now(UTC) - datetime.fromisoformat(begun["begun"])
+        if not ours and age < _OTHERS:
+            self._status.tell(note=f"Turn {begun['turn']} ({begun['recipe']}) is being made by another command.")
+            return False
+        log.info("turn %d (%s) was begun and is taken up again", begun["turn"], begun["recipe"])
+        self._train(begun["recipe"], None, resumed=True)
+        return True
+
+    def _waiting(self, recipe: str, stands: due.TrainingBacklog) -> PendingVerdicts:
+        chosen = RECIPES.get(recipe)
+        model = chosen.model if chosen else ""
+        tried, read = self._tried.get(recipe, {}), stands.read.get(recipe, {})
+        behind = min((read, tried), key=lambda reached: due.new(stands.landed, reached)) if tried else read
+        count = due.new(stands.landed, behind)
+        if not count:
+            self._since.pop(recipe, None)
+            return PendingVerdicts(recipe, model, 0, None, None, False, self._note(recipe, model))
+        before, since = self._since.get(recipe, (None, None))
+        if before != behind:  # not looked up yet, or another command has learned from it meanwhile
+            since = self._session.runner.run(due.oldest, landed=stands.landed, read=behind)
+            if since is not None:
+                self._since[recipe] = behind, since
+        # A verdict whose writer's clock is ahead waits as long as one that was given now.
+        due_at = min(since, datetime.now(UTC)) + timedelta(minutes=self._settings.minutes) if since else None
+        enough = count >= self._settings.verdicts or (due_at is not None and datetime.now(UTC) >= due_at)
+        return PendingVerdicts(
+            recipe, model, count, since, due_at, enough and model not in self._trials, self._note(recipe, model)
+        )
+
+    def _note(self, recipe: str, model: str) -> str:
+        if model in self._trials:
+            return f"waits for the trial of {self._trials[model]} to end"
+        return "nothing it could learn from yet" if recipe in self._tried else ""
+
+    def _watch(self) -> None:
+        if time.monotonic() - self._watched_at < _WATCH_S:
+            return
+        told = {}
+        for model in MODEL_NAMES:
+            trial: canary.Watched | None = None
+            if model in canary.TRIED:
+                trial = self._session.runner.run(canary.watch, model=model, settings=self._settings)
+            if trial is not None and trial.ended:
+                log.info("the trial of %s %s ended, %s: %s", model, trial.version, trial.ended, trial.why)
+            standing, _ = champion(self._models, model)
+            told[model] = {**asdict(standing), "trial": trial.as_dict() if trial else None}
+        self._trials = {name: one["canary"]["version"] for name, one in told.items() if one["canary"]}
+        self._status.tell(models=told)
+        self._watched_at = time.monotonic()
+
+    def _train(self, recipe: str, stands: due.TrainingBacklog | None, *, resumed: bool = False) -> None:
+        model = RECIPES[recipe].model if recipe in RECIPES else ""
+        turn = {"number": None, "recipe": recipe, "model": model, "stage": "land", "step": 0, "steps": 0, "eta_s": None}
+        self._ours = {**turn, "begun": status.now(), "resumed": resumed, "loss": None}
+        self._status.tell(state=status.TRAINING, turn=self._ours, trouble=None)
+        self._status.flush()
+        self._after = recipe
+        done = False
+        try:
+            self._turn(recipe, stands)
+            done = True
+        except LostRace as error:
+            log.info("somebody else committed this turn: %s", error.message)
+        except HeadraceError as error:
+            self._failed(recipe, error.message, error.hint)
+        except Exception as error:
+            log.exception("a turn with %s failed", recipe)
+            self._failed(recipe, f"Something unforeseen happened: {type(error).__name__}: {error}.", "The log says where.")
+        self._watched_at = -_WATCH_S  # a promotion is to be seen at once
+        if done:
+            self._pause.succeeded()
+        self._status.tell(state=status.WAITING, turn=None)
+
+    def _turn(self, recipe: str, stands: due.TrainingBacklog | None) -> None:
+        settings = self._session.settings
+        with opened("turn", settings, quiet=True) as whole:
+            told = ReportingRunner(whole.runner, self._status)
+            session = replace(whole, runner=told)
+            share = settings.training.canary.share
+            try:
+                done = self._go(session, recipe, canary=share, load=partial(load, session))
+            except NothingToLearn as nothing:
+                # Not a failure: other recipes learn from other verdicts.
+                session.run.detail["nothing"] = nothing.message
+                landed = stands.landed if stands else self._session.runner.run(due.look, recipes=(), known=self._known).landed
+                self._tried[recipe] = landed
+                self._since.pop(recipe, None)
+                log.info("%s: %s", recipe, nothing.message)
+                return
+        self._tried.pop(recipe, None)
+        self._since.pop(recipe, None)
+        decision = done.decision
+        outcome = "promoted" if decision.promoted else "refused"
+        log.info("turn %d (%s) in %.0f s: %s, %s", decision.turn, recipe, done.seconds, outcome, decision.why)
+        self._session.archive()
+
+    def _failed(self, recipe: str, why: str, hint: str) -> None:
+        wait_s = self._pause.failed()
+        self._retry_at = time.monotonic() + wait_s
+        log.warning("a turn with %s failed, the next try is in %.0f s: %s", recipe, wait_s, why)
+        self._status.tell(
+            trouble={
+                "recipe": recipe,
+                "why": why,
+                "hint": hint,
+                "times": self._pause.times,
+                "next": (datetime.now(UTC) + timedelta(seconds=wait_s)).isoformat(),
+            }
+        )
+
+
+class ReportingRunner(Runner):
+    """A runner that tells which stage it has come to."""
+
+    def __init__(self, runner: Runner, told: Status) -> None:
+        super().__init__(runner.record, runner.endpoints, batches=runner.batches, bars=StatusBars(told))
+        self._status = told
+
+    def run(self, stage: Stage[..., Any], *, tenant: str = "", **inputs: Any) -> Any:
+        """See `Runner.run`."""
+        self._status.stage(stage.name)
+        found = super().run(stage, tenant=tenant, **inputs)
+        if stage.name == "plan":
+            self._status.of_turn(number=found["turn"], recipe=found["recipe"], model=found["model"])
+            self._status.flush()
+        return found
+
+
+def _as_dict(waiting: PendingVerdicts, wanted: int) -> dict[str, Any]:
+    times = {name: time.isoformat() if time else None for name, time in (("since", waiting.since), ("due_at", waiting.due_at))}
+    return {**vars(waiting), **times, "of": wanted}
+
+
+def _last(newest: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The last decision, from its manifest."""
+    if newest is None:
+        return None
+    decision, evaluation = newest["decision"], newest["evaluation"]
+    return {
+        "turn": newest["turn"],
+        "recipe": newest.get("recipe", RERANKER),
+        "model": newest.get("model", RERANKER),
+        "promoted": decision["promote"],
+        "version": newest["weights"]["version"],
+        "why": decision["why"],
+        "alarms": decision.get("alarms", []),
+        "measure": evaluation.get("measure", "nDCG@10"),
+        "champion": evaluation["champion"],
+        "challenger": evaluation["challenger"],
+        "questions": evaluation["questions"],
+        "committed": newest["committed"],
+        "timings": newest.get("timings", {}),
+        "feedback_to_served": newest.get("feedback_to_served"),
+    }

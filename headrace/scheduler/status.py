@@ -1,0 +1,150 @@
+"""What the loop tells, as one file in the home (`loop.json`), for the page, the API and `headrace loop`."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from headrace.core.progress import Bars
+from headrace.core.run import write_atomically
+from headrace.errors import HeadraceError
+from headrace.process import began, lives
+
+T = TypeVar("T")
+
+FILE = "loop.json"
+STARTING, WAITING, TRAINING, PAUSED, ELSEWHERE, RESTARTING, ENDED, OFF = (
+    "starting",
+    "waiting",
+    "training",
+    "paused",
+    "elsewhere",
+    "restarting",
+    "ended",
+    "off",
+)
+_EMPTY: dict[str, Any] = {
+    "state": OFF,
+    "pid": 0,
+    "process_started": 0.0,
+    "at": "",
+    "recipes": [],
+    "turn": None,
+    "trouble": None,
+    "last": None,
+    "models": {},
+    "note": "",
+}
+
+
+def read(home: Path) -> dict[str, Any]:
+    """What the loop of this home told last; `running` says whether its process lives, and state is "ended" where it does not.
+
+    A home whose loop never ran has state "off".
+    """
+    found = stored(home)
+    alive = lives(found["pid"], found["process_started"])
+    state = found["state"] if alive or found["state"] == OFF else ENDED
+    return {**found, "state": state, "running": alive and state not in (ENDED, RESTARTING)}
+
+
+def stored(home: Path) -> dict[str, Any]:
+    """The file as it is."""
+    try:
+        return {**_EMPTY, **json.loads((home / FILE).read_bytes())}
+    except (OSError, ValueError):
+        return dict(_EMPTY)
+
+
+def write(home: Path, told: dict[str, Any]) -> None:
+    """Replace the file, whole or not at all, as told by this process; a disk that is full keeps nobody from training."""
+    told = {**told, "pid": os.getpid(), "process_started": began(os.getpid())}
+    with contextlib.suppress(OSError, HeadraceError):
+        write_atomically(home / FILE, json.dumps({**told, "at": now()}, indent=1, default=str).encode())
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat()
+
+
+class Status:
+    """The loop's own copy of what it tells; safe to share between threads. `flush` writes it where it has changed."""
+
+    def __init__(self, home: Path, **kept: Any) -> None:
+        self._home = home
+        self._lock = threading.Lock()
+        self._told: dict[str, Any] = {**copy.deepcopy(_EMPTY), **kept}
+        self._changed = True
+        self._began: tuple[float, int] | None = None
+
+    def tell(self, **what: Any) -> None:
+        """Replace these keys."""
+        with self._lock:
+            self._changed = self._changed or any(self._told.get(name) != value for name, value in what.items())
+            self._told.update(what)
+
+    def of_turn(self, **what: Any) -> None:
+        """Add to what is told of the turn under way."""
+        with self._lock:
+            if self._told["turn"] is not None:
+                self._told["turn"] = {**self._told["turn"], **what}
+                self._changed = True
+
+    def stage(self, name: str) -> None:
+        """The turn under way has come to this stage."""
+        self._began = None
+        self.of_turn(stage=name, step=0, steps=0, eta_s=None)
+
+    def step(self, done: int, total: int, loss: float | None = None) -> None:
+        """The stage under way has done so much; the time left is told from the second step on."""
+        clock = time.monotonic()
+        if self._began is None:
+            self._began = (clock, done)
+        began, at = self._began
+        left = round((total - done) * (clock - began) / (done - at)) if done > at else None
+        self.of_turn(step=done, steps=total, eta_s=left, **({} if loss is None else {"loss": round(loss, 4)}))
+
+    def get(self, name: str) -> Any:
+        """What is told under a key."""
+        with self._lock:
+            return self._told[name]
+
+    def flush(self) -> None:
+        """Write what is told, if it has changed."""
+        with self._lock:
+            changed, self._changed = self._changed, False
+            told = dict(self._told)
+        if changed:
+            write(self._home, told)
+
+
+class StatusBars(Bars):
+    """Progress of long work into the status instead of onto a terminal."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(quiet=True)
+        self._status = status
+
+    def track(self, items: Iterable[T], what: str, *, total: int | None = None, of: str = "", size: bool = False) -> Iterator[T]:
+        """Yield the items and tell how far they are, where it is known how many there are."""
+        done = 0
+        for item in items:
+            yield item
+            done += getattr(item, "num_rows", 1) if size else 1
+            if total:
+                self._status.step(done, total)
+
+    @contextmanager
+    def counted(self, what: str, *, of: str = "") -> Iterator[Any]:
+        """Yield a function (done, of how many, loss) that tells it."""
+        yield self._status.step

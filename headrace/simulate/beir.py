@@ -1,0 +1,112 @@
+"""A folder in BEIR layout: corpus.jsonl, queries.jsonl and qrels/test.tsv (Thakur et al. 2021)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from headrace.errors import WrongUsage
+
+_NAME_BYTES = 200
+
+
+@dataclass(frozen=True)
+class BeirQuestion:
+    """A question, the documents that are relevant to it (id → grade above 0), and its answers where the folder has them."""
+
+    id: str
+    text: str
+    relevant: dict[str, int]
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BeirFolder:
+    """What a folder holds: documents (id → title, text) and the questions that have judgements."""
+
+    path: Path
+    documents: dict[str, tuple[str, str]]
+    questions: tuple[BeirQuestion, ...]
+
+    @cached_property
+    def tenant(self) -> str:
+        """The tenant its documents are indexed for: another corpus is another tenant."""
+        name = re.sub(r"[^a-z0-9]+", "-", self.path.name.lower()).strip("-")[:40]
+        digest = hashlib.sha256(json.dumps(sorted(self.documents.items())).encode()).hexdigest()[:8]
+        return f"eval-{name or 'set'}-{digest}"
+
+    def write(self, folder: Path) -> dict[str, str]:
+        """Write each document as a Markdown file, its title the heading; returns file name → document id."""
+        names = {}
+        for document, (title, text) in self.documents.items():
+            stem = quote(document, safe="")
+            if len(stem) > _NAME_BYTES:
+                stem = hashlib.sha256(document.encode()).hexdigest()
+            name = f"{stem}.md"
+            (folder / name).write_text(f"# {title}\n\n{text}\n" if title else f"{text}\n", encoding="utf-8")
+            names[name] = document
+        return names
+
+
+def read(path: Path) -> BeirFolder:
+    """Read a folder. Raises `WrongUsage` naming the file and line that is off."""
+    documents = {}
+    for place, row in _lines(path / "corpus.jsonl"):
+        documents[_text(row, "_id", place)] = (str(row.get("title") or ""), _text(row, "text", place))
+    grades: dict[str, dict[str, int]] = {}
+    qrels = path / "qrels" / "test.tsv"
+    for number, line in enumerate(_read(qrels).splitlines()[1:], 2):
+        parts = line.split("\t")
+        if len(parts) != 3 or not re.fullmatch(r"-?\d+", parts[2].strip()):
+            raise WrongUsage(f"{qrels}:{number} is not three columns: query-id, corpus-id, score.")
+        if int(parts[2]) > 0:
+            grades.setdefault(parts[0], {})[parts[1]] = int(parts[2])
+    questions = []
+    for place, row in _lines(path / "queries.jsonl"):
+        name = _text(row, "_id", place)
+        if relevant := {document: grade for document, grade in grades.get(name, {}).items() if document in documents}:
+            answers = row.get("answers") or ()
+            if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
+                raise WrongUsage(f'{place}: "answers" is not a list of strings.')
+            questions.append(BeirQuestion(name, _text(row, "text", place), relevant, tuple(answers)))
+    if not questions:
+        raise WrongUsage(f"{path} has no question with a relevant document.", hint="Is qrels/test.tsv that of this corpus?")
+    return BeirFolder(path, documents, tuple(questions))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(_read(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise WrongUsage(f"{place} is not JSON: {error}.") from None
+        if not isinstance(row, dict):
+            raise WrongUsage(f"{place} is not a JSON object.")
+        yield place, row
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        hint = "A folder in BEIR layout has corpus.jsonl, queries.jsonl and qrels/test.tsv."
+        raise WrongUsage(f"{path} does not exist.", hint=hint) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongUsage(f"{path} cannot be read: {error}.") from None
+
+
+def _text(row: dict[str, Any], key: str, place: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise WrongUsage(f'{place} has no text under "{key}".')
+    return value

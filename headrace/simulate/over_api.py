@@ -1,0 +1,140 @@
+"""Asked over HTTP, of a running `headrace up`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from headrace.errors import Forbidden, HeadraceError, NotFound, Overloaded, RequestRefused, Unavailable, WrongUsage
+from headrace.simulate.judgement import GivenAnswer, Judgement, Shown
+from headrace.simulate.names import DocumentNames
+
+_PATIENCE_S = 300.0
+_LOOK_S = 1.0
+_PAGE = 1_000
+
+Patiently = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
+
+
+class ApiClient:
+    """Asks a tenant's index through the API; users may call it side by side."""
+
+    def __init__(self, url: str, token: str, tenant: str | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise WrongUsage(f"--via takes the address of a running `headrace up`, not {url!r}.", hint="http://127.0.0.1:8484")
+        if not token:
+            raise WrongUsage("--via needs an API key.", hint="Set HEADRACE_TOKEN, or give --token.")
+        self._url = f"{parts.scheme}://{parts.netloc}"
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(_PATIENCE_S, connect=5.0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            # A proxy named in the environment must not get in the way of a server on this machine.
+            trust_env=parts.hostname not in ("127.0.0.1", "localhost", "::1"),
+        )
+        self.tenant = tenant or ""
+
+    def ask(self, question: str, user: str, *, generate: bool) -> GivenAnswer:
+        """The answer, or what a search finds. Raises `Overloaded`, which says when to come back, and what else was told."""
+        body = {"question": question, "tenant": self.tenant, "simulated_user": user}
+        found = self._send("POST", "/v1/ask" if generate else "/v1/search", json=body)
+        passages = tuple(Shown(p["chunk_id"], p["document"], p["text"]) for p in found["passages"])
+        return GivenAnswer(found["answer_id"], passages, found["answer"] if generate else None, found["refused"])
+
+    def judge(self, given: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> Iterator[int]:
+        """Send the verdicts one by one; yields 1 for each that is on the head."""
+        for verdict in verdicts:
+            self._send("POST", "/v1/feedback", json={"answer_id": given.answer_id, "simulated_user": user, **vars(verdict)})
+            yield 1
+
+    def bring(self, names: DocumentNames, patiently: Patiently, *, seconds: float = 3_600.0) -> None:
+        """Put the folder's documents for the tenant that is named after it, and wait until each is indexed.
+
+        `patiently` calls again what was told to come back later. Raises `Forbidden` where the key may not, `Unavailable` where
+        they are not indexed within `seconds`.
+        """
+        self.tenant = names.tenant
+        waiting = set()
+        try:
+            for name, data in names.files.items():
+                uri = f"{names.tenant}/{name}"
+                put = patiently(
+                    lambda uri=uri, data=data: self._send(  # type: ignore[misc]
+                        "PUT", f"/v1/documents/{quote(uri)}", params={"tenant": self.tenant}, content=data
+                    )
+                )
+                # "parsed" without having been put here: another process indexed it.
+                if put["status"] in ("put", "failed"):
+                    waiting.add(uri)
+        except Forbidden as error:
+            error.hint = "Bring a key with the scope admin, or name the key's tenant with --tenant and index the folder for it."
+            raise
+        until = time.monotonic() + seconds
+        while waiting:
+            for document in self._documents(patiently):
+                if document["status"] == "failed":
+                    raise RequestRefused(f"{document['uri']} cannot be indexed: {document['reason']}.")
+                if document["status"] == "indexed":
+                    waiting.discard(document["uri"])
+            if waiting and time.monotonic() > until:
+                raise Unavailable(
+                    f"{len(waiting)} documents are not indexed after {seconds:.0f} s.", hint="Look at GET /v1/documents."
+                )
+            if waiting:
+                time.sleep(_LOOK_S)
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._http.close()
+
+    def _documents(self, patiently: Patiently) -> Iterator[dict[str, Any]]:
+        after, more = "", True
+        while more:
+            query = {"tenant": self.tenant, "limit": _PAGE, "after": after}
+            page = patiently(lambda query=query: self._send("GET", "/v1/documents", params=query))  # type: ignore[misc]
+            yield from page["data"]
+            more = page["has_more"]
+            after = page["data"][-1]["uri"] if page["data"] else ""
+
+    def _send(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, self._url + path, **more)
+            answer = response.json()
+        except httpx.TimeoutException as error:
+            raise Unavailable(f"{self._url} did not answer within {_PATIENCE_S:.0f} s.", hint="Is it still busy?") from error
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise Unavailable(
+                f"{self._url} cannot be reached: {str(error) or type(error).__name__}.", hint="Does `headrace up` run there?"
+            ) from error
+        except ValueError:
+            answer = None
+        if response.is_success and isinstance(answer, dict):
+            return answer
+        raise _told(self._url, response.status_code, answer, response.headers)
+
+
+def _told(url: str, status: int, answer: Any, headers: Mapping[str, str]) -> HeadraceError:
+    """The error of ours that the service told."""
+    told = answer.get("error") if isinstance(answer, dict) else None
+    if not isinstance(told, dict):
+        return RequestRefused(f"{url} answered {status}, and not as Headrace does.", hint="Is that the address of `headrace up`?")
+    message = str(told.get("message"))
+    if status == 429:
+        error = Overloaded(message)
+        wait = headers.get("retry-after", "")
+        error.retry_s = float(wait) if wait.isdecimal() else error.retry_s
+        return error
+    match status:
+        case 401 | 403:
+            return Forbidden(message)
+        case 404:
+            return NotFound(message)
+        case 503:
+            return Unavailable(message)
+        case _:
+            return RequestRefused(f"{url} answered {status}: {message}")

@@ -1,0 +1,1 @@
+"""Iceberg tables behind a REST catalog."""

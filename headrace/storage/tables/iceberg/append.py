@@ -1,0 +1,85 @@
+"""Rows appended to an Iceberg table as they come: their file is written meanwhile, and named by no snapshot until the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+from pyiceberg.io.fileformat import FileFormatFactory
+from pyiceberg.io.pyarrow import _dataframe_to_data_files, _to_requested_schema, pyarrow_to_schema
+from pyiceberg.manifest import DataFile, FileFormat
+from pyiceberg.schema import sanitize_column_names
+from pyiceberg.table import Table, Transaction
+
+from headrace.errors import LostRace, StorageFull
+from headrace.storage.tables.iceberg.core import IcebergCore
+from headrace.storage.tables.iceberg.fence import horizon, require_kept
+from headrace.storage.tables.iceberg.file import DataFileWriter
+
+# Of Arrow. Larger groups compress hardly better, and upkeep makes larger ones of them.
+_GROUP_BYTES = 8 << 20
+
+
+class IcebergAppend:
+    """One append in the making; see `tables.Append`. The rows are written once, only the commit is tried again."""
+
+    def __init__(self, table: IcebergCore) -> None:
+        self._table = table
+        self._of: Table | None = None
+        self._seen = 0
+        self._file: DataFileWriter | None = None
+        self._gathered: list[pa.RecordBatch] = []
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        if not rows.num_rows:
+            return
+        table = self._begun()
+        with self._table.faults():
+            if not table.spec().is_unpartitioned():  # by another tool; pyiceberg knows which row goes where
+                self._gathered.append(rows)
+                return
+            if self._file is None:
+                self._file = DataFileWriter(table, "00000-0", group_bytes=_GROUP_BYTES)
+            self._file.write(_fitted(table, rows))
+
+    def commit(self, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
+        table, files = self._begun(), list[DataFile]()
+        file, self._file = self._file, None  # a commit may be taken unheard: from here on nothing is given up from outside
+
+        def stage(now: Table, transaction: Transaction, properties: dict[str, str]) -> None:
+            require_kept(now, files, self._seen, horizon(self._table.marks_of(now)), self._table.store, self._table.meter)
+            with transaction.update_snapshot(snapshot_properties=properties).fast_append() as append:
+                for one in files:
+                    append.append_data_file(one)
+
+        try:
+            with self._table.faults():
+                if file is not None:
+                    files.append(file.close())
+                elif self._gathered:
+                    files += _dataframe_to_data_files(table.metadata, pa.Table.from_batches(self._gathered), table.io)
+            return self._table.commit(self._table.load() or table, stage, lambda now, standing: marks, expected)
+        except (LostRace, StorageFull):
+            self._table.discard(table, [one.file_path for one in files])  # known not to be in any snapshot
+            raise
+
+    def discard(self) -> None:
+        if self._file is not None:
+            self._file.abandon()
+
+    def _begun(self) -> Table:
+        """The table as it was when the first row came. The horizon it had then is what its file is held against."""
+        if self._of is None:
+            self._of = self._table.writable()
+            self._seen = horizon(self._table.marks_of(self._of))
+        return self._of
+
+
+def _fitted(table: Table, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows as the table's schema has them: its order of columns, its types, its field ids."""
+    held = pyarrow_to_schema(rows.schema, table.schema().name_mapping, format_version=table.format_version)
+    parquet = FileFormatFactory.get(FileFormat.PARQUET)
+    wanted = sanitize_column_names(table.schema())
+    fitted: pa.RecordBatch = _to_requested_schema(wanted, held, rows, include_field_ids=True, format_model=parquet)
+    return fitted

@@ -1,0 +1,294 @@
+"""One Iceberg table behind a REST catalog, as it is loaded, made and committed to: every commit is a compare-and-swap.
+
+Marks are kept in the snapshot's summary. Every commit repeats those of the snapshot it builds on, so the newest snapshot has
+them all, whichever older ones upkeep has expired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import random
+import time
+import uuid
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    CommitStateUnknownException,
+    NamespaceAlreadyExistsError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    RESTError,
+    TableAlreadyExistsError,
+)
+from pyiceberg.table import Table, Transaction
+from pyiceberg.table.snapshots import Snapshot
+from requests.exceptions import RequestException
+
+from headrace.catalog import Store
+from headrace.errors import LostRace, StorageFull, Unavailable
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.meter import Meter
+from headrace.storage.reason import reason
+from headrace.storage.tables.iceberg.metered_io import MeteredCatalog
+from headrace.storage.tables.iceberg.reach import ReachableFiles
+from headrace.storage.tables.iceberg.transaction import QuickTransaction
+
+Stage = Callable[[Table, Transaction, dict[str, str]], None]
+"""Puts a snapshot with these properties into a transaction on a table."""
+Marks = Callable[[Table, Mapping[str, Any]], Mapping[str, Any]]
+"""The marks to set, given the table and the marks that stand."""
+NAMESPACE = "headrace"
+_OURS = "headrace."
+_MARK = "headrace.mark."
+_COMMIT = "headrace.commit"
+_TRIES = 12
+PROPERTIES = {
+    # The catalog writes the table's metadata anew at every commit and, told so, deletes all but the last of them.
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+    # A dictionary of ids is as long as the ids: given up early, files are half as large (docs/benchmarks.md).
+    "write.parquet.dict-size-bytes": "65536",
+}
+
+
+class IcebergCore:
+    """What appends, rewrites and maintenance need of the table; nothing is sent until it is used."""
+
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
+        self.store = store
+        self._endpoints = endpoints
+        self.meter = meter
+        self._catalog: MeteredCatalog | None = None
+        self._table: Table | None = None
+        self._whole = False
+        self.reach = ReachableFiles(_ours)
+
+    def commit(self, table: Table, stage: Stage, marks: Marks, expected: Mapping[str, Any], *, tries: int = _TRIES) -> int:
+        """Commit a snapshot and return its id: `stage` puts it into a transaction, once per try, on the table as it then stands.
+
+        Every mark of the snapshot it builds on is repeated, and those that `marks` says are new. Raises `LostRace` if it is
+        known that nothing was committed, `Unavailable` if it is not.
+        """
+        commit = uuid.uuid4().hex
+        for attempt in range(tries):
+            self._require(table, expected)
+            standing = marks_in(table)
+            carried = {**standing, **marks(table, standing)}
+            properties = {_MARK + name: json.dumps(value, sort_keys=True) for name, value in carried.items()}
+            base = table.last_sequence_number
+            try:
+                with self._faults_of_commit(), QuickTransaction(table) as transaction:
+                    stage(table, transaction, {**properties, _COMMIT: commit})
+            except _Uncertain as uncertain:
+                table = self.reload()
+                if (landed := _committed(table, commit)) is not None:
+                    return landed
+                held = {snapshot.sequence_number for snapshot in table.metadata.snapshots}
+                if not held.issuperset(range(base + 1, table.last_sequence_number + 1)):
+                    raise Unavailable(
+                        f"A commit to {self.store.table} took so long that the table does not say any more whether it was taken.",
+                        hint="Run the command again: it goes on from what the table holds.",
+                    ) from None
+                self._wait(uncertain, attempt, tries)
+                continue
+            landed = _committed(table, commit)
+            if landed is None:
+                table = self.reload()
+                landed = _committed(table, commit)
+            if landed is not None:
+                return landed
+        raise LostRace(
+            f"{tries} tries to commit to {self.store.table} were overtaken by other writers.",
+            hint="Run the command again when fewer writers run.",
+        )
+
+    def change(self, stage: Callable[[Table, Transaction], None]) -> Table:
+        """Commit what is no snapshot and may be done twice (properties, expired snapshots); return the table after it."""
+        for attempt in range(_TRIES):
+            table = self.reload()
+            try:
+                with self._faults_of_commit(), QuickTransaction(table) as transaction:
+                    stage(table, transaction)
+                return self.reload()
+            except _Uncertain as uncertain:
+                self._wait(uncertain, attempt, _TRIES)
+        raise LostRace(
+            f"{_TRIES} tries to change {self.store.table} were overtaken by other writers.",
+            hint="Run the command again when fewer writers run.",
+        )
+
+    def marks_of(self, table: Table) -> dict[str, Any]:
+        """Every mark of the newest snapshot of a table that was loaded."""
+        return marks_in(table)
+
+    def _wait(self, uncertain: _Uncertain, attempt: int, tries: int) -> None:
+        if uncertain.cause is not None and attempt >= _TRIES - 1:
+            raise Unavailable(
+                f"A commit to {self.store.table} was not taken: {reason(uncertain.cause)}.",
+                hint="Check the catalog and run the command again; nothing was half-written.",
+            ) from uncertain.cause
+        # Whoever has many tries waits for no one: beside a writer that never pauses, each is as good as the next.
+        if uncertain.cause is not None or tries == _TRIES:
+            time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
+
+    def _require(self, table: Table, expected: Mapping[str, Any]) -> None:
+        standing = marks_in(table)
+        for name, value in expected.items():
+            if standing.get(name) != value:
+                raise LostRace(
+                    f"Somebody else moved {self.store.table}'s mark {name!r} from {value!r} to {standing.get(name)!r}.",
+                    hint="Run the command again; it goes on from there.",
+                )
+
+    def discard(self, table: Table, paths: Iterable[str]) -> None:
+        """Delete files that no snapshot names; what cannot be deleted now is left to upkeep."""
+        for path in paths:
+            with contextlib.suppress(Exception):
+                table.io.delete(path)
+
+    def load(self) -> Table | None:
+        """The table as it stands now, or `None` where nobody made it yet."""
+        with self.faults():
+            if self._table is not None:
+                self._table.refresh()
+                return self._table
+            try:
+                self._table = self._connect().load_table((NAMESPACE, self.store.table))
+            except (NoSuchTableError, NoSuchNamespaceError):
+                return None
+        return self._table
+
+    def _connect(self) -> MeteredCatalog:
+        if self._catalog is None:
+            self._catalog = MeteredCatalog(self.store, self._endpoints, self.meter)
+            # Its session and the session's adapters refer to one another: left alone, its connections would stay open until
+            # the collector comes by.
+            weakref.finalize(self, self._catalog.close)
+        return self._catalog
+
+    def reload(self) -> Table:
+        """The table as it stands now, anew; it must exist."""
+        with self.faults():
+            self._table = self._connect().load_table((NAMESPACE, self.store.table))
+        return self._table
+
+    def writable(self) -> Table:
+        """The table, made where it is missing and with every column of the catalog, as it was when last looked at."""
+        if self._table is None or not self._whole:
+            self._table, self._whole = self._table_or_new(), True
+        return self._table
+
+    def _table_or_new(self) -> Table:
+        table = self.load()
+        if table is not None:
+            return self._widened(table)
+        with self.faults():
+            catalog = self._connect()
+            with contextlib.suppress(NamespaceAlreadyExistsError):
+                catalog.create_namespace(NAMESPACE)
+            # Our own loop decides what may be retried: pyiceberg's would append behind a mark that has moved.
+            with contextlib.suppress(TableAlreadyExistsError):
+                catalog.create_table(
+                    (NAMESPACE, self.store.table),
+                    schema=self.store.columns,
+                    properties={
+                        "commit.retry.num-retries": "0",
+                        "write.parquet.compression-codec": "zstd",
+                        "format-version": "2",
+                        **PROPERTIES,
+                    },
+                )
+            self._table = catalog.load_table((NAMESPACE, self.store.table))
+        return self._widened(self._table)
+
+    def _widened(self, table: Table) -> Table:
+        """The table with every column the catalog has, and null where the catalog allows it; older rows have null there."""
+        for _ in range(_TRIES):
+            held = set(table.schema().column_names)
+            tops = {field.name: field.required for field in table.schema().fields}
+            known = all(name in held for field in self.store.columns for name in _names(field))
+            if known and not any(field.nullable and tops[field.name] for field in self.store.columns):
+                return table
+            wanted = pa.schema([field if field.name in tops else field.with_nullable(True) for field in self.store.columns])
+            with self.faults(), contextlib.suppress(CommitFailedException), table.update_schema() as update:
+                update.union_by_name(wanted)
+            table = self.reload()  # somebody else may have added them, or rows, meanwhile
+        raise LostRace(f"The new columns of {self.store.table} could not be added.", hint="Run the command again.")
+
+    @contextlib.contextmanager
+    def _faults_of_commit(self) -> Iterator[None]:
+        try:
+            yield
+        except (CommitFailedException, CommitStateUnknownException):
+            raise _Uncertain(None) from None
+        except (RequestException, RESTError, OSError) as error:
+            if "no space" in str(error).lower() or "no free volumes" in str(error).lower():
+                raise StorageFull(
+                    f"No space left for table {self.store.table}.", hint="Free some space and run again."
+                ) from error
+            raise _Uncertain(error) from error
+
+    @contextlib.contextmanager
+    def faults(self) -> Iterator[None]:
+        """What goes wrong below, in words of ours."""
+        try:
+            yield
+        except (RequestException, RESTError, OSError) as error:
+            text = str(error)
+            if "no space" in text.lower() or "no free volumes" in text.lower():
+                raise StorageFull(
+                    f"No space left for table {self.store.table}.", hint="Free some space and run again."
+                ) from error
+            raise Unavailable(
+                f"Table {self.store.table} cannot be reached through {self._endpoints.catalog_uri}: {reason(error)}.",
+                hint="Check that the catalog and the object store run and run the command again.",
+            ) from error
+
+
+class _Uncertain(Exception):
+    """A commit that was refused, or whose answer was lost: only the table can tell."""
+
+    def __init__(self, cause: Exception | None) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+def marks_in(table: Table, before: datetime | None = None) -> dict[str, Any]:
+    """The marks of the newest snapshot that is ours: another tool's (a compaction, say) stands on it and carries none."""
+    latest_ms = before.timestamp() * 1000 if before else math.inf
+    # Not from parent to parent: upkeep expires most snapshots between those it keeps of the last days.
+    for snapshot in sorted(table.metadata.snapshots, key=lambda one: one.sequence_number or 0, reverse=True):
+        if snapshot.timestamp_ms <= latest_ms and _ours(snapshot):
+            properties = snapshot.summary.additional_properties if snapshot.summary else {}
+            return {name[len(_MARK) :]: json.loads(value) for name, value in properties.items() if name.startswith(_MARK)}
+    return {}
+
+
+def _ours(snapshot: Snapshot) -> bool:
+    return snapshot.summary is not None and any(name.startswith(_OURS) for name in snapshot.summary.additional_properties)
+
+
+def _names(field: pa.Field, prefix: str = "") -> Iterator[str]:
+    """A field and those nested in it, as Iceberg names them."""
+    name = f"{prefix}{field.name}"
+    yield name
+    kind = field.type
+    if pa.types.is_list(kind):
+        yield from _names(kind.value_field.with_name("element"), f"{name}.")
+    elif pa.types.is_struct(kind):
+        for index in range(kind.num_fields):
+            yield from _names(kind.field(index), f"{name}.")
+
+
+def _committed(table: Table, commit: str) -> int | None:
+    for snapshot in reversed(table.metadata.snapshots):
+        if snapshot.summary is not None and snapshot.summary.additional_properties.get(_COMMIT) == commit:
+            return snapshot.snapshot_id
+    return None

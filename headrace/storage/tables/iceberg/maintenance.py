@@ -1,0 +1,231 @@
+"""Upkeep of one Iceberg table: small files merged, old snapshots expired, and what no snapshot names removed.
+
+In this order, each step safe to be cut short and done again by the next upkeep, at once with others and with writers:
+
+1. What the snapshots name is read, and *then* the folder is listed. What was written more than a grace time ago and is named
+   by none is a stray: a writer that died left it, or one that is very slow is about to commit it.
+2. Small files are rewritten, and one commit exchanges them (`compaction.py`). It repeats the marks of the snapshot it
+   stands on and moves the horizon, from where on nobody can commit a stray (`fence.py`). Where there is nothing to
+   exchange but strays were found, the commit does only that.
+3. Snapshots are expired, except the newest, those of the last minutes, one per hour of the last days, and any that a turn
+   names: what turns name is read after the snapshots to expire were chosen, right before the commit.
+4. What the snapshots name is read again. Objects that they named in step 1 and name no longer, and strays, are *condemned*:
+   none of them can be named again. Their list is an object too, so the store's clock says when that was.
+5. Objects on lists older than the grace time are deleted. Whoever planned a scan before they were condemned had that long.
+
+Ages are differences between times of the object store's own clock; ours is not asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyiceberg.manifest import DataFileContent, FileFormat, ManifestContent, ManifestEntry, ManifestFile
+from pyiceberg.table import Table, Transaction
+from pyiceberg.table.snapshots import Operation, Snapshot
+from pyiceberg.table.update.snapshot import ExpireSnapshots
+
+from headrace.errors import LostRace, NotFound, StorageFull
+from headrace.settings import Upkeep
+from headrace.storage.tables.iceberg.compaction import Replacement, groups
+from headrace.storage.tables.iceberg.core import PROPERTIES, IcebergCore
+from headrace.storage.tables.iceberg.fence import UPKEEP, horizon, require_kept
+from headrace.storage.tables.iceberg.folder import Listing, TableFolder
+from headrace.storage.tables.maintenance import Pinned, Upkept
+
+_COMMIT_BYTES = 1 << 30  # of files merged by one commit; the rest is merged by the next
+_TRIES = 100  # of one commit: a lander that never pauses wins most of them
+
+
+class IcebergUpkeep:
+    """Keeps one table, which remembers which files each manifest holds: where it is kept for long little is read."""
+
+    def __init__(self, table: IcebergCore) -> None:
+        self._table, self._reach = table, table.reach
+
+    def due(self, rules: Upkeep) -> bool:
+        """Whether upkeep is due: from metadata alone, one request to the catalog."""
+        table = self._table.load()
+        return table is not None and self._commits(table, self._table.marks_of(table)) >= rules.every
+
+    def run(self, rules: Upkeep, pinned: Pinned) -> Upkept | None:
+        """Do all of it; `None` if there is nothing to keep. Raises `NotFound` if files of the table are missing."""
+        table = self._table.load()
+        if table is None or table.current_snapshot() is None:
+            return None
+        with self._table.faults():
+            before = self._reach.live(table)
+            done = Upkept(self._table.store.name, len(before), sum(before.values()), len(table.metadata.snapshots))
+            folder = TableFolder(table, self._table.store, self._table.meter)
+            named = {folder.key(uri) for uri in self._reach.of(table)}
+            listing = folder.list()
+            self._require_whole(folder, listing, table)
+            lists = {key: (found.modified, folder.condemned(key)) for key, found in folder.lists(listing).items()}
+        edge = listing.now - int(rules.grace_s) - 1  # times are whole seconds, so one may be off by one
+        known = named.union(*(keys for _, keys in lists.values()))
+        strays = {
+            key for key, found in listing.objects.items() if found.modified < edge and key not in known and folder.holds(key)
+        }
+        fenced = self._merge(rules, edge, done, fence=bool(strays))
+        table = self._expire(folder, listing, rules, pinned)
+        with self._table.faults():
+            still = {folder.key(uri) for uri in self._reach.of(table)}
+            doomed = {key for key in named - still if folder.holds(key) and key in listing.objects}
+            doomed |= strays - still if fenced else set()
+            if doomed:
+                folder.condemn(doomed)
+            for key, (condemned, keys) in lists.items():
+                if condemned < edge:
+                    self._remove(folder, listing, keys - still, done)
+                    folder.remove(key)
+            after = self._reach.live(table)
+        done.condemned = len(doomed)
+        done.files_after, done.bytes_after = len(after), sum(after.values())
+        done.snapshots_after = len(table.metadata.snapshots)
+        return done
+
+    def _commits(self, table: Table, marks: Mapping[str, Any]) -> int:
+        """Commits since the last upkeep."""
+        return table.last_sequence_number - int((marks.get(UPKEEP) or {}).get("sequence", 0))
+
+    def _require_whole(self, folder: TableFolder, listing: Listing, table: Table) -> None:
+        """Where live files are not in the listing, the listing or the table is not what we think: nothing may be removed."""
+        for _ in range(2):
+            live = {folder.key(uri) for uri in self._reach.live(table)}
+            missing = {key for key in live if key not in listing.objects and folder.holds(key)}
+            if not missing:
+                return
+            # Another upkeep may have merged and removed them between our reading and our listing.
+            table = self._table.reload()
+            listing = folder.list()
+        raise NotFound(
+            f"{len(missing)} data files of table {self._table.store.table} are not in the object store, {min(missing)} for one.",
+            hint="Bring them back from a copy; until then nothing of this table is merged or removed.",
+        )
+
+    def _merge(self, rules: Upkeep, edge: int, done: Upkept, *, fence: bool) -> bool:
+        """Merge what is small and move the horizon; return whether it was moved."""
+        fenced = False
+        while True:
+            table = self._table.reload()
+            with self._table.faults():
+                live = self._live(table)
+                chosen = groups(
+                    sorted((entry for _, entries in live for entry in entries), key=lambda entry: entry.sequence_number or 0),
+                    lambda entry: entry.data_file.file_size_in_bytes,
+                    merge=rules.merge,
+                    most=rules.file_bytes,
+                )
+            due = self._commits(table, self._table.marks_of(table)) >= rules.every
+            if not chosen and (fenced or not (fence or due)):
+                return fenced
+            more, size = len(chosen), 0
+            replacement = Replacement(table)
+            try:
+                with self._table.faults():
+                    for group in chosen:
+                        replacement.merge(group)
+                        more -= 1
+                        size += sum(entry.data_file.file_size_in_bytes for entry in group)
+                        if size >= _COMMIT_BYTES:
+                            break
+                    replacement.write_manifests(live)
+                self._exchange(table, replacement, edge)
+            except LostRace:
+                self._table.discard(table, replacement.files())
+                return fenced  # another upkeep was faster, or a writer has taken rows away: the next upkeep looks again
+            except StorageFull:
+                self._table.discard(table, replacement.files())
+                raise
+            fenced = True
+            done.merged += len(replacement.removed)
+            done.rewritten_bytes += sum(file.file_size_in_bytes for file in replacement.added)
+            if not more:
+                return fenced
+
+    def _exchange(self, table: Table, replacement: Replacement, edge: int) -> None:
+        seen = horizon(self._table.marks_of(table))
+
+        def marks(now: Table, standing: Mapping[str, Any]) -> dict[str, Any]:
+            # It only ever moves forward, so that a writer sees by its value that it moved.
+            return {
+                UPKEEP: {
+                    "sequence": now.last_sequence_number + 1,
+                    "horizon": max(edge, horizon(standing) + 1),
+                }
+            }
+
+        def stage(now: Table, transaction: Transaction, properties: dict[str, str]) -> None:
+            standing = horizon(self._table.marks_of(now))
+            require_kept(now, replacement.added, seen, standing, self._table.store, self._table.meter)
+            replacement.stage(transaction, now, properties)
+
+        self._table.commit(table, stage, marks, {}, tries=_TRIES)
+
+    def _live(self, table: Table) -> list[tuple[ManifestFile, list[ManifestEntry]]]:
+        """Manifests of the newest snapshot and their entries; none of a table that has what we do not merge."""
+        snapshot = table.current_snapshot()
+        manifests = snapshot.manifests(table.io) if snapshot else []
+        plain = table.spec().is_unpartitioned() and len(table.specs()) == 1
+        if not plain or any(manifest.content == ManifestContent.DELETES for manifest in manifests):
+            return []
+        live = [(manifest, self._reach.entries(table, manifest)) for manifest in manifests]
+        files = [entry.data_file for _, entries in live for entry in entries]
+        ours = all(file.file_format == FileFormat.PARQUET and file.content == DataFileContent.DATA for file in files)
+        return live if ours else []
+
+    def _expire(self, folder: TableFolder, listing: Listing, rules: Upkeep, pinned: Pinned) -> Table:
+        def stage(table: Table, transaction: Transaction) -> None:
+            missing = {name: value for name, value in PROPERTIES.items() if table.properties.get(name) != value}
+            if missing:
+                transaction.set_properties(missing)
+            old = expirable(table, rules, listing.now, lambda s: _written(folder, listing, s))
+            if old and (gone := old - pinned()):
+                ExpireSnapshots(transaction).by_ids(sorted(gone)).commit()
+
+        return self._table.change(stage)
+
+    def _remove(self, folder: TableFolder, listing: Listing, keys: frozenset[str], done: Upkept) -> None:
+        for key in sorted(keys):
+            if (found := listing.objects.get(key)) is not None:
+                folder.remove(key)
+                done.removed += 1
+                done.removed_bytes += found.bytes
+
+
+def expirable(table: Table, rules: Upkeep, now: int, written: Callable[[Snapshot], int | None]) -> set[int]:
+    """The snapshots whose time is over: `written` says when one was, `None` if that was just now.
+
+    Kept are what a branch or tag names, the newest `keep_snapshots`, those that were the newest within the last `keep_s`
+    seconds, and for `history_s` seconds one in each `history_step_s`: one that upkeep made if there is one, since it names few
+    files.
+    """
+    snapshots = sorted(table.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
+    kept = {reference.snapshot_id for reference in table.metadata.refs.values()}
+    kept |= {snapshot.snapshot_id for snapshot in snapshots[-rules.keep_snapshots :]}
+    steps: dict[int, Snapshot] = {}
+    for snapshot, later in zip(snapshots, [*snapshots[1:], None], strict=True):
+        superseded = written(later) if later is not None else None
+        if superseded is None or superseded >= now - rules.keep_s - 1:
+            kept.add(snapshot.snapshot_id)
+        at = written(snapshot)
+        if at is not None and at >= now - rules.history_s:
+            step = int(at // rules.history_step_s)
+            if step not in steps or _small(snapshot) or not _small(steps[step]):
+                steps[step] = snapshot
+    kept |= {snapshot.snapshot_id for snapshot in steps.values()}
+    return {snapshot.snapshot_id for snapshot in snapshots} - kept
+
+
+def _small(snapshot: Snapshot) -> bool:
+    return snapshot.summary is not None and snapshot.summary.operation == Operation.REPLACE
+
+
+def _written(folder: TableFolder, listing: Listing, snapshot: Snapshot) -> int | None:
+    """When a snapshot was written, by the store's clock; `None` if that was after the listing."""
+    key = folder.key(snapshot.manifest_list)
+    if not folder.holds(key):  # kept elsewhere: its writer's clock must do
+        return snapshot.timestamp_ms // 1000
+    found = listing.objects.get(key)
+    return found.modified if found else None

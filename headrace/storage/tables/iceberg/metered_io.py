@@ -1,0 +1,151 @@
+"""What pyiceberg reads and writes, and the REST catalog it asks, with every byte of a table's files metered."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+from pyarrow.fs import S3FileSystem
+from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStream
+from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
+
+from headrace.catalog import Store
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Direction
+from headrace.storage.meter import Meter
+
+
+class _MeteredInput(io.RawIOBase):
+    """A pyarrow input file that counts each range it is asked for."""
+
+    def __init__(self, file: Any, store: Store, meter: Meter) -> None:
+        self._file, self._store, self._meter = file, store, meter
+
+    def read(self, size: int = -1) -> bytes:
+        with self._meter.operation(self._store, Direction.READ) as operation:
+            data: bytes = self._file.read(size if size >= 0 else None)
+            operation.bytes = len(data)
+        return data
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def size(self) -> int:
+        return int(self._file.size())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+class _MeteredOutput(io.RawIOBase):
+    """A pyarrow output stream counted as one operation when it closes: only then is the object there."""
+
+    def __init__(self, stream: Any, store: Store, meter: Meter) -> None:
+        self._stream, self._store, self._meter = stream, store, meter
+        self._bytes, self._seconds = 0, 0.0
+
+    def write(self, data: Any) -> int:
+        started = time.perf_counter()
+        self._stream.write(data)
+        self._seconds += time.perf_counter() - started
+        size = memoryview(data).nbytes
+        self._bytes += size
+        return size
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._bytes
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        started = time.perf_counter()
+        try:
+            self._stream.close()
+        finally:
+            super().close()
+            seconds = self._seconds + time.perf_counter() - started
+            self._meter.count(self._store, Direction.WRITE, bytes=self._bytes, seconds=seconds)
+
+
+class _MeteredFile(PyArrowFile):
+    """An Iceberg file whose streams are metered."""
+
+    def __init__(self, inner: PyArrowFile, store: Store, meter: Meter) -> None:
+        super().__init__(inner.location, inner._path, inner._filesystem, inner._buffer_size)
+        self._store, self._meter = store, meter
+
+    def open(self, seekable: bool = True) -> InputStream:
+        # Seekable always: the wrapper then serves Parquet's range reads and Avro's sequential ones alike.
+        return pa.PythonFile(_MeteredInput(super().open(seekable=True), self._store, self._meter), mode="r")  # type: ignore[no-any-return]
+
+    def create(self, overwrite: bool = False) -> OutputStream:
+        # Iceberg gives each file a name of its own, so asking the store whether it exists would only cost a request.
+        return pa.PythonFile(_MeteredOutput(super().create(overwrite=True), self._store, self._meter), mode="w")  # type: ignore[no-any-return]
+
+    def to_input_file(self) -> PyArrowFile:
+        return self
+
+
+class _MeteredFileIO(PyArrowFileIO):
+    """pyiceberg's own file access, metered."""
+
+    def __init__(self, properties: Mapping[str, Any], store: Store, meter: Meter) -> None:
+        super().__init__(dict(properties))
+        self._store, self._meter = store, meter
+
+    def _initialize_s3_fs(self, netloc: str | None) -> S3FileSystem:
+        made = super()._initialize_s3_fs(netloc)
+        # A small file is then put by one request instead of three.
+        return S3FileSystem(**{**made.__reduce__()[1][0], "allow_delayed_open": True})
+
+    def new_input(self, location: str) -> PyArrowFile:
+        return _MeteredFile(super().new_input(location), self._store, self._meter)
+
+    def new_output(self, location: str) -> PyArrowFile:
+        return _MeteredFile(super().new_output(location), self._store, self._meter)
+
+    def delete(self, location: str | InputFile | OutputFile) -> None:
+        # pyiceberg deletes old metadata after a commit, as another writer may just have done: what is gone is deleted.
+        with self._meter.operation(self._store, Direction.WRITE), contextlib.suppress(FileNotFoundError):
+            super().delete(location)
+
+
+class MeteredCatalog(RestCatalog):
+    """A REST catalog whose tables read and write through one store's meter."""
+
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
+        self._metered = (store, meter)
+        self._io: _MeteredFileIO | None = None
+        super().__init__(
+            "headrace",
+            uri=endpoints.catalog_uri,
+            warehouse=endpoints.warehouse,
+            **endpoints.catalog_properties,
+        )
+
+    def _load_file_io(self, properties: Mapping[str, Any] | None = None, location: str | None = None) -> FileIO:
+        # What is in self.properties are the user's own endpoint and keys; they win over what the server suggests.
+        wanted = {**(properties or {}), **self.properties}
+        # A table is loaded anew before each commit; connecting anew to its files each time would take longer than that.
+        if self._io is None or self._io.properties != wanted:
+            self._io = _MeteredFileIO(wanted, *self._metered)
+        return self._io

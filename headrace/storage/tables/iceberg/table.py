@@ -1,0 +1,89 @@
+"""One Iceberg table: what a table format does for a store, each in a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+from pyiceberg.expressions import AlwaysTrue, BooleanExpression
+
+from headrace.catalog import Store
+from headrace.errors import NotFound
+from headrace.settings import Upkeep
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.meter import Meter
+from headrace.storage.tables.iceberg.append import IcebergAppend
+from headrace.storage.tables.iceberg.core import IcebergCore, marks_in
+from headrace.storage.tables.iceberg.maintenance import IcebergUpkeep
+from headrace.storage.tables.iceberg.rewrite import Change, Hit, IcebergRewrite
+from headrace.storage.tables.iceberg.scan import RecentFiles
+from headrace.storage.tables.maintenance import Pinned, Purged, Upkept
+
+
+class IcebergTable(IcebergCore):
+    """One store of the table tier as an Iceberg table; nothing is sent until it is used."""
+
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
+        super().__init__(store, endpoints, meter)
+        self._recent = RecentFiles()
+
+    def scan(self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of a snapshot (the newest if `None`) in Iceberg's own Arrow types; none if there is no table."""
+        table = self.load()
+        if table is None:
+            return
+        with self.faults():
+            # A column that the table was made without, and no writer had added by then, is left out.
+            if snapshot is not None and table.snapshot_by_id(snapshot) is None:
+                raise NotFound(
+                    f"Table {self.store.table} has no snapshot {snapshot} any more: upkeep has expired it.",
+                    hint="Read the newest, or raise upkeep.keep_s; what a turn names is never expired.",
+                )
+            held = {field.name for field in table.scan(snapshot_id=snapshot).projection().fields}
+            wanted = columns if columns == ("*",) else tuple(name for name in columns if name in held)
+            current = table.metadata.current_snapshot_id
+            if where == AlwaysTrue() and snapshot in (None, current) and (rows := self._recent.scan(table, wanted)) is not None:
+                yield from rows
+                return
+            yield from table.scan(row_filter=where, selected_fields=wanted, snapshot_id=snapshot).to_arrow_batch_reader()
+
+    def snapshot(self) -> int | None:
+        """Id of the newest snapshot, or `None` while there is none."""
+        table = self.load()
+        current = table.current_snapshot() if table else None
+        return current.snapshot_id if current else None
+
+    def count(self) -> int:
+        """Number of rows, from metadata alone."""
+        table = self.load()
+        if table is None:
+            return 0
+        with self.faults():
+            return int(table.scan().count())
+
+    def marks(self, before: datetime | None = None) -> dict[str, Any]:
+        """Every mark of the newest snapshot (committed before a time)."""
+        table = self.load()
+        return marks_in(table, before) if table else {}
+
+    def begin(self) -> IcebergAppend:
+        """An append in the making; see `append.py`."""
+        return IcebergAppend(self)
+
+    def due(self, rules: Upkeep) -> bool:
+        """Whether upkeep is due: one request to the catalog."""
+        return IcebergUpkeep(self).due(rules)
+
+    def upkeep(self, rules: Upkeep, pinned: Pinned) -> Upkept | None:
+        """Merge small files, expire snapshots and remove what none names; see `maintenance.py`."""
+        return IcebergUpkeep(self).run(rules, pinned)
+
+    def rewrite(self, columns: Sequence[str], hit: Hit, change: Change | None) -> int:
+        """Take out the rows that are hit, or put changed ones in their place; see `rewrite.py`."""
+        return IcebergRewrite(self).run(columns, hit, change)
+
+    def purge(self) -> Purged:
+        """Remove every snapshot but the newest, and what only they name; see `rewrite.py`."""
+        return IcebergRewrite(self).purge()

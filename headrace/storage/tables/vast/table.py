@@ -1,0 +1,551 @@
+"""One table of VAST DB: rows, marks and version in one transaction.
+
+Four tables stand for one store: `interactions` holds the rows, each with the version of the commit that brought it;
+`interactions_pieces` what was too wide for a cell (`oversized.py`); `interactions_commits` a row per commit with its id, time and
+marks; `interactions_head` a single row, the newest commit. A table only grows, so the rows up to a version are the table as it
+stood then.
+
+A commit updates the row of the head first, which is its lock: of two transactions that update one row VAST DB lets one go on
+and answers the other with a conflict. Whether it also refuses an update that began before another one was committed its
+documents do not say, so a commit does not rely on it: with the lock in hand it asks, in a transaction of its own, whether the
+head still stands where it was read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import operator
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyiceberg.expressions import BooleanExpression
+
+from headrace.catalog import Store
+from headrace.errors import BadSettings, LostRace
+from headrace.settings import Upkeep
+from headrace.storage.endpoints import Endpoints, VastEndpoint
+from headrace.storage.ledger import Direction
+from headrace.storage.meter import Meter
+from headrace.storage.tables.maintenance import Pinned, Purged, Upkept
+from headrace.storage.tables.predicate import split
+from headrace.storage.tables.vast import oversized as wide
+from headrace.storage.tables.vast.columns import askable, asked, filtered, naive, requests_of, same, stored
+from headrace.storage.tables.vast.errors import fault, passing, sdk
+
+if TYPE_CHECKING:
+    from vastdb.session import Session
+    from vastdb.table_metadata import TableMetadata
+    from vastdb.transaction import Transaction
+
+_VERSION = "headrace_version"
+_HEAD = pa.schema(
+    [
+        pa.field("version", pa.int64()),
+        pa.field("rows", pa.int64()),
+        pa.field("wide", pa.int64()),  # cells in pieces; while there is none, no query need think of them
+        pa.field("marks", pa.string()),
+    ]
+)
+_COMMITS = pa.schema(
+    [
+        pa.field("version", pa.int64()),
+        pa.field("commit", pa.string()),
+        pa.field("at", pa.timestamp("us")),  # by the writer's clock, in UTC
+        pa.field("marks", pa.string()),
+    ]
+)
+_ROW_ID = "$row_id"
+_PIECES = wide.PIECES.append(pa.field(_VERSION, pa.int64()))
+_TRIES = 12
+_UNSURE = 4
+"""Tries while the server cannot be reached."""
+_SPLIT = 4_000_000
+"""Rows per split of a query, as in the SDK."""
+_NARROW, _WIDE = 64 * 1024, 1024
+"""Rows per answer, without and with wide cells."""
+_CELLS = 200
+"""Wide cells asked for at a time."""
+_LOOKED_BACK = 4096
+"""Commits looked through at first for one before a time; then twice as many, and so on."""
+
+logging.getLogger("vastdb").addHandler(logging.NullHandler())  # it logs what it raises, with tracebacks
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What the head's one row says."""
+
+    row: int
+    version: int
+    rows: int
+    wide: int
+    marks: dict[str, Any]
+
+    def after(self, rows: int, wide: int, marks: Mapping[str, Any]) -> _Head:
+        return _Head(self.row, self.version + 1, self.rows + rows, self.wide + wide, {**self.marks, **marks})
+
+    def as_batch(self) -> pa.RecordBatch:
+        values = {"version": self.version, "rows": self.rows, "wide": self.wide, "marks": _json(self.marks)}
+        return pa.RecordBatch.from_pylist([values], schema=_HEAD)
+
+    def as_commit(self, commit: str) -> pa.RecordBatch:
+        values = {"version": self.version, "commit": commit, "at": naive(datetime.now(UTC)), "marks": _json(self.marks)}
+        return pa.RecordBatch.from_pylist([values], schema=_COMMITS)
+
+
+class VastTable:
+    """One store of the table tier in VAST DB; nothing is sent until it is used.
+
+    The SDK does its own HTTP, so the ledger's rows count the Arrow bytes handed to it or taken from it, as `estimated`.
+    """
+
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
+        if endpoints.vast is None:
+            raise TypeError("these endpoints name no VAST DB")
+        self.store = store
+        self._endpoint: VastEndpoint = endpoints.vast
+        self._meter = meter
+        self._session: Session | None = None
+        self._metadata: dict[str, TableMetadata] = {}
+        self._made = False
+
+    def scan(self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None) -> Iterator[pa.RecordBatch]:
+        """Stream the rows up to a version (the newest if `None`) in the types they are stored in; none if there is no table."""
+        names = tuple(self.store.columns.names) if columns == ("*",) else columns
+        with self._faults(), self._transaction() as transaction:
+            tables = self._tables(transaction)
+            if tables is None:
+                return
+            head = self._head(tables["head"])
+            rows = tables["rows"]
+            rows.reload_schema()  # somebody else may have added columns
+            held = rows.arrow_schema
+            wanted = split(where, self.store.columns, functools.partial(askable, held=held, wide=head.wide > 0))
+            read = dict.fromkeys(name for name in (*names, *wanted.columns) if name in held.names)
+            conditions = [rows[_VERSION] <= (head.version if snapshot is None else snapshot)]
+            for terms in wanted.asked:
+                conditions.append(functools.reduce(operator.or_, (asked(rows, term) for term in terms)))
+            query = [*read, *([wide.WIDE] if head.wide else [])] or [_VERSION]
+            for batch in self._select(rows, query, functools.reduce(operator.and_, conditions), head):
+                if head.wide and read:
+                    batch = wide.mend(batch, functools.partial(self._pieces, tables["pieces"]))
+                if wanted.rest is not None:
+                    batch = filtered(batch, wanted.rest, self.store.columns, wanted.columns)
+                yield batch
+
+    def snapshot(self) -> int | None:
+        """The newest version, or `None` while there is none."""
+        head = self._newest()
+        return head.version if head and head.version else None
+
+    def count(self) -> int:
+        """Number of rows, from the head alone."""
+        head = self._newest()
+        return head.rows if head else 0
+
+    def marks(self, before: datetime | None = None) -> dict[str, Any]:
+        """Every mark of the newest version (committed before a time)."""
+        if before is None:
+            head = self._newest()
+            return head.marks if head else {}
+        with self._faults(), self._transaction() as transaction:
+            tables = self._tables(transaction)
+            if tables is None:
+                return {}
+            commits, newest = tables["commits"], self._head(tables["head"]).version
+            back = _LOOKED_BACK
+            while True:
+                within = (commits["version"] > newest - back) & (commits["version"] <= newest)
+                older = self._rows(commits, ["version"], within & (commits["at"] <= naive(before)))
+                if older:
+                    version = max(row["version"] for row in older)
+                    (found,) = self._rows(commits, ["marks"], commits["version"] == version)
+                    marks: dict[str, Any] = json.loads(found["marks"])
+                    return marks
+                if back >= newest:
+                    return {}
+                back *= 2
+
+    def begin(self) -> _Append:
+        """An append in the making; its rows wait in memory, since a transaction of VAST DB that is left open times out."""
+        return _Append(self)
+
+    def append(self, data: pa.Table, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
+        """Commit rows and marks in one transaction and return its version; see `TableWriter.append`."""
+        commit = uuid.uuid4().hex
+        kept = pa.schema([stored(field) for field in data.schema])
+        rows, pieces = wide.cut(data.cast(kept))
+        unsure = 0
+        for attempt in range(_TRIES):
+            try:
+                with self._faults_of_commit():
+                    return self._commit(rows, pieces, commit, marks, expected, again=unsure > 0)
+            except _Uncertain as uncertain:
+                if uncertain.cause is not None:
+                    unsure += 1
+                    if unsure == _UNSURE:
+                        with self._faults():
+                            raise uncertain.cause from None
+                time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
+        raise LostRace(
+            f"{_TRIES} tries to commit to {self.store.table} were overtaken by other writers, or one holds it and is gone.",
+            hint="Run the command again; VAST DB frees what a writer held when its transaction times out.",
+        )
+
+    def due(self, rules: Upkeep) -> bool:
+        """Never: VAST DB keeps its own storage in order."""
+        return False
+
+    def upkeep(self, rules: Upkeep, pinned: Pinned) -> Upkept | None:
+        """Nothing: VAST DB keeps its own storage in order."""
+        return None
+
+    def rewrite(
+        self,
+        columns: Sequence[str],
+        hit: Callable[[pa.RecordBatch], pa.BooleanArray],
+        change: Callable[[pa.RecordBatch], pa.RecordBatch] | None,
+    ) -> int:
+        """Take out the rows that are hit, or put changed ones in their place, in one transaction; return how many.
+
+        They go from every version: what is deleted here is in none. A changed row keeps the version that brought it.
+        """
+        unsure = 0
+        for attempt in range(_TRIES):
+            try:
+                with self._faults_of_commit(), self._transaction() as transaction:
+                    return self._rewrite(transaction, columns, hit, change)
+            except _Uncertain as uncertain:  # if it was taken after all, nothing is hit any more
+                if uncertain.cause is not None:
+                    unsure += 1
+                    if unsure == _UNSURE:
+                        with self._faults():
+                            raise uncertain.cause from None
+                time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
+        raise LostRace(
+            f"{_TRIES} tries to take rows out of {self.store.table} were overtaken by other writers.",
+            hint="Run the command again; VAST DB frees what a writer held when its transaction times out.",
+        )
+
+    def purge(self) -> Purged:
+        """Nothing: there is no older snapshot, only versions, and what was taken out is in none of them."""
+        return Purged()
+
+    def _rewrite(
+        self,
+        transaction: Transaction,
+        columns: Sequence[str],
+        hit: Callable[[pa.RecordBatch], pa.BooleanArray],
+        change: Callable[[pa.RecordBatch], pa.RecordBatch] | None,
+    ) -> int:
+        tables = self._tables(transaction)
+        if tables is None:
+            return 0
+        head = self._head(tables["head"])
+        rows = tables["rows"]
+        rows.reload_schema()
+        held = rows.arrow_schema
+        read = [name for name in (self.store.columns.names if change else columns) if name in held.names]
+        meant: list[pa.RecordBatch] = []
+        cells: list[str] = []
+        for batch in self._select(rows, [*read, wide.WIDE, _VERSION], None, head, row_id=True):
+            hidden = batch.column(wide.WIDE).to_pylist()
+            whole = wide.mend(batch, functools.partial(self._pieces, tables["pieces"]))
+            mask = pc.fill_null(hit(whole.select([name for name in columns if name in held.names])), False)
+            meant.append(whole.filter(mask))
+            for text, is_meant in zip(hidden, mask.to_pylist(), strict=True):
+                cells += json.loads(text).values() if text and is_meant else ()
+        count = int(sum(batch.num_rows for batch in meant))
+        if not count:
+            return 0
+        new, pieces = wide.cut(self._changed(meant, change, held)) if change else (None, None)
+        brought = pc.count_distinct(pieces["cell"]).as_py() if pieces is not None else 0
+        lock = head.after(0 if change else -count, brought - len(cells), {}).as_batch()
+        with self._counted(Direction.WRITE, lock.nbytes):
+            tables["head"].update(lock.add_column(0, pa.field(_ROW_ID, pa.uint64()), pa.array([head.row], pa.uint64())))
+        standing = self._standing()
+        if standing is None or standing.version != head.version:
+            raise _Uncertain(None)
+        self._delete(rows, [row for batch in meant for row in batch.column(_ROW_ID).to_pylist()])
+        if cells:
+            found = self._rows(tables["pieces"], ["cell"], tables["pieces"]["cell"].isin(cells), row_id=True)
+            self._delete(tables["pieces"], [row[_ROW_ID] for row in found])
+        after = {"rows": new, "pieces": pieces and _with_version(pieces, head.version + 1)}
+        for role, data in {**after, "commits": _Head.as_commit(head.after(0, 0, {}), uuid.uuid4().hex)}.items():
+            for request in requests_of(data) if data is not None else ():
+                with self._counted(Direction.WRITE, request.nbytes):
+                    tables[role].insert(request)
+        return count
+
+    def _changed(
+        self, meant: Sequence[pa.RecordBatch], change: Callable[[pa.RecordBatch], pa.RecordBatch], held: pa.Schema
+    ) -> pa.Table:
+        """What becomes of rows, as they are stored, each with the version that brought it."""
+        done = []
+        for rows in meant:
+            changed = change(rows)
+            columns = {name: changed.column(name) for name in changed.schema.names if name in held.names}
+            columns[_VERSION] = rows.column(_VERSION)
+            arrays = [columns[name].cast(held.field(name).type) for name in held.names if name in columns]
+            done.append(pa.RecordBatch.from_arrays(arrays, names=[name for name in held.names if name in columns]))
+        return pa.Table.from_batches(done)
+
+    def _delete(self, table: Any, rows: list[int]) -> None:
+        with self._counted(Direction.WRITE, 8 * len(rows)):
+            table.delete(pa.RecordBatch.from_arrays([pa.array(sorted(rows), pa.uint64())], names=[_ROW_ID]))
+
+    def _commit(
+        self,
+        rows: pa.Table,
+        pieces: pa.Table,
+        commit: str,
+        marks: Mapping[str, Any],
+        expected: Mapping[str, Any],
+        *,
+        again: bool,
+    ) -> int:
+        if not self._made:
+            try:
+                with self._transaction() as transaction:
+                    self._make(transaction)
+            except sdk().errors.BadRequest:
+                if self._standing() is None:  # else somebody else made it at the same time
+                    raise
+            self._made = True
+        with self._transaction() as transaction:
+            tables = self._tables(transaction)
+            if tables is None:
+                self._made = False
+                raise _Uncertain(None)
+            if again:
+                landed = self._rows(tables["commits"], ["version"], tables["commits"]["commit"] == commit)
+                if landed:
+                    return int(landed[0]["version"])
+            head = self._head(tables["head"])
+            self._require(head, expected)
+            after = head.after(rows.num_rows, pc.count_distinct(pieces["cell"]).as_py(), marks)
+            batch = after.as_batch()
+            with self._counted(Direction.WRITE, batch.nbytes):
+                # Before anything else: from here on no other commit can pass.
+                tables["head"].update(batch.add_column(0, pa.field(_ROW_ID, pa.uint64()), pa.array([head.row], pa.uint64())))
+            standing = self._standing()
+            if standing is None or standing.version != head.version:
+                raise _Uncertain(None)
+            version = functools.partial(_with_version, version=after.version)
+            brought = {"rows": version(rows), "pieces": version(pieces), "commits": after.as_commit(commit)}
+            for role, data in brought.items():
+                for request in requests_of(data):
+                    with self._counted(Direction.WRITE, request.nbytes):
+                        tables[role].insert(request)
+        return after.version
+
+    def _require(self, head: _Head, expected: Mapping[str, Any]) -> None:
+        for name, value in expected.items():
+            if head.marks.get(name) != value:
+                raise LostRace(
+                    f"Somebody else moved {self.store.table}'s mark {name!r} from {value!r} to {head.marks.get(name)!r}.",
+                    hint="Run the command again; it goes on from there.",
+                )
+
+    def _newest(self) -> _Head | None:
+        with self._faults():
+            return self._standing()
+
+    def _standing(self) -> _Head | None:
+        """The head as it is committed, or `None` where nobody made the table yet."""
+        with self._transaction() as transaction:
+            tables = self._tables(transaction)
+            return self._head(tables["head"]) if tables else None
+
+    def _head(self, table: Any) -> _Head:
+        found = self._rows(table, _HEAD.names, None, row_id=True)
+        if len(found) != 1:
+            raise BadSettings(
+                f"Table {table.name} of VAST DB holds {len(found)} rows where Headrace keeps one.",
+                hint="Somebody else wrote to it. Name another db_schema under [tables].",
+            )
+        row = found[0]
+        return _Head(row[_ROW_ID], row["version"], row["rows"], row["wide"], json.loads(row["marks"]))
+
+    def _rows(self, table: Any, columns: list[str], predicate: Any, *, row_id: bool = False) -> list[dict[str, Any]]:
+        batches = self._select(table, columns, predicate, None, row_id=row_id)
+        return [row for batch in batches for row in batch.to_pylist()]
+
+    def _pieces(self, table: Any, cells: list[str]) -> pa.Table:
+        found: list[pa.RecordBatch] = []
+        for start in range(0, len(cells), _CELLS):
+            found += self._select(table, wide.PIECES.names, table["cell"].isin(cells[start : start + _CELLS]), None)
+        return pa.Table.from_batches(found, wide.PIECES)
+
+    def _select(
+        self, table: Any, columns: list[str], predicate: Any, head: _Head | None, *, row_id: bool = False
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream one query, counting each batch as it comes."""
+        vastdb = sdk()
+        # A small table is one split of one part; how large this one is the head tells without a request.
+        config = vastdb.QueryConfig(
+            num_splits=max(1, head.rows // _SPLIT) if head else 1,
+            num_sub_splits=4 if head and head.rows > _NARROW else 1,
+            limit_rows_per_sub_split=_WIDE if head and head.wide else _NARROW,
+            data_endpoints=list(self._endpoint.data_endpoints) or [self._endpoint.endpoint],
+        )
+        batches = iter(table.select(columns=list(columns), predicate=predicate, config=config, internal_row_id=row_id))
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            size = batch.nbytes if batch is not None else 0
+            seconds = time.perf_counter() - started
+            self._meter.count(self.store, Direction.READ, bytes=size, seconds=seconds, estimated=True)
+            if batch is None:
+                return
+            yield batch
+
+    def _tables(self, transaction: Transaction) -> dict[str, Any] | None:
+        """The tables of this store by role, or `None` where nobody made them yet."""
+        if not self._metadata:
+            metadata = sdk().table_metadata
+            schema = transaction.bucket(self._endpoint.bucket).schema(self._endpoint.db_schema, fail_if_missing=False)
+            if schema is None or not set(self._names().values()) <= set(schema.tablenames()):
+                return None
+            found = {}
+            for role, name in self._names().items():
+                ref = metadata.TableRef(self._endpoint.bucket, self._endpoint.db_schema, name)
+                found[role] = metadata.TableMetadata(ref)
+                found[role].load(transaction)
+            self._metadata = found
+        return {role: transaction.table_from_metadata(known) for role, known in self._metadata.items()}
+
+    def _names(self) -> dict[str, str]:
+        name = self.store.table
+        return {"rows": name, "pieces": f"{name}_pieces", "commits": f"{name}_commits", "head": f"{name}_head"}
+
+    def _make(self, transaction: Transaction) -> None:
+        """Make what is not there: the tables, or columns that the catalog has gained."""
+        wanted = pa.schema([*(stored(field) for field in self.store.columns), (wide.WIDE, pa.string()), (_VERSION, pa.int64())])
+        bucket = transaction.bucket(self._endpoint.bucket)
+        schema = bucket.create_schema(self._endpoint.db_schema, fail_if_exists=False)
+        names = self._names()
+        if not set(names.values()) <= set(schema.tablenames()):
+            schemas = {"rows": wanted, "pieces": _PIECES, "commits": _COMMITS, "head": _HEAD}
+            made = {role: schema.create_table(name, schemas[role]) for role, name in names.items()}
+            made["head"].insert(_Head(0, 0, 0, 0, {}).as_batch())
+            return
+        table = schema.table(names["rows"])
+        held = table.arrow_schema
+        for field in wanted:
+            if field.name in held.names and not same(held.field(field.name).type, field.type):
+                raise BadSettings(
+                    f"Column {field.name} of {self.store.table} is {held.field(field.name).type} in VAST DB and"
+                    f" {field.type} in this version, and VAST DB cannot change it.",
+                    hint="Name another db_schema under [tables].",
+                )
+        if gained := [field for field in wanted if field.name not in held.names]:
+            table.add_column(pa.schema(gained))
+
+    def _connect(self) -> Session:
+        if self._session is None:
+            vastdb = sdk()
+            self._session = vastdb.connect(
+                endpoint=self._endpoint.endpoint,
+                access=self._endpoint.access_key,
+                secret=self._endpoint.secret_key,
+                ssl_verify=self._endpoint.ssl_verify,
+                timeout=self._endpoint.timeout_s,
+                backoff_config=vastdb.BackoffConfig(max_tries=3, max_time=5.0, max_value=1.0),
+            )
+        return self._session
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Transaction]:
+        """A transaction, committed unless the block raises. If the answer to that is lost, it is rolled back: should the commit
+        have arrived, the server refuses the rollback; should it not, nobody need wait for the transaction to time out."""
+        session = self._connect()
+        committing = False
+        transaction = session.transaction()
+        try:
+            with transaction:
+                txid = transaction.txid
+                yield transaction
+                committing = True
+        except Exception as error:
+            if committing:
+                with contextlib.suppress(Exception):
+                    session.api.rollback_transaction(txid)
+            if isinstance(error, sdk().errors.NotFound):
+                self._metadata = {}  # the tables may have been dropped
+            raise
+
+    @contextlib.contextmanager
+    def _counted(self, direction: Direction, size: int) -> Iterator[None]:
+        with self._meter.operation(self.store, direction, estimated=True) as operation:
+            operation.bytes = size
+            yield
+
+    @contextlib.contextmanager
+    def _faults_of_commit(self) -> Iterator[None]:
+        """What another try may mend, as `_Uncertain`."""
+        errors = sdk().errors
+        try:
+            yield
+        except (errors.Conflict, errors.Exists):
+            raise _Uncertain(None) from None
+        except Exception as error:
+            if passing(error):
+                raise _Uncertain(error) from None
+            with self._faults():
+                raise
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """What goes wrong below, in words of ours."""
+        try:
+            yield
+        except Exception as error:
+            found = fault(error, self.store.table, self._endpoint)
+            if found is None:
+                raise
+            raise found from error
+
+
+class _Append:
+    """Rows gathered for one transaction; see `tables.Append`."""
+
+    def __init__(self, table: VastTable) -> None:
+        self._table = table
+        self._rows: list[pa.RecordBatch] = []
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        self._rows.append(rows)
+
+    def commit(self, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
+        rows = pa.Table.from_batches(self._rows, self._table.store.columns)
+        return self._table.append(rows, marks, expected)
+
+    def discard(self) -> None:
+        self._rows = []
+
+
+class _Uncertain(Exception):
+    """A commit that was refused, or whose answer was lost: only the head can tell."""
+
+    def __init__(self, cause: Exception | None) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+def _with_version(data: pa.Table, version: int) -> pa.Table:
+    return data.append_column(pa.field(_VERSION, pa.int64()), pa.array([version] * data.num_rows, pa.int64()))
+
+
+def _json(marks: Mapping[str, Any]) -> str:
+    return json.dumps(marks, sort_keys=True)

@@ -1,0 +1,1 @@
+"""The vector tier: LanceDB on objects or files."""

@@ -1,0 +1,141 @@
+"""Which generation of the index answers: one small object, moved by compare-and-swap.
+
+A generation is an index made in one way (chunk size, embedder): rows of its own in the chunks table, and a vector table of its
+own. The object names the one that is served, the one before it, which can be gone back to, and the one that is being built.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from headrace.catalog import Store
+from headrace.errors import LostRace, NotFound, Transient
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectReader, ObjectWriter
+
+_KEY = "chunks.json"
+_RECENT_S = 1.0
+_OLD_S = 30.0  # longer than the object store is asked for; an index that is no longer served stays for a minute
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class IndexGeneration:
+    """How one generation is made: word pieces of a chunk, the embedder's model name, numbers in an embedding."""
+
+    number: int
+    window: int
+    embedder: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Indexes:
+    """What stands. `newest` is the highest number given out; `touched` counts passes that ended while one was being built.
+
+    `condemned` are generations that nobody asks any more, with the time (seconds since 1970) from which that was so.
+    """
+
+    serving: IndexGeneration | None = None
+    fallback: IndexGeneration | None = None
+    building: IndexGeneration | None = None
+    newest: int = 0
+    touched: int = 0
+    condemned: tuple[tuple[int, float], ...] = ()
+
+    def condemn(self, generation: IndexGeneration | None) -> tuple[tuple[int, float], ...]:
+        """`condemned` with one more."""
+        return self.condemned if generation is None else (*self.condemned, (generation.number, time.time()))
+
+
+@dataclass
+class _Asked:
+    """What stood when it was asked last, for every handle that counts elsewhere, and who is asking."""
+
+    known: tuple[float, Indexes] | None = None
+    asking: threading.Lock = field(default_factory=threading.Lock)
+
+
+class IndexReader(ObjectReader):
+    """Asks which generation answers."""
+
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
+        super().__init__(store, endpoints, meter)
+        self._asked = _Asked()
+
+    def standing(self) -> tuple[Indexes, str]:
+        """What stands now, and the etag that `IndexWriter.move` takes; empty where nothing was indexed yet."""
+        try:
+            data, etag = self.get_with_etag(_KEY)
+        except NotFound:
+            return Indexes(), ""
+        return _read(json.loads(data)), etag
+
+    def recent(self) -> Indexes:
+        """What stood within the last second: one thread asks anew, the others go on meanwhile with what is not old.
+
+        Where it cannot be asked, what was known stands: an index in a local directory need not stop with the object store.
+        """
+        asked = self._asked
+        known = asked.known
+        age = math.inf if known is None else time.monotonic() - known[0]
+        if known is not None and (age < _RECENT_S or not asked.asking.acquire(blocking=age > _OLD_S)):
+            return known[1]
+        if known is None:
+            asked.asking.acquire()
+        try:
+            if asked.known is None or asked.known is known:
+                try:
+                    asked.known = time.monotonic(), self.standing()[0]
+                except Transient:
+                    if known is None:
+                        raise
+                    asked.known = time.monotonic(), known[1]
+            return asked.known[1]
+        finally:
+            asked.asking.release()
+
+
+class IndexWriter(IndexReader, ObjectWriter):
+    """Says which generation answers."""
+
+    def move(self, then: Indexes, etag: str) -> None:
+        """Put `then` in the place of what had `etag`. Raises `LostRace` if that is not what stands."""
+        data = json.dumps(asdict(then), indent=1).encode()
+        if etag:
+            self.put_if_match(_KEY, data, etag)
+        else:
+            self.put_if_absent(_KEY, data)
+
+    def change(self, step: Callable[[Indexes], Indexes]) -> Indexes:
+        """Apply `step` to whatever stands, again while somebody else is quicker, and return what stands then."""
+        for _ in range(_TRIES):
+            standing, etag = self.standing()
+            then = step(standing)
+            if then == standing:
+                return then
+            try:
+                self.move(then, etag)
+            except LostRace:
+                continue
+            return then
+        raise LostRace("Others change which index answers, again and again.", hint="Run the command again.")
+
+
+def touched(standing: Indexes) -> Indexes:
+    """One more pass has ended: whoever is about to switch has to look again."""
+    return replace(standing, touched=standing.touched + 1)
+
+
+def _read(fields: dict[str, Any]) -> Indexes:
+    named = {name: fields.get(name) for name in ("serving", "fallback", "building")}
+    generations = {name: IndexGeneration(**given) if given else None for name, given in named.items()}
+    condemned = tuple((int(number), float(since)) for number, since in fields.get("condemned", ()))
+    return Indexes(**generations, newest=fields["newest"], touched=fields["touched"], condemned=condemned)

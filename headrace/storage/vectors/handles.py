@@ -1,0 +1,464 @@
+"""The vector tier: one LanceDB table per generation of a store, versioned, with dense and full-text search.
+
+Who may read a chunk is decided inside the index, before anything is ranked. In the table, `readers` holds labels: one for each
+reader, with the tenant in front, or the tenant's own alone where everybody of it may read. One query of the index of that column
+therefore finds what a user of a tenant may read, and nothing else.
+
+A search runs on one version of the table from its beginning to its end: both searches give row ids, side by side, and only of
+the rows that are kept is the text fetched.
+
+An operation in the ledger is a search (of one kind or both, with what it fetches), an upsert, an index build. Its bytes are those
+that LanceDB moved to and from storage meanwhile, by its own count (`io.py`); a write that had to read first has a row in
+either direction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+from urllib.parse import urlparse
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.catalog import DIMENSIONS, Store
+from headrace.errors import NothingIndexed, StorageFull, Unavailable
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Direction
+from headrace.storage.meter import Meter, Metered
+from headrace.storage.reason import reason
+from headrace.storage.tables.handles import quoted
+from headrace.storage.vectors.table import Snapshot, VectorTable
+
+# Below this many rows an exact scan beats an approximate index and loses no recall.
+_EXACT_ROWS = 20_000
+_RRF_K = 60  # Cormack, Clarke, Büttcher 2009: reciprocal rank fusion
+_KEY = "chunk_id"
+_PRIMARY_KEY = b"lance-schema:unenforced-primary-key:position"
+_EVERYBODY = ""
+_LABELS = pa.list_(pa.string())
+_UNLABELLED = "(array_length(readers) IS NULL OR array_length(readers) = 0)"  # of before readers were labels
+_FUSED_DEPTH = 40  # of either search, at least; deeper fuses no better (docs/benchmarks.md)
+_DOCUMENTS_AT_ONCE = 200  # named in one filter
+# Upkeep is due with that many rows in no index and that share of all, or that many small fragments, or versions to remove.
+_UNINDEXED_ROWS, _UNINDEXED_SHARE = 500, 0.05
+_FRAGMENTS = 32
+_VERSIONS = 64
+_KEPT = timedelta(hours=1)  # a version stays readable for whoever opened it
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One passage found. Ranks start at 1; a rank or score is `None` where that search did not find the passage.
+
+    `score` is the reciprocal-rank fusion of both searches, or of full-text search alone; of dense search alone it is the cosine
+    similarity. BM25 itself is not told: its word weights are those of the whole table, and so of other tenants' documents.
+    `place` is the page, slide or sheet, where that is known.
+    """
+
+    chunk_id: str
+    document_id: str
+    version: str
+    uri: str
+    heading: str
+    text: str
+    score: float
+    dense_rank: int | None = None
+    fulltext_rank: int | None = None
+    place: str = ""
+    similarity: float | None = None
+    """Cosine similarity to the question, where dense search found it."""
+
+
+_Name = TypeVar("_Name", bound=Hashable)
+
+
+class Fused(NamedTuple, Generic[_Name]):
+    """What reciprocal rank fusion makes of one thing found; a rank is `None` where that search did not find it."""
+
+    name: _Name
+    score: float
+    dense_rank: int | None
+    fulltext_rank: int | None
+
+
+class VectorReader(Metered):
+    """Searches one generation of a store of the vector tier; the first unless named (`of`)."""
+
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter, *, generation: int = 1) -> None:
+        self.store = store
+        self.generation = generation
+        self.meter = meter
+        self._endpoints = endpoints
+        self._uri = endpoints.vectors_uri
+        options = None
+        if urlparse(self._uri).scheme == "s3":
+            options = {
+                "aws_access_key_id": endpoints.s3_access_key,
+                "aws_secret_access_key": endpoints.s3_secret_key,
+                "aws_endpoint": endpoints.s3_endpoint,
+                "aws_region": endpoints.s3_region,
+                "allow_http": str(urlparse(endpoints.s3_endpoint).scheme == "http").lower(),
+                "client_max_retries": "4",
+                "client_retry_timeout": "20",
+            }
+        self._options = options
+        self._tables: dict[int, VectorTable] = {}
+        self._opening = threading.Lock()
+
+    def of(self, generation: int) -> Self:
+        """The handle of another generation of the same store; what is open of it stays open as long as this one."""
+        other = self.counting(self.meter)
+        other.generation = generation
+        return other
+
+    @property
+    def _kept(self) -> VectorTable:
+        """This generation's table, shared with every handle that counts elsewhere."""
+        with self._opening:
+            if self.generation not in self._tables:
+                name = self.store.name if self.generation == 1 else f"{self.store.name}-g{self.generation}"
+                self._tables[self.generation] = VectorTable(name, self._uri, self._options)
+            return self._tables[self.generation]
+
+    def version(self) -> str:
+        """The index version that searches now see, e.g. "g2.17" (generation, version of its table); "none" without an index."""
+        table = self._open()
+        if table is None:
+            return "none"
+        with self._faults():  # asked of the storage
+            return f"g{self.generation}.{table.version}"
+
+    def count(self, where: str | None = None) -> int:
+        """Rows that match an SQL filter."""
+        table = self._open()
+        if table is None:
+            return 0
+        with self._faults(), self._moves(Direction.READ):
+            return int(table.count_rows(where))
+
+    def width(self) -> int | None:
+        """Numbers in an embedding of this generation, `None` while it has no table."""
+        table = self._open()
+        if table is None:
+            return None
+        with self._faults():
+            return int(table.schema.field("embedding").type.list_size)
+
+    def held(self, documents: Collection[str] | None = None) -> pa.Table:
+        """Which chunks are indexed, of some documents or of all.
+
+        Columns chunk_id, document_id, version, tenant, uri, readers (empty: everybody).
+        """
+        columns = [_KEY, "document_id", "version", "tenant", "uri", "readers"]
+        table = self._open()
+        if table is None:
+            return pa.schema([self.store.columns.field(name) for name in columns]).empty_table()
+        with self._faults(), self._moves(Direction.READ):
+            query = table.search().select(columns)
+            if documents is not None:
+                query = query.where(_among(documents))
+            rows = query.limit(None).to_arrow()
+        pairs = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
+        named = pa.array([_readers(tenant, labels) for tenant, labels in pairs], _LABELS)
+        return rows.set_column(rows.schema.get_field_index("readers"), "readers", named)
+
+    def embeddings(self, documents: Collection[str]) -> pa.Table:
+        """What is embedded of some documents: columns tenant, text, embedding."""
+        table = self._open()
+        with self._faults(), self._moves(Direction.READ):
+            return table.search().where(_among(documents)).select(["tenant", "text", "embedding"]).limit(None).to_arrow()
+
+    def dense(self, embedding: np.ndarray[Any, Any], *, tenant: str, most: int, readers: Sequence[str] = ()) -> list[Hit]:
+        """Nearest chunks by cosine similarity, best first; `embedding` is float32, (width,).
+
+        Of the tenant's chunks, those answer that everybody of it may read and those that one of `readers` may.
+        """
+        return self._found(None, embedding, tenant=tenant, most=most, readers=readers)
+
+    def fulltext(self, question: str, *, tenant: str, most: int, readers: Sequence[str] = ()) -> list[Hit]:
+        """Best chunks by BM25 over stemmed words, best first; of those that answer to `tenant` and `readers`, as in `dense`."""
+        return self._found(question, None, tenant=tenant, most=most, readers=readers)
+
+    def fusion(
+        self, question: str, embedding: np.ndarray[Any, Any], *, tenant: str, most: int, readers: Sequence[str] = ()
+    ) -> list[Hit]:
+        """Both searches fused by reciprocal rank, best first; of those that answer to `tenant` and `readers`, as in `dense`."""
+        return self._found(question, embedding, tenant=tenant, most=most, readers=readers)
+
+    def _found(
+        self,
+        question: str | None,
+        embedding: np.ndarray[Any, Any] | None,
+        *,
+        tenant: str,
+        most: int,
+        readers: Sequence[str],
+    ) -> list[Hit]:
+        from lancedb.background_loop import LOOP
+
+        # What people type is words, not query syntax: punctuation must never make a query fail.
+        words = None if question is None else " ".join(re.findall(r"\w+", question))
+        snapshot = self._searchable()
+        if embedding is None and not words:
+            return []
+        where = _answering(tenant, readers, snapshot)
+        with self._faults(), self._moves(Direction.READ):
+            # One hop to LanceDB's loop and back: each costs more under load than what it carries.
+            hits: list[Hit] = LOOP.run(_search(snapshot, words, embedding, where, most))
+        return hits
+
+    def _searchable(self) -> Snapshot:
+        """The version of the table that is to be searched now."""
+        with self._faults():
+            snapshot = self._kept.snapshot()
+        if snapshot is None:
+            raise NothingIndexed(
+                "No document has been indexed yet.", hint="Index some first: headrace index PATH, or headrace demo."
+            )
+        return snapshot
+
+    def _open(self) -> Any:
+        with self._faults():
+            return self._kept.open()
+
+    @contextlib.contextmanager
+    def _moves(self, direction: Direction) -> Iterator[None]:
+        """Count the block as one operation, with what LanceDB moved; also when it raises: the storage did that work."""
+        from headrace.storage.vectors.io import LANCE_IO
+
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            for way, size in zip((Direction.READ, Direction.WRITE), LANCE_IO.take(), strict=True):
+                if way is direction or size:
+                    self.meter.count(self.store, way, bytes=size, seconds=seconds, estimated=not LANCE_IO.counted)
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            text = str(error)
+            if "no space" in text.lower() or "no free volumes" in text.lower():
+                raise StorageFull(f"No space left for the index at {self._uri}.", hint="Free some space.") from error
+            if isinstance(error, ValueError) and not re.search(r"connect|http|io error|lance error: io", text, re.I):
+                raise
+            raise Unavailable(
+                f"The vector index at {self._uri} cannot be reached: {reason(error)}.",
+                hint="Check that its storage runs (`headrace endpoints`) and run the command again.",
+            ) from error
+
+
+class VectorWriter(VectorReader):
+    """Writes one generation of a store of the vector tier; it may search it too."""
+
+    def upsert(self, rows: pa.RecordBatch | pa.Table) -> int:
+        """Insert rows of the store's schema, replacing those of the same chunk id; return how many were handed over.
+
+        Embeddings may have any one width: the first rows decide that of the generation. Doing it twice changes nothing, so a
+        stage killed after this and before it noted so may simply run again.
+        """
+        data = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+        table = self._open_or_new(data.schema.field("embedding").type.list_size)
+        with self._faults(), self._moves(Direction.WRITE):
+            table.merge_insert(_KEY).when_matched_update_all().when_not_matched_insert_all().execute(_labelled(data))
+        return int(data.num_rows)
+
+    def open_to(self, documents: Sequence[str], readers: Sequence[str]) -> None:
+        """Let `readers` (none: everybody of its tenant) read the chunks of some documents from now on; they stay embedded."""
+        table = self._open()
+        for start in range(0, len(documents) if table is not None else 0, _DOCUMENTS_AT_ONCE):
+            where = _among(documents[start : start + _DOCUMENTS_AT_ONCE])
+            with self._faults(), self._moves(Direction.WRITE):
+                rows = table.search().where(where).limit(None).to_arrow()
+                column = pa.array([list(readers)] * rows.num_rows, _LABELS)
+                rows = _labelled(rows.set_column(rows.schema.get_field_index("readers"), "readers", column))
+                # Only rows that are still there: one that was deleted meanwhile must not come back.
+                table.merge_insert(_KEY).when_matched_update_all().execute(rows)
+
+    def delete(self, document_id: str, *, but_version: str = "") -> None:
+        """Delete a document's chunks, but those of one version if it is named."""
+        table = self._open()
+        if table is None:
+            return
+        where = f"document_id = {quoted(document_id)}"
+        if but_version:
+            where += f" AND version <> {quoted(but_version)}"
+        with self._faults(), self._moves(Direction.WRITE):
+            table.delete(where)
+
+    def build(self, width: int = DIMENSIONS) -> str:
+        """Make the indices that are missing (that of embeddings past 20,000 rows), `upkeep` if it is due; return the version.
+
+        Rows that no index has yet are found too, by reading them. `width` is of a table that nobody wrote to yet.
+        """
+        table = self._open_or_new(width)
+        configs = index_configs()
+        with self._faults(), self._moves(Direction.WRITE):
+            before = {index.name for index in table.list_indices()}
+            if "text_idx" not in before:
+                table.create_index("text", config=configs["text"])
+            if "readers_idx" not in before:
+                if table.count_rows(_UNLABELLED):
+                    rows = table.search().where(_UNLABELLED).limit(None).to_arrow()
+                    table.merge_insert(_KEY).when_matched_update_all().execute(_labelled(rows))
+                table.create_index("readers", config=configs["readers"])
+            if "embedding_idx" not in before and table.count_rows() > _EXACT_ROWS:
+                table.create_index("embedding", config=configs["embedding"])
+        if self.due():
+            self.upkeep()
+        return self.version()
+
+    def due(self) -> bool:
+        """Whether upkeep would pay: many rows that no index has yet, many small fragments, or many versions to remove."""
+        table = self._open()
+        if table is None:
+            return False
+        with self._faults(), self._moves(Direction.READ):
+            if table.stats()["fragment_stats"]["num_small_fragments"] > _FRAGMENTS:
+                return True
+            bound = max(_UNINDEXED_ROWS, _UNINDEXED_SHARE * table.count_rows())
+            figures = [table.index_stats(index.name) for index in table.list_indices()]
+            if any(found is not None and found.num_unindexed_rows > bound for found in figures):
+                return True
+            versions = table.list_versions()
+            old = [v for v in versions if datetime.now(v["timestamp"].tzinfo) - v["timestamp"] > _KEPT]
+            return len(old) > _VERSIONS
+
+    def upkeep(self) -> None:
+        """Merge small fragments, take rows into the indices, and remove versions older than an hour.
+
+        It makes versions like any other writer: searches go on meanwhile, and those of other handles see it in a moment.
+        """
+        table = self._open()
+        if table is not None:
+            with self._faults(), self._moves(Direction.WRITE):
+                table.optimize(cleanup_older_than=_KEPT)
+
+    def drop(self) -> None:
+        """Remove this generation with all its rows; doing it twice is no error."""
+        with self._faults(), self._moves(Direction.WRITE):
+            self._kept.drop()
+
+    def _open_or_new(self, width: int) -> Any:
+        """The table, with every column the catalog has; rows of before have null in those it gained."""
+        table = self._open()
+        with self._faults():
+            if table is None:
+                table = self._kept.create(_keyed(columns(self.store, width)))
+            if not table.schema.field(_KEY).metadata:  # an index of before the key was declared
+                table.set_unenforced_primary_key(_KEY)
+            if gained := [field for field in self.store.columns if field.name not in table.schema.names]:
+                table.add_columns(gained)
+        return table
+
+
+def columns(store: Store, width: int) -> pa.Schema:
+    """The schema of a vector store whose embeddings have `width` numbers."""
+    schema = store.columns
+    place = schema.get_field_index("embedding")
+    return schema.set(place, schema.field(place).with_type(pa.list_(pa.float32(), width)))
+
+
+def _keyed(schema: pa.Schema) -> pa.Schema:
+    """The schema with its key declared: without that, two upserts at once would each insert the same new chunk."""
+    place = schema.get_field_index(_KEY)
+    return schema.set(place, schema.field(place).with_metadata({_PRIMARY_KEY: b"1"}))
+
+
+async def _search(
+    snapshot: Snapshot, words: str | None, embedding: np.ndarray[Any, Any] | None, where: str, most: int
+) -> list[Hit]:
+    """Search by words, by embedding, or by both fused, and fetch what is kept."""
+    similar: dict[int, float] = {}
+    if embedding is None or words is None:
+        if embedding is not None:
+            similar = await snapshot.dense(embedding, where, most)
+            kept = [Fused(row, score, rank, None) for rank, (row, score) in enumerate(similar.items(), 1)]
+        else:
+            kept = fuse([], list(await snapshot.fulltext(words or "", where, most)))
+    else:
+        depth = max(most, _FUSED_DEPTH)
+        similar, worded = await asyncio.gather(snapshot.dense(embedding, where, depth), snapshot.fulltext(words, where, depth))
+        kept = fuse(list(similar), list(worded))[:most]
+    rows = await snapshot.rows_of([found.name for found in kept])
+    return [_hit(rows[found.name], found, similar.get(found.name)) for found in kept]
+
+
+def index_configs() -> dict[str, Any]:
+    """How each column that has an index is indexed; imported late, since lancedb takes its time."""
+    from lancedb.index import FTS, IvfRq, LabelList
+
+    return {
+        # Stemmed, without stop words: the best of the BM25 variants measured (docs/benchmarks.md).
+        "text": FTS(stem=True, remove_stop_words=True, with_position=False),
+        "readers": LabelList(),
+        "embedding": IvfRq(distance_type="cosine"),
+    }
+
+
+def fuse(dense: Sequence[_Name], fulltext: Sequence[_Name]) -> list[Fused[_Name]]:
+    """Reciprocal rank fusion, Σ 1 / (60 + rank): Cormack, Clarke, Büttcher 2009. Ties go to the better dense rank."""
+    dense_ranks = {name: rank for rank, name in enumerate(dense, 1)}
+    fulltext_ranks = {name: rank for rank, name in enumerate(fulltext, 1)}
+    fused = []
+    for name in dense_ranks | fulltext_ranks:
+        ranks = (dense_ranks.get(name), fulltext_ranks.get(name))
+        fused.append(Fused(name, sum(1.0 / (_RRF_K + rank) for rank in ranks if rank is not None), *ranks))
+    return sorted(fused, key=lambda found: (-found.score, found.dense_rank or 10**9))
+
+
+def _hit(row: dict[str, Any], found: Fused[int], similarity: float | None) -> Hit:
+    return Hit(
+        row["chunk_id"],
+        row["document_id"],
+        row["version"],
+        row["uri"],
+        row["heading"],
+        row["text"],
+        float(found.score),
+        found.dense_rank,
+        found.fulltext_rank,
+        place=row.get("place") or "",
+        similarity=similarity,
+    )
+
+
+def _label(tenant: str, reader: str) -> str:
+    """Of one reader of one tenant; no two pairs have the same, whatever they are called."""
+    return f"{len(tenant)}:{tenant}{reader}"
+
+
+def _labelled(rows: pa.Table) -> pa.Table:
+    """The rows with labels where they have readers."""
+    field = rows.schema.field("readers")
+    pairs = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
+    labels = [[_label(tenant, reader) for reader in readers or (_EVERYBODY,)] for tenant, readers in pairs]
+    return rows.set_column(rows.schema.get_field_index("readers"), field, pa.array(labels, field.type))
+
+
+def _readers(tenant: str, labels: Sequence[str] | None) -> list[str]:
+    """The readers of a chunk, by its labels."""
+    front = len(_label(tenant, _EVERYBODY))
+    return [label[front:] for label in labels or () if len(label) > front]
+
+
+def _among(documents: Collection[str]) -> str:
+    return f"document_id IN ({', '.join(map(quoted, documents))})"
+
+
+def _answering(tenant: str, readers: Sequence[str], snapshot: Snapshot) -> str:
+    """The filter of the chunks that answer to a tenant's user who is all of `readers`."""
+    labels = ", ".join(quoted(_label(tenant, reader)) for reader in dict.fromkeys((_EVERYBODY, *readers)))
+    mine = f"array_has_any(readers, [{labels}])"
+    return mine if "readers_idx" in snapshot.indices else f"({mine} OR (tenant = {quoted(tenant)} AND {_UNLABELLED}))"

@@ -1,0 +1,152 @@
+"""One LanceDB table as a process has it open: its connection, its caches, and the version of it that searches run on."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+os.environ.setdefault("LANCE_LOG", "error")  # it floods stderr otherwise
+# It leaves two cores to its I/O: on three cores or fewer that is one thread to compute, and the two searches of a question would
+# wait for one another.
+os.environ.setdefault("LANCE_CPU_THREADS", str(max(2, (os.cpu_count() or 1) - 2)))
+
+import numpy as np
+import pyarrow as pa
+
+# Of the vector index (docs/benchmarks.md): lists probed where every row may answer, more the fewer may; candidates compared
+# exactly per result; and the matching rows up to which comparing them all is quicker and misses none.
+_PROBES = 16
+_REFINE = 3
+_EXACT_MATCHES = 1_000
+_SHOWN = ("chunk_id", "document_id", "version", "uri", "heading", "text", "place")  # of a passage
+_COUNTS = 4096  # of (tenant, readers) kept per version of the table
+_SEEN_AFTER = timedelta(milliseconds=250)  # at most, what another handle wrote
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version of the table, which never changes, and how many of its rows each filter was seen to match."""
+
+    table: Any
+    version: int
+    columns: frozenset[str]
+    indices: frozenset[str]
+    rows: int
+    matching: dict[str, int] = field(default_factory=dict)
+
+    async def dense(self, embedding: np.ndarray[Any, Any], where: str, most: int) -> dict[int, float]:
+        """Row id → cosine similarity of the nearest rows, best first."""
+        query = self.table.query().nearest_to(embedding).column("embedding").distance_type("cosine").where(where).limit(most)
+        if "embedding_idx" in self.indices:
+            matching = await self._matching(where)
+            if matching <= _EXACT_MATCHES:
+                query = query.bypass_vector_index()
+            else:
+                query = query.nprobes(math.ceil(_PROBES * self.rows / matching)).refine_factor(_REFINE)
+        found = await query.select(["_distance"]).with_row_id().to_arrow()
+        return {row: 1.0 - far for row, far in zip(found["_rowid"].to_pylist(), found["_distance"].to_pylist(), strict=True)}
+
+    async def fulltext(self, words: str, where: str, most: int) -> dict[int, float]:
+        """Row id → BM25 of the best rows, best first."""
+        if not words:
+            return {}
+        query = self.table.query().nearest_to_text(words, columns="text").where(where).limit(most)
+        found = await query.select(["_score"]).with_row_id().to_arrow()
+        return dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
+
+    async def rows_of(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """What a `Hit` needs of some rows, by row id."""
+        if not ids:
+            return {}
+        # An index made before places were kept has none until something is written to it.
+        wanted = [name for name in _SHOWN if name in self.columns]
+        found = await self.table.take_row_ids(list(ids)).select(wanted).with_row_id().to_arrow()
+        return {row["_rowid"]: row for row in found.to_pylist()}
+
+    async def _matching(self, where: str) -> int:
+        """How many rows a filter matches, asked of the indices of its columns."""
+        if (count := self.matching.get(where)) is None:
+            count = max(1, await self.table.count_rows(where))
+            if len(self.matching) >= _COUNTS:
+                self.matching.clear()
+            self.matching[where] = count
+        return count
+
+
+class VectorTable:
+    """One table of a database; opened once, however many handles search it. Errors are LanceDB's own."""
+
+    def __init__(self, name: str, uri: str, options: Mapping[str, str] | None) -> None:
+        self.name, self._uri, self._options = name, uri, options
+        self._table: Any = None
+        self._session: Any = None
+        self._snapshots: Any = None  # a connection whose tables stay at the version they were opened at
+        self._snapshot: Snapshot | None = None
+        self._opening = threading.Lock()
+        self._following = threading.Lock()
+
+    def open(self) -> Any:
+        """The table, which follows what others write; `None` while nobody made it."""
+        with self._opening:
+            if self._table is None:
+                try:
+                    self._table = self._database().open_table(self.name)
+                except (ValueError, FileNotFoundError) as error:
+                    if "not found" in str(error).lower():
+                        return None
+                    raise
+            return self._table
+
+    def create(self, schema: pa.Schema) -> Any:
+        """The table, made where nobody did."""
+        with self._opening:
+            self._table = self._database().create_table(self.name, schema=schema, exist_ok=True)
+            return self._table
+
+    def drop(self) -> None:
+        """Remove it with all its rows; doing it twice is no error."""
+        with self._opening:
+            self._database().drop_table(self.name, ignore_missing=True)
+            # What was cached would be taken for that of another table by this name.
+            self._table = self._snapshot = self._snapshots = self._session = None
+
+    def snapshot(self) -> Snapshot | None:
+        """The newest version of the table, as it stays; `None` while nobody made the table."""
+        table = self.open()
+        if table is None:
+            return None
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.version != table.version:
+            from lancedb.background_loop import LOOP
+
+            with self._following:
+                version, snapshot = table.version, self._snapshot
+                if snapshot is None or snapshot.version != version:
+                    snapshot = self._snapshot = LOOP.run(self._snapshot_of(version))
+        return snapshot
+
+    async def _snapshot_of(self, version: int) -> Snapshot:
+        if self._snapshots is None:
+            import lancedb
+
+            self._snapshots = await lancedb.connect_async(self._uri, storage_options=self._options, session=self._session)
+        table = await self._snapshots.open_table(self.name, version=version)
+        schema, indices, rows = await asyncio.gather(table.schema(), table.list_indices(), table.count_rows())
+        return Snapshot(table, version, frozenset(schema.names), frozenset(index.name for index in indices), rows)
+
+    def _database(self) -> Any:
+        # Imported where it is used, for it takes a second: most commands never touch the index.
+        import lancedb
+
+        from headrace.storage.vectors import io as lance_io  # noqa: F401  # counts what is opened after it
+
+        self._session = self._session or lancedb.Session()  # its caches are shared with the snapshots
+        return lancedb.connect(
+            self._uri, storage_options=self._options, read_consistency_interval=_SEEN_AFTER, session=self._session
+        )

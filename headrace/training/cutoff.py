@@ -1,0 +1,101 @@
+"""What a turn leaves out beyond its settings: what was barred, and everything that landed at or after a poisoned event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from headrace.catalog import DOCUMENT_EVENT_ROWS, FEEDBACK_ROWS, INTERACTION_ROWS, LANDINGS, SUPPRESSIONS, TURNS
+from headrace.core.stage import stage
+from headrace.errors import NotFound
+from headrace.ingest.event import Event
+from headrace.ingest.positions import positions
+from headrace.storage.objects import ObjectReader
+from headrace.storage.tables.handles import TableReader, quoted
+from headrace.training import manifest
+from headrace.training.exclusions import Exclusions
+from headrace.training.recipe import RERANKER
+
+_USER, _DOCUMENT = "user", "document"
+
+
+@stage("Reads who and what was forgotten and may not be learned from.")
+def suppressed(bars: Annotated[TableReader, SUPPRESSIONS]) -> Exclusions:
+    """The users, documents and events that `headrace forget` barred, each for good."""
+    rows = bars.read().to_pylist()
+    return Exclusions(
+        origins=frozenset(origin for row in rows for origin in row["origins"]),
+        users=frozenset((row["tenant"], row["name"]) for row in rows if row["kind"] == _USER),
+        documents=frozenset(row["document_id"] for row in rows if row["kind"] == _DOCUMENT),
+    )
+
+
+@stage("Finds how far each partition may be read so that nothing is learned from an event or what came after it.")
+def bound(
+    interactions: Annotated[TableReader, INTERACTION_ROWS],
+    feedback: Annotated[TableReader, FEEDBACK_ROWS],
+    documents: Annotated[TableReader, DOCUMENT_EVENT_ROWS],
+    event: str,
+) -> dict[str, int]:
+    """`Exclusions.before` for an event "topic/partition/offset": the first offset that is not read any more, by partition.
+
+    In the event's own partition that is its offset. Offsets of different partitions are no clock, so in every other one it is
+    the first offset whose row says that it happened no earlier than the event did: from there on all is left out, also what
+    says that it happened before, for a producer's clock may be slow. Times are those that producers wrote into rows. They are
+    there as long as the rows are, where snapshots, which would tell what had landed by then, expire. Of an event that is in no
+    row (it could not be read, or was forgotten) the time is that of the next one in its partition. Raises `NotFound` for an
+    event that has not landed, `WrongUsage` for what is no event's place.
+    """
+    place = Event.of(event)
+    own = dict(zip(LANDINGS, (documents, interactions, feedback), strict=True))[place.store]
+    rows = own.read(("offset", "at"), _from(place)).sort_by("offset")
+    landed = positions(own.marks(), place.store.name).get(place.partition)
+    if not rows.num_rows and (landed is None or (landed.incarnation, landed.next) <= (place.incarnation, place.offset)):
+        raise NotFound(f"No event has landed from {event}.", hint="See `headrace head` for what has, or `headrace trace`.")
+    limits = {place.place: place.offset}
+    if not rows.num_rows:
+        return limits  # it was the last, and is in no row: nothing came after it that could be learned from
+    at = rows["at"][0].as_py().isoformat()
+    for table in (interactions, feedback, documents):
+        later = table.read(("topic", "partition", "offset"), f"at >= {quoted(at)}")
+        for row in later.group_by(["topic", "partition"]).aggregate([("offset", "min")]).to_pylist():
+            name = f"{row['topic']}/{row['partition']}"
+            limits[name] = min(row["offset_min"], limits.get(name, row["offset_min"]))
+    return dict(sorted(limits.items()))
+
+
+@stage("Finds the newest weights that learned nothing from a partition's offsets beyond a bound.")
+def parent_before(turns: Annotated[ObjectReader, TURNS], model: str, before: Mapping[str, int]) -> str:
+    """`model/version` of the newest released weights none of whose turns, nor of those they began from, read so far; else "".
+
+    What a turn had landed counts as learned from, unless it was itself told to leave it out.
+    """
+    found = {turn: manifest.read(turns, turn) for turn in manifest.numbers(turns)}
+
+    def clean(turn: int) -> bool:
+        made = found.get(turn)
+        if made is None or any(_reached(made, place) > limit for place, limit in before.items()):
+            return False
+        version = made.get("start", "").partition("/")[2]
+        return not version or clean(int(version.removeprefix("v")))
+
+    for turn, made in sorted(found.items(), reverse=True):
+        version = made["weights"]["version"]
+        if version and made.get("model", RERANKER) == model and clean(turn):
+            return f"{model}/{version}"
+    return ""
+
+
+def _reached(made: Mapping[str, Any], place: str) -> int:
+    """The offset up to which a turn may have learned from a partition."""
+    event = Event.of(f"{place}/0")
+    mark = made["offsets"].get(event.store.name, {}).get(str(event.partition))
+    if mark is None or mark["incarnation"] < event.incarnation:
+        return 0
+    reached = int(mark["next"]) if mark["incarnation"] == event.incarnation else 1 << 62
+    return min(reached, int(made.get("exclusions", {}).get("before", {}).get(place, reached)))
+
+
+def _from(place: Event) -> str:
+    """The rows of an event and of those behind it in its partition."""
+    return f"topic = {quoted(place.topic)} AND partition = {place.partition} AND offset >= {place.offset}"

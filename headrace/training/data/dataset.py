@@ -1,0 +1,133 @@
+"""A dataset: its version, what is in it and what was left out, its Parquet shards and the list that names them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headrace.errors import NotFound
+from headrace.settings import Preparing
+from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.training.data.contamination import Questions
+from headrace.training.exclusions import NOTHING, Exclusions
+from headrace.training.rows import TEST, TRAIN, TUNE
+
+# Raised whenever the same snapshots would give other bytes.
+_MADE = 2
+_LIST = "list.json"
+DEFAULTS = Preparing()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset version and what is in it: examples and questions per split, and examples of each kind per split.
+
+    `left_out` counts what came to nothing by reason: verdicts, answers, and examples that verdicts would have made; `scrubbed`
+    the texts in which each kind of personal data was replaced.
+    """
+
+    version: str
+    examples: dict[str, int]
+    questions: dict[str, int]
+    files: tuple[dict[str, Any], ...]
+    kinds: dict[str, dict[str, int]] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    scrubbed: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The dataset as the manifest names it."""
+        return {**vars(self), "files": list(self.files)}
+
+
+def dataset_version(
+    snapshots: Mapping[str, int | None],
+    seed: int,
+    settings: Preparing = DEFAULTS,
+    exclusions: Exclusions = NOTHING,
+    generator_history: Sequence[str] = ("none",),
+) -> str:
+    """Name of the dataset that these give, 12 hex digits: equal inputs, equal name; the evaluation questions are read for it."""
+    given = settings.model_dump(mode="json", exclude={"evaluation"})
+    given["opted_out"] = sorted(set(settings.opted_out))
+    identity = {
+        "made": _MADE,
+        "snapshots": dict(snapshots),
+        "seed": seed,
+        "settings": given,
+        "evaluation": Questions.read(settings.evaluation).digest,
+        "exclusions": exclusions.as_dict(),
+        "generator_history": list(generator_history),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def listed(datasets: ObjectReader, version: str) -> Dataset | None:
+    """The dataset of that version, or `None` while its list is not there."""
+    try:
+        found = json.loads(datasets.get(f"{version}/{_LIST}"))
+    except NotFound:
+        return None
+    return Dataset(**{**found, "files": tuple(found["files"])})
+
+
+@dataclass
+class Shards:
+    """The files of a dataset under way: each split begins a file of its own, and goes on in another when one is full."""
+
+    datasets: ObjectWriter
+    version: str
+    most_rows: int
+    files: list[dict[str, Any]] = field(default_factory=list)
+    kinds: dict[str, Counter[str]] = field(default_factory=lambda: {split: Counter() for split in (TRAIN, TUNE, TEST)})
+
+    def write(self, split: str, first: int, end: int, rows: Callable[[int, int], pa.Table]) -> None:
+        """Write the rows of a split, from `first` to before `end`; `rows` gives those between two, one file's at a time.
+
+        A split without rows has a file too.
+        """
+        for number, start in enumerate(range(first, max(end, first + 1), self.most_rows)):
+            part = rows(start, min(end, start + self.most_rows)).combine_chunks()
+            kinds = Counter(part["kind"].to_pylist())
+            data = parquet(part)
+            key = f"{self.version}/{split}-{number:05d}.parquet"
+            self.datasets.put(key, data)
+            self.kinds[split].update(kinds)
+            self.files.append(
+                {
+                    "key": key,
+                    "split": split,
+                    "bytes": len(data),
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "examples": part.num_rows,
+                    "kinds": dict(sorted(kinds.items())),
+                }
+            )
+
+    def finish(self, questions: Mapping[str, int], left_out: Mapping[str, int], scrubbed: Mapping[str, int]) -> Dataset:
+        """Put the list, which makes the files a dataset."""
+        made = Dataset(
+            self.version,
+            {split: sum(kinds.values()) for split, kinds in self.kinds.items()},
+            {split: questions.get(split, 0) for split in self.kinds},
+            tuple(self.files),
+            {split: dict(sorted(kinds.items())) for split, kinds in self.kinds.items()},
+            {reason: count for reason, count in sorted(left_out.items()) if count},
+            dict(sorted(scrubbed.items())),
+        )
+        self.datasets.put(f"{self.version}/{_LIST}", json.dumps(made.as_dict(), indent=1, sort_keys=True).encode())
+        return made
+
+
+def parquet(rows: pa.Table) -> bytes:
+    """Rows as a Parquet file; the same rows give the same bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, compression="zstd")
+    return buffer.getvalue()

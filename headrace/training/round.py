@@ -1,0 +1,256 @@
+"""The training pipeline, declared, and one trip round it: a turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import pyarrow.compute as pc
+
+from headrace.catalog import (
+    CHUNK_ROWS,
+    DOCUMENT_ROWS,
+    FEEDBACK,
+    FEEDBACK_ROWS,
+    INTERACTION_ROWS,
+    INTERACTIONS,
+    MODELS,
+    PROMOTIONS,
+    TURNS,
+)
+from headrace.core.launch import Launch, LocalLauncher
+from headrace.core.runner import Runner
+from headrace.core.stage import Pipeline, Trigger, stage
+from headrace.errors import NothingToLearn, Permanent, StorageFull
+from headrace.ingest.land import Landed, land
+from headrace.ingest.positions import positions
+from headrace.settings import Training
+from headrace.storage.objects import ObjectWriter
+from headrace.storage.tables.handles import TableReader, TableWriter
+from headrace.training import manifest
+from headrace.training.champion import NONE, champion
+from headrace.training.clock import Clock
+from headrace.training.data import Dataset, dataset_version, prepare
+from headrace.training.evaluate import Evaluation, evaluate
+from headrace.training.exclusions import NOTHING, Exclusions
+from headrace.training.finetune import finetune
+from headrace.training.promote import Decision, promote, settle
+from headrace.training.recipe import GENERATOR
+from headrace.training.recipe import MODELS as MODEL_NAMES
+from headrace.training.recipes import recipe_of
+from headrace.training.tidy import tidy
+from headrace.training.trainer import Trained
+
+
+@stage("Chooses what a turn learns from: the table snapshots, fixed before anything is made from them.")
+def plan(
+    interactions: Annotated[TableReader, INTERACTION_ROWS],
+    feedback: Annotated[TableReader, FEEDBACK_ROWS],
+    documents: Annotated[TableReader, DOCUMENT_ROWS],
+    chunks: Annotated[TableReader, CHUNK_ROWS],
+    turns: Annotated[ObjectWriter, TURNS],
+    models: Annotated[ObjectWriter, MODELS],
+    promotions: Annotated[TableWriter, PROMOTIONS],
+    settings: Training,
+    recipe: str,
+    canary: float = 0.0,
+    exclusions: Exclusions = NOTHING,
+    start: str | None = None,
+) -> dict[str, Any]:
+    """The plan of the next turn: that of a turn a killed process began, or a new one.
+
+    Where `exclusions` have a bound or a tenant that a turn was begun without, that is taken back: whoever is making it cannot
+    commit it then.
+
+    `canary` is the share of traffic that a better challenger gets at first, 0 for all of it at once. `start` is `model/version`
+    of the weights to train from, where they are not to be those the recipe's settings name. Raises `Permanent` while there is
+    no verdict to learn from.
+    """
+    for model in MODEL_NAMES:
+        settle(models, turns, promotions, model)
+    committed = manifest.numbers(turns)
+    turn = (committed[-1] if committed else 0) + 1
+    begun = manifest.plan(turns, turn)
+    if begun is not None:
+        planned = Exclusions.from_dict(begun["exclusions"])
+        bounded = not exclusions.before or planned.before == exclusions.before
+        if bounded and exclusions.tenants <= planned.tenants:
+            return begun
+        manifest.withdraw(turns, turn)  # it would learn from what is to be left out
+    if feedback.snapshot() is None or interactions.snapshot() is None:
+        raise NothingToLearn(
+            "There is no verdict to learn from yet.",
+            hint="Ask something and judge it: headrace ask, then headrace feedback ANSWER_ID --up.",
+        )
+    chosen = recipe_of(recipe)
+    given = chosen.settings(settings.recipe.get(recipe, {})).model_dump()
+    standing = champion(models, chosen.model)[0]
+    if start is None:
+        start = f"{chosen.model}/{standing.version}" if given["start"] == "served" and standing.version != NONE else ""
+    snapshots = {table.store.name: table.snapshot() for table in (interactions, feedback, documents, chunks)}
+    answering = champion(models, GENERATOR)[0]
+    generator_history = [*answering.history, answering.version]
+    newest = pc.max(feedback.read(("at",), snapshot=snapshots[FEEDBACK_ROWS.name])["at"]).as_py()
+    return manifest.begin(
+        turns,
+        turn,
+        {
+            "turn": turn,
+            "parent": committed[-1] if committed else None,
+            "recipe": recipe,
+            "model": chosen.model,
+            "start": start,
+            "champion": standing.version,
+            "canary": canary,
+            "begun": datetime.now(UTC).isoformat(),
+            "newest_verdict": newest.isoformat() if newest else None,
+            "snapshots": snapshots,
+            "offsets": {
+                topic.name: {str(p): at.as_mark() for p, at in sorted(positions(table.marks(), topic.name).items())}
+                for topic, table in ((INTERACTIONS, interactions), (FEEDBACK, feedback))
+            },
+            "exclusions": exclusions.as_dict(),
+            "generator_history": generator_history,
+            "dataset_version": dataset_version(
+                snapshots, settings.seed, settings.preparing, exclusions, generator_history=generator_history
+            ),
+            "given": given,
+            "settings": settings.model_dump(),
+        },
+    )
+
+
+TRAINING = Pipeline(
+    "training",
+    "A training loop that never stops: feedback in, dataset, fine-tuning, evaluation, promotion, and round again.",
+    (land, plan, prepare, finetune, evaluate, promote),
+    (Trigger(FEEDBACK, "land", "when verdicts came in"),),
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one trip round the loop did."""
+
+    recipe: str
+    landed: Landed
+    dataset: Dataset
+    trained: Trained
+    evaluation: Evaluation
+    decision: Decision
+    timings: dict[str, float]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The turn for `headrace turn --json`."""
+        return {
+            "turn": self.decision.turn,
+            "recipe": self.recipe,
+            "model": self.decision.model,
+            "landed": self.landed.events,
+            "dead_letters": self.landed.dead,
+            "dataset": self.dataset.as_dict(),
+            "training": self.trained.as_dict(),
+            "evaluation": self.evaluation.as_dict(),
+            "promoted": self.decision.promoted,
+            "why": self.decision.why,
+            "alarms": list(self.decision.alarms),
+            "serving": self.decision.serving,
+            "canary": self.decision.canary,
+            "timings": self.timings,
+            "seconds": self.seconds,
+        }
+
+
+def turn(
+    runner: Runner,
+    *,
+    settings: Training,
+    recipe: str = "reranker",
+    launch: Launch | None = None,
+    canary: float = 0.0,
+    exclusions: Exclusions = NOTHING,
+    start: str | None = None,
+    load: Callable[[str, str], None] | None = None,
+) -> Turn:
+    """Go once round the loop with a recipe; a turn that was begun and not committed is taken up and finished first.
+
+    `canary`, `exclusions` and `start` are as in `plan`; `load(model, version)` makes what answers load a released version, so
+    that the time it takes is known before anything hangs on it. Raises `Permanent` where there is nothing to learn from.
+    """
+    while True:
+        started = time.perf_counter()
+        landed = runner.run(land)
+        landed.require(INTERACTIONS, FEEDBACK)
+        planned = runner.run(plan, settings=settings, recipe=recipe, canary=canary, exclusions=exclusions, start=start)
+        done = _round(runner, landed, planned, launch or LocalLauncher(), load, started)
+        if done.recipe == recipe:
+            return done
+
+
+def _round(
+    runner: Runner,
+    landed: Landed,
+    planned: dict[str, Any],
+    launch: Launch,
+    load: Callable[[str, str], None] | None,
+    started: float,
+) -> Turn:
+    # A turn taken up again goes on as it was planned, whatever the settings say by now.
+    settings = Training(**planned["settings"])
+    recipe, given = planned["recipe"], planned["given"]
+    clock = Clock(planned.get("newest_verdict"), started)
+    clock.lap("land")
+    try:
+        dataset = runner.run(
+            prepare,
+            snapshots=planned["snapshots"],
+            version=planned["dataset_version"],
+            seed=settings.seed,
+            settings=settings.preparing,
+            exclusions=Exclusions.from_dict(planned["exclusions"]),
+            generator_history=planned["generator_history"],
+        )
+        clock.lap("prepare")
+        trained = runner.run(
+            finetune,
+            launch=launch,
+            dataset=dataset,
+            recipe=recipe,
+            given=given,
+            parent=planned["start"],
+            settings=settings,
+        )
+        clock.lap("train")
+        clock.seconds |= {"read": trained.read_s, "checkpoint": trained.checkpoint_s}
+        evaluation = runner.run(evaluate, dataset=dataset, trained=trained, recipe=recipe, given=given, settings=settings)
+        clock.lap("gate")
+    except StorageFull:
+        raise  # once there is space it goes on from here
+    except Permanent:
+        # The same would come of it for ever, and no other turn could begin.
+        runner.run(withdraw, turn=planned["turn"])
+        raise
+    decision = runner.run(
+        promote,
+        plan=planned,
+        dataset=dataset,
+        trained=trained,
+        evaluation=evaluation,
+        settings=settings,
+        run=runner.record.id,
+        clock=clock,
+        load=load,
+    )
+    clock.lap("publish")
+    runner.run(tidy)
+    return Turn(recipe, landed, dataset, trained, evaluation, decision, clock.seconds, round(time.perf_counter() - started, 1))
+
+
+@stage("Takes back the plan of a turn that cannot be made.")
+def withdraw(turns: Annotated[ObjectWriter, TURNS], turn: int) -> None:
+    """Let the next turn be planned anew."""
+    manifest.withdraw(turns, turn)

@@ -1,0 +1,186 @@
+"""The training loop function, the same for every recipe: called directly on one machine, under Ray Train on a cluster.
+
+A checkpoint holds the trained weights, optimizer, RNG and position, and nothing else hangs on the past: a resumed training ends
+with the very weights of one that was never stopped, and no item is left out or seen twice in an epoch.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from headrace.errors import NothingToLearn
+from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.training.checkpoint import Checkpoints, resume
+from headrace.training.interrupt import defer_sigint
+from headrace.training.recipes import recipe_of
+from headrace.training.rows import TRAIN, read
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train: the recipe and its settings, the dataset's files, where checkpoints go, and whose weights it starts from.
+
+    `parent` is the released version that it starts from, as `model/version` in the models store; "" for the packaged weights.
+    """
+
+    recipe: str
+    settings: Mapping[str, Any]
+    files: tuple[Mapping[str, Any], ...]
+    prefix: str
+    parent: str = ""
+    seed: int = 17
+    threads: int = 1
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it: the folder of the weights, the last checkpoint, steps in all and taken in this process, and losses.
+
+    Seconds: `read` the data and the weights, `train` (the steps), `checkpoint` (writing, beside the steps) and `stalled` (steps
+    held up by checkpoints). `figures` are the means over the last tenth of the steps of what the recipe tells (KL, reward, …).
+    """
+
+    weights: str
+    checkpoint: str
+    items: int
+    steps: int
+    taken: int
+    seconds: float
+    read_s: float
+    checkpoint_s: float
+    stalled_s: float
+    first_loss: float
+    last_loss: float
+    figures: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The training as the manifest names it."""
+        return {**vars(self)}
+
+
+def train(
+    job: Job, datasets: ObjectReader, models: ObjectReader, checkpoints: ObjectWriter, report: Callable[[int, int, float], None]
+) -> Trained:
+    """Train to the end from the newest checkpoint, or from the start; `report(step, of, loss)` after each step.
+
+    Raises `NotFound` where the dataset was deleted meanwhile, `NothingToLearn` where it has nothing for this recipe.
+    """
+    begun = time.perf_counter()
+    with defer_sigint():
+        import torch
+    recipe = recipe_of(job.recipe)
+    settings = recipe.settings(job.settings)
+    torch.manual_seed(job.seed)
+    torch.set_num_threads(job.threads)
+    rows = read(datasets, job.files, TRAIN)
+    items = recipe.items(rows, settings)
+    left_out = {reason: count for reason, count in recipe.left_out(rows, settings).items() if count}
+    if not items:
+        why = ", ".join(f"{count:,} for {reason}" for reason, count in left_out.items())
+        raise NothingToLearn(
+            f"There is nothing that the recipe {job.recipe} can learn from in these verdicts"
+            + (f"; left out were {why}." if why else "."),
+            hint="Gather more verdicts, on passages and on answers; docs/training.md says what each recipe needs.",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        parent = fetch(models, job.parent, Path(folder)) if job.parent else None
+        with defer_sigint():
+            policy = recipe.fresh(parent, settings, job.seed)
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.01)
+    per_epoch = (len(items) + settings.batch - 1) // settings.batch
+    total = min(per_epoch * settings.epochs, settings.most_steps)
+    step, latest, detail = resume(checkpoints, job.prefix, policy.model, optimizer)
+    losses: list[float] = detail.get("losses", [])
+    figures: list[dict[str, float]] = detail.get("figures", [])
+    kept = Checkpoints(checkpoints, job.prefix, job.keep)
+    started = time.perf_counter()
+    taken = 0
+    try:
+        policy.model.train()
+        while step < total:
+            epoch, place = divmod(step, per_epoch)
+            order = list(range(len(items)))
+            random.Random(f"{job.seed}/{epoch}").shuffle(order)
+            chosen = [items[i] for i in order[place * settings.batch : (place + 1) * settings.batch]]
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * schedule(step, total, settings.warmup)
+            with defer_sigint():
+                loss, told = recipe.loss(policy, chosen, settings, _step_seed(job.seed, step))
+                optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(loss)
+                torch.nn.utils.clip_grad_norm_(trained, settings.clip)
+                optimizer.step()
+                losses.append(float(loss.detach()))
+                figures.append(told)
+            step += 1
+            taken += 1
+            report(step, total, losses[-1])
+            if step % settings.checkpoint_steps == 0 and step < total:
+                kept.save(step, policy.model, optimizer, {"losses": losses, "figures": figures})
+        stepped = time.perf_counter() - started
+        if taken or not latest:
+            latest = kept.finish(step, policy.model, optimizer, {"losses": losses, "figures": figures})
+    finally:
+        kept.close()
+    weights = f"{job.prefix}/weights"
+    with tempfile.TemporaryDirectory() as folder:
+        recipe.save(policy, Path(folder))
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                checkpoints.upload(f"{weights}/{path.relative_to(folder).as_posix()}", path)
+    return Trained(
+        weights=weights,
+        checkpoint=latest,
+        items=len(items),
+        steps=total,
+        taken=taken,
+        seconds=round(stepped, 2),
+        read_s=round(started - begun, 2),
+        checkpoint_s=round(kept.writing, 2),
+        stalled_s=round(kept.stalled, 3),
+        first_loss=round(_mean(losses[: _tenth(losses)]), 4),
+        last_loss=round(_mean(losses[-_tenth(losses) :]), 4),
+        figures=_means(figures[-_tenth(figures) :]),
+        left_out=left_out,
+    )
+
+
+def fetch(store: ObjectReader, prefix: str, folder: Path) -> Path:
+    """Copy every object below `prefix` into `folder`, which is returned."""
+    for info in list(store.list(f"{prefix}/")):
+        path = folder / PurePosixPath(info.key).relative_to(prefix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.download(info.key, path)
+    return folder
+
+
+def schedule(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up over a share of the steps, then linear decay to zero."""
+    warm = max(1, int(total * warmup))
+    return (step + 1) / warm if step < warm else max(0.0, (total - step) / max(1, total - warm))
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return random.Random(f"{seed}/step/{step}").getrandbits(31)
+
+
+def _tenth(values: list[Any]) -> int:
+    return max(1, len(values) // 10)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _means(told: list[dict[str, float]]) -> dict[str, float]:
+    names = sorted({name for one in told for name in one})
+    return {name: round(_mean([one[name] for one in told if name in one]), 4) for name in names}

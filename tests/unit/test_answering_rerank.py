@@ -1,0 +1,142 @@
+"""The order of the passages: whose it is, whether a re-ranker answers, answers late, or is none of Headrace's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from model_endpoint import Answer, Server, rankings, refused, said, served
+
+from headrace.answering.rerank import Reranked
+from headrace.answering.rerank import rerank as stage
+from headrace.catalog import MODELS
+from headrace.errors import RequestRefused
+from headrace.models.client import Reranker
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.ledger import Direction, Ledger
+from headrace.storage.meter import Meter
+from headrace.storage.reported import ReportedReader
+from headrace.storage.vectors.handles import Hit
+
+SCORES = {"a": 3.0, "b": 2.0, "c": 1.0}
+HITS = tuple(Hit(name, f"d{name}", "v", f"{name}.md", "", f"text {name}", score) for name, score in SCORES.items())
+FALLS, RISES = (2.0, 1.0, 0.0), (0.0, 1.0, 2.0)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with served() as server:
+        yield server
+
+
+def rerank(reranker: Reranker, hits: tuple[Hit, ...] = HITS, *, ledger: Ledger | None = None, answer_id: str = "") -> Reranked:
+    reader = ReportedReader(MODELS, Endpoints.model_construct(), Meter(ledger or Ledger(), "rerank", "acme"))
+    return stage(reader, "why?", hits, reranker, answer_id)
+
+
+def order(found: Reranked) -> str:
+    return "".join(passage.hit.chunk_id for passage in found.passages)
+
+
+def as_retrieved(found: Reranked) -> bool:
+    """Whether the passages are in retrieval's order and no re-ranker has a word in it."""
+    ranks = [(passage.retrieval_rank, passage.rerank_score, passage.rerank_rank) for passage in found.passages]
+    return order(found) == "abc" and ranks == [(1, None, None), (2, None, None), (3, None, None)]
+
+
+def test_a_foreign_reranker_without_a_weight_has_the_whole_say(server: Server) -> None:
+    server.answer = lambda path, body: rankings(*RISES, model="theirs-1")
+    found = rerank(server.reranker())
+    assert order(found) == "cba"
+    assert [(p.retrieval_rank, p.rerank_score, p.rerank_rank) for p in found.passages] == [(3, 2.0, 1), (2, 1.0, 2), (1, 0.0, 3)]
+    assert (found.model_version, found.note) == ("theirs-1", "")
+
+
+@pytest.mark.parametrize(
+    ("weight", "logits", "wanted"),
+    [
+        (0.0, RISES, "cba"),
+        (0.4, RISES, "cba"),
+        (0.5, RISES, "abc"),  # as much for as against: retrieval's order
+        (0.6, RISES, "abc"),
+        (1.0, RISES, "abc"),
+        (0.5, (0.0, 5.0, 0.0), "bac"),
+        (0.0, (1.0, 1.0, 1.0), "abc"),
+    ],
+)
+def test_a_score_is_weighed_with_retrievals_as_the_card_says(
+    server: Server, weight: float, logits: tuple[float, ...], wanted: str
+) -> None:
+    extras = {"version": "v000002", "retrieval_weight": weight}
+    server.answer = lambda path, body: rankings(*logits, headrace=extras)
+    found = rerank(server.reranker(), answer_id="4e1f")
+    assert order(found) == wanted
+    assert found.model_version == "v000002"
+    assert [passage.rerank_rank for passage in found.passages] == [1, 2, 3]
+    assert {p.hit.chunk_id: p.rerank_score for p in found.passages} == dict(zip("abc", logits, strict=True))
+    (body,) = server.asked("ranking")
+    assert (body["headrace"], body["passages"][2]) == ({"answer_id": "4e1f"}, {"text": "text c"})
+
+
+def down(path: str, body: dict[str, Any]) -> Answer:
+    return refused(503, "unavailable", "its storage is away")
+
+
+def broken(path: str, body: dict[str, Any]) -> Answer:
+    return said(500, {"detail": "out of memory"})
+
+
+@pytest.mark.parametrize(("answer", "why"), [(down, "its storage is away"), (broken, "out of memory")])
+def test_a_reranker_that_fails_leaves_retrievals_order_and_says_so(server: Server, answer: Any, why: str) -> None:
+    server.answer = answer
+    found = rerank(server.reranker())
+    assert as_retrieved(found)
+    assert found.model_version == "none"
+    assert found.note.startswith("the re-ranker did not answer, retrieval order stands: ")
+    assert why in found.note
+
+
+def test_a_reranker_that_is_not_there_leaves_retrievals_order(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.models.client._BACKOFF_S", 0.001)
+    found = rerank(server.reranker(url="http://127.0.0.1:1/v1"))
+    assert as_retrieved(found)
+    assert "http://127.0.0.1:1/v1/ranking cannot be reached" in found.note
+
+
+def test_a_reranker_that_is_slow_leaves_retrievals_order_and_says_so(server: Server) -> None:
+    over = threading.Event()
+    server.answer = lambda path, body: rankings(*RISES) if over.wait(20) else broken(path, body)
+    found = rerank(server.reranker(timeout_s=0.2))
+    assert not over.is_set()
+    over.set()
+    assert as_retrieved(found)
+    assert "did not answer within 0.2 s" in found.note
+
+
+def test_a_reranker_that_is_set_up_wrongly_is_no_reason_to_do_without(server: Server) -> None:
+    server.answer = lambda path, body: refused(401, "invalid_api_key", "wrong key")
+    with pytest.raises(RequestRefused, match="wrong key"):
+        rerank(server.reranker())
+
+
+def test_before_the_first_promotion_retrievals_order_needs_no_note(server: Server) -> None:
+    server.answer = lambda path, body: refused(404, "no_champion", "no champion yet")
+    found = rerank(server.reranker())
+    assert as_retrieved(found)
+    assert (found.model_version, found.note) == ("none", "")
+
+
+def test_nothing_found_asks_nobody(server: Server) -> None:
+    assert rerank(server.reranker(), ()) == Reranked((), "none")
+    assert server.seen == []
+
+
+def test_what_the_reranker_read_is_in_the_ledger_of_the_stage(server: Server) -> None:
+    theirs, ours = Ledger(), Ledger()
+    theirs.count("models", MODELS, Direction.READ, bytes=7, seconds=0.5)
+    server.answer = lambda path, body: rankings(*FALLS, headrace={"version": "v000002", "storage": theirs.export()})
+    rerank(server.reranker(), ledger=ours)
+    (row,) = ours.rows()
+    assert (row.stage, row.store, row.tenant, row.ops, row.bytes) == ("rerank", "models", "acme", 1, 7)

@@ -1,0 +1,66 @@
+"""What the service says of itself where nothing answers, and of a disk that is full; no server runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from headrace import readiness
+from headrace.api import Service, create_app
+from headrace.core.run import recorded
+from headrace.core.runner import Runner
+from headrace.errors import NotFound, StorageFull, Unavailable
+from headrace.platform import home as homes
+from headrace.platform import open_platform
+from headrace.settings import Settings
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
+    monkeypatch.setattr(readiness, "_CLIENT_S", 0.3)
+    settings = Settings(home=tmp_path)
+    with open_platform(settings, parts=frozenset()) as nowhere, recorded("up", tmp_path) as run:
+        yield Service(Runner(run, nowhere), None, settings)  # type: ignore[arg-type]
+
+
+def test_each_part_that_does_not_answer_is_named_without_its_address(service: Service) -> None:
+    # Not as a context manager: nothing is to be indexed.
+    client = TestClient(create_app(service, "token"), base_url="http://127.0.0.1")
+    answer: httpx.Response = client.get("/health/ready")
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) >= 1
+    told = answer.json()
+    assert told["error"]["code"] == "not_ready"
+    wanting = {part["part"]: part["state"] for part in told["parts"] if not part["ready"]}
+    assert set(wanting) == {"platform", "objects", "head", "embedder", "reranker", "generator"}
+    assert wanting["objects"] == "takes no object"
+    assert all(name in told["error"]["message"] for name in wanting)
+    assert "127.0.0.1" not in answer.text
+    assert {part["part"] for part in told["parts"] if part["ready"]} == {"disk", "metadata", "indexing"}
+    text = client.get("/metrics", headers={"Authorization": "Bearer token"}).text
+    assert 'headrace_up{part="objects"} 0.0' in text
+    assert 'headrace_up{part="disk"} 1.0' in text
+    assert "headrace_unrecorded_answers 0.0" in text
+    service.stop()
+    assert client.get("/health/ready").json()["status"] == "stopping"
+
+
+def test_a_full_disk_is_told_as_full_and_its_path_to_nobody(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Unavailable("The object store at http://127.0.0.1:9/b does not answer.")
+    assert service.cause_of(away) is away
+    monkeypatch.setattr(homes, "FREE_BYTES", 1 << 60)
+    full = homes.Home(service.settings.home).fullness()
+    assert full is not None
+    for error in (away, full):
+        told = service.cause_of(error)
+        assert isinstance(told, StorageFull)
+        assert str(service.settings.home) not in str(told)
+    missing = NotFound("There is no such document.")
+    assert service.cause_of(missing) is missing
+    parts = {part.name: part for part in service.readiness.look()}
+    assert parts["disk"].state == "is full"

@@ -1,0 +1,257 @@
+"""What people read of results: every number under the name that it has."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from headrace.answering.record import Answer
+from headrace.answering.rerank import Passage
+from headrace.cli.render.results import (
+    LandingLines,
+    ledger_table,
+    merged,
+    say_answers,
+    say_backlog,
+    say_indexed,
+    say_landed,
+    say_retrieval,
+    say_sources,
+    say_turn,
+    summary_table,
+    tier_table,
+)
+from headrace.documents.chunk import Chunked
+from headrace.documents.embed import Embedded
+from headrace.documents.index import Index
+from headrace.documents.indexing import Indexed
+from headrace.documents.parse import Failure, ParsedDocuments
+from headrace.documents.put import Put
+from headrace.ingest.backlog import Backlog
+from headrace.ingest.land import Commit, Landed
+from headrace.models.citations import Support
+from headrace.simulate.answers import AnswersMeasured
+from headrace.simulate.beir import BeirFolder
+from headrace.simulate.retrieval import RankingQuality
+from headrace.storage.vectors.handles import Hit
+from headrace.training.data import Dataset
+from headrace.training.evaluate import Evaluation
+from headrace.training.promote import Decision
+from headrace.training.round import Turn
+from headrace.training.trainer import Trained
+
+
+def row(store: str, tier: str, direction: str, moved: int, **more: Any) -> dict[str, Any]:
+    figures = {"ops": 1, "bytes": moved, "p50_ms": 1.0, "p95_ms": 20.0, "max_ms": 300.0, "estimated": False}
+    return {"stage": "put", "store": store, "tier": tier, "direction": direction, "tenant": "acme", **figures, **more}
+
+
+def printed(say: Callable[[Console], object]) -> list[str]:
+    """The lines that a console of 200 columns gets."""
+    console = Console(file=io.StringIO(), width=200)
+    say(console)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined,no-any-return]
+
+
+def cells(table: object) -> list[list[str]]:
+    """A printed table, line by line and column by column."""
+    return [re.split(r"\s{2,}", line.strip()) for line in printed(lambda console: console.print(table)) if line.strip()]
+
+
+# tables of the ledger
+
+ROWS = [
+    row("documents", "object", "write", 2_000, ops=3),
+    row("documents", "object", "read", 500),
+    row("chunks", "vector", "write", 70, estimated=True),
+    row("feedback", "stream", "read", 11, stage="land"),
+]
+
+
+def test_by_tier_what_was_read_is_under_read_and_what_was_written_under_written() -> None:
+    assert cells(tier_table(ROWS)) == [
+        ["By tier"],
+        ["tier", "read", "written"],
+        ["stream", "11 B", "0 B"],
+        ["object", "500 B", "2 KB"],
+        ["vector", "≈ 0 B", "≈ 70 B"],
+    ]
+
+
+def test_a_line_of_the_ledger_has_each_figure_in_its_column() -> None:
+    assert cells(ledger_table(ROWS, title="All")) == [
+        ["All"],
+        ["stage", "store", "tier", "direction", "ops", "bytes", "p50", "p95", "max"],
+        ["put", "documents", "object", "write", "3", "2 KB", "1 ms", "20 ms", "300 ms"],
+        ["documents", "object", "read", "1", "500 B", "1 ms", "20 ms", "300 ms"],
+        ["chunks", "vector", "write", "1", "≈ 70 B", "1 ms", "20 ms", "300 ms"],
+        ["land", "feedback", "stream", "read", "1", "11 B", "1 ms", "20 ms", "300 ms"],
+    ]
+
+
+def test_a_sum_by_tenant_names_what_is_of_none() -> None:
+    rows = [row("", "", "write", 5, tenant="acme"), row("", "", "read", 7, tenant=""), row("", "", "read", 6, tenant="acme")]
+    assert cells(summary_table(rows, "tenant", title="All")) == [
+        ["All"],
+        ["tenant", "direction", "ops", "bytes", "p50", "p95", "max"],
+        ["acme", "read", "1", "6 B", "1 ms", "20 ms", "300 ms"],
+        ["write", "1", "5 B", "1 ms", "20 ms", "300 ms"],
+        ["no tenant", "read", "1", "7 B", "1 ms", "20 ms", "300 ms"],
+    ]
+
+
+def test_tenants_are_added_up_and_of_times_the_larger_stays() -> None:
+    fast = row("documents", "object", "write", 5, tenant="a", ops=2, p50_ms=9.0)
+    slow = row("documents", "object", "write", 6, tenant="b", ops=3, p95_ms=99.0, estimated=True)
+    read = row("documents", "object", "read", 7)
+    one, other = merged([fast, read, slow])
+    assert (one["direction"], one["ops"], one["bytes"], one["estimated"]) == ("write", 5, 11, True)
+    assert (one["p50_ms"], one["p95_ms"], one["max_ms"]) == (9.0, 99.0, 300.0)
+    assert (other["direction"], other["bytes"]) == ("read", 7)
+
+
+# evaluation
+
+
+def test_measures_are_shown_with_their_intervals_low_end_first() -> None:
+    folder = BeirFolder(Path("/sets/nq"), {"a": ("", "x"), "b": ("", "y")}, ())
+    rows = [
+        RankingQuality("dense", 1_234, {"ndcg_at_10": (0.5, 0.4, 0.7), "mrr_at_10": (0.1, 0.05, 0.2)}),
+        RankingQuality("reranked", 1_234, {"ndcg_at_10": (0.6, 0.5, 0.8), "mrr_at_10": (0.2, 0.1, 0.3)}, "none"),
+    ]
+    lines = printed(lambda console: say_retrieval(console, folder, rows))
+    assert [re.split(r"\s{2,}", line.strip()) for line in lines[:3]] == [
+        ["ranking", "nDCG@10", "MRR@10"],
+        ["dense", "0.500 (0.400–0.700)", "0.100 (0.050–0.200)"],
+        ["reranked (none)", "0.600 (0.500–0.800)", "0.200 (0.100–0.300)"],
+    ]
+    assert lines[3:] == [
+        "1,234 questions over 2 documents; in brackets the 95 % interval.",
+        "No re-ranker was promoted yet: re-ranked is fusion's own order.",
+    ]
+    found = AnswersMeasured(40, {"exact_match": (0.25, 0.1, 0.4)})
+    lines = printed(lambda console: say_answers(console, folder, found))
+    assert re.split(r"\s{2,}", lines[1].strip()) == ["exact match", "0.250 (0.100–0.400)"]
+    assert lines[2] == "40 questions of /sets/nq; in brackets the 95 % interval."
+
+
+# landing
+
+
+def test_what_landed_is_told_by_topic_and_dead_letters_apart() -> None:
+    lines = printed(lambda console: say_landed(console, Landed({"feedback": 1_500, "interactions": 7}, 3)))
+    assert lines[0] == "Landed 1,500 feedback, 7 interactions; 3 dead letters."
+    assert "dead_letters" in lines[1]
+    assert printed(lambda console: say_landed(console, Landed({"feedback": 0}, 0))) == ["Landed 0 feedback."]
+
+
+def test_a_lander_that_follows_tells_what_came_since_its_last_line_and_all_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1000.0, 1004.0, 1010.0, 1012.0])
+    monkeypatch.setattr("headrace.cli.render.results.time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    def follow(console: Console) -> None:
+        lines = LandingLines(console, console, as_json=False)
+        for events, dead in ((5, 0), (30, 1), (20, 0), (2, 0)):
+            lines.committed(Commit("feedback", events, dead, 0.1))
+        lines.total()
+
+    assert printed(follow) == [
+        "feedback: 5 landed",
+        "feedback: 50 landed, 5 a second",
+        "Landed 57 feedback; 1 dead letters.",
+    ]
+
+
+def test_the_backlog_is_shown_with_what_needs_somebody_below() -> None:
+    partitions = [
+        Backlog("feedback", 0, 10, 2_500, 1_000, 1_500, 123_000, True, 90.0, 3600.0, ""),
+        Backlog("feedback", 1, 0, 4, 4, 0, 0, False, None, None, "gap: two are gone"),
+    ]
+    lines = printed(lambda console: say_backlog(console, partitions))
+    assert [re.split(r"\s{2,}", line.strip()) for line in lines[:3]] == [
+        ["partition", "begins", "end", "landed", "lag", "only in the head", "oldest"],
+        ["feedback/0", "10", "2,500", "1,000", "1,500", "≈ 123 KB", "90 s"],
+        ["feedback/1", "0", "4", "4", "0", "0 B", "-"],
+    ]
+    assert lines[3:] == ["feedback/1: gap: two are gone"]
+
+
+# documents and answers
+
+
+def test_what_was_indexed_is_told_step_by_step_and_what_could_not_be_read_below() -> None:
+    done = Indexed(
+        Put(put=4, unchanged=2, refused=0),
+        ParsedDocuments(parsed=3, deleted=0, failed=(Failure("a\nb.pdf", "no text"),)),
+        Chunked(documents=3, chunks=17),
+        Embedded(chunks=16, retired=1),
+        Index("g1.7", 16),
+        1.5,
+    )
+    assert printed(lambda console: say_indexed(console, done)) == [
+        "Indexed 3 documents → 17 chunks → 16 embeddings, 2 files unchanged in 1.5 s; index version g1.7.",
+        "  not indexed: a\\nb.pdf: no text",
+    ]
+
+
+def test_below_an_answer_stand_its_sources_versions_and_times() -> None:
+    hit = Hit("c", "d", "v", "mill.md", "The mill", "Raised in 1911.", 1.0, place="page 3")
+    answer = replace(
+        Answer("when?", "t", "u", (Passage(hit, 1),), "v000003", "g1.7", answer_id="a1"),
+        text="In 1911. [1]",
+        supports=(Support("In 1911.", 1, 0, 8),),
+        timings_ms={"first_token": 12.0, "total": 345.0},
+        note="the re-ranker did not answer",
+    )
+    cited = "  [1] mill.md · page 3 · The mill"
+    below = [
+        "  answer a1 · re-ranker v000003 · index g1.7 · first token 12 ms, all 345 ms",
+        "  note: the re-ranker did not answer",
+    ]
+    assert printed(lambda console: say_sources(console, answer)) == [cited, *below]
+    nearest = "  no sentence of it stands in a passage; the nearest is mill.md · page 3 · The mill"
+    assert printed(lambda console: say_sources(console, replace(answer, supports=()))) == [nearest, *below]
+
+
+# a turn
+
+EVALUATION = Evaluation("nDCG@10", "none", 40, 0.5, 0.625, 0.125, 0.05, 0.2, 0.99, card={"retrieval_weight": 0.3})
+DECISION = Decision(7, "reranker", True, "better", (), "v000007", "v000007")
+
+
+def told(evaluation: Evaluation = EVALUATION, decision: Decision = DECISION, dead: int = 0) -> list[str]:
+    trained = Trained("w", "c", 20, 10, 8, 90.0, 1.0, 1.0, 0.0, first_loss=1.5, last_loss=0.25)
+    dataset = Dataset("d1", {"train": 1_200, "test": 34}, {"train": 50, "test": 9}, ())
+    turn = Turn("reranker", Landed({"feedback": 2_000}, dead), dataset, trained, evaluation, decision, {}, 100.0)
+    return printed(lambda console: say_turn(console, turn))
+
+
+def test_a_turn_says_who_is_champion_and_who_challenger() -> None:
+    assert told() == [
+        "Turn 7: landed 2,000 events, dataset d1 with 1,234 examples of 59 questions (50 train, 9 test).",
+        "  trained 8 of 10 steps in 90 s, loss 1.50 → 0.25",
+        "  nDCG@10 on 40 held-out questions: champion (retrieval's own order) 0.500, challenger 0.625"
+        " (retrieval counts 30% in its order)",
+        "  challenger promoted: better",
+        "  served now: v000007",
+    ]
+
+
+def test_a_turn_on_trial_and_one_that_was_refused_say_so() -> None:
+    trial = told(replace(EVALUATION, champion_version="v000003", card={}), replace(DECISION, canary="v000007", serving="v000003"))
+    assert trial[2:] == [
+        "  nDCG@10 on 40 held-out questions: champion (v000003) 0.500, challenger 0.625",
+        "  challenger promoted: better",
+        "  on trial with a share of the traffic: v000007; champion: v000003",
+    ]
+    refused = told(decision=replace(DECISION, promoted=False, why="no better", serving="none"), dead=2)
+    assert refused[0].startswith("Turn 7: landed 2,000 events (2 dead letters), ")
+    assert refused[3:] == ["  challenger refused: no better", "  served now: none"]

@@ -1,0 +1,149 @@
+"""Runs: the journal says how each ended, also that of a process that was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from headrace.catalog import DOCUMENTS
+from headrace.core.run import journal_of, recorded, runs, write_atomically
+from headrace.errors import NotFound
+from headrace.storage.ledger import Direction, summed
+
+
+def test_a_run_that_ends_well_is_done(tmp_path: Path) -> None:
+    with recorded("index", tmp_path) as run:
+        assert runs(tmp_path)[0]["state"] == "running"
+        run.ledger.count("put", DOCUMENTS, Direction.WRITE, bytes=9, seconds=0.01)
+        run.detail["found"] = 1
+    (journal,) = runs(tmp_path)
+    assert (journal["state"], journal["command"], journal["detail"]) == ("done", "index", {"found": 1})
+    assert [(row["stage"], row["bytes"]) for row in journal["rows"]] == [("put", 9)]
+    assert journal["started"] <= journal["ended"]
+    assert journal["archived"] is False
+
+
+def test_a_running_journal_is_live_and_can_be_added_up(
+    tmp_path: Path, within: Callable[[float, Callable[[], bool]], bool]
+) -> None:
+    with recorded("index", tmp_path) as run:
+        run.ledger.count("put", DOCUMENTS, Direction.WRITE, bytes=9, seconds=0.01)
+        assert within(5, lambda: [row["bytes"] for row in runs(tmp_path)[0]["rows"]] == [9])
+        run.ledger.count("put", DOCUMENTS, Direction.WRITE, bytes=1, seconds=0.5)
+        assert within(5, lambda: [row["bytes"] for row in runs(tmp_path)[0]["rows"]] == [10])
+        (journal,) = runs(tmp_path)
+        assert journal["state"] == "running"
+        (total,) = summed(journal["ledger"], by=("tier",))
+        assert (total["ops"], total["bytes"], total["max_ms"]) == (2, 10, 500.0)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the disk is full"), KeyboardInterrupt()])
+def test_a_run_that_raises_has_failed_and_says_of_what(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), recorded("turn", tmp_path):
+        raise error
+    (journal,) = runs(tmp_path)
+    assert journal["state"] == "failed"
+    assert journal["ended"] is not None
+    assert journal["detail"]["error"] == (str(error) or "KeyboardInterrupt")
+
+
+def test_a_run_that_was_killed_has_died_and_keeps_its_last_journal(tmp_path: Path) -> None:
+    program = f"""
+import time
+from pathlib import Path
+from headrace.catalog import DOCUMENTS
+from headrace.core.run import recorded
+from headrace.storage.ledger import Direction
+with recorded("index", Path({str(tmp_path)!r})) as run:
+    run.ledger.count("put", DOCUMENTS, Direction.WRITE, bytes=9, seconds=0.01)
+    run.journal()
+    print("under way", flush=True)
+    time.sleep(60)
+"""
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline() == b"under way\n"
+        # A process that lives is left alone by another one that starts.
+        with recorded("search", tmp_path):
+            assert journal_of(tmp_path, None, command="index")["state"] == "running"
+    finally:
+        child.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and a zombie until its parent asks for it
+        child.stdout.close()
+    assert journal_of(tmp_path, None, command="index")["state"] == "running"
+    with recorded("search", tmp_path):
+        pass
+    child.wait()
+    journal = journal_of(tmp_path, None, command="index")
+    assert journal["state"] == "died"
+    assert [(row["stage"], row["bytes"]) for row in journal["rows"]] == [("put", 9)]
+
+
+def test_a_pid_that_somebody_else_got_meanwhile_does_not_keep_a_run_alive(tmp_path: Path) -> None:
+    with recorded("index", tmp_path):
+        pass
+    (path,) = (tmp_path / "runs").glob("*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "state": "running", "pid": os.getpid(), "process_started": 1.0}))
+    with recorded("search", tmp_path):
+        pass
+    assert journal_of(tmp_path, None, command="index")["state"] == "died"
+
+
+def test_a_journal_that_is_no_json_is_passed_over(tmp_path: Path) -> None:
+    with recorded("index", tmp_path):
+        pass
+    (tmp_path / "runs" / "broken.json").write_text("{")
+    with recorded("search", tmp_path):
+        pass
+    assert {journal["command"] for journal in runs(tmp_path)} == {"index", "search"}
+
+
+def test_an_error_is_not_hidden_by_a_journal_that_cannot_be_written(tmp_path: Path) -> None:
+    def fail() -> None:
+        with recorded("index", tmp_path):
+            (tmp_path / "runs").rename(tmp_path / "moved")
+            raise RuntimeError("the true reason")
+
+    with pytest.raises(RuntimeError, match="the true reason"):
+        fail()
+
+
+def test_a_run_is_found_by_its_beginning(tmp_path: Path) -> None:
+    for command in ("index", "search", "index"):
+        with recorded(command, tmp_path):
+            pass
+    names = [journal["run"] for journal in runs(tmp_path)]
+    assert journal_of(tmp_path, None)["run"] == names[-1]
+    assert journal_of(tmp_path, None, command="search")["run"] == names[1]
+    assert journal_of(tmp_path, names[1][:22])["run"] == names[1]
+    with pytest.raises(NotFound, match="More than one run"):
+        journal_of(tmp_path, names[0][:8])
+    with pytest.raises(NotFound, match="No run is called 'x'"):
+        journal_of(tmp_path, "x")
+
+
+def test_a_home_in_which_nothing_ran(tmp_path: Path) -> None:
+    assert runs(tmp_path) == []
+    with pytest.raises(NotFound, match="Nothing has run"):
+        journal_of(tmp_path, None)
+
+
+def test_a_file_is_written_whole_private_and_without_rests(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "folder", b"x")
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "folder"]

@@ -1,0 +1,167 @@
+"""Stages: the signature is the storage contract, and the runner keeps to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+
+from headrace.answering.engine import INFERENCE
+from headrace.catalog import CHUNKS, DOCUMENT_ROWS, DOCUMENTS, INTERACTIONS, KV_CACHE, STORES, Tier
+from headrace.core.batches import Batches, Threads
+from headrace.core.progress import Bars
+from headrace.core.run import Run
+from headrace.core.runner import Runner
+from headrace.core.stage import Pipeline, Stage, stage
+from headrace.storage.endpoints import Endpoints, ModelEndpoint
+from headrace.storage.files import FileReader, FileWriter
+from headrace.storage.ledger import Direction
+from headrace.storage.objects import ObjectWriter
+from headrace.storage.stream import TopicWriter
+from headrace.storage.tables.handles import TableReader
+from headrace.storage.vectors.handles import VectorReader
+from headrace.training.round import TRAINING
+
+STAGES = {s.name: s for pipeline in (TRAINING, INFERENCE) for s in pipeline.stages}
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    none = ModelEndpoint(url="http://127.0.0.1:9/v1", model="none")
+    endpoints = Endpoints(
+        s3_endpoint="http://127.0.0.1:9",
+        s3_access_key="a",
+        s3_secret_key="b",
+        s3_region="us-east-1",
+        bucket="headrace",
+        catalog_uri="http://127.0.0.1:9",
+        warehouse="w",
+        kafka_bootstrap="127.0.0.1:9",
+        files_dir=tmp_path,
+        kv_cache_bytes=0,
+        vectors_uri=str(tmp_path / "vectors"),
+        embedder=none,
+        reranker=none,
+        generator=none,
+    )
+    return Runner(Run("test", tmp_path), endpoints)
+
+
+def test_a_signature_says_which_stores_a_stage_touches() -> None:
+    @stage("Does a thing.", phase="now")
+    def thing(
+        sources: Annotated[ObjectWriter, DOCUMENTS],
+        known: Annotated[TableReader, DOCUMENT_ROWS],
+        events: Annotated[TopicWriter, INTERACTIONS],
+        vectors: Annotated[VectorReader, CHUNKS],
+        bars: Bars,
+        most: int,
+    ) -> int:
+        return most
+
+    assert (thing.name, thing.sentence, thing.phase) == ("thing", "Does a thing.", "now")
+    assert [(p.parameter, p.store, p.direction) for p in thing.ports] == [
+        ("sources", DOCUMENTS, Direction.WRITE),
+        ("known", DOCUMENT_ROWS, Direction.READ),
+        ("events", INTERACTIONS, Direction.WRITE),
+        ("vectors", CHUNKS, Direction.READ),
+    ]
+    assert thing.inputs == {"bars", "most"}
+
+
+@pytest.mark.parametrize("kind", [TableReader, Annotated[TableReader, "documents"], ObjectWriter, FileWriter])
+def test_a_handle_without_a_store_is_refused_at_once(kind: Any) -> None:
+    def bad(documents: Any) -> None: ...
+
+    bad.__annotations__["documents"] = kind
+    with pytest.raises(TypeError, match=r"bad\(documents\) is a handle but names no store"):
+        stage("Bad.")(bad)
+
+
+def test_a_parameter_without_a_type_is_refused_at_once() -> None:
+    def bad(documents) -> None: ...  # type: ignore[no-untyped-def]
+
+    with pytest.raises(KeyError, match="documents"):
+        stage("Bad.")(bad)
+
+
+def test_the_runner_gives_the_declared_handles_and_counts_under_the_stage_and_tenant(runner: Runner) -> None:
+    @stage("Writes a file.")
+    def writes(files: Annotated[FileWriter, KV_CACHE], tenant: str, data: bytes) -> str:
+        files.write("a", data)
+        return tenant
+
+    @stage("Reads a file.")
+    def reads(files: Annotated[FileReader, KV_CACHE]) -> tuple[type, bytes | None]:
+        return type(files), files.read("a")
+
+    assert runner.run(writes, tenant="acme", data=b"four") == "acme"
+    assert runner.run(reads) == (FileReader, b"four")
+    rows = [(r.stage, r.store, r.tier, r.direction, r.tenant, r.bytes) for r in runner.record.ledger.rows()]
+    assert rows == [
+        ("writes", "kv-cache", str(Tier.FILE), "write", "acme", 4),
+        ("reads", "kv-cache", str(Tier.FILE), "read", "", 4),
+    ]
+
+
+def test_the_runner_gives_nothing_that_was_not_declared(runner: Runner) -> None:
+    @stage("Looks around.")
+    def looks(**given: Any) -> dict[str, Any]:
+        return given
+
+    assert runner.run(looks, tenant="acme") == {}
+
+
+def test_the_runner_gives_its_batches_and_bars_where_asked_and_an_input_wins(runner: Runner) -> None:
+    @stage("Asks.")
+    def asks(batches: Batches, bars: Bars) -> tuple[Batches, Bars]:
+        return batches, bars
+
+    mine = Bars(quiet=True)
+    assert runner.run(asks) == (runner.batches, runner.bars)
+    assert runner.run(asks, bars=mine)[1] is mine
+    assert isinstance(runner.batches, Threads)
+
+
+def test_a_stage_lacking_an_input_says_which(runner: Runner) -> None:
+    @stage("Needs.")
+    def needs(files: Annotated[FileReader, KV_CACHE], most: int) -> int:
+        return most
+
+    with pytest.raises(TypeError, match="most"):
+        runner.run(needs)
+
+
+def test_handles_are_kept_for_a_tenant_and_not_shared_between_tenants(runner: Runner) -> None:
+    @stage("Shows its handle.")
+    def shows(files: Annotated[FileReader, KV_CACHE]) -> FileReader:
+        return files
+
+    assert runner.run(shows, tenant="a") is runner.run(shows, tenant="a")
+    assert runner.run(shows, tenant="a") is not runner.run(shows, tenant="b")
+
+
+@pytest.mark.parametrize("declared", STAGES.values(), ids=lambda s: s.name)
+def test_every_stage_names_stores_of_the_catalog_by_handles_of_their_tier(declared: Stage[..., Any]) -> None:
+    for port in declared.ports:
+        assert port.store in STORES
+        name = port.handle.__name__.removesuffix("Reader").removesuffix("Writer")
+        allowed = {"Table": "table", "Object": "object", "Index": "object", "Topic": "stream", "Vector": "vector", "File": "file"}
+        assert name == "Reported" or allowed[name] == port.store.tier
+    assert declared.sentence.endswith(".")
+    assert declared.ports
+
+
+@pytest.mark.parametrize("pipeline", [TRAINING, INFERENCE], ids=lambda p: p.name)
+def test_a_pipelines_stages_have_names_of_their_own_and_its_triggers_start_one(pipeline: Pipeline) -> None:
+    names = [s.name for s in pipeline.stages]
+    assert len(names) == len(set(names))
+    for trigger in pipeline.triggers:
+        assert trigger.store in {port.store for port in STAGES[trigger.stage].ports}
+
+
+def test_what_a_stage_reads_some_stage_writes() -> None:
+    ports = [port for s in STAGES.values() for port in s.ports]
+    written = {port.store for port in ports if port.direction is Direction.WRITE}
+    assert {port.store for port in ports if port.direction is Direction.READ} <= written

@@ -1,0 +1,62 @@
+"""What keeps the house in order: one name for one thing, modules where prose says they are, libraries by their front door."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "headrace"
+PROSE = [
+    *(path for pattern in ("*.md", "docs/*.md", "tests/README.md", "deploy/**/*.md") for path in ROOT.glob(pattern)),
+    *PACKAGE.rglob("*.py"),
+]
+PRIVATE = {
+    "pyiceberg": {"storage/tables/iceberg/append.py", "storage/tables/iceberg/compaction.py", "storage/tables/predicate.py"},
+    "typer": {"cli/__init__.py", "cli/shell.py"},
+}
+"""The modules that import what a library keeps to itself, by library; each is pinned to a minor version."""
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    places = defaultdict(list)
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(f"{path}:{node.lineno}")
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+    assert len(places) > 200
+
+
+def test_modules_that_prose_names_are_there() -> None:
+    """A module in backquotes: by its path, by the end of its path, or by its name."""
+    there = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
+    lost = []
+    for page in PROSE:
+        for name in re.findall(r"`([\w/]+\.py)`", page.read_text(encoding="utf-8")):
+            if not any(path == name or path.endswith(f"/{name}") for path in there):
+                lost.append((page.relative_to(ROOT).as_posix(), name))
+    assert lost == []
+
+
+def test_what_libraries_keep_to_themselves_is_imported_in_few_places_and_pinned() -> None:
+    used = defaultdict(set)
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and not node.module.startswith(("headrace", "__future__")):
+                names = [*node.module.split("."), *(name.name for name in node.names)]
+                if any(name.startswith("_") for name in names):
+                    used[names[0]].add(path)
+    assert dict(used) == PRIVATE
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    pinned = {found[1] for need in needed if (found := re.fullmatch(r"(\w+)(?:\[[\w,-]+\])?==\d+\.\d+\.\*", need))}
+    assert pinned >= PRIVATE.keys()

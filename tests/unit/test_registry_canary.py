@@ -1,0 +1,221 @@
+"""A challenger's trial: outcomes against rows made by hand, and how often a trial of equals ends in a retreat."""
+
+from __future__ import annotations
+
+import math
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from headrace.registry.canary import JudgedAnswer, given, verdict, worse
+from headrace.scheduler.pause import Pause
+from headrace.settings import CanarySettings, Training
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+SETTINGS = Training()
+
+
+def at(seconds: float) -> datetime:
+    return BEGAN + timedelta(seconds=seconds)
+
+
+def answer(name: str, version: str = "v000002", **more: Any) -> dict[str, Any]:
+    """An answer from three passages, which the re-ranker served in the order c, a, b."""
+    places = {"a": (1, 2), "b": (2, 3), "c": (3, 1)}
+    passages = [{"chunk_id": c, "retrieval_rank": was, "rerank_rank": served} for c, (was, served) in places.items()]
+    common = {"answer_id": name, "kind": "answer", "answer": "It turns.", "passages": passages, "groundedness": 0.5, "at": at(0)}
+    return {**common, "model_version": version, "generator_version": version, **more}
+
+
+def test_a_key_under_many_names_is_one_user() -> None:
+    keyed = [{**said("1", False, user=f"simulated-{n}", when=n), "key": "k"} for n in range(1, 5)]
+    (one,) = given("generator", [answer("1")], [*keyed, said("1", True)])
+    assert one.outcome == 0.5
+
+
+def said(name: str, up: bool, chunk: str = "", user: str = "ann", when: float = 1.0) -> dict[str, Any]:
+    return {
+        "verdict_id": f"{name}{chunk}{user}{when}",
+        "answer_id": name,
+        "user": user,
+        "up": up,
+        "chunk_id": chunk,
+        "at": at(when),
+    }
+
+
+# what was said of an answer
+
+
+def test_a_rerankers_outcome_is_the_ndcg_of_the_passages_in_the_order_they_were_served() -> None:
+    verdicts = [said("x", False, "a"), said("x", True, "b"), said("x", False, "c", when=4)]
+    (found,) = given("reranker", [answer("x")], verdicts)
+    assert found.outcome == pytest.approx(1 / math.log2(4))  # b came third
+    assert (found.version, found.judged_at) == ("v000002", at(4))
+
+
+def test_where_no_reranker_scored_retrievals_order_counts_and_unjudged_passages_count_as_not_liked() -> None:
+    plain = answer("x", "none")
+    plain["passages"] = [{**passage, "rerank_rank": None} for passage in plain["passages"]]
+    (found,) = given("reranker", [plain], [said("x", True, "b")])
+    assert (found.version, found.outcome) == ("none", pytest.approx(1 / math.log2(3)))
+
+
+def test_without_a_judged_passage_the_verdict_on_the_whole_answer_counts() -> None:
+    (found,) = given("reranker", [answer("x")], [said("x", True)])
+    assert found.outcome == 1.0
+
+
+def test_a_users_newest_verdict_counts_and_users_count_alike() -> None:
+    verdicts = [said("x", True, when=1), said("x", False, when=2), said("x", True, user="bob", when=3)]
+    (found,) = given("generator", [answer("x")], verdicts)
+    assert (found.outcome, found.judged_at) == (0.5, at(3))
+
+
+def test_an_event_that_was_delivered_twice_counts_once() -> None:
+    one, verdict_ = answer("x"), said("x", True)
+    found = given("generator", [one, one], [verdict_, verdict_])
+    assert [(g.outcome, g.version) for g in found] == [(1.0, "v000002")]
+
+
+def test_an_answer_that_no_generator_made_is_nobodys_and_a_packaged_one_is_the_version_none() -> None:
+    rows = [answer("a", "none"), answer("b", "SmolLM2-135M-Instruct.Q4_1@0123"), answer("c", kind="search")]
+    assert [one.version for one in given("generator", rows, [])] == ["none"]
+
+
+def test_what_declines_is_told_and_has_no_groundedness() -> None:
+    rows = [answer("a"), answer("b", answer="I do not know."), answer("c", answer=" ")]
+    beside = [one.beside for one in given("generator", rows, [])]
+    assert beside == [{"answered": 1.0, "grounded": 0.5}, {"answered": 0.0}, {"answered": 0.0}]
+
+
+# the test between the two
+
+
+def test_one_verdict_shows_no_more_than_it_can() -> None:
+    """Under equality both draw from 4 ones and 2 zeros: a difference of -0.8 or less comes of a 0 (1/3) and at least 4 ones."""
+    at_least_four = 5 * (2 / 3) ** 4 * (1 / 3) + (2 / 3) ** 5
+    assert worse([0.0], [1.0, 1.0, 1.0, 1.0, 0.0], 1) == pytest.approx(1 - at_least_four / 3, abs=0.015)
+
+
+def test_equal_samples_show_little_and_opposite_ones_all() -> None:
+    assert worse([1.0, 0.0] * 10, [1.0, 0.0] * 50, 1) < 0.6
+    assert worse([0.0] * 15, [1.0] * 50, 1) == 1.0
+    assert worse([1.0] * 15, [0.0] * 50, 1) == 0.0
+    assert worse([], [1.0], 1) == worse([0.0], [], 1) == 0.0
+
+
+# how a trial ends
+
+
+def sampled(liked: float, count: int, seed: int, version: str = "v", every: float = 1.0) -> list[JudgedAnswer]:
+    draw = random.Random(seed)
+    return [JudgedAnswer(version, at(n * every), float(draw.random() < liked), at(n * every)) for n in range(count)]
+
+
+def test_a_trial_goes_on_until_enough_is_judged_and_then_crowns() -> None:
+    ours, theirs = sampled(0.8, 29, 1), sampled(0.8, 270, 2, every=0.1)
+    assert verdict("reranker", ours, theirs, SETTINGS, share=0.1, over=False) == ("", "")
+    ours = sampled(0.8, 30, 1)
+    ended, why = verdict("reranker", ours, theirs, SETTINGS, share=0.1, over=False)
+    assert ended == "promote"
+    assert "30 judged answers" in why
+
+
+def test_a_bad_challenger_retreats_at_the_first_look_and_says_why() -> None:
+    ours, theirs = sampled(0.1, 10, 1), sampled(0.9, 90, 2, every=0.1)
+    ended, why = verdict("reranker", ours, theirs, SETTINGS, share=0.1, over=False)
+    assert ended == "retreat"
+    assert "users find it worse" in why
+
+
+def test_between_two_looks_nothing_is_decided() -> None:
+    """Eleven to nineteen judged answers say no more than the first ten of them did."""
+    theirs = sampled(0.9, 90, 2, every=0.1)
+    good = [JudgedAnswer("v", at(n), 1.0, at(n)) for n in range(10)]
+    bad = [JudgedAnswer("v", at(n), 0.0, at(n)) for n in range(10, 19)]
+    assert verdict("reranker", good + bad, theirs, SETTINGS, share=0.1, over=False)[0] == ""
+    more = [*bad, JudgedAnswer("v", at(19), 0.0, at(19))]
+    assert verdict("reranker", good + more, theirs, SETTINGS, share=0.1, over=False)[0] == "retreat"
+
+
+def test_time_crowns_with_fewer_unless_they_say_it_is_worse() -> None:
+    theirs = sampled(0.9, 90, 2)
+    assert verdict("reranker", sampled(0.9, 4, 1), theirs, SETTINGS, share=0.1, over=True)[0] == "promote"
+    assert verdict("reranker", sampled(0.0, 4, 1), theirs, SETTINGS, share=0.1, over=True)[0] == "retreat"
+
+
+def test_one_that_gave_no_answer_though_it_should_have_is_broken() -> None:
+    ended, why = verdict("generator", [], sampled(0.9, 90, 2), SETTINGS, share=0.1, over=True)
+    assert ended == "retreat"
+    assert "cannot be loaded" in why
+    assert verdict("generator", [], sampled(0.9, 9, 2), SETTINGS, share=0.1, over=True)[0] == "promote"
+
+
+def test_silence_counts_from_when_five_answers_were_to_be_its() -> None:
+    """Of 50 answers a tenth is five: that the champion gave 45 of them and it none is no bad luck any more."""
+    assert verdict("generator", [], sampled(0.9, 45, 2), SETTINGS, share=0.1, over=True)[0] == "retreat"
+    assert verdict("generator", [], sampled(0.9, 44, 2), SETTINGS, share=0.1, over=True)[0] == "promote"
+    assert verdict("generator", [], sampled(0.9, 45, 2), SETTINGS, share=0.1, over=False) == ("", "")
+
+
+def test_with_fewer_than_five_judged_answers_only_the_last_look_is_taken() -> None:
+    theirs = sampled(0.9, 90, 2, every=0.1)
+    bad = [JudgedAnswer("v", at(n), 0.0, at(n)) for n in range(5)]
+    for wanted, judged, ended in ((12, 4, ""), (15, 5, "retreat"), (4, 3, ""), (4, 4, "retreat")):
+        settings = Training(canary=CanarySettings(verdicts=wanted))
+        assert verdict("reranker", bad[:judged], theirs, settings, share=0.1, over=False)[0] == ended, (wanted, judged)
+
+
+def test_one_that_declines_or_invents_retreats_though_nobody_dislikes_it() -> None:
+    def side(beside: dict[str, float], count: int) -> list[JudgedAnswer]:
+        judged = [JudgedAnswer("v", at(n), 1.0, at(n), beside) for n in range(10)]
+        return judged + [JudgedAnswer("v", at(n / count), None, None, beside) for n in range(count)]
+
+    theirs = side({"answered": 1.0, "grounded": 0.9}, 300)
+    declining = verdict("generator", side({"answered": 0.0}, 30), theirs, SETTINGS, share=0.1, over=False)
+    assert declining[0] == "retreat"
+    assert "decline more often" in declining[1]
+    inventing = verdict("generator", side({"answered": 1.0, "grounded": 0.3}, 30), theirs, SETTINGS, share=0.1, over=False)
+    assert inventing[0] == "retreat"
+    assert "stand less on the passages" in inventing[1]
+    alike = verdict("generator", side({"answered": 1.0, "grounded": 0.88}, 30), theirs, SETTINGS, share=0.1, over=False)
+    assert alike[0] == ""
+
+
+@pytest.mark.parametrize("trials", [100, pytest.param(300, marks=pytest.mark.soak)])
+def test_equals_seldom_retreat_and_a_clearly_worse_one_nearly_always_does(trials: int) -> None:
+    """Trials of thirty judged answers: at most the tenth that a confidence of 90 % lets through, all looks together."""
+
+    def retreats(liked: float) -> int:
+        ended = [
+            verdict(
+                "reranker", sampled(liked, 30, 2 * n), sampled(0.7, 270, 2 * n + 1, every=0.11), SETTINGS, share=0.1, over=False
+            )[0]
+            for n in range(trials)
+        ]
+        return ended.count("retreat")
+
+    assert retreats(0.7) <= 0.1 * trials + 2 * math.sqrt(0.1 * 0.9 * trials)
+    assert retreats(0.25) >= 0.95 * trials
+
+
+def test_a_higher_confidence_asks_for_more() -> None:
+    ours = [JudgedAnswer("v", at(n), float(n % 2), at(n)) for n in range(30)]  # a half of them liked, at any time
+    theirs = [JudgedAnswer("v", at(n / 10), float(n % 10 < 7), at(n / 10)) for n in range(270)]
+    strict = Training(canary=CanarySettings(confidence=0.999))
+    assert verdict("reranker", ours, theirs, SETTINGS, share=0.1, over=False)[0] == "retreat"
+    assert verdict("reranker", ours, theirs, strict, share=0.1, over=False)[0] == "promote"
+
+
+# the pause after a failure
+
+
+def test_a_pause_doubles_to_an_hour_and_is_short_again_after_a_success() -> None:
+    pause = Pause()
+    assert [pause.failed() for _ in range(8)] == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+    assert pause.times == 8
+    pause.succeeded()
+    assert pause.failed() == 60
