@@ -55,7 +55,7 @@ MUTANTS = (
     Mutant(
         "A2",
         "headrace/storage/tables/iceberg/append.py",
-        "            require_kept(now, files, self._seen, horizon(self._table.marks_of(now)), self._table.store, self._meter)\n",
+        "            require_kept(now, files, self._seen, horizon(self._table.marks_of(now)), self._table.store, self._table.meter)\n",
         "",
         "A file that upkeep may have removed is committed.",
         ("tests/integration/test_upkeep.py::test_a_writer_slower_than_the_grace_is_refused_and_leaves_no_hole",),
@@ -344,7 +344,7 @@ MUTANTS = (
     ),
     Mutant(
         "H1",
-        "headrace/storage/tables/iceberg/table.py",
+        "headrace/storage/tables/iceberg/core.py",
         '_MARK = "headrace.mark."',
         '_MARK = "headrace.position."',
         "Marks that an older version left are not read.",
