@@ -1,1 +1,1 @@
-"""Enterprise RAG: documents to an index ahead of time; at question time retrieve, re-rank, generate, answer."""
+"""A question to an answer: retrieve, re-rank, generate with citations, record; and the verdict on it."""

@@ -1,1 +1,1 @@
-"""The head: what just happened sits in Kafka until a table holds it. Landing, its refusals, and what may be forgotten."""
+"""The head: what just happened is in Kafka until a table holds it. Landing, divergences of the two, and what may be trimmed."""

@@ -1,6 +1,9 @@
-"""Replay: questions of a BEIR folder asked by simulated users, who judge what they get by the folder's judgements.
+"""Folders of questions with known answers (BEIR): how good retrieval and answers are, and users simulated from them.
 
-script: who asks what · verdict: how it is judged · here, via: where it is asked · performance: many at the same time, counted.
+    beir, evaluate, retrieval, answers    an evaluation, from folder to figures
+    script, judgement                     a replay: who asks what, and how it is judged
+    in_process, over_api                  where it is asked
+    performance                           many users at the same time, counted
 """
 
 from headrace.simulate.in_process import InProcessClient
