@@ -25,7 +25,7 @@ from headrace.session import Session
 from headrace.settings import Endpoint, Inference
 from headrace.storage.objects import ObjectReader
 from headrace.storage.vectors.generations import IndexGeneration
-from headrace.training.champion import NONE, Champion, card, champion, promote, rollback
+from headrace.training.champion import NONE, Champion, card, champion, rollback, set_champion
 from headrace.training.promote import newest
 from headrace.training.recipe import EMBEDDER
 
@@ -168,7 +168,7 @@ def _follow(session: Session, stands: _Stands) -> Champion:
 
 def _moved(session: Session, version: str, *, who: str, why: str) -> Champion:
     try:
-        return session.runner.run(promote, model=EMBEDDER, version=version, who=who, why=why)
+        return session.runner.run(set_champion, model=EMBEDDER, version=version, who=who, why=why)
     except LostRace:
         pointer, _ = session.runner.run(promised)
         if pointer.version != version:

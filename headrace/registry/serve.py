@@ -15,7 +15,7 @@ from headrace.errors import Permanent
 from headrace.registry.embedder import load_embedder, reconcile_embedder, require_ours, return_embedder, serve_embedder
 from headrace.session import Session
 from headrace.storage.metadata import SHARED, Metadata
-from headrace.training.champion import Champion, promote, rollback
+from headrace.training.champion import Champion, rollback, set_champion
 from headrace.training.cutoff import bound, parent_before, suppressed
 from headrace.training.recipe import EMBEDDER
 from headrace.training.recipes import recipe_of
@@ -95,7 +95,7 @@ def serve(session: Session, model: str, *, version: str, who: str, why: str) -> 
     """Serve a released version of a model from now on. Raises `NotFound`, or `LostRace` where another move came first."""
     if model == EMBEDDER:
         return serve_embedder(session, version, who=who, why=why)
-    return session.runner.run(promote, model=model, version=version, who=who, why=why)
+    return session.runner.run(set_champion, model=model, version=version, who=who, why=why)
 
 
 def go_back(session: Session, model: str, *, who: str, why: str) -> Champion:

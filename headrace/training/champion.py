@@ -96,7 +96,7 @@ def versions(models: ObjectReader, model: str = RERANKER) -> list[dict[str, Any]
 
 
 @stage("Moves the champion pointer to a released version and records the move.")
-def promote(
+def set_champion(
     models: Annotated[ObjectWriter, MODELS],
     promotions: Annotated[TableWriter, PROMOTIONS],
     version: str,

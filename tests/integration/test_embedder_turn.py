@@ -338,11 +338,11 @@ def back_and_forth(session: Session) -> None:
     until(10, lambda: asked(desk)[0] == before.number, lambda: asked(desk))
 
     # Killed between index and pointer: the next settles it, and the command again does not go back twice.
-    with killed_before("crown"):
+    with killed_before("set_champion"):
         serve(session, "embedder", version="v000001", who="ann", why="")
     assert (serving(session), pointer(session).version) == (now, "none")
     assert reconcile_embedder(session).version == "v000001"
-    with killed_before("dethrone"):
+    with killed_before("rollback"):
         go_back(session, "embedder", who="ann", why="")
     assert (serving(session), pointer(session).version) == (before, "v000001")
     again = go_back(session, "embedder", who="bob", why="")

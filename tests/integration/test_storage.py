@@ -696,10 +696,10 @@ def test_the_champion_moves_forward_and_back_and_its_history_is_kept(crowned: tu
     with pytest.raises(NotFound, match="no earlier version"):
         champion.rollback(models, promotions, who="ann", why="")
     with pytest.raises(NotFound, match="No version 'v9'"):
-        champion.promote(models, promotions, "v9", "ann", "")
+        champion.set_champion(models, promotions, "v9", "ann", "")
     release(models, "v1", "v2")
     for version in ("v1", "v1", "v2"):
-        assert champion.promote(models, promotions, version, "ann", "because").version == version
+        assert champion.set_champion(models, promotions, version, "ann", "because").version == version
     assert champion.champion(models)[0].history == ["none", "v1"]
     assert [card["version"] for card in champion.versions(models)] == ["v1", "v2"]
     assert champion.rollback(models, promotions, who="bob", why="worse").version == "v1"
@@ -720,14 +720,14 @@ def test_a_move_whose_record_was_lost_is_recorded_by_the_next(
 ) -> None:
     models, promotions = crowned
     release(models, "v1", "v2")
-    champion.promote(models, promotions, "v1", "ann", "")
-    champion.promote(models, promotions, "v2", "ann", "")
+    champion.set_champion(models, promotions, "v1", "ann", "")
+    champion.set_champion(models, promotions, "v2", "ann", "")
     # The process dies between pointer and table: the pointer moves, the record goes where nobody looks.
     elsewhere = TableWriter(own(PROMOTIONS), endpoints, Meter(Ledger(), "test"))
     champion.rollback(models, elsewhere, who="ann", why="")
     assert len(moves(promotions)) == 2
-    champion.promote(models, promotions, "v2", "bob", "")
-    champion.promote(models, promotions, "v2", "bob", "")
+    champion.set_champion(models, promotions, "v2", "bob", "")
+    champion.set_champion(models, promotions, "v2", "bob", "")
     assert moves(promotions) == [
         ("promote", "none", "v1"),
         ("promote", "v1", "v2"),
@@ -746,7 +746,7 @@ def test_movers_at_once_lose_or_win_and_every_win_is_recorded_once(
     def move(number: int) -> champion.Champion:
         meter = Meter(Ledger(), "test")
         mine = ObjectWriter(models.store, endpoints, meter), TableWriter(promotions.store, endpoints, meter)
-        return champion.promote(*mine, names[number], "ann", "")
+        return champion.set_champion(*mine, names[number], "ann", "")
 
     champion.record_move(promotions, champion.Champion())
     got = at_once(3, move)

@@ -158,7 +158,7 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
     # A rollback is somebody's will: settling leaves it alone.
     assert champion.rollback(writer, promotions, who="ann", why="").version == "none"
     assert settle(writer, turns, promotions, "reranker").version == "none"
-    assert champion.promote(writer, promotions, "v000001", "ann", "").version == "v000001"
+    assert champion.set_champion(writer, promotions, "v000001", "ann", "").version == "v000001"
 
 
 def second(runner: Runner, settings: Training) -> None:

@@ -346,8 +346,8 @@ def test_a_program_that_was_changed_is_refused(start: Any, tmp_path: Path, monke
     ran, changed = tmp_path / "ran", tmp_path / "changed"
     changed.write_text(f"#!/bin/sh\ntouch {ran}\n")
     changed.chmod(0o755)
-    module = "weed" if start is start_weed else "broker"
-    monkeypatch.setattr(f"headrace.platform.{module}.{module}_binary", lambda: str(changed))
+    binary = "seaweedfs.weed_binary" if start is start_weed else "tansu.broker_binary"
+    monkeypatch.setattr(f"headrace.platform.{binary}", lambda: str(changed))
     with pytest.raises(NotGenuine, match="Its SHA-256 is") as refused:
         start(home, keys_of(home), choose_ports(), ())
     assert str(changed) in refused.value.message
