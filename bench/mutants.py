@@ -55,8 +55,8 @@ MUTANTS = (
     Mutant(
         "A2",
         "headrace/storage/tables/iceberg/append.py",
-        "            require_kept(now, files, self._seen, horizon(self._table.marks_of(now)), self._table.store, self._table.meter)\n",
-        "",
+        "require_kept(now, files, self._seen, horizon(self._table.marks_of(now)), self._table.store, self._table.meter)",
+        "pass",
         "A file that upkeep may have removed is committed.",
         ("tests/integration/test_upkeep.py::test_a_writer_slower_than_the_grace_is_refused_and_leaves_no_hole",),
     ),
