@@ -259,11 +259,12 @@ class TopicReader(_Topic):
                             return
                     elif not follow and time.monotonic() - quiet_since > (most_s := _TIMEOUT_S + pace.gather_ms / 1000):
                         raise self._unavailable(f"no record in {most_s:.0f} s, though the head says there are more")
-                    if records:
+                    held_up = {p: at for p, at in reached.items() if ended[p] < at}  # no fetch has found their end
+                    if records or not held_up:
                         looked = time.monotonic()
                     elif time.monotonic() - looked >= _STUCK_S:
                         looked = time.monotonic()
-                        if self._rewrite_foreign(reached):
+                        if self._rewrite_foreign(held_up):
                             break
                     late_ms = int(time.time() * 1000) - _LATE_MS
                     if pace.changed(records, {p: ended[p] >= at or newest_ms[p] > late_ms for p, at in reached.items()}):

@@ -196,6 +196,17 @@ def test_batches_that_are_compressed_well_land_as_they_are(runner: Runner) -> No
     assert reader(runner, FEEDBACK_ROWS).read(where="answer_id = 'compressed'").num_rows == 80
 
 
+def test_a_topic_that_is_read_to_its_end_is_not_looked_through(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lander that follows a quiet head asks the object store for nothing."""
+    monkeypatch.setattr("headrace.storage.stream._STUCK_S", 0.1)
+    looks = []
+    monkeypatch.setattr(TopicReader, "_rewrite_foreign", lambda self, reached, whole=True: looks.append(whole) or 0)
+    topic = TopicReader(FEEDBACK, runner.endpoints, Meter(runner.record.ledger, "test"))
+    quiet = [fetched for fetched, _ in zip(topic.read(dict.fromkeys(topic.spans(), 0), follow=True), range(20), strict=False)]
+    assert len([fetched for fetched in quiet if not fetched]) > 8
+    assert looks == [False], "once, when it begins"
+
+
 def test_dead_letters_without_a_signature_land_only_when_somebody_says_so(runner: Runner) -> None:
     runner.run(land)
     event = verdict(verdict_id="of-a-producer-of-ours", answer_id="b")
