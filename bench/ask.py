@@ -29,10 +29,10 @@ def measure() -> dict[str, Any]:
         settings = Settings.load(home=Path(folder))
         with opened("bench-ask", settings, quiet=True) as session:
             index_documents(session.runner, [reference(settings.home)], tenant="default", settings=settings.inference)
-            desk = session.desk()
-            _first(desk, "What does the pass statement do?")  # loads the generator: one that is refused would not
-            cold = [_first(desk, question) for question in _QUESTIONS]
-            warm = [_first(desk, question) for question in _QUESTIONS]
+            engine = session.engine()
+            _first(engine, "What does the pass statement do?")  # loads the generator: one that is refused would not
+            cold = [_first(engine, question) for question in _QUESTIONS]
+            warm = [_first(engine, question) for question in _QUESTIONS]
     return {
         "first_token_ms": {"median": statistics.median(cold), "max": max(cold)},
         "first_token_kv_from_files_ms": {"median": statistics.median(warm), "max": max(warm)},
@@ -40,7 +40,7 @@ def measure() -> dict[str, Any]:
     }
 
 
-def _first(desk: Any, question: str) -> float:
-    *_, last = desk.ask(question, tenant="default", user="bench")
+def _first(engine: Any, question: str) -> float:
+    *_, last = engine.ask(question, tenant="default", user="bench")
     assert isinstance(last, Answer)
     return last.timings_ms["first_token"]

@@ -124,7 +124,7 @@ MUTANTS = (
         "headrace/registry/canary.py",
         "share * len(theirs) >= _EXPECTED * (1 - share)",
         "share * len(theirs) > _EXPECTED * (1 - share)",
-        "A challenger that gave none of the five answers that were to be its is crowned.",
+        "A challenger that gave none of the five answers that were to be its is promoted.",
         ("tests/unit/test_registry_canary.py::test_silence_counts_from_when_five_answers_were_to_be_its",),
     ),
     Mutant(
@@ -727,8 +727,8 @@ MUTANTS = (
     Mutant(
         "U1",
         "headrace/cli/questions.py",
-        "found = session.desk().search(question, tenant=settings.tenant, user=user(), readers=principals or ())",
-        "found = session.desk().search(question, tenant=settings.tenant, user=user())",
+        "found = session.engine().search(question, tenant=settings.tenant, user=user(), readers=principals or ())",
+        "found = session.engine().search(question, tenant=settings.tenant, user=user())",
         "`search --as` finds what anybody finds.",
         ("tests/integration/test_cli_success.py::test_index_says_what_it_did_and_everybody_opens_what_was_closed",),
     ),
@@ -1125,7 +1125,7 @@ MUTANTS = (
         "headrace/api/middleware.py",
         '    if (status < 500 and "://" not in str(error)) or (caller is not None and caller.admin):',
         "    if error is not None:",
-        "A tenant is told our addresses.",
+        "An error shows a tenant the addresses of internal servers.",
         ("tests/security/test_doors.py::test_errors_that_nobody_asked_for_hold_no_address_of_ours",),
     ),
     Mutant(

@@ -76,10 +76,10 @@ def _headrace(folder: BeirFolder, questions: dict[str, str]) -> dict[str, Any]:
             started = time.perf_counter()
             document_of = indexed(session.runner, folder, settings.inference)
             seconds = time.perf_counter() - started
-            desk = QueryEngine(session.runner, settings.inference.model_copy(update={"retrieve": _MOST}))
+            engine = QueryEngine(session.runner, settings.inference.model_copy(update={"retrieve": _MOST}))
 
             def search(question: str) -> list[str]:
-                answer = desk.search(question, tenant=folder.tenant, user="bench", record=False)
+                answer = engine.search(question, tenant=folder.tenant, user="bench", record=False)
                 return [document_of[passage.hit.uri] for passage in answer.passages]
 
             search("warm up")

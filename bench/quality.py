@@ -54,7 +54,7 @@ def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | 
         before = after = asked()
         parts = script(mine if ranks else spread(mine, limit and 2 * limit), users=4, seed=seed)
         played = play(
-            parts, InProcessClient(session.runner, session.desk(), folder.tenant), DocumentNames(folder).of, generate=not ranks
+            parts, InProcessClient(session.runner, session.engine(), folder.tenant), DocumentNames(folder).of, generate=not ranks
         )
         for recipe in recipes:
             started = time.perf_counter()
@@ -91,10 +91,10 @@ def halves(folder: BeirFolder, seed: int) -> tuple[list[BeirQuestion], list[Beir
 def _ranked(
     session: Session, folder: BeirFolder, questions: Sequence[BeirQuestion], document_of: dict[str, str]
 ) -> dict[str, list[float]]:
-    desk = session.desk()
+    engine = session.engine()
     found = []
     for question in questions:
-        passages = desk.search(question.text, tenant=folder.tenant, user="bench", record=False).passages
+        passages = engine.search(question.text, tenant=folder.tenant, user="bench", record=False).passages
         documents = list(dict.fromkeys(document_of[passage.hit.uri] for passage in passages))
         relevance = [float(question.relevant.get(document, 0)) for document in documents]
         missed = [float(grade) for document, grade in question.relevant.items() if document not in documents]
@@ -104,10 +104,10 @@ def _ranked(
 
 
 def _answered(session: Session, folder: BeirFolder, questions: Sequence[BeirQuestion]) -> dict[str, list[float]]:
-    desk = session.desk()
+    engine = session.engine()
     found: dict[str, list[float]] = {"f1": [], "exact_match": [], "groundedness": []}
     for question in questions:
-        *_, answer = desk.ask(question.text, tenant=folder.tenant, user="bench", record=False)
+        *_, answer = engine.ask(question.text, tenant=folder.tenant, user="bench", record=False)
         assert isinstance(answer, Answer)
         said = unmarked(answer.text)
         found["f1"].append(max((float(f1(said, known)) for known in question.answers), default=0.0))

@@ -36,7 +36,7 @@ class Session:
     runner: Runner
     launch: Launch
 
-    def desk(self, *, keeps: bool = False) -> QueryEngine:
+    def engine(self, *, keeps: bool = False) -> QueryEngine:
         """Where questions are answered; with `keeps`, answers that the head does not take are kept in the home until it does."""
         from headrace.answering.engine import QueryEngine
         from headrace.answering.unrecorded import Unrecorded
@@ -75,7 +75,7 @@ def opened(
             stays = f"{settings.platform.idle_s:,.0f} s after the last command"
             bars.note(f"The embedded servers have started. They stay up until {stays}; `headrace down` ends them.")
         for note in started_notes(settings) if platform.started or ends else ():
-            # A service says it at each start, whoever started the servers, and into its journal.
+            # A service says it at each start, also where the servers ran already, and in its log.
             (bars.warn if ends else bars.note)(note)
         if models:
             from headrace.models.client import wait_ready

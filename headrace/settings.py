@@ -217,7 +217,7 @@ class TenantLimits(Section):
     kv_cache_bytes: int = Field(default=1 << 30, ge=0)
     """Bytes of the KV cache, within `files.kv_cache_bytes`."""
     put_bytes_per_day: int = Field(default=100 << 30, ge=1)
-    """Bytes of documents put in a day: what is replaced or deleted again leaves its text in tables."""
+    """Bytes of documents put in a day, counted by the running service: what is replaced or deleted leaves its text in tables."""
     keys: int = Field(default=200, ge=1)
     """API keys that are not revoked, beyond which the tenant's admin may make no more."""
 

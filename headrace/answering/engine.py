@@ -1,4 +1,4 @@
-"""The inference pipeline, declared, and the desk where questions are answered."""
+"""The query engine, which answers questions, and the inference pipeline as it is drawn."""
 
 from __future__ import annotations
 

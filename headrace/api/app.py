@@ -65,7 +65,7 @@ def create_app(service: Service, token: str) -> FastAPI:
     app.add_middleware(
         AuthMiddleware,
         token=token,
-        desk=service,
+        service=service,
         body_bytes=BODY_BYTES,
         document_bytes=service.settings.inference.document_bytes,
         routes=app.routes,

@@ -147,14 +147,14 @@ class AuthMiddleware:
         app: ASGIApp,
         *,
         token: str,
-        desk: GuardedService,
+        service: GuardedService,
         body_bytes: int,
         document_bytes: int,
         routes: Sequence[BaseRoute] = (),
     ) -> None:
         self._app = app
         self._routes = routes
-        self._desk = desk
+        self._service = service
         self._body_bytes, self._document_bytes = body_bytes, document_bytes
         self._token = token.encode()
         self._uploads: list[_Upload] = []
@@ -201,7 +201,7 @@ class AuthMiddleware:
             await self._answered(scope, replay(b"", receive), send)
             return None
         if caller.key_id != PAGE:
-            self._desk.rate.take(caller.tenant, caller.limits.requests_per_minute)
+            self._service.rate.take(caller.tenant, caller.limits.requests_per_minute)
         if scope["method"] != "PUT" or not scope["path"].startswith(UPLOADS):
             return await self._with_body(scope, receive, send, self._body_bytes)
         caller.may(WRITE)  # before its body is taken in
@@ -274,15 +274,15 @@ class AuthMiddleware:
         given = given.strip()
         if kind.lower() == "bearer" and given:
             if self._right(given):
-                scope["caller"] = replace(self._desk.page, address=address) if address else self._desk.page
+                scope["caller"] = replace(self._service.page, address=address) if address else self._service.page
                 return None
             if given.startswith("hr_"):
-                caller = await asyncio.to_thread(self._desk.callers.of, given, address)
+                caller = await asyncio.to_thread(self._service.callers.of, given, address)
                 if caller is not None:
                     scope["caller"] = caller
-                    scope["standing"] = partial(self._desk.callers.stands, given)
+                    scope["standing"] = partial(self._service.callers.stands, given)
                     return None
-            wait_s = self._desk.strangers.wrong(address)
+            wait_s = self._service.strangers.wrong(address)
             if wait_s is not None:
                 return error_response(429, "Too many wrong keys came from this address.", "too_many_wrong_keys", retry_s=wait_s)
         return error_response(
@@ -297,15 +297,15 @@ class AuthMiddleware:
         if caller is not None and "route" not in scope:  # refused before it was looked for
             scope["route"] = next((route for route in self._routes if route.matches(scope)[0] is Match.FULL), None)
         tenant, route, method = caller.tenant if caller else "", _route(scope), method_of(scope)
-        self._desk.metrics.answered(tenant, method, route, status, seconds)
+        self._service.metrics.answered(tenant, method, route, status, seconds)
         outcome = noted.outcome or ("done" if status < 400 else "left" if status == LEFT else str(status))
         if status >= 400 and status != LEFT:
-            self._desk.metrics.refused(tenant, outcome)
+            self._service.metrics.refused(tenant, outcome)
         # What the page asks for all the time says nothing of who did what.
         if caller is None or noted.said or not route.startswith("/v1/") or route in _UNTOLD:
             return
         action = f"{method} {route}"
-        self._desk.audit.later(AuditLine(caller.by, action, noted.resource, outcome))
+        self._service.audit.later(AuditLine(caller.by, action, noted.resource, outcome))
 
 
 _UNTOLD = ("/v1/events", "/v1/ledger", "/v1/runs", "/v1/standing", "/v1/scores/{pipeline}.svg", "/v1/models", "/v1/models/{name}")

@@ -70,7 +70,7 @@ class Service:
     `stopping` turns true when the server ends: whatever waits or generates then gives up.
     """
 
-    def __init__(self, runner: Runner, desk: QueryEngine, settings: Settings, traces: Traces | None = None) -> None:
+    def __init__(self, runner: Runner, engine: QueryEngine, settings: Settings, traces: Traces | None = None) -> None:
         self.runner = runner
         self.settings = settings
         self.stopping = False
@@ -97,8 +97,8 @@ class Service:
             lambda: self.unrecorded_answers,
         )
         self.traces = traces or Traces.of(settings.telemetry)
-        self._desk = desk
-        self._unrecorded = desk.unrecorded if desk is not None else None
+        self._engine = engine
+        self._unrecorded = engine.unrecorded if engine is not None else None
         self._recorder = Recorder(runner, self._unrecorded) if self._unrecorded is not None else None
         self._given: OrderedDict[str, _Given] = OrderedDict()
         self._judged: OrderedDict[str, dict[str, Any]] = OrderedDict()  # what verdicts that may be sent again were answered
@@ -186,7 +186,7 @@ class Service:
             # What a tenant's first question opens (topics, catalogs) is opened once, not by several at a time.
             with self._alone("ask", tenant):
                 limits = caller.limits if tenant == caller.tenant else self.limits_of(tenant)
-                stream = self._desk.ask(
+                stream = self._engine.ask(
                     question,
                     tenant=tenant,
                     user=who.user,
@@ -223,7 +223,7 @@ class Service:
             if not begun:
                 return None
             with self._alone("ask", tenant):
-                found = self._desk.search(question, tenant=tenant, user=who.user, simulated=who.simulated, readers=readers)
+                found = self._engine.search(question, tenant=tenant, user=who.user, simulated=who.simulated, readers=readers)
             span.answered(found)
             self.metrics.question(tenant, "search")
             return _without_text(fit_for(self._remembered(found), caller))

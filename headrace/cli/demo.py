@@ -113,21 +113,21 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
             raise Permanent(
                 "None of these files has text that can be indexed.", hint="Name a folder with text, Markdown, HTML or PDF."
             )
-        desk = session.desk()
+        engine = session.engine()
         memories = session.runner.run(recall, tenant=settings.tenant, most=questions, seed=_SEED)
         asked = _ASKED if docs is None else _of_headings(memories)
         _head(console, "2  Questions to answers", "inference, at question time")
         _wake(console, session)
-        _ask(console, desk, settings, asked)
+        _ask(console, engine, settings, asked)
         _head(console, "3  Verdicts", "feedback, onto the head")
-        _judge(console, session, desk, settings, memories)
+        _judge(console, session, engine, settings, memories)
         _head(console, "4  One turn of the training loop", "training")
         try:
             say_turn(console, go_round(replace(session, settings=_learning(settings)), "reranker"))
         except Permanent as nothing:
             console.print(Text(f"No turn: {nothing.message} {nothing.hint}", style="yellow"))
         _head(console, "5  The same questions again", "inference, served by whoever won")
-        _ask(console, desk, settings, asked[:1])
+        _ask(console, engine, settings, asked[:1])
         run = session.run
         _head(console, "6  What moved where", f"run {run.id}")
         rows = summed(run.ledger.export(), by=("stage", "store", "tier"))
@@ -219,10 +219,10 @@ def _wake(console: Console, session: Session) -> None:
         console.print(said, style="dim", highlight=False)
 
 
-def _ask(console: Console, desk: QueryEngine, settings: Settings, questions: Sequence[str]) -> None:
+def _ask(console: Console, engine: QueryEngine, settings: Settings, questions: Sequence[str]) -> None:
     for question in questions:
         console.print(Text(f"\n? {question}", style="bold"))
-        for piece in desk.ask(question, tenant=settings.tenant, user="demo"):
+        for piece in engine.ask(question, tenant=settings.tenant, user="demo"):
             if isinstance(piece, Answer):
                 console.print()
                 say_sources(console, piece)
@@ -231,12 +231,12 @@ def _ask(console: Console, desk: QueryEngine, settings: Settings, questions: Seq
                 console.file.flush()
 
 
-def _judge(console: Console, session: Session, desk: QueryEngine, settings: Settings, memories: Sequence[Memory]) -> None:
+def _judge(console: Console, session: Session, engine: QueryEngine, settings: Settings, memories: Sequence[Memory]) -> None:
     console.print(Text(f"SIMULATED user, no person: {RULE}", style="italic"))
     liked = disliked = 0
     verdicts: list[Verdict] = []
     for memory in session.runner.bars.track(memories, "search", total=len(memories), of="questions"):
-        found = desk.search(memory.question, tenant=settings.tenant, user=_TENANT_USER, simulated=True)
+        found = engine.search(memory.question, tenant=settings.tenant, user=_TENANT_USER, simulated=True)
         for passage in found.passages:
             hit = passage.hit
             up = hit.chunk_id == memory.chunk_id or (hit.document_id == memory.document_id and hit.heading == memory.heading)

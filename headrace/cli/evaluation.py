@@ -45,7 +45,7 @@ def eval_answers(
 
     folder, settings = read(directory), settings_of()
     with opened("eval", settings, quiet=as_json) as session:
-        found = answers(session.runner, session.desk(), folder, settings.inference, limit)
+        found = answers(session.runner, session.engine(), folder, settings.inference, limit)
     if as_json:
         print_json(found.as_dict())
     else:

@@ -24,7 +24,7 @@ def search(
 
     settings, question = settings_of(tenant), checked_question(question)
     with opened("search", settings, quiet=as_json) as session:
-        found = session.desk().search(question, tenant=settings.tenant, user=user(), readers=principals or ())
+        found = session.engine().search(question, tenant=settings.tenant, user=user(), readers=principals or ())
     passages = [passage.as_dict() for passage in found.passages]
     if as_json:
         print_json(
@@ -68,7 +68,7 @@ def ask(
 
     settings, question = settings_of(tenant), checked_question(question)
     with opened("ask", settings, quiet=as_json) as session:
-        for piece in session.desk().ask(question, tenant=settings.tenant, user=user(), readers=principals or ()):
+        for piece in session.engine().ask(question, tenant=settings.tenant, user=user(), readers=principals or ()):
             if isinstance(piece, Answer):
                 if as_json:
                     print_json(piece.as_dict())

@@ -82,7 +82,7 @@ def _here(
     with opened("replay", settings, quiet=quiet) as session:
         if tenant is None:
             indexed(session.runner, folder, settings.inference)
-        door = InProcessClient(session.runner, session.desk(), tenant or folder.tenant)
+        door = InProcessClient(session.runner, session.engine(), tenant or folder.tenant)
         return play(parts, door, DocumentNames(folder).of, generate=answers, rate=rate, bars=session.runner.bars)
 
 

@@ -51,7 +51,7 @@ def up(
     with opened("up", settings, ends=True) as session, ExitStack() as beside:
         # Nobody watches a bar that moves whenever somebody puts a document.
         session.runner.bars = Bars(quiet=True)
-        service = Service(session.runner, session.desk(keeps=True), settings)
+        service = Service(session.runner, session.engine(keeps=True), settings)
         application = create_app(service, token)
         application.state.landing = landing = beside.enter_context(IngestThread(session))
         service.readiness.add(Ask("landing", landing.trouble, "`headrace head` says what does not land, and what goes on."))

@@ -86,7 +86,7 @@ class Watched:
         return {**vars(self), "challenger": vars(self.challenger), "standing": vars(self.standing)}
 
 
-@stage("Watches a challenger's trial: it retreats where users find it worse, and is crowned where they do not.")
+@stage("Watches a challenger's trial: it retreats where users find it worse, and is promoted where they do not.")
 def watch(
     interactions: Annotated[TableReader, INTERACTION_ROWS],
     feedback: Annotated[TableReader, FEEDBACK_ROWS],

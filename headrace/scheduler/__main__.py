@@ -66,8 +66,8 @@ def _train(home: Path, name: str, told: Status) -> None:
         loop = Scheduler(session, told, name)
         over = threading.Event()
         with contextlib.suppress(HeadraceError):
-            loop.seat.beat()
-        beating = threading.Thread(target=_beat, args=(loop.seat, told, over), name="beat", daemon=True)
+            loop.lease.beat()
+        beating = threading.Thread(target=_beat, args=(loop.lease, told, over), name="beat", daemon=True)
         beating.start()
         try:
             loop.run()
@@ -77,18 +77,18 @@ def _train(home: Path, name: str, told: Status) -> None:
             over.set()
             beating.join(5.0)
             with contextlib.suppress(HeadraceError):
-                loop.seat.leave()
+                loop.lease.leave()
 
 
-def _beat(seat: LeaderLease, told: Status, over: threading.Event) -> None:
-    """Keep the seat and the file, also while a turn is made."""
+def _beat(lease: LeaderLease, told: Status, over: threading.Event) -> None:
+    """Keep the lease and the file, also while a turn is made."""
     beaten = -BEAT_S
     while not over.is_set():
         if time.monotonic() - beaten >= BEAT_S:
             try:
-                seat.beat()
+                lease.beat()
             except HeadraceError as error:
-                log.warning("the seat cannot be kept for now: %s", error)
+                log.warning("the lease cannot be kept for now: %s", error)
             beaten = time.monotonic()
         told.flush()
         over.wait(_FLUSH_S)

@@ -1,7 +1,7 @@
-"""Who trains, where several loops share one installation: whoever holds the seat, one object replaced by compare-and-swap.
+"""Which loop trains, where several share one installation: the holder of a lease, one object replaced by compare-and-swap.
 
 The holder adds one to a count every so often. A count that stands still is that of a loop that is gone, judged by each reader's
-own clock. For a moment two may think that the seat is theirs; plan and manifest then let one turn count, so that this is about
+own clock. For a moment two may think that the lease is theirs; plan and manifest then let one turn count, so that this is about
 not training twice and never about what comes of it.
 """
 
@@ -22,7 +22,7 @@ _KEY = "loop/training.json"
 
 
 class LeaderLease:
-    """The seat as one loop sees it; `name` is the same for a loop that was started again in another's place."""
+    """The lease as one loop sees it; `name` is the same for a loop that was started again in another's place."""
 
     def __init__(self, landers: ObjectWriter, name: str, *, gone_s: float = GONE_S) -> None:
         self.name = name
@@ -35,7 +35,7 @@ class LeaderLease:
         self._changed = time.monotonic()
 
     def beat(self) -> bool:
-        """Take the seat where it is free, keep it where it is ours; whether we have it."""
+        """Take the lease where it is free, keep it where it is ours; whether we have it."""
         try:
             data, etag = self._landers.get_with_etag(_KEY)
             found: dict[str, Any] = json.loads(data)

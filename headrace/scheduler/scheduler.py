@@ -53,7 +53,7 @@ class PendingVerdicts:
 
 
 class Scheduler:
-    """Makes turns for one installation while it holds the seat, and watches what is on trial; `go` is how a turn is made."""
+    """Makes turns for one installation while it holds the lease, and watches what is on trial; `go` is how a turn is made."""
 
     def __init__(
         self, session: Session, told: Status, name: str, *, pause: Pause | None = None, go: Callable[..., Turn] = go_round
@@ -66,7 +66,7 @@ class Scheduler:
         self._retry_at = 0.0
         runner = session.runner
         self._models = ObjectReader(MODELS, runner.endpoints, Meter(runner.record.ledger, "loop"))
-        self.seat = LeaderLease(ObjectWriter(LANDERS, runner.endpoints, Meter(runner.record.ledger, "loop")), name)
+        self.lease = LeaderLease(ObjectWriter(LANDERS, runner.endpoints, Meter(runner.record.ledger, "loop")), name)
         self._known: dict[int, dict[str, Any]] = {}
         self._tried: dict[str, due.Reached] = {}
         """What each recipe was offered and could not learn from."""
@@ -89,8 +89,8 @@ class Scheduler:
 
     def step(self) -> bool:
         """One thing: whether a turn was made, so that the next may follow at once."""
-        if not self.seat.held:
-            whose = f"The loop at {self.seat.holder} trains for this installation." if self.seat.holder else ""
+        if not self.lease.held:
+            whose = f"The loop at {self.lease.holder} trains for this installation." if self.lease.holder else ""
             self._status.tell(state=status.ELSEWHERE if whose else status.STARTING, note=whose)
             return False
         try:

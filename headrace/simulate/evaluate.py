@@ -34,7 +34,7 @@ def retrieval(runner: Runner, folder: BeirFolder, settings: Inference) -> list[R
     return found
 
 
-def answers(runner: Runner, desk: QueryEngine, folder: BeirFolder, settings: Inference, limit: int | None) -> AnswersMeasured:
+def answers(runner: Runner, engine: QueryEngine, folder: BeirFolder, settings: Inference, limit: int | None) -> AnswersMeasured:
     """Ask and measure; nothing of it is recorded as an interaction, for nothing may be trained on it.
 
     Raises `WrongUsage` where no question has known answers.
@@ -45,7 +45,7 @@ def answers(runner: Runner, desk: QueryEngine, folder: BeirFolder, settings: Inf
     document_of = indexed(runner, folder, settings)
     given = []
     for question in runner.bars.track(questions, "ask", total=len(questions), of="questions"):
-        *_, answer = desk.ask(question.text, tenant=folder.tenant, user=_USER, simulated=True, record=False)
+        *_, answer = engine.ask(question.text, tenant=folder.tenant, user=_USER, simulated=True, record=False)
         assert isinstance(answer, Answer)
         given.append(answer)
     return measure_answers(questions, given, document_of)

@@ -18,12 +18,12 @@ AT_ONCE = 4
 
 
 class InProcessClient:
-    """Asks a tenant's index through a desk; users may call it side by side."""
+    """Asks a tenant's index through a query engine; users may call it side by side."""
 
-    def __init__(self, runner: Runner, desk: QueryEngine, tenant: str) -> None:
+    def __init__(self, runner: Runner, engine: QueryEngine, tenant: str) -> None:
         self.tenant = tenant
         self._runner = runner
-        self._desk = desk
+        self._engine = engine
         self._places = threading.Semaphore(AT_ONCE)
         self._first = threading.Lock()
         self._seen: set[str] = set()
@@ -32,10 +32,10 @@ class InProcessClient:
         """The answer, or what a search finds. Raises what retrieval and generation raise."""
         with self._places, self._alone("ask"):
             if generate:
-                *_, answer = self._desk.ask(question, tenant=self.tenant, user=user, simulated=True)
+                *_, answer = self._engine.ask(question, tenant=self.tenant, user=user, simulated=True)
                 assert isinstance(answer, Answer)
             else:
-                answer = self._desk.search(question, tenant=self.tenant, user=user, simulated=True)
+                answer = self._engine.search(question, tenant=self.tenant, user=user, simulated=True)
         passages = tuple(Shown(p.hit.chunk_id, p.hit.uri, p.hit.text) for p in answer.passages)
         return GivenAnswer(answer.answer_id, passages, answer.text if generate else None, answer.refused)
 

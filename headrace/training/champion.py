@@ -1,6 +1,6 @@
 """The champion: the pointer to the served version of a model, moved by compare-and-swap, with what rollback goes back on.
 
-Beside it the pointer may name a canary: a challenger that answers a share of the traffic until it is crowned or retreats.
+Beside it the pointer may name a canary: a challenger that answers a share of the traffic until it is promoted or retreats.
 """
 
 from __future__ import annotations

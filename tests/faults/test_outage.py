@@ -163,8 +163,8 @@ def test_answers_that_waited_when_their_process_ended_are_recorded_by_the_next_o
     """Of one the head has acknowledged nothing and holds it all the same, of another it has landed already."""
     kept = Unrecorded(tmp_path)
     kept.away = True
-    desk = QueryEngine(runner, Inference(), kept)
-    ids = [desk.search("pump", tenant="acme", user="ann").answer_id for _ in range(4)]
+    engine = QueryEngine(runner, Inference(), kept)
+    ids = [engine.search("pump", tenant="acme", user="ann").answer_id for _ in range(4)]
     rows = [kept.find(one) for one in ids]
     runner.run(record_late, rows=rows[:1])
     runner.run(land)

@@ -90,23 +90,23 @@ def now(endpoints: Endpoints) -> int:
     return served.number
 
 
-def asked(desk: QueryEngine, question: str = "who turns the wheel at dawn?") -> tuple[int, list[str]]:
+def asked(engine: QueryEngine, question: str = "who turns the wheel at dawn?") -> tuple[int, list[str]]:
     """The generation that answered, and the texts it found."""
-    answer = desk.search(question, tenant=TENANT, user="ann", record=False)
+    answer = engine.search(question, tenant=TENANT, user="ann", record=False)
     number, _, version = answer.index_version.partition(".")
     assert int(version) > 0
     return int(number.removeprefix("g")), [passage.hit.text for passage in answer.passages]
 
 
 @contextmanager
-def polled(desk: QueryEngine, until: Callable[[], int]) -> Iterator[list[tuple[int, int]]]:
+def polled(engine: QueryEngine, until: Callable[[], int]) -> Iterator[list[tuple[int, int]]]:
     """(generation, passages) of every question asked while the block runs, and on until one is answered by `until()`."""
     told: list[tuple[int, int]] = []
     ended = threading.Event()
 
     def poll() -> None:
         while not ended.wait(0.02):
-            number, texts = asked(desk)
+            number, texts = asked(engine)
             told.append((number, len(texts)))
 
     thread = threading.Thread(target=poll)
@@ -121,42 +121,42 @@ def polled(desk: QueryEngine, until: Callable[[], int]) -> Iterator[list[tuple[i
         thread.join()
 
 
-def followed(desk: QueryEngine, number: int) -> None:
+def followed(engine: QueryEngine, number: int) -> None:
     """Wait until a generation answers, as it must about a second after it is served."""
     deadline = time.monotonic() + 10
-    while asked(desk)[0] != number:
+    while asked(engine)[0] != number:
         assert time.monotonic() < deadline
 
 
 def test_the_old_index_answers_until_the_new_one_does_and_can_be_gone_back_to(
     runner: Runner, endpoints: Endpoints, docs: Path
 ) -> None:
-    desk, first = QueryEngine(runner, SETTINGS), now(endpoints)
-    longest = max(map(len, asked(desk)[1]))
-    with polled(desk, lambda: first + 1) as told:
+    engine, first = QueryEngine(runner, SETTINGS), now(endpoints)
+    longest = max(map(len, asked(engine)[1]))
+    with polled(engine, lambda: first + 1) as told:
         done = reindex(runner, of(40))
     assert (done.generation.number, done.generation.window, done.fallback and done.fallback.number) == (first + 1, 40, first)
     generations = [number for number, _ in told]
     assert generations == sorted(generations)
     assert set(generations) == {first, first + 1}
     assert all(count > 0 for _, count in told)
-    assert max(map(len, asked(desk)[1])) < longest / 2
+    assert max(map(len, asked(engine)[1])) < longest / 2
 
     # Back: what changed meanwhile is in the earlier one too, before it answers.
     (docs / "0.md").write_text("# Lock 0\nThe sluice was painted purple in spring.")
     index_documents(runner, [docs], tenant=TENANT, settings=SETTINGS)
-    with polled(desk, lambda: first) as told:
+    with polled(engine, lambda: first) as told:
         assert back(runner).generation.number == first
     assert {number for number, _ in told} == {first, first + 1}
     assert all(count > 0 for _, count in told)
-    number, texts = asked(desk, "which colour is the sluice painted?")
+    number, texts = asked(engine, "which colour is the sluice painted?")
     assert number == first
     assert any("purple" in text for text in texts)
     assert back(runner).generation.number == first + 1, "and forth again"
 
 
 def test_what_changes_while_another_is_built_is_in_it_at_the_switch(runner: Runner, endpoints: Endpoints, docs: Path) -> None:
-    embedder, desk = endpoints.embedder, QueryEngine(runner, SETTINGS)
+    embedder, engine = endpoints.embedder, QueryEngine(runner, SETTINGS)
     to = runner.run(begin, window=48, embedder=embedder)
     fill(runner, to)
     seen = runner.run(standing)
@@ -169,9 +169,9 @@ def test_what_changes_while_another_is_built_is_in_it_at_the_switch(runner: Runn
     switched = []
     catch_up(runner, SETTINGS, after=lambda stage: switched.append(reindex(runner, of(48))) if stage == "embed" else None)
     assert [done.generation for done in switched] == [to], "the one that was begun is gone on with"
-    followed(desk, to.number)
+    followed(engine, to.number)
     for question, word in (("what is the lantern made of?", "copper"), ("what does the anchor weigh?", "ninety")):
-        number, texts = asked(desk, question)
+        number, texts = asked(engine, question)
         assert number == to.number
         assert any(word in text for text in texts)
     held = VectorReader(CHUNKS, endpoints, METER, generation=to.number).held()["uri"].to_pylist()
@@ -191,7 +191,7 @@ def test_killed_anywhere_the_old_index_answers_and_the_next_run_completes(
     (docs / "3.md").write_text("\n\n".join(f"# Sill {n}\nThe keeper of sill {n} turns the wheel at dawn." for n in range(240)))
     index_documents(runner, [docs], tenant=TENANT, settings=SETTINGS)
     monkeypatch.setattr(served, "delay", 0.3)  # so that there is a midst to be killed in
-    desk, first = QueryEngine(runner, SETTINGS), now(endpoints)
+    engine, first = QueryEngine(runner, SETTINGS), now(endpoints)
     indexes = IndexReader(INDEXES, endpoints, METER)
     newest = indexes.standing()[0].newest
 
@@ -207,7 +207,7 @@ def test_killed_anywhere_the_old_index_answers_and_the_next_run_completes(
         assert within(60, lambda moment=moment, process=process: moment() or process.ended)  # type: ignore[misc]
         process.kill()
         process.killed()
-        number, texts = asked(desk)
+        number, texts = asked(engine)
         assert (now(endpoints), number) == (first, first)
         assert texts
     monkeypatch.undo()
@@ -218,7 +218,7 @@ def test_killed_anywhere_the_old_index_answers_and_the_next_run_completes(
         cli.main()
     assert not ended.value.code
     assert json.loads(capsys.readouterr().out)["generation"]["number"] == newest + 1, "the one that was begun"
-    followed(desk, newest + 1)
+    followed(engine, newest + 1)
     assert now(endpoints) == newest + 1
     held = VectorReader(CHUNKS, endpoints, METER, generation=newest + 1).held()
     assert set(held["uri"].to_pylist()) == {f"docs/{path.name}" for path in docs.iterdir()}

@@ -1,4 +1,4 @@
-"""Answers of a desk whose models are somebody else's: honest refusals, and what an answer says of what was left out."""
+"""Answers of an engine whose models are somebody else's: honest refusals, and what an answer says of what was left out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.tables.handles import TableReader
 
-# A desk keeps its connections for as long as it is there.
+# An engine keeps its connections for as long as it is there.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 TEXTS = {
     "mill.md": "The wheel of the mill turns at dawn.",
@@ -71,8 +71,8 @@ def voices(server: Server) -> Voices:
     return voices
 
 
-def desk(session: Session, *, embedder: str = f"words-{WIDTH}", reranker: str = "", **inference: Any) -> QueryEngine:
-    """A desk, some of whose settings are others; `reranker` is another address for it."""
+def engine(session: Session, *, embedder: str = f"words-{WIDTH}", reranker: str = "", **inference: Any) -> QueryEngine:
+    """An engine, some of whose settings are others; `reranker` is another address for it."""
     endpoints = session.runner.endpoints
     others = {"embedder": endpoints.embedder.model_copy(update={"model": embedder})}
     if reranker:
@@ -81,9 +81,9 @@ def desk(session: Session, *, embedder: str = f"words-{WIDTH}", reranker: str = 
     return QueryEngine(runner, session.settings.inference.model_copy(update=inference))
 
 
-def ask(desk: QueryEngine, question: str, *, tenant: str = "acme", record: bool = False, **more: Any) -> tuple[str, Answer]:
+def ask(engine: QueryEngine, question: str, *, tenant: str = "acme", record: bool = False, **more: Any) -> tuple[str, Answer]:
     """What was streamed, and the answer."""
-    *pieces, given = desk.ask(question, tenant=tenant, user="ann", record=record, **more)
+    *pieces, given = engine.ask(question, tenant=tenant, user="ann", record=record, **more)
     assert isinstance(given, Answer)
     return "".join(map(str, pieces)), given
 
@@ -100,7 +100,7 @@ def test_an_answer_says_how_near_the_best_passage_is_and_how_much_of_it_passages
     session: Session, voices: Voices, server: Server
 ) -> None:
     voices.text = f"{SENTENCE} Bananas are yellow. It turns the mill's wheel."
-    streamed, given = ask(desk(session), NEAR)
+    streamed, given = ask(engine(session), NEAR)
     assert not given.refused
     assert given.similarity == pytest.approx(max(cosine(NEAR, text) for text in TEXTS.values()), abs=1e-5)
     assert given.groundedness == pytest.approx(2 / 3)
@@ -118,7 +118,7 @@ def test_an_answer_says_how_near_the_best_passage_is_and_how_much_of_it_passages
 @pytest.mark.parametrize(("text", "groundedness"), [("Bananas are yellow.", 0.0), ("", None), ("—", None)])
 def test_an_answer_that_no_passage_holds_says_so(session: Session, voices: Voices, text: str, groundedness: float | None) -> None:
     voices.text = text
-    _, given = ask(desk(session), NEAR)
+    _, given = ask(engine(session), NEAR)
     assert (given.refused, given.groundedness, given.citations) == (False, groundedness, [])
 
 
@@ -126,7 +126,7 @@ def test_a_question_that_nothing_is_near_is_declined_without_asking_the_generato
     session: Session, voices: Voices, server: Server
 ) -> None:
     voices.text = SENTENCE
-    streamed, given = ask(desk(session), FAR)
+    streamed, given = ask(engine(session), FAR)
     assert given.refused
     assert streamed == given.text == NOT_FOUND
     assert given.similarity == pytest.approx(max(cosine(FAR, text) for text in TEXTS.values()), abs=1e-5)
@@ -139,15 +139,15 @@ def test_a_question_that_nothing_is_near_is_declined_without_asking_the_generato
 
 def test_the_threshold_is_the_last_similarity_that_is_answered(session: Session, voices: Voices) -> None:
     voices.text = SENTENCE
-    _, given = ask(desk(session), NEAR)
+    _, given = ask(engine(session), NEAR)
     assert given.similarity is not None
-    assert not ask(desk(session, least_similarity=given.similarity), NEAR)[1].refused
-    assert ask(desk(session, least_similarity=math.nextafter(given.similarity, 1)), NEAR)[1].refused
-    assert not ask(desk(session, least_similarity=-1.0), FAR)[1].refused
+    assert not ask(engine(session, least_similarity=given.similarity), NEAR)[1].refused
+    assert ask(engine(session, least_similarity=math.nextafter(given.similarity, 1)), NEAR)[1].refused
+    assert not ask(engine(session, least_similarity=-1.0), FAR)[1].refused
 
 
 def test_where_nothing_is_found_the_answer_is_that(session: Session, voices: Voices, server: Server) -> None:
-    streamed, given = ask(desk(session, least_similarity=-1.0), NEAR, tenant="nobody")
+    streamed, given = ask(engine(session, least_similarity=-1.0), NEAR, tenant="nobody")
     assert (streamed, given.refused, given.similarity, given.passages) == (NOT_FOUND, True, None, ())
     assert server.asked("chat/completions") == server.asked("ranking") == []
 
@@ -155,7 +155,7 @@ def test_where_nothing_is_found_the_answer_is_that(session: Session, voices: Voi
 def test_where_no_similarity_is_known_none_is_too_small(session: Session, voices: Voices) -> None:
     """The index was made by another embedder than is set now, so full-text search answers alone."""
     voices.text = SENTENCE
-    streamed, given = ask(desk(session, embedder="others-384", least_similarity=1.0), "wheel dawn")
+    streamed, given = ask(engine(session, embedder="others-384", least_similarity=1.0), "wheel dawn")
     assert (given.refused, given.similarity) == (False, None)
     assert streamed == f"{SENTENCE} [1]"
     assert given.note == (f"the index was made with the embedder words-{WIDTH}, not others-384: full-text search answered alone")
@@ -164,25 +164,25 @@ def test_where_no_similarity_is_known_none_is_too_small(session: Session, voices
 
 def test_the_generator_gets_the_best_passages_and_no_more(session: Session, voices: Voices, server: Server) -> None:
     voices.logits = lambda question, passages: [float("pond" in passage) + 2.0 * ("mill" in passage) for passage in passages]
-    _, given = ask(desk(session, passages=2), "weir")
+    _, given = ask(engine(session, passages=2), "weir")
     assert (order(given), given.model_version) == (["mill.md", "pond.md"], f"words-{WIDTH}")
-    assert len(desk(session).search("weir", tenant="acme", user="ann", record=False).passages) == 3
+    assert len(engine(session).search("weir", tenant="acme", user="ann", record=False).passages) == 3
     (body,) = server.asked("chat/completions")
     assert TEXTS["weir.md"] not in body["messages"][-1]["content"]
 
 
 def test_a_reranker_that_is_down_is_left_out_and_the_answer_says_so(session: Session, voices: Voices, server: Server) -> None:
-    as_retrieved = order(desk(session).search(NEAR, tenant="acme", user="ann", record=False))
+    as_retrieved = order(engine(session).search(NEAR, tenant="acme", user="ann", record=False))
     voices.text = SENTENCE
 
     def down(path: str, body: dict[str, Any]) -> Response:
         return refused(503, "unavailable", "its storage is away") if path.endswith("/ranking") else voices(path, body)
 
     server.answer = down
-    searched = desk(session).search(NEAR, tenant="acme", user="ann", record=False)
+    searched = engine(session).search(NEAR, tenant="acme", user="ann", record=False)
     assert order(searched) == as_retrieved
     assert [passage.rerank_score for passage in searched.passages] == [None] * 3
-    streamed, given = ask(desk(session), NEAR)
+    streamed, given = ask(engine(session), NEAR)
     assert (streamed, order(given)) == (f"{SENTENCE} [1]", as_retrieved[:2])
     for answer in (searched, given):
         assert answer.model_version == "none"
@@ -199,7 +199,7 @@ def test_a_reranker_that_is_slow_is_left_out_after_its_time(session: Session, vo
         return voices(path, body)
 
     server.answer = slow
-    found = desk(session, rerank_seconds=0.2).search(NEAR, tenant="acme", user="ann", record=False)
+    found = engine(session, rerank_seconds=0.2).search(NEAR, tenant="acme", user="ann", record=False)
     assert not over.is_set()
     over.set()
     assert (order(found)[0], found.model_version) == ("mill.md", "none")
@@ -208,7 +208,7 @@ def test_a_reranker_that_is_slow_is_left_out_after_its_time(session: Session, vo
 
 def test_everything_that_was_left_out_is_said(session: Session, voices: Voices, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headrace.models.client._BACKOFF_S", 0.001)
-    other = desk(session, embedder="others-384", reranker="http://127.0.0.1:1/v1")
+    other = engine(session, embedder="others-384", reranker="http://127.0.0.1:1/v1")
     found = other.search("wheel", tenant="acme", user="ann", record=False)
     embedder, reranker = found.note.split("; ")
     assert embedder.endswith("full-text search answered alone")
@@ -223,7 +223,7 @@ def test_a_generator_that_breaks_off_gives_no_answer_and_none_is_recorded(
         return events(piece("The wheel of"), done=False) if path.endswith("/completions") else voices(path, body)
 
     server.answer = breaking
-    stream = desk(session).ask("Where does the wheel of the mill break?", tenant="acme", user="ann")
+    stream = engine(session).ask("Where does the wheel of the mill break?", tenant="acme", user="ann")
     assert next(stream) == "The"
     with pytest.raises(Unavailable, match="broke off in the middle"):
         list(stream)
@@ -242,11 +242,11 @@ def test_an_embedder_that_is_down_is_no_reason_to_answer_from_full_text_alone(
 
     server.answer = down
     with pytest.raises(Unavailable, match="its disk is full"):
-        desk(session).search(NEAR, tenant="acme", user="ann", record=False)
+        engine(session).search(NEAR, tenant="acme", user="ann", record=False)
 
 
 def test_a_tenant_stores_as_much_as_it_may_to_the_byte_and_to_the_document(session: Session, voices: Voices) -> None:
-    app = create_app(Service(session.runner, session.desk(), session.settings), "a-token")
+    app = create_app(Service(session.runner, session.engine(), session.settings), "a-token")
     with TestClient(app, base_url="http://127.0.0.1", headers={"authorization": "Bearer a-token"}) as page:
         quotas = {"documents": 2, "stored_bytes": 100}
         page.post("/v1/tenants", json={"name": "stores", "quotas": quotas}).raise_for_status()
@@ -275,7 +275,7 @@ def test_a_tenant_stores_as_much_as_it_may_to_the_byte_and_to_the_document(sessi
 
 def test_what_was_declined_is_recorded_as_such(session: Session, voices: Voices) -> None:
     voices.text = f"{SENTENCE} Bananas are yellow."
-    given = [ask(desk(session), question, record=True)[1] for question in (NEAR, FAR)]
+    given = [ask(engine(session), question, record=True)[1] for question in (NEAR, FAR)]
     session.runner.run(land)
     table = TableReader(INTERACTION_ROWS, session.runner.endpoints, Meter(Ledger(), "test"))
     rows = {row["answer_id"]: row for row in table.read().to_pylist()}
@@ -292,7 +292,7 @@ def test_the_api_says_it_too_and_each_tenants_part_of_the_kv_cache_goes_to_the_g
 ) -> None:
     voices.text = SENTENCE
     token = "a-token"
-    app = create_app(Service(session.runner, session.desk(), session.settings), token)
+    app = create_app(Service(session.runner, session.engine(), session.settings), token)
     with TestClient(app, base_url="http://127.0.0.1", headers={"authorization": f"Bearer {token}"}) as page:
         page.post("/v1/tenants", json={"name": "acme", "quotas": {"kv_cache_bytes": 12345}}).raise_for_status()
         minted = page.post("/v1/keys", json={"tenant": "acme", "scopes": ["read"]}).raise_for_status().json()

@@ -156,8 +156,8 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_turn_promote
     # Tried again, nobody judges it for an hour: it becomes champion, for nothing says that it is worse.
     writer, promotions = ObjectWriter(MODELS, endpoints, METER), TableWriter(PROMOTIONS, endpoints, METER)
     champion.start_canary(writer, promotions, "reranker", "v000001", share=0.2, who="ann", why="once more")
-    crowned = watched(runner, settings, now=datetime.now(UTC) + timedelta(minutes=61))
-    assert crowned.ended == "promote"
+    promoted = watched(runner, settings, now=datetime.now(UTC) + timedelta(minutes=61))
+    assert promoted.ended == "promote"
     honest, _ = champion.champion(models)
     assert (honest.version, honest.canary, honest.turn) == ("v000001", None, 1)
 
@@ -181,7 +181,7 @@ def test_one_loop_has_the_seat_and_another_takes_it_when_that_is_gone(endpoints:
     assert not other.beat()
     assert "(one)" in other.holder
     assert LeaderLease(landers, "one").beat(), "who is started again in its place goes on at once"
-    for _ in range(3):  # as long as it beats it keeps the seat
+    for _ in range(3):  # as long as it beats it keeps the lease
         time.sleep(0.15)
         assert one.beat()
         assert not other.beat()

@@ -166,23 +166,23 @@ def judge(session: Session, seed: int) -> None:
     TopicWriter(FEEDBACK, endpoints, METER).append(verdicts, key="answer_id")
 
 
-def asked(desk: QueryEngine, question: str = "night shift, wooden penstock: who?") -> tuple[int, list[str]]:
+def asked(engine: QueryEngine, question: str = "night shift, wooden penstock: who?") -> tuple[int, list[str]]:
     """The generation that answered, and the texts it found."""
-    answer = desk.search(question, tenant=TENANT, user="ann", record=False)
+    answer = engine.search(question, tenant=TENANT, user="ann", record=False)
     assert answer.note == ""
     assert answer.similarity is not None, "not by words alone"
     return int(answer.index_version.partition(".")[0].removeprefix("g")), [passage.hit.text for passage in answer.passages]
 
 
 @contextmanager
-def polled(desk: QueryEngine, session: Session) -> Iterator[list[tuple[int, int]]]:
+def polled(engine: QueryEngine, session: Session) -> Iterator[list[tuple[int, int]]]:
     """(generation, passages) of every question asked while the block runs, and until the index that serves then answers."""
     told: list[tuple[int, int]] = []
     ended = threading.Event()
 
     def poll() -> None:
         while not ended.is_set():
-            number, texts = asked(desk)
+            number, texts = asked(engine)
             told.append((number, len(texts)))
             time.sleep(0.02)
 
@@ -247,7 +247,7 @@ def an_embedder_of_the_users_own_is_not_trained(session: Session) -> None:
 def a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(
     session: Session,
 ) -> None:
-    desk, first = QueryEngine(session.runner, inference(session)), serving(session)
+    engine, first = QueryEngine(session.runner, inference(session)), serving(session)
     assert first.embedder == "embedder"
     judge(session, 1)
     with killed_before("begin"):
@@ -268,9 +268,9 @@ def a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_are_ans
     assert (serving(session), pointer(session).version) == (first, "none")
     assert building is not None
     assert building.embedder == "embedder@v000001"
-    assert asked(desk)[0] == first.number
+    assert asked(engine)[0] == first.number
 
-    with polled(desk, session) as told:
+    with polled(engine, session) as told:
         settled = reconcile_embedder(session)
     assert serving(session) == building, "the one that was begun"
     assert (building.window, standing(session).fallback) == (first.window, first)
@@ -289,9 +289,9 @@ def a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_are_ans
 
 def answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session: Session, docs: Path) -> None:
     now = serving(session)
-    desk = QueryEngine(session.runner, inference(session))
+    engine = QueryEngine(session.runner, inference(session))
     assert now.embedder == "embedder@v000001"
-    number, texts = asked(desk, "night shift, copper spillway: who?")
+    number, texts = asked(engine, "night shift, copper spillway: who?")
     assert number == now.number
     assert "green crew" in texts[0], "what the verdicts taught"
     (docs / "new.md").write_text("# The lantern\n\nThe lantern is made of copper and hangs over the lock.")
@@ -299,7 +299,7 @@ def answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session: Sessio
     assert serving(session) == now
     assert any("copper" in text for text in held(session, now))
     assert made_by(session, now, "v000001")
-    number, texts = asked(desk, "what is the lantern made of?")
+    number, texts = asked(engine, "what is the lantern made of?")
     assert number == now.number
     assert "copper" in texts[0]
     # Whoever was told of another embedder meanwhile does not answer with vectors that cannot be compared.
@@ -312,10 +312,10 @@ def answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session: Sessio
 
 
 def back_and_forth(session: Session) -> None:
-    desk, now, before = QueryEngine(session.runner, inference(session)), serving(session), standing(session).fallback
+    engine, now, before = QueryEngine(session.runner, inference(session)), serving(session), standing(session).fallback
     assert before is not None
     # What came in meanwhile is in the earlier index before that answers.
-    with polled(desk, session) as told:
+    with polled(engine, session) as told:
         gone_back = go_back(session, "embedder", who="ann", why="slower")
     assert (gone_back.version, gone_back.kind, gone_back.who, gone_back.history) == ("none", "rollback", "ann", [])
     assert (serving(session), standing(session).fallback) == (before, now)
@@ -335,7 +335,7 @@ def back_and_forth(session: Session) -> None:
     written = vectors_written(session)
     assert go_back(session, "embedder", who="ann", why="").version == "none"
     assert vectors_written(session) == written > 0
-    until(10, lambda: asked(desk)[0] == before.number, lambda: asked(desk))
+    until(10, lambda: asked(engine)[0] == before.number, lambda: asked(engine))
 
     # Killed between index and pointer: the next settles it, and the command again does not go back twice.
     with killed_before("set_champion"):

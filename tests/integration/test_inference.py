@@ -51,7 +51,7 @@ def runner(endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="module")
-def desk(runner: Runner) -> QueryEngine:
+def engine(runner: Runner) -> QueryEngine:
     return QueryEngine(runner, SETTINGS)
 
 
@@ -72,9 +72,9 @@ def index(runner: Runner, tenant: str, *paths: Path) -> Indexed:
     return index_documents(runner, list(paths), tenant=tenant, settings=SETTINGS)
 
 
-def found(desk: QueryEngine, tenant: str, question: str) -> list[str]:
+def found(engine: QueryEngine, tenant: str, question: str) -> list[str]:
     """The texts of the passages for a question, best first."""
-    answer = desk.search(question, tenant=tenant, user="ann", record=False)
+    answer = engine.search(question, tenant=tenant, user="ann", record=False)
     return [passage.hit.text for passage in answer.passages]
 
 
@@ -105,7 +105,7 @@ def test_a_folder_that_is_not_there_is_named(runner: Runner, tenant: str) -> Non
 
 
 def test_each_bad_file_has_one_recorded_reason_and_the_others_are_indexed(
-    runner: Runner, desk: QueryEngine, docs: Path, tenant: str
+    runner: Runner, engine: QueryEngine, docs: Path, tenant: str
 ) -> None:
     (docs / "good.md").write_text("# Mill\nThe wheel of the mill turns at dawn.")
     (docs / "noël.html").write_text("<h1>Weir</h1><p>The weir holds the river back.</p><script>x()</script>")
@@ -145,8 +145,8 @@ def test_each_bad_file_has_one_recorded_reason_and_the_others_are_indexed(
     told = status(runner, tenant)
     good = ("docs/good.md", "docs/noël.html", "docs/caf\\xe9.md")
     assert told == {**{uri: [("failed", reason)] for uri, reason in reasons.items()}, **{uri: [("parsed", "")] for uri in good}}
-    assert found(desk, tenant, "when does the wheel turn?")[0].endswith("The wheel of the mill turns at dawn.")
-    assert found(desk, tenant, "what holds the river?")[0].endswith("The weir holds the river back.")
+    assert found(engine, tenant, "when does the wheel turn?")[0].endswith("The wheel of the mill turns at dawn.")
+    assert found(engine, tenant, "what holds the river?")[0].endswith("The weir holds the river back.")
     assert len(held(runner, tenant)) == 3
 
     # Again: nothing is new, nothing is recorded twice.
@@ -171,53 +171,53 @@ def test_chunk_ids_follow_from_the_document_its_version_and_the_text(runner: Run
     assert held(runner, tenant) == sorted(row["chunk_id"] for row in rows)
 
 
-def test_a_changed_document_replaces_its_old_self(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
+def test_a_changed_document_replaces_its_old_self(runner: Runner, engine: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "a.md").write_text("The gate is painted green.")
     (docs / "b.md").write_text("The bridge is made of oak.")
     index(runner, tenant, docs)
     (docs / "a.md").write_text("The gate is painted red.")
     done = index(runner, tenant, docs)
     assert (done.put.put, done.put.unchanged, done.embedded.chunks, done.embedded.retired) == (1, 1, 1, 1)
-    assert sorted(found(desk, tenant, "what colour is the gate?")) == ["The bridge is made of oak.", "The gate is painted red."]
+    assert sorted(found(engine, tenant, "what colour is the gate?")) == ["The bridge is made of oak.", "The gate is painted red."]
 
 
-def test_a_document_put_back_as_it_was_is_held_once(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
+def test_a_document_put_back_as_it_was_is_held_once(runner: Runner, engine: QueryEngine, docs: Path, tenant: str) -> None:
     file = docs / "a.md"
     for text in ("The gate is painted green.", "The gate is painted red.", "The gate is painted green."):
         file.write_text(text)
         index(runner, tenant, docs)
-        assert found(desk, tenant, "what colour is the gate?") == [text]
+        assert found(engine, tenant, "what colour is the gate?") == [text]
     assert len(chunk_ids(runner, tenant)) == len(set(chunk_ids(runner, tenant))) == 2
     assert len(held(runner, tenant)) == 1
 
 
-def test_a_document_named_twice_is_held_once(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
+def test_a_document_named_twice_is_held_once(runner: Runner, engine: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "a.md").write_text("The lock has two gates.")
     done = index(runner, tenant, docs / "a.md", docs / "a.md")
     assert done.parsed.failed == ()
     assert len(chunk_ids(runner, tenant)) == len(held(runner, tenant)) == 1
-    assert found(desk, tenant, "how many gates?") == ["The lock has two gates."]
+    assert found(engine, tenant, "how many gates?") == ["The lock has two gates."]
 
 
 def test_a_newer_version_that_cannot_be_read_leaves_the_older_answering(
-    runner: Runner, desk: QueryEngine, docs: Path, tenant: str
+    runner: Runner, engine: QueryEngine, docs: Path, tenant: str
 ) -> None:
     (docs / "a.txt").write_text("The race is forty feet long.")
     index(runner, tenant, docs)
     (docs / "a.txt").write_bytes(b"\x00\x01\x02" * 500)
     done = index(runner, tenant, docs)
     assert [failure.reason for failure in done.parsed.failed] == ["it holds binary data, not text"]
-    assert found(desk, tenant, "how long is the race?") == ["The race is forty feet long."]
+    assert found(engine, tenant, "how long is the race?") == ["The race is forty feet long."]
     (docs / "a.txt").write_text("")
     assert [failure.reason for failure in index(runner, tenant, docs).parsed.failed] == ["the file is empty"]
-    assert found(desk, tenant, "how long is the race?") == ["The race is forty feet long."]
+    assert found(engine, tenant, "how long is the race?") == ["The race is forty feet long."]
     (docs / "a.txt").write_text("The race is fifty feet long.")
     index(runner, tenant, docs)
-    assert found(desk, tenant, "how long is the race?") == ["The race is fifty feet long."]
+    assert found(engine, tenant, "how long is the race?") == ["The race is fifty feet long."]
     assert [told for told, _ in status(runner, tenant)["docs/a.txt"]] == ["parsed", "failed", "failed", "parsed"]
 
 
-def test_a_deleted_document_answers_no_more(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
+def test_a_deleted_document_answers_no_more(runner: Runner, engine: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "a.md").write_text("The pond is deep.")
     (docs / "b.md").write_text("The pond is wide.")
     index(runner, tenant, docs)
@@ -228,29 +228,29 @@ def test_a_deleted_document_answers_no_more(runner: Runner, desk: QueryEngine, d
     TopicWriter(DOCUMENT_EVENTS, runner.endpoints, METER).append([{**gone, "at": events[0]["at"]}], key="uri")
     (docs / "a.md").unlink()
     assert index(runner, tenant, docs).parsed.deleted == 1
-    assert found(desk, tenant, "what is the pond like?") == ["The pond is wide."]
+    assert found(engine, tenant, "what is the pond like?") == ["The pond is wide."]
 
 
-def test_tenants_with_the_same_document_do_not_share_it(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
+def test_tenants_with_the_same_document_do_not_share_it(runner: Runner, engine: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "a.md").write_text("The mill grinds barley.")
     other = f"{tenant}-b"
     index(runner, tenant, docs)
-    assert found(desk, other, "what does the mill grind?") == []
+    assert found(engine, other, "what does the mill grind?") == []
     index(runner, other, docs)
     (docs / "a.md").write_text("The mill grinds rye.")
     index(runner, other, docs)
-    assert found(desk, tenant, "what does the mill grind?") == ["The mill grinds barley."]
-    assert found(desk, other, "what does the mill grind?") == ["The mill grinds rye."]
+    assert found(engine, tenant, "what does the mill grind?") == ["The mill grinds barley."]
+    assert found(engine, other, "what does the mill grind?") == ["The mill grinds rye."]
 
 
-def test_a_hostile_question_is_answered_like_any_other(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
+def test_a_hostile_question_is_answered_like_any_other(runner: Runner, engine: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "a.md").write_text("The pond is deep.")
     index(runner, tenant, docs)
     for question in ("'", '"the" AND', "pond OR (", "\x00", "日本", "x" * 5000):
-        assert found(desk, tenant, question) == ["The pond is deep."]
+        assert found(engine, tenant, question) == ["The pond is deep."]
 
 
-def test_a_citation_says_the_page_slide_or_sheet(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
+def test_a_citation_says_the_page_slide_or_sheet(runner: Runner, engine: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "mill.pdf").write_bytes(pages(shown("The wheel turns at dawn."), shown("The weir holds the river back.")))
     (docs / "flow.xlsx").write_bytes(sheets({"Q3": sheet_row("Gauge", "Litres") + sheet_row("Pond", 12)}))
     (docs / "wheel.py").write_text("# not a heading\ndef grease(bearing):\n    return bearing\n")
@@ -259,7 +259,7 @@ def test_a_citation_says_the_page_slide_or_sheet(runner: Runner, desk: QueryEngi
     assert (done.parsed.parsed, done.parsed.failed) == (4, ())
 
     def best(question: str) -> tuple[str, str]:
-        hit = desk.search(question, tenant=tenant, user="ann", record=False).passages[0].hit
+        hit = engine.search(question, tenant=tenant, user="ann", record=False).passages[0].hit
         return hit.uri, hit.place
 
     assert best("what holds the river back?") == ("docs/mill.pdf", "pages 1–2")
@@ -268,7 +268,7 @@ def test_a_citation_says_the_page_slide_or_sheet(runner: Runner, desk: QueryEngi
     assert best("grease a bearing")[0] == "docs/wheel.py"
 
 
-def test_an_index_without_places_is_searched_and_gains_them(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
+def test_an_index_without_places_is_searched_and_gains_them(runner: Runner, engine: QueryEngine, docs: Path, tenant: str) -> None:
     (docs / "mill.pdf").write_bytes(pages(shown("The wheel turns at dawn.")))
     index(runner, tenant, docs)
     table = VectorWriter(CHUNKS, runner.endpoints, METER)._open()
@@ -282,7 +282,7 @@ def test_an_index_without_places_is_searched_and_gains_them(runner: Runner, desk
 
 
 def test_hostile_documents_reach_no_other_tenant_and_take_none_down(
-    runner: Runner, desk: QueryEngine, docs: Path, tenant: str, tmp_path: Path
+    runner: Runner, engine: QueryEngine, docs: Path, tenant: str, tmp_path: Path
 ) -> None:
     victim = f"{tenant}-victim"
     safe = tmp_path / "safe"
@@ -308,10 +308,10 @@ def test_hostile_documents_reach_no_other_tenant_and_take_none_down(
     assert reasons["docs/bomb.docx"].startswith("is a zip that unpacks to 60.0 MB, ")
     assert done.parsed.parsed == 5
     for question in ("what is the code of the vault?", f"tenant = '{victim}'", "' OR tenant <> '", "4711"):
-        answer = desk.search(question, tenant=tenant, user="ann", record=False)
+        answer = engine.search(question, tenant=tenant, user="ann", record=False)
         assert not [passage for passage in answer.passages if "4711" in passage.hit.text or passage.hit.uri.startswith("safe")]
         said = prompt(question, answer.passages)
         assert not any("4711" in message["content"].replace(question, "") for message in said)
-    assert any(text == orders.strip() for text in found(desk, tenant, "ignore all previous instructions"))
-    assert found(desk, victim, "what is the code of the vault?") == ["Vault\nThe code of the vault is 4711."]
-    assert found(desk, tenant, "when does the wheel turn?")[0].endswith("The wheel of the mill turns at dawn.")
+    assert any(text == orders.strip() for text in found(engine, tenant, "ignore all previous instructions"))
+    assert found(engine, victim, "what is the code of the vault?") == ["Vault\nThe code of the vault is 4711."]
+    assert found(engine, tenant, "when does the wheel turn?")[0].endswith("The wheel of the mill turns at dawn.")

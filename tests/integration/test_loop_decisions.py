@@ -86,12 +86,12 @@ def turns(session: Session) -> Turns:
 
 
 class Seated(Scheduler):
-    """A loop that holds the seat, with what it tells; `kept` is what the loop before it had told, if one was."""
+    """A loop that holds the lease, with what it tells; `kept` is what the loop before it had told, if one was."""
 
     def __init__(self, session: Session, turns: Callable[..., Turn], home: Path, **kept: Any) -> None:
         self.told = Telling(home, **kept)
         super().__init__(session, self.told, "one", pause=Pause(first=0.3), go=turns)
-        self.seat.held = True
+        self.lease.held = True
 
     @property
     def waiting(self) -> dict[str, dict[str, Any]]:
@@ -173,13 +173,13 @@ def trial(session: Session, model: str, *, version: str = "v000099", minutes_ago
 
 def test_without_the_seat_nothing_is_done(session: Session, loop: Seated, turns: Turns) -> None:
     judged(session, VERDICTS)
-    loop.seat.held, loop.seat.holder = False, "another machine (two)"
+    loop.lease.held, loop.lease.holder = False, "another machine (two)"
     assert not loop.step()
     assert (loop.told.get("state"), loop.told.get("note")) == (
         status.ELSEWHERE,
         "The loop at another machine (two) trains for this installation.",
     )
-    loop.seat.holder = ""
+    loop.lease.holder = ""
     assert not loop.step()
     assert loop.told.get("state") == status.STARTING
     assert turns.made == []
@@ -269,7 +269,7 @@ def test_what_waited_for_a_trial_is_trained_once_that_has_ended(session: Session
 
 
 def test_what_cannot_be_looked_at_is_said_and_looked_at_again(session: Session, loop: Seated, turns: Turns) -> None:
-    trial(session, "reranker", version="v000098", minutes_ago=61)  # it is to be crowned, and was never released
+    trial(session, "reranker", version="v000098", minutes_ago=61)  # it is to be promoted, and was never released
     judged(session, VERDICTS)
     assert not loop.step()
     assert "No version 'v000098' of reranker was released." in loop.told.get("note")

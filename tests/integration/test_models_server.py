@@ -566,7 +566,7 @@ def test_more_requests_than_places_are_turned_away(server: Server) -> None:
     assert ask(server, most=1).usage["completion_tokens"] == 1
 
 
-def test_the_desks_answers_are_made_by_the_versions_their_ids_fall_to(
+def test_the_engines_answers_are_made_by_the_versions_their_ids_fall_to(
     server: Server, storage: Endpoints, adapters: ObjectWriter, handbook: Path, tmp_path: Path
 ) -> None:
     """The re-ranker and the generator alike, each with a version on trial."""
@@ -578,10 +578,10 @@ def test_the_desks_answers_are_made_by_the_versions_their_ids_fall_to(
     with recorded("ask", tmp_path / "home") as run:
         runner = Runner(run, endpoints)
         index_documents(runner, [handbook], tenant="acme", settings=settings)
-        desk = QueryEngine(runner, settings)
+        engine = QueryEngine(runner, settings)
 
         def asked() -> Answer:
-            *_, answer = desk.ask("When was the weir repaired?", tenant="acme", user="ann", record=False)
+            *_, answer = engine.ask("When was the weir repaired?", tenant="acme", user="ann", record=False)
             assert isinstance(answer, Answer)
             return answer
 

@@ -292,7 +292,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 
 
 @pytest.fixture(scope="module")
-def desk(runner: Runner) -> QueryEngine:
+def engine(runner: Runner) -> QueryEngine:
     return QueryEngine(runner, SETTINGS)
 
 
@@ -319,9 +319,9 @@ def index(runner: Runner, tenant: str, *paths: Path, readers: list[str] | None =
     return index_documents(runner, list(paths), tenant=tenant, settings=SETTINGS, readers=readers)
 
 
-def found(desk: QueryEngine, tenant: str, *readers: str, question: str = "what is it like?") -> dict[str, str]:
+def found(engine: QueryEngine, tenant: str, *readers: str, question: str = "what is it like?") -> dict[str, str]:
     """uri → text of what a question finds."""
-    answer = desk.search(question, tenant=tenant, user="ann", record=False, readers=readers)
+    answer = engine.search(question, tenant=tenant, user="ann", record=False, readers=readers)
     return {passage.hit.uri: passage.hit.text for passage in answer.passages}
 
 
@@ -359,35 +359,35 @@ def closed(shelves: dict[str, list[Shelf]]) -> Shelf:
     return shelves["closed"].pop()
 
 
-def test_readers_of_an_unchanged_file_change_on_the_next_index(runner: Runner, desk: QueryEngine, closed: Shelf) -> None:
+def test_readers_of_an_unchanged_file_change_on_the_next_index(runner: Runner, engine: QueryEngine, closed: Shelf) -> None:
     tenant, docs = closed.tenant, closed.docs
-    assert found(desk, tenant) == found(desk, tenant, "it") == found(desk, "other", "hr") == {}
+    assert found(engine, tenant) == found(engine, tenant, "it") == found(engine, "other", "hr") == {}
     both = {"docs/a.md": "The pond is deep.", "docs/b.md": "The weir is long."}
-    assert found(desk, tenant, "o'brien") == found(desk, tenant, "it", "hr") == both
+    assert found(engine, tenant, "o'brien") == found(engine, tenant, "it", "hr") == both
     done = index(runner, tenant, docs)  # nobody named: as it was
-    assert (done.put.unchanged, found(desk, tenant)) == (2, {})
+    assert (done.put.unchanged, found(engine, tenant)) == (2, {})
     done = index(runner, tenant, docs, readers=["it"])
     assert (done.put.put, done.embedded.chunks, done.embedded.reopened) == (2, 0, 2)
-    assert (found(desk, tenant, "hr"), len(found(desk, tenant, "it"))) == ({}, 2)
+    assert (found(engine, tenant, "hr"), len(found(engine, tenant, "it"))) == ({}, 2)
     done = index(runner, tenant, docs, readers=[])
-    assert (done.embedded.chunks, len(found(desk, tenant))) == (0, 2)
+    assert (done.embedded.chunks, len(found(engine, tenant))) == (0, 2)
     for wrong in ("", "  ", "a\nb", "x" * 201, "\udcff"):
         with pytest.raises(WrongUsage, match="cannot be the name of a reader"):
             index(runner, tenant, docs, readers=[wrong])
 
 
-def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, desk: QueryEngine, shelf: Shelf) -> None:
+def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, engine: QueryEngine, shelf: Shelf) -> None:
     (shelf.docs / "a.md").write_bytes(b"\x00\x01" * 400)
-    assert set(found(desk, shelf.tenant)) == {"docs/a.md", "docs/b.md"}
+    assert set(found(engine, shelf.tenant)) == {"docs/a.md", "docs/b.md"}
     assert len(index(runner, shelf.tenant, shelf.docs, readers=["hr"]).parsed.failed) == 1
-    assert (found(desk, shelf.tenant), len(found(desk, shelf.tenant, "hr"))) == ({}, 2)
+    assert (found(engine, shelf.tenant), len(found(engine, shelf.tenant, "hr"))) == ({}, 2)
 
 
 @pytest.mark.parametrize(
     "way", ["bytes", "renamed", "gone and back", pytest.param("folder", marks=pytest.mark.soak(minutes=0.2))]
 )
 def test_what_was_closed_a_moment_ago_is_not_opened_by_who_names_no_reader(
-    runner: Runner, desk: QueryEngine, shelf: Shelf, way: str
+    runner: Runner, engine: QueryEngine, shelf: Shelf, way: str
 ) -> None:
     tenant, docs = shelf.tenant, shelf.docs
     # Closed on the head, where no table knows of it yet.
@@ -404,8 +404,8 @@ def test_what_was_closed_a_moment_ago_is_not_opened_by_who_names_no_reader(
             index(runner, tenant, docs)
         (docs / "a.md").write_text("The pond is shallow.")
         index(runner, tenant, docs)
-    assert set(found(desk, tenant)) == set()
-    assert len(found(desk, tenant, "hr")) == 2
+    assert set(found(engine, tenant)) == set()
+    assert len(found(engine, tenant, "hr")) == 2
 
 
 class Meanwhile(Threads):
@@ -425,7 +425,7 @@ class Meanwhile(Threads):
 
 @pytest.mark.parametrize("change", ["closed", "deleted"])
 def test_of_two_passes_at_once_the_first_does_not_undo_what_the_second_knew(
-    runner: Runner, desk: QueryEngine, docs: Path, tenant: str, change: str
+    runner: Runner, engine: QueryEngine, docs: Path, tenant: str, change: str
 ) -> None:
     (docs / "a.md").write_text("The pond is deep.")
     (docs / "b.md").write_text("The weir is long.")
@@ -442,20 +442,20 @@ def test_of_two_passes_at_once_the_first_does_not_undo_what_the_second_knew(
         2,
         [(2, 0) if change == "closed" else (0, 1)],
     )
-    assert set(found(desk, tenant)) == (set() if change == "closed" else {"docs/b.md"})
-    assert set(found(desk, tenant, "hr")) == ({"docs/a.md", "docs/b.md"} if change == "closed" else {"docs/b.md"})
+    assert set(found(engine, tenant)) == (set() if change == "closed" else {"docs/b.md"})
+    assert set(found(engine, tenant, "hr")) == ({"docs/a.md", "docs/b.md"} if change == "closed" else {"docs/b.md"})
     held = VectorReader(CHUNKS, runner.endpoints, METER).held()
     assert len(set(held["chunk_id"].to_pylist())) == held.num_rows
 
 
 def test_a_changed_document_answers_at_every_moment(
-    runner: Runner, desk: QueryEngine, shelf: Shelf, within: Callable[[float, Callable[[], bool]], bool]
+    runner: Runner, engine: QueryEngine, shelf: Shelf, within: Callable[[float, Callable[[], bool]], bool]
 ) -> None:
     ended, told = threading.Event(), []
 
     def poll() -> None:
         while not ended.wait(0.02):
-            told.append("docs/a.md" in found(desk, shelf.tenant, question="what colour is the gate of the pond?"))
+            told.append("docs/a.md" in found(engine, shelf.tenant, question="what colour is the gate of the pond?"))
 
     thread = threading.Thread(target=poll)
     thread.start()
@@ -466,26 +466,26 @@ def test_a_changed_document_answers_at_every_moment(
     thread.join()
     assert len(told) > 10
     assert all(told)
-    assert within(10, lambda: "colour 1" in found(desk, shelf.tenant)["docs/a.md"])
+    assert within(10, lambda: "colour 1" in found(engine, shelf.tenant)["docs/a.md"])
 
 
-def test_deletes_and_renames_follow(runner: Runner, desk: QueryEngine, closed: Shelf) -> None:
+def test_deletes_and_renames_follow(runner: Runner, engine: QueryEngine, closed: Shelf) -> None:
     tenant, docs = closed.tenant, closed.docs
     (docs / "a.md").rename(docs / "c.md")
     done = index(runner, tenant, docs)
     assert (done.put.put, done.put.deleted, done.embedded.chunks, done.embedded.reused) == (1, 1, 0, 1)
-    assert found(desk, tenant) == {}, "a renamed file has the readers of its old name"
-    assert set(found(desk, tenant, "hr")) == {"docs/c.md", "docs/b.md"}
+    assert found(engine, tenant) == {}, "a renamed file has the readers of its old name"
+    assert set(found(engine, tenant, "hr")) == {"docs/c.md", "docs/b.md"}
     (docs / "b.md").unlink()
     assert index(runner, tenant, docs).put.deleted == 1
-    assert set(found(desk, tenant, "hr")) == {"docs/c.md"}
+    assert set(found(engine, tenant, "hr")) == {"docs/c.md"}
     # A folder with nothing in it is more likely not mounted than emptied.
     (docs / "c.md").unlink()
     assert index(runner, tenant, docs).put.deleted == 0
-    assert set(found(desk, tenant, "hr")) == {"docs/c.md"}
+    assert set(found(engine, tenant, "hr")) == {"docs/c.md"}
 
 
-def test_only_documents_of_the_same_folder_are_deleted(runner: Runner, desk: QueryEngine, tmp_path: Path, tenant: str) -> None:
+def test_only_documents_of_the_same_folder_are_deleted(runner: Runner, engine: QueryEngine, tmp_path: Path, tenant: str) -> None:
     one, other = tmp_path / "one" / "docs", tmp_path / "other" / "docs"
     for folder, name in ((one, "a.md"), (other, "b.md")):
         folder.mkdir(parents=True)
@@ -495,10 +495,10 @@ def test_only_documents_of_the_same_folder_are_deleted(runner: Runner, desk: Que
     index(runner, tenant, one)
     assert index(runner, tenant, other).put.deleted == 0
     index(runner, tenant, one / "a.md")  # one file says nothing of the folder
-    assert set(found(desk, tenant)) == {"docs/a.md", "docs/b.md", "a.md"}
+    assert set(found(engine, tenant)) == {"docs/a.md", "docs/b.md", "a.md"}
 
 
-def test_only_what_changed_in_a_document_is_embedded_again(runner: Runner, desk: QueryEngine, docs: Path, tenant: str) -> None:
+def test_only_what_changed_in_a_document_is_embedded_again(runner: Runner, engine: QueryEngine, docs: Path, tenant: str) -> None:
     parts = [f"# Part {number}\nThe lock number {number} has two gates." for number in range(5)]
     (docs / "a.md").write_text("\n".join(parts))
     assert index(runner, tenant, docs).embedded.chunks == 5

@@ -681,7 +681,7 @@ def release(models: ObjectWriter, *versions: str) -> None:
 
 
 @pytest.fixture
-def crowned(endpoints: Endpoints, meter: Meter) -> tuple[ObjectWriter, TableWriter]:
+def promoted(endpoints: Endpoints, meter: Meter) -> tuple[ObjectWriter, TableWriter]:
     return ObjectWriter(own(MODELS), endpoints, meter), TableWriter(own(PROMOTIONS), endpoints, meter)
 
 
@@ -690,8 +690,8 @@ def moves(promotions: TableReader) -> list[tuple[str, str, str]]:
     return [(line["kind"], line["previous"], line["version"]) for line in lines]
 
 
-def test_the_champion_moves_forward_and_back_and_its_history_is_kept(crowned: tuple[ObjectWriter, TableWriter]) -> None:
-    models, promotions = crowned
+def test_the_champion_moves_forward_and_back_and_its_history_is_kept(promoted: tuple[ObjectWriter, TableWriter]) -> None:
+    models, promotions = promoted
     assert champion.champion(models) == (champion.Champion(), "")
     with pytest.raises(NotFound, match="no earlier version"):
         champion.rollback(models, promotions, who="ann", why="")
@@ -716,9 +716,9 @@ def test_the_champion_moves_forward_and_back_and_its_history_is_kept(crowned: tu
 
 
 def test_a_move_whose_record_was_lost_is_recorded_by_the_next(
-    crowned: tuple[ObjectWriter, TableWriter], endpoints: Endpoints
+    promoted: tuple[ObjectWriter, TableWriter], endpoints: Endpoints
 ) -> None:
-    models, promotions = crowned
+    models, promotions = promoted
     release(models, "v1", "v2")
     champion.set_champion(models, promotions, "v1", "ann", "")
     champion.set_champion(models, promotions, "v2", "ann", "")
@@ -737,9 +737,9 @@ def test_a_move_whose_record_was_lost_is_recorded_by_the_next(
 
 
 def test_movers_at_once_lose_or_win_and_every_win_is_recorded_once(
-    crowned: tuple[ObjectWriter, TableWriter], endpoints: Endpoints
+    promoted: tuple[ObjectWriter, TableWriter], endpoints: Endpoints
 ) -> None:
-    models, promotions = crowned
+    models, promotions = promoted
     names = ["v1", "v2", "v3"]
     release(models, *names)
 

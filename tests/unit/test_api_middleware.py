@@ -53,7 +53,7 @@ class _Keys:
         return self.of(key, "") is not None
 
 
-class _Desk:
+class _Guarded:
     """What the door needs of a service, without its stores."""
 
     def __init__(self, rate: Rate | None = None) -> None:
@@ -76,7 +76,7 @@ Told = tuple[int, dict[str, str], str]
 
 
 def door(app: ASGIApp = inside, *, rate: Rate | None = None) -> AuthMiddleware:
-    return AuthMiddleware(app, token=TOKEN, desk=_Desk(rate), body_bytes=100, document_bytes=1_000)
+    return AuthMiddleware(app, token=TOKEN, service=_Guarded(rate), body_bytes=100, document_bytes=1_000)
 
 
 async def passed(
@@ -341,9 +341,9 @@ def test_half_a_body_is_no_body(method: str) -> None:
 
     headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {TOKEN}".encode())]
     scope = {"type": "http", "method": method, "path": "/v1/documents/a", "query_string": b"", "headers": headers}
-    desk, counted = _Desk(), ModelsMetrics()
-    asyncio.run(AuthMiddleware(never, token=TOKEN, desk=desk, body_bytes=100, document_bytes=1_000)(scope, leaving(), send))
-    assert b'status="499",tenant="default"} 1.0' in desk.metrics.text()
+    service, counted = _Guarded(), ModelsMetrics()
+    asyncio.run(AuthMiddleware(never, token=TOKEN, service=service, body_bytes=100, document_bytes=1_000)(scope, leaving(), send))
+    assert b'status="499",tenant="default"} 1.0' in service.metrics.text()
     asyncio.run(ModelsDoor(never, key=TOKEN, metrics=counted)({**scope, "path": "/v1/embeddings"}, leaving(), send))
     assert counted.requests == {("/v1/embeddings", 499): 1}
 
@@ -426,7 +426,7 @@ def test_each_error_has_its_status(error: HeadraceError, status: int, code: str)
     told = body_of(error, None)["error"]
     assert told["code"] == code
     assert (told["message"] == "a") == (status < 500), "what is inside is told to nobody but an admin"
-    assert body_of(error, _Desk().page)["error"]["message"] == "a"
+    assert body_of(error, _Guarded().page)["error"]["message"] == "a"
 
 
 def test_a_model_that_is_busy_is_not_named_to_a_tenant() -> None:
@@ -436,7 +436,7 @@ def test_a_model_that_is_busy_is_not_named_to_a_tenant() -> None:
         "overloaded",
         "The models have as much to do as they take. Try again in a moment.",
     )
-    assert "4242" in body_of(busy, _Desk().page)["error"]["message"]
+    assert "4242" in body_of(busy, _Guarded().page)["error"]["message"]
 
 
 def test_why_a_reranker_was_left_out_is_an_admins_to_know() -> None:
@@ -449,7 +449,7 @@ def test_why_a_reranker_was_left_out_is_an_admins_to_know() -> None:
         (NOTE, NOTE),
     ):
         assert fit_for({"note": note}, tenant) == {"note": told}
-        assert fit_for({"note": note}, _Desk().page) == {"note": note}
+        assert fit_for({"note": note}, _Guarded().page) == {"note": note}
     assert fit_for({}, tenant) == {}
 
 

@@ -115,7 +115,7 @@ def sampled(liked: float, count: int, seed: int, version: str = "v", every: floa
     return [JudgedAnswer(version, at(n * every), float(draw.random() < liked), at(n * every)) for n in range(count)]
 
 
-def test_a_trial_goes_on_until_enough_is_judged_and_then_crowns() -> None:
+def test_a_trial_goes_on_until_enough_is_judged_and_then_promotes() -> None:
     ours, theirs = sampled(0.8, 29, 1), sampled(0.8, 270, 2, every=0.1)
     assert verdict("reranker", ours, theirs, SETTINGS, share=0.1, over=False) == ("", "")
     ours = sampled(0.8, 30, 1)
@@ -141,7 +141,7 @@ def test_between_two_looks_nothing_is_decided() -> None:
     assert verdict("reranker", good + more, theirs, SETTINGS, share=0.1, over=False)[0] == "retreat"
 
 
-def test_time_crowns_with_fewer_unless_they_say_it_is_worse() -> None:
+def test_time_promotes_with_fewer_unless_they_say_it_is_worse() -> None:
     theirs = sampled(0.9, 90, 2)
     assert verdict("reranker", sampled(0.9, 4, 1), theirs, SETTINGS, share=0.1, over=True)[0] == "promote"
     assert verdict("reranker", sampled(0.0, 4, 1), theirs, SETTINGS, share=0.1, over=True)[0] == "retreat"

@@ -76,13 +76,13 @@ _CONTENT = {
 _IN_FORMS = re.compile("%(0[0-9A-F]|1[0-9A-F]|22|7F)", re.IGNORECASE)
 
 
-class _AnyName(PathConvertor):
-    """Takes line feeds too: files have such names."""
+class _Uri(PathConvertor):
+    """A document's name in an address: as Starlette's `path`, and with line feeds, which names of files may have."""
 
     regex = "(?s:.*)"
 
 
-register_url_convertor("path", _AnyName())
+register_url_convertor("uri", _Uri())
 
 
 def add_documents(app: FastAPI, service: Service) -> None:
@@ -121,7 +121,7 @@ def add_documents(app: FastAPI, service: Service) -> None:
         """Put a document; its name is `uri`, or that of the file in the form. 200 where nothing changed."""
         return await put(request, uri, tenant, readers, everybody)
 
-    @app.put("/v1/documents/{uri:path}", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
+    @app.put("/v1/documents/{uri:uri}", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
     async def put_document_at(
         uri: str, request: Request, tenant: OfTenant = None, readers: Readers = None, everybody: Everybody = False
     ) -> Response:
@@ -150,7 +150,7 @@ def add_documents(app: FastAPI, service: Service) -> None:
         listed = await run_in_thread(request, service, work)
         return Response(status_code=LEFT) if listed is None else JSONResponse(listed)
 
-    @app.get("/v1/documents/{uri:path}", responses=_SHOWN)
+    @app.get("/v1/documents/{uri:uri}", responses=_SHOWN)
     async def document(uri: str, request: Request, tenant: OfTenant = None) -> Response:
         """One document and its status: put, parsed, indexed, failed (and `reason` says why) or deleting."""
         caller = caller_of(request)
@@ -160,7 +160,7 @@ def add_documents(app: FastAPI, service: Service) -> None:
         found = await run_in_thread(request, service, lambda: service.documents.shown(caller, whose, uri))
         return Response(status_code=LEFT) if found is None else JSONResponse(_shown(caller, found))
 
-    @app.delete("/v1/documents/{uri:path}", responses=_TAKEN, status_code=202)
+    @app.delete("/v1/documents/{uri:uri}", responses=_TAKEN, status_code=202)
     async def delete_document(uri: str, request: Request, tenant: OfTenant = None) -> Response:
         """Delete a document: the sources of all its versions now, and from the index within seconds."""
         caller = caller_of(request)

@@ -112,7 +112,7 @@ def add_tenants(app: FastAPI, service: Service, health: Health) -> None:
 
         def work() -> dict[str, Any]:
             if own is not None and any(key.id == key_id and ADMIN in key.scopes for key in metadata.keys(own)):
-                raise Forbidden("This key is the operator's: it has the scope admin.", hint="Ask whoever runs this service.")
+                raise Forbidden("This key is the operator's: it has the scope admin.", hint="Ask the operator of this service.")
             metadata.revoke_key(key_id, tenant=own, by=by)
             return {"id": key_id, "revoked": True}
 

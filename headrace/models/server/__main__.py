@@ -82,7 +82,7 @@ def _serve(listener: socket.socket, key: str, cache: Path, threads: int, *, exac
 
 
 def _leave(*_: object) -> None:
-    # A lane may be inside torch, whose threads do not survive an orderly end of the interpreter.
+    # A queue may be inside torch, whose threads do not survive an orderly end of the interpreter.
     sys.stderr.flush()
     os._exit(0)
 

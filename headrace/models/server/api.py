@@ -196,9 +196,9 @@ async def _embed(
     models: HostedModels, body: wire.EmbeddingsRequest, version: str, ledger: Ledger, *, urgent: bool
 ) -> tuple[Any, int]:
     """Vectors of the texts and how many tokens were read; by batches, so that an urgent request waits for one only."""
-    lane = models.embedding
+    queue = models.embedding
     if version in ("", NONE):
-        model = await lane.run(models.embedder, urgent=urgent)
+        model = await queue.run(models.embedder, urgent=urgent)
     else:
         model = (await models.embedders.named(version, ledger)).model
     if body.dimensions not in (None, model.width):
@@ -209,5 +209,5 @@ async def _embed(
     vectors = np.empty((len(pieces), model.width), dtype="<f4")
     for batch in batches(pieces):
         part = [pieces[position] for position in batch]
-        vectors[batch] = await lane.run(partial(model.embed, part), urgent=urgent)
+        vectors[batch] = await queue.run(partial(model.embed, part), urgent=urgent)
     return vectors, sum(map(len, pieces))

@@ -1,4 +1,4 @@
-"""One chat answer: its events from the generator's lane, as server-sent events or as one body."""
+"""One chat answer: its events from the generator's queue, as server-sent events or as one body."""
 
 from __future__ import annotations
 

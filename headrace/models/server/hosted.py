@@ -1,4 +1,4 @@
-"""The three models of the embedded server, each behind its lane and loaded on first use, and where their storage is."""
+"""The three models of the embedded server, each behind its queue and loaded on first use, and where their storage is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.mount import Mount, TimedFiles
 
-if TYPE_CHECKING:  # these import torch, which takes seconds: the lanes do it while the server already answers
+if TYPE_CHECKING:  # these import torch, which takes seconds: the queues do it while the server already answers
     from headrace.models.server.cross_encoder import PairScorer
     from headrace.models.server.generator import SmolLM
     from headrace.models.server.minilm import MiniLM
@@ -61,17 +61,17 @@ class EndpointsFile:
 class Call:
     """One request under way; `cancelled` turns true when nobody waits for its answer any more."""
 
-    lane: ModelQueue
+    queue: ModelQueue
     gone: bool = False
 
     def cancelled(self) -> bool:
         """Whether to stop working on it."""
-        return self.gone or self.lane.stopping
+        return self.gone or self.queue.stopping
 
 
 @dataclass
 class HostedModels:
-    """The three models, each behind its lane and loaded on first use."""
+    """The three models, each behind its queue and loaded on first use."""
 
     endpoints: EndpointsFile
     cache: Path
@@ -109,7 +109,7 @@ class HostedModels:
         warm.add_done_callback(lambda _: threading.Thread(target=self._warm_generator, name="warm", daemon=True).start())
 
     def stop(self) -> None:
-        """End every lane's work soon. Safe to call in a signal handler."""
+        """End every queue's work soon. Safe to call in a signal handler."""
         for part in (self.embedding, self.ranking, self.generating, self.embedders, self.rerankers, self.generators):
             part.stop()
 

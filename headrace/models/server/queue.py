@@ -58,7 +58,7 @@ class ModelQueue:
         return future
 
     async def run(self, work: Callable[[], T], *, urgent: bool = False) -> T:
-        """The result of `work`. Raises `Unavailable` where the lane is stopping."""
+        """The result of `work`. Raises `Unavailable` where the queue is stopping."""
         return await asyncio.wrap_future(self.submit(work, urgent=urgent))
 
     def stop(self) -> None:

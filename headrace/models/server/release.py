@@ -199,7 +199,7 @@ class LoadedReleases(Generic[C, M]):
         self._looked = False
         self._look_again = self._wait_until = 0.0
         self._between = Ledger()  # what looks moved that no request has reported yet
-        self._loaded: tuple[Release[C, M], ...] = ()  # replaced on the lane, read anywhere
+        self._loaded: tuple[Release[C, M], ...] = ()  # replaced on the queue, read anywhere
 
     def look(self) -> None:
         """Begin to load what serves now, unless that was looked at a moment ago."""
@@ -260,7 +260,7 @@ class LoadedReleases(Generic[C, M]):
             self._between.fold(moved.export())
             self._looked, self._looking = True, None
 
-    # What follows runs on the lane.
+    # What follows runs on the queue.
 
     def _reader(self, ledger: Ledger) -> ObjectReader:
         return ObjectReader(MODELS, self._endpoints(), Meter(ledger, "models"))

@@ -101,7 +101,7 @@ def parsed(where: str | BooleanExpression) -> BooleanExpression:
 
 
 def _with(expression: Any, strings: Mapping[str, str]) -> BooleanExpression:
-    """The expression with the strings that stand in it by their names."""
+    """The expression with each string in place of the name that `parsed` gave it."""
     match expression:
         case And() | Or():
             return type(expression)(_with(expression.left, strings), _with(expression.right, strings))
