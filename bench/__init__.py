@@ -1,4 +1,4 @@
-"""What is measured, and against what. `make bench` prints one JSON document; docs/benchmarks.md keeps the figures."""
+"""What is measured, and against what. `make bench` prints one JSON document; docs/reference/benchmarks.md keeps the figures."""
 
 import os
 

@@ -3,7 +3,7 @@
 import os
 
 # Arrow's allocator gives memory back at once and not a while later: a lander peaks a tenth lower, at the same rate
-# (docs/benchmarks.md). It looks when Arrow is loaded, so this stands before every other import.
+# (docs/reference/benchmarks.md). It looks when Arrow is loaded, so this stands before every other import.
 os.environ.setdefault("MIMALLOC_PURGE_DELAY", "0")
 
 __version__ = "0.1.0"

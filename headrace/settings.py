@@ -64,7 +64,7 @@ class RestCatalog(Section):
 
 
 class Vast(Section):
-    """A VAST DB the user brings; needs the `vast` extra (docs/vast.md)."""
+    """A VAST DB the user brings; needs the `vast` extra (docs/how-to/connect-vast-db.md)."""
 
     type: Literal["vast"]
     endpoint: str
@@ -94,7 +94,7 @@ class Kafka(Section):
     properties: dict[str, str] = {}
     """Further librdkafka properties, e.g. `security.protocol`, `sasl.username`."""
     signing_key: SecretStr | None = Field(default=None, min_length=32)
-    """Signs every event, and lands no other (docs/head.md); better given as `HEADRACE_HEAD__SIGNING_KEY`. Unset: all land."""
+    """Signs every event, and lands no other; better given as `HEADRACE_HEAD__SIGNING_KEY`. Unset: all land."""
 
 
 class Endpoint(Section):
@@ -194,7 +194,7 @@ class Vectors(Section):
 
 
 class PostgreSQL(Section):
-    """A PostgreSQL the user brings; needs the `postgresql` extra (docs/metadata.md)."""
+    """A PostgreSQL the user brings; needs the `postgresql` extra (docs/how-to/connect-postgresql.md)."""
 
     type: Literal["postgresql"]
     url: SecretStr
@@ -204,7 +204,7 @@ class PostgreSQL(Section):
 
 
 class TenantLimits(Section):
-    """What each tenant may ask of the API; `headrace tenant quota` sets others for one of them (docs/tenants.md)."""
+    """What each tenant may ask of the API; `headrace tenant quota` sets others for one of them."""
 
     requests_per_minute: int = Field(default=600, ge=1)
     """Requests a minute; as many may come at once."""
@@ -330,7 +330,7 @@ class CanarySettings(Section):
 
 
 class Training(Section):
-    """The training loop. A recipe's own settings are in its file (docs/training.md); what differs is set under `recipe`."""
+    """The training loop. A recipe's own settings are in its file; what differs is set under `recipe`."""
 
     recipes: tuple[str, ...] = ("reranker",)
     """Recipes that the loop of `headrace up` takes, one after another."""
@@ -443,9 +443,9 @@ class Settings(BaseSettings):
             return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
             faults = [f"  {'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()]
-            raise BadSettings("The settings are off:\n" + "\n".join(faults), hint="See docs/settings.md.") from None
+            raise BadSettings("The settings are off:\n" + "\n".join(faults), hint="See docs/reference/settings.md.") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise BadSettings(f"{_file()} is not TOML: {error}.", hint="See docs/settings.md.") from None
+            raise BadSettings(f"{_file()} is not TOML: {error}.", hint="See docs/reference/settings.md.") from None
         except OSError as error:
             raise BadSettings(f"{_file()} cannot be read: {error.strerror}.", hint="Check its owner and mode.") from None
 

@@ -53,7 +53,7 @@ def create_app(service: Service, token: str) -> FastAPI:
     app = FastAPI(
         title="Headrace",
         version=__version__,
-        description="Questions, documents, verdicts, tenants, and what moved. See docs/api.md.",
+        description="Questions, documents, verdicts, tenants, and what moved. See docs/how-to/use-the-api.md.",
         lifespan=life,
         # The documentation pages of FastAPI load scripts from elsewhere.
         docs_url=None,

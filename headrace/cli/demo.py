@@ -135,7 +135,7 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         console.print()
         console.print(tier_table(rows))
         if any(row["estimated"] for row in rows):
-            console.print("≈ estimated: that store's library hides its I/O (docs/ledger.md).", style="dim")
+            console.print("≈ estimated: that store's library hides its I/O (docs/explanation/ledger.md).", style="dim")
     for name in PIPELINES:
         for suffix in (".svg", ".png"):
             draw_score(settings.home, name, out_dir / f"{name}{suffix}", run=run.id)

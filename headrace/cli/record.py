@@ -72,7 +72,7 @@ def ledger(
     out.print()
     out.print(tier_table(rows))
     if any(row["estimated"] for row in rows):
-        out.print("≈ estimated: that store's library hides its I/O (docs/ledger.md).", style="dim")
+        out.print("≈ estimated: that store's library hides its I/O (docs/explanation/ledger.md).", style="dim")
 
 
 @app.command(rich_help_panel="What happened")

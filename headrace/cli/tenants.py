@@ -14,9 +14,7 @@ key_app = typer.Typer(help="API keys: made, listed, revoked.", no_args_is_help=T
 app.add_typer(tenant_app, name="tenant", rich_help_panel="The API")
 app.add_typer(key_app, name="key", rich_help_panel="The API")
 Name = Annotated[str, typer.Argument(help="The tenant.")]
-Quotas = Annotated[
-    list[str] | None, typer.Option("--quota", metavar="NAME=NUMBER", help="A limit of its own; repeatable (docs/tenants.md).")
-]
+Quotas = Annotated[list[str] | None, typer.Option("--quota", metavar="NAME=NUMBER", help="A limit of its own; repeatable.")]
 _SHARED = (
     "Tenants share one full-text index: by the order of its own passages a tenant can find out how common a word is in all"
     " tenants' documents (SECURITY.md)."

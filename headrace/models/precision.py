@@ -1,7 +1,8 @@
 """Matrix products in bfloat16 where the processor has instructions for them; sums, norms and softmax stay float32.
 
-An embedding so computed has a cosine of at least 0.9999 with the float32 one, in 40 % of the time (docs/benchmarks.md); an
-index may hold both kinds. The generator does without: the log-probabilities it records are what online RL divides by.
+An embedding so computed has a cosine of at least 0.9999 with the float32 one, in 40 % of the time
+(docs/reference/benchmarks.md); an index may hold both kinds.
+The generator does without: the log-probabilities it records are what online RL divides by.
 """
 
 from __future__ import annotations

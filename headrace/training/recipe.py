@@ -94,4 +94,4 @@ class Recipe(ABC):
             return self.settings_type(**{**defaults, **given})
         except ValidationError as error:
             faults = [f"  training.recipe.{self.name}.{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
-            raise BadSettings("The settings are off:\n" + "\n".join(faults), hint="See docs/training.md.") from None
+            raise BadSettings("The settings are off:\n" + "\n".join(faults), hint="See docs/explanation/training.md.") from None

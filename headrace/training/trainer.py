@@ -88,7 +88,7 @@ def train(
         raise NothingToLearn(
             f"There is nothing that the recipe {job.recipe} can learn from in these verdicts"
             + (f"; left out were {why}." if why else "."),
-            hint="Gather more verdicts, on passages and on answers; docs/training.md says what each recipe needs.",
+            hint="Gather more verdicts, on passages and on answers; docs/explanation/training.md says what each recipe needs.",
         )
     with tempfile.TemporaryDirectory() as folder:
         parent = fetch(models, job.parent, Path(folder)) if job.parent else None

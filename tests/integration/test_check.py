@@ -97,7 +97,7 @@ def test_the_embedded_platform_keeps_every_promise(endpoints: Endpoints, check: 
     assert WARNED in found["other_users"]
     by_name = {(each["tier"], each["promise"]): each for each in found["promises"]}
     assert {tier for tier, _ in by_name} == {"object", "stream", "table", "file"}
-    # The embedded head's known limits, none of which Headrace relies on; docs/check.md names them.
+    # The embedded head's known limits, none of which Headrace relies on; docs/reference/check.md names them.
     assert {name for (tier, name), each in by_name.items() if each["verdict"] != "kept"} == {
         "the reported end is the end",
         "offsets are found by time",

@@ -2,8 +2,8 @@
 
 In the soak all of it runs over HTTP.
 
-Neither is VAST DB (see docs/vast.md). What it does where transactions meet is not written down, so the tests of races run on an
-engine of either kind.
+Neither is VAST DB (see docs/how-to/connect-vast-db.md). What it does where transactions meet is not written down, so the
+tests of races run on an engine of either kind.
 """
 
 from __future__ import annotations

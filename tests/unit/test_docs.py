@@ -24,7 +24,7 @@ from headrace.platform import open_platform
 from headrace.settings import EmbeddedPart, Section, Settings
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SNIPPET = re.compile(r"^```(\w*)\n(.*?)^```\n*(.*?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 """A fenced block: its language, its text, and the paragraph behind it."""
 
@@ -54,7 +54,7 @@ def test_settings_that_are_shown_are_settings(
 
 
 def sections(of: type[Any] = Settings, path: str = "") -> Iterator[tuple[str, type[Any]]]:
-    """Each section of the settings tree under its heading in docs/settings.md."""
+    """Each section of the settings tree under its heading in docs/reference/settings.md."""
     yield f"[{path}]" if path else "Top level", of
     for name, field in of.model_fields.items():
         for member in members(field.annotation):
@@ -77,9 +77,9 @@ def members(annotation: Any) -> list[type[Section]]:
 
 
 def documented() -> dict[str, dict[str, tuple[str, str]]]:
-    """Heading → key → (default, sentence) of docs/settings.md."""
+    """Heading → key → (default, sentence) of docs/reference/settings.md."""
     found: dict[str, dict[str, tuple[str, str]]] = {}
-    for part in re.split(r"^## ", (ROOT / "docs" / "settings.md").read_text(), flags=re.MULTILINE)[1:]:
+    for part in re.split(r"^## ", (ROOT / "docs" / "reference" / "settings.md").read_text(), flags=re.MULTILINE)[1:]:
         heading, _, text = part.partition("\n")
         rows = re.findall(r"^\| `(\w+)` \| ?(.*?) ?\| (.*) \|$", text, re.MULTILINE)
         keys = {key: (default.strip().strip("`"), sentence) for key, default, sentence in rows}
@@ -102,7 +102,7 @@ OWN_DEFAULT = {("[training]", "threads"): "this machine's"}
 def test_settings_are_documented_key_by_key_and_default_by_default(heading: str, section: type[Any]) -> None:
     keys = {name: field for name, field in section.model_fields.items() if not members(field.annotation)}
     for name in [name for name in keys if (heading, name) in ELSEWHERE]:
-        assert ELSEWHERE[heading, name] in (ROOT / "docs" / "settings.md").read_text()
+        assert ELSEWHERE[heading, name] in (ROOT / "docs" / "reference" / "settings.md").read_text()
         del keys[name]
     told = documented()[heading]
     assert list(told) == list(keys)

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "headrace"
 PROSE = [
-    *(path for pattern in ("*.md", "docs/*.md", "tests/README.md", "deploy/**/*.md") for path in ROOT.glob(pattern)),
+    *(path for pattern in ("*.md", "docs/**/*.md", "tests/README.md", "deploy/**/*.md") for path in ROOT.glob(pattern)),
     *PACKAGE.rglob("*.py"),
 ]
 PRIVATE = {

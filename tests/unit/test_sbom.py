@@ -79,14 +79,14 @@ def test_what_everybody_installs_has_a_licence_and_none_is_copyleft_for_the_whol
 def test_programs_and_models_in_packages_are_named_with_what_is_installed(bom: dict[str, Any], sbom: ModuleType) -> None:
     inner = {one["name"]: one["components"][0] for one in bom["components"] if "components" in one}
     assert set(inner) == set(sbom.WITHIN)
-    page = (ROOT / "docs" / "supply-chain.md").read_text()
+    page = (ROOT / "docs" / "reference" / "supply-chain.md").read_text()
     for package, one in inner.items():
         pin = next(pin for pin in sbom.pins() if pin.name == package)
         (file,) = [file for file in pin.installed.files if file.name == one["properties"][0]["value"]]
         with open(file.locate(), "rb") as content:
             assert hashlib.file_digest(content, "sha256").hexdigest() == one["hashes"][0]["content"]
         if (sys.platform, platform.machine()) == ("linux", "x86_64"):
-            assert one["hashes"][0]["content"] in page, f"docs/supply-chain.md names another {package}"
+            assert one["hashes"][0]["content"] in page, f"docs/reference/supply-chain.md names another {package}"
 
 
 def test_notices_have_each_package_and_its_licence_word_by_word(sbom: ModuleType) -> None:

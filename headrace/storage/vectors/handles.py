@@ -45,7 +45,7 @@ _PRIMARY_KEY = b"lance-schema:unenforced-primary-key:position"
 _EVERYBODY = ""
 _LABELS = pa.list_(pa.string())
 _UNLABELLED = "(array_length(readers) IS NULL OR array_length(readers) = 0)"  # of before readers were labels
-_FUSED_DEPTH = 40  # of either search, at least; deeper fuses no better (docs/benchmarks.md)
+_FUSED_DEPTH = 40  # of either search, at least; deeper fuses no better (docs/reference/benchmarks.md)
 _DOCUMENTS_AT_ONCE = 200  # named in one filter
 # Upkeep is due with that many rows in no index and that share of all, or that many small fragments, or versions to remove.
 _UNINDEXED_ROWS, _UNINDEXED_SHARE = 500, 0.05
@@ -400,7 +400,7 @@ def index_configs() -> dict[str, Any]:
     from lancedb.index import FTS, IvfRq, LabelList
 
     return {
-        # Stemmed, without stop words: the best of the BM25 variants measured (docs/benchmarks.md).
+        # Stemmed, without stop words: the best of the BM25 variants measured (docs/reference/benchmarks.md).
         "text": FTS(stem=True, remove_stop_words=True, with_position=False),
         "readers": LabelList(),
         "embedding": IvfRq(distance_type="cosine"),

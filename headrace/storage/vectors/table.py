@@ -19,8 +19,8 @@ os.environ.setdefault("LANCE_CPU_THREADS", str(max(2, (os.cpu_count() or 1) - 2)
 import numpy as np
 import pyarrow as pa
 
-# Of the vector index (docs/benchmarks.md): lists probed where every row may answer, more the fewer may; candidates compared
-# exactly per result; and the matching rows up to which comparing them all is quicker and misses none.
+# Of the vector index (docs/reference/benchmarks.md): lists probed where every row may answer, more the fewer may; candidates
+# compared exactly per result; and the matching rows up to which comparing them all is quicker and misses none.
 _PROBES = 16
 _REFINE = 3
 _EXACT_MATCHES = 1_000

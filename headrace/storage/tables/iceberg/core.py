@@ -53,7 +53,7 @@ PROPERTIES = {
     # The catalog writes the table's metadata anew at every commit and, told so, deletes all but the last of them.
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "20",
-    # A dictionary of ids is as long as the ids: given up early, files are half as large (docs/benchmarks.md).
+    # A dictionary of ids is as long as the ids: given up early, files are half as large (docs/reference/benchmarks.md).
     "write.parquet.dict-size-bytes": "65536",
 }
 

@@ -54,9 +54,11 @@ def fault(error: Exception, table: str, endpoint: VastEndpoint) -> Exception | N
             hint="Check access_key, secret_key and the identity policy: it must allow tabular reads and writes.",
         )
     if isinstance(error, (errors.HttpError, errors.NotSupported, errors.InvalidArgument, errors.ApiResponseError)):
-        return BadSettings(f"{where} refused: {_said(error)}.", hint="Check the release of the cluster; see docs/vast.md.")
+        return BadSettings(
+            f"{where} refused: {_said(error)}.", hint="Check the release of the cluster; see docs/how-to/connect-vast-db.md."
+        )
     if isinstance(error, NotImplementedError):  # of the SDK, for a server that is not VAST DB or too old
-        return BadSettings(f"{where}: {_said(error)}.", hint="Check endpoint under [tables]; see docs/vast.md.")
+        return BadSettings(f"{where}: {_said(error)}.", hint="Check endpoint under [tables]; docs/how-to/connect-vast-db.md.")
     return None
 
 
