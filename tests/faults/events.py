@@ -73,8 +73,8 @@ def forget_rows(endpoints: Endpoints, store: Any = EVENT_ROWS) -> None:
 class Events:
     """Puts numbered events on the topic and remembers which the broker acknowledged, and where it put them.
 
-    As our own writer does, it is not idempotent and believes no acknowledgement without a place of its own (docs/explanation/ingest.md
-    says what Tansu does to idempotent producers after a kill).
+    As our own writer does, it is not idempotent and believes no acknowledgement without a place of its own:
+    docs/explanation/design.md says what Tansu does to idempotent producers after a kill.
     """
 
     def __init__(self, endpoints: Endpoints, first: int = 0) -> None:
