@@ -1,7 +1,8 @@
 # make install   fills .venv from the lock files           make demo [DOCS=folder]   both pipelines, once, for real
 # make check     lint, types, unit tests                   make test [K=expression]  every test that belongs to a change
 # make soak      the long ones [MINUTES=10 SEED=x: a part] make bench                measures, prints JSON
-# make sbom      what it is made of, and its licences, into out/
+# make docs      writes the reference from the code, builds the site into out/site
+# make sbom      what it is made of, and its licences, into out/ and THIRD_PARTY.md
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
@@ -11,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 # Tests start hundreds of processes; where bytecode is not kept, each compiles every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install install-dev install-vast install-postgresql demo check unit test soak bench lint format lock sbom clean
+.PHONY: install install-dev install-vast install-postgresql install-docs demo check unit test soak bench lint format docs lock sbom clean
 
 install: .venv/installed
 
@@ -20,6 +21,8 @@ install-dev: .venv/installed-dev
 install-vast: .venv/installed-vast
 
 install-postgresql: .venv/installed-postgresql
+
+install-docs: .venv/installed-docs
 
 # The CPU build of torch is taken where pip has been told of the PyTorch project's own index; otherwise the build that PyPI
 # has, with its CUDA parts. What kept pip from the first is said then; its hash is that of one Python and processor.
@@ -61,14 +64,19 @@ bench: install-dev
 	@$(BIN)/python -m bench
 
 lint: install-dev
-	@$(BIN)/ruff check headrace tests bench locks
-	@$(BIN)/ruff format --check headrace tests bench locks
+	@$(BIN)/ruff check headrace tests bench docs locks
+	@$(BIN)/ruff format --check headrace tests bench docs locks
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
 format: install-dev
-	@$(BIN)/ruff check --fix headrace tests bench locks
-	@$(BIN)/ruff format headrace tests bench locks
+	@$(BIN)/ruff check --fix headrace tests bench docs locks
+	@$(BIN)/ruff format headrace tests bench docs locks
+
+docs: install-docs
+	@$(BIN)/python -m docs.generate
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation is in out/site/index.html."
 
 # The bill of materials (CycloneDX) and the licences of all that is locked; asks no network.
 sbom: install-vast install-postgresql

@@ -1,6 +1,7 @@
 """Writes what Headrace is made of, from the lock files and the metadata of what is installed; asks no network.
 
-    python locks/sbom.py OUT    writes OUT/headrace.cdx.json (CycloneDX 1.6) and OUT/THIRD_PARTY.md (licences and notices)
+    python locks/sbom.py OUT    writes OUT/headrace.cdx.json (CycloneDX 1.6), OUT/THIRD_PARTY.md (licences and notices word by
+                                word) and THIRD_PARTY.md of the repository (the list alone)
 
 A component is a locked package with the SHA-256 of every file that pip may install for it. Packages that carry programs or models
 made elsewhere name these as components of their own, with the SHA-256 of what is installed.
@@ -184,17 +185,36 @@ def bom() -> dict[str, Any]:
     }
 
 
+def overview() -> str:
+    """The packages of a plain installation and of the extras, with their licences: THIRD_PARTY.md of the repository."""
+    return "\n".join(
+        [
+            "# Third-party software",
+            "",
+            "What Headrace installs, by `locks/`. Written by `make sbom`, which also writes every licence and notice word by",
+            "word into `out/THIRD_PARTY.md`. The CUDA build of torch (`locks/torch-cuda.txt`) adds NVIDIA's packages under their",
+            "own terms.",
+            "",
+            *_table([pin for pin in pins() if pin.locks != ["torch-cuda"]]),
+            "",
+        ]
+    )
+
+
 def notices() -> str:
     """Every package that is locked for users with its licence, then their licences and notices word by word."""
     locked = pins()
-    lines = ["# Third-party software", "", "What Headrace installs, by `locks/`. Written by `make sbom`.", ""]
-    lines += ["| package | version | licence | from |", "|---|---|---|---|"]
-    lines += [f"| {pin.name} | {pin.version} | {_cell(licence(pin))} | {', '.join(pin.locks)} |" for pin in locked]
+    lines = ["# Third-party software", "", "What Headrace installs, by `locks/`. Written by `make sbom`.", "", *_table(locked)]
     for pin in locked:
         for name, text in texts(pin):
             fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
             lines += ["", f"## {pin.name} {pin.version}: {name}", "", fence, text.rstrip(), fence]
     return "\n".join(lines) + "\n"
+
+
+def _table(locked: list[Pin]) -> list[str]:
+    rows = [f"| {pin.name} | {pin.version} | {_cell(licence(pin))} | {', '.join(pin.locks)} |" for pin in locked]
+    return ["| package | version | licence | from |", "|---|---|---|---|", *rows]
 
 
 def _component(pin: Pin) -> dict[str, Any]:
@@ -266,11 +286,12 @@ def _cell(text: str) -> str:
 
 
 def main(out: Path) -> None:
-    """Write both files."""
+    """Write them all."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "headrace.cdx.json").write_text(json.dumps(bom(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (out / "THIRD_PARTY.md").write_text(notices(), encoding="utf-8")
-    print(f"Wrote {out}/headrace.cdx.json and {out}/THIRD_PARTY.md: {len(pins())} packages.")
+    (ROOT / "THIRD_PARTY.md").write_text(overview(), encoding="utf-8")
+    print(f"Wrote {out}/headrace.cdx.json, {out}/THIRD_PARTY.md and THIRD_PARTY.md: {len(pins())} packages.")
 
 
 if __name__ == "__main__":

