@@ -9,7 +9,7 @@ from typing import Any
 
 from headrace.answering.record import Answer
 from headrace.cli.demo import reference
-from headrace.documents.indexing import index_documents
+from headrace.documents.index import index_documents
 from headrace.session import opened
 from headrace.settings import Settings
 

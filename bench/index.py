@@ -9,7 +9,7 @@ from typing import Any
 
 from headrace.catalog import CHUNK_ROWS
 from headrace.cli.demo import reference
-from headrace.documents.indexing import index_documents
+from headrace.documents.index import index_documents
 from headrace.session import opened
 from headrace.settings import Settings
 from headrace.storage.meter import Meter

@@ -360,7 +360,7 @@ MUTANTS = (
     ),
     Mutant(
         "I1",
-        "headrace/simulate/interval.py",
+        "headrace/simulate/evaluate.py",
         "[0.025, 0.975]",
         "[0.05, 0.95]",
         "The intervals of `headrace eval` are of 90 %.",
@@ -368,7 +368,7 @@ MUTANTS = (
     ),
     Mutant(
         "I2",
-        "headrace/simulate/retrieval.py",
+        "headrace/simulate/evaluate.py",
         "ranked.setdefault(document_of[hit.uri], float(-rank))",
         "ranked[document_of[hit.uri]] = float(-rank)",
         "A document stands where its worst chunk does.",
@@ -376,7 +376,7 @@ MUTANTS = (
     ),
     Mutant(
         "I3",
-        "headrace/simulate/answers.py",
+        "headrace/simulate/evaluate.py",
         "if not answer.refused and answer.groundedness is not None",
         "if answer.groundedness is not None",
         "Groundedness counts refusals, too.",
@@ -386,7 +386,7 @@ MUTANTS = (
     ),
     Mutant(
         "I4",
-        "headrace/simulate/answers.py",
+        "headrace/simulate/evaluate.py",
         "return max((float(measure(said, known))",
         "return min((float(measure(said, known))",
         "The worst known answer counts.",
@@ -589,7 +589,7 @@ MUTANTS = (
     ),
     Mutant(
         "O8",
-        "headrace/scheduler/pause.py",
+        "headrace/scheduler/scheduler.py",
         "self.first * 2.0 ** min(self.times - 1, 32)",
         "self.first",
         "What fails again and again is tried as often as ever.",
@@ -680,7 +680,7 @@ MUTANTS = (
     ),
     Mutant(
         "T1",
-        "headrace/training/tidy.py",
+        "headrace/training/checkpoint.py",
         'steps = {found["training"].get("checkpoint") for found in committed}',
         'steps = {committed[-1]["training"].get("checkpoint")}',
         "The last checkpoint of an older turn goes.",
@@ -690,7 +690,7 @@ MUTANTS = (
     ),
     Mutant(
         "T2",
-        "headrace/training/tidy.py",
+        "headrace/training/checkpoint.py",
         "            checkpoints.delete(info.key)\n",
         "",
         "Nothing goes.",
@@ -700,7 +700,7 @@ MUTANTS = (
     ),
     Mutant(
         "T3",
-        "headrace/training/tidy.py",
+        "headrace/training/checkpoint.py",
         'info.key.startswith(f"{name}/")',
         "info.key.startswith(name)",
         "A training whose name begins like that of a named one stays.",
@@ -710,7 +710,7 @@ MUTANTS = (
     ),
     Mutant(
         "T4",
-        "headrace/training/tidy.py",
+        "headrace/training/checkpoint.py",
         '["committed"]) - _GRACE',
         '["committed"])',
         "What another process has just begun goes.",
@@ -718,7 +718,7 @@ MUTANTS = (
     ),
     Mutant(
         "T5",
-        "headrace/training/tidy.py",
+        "headrace/training/checkpoint.py",
         "if not numbers or manifest.plan(turns, numbers[-1] + 1) is not None:",
         "if not numbers:",
         "The training of a turn under way goes.",
@@ -774,7 +774,7 @@ MUTANTS = (
     ),
     Mutant(
         "V3",
-        "headrace/simulate/retrieval.py",
+        "headrace/simulate/evaluate.py",
         "ranked.setdefault(document_of[hit.uri], float(-rank))",
         "ranked.setdefault(document_of[hit.uri], float(rank))",
         "The evaluation takes the last document for the best.",
@@ -798,7 +798,7 @@ MUTANTS = (
     ),
     Mutant(
         "W3",
-        "headrace/api/rate.py",
+        "headrace/api/admission.py",
         "return (taken - level) * self._seconds / most",
         "return taken * self._seconds / most",
         "Whoever is sent away is told to stay away longer than needed.",
@@ -968,7 +968,7 @@ MUTANTS = (
     ),
     Mutant(
         "Y6",
-        "headrace/api/tracing.py",
+        "headrace/api/telemetry.py",
         "        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.otlp_endpoint or None)))\n",
         "",
         "Spans never leave the process.",
@@ -986,7 +986,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z2",
-        "headrace/storage/constraints.py",
+        "headrace/storage/records.py",
         "        yield \"'sha256' is not 64 hexadecimal digits\", pc.and_(put, pc.invert(hexadecimal))\n",
         "",
         "The hash in a document's event may be a path.",
@@ -1002,7 +1002,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z4",
-        "headrace/models/connections.py",
+        "headrace/models/http.py",
         "            if len(crowd) <= most:",
         "            if len(crowd) <= 100_000:",
         "Connections are not bounded.",
@@ -1074,7 +1074,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z13",
-        "headrace/platform/ports.py",
+        "headrace/platform/address.py",
         "        squatted = door in _WEED and _foreign(_socket(door, port + GRPC_OFFSET))",
         "        squatted = False",
         "SeaweedFS talks through another user's socket.",
@@ -1178,7 +1178,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z26",
-        "headrace/api/strangers.py",
+        "headrace/api/admission.py",
         "            return minute.begun + _MINUTE_S - now if minute.tries > PER_MINUTE else None",
         "            return None",
         "Wrong keys are tried without end.",

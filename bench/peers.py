@@ -29,8 +29,7 @@ from headrace.models.client import Embedder
 from headrace.session import opened
 from headrace.settings import Settings
 from headrace.simulate.beir import BeirFolder, read
-from headrace.simulate.evaluate import indexed, spread
-from headrace.simulate.interval import mean_with_interval
+from headrace.simulate.evaluate import indexed, mean_with_interval, spread
 
 PACKAGES = (
     "haystack-ai==3.4.0",

@@ -28,7 +28,7 @@ from headrace.models.measures import exact_match, f1, unmarked
 from headrace.registry.serve import go_round
 from headrace.session import Session, opened
 from headrace.settings import Settings
-from headrace.simulate import DocumentNames, InProcessClient, play, script
+from headrace.simulate import DocumentNames, InProcessClient, play, user_plans
 from headrace.simulate.beir import BeirFolder, BeirQuestion, read
 from headrace.simulate.evaluate import indexed, spread
 from headrace.training.evaluate import bootstrap
@@ -52,7 +52,7 @@ def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | 
             return _ranked(session, folder, others, document_of) if ranks else _answered(session, folder, others)
 
         before = after = asked()
-        parts = script(mine if ranks else spread(mine, limit and 2 * limit), users=4, seed=seed)
+        parts = user_plans(mine if ranks else spread(mine, limit and 2 * limit), users=4, seed=seed)
         played = play(
             parts, InProcessClient(session.runner, session.engine(), folder.tenant), DocumentNames(folder).of, generate=not ranks
         )

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from headrace.catalog import CHECKPOINTS, CHUNK_ROWS, DATASETS, EXAMPLES, FEEDBACK, INTERACTIONS, MODELS
 from headrace.core.run import Run
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.platform import open_platform
 from headrace.settings import Preparing, Settings, Training
 from headrace.storage.endpoints import Endpoints
@@ -30,9 +30,9 @@ from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
 from headrace.storage.stream import TopicWriter
 from headrace.storage.tables.handles import TableWriter
+from headrace.training.data.dataset import TRAIN, read
 from headrace.training.recipes import recipe_of
 from headrace.training.round import turn
-from headrace.training.rows import TRAIN, read
 from headrace.training.trainer import Job, Trained, schedule, train
 
 _ROUNDS = 3

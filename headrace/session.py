@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 from headrace.core.launch import Launch, LocalLauncher
 from headrace.core.progress import Bars
 from headrace.core.run import Run, recorded
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.errors import StorageFull, Unavailable
 from headrace.platform import EVERY_PART, open_platform, running
-from headrace.platform.home import Home
-from headrace.platform.neighbours import started_notes
+from headrace.platform.home import Home, started_notes
 from headrace.settings import EmbeddedPart, Settings
 
 if TYPE_CHECKING:  # the query engine, and whatever else not every command needs, is imported by the command that does
@@ -45,7 +44,7 @@ class Session:
 
     def archive(self) -> None:
         """Copy ended runs of this home into the `runs` and `ledger` tables."""
-        from headrace.core.archive import record
+        from headrace.core.maintain import record
 
         self.runner.run(record, home=self.settings.home)
 

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DATASETS, EXAMPLES, INDEXES, KV_CACHE, MODELS, TURNS
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.documents import deliver
 from headrace.documents.chunk import chunk
-from headrace.documents.formats.limits import ParseLimits
+from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parse import parse
 from headrace.ingest.land import land
 from headrace.platform.address import BUCKET, LAKE, VECTORS

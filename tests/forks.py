@@ -17,7 +17,7 @@ from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["headrace.lineage.forget", "headrace.ingest.divergence", "headrace.documents.reindex", "headrace.training.promote"]
+    ["headrace.lineage.forget", "headrace.ingest.divergence", "headrace.documents.index", "headrace.training.promote"]
 )
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import obstore
 
-from headrace.platform.address import HEAD, embedded_endpoints
+from headrace.platform.address import HEAD, choose_ports, embedded_endpoints
 from headrace.platform.child import Child, PortTaken
 from headrace.platform.health import CHECKS
 from headrace.platform.home import Home
 from headrace.platform.keys import keys_of
-from headrace.platform.ports import choose_ports
 from headrace.platform.seaweedfs import start_weed
 from headrace.platform.supervisor import PORT_TRIES
 from headrace.platform.tansu import start_broker

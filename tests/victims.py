@@ -14,12 +14,11 @@ import psutil
 
 from headrace.catalog import TURNS, Store
 from headrace.core.run import Run, recorded
-from headrace.core.runner import Runner
-from headrace.core.stage import Stage
+from headrace.core.stage import Runner, Stage
 from headrace.documents import embed
-from headrace.documents.formats.limits import ParseLimits
+from headrace.documents.formats.contract import ParseLimits
+from headrace.documents.index import reindex
 from headrace.documents.parser import Parser
-from headrace.documents.reindex import reindex
 from headrace.lineage.forget import Subject, forget
 from headrace.settings import Inference, Training, Upkeep
 from headrace.storage import metadata
@@ -31,9 +30,9 @@ from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableWriter
 from headrace.storage.vectors import purge as vectors_purge
 from headrace.training import manifest
-from headrace.training.clock import Clock
 from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
+from headrace.training.manifest import Clock
 from headrace.training.promote import promote
 from headrace.training.trainer import Trained
 

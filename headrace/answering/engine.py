@@ -6,19 +6,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from headrace.answering.feedback import feedback
 from headrace.answering.generate import generate
-from headrace.answering.record import Answer, answer, moved, new_id, row_of
+from headrace.answering.record import Answer, answer, feedback, moved, new_id, row_of
 from headrace.answering.rerank import rerank
 from headrace.answering.retrieve import retrieve
 from headrace.answering.unrecorded import NOTE, Unrecorded
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENTS
-from headrace.core.runner import Runner
-from headrace.core.stage import Pipeline, Trigger
+from headrace.core.stage import Pipeline, Runner, Trigger
 from headrace.documents.chunk import chunk
 from headrace.documents.embed import embed
-from headrace.documents.embedders import Embedders
-from headrace.documents.generations import serving
+from headrace.documents.generations import Embedders, serving
 from headrace.documents.index import index
 from headrace.documents.parse import parse
 from headrace.documents.put import put

@@ -11,7 +11,7 @@ from headrace.catalog import KV_CACHE, MODELS
 from headrace.core.stage import stage
 from headrace.models.client import Completion, Generator
 from headrace.models.prompt import STOP, messages
-from headrace.storage.reported import ReportedReader, ReportedWriter
+from headrace.storage.meter import ReportedReader, ReportedWriter
 
 
 @stage("Writes the answer from the best passages; the KV of a shared prefix is kept on files.", phase=ASKED)

@@ -11,7 +11,7 @@ from headrace.core.stage import stage
 from headrace.errors import Transient
 from headrace.models.client import Reranker
 from headrace.models.combination import combined_order
-from headrace.storage.reported import ReportedReader
+from headrace.storage.meter import ReportedReader
 from headrace.storage.vectors.handles import Hit
 
 NONE = "none"

@@ -8,8 +8,7 @@ from typing import Annotated
 
 from headrace.catalog import CHUNKS, INDEXES
 from headrace.core.stage import stage
-from headrace.documents.embedders import Embedders
-from headrace.documents.generations import active_reader
+from headrace.documents.generations import Embedders, active_reader
 from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.handles import Hit, VectorReader
 

@@ -1,4 +1,4 @@
-"""Bounds on what is under way at once: places for questions, shared fairly between tenants."""
+"""Who may ask for more now: places for questions shared fairly between tenants, requests by rate, and wrong keys by address."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from headrace.errors import Overloaded
+from headrace.storage.metadata import AuditLine, By
 
 _WAKE_S = 0.2
 _KEPT_S = 6.0
@@ -121,3 +123,93 @@ class AdmissionQueue:
             place.begun = True
             begun[place.tenant] += 1
             waiting.remove(place)
+
+
+_MOST_BUCKETS = 10_000
+
+
+class Rate:
+    """A bucket per tenant that holds what may come in `seconds` and refills as steadily as it may come."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._buckets: dict[str, tuple[float, float]] = {}  # when, and how full then
+        self._lock = threading.Lock()
+
+    def wait_s(self, tenant: str, most: int, taken: int = 1) -> float:
+        """Take so much; 0, or where there is not so much in the bucket the seconds until there is, and nothing is taken."""
+        now = self._clock()
+        with self._lock:
+            since, level = self._buckets.get(tenant, (now, float(most)))
+            level = min(float(most), level + (now - since) * most / self._seconds)
+            if level < taken:
+                return (taken - level) * self._seconds / most
+            self._buckets[tenant] = (now, level - taken)
+            if len(self._buckets) > _MOST_BUCKETS:  # what is full again need not be remembered
+                self._buckets = {name: kept for name, kept in self._buckets.items() if now - kept[0] < self._seconds}
+            return 0.0
+
+    def take(self, tenant: str, per_minute: int) -> None:
+        """Count a request. Raises `Overloaded`, which says when the next may come."""
+        if wait_s := self.wait_s(tenant, per_minute):
+            error = Overloaded(f"This tenant may send {per_minute} requests a minute.", hint="Send them more slowly.")
+            error.retry_s = wait_s
+            raise error
+
+
+PER_MINUTE = 20
+_MINUTE_S = 60.0
+_ADDRESSES = 1_000
+_OTHERS = "other addresses"
+ACTION = "key.refused"
+
+
+@dataclass
+class _Minute:
+    """The wrong keys of an address in the minute since `begun`."""
+
+    begun: float
+    at: datetime
+    tries: int = 0
+
+
+class Strangers:
+    """Counts wrong keys by address and minute; safe to share between threads, and bounded however many addresses there are.
+
+    A right key is let in whatever came before it: behind a proxy, and on this machine, many share an address.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._minutes: dict[str, _Minute] = {}
+        self._over: list[AuditLine] = []
+        self._lock = threading.Lock()
+
+    def wrong(self, address: str) -> float | None:
+        """Count a wrong key; the seconds until the next may be tried, where there were too many."""
+        now = self._clock()
+        with self._lock:
+            if address not in self._minutes and len(self._minutes) >= _ADDRESSES:
+                address = _OTHERS
+            minute = self._minutes.get(address)
+            if minute is None or now - minute.begun >= _MINUTE_S:
+                self._close(address)
+                minute = self._minutes[address] = _Minute(now, datetime.now(UTC))
+            minute.tries += 1
+            return minute.begun + _MINUTE_S - now if minute.tries > PER_MINUTE else None
+
+    def lines(self, *, all_of_them: bool = False) -> list[AuditLine]:
+        """A line of the audit for each address and minute that is over (or not yet), each once."""
+        now = self._clock()
+        with self._lock:
+            for address, minute in list(self._minutes.items()):
+                if all_of_them or now - minute.begun >= _MINUTE_S:
+                    self._close(address)
+            lines, self._over = self._over, []
+            return lines
+
+    def _close(self, address: str) -> None:
+        if (minute := self._minutes.pop(address, None)) is not None:
+            tries = f"{minute.tries:,} {'try' if minute.tries == 1 else 'tries'} in a minute"
+            self._over.append(AuditLine(By("", "", address), ACTION, tries, "invalid_api_key", minute.at))

@@ -18,21 +18,21 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
+from headrace.api.admission import Rate
 from headrace.api.auth import Caller
-from headrace.api.rate import Rate
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS, INDEXES
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.documents import deliver
 from headrace.documents.chunk import of_generation
 from headrace.documents.generations import active_reader
-from headrace.documents.indexing import bring_up, take_in
+from headrace.documents.index import bring_up, take_in
 from headrace.documents.parse import IN_ORDER, PROCESSED_OFFSETS, ROWS_IN_ORDER, document_id
 from headrace.documents.put import composed
 from headrace.errors import BadDocument, Forbidden, NotFound, QuotaReached, Transient, WrongUsage, kind_of
 from headrace.readiness import Trouble
 from headrace.settings import Settings, TenantLimits
-from headrace.storage.constraints import NAME_BYTES
 from headrace.storage.meter import Meter
+from headrace.storage.records import NAME_BYTES
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.handles import VectorReader

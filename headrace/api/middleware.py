@@ -20,11 +20,10 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from headrace.api.admission import Rate, Strangers
 from headrace.api.audit import Audit
 from headrace.api.auth import PAGE, WRITE, Caller, Callers
-from headrace.api.metrics import ServiceMetrics
-from headrace.api.rate import Rate
-from headrace.api.strangers import Strangers
+from headrace.api.telemetry import ServiceMetrics
 from headrace.errors import (
     BadDocument,
     Forbidden,

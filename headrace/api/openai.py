@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from headrace.api.auth import Caller
 from headrace.api.middleware import body_of
 from headrace.api.schemas import Readers, Tenant, question_of, user_of
-from headrace.api.tracing import MODEL
+from headrace.api.telemetry import MODEL
 from headrace.errors import HeadraceError, NotFound, WrongUsage
 
 _NOT_OURS = ("answer", "usage", "finish_reason", "passages")

@@ -16,21 +16,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from headrace.answering.engine import INFERENCE, QueryEngine
-from headrace.answering.feedback import Verdict, feedback, repeated_id
-from headrace.answering.record import Answer
+from headrace.answering.record import Answer, Verdict, feedback, repeated_id
 from headrace.answering.unrecorded import NOTE, Recorder
-from headrace.api.admission import AdmissionQueue, Ticket
+from headrace.api.admission import AdmissionQueue, Rate, Strangers, Ticket
 from headrace.api.audit import Audit
 from headrace.api.auth import PAGE, SCOPES, Asker, Caller, Callers, asker, limits_of
 from headrace.api.documents import Documents
-from headrace.api.metrics import ServiceMetrics
-from headrace.api.rate import Rate
-from headrace.api.strangers import Strangers
-from headrace.api.tracing import Traces, tokens
+from headrace.api.telemetry import ServiceMetrics, Traces, tokens
 from headrace.catalog import CHUNKS, FEEDBACK, FEEDBACK_ROWS, INDEXES, INTERACTION_ROWS, Tier
 from headrace.core.run import journal_of, runs
-from headrace.core.runner import Runner
-from headrace.core.stage import Pipeline
+from headrace.core.stage import Pipeline, Runner
 from headrace.documents.generations import active_reader
 from headrace.errors import NotFound, StorageFull, Transient, WrongUsage
 from headrace.explain.diagram.diagram import score_of

@@ -14,8 +14,7 @@ from typer._click.exceptions import ClickException
 from typer._completion_classes import completion_init
 
 # Each adds its commands, and help shows them in this order.
-from headrace.cli import up as whole, status, documents, questions, replay, training, lineage, head, record, storage  # noqa: F401
-from headrace.cli import evaluation, tenants, shell  # noqa: F401
+from headrace.cli import up, documents, questions, evaluation, training, lineage, head, record, storage, tenants  # noqa: F401
 from headrace.cli.common import app, common, err
 from headrace.errors import HeadraceError, WrongUsage
 from headrace.terminal import Harmless, harmless

@@ -16,13 +16,12 @@ from rich.rule import Rule
 from rich.text import Text
 
 from headrace.answering.engine import INFERENCE, QueryEngine
-from headrace.answering.feedback import Verdict, feedback
-from headrace.answering.record import Answer
+from headrace.answering.record import Answer, Verdict, feedback
 from headrace.catalog import CHUNK_ROWS
 from headrace.cli.render.results import ledger_table, merged, say_indexed, say_sources, say_turn, tier_table
 from headrace.core.run import runs
 from headrace.core.stage import Pipeline, stage
-from headrace.documents.indexing import index_documents
+from headrace.documents.index import index_documents
 from headrace.errors import NotFound, Permanent, WrongUsage
 from headrace.models.citations import content_words
 from headrace.models.client import Generator

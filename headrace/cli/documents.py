@@ -33,7 +33,7 @@ def index(
 
     from headrace.cli.render.results import say_indexed
     from headrace.documents.failed import leave_out
-    from headrace.documents.indexing import index_documents
+    from headrace.documents.index import index_documents
     from headrace.session import opened
 
     if reader and everybody:

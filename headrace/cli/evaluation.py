@@ -1,13 +1,19 @@
-"""Evaluation on a folder in BEIR layout."""
+"""Evaluation on a folder in BEIR layout, and replay of simulated users on it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.common import AsJson, app, out, print_json, settings_of
+from headrace.cli.common import AsJson, app, err, out, print_json, settings_of
+from headrace.errors import Permanent
+
+if TYPE_CHECKING:
+    from headrace.simulate import ReplayReport, UserPlan
+    from headrace.simulate.beir import BeirFolder
+
 
 evaluation = typer.Typer(help="How good retrieval and answers are, on a folder in BEIR layout.", no_args_is_help=True)
 app.add_typer(evaluation, name="eval", rich_help_panel="Evaluation")
@@ -50,3 +56,129 @@ def eval_answers(
         print_json(found.as_dict())
     else:
         say_answers(out, folder, found)
+
+
+@app.command(rich_help_panel="Inference")
+def replay(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Has corpus.jsonl, queries.jsonl and qrels/test.tsv.")],
+    questions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ask only these: an id or a question on each line, or JSON lines.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions to ask, spread evenly; all unless given.", min=1)] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(help="Ask this tenant's index as it is; unless given, the folder is indexed for a tenant of its own."),
+    ] = None,
+    users: Annotated[int, typer.Option(help="Simulated users who ask at the same time.", min=1, max=256)] = 4,
+    poison: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of the questions whose verdicts one more user flips.", min=0.0, max=1.0)
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Who asks what, and in which order.")] = 0,
+    generate: Annotated[
+        bool | None,
+        typer.Option("--answers/--searches", help="Ask for answers, or only search; answers where the folder knows them."),
+    ] = None,
+    rate: Annotated[float | None, typer.Option(metavar="PER_MINUTE", help="Questions a minute at most.", min=0.1)] = None,
+    via: Annotated[str | None, typer.Option(metavar="URL", help="Ask a running `headrace up` at this address.")] = None,
+    token: Annotated[str, typer.Option(help="API key for --via.", envvar="HEADRACE_TOKEN", show_envvar=True)] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Play a folder's questions as simulated users, whose verdicts come from its judgements."""
+    from headrace.simulate import chosen, user_plans
+    from headrace.simulate.beir import read
+    from headrace.simulate.evaluate import spread
+    from headrace.simulate.users import RULE
+
+    folder = read(directory)
+    asked = spread(chosen(folder, questions), limit)
+    parts = user_plans(asked, users=users, poison=poison, seed=seed)
+    answers = any(question.answers for question in asked) if generate is None else generate
+    if not as_json:
+        err.print(f"SIMULATED users, no persons: {RULE}", style="italic", highlight=False)
+    if via is None:
+        played = _here(folder, parts, tenant, answers, rate, as_json)
+    else:
+        played = _via(folder, parts, tenant, answers, rate, as_json, via, token)
+    if as_json:
+        print_json(played.as_dict())
+    else:
+        _say(played)
+    if played.failure is not None:
+        raise played.failure
+    if played.interrupted or played.errors:
+        raise typer.Exit(1)
+    if not played.up + played.down:
+        raise Permanent(
+            f"No passage that was found is from a document of {directory}, so there was nothing to judge.",
+            hint="Leave --tenant out, or index the folder's documents for it under their ids, e.g. ID.md.",
+        )
+
+
+def _here(
+    folder: BeirFolder, parts: tuple[UserPlan, ...], tenant: str | None, answers: bool, rate: float | None, quiet: bool
+) -> ReplayReport:
+    from headrace.session import opened
+    from headrace.simulate import DocumentNames, InProcessClient, play
+    from headrace.simulate.evaluate import indexed
+
+    settings = settings_of(tenant)
+    with opened("replay", settings, quiet=quiet) as session:
+        if tenant is None:
+            indexed(session.runner, folder, settings.inference)
+        door = InProcessClient(session.runner, session.engine(), tenant or folder.tenant)
+        return play(parts, door, DocumentNames(folder).of, generate=answers, rate=rate, bars=session.runner.bars)
+
+
+def _via(
+    folder: BeirFolder,
+    parts: tuple[UserPlan, ...],
+    tenant: str | None,
+    answers: bool,
+    rate: float | None,
+    quiet: bool,
+    url: str,
+    key: str,
+) -> ReplayReport:
+    from headrace.core.progress import Bars
+    from headrace.simulate import ApiClient, DocumentNames, play
+    from headrace.simulate.performance import patiently
+
+    names = DocumentNames(folder)
+    door = ApiClient(url, key, settings_of(tenant).tenant if tenant else None)
+    try:
+        if tenant is None:
+            door.bring(names, patiently)
+        return play(parts, door, names.of, generate=answers, rate=rate, bars=Bars(quiet=quiet))
+    finally:
+        door.close()
+
+
+def _say(played: ReplayReport) -> None:
+    from headrace.cli.render.results import rows_table
+    from headrace.explain.diagram.format import human_ms
+    from headrace.terminal import printable
+
+    told = played.as_dict()
+    figures = {name: f"{told[name]:,}" for name in ("questions", "answers", "refusals")}
+    figures |= {f"verdicts {way}": f"{told['verdicts'][way]:,}" for way in ("up", "down")}
+    if played.flipped:
+        figures["of them flipped"] = f"{played.flipped:,}"
+    figures |= {f"asked, {name}": "-" if told[key] is None else human_ms(told[key]) for name, key in _TIMES}
+    figures |= {"told to wait": f"{played.waits:,}", "errors": f"{len(played.errors):,}"}
+    out.print(rows_table([{"": name, "count": figure} for name, figure in figures.items()]))
+    out.print(
+        f"{played.users} simulated user{'s' if played.users > 1 else ''}, {played.seconds:.0f} s, tenant {played.tenant}."
+        + (f" {played.unjudged:,} passages are of other documents and were not judged." if played.unjudged else ""),
+        highlight=False,
+    )
+    for error in told["first_errors"]:
+        if error != str(played.failure):  # which is said at the end
+            err.print(printable(error), style="red", highlight=False)
+    if played.interrupted:
+        left = played.questions - played.answers - len(played.errors)
+        err.print(f"Interrupted: {left:,} questions were not asked; what was asked is judged.", highlight=False)
+    elif played.up + played.down:
+        out.print("A turn learns from these verdicts if it is told to: headrace turn --simulated", style="dim")
+
+
+_TIMES = (("p50", "p50_ms"), ("p95", "p95_ms"), ("max", "max_ms"))

@@ -37,10 +37,10 @@ def land(
 ) -> None:
     """Land the head in the tables, each event once."""
     from headrace.cli.render.results import say_landed
+    from headrace.ingest.dead_letters import reland
+    from headrace.ingest.dead_letters import skip as skip_stage
     from headrace.ingest.divergence import accept
     from headrace.ingest.land import land as land_stage
-    from headrace.ingest.reland import reland
-    from headrace.ingest.skip import skip as skip_stage
     from headrace.session import opened
 
     if unsigned and not dead_letters:

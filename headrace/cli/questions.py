@@ -100,8 +100,8 @@ def feedback(
     as_json: AsJson = False,
 ) -> None:
     """Judge an answer: the verdict goes onto the head and into the next turn."""
-    from headrace.answering.feedback import Verdict
-    from headrace.answering.feedback import feedback as feedback_stage
+    from headrace.answering.record import Verdict
+    from headrace.answering.record import feedback as feedback_stage
     from headrace.session import opened
 
     if up == down:

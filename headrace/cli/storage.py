@@ -14,7 +14,7 @@ from headrace.errors import WrongUsage
 def endpoints(as_json: AsJson = False) -> None:
     """Where storage answers, with its keys, and how long the embedded servers stay up."""
     from headrace.cli.render.results import rows_table
-    from headrace.platform.neighbours import trust
+    from headrace.platform.home import trust
     from headrace.session import opened
 
     settings = settings_of()
@@ -59,7 +59,7 @@ def check(
     from headrace.cli.render.check import say_checked
     from headrace.core.progress import Bars
     from headrace.platform import open_platform
-    from headrace.platform.neighbours import trust
+    from headrace.platform.home import trust
 
     if unknown := set(only or ()) - set(TIERS):
         hint = f"Those that can be checked: {', '.join(TIERS)}. The vector tier keeps its files in the object tier."

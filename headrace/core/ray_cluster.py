@@ -25,8 +25,7 @@ import psutil
 from headrace.errors import MissingPart, Unavailable
 
 if TYPE_CHECKING:
-    from headrace.core.batches import Batches
-    from headrace.core.launch import Launch
+    from headrace.core.launch import Batches, Launch
 
 _OBJECT_STORE_BYTES = 256 << 20
 _LEFT_S = 10.0
@@ -70,8 +69,7 @@ def cluster() -> Iterator[tuple[Batches, Launch]]:
         try:
             import ray
 
-            from headrace.core.ray_batches import RayBatches
-            from headrace.core.ray_train import RayTrain
+            from headrace.core.ray_runner import RayBatches, RayTrain
         except ImportError as error:
             raise MissingPart(
                 f"Ray is not installed ({error}).", hint="Run `make install-dev` or `pip install 'headrace[ray]'`."

@@ -1,7 +1,7 @@
 """A run: one execution of a pipeline or part of it, with its ledger, journaled under the home while it goes on.
 
 The journal is one JSON file per run, rewritten whole about once a second (temp file, fsync, rename). A process that dies leaves
-its last journal; the next command marks it `died`. `archive.py` copies ended journals into the `runs` and `ledger` tables.
+its last journal; the next command marks it `died`. `maintain.py` copies ended journals into the `runs` and `ledger` tables.
 """
 
 from __future__ import annotations

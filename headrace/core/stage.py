@@ -1,23 +1,22 @@
-"""A stage: a plain function whose parameters name the stores it may touch.
-
-    @stage("Splits each document into chunks within the embedder's window.")
-    def chunk(documents: Annotated[TableReader, DOCUMENT_ROWS], chunks: Annotated[TableWriter, CHUNK_ROWS]) -> Chunked: ...
-
-The signature is the storage contract: the runner gives those handles and no others, and the score draws it.
-"""
+"""A stage: a plain function whose parameters name the stores it may touch; and the runner, which gives it those and no others."""
 
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 from headrace.catalog import Store
+from headrace.core.launch import Batches, Threads
+from headrace.core.progress import Bars
+from headrace.core.run import Run
+from headrace.storage.endpoints import Endpoints
 from headrace.storage.files import FileReader, FileWriter
 from headrace.storage.ledger import Direction
+from headrace.storage.meter import Meter, ReportedReader, ReportedWriter
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.storage.reported import ReportedReader, ReportedWriter
 from headrace.storage.stream import TopicReader, TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.vectors.handles import VectorReader, VectorWriter
@@ -103,3 +102,42 @@ class Pipeline:
     sentence: str
     stages: tuple[Stage[Any, Any], ...]
     triggers: tuple[Trigger, ...] = ()
+
+
+class Runner:
+    """Runs stages of one run against one set of endpoints.
+
+    Handles are kept per (stage, parameter, tenant): opening an index or a catalog again for each question would cost more
+    than the question. Those of a stage's tenants share what the first of them opened. `batches` says how batch work runs,
+    `bars` where its progress shows.
+    """
+
+    def __init__(self, run: Run, endpoints: Endpoints, *, batches: Batches | None = None, bars: Bars | None = None) -> None:
+        self.record = run
+        self.endpoints = endpoints
+        self.batches: Batches = batches or Threads()
+        self.bars = bars or Bars(quiet=True)
+        self._handles: dict[tuple[str, str, str], Handle] = {}
+        self._first: dict[tuple[str, str], Handle] = {}
+        self._making = threading.Lock()
+
+    def run(self, stage: Stage[..., R], *, tenant: str = "", **inputs: Any) -> R:
+        """Run one stage. A stage that asks for `batches`, `bars` or `tenant` gets the runner's; the rest are `inputs`."""
+        given: dict[str, Any] = dict(inputs)
+        for name, value in (("batches", self.batches), ("bars", self.bars), ("tenant", tenant)):
+            if name in stage.inputs:
+                given.setdefault(name, value)
+        for port in stage.ports:
+            given[port.parameter] = self._handle(stage.name, port, tenant)
+        return stage.function(**given)
+
+    def _handle(self, stage: str, port: Port, tenant: str) -> Handle:
+        with self._making:
+            own = self._handles.get((stage, port.parameter, tenant))
+            if own is None:
+                meter = Meter(self.record.ledger, stage, tenant)
+                first = self._first.get((stage, port.parameter))
+                own = first.counting(meter) if first else port.handle(port.store, self.endpoints, meter)
+                self._first.setdefault((stage, port.parameter), own)
+                self._handles[stage, port.parameter, tenant] = own
+            return own

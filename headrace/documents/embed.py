@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS, DOCUMENT_ROWS
-from headrace.core.batches import Batches
+from headrace.core.launch import Batches
 from headrace.core.progress import Bars
 from headrace.core.stage import stage
 from headrace.documents.chunk import of_generation

@@ -1,13 +1,25 @@
-"""index: the full-text and vector indices over the chunks that were embedded."""
+"""From source files to an index: the stages in their order, the indices over what was embedded, another generation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
-from headrace.catalog import CHUNKS, DIMENSIONS
-from headrace.core.stage import stage
-from headrace.documents.put import AHEAD
+from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS
+from headrace.core.stage import Runner, stage
+from headrace.documents.chunk import Chunked, chunk
+from headrace.documents.embed import Embedded, embed
+from headrace.documents.failed import GiveUp, Unfit, give_up, refuse
+from headrace.documents.formats.contract import ParseLimits
+from headrace.documents.generations import begin, endpoint_for, resolve, serving, settled, standing, sweep, switch
+from headrace.documents.parse import Failure, ParsedDocuments, parse
+from headrace.documents.put import AHEAD, Put, put
+from headrace.errors import LostRace, NotFound
+from headrace.ingest.land import Landed, land
+from headrace.settings import Inference
 from headrace.storage.vectors.generations import IndexGeneration
 from headrace.storage.vectors.handles import VectorWriter
 
@@ -26,3 +38,219 @@ def index(vectors: Annotated[VectorWriter, CHUNKS], into: IndexGeneration | None
     made = vectors.of(into.number) if into else vectors
     version = made.build(into.width if into else DIMENSIONS)
     return Index(version, made.count())
+
+
+After = Callable[[str], None]
+"""Called with the name of each stage that is through; what it raises ends the pass, which the next one completes."""
+
+
+def _nothing(_stage: str) -> None:
+    """What is done after a stage by default."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What one pass did to a generation of the index."""
+
+    chunked: Chunked
+    embedded: Embedded
+    index: Index
+
+
+@dataclass(frozen=True)
+class CaughtUp:
+    """What one pass did, from the head to the index."""
+
+    landed: Landed
+    parsed: ParsedDocuments
+    filled: Filled
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What one pass from documents to index did."""
+
+    put: Put
+    parsed: ParsedDocuments
+    chunked: Chunked
+    embedded: Embedded
+    index: Index
+    seconds: float
+
+
+def index_documents(
+    runner: Runner,
+    paths: list[Path],
+    *,
+    tenant: str,
+    settings: Inference,
+    readers: Sequence[str] | None = None,
+    retry: bool = False,
+) -> Indexed:
+    """Put the files below `paths` and bring the index up to date with everything that is on the head.
+
+    `readers` may read them, as in `put`; `retry` takes those up again that failed.
+    """
+    started = time.perf_counter()
+    before: list[ParsedDocuments] = []  # what was on the head already, where `put` had to know
+
+    def settle() -> None:
+        runner.run(land).require(DOCUMENT_EVENTS)
+        before.append(runner.run(parse, limits=ParseLimits.of(settings)))
+
+    most = settings.document_bytes
+    was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=most, readers=readers, settle=settle, retry=retry)
+    done = catch_up(runner, settings)
+    chunked, embedded = done.filled.chunked, done.filled.embedded
+    later = ParsedDocuments(0, 0, tuple(Failure(one.uri, one.reason) for one in (*chunked.failed, *embedded.failed)))
+    parsed = sum(before, start=done.parsed + later)
+    return Indexed(was_put, parsed, chunked, embedded, done.filled.index, time.perf_counter() - started)
+
+
+def catch_up(
+    runner: Runner,
+    settings: Inference,
+    *,
+    gives_way: Callable[[Collection[str]], bool] | None = None,
+    parse_s: float | None = None,
+    after: After = _nothing,
+) -> CaughtUp:
+    """Bring the index up to date with everything that is on the head.
+
+    With `gives_way` (as in `embed`) and `parse_s` (as in `parse`) a pass may leave something for another.
+    """
+    landed, parsed = take_in(runner, settings, parse_s=parse_s, after=after)
+    return CaughtUp(landed, parsed, bring_up(runner, settings, gives_way=gives_way, after=after))
+
+
+def take_in(
+    runner: Runner, settings: Inference, *, parse_s: float | None = None, after: After = _nothing
+) -> tuple[Landed, ParsedDocuments]:
+    """Land what is on the head and parse what was announced. Raises `OffsetsRefused` where a partition of it does not land."""
+    landed = runner.run(land)
+    landed.require(DOCUMENT_EVENTS)
+    after("land")
+    parsed = runner.run(parse, limits=ParseLimits.of(settings), seconds=parse_s)
+    after("parse")
+    return landed, parsed
+
+
+def bring_up(
+    runner: Runner,
+    settings: Inference,
+    *,
+    gives_way: Callable[[Collection[str]], bool] | None = None,
+    after: After = _nothing,
+) -> Filled:
+    """Bring the index that answers up to date with the documents table; in another that is served by then it is done again."""
+    into = runner.run(serving, window=settings.chunk_tokens, embedder=runner.endpoints.embedder)
+
+    def failing(unfit: Sequence[Unfit]) -> None:
+        runner.run(give_up, unfit=unfit)
+
+    filled = fill(runner, into, failing, gives_way=gives_way, after=after)
+    while (then := runner.run(settled, into=into, changed=filled.embedded.changed)) is not None:
+        into = then
+        filled = replace(filled, index=fill(runner, into, failing).index)
+    runner.run(sweep)
+    return filled
+
+
+def fill(
+    runner: Runner,
+    into: IndexGeneration,
+    failing: GiveUp = refuse,
+    *,
+    gives_way: Callable[[Collection[str]], bool] | None = None,
+    after: After = _nothing,
+) -> Filled:
+    """Bring one generation of the index up to date with the documents table.
+
+    What becomes of documents that it cannot take in is `failing`'s. Raises `BadSettings` where the embedder that made it cannot
+    be asked.
+    """
+    chunked = runner.run(chunk, window=into.window, generation=into.number, give_up=failing)
+    after("chunk")
+    made_by = endpoint_for(runner.endpoints.embedder, into.embedder)
+    embedded = runner.run(embed, embedder=made_by, into=into, gives_way=gives_way, give_up=failing)
+    after("embed")
+    built = runner.run(index, into=into)
+    after("index")
+    return Filled(chunked, embedded, built)
+
+
+@dataclass(frozen=True)
+class Reindexed:
+    """What answers now, what it was made with, and the generation that can be gone back to."""
+
+    index: Index
+    generation: IndexGeneration
+    fallback: IndexGeneration | None
+    seconds: float
+
+
+def reindex(runner: Runner, settings: Inference, *, embedder: str = "") -> Reindexed:
+    """Build a generation with these settings, and serve it; one that was begun is gone on with.
+
+    It is made with `embedder`; unless that is named, with the embedder of the served one where this runner can ask for that,
+    and else with the runner's own. Raises `NotFound` where nothing is indexed yet.
+    """
+    started = time.perf_counter()
+    runner.run(land).require(DOCUMENT_EVENTS)
+    runner.run(parse, limits=ParseLimits.of(settings))
+    ours, served = runner.endpoints.embedder, runner.run(standing)[0].serving
+    if not embedder:
+        embedder = served.embedder if served and resolve(ours, served.embedder) else ours.model
+    to = runner.run(begin, window=settings.chunk_tokens, embedder=endpoint_for(ours, embedder))
+    return _switched(runner, to, started)
+
+
+def made_with(runner: Runner, settings: Inference, embedder: str) -> IndexGeneration:
+    """Serve an index that `embedder` made, its chunks cut as those that answer now; the generation that answers then.
+
+    That is the one that answers, or the one before it, or else a new one. Raises `NotFound` where nothing is indexed yet.
+    """
+    now = runner.run(standing)[0]
+    if now.serving is not None and now.serving.embedder == embedder:
+        return now.serving
+    try:
+        if now.serving is not None and now.fallback is not None and _like(now.fallback, now.serving, embedder):
+            return _switched(runner, now.fallback, time.perf_counter()).generation
+        window = now.serving.window if now.serving else settings.chunk_tokens
+        return reindex(runner, settings.model_copy(update={"chunk_tokens": window}), embedder=embedder).generation
+    except LostRace:
+        served = runner.run(standing)[0].serving
+        if served is None or served.embedder != embedder:
+            raise
+        return served  # another process was at the same, and quicker
+
+
+def back(runner: Runner) -> Reindexed:
+    """Serve the generation before again, once it holds what has changed meanwhile.
+
+    Raises `NotFound` where there is none, and `BadSettings` where its embedder cannot be asked.
+    """
+    started = time.perf_counter()
+    to = runner.run(standing)[0].fallback
+    if to is None:
+        raise NotFound("There is no earlier index to go back to.", hint="headrace reindex keeps the one it replaces.")
+    endpoint_for(runner.endpoints.embedder, to.embedder)
+    return _switched(runner, to, started)
+
+
+def _switched(runner: Runner, to: IndexGeneration, started: float) -> Reindexed:
+    # Before the first look there may be hours of embedding, and after it a moment: most passes of others end before it.
+    fill(runner, to)
+    while True:
+        seen = runner.run(standing)
+        if to not in (seen[0].building, seen[0].fallback):
+            raise LostRace(f"Somebody else gave up or served index g{to.number}.", hint="Run the command again.")
+        built = fill(runner, to).index
+        if runner.run(switch, to=to, seen=seen):
+            break
+    runner.run(sweep)
+    return Reindexed(built, to, seen[0].serving, time.perf_counter() - started)
+
+
+def _like(one: IndexGeneration, other: IndexGeneration, embedder: str) -> bool:
+    return one.embedder == embedder and one.window == other.window

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.core.progress import Bars
 from headrace.core.stage import stage
-from headrace.documents.formats.limits import ParseLimits
+from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parser import Parsed, Parser
 from headrace.documents.put import AHEAD, composed, object_key
 from headrace.errors import BadDocument, HeadraceError, NotFound

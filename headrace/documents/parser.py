@@ -17,8 +17,7 @@ from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any
 
-from headrace.documents.formats.frames import HEADER, framed
-from headrace.documents.formats.limits import ParseLimits
+from headrace.documents.formats.contract import HEADER, ParseLimits, framed
 from headrace.errors import BadDocument
 
 _WORKER = "headrace.documents.formats.worker"

@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
-from headrace.catalog import LANDINGS, Store
+from headrace.catalog import LANDINGS, REFUSALS, Store
 from headrace.core.stage import Stage
-from headrace.errors import NotFound, WrongUsage
+from headrace.errors import LostRace, NotFound, WrongUsage
 from headrace.ingest.handles import pairs, ports
 from headrace.ingest.positions import GAP, Divergence, Position, disagreement, mark_name, origin, positions
-from headrace.ingest.refusals import record_acceptance
-from headrace.storage.records import decode, decoded_schema
+from headrace.storage.records import batch, decode, decoded_schema
 from headrace.storage.stream import TopicReader
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
+
+STOPPED = "stopped"
+ACCEPTED = "accepted"
+
+
+def record_refusal(refusals: TableWriter, refusal: Divergence) -> None:
+    """Write that a partition stopped, unless that very refusal is what the table says of it last."""
+    name = f"refused/{refusal.place}"
+    standing = refusals.mark(name)
+    now = [refusal.kind, refusal.landed, refusal.span.low]
+    if standing == now:
+        return
+    with contextlib.suppress(LostRace):  # another lander has met it too and written it
+        _append(refusals, refusal, STOPPED, "", mark={name: now}, expected={name: standing})
+
+
+def record_acceptance(refusals: TableWriter, refusal: Divergence, who: str) -> None:
+    """Write that somebody let a partition go on."""
+    _append(refusals, refusal, ACCEPTED, who, mark={f"refused/{refusal.place}": None}, expected={})
+
+
+def _append(
+    refusals: TableWriter, refusal: Divergence, action: str, who: str, *, mark: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    row = {
+        "topic": refusal.topic,
+        "partition": refusal.partition,
+        "kind": refusal.kind,
+        "action": action,
+        "landed": refusal.landed,
+        "low": refusal.span.low,
+        "end": refusal.span.end,
+        "seen": refusal.seen,
+        "who": who,
+        "at": datetime.now(UTC),
+    }
+    refusals.append(batch(REFUSALS.columns, [row]), marks=mark, expected=expected)
 
 
 @dataclass(frozen=True)

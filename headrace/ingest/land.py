@@ -24,11 +24,11 @@ from headrace.catalog import DEAD_LETTERS, LANDERS, LANDINGS, Store
 from headrace.core.stage import Port, Stage
 from headrace.errors import LostRace, OffsetsRefused, OutOfRange, Transient
 from headrace.ingest.backlog import counted_end
+from headrace.ingest.dead_letters import skipped
+from headrace.ingest.divergence import record_refusal
 from headrace.ingest.handles import pairs, ports
 from headrace.ingest.partitions import PartitionAssignment
 from headrace.ingest.positions import Divergence, Position, disagreement, mark_name, origin, positions
-from headrace.ingest.refusals import record_refusal
-from headrace.ingest.skip import skipped
 from headrace.settings import LandingSettings
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.records import batch, decode

@@ -11,8 +11,8 @@ import ssl
 import time
 from pathlib import Path
 
+from headrace.platform.address import GRPC_OFFSET, LOOPBACK, Ports
 from headrace.platform.home import Home, write_private
-from headrace.platform.ports import GRPC_OFFSET, LOOPBACK, Ports
 
 _DAYS = 3650
 _RENEWED_S = 30 * 86_400.0

@@ -14,8 +14,7 @@ from http.client import HTTPException
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
-from headrace.platform.address import LAKE, PROBE
-from headrace.platform.ports import LOOPBACK
+from headrace.platform.address import LAKE, LOOPBACK, PROBE
 from headrace.platform.state import State
 from headrace.storage.endpoints import Endpoints
 

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import headrace
+from headrace.platform.address import Ports
 from headrace.platform.child import Child
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
-from headrace.platform.ports import Ports
 from headrace.platform.state import Setup
 
 

@@ -13,13 +13,12 @@ from types import TracebackType
 
 from headrace import errors
 from headrace.errors import HeadraceError, Unavailable
-from headrace.platform.address import brought, embedded_endpoints, embedded_parts, overlay
+from headrace.platform.address import Ports, brought, embedded_endpoints, embedded_parts, overlay
 from headrace.platform.child import rotate
 from headrace.platform.health import silent
 from headrace.platform.home import Home, Lock, refused
 from headrace.platform.keys import Keys
 from headrace.platform.model_server import python
-from headrace.platform.ports import Ports
 from headrace.platform.state import Request, Setup, State, code, read_request, read_state, write_request
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from headrace.errors import MissingPart
 from headrace.genuine import check_genuine
-from headrace.platform.address import BUCKET, HEAD, LAKE, PROBE, VECTORS
+from headrace.platform.address import BUCKET, GRPC_OFFSET, HEAD, LAKE, LOOPBACK, PROBE, VECTORS, Ports, remove_sockets
 from headrace.platform.certificates import certificate_of
 from headrace.platform.child import Child
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
-from headrace.platform.ports import GRPC_OFFSET, LOOPBACK, Ports, remove_sockets
 from headrace.platform.state import Setup
 
 _RELEASED = {

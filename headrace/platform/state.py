@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import headrace
 from headrace import process
+from headrace.platform.address import Ports
 from headrace.platform.home import Home, write_private
-from headrace.platform.ports import Ports
 from headrace.storage.endpoints import Endpoints
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from headrace.errors import MissingPart
 from headrace.genuine import check_genuine
-from headrace.platform.address import HEAD, REGION
+from headrace.platform.address import HEAD, LOOPBACK, REGION, Ports
 from headrace.platform.child import Child
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
-from headrace.platform.ports import LOOPBACK, Ports
 from headrace.platform.state import Setup
 
 _RELEASED = {

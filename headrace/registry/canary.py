@@ -282,7 +282,7 @@ def _place(passage: Mapping[str, Any]) -> int:
 
 
 def _beside(row: Mapping[str, Any]) -> dict[str, float]:
-    from headrace.training.data.quality import refused
+    from headrace.training.data.text import refused
 
     said = str(row["answer"])
     declined = not said.strip() or refused(said)

@@ -14,10 +14,9 @@ from typing import Annotated, Any
 
 from headrace.catalog import MODELS, TURNS
 from headrace.core.stage import stage
-from headrace.documents import reindex as indexing
-from headrace.documents.embedders import name_of, version_of
-from headrace.documents.generations import standing
-from headrace.documents.reindex import Reindexed
+from headrace.documents import index as indexing
+from headrace.documents.generations import name_of, standing, version_of
+from headrace.documents.index import Reindexed
 from headrace.errors import BadSettings, LostRace
 from headrace.models.client import Embedder, wait_ready
 from headrace.platform import open_platform

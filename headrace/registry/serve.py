@@ -12,14 +12,32 @@ from contextlib import closing
 from dataclasses import replace
 
 from headrace.errors import Permanent
+from headrace.models.client import Generator, Reranker
 from headrace.registry.embedder import load_embedder, reconcile_embedder, require_ours, return_embedder, serve_embedder
 from headrace.session import Session
+from headrace.settings import EmbeddedPart
 from headrace.storage.metadata import SHARED, Metadata
 from headrace.training.champion import Champion, rollback, set_champion
 from headrace.training.cutoff import bound, parent_before, suppressed
-from headrace.training.recipe import EMBEDDER
+from headrace.training.recipe import EMBEDDER, GENERATOR, RERANKER
 from headrace.training.recipes import recipe_of
 from headrace.training.round import Turn, turn
+
+
+def load(session: Session, model: str, version: str) -> None:
+    """Ask the model server for the version by its name. Raises what that raises where it cannot be loaded.
+
+    An endpoint that the user brought serves its own models and is not asked; the embedder has a way of its own (embedder.py).
+    """
+    chosen, endpoints = session.settings.models, session.runner.endpoints
+    if model == RERANKER and isinstance(chosen.reranker, EmbeddedPart):
+        with Reranker(endpoints.reranker) as reranker:
+            reranker.rank("Is it there?", ["It is."], version=version)
+    elif model == GENERATOR and isinstance(chosen.generator, EmbeddedPart):
+        with Generator(endpoints.generator) as generator:
+            message = {"role": "user", "content": "Is it there?"}
+            for _ in generator.stream([message], max_tokens=1, cache=False, version=version):
+                pass
 
 
 def go_round(

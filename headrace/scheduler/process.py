@@ -14,7 +14,7 @@ from headrace.platform.child import rotate
 from headrace.platform.home import Home, refused
 from headrace.platform.model_server import python
 from headrace.scheduler import status
-from headrace.scheduler.pause import Pause
+from headrace.scheduler.scheduler import Pause
 from headrace.settings import Settings
 
 _LOOK_S = 0.2

@@ -11,16 +11,13 @@ from functools import partial
 from typing import Any
 
 from headrace.catalog import LANDERS, MODELS
-from headrace.core.runner import Runner
-from headrace.core.stage import Stage
+from headrace.core.stage import Runner, Stage
 from headrace.errors import HeadraceError, LostRace, NothingToLearn
 from headrace.registry import canary
-from headrace.registry.load import load
-from headrace.registry.serve import go_round
+from headrace.registry.serve import go_round, load
 from headrace.scheduler import backlog as due
 from headrace.scheduler import status
 from headrace.scheduler.lease import LeaderLease
-from headrace.scheduler.pause import Pause
 from headrace.scheduler.status import Status, StatusBars
 from headrace.session import Session, opened
 from headrace.storage.meter import Meter
@@ -30,6 +27,26 @@ from headrace.training.recipe import MODELS as MODEL_NAMES
 from headrace.training.recipe import RERANKER
 from headrace.training.recipes import RECIPES
 from headrace.training.round import Turn
+
+
+@dataclass
+class Pause:
+    """Seconds to wait: `first` after one failure, twice as long after each further one, at most `most`."""
+
+    first: float = 60.0
+    most: float = 3_600.0
+    times: int = 0
+    """Failures in a row."""
+
+    def failed(self) -> float:
+        """Count a failure and return the seconds to wait now."""
+        self.times += 1
+        return float(min(self.most, self.first * 2.0 ** min(self.times - 1, 32)))
+
+    def succeeded(self) -> None:
+        """The next failure is the first again."""
+        self.times = 0
+
 
 _LOOK_S = 2.0
 _WATCH_S = 10.0

@@ -3,18 +3,176 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
+
+import ir_measures
+import numpy as np
+from ir_measures import RR, R, nDCG
 
 from headrace.answering.engine import QueryEngine
 from headrace.answering.record import Answer
-from headrace.core.runner import Runner
-from headrace.documents.indexing import index_documents
+from headrace.answering.rerank import rerank
+from headrace.catalog import CHUNKS, INDEXES, MODELS
+from headrace.core.progress import Bars
+from headrace.core.stage import Runner, stage
+from headrace.documents.generations import active_reader, endpoint_for
+from headrace.documents.index import index_documents
 from headrace.errors import WrongUsage
-from headrace.models.client import Reranker
+from headrace.models.client import Embedder, Reranker
+from headrace.models.measures import exact_match, f1, unmarked
 from headrace.settings import Inference
-from headrace.simulate.answers import AnswersMeasured, measure_answers
 from headrace.simulate.beir import BeirFolder, BeirQuestion
-from headrace.simulate.retrieval import RankingQuality, measure_retrieval
+from headrace.storage.endpoints import ModelEndpoint
+from headrace.storage.meter import ReportedReader
+from headrace.storage.vectors.generations import IndexReader
+from headrace.storage.vectors.handles import Hit, VectorReader
+
+_RESAMPLES = 10_000
+_SEED = 17
+
+
+def mean_with_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, low, high): 95 % percentile bootstrap over the questions (Efron 1979). No values give zeros."""
+    if not values:
+        return 0.0, 0.0, 0.0
+    data = np.asarray(values, float)
+    random = np.random.default_rng(_SEED)
+    # Multinomial counts instead of picks: the same resamples in a matrix product, whatever the number of questions.
+    counts = random.multinomial(len(data), np.full(len(data), 1 / len(data)), size=_RESAMPLES)
+    low, high = np.quantile(counts @ data / len(data), [0.025, 0.975])
+    return round(float(data.mean()), 4), round(float(low), 4), round(float(high), 4)
+
+
+@dataclass(frozen=True)
+class AnswersMeasured:
+    """Means with 95 % intervals over the questions asked; a measure that no answer has is zero over 0 answers."""
+
+    questions: int
+    measures: dict[str, tuple[float, float, float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures under the JSON keys of the command-line contract."""
+        found: dict[str, Any] = {"questions": self.questions}
+        for name, (mean, low, high) in self.measures.items():
+            found |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        return found
+
+
+def measure_answers(
+    questions: Sequence[BeirQuestion], answers: Sequence[Answer], document_of: Mapping[str, str]
+) -> AnswersMeasured:
+    """Measure answers, in the order of their questions.
+
+    exact_match and f1 are SQuAD's (Rajpurkar et al. 2016) over every answer, a refusal counting as wrong; citation_precision
+    is the share of an answer's citations whose document is relevant, over the answers that cite; groundedness the share of an
+    answer's sentences that a passage holds, over the answers that are not refusals.
+    """
+    said = [unmarked(answer.text) for answer in answers]
+    cited = [[document_of.get(str(c["document"])) for c in answer.citations] for answer in answers]
+    values = {
+        "exact_match": [_best(exact_match, text, q) for text, q in zip(said, questions, strict=True)],
+        "f1": [_best(f1, text, q) for text, q in zip(said, questions, strict=True)],
+        "citation_precision": [
+            sum(document in question.relevant for document in documents) / len(documents)
+            for documents, question in zip(cited, questions, strict=True)
+            if documents
+        ],
+        "groundedness": [answer.groundedness for answer in answers if not answer.refused and answer.groundedness is not None],
+        "refusal_rate": [float(answer.refused) for answer in answers],
+    }
+    return AnswersMeasured(len(questions), {name: mean_with_interval(found) for name, found in values.items()})
+
+
+def _best(measure: Any, said: str, question: BeirQuestion) -> float:
+    return max((float(measure(said, known)) for known in question.answers), default=0.0)
+
+
+MEASURES: Mapping[str, Any] = {"ndcg_at_10": nDCG @ 10, "recall_at_5": R @ 5, "mrr_at_10": RR @ 10}
+RANKINGS = ("dense", "fulltext", "fusion", "reranked")
+_CHUNKS = 100
+_EMBED_BATCH = 64
+
+
+@dataclass(frozen=True)
+class RankingQuality:
+    """One ranking: each measure's mean with its 95 % interval, and who ordered it."""
+
+    ranking: str
+    questions: int
+    measures: dict[str, tuple[float, float, float]]
+    version: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row under the JSON keys of the command-line contract."""
+        row: dict[str, Any] = {"ranking": self.ranking, "questions": self.questions}
+        for name, (mean, low, high) in self.measures.items():
+            row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        return row | ({"model_version": self.version} if self.version else {})
+
+
+@stage("Ranks the documents of an evaluation set for each of its questions, in four ways.")
+def measure_retrieval(
+    vectors: Annotated[VectorReader, CHUNKS],
+    indexes: Annotated[IndexReader, INDEXES],
+    models: Annotated[ReportedReader, MODELS],
+    bars: Bars,
+    tenant: str,
+    questions: Sequence[BeirQuestion],
+    document_of: Mapping[str, str],
+    embedder: ModelEndpoint,
+    reranker: Reranker,
+    depth: int,
+) -> list[RankingQuality]:
+    """Measure dense, full-text, fused and re-ranked retrieval; `document_of` maps a document's uri to its id.
+
+    A document stands where its best chunk stands. The re-ranker orders the best `depth` passages of fusion, as in serving.
+    Raises `BadSettings` where the embedder that made the index cannot be asked.
+    """
+    standing = indexes.recent()
+    vectors = active_reader(standing, vectors)
+    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in RANKINGS}
+    version = ""
+    embedded: list[Any] = []
+    with Embedder(endpoint_for(embedder, standing.serving.embedder) if standing.serving else embedder) as client:
+        for start in range(0, len(questions), _EMBED_BATCH):
+            texts = [question.text for question in questions[start : start + _EMBED_BATCH]]
+            embedded.extend(client.embed(texts, kind="query"))
+    numbered = list(enumerate(questions))
+    for number, question in bars.track(numbered, "rank", total=len(questions), of="questions"):
+        text, embedding = question.text, embedded[number]
+        hits: dict[str, Sequence[Hit]] = {
+            "dense": vectors.dense(embedding, tenant=tenant, most=_CHUNKS),
+            "fulltext": vectors.fulltext(text, tenant=tenant, most=_CHUNKS),
+            "fusion": vectors.fusion(text, embedding, tenant=tenant, most=_CHUNKS),
+        }
+        reranked = rerank(models, text, tuple(hits["fusion"][:depth]), reranker)
+        version = reranked.model_version
+        hits["reranked"] = [passage.hit for passage in reranked.passages]
+        for name in RANKINGS:
+            found[name][question.id] = _documents(hits[name], document_of)
+    qrels = {question.id: question.relevant for question in questions}
+    return [_measured(name, qrels, found[name], version if name == "reranked" else "") for name in RANKINGS]
+
+
+def _documents(hits: Sequence[Hit], document_of: Mapping[str, str]) -> dict[str, float]:
+    """Document → a score that falls with the rank of its best chunk."""
+    ranked: dict[str, float] = {}
+    for rank, hit in enumerate(hits):
+        ranked.setdefault(document_of[hit.uri], float(-rank))
+    return ranked
+
+
+def _measured(name: str, qrels: dict[str, dict[str, int]], run: dict[str, dict[str, float]], version: str) -> RankingQuality:
+    values: dict[str, dict[str, float]] = {measure: dict.fromkeys(qrels, 0.0) for measure in MEASURES}
+    of = {str(measure): label for label, measure in MEASURES.items()}
+    for metric in ir_measures.iter_calc(list(MEASURES.values()), qrels, run):
+        values[of[str(metric.measure)]][metric.query_id] = metric.value
+    intervals = {label: mean_with_interval(list(by_question.values())) for label, by_question in values.items()}
+    return RankingQuality(name, len(qrels), intervals, version)
+
 
 _USER = "evaluation"
 

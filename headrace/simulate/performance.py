@@ -16,8 +16,7 @@ from typing import Any, Protocol, TypeVar
 from headrace.core.progress import Bars
 from headrace.errors import HeadraceError, Overloaded, Transient
 from headrace.simulate.beir import BeirQuestion
-from headrace.simulate.judgement import GivenAnswer, Judgement, judged
-from headrace.simulate.script import UserPlan
+from headrace.simulate.users import GivenAnswer, Judgement, UserPlan, judged
 
 T = TypeVar("T")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from headrace.catalog import Store
+from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction, Ledger
 
 
@@ -89,3 +90,20 @@ class Metered:
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__, meter=meter)
         return view
+
+
+class ReportedReader(Metered):
+    """A store that the model server reads for this stage, e.g. the weights of the champion."""
+
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
+        self.store = store
+        self.meter = meter
+
+    def take(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Fold the entries of `Ledger.export` that concern this store into the stage's ledger."""
+        mine = [e for e in entries if (e["store"], e["tier"]) == (self.store.name, str(self.store.tier))]
+        self.meter.ledger.fold(mine, stage=self.meter.stage, tenant=self.meter.tenant)
+
+
+class ReportedWriter(ReportedReader):
+    """A store that the model server reads and writes for this stage, e.g. the KV cache."""

@@ -17,7 +17,7 @@ from sentence_transformers.util import cos_sim
 from transformers.utils import logging as transformers_logging
 
 from headrace.models.precision import bf16_matmul
-from headrace.models.server.minilm import WINDOW
+from headrace.models.server.encoders import WINDOW
 from headrace.models.tokens import embedder_weights
 
 transformers_logging.disable_progress_bar()

@@ -18,9 +18,9 @@ from headrace.settings import Training
 from headrace.storage.objects import ObjectReader
 from headrace.training.champion import NONE, card, champion
 from headrace.training.data import Dataset
+from headrace.training.data.dataset import TEST, TUNE, fewer, read
 from headrace.training.measures import Compared, measure_of
 from headrace.training.recipes import recipe_of
-from headrace.training.rows import TEST, TUNE, fewer, read
 from headrace.training.trainer import Trained, fetch
 
 _RESAMPLES = 10_000

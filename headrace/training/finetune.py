@@ -15,7 +15,7 @@ from headrace.errors import NotFound, NothingToLearn
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.data import Dataset
-from headrace.training.rows import TRAIN
+from headrace.training.data.dataset import TRAIN
 from headrace.training.trainer import Job, Trained, train
 
 _DONE = "trained.json"

@@ -19,10 +19,10 @@ from headrace.settings import Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableWriter
 from headrace.training import champion, manifest
-from headrace.training.clock import Clock
 from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
 from headrace.training.gate import alarms, decide
+from headrace.training.manifest import Clock
 from headrace.training.recipe import EMBEDDER, RERANKER
 from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Trained

@@ -22,8 +22,7 @@ from headrace.catalog import (
     TURNS,
 )
 from headrace.core.launch import Launch, LocalLauncher
-from headrace.core.runner import Runner
-from headrace.core.stage import Pipeline, Trigger, stage
+from headrace.core.stage import Pipeline, Runner, Trigger, stage
 from headrace.errors import NothingToLearn, Permanent, StorageFull
 from headrace.ingest.land import Landed, land
 from headrace.ingest.positions import positions
@@ -32,16 +31,16 @@ from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.training import manifest
 from headrace.training.champion import NONE, champion
-from headrace.training.clock import Clock
+from headrace.training.checkpoint import tidy
+from headrace.training.cutoff import NOTHING, Exclusions
 from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.evaluate import Evaluation, evaluate
-from headrace.training.exclusions import NOTHING, Exclusions
 from headrace.training.finetune import finetune
+from headrace.training.manifest import Clock
 from headrace.training.promote import Decision, promote, settle
 from headrace.training.recipe import GENERATOR
 from headrace.training.recipe import MODELS as MODEL_NAMES
 from headrace.training.recipes import recipe_of
-from headrace.training.tidy import tidy
 from headrace.training.trainer import Trained
 
 

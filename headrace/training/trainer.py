@@ -17,9 +17,9 @@ from typing import Any
 from headrace.errors import NothingToLearn
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.checkpoint import Checkpoints, resume
+from headrace.training.data.dataset import TRAIN, read
 from headrace.training.interrupt import defer_sigint
 from headrace.training.recipes import recipe_of
-from headrace.training.rows import TRAIN, read
 
 
 @dataclass(frozen=True)

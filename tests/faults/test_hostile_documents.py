@@ -39,7 +39,7 @@ from forks import ForkedProcess
 from pptx import Presentation
 from pptx.util import Inches
 
-from headrace.documents.formats.limits import ParseLimits
+from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parser import Parser
 from headrace.errors import BadDocument
 from headrace.settings import Settings

@@ -26,11 +26,11 @@ from shell import as_json
 from words import Words, words
 
 from headrace.answering.engine import INFERENCE, QueryEngine
-from headrace.answering.feedback import Verdict, feedback
+from headrace.answering.record import Verdict, feedback
 from headrace.catalog import CHECKPOINTS, CHUNKS, DOCUMENTS, LANDINGS, MODELS, PROMOTIONS, TURNS
 from headrace.core.run import Run, recorded, runs
-from headrace.core.runner import Runner
-from headrace.documents.indexing import index_documents
+from headrace.core.stage import Runner
+from headrace.documents.index import index_documents
 from headrace.errors import NothingIndexed
 from headrace.ingest.land import land
 from headrace.platform import open_platform

@@ -41,12 +41,12 @@ from wire import wire
 
 from headrace.catalog import DEAD_LETTERS, FEEDBACK, FEEDBACK_ROWS, REFUSALS, Store
 from headrace.core.run import Run
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.errors import WrongUsage
+from headrace.ingest.dead_letters import relanding
 from headrace.ingest.divergence import acceptance
 from headrace.ingest.land import Landed, landing
 from headrace.ingest.positions import positions
-from headrace.ingest.reland import relanding
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.records import batch
 from headrace.storage.stream import TopicReader

@@ -19,12 +19,11 @@ from headrace import cli
 from headrace.answering.engine import QueryEngine
 from headrace.catalog import CHUNKS, INDEXES
 from headrace.core.run import recorded
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.documents import generations as generation
 from headrace.documents.generations import begin, standing, switch
-from headrace.documents.indexing import catch_up, fill, index_documents
+from headrace.documents.index import back, catch_up, fill, index_documents, reindex
 from headrace.documents.put import put
-from headrace.documents.reindex import back, reindex
 from headrace.errors import BadSettings, NotFound
 from headrace.platform import open_platform
 from headrace.settings import Settings

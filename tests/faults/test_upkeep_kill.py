@@ -23,8 +23,7 @@ from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableWriter
-from headrace.storage.tables.iceberg.folder import TableFolder
-from headrace.storage.tables.iceberg.reach import ReachableFiles
+from headrace.storage.tables.iceberg.orphans import ReachableFiles, TableFolder
 from headrace.storage.tables.iceberg.table import IcebergTable
 from headrace.storage.tables.maintenance import Upkept
 

@@ -21,9 +21,9 @@ from forgetting import METER, NOON, World, interaction, passage, verdict
 from judged import judge
 
 from headrace.catalog import CHECKPOINTS, CHUNKS, FEEDBACK, INTERACTIONS, MODELS, Tier, stores
-from headrace.core.archive import record
+from headrace.core.maintain import record
 from headrace.core.run import recorded
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.ingest.land import land
 from headrace.lineage.forget import Subject, forget
 from headrace.lineage.forget.subject import USER
@@ -35,9 +35,9 @@ from headrace.storage.stream import TopicReader
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.handles import VectorReader
 from headrace.training.champion import champion
-from headrace.training.clock import Clock
 from headrace.training.data import prepare
 from headrace.training.evaluate import Evaluation
+from headrace.training.manifest import Clock
 from headrace.training.promote import promote
 from headrace.training.round import plan
 from headrace.training.trainer import Trained

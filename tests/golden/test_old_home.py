@@ -32,9 +32,9 @@ from headrace.catalog import (
     Tier,
     stores,
 )
-from headrace.core.archive import record
+from headrace.core.maintain import record
 from headrace.core.run import Run, runs
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.ingest.land import Landed, land
 from headrace.lineage.forget import Subject, forget
 from headrace.lineage.forget.forget import verify
@@ -51,9 +51,8 @@ from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.vectors.handles import VectorReader
 from headrace.training import manifest
 from headrace.training.champion import champion, versions
-from headrace.training.cutoff import suppressed
+from headrace.training.cutoff import Exclusions, suppressed
 from headrace.training.data import prepare
-from headrace.training.exclusions import Exclusions
 from headrace.training.round import plan
 
 METER = Meter(Ledger(), "test")

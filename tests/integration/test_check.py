@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from pyiceberg.catalog.rest import RestCatalog
 
 from headrace import cli
-from headrace.platform import neighbours, open_platform
+from headrace.platform import home, open_platform
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.objects import connect
@@ -83,7 +83,7 @@ def everything(endpoints: Endpoints) -> dict[str, list[str]]:
 @pytest.fixture(autouse=True)
 def eve(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else can log in to this machine."""
-    monkeypatch.setattr(neighbours, "other_users", lambda: ["eve"])
+    monkeypatch.setattr(home, "other_users", lambda: ["eve"])
 
 
 WARNED = "other users (eve): they can read what passes through the embedded Kafka"

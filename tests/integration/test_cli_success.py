@@ -29,7 +29,7 @@ from headrace.core.run import runs
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
 from headrace.settings import Settings
-from headrace.simulate.retrieval import MEASURES
+from headrace.simulate.evaluate import MEASURES
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter

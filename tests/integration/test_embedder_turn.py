@@ -20,8 +20,8 @@ from headrace.answering.engine import QueryEngine
 from headrace.catalog import CHUNK_ROWS, CHUNKS, FEEDBACK, INDEXES, INTERACTIONS, MODELS, PROMOTIONS, TURNS
 from headrace.core.launch import LocalLauncher
 from headrace.core.run import recorded
-from headrace.core.runner import Runner
-from headrace.documents.indexing import catch_up, index_documents
+from headrace.core.stage import Runner
+from headrace.documents.index import catch_up, index_documents
 from headrace.errors import BadSettings, NotFound
 from headrace.models.client import Embedder, wait_ready
 from headrace.models.tokens import INSTEAD

@@ -10,7 +10,7 @@ from servers import serving
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS
 from headrace.documents.chunk import chunk
-from headrace.documents.formats.limits import ParseLimits
+from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parse import parse
 from headrace.documents.put import put
 from headrace.ingest.land import land

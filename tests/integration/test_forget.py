@@ -32,8 +32,8 @@ from headrace.catalog import (
     TURNS,
 )
 from headrace.core.run import recorded
-from headrace.core.runner import Runner
-from headrace.documents.formats.limits import ParseLimits
+from headrace.core.stage import Runner
+from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parse import live, parse
 from headrace.errors import NotFound
 from headrace.ingest.event import Event

@@ -19,8 +19,7 @@ from headrace.ingest.positions import positions
 from headrace.registry.serve import go_round
 from headrace.scheduler import scheduler as loop_module
 from headrace.scheduler import status
-from headrace.scheduler.pause import Pause
-from headrace.scheduler.scheduler import Scheduler
+from headrace.scheduler.scheduler import Pause, Scheduler
 from headrace.scheduler.status import Status
 from headrace.session import Session, opened
 from headrace.settings import Endpoint, ModelSettings, Settings

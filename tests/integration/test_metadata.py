@@ -30,10 +30,9 @@ from forks import ForkedProcess
 from needs import require
 
 from headrace.errors import BadSettings, HomeRefused, MissingPart, NotFound, Unavailable, WrongUsage
-from headrace.platform.address import brought, embedded_endpoints
+from headrace.platform.address import Ports, brought, embedded_endpoints
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
-from headrace.platform.ports import Ports
 from headrace.settings import Settings
 from headrace.storage import metadata
 from headrace.storage.endpoints import Endpoints, MetadataEndpoint, ModelEndpoint

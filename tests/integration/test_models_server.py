@@ -30,8 +30,8 @@ from headrace.answering.engine import QueryEngine
 from headrace.answering.record import Answer
 from headrace.catalog import KV_CACHE, MODELS
 from headrace.core.run import recorded
-from headrace.core.runner import Runner
-from headrace.documents.indexing import index_documents
+from headrace.core.stage import Runner
+from headrace.documents.index import index_documents
 from headrace.errors import RequestRefused
 from headrace.models.client import Completion, Embedder, Generator, Ranking, Reranker, wait_ready
 from headrace.models.server.generator import packaged

@@ -15,7 +15,7 @@ import pytest
 from servers import Servers
 
 from headrace.catalog import CHUNK_ROWS, DATASETS, DOCUMENT_ROWS, EXAMPLES, FEEDBACK_ROWS, INTERACTION_ROWS, Store
-from headrace.core.batches import Threads
+from headrace.core.launch import Threads
 from headrace.settings import Preparing, Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
@@ -23,7 +23,7 @@ from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableWriter
 from headrace.training.data import Dataset, prepare
-from headrace.training.rows import read
+from headrace.training.data.dataset import read
 
 pytest_plugins = ["shared"]
 METER = Meter(Ledger(), "test")

@@ -25,8 +25,7 @@ import tiny
 from safetensors.numpy import load
 
 from headrace.catalog import CHECKPOINTS, CHUNKS, DATASETS, EXAMPLES, MODELS
-from headrace.core.batches import Batches, Threads
-from headrace.core.launch import Launch, LocalLauncher
+from headrace.core.launch import Batches, Launch, LocalLauncher, Threads
 from headrace.core.ray_cluster import cluster
 from headrace.documents.embed import Embed
 from headrace.errors import BadDocument, MissingPart, NotFound, Unavailable
@@ -135,7 +134,7 @@ def test_source_is_read_in_groups_and_order_is_kept(on_ray: tuple[Batches, Launc
 def test_no_batches_need_no_cluster() -> None:
     import ray
 
-    from headrace.core.ray_batches import RayBatches
+    from headrace.core.ray_runner import RayBatches
 
     assert list(RayBatches().map(iter(()), Twice)) == []
     assert not ray.is_initialized()

@@ -19,13 +19,13 @@ from words import words
 
 from headrace.answering.engine import QueryEngine
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS, DOCUMENT_ROWS
-from headrace.core.batches import Threads, Work
+from headrace.core.launch import Threads, Work
 from headrace.core.maintain import upkeep
 from headrace.core.run import recorded
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.documents import deliver
 from headrace.documents.embed import Embed
-from headrace.documents.indexing import Indexed, catch_up, index_documents
+from headrace.documents.index import Indexed, catch_up, index_documents
 from headrace.documents.put import put
 from headrace.errors import Unavailable, WrongUsage
 from headrace.platform.address import brought, overlay

@@ -36,9 +36,9 @@ from headrace.catalog import (
     TURNS,
     Store,
 )
-from headrace.core.archive import record
+from headrace.core.maintain import record
 from headrace.core.run import recorded, runs
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.errors import LostRace, NotFound, NothingIndexed, Unavailable, WrongUsage
 from headrace.ingest.land import landing
 from headrace.settings import Upkeep

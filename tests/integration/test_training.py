@@ -16,7 +16,7 @@ from judged import judge
 
 from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, PROMOTIONS, TURNS
 from headrace.core.run import recorded
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.errors import LostRace, Permanent
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
@@ -28,9 +28,9 @@ from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.training import champion, manifest
 from headrace.training.checkpoint import Checkpoints, resume
-from headrace.training.clock import Clock
 from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.evaluate import Evaluation
+from headrace.training.manifest import Clock
 from headrace.training.promote import settle
 from headrace.training.round import turn
 from headrace.training.trainer import Trained
@@ -219,7 +219,7 @@ def test_a_turn_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, end
 
 def test_a_turn_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_it(runner: Runner, endpoints: Endpoints) -> None:
     from headrace.ingest.land import land
-    from headrace.training.exclusions import Exclusions
+    from headrace.training.cutoff import Exclusions
     from headrace.training.promote import promote
     from headrace.training.round import plan
 

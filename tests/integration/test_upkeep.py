@@ -23,7 +23,7 @@ from servers import Servers
 from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS, TURNS, Store, Tier, stores
 from headrace.core.maintain import pins, upkeep
 from headrace.core.run import Run
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.errors import LostRace, NotFound
 from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints

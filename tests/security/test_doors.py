@@ -18,9 +18,9 @@ from traffic import until
 
 from headrace.api import app as application
 from headrace.api import auth as caller
+from headrace.api.admission import PER_MINUTE, Strangers
 from headrace.api.audit import Audit
-from headrace.api.strangers import PER_MINUTE, Strangers
-from headrace.models.connections import HEAD_S
+from headrace.models.http import HEAD_S
 from headrace.storage.metadata import Metadata
 
 

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from signed import signed
 from words import words
 
-from headrace.answering.feedback import Verdict, feedback
+from headrace.answering.record import Verdict, feedback
 from headrace.catalog import (
     CHUNKS,
     DEAD_LETTERS,
@@ -28,13 +28,13 @@ from headrace.catalog import (
     Store,
 )
 from headrace.core.run import Run
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.documents import deliver
-from headrace.documents.indexing import catch_up
+from headrace.documents.index import catch_up
 from headrace.documents.parse import audience, document_id, live
+from headrace.ingest.dead_letters import reland
 from headrace.ingest.land import Landed, land
 from headrace.ingest.positions import mark_name
-from headrace.ingest.reland import reland
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.meter import Meter

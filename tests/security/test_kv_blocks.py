@@ -14,10 +14,9 @@ import pytest
 from headrace.catalog import KV_CACHE
 from headrace.models.kv.cache import BLOCK, KvCache, Shape, pack
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
-from headrace.storage.files import FileWriter
+from headrace.storage.files import READ_S, FileWriter, Mount, TimedFiles
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.mount import READ_S, Mount, TimedFiles
 
 SHAPE = Shape(1, 1, 2)
 TOKENS = list(range(2 * BLOCK))

@@ -22,11 +22,11 @@ from confluent_kafka.admin import AdminClient
 from traffic import until
 
 from headrace.errors import NotGenuine, Unavailable
-from headrace.platform import neighbours, open_platform, running
+from headrace.platform import home, open_platform, running
+from headrace.platform.address import GRPC_OFFSET, choose_ports
 from headrace.platform.certificates import certificate_of, context_of
 from headrace.platform.home import Home
 from headrace.platform.keys import keys_of
-from headrace.platform.ports import GRPC_OFFSET, choose_ports
 from headrace.platform.seaweedfs import start_weed, weed_binary
 from headrace.platform.tansu import broker_binary, start_broker
 from headrace.session import opened
@@ -242,7 +242,7 @@ def test_what_is_not_closed_is_said_whenever_a_service_starts(
     locked: Locked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Into a journal too, where no terminal looks on, and where another command has started the servers."""
-    monkeypatch.setattr(neighbours, "other_users", lambda: ["eve"])
+    monkeypatch.setattr(home, "other_users", lambda: ["eve"])
     with opened("up", Settings(home=locked.home.root), models=False, ends=True) as session:
         said = " ".join(capsys.readouterr().err.split())
         assert "other users (eve): they can read what passes through the embedded Kafka" in said

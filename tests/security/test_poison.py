@@ -37,15 +37,15 @@ from headrace.catalog import (
     Store,
 )
 from headrace.core.run import Run
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.documents.failed import leave_out
-from headrace.documents.indexing import catch_up
+from headrace.documents.index import catch_up
 from headrace.documents.parse import ROWS_IN_ORDER, _name_of, document_id
 from headrace.errors import NotFound, Overloaded, RequestRefused, Unavailable, WrongUsage
 from headrace.ingest import land as landing
+from headrace.ingest.dead_letters import skip
 from headrace.ingest.land import Following, Landed, land
 from headrace.ingest.positions import positions
-from headrace.ingest.skip import skip
 from headrace.models import client
 from headrace.platform import open_platform
 from headrace.registry import canary

@@ -15,12 +15,12 @@ import pytest
 from shell import as_json, run
 from traffic import until
 
-from headrace.answering.feedback import CORRECTION_CHARACTERS, REASON_CHARACTERS, Verdict
+from headrace.answering.record import CORRECTION_CHARACTERS, REASON_CHARACTERS, Verdict
 from headrace.api.auth import SCOPES, Caller
 from headrace.api.service import Service
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENTS
 from headrace.core.run import Run
-from headrace.core.runner import Runner
+from headrace.core.stage import Runner
 from headrace.documents.parse import document_id
 from headrace.documents.put import _found
 from headrace.errors import WrongUsage

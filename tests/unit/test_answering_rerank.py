@@ -16,8 +16,7 @@ from headrace.errors import RequestRefused
 from headrace.models.client import Reranker
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction, Ledger
-from headrace.storage.meter import Meter
-from headrace.storage.reported import ReportedReader
+from headrace.storage.meter import Meter, ReportedReader
 from headrace.storage.vectors.handles import Hit
 
 SCORES = {"a": 3.0, "b": 2.0, "c": 1.0}

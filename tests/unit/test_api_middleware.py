@@ -18,16 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace import errors
 from headrace.answering.unrecorded import NOTE
-from headrace.api.admission import AdmissionQueue, Ticket
+from headrace.api.admission import AdmissionQueue, Rate, Strangers, Ticket
+from headrace.api.app import bound
 from headrace.api.audit import Audit
 from headrace.api.auth import Caller, Callers
-from headrace.api.metrics import ServiceMetrics
 from headrace.api.middleware import CSP, AuthMiddleware, body_of, status_of
-from headrace.api.rate import Rate
 from headrace.api.schemas import TENANT
-from headrace.api.serve import bound
 from headrace.api.service import _pipeline, by_tier, fit_for
-from headrace.api.strangers import Strangers
+from headrace.api.telemetry import ServiceMetrics
 from headrace.errors import HeadraceError, Overloaded, WrongUsage
 from headrace.models.server.door import ModelAuthMiddleware as ModelsDoor
 from headrace.models.server.door import ModelServerMetrics as ModelsMetrics

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from headrace.answering.record import Answer
-from headrace.api.tracing import Traces
+from headrace.api.telemetry import Traces
 from headrace.errors import Unavailable
 from headrace.models.client import Completion
 from headrace.settings import Telemetry

@@ -16,10 +16,9 @@ from headrace.check.peer import PeerProcess
 from headrace.check.promise import Broken, Finding, Measured, Outcome, Promises, TimeBudget, Unknown, latency, percentile, promise
 from headrace.cli.render.check import say_checked
 from headrace.errors import Unavailable
-from headrace.platform.address import embedded_endpoints
+from headrace.platform.address import Ports, embedded_endpoints
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
-from headrace.platform.ports import Ports
 from headrace.settings import Settings
 
 

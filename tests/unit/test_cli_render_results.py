@@ -31,16 +31,14 @@ from headrace.cli.render.results import (
 )
 from headrace.documents.chunk import Chunked
 from headrace.documents.embed import Embedded
-from headrace.documents.index import Index
-from headrace.documents.indexing import Indexed
+from headrace.documents.index import Index, Indexed
 from headrace.documents.parse import Failure, ParsedDocuments
 from headrace.documents.put import Put
 from headrace.ingest.backlog import Backlog
 from headrace.ingest.land import Commit, Landed
 from headrace.models.citations import Support
-from headrace.simulate.answers import AnswersMeasured
 from headrace.simulate.beir import BeirFolder
-from headrace.simulate.retrieval import RankingQuality
+from headrace.simulate.evaluate import AnswersMeasured, RankingQuality
 from headrace.storage.vectors.handles import Hit
 from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation

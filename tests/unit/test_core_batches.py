@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from headrace.core.batches import Threads
+from headrace.core.launch import Threads
 
 
 def batch(*values: int) -> pa.RecordBatch:

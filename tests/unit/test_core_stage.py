@@ -9,11 +9,10 @@ import pytest
 
 from headrace.answering.engine import INFERENCE
 from headrace.catalog import CHUNKS, DOCUMENT_ROWS, DOCUMENTS, INTERACTIONS, KV_CACHE, STORES, Tier
-from headrace.core.batches import Batches, Threads
+from headrace.core.launch import Batches, Threads
 from headrace.core.progress import Bars
 from headrace.core.run import Run
-from headrace.core.runner import Runner
-from headrace.core.stage import Pipeline, Stage, stage
+from headrace.core.stage import Pipeline, Runner, Stage, stage
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.files import FileReader, FileWriter
 from headrace.storage.ledger import Direction

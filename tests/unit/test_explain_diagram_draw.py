@@ -16,13 +16,11 @@ from fontTools.ttLib import TTFont
 
 from headrace.catalog import Tier
 from headrace.errors import WrongUsage
-from headrace.explain.diagram import fonts, palette
+from headrace.explain.diagram import theme
 from headrace.explain.diagram.diagram import Flow, Headline, Mark, Score, StageBox
-from headrace.explain.diagram.draw import draw
+from headrace.explain.diagram.draw import draw, markdown, png
 from headrace.explain.diagram.format import WIDEST_BYTES, WIDEST_MS, human_bytes, human_count, human_ms, percent
 from headrace.explain.diagram.layout import scene_of
-from headrace.explain.diagram.markdown import markdown
-from headrace.explain.diagram.png import png
 from headrace.explain.diagram.svg import svg
 from headrace.storage.ledger import Direction
 
@@ -68,12 +66,12 @@ def test_milliseconds_read_in_the_unit_that_fits(ms: float, text: str) -> None:
 
 
 def test_reserved_forms_are_the_widest_there_are() -> None:
-    room = max(fonts.width(text, 12, fonts.SEMIBOLD) for text in WIDEST_BYTES)
+    room = max(theme.width(text, 12, theme.SEMIBOLD) for text in WIDEST_BYTES)
     counts = [int(m * 10**e) for e in range(16) for m in (1, 1.11, 4.44, 8.88, 88.8, 888.8, 999.4)]
-    assert max(fonts.width(f"≈{human_bytes(count)}", 12, fonts.SEMIBOLD) for count in counts) <= room
-    slow = max(fonts.width(text, 12) for text in WIDEST_MS)
+    assert max(theme.width(f"≈{human_bytes(count)}", 12, theme.SEMIBOLD) for count in counts) <= room
+    slow = max(theme.width(text, 12) for text in WIDEST_MS)
     times = [m * 10**e for e in range(-3, 8) for m in (1, 4.44, 8.88)]
-    assert max(fonts.width(human_ms(ms), 12) for ms in times) <= slow
+    assert max(theme.width(human_ms(ms), 12) for ms in times) <= slow
 
 
 def test_counts_and_shares() -> None:
@@ -134,7 +132,7 @@ def test_the_embedded_font_has_every_letter_at_the_measured_width() -> None:
             (int(weight), chr(code)): metrics[glyph][0] / font["head"].unitsPerEm for code, glyph in font.getBestCmap().items()
         }
     assert used <= set(embedded)
-    assert all(embedded[weight, letter] == pytest.approx(fonts.width(letter, 1, weight)) for weight, letter in used)
+    assert all(embedded[weight, letter] == pytest.approx(theme.width(letter, 1, weight)) for weight, letter in used)
 
 
 def test_the_same_score_gives_the_same_bytes() -> None:
@@ -168,13 +166,13 @@ def test_draw_names_the_suffixes_there_are(tmp_path: Path, name: str) -> None:
 
 
 def test_white_text_on_every_tier_is_readable() -> None:
-    assert palette.contrast("#FFFFFF", "#000000") == pytest.approx(21)
+    assert theme.contrast("#FFFFFF", "#000000") == pytest.approx(21)
     for tier in Tier:
-        assert palette.contrast("#FFFFFF", palette.TIERS[tier]) >= 4.5, tier
-    for ink in (palette.READ, palette.WRITE, palette.FEEDBACK, palette.MUTED, palette.INK, palette.IDLE):
-        assert palette.contrast(ink, palette.CARD) >= 4.5, ink
+        assert theme.contrast("#FFFFFF", theme.TIERS[tier]) >= 4.5, tier
+    for ink in (theme.READ, theme.WRITE, theme.FEEDBACK, theme.MUTED, theme.INK, theme.IDLE):
+        assert theme.contrast(ink, theme.CARD) >= 4.5, ink
     for tier in Tier:  # totals are written in the tier's colour on its tint
-        assert palette.contrast(palette.TIERS[tier], palette.tint(palette.TIERS[tier])) >= 4.5
+        assert theme.contrast(theme.TIERS[tier], theme.tint(theme.TIERS[tier])) >= 4.5
 
 
 # Linear-light simulations of full dichromacy: Machado, Oliveira and Fernandes 2009, severity 1.0.
@@ -187,7 +185,7 @@ SIGHTS = {
 
 
 def lab(colour: str, sight: str) -> tuple[float, float, float]:
-    seen = [sum(a * b for a, b in zip(row, palette.linear(colour), strict=True)) for row in SIGHTS[sight]]
+    seen = [sum(a * b for a, b in zip(row, theme.linear(colour), strict=True)) for row in SIGHTS[sight]]
     red, green, blue = (min(1.0, max(0.0, part)) for part in seen)
     xyz = (
         (0.4124 * red + 0.3576 * green + 0.1805 * blue) / 0.9505,
@@ -200,7 +198,7 @@ def lab(colour: str, sight: str) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize("sight", SIGHTS)
 def test_lanes_and_feedback_stay_apart_for_every_sight(sight: str) -> None:
-    colours = [palette.TIERS[tier] for tier in (Tier.FILE, Tier.VECTOR, Tier.TABLE, Tier.OBJECT)]
-    for one, other in combinations([*colours, palette.FEEDBACK], 2):
+    colours = [theme.TIERS[tier] for tier in (Tier.FILE, Tier.VECTOR, Tier.TABLE, Tier.OBJECT)]
+    for one, other in combinations([*colours, theme.FEEDBACK], 2):
         distance = sum((a - b) ** 2 for a, b in zip(lab(one, sight), lab(other, sight), strict=True)) ** 0.5
         assert distance >= 10, (one, other, distance)

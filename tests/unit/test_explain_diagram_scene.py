@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.catalog import Tier
-from headrace.explain.diagram import fonts
+from headrace.explain.diagram import theme
 from headrace.explain.diagram.arrange import LANES
 from headrace.explain.diagram.diagram import Flow, Headline, Mark, Score, StageBox
 from headrace.explain.diagram.layout import PAGE, SLIDE, Scale, scene_of
@@ -350,4 +350,4 @@ def test_a_long_headline_is_cut_into_its_room() -> None:
     score = replace(PIPELINES["one stage"], headline=Headline("W" * 400, lambda moved: True))
     text = next(text for _, text in items(scene_of(score), Label, "headline") if isinstance(text, Label))
     assert text.text.endswith("…")
-    assert fonts.width(text.text, text.size, text.weight) <= text.room.width
+    assert theme.width(text.text, text.size, text.weight) <= text.room.width

@@ -14,8 +14,8 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from traffic import until
 
-from headrace.models import connections
-from headrace.models.connections import Complaints, QuietServer, WatchedConnection, config, most_connections
+from headrace.models import http
+from headrace.models.http import Complaints, QuietServer, WatchedConnection, config, most_connections
 
 WHOLE = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
 HALF = b"GET /a HTTP/1.1\r\nHost: a\r\n"
@@ -113,7 +113,7 @@ def cut_off(one: socket.socket, dripped: bytes) -> bool:
 
 
 def test_half_a_head_is_waited_for_so_long_and_no_longer(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_S", 0.3)
+    monkeypatch.setattr(http, "HEAD_S", 0.3)
     with served(app) as opened:
         half, silent, dripping = opened(HALF), opened(b""), opened(HALF[:10])
         told = rest_of(half)
@@ -124,7 +124,7 @@ def test_half_a_head_is_waited_for_so_long_and_no_longer(app: App, monkeypatch: 
 
 
 def test_a_connection_that_was_answered_may_wait_for_its_next_request(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_S", 0.2)
+    monkeypatch.setattr(http, "HEAD_S", 0.2)
     with served(app) as opened:
         one, late = opened(WHOLE), opened(b"")
         assert answer_of(one) == b"HTTP/1.1 200 OK"
@@ -136,7 +136,7 @@ def test_a_connection_that_was_answered_may_wait_for_its_next_request(app: App, 
 
 
 def test_a_body_that_nobody_reads_holds_no_connection(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_S", 0.3)
+    monkeypatch.setattr(http, "HEAD_S", 0.3)
     with served(app) as opened:
         one = opened(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
         assert one.recv(100).startswith(b"HTTP/1.1 200")
@@ -144,7 +144,7 @@ def test_a_body_that_nobody_reads_holds_no_connection(app: App, monkeypatch: pyt
 
 
 def test_an_answer_that_is_not_read_holds_no_connection(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "STALLED_S", 0.3)
+    monkeypatch.setattr(http, "STALLED_S", 0.3)
     with served(app) as opened:
         one = opened(b"GET /much HTTP/1.1\r\nHost: a\r\n\r\n")
         threading.Event().wait(1.0)  # meanwhile it is not read, and longer than it may be
@@ -152,7 +152,7 @@ def test_an_answer_that_is_not_read_holds_no_connection(app: App, monkeypatch: p
 
 
 def test_who_waits_without_a_request_makes_room_and_who_is_answered_stays(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "most_connections", lambda _: (6, 4))
+    monkeypatch.setattr(http, "most_connections", lambda _: (6, 4))
     with served(app) as opened:
         busy = opened(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
         until(10, lambda: app.waiting == 1, lambda: app.waiting)
@@ -169,7 +169,7 @@ def test_who_waits_without_a_request_makes_room_and_who_is_answered_stays(app: A
 
 
 def test_who_is_slow_in_sending_or_reading_makes_room(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "most_connections", lambda _: (6, 4))
+    monkeypatch.setattr(http, "most_connections", lambda _: (6, 4))
     with served(app) as opened:
         busy = opened(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
         until(10, lambda: app.waiting == 1, lambda: app.waiting)
@@ -186,7 +186,7 @@ def test_who_is_slow_in_sending_or_reading_makes_room(app: App, monkeypatch: pyt
 
 
 def test_there_are_as_many_connections_as_descriptors_allow() -> None:
-    assert most_connections(1 << 20) == most_connections(-1) == (connections.IN_ALL, connections.OF_ONE)
+    assert most_connections(1 << 20) == most_connections(-1) == (http.IN_ALL, http.OF_ONE)
     assert most_connections(1_024) == (512, 256)
     assert all(one < in_all < number for number in (64, 256, 1_024, 4_096) for in_all, one in [most_connections(number)])
 
@@ -195,7 +195,7 @@ def test_the_limit_on_open_files_is_raised_to_the_hard_one() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 256), before[1]))
-        assert connections.raise_descriptors() == before[1]
+        assert http.raise_descriptors() == before[1]
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

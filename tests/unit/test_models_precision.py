@@ -34,7 +34,7 @@ def test_embeddings_are_those_of_float32_but_for_their_last_digits(of: str, off:
     # Here and below: every process that collects tests would import it for seconds.
     from sentence_transformers import SentenceTransformer
 
-    from headrace.models.server.minilm import MiniLM
+    from headrace.models.server.encoders import MiniLM
 
     folder = weights(of, monkeypatch)
     quick, exact = MiniLM(), MiniLM(exact=True)
@@ -53,7 +53,7 @@ def test_embeddings_are_those_of_float32_but_for_their_last_digits(of: str, off:
 def test_scores_of_passages_keep_their_digits(of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sentence_transformers import CrossEncoder
 
-    from headrace.models.server.cross_encoder import PairScorer
+    from headrace.models.server.encoders import PairScorer
 
     torch.manual_seed(3)
     model = CrossEncoder(weights(of, monkeypatch), num_labels=1, max_length=128, device="cpu")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.platform import neighbours
-from headrace.platform.neighbours import other_users, started_notes, trust
+from headrace.platform import home
+from headrace.platform.home import other_users, started_notes, trust
 from headrace.settings import Kafka, PlatformSettings, Settings
 
 
@@ -30,7 +30,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
         user("ann", 1002, "/usr/bin/zsh"),
         user("me", 4242, "/bin/bash"),
     ]
-    monkeypatch.setattr(neighbours.pwd, "getpwall", lambda: users)
+    monkeypatch.setattr(home.pwd, "getpwall", lambda: users)
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
 
 
@@ -44,12 +44,12 @@ def test_what_they_can_do_to_the_embedded_head_is_said() -> None:
 
 
 def test_nothing_is_said_where_nobody_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours.pwd, "getpwall", lambda: [user("me", 4242, "/bin/bash")])
+    monkeypatch.setattr(home.pwd, "getpwall", lambda: [user("me", 4242, "/bin/bash")])
     assert started_notes(Settings()) == []
 
 
 def test_many_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours.pwd, "getpwall", lambda: [user(f"u{number}", 2000 + number, "/bin/sh") for number in range(9)])
+    monkeypatch.setattr(home.pwd, "getpwall", lambda: [user(f"u{number}", 2000 + number, "/bin/sh") for number in range(9)])
     assert "(u0, u1, u2 and 6 more)" in trust(Settings())
 
 

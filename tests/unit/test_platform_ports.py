@@ -2,7 +2,7 @@
 
 import socket
 
-from headrace.platform.ports import GRPC_OFFSET, LOOPBACK, another_port, choose_ports, free
+from headrace.platform.address import GRPC_OFFSET, LOOPBACK, another_port, choose_ports, free
 
 
 def test_every_door_has_a_free_port_of_its_own() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from headrace.registry.canary import JudgedAnswer, given, verdict, worse
-from headrace.scheduler.pause import Pause
+from headrace.scheduler.scheduler import Pause
 from headrace.settings import CanarySettings, Training
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,7 +10,7 @@ from typing import Any
 from headrace.cli.render.training import deciding, doing, serving, troubled, waiting
 from headrace.scheduler import status
 from headrace.scheduler.backlog import new
-from headrace.scheduler.pause import Pause
+from headrace.scheduler.scheduler import Pause
 from headrace.scheduler.status import Status, StatusBars
 
 

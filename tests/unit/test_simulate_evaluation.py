@@ -14,11 +14,8 @@ from headrace.answering.rerank import Passage
 from headrace.errors import WrongUsage
 from headrace.models.citations import Support
 from headrace.models.measures import exact_match, f1
-from headrace.simulate.answers import measure_answers
 from headrace.simulate.beir import BeirQuestion, read
-from headrace.simulate.evaluate import spread
-from headrace.simulate.interval import mean_with_interval
-from headrace.simulate.retrieval import _documents, _measured
+from headrace.simulate.evaluate import _documents, _measured, mean_with_interval, measure_answers, spread
 from headrace.storage.vectors.handles import Hit
 
 

@@ -14,10 +14,10 @@ import pytest
 from child import in_child
 
 from headrace.errors import NothingIndexed, Overloaded, Unavailable, WrongUsage
-from headrace.simulate import POISONER, ApiClient, DocumentNames, chosen, performance, play, script
+from headrace.simulate import POISONER, ApiClient, DocumentNames, chosen, performance, play, user_plans
 from headrace.simulate.beir import BeirFolder, BeirQuestion, read
-from headrace.simulate.judgement import GivenAnswer, Judgement, Shown, holds, judged
 from headrace.simulate.performance import ReplayReport
+from headrace.simulate.users import GivenAnswer, Judgement, Shown, holds, judged
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def folder(tmp_path: Path) -> BeirFolder:
 
 def test_a_script_is_dealt_the_same_every_time(folder: BeirFolder) -> None:
     many = [BeirQuestion(f"q{n}", f"{n}?", {"d": 1}) for n in range(40)]
-    parts = script(many, users=3, poison=0.3, seed=5)
-    assert parts == script(many, users=3, poison=0.3, seed=5)
-    assert parts != script(many, users=3, poison=0.3, seed=6)
+    parts = user_plans(many, users=3, poison=0.3, seed=5)
+    assert parts == user_plans(many, users=3, poison=0.3, seed=5)
+    assert parts != user_plans(many, users=3, poison=0.3, seed=6)
     assert [part.user for part in parts] == [POISONER, "simulated-01", "simulated-02", "simulated-03"]
     assert [len(part.questions) for part in parts] == [12, 10, 9, 9]
     assert [part.poisoned for part in parts] == [True, False, False, False]
     assert sorted(q.id for part in parts for q in part.questions) == sorted(q.id for q in many)
-    assert [part.user for part in script(folder.questions, users=9)][-1] == "simulated-04", "nobody comes without a question"
+    assert [part.user for part in user_plans(folder.questions, users=9)][-1] == "simulated-04", "nobody comes without a question"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ QUESTIONS = [BeirQuestion(f"q{n}", f"{n}?", {"right": 1}, ("day 3",)) for n in r
 def test_everything_acknowledged_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Overloaded, "retry_s", 0.0)
     door = Counter(busy(0.05), busy(0.05))
-    played = play(script(QUESTIONS, users=2, poison=0.25), door, documents, generate=True)
+    played = play(user_plans(QUESTIONS, users=2, poison=0.25), door, documents, generate=True)
     told = played.as_dict()
     assert (told["answers"], told["errors"], told["waits"]) == (8, 0, 2)
     assert played.waited_s >= 0.1
@@ -178,15 +178,15 @@ def test_everything_acknowledged_is_counted_once(monkeypatch: pytest.MonkeyPatch
 
 def test_storage_that_does_not_answer_is_tried_again_and_one_bad_question_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(performance, "_PAUSE_S", 0.001)
-    played = play(script(QUESTIONS, users=1), Counter(Unavailable("down"), Unavailable("down")), documents, generate=False)
+    played = play(user_plans(QUESTIONS, users=1), Counter(Unavailable("down"), Unavailable("down")), documents, generate=False)
     assert (played.answers, played.errors, played.retries, played.waits) == (8, [], 2, 0)
-    played = play(script(QUESTIONS, users=1), Counter(WrongUsage("odd")), documents, generate=False)
+    played = play(user_plans(QUESTIONS, users=1), Counter(WrongUsage("odd")), documents, generate=False)
     assert (played.answers, played.errors, played.failure) == (7, ["odd"], None)
 
 
 def test_what_does_not_answer_is_asked_five_times_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(performance, "_PAUSE_S", 0.001)
-    one = script(QUESTIONS[:1], users=1)
+    one = user_plans(QUESTIONS[:1], users=1)
     played = play(one, Counter(*[Unavailable("down")] * 4), documents, generate=False)
     assert (played.answers, played.errors, played.retries) == (1, [], 4)
     played = play(one, Counter(*[Unavailable("down")] * 5), documents, generate=False)
@@ -195,7 +195,7 @@ def test_what_does_not_answer_is_asked_five_times_in_all(monkeypatch: pytest.Mon
 
 def test_four_failures_in_a_row_end_nothing() -> None:
     door = Counter(*[NothingIndexed("Nothing is indexed.")] * 4)
-    played = play(script(QUESTIONS, users=1), door, documents, generate=False)
+    played = play(user_plans(QUESTIONS, users=1), door, documents, generate=False)
     assert (played.answers, len(played.errors), played.failure) == (4, 4, None)
 
 
@@ -212,14 +212,14 @@ def test_percentiles_are_those_of_the_nearest_rank(
 
 def test_failures_in_a_row_end_it_and_say_why() -> None:
     door = Counter(*[NothingIndexed("Nothing is indexed.")] * 100)
-    played = play(script(QUESTIONS, users=1), door, documents, generate=False)
+    played = play(user_plans(QUESTIONS, users=1), door, documents, generate=False)
     assert str(played.failure) == "Nothing is indexed."
     assert (played.answers, len(played.errors)) == (0, 5)
 
 
 def test_a_rate_is_kept() -> None:
     started = time.monotonic()
-    play(script(QUESTIONS, users=4), Counter(), documents, generate=False, rate=1200)
+    play(user_plans(QUESTIONS, users=4), Counter(), documents, generate=False, rate=1200)
     assert time.monotonic() - started >= 7 * 0.05
 
 
@@ -242,7 +242,7 @@ def test_ctrl_c_ends_the_asking_and_what_was_asked_is_judged() -> None:
     def replay() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started pytest may have had it ignored
         door = Interrupted(2)
-        played = play(script(QUESTIONS, users=2), door, documents, generate=False)
+        played = play(user_plans(QUESTIONS, users=2), door, documents, generate=False)
         assert played.interrupted
         assert played.answers == len(door.asked) == 2
         assert len(door.taken) == played.up + played.down == 2 * 3, "of two answers, each passage whose document is known"
@@ -265,7 +265,7 @@ def test_a_second_ctrl_c_ends_everything() -> None:
 
         door.ask = twice  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
-            play(script(QUESTIONS, users=1), door, documents, generate=False)
+            play(user_plans(QUESTIONS, users=1), door, documents, generate=False)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     in_child(replay)

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from headrace.catalog import CHUNKS, DOCUMENTS, MODELS
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction, Ledger, Row, summed
-from headrace.storage.meter import Meter
-from headrace.storage.reported import ReportedReader
+from headrace.storage.meter import Meter, ReportedReader
 
 SECONDS = st.floats(min_value=1e-4, max_value=100.0)
 

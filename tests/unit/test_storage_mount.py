@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import Unavailable
-from headrace.storage.mount import Mount
+from headrace.storage.files import Mount
 
 
 def test_what_answers_in_time_is_given_with_its_errors() -> None:

@@ -15,16 +15,15 @@ import pyarrow as pa
 import pytest
 
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS, EXAMPLES, FEEDBACK_ROWS, INTERACTION_ROWS, Store
-from headrace.core.batches import Threads
+from headrace.core.launch import Threads
 from headrace.errors import WrongUsage
 from headrace.settings import Preparing
+from headrace.training.cutoff import NOTHING, Exclusions
 from headrace.training.data import dataset_version
-from headrace.training.data.dataset import parquet
+from headrace.training.data.dataset import TEST, TRAIN, TUNE, parquet
 from headrace.training.data.examples import SPLITS, Examples, make
 from headrace.training.data.source import Source
 from headrace.training.data.text import normal
-from headrace.training.exclusions import NOTHING, Exclusions
-from headrace.training.rows import TEST, TRAIN, TUNE
 
 ANY = Preparing(shortest_question=1)
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.training.data.personal import KINDS, luhn, mod97, scrub
-from headrace.training.data.quality import refused
-from headrace.training.data.text import CLEANED, GIVEN, Clean, normal
+from headrace.training.data.text import CLEANED, GIVEN, KINDS, Clean, luhn, mod97, normal, refused, scrub
 
 
 @pytest.mark.parametrize(

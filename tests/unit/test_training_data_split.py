@@ -9,9 +9,9 @@ from collections import Counter, defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.training.data.dataset import TEST, TRAIN, TUNE
 from headrace.training.data.duplicates import grouped, numbers, resembling, similarity
 from headrace.training.data.split import splits
-from headrace.training.rows import TEST, TRAIN, TUNE
 
 WORDS = ["where", "does", "the", "old", "wheel", "of", "mill", "turn", "when", "water", "gate", "is", "open", "and", "pond"]
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from headrace.models.combination import combined_order
 from headrace.settings import Gate, Training
+from headrace.training.data.dataset import fewer, tellable
 from headrace.training.evaluate import Difference, Evaluation, bootstrap, evaluated
 from headrace.training.gate import alarms, decide
 from headrace.training.measures import Compared
 from headrace.training.measures.passages import fitted, ndcg
-from headrace.training.rows import fewer, tellable
 
 SECOND, THIRD = 1 / math.log2(3), 1 / math.log2(4)
 

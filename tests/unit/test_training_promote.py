@@ -16,9 +16,9 @@ from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableWriter
 from headrace.training import manifest
-from headrace.training.clock import Clock
 from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
+from headrace.training.manifest import Clock
 from headrace.training.promote import promote
 from headrace.training.trainer import Trained
 

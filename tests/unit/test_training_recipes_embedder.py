@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from headrace.core.progress import Bars
-from headrace.documents.embedders import Embedders, endpoint_for, name_of, resolve, version_of
+from headrace.documents.generations import Embedders, endpoint_for, name_of, resolve, version_of
 from headrace.errors import BadSettings
 from headrace.models.server.release import CARDS
 from headrace.models.tokens import INSTEAD

@@ -15,9 +15,8 @@ from headrace.training import causal
 from headrace.training.recipe import Policy
 from headrace.training.recipes.grpo import Grpo, GrpoSettings, advantages, reward
 from headrace.training.recipes.kto import Kto, kahneman_tversky
-from headrace.training.recipes.lora import Exchange, LoraRecipe, given, wanted
+from headrace.training.recipes.lora import Exchange, LoraRecipe, clipped, given, k3, wanted
 from headrace.training.recipes.online import Online
-from headrace.training.recipes.policy import clipped, k3
 from headrace.training.recipes.sft import Sft
 
 SMALL = {"rank": 4, "alpha": 8, "max_tokens": 64, "learning_rate": 0.02}

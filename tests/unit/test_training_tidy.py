@@ -16,8 +16,7 @@ from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
 from headrace.training import manifest
-from headrace.training.checkpoint import Checkpoints
-from headrace.training.tidy import tidy
+from headrace.training.checkpoint import Checkpoints, tidy
 
 Stores = tuple[ObjectWriter, ObjectWriter]
 LATER = timedelta(minutes=2)  # by when everything that a test writes is long there

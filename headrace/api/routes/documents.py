@@ -20,8 +20,8 @@ from headrace.api.threads import run_in_thread
 from headrace.documents.put import named
 from headrace.errors import WrongUsage
 from headrace.models.http import LEFT
-from headrace.storage.constraints import NAME_BYTES
 from headrace.storage.metadata import AuditLine
+from headrace.storage.records import NAME_BYTES
 
 Uri = Annotated[str | None, Query(max_length=1_024, description="The document's name, where the address does not hold it.")]
 Readers = Annotated[

@@ -17,14 +17,13 @@ from headrace.terminal import harmless, printable
 
 if TYPE_CHECKING:  # what is shown is imported by whoever made it
     from headrace.answering.record import Answer
-    from headrace.documents.indexing import Indexed
+    from headrace.documents.index import Indexed
     from headrace.errors import HeadraceError, Transient
     from headrace.ingest.backlog import Backlog
     from headrace.ingest.land import Commit, Landed
     from headrace.ingest.positions import Divergence
-    from headrace.simulate.answers import AnswersMeasured
     from headrace.simulate.beir import BeirFolder
-    from headrace.simulate.retrieval import RankingQuality
+    from headrace.simulate.evaluate import AnswersMeasured, RankingQuality
     from headrace.training.round import Turn
 
 _MEASURED = ("ops", "bytes", "p50", "p95", "max")

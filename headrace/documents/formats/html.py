@@ -1,19 +1,15 @@
-"""HTML to Markdown: headings, lists, tables and emphasis survive; programs, styles and embedded images do not."""
+"""HTML and DOCX to Markdown: headings, lists, tables and emphasis survive; programs, styles and embedded images do not."""
 
 from __future__ import annotations
 
+import io
 import re
-import sys
-from types import ModuleType
 
-from headrace.documents.formats.output import Output
+from markitdown import StreamInfo
+from markitdown.converters import DocxConverter, HtmlConverter
+
+from headrace.documents.formats.contract import Output
 from headrace.documents.formats.plain_text import decoded
-
-# markitdown loads magika to guess what a file is, which `kind` has found out by now, and magika loads onnxruntime: more than a
-# second, 120 MB, and a telemetry of Microsoft's. It does without, as long as nothing asks it for a guess.
-sys.modules.setdefault("magika", ModuleType("magika"))
-
-from markitdown.converters import HtmlConverter  # noqa: E402
 
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?([\w.:-]{1,40})", re.I)
 _IMAGE = re.compile(r"!\[([^\[\]]*)\]\(data:[^()\s]*\)")
@@ -33,3 +29,9 @@ def write_page(page: str, out: Output) -> None:
 def without_images(markdown: str) -> str:
     """Embedded images give way to what they are described as."""
     return _IMAGE.sub(r"\1", markdown)
+
+
+def write_word(data: bytes, out: Output) -> None:
+    """A Word document: headings, lists, tables, notes and formulas."""
+    found = DocxConverter().convert(io.BytesIO(data), StreamInfo(extension=".docx"), table_infer_header=True)
+    out.write(without_images(found.markdown))

@@ -20,9 +20,7 @@ import pypdfium2.raw as raw
 from pdfplumber.table import Table as Grid
 from pdfplumber.table import cells_to_tables, edges_to_intersections, intersections_to_cells, merge_edges
 
-from headrace.documents.formats.limits import ParseLimits
-from headrace.documents.formats.output import Output, clean, plain
-from headrace.documents.formats.refusal import ParseRefused
+from headrace.documents.formats.contract import Output, ParseLimits, ParseRefused, clean, plain
 from headrace.documents.formats.table import Table
 
 _HYPHEN = re.compile("[\x02\ufffe]\n?")  # PDFium's sign for a hyphen that only the line's end made

@@ -6,8 +6,7 @@ import codecs
 import contextlib
 import re
 
-from headrace.documents.formats.output import Output, clean, line
-from headrace.documents.formats.refusal import ParseRefused
+from headrace.documents.formats.contract import Output, ParseRefused, clean, line
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

@@ -8,9 +8,7 @@ from typing import Any
 
 from pptx.package import Package
 
-from headrace.documents.formats.limits import ParseLimits
-from headrace.documents.formats.output import Output, line, plain
-from headrace.documents.formats.refusal import ParseRefused
+from headrace.documents.formats.contract import Output, ParseLimits, ParseRefused, line, plain
 from headrace.documents.formats.table import Table
 
 

@@ -6,9 +6,8 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
-from headrace.documents.formats.output import Output, line
+from headrace.documents.formats.contract import Output, ParseRefused, line
 from headrace.documents.formats.plain_text import decoded
-from headrace.documents.formats.refusal import ParseRefused
 
 _DELIMITERS = ",;\t|"
 _LOOKED_AT = 20  # lines that show what a CSV file's delimiter is

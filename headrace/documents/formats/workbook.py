@@ -9,9 +9,7 @@ from typing import Any
 
 from openpyxl import load_workbook
 
-from headrace.documents.formats.limits import ParseLimits
-from headrace.documents.formats.output import Output, line, plain
-from headrace.documents.formats.refusal import ParseRefused
+from headrace.documents.formats.contract import Output, ParseLimits, ParseRefused, line, plain
 from headrace.documents.formats.table import Table
 
 _EXCEL_ROWS = 1_048_576  # the last row of a sheet; a file that names a later one is broken

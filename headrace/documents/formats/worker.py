@@ -13,14 +13,12 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import PurePosixPath
+from types import ModuleType
 from typing import Any, BinaryIO
 
-from headrace.documents.formats.frames import framed, read_frame
+from headrace.documents.formats.contract import Output, ParseLimits, ParseRefused, framed, read_frame
 from headrace.documents.formats.kind import Kind, kind_of, not_text
-from headrace.documents.formats.limits import ParseLimits
-from headrace.documents.formats.output import Output
 from headrace.documents.formats.plain_text import NOT_TEXT
-from headrace.documents.formats.refusal import ParseRefused
 from headrace.documents.formats.sandbox import allow_seconds, follow, shut
 
 _HERE = "headrace.documents.formats."
@@ -32,7 +30,7 @@ _MODULES = {
     "csv": "table",
     "html": "html",
     "pdf": "pdf",
-    "word": "word",
+    "word": "html",
     "slides": "slides",
     "workbook": "workbook",
 }
@@ -53,6 +51,9 @@ def main() -> None:
     os.dup2(quiet, 2)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
+    # markitdown loads magika to guess what a file is, which `kind` knows, and magika loads onnxruntime: more than a second,
+    # 120 MB, and Microsoft's telemetry. markitdown works without it as long as nothing asks it for a guess.
+    sys.modules.setdefault("magika", ModuleType("magika"))
     # Opened while that can be done.
     status = os.open("/proc/self/statm", os.O_RDONLY) if sys.platform == "linux" else None
     mimetypes.knownfiles.clear()  # lists of the machine, which will be out of reach

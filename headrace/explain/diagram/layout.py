@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from headrace.catalog import STORES, Tier
-from headrace.explain.diagram import fonts, palette
+from headrace.explain.diagram import theme
 from headrace.explain.diagram.arrange import LANES, Arrangement, Bar, Column, Key, Name, Sizes, Slot, arranged
 from headrace.explain.diagram.diagram import Flow, Mark, Score, StageBox
-from headrace.explain.diagram.fonts import BOLD, REGULAR, SEMIBOLD
 from headrace.explain.diagram.format import WIDEST_BYTES, WIDEST_MS, human_bytes, human_count, human_ms
 from headrace.explain.diagram.scene import Box, Group, Item, Label, Line, Rect, Scene
+from headrace.explain.diagram.theme import BOLD, REGULAR, SEMIBOLD
 from headrace.storage.ledger import Direction
 
 
@@ -153,19 +153,19 @@ class _Layout:
 
     def _chip_width(self) -> float:
         s = self.scale
-        wide = max(fonts.width(text, s.chip, SEMIBOLD) for text in WIDEST_BYTES)
+        wide = max(theme.width(text, s.chip, SEMIBOLD) for text in WIDEST_BYTES)
         if s.chip_p95:
-            wide = max(wide, *(fonts.width(text, s.chip_small) for text in WIDEST_MS))
+            wide = max(wide, *(theme.width(text, s.chip_small) for text in WIDEST_MS))
         return math.ceil(wide + 2 * s.pad)
 
     def _label_width(self, stage: StageBox) -> float:
         s = self.scale
-        return min(fonts.width(stage.label, s.stage, SEMIBOLD), s.stage * 12) + 2 * s.pad + 10
+        return min(theme.width(stage.label, s.stage, SEMIBOLD), s.stage * 12) + 2 * s.pad + 10
 
     def _name(self, key: Key) -> Name:
         s = self.scale
         one, two = (
-            max(fonts.width(line, s.bar, SEMIBOLD) for line in lines) for lines in (self._lines(key, 1), self._lines(key, 2))
+            max(theme.width(line, s.bar, SEMIBOLD) for line in lines) for lines in (self._lines(key, 1), self._lines(key, 2))
         )
         return Name(one + 2 * s.pad + 2, two + 2 * s.pad + 2)
 
@@ -175,9 +175,9 @@ class _Layout:
         cut = s.bar * 14
         breaks = [at + 1 for at, sign in enumerate(store[:-1]) if sign == "-" and at]
         if count == 1 or not breaks or self._bar_height(tier) < 2.4 * s.bar:
-            return [fonts.fitted(store, s.bar, SEMIBOLD, cut)]
+            return [theme.fitted(store, s.bar, SEMIBOLD, cut)]
         at = min(breaks, key=lambda at: abs(at - len(store) / 2))
-        return [fonts.fitted(part, s.bar, SEMIBOLD, cut) for part in (store[:at], store[at:])]
+        return [theme.fitted(part, s.bar, SEMIBOLD, cut) for part in (store[:at], store[at:])]
 
     def _rows_down(self) -> None:
         """Everything's y, top to bottom."""
@@ -243,9 +243,9 @@ class _Layout:
         s, score = self.scale, self.score
         room = Box(s.margin, s.margin - 4, self.right - s.margin, s.headline + 8)
         size = s.headline
-        while fonts.width(score.headline.text, size, BOLD) > room.width and size > s.headline * 0.62:
+        while theme.width(score.headline.text, size, BOLD) > room.width and size > s.headline * 0.62:
             size -= 0.5
-        text = fonts.fitted(score.headline.text, size, BOLD, room.width)
+        text = theme.fitted(score.headline.text, size, BOLD, room.width)
         what = f"{score.name[:1].upper()}{score.name[1:]} pipeline{f', {self.phase}' if self.phase else ''}"
         said = f"{what}, as measured: {score.command} · run {score.run_id} · {score.when:%Y-%m-%d %H:%M} UTC"
         below = Box(s.margin, self.subtitle_y - s.subtitle, room.width, s.subtitle * 1.4)
@@ -256,11 +256,11 @@ class _Layout:
             Label(
                 s.margin,
                 self.subtitle_y,
-                fonts.fitted(said, s.subtitle, REGULAR, below.width),
+                theme.fitted(said, s.subtitle, REGULAR, below.width),
                 s.subtitle,
                 below,
                 REGULAR,
-                palette.MUTED,
+                theme.MUTED,
             ),
         )
 
@@ -271,7 +271,7 @@ class _Layout:
         self._say(
             "strip",
             "Stream: head and feedback, not a tier",
-            Rect(box, palette.STRIP, palette.FAINT, 1.25, 10, (5, 4)),
+            Rect(box, theme.STRIP, theme.FAINT, 1.25, 10, (5, 4)),
             *self._lane_words(Tier.STREAM, box),
         )
         if self.feedback:
@@ -289,40 +289,40 @@ class _Layout:
             words = "feedback: verdicts go back to training"
             end = self.plan.columns[0].x
             lines = [
-                Line(at, top, at, y, palette.FEEDBACK, 2, None, dash),
-                Line(at, y, end, y, palette.FEEDBACK, 2, head, dash),
+                Line(at, top, at, y, theme.FEEDBACK, 2, None, dash),
+                Line(at, y, end, y, theme.FEEDBACK, 2, head, dash),
             ]
             low, high = end + head[1], at
         else:
             words = "feedback: users' verdicts on the promoted model come back"
             end = self.right - s.margin * 0.4
             lines = [
-                Line(end, y, at, y, palette.FEEDBACK, 2, None, dash),
-                Line(at, y, at, top, palette.FEEDBACK, 2, head, dash),
+                Line(end, y, at, y, theme.FEEDBACK, 2, None, dash),
+                Line(at, y, at, top, theme.FEEDBACK, 2, head, dash),
             ]
             low, high = at, end
         size = s.caption
         room = max(0.0, high - low - 4 * s.pad)
-        if fonts.width(words, size, SEMIBOLD) + 16 > room:
+        if theme.width(words, size, SEMIBOLD) + 16 > room:
             words = "feedback"
-        wide = fonts.width(words, size, SEMIBOLD) + 16
+        wide = theme.width(words, size, SEMIBOLD) + 16
         items: list[Item] = list(lines)
         if wide <= room:
             plate = Box((low + high - wide) / 2, y - size * 0.85, wide, size * 1.7)
             items += [
-                Rect(plate, palette.CARD, palette.FEEDBACK, 1, plate.height / 2),
-                Label(plate.x + wide / 2, _middle(plate, size), words, size, plate, SEMIBOLD, palette.FEEDBACK, "middle"),
+                Rect(plate, theme.CARD, theme.FEEDBACK, 1, plate.height / 2),
+                Label(plate.x + wide / 2, _middle(plate, size), words, size, plate, SEMIBOLD, theme.FEEDBACK, "middle"),
             ]
         self._say("feedback", "Feedback runs back along the stream", *items)
 
     def _lane_backs(self) -> None:
         for tier, box in self.lanes.items():
-            colour = palette.TIERS[tier]
+            colour = theme.TIERS[tier]
             title, caption = LANE_TITLES[tier]
             self._say(
                 "lane",
                 f"{title} tier, {caption}",
-                Rect(box, palette.tint(colour), radius=8),
+                Rect(box, theme.tint(colour), radius=8),
                 Rect(Box(box.x, box.y, 5, box.height), colour, radius=2.5),
                 *self._lane_words(tier, box),
             )
@@ -330,13 +330,13 @@ class _Layout:
     def _lane_words(self, tier: Tier, box: Box) -> list[Label]:
         s = self.scale
         title, caption = LANE_TITLES[tier]
-        colour = palette.TIERS[tier]
+        colour = theme.TIERS[tier]
         shown = s.lane_captions or tier is Tier.STREAM
-        said = fonts.wrapped(caption, s.caption, REGULAR, s.aside - s.indent) if shown else []
+        said = theme.wrapped(caption, s.caption, REGULAR, s.aside - s.indent) if shown else []
         sums = {way: sum(f.bytes for f in self.flows if f.tier is tier and f.direction is way) for way in Direction}
         lines = [
-            (title, s.lane, SEMIBOLD, palette.INK),
-            *((line, s.caption, REGULAR, palette.MUTED) for line in said),
+            (title, s.lane, SEMIBOLD, theme.INK),
+            *((line, s.caption, REGULAR, theme.MUTED) for line in said),
         ]
         if s.lane_captions or tier is not Tier.STREAM:
             lines += [
@@ -375,23 +375,23 @@ class _Layout:
             left, right = run[0].x, run[-1].x + run[-1].width
             items: list[Item] = []
             phase = run[0].stage.phase
-            words = fonts.fitted(phase[:1].upper() + phase[1:], s.caption, SEMIBOLD, right - left)
-            wide = fonts.width(words, s.caption, SEMIBOLD)
+            words = theme.fitted(phase[:1].upper() + phase[1:], s.caption, SEMIBOLD, right - left)
+            wide = theme.width(words, s.caption, SEMIBOLD)
             y = self.phases_y + s.caption * 0.9
             if words:
                 room = Box(left, self.phases_y, right - left, s.caption * 1.5)
-                items.append(Label(left, y, words, s.caption, room, SEMIBOLD, palette.MUTED))
+                items.append(Label(left, y, words, s.caption, room, SEMIBOLD, theme.MUTED))
             if right - left - wide > 24:
-                items.append(Line(left + wide + 10, y - s.caption * 0.32, right, y - s.caption * 0.32, palette.RULE, 1.25))
+                items.append(Line(left + wide + 10, y - s.caption * 0.32, right, y - s.caption * 0.32, theme.RULE, 1.25))
             if number:
                 x = (runs[number - 1][-1].x + runs[number - 1][-1].width + left) / 2
-                items.append(Line(x, self.phases_y, x, bottom, palette.FAINT, 1, None, (2, 4)))
+                items.append(Line(x, self.phases_y, x, bottom, theme.FAINT, 1, None, (2, 4)))
             self._say("phase", phase, *items)
 
     def _rail(self) -> None:
         s, columns = self.scale, self.plan.columns
         y = self.stage_y + s.stage_height / 2
-        lines = [Line(one.x + one.width, y, two.x, y, palette.FAINT, 1.25, None, (2, 3)) for one, two in pairwise(columns)]
+        lines = [Line(one.x + one.width, y, two.x, y, theme.FAINT, 1.25, None, (2, 3)) for one, two in pairwise(columns)]
         room = Box(s.margin + s.indent, y - s.lane, s.aside - s.indent, 2 * s.lane)
         words = Label(room.x, _middle(room, s.lane), "Stages", s.lane, room, SEMIBOLD)
         self._say("rail", "Stages, in order", *lines, words)
@@ -420,7 +420,7 @@ class _Layout:
         )
         for count in (1, 2):
             lines = self._lines(bar.key, count)
-            wide = max(fonts.width(line, s.bar, SEMIBOLD) for line in lines) + 2 * s.pad - 2
+            wide = max(theme.width(line, s.bar, SEMIBOLD) for line in lines) + 2 * s.pad - 2
             low, high = free[0]
             if high - low >= wide:
                 middle = (bar.left + bar.right) / 2
@@ -444,10 +444,10 @@ class _Layout:
                 (bar.left + bar.right) / 2,
             )
         if tier is Tier.STREAM:
-            colour = palette.FEEDBACK if store == "feedback" else palette.MUTED
-            shape, ink = Rect(box, palette.CARD, colour, 1.5, 7), palette.FEEDBACK if store == "feedback" else palette.INK
+            colour = theme.FEEDBACK if store == "feedback" else theme.MUTED
+            shape, ink = Rect(box, theme.CARD, colour, 1.5, 7), theme.FEEDBACK if store == "feedback" else theme.INK
         else:
-            shape, ink = Rect(box, palette.TIERS[tier], radius=7), "#FFFFFF"
+            shape, ink = Rect(box, theme.TIERS[tier], radius=7), "#FFFFFF"
         step = s.bar * 1.12
         y = box.y + box.height / 2 - step * (len(lines) - 1) / 2 + s.bar * 0.33
         words = [Label(centre, y + number * step, line, s.bar, box, SEMIBOLD, ink, "middle") for number, line in enumerate(lines)]
@@ -469,11 +469,11 @@ class _Layout:
         bar_end = top + s.topic_height if above else top
         reads = flow.direction is Direction.READ
         y1, y2 = (bar_end, stage_end) if reads else (stage_end, bar_end)
-        colour = palette.READ if reads else palette.WRITE
+        colour = theme.READ if reads else theme.WRITE
         if flow.key == (Tier.STREAM, "feedback"):
-            colour = palette.FEEDBACK
+            colour = theme.FEEDBACK
         if not flow.ops:
-            colour = palette.IDLE
+            colour = theme.IDLE
         width = self._shaft_width(flow)
         items: list[Item] = []
         if shaft:
@@ -482,7 +482,7 @@ class _Layout:
                 if slot.x in crossed.blocked:  # a rim, so that the arrow is seen to pass and not to arrive
                     at = self._bar_y(crossed)
                     ends = max(at - 1, min(y1, y2)), min(at + self._bar_height(crossed.key[0]) + 1, max(y1, y2))
-                    rim = palette.CARD if above else palette.tint(palette.TIERS[crossed.key[0]])
+                    rim = theme.CARD if above else theme.tint(theme.TIERS[crossed.key[0]])
                     items.append(Line(slot.x, ends[0], slot.x, ends[1], rim, width + 5))
             items.append(Line(slot.x, y1, slot.x, y2, colour, width, head, () if flow.ops else (2, 3)))
         if chip:
@@ -494,7 +494,7 @@ class _Layout:
         s = self.scale
         moved = f"{'≈' if flow.estimated else ''}{human_bytes(flow.bytes)}"
         centre = box.x + box.width / 2
-        items: list[Item] = [Rect(box, palette.CARD, colour, 1.1, 8, () if flow.ops else (2, 2))]
+        items: list[Item] = [Rect(box, theme.CARD, colour, 1.1, 8, () if flow.ops else (2, 2))]
         if not s.chip_p95:
             return [*items, Label(centre, _middle(box, s.chip), moved, s.chip, box, SEMIBOLD, colour, "middle")]
         slow = human_ms(flow.p95_ms) if flow.ops else "idle"
@@ -502,16 +502,16 @@ class _Layout:
         return [
             *items,
             Label(centre, first, moved, s.chip, box, SEMIBOLD, colour, "middle"),
-            Label(centre, first + s.chip_small * 1.16, slow, s.chip_small, box, REGULAR, palette.MUTED, "middle"),
+            Label(centre, first + s.chip_small * 1.16, slow, s.chip_small, box, REGULAR, theme.MUTED, "middle"),
         ]
 
     def _stage(self, column: Column) -> None:
         s, stage = self.scale, column.stage
         box = Box(column.x, self.stage_y, column.width, s.stage_height)
-        label = fonts.fitted(stage.label, s.stage, SEMIBOLD, s.stage * 12)
+        label = theme.fitted(stage.label, s.stage, SEMIBOLD, s.stage * 12)
         items: list[Item] = [
-            Rect(box, palette.CARD, palette.INK, 1.6, 9),
-            Label(column.centre, _middle(box, s.stage), label, s.stage, box, SEMIBOLD, palette.INK, "middle"),
+            Rect(box, theme.CARD, theme.INK, 1.6, 9),
+            Label(column.centre, _middle(box, s.stage), label, s.stage, box, SEMIBOLD, theme.INK, "middle"),
         ]
         if s.notes:
             numbers = [str(at) for at, mark in enumerate(self._marks(), 1) if mark.stage == stage.name]
@@ -524,7 +524,7 @@ class _Layout:
         size = self.scale.caption
         dot = Box(x, middle - size * 0.75, size * 1.5, size * 1.5)
         return [
-            Rect(dot, palette.TRIGGER, palette.CARD, 1.5, size * 0.75),
+            Rect(dot, theme.TRIGGER, theme.CARD, 1.5, size * 0.75),
             Label(x + size * 0.75, _middle(dot, size), number, size, dot, SEMIBOLD, "#FFFFFF", "middle"),
         ]
 
@@ -535,30 +535,30 @@ class _Layout:
         size = s.caption
         items: list[Item] = []
         x = s.margin
-        for text, colour, up in (("read", palette.READ, True), ("write", palette.WRITE, False)):
+        for text, colour, up in (("read", theme.READ, True), ("write", theme.WRITE, False)):
             low, high = y + 1, y - size * 0.95
             items.append(Line(x + 5, low if up else high, x + 5, high if up else low, colour, 2.5, (4.5, 7)))
-            wide = fonts.width(text, size)
-            items.append(Label(x + 15, y, text, size, Box(x + 15, y - size, wide + 1, size * 1.3), REGULAR, palette.MUTED))
+            wide = theme.width(text, size)
+            items.append(Label(x + 15, y, text, size, Box(x + 15, y - size, wide + 1, size * 1.3), REGULAR, theme.MUTED))
             x += 15 + wide + 16
         chip = "chip: bytes moved, and p95 of one operation" if s.chip_p95 else "chip: bytes moved"
         words = f"arrow width grows with √bytes · {chip} · ≈ estimated · dotted: not used · bar: from first use to last"
-        for line in fonts.wrapped(words, size, REGULAR, self.right - x) if room else []:
-            items.append(Label(x, y, line, size, Box(x, y - size, self.right - x, size * 1.4), REGULAR, palette.MUTED))
+        for line in theme.wrapped(words, size, REGULAR, self.right - x) if room else []:
+            items.append(Label(x, y, line, size, Box(x, y - size, self.right - x, size * 1.4), REGULAR, theme.MUTED))
             y += size * 1.5
         self._say("key", "Key: " + words, *items)
         for number, mark in enumerate(self._marks() if s.notes else (), 1):
             words = self._starts(mark)
             dot = self._dot(str(number), s.margin, y - size * 0.33)
             x = s.margin + size * 1.5 + 8
-            line = fonts.fitted(words, size, REGULAR, self.right - x)
+            line = theme.fitted(words, size, REGULAR, self.right - x)
             box = Box(x, y - size, self.right - x, size * 1.4)
-            self._say("trigger", words, *dot, Label(x, y, line, size, box, REGULAR, palette.MUTED))
+            self._say("trigger", words, *dot, Label(x, y, line, size, box, REGULAR, theme.MUTED))
             y += size * 1.65
         for note in self._beside() if s.notes else ():
-            for line in fonts.wrapped(note, size, REGULAR, room):
+            for line in theme.wrapped(note, size, REGULAR, room):
                 box = Box(s.margin, y - size, room, size * 1.4)
-                self._say("note", line, Label(s.margin, y, line, size, box, REGULAR, palette.MUTED))
+                self._say("note", line, Label(s.margin, y, line, size, box, REGULAR, theme.MUTED))
                 y += size * 1.5
         self.height = max(s.least_height, y - size * 1.5 + s.margin * 0.9)
 
@@ -589,7 +589,7 @@ class _Layout:
 
 
 def _middle(box: Box, size: float) -> float:
-    return box.y + box.height / 2 + size * fonts.CAP_HEIGHT / 2
+    return box.y + box.height / 2 + size * theme.CAP_HEIGHT / 2
 
 
 def _sums(flows: list[Flow]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from headrace.explain.diagram import fonts, palette
-from headrace.explain.diagram.fonts import REGULAR
+from headrace.explain.diagram import theme
+from headrace.explain.diagram.theme import REGULAR
 
 Anchor = Literal["start", "middle", "end"]
 
@@ -69,15 +69,15 @@ class Label:
     size: float
     room: Box
     weight: int = REGULAR
-    colour: str = palette.INK
+    colour: str = theme.INK
     anchor: Anchor = "start"
 
     @property
     def box(self) -> Box:
         """Where its letters are, by the font's real widths, from the top of the capitals to the baseline."""
-        wide = fonts.width(self.text, self.size, self.weight)
+        wide = theme.width(self.text, self.size, self.weight)
         left = self.x - {"start": 0.0, "middle": wide / 2, "end": wide}[self.anchor]
-        return Box(left, self.y - fonts.CAP_HEIGHT * self.size, wide, fonts.CAP_HEIGHT * self.size)
+        return Box(left, self.y - theme.CAP_HEIGHT * self.size, wide, theme.CAP_HEIGHT * self.size)
 
 
 Item = Rect | Line | Label

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 
-from headrace.explain.diagram import fonts, palette
+from headrace.explain.diagram import theme
 from headrace.explain.diagram.scene import Item, Label, Line, Rect, Scene
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -20,12 +20,12 @@ def svg(scene: Scene, *, embed: bool = True) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'role="img" aria-labelledby="title description" font-kerning="none" '
-        f"font-family=\"'{fonts.FAMILY}','Source Sans 3',sans-serif\">",
+        f"font-family=\"'{theme.FAMILY}','Source Sans 3',sans-serif\">",
         f'<title id="title">{escaped(scene.title)}</title>',
         f'<desc id="description">{escaped(scene.description)}</desc>',
         f"<style>{_faces(scene) if embed else ''}text{{font-kerning:none;white-space:pre}}</style>",
         f'<rect x="0.5" y="0.5" width="{_n(scene.width - 1)}" height="{_n(scene.height - 1)}" rx="14" '
-        f'fill="{palette.CARD}" stroke="{palette.EDGE}"/>',
+        f'fill="{theme.CARD}" stroke="{theme.EDGE}"/>',
     ]
     for group in scene.groups:
         parts.append(f'<g class="{escaped(group.kind)}"><title>{escaped(group.alt)}</title>')
@@ -50,8 +50,8 @@ def _faces(scene: Scene) -> str:
             if isinstance(item, Label):
                 used.setdefault(item.weight, set()).update(item.text)
     return "".join(
-        f"@font-face{{font-family:'{fonts.FAMILY}';font-weight:{weight};src:url(data:font/woff;base64,"
-        f"{base64.b64encode(fonts.subset(weight, letters)).decode()}) format('woff')}}"
+        f"@font-face{{font-family:'{theme.FAMILY}';font-weight:{weight};src:url(data:font/woff;base64,"
+        f"{base64.b64encode(theme.subset(weight, letters)).decode()}) format('woff')}}"
         for weight, letters in sorted(used.items())
     )
 

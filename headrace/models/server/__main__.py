@@ -63,11 +63,11 @@ def _settle_libraries(threads: str) -> None:
 
 
 def _serve(listener: socket.socket, key: str, cache: Path, threads: int, *, exact: bool) -> None:
-    from headrace.models import connections
+    from headrace.models import http
     from headrace.models.server.api import create
     from headrace.models.server.hosted import EndpointsFile, HostedModels
 
-    class ModelServer(connections.QuietServer):
+    class ModelServer(http.QuietServer):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             models.stop()  # else uvicorn would wait for answers that nobody will read
             super().handle_exit(sig, frame)
@@ -76,7 +76,7 @@ def _serve(listener: socket.socket, key: str, cache: Path, threads: int, *, exac
     # The home's own, and the same after a restart, without another key to keep.
     secret = hmac.digest(key.encode(), b"headrace kv cache", "sha256")
     models = HostedModels(EndpointsFile(Path(file) if file else None), cache, threads, exact, secret)
-    config = connections.config(create(models, key=key), keep_alive_s=120, grace_s=2, log_level="error")
+    config = http.config(create(models, key=key), keep_alive_s=120, grace_s=2, log_level="error")
     ModelServer(config).run([listener])
     _leave()
 

@@ -25,7 +25,7 @@ from headrace.models.server.release import NONE, RerankerCard
 from headrace.storage.ledger import Ledger
 
 if TYPE_CHECKING:
-    from headrace.models.server.cross_encoder import Scores
+    from headrace.models.server.encoders import Scores
 
 T = TypeVar("T")
 
@@ -203,7 +203,7 @@ async def _embed(
         model = (await models.embedders.named(version, ledger)).model
     if body.dimensions not in (None, model.width):
         raise RequestRefused(f"The model's vectors have {model.width} dimensions.", hint="Leave dimensions out.")
-    from headrace.models.server.minilm import batches
+    from headrace.models.server.encoders import batches
 
     pieces = await asyncio.to_thread(model.word_pieces, body.texts, body.truncate)
     vectors = np.empty((len(pieces), model.width), dtype="<f4")

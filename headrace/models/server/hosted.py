@@ -20,15 +20,13 @@ from headrace.errors import HeadraceError, Unavailable
 from headrace.models.server.queue import ModelQueue
 from headrace.models.server.release import EmbedderCard, GeneratorCard, LoadedReleases, RerankerCard
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.files import FileWriter
+from headrace.storage.files import FileWriter, Mount, TimedFiles
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.mount import Mount, TimedFiles
 
 if TYPE_CHECKING:  # these import torch, which takes seconds: the queues do it while the server already answers
-    from headrace.models.server.cross_encoder import PairScorer
+    from headrace.models.server.encoders import MiniLM, PairScorer
     from headrace.models.server.generator import SmolLM
-    from headrace.models.server.minilm import MiniLM
 
 log = logging.getLogger("headrace.models")
 _REST_S = 15.0
@@ -118,7 +116,7 @@ class HostedModels:
         if self._embedder is None:
             with self._loading:
                 started = time.perf_counter()
-                from headrace.models.server.minilm import MiniLM
+                from headrace.models.server.encoders import MiniLM
 
                 self._embedder = self._embedder or MiniLM(exact=self.exact)
             log.info("loaded the embedder in %.1f s", time.perf_counter() - started)
@@ -137,7 +135,7 @@ class HostedModels:
 
     def _open_embedder(self, card: EmbedderCard, folder: Path) -> MiniLM:
         self._warmed.wait()
-        from headrace.models.server.minilm import MiniLM
+        from headrace.models.server.encoders import MiniLM
 
         with self._loading:
             return MiniLM(folder, window=card.max_tokens, exact=self.exact)
@@ -145,7 +143,7 @@ class HostedModels:
     def _open_reranker(self, card: RerankerCard, folder: Path) -> PairScorer:
         # Not under the lock: the generator may hold it for long, and most of this was imported with the embedder.
         self._warmed.wait()
-        from headrace.models.server.cross_encoder import PairScorer
+        from headrace.models.server.encoders import PairScorer
 
         with self._loading:
             return PairScorer(card, folder, exact=self.exact)

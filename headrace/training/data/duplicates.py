@@ -5,14 +5,21 @@ Questions that name other numbers are never near-duplicates: "revenue in 2019" a
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasketch import MinHash
+
+from headrace.errors import WrongUsage
+from headrace.training.data.text import normal
 
 _RUN = 4
 _PERMUTATIONS = 128
@@ -67,7 +74,7 @@ def resembling(normals: Sequence[str], known: Sequence[str], least: float) -> se
     """Which of the texts are near-duplicates of a known one, or the same."""
     both = [*known, *normals]
     found: set[int] = set()
-    for one, other in _candidates([numbers(normal) for normal in both], both, least):
+    for one, other in _candidates([numbers(text) for text in both], both, least):
         # Candidates are in order, and the known ones stand first.
         if one < len(known) <= other and other not in found and similarity(both[one], both[other]) >= least:
             found.add(other)
@@ -141,3 +148,63 @@ def _alike(columns: Signatures, codes: Places) -> list[Places]:
     starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [len(order)]])
     several = ends - starts > 1
     return [order[start:end] for start, end in zip(starts[several], ends[several], strict=True)]
+
+
+_SHARED_WORDS = 8
+_KEYS = ("text", "question", "query")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Evaluation questions in normal form, each once."""
+
+    normals: frozenset[str]
+
+    @classmethod
+    def read(cls, paths: Sequence[str]) -> Questions:
+        """The questions of BEIR folders (their queries.jsonl) and of files. Raises `WrongUsage` naming what is off."""
+        found = {normal(text) for path in paths for text in _texts(Path(path))}
+        return cls(frozenset(found - {""}))
+
+    @property
+    def digest(self) -> str:
+        """Names the questions, whatever files they came from and in whatever order."""
+        return hashlib.sha256("\n".join(sorted(self.normals)).encode()).hexdigest()[:16]
+
+    def given_away(self, normals: Sequence[str], least: float) -> set[int]:
+        """Places of the texts that are one of them, share a run of eight words with one, or are near-duplicates of one.
+
+        Thirteen words are usual for whole documents (Brown et al. 2020, appendix C); a question rarely has as many.
+        """
+        if not self.normals:
+            return set()
+        known = sorted(self.normals)
+        runs = {run for text in known for run in _runs(text)}
+        found = {p for p, text in enumerate(normals) if text in self.normals or any(run in runs for run in _runs(text))}
+        rest = [place for place in range(len(normals)) if place not in found]
+        return found | {rest[place] for place in resembling([normals[place] for place in rest], known, least)}
+
+
+def _runs(text: str) -> Iterator[tuple[str, ...]]:
+    words = text.split()
+    return (tuple(words[i : i + _SHARED_WORDS]) for i in range(len(words) - _SHARED_WORDS + 1))
+
+
+def _texts(path: Path) -> Iterator[str]:
+    file = path / "queries.jsonl" if path.is_dir() else path
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongUsage(f"{file} cannot be read: {error}.", hint="Correct preparing.evaluation, or take it out.") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if file.suffix != ".jsonl":
+            yield line
+            continue
+        try:
+            row = json.loads(line)
+            text = next(row[key] for key in _KEYS if isinstance(row.get(key), str))
+        except (ValueError, RecursionError, AttributeError, StopIteration):
+            raise WrongUsage(f'{file}:{number} is not a JSON object with a "text" or a "question".') from None
+        yield text

@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.catalog import EXAMPLES, TEXT
-from headrace.core.batches import Batches
+from headrace.core.launch import Batches
 from headrace.settings import Preparing
+from headrace.training.cutoff import Exclusions
+from headrace.training.data.dataset import TEST, TRAIN, TUNE
 from headrace.training.data.duplicates import grouped
 from headrace.training.data.join import Join
 from headrace.training.data.questions import AnsweredQuestions, ask
 from headrace.training.data.source import Source
 from headrace.training.data.split import splits
 from headrace.training.data.text import Texts, clean, whole
-from headrace.training.exclusions import Exclusions
-from headrace.training.rows import TEST, TRAIN, TUNE
 
 SPLITS = (TRAIN, TUNE, TEST)
 KINDS = pa.array(["passage", "answer"], TEXT)

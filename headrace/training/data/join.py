@@ -22,7 +22,7 @@ import duckdb
 import pyarrow as pa
 
 from headrace.settings import Preparing
-from headrace.training.exclusions import Exclusions
+from headrace.training.cutoff import Exclusions
 
 _NOT_JOINED = ["question", "answer", "prompt_tokens", "completion_tokens", "logprobs", "sampling", "generator_version"]
 _ORIGIN = """topic || '/' || "partition" || '/' || "offset" """

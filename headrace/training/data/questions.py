@@ -11,9 +11,8 @@ import pyarrow.compute as pc
 
 from headrace.catalog import TEXT
 from headrace.settings import Preparing
-from headrace.training.data.contamination import Questions
-from headrace.training.data.quality import poor_answer, poor_question
-from headrace.training.data.text import Texts, whole
+from headrace.training.data.duplicates import Questions
+from headrace.training.data.text import Texts, poor_answer, poor_question, whole
 
 _SEPARATOR = "\x1f"
 _RELEASED = re.compile(r"v\d{6,12}", re.ASCII)

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
-from headrace.training.rows import TEST, TRAIN, TUNE
+from headrace.training.data.dataset import TEST, TRAIN, TUNE
 
 _TEST_SHARE, _TUNE_SHARE = 0.25, 0.15
 _LEAST_DOCUMENTS = 8

@@ -11,11 +11,11 @@ from typing import Any
 from headrace.core.progress import Bars
 from headrace.models.measures import exact_match, f1, groundedness, repetition
 from headrace.models.prompt import encode, messages
-from headrace.training.data.quality import refused
+from headrace.training.data.dataset import answers
+from headrace.training.data.text import refused
 from headrace.training.interrupt import defer_sigint
 from headrace.training.measures import Compared, Rows
 from headrace.training.recipes.lora import wanted
-from headrace.training.rows import answers
 
 _AT_ONCE = 5
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.core.progress import Bars
+from headrace.training.data.dataset import by_question, passages, tellable
 from headrace.training.interrupt import defer_sigint
 from headrace.training.measures import Compared, Rows
 from headrace.training.measures.passages import CUT, Question, labels, ndcg, row
-from headrace.training.rows import by_question, passages, tellable
 
 Vectors = npt.NDArray[np.float32]
 
@@ -26,7 +26,7 @@ def compare(
     `refused` says whether even the nearest passage is further from the question than answering asks for: another embedder's
     cosines may have another scale. `retrieval` is the mean of the order in which the passages were found, by cosine and words.
     """
-    from headrace.models.server.minilm import WINDOW
+    from headrace.models.server.encoders import WINDOW
 
     held_out = tellable(by_question(passages(test)))
     least = settings.least_similarity
@@ -67,7 +67,7 @@ def _judged(
 
 def _embedded(texts: Sequence[str], folder: Path | None, window: int, bars: Bars, what: str) -> Vectors:
     with defer_sigint():
-        from headrace.models.server.minilm import MiniLM, batches
+        from headrace.models.server.encoders import MiniLM, batches
 
         model = MiniLM(folder, window=window)
     pieces = model.word_pieces(texts, "END")

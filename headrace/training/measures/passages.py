@@ -9,9 +9,9 @@ from typing import Any
 
 from headrace.core.progress import Bars
 from headrace.models.combination import combined_order
+from headrace.training.data.dataset import by_question, passages, tellable
 from headrace.training.interrupt import defer_sigint
 from headrace.training.measures import Compared, Rows
-from headrace.training.rows import by_question, passages, tellable
 
 CUT = 10
 _WEIGHTS = tuple(round(0.1 * i, 1) for i in range(11))

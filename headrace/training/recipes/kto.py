@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from headrace.training.data.dataset import answers
 from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, given, wanted
-from headrace.training.rows import answers
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class Kto(LoraRecipe):
         import torch
 
         from headrace.training.causal import logprobs
-        from headrace.training.recipes.policy import k3
+        from headrace.training.recipes.lora import k3
 
         encoded = [exchange.ids(policy, settings.max_tokens) for exchange, _ in items]
         rewards, mismatched, drift = [], [], []

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from headrace.training.data.dataset import answers
 from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, given
-from headrace.training.rows import answers
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ class Online(LoraRecipe):
         import torch
 
         from headrace.training.causal import logprobs
-        from headrace.training.recipes.policy import clipped, k3
+        from headrace.training.recipes.lora import clipped, k3
 
         mean = sum(one.reward for one in items) / len(items)
         parts, ratios, bound, drift = [], [], [], []

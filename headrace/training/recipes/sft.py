@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from headrace.training.data.dataset import answers
 from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, wanted
-from headrace.training.rows import answers
 
 if TYPE_CHECKING:
     import torch

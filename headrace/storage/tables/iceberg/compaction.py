@@ -30,7 +30,7 @@ from pyiceberg.table.snapshots import Operation, Summary
 from pyiceberg.table.update.snapshot import _SnapshotProducer
 
 from headrace.errors import LostRace
-from headrace.storage.tables.iceberg.file import DataFileWriter
+from headrace.storage.tables.iceberg.append import DataFileWriter
 
 T = TypeVar("T")
 _SMALLEST = 64 << 10  # bytes; all below are of one class

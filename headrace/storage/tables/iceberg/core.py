@@ -28,7 +28,9 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
 )
 from pyiceberg.table import Table, Transaction
+from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table.update import AssertTableUUID, TableUpdate, update_table_metadata
 from requests.exceptions import RequestException
 
 from headrace.catalog import Store
@@ -37,8 +39,36 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
 from headrace.storage.reason import reason
 from headrace.storage.tables.iceberg.metered_io import MeteredCatalog
-from headrace.storage.tables.iceberg.reach import ReachableFiles
-from headrace.storage.tables.iceberg.transaction import QuickTransaction
+from headrace.storage.tables.iceberg.orphans import ReachableFiles
+
+
+class QuickTransaction(Transaction):
+    """A transaction on a table as it was loaded."""
+
+    _seen: tuple[tuple[TableUpdate, ...], TableMetadata] | None = None
+
+    @property
+    def table_metadata(self) -> TableMetadata:
+        """The table's metadata with the updates staged so far; not to be changed."""
+        if not self._updates:
+            return self._table.metadata
+        if self._seen is None or self._seen[0] is not self._updates:
+            self._seen = (self._updates, update_table_metadata(self._table.metadata, self._updates))
+        return self._seen[1]
+
+    def commit_transaction(self) -> Table:
+        """Commit what is staged, if anything is. Raises `CommitFailedException` where it was refused."""
+        if self._updates:
+            identity = AssertTableUUID(uuid=self._table.metadata.table_uuid)
+            try:
+                self._table._do_commit(self._updates, (*self._requirements, identity))
+            except CommitFailedException:
+                for producer in self._snapshot_producers:
+                    producer._clean_all_uncommitted()  # no snapshot names what it wrote
+                raise
+        self._updates, self._requirements, self._snapshot_producers, self._seen = (), (), [], None
+        return self._table
+
 
 Stage = Callable[[Table, Transaction, dict[str, str]], None]
 """Puts a snapshot with these properties into a transaction on a table."""

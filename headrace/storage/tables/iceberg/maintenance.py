@@ -5,7 +5,7 @@ In this order, each step safe to be cut short and done again by the next upkeep,
 1. What the snapshots name is read, and *then* the folder is listed. What was written more than a grace time ago and is named
    by none is a stray: a writer that died left it, or one that is very slow is about to commit it.
 2. Small files are rewritten, and one commit exchanges them (`compaction.py`). It repeats the marks of the snapshot it
-   stands on and moves the horizon, from where on nobody can commit a stray (`fence.py`). Where there is nothing to
+   stands on and moves the horizon, from where on nobody can commit a stray (`orphans.py`). Where there is nothing to
    exchange but strays were found, the commit does only that.
 3. Snapshots are expired, except the newest, those of the last minutes, one per hour of the last days, and any that a turn
    names: what turns name is read after the snapshots to expire were chosen, right before the commit.
@@ -30,8 +30,7 @@ from headrace.errors import LostRace, NotFound, StorageFull
 from headrace.settings import Upkeep
 from headrace.storage.tables.iceberg.compaction import Replacement, groups
 from headrace.storage.tables.iceberg.core import PROPERTIES, IcebergCore
-from headrace.storage.tables.iceberg.fence import UPKEEP, horizon, require_kept
-from headrace.storage.tables.iceberg.folder import Listing, TableFolder
+from headrace.storage.tables.iceberg.orphans import UPKEEP, Listing, TableFolder, horizon, require_kept
 from headrace.storage.tables.maintenance import Pinned, Upkept
 
 _COMMIT_BYTES = 1 << 30  # of files merged by one commit; the rest is merged by the next

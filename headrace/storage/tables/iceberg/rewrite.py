@@ -24,10 +24,8 @@ from headrace.errors import LostRace, Permanent, StorageFull, Unavailable
 from headrace.settings import Upkeep
 from headrace.storage.tables.iceberg.compaction import Replacement, batches
 from headrace.storage.tables.iceberg.core import IcebergCore
-from headrace.storage.tables.iceberg.fence import horizon, require_kept
-from headrace.storage.tables.iceberg.folder import StoredObject, TableFolder
 from headrace.storage.tables.iceberg.maintenance import IcebergUpkeep
-from headrace.storage.tables.iceberg.reach import ReachableFiles
+from headrace.storage.tables.iceberg.orphans import ReachableFiles, StoredObject, TableFolder, horizon, require_kept
 from headrace.storage.tables.maintenance import Purged
 
 Hit = Callable[[pa.RecordBatch], pa.BooleanArray]
