@@ -8,10 +8,12 @@ import os
 import signal
 import sys
 import traceback
+from typing import Annotated
 
 import typer
 from typer._click.exceptions import ClickException
 from typer._completion_classes import completion_init
+from typer._completion_shared import get_completion_script
 
 # Each adds its commands, and help shows them in this order.
 from headrace.cli import up, documents, questions, evaluation, training, lineage, head, record, storage, tenants  # noqa: F401
@@ -63,6 +65,14 @@ def main() -> None:
         err.print(f"Something unforeseen happened: {type(error).__name__}: {error}", style="red")
         err.print("Run it again with `headrace --debug …` to see where.")
         sys.exit(1)
+
+
+@app.command(rich_help_panel="The shell")
+def completion(shell: Annotated[str, typer.Argument(help="bash, zsh, fish or powershell.")]) -> None:
+    """The script that teaches a shell to complete headrace's words: eval "$(headrace completion bash)"."""
+    if shell not in ("bash", "zsh", "fish", "powershell"):
+        raise WrongUsage(f"There is no completion for {shell!r}.", hint="Those there are: bash, zsh, fish, powershell.")
+    print(get_completion_script(prog_name="headrace", complete_var="_HEADRACE_COMPLETE", shell=shell))
 
 
 def _options_first(words: list[str]) -> list[str]:

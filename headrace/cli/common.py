@@ -95,13 +95,3 @@ def user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
-
-
-@app.command(rich_help_panel="The shell")
-def completion(shell: Annotated[str, typer.Argument(help="bash, zsh, fish or powershell.")]) -> None:
-    """The script that teaches a shell to complete headrace's words: eval "$(headrace completion bash)"."""
-    from typer._completion_shared import get_completion_script
-
-    if shell not in ("bash", "zsh", "fish", "powershell"):
-        raise WrongUsage(f"There is no completion for {shell!r}.", hint="Those there are: bash, zsh, fish, powershell.")
-    print(get_completion_script(prog_name="headrace", complete_var="_HEADRACE_COMPLETE", shell=shell))
