@@ -15,6 +15,9 @@ PROSE = [
     *(path for pattern in ("*.md", "docs/**/*.md", "tests/README.md", "deploy/**/*.md") for path in ROOT.glob(pattern)),
     *PACKAGE.rglob("*.py"),
 ]
+TOPS = ("headrace", "tests", "docs", "bench", "locks", "deploy", ".ci", ".github")
+STATE = {"out", "logs", "runs", "demo", "unrecorded", "vectors", "proofs"}
+"""Folders and prefixes that prose names and that a run makes."""
 PRIVATE = {
     "pyiceberg": {"storage/tables/iceberg/append.py", "storage/tables/iceberg/compaction.py", "storage/tables/predicate.py"},
     "typer": {"cli/__init__.py"},
@@ -46,6 +49,32 @@ def test_modules_that_prose_names_are_there() -> None:
             if not any(path == name or path.endswith(f"/{name}") for path in there):
                 lost.append((page.relative_to(ROOT).as_posix(), name))
     assert lost == []
+
+
+def test_files_folders_and_tests_that_prose_names_are_there() -> None:
+    """A path below a folder of the repository, a package by the end of its path, `file::test`; NAME and the like are any."""
+    there = {
+        path.relative_to(ROOT).as_posix() for top in TOPS for path in (ROOT / top).rglob("*") if "__pycache__" not in path.parts
+    }
+    lost, seen = [], 0
+    for page in [page for page in PROSE if page.suffix == ".md"]:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(rf"`((?:{'|'.join(map(re.escape, TOPS))})/[\w./-]+)`", text):
+            seen += 1
+            if not re.search(r"\b[A-Z]{3,}\b", name) and name.rstrip("/") not in there | {*TOPS}:
+                lost.append((page.name, name))
+        for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)*)/`", text):
+            seen += 1
+            if name not in STATE and not any(path == name or path.endswith(f"/{name}") for path in there | {*TOPS}):
+                lost.append((page.name, f"{name}/"))
+        for file, name in re.findall(r"`(?:\w+/)*(\w+\.py)::(test_\w+)`", text):
+            seen += 1
+            if not any(
+                f"def {name}(" in (ROOT / path).read_text(encoding="utf-8") for path in there if path.endswith(f"/{file}")
+            ):
+                lost.append((page.name, f"{file}::{name}"))
+    assert lost == []
+    assert seen > 60
 
 
 def test_what_libraries_keep_to_themselves_is_imported_in_few_places_and_pinned() -> None:
