@@ -142,8 +142,10 @@ _SETTINGS = """Read from `headrace.toml` in the current directory (or the file t
 environment, which wins: `HEADRACE_OBJECTS__SECRET_KEY` is `secret_key` under `[objects]`. An unknown key is an error. A part
 that is not named stays embedded: Headrace starts it itself.
 
-A `headrace.toml` in the current directory is refused if it belongs to another user (root excepted) or if everybody may write
-to it. If it belongs to root, or names endpoints or models, a command on a terminal says so in one line."""
+A `headrace.toml` in the current directory is refused if it belongs to another user (root excepted), if everybody may write
+to it, or if it has code run: `weed` and `tansu` under `[platform]`, and properties that make librdkafka or pyiceberg load
+something. It may have come with a folder that was cloned. `HEADRACE_SETTINGS=headrace.toml` says that you trust it. If it
+belongs to root, or names endpoints or models, a command on a terminal says so in one line."""
 _RECIPE = """What differs from a recipe's own file, `headrace/training/recipes/NAME.toml`, goes under `[training.recipe.NAME]`:
 `epochs = 3`, or `HEADRACE_TRAINING__RECIPE__RERANKER__EPOCHS=3`. A key that the recipe does not have is an error."""
 

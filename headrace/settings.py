@@ -7,10 +7,12 @@ Name an endpoint and that part is used instead; the rest stays embedded.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -21,6 +23,11 @@ from headrace.errors import BadSettings
 _EMBEDDED_KEPT_S, _KEPT_S = 60.0, 86_400.0
 # What leads data, keys or questions somewhere.
 _ELSEWHERE = {"objects", "tables", "head", "files", "vectors", "metadata", "models", "telemetry", "home"}
+# What has a program run, or code loaded by librdkafka or pyiceberg.
+_RUNS = re.compile(
+    r"platform\.(weed|tansu)|head\.properties\.(plugin\.library\.paths|ssl\.(engine\.location|providers)|.*\.cmd)"
+    r"|tables\.properties\.(.*impl|auth\..*)"
+)
 
 
 class Section(BaseModel):
@@ -436,7 +443,8 @@ class Settings(BaseSettings):
     def load(cls, **given: object) -> Settings:
         """Read `headrace.toml` (or the file `HEADRACE_SETTINGS` names) and the environment; `given` wins over both.
 
-        Raises `BadSettings` with each fault on a line of its own, or for a file in the current directory that is another user's.
+        Raises `BadSettings` with each fault on a line of its own, or for a file in the current directory that is another user's
+        or has something run.
         """
         try:
             _trusted()
@@ -473,7 +481,10 @@ def _here() -> Path | None:
 
 
 def _trusted() -> None:
-    """Raise `BadSettings` for a settings file in the current directory that somebody else may have put there."""
+    """Raise `BadSettings` for a settings file in the current directory that somebody else may have put there.
+
+    A folder that was unpacked or cloned is one's own and its file somebody else's: that has nothing run unless it is named.
+    """
     if (file := _here()) is None:
         return
     hint = f"If you trust it, say so: HEADRACE_SETTINGS={file}"
@@ -483,6 +494,17 @@ def _trusted() -> None:
             raise BadSettings(f"{file.resolve()} {owner}, so it is not obeyed.", hint=hint)
     if file.stat().st_mode & stat.S_IWOTH:
         raise BadSettings(f"Everybody may write to {file.resolve()}, so it is not obeyed.", hint=f"chmod o-w {file}")
+    if runs := [name for name in _names(tomllib.loads(file.read_text("utf-8"))) if _RUNS.fullmatch(name.lower())]:
+        raise BadSettings(f"{file.resolve()} has code run ({', '.join(runs)}) and was not named, so it is not obeyed.", hint=hint)
+
+
+def _names(found: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The full names of what a settings file sets."""
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}"
 
 
 def _file() -> str:

@@ -224,6 +224,30 @@ def test_a_settings_file_that_everybody_may_write_is_refused(here: Path) -> None
     assert Settings.load().models.generator.type == "endpoint"
 
 
+@pytest.mark.parametrize(
+    "runs",
+    [
+        "[platform]\nweed = './weed'",
+        "platform = {tansu = './tansu'}",
+        "[head]\ntype = 'kafka'\nbootstrap = 'k:9092'\n[head.properties]\n'plugin.library.paths' = './evil.so'",
+        "[head]\ntype = 'kafka'\nbootstrap = 'k:9092'\n[head.properties.ssl.engine]\nlocation = './evil.so'",
+        "[tables]\ntype = 'rest'\nuri = 'http://c'\nwarehouse = 'w'\nproperties = {'py-io-impl' = 'antigravity.X'}",
+    ],
+)
+def test_a_settings_file_that_has_something_run_is_obeyed_only_if_it_is_named(
+    here: Path, monkeypatch: pytest.MonkeyPatch, runs: str
+) -> None:
+    """It may have come with a folder that was cloned: whoever stands in it and asks a question has not chosen its programs."""
+    here.write_text(runs)
+    with pytest.raises(BadSettings, match="has code run"):
+        Settings.load()
+    here.write_text("[platform]\nidle_s = 7")
+    assert Settings.load().platform.idle_s == 7
+    here.write_text("[platform]\nweed = './weed'")
+    monkeypatch.setenv("HEADRACE_SETTINGS", here.name)
+    assert Settings.load().platform.weed == Path("weed"), "it was named"
+
+
 def test_a_settings_file_that_leads_elsewhere_is_said_on_a_terminal(tmp_path: Path, here: Path) -> None:
     here.write_text(LEADS)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
