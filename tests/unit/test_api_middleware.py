@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from headrace import errors
 from headrace.answering.unrecorded import NOTE
@@ -68,6 +69,10 @@ async def inside(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("by design")
     body = (await receive())["body"]
     await PlainTextResponse(f"inside with {len(body)} bytes")(scope, receive, send)
+
+
+async def unheard(_: Message) -> None:
+    """Whoever asked does not listen."""
 
 
 Told = tuple[int, dict[str, str], str]
@@ -376,6 +381,25 @@ def test_a_body_has_a_minute_to_come(path: str, method: str, seconds: float, sta
 
 def test_health_needs_no_token() -> None:
     assert knock("/health", host="localhost:1")[0] == 200
+
+
+LONG = "x" * 60_000
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [("", "127.0.0.1"), ("10.1.2.3", "10.1.2.3"), ("2001:db8::7", "2001:db8::7"), (LONG, ""), (f"fe80::1%{LONG}", "fe80::1")],
+)
+def test_an_address_that_is_none_is_not_kept(told: str, kept: str) -> None:
+    """Whoever reaches the port says where he comes from (X-Forwarded-For): 64 KiB of it with each request filled the audit."""
+    through = door()
+    scope = {"type": "http", "method": "GET", "path": "/v1/runs", "query_string": b"", "client": ("127.0.0.1", 1)}
+    for key in ("hr_wrong", KEY):
+        headers = {**LOCAL, "authorization": f"Bearer {key}", "x-forwarded-for": told}
+        scope |= {"headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+        asyncio.run(ProxyHeadersMiddleware(cast(Any, through))(cast(Any, scope), cast(Any, nothing), cast(Any, unheard)))
+    (line,) = cast(_Guarded, through._service).strangers.lines(all_of_them=True)
+    assert line.by.address == cast(Any, scope)["caller"].address == kept
 
 
 def test_nobody_waits_for_a_strangers_body() -> None:
