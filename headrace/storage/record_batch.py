@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 import zlib
+from array import array
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -12,6 +14,9 @@ import pyarrow as pa
 _HEAD = struct.Struct(">qiibIhiqqqhii")  # a batch's head: first offset, length, …, magic, checksum, attributes, …, records
 _LENGTH_BEHIND, _CHECKED_FROM = 12, 21  # the length counts from here on, the checksum is of what comes from here on
 _CODEC = 0b111  # of its attributes: 0, gzip, Snappy, LZ4, Zstandard
+_MAGIC = 2
+_TIMES, _CONTROL = 0x08, 0x20  # whether its times are the broker's; whether it holds marks of transactions and no events
+_MARK_KEY = 4  # bytes that the key of such a mark has at least
 _SNAPPY_FRAME = b"\x82SNAPPY\0"
 _UNPACKED_BYTES = 64 << 20  # that a batch may come to; clients make them of 1 MB
 HEAD_BYTES = _HEAD.size
@@ -23,41 +28,51 @@ def compressed(head: bytes) -> bool:
     return len(head) == HEAD_BYTES and bool(_HEAD.unpack(head)[5] & _CODEC)
 
 
-def small(data: bytes) -> bool:
-    """Whether a batch unpacks, and to no more than a client should have in memory; one that is not compressed does."""
-    try:
-        _records(data)
-        return True
-    except _BROKEN:
-        return False
-
-
 def readable(data: bytes) -> bool:
     """Whether a client can read a batch, and needs no more memory for it than it should."""
     if len(data) < HEAD_BYTES:
         return False
     _, length, _, magic, _, _, last, *_, count = _HEAD.unpack_from(data)
-    if magic != 2 or not 1 <= count <= last + 1 or length != len(data) - _LENGTH_BEHIND:
+    if magic != _MAGIC or not 1 <= count <= last + 1 or length != len(data) - _LENGTH_BEHIND:
         return False
-    try:
-        records = _records(data)
-        return _walked(records, count, last) == len(records)
-    except _BROKEN:
-        return False
+    ends, records = _walked(data, last)
+    return len(ends) == count and ends[-1] == len(records)
 
 
-def holding(value: bytes, first: int, count: int) -> bytes:
-    """A batch that takes `count` offsets from `first` on and has one record, `value`, at the last of them."""
+def holding(data: bytes, kept: int, first: int, count: int) -> bytes:
+    """A batch that takes `count` offsets from `first` on, to stand in the place of `data`, which no client can read.
+
+    Its last record holds the first `kept` bytes of what was there. Records in front that can be read stay as they are, unless
+    they are longer: they may have landed, and by the last one that has a lander knows the head again.
+    """
+    ends, records = _walked(data, count - 2)
+    attributes, begun, newest = 0, (now := int(time.time() * 1000)), now
+    if ends and ends[-1] <= kept:
+        _, _, _, _, _, attributes, _, begun, newest, *_ = _HEAD.unpack_from(data)
+    else:
+        ends, records = array("q"), b""
+    value = data[:kept]
     body = b"\0" + _zigzag(0) + _zigzag(count - 1) + _zigzag(-1) + _zigzag(len(value)) + value + _zigzag(0)
-    record, now = _zigzag(len(body)) + body, int(time.time() * 1000)
-    checked = struct.pack(">hiqqqhii", 0, count - 1, now, now, -1, -1, -1, 1) + record
+    told = struct.pack(">hiqqqhii", attributes & _TIMES, count - 1, begun, newest, -1, -1, -1, len(ends) + 1)
+    checked = told + records[: ends[-1] if ends else 0] + _zigzag(len(body)) + body
     length = _CHECKED_FROM - _LENGTH_BEHIND + len(checked)
     return struct.pack(">qiibI", first, length, -1, 2, _crc32c(checked)) + checked
 
 
-def _records(data: bytes) -> bytes:
-    """The records of a batch, unpacked; none where it has no whole head."""
-    return _unpacked(_HEAD.unpack_from(data)[5] & _CODEC, data[HEAD_BYTES:]) if len(data) >= HEAD_BYTES else b""
+def _walked(data: bytes, last: int) -> tuple[array[int], bytes]:
+    """The records of a batch, unpacked, and where each ends, up to one that cannot be read or has a place beyond `last`."""
+    ends, records, before = array("q"), b"", -1
+    if len(data) < HEAD_BYTES:
+        return ends, records
+    _, length, _, magic, _, attributes, *_, count = _HEAD.unpack_from(data)
+    if magic != _MAGIC:
+        return ends, records
+    with contextlib.suppress(*_BROKEN):
+        records = _unpacked(attributes & _CODEC, data[HEAD_BYTES : max(HEAD_BYTES, _LENGTH_BEHIND + length)])
+        for _ in range(count):
+            before, end = _record(records, ends[-1] if ends else 0, range(before + 1, last + 1), attributes)
+            ends.append(end)
+    return ends, records
 
 
 def _unpacked(codec: int, data: bytes) -> bytes:
@@ -66,7 +81,10 @@ def _unpacked(codec: int, data: bytes) -> bytes:
         case 0:
             return data
         case 1:
-            found = zlib.decompressobj(31).decompress(data, _UNPACKED_BYTES + 1)
+            gzip = zlib.decompressobj(31)
+            found = gzip.decompress(data, _UNPACKED_BYTES + 1)
+            if not gzip.eof:
+                raise ValueError("it is cut off, or unpacks to too much")
         case 2:
             found = b"".join(_snappy(piece) for piece in _framed(data))
         case 3 | 4:
@@ -86,6 +104,8 @@ def _framed(data: bytes) -> Iterator[bytes]:
     at = len(_SNAPPY_FRAME) + 8
     while at < len(data):
         size = int.from_bytes(data[at : at + 4], "big")
+        if at + 4 + size > len(data):
+            raise ValueError("it is cut off")
         yield data[at + 4 : at + 4 + size]
         at += 4 + size
 
@@ -103,23 +123,21 @@ def _snappy(data: bytes) -> bytes:
     return bytes(pa.decompress(data, size, "snappy", asbytes=True))
 
 
-def _walked(data: bytes, count: int, last: int) -> int:
-    """Where the records of a batch end. Raises `IndexError` where they are none, or have other places than up to `last`."""
-    at, before = 0, -1
-    for _ in range(count):
-        size, begun = _varint(data, at)
-        _, at = _varint(data, begun + 1)  # behind the record's attributes: its time
-        delta, at = _varint(data, at)
-        at = _past(data, _past(data, at))  # key and value
-        headers, at = _varint(data, at)
-        if not before < delta <= last or not 0 <= headers <= size:
-            raise IndexError
-        before = delta
-        for _ in range(2 * headers):
-            at = _past(data, at)
-        if at != begun + size or at > len(data):
-            raise IndexError
-    return at
+def _record(data: bytes, at: int, places: range, attributes: int) -> tuple[int, int]:
+    """The place within its batch of the record at `at`, and where that ends. Raises `IndexError` where it is none."""
+    size, begun = _varint(data, at)
+    _, at = _varint(data, begun + 1)  # behind the record's attributes: its time
+    place, at = _varint(data, at)
+    key, _ = _varint(data, at)
+    at = _past(data, _past(data, at))  # key and value
+    headers, at = _varint(data, at)
+    if place not in places or not 0 <= headers <= size or (attributes & _CONTROL and key < _MARK_KEY):
+        raise IndexError
+    for _ in range(2 * headers):
+        at = _past(data, at)
+    if at != begun + size or at > len(data):
+        raise IndexError
+    return place, at
 
 
 def _past(data: bytes, at: int) -> int:

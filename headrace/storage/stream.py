@@ -45,6 +45,8 @@ _AHEAD_KIB = 16 << 10
 # with an error each time.
 _STUCK_S = 2.0
 _UNREADABLE = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._NOT_IMPLEMENTED, KafkaError._UNDERFLOW)
+# A client that met gzip which is cut off turns in a circle, and nothing ends it but the end of the process.
+_CLOSE_S = 10.0
 _NOT_THERE = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET)
 # A record passes these a few hundred thousand times a second: as C calls they cost half of what a loop does.
 _ERROR, _PARTITION, _OFFSET = methodcaller("error"), methodcaller("partition"), methodcaller("offset")
@@ -116,7 +118,7 @@ class _Link:
     """What is open of a topic, for all who share it: the clients, and how far each partition has been written."""
 
     made: bool = False
-    looked_through: bool = False  # whether what a process before may have died of was looked for
+    looked_through: set[int] = field(default_factory=set)  # partitions in which what a process before died of was looked for
     administrator: AdminClient | None = None
     producer: Producer | None = None
     floor: dict[int, int] = field(default_factory=dict)  # partition → the least offset that can still be given out
@@ -203,6 +205,7 @@ class TopicReader(_Topic):
         Some brokers answer that with silence. Where the head says that it has the offset and does not hand it out, it is not gone
         but out of reach: raises `Unavailable`.
         """
+        self._look_through({partition: offset})
         for gather_ms, patience_s in zip(_GATHER_MS[:2], (_ONE_RECORD_S / 4, _ONE_RECORD_S), strict=True):
             with self._consumer(gather_ms) as consumer:
                 consumer.assign([TopicPartition(self.store.name, partition, offset)])
@@ -234,9 +237,7 @@ class TopicReader(_Topic):
         began_ms, quiet_since = int(time.time() * 1000), time.monotonic()
         ended_since: float | None = None
         pace = _Pace()
-        if not self._link.looked_through:  # one that unpacks to more than the memory there is would end us again
-            self._rewrite_foreign(reached, whole=False)
-            self._link.looked_through = True
+        self._look_through(reached)
         looked = time.monotonic()
         while True:
             with self._consumer(pace.gather_ms) as consumer:
@@ -270,12 +271,21 @@ class TopicReader(_Topic):
                     if pace.changed(records, {p: ended[p] >= at or newest_ms[p] > late_ms for p, at in reached.items()}):
                         break
 
-    def _rewrite_foreign(self, reached: Mapping[int, int], *, whole: bool = True) -> int:
+    def _look_through(self, start: Mapping[int, int]) -> None:
+        """Before these partitions are first read, from these offsets on: have batches rewritten that would end or hang a client.
+
+        Only compressed ones do: one that unpacks to nothing or to more than the memory there is, or gzip that is cut off.
+        """
+        if new := {partition: offset for partition, offset in start.items() if partition not in self._link.looked_through}:
+            self._rewrite_foreign(new, compressed=True)
+            self._link.looked_through |= new.keys()
+
+    def _rewrite_foreign(self, reached: Mapping[int, int], *, compressed: bool = False) -> int:
         """Have batches behind these offsets rewritten that no client can read; returns how many. Of the embedded head only."""
         if self._records is None or (cluster := self.identity().cluster) is None:
             return 0
         records = TansuRecords(self._records, cluster, self.store.name)
-        count = sum(records.rewrite_foreign(partition, offset, whole=whole) for partition, offset in reached.items())
+        count = sum(records.rewrite_foreign(partition, at, compressed=compressed) for partition, at in reached.items())
         if count:
             log.warning("%d batches of %s that no client can read were made dead letters", count, self.store.name)
         return count
@@ -426,7 +436,11 @@ class _Closing:
         return self._consumer
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._consumer.close()
+        closing = threading.Thread(target=self._consumer.close, name="close", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)
+        if closing.is_alive():
+            log.error("a client of %s hangs and is left behind; start this process anew", self._topic.store.name)
         if isinstance(error, KafkaException):
             raise self._topic._unavailable(error) from error
 

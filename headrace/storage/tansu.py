@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 import random
 import time
+from bisect import bisect_right
+from concurrent.futures import ThreadPoolExecutor
 
 import obstore
 from obstore import exceptions as faults
@@ -25,7 +27,8 @@ from headrace.storage.endpoints import RecordStore
 from headrace.storage.objects import bucket_at
 from headrace.storage.reason import reason
 
-_AT_ONCE = 1_000  # batches that are looked at
+_AT_ONCE = 1_000  # batches that are looked at where one of the next holds readers up
+_READS_AT_ONCE = 8
 _KEPT_BYTES = 64 << 10  # of one that is rewritten
 _TRIES = 50
 _AGAIN_S = 0.02  # Tansu replaces the watermark at each batch it takes
@@ -59,31 +62,44 @@ class TansuRecords:
             raise self._unavailable(error) from error
         return low
 
-    def rewrite_foreign(self, partition: int, offset: int, *, whole: bool = True) -> int:
+    def rewrite_foreign(self, partition: int, offset: int, *, compressed: bool = False) -> int:
         """Rewrite the batches from an offset on that no client can read; returns how many those were.
 
-        In the place of each stands then one record, its last, which holds what was there: it lands as a dead letter. Not
-        `whole`, it is only looked whether they are compressed and unpack to more than a client should have in memory.
+        In the place of each stands then one whose last record holds what was there: it lands as a dead letter. With `compressed`
+        all of those that say they are compressed are looked at, otherwise the next thousand, whatever they say.
         """
         records = f"{self._topic}/{partition:010d}/records"
         count = 0
         try:
-            listed = obstore.list(self._client, prefix=records, offset=f"{records}/{offset:020d}")
-            paths = sorted((str(meta["path"]), int(meta["size"])) for page in listed for meta in page)[:_AT_ONCE]
-            firsts = [int(path.rpartition("/")[2][:20]) for path, _ in paths]
-            for place, (path, size) in enumerate(paths):
-                data = self._beginning(path, size if whole else min(size, record_batch.HEAD_BYTES))
-                if not whole and record_batch.compressed(data):
-                    data = self._beginning(path, size)
-                if record_batch.readable(data) if whole else record_batch.small(data):
-                    continue
-                if place + 1 < len(paths):
-                    behind = firsts[place + 1]
-                else:
-                    behind = int(json.loads(bytes(obstore.get(self._client, self._watermark(partition)).bytes()))["high"] or 0)
-                letter = record_batch.holding(data[:_KEPT_BYTES], firsts[place], max(1, behind - firsts[place]))
-                obstore.put(self._client, path, letter)
-                count += 1
+            listed = sorted(
+                (int(str(meta["path"]).rpartition("/")[2][:20]), str(meta["path"]), int(meta["size"]))
+                for page in obstore.list(self._client, prefix=records)
+                for meta in page
+            )
+            firsts = [first for first, _, _ in listed]
+            begin = max(0, bisect_right(firsts, offset) - 1)  # that in which the offset lies, if it lies in one
+            end = len(listed) if compressed else begin + _AT_ONCE
+
+            def look(one: tuple[int, str, int]) -> bytes | None:
+                """A batch to be rewritten, whole, or none."""
+                _, path, size = one
+                if compressed and not record_batch.compressed(self._beginning(path, min(size, record_batch.HEAD_BYTES))):
+                    return None
+                return None if record_batch.readable(data := self._beginning(path, size)) else data
+
+            with ThreadPoolExecutor(_READS_AT_ONCE, "look") as pool:
+                for place, data in enumerate(pool.map(look, listed[begin:end]), begin):
+                    if data is None:
+                        continue
+                    first, path, _ = listed[place]
+                    if place + 1 < len(firsts):
+                        behind = firsts[place + 1]
+                    else:
+                        watermark = json.loads(bytes(obstore.get(self._client, self._watermark(partition)).bytes()))
+                        behind = int(watermark["high"] or 0)
+                    letter = record_batch.holding(data, _KEPT_BYTES, first, max(1, behind - first))
+                    obstore.put(self._client, path, letter)
+                    count += 1
         except faults.BaseError as error:
             raise self._unavailable(error) from error
         return count

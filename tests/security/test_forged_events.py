@@ -5,11 +5,16 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import rude
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -139,6 +144,7 @@ def test_a_header_that_no_client_can_read_holds_nothing_up(runner: Runner) -> No
     assert (landed.events["feedback"], landed.dead) == (1, 1)
 
 
+SNAPPY = b"\x82SNAPPY\0" + struct.pack(">ii", 1, 1)  # the frame that Java's clients put around it
 UNREADABLE = {
     "gzip": rude.batch(b"\x1f\x8bno gzip", attributes=1, count=1),
     "zstd": rude.batch(b"\x28\xb5\x2f\xfdno zstd", attributes=4, count=1),
@@ -147,6 +153,11 @@ UNREADABLE = {
     "new magic": rude.batch(rude.record(b"{}"), magic=9),
     "fewer than it says": rude.batch(rude.record(b"{}"), count=5),
     "more than it says": rude.batch(rude.record(b"{}"), rude.record(b"{}", delta=1), count=1),
+    "a mark that is none": rude.batch(rude.record(b"{}"), attributes=0x20),
+    "all attributes": rude.batch(rude.record(b"{}"), attributes=-8),
+    "a piece of Snappy that is none": rude.batch(SNAPPY + b"\xff\xff\xff\xff" + b"?", attributes=2, count=1),
+    "good, then none": rude.batch(rude.record(b"{}"), b"\xff" * 40, count=2),
+    "good, then another that is none": rude.batch(rude.record(b"{}")) + rude.batch(b"\xff" * 40, count=1),
 }
 
 
@@ -179,6 +190,35 @@ def test_a_batch_that_would_fill_the_memory_is_not_unpacked_at_the_next_start(ru
     assert len(kept[0]["value"]) < 100_000, "its beginning is kept"
 
 
+LANDING = """
+import sys
+from pathlib import Path
+from headrace.core.run import Run
+from headrace.core.runner import Runner
+from headrace.ingest.land import land
+from headrace.storage.endpoints import Endpoints
+Runner(Run("test", Path(sys.argv[2])), Endpoints.model_validate_json(sys.argv[1])).run(land)
+"""
+
+
+def test_batches_that_end_or_hang_a_client_do_so_to_none_that_is_started(runner: Runner, tmp_path: Path) -> None:
+    """librdkafka aborts its process at a batch that unpacks to nothing, and turns in a circle at gzip that is cut off."""
+    runner.run(feedback, verdicts=[Verdict("before-them", True, "acme", "ann")])
+    runner.run(land)  # what is read first, the record that landed last, stands in front of them
+    whole = gzip.compress(rude.record(b"{}"))
+    lz4 = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(lz4, "lz4") as packing:
+        packing.write(rude.record(b"{}"))
+    for codec, packed in ((1, gzip.compress(b"")), (1, whole[:-1]), (1, b""), (3, lz4.getvalue().to_pybytes()[:-8])):
+        rude.produce(runner.endpoints, FEEDBACK.name, rude.batch(packed, attributes=codec, count=1))
+    runner.run(feedback, verdicts=[Verdict("behind-them", True, "acme", "ann")])
+    command = [sys.executable, "-c", LANDING, runner.endpoints.model_dump_json(), str(tmp_path)]
+    end = time.monotonic() + 100
+    while not reader(runner, FEEDBACK_ROWS).read(where="answer_id = 'behind-them'").num_rows:
+        assert time.monotonic() < end
+        assert subprocess.run(command, timeout=60).returncode == 0
+
+
 def test_batches_that_are_compressed_well_land_as_they_are(runner: Runner) -> None:
     """A producer of one's own signs, and may compress, too; only who looks closely can tell it from a batch that is none."""
     runner.run(land)
@@ -190,8 +230,8 @@ def test_batches_that_are_compressed_well_land_as_they_are(runner: Runner) -> No
             producer.produce(FEEDBACK.name, value, headers=signed(runner.endpoints, FEEDBACK.name, value))
         assert producer.flush(30) == 0
     topic = TopicReader(FEEDBACK, runner.endpoints, Meter(runner.record.ledger, "test"))
-    for whole in (False, True):
-        assert topic._rewrite_foreign({0: 0}, whole=whole) == 0
+    for compressed in (False, True):
+        assert topic._rewrite_foreign({0: 0}, compressed=compressed) == 0
     runner.run(land)
     assert reader(runner, FEEDBACK_ROWS).read(where="answer_id = 'compressed'").num_rows == 80
 
@@ -200,11 +240,11 @@ def test_a_topic_that_is_read_to_its_end_is_not_looked_through(runner: Runner, m
     """A lander that follows a quiet head asks the object store for nothing."""
     monkeypatch.setattr("headrace.storage.stream._STUCK_S", 0.1)
     looks = []
-    monkeypatch.setattr(TopicReader, "_rewrite_foreign", lambda self, reached, whole=True: looks.append(whole) or 0)
+    monkeypatch.setattr(TopicReader, "_rewrite_foreign", lambda self, reached, compressed=False: looks.append(compressed) or 0)
     topic = TopicReader(FEEDBACK, runner.endpoints, Meter(runner.record.ledger, "test"))
     quiet = [fetched for fetched, _ in zip(topic.read(dict.fromkeys(topic.spans(), 0), follow=True), range(20), strict=False)]
     assert len([fetched for fetched in quiet if not fetched]) > 8
-    assert looks == [False], "once, when it begins"
+    assert looks == [True], "once, when it begins"
 
 
 def test_dead_letters_without_a_signature_land_only_when_somebody_says_so(runner: Runner) -> None:
