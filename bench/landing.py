@@ -23,7 +23,7 @@ from confluent_kafka import Producer
 from headrace.catalog import EXTRA, FEEDBACK, ORIGIN, Store, Tier
 from headrace.core.run import Run
 from headrace.core.stage import Runner
-from headrace.ingest.land import Commit, Following, landing
+from headrace.ingest.land import Commit, Following, land
 from headrace.ingest.positions import positions
 from headrace.platform import open_platform
 from headrace.settings import LandingSettings, Settings
@@ -103,7 +103,7 @@ def _against_throwing_away(endpoints: Endpoints, size: int, count: int) -> dict[
         with tempfile.TemporaryDirectory() as folder:
             runner = Runner(Run("land", Path(folder)), endpoints)
             started = time.perf_counter()
-            done = runner.run(landing({topic: table}))
+            done = runner.run(land.over(topics=[topic], tables=[table]))
             landed.append(done.total / (time.perf_counter() - started))
         assert seen == done.total == count
     ratios = [land / throw for land, throw in zip(landed[1:], thrown[1:], strict=True)]
@@ -232,7 +232,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         say(started=True)
         done = Runner(Run("land", Path(folder)), endpoints).run(
-            landing({topic: rows}), settings=settings, following=following, committed=committed
+            land.over(topics=[topic], tables=[rows]), settings=settings, following=following, committed=committed
         )
     # Not getrusage's figure, which a process inherits from the one that started it.
     status = Path("/proc/self/status").read_text()

@@ -156,7 +156,7 @@ class QueryEngine:
         if kept is None or not kept.away:
             try:
                 patience = {} if kept is None else {"patience_s": _PATIENCE_S}
-                self._runner.run(answer, tenant=given.tenant, answers=[given], run=run, **patience)
+                self._runner.for_tenant(given.tenant).run(answer, answers=[given], run=run, **patience)
                 return given
             except Transient:
                 if kept is None:
@@ -178,8 +178,8 @@ class QueryEngine:
                 readers=readers,
             )
             retrieved = time.perf_counter()
-            ordered = self._runner.run(
-                rerank, tenant=tenant, question=question, hits=found.hits, reranker=self._reranker, answer_id=answer_id
+            ordered = self._runner.for_tenant(tenant).run(
+                rerank, question=question, hits=found.hits, reranker=self._reranker, answer_id=answer_id
             )
             reranked = time.perf_counter()
         return Answer(

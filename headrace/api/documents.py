@@ -31,7 +31,6 @@ from headrace.documents.put import composed
 from headrace.errors import BadDocument, Forbidden, NotFound, QuotaReached, Transient, WrongUsage, kind_of
 from headrace.readiness import Trouble
 from headrace.settings import Settings, TenantLimits
-from headrace.storage.meter import Meter
 from headrace.storage.records import NAME_BYTES
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import IndexReader
@@ -139,14 +138,13 @@ class Documents:
     def __init__(self, runner: Runner, settings: Settings) -> None:
         self._runner = runner
         self._settings = settings
-        meter = Meter(runner.record.ledger, "documents")
-        self._table = TableReader(DOCUMENT_ROWS, runner.endpoints, meter)
+        self._table = runner.open(TableReader, DOCUMENT_ROWS, stage="documents")
         self._shelves: dict[str, dict[str, Document]] = {}
         self._kept: dict[str, dict[str, _Versions]] = {}  # tenant → uri → what of its sources is stored, by the tables
         self._since: dict[tuple[str, str], Sequence[Document]] = {}  # what was put or deleted since, in its order
-        self._chunks = TableReader(CHUNK_ROWS, runner.endpoints, meter)
-        self._vectors = VectorReader(CHUNKS, runner.endpoints, meter)
-        self._indexes = IndexReader(INDEXES, runner.endpoints, meter)
+        self._chunks = runner.open(TableReader, CHUNK_ROWS, stage="documents")
+        self._vectors = runner.open(VectorReader, CHUNKS, stage="documents")
+        self._indexes = runner.open(IndexReader, INDEXES, stage="documents")
         self._held: set[_Held] = set()  # in the index
         self._passing = False
         self._asked = (-_ASK_S, "")  # when the index was asked last, and its version then

@@ -37,7 +37,6 @@ from headrace.readiness import Ask, Readiness, Trouble, asks
 from headrace.settings import Settings, TenantLimits
 from headrace.storage.ledger import Direction, Row
 from headrace.storage.metadata import Metadata
-from headrace.storage.meter import Meter
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.handles import VectorReader
@@ -280,13 +279,13 @@ class Service:
 
     def _recorded(self, verdict: Verdict) -> dict[str, Any]:
         with self._alone("feedback", verdict.tenant):
-            partition, offset = self.runner.run(feedback, tenant=verdict.tenant, verdicts=[verdict])[0]
+            partition, offset = self.runner.for_tenant(verdict.tenant).run(feedback, verdicts=[verdict])[0]
             self._seen.add(("feedback", verdict.tenant))
         return {"verdict_id": verdict.verdict_id, "topic": FEEDBACK.name, "partition": partition, "offset": offset}
 
     def _landed(self, verdict: Verdict) -> dict[str, Any] | None:
         """Where a verdict stands that another process recorded, if it has landed."""
-        table = TableReader(FEEDBACK_ROWS, self.runner.endpoints, Meter(self.runner.record.ledger, feedback.name))
+        table = self.runner.open(TableReader, FEEDBACK_ROWS, stage=feedback.name)
         where = f"verdict_id = {quoted(verdict.verdict_id)} AND tenant = {quoted(verdict.tenant)}"
         found = table.read(("partition", "offset"), where).to_pylist()
         return {"verdict_id": verdict.verdict_id, "topic": FEEDBACK.name, **found[0]} if found else None
@@ -305,9 +304,8 @@ class Service:
         """How many passages of a tenant are indexed, and in which version of the index."""
         with self._lock:
             if self._vectors is None:
-                meter = Meter(self.runner.record.ledger, "page")
-                self._vectors = VectorReader(CHUNKS, self.runner.endpoints, meter)
-                self._indexes = IndexReader(INDEXES, self.runner.endpoints, meter)
+                self._vectors = self.runner.open(VectorReader, CHUNKS, stage="page")
+                self._indexes = self.runner.open(IndexReader, INDEXES, stage="page")
         served = active_reader(self._indexes.recent(), self._vectors)
         return {
             "run": self.runner.record.id,
@@ -410,8 +408,7 @@ class Service:
         if self._unrecorded is not None and (row := self._unrecorded.find(answer_id)) is not None:
             return _Given(row["tenant"], frozenset(passage["chunk_id"] for passage in row["passages"]))
         # Another command's answer, or one from before a restart: tables know it once it has landed.
-        meter = Meter(self.runner.record.ledger, feedback.name)
-        table = TableReader(INTERACTION_ROWS, self.runner.endpoints, meter)
+        table = self.runner.open(TableReader, INTERACTION_ROWS, stage=feedback.name)
         columns = ("answer_id", "tenant", "passages")
         found = table.read(columns, f"answer_id = '{answer_id}'").to_pylist() if answer_id.isalnum() else []
         if not found:

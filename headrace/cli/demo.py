@@ -253,9 +253,9 @@ def _judge(console: Console, session: Session, engine: QueryEngine, settings: Se
                 )
             )
         if len(verdicts) >= 500:
-            session.runner.run(feedback, tenant=settings.tenant, verdicts=verdicts)
+            session.runner.for_tenant(settings.tenant).run(feedback, verdicts=verdicts)
             verdicts = []
-    session.runner.run(feedback, tenant=settings.tenant, verdicts=verdicts)
+    session.runner.for_tenant(settings.tenant).run(feedback, verdicts=verdicts)
     console.print(f"{len(memories)} searches, {liked:,} passages liked, {disliked:,} disliked.")
 
 

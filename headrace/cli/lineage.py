@@ -26,12 +26,12 @@ def trace(
 
     with opened("trace", settings_of(), models=False, quiet=as_json) as session:
         session.runner.run(land_stage)
-        follow, shown = (of_event, event_tree) if "/" in what else (of_answer, answer_tree)
-        found = session.runner.run(follow, **{"event" if "/" in what else "answer_id": what})
+        run, event = session.runner.run, "/" in what
+        found = run(of_event, event=what) if event else run(of_answer, answer_id=what)
     if as_json:
         print_json(found)
     else:
-        out.print(shown(found), highlight=False)
+        out.print(event_tree(found) if event else answer_tree(found), highlight=False)
 
 
 @app.command(rich_help_panel="Lineage")

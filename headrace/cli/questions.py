@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headrace.cli.common import As, AsJson, Tenant, app, checked_question, out, print_json, settings_of, user
 from headrace.errors import NotFound, WrongUsage
+
+if TYPE_CHECKING:
+    from headrace.core.stage import Runner
 
 
 @app.command(rich_help_panel="Inference")
@@ -110,7 +113,7 @@ def feedback(
     verdict = Verdict(answer_id, up, settings.tenant, user(), reason=reason, correction=correction, consent=consent)
     with opened("feedback", settings, models=False, quiet=as_json) as session:
         _known_answer(session.runner, answer_id, settings.tenant)
-        places = session.runner.run(feedback_stage, tenant=settings.tenant, verdicts=[verdict])
+        places = session.runner.for_tenant(settings.tenant).run(feedback_stage, verdicts=[verdict])
     if as_json:
         print_json({"verdict_id": verdict.verdict_id, "topic": "feedback", "partition": places[0][0], "offset": places[0][1]})
     else:
@@ -120,15 +123,14 @@ def feedback(
         out.print(f"Recorded at feedback/{places[0][0]}/{places[0][1]}. {learns}")
 
 
-def _known_answer(runner: Any, answer_id: str, tenant: str) -> None:
+def _known_answer(runner: Runner, answer_id: str, tenant: str) -> None:
     """Raise `NotFound` unless that answer of the tenant's was given: a verdict on nothing would be lost silently."""
     from headrace.catalog import INTERACTION_ROWS, INTERACTIONS
     from headrace.ingest.land import land as land_stage
-    from headrace.storage.meter import Meter
     from headrace.storage.tables.handles import TableReader, quoted
 
     runner.run(land_stage).require(INTERACTIONS)
-    table = TableReader(INTERACTION_ROWS, runner.endpoints, Meter(runner.record.ledger, "feedback", tenant))
+    table = runner.open(TableReader, INTERACTION_ROWS, stage="feedback", tenant=tenant)
     rows = table.read(("answer_id", "tenant"), f"answer_id = {quoted(answer_id)}")
     if tenant not in rows["tenant"].to_pylist():
         raise NotFound(f"Tenant {tenant!r} was given no answer {answer_id!r}.", hint="`headrace ask` prints the id.")

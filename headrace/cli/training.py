@@ -76,17 +76,16 @@ def models(as_json: AsJson = False) -> None:
     from headrace.cli.render.results import rows_table
     from headrace.explain.diagram.format import human_bytes
     from headrace.session import opened
-    from headrace.storage.meter import Meter
     from headrace.storage.objects import ObjectReader
     from headrace.training import manifest
     from headrace.training.champion import champion, versions
     from headrace.training.recipe import MODELS as NAMES
 
     with opened("models", settings_of(), models=False, quiet=as_json) as session:
-        store = ObjectReader(MODELS, session.runner.endpoints, Meter(session.run.ledger, "models"))
+        store = session.runner.open(ObjectReader, MODELS, stage="models")
         pointers = {name: champion(store, name)[0] for name in NAMES}
         cards = [card for name in NAMES for card in versions(store, name)]
-        turns = ObjectReader(TURNS, session.runner.endpoints, Meter(session.run.ledger, "models"))
+        turns = session.runner.open(ObjectReader, TURNS, stage="models")
         numbers = manifest.numbers(turns)
         newest = manifest.read(turns, numbers[-1]) if numbers else None
     refused = newest if newest is not None and not newest["decision"]["promote"] else None

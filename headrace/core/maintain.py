@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from headrace.catalog import LEDGER, RUNS, TURNS, Tier, stores
+from headrace.catalog import LEDGER, RUNS, TURNS, Store, Tier, stores
 from headrace.core.run import runs, write_atomically
-from headrace.core.stage import Port, Stage, stage
+from headrace.core.stage import each, stage
 from headrace.errors import LostRace, Transient
 from headrace.settings import Upkeep
 from headrace.storage.objects import ObjectReader
@@ -25,7 +25,13 @@ from headrace.storage.tables.handles import TableWriter
 from headrace.storage.tables.maintenance import Upkept
 
 
-def _upkeep(*, turns: ObjectReader, settings: Upkeep, only_due: bool = False, **tables: TableWriter) -> list[Upkept]:
+@stage("Merges each table's small files, expires old snapshots no turn names, and removes what none names.")
+def upkeep(
+    turns: Annotated[ObjectReader, TURNS],
+    tables: Annotated[Mapping[Store, TableWriter], each(stores(Tier.TABLE))],
+    settings: Upkeep,
+    only_due: bool = False,
+) -> list[Upkept]:
     """Keep every table, or those that are due; return what was done to each that exists.
 
     A table that cannot be kept now does not keep the others from it: its error is raised once they are done.
@@ -42,18 +48,6 @@ def _upkeep(*, turns: ObjectReader, settings: Upkeep, only_due: bool = False, **
     if failed:
         raise failed[0]
     return done
-
-
-upkeep: Stage[..., list[Upkept]] = Stage(
-    "upkeep",
-    "Merges each table's small files, expires old snapshots no turn names, and removes what none names.",
-    (
-        Port("turns", TURNS, ObjectReader),
-        *(Port(f"{store.table}_rows", store, TableWriter) for store in stores(Tier.TABLE)),
-    ),
-    _upkeep,
-    frozenset({"settings", "only_due"}),
-)
 
 
 def pins(turns: ObjectReader) -> Callable[[], set[int]]:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, Generic, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import (
+    Annotated,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Self,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 from headrace.catalog import Store
 from headrace.core.launch import Batches, Threads
@@ -28,14 +42,32 @@ Handle = FileReader | ObjectReader | ReportedReader | TableReader | TopicReader 
 _READERS = (FileReader, ObjectReader, ReportedReader, TableReader, TopicReader, VectorReader)
 _WRITERS = (FileWriter, ObjectWriter, ReportedWriter, TableWriter, TopicWriter, VectorWriter)
 
+H = TypeVar("H", bound=Handle)
+
+
+@dataclass(frozen=True)
+class Each:
+    """Stores of which a stage gets a handle each, as one parameter: a mapping from store to handle, in this order."""
+
+    stores: tuple[Store, ...]
+
+
+def each(stores: Iterable[Store]) -> Each:
+    """For an annotation: `Annotated[Mapping[Store, TableReader], each(STORES)]`."""
+    return Each(tuple(stores))
+
 
 @dataclass(frozen=True)
 class Port:
-    """One parameter of a stage that is a store: which handle it gets, of which store, for reading or for writing."""
+    """A store that a stage may touch: by which parameter, through which handle, for reading or for writing.
+
+    `many`: the parameter is a mapping that has further stores.
+    """
 
     parameter: str
     store: Store
     handle: type[Handle]
+    many: bool = False
 
     @property
     def direction(self) -> Direction:
@@ -45,44 +77,103 @@ class Port:
 
 @dataclass(frozen=True)
 class Stage(Generic[P, R]):
-    """A step of a pipeline: its name, its sentence, its ports and the function that does it."""
+    """A step of a pipeline: its name, its sentence, its ports and the function that does it.
+
+    `P` are the function's parameters without those that the runner gives: what `Runner.run` takes, checked at every call.
+    """
 
     name: str
     sentence: str
     ports: tuple[Port, ...]
-    function: Callable[P, R]
-    inputs: frozenset[str]
+    function: Callable[..., R]
+    inputs: tuple[str, ...]
     phase: str = ""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
+        """Call the function with handles of the caller's own: those of the stage that calls it, or a test's."""
         return self.function(*args, **kwargs)
 
+    def over(self, **stores: Iterable[Store]) -> Self:
+        """The same stage over other stores, for parameters that take many: `land.over(topics=[…], tables=[…])`."""
+        kinds = {port.parameter: port.handle for port in self.ports if port.many}
+        kept = [port for port in self.ports if port.parameter not in stores]
+        ports = [Port(name, store, kinds[name], many=True) for name, own in stores.items() for store in own]
+        return replace(self, ports=(*ports, *kept))
 
-def stage(sentence: str, *, phase: str = "") -> Callable[[Callable[P, R]], Stage[P, R]]:
-    """Declare a stage from a function's signature. A handle parameter that names no store raises `TypeError` at import."""
 
-    def declare(function: Callable[P, R]) -> Stage[P, R]:
+# What the runner gives a stage by its annotation; such parameters come first in a stage's signature.
+_Given = Handle | Mapping[Store, Any] | Batches | Bars
+A = TypeVar("A", bound=_Given)
+B = TypeVar("B", bound=_Given)
+C = TypeVar("C", bound=_Given)
+D = TypeVar("D", bound=_Given)
+E = TypeVar("E", bound=_Given)
+F = TypeVar("F", bound=_Given)
+G = TypeVar("G", bound=_Given)
+I = TypeVar("I", bound=_Given)  # noqa: E741
+J = TypeVar("J", bound=_Given)
+
+
+class _Declare:
+    """Makes a stage of a function. One overload per number of parameters that the runner gives; the longest that fits counts."""
+
+    def __init__(self, sentence: str, phase: str) -> None:
+        self._sentence = sentence
+        self._phase = phase
+
+    # fmt: off
+    @overload
+    def __call__(self, function: Callable[Concatenate[A, B, C, D, E, F, G, I, J, P], R]) -> Stage[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[A, B, C, D, E, F, G, I, P], R]) -> Stage[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[A, B, C, D, E, F, G, P], R]) -> Stage[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[A, B, C, D, E, F, P], R]) -> Stage[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[A, B, C, D, E, P], R]) -> Stage[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[A, B, C, D, P], R]) -> Stage[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[A, B, C, P], R]) -> Stage[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[A, B, P], R]) -> Stage[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[A, P], R]) -> Stage[P, R]: ...
+    # fmt: on
+    def __call__(self, function: Callable[..., R]) -> Stage[..., R]:
         hints = get_type_hints(function, include_extras=True)
-        ports, inputs = [], set()
+        ports: list[Port] = []
+        inputs: list[str] = []
         for name in inspect.signature(function).parameters:
-            hint = hints[name]
-            kind, store = _annotated(hint)
-            if isinstance(kind, type) and issubclass(kind, (*_READERS, *_WRITERS)):
-                if store is None:
-                    raise TypeError(f"{function.__name__}({name}) is a handle but names no store of the catalog")
-                ports.append(Port(name, store, kind))
+            kind, note = _annotated(hints[name])
+            handle = get_args(kind)[1] if isinstance(note, Each) else kind
+            if not (isinstance(handle, type) and issubclass(handle, (*_READERS, *_WRITERS))):
+                inputs.append(name)
+            elif note is None:
+                raise TypeError(f"{function.__name__}({name}) is a handle but names no store of the catalog")
+            elif inputs:
+                raise TypeError(f"{function.__name__}({name}) is a handle and must come before {inputs[0]!r}")
+            elif isinstance(note, Each):
+                ports += [Port(name, store, handle, many=True) for store in note.stores]
             else:
-                inputs.add(name)
-        return Stage(function.__name__, sentence, tuple(ports), function, frozenset(inputs), phase)
-
-    return declare
+                ports.append(Port(name, note, handle))
+        return Stage(function.__name__, self._sentence, tuple(ports), function, tuple(inputs), self._phase)
 
 
-def _annotated(hint: Any) -> tuple[Any, Store | None]:
+def stage(sentence: str, *, phase: str = "") -> _Declare:
+    """Declare a stage from a function's signature: first its handles, each with its store, `batches` and `bars`; then its inputs.
+
+    A handle parameter that names no store raises `TypeError` at import.
+    """
+    return _Declare(sentence, phase)
+
+
+def _annotated(hint: Any) -> tuple[Any, Store | Each | None]:
     if get_origin(hint) is not Annotated:
         return hint, None
     kind, *notes = get_args(hint)
-    return kind, next((note for note in notes if isinstance(note, Store)), None)
+    return kind, next((note for note in notes if isinstance(note, Store | Each)), None)
 
 
 @dataclass(frozen=True)
@@ -107,7 +198,7 @@ class Pipeline:
 class Runner:
     """Runs stages of one run against one set of endpoints.
 
-    Handles are kept per (stage, parameter, tenant): opening an index or a catalog again for each question would cost more
+    Handles are kept per (stage, store, kind, tenant): opening an index or a catalog again for each question would cost more
     than the question. Those of a stage's tenants share what the first of them opened. `batches` says how batch work runs,
     `bars` where its progress shows.
     """
@@ -117,27 +208,42 @@ class Runner:
         self.endpoints = endpoints
         self.batches: Batches = batches or Threads()
         self.bars = bars or Bars(quiet=True)
-        self._handles: dict[tuple[str, str, str], Handle] = {}
-        self._first: dict[tuple[str, str], Handle] = {}
+        self._handles: dict[tuple[Any, ...], Handle] = {}
+        self._first: dict[tuple[Any, ...], Handle] = {}
+        self._tenant = ""
         self._making = threading.Lock()
 
-    def run(self, stage: Stage[..., R], *, tenant: str = "", **inputs: Any) -> R:
-        """Run one stage. A stage that asks for `batches`, `bars` or `tenant` gets the runner's; the rest are `inputs`."""
-        given: dict[str, Any] = dict(inputs)
-        for name, value in (("batches", self.batches), ("bars", self.bars), ("tenant", tenant)):
-            if name in stage.inputs:
-                given.setdefault(name, value)
-        for port in stage.ports:
-            given[port.parameter] = self._handle(stage.name, port, tenant)
-        return stage.function(**given)
+    def run(self, stage: Stage[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run one stage with its inputs; the runner adds the handles, and `batches` and `bars` where the stage takes them.
 
-    def _handle(self, stage: str, port: Port, tenant: str) -> Handle:
+        What it moves counts for its input `tenant`, if it has one, else for the runner's (`for_tenant`).
+        """
+        inputs: dict[str, Any] = {"batches": self.batches, "bars": self.bars}
+        inputs = {name: inputs[name] for name in inputs if name in stage.inputs}
+        inputs |= dict(zip([name for name in stage.inputs if name not in inputs], args, strict=False)) | kwargs
+        tenant = cast("str", inputs.get("tenant", self._tenant))
+        for port in stage.ports:
+            handle = self.open(port.handle, port.store, stage=stage.name, tenant=tenant)
+            if port.many:
+                inputs.setdefault(port.parameter, {})[port.store] = handle
+            else:
+                inputs[port.parameter] = handle
+        return stage.function(**inputs)
+
+    def for_tenant(self, tenant: str) -> Self:
+        """The same runner, whose stages count what they move for this tenant."""
+        other = copy.copy(self)
+        other._tenant = tenant
+        return other
+
+    def open(self, handle: type[H], store: Store, *, stage: str, tenant: str = "") -> H:
+        """A handle for a component that is no stage, metered under the name `stage`; the same one again when asked again."""
         with self._making:
-            own = self._handles.get((stage, port.parameter, tenant))
+            own = self._handles.get((stage, store.name, handle, tenant))
             if own is None:
                 meter = Meter(self.record.ledger, stage, tenant)
-                first = self._first.get((stage, port.parameter))
-                own = first.counting(meter) if first else port.handle(port.store, self.endpoints, meter)
-                self._first.setdefault((stage, port.parameter), own)
-                self._handles[stage, port.parameter, tenant] = own
-            return own
+                first = self._first.get((stage, store.name, handle))
+                own = first.counting(meter) if first else handle(store, self.endpoints, meter)
+                self._first.setdefault((stage, store.name, handle), own)
+                self._handles[stage, store.name, handle, tenant] = own
+            return cast("H", own)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from headrace.catalog import LANDINGS
-from headrace.core.stage import Stage
-from headrace.ingest.handles import pair_ports, pairs
+from headrace.catalog import LANDINGS, Store
+from headrace.core.stage import each, stage
 from headrace.ingest.positions import Divergence, Position, disagreement, positions
 from headrace.storage.stream import Identity, Span, TopicReader
 from headrace.storage.tables.handles import TableReader
@@ -42,12 +42,13 @@ class Backlog:
         return asdict(self)
 
 
-def _backlog(**handles: Any) -> list[Backlog]:
+@stage("Says what of the head no table holds yet.")
+def backlog(
+    topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
+    tables: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
+) -> list[Backlog]:
     """Every partition of every topic that lands."""
-    return [found for topic, table in pairs(LANDINGS, handles) for found in _of(topic, table)]
-
-
-backlog = Stage("backlog", "Says what of the head no table holds yet.", pair_ports(LANDINGS, TableReader), _backlog, frozenset())
+    return [found for topic, table in zip(topics.values(), tables.values(), strict=True) for found in _of(topic, table)]
 
 
 def _of(topic: TopicReader, table: TableReader) -> list[Backlog]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.catalog import DEAD_LETTERS, LANDINGS, Store
-from headrace.core.stage import Port, Stage
+from headrace.core.stage import each, stage
 from headrace.errors import LostRace, NotFound, WrongUsage
-from headrace.ingest.handles import pairs, ports
 from headrace.ingest.positions import Position, origin, positions
 from headrace.storage.records import decode
 from headrace.storage.signature import UNSIGNED
+from headrace.storage.stream import TopicReader
 from headrace.storage.tables.handles import TableReader, TableWriter
 
 _MARK = "relanded"
@@ -32,31 +32,28 @@ class Relanded:
     dead: int
 
 
-def relanding(landings: Mapping[Store, Store]) -> Stage[..., Relanded]:
-    """The stage that lands dead letters of these topics."""
-
-    def reland(*, dead_letters: TableReader, unsigned: bool = False, **handles: Any) -> Relanded:
-        """Read every dead letter again with the schema of today; those of nobody we know stay dead unless `unsigned`."""
-        letters = dead_letters.read(("value", "reason", *_ORIGIN))
-        forged = pc.starts_with(letters["reason"], UNSIGNED)
-        events, before, dead = {}, 0, 0 if unsigned else pc.sum(forged).as_py() or 0
-        if not unsigned:
-            letters = letters.filter(pc.invert(forged))
-        for topic, table in landings.items():
-            of = [name.partition("@")[0] == topic.name for name in letters["topic"].to_pylist()]
-            mine = letters.filter(pa.array(of, pa.bool_()))
-            decoded = decode(topic, mine["value"].to_pylist())
-            read = mine.select(_ORIGIN).take(pa.array(decoded.kept, pa.int64()))
-            dead += len(decoded.bad)
-            events[topic.name] = _append(handles[table.table], decoded.rows, read.to_pylist())
-            before += len(decoded.kept) - events[topic.name]
-        return Relanded(events, before, dead)
-
-    ports = (Port("dead_letters", DEAD_LETTERS, TableReader), *(Port(t.table, t, TableWriter) for t in landings.values()))
-    return Stage("reland", "Lands dead letters that can be read now.", ports, reland, frozenset({"unsigned"}))
-
-
-reland = relanding(LANDINGS)
+@stage("Lands dead letters that can be read now.")
+def reland(
+    dead_letters: Annotated[TableReader, DEAD_LETTERS],
+    tables: Annotated[Mapping[Store, TableWriter], each(LANDINGS.values())],
+    unsigned: bool = False,
+    topics: Iterable[Store] = LANDINGS,
+) -> Relanded:
+    """Read every dead letter again with the schema of today; those of nobody we know stay dead unless `unsigned`."""
+    letters = dead_letters.read(("value", "reason", *_ORIGIN))
+    forged = pc.starts_with(letters["reason"], UNSIGNED)
+    events, before, dead = {}, 0, 0 if unsigned else pc.sum(forged).as_py() or 0
+    if not unsigned:
+        letters = letters.filter(pc.invert(forged))
+    for topic, table in zip(topics, tables.values(), strict=True):
+        of = [name.partition("@")[0] == topic.name for name in letters["topic"].to_pylist()]
+        mine = letters.filter(pa.array(of, pa.bool_()))
+        decoded = decode(topic, mine["value"].to_pylist())
+        read = mine.select(_ORIGIN).take(pa.array(decoded.kept, pa.int64()))
+        dead += len(decoded.bad)
+        events[topic.name] = _append(table, decoded.rows, read.to_pylist())
+        before += len(decoded.kept) - events[topic.name]
+    return Relanded(events, before, dead)
 
 
 def _append(table: TableWriter, rows: pa.RecordBatch, places: list[dict[str, Any]]) -> int:
@@ -88,38 +85,36 @@ def skipped(marks: Mapping[str, Any], name: str, partition: int) -> dict[int, st
     return {int(offset): str(reason) for offset, reason in (marks.get(f"{_NAME}{name}/{partition}") or {}).items()}
 
 
-def skipping(landings: Mapping[Store, Store]) -> Stage[..., str]:
-    """The stage that has records of these topics skipped."""
+@stage("Has a record of the head skipped that holds its topic up.")
+def skip(
+    topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
+    tables: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
+    dead_letters: Annotated[TableWriter, DEAD_LETTERS],
+    place: str,
+    reason: str,
+) -> str:
+    """Have the record at `place` (`topic/partition/offset`) skipped; returns what that means, in a sentence.
 
-    def skip(*, place: str, reason: str, dead_letters: TableWriter, **handles: Any) -> str:
-        """Have the record at `place` (`topic/partition/offset`) skipped; returns what that means, in a sentence.
-
-        Raises `NotFound` where the head has no such partition, `WrongUsage` where that offset has landed.
-        """
-        head, _, offset = place.rpartition("/")
-        name, _, partition = head.rpartition("/")
-        for topic, table in pairs(landings, handles):
-            if topic.store.name != name or not (partition.isdecimal() and offset.isdecimal()):
-                continue
-            if int(partition) not in topic.spans():
-                continue
-            position = positions(table.marks(), name).get(int(partition)) or Position(0, None, None)
-            if int(offset) < position.next:
-                raise WrongUsage(f"{place} has landed: {head} goes on at {position.next}.", hint="See `headrace head`.")
-            named = origin(name, position.incarnation)
-            mark = f"{_NAME}{named}/{int(partition)}"
-            marks = dead_letters.marks()
-            # What lies behind the position has been buried.
-            open_ = {str(at): why for at, why in skipped(marks, named, int(partition)).items() if at >= position.next}
-            nothing = pa.Table.from_batches([], dead_letters.store.columns)
-            after = {**open_, str(int(offset)): reason}
-            dead_letters.append(nothing, marks={mark: after}, expected={mark: marks.get(mark)})
-            return f"{place} becomes a dead letter when {head} comes to it, which is next at offset {position.next}."
-        known = ", ".join(store.name for store in landings)
-        raise NotFound(f"There is no partition {head!r}.", hint=f"Give it as TOPIC/PARTITION/OFFSET; the topics: {known}.")
-
-    sentence = "Has a record of the head skipped that holds its topic up."
-    return Stage("skip", sentence, ports(landings, TableWriter), skip, frozenset({"place", "reason"}))
-
-
-skip = skipping(LANDINGS)
+    Raises `NotFound` where the head has no such partition, `WrongUsage` where that offset has landed.
+    """
+    head, _, offset = place.rpartition("/")
+    name, _, partition = head.rpartition("/")
+    for topic, table in zip(topics.values(), tables.values(), strict=True):
+        if topic.store.name != name or not (partition.isdecimal() and offset.isdecimal()):
+            continue
+        if int(partition) not in topic.spans():
+            continue
+        position = positions(table.marks(), name).get(int(partition)) or Position(0, None, None)
+        if int(offset) < position.next:
+            raise WrongUsage(f"{place} has landed: {head} goes on at {position.next}.", hint="See `headrace head`.")
+        named = origin(name, position.incarnation)
+        mark = f"{_NAME}{named}/{int(partition)}"
+        marks = dead_letters.marks()
+        # What lies behind the position has been buried.
+        open_ = {str(at): why for at, why in skipped(marks, named, int(partition)).items() if at >= position.next}
+        nothing = pa.Table.from_batches([], dead_letters.store.columns)
+        after = {**open_, str(int(offset)): reason}
+        dead_letters.append(nothing, marks={mark: after}, expected={mark: marks.get(mark)})
+        return f"{place} becomes a dead letter when {head} comes to it, which is next at offset {position.next}."
+    known = ", ".join(store.name for store in topics)
+    raise NotFound(f"There is no partition {head!r}.", hint=f"Give it as TOPIC/PARTITION/OFFSET; the topics: {known}.")

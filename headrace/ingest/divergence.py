@@ -6,17 +6,16 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 
-from headrace.catalog import LANDINGS, REFUSALS, Store
-from headrace.core.stage import Stage
+from headrace.catalog import DEAD_LETTERS, LANDINGS, REFUSALS, Store
+from headrace.core.stage import each, stage
 from headrace.errors import LostRace, NotFound, WrongUsage
-from headrace.ingest.handles import pairs, ports
 from headrace.ingest.positions import GAP, Divergence, Position, disagreement, mark_name, origin, positions
 from headrace.storage.records import batch, decode, decoded_schema
-from headrace.storage.stream import TopicReader
+from headrace.storage.stream import Span, TopicReader
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 
 STOPPED = "stopped"
@@ -74,30 +73,39 @@ class Accepted:
         return f"{place} goes on at offset {at} of the new head, whose rows are called {name!r}."
 
 
-def acceptance(landings: Mapping[Store, Store]) -> Stage[..., Accepted]:
-    """The stage that accepts a refused partition of these topics."""
+@stage("Lets a partition land again whose head disagreed with its table.")
+def accept(
+    topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
+    tables: Annotated[Mapping[Store, TableWriter], each(LANDINGS.values())],
+    dead_letters: Annotated[TableReader, DEAD_LETTERS],
+    refusals: Annotated[TableWriter, REFUSALS],
+    place: str,
+    gap: bool,
+    who: str,
+) -> Accepted:
+    """Let `place` (`topic/partition`) go on: past a gap, or with a new head.
 
-    def accept(*, place: str, gap: bool, who: str, **handles: Any) -> Accepted:
-        """Let `place` (`topic/partition`) go on: past a gap, or with a new head.
-
-        Raises `NotFound` where there is no such partition, `WrongUsage` where it is not refused or not for that.
-        """
-        name, _, number = place.rpartition("/")
-        for topic, table in pairs(landings, handles):
-            if topic.store.name == name and number.isdecimal() and int(number) in (spans := topic.spans()):
-                return _accept(topic, table, handles, int(number), spans[int(number)], gap=gap, who=who)
-        known = ", ".join(store.name for store in landings)
-        raise NotFound(f"There is no partition {place!r}.", hint=f"Give it as TOPIC/PARTITION; the topics: {known}.")
-
-    sentence = "Lets a partition land again whose head disagreed with its table."
-    return Stage("accept", sentence, ports(landings, TableWriter), accept, frozenset({"place", "gap", "who"}))
-
-
-accept = acceptance(LANDINGS)
+    Raises `NotFound` where there is no such partition, `WrongUsage` where it is not refused or not for that.
+    """
+    name, _, number = place.rpartition("/")
+    for topic, table in zip(topics.values(), tables.values(), strict=True):
+        if topic.store.name == name and number.isdecimal() and int(number) in (spans := topic.spans()):
+            partition = int(number)
+            return _accept(topic, table, dead_letters, refusals, partition, spans[partition], gap=gap, who=who)
+    known = ", ".join(store.name for store in topics)
+    raise NotFound(f"There is no partition {place!r}.", hint=f"Give it as TOPIC/PARTITION; the topics: {known}.")
 
 
 def _accept(
-    topic: TopicReader, table: TableWriter, handles: Mapping[str, Any], partition: int, span: Any, *, gap: bool, who: str
+    topic: TopicReader,
+    table: TableWriter,
+    letters: TableReader,
+    refusals: TableWriter,
+    partition: int,
+    span: Span,
+    *,
+    gap: bool,
+    who: str,
 ) -> Accepted:
     name = topic.store.name
     mark = mark_name(name, partition)
@@ -114,14 +122,14 @@ def _accept(
     if gap:
         new = replace(known, next=span.low)
     else:
-        at = _divergence(topic, table, handles["dead_letters"], partition, position, span.low)
+        at = _divergence(topic, table, letters, partition, position, span.low)
         before = topic.record(partition, at - 1) if at > span.low else None
         new = replace(known, next=at, last=(at - 1, before.fingerprint) if before else None)
         if new.next < position.next:  # what comes next would bear the name of what has landed
             new = replace(new, incarnation=position.incarnation + 1)
         if topic.signed:  # what came before there were signatures was in the old one
             new = replace(new, signed=0)
-    record_acceptance(handles["refusals"], refusal, who)
+    record_acceptance(refusals, refusal, who)
     nothing = pa.Table.from_batches([], table.store.columns)
     table.append(nothing, marks={mark: new.as_mark()}, expected={mark: marks.get(mark)})
     return Accepted(refusal, new)

@@ -15,18 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.catalog import DEAD_LETTERS, LANDERS, LANDINGS, Store
-from headrace.core.stage import Port, Stage
+from headrace.catalog import DEAD_LETTERS, LANDERS, LANDINGS, REFUSALS, Store
+from headrace.core.stage import each, stage
 from headrace.errors import LostRace, OffsetsRefused, OutOfRange, Transient
 from headrace.ingest.backlog import counted_end
 from headrace.ingest.dead_letters import skipped
 from headrace.ingest.divergence import record_refusal
-from headrace.ingest.handles import pairs, ports
 from headrace.ingest.partitions import PartitionAssignment
 from headrace.ingest.positions import Divergence, Position, disagreement, mark_name, origin, positions
 from headrace.settings import LandingSettings
@@ -88,54 +87,48 @@ class Following:
     """Called about twice a second while a topic is followed, with those of its partitions that are refused."""
 
 
-def landing(landings: Mapping[Store, Store]) -> Stage[..., Landed]:
-    """The stage that lands each of these topics in its table."""
+@stage("Lands every event of the head in its table, rows and the position they reach in one commit.")
+def land(
+    topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
+    tables: Annotated[Mapping[Store, TableWriter], each(LANDINGS.values())],
+    dead_letters: Annotated[TableWriter, DEAD_LETTERS],
+    refusals: Annotated[TableWriter, REFUSALS],
+    landers: Annotated[ObjectWriter, LANDERS],
+    settings: LandingSettings = _DEFAULTS,
+    following: Following | None = None,
+    committed: Callable[[Commit], None] = lambda _: None,
+) -> Landed:
+    """Land every topic until the head is drained, or while `following` is not stopped.
 
-    def land(
-        *,
-        dead_letters: TableWriter,
-        refusals: TableWriter,
-        landers: ObjectWriter,
-        settings: LandingSettings = _DEFAULTS,
-        following: Following | None = None,
-        committed: Callable[[Commit], None] = lambda _: None,
-        **handles: Any,
-    ) -> Landed:
-        """Land every topic until the head is drained, or while `following` is not stopped.
+    A partition whose head disagrees with its table does not land and is named in the result; the others do.
+    """
+    burying = threading.Lock()
+    lands = [
+        _Lander(topic, table, dead_letters, refusals, burying, settings)
+        for topic, table in zip(topics.values(), tables.values(), strict=True)
+    ]
 
-        A partition whose head disagrees with its table does not land and is named in the result; the others do.
-        """
-        burying = threading.Lock()
-        topics = [_Lander(topic, table, dead_letters, refusals, burying, settings) for topic, table in pairs(landings, handles)]
+    failed = threading.Event()
 
-        failed = threading.Event()
+    def work(lander: _Lander) -> None:
+        try:
+            if following is None:
+                lander.drain(committed)
+            else:
+                lander.follow(following, landers, failed)
+        except BaseException:
+            failed.set()  # the others follow no longer: an error that waits for them would be seen by nobody
+            raise
 
-        def work(lander: _Lander) -> None:
-            try:
-                if following is None:
-                    lander.drain(committed)
-                else:
-                    lander.follow(following, landers, failed)
-            except BaseException:
-                failed.set()  # the others follow no longer: an error that waits for them would be seen by nobody
-                raise
-
-        # A drained topic is told from a slow one by waiting; the waits of the topics may as well overlap.
-        with ThreadPoolExecutor(len(topics), "land") as pool:
-            for done in [pool.submit(work, lander) for lander in topics]:
-                done.result()
-        return Landed(
-            {lander.name: lander.landed for lander in topics},
-            sum(lander.dead for lander in topics),
-            tuple(refusal for lander in topics for _, refusal in sorted(lander.refused.items())),
-        )
-
-    sentence = "Lands every event of the head in its table, rows and the position they reach in one commit."
-    every = (*ports(landings, TableWriter), Port("landers", LANDERS, ObjectWriter))
-    return Stage("land", sentence, every, land, frozenset({"settings", "following", "committed"}))
-
-
-land = landing(LANDINGS)
+    # A drained topic is told from a slow one by waiting; the waits of the topics may as well overlap.
+    with ThreadPoolExecutor(len(lands), "land") as pool:
+        for done in [pool.submit(work, lander) for lander in lands]:
+            done.result()
+    return Landed(
+        {lander.name: lander.landed for lander in lands},
+        sum(lander.dead for lander in lands),
+        tuple(refusal for lander in lands for _, refusal in sorted(lander.refused.items())),
+    )
 
 
 @dataclass(frozen=True)

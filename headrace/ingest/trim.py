@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated
 
 from headrace.catalog import LANDINGS, Store
-from headrace.core.stage import Stage
-from headrace.ingest.handles import pair_ports, pairs
+from headrace.core.stage import each, stage
 from headrace.ingest.positions import disagreement, positions
 from headrace.storage.stream import TopicReader
 from headrace.storage.tables.handles import TableReader
@@ -25,22 +24,17 @@ class Trimmed:
     low: int
 
 
-def trimming(landings: Mapping[Store, Store]) -> Stage[..., list[Trimmed]]:
-    """The stage that trims these topics."""
+@stage("Has the broker forget what a table holds.")
+def trim(
+    topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
+    tables: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
+    keep_s: float,
+) -> list[Trimmed]:
+    """Trim every partition up to what a snapshot at least `keep_s` old holds; a refused one is left as it is.
 
-    def trim(*, keep_s: float, **handles: Any) -> list[Trimmed]:
-        """Trim every partition up to what a snapshot at least `keep_s` old holds; a refused one is left as it is.
-
-        Raises `WrongUsage` where the broker cannot delete records.
-        """
-        return [found for topic, table in pairs(landings, handles) for found in _of(topic, table, keep_s)]
-
-    return Stage(
-        "trim", "Has the broker forget what a table holds.", pair_ports(landings, TableReader), trim, frozenset({"keep_s"})
-    )
-
-
-trim = trimming(LANDINGS)
+    Raises `WrongUsage` where the broker cannot delete records.
+    """
+    return [found for topic, table in zip(topics.values(), tables.values(), strict=True) for found in _of(topic, table, keep_s)]
 
 
 def _of(topic: TopicReader, table: TableReader, keep_s: float) -> list[Trimmed]:

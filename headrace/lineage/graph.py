@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, NewType, TypedDict
 
 from headrace.catalog import (
     CHUNK_ROWS,
@@ -30,8 +30,9 @@ from headrace.catalog import (
     PROOFS,
     SUPPRESSIONS,
     TURNS,
+    Store,
 )
-from headrace.core.stage import stage
+from headrace.core.stage import each, stage
 from headrace.errors import NotFound
 from headrace.ingest.event import Event
 from headrace.storage.objects import ObjectReader
@@ -45,6 +46,26 @@ _ORIGIN = ("topic", "partition", "offset")
 _EXAMPLE = ("example_id", "split", "kind", "tenant", "question", "chunk_id", "label", "answer_id", "user", "simulated", "origins")
 _VERDICT = ("verdict_id", "answer_id", "tenant", "user", "simulated", "up", "chunk_id", "reason", "correction", "at", *_ORIGIN)
 _LEARNED = ("train", "tune")  # splits that weights, or how they are weighed, hang on; `test` only judges
+
+
+AnswerTrace = NewType("AnswerTrace", dict[str, Any])
+EventTrace = NewType("EventTrace", dict[str, Any])
+
+
+class LearnedVersion(TypedDict):
+    """A released version that learned from some datasets, itself or in the weights it began from."""
+
+    model: str
+    version: str
+    turn: int
+    recipe: str
+    dataset: str | None
+    """Which of the datasets it learned from itself."""
+    began_from: str | None
+    """`model/version` of the weights, where those had learned."""
+    share: float
+    """Of the answers it gives now."""
+    served: bool
 
 
 @dataclass(frozen=True)
@@ -84,12 +105,12 @@ class ReleaseHistory:
         model, _, version = self.turns[turn].get("start", "").partition("/")
         return (model, version) if version else None
 
-    def learned(self, datasets: Collection[str], known: Collection[tuple[str, str]] = ()) -> list[dict[str, Any]]:
+    def learned(self, datasets: Collection[str], known: Collection[tuple[str, str]] = ()) -> list[LearnedVersion]:
         """The released versions that learned from some datasets, themselves or in the weights they began from, oldest first.
 
         Those of `known`, as (model, version), count as having learned.
         """
-        tainted: dict[tuple[str, str], dict[str, Any]] = {}
+        tainted: dict[tuple[str, str], LearnedVersion] = {}
         for turn, found in sorted(self.turns.items()):
             parent = self.parent(turn)
             itself = found["dataset"]["version"] in datasets or (_model(found), found["weights"]["version"]) in known
@@ -121,7 +142,7 @@ def of_answer(
     models: Annotated[ObjectReader, MODELS],
     indexes: Annotated[IndexReader, INDEXES],
     answer_id: str,
-) -> dict[str, Any]:
+) -> AnswerTrace:
     """Keys answer, index, passages, verdicts (on this answer) and models: each with turn, dataset, examples, verdicts and parent.
 
     Raises `NotFound` where no such answer has landed.
@@ -140,20 +161,20 @@ def of_answer(
     followed = _Followed(releases, examples, datasets, {_place(v): v for v in verdicts}, _forgotten(bars))
     generation = _generation(indexes.standing()[0], row["index_version"])
     named = {RERANKER: row["model_version"], GENERATOR: row["generator_version"], EMBEDDER: generation["embedder"]}
-    return {
-        "answer": {**_plain(row), "event": _place(row)},
-        "index": generation,
-        "passages": _documents(chunks, passages),
-        "verdicts": [_verdict(v) for v in verdicts if v["answer_id"] == answer_id],
-        "models": [followed.model(role, version) for role, version in named.items()],
-    }
+    return AnswerTrace(
+        {
+            "answer": {**_plain(row), "event": _place(row)},
+            "index": generation,
+            "passages": _documents(chunks, passages),
+            "verdicts": [_verdict(v) for v in verdicts if v["answer_id"] == answer_id],
+            "models": [followed.model(role, version) for role, version in named.items()],
+        }
+    )
 
 
 @stage("Follows an event to the datasets, turns and models that learned from it, and the answers those gave.")
 def of_event(
-    interactions: Annotated[TableReader, INTERACTION_ROWS],
-    feedback: Annotated[TableReader, FEEDBACK_ROWS],
-    documents: Annotated[TableReader, DOCUMENT_EVENT_ROWS],
+    landed: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
     dead_letters: Annotated[TableReader, DEAD_LETTERS],
     chunks: Annotated[TableReader, CHUNK_ROWS],
     examples: Annotated[TableReader, EXAMPLES],
@@ -163,7 +184,7 @@ def of_event(
     models: Annotated[ObjectReader, MODELS],
     indexes: Annotated[IndexReader, INDEXES],
     event: str,
-) -> dict[str, Any]:
+) -> EventTrace:
     """Keys event, examples, datasets, turns and models, each model with the share of answers it gives now and those it gave.
 
     Of a document's event the examples are those of passages of that version, and of answers that were given such passages.
@@ -171,15 +192,15 @@ def of_event(
     """
     place = Event.of(event)
     here = f"topic = {quoted(place.topic)} AND partition = {place.partition} AND offset = {place.offset}"
-    table = dict(zip(LANDINGS, (documents, interactions, feedback), strict=True))[place.store]
-    row = _first(table.read(_SHOWN[place.store.name], here).to_pylist())
+    table = landed[LANDINGS[place.store]]
+    row = _first(table.read(_SHOWN.get(place.store.name, table.store.columns.names), here).to_pylist())
     barred = [_plain(bar) for bar in bars.read().to_pylist() if event in bar["origins"]]
     letter = _first(dead_letters.read(("reason", "at"), here).to_pylist())
     if row is None and not barred and letter is None:
         raise NotFound(f"No event has landed from {event}.", hint="`headrace head` says what has.")
     status = "landed" if row is not None else "forgotten" if barred else "dead letter"
     chunk_ids = _chunks_of(chunks, here) if place.store.name == DOCUMENT_EVENT_ROWS.name else frozenset()
-    answers = _answers_with(interactions, chunk_ids)
+    answers = _answers_with(landed[INTERACTION_ROWS], chunk_ids)
     touched = [
         example
         for rows in examples.scan((*_EXAMPLE, "dataset"))
@@ -193,19 +214,21 @@ def of_event(
     learned = {version for version, splits in per_dataset.items() if any(splits[split] for split in _LEARNED)}
     # What was forgotten is in no example any more; the proofs say who had learned from it.
     tainted = releases.learned(learned, _proved(proofs, {bar["bar_id"] for bar in barred}))
-    given = _given(interactions, indexes.standing()[0])
-    return {
-        "event": {"event": event, "status": status, **_plain(row or letter or {}), "bars": barred},
-        "answers": len(answers),
-        "examples": [_plain(example) for example in touched],
-        "datasets": [
-            {"dataset": version, "key": f"datasets/{version}/list.json", "examples": dict(sorted(splits.items()))}
-            for version, splits in sorted(per_dataset.items())
-        ],
-        "turns": [_turn(turn, found) for turn, found in releases.turns.items() if found["dataset"]["version"] in per_dataset],
-        "models": [{**one, "answers": given[one["model"], one["version"]]} for one in tainted],
-        "retrain": f"headrace turn --before {event}",
-    }
+    given = _given(landed[INTERACTION_ROWS], indexes.standing()[0])
+    return EventTrace(
+        {
+            "event": {"event": event, "status": status, **_plain(row or letter or {}), "bars": barred},
+            "answers": len(answers),
+            "examples": [_plain(example) for example in touched],
+            "datasets": [
+                {"dataset": version, "key": f"datasets/{version}/list.json", "examples": dict(sorted(splits.items()))}
+                for version, splits in sorted(per_dataset.items())
+            ],
+            "turns": [_turn(turn, found) for turn, found in releases.turns.items() if found["dataset"]["version"] in per_dataset],
+            "models": [{**one, "answers": given[one["model"], one["version"]]} for one in tainted],
+            "retrain": f"headrace turn --before {event}",
+        }
+    )
 
 
 _SHOWN = {

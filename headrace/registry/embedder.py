@@ -25,6 +25,7 @@ from headrace.settings import Endpoint, Inference
 from headrace.storage.objects import ObjectReader
 from headrace.storage.vectors.generations import IndexGeneration
 from headrace.training.champion import NONE, Champion, card, champion, rollback, set_champion
+from headrace.training.manifest import Manifest
 from headrace.training.promote import newest
 from headrace.training.recipe import EMBEDDER
 
@@ -107,9 +108,7 @@ def load_embedder(session: Session, model: str, version: str) -> None:
 
 
 @stage("Reads the embedder's pointer, and the newest turn that promoted an embedder and was not followed by it yet.")
-def promised(
-    models: Annotated[ObjectReader, MODELS], turns: Annotated[ObjectReader, TURNS]
-) -> tuple[Champion, dict[str, Any] | None]:
+def promised(models: Annotated[ObjectReader, MODELS], turns: Annotated[ObjectReader, TURNS]) -> tuple[Champion, Manifest | None]:
     """The pointer, and that turn's manifest. A pointer that was moved after a turn was committed has had its say."""
     pointer, _ = champion(models, EMBEDDER)
     return pointer, newest(turns, EMBEDDER, since=pointer.at)

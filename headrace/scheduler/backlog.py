@@ -15,6 +15,7 @@ from headrace.ingest.positions import origin, positions
 from headrace.storage.objects import ObjectReader
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.training import manifest
+from headrace.training.manifest import Manifest
 
 Reached = Mapping[str, Mapping[str, Any]]
 """Where landing stands, as a manifest has it: by partition `incarnation` and `next`, beside what else a position holds."""
@@ -38,7 +39,7 @@ def look(
     feedback: Annotated[TableReader, FEEDBACK_ROWS],
     turns: Annotated[ObjectReader, TURNS],
     recipes: Sequence[str],
-    known: dict[int, dict[str, Any]],
+    known: dict[int, Manifest],
 ) -> TrainingBacklog:
     """What stands now; `known` keeps manifests from one look to the next, for they never change."""
     numbers = manifest.numbers(turns)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from headrace.catalog import LANDERS, MODELS
-from headrace.core.stage import Runner, Stage
+from headrace.core.stage import P, R, Runner, Stage
 from headrace.errors import HeadraceError, LostRace, NothingToLearn
 from headrace.registry import canary
 from headrace.registry.serve import go_round, load
@@ -20,9 +20,9 @@ from headrace.scheduler import status
 from headrace.scheduler.lease import LeaderLease
 from headrace.scheduler.status import Status, StatusBars
 from headrace.session import Session, opened
-from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.champion import champion
+from headrace.training.manifest import Manifest
 from headrace.training.recipe import MODELS as MODEL_NAMES
 from headrace.training.recipe import RERANKER
 from headrace.training.recipes import RECIPES
@@ -82,9 +82,9 @@ class Scheduler:
         self._go = go
         self._retry_at = 0.0
         runner = session.runner
-        self._models = ObjectReader(MODELS, runner.endpoints, Meter(runner.record.ledger, "loop"))
-        self.lease = LeaderLease(ObjectWriter(LANDERS, runner.endpoints, Meter(runner.record.ledger, "loop")), name)
-        self._known: dict[int, dict[str, Any]] = {}
+        self._models = runner.open(ObjectReader, MODELS, stage="loop")
+        self.lease = LeaderLease(runner.open(ObjectWriter, LANDERS, stage="loop"), name)
+        self._known: dict[int, Manifest] = {}
         self._tried: dict[str, due.Reached] = {}
         """What each recipe was offered and could not learn from."""
         self._since: dict[str, tuple[due.Reached, datetime]] = {}
@@ -259,12 +259,13 @@ class ReportingRunner(Runner):
         super().__init__(runner.record, runner.endpoints, batches=runner.batches, bars=StatusBars(told))
         self._status = told
 
-    def run(self, stage: Stage[..., Any], *, tenant: str = "", **inputs: Any) -> Any:
+    def run(self, stage: Stage[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """See `Runner.run`."""
         self._status.stage(stage.name)
-        found = super().run(stage, tenant=tenant, **inputs)
+        found = super().run(stage, *args, **kwargs)
         if stage.name == "plan":
-            self._status.of_turn(number=found["turn"], recipe=found["recipe"], model=found["model"])
+            planned = cast("Mapping[str, Any]", found)
+            self._status.of_turn(number=planned["turn"], recipe=planned["recipe"], model=planned["model"])
             self._status.flush()
         return found
 

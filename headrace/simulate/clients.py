@@ -49,7 +49,7 @@ class InProcessClient:
         """Put the verdicts on the head; yields how many more it has acknowledged."""
         said = [Verdict(given.answer_id, tenant=self.tenant, user=user, simulated=True, **vars(verdict)) for verdict in verdicts]
         with self._alone("judge"):
-            yield len(self._runner.run(feedback, tenant=self.tenant, verdicts=said))
+            yield len(self._runner.for_tenant(self.tenant).run(feedback, verdicts=said))
 
     def close(self) -> None:
         """Nothing is held: the session closes what it opened."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from headrace.catalog import DOCUMENT_EVENT_ROWS, FEEDBACK_ROWS, INTERACTION_ROWS, LANDINGS, SUPPRESSIONS, TURNS
-from headrace.core.stage import stage
+from headrace.catalog import LANDINGS, SUPPRESSIONS, TURNS, Store
+from headrace.core.stage import each, stage
 from headrace.errors import NotFound
 from headrace.ingest.event import Event
 from headrace.ingest.positions import positions
@@ -74,9 +74,7 @@ def suppressed(bars: Annotated[TableReader, SUPPRESSIONS]) -> Exclusions:
 
 @stage("Finds how far each partition may be read so that nothing is learned from an event or what came after it.")
 def bound(
-    interactions: Annotated[TableReader, INTERACTION_ROWS],
-    feedback: Annotated[TableReader, FEEDBACK_ROWS],
-    documents: Annotated[TableReader, DOCUMENT_EVENT_ROWS],
+    landed: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
     event: str,
 ) -> dict[str, int]:
     """`Exclusions.before` for an event "topic/partition/offset": the first offset that is not read any more, by partition.
@@ -89,16 +87,16 @@ def bound(
     event that has not landed, `WrongUsage` for what is no event's place.
     """
     place = Event.of(event)
-    own = dict(zip(LANDINGS, (documents, interactions, feedback), strict=True))[place.store]
+    own = landed[LANDINGS[place.store]]
     rows = own.read(("offset", "at"), _from(place)).sort_by("offset")
-    landed = positions(own.marks(), place.store.name).get(place.partition)
-    if not rows.num_rows and (landed is None or (landed.incarnation, landed.next) <= (place.incarnation, place.offset)):
+    reached = positions(own.marks(), place.store.name).get(place.partition)
+    if not rows.num_rows and (reached is None or (reached.incarnation, reached.next) <= (place.incarnation, place.offset)):
         raise NotFound(f"No event has landed from {event}.", hint="See `headrace head` for what has, or `headrace trace`.")
     limits = {place.place: place.offset}
     if not rows.num_rows:
         return limits  # it was the last, and is in no row: nothing came after it that could be learned from
     at = rows["at"][0].as_py().isoformat()
-    for table in (interactions, feedback, documents):
+    for table in landed.values():
         later = table.read(("topic", "partition", "offset"), f"at >= {quoted(at)}")
         for row in later.group_by(["topic", "partition"]).aggregate([("offset", "min")]).to_pylist():
             name = f"{row['topic']}/{row['partition']}"

@@ -89,7 +89,7 @@ def evaluate(
     dataset: Dataset,
     trained: Trained,
     recipe: str,
-    given: Mapping[str, Any],
+    given: Mapping[str, object],
     settings: Training,
 ) -> Evaluation:
     """Compare on the questions of the `test` split; what has to be fitted is fitted on those of `tune`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from headrace.catalog import CHECKPOINTS, DATASETS, MODELS
 from headrace.core.launch import Launch
@@ -31,7 +31,7 @@ def finetune(
     launch: Launch,
     dataset: Dataset,
     recipe: str,
-    given: Mapping[str, Any],
+    given: Mapping[str, object],
     parent: str,
     settings: Training,
 ) -> Trained:
@@ -66,7 +66,7 @@ def finetune(
     return done
 
 
-def training(recipe: str, given: Mapping[str, Any], parent: str, dataset: str, settings: Training) -> str:
+def training(recipe: str, given: Mapping[str, object], parent: str, dataset: str, settings: Training) -> str:
     """Where a training's checkpoints are: everything that its weights hang on is in the name."""
     identity = json.dumps([given, parent, settings.seed, settings.threads], sort_keys=True)
     return f"{recipe}/{dataset}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"

@@ -12,10 +12,15 @@ import json
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NewType
 
 from headrace.errors import NotFound
 from headrace.storage.objects import ObjectReader, ObjectWriter
+
+Plan = NewType("Plan", dict[str, Any])
+"""What a turn will learn from, as `plan` in round.py writes it."""
+Manifest = NewType("Manifest", dict[str, Any])
+"""What a turn came to, as `promote` in promote.py writes it."""
 
 
 @dataclass
@@ -65,26 +70,23 @@ def numbers(turns: ObjectReader) -> list[int]:
     return sorted(int(key.removesuffix(".json")) for key in keys if key.removesuffix(".json").isdigit())
 
 
-def read(turns: ObjectReader, turn: int) -> dict[str, Any]:
+def read(turns: ObjectReader, turn: int) -> Manifest:
     """One manifest. Raises `NotFound`."""
-    found: dict[str, Any] = json.loads(turns.get(f"{name(turn)}.json"))
-    return found
+    return Manifest(json.loads(turns.get(f"{name(turn)}.json")))
 
 
-def plan(turns: ObjectReader, turn: int) -> dict[str, Any] | None:
+def plan(turns: ObjectReader, turn: int) -> Plan | None:
     """The plan of a turn that was begun, or `None`."""
     try:
-        found: dict[str, Any] = json.loads(turns.get(f"{name(turn)}.plan.json"))
+        return Plan(json.loads(turns.get(f"{name(turn)}.plan.json")))
     except NotFound:
         return None
-    return found
 
 
-def begin(turns: ObjectWriter, turn: int, what: dict[str, Any]) -> dict[str, Any]:
+def begin(turns: ObjectWriter, turn: int, what: dict[str, Any]) -> Plan:
     """Put the plan of a turn and return it as it will be read. Raises `LostRace` where another process began it meanwhile."""
     turns.put_if_absent(f"{name(turn)}.plan.json", _bytes(what))
-    read: dict[str, Any] = json.loads(_bytes(what))
-    return read
+    return Plan(json.loads(_bytes(what)))
 
 
 def withdraw(turns: ObjectWriter, turn: int) -> None:
@@ -92,7 +94,7 @@ def withdraw(turns: ObjectWriter, turn: int) -> None:
     turns.delete(f"{name(turn)}.plan.json")
 
 
-def publish(turns: ObjectWriter, turn: int, manifest: dict[str, Any]) -> None:
+def publish(turns: ObjectWriter, turn: int, manifest: Manifest) -> None:
     """Commit a turn. Raises `LostRace` where that turn was committed by somebody else."""
     turns.put_if_absent(f"{name(turn)}.json", _bytes(manifest))
 

@@ -22,7 +22,7 @@ from headrace.training import champion, manifest
 from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
 from headrace.training.gate import alarms, decide
-from headrace.training.manifest import Clock
+from headrace.training.manifest import Clock, Manifest, Plan
 from headrace.training.recipe import EMBEDDER, RERANKER
 from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Trained
@@ -48,7 +48,7 @@ def promote(
     models: Annotated[ObjectWriter, MODELS],
     turns: Annotated[ObjectWriter, TURNS],
     promotions: Annotated[TableWriter, PROMOTIONS],
-    plan: dict[str, Any],
+    plan: Plan,
     dataset: Dataset,
     trained: Trained,
     evaluation: Evaluation,
@@ -79,21 +79,23 @@ def promote(
     manifest.publish(
         turns,
         plan["turn"],
-        {
-            **plan,
-            "committed": datetime.now(UTC).isoformat(),
-            "run": run,
-            "model": model,
-            "dataset": dataset.as_dict(),
-            "training": trained.as_dict(),
-            "evaluation": evaluation.as_dict(),
-            "decision": {"promote": promoted, "why": why, "alarms": alarmed},
-            "weights": {"version": version if promoted else None, "files": files},
-            "timings": clock.seconds,
-            "newest_verdict": clock.newest_verdict,
-            # An embedder is served by an index that is yet to be made: its promotion's time says when that was.
-            "feedback_to_served": clock.feedback_to_served if promoted and model != EMBEDDER else None,
-        },
+        Manifest(
+            {
+                **plan,
+                "committed": datetime.now(UTC).isoformat(),
+                "run": run,
+                "model": model,
+                "dataset": dataset.as_dict(),
+                "training": trained.as_dict(),
+                "evaluation": evaluation.as_dict(),
+                "decision": {"promote": promoted, "why": why, "alarms": alarmed},
+                "weights": {"version": version if promoted else None, "files": files},
+                "timings": clock.seconds,
+                "newest_verdict": clock.newest_verdict,
+                # An embedder is served by an index that is yet to be made: its promotion's time says when that was.
+                "feedback_to_served": clock.feedback_to_served if promoted and model != EMBEDDER else None,
+            }
+        ),
     )
     standing = settle(models, turns, promotions, model)
     return Decision(
@@ -128,7 +130,7 @@ def settle(models: ObjectWriter, turns: ObjectReader, promotions: TableWriter, m
     return champion.move(models, promotions, model, version, kind=champion.PROMOTE, **move)
 
 
-def newest(turns: ObjectReader, model: str, since: str) -> dict[str, Any] | None:
+def newest(turns: ObjectReader, model: str, since: str) -> Manifest | None:
     """The manifest of the newest turn that promoted a challenger of this model and was committed after `since` (ISO 8601)."""
     for turn in reversed(manifest.numbers(turns)):
         found = manifest.read(turns, turn)

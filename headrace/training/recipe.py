@@ -87,7 +87,7 @@ class Recipe(ABC):
         """Rows of the dataset that this recipe cannot learn from, by reason."""
         return {}
 
-    def settings(self, given: Mapping[str, Any]) -> Any:
+    def settings(self, given: Mapping[str, object]) -> Any:
         """The recipe's settings: its file, and over it what is `given`. Raises `BadSettings`."""
         defaults = tomllib.loads(files("headrace.training.recipes").joinpath(f"{self.name}.toml").read_text(encoding="utf-8"))
         try:

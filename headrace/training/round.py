@@ -36,7 +36,7 @@ from headrace.training.cutoff import NOTHING, Exclusions
 from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.evaluate import Evaluation, evaluate
 from headrace.training.finetune import finetune
-from headrace.training.manifest import Clock
+from headrace.training.manifest import Clock, Plan
 from headrace.training.promote import Decision, promote, settle
 from headrace.training.recipe import GENERATOR
 from headrace.training.recipe import MODELS as MODEL_NAMES
@@ -58,7 +58,7 @@ def plan(
     canary: float = 0.0,
     exclusions: Exclusions = NOTHING,
     start: str | None = None,
-) -> dict[str, Any]:
+) -> Plan:
     """The plan of the next turn: that of a turn a killed process began, or a new one.
 
     Where `exclusions` have a bound or a tenant that a turn was begun without, that is taken back: whoever is making it cannot
@@ -193,7 +193,7 @@ def turn(
 def _round(
     runner: Runner,
     landed: Landed,
-    planned: dict[str, Any],
+    planned: Plan,
     launch: Launch,
     load: Callable[[str, str], None] | None,
     started: float,

@@ -19,7 +19,7 @@ from headrace.catalog import EXTRA, ORIGIN, Store, Tier
 from headrace.core.run import Run
 from headrace.core.stage import Runner
 from headrace.ingest import partitions as share
-from headrace.ingest.land import Following, landing
+from headrace.ingest.land import Following, land
 from headrace.settings import LandingSettings
 from headrace.storage.endpoints import Endpoints
 
@@ -27,7 +27,7 @@ _EVENT = (pa.field("n", pa.int64(), nullable=False), pa.field("text", pa.string(
 _ORIGIN = tuple(field.with_nullable(False) for field in ORIGIN)
 EVENTS = Store("events", Tier.STREAM, "a numbered event", "until landed", pa.schema(_EVENT), partitions=3)
 EVENT_ROWS = Store("events", Tier.TABLE, "one row per event", "archive", pa.schema([*_EVENT, *_ORIGIN, EXTRA]))
-land_events = landing({EVENTS: EVENT_ROWS})
+land_events = land.over(topics=[EVENTS], tables=[EVENT_ROWS])
 
 
 class Lander(ForkedProcess):

@@ -223,7 +223,7 @@ def asked_and_judged(runner: Runner) -> str:
     """The id of an answer that is liked."""
     *_, answer = QueryEngine(runner, Inference()).ask(ASKED, tenant="default", user="ann")
     assert not isinstance(answer, str)
-    runner.run(feedback, tenant="default", verdicts=[Verdict(answer.answer_id, True, "default", "ann")])
+    runner.for_tenant("default").run(feedback, verdicts=[Verdict(answer.answer_id, True, "default", "ann")])
     return answer.answer_id
 
 

@@ -43,9 +43,9 @@ from headrace.catalog import DEAD_LETTERS, FEEDBACK, FEEDBACK_ROWS, REFUSALS, St
 from headrace.core.run import Run
 from headrace.core.stage import Runner
 from headrace.errors import WrongUsage
-from headrace.ingest.dead_letters import relanding
-from headrace.ingest.divergence import acceptance
-from headrace.ingest.land import Landed, landing
+from headrace.ingest.divergence import accept
+from headrace.ingest.land import Landed
+from headrace.ingest.land import land as land_stage
 from headrace.ingest.positions import positions
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.records import batch
@@ -53,7 +53,7 @@ from headrace.storage.stream import TopicReader
 
 pytest_plugins = ["shared"]
 __all__ = ["servers"]
-accept_events = acceptance({EVENTS: EVENT_ROWS})
+accept_events = accept.over(topics=[EVENTS], tables=[EVENT_ROWS])
 
 
 # The bugs that others shipped. `naive` is what most tutorials show: a consumer group keeps the place.
@@ -570,7 +570,7 @@ def test_records_that_cannot_be_read_are_kept_with_their_bytes_and_the_good_ones
     put_values(endpoints, *values, verdict(99), to=verdicts.name)
 
     table = replace(FEEDBACK_ROWS, name=verdicts.name)
-    landed = runner(endpoints, tmp_path).run(landing({verdicts: table}))
+    landed = runner(endpoints, tmp_path).run(land_stage.over(topics=[verdicts], tables=[table]))
     assert (landed.total, landed.dead) == (len(bad) + 1, len(bad))
     found = handle(endpoints, table)
     assert sorted(found.read(("offset",))["offset"].to_pylist()) == [*range(0, 2 * len(bad), 2), 2 * len(bad)]
@@ -585,7 +585,7 @@ def test_records_that_cannot_be_read_are_kept_with_their_bytes_and_the_good_ones
 
     # Twice changes nothing, not even a snapshot.
     before = found.snapshot()
-    again = runner(endpoints, tmp_path).run(landing({verdicts: table}))
+    again = runner(endpoints, tmp_path).run(land_stage.over(topics=[verdicts], tables=[table]))
     assert (again.total, again.dead, found.snapshot()) == (0, 0, before)
     assert handle(endpoints, DEAD_LETTERS).count() == len(bad)
 
@@ -596,15 +596,17 @@ def test_dead_letters_land_once_when_they_can_be_read(servers: Servers, tmp_path
     put_values(endpoints, b'{"n": 1, "text": "good"}', b'{"n": 2, "text": null}', b"{broken", b'{"n": 4, "text": null}')
     done = land(endpoints, tmp_path)
     assert (done.total, done.dead) == (1, 3)
-    assert runner(endpoints, tmp_path).run(relanding({EVENTS: EVENT_ROWS})).events == {"events": 0}, "nothing is fixed yet"
+    assert runner(endpoints, tmp_path).run(reland.over(tables=[EVENT_ROWS]), topics=[EVENTS]).events == {"events": 0}, (
+        "nothing is fixed yet"
+    )
 
     lenient = pa.schema([EVENTS.columns.field("n"), EVENTS.columns.field("text").with_nullable(True)])
     fixed = replace(EVENTS, schema=lenient)
     rest = [f for f in EVENT_ROWS.columns if f.name not in lenient.names]
     table = replace(EVENT_ROWS, schema=pa.schema([*lenient, *rest]))
-    again = runner(endpoints, tmp_path).run(relanding({fixed: table}))
+    again = runner(endpoints, tmp_path).run(reland.over(tables=[table]), topics=[fixed])
     assert (again.events, again.before, again.dead) == ({"events": 2}, 0, 1)
-    again = runner(endpoints, tmp_path).run(relanding({fixed: table}))
+    again = runner(endpoints, tmp_path).run(reland.over(tables=[table]), topics=[fixed])
     assert (again.events, again.before, again.dead) == ({"events": 0}, 2, 1), "and only once"
     found = handle(endpoints, table).read(("n", "text", "partition", "offset")).to_pylist()
     assert sorted((r["offset"], r["n"], r["text"]) for r in found) == [(0, 1, "good"), (1, 2, None), (3, 4, None)]
@@ -619,7 +621,7 @@ def test_a_topic_may_gain_columns_and_producers_may_be_ahead_or_behind(servers: 
 
     topic, table = widened(pa.field("mood", pa.string()))
     put_values(endpoints, b'{"n": 3, "text": "new", "mood": "fine"}', b'{"n": 4, "text": "behind"}')
-    assert runner(endpoints, tmp_path).run(landing({topic: table})).total == 2
+    assert runner(endpoints, tmp_path).run(land_stage.over(topics=[topic], tables=[table])).total == 2
     found = handle(endpoints, table).read().to_pylist()
     assert {r["n"]: r["mood"] for r in found} == {1: None, 2: None, 3: "fine", 4: None}
 

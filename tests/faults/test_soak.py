@@ -23,7 +23,7 @@ from headrace.core.run import Run
 from headrace.core.stage import Runner
 from headrace.errors import HeadraceError, Unavailable
 from headrace.ingest.positions import positions
-from headrace.ingest.trim import trimming
+from headrace.ingest.trim import trim
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
 from headrace.settings import Upkeep
@@ -70,7 +70,7 @@ def keep(endpoints: Endpoints, folder: Path) -> None:
     with contextlib.suppress(HeadraceError):
         TableWriter(EVENT_ROWS, endpoints, METER).upkeep(Upkeep())
     with contextlib.suppress(HeadraceError):
-        Runner(Run("trim", folder), endpoints).run(trimming({EVENTS: EVENT_ROWS}), keep_s=10.0)
+        Runner(Run("trim", folder), endpoints).run(trim.over(topics=[EVENTS], tables=[EVENT_ROWS]), keep_s=10.0)
 
 
 def account(servers: Servers, events: Events, landers: list[Lander], within: Any) -> str:

@@ -25,7 +25,8 @@ from headrace.core.stage import Runner
 from headrace.errors import HeadraceError, Unavailable
 from headrace.ingest import follow as head_follow
 from headrace.ingest.land import Following
-from headrace.ingest.trim import Trimmed, trimming
+from headrace.ingest.trim import Trimmed
+from headrace.ingest.trim import trim as trim_stage
 from headrace.platform.address import HEAD
 from headrace.settings import LandingSettings
 from headrace.storage import stream as topics
@@ -39,7 +40,9 @@ __all__ = ["servers"]
 
 
 def trim(endpoints: Endpoints, tmp_path: Path, keep_s: float = 0.0) -> list[Trimmed]:
-    done: list[Trimmed] = Runner(Run("trim", tmp_path), endpoints).run(trimming({EVENTS: EVENT_ROWS}), keep_s=keep_s)
+    done: list[Trimmed] = Runner(Run("trim", tmp_path), endpoints).run(
+        trim_stage.over(topics=[EVENTS], tables=[EVENT_ROWS]), keep_s=keep_s
+    )
     return done
 
 

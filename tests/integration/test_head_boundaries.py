@@ -26,7 +26,7 @@ from headrace.core.run import Run
 from headrace.core.stage import Runner
 from headrace.errors import Permanent, Transient, Unavailable
 from headrace.ingest.backlog import Backlog, backlog
-from headrace.ingest.land import Following, Landed, land, landing
+from headrace.ingest.land import Following, Landed, land
 from headrace.ingest.positions import mark_name
 from headrace.platform import open_platform
 from headrace.settings import LandingSettings, Settings, Upkeep
@@ -55,7 +55,7 @@ class Numbers:
         self.topic = Store(name, Tier.STREAM, "a number", "until landed", pa.schema([_NUMBER]), partitions=1)
         origin = [field.with_nullable(False) for field in ORIGIN]
         self.rows = Store(name, Tier.TABLE, "one row per number", "archive", pa.schema([_NUMBER, *origin, EXTRA]))
-        self.stage = landing({self.topic: self.rows})
+        self.stage = land.over(topics=[self.topic], tables=[self.rows])
         self.run = Run("land", folder)
         self._endpoints, self._folder = endpoints, folder
         produced(endpoints, self.topic.name, [], partitions=1)

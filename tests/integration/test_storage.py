@@ -40,7 +40,7 @@ from headrace.core.maintain import record
 from headrace.core.run import recorded, runs
 from headrace.core.stage import Runner
 from headrace.errors import LostRace, NotFound, NothingIndexed, Unavailable, WrongUsage
-from headrace.ingest.land import landing
+from headrace.ingest.land import land
 from headrace.settings import Upkeep
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
@@ -475,9 +475,9 @@ def test_landing_takes_each_event_once_and_buries_what_cannot_be_read(endpoints:
     landed, buried = TableReader(table, endpoints, meter), TableReader(DEAD_LETTERS, endpoints, meter)
     with recorded("land", tmp_path) as run:
         runner = Runner(run, endpoints)
-        done = runner.run(landing({topic: table}))
+        done = runner.run(land.over(topics=[topic], tables=[table]))
         assert (done.events[topic.name], done.dead) == (3, 2)
-        again = runner.run(landing({topic: table}))
+        again = runner.run(land.over(topics=[topic], tables=[table]))
         assert (again.total, again.dead) == (0, 0)
     assert landed.mark(f"landed/{topic.name}/0")["next"] == 5
     assert offsets(landed) == [0, 1, 4]

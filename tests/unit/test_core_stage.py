@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 
 from headrace.answering.engine import INFERENCE
-from headrace.catalog import CHUNKS, DOCUMENT_ROWS, DOCUMENTS, INTERACTIONS, KV_CACHE, STORES, Tier
+from headrace.catalog import (
+    CHUNKS,
+    DOCUMENT_ROWS,
+    DOCUMENTS,
+    FEEDBACK_ROWS,
+    INTERACTIONS,
+    KV_CACHE,
+    LANDINGS,
+    STORES,
+    Store,
+    Tier,
+)
 from headrace.core.launch import Batches, Threads
 from headrace.core.progress import Bars
 from headrace.core.run import Run
-from headrace.core.stage import Pipeline, Runner, Stage, stage
+from headrace.core.stage import Pipeline, Runner, Stage, each, stage
+from headrace.ingest.backlog import backlog
+from headrace.ingest.dead_letters import reland, skip
+from headrace.ingest.divergence import accept
+from headrace.ingest.land import land
+from headrace.ingest.trim import trim
+from headrace.lineage.forget.remains import in_head
+from headrace.lineage.graph import of_event
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.files import FileReader, FileWriter
 from headrace.storage.ledger import Direction
@@ -20,6 +39,7 @@ from headrace.storage.objects import ObjectWriter
 from headrace.storage.stream import TopicWriter
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.handles import VectorReader
+from headrace.training.cutoff import bound
 from headrace.training.round import TRAINING
 
 STAGES = {s.name: s for pipeline in (TRAINING, INFERENCE) for s in pipeline.stages}
@@ -66,7 +86,7 @@ def test_a_signature_says_which_stores_a_stage_touches() -> None:
         ("events", INTERACTIONS, Direction.WRITE),
         ("vectors", CHUNKS, Direction.READ),
     ]
-    assert thing.inputs == {"bars", "most"}
+    assert thing.inputs == ("bars", "most")
 
 
 @pytest.mark.parametrize("kind", [TableReader, Annotated[TableReader, "documents"], ObjectWriter, FileWriter])
@@ -106,10 +126,37 @@ def test_the_runner_gives_the_declared_handles_and_counts_under_the_stage_and_te
 
 def test_the_runner_gives_nothing_that_was_not_declared(runner: Runner) -> None:
     @stage("Looks around.")
-    def looks(**given: Any) -> dict[str, Any]:
-        return given
+    def looks(files: Annotated[FileReader, KV_CACHE], **rest: Any) -> dict[str, Any]:
+        return rest
 
-    assert runner.run(looks, tenant="acme") == {}
+    assert runner.run(looks) == {}
+
+
+def test_a_stage_gets_a_handle_of_each_of_many_stores_and_can_be_run_over_others(runner: Runner) -> None:
+    @stage("Reads all of them.")
+    def reads(tables: Annotated[Mapping[Store, TableReader], each((DOCUMENT_ROWS, FEEDBACK_ROWS))], most: int) -> list[Store]:
+        assert all(type(table) is TableReader and table.store is store for store, table in tables.items())
+        return [*tables][:most]
+
+    assert [port.store for port in reads.ports] == [DOCUMENT_ROWS, FEEDBACK_ROWS]
+    assert runner.run(reads, most=5) == [DOCUMENT_ROWS, FEEDBACK_ROWS]
+    assert runner.run(reads.over(tables=[FEEDBACK_ROWS]), most=5) == [FEEDBACK_ROWS]
+    assert runner.run(reads, 1) == [DOCUMENT_ROWS], "inputs by position are those behind the handles"
+
+
+def test_a_handle_behind_an_input_is_refused_at_once() -> None:
+    def bad(most: int, files: Annotated[FileReader, KV_CACHE]) -> None: ...
+
+    with pytest.raises(TypeError, match=r"bad\(files\) is a handle and must come before 'most'"):
+        stage("Bad.")(bad)
+
+
+@pytest.mark.parametrize("declared", [land, accept, skip, reland, trim, backlog, of_event, bound, in_head], ids=lambda s: s.name)
+def test_a_topic_added_to_the_catalog_is_landed_traced_and_forgotten_by_that_alone(declared: Stage[..., Any]) -> None:
+    """What concerns every topic takes them from the catalog, none by name."""
+    many = {port.store for port in declared.ports if port.many}
+    assert many >= set(LANDINGS) or many >= set(LANDINGS.values())
+    assert not {port.store for port in declared.ports if not port.many} & {*LANDINGS, *LANDINGS.values()}
 
 
 def test_the_runner_gives_its_batches_and_bars_where_asked_and_an_input_wins(runner: Runner) -> None:
@@ -137,8 +184,10 @@ def test_handles_are_kept_for_a_tenant_and_not_shared_between_tenants(runner: Ru
     def shows(files: Annotated[FileReader, KV_CACHE]) -> FileReader:
         return files
 
-    assert runner.run(shows, tenant="a") is runner.run(shows, tenant="a")
-    assert runner.run(shows, tenant="a") is not runner.run(shows, tenant="b")
+    one, other = runner.for_tenant("a"), runner.for_tenant("b")
+    assert one.run(shows) is one.run(shows)
+    assert one.run(shows) is runner.open(FileReader, KV_CACHE, stage="shows", tenant="a")
+    assert one.run(shows) is not other.run(shows)
 
 
 @pytest.mark.parametrize("declared", STAGES.values(), ids=lambda s: s.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from headrace.catalog import (
@@ -10,23 +11,21 @@ from headrace.catalog import (
     CHECKPOINTS,
     DEAD_LETTERS,
     DOCUMENT_EVENT_ROWS,
-    DOCUMENT_EVENTS,
     DOCUMENT_ROWS,
     DOCUMENTS,
-    FEEDBACK,
     INTERACTION_ROWS,
-    INTERACTIONS,
     LANDINGS,
     MODELS,
     SUPPRESSIONS,
     TURNS,
+    Store,
 )
-from headrace.core.stage import stage
+from headrace.core.stage import each, stage
 from headrace.ingest.event import Event
 from headrace.lineage.forget.index import shared
 from headrace.lineage.forget.journal import Journal
 from headrace.lineage.forget.subject import DOCUMENT, Subject
-from headrace.lineage.graph import ReleaseHistory
+from headrace.lineage.graph import LearnedVersion, ReleaseHistory
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.stream import TopicReader
 from headrace.storage.tables.handles import TableReader
@@ -38,7 +37,7 @@ _LEARNED = ("train", "tune")
 @stage("Finds the models that had learned from what is forgotten.")
 def learned(
     turns: Annotated[ObjectReader, TURNS], models: Annotated[ObjectReader, MODELS], journal: Journal
-) -> list[dict[str, Any]]:
+) -> list[LearnedVersion]:
     """Each released version with its turn and the share of answers it gives now; those that began from such weights, too."""
     versions = {version for version, splits in journal.datasets.items() if any(splits.get(split) for split in _LEARNED)}
     return ReleaseHistory.of(turns, models).learned(versions)
@@ -64,14 +63,11 @@ def withdraw(turns: Annotated[ObjectWriter, TURNS], journal: Journal) -> None:
 
 @stage("Says what of it the head still holds.")
 def in_head(
-    interactions: Annotated[TopicReader, INTERACTIONS],
-    feedback: Annotated[TopicReader, FEEDBACK],
-    documents: Annotated[TopicReader, DOCUMENT_EVENTS],
+    topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
     origins: set[str],
 ) -> dict[str, list[str]]:
     """Topic → those of these events that its head has not forgotten yet."""
     found: dict[str, list[str]] = {}
-    topics = dict(zip(LANDINGS, (documents, interactions, feedback), strict=True))
     for event in sorted(map(Event.of, origins)):
         found.setdefault(event.store.name, []).append(str(event))
     held = {}
@@ -93,7 +89,7 @@ def remains(
     subject: Subject,
     journal: Journal,
     *,
-    models: list[dict[str, Any]],
+    models: list[LearnedVersion],
     head: dict[str, list[str]],
     unread: list[str],
     sources: list[str],
