@@ -53,7 +53,7 @@ def measure() -> dict[str, Any]:
         del made
         for tenant in range(max(_TENANTS)):
             for _ in range(3):
-                runner.for_tenant(f"tenant-{tenant}").run(ask, embedding=embedding)
+                runner.run(ask, tenant=f"tenant-{tenant}", embedding=embedding)
             if tenant + 1 in _TENANTS:
                 gc.collect()
                 used = {"mib": process.memory_info().rss >> 20, "threads": process.num_threads(), "files": process.num_fds()}

@@ -43,6 +43,7 @@ from headrace.catalog import DEAD_LETTERS, FEEDBACK, FEEDBACK_ROWS, REFUSALS, St
 from headrace.core.run import Run
 from headrace.core.stage import Runner
 from headrace.errors import WrongUsage
+from headrace.ingest.dead_letters import reland
 from headrace.ingest.divergence import accept
 from headrace.ingest.land import Landed
 from headrace.ingest.land import land as land_stage
