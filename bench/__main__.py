@@ -1,6 +1,6 @@
 """Run every benchmark, or those named, and print one JSON document.
 
-python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [upkeep] [search] [tenants] [training] [peers] [mutants]
+python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [maintenance] [search] [tenants] [training] [peers] [mutants]
 
 Two run only where they are named: `peers`, which installs packages beside the project, and `mutants`, which measures the tests.
 """
@@ -13,13 +13,13 @@ import platform
 import sys
 import time
 
-from bench import ask, demo, index, landing, ledger, mutants, peers, search, start, tenants, training, upkeep
+from bench import ask, demo, index, landing, ledger, maintenance, mutants, peers, search, start, tenants, training
 
 BENCHMARKS = {
     "platform": start.measure,
     "ledger": ledger.measure,
     "landing": landing.measure,
-    "upkeep": upkeep.measure,
+    "maintenance": maintenance.measure,
     "search": search.measure,
     "tenants": tenants.measure,
     "index": index.measure,

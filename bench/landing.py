@@ -94,12 +94,12 @@ def _against_throwing_away(endpoints: Endpoints, size: int, count: int) -> dict[
     topic, _ = _stores(f"rate-{size}")
     _produce(endpoints, topic, size, 0, count)
     thrown, landed = [], []
-    for turn in range(_ROUNDS + 1):  # the first warms up
+    for attempt in range(_ROUNDS + 1):  # the first warms up
         reader = TopicReader(topic, endpoints, Meter(Ledger(), "bench"))
         started = time.perf_counter()
         seen = sum(len(fetched) for fetched in reader.read({0: 0}))
         thrown.append(seen / (time.perf_counter() - started))
-        _, table = _stores(topic.name, f"rate-{size}-{turn}")
+        _, table = _stores(topic.name, f"rate-{size}-{attempt}")
         with tempfile.TemporaryDirectory() as folder:
             runner = Runner(Run("land", Path(folder)), endpoints)
             started = time.perf_counter()
@@ -149,7 +149,7 @@ def _freshness(endpoints: Endpoints) -> dict[str, Any]:
         def watch() -> None:
             reader = TableReader(table, endpoints, Meter(Ledger(), "bench"))
             while not stop.is_set():
-                found = positions(reader.marks(), topic.name).get(0)
+                found = positions(reader.snapshot_properties(), topic.name).get(0)
                 now = time.time()
                 waits.extend(now - at for at in acknowledged[len(waits) : found.next if found else 0])
                 time.sleep(0.02)

@@ -1,9 +1,9 @@
-"""quality: what a turn of the loop is worth to people who did not give its verdicts.
+"""quality: what a round of the loop is worth to people who did not give its verdicts.
 
 `python -m bench.quality DIR [--recipe reranker|embedder|sft|kto|grpo|online] [--seeds N] [--limit N]`, DIR in BEIR layout.
-Recipes joined by a comma are turns one after another, each going on from what the one before left serving.
+Recipes joined by a comma are rounds one after another, each going on from what the one before left serving.
 
-Verdicts are replayed from the questions about half of the folder's documents' articles, chosen by the seed; one turn learns from
+Verdicts are replayed from the questions about half of the folder's documents' articles, chosen by the seed; one round learns from
 them; then the questions of the other half, which nothing was tuned on, are asked before and after. Rankings are compared by
 nDCG@10 of documents, answers by F1 and exact match, each question with itself (paired bootstrap, 95 %). A challenger that the
 gate refuses changes nothing, and counts as that.
@@ -25,7 +25,7 @@ import numpy as np
 
 from headrace.answering.record import Answer
 from headrace.models.measures import exact_match, f1, unmarked
-from headrace.registry.serve import go_round
+from headrace.registry.serve import train_and_serve
 from headrace.session import Session, opened
 from headrace.settings import Settings
 from headrace.simulate import DocumentNames, InProcessClient, play, user_plans
@@ -41,7 +41,7 @@ _RANKING = (RERANKER, EMBEDDER)
 
 
 def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | None) -> Iterator[dict[str, Any]]:
-    """One seed, on a platform of its own; what each turn did, and the other half's answers after it against those at first."""
+    """One seed, on a platform of its own; what each round did, and the other half's answers after it against those at first."""
     ranks = recipe_of(recipes[0]).model in _RANKING
     mine, others = halves(folder, seed)
     others = spread(others, limit)
@@ -58,7 +58,7 @@ def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | 
         )
         for recipe in recipes:
             started = time.perf_counter()
-            done = go_round(session, recipe)
+            done = train_and_serve(session, recipe)
             seconds = time.perf_counter() - started
             after = asked() if done.decision.promoted else after  # who is refused serves nobody
             yield {
@@ -69,7 +69,7 @@ def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | 
                 "why": done.decision.why,
                 "alarms": list(done.decision.alarms),
                 "card": done.evaluation.card,
-                "turn_s": round(seconds, 1),
+                "round_s": round(seconds, 1),
                 "timings": done.timings,
                 "questions": len(others),
                 **{name: _compared(before[name], after[name], seed) for name in before},
@@ -123,7 +123,7 @@ def _compared(before: Sequence[float], after: Sequence[float], seed: int) -> dic
 
 
 def main() -> None:
-    """Measure what the command line names; one JSON line a turn."""
+    """Measure what the command line names; one JSON line a round."""
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--recipe", default="reranker")

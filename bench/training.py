@@ -1,7 +1,7 @@
-"""training: the loop's step rate against a bare loop of the same model and batches; checkpoint stall; a turn's overhead.
+"""training: the loop's step rate against a bare loop of the same model and batches; checkpoint stall; a round's overhead.
 
 The questions are synthetic: words drawn by Zipf's law, one liked and three disliked passages each. The bare loop is what one
-would write by hand: the same model, batches, optimizer and loss, nothing stored. Overhead is that of a turn over 10,000 judged
+would write by hand: the same model, batches, optimizer and loss, nothing stored. Overhead is that of a round over 10,000 judged
 passages whose training takes one step: landing, preparing, the gate and publishing.
 """
 
@@ -32,7 +32,7 @@ from headrace.storage.stream import TopicWriter
 from headrace.storage.tables.handles import TableWriter
 from headrace.training.data.dataset import TRAIN, read
 from headrace.training.recipes import recipe_of
-from headrace.training.round import turn
+from headrace.training.round import run_round
 from headrace.training.trainer import Job, Trained, schedule, train
 
 _ROUNDS = 3
@@ -42,15 +42,15 @@ _SEED = 17
 
 
 def measure() -> dict[str, Any]:
-    """Bounds: step rate at least 0.95 of the bare loop's; stall at most 3 % of it; overhead at most 20 s; a turn 4 min."""
+    """Bounds: step rate at least 0.95 of the bare loop's; stall at most 3 % of it; overhead at most 20 s; a round 4 min."""
     with (
         tempfile.TemporaryDirectory() as folder,
         open_platform(Settings.load(home=Path(folder)), parts=frozenset({"objects", "head"})) as endpoints,
     ):
         return {
             "steps": _steps(endpoints),
-            "turn_of_10000_examples": _turn(endpoints, Path(folder)),
-            "bounds": {"ratio": 0.95, "stall": 0.03, "overhead_s": 20.0, "turn_s": 240.0},
+            "round_of_10000_examples": _round(endpoints, Path(folder)),
+            "bounds": {"ratio": 0.95, "stall": 0.03, "overhead_s": 20.0, "round_s": 240.0},
         }
 
 
@@ -124,12 +124,12 @@ def _dataset(endpoints: Endpoints) -> tuple[dict[str, Any], ...]:
     return ({"key": "bench/train.parquet", "split": TRAIN},)
 
 
-def _turn(endpoints: Endpoints, folder: Path) -> dict[str, Any]:
+def _round(endpoints: Endpoints, folder: Path) -> dict[str, Any]:
     _judge(endpoints)
     settings = Training(recipe={"reranker": {"most_steps": 1}}, preparing=Preparing(simulated=True))
-    runner = Runner(Run("turn", folder), endpoints)
+    runner = Runner(Run("train", folder), endpoints)
     started = time.perf_counter()
-    done = turn(runner, settings=settings)
+    done = run_round(runner, settings=settings)
     timings = done.timings
     return {
         "examples": sum(done.dataset.examples.values()),

@@ -220,7 +220,7 @@ def stores_page() -> str:
     parts = ["Each tier's stores: what they hold and for how long. The code knows no other topic, table, prefix or directory."]
     for tier in (Tier.STREAM, Tier.TABLE, Tier.OBJECT, Tier.VECTOR, Tier.FILE):
         found = [store for store in STORES if store.tier is tier]
-        rows = [(f"`{store.name}`", store.holds, store.kept, *_landing(store)) for store in found]
+        rows = [(f"`{store.name}`", store.holds, store.retention, *_landing(store)) for store in found]
         head = ("store", "holds", "kept", *(("lands in",) if tier is Tier.STREAM else ()))
         parts += [f"## {tier.value.capitalize()}", _TIERS[tier], _table(head, rows)]
         parts += [part for store in found if store.schema is not None for part in (f"### {_name(store)}", *_columns(store))]

@@ -33,7 +33,7 @@ class Store:
     name: str
     tier: Tier
     holds: str
-    kept: str
+    retention: str
     schema: pa.Schema | None = None
     partitions: int = 0
 
@@ -185,8 +185,8 @@ DEAD_LETTERS = Store(
     "archive",
     _schema(_f("key", pa.binary()), _f("value", pa.binary()), _f("reason", TEXT), _f("at", TIME), *ORIGIN),
 )
-REFUSALS = Store(
-    "refusals",
+DIVERGENCES = Store(
+    "divergences",
     Tier.TABLE,
     "where landing stopped since the head and a table disagree, and who let it go on",
     "archive",
@@ -194,7 +194,7 @@ REFUSALS = Store(
         _f("topic", TEXT),
         _f("partition", pa.int32()),
         _f("kind", TEXT),  # gap | regressed | recreated
-        _f("action", TEXT),  # stopped | accepted
+        _f("action", TEXT),  # stopped | resolved
         _f("landed", INT),  # the offset that was to land next
         _f("low", INT),  # the first offset the head has
         _f("end", INT),  # the offset the head gives out next
@@ -275,7 +275,7 @@ EXAMPLES = Store(
             _f("answer", TEXT),  # what was said, without citation markers
             _f("target", TEXT),  # what should be said: the newest correction, else the liked answer, else null
             _f("generator_version", TEXT),  # a released version, or none: the packaged one; null where no generator was asked
-            _f("staleness", pa.int32()),  # released versions between that one and the one served when the turn was planned
+            _f("staleness", pa.int32()),  # released versions between that one and the one served when the round was planned
             # and, in the shards only, not in the table
             _f("passages", pa.list_(TEXT)),  # the texts the generator was given, in order
             _f("prompt", pa.list_(pa.int32())),  # token ids; null where the endpoint gave none or something was scrubbed
@@ -294,20 +294,20 @@ PROMOTIONS = Store(
         _f("model", TEXT),
         _f("version", TEXT),
         _f("previous", TEXT),
-        _f("kind", TEXT),  # promote | rollback | canary | retreat
-        _f("turn", INT),
+        _f("kind", TEXT),  # promote | rollback | canary | canary_ended
+        _f("round", INT),
         _f("who", TEXT),
         _f("why", TEXT),
         _f("at", TIME),
     ),
 )
 SUPPRESSIONS = Store(
-    "bars",
+    "suppressions",
     Tier.TABLE,
     "who and what was forgotten, and may not be learned from again",
     "archive",
     _schema(
-        _f("bar_id", TEXT),  # sha256(kind, tenant, name), 16 hex digits: one for all rows about the same user or document
+        _f("suppression_id", TEXT),  # sha256(kind, tenant, name), 16 hex digits: one for all rows about the same user or document
         _f("kind", TEXT),  # user | document
         _f("tenant", TEXT),
         _f("name", TEXT),  # the user's id or the document's uri
@@ -360,7 +360,7 @@ AUDIT = Store(
         _f("at", TIME),
         _f("tenant", TEXT),  # of whose key it was; empty for the command line
         _f("key_id", TEXT),  # "page" for the token of `headrace up`, "cli:USER" for the command line
-        _f("action", TEXT),  # e.g. ask, document.put, key.mint
+        _f("action", TEXT),  # e.g. ask, document.put, key.create
         _f("resource", TEXT),  # what it was done to: an answer's id, a document's uri, a key's id; never what was asked
         _f("outcome", TEXT),  # done, or the code of the refusal
         _f("address", TEXT),  # where the request came from
@@ -372,9 +372,9 @@ DOCUMENTS = Store("documents", Tier.OBJECT, "source files as given", "until dele
 DATASETS = Store("datasets", Tier.OBJECT, "Parquet shards and their list", "by policy")
 CHECKPOINTS = Store("checkpoints", Tier.OBJECT, "optimizer, weights, RNG, data position", "by policy")
 MODELS = Store("models", Tier.OBJECT, "released weights and the champion pointer", "by policy")
-LANDERS = Store("landers", Tier.OBJECT, "who lands which partitions, and who trains", "while they do")
+LEASES = Store("leases", Tier.OBJECT, "who lands which partitions, and who trains", "while they do")
 INDEXES = Store("indexes", Tier.OBJECT, "which index generation answers, and how each was made", "archive")
-TURNS = Store("turns", Tier.OBJECT, "manifests: the JSON that commits a turn", "archive")
+ROUNDS = Store("rounds", Tier.OBJECT, "manifests: the JSON that commits a round", "archive")
 PROOFS = Store("proofs", Tier.OBJECT, "what forgetting removed, what remains and why", "archive")
 
 # vector
@@ -409,7 +409,7 @@ STORES: tuple[Store, ...] = (
     INTERACTION_ROWS,
     FEEDBACK_ROWS,
     DEAD_LETTERS,
-    REFUSALS,
+    DIVERGENCES,
     DOCUMENT_ROWS,
     CHUNK_ROWS,
     EXAMPLES,
@@ -422,9 +422,9 @@ STORES: tuple[Store, ...] = (
     DATASETS,
     CHECKPOINTS,
     MODELS,
-    LANDERS,
+    LEASES,
     INDEXES,
-    TURNS,
+    ROUNDS,
     PROOFS,
     CHUNKS,
     KV_CACHE,

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from headrace.core.launch import Launch, LocalLauncher
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.core.run import Run, recorded
 from headrace.core.stage import Runner
 from headrace.errors import StorageFull, Unavailable
@@ -62,7 +62,7 @@ def opened(
     # Training takes the generator's weights from where the model server unpacks them.
     os.environ["HEADRACE_MODELS_CACHE"] = str(Home(settings.home).models_cache)
     parts = EVERY_PART if models else EVERY_PART - {"models"}
-    bars = Bars(quiet=quiet)
+    bars = ProgressBars(quiet=quiet)
     platform = open_platform(settings, parts=parts, ends=ends)
     with (
         _lancedb_ahead(models),

@@ -163,11 +163,11 @@ class LandingSettings(Section):
     """Seconds a following lander waits for storage that does not answer before it ends with an error."""
 
 
-class Upkeep(Section):
-    """Upkeep of the tables: few files, few snapshots, nothing left over."""
+class Maintenance(Section):
+    """Maintenance of the tables: few files, few snapshots, nothing left over."""
 
     every: int = Field(default=100, ge=1)
-    """Commits to a table after which its upkeep is due."""
+    """Commits to a table after which its maintenance is due."""
     merge: int = Field(default=8, ge=2)
     """Files of about one size that are merged into one; larger means fewer rewrites and more files."""
     file_bytes: int = Field(default=128 << 20, ge=1 << 10)
@@ -344,9 +344,9 @@ class Training(Section):
     recipe: dict[str, dict[str, bool | int | float | str]] = {}
     """Settings of a recipe that differ from its file, e.g. `epochs = 3` under `[training.recipe.reranker]`."""
     verdicts: int = Field(default=200, ge=1)
-    """New verdicts after which a turn starts by itself."""
+    """New verdicts after which a round starts by itself."""
     minutes: float = Field(default=60.0, gt=0)
-    """Minutes after which a turn starts by itself with fewer new verdicts."""
+    """Minutes after which a round starts by itself with fewer new verdicts."""
     preparing: Preparing = Preparing()
     """What of the verdicts becomes training examples."""
     gate: Gate = Gate()
@@ -358,9 +358,9 @@ class Training(Section):
     nice: int = Field(default=10, ge=0, le=19)
     """By how much the loop of `headrace up` steps back where it and answering want the same processor, as `nice` counts it."""
     seed: int = 17
-    """Seed of everything random in a turn."""
+    """Seed of everything random in a round."""
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    """Processor threads; fixed by a turn's plan, since the order of sums, and so the last bit of a weight, hangs on it."""
+    """Processor threads; fixed by a round's plan, since the order of sums, and so the last bit of a weight, hangs on it."""
 
 
 class Settings(BaseSettings):
@@ -382,8 +382,8 @@ class Settings(BaseSettings):
     """The table tier: an Iceberg catalog, or VAST DB."""
     head: Annotated[EmbeddedPart | Kafka, Field(discriminator="type")] = EmbeddedPart()
     """The head: Kafka."""
-    upkeep: Upkeep = Upkeep()
-    """Upkeep of the tables."""
+    maintenance: Maintenance = Maintenance()
+    """Maintenance of the tables."""
     landing: LandingSettings = LandingSettings()
     """Landing."""
     files: Files = Files()
@@ -423,8 +423,8 @@ class Settings(BaseSettings):
                 "[tables] names a catalog of yours, so its files need an endpoint too: "
                 'set "s3.endpoint" and its keys under [tables.properties], or name your S3 under [objects]'
             )
-        if (self.head_kept_s or 0) >= self.upkeep.history_s:
-            raise ValueError("landing.keep_s must be below upkeep.history_s: trimming looks back into that history")
+        if (self.head_kept_s or 0) >= self.maintenance.history_s:
+            raise ValueError("landing.keep_s must be below maintenance.history_s: trimming looks back into that history")
         if self.inference.passages > self.inference.retrieve:
             raise ValueError("inference.passages cannot exceed inference.retrieve")
         return self

@@ -16,7 +16,7 @@ import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headrace.catalog import CHUNK_ROWS, CHUNKS, DATASETS, EXAMPLES, INDEXES, KV_CACHE, MODELS, TURNS
+from headrace.catalog import CHUNK_ROWS, CHUNKS, DATASETS, EXAMPLES, INDEXES, KV_CACHE, MODELS, ROUNDS
 from headrace.core.stage import Runner
 from headrace.documents import deliver
 from headrace.documents.chunk import chunk
@@ -159,17 +159,17 @@ class World:
         self.table(EXAMPLES).append(table)
         return files
 
-    def turn(self, number: int, dataset: str, files: list[dict[str, Any]], *, model: str, start: str = "", **more: Any) -> str:
-        """A committed turn that released a version; that version."""
+    def round(self, number: int, dataset: str, files: list[dict[str, Any]], *, model: str, start: str = "", **more: Any) -> str:
+        """A committed round that released a version; that version."""
         version = f"v{number:06d}"
-        found = {"turn": number, "parent": number - 1 or None, "recipe": model, "model": model, "start": start}
+        found = {"round": number, "parent": number - 1 or None, "recipe": model, "model": model, "start": start}
         found |= {"begun": NOON.isoformat(), "committed": NOON.isoformat(), "run": "test", "snapshots": {}, "offsets": {}}
         found |= {"dataset": {"version": dataset, "files": files}, "decision": {"promote": True, "why": "test", "alarms": []}}
-        manifest.publish(self.objects(TURNS), number, {**found, "weights": {"version": version, "files": []}, **more})
+        manifest.publish(self.objects(ROUNDS), number, {**found, "weights": {"version": version, "files": []}, **more})
         return version
 
     def serve(self, model: str, version: str) -> None:
-        pointer = {"model": model, "version": version, "previous": "none", "turn": int(version[1:]), "canary": None}
+        pointer = {"model": model, "version": version, "previous": "none", "round": int(version[1:]), "canary": None}
         self.objects(MODELS).put(f"{model}/champion.json", json.dumps(pointer).encode())
 
     def block(self, tenant: str, data: bytes) -> None:

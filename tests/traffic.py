@@ -30,7 +30,7 @@ def questions() -> Iterator[tuple[str, str, str]]:
 
 
 class Traffic:
-    """Asks and judges in a thread until stopped: questions `answered`, of them `meanwhile` a turn was made, and `errors`."""
+    """Asks and judges in a thread until stopped: questions `answered`, of them `meanwhile` a round was made, and `errors`."""
 
     def __init__(self, api: Api, *, pause_s: float = 0.05) -> None:
         self.answered = 0

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from headrace.catalog import TURNS, Store
+from headrace.catalog import ROUNDS, Store
 from headrace.core.run import Run, recorded
 from headrace.core.stage import Runner, Stage
 from headrace.documents import embed
@@ -20,7 +20,7 @@ from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.index import reindex
 from headrace.documents.parser import Parser
 from headrace.lineage.forget import Subject, forget
-from headrace.settings import Inference, Training, Upkeep
+from headrace.settings import Inference, Maintenance, Training
 from headrace.storage import metadata
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
@@ -37,18 +37,18 @@ from headrace.training.promote import promote
 from headrace.training.trainer import Trained
 
 
-def keep(link: Connection, endpoints: Endpoints, store: Store, rules: Upkeep) -> None:
-    """The upkeep of one table."""
-    done = TableWriter(store, endpoints, Meter(Ledger(), "upkeep")).upkeep(rules)
+def keep(link: Connection, endpoints: Endpoints, store: Store, rules: Maintenance) -> None:
+    """The maintenance of one table."""
+    done = TableWriter(store, endpoints, Meter(Ledger(), "maintenance")).maintain(rules)
     link.send(done.as_dict() if done else None)
 
 
-def promoting(link: Connection, endpoints: Endpoints, turn: int) -> None:
-    """The stage that commits a turn, with a challenger that has won."""
-    plan = {"turn": turn, "parent": None, "recipe": "reranker", "settings": Training().model_dump()}
-    plan = manifest.begin(ObjectWriter(TURNS, endpoints, Meter(Ledger(), "plan")), turn, plan)
+def promoting(link: Connection, endpoints: Endpoints, number: int) -> None:
+    """The stage that commits a round, with a challenger that has won."""
+    plan = {"round": number, "parent": None, "recipe": "reranker", "settings": Training().model_dump()}
+    plan = manifest.begin(ObjectWriter(ROUNDS, endpoints, Meter(Ledger(), "plan")), number, plan)
     with tempfile.TemporaryDirectory() as folder:
-        decision = Runner(Run("turn", Path(folder)), endpoints).run(
+        decision = Runner(Run("train", Path(folder)), endpoints).run(
             promote,
             plan=plan,
             dataset=Dataset("d1", {"train": 1}, {"train": 1}, ()),

@@ -176,7 +176,7 @@ def find_recorded(
     names = sorted(wanted)
     found: set[str] = set()
     # First the head: what lands meanwhile is then in the table.
-    standing = positions(landed.marks(), INTERACTIONS.name)
+    standing = positions(landed.snapshot_properties(), INTERACTIONS.name)
     spans = head.spans()
     start = {p: max(span.low, standing[p].next if p in standing else 0) for p, span in spans.items()}
     signed_from = {p: position.signed or 0 for p, position in standing.items()}

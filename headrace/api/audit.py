@@ -36,7 +36,7 @@ def audit(lines: Annotated[TableWriter, AUDIT], metadata: Metadata) -> int:
     """Move every line that waits, each once however many processes do this; return how many."""
     moved = 0
     while True:
-        standing = lines.mark(_BATCH)
+        standing = lines.snapshot_property(_BATCH)
         if standing is not None:
             metadata.settle(standing)
         claimed = metadata.claim()
@@ -45,7 +45,7 @@ def audit(lines: Annotated[TableWriter, AUDIT], metadata: Metadata) -> int:
         name, rows = claimed
         read = [{**row, "at": datetime.fromisoformat(row["at"])} for row in rows]
         try:
-            lines.append(batch(AUDIT.columns, read), marks={_BATCH: name}, expected={_BATCH: standing})
+            lines.append(batch(AUDIT.columns, read), properties={_BATCH: name}, expected={_BATCH: standing})
         except LostRace:
             continue  # another process moved lines, perhaps these
         metadata.settle(name)

@@ -401,7 +401,7 @@ class Documents:
             self._looked = time.monotonic()
 
     def _read(self) -> None:
-        taken: dict[str, int] = dict(self._table.mark(PROCESSED_OFFSETS) or {})
+        taken: dict[str, int] = dict(self._table.snapshot_property(PROCESSED_OFFSETS) or {})
         reached: dict[int, int] = {}
         for name in sorted(taken):  # of a topic that was made anew, its newest form comes last
             topic, _, partition = name.rpartition("/")

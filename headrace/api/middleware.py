@@ -87,7 +87,7 @@ class _Upload:
     began: float = field(default_factory=time.monotonic)
     bytes: int = 0
     limit: asyncio.Timeout | None = None
-    turned_out: bool = False
+    evicted: bool = False
 
     @property
     def seconds(self) -> float:
@@ -105,10 +105,10 @@ class _Upload:
 
         return counted
 
-    def turn_out(self) -> None:
+    def evict(self) -> None:
         """Have it end now, for somebody else."""
         assert self.limit is not None
-        self.turned_out = True
+        self.evicted = True
         with contextlib.suppress(RuntimeError):  # its time was over in this very moment
             self.limit.reschedule(asyncio.get_running_loop().time())
         self.limit = None
@@ -219,7 +219,7 @@ class AuthMiddleware:
         except ClientDisconnect:
             return None  # nobody is there to be answered
         except TimeoutError:
-            if upload is not None and upload.turned_out:
+            if upload is not None and upload.evicted:
                 return error_response_for(_too_many_uploads(), scope.get("caller"))
             return error_response(408, f"The body did not come within {_BODY_S:.0f} s. Send it faster.", "timeout")
         finally:
@@ -251,7 +251,7 @@ class AuthMiddleware:
             coming = [upload for upload in self._uploads if upload.limit is not None and upload.seconds >= _UPLOAD_S]
             if own or not coming:
                 raise _too_many_uploads()
-            min(coming, key=lambda upload: upload.bytes / upload.seconds).turn_out()
+            min(coming, key=lambda upload: upload.bytes / upload.seconds).evict()
         upload = _Upload(tenant)
         self._uploads.append(upload)
         try:

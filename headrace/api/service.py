@@ -174,7 +174,7 @@ class Service:
         `place` comes from `places.enter` and is given back; `readers` are a user and groups on whose behalf is asked, as
         `QueryEngine.search` takes them; `who` is recorded as asking. Raises what retrieval and generation raise.
         """
-        with self._turn(place, gone) as begun, self.traces.question("chat", tenant, headers) as span:
+        with self._admitted(place, gone) as begun, self.traces.question("chat", tenant, headers) as span:
             if not begun:
                 return
             # What a tenant's first question opens (topics, catalogs) is opened once, not by several at a time.
@@ -213,7 +213,7 @@ class Service:
         who: Asker,
     ) -> dict[str, Any] | None:
         """The passages for a question, best first, or `None` if nobody waits for them any more."""
-        with self._turn(place, gone) as begun, self.traces.question("retrieval", tenant, headers) as span:
+        with self._admitted(place, gone) as begun, self.traces.question("retrieval", tenant, headers) as span:
             if not begun:
                 return None
             with self._alone("ask", tenant):
@@ -361,13 +361,13 @@ class Service:
                 first = "Ask something, or run `headrace index PATH`."
                 raise NotFound(
                     f"No run has moved anything in the {name} pipeline yet, so there is nothing to draw.",
-                    hint=first if name == INFERENCE.name else "Run `headrace turn`.",
+                    hint=first if name == INFERENCE.name else "Run `headrace train`.",
                 )
             journal = fitting[-1]
         return journal["run"], journal["command"], datetime.fromisoformat(journal["started"]), journal["rows"]
 
     @contextmanager
-    def _turn(self, place: Ticket, gone: Callable[[], bool]) -> Iterator[bool]:
+    def _admitted(self, place: Ticket, gone: Callable[[], bool]) -> Iterator[bool]:
         try:
             yield self.places.wait(place, lambda: gone() or self.stopping)
         finally:

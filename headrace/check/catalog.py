@@ -97,7 +97,7 @@ def answers(room: CatalogSandbox, effort: TimeBudget) -> Measured:
 
 @promise(
     "a reader sees a commit at once",
-    loses="what was landed would not be in the next turn, and a lander started again would land it twice",
+    loses="what was landed would not be in the next round, and a lander started again would land it twice",
 )
 def seen_at_once(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     table, reader = room.table("seen"), room.seen("seen")
@@ -178,10 +178,10 @@ def properties(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     table = room.table("properties")
     offsets = {"cluster": 'é-"quoted"-\'', "topic": "interactions", "next": {str(p): 2**53 + p for p in range(64)}}
     given = {
-        "headrace.mark.offsets": json.dumps(offsets, sort_keys=True),
-        "headrace.mark.empty": "",
-        "headrace.mark.spaces": "  two lines\nand a tab\t ",
-        "headrace.mark.long": "0123456789abcdef" * 512,
+        "headrace.property.offsets": json.dumps(offsets, sort_keys=True),
+        "headrace.property.empty": "",
+        "headrace.property.spaces": "  two lines\nand a tab\t ",
+        "headrace.property.long": "0123456789abcdef" * 512,
     }
     _append(table, "one", 0, **given)
     first = _newest(table)
@@ -236,7 +236,7 @@ def widened(room: CatalogSandbox, effort: TimeBudget) -> Measured:
 
 @promise(
     "an old snapshot can be expired",
-    loses="upkeep: every commit would make every later one slower, and nothing could ever be deleted",
+    loses="maintenance: every commit would make every later one slower, and nothing could ever be deleted",
 )
 def expired(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     table = room.table("expired")

@@ -92,7 +92,7 @@ def answers(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
 
 @promise(
     "an object is read as it was last written",
-    loses="a turn would train on the previous dataset, and a promoted model would not be served",
+    loses="a round would train on the previous dataset, and a promoted model would not be served",
 )
 def read_after_write(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     rounds = 0
@@ -154,7 +154,7 @@ def long_listing(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
 
 @promise(
     "If-None-Match: of many who put at once, exactly one does",
-    loses="two trainers could publish the same turn, and one turn's data would be lost",
+    loses="two trainers could publish the same round, and one round's data would be lost",
 )
 def put_if_absent(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     rounds, longest = 0, 0.0
@@ -218,7 +218,7 @@ def count_up(endpoints: dict[str, Any], key: str, steps: int, who: str, begin: f
 
 @promise(
     "an upload in parts is there whole or not at all",
-    loses="a checkpoint whose writer was killed would be half there, and a turn would resume from it",
+    loses="a checkpoint whose writer was killed would be half there, and a round would resume from it",
 )
 def multipart(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     data = os.urandom(_PARTS_BYTES)

@@ -18,7 +18,7 @@ from rich.text import Text
 from headrace.answering.engine import INFERENCE, QueryEngine
 from headrace.answering.record import Answer, Verdict, feedback
 from headrace.catalog import CHUNK_ROWS
-from headrace.cli.render.results import ledger_table, merged, say_indexed, say_sources, say_turn, tier_table
+from headrace.cli.render.results import ledger_table, merged, say_indexed, say_round, say_sources, tier_table
 from headrace.core.run import runs
 from headrace.core.stage import Pipeline, stage
 from headrace.documents.index import index_documents
@@ -26,7 +26,7 @@ from headrace.errors import NotFound, Permanent, WrongUsage
 from headrace.models.citations import content_words
 from headrace.models.client import Generator
 from headrace.platform.home import DEMO
-from headrace.registry.serve import go_round
+from headrace.registry.serve import train_and_serve
 from headrace.session import Session, opened
 from headrace.settings import EmbeddedPart, Settings
 from headrace.storage.ledger import summed
@@ -120,11 +120,11 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         _ask(console, engine, settings, asked)
         _head(console, "3  Verdicts", "feedback, onto the head")
         _judge(console, session, engine, settings, memories)
-        _head(console, "4  One turn of the training loop", "training")
+        _head(console, "4  One round of the training loop", "training")
         try:
-            say_turn(console, go_round(replace(session, settings=_learning(settings)), "reranker"))
+            say_round(console, train_and_serve(replace(session, settings=_learning(settings)), "reranker"))
         except Permanent as nothing:
-            console.print(Text(f"No turn: {nothing.message} {nothing.hint}", style="yellow"))
+            console.print(Text(f"No round: {nothing.message} {nothing.hint}", style="yellow"))
         _head(console, "5  The same questions again", "inference, served by whoever won")
         _ask(console, engine, settings, asked[:1])
         run = session.run
@@ -146,7 +146,7 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
 
 
 def _learning(settings: Settings) -> Settings:
-    """The settings for the demo's turn: it learns from its one simulated user, as no other turn does unless it is told to."""
+    """The settings for the demo's round: it learns from its one simulated user, as no other round does unless it is told to."""
     training = settings.training
     return settings.model_copy(
         update={
@@ -189,7 +189,7 @@ def draw_score(home: Path, name: str, path: Path, *, run: str | None = None, tri
         if (run is None and names & {row["stage"] for row in j["rows"]}) or (run is not None and j["run"].startswith(run))
     ]
     if not fitting:
-        raise NotFound(f"No run has moved anything in {name} yet.", hint="Run headrace demo, index, ask or turn first.")
+        raise NotFound(f"No run has moved anything in {name} yet.", hint="Run headrace demo, index, ask or round first.")
     journal = fitting[-1]
     score = score_of(
         pipeline,

@@ -139,7 +139,7 @@ def _via(
     url: str,
     key: str,
 ) -> ReplayReport:
-    from headrace.core.progress import Bars
+    from headrace.core.progress import ProgressBars
     from headrace.simulate import ApiClient, DocumentNames, play
     from headrace.simulate.performance import patiently
 
@@ -148,7 +148,7 @@ def _via(
     try:
         if tenant is None:
             door.bring(names, patiently)
-        return play(parts, door, names.of, generate=answers, rate=rate, bars=Bars(quiet=quiet))
+        return play(parts, door, names.of, generate=answers, rate=rate, bars=ProgressBars(quiet=quiet))
     finally:
         door.close()
 
@@ -178,7 +178,7 @@ def _say(played: ReplayReport) -> None:
         left = played.questions - played.answers - len(played.errors)
         err.print(f"Interrupted: {left:,} questions were not asked; what was asked is judged.", highlight=False)
     elif played.up + played.down:
-        out.print("A turn learns from these verdicts if it is told to: headrace turn --simulated", style="dim")
+        out.print("A round learns from these verdicts if it is told to: headrace train --simulated", style="dim")
 
 
 _TIMES = (("p50", "p50_ms"), ("p95", "p95_ms"), ("max", "max_ms"))

@@ -39,7 +39,7 @@ def land(
     from headrace.cli.render.results import say_landed
     from headrace.ingest.dead_letters import reland
     from headrace.ingest.dead_letters import skip as skip_stage
-    from headrace.ingest.divergence import accept
+    from headrace.ingest.divergence import resolve_divergence
     from headrace.ingest.land import land as land_stage
     from headrace.session import opened
 
@@ -49,8 +49,8 @@ def land(
     with opened("land", settings, models=False, quiet=as_json) as session:
         for place, gap in ((accept_gap, True), (accept_new_head, False)):
             if place is not None:
-                accepted = session.runner.run(accept, place=place, gap=gap, who=user())
-                err.print(accepted.told, highlight=False)
+                resolved = session.runner.run(resolve_divergence, place=place, gap=gap, who=user())
+                err.print(resolved.sentence, highlight=False)
         for place in skip or ():
             told = session.runner.run(skip_stage, place=place, reason=f"skipped by {user()}: {reason}")
             err.print(told, highlight=False)
@@ -63,7 +63,7 @@ def land(
             return
         done = session.runner.run(land_stage, settings=settings.landing)
     if as_json:
-        refused = [{"partition": r.place, "kind": r.kind, "seen": r.seen, "remedy": r.remedy} for r in done.refusals]
+        refused = [{"partition": r.place, "kind": r.kind, "seen": r.seen, "remedy": r.remedy} for r in done.divergences]
         print_json({"landed": done.events, "dead_letters": done.dead, "refused": refused})
     else:
         say_landed(out, done)
@@ -76,13 +76,13 @@ def _follow_head(session: Any, as_json: bool) -> None:
     from types import FrameType
 
     from headrace.cli.render.results import LandingLines
-    from headrace.core.maintain import upkeep
+    from headrace.core.maintain import maintain
     from headrace.ingest.follow import follow
     from headrace.ingest.land import Following
     from headrace.settings import EmbeddedPart
 
     lines = LandingLines(out, err, as_json)
-    following = Following(threading.Event(), lines.committed, lines.refused, lines.waiting)
+    following = Following(threading.Event(), lines.committed, lines.diverged, lines.waiting)
 
     def stop(number: int, frame: FrameType | None) -> None:
         if following.stop.is_set():
@@ -99,7 +99,7 @@ def _follow_head(session: Any, as_json: bool) -> None:
     err.print("Landing what comes, until Ctrl-C.", style="dim")
 
     def keep_tables() -> None:
-        session.runner.run(upkeep, settings=session.settings.upkeep, only_due=True)
+        session.runner.run(maintain, settings=session.settings.maintenance, only_due=True)
 
     kept = session.settings.head_kept_s
     follow(session.runner, settings, following, keep_s=kept, chores=keep_tables, failed=lines.failed)

@@ -45,7 +45,7 @@ def forget(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove all that a user said, or all of a document, for good; bar it from every later dataset; prove it."""
+    """Remove all that a user said, or all of a document, for good; keep it out of every later dataset; prove it."""
     import json
     from contextlib import closing
 
@@ -114,7 +114,7 @@ def _say(subject: Any, proof: dict[str, Any]) -> None:
     for model in proof["learned"]:
         now = f"answers {model['share']:.0%} now" if model["served"] else "not served now"
         out.print(
-            Text(f"  had learned from it: {model['model']} {model['version']} of turn {model['turn']}, {now}", style="yellow")
+            Text(f"  had learned from it: {model['model']} {model['version']} of round {model['round']}, {now}", style="yellow")
         )
     for command in proof["retrain"]:
         out.print(f"  to train one that never saw it: {command}", highlight=False)

@@ -102,7 +102,7 @@ def feedback(
     tenant: Tenant = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge an answer: the verdict goes onto the head and into the next turn."""
+    """Judge an answer: the verdict goes onto the head and into the next round."""
     from headrace.answering.record import Verdict
     from headrace.answering.record import feedback as feedback_stage
     from headrace.session import opened
@@ -118,8 +118,8 @@ def feedback(
         print_json({"verdict_id": verdict.verdict_id, "topic": "feedback", "partition": places[0][0], "offset": places[0][1]})
     else:
         asked = settings.training.preparing.require_consent
-        barred = consent is False or (asked and consent is None)
-        learns = "No turn will learn from it." if barred else "The next turn learns from it: headrace turn"
+        suppressed = consent is False or (asked and consent is None)
+        learns = "No round will learn from it." if suppressed else "The next round learns from it: headrace train"
         out.print(f"Recorded at feedback/{places[0][0]}/{places[0][1]}. {learns}")
 
 

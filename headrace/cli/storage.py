@@ -1,4 +1,4 @@
-"""Storage: where it answers, whether it keeps its promises, and its upkeep."""
+"""Storage: where it answers, whether it keeps its promises, and its maintenance."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def check(
     from contextlib import closing
 
     from headrace.catalog import Tier
-    from headrace.check.acceptance import TIERS, accept, promises
+    from headrace.check.acceptance import TIERS, promises, resolve_divergence
     from headrace.check.promise import Outcome
     from headrace.cli.render.check import say_checked
-    from headrace.core.progress import Bars
+    from headrace.core.progress import ProgressBars
     from headrace.platform import open_platform
     from headrace.platform.home import trust
 
@@ -67,10 +67,10 @@ def check(
     tiers = [tier for tier in TIERS if not only or tier in only]
     needed = {Tier.OBJECT: {"objects"}, Tier.TABLE: {"objects"}, Tier.STREAM: {"head"}}
     settings = settings_of()
-    bars = Bars(err, quiet=as_json)
+    bars = ProgressBars(err, quiet=as_json)
     with (
         open_platform(settings, parts=frozenset().union(*(needed.get(tier, set()) for tier in tiers))) as endpoints,
-        closing(accept(settings, endpoints, tiers, seconds=seconds)) as asked,
+        closing(resolve_divergence(settings, endpoints, tiers, seconds=seconds)) as asked,
     ):
         findings = list(bars.track(asked, "checked", total=promises(tiers), of="promises"))
     told = trust(settings)
@@ -86,16 +86,16 @@ def check(
 
 
 @app.command(rich_help_panel="Storage")
-def upkeep(as_json: AsJson = False) -> None:
+def maintain(as_json: AsJson = False) -> None:
     """Keep the tables small and quick: merge small files, expire old snapshots, remove what none names."""
     from headrace.cli.render.results import rows_table
-    from headrace.core.maintain import upkeep as upkeep_stage
+    from headrace.core.maintain import maintain as maintain_stage
     from headrace.explain.diagram.format import human_bytes
     from headrace.session import opened
 
     settings = settings_of()
-    with opened("upkeep", settings, models=False, quiet=as_json) as session:
-        done = session.runner.run(upkeep_stage, settings=settings.upkeep)
+    with opened("maintain", settings, models=False, quiet=as_json) as session:
+        done = session.runner.run(maintain_stage, settings=settings.maintenance)
         session.archive()
     rows = [kept.as_dict() for kept in done]
     if as_json:
@@ -107,7 +107,7 @@ def upkeep(as_json: AsJson = False) -> None:
             "files": f"{row['files_before']:,} → {row['files_after']:,}",
             "bytes": f"{human_bytes(row['bytes_before'])} → {human_bytes(row['bytes_after'])}",
             "snapshots": f"{row['snapshots_before']:,} → {row['snapshots_after']:,}",
-            "to be removed": f"{row['condemned']:,}",
+            "to be removed": f"{row['marked for deletion']:,}",
             "removed": f"{row['removed']:,} ({human_bytes(row['removed_bytes'])})",
         }
         for row in rows

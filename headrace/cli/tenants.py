@@ -31,7 +31,7 @@ def tenant_add(name: Name, quota: Quotas = None, as_json: AsJson = False) -> Non
     if as_json:
         print_json({"tenant": name, "quotas": quotas})
     else:
-        out.print(f"Added {name}. Make a key for it: headrace key mint {name} --scope read", highlight=False)
+        out.print(f"Added {name}. Make a key for it: headrace key create {name} --scope read", highlight=False)
         if several:
             err.print(_SHARED, style="yellow", highlight=False)
 
@@ -60,7 +60,7 @@ def tenant_training(
     if as_json:
         print_json({"tenant": name, "training": training})
     else:
-        learned = "learn from it from the next turn on" if training == "shared" else "learn nothing from it"
+        learned = "learn from it from the next round on" if training == "shared" else "learn nothing from it"
         out.print(f"Models that all tenants are served {learned}.", highlight=False)
 
 
@@ -100,8 +100,8 @@ def tenant_list(as_json: AsJson = False) -> None:
         out.print("There are no tenants yet. Add one: headrace tenant add NAME")
 
 
-@key_app.command("mint")
-def key_mint(
+@key_app.command("create")
+def key_create(
     tenant: Name,
     scope: Annotated[list[str], typer.Option("--scope", help="read, write, users, simulate, tenant-admin or admin; repeatable.")],
     reader: Annotated[
@@ -152,7 +152,7 @@ def key_list(tenant: Annotated[str | None, typer.Option(help="Only those of a te
         ]
         out.print(rows_table(shown))
     else:
-        out.print("There are no keys yet. Make one: headrace key mint TENANT --scope read")
+        out.print("There are no keys yet. Make one: headrace key create TENANT --scope read")
 
 
 @key_app.command("revoke")

@@ -1,4 +1,4 @@
-"""The training loop: a turn, the models it released, and which is served."""
+"""The training loop: a round, the models it released, and which is served."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Model = Annotated[str, typer.Argument(help="The model: reranker, embedder or gen
 
 
 @app.command(rich_help_panel="Training")
-def turn(
+def train(
     recipe: Annotated[str, typer.Option(help="How to train: reranker, embedder, sft, kto, grpo or online.")] = "reranker",
     before: Annotated[
         str | None, typer.Option(metavar="TOPIC/PARTITION/OFFSET", help="Learn only from what landed before this event.")
@@ -29,8 +29,8 @@ def turn(
     as_json: AsJson = False,
 ) -> None:
     """One trip round the training loop: land, prepare, finetune, evaluate, promote or refuse."""
-    from headrace.cli.render.results import say_turn
-    from headrace.registry.serve import go_round
+    from headrace.cli.render.results import say_round
+    from headrace.registry.serve import train_and_serve
     from headrace.session import opened
     from headrace.training.recipes import recipe_of
 
@@ -42,19 +42,19 @@ def turn(
     recipe_of(recipe).settings(settings.training.recipe.get(recipe, {}))  # a mistake is said before anything starts
     if before is None:  # with a bound it takes back what the loop is making
         _not_beside_the_loop(settings.home)
-    with opened("turn", settings, models=recipe_of(recipe).model == "embedder", on=checked_on(on), quiet=as_json) as session:
-        done = go_round(session, recipe, before=before, canary=canary)
+    with opened("train", settings, models=recipe_of(recipe).model == "embedder", on=checked_on(on), quiet=as_json) as session:
+        done = train_and_serve(session, recipe, before=before, canary=canary)
         session.archive()
     if as_json:
         print_json(done.as_dict())
     else:
-        say_turn(out, done)
+        say_round(out, done)
 
 
 def _not_beside_the_loop(home: Path) -> None:
-    """Raise `LostRace` while the loop of this home makes a turn: this one would be the same, and one of both in vain.
+    """Raise `LostRace` while the loop of this home makes a round: this one would be the same, and one of both in vain.
 
-    A loop elsewhere, or one that begins a moment later, is not seen: of two such turns one is refused at its commit.
+    A loop elsewhere, or one that begins a moment later, is not seen: of two such rounds one is refused at its commit.
     """
     from headrace.cli.render.training import doing
     from headrace.scheduler import status
@@ -62,7 +62,7 @@ def _not_beside_the_loop(home: Path) -> None:
     told = status.read(home)
     if told["running"] and told["state"] == status.TRAINING:
         raise LostRace(
-            f"`headrace up` is making a turn. {doing(told)}",
+            f"`headrace up` is making a round. {doing(told)}",
             hint="Run the command again when that has ended: `headrace loop` shows it.",
         )
 
@@ -72,7 +72,7 @@ def models(as_json: AsJson = False) -> None:
     """Released versions of every model, and which is served."""
     from dataclasses import asdict
 
-    from headrace.catalog import MODELS, TURNS
+    from headrace.catalog import MODELS, ROUNDS
     from headrace.cli.render.results import rows_table
     from headrace.explain.diagram.format import human_bytes
     from headrace.session import opened
@@ -85,15 +85,15 @@ def models(as_json: AsJson = False) -> None:
         store = session.runner.open(ObjectReader, MODELS, stage="models")
         pointers = {name: champion(store, name)[0] for name in NAMES}
         cards = [card for name in NAMES for card in versions(store, name)]
-        turns = session.runner.open(ObjectReader, TURNS, stage="models")
-        numbers = manifest.numbers(turns)
-        newest = manifest.read(turns, numbers[-1]) if numbers else None
+        rounds = session.runner.open(ObjectReader, ROUNDS, stage="models")
+        numbers = manifest.numbers(rounds)
+        newest = manifest.read(rounds, numbers[-1]) if numbers else None
     refused = newest if newest is not None and not newest["decision"]["promote"] else None
     rows = [
         {
             "model": card.get("model", "reranker"),
             "version": card["version"],
-            "turn": card["turn"],
+            "round": card["round"],
             "recipe": card.get("recipe", "reranker"),
             "bytes": sum(file["bytes"] for file in card["files"]),
             "share": pointers[card.get("model", "reranker")].share(card["version"]),
@@ -101,7 +101,9 @@ def models(as_json: AsJson = False) -> None:
         for card in cards
     ]
     if as_json:
-        last = {"turn": refused["turn"], "recipe": refused.get("recipe", "reranker"), **refused["decision"]} if refused else None
+        last = (
+            {"round": refused["round"], "recipe": refused.get("recipe", "reranker"), **refused["decision"]} if refused else None
+        )
         champions = {name: asdict(pointer) for name, pointer in pointers.items()}
         print_json({"models": rows, "champions": champions, "refused": last})
         return
@@ -112,9 +114,9 @@ def models(as_json: AsJson = False) -> None:
                 said = f"{name}: {pointer.kind} by {pointer.who}, {pointer.at[:19]}: {pointer.why}"
                 out.print(said, style="dim", highlight=False, soft_wrap=True)
     else:
-        out.print("Nothing was released yet: retrieval's own order and the packaged models serve. Train one: headrace turn")
+        out.print("Nothing was released yet: retrieval's own order and the packaged models serve. Train one: headrace train")
     if refused is not None:
-        said = f"turn {refused['turn']} ({refused.get('recipe', 'reranker')}) was refused: {refused['decision']['why']}"
+        said = f"round {refused['round']} ({refused.get('recipe', 'reranker')}) was refused: {refused['decision']['why']}"
         out.print(said, style="dim", highlight=False, soft_wrap=True)
 
 

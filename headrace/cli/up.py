@@ -37,7 +37,7 @@ def up(
 
     from headrace.api import Service, create_app, serve
     from headrace.api.app import bound
-    from headrace.core.progress import Bars
+    from headrace.core.progress import ProgressBars
     from headrace.platform import running
     from headrace.platform.home import Home
     from headrace.platform.state import recorded_service
@@ -52,7 +52,7 @@ def up(
     err.print("Starting the platform …", style="dim")
     with opened("up", settings, ends=True) as session, ExitStack() as beside:
         # Nobody watches a bar that moves whenever somebody puts a document.
-        session.runner.bars = Bars(quiet=True)
+        session.runner.bars = ProgressBars(quiet=True)
         service = Service(session.runner, session.engine(keeps=True), settings)
         application = create_app(service, token)
         application.state.landing = landing = beside.enter_context(IngestThread(session))

@@ -1,4 +1,4 @@
-"""upkeep: every table of the catalog kept small and quick, whoever wrote it.
+"""maintain: every table of the catalog kept small and quick, whoever wrote it.
 
 The stage has every table as a port, so a store that the catalog gains is kept without a line here.
 """
@@ -14,34 +14,34 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from headrace.catalog import LEDGER, RUNS, TURNS, Store, Tier, stores
+from headrace.catalog import LEDGER, ROUNDS, RUNS, Store, Tier, stores
 from headrace.core.run import runs, write_atomically
 from headrace.core.stage import each, stage
 from headrace.errors import LostRace, Transient
-from headrace.settings import Upkeep
+from headrace.settings import Maintenance
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableWriter
-from headrace.storage.tables.maintenance import Upkept
+from headrace.storage.tables.maintenance import MaintenanceReport
 
 
-@stage("Merges each table's small files, expires old snapshots no turn names, and removes what none names.")
-def upkeep(
-    turns: Annotated[ObjectReader, TURNS],
+@stage("Merges each table's small files, expires old snapshots no round names, and removes what none names.")
+def maintain(
+    rounds: Annotated[ObjectReader, ROUNDS],
     tables: Annotated[Mapping[Store, TableWriter], each(stores(Tier.TABLE))],
-    settings: Upkeep,
+    settings: Maintenance,
     only_due: bool = False,
-) -> list[Upkept]:
+) -> list[MaintenanceReport]:
     """Keep every table, or those that are due; return what was done to each that exists.
 
     A table that cannot be kept now does not keep the others from it: its error is raised once they are done.
     """
-    pinned = pins(turns)
-    done: list[Upkept] = []
+    retained = retained_snapshots(rounds)
+    done: list[MaintenanceReport] = []
     failed: list[Transient] = []
     for table in tables.values():
         try:
-            if (not only_due or table.due(settings)) and (kept := table.upkeep(settings, pinned)) is not None:
+            if (not only_due or table.due(settings)) and (kept := table.maintain(settings, retained)) is not None:
                 done.append(kept)
         except Transient as error:
             failed.append(error)
@@ -50,18 +50,18 @@ def upkeep(
     return done
 
 
-def pins(turns: ObjectReader) -> Callable[[], set[int]]:
-    """Asks for the snapshots that turns name: every number that a plan or a manifest holds.
+def retained_snapshots(rounds: ObjectReader) -> Callable[[], set[int]]:
+    """Asks for the snapshots that rounds name: every number that a plan or a manifest holds.
 
     Each is read once, for none is ever changed. That a number which is no snapshot is among them does no harm.
     """
-    held: dict[str, set[int]] = {}
+    numbers: dict[str, set[int]] = {}
 
     def ask() -> set[int]:
-        for info in turns.list():
-            if info.key not in held:
-                held[info.key] = {int(digits) for digits in re.findall(rb"\d+", turns.get(info.key))}
-        return set().union(*held.values())
+        for info in rounds.list():
+            if info.key not in numbers:
+                numbers[info.key] = {int(digits) for digits in re.findall(rb"\d+", rounds.get(info.key))}
+        return set().union(*numbers.values())
 
     return ask
 
@@ -83,8 +83,9 @@ def record(ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, L
     `ledger` rows are committed first and `runs` last, so a run that the `runs` table names is there whole; a run whose ledger
     went in before a crash is recognised by its id and not written again.
     """
-    # Both tables' marks are read before their rows: of two processes that archive at once, one is refused and nothing doubles.
-    standing = (ended.mark(_ARCHIVED), ledger.mark(_ARCHIVED))
+    # Both tables' properties are read before their rows: of two processes that archive at once, one is refused and nothing
+    # doubles.
+    standing = (ended.snapshot_property(_ARCHIVED), ledger.snapshot_property(_ARCHIVED))
     new = [j for j in runs(home) if j["state"] != "running" and not j.get("archived")]
     if not new:
         return Archived(0)
@@ -106,9 +107,9 @@ def record(ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, L
     ]
     try:
         if rows:
-            ledger.append(batch(LEDGER.columns, rows), marks=newest, expected={_ARCHIVED: standing[1]})
+            ledger.append(batch(LEDGER.columns, rows), properties=newest, expected={_ARCHIVED: standing[1]})
         if lines:
-            ended.append(batch(RUNS.columns, lines), marks=newest, expected={_ARCHIVED: standing[0]})
+            ended.append(batch(RUNS.columns, lines), properties=newest, expected={_ARCHIVED: standing[0]})
     except LostRace:
         return Archived(0)  # the other process does it, and what it leaves is done next time
     for j in new:

@@ -14,7 +14,7 @@ from headrace.terminal import Terminal
 T = TypeVar("T")
 
 
-class Bars:
+class ProgressBars:
     """Draws one bar per long loop; nothing at all where no terminal looks on or `quiet` is asked."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:

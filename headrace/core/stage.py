@@ -24,7 +24,7 @@ from typing import (
 
 from headrace.catalog import Store
 from headrace.core.launch import Batches, Threads
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.core.run import Run
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.files import FileReader, FileWriter
@@ -102,7 +102,7 @@ class Stage(Generic[P, R]):
 
 
 # What the runner gives a stage by its annotation; such parameters come first in a stage's signature.
-_Given = Handle | Mapping[Store, Any] | Batches | Bars
+_Given = Handle | Mapping[Store, Any] | Batches | ProgressBars
 A = TypeVar("A", bound=_Given)
 B = TypeVar("B", bound=_Given)
 C = TypeVar("C", bound=_Given)
@@ -203,11 +203,13 @@ class Runner:
     `bars` where its progress shows.
     """
 
-    def __init__(self, run: Run, endpoints: Endpoints, *, batches: Batches | None = None, bars: Bars | None = None) -> None:
+    def __init__(
+        self, run: Run, endpoints: Endpoints, *, batches: Batches | None = None, bars: ProgressBars | None = None
+    ) -> None:
         self.record = run
         self.endpoints = endpoints
         self.batches: Batches = batches or Threads()
-        self.bars = bars or Bars(quiet=True)
+        self.bars = bars or ProgressBars(quiet=True)
         self._handles: dict[tuple[Any, ...], Handle] = {}
         self._first: dict[tuple[Any, ...], Handle] = {}
         self._tenant = ""

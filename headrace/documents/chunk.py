@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.formats.kind import CODE
@@ -60,19 +60,19 @@ class Chunked:
 def chunk(
     documents: Annotated[TableReader, DOCUMENT_ROWS],
     chunks: Annotated[TableWriter, CHUNK_ROWS],
-    bars: Bars,
+    bars: ProgressBars,
     window: int,
     generation: int = 1,
     give_up: GiveUp = refuse,
 ) -> Chunked:
     """Split every live document version that the chunks table has not taken in; `window` is in word pieces.
 
-    One that cannot be split is given up before the mark moves past it, so that no kill in between loses the reason.
+    One that cannot be split is given up before the property moves past it, so that no kill in between loses the reason.
 
-    Each generation of the index has rows of its own, and a mark of its own for what it has taken in.
+    Each generation of the index has rows of its own, and a snapshot property of its own for what it has taken in.
     """
     taken = PROCESSED_OFFSETS if generation == 1 else f"{PROCESSED_OFFSETS}-g{generation}"
-    standing = chunks.mark(taken)
+    standing = chunks.snapshot_property(taken)
     position = dict(standing or {})
     answering = live(documents)
     # A version put back after another one, or put twice, has its chunks already.
@@ -90,7 +90,7 @@ def chunk(
             failed.extend(unnoted)
             unnoted.clear()
         if position != (standing or {}):
-            chunks.append(batch(CHUNK_ROWS.columns, rows), marks={taken: dict(position)}, expected={taken: standing})
+            chunks.append(batch(CHUNK_ROWS.columns, rows), properties={taken: dict(position)}, expected={taken: standing})
         standing = dict(position)
         rows.clear()
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS, DOCUMENT_ROWS
 from headrace.core.launch import Batches
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.documents.chunk import of_generation
 from headrace.documents.failed import GiveUp, Unfit, refuse
@@ -120,7 +120,7 @@ def embed(
     chunks: Annotated[TableReader, CHUNK_ROWS],
     vectors: Annotated[VectorWriter, CHUNKS],
     batches: Batches,
-    bars: Bars,
+    bars: ProgressBars,
     embedder: ModelEndpoint,
     into: IndexGeneration | None = None,
     gives_way: Callable[[Collection[str]], bool] | None = None,
@@ -152,8 +152,8 @@ def embed(
     waiting: list[pa.RecordBatch] = []
     done = 0
     failed: dict[str, Unfit] = {}
-    turns = Turns(missing, gives_way)
-    finished = batches.map(turns, Embed, embedder, width)
+    fair = FairBatches(missing, gives_way)
+    finished = batches.map(fair, Embed, embedder, width)
     for rows in bars.track(finished, "embed", total=missing.num_rows, of="chunks", size=True):
         good = pc.equal(rows[_REFUSED], "")
         failed.update(_unfit(rows.filter(pc.invert(good))))
@@ -165,7 +165,7 @@ def embed(
             waiting = []
     if waiting:
         _insert(vectors, pa.Table.from_batches(waiting), standing)
-    unfinished = turns.left()
+    unfinished = fair.left()
     if failed:
         give_up(list(failed.values()))
         answering = live(documents)
@@ -286,7 +286,7 @@ def _reuse(vectors: VectorWriter, missing: pa.Table, held: pa.Table, standing: _
     return missing, count
 
 
-class Turns:
+class FairBatches:
     """The batches of chunks to embed, each of one tenant, the tenants in turn: those with the fewest chunks first.
 
     Within a tenant the order is that of `missing`. See `embed` for when it ends early; `left` then says which documents have

@@ -112,7 +112,7 @@ def begin(
         wanted = IndexGeneration(now.newest + 1, window, embedder.model, width)
         if now.building is not None and replace(now.building, number=wanted.number) == wanted:
             return now
-        return replace(now, building=wanted, newest=wanted.number, condemned=now.condemn(now.building))
+        return replace(now, building=wanted, newest=wanted.number, marked_for_deletion=now.with_marked(now.building))
 
     building = indexes.change(step).building
     assert building is not None
@@ -151,7 +151,7 @@ def switch(indexes: Annotated[IndexWriter, INDEXES], to: IndexGeneration, seen: 
     now, etag = seen
     forgotten = now.fallback if now.fallback is not None and now.fallback.number != to.number else None
     building = now.building if now.building is not None and now.building.number != to.number else None
-    then = replace(now, serving=to, fallback=now.serving, building=building, condemned=now.condemn(forgotten))
+    then = replace(now, serving=to, fallback=now.serving, building=building, marked_for_deletion=now.with_marked(forgotten))
     try:
         indexes.move(then, etag)
     except LostRace:
@@ -161,14 +161,16 @@ def switch(indexes: Annotated[IndexWriter, INDEXES], to: IndexGeneration, seen: 
 
 @stage("Removes index generations that nobody asks any more.", phase=AHEAD)
 def sweep(indexes: Annotated[IndexWriter, INDEXES], vectors: Annotated[VectorWriter, CHUNKS]) -> int:
-    """Remove the vector tables of condemned generations whose grace has passed; return how many."""
+    """Remove the vector tables of marked for deletion generations whose grace has passed; return how many."""
     now, _ = indexes.standing()
-    gone = {number for number, since in now.condemned if time.time() - since > _GRACE_S}
+    gone = {number for number, since in now.marked_for_deletion if time.time() - since > _GRACE_S}
     for number in sorted(gone):
         vectors.of(number).drop()
     if gone:
         # Noted last: a sweep that died is done again.
-        indexes.change(lambda now: replace(now, condemned=tuple(c for c in now.condemned if c[0] not in gone)))
+        indexes.change(
+            lambda now: replace(now, marked_for_deletion=tuple(c for c in now.marked_for_deletion if c[0] not in gone))
+        )
     return len(gone)
 
 

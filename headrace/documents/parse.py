@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import pyarrow.compute as pc
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parser import Parsed, Parser
@@ -23,8 +23,8 @@ from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter
 
-# The mark that says, per place in the head, up to which offset a table has taken in what landed.
-PROCESSED_OFFSETS = "taken"
+# The property that says, per place in the head, up to which offset a table has taken in what landed.
+PROCESSED_OFFSETS = "processed_offsets"
 IN_ORDER = [("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")]
 # Of rows of the documents table: that a version failed in a later stage, or was left out, counts before that it was parsed.
 ROWS_IN_ORDER = [*IN_ORDER, ("status", "descending")]
@@ -63,7 +63,7 @@ def parse(
     events: Annotated[TableReader, DOCUMENT_EVENT_ROWS],
     sources: Annotated[ObjectReader, DOCUMENTS],
     documents: Annotated[TableWriter, DOCUMENT_ROWS],
-    bars: Bars,
+    bars: ProgressBars,
     limits: ParseLimits,
     seconds: float | None = None,
 ) -> ParsedDocuments:
@@ -73,7 +73,7 @@ def parse(
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
     """
-    standing = documents.mark(PROCESSED_OFFSETS)
+    standing = documents.snapshot_property(PROCESSED_OFFSETS)
     position = dict(standing or {})
     rows = _once(events.read().sort_by(IN_ORDER).to_pylist())
     new = [row for row in rows if row["offset"] >= position.get(place(row), 0)]
@@ -89,7 +89,9 @@ def parse(
         if position == (standing or {}):
             return
         documents.append(
-            batch(DOCUMENT_ROWS.columns, done), marks={PROCESSED_OFFSETS: dict(position)}, expected={PROCESSED_OFFSETS: standing}
+            batch(DOCUMENT_ROWS.columns, done),
+            properties={PROCESSED_OFFSETS: dict(position)},
+            expected={PROCESSED_OFFSETS: standing},
         )
         standing = dict(position)
         done.clear()

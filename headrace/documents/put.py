@@ -18,7 +18,7 @@ from typing import Annotated
 import pyarrow.compute as pc
 
 from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.documents.beneath import open_beneath
 from headrace.errors import BadDocument, NotFound, WrongUsage
@@ -69,7 +69,7 @@ def put(
     sources: Annotated[ObjectWriter, DOCUMENTS],
     known: Annotated[TableReader, DOCUMENT_ROWS],
     events: Annotated[TopicWriter, DOCUMENT_EVENTS],
-    bars: Bars,
+    bars: ProgressBars,
     tenant: str,
     paths: list[Path],
     most_bytes: int,

@@ -52,7 +52,7 @@ def backlog(
 
 
 def _of(topic: TopicReader, table: TableReader) -> list[Backlog]:
-    standing = positions(table.marks(), topic.store.name)
+    standing = positions(table.snapshot_properties(), topic.store.name)
     spans, identity = topic.spans(), topic.identity()
     retention_ms = topic.retention_ms()
     return [_one(topic, p, standing.get(p), span, identity, retention_ms) for p, span in spans.items()]
@@ -62,8 +62,8 @@ def _one(
     topic: TopicReader, partition: int, position: Position | None, span: Span, identity: Identity, retention_ms: int | None
 ) -> Backlog:
     landed = position.next if position else 0
-    refusal = disagreement(topic, partition, position, span, identity)
-    first = max(span.low, landed) if refusal is None else span.low
+    divergence = disagreement(topic, partition, position, span, identity)
+    first = max(span.low, landed) if divergence is None else span.low
     rows = size = 0
     oldest_s = None
     for fetched in topic.read({partition: first}, most=_SAMPLE):
@@ -80,7 +80,7 @@ def _one(
     retention_s = retention_ms / 1000 if retention_ms is not None else None
     return Backlog(
         topic.store.name, partition, span.low, end, landed, lag, size, rows < lag, oldest_s, retention_s,
-        _trouble(refusal, oldest_s, retention_s),
+        _trouble(divergence, oldest_s, retention_s),
     )  # fmt: skip
 
 
@@ -94,9 +94,9 @@ def counted_end(topic: TopicReader, partition: int, reported: int) -> int:
     return end
 
 
-def _trouble(refusal: Divergence | None, oldest_s: float | None, retention_s: float | None) -> str:
-    if refusal is not None:
-        return f"{refusal.kind}: {refusal.seen} {refusal.remedy}"
+def _trouble(divergence: Divergence | None, oldest_s: float | None, retention_s: float | None) -> str:
+    if divergence is not None:
+        return f"{divergence.kind}: {divergence.seen} {divergence.remedy}"
     if oldest_s is not None and retention_s is not None and oldest_s > _NEAR * retention_s:
         return (
             f"The oldest event that has not landed is {oldest_s / retention_s:.0%} of the way to being forgotten: headrace land"

@@ -18,7 +18,7 @@ from headrace.storage.signature import UNSIGNED
 from headrace.storage.stream import TopicReader
 from headrace.storage.tables.handles import TableReader, TableWriter
 
-_MARK = "relanded"
+_PROPERTY = "relanded"
 _TRIES = 5
 _ORIGIN = ("topic", "partition", "offset")
 
@@ -60,7 +60,7 @@ def _append(table: TableWriter, rows: pa.RecordBatch, places: list[dict[str, Any
     if not places:
         return 0
     for _ in range(_TRIES):
-        standing = table.mark(_MARK)
+        standing = table.snapshot_property(_PROPERTY)
         held = {tuple(row.values()) for row in table.read(_ORIGIN).to_pylist()}
         new = [index for index, place in enumerate(places) if tuple(place.values()) not in held]
         if not new:
@@ -70,7 +70,7 @@ def _append(table: TableWriter, rows: pa.RecordBatch, places: list[dict[str, Any
         arrays = [columns[field.name].cast(field.type) for field in table.store.columns]
         try:
             data = pa.RecordBatch.from_arrays(arrays, schema=table.store.columns)
-            table.append(data, marks={_MARK: (standing or 0) + len(new)}, expected={_MARK: standing})
+            table.append(data, properties={_PROPERTY: (standing or 0) + len(new)}, expected={_PROPERTY: standing})
             return len(new)
         except LostRace:
             continue
@@ -80,9 +80,9 @@ def _append(table: TableWriter, rows: pa.RecordBatch, places: list[dict[str, Any
 _NAME = "skipped/"
 
 
-def skipped(marks: Mapping[str, Any], name: str, partition: int) -> dict[int, str]:
-    """Offset → why it is skipped, by the marks of the dead letters' table; `name` is the topic with its incarnation."""
-    return {int(offset): str(reason) for offset, reason in (marks.get(f"{_NAME}{name}/{partition}") or {}).items()}
+def skipped(properties: Mapping[str, Any], name: str, partition: int) -> dict[int, str]:
+    """Offset → why it is skipped, by the properties of the dead letters' table; `name` is the topic with its epoch."""
+    return {int(offset): str(reason) for offset, reason in (properties.get(f"{_NAME}{name}/{partition}") or {}).items()}
 
 
 @stage("Has a record of the head skipped that holds its topic up.")
@@ -104,17 +104,17 @@ def skip(
             continue
         if int(partition) not in topic.spans():
             continue
-        position = positions(table.marks(), name).get(int(partition)) or Position(0, None, None)
+        position = positions(table.snapshot_properties(), name).get(int(partition)) or Position(0, None, None)
         if int(offset) < position.next:
             raise WrongUsage(f"{place} has landed: {head} goes on at {position.next}.", hint="See `headrace head`.")
-        named = origin(name, position.incarnation)
+        named = origin(name, position.topic_epoch)
         mark = f"{_NAME}{named}/{int(partition)}"
-        marks = dead_letters.marks()
+        properties = dead_letters.snapshot_properties()
         # What lies behind the position has been buried.
-        open_ = {str(at): why for at, why in skipped(marks, named, int(partition)).items() if at >= position.next}
+        open_ = {str(at): why for at, why in skipped(properties, named, int(partition)).items() if at >= position.next}
         nothing = pa.Table.from_batches([], dead_letters.store.columns)
         after = {**open_, str(int(offset)): reason}
-        dead_letters.append(nothing, marks={mark: after}, expected={mark: marks.get(mark)})
+        dead_letters.append(nothing, properties={mark: after}, expected={mark: properties.get(mark)})
         return f"{place} becomes a dead letter when {head} comes to it, which is next at offset {position.next}."
     known = ", ".join(store.name for store in topics)
     raise NotFound(f"There is no partition {head!r}.", hint=f"Give it as TOPIC/PARTITION/OFFSET; the topics: {known}.")

@@ -41,7 +41,7 @@ class Event:
         return next(topic for topic in LANDINGS if topic.name == self.topic.partition("@")[0])
 
     @property
-    def incarnation(self) -> int:
+    def topic_epoch(self) -> int:
         """Which of the topics that bore this name: 1, and one more each time a new head was accepted."""
         return int(self.topic.partition("@")[2] or 1)
 

@@ -38,7 +38,7 @@ def follow(
         if keep_s is not None:
             runner.run(trim, keep_s=keep_s)
 
-    every: tuple[tuple[str, Callable[[], None]], ...] = (("trim", trimming), ("upkeep", chores))
+    every: tuple[tuple[str, Callable[[], None]], ...] = (("trim", trimming), ("maintenance", chores))
     with ThreadPoolExecutor(1, "follow") as pool:
         landing = pool.submit(runner.run, land, settings=settings, following=following)
         try:

@@ -20,14 +20,14 @@ from typing import Annotated, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.catalog import DEAD_LETTERS, LANDERS, LANDINGS, REFUSALS, Store
+from headrace.catalog import DEAD_LETTERS, DIVERGENCES, LANDINGS, LEASES, Store
 from headrace.core.stage import each, stage
 from headrace.errors import LostRace, OffsetsRefused, OutOfRange, Transient
 from headrace.ingest.backlog import counted_end
 from headrace.ingest.dead_letters import skipped
-from headrace.ingest.divergence import record_refusal
+from headrace.ingest.divergence import record_divergence
 from headrace.ingest.partitions import PartitionAssignment
-from headrace.ingest.positions import Divergence, Position, disagreement, mark_name, origin, positions
+from headrace.ingest.positions import Divergence, Position, disagreement, origin, positions, property_name
 from headrace.settings import LandingSettings
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.records import batch, decode
@@ -49,7 +49,7 @@ class Landed:
 
     events: dict[str, int]
     dead: int
-    refusals: tuple[Divergence, ...] = ()
+    divergences: tuple[Divergence, ...] = ()
 
     @property
     def total(self) -> int:
@@ -59,10 +59,12 @@ class Landed:
     def require(self, *topics: Store) -> None:
         """Raise `OffsetsRefused` if a partition of these topics (of any, unless some are named) does not land."""
         names = {topic.name for topic in topics}
-        refused = [refusal for refusal in self.refusals if not names or refusal.topic in names]
+        refused = [divergence for divergence in self.divergences if not names or divergence.topic in names]
         if refused:
-            told = "\n".join(f"{refusal.place} does not land ({refusal.kind}). {refusal.seen}" for refusal in refused)
-            raise OffsetsRefused(told, hint="\n".join(refusal.remedy for refusal in refused))
+            reasons = "\n".join(
+                f"{divergence.place} does not land ({divergence.kind}). {divergence.seen}" for divergence in refused
+            )
+            raise OffsetsRefused(reasons, hint="\n".join(divergence.remedy for divergence in refused))
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ def land(
     topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
     tables: Annotated[Mapping[Store, TableWriter], each(LANDINGS.values())],
     dead_letters: Annotated[TableWriter, DEAD_LETTERS],
-    refusals: Annotated[TableWriter, REFUSALS],
-    landers: Annotated[ObjectWriter, LANDERS],
+    divergences: Annotated[TableWriter, DIVERGENCES],
+    leases: Annotated[ObjectWriter, LEASES],
     settings: LandingSettings = _DEFAULTS,
     following: Following | None = None,
     committed: Callable[[Commit], None] = lambda _: None,
@@ -104,7 +106,7 @@ def land(
     """
     burying = threading.Lock()
     lands = [
-        _Lander(topic, table, dead_letters, refusals, burying, settings)
+        _Lander(topic, table, dead_letters, divergences, burying, settings)
         for topic, table in zip(topics.values(), tables.values(), strict=True)
     ]
 
@@ -115,7 +117,7 @@ def land(
             if following is None:
                 lander.drain(committed)
             else:
-                lander.follow(following, landers, failed)
+                lander.follow(following, leases, failed)
         except BaseException:
             failed.set()  # the others follow no longer: an error that waits for them would be seen by nobody
             raise
@@ -127,7 +129,7 @@ def land(
     return Landed(
         {lander.name: lander.landed for lander in lands},
         sum(lander.dead for lander in lands),
-        tuple(refusal for lander in lands for _, refusal in sorted(lander.refused.items())),
+        tuple(divergence for lander in lands for _, divergence in sorted(lander.refused.items())),
     )
 
 
@@ -199,7 +201,7 @@ class _Lander:
         topic: TopicReader,
         table: TableWriter,
         dead_letters: TableWriter,
-        refusals: TableWriter,
+        divergences: TableWriter,
         burying: threading.Lock,
         settings: LandingSettings,
     ) -> None:
@@ -207,8 +209,8 @@ class _Lander:
         self.name = topic.store.name
         self.landed = self.dead = 0
         self.refused: dict[int, Divergence] = {}
-        self._dead_letters, self._refusals, self._burying, self._settings = dead_letters, refusals, burying, settings
-        self._marks: dict[int, dict[str, Any] | None] = {}
+        self._dead_letters, self._divergences, self._burying, self._settings = dead_letters, divergences, burying, settings
+        self._properties: dict[int, dict[str, Any] | None] = {}
         self._positions: dict[int, Position] = {}
         self._skips: dict[tuple[int, int], str] = {}
         self._overtaken = 0
@@ -227,7 +229,7 @@ class _Lander:
                     return
                 self._again(error)
 
-    def follow(self, following: Following, landers: ObjectWriter, failed: threading.Event) -> None:
+    def follow(self, following: Following, leases: ObjectWriter, failed: threading.Event) -> None:
         """Land this lander's share of the partitions until told to stop, or until another lander has `failed`.
 
         Storage that does not answer is waited for.
@@ -236,7 +238,7 @@ class _Lander:
         def stopped() -> bool:
             return following.stop.is_set() or failed.is_set()
 
-        share = PartitionAssignment(landers, self.name)
+        assignment = PartitionAssignment(leases, self.name)
         told: dict[int, Divergence] = {}
         failing_since: float | None = None
         wait_s = _RETRY_S[0]
@@ -250,16 +252,16 @@ class _Lander:
         while not stopped():
             try:
                 begun = time.monotonic()
-                mine = share.of(self.topic.spans())
+                mine = assignment.of(self.topic.spans())
 
                 def go_on(partitions: list[int], mine: set[int] = mine, begun: float = begun) -> bool:
-                    for partition, refusal in self.refused.items():
-                        if told.get(partition) != refusal:
-                            told[partition] = refusal
-                            following.refused(refusal)
+                    for partition, divergence in self.refused.items():
+                        if told.get(partition) != divergence:
+                            told[partition] = divergence
+                            following.refused(divergence)
                     following.standing(self.name, self.refused)
                     recheck = bool(self.refused) and time.monotonic() - begun > _RECHECK_S
-                    return not (stopped() or recheck or share.of(partitions) != mine)
+                    return not (stopped() or recheck or assignment.of(partitions) != mine)
 
                 self._pass(mine, go_on)
             except (LostRace, OutOfRange) as error:
@@ -272,13 +274,13 @@ class _Lander:
                 following.stop.wait(wait_s)
                 wait_s = min(2 * wait_s, _RETRY_S[1])
         with contextlib.suppress(Transient):
-            share.leave()
+            assignment.leave()
 
     def _landed_by_another(self) -> bool:
         """Whether everything up to where the head ended when it was first read to its end has landed."""
         if self._drained is None:
             return False
-        standing = positions(self.table.marks(), self.name)
+        standing = positions(self.table.snapshot_properties(), self.name)
         return all(partition in standing and standing[partition].next >= end for partition, end in self._drained.items())
 
     def _again(self, error: LostRace | OutOfRange) -> None:
@@ -332,23 +334,23 @@ class _Lander:
 
     def _start(self, mine: set[int] | None) -> tuple[list[int], dict[int, int]]:
         """All partitions, and the offset at which each of ours that may land begins."""
-        marks = self.table.marks()
-        standing = positions(marks, self.name) or self._recovered()
+        properties = self.table.snapshot_properties()
+        standing = positions(properties, self.name) or self._recovered()
         spans, identity = self.topic.spans(), self.topic.identity()
         start = {}
         self.refused = {}
-        letters = self._dead_letters.marks()
+        letters = self._dead_letters.snapshot_properties()
         self._skips = {}
         for partition, span in spans.items():
             if mine is not None and partition not in mine:
                 continue
             position = standing.get(partition)
-            refusal = disagreement(self.topic, partition, position, span, identity)
-            if refusal is not None:
-                self.refused[partition] = refusal
-                record_refusal(self._refusals, refusal)
+            divergence = disagreement(self.topic, partition, position, span, identity)
+            if divergence is not None:
+                self.refused[partition] = divergence
+                record_divergence(self._divergences, divergence)
                 continue
-            self._marks[partition] = marks.get(mark_name(self.name, partition))
+            self._properties[partition] = properties.get(property_name(self.name, partition))
             position = position or Position.begin(self.topic)
             unsigned_so_far = self.topic.signed and position.signed is None
             # Landed from before there were signatures: what the head has now came before them, too.
@@ -356,37 +358,37 @@ class _Lander:
             # What the broker says of itself now; what it did not say before is learnt.
             self._positions[partition] = Position(
                 position.next, identity.cluster or position.cluster, identity.topic or position.topic,
-                position.incarnation, position.last, signed,
+                position.topic_epoch, position.last, signed,
             )  # fmt: skip
             if unsigned_so_far:  # noted before anything else can come
                 self._note(partition)
             start[partition] = position.next
-            named = origin(self.name, position.incarnation)
+            named = origin(self.name, position.topic_epoch)
             self._skips |= {(partition, at): reason for at, reason in skipped(letters, named, partition).items()}
         return list(spans), start
 
     def _note(self, partition: int) -> None:
         """Commit a partition's position without rows."""
-        name, mark = mark_name(self.name, partition), self._positions[partition].as_mark()
+        name, value = property_name(self.name, partition), self._positions[partition].as_property()
         nothing = pa.Table.from_batches([], self.table.store.columns)
-        self.table.append(nothing, marks={name: mark}, expected={name: self._marks[partition]})
-        self._marks[partition] = mark
+        self.table.append(nothing, properties={name: value}, expected={name: self._properties[partition]})
+        self._properties[partition] = value
 
     def _recovered(self) -> dict[int, Position]:
-        """Positions from the rows themselves, for a table whose snapshots with marks are gone (rewritten by another tool)."""
+        """Positions from the rows, for a table whose snapshots with properties are gone (another tool rewrote it)."""
         rows = self.table.read(("topic", "partition", "offset"))
         found: dict[int, Position] = {}
         for row in rows.group_by(["topic", "partition"]).aggregate([("offset", "max")]).to_pylist():
             name, _, number = row["topic"].partition("@")
-            incarnation = int(number or 1)
-            if name == self.name and incarnation >= found.get(row["partition"], Position(0, None, None, 0)).incarnation:
-                found[row["partition"]] = Position(row["offset_max"] + 1, None, None, incarnation, signed=0)
+            topic_epoch = int(number or 1)
+            if name == self.name and topic_epoch >= found.get(row["partition"], Position(0, None, None, 0)).topic_epoch:
+                found[row["partition"]] = Position(row["offset_max"] + 1, None, None, topic_epoch, signed=0)
         return found
 
     def _write(self, block: _Block, reading: Future[_Piece]) -> None:
         piece = reading.result()
         began = time.monotonic()
-        names = {partition: origin(self.name, self._positions[partition].incarnation) for partition in piece.last}
+        names = {partition: origin(self.name, self._positions[partition].topic_epoch) for partition in piece.last}
         block.append.write(_landed_rows(self.table.store, piece, names))
         block.last |= piece.last
         block.bad += piece.bad
@@ -398,16 +400,16 @@ class _Lander:
             for written in block.written:
                 written.result()
             moved = {p: self._positions[p].after(record) for p, record in block.last.items()}
-            marks = {mark_name(self.name, p): position.as_mark() for p, position in moved.items()}
-            # Dead letters first: a crash in between lands the rest again, and they are known by their own marks.
-            names = {p: origin(self.name, position.incarnation) for p, position in moved.items()}
+            properties = {property_name(self.name, p): position.as_property() for p, position in moved.items()}
+            # Dead letters first: a crash in between lands the rest again, and they are known by their own properties.
+            names = {p: origin(self.name, position.topic_epoch) for p, position in moved.items()}
             self._bury(block.bad, names, {p: position.next for p, position in moved.items()})
         except BaseException:
             block.append.discard()
             raise
-        block.append.commit(marks, {mark_name(self.name, p): self._marks[p] for p in moved})
+        block.append.commit(properties, {property_name(self.name, p): self._properties[p] for p in moved})
         self._positions |= moved
-        self._marks |= {p: position.as_mark() for p, position in moved.items()}
+        self._properties |= {p: position.as_property() for p, position in moved.items()}
         self._overtaken = 0
         rows = block.rows - len(block.bad)
         self.landed += rows
@@ -422,17 +424,17 @@ class _Lander:
             letter = {"key": record.key or b"", "value": record.value or b"", "reason": reason, "at": datetime.now(UTC)}
             letter |= {"topic": names[record.partition], "partition": record.partition, "offset": record.offset}
             letters.append((record, letter))
-        # Landers of other topics bury in the same table, of which each expects just its own marks to stand still.
+        # Landers of other topics bury in the same table, of which each expects just its own properties to stand still.
         with self._burying:
-            marks = self._dead_letters.marks()
-            mark = {p: f"buried/{names[p]}/{p}" for p in reached}
-            upto = {p: int(marks.get(mark[p]) or 0) for p in reached}
+            properties = self._dead_letters.snapshot_properties()
+            keys = {p: f"buried/{names[p]}/{p}" for p in reached}
+            upto = {p: int(properties.get(keys[p]) or 0) for p in reached}
             new = [(record, letter) for record, letter in letters if record.offset >= upto[record.partition]]
             if new:
                 self._dead_letters.append(
                     batch(DEAD_LETTERS.columns, [letter for _, letter in new]),
-                    marks={mark[p]: max(offset, upto[p]) for p, offset in reached.items()},
-                    expected={name: marks.get(name) for name in mark.values()},
+                    properties={keys[p]: max(offset, upto[p]) for p, offset in reached.items()},
+                    expected={name: properties.get(name) for name in keys.values()},
                 )
 
 

@@ -23,9 +23,9 @@ GONE_S = 7.0
 class PartitionAssignment:
     """One lander's part in a topic's partitions."""
 
-    def __init__(self, landers: ObjectWriter, topic: str) -> None:
+    def __init__(self, leases: ObjectWriter, topic: str) -> None:
         self.name = secrets.token_hex(6)
-        self._landers = landers
+        self._leases = leases
         self._key = f"{topic}.json"
         self._counts: dict[str, int] = {}
         self._changed: dict[str, float] = {}
@@ -50,7 +50,7 @@ class PartitionAssignment:
     def _exchange(self, *, leaving: bool = False) -> None:
         while True:
             try:
-                data, etag = self._landers.get_with_etag(self._key)
+                data, etag = self._leases.get_with_etag(self._key)
                 counts: dict[str, int] = json.loads(data)
             except NotFound:
                 counts, etag = {}, ""
@@ -65,9 +65,9 @@ class PartitionAssignment:
             new = json.dumps(counts, sort_keys=True).encode()
             try:
                 if etag:
-                    self._landers.put_if_match(self._key, new, etag)
+                    self._leases.put_if_match(self._key, new, etag)
                 else:
-                    self._landers.put_if_absent(self._key, new)
+                    self._leases.put_if_absent(self._key, new)
             except LostRace:
                 continue
             self._counts = counts

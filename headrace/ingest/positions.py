@@ -1,4 +1,4 @@
-"""Where the landing of a partition stands, kept as a mark in the table's snapshot, and whether the head still agrees.
+"""Where the landing of a partition stands, kept as a property of the table's snapshot, and whether the head still agrees.
 
 A position is committed with the rows it stands for, so it can neither run ahead of them nor fall behind. It names the cluster
 and the topic it counts in: offsets mean nothing in a topic that was made anew under the old name.
@@ -22,24 +22,24 @@ _NAME = "landed/"
 class Position:
     """The next offset to land, of which topic of which cluster, and the last record that landed.
 
-    `incarnation` counts the topics that bore this name: 1, and one more each time a new head was accepted. `last` is the
+    `topic_epoch` counts the topics that bore this name: 1, and one more each time a new head was accepted. `last` is the
     offset and the fingerprint of the last landed record. From offset `signed` on only signed records land; `None`: not yet any.
     """
 
     next: int
     cluster: str | None
     topic: str | None
-    incarnation: int = 1
+    topic_epoch: int = 1
     last: tuple[int, str] | None = None
     signed: int | None = None
 
     @classmethod
-    def of(cls, mark: Mapping[str, Any]) -> Position:
-        """The position a mark holds."""
-        last = mark["last"]
+    def from_property(cls, value: Mapping[str, Any]) -> Position:
+        """The position a snapshot property holds."""
+        last = value["last"]
         return cls(
-            mark["next"], mark["cluster"], mark["topic"], mark["incarnation"],
-            (last["offset"], last["print"]) if last else None, mark.get("signed"),
+            value["next"], value["cluster"], value["topic"], value["topic_epoch"],
+            (last["offset"], last["print"]) if last else None, value.get("signed"),
         )  # fmt: skip
 
     @classmethod
@@ -47,13 +47,13 @@ class Position:
         """Where a partition begins of which nothing has landed."""
         return cls(0, None, None, signed=0 if topic.signed else None)
 
-    def as_mark(self) -> dict[str, Any]:
-        """The position as the JSON value of a mark."""
+    def as_property(self) -> dict[str, Any]:
+        """The position as the JSON value of a snapshot property."""
         return {
             "next": self.next,
             "cluster": self.cluster,
             "topic": self.topic,
-            "incarnation": self.incarnation,
+            "topic_epoch": self.topic_epoch,
             "last": {"offset": self.last[0], "print": self.last[1]} if self.last else None,
             "signed": self.signed,
         }
@@ -63,20 +63,22 @@ class Position:
         return replace(self, next=record.offset + 1, last=(record.offset, record.fingerprint))
 
 
-def mark_name(topic: str, partition: int) -> str:
-    """Name of the mark that holds a partition's position."""
+def property_name(topic: str, partition: int) -> str:
+    """Name of the property that holds a partition's position."""
     return f"{_NAME}{topic}/{partition}"
 
 
-def positions(marks: Mapping[str, Any], topic: str) -> dict[int, Position]:
-    """The positions of a topic's partitions among a table's marks."""
+def positions(properties: Mapping[str, Any], topic: str) -> dict[int, Position]:
+    """The positions of a topic's partitions among a table's properties."""
     start = f"{_NAME}{topic}/"
-    return {int(name[len(start) :]): Position.of(mark) for name, mark in marks.items() if name.startswith(start)}
+    return {
+        int(name[len(start) :]): Position.from_property(value) for name, value in properties.items() if name.startswith(start)
+    }
 
 
-def origin(topic: str, incarnation: int) -> str:
-    """What rows of that incarnation have in their column `topic`."""
-    return topic if incarnation == 1 else f"{topic}@{incarnation:02}"
+def origin(topic: str, topic_epoch: int) -> str:
+    """What rows of that topic epoch have in their column `topic`."""
+    return topic if topic_epoch == 1 else f"{topic}@{topic_epoch:02}"
 
 
 @dataclass(frozen=True)

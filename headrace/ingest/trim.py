@@ -39,13 +39,13 @@ def trim(
 
 def _of(topic: TopicReader, table: TableReader, keep_s: float) -> list[Trimmed]:
     name = topic.store.name
-    held = positions(table.marks(datetime.now(UTC) - timedelta(seconds=keep_s)), name)
-    newest = positions(table.marks(), name)
+    held = positions(table.snapshot_properties(datetime.now(UTC) - timedelta(seconds=keep_s)), name)
+    newest = positions(table.snapshot_properties(), name)
     spans, identity = topic.spans(), topic.identity()
     before = {}
     for partition, span in spans.items():
         then, now = held.get(partition), newest.get(partition)
-        if then is None or now is None or now.last is None or then.incarnation != now.incarnation:
+        if then is None or now is None or now.last is None or then.topic_epoch != now.topic_epoch:
             continue
         # The last landed record stays: by it the next lander knows that the head is the one it landed from.
         upto = min(then.next, now.last[0])

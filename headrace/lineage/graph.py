@@ -1,9 +1,9 @@
 """Lineage, both ways: from an answer to the verdicts that taught whoever gave it, and from an event to whoever learned from it.
 
     answer → re-ranker, generator, embedder → manifest → dataset → examples → topic/partition/offset → verdicts
-    event  → examples → datasets → turns → models, and the models that began from those → answers
+    event  → examples → datasets → rounds → models, and the models that began from those → answers
 
-Nothing is kept for it: it is read from what a turn commits and what an answer records. All of it comes as JSON-ready dicts.
+Nothing is kept for it: it is read from what a round commits and what an answer records. All of it comes as JSON-ready dicts.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from headrace.catalog import (
     LANDINGS,
     MODELS,
     PROOFS,
+    ROUNDS,
     SUPPRESSIONS,
-    TURNS,
     Store,
 )
 from headrace.core.stage import each, stage
@@ -57,7 +57,7 @@ class LearnedVersion(TypedDict):
 
     model: str
     version: str
-    turn: int
+    round: int
     recipe: str
     dataset: str | None
     """Which of the datasets it learned from itself."""
@@ -70,13 +70,13 @@ class LearnedVersion(TypedDict):
 
 @dataclass(frozen=True)
 class ReleaseHistory:
-    """Every turn and what it released, and what answers now."""
+    """Every round and what it released, and what answers now."""
 
-    turns: Mapping[int, Mapping[str, Any]]
+    rounds: Mapping[int, Mapping[str, Any]]
     pointers: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def of(cls, turns: ObjectReader, models: ObjectReader) -> ReleaseHistory:
+    def of(cls, rounds: ObjectReader, models: ObjectReader) -> ReleaseHistory:
         """Read every manifest and every pointer."""
         pointers = {}
         for model in _ROLES:
@@ -84,13 +84,13 @@ class ReleaseHistory:
                 pointers[model] = json.loads(models.get(f"{model}/champion.json"))
             except NotFound:
                 continue
-        return cls({turn: manifest.read(turns, turn) for turn in manifest.numbers(turns)}, pointers)
+        return cls({number: manifest.read(rounds, number) for number in manifest.numbers(rounds)}, pointers)
 
     @cached_property
     def by_version(self) -> dict[tuple[str, str], int]:
-        """The turn that released each (model, version)."""
-        made = ((turn, _model(found), found["weights"]["version"]) for turn, found in self.turns.items())
-        return {(model, version): turn for turn, model, version in made if version}
+        """The round that released each (model, version)."""
+        made = ((number, _model(found), found["weights"]["version"]) for number, found in self.rounds.items())
+        return {(model, version): number for number, model, version in made if version}
 
     def share(self, model: str, version: str) -> float:
         """The share of the answers that a version gives now."""
@@ -100,9 +100,9 @@ class ReleaseHistory:
             return float(trial["share"])
         return 1.0 - float(trial.get("share", 0.0)) if pointer.get("version") == version else 0.0
 
-    def parent(self, turn: int) -> tuple[str, str] | None:
-        """(model, version) of the weights a turn began from; `None` where those were the packaged ones."""
-        model, _, version = self.turns[turn].get("start", "").partition("/")
+    def parent(self, number: int) -> tuple[str, str] | None:
+        """(model, version) of the weights a round began from; `None` where those were the packaged ones."""
+        model, _, version = self.rounds[number].get("start", "").partition("/")
         return (model, version) if version else None
 
     def learned(self, datasets: Collection[str], known: Collection[tuple[str, str]] = ()) -> list[LearnedVersion]:
@@ -111,8 +111,8 @@ class ReleaseHistory:
         Those of `known`, as (model, version), count as having learned.
         """
         tainted: dict[tuple[str, str], LearnedVersion] = {}
-        for turn, found in sorted(self.turns.items()):
-            parent = self.parent(turn)
+        for number, found in sorted(self.rounds.items()):
+            parent = self.parent(number)
             itself = found["dataset"]["version"] in datasets or (_model(found), found["weights"]["version"]) in known
             if not found["weights"]["version"] or not (itself or parent in tainted):
                 continue
@@ -120,7 +120,7 @@ class ReleaseHistory:
             tainted[name] = {
                 "model": model,
                 "version": version,
-                "turn": turn,
+                "round": number,
                 "recipe": found["recipe"],
                 "dataset": found["dataset"]["version"] if itself else None,
                 "began_from": "/".join(parent) if parent in tainted and parent is not None else None,
@@ -136,14 +136,14 @@ def of_answer(
     feedback: Annotated[TableReader, FEEDBACK_ROWS],
     chunks: Annotated[TableReader, CHUNK_ROWS],
     examples: Annotated[TableReader, EXAMPLES],
-    bars: Annotated[TableReader, SUPPRESSIONS],
+    suppressions: Annotated[TableReader, SUPPRESSIONS],
     datasets: Annotated[ObjectReader, DATASETS],
-    turns: Annotated[ObjectReader, TURNS],
+    rounds: Annotated[ObjectReader, ROUNDS],
     models: Annotated[ObjectReader, MODELS],
     indexes: Annotated[IndexReader, INDEXES],
     answer_id: str,
 ) -> AnswerTrace:
-    """Keys answer, index, passages, verdicts (on this answer) and models: each with turn, dataset, examples, verdicts and parent.
+    """Keys answer, index, passages, verdicts (on this answer), models: each with round, dataset, examples, verdicts and parent.
 
     Raises `NotFound` where no such answer has landed.
     """
@@ -157,8 +157,8 @@ def of_answer(
     row = min(found, key=lambda row: (row["topic"], row["partition"], row["offset"]))
     passages = row.pop("passages")
     verdicts = feedback.read(_VERDICT).to_pylist()
-    releases = ReleaseHistory.of(turns, models)
-    followed = _Followed(releases, examples, datasets, {_place(v): v for v in verdicts}, _forgotten(bars))
+    releases = ReleaseHistory.of(rounds, models)
+    followed = _Followed(releases, examples, datasets, {_place(v): v for v in verdicts}, _forgotten(suppressions))
     generation = _generation(indexes.standing()[0], row["index_version"])
     named = {RERANKER: row["model_version"], GENERATOR: row["generator_version"], EMBEDDER: generation["embedder"]}
     return AnswerTrace(
@@ -172,20 +172,20 @@ def of_answer(
     )
 
 
-@stage("Follows an event to the datasets, turns and models that learned from it, and the answers those gave.")
+@stage("Follows an event to the datasets, rounds and models that learned from it, and the answers those gave.")
 def of_event(
     landed: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
     dead_letters: Annotated[TableReader, DEAD_LETTERS],
     chunks: Annotated[TableReader, CHUNK_ROWS],
     examples: Annotated[TableReader, EXAMPLES],
-    bars: Annotated[TableReader, SUPPRESSIONS],
+    suppressions: Annotated[TableReader, SUPPRESSIONS],
     proofs: Annotated[ObjectReader, PROOFS],
-    turns: Annotated[ObjectReader, TURNS],
+    rounds: Annotated[ObjectReader, ROUNDS],
     models: Annotated[ObjectReader, MODELS],
     indexes: Annotated[IndexReader, INDEXES],
     event: str,
 ) -> EventTrace:
-    """Keys event, examples, datasets, turns and models, each model with the share of answers it gives now and those it gave.
+    """Keys event, examples, datasets, rounds and models, each model with the share of answers it gives now and those it gave.
 
     Of a document's event the examples are those of passages of that version, and of answers that were given such passages.
     Raises `NotFound` for an event that is in no table, `WrongUsage` for what is no event's place.
@@ -194,11 +194,11 @@ def of_event(
     here = f"topic = {quoted(place.topic)} AND partition = {place.partition} AND offset = {place.offset}"
     table = landed[LANDINGS[place.store]]
     row = _first(table.read(_SHOWN.get(place.store.name, table.store.columns.names), here).to_pylist())
-    barred = [_plain(bar) for bar in bars.read().to_pylist() if event in bar["origins"]]
+    suppressed = [_plain(suppression) for suppression in suppressions.read().to_pylist() if event in suppression["origins"]]
     letter = _first(dead_letters.read(("reason", "at"), here).to_pylist())
-    if row is None and not barred and letter is None:
+    if row is None and not suppressed and letter is None:
         raise NotFound(f"No event has landed from {event}.", hint="`headrace head` says what has.")
-    status = "landed" if row is not None else "forgotten" if barred else "dead letter"
+    status = "landed" if row is not None else "forgotten" if suppressed else "dead letter"
     chunk_ids = _chunks_of(chunks, here) if place.store.name == DOCUMENT_EVENT_ROWS.name else frozenset()
     answers = _answers_with(landed[INTERACTION_ROWS], chunk_ids)
     touched = [
@@ -210,23 +210,25 @@ def of_event(
     per_dataset: dict[str, Counter[str]] = {}
     for example in touched:
         per_dataset.setdefault(example["dataset"], Counter())[example["split"]] += 1
-    releases = ReleaseHistory.of(turns, models)
+    releases = ReleaseHistory.of(rounds, models)
     learned = {version for version, splits in per_dataset.items() if any(splits[split] for split in _LEARNED)}
     # What was forgotten is in no example any more; the proofs say who had learned from it.
-    tainted = releases.learned(learned, _proved(proofs, {bar["bar_id"] for bar in barred}))
+    tainted = releases.learned(learned, _proved(proofs, {one["suppression_id"] for one in suppressed}))
     given = _given(landed[INTERACTION_ROWS], indexes.standing()[0])
     return EventTrace(
         {
-            "event": {"event": event, "status": status, **_plain(row or letter or {}), "bars": barred},
+            "event": {"event": event, "status": status, **_plain(row or letter or {}), "suppressions": suppressed},
             "answers": len(answers),
             "examples": [_plain(example) for example in touched],
             "datasets": [
                 {"dataset": version, "key": f"datasets/{version}/list.json", "examples": dict(sorted(splits.items()))}
                 for version, splits in sorted(per_dataset.items())
             ],
-            "turns": [_turn(turn, found) for turn, found in releases.turns.items() if found["dataset"]["version"] in per_dataset],
+            "rounds": [
+                _round(number, found) for number, found in releases.rounds.items() if found["dataset"]["version"] in per_dataset
+            ],
             "models": [{**one, "answers": given[one["model"], one["version"]]} for one in tainted],
-            "retrain": f"headrace turn --before {event}",
+            "retrain": f"headrace train --before {event}",
         }
     )
 
@@ -254,18 +256,18 @@ class _Followed:
 
     def model(self, role: str, version: str) -> dict[str, Any]:
         """One model: what made it and what that learned from, and the same of the weights it began from."""
-        turn = self._releases.by_version.get((role, version))
+        number = self._releases.by_version.get((role, version))
         share = self._releases.share(role, version)
         named: dict[str, Any] = {"model": role, "version": version, "share": share, "served": share > 0}
-        if turn is None:
-            return {**named, "turn": None, "dataset": None, "examples": [], "verdicts": [], "parent": None}
-        found = self._releases.turns[turn]
+        if number is None:
+            return {**named, "round": None, "dataset": None, "examples": [], "verdicts": [], "parent": None}
+        found = self._releases.rounds[number]
         dataset = found["dataset"]
         rows = self._examples.read(_EXAMPLE, f"dataset = {quoted(dataset['version'])}").to_pylist()
-        parent = self._releases.parent(turn)
+        parent = self._releases.parent(number)
         return {
             **named,
-            "turn": _turn(turn, found),
+            "round": _round(number, found),
             "dataset": {
                 **dataset,
                 "key": f"datasets/{dataset['version']}/list.json",
@@ -297,16 +299,16 @@ class _Followed:
 
 
 def _model(found: Mapping[str, Any]) -> str:
-    """The model a turn made; manifests of before there were several do not say."""
+    """The model a round made; manifests of before there were several do not say."""
     return str(found.get("model", RERANKER))
 
 
-def _turn(turn: int, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What a manifest says of how its turn came to be and what came of it."""
+def _round(number: int, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of how its round came to be and what came of it."""
     told = ("parent", "recipe", "start", "begun", "committed", "run", "snapshots", "offsets", "exclusions", "decision")
     return {
-        "turn": turn,
-        "key": f"turns/{manifest.name(turn)}.json",
+        "round": number,
+        "key": f"rounds/{manifest.name(number)}.json",
         "model": _model(found),
         **{name: found.get(name) for name in told},
         "dataset": found["dataset"]["version"],
@@ -389,15 +391,15 @@ def _given(interactions: TableReader, standing: Indexes) -> Counter[tuple[str, s
     return counts
 
 
-def _forgotten(bars: TableReader) -> dict[str, str]:
+def _forgotten(suppressions: TableReader) -> dict[str, str]:
     """Event → when and by whom it was forgotten."""
-    rows = bars.read(("origins", "who", "at")).to_pylist()
+    rows = suppressions.read(("origins", "who", "at")).to_pylist()
     return {origin: f"forgotten {row['at']:%Y-%m-%d} by {row['who']}" for row in rows for origin in row["origins"]}
 
 
-def _proved(proofs: ObjectReader, bars: Iterable[str]) -> set[tuple[str, str]]:
-    """The (model, version) that had learned from what some bars are about, as the proofs say."""
-    keys = [info.key for bar in sorted(bars) for info in proofs.list(f"{bar}/") if not info.key.endswith("/open.json")]
+def _proved(proofs: ObjectReader, suppressions: Iterable[str]) -> set[tuple[str, str]]:
+    """The (model, version) that had learned from what some suppressions are about, as the proofs say."""
+    keys = [info.key for one in sorted(suppressions) for info in proofs.list(f"{one}/") if not info.key.endswith("/open.json")]
     return {(one["model"], one["version"]) for key in keys for one in json.loads(proofs.get(key))["learned"]}
 
 

@@ -14,6 +14,7 @@
     ports.json        ports of the last start, taken again when free
     certificate.pem   key and certificate by which SeaweedFS knows itself
     genuine.json      programs whose SHA-256 was found right, as long as they stay as they are
+    format            version of what the home holds
     platform.json     what runs now; removed before anything stops
     endpoints.json    where each tier answers, for the model server
     request.json      parts the commands asked the supervisor for
@@ -43,6 +44,9 @@ FREE_BYTES = 64 << 20
 """With less free space than this nothing is started, and a store that fails is taken to fail for want of it."""
 
 
+FORMAT = 2
+"""Version of the names under which a home keeps its data: stores, columns, keys. Increased when older homes become unreadable."""
+
 DEMO = "demo"
 """The part of a home that the demo writes documents to."""
 _MARKS = ("keys.json", "endpoints.json", "platform.json", "running.lock")
@@ -65,6 +69,7 @@ class Home:
         self.metadata = self.root / "metadata.db"
         self.service = self.root / "up.json"
         self.platform = self.root / "platform"
+        self.format = self.platform / "format"
         self.keys = self.platform / "keys.json"
         self.ports = self.platform / "ports.json"
         self.genuine = self.platform / GENUINE
@@ -79,7 +84,8 @@ class Home:
     def prepare(self) -> None:
         """Create the home and its platform directories with mode 0700.
 
-        Raises `HomeRefused` if it belongs to another user, others may write to it, or we may not; `StorageFull`.
+        Raises `HomeRefused` if it belongs to another user, others may write to it, we may not, or another version of Headrace
+        wrote it; `StorageFull`.
         """
         try:
             if not self.root.exists():
@@ -99,13 +105,34 @@ class Home:
                     f"Others may write to the home {self.root}: its mode is {stat.S_IMODE(self.root.stat().st_mode):04o}.",
                     hint=f"If you trust what is in it: chmod 700 {shlex.quote(str(self.root))}",
                 )
+            new = self._check_format()
             for directory in (self.platform, self.logs, self.objects, self.models_cache):
                 directory.mkdir(mode=0o700, exist_ok=True)
                 directory.chmod(0o700)
             if not os.access(self.platform, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.platform))
+            if new:
+                write_private(self.format, f"{FORMAT}\n")
         except OSError as error:
             raise refused(error, self.root) from None
+
+    def _check_format(self) -> bool:
+        """Whether the home has no format yet, since it is new. Raises `HomeRefused` for a home of another format."""
+        old = is_home(
+            self.root
+        )  # asked first: a command that creates the home at the same time writes the format before anything
+        try:
+            found = self.format.read_text(encoding="utf-8", errors="replace").strip()
+        except FileNotFoundError:
+            if not old:
+                return True
+            found = "1"  # homes of the first format do not name it
+        if found != str(FORMAT):
+            raise HomeRefused(
+                f"The home {self.root} has format {found}; this version of Headrace reads and writes format {FORMAT}.",
+                hint="Use the version of Headrace that wrote it, or start a new home (--home DIR) and index the documents again.",
+            )
+        return False
 
     def fullness(self) -> StorageFull | None:
         """The error to raise if the disk that holds the home is full, else `None`."""

@@ -22,7 +22,7 @@ from headrace.settings import Training
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 from headrace.training import champion
-from headrace.training.champion import NONE, PROMOTE, RETREAT
+from headrace.training.champion import CANARY_ENDED, NONE, PROMOTE
 from headrace.training.measures.passages import ndcg
 from headrace.training.recipe import GENERATOR, RERANKER
 
@@ -65,13 +65,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Watched:
-    """A trial as it stands, or how it `ended`: "promote", "retreat", or "" while it goes on; `why` says so in a sentence."""
+    """A trial as it stands, or how it `ended`: "promote", "canary_ended", or "" while it goes on; `why` says so in a sentence."""
 
     model: str
     version: str
     champion: str
     share: float
-    turn: int
+    round: int
     since: str
     until: str
     wanted: int
@@ -114,8 +114,8 @@ def watch(
     theirs = [one for one in answers if one.version == standing.version]
     until = datetime.fromisoformat(trial.since) + timedelta(minutes=settings.canary.minutes)
     ended, why = verdict(model, ours, theirs, settings, share=trial.share, over=(now or datetime.now(UTC)) >= until)
-    who = f"trial of turn {trial.turn}"
-    if ended == RETREAT:
+    who = f"trial of round {trial.round}"
+    if ended == CANARY_ENDED:
         champion.end_canary(models, promotions, model, who=who, why=why, seen=(standing, etag))
     elif ended == PROMOTE:
         champion.move(models, promotions, model, trial.version, who=who, why=why, kind=PROMOTE, seen=(standing, etag))
@@ -124,7 +124,7 @@ def watch(
         trial.version,
         standing.version,
         trial.share,
-        trial.turn,
+        trial.round,
         trial.since,
         until.isoformat(),
         settings.canary.verdicts,
@@ -161,7 +161,7 @@ def given(model: str, interactions: Iterable[Mapping[str, Any]], feedback: Itera
 def verdict(
     model: str, ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], settings: Training, *, share: float, over: bool
 ) -> tuple[str, str]:
-    """How a trial ends ("promote", "retreat", or "" for not yet), and why; `over` says that its time is.
+    """How a trial ends ("promote", "canary_ended", or "" for not yet), and why; `over` says that its time is.
 
     The challenger is worse where the confidence of one look at one measure is so high that all looks at all measures together are
     wrong at most as often as `canary.confidence` allows (Bonferroni).
@@ -177,13 +177,13 @@ def verdict(
     for cut in looks:
         worse = _worse(_known(ours, cut), _known(theirs, cut), settings, asked)
         if worse:
-            return RETREAT, worse
+            return CANARY_ENDED, worse
     if len(judged) >= wanted:
         return PROMOTE, f"on trial it was not found worse: {_told(ours, theirs)}"
     if not over:
         return "", ""
     if not ours and share * len(theirs) >= _EXPECTED * (1 - share):
-        return RETREAT, f"it gave none of {len(theirs):,} answers, though {share:.0%} were to be its: it cannot be loaded"
+        return CANARY_ENDED, f"it gave none of {len(theirs):,} answers, though {share:.0%} were to be its: it cannot be loaded"
     return PROMOTE, f"in {settings.canary.minutes:g} minutes on trial it was not found worse: {_told(ours, theirs)}"
 
 

@@ -2,7 +2,7 @@
 
 Vectors of two embedders cannot be compared, so a released embedder is served by an index generation that was made with it, built
 beside the one that answers. Which embedder answers is what that index says; `embedder/champion.json` follows it. A process may
-die at any moment: `reconcile_embedder` finishes what a turn, a promotion or a rollback began.
+die at any moment: `reconcile_embedder` finishes what a round, a promotion or a rollback began.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from headrace.catalog import MODELS, TURNS
+from headrace.catalog import MODELS, ROUNDS
 from headrace.core.stage import stage
 from headrace.documents import index as indexing
 from headrace.documents.generations import name_of, standing, version_of
@@ -43,7 +43,7 @@ def require_ours(session: Session) -> None:
 
 
 def reconcile_embedder(session: Session) -> Champion:
-    """Serve what the newest turn promoted, unless somebody has moved the pointer since; then bring the pointer in line.
+    """Serve what the newest round promoted, unless somebody has moved the pointer since; then bring the pointer in line.
 
     Changes nothing where nothing was left unfinished, where nothing is indexed yet, and where the settings name an embedder of
     the user's own.
@@ -81,7 +81,7 @@ def return_embedder(session: Session, *, who: str, why: str) -> Champion:
 
 
 def rebuild(session: Session, settings: Inference) -> Reindexed:
-    """Build another index with these settings and serve it, with the embedder that answers or that the newest turn promoted."""
+    """Build another index with these settings and serve it, with the embedder that answers or that the newest round promoted."""
     if isinstance(session.settings.models.embedder, Endpoint):
         return indexing.reindex(session.runner, settings)
     stands = _stands(session)
@@ -107,11 +107,13 @@ def load_embedder(session: Session, model: str, version: str) -> None:
         client.embed(["Is it there?"], kind="query")
 
 
-@stage("Reads the embedder's pointer, and the newest turn that promoted an embedder and was not followed by it yet.")
-def promised(models: Annotated[ObjectReader, MODELS], turns: Annotated[ObjectReader, TURNS]) -> tuple[Champion, Manifest | None]:
-    """The pointer, and that turn's manifest. A pointer that was moved after a turn was committed has had its say."""
+@stage("Reads the embedder's pointer, and the newest round that promoted an embedder and was not followed by it yet.")
+def promised(
+    models: Annotated[ObjectReader, MODELS], rounds: Annotated[ObjectReader, ROUNDS]
+) -> tuple[Champion, Manifest | None]:
+    """The pointer, and that round's manifest. A pointer that was moved after a round was committed has had its say."""
     pointer, _ = champion(models, EMBEDDER)
-    return pointer, newest(turns, EMBEDDER, since=pointer.at)
+    return pointer, newest(rounds, EMBEDDER, since=pointer.at)
 
 
 @stage("Looks whether a version of the embedder was released.")
@@ -123,11 +125,11 @@ def released(models: Annotated[ObjectReader, MODELS], version: str) -> None:
 
 @dataclass(frozen=True)
 class _Stands:
-    """The pointer, the index generation that answers, and the turn that promoted an embedder and was not followed yet."""
+    """The pointer, the index generation that answers, and the round that promoted an embedder and was not followed yet."""
 
     pointer: Champion
     serving: IndexGeneration | None
-    turn: dict[str, Any] | None
+    round: dict[str, Any] | None
 
     @property
     def answering(self) -> str | None:
@@ -136,13 +138,13 @@ class _Stands:
 
     @property
     def promised(self) -> str | None:
-        """The version that turn promoted."""
-        return str(self.turn["weights"]["version"]) if self.turn else None
+        """The version that round promoted."""
+        return str(self.round["weights"]["version"]) if self.round else None
 
 
 def _stands(session: Session) -> _Stands:
-    pointer, turn = session.runner.run(promised)
-    return _Stands(pointer, session.runner.run(standing)[0].serving, turn)
+    pointer, promoting = session.runner.run(promised)
+    return _Stands(pointer, session.runner.run(standing)[0].serving, promoting)
 
 
 def _index(session: Session, version: str) -> None:
@@ -154,8 +156,8 @@ def _index(session: Session, version: str) -> None:
 def _follow(session: Session, stands: _Stands) -> Champion:
     """Bring the pointer in line with the index that answers."""
     pointer, version = stands.pointer, stands.answering
-    if stands.turn is not None and version == stands.promised:
-        return _moved(session, str(version), who=f"turn {stands.turn['turn']}", why=stands.turn["decision"]["why"])
+    if stands.round is not None and version == stands.promised:
+        return _moved(session, str(version), who=f"round {stands.round['round']}", why=stands.round["decision"]["why"])
     if stands.serving is None or version is None or version == pointer.version:
         return pointer
     told = {"who": f"index g{stands.serving.number}", "why": "it answers, and this embedder made it"}

@@ -1,4 +1,4 @@
-"""A turn of the training loop as a command or the loop of `headrace up` makes it: training, and what serving has to do for it.
+"""A round of the training loop as a command or the loop of `headrace up` makes it: training, and what serving has to do for it.
 
 The training and the inference room meet only in the catalog; here is where the one's result becomes the other's. A re-ranker or a
 generator is served by moving a pointer. An embedder needs an index made with it, so its pointer follows the index.
@@ -21,7 +21,7 @@ from headrace.training.champion import Champion, rollback, set_champion
 from headrace.training.cutoff import bound, parent_before, suppressed
 from headrace.training.recipe import EMBEDDER, GENERATOR, RERANKER
 from headrace.training.recipes import recipe_of
-from headrace.training.round import Turn, turn
+from headrace.training.round import Round, run_round
 
 
 def load(session: Session, model: str, version: str) -> None:
@@ -40,15 +40,15 @@ def load(session: Session, model: str, version: str) -> None:
                 pass
 
 
-def go_round(
+def train_and_serve(
     session: Session,
     recipe: str,
     *,
     before: str | None = None,
     canary: float = 0.0,
     load: Callable[[str, str], None] = lambda model, version: None,
-) -> Turn:
-    """One turn with a recipe, and its outcome served; `load(model, version)` has what answers load it, but for the embedder.
+) -> Round:
+    """One round with a recipe, and its outcome served; `load(model, version)` has what answers load it, but for the embedder.
 
     `before` is an event "topic/partition/offset": nothing is learned from it or from what came after, also not by way of the
     weights that training starts from. What was forgotten is never learned from.
@@ -74,7 +74,7 @@ def go_round(
         exclusions = replace(exclusions, before=limits)
         served = recipe_of(recipe).settings(settings.recipe.get(recipe, {})).start == "served"
         start = session.runner.run(parent_before, model=model, before=limits) if served else ""
-    done = turn(
+    done = run_round(
         session.runner,
         launch=session.launch,
         settings=settings,
@@ -90,8 +90,8 @@ def go_round(
         took = round(time.perf_counter() - started, 2)
         done = replace(done, decision=decision, timings={**done.timings, "reindex": took}, seconds=round(done.seconds + took, 1))
     else:
-        _settle(session)  # a turn of the embedder may have been taken up first
-    session.run.detail["turn"] = done.as_dict()
+        _settle(session)  # a round of the embedder may have been taken up first
+    session.run.detail["round"] = done.as_dict()
     return done
 
 

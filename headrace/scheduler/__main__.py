@@ -43,7 +43,7 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("headrace.scheduler").setLevel(logging.INFO)
     before = status.stored(given.home)
-    told = Status(given.home, **{name: before[name] for name in ("turn", "last", "models", "recipes")}, state=status.STARTING)
+    told = Status(given.home, **{name: before[name] for name in ("round", "last", "models", "recipes")}, state=status.STARTING)
     told.flush()
     try:
         _train(given.home, given.name, told)
@@ -81,7 +81,7 @@ def _train(home: Path, name: str, told: Status) -> None:
 
 
 def _beat(lease: LeaderLease, told: Status, over: threading.Event) -> None:
-    """Keep the lease and the file, also while a turn is made."""
+    """Keep the lease and the file, also while a round is made."""
     beaten = -BEAT_S
     while not over.is_set():
         if time.monotonic() - beaten >= BEAT_S:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pyarrow.compute as pc
 
-from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, TURNS
+from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, ROUNDS
 from headrace.core.stage import stage
 from headrace.ingest.positions import origin, positions
 from headrace.storage.objects import ObjectReader
@@ -18,14 +18,14 @@ from headrace.training import manifest
 from headrace.training.manifest import Manifest
 
 Reached = Mapping[str, Mapping[str, Any]]
-"""Where landing stands, as a manifest has it: by partition `incarnation` and `next`, beside what else a position holds."""
+"""Where landing stands, as a manifest has it: by partition `topic_epoch` and `next`, beside what else a position holds."""
 
 
 @dataclass(frozen=True)
 class TrainingBacklog:
-    """What stands: how far verdicts have landed, how far each recipe's newest turn has read, and the turn that was begun.
+    """What stands: how far verdicts have landed, how far each recipe's newest round has read, and the round that was begun.
 
-    `newest` is the newest manifest of all, `begun` the plan of a turn that is not committed; `None` where there is none.
+    `newest` is the newest manifest of all, `begun` the plan of a round that is not committed; `None` where there is none.
     """
 
     landed: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -34,29 +34,29 @@ class TrainingBacklog:
     begun: dict[str, Any] | None = None
 
 
-@stage("Looks how far verdicts have landed and how far turns have read them.")
+@stage("Looks how far verdicts have landed and how far rounds have read them.")
 def look(
     feedback: Annotated[TableReader, FEEDBACK_ROWS],
-    turns: Annotated[ObjectReader, TURNS],
+    rounds: Annotated[ObjectReader, ROUNDS],
     recipes: Sequence[str],
     known: dict[int, Manifest],
 ) -> TrainingBacklog:
     """What stands now; `known` keeps manifests from one look to the next, for they never change."""
-    numbers = manifest.numbers(turns)
+    numbers = manifest.numbers(rounds)
     read: dict[str, Reached] = {}
     for number in reversed(numbers):
         if len(read) == len(set(recipes)):
             break
         if number not in known:
-            known[number] = manifest.read(turns, number)
+            known[number] = manifest.read(rounds, number)
         found = known[number]
         if found.get("recipe") in recipes:
             read.setdefault(found["recipe"], found["offsets"].get(FEEDBACK.name, {}))
     if numbers and numbers[-1] not in known:
-        known[numbers[-1]] = manifest.read(turns, numbers[-1])
+        known[numbers[-1]] = manifest.read(rounds, numbers[-1])
     newest = known[numbers[-1]] if numbers else None
-    begun = manifest.plan(turns, (numbers[-1] if numbers else 0) + 1)
-    landed = {str(place): at.as_mark() for place, at in positions(feedback.marks(), FEEDBACK.name).items()}
+    begun = manifest.plan(rounds, (numbers[-1] if numbers else 0) + 1)
+    landed = {str(place): at.as_property() for place, at in positions(feedback.snapshot_properties(), FEEDBACK.name).items()}
     return TrainingBacklog(landed, read, newest, begun)
 
 
@@ -70,7 +70,7 @@ def oldest(feedback: Annotated[TableReader, FEEDBACK_ROWS], landed: Reached, rea
     """The time it was given; `None` where there is none."""
     found = []
     for place, at in landed.items():
-        topic = quoted(origin(FEEDBACK.name, at["incarnation"]))
+        topic = quoted(origin(FEEDBACK.name, at["topic_epoch"]))
         where = f"topic = {topic} AND partition = {int(place)} AND offset >= {_from(at, read.get(place))}"
         given = pc.min(feedback.read(("at",), where)["at"]).as_py()
         if given is not None:
@@ -79,4 +79,4 @@ def oldest(feedback: Annotated[TableReader, FEEDBACK_ROWS], landed: Reached, rea
 
 
 def _from(at: Mapping[str, Any], read: Mapping[str, Any] | None) -> int:
-    return int(read["next"]) if read and read["incarnation"] == at["incarnation"] else 0
+    return int(read["next"]) if read and read["topic_epoch"] == at["topic_epoch"] else 0

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from headrace.core.maintain import upkeep
+from headrace.core.maintain import maintain
 from headrace.core.stage import Runner
 from headrace.errors import HeadraceError, Transient, kind_of
 from headrace.ingest.follow import follow
@@ -57,26 +57,26 @@ class IngestThread:
 
     def told(self) -> dict[str, Any]:
         """What has landed since the start, and what does not land and why."""
-        troubles = [f"{r.place} does not land ({r.kind}). {r.seen} {r.remedy}" for r in self._refusals()]
+        troubles = [f"{r.place} does not land ({r.kind}). {r.seen} {r.remedy}" for r in self._divergences()]
         troubles += self._waiting.values()
         troubles += [f"Nothing lands: {self._failing}"] if self._failing else []
         return {"landed": dict(sorted(self._events.items())), "dead_letters": self._dead, "troubles": troubles}
 
     def trouble(self) -> Trouble | None:
         """What does not land, and since when; `None` where everything does."""
-        states = [f"{refusal.place} does not land ({refusal.kind})" for refusal in self._refusals()]
+        states = [f"{divergence.place} does not land ({divergence.kind})" for divergence in self._divergences()]
         states += [f"{topic} waits for storage" for topic in sorted(self._waiting)]
         states += [f"nothing lands ({kind_of(self._failing)})"] if self._failing else []
         return Trouble(", ".join(states), self._held_up_since) if states else None
 
-    def _refusals(self) -> list[Divergence]:
-        return [refusal for _, refused in sorted(self._refused.items()) for _, refusal in sorted(refused.items())]
+    def _divergences(self) -> list[Divergence]:
+        return [divergence for _, refused in sorted(self._refused.items()) for _, divergence in sorted(refused.items())]
 
     def _land(self) -> None:
         following = Following(self._stop, self._committed, waiting=self._wait, standing=self._stands)
 
         def keep_tables() -> None:
-            self._runner.run(upkeep, settings=self._settings.upkeep, only_due=True)
+            self._runner.run(maintain, settings=self._settings.maintenance, only_due=True)
 
         while not self._stop.is_set():
             try:

@@ -1,7 +1,7 @@
 """Which loop trains, where several share one installation: the holder of a lease, one object replaced by compare-and-swap.
 
 The holder adds one to a count every so often. A count that stands still is that of a loop that is gone, judged by each reader's
-own clock. For a moment two may think that the lease is theirs; plan and manifest then let one turn count, so that this is about
+own clock. For a moment two may think that the lease is theirs; plan and manifest then let one round count, so that this is about
 not training twice and never about what comes of it.
 """
 
@@ -24,12 +24,12 @@ _KEY = "loop/training.json"
 class LeaderLease:
     """The lease as one loop sees it; `name` is the same for a loop that was started again in another's place."""
 
-    def __init__(self, landers: ObjectWriter, name: str, *, gone_s: float = GONE_S) -> None:
+    def __init__(self, leases: ObjectWriter, name: str, *, gone_s: float = GONE_S) -> None:
         self.name = name
         self.held = False
         self.holder = ""
         """Who has it if we do not, for people: machine and name."""
-        self._landers = landers
+        self._leases = leases
         self._gone_s = gone_s
         self._seen: tuple[str, int] = ("", -1)
         self._changed = time.monotonic()
@@ -37,7 +37,7 @@ class LeaderLease:
     def beat(self) -> bool:
         """Take the lease where it is free, keep it where it is ours; whether we have it."""
         try:
-            data, etag = self._landers.get_with_etag(_KEY)
+            data, etag = self._leases.get_with_etag(_KEY)
             found: dict[str, Any] = json.loads(data)
         except NotFound:
             found, etag = {"name": "", "count": 0, "machine": ""}, ""
@@ -60,7 +60,7 @@ class LeaderLease:
         """Give it up at once, rather than by silence."""
         if self.held:
             try:
-                data, etag = self._landers.get_with_etag(_KEY)
+                data, etag = self._leases.get_with_etag(_KEY)
                 found = json.loads(data)
                 if found["name"] == self.name:
                     self._put({**found, "name": ""}, etag)
@@ -71,6 +71,6 @@ class LeaderLease:
     def _put(self, what: dict[str, Any], etag: str) -> None:
         data = json.dumps(what, sort_keys=True).encode()
         if etag:
-            self._landers.put_if_match(_KEY, data, etag)
+            self._leases.put_if_match(_KEY, data, etag)
         else:
-            self._landers.put_if_absent(_KEY, data)
+            self._leases.put_if_absent(_KEY, data)

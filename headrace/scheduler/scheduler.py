@@ -1,4 +1,4 @@
-"""What the loop does next: a turn, a look at a trial, or nothing for a while. One thing at a time."""
+"""What the loop does next: a round, a look at a trial, or nothing for a while. One thing at a time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, cast
 
-from headrace.catalog import LANDERS, MODELS
+from headrace.catalog import LEASES, MODELS
 from headrace.core.stage import P, R, Runner, Stage
 from headrace.errors import HeadraceError, LostRace, NothingToLearn
 from headrace.registry import canary
-from headrace.registry.serve import go_round, load
+from headrace.registry.serve import load, train_and_serve
 from headrace.scheduler import backlog as due
 from headrace.scheduler import status
 from headrace.scheduler.lease import LeaderLease
@@ -26,7 +26,7 @@ from headrace.training.manifest import Manifest
 from headrace.training.recipe import MODELS as MODEL_NAMES
 from headrace.training.recipe import RERANKER
 from headrace.training.recipes import RECIPES
-from headrace.training.round import Turn
+from headrace.training.round import Round
 
 
 @dataclass
@@ -51,14 +51,14 @@ class Pause:
 _LOOK_S = 2.0
 _WATCH_S = 10.0
 _OTHERS = timedelta(minutes=15)
-"""How long a turn that somebody else began is left to them."""
+"""How long a round that somebody else began is left to them."""
 
 log = logging.getLogger("headrace.scheduler")
 
 
 @dataclass
 class PendingVerdicts:
-    """What waits for one recipe: verdicts it has not learned from, since when, and whether that is reason enough for a turn."""
+    """What waits for one recipe: verdicts it has not learned from, since when, and whether that is reason enough for a round."""
 
     recipe: str
     model: str
@@ -70,10 +70,10 @@ class PendingVerdicts:
 
 
 class Scheduler:
-    """Makes turns for one installation while it holds the lease, and watches what is on trial; `go` is how a turn is made."""
+    """Makes rounds for one installation while it holds the lease, and watches what is on trial; `go` is how a round is made."""
 
     def __init__(
-        self, session: Session, told: Status, name: str, *, pause: Pause | None = None, go: Callable[..., Turn] = go_round
+        self, session: Session, told: Status, name: str, *, pause: Pause | None = None, go: Callable[..., Round] = train_and_serve
     ) -> None:
         self._session = session
         self._settings = session.settings.training
@@ -83,7 +83,7 @@ class Scheduler:
         self._retry_at = 0.0
         runner = session.runner
         self._models = runner.open(ObjectReader, MODELS, stage="loop")
-        self.lease = LeaderLease(runner.open(ObjectWriter, LANDERS, stage="loop"), name)
+        self.lease = LeaderLease(runner.open(ObjectWriter, LEASES, stage="loop"), name)
         self._known: dict[int, Manifest] = {}
         self._tried: dict[str, due.Reached] = {}
         """What each recipe was offered and could not learn from."""
@@ -92,9 +92,9 @@ class Scheduler:
         self._after = ""
         self._watched_at = -_WATCH_S
         self._trials: dict[str, str] = {}
-        # The turn that the loop before this one had under way, if it was ended in the middle of it.
-        self._ours: dict[str, Any] | None = told.get("turn")
-        told.tell(turn=None, trouble=None)
+        # The round that the loop before this one had under way, if it was ended in the middle of it.
+        self._ours: dict[str, Any] | None = told.get("round")
+        told.tell(round=None, trouble=None)
 
     def run(self) -> None:
         """Go on until interrupted; `KeyboardInterrupt` passes through."""
@@ -105,7 +105,7 @@ class Scheduler:
                 time.sleep(_LOOK_S)
 
     def step(self) -> bool:
-        """One thing: whether a turn was made, so that the next may follow at once."""
+        """One thing: whether a round was made, so that the next may follow at once."""
         if not self.lease.held:
             whose = f"The loop at {self.lease.holder} trains for this installation." if self.lease.holder else ""
             self._status.tell(state=status.ELSEWHERE if whose else status.STARTING, note=whose)
@@ -132,20 +132,20 @@ class Scheduler:
         ready = [one.recipe for one in waiting if one.due]
         if not ready:
             return False
-        # Round robin: verdicts that keep coming must not let the first recipe take every turn.
+        # Round robin: verdicts that keep coming must not let the first recipe take every round.
         order = list(self._settings.recipes)
         start = order.index(self._after) + 1 if self._after in order else 0
         self._train(next(name for name in [*order[start:], *order[:start]] if name in ready), stands)
         return True
 
     def _resumed(self, begun: Mapping[str, Any]) -> bool:
-        """Take a turn up that was begun: our own at once, another's only when it is left lying."""
+        """Take a round up that was begun: our own at once, another's only when it is left lying."""
         ours = self._ours is not None and self._ours.get("recipe") == begun["recipe"]
         age = datetime.now(UTC) - datetime.fromisoformat(begun["begun"])
         if not ours and age < _OTHERS:
-            self._status.tell(note=f"Turn {begun['turn']} ({begun['recipe']}) is being made by another command.")
+            self._status.tell(note=f"Round {begun['round']} ({begun['recipe']}) is being made by another command.")
             return False
-        log.info("turn %d (%s) was begun and is taken up again", begun["turn"], begun["recipe"])
+        log.info("round %d (%s) was begun and is taken up again", begun["round"], begun["recipe"])
         self._train(begun["recipe"], None, resumed=True)
         return True
 
@@ -193,30 +193,30 @@ class Scheduler:
 
     def _train(self, recipe: str, stands: due.TrainingBacklog | None, *, resumed: bool = False) -> None:
         model = RECIPES[recipe].model if recipe in RECIPES else ""
-        turn = {"number": None, "recipe": recipe, "model": model, "stage": "land", "step": 0, "steps": 0, "eta_s": None}
-        self._ours = {**turn, "begun": status.now(), "resumed": resumed, "loss": None}
-        self._status.tell(state=status.TRAINING, turn=self._ours, trouble=None)
+        fresh = {"number": None, "recipe": recipe, "model": model, "stage": "land", "step": 0, "steps": 0, "eta_s": None}
+        self._ours = {**fresh, "begun": status.now(), "resumed": resumed, "loss": None}
+        self._status.tell(state=status.TRAINING, round=self._ours, trouble=None)
         self._status.flush()
         self._after = recipe
         done = False
         try:
-            self._turn(recipe, stands)
+            self._round(recipe, stands)
             done = True
         except LostRace as error:
-            log.info("somebody else committed this turn: %s", error.message)
+            log.info("somebody else committed this round: %s", error.message)
         except HeadraceError as error:
             self._failed(recipe, error.message, error.hint)
         except Exception as error:
-            log.exception("a turn with %s failed", recipe)
+            log.exception("a round with %s failed", recipe)
             self._failed(recipe, f"Something unforeseen happened: {type(error).__name__}: {error}.", "The log says where.")
         self._watched_at = -_WATCH_S  # a promotion is to be seen at once
         if done:
             self._pause.succeeded()
-        self._status.tell(state=status.WAITING, turn=None)
+        self._status.tell(state=status.WAITING, round=None)
 
-    def _turn(self, recipe: str, stands: due.TrainingBacklog | None) -> None:
+    def _round(self, recipe: str, stands: due.TrainingBacklog | None) -> None:
         settings = self._session.settings
-        with opened("turn", settings, quiet=True) as whole:
+        with opened("train", settings, quiet=True) as whole:
             told = ReportingRunner(whole.runner, self._status)
             session = replace(whole, runner=told)
             share = settings.training.canary.share
@@ -234,13 +234,13 @@ class Scheduler:
         self._since.pop(recipe, None)
         decision = done.decision
         outcome = "promoted" if decision.promoted else "refused"
-        log.info("turn %d (%s) in %.0f s: %s, %s", decision.turn, recipe, done.seconds, outcome, decision.why)
+        log.info("round %d (%s) in %.0f s: %s, %s", decision.round, recipe, done.seconds, outcome, decision.why)
         self._session.archive()
 
     def _failed(self, recipe: str, why: str, hint: str) -> None:
         wait_s = self._pause.failed()
         self._retry_at = time.monotonic() + wait_s
-        log.warning("a turn with %s failed, the next try is in %.0f s: %s", recipe, wait_s, why)
+        log.warning("a round with %s failed, the next try is in %.0f s: %s", recipe, wait_s, why)
         self._status.tell(
             trouble={
                 "recipe": recipe,
@@ -265,7 +265,7 @@ class ReportingRunner(Runner):
         found = super().run(stage, *args, **kwargs)
         if stage.name == "plan":
             planned = cast("Mapping[str, Any]", found)
-            self._status.of_turn(number=planned["turn"], recipe=planned["recipe"], model=planned["model"])
+            self._status.of_round(number=planned["round"], recipe=planned["recipe"], model=planned["model"])
             self._status.flush()
         return found
 
@@ -281,7 +281,7 @@ def _last(newest: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     decision, evaluation = newest["decision"], newest["evaluation"]
     return {
-        "turn": newest["turn"],
+        "round": newest["round"],
         "recipe": newest.get("recipe", RERANKER),
         "model": newest.get("model", RERANKER),
         "promoted": decision["promote"],

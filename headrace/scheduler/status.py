@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.core.run import write_atomically
 from headrace.errors import HeadraceError
 from headrace.process import began, lives
@@ -38,7 +38,7 @@ _EMPTY: dict[str, Any] = {
     "process_started": 0.0,
     "at": "",
     "recipes": [],
-    "turn": None,
+    "round": None,
     "trouble": None,
     "last": None,
     "models": {},
@@ -93,17 +93,17 @@ class Status:
             self._changed = self._changed or any(self._told.get(name) != value for name, value in what.items())
             self._told.update(what)
 
-    def of_turn(self, **what: Any) -> None:
-        """Add to what is told of the turn under way."""
+    def of_round(self, **what: Any) -> None:
+        """Add to what is told of the round under way."""
         with self._lock:
-            if self._told["turn"] is not None:
-                self._told["turn"] = {**self._told["turn"], **what}
+            if self._told["round"] is not None:
+                self._told["round"] = {**self._told["round"], **what}
                 self._changed = True
 
     def stage(self, name: str) -> None:
-        """The turn under way has come to this stage."""
+        """The round under way has come to this stage."""
         self._began = None
-        self.of_turn(stage=name, step=0, steps=0, eta_s=None)
+        self.of_round(stage=name, step=0, steps=0, eta_s=None)
 
     def step(self, done: int, total: int, loss: float | None = None) -> None:
         """The stage under way has done so much; the time left is told from the second step on."""
@@ -112,7 +112,7 @@ class Status:
             self._began = (clock, done)
         began, at = self._began
         left = round((total - done) * (clock - began) / (done - at)) if done > at else None
-        self.of_turn(step=done, steps=total, eta_s=left, **({} if loss is None else {"loss": round(loss, 4)}))
+        self.of_round(step=done, steps=total, eta_s=left, **({} if loss is None else {"loss": round(loss, 4)}))
 
     def get(self, name: str) -> Any:
         """What is told under a key."""
@@ -128,7 +128,7 @@ class Status:
             write(self._home, told)
 
 
-class StatusBars(Bars):
+class StatusBars(ProgressBars):
     """Progress of long work into the status instead of onto a terminal."""
 
     def __init__(self, status: Status) -> None:

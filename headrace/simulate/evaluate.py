@@ -16,7 +16,7 @@ from headrace.answering.engine import QueryEngine
 from headrace.answering.record import Answer
 from headrace.answering.rerank import rerank
 from headrace.catalog import CHUNKS, INDEXES, MODELS
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.core.stage import Runner, stage
 from headrace.documents.generations import active_reader, endpoint_for
 from headrace.documents.index import index_documents
@@ -118,7 +118,7 @@ def measure_retrieval(
     vectors: Annotated[VectorReader, CHUNKS],
     indexes: Annotated[IndexReader, INDEXES],
     models: Annotated[ReportedReader, MODELS],
-    bars: Bars,
+    bars: ProgressBars,
     tenant: str,
     questions: Sequence[BeirQuestion],
     document_of: Mapping[str, str],

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.errors import HeadraceError, Overloaded, Transient
 from headrace.simulate.beir import BeirQuestion
 from headrace.simulate.users import GivenAnswer, Judgement, UserPlan, judged
@@ -130,7 +130,7 @@ class _Stage:
         """Play one user to the end of the part, or until no more is to be asked."""
         try:
             for question in part.questions:
-                self._in_turn()
+                self._one_by_one()
                 try:
                     self._one(part, question)
                     self._failed = 0
@@ -183,7 +183,7 @@ class _Stage:
                 played.answers_up += verdict.up
                 played.answers_down += not verdict.up
 
-    def _in_turn(self) -> None:
+    def _one_by_one(self) -> None:
         """Wait until the rate allows another question."""
         with self.lock:
             now = time.monotonic()
@@ -233,7 +233,7 @@ def play(
     *,
     generate: bool,
     rate: float | None = None,
-    bars: Bars | None = None,
+    bars: ProgressBars | None = None,
 ) -> ReplayReport:
     """Play the parts at the same time, `rate` questions a minute in all at most; `generate` asks for answers, else searches.
 
@@ -247,7 +247,9 @@ def play(
     with _until_interrupted(stage.stop) as interrupted:
         for part in parts:
             threading.Thread(target=stage.perform, args=(part,), name=part.user, daemon=True).start()
-        for _ in (bars or Bars(quiet=True)).track(_through(stage.done, len(parts)), "replay", total=total, of="questions"):
+        for _ in (bars or ProgressBars(quiet=True)).track(
+            _through(stage.done, len(parts)), "replay", total=total, of="questions"
+        ):
             pass
     played.seconds = time.monotonic() - started
     played.interrupted = interrupted.is_set()

@@ -236,7 +236,7 @@ class Metadata:
             rows = run("SELECT name, created_at, quotas, training FROM tenants ORDER BY name", {})
         return [Tenant(name, datetime.fromisoformat(at), json.loads(quotas), training) for name, at, quotas, training in rows]
 
-    def mint_key(
+    def create_key(
         self,
         tenant: str,
         scopes: Iterable[str],
@@ -283,7 +283,7 @@ class Metadata:
                 " VALUES (:id, :tenant, :hash, :scopes, :created_at, :label, :readers, :voter)",
                 row,
             )
-            _note(run, [AuditLine(by, "key.mint", f"{tenant}/{key.id}")])
+            _note(run, [AuditLine(by, "key.create", f"{tenant}/{key.id}")])
         return f"hr_{key.id}_{secret}", key
 
     def keys(self, tenant: str | None = None) -> list[ApiKey]:

@@ -45,7 +45,7 @@ _AHEAD_KIB = 16 << 10
 # with an error each time.
 _STUCK_S = 2.0
 _UNREADABLE = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._NOT_IMPLEMENTED, KafkaError._UNDERFLOW)
-# A client that met gzip which is cut off turns in a circle, and nothing ends it but the end of the process.
+# A client that met gzip which is cut off rounds in a circle, and nothing ends it but the end of the process.
 _CLOSE_S = 10.0
 _NOT_THERE = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET)
 # A record passes these a few hundred thousand times a second: as C calls they cost half of what a loop does.

@@ -1,1 +1,1 @@
-"""The training loop: land, prepare, finetune, evaluate, promote. One trip round is a turn, committed by its manifest."""
+"""The training loop: land, prepare, finetune, evaluate, promote. One trip round is a round, committed by its manifest."""

@@ -20,7 +20,7 @@ from headrace.training.recipe import MODELS as MODEL_NAMES
 from headrace.training.recipe import RERANKER
 
 NONE = "none"
-PROMOTE, ROLLBACK, CANARY, RETREAT = "promote", "rollback", "canary", "retreat"
+PROMOTE, ROLLBACK, CANARY, CANARY_ENDED = "promote", "rollback", "canary", "canary_ended"
 _HISTORY = 50
 
 
@@ -30,14 +30,15 @@ class Canary:
 
     version: str
     share: float
-    turn: int
+    round: int
     since: str
     why: str
 
 
 @dataclass(frozen=True)
 class Champion:
-    """What the pointer says: the served version ("none": what there is without one), its turn, who put it there, what was before.
+    """What the pointer says: the served version ("none": what there is without one), its round, who put it there, what was
+    before.
 
     `moves` is the pointer's own count, so that each of its positions can be recorded exactly once.
     """
@@ -45,7 +46,7 @@ class Champion:
     model: str = RERANKER
     version: str = NONE
     previous: str = NONE
-    turn: int = 0
+    round: int = 0
     moves: int = 0
     kind: str = PROMOTE
     who: str = ""
@@ -144,13 +145,13 @@ def move(
     record_move(promotions, standing)
     if standing.version == version and standing.canary is None:
         return standing
-    turn = int(card(models, model, version)["turn"]) if version != NONE else 0
+    number = int(card(models, model, version)["round"]) if version != NONE else 0
     history = standing.history[:-1] if kind == ROLLBACK else [*standing.history, standing.version][-_HISTORY:]
     new = Champion(
         model=model,
         version=version,
         previous=standing.version,
-        turn=turn,
+        round=number,
         moves=standing.moves + 1,
         kind=kind,
         who=who,
@@ -169,7 +170,7 @@ def start_canary(
     record_move(promotions, standing)
     if version == standing.version or (standing.canary is not None and standing.canary.version == version):
         return standing
-    trial = Canary(version, share, int(card(models, model, version)["turn"]), _now(), why)
+    trial = Canary(version, share, int(card(models, model, version)["round"]), _now(), why)
     return _put(models, promotions, _moved(standing, CANARY, who, why, canary=trial), etag)
 
 
@@ -187,13 +188,13 @@ def end_canary(
     record_move(promotions, standing)
     if standing.canary is None:
         return standing
-    return _put(models, promotions, _moved(standing, RETREAT, who, why), etag)
+    return _put(models, promotions, _moved(standing, CANARY_ENDED, who, why), etag)
 
 
 def record_move(promotions: TableWriter, standing: Champion) -> None:
     """Write the pointer's last move into the promotions table, once: a process may have died right after moving it."""
     name = f"moves/{standing.model}"
-    recorded = promotions.mark(name)
+    recorded = promotions.snapshot_property(name)
     if standing.moves == 0 or (recorded or 0) >= standing.moves:
         return
     row = {
@@ -201,15 +202,15 @@ def record_move(promotions: TableWriter, standing: Champion) -> None:
         "version": standing.canary.version if standing.canary else standing.version,
         "previous": standing.previous,
         "kind": standing.kind,
-        "turn": standing.canary.turn if standing.canary else standing.turn,
+        "round": standing.canary.round if standing.canary else standing.round,
         "who": standing.who,
         "why": standing.why,
         "at": datetime.fromisoformat(standing.at),
     }
     try:
-        promotions.append(batch(PROMOTIONS.columns, [row]), marks={name: standing.moves}, expected={name: recorded})
+        promotions.append(batch(PROMOTIONS.columns, [row]), properties={name: standing.moves}, expected={name: recorded})
     except LostRace:  # the next mover records what it finds unrecorded, too
-        if (promotions.mark(name) or 0) < standing.moves:
+        if (promotions.snapshot_property(name) or 0) < standing.moves:
             raise
 
 

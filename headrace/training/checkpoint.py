@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from headrace.catalog import CHECKPOINTS, TURNS
+from headrace.catalog import CHECKPOINTS, ROUNDS
 from headrace.core.stage import stage
 from headrace.errors import NotFound
 from headrace.storage.objects import ObjectReader, ObjectWriter
@@ -146,17 +146,17 @@ def _copied(value: Any) -> Any:
 _GRACE = timedelta(minutes=1)
 
 
-@stage("Removes checkpoints that no manifest names, once the turn they were for is over.")
-def tidy(turns: Annotated[ObjectReader, TURNS], checkpoints: Annotated[ObjectWriter, CHECKPOINTS]) -> int:
+@stage("Removes checkpoints that no manifest names, once the round they were for is over.")
+def tidy(rounds: Annotated[ObjectReader, ROUNDS], checkpoints: Annotated[ObjectWriter, CHECKPOINTS]) -> int:
     """Remove them and return how many.
 
     Of a training that a manifest names, its last checkpoint and its weights stay and the steps before go. What was written
-    about when the newest manifest was, or later, stays as well: it may be of a turn under way in another process.
+    about when the newest manifest was, or later, stays as well: it may be of a round under way in another process.
     """
-    numbers = manifest.numbers(turns)
-    if not numbers or manifest.plan(turns, numbers[-1] + 1) is not None:
+    numbers = manifest.numbers(rounds)
+    if not numbers or manifest.plan(rounds, numbers[-1] + 1) is not None:
         return 0
-    committed = [manifest.read(turns, number) for number in numbers]
+    committed = [manifest.read(rounds, number) for number in numbers]
     until = datetime.fromisoformat(committed[-1]["committed"]) - _GRACE
     steps = {found["training"].get("checkpoint") for found in committed}
     trainings = {found["training"]["weights"].rpartition("/")[0] for found in committed}

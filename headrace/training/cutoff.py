@@ -1,4 +1,4 @@
-"""What a turn leaves out beyond its settings: what was barred, and everything that landed at or after a poisoned event."""
+"""What a round leaves out beyond its settings: what was suppressed, and everything that landed at or after a poisoned event."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from headrace.catalog import LANDINGS, SUPPRESSIONS, TURNS, Store
+from headrace.catalog import LANDINGS, ROUNDS, SUPPRESSIONS, Store
 from headrace.core.stage import each, stage
 from headrace.errors import NotFound
 from headrace.ingest.event import Event
@@ -62,9 +62,9 @@ _USER, _DOCUMENT = "user", "document"
 
 
 @stage("Reads who and what was forgotten and may not be learned from.")
-def suppressed(bars: Annotated[TableReader, SUPPRESSIONS]) -> Exclusions:
-    """The users, documents and events that `headrace forget` barred, each for good."""
-    rows = bars.read().to_pylist()
+def suppressed(suppressions: Annotated[TableReader, SUPPRESSIONS]) -> Exclusions:
+    """The users, documents and events that `headrace forget` suppressed, each for good."""
+    rows = suppressions.read().to_pylist()
     return Exclusions(
         origins=frozenset(origin for row in rows for origin in row["origins"]),
         users=frozenset((row["tenant"], row["name"]) for row in rows if row["kind"] == _USER),
@@ -89,8 +89,8 @@ def bound(
     place = Event.of(event)
     own = landed[LANDINGS[place.store]]
     rows = own.read(("offset", "at"), _from(place)).sort_by("offset")
-    reached = positions(own.marks(), place.store.name).get(place.partition)
-    if not rows.num_rows and (reached is None or (reached.incarnation, reached.next) <= (place.incarnation, place.offset)):
+    reached = positions(own.snapshot_properties(), place.store.name).get(place.partition)
+    if not rows.num_rows and (reached is None or (reached.topic_epoch, reached.next) <= (place.topic_epoch, place.offset)):
         raise NotFound(f"No event has landed from {event}.", hint="See `headrace head` for what has, or `headrace trace`.")
     limits = {place.place: place.offset}
     if not rows.num_rows:
@@ -105,34 +105,34 @@ def bound(
 
 
 @stage("Finds the newest weights that learned nothing from a partition's offsets beyond a bound.")
-def parent_before(turns: Annotated[ObjectReader, TURNS], model: str, before: Mapping[str, int]) -> str:
-    """`model/version` of the newest released weights none of whose turns, nor of those they began from, read so far; else "".
+def parent_before(rounds: Annotated[ObjectReader, ROUNDS], model: str, before: Mapping[str, int]) -> str:
+    """`model/version` of the newest released weights none of whose rounds, nor of those they began from, read so far; else "".
 
-    What a turn had landed counts as learned from, unless it was itself told to leave it out.
+    What a round had landed counts as learned from, unless it was itself told to leave it out.
     """
-    found = {turn: manifest.read(turns, turn) for turn in manifest.numbers(turns)}
+    found = {number: manifest.read(rounds, number) for number in manifest.numbers(rounds)}
 
-    def clean(turn: int) -> bool:
-        made = found.get(turn)
+    def clean(number: int) -> bool:
+        made = found.get(number)
         if made is None or any(_reached(made, place) > limit for place, limit in before.items()):
             return False
         version = made.get("start", "").partition("/")[2]
         return not version or clean(int(version.removeprefix("v")))
 
-    for turn, made in sorted(found.items(), reverse=True):
+    for number, made in sorted(found.items(), reverse=True):
         version = made["weights"]["version"]
-        if version and made.get("model", RERANKER) == model and clean(turn):
+        if version and made.get("model", RERANKER) == model and clean(number):
             return f"{model}/{version}"
     return ""
 
 
 def _reached(made: Mapping[str, Any], place: str) -> int:
-    """The offset up to which a turn may have learned from a partition."""
+    """The offset up to which a round may have learned from a partition."""
     event = Event.of(f"{place}/0")
-    mark = made["offsets"].get(event.store.name, {}).get(str(event.partition))
-    if mark is None or mark["incarnation"] < event.incarnation:
+    position = made["offsets"].get(event.store.name, {}).get(str(event.partition))
+    if position is None or position["topic_epoch"] < event.topic_epoch:
         return 0
-    reached = int(mark["next"]) if mark["incarnation"] == event.incarnation else 1 << 62
+    reached = int(position["next"]) if position["topic_epoch"] == event.topic_epoch else 1 << 62
     return min(reached, int(made.get("exclusions", {}).get("before", {}).get(place, reached)))
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from headrace.catalog import CHECKPOINTS, DATASETS, MODELS
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader
@@ -85,7 +85,7 @@ def evaluate(
     datasets: Annotated[ObjectReader, DATASETS],
     checkpoints: Annotated[ObjectReader, CHECKPOINTS],
     models: Annotated[ObjectReader, MODELS],
-    bars: Bars,
+    bars: ProgressBars,
     dataset: Dataset,
     trained: Trained,
     recipe: str,

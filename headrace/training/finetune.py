@@ -9,7 +9,7 @@ from typing import Annotated
 
 from headrace.catalog import CHECKPOINTS, DATASETS, MODELS
 from headrace.core.launch import Launch
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.errors import NotFound, NothingToLearn
 from headrace.settings import Training
@@ -27,7 +27,7 @@ def finetune(
     datasets: Annotated[ObjectReader, DATASETS],
     models: Annotated[ObjectReader, MODELS],
     checkpoints: Annotated[ObjectWriter, CHECKPOINTS],
-    bars: Bars,
+    bars: ProgressBars,
     launch: Launch,
     dataset: Dataset,
     recipe: str,
@@ -41,7 +41,7 @@ def finetune(
     Raises `NothingToLearn` where the dataset has nothing that the recipe can learn from.
     """
     if not dataset.examples.get(TRAIN):
-        played = "Simulated users are learned from with `headrace turn --simulated`."
+        played = "Simulated users are learned from with `headrace train --simulated`."
         raise NothingToLearn(
             "There is nothing to train on: no question has both a liked and a disliked passage.",
             hint=played if dataset.left_out.get("verdict: simulated user") else _MORE,

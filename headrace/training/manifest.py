@@ -1,7 +1,7 @@
-"""A turn's manifest: the JSON that commits it, published last by one conditional put.
+"""A round's manifest: the JSON that commits it, published last by one conditional put.
 
-    turns/000001.plan.json   what the turn will learn from; put first, so that a killed turn is taken up again, not begun anew
-    turns/000001.json        the manifest; once it stands, the turn happened
+    rounds/000001.plan.json   what the round will learn from; put first, so that a killed round is taken up again, not begun anew
+    rounds/000001.json        the manifest; once it stands, the round happened
 
 Everything between the two is named by what it was made from and may be made again.
 """
@@ -18,16 +18,16 @@ from headrace.errors import NotFound
 from headrace.storage.objects import ObjectReader, ObjectWriter
 
 Plan = NewType("Plan", dict[str, Any])
-"""What a turn will learn from, as `plan` in round.py writes it."""
+"""What a round will learn from, as `plan` in round.py writes it."""
 Manifest = NewType("Manifest", dict[str, Any])
-"""What a turn came to, as `promote` in promote.py writes it."""
+"""What a round came to, as `promote` in promote.py writes it."""
 
 
 @dataclass
 class Clock:
-    """Seconds by part of a turn.
+    """Seconds by part of a round.
 
-    head: the newest verdict waited there, and in the table, until the turn began · land · prepare · train: of which read (data
+    head: the newest verdict waited there, and in the table, until the round began · land · prepare · train: of which read (data
     and first weights) · checkpoint: writing them, beside the steps · gate: evaluation · load: what answers loads the weights ·
     publish: release, manifest and pointer.
     """
@@ -59,44 +59,44 @@ class Clock:
 _DIGITS = 6
 
 
-def name(turn: int) -> str:
-    """A turn's number as it stands in keys and versions: 000001."""
-    return f"{turn:0{_DIGITS}d}"
+def name(number: int) -> str:
+    """A round's number as it stands in keys and versions: 000001."""
+    return f"{number:0{_DIGITS}d}"
 
 
-def numbers(turns: ObjectReader) -> list[int]:
-    """The turns that were committed, in order."""
-    keys = [info.key for info in turns.list()]
+def numbers(rounds: ObjectReader) -> list[int]:
+    """The rounds that were committed, in order."""
+    keys = [info.key for info in rounds.list()]
     return sorted(int(key.removesuffix(".json")) for key in keys if key.removesuffix(".json").isdigit())
 
 
-def read(turns: ObjectReader, turn: int) -> Manifest:
+def read(rounds: ObjectReader, number: int) -> Manifest:
     """One manifest. Raises `NotFound`."""
-    return Manifest(json.loads(turns.get(f"{name(turn)}.json")))
+    return Manifest(json.loads(rounds.get(f"{name(number)}.json")))
 
 
-def plan(turns: ObjectReader, turn: int) -> Plan | None:
-    """The plan of a turn that was begun, or `None`."""
+def plan(rounds: ObjectReader, number: int) -> Plan | None:
+    """The plan of a round that was begun, or `None`."""
     try:
-        return Plan(json.loads(turns.get(f"{name(turn)}.plan.json")))
+        return Plan(json.loads(rounds.get(f"{name(number)}.plan.json")))
     except NotFound:
         return None
 
 
-def begin(turns: ObjectWriter, turn: int, what: dict[str, Any]) -> Plan:
-    """Put the plan of a turn and return it as it will be read. Raises `LostRace` where another process began it meanwhile."""
-    turns.put_if_absent(f"{name(turn)}.plan.json", _bytes(what))
+def begin(rounds: ObjectWriter, number: int, what: dict[str, Any]) -> Plan:
+    """Put the plan of a round and return it as it will be read. Raises `LostRace` where another process began it meanwhile."""
+    rounds.put_if_absent(f"{name(number)}.plan.json", _bytes(what))
     return Plan(json.loads(_bytes(what)))
 
 
-def withdraw(turns: ObjectWriter, turn: int) -> None:
-    """Take back the plan of a turn that cannot be made; its number is free again."""
-    turns.delete(f"{name(turn)}.plan.json")
+def withdraw(rounds: ObjectWriter, number: int) -> None:
+    """Take back the plan of a round that cannot be made; its number is free again."""
+    rounds.delete(f"{name(number)}.plan.json")
 
 
-def publish(turns: ObjectWriter, turn: int, manifest: Manifest) -> None:
-    """Commit a turn. Raises `LostRace` where that turn was committed by somebody else."""
-    turns.put_if_absent(f"{name(turn)}.json", _bytes(manifest))
+def publish(rounds: ObjectWriter, number: int, manifest: Manifest) -> None:
+    """Commit a round. Raises `LostRace` where that round was committed by somebody else."""
+    rounds.put_if_absent(f"{name(number)}.json", _bytes(manifest))
 
 
 def _bytes(value: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""promote: releases a better challenger, commits the turn by its manifest, and only then moves the champion pointer."""
+"""promote: releases a better challenger, commits the round by its manifest, and only then moves the champion pointer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, TURNS
+from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, ROUNDS
 from headrace.core.stage import stage
 from headrace.errors import LostRace
 from headrace.models.server.release import CARDS
@@ -32,7 +32,7 @@ from headrace.training.trainer import Trained
 class Decision:
     """Whether the challenger was promoted, why, its alarms, the version that is served now, and the one on trial if any."""
 
-    turn: int
+    round: int
     model: str
     promoted: bool
     why: str
@@ -42,11 +42,11 @@ class Decision:
     canary: str = ""
 
 
-@stage("Promotes a challenger that is better, or refuses and says why; commits the turn by its manifest.")
+@stage("Promotes a challenger that is better, or refuses and says why; commits the round by its manifest.")
 def promote(
     checkpoints: Annotated[ObjectReader, CHECKPOINTS],
     models: Annotated[ObjectWriter, MODELS],
-    turns: Annotated[ObjectWriter, TURNS],
+    rounds: Annotated[ObjectWriter, ROUNDS],
     promotions: Annotated[TableWriter, PROMOTIONS],
     plan: Plan,
     dataset: Dataset,
@@ -60,25 +60,25 @@ def promote(
     """Decide, release the weights if better, publish the manifest, move the pointer (or begin a trial, as the plan says).
 
     `load(model, version)` is called once the weights are released and before anything hangs on them. Raises `LostRace` where
-    another process committed this turn or took back its plan (`headrace forget`); nothing of it is served then.
+    another process committed this round or took back its plan (`headrace forget`); nothing of it is served then.
     """
     model = recipe_of(plan["recipe"]).model
     alarmed = alarms(evaluation, trained.figures, settings.gate)
     promoted, why = decide(model, evaluation, alarmed, settings.gate)
-    version = f"v{manifest.name(plan['turn'])}"
-    if manifest.plan(turns, plan["turn"]) != plan:
-        raise LostRace("Somebody took back what this turn learns from.", hint="Run the command again: it learns without it.")
+    version = f"v{manifest.name(plan['round'])}"
+    if manifest.plan(rounds, plan["round"]) != plan:
+        raise LostRace("Somebody took back what this round learns from.", hint="Run the command again: it learns without it.")
     files: list[dict[str, Any]] = []
     if promoted:
-        known = {"version": version, "turn": plan["turn"], "model": model, "recipe": plan["recipe"], **evaluation.card}
+        known = {"version": version, "round": plan["round"], "model": model, "recipe": plan["recipe"], **evaluation.card}
         files = _release(checkpoints, models, trained.weights, f"{model}/{version}", known)
         clock.lap("publish")
         if load is not None:
             load(model, version)
             clock.lap("load")
     manifest.publish(
-        turns,
-        plan["turn"],
+        rounds,
+        plan["round"],
         Manifest(
             {
                 **plan,
@@ -97,9 +97,9 @@ def promote(
             }
         ),
     )
-    standing = settle(models, turns, promotions, model)
+    standing = settle(models, rounds, promotions, model)
     return Decision(
-        plan["turn"],
+        plan["round"],
         model,
         promoted,
         why,
@@ -110,7 +110,7 @@ def promote(
     )
 
 
-def settle(models: ObjectWriter, turns: ObjectReader, promotions: TableWriter, model: str) -> champion.Champion:
+def settle(models: ObjectWriter, rounds: ObjectReader, promotions: TableWriter, model: str) -> champion.Champion:
     """Bring a model's pointer in line with the newest manifest: a process may have died between the two.
 
     A pointer that stands at a newer move of somebody's (a rollback, say) than the manifest is left alone; so is the embedder's,
@@ -120,20 +120,20 @@ def settle(models: ObjectWriter, turns: ObjectReader, promotions: TableWriter, m
     champion.record_move(promotions, standing)
     if model == EMBEDDER:
         return standing
-    found = newest(turns, model, since=standing.at)
+    found = newest(rounds, model, since=standing.at)
     if found is None:
         return standing
-    move = {"who": f"turn {found['turn']}", "why": found["decision"]["why"]}
+    move = {"who": f"round {found['round']}", "why": found["decision"]["why"]}
     version, share = found["weights"]["version"], found.get("canary", 0.0)
     if share:
         return champion.start_canary(models, promotions, model, version, share=share, **move)
     return champion.move(models, promotions, model, version, kind=champion.PROMOTE, **move)
 
 
-def newest(turns: ObjectReader, model: str, since: str) -> Manifest | None:
-    """The manifest of the newest turn that promoted a challenger of this model and was committed after `since` (ISO 8601)."""
-    for turn in reversed(manifest.numbers(turns)):
-        found = manifest.read(turns, turn)
+def newest(rounds: ObjectReader, model: str, since: str) -> Manifest | None:
+    """The manifest of the newest round that promoted a challenger of this model and was committed after `since` (ISO 8601)."""
+    for number in reversed(manifest.numbers(rounds)):
+        found = manifest.read(rounds, number)
         if found["committed"] <= since:
             break
         if found["decision"]["promote"] and found.get("model", RERANKER) == model:

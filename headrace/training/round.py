@@ -1,4 +1,4 @@
-"""The training pipeline, declared, and one trip round it: a turn."""
+"""The training pipeline, declared, and one trip round it: a round."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headrace.catalog import (
     INTERACTIONS,
     MODELS,
     PROMOTIONS,
-    TURNS,
+    ROUNDS,
 )
 from headrace.core.launch import Launch, LocalLauncher
 from headrace.core.stage import Pipeline, Runner, Trigger, stage
@@ -44,13 +44,13 @@ from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Trained
 
 
-@stage("Chooses what a turn learns from: the table snapshots, fixed before anything is made from them.")
+@stage("Chooses what a round learns from: the table snapshots, fixed before anything is made from them.")
 def plan(
     interactions: Annotated[TableReader, INTERACTION_ROWS],
     feedback: Annotated[TableReader, FEEDBACK_ROWS],
     documents: Annotated[TableReader, DOCUMENT_ROWS],
     chunks: Annotated[TableReader, CHUNK_ROWS],
-    turns: Annotated[ObjectWriter, TURNS],
+    rounds: Annotated[ObjectWriter, ROUNDS],
     models: Annotated[ObjectWriter, MODELS],
     promotions: Annotated[TableWriter, PROMOTIONS],
     settings: Training,
@@ -59,9 +59,9 @@ def plan(
     exclusions: Exclusions = NOTHING,
     start: str | None = None,
 ) -> Plan:
-    """The plan of the next turn: that of a turn a killed process began, or a new one.
+    """The plan of the next round: that of a round a killed process began, or a new one.
 
-    Where `exclusions` have a bound or a tenant that a turn was begun without, that is taken back: whoever is making it cannot
+    Where `exclusions` have a bound or a tenant that a round was begun without, that is taken back: whoever is making it cannot
     commit it then.
 
     `canary` is the share of traffic that a better challenger gets at first, 0 for all of it at once. `start` is `model/version`
@@ -69,16 +69,16 @@ def plan(
     no verdict to learn from.
     """
     for model in MODEL_NAMES:
-        settle(models, turns, promotions, model)
-    committed = manifest.numbers(turns)
-    turn = (committed[-1] if committed else 0) + 1
-    begun = manifest.plan(turns, turn)
+        settle(models, rounds, promotions, model)
+    committed = manifest.numbers(rounds)
+    number = (committed[-1] if committed else 0) + 1
+    begun = manifest.plan(rounds, number)
     if begun is not None:
         planned = Exclusions.from_dict(begun["exclusions"])
         bounded = not exclusions.before or planned.before == exclusions.before
         if bounded and exclusions.tenants <= planned.tenants:
             return begun
-        manifest.withdraw(turns, turn)  # it would learn from what is to be left out
+        manifest.withdraw(rounds, number)  # it would learn from what is to be left out
     if feedback.snapshot() is None or interactions.snapshot() is None:
         raise NothingToLearn(
             "There is no verdict to learn from yet.",
@@ -94,10 +94,10 @@ def plan(
     generator_history = [*answering.history, answering.version]
     newest = pc.max(feedback.read(("at",), snapshot=snapshots[FEEDBACK_ROWS.name])["at"]).as_py()
     return manifest.begin(
-        turns,
-        turn,
+        rounds,
+        number,
         {
-            "turn": turn,
+            "round": number,
             "parent": committed[-1] if committed else None,
             "recipe": recipe,
             "model": chosen.model,
@@ -108,7 +108,9 @@ def plan(
             "newest_verdict": newest.isoformat() if newest else None,
             "snapshots": snapshots,
             "offsets": {
-                topic.name: {str(p): at.as_mark() for p, at in sorted(positions(table.marks(), topic.name).items())}
+                topic.name: {
+                    str(p): at.as_property() for p, at in sorted(positions(table.snapshot_properties(), topic.name).items())
+                }
                 for topic, table in ((INTERACTIONS, interactions), (FEEDBACK, feedback))
             },
             "exclusions": exclusions.as_dict(),
@@ -116,7 +118,7 @@ def plan(
             "dataset_version": dataset_version(
                 snapshots, settings.seed, settings.preparing, exclusions, generator_history=generator_history
             ),
-            "given": given,
+            "recipe_settings": given,
             "settings": settings.model_dump(),
         },
     )
@@ -131,7 +133,7 @@ TRAINING = Pipeline(
 
 
 @dataclass(frozen=True)
-class Turn:
+class Round:
     """What one trip round the loop did."""
 
     recipe: str
@@ -144,9 +146,9 @@ class Turn:
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """The turn for `headrace turn --json`."""
+        """The round for `headrace train --json`."""
         return {
-            "turn": self.decision.turn,
+            "round": self.decision.round,
             "recipe": self.recipe,
             "model": self.decision.model,
             "landed": self.landed.events,
@@ -164,7 +166,7 @@ class Turn:
         }
 
 
-def turn(
+def run_round(
     runner: Runner,
     *,
     settings: Training,
@@ -174,8 +176,8 @@ def turn(
     exclusions: Exclusions = NOTHING,
     start: str | None = None,
     load: Callable[[str, str], None] | None = None,
-) -> Turn:
-    """Go once round the loop with a recipe; a turn that was begun and not committed is taken up and finished first.
+) -> Round:
+    """Go once round the loop with a recipe; a round that was begun and not committed is taken up and finished first.
 
     `canary`, `exclusions` and `start` are as in `plan`; `load(model, version)` makes what answers load a released version, so
     that the time it takes is known before anything hangs on it. Raises `Permanent` where there is nothing to learn from.
@@ -197,10 +199,10 @@ def _round(
     launch: Launch,
     load: Callable[[str, str], None] | None,
     started: float,
-) -> Turn:
-    # A turn taken up again goes on as it was planned, whatever the settings say by now.
+) -> Round:
+    # A round taken up again goes on as it was planned, whatever the settings say by now.
     settings = Training(**planned["settings"])
-    recipe, given = planned["recipe"], planned["given"]
+    recipe, given = planned["recipe"], planned["recipe_settings"]
     clock = Clock(planned.get("newest_verdict"), started)
     clock.lap("land")
     try:
@@ -230,8 +232,8 @@ def _round(
     except StorageFull:
         raise  # once there is space it goes on from here
     except Permanent:
-        # The same would come of it for ever, and no other turn could begin.
-        runner.run(withdraw, turn=planned["turn"])
+        # The same would come of it for ever, and no other round could begin.
+        runner.run(withdraw, number=planned["round"])
         raise
     decision = runner.run(
         promote,
@@ -246,10 +248,10 @@ def _round(
     )
     clock.lap("publish")
     runner.run(tidy)
-    return Turn(recipe, landed, dataset, trained, evaluation, decision, clock.seconds, round(time.perf_counter() - started, 1))
+    return Round(recipe, landed, dataset, trained, evaluation, decision, clock.seconds, round(time.perf_counter() - started, 1))
 
 
-@stage("Takes back the plan of a turn that cannot be made.")
-def withdraw(turns: Annotated[ObjectWriter, TURNS], turn: int) -> None:
-    """Let the next turn be planned anew."""
-    manifest.withdraw(turns, turn)
+@stage("Takes back the plan of a round that cannot be made.")
+def withdraw(rounds: Annotated[ObjectWriter, ROUNDS], number: int) -> None:
+    """Let the next round be planned anew."""
+    manifest.withdraw(rounds, number)

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from lander import EVENT_ROWS, EVENTS, land_events
 from servers import Servers
 
-from headrace.catalog import DEAD_LETTERS, LANDERS, REFUSALS
+from headrace.catalog import DEAD_LETTERS, DIVERGENCES, LEASES
 from headrace.core.run import Run
 from headrace.core.stage import Runner
 from headrace.errors import NotFound
@@ -30,7 +30,7 @@ from headrace.storage.tables.iceberg.core import NAMESPACE
 from headrace.storage.tables.iceberg.table import IcebergTable
 
 METER = Meter(Ledger(), "test")
-LANDERS_KEY = f"{EVENTS.name}.json"
+LEASE_KEY = f"{EVENTS.name}.json"
 Place = tuple[int, int]
 
 
@@ -39,9 +39,9 @@ def servers(shared_servers: Servers) -> Iterator[Servers]:
     """Servers without the topic, the tables and the landers of the test before, and up again after this one."""
     endpoints = shared_servers.endpoints
     recreate(endpoints)
-    for store in (EVENT_ROWS, REFUSALS, DEAD_LETTERS):
+    for store in (EVENT_ROWS, DIVERGENCES, DEAD_LETTERS):
         forget_rows(endpoints, store)
-    ObjectWriter(LANDERS, endpoints, METER).delete(LANDERS_KEY)
+    ObjectWriter(LEASES, endpoints, METER).delete(LEASE_KEY)
     yield shared_servers
     servers_up(shared_servers)
 
@@ -132,7 +132,7 @@ def rows(endpoints: Endpoints) -> list[dict[str, Any]]:
 def owners(endpoints: Endpoints) -> set[str]:
     """Names of the landers that share the topic."""
     try:
-        return set(json.loads(ObjectReader(LANDERS, endpoints, METER).get(LANDERS_KEY)))
+        return set(json.loads(ObjectReader(LEASES, endpoints, METER).get(LEASE_KEY)))
     except NotFound:
         return set()
 

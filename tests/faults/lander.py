@@ -74,4 +74,4 @@ def _land(link: Connection, endpoints: Endpoints, follow: bool, settings: Landin
         threading.Thread(target=listen, args=(following.stop,), daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
         done = Runner(Run("land", Path(folder)), endpoints).run(land_events, settings=settings, following=following)
-    link.send({"landed": done.total, "dead": done.dead, "refused": [refusal.kind for refusal in done.refusals]})
+    link.send({"landed": done.total, "dead": done.dead, "refused": [refusal.kind for refusal in done.divergences]})

@@ -22,7 +22,7 @@ from servers import Servers
 from headrace import cli
 from headrace.catalog import Tier
 from headrace.check import catalog, head, objects
-from headrace.check.acceptance import accept
+from headrace.check.acceptance import resolve_divergence
 from headrace.check.promise import Broken, Measured, Outcome, Promise, TimeBudget, Unknown
 from headrace.platform.tansu import broker_binary
 from headrace.settings import Kafka, Settings
@@ -163,7 +163,7 @@ def test_a_catalog_that_forgets_what_a_commit_said_or_answers_late_is_found_out(
             for update in asked["updates"]:
                 if update["action"] == "add-snapshot":
                     summary = update["snapshot"]["summary"]
-                    summary |= {name: value[:64] for name, value in summary.items() if name.startswith("headrace.mark.")}
+                    summary |= {name: value[:64] for name, value in summary.items() if name.startswith("headrace.property.")}
             return forward(replace(request, body=json.dumps(asked).encode()))
         if request.method == "GET" and request.path.endswith("/tables/seen"):
             if request.path not in loaded:
@@ -176,7 +176,7 @@ def test_a_catalog_that_forgets_what_a_commit_said_or_answers_late_is_found_out(
         catalog.opened(settings, endpoints.model_copy(update={"catalog_uri": url})) as room,
     ):
         assert isinstance(outcome(catalog.answers, room), Measured)
-        assert "headrace.mark.offsets was given" in str(outcome(catalog.properties, room))
+        assert "headrace.property.offsets was given" in str(outcome(catalog.properties, room))
         assert outcome(catalog.seen_at_once, room) == "after commit 1 another client still found the snapshot before"
 
 
@@ -340,6 +340,6 @@ def test_a_mount_that_is_not_there_is_found_out(
 def test_an_endpoint_that_does_not_answer_is_a_broken_promise(settings: Settings, endpoints: Endpoints) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         gone = f"http://127.0.0.1:{free.getsockname()[1]}"
-    first, *others = accept(settings, endpoints.model_copy(update={"catalog_uri": gone}), [Tier.TABLE], seconds=1)
+    first, *others = resolve_divergence(settings, endpoints.model_copy(update={"catalog_uri": gone}), [Tier.TABLE], seconds=1)
     assert first.verdict is Outcome.BROKEN
     assert {finding.verdict for finding in others} == {Outcome.UNKNOWN}

@@ -1,4 +1,4 @@
-"""A turn is committed by one object and served by one pointer: killed on either side of either, it happens once."""
+"""A round is committed by one object and served by one pointer: killed on either side of either, it happens once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from servers import Servers
 from victims import promoting
 from wire import wire
 
-from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, TURNS
+from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, ROUNDS
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -23,12 +23,12 @@ from headrace.training.promote import settle
 pytest_plugins = ["shared"]
 METER = Meter(Ledger(), "test")
 
-# Where a turn's promotion can be cut: which server is asked what, on which side of its work, and what then stands:
+# Where a round's promotion can be cut: which server is asked what, on which side of its work, and what then stands:
 # (committed, served, recorded).
 CUTS: tuple[tuple[str, str, str, tuple[bool, bool, bool]], ...] = (
     ("s3", r"PUT /headrace/models/reranker/{version}/card\.json", "before", (False, False, False)),
-    ("s3", r"PUT /headrace/turns/{turn}\.json", "before", (False, False, False)),
-    ("s3", r"PUT /headrace/turns/{turn}\.json", "after", (True, False, False)),
+    ("s3", r"PUT /headrace/rounds/{round}\.json", "before", (False, False, False)),
+    ("s3", r"PUT /headrace/rounds/{round}\.json", "after", (True, False, False)),
     ("s3", r"PUT /headrace/models/reranker/champion\.json", "before", (True, False, False)),
     ("s3", r"PUT /headrace/models/reranker/champion\.json", "after", (True, True, False)),
     ("catalog", r"POST \S+/tables/promotions ", "before", (True, True, False)),
@@ -45,22 +45,22 @@ def endpoints(shared_servers: Servers) -> Endpoints:
 
 
 def standing(endpoints: Endpoints) -> tuple[list[int], str, int]:
-    """What a reader sees now: the committed turns, the served version, and how many moves are recorded."""
-    turns = manifest.numbers(ObjectReader(TURNS, endpoints, METER))
-    return turns, champion(ObjectReader(MODELS, endpoints, METER))[0].version, TableReader(PROMOTIONS, endpoints, METER).count()
+    """What a reader sees now: the committed rounds, the served version, and how many moves are recorded."""
+    rounds = manifest.numbers(ObjectReader(ROUNDS, endpoints, METER))
+    return rounds, champion(ObjectReader(MODELS, endpoints, METER))[0].version, TableReader(PROMOTIONS, endpoints, METER).count()
 
 
 def finish(endpoints: Endpoints) -> None:
-    """What every next turn does first."""
+    """What every next round does first."""
     settle(
         ObjectWriter(MODELS, endpoints, METER),
-        ObjectReader(TURNS, endpoints, METER),
+        ObjectReader(ROUNDS, endpoints, METER),
         TableWriter(PROMOTIONS, endpoints, METER),
         "reranker",
     )
 
 
-def cut(endpoints: Endpoints, turn: int, server: str, request: str, side: str) -> None:
+def cut(endpoints: Endpoints, number: int, server: str, request: str, side: str) -> None:
     """Promote in a process that is killed before that request arrives, or once it was answered but nobody heard it."""
     victim: list[ForkedProcess] = []
 
@@ -74,33 +74,33 @@ def cut(endpoints: Endpoints, turn: int, server: str, request: str, side: str) -
             raise ConnectionAbortedError
 
     field = {"s3": "s3_endpoint", "catalog": "catalog_uri"}[server]
-    wanted = request.format(turn=f"{turn:06d}", version=f"v{turn:06d}").encode()
+    wanted = request.format(round=f"{number:06d}", version=f"v{number:06d}").encode()
     with wire(getattr(endpoints, field), wanted, asked=asked, answered=strike) as between:
-        victim.append(ForkedProcess(promoting, endpoints.model_copy(update={field: between.url}), turn))
+        victim.append(ForkedProcess(promoting, endpoints.model_copy(update={field: between.url}), number))
         victim[0].killed()
 
 
-def test_turns_killed_around_their_commit_happen_once_each(endpoints: Endpoints) -> None:
+def test_rounds_killed_around_their_commit_happen_once_each(endpoints: Endpoints) -> None:
     served = "none"
-    for turn, (server, request, side, (committed, moved, recorded)) in enumerate(CUTS, 1):
-        cut(endpoints, turn, server, request, side)
-        before, now = list(range(1, turn)), f"v{turn:06d}"
-        seen = ([*before, turn] if committed else before, now if moved else served, turn if recorded else turn - 1)
+    for number, (server, request, side, (committed, moved, recorded)) in enumerate(CUTS, 1):
+        cut(endpoints, number, server, request, side)
+        before, now = list(range(1, number)), f"v{number:06d}"
+        seen = ([*before, number] if committed else before, now if moved else served, number if recorded else number - 1)
         assert standing(endpoints) == seen, (request, side)
         if not committed:
-            assert ForkedProcess(promoting, endpoints, turn).result()["serving"] == now
+            assert ForkedProcess(promoting, endpoints, number).result()["serving"] == now
         for _ in range(2):
             finish(endpoints)
-            assert standing(endpoints) == ([*before, turn], now, turn), (request, side)
+            assert standing(endpoints) == ([*before, number], now, number), (request, side)
         served = now
 
-    # And two processes that commit the same turn at once: one does.
-    turn = len(CUTS) + 1
-    both = [ForkedProcess(promoting, endpoints, turn) for _ in range(2)]
+    # And two processes that commit the same round at once: one does.
+    number = len(CUTS) + 1
+    both = [ForkedProcess(promoting, endpoints, number) for _ in range(2)]
     assert sorted(process.wait() for process in both) == [0, 1]
     assert "LostRace" in next(process.said[-1] for process in both if process.wait())
-    assert standing(endpoints) == (list(range(1, turn + 1)), f"v{turn:06d}", turn)
+    assert standing(endpoints) == (list(range(1, number + 1)), f"v{number:06d}", number)
 
     cards = versions(ObjectReader(MODELS, endpoints, METER))
-    assert [card["turn"] for card in cards] == list(range(1, turn + 1))
+    assert [card["round"] for card in cards] == list(range(1, number + 1))
     assert all({file["name"] for file in card["files"]} == {"model.safetensors", "config.json"} for card in cards)

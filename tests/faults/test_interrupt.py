@@ -68,15 +68,15 @@ def test_ctrl_c_says_so_leaves_no_process_and_the_next_command_goes_on(
     no_process_is_left(home)
     with open_platform(Settings.load(home=home.path), parts=frozenset({"objects", "head"})) as endpoints:
         judge(endpoints, 12, liked="yes", seed=1)
-        interrupt(home, "turn", when=lambda: moved(home, "finetune"))
+        interrupt(home, "train", when=lambda: moved(home, "finetune"))
         home.env["HEADRACE_TRAINING__RECIPE__RERANKER__MOST_STEPS"] = "3"
-        trip = as_json(home, "turn")
-        assert (trip["turn"], trip["dead_letters"]) == (1, 0)
+        trip = as_json(home, "train")
+        assert (trip["round"], trip["dead_letters"]) == (1, 0)
         assert trip["training"]["steps"] == 60, "taken up as it was planned"
         assert as_json(home, "index", home.docs)["put"]["unchanged"] == 12
     no_process_is_left(home)
     states = [(run["command"], run["state"]) for run in runs(home.path)]
-    assert states == [("index", "failed"), ("turn", "failed"), ("turn", "done"), ("index", "done")]
+    assert states == [("index", "failed"), ("train", "failed"), ("train", "done"), ("index", "done")]
 
 
 @pytest.mark.soak(minutes=4)
@@ -87,11 +87,11 @@ def test_ctrl_c_ends_a_demo_with_the_real_models_and_the_next_command_goes_on(re
     for stage in ("parse", "finetune"):
         interrupt(home, *home.demo(), when=partial(moved, home, stage))
         no_process_is_left(home)
-    trip = home.json("turn")
-    assert trip["turn"] == 1
+    trip = home.json("train")
+    assert trip["round"] == 1
     assert trip["dead_letters"] == 0
     states = [(run["command"], run["state"]) for run in home.json("runs")["runs"]]
-    assert states == [("demo", "failed")] * 2 + [("turn", "done")]
+    assert states == [("demo", "failed")] * 2 + [("train", "done")]
     documents = home.sql("select count(*) as rows, count(distinct uri) as uris from documents where status = 'parsed'")
     assert documents == [{"rows": 12, "uris": 12}]
 

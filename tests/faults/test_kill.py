@@ -1,7 +1,7 @@
 """kill -9 of any one process, then the same command again: it completes, nothing lost, nothing doubled.
 
 Each test goes on in one home from kill to kill, so that every next run starts from what the last one left. The stages of the
-training pipeline are killed in test_turn.py. Demos with the real models are killed in the soak.
+training pipeline are killed in test_round.py. Demos with the real models are killed in the soak.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from words import Words, words
 
 from headrace.answering.engine import INFERENCE, QueryEngine
 from headrace.answering.record import Verdict, feedback
-from headrace.catalog import CHECKPOINTS, CHUNKS, DOCUMENTS, LANDINGS, MODELS, PROMOTIONS, TURNS
+from headrace.catalog import CHECKPOINTS, CHUNKS, DOCUMENTS, LANDINGS, MODELS, PROMOTIONS, ROUNDS
 from headrace.core.run import Run, recorded, runs
 from headrace.core.stage import Runner
 from headrace.documents.index import index_documents
@@ -159,11 +159,11 @@ def assert_whole(home: Home, said: list[str], acknowledged: list[str]) -> dict[s
             source.name: [v for fetched in TopicReader(source, endpoints, meter).read({0: 0}) for v in fetched.values]
             for source in LANDINGS
         }
-        turns = ObjectReader(TURNS, endpoints, meter)
-        turn_keys = [info.key for info in turns.list()]
-        numbers = manifest.numbers(turns)
-        newest = manifest.read(turns, numbers[-1])
-        manifests = [manifest.read(turns, number) for number in numbers]
+        rounds = ObjectReader(ROUNDS, endpoints, meter)
+        round_keys = [info.key for info in rounds.list()]
+        numbers = manifest.numbers(rounds)
+        newest = manifest.read(rounds, numbers[-1])
+        manifests = [manifest.read(rounds, number) for number in numbers]
         standing = champion(ObjectReader(MODELS, endpoints, meter))[0]
         weights = {info.key for info in ObjectReader(CHECKPOINTS, endpoints, meter).list() if "/weights/" in info.key}
 
@@ -175,9 +175,9 @@ def assert_whole(home: Home, said: list[str], acknowledged: list[str]) -> dict[s
     assert set(acknowledged) <= set(verdicts)
     assert len(verdicts) >= given_verdicts(said) + len(acknowledged)
 
-    # Turns: numbered without a gap, one plan and one manifest each, each with its weights.
+    # Rounds: numbered without a gap, one plan and one manifest each, each with its weights.
     assert numbers == list(range(1, len(numbers) + 1))
-    assert sorted(turn_keys) == sorted(f"{n:06d}{kind}.json" for n in numbers for kind in ("", ".plan"))
+    assert sorted(round_keys) == sorted(f"{n:06d}{kind}.json" for n in numbers for kind in ("", ".plan"))
     for found in manifests:
         assert any(key.startswith(found["training"]["weights"]) for key in weights)
     assert len({(row["dataset"], row["example_id"]) for row in examples}) == len(examples)
@@ -189,7 +189,7 @@ def assert_whole(home: Home, said: list[str], acknowledged: list[str]) -> dict[s
 def finish(home: Home, said: list[str]) -> None:
     """The same command again, to its end."""
     said.append(home.run(*home.demo(QUESTIONS)).stdout)
-    home.run("land", "--once")  # the demo's last answer came after its turn had landed the others
+    home.run("land", "--once")  # the demo's last answer came after its round had landed the others
 
 
 def nothing_is_left(home: Home) -> None:
@@ -350,7 +350,7 @@ def test_the_command_killed_at_four_moments(tested: Home) -> None:
     assert all("challenger" not in one for one in said)
     finish(home, said)
     newest = assert_whole(home, said, acknowledged)
-    assert newest["turn"] == 1, "the turn that was begun was taken up again"
+    assert newest["round"] == 1, "the round that was begun was taken up again"
     assert 0 < newest["training"]["taken"] < newest["training"]["steps"], "training went on from its checkpoint"
     states = [run["state"] for run in home.json("runs")["runs"] if run["command"] == "demo"]
     assert states == ["died", "died", "died", "died", "done"]

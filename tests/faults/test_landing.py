@@ -39,12 +39,12 @@ from lander import EVENT_ROWS, EVENTS, Lander
 from servers import Servers, serving
 from wire import wire
 
-from headrace.catalog import DEAD_LETTERS, FEEDBACK, FEEDBACK_ROWS, REFUSALS, Store
+from headrace.catalog import DEAD_LETTERS, DIVERGENCES, FEEDBACK, FEEDBACK_ROWS, Store
 from headrace.core.run import Run
 from headrace.core.stage import Runner
 from headrace.errors import WrongUsage
 from headrace.ingest.dead_letters import reland
-from headrace.ingest.divergence import accept
+from headrace.ingest.divergence import resolve_divergence
 from headrace.ingest.land import Landed
 from headrace.ingest.land import land as land_stage
 from headrace.ingest.positions import positions
@@ -54,7 +54,7 @@ from headrace.storage.stream import TopicReader
 
 pytest_plugins = ["shared"]
 __all__ = ["servers"]
-accept_events = accept.over(topics=[EVENTS], tables=[EVENT_ROWS])
+accept_events = resolve_divergence.over(topics=[EVENTS], tables=[EVENT_ROWS])
 
 
 # The bugs that others shipped. `naive` is what most tutorials show: a consumer group keeps the place.
@@ -151,7 +151,7 @@ def test_offsets_that_begin_again_lose_rows_and_ours_refuses(servers: Servers, t
     recreate(endpoints)
     again = Events(endpoints, 1000)
     again.put(9)
-    refused = land(endpoints, tmp_path).refusals
+    refused = land(endpoints, tmp_path).divergences
     assert {(one.kind, one.partition) for one in refused} == {("recreated", p) for p in range(3)}
     assert {row["n"] for row in rows(endpoints)} == set(events.places), "nothing of the new head before somebody accepts it"
     naive(endpoints, reset="latest")
@@ -180,19 +180,19 @@ def test_a_cluster_made_anew_lands_nothing_silently_and_ours_says_so(servers: Se
     topic(endpoints).ensure()
     again.put(60)
     done = land(endpoints, tmp_path)
-    assert (done.total, {one.kind for one in done.refusals}) == (0, {"recreated"})
-    assert all("--accept-new-head events/" in one.remedy for one in done.refusals)
-    assert all("was" in one.seen and "is" in one.seen for one in done.refusals)
+    assert (done.total, {one.kind for one in done.divergences}) == (0, {"recreated"})
+    assert all("--accept-new-head events/" in one.remedy for one in done.divergences)
+    assert all("was" in one.seen and "is" in one.seen for one in done.divergences)
     land(endpoints, tmp_path)
-    written = handle(endpoints, REFUSALS).read().to_pylist()
+    written = handle(endpoints, DIVERGENCES).read().to_pylist()
     assert sorted((row["partition"], row["action"]) for row in written) == [(p, "stopped") for p in range(3)], "once each"
     for partition in range(3):
-        accept(endpoints, tmp_path, partition, gap=False)
+        resolve_divergence(endpoints, tmp_path, partition, gap=False)
     land(endpoints, tmp_path)
     assert_exactly_once(endpoints, again, "events@02")
-    written = handle(endpoints, REFUSALS).read().to_pylist()
-    assert Counter(row["action"] for row in written) == {"stopped": 3, "accepted": 3}
-    assert {row["who"] for row in written if row["action"] == "accepted"} == {"ann"}
+    written = handle(endpoints, DIVERGENCES).read().to_pylist()
+    assert Counter(row["action"] for row in written) == {"stopped": 3, "resolved": 3}
+    assert {row["who"] for row in written if row["action"] == "resolved"} == {"ann"}
 
 
 def test_a_commit_retried_after_an_unseen_success_doubles_rows_and_ours_does_not(servers: Servers, tmp_path: Path) -> None:
@@ -271,17 +271,17 @@ def test_a_gap_stops_its_partition_alone_until_it_is_accepted(servers: Servers, 
         events.put(3)  # each flush is a batch of its own: offsets 10, 11 and 12 of every partition
     servers.forget(EVENTS.name, 1, 12)
     done = land(endpoints, tmp_path)
-    (refusal,) = done.refusals
+    (refusal,) = done.divergences
     assert (refusal.kind, refusal.partition, refusal.landed, refusal.span.low) == ("gap", 1, 10, 12)
     assert "2 events are gone" in refusal.seen
     assert refusal.remedy.endswith("headrace land --accept-gap events/1")
     assert done.total == 6, "the others land"
     with pytest.raises(WrongUsage, match="not refused for that"):
-        accept(endpoints, tmp_path, 1, gap=False)
+        resolve_divergence(endpoints, tmp_path, 1, gap=False)
     with pytest.raises(WrongUsage, match="is not refused"):
-        accept(endpoints, tmp_path, 0, gap=True)
-    accepted = accept(endpoints, tmp_path, 1, gap=True)
-    assert accepted.told == "events/1 goes on at offset 12; offsets 10 to 11 are given up."
+        resolve_divergence(endpoints, tmp_path, 0, gap=True)
+    accepted = resolve_divergence(endpoints, tmp_path, 1, gap=True)
+    assert accepted.sentence == "events/1 goes on at offset 12; offsets 10 to 11 are given up."
     assert land(endpoints, tmp_path).total == 1
     lost = {number for number, place in events.places.items() if place in ((1, 10), (1, 11))}
     events.places = {number: place for number, place in events.places.items() if number not in lost}
@@ -301,10 +301,10 @@ def test_a_head_that_lost_its_tail_goes_on_from_where_it_differs(servers: Server
     again.sent = 1000
     again.put(30)
     again.places = {n: p for n, p in again.places.items() if n >= 1000}
-    kinds = {refusal.kind for refusal in land(endpoints, tmp_path).refusals}
+    kinds = {refusal.kind for refusal in land(endpoints, tmp_path).divergences}
     assert kinds == {"recreated"}
-    goes_on = [accept(endpoints, tmp_path, partition, gap=False).position for partition in range(3)]
-    assert [(one.next, one.incarnation) for one in goes_on] == [(6, 2)] * 3
+    goes_on = [resolve_divergence(endpoints, tmp_path, partition, gap=False).position for partition in range(3)]
+    assert [(one.next, one.topic_epoch) for one in goes_on] == [(6, 2)] * 3
     land(endpoints, tmp_path)
     assert_exactly_once(endpoints, again, "events@02")
     found = Counter(row["n"] for row in rows(endpoints))
@@ -316,8 +316,8 @@ def test_positions_are_found_again_when_another_tool_has_rewritten_the_table(ser
     events.put(30)
     land(endpoints, tmp_path)
     table = iceberg(endpoints)
-    table.overwrite(table.scan().to_arrow())  # its snapshot has none of our marks; ours is beneath it
-    assert sorted(positions(handle(endpoints).marks(), EVENTS.name)) == [0, 1, 2]
+    table.overwrite(table.scan().to_arrow())  # its snapshot has none of our properties; ours is beneath it
+    assert sorted(positions(handle(endpoints).snapshot_properties(), EVENTS.name)) == [0, 1, 2]
     events.put(9)
     assert land(endpoints, tmp_path).total == 9
     assert_exactly_once(endpoints, events)
@@ -329,7 +329,7 @@ def test_positions_are_found_again_when_another_tool_has_rewritten_the_table(ser
     copied.format.load().overwrite(held)  # type: ignore[attr-defined]
     for snapshot in copied.format.load().metadata.snapshots[:-1]:  # type: ignore[attr-defined]
         copied.format.load().maintenance.expire_snapshots().by_id(snapshot.snapshot_id).commit()  # type: ignore[attr-defined]
-    assert handle(endpoints).marks() == {}
+    assert handle(endpoints).snapshot_properties() == {}
     events.put(9)
     assert land(endpoints, tmp_path).total == 9
     assert_exactly_once(endpoints, events)
@@ -504,7 +504,7 @@ def test_a_lander_that_was_overtaken_is_refused_and_lands_nothing_twice(servers:
         assert land(through(endpoints, catalog=between.url), tmp_path).total == 0, "what the other one landed"
     assert [found.total for found in overtaking] == [2]
     assert sorted(row["offset"] for row in rows(endpoints)) == [0, 1, 2, 3]
-    assert positions(handle(endpoints).marks(), EVENTS.name)[0].next == 5
+    assert positions(handle(endpoints).snapshot_properties(), EVENTS.name)[0].next == 5
     assert [row["offset"] for row in handle(endpoints, DEAD_LETTERS).read().to_pylist()] == [4]
     assert land(endpoints, tmp_path).total == 0
 

@@ -34,20 +34,20 @@ LOOP = {
 }
 
 
-def test_a_loop_is_killed_a_turn_fails_and_up_is_killed(home: Home, handbook: Path, tmp_path: Path) -> None:
+def test_a_loop_is_killed_a_round_fails_and_up_is_killed(home: Home, handbook: Path, tmp_path: Path) -> None:
     with words() as models:
         home.env.update(LOOP | models.env)
         first = started(home, tmp_path / "first.log")
         try:
             indexed(first, handbook)
-            the_loop_is_killed_inside_a_turn_is_started_again_and_goes_on(first)
+            the_loop_is_killed_inside_a_round_is_started_again_and_goes_on(first)
             ctrl_c_leaves_no_process(first)
         finally:
             first.kill()
         home.env["HEADRACE_TRAINING__RECIPE__RERANKER__EPOCHS"] = "0"
         second = started(home, tmp_path / "second.log")
         try:
-            a_turn_that_fails_is_left_alone_for_a_while_and_says_why(second)
+            a_round_that_fails_is_left_alone_for_a_while_and_says_why(second)
             key, key_id = a_document_is_put_and_up_is_killed(second)
         finally:
             second.kill()
@@ -57,18 +57,18 @@ def test_a_loop_is_killed_a_turn_fails_and_up_is_killed(home: Home, handbook: Pa
             assert third.stop() == 0, third.log.read_text()
         finally:
             third.kill()
-    turns = [run for run in runs(home.path) if run["command"] == "turn"]
-    assert [run["state"] for run in turns[:2]] == ["died", "done"]
-    trained: dict[str, Any] = turns[1]["detail"]["turn"]["training"]
+    rounds = [run for run in runs(home.path) if run["command"] == "train"]
+    assert [run["state"] for run in rounds[:2]] == ["died", "done"]
+    trained: dict[str, Any] = rounds[1]["detail"]["round"]["training"]
     assert 0 < trained["taken"] < trained["steps"], "training went on from its checkpoint"
     ended = [(run["command"], run["state"]) for run in runs(home.path) if run["command"] in ("up", "loop")]
     once = [("up", "done"), ("loop", "died"), ("loop", "done")]
     assert ended == [*once, ("up", "died"), ("loop", "died"), ("up", "done")]
 
 
-def the_loop_is_killed_inside_a_turn_is_started_again_and_goes_on(api: Api) -> None:
+def the_loop_is_killed_inside_a_round_is_started_again_and_goes_on(api: Api) -> None:
     with Traffic(api, pause_s=0.5) as traffic:
-        until(120, lambda: (status.read(api.home.path)["turn"] or {}).get("stage") == "finetune", traffic.loop, every_s=0.02)
+        until(120, lambda: (status.read(api.home.path)["round"] or {}).get("stage") == "finetune", traffic.loop, every_s=0.02)
         store = ObjectReader(CHECKPOINTS, api.endpoints, Meter(Ledger(), "test"))
         until(60, lambda: any(info.key.endswith("/latest.json") for info in store.list()), traffic.loop, every_s=0.05)
         killed = status.read(api.home.path)
@@ -79,10 +79,10 @@ def the_loop_is_killed_inside_a_turn_is_started_again_and_goes_on(api: Api) -> N
     told = traffic.told[-1]
     assert traffic.errors == [], "answers do not depend on training"
     assert traffic.answered > 5
-    assert killed["turn"]["stage"] == "finetune"
+    assert killed["round"]["stage"] == "finetune"
     assert told["pid"] != killed["pid"]
-    assert told["last"]["turn"] == killed["turn"]["number"] == 1
-    assert any(one["turn"] and one["turn"]["resumed"] for one in traffic.told)
+    assert told["last"]["round"] == killed["round"]["number"] == 1
+    assert any(one["round"] and one["round"]["resumed"] for one in traffic.told)
     assert {"land", "prepare", "train", "gate"} <= set(told["last"]["timings"])
     assert told["landing"]["landed"]["feedback"] > 0
     assert told["landing"]["troubles"] == []
@@ -96,10 +96,10 @@ def ctrl_c_leaves_no_process(api: Api) -> None:
     assert status.read(api.home.path)["state"] == "ended"
     shown = run(api.home, "loop").stdout
     assert "No training loop runs here" in shown
-    assert "Turn 1 (reranker)" in shown
+    assert "Round 1 (reranker)" in shown
 
 
-def a_turn_that_fails_is_left_alone_for_a_while_and_says_why(api: Api) -> None:
+def a_round_that_fails_is_left_alone_for_a_while_and_says_why(api: Api) -> None:
     with Traffic(api, pause_s=0.5) as traffic:
         until(120, lambda: traffic.loop()["state"] == "paused", lambda: traffic.told[-1])
     trouble = traffic.told[-1]["trouble"]
@@ -107,7 +107,7 @@ def a_turn_that_fails_is_left_alone_for_a_while_and_says_why(api: Api) -> None:
     assert (trouble["recipe"], trouble["times"]) == ("reranker", 1)
     assert traffic.errors == []
     shown = run(api.home, "loop").stdout
-    assert "pauses after a turn that failed" in shown
+    assert "pauses after a round that failed" in shown
     assert "training.recipe.reranker.epochs" in shown
 
 
@@ -135,10 +135,10 @@ def the_next_up_indexes_what_was_taken(api: Api, key: str, key_id: str) -> None:
 
     def there() -> bool:
         counts.update({row["action"]: row["n"] for row in api.sql(counted)})
-        return {"key.mint", "document.put"} <= counts.keys()
+        return {"key.create", "document.put"} <= counts.keys()
 
     until(30, there, lambda: counts)
-    assert counts["key.mint"] == counts["document.put"] == 1
+    assert counts["key.create"] == counts["document.put"] == 1
 
 
 def gone(pid: int) -> bool:

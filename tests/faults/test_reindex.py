@@ -70,7 +70,7 @@ def docs(tmp_path_factory: pytest.TempPathFactory, runner: Runner) -> Path:
     folder = tmp_path_factory.mktemp("files") / "docs"
     folder.mkdir()
     for number in range(4):
-        lines = [f"Lock {number}, line {line}: the gate is heavy and the keeper turns the wheel at dawn." for line in range(9)]
+        lines = [f"Lock {number}, line {line}: the gate is heavy and the keeper rounds the wheel at dawn." for line in range(9)]
         (folder / f"{number}.md").write_text(f"# Lock {number}\n" + "\n\n".join(lines))
     with pytest.raises(NotFound, match="Nothing is indexed yet"):
         reindex(runner, SETTINGS)
@@ -89,7 +89,7 @@ def now(endpoints: Endpoints) -> int:
     return served.number
 
 
-def asked(engine: QueryEngine, question: str = "who turns the wheel at dawn?") -> tuple[int, list[str]]:
+def asked(engine: QueryEngine, question: str = "who rounds the wheel at dawn?") -> tuple[int, list[str]]:
     """The generation that answered, and the texts it found."""
     answer = engine.search(question, tenant=TENANT, user="ann", record=False)
     number, _, version = answer.index_version.partition(".")
@@ -187,7 +187,7 @@ def test_killed_anywhere_the_old_index_answers_and_the_next_run_completes(
     capsys: pytest.CaptureFixture[str],
     within: Callable[[float, Callable[[], bool]], bool],
 ) -> None:
-    (docs / "3.md").write_text("\n\n".join(f"# Sill {n}\nThe keeper of sill {n} turns the wheel at dawn." for n in range(240)))
+    (docs / "3.md").write_text("\n\n".join(f"# Sill {n}\nThe keeper of sill {n} rounds the wheel at dawn." for n in range(240)))
     index_documents(runner, [docs], tenant=TENANT, settings=SETTINGS)
     monkeypatch.setattr(served, "delay", 0.3)  # so that there is a midst to be killed in
     engine, first = QueryEngine(runner, SETTINGS), now(endpoints)
@@ -241,7 +241,7 @@ def test_another_embedder_of_another_width_and_what_is_no_fallback_any_more_goes
     assert asked(QueryEngine(theirs, SETTINGS))[0] == done.generation.number
     # A process that still has the earlier embedder: half an answer, and it says so.
     followed(old, done.generation.number)
-    answer = old.search("who turns the wheel?", tenant=TENANT, user="ann", record=False)
+    answer = old.search("who rounds the wheel?", tenant=TENANT, user="ann", record=False)
     assert answer.passages
     assert "full-text search answered alone" in answer.note
     with pytest.raises(BadSettings, match="settings name words-32"):

@@ -26,7 +26,7 @@ from headrace.ingest.positions import positions
 from headrace.ingest.trim import trim
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
-from headrace.settings import Upkeep
+from headrace.settings import Maintenance
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.stream import TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
@@ -68,7 +68,7 @@ def landed_all(endpoints: Endpoints, events: Events) -> bool:
 
 def keep(endpoints: Endpoints, folder: Path) -> None:
     with contextlib.suppress(HeadraceError):
-        TableWriter(EVENT_ROWS, endpoints, METER).upkeep(Upkeep())
+        TableWriter(EVENT_ROWS, endpoints, METER).maintain(Maintenance())
     with contextlib.suppress(HeadraceError):
         Runner(Run("trim", folder), endpoints).run(trim.over(topics=[EVENTS], tables=[EVENT_ROWS]), keep_s=10.0)
 
@@ -92,7 +92,7 @@ def account(servers: Servers, events: Events, landers: list[Lander], within: Any
     for process in landers:
         process.kill()
     said = [process.said[-5:] for process in landers]
-    at = positions(TableReader(EVENT_ROWS, endpoints, METER).marks(), EVENTS.name)
+    at = positions(TableReader(EVENT_ROWS, endpoints, METER).snapshot_properties(), EVENTS.name)
     told = f"missing {lost}\nhead has of them {held}\nspans {reader.spans()}\npositions {at}\nlanders said {said}"
     return f"{told}\nlanded after the broker was started anew: {landed}"
 
@@ -125,14 +125,14 @@ def test_ten_minutes_of_kills_while_events_land(tmp_path: Path, within: Any) -> 
         producing.start()
         landers += [Lander(endpoints, follow=True, commit_s=1.0) for _ in range(2)]
         kills: Counter[str] = Counter()
-        upkeep_at = time.monotonic() + 30
+        maintenance_at = time.monotonic() + 30
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(dice.uniform(1.0, 6.0))
-            if time.monotonic() > upkeep_at:  # as a following lander does it, and killed under it as well
-                upkeep_at = time.monotonic() + 30
-                upkeep = threading.Thread(target=keep, args=(endpoints, tmp_path), daemon=True)
-                upkeep.start()
+            if time.monotonic() > maintenance_at:  # as a following lander does it, and killed under it as well
+                maintenance_at = time.monotonic() + 30
+                maintenance = threading.Thread(target=keep, args=(endpoints, tmp_path), daemon=True)
+                maintenance.start()
             whom = dice.choice(["lander", "lander", "head", "objects"])
             kills[whom] += 1
             if whom == "lander":

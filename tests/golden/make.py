@@ -1,6 +1,6 @@
-"""Makes the home that test_old_home.py opens: run by the commit whose data it is to be, with that commit's tests beside it.
+"""Makes the home that test_old_home.py opens, by the code of the commit it is run at, with that commit's tests beside it.
 
-See README.md for the command. What it says it put there is read back by the same old code and kept beside the home.
+See README.md for the command. What it put there is read back by the same code and stored beside the home.
 """
 
 from __future__ import annotations
@@ -107,11 +107,11 @@ def filled(world: World) -> dict[str, Any]:
     proof = forget(world.runner, Subject(USER, TENANT, "eve"), who=WHO, embedded=True)
     metadata = Metadata(world.endpoints)
     metadata.add_tenant(TENANT, {"documents": 7}, by=By("", "cli:ann", ""))
-    key, known = metadata.mint_key(TENANT, ["read", "write"], label="reader", by=By("", "cli:ann", ""))
-    gone, revoked = metadata.mint_key(TENANT, ["admin"], by=By("", "cli:ann", ""))
+    key, known = metadata.create_key(TENANT, ["read", "write"], label="reader", by=By("", "cli:ann", ""))
+    gone, revoked = metadata.create_key(TENANT, ["admin"], by=By("", "cli:ann", ""))
     metadata.revoke_key(revoked.id, by=By("", "cli:ann", ""))
     metadata.close()
-    return {"proof": proof, "key": key, "key_id": known.id, "revoked": gone, "chunks": chunks, "turn": planned["turn"]}
+    return {"proof": proof, "key": key, "key_id": known.id, "revoked": gone, "chunks": chunks, "round": planned["round"]}
 
 
 def read_back(world: World) -> dict[str, Any]:
@@ -124,13 +124,18 @@ def read_back(world: World) -> dict[str, Any]:
         table = TableReader(store, endpoints, METER)
         rows = sorted(json.dumps(row, sort_keys=True, default=_text) for row in table.read().to_pylist())
         digest = hashlib.sha256("\n".join(rows).encode()).hexdigest()
-        tables[store.name] = {"columns": store.columns.names, "rows": len(rows), "sha256": digest, "marks": table.marks()}
+        tables[store.name] = {
+            "columns": store.columns.names,
+            "rows": len(rows),
+            "sha256": digest,
+            "properties": table.snapshot_properties(),
+        }
     pointer = champion(world.objects(MODELS), "reranker")[0]
     return {
         "tables": tables,
         "fulltext": [hit.uri for hit in vectors.fulltext(QUESTION, tenant=TENANT, most=5)],
         "dense": [[hit.uri, hit.text] for hit in vectors.dense(random, tenant=TENANT, most=5)],
-        "champion": {"version": pointer.version, "previous": pointer.previous, "turn": pointer.turn},
+        "champion": {"version": pointer.version, "previous": pointer.previous, "round": pointer.round},
         "answer": run(of_answer, answer_id="a-late"),
         "forgotten": run(of_event, event="feedback/0/49"),
         "ends": {topic.name: TopicReader(topic, endpoints, METER).spans()[0].end for topic in (INTERACTIONS, FEEDBACK)},

@@ -1,4 +1,5 @@
-"""A home that an older commit made, opened by today's code: what it holds is read as it was written, and work goes on from it.
+"""Homes that older commits made, opened by today's code. One of today's format is read as it was written, and work goes on
+from it; one of an older format is refused, and left as it was.
 
 README.md says what is in it, what is not, and how it was made.
 """
@@ -27,7 +28,7 @@ from headrace.catalog import (
     EXAMPLES,
     FEEDBACK_ROWS,
     MODELS,
-    TURNS,
+    ROUNDS,
     Store,
     Tier,
     stores,
@@ -35,13 +36,16 @@ from headrace.catalog import (
 from headrace.core.maintain import record
 from headrace.core.run import Run, runs
 from headrace.core.stage import Runner
+from headrace.documents.parse import PROCESSED_OFFSETS
+from headrace.errors import HomeRefused
 from headrace.ingest.land import Landed, land
 from headrace.lineage.forget import Subject, forget
 from headrace.lineage.forget.forget import verify
 from headrace.lineage.forget.subject import USER
 from headrace.lineage.graph import of_answer, of_event
 from headrace.platform import open_platform
-from headrace.settings import Preparing, Settings, Training, Upkeep
+from headrace.platform.home import FORMAT
+from headrace.settings import Maintenance, Preparing, Settings, Training
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger, summed
 from headrace.storage.metadata import Metadata
@@ -77,18 +81,24 @@ class OldHome:
         return found
 
 
-@pytest.fixture(scope="module", params=sorted(path.name for path in Path(__file__).parent.glob("*.tar.xz")))
+def unpacked(archive: str, folder: Path) -> Path:
+    """The home of an archive."""
+    with tarfile.open(Path(__file__).parent / archive) as packed:
+        packed.extractall(folder, filter="data")
+    (folder / "home").chmod(0o700)
+    return folder / "home"
+
+
+@pytest.fixture(scope="module", params=sorted(path.name for path in Path(__file__).parent.glob(f"format-{FORMAT}*.tar.xz")))
 def old(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OldHome]:
     folder = tmp_path_factory.mktemp("golden")
-    with tarfile.open(Path(__file__).parent / request.param) as packed:
-        packed.extractall(folder, filter="data")
+    home = unpacked(request.param, folder)
     told = json.loads((folder / "told.json").read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
-        (folder / "home").chmod(0o700)
-        with open_platform(Settings(home=folder / "home"), parts=frozenset({"objects", "head"})) as endpoints:
+        with open_platform(Settings(home=home), parts=frozenset({"objects", "head"})) as endpoints:
             read = {store.name: _read(TableReader(store, endpoints, METER), told["tables"]) for store in stores(Tier.TABLE)}
-            yield OldHome(folder / "home", endpoints, Runner(Run("golden", folder / "runs"), endpoints), told, read)
+            yield OldHome(home, endpoints, Runner(Run("golden", folder / "runs"), endpoints), told, read)
 
 
 def _read(table: TableReader, told: dict[str, Any]) -> dict[str, Any]:
@@ -96,17 +106,33 @@ def _read(table: TableReader, told: dict[str, Any]) -> dict[str, Any]:
     known = told.get(table.store.name, {}).get("columns", [])
     lines = sorted(json.dumps(row, sort_keys=True, default=_text) for row in table.read().select(known).to_pylist())
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return {"columns": known, "rows": len(lines), "sha256": digest, "marks": table.marks()}
+    return {"columns": known, "rows": len(lines), "sha256": digest, "properties": table.snapshot_properties()}
 
 
 def _text(value: Any) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
+# what is refused
+
+
+@pytest.mark.parametrize(("archive", "found"), [("040d79c.tar.xz", "1")])
+def test_a_home_of_another_format_is_refused_and_left_as_it_was(archive: str, found: str, tmp_path: Path) -> None:
+    home = unpacked(archive, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
+    with (
+        pytest.raises(HomeRefused, match=f"has format {found}; .* reads and writes format {FORMAT}") as refused,
+        open_platform(Settings(home=home), parts=frozenset({"objects", "head"})),
+    ):
+        pass
+    assert "--home DIR" in (refused.value.hint or "")
+    assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
+
+
 # what it holds
 
 
-def test_every_table_has_the_rows_and_marks_that_were_committed(old: OldHome) -> None:
+def test_every_table_has_the_rows_and_properties_that_were_committed(old: OldHome) -> None:
     assert {name: old.tables[name] for name in old.told["tables"]} == old.told["tables"]
     assert sum(table["rows"] for table in old.tables.values()) > 100
 
@@ -119,14 +145,14 @@ def test_the_index_finds_what_it_found(old: OldHome) -> None:
     assert vectors.fulltext("raised by the mill", tenant="other", most=5) == []
 
 
-def test_the_champion_and_the_turn_that_made_it_are_known(old: OldHome) -> None:
+def test_the_champion_and_the_round_that_made_it_are_known(old: OldHome) -> None:
     pointer = champion(old.objects(MODELS), "reranker")[0]
     assert {name: getattr(pointer, name) for name in old.told["champion"]} == old.told["champion"]
-    assert [(card["model"], card["version"], card["turn"]) for card in versions(old.objects(MODELS))] == [
+    assert [(card["model"], card["version"], card["round"]) for card in versions(old.objects(MODELS))] == [
         ("reranker", "v000001", 1)
     ]
-    # A shard is what its turn's manifest names, or what its list says that forgetting made of it.
-    named = {file["key"]: file["sha256"] for file in manifest.read(old.objects(TURNS), 1)["dataset"]["files"]}
+    # A shard is what its round's manifest names, or what its list says that forgetting made of it.
+    named = {file["key"]: file["sha256"] for file in manifest.read(old.objects(ROUNDS), 1)["dataset"]["files"]}
     datasets = ObjectReader(DATASETS, old.endpoints, METER)
     listed = json.loads(datasets.get(f"{next(iter(named)).partition('/')[0]}/list.json"))["files"]
     held = {file["key"]: file.get("forgotten", file)["sha256"] for file in listed}
@@ -142,9 +168,12 @@ def test_an_answer_is_traced_to_the_verdicts_behind_it_and_a_forgotten_event_to_
     (was,) = [one for one in told["models"] if one["version"] == "v000001"]
     assert {one["example_id"] for one in model["examples"]} == {one["example_id"] for one in was["examples"]}
     assert model["verdicts"] == was["verdicts"]
-    assert model["turn"]["recipe"] == "reranker"
+    assert model["round"]["recipe"] == "reranker"
     gone = old.runner.run(of_event, event="feedback/0/49")
-    assert (gone["event"]["status"], gone["event"]["bars"]) == ("forgotten", old.told["forgotten"]["event"]["bars"])
+    assert (gone["event"]["status"], gone["event"]["suppressions"]) == (
+        "forgotten",
+        old.told["forgotten"]["event"]["suppressions"],
+    )
 
 
 def test_keys_open_what_they_opened_and_waiting_lines_of_the_audit_are_written(old: OldHome) -> None:
@@ -157,7 +186,7 @@ def test_keys_open_what_they_opened_and_waiting_lines_of_the_audit_are_written(o
         assert [(one.label, one.revoked_at is None) for one in metadata.keys(TENANT)] == [("reader", True), ("", False)]
         old.runner.run(audit, metadata=metadata)
     actions = sorted(row["action"] for row in old.rows(AUDIT))
-    assert actions == ["key.mint", "key.mint", "key.revoke", "tenant.add"]
+    assert actions == ["key.create", "key.create", "key.revoke", "tenant.add"]
 
 
 def test_what_ran_is_listed_and_its_ledger_added_up(old: OldHome) -> None:
@@ -192,17 +221,19 @@ def landing(old: OldHome) -> Landing:
 
 
 def test_landing_goes_on_behind_the_last_row_and_lands_nothing_twice(old: OldHome, landing: Landing) -> None:
-    assert (landing.first.events["feedback"], landing.first.dead, landing.first.refusals) == (2, 1, ())
+    assert (landing.first.events["feedback"], landing.first.dead, landing.first.divergences) == (2, 1, ())
     assert (landing.again.total, landing.again.dead) == (0, 0)
     assert len(landing.places) == len(set(landing.places)) == old.told["tables"]["feedback"]["rows"] + 2
     assert set(old.told["late"]) < set(landing.places)
     assert landing.letters == [b"nor this", b"not JSON"]
 
 
-def test_the_next_turn_learns_from_old_rows_and_new_ones_and_never_from_who_was_forgotten(old: OldHome, landing: Landing) -> None:
+def test_the_next_round_learns_from_old_rows_and_new_ones_and_never_from_who_was_forgotten(
+    old: OldHome, landing: Landing
+) -> None:
     settings = Training(preparing=Preparing(simulated=True))  # as all verdicts of that time are learned from
     planned = old.runner.run(plan, settings=settings, recipe="reranker", exclusions=old.runner.run(suppressed))
-    assert (planned["turn"], planned["parent"], planned["champion"]) == (2, 1, "v000001")
+    assert (planned["round"], planned["parent"], planned["champion"]) == (2, 1, "v000001")
     made = old.runner.run(
         prepare,
         snapshots=planned["snapshots"],
@@ -233,10 +264,10 @@ def test_forgetting_goes_on_from_an_old_proof(old: OldHome, landing: Landing) ->
     assert "eve" not in {row["user"] for row in old.rows(FEEDBACK_ROWS)}
 
 
-def test_upkeep_of_old_tables_keeps_their_rows(old: OldHome) -> None:
+def test_maintenance_of_old_tables_keeps_their_rows(old: OldHome) -> None:
     writer = TableWriter(CHUNK_ROWS, old.endpoints, METER)
-    kept = writer.upkeep(Upkeep(merge=2))
+    kept = writer.maintain(Maintenance(merge=2))
     assert kept is not None
     assert kept.merged > 1
     assert _read(writer, old.told["tables"])["sha256"] == old.told["tables"]["chunks"]["sha256"]
-    assert writer.mark("taken") == old.told["tables"]["chunks"]["marks"]["taken"]
+    assert writer.snapshot_property(PROCESSED_OFFSETS) == old.told["tables"]["chunks"]["properties"][PROCESSED_OFFSETS]

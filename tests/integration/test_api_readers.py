@@ -17,7 +17,7 @@ def tenant(api: Any) -> httpx.Client:
     """A tenant with one document for everybody and one for `hr` and `o'brien, jr`."""
     api.tenant("readers")
     client: httpx.Client = api.client(api.mint("readers", "read", "write")[0])
-    put(client, "open.md", "# Keeper\n\nThe keeper of the lock turns the wheel at dawn.")
+    put(client, "open.md", "# Keeper\n\nThe keeper of the lock rounds the wheel at dawn.")
     put(client, "closed.md", "# Bonus\n\nThe bonus of the keeper depends on marmalade.", reader=["hr", "o'brien, jr"])
     assert api.indexed(client, "open.md")["readers"] == []
     assert api.indexed(client, "closed.md")["readers"] == ["hr", "o'brien, jr"]

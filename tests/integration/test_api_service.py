@@ -151,7 +151,7 @@ def test_a_revoked_key_stops_within_a_second(api: Any) -> None:
 def test_the_command_line_and_the_api_see_the_same_keys(api: Any) -> None:
     said = run(api.home, "tenant", "add", "shell", "--quota", "documents=3").stderr
     assert "how common a word is in all tenants' documents (SECURITY.md)" in said, "there are others"
-    made = as_json(api.home, "key", "mint", "shell", "--scope", "read", "--label", "of a test")
+    made = as_json(api.home, "key", "create", "shell", "--scope", "read", "--label", "of a test")
     assert api.client(made["key"]).get("/v1/models").status_code == 200
     listed = api.client(api.keys["admin"]).get("/v1/keys").json()["data"]
     (row,) = [key for key in listed if key["id"] == made["id"]]
@@ -207,7 +207,7 @@ def test_everything_done_is_in_the_audit(api: Any, acme: httpx.Client) -> None:
     assert ("POST /v1/tenants", "", "forbidden") in found
     key_id = api.keys["acme"].split("_")[1]
     assert {row["key_id"] for row in rows if row["resource"] == "audited.md"} == {key_id}
-    assert ("key.mint", f"acme/{key_id}") in {(row["action"], row["resource"]) for row in rows}
+    assert ("key.create", f"acme/{key_id}") in {(row["action"], row["resource"]) for row in rows}
     assert {row["address"] for row in rows} <= {"127.0.0.1", "local"}
     assert "what is audited" not in json.dumps(rows, default=str)
     assert len({json.dumps(row, default=str, sort_keys=True) for row in rows}) == len(rows), "each line is there once"

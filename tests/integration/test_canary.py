@@ -1,4 +1,4 @@
-"""A challenger's trial and a poisoned turn against real storage: what is worse for users is not served to all of them."""
+"""A challenger's trial and a poisoned round against real storage: what is worse for users is not served to all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import tiny
 
-from headrace.catalog import CHUNK_ROWS, FEEDBACK, FEEDBACK_ROWS, INTERACTIONS, LANDERS, MODELS, PROMOTIONS
+from headrace.catalog import CHUNK_ROWS, FEEDBACK, FEEDBACK_ROWS, INTERACTIONS, LEASES, MODELS, PROMOTIONS
 from headrace.core.run import recorded
 from headrace.core.stage import Runner
 from headrace.models.tokens import INSTEAD
@@ -29,7 +29,7 @@ from headrace.storage.records import batch
 from headrace.storage.stream import TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.training import champion
-from headrace.training.round import turn
+from headrace.training.round import run_round
 
 METER = Meter(Ledger(), "test")
 TINY = Training(
@@ -61,7 +61,7 @@ def endpoints(tmp_path_factory: pytest.TempPathFactory, settings: Training) -> I
 
 @pytest.fixture
 def runner(endpoints: Endpoints, tmp_path: Path) -> Iterator[Runner]:
-    with recorded("turn", tmp_path) as run:
+    with recorded("train", tmp_path) as run:
         yield Runner(run, endpoints)
 
 
@@ -124,13 +124,13 @@ def watched(runner: Runner, settings: Training, **more: Any) -> Watched:
     return found
 
 
-def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_turn_promotes_nothing(
+def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_round_promotes_nothing(
     runner: Runner, endpoints: Endpoints, settings: Training
 ) -> None:
     models = ObjectReader(MODELS, endpoints, METER)
     for number in range(3):
         asked(endpoints, f"honest{number}", 25, seed=number, user=f"user-{number}")
-    first = turn(runner, settings=settings, canary=0.2)
+    first = run_round(runner, settings=settings, canary=0.2)
     assert first.decision.promoted, first.decision.why
     assert (first.decision.serving, first.decision.canary) == ("none", "v000001"), "it is tried before it serves everybody"
 
@@ -145,12 +145,12 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_turn_promote
     assert champion.champion(models)[0].canary is not None
     asked(endpoints, "worse2", 9, seed=13, version="v000001", user="user-2")
     over = watched(runner, settings)
-    assert over.ended == "retreat", over
+    assert over.ended == "canary_ended", over
     standing, _ = champion.champion(models)
-    assert (standing.version, standing.canary, standing.kind, standing.who) == ("none", None, "retreat", "trial of turn 1")
+    assert (standing.version, standing.canary, standing.kind, standing.who) == ("none", None, "canary_ended", "trial of round 1")
     assert "users find it worse" in standing.why
     moves = TableReader(PROMOTIONS, endpoints, METER).read(("version", "kind", "at")).sort_by("at").to_pylist()
-    assert [(move["version"], move["kind"]) for move in moves] == [("v000001", "canary"), ("none", "retreat")]
+    assert [(move["version"], move["kind"]) for move in moves] == [("v000001", "canary"), ("none", "canary_ended")]
     assert runner.run(watch, model="reranker", settings=settings) is None, "the trial is over"
 
     # Tried again, nobody judges it for an hour: it becomes champion, for nothing says that it is worse.
@@ -159,12 +159,12 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_turn_promote
     promoted = watched(runner, settings, now=datetime.now(UTC) + timedelta(minutes=61))
     assert promoted.ended == "promote"
     honest, _ = champion.champion(models)
-    assert (honest.version, honest.canary, honest.turn) == ("v000001", None, 1)
+    assert (honest.version, honest.canary, honest.round) == ("v000001", None, 1)
 
     # Poison: one user flips, in 30 % of all verdicts there are by then. Nothing that learned from them is served.
     asked(endpoints, "poison", 54, seed=21, liked="no", user="poisoner")
     share = TableReader(FEEDBACK_ROWS, endpoints, METER)
-    second = turn(
+    second = run_round(
         runner, settings=settings.model_copy(update={"recipe": {"reranker": {**settings.recipe["reranker"], "epochs": 2}}})
     )
     users = share.read(("user",))["user"].to_pylist()
@@ -175,7 +175,7 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_turn_promote
 
 
 def test_one_loop_has_the_seat_and_another_takes_it_when_that_is_gone(endpoints: Endpoints) -> None:
-    landers = ObjectWriter(LANDERS, endpoints, METER)
+    landers = ObjectWriter(LEASES, endpoints, METER)
     one, other = LeaderLease(landers, "one"), LeaderLease(landers, "other", gone_s=0.1)
     assert one.beat()
     assert not other.beat()

@@ -180,11 +180,11 @@ def test_an_answer_is_judged_and_traced_to_the_event_and_the_event_to_it(headrac
     assert f"verdict  down on answer {answer['answer_id']}" in headrace("trace", place)
 
 
-def test_a_turn_is_made_tried_promoted_and_rolled_back(headrace: Headrace, endpoints: Endpoints) -> None:
+def test_a_round_is_made_tried_promoted_and_rolled_back(headrace: Headrace, endpoints: Endpoints) -> None:
     for seed in (1, 2):
         judge(endpoints, 30, liked="yes", seed=seed)
         headrace("land", "--once")
-    first = headrace.json("turn", "--recipe", "reranker", "--canary", "0.25")
+    first = headrace.json("train", "--recipe", "reranker", "--canary", "0.25")
     version = first["canary"]
     assert (first["promoted"], first["recipe"], first["serving"], bool(version)) == (True, "reranker", "none", True), first
     assert [row["share"] for row in headrace.json("models")["models"] if row["version"] == version] == [0.25]
@@ -204,29 +204,29 @@ def test_a_turn_is_made_tried_promoted_and_rolled_back(headrace: Headrace, endpo
     place = f"feedback/{bound['partition']}/{bound['offset']}"
     learned = headrace.json("trace", place)
     assert [(model["model"], model["version"]) for model in learned["models"]] == [("reranker", version)]
-    shown = headrace("turn", "--before", place)
-    assert shown.startswith(f"Turn {first['turn'] + 1}: ")
-    made = [run["detail"]["turn"] for run in headrace.runs("turn") if "turn" in run["detail"]]
-    turns = {turn["turn"]: turn for turn in made}
-    every, fewer = (sum(turns[first["turn"] + more]["dataset"]["questions"].values()) for more in (0, 1))
+    shown = headrace("train", "--before", place)
+    assert shown.startswith(f"Round {first['round'] + 1}: ")
+    made = [run["detail"]["round"] for run in headrace.runs("train") if "round" in run["detail"]]
+    rounds = {one["round"]: one for one in made}
+    every, fewer = (sum(rounds[first["round"] + more]["dataset"]["questions"].values()) for more in (0, 1))
     assert every - fewer == 30 <= fewer
-    last, refused = turns[first["turn"] + 1], headrace.json("models")["refused"]
+    last, refused = rounds[first["round"] + 1], headrace.json("models")["refused"]
     assert (refused or {}).get("why") == (None if last["promoted"] else last["why"])
     assert last["promoted"] or f"was refused: {last['why']}" in headrace("models")
     assert [model["version"] for model in headrace.json("trace", place)["models"]] == [version], "nobody else learned from it"
 
 
 def test_a_recipe_is_the_one_that_was_named(headrace: Headrace) -> None:
-    headrace("turn", "--recipe", "embedder", code=2)
+    headrace("train", "--recipe", "embedder", code=2)
     assert "The settings name an embedder of their own (words-384" in headrace.err
 
 
-def test_upkeep_says_what_it_did_with_each_table(headrace: Headrace, voices: Voices) -> None:
+def test_maintenance_says_what_it_did_with_each_table(headrace: Headrace, voices: Voices) -> None:
     headrace("index", headrace.folder / "docs")
-    tables = {row["table"]: row for row in headrace.json("upkeep")["tables"]}
+    tables = {row["table"]: row for row in headrace.json("maintain")["tables"]}
     assert {"documents", "chunks", "document-events"} <= set(tables)
     assert all(row["files_after"] <= row["files_before"] for row in tables.values())
-    shown = headrace("upkeep")
+    shown = headrace("maintain")
     assert "chunks" in shown
     assert " → " in shown
 

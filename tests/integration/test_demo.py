@@ -28,7 +28,7 @@ PARTS = (
     "2  Questions to answers",
     "3  Verdicts",
     "SIMULATED user, no person",
-    "4  One turn of the training loop",
+    "4  One round of the training loop",
     "5  The same questions again",
     "6  What moved where",
     "By tier",
@@ -173,13 +173,13 @@ def agreed(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_commands_go_on_from_the_demo(demo: Demo, tmp_path: Path) -> None:
     home = demo.home
-    turns_and_verdicts_go_on(home, demo.run)
+    rounds_and_verdicts_go_on(home, demo.run)
     sql_gives_times_sums_and_joins_as_they_are(home)
-    what_did_not_change_is_skipped_and_the_newest_turn_is_drawn(home, tmp_path)
+    what_did_not_change_is_skipped_and_the_newest_round_is_drawn(home, tmp_path)
     a_document_is_forgotten_and_the_audit_says_so_without_its_name(home)
 
 
-def turns_and_verdicts_go_on(home: Home, demo: dict[str, Any]) -> None:
+def rounds_and_verdicts_go_on(home: Home, demo: dict[str, Any]) -> None:
     found = as_json(home, "search", "Pump greased at the upper station")
     assert len(found["passages"]) == 6
     wanted = {"chunk_id", "document", "text", "retrieval_score", "retrieval_rank", "rerank_score", "rerank_rank"}
@@ -197,8 +197,8 @@ def turns_and_verdicts_go_on(home: Home, demo: dict[str, Any]) -> None:
     place = as_json(home, "feedback", answer["answer_id"], "--up", "--reason", "it's right")
     assert set(place) >= {"verdict_id", "topic", "partition", "offset"}
 
-    trip = as_json(home, "turn")
-    assert trip["turn"] == 2
+    trip = as_json(home, "train")
+    assert trip["round"] == 2
     assert trip["landed"]["feedback"] == 1
     landed = sql(home, f'select verdict_id, reason, up from feedback where "offset" = {place["offset"]}')
     assert landed == [{"verdict_id": place["verdict_id"], "reason": "it's right", "up": True}]
@@ -218,7 +218,7 @@ def sql_gives_times_sums_and_joins_as_they_are(home: Home) -> None:
     assert joined == [{"pairs": 72}]
 
 
-def what_did_not_change_is_skipped_and_the_newest_turn_is_drawn(home: Home, folder: Path) -> None:
+def what_did_not_change_is_skipped_and_the_newest_round_is_drawn(home: Home, folder: Path) -> None:
     before = sql(home, "select count(*) as events from document_events")
     assert as_json(home, "index", home.docs)["put"]["unchanged"] == 12
     assert sql(home, "select count(*) as events from document_events") == before
@@ -227,7 +227,7 @@ def what_did_not_change_is_skipped_and_the_newest_turn_is_drawn(home: Home, fold
     assert {row["stage"] for row in newest["rows"]} == {"sql"}
     assert run(home, "score", "training", "-o", folder / "score.md").stdout.startswith("Wrote")
     score = (folder / "score.md").read_text().replace("\\", "")
-    (drawn,) = [one["run"] for one in as_json(home, "runs")["runs"] if one["command"] == "turn"]
+    (drawn,) = [one["run"] for one in as_json(home, "runs")["runs"] if one["command"] == "train"]
     assert drawn in score
     of_prepare = [row for row in merged(as_json(home, "ledger", drawn)["rows"]) if row["stage"] == "prepare" and row["ops"]]
     assert len(of_prepare) > 3
@@ -258,4 +258,4 @@ def test_a_demo_with_the_real_models(
     answer = as_json(real_home, "ask", "What was done to the pump at the upper station?")
     assert answer["answer"]
     assert answer["generator_version"].startswith("SmolLM2-135M-Instruct")
-    assert as_json(real_home, "turn")["turn"] == 2
+    assert as_json(real_home, "train")["round"] == 2

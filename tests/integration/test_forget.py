@@ -28,8 +28,8 @@ from headrace.catalog import (
     INTERACTION_ROWS,
     INTERACTIONS,
     PROOFS,
+    ROUNDS,
     SUPPRESSIONS,
-    TURNS,
 )
 from headrace.core.run import recorded
 from headrace.core.stage import Runner
@@ -102,12 +102,12 @@ def test_a_user_is_forgotten(world: World) -> None:
             example("a-bob", [asked[1], judged[2]], others, tenant=tenant, dataset="", user="bob"),
         ],
     )
-    version = world.turn(1, "feedfacecafe", files, model="generator")
+    version = world.round(1, "feedfacecafe", files, model="generator")
     named = {"evaluation": {"without": {"ann": 0.1}}}
-    child = world.turn(2, "0000000000ff", [], model="generator", start=f"generator/{version}", **named)
-    world.turn(3, "0000000000ff", [], model="reranker")
+    child = world.round(2, "0000000000ff", [], model="generator", start=f"generator/{version}", **named)
+    world.round(3, "0000000000ff", [], model="reranker")
     world.serve("generator", child)
-    manifest.begin(world.objects(TURNS), 4, {"turn": 4})
+    manifest.begin(world.objects(ROUNDS), 4, {"round": 4})
     world.block(tenant, mine.encode())
     world.block("other", b"the other tenant's")
     places = world.holding(mine)
@@ -147,14 +147,14 @@ def test_a_user_is_forgotten(world: World) -> None:
     assert ("acme", "ann") in exclusions.users
     assert {asked[0], judged[0], judged[1]} <= exclusions.origins
     assert asked[1] not in exclusions.origins
-    assert manifest.plan(world.objects(TURNS), 4) is None
+    assert manifest.plan(world.objects(ROUNDS), 4) is None
     # Whoever learned from it is named, also by way of the weights it began from.
     assert [(one["model"], one["version"], one["served"]) for one in proof["learned"]] == [
         ("generator", version, False),
         ("generator", child, True),
     ]
-    assert proof["retrain"] == [f"headrace turn --recipe generator --before {asked[0]}"]
-    assert remaining(proof, "turns (object)")["keys"] == ["000002.json"]
+    assert proof["retrain"] == [f"headrace train --recipe generator --before {asked[0]}"]
+    assert remaining(proof, "rounds (object)")["keys"] == ["000002.json"]
     # Also by whoever asks for one of its events later.
     traced = world.runner.run(of_event, event=judged[0])
     assert (traced["event"]["status"], [one["version"] for one in traced["models"]]) == ("forgotten", [version, child])
@@ -281,7 +281,7 @@ def killed(world: World, kind: str, name: str, last: str, wait_s: float = 0.0) -
 @pytest.mark.parametrize(
     "stages",
     [
-        pytest.param(("bar", "purge"), id="some"),
+        pytest.param(("suppress", "purge"), id="some"),
         pytest.param(("note", "strike_examples", "strike_user", "close"), id="others", marks=pytest.mark.soak(minutes=0.5)),
     ],
 )
@@ -307,7 +307,7 @@ def test_a_kill_is_made_good(world: World, stages: tuple[str, ...]) -> None:
         assert [counts[f"{name} (table) removed"] for name in ("interactions", "feedback", "examples")] == [1, 1, 1], last
         assert proof["begun_by"] == "cli:killed", last
         assert len(world.rows(SUPPRESSIONS, name=user)) == 1, last
-        assert set(proof["barred"]["events"]) == set(events[last]), last
+        assert set(proof["suppressed"]["events"]) == set(events[last]), last
         kept = [info.key for info in world.objects(PROOFS).list(proof["id"].partition("/")[0] + "/")]
         assert kept == [f"{proof['id']}.json"], last
 
@@ -330,16 +330,16 @@ def test_a_kill_inside_the_index_is_made_good(world: World, wait_s: float) -> No
 
 def test_what_a_dead_writer_left_goes_too(world: World) -> None:
     mine = "strayword"
-    world.say(INTERACTIONS, [interaction("s-1", "sam", mine, tenant="stray", minute=1)])
+    world.say(INTERACTIONS, [interaction("s-1", "sam", mine, tenant="orphan", minute=1)])
     world.runner.run(land)
     table = world.table(INTERACTION_ROWS)
     assert isinstance(table.format, IcebergTable)
     iceberg = table.format.reload()
-    rows = table.read(where="tenant = 'stray'")
+    rows = table.read(where="tenant = 'orphan'")
     with iceberg.io.new_output(f"{iceberg.location()}/data/00000-0-dead.parquet").create() as stream:
         pq.write_table(rows, stream)  # written, and never committed
     assert any(name.endswith("dead.parquet") for name in world.holding(mine))
-    forget(world.runner, Subject(USER, "stray", "sam"), who=WHO)
+    forget(world.runner, Subject(USER, "orphan", "sam"), who=WHO)
     assert world.holding(mine) == []
     assert len(table.format.reload().metadata.snapshots) == 1
 

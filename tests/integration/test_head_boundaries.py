@@ -27,9 +27,9 @@ from headrace.core.stage import Runner
 from headrace.errors import Permanent, Transient, Unavailable
 from headrace.ingest.backlog import Backlog, backlog
 from headrace.ingest.land import Following, Landed, land
-from headrace.ingest.positions import mark_name
+from headrace.ingest.positions import property_name
 from headrace.platform import open_platform
-from headrace.settings import LandingSettings, Settings, Upkeep
+from headrace.settings import LandingSettings, Maintenance, Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -134,9 +134,9 @@ def test_a_block_is_not_committed_where_the_one_before_it_was_not(
     def fetches() -> int:
         return sum(row.ops for row in numbers.run.ledger.rows() if row.tier == "stream" and row.direction == "read")
 
-    def first_fails(append: IcebergAppend, marks: Any, expected: Any) -> int:
-        if mark_name(numbers.topic.name, 0) not in marks or failed:
-            return commit(append, marks, expected)
+    def first_fails(append: IcebergAppend, properties: Any, expected: Any) -> int:
+        if property_name(numbers.topic.name, 0) not in properties or failed:
+            return commit(append, properties, expected)
         numbers.put(1)
         assert within(20, lambda: fetches() >= 2)
         time.sleep(0.2)  # for a lander that would hand in the second block meanwhile: ours waits for the first
@@ -151,8 +151,8 @@ def test_a_block_is_not_committed_where_the_one_before_it_was_not(
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(numbers.land, settings=LandingSettings(commit_rows=1), following=following)
         try:
-            mark = mark_name(numbers.topic.name, 0)
-            assert within(30, lambda: (reader(endpoints, numbers.rows).mark(mark) or {}).get("next") == 2)
+            name = property_name(numbers.topic.name, 0)
+            assert within(30, lambda: (reader(endpoints, numbers.rows).snapshot_property(name) or {}).get("next") == 2)
         finally:
             following.stop.set()
         assert done.result().events == {"blocks": 2}
@@ -178,9 +178,9 @@ def test_rows_land_in_a_table_that_another_tool_has_partitioned(endpoints: Endpo
         assert sorted(table.scan(EqualTo("n", n)).to_arrow()["offset"].to_pylist()) == offsets
     new = [one for one in table.inspect.files().to_pylist() if one["spec_id"] == table.spec().spec_id]
     assert sorted((one["partition"]["n_is"], one["record_count"]) for one in new) == [(1, 2), (2, 1)]
-    # Its files are not ours to lay out anew: upkeep leaves them, and whoever wants rows out of them is told.
+    # Its files are not ours to lay out anew: maintenance leaves them, and whoever wants rows out of them is told.
     writer = TableWriter(numbers.rows, endpoints, Meter(Ledger(), "test"))
-    kept = writer.upkeep(Upkeep(merge=2))
+    kept = writer.maintain(Maintenance(merge=2))
     assert kept is not None
     assert kept.merged == 0
     with pytest.raises(Permanent, match="Table partitioned was partitioned, or has delete files: another tool writes to it"):

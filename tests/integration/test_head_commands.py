@@ -107,13 +107,13 @@ def test_the_head_is_shown_followed_and_refused(home: Home, run: Callable[..., S
         assert "headrace land --accept-new-head feedback/0" in err
         assert "recreated" in feedback()["trouble"]
         assert "feedback/0: recreated" in run("head")[1]
-        assert sql("select kind, action from refusals") == [{"kind": "recreated", "action": "stopped"}]
+        assert sql("select kind, action from divergences") == [{"kind": "recreated", "action": "stopped"}]
         code, _, err = run("land", "--once", "--accept-new-head", "feedback/0")
         assert code == 0, err
         assert "goes on at offset 0 of the new head, whose rows are called 'feedback@02'" in err
         found = sql('select topic, "offset", verdict_id from feedback order by topic, "offset"')
         assert [(row["topic"], row["offset"]) for row in found][-2:] == [("feedback@02", 0), ("feedback@02", 1)]
-        assert sql("select action, who from refusals where action = 'accepted'")[0]["who"] != ""
+        assert sql("select action, who from divergences where action = 'resolved'")[0]["who"] != ""
         code, _, err = run("land", "--once", "--accept-gap", "feedback/0")
         assert (code, "is not refused" in err) == (2, True)
         code, _, err = run("land", "--once", "--accept-gap", "other/0")

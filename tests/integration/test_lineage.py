@@ -1,4 +1,4 @@
-"""Lineage both ways on real storage, and what a turn leaves out: from an answer to verdicts, from an event to models."""
+"""Lineage both ways on real storage, and what a round leaves out: from an answer to verdicts, from an event to models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from forgetting import METER, NOON, World, example, interaction, passage, verdic
 from rich.console import Console
 from servers import serving
 
-from headrace.catalog import FEEDBACK, INDEXES, INTERACTIONS, TURNS
+from headrace.catalog import FEEDBACK, INDEXES, INTERACTIONS, ROUNDS
 from headrace.cli.render.lineage import answer_tree, event_tree
 from headrace.core.run import recorded
 from headrace.core.stage import Runner
@@ -36,7 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def story(world: World) -> dict[str, Any]:
-    """Two answers and their verdicts, two turns that learned from them, and an answer given by what came of it."""
+    """Two answers and their verdicts, two rounds that learned from them, and an answer given by what came of it."""
     (chunk_id,) = world.document("pump.md", "# Pump\n\nThe pump is greased on Mondays by the crew.", tenant=TENANT)
     given = {"passages": [passage(chunk_id, "pump.md")]}
     asked = world.say(
@@ -54,13 +54,13 @@ def story(world: World) -> dict[str, Any]:
     files = [world.dataset("aaaa00000001", first), world.dataset("aaaa00000002", second)]
 
     def at(n: int) -> dict[str, Any]:
-        """The offsets of a turn that had landed so many answers and verdicts."""
-        mark = {"next": n, "cluster": None, "topic": None, "incarnation": 1, "last": None}
-        return {"offsets": {"interactions": {"0": mark}, "feedback": {"0": mark}}}
+        """The offsets of a round that had landed so many answers and verdicts."""
+        position = {"next": n, "cluster": None, "topic": None, "topic_epoch": 1, "last": None}
+        return {"offsets": {"interactions": {"0": position}, "feedback": {"0": position}}}
 
-    reranker = world.turn(1, "aaaa00000001", files[0], model="reranker", **at(1))
-    generator = world.turn(2, "aaaa00000002", files[1], model="generator", **at(2))
-    grown = world.turn(3, "aaaa000000ff", [], model="generator", start=f"generator/{generator}", **at(2))
+    reranker = world.round(1, "aaaa00000001", files[0], model="reranker", **at(1))
+    generator = world.round(2, "aaaa00000002", files[1], model="generator", **at(2))
+    grown = world.round(3, "aaaa000000ff", [], model="generator", start=f"generator/{generator}", **at(2))
     world.serve("reranker", reranker)
     world.serve("generator", grown)
     made = IndexGeneration(2, 200, "embedder@v000009", 384)
@@ -86,26 +86,26 @@ def test_an_answer_is_followed_to_the_verdicts_behind_it(world: World, story: di
     assert (read["chunk_id"], read["document"], read["event"]) == (story["chunk"], "pump.md", "document-events/0/0")
     reranker, generator, embedder = found["models"]
     assert (reranker["version"], reranker["served"]) == (story["versions"][0], True)
-    assert reranker["turn"]["key"] == "turns/000001.json"
+    assert reranker["round"]["key"] == "rounds/000001.json"
     assert reranker["dataset"]["files"][0]["sha256"]
     assert [one["origins"] for one in reranker["examples"]] == [[story["asked"][0], story["judged"][0]]]
     assert [(one["event"], one["up"], one["correction"]) for one in reranker["verdicts"]] == [
         (story["judged"][0], True, "it is pumps 0")
     ]
-    # The generator learned nothing itself in its last turn; what it began from did.
+    # The generator learned nothing itself in its last round; what it began from did.
     assert (generator["version"], generator["examples"]) == (story["versions"][2], [])
     assert [one["event"] for one in generator["parent"]["verdicts"]] == story["judged"]
     assert [one["learned"] for one in sorted(generator["parent"]["examples"], key=lambda one: one["split"])] == [False, True]
-    assert (embedder["version"], embedder["turn"]) == ("v000009", None)
+    assert (embedder["version"], embedder["round"]) == ("v000009", None)
     json.dumps(found)  # complete and JSON-ready
     text = shown(answer_tree(found))
-    for said in ("answer q-2", "re-ranker v000001  made by turn 1", "began from", story["judged"][0], "pump.md"):
+    for said in ("answer q-2", "re-ranker v000001  made by round 1", "began from", story["judged"][0], "pump.md"):
         assert said in text, text
 
 
-def test_an_answer_of_before_any_turn_has_no_teacher(world: World, story: dict[str, Any]) -> None:
+def test_an_answer_of_before_any_round_has_no_teacher(world: World, story: dict[str, Any]) -> None:
     found = world.runner.run(of_answer, answer_id="q-0")
-    assert [(one["version"], one["turn"]) for one in found["models"]] == [("none", None), ("none", None), ("none", None)]
+    assert [(one["version"], one["round"]) for one in found["models"]] == [("none", None), ("none", None), ("none", None)]
     assert [one["event"] for one in found["verdicts"]] == [story["judged"][0]]
     assert "retrieval's own order" in shown(answer_tree(found))
 
@@ -118,7 +118,7 @@ def test_an_event_is_followed_to_whoever_learned_from_it(world: World, story: di
         "aaaa00000001": {"train": 1},
         "aaaa00000002": {"test": 1},
     }
-    assert [one["turn"] for one in found["turns"]] == [1, 2]
+    assert [one["round"] for one in found["rounds"]] == [1, 2]
     # In the second dataset it only judged: no weight hangs on it.
     assert [(one["model"], one["version"]) for one in found["models"]] == [("reranker", reranker)]
     assert (found["models"][0]["answers"], found["models"][0]["share"]) == (1, 1.0)
@@ -129,7 +129,7 @@ def test_an_event_is_followed_to_whoever_learned_from_it(world: World, story: di
     ]
     text = shown(event_tree(found))
     assert f"began from generator/{generator}" in text
-    assert f"headrace turn --before {story['judged'][1]}" in text
+    assert f"headrace train --before {story['judged'][1]}" in text
 
 
 def test_a_document_s_event_is_followed_through_its_passages(world: World, story: dict[str, Any]) -> None:
@@ -177,14 +177,14 @@ def test_parents_are_those_that_learned_nothing_beyond_the_bound(world: World, s
     assert parent("generator", feedback=2) == f"generator/{grown}"
     # Both generators had landed two verdicts, the second by way of the first.
     assert parent("generator", feedback=1) == ""
-    later = {"offsets": {"feedback": {"0": {"next": 9, "incarnation": 1}}}, "exclusions": {"before": {"feedback/0": 1}}}
+    later = {"offsets": {"feedback": {"0": {"next": 9, "topic_epoch": 1}}}, "exclusions": {"before": {"feedback/0": 1}}}
     try:
-        clean = world.turn(4, "aaaa000000fe", [], model="generator", **later)
+        clean = world.round(4, "aaaa000000fe", [], model="generator", **later)
         assert parent("generator", feedback=1) == f"generator/{clean}"
-        world.turn(5, "aaaa000000fd", [], model="generator", start=f"generator/{generator}", **later)
+        world.round(5, "aaaa000000fd", [], model="generator", start=f"generator/{generator}", **later)
         assert parent("generator", feedback=1) == f"generator/{clean}"
-    finally:  # the story has three turns
+    finally:  # the story has three rounds
         for number in (4, 5):
-            world.objects(TURNS).delete(f"{number:06d}.json")
+            world.objects(ROUNDS).delete(f"{number:06d}.json")
     # Of a topic made anew under its name nothing had landed yet.
     assert world.runner.run(parent_before, model="reranker", before={"feedback@02/0": 0}) == f"reranker/{reranker}"

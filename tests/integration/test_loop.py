@@ -1,6 +1,6 @@
-"""The loop of `headrace up` with the real models: turns that nobody starts, while answers keep flowing.
+"""The loop of `headrace up` with the real models: rounds that nobody starts, while answers keep flowing.
 
-One turn with a tiny re-ranker, killed in the middle, is in faults/test_loop_kill.py.
+One round with a tiny re-ranker, killed in the middle, is in faults/test_loop_kill.py.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ LOOP = {
 
 @pytest.mark.soak(minutes=4)
 @pytest.mark.timeout(1200)
-def test_three_turns_in_a_row_run_unattended_while_answers_keep_flowing(real_home: Home, handbook: Path, tmp_path: Path) -> None:
+def test_three_rounds_in_a_row_run_unattended_while_answers_keep_flowing(real_home: Home, handbook: Path, tmp_path: Path) -> None:
     home = real_home
     home.env.update(LOOP)
     api = started(home, tmp_path / "log")
     try:
         indexed(api, handbook)
         with Traffic(api, pause_s=0.2) as traffic:
-            until(400, lambda: ((traffic.loop()["last"] or {}).get("turn") or 0) >= 3, lambda: traffic.told[-1])
+            until(400, lambda: ((traffic.loop()["last"] or {}).get("round") or 0) >= 3, lambda: traffic.told[-1])
         assert traffic.errors == []
-        assert traffic.meanwhile > 0, "nothing was answered while a turn was made"
+        assert traffic.meanwhile > 0, "nothing was answered while a round was made"
         assert [told["trouble"] for told in traffic.told if told["trouble"]] == []
-        stages = {told["turn"]["stage"] for told in traffic.told if told["turn"]}
+        stages = {told["round"]["stage"] for told in traffic.told if told["round"]}
         assert "finetune" in stages, stages
         last = traffic.told[-1]["last"]
         assert last["why"]
@@ -54,8 +54,8 @@ def test_three_turns_in_a_row_run_unattended_while_answers_keep_flowing(real_hom
         api.kill()
     assert "Traceback" not in (home.path / "logs" / "loop.log").read_text()
     assert all(run["state"] == "done" for run in runs(home.path) if run["command"] in ("up", "loop"))
-    turns = [run for run in runs(home.path) if run["command"] == "turn"]
-    assert [run["state"] for run in turns[:3]] == ["done"] * 3
+    rounds = [run for run in runs(home.path) if run["command"] == "train"]
+    assert [run["state"] for run in rounds[:3]] == ["done"] * 3
     shown = home.run("loop").stdout
     assert "No training loop runs here" in shown
-    assert f"Turn {last['turn']} (reranker)" in shown
+    assert f"Round {last['round']} (reranker)" in shown

@@ -1,4 +1,4 @@
-"""What the training loop does next, one step at a time: real tables, head and manifests, and turns that take no time."""
+"""What the training loop does next, one step at a time: real tables, head and manifests, and rounds that take no time."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, cast
 
 import pytest
 
-from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, MODELS, TURNS
+from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, MODELS, ROUNDS
 from headrace.core.run import runs
 from headrace.errors import HeadraceError, LostRace, NothingToLearn, Unavailable
 from headrace.ingest.land import land
 from headrace.ingest.positions import positions
-from headrace.registry.serve import go_round
+from headrace.registry.serve import train_and_serve
 from headrace.scheduler import scheduler as loop_module
 from headrace.scheduler import status
 from headrace.scheduler.scheduler import Pause, Scheduler
@@ -31,7 +31,7 @@ from headrace.storage.tables.handles import TableReader
 from headrace.training import manifest
 from headrace.training.champion import Champion
 from headrace.training.promote import Decision
-from headrace.training.round import Turn
+from headrace.training.round import Round
 
 METER = Meter(Ledger(), "test")
 NOBODY = Endpoint(type="endpoint", url="http://127.0.0.1:1/v1", model="m")
@@ -52,28 +52,28 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
             yield session
 
 
-class Turns:
-    """How turns are made here: each notes its recipe and ends at once, as the test says, by default with a manifest."""
+class Rounds:
+    """How rounds are made here: each notes its recipe and ends at once, as the test says, by default with a manifest."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.made: list[str] = []
         self.fails: dict[str, Exception] = {}
 
-    def __call__(self, session: Session, recipe: str, **_: Any) -> Turn:
+    def __call__(self, session: Session, recipe: str, **_: Any) -> Round:
         self.made.append(recipe)
         if error := self.fails.get(recipe):
             raise error
         number = learned(self.session, recipe)
         decision = Decision(number, MODEL[recipe], False, "no better", (), f"v{number:06}", "none")
         nothing = cast(Any, None)
-        return Turn(recipe, nothing, nothing, nothing, nothing, decision, {}, 0.0)
+        return Round(recipe, nothing, nothing, nothing, nothing, decision, {}, 0.0)
 
 
 @pytest.fixture
-def turns(session: Session) -> Turns:
-    """An installation in which every recipe has learned from every verdict there is, nothing is on trial and no turn is begun."""
-    store = ObjectWriter(TURNS, session.runner.endpoints, METER)
+def rounds(session: Session) -> Rounds:
+    """An installation where every recipe has learned from every verdict, nothing is on trial and no round is begun."""
+    store = ObjectWriter(ROUNDS, session.runner.endpoints, METER)
     for info in list(store.list()):
         store.delete(info.key)
     models = ObjectWriter(MODELS, session.runner.endpoints, METER)
@@ -81,15 +81,15 @@ def turns(session: Session) -> Turns:
         models.delete(info.key)
     for recipe in RECIPES:
         learned(session, recipe)
-    return Turns(session)
+    return Rounds(session)
 
 
 class Seated(Scheduler):
     """A loop that holds the lease, with what it tells; `kept` is what the loop before it had told, if one was."""
 
-    def __init__(self, session: Session, turns: Callable[..., Turn], home: Path, **kept: Any) -> None:
+    def __init__(self, session: Session, rounds: Callable[..., Round], home: Path, **kept: Any) -> None:
         self.told = Telling(home, **kept)
-        super().__init__(session, self.told, "one", pause=Pause(first=0.3), go=turns)
+        super().__init__(session, self.told, "one", pause=Pause(first=0.3), go=rounds)
         self.lease.held = True
 
     @property
@@ -99,22 +99,22 @@ class Seated(Scheduler):
 
 
 class Telling(Status):
-    """Remembers every turn that was told to be under way."""
+    """Remembers every round that was told to be under way."""
 
     def __init__(self, home: Path, **kept: Any) -> None:
         super().__init__(home, **kept)
-        self.turns: list[dict[str, Any]] = []
+        self.rounds: list[dict[str, Any]] = []
 
     def tell(self, **what: Any) -> None:
         super().tell(**what)
-        if what.get("turn"):
-            self.turns.append(what["turn"])
+        if what.get("round"):
+            self.rounds.append(what["round"])
 
 
 @pytest.fixture
-def loop(session: Session, turns: Turns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Seated:
+def loop(session: Session, rounds: Rounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Seated:
     monkeypatch.setattr(loop_module, "_WATCH_S", 0.0)
-    return Seated(session, turns, tmp_path)
+    return Seated(session, rounds, tmp_path)
 
 
 def judged(session: Session, count: int, *, minutes_ago: float = 0.0) -> None:
@@ -130,19 +130,19 @@ def judged(session: Session, count: int, *, minutes_ago: float = 0.0) -> None:
 
 
 def learned(session: Session, recipe: str) -> int:
-    """Commit a turn that has read every verdict; its number."""
+    """Commit a round that has read every verdict; its number."""
     endpoints = session.runner.endpoints
-    store = ObjectWriter(TURNS, endpoints, METER)
+    store = ObjectWriter(ROUNDS, endpoints, METER)
     number = max(manifest.numbers(store), default=0) + 1
-    marks = positions(TableReader(FEEDBACK_ROWS, endpoints, METER).marks(), FEEDBACK.name)
+    properties = positions(TableReader(FEEDBACK_ROWS, endpoints, METER).snapshot_properties(), FEEDBACK.name)
     manifest.publish(
         store,
         number,
         {
-            "turn": number,
+            "round": number,
             "recipe": recipe,
             "model": MODEL[recipe],
-            "offsets": {FEEDBACK.name: {str(place): at.as_mark() for place, at in marks.items()}},
+            "offsets": {FEEDBACK.name: {str(place): at.as_property() for place, at in properties.items()}},
             "decision": {"promote": False, "why": "no better"},
             "evaluation": {"champion": 0.5, "challenger": 0.4, "questions": 9},
             "weights": {"version": None},
@@ -153,24 +153,24 @@ def learned(session: Session, recipe: str) -> int:
 
 
 def begun(session: Session, recipe: str, *, minutes_ago: float) -> int:
-    """A turn that somebody began and has not committed."""
-    store = ObjectWriter(TURNS, session.runner.endpoints, METER)
+    """A round that somebody began and has not committed."""
+    store = ObjectWriter(ROUNDS, session.runner.endpoints, METER)
     number = max(manifest.numbers(store), default=0) + 1
     at = datetime.now(UTC) - timedelta(minutes=minutes_ago)
-    manifest.begin(store, number, {"turn": number, "recipe": recipe, "begun": at.isoformat()})
+    manifest.begin(store, number, {"round": number, "recipe": recipe, "begun": at.isoformat()})
     return number
 
 
 def trial(session: Session, model: str, *, version: str = "v000099", minutes_ago: float = 0.0) -> None:
     """Put a challenger on trial, for an hour from its beginning on."""
     since = (datetime.now(UTC) - timedelta(minutes=minutes_ago)).isoformat()
-    canary = {"version": version, "share": 0.1, "turn": 99, "since": since, "why": "better"}
-    pointer = {**vars(Champion(model)), "moves": 1, "kind": "canary", "who": "turn 99", "at": since, "canary": canary}
+    canary = {"version": version, "share": 0.1, "round": 99, "since": since, "why": "better"}
+    pointer = {**vars(Champion(model)), "moves": 1, "kind": "canary", "who": "round 99", "at": since, "canary": canary}
     models = ObjectWriter(MODELS, session.runner.endpoints, METER)
     models.put(f"{model}/champion.json", json.dumps(pointer).encode())
 
 
-def test_without_the_seat_nothing_is_done(session: Session, loop: Seated, turns: Turns) -> None:
+def test_without_the_seat_nothing_is_done(session: Session, loop: Seated, rounds: Rounds) -> None:
     judged(session, VERDICTS)
     loop.lease.held, loop.lease.holder = False, "another machine (two)"
     assert not loop.step()
@@ -181,10 +181,10 @@ def test_without_the_seat_nothing_is_done(session: Session, loop: Seated, turns:
     loop.lease.holder = ""
     assert not loop.step()
     assert loop.told.get("state") == status.STARTING
-    assert turns.made == []
+    assert rounds.made == []
 
 
-def test_a_turn_starts_at_so_many_verdicts_and_not_one_before(session: Session, loop: Seated, turns: Turns) -> None:
+def test_a_round_starts_at_so_many_verdicts_and_not_one_before(session: Session, loop: Seated, rounds: Rounds) -> None:
     assert not loop.step()
     assert {name: (one["new"], one["due"], one["since"]) for name, one in loop.waiting.items()} == dict.fromkeys(
         RECIPES, (0, False, None)
@@ -192,15 +192,15 @@ def test_a_turn_starts_at_so_many_verdicts_and_not_one_before(session: Session, 
     judged(session, VERDICTS - 1)
     assert not loop.step()
     assert (loop.waiting["sft"]["new"], loop.waiting["sft"]["of"], loop.told.get("state")) == (4, 5, status.WAITING)
-    assert turns.made == []
+    assert rounds.made == []
     judged(session, 1)
     assert loop.step()
-    assert turns.made == ["reranker"]
-    assert [(turn["recipe"], turn["resumed"]) for turn in loop.told.turns] == [("reranker", False)]
+    assert rounds.made == ["reranker"]
+    assert [(begun["recipe"], begun["resumed"]) for begun in loop.told.rounds] == [("reranker", False)]
 
 
-def test_a_turn_starts_with_fewer_verdicts_once_the_oldest_has_waited_long_enough(
-    session: Session, loop: Seated, turns: Turns, tmp_path: Path
+def test_a_round_starts_with_fewer_verdicts_once_the_oldest_has_waited_long_enough(
+    session: Session, loop: Seated, rounds: Rounds, tmp_path: Path
 ) -> None:
     judged(session, 1, minutes_ago=MINUTES - 2)
     assert not loop.step()
@@ -210,12 +210,14 @@ def test_a_turn_starts_with_fewer_verdicts_once_the_oldest_has_waited_long_enoug
     assert not loop.step()
     assert datetime.fromisoformat(loop.waiting["reranker"]["due_at"]) == due, "the oldest counts"
     judged(session, 1, minutes_ago=MINUTES + 0.01)
-    again = Seated(session, turns, tmp_path)  # it has not seen the others
+    again = Seated(session, rounds, tmp_path)  # it has not seen the others
     assert again.step()
-    assert turns.made == ["reranker"]
+    assert rounds.made == ["reranker"]
 
 
-def test_a_verdict_that_another_command_learned_from_starts_no_turn_early(session: Session, loop: Seated, turns: Turns) -> None:
+def test_a_verdict_that_another_command_learned_from_starts_no_round_early(
+    session: Session, loop: Seated, rounds: Rounds
+) -> None:
     judged(session, 1, minutes_ago=MINUTES - 0.05)
     assert not loop.step()
     for recipe in RECIPES:
@@ -226,29 +228,29 @@ def test_a_verdict_that_another_command_learned_from_starts_no_turn_early(sessio
     assert due - datetime.now(UTC) > timedelta(minutes=MINUTES - 1)
 
 
-def test_recipes_take_turns_however_many_verdicts_come(session: Session, loop: Seated, turns: Turns) -> None:
+def test_recipes_take_turns_however_many_verdicts_come(session: Session, loop: Seated, rounds: Rounds) -> None:
     judged(session, VERDICTS)
     for _ in range(4):
         assert loop.step()
         judged(session, VERDICTS)
-    assert turns.made == ["reranker", "sft", "kto", "reranker"]
+    assert rounds.made == ["reranker", "sft", "kto", "reranker"]
 
 
-def test_a_recipe_that_has_nothing_new_is_passed_over(session: Session, loop: Seated, turns: Turns) -> None:
+def test_a_recipe_that_has_nothing_new_is_passed_over(session: Session, loop: Seated, rounds: Rounds) -> None:
     judged(session, VERDICTS)
     learned(session, "sft")
     assert loop.step()
     assert loop.step()
     assert not loop.step()
-    assert turns.made == ["reranker", "kto"]
+    assert rounds.made == ["reranker", "kto"]
 
 
-def test_a_model_on_trial_is_not_trained_meanwhile_and_others_are(session: Session, loop: Seated, turns: Turns) -> None:
+def test_a_model_on_trial_is_not_trained_meanwhile_and_others_are(session: Session, loop: Seated, rounds: Rounds) -> None:
     trial(session, "generator")
     judged(session, VERDICTS)
     assert loop.step()
     assert not loop.step()
-    assert turns.made == ["reranker"]
+    assert rounds.made == ["reranker"]
     notes = {name: (one["note"], one["due"], one["new"]) for name, one in loop.waiting.items()}
     assert notes == {
         "reranker": ("", False, 0),
@@ -257,57 +259,57 @@ def test_a_model_on_trial_is_not_trained_meanwhile_and_others_are(session: Sessi
     assert loop.told.get("models")["generator"]["trial"]["version"] == "v000099"
 
 
-def test_what_waited_for_a_trial_is_trained_once_that_has_ended(session: Session, loop: Seated, turns: Turns) -> None:
+def test_what_waited_for_a_trial_is_trained_once_that_has_ended(session: Session, loop: Seated, rounds: Rounds) -> None:
     models = ObjectWriter(MODELS, session.runner.endpoints, METER)
-    models.put("reranker/v000099/card.json", json.dumps({"version": "v000099", "turn": 99, "files": []}).encode())
+    models.put("reranker/v000099/card.json", json.dumps({"version": "v000099", "round": 99, "files": []}).encode())
     trial(session, "reranker", minutes_ago=61)
     judged(session, VERDICTS)
     assert loop.step()
-    assert turns.made == ["reranker"]
+    assert rounds.made == ["reranker"]
     assert (loop.told.get("models")["reranker"]["version"], loop.told.get("models")["reranker"]["canary"]) == ("v000099", None)
 
 
-def test_what_cannot_be_looked_at_is_said_and_looked_at_again(session: Session, loop: Seated, turns: Turns) -> None:
+def test_what_cannot_be_looked_at_is_said_and_looked_at_again(session: Session, loop: Seated, rounds: Rounds) -> None:
     trial(session, "reranker", version="v000098", minutes_ago=61)  # it is to be promoted, and was never released
     judged(session, VERDICTS)
     assert not loop.step()
     assert "No version 'v000098' of reranker was released." in loop.told.get("note")
-    assert turns.made == []
+    assert rounds.made == []
     ObjectWriter(MODELS, session.runner.endpoints, METER).delete("reranker/champion.json")
     assert loop.step()
     assert loop.told.get("note") == ""
 
 
-def test_a_turn_that_another_command_began_is_left_to_it(session: Session, loop: Seated, turns: Turns) -> None:
+def test_a_round_that_another_command_began_is_left_to_it(session: Session, loop: Seated, rounds: Rounds) -> None:
     judged(session, VERDICTS)
     number = begun(session, "kto", minutes_ago=14.5)
     assert not loop.step()
-    assert loop.told.get("note") == f"Turn {number} (kto) is being made by another command."
-    assert turns.made == []
+    assert loop.told.get("note") == f"Round {number} (kto) is being made by another command."
+    assert rounds.made == []
 
 
-def test_a_turn_that_was_left_lying_is_taken_up(session: Session, loop: Seated, turns: Turns) -> None:
+def test_a_round_that_was_left_lying_is_taken_up(session: Session, loop: Seated, rounds: Rounds) -> None:
     begun(session, "kto", minutes_ago=15.5)
     assert loop.step()
-    assert turns.made == ["kto"], "with its own recipe, whatever would be next"
-    assert (loop.told.turns[0]["recipe"], loop.told.turns[0]["resumed"]) == ("kto", True)
+    assert rounds.made == ["kto"], "with its own recipe, whatever would be next"
+    assert (loop.told.rounds[0]["recipe"], loop.told.rounds[0]["resumed"]) == ("kto", True)
 
 
-def test_a_loop_that_is_started_again_takes_its_own_turn_up_at_once(session: Session, turns: Turns, tmp_path: Path) -> None:
+def test_a_loop_that_is_started_again_takes_its_own_round_up_at_once(session: Session, rounds: Rounds, tmp_path: Path) -> None:
     begun(session, "sft", minutes_ago=0.0)
-    another = Seated(session, turns, tmp_path, turn={"recipe": "kto"})
-    assert not another.step(), "one that had another turn under way leaves it alone"
-    assert turns.made == []
-    again = Seated(session, turns, tmp_path, turn={"recipe": "sft"})
+    another = Seated(session, rounds, tmp_path, round={"recipe": "kto"})
+    assert not another.step(), "one that had another round under way leaves it alone"
+    assert rounds.made == []
+    again = Seated(session, rounds, tmp_path, round={"recipe": "sft"})
     assert again.step()
-    assert turns.made == ["sft"]
+    assert rounds.made == ["sft"]
 
 
 def test_after_a_failure_the_loop_pauses_longer_each_time_and_tries_again(
-    session: Session, loop: Seated, turns: Turns, within: Callable[[float, Callable[[], bool]], bool]
+    session: Session, loop: Seated, rounds: Rounds, within: Callable[[float, Callable[[], bool]], bool]
 ) -> None:
     judged(session, VERDICTS)
-    turns.fails = {name: Unavailable("The store is away.", hint="Bring it back.") for name in RECIPES}
+    rounds.fails = {name: Unavailable("The store is away.", hint="Bring it back.") for name in RECIPES}
     assert loop.step()
     trouble = loop.told.get("trouble")
     assert (trouble["recipe"], trouble["why"], trouble["hint"], trouble["times"]) == (
@@ -317,38 +319,38 @@ def test_after_a_failure_the_loop_pauses_longer_each_time_and_tries_again(
         1,
     )
     assert not loop.step()
-    assert (loop.told.get("state"), turns.made) == (status.PAUSED, ["reranker"])
-    turns.fails["sft"] = ValueError("by design")
+    assert (loop.told.get("state"), rounds.made) == (status.PAUSED, ["reranker"])
+    rounds.fails["sft"] = ValueError("by design")
     assert within(30, loop.step), "after the pause it goes on, with the next recipe"
-    assert turns.made == ["reranker", "sft"]
+    assert rounds.made == ["reranker", "sft"]
     trouble = loop.told.get("trouble")
     assert (trouble["times"], trouble["why"]) == (2, "Something unforeseen happened: ValueError: by design.")
-    turns.fails.clear()
+    rounds.fails.clear()
     assert within(30, loop.step)
-    assert turns.made == ["reranker", "sft", "kto"]
+    assert rounds.made == ["reranker", "sft", "kto"]
     assert loop.told.get("trouble") is None
     assert loop.step(), "what succeeded leaves no pause behind"
-    turns.fails["sft"] = Unavailable("The store is away.")
+    rounds.fails["sft"] = Unavailable("The store is away.")
     assert loop.step()
     assert loop.told.get("trouble")["times"] == 1
 
 
-def test_a_turn_that_somebody_else_committed_is_no_failure(session: Session, loop: Seated, turns: Turns) -> None:
+def test_a_round_that_somebody_else_committed_is_no_failure(session: Session, loop: Seated, rounds: Rounds) -> None:
     judged(session, VERDICTS)
-    turns.fails["reranker"] = LostRace("Somebody else was quicker.")
+    rounds.fails["reranker"] = LostRace("Somebody else was quicker.")
     assert loop.step()
     assert loop.told.get("trouble") is None
     assert loop.step()
-    assert turns.made == ["reranker", "sft"]
+    assert rounds.made == ["reranker", "sft"]
 
 
-def test_a_recipe_that_finds_nothing_to_learn_waits_for_new_verdicts(session: Session, turns: Turns, tmp_path: Path) -> None:
-    """With a turn as it is made: nobody gave the answers that these verdicts are on."""
+def test_a_recipe_that_finds_nothing_to_learn_waits_for_new_verdicts(session: Session, rounds: Rounds, tmp_path: Path) -> None:
+    """With a round as it is made: nobody gave the answers that these verdicts are on."""
     made: list[str] = []
 
-    def go(session: Session, recipe: str, **given: Any) -> Turn:
+    def go(session: Session, recipe: str, **given: Any) -> Round:
         made.append(recipe)
-        return go_round(session, recipe, **given)
+        return train_and_serve(session, recipe, **given)
 
     for recipe in ("sft", "kto"):
         learned(session, recipe)
@@ -363,7 +365,7 @@ def test_a_recipe_that_finds_nothing_to_learn_waits_for_new_verdicts(session: Se
     assert loop.waiting["reranker"]["note"] == "nothing it could learn from yet"
     assert loop.waiting["reranker"]["new"] == 0
     recorded = runs(session.settings.home)[-1]
-    assert (recorded["command"], recorded["state"]) == ("turn", "done")
+    assert (recorded["command"], recorded["state"]) == ("train", "done")
     judged(session, VERDICTS - 1)
     assert not loop.step()
     assert (loop.waiting["reranker"]["new"], made) == (4, ["reranker"])
@@ -375,10 +377,10 @@ def test_a_recipe_that_finds_nothing_to_learn_waits_for_new_verdicts(session: Se
 
 
 @pytest.mark.parametrize("error", [NothingToLearn("Nothing."), LostRace("Lost."), HeadraceError("Failed.")])
-def test_what_is_told_after_a_turn_is_that_none_is_under_way(
-    session: Session, loop: Seated, turns: Turns, error: HeadraceError
+def test_what_is_told_after_a_round_is_that_none_is_under_way(
+    session: Session, loop: Seated, rounds: Rounds, error: HeadraceError
 ) -> None:
     judged(session, VERDICTS)
-    turns.fails["reranker"] = error
+    rounds.fails["reranker"] = error
     assert loop.step()
-    assert (loop.told.get("turn"), loop.told.get("state")) == (None, status.WAITING)
+    assert (loop.told.get("round"), loop.told.get("state")) == (None, status.WAITING)

@@ -203,8 +203,8 @@ def test_a_tenant_is_added_once_and_by_a_proper_name(store: Metadata) -> None:
 def test_a_key_says_who_until_it_is_revoked(store: Metadata, found: MetadataEndpoint) -> None:
     store.add_tenant("acme")
     store.add_tenant("globex")
-    text, key = store.mint_key("acme", ["index", "ask", "ask"], label="of the crawler's")
-    other, _ = store.mint_key("globex", ["ask"])
+    text, key = store.create_key("acme", ["index", "ask", "ask"], label="of the crawler's")
+    other, _ = store.create_key("globex", ["ask"])
     caller = store.who(text)
     assert caller is not None
     assert (caller.tenant, caller.scopes, caller.key_id) == ("acme", ("ask", "index"), key.id)
@@ -226,7 +226,7 @@ def test_a_key_says_who_until_it_is_revoked(store: Metadata, found: MetadataEndp
 
 def test_a_key_that_is_not_ours_is_nobodys(store: Metadata) -> None:
     store.add_tenant("acme")
-    text, key = store.mint_key("acme", ["ask"])
+    text, key = store.create_key("acme", ["ask"])
     _, _, secret = text.split("_", 2)
     last = "A" if text[-1] != "A" else "B"
     wrong = [
@@ -248,8 +248,8 @@ def test_a_key_that_is_not_ours_is_nobodys(store: Metadata) -> None:
 
 def test_a_keys_secret_is_nowhere_in_the_store(store: Metadata, found: MetadataEndpoint) -> None:
     store.add_tenant("acme")
-    first, _ = store.mint_key("acme", ["ask"])
-    second, _ = store.mint_key("acme", ["ask"])
+    first, _ = store.create_key("acme", ["ask"])
+    second, _ = store.create_key("acme", ["ask"])
     secret = first.split("_", 2)[2]
     assert len(secret) == 43  # 256 bits
     assert first != second
@@ -263,11 +263,11 @@ def test_a_keys_secret_is_nowhere_in_the_store(store: Metadata, found: MetadataE
 
 def test_a_key_needs_a_tenant_and_a_scope(store: Metadata) -> None:
     with pytest.raises(NotFound, match="no tenant acme"):
-        store.mint_key("acme", ["ask"])
+        store.create_key("acme", ["ask"])
     store.add_tenant("acme")
     for scopes in ([], ["ask", ""], ["Ask"], ["a b"]):
         with pytest.raises(WrongUsage):
-            store.mint_key("acme", scopes)
+            store.create_key("acme", scopes)
     with pytest.raises(NotFound):
         store.revoke_key("0" * 16)
     assert store.keys() == []
@@ -276,7 +276,7 @@ def test_a_key_needs_a_tenant_and_a_scope(store: Metadata) -> None:
 def test_threads_share_a_handle(store: Metadata) -> None:
     store.add_tenant("acme")
     with ThreadPoolExecutor(8) as pool:
-        texts = [text for text, _ in pool.map(lambda _: store.mint_key("acme", ["ask"]), range(24))]
+        texts = [text for text, _ in pool.map(lambda _: store.create_key("acme", ["ask"]), range(24))]
         assert all(caller is not None for caller in pool.map(store.who, texts))
     assert len({key.id for key in store.keys("acme")}) == 24
 
@@ -286,12 +286,12 @@ def test_handles_that_write_at_once_wait_for_each_other(store: Metadata, found: 
 
     def work(number: int) -> list[bool]:
         with closing(Metadata(endpoints_of(found))) as own:
-            own.mint_key("acme", ["ask"])
-            return [_adds(own, f"t{turn}") for turn in range(5)]
+            own.create_key("acme", ["ask"])
+            return [_adds(own, f"t{entry}") for entry in range(5)]
 
     with ThreadPoolExecutor(6) as pool:
         added = list(pool.map(work, range(6)))
-    assert [sum(turns) for turns in zip(*added, strict=True)] == [1] * 5  # each name by exactly one of them
+    assert [sum(successes) for successes in zip(*added, strict=True)] == [1] * 5  # each name by exactly one of them
     assert len(store.keys()) == 6
 
 

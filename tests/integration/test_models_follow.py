@@ -91,12 +91,12 @@ class Model:
         content = (words or version).encode()
         entry = {"name": "words", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         self.writer.put(f"{self.name}/{version}/words", content if stored is None else stored.encode())
-        card = {"version": version, "turn": 1, "files": [entry]}
+        card = {"version": version, "round": 1, "files": [entry]}
         self.writer.put(f"{self.name}/{version}/card.json", json.dumps(card).encode())
 
     def point(self, version: str, *, canary: str = "", share: float = 0.3) -> Pointer:
-        trial = {"version": canary, "share": share, "turn": 2} if canary else None
-        pointer = {"model": self.name, "version": version, "turn": 1, "canary": trial, "why": "a test", "history": ["none"]}
+        trial = {"version": canary, "share": share, "round": 2} if canary else None
+        pointer = {"model": self.name, "version": version, "round": 1, "canary": trial, "why": "a test", "history": ["none"]}
         self.writer.put(f"{self.name}/champion.json", json.dumps(pointer).encode())
         return Pointer.model_validate(pointer)
 

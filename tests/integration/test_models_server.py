@@ -249,7 +249,7 @@ def test_the_champion_is_served_without_a_restart(server: Server, storage: Endpo
 
         none = rank()
         assert (none.logits, none.version, none.retrieval_weight) == (None, "none", None)
-        promote(writer, "none", turn=0)
+        promote(writer, "none", number=0)
         assert rank().version == "none"
         refused = server.post("/ranking", {"model": "reranker", "query": {"text": "q"}, "passages": [{"text": "p"}]}).json()
         assert refused["error"]["code"] == "no_champion"
@@ -288,11 +288,11 @@ def test_the_champion_is_served_without_a_restart(server: Server, storage: Endpo
         assert named.version == "v000002"
         assert named.logits is not None
         assert np.abs(np.array(named.logits) - logits(second)).max() < 1e-4
-        promote(writer, "v000002", turn=3)
+        promote(writer, "v000002", number=3)
         assert becomes("v000002").logits == named.logits
         with pytest.raises(RequestRefused, match="404"):
             rank("v000009")
-        promote(writer, "none", turn=0)  # rolled back to before the first promotion
+        promote(writer, "none", number=0)  # rolled back to before the first promotion
         assert becomes("none").logits is None
         trial = promote(writer, "v000001", canary="v000002")
         assert becomes("v000001").logits == ranking.logits  # a request without an answer's id
@@ -328,14 +328,14 @@ def put(writer: ObjectWriter, model: str, version: str, folder: Path, **card: An
         content = path.read_bytes()
         files.append({"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
         writer.put(f"{model}/{version}/{name}", content)
-    writer.put(f"{model}/{version}/card.json", json.dumps({"version": version, "turn": 1, "files": files, **card}).encode())
+    writer.put(f"{model}/{version}/card.json", json.dumps({"version": version, "round": 1, "files": files, **card}).encode())
 
 
 def promote(
-    writer: ObjectWriter, version: str, turn: int = 1, *, model: str = "reranker", canary: str = "", share: float = 0.5
+    writer: ObjectWriter, version: str, number: int = 1, *, model: str = "reranker", canary: str = "", share: float = 0.5
 ) -> Pointer:
     trial = {"version": canary, "share": share} if canary else None
-    pointer = {"model": model, "version": version, "turn": turn, "canary": trial}
+    pointer = {"model": model, "version": version, "round": number, "canary": trial}
     writer.put(f"{model}/champion.json", json.dumps(pointer).encode())
     return Pointer.model_validate(pointer)
 

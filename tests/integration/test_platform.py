@@ -188,7 +188,7 @@ def test_every_tier_answers_and_every_door_is_on_loopback(home: Path) -> None:
     with open_platform(counting, parts=PARTS) as endpoints:
         assert len(processes(home)) == 3
 
-        # objects: the conditional put that turns are committed by
+        # objects: the conditional put that rounds are committed by
         store = bucket(endpoints)
         obstore.put(store, "a", b"1", mode="create")
         with pytest.raises(obstore.exceptions.AlreadyExistsError):

@@ -16,7 +16,7 @@ from servers import Servers
 
 from headrace.catalog import CHUNK_ROWS, DATASETS, DOCUMENT_ROWS, EXAMPLES, FEEDBACK_ROWS, INTERACTION_ROWS, Store
 from headrace.core.launch import Threads
-from headrace.settings import Preparing, Upkeep
+from headrace.settings import Maintenance, Preparing
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -28,7 +28,7 @@ from headrace.training.data.dataset import read
 pytest_plugins = ["shared"]
 METER = Meter(Ledger(), "test")
 START = datetime(2026, 1, 1, tzinfo=UTC)
-MERGE = Upkeep(every=1, merge=2, keep_s=3600, keep_snapshots=100, history_s=3600)
+MERGE = Maintenance(every=1, merge=2, keep_s=3600, keep_snapshots=100, history_s=3600)
 SETTINGS = Preparing(shard_rows=7)
 
 
@@ -126,7 +126,7 @@ def test_the_same_snapshots_give_the_same_bytes_from_other_files_and_once_only(e
         {"answer: document deleted": 1, "passage: document deleted": 2},
     )
     for table in (interactions, feedback, chunks):
-        kept = table.upkeep(MERGE)
+        kept = table.maintain(MERGE)
         assert kept is not None
         assert kept.files_after < kept.files_before
     assert made(now(), fourth, "v2") == newest
@@ -136,4 +136,4 @@ def test_the_same_snapshots_give_the_same_bytes_from_other_files_and_once_only(e
     assert rows.num_rows == 1 + 36 + 39
     assert rows["users"].null_count == 1
     assert rows["prompt"].null_count == rows.num_rows
-    assert examples.mark("datasets") == ["v1", "v2"]
+    assert examples.snapshot_property("datasets") == ["v1", "v2"]

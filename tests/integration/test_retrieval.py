@@ -20,7 +20,7 @@ from words import words
 from headrace.answering.engine import QueryEngine
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS, DOCUMENT_ROWS
 from headrace.core.launch import Threads, Work
-from headrace.core.maintain import upkeep
+from headrace.core.maintain import maintain
 from headrace.core.run import recorded
 from headrace.core.stage import Runner
 from headrace.documents import deliver
@@ -29,7 +29,7 @@ from headrace.documents.index import Indexed, catch_up, index_documents
 from headrace.documents.put import put
 from headrace.errors import Unavailable, WrongUsage
 from headrace.platform.address import brought, overlay
-from headrace.settings import Settings, Upkeep
+from headrace.settings import Maintenance, Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -183,7 +183,7 @@ def test_recall_is_kept_by_tenants_of_any_size_and_under_sixteen_threads(
         assert set().union(*threads.map(ask, range(160))) == set()
 
 
-def test_upkeep_is_due_when_rows_wait_and_is_no_pause_for_searches(vectors: VectorWriter) -> None:
+def test_maintenance_is_due_when_rows_wait_and_is_no_pause_for_searches(vectors: VectorWriter) -> None:
     vectors.upsert(batch(CHUNKS.columns, [chunk(str(n), "acme", []) for n in range(200)]))
     vectors.build()
     assert not vectors.due()
@@ -201,7 +201,7 @@ def test_upkeep_is_due_when_rows_wait_and_is_no_pause_for_searches(vectors: Vect
 
     thread = threading.Thread(target=poll)
     thread.start()
-    vectors.upkeep()
+    vectors.maintenance()
     ended.set()
     thread.join()
     assert answered > 0
@@ -216,7 +216,7 @@ def test_a_passage_that_is_purged_is_in_no_file_of_the_index(
     """Also where it was one row of many in its fragment, which LanceDB itself leaves as it is."""
     monkeypatch.setattr("headrace.storage.vectors.purge._FOLLOWED_S", 0.0)  # nobody searches meanwhile
     rows = [chunk(f"stays {n}", "acme", [], document=f"d{n}", text=f"the weir number {n}") for n in range(40)]
-    vectors.upsert(batch(CHUNKS.columns, [*rows, chunk("goes", "acme", [], "secret", text="the zanzibarquux turns")]))
+    vectors.upsert(batch(CHUNKS.columns, [*rows, chunk("goes", "acme", [], "secret", text="the zanzibarquux rounds")]))
     vectors.build()
 
     def holding() -> list[Path]:
@@ -300,7 +300,7 @@ def engine(runner: Runner) -> QueryEngine:
 def kept(request: pytest.FixtureRequest) -> None:
     """The tables of the module's home are kept in order, so that its last test has as little to read as its first."""
     if "runner" in request.fixturenames:
-        request.getfixturevalue("runner").run(upkeep, settings=Upkeep(every=4, merge=4), only_due=True)
+        request.getfixturevalue("runner").run(maintain, settings=Maintenance(every=4, merge=4), only_due=True)
 
 
 @pytest.fixture

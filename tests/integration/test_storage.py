@@ -32,8 +32,8 @@ from headrace.catalog import (
     LEDGER,
     MODELS,
     PROMOTIONS,
+    ROUNDS,
     RUNS,
-    TURNS,
     Store,
 )
 from headrace.core.maintain import record
@@ -41,7 +41,7 @@ from headrace.core.run import recorded, runs
 from headrace.core.stage import Runner
 from headrace.errors import LostRace, NotFound, NothingIndexed, Unavailable, WrongUsage
 from headrace.ingest.land import land
-from headrace.settings import Upkeep
+from headrace.settings import Maintenance
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -143,12 +143,12 @@ def test_listing_by_prefix_is_by_characters_and_stays_in_the_store(
 
 
 def test_of_many_who_put_where_nothing_is_exactly_one_wins(objects: ObjectWriter) -> None:
-    for turn in range(2):  # the store makes some of them wait for a second or two
-        got = at_once(4, partial(lambda key, n: objects.put_if_absent(key, f"writer {n}".encode()), f"key{turn}"))
+    for attempt in range(2):  # the store makes some of them wait for a second or two
+        got = at_once(4, partial(lambda key, n: objects.put_if_absent(key, f"writer {n}".encode()), f"key{attempt}"))
         won = [n for n, result in enumerate(got) if isinstance(result, str)]
         assert len(won) == 1
         assert all(isinstance(result, LostRace) for n, result in enumerate(got) if n != won[0])
-        assert objects.get(f"key{turn}") == f"writer {won[0]}".encode()
+        assert objects.get(f"key{attempt}") == f"writer {won[0]}".encode()
 
 
 def test_of_many_who_replace_what_they_saw_exactly_one_wins(objects: ObjectWriter) -> None:
@@ -219,7 +219,7 @@ def offsets(table: TableReader, **how: Any) -> list[int]:
 
 
 def test_a_table_nobody_wrote_is_empty(table: TableWriter) -> None:
-    assert (table.read().num_rows, table.count(), table.snapshot(), table.mark("x")) == (0, 0, None, None)
+    assert (table.read().num_rows, table.count(), table.snapshot(), table.snapshot_property("x")) == (0, 0, None, None)
     assert table.read().schema == FEEDBACK_ROWS.columns
 
 
@@ -266,7 +266,7 @@ def test_another_scan_reads_what_was_added_since(table: TableWriter, endpoints: 
     assert sorted(read("offset", "up")[0]) == found, "other columns are not those that are kept"
 
     # What was merged, taken out or changed by others is not answered from what is kept.
-    assert other.upkeep(Upkeep(merge=2, keep_s=0)) is not None
+    assert other.maintain(Maintenance(merge=2, keep_s=0)) is not None
     assert read()[0] == found
     assert other.rewrite(("offset",), lambda rows: pc.equal(rows["offset"], 3)) == 1
     assert read()[0] == [1, 2, 4, 5, 6]
@@ -289,18 +289,18 @@ def test_rows_kept_of_a_table_are_bounded(table: TableWriter, monkeypatch: pytes
 
 
 def test_marks_go_with_their_rows_and_are_kept_by_later_commits(table: TableWriter, endpoints: Endpoints, meter: Meter) -> None:
-    table.append(rows(1), marks={"offsets": {"0": 2}}, expected={"offsets": None})
+    table.append(rows(1), properties={"offsets": {"0": 2}}, expected={"offsets": None})
     table.append(rows(2))
-    table.append(rows(), marks={"other": [1]})
+    table.append(rows(), properties={"other": [1]})
     fresh = TableReader(table.store, endpoints, meter)
-    assert (fresh.mark("offsets"), fresh.mark("other"), fresh.count()) == ({"0": 2}, [1], 2)
+    assert (fresh.snapshot_property("offsets"), fresh.snapshot_property("other"), fresh.count()) == ({"0": 2}, [1], 2)
 
 
 def test_a_mark_that_moved_stops_the_commit(table: TableWriter) -> None:
-    table.append(rows(1), marks={"offsets": 1}, expected={"offsets": None})
+    table.append(rows(1), properties={"offsets": 1}, expected={"offsets": None})
     before = table.snapshot()
     with pytest.raises(LostRace, match="'offsets' from None to 1"):
-        table.append(rows(1), marks={"offsets": 1}, expected={"offsets": None})
+        table.append(rows(1), properties={"offsets": 1}, expected={"offsets": None})
     assert (table.count(), table.snapshot()) == (1, before)
 
 
@@ -317,17 +317,17 @@ def test_writers_at_once_lose_no_commit(table: TableWriter, endpoints: Endpoints
 
 
 def test_of_many_who_move_a_mark_exactly_one_wins(table: TableWriter, endpoints: Endpoints) -> None:
-    table.append(rows(0), marks={"next": 0})
+    table.append(rows(0), properties={"next": 0})
 
     def write(number: int) -> int:
         mine = TableWriter(table.store, endpoints, Meter(Ledger(), "test"))
-        return mine.append(rows(number + 1), marks={"next": number + 1}, expected={"next": 0})
+        return mine.append(rows(number + 1), properties={"next": number + 1}, expected={"next": 0})
 
     got = at_once(3, write)
     won = [n + 1 for n, result in enumerate(got) if isinstance(result, int)]
     assert len(won) == 1
     assert sum(isinstance(result, LostRace) for result in got) == 2
-    assert (table.mark("next"), offsets(table)) == (won[0], [0, won[0]])
+    assert (table.snapshot_property("next"), offsets(table)) == (won[0], [0, won[0]])
 
 
 def test_a_catalog_that_is_down_says_so(endpoints: Endpoints, meter: Meter) -> None:
@@ -445,11 +445,11 @@ def test_a_reader_that_follows_sees_what_comes_later(topic: tuple[TopicWriter, T
     writer.append(events(0), key="answer_id")
     stream = reader.read({0: 0}, follow=True)
     seen: list[int] = []
-    for turn, fetched in enumerate(stream):
+    for fetches, fetched in enumerate(stream):
         seen += fetched.offsets
-        if turn == 1:
+        if fetches == 1:
             writer.append(events(1), key="answer_id")
-        if seen == [0, 1] or turn > 20:
+        if seen == [0, 1] or fetches > 20:
             break
     stream.close()  # type: ignore[attr-defined]
     assert seen == [0, 1]
@@ -479,7 +479,7 @@ def test_landing_takes_each_event_once_and_buries_what_cannot_be_read(endpoints:
         assert (done.events[topic.name], done.dead) == (3, 2)
         again = runner.run(land.over(topics=[topic], tables=[table]))
         assert (again.total, again.dead) == (0, 0)
-    assert landed.mark(f"landed/{topic.name}/0")["next"] == 5
+    assert landed.snapshot_property(f"landed/{topic.name}/0")["next"] == 5
     assert offsets(landed) == [0, 1, 4]
     letters = buried.read(where=f"topic = '{topic.name}'").to_pylist()
     assert sorted((r["offset"], r["key"], r["value"]) for r in letters) == [(2, b"key", b"\xff not json"), (3, b"tombstone", b"")]
@@ -633,24 +633,24 @@ def test_a_question_is_words_and_never_a_query(vectors: VectorWriter) -> None:
 # what stands on them
 
 
-def test_a_turn_is_begun_once_and_committed_once(endpoints: Endpoints, meter: Meter) -> None:
-    turns = ObjectWriter(own(TURNS), endpoints, meter)
-    assert (manifest.numbers(turns), manifest.plan(turns, 1)) == ([], None)
-    got = at_once(4, lambda n: manifest.begin(turns, 1, {"turn": 1, "who": n}))
+def test_a_round_is_begun_once_and_committed_once(endpoints: Endpoints, meter: Meter) -> None:
+    rounds = ObjectWriter(own(ROUNDS), endpoints, meter)
+    assert (manifest.numbers(rounds), manifest.plan(rounds, 1)) == ([], None)
+    got = at_once(4, lambda n: manifest.begin(rounds, 1, {"round": 1, "who": n}))
     won = [result for result in got if isinstance(result, dict)]
     assert len(won) == 1
     assert sum(isinstance(result, LostRace) for result in got) == 3
-    assert manifest.plan(turns, 1) == won[0]
-    assert manifest.numbers(turns) == []
+    assert manifest.plan(rounds, 1) == won[0]
+    assert manifest.numbers(rounds) == []
     with pytest.raises(NotFound):
-        manifest.read(turns, 1)
-    manifest.publish(turns, 1, {"turn": 1})
-    manifest.publish(turns, 1, {"turn": 1})
+        manifest.read(rounds, 1)
+    manifest.publish(rounds, 1, {"round": 1})
+    manifest.publish(rounds, 1, {"round": 1})
     with pytest.raises(LostRace):
-        manifest.publish(turns, 1, {"turn": 1, "other": True})
-    manifest.publish(turns, 12, {"turn": 12})
-    assert manifest.numbers(turns) == [1, 12]
-    assert manifest.read(turns, 1) == {"turn": 1}
+        manifest.publish(rounds, 1, {"round": 1, "other": True})
+    manifest.publish(rounds, 12, {"round": 12})
+    assert manifest.numbers(rounds) == [1, 12]
+    assert manifest.read(rounds, 1) == {"round": 1}
 
 
 def test_runs_are_archived_exactly_once(endpoints: Endpoints, tmp_path: Path) -> None:
@@ -675,8 +675,8 @@ def test_runs_are_archived_exactly_once(endpoints: Endpoints, tmp_path: Path) ->
 
 
 def release(models: ObjectWriter, *versions: str) -> None:
-    for turn, version in enumerate(versions, 1):
-        card = {"version": version, "turn": turn, "retrieval_weight": 0.5, "max_tokens": 64, "files": []}
+    for number, version in enumerate(versions, 1):
+        card = {"version": version, "round": number, "retrieval_weight": 0.5, "max_tokens": 64, "files": []}
         models.put(f"reranker/{version}/card.json", json.dumps(card).encode())
 
 

@@ -14,7 +14,7 @@ import pytest
 import tiny
 from judged import judge
 
-from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, PROMOTIONS, TURNS
+from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, PROMOTIONS, ROUNDS
 from headrace.core.run import recorded
 from headrace.core.stage import Runner
 from headrace.errors import LostRace, Permanent
@@ -32,7 +32,7 @@ from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.evaluate import Evaluation
 from headrace.training.manifest import Clock
 from headrace.training.promote import settle
-from headrace.training.round import turn
+from headrace.training.round import run_round
 from headrace.training.trainer import Trained
 
 METER = Meter(Ledger(), "test")
@@ -60,7 +60,7 @@ def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
 
 @pytest.fixture
 def runner(endpoints: Endpoints, tmp_path: Path) -> Iterator[Runner]:
-    with recorded("turn", tmp_path) as run:
+    with recorded("train", tmp_path) as run:
         yield Runner(run, endpoints)
 
 
@@ -91,31 +91,31 @@ def test_checkpoints_come_back_whole_and_old_ones_go(endpoints: Endpoints) -> No
     assert resume(store, "test/none", fresh, anew) == (0, "", {})
 
 
-# a turn
+# a round
 
 
 @pytest.mark.parametrize("of", ["tiny", pytest.param("packaged", marks=pytest.mark.soak(minutes=1))])
-def test_a_better_challenger_is_served_and_a_turn_that_learned_nothing_new_is_refused(tmp_path: Path, of: str) -> None:
-    """The first two turns of an installation."""
+def test_a_better_challenger_is_served_and_a_round_that_learned_nothing_new_is_refused(tmp_path: Path, of: str) -> None:
+    """The first two rounds of an installation."""
     settings = TINY if of == "tiny" else PACKAGED
     with (
         installation(tmp_path, tiny.folder() if of == "tiny" else None) as endpoints,
-        recorded("turn", tmp_path) as run,
+        recorded("train", tmp_path) as run,
     ):
         runner = Runner(run, endpoints)
         with pytest.raises(Permanent, match="no verdict to learn from"):
-            turn(runner, settings=settings)
-        assert manifest.numbers(ObjectReader(TURNS, endpoints, METER)) == []
+            run_round(runner, settings=settings)
+        assert manifest.numbers(ObjectReader(ROUNDS, endpoints, METER)) == []
         first(runner, settings, tmp_path)
         second(runner, settings)
 
 
 def first(runner: Runner, settings: Training, folder: Path) -> None:
-    """A turn that learns which word is liked."""
+    """A round that learns which word is liked."""
     endpoints = runner.endpoints
-    models, turns = ObjectReader(MODELS, endpoints, METER), ObjectReader(TURNS, endpoints, METER)
+    models, rounds = ObjectReader(MODELS, endpoints, METER), ObjectReader(ROUNDS, endpoints, METER)
     judge(endpoints, 60, liked="yes", seed=1)
-    done = turn(runner, settings=settings)
+    done = run_round(runner, settings=settings)
     assert done.landed.events == {"document-events": 0, "interactions": 60, "feedback": 240}
     assert sum(done.dataset.questions.values()) == 60
     assert done.trained.last_loss < done.trained.first_loss
@@ -127,9 +127,9 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
 
     # What is served was released whole: its files are those the manifest names, and they rank as they were taught.
     standing, _ = champion.champion(models)
-    assert (standing.version, standing.turn, standing.history) == ("v000001", 1, ["none"])
-    committed = manifest.read(turns, 1)
-    assert (committed["turn"], committed["parent"], committed["decision"]["promote"]) == (1, None, True)
+    assert (standing.version, standing.round, standing.history) == ("v000001", 1, ["none"])
+    committed = manifest.read(rounds, 1)
+    assert (committed["round"], committed["parent"], committed["decision"]["promote"]) == (1, None, True)
     for file in committed["weights"]["files"]:
         data = models.get(f"reranker/v000001/{file['name']}")
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
@@ -149,34 +149,34 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
     assert all(row["origins"][0].startswith("interactions/0/") for row in examples)
     assert len({(row["question"], row["split"]) for row in examples}) == 60
 
-    # A process that died between manifest and pointer: the next turn brings the pointer in line, once.
+    # A process that died between manifest and pointer: the next round brings the pointer in line, once.
     writer, promotions = ObjectWriter(MODELS, endpoints, METER), TableWriter(PROMOTIONS, endpoints, METER)
     writer.delete("reranker/champion.json")
-    promoted = settle(writer, turns, promotions, "reranker")
-    assert (promoted.version, promoted.who) == ("v000001", "turn 1")
-    assert settle(writer, turns, promotions, "reranker") == champion.champion(models)[0] == promoted
+    promoted = settle(writer, rounds, promotions, "reranker")
+    assert (promoted.version, promoted.who) == ("v000001", "round 1")
+    assert settle(writer, rounds, promotions, "reranker") == champion.champion(models)[0] == promoted
     # A rollback is somebody's will: settling leaves it alone.
     assert champion.rollback(writer, promotions, who="ann", why="").version == "none"
-    assert settle(writer, turns, promotions, "reranker").version == "none"
+    assert settle(writer, rounds, promotions, "reranker").version == "none"
     assert champion.set_champion(writer, promotions, "v000001", "ann", "").version == "v000001"
 
 
 def second(runner: Runner, settings: Training) -> None:
     """Nothing new to learn from: the same data cannot beat the champion that was made of it."""
-    models, turns = ObjectReader(MODELS, runner.endpoints, METER), ObjectReader(TURNS, runner.endpoints, METER)
-    refused = turn(runner, settings=settings)
-    assert (refused.landed.total, refused.decision.turn, refused.decision.promoted) == (0, 2, False)
-    assert refused.trained.weights == manifest.read(turns, 1)["training"]["weights"]
+    models, rounds = ObjectReader(MODELS, runner.endpoints, METER), ObjectReader(ROUNDS, runner.endpoints, METER)
+    refused = run_round(runner, settings=settings)
+    assert (refused.landed.total, refused.decision.round, refused.decision.promoted) == (0, 2, False)
+    assert refused.trained.weights == manifest.read(rounds, 1)["training"]["weights"]
     assert refused.evaluation.champion_version == "v000001"
     assert refused.evaluation.difference == 0.0
     assert "confidence" in refused.decision.why
     assert refused.decision.serving == "v000001"
-    assert manifest.read(turns, 2)["weights"] == {"version": None, "files": []}
+    assert manifest.read(rounds, 2)["weights"] == {"version": None, "files": []}
     assert [card["version"] for card in champion.versions(models)] == ["v000001"]
 
 
 def again(runner: Runner, committed: dict[str, Any]) -> Dataset:
-    """The dataset of a committed turn, made into stores of its own."""
+    """The dataset of a committed round, made into stores of its own."""
     elsewhere = uuid.uuid4().hex
     endpoints = runner.endpoints
     handles: dict[str, Any] = {port.parameter: port.handle(port.store, endpoints, METER) for port in prepare.ports}
@@ -191,10 +191,10 @@ def again(runner: Runner, committed: dict[str, Any]) -> Dataset:
     )
 
 
-def test_a_turn_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, endpoints: Endpoints) -> None:
-    """Killed after the plan: verdicts that came later wait for the next turn, and changed settings do not count."""
-    turns = ObjectWriter(TURNS, endpoints, METER)
-    number = (manifest.numbers(turns) or [0])[-1] + 1
+def test_a_round_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, endpoints: Endpoints) -> None:
+    """Killed after the plan: verdicts that came later wait for the next round, and changed settings do not count."""
+    rounds = ObjectWriter(ROUNDS, endpoints, METER)
+    number = (manifest.numbers(rounds) or [0])[-1] + 1
     judge(endpoints, 12, liked="yes", seed=2)
     from headrace.ingest.land import land
     from headrace.training.round import plan
@@ -202,11 +202,11 @@ def test_a_turn_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, end
     quick = Training(recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 1}})
     runner.run(land)
     planned = runner.run(plan, settings=quick, recipe="reranker")
-    assert planned["turn"] == number
+    assert planned["round"] == number
     judge(endpoints, 12, liked="yes", seed=3)
-    done = turn(runner, settings=Training(recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 3}}))
-    assert done.decision.turn == number
-    committed = manifest.read(turns, number)
+    done = run_round(runner, settings=Training(recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 3}}))
+    assert done.decision.round == number
+    committed = manifest.read(rounds, number)
     assert (committed["snapshots"], committed["settings"]) == (planned["snapshots"], quick.model_dump(mode="json"))
     questions = [
         row["question"]
@@ -214,10 +214,10 @@ def test_a_turn_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, end
     ]
     assert any("of 2 turn" in question for question in questions)
     assert not any("of 3 turn" in question for question in questions)
-    assert manifest.numbers(turns)[-1] == number
+    assert manifest.numbers(rounds)[-1] == number
 
 
-def test_a_turn_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_it(runner: Runner, endpoints: Endpoints) -> None:
+def test_a_round_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_it(runner: Runner, endpoints: Endpoints) -> None:
     from headrace.ingest.land import land
     from headrace.training.cutoff import Exclusions
     from headrace.training.promote import promote
@@ -229,7 +229,7 @@ def test_a_turn_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_i
     assert runner.run(plan, settings=TINY, recipe="reranker") == poisoned, "taken up as it was begun"
     exclusions = Exclusions(before={"feedback/0": 3})
     bounded = runner.run(plan, settings=TINY, recipe="reranker", exclusions=exclusions)
-    assert bounded["turn"] == poisoned["turn"]
+    assert bounded["round"] == poisoned["round"]
     assert bounded["exclusions"]["before"] == {"feedback/0": 3}
     assert bounded["dataset_version"] != poisoned["dataset_version"]
     assert runner.run(plan, settings=TINY, recipe="reranker", exclusions=exclusions) == bounded
@@ -249,5 +249,5 @@ def test_a_turn_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_i
             run="test",
             clock=Clock(None, 0.0),
         )
-    assert poisoned["turn"] not in manifest.numbers(ObjectReader(TURNS, endpoints, METER))
-    manifest.withdraw(ObjectWriter(TURNS, endpoints, METER), bounded["turn"])
+    assert poisoned["round"] not in manifest.numbers(ObjectReader(ROUNDS, endpoints, METER))
+    manifest.withdraw(ObjectWriter(ROUNDS, endpoints, METER), bounded["round"])

@@ -108,22 +108,31 @@ def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         yield Cluster(engine, endpoints_of(url), Ledger())
 
 
-def promotions(*versions: str, turn: int = 1, who: str = "somebody") -> pa.Table:
+def promotions(*versions: str, round_number: int = 1, who: str = "somebody") -> pa.Table:
     rows = [
-        {"model": "reranker", "version": v, "previous": "none", "kind": "promote", "turn": turn, "who": who, "why": "", "at": AT}
+        {
+            "model": "reranker",
+            "version": v,
+            "previous": "none",
+            "kind": "promote",
+            "round": round_number,
+            "who": who,
+            "why": "",
+            "at": AT,
+        }
         for v in versions
     ]
     return pa.Table.from_pylist(rows, PROMOTIONS.columns)
 
 
-def versions(table: TableReader, where: str = "turn >= 0", **words: Any) -> list[str]:
+def versions(table: TableReader, where: str = "round >= 0", **words: Any) -> list[str]:
     return sorted(table.read(("version",), where, **words).column("version").to_pylist())
 
 
 def test_a_table_nobody_wrote_is_empty(cluster: Cluster) -> None:
     table = cluster.writer()
-    assert (table.read().num_rows, table.snapshot(), table.count(), table.marks()) == (0, None, 0, {})
-    assert table.marks(AT) == {}
+    assert (table.read().num_rows, table.snapshot(), table.count(), table.snapshot_properties()) == (0, None, 0, {})
+    assert table.snapshot_properties(AT) == {}
 
 
 def example(kind: pa.DataType, number: int) -> Any:
@@ -161,9 +170,9 @@ def test_a_newer_release_is_asked_otherwise_and_answers_the_same() -> None:
     engine = Engine(BUCKET)
     with vast_wire.serve(engine, "5.5.0.0") as url:
         cluster = Cluster(engine, endpoints_of(url), Ledger())
-        cluster.writer().append(promotions("1", "2"), marks={"offsets": 2})
+        cluster.writer().append(promotions("1", "2"), properties={"offsets": 2})
         assert versions(cluster.reader(), "version != '1'") == ["2"]
-        assert cluster.reader().marks() == {"offsets": 2}
+        assert cluster.reader().snapshot_properties() == {"offsets": 2}
 
 
 def _order(found: pa.Table, rows: list[dict[str, Any]]) -> pa.Array:
@@ -197,34 +206,34 @@ def test_a_scan_is_of_one_version_whatever_is_committed_meanwhile(
 
 def test_marks_go_with_their_rows_and_are_kept_by_later_commits(cluster: Cluster) -> None:
     table = cluster.writer()
-    table.append(promotions("1"), marks={"offsets": {"0": 7}})
+    table.append(promotions("1"), properties={"offsets": {"0": 7}})
     between = datetime.now(UTC)
     time.sleep(0.01)
-    table.append(promotions("2"), marks={"other": [1, "ü"]})
-    table.append(promotions(), marks={"offsets": {"0": 9}})
-    assert cluster.reader().marks() == {"offsets": {"0": 9}, "other": [1, "ü"]}
-    assert cluster.reader().mark("offsets") == {"0": 9}
-    assert cluster.reader().marks(between) == {"offsets": {"0": 7}}
-    assert cluster.reader().marks(AT - timedelta(days=4000)) == {}
+    table.append(promotions("2"), properties={"other": [1, "ü"]})
+    table.append(promotions(), properties={"offsets": {"0": 9}})
+    assert cluster.reader().snapshot_properties() == {"offsets": {"0": 9}, "other": [1, "ü"]}
+    assert cluster.reader().snapshot_property("offsets") == {"0": 9}
+    assert cluster.reader().snapshot_properties(between) == {"offsets": {"0": 7}}
+    assert cluster.reader().snapshot_properties(AT - timedelta(days=4000)) == {}
     assert table.count() == 2
 
 
 def test_marks_of_long_ago_are_found_behind_many_commits(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vast, "_LOOKED_BACK", 2)
     table = cluster.writer()
-    table.append(promotions(), marks={"n": 0})
+    table.append(promotions(), properties={"n": 0})
     before = datetime.now(UTC)
     time.sleep(0.01)
     for number in range(1, 9):
-        table.append(promotions(), marks={"n": number})
-    assert table.marks(before) == {"n": 0}
+        table.append(promotions(), properties={"n": number})
+    assert table.snapshot_properties(before) == {"n": 0}
 
 
 def test_a_mark_that_moved_stops_the_commit(cluster: Cluster) -> None:
     table = cluster.writer()
-    table.append(promotions("1"), marks={"offsets": 1}, expected={"offsets": None})
+    table.append(promotions("1"), properties={"offsets": 1}, expected={"offsets": None})
     with pytest.raises(LostRace, match="from None to 1"):
-        cluster.writer().append(promotions("1"), marks={"offsets": 1}, expected={"offsets": None})
+        cluster.writer().append(promotions("1"), properties={"offsets": 1}, expected={"offsets": None})
     assert versions(table) == ["1"]
     assert cluster.engine.open_transactions() == []
 
@@ -247,12 +256,12 @@ def test_writers_at_once_lose_no_commit(cluster: Cluster, isolation: Isolation, 
     monkeypatch.setattr(vast, "_TRIES", 60)
 
     def work(table: TableWriter, number: int) -> list[int]:
-        return [table.append(promotions(f"{number}/{turn}"), marks={str(number): turn}) for turn in range(3)]
+        return [table.append(promotions(f"{number}/{attempt}"), properties={str(number): attempt}) for attempt in range(3)]
 
     got = at_once(cluster, isolation, work)
     assert sorted(version for versions in got for version in versions) == list(range(1, 19))
-    assert versions(cluster.reader()) == sorted(f"{number}/{turn}" for number in range(6) for turn in range(3))
-    assert cluster.reader().marks() == {str(number): 2 for number in range(6)}
+    assert versions(cluster.reader()) == sorted(f"{number}/{attempt}" for number in range(6) for attempt in range(3))
+    assert cluster.reader().snapshot_properties() == {str(number): 2 for number in range(6)}
     assert cluster.reader().count() == 18
 
 
@@ -261,11 +270,11 @@ def test_of_many_who_move_a_mark_exactly_one_wins(
     cluster: Cluster, isolation: Isolation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vast, "_TRIES", 60)
-    cluster.writer().append(promotions(), marks={"offsets": 0})
+    cluster.writer().append(promotions(), properties={"offsets": 0})
 
     def work(table: TableWriter, number: int) -> bool:
         try:
-            table.append(promotions(str(number)), marks={"offsets": number + 1}, expected={"offsets": 0})
+            table.append(promotions(str(number)), properties={"offsets": number + 1}, expected={"offsets": 0})
         except LostRace:
             return False
         return True
@@ -296,12 +305,12 @@ def test_a_commit_that_trusted_its_lock_alone_would_lose_an_update() -> None:
 def test_a_commit_overtaken_between_reading_and_writing_starts_again(cluster: Cluster, isolation: Isolation) -> None:
     cluster.engine.isolation = isolation
     table, other = cluster.writer(), cluster.writer()
-    table.append(promotions("1"), marks={"offsets": 1})
+    table.append(promotions("1"), properties={"offsets": 1})
     other.append(promotions("2"))
     cluster.engine.meanwhile = {"update": lambda: other.append(promotions("theirs"))}
     assert table.append(promotions("ours"), expected={"offsets": 1}) == 4
     assert versions(table, snapshot=3) == ["1", "2", "theirs"]
-    cluster.engine.meanwhile = {"update": lambda: other.append(promotions(), marks={"offsets": 2})}
+    cluster.engine.meanwhile = {"update": lambda: other.append(promotions(), properties={"offsets": 2})}
     with pytest.raises(LostRace, match="from 1 to 2"):
         table.append(promotions("late"), expected={"offsets": 1})
     assert table.count() == 4
@@ -318,9 +327,9 @@ _ROW = pa.schema([("$row_id", pa.uint64()), ("version", pa.int64())])
 @pytest.mark.parametrize("lost", ["before", "after"])
 def test_a_commit_whose_answer_was_lost_is_made_once(cluster: Cluster, lost: Any) -> None:
     table = cluster.writer()
-    table.append(promotions("1"), marks={"offsets": 1})
+    table.append(promotions("1"), properties={"offsets": 1})
     cluster.engine.lose = [lost]
-    version = table.append(promotions("2"), marks={"offsets": 2}, expected={"offsets": 1})
+    version = table.append(promotions("2"), properties={"offsets": 2}, expected={"offsets": 1})
     assert cluster.engine.lose == []
     assert version == table.snapshot() == 2
     assert versions(table) == ["1", "2"]
@@ -373,17 +382,17 @@ WHERES = [
     "version not in ('3', '11')",
     "version like '1%'",
     "version not like '1%'",
-    "version > '5' and turn < 9",
-    "turn = 3 or turn = 5",
-    "turn = 3 or version = '17'",
-    "not (turn = 3 or version = '17')",
+    "version > '5' and round < 9",
+    "round = 3 or round = 5",
+    "round = 3 or version = '17'",
+    "not (round = 3 or version = '17')",
     "why is null",
     "why is not null and why != 'x'",
     "who is null or who = 'ann'",
     "at >= '2026-03-04T05:06:12.890123+00:00'",
-    "at < '2026-03-04T06:06:12.890123+01:00' and turn != 0",
-    "turn >= 2 and turn <= 8 and version != '4' and who = 'ann'",
-    "(turn < 3 or turn > 17) and (why = 'x' or why is null)",
+    "at < '2026-03-04T06:06:12.890123+01:00' and round != 0",
+    "round >= 2 and round <= 8 and version != '4' and who = 'ann'",
+    "(round < 3 or round > 17) and (why = 'x' or why is null)",
 ]
 
 
@@ -392,7 +401,7 @@ def varied(cluster: Cluster) -> tuple[TableWriter, pa.Table]:
     """Twenty rows with nulls, in a store like the promotions but for its nulls; and the same rows at hand."""
     rows = promotions(*map(str, range(20))).to_pylist()
     for number, row in enumerate(rows):
-        row |= {"turn": number % 20, "at": AT + timedelta(seconds=number), "why": [None, "x", ""][number % 3]}
+        row |= {"round": number % 20, "at": AT + timedelta(seconds=number), "why": [None, "x", ""][number % 3]}
         row["who"] = ["ann", None][number % 2]
     store = replace(PROMOTIONS, schema=pa.schema([field.with_nullable(True) for field in PROMOTIONS.columns]))
     given = pa.Table.from_pylist(rows, store.columns)
@@ -421,8 +430,8 @@ def test_a_condition_finds_what_it_says(varied: tuple[TableWriter, pa.Table]) ->
 def test_any_condition_finds_what_it_says(varied: tuple[TableWriter, pa.Table]) -> None:
     table, rows = varied
     pick = random.Random(7)
-    leaves = ["turn = 4", "turn > 12", "turn <= 2", "version = '7'", "version like '1%'", "why is null", "why = 'x'"]
-    leaves += ["who is not null", "who = 'ann'", "turn in (1, 2, 19)", "at > '2026-03-04T05:06:17+00:00'"]
+    leaves = ["round = 4", "round > 12", "round <= 2", "version = '7'", "version like '1%'", "why is null", "why = 'x'"]
+    leaves += ["who is not null", "who = 'ann'", "round in (1, 2, 19)", "at > '2026-03-04T05:06:17+00:00'"]
     for _ in range(20):
         where = pick.choice(leaves)
         for _ in range(pick.randint(0, 4)):
@@ -433,7 +442,7 @@ def test_any_condition_finds_what_it_says(varied: tuple[TableWriter, pa.Table]) 
 def test_what_can_be_asked_is_asked_and_only_that_is_sent(cluster: Cluster) -> None:
     table = cluster.writer()
     table.append(promotions(*map(str, range(1000))))
-    for where in ("version = '7'", "version in ('7')", "turn > 0 and version = '7'"):
+    for where in ("version = '7'", "version in ('7')", "round > 0 and version = '7'"):
         before = read_bytes(cluster.ledger)
         assert versions(table, where) == ["7"]
         assert read_bytes(cluster.ledger) - before < 1000, where
@@ -479,11 +488,11 @@ def test_columns_the_catalog_gains_are_added_and_null_in_older_rows(cluster: Clu
 
 def test_a_column_of_another_type_is_refused(cluster: Cluster) -> None:
     cluster.writer().append(promotions("1"))
-    index = PROMOTIONS.columns.get_field_index("turn")
-    other = replace(PROMOTIONS, schema=PROMOTIONS.columns.set(index, pa.field("turn", pa.string())))
-    with pytest.raises(BadSettings, match=r"turn of promotions is int64 .* string"):
+    index = PROMOTIONS.columns.get_field_index("round")
+    other = replace(PROMOTIONS, schema=PROMOTIONS.columns.set(index, pa.field("round", pa.string())))
+    with pytest.raises(BadSettings, match=r"round of promotions is int64 .* string"):
         TableWriter(other, cluster.endpoints, Meter(cluster.ledger, "test")).append(
-            promotions("2").set_column(index, other.columns.field("turn"), pa.array(["1"]))
+            promotions("2").set_column(index, other.columns.field("round"), pa.array(["1"]))
         )
 
 
@@ -530,7 +539,7 @@ def test_lists_too_wide_for_a_row_come_back_whole(cluster: Cluster) -> None:
 @OVER_HTTP
 def test_rows_are_taken_out_of_every_version_and_others_are_changed(cluster: Cluster) -> None:
     table = cluster.writer()
-    first = table.append(promotions("v1", "v2", who="ann"), marks={"landed": 2})
+    first = table.append(promotions("v1", "v2", who="ann"), properties={"landed": 2})
     table.append(promotions("v3", who="bob" * 60_000))
     table.append(promotions("v4", who="ann" * 60_000))
     assert table.rewrite(("who",), lambda rows: pc.starts_with(rows["who"], "annann")) == 1
@@ -546,7 +555,7 @@ def test_rows_are_taken_out_of_every_version_and_others_are_changed(cluster: Clu
     rows = table.read().sort_by("version").to_pylist()
     assert [(row["version"], row["who"], row["at"]) for row in rows] == [("v2", "nobody", AT), ("v3", "nobody", AT)]
     assert table.read(("version",), snapshot=first)["version"].to_pylist() == ["v2"]
-    assert table.mark("landed") == 2
+    assert table.snapshot_property("landed") == 2
     assert table.append(promotions("v5")) > first
     assert table.count() == 3
 
@@ -571,26 +580,28 @@ def test_more_than_a_request_takes_is_sent_in_several(cluster: Cluster) -> None:
 
 
 def test_landing_on_it_takes_each_event_once(cluster: Cluster) -> None:
-    """What a lander does: rows of a topic with their offsets, and where it stands as a mark, each commit on top of the last."""
+    """What a lander does: rows of a topic with their offsets, and its position as a snapshot property, commit after commit."""
 
     def event(offset: int) -> dict[str, Any]:
         row = {field.name: example(field.type, offset) for field in FEEDBACK_ROWS.columns}
         return {**row, "topic": "feedback", "partition": offset % 2, "offset": offset // 2}
 
     def land(table: TableWriter, start: int, end: int) -> None:
-        standing = table.mark("offsets")
+        standing = table.snapshot_property("offsets")
         assert (sum(standing.values()) if standing else 0) == start
-        marks = {"0": (end + 1) // 2, "1": end // 2}
+        properties = {"0": (end + 1) // 2, "1": end // 2}
         rows = batch(FEEDBACK_ROWS.columns, [event(offset) for offset in range(start, end)])
-        table.append(rows, marks={"offsets": marks}, expected={"offsets": standing})
+        table.append(rows, properties={"offsets": properties}, expected={"offsets": standing})
 
     ours, stale = cluster.writer(FEEDBACK_ROWS), cluster.writer(FEEDBACK_ROWS)
     land(ours, 0, 10)
-    behind = stale.mark("offsets")
+    behind = stale.snapshot_property("offsets")
     cluster.engine.lose = ["after"]
     land(ours, 10, 30)
     with pytest.raises(LostRace):
-        stale.append(batch(FEEDBACK_ROWS.columns, [event(10)]), marks={"offsets": {"0": 6, "1": 5}}, expected={"offsets": behind})
+        stale.append(
+            batch(FEEDBACK_ROWS.columns, [event(10)]), properties={"offsets": {"0": 6, "1": 5}}, expected={"offsets": behind}
+        )
     land(cluster.writer(FEEDBACK_ROWS), 30, 31)  # another process goes on from there
     query = 'SELECT count(*) AS n, count(DISTINCT (topic, "partition", "offset")) AS each FROM feedback'
     assert select(query, cluster.endpoints, cluster.ledger) == [{"n": 31, "each": 31}]

@@ -202,7 +202,7 @@ def test_scores_are_drawn_from_the_live_run(client: httpx.Client) -> None:
     assert client.get("/v1/scores/inference.svg", params={"run": run}).status_code == 200
     for name, status in (("training.svg", 404), ("another.svg", 400), ("inference.svg?run=none", 404)):
         assert client.get(f"/v1/scores/{name}").status_code == status
-    assert "headrace turn" in client.get("/v1/scores/training.svg").json()["error"]["message"]
+    assert "headrace train" in client.get("/v1/scores/training.svg").json()["error"]["message"]
     assert ("up", run) in {(r["command"], r["run"]) for r in client.get("/v1/runs").json()["runs"]}
 
 

@@ -39,7 +39,7 @@ from headrace.documents.index import catch_up
 from headrace.documents.parse import audience, document_id, live
 from headrace.ingest.dead_letters import reland
 from headrace.ingest.land import Landed, land
-from headrace.ingest.positions import mark_name
+from headrace.ingest.positions import property_name
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.meter import Meter
@@ -202,7 +202,7 @@ Runner(Run("test", Path(sys.argv[2])), Endpoints.model_validate_json(sys.argv[1]
 
 
 def test_batches_that_end_or_hang_a_client_do_so_to_none_that_is_started(runner: Runner, tmp_path: Path) -> None:
-    """librdkafka aborts its process at a batch that unpacks to nothing, and turns in a circle at gzip that is cut off."""
+    """librdkafka aborts its process at a batch that unpacks to nothing, and rounds in a circle at gzip that is cut off."""
     runner.run(feedback, verdicts=[Verdict("before-them", True, "acme", "ann")])
     runner.run(land)  # what is read first, the record that landed last, stands in front of them
     whole = gzip.compress(rude.record(b"{}"))
@@ -287,8 +287,8 @@ def test_a_home_from_before_there_were_signatures_lands_what_it_had_and_nothing_
     plain.run(feedback, verdicts=[Verdict("old", True, "acme", "ann", verdict_id="landed-before")])
     plain.run(land)
     table = TableWriter(FEEDBACK_ROWS, runner.endpoints, Meter(runner.record.ledger, "test"))
-    mark = mark_name(FEEDBACK.name, 0)
-    table.append(table.read().slice(0, 0), marks={mark: {**table.mark(mark), "signed": None}}, expected={})
+    name = property_name(FEEDBACK.name, 0)
+    table.append(table.read().slice(0, 0), properties={name: {**table.snapshot_property(name), "signed": None}}, expected={})
     plain.run(feedback, verdicts=[Verdict("old", True, "acme", "ann", verdict_id="was-there")])
     assert runner.run(land).events["feedback"] == 1
     intrude(runner, FEEDBACK, verdict(verdict_id="came-after"), [])

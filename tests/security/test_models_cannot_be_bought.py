@@ -16,14 +16,14 @@ import tiny
 from shell import run
 from traffic import until
 
-from headrace.catalog import CHUNK_ROWS, EXAMPLES, FEEDBACK, INTERACTIONS, TURNS, Store
+from headrace.catalog import CHUNK_ROWS, EXAMPLES, FEEDBACK, INTERACTIONS, ROUNDS, Store
 from headrace.core.launch import LocalLauncher
 from headrace.core.run import recorded
 from headrace.core.stage import Runner
 from headrace.errors import NothingToLearn, WrongUsage
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
-from headrace.registry.serve import go_round, unshared
+from headrace.registry.serve import train_and_serve, unshared
 from headrace.session import Session
 from headrace.settings import Preparing, Settings, Training
 from headrace.storage.ledger import Ledger
@@ -51,7 +51,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         settings = Settings(home=folder / "home", training=TINY)
         with (
             open_platform(settings, parts=frozenset({"objects", "head"})) as endpoints,
-            recorded("turn", settings.home) as run,
+            recorded("train", settings.home) as run,
         ):
             yield Session(settings, run, Runner(run, endpoints), LocalLauncher())
 
@@ -112,7 +112,7 @@ def learning(session: Session, **preparing: Any) -> Session:
 def examples(session: Session) -> dict[str, dict[str, Any]]:
     """The examples of the newest dataset, by chunk."""
     table = TableReader(EXAMPLES, session.runner.endpoints, METER)
-    rows = [row for row in table.read().to_pylist() if row["dataset"] == table.mark("datasets")[-1]]
+    rows = [row for row in table.read().to_pylist() if row["dataset"] == table.snapshot_property("datasets")[-1]]
     return {row["chunk_id"]: row for row in rows}
 
 
@@ -131,7 +131,7 @@ def test_a_key_under_many_names_is_one_user(session: Session) -> None:
     said.send()
     # Worst of all: the home learns from simulated users, as one may while it is tried out.
     with pytest.raises(NothingToLearn):
-        go_round(learning(session, simulated=True), "reranker")
+        train_and_serve(learning(session, simulated=True), "reranker")
     learned = examples(session)
     assert {learned[f"thing{n}-1"]["label"] for n in range(6)} == {1.0}, "two against one, not two against four"
     assert {tuple(learned[f"thing{n}-1"]["users"]) for n in range(6)} == {(*REAL, BUYER)}
@@ -151,7 +151,7 @@ def test_a_handful_of_questions_buys_no_model(session: Session) -> None:
         secret.judged(secret.asked("secret") if rank == 1 else "secret", rank, up, REAL[0], REAL[0])
     said.send()
     secret.send()
-    done = go_round(learning(session, simulated=True), "reranker")
+    done = train_and_serve(learning(session, simulated=True), "reranker")
     assert not done.decision.promoted
     assert done.decision.serving == "none"
     there = r"too little to decide by: [1-9] held-out questions? judged by 1 user, it takes 30 questions and 3 users"
@@ -159,14 +159,14 @@ def test_a_handful_of_questions_buys_no_model(session: Session) -> None:
     assert done.evaluation.confidence is None, "a bootstrap over so few is no confidence"
     assert {row["tenant"] for row in examples(session).values()} == {"alpha"}, "nobody asked beta"
     assert done.dataset.left_out["verdict: tenant did not opt in"] == 2
-    told = manifest.read(ObjectReader(TURNS, session.runner.endpoints, METER), done.decision.turn)
+    told = manifest.read(ObjectReader(ROUNDS, session.runner.endpoints, METER), done.decision.round)
     assert told["decision"]["why"] == done.decision.why
     assert told["exclusions"]["tenants"] == ["beta"]
 
 
 def test_without_being_told_to_nothing_is_learned_from_simulated_users(session: Session) -> None:
     with pytest.raises(NothingToLearn):
-        go_round(session, "reranker")
+        train_and_serve(session, "reranker")
     learned = examples(session)
     assert set(learned) == {f"thing{n}-1" for n in range(6)}
     assert {tuple(row["users"]) for row in learned.values()} == {REAL}
@@ -318,7 +318,7 @@ def test_the_only_tenant_of_a_home_trains_itself(session: Session, tmp_path: Any
     endpoints = session.runner.endpoints
     assert endpoints.metadata is not None
     alone = endpoints.model_copy(update={"metadata": endpoints.metadata.model_copy(update={"file": tmp_path / "metadata.db"})})
-    with closing(Metadata(alone)) as metadata, recorded("turn", tmp_path) as run:
+    with closing(Metadata(alone)) as metadata, recorded("train", tmp_path) as run:
         home = replace(session, runner=Runner(run, alone))
         metadata.add_tenant(session.settings.tenant)
         assert unshared(home) == set()

@@ -347,7 +347,7 @@ def test_a_record_that_holds_a_topic_up_is_skipped_by_hand(runner: Runner, monke
         except RuntimeError:
             break
     table = reader(runner, FEEDBACK_ROWS)
-    first = positions(table.marks(), FEEDBACK.name)[0].next
+    first = positions(table.snapshot_properties(), FEEDBACK.name)[0].next
     with pytest.raises(WrongUsage):
         runner.run(skip, place=f"feedback/0/{first - 1}", reason="it has landed")
     with pytest.raises(NotFound):

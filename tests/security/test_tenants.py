@@ -160,11 +160,11 @@ def test_only_so_many_revoked_keys_are_kept(api: Any, tmp_path: Path, monkeypatc
     with closing(metadata.Metadata(api.endpoints.model_copy(update={"metadata": own}))) as store:
         for tenant in ("a", "b"):
             store.add_tenant(tenant)
-        theirs = store.mint_key("b", ["read"])[1]
+        theirs = store.create_key("b", ["read"])[1]
         store.revoke_key(theirs.id)
         for _ in range(6):
-            store.revoke_key(store.mint_key("a", ["read"], most=5)[1].id)
-        last = store.mint_key("a", ["read"], most=5)[1]
+            store.revoke_key(store.create_key("a", ["read"], most=5)[1].id)
+        last = store.create_key("a", ["read"], most=5)[1]
         kept = store.keys()
     assert len([key for key in kept if key.tenant == "a" and key.revoked_at]) == 2
     assert {theirs.id, last.id} <= {key.id for key in kept}
@@ -262,17 +262,17 @@ def test_a_key_that_is_bound_to_readers_asks_as_these(api: Any, closed: httpx.Cl
 
 
 def test_the_command_line_makes_the_same_keys(api: Any, closed: httpx.Client) -> None:
-    made = as_json(api.home, "key", "mint", "closing", "--scope", "read", "--reader", "hr", "--reader", "ann")
+    made = as_json(api.home, "key", "create", "closing", "--scope", "read", "--reader", "hr", "--reader", "ann")
     assert made["readers"] == ["ann", "hr"]
     assert {document["uri"] for document in api.client(made["key"]).get("/v1/documents").json()["data"]} == {
         "pay.md",
         "both.md",
         "open.md",
     }
-    admin = as_json(api.home, "key", "mint", "closing", "--scope", "tenant-admin")
+    admin = as_json(api.home, "key", "create", "closing", "--scope", "tenant-admin")
     (row,) = [row for row in api.client(admin["key"]).get("/v1/keys").json()["data"] if row["id"] == made["id"]]
     assert (row["scopes"], row["readers"]) == (["read"], ["ann", "hr"])
-    said = run(api.home, "key", "mint", "closing", "--scope", "admin", "--reader", "hr", code=2)
+    said = run(api.home, "key", "create", "closing", "--scope", "admin", "--reader", "hr", code=2)
     assert "bound to readers" in said.stderr
 
 
@@ -313,7 +313,7 @@ def test_no_score_says_how_rare_a_word_is_in_others_documents(tmp_path: Path) ->
         ]
         vectors.upsert(batch(CHUNKS.columns, rows))
         vectors.build()
-        vectors.upkeep()
+        vectors.maintenance()
 
     vectors = VectorWriter(CHUNKS, Endpoints.model_construct(vectors_uri=str(tmp_path)), Meter(Ledger(), "test"))
     put("acme", ["the heliotrope blooms", "the weir stands", "heliotrope and heliotrope"])

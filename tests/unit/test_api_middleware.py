@@ -485,22 +485,22 @@ def test_places_are_bounded_and_given_in_order() -> None:
     assert places.counts == (1, 2)
     with pytest.raises(Overloaded, match="3 questions"):
         places.enter()
-    turns: list[str] = []
+    order: list[str] = []
 
     def take(place: Ticket, name: str) -> None:
         assert places.wait(place, lambda: False)
-        turns.append(name)
+        order.append(name)
         places.leave(place)
 
     threads = [threading.Thread(target=take, args=(place, name)) for place, name in ((third, "third"), (second, "second"))]
     for thread in threads:
         thread.start()
     time.sleep(0.05)
-    assert turns == []
+    assert order == []
     take(first, "first")
     for thread in threads:
         thread.join(5)
-    assert turns == ["first", "second", "third"]
+    assert order == ["first", "second", "third"]
     assert places.counts == (0, 0)
 
 

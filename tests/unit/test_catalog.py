@@ -27,7 +27,7 @@ def test_structured_stores_have_a_schema_and_the_others_none(store: Store) -> No
     assert (store.schema is not None) == structured
     assert (store.partitions > 0) == (store.tier is Tier.STREAM)
     assert store.holds
-    assert store.kept
+    assert store.retention
     if structured:
         assert len(set(store.columns.names)) == len(store.columns.names)
     else:

@@ -47,9 +47,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-COMMANDS = ["demo", "up", "down", "index", "search", "land", "sql", "endpoints", "ask", "feedback", "turn", "models", "promote"]
+COMMANDS = ["demo", "up", "down", "index", "search", "land", "sql", "endpoints", "ask", "feedback", "train", "models", "promote"]
 COMMANDS += ["rollback", "runs", "ledger", "score", "check", "completion", "replay", "trace", "forget", "loop"]
-COMMANDS += ["upkeep", "head", "reindex", "eval", "tenant", "key"]
+COMMANDS += ["maintain", "head", "reindex", "eval", "tenant", "key"]
 WRONG = [
     ["frobnicate"],
     ["runs", "--frobnicate"],
@@ -59,8 +59,8 @@ WRONG = [
     ["index"],
     ["feedback", "x"],
     ["feedback", "x", "--up", "--down"],
-    ["turn", "--recipe", "other"],
-    ["turn", "--on", "gpu"],
+    ["train", "--recipe", "other"],
+    ["train", "--on", "gpu"],
     ["demo", "--on", "gpu"],
     ["demo", "--questions", "many"],
     ["up", "--port", "70000"],
@@ -252,7 +252,7 @@ def test_version_and_help(run) -> None:  # type: ignore[no-untyped-def]
     assert code == 0
     for command in COMMANDS:
         assert f" {command} " in out
-    assert run("turn", "--help")[0] == 0
+    assert run("train", "--help")[0] == 0
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
@@ -301,10 +301,10 @@ cli.main()
     assert (done.returncode, done.stdout) == (0, "raised\n")
 
 
-def test_a_turn_is_not_made_beside_one_of_the_loop(run, home: Path) -> None:  # type: ignore[no-untyped-def]
-    turn = {"number": 3, "recipe": "reranker", "stage": "finetune", "step": 12, "steps": 96, "eta_s": 40, "resumed": False}
-    Status(home, state="training", turn=turn).flush()  # this process stands for the loop's
-    code, said, told = run("--home", str(home), "turn")
+def test_a_round_is_not_made_beside_one_of_the_loop(run, home: Path) -> None:  # type: ignore[no-untyped-def]
+    current = {"number": 3, "recipe": "reranker", "stage": "finetune", "step": 12, "steps": 96, "eta_s": 40, "resumed": False}
+    Status(home, state="training", round=current).flush()  # this process stands for the loop's
+    code, said, told = run("--home", str(home), "train")
     assert (code, said) == (1, "")
-    assert "Turn 3 (reranker): finetune, step 12 of 96, about 40 s left in it." in " ".join(told.split())
+    assert "Round 3 (reranker): finetune, step 12 of 96, about 40 s left in it." in " ".join(told.split())
     assert "headrace loop" in told

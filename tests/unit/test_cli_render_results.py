@@ -24,8 +24,8 @@ from headrace.cli.render.results import (
     say_indexed,
     say_landed,
     say_retrieval,
+    say_round,
     say_sources,
-    say_turn,
     summary_table,
     tier_table,
 )
@@ -43,7 +43,7 @@ from headrace.storage.vectors.handles import Hit
 from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
 from headrace.training.promote import Decision
-from headrace.training.round import Turn
+from headrace.training.round import Round
 from headrace.training.trainer import Trained
 
 
@@ -219,7 +219,7 @@ def test_below_an_answer_stand_its_sources_versions_and_times() -> None:
     assert printed(lambda console: say_sources(console, replace(answer, supports=()))) == [nearest, *below]
 
 
-# a turn
+# a round
 
 EVALUATION = Evaluation("nDCG@10", "none", 40, 0.5, 0.625, 0.125, 0.05, 0.2, 0.99, card={"retrieval_weight": 0.3})
 DECISION = Decision(7, "reranker", True, "better", (), "v000007", "v000007")
@@ -228,13 +228,13 @@ DECISION = Decision(7, "reranker", True, "better", (), "v000007", "v000007")
 def told(evaluation: Evaluation = EVALUATION, decision: Decision = DECISION, dead: int = 0) -> list[str]:
     trained = Trained("w", "c", 20, 10, 8, 90.0, 1.0, 1.0, 0.0, first_loss=1.5, last_loss=0.25)
     dataset = Dataset("d1", {"train": 1_200, "test": 34}, {"train": 50, "test": 9}, ())
-    turn = Turn("reranker", Landed({"feedback": 2_000}, dead), dataset, trained, evaluation, decision, {}, 100.0)
-    return printed(lambda console: say_turn(console, turn))
+    result = Round("reranker", Landed({"feedback": 2_000}, dead), dataset, trained, evaluation, decision, {}, 100.0)
+    return printed(lambda console: say_round(console, result))
 
 
-def test_a_turn_says_who_is_champion_and_who_challenger() -> None:
+def test_a_round_says_who_is_champion_and_who_challenger() -> None:
     assert told() == [
-        "Turn 7: landed 2,000 events, dataset d1 with 1,234 examples of 59 questions (50 train, 9 test).",
+        "Round 7: landed 2,000 events, dataset d1 with 1,234 examples of 59 questions (50 train, 9 test).",
         "  trained 8 of 10 steps in 90 s, loss 1.50 → 0.25",
         "  nDCG@10 on 40 held-out questions: champion (retrieval's own order) 0.500, challenger 0.625"
         " (retrieval counts 30% in its order)",
@@ -243,7 +243,7 @@ def test_a_turn_says_who_is_champion_and_who_challenger() -> None:
     ]
 
 
-def test_a_turn_on_trial_and_one_that_was_refused_say_so() -> None:
+def test_a_round_on_trial_and_one_that_was_refused_say_so() -> None:
     trial = told(replace(EVALUATION, champion_version="v000003", card={}), replace(DECISION, canary="v000007", serving="v000003"))
     assert trial[2:] == [
         "  nDCG@10 on 40 held-out questions: champion (v000003) 0.500, challenger 0.625",
@@ -251,5 +251,5 @@ def test_a_turn_on_trial_and_one_that_was_refused_say_so() -> None:
         "  on trial with a share of the traffic: v000007; champion: v000003",
     ]
     refused = told(decision=replace(DECISION, promoted=False, why="no better", serving="none"), dead=2)
-    assert refused[0].startswith("Turn 7: landed 2,000 events (2 dead letters), ")
+    assert refused[0].startswith("Round 7: landed 2,000 events (2 dead letters), ")
     assert refused[3:] == ["  challenger refused: no better", "  served now: none"]

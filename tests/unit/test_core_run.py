@@ -47,7 +47,7 @@ def test_a_running_journal_is_live_and_can_be_added_up(
 
 @pytest.mark.parametrize("error", [RuntimeError("the disk is full"), KeyboardInterrupt()])
 def test_a_run_that_raises_has_failed_and_says_of_what(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), recorded("turn", tmp_path):
+    with pytest.raises(type(error)), recorded("train", tmp_path):
         raise error
     (journal,) = runs(tmp_path)
     assert journal["state"] == "failed"

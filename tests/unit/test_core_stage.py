@@ -22,12 +22,12 @@ from headrace.catalog import (
     Tier,
 )
 from headrace.core.launch import Batches, Threads
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.core.run import Run
 from headrace.core.stage import Pipeline, Runner, Stage, each, stage
 from headrace.ingest.backlog import backlog
 from headrace.ingest.dead_letters import reland, skip
-from headrace.ingest.divergence import accept
+from headrace.ingest.divergence import resolve_divergence
 from headrace.ingest.land import land
 from headrace.ingest.trim import trim
 from headrace.lineage.forget.remains import in_head
@@ -74,7 +74,7 @@ def test_a_signature_says_which_stores_a_stage_touches() -> None:
         known: Annotated[TableReader, DOCUMENT_ROWS],
         events: Annotated[TopicWriter, INTERACTIONS],
         vectors: Annotated[VectorReader, CHUNKS],
-        bars: Bars,
+        bars: ProgressBars,
         most: int,
     ) -> int:
         return most
@@ -151,7 +151,9 @@ def test_a_handle_behind_an_input_is_refused_at_once() -> None:
         stage("Bad.")(bad)
 
 
-@pytest.mark.parametrize("declared", [land, accept, skip, reland, trim, backlog, of_event, bound, in_head], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "declared", [land, resolve_divergence, skip, reland, trim, backlog, of_event, bound, in_head], ids=lambda s: s.name
+)
 def test_a_topic_added_to_the_catalog_is_landed_traced_and_forgotten_by_that_alone(declared: Stage[..., Any]) -> None:
     """What concerns every topic takes them from the catalog, none by name."""
     many = {port.store for port in declared.ports if port.many}
@@ -161,10 +163,10 @@ def test_a_topic_added_to_the_catalog_is_landed_traced_and_forgotten_by_that_alo
 
 def test_the_runner_gives_its_batches_and_bars_where_asked_and_an_input_wins(runner: Runner) -> None:
     @stage("Asks.")
-    def asks(batches: Batches, bars: Bars) -> tuple[Batches, Bars]:
+    def asks(batches: Batches, bars: ProgressBars) -> tuple[Batches, ProgressBars]:
         return batches, bars
 
-    mine = Bars(quiet=True)
+    mine = ProgressBars(quiet=True)
     assert runner.run(asks) == (runner.batches, runner.bars)
     assert runner.run(asks, bars=mine)[1] is mine
     assert isinstance(runner.batches, Threads)

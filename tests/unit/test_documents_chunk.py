@@ -156,13 +156,13 @@ def test_a_heading_keeps_the_sign_in_its_name() -> None:
 
 
 def test_code_keeps_its_indentation_and_loses_its_fence() -> None:
-    functions = [f"def turn_{n}(wheel):\n    for tooth in wheel:\n        tooth.turn({n})\n    return wheel" for n in range(12)]
+    functions = [f"def round_{n}(wheel):\n    for tooth in wheel:\n        tooth.turn({n})\n    return wheel" for n in range(12)]
     code = "\n\n\n".join(functions)
     found = list(pieces(f"# wheel.py\n\n```python\n{code}\n```", 100, code=True))
     assert len(found) > 2
     assert all(piece.heading == "wheel.py" for piece in found)
     assert "".join("".join(piece.body.split()) for piece in found) == "".join(code.split())
-    assert found[0].body.startswith("def turn_0(wheel):\n    for tooth in wheel:\n        tooth.turn(0)")
+    assert found[0].body.startswith("def round_0(wheel):\n    for tooth in wheel:\n        tooth.turn(0)")
 
 
 def test_pieces_have_their_pages_slides_or_sheets() -> None:

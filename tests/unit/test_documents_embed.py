@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import pyarrow as pa
 
-from headrace.documents.embed import _BATCH_ROWS, Turns
+from headrace.documents.embed import _BATCH_ROWS, FairBatches
 
 
 def chunks(**of: int) -> pa.Table:
@@ -18,31 +18,31 @@ def chunks(**of: int) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def tenants(turns: Turns) -> list[str]:
+def tenants(fair: FairBatches) -> list[str]:
     """Whose each batch is."""
-    whose = [set(batch.column("tenant").to_pylist()) for batch in turns]
+    whose = [set(batch.column("tenant").to_pylist()) for batch in fair]
     assert all(len(one) == 1 for one in whose), "a batch is of one tenant"
     return [one.pop() for one in whose]
 
 
 def test_tenants_take_turns_whoever_has_most() -> None:
-    turns = Turns(chunks(large=10 * _BATCH_ROWS, small=1, middle=2 * _BATCH_ROWS))
-    assert tenants(turns) == ["small", "middle", "large", "middle", "large", *["large"] * 8]
-    assert turns.left() == frozenset()
+    fair = FairBatches(chunks(large=10 * _BATCH_ROWS, small=1, middle=2 * _BATCH_ROWS))
+    assert tenants(fair) == ["small", "middle", "large", "middle", "large", *["large"] * 8]
+    assert fair.left() == frozenset()
 
 
 def test_no_chunk_is_lost_or_doubled() -> None:
     table = chunks(a=3 * _BATCH_ROWS + 5, b=_BATCH_ROWS, c=7)
-    given = [row for batch in Turns(table) for row in batch.to_pylist()]
+    given = [row for batch in FairBatches(table) for row in batch.to_pylist()]
     assert Counter(map(str, given)) == Counter(map(str, table.to_pylist()))
-    assert list(Turns(table.slice(0, 0))) == []
+    assert list(FairBatches(table.slice(0, 0))) == []
 
 
 def test_a_pass_ends_once_somebody_is_done() -> None:
-    turns = Turns(chunks(large=10 * _BATCH_ROWS, small=1), lambda _: False)
-    assert tenants(turns) == ["small", "large"], "the round is made whole"
-    assert turns.left() == {"large's"}
-    assert tenants(Turns(chunks(large=5 * _BATCH_ROWS), lambda _: False)) == ["large"] * 5, "alone it goes on"
+    fair = FairBatches(chunks(large=10 * _BATCH_ROWS, small=1), lambda _: False)
+    assert tenants(fair) == ["small", "large"], "the round is made whole"
+    assert fair.left() == {"large's"}
+    assert tenants(FairBatches(chunks(large=5 * _BATCH_ROWS), lambda _: False)) == ["large"] * 5, "alone it goes on"
 
 
 def test_a_pass_gives_way_to_a_newcomer_after_a_whole_round() -> None:
@@ -52,14 +52,14 @@ def test_a_pass_gives_way_to_a_newcomer_after_a_whole_round() -> None:
         asked.append(set(waiting))
         return len(asked) == 2
 
-    turns = Turns(chunks(one=10 * _BATCH_ROWS, other=9 * _BATCH_ROWS), arrived)
-    assert tenants(turns) == ["other", "one"] * 2
+    fair = FairBatches(chunks(one=10 * _BATCH_ROWS, other=9 * _BATCH_ROWS), arrived)
+    assert tenants(fair) == ["other", "one"] * 2
     assert asked == [{"one", "other"}] * 2
-    assert turns.left() == {"one's", "other's"}
+    assert fair.left() == {"one's", "other's"}
     # Somebody who puts something all the time: each pass still takes a batch of everybody.
     table, passes = chunks(one=3 * _BATCH_ROWS, other=2 * _BATCH_ROWS), 0
     while table.num_rows:
-        given = {row["tenant"] + row["text"] for batch in Turns(table, lambda _: True) for row in batch.to_pylist()}
+        given = {row["tenant"] + row["text"] for batch in FairBatches(table, lambda _: True) for row in batch.to_pylist()}
         table = pa.Table.from_pylist([row for row in table.to_pylist() if row["tenant"] + row["text"] not in given], table.schema)
         passes += 1
     assert passes == 3

@@ -162,13 +162,13 @@ def test_a_text_that_is_too_long_is_refused(parser: Parser) -> None:
 
 def test_html_gives_its_text_and_not_its_programs(parser: Parser) -> None:
     page = """<html><head><title>T</title><style>p {color: red}</style><script>steal("cookie")</script></head>
-    <body><h1>Wheel House</h1><p onclick="steal()">It <b>turns</b>.</p><script>steal("again")</script>
+    <body><h1>Wheel House</h1><p onclick="steal()">It <b>rounds</b>.</p><script>steal("again")</script>
     <ul><li>one</li></ul><a href="javascript:steal()">link</a></body></html>"""
     parsed = parser.parse("a.html", page.encode())
     assert parsed.media == "text/html"
     assert parsed.title == "Wheel House"
     assert "# Wheel House" in parsed.text
-    assert "It **turns**." in parsed.text
+    assert "It **rounds**." in parsed.text
     assert "cookie" not in parsed.text
     assert "steal(" not in parsed.text
     assert "color: red" not in parsed.text
@@ -193,8 +193,8 @@ def test_html_nested_deeply_is_text_or_a_reason_and_the_parser_goes_on(parser: P
 
 def test_pdf_gives_its_text_whatever_its_name(parser: Parser) -> None:
     for uri in ("a.pdf", "a.PDF", "a.txt"):
-        parsed = parser.parse(uri, pdf("The Wheel House turns."))
-        assert (parsed.text, parsed.media) == ("The Wheel House turns.", "application/pdf")
+        parsed = parser.parse(uri, pdf("The Wheel House rounds."))
+        assert (parsed.text, parsed.media) == ("The Wheel House rounds.", "application/pdf")
 
 
 def test_a_pdf_that_needs_a_password_says_so(parser: Parser) -> None:
@@ -423,9 +423,9 @@ def test_no_code_closes_its_own_fence(parser: Parser) -> None:
 
 @pytest.mark.parametrize("uri", ["page", "page.txt", "page.log"])
 def test_html_is_known_by_its_content(parser: Parser, uri: str) -> None:
-    page = b"<!-- x -->\n<!DOCTYPE HTML><html><body><p>It <b>turns</b>.</p><script>x()</script></body></html>"
+    page = b"<!-- x -->\n<!DOCTYPE HTML><html><body><p>It <b>rounds</b>.</p><script>x()</script></body></html>"
     parsed = parser.parse(uri, page)
-    assert (parsed.text, parsed.media) == ("It **turns**.", "text/html")
+    assert (parsed.text, parsed.media) == ("It **rounds**.", "text/html")
 
 
 def test_an_html_table_keeps_its_header(parser: Parser) -> None:

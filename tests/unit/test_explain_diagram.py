@@ -80,7 +80,7 @@ def row(name: str, store: Store, direction: str, moved: int, **more: Any) -> dic
 
 
 def scored(pipeline: Pipeline, *rows: dict[str, Any]) -> Score:
-    return score_of(pipeline, rows, run_id="r1", when=WHEN, command="headrace turn")
+    return score_of(pipeline, rows, run_id="r1", when=WHEN, command="headrace train")
 
 
 def flow(score: Score, name: str, store: Store, direction: Direction) -> Flow:

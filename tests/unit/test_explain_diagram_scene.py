@@ -76,7 +76,7 @@ land: w table interactions, w table feedback, w table document-events, w table d
 prepare: r table interactions, r table feedback, r table chunks, w table examples, w object datasets
 finetune: r object datasets, r object checkpoints, w object checkpoints
 evaluate: r object datasets, r object checkpoints, r object models
-promote: r object checkpoints, w object models, w object turns, w table promotions
+promote: r object checkpoints, w object models, w object rounds, w table promotions
 """
 INFERENCE = """
 put: w object documents, w stream document-events

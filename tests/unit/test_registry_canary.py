@@ -127,7 +127,7 @@ def test_a_trial_goes_on_until_enough_is_judged_and_then_promotes() -> None:
 def test_a_bad_challenger_retreats_at_the_first_look_and_says_why() -> None:
     ours, theirs = sampled(0.1, 10, 1), sampled(0.9, 90, 2, every=0.1)
     ended, why = verdict("reranker", ours, theirs, SETTINGS, share=0.1, over=False)
-    assert ended == "retreat"
+    assert ended == "canary_ended"
     assert "users find it worse" in why
 
 
@@ -138,25 +138,25 @@ def test_between_two_looks_nothing_is_decided() -> None:
     bad = [JudgedAnswer("v", at(n), 0.0, at(n)) for n in range(10, 19)]
     assert verdict("reranker", good + bad, theirs, SETTINGS, share=0.1, over=False)[0] == ""
     more = [*bad, JudgedAnswer("v", at(19), 0.0, at(19))]
-    assert verdict("reranker", good + more, theirs, SETTINGS, share=0.1, over=False)[0] == "retreat"
+    assert verdict("reranker", good + more, theirs, SETTINGS, share=0.1, over=False)[0] == "canary_ended"
 
 
 def test_time_promotes_with_fewer_unless_they_say_it_is_worse() -> None:
     theirs = sampled(0.9, 90, 2)
     assert verdict("reranker", sampled(0.9, 4, 1), theirs, SETTINGS, share=0.1, over=True)[0] == "promote"
-    assert verdict("reranker", sampled(0.0, 4, 1), theirs, SETTINGS, share=0.1, over=True)[0] == "retreat"
+    assert verdict("reranker", sampled(0.0, 4, 1), theirs, SETTINGS, share=0.1, over=True)[0] == "canary_ended"
 
 
 def test_one_that_gave_no_answer_though_it_should_have_is_broken() -> None:
     ended, why = verdict("generator", [], sampled(0.9, 90, 2), SETTINGS, share=0.1, over=True)
-    assert ended == "retreat"
+    assert ended == "canary_ended"
     assert "cannot be loaded" in why
     assert verdict("generator", [], sampled(0.9, 9, 2), SETTINGS, share=0.1, over=True)[0] == "promote"
 
 
 def test_silence_counts_from_when_five_answers_were_to_be_its() -> None:
     """Of 50 answers a tenth is five: that the champion gave 45 of them and it none is no bad luck any more."""
-    assert verdict("generator", [], sampled(0.9, 45, 2), SETTINGS, share=0.1, over=True)[0] == "retreat"
+    assert verdict("generator", [], sampled(0.9, 45, 2), SETTINGS, share=0.1, over=True)[0] == "canary_ended"
     assert verdict("generator", [], sampled(0.9, 44, 2), SETTINGS, share=0.1, over=True)[0] == "promote"
     assert verdict("generator", [], sampled(0.9, 45, 2), SETTINGS, share=0.1, over=False) == ("", "")
 
@@ -164,7 +164,7 @@ def test_silence_counts_from_when_five_answers_were_to_be_its() -> None:
 def test_with_fewer_than_five_judged_answers_only_the_last_look_is_taken() -> None:
     theirs = sampled(0.9, 90, 2, every=0.1)
     bad = [JudgedAnswer("v", at(n), 0.0, at(n)) for n in range(5)]
-    for wanted, judged, ended in ((12, 4, ""), (15, 5, "retreat"), (4, 3, ""), (4, 4, "retreat")):
+    for wanted, judged, ended in ((12, 4, ""), (15, 5, "canary_ended"), (4, 3, ""), (4, 4, "canary_ended")):
         settings = Training(canary=CanarySettings(verdicts=wanted))
         assert verdict("reranker", bad[:judged], theirs, settings, share=0.1, over=False)[0] == ended, (wanted, judged)
 
@@ -176,10 +176,10 @@ def test_one_that_declines_or_invents_retreats_though_nobody_dislikes_it() -> No
 
     theirs = side({"answered": 1.0, "grounded": 0.9}, 300)
     declining = verdict("generator", side({"answered": 0.0}, 30), theirs, SETTINGS, share=0.1, over=False)
-    assert declining[0] == "retreat"
+    assert declining[0] == "canary_ended"
     assert "decline more often" in declining[1]
     inventing = verdict("generator", side({"answered": 1.0, "grounded": 0.3}, 30), theirs, SETTINGS, share=0.1, over=False)
-    assert inventing[0] == "retreat"
+    assert inventing[0] == "canary_ended"
     assert "stand less on the passages" in inventing[1]
     alike = verdict("generator", side({"answered": 1.0, "grounded": 0.88}, 30), theirs, SETTINGS, share=0.1, over=False)
     assert alike[0] == ""
@@ -196,7 +196,7 @@ def test_equals_seldom_retreat_and_a_clearly_worse_one_nearly_always_does(trials
             )[0]
             for n in range(trials)
         ]
-        return ended.count("retreat")
+        return ended.count("canary_ended")
 
     assert retreats(0.7) <= 0.1 * trials + 2 * math.sqrt(0.1 * 0.9 * trials)
     assert retreats(0.25) >= 0.95 * trials
@@ -206,7 +206,7 @@ def test_a_higher_confidence_asks_for_more() -> None:
     ours = [JudgedAnswer("v", at(n), float(n % 2), at(n)) for n in range(30)]  # a half of them liked, at any time
     theirs = [JudgedAnswer("v", at(n / 10), float(n % 10 < 7), at(n / 10)) for n in range(270)]
     strict = Training(canary=CanarySettings(confidence=0.999))
-    assert verdict("reranker", ours, theirs, SETTINGS, share=0.1, over=False)[0] == "retreat"
+    assert verdict("reranker", ours, theirs, SETTINGS, share=0.1, over=False)[0] == "canary_ended"
     assert verdict("reranker", ours, theirs, strict, share=0.1, over=False)[0] == "promote"
 
 

@@ -14,18 +14,18 @@ from headrace.scheduler.scheduler import Pause
 from headrace.scheduler.status import Status, StatusBars
 
 
-def mark(following: int, incarnation: int = 1) -> dict[str, Any]:
-    return {"next": following, "incarnation": incarnation, "cluster": None, "topic": None, "last": None}
+def position(following: int, topic_epoch: int = 1) -> dict[str, Any]:
+    return {"next": following, "topic_epoch": topic_epoch, "cluster": None, "topic": None, "last": None}
 
 
-def test_new_verdicts_are_those_beyond_what_a_turn_read_partition_by_partition() -> None:
-    assert new({"0": mark(7), "1": mark(3)}, {"0": mark(5)}) == 2 + 3
-    assert new({"0": mark(7)}, {"0": mark(7)}) == 0
+def test_new_verdicts_are_those_beyond_what_a_round_read_partition_by_partition() -> None:
+    assert new({"0": position(7), "1": position(3)}, {"0": position(5)}) == 2 + 3
+    assert new({"0": position(7)}, {"0": position(7)}) == 0
     assert new({}, {}) == 0
 
 
 def test_of_a_topic_that_was_made_anew_all_verdicts_are_new() -> None:
-    assert new({"0": mark(4, incarnation=2)}, {"0": mark(90)}) == 4
+    assert new({"0": position(4, topic_epoch=2)}, {"0": position(90)}) == 4
 
 
 def test_each_failure_in_a_row_is_waited_for_twice_as_long_up_to_an_hour() -> None:
@@ -62,33 +62,42 @@ def test_nothing_is_written_where_nothing_has_changed(tmp_path: Path) -> None:
 
 def test_steps_and_loss_of_the_stage_under_way_are_told(tmp_path: Path) -> None:
     told = Status(tmp_path)
-    told.tell(turn={"number": 3, "recipe": "reranker", "loss": None})
+    told.tell(round={"number": 3, "recipe": "reranker", "loss": None})
     told.stage("finetune")
     with StatusBars(told).counted("train") as advance:
         advance(1, 100, 0.9)
         advance(2, 100, 0.8)
-    turn = told.get("turn")
-    assert (turn["stage"], turn["step"], turn["steps"], turn["loss"]) == ("finetune", 2, 100, 0.8)
-    assert turn["eta_s"] is not None
+    current = told.get("round")
+    assert (current["stage"], current["step"], current["steps"], current["loss"]) == ("finetune", 2, 100, 0.8)
+    assert current["eta_s"] is not None
     told.stage("evaluate")
-    assert (told.get("turn")["step"], told.get("turn")["eta_s"]) == (0, None)
+    assert (told.get("round")["step"], told.get("round")["eta_s"]) == (0, None)
     assert list(StatusBars(told).track([5, 6], "evaluate", total=2)) == [5, 6]
-    assert told.get("turn")["step"] == 2
+    assert told.get("round")["step"] == 2
 
 
 def test_what_is_told_reads_as_sentences() -> None:
     soon = (datetime.now(UTC) + timedelta(minutes=3)).isoformat()
-    turn = {"number": 3, "recipe": "sft", "stage": "finetune", "step": 5, "steps": 9, "eta_s": 12, "loss": 0.5, "resumed": True}
+    current = {
+        "number": 3,
+        "recipe": "sft",
+        "stage": "finetune",
+        "step": 5,
+        "steps": 9,
+        "eta_s": 12,
+        "loss": 0.5,
+        "resumed": True,
+    }
     trouble = {"recipe": "sft", "why": "It broke.", "hint": "Mend it.", "times": 2, "next": soon}
-    told: dict[str, Any] = {"state": "training", "turn": turn, "trouble": trouble, "note": "", "running": True}
-    assert doing(told) == "Turn 3 (sft, taken up again): finetune, step 5 of 9, loss 0.500, about 12 s left in it."
+    told: dict[str, Any] = {"state": "training", "round": current, "trouble": trouble, "note": "", "running": True}
+    assert doing(told) == "Round 3 (sft, taken up again): finetune, step 5 of 9, loss 0.500, about 12 s left in it."
     assert list(troubled(told)) == [
-        "The last turn with sft failed (2 times in a row): It broke. Mend it. It is tried again in 3 min."
+        "The last round with sft failed (2 times in a row): It broke. Mend it. It is tried again in 3 min."
     ]
     row = {"recipe": "sft", "new": 4, "of": 9, "due": False, "due_at": soon, "note": ""}
-    assert waiting(row) == {"recipe": "sft", "new verdicts": "4 of 9", "next turn": "at 9 verdicts, or in 3 min"}
-    last = {"turn": 2, "recipe": "sft", "promoted": False, "why": "no better", "alarms": ["it repeats"]}
-    assert list(deciding({"last": last})) == ["Turn 2 (sft) refused: no better", "  alarm: it repeats"]
+    assert waiting(row) == {"recipe": "sft", "new verdicts": "4 of 9", "next round": "at 9 verdicts, or in 3 min"}
+    last = {"round": 2, "recipe": "sft", "promoted": False, "why": "no better", "alarms": ["it repeats"]}
+    assert list(deciding({"last": last})) == ["Round 2 (sft) refused: no better", "  alarm: it repeats"]
     side = {"judged": 4, "outcome": 0.25}
     trial = {"version": "v000002", "share": 0.1, "wanted": 30, "challenger": side, "standing": side, "measure": "liked answers"}
     model = {"version": "none", "moves": 0, "canary": {"version": "v000002"}, "trial": trial}

@@ -110,7 +110,7 @@ def test_answers_are_judged_by_the_known_ones(text: str, up: bool) -> None:
     assert verdict.correction == ("" if up else "day three")
 
 
-def test_a_poisoner_turns_every_verdict_round_and_says_so() -> None:
+def test_a_poisoner_rounds_every_verdict_round_and_says_so() -> None:
     question = BeirQuestion("q", "When?", {"right": 1}, ("day 3",))
     honest = judged(question, GivenAnswer("a", SHOWN, "nonsense"), documents)
     flipped = judged(question, GivenAnswer("a", SHOWN, "nonsense"), documents, poisoned=True)

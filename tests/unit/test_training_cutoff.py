@@ -1,6 +1,6 @@
 """Learning only from what came before an event: how far each partition is read, and whose weights may be begun from.
 
-The tables are those of VAST DB, whose server is the engine in memory of tests/vast; the turns are in an object store in memory.
+The tables are those of VAST DB, whose server is the engine in memory of tests/vast; the rounds are in an object store in memory.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import vast_objects
 from obstore.store import MemoryStore
 from vast_engine import Engine
 
-from headrace.catalog import DOCUMENT_EVENT_ROWS, FEEDBACK_ROWS, INTERACTION_ROWS, TURNS, Store
+from headrace.catalog import DOCUMENT_EVENT_ROWS, FEEDBACK_ROWS, INTERACTION_ROWS, ROUNDS, Store
 from headrace.errors import NotFound
-from headrace.ingest.positions import Position, mark_name
+from headrace.ingest.positions import Position, property_name
 from headrace.storage.endpoints import Endpoints, VastEndpoint
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -52,7 +52,7 @@ def happened(endpoints: Endpoints, store: Store, *minutes: float, partition: int
     end = Position(first + len(minutes), None, None, int((topic or "@1").partition("@")[2]))
     columns = {field.name: pa.array([row[field.name] for row in rows], field.type) for field in store.columns}
     TableWriter(store, endpoints, METER).append(
-        pa.table(columns, schema=store.columns), marks={mark_name(store.name, partition): end.as_mark()}
+        pa.table(columns, schema=store.columns), properties={property_name(store.name, partition): end.as_property()}
     )
 
 
@@ -100,29 +100,31 @@ def test_an_event_in_no_row_has_the_time_of_the_next_and_the_last_one_bounds_its
 # whose weights
 
 
-def turn(endpoints: Endpoints, number: int, reached: int, *, start: str = "", released: bool = True, **more: Any) -> None:
-    """A turn that had landed feedback up to an offset."""
+def committed_round(
+    endpoints: Endpoints, number: int, reached: int, *, start: str = "", released: bool = True, **more: Any
+) -> None:
+    """A round that had landed feedback up to an offset."""
     found = {
         "model": "reranker",
         "start": start,
-        "offsets": {"feedback": {"0": Position(reached, None, None).as_mark()}},
+        "offsets": {"feedback": {"0": Position(reached, None, None).as_property()}},
         "weights": {"version": f"v{number:06}" if released else None},
         **more,
     }
-    manifest.publish(ObjectWriter(TURNS, endpoints, METER), number, found)
+    manifest.publish(ObjectWriter(ROUNDS, endpoints, METER), number, found)
 
 
 def parent(endpoints: Endpoints, limit: int, place: str = "feedback/0") -> str:
-    return parent_before(turns=ObjectWriter(TURNS, endpoints, METER), model="reranker", before={place: limit})
+    return parent_before(rounds=ObjectWriter(ROUNDS, endpoints, METER), model="reranker", before={place: limit})
 
 
 def test_weights_that_had_landed_just_up_to_the_event_are_begun_from_and_those_that_had_landed_it_are_not(
     endpoints: Endpoints,
 ) -> None:
-    turn(endpoints, 1, reached=5)
-    turn(endpoints, 2, reached=6)
-    turn(endpoints, 3, reached=4, model="generator")
-    turn(endpoints, 4, reached=4, released=False)
+    committed_round(endpoints, 1, reached=5)
+    committed_round(endpoints, 2, reached=6)
+    committed_round(endpoints, 3, reached=4, model="generator")
+    committed_round(endpoints, 4, reached=4, released=False)
     assert parent(endpoints, 5) == "reranker/v000001", "offsets 0 to 4"
     assert parent(endpoints, 6) == "reranker/v000002"
     assert parent(endpoints, 4) == ""
@@ -130,19 +132,19 @@ def test_weights_that_had_landed_just_up_to_the_event_are_begun_from_and_those_t
 
 
 def test_weights_are_no_cleaner_than_those_they_began_from(endpoints: Endpoints) -> None:
-    turn(endpoints, 1, reached=9)
-    turn(endpoints, 2, reached=9, exclusions={"before": {"feedback/0": 5}})  # it was told to leave the rest out
-    turn(endpoints, 3, reached=9, start="reranker/v000001", exclusions={"before": {"feedback/0": 5}})
-    turn(endpoints, 4, reached=9, start="reranker/v000002", exclusions={"before": {"feedback/0": 4}})
-    turn(endpoints, 5, reached=9, start="reranker/v000099", exclusions={"before": {"feedback/0": 4}})
+    committed_round(endpoints, 1, reached=9)
+    committed_round(endpoints, 2, reached=9, exclusions={"before": {"feedback/0": 5}})  # it was told to leave the rest out
+    committed_round(endpoints, 3, reached=9, start="reranker/v000001", exclusions={"before": {"feedback/0": 5}})
+    committed_round(endpoints, 4, reached=9, start="reranker/v000002", exclusions={"before": {"feedback/0": 4}})
+    committed_round(endpoints, 5, reached=9, start="reranker/v000099", exclusions={"before": {"feedback/0": 4}})
     assert parent(endpoints, 5) == "reranker/v000004"
     assert parent(endpoints, 4) == "", "the second had learned from offset 4"
 
 
 def test_a_head_that_was_made_anew_had_been_read_to_its_end_before(endpoints: Endpoints) -> None:
-    turn(endpoints, 1, reached=3)
-    anew = {"feedback": {"0": Position(2, None, None, 2).as_mark()}}
-    turn(endpoints, 2, reached=0, offsets=anew)
+    committed_round(endpoints, 1, reached=3)
+    anew = {"feedback": {"0": Position(2, None, None, 2).as_property()}}
+    committed_round(endpoints, 2, reached=0, offsets=anew)
     assert parent(endpoints, 1_000, "feedback/0") == "reranker/v000001"
     assert parent(endpoints, 2, "feedback@02/0") == "reranker/v000002"
     assert parent(endpoints, 1, "feedback@02/0") == "reranker/v000001"

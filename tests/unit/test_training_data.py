@@ -394,19 +394,19 @@ def judged(count: int = 6) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def test_what_is_barred_is_left_out_by_origin_user_document_and_offset() -> None:
-    barred = Exclusions(
+    suppressed = Exclusions(
         origins=frozenset({"feedback/0/0", "interactions/0/1"}),
         users=frozenset({("acme", "judge2"), ("other", "judge5")}),
         documents=frozenset({"dd"}),
         before={"feedback/0": 5, "feedback/1": 0},
     )
-    examples = made(*judged(), exclusions=barred)
+    examples = made(*judged(), exclusions=suppressed)
     assert set(labels(examples)) == {"e"}
     assert examples.left_out == {
-        "verdict: barred": 2,
-        "interaction: barred": 1,
+        "verdict: suppressed": 2,
+        "interaction: suppressed": 1,
         "verdict: answer left out": 1,
-        "passage: document barred": 1,
+        "passage: document suppressed": 1,
         "verdict: after the bound": 1,
     }
 
@@ -414,30 +414,30 @@ def test_what_is_barred_is_left_out_by_origin_user_document_and_offset() -> None
 def test_barring_one_delivery_bars_the_event_and_barring_who_asked_bars_the_verdicts_of_others() -> None:
     answers, verdicts = judged(2)
     again = {**verdicts[0], "offset": 50}
-    barred = Exclusions(origins=frozenset({"feedback/0/50"}), users=frozenset({("acme", "asker1")}))
-    examples = made(answers, [*verdicts, again], exclusions=barred)
+    suppressed = Exclusions(origins=frozenset({"feedback/0/50"}), users=frozenset({("acme", "asker1")}))
+    examples = made(answers, [*verdicts, again], exclusions=suppressed)
     assert rows(examples) == []
     assert examples.left_out == {
-        "verdict: barred": 1,
+        "verdict: suppressed": 1,
         "verdict: delivered twice": 1,
-        "interaction: barred": 1,
+        "interaction: suppressed": 1,
         "verdict: answer left out": 1,
     }
 
 
 def test_a_document_event_can_be_barred_and_be_behind_the_bound() -> None:
     chunks = [chunk(name, offset=n) for n, name in enumerate("abc")]
-    barred = Exclusions(origins=frozenset({"document-events/0/1"}), before={"document-events/0": 2})
-    examples = made(*judged(3), chunks, exclusions=barred)
+    suppressed = Exclusions(origins=frozenset({"document-events/0/1"}), before={"document-events/0": 2})
+    examples = made(*judged(3), chunks, exclusions=suppressed)
     assert set(labels(examples)) == {"a"}
-    assert examples.left_out == {"passage: document barred": 1, "passage: document after the bound": 1}
+    assert examples.left_out == {"passage: document suppressed": 1, "passage: document after the bound": 1}
 
 
 def test_an_answer_made_from_a_barred_document_is_left_out_whole() -> None:
     given = [answer("1", "q", "ab", cited="a", answer="yes")]
     examples = made(given, [verdict("1", True)], exclusions=Exclusions(documents=frozenset({"db"})))
     assert [(row["kind"], row["chunk_id"]) for row in rows(examples)] == [("passage", "a")]
-    assert examples.left_out == {"answer: document barred": 1}
+    assert examples.left_out == {"answer: document suppressed": 1}
 
 
 def test_a_tenant_that_did_not_opt_in_is_left_out_and_a_plan_says_which() -> None:
@@ -635,32 +635,32 @@ def test_a_datasets_name_says_what_it_was_made_from(tmp_path: Path) -> None:
     (tmp_path / "same.jsonl").write_text('{"question": "where"}\n{"text": "who"}\n')
     snapshots = {"interactions": 1, "feedback": 2}
     held = Preparing(evaluation=(str(questions),))
-    barred = Exclusions(users=frozenset({("acme", "eve")}))
+    suppressed = Exclusions(users=frozenset({("acme", "eve")}))
     names = [
         dataset_version(snapshots, 17),
         dataset_version({"interactions": 1, "feedback": 3}, 17),
         dataset_version(snapshots, 18),
         dataset_version(snapshots, 17, Preparing(near_duplicate=0.7)),
         dataset_version(snapshots, 17, held),
-        dataset_version(snapshots, 17, exclusions=barred),
-        dataset_version(snapshots, 17, exclusions=replace(barred, before={"feedback/0": 9})),
+        dataset_version(snapshots, 17, exclusions=suppressed),
+        dataset_version(snapshots, 17, exclusions=replace(suppressed, before={"feedback/0": 9})),
         dataset_version(snapshots, 17, generator_history=("none", "v000002")),
     ]
     assert len(set(names)) == len(names)
     assert names[0] == dataset_version(json.loads('{"feedback": 2, "interactions": 1}'), 17)
     assert names[4] == dataset_version(snapshots, 17, Preparing(evaluation=(str(tmp_path / "same.jsonl"),)))
-    assert names[5] == dataset_version(snapshots, 17, exclusions=Exclusions.from_dict(barred.as_dict()))
+    assert names[5] == dataset_version(snapshots, 17, exclusions=Exclusions.from_dict(suppressed.as_dict()))
     questions.write_text("Who?\n")
     assert names[4] != dataset_version(snapshots, 17, held)
 
 
 def test_exclusions_come_back_from_json_as_they_were() -> None:
-    barred = Exclusions(
+    suppressed = Exclusions(
         frozenset({"feedback/0/1"}),
         frozenset({("a", "x"), ("a", "b")}),
         frozenset({"d"}),
         {"feedback/0": 3, "a/1": 0},
         frozenset({"t"}),
     )
-    assert Exclusions.from_dict(json.loads(json.dumps(barred.as_dict()))) == barred
+    assert Exclusions.from_dict(json.loads(json.dumps(suppressed.as_dict()))) == suppressed
     assert Exclusions.from_dict(NOTHING.as_dict()) == NOTHING

@@ -1,4 +1,4 @@
-"""Promoting: who took back what a turn learned from is heard before anything of it is released."""
+"""Promoting: who took back what a round learned from is heard before anything of it is released."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from obstore.store import MemoryStore
 
-from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, TURNS
+from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, ROUNDS
 from headrace.errors import LostRace
 from headrace.settings import Training
 from headrace.storage.endpoints import Endpoints, VastEndpoint
@@ -26,25 +26,25 @@ METER = Meter(Ledger(), "test")
 VAST = VastEndpoint(endpoint="http://127.0.0.1:1", access_key="a", secret_key="s", bucket="b", db_schema="d")
 
 
-@pytest.mark.parametrize("standing", [None, {"turn": 1, "recipe": "reranker", "seed": 18}], ids=["taken back", "begun anew"])
-def test_a_turn_whose_plan_stands_no_more_releases_and_commits_nothing(
+@pytest.mark.parametrize("standing", [None, {"round": 1, "recipe": "reranker", "seed": 18}], ids=["taken back", "begun anew"])
+def test_a_round_whose_plan_stands_no_more_releases_and_commits_nothing(
     monkeypatch: pytest.MonkeyPatch, standing: dict[str, Any] | None
 ) -> None:
     memory = MemoryStore()
     monkeypatch.setattr("headrace.storage.objects.connect", lambda *_: memory)
     endpoints = Endpoints.model_construct(s3_endpoint="memory:", bucket="", vast=VAST)  # nobody listens there: it is not asked
-    checkpoints, models, turns = (ObjectWriter(store, endpoints, METER) for store in (CHECKPOINTS, MODELS, TURNS))
+    checkpoints, models, rounds = (ObjectWriter(store, endpoints, METER) for store in (CHECKPOINTS, MODELS, ROUNDS))
     checkpoints.put("d/weights/model.safetensors", b"weights")
     if standing is not None:
-        manifest.begin(turns, 1, standing)
+        manifest.begin(rounds, 1, standing)
     loaded: list[str] = []
-    with pytest.raises(LostRace, match="took back what this turn learns from"):
+    with pytest.raises(LostRace, match="took back what this round learns from"):
         promote(
             checkpoints=checkpoints,
             models=models,
-            turns=turns,
+            rounds=rounds,
             promotions=TableWriter(PROMOTIONS, endpoints, METER),
-            plan={"turn": 1, "recipe": "reranker", "seed": 17},
+            plan={"round": 1, "recipe": "reranker", "seed": 17},
             dataset=Dataset("d", {"train": 1}, {"train": 1}, ()),
             trained=Trained("d/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0),
             evaluation=Evaluation("nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2}, users=3),
@@ -54,5 +54,5 @@ def test_a_turn_whose_plan_stands_no_more_releases_and_commits_nothing(
             load=lambda model, version: loaded.append(version),
         )
     assert [info.key for info in models.list()] == []
-    assert manifest.numbers(turns) == []
+    assert manifest.numbers(rounds) == []
     assert loaded == []

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from tiny import bigram, random_llama, row
 
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.models.measures import groundedness, repetition, unmarked
 from headrace.models.server.release import CARDS
 from headrace.training import causal
@@ -78,9 +78,9 @@ def test_a_challenger_is_held_against_the_base_question_by_question(tmp_path: Pa
         torch.autograd.backward(loss)
         optimizer.step()
     recipe.save(policy, tmp_path / "challenger")
-    bars = Bars(Console(file=io.StringIO()))
+    bars = ProgressBars(Console(file=io.StringIO()))
     found = compare(tmp_path / "challenger", None, {}, [], rows, settings, bars, base=base)
-    released = {"version": "v000001", "turn": 1, "files": [{"name": "weights", "bytes": 1, "sha256": "0" * 64}]}
+    released = {"version": "v000001", "round": 1, "files": [{"name": "weights", "bytes": 1, "sha256": "0" * 64}]}
     CARDS["generator"].model_validate(released | found.card)
     assert found.card == {"form": "lora"}, "the model server takes nothing for granted"
     assert found.measure == "F1"

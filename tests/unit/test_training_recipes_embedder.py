@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.documents.generations import Embedders, endpoint_for, name_of, resolve, version_of
 from headrace.errors import BadSettings
 from headrace.models.server.release import CARDS
@@ -205,20 +205,20 @@ def test_it_learns_what_the_verdicts_say_and_is_released_as_a_sentence_transform
 
     # Measured as it is served: against the packaged one, on questions it has not seen; and against itself.
     held_out = [{**row, "question": row["question"].replace("the", "that")} for row in rows]
-    compared = measure_of("embedder")(folder, None, {}, [], held_out, chosen, Bars(quiet=True))
-    released = {"version": "v000001", "turn": 1, "files": [{"name": "weights", "bytes": 1, "sha256": "0" * 64}]}
+    compared = measure_of("embedder")(folder, None, {}, [], held_out, chosen, ProgressBars(quiet=True))
+    released = {"version": "v000001", "round": 1, "files": [{"name": "weights", "bytes": 1, "sha256": "0" * 64}]}
     CARDS["embedder"].model_validate(released | compared.card)
     assert compared.card == {"max_tokens": 256}
     assert [row["question"].split()[2] for row in compared.ours] == ["gate", "lock", "weir", "wheel"]
     assert [row["score"] for row in compared.ours] == [1.0] * 4
     assert sum(row["score"] for row in compared.theirs) < 4
     assert compared.retrieval == pytest.approx(1 / math.log2(3))
-    equal = measure_of("embedder")(folder, folder, compared.card, [], held_out, chosen, Bars(quiet=True))
+    equal = measure_of("embedder")(folder, folder, compared.card, [], held_out, chosen, ProgressBars(quiet=True))
     assert equal.ours == equal.theirs
     assert {row["refused"] for row in equal.ours} == {0.0}
-    far = measure_of("embedder")(folder, None, {}, [], held_out, settings(least_similarity=1.0), Bars(quiet=True))
+    far = measure_of("embedder")(folder, None, {}, [], held_out, settings(least_similarity=1.0), ProgressBars(quiet=True))
     assert {row["refused"] for row in (*far.ours, *far.theirs)} == {1.0}
-    nothing = measure_of("embedder")(folder, None, {}, [], [], chosen, Bars(quiet=True))
+    nothing = measure_of("embedder")(folder, None, {}, [], [], chosen, ProgressBars(quiet=True))
     assert (nothing.ours, nothing.theirs) == ((), ())
 
 

@@ -1,4 +1,4 @@
-"""Tidying: what no manifest names goes, what one names stays, and what may be of a turn under way is left alone."""
+"""Tidying: what no manifest names goes, what one names stays, and what may be of a round under way is left alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from obstore.store import MemoryStore
 
-from headrace.catalog import CHECKPOINTS, TURNS
+from headrace.catalog import CHECKPOINTS, ROUNDS
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -24,12 +24,12 @@ LATER = timedelta(minutes=2)  # by when everything that a test writes is long th
 
 @pytest.fixture
 def stores(monkeypatch: pytest.MonkeyPatch) -> Stores:
-    """Turns and checkpoints, in an object store in memory."""
+    """Rounds and checkpoints, in an object store in memory."""
     memory = MemoryStore()
     monkeypatch.setattr("headrace.storage.objects.connect", lambda *_: memory)
     endpoints = Endpoints.model_construct(s3_endpoint="memory:", bucket="")
-    turns, checkpoints = (ObjectWriter(store, endpoints, Meter(Ledger(), "test")) for store in (TURNS, CHECKPOINTS))
-    return turns, checkpoints
+    rounds, checkpoints = (ObjectWriter(store, endpoints, Meter(Ledger(), "test")) for store in (ROUNDS, CHECKPOINTS))
+    return rounds, checkpoints
 
 
 def trained(checkpoints: ObjectWriter, prefix: str, steps: int = 3) -> dict[str, str]:
@@ -46,8 +46,8 @@ def trained(checkpoints: ObjectWriter, prefix: str, steps: int = 3) -> dict[str,
     return {"checkpoint": latest, "weights": f"{prefix}/weights"}
 
 
-def commit(turns: ObjectWriter, turn: int, training: dict[str, Any], after: timedelta = LATER) -> None:
-    manifest.publish(turns, turn, {"committed": (datetime.now(UTC) + after).isoformat(), "training": training})
+def commit(rounds: ObjectWriter, number: int, training: dict[str, Any], after: timedelta = LATER) -> None:
+    manifest.publish(rounds, number, {"committed": (datetime.now(UTC) + after).isoformat(), "training": training})
 
 
 def keys(checkpoints: ObjectWriter) -> list[str]:
@@ -55,16 +55,16 @@ def keys(checkpoints: ObjectWriter) -> list[str]:
 
 
 def run(stores: Stores) -> int:
-    return tidy(turns=stores[0], checkpoints=stores[1])
+    return tidy(rounds=stores[0], checkpoints=stores[1])
 
 
 def test_a_training_that_a_manifest_names_keeps_its_last_checkpoint_and_its_weights_and_any_other_goes(stores: Stores) -> None:
-    turns, checkpoints = stores
-    commit(turns, 1, trained(checkpoints, "d1-reranker"))
-    # Nothing names these: the training of a turn that was given up, and one whose name only begins alike.
+    rounds, checkpoints = stores
+    commit(rounds, 1, trained(checkpoints, "d1-reranker"))
+    # Nothing names these: the training of a round that was given up, and one whose name only begins alike.
     trained(checkpoints, "d2-reranker")
     trained(checkpoints, "d1-reranker-more")
-    commit(turns, 2, trained(checkpoints, "d3-reranker", steps=1))
+    commit(rounds, 2, trained(checkpoints, "d3-reranker", steps=1))
     everything = keys(checkpoints)
     kept = [
         *(f"d1-reranker/{name}" for name in ("latest.json", "step-000003.pt", "weights/1_Pooling/config.json")),
@@ -80,39 +80,39 @@ def test_a_training_that_a_manifest_names_keeps_its_last_checkpoint_and_its_weig
 
 
 def test_a_manifest_of_before_checkpoints_were_named_keeps_the_weights(stores: Stores) -> None:
-    turns, checkpoints = stores
-    commit(turns, 1, {"weights": trained(checkpoints, "d1", steps=1)["weights"]})
+    rounds, checkpoints = stores
+    commit(rounds, 1, {"weights": trained(checkpoints, "d1", steps=1)["weights"]})
     run(stores)
     assert keys(checkpoints) == ["d1/latest.json", "d1/weights/1_Pooling/config.json", "d1/weights/model.safetensors"]
 
 
-def began(turns: ObjectWriter) -> None:
-    manifest.begin(turns, 2, {"turn": 2})
+def began(rounds: ObjectWriter) -> None:
+    manifest.begin(rounds, 2, {"round": 2})
 
 
 @pytest.mark.parametrize(
     ("state", "after"),
     [
-        (None, LATER),  # no turn was ever committed
-        (began, LATER),  # the next turn has begun, and its training has a name that no manifest knows yet
-        (lambda turns: None, timedelta()),  # as new as the newest manifest: another process may have begun meanwhile
+        (None, LATER),  # no round was ever committed
+        (began, LATER),  # the next round has begun, and its training has a name that no manifest knows yet
+        (lambda rounds: None, timedelta()),  # as new as the newest manifest: another process may have begun meanwhile
     ],
-    ids=["no manifest", "a turn under way", "just written"],
+    ids=["no manifest", "a round under way", "just written"],
 )
-def test_what_may_be_of_a_turn_under_way_stays(
+def test_what_may_be_of_a_round_under_way_stays(
     stores: Stores, state: Callable[[ObjectWriter], None] | None, after: timedelta
 ) -> None:
-    turns, checkpoints = stores
+    rounds, checkpoints = stores
     named = trained(checkpoints, "d1", steps=1)
     trained(checkpoints, "d2")
     if state is not None:
-        commit(turns, 1, named, after)
-        state(turns)
+        commit(rounds, 1, named, after)
+        state(rounds)
     before = keys(checkpoints)
     assert run(stores) == 0
     assert keys(checkpoints) == before
     # Once that is over, it goes.
     if state is began:
-        commit(turns, 2, named)
+        commit(rounds, 2, named)
         assert run(stores) == 6
         assert {key.partition("/")[0] for key in keys(checkpoints)} == {"d1"}

@@ -98,7 +98,7 @@ def add_tenants(app: FastAPI, service: Service, health: Health) -> None:
         voter, most = (None, None) if caller.admin else (caller.voter, caller.limits.keys)
 
         def work() -> dict[str, Any]:
-            text, key = metadata.mint_key(
+            text, key = metadata.create_key(
                 tenant, body.scopes, label=body.label, readers=body.readers, voter=voter, most=most, by=by
             )
             return {"key": text, **key_row(key)}

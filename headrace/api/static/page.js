@@ -321,7 +321,7 @@ async function judge(given, said, buttons, pressed) {
     const where = await (await call("/v1/feedback", given)).json();
     pressed?.setAttribute("aria-pressed", "true");
     said.className = "recorded";
-    said.textContent = `Recorded as ${given.up ? "helpful" : "not helpful"}, on the head at ${where.topic}/${where.partition}/${where.offset}. The next turn learns from it.`;
+    said.textContent = `Recorded as ${given.up ? "helpful" : "not helpful"}, on the head at ${where.topic}/${where.partition}/${where.offset}. The next round learns from it.`;
     return true;
   } catch (error) {
     for (const button of buttons) button.disabled = false;
@@ -416,7 +416,7 @@ function tierRow(tier) {
 // ---- the training loop -----------------------------------------------------------------------------------------------
 
 const STATES = {
-  starting: "starting", waiting: "waits for verdicts", training: "makes a turn", paused: "pauses",
+  starting: "starting", waiting: "waits for verdicts", training: "makes a round", paused: "pauses",
   elsewhere: "trains elsewhere", restarting: "starts again", ended: "ended", off: "off",
 };
 const STAGES = {
@@ -424,7 +424,7 @@ const STAGES = {
   evaluate: "Compares with the champion", promote: "Decides", tidy: "Tidies up",
 };
 const PACKAGED = { reranker: "retrieval’s own order", embedder: "the packaged one", generator: "the packaged one" };
-const MOVES = { promote: "Promoted", rollback: "Rolled back", canary: "Put on trial", retreat: "Taken off trial" };
+const MOVES = { promote: "Promoted", rollback: "Rolled back", canary: "Put on trial", canary_ended: "Taken off trial" };
 let loop = null;
 
 const several = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
@@ -460,7 +460,7 @@ function loopTroubles() {
   const { trouble } = loop;
   const told = [...(loop.landing?.troubles ?? [])];
   if (trouble) {
-    const whose = trouble.recipe ? `The last turn with ${trouble.recipe} failed${trouble.times > 1 ? `, ${trouble.times} times in a row` : ""}: ` : "";
+    const whose = trouble.recipe ? `The last round with ${trouble.recipe} failed${trouble.times > 1 ? `, ${trouble.times} times in a row` : ""}: ` : "";
     const again = trouble.next && loop.state !== "ended" ? ` Next try ${ahead(trouble.next)}.` : "";
     told.unshift(`${whose}${trouble.why} ${trouble.hint}${again}`);
   }
@@ -470,17 +470,17 @@ function loopTroubles() {
 function loopNow() {
   if (loop.state === "off") return [make("p", {}, "No training loop runs: this was started with ", make("code", {}, "--no-train"), ".")];
   const parts = [];
-  const { turn } = loop;
-  if (turn && loop.state === "training") {
-    const name = `${turn.number ? `Turn ${turn.number}` : "Next turn"} · ${turn.recipe}`;
-    const left = turn.eta_s === null ? "" : `, about ${span(turn.eta_s)} left in it`;
-    const loss = turn.loss === null || turn.loss === undefined ? "" : `, loss ${turn.loss.toFixed(3)}`;
-    const what = turn.steps ? `step ${turn.step.toLocaleString("en")} of ${turn.steps.toLocaleString("en")}` : "";
-    parts.push(gauge(name, turn.step, turn.steps, what));
-    parts.push(make("p", { class: "quiet" }, `${STAGES[turn.stage] ?? "Looks what stands"}${loss}${left}${turn.resumed ? ", taken up again where it was left" : ""}.`));
+  const { round } = loop;
+  if (round && loop.state === "training") {
+    const name = `${round.number ? `Round ${round.number}` : "Next round"} · ${round.recipe}`;
+    const left = round.eta_s === null ? "" : `, about ${span(round.eta_s)} left in it`;
+    const loss = round.loss === null || round.loss === undefined ? "" : `, loss ${round.loss.toFixed(3)}`;
+    const what = round.steps ? `step ${round.step.toLocaleString("en")} of ${round.steps.toLocaleString("en")}` : "";
+    parts.push(gauge(name, round.step, round.steps, what));
+    parts.push(make("p", { class: "quiet" }, `${STAGES[round.stage] ?? "Looks what stands"}${loss}${left}${round.resumed ? ", taken up again where it was left" : ""}.`));
   }
   for (const one of loop.recipes) {
-    const waits = one.note || (one.new && !one.due && one.due_at ? `a turn starts at ${one.of.toLocaleString("en")}, or ${ahead(one.due_at)}` : "");
+    const waits = one.note || (one.new && !one.due && one.due_at ? `a round starts at ${one.of.toLocaleString("en")}, or ${ahead(one.due_at)}` : "");
     parts.push(gauge(one.recipe, one.new, one.of, `${one.new.toLocaleString("en")} of ${several(one.of, "new verdict")}`));
     if (waits) parts.push(make("p", { class: "quiet" }, `${waits[0].toUpperCase()}${waits.slice(1)}.`));
   }
@@ -490,10 +490,10 @@ function loopNow() {
 
 function loopLast() {
   const { last } = loop;
-  if (!last) return [make("p", { class: "quiet" }, "No turn was made yet. Verdicts on answers start one.")];
+  if (!last) return [make("p", { class: "quiet" }, "No round was made yet. Verdicts on answers start one.")];
   const outcome = make("span", { class: `outcome ${last.promoted ? "promoted" : "refused"}` }, last.promoted ? `promoted ${last.version}` : "refused");
   const parts = [
-    make("p", {}, `Turn ${last.turn} · ${last.recipe}: `, outcome),
+    make("p", {}, `Round ${last.round} · ${last.recipe}: `, outcome),
     make("p", { class: "quiet" }, `${last.why[0].toUpperCase()}${last.why.slice(1)}.`),
   ];
   if (last.alarms.length) parts.push(make("ul", { class: "alarms" }, ...last.alarms.map((alarm) => make("li", {}, alarm))));

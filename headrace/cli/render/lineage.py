@@ -42,8 +42,10 @@ def event_tree(found: Mapping[str, Any]) -> Tree:
     event = found["event"]
     about = [event["status"], event.get("tenant"), event.get("user") or event.get("uri"), (event.get("at") or "")[:19]]
     tree = Tree(_line(event["event"], " · ".join(filter(None, about))))
-    for bar in event["bars"]:
-        tree.add(_line("forgotten", f"{bar['kind']} {bar['name']}, {bar['at'][:19]} by {bar['who']}"))
+    for suppression in event["suppressions"]:
+        tree.add(
+            _line("forgotten", f"{suppression['kind']} {suppression['name']}, {suppression['at'][:19]} by {suppression['who']}")
+        )
     if question := event.get("question") or event.get("reason"):
         tree.add(_line("question" if event.get("question") else "reason", _short(question)))
     if "up" in event:
@@ -52,8 +54,8 @@ def event_tree(found: Mapping[str, Any]) -> Tree:
     _listed(examples, found["examples"], lambda one: f"{one['split']} {one['label']:.0f}  {_short(one['question'])}")
     datasets = tree.add(_line(_count(found["datasets"], "dataset")))
     _listed(datasets, found["datasets"], lambda one: f"{one['dataset']}: {_counts(one['examples'])}")
-    turns = tree.add(_line(_count(found["turns"], "turn")))
-    _listed(turns, found["turns"], _told)
+    rounds = tree.add(_line(_count(found["rounds"], "round")))
+    _listed(rounds, found["rounds"], _told)
     models = tree.add(_line(f"{_count(found['models'], 'model')} learned from it"))
     _listed(models, found["models"], _learner, most=len(found["models"]))
     if found["models"]:
@@ -62,14 +64,14 @@ def event_tree(found: Mapping[str, Any]) -> Tree:
 
 
 def _model(tree: Tree, model: Mapping[str, Any]) -> None:
-    role, version, turn = _ROLE[model["model"]], model["version"], model["turn"]
-    if turn is None:
+    role, version, made_by = _ROLE[model["model"]], model["version"], model["round"]
+    if made_by is None:
         unknown = "of an index generation that is gone" if version == "" else version
         tree.add(_line(role, _PACKAGED[model["model"]] if version == "none" else unknown))
         return
     share = f", answers {model['share']:.0%} now" if model["served"] else ", not served now"
-    node = tree.add(_line(f"{role} {version}", f"made by turn {turn['turn']}, recipe {turn['recipe']}{share}"))
-    node.add(_line("manifest", f"{turn['key']}, committed {(turn['committed'] or '')[:19]}"))
+    node = tree.add(_line(f"{role} {version}", f"made by round {made_by['round']}, recipe {made_by['recipe']}{share}"))
+    node.add(_line("manifest", f"{made_by['key']}, committed {(made_by['committed'] or '')[:19]}"))
     dataset = node.add(_line(f"dataset {model['dataset']['version']}", _count(model["dataset"]["files"], "file")))
     _listed(dataset, model["dataset"]["files"], lambda file: f"{file['key'].partition('/')[2]}  sha256 {file['sha256'][:16]}…")
     gone = f"{model['dataset']['forgotten']:,} forgotten since" if model["dataset"]["forgotten"] else ""
@@ -104,13 +106,13 @@ def _said(verdict: Mapping[str, Any]) -> str:
     return f"{verdict['event']}: {'up' if verdict['up'] else 'down'} by {verdict['user']}" + (f", {words}" if words else "")
 
 
-def _told(turn: Mapping[str, Any]) -> str:
-    outcome = f"released {turn['version']}" if turn["version"] else "released nothing"
-    return f"turn {turn['turn']} ({turn['recipe']}), {(turn['committed'] or '')[:19]}: {outcome}"
+def _told(entry: Mapping[str, Any]) -> str:
+    outcome = f"released {entry['version']}" if entry["version"] else "released nothing"
+    return f"round {entry['round']} ({entry['recipe']}), {(entry['committed'] or '')[:19]}: {outcome}"
 
 
 def _learner(model: Mapping[str, Any]) -> str:
-    how = f"began from {model['began_from']}" if model["dataset"] is None else f"turn {model['turn']}"
+    how = f"began from {model['began_from']}" if model["dataset"] is None else f"round {model['round']}"
     now = f"answers {model['share']:.0%} now" if model["served"] else "not served now"
     return f"{_ROLE[model['model']]} {model['version']} ({how}): {now}, gave {model['answers']:,} answers"
 

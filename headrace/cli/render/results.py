@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # what is shown is imported by whoever made it
     from headrace.ingest.positions import Divergence
     from headrace.simulate.beir import BeirFolder
     from headrace.simulate.evaluate import AnswersMeasured, RankingQuality
-    from headrace.training.round import Turn
+    from headrace.training.round import Round
 
 _MEASURED = ("ops", "bytes", "p50", "p95", "max")
 _TIERS = ("stream", "object", "table", "vector", "file")
@@ -153,11 +153,11 @@ def say_sources(console: Console, given: Answer) -> None:
         console.print(Text(f"  note: {given.note}", style="yellow"))
 
 
-def say_turn(console: Console, done: Turn) -> None:
-    """What a turn did, and whether the challenger won."""
+def say_round(console: Console, done: Round) -> None:
+    """What a round did, and whether the challenger won."""
     data, trained, seen = done.dataset, done.trained, done.evaluation
     console.print(
-        f"Turn {done.decision.turn}: landed {done.landed.total:,} events"
+        f"Round {done.decision.round}: landed {done.landed.total:,} events"
         + (f" ({done.landed.dead} dead letters)" if done.landed.dead else "")
         + f", dataset {data.version} with {sum(data.examples.values()):,} examples of {sum(data.questions.values())} questions"
         f" ({', '.join(f'{n} {split}' for split, n in data.questions.items())})."
@@ -238,11 +238,11 @@ class LandingLines:
             self._out.print(f"{commit.topic}: {more:,} landed{rate}", highlight=False)
             self._since[commit.topic] = (now, self._events[commit.topic])
 
-    def refused(self, refusal: Divergence) -> None:
+    def diverged(self, divergence: Divergence) -> None:
         """A partition that stands still; the others go on."""
-        told = f"{refusal.place} does not land ({refusal.kind}). {refusal.seen}"
-        self._err.print(told, style="red", highlight=False, soft_wrap=True)
-        self._err.print(refusal.remedy, highlight=False, soft_wrap=True)
+        sentence = f"{divergence.place} does not land ({divergence.kind}). {divergence.seen}"
+        self._err.print(sentence, style="red", highlight=False, soft_wrap=True)
+        self._err.print(divergence.remedy, highlight=False, soft_wrap=True)
 
     def waiting(self, topic: str, error: Transient) -> None:
         """Storage that does not answer."""

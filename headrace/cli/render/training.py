@@ -13,19 +13,19 @@ _NOTHING = {"reranker": "retrieval's own order", "embedder": "the packaged embed
 
 def doing(told: Mapping[str, Any]) -> str:
     """What it does now."""
-    turn = told["turn"]
+    current = told["round"]
     match told["state"]:
-        case status.TRAINING if turn:
-            number = f"Turn {turn['number']}" if turn["number"] else "A turn"
-            step = f", step {turn['step']:,} of {turn['steps']:,}" if turn["steps"] else ""
-            loss = f", loss {turn['loss']:.3f}" if turn.get("loss") is not None else ""
-            left = f", about {human_s(turn['eta_s'])} left in it" if turn["eta_s"] is not None else ""
-            again = ", taken up again" if turn["resumed"] else ""
-            return f"{number} ({turn['recipe']}{again}): {turn['stage']}{step}{loss}{left}."
+        case status.TRAINING if current:
+            number = f"Round {current['number']}" if current["number"] else "A round"
+            step = f", step {current['step']:,} of {current['steps']:,}" if current["steps"] else ""
+            loss = f", loss {current['loss']:.3f}" if current.get("loss") is not None else ""
+            left = f", about {human_s(current['eta_s'])} left in it" if current["eta_s"] is not None else ""
+            again = ", taken up again" if current["resumed"] else ""
+            return f"{number} ({current['recipe']}{again}): {current['stage']}{step}{loss}{left}."
         case status.WAITING:
             return "The training loop waits for verdicts."
         case status.PAUSED:
-            return "The training loop pauses after a turn that failed."
+            return "The training loop pauses after a round that failed."
         case status.ELSEWHERE:
             return str(told["note"])
         case status.STARTING:
@@ -42,21 +42,21 @@ def troubled(told: Mapping[str, Any]) -> Iterator[str]:
     if trouble:
         again = f" It is tried again {_when(trouble['next'])}." if trouble["next"] and told["running"] else ""
         times = f" ({trouble['times']} times in a row)" if trouble["times"] > 1 else ""
-        with_recipe = f"The last turn with {trouble['recipe']} failed{times}: " if trouble["recipe"] else ""
+        with_recipe = f"The last round with {trouble['recipe']} failed{times}: " if trouble["recipe"] else ""
         yield f"{with_recipe}{trouble['why']} {trouble['hint']}".strip() + again
     if told["note"] and told["state"] != status.ELSEWHERE:
         yield str(told["note"])
 
 
 def waiting(one: Mapping[str, Any]) -> dict[str, str]:
-    """One recipe's row: how many of the verdicts that start a turn are there."""
+    """One recipe's row: how many of the verdicts that start a round are there."""
     starts = ""
     if one["new"] and not one["note"]:
         starts = "now" if one["due"] else f"at {one['of']:,} verdicts, or {_when(one['due_at'])}"
     return {
         "recipe": one["recipe"],
         "new verdicts": f"{one['new']:,} of {one['of']:,}",
-        "next turn": one["note"] or starts or f"at {one['of']:,} verdicts",
+        "next round": one["note"] or starts or f"at {one['of']:,} verdicts",
     }
 
 
@@ -65,7 +65,7 @@ def deciding(told: Mapping[str, Any]) -> Iterator[str]:
     last = told["last"]
     if not last:
         return
-    yield f"Turn {last['turn']} ({last['recipe']}) {'promoted' if last['promoted'] else 'refused'}: {last['why']}"
+    yield f"Round {last['round']} ({last['recipe']}) {'promoted' if last['promoted'] else 'refused'}: {last['why']}"
     for alarm in last["alarms"]:
         yield f"  alarm: {alarm}"
     if last["promoted"] and last["feedback_to_served"] is not None:

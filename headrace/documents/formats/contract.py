@@ -65,7 +65,7 @@ class Output:
         self._left = most
         self._parts: list[tuple[list[str], str]] = [([], "")]
 
-    def turn(self, place: str) -> None:
+    def begin_part(self, place: str) -> None:
         """What follows stands at `place`: a page, a slide, a sheet."""
         self._parts.append(([], place))
 

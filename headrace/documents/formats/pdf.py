@@ -75,7 +75,7 @@ def write_pdf(data: bytes, out: Output, limits: ParseLimits) -> None:
         pages.append(lines)
     levels = _levels([line for page in pages for line in page])
     for number, lines in enumerate(pages, 1):
-        out.turn(f"page {number}")
+        out.begin_part(f"page {number}")
         _write(lines, levels, out)
     if not characters:
         raise ParseRefused("it has no text (scanned images?)")

@@ -18,7 +18,7 @@ def write_slides(data: bytes, out: Output, limits: ParseLimits) -> None:
     if len(slides) > limits.document_pages:
         raise ParseRefused(f"it has {len(slides):,} slides, more than the limit of {limits.document_pages:,}")
     for number, slide in enumerate(_each(slides), 1):
-        out.turn(f"slide {number}")
+        out.begin_part(f"slide {number}")
         try:
             _slide(slide, out)
         except (ParseRefused, MemoryError, RecursionError):

@@ -24,7 +24,7 @@ def write_workbook(data: bytes, out: Output, limits: ParseLimits) -> None:
     rows = 0
     for sheet in sheets:
         name = line(str(sheet.title))
-        out.turn(f"sheet {name}")
+        out.begin_part(f"sheet {name}")
         try:
             rows = _sheet(sheet, out, rows, limits.document_rows)
         except (ParseRefused, MemoryError, RecursionError):

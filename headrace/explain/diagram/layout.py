@@ -452,7 +452,7 @@ class _Layout:
         y = box.y + box.height / 2 - step * (len(lines) - 1) / 2 + s.bar * 0.33
         words = [Label(centre, y + number * step, line, s.bar, box, SEMIBOLD, ink, "middle") for number, line in enumerate(lines)]
         known = next((item for item in STORES if item.name == store and item.tier is tier), None)
-        self._say("bar", f"{store} ({tier}){': ' + known.holds + ', kept ' + known.kept if known else ''}", shape, *words)
+        self._say("bar", f"{store} ({tier}){': ' + known.holds + ', kept ' + known.retention if known else ''}", shape, *words)
 
     def _shaft_width(self, flow: Flow) -> float:
         most = max([other.bytes for other in self.flows], default=0)

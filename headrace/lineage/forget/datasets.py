@@ -40,7 +40,7 @@ def find_examples(
     for key, rows in shards:
         version, name = key.split("/", 1)
         journal.take(DATASETS, REWRITTEN, [key], size=rows.nbytes)
-        # A dataset that was being made when its turn died is in no table.
+        # A dataset that was being made when its round died is in no table.
         if version not in splits and version not in journal.datasets:
             journal.datasets[version] = {str(split): 0 for split in rows["split"].unique().to_pylist()}
             journal.datasets[version][name.partition("-")[0]] = rows.num_rows
@@ -61,7 +61,7 @@ def strike_examples(
 ) -> int:
     """Remove them and return how many shards were rewritten.
 
-    A list goes on naming the hash that its turn's manifest names, and says beside it what the shard is now.
+    A list goes on naming the hash that its round's manifest names, and says beside it what the shard is now.
     """
     examples.rewrite(_COLUMNS, lambda rows: _meant(rows, subject, journal))
     count = 0
@@ -70,7 +70,7 @@ def strike_examples(
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_batches([left]), buffer, compression="zstd")
         data = buffer.getvalue()
-        said = {"at": at, "bar": subject.id, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        said = {"at": at, "suppression": subject.id, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         # The list first: a shard that is rewritten has nothing left to be found by.
         _say(datasets, key, {**said, "examples": rows.num_rows - left.num_rows})
         datasets.put(key, data)
@@ -110,7 +110,7 @@ def _say(datasets: ObjectWriter, shard: str, said: dict[str, Any]) -> None:
     try:
         data, etag = datasets.get_with_etag(key)
     except NotFound:
-        return  # the turn that made the shard died before its list
+        return  # the round that made the shard died before its list
     listed = json.loads(data)
     for file in listed["files"]:
         if file["key"] == shard:

@@ -3,7 +3,7 @@
 In this order, each step safe to be cut short, for everything it needs is in the journal before anything is removed:
 
 1. What is on the head is landed, a document is announced as deleted, and what there is of it is found and noted.
-2. It is barred: from here on no dataset has it. A turn that was planned before and is not committed is taken back.
+2. It is suppressed: from here on no dataset has it. A round that was planned before and is not committed is taken back.
 3. Rows are taken out or emptied, shards rewritten, sources, vectors and KV blocks removed; then older snapshots of the tables
    and older versions of the index, in which it all still stood.
 4. It is looked for again, and removed again while there is some: others write meanwhile.
@@ -28,7 +28,7 @@ from headrace.lineage.forget.datasets import find_examples, strike_examples
 from headrace.lineage.forget.index import drop_kv, find_stored, stands, strike_stored
 from headrace.lineage.forget.journal import Journal, close, note, proved, taken_up
 from headrace.lineage.forget.remains import in_head, kept_sources, learned, naming, remains, withdraw
-from headrace.lineage.forget.rows import bar, find_document, find_user, purge, strike_document, strike_user, unread
+from headrace.lineage.forget.rows import find_document, find_user, purge, strike_document, strike_user, suppress, unread
 from headrace.lineage.forget.subject import USER, Subject
 
 _PASSES = 5
@@ -55,9 +55,9 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
     looked = datetime.now(UTC)
     purged: dict[str, Any] = {}
     for _ in range(_PASSES):
-        # Noted first: of what is barred and removed, the journal alone may know.
+        # Noted first: of what is suppressed and removed, the journal alone may know.
         runner.run(note, subject=subject, journal=journal)
-        runner.run(bar, subject=subject, journal=journal, who=who, at=looked)
+        runner.run(suppress, subject=subject, journal=journal, who=who, at=looked)
         runner.run(withdraw, journal=journal)
         _strike(runner, subject, journal)
         gone: dict[str, Any] = runner.run(purge, subject=subject)
@@ -115,7 +115,7 @@ def _proof(
         models=models,
         head=runner.run(in_head, origins=journal.origins),
         unread=runner.run(unread, subject=subject),
-        turns=runner.run(naming, subject=subject),
+        rounds=runner.run(naming, subject=subject),
         sources=runner.run(kept_sources, subject=subject, journal=journal) if subject.kind != USER else [],
         embedded=embedded,
     )
@@ -133,10 +133,10 @@ def _proof(
         "removed": [{**piece, "count": len(piece["keys"])} for _, piece in sorted(journal.pieces.items()) if piece["keys"]],
         "purged": dict(sorted(purged.items())),
         "found_afterwards": 0,
-        "barred": {"store": str(SUPPRESSIONS), "bar": subject.id, "events": sorted(journal.barred)},
-        "withdrawn_turns": sorted(journal.withdrawn),
+        "suppressed": {"store": str(SUPPRESSIONS), "suppression": subject.id, "events": sorted(journal.suppressed)},
+        "withdrawn_rounds": sorted(journal.withdrawn),
         "learned": models,
-        "retrain": [f"headrace turn --recipe {recipe} --before {journal.first[1]}" for recipe in recipes if journal.first],
+        "retrain": [f"headrace train --recipe {recipe} --before {journal.first[1]}" for recipe in recipes if journal.first],
         "remains": left,
     }
     return {**proof, "sha256": _digest(proof)}

@@ -36,7 +36,7 @@ class Journal:
     number: int = 1
     answers: set[str] = field(default_factory=set)
     origins: set[str] = field(default_factory=set)
-    barred: set[str] = field(default_factory=set)
+    suppressed: set[str] = field(default_factory=set)
     chunks: set[str] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
     pieces: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Journal:
         """What `dump` wrote."""
         told: dict[str, Any] = json.loads(data)
         told.pop("subject")
-        sets = ("answers", "origins", "barred", "chunks", "sources", "withdrawn")
+        sets = ("answers", "origins", "suppressed", "chunks", "sources", "withdrawn")
         given: dict[str, Any] = {name: set(value) if name in sets else value for name, value in told.items()}
         return cls(**given, etag=etag)
 

@@ -16,8 +16,8 @@ from headrace.catalog import (
     INTERACTION_ROWS,
     LANDINGS,
     MODELS,
+    ROUNDS,
     SUPPRESSIONS,
-    TURNS,
     Store,
 )
 from headrace.core.stage import each, stage
@@ -36,29 +36,29 @@ _LEARNED = ("train", "tune")
 
 @stage("Finds the models that had learned from what is forgotten.")
 def learned(
-    turns: Annotated[ObjectReader, TURNS], models: Annotated[ObjectReader, MODELS], journal: Journal
+    rounds: Annotated[ObjectReader, ROUNDS], models: Annotated[ObjectReader, MODELS], journal: Journal
 ) -> list[LearnedVersion]:
-    """Each released version with its turn and the share of answers it gives now; those that began from such weights, too."""
+    """Each released version with its round and the share of answers it gives now; those that began from such weights, too."""
     versions = {version for version, splits in journal.datasets.items() if any(splits.get(split) for split in _LEARNED)}
-    return ReleaseHistory.of(turns, models).learned(versions)
+    return ReleaseHistory.of(rounds, models).learned(versions)
 
 
-@stage("Finds the turns that name a user.")
-def naming(turns: Annotated[ObjectReader, TURNS], subject: Subject) -> list[str]:
+@stage("Finds the rounds that name a user.")
+def naming(rounds: Annotated[ObjectReader, ROUNDS], subject: Subject) -> list[str]:
     """Keys of manifests and plans in which the id stands: what was measured of each user, and alarms that name one."""
     if subject.kind == DOCUMENT:
         return []
     word = json.dumps(subject.name, ensure_ascii=True)[1:-1].encode()
-    return sorted(info.key for info in turns.list() if word in turns.get(info.key))
+    return sorted(info.key for info in rounds.list() if word in rounds.get(info.key))
 
 
-@stage("Takes back the plan of a turn that was to learn from what is forgotten.")
-def withdraw(turns: Annotated[ObjectWriter, TURNS], journal: Journal) -> None:
-    """A plan names snapshots, which are about to go; the next turn is planned anew. A process that makes that turn fails."""
-    turn = max(manifest.numbers(turns), default=0) + 1
-    if manifest.plan(turns, turn) is not None:
-        manifest.withdraw(turns, turn)
-        journal.withdrawn.add(turn)
+@stage("Takes back the plan of a round that was to learn from what is forgotten.")
+def withdraw(rounds: Annotated[ObjectWriter, ROUNDS], journal: Journal) -> None:
+    """A plan names snapshots, which are about to go; the next round is planned anew. A process that makes that round fails."""
+    number = max(manifest.numbers(rounds), default=0) + 1
+    if manifest.plan(rounds, number) is not None:
+        manifest.withdraw(rounds, number)
+        journal.withdrawn.add(number)
 
 
 @stage("Says what of it the head still holds.")
@@ -93,7 +93,7 @@ def remains(
     head: dict[str, list[str]],
     unread: list[str],
     sources: list[str],
-    turns: list[str],
+    rounds: list[str],
     embedded: bool,
 ) -> list[dict[str, Any]]:
     """What is still there, as the proof says it: where, what, why and until when."""
@@ -124,14 +124,14 @@ def remains(
             "those weights on their way",
             "weights cannot be unlearned",
             "they are tidied up",
-            turns=sorted(one["turn"] for one in models),
+            rounds=sorted(one["round"] for one in models),
         )
     if unread:
         why = "they cannot be read, so that nobody can tell whose they are"
         say(str(DEAD_LETTERS), f"{len(unread)} letters in which the name occurs", why, "somebody looks at them", events=unread)
-    if turns:
-        why = "a manifest is what a turn was; it names users and holds no word of theirs"
-        say(str(TURNS), f"the id in {len(turns)} manifests", why, "the store is removed", keys=turns)
+    if rounds:
+        why = "a manifest is what a round was; it names users and holds no word of theirs"
+        say(str(ROUNDS), f"the id in {len(rounds)} manifests", why, "the store is removed", keys=rounds)
     if subject.kind == DOCUMENT:
         say(
             str(DOCUMENT_EVENT_ROWS),
@@ -157,7 +157,13 @@ def remains(
     if subject.kind == DOCUMENT:
         why = "LanceDB keeps for a week what was written and not committed, since its writer may be slow"
         say("chunks (vector)", "files of a writer that died, if one did", why, "a week after")
-    say(str(SUPPRESSIONS), "the name", "without it nothing could be kept from being learned again", "never", bar=subject.id)
+    say(
+        str(SUPPRESSIONS),
+        "the name",
+        "without it nothing could be kept from being learned again",
+        "never",
+        suppression=subject.id,
+    )
     say(
         "copies",
         "backups, replicas, versions in a versioned bucket, blocks of a disk that were freed and not overwritten yet",

@@ -101,18 +101,18 @@ def find_document(
     return len(versions) + len(split) + len(described) + len(spoken) + len(judged) + len(letters)
 
 
-@stage("Bars a user or a document, and every event of it, from every later dataset.")
-def bar(bars: Annotated[TableWriter, SUPPRESSIONS], subject: Subject, journal: Journal, who: str, at: Any) -> bool:
-    """Add a row with the events that no bar names yet; whether one was needed."""
-    held = bars.read(("bar_id", "origins"), f"bar_id = {quoted(subject.id)}").to_pylist()
-    named = {origin for row in held for origin in row["origins"]}
+@stage("Keeps a user or a document, and every event of it, out of every later dataset.")
+def suppress(suppressions: Annotated[TableWriter, SUPPRESSIONS], subject: Subject, journal: Journal, who: str, at: Any) -> bool:
+    """Add a row with the events that no row names yet; whether one was needed."""
+    recorded = suppressions.read(("suppression_id", "origins"), f"suppression_id = {quoted(subject.id)}").to_pylist()
+    named = {origin for row in recorded for origin in row["origins"]}
     new = journal.origins - named
-    journal.barred = named | new
-    if held and not new:
+    journal.suppressed = named | new
+    if recorded and not new:
         return False
-    row = {"bar_id": subject.id, "kind": subject.kind, "tenant": subject.tenant, "name": subject.name}
+    row = {"suppression_id": subject.id, "kind": subject.kind, "tenant": subject.tenant, "name": subject.name}
     row |= {"document_id": subject.document_id, "who": who, "at": at}
-    bars.append(batch(SUPPRESSIONS.columns, [{**row, "origins": sorted(new)}]))
+    suppressions.append(batch(SUPPRESSIONS.columns, [{**row, "origins": sorted(new)}]))
     return True
 
 
@@ -124,7 +124,7 @@ def strike_user(
     subject: Subject,
     journal: Journal,
 ) -> int:
-    """Remove the rows; return how many. Landing's marks stay, so that none lands again."""
+    """Remove the rows; return how many. Landing's properties stay, so that none lands again."""
     judged = functools.partial(subject.judged, answers=journal.answers)
     return (
         interactions.rewrite(("tenant", "user"), subject.asked)

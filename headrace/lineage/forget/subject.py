@@ -27,7 +27,7 @@ class Subject:
 
     @property
     def id(self) -> str:
-        """16 hex digits under which bars and proofs are kept."""
+        """16 hex digits under which suppressions and proofs are kept."""
         return hashlib.sha256(f"{self.kind}\0{self.tenant}\0{self.name}".encode()).hexdigest()[:16]
 
     @property

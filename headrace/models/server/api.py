@@ -185,7 +185,7 @@ async def _rank(models: HostedModels, body: wire.RankingRequest, version: str, l
     if release is None:
         raise NotFound(
             "No re-ranker was promoted yet, so retrieval order stands.",
-            hint="Give feedback on answers, then run `headrace turn`.",
+            hint="Give feedback on answers, then run `headrace train`.",
         )
     passages = [passage.text for passage in body.passages]
     score = partial(release.model.score, body.query.text, passages, cut=body.truncate == "END")

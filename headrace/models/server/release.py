@@ -64,10 +64,10 @@ class CanaryShare(BaseModel):
 
 
 class Pointer(BaseModel):
-    """What the server reads of `champion.json`: the version served ("none" before the first promotion), its turn, the canary."""
+    """What the server reads of `champion.json`: the version served ("none" before the first promotion), its round, the canary."""
 
     version: Version | Literal["none"] = NONE
-    turn: int = 0
+    round: int = 0
     canary: CanaryShare | None = None
 
 
@@ -95,7 +95,7 @@ class Card(BaseModel):
     """`card.json`: one released version and its files."""
 
     version: Version
-    turn: int
+    round: int
     files: list[CardFile] = Field(min_length=1)
 
     @property
@@ -221,7 +221,7 @@ class LoadedReleases(Generic[C, M]):
         if release is None and self._standing.trouble:
             raise Unavailable(
                 f"The promoted {self._noun} cannot be loaded: {self._standing.trouble}.",
-                hint=f"Run a turn, or `headrace rollback {self._model}`.",
+                hint=f"Run `headrace train`, or `headrace rollback {self._model}`.",
             )
         return release
 
@@ -315,7 +315,8 @@ class LoadedReleases(Generic[C, M]):
             raise NotFound(f"No {self._noun} {version} was released.", hint="See `headrace models`.") from None
         except (_Broken, ValidationError) as error:
             raise RequestRefused(
-                f"The {self._noun} {version} cannot be loaded: {_one_line(error)}.", hint="Run a turn to release another."
+                f"The {self._noun} {version} cannot be loaded: {_one_line(error)}.",
+                hint="Run `headrace train` to release another.",
             ) from error
         self._prune()
         return release

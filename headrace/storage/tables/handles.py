@@ -1,6 +1,6 @@
 """The table tier: rows in named columns, read at a snapshot, appended by compare-and-swap.
 
-A commit can carry *marks*: small JSON values kept in the snapshot itself, hence atomic with its rows (the offsets landed so
+A commit can carry *properties*: small JSON values kept in the snapshot itself, hence atomic with its rows (the offsets landed so
 far, for one). The newest snapshot always has them all.
 
 How a table is kept is its format's business: Iceberg (`iceberg/table.py`) or VAST DB (`vast/table.py`).
@@ -16,11 +16,11 @@ import pyarrow as pa
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 
 from headrace.catalog import Store
-from headrace.settings import Upkeep
+from headrace.settings import Maintenance
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
 from headrace.storage.tables.iceberg.table import IcebergTable
-from headrace.storage.tables.maintenance import Pinned, Purged, Upkept
+from headrace.storage.tables.maintenance import MaintenanceReport, Purged, RetainedSnapshots
 from headrace.storage.tables.predicate import parsed
 from headrace.storage.tables.vast.table import VastTable
 
@@ -33,8 +33,8 @@ class Append(Protocol):
     def write(self, rows: pa.RecordBatch) -> None:
         """Take some rows of the store's schema."""
 
-    def commit(self, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
-        """Commit them and marks in one snapshot and return its id; see `TableWriter.append`. The append is then at its end."""
+    def commit(self, properties: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
+        """Commit them and properties in one snapshot and return its id; see `TableWriter.append`. This ends the append."""
 
     def discard(self) -> None:
         """Give up what was not committed."""
@@ -51,13 +51,13 @@ class TableFormat(Protocol):
 
     def count(self) -> int: ...
 
-    def marks(self, before: datetime | None = None) -> dict[str, Any]: ...
+    def snapshot_properties(self, before: datetime | None = None) -> dict[str, Any]: ...
 
     def begin(self) -> Append: ...
 
-    def due(self, rules: Upkeep) -> bool: ...
+    def due(self, rules: Maintenance) -> bool: ...
 
-    def upkeep(self, rules: Upkeep, pinned: Pinned) -> Upkept | None: ...
+    def maintain(self, rules: Maintenance, retained: RetainedSnapshots) -> MaintenanceReport | None: ...
 
     def rewrite(
         self,
@@ -115,13 +115,13 @@ class TableReader:
         """Number of rows, from metadata alone."""
         return self.format.count()
 
-    def mark(self, name: str) -> Any:
-        """The mark the newest snapshot carries under this name, or `None`."""
-        return self.format.marks().get(name)
+    def snapshot_property(self, name: str) -> Any:
+        """The property the newest snapshot carries under this name, or `None`."""
+        return self.format.snapshot_properties().get(name)
 
-    def marks(self, before: datetime | None = None) -> dict[str, Any]:
-        """Every mark of the newest snapshot, or of the newest one committed before a time (none where none is kept)."""
-        return self.format.marks(before)
+    def snapshot_properties(self, before: datetime | None = None) -> dict[str, Any]:
+        """Every property of the newest snapshot, or of the newest one committed before a time (none where none is kept)."""
+        return self.format.snapshot_properties(before)
 
     def _schema(self, columns: tuple[str, ...]) -> pa.Schema:
         return self.store.columns if columns == ("*",) else pa.schema([self.store.columns.field(c) for c in columns])
@@ -134,12 +134,12 @@ class TableWriter(TableReader):
         self,
         rows: pa.Table | pa.RecordBatch,
         *,
-        marks: Mapping[str, Any] | None = None,
+        properties: Mapping[str, Any] | None = None,
         expected: Mapping[str, Any] | None = None,
     ) -> int:
-        """Commit rows and marks in one snapshot and return its id.
+        """Commit rows and properties in one snapshot and return its id.
 
-        `expected` names marks and the values they must still have; if somebody moved one meanwhile, nothing is committed and
+        `expected` names properties and the values they must still have; if somebody moved one meanwhile, nothing is committed and
         `LostRace` is raised. A commit whose answer was lost is recognised and not made twice. Columns that the catalog gained
         since the table was made are added to it, and are null in its older rows.
         """
@@ -151,22 +151,22 @@ class TableWriter(TableReader):
         except BaseException:
             append.discard()
             raise
-        return append.commit(marks or {}, expected or {})
+        return append.commit(properties or {}, expected or {})
 
     def begin(self) -> Append:
         """An append whose rows are given bit by bit, each batch in the store's schema: for more than should be in memory."""
         return self.format.begin()
 
-    def due(self, rules: Upkeep) -> bool:
-        """Whether so many commits were made since the last upkeep that the next is due: one request, no file is read."""
+    def due(self, rules: Maintenance) -> bool:
+        """Whether so many commits were made since the last maintenance that the next is due: one request, no file is read."""
         return self.format.due(rules)
 
-    def upkeep(self, rules: Upkeep, pinned: Pinned = frozenset) -> Upkept | None:
+    def maintain(self, rules: Maintenance, retained: RetainedSnapshots = frozenset) -> MaintenanceReport | None:
         """Keep the table small and quick (few files, few snapshots, nothing left over); `None` if there is none yet.
 
-        Rows and marks stay what they are. Snapshots that `pinned` names when asked are never expired.
+        Rows and properties stay what they are. Snapshots that `retained` names when asked are never expired.
         """
-        return self.format.upkeep(rules, pinned)
+        return self.format.maintain(rules, retained)
 
     def rewrite(
         self,
@@ -177,8 +177,8 @@ class TableWriter(TableReader):
         """Take out the rows for which `hit` says so, given these columns, and return how many there were.
 
         With `change` they are not taken out: each becomes the row that `change`, given whole rows, makes of it, which must not
-        be hit again. It is done until no row is hit, also of those that others add meanwhile; marks stay. What was there is in
-        older snapshots until `purge`.
+        be hit again. It is done until no row is hit, also of those that others add meanwhile; properties stay. What was there is
+        in older snapshots until `purge`.
         """
         wanted, whole = self._schema(tuple(columns)), self.store.columns
         return self.format.rewrite(
@@ -188,7 +188,7 @@ class TableWriter(TableReader):
         )
 
     def purge(self) -> Purged:
-        """Remove every snapshot but the newest, also those that turns name, and every byte that only they hold; return how many.
+        """Remove every snapshot but the newest, also those that rounds name, and every byte that only they hold; return how many.
 
         Whoever reads an older snapshot just then fails and has to begin again.
         """

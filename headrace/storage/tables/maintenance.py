@@ -1,4 +1,4 @@
-"""What upkeep did to one table."""
+"""What maintenance did to one table."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
-Pinned = Callable[[], Set[int]]
+RetainedSnapshots = Callable[[], Set[int]]
 """Asks which snapshots must stay, whatever their age."""
 
 
 @dataclass
-class Upkept:
+class MaintenanceReport:
     """Figures of one table before and after; bytes are those of its live data files.
 
-    `condemned` objects are named by no snapshot any more and go after a grace time; `removed` ones have had theirs.
+    `marked_for_deletion` objects are named by no snapshot any more and go after a grace time; `removed` ones have had theirs.
     """
 
     table: str
@@ -26,7 +26,7 @@ class Upkept:
     snapshots_after: int = 0
     merged: int = 0
     rewritten_bytes: int = 0
-    condemned: int = 0
+    marked_for_deletion: int = 0
     removed: int = 0
     removed_bytes: int = 0
 

@@ -40,7 +40,7 @@ class IndexGeneration:
 class Indexes:
     """What stands. `newest` is the highest number given out; `touched` counts passes that ended while one was being built.
 
-    `condemned` are generations that nobody asks any more, with the time (seconds since 1970) from which that was so.
+    `marked_for_deletion` are generations that nobody asks any more, with the time (seconds since 1970) from which that was so.
     """
 
     serving: IndexGeneration | None = None
@@ -48,11 +48,11 @@ class Indexes:
     building: IndexGeneration | None = None
     newest: int = 0
     touched: int = 0
-    condemned: tuple[tuple[int, float], ...] = ()
+    marked_for_deletion: tuple[tuple[int, float], ...] = ()
 
-    def condemn(self, generation: IndexGeneration | None) -> tuple[tuple[int, float], ...]:
-        """`condemned` with one more."""
-        return self.condemned if generation is None else (*self.condemned, (generation.number, time.time()))
+    def with_marked(self, generation: IndexGeneration | None) -> tuple[tuple[int, float], ...]:
+        """`marked_for_deletion` with one more."""
+        return self.marked_for_deletion if generation is None else (*self.marked_for_deletion, (generation.number, time.time()))
 
 
 @dataclass
@@ -137,5 +137,5 @@ def touched(standing: Indexes) -> Indexes:
 def _read(fields: dict[str, Any]) -> Indexes:
     named = {name: fields.get(name) for name in ("serving", "fallback", "building")}
     generations = {name: IndexGeneration(**given) if given else None for name, given in named.items()}
-    condemned = tuple((int(number), float(since)) for number, since in fields.get("condemned", ()))
-    return Indexes(**generations, newest=fields["newest"], touched=fields["touched"], condemned=condemned)
+    marked_for_deletion = tuple((int(number), float(since)) for number, since in fields.get("marked_for_deletion", ()))
+    return Indexes(**generations, newest=fields["newest"], touched=fields["touched"], marked_for_deletion=marked_for_deletion)

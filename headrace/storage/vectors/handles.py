@@ -47,7 +47,7 @@ _LABELS = pa.list_(pa.string())
 _UNLABELLED = "(array_length(readers) IS NULL OR array_length(readers) = 0)"  # of before readers were labels
 _FUSED_DEPTH = 40  # of either search, at least; deeper fuses no better (docs/reference/benchmarks.md)
 _DOCUMENTS_AT_ONCE = 200  # named in one filter
-# Upkeep is due with that many rows in no index and that share of all, or that many small fragments, or versions to remove.
+# Maintenance is due with that many rows in no index and that share of all, or that many small fragments, or versions to remove.
 _UNINDEXED_ROWS, _UNINDEXED_SHARE = 500, 0.05
 _FRAGMENTS = 32
 _VERSIONS = 64
@@ -298,7 +298,8 @@ class VectorWriter(VectorReader):
             table.delete(where)
 
     def build(self, width: int = DIMENSIONS) -> str:
-        """Make the indices that are missing (that of embeddings past 20,000 rows), `upkeep` if it is due; return the version.
+        """Make the indices that are missing (that of embeddings past 20,000 rows), `maintenance` if it is due; return the
+        version.
 
         Rows that no index has yet are found too, by reading them. `width` is of a table that nobody wrote to yet.
         """
@@ -316,11 +317,11 @@ class VectorWriter(VectorReader):
             if "embedding_idx" not in before and table.count_rows() > _EXACT_ROWS:
                 table.create_index("embedding", config=configs["embedding"])
         if self.due():
-            self.upkeep()
+            self.maintenance()
         return self.version()
 
     def due(self) -> bool:
-        """Whether upkeep would pay: many rows that no index has yet, many small fragments, or many versions to remove."""
+        """Whether maintenance would pay: many rows that no index has yet, many small fragments, or many versions to remove."""
         table = self._open()
         if table is None:
             return False
@@ -335,7 +336,7 @@ class VectorWriter(VectorReader):
             old = [v for v in versions if datetime.now(v["timestamp"].tzinfo) - v["timestamp"] > _KEPT]
             return len(old) > _VERSIONS
 
-    def upkeep(self) -> None:
+    def maintenance(self) -> None:
         """Merge small fragments, take rows into the indices, and remove versions older than an hour.
 
         It makes versions like any other writer: searches go on meanwhile, and those of other handles see it in a moment.

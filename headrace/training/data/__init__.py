@@ -62,8 +62,8 @@ def prepare(
     shards = Shards(datasets, version, settings.shard_rows)
     for split in SPLITS:
         shards.write(split, *made.bounds(split), made.rows)
-    # The examples table is for looking things up by offset; its mark makes writing it twice impossible.
-    written: list[str] = examples.mark("datasets") or []
+    # The examples table is for looking things up by offset; its property makes writing it twice impossible.
+    written: list[str] = examples.snapshot_property("datasets") or []
     if version not in written:
-        examples.append(made.lookup(), marks={"datasets": [*written, version]}, expected={"datasets": written or None})
+        examples.append(made.lookup(), properties={"datasets": [*written, version]}, expected={"datasets": written or None})
     return shards.finish(made.questions, made.left_out, made.scrubbed)

@@ -5,7 +5,7 @@ Tables of an in-memory DuckDB, each made from the ones before it:
     verdict, interaction     what the head delivered, with `reason` where it is left out
     answer, ruling           what is left of them: rulings are verdicts on answers that count
     shown                    a row per answer and passage
-    on_passage, on_answer    rulings by what they are about; `counts` marks each user's newest
+    on_passage, on_answer    rulings by what they are about; `counts` properties each user's newest
     passage, whole           one row per example to be, with `reason` where it comes to nothing
 
 Time decides by (at, topic, partition, offset), so that nothing hangs on the order in which a table's files are read. `a` and `v`
@@ -28,12 +28,12 @@ _NOT_JOINED = ["question", "answer", "prompt_tokens", "completion_tokens", "logp
 _ORIGIN = """topic || '/' || "partition" || '/' || "offset" """
 _PLACE = """topic || '/' || "partition" """
 
-# The head may deliver an event twice: the first counts, and barring any of them bars it.
+# The head may deliver an event twice: the first counts, and suppressing any of them suppresses it.
 _EVENTS = f"""
 create table {{table}} as
 select *, case
     when delivery > 1 then 'delivered twice'
-    when barred then 'barred'
+    when suppressed then 'suppressed'
     when beyond then 'after the bound'
     when opted_out then 'tenant opted out'
     when tenant in (select tenant from unshared) then 'tenant did not opt in'
@@ -43,8 +43,8 @@ end as reason
 from (
     select event.*, {_ORIGIN} as origin,
         row_number() over (partition by {{key}} order by topic, "partition", "offset") as delivery,
-        bool_or({_ORIGIN} in (select origin from barred_origin) or (event.tenant, event."user") in (
-            select (tenant, "user") from barred_user)) over (partition by {{key}}) as barred,
+        bool_or({_ORIGIN} in (select origin from suppressed_origin) or (event.tenant, event."user") in (
+            select (tenant, "user") from suppressed_user)) over (partition by {{key}}) as suppressed,
         coalesce("offset" >= bound.first, false) as beyond,
         event.tenant in (select tenant from opted_out) as opted_out
     from {{events}} event left join bound on bound.place = {_PLACE}
@@ -199,9 +199,9 @@ class Join:
             config={"enable_external_access": False, "autoload_known_extensions": False, "python_enable_replacements": False},
         )
         self._take(
-            barred_origin=pa.table({"origin": pa.array(sorted(exclusions.origins), pa.string())}),
-            barred_user=_pairs(sorted(exclusions.users)),
-            barred_document=pa.table({"document_id": pa.array(sorted(exclusions.documents), pa.string())}),
+            suppressed_origin=pa.table({"origin": pa.array(sorted(exclusions.origins), pa.string())}),
+            suppressed_user=_pairs(sorted(exclusions.users)),
+            suppressed_document=pa.table({"document_id": pa.array(sorted(exclusions.documents), pa.string())}),
             bound=pa.table(
                 {
                     "place": pa.array(list(exclusions.before), pa.string()),
@@ -255,8 +255,9 @@ class Join:
             f"""
             create table chunk as
             select c, chunk_id, document_id, case
-                when document_id in (select document_id from barred_document) or {_ORIGIN} in (select origin from barred_origin)
-                    then 'document barred'
+                when document_id in (select document_id from suppressed_document)
+                    or {_ORIGIN} in (select origin from suppressed_origin)
+                    then 'document suppressed'
                 when "offset" >= bound.first then 'document after the bound'
                 when document_id in (select document_id from deleted) then 'document deleted'
             end as reason

@@ -1,4 +1,4 @@
-"""The tables that a dataset is made from, as they stood when the turn was planned."""
+"""The tables that a dataset is made from, as they stood when the round was planned."""
 
 from __future__ import annotations
 

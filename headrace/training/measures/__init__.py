@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.training.recipe import EMBEDDER, GENERATOR, RERANKER
 
 Rows = Sequence[Mapping[str, Any]]
@@ -30,7 +30,7 @@ class Compared:
 
 # (challenger's folder, champion's folder or None for what the package has, the champion's card, rows to fit on, rows to compare
 # on, the recipe's settings, bars)
-Measure = Callable[[Path, Path | None, Mapping[str, Any], Rows, Rows, Any, Bars], Compared]
+Measure = Callable[[Path, Path | None, Mapping[str, Any], Rows, Rows, Any, ProgressBars], Compared]
 
 
 def measure_of(model: str) -> Measure:

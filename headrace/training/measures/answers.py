@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.models.measures import exact_match, f1, groundedness, repetition
 from headrace.models.prompt import encode, messages
 from headrace.training.data.dataset import answers
@@ -38,7 +38,7 @@ def compare(
     tune: Rows,
     test: Rows,
     settings: Any,
-    bars: Bars,
+    bars: ProgressBars,
     *,
     base: Path | None = None,
 ) -> Compared:

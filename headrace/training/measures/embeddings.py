@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.training.data.dataset import by_question, passages, tellable
 from headrace.training.interrupt import defer_sigint
 from headrace.training.measures import Compared, Rows
@@ -19,7 +19,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 def compare(
-    challenger: Path, champion: Path | None, card: Mapping[str, Any], tune: Rows, test: Rows, settings: Any, bars: Bars
+    challenger: Path, champion: Path | None, card: Mapping[str, Any], tune: Rows, test: Rows, settings: Any, bars: ProgressBars
 ) -> Compared:
     """Compare on `test`, both as they would be served; there is nothing to fit. Without a champion the packaged one stands.
 
@@ -50,7 +50,7 @@ def cosines(question: Vectors, found: Vectors) -> Vectors:
 
 
 def _judged(
-    asked: Sequence[Question], folder: Path | None, window: int, least: float, bars: Bars, what: str
+    asked: Sequence[Question], folder: Path | None, window: int, least: float, bars: ProgressBars, what: str
 ) -> list[dict[str, Any]]:
     """A row for each question: nDCG of its passages as one embedder orders them. Each text is embedded once."""
     texts = list(dict.fromkeys(text for q in asked for text in (q[0]["question"], *(one["passage"] for one in q))))
@@ -65,7 +65,7 @@ def _judged(
     return rows
 
 
-def _embedded(texts: Sequence[str], folder: Path | None, window: int, bars: Bars, what: str) -> Vectors:
+def _embedded(texts: Sequence[str], folder: Path | None, window: int, bars: ProgressBars, what: str) -> Vectors:
     with defer_sigint():
         from headrace.models.server.encoders import MiniLM, batches
 

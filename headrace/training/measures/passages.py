@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headrace.core.progress import Bars
+from headrace.core.progress import ProgressBars
 from headrace.models.combination import combined_order
 from headrace.training.data.dataset import by_question, passages, tellable
 from headrace.training.interrupt import defer_sigint
@@ -21,7 +21,7 @@ Scorer = Callable[[str, Sequence[str]], list[float]]
 
 
 def compare(
-    challenger: Path, champion: Path | None, card: Mapping[str, Any], tune: Rows, test: Rows, settings: Any, bars: Bars
+    challenger: Path, champion: Path | None, card: Mapping[str, Any], tune: Rows, test: Rows, settings: Any, bars: ProgressBars
 ) -> Compared:
     """Fit how the challenger's score is weighed with retrieval's on `tune`, then compare on `test`.
 
@@ -83,7 +83,7 @@ def _scorer(folder: Path, most_tokens: int) -> Scorer:
     return score
 
 
-def _scored(asked: Sequence[Question], score: Scorer, bars: Bars, what: str) -> list[tuple[Question, list[float]]]:
+def _scored(asked: Sequence[Question], score: Scorer, bars: ProgressBars, what: str) -> list[tuple[Question, list[float]]]:
     return [
         (rows, score(rows[0]["question"], [row["passage"] for row in rows]))
         for rows in bars.track(asked, what, total=len(asked), of="questions")

@@ -28,7 +28,7 @@ class EmbedderSettings(RecipeSettings):
     scale: float = Field(gt=0)
     """By which cosines are multiplied before they are compared: 1 / temperature."""
     least_similarity: float = Field(default=0.30, ge=-1, le=1)
-    """Cosine of a question's best passage below which answering declines; a turn takes it from `inference.least_similarity`."""
+    """Cosine of a question's best passage below which answering declines; a round takes it from `inference.least_similarity`."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pyiceberg.typedef import Record
 
 from headrace.errors import LostRace, StorageFull
 from headrace.storage.tables.iceberg.core import IcebergCore
-from headrace.storage.tables.iceberg.orphans import horizon, require_kept
+from headrace.storage.tables.iceberg.orphans import orphan_fence, require_kept
 
 
 class DataFileWriter:
@@ -60,7 +60,7 @@ class DataFileWriter:
         )
 
     def abandon(self) -> None:
-        """Give the file up: what was sent of it is deleted, or left to upkeep where the store does not answer."""
+        """Give the file up: what was sent of it is deleted, or left to maintenance where the store does not answer."""
         self._held = []
         with contextlib.suppress(Exception):
             self._writer.close()  # an object store forgets the begun upload only with its end
@@ -73,7 +73,7 @@ class DataFileWriter:
             self._writer.write(rows)
 
 
-# Of Arrow. Larger groups compress hardly better, and upkeep makes larger ones of them.
+# Of Arrow. Larger groups compress hardly better, and maintenance makes larger ones of them.
 _GROUP_BYTES = 8 << 20
 
 
@@ -99,12 +99,13 @@ class IcebergAppend:
                 self._file = DataFileWriter(table, "00000-0", group_bytes=_GROUP_BYTES)
             self._file.write(_fitted(table, rows))
 
-    def commit(self, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
+    def commit(self, properties: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
         table, files = self._begun(), list[DataFile]()
         file, self._file = self._file, None  # a commit may be taken unheard: from here on nothing is given up from outside
 
         def stage(now: Table, transaction: Transaction, properties: dict[str, str]) -> None:
-            require_kept(now, files, self._seen, horizon(self._table.marks_of(now)), self._table.store, self._table.meter)
+            fence = orphan_fence(self._table.properties_of(now))
+            require_kept(now, files, self._seen, fence, self._table.store, self._table.meter)
             with transaction.update_snapshot(snapshot_properties=properties).fast_append() as append:
                 for one in files:
                     append.append_data_file(one)
@@ -115,7 +116,7 @@ class IcebergAppend:
                     files.append(file.close())
                 elif self._gathered:
                     files += _dataframe_to_data_files(table.metadata, pa.Table.from_batches(self._gathered), table.io)
-            return self._table.commit(self._table.load() or table, stage, lambda now, standing: marks, expected)
+            return self._table.commit(self._table.load() or table, stage, lambda now, standing: properties, expected)
         except (LostRace, StorageFull):
             self._table.discard(table, [one.file_path for one in files])  # known not to be in any snapshot
             raise
@@ -125,10 +126,10 @@ class IcebergAppend:
             self._file.abandon()
 
     def _begun(self) -> Table:
-        """The table as it was when the first row came. The horizon it had then is what its file is held against."""
+        """The table as it was when the first row came. The orphan fence it had then is what its file is held against."""
         if self._of is None:
             self._of = self._table.writable()
-            self._seen = horizon(self._table.marks_of(self._of))
+            self._seen = orphan_fence(self._table.properties_of(self._of))
         return self._of
 
 

@@ -1,8 +1,8 @@
 """Compaction: many small data files of an Iceberg table rewritten into few, the same rows in the same order.
 
 Files are merged by size class, each class `merge` times as large as the one below, and a class only once it has `merge` files:
-so a row is rewritten about once per class and not at every upkeep, and a table has fewer than `merge` files per class besides
-those that are large enough to be left alone.
+so a row is rewritten about once per class and not at every maintenance, and a table has fewer than `merge` files per class
+besides those that are large enough to be left alone.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Replacement:
         if not self.touched <= {manifest.manifest_path for manifest in standing}:
             raise LostRace(
                 f"Somebody else rewrote files of {table.name()[-1]} that were being merged.",
-                hint="Run `headrace upkeep` again.",
+                hint="Run `headrace maintain` again.",
             )
         kept = [
             manifest

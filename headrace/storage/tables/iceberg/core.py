@@ -1,7 +1,7 @@
 """One Iceberg table behind a REST catalog, as it is loaded, made and committed to: every commit is a compare-and-swap.
 
 Marks are kept in the snapshot's summary. Every commit repeats those of the snapshot it builds on, so the newest snapshot has
-them all, whichever older ones upkeep has expired.
+them all, whichever older ones maintenance has expired.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ class QuickTransaction(Transaction):
 
 Stage = Callable[[Table, Transaction, dict[str, str]], None]
 """Puts a snapshot with these properties into a transaction on a table."""
-Marks = Callable[[Table, Mapping[str, Any]], Mapping[str, Any]]
-"""The marks to set, given the table and the marks that stand."""
+NewProperties = Callable[[Table, Mapping[str, Any]], Mapping[str, Any]]
+"""The properties to set, given the table and the properties that stand."""
 NAMESPACE = "headrace"
 _OURS = "headrace."
-_MARK = "headrace.mark."
+_PROPERTY = "headrace.property."
 _COMMIT = "headrace.commit"
 _TRIES = 12
 PROPERTIES = {
@@ -100,18 +100,20 @@ class IcebergCore:
         self._whole = False
         self.reach = ReachableFiles(_ours)
 
-    def commit(self, table: Table, stage: Stage, marks: Marks, expected: Mapping[str, Any], *, tries: int = _TRIES) -> int:
+    def commit(
+        self, table: Table, stage: Stage, new_properties: NewProperties, expected: Mapping[str, Any], *, tries: int = _TRIES
+    ) -> int:
         """Commit a snapshot and return its id: `stage` puts it into a transaction, once per try, on the table as it then stands.
 
-        Every mark of the snapshot it builds on is repeated, and those that `marks` says are new. Raises `LostRace` if it is
-        known that nothing was committed, `Unavailable` if it is not.
+        Every property of the snapshot it builds on is repeated, and those that `new_properties` says are new. Raises `LostRace`
+        if it is known that nothing was committed, `Unavailable` if it is not.
         """
         commit = uuid.uuid4().hex
         for attempt in range(tries):
             self._require(table, expected)
-            standing = marks_in(table)
-            carried = {**standing, **marks(table, standing)}
-            properties = {_MARK + name: json.dumps(value, sort_keys=True) for name, value in carried.items()}
+            standing = properties_in(table)
+            carried = {**standing, **new_properties(table, standing)}
+            properties = {_PROPERTY + name: json.dumps(value, sort_keys=True) for name, value in carried.items()}
             base = table.last_sequence_number
             try:
                 with self._faults_of_commit(), QuickTransaction(table) as transaction:
@@ -154,9 +156,9 @@ class IcebergCore:
             hint="Run the command again when fewer writers run.",
         )
 
-    def marks_of(self, table: Table) -> dict[str, Any]:
-        """Every mark of the newest snapshot of a table that was loaded."""
-        return marks_in(table)
+    def properties_of(self, table: Table) -> dict[str, Any]:
+        """Every property of the newest snapshot of a table that was loaded."""
+        return properties_in(table)
 
     def _wait(self, uncertain: _Uncertain, attempt: int, tries: int) -> None:
         if uncertain.cause is not None and attempt >= _TRIES - 1:
@@ -169,7 +171,7 @@ class IcebergCore:
             time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
 
     def _require(self, table: Table, expected: Mapping[str, Any]) -> None:
-        standing = marks_in(table)
+        standing = properties_in(table)
         for name, value in expected.items():
             if standing.get(name) != value:
                 raise LostRace(
@@ -178,7 +180,7 @@ class IcebergCore:
                 )
 
     def discard(self, table: Table, paths: Iterable[str]) -> None:
-        """Delete files that no snapshot names; what cannot be deleted now is left to upkeep."""
+        """Delete files that no snapshot names; what cannot be deleted now is left to maintenance."""
         for path in paths:
             with contextlib.suppress(Exception):
                 table.io.delete(path)
@@ -223,7 +225,7 @@ class IcebergCore:
             catalog = self._connect()
             with contextlib.suppress(NamespaceAlreadyExistsError):
                 catalog.create_namespace(NAMESPACE)
-            # Our own loop decides what may be retried: pyiceberg's would append behind a mark that has moved.
+            # Our own loop decides what may be retried: pyiceberg's would append behind a snapshot property that has moved.
             with contextlib.suppress(TableAlreadyExistsError):
                 catalog.create_table(
                     (NAMESPACE, self.store.table),
@@ -290,14 +292,14 @@ class _Uncertain(Exception):
         self.cause = cause
 
 
-def marks_in(table: Table, before: datetime | None = None) -> dict[str, Any]:
-    """The marks of the newest snapshot that is ours: another tool's (a compaction, say) stands on it and carries none."""
+def properties_in(table: Table, before: datetime | None = None) -> dict[str, Any]:
+    """The properties of the newest snapshot that is ours: another tool's (a compaction, say) stands on it and carries none."""
     latest_ms = before.timestamp() * 1000 if before else math.inf
-    # Not from parent to parent: upkeep expires most snapshots between those it keeps of the last days.
+    # Not from parent to parent: maintenance expires most snapshots between those it keeps of the last days.
     for snapshot in sorted(table.metadata.snapshots, key=lambda one: one.sequence_number or 0, reverse=True):
         if snapshot.timestamp_ms <= latest_ms and _ours(snapshot):
             properties = snapshot.summary.additional_properties if snapshot.summary else {}
-            return {name[len(_MARK) :]: json.loads(value) for name, value in properties.items() if name.startswith(_MARK)}
+            return {name[len(_PROPERTY) :]: json.loads(value) for name, value in properties.items() if name.startswith(_PROPERTY)}
     return {}
 
 

@@ -1,17 +1,19 @@
-"""Upkeep of one Iceberg table: small files merged, old snapshots expired, and what no snapshot names removed.
+"""Maintenance of one Iceberg table: small files merged, old snapshots expired, and what no snapshot names removed.
 
-In this order, each step safe to be cut short and done again by the next upkeep, at once with others and with writers:
+In this order, each step safe to be cut short and done again by the next maintenance, at once with others and with writers:
 
 1. What the snapshots name is read, and *then* the folder is listed. What was written more than a grace time ago and is named
-   by none is a stray: a writer that died left it, or one that is very slow is about to commit it.
-2. Small files are rewritten, and one commit exchanges them (`compaction.py`). It repeats the marks of the snapshot it
-   stands on and moves the horizon, from where on nobody can commit a stray (`orphans.py`). Where there is nothing to
-   exchange but strays were found, the commit does only that.
-3. Snapshots are expired, except the newest, those of the last minutes, one per hour of the last days, and any that a turn
-   names: what turns name is read after the snapshots to expire were chosen, right before the commit.
-4. What the snapshots name is read again. Objects that they named in step 1 and name no longer, and strays, are *condemned*:
+   by none is an orphan: a writer that died left it, or one that is very slow is about to commit it.
+2. Small files are rewritten, and one commit exchanges them (`compaction.py`). It repeats the properties of the snapshot it
+   stands on and moves the orphan fence, from where on nobody can commit an orphan (`orphans.py`). Where there is nothing to
+   exchange but orphans were found, the commit does only that.
+3. Snapshots are expired, except the newest, those of the last minutes, one per hour of the last days, and any that a round
+   names: what rounds name is read after the snapshots to expire were chosen, right before the commit.
+4. What the snapshots name is read again. Objects that they named in step 1 and name no longer, and orphans, are *marked for
+deletion*:
    none of them can be named again. Their list is an object too, so the store's clock says when that was.
-5. Objects on lists older than the grace time are deleted. Whoever planned a scan before they were condemned had that long.
+5. Objects on lists older than the grace time are deleted. Whoever planned a scan before they were marked for deletion had that
+long.
 
 Ages are differences between times of the object store's own clock; ours is not asked.
 """
@@ -27,66 +29,66 @@ from pyiceberg.table.snapshots import Operation, Snapshot
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 
 from headrace.errors import LostRace, NotFound, StorageFull
-from headrace.settings import Upkeep
+from headrace.settings import Maintenance
 from headrace.storage.tables.iceberg.compaction import Replacement, groups
 from headrace.storage.tables.iceberg.core import PROPERTIES, IcebergCore
-from headrace.storage.tables.iceberg.orphans import UPKEEP, Listing, TableFolder, horizon, require_kept
-from headrace.storage.tables.maintenance import Pinned, Upkept
+from headrace.storage.tables.iceberg.orphans import MAINTENANCE, Listing, TableFolder, orphan_fence, require_kept
+from headrace.storage.tables.maintenance import MaintenanceReport, RetainedSnapshots
 
 _COMMIT_BYTES = 1 << 30  # of files merged by one commit; the rest is merged by the next
 _TRIES = 100  # of one commit: a lander that never pauses wins most of them
 
 
-class IcebergUpkeep:
+class IcebergMaintenance:
     """Keeps one table, which remembers which files each manifest holds: where it is kept for long little is read."""
 
     def __init__(self, table: IcebergCore) -> None:
         self._table, self._reach = table, table.reach
 
-    def due(self, rules: Upkeep) -> bool:
-        """Whether upkeep is due: from metadata alone, one request to the catalog."""
+    def due(self, rules: Maintenance) -> bool:
+        """Whether maintenance is due: from metadata alone, one request to the catalog."""
         table = self._table.load()
-        return table is not None and self._commits(table, self._table.marks_of(table)) >= rules.every
+        return table is not None and self._commits(table, self._table.properties_of(table)) >= rules.every
 
-    def run(self, rules: Upkeep, pinned: Pinned) -> Upkept | None:
+    def run(self, rules: Maintenance, retained: RetainedSnapshots) -> MaintenanceReport | None:
         """Do all of it; `None` if there is nothing to keep. Raises `NotFound` if files of the table are missing."""
         table = self._table.load()
         if table is None or table.current_snapshot() is None:
             return None
         with self._table.faults():
             before = self._reach.live(table)
-            done = Upkept(self._table.store.name, len(before), sum(before.values()), len(table.metadata.snapshots))
+            done = MaintenanceReport(self._table.store.name, len(before), sum(before.values()), len(table.metadata.snapshots))
             folder = TableFolder(table, self._table.store, self._table.meter)
             named = {folder.key(uri) for uri in self._reach.of(table)}
             listing = folder.list()
             self._require_whole(folder, listing, table)
-            lists = {key: (found.modified, folder.condemned(key)) for key, found in folder.lists(listing).items()}
+            lists = {key: (found.modified, folder.marked_in(key)) for key, found in folder.lists(listing).items()}
         edge = listing.now - int(rules.grace_s) - 1  # times are whole seconds, so one may be off by one
         known = named.union(*(keys for _, keys in lists.values()))
-        strays = {
+        orphans = {
             key for key, found in listing.objects.items() if found.modified < edge and key not in known and folder.holds(key)
         }
-        fenced = self._merge(rules, edge, done, fence=bool(strays))
-        table = self._expire(folder, listing, rules, pinned)
+        fenced = self._merge(rules, edge, done, fence=bool(orphans))
+        table = self._expire(folder, listing, rules, retained)
         with self._table.faults():
             still = {folder.key(uri) for uri in self._reach.of(table)}
             doomed = {key for key in named - still if folder.holds(key) and key in listing.objects}
-            doomed |= strays - still if fenced else set()
+            doomed |= orphans - still if fenced else set()
             if doomed:
-                folder.condemn(doomed)
-            for key, (condemned, keys) in lists.items():
-                if condemned < edge:
+                folder.mark_for_deletion(doomed)
+            for key, (marked_at, keys) in lists.items():
+                if marked_at < edge:
                     self._remove(folder, listing, keys - still, done)
                     folder.remove(key)
             after = self._reach.live(table)
-        done.condemned = len(doomed)
+        done.marked_for_deletion = len(doomed)
         done.files_after, done.bytes_after = len(after), sum(after.values())
         done.snapshots_after = len(table.metadata.snapshots)
         return done
 
-    def _commits(self, table: Table, marks: Mapping[str, Any]) -> int:
-        """Commits since the last upkeep."""
-        return table.last_sequence_number - int((marks.get(UPKEEP) or {}).get("sequence", 0))
+    def _commits(self, table: Table, properties: Mapping[str, Any]) -> int:
+        """Commits since the last maintenance."""
+        return table.last_sequence_number - int((properties.get(MAINTENANCE) or {}).get("sequence", 0))
 
     def _require_whole(self, folder: TableFolder, listing: Listing, table: Table) -> None:
         """Where live files are not in the listing, the listing or the table is not what we think: nothing may be removed."""
@@ -95,7 +97,7 @@ class IcebergUpkeep:
             missing = {key for key in live if key not in listing.objects and folder.holds(key)}
             if not missing:
                 return
-            # Another upkeep may have merged and removed them between our reading and our listing.
+            # Another maintenance may have merged and removed them between our reading and our listing.
             table = self._table.reload()
             listing = folder.list()
         raise NotFound(
@@ -103,8 +105,8 @@ class IcebergUpkeep:
             hint="Bring them back from a copy; until then nothing of this table is merged or removed.",
         )
 
-    def _merge(self, rules: Upkeep, edge: int, done: Upkept, *, fence: bool) -> bool:
-        """Merge what is small and move the horizon; return whether it was moved."""
+    def _merge(self, rules: Maintenance, edge: int, done: MaintenanceReport, *, fence: bool) -> bool:
+        """Merge what is small and move the orphan fence; return whether it was moved."""
         fenced = False
         while True:
             table = self._table.reload()
@@ -116,7 +118,7 @@ class IcebergUpkeep:
                     merge=rules.merge,
                     most=rules.file_bytes,
                 )
-            due = self._commits(table, self._table.marks_of(table)) >= rules.every
+            due = self._commits(table, self._table.properties_of(table)) >= rules.every
             if not chosen and (fenced or not (fence or due)):
                 return fenced
             more, size = len(chosen), 0
@@ -133,7 +135,7 @@ class IcebergUpkeep:
                 self._exchange(table, replacement, edge)
             except LostRace:
                 self._table.discard(table, replacement.files())
-                return fenced  # another upkeep was faster, or a writer has taken rows away: the next upkeep looks again
+                return fenced  # another maintenance was faster, or a writer has taken rows away: the next maintenance looks again
             except StorageFull:
                 self._table.discard(table, replacement.files())
                 raise
@@ -144,23 +146,23 @@ class IcebergUpkeep:
                 return fenced
 
     def _exchange(self, table: Table, replacement: Replacement, edge: int) -> None:
-        seen = horizon(self._table.marks_of(table))
+        seen = orphan_fence(self._table.properties_of(table))
 
-        def marks(now: Table, standing: Mapping[str, Any]) -> dict[str, Any]:
+        def properties(now: Table, standing: Mapping[str, Any]) -> dict[str, Any]:
             # It only ever moves forward, so that a writer sees by its value that it moved.
             return {
-                UPKEEP: {
+                MAINTENANCE: {
                     "sequence": now.last_sequence_number + 1,
-                    "horizon": max(edge, horizon(standing) + 1),
+                    "orphan_fence": max(edge, orphan_fence(standing) + 1),
                 }
             }
 
         def stage(now: Table, transaction: Transaction, properties: dict[str, str]) -> None:
-            standing = horizon(self._table.marks_of(now))
+            standing = orphan_fence(self._table.properties_of(now))
             require_kept(now, replacement.added, seen, standing, self._table.store, self._table.meter)
             replacement.stage(transaction, now, properties)
 
-        self._table.commit(table, stage, marks, {}, tries=_TRIES)
+        self._table.commit(table, stage, properties, {}, tries=_TRIES)
 
     def _live(self, table: Table) -> list[tuple[ManifestFile, list[ManifestEntry]]]:
         """Manifests of the newest snapshot and their entries; none of a table that has what we do not merge."""
@@ -174,18 +176,18 @@ class IcebergUpkeep:
         ours = all(file.file_format == FileFormat.PARQUET and file.content == DataFileContent.DATA for file in files)
         return live if ours else []
 
-    def _expire(self, folder: TableFolder, listing: Listing, rules: Upkeep, pinned: Pinned) -> Table:
+    def _expire(self, folder: TableFolder, listing: Listing, rules: Maintenance, retained: RetainedSnapshots) -> Table:
         def stage(table: Table, transaction: Transaction) -> None:
             missing = {name: value for name, value in PROPERTIES.items() if table.properties.get(name) != value}
             if missing:
                 transaction.set_properties(missing)
             old = expirable(table, rules, listing.now, lambda s: _written(folder, listing, s))
-            if old and (gone := old - pinned()):
+            if old and (gone := old - retained()):
                 ExpireSnapshots(transaction).by_ids(sorted(gone)).commit()
 
         return self._table.change(stage)
 
-    def _remove(self, folder: TableFolder, listing: Listing, keys: frozenset[str], done: Upkept) -> None:
+    def _remove(self, folder: TableFolder, listing: Listing, keys: frozenset[str], done: MaintenanceReport) -> None:
         for key in sorted(keys):
             if (found := listing.objects.get(key)) is not None:
                 folder.remove(key)
@@ -193,12 +195,12 @@ class IcebergUpkeep:
                 done.removed_bytes += found.bytes
 
 
-def expirable(table: Table, rules: Upkeep, now: int, written: Callable[[Snapshot], int | None]) -> set[int]:
+def expirable(table: Table, rules: Maintenance, now: int, written: Callable[[Snapshot], int | None]) -> set[int]:
     """The snapshots whose time is over: `written` says when one was, `None` if that was just now.
 
     Kept are what a branch or tag names, the newest `keep_snapshots`, those that were the newest within the last `keep_s`
-    seconds, and for `history_s` seconds one in each `history_step_s`: one that upkeep made if there is one, since it names few
-    files.
+    seconds, and for `history_s` seconds one in each `history_step_s`: one that maintenance made if there is one, since it names
+    few files.
     """
     snapshots = sorted(table.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
     kept = {reference.snapshot_id for reference in table.metadata.refs.values()}

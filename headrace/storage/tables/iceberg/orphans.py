@@ -21,17 +21,17 @@ from headrace.errors import LostRace
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
 
-UPKEEP = "upkeep"
-"""The mark upkeep leaves: `{"sequence": number of its commit, "horizon": seconds since 1970}`."""
+MAINTENANCE = "maintenance"
+"""The property maintenance leaves: `{"sequence": number of its commit, "orphan_fence": seconds since 1970}`."""
 
 
-def horizon(marks: Mapping[str, Any]) -> int:
-    """The horizon among a table's marks, seconds since 1970; 0 before there is one."""
-    return int((marks.get(UPKEEP) or {}).get("horizon", 0))
+def orphan_fence(properties: Mapping[str, Any]) -> int:
+    """The orphan fence among a table's properties, seconds since 1970; 0 before there is one."""
+    return int((properties.get(MAINTENANCE) or {}).get("orphan_fence", 0))
 
 
 def require_kept(table: Table, files: Iterable[DataFile], seen: int, standing: int, store: Store, meter: Meter) -> None:
-    """Raise `LostRace` if files written when the horizon was `seen` may have been removed, now that it is `standing`."""
+    """Raise `LostRace` if files written when the orphan fence was `seen` may have been removed, now that it is `standing`."""
     if seen == standing:
         return
     assert isinstance(table.io, PyArrowFileIO)
@@ -41,8 +41,8 @@ def require_kept(table: Table, files: Iterable[DataFile], seen: int, standing: i
             info = table.io.fs_by_scheme(scheme, host).get_file_info([path])[0]
         if info.type == FileType.NotFound or info.mtime_ns < standing * 10**9:
             raise LostRace(
-                f"Rows for {store.table} were written so long before their commit that upkeep counts them as left behind.",
-                hint="Run the command again; if that happens often, raise upkeep.grace_s.",
+                f"Rows for {store.table} were written so long before their commit that maintenance counts them as left behind.",
+                hint="Run the command again; if that happens often, raise maintenance.grace_s.",
             )
 
 
@@ -103,7 +103,7 @@ class ReachableFiles:
 
 _PAGE = 1000
 # Catalogs that guard a table's folder take only what looks like a table's files: hence Parquet, hence under data/.
-_OURS = "upkeep-"
+_OURS = "maintenance-"
 _CLOCK = f"{_OURS}clock.parquet"
 
 
@@ -138,7 +138,7 @@ class TableFolder:
         return self._io.parse_location(uri)[2]
 
     def holds(self, key: str) -> bool:
-        """Whether a key is one of a table's own files here; of anything else upkeep keeps its hands."""
+        """Whether a key is one of a table's own files here; of anything else maintenance keeps its hands."""
         folder, _, name = key.removeprefix(f"{self._root}/").rpartition("/")
         if not key.startswith(f"{self._root}/") or name.startswith(_OURS):
             return False
@@ -149,7 +149,7 @@ class TableFolder:
     def list(self) -> Listing:
         """Everything that is there, after an object was put to see what time the store has."""
         with self._io.new_output(f"{self._location}/data/{_CLOCK}").create() as stream:
-            stream.write(b"upkeep")
+            stream.write(b"maintenance")
         with self._meter.operation(self._store, Direction.READ) as operation:
             infos = self._files.get_file_info(FileSelector(self._root, recursive=True))
             operation.ops = 1 + len(infos) // _PAGE
@@ -170,17 +170,17 @@ class TableFolder:
                     raise
 
     def lists(self, listing: Listing) -> dict[str, StoredObject]:
-        """The lists of condemned keys that are there."""
+        """The lists of marked for deletion keys that are there."""
         start = f"{self._root}/data/{_OURS}"
         return {key: found for key, found in listing.objects.items() if key.startswith(start) and not key.endswith(_CLOCK)}
 
-    def condemn(self, keys: Iterable[str]) -> None:
-        """Put a list of keys; the store's time of that list is when they were condemned."""
+    def mark_for_deletion(self, keys: Iterable[str]) -> None:
+        """Put a list of keys; the store's time of that list is when they were marked for deletion."""
         with self._io.new_output(f"{self._location}/data/{_OURS}{uuid.uuid4()}.parquet").create() as stream:
             pq.write_table(pa.table({"key": pa.array(sorted(keys), pa.string())}), stream, compression="zstd")
 
-    def condemned(self, key: str) -> frozenset[str]:
-        """The keys of one such list; none if another upkeep has just carried it out."""
+    def marked_in(self, key: str) -> frozenset[str]:
+        """The keys of one such list; none if another maintenance has just carried it out."""
         uri = f"{self._location}/{key.removeprefix(f'{self._root}/')}"
         try:
             with self._io.new_input(uri).open() as stream:

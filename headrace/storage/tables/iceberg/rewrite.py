@@ -1,9 +1,9 @@
 """Rows of an Iceberg table taken out or changed, and every trace of what they were removed at once.
 
-Only files that hold such rows are written anew, by a commit of the kind that upkeep makes: a lander goes on meanwhile, and
+Only files that hold such rows are written anew, by a commit of the kind that maintenance makes: a lander goes on meanwhile, and
 what it lands is looked at too. The former files are still named by older snapshots; `purge` expires those whatever their age and
-whoever names them, and removes what they alone named. Files that no snapshot ever named need the fence that upkeep has, so they
-are left to an upkeep without patience (`maintenance.py`).
+whoever names them, and removes what they alone named. Files that no snapshot ever named need the fence that maintenance has, so
+they are left to an maintenance without patience (`maintenance.py`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 
 from headrace.errors import LostRace, Permanent, StorageFull, Unavailable
-from headrace.settings import Upkeep
+from headrace.settings import Maintenance
 from headrace.storage.tables.iceberg.compaction import Replacement, batches
 from headrace.storage.tables.iceberg.core import IcebergCore
-from headrace.storage.tables.iceberg.maintenance import IcebergUpkeep
-from headrace.storage.tables.iceberg.orphans import ReachableFiles, StoredObject, TableFolder, horizon, require_kept
+from headrace.storage.tables.iceberg.maintenance import IcebergMaintenance
+from headrace.storage.tables.iceberg.orphans import ReachableFiles, StoredObject, TableFolder, orphan_fence, require_kept
 from headrace.storage.tables.maintenance import Purged
 
 Hit = Callable[[pa.RecordBatch], pa.BooleanArray]
@@ -35,7 +35,7 @@ Change = Callable[[pa.RecordBatch], pa.RecordBatch]
 
 _TRIES = 10
 # The object store's times are whole seconds: what is to count as older has to be two of them.
-_AT_ONCE = Upkeep(every=1, keep_s=0, keep_snapshots=1, history_s=0, grace_s=1)
+_AT_ONCE = Maintenance(every=1, keep_s=0, keep_snapshots=1, history_s=0, grace_s=1)
 _SECOND_S = 1.1
 _PATIENCE_S = 120.0
 
@@ -71,7 +71,7 @@ class IcebergRewrite:
                 self._table.discard(table, rewriting.files())
                 if isinstance(error, StorageFull):
                     raise
-                continue  # upkeep has merged some of these files: where the rows are now is looked for anew
+                continue  # maintenance has merged some of these files: where the rows are now is looked for anew
             done += sum(count for _, count in hits)
         raise LostRace(
             f"Rows that were to go came into {self._table.store.table}, or moved in it, again and again.",
@@ -113,12 +113,12 @@ class IcebergRewrite:
             # Whoever wrote them has committed them, so nobody can name them again.
             for key in sorted((were - {folder.key(uri) for uri in reach.of(table)}) & before.keys()):
                 folder.remove(key)
-        return self._without_strays(folder, reach, before, begun)
+        return self._without_orphans(folder, reach, before, begun)
 
-    def _without_strays(
+    def _without_orphans(
         self, folder: TableFolder, reach: ReachableFiles, before: Mapping[str, StoredObject], begun: int
     ) -> Purged:
-        """Wait until upkeep has fenced off and removed what no snapshot named: a writer that died may have left rows in it."""
+        """Wait until maintenance has fenced off and removed what no snapshot named: a dead writer may have left rows in it."""
         until = time.monotonic() + _PATIENCE_S
         while True:
             table = self._table.reload()
@@ -136,20 +136,20 @@ class IcebergRewrite:
                 )
             time.sleep(_SECOND_S)
             with contextlib.suppress(LostRace):
-                IcebergUpkeep(self._table).run(_AT_ONCE, frozenset)
+                IcebergMaintenance(self._table).run(_AT_ONCE, frozenset)
 
     def _exchange(self, table: Table, rewriting: _Rewriting) -> None:
-        seen = horizon(self._table.marks_of(table))
+        seen = orphan_fence(self._table.properties_of(table))
 
         def stage(now: Table, transaction: Transaction, properties: dict[str, str]) -> None:
-            standing = horizon(self._table.marks_of(now))
+            standing = orphan_fence(self._table.properties_of(now))
             require_kept(now, rewriting.added, seen, standing, self._table.store, self._table.meter)
             rewriting.stage(transaction, now, properties)
 
-        def no_marks(_now: Table, _standing: Any) -> dict[str, Any]:
+        def no_properties(_now: Table, _standing: Any) -> dict[str, Any]:
             return {}
 
-        self._table.commit(table, stage, no_marks, {}, tries=100)
+        self._table.commit(table, stage, no_properties, {}, tries=100)
 
 
 class _Rewriting(Replacement):

@@ -11,15 +11,15 @@ from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 
 from headrace.catalog import Store
 from headrace.errors import NotFound
-from headrace.settings import Upkeep
+from headrace.settings import Maintenance
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
 from headrace.storage.tables.iceberg.append import IcebergAppend
-from headrace.storage.tables.iceberg.core import IcebergCore, marks_in
-from headrace.storage.tables.iceberg.maintenance import IcebergUpkeep
+from headrace.storage.tables.iceberg.core import IcebergCore, properties_in
+from headrace.storage.tables.iceberg.maintenance import IcebergMaintenance
 from headrace.storage.tables.iceberg.rewrite import Change, Hit, IcebergRewrite
 from headrace.storage.tables.iceberg.scan import RecentFiles
-from headrace.storage.tables.maintenance import Pinned, Purged, Upkept
+from headrace.storage.tables.maintenance import MaintenanceReport, Purged, RetainedSnapshots
 
 
 class IcebergTable(IcebergCore):
@@ -38,8 +38,8 @@ class IcebergTable(IcebergCore):
             # A column that the table was made without, and no writer had added by then, is left out.
             if snapshot is not None and table.snapshot_by_id(snapshot) is None:
                 raise NotFound(
-                    f"Table {self.store.table} has no snapshot {snapshot} any more: upkeep has expired it.",
-                    hint="Read the newest, or raise upkeep.keep_s; what a turn names is never expired.",
+                    f"Table {self.store.table} has no snapshot {snapshot} any more: maintenance has expired it.",
+                    hint="Read the newest, or raise maintenance.keep_s; what a round names is never expired.",
                 )
             held = {field.name for field in table.scan(snapshot_id=snapshot).projection().fields}
             wanted = columns if columns == ("*",) else tuple(name for name in columns if name in held)
@@ -63,22 +63,22 @@ class IcebergTable(IcebergCore):
         with self.faults():
             return int(table.scan().count())
 
-    def marks(self, before: datetime | None = None) -> dict[str, Any]:
-        """Every mark of the newest snapshot (committed before a time)."""
+    def snapshot_properties(self, before: datetime | None = None) -> dict[str, Any]:
+        """Every property of the newest snapshot (committed before a time)."""
         table = self.load()
-        return marks_in(table, before) if table else {}
+        return properties_in(table, before) if table else {}
 
     def begin(self) -> IcebergAppend:
         """An append in the making; see `append.py`."""
         return IcebergAppend(self)
 
-    def due(self, rules: Upkeep) -> bool:
-        """Whether upkeep is due: one request to the catalog."""
-        return IcebergUpkeep(self).due(rules)
+    def due(self, rules: Maintenance) -> bool:
+        """Whether maintenance is due: one request to the catalog."""
+        return IcebergMaintenance(self).due(rules)
 
-    def upkeep(self, rules: Upkeep, pinned: Pinned) -> Upkept | None:
+    def maintain(self, rules: Maintenance, retained: RetainedSnapshots) -> MaintenanceReport | None:
         """Merge small files, expire snapshots and remove what none names; see `maintenance.py`."""
-        return IcebergUpkeep(self).run(rules, pinned)
+        return IcebergMaintenance(self).run(rules, retained)
 
     def rewrite(self, columns: Sequence[str], hit: Hit, change: Change | None) -> int:
         """Take out the rows that are hit, or put changed ones in their place; see `rewrite.py`."""

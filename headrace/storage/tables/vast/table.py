@@ -1,9 +1,9 @@
-"""One table of VAST DB: rows, marks and version in one transaction.
+"""One table of VAST DB: rows, properties and version in one transaction.
 
 Four tables stand for one store: `interactions` holds the rows, each with the version of the commit that brought it;
 `interactions_pieces` what was too wide for a cell (`oversized.py`); `interactions_commits` a row per commit with its id, time and
-marks; `interactions_head` a single row, the newest commit. A table only grows, so the rows up to a version are the table as it
-stood then.
+properties; `interactions_head` a single row, the newest commit. A table only grows, so the rows up to a version are the table as
+it stood then.
 
 A commit updates the row of the head first, which is its lock: of two transactions that update one row VAST DB lets one go on
 and answers the other with a conflict. Whether it also refuses an update that began before another one was committed its
@@ -32,11 +32,11 @@ from pyiceberg.expressions import BooleanExpression
 
 from headrace.catalog import Store
 from headrace.errors import BadSettings, LostRace
-from headrace.settings import Upkeep
+from headrace.settings import Maintenance
 from headrace.storage.endpoints import Endpoints, VastEndpoint
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
-from headrace.storage.tables.maintenance import Pinned, Purged, Upkept
+from headrace.storage.tables.maintenance import MaintenanceReport, Purged, RetainedSnapshots
 from headrace.storage.tables.predicate import split
 from headrace.storage.tables.vast import oversized as wide
 from headrace.storage.tables.vast.columns import askable, asked, filtered, naive, requests_of, same, stored
@@ -53,7 +53,7 @@ _HEAD = pa.schema(
         pa.field("version", pa.int64()),
         pa.field("rows", pa.int64()),
         pa.field("wide", pa.int64()),  # cells in pieces; while there is none, no query need think of them
-        pa.field("marks", pa.string()),
+        pa.field("properties", pa.string()),
     ]
 )
 _COMMITS = pa.schema(
@@ -61,7 +61,7 @@ _COMMITS = pa.schema(
         pa.field("version", pa.int64()),
         pa.field("commit", pa.string()),
         pa.field("at", pa.timestamp("us")),  # by the writer's clock, in UTC
-        pa.field("marks", pa.string()),
+        pa.field("properties", pa.string()),
     ]
 )
 _ROW_ID = "$row_id"
@@ -89,17 +89,17 @@ class _Head:
     version: int
     rows: int
     wide: int
-    marks: dict[str, Any]
+    properties: dict[str, Any]
 
-    def after(self, rows: int, wide: int, marks: Mapping[str, Any]) -> _Head:
-        return _Head(self.row, self.version + 1, self.rows + rows, self.wide + wide, {**self.marks, **marks})
+    def after(self, rows: int, wide: int, properties: Mapping[str, Any]) -> _Head:
+        return _Head(self.row, self.version + 1, self.rows + rows, self.wide + wide, {**self.properties, **properties})
 
     def as_batch(self) -> pa.RecordBatch:
-        values = {"version": self.version, "rows": self.rows, "wide": self.wide, "marks": _json(self.marks)}
+        values = {"version": self.version, "rows": self.rows, "wide": self.wide, "properties": _json(self.properties)}
         return pa.RecordBatch.from_pylist([values], schema=_HEAD)
 
     def as_commit(self, commit: str) -> pa.RecordBatch:
-        values = {"version": self.version, "commit": commit, "at": naive(datetime.now(UTC)), "marks": _json(self.marks)}
+        values = {"version": self.version, "commit": commit, "at": naive(datetime.now(UTC)), "properties": _json(self.properties)}
         return pa.RecordBatch.from_pylist([values], schema=_COMMITS)
 
 
@@ -153,11 +153,11 @@ class VastTable:
         head = self._newest()
         return head.rows if head else 0
 
-    def marks(self, before: datetime | None = None) -> dict[str, Any]:
-        """Every mark of the newest version (committed before a time)."""
+    def snapshot_properties(self, before: datetime | None = None) -> dict[str, Any]:
+        """Every property of the newest version (committed before a time)."""
         if before is None:
             head = self._newest()
-            return head.marks if head else {}
+            return head.properties if head else {}
         with self._faults(), self._transaction() as transaction:
             tables = self._tables(transaction)
             if tables is None:
@@ -169,9 +169,9 @@ class VastTable:
                 older = self._rows(commits, ["version"], within & (commits["at"] <= naive(before)))
                 if older:
                     version = max(row["version"] for row in older)
-                    (found,) = self._rows(commits, ["marks"], commits["version"] == version)
-                    marks: dict[str, Any] = json.loads(found["marks"])
-                    return marks
+                    (found,) = self._rows(commits, ["properties"], commits["version"] == version)
+                    properties: dict[str, Any] = json.loads(found["properties"])
+                    return properties
                 if back >= newest:
                     return {}
                 back *= 2
@@ -180,8 +180,8 @@ class VastTable:
         """An append in the making; its rows wait in memory, since a transaction of VAST DB that is left open times out."""
         return _Append(self)
 
-    def append(self, data: pa.Table, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
-        """Commit rows and marks in one transaction and return its version; see `TableWriter.append`."""
+    def append(self, data: pa.Table, properties: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
+        """Commit rows and properties in one transaction and return its version; see `TableWriter.append`."""
         commit = uuid.uuid4().hex
         kept = pa.schema([stored(field) for field in data.schema])
         rows, pieces = wide.cut(data.cast(kept))
@@ -189,7 +189,7 @@ class VastTable:
         for attempt in range(_TRIES):
             try:
                 with self._faults_of_commit():
-                    return self._commit(rows, pieces, commit, marks, expected, again=unsure > 0)
+                    return self._commit(rows, pieces, commit, properties, expected, again=unsure > 0)
             except _Uncertain as uncertain:
                 if uncertain.cause is not None:
                     unsure += 1
@@ -202,11 +202,11 @@ class VastTable:
             hint="Run the command again; VAST DB frees what a writer held when its transaction times out.",
         )
 
-    def due(self, rules: Upkeep) -> bool:
+    def due(self, rules: Maintenance) -> bool:
         """Never: VAST DB keeps its own storage in order."""
         return False
 
-    def upkeep(self, rules: Upkeep, pinned: Pinned) -> Upkept | None:
+    def maintain(self, rules: Maintenance, retained: RetainedSnapshots) -> MaintenanceReport | None:
         """Nothing: VAST DB keeps its own storage in order."""
         return None
 
@@ -309,7 +309,7 @@ class VastTable:
         rows: pa.Table,
         pieces: pa.Table,
         commit: str,
-        marks: Mapping[str, Any],
+        properties: Mapping[str, Any],
         expected: Mapping[str, Any],
         *,
         again: bool,
@@ -333,7 +333,7 @@ class VastTable:
                     return int(landed[0]["version"])
             head = self._head(tables["head"])
             self._require(head, expected)
-            after = head.after(rows.num_rows, pc.count_distinct(pieces["cell"]).as_py(), marks)
+            after = head.after(rows.num_rows, pc.count_distinct(pieces["cell"]).as_py(), properties)
             batch = after.as_batch()
             with self._counted(Direction.WRITE, batch.nbytes):
                 # Before anything else: from here on no other commit can pass.
@@ -351,9 +351,9 @@ class VastTable:
 
     def _require(self, head: _Head, expected: Mapping[str, Any]) -> None:
         for name, value in expected.items():
-            if head.marks.get(name) != value:
+            if head.properties.get(name) != value:
                 raise LostRace(
-                    f"Somebody else moved {self.store.table}'s mark {name!r} from {value!r} to {head.marks.get(name)!r}.",
+                    f"Somebody else moved {self.store.table}'s mark {name!r} from {value!r} to {head.properties.get(name)!r}.",
                     hint="Run the command again; it goes on from there.",
                 )
 
@@ -375,7 +375,7 @@ class VastTable:
                 hint="Somebody else wrote to it. Name another db_schema under [tables].",
             )
         row = found[0]
-        return _Head(row[_ROW_ID], row["version"], row["rows"], row["wide"], json.loads(row["marks"]))
+        return _Head(row[_ROW_ID], row["version"], row["rows"], row["wide"], json.loads(row["properties"]))
 
     def _rows(self, table: Any, columns: list[str], predicate: Any, *, row_id: bool = False) -> list[dict[str, Any]]:
         batches = self._select(table, columns, predicate, None, row_id=row_id)
@@ -527,9 +527,9 @@ class _Append:
     def write(self, rows: pa.RecordBatch) -> None:
         self._rows.append(rows)
 
-    def commit(self, marks: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
+    def commit(self, properties: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
         rows = pa.Table.from_batches(self._rows, self._table.store.columns)
-        return self._table.append(rows, marks, expected)
+        return self._table.append(rows, properties, expected)
 
     def discard(self) -> None:
         self._rows = []
@@ -547,5 +547,5 @@ def _with_version(data: pa.Table, version: int) -> pa.Table:
     return data.append_column(pa.field(_VERSION, pa.int64()), pa.array([version] * data.num_rows, pa.int64()))
 
 
-def _json(marks: Mapping[str, Any]) -> str:
-    return json.dumps(marks, sort_keys=True)
+def _json(properties: Mapping[str, Any]) -> str:
+    return json.dumps(properties, sort_keys=True)

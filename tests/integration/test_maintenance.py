@@ -1,4 +1,4 @@
-"""Upkeep against the real catalog and store: rows, marks and named snapshots stay; files, snapshots and objects stay few."""
+"""Maintenance against the real catalog and store: rows, properties and named snapshots stay; files and objects stay few."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 from servers import Servers
 
-from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS, TURNS, Store, Tier, stores
-from headrace.core.maintain import pins, upkeep
+from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS, ROUNDS, Store, Tier, stores
+from headrace.core.maintain import maintain, retained_snapshots
 from headrace.core.run import Run
 from headrace.core.stage import Runner
 from headrace.errors import LostRace, NotFound
-from headrace.settings import Upkeep
+from headrace.settings import Maintenance
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -38,7 +38,7 @@ from headrace.training import manifest
 
 pytest_plugins = ["shared"]
 # Everything at once: a table is due at once, nothing but the newest snapshot is kept, and objects go after two seconds.
-BRISK = Upkeep(every=1, merge=2, keep_s=0, keep_snapshots=1, history_s=0, grace_s=1)
+BRISK = Maintenance(every=1, merge=2, keep_s=0, keep_snapshots=1, history_s=0, grace_s=1)
 GRACE_PASSED_S = 3.1  # the store's times are whole seconds
 Story = Callable[[Endpoints, TableWriter], Iterator[None]]
 STORIES: dict[str, Story] = {}
@@ -116,10 +116,10 @@ def row(number: int) -> dict[str, Any]:
 
 
 def land(table: TableWriter, first: int, count: int = 1, *, per_commit: int = 1) -> int:
-    """Commit rows as a lander does, each commit moving the mark; return the next offset."""
+    """Commit rows as a lander does, each commit moving the property; return the next offset."""
     for at in range(first, first + count * per_commit, per_commit):
         rows = batch(table.store.columns, [row(number) for number in range(at, at + per_commit)])
-        table.append(rows, marks={"offsets": at + per_commit}, expected={"offsets": at or None})
+        table.append(rows, properties={"offsets": at + per_commit}, expected={"offsets": at or None})
     return first + count * per_commit
 
 
@@ -191,9 +191,9 @@ def test_a_day_of_commits_rewrites_each_byte_a_few_times_and_leaves_few_files() 
 
 def test_merging_keeps_rows_order_marks_and_says_replace(table: TableWriter, endpoints: Endpoints) -> None:
     land(table, 0, 12)
-    table.append(batch(table.store.columns, []), marks={"other": [1]})
+    table.append(batch(table.store.columns, []), properties={"other": [1]})
     before = table.read()
-    done = table.upkeep(replace_(BRISK, merge=8))
+    done = table.maintain(replace_(BRISK, merge=8))
     assert done is not None
     assert (done.files_before, done.files_after, done.merged) == (12, 1, 12)
     assert done.bytes_after < done.bytes_before
@@ -201,7 +201,7 @@ def test_merging_keeps_rows_order_marks_and_says_replace(table: TableWriter, end
     assert files(fresh) == 1
     assert offsets(fresh) == list(range(12))
     assert fresh.read().sort_by("offset") == before.sort_by("offset")
-    assert (fresh.mark("offsets"), fresh.mark("other")) == (12, [1])
+    assert (fresh.snapshot_property("offsets"), fresh.snapshot_property("other")) == (12, [1])
     snapshot = iceberg(fresh).current_snapshot()
     assert snapshot is not None
     assert snapshot.summary is not None
@@ -212,7 +212,7 @@ def test_merging_keeps_rows_order_marks_and_says_replace(table: TableWriter, end
     assert sorted(offsets(table)) == list(range(14))
 
 
-def replace_(rules: Upkeep, **changed: Any) -> Upkeep:
+def replace_(rules: Maintenance, **changed: Any) -> Maintenance:
     return rules.model_copy(update=changed)
 
 
@@ -239,7 +239,7 @@ def test_lists_of_structs_and_columns_added_since_are_merged_as_they_are(endpoin
     for number in range(3, 6):
         newer.append(batch(columns, [answer(number, extra='{"x": 1}')]))
     before = newer.read().sort_by("offset")
-    done = newer.upkeep(BRISK)
+    done = newer.maintain(BRISK)
     assert done is not None
     assert (done.files_before, done.files_after) == (6, 1)
     assert newer.read().sort_by("offset") == before
@@ -248,17 +248,17 @@ def test_lists_of_structs_and_columns_added_since_are_merged_as_they_are(endpoin
 
 
 def test_a_table_that_nobody_made_or_that_is_in_order_is_left_alone(table: TableWriter) -> None:
-    assert table.upkeep(BRISK) is None
+    assert table.maintain(BRISK) is None
     assert not table.due(BRISK)
     land(table, 0, 3)
     rules = replace_(BRISK, every=5, merge=8, keep_snapshots=10)
     assert not table.due(rules)
     before = table.snapshot()
-    assert table.upkeep(rules) is not None
+    assert table.maintain(rules) is not None
     assert table.snapshot() == before
 
 
-def test_due_is_told_by_commits_since_the_last_upkeep_without_reading_a_file(table: TableWriter) -> None:
+def test_due_is_told_by_commits_since_the_last_maintenance_without_reading_a_file(table: TableWriter) -> None:
     ledger = Ledger()
     told = []
     watched = TableWriter(table.store, table.format._endpoints, Meter(ledger, "test"))  # type: ignore[attr-defined]
@@ -267,54 +267,56 @@ def test_due_is_told_by_commits_since_the_last_upkeep_without_reading_a_file(tab
         land(table, number)
         told.append(watched.due(rules))
         if told[-1]:
-            assert table.upkeep(rules) is not None
+            assert table.maintain(rules) is not None
     assert told == [False, False, True, False, False, True, False, False]
     assert ledger.rows() == []
 
 
 @story
-def test_everything_that_upkeep_moves_is_counted(endpoints: Endpoints, table: TableWriter) -> Iterator[None]:
+def test_everything_that_maintenance_moves_is_counted(endpoints: Endpoints, table: TableWriter) -> Iterator[None]:
     land(table, 0, 4)
     ledger = Ledger()
-    kept = TableWriter(table.store, endpoints, Meter(ledger, "upkeep"))
+    kept = TableWriter(table.store, endpoints, Meter(ledger, "maintenance"))
     for _ in range(2):  # one merges, one expires
-        kept.upkeep(BRISK)
+        kept.maintain(BRISK)
         yield
     before = {line.direction: line.ops for line in ledger.rows()}
-    done = kept.upkeep(BRISK)
+    done = kept.maintain(BRISK)
     assert done is not None
     assert done.removed >= 8  # a data file and a manifest for each commit
     moved = {line.direction: line.ops for line in ledger.rows()}
     assert moved["write"] - before["write"] >= done.removed
-    assert all(line.bytes > 0 and line.stage == "upkeep" for line in ledger.rows())
+    assert all(line.bytes > 0 and line.stage == "maintenance" for line in ledger.rows())
 
 
 # what stays
 
 
 @story
-def test_snapshots_that_turns_name_outlive_all_others_and_can_be_read(endpoints: Endpoints, table: TableWriter) -> Iterator[None]:
-    turns = ObjectWriter(own(TURNS), endpoints, Meter(Ledger(), "test"))
+def test_snapshots_that_rounds_name_outlive_all_others_and_can_be_read(
+    endpoints: Endpoints, table: TableWriter
+) -> Iterator[None]:
+    rounds = ObjectWriter(own(ROUNDS), endpoints, Meter(Ledger(), "test"))
     land(table, 0, 3)
     planned = table.snapshot()
-    manifest.begin(turns, 1, {"turn": 1, "snapshots": {"feedback": planned}})
+    manifest.begin(rounds, 1, {"round": 1, "snapshots": {"feedback": planned}})
     land(table, 3, 3)
     published = table.snapshot()
-    manifest.publish(turns, 1, {"turn": 1, "plan": {"snapshots": {"feedback": published}}})
+    manifest.publish(rounds, 1, {"round": 1, "plan": {"snapshots": {"feedback": published}}})
     land(table, 6, 3)
     unnamed = table.snapshot()
     land(table, 9, 3)
     for _ in range(3):
-        done = table.upkeep(BRISK, pins(turns))
+        done = table.maintain(BRISK, retained_snapshots(rounds))
         yield
-    assert table.upkeep(BRISK, pins(turns)).removed == 0  # type: ignore[union-attr]
+    assert table.maintain(BRISK, retained_snapshots(rounds)).removed == 0  # type: ignore[union-attr]
     assert done is not None
     assert done.removed > 0
     assert done.snapshots_after == 3
     assert sorted(offsets(table, snapshot=planned)) == [0, 1, 2]
     assert sorted(offsets(table, snapshot=published)) == [0, 1, 2, 3, 4, 5]
     assert sorted(offsets(table)) == list(range(12))
-    with pytest.raises(NotFound, match="upkeep has expired it"):
+    with pytest.raises(NotFound, match="maintenance has expired it"):
         offsets(table, snapshot=unnamed)
 
 
@@ -329,12 +331,12 @@ def test_one_snapshot_per_step_stays_so_that_marks_of_the_past_are_known(
         at = land(table, at, 4)
         times.append((datetime.now(UTC), at))
         yield
-    done = table.upkeep(rules)
+    done = table.maintain(rules)
     assert done is not None
-    assert 4 <= done.snapshots_after < 13  # of each burst those of different seconds, and upkeep's own
+    assert 4 <= done.snapshots_after < 13  # of each burst those of different seconds, and maintenance's own
     for moment, landed in times:
-        assert again(table, endpoints).marks(moment)["offsets"] == landed
-    assert table.marks(times[0][0].replace(year=2020)) == {}
+        assert again(table, endpoints).snapshot_properties(moment)["offsets"] == landed
+    assert table.snapshot_properties(times[0][0].replace(year=2020)) == {}
 
 
 @story
@@ -345,7 +347,7 @@ def test_what_reads_an_old_snapshot_is_not_disturbed_within_the_grace(endpoints:
     plan = iceberg(reader).scan()
     land(table, 4, 2)
     for _ in range(2):
-        done = table.upkeep(rules)
+        done = table.maintain(rules)
         yield
     assert done is not None
     assert done.removed == 0
@@ -360,8 +362,8 @@ def test_the_grace_is_counted_from_when_a_file_was_left_not_from_when_it_was_wri
     land(table, 0, 4)
     plan = iceberg(table).scan()
     tasks = list(plan.plan_files())
-    yield  # the files are older than the grace by now, but named until this upkeep
-    done = table.upkeep(BRISK)
+    yield  # the files are older than the grace by now, but named until this maintenance
+    done = table.maintain(BRISK)
     assert done is not None
     assert done.merged == 4
     assert done.removed == 0
@@ -375,27 +377,32 @@ def test_the_grace_is_counted_from_when_a_file_was_left_not_from_when_it_was_wri
 @story
 def test_what_nobody_names_is_removed_and_only_that(endpoints: Endpoints, table: TableWriter) -> Iterator[None]:
     land(table, 0, 3)
-    strays = ["data/left-behind.parquet", "metadata/left-behind-m0.avro", "metadata/snap-1-0-x.avro", "metadata/v0.metadata.json"]
+    orphans = [
+        "data/left-behind.parquet",
+        "metadata/left-behind-m0.avro",
+        "metadata/snap-1-0-x.avro",
+        "metadata/v0.metadata.json",
+    ]
     others = ["data/somebody.orc", "metadata/version-hint.text"]
-    for name in [*strays, *others]:
+    for name in [*orphans, *others]:
         put(table, name)
     rules = replace_(BRISK, merge=8, every=1000, keep_snapshots=10)
-    first = table.upkeep(rules)
+    first = table.maintain(rules)
     assert first is not None
-    assert (first.condemned, first.removed) == (0, 0)  # too young to be anything but somebody's commit under way
+    assert (first.marked_for_deletion, first.removed) == (0, 0)  # too young to be anything but somebody's commit under way
     yield
-    second = table.upkeep(rules)
+    second = table.maintain(rules)
     assert second is not None
-    assert (second.condemned, second.removed) == (4, 0)
-    assert set(strays) <= objects(table).keys()
+    assert (second.marked_for_deletion, second.removed) == (4, 0)
+    assert set(orphans) <= objects(table).keys()
     yield
-    third = table.upkeep(rules)
+    third = table.maintain(rules)
     assert third is not None
-    assert (third.condemned, third.removed, third.removed_bytes) == (0, 4, 4)
+    assert (third.marked_for_deletion, third.removed, third.removed_bytes) == (0, 4, 4)
     left = objects(table).keys()
-    assert not left & set(strays)
+    assert not left & set(orphans)
     assert set(others) <= left
-    assert [name for name in left if "upkeep-" in name] == ["data/upkeep-clock.parquet"]
+    assert [name for name in left if "maintenance-" in name] == ["data/maintenance-clock.parquet"]
     assert sorted(offsets(table)) == [0, 1, 2]
 
 
@@ -409,7 +416,7 @@ def test_the_files_of_another_table_whose_name_begins_alike_are_not_touched(
     land(table, 0, 3)
     before = objects(longer)
     for _ in range(3):
-        table.upkeep(BRISK)
+        table.maintain(BRISK)
         yield
     assert objects(longer) == before
 
@@ -433,7 +440,7 @@ def test_a_writer_slower_than_the_grace_is_refused_and_leaves_no_hole(endpoints:
             for _ in range(3):
                 yield
                 assert not written.done()
-                table.upkeep(BRISK)
+                table.maintain(BRISK)
         finally:
             wakes.set()
         with pytest.raises(LostRace, match="written so long before"):
@@ -444,7 +451,7 @@ def test_a_writer_slower_than_the_grace_is_refused_and_leaves_no_hole(endpoints:
     assert sorted(offsets(again(table, endpoints))) == [0, 1, 2, 3]
 
 
-def test_a_writer_that_an_upkeep_overtakes_within_the_grace_commits_what_it_wrote(
+def test_a_writer_that_an_maintenance_overtakes_within_the_grace_commits_what_it_wrote(
     table: TableWriter, endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = replace_(BRISK, grace_s=60, keep_s=60)
@@ -454,15 +461,15 @@ def test_a_writer_that_an_upkeep_overtakes_within_the_grace_commits_what_it_wrot
 
     def overtaken(self: IcebergTable, *given: Any, **how: Any) -> int:
         if self is slow.format:
-            assert again(table, endpoints).upkeep(rules).merged == 3  # type: ignore[union-attr]
+            assert again(table, endpoints).maintain(rules).merged == 3  # type: ignore[union-attr]
         return commit(self, *given, **how)
 
     monkeypatch.setattr(IcebergTable, "commit", overtaken)
     land(slow, 3)
     monkeypatch.undo()
     assert sorted(offsets(table)) == [0, 1, 2, 3]
-    assert table.mark("offsets") == 4
-    assert table.mark("upkeep") is not None
+    assert table.snapshot_property("offsets") == 4
+    assert table.snapshot_property("maintenance") is not None
 
 
 @story
@@ -474,8 +481,8 @@ def test_nothing_is_removed_from_a_table_that_lacks_files(endpoints: Endpoints, 
     yield
     before = objects(table)
     with pytest.raises(NotFound, match=r"1 data files .* are not in the object store"):
-        table.upkeep(BRISK)
-    assert objects(table).keys() - before.keys() == {"data/upkeep-clock.parquet"}
+        table.maintain(BRISK)
+    assert objects(table).keys() - before.keys() == {"data/maintenance-clock.parquet"}
 
 
 # for long
@@ -484,27 +491,27 @@ def test_nothing_is_removed_from_a_table_that_lacks_files(endpoints: Endpoints, 
 @story
 def test_commits_without_end_leave_few_files_snapshots_and_objects(endpoints: Endpoints, table: TableWriter) -> Iterator[None]:
     """What was left long ago is gone, however much has come since; the soak below has hundreds of commits without a pause."""
-    rules = Upkeep(every=12, merge=4, keep_s=0, keep_snapshots=3, history_s=0, grace_s=1)
+    rules = Maintenance(every=12, merge=4, keep_s=0, keep_snapshots=3, history_s=0, grace_s=1)
     kept, at, commits = again(table, endpoints), 0, 48
     held: list[dict[str, int]] = []
     for _ in range(commits // rules.every):
         at = land(table, at, rules.every, per_commit=2)
         assert kept.due(rules)
         yield
-        done = kept.upkeep(rules)
+        done = kept.maintain(rules)
         assert done is not None
         here = objects(table)
         metadata = sum(name.endswith(".metadata.json") for name in here)
         held.append({"files": files(table), "snapshots": done.snapshots_after, "metadata": metadata, "objects": len(here)})
     assert max(one["files"] for one in held) < rules.merge, held
-    assert max(one["snapshots"] for one in held) <= rules.keep_snapshots + 1, held  # and upkeep's own
+    assert max(one["snapshots"] for one in held) <= rules.keep_snapshots + 1, held  # and maintenance's own
     assert max(one["metadata"] for one in held) <= 21, held
     # Three objects a commit (data, manifest, list) wait for a grace to pass, a period long: those of the periods before are gone.
     assert held[-1]["objects"] < held[1]["objects"] + 2 * rules.merge, held
     assert sorted(offsets(table)) == list(range(2 * commits))
-    assert table.mark("offsets") == 2 * commits
+    assert table.snapshot_property("offsets") == 2 * commits
     yield
-    assert kept.upkeep(rules).removed > 0  # type: ignore[union-attr]
+    assert kept.maintain(rules).removed > 0  # type: ignore[union-attr]
     # What is left: few files, the metadata the catalog keeps, and what the newest snapshots name.
     assert len(objects(table)) < 21 + 3 * rules.keep_snapshots + 2 * (rules.every + rules.merge)
     assert sorted(offsets(again(table, endpoints))) == list(range(2 * commits))
@@ -512,7 +519,7 @@ def test_commits_without_end_leave_few_files_snapshots_and_objects(endpoints: En
 
 @pytest.mark.soak(minutes=1.5)
 def test_hundreds_of_commits_leave_few_files_snapshots_and_objects(table: TableWriter, endpoints: Endpoints) -> None:
-    rules = Upkeep(every=25, merge=4, keep_s=1, keep_snapshots=5, history_s=0, grace_s=1)
+    rules = Maintenance(every=25, merge=4, keep_s=1, keep_snapshots=5, history_s=0, grace_s=1)
     kept = again(table, endpoints)
     at, commits = 0, 400
     most = {"files": 0, "snapshots": 0, "metadata": 0, "objects": 0}
@@ -521,7 +528,7 @@ def test_hundreds_of_commits_leave_few_files_snapshots_and_objects(table: TableW
     for number in range(commits):
         at = land(table, at, per_commit=2)
         if kept.due(rules):
-            done = kept.upkeep(rules)
+            done = kept.maintain(rules)
             assert done is not None
             upkeeps += 1
             assert done.files_after < rules.merge
@@ -545,10 +552,10 @@ def test_hundreds_of_commits_leave_few_files_snapshots_and_objects(table: TableW
     assert most["objects"] <= 3 * (9 * rate + 4 * rules.every) + 150, (most, rate)
     assert most["objects"] < 3 * commits
     assert sorted(offsets(table)) == list(range(2 * commits))
-    assert table.mark("offsets") == 2 * commits
+    assert table.snapshot_property("offsets") == 2 * commits
     for _ in range(3):
         time.sleep(GRACE_PASSED_S)
-        done = kept.upkeep(rules)
+        done = kept.maintain(rules)
     assert done is not None
     assert done.snapshots_after <= rules.keep_snapshots
     # What is left: few files, the metadata the catalog keeps, and what the newest snapshots name.
@@ -598,7 +605,7 @@ def test_an_append_is_given_up_before_its_commit_and_never_behind_it(table: Tabl
     assert set(objects(table)) == named
 
 
-def test_a_lander_and_a_reader_that_never_pause_neither_stop_upkeep_nor_are_stopped(
+def test_a_lander_and_a_reader_that_never_pause_neither_stop_maintenance_nor_are_stopped(
     table: TableWriter, endpoints: Endpoints
 ) -> None:
     rules = replace_(BRISK, merge=4, keep_s=2, grace_s=60)
@@ -624,7 +631,7 @@ def test_a_lander_and_a_reader_that_never_pause_neither_stop_upkeep_nor_are_stop
         mine, done, latest = again(table, endpoints), [], time.monotonic() + 120
         try:
             while sum(one.merged > 0 for one in done) < 2 and time.monotonic() < latest:  # some find too little to merge yet
-                done.append(mine.upkeep(rules))
+                done.append(mine.maintain(rules))
             return done
         finally:
             ended.set()
@@ -636,7 +643,7 @@ def test_a_lander_and_a_reader_that_never_pause_neither_stop_upkeep_nor_are_stop
     assert sum(done.merged > 0 for done in kept) >= 2, kept
     assert landed >= 10 + 2  # it went on landing between them
     assert sorted(offsets(table)) == list(range(landed))
-    assert table.mark("offsets") == landed
+    assert table.snapshot_property("offsets") == landed
 
 
 @story
@@ -645,17 +652,17 @@ def test_upkeeps_at_once_do_it_once(endpoints: Endpoints, table: TableWriter) ->
     for _ in range(2):
         at = land(table, at, 4)
         mine = [again(table, endpoints) for _ in range(3)]
-        done = at_once([lambda one=one: one.upkeep(BRISK) for one in mine])  # type: ignore[misc]
+        done = at_once([lambda one=one: one.maintenance(BRISK) for one in mine])  # type: ignore[misc]
         assert all(hasattr(one, "merged") for one in done), done
         assert sum(one.merged >= 4 for one in done) == 1
         assert sorted(offsets(table)) == list(range(at))
-        assert table.mark("offsets") == at
+        assert table.snapshot_property("offsets") == at
         assert files(table) == 1
         yield
     for _ in range(2):
-        table.upkeep(BRISK)
+        table.maintain(BRISK)
         yield
-    assert table.upkeep(BRISK).removed == 0  # type: ignore[union-attr]
+    assert table.maintain(BRISK).removed == 0  # type: ignore[union-attr]
     assert sorted(offsets(again(table, endpoints))) == list(range(at))
 
 
@@ -666,21 +673,21 @@ def test_the_stage_has_a_port_for_every_table_and_keeps_those_that_are_due(
     endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "headrace.storage.tables.iceberg.core.NAMESPACE", "upkept"
+        "headrace.storage.tables.iceberg.core.NAMESPACE", "maintained"
     )  # the tables of the catalog, and nobody else's rows
-    assert {port.store for port in upkeep.ports if port.handle is TableWriter} == set(stores(Tier.TABLE))
-    runner = Runner(Run("upkeep", tmp_path), endpoints)
-    rules = Upkeep(every=5, merge=4)
+    assert {port.store for port in maintain.ports if port.handle is TableWriter} == set(stores(Tier.TABLE))
+    runner = Runner(Run("maintenance", tmp_path), endpoints)
+    rules = Maintenance(every=5, merge=4)
     for name, count in (("feedback", 6), ("runs", 0), ("dead-letters", 3)):
         store = next(store for store in stores(Tier.TABLE) if store.name == name)
         mine = TableWriter(store, endpoints, Meter(Ledger(), "test"))
         for number in range(count):
             letter = {"key": b"", "value": b"x", "reason": "no", "at": datetime.now(UTC)}
             mine.append(batch(store.columns, [{**row(number), **letter} if store.name == "dead-letters" else row(number)]))
-    assert [done.table for done in runner.run(upkeep, settings=rules, only_due=True)] == ["feedback"]
-    every = {done.table: done for done in runner.run(upkeep, settings=rules)}
+    assert [done.table for done in runner.run(maintain, settings=rules, only_due=True)] == ["feedback"]
+    every = {done.table: done for done in runner.run(maintain, settings=rules)}
     assert set(every) == {"feedback", "dead-letters"}
     assert (every["feedback"].files_before, every["feedback"].files_after) == (1, 1)
     assert json.dumps([done.as_dict() for done in every.values()])
     stages = {(line.stage, line.store) for line in runner.record.ledger.rows()}
-    assert ("upkeep", "feedback") in stages
+    assert ("maintain", "feedback") in stages

@@ -1,4 +1,4 @@
-"""A turn that is killed: behind every stage, and inside the training of every recipe. Nothing is learned twice or left out."""
+"""A round that is killed: behind every stage, and inside the training of every recipe. Nothing is learned twice or left out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import tiny
 from forks import ForkedProcess
 from judged import judge
 
-from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, TURNS
+from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, ROUNDS
 from headrace.core.run import Run
 from headrace.core.stage import Runner
 from headrace.models.tokens import INSTEAD
@@ -33,7 +33,7 @@ from headrace.storage.tables.handles import TableReader
 from headrace.training import manifest
 from headrace.training.checkpoint import Checkpoints
 from headrace.training.recipes import RECIPES
-from headrace.training.round import TRAINING, turn
+from headrace.training.round import TRAINING, run_round
 from headrace.training.trainer import Job, Trained, train
 
 METER = Meter(Ledger(), "test")
@@ -49,15 +49,15 @@ WITHIN = "training"
 MOMENTS = [moment for stage in TRAINING.stages for moment in ([WITHIN, stage.name] if stage.name == "finetune" else [stage.name])]
 
 
-def killed_turns(link: Connection, folder: Path, endpoints: Endpoints, models: str) -> None:
-    """Turns in processes of their own, each killed (-9) at another moment. What takes seconds to import is imported once."""
+def killed_rounds(link: Connection, folder: Path, endpoints: Endpoints, models: str) -> None:
+    """Rounds in processes of their own, each killed (-9) at another moment. What takes seconds to import is imported once."""
     os.environ[INSTEAD] = models
     for name in ("headrace.training.crossencoder", "transformers.models.bert.modeling_bert"):
         import_module(name)
     for moment in MOMENTS:
         if (child := os.fork()) == 0:
             die_at(moment)
-            turn(Runner(Run("turn", folder), endpoints), settings=QUICK)
+            run_round(Runner(Run("train", folder), endpoints), settings=QUICK)
             os._exit(0)
         link.send((moment, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
 
@@ -83,7 +83,7 @@ def die_at(moment: str) -> None:
 
 @pytest.fixture(scope="module")
 def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
-    folder = tmp_path_factory.mktemp("turn")
+    folder = tmp_path_factory.mktemp("round")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
         patch.setenv(INSTEAD, str(tiny.folder()))
@@ -96,24 +96,24 @@ def weights(endpoints: Endpoints, folder: str) -> dict[str, str]:
     return {info.key.rpartition("/")[2]: hashlib.sha256(store.get(info.key)).hexdigest() for info in store.list(f"{folder}/")}
 
 
-def test_a_turn_killed_inside_its_training_and_behind_every_stage_is_one_turn(endpoints: Endpoints, tmp_path: Path) -> None:
+def test_a_round_killed_inside_its_training_and_behind_every_stage_is_one_round(endpoints: Endpoints, tmp_path: Path) -> None:
     judge(endpoints, 40, liked="yes", seed=1)
-    children = ForkedProcess(killed_turns, tmp_path, endpoints, str(tiny.folder()))
+    children = ForkedProcess(killed_rounds, tmp_path, endpoints, str(tiny.folder()))
     assert children.wait() == 0, children.said
     assert children.said == [(moment, -signal.SIGKILL) for moment in MOMENTS]
-    turns = ObjectReader(TURNS, endpoints, METER)
-    assert manifest.numbers(turns) == [1], "the last was killed once it was committed, and the others took up the same turn"
-    made = manifest.read(turns, 1)
+    rounds = ObjectReader(ROUNDS, endpoints, METER)
+    assert manifest.numbers(rounds) == [1], "the last was killed once it was committed, and the others took up the same round"
+    made = manifest.read(rounds, 1)
     examples = TableReader(EXAMPLES, endpoints, METER).read(("dataset", "example_id")).to_pylist()
     assert len({row["example_id"] for row in examples}) == len(examples) == 160
     assert {row["dataset"] for row in examples} == {made["dataset"]["version"]}
     assert (made["training"]["steps"], made["training"]["taken"]) == (8, 4), "training went on from its checkpoint"
     # The very weights that come of the same job when nobody kills it.
-    job = Job("reranker", made["given"], tuple(made["dataset"]["files"]), "straight", threads=QUICK.threads)
+    job = Job("reranker", made["recipe_settings"], tuple(made["dataset"]["files"]), "straight", threads=QUICK.threads)
     assert weights(endpoints, learn(endpoints, job).weights) == weights(endpoints, made["training"]["weights"])
     assert ObjectReader(CHECKPOINTS, endpoints, METER).info(made["training"]["checkpoint"]) is not None
-    # What comes next is the next turn.
-    assert turn(Runner(Run("turn", tmp_path), endpoints), settings=QUICK).decision.turn == 2
+    # What comes next is the next round.
+    assert run_round(Runner(Run("train", tmp_path), endpoints), settings=QUICK).decision.round == 2
 
 
 def learn(endpoints: Endpoints, job: Job, report: Any = lambda step, of, loss: None) -> Trained:

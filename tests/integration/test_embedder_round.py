@@ -1,4 +1,4 @@
-"""A turn of the embedder on the real platform: the index is built anew, its pointer follows; both go back; kill -9 between."""
+"""A round of the embedder on the real platform: the index is built anew, its pointer follows; both go back; kill -9 between."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import tiny
 from traffic import until
 
 from headrace.answering.engine import QueryEngine
-from headrace.catalog import CHUNK_ROWS, CHUNKS, FEEDBACK, INDEXES, INTERACTIONS, MODELS, PROMOTIONS, TURNS
+from headrace.catalog import CHUNK_ROWS, CHUNKS, FEEDBACK, INDEXES, INTERACTIONS, MODELS, PROMOTIONS, ROUNDS
 from headrace.core.launch import LocalLauncher
 from headrace.core.run import recorded
 from headrace.core.stage import Runner
@@ -27,7 +27,7 @@ from headrace.models.client import Embedder, wait_ready
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
 from headrace.registry.embedder import index_before, rebuild, reconcile_embedder
-from headrace.registry.serve import go_back, go_round, serve
+from headrace.registry.serve import go_back, serve, train_and_serve
 from headrace.session import Session
 from headrace.settings import Endpoint, Gate, Inference, ModelSettings, Settings, Training
 from headrace.storage.ledger import Ledger
@@ -91,7 +91,7 @@ def session(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]
                 threads=1, exact=True
             ),  # so that a text embedded again is the same, whatever it is embedded beside
         )
-        with open_platform(settings) as endpoints, recorded("turn", settings.home) as run:
+        with open_platform(settings) as endpoints, recorded("train", settings.home) as run:
             wait_ready(endpoints.embedder, 120)
             yield Session(settings, run, Runner(run, endpoints), LocalLauncher())
 
@@ -219,11 +219,11 @@ def made_by(session: Session, generation: IndexGeneration, version: str) -> bool
     return bool(np.allclose(np.stack(list(vectors.values())), anew, atol=1e-4))
 
 
-def test_a_turn_of_the_embedder_and_the_ways_back(session: Session, tmp_path: Path) -> None:
+def test_a_round_of_the_embedder_and_the_ways_back(session: Session, tmp_path: Path) -> None:
     an_embedder_of_the_users_own_is_not_trained(session)
     docs = written(tmp_path / "docs")
     index_documents(session.runner, [docs], tenant=TENANT, settings=inference(session))
-    a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(session)
+    a_round_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(session)
     answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session, docs)
     back_and_forth(session)
     another_chunk_size_keeps_the_embedder_and_one_no_longer_at_hand_is_built_again(session)
@@ -234,36 +234,36 @@ def an_embedder_of_the_users_own_is_not_trained(session: Session) -> None:
     settings = session.settings.model_copy(update={"models": ModelSettings(embedder=theirs)})
     other = Session(settings, session.run, session.runner, session.launch)
     for attempt in (
-        lambda: go_round(other, "embedder"),
+        lambda: train_and_serve(other, "embedder"),
         lambda: serve(other, "embedder", version="none", who="ann", why=""),
         lambda: go_back(other, "embedder", who="ann", why=""),
     ):
         with pytest.raises(BadSettings, match="embedder of their own"):
             attempt()
-    assert manifest.numbers(ObjectReader(TURNS, session.runner.endpoints, METER)) == []
+    assert manifest.numbers(ObjectReader(ROUNDS, session.runner.endpoints, METER)) == []
     assert reconcile_embedder(session).version == "none", "nothing is indexed, nothing is done"
 
 
-def a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(
+def a_round_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(
     session: Session,
 ) -> None:
     engine, first = QueryEngine(session.runner, inference(session)), serving(session)
     assert first.embedder == "embedder"
     judge(session, 1)
     with killed_before("begin"):
-        go_round(session, "embedder")
-    committed = manifest.read(ObjectReader(TURNS, session.runner.endpoints, METER), 1)
+        train_and_serve(session, "embedder")
+    committed = manifest.read(ObjectReader(ROUNDS, session.runner.endpoints, METER), 1)
     seen = committed["evaluation"]
     assert committed["decision"]["promote"], committed["decision"]["why"]
     assert seen["challenger"] > seen["champion"]
-    assert committed["given"]["least_similarity"] == LEAST, "what answering asks for"
+    assert committed["recipe_settings"]["least_similarity"] == LEAST, "what answering asks for"
     assert seen["beside"]["refused"]["challenger"] == 0.0
     assert (committed["model"], committed["weights"]["version"]) == ("embedder", "v000001")
     assert (serving(session), pointer(session).version) == (first, "none")
 
     # Killed again when the new index is built: the old one answers on.
     with killed_before("switch"):
-        go_round(session, "embedder")
+        train_and_serve(session, "embedder")
     building = standing(session).building
     assert (serving(session), pointer(session).version) == (first, "none")
     assert building is not None
@@ -274,7 +274,7 @@ def a_turn_killed_before_the_index_is_finished_by_the_next_and_questions_are_ans
         settled = reconcile_embedder(session)
     assert serving(session) == building, "the one that was begun"
     assert (building.window, standing(session).fallback) == (first.window, first)
-    assert (settled.version, settled.turn, settled.who) == ("v000001", 1, "turn 1")
+    assert (settled.version, settled.round, settled.who) == ("v000001", 1, "round 1")
     assert pointer(session) == settled
     numbers = [number for number, _ in told]
     assert set(numbers) == {first.number, building.number}

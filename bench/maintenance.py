@@ -1,4 +1,4 @@
-"""upkeep: a table that gets a commit a second, with time running twenty times as fast.
+"""maintenance: a table that gets a commit a second, with time running twenty times as fast.
 
 There are twenty commits a second, if the machine can, and every time in the settings is a twentieth of its default. Figures are
 given for simulated hours. `HEADRACE_BENCH_SECONDS` sets how long it runs.
@@ -18,7 +18,7 @@ from pyarrow.fs import FileSelector, FileType
 
 from headrace.catalog import FEEDBACK_ROWS
 from headrace.platform import open_platform
-from headrace.settings import Settings, Upkeep
+from headrace.settings import Maintenance, Settings
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.records import batch
@@ -38,8 +38,8 @@ def measure() -> dict[str, Any]:
     ):
         landed, kept = Ledger(), Ledger()
         table = TableWriter(FEEDBACK_ROWS, endpoints, Meter(landed, "land"))
-        keeper = TableWriter(FEEDBACK_ROWS, endpoints, Meter(kept, "upkeep"))
-        real = Upkeep()
+        keeper = TableWriter(FEEDBACK_ROWS, endpoints, Meter(kept, "maintenance"))
+        real = Maintenance()
         rules = real.model_copy(
             update={name: getattr(real, name) / _FASTER for name in ("keep_s", "grace_s", "history_s", "history_step_s")}
         )
@@ -54,11 +54,11 @@ def measure() -> dict[str, Any]:
             number += 1
             if keeper.due(rules):
                 began = time.perf_counter()
-                keeper.upkeep(rules)
+                keeper.maintain(rules)
                 upkeeps.append(time.perf_counter() - began)
                 hours = round((time.perf_counter() - started) * _FASTER / 3600, 2)
                 samples.append({"hours": hours, "commits": number, **_counted(table)})
-        rows, marks = table.count(), table.mark("offsets")
+        rows, properties = table.count(), table.snapshot_property("offsets")
         offsets = table.read(("offset",))["offset"].to_pylist()
         tenth = max(1, len(commits) // 10)
         return {
@@ -66,14 +66,14 @@ def measure() -> dict[str, Any]:
             "hours": round(elapsed * _FASTER / 3600, 2),
             "commits_a_simulated_second": round(number / elapsed / _FASTER, 2),
             "rows": rows,
-            "each_row_once": sorted(offsets) == list(range(number * _ROWS)) and marks == number * _ROWS,
+            "each_row_once": sorted(offsets) == list(range(number * _ROWS)) and properties == number * _ROWS,
             "commit_ms_first_tenth": round(statistics.median(commits[:tenth]) * 1e3, 1),
             "commit_ms_last_tenth": round(statistics.median(commits[-tenth:]) * 1e3, 1),
             "upkeeps": len(upkeeps),
-            "upkeep_s_median": round(statistics.median(upkeeps), 2),
-            "upkeep_s_max": round(max(upkeeps), 2),
+            "maintenance_s_median": round(statistics.median(upkeeps), 2),
+            "maintenance_s_max": round(max(upkeeps), 2),
             "landed_bytes": sum(line.bytes for line in landed.rows() if line.direction == "write"),
-            "upkeep_written_bytes": sum(line.bytes for line in kept.rows() if line.direction == "write"),
+            "maintenance_written_bytes": sum(line.bytes for line in kept.rows() if line.direction == "write"),
             "most": {name: max(sample[name] for sample in samples) for name in samples[0] if name not in ("hours", "commits")},
             "samples": samples[:: max(1, len(samples) // 20)],
         }
@@ -83,7 +83,7 @@ def _commit(table: TableWriter, number: int) -> float:
     first = number * _ROWS
     rows = batch(FEEDBACK_ROWS.columns, [_row(first + n) for n in range(_ROWS)])
     started = time.perf_counter()
-    table.append(rows, marks={"offsets": first + _ROWS}, expected={"offsets": first or None})
+    table.append(rows, properties={"offsets": first + _ROWS}, expected={"offsets": first or None})
     return time.perf_counter() - started
 
 

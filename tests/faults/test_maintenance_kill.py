@@ -1,4 +1,4 @@
-"""Upkeep killed at each of its boundaries: a reader sees each row once at any time, and the next upkeep completes the work."""
+"""Maintenance killed at each of its boundaries: a reader sees each row once at any time, and the next run completes the work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wire import wire
 
 from headrace.catalog import FEEDBACK_ROWS, Store
 from headrace.errors import Unavailable
-from headrace.settings import Upkeep
+from headrace.settings import Maintenance
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -25,11 +25,11 @@ from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableWriter
 from headrace.storage.tables.iceberg.orphans import ReachableFiles, TableFolder
 from headrace.storage.tables.iceberg.table import IcebergTable
-from headrace.storage.tables.maintenance import Upkept
+from headrace.storage.tables.maintenance import MaintenanceReport
 
 pytest_plugins = ["shared"]
-RULES = Upkeep(every=1, merge=2, keep_s=0, keep_snapshots=1, history_s=0, grace_s=1)
-CLOCK = "data/upkeep-clock.parquet"
+RULES = Maintenance(every=1, merge=2, keep_s=0, keep_snapshots=1, history_s=0, grace_s=1)
+CLOCK = "data/maintenance-clock.parquet"
 GRACE_PASSED_S = 3.1  # the store's times are whole seconds
 
 # Where it can be cut: what it is about to do, which server is asked what, on which side of its work; whether the small files
@@ -40,7 +40,7 @@ CUTS: tuple[Cut, ...] = (
     ("merge", "catalog", r"POST \S+/tables/{table} ", "before", False),
     ("merge", "catalog", r"POST \S+/tables/{table} ", "after", True),
     ("expire", "catalog", r"POST \S+/tables/{table} ", "after", True),
-    ("expire", "s3", r"PUT /lake/headrace/{table}/data/upkeep-[0-9a-f]{8}-", "after", True),
+    ("expire", "s3", r"PUT /lake/headrace/{table}/data/maintenance-[0-9a-f]{8}-", "after", True),
     ("remove", "s3", r"DELETE /lake/headrace/{table}/data/00000-", "after", True),
 )
 OTHERS: tuple[Cut, ...] = (
@@ -48,9 +48,9 @@ OTHERS: tuple[Cut, ...] = (
     ("merge", "s3", r"PUT /lake/headrace/{table}/data/00000-merged", "after", False),
     ("merge", "s3", r"PUT /lake/headrace/{table}/metadata/snap-", "after", False),
     ("expire", "catalog", r"POST \S+/tables/{table} ", "before", True),
-    ("expire", "s3", r"PUT /lake/headrace/{table}/data/upkeep-[0-9a-f]{8}-", "before", True),
+    ("expire", "s3", r"PUT /lake/headrace/{table}/data/maintenance-[0-9a-f]{8}-", "before", True),
     ("remove", "s3", r"DELETE /lake/headrace/{table}/data/00000-", "before", True),
-    ("remove", "s3", r"DELETE /lake/headrace/{table}/data/upkeep-", "before", True),
+    ("remove", "s3", r"DELETE /lake/headrace/{table}/data/maintenance-", "before", True),
 )
 
 
@@ -84,14 +84,14 @@ def fill(endpoints: Endpoints, name: str, count: int) -> None:
     mine = table(endpoints, name)
     for at in range(count):
         line = batch(FEEDBACK_ROWS.columns, [row(at)])
-        mine.append(line, marks={"offsets": at + 1}, expected={"offsets": at or None})
+        mine.append(line, properties={"offsets": at + 1}, expected={"offsets": at or None})
 
 
 def standing(endpoints: Endpoints, name: str) -> tuple[list[int], Any, int]:
-    """What a reader sees: the rows, the mark, and in how many files the rows are."""
+    """What a reader sees: the rows, the property, and in how many files the rows are."""
     mine = table(endpoints, name)
     rows = sorted(int(offset) for offset in mine.read(("offset",))["offset"].to_pylist())
-    return rows, mine.mark("offsets"), len(list(loaded(mine).scan().plan_files()))
+    return rows, mine.snapshot_property("offsets"), len(list(loaded(mine).scan().plan_files()))
 
 
 def loaded(mine: TableWriter) -> Table:
@@ -101,13 +101,13 @@ def loaded(mine: TableWriter) -> Table:
     return found
 
 
-def keep(endpoints: Endpoints, names: list[str]) -> list[Upkept]:
-    done = [table(endpoints, name).upkeep(RULES) for name in names]
+def keep(endpoints: Endpoints, names: list[str]) -> list[MaintenanceReport]:
+    done = [table(endpoints, name).maintain(RULES) for name in names]
     return [one for one in done if one is not None]
 
 
 def cut(endpoints: Endpoints, name: str, server: str, request: str, side: str) -> None:
-    """Upkeep in a process that is killed before that request arrives, or once it was answered but nobody heard it."""
+    """Maintenance in a process that is killed before that request arrives, or once it was answered but nobody heard it."""
     victim: list[ForkedProcess] = []
 
     def strike() -> bool:
@@ -132,19 +132,19 @@ def cut(endpoints: Endpoints, name: str, server: str, request: str, side: str) -
 
 
 @pytest.mark.parametrize("cuts", [CUTS, pytest.param(OTHERS, marks=pytest.mark.soak(minutes=0.7))], ids=["some", "others"])
-def test_upkeep_killed_at_any_boundary_loses_and_doubles_nothing_and_is_completed(
+def test_maintenance_killed_at_any_boundary_loses_and_doubles_nothing_and_is_completed(
     endpoints: Endpoints, cuts: tuple[Cut, ...]
 ) -> None:
     names = [f"kept{CUTS.index(cut)}" if cut in CUTS else f"others{OTHERS.index(cut)}" for cut in cuts]
     rows = [0, 1]
     for name in names:
         fill(endpoints, name, 2)
-    # Each table is brought to where the next upkeep's first act on it is the one to be cut.
+    # Each table is brought to where the next maintenance's first act on it is the one to be cut.
     first = [name for name, (act, *_) in zip(names, cuts, strict=True) if act != "merge"]
     assert all(done.merged == 2 for done in keep(endpoints, first))
     time.sleep(GRACE_PASSED_S)
     second = [name for name, (act, *_) in zip(names, cuts, strict=True) if act == "remove"]
-    assert all(done.condemned >= 4 for done in keep(endpoints, second))
+    assert all(done.marked_for_deletion >= 4 for done in keep(endpoints, second))
     time.sleep(GRACE_PASSED_S)
     for name, (_, server, request, side, merged) in zip(names, cuts, strict=True):
         cut(endpoints, name, server, request, side)
@@ -167,7 +167,7 @@ def test_an_exchange_whose_answer_is_lost_is_recognised_and_not_made_twice(endpo
     fill(endpoints, "unheard", 4)
     with wire(endpoints.catalog_uri, rb"POST \S+/tables/unheard ", answered=lambda: False) as between:
         through = table(endpoints.model_copy(update={"catalog_uri": between.url}), "unheard")
-        done = through.upkeep(RULES.model_copy(update={"keep_s": 60, "keep_snapshots": 10}))
+        done = through.maintain(RULES.model_copy(update={"keep_s": 60, "keep_snapshots": 10}))
         assert between.met >= 1
     assert done is not None
     assert (done.merged, done.files_after, done.snapshots_after) == (4, 1, 5)
