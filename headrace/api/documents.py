@@ -108,7 +108,7 @@ def asked_uri(given: str) -> str:
 
     Raises `WrongUsage` for one that no event can have.
     """
-    given = composed(given)
+    given = _composed(given)
     if not 0 < len(given.encode()) <= NAME_BYTES or "\0" in given:
         raise WrongUsage(f"A document's uri has 1 to {NAME_BYTES:,} bytes of UTF-8, and no NUL.", hint="Like handbook/pump.md.")
     return given
@@ -120,7 +120,7 @@ def uri_of(given: str) -> str:
     It is never used as a path; what looks like one that climbs is refused. So is U+FFFD, which stands for bytes that are not
     UTF-8: names that differ in these would be one.
     """
-    given = composed(given)
+    given = _composed(given)
     if "\ufffd" in given:
         raise WrongUsage("A document's uri is UTF-8.", hint="Write each byte of it as %XX.")
     if not given or len(given) > URI_CHARACTERS or not given.isprintable():
@@ -130,6 +130,13 @@ def uri_of(given: str) -> str:
     if given.startswith("/") or any(part in ("", ".", "..") for part in given.split("/")) or "\\" in given:
         raise WrongUsage("A document's uri has no empty part, no . and no .. in it.", hint="Like handbook/pump.md.")
     return given
+
+
+def _composed(given: str) -> str:
+    """A name in form NFC, unless it is too long: composing n accents takes n² steps, and nothing else is answered meanwhile."""
+    if len(given.encode()) > NAME_BYTES:
+        raise WrongUsage(f"A document's uri has at most {NAME_BYTES:,} bytes of UTF-8.", hint="Like handbook/pump.md.")
+    return composed(given)
 
 
 class Documents:

@@ -8,8 +8,12 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import pytest
 from shell import run
 from traffic import until
+
+from headrace.api.documents import asked_uri, uri_of
+from headrace.errors import WrongUsage
 
 TRANSFERS = """# Transfers
 
@@ -47,6 +51,27 @@ def test_a_document_poses_neither_as_the_prompt_nor_as_another_speaker(api: Any)
     assert all(words in said for words in ("Mallory alone", "Mallory signs", "as Mallory says"))
     assert FRAME.findall(said) == [f"Question: {question}", "Answer:"], "the one question and the one answer are ours"
     assert MARK.findall(said) == []
+
+
+FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="form.md"\r\n\r\n'
+
+
+def test_a_form_is_read_at_once_or_not_at_all(api: Any) -> None:
+    """Borders of parts that are none cost its parser so much that one document kept all tenants waiting for half a minute."""
+    client = writer(api, "borders")
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    for middle, status in ((b"\r\n--b-" * 10_000, 400), (b"\r\n---\r\n" * 10_000, 202)):
+        assert client.put("/v1/documents", content=FORM + middle + b"\r\n--b--\r\n", headers=headers).status_code == status
+    for kind in ("multipart/form-data", "multipart/form-data; boundary="):
+        assert client.put("/v1/documents", content=FORM, headers={"Content-Type": kind}).status_code == 400
+
+
+def test_a_name_that_is_too_long_is_not_composed() -> None:
+    """Accents behind a letter are put in order one by one: 10,000 of them in an address kept all tenants waiting for a second."""
+    for check in (asked_uri, uri_of):
+        assert check("e\u0301" * 500) == "\u00e9" * 500
+        with pytest.raises(WrongUsage, match="at most"):
+            check("e\u0301" * 1_400)
 
 
 NAMES = ["back\\slash.md", "line\nfeed\n", "bell\x07bidi\u202ezero\u200bwidth.md", "\ufffd.md", "long/" * 240 + "long.md"]
