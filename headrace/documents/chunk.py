@@ -260,12 +260,12 @@ def _cut_table(block: str, room: int) -> Iterator[tuple[int, str]]:
     header, _, *rows = block.split("\n")
     names = _cells(header)
     rule = "|" + "-|" * len(names)  # as short as Markdown has it: every dash is a word piece
-    above = tokens.count(header) + tokens.count(rule)
+    above = _width(header) + _width(rule)
     at = block.index("\n", len(header) + 1) + 1 if rows else len(block)
     start, held, size = at, [header, rule], above
     wide = above > room * _HEADER_SHARE
     for row in rows:
-        count = tokens.count(row)
+        count = _width(row)
         if held[2:] and size + count > room:
             yield start, "\n".join(held)
             held, size = [header, rule], above
@@ -290,7 +290,7 @@ def _cut_cells(names: Sequence[str], cells: Sequence[str], room: int) -> Iterato
         name = names[index][:_NAME_CHARS] if index < len(names) else ""
         for piece in [cell] if _fits(cell, room // 2) else [text for _, text in _cut_text(cell, room // 2)]:
             said = f"{name}: {piece}" if name and tokens.count(name) <= room // 4 else piece
-            count = tokens.count(said) + 1
+            count = _width(said) + 1
             if held and size + count > room:
                 yield "; ".join(held)
                 held, size = [], 0
@@ -340,6 +340,11 @@ def _bounded(text: str, most: int) -> Iterator[tuple[int, str]]:
 
 def _fits(text: str, room: int) -> bool:
     return len(text) <= room * _PIECE_CHARS and tokens.count(text) <= room
+
+
+def _width(text: str) -> int:
+    """How much of a room a text takes: its word pieces, or as many as have its letters where those are more."""
+    return max(tokens.count(text), -(-len(text) // _PIECE_CHARS))
 
 
 def _new(documents: TableReader, position: Mapping[str, int]) -> list[dict[str, Any]]:
