@@ -1,7 +1,7 @@
 """Every store the system keeps, in one file: its name, tier, what it holds, its schema and how long it is kept.
 
 A *tier* is where bytes live; a *store* is one named thing in a tier. Stages name stores from here in their signatures, the
-score draws them, the ledger counts them. Nothing else in the code invents a topic, table, prefix or directory.
+diagram draws them, the ledger counts them. Nothing else in the code invents a topic, table, prefix or directory.
 """
 
 from __future__ import annotations

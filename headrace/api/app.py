@@ -213,11 +213,11 @@ def create_app(service: Service, token: str) -> FastAPI:
         whose = caller.whose(tenant)
         return _answered(await run_in_thread(request, service, lambda: service.standing(caller, whose)))
 
-    @app.get("/v1/scores/{pipeline}.svg")
-    async def score(pipeline: str, request: Request, run: str | None = None) -> Response:
-        """A pipeline's score, drawn from the newest run that moved anything in it, or from `run`."""
+    @app.get("/v1/diagrams/{pipeline}.svg")
+    async def diagram(pipeline: str, request: Request, run: str | None = None) -> Response:
+        """A pipeline's diagram, drawn from the newest run that moved anything in it, or from `run`."""
         caller_of(request).may(ADMIN)
-        drawn = await run_in_thread(request, service, lambda: service.score(pipeline, run))
+        drawn = await run_in_thread(request, service, lambda: service.diagram(pipeline, run))
         if drawn is None:
             return Response(status_code=LEFT)
         return Response(drawn, media_type="image/svg+xml", headers={"Content-Security-Policy": _SVG_CSP})

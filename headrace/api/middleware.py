@@ -308,7 +308,15 @@ class AuthMiddleware:
         self._service.audit.later(AuditLine(caller.by, action, noted.resource, outcome))
 
 
-_UNTOLD = ("/v1/events", "/v1/ledger", "/v1/runs", "/v1/standing", "/v1/scores/{pipeline}.svg", "/v1/models", "/v1/models/{name}")
+_UNTOLD = (
+    "/v1/events",
+    "/v1/ledger",
+    "/v1/runs",
+    "/v1/standing",
+    "/v1/diagrams/{pipeline}.svg",
+    "/v1/models",
+    "/v1/models/{name}",
+)
 
 
 def _address(scope: Scope) -> str:

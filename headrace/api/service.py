@@ -1,4 +1,4 @@
-"""What the API does, without HTTP: questions, verdicts, the live run and its scores, shared by many at once."""
+"""What the API does, without HTTP: questions, verdicts, the live run and its diagrams, shared by many at once."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from headrace.core.run import journal_of, runs
 from headrace.core.stage import Pipeline, Runner
 from headrace.documents.generations import active_reader
 from headrace.errors import NotFound, StorageFull, Transient, WrongUsage
-from headrace.explain.diagram.diagram import score_of
-from headrace.explain.diagram.layout import scene_of
+from headrace.explain.diagram.diagram import diagram_for
+from headrace.explain.diagram.layout import scene_for
 from headrace.explain.diagram.svg import svg
 from headrace.platform.address import embedded_parts
 from headrace.platform.home import Home
@@ -329,8 +329,8 @@ class Service:
             "tiers": by_tier(record.ledger.rows()),
         }
 
-    def score(self, name: str, run: str | None) -> bytes:
-        """A pipeline's score as SVG, drawn from `run`, or else from the newest run that moved anything in it.
+    def diagram(self, name: str, run: str | None) -> bytes:
+        """A pipeline's diagram as SVG, drawn from `run`, or else from the newest run that moved anything in it.
 
         Raises `NotFound` where no run did, `WrongUsage` for a pipeline there is not.
         """
@@ -340,7 +340,9 @@ class Service:
         with self._drawing:  # one at a time: a drawing takes a processor for a while
             if name in self._drawn and self._drawn[name][0] == stamp:
                 return self._drawn[name][1]
-            drawn = svg(scene_of(score_of(pipeline, rows, run_id=run_id, when=started, command=f"headrace {command}"))).encode()
+            drawn = svg(
+                scene_for(diagram_for(pipeline, rows, run_id=run_id, when=started, command=f"headrace {command}"))
+            ).encode()
             self._drawn[name] = (stamp, drawn)
             return drawn
 

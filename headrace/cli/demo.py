@@ -137,10 +137,10 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
             console.print("≈ estimated: that store's library hides its I/O (docs/explanation/ledger.md).", style="dim")
     for name in PIPELINES:
         for suffix in (".svg", ".png"):
-            draw_score(settings.home, name, out_dir / f"{name}{suffix}", run=run.id)
+            draw_diagram(settings.home, name, out_dir / f"{name}{suffix}", run=run.id)
     console.print()
     console.print(
-        f"Scores drawn from this run: {out_dir}/inference.svg, {out_dir}/training.svg, and .png beside them.", highlight=False
+        f"Diagrams drawn from this run: {out_dir}/inference.svg, {out_dir}/training.svg, and .png beside them.", highlight=False
     )
     console.print(f"The demo took {time.perf_counter() - started:.0f} s. Go on with: headrace up", highlight=False)
 
@@ -171,12 +171,12 @@ def reference(home: Path) -> Path:
     return folder
 
 
-def draw_score(home: Path, name: str, path: Path, *, run: str | None = None, triggers: bool = True) -> str:
+def draw_diagram(home: Path, name: str, path: Path, *, run: str | None = None, triggers: bool = True) -> str:
     """Draw one pipeline from a run's ledger and return the headline; the newest run that moved anything in it unless named.
 
     Raises `WrongUsage` for a pipeline there is not, `NotFound` where no run fits.
     """
-    from headrace.explain.diagram.diagram import score_of
+    from headrace.explain.diagram.diagram import diagram_for
     from headrace.explain.diagram.draw import draw
 
     pipeline = PIPELINES.get(name)
@@ -191,15 +191,15 @@ def draw_score(home: Path, name: str, path: Path, *, run: str | None = None, tri
     if not fitting:
         raise NotFound(f"No run has moved anything in {name} yet.", hint="Run headrace demo, index, ask or round first.")
     journal = fitting[-1]
-    score = score_of(
+    diagram = diagram_for(
         pipeline,
         merged(journal["rows"]),
         run_id=journal["run"],
         when=datetime.fromisoformat(journal["started"]),
         command=f"headrace {journal['command']}",
     )
-    draw(score, path, triggers=triggers)
-    return score.title
+    draw(diagram, path, triggers=triggers)
+    return diagram.title
 
 
 def _wake(console: Console, session: Session) -> None:

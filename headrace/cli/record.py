@@ -76,17 +76,17 @@ def ledger(
 
 
 @app.command(rich_help_panel="What happened")
-def score(
+def diagram(
     pipeline: Annotated[str, typer.Argument(help="training or inference.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.svg, .png or .md")],
     run: Annotated[str | None, typer.Option(help="A run's id; the newest that ran this pipeline unless named.")] = None,
     triggers: Annotated[bool, typer.Option("--triggers/--no-triggers", help="Draw what starts each stage.")] = True,
 ) -> None:
     """Draw a pipeline from a measured run."""
-    from headrace.cli.demo import draw_score
+    from headrace.cli.demo import draw_diagram
 
     settings = settings_of()
-    drawn = draw_score(settings.home, pipeline, output, run=run, triggers=triggers)
+    drawn = draw_diagram(settings.home, pipeline, output, run=run, triggers=triggers)
     out.print(f"Wrote {output}: {drawn}", highlight=False)
 
 

@@ -107,7 +107,7 @@ def maintain(as_json: AsJson = False) -> None:
             "files": f"{row['files_before']:,} → {row['files_after']:,}",
             "bytes": f"{human_bytes(row['bytes_before'])} → {human_bytes(row['bytes_after'])}",
             "snapshots": f"{row['snapshots_before']:,} → {row['snapshots_after']:,}",
-            "to be removed": f"{row['marked for deletion']:,}",
+            "to be removed": f"{row['marked_for_deletion']:,}",
             "removed": f"{row['removed']:,} ({human_bytes(row['removed_bytes'])})",
         }
         for row in rows

@@ -17,7 +17,7 @@ from headrace.errors import Unavailable
 def demo(
     docs: Annotated[Path | None, typer.Option(help="A folder of your own; Python's language reference unless named.")] = None,
     on: On = "local",
-    out_dir: Annotated[Path, typer.Option("--out", help="Where the scores are drawn.")] = Path("out"),
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the diagrams are drawn.")] = Path("out"),
     questions: Annotated[int, typer.Option(help="Searches of the simulated user.", min=1, max=10_000)] = 160,
 ) -> None:
     """Both pipelines once, for real, on the embedded platform, with a report."""

@@ -2,7 +2,8 @@
 
 It also keeps lines for the audit until its table has them, so that a change and its line are one transaction.
 
-It steers what runs and is none of the data that runs through, so it has no tier, no lane in the score and no rows in the ledger.
+It steers what runs and is none of the data that runs through, so it has no tier, no lane in the diagram and no rows in the
+ledger.
 
 An API key is `hr_ID_SECRET`, its secret 256 random bits. Kept is only HMAC-SHA256 of it under the key's id: a guess at a secret
 of this length is hopeless however fast it can be tried, so a slow hash would cost every request and protect nothing. The id

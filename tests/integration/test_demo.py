@@ -32,7 +32,7 @@ PARTS = (
     "5  The same questions again",
     "6  What moved where",
     "By tier",
-    "Scores drawn from this run",
+    "Diagrams drawn from this run",
 )
 LEDGER_KEYS = {"stage", "store", "tier", "direction", "ops", "bytes", "p50_ms", "p95_ms", "estimated"}
 BUCKETS = {"object": "headrace", "table": "lake", "vector": "headrace-vectors", "stream": "headrace-head"}
@@ -108,7 +108,7 @@ def its_story_is_told(demo: Demo) -> None:
         assert re.split(r"\s{2,}", line.strip())[1:] == written, tier
 
 
-def test_both_scores_draw_the_ledgers_numbers(demo: Demo) -> None:
+def test_both_diagrams_draw_the_ledgers_numbers(demo: Demo) -> None:
     for name, pipeline in PIPELINES.items():
         drawn = {(row["stage"], row["store"], row["tier"], row["direction"]): row for row in merged(demo.rows)}
         svg = ElementTree.parse(demo.home.path.parent / "out" / f"{name}.svg").getroot()
@@ -225,15 +225,15 @@ def what_did_not_change_is_skipped_and_the_newest_round_is_drawn(home: Home, fol
     newest = as_json(home, "ledger")
     assert "-sql-" in newest["run"], "the newest run is that query"
     assert {row["stage"] for row in newest["rows"]} == {"sql"}
-    assert run(home, "score", "training", "-o", folder / "score.md").stdout.startswith("Wrote")
-    score = (folder / "score.md").read_text().replace("\\", "")
+    assert run(home, "diagram", "training", "-o", folder / "diagram.md").stdout.startswith("Wrote")
+    diagram = (folder / "diagram.md").read_text().replace("\\", "")
     (drawn,) = [one["run"] for one in as_json(home, "runs")["runs"] if one["command"] == "train"]
-    assert drawn in score
+    assert drawn in diagram
     of_prepare = [row for row in merged(as_json(home, "ledger", drawn)["rows"]) if row["stage"] == "prepare" and row["ops"]]
     assert len(of_prepare) > 3
     for row in of_prepare:
         figures = f"{row['store']} | {row['tier']} | {human_bytes(row['bytes'])} | {human_count(row['ops'])} |"
-        assert figures in score, figures
+        assert figures in diagram, figures
 
 
 def a_document_is_forgotten_and_the_audit_says_so_without_its_name(home: Home) -> None:

@@ -1,4 +1,4 @@
-"""The API and the page as whoever has the token meets them: answers that cite, verdicts, scores, what is pushed."""
+"""The API and the page as whoever has the token meets them: answers that cite, verdicts, diagrams, what is pushed."""
 
 from __future__ import annotations
 
@@ -156,8 +156,8 @@ def test_all_that_the_page_asks_for_is_given_to_its_token_and_to_nobody_without(
         assert re.findall(r"\bfetch\(", script) == ["fetch("], "one place, which sends the token"
         assert set(re.findall(r"(?:src|href)=\"(?!#|data:)([^\"]*)", page)) == {"/page.css", "/page.js"}
         asked = set(re.findall(r"/v1/[a-z]+", script))
-        assert asked == {"/v1/ask", "/v1/feedback", "/v1/standing", "/v1/events", "/v1/scores"}
-        for path in sorted({*asked - {"/v1/scores"}, "/v1/scores/inference.svg"}):
+        assert asked == {"/v1/ask", "/v1/feedback", "/v1/standing", "/v1/events", "/v1/diagrams"}
+        for path in sorted({*asked - {"/v1/diagrams"}, "/v1/diagrams/inference.svg"}):
             method = "POST" if path in ("/v1/ask", "/v1/feedback") else "GET"
             assert browser.request(method, path, json={}).status_code == 401, path
             if method == "GET":
@@ -181,7 +181,7 @@ def test_the_page_takes_its_token_from_the_address_keeps_it_for_its_tab_and_send
     first, again, another, nobody = told["opened"], told["reloaded"], told["changed"], told["elsewhere"]
     assert (first["address"], first["kept"]) == ("/", {"headrace-token": api.token}), "it is out of the address at once"
     assert first["asked"] == again["asked"]
-    assert {path for path, _ in first["asked"]} == {"/v1/standing", "/v1/events", "/v1/scores/inference.svg"}
+    assert {path for path, _ in first["asked"]} == {"/v1/standing", "/v1/events", "/v1/diagrams/inference.svg"}
     assert all(headers == bearer for _, headers in first["asked"])
     for path, headers in first["asked"]:
         with httpx.stream("GET", f"{api.url}{path}", headers=headers, trust_env=False) as given:
@@ -196,13 +196,13 @@ def test_the_page_takes_its_token_from_the_address_keeps_it_for_its_tab_and_send
 def test_scores_are_drawn_from_the_live_run(client: httpx.Client) -> None:
     client.post("/v1/search", json={"question": "backups", "tenant": TENANT})
     run = client.get("/v1/ledger").json()["run"]
-    score = client.get("/v1/scores/inference.svg")
-    assert score.headers["content-type"] == "image/svg+xml"
-    assert run in score.text
-    assert client.get("/v1/scores/inference.svg", params={"run": run}).status_code == 200
+    diagram = client.get("/v1/diagrams/inference.svg")
+    assert diagram.headers["content-type"] == "image/svg+xml"
+    assert run in diagram.text
+    assert client.get("/v1/diagrams/inference.svg", params={"run": run}).status_code == 200
     for name, status in (("training.svg", 404), ("another.svg", 400), ("inference.svg?run=none", 404)):
-        assert client.get(f"/v1/scores/{name}").status_code == status
-    assert "headrace train" in client.get("/v1/scores/training.svg").json()["error"]["message"]
+        assert client.get(f"/v1/diagrams/{name}").status_code == status
+    assert "headrace train" in client.get("/v1/diagrams/training.svg").json()["error"]["message"]
     assert ("up", run) in {(r["command"], r["run"]) for r in client.get("/v1/runs").json()["runs"]}
 
 

@@ -207,7 +207,7 @@ def test_an_admin_of_a_tenant_does_everything_there_and_nothing_elsewhere(api: A
         ("GET", "/v1/runs", None),
         ("GET", "/v1/loop", None),
         ("GET", "/v1/events", None),
-        ("GET", "/v1/scores/inference.svg", None),
+        ("GET", "/v1/diagrams/inference.svg", None),
         ("POST", "/v1/tenants", {"name": "mine"}),
         ("PUT", "/v1/tenants/theirs/quotas", {"quotas": {"documents": 1_000_000}}),
         ("POST", "/v1/search", {"question": "a", "tenant": "acme"}),

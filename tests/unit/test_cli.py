@@ -48,7 +48,7 @@ def home(tmp_path: Path) -> Path:
 
 
 COMMANDS = ["demo", "up", "down", "index", "search", "land", "sql", "endpoints", "ask", "feedback", "train", "models", "promote"]
-COMMANDS += ["rollback", "runs", "ledger", "score", "check", "completion", "replay", "trace", "forget", "loop"]
+COMMANDS += ["rollback", "runs", "ledger", "diagram", "check", "completion", "replay", "trace", "forget", "loop"]
 COMMANDS += ["maintain", "head", "reindex", "eval", "tenant", "key"]
 WRONG = [
     ["frobnicate"],
@@ -68,7 +68,7 @@ WRONG = [
     ["search", ""],
     ["ask", "why?", "--tenant", "Not A Tenant"],
     ["runs", "--home"],
-    ["score", "training"],
+    ["diagram", "training"],
     ["completion", "csh"],
     ["ledger", "--by", "store"],
     ["check", "--only", "vector"],

@@ -1,4 +1,4 @@
-"""What a score says: from ledger rows and a declaration, with a headline the numbers support."""
+"""What a diagram says: from ledger rows and a declaration, with a headline the numbers support."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from headrace.catalog import (
 )
 from headrace.core.stage import Pipeline, Trigger, stage
 from headrace.errors import Permanent
-from headrace.explain.diagram.diagram import ASKED, Flow, Headline, Moved, Score, StageBox, score_of
+from headrace.explain.diagram.diagram import ASKED, Diagram, Flow, Headline, Moved, StageBox, diagram_for
 from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Direction
 from headrace.storage.objects import ObjectReader, ObjectWriter
@@ -79,32 +79,32 @@ def row(name: str, store: Store, direction: str, moved: int, **more: Any) -> dic
     } | more
 
 
-def scored(pipeline: Pipeline, *rows: dict[str, Any]) -> Score:
-    return score_of(pipeline, rows, run_id="r1", when=WHEN, command="headrace train")
+def measured(pipeline: Pipeline, *rows: dict[str, Any]) -> Diagram:
+    return diagram_for(pipeline, rows, run_id="r1", when=WHEN, command="headrace train")
 
 
-def flow(score: Score, name: str, store: Store, direction: Direction) -> Flow:
-    return next(f for f in score.flows if (f.stage, f.key, f.direction) == (name, (store.tier, store.name), direction))
+def flow(diagram: Diagram, name: str, store: Store, direction: Direction) -> Flow:
+    return next(f for f in diagram.flows if (f.stage, f.key, f.direction) == (name, (store.tier, store.name), direction))
 
 
 def test_rows_of_all_tenants_are_summed_and_the_slowest_p95_kept() -> None:
-    score = scored(
+    diagram = measured(
         TRAINING,
         row("finetune", CHECKPOINTS, "write", 100, tenant="a", p95_ms=9.0),
         row("finetune", CHECKPOINTS, "write", 50, tenant="b", p95_ms=4.0, estimated=True),
     )
-    assert flow(score, "finetune", CHECKPOINTS, WRITE) == Flow("finetune", "checkpoints", Tier.OBJECT, WRITE, 150, 4, 9.0, True)
+    assert flow(diagram, "finetune", CHECKPOINTS, WRITE) == Flow("finetune", "checkpoints", Tier.OBJECT, WRITE, 150, 4, 9.0, True)
 
 
 def test_a_declared_port_that_moved_nothing_is_drawn_idle() -> None:
-    assert flow(scored(TRAINING), "finetune", DATASETS, READ).ops == 0
+    assert flow(measured(TRAINING), "finetune", DATASETS, READ).ops == 0
 
 
 def test_a_writer_that_read_its_objects_shows_that_but_a_commit_stays_beside() -> None:
-    score = scored(TRAINING, row("finetune", CHECKPOINTS, "read", 70), row("land", FEEDBACK_ROWS, "read", 30))
-    assert flow(score, "finetune", CHECKPOINTS, READ).bytes == 70
-    assert [(f.stage, f.bytes) for f in score.beside] == [("land", 30)]
-    ahead = scored(INFERENCE, row("embed", CHUNKS, "write", 70), row("embed", CHUNKS, "read", 30))
+    diagram = measured(TRAINING, row("finetune", CHECKPOINTS, "read", 70), row("land", FEEDBACK_ROWS, "read", 30))
+    assert flow(diagram, "finetune", CHECKPOINTS, READ).bytes == 70
+    assert [(f.stage, f.bytes) for f in diagram.beside] == [("land", 30)]
+    ahead = measured(INFERENCE, row("embed", CHUNKS, "write", 70), row("embed", CHUNKS, "read", 30))
     assert flow(ahead, "embed", CHUNKS, WRITE).bytes == 70
     assert [(f.stage, f.bytes) for f in ahead.beside] == [("embed", 30)]
 
@@ -115,22 +115,22 @@ def test_stages_of_other_pipelines_stay_beside_and_no_byte_is_lost() -> None:
         row("finetune", DATASETS, "read", 30),
         row("land", CHUNKS, "read", 5),
     ]
-    score = scored(TRAINING, *rows)
-    assert {f.stage for f in score.beside} == {"record", "land"}
-    assert sum(f.bytes for f in (*score.flows, *score.beside)) == sum(r["bytes"] for r in rows)
+    diagram = measured(TRAINING, *rows)
+    assert {f.stage for f in diagram.beside} == {"record", "land"}
+    assert sum(f.bytes for f in (*diagram.flows, *diagram.beside)) == sum(r["bytes"] for r in rows)
 
 
 def test_a_lent_stage_takes_its_neighbours_phase_and_only_the_stores_they_touch() -> None:
-    score = scored(INFERENCE, row("land", FEEDBACK, "read", 9))
-    assert [(s.name, s.phase) for s in score.stages][1] == ("land", AHEAD)
-    assert {f.store for f in score.flows if f.stage == "land"} == {"document-events"}
-    assert [(f.store, f.bytes) for f in score.beside] == [("feedback", 9)]
+    diagram = measured(INFERENCE, row("land", FEEDBACK, "read", 9))
+    assert [(s.name, s.phase) for s in diagram.stages][1] == ("land", AHEAD)
+    assert {f.store for f in diagram.flows if f.stage == "land"} == {"document-events"}
+    assert [(f.store, f.bytes) for f in diagram.beside] == [("feedback", 9)]
 
 
 def test_triggers_and_labels_come_from_the_declaration() -> None:
-    score = scored(TRAINING)
-    assert [(m.stage, m.store, m.text) for m in score.marks] == [("land", "feedback", "when verdicts came in")]
-    assert [s.label for s in score.stages] == ["Land", "Finetune"]
+    diagram = measured(TRAINING)
+    assert [(m.stage, m.store, m.text) for m in diagram.marks] == [("land", "feedback", "when verdicts came in")]
+    assert [s.label for s in diagram.stages] == ["Land", "Finetune"]
 
 
 @pytest.mark.parametrize(
@@ -217,29 +217,29 @@ def test_triggers_and_labels_come_from_the_declaration() -> None:
     ],
 )
 def test_the_headline_is_the_first_claim_the_rows_support(pipeline: Pipeline, rows: list[dict[str, Any]], expected: str) -> None:
-    assert scored(pipeline, *rows).title == expected
+    assert measured(pipeline, *rows).title == expected
 
 
 def test_a_headline_of_other_numbers_is_refused() -> None:
-    score = scored(TRAINING, row("finetune", CHECKPOINTS, "write", 710_000), row("finetune", DATASETS, "read", 290_000))
-    more = tuple(replace(f, bytes=f.bytes + 400_000) if f.store == "datasets" else f for f in score.flows)
+    diagram = measured(TRAINING, row("finetune", CHECKPOINTS, "write", 710_000), row("finetune", DATASETS, "read", 290_000))
+    more = tuple(replace(f, bytes=f.bytes + 400_000) if f.store == "datasets" else f for f in diagram.flows)
     with pytest.raises(Permanent, match="not true of run r1"):
-        replace(score, flows=more)
+        replace(diagram, flows=more)
 
 
 def test_a_headline_of_ones_own_must_hold_too() -> None:
-    score = scored(TRAINING, row("finetune", CHECKPOINTS, "write", 10))
-    assert replace(score, headline=Headline("Ten bytes", lambda moved: moved.bytes() == 10)).title == "Ten bytes"
+    diagram = measured(TRAINING, row("finetune", CHECKPOINTS, "write", 10))
+    assert replace(diagram, headline=Headline("Ten bytes", lambda moved: moved.bytes() == 10)).title == "Ten bytes"
     with pytest.raises(Permanent, match="headrace ledger"):
-        replace(score, headline=Headline("Eleven bytes", lambda moved: moved.bytes() == 11))
+        replace(diagram, headline=Headline("Eleven bytes", lambda moved: moved.bytes() == 11))
 
 
 def test_flows_of_no_stage_and_repeated_flows_are_refused() -> None:
-    score = scored(TRAINING)
+    diagram = measured(TRAINING)
     with pytest.raises(ValueError, match="repeat"):
-        replace(score, flows=(*score.flows, score.flows[0]))
+        replace(diagram, flows=(*diagram.flows, diagram.flows[0]))
     with pytest.raises(ValueError, match="stage"):
-        replace(score, flows=(Flow("nowhere", "x", Tier.FILE, READ),))
+        replace(diagram, flows=(Flow("nowhere", "x", Tier.FILE, READ),))
 
 
 def test_moved_counts_by_every_word() -> None:

@@ -17,10 +17,10 @@ from fontTools.ttLib import TTFont
 from headrace.catalog import Tier
 from headrace.errors import WrongUsage
 from headrace.explain.diagram import theme
-from headrace.explain.diagram.diagram import Flow, Headline, Mark, Score, StageBox
+from headrace.explain.diagram.diagram import Diagram, Flow, Headline, Mark, StageBox
 from headrace.explain.diagram.draw import draw, markdown, png
 from headrace.explain.diagram.format import WIDEST_BYTES, WIDEST_MS, human_bytes, human_count, human_ms, percent
-from headrace.explain.diagram.layout import scene_of
+from headrace.explain.diagram.layout import scene_for
 from headrace.explain.diagram.svg import svg
 from headrace.storage.ledger import Direction
 
@@ -28,8 +28,8 @@ HOSTILE = "<script>alert('x')</script> & \"]]>\x00|`*"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def score(name: str = "documents", label: str = "Parse") -> Score:
-    return Score(
+def diagram(name: str = "documents", label: str = "Parse") -> Diagram:
+    return Diagram(
         "inference",
         f"Sentence of {name}.",
         (StageBox("parse", label, f"About {label}."),),
@@ -81,7 +81,7 @@ def test_counts_and_shares() -> None:
 
 
 def test_svg_is_well_formed_titled_and_says_every_flow() -> None:
-    root = ElementTree.fromstring(svg(scene_of(score())))
+    root = ElementTree.fromstring(svg(scene_for(diagram())))
     assert root.get("role") == "img"
     assert root.findtext(f"{SVG}title") == "48 MB of documents"
     assert "parse reads 48.2 MB from documents (object): 12 operations, 95 % within 850 ms" in (root.findtext(f"{SVG}desc") or "")
@@ -92,7 +92,7 @@ def test_svg_is_well_formed_titled_and_says_every_flow() -> None:
 
 
 def test_hostile_names_stay_text() -> None:
-    drawn = svg(scene_of(score(HOSTILE, HOSTILE)))
+    drawn = svg(scene_for(diagram(HOSTILE, HOSTILE)))
     root = ElementTree.fromstring(drawn)
     assert {element.tag for element in root.iter()} <= {
         SVG + tag for tag in ["svg", "title", "desc", "style", "rect", "line", "polygon", "text", "g"]
@@ -100,11 +100,11 @@ def test_hostile_names_stay_text() -> None:
     assert "<script" not in drawn
     assert "\x00" not in drawn
     assert "<script>alert('x')</script>" in (root.findtext(f"{SVG}title") or "")
-    assert png(scene_of(score(HOSTILE, HOSTILE))).startswith(b"\x89PNG")
+    assert png(scene_for(diagram(HOSTILE, HOSTILE))).startswith(b"\x89PNG")
 
 
 def test_markdown_escapes_and_keeps_its_table() -> None:
-    text = markdown(score(HOSTILE, "Pa|rse\n# no"))
+    text = markdown(diagram(HOSTILE, "Pa|rse\n# no"))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 3
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 8 for line in rows)
@@ -113,7 +113,7 @@ def test_markdown_escapes_and_keeps_its_table() -> None:
 
 
 def test_markdown_tells_every_flow_and_what_is_beside() -> None:
-    text = markdown(replace(score(), beside=(Flow("record", "runs", Tier.TABLE, Direction.WRITE, 12_000, 1, 3.0),)))
+    text = markdown(replace(diagram(), beside=(Flow("record", "runs", Tier.TABLE, Direction.WRITE, 12_000, 1, 3.0),)))
     assert "| Parse | read | documents | object | 48.2 MB | 12 | 850 ms |" in text
     assert "| Parse | write | documents | table | ≈3 B | 1 | 0.1 ms |" in text
     assert "| Parse | read | events | stream | 0 B | 0 | idle |" in text
@@ -121,7 +121,7 @@ def test_markdown_tells_every_flow_and_what_is_beside() -> None:
 
 
 def test_the_embedded_font_has_every_letter_at_the_measured_width() -> None:
-    scene = scene_of(score())
+    scene = scene_for(diagram())
     faces = re.findall(r"font-weight:(\d+);src:url\(data:font/woff;base64,([^)]+)\)", svg(scene))
     used = {(item.weight, letter) for g in scene.groups for item in g.items if hasattr(item, "text") for letter in item.text}
     embedded = {}
@@ -136,12 +136,12 @@ def test_the_embedded_font_has_every_letter_at_the_measured_width() -> None:
 
 
 def test_the_same_score_gives_the_same_bytes() -> None:
-    assert svg(scene_of(score())) == svg(scene_of(score()))
-    assert png(scene_of(score())) == png(scene_of(score()))
+    assert svg(scene_for(diagram())) == svg(scene_for(diagram()))
+    assert png(scene_for(diagram())) == png(scene_for(diagram()))
 
 
 def test_png_is_twice_as_large_as_the_scene() -> None:
-    scene = scene_of(score())
+    scene = scene_for(diagram())
     data = png(scene)
     size = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     assert size == pytest.approx((scene.width * 2, scene.height * 2), abs=2)
@@ -149,19 +149,19 @@ def test_png_is_twice_as_large_as_the_scene() -> None:
 
 @pytest.mark.parametrize("suffix", [".svg", ".png", ".md", ".SVG"])
 def test_draw_chooses_by_suffix_and_leaves_one_readable_file(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / "out" / f"score{suffix}"
-    draw(score(), path)
-    draw(score(), path, triggers=False)
+    path = tmp_path / "out" / f"diagram{suffix}"
+    draw(diagram(), path)
+    draw(diagram(), path, triggers=False)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert path.stat().st_mode & 0o444 == 0o444
     head = {".svg": b"<svg", ".png": b"\x89PNG", ".md": b"# 48 MB"}[suffix.lower()]
     assert path.read_bytes().startswith(head)
 
 
-@pytest.mark.parametrize("name", ["score.pdf", "score"])
+@pytest.mark.parametrize("name", ["diagram.pdf", "diagram"])
 def test_draw_names_the_suffixes_there_are(tmp_path: Path, name: str) -> None:
     with pytest.raises(WrongUsage, match=r"\.svg, \.png or \.md"):
-        draw(score(), tmp_path / name)
+        draw(diagram(), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from headrace.catalog import Tier
 from headrace.explain.diagram import theme
 from headrace.explain.diagram.arrange import LANES
-from headrace.explain.diagram.diagram import Flow, Headline, Mark, Score, StageBox
-from headrace.explain.diagram.layout import PAGE, SLIDE, Scale, scene_of
+from headrace.explain.diagram.diagram import Diagram, Flow, Headline, Mark, StageBox
+from headrace.explain.diagram.layout import PAGE, SLIDE, Scale, scene_for
 from headrace.explain.diagram.scene import Box, Group, Label, Line, Rect, Scene
 from headrace.storage.ledger import Direction
 
@@ -37,9 +37,9 @@ def flows_of(text: str) -> list[Flow]:
     return flows
 
 
-def score_from(
+def diagram_from(
     text: str, phases: dict[str, str] | None = None, *, shift: int = 0, name: str = "training", estimated: bool = False
-) -> Score:
+) -> Diagram:
     names = dict.fromkeys(line.split(":")[0].strip() for line in text.strip().splitlines())
     flows = [
         replace(
@@ -55,8 +55,8 @@ def score_from(
     return made(stages, tuple(flows), name=name)
 
 
-def made(stages: tuple[StageBox, ...], flows: tuple[Flow, ...], *, name: str = "training") -> Score:
-    return Score(
+def made(stages: tuple[StageBox, ...], flows: tuple[Flow, ...], *, name: str = "training") -> Diagram:
+    return Diagram(
         name,
         "One sentence.",
         stages,
@@ -95,10 +95,10 @@ PHASES = dict.fromkeys(("put", "land", "parse", "chunk", "embed", "index"), AHEA
     ("retrieve", "rerank", "generate", "answer", "feedback"), ASKED
 )
 PIPELINES = {
-    "training": score_from(TRAINING),
-    "inference": score_from(INFERENCE, PHASES, name="inference"),
-    "one stage": score_from("land: r stream feedback, w table feedback"),
-    "no storage": score_from("think:"),
+    "training": diagram_from(TRAINING),
+    "inference": diagram_from(INFERENCE, PHASES, name="inference"),
+    "one stage": diagram_from("land: r stream feedback, w table feedback"),
+    "no storage": diagram_from("think:"),
 }
 
 
@@ -128,9 +128,9 @@ def swept(line: Line) -> Box:
     return Box(line.x1 - half, min(line.y1, line.y2), line.width, abs(line.y2 - line.y1))
 
 
-def check(score: Score, scale: Scale) -> Scene:
+def check(diagram: Diagram, scale: Scale) -> Scene:
     """Everything a picture must keep to."""
-    scene = scene_of(score, scale=scale)
+    scene = scene_for(diagram, scale=scale)
     whole = Box(0, 0, scene.width, scene.height)
 
     # text stays in its box by the font's real widths, and no two texts touch
@@ -144,7 +144,7 @@ def check(score: Score, scale: Scale) -> Scene:
 
     # chips: one for each flow, apart from each other, from stages and from bars
     boxes = chips(scene)
-    assert len(boxes) == len(score.flows)
+    assert len(boxes) == len(diagram.flows)
     solid = [i.box for _, i in items(scene, Rect, "stage", "bar") if isinstance(i, Rect) and i.box.height > scale.caption * 1.6]
     for one, other in combinations(boxes, 2):
         assert not one.meets(other)
@@ -158,10 +158,10 @@ def check(score: Score, scale: Scale) -> Scene:
     bars = {tuple(g.alt.split(":")[0].rsplit(" (", 1)): i.box for g, i in items(scene, Rect, "bar") if isinstance(i, Rect)}
     stages = [g.items[0].box for g in scene.groups if g.kind == "stage" and isinstance(g.items[0], Rect)]
     arrows = [(g, i) for g, i in items(scene, Line, "flow", "shaft") if isinstance(i, Line) and i.head]
-    assert len(arrows) == len(score.flows)
+    assert len(arrows) == len(diagram.flows)
     for group, arrow in arrows:
         assert arrow.x1 == arrow.x2
-        flow = next(f for f in score.flows if f"{f.store} ({f.tier})" in group.alt and group.alt.startswith(f"{f.stage} "))
+        flow = next(f for f in diagram.flows if f"{f.store} ({f.tier})" in group.alt and group.alt.startswith(f"{f.stage} "))
         bar = bars[flow.store, f"{flow.tier})"]
         at_bar, at_stage = (arrow.y1, arrow.y2) if " reads " in group.alt else (arrow.y2, arrow.y1)
         assert at_bar == pytest.approx(bar.bottom if flow.tier is Tier.STREAM else bar.y)
@@ -205,7 +205,7 @@ NAMES = st.sampled_from(
 
 
 @st.composite
-def pipelines(draw: st.DrawFn) -> Score:
+def pipelines(draw: st.DrawFn) -> Diagram:
     names = draw(
         st.lists(
             st.sampled_from(["put", "land", "parse", "embed", "answer", "reinforce-with-feedback", "x"]),
@@ -233,8 +233,8 @@ def pipelines(draw: st.DrawFn) -> Score:
 
 @given(pipelines(), st.sampled_from([PAGE, SLIDE]))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_pipeline_is_drawn_without_overlap(score: Score, scale: Scale) -> None:
-    check(score, scale)
+def test_any_pipeline_is_drawn_without_overlap(diagram: Diagram, scale: Scale) -> None:
+    check(diagram, scale)
 
 
 def places(scene: Scene) -> list[object]:
@@ -251,10 +251,10 @@ def places(scene: Scene) -> list[object]:
 
 @pytest.mark.parametrize(("text", "phases"), [(TRAINING, {}), (INFERENCE, PHASES)], ids=["training", "inference"])
 def test_numbers_alone_move_nothing(text: str, phases: dict[str, str]) -> None:
-    first = places(scene_of(score_from(text, phases)))
+    first = places(scene_for(diagram_from(text, phases)))
     for shift in (1, 3, 6):
-        assert places(scene_of(score_from(text, phases, shift=shift, estimated=True))) == first
-    assert places(scene_of(score_from(text.replace("land: ", "land: r vector vectors, ", 1), phases))) != first
+        assert places(scene_for(diagram_from(text, phases, shift=shift, estimated=True))) == first
+    assert places(scene_for(diagram_from(text.replace("land: ", "land: r vector vectors, ", 1), phases))) != first
 
 
 def test_arrow_width_grows_with_the_root_of_bytes() -> None:
@@ -263,7 +263,7 @@ def test_arrow_width_grows_with_the_root_of_bytes() -> None:
         Flow("a", store, Tier.OBJECT, WRITE, size, 1, 1.0)
         for store, size in (("one", 1_000_000), ("four", 4_000_000), ("none", 0))
     )
-    scene = scene_of(made(stages, flows))
+    scene = scene_for(made(stages, flows))
     widths = {
         next(s for s in ("one", "four", "none") if f" {s} (" in g.alt): i.width
         for g, i in items(scene, Line, "flow")
@@ -275,31 +275,31 @@ def test_arrow_width_grows_with_the_root_of_bytes() -> None:
 
 
 def test_inference_needs_no_crossing_and_training_few() -> None:
-    def rims(score: Score) -> int:
-        return sum(1 for _, line in items(scene_of(score), Line, "flow") if isinstance(line, Line) and not line.head)
+    def rims(diagram: Diagram) -> int:
+        return sum(1 for _, line in items(scene_for(diagram), Line, "flow") if isinstance(line, Line) and not line.head)
 
     assert rims(PIPELINES["inference"]) == 0
     assert rims(PIPELINES["training"]) <= 2
 
 
 def test_lanes_go_from_shallow_to_deep_and_only_tiers_in_use_have_one() -> None:
-    scene = scene_of(PIPELINES["inference"])
+    scene = scene_for(PIPELINES["inference"])
     lanes = [
         (g.alt.split()[0].lower(), g.items[0].box.y) for g in scene.groups if g.kind == "lane" and isinstance(g.items[0], Rect)
     ]
     assert [name for name, _ in sorted(lanes, key=lambda lane: lane[1])] == [str(tier) for tier in LANES]
-    assert [g.alt.split()[0] for g in scene_of(PIPELINES["training"]).groups if g.kind == "lane"] == ["Table", "Object"]
+    assert [g.alt.split()[0] for g in scene_for(PIPELINES["training"]).groups if g.kind == "lane"] == ["Table", "Object"]
 
 
 def test_bars_that_do_not_overlap_share_a_row() -> None:
-    scene = scene_of(score_from("a: w object one\nb: w object two\nc: w object three"))
+    scene = scene_for(diagram_from("a: w object one\nb: w object two\nc: w object three"))
     rows = Counter(i.box.y for _, i in items(scene, Rect, "bar") if isinstance(i, Rect))
     assert list(rows.values()) == [3]
 
 
 def test_feedback_runs_back_dashed_and_named_in_both_pipelines() -> None:
     for name in ("training", "inference"):
-        group = next(g for g in scene_of(PIPELINES[name]).groups if g.kind == "feedback")
+        group = next(g for g in scene_for(PIPELINES[name]).groups if g.kind == "feedback")
         lines = [item for item in group.items if isinstance(item, Line)]
         assert all(line.dash for line in lines)
         assert all(line.x2 <= line.x1 for line in lines)
@@ -307,36 +307,36 @@ def test_feedback_runs_back_dashed_and_named_in_both_pipelines() -> None:
 
 
 def test_the_phases_of_inference_are_drawn_apart() -> None:
-    boxes = {g.alt.split(":")[0]: g.items[0].box for g in scene_of(PIPELINES["inference"]).groups if g.kind == "stage"}  # type: ignore[union-attr]
+    boxes = {g.alt.split(":")[0]: g.items[0].box for g in scene_for(PIPELINES["inference"]).groups if g.kind == "stage"}  # type: ignore[union-attr]
     within = boxes["Index"].x - boxes["Embed"].right
     assert boxes["Retrieve"].x - boxes["Index"].right >= 2 * within
 
 
 def test_what_is_outside_the_picture_is_told_below_it() -> None:
-    scene = scene_of(PIPELINES["training"])
+    scene = scene_for(PIPELINES["training"])
     said = [text.text for _, text in items(scene, Label, "note") if isinstance(text, Label)]
     assert any("record 12 KB" in line for line in said)
-    assert any("record 12 KB" in note for note in scene_of(PIPELINES["training"], scale=SLIDE).notes)
+    assert any("record 12 KB" in note for note in scene_for(PIPELINES["training"], scale=SLIDE).notes)
 
 
 def test_triggers_can_be_left_out() -> None:
-    score = PIPELINES["training"]
-    assert any(g.kind == "trigger" for g in scene_of(score).groups)
-    assert not any(g.kind == "trigger" for g in scene_of(score, triggers=False).groups)
+    diagram = PIPELINES["training"]
+    assert any(g.kind == "trigger" for g in scene_for(diagram).groups)
+    assert not any(g.kind == "trigger" for g in scene_for(diagram, triggers=False).groups)
 
 
 def test_pages_and_slides_have_the_size_they_should() -> None:
     for name in ("training", "inference"):
-        page = scene_of(PIPELINES[name])
+        page = scene_for(PIPELINES[name])
         assert page.width <= 2000
         phases = {stage.phase for stage in PIPELINES[name].stages}
         for phase in phases:
-            slide = scene_of(PIPELINES[name], scale=SLIDE, phase=phase)
+            slide = scene_for(PIPELINES[name], scale=SLIDE, phase=phase)
             assert (slide.width, slide.height) == (960, 540)
 
 
 def test_a_phase_alone_shows_its_stages_only() -> None:
-    scene = scene_of(PIPELINES["inference"], phase=ASKED)
+    scene = scene_for(PIPELINES["inference"], phase=ASKED)
     assert [g.alt.split(":")[0] for g in scene.groups if g.kind == "stage"] == [
         "Retrieve",
         "Rerank",
@@ -347,7 +347,7 @@ def test_a_phase_alone_shows_its_stages_only() -> None:
 
 
 def test_a_long_headline_is_cut_into_its_room() -> None:
-    score = replace(PIPELINES["one stage"], headline=Headline("W" * 400, lambda moved: True))
-    text = next(text for _, text in items(scene_of(score), Label, "headline") if isinstance(text, Label))
+    diagram = replace(PIPELINES["one stage"], headline=Headline("W" * 400, lambda moved: True))
+    text = next(text for _, text in items(scene_for(diagram), Label, "headline") if isinstance(text, Label))
     assert text.text.endswith("…")
     assert theme.width(text.text, text.size, text.weight) <= text.room.width

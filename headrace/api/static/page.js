@@ -521,7 +521,7 @@ function loopModels() {
   }))];
 }
 
-// ---- scores ----------------------------------------------------------------------------------------------------------
+// ---- diagrams ----------------------------------------------------------------------------------------------------------
 
 const LEGIBLE = 760;
 const EVERY_MS = 10000;
@@ -552,7 +552,7 @@ async function draw() {
   const name = chosen;
   drawn = performance.now();
   try {
-    const text = await (await call(`/v1/scores/${name}.svg`)).text();
+    const text = await (await call(`/v1/diagrams/${name}.svg`)).text();
     if (name !== chosen) return;
     if (text !== shown) {
       shown = text;
@@ -561,7 +561,7 @@ async function draw() {
       at("drawing").src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
     }
     at("drawing").hidden = false;
-    at("no-score").hidden = true;
+    at("no-diagram").hidden = true;
     at("moving").hidden = false;
     at("save").disabled = false;
     size();
@@ -569,22 +569,22 @@ async function draw() {
     if (name !== chosen) return;
     shown = "";
     at("drawing").hidden = true;
-    at("no-score").hidden = false;
-    at("no-score").replaceChildren(...marked(error.message));
+    at("no-diagram").hidden = false;
+    at("no-diagram").replaceChildren(...marked(error.message));
     at("moving").hidden = true;
     at("save").disabled = true;
   }
 }
 
 function size() {
-  const room = at("score").clientWidth;
+  const room = at("diagram").clientWidth;
   at("drawing").style.width = `${Math.round(Math.max(room, zoom === 1 ? Math.min(LEGIBLE, room * 2.5) : LEGIBLE) * zoom)}px`;
   at("smaller").disabled = zoom <= 1;
   at("larger").disabled = zoom >= 4;
 }
 
 function zoomTo(value) {
-  const box = at("score");
+  const box = at("diagram");
   const before = zoom;
   zoom = Math.min(4, Math.max(1, value));
   const middle = [(box.scrollLeft + box.clientWidth / 2) / before, (box.scrollTop + box.clientHeight / 2) / before];
@@ -607,7 +607,7 @@ function choose(name, focus) {
     tab.tabIndex = selected ? 0 : -1;
     if (selected && focus) tab.focus();
   }
-  at("score").setAttribute("aria-labelledby", `tab-${name}`);
+  at("diagram").setAttribute("aria-labelledby", `tab-${name}`);
   draw();
 }
 
@@ -638,14 +638,14 @@ for (const name of ["inference", "training"]) {
     if (event.key === "ArrowLeft" || event.key === "ArrowRight") choose(other, true);
   });
 }
-at("score").addEventListener("wheel", (event) => {
+at("diagram").addEventListener("wheel", (event) => {
   if (!event.ctrlKey && !event.metaKey) return;
   event.preventDefault();
   zoomTo(zoom * (event.deltaY < 0 ? 1.15 : 1 / 1.15));
 }, { passive: false });
-at("score").addEventListener("pointerdown", (event) => {
+at("diagram").addEventListener("pointerdown", (event) => {
   if (event.pointerType !== "mouse" || event.button !== 0) return;
-  const box = at("score");
+  const box = at("diagram");
   const start = { x: event.clientX + box.scrollLeft, y: event.clientY + box.scrollTop };
   const move = (moved) => box.scrollTo(start.x - moved.clientX, start.y - moved.clientY);
   const end = () => {

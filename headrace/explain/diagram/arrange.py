@@ -1,4 +1,4 @@
-"""Where everything of a score stands from left to right, and on which row: decided by its structure, never its numbers.
+"""Where everything of a diagram stands from left to right, and on which row: decided by its structure, never its numbers.
 
 Every stage is a column with slots, one per flow, on its two sides: topics above, lanes below. A store's bar reaches from
 its first slot to its last. An arrow to a deep lane crosses a bar of a shallower one when the bar lies over its slot, so

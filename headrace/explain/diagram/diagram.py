@@ -1,4 +1,4 @@
-"""A score: what a run moved, ready to be drawn; stages, flows between them and the stores, and a headline that is true.
+"""A diagram: what a run moved, ready to be drawn; stages, flows between them and the stores, and a headline that is true.
 
 Built from ledger rows and a pipeline's declaration. A stage's declaration says which arrows there are, so the picture of a
 pipeline keeps its shape from run to run; the ledger says how much went along them. A declared port that moved nothing is an
@@ -108,7 +108,7 @@ class Headline:
 
 
 @dataclass(frozen=True)
-class Score:
+class Diagram:
     """A pipeline and what one run moved through it.
 
     Every flow is of one of the stages and there is one for each stage, store and direction, else `ValueError`. A headline
@@ -135,7 +135,7 @@ class Score:
         names = {stage.name for stage in self.stages}
         keys = [(flow.stage, flow.key, flow.direction) for flow in self.flows]
         if len(names) != len(self.stages) or len(set(keys)) != len(keys) or not {key[0] for key in keys} <= names:
-            raise ValueError(f"stages or flows of score {self.name!r} repeat, or a flow's stage is not among the stages")
+            raise ValueError(f"stages or flows of diagram {self.name!r} repeat, or a flow's stage is not among the stages")
         if not self.headline.holds(Moved(self.stages, self.flows)):
             raise Permanent(
                 f"The headline {self.headline.text!r} is not true of run {self.run_id}.",
@@ -143,8 +143,8 @@ class Score:
             )
 
 
-def score_of(pipeline: Pipeline, rows: Iterable[Mapping[str, Any]], *, run_id: str, when: datetime, command: str) -> Score:
-    """The score of a pipeline as one run measured it.
+def diagram_for(pipeline: Pipeline, rows: Iterable[Mapping[str, Any]], *, run_id: str, when: datetime, command: str) -> Diagram:
+    """The diagram of a pipeline as one run measured it.
 
     `rows` are ledger rows: stage, store, tier, direction, ops, bytes, p95_ms, estimated; `when` is when the run started.
     The headline is the first of the pipeline's claims that the rows support. Two kinds of flows are counted in `beside` and
@@ -168,7 +168,7 @@ def score_of(pipeline: Pipeline, rows: Iterable[Mapping[str, Any]], *, run_id: s
     for key, flow in summed.items():
         of_writers = flow.tier in (Tier.TABLE, Tier.VECTOR) and flow.direction is Direction.READ and key not in declared
         (beside if of_writers or key[:3] not in shown else drawn).append(flow)
-    return Score(
+    return Diagram(
         name=pipeline.name,
         sentence=pipeline.sentence,
         stages=stages,

@@ -1,4 +1,4 @@
-"""Draws a score into a file; the file's suffix chooses how."""
+"""Draws a diagram into a file; the file's suffix chooses how."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import resvg_py
 from headrace.core.run import write_atomically
 from headrace.errors import WrongUsage
 from headrace.explain.diagram import theme
-from headrace.explain.diagram.diagram import Flow, Score
+from headrace.explain.diagram.diagram import Diagram, Flow
 from headrace.explain.diagram.format import human_bytes, human_count, human_ms
-from headrace.explain.diagram.layout import scene_of
+from headrace.explain.diagram.layout import scene_for
 from headrace.explain.diagram.scene import Scene
 from headrace.explain.diagram.svg import svg
 
@@ -33,24 +33,24 @@ def png(scene: Scene, *, zoom: float = 2.0) -> bytes:
 _SPECIAL = "\\`*_{}[]<>()#+-!|~&"
 
 
-def markdown(score: Score, *, triggers: bool = True) -> str:
-    """The score in words and one table: stage, direction, store, tier, bytes, operations, 95th percentile."""
-    measured = f"{plain(score.command)}, run {plain(score.run_id)}, {score.when:%Y-%m-%d %H:%M} UTC"
+def markdown(diagram: Diagram, *, triggers: bool = True) -> str:
+    """The diagram in words and one table: stage, direction, store, tier, bytes, operations, 95th percentile."""
+    measured = f"{plain(diagram.command)}, run {plain(diagram.run_id)}, {diagram.when:%Y-%m-%d %H:%M} UTC"
     lines = [
-        f"# {plain(score.headline.text)}",
+        f"# {plain(diagram.headline.text)}",
         "",
-        f"{plain(score.sentence)} Measured: {measured}.",
+        f"{plain(diagram.sentence)} Measured: {measured}.",
         "",
         *_table(
-            [flow for stage in score.stages for flow in score.flows if flow.stage == stage.name],
-            {stage.name: f"{stage.label} ({stage.phase})" if stage.phase else stage.label for stage in score.stages},
+            [flow for stage in diagram.stages for flow in diagram.flows if flow.stage == stage.name],
+            {stage.name: f"{stage.label} ({stage.phase})" if stage.phase else stage.label for stage in diagram.stages},
         ),
     ]
-    if triggers and score.marks:
+    if triggers and diagram.marks:
         lines += ["", "What starts a stage besides the stage before it:", ""]
-        lines += [f"- {plain(mark.stage)}, on {plain(mark.store)} ({mark.tier}): {plain(mark.text)}" for mark in score.marks]
-    if score.beside:
-        lines += ["", "Also in this run, outside this picture:", "", *_table(score.beside, {})]
+        lines += [f"- {plain(mark.stage)}, on {plain(mark.store)} ({mark.tier}): {plain(mark.text)}" for mark in diagram.marks]
+    if diagram.beside:
+        lines += ["", "Also in this run, outside this picture:", "", *_table(diagram.beside, {})]
     return "\n".join(lines) + "\n"
 
 
@@ -73,16 +73,16 @@ def _table(flows: list[Flow] | tuple[Flow, ...], labels: dict[str, str]) -> list
     return lines
 
 
-# Adding a backend: a module with one function of a scene (or of the score), and a line here.
-BACKENDS: dict[str, Callable[[Score, bool], bytes]] = {
-    ".svg": lambda score, triggers: svg(scene_of(score, triggers=triggers)).encode(),
-    ".png": lambda score, triggers: png(scene_of(score, triggers=triggers)),
-    ".md": lambda score, triggers: markdown(score, triggers=triggers).encode(),
+# Adding a backend: a module with one function of a scene (or of the diagram), and a line here.
+BACKENDS: dict[str, Callable[[Diagram, bool], bytes]] = {
+    ".svg": lambda diagram, triggers: svg(scene_for(diagram, triggers=triggers)).encode(),
+    ".png": lambda diagram, triggers: png(scene_for(diagram, triggers=triggers)),
+    ".md": lambda diagram, triggers: markdown(diagram, triggers=triggers).encode(),
 }
 
 
-def draw(score: Score, path: Path, *, triggers: bool = True) -> None:
-    """Draw a score into a file, whole or not at all; its suffix chooses the backend.
+def draw(diagram: Diagram, path: Path, *, triggers: bool = True) -> None:
+    """Draw a diagram into a file, whole or not at all; its suffix chooses the backend.
 
     Folders on the way are made. Raises `WrongUsage` for a suffix that no backend has, `StorageFull` where the disk is.
     """
@@ -90,8 +90,8 @@ def draw(score: Score, path: Path, *, triggers: bool = True) -> None:
     backend = BACKENDS.get(path.suffix.lower())
     if backend is None:
         raise WrongUsage(
-            f"A score cannot be drawn as {path.suffix or path.name!r}.",
+            f"A diagram cannot be drawn as {path.suffix or path.name!r}.",
             hint=f"Name a file that ends in {', '.join(list(BACKENDS)[:-1])} or {list(BACKENDS)[-1]}.",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, backend(score, triggers), mode=0o644)
+    write_atomically(path, backend(diagram, triggers), mode=0o644)

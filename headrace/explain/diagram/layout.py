@@ -1,4 +1,4 @@
-"""The layout: a score as a scene.
+"""The layout: a diagram as a scene.
 
 Stages stand in a row, the stream above them as a dashed strip, one lane per tier below, shallow to deep. Every read and
 write is one straight vertical arrow with a chip. What the scene looks like depends on the pipeline's structure; numbers
@@ -14,7 +14,7 @@ from itertools import pairwise
 from headrace.catalog import STORES, Tier
 from headrace.explain.diagram import theme
 from headrace.explain.diagram.arrange import LANES, Arrangement, Bar, Column, Key, Name, Sizes, Slot, arranged
-from headrace.explain.diagram.diagram import Flow, Mark, Score, StageBox
+from headrace.explain.diagram.diagram import Diagram, Flow, Mark, StageBox
 from headrace.explain.diagram.format import WIDEST_BYTES, WIDEST_MS, human_bytes, human_count, human_ms
 from headrace.explain.diagram.scene import Box, Group, Item, Label, Line, Rect, Scene
 from headrace.explain.diagram.theme import BOLD, REGULAR, SEMIBOLD
@@ -76,17 +76,17 @@ LANE_TITLES: dict[Tier, tuple[str, str]] = {
 }
 
 
-def scene_of(score: Score, *, scale: Scale = PAGE, triggers: bool = True, phase: str | None = None) -> Scene:
-    """The picture of a score, or of one phase of it.
+def scene_for(diagram: Diagram, *, scale: Scale = PAGE, triggers: bool = True, phase: str | None = None) -> Scene:
+    """The picture of a diagram, or of one phase of it.
 
     `triggers` marks what starts a stage besides the stage before it. A long pipeline at the slide's type size needs a slide
     for each phase; `phase` draws that phase's stages and flows alone, under the headline of the whole. The scene is at
     least as large as the scale says, and larger where the pipeline needs it.
     """
-    stages = tuple(stage for stage in score.stages if phase is None or stage.phase == phase)
+    stages = tuple(stage for stage in diagram.stages if phase is None or stage.phase == phase)
     names = {stage.name for stage in stages}
-    flows = tuple(flow for flow in score.flows if flow.stage in names)
-    return _Layout(score, stages, flows, scale, triggers, phase or "").scene()
+    flows = tuple(flow for flow in diagram.flows if flow.stage in names)
+    return _Layout(diagram, stages, flows, scale, triggers, phase or "").scene()
 
 
 def in_words(flow: Flow) -> str:
@@ -104,7 +104,7 @@ def in_words(flow: Flow) -> str:
 
 @dataclass
 class _Layout:
-    score: Score
+    diagram: Diagram
     stages: tuple[StageBox, ...]
     flows: tuple[Flow, ...]
     scale: Scale
@@ -139,7 +139,7 @@ class _Layout:
         return Scene(
             round(self.width, 1),
             round(self.height, 1),
-            self.score.headline.text,
+            self.diagram.headline.text,
             self._description(),
             tuple(self.groups),
             (*(self._starts(mark) for mark in self._marks()), *self._beside()),
@@ -240,18 +240,18 @@ class _Layout:
         self.groups.append(Group(kind, alt, items))
 
     def _title(self) -> None:
-        s, score = self.scale, self.score
+        s, diagram = self.scale, self.diagram
         room = Box(s.margin, s.margin - 4, self.right - s.margin, s.headline + 8)
         size = s.headline
-        while theme.width(score.headline.text, size, BOLD) > room.width and size > s.headline * 0.62:
+        while theme.width(diagram.headline.text, size, BOLD) > room.width and size > s.headline * 0.62:
             size -= 0.5
-        text = theme.fitted(score.headline.text, size, BOLD, room.width)
-        what = f"{score.name[:1].upper()}{score.name[1:]} pipeline{f', {self.phase}' if self.phase else ''}"
-        said = f"{what}, as measured: {score.command} · run {score.run_id} · {score.when:%Y-%m-%d %H:%M} UTC"
+        text = theme.fitted(diagram.headline.text, size, BOLD, room.width)
+        what = f"{diagram.name[:1].upper()}{diagram.name[1:]} pipeline{f', {self.phase}' if self.phase else ''}"
+        said = f"{what}, as measured: {diagram.command} · run {diagram.run_id} · {diagram.when:%Y-%m-%d %H:%M} UTC"
         below = Box(s.margin, self.subtitle_y - s.subtitle, room.width, s.subtitle * 1.4)
         self._say(
             "headline",
-            score.headline.text,
+            diagram.headline.text,
             Label(s.margin, self.headline_y, text, size, room, BOLD),
             Label(
                 s.margin,
@@ -564,7 +564,7 @@ class _Layout:
 
     def _marks(self) -> list[Mark]:
         shown = {stage.name for stage in self.stages} if self.triggers else set()
-        return [mark for mark in self.score.marks if mark.stage in shown]
+        return [mark for mark in self.diagram.marks if mark.stage in shown]
 
     def _starts(self, mark: Mark) -> str:
         label = next(stage.label for stage in self.stages if stage.name == mark.stage)
@@ -574,7 +574,7 @@ class _Layout:
         drawn = {(flow.stage, flow.key) for flow in self.flows}
         commits: list[Flow] = []
         outside: list[Flow] = []
-        for flow in self.score.beside:
+        for flow in self.diagram.beside:
             (commits if (flow.stage, flow.key) in drawn else outside).append(flow)
         notes = []
         if commits:
@@ -585,7 +585,7 @@ class _Layout:
 
     def _description(self) -> str:
         steps = ", ".join(column.stage.label for column in self.plan.columns)
-        return f"{self.score.sentence} Stages in order: {steps}. " + ". ".join(in_words(flow) for flow in self.flows)
+        return f"{self.diagram.sentence} Stages in order: {steps}. " + ". ".join(in_words(flow) for flow in self.flows)
 
 
 def _middle(box: Box, size: float) -> float:
