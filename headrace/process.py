@@ -1,15 +1,28 @@
-"""Which process a number names. Numbers are given out again, so each goes with when its process began: a count of ticks since the
-boot, which no setting of the clock moves, and which boot that was.
+"""Processes: how one of ours is started, and which a number names.
+
+Numbers are given out again, so each goes with when its process began: a count of ticks since the boot, which no setting of the
+clock moves, and which boot that was.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import zlib
 from functools import cache
 from pathlib import Path
 
+import headrace
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _TICK_BITS = 33  # ticks of 10 ms for two and a half years; with 20 bits of the boot they fit a JSON number
+
+
+def python(module: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment that run `module` of this very package, and nothing that lies in the working directory."""
+    root = str(Path(headrace.__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": path}
 
 
 def began(pid: int) -> float:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from headrace.errors import Unavailable
-from headrace.platform.model_server import python
+from headrace.process import python
 
 _MODULES = ("objects", "catalog", "files")
 _READY_S = 60.0

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from headrace.errors import MissingPart, Unavailable
+from headrace.process import python
 
 if TYPE_CHECKING:
     from headrace.core.launch import Batches, Launch
@@ -131,8 +132,10 @@ def _folder() -> Iterator[str]:
     The kernel ends most of a cluster with a driver that is killed, but Ray's agents then look for it for a minute.
     """
     folder = tempfile.mkdtemp(prefix="hr-ray-")
+    command, env = python(__name__)
     warden = subprocess.Popen(
-        [sys.executable, "-m", __name__, folder],
+        [*command, folder],
+        env=env,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

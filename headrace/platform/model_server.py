@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
-
-import headrace
 from headrace.platform.address import Ports
 from headrace.platform.child import Child
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
 from headrace.platform.state import Setup
-
-
-def python(module: str) -> tuple[list[str], dict[str, str]]:
-    """Command and environment that run `module` of this very package, whatever the working directory."""
-    root = str(Path(headrace.__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": path}
+from headrace.process import python
 
 
 def start_model_server(home: Home, keys: Keys, ports: Ports, setup: Setup, keep: tuple[int, ...]) -> Child:

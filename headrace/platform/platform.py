@@ -18,8 +18,8 @@ from headrace.platform.child import rotate
 from headrace.platform.health import silent
 from headrace.platform.home import Home, Lock, refused
 from headrace.platform.keys import Keys
-from headrace.platform.model_server import python
 from headrace.platform.state import Request, Setup, State, code, read_request, read_state, write_request
+from headrace.process import python
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 

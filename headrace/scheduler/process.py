@@ -12,7 +12,7 @@ from typing import Self
 
 from headrace.platform.child import rotate
 from headrace.platform.home import Home, refused
-from headrace.platform.model_server import python
+from headrace.process import python
 from headrace.scheduler import status
 from headrace.scheduler.scheduler import Pause
 from headrace.settings import Settings

@@ -24,7 +24,12 @@ def select(query: str, endpoints: Endpoints, ledger: Ledger) -> list[dict[str, A
     tables = {store.table: store for store in stores(Tier.TABLE)}
     with duckdb.connect(
         ":memory:",
-        config={"enable_external_access": False, "autoload_known_extensions": False, "python_enable_replacements": False},
+        config={
+            "enable_external_access": False,
+            "autoload_known_extensions": False,
+            "python_enable_replacements": False,
+            "temp_directory": "",  # else it may read and write `.tmp` of the current directory, whosever that is
+        },
     ) as database:
         try:
             statements = database.extract_statements(query)

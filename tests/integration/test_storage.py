@@ -336,7 +336,9 @@ def test_a_catalog_that_is_down_says_so(endpoints: Endpoints, meter: Meter) -> N
         TableReader(FEEDBACK_ROWS, down, meter).read()
 
 
-def test_sql_reads_the_tables_and_nothing_else(endpoints: Endpoints, ledger: Ledger, meter: Meter, tmp_path: Path) -> None:
+def test_sql_reads_the_tables_and_nothing_else(
+    endpoints: Endpoints, ledger: Ledger, meter: Meter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     TableWriter(DEAD_LETTERS, endpoints, meter).append(
         batch(
             DEAD_LETTERS.columns,
@@ -347,7 +349,11 @@ def test_sql_reads_the_tables_and_nothing_else(endpoints: Endpoints, ledger: Led
     assert select(query, endpoints, ledger) == [{"offset": 7, "reason": "no"}]
     assert select("with a as (select 1 as n) select n from a", endpoints, ledger) == [{"n": 1}]
     (tmp_path / "a.csv").write_text("secret\n1\n")
+    (tmp_path / ".tmp").mkdir()  # where DuckDB would spill
+    (tmp_path / ".tmp" / "a.csv").write_text("secret\n1\n")
+    monkeypatch.chdir(tmp_path)
     for hostile in (
+        "select * from read_csv('.tmp/a.csv')",
         f"select * from '{tmp_path}/a.csv'",
         f"select * from read_csv('{tmp_path}/a.csv')",
         f"copy (select 1) to '{tmp_path}/b.csv'",
@@ -361,7 +367,7 @@ def test_sql_reads_the_tables_and_nothing_else(endpoints: Endpoints, ledger: Led
     ):
         with pytest.raises(WrongUsage):
             select(hostile, endpoints, ledger)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp", "a.csv"]
 
 
 # topics

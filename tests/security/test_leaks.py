@@ -18,6 +18,7 @@ from conftest import Home
 from shell import on_terminal
 from traffic import until
 
+from headrace.core.ray_cluster import _folder
 from headrace.documents import beneath
 from headrace.documents.beneath import open_beneath
 from headrace.documents.put import _read, walk
@@ -246,6 +247,15 @@ def test_a_settings_file_that_has_something_run_is_obeyed_only_if_it_is_named(
     here.write_text("[platform]\nweed = './weed'")
     monkeypatch.setenv("HEADRACE_SETTINGS", here.name)
     assert Settings.load().platform.weed == Path("weed"), "it was named"
+
+
+def test_what_lies_in_the_current_directory_is_not_run_in_a_modules_place(here: Path) -> None:
+    ran = here.with_name("ran")
+    here.with_name("psutil.py").write_text(f"open({str(ran)!r}, 'w')")
+    with _folder() as folder:
+        assert Path(folder).is_dir()
+    assert not ran.exists()
+    assert not Path(folder).exists(), "its warden did what it is for"
 
 
 def test_a_settings_file_that_leads_elsewhere_is_said_on_a_terminal(tmp_path: Path, here: Path) -> None:
