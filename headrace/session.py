@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from headrace.core.launch import Launch, LocalLauncher
 from headrace.core.progress import ProgressBars
-from headrace.core.run import Run, recorded
+from headrace.core.run import Run, ended_runs, recorded
 from headrace.core.stage import Runner
 from headrace.errors import StorageFull, Unavailable
 from headrace.platform import EVERY_PART, open_platform, running
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the query engine, and whatever else not every command needs
     from headrace.answering.engine import QueryEngine
 
 _MODELS_READY_S = 120.0
+_JOURNALS = 100  # each command reads those that no table has yet
 LOCAL, RAY = "local", "ray"
 
 
@@ -92,7 +93,10 @@ def opened(
             with cluster() as (batches, launch):
                 yield Session(settings, run, Runner(run, endpoints, batches=batches, bars=bars), launch)
         else:
-            yield Session(settings, run, Runner(run, endpoints, bars=bars), LocalLauncher())
+            session = Session(settings, run, Runner(run, endpoints, bars=bars), LocalLauncher())
+            yield session
+            if len(ended_runs(settings.home)) > _JOURNALS:
+                session.archive()
 
 
 @contextmanager

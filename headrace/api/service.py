@@ -24,7 +24,7 @@ from headrace.api.auth import PAGE, SCOPES, Asker, Caller, Callers, asker, limit
 from headrace.api.documents import Documents
 from headrace.api.telemetry import ServiceMetrics, Traces, tokens
 from headrace.catalog import CHUNKS, FEEDBACK, FEEDBACK_ROWS, INDEXES, INTERACTION_ROWS, Tier
-from headrace.core.run import journal_of, runs
+from headrace.core.run import journal_of, newest_first
 from headrace.core.stage import Pipeline, Runner
 from headrace.documents.generations import active_reader
 from headrace.errors import NotFound, StorageFull, Transient, WrongUsage
@@ -298,7 +298,7 @@ class Service:
     def runs(self) -> list[dict[str, Any]]:
         """Every recorded run of this home, newest first, without its rows."""
         names = ("run", "command", "state", "started", "ended")
-        return [{name: journal.get(name) for name in names} for journal in reversed(runs(self.settings.home))]
+        return [{name: journal.get(name) for name in names} for journal in newest_first(self.settings.home)]
 
     def standing(self, caller: Caller, tenant: str) -> dict[str, Any]:
         """How many passages of a tenant are indexed, and in which version of the index."""
@@ -354,18 +354,15 @@ class Service:
         if run is not None:
             journal = journal_of(self.settings.home, run)
         else:
-            fitting = [
-                journal
-                for journal in runs(self.settings.home)
-                if journal["run"] != record.id and any(row["stage"] in own for row in journal["rows"])
-            ]
-            if not fitting:
+            others = (journal for journal in newest_first(self.settings.home) if journal["run"] != record.id)
+            fitting = next((journal for journal in others if any(row["stage"] in own for row in journal["rows"])), None)
+            if fitting is None:
                 first = "Ask something, or run `headrace index PATH`."
                 raise NotFound(
                     f"No run has moved anything in the {name} pipeline yet, so there is nothing to draw.",
                     hint=first if name == INFERENCE.name else "Run `headrace train`.",
                 )
-            journal = fitting[-1]
+            journal = fitting
         return journal["run"], journal["command"], datetime.fromisoformat(journal["started"]), journal["rows"]
 
     @contextmanager

@@ -19,7 +19,7 @@ from headrace.answering.engine import INFERENCE, QueryEngine
 from headrace.answering.record import Answer, Verdict, feedback
 from headrace.catalog import CHUNK_ROWS
 from headrace.cli.render.results import ledger_table, merged, say_indexed, say_round, say_sources, tier_table
-from headrace.core.run import runs
+from headrace.core.run import journal_of, newest_first
 from headrace.core.stage import Pipeline, stage
 from headrace.documents.index import index_documents
 from headrace.errors import NotFound, Permanent, WrongUsage
@@ -183,14 +183,12 @@ def draw_diagram(home: Path, name: str, path: Path, *, run: str | None = None, t
     if pipeline is None:
         raise WrongUsage(f"There is no pipeline {name!r}.", hint=f"There are: {', '.join(PIPELINES)}.")
     names = {s.name for s in pipeline.stages} - {"land"}
-    fitting = [
-        j
-        for j in runs(home)
-        if (run is None and names & {row["stage"] for row in j["rows"]}) or (run is not None and j["run"].startswith(run))
-    ]
-    if not fitting:
-        raise NotFound(f"No run has moved anything in {name} yet.", hint="Run headrace demo, index, ask or round first.")
-    journal = fitting[-1]
+    if run is not None:
+        journal = journal_of(home, run)
+    elif (found := next((j for j in newest_first(home) if names & {row["stage"] for row in j["rows"]}), None)) is not None:
+        journal = found
+    else:
+        raise NotFound(f"No run has moved anything in {name} yet.", hint="Run headrace demo, index, ask or train first.")
     diagram = diagram_for(
         pipeline,
         merged(journal["rows"]),

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Annotated
 
 from headrace.catalog import LEDGER, ROUNDS, RUNS, Store, Tier, stores
-from headrace.core.run import runs, write_atomically
+from headrace.core.run import ended_runs, set_aside
 from headrace.core.stage import each, stage
 from headrace.errors import LostRace, Transient
 from headrace.settings import Maintenance
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
-from headrace.storage.tables.handles import TableWriter
+from headrace.storage.tables.handles import TableWriter, quoted
 from headrace.storage.tables.maintenance import MaintenanceReport
 
 
@@ -86,13 +86,14 @@ def record(ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, L
     # Both tables' properties are read before their rows: of two processes that archive at once, one is refused and nothing
     # doubles.
     standing = (ended.snapshot_property(_ARCHIVED), ledger.snapshot_property(_ARCHIVED))
-    new = [j for j in runs(home) if j["state"] != "running" and not j.get("archived")]
+    new = ended_runs(home)
     if not new:
         return Archived(0)
     newest = {_ARCHIVED: max(j["run"] for j in new) + secrets.token_hex(2)}
-    held = set(ledger.read(("run",))["run"].to_pylist())
+    since = f"run >= {quoted(min(j['run'] for j in new))}"
+    held = set(ledger.read(("run",), since)["run"].to_pylist())
     rows = [{"run": j["run"], **row} for j in new if j["run"] not in held for row in j["rows"]]
-    known = set(ended.read(("run",))["run"].to_pylist())
+    known = set(ended.read(("run",), since)["run"].to_pylist())
     lines = [
         {
             "run": j["run"],
@@ -112,6 +113,5 @@ def record(ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, L
             ended.append(batch(RUNS.columns, lines), properties=newest, expected={_ARCHIVED: standing[0]})
     except LostRace:
         return Archived(0)  # the other process does it, and what it leaves is done next time
-    for j in new:
-        write_atomically(home / "runs" / f"{j['run']}.json", json.dumps({**j, "archived": True}).encode())
-    return Archived(len(new))
+    set_aside(home, [j["run"] for j in new])
+    return Archived(len(lines))

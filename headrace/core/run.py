@@ -1,7 +1,9 @@
 """A run: one execution of a pipeline or part of it, with its ledger, journaled under the home while it goes on.
 
-The journal is one JSON file per run, rewritten whole about once a second (temp file, fsync, rename). A process that dies leaves
-its last journal; the next command marks it `died`. `maintain.py` copies ended journals into the `runs` and `ledger` tables.
+The journal is one JSON file per run, `runs/RUN.json`, rewritten whole about once a second (temp file, fsync, rename). A process
+that dies leaves its last journal; the next command marks it `died`. `maintain.py` copies ended journals into the `runs` and
+`ledger` tables and moves them to `runs/archived/`, where the newest thousand stay: what a command reads does not grow with what
+has run.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,9 @@ from headrace.process import began, lives
 from headrace.storage.ledger import Ledger
 
 _FLUSH_S = 1.0
+_ARCHIVED = "archived"
+_KEPT = 1_000  # archived journals
+_SECOND = len("20261129-065201")  # how much of a run's id says in which second it began
 
 
 @dataclass
@@ -56,7 +62,6 @@ class Run:
                     "detail": self.detail,
                     "pid": os.getpid(),
                     "process_started": began(os.getpid()),
-                    "archived": False,
                     "rows": [row.as_dict() for row in self.ledger.rows()],
                     # Percentiles cannot be added, histograms can.
                     "ledger": self.ledger.export(),
@@ -93,11 +98,38 @@ def recorded(command: str, home: Path) -> Iterator[Run]:
 
 def runs(home: Path) -> list[dict[str, Any]]:
     """The journals of this home, oldest first."""
+    return [*newest_first(home)][::-1]
+
+
+def newest_first(home: Path) -> Iterator[dict[str, Any]]:
+    """The journals of this home, each read when it is come to: who looks for the newest of a kind reads few."""
+    paths = [*(home / "runs").glob("*.json"), *(home / "runs" / _ARCHIVED).glob("*.json")]
+    for _, second in groupby(sorted(paths, key=lambda path: path.name, reverse=True), lambda path: path.name[:_SECOND]):
+        found = []
+        for path in second:
+            with contextlib.suppress(ValueError, OSError):  # moved meanwhile, or not a journal
+                found.append(json.loads(path.read_bytes()))
+        yield from sorted(found, key=lambda journal: str(journal["started"]), reverse=True)
+
+
+def ended_runs(home: Path) -> list[dict[str, Any]]:
+    """The journals that are not archived yet, of runs that have ended."""
     found = []
-    for path in sorted((home / "runs").glob("*.json")):
+    for path in (home / "runs").glob("*.json"):
         with contextlib.suppress(ValueError, OSError):
             found.append(json.loads(path.read_bytes()))
-    return sorted(found, key=lambda journal: journal["started"])
+    return [journal for journal in found if journal["state"] != "running"]
+
+
+def set_aside(home: Path, archived: Iterable[str]) -> None:
+    """Move the journals of archived runs out of every command's way, and drop the oldest of many."""
+    folder = home / "runs" / _ARCHIVED
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for run in archived:
+        with contextlib.suppress(FileNotFoundError):  # by another process
+            (home / "runs" / f"{run}.json").replace(folder / f"{run}.json")
+    for path in sorted(folder.glob("*.json"))[:-_KEPT]:
+        path.unlink(missing_ok=True)
 
 
 def journal_of(home: Path, run: str | None, *, command: str | None = None) -> dict[str, Any]:
@@ -105,14 +137,18 @@ def journal_of(home: Path, run: str | None, *, command: str | None = None) -> di
 
     Raises `NotFound`.
     """
-    all_of_them = [j for j in runs(home) if command is None or j["command"] == command]
+    known = (j for j in newest_first(home) if command is None or j["command"] == command)
     if run is None:
-        if not all_of_them:
+        if (newest := next(known, None)) is None:
             raise NotFound("Nothing has run in this home yet.", hint="Try `headrace demo`.")
-        return all_of_them[-1]
-    matching = [j for j in all_of_them if j["run"] == run] or [j for j in all_of_them if j["run"].startswith(run)]
-    if len(matching) != 1:
-        raise NotFound(f"{'No run' if not matching else 'More than one run'} is called {run!r}.", hint="See `headrace runs`.")
+        return newest
+    matching = [j for j in known if j["run"].startswith(run)]
+    matching = [j for j in matching if j["run"] == run] or matching
+    if not matching:
+        older = "older ones are in the tables `runs` and `ledger` (headrace sql)."
+        raise NotFound(f"No run is called {run!r}.", hint=f"See `headrace runs`; {older}")
+    if len(matching) > 1:
+        raise NotFound(f"More than one run is called {run!r}.", hint="See `headrace runs`.")
     return matching[0]
 
 

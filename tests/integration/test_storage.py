@@ -37,7 +37,7 @@ from headrace.catalog import (
     Store,
 )
 from headrace.core.maintain import record
-from headrace.core.run import recorded, runs
+from headrace.core.run import ended_runs, recorded, runs
 from headrace.core.stage import Runner
 from headrace.errors import LostRace, NotFound, NothingIndexed, Unavailable, WrongUsage
 from headrace.ingest.land import land
@@ -669,10 +669,11 @@ def test_runs_are_archived_exactly_once(endpoints: Endpoints, tmp_path: Path) ->
         runner = Runner(run, endpoints)
         assert runner.run(record, home=tmp_path).runs == 1
         assert runner.run(record, home=tmp_path).runs == 0
-        # As after a crash between the tables and the journals' own note.
-        for journal in (tmp_path / "runs").glob("*-first-*.json"):
-            journal.write_text(json.dumps({**json.loads(journal.read_text()), "archived": False}))
-        assert runner.run(record, home=tmp_path).runs == 1
+        # As after a crash between the tables and the moving of the journal.
+        for journal in (tmp_path / "runs" / "archived").glob("*-first-*.json"):
+            journal.rename(tmp_path / "runs" / journal.name)
+        assert runner.run(record, home=tmp_path).runs == 0
+        assert ended_runs(tmp_path) == []
     name = next(journal["run"] for journal in runs(tmp_path) if journal["command"] == "first")
     lines = TableReader(RUNS, endpoints, meter).read(where=f"run = '{name}'").to_pylist()
     assert [(line["command"], line["state"], json.loads(line["detail"])) for line in lines] == [("first", "done", {"n": 1})]

@@ -91,7 +91,11 @@ def test_wrong_words_end_with_2_and_a_sentence(run, words: list[str], tmp_path: 
     ("words", "message", "hint"),
     [
         (["ledger"], "Nothing has run in this home yet.", "Try `headrace demo`."),
-        (["ledger", "x"], "No run is called 'x'.", "See `headrace runs`."),
+        (
+            ["ledger", "x"],
+            "No run is called 'x'.",
+            "See `headrace runs`; older ones are in the tables `runs` and `ledger` (headrace sql).",
+        ),
         (["index", "nowhere"], "nowhere does not exist.", "Name a file or a folder."),
         (["promote", "judge", "v1"], "There is no model 'judge'.", "Those there are: reranker, embedder, generator."),
         (["rollback", "judge"], "There is no model 'judge'.", "Those there are: reranker, embedder, generator."),

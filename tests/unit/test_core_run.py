@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from headrace.catalog import DOCUMENTS
-from headrace.core.run import journal_of, recorded, runs, write_atomically
+from headrace.core import run as run_module
+from headrace.core.run import ended_runs, journal_of, recorded, runs, set_aside, write_atomically
 from headrace.errors import NotFound
 from headrace.storage.ledger import Direction, summed
 
@@ -28,7 +29,6 @@ def test_a_run_that_ends_well_is_done(tmp_path: Path) -> None:
     assert (journal["state"], journal["command"], journal["detail"]) == ("done", "index", {"found": 1})
     assert [(row["stage"], row["bytes"]) for row in journal["rows"]] == [("put", 9)]
     assert journal["started"] <= journal["ended"]
-    assert journal["archived"] is False
 
 
 def test_a_running_journal_is_live_and_can_be_added_up(
@@ -129,6 +129,29 @@ def test_a_run_is_found_by_its_beginning(tmp_path: Path) -> None:
         journal_of(tmp_path, names[0][:8])
     with pytest.raises(NotFound, match="No run is called 'x'"):
         journal_of(tmp_path, "x")
+
+
+def test_archived_runs_are_set_aside_found_still_and_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        with recorded("ask", tmp_path):
+            pass
+    with recorded("up", tmp_path):
+        ended = ended_runs(tmp_path)
+        assert [one["command"] for one in ended] == ["ask"] * 3, "what still runs is not archived"
+        before = [one["run"] for one in runs(tmp_path)]
+        set_aside(tmp_path, [one["run"] for one in ended])
+        set_aside(tmp_path, [one["run"] for one in ended])  # as by another process, meanwhile
+        assert ended_runs(tmp_path) == []
+        assert [one["run"] for one in runs(tmp_path)] == before
+        assert journal_of(tmp_path, None)["command"] == "up"
+        assert journal_of(tmp_path, None, command="ask")["run"] == before[2]
+        assert journal_of(tmp_path, before[0])["run"] == before[0]
+        monkeypatch.setattr(run_module, "_KEPT", 2)
+        set_aside(tmp_path, [])
+    assert len(runs(tmp_path)) == 3
+    with pytest.raises(NotFound) as gone:
+        journal_of(tmp_path, "20250101-120000-ask-0000")
+    assert "older ones are in the tables" in gone.value.hint
 
 
 def test_a_home_in_which_nothing_ran(tmp_path: Path) -> None:
