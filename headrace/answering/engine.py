@@ -84,15 +84,17 @@ class QueryEngine:
         record: bool = True,
         readers: Sequence[str] = (),
         kv_cache_bytes: int | None = None,
+        answer_id: str | None = None,
     ) -> Iterator[str | Answer]:
         """Stream the answer's text with its citations in it, then the `Answer`, recorded unless told otherwise.
 
         It is made from what `readers` may read, as in `search`. `kv_cache_bytes` bounds the tenant's part of the KV cache.
+        `answer_id` is the id that the answer gets where the caller has to know it first (`new_id`).
 
         Where nothing found is near enough to the question, it says so instead of asking the generator.
         """
         started = time.perf_counter()
-        found = self._passages(question, tenant, user, simulated, readers)
+        found = self._passages(question, tenant, user, simulated, readers, answer_id)
         kept = found.passages[: self._settings.passages]
         watched = Ledger()
         citations = Citations([passage.hit.text for passage in kept])
@@ -164,9 +166,11 @@ class QueryEngine:
         kept.add(row_of(given, run))
         return replace(given, note="; ".join(filter(None, (given.note, NOTE))))
 
-    def _passages(self, question: str, tenant: str, user: str, simulated: bool, readers: Sequence[str]) -> Answer:
+    def _passages(
+        self, question: str, tenant: str, user: str, simulated: bool, readers: Sequence[str], answer_id: str | None = None
+    ) -> Answer:
         watched = Ledger()
-        answer_id = new_id()  # first of all: which versions make an answer hangs on its id
+        answer_id = answer_id or new_id()  # first of all: which versions make an answer depends on its id
         with watched.watched():
             started = time.perf_counter()
             found = self._runner.run(

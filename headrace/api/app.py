@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from headrace import __version__
+from headrace.answering.record import new_id
 from headrace.api.auth import ADMIN, READ, Caller, caller_of
 from headrace.api.middleware import AuthMiddleware, body_of, code_of, error_response_for
 from headrace.api.openai import Chat, check_model, model, streamed, whole
@@ -88,20 +89,23 @@ def create_app(service: Service, token: str) -> FastAPI:
         readers: Sequence[str],
         user: str | None,
         simulated: str | None = None,
-    ) -> Pieces:
-        """The pieces of an answer, once a place is taken for the question."""
+    ) -> tuple[str, Pieces]:
+        """The answer's id and its pieces, once a place is taken for the question."""
         caller = caller_of(request)
         caller.may(READ)
         tenant, readers = caller.whose(named), caller.asks_as(readers)
         who = service.who(caller, user, simulated)
         place = service.places.enter(tenant, caller.limits.questions, question)
         headers = dict(request.headers)
+        answer_id = new_id()
 
         def work(gone: Callable[[], bool]) -> Iterator[str | dict[str, Any]]:
-            stream = service.ask(place, question, caller, tenant, gone=gone, headers=headers, readers=readers, who=who)
+            stream = service.ask(
+                place, question, caller, tenant, gone=gone, headers=headers, readers=readers, who=who, answer_id=answer_id
+            )
             return _noting(stream, request)
 
-        return stream_from_thread(request, service, work)
+        return answer_id, stream_from_thread(request, service, work)
 
     @app.post("/v1/chat/completions", responses=EXAMPLES["chat"])
     async def chat_completions(body: Chat, request: Request) -> Response:
@@ -109,13 +113,13 @@ def create_app(service: Service, token: str) -> FastAPI:
         check_model(body.model)
         # Many clients send `user`: of a key that may not name one it is left aside.
         user = body.asker if caller_of(request).names_users else None
-        pieces = asked(request, body.question, body.headrace.tenant, body.headrace.readers, user)
+        answer_id, pieces = asked(request, body.question, body.headrace.tenant, body.headrace.readers, user)
         first = await anext(pieces, None)
         if first is None:
             return Response(status_code=LEFT)
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
-            told_in_chunks = streamed(first, pieces, caller_of(request), usage=usage)
+            told_in_chunks = streamed(answer_id, first, pieces, caller_of(request), usage=usage)
             return StreamingResponse(told_in_chunks, media_type="text/event-stream")
         answer = await _whole(first, pieces)
         return Response(status_code=LEFT) if answer is None else JSONResponse(whole(answer))
@@ -136,7 +140,7 @@ def create_app(service: Service, token: str) -> FastAPI:
     @app.post("/v1/ask", responses=EXAMPLES["ask"])
     async def ask(body: AskedFor, request: Request) -> Response:
         """The answer to a question, with its citations; as server-sent events if `stream`."""
-        pieces = asked(request, body.question, body.tenant, body.readers, body.user, body.simulated_user)
+        _, pieces = asked(request, body.question, body.tenant, body.readers, body.user, body.simulated_user)
         # The first piece tells whether there will be an answer: until then an error can still be an HTTP status.
         first = await anext(pieces, None)
         if first is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -118,10 +117,15 @@ def whole(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 async def streamed(
-    first: str | dict[str, Any], rest: AsyncGenerator[str | dict[str, Any], None], caller: Caller, *, usage: bool
+    answer_id: str,
+    first: str | dict[str, Any],
+    rest: AsyncGenerator[str | dict[str, Any], None],
+    caller: Caller,
+    *,
+    usage: bool,
 ) -> AsyncIterator[str]:
     """An answer as server-sent events; the last chunk with a choice has `headrace`, and `usage` adds a chunk of its own."""
-    name = f"chatcmpl-{secrets.token_hex(8)}"  # the answer's own id is known when it is whole: the last chunk says it
+    name = f"chatcmpl-{answer_id}"
 
     def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

@@ -168,11 +168,13 @@ class Service:
         headers: Mapping[str, str],
         readers: Sequence[str] = (),
         who: Asker,
+        answer_id: str,
     ) -> Iterator[str | dict[str, Any]]:
         """The answer's text in pieces, then the answer as JSON-ready keys; ends early once `gone` says nobody listens.
 
         `place` comes from `places.enter` and is given back; `readers` are a user and groups on whose behalf is asked, as
-        `QueryEngine.search` takes them; `who` is recorded as asking. Raises what retrieval and generation raise.
+        `QueryEngine.search` takes them; `who` is recorded as asking, `answer_id`
+        (`new_id`) is the answer's. Raises what retrieval and generation raise.
         """
         with self._admitted(place, gone) as begun, self.traces.question("chat", tenant, headers) as span:
             if not begun:
@@ -187,6 +189,7 @@ class Service:
                     simulated=who.simulated,
                     readers=readers,
                     kv_cache_bytes=limits.kv_cache_bytes,
+                    answer_id=answer_id,
                 )
                 for piece in stream:
                     if isinstance(piece, Answer):

@@ -59,15 +59,12 @@ class FileReader(Metered):
                 raise OSError(errno.EINVAL, "not a regular file")
             return file.read()
 
-    def list(self) -> Iterator[FileInfo]:
-        """Every whole file of the store; half-written ones are not shown."""
-        if not self.root.is_dir():
-            return
-        for folder, _, names in os.walk(self.root):
-            for name in names:
-                if _TEMPORARY in name:
-                    continue
-                path = Path(folder) / name
+    def list(self, folder: str = "", *, partial: bool = False) -> Iterator[FileInfo]:
+        """Every whole file of the store, or of a folder in it; `partial`: half-written ones too."""
+        with self._faults(folder), self.meter.operation(self.store, Direction.READ):
+            found = [Path(where) / name for where, _, names in os.walk(self._path(folder)) for name in names]
+        for path in found:
+            if partial or _TEMPORARY not in path.name:
                 try:
                     status = path.stat()
                 except FileNotFoundError:  # evicted by another process meanwhile
@@ -198,9 +195,9 @@ class TimedFiles(FileWriter):
         """See `FileReader.read`."""
         return self._mount.call(partial(super().read, key), READ_S)
 
-    def list(self) -> Iterator[FileInfo]:
+    def list(self, folder: str = "", *, partial: bool = False) -> Iterator[FileInfo]:
         """See `FileReader.list`."""
-        found = super().list()
+        found = super().list(folder, partial=partial)
         return iter(self._mount.call(lambda: [*found], WRITE_S))
 
     def write(self, key: str, pieces: bytes | Sequence[bytes]) -> int:

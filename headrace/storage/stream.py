@@ -284,7 +284,7 @@ class TopicReader(_Topic):
         """Have batches behind these offsets rewritten that no client can read; returns how many. Of the embedded head only."""
         if self._records is None or (cluster := self.identity().cluster) is None:
             return 0
-        records = TansuRecords(self._records, cluster, self.store.name)
+        records = TansuRecords(self._records, cluster, self.store, self.meter)
         count = sum(records.rewrite_foreign(partition, at, compressed=compressed) for partition, at in reached.items())
         if count:
             log.warning("%d batches of %s that no client can read were made dead letters", count, self.store.name)
@@ -307,7 +307,7 @@ class TopicReader(_Topic):
         not know how.
         """
         if self._records is not None and (cluster := self.identity().cluster) is not None:
-            records = TansuRecords(self._records, cluster, self.store.name)
+            records = TansuRecords(self._records, cluster, self.store, self.meter)
             return {partition: records.forget(partition, offset) for partition, offset in before.items()}
         asked = [TopicPartition(self.store.name, partition, offset) for partition, offset in before.items()]
         try:

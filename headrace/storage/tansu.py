@@ -17,29 +17,38 @@ import random
 import time
 from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import obstore
 from obstore import exceptions as faults
 
+from headrace.catalog import Store
 from headrace.errors import LostRace, Unavailable
 from headrace.storage import record_batch
 from headrace.storage.endpoints import RecordStore
+from headrace.storage.ledger import Direction
+from headrace.storage.meter import Meter
 from headrace.storage.objects import bucket_at
 from headrace.storage.reason import reason
 
 _AT_ONCE = 1_000  # batches that are looked at where one of the next holds readers up
 _READS_AT_ONCE = 8
+_DELETED_AT_ONCE = 1_000  # keys in one request of S3
 _KEPT_BYTES = 64 << 10  # of one that is rewritten
 _TRIES = 50
 _AGAIN_S = 0.02  # Tansu replaces the watermark at each batch it takes
 
 
 class TansuRecords:
-    """The records of one topic of the embedded head. Its methods raise `Unavailable` where the object store does not answer."""
+    """The records of one topic of the embedded head; what is read and written here counts as the topic's.
 
-    def __init__(self, store: RecordStore, cluster: str, topic: str) -> None:
+    Its methods raise `Unavailable` where the object store does not answer.
+    """
+
+    def __init__(self, store: RecordStore, cluster: str, topic: Store, meter: Meter) -> None:
+        self._meter, self._store = meter, topic
         self._where = f"{store.endpoint}/{store.bucket}"
-        self._topic = f"clusters/{cluster}/topics/{topic}/partitions"
+        self._topic = f"clusters/{cluster}/topics/{topic.name}/partitions"
         self._client = bucket_at(store.endpoint, store.access_key, store.secret_key, store.region, store.bucket)
 
     def forget(self, partition: int, before: int) -> int:
@@ -48,16 +57,13 @@ class TansuRecords:
         That is raised first: killed in between, batches are left below it, and the next call deletes them.
         """
         try:
-            records = f"{self._topic}/{partition:010d}/records"
-            paths = {
-                int(meta["path"].rpartition("/")[2][:20]): meta["path"]
-                for page in obstore.list(self._client, prefix=records)
-                for meta in page
-            }
+            paths = {first: path for first, path, _ in self._batches(partition)}
             wanted = max((offset for offset in paths if offset <= before), default=0)
             low = self._raise(self._watermark(partition), wanted)
             if gone := [path for offset, path in paths.items() if offset < low]:
-                obstore.delete(self._client, gone)
+                with self._meter.operation(self._store, Direction.WRITE) as operation:
+                    operation.ops = -(-len(gone) // _DELETED_AT_ONCE)
+                    obstore.delete(self._client, gone)
         except faults.BaseError as error:
             raise self._unavailable(error) from error
         return low
@@ -68,14 +74,9 @@ class TansuRecords:
         In the place of each stands then one whose last record holds what was there: it lands as a dead letter. With `compressed`
         all of those that say they are compressed are looked at, otherwise the next thousand, whatever they say.
         """
-        records = f"{self._topic}/{partition:010d}/records"
         count = 0
         try:
-            listed = sorted(
-                (int(str(meta["path"]).rpartition("/")[2][:20]), str(meta["path"]), int(meta["size"]))
-                for page in obstore.list(self._client, prefix=records)
-                for meta in page
-            )
+            listed = self._batches(partition)
             firsts = [first for first, _, _ in listed]
             begin = max(0, bisect_right(firsts, offset) - 1)  # that in which the offset lies, if it lies in one
             end = len(listed) if compressed else begin + _AT_ONCE
@@ -95,17 +96,41 @@ class TansuRecords:
                     if place + 1 < len(firsts):
                         behind = firsts[place + 1]
                     else:
-                        watermark = json.loads(bytes(obstore.get(self._client, self._watermark(partition)).bytes()))
+                        watermark, _ = self._read(self._watermark(partition))
                         behind = int(watermark["high"] or 0)
                     letter = record_batch.holding(data, _KEPT_BYTES, first, max(1, behind - first))
-                    obstore.put(self._client, path, letter)
+                    with self._meter.operation(self._store, Direction.WRITE) as operation:
+                        obstore.put(self._client, path, letter)
+                        operation.bytes = len(letter)
                     count += 1
         except faults.BaseError as error:
             raise self._unavailable(error) from error
         return count
 
+    def _batches(self, partition: int) -> list[tuple[int, str, int]]:
+        """(first offset, path, bytes) of every batch, in order."""
+        found: list[tuple[int, str, int]] = []
+        pages = obstore.list(self._client, prefix=f"{self._topic}/{partition:010d}/records")
+        while True:
+            with self._meter.operation(self._store, Direction.READ):
+                page = next(iter(pages), None)
+            if page is None:
+                return sorted(found)
+            found += [(int(str(m["path"]).rpartition("/")[2][:20]), str(m["path"]), int(m["size"])) for m in page]
+
+    def _read(self, path: str) -> tuple[dict[str, Any], str]:
+        """A JSON object and its etag."""
+        with self._meter.operation(self._store, Direction.READ) as operation:
+            answer = obstore.get(self._client, path)
+            data = bytes(answer.bytes())
+            operation.bytes = len(data)
+        return json.loads(data), answer.meta["e_tag"] or ""
+
     def _beginning(self, path: str, size: int) -> bytes:
-        return bytes(obstore.get_range(self._client, path, start=0, end=size))
+        with self._meter.operation(self._store, Direction.READ) as operation:
+            data = bytes(obstore.get_range(self._client, path, start=0, end=size))
+            operation.bytes = len(data)
+        return data
 
     def _watermark(self, partition: int) -> str:
         return f"{self._topic}/{partition:010d}/watermark.json"
@@ -119,14 +144,15 @@ class TansuRecords:
     def _raise(self, path: str, low: int) -> int:
         """Have the partition begin at `low`, or later where it does; returns where it begins. Raises `LostRace`."""
         for _ in range(_TRIES):
-            answer = obstore.get(self._client, path)
-            watermark, etag = json.loads(bytes(answer.bytes())), answer.meta["e_tag"]
+            watermark, etag = self._read(path)
             standing = int(watermark["low"] or 0)
             if standing >= low:
                 return standing
             data = json.dumps(watermark | {"low": low}, separators=(",", ":")).encode()
             try:
-                obstore.put(self._client, path, data, mode={"e_tag": etag})
+                with self._meter.operation(self._store, Direction.WRITE) as operation:
+                    obstore.put(self._client, path, data, mode={"e_tag": etag})
+                    operation.bytes = len(data)
                 return low
             except faults.PreconditionError:
                 time.sleep(_AGAIN_S * random.random())

@@ -48,6 +48,8 @@ def test_openais_client_asks_and_streams(api: Any, acme: httpx.Client) -> None:
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         assert text.strip() == (whole.choices[0].message.content or "").strip()
         assert chunks[-1].usage is not None
+        told: dict[str, Any] = (chunks[-2].model_extra or {})["headrace"]
+        assert {chunk.id for chunk in chunks} == {f"chatcmpl-{told['answer_id']}"}, "known from the first chunk on"
         assert (chunks[-2].model_extra or {})["headrace"]["citations"] == ours["citations"]
         assert acme.post("/v1/feedback", json={"answer_id": ours["answer_id"], "up": True}).status_code == 200
         with pytest.raises(openai.NotFoundError):

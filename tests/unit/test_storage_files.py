@@ -37,7 +37,9 @@ def test_what_was_written_is_read_listed_and_counted(files: FileWriter, ledger: 
     assert files.write("acme/ab/block", [b"one", b"two"]) == 6
     assert files.read("acme/ab/block") == b"onetwo"
     assert [(info.key, info.bytes) for info in files.list()] == [("acme/ab/block", 6)]
-    assert {(r.direction, r.ops, r.bytes) for r in ledger.rows()} == {("write", 1, 6), ("read", 1, 6)}
+    assert {(r.direction, r.ops, r.bytes) for r in ledger.rows()} == {("write", 1, 6), ("read", 2, 6)}, (
+        "a listing is an operation"
+    )
 
 
 def test_the_ledger_agrees_with_the_kernels_count(files: FileWriter, ledger: Ledger) -> None:
@@ -111,9 +113,19 @@ FileWriter(KV_CACHE, Endpoints.model_construct(files_dir=Path({str(tmp_path)!r})
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
     assert len(os.listdir(files.root)) == 1
     assert list(files.list()) == []
+    assert [info.bytes for info in files.list(partial=True)] == [0], "what is dropped whole is found half-written too"
     assert files.read("a") is None
     files.write("a", b"whole")
     assert [info.key for info in files.list()] == ["a"]
+
+
+def test_a_folder_of_a_store_is_listed_and_nothing_beside_it(files: FileWriter) -> None:
+    files.write("acme/a", b"x")
+    files.write("acmes/b", b"x")
+    assert [info.key for info in files.list("acme")] == ["acme/a"]
+    assert [*files.list("nobody")] == []
+    with pytest.raises(WrongUsage, match="is not a key"):
+        [*files.list("../outside")]
 
 
 def test_use_is_noted_for_eviction(files: FileWriter) -> None:

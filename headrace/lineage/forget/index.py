@@ -71,10 +71,9 @@ def strike_stored(
 @stage("Drops a tenant's KV cache: a block is of a whole prompt, and nobody can tell whose words are in it.")
 def drop_kv(files: Annotated[FileWriter, KV_CACHE], subject: Subject, journal: Journal) -> int:
     """Remove every block of the tenant, half-written ones too; return how many."""
-    root = files.root / subject.tenant
-    paths = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else []
-    keys = [path.relative_to(files.root).as_posix() for path in paths]
-    size = sum(path.stat().st_size for path in paths if path.exists())
+    blocks = sorted(files.list(subject.tenant, partial=True), key=lambda block: block.key)
+    keys = [block.key for block in blocks]
+    size = sum(block.bytes for block in blocks)
     if keys:
         names = hashlib.sha256("\n".join(keys).encode()).hexdigest()
         journal.take(KV_CACHE, REMOVED, [f"{subject.tenant}/: {len(keys)} blocks, their names {names[:16]}"], size=size)
