@@ -14,7 +14,7 @@ import vast_objects
 from obstore.store import MemoryStore
 from vast_engine import Engine
 
-from headrace.catalog import DOCUMENT_EVENT_ROWS, FEEDBACK_ROWS, INTERACTION_ROWS, ROUNDS, Store
+from headrace.catalog import DOCUMENT_EVENT_ROWS, FEEDBACK_ROWS, INTERACTION_ROWS, LANDINGS, ROUNDS, Store
 from headrace.errors import NotFound
 from headrace.ingest.positions import Position, property_name
 from headrace.storage.endpoints import Endpoints, VastEndpoint
@@ -57,8 +57,7 @@ def happened(endpoints: Endpoints, store: Store, *minutes: float, partition: int
 
 
 def before(endpoints: Endpoints, event: str) -> dict[str, int]:
-    tables = {"interactions": INTERACTION_ROWS, "feedback": FEEDBACK_ROWS, "documents": DOCUMENT_EVENT_ROWS}
-    limits: dict[str, int] = bound(**{n: TableWriter(s, endpoints, METER) for n, s in tables.items()}, event=event)
+    limits: dict[str, int] = bound({store: TableWriter(store, endpoints, METER) for store in LANDINGS.values()}, event)
     return limits
 
 
