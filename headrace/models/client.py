@@ -14,7 +14,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import ip_address
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import urlparse
@@ -73,6 +75,12 @@ class Completion:
     top_p: float = 1.0
 
 
+@cache
+def _trusted() -> SSLContext:
+    """Whose certificates are believed. Read once: it takes as long as some requests do, and plain HTTP needs none of it."""
+    return httpx.create_ssl_context()
+
+
 class EndpointConnection:
     """One endpoint: sends JSON, retries what may pass, and turns faults into Headrace's errors."""
 
@@ -86,6 +94,7 @@ class EndpointConnection:
             timeout=httpx.Timeout(endpoint.timeout_s, connect=min(_CONNECT_S, endpoint.timeout_s)),
             # A proxy named in the environment must not get in the way of a server on this machine.
             trust_env=not _loopback(self._url),
+            verify=_trusted() if self._url.startswith("https:") else False,
         )
 
     def post(self, path: str, body: Mapping[str, Any], *, optional: Sequence[str] = ()) -> dict[str, Any]:
