@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -24,6 +24,9 @@ from hypothesis import settings
 # A test asserts no speed: an example may take as long as a busy machine takes.
 settings.register_profile("headrace", deadline=None)
 settings.load_profile("headrace")
+
+if TYPE_CHECKING:
+    from shell import Command
 
 # Before a test imports transformers: tests ask no hub for anything, and a released tokenizer says how it was loaded.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -46,9 +49,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     box.addoption("--seed", default="", help="Which ones: another seed chooses others.")
 
 
+class _Groups:
+    """Which tests share a process under `--dist loadgroup`: those of a file, and all that share the running API."""
+
+    @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        _USE_API.update(item.path for item in items if "api" in getattr(item, "fixturenames", ()))
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group("api" if item.path in _USE_API else item.path.stem))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_Groups())
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order and choose: stories in the order of their file, small files last; `--minutes` takes a part of what is left."""
-    _USE_API.update(item.path for item in items if "api" in getattr(item, "fixturenames", ()))
     # Those that share a running API first, one after the other; the small last, so that all processes end at about the same time.
     items.sort(key=lambda item: ("unit" in item.path.parts, item.path not in _USE_API))
     stories: dict[Path, list[pytest.Item]] = {}
@@ -123,30 +139,17 @@ class Home:
     docs: Path
     env: dict[str, str] = field(default_factory=dict)
 
-    def start(self, *words: str | Path, **more: str) -> subprocess.Popen[str]:
+    def start(self, *words: str | Path, **more: str) -> Command:
         """The command, running, in a process group of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "headrace.cli", "--home", str(self.path), *map(str, words)],
-            env={**self.env, **more},
-            cwd=self.path.parent,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        from shell import Command
+
+        return Command(self, *words, **more)
 
     def run(self, *words: str | Path, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
         """The command, run to its end, which must be exit code `code` without a traceback."""
-        process = self.start(*words, **more)
-        try:
-            out, err = process.communicate(timeout=200)
-        finally:
-            process.kill()
-            process.wait()
-        assert process.returncode == code, f"headrace {' '.join(map(str, words))}: exit {process.returncode}\n{out}\n{err}"
-        assert "Traceback" not in out + err, err
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        from shell import run
+
+        return run(self, *words, code=code, **more)
 
     def json(self, *words: str | Path) -> Any:
         """What the command prints with `--json`."""

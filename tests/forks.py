@@ -17,7 +17,11 @@ from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["headrace.lineage.forget", "headrace.ingest.divergence", "headrace.documents.index", "headrace.training.promote"]
+    [
+        *("headrace.lineage.forget", "headrace.ingest.divergence", "headrace.documents.index", "headrace.training.promote"),
+        *("headrace.cli.demo", "headrace.api"),
+        "lance_namespace",  # most of lancedb's import, which itself starts a thread
+    ]
 )
 
 
@@ -54,18 +58,18 @@ class ForkedProcess:
 
     def kill(self) -> None:
         """kill -9, which one that has ended does not mind, and wait for its end."""
-        if self._exit_code() is None:
+        if self.exit_code() is None:
             os.kill(self.pid, signal.SIGKILL)
-            self._exit_code(60.0)
+            self.exit_code(60.0)
 
     @property
     def ended(self) -> bool:
         """Whether it has ended, in whatever way."""
-        return self._exit_code() is not None
+        return self.exit_code() is not None
 
     def wait(self, seconds: float = 90.0) -> int:
         """Its exit code, or minus the number of the signal that ended it. Kills it, and fails, if it takes longer."""
-        code = self._exit_code(seconds)
+        code = self.exit_code(seconds)
         if code is None:
             self.kill()
             raise AssertionError(f"a child did not end within {seconds:.0f} s; it said {self.said[-5:]}")
@@ -83,7 +87,8 @@ class ForkedProcess:
         code = self.wait(seconds)
         assert code == -signal.SIGKILL, f"exit code {code}: {self.said[-1:]}"
 
-    def _exit_code(self, seconds: float = 0.0) -> int | None:
+    def exit_code(self, seconds: float = 0.0) -> int | None:
+        """Its exit code, or minus the number of the signal that ended it; `None` if it still runs after so many seconds."""
         wait([self._process.sentinel], seconds)
         with self._asking:  # the code can be read once; whoever kills the child and whoever waits for it are two threads
             return self._process.exitcode
@@ -97,6 +102,8 @@ class ForkedProcess:
 def _run(link: Connection, work: Callable[..., object], given: tuple[Any, ...]) -> None:
     try:
         work(link, *given)
+    except SystemExit:
+        raise
     except BaseException:
         link.send(Failed(traceback.format_exc()))
         raise SystemExit(1) from None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +13,7 @@ from typing import Any
 
 import httpx
 from conftest import Home
+from shell import Command
 from words import Words, words
 
 from headrace.platform.home import Home as PlatformHome
@@ -31,7 +30,7 @@ class Api:
     url: str
     token: str
     home: Home
-    process: subprocess.Popen[bytes]
+    process: Command
     log: Path
     keys: dict[str, str] = field(default_factory=dict)
     models: Words | None = None
@@ -41,7 +40,9 @@ class Api:
     def client(self, key: str | None = None) -> httpx.Client:
         """A client with a key (the token of `headrace up` unless one is given)."""
         headers = {"Authorization": f"Bearer {key or self.token}"}
-        return self._open.enter_context(httpx.Client(base_url=self.url, headers=headers, timeout=120, trust_env=False))
+        return self._open.enter_context(
+            httpx.Client(base_url=self.url, headers=headers, timeout=120, trust_env=False, verify=False)
+        )
 
     def tenant(self, name: str, **quotas: int) -> None:
         """Add a tenant."""
@@ -80,9 +81,7 @@ class Api:
     def kill(self) -> None:
         """End it at once, if it has not ended."""
         self._open.close()
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
 
 
 def started(home: Home, log: Path, *words: str) -> Api:
@@ -90,14 +89,7 @@ def started(home: Home, log: Path, *words: str) -> Api:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "headrace.cli", "--home", str(home.path), "up", "--port", str(port), *words],
-            env=home.env,
-            cwd=home.path.parent,
-            stdout=out,
-            stderr=out,
-        )
+    process = Command(home, "up", "--port", str(port), *words, log=log)
     end = time.monotonic() + 120
     while "token=" not in log.read_text() or not _answers(port):
         assert process.poll() is None, log.read_text()
@@ -109,7 +101,7 @@ def started(home: Home, log: Path, *words: str) -> Api:
 
 def _answers(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=2, trust_env=False).is_success
+        return httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=2, trust_env=False, verify=False).is_success
     except httpx.HTTPError:
         return False
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import select
 import sys
-import tempfile
+import weakref
 from multiprocessing.connection import Connection
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import CompletedProcess, TimeoutExpired
 from typing import TYPE_CHECKING, Any
 
 from forks import ForkedProcess
@@ -19,17 +20,73 @@ if TYPE_CHECKING:
     from conftest import Home
 
 
+class Command:
+    """A command that runs in a home: what `subprocess.Popen` has of a process, in a process group of its own.
+
+    What it writes is in `out` and `err`, or in the file `log`, as soon as it is written; `more` goes into its environment.
+    """
+
+    def __init__(self, home: Home, *words: str | Path, log: Path | None = None, **more: str) -> None:
+        self.args = ["headrace", "--home", str(home.path), *map(str, words)]
+        if log:
+            log.touch()
+            self._streams = [log, log]
+        else:
+            files = [os.memfd_create(stream) for stream in ("out", "err")]
+            weakref.finalize(self, lambda: [os.close(file) for file in files])
+            self._streams = [Path(f"/proc/{os.getpid()}/fd/{file}") for file in files]
+        streams = [os.devnull, *map(str, self._streams)]
+        self._process = ForkedProcess(_command, self.args[1:], {**home.env, **more}, str(home.path.parent), *streams)
+        self.pid = self._process.pid
+
+    @property
+    def out(self) -> str:
+        """What it has written to standard output."""
+        return self._streams[0].read_text()
+
+    @property
+    def err(self) -> str:
+        """What it has written to standard error."""
+        return self._streams[1].read_text()
+
+    def poll(self) -> int | None:
+        """Its exit code, or minus the number of the signal that ended it; `None` while it runs."""
+        return self._process.exit_code()
+
+    returncode = property(poll)
+
+    def wait(self, timeout: float = 60) -> int:
+        """The same, once it has ended. Raises `TimeoutExpired`."""
+        code = self._process.exit_code(timeout)
+        if code is None:
+            raise TimeoutExpired(self.args, timeout)
+        return code
+
+    def communicate(self, timeout: float = 200) -> tuple[str, str]:
+        """What it wrote, once it has ended. Raises `TimeoutExpired`."""
+        self.wait(timeout)
+        return self.out, self.err
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it has not ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """kill -9, which one that has ended does not mind, and wait for its end."""
+        self._process.kill()
+
+
 def run(home: Home, *words: str | Path, code: int = 0, **more: str) -> CompletedProcess[str]:
     """A command in a home, run to its end, which must be exit code `code` without a traceback; `more` goes into its env."""
-    typed = ["--home", str(home.path), *map(str, words)]
-    with tempfile.TemporaryDirectory() as folder:
-        files = Path(folder, "out"), Path(folder, "err")
-        streams = [os.devnull, *map(str, files)]
-        ended = ForkedProcess(_command, typed, {**home.env, **more}, str(home.path.parent), *streams).wait(120)
-        out, err = (file.read_text() for file in files)
-    assert ended == code, f"headrace {' '.join(typed)}: exit {ended}\n{out}\n{err}"
+    command = Command(home, *words, **more)
+    try:
+        out, err = command.communicate()
+    finally:
+        command.kill()
+    assert command.returncode == code, f"{' '.join(command.args)}: exit {command.returncode}\n{out}\n{err}"
     assert "Traceback" not in out + err, err
-    return CompletedProcess(typed, ended, out, err)
+    return CompletedProcess(command.args, code, out, err)
 
 
 def as_json(home: Home, *words: str | Path, **more: str) -> Any:
@@ -65,14 +122,11 @@ def _command(_: Connection, typed: list[str], env: dict[str, str], folder: str, 
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
-    for descriptor, (name, way) in enumerate(zip(streams, ("rb", "wb", "wb"), strict=True)):
+    os.setsid()
+    for descriptor, (name, way) in enumerate(zip(streams, ("rb", "ab", "ab"), strict=True)):
         with open(name, way, buffering=0) as file:
             os.dup2(file.fileno(), descriptor)
     sys.argv = ["headrace", *typed]
     from headrace.cli import main
 
-    try:
-        main()
-    except SystemExit as ended:
-        sys.stdout.flush()
-        os._exit(int(ended.code or 0))
+    main()

@@ -19,6 +19,8 @@ from words import Words, words
 
 from headrace.core.run import runs
 from headrace.platform import open_platform
+from headrace.platform.home import Home as PlatformHome
+from headrace.platform.state import Process, read_state
 from headrace.settings import Settings
 
 
@@ -96,6 +98,12 @@ def test_ctrl_c_ends_a_demo_with_the_real_models_and_the_next_command_goes_on(re
     assert documents == [{"rows": 12, "uris": 12}]
 
 
+def store(home: Home) -> Process | None:
+    """The process of the object store, if it runs."""
+    state = read_state(PlatformHome(home.path))
+    return state.children.get("objects") if state else None
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Disk]:
     with mounted(tmp_path / "disk", megabytes=100) as disk:
@@ -117,7 +125,9 @@ def test_a_disk_that_fills_up_is_named_in_a_sentence(small_disk: Disk, models: W
     # Smaller files, some space freed, and the same home goes on.
     for file in docs.glob("large-*"):
         file.unlink()
+    full = store(home)
     small_disk.resize(megabytes=300)
+    until(60, lambda: store(home) not in (None, full), lambda: "the store was not started again")
     done = home.json("index", docs)
     assert done["index"]["chunks"] == 72
     home.run("down")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from serving import started
+from shell import on_terminal
 
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import State, read_state
@@ -55,43 +56,29 @@ def test_commands_in_a_row_use_the_same_servers_until_they_are_ended(home: Home,
 
 
 def test_the_idle_time_is_said_where_a_terminal_looks_on(home: Home) -> None:
-    command = [sys.executable, "-m", "headrace.cli", "--home", str(home.path), "sql", "select 1"]
-    # script gives the command a terminal, as a person has one.
-    words = ["script", "-qec", " ".join(f"'{word}'" for word in command), "/dev/null"]
-    said = []
-    for _ in range(2):
-        done = subprocess.run(
-            words, env=home.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True
-        )
-        said.append(
-            "They stay up until 120 s after the last command; `headrace down` ends them." in " ".join(done.stdout.split())
-        )
+    told = b"They stay up until 120 s after the last command; `headrace down` ends them."
+    said = [told in b" ".join(on_terminal(home, "sql", "select 1").split()) for _ in range(2)]
     assert said == [True, False], "it is said when the servers start, and then no more"
 
 
-def followed(process: subprocess.Popen[str]) -> None:
-    """Wait until `headrace land` says that it follows the head."""
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    if line.startswith("This machine has other users"):
-        line = process.stderr.readline()
-    assert line == "Landing what comes, until Ctrl-C.\n"
+FOLLOWED = "Landing what comes, until Ctrl-C.\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_command_that_goes_on_ends_in_good_order(home: Home, within: Within, number: signal.Signals) -> None:
+def test_a_command_that_goes_on_ends_in_good_order(module_home: Home, within: Within, number: signal.Signals) -> None:
+    home = module_home
     land = home.start("land")
     try:
-        followed(land)
+        assert within(60, lambda: land.err.endswith(FOLLOWED)), land.err
         land.send_signal(number)
         out, err = land.communicate(timeout=60)
     finally:
         land.kill()
-    assert (land.returncode, out, err) == (0, "Landed nothing.\n", "")
+    assert (land.returncode, out, err.partition(FOLLOWED)[2]) == (0, "Landed nothing.\n", "")
 
     check = home.start("check", "--only", "file", "--seconds", "60")
     try:
-        assert within(60, lambda: (home.path / "files").exists())
+        assert within(60, lambda: any((home.path / "files").glob("*"))), "it has a folder for what it writes"
         check.send_signal(number)
         out, err = check.communicate(timeout=60)
     finally:
@@ -100,14 +87,16 @@ def test_a_command_that_goes_on_ends_in_good_order(home: Home, within: Within, n
     assert err == "Interrupted. The home is as the last finished step left it; run the same command again to go on.\n"
 
 
-def test_where_sigint_is_ignored_sigterm_ends_a_command(home: Home) -> None:
+def test_where_sigint_is_ignored_sigterm_ends_a_command(module_home: Home) -> None:
+    home = module_home
     ignoring = (
         "import os, signal, sys; signal.signal(2, signal.SIG_IGN); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     )
     words = [sys.executable, "-c", ignoring, "-m", "headrace.cli", "--home", str(home.path), "land"]
     process = subprocess.Popen(words, env=home.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        followed(process)
+        assert process.stderr is not None
+        assert any(line == FOLLOWED for line in process.stderr), "it follows the head"
         process.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1)

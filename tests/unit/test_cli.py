@@ -13,6 +13,7 @@ from conftest import Imported
 
 from headrace import __version__, cli
 from headrace.catalog import DOCUMENTS
+from headrace.cli.common import common
 from headrace.core.run import recorded
 from headrace.scheduler.status import Status
 from headrace.storage.ledger import Direction
@@ -31,6 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  #
 
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["headrace", *words])
+        monkeypatch.setattr(common, "debug", False)  # as in a process of its own
         with pytest.raises(SystemExit) as ended:
             cli.main()
         said = capsys.readouterr()
