@@ -118,7 +118,7 @@ def key_create(
         raise WrongUsage(f"--scope takes {', '.join(SCOPES)}, not {min(unknown)!r}.")
     fit_for_key(scope, reader)
     with _metadata() as metadata:
-        text, key = metadata.mint_key(tenant, scope, label=label, readers=reader, by=_by())
+        text, key = metadata.create_key(tenant, scope, label=label, readers=reader, by=_by())
     if as_json:
         print_json({"key": text, **key_row(key)})
     else:
