@@ -197,7 +197,7 @@ class Vectors(Section):
     """Where the vector index lives."""
 
     uri: str | None = None
-    """A LanceDB location: a directory, or `s3://bucket/prefix` on the object endpoint; embedded S3 when unset."""
+    """A LanceDB location: a directory, or `s3://bucket/prefix`. Unset: on the object endpoint, embedded or yours."""
 
 
 class PostgreSQL(Section):
@@ -364,7 +364,7 @@ class Training(Section):
 
 
 class Settings(BaseSettings):
-    """The whole tree. `Settings.load()` is how to get one."""
+    """The whole tree, as `Settings.load()` reads it."""
 
     model_config = SettingsConfigDict(
         env_prefix="HEADRACE_", env_nested_delimiter="__", extra="forbid", use_attribute_docstrings=True, frozen=True
