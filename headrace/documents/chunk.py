@@ -19,7 +19,7 @@ from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.documents.failed import GiveUp, Unfit, refuse
-from headrace.documents.formats.kind import CODE
+from headrace.documents.formats.registry import SOURCE_CODE
 from headrace.documents.parse import IN_ORDER, PROCESSED_OFFSETS, live, place
 from headrace.documents.put import AHEAD
 from headrace.errors import HeadraceError
@@ -381,7 +381,7 @@ def _rows(document: dict[str, Any], window: int) -> Iterator[dict[str, Any]]:
 def _placed(document: dict[str, Any], window: int) -> Iterator[tuple[Piece, str | None]]:
     """Each piece and its page, slide or sheet. What is said may go on from page to page, not from slide to slide."""
     text, parts = document["text"], document["parts"] or []
-    code = document["media"].startswith(CODE)
+    code = document["media"].startswith(SOURCE_CODE.media)
     ends = [part["start"] for part in parts[1:] if not part["place"].startswith(_PAGE)]
     starts = [part["start"] for part in parts]
     for begin, end in zip([0, *ends], [*ends, len(text)], strict=True):

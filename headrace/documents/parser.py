@@ -1,6 +1,6 @@
 """The parser: source bytes to Markdown text, in a process of its own that can be killed.
 
-Everything about a file's content happens there (`parsing`): a hostile file costs its own parse and nothing else.
+Everything about a file's content happens there (`formats/`): a hostile file costs its own parse and nothing else.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from types import TracebackType
 from typing import Any
 
 from headrace.documents.formats.contract import HEADER, ParseLimits, framed
+from headrace.documents.formats.registry import is_table
 from headrace.errors import BadDocument
 
 _WORKER = "headrace.documents.formats.worker"
 _START_S = 60.0
 _CHARACTER_BYTES = 6  # that one takes in an answer, at most
 _READ = 1 << 20
-_TABLES = ("csv", "spreadsheetml.sheet")
 # What the child may know of our environment; endpoints and keys are none of its business.
 _ENVIRONMENT = ("LANG", "LC_ALL", "LC_CTYPE", "PATH", "SYSTEMROOT", "TZ")
 
@@ -82,7 +82,7 @@ class Parser:
             raise BadDocument(uri, "there is no text in it")
         text, parts = _joined([(str(said), str(place)) for said, place in found])
         # A heading of a table is a sheet's name, which says less than the file's.
-        title = PurePosixPath(uri).stem if media.endswith(_TABLES) else _title(text, uri)
+        title = PurePosixPath(uri).stem if is_table(media) else _title(text, uri)
         return Parsed(text, title, media, parts)
 
     def _asked(self, uri: str, data: bytes) -> dict[str, Any]:

@@ -185,9 +185,9 @@ CORPUS: dict[str, tuple[Callable[[], bytes], str]] = {
     "page.docx": (lambda: b"<html><body>hello</body></html>", "hello"),
     "zip.docx": (lambda: packed({"a.txt": "hello"}), "is a zip that holds no Word document"),
     "cut.docx": (lambda: word(paragraph("x"))[:-40], r"not a readable Word document \(BadZipFile\)"),
-    "empty.docx": (lambda: office("docx", ""), r"not a readable Word file \(\w+\)"),
-    "empty.xlsx": (lambda: office("xlsx", "<a/>"), r"not a readable Excel file \(\w+\)|there is no text in it"),
-    "empty.pptx": (lambda: office("pptx", "<a/>"), r"not a readable PowerPoint file \(\w+\)"),
+    "empty.docx": (lambda: office("docx", ""), r"not a readable Word document \(\w+\)"),
+    "empty.xlsx": (lambda: office("xlsx", "<a/>"), r"not a readable workbook \(\w+\)|there is no text in it"),
+    "empty.pptx": (lambda: office("pptx", "<a/>"), r"not a readable presentation \(\w+\)"),
     "binary.xlsb": (
         lambda: office("xlsb", b"\x00"),
         r"a binary workbook \(XLSB\), a format that is not read yet: save it as XLSX",

@@ -10,6 +10,7 @@ import resource
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
 import openpyxl
 import psutil
@@ -26,6 +27,7 @@ from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.formats.plain_text import headings
+from headrace.documents.formats.registry import FORMATS
 from headrace.documents.parser import DocumentPart, Parser
 from headrace.errors import BadDocument
 from headrace.settings import Settings
@@ -470,3 +472,41 @@ def test_any_name_will_do(parser: Parser, name: str) -> None:
     assert "print(1)" in parsed.text
     assert len(parsed.text.splitlines()) in (1, 5)
     parsed.title.encode()
+
+
+def test_a_format_is_a_writer_and_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "with_subtitles.py").write_text(
+        """import re
+from headrace.documents.formats import registry, worker
+
+def write_subtitles(file, out):
+    for number, cue in enumerate(re.split(r"\\n\\n+", file.data.decode()), 1):
+        out.begin_part(f"cue {number}")
+        out.write(cue.split("-->")[1].partition("\\n")[2])
+
+if __name__ == "__main__":
+    registry.FORMATS["subtitles"] = registry.DocumentFormat(
+        "subtitle file", "text/vtt", "__main__:write_subtitles", (".vtt",), b"WEBVTT", suffix_decides=True
+    )
+    worker.main()
+""",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("headrace.documents.parser._WORKER", "with_subtitles")
+    spoken = b"WEBVTT\n00:01 --> 00:02\nThe wheel turns.\n\n00:03 --> 00:04\nIt stops."
+    with Parser(LIMITS) as parser:
+        for uri in ("talk.vtt", "talk.txt"):
+            parsed = parser.parse(uri, spoken)
+            assert (parsed.text, parsed.media) == ("The wheel turns.\n\nIt stops.", "text/vtt")
+            assert [part.place for part in parsed.parts] == ["cue 1", "cue 2"]
+        assert reason(parser, "talk.vtt", b"not one") == "not a readable subtitle file (IndexError)"
+        assert reason(parser, "talk.vtt", b"\x89PNG\r\n") == "not a readable .vtt file"
+        assert parser.parse("a.md", b"# Mill").media == "text/markdown"
+
+
+def test_every_format_has_a_writer_and_suffixes_of_its_own() -> None:
+    suffixes = [suffix for found in FORMATS.values() for suffix in found.suffixes]
+    assert len(suffixes) == len(set(suffixes))
+    for found in FORMATS.values():
+        assert callable(found.load())

@@ -33,6 +33,16 @@ class ParseLimits:
         return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
 
 
+@dataclass(frozen=True)
+class DocumentFile:
+    """One file for its writer: the name it has, its bytes, the limits, and its language where it is source code."""
+
+    name: str
+    data: bytes
+    limits: ParseLimits
+    language: str = ""
+
+
 class ParseRefused(Exception):
     """The file cannot or may not be parsed; `reason` is one clause that a person can read."""
 

@@ -8,17 +8,17 @@ import re
 from markitdown import StreamInfo
 from markitdown.converters import DocxConverter, HtmlConverter
 
-from headrace.documents.formats.contract import Output
+from headrace.documents.formats.contract import DocumentFile, Output
 from headrace.documents.formats.plain_text import decoded
 
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?([\w.:-]{1,40})", re.I)
 _IMAGE = re.compile(r"!\[([^\[\]]*)\]\(data:[^()\s]*\)")
 
 
-def write_html(data: bytes, out: Output) -> None:
+def write_html(file: DocumentFile, out: Output) -> None:
     """An HTML page, in the encoding it has or says it has."""
-    declared = _CHARSET.search(data[:4096])
-    write_page(decoded(data, declared[1].decode("ascii", "ignore") if declared else ""), out)
+    declared = _CHARSET.search(file.data[:4096])
+    write_page(decoded(file.data, declared[1].decode("ascii", "ignore") if declared else ""), out)
 
 
 def write_page(page: str, out: Output) -> None:
@@ -31,7 +31,7 @@ def without_images(markdown: str) -> str:
     return _IMAGE.sub(r"\1", markdown)
 
 
-def write_word(data: bytes, out: Output) -> None:
+def write_word(file: DocumentFile, out: Output) -> None:
     """A Word document: headings, lists, tables, notes and formulas."""
-    found = DocxConverter().convert(io.BytesIO(data), StreamInfo(extension=".docx"), table_infer_header=True)
+    found = DocxConverter().convert(io.BytesIO(file.data), StreamInfo(extension=".docx"), table_infer_header=True)
     out.write(without_images(found.markdown))

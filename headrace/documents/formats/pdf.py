@@ -20,7 +20,7 @@ import pypdfium2.raw as raw
 from pdfplumber.table import Table as Grid
 from pdfplumber.table import cells_to_tables, edges_to_intersections, intersections_to_cells, merge_edges
 
-from headrace.documents.formats.contract import Output, ParseLimits, ParseRefused, clean, plain
+from headrace.documents.formats.contract import DocumentFile, Output, ParseRefused, clean, plain
 from headrace.documents.formats.table import Table
 
 _HYPHEN = re.compile("[\x02\ufffe]\n?")  # PDFium's sign for a hyphen that only the line's end made
@@ -49,10 +49,11 @@ class _Line:
     rows: list[list[str]] = field(default_factory=list)
 
 
-def write_pdf(data: bytes, out: Output, limits: ParseLimits) -> None:
+def write_pdf(file: DocumentFile, out: Output) -> None:
     """A PDF's text layer. Scanned pages have none."""
+    limits = file.limits
     try:
-        document = pdfium.PdfDocument(data)
+        document = pdfium.PdfDocument(file.data)
     except pdfium.PdfiumError as error:
         if error.err_code in (raw.FPDF_ERR_PASSWORD, raw.FPDF_ERR_SECURITY):
             raise ParseRefused("it is encrypted and needs a password") from None

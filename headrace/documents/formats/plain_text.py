@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import contextlib
 import re
+from pathlib import PurePosixPath
 
-from headrace.documents.formats.contract import Output, ParseRefused, clean, line
+from headrace.documents.formats.contract import DocumentFile, Output, ParseRefused, clean, line
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -21,22 +22,22 @@ _LOOKED_AT = 100_000  # bytes that show how a text is encoded
 NOT_TEXT = "it holds binary data, not text"
 
 
-def write_text(data: bytes, out: Output) -> None:
+def write_text(file: DocumentFile, out: Output) -> None:
     """Plain text, its underlined titles as headings."""
-    out.write(headings(clean(decoded(data))))
+    out.write(headings(clean(decoded(file.data))))
 
 
-def write_markdown(data: bytes, out: Output) -> None:
+def write_markdown(file: DocumentFile, out: Output) -> None:
     """Markdown as it is."""
-    out.write(clean(decoded(data)))
+    out.write(clean(decoded(file.data)))
 
 
-def write_code(data: bytes, out: Output, name: str, language: str) -> None:
+def write_code(file: DocumentFile, out: Output) -> None:
     """Source code in a fence that nothing in it can close, under its file's name."""
-    text = clean(decoded(data)).strip("\n")
+    text = clean(decoded(file.data)).strip("\n")
     fence = "`" * max(3, 1 + max(map(len, _TICKS.findall(text)), default=0))
     if text.strip():
-        out.write(f"# {line(name)}\n\n{fence}{language}\n{text}\n{fence}\n")
+        out.write(f"# {line(PurePosixPath(file.name).name)}\n\n{fence}{file.language}\n{text}\n{fence}\n")
 
 
 def decoded(data: bytes, declared: str = "") -> str:

@@ -8,15 +8,16 @@ from typing import Any
 
 from pptx.package import Package
 
-from headrace.documents.formats.contract import Output, ParseLimits, ParseRefused, line, plain
+from headrace.documents.formats.contract import DocumentFile, Output, ParseRefused, line, plain
 from headrace.documents.formats.table import Table
 
 
-def write_slides(data: bytes, out: Output, limits: ParseLimits) -> None:
+def write_slides(file: DocumentFile, out: Output) -> None:
     """A presentation: each slide's title as a heading, its text, tables, charts and notes, with macros left where they are."""
-    slides = Package.open(io.BytesIO(data)).presentation_part.presentation.slides
-    if len(slides) > limits.document_pages:
-        raise ParseRefused(f"it has {len(slides):,} slides, more than the limit of {limits.document_pages:,}")
+    most = file.limits.document_pages
+    slides = Package.open(io.BytesIO(file.data)).presentation_part.presentation.slides
+    if len(slides) > most:
+        raise ParseRefused(f"it has {len(slides):,} slides, more than the limit of {most:,}")
     for number, slide in enumerate(_each(slides), 1):
         out.begin_part(f"slide {number}")
         try:

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
-from headrace.documents.formats.contract import Output, ParseRefused, line
+from headrace.documents.formats.contract import DocumentFile, Output, ParseRefused, line
 from headrace.documents.formats.plain_text import decoded
 
 _DELIMITERS = ",;\t|"
@@ -33,11 +33,12 @@ class Table:
         self._rows += 1
 
 
-def write_csv(data: bytes, out: Output, most_rows: int) -> None:
+def write_csv(file: DocumentFile, out: Output) -> None:
     """A CSV file, comma, semicolon, tab or bar between its fields, as one table."""
     table = Table(out)
+    most_rows = file.limits.document_rows
     rows = 0
-    for row in _read(decoded(data)):
+    for row in _read(decoded(file.data)):
         if any(cell.strip() for cell in row):
             rows += 1
             if rows > most_rows:

@@ -9,15 +9,16 @@ from typing import Any
 
 from openpyxl import load_workbook
 
-from headrace.documents.formats.contract import Output, ParseLimits, ParseRefused, line, plain
+from headrace.documents.formats.contract import DocumentFile, Output, ParseRefused, line, plain
 from headrace.documents.formats.table import Table
 
 _EXCEL_ROWS = 1_048_576  # the last row of a sheet; a file that names a later one is broken
 
 
-def write_workbook(data: bytes, out: Output, limits: ParseLimits) -> None:
+def write_workbook(file: DocumentFile, out: Output) -> None:
     """A workbook. Rows are read one by one, so that a large sheet takes time and not memory; no formula is calculated."""
-    book = load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
+    limits = file.limits
+    book = load_workbook(io.BytesIO(file.data), read_only=True, data_only=True, keep_links=False)
     sheets = [sheet for sheet in book.worksheets if hasattr(sheet, "iter_rows")]
     if len(sheets) > limits.document_sheets:
         raise ParseRefused(f"it has {len(sheets):,} sheets, more than the limit of {limits.document_sheets:,}")

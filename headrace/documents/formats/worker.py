@@ -10,31 +10,15 @@ import re
 import resource
 import sys
 import warnings
-from collections.abc import Callable
-from importlib import import_module
-from pathlib import PurePosixPath
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from headrace.documents.formats.contract import Output, ParseLimits, ParseRefused, framed, read_frame
-from headrace.documents.formats.kind import Kind, kind_of, not_text
+from headrace.documents.formats.contract import DocumentFile, Output, ParseLimits, ParseRefused, framed, read_frame
+from headrace.documents.formats.detection import detect, not_text
 from headrace.documents.formats.plain_text import NOT_TEXT
+from headrace.documents.formats.registry import TEXT
 from headrace.documents.formats.sandbox import allow_seconds, follow, shut
 
-_HERE = "headrace.documents.formats."
-# Loaded when the first file of their kind comes: the largest takes more than a second.
-_MODULES = {
-    "text": "plain_text",
-    "markdown": "plain_text",
-    "code": "plain_text",
-    "csv": "table",
-    "html": "html",
-    "pdf": "pdf",
-    "word": "html",
-    "slides": "slides",
-    "workbook": "workbook",
-}
-_CALLED = {"html": "HTML", "pdf": "PDF", "word": "Word", "slides": "PowerPoint", "workbook": "Excel"}
 _MOST_HEADINGS = 50_000  # each makes a chunk of its own, however short what stands below it is
 _HEADING = re.compile(r"^#{1,6}\s", re.M)
 _SPENT = 0.4  # of the memory it may have; a process that took more makes room for a new one
@@ -51,7 +35,7 @@ def main() -> None:
     os.dup2(quiet, 2)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    # markitdown loads magika to guess what a file is, which `kind` knows, and magika loads onnxruntime: more than a second,
+    # markitdown loads magika to guess what a file is, which detection.py knows, and magika loads onnxruntime: more than a second,
     # 120 MB, and Microsoft's telemetry. markitdown works without it as long as nothing asks it for a guess.
     sys.modules.setdefault("magika", ModuleType("magika"))
     # Opened while that can be done.
@@ -70,20 +54,19 @@ def _held(status: int | None) -> int:
 
 
 def _answer(name: str, data: bytes, limits: ParseLimits, told: BinaryIO) -> dict[str, Any]:
-    called = "text"
+    found = TEXT
     try:
         allow_seconds(limits.parse_cpu_seconds)
-        kind = kind_of(name, data, limits)
-        called = _CALLED.get(kind.name, "text")
-        import_module(_HERE + _MODULES[kind.name])
+        found, language = detect(name, data, limits)
+        write = found.load()
         _tell(told, {"begun": True})
         allow_seconds(limits.parse_cpu_seconds)
         out = Output(limits.document_characters)
-        _writer(kind, name, limits)(data, out)
+        write(DocumentFile(name, data, limits, language), out)
         parts = out.parts()
-        if kind.name != "code" and sum(len(_HEADING.findall(text)) for text, _ in parts) > _MOST_HEADINGS:
+        if not found.fenced and sum(len(_HEADING.findall(text)) for text, _ in parts) > _MOST_HEADINGS:
             raise ParseRefused(f"it has more than the limit of {_MOST_HEADINGS:,} headings")
-        return {"media": kind.media, "parts": parts}
+        return {"media": found.media + language, "parts": parts}
     except ParseRefused as refusal:
         return {"reason": not_text(name) if refusal.reason == NOT_TEXT else refusal.reason}
     except MemoryError:
@@ -91,19 +74,7 @@ def _answer(name: str, data: bytes, limits: ParseLimits, told: BinaryIO) -> dict
     except RecursionError:
         return {"reason": "it is nested too deeply", "spent": True}
     except Exception as error:  # a parser meets every kind of broken file; the reason is what counts
-        return {"reason": f"not a readable {called} file ({type(error).__name__})"}
-
-
-def _writer(kind: Kind, name: str, limits: ParseLimits) -> Callable[[bytes, Output], None]:
-    module = import_module(_HERE + _MODULES[kind.name])
-    if kind.name == "code":
-        return lambda data, out: module.write_code(data, out, PurePosixPath(name).name, kind.language)
-    if kind.name == "csv":
-        return lambda data, out: module.write_csv(data, out, limits.document_rows)
-    write = getattr(module, f"write_{kind.name}")
-    if kind.name in ("pdf", "slides", "workbook"):
-        return lambda data, out: write(data, out, limits)
-    return write  # type: ignore[no-any-return]
+        return {"reason": f"not a readable {found.called} ({type(error).__name__})"}
 
 
 def _tell(told: BinaryIO, message: dict[str, Any]) -> None:

@@ -1,0 +1,110 @@
+"""The document formats, one record each: how a file of the format is recognised, what it is called, and what writes its text.
+
+To add a format: a writer in a module of its own and a record in `FORMATS`. A writer takes a `DocumentFile` and an `Output`. Its
+module is imported when the first file of the format comes: the largest takes more than a second.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from headrace.documents.formats.contract import DocumentFile, Output
+
+_OFFICE = "application/vnd.openxmlformats-officedocument."
+
+
+@dataclass(frozen=True)
+class DocumentFormat:
+    """One format. Its content is recognised by `magic`, `office_parts` or `opening`; where none of these match, by its suffix."""
+
+    called: str
+    """What a message calls such a file: "PDF file"."""
+    media: str
+    """The media type; that of source code is followed by the language."""
+    writer: str
+    """`.module:function`, the module being one of this package."""
+    suffixes: tuple[str, ...] = ()
+    """Endings of a name, with the dot, in lower case."""
+    magic: bytes = b""
+    """What the content begins with, after white space and a byte order mark."""
+    office_parts: tuple[str, ...] = ()
+    """What the content type of an Office file's main part may name it."""
+    opening: re.Pattern[str] | None = None
+    """Matches the first 4,096 characters of such a text, whatever its name."""
+    suffix_decides: bool = False
+    """Whether a file with the suffix is of the format, whatever text it holds."""
+    table: bool = False
+    """Whether the text is a table, whose first heading says less than the file's name."""
+    fenced: bool = False
+    """Whether the text stands in one fence, where a line that begins with # is no heading."""
+
+    @property
+    def binary(self) -> bool:
+        """Whether such a file is recognised by its bytes, so that other bytes under its suffix are a broken file."""
+        return bool(self.magic or self.office_parts)
+
+    def load(self) -> Callable[[DocumentFile, Output], None]:
+        """The writer, with its module imported."""
+        module, _, function = self.writer.partition(":")
+        write: Callable[[DocumentFile, Output], None] = getattr(import_module(module, __package__), function)
+        return write
+
+
+TEXT = DocumentFormat("text file", "text/plain", ".plain_text:write_text", (".txt", ".text", ".rst", ".log"))
+"""What a text of no other format is."""
+SOURCE_CODE = DocumentFormat("text file", "text/x-", ".plain_text:write_code", fenced=True)
+"""Recognised by its language (languages.py)."""
+HTML = DocumentFormat(
+    "HTML page",
+    "text/html",
+    ".html:write_html",
+    (".html", ".htm", ".xhtml"),
+    opening=re.compile(r"^\s*(?:<\?xml[^>]{0,200}>\s*)?(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html)\b", re.I | re.S),
+    suffix_decides=True,
+)
+
+FORMATS: dict[str, DocumentFormat] = {
+    "text": TEXT,
+    "source code": SOURCE_CODE,
+    "html": HTML,
+    "markdown": DocumentFormat(
+        "text file", "text/markdown", ".plain_text:write_markdown", (".md", ".markdown", ".mdown"), suffix_decides=True
+    ),
+    "csv": DocumentFormat("CSV file", "text/csv", ".table:write_csv", (".csv", ".tsv", ".tab"), suffix_decides=True, table=True),
+    "pdf": DocumentFormat("PDF file", "application/pdf", ".pdf:write_pdf", (".pdf",), b"%PDF-", suffix_decides=True),
+    "word": DocumentFormat(
+        "Word document",
+        _OFFICE + "wordprocessingml.document",
+        ".html:write_word",
+        (".docx", ".docm", ".dotx", ".dotm"),
+        office_parts=("word",),
+    ),
+    "slides": DocumentFormat(
+        "presentation",
+        _OFFICE + "presentationml.presentation",
+        ".slides:write_slides",
+        (".pptx", ".pptm", ".ppsx", ".ppsm", ".potx", ".potm"),
+        office_parts=("presentation", "powerpoint"),
+    ),
+    "workbook": DocumentFormat(
+        "workbook",
+        _OFFICE + "spreadsheetml.sheet",
+        ".workbook:write_workbook",
+        (".xlsx", ".xlsm", ".xltx", ".xltm", ".xlsb"),
+        office_parts=("spreadsheet", "excel"),
+        table=True,
+    ),
+}
+
+
+def by_suffix(suffix: str) -> DocumentFormat | None:
+    """The format whose files have such names, or `None`."""
+    return next((found for found in FORMATS.values() if suffix in found.suffixes), None)
+
+
+def is_table(media: str) -> bool:
+    """Whether documents of this media type are tables."""
+    return any(found.table and found.media == media for found in FORMATS.values())
