@@ -3,6 +3,7 @@ are written from the code are as the code says."""
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shlex
@@ -177,9 +178,14 @@ def called() -> Iterator[tuple[str, str]]:
             yield page.name, line
 
 
+@functools.cache
+def application() -> Any:
+    return typer.main.get_command(cli.app)
+
+
 def command(words: list[str]) -> tuple[Any, list[str]]:
     """The command that words name, and the words behind it."""
-    found: Any = typer.main.get_command(cli.app)
+    found: Any = application()
     while hasattr(found, "commands") and words and not words[0].startswith("-"):
         assert words[0] in found.commands, f"there is no command {words[0]!r}"
         found, words = found.commands[words[0]], words[1:]
