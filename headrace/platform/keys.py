@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import shlex
+import stat
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,8 +29,17 @@ class Keys(BaseModel):
 
 
 def keys_of(home: Home) -> Keys:
-    """The keys of `home`, made at mode 0600 if it has none yet. Raises `HomeRefused` if the file is damaged."""
+    """The keys of `home`, made at mode 0600 if it has none yet.
+
+    Raises `HomeRefused` if the file is damaged, or others may read it: a home that came with a cloned or unpacked folder has
+    keys, and holders of API keys, of somebody else's.
+    """
     try:
+        if (mode := stat.S_IMODE(home.keys.stat().st_mode)) & (stat.S_IRWXG | stat.S_IRWXO):
+            raise HomeRefused(
+                f"Others may read the keys of this home, {home.keys}: its mode is {mode:04o}.",
+                hint=f"Name another home with --home DIR. If this one is yours: chmod 600 {shlex.quote(str(home.keys))}",
+            )
         keys = Keys.model_validate_json(written := home.keys.read_text(encoding="utf-8"))
     except FileNotFoundError:
         keys, written = Keys(), ""

@@ -40,6 +40,19 @@ def test_damaged_keys_are_refused_rather_than_replaced(tmp_path: Path) -> None:
     assert home.keys.read_text() == "{"
 
 
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+def test_keys_that_others_may_read_are_refused(tmp_path: Path, mode: int) -> None:
+    """As in a home that was cloned or unpacked, of which somebody else knows every key."""
+    home = _other(tmp_path)
+    keys = keys_of(home)
+    home.keys.chmod(mode)
+    with pytest.raises(HomeRefused, match=f"its mode is 0{mode:o}") as refused:
+        keys_of(home)
+    assert f"chmod 600 {home.keys}" in refused.value.hint
+    home.keys.chmod(0o600)
+    assert keys_of(home) == keys
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
 def test_a_home_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
     home = _other(tmp_path)
