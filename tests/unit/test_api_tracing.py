@@ -45,6 +45,16 @@ def traces(exporter: InMemorySpanExporter) -> Traces:
     return Traces(provider)
 
 
+def test_what_a_client_says_of_its_trace_is_not_logged(traces: Traces, caplog: pytest.LogCaptureFixture) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for state in ("a=" + "b" * 8_000, "\x1b]0;owned\x07", "a=1,,=," * 1_000, "x" * 60_000):
+        with traces.question("chat", "acme", {"traceparent": parent, "tracestate": state}):
+            pass
+    with traces.question("chat", "acme", {"traceparent": parent + "x" * 60_000}):
+        pass
+    assert caplog.records == []
+
+
 def test_a_question_is_a_span_of_the_genai_conventions(traces: Traces, exporter: InMemorySpanExporter) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with traces.question("chat", "acme", {"traceparent": parent, "authorization": "Bearer hr_x"}) as span:
