@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from headrace.catalog import KV_CACHE
+from headrace.models.kv.blocks import FileBlocks
 from headrace.models.kv.cache import BLOCK, KvCache, Shape, pack
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.files import READ_S, FileWriter, Mount, TimedFiles
@@ -40,7 +41,7 @@ def endpoints(folder: Path) -> Endpoints:
 
 
 def cache(files: FileWriter, secret: bytes = b"ours") -> KvCache:
-    return KvCache(files, model="m", tenant="acme", shape=SHAPE, secret=secret, limit_bytes=1 << 30)
+    return KvCache(FileBlocks(files), model="m", tenant="acme", shape=SHAPE, secret=secret, limit_bytes=1 << 30)
 
 
 def plain(folder: Path) -> FileWriter:

@@ -15,6 +15,7 @@ from tiny import SHAPE, adapter, generator
 
 from headrace.catalog import KV_CACHE
 from headrace.errors import RequestRefused
+from headrace.models.kv.blocks import FileBlocks
 from headrace.models.kv.cache import BLOCK, KvCache, Shape, block_keys, pack, unpack
 from headrace.models.server.generator import Cancelled, Ending, Generated, Sampling, SmolLM, choose
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
@@ -57,7 +58,7 @@ def cache(tmp_path: Path) -> Callable[..., KvCache]:
         ledger: Ledger | None = None,
     ) -> KvCache:
         return KvCache(
-            WithoutAccessTimes(KV_CACHE, endpoints(tmp_path), Meter(ledger or Ledger(), "generate", tenant)),
+            FileBlocks(WithoutAccessTimes(KV_CACHE, endpoints(tmp_path), Meter(ledger or Ledger(), "generate", tenant))),
             model=of,
             tenant=tenant,
             shape=SHAPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated
 
 from headrace.catalog import CHUNKS, DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS, INDEXES, KV_CACHE
@@ -10,6 +11,7 @@ from headrace.core.stage import stage
 from headrace.documents.put import newest_of, object_key
 from headrace.lineage.forget.journal import REMOVED, Journal
 from headrace.lineage.forget.subject import Subject
+from headrace.models.kv.blocks import BlockInfo, FileBlocks
 from headrace.storage.files import FileWriter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableReader, quoted
@@ -71,15 +73,14 @@ def strike_stored(
 @stage("Drops a tenant's KV cache: a block is of a whole prompt, and nobody can tell whose words are in it.")
 def drop_kv(files: Annotated[FileWriter, KV_CACHE], subject: Subject, journal: Journal) -> int:
     """Remove every block of the tenant, half-written ones too; return how many."""
-    blocks = sorted(files.list(subject.tenant, partial=True), key=lambda block: block.key)
-    keys = [block.key for block in blocks]
-    size = sum(block.bytes for block in blocks)
-    if keys:
-        names = hashlib.sha256("\n".join(keys).encode()).hexdigest()
-        journal.take(KV_CACHE, REMOVED, [f"{subject.tenant}/: {len(keys)} blocks, their names {names[:16]}"], size=size)
-    for key in keys:
-        files.delete(key)
-    return len(keys)
+
+    def note(blocks: Sequence[BlockInfo]) -> None:
+        if blocks:
+            names = hashlib.sha256("\n".join(sorted(block.name for block in blocks)).encode()).hexdigest()
+            piece = f"{subject.tenant}/: {len(blocks)} blocks, their names {names[:16]}"
+            journal.take(KV_CACHE, REMOVED, [piece], size=sum(block.bytes for block in blocks))
+
+    return FileBlocks(files).drop(subject.tenant, note)
 
 
 def shared(known: TableReader, subject: Subject, journal: Journal) -> set[str]:

@@ -1,1 +1,1 @@
-"""The KV cache: attention keys and values of prompt prefixes, kept on files."""
+"""The KV cache: attention keys and values of prompt prefixes, in a block store."""

@@ -1,12 +1,12 @@
-"""Attention keys and values of prompt prefixes, kept as files: what was prefilled once is read instead of recomputed.
+"""Attention keys and values of prompt prefixes, stored in blocks: what was prefilled once is read instead of recomputed.
 
 A prompt is cut into blocks of `BLOCK` tokens. A block's key is a hash over the model, the tenant, every token before it
 and its own tokens, so equal keys mean equal prefixes, and no tenant can find another's block. A secret of the home goes into it
 too: several homes may share a directory, and a name tells nobody what was asked. Values are kept as float32, as computed: an
 answer from restored blocks is bit for bit the answer without them (the generator prefills in the same blocks either way).
 
-A file is in safetensors format: one tensor `kv`, float32, (layers, keys and values, heads, tokens, width of a head), with
-the block's key and an HMAC-SHA-256 of key and values, with the home's secret, as metadata `block`. A file that does not match
+A stored block is in safetensors format: one tensor `kv`, float32, (layers, keys and values, heads, tokens, width of a head), with
+the block's key and an HMAC-SHA-256 of key and values, with the home's secret, as metadata `block`. A block that does not match
 is deleted and a miss: whoever may write to the directory still cannot say what the generator has read.
 """
 
@@ -25,14 +25,13 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from headrace.errors import HeadraceError
-from headrace.storage.files import FileInfo, FileWriter
+from headrace.models.kv.blocks import BlockInfo, BlockStore, tenant_prefix
 
 BLOCK = 128
 """Tokens per block. Smaller reuses more of a prefix; larger prefills faster, since a block is prefilled in one go."""
 
 _FORMAT = 2
 _TENSOR = "kv"
-_NO_TENANT = "_"
 
 Array = npt.NDArray[np.float32]
 
@@ -65,13 +64,13 @@ def block_keys(tokens: Sequence[int], *, model: str, tenant: str, shape: Shape, 
 
 
 def pack(key: str, block: Array, secret: bytes) -> bytes:
-    """One block as the bytes of its file."""
+    """One block as the bytes that are stored."""
     values = np.ascontiguousarray(block, dtype=np.float32)
     return safetensors.save({_TENSOR: values}, {"block": _mark(key, values, secret)})
 
 
 def unpack(key: str, data: bytes, shape: tuple[int, ...], secret: bytes) -> Array | None:
-    """The block a file holds, or `None` where the file is not whole, or is another block's."""
+    """The block that the bytes hold, or `None` where they are not whole, or another block's."""
     try:
         values = safetensors.load(data)[_TENSOR]
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -88,14 +87,14 @@ def _mark(key: str, values: Array, secret: bytes) -> str:
 
 
 class KvCache:
-    """The blocks of one tenant and model under the file tier, bounded by bytes over all tenants and, if told, of this one.
+    """The blocks of one tenant and model in a block store, bounded by bytes over all tenants and, if told, of this one.
 
     A block that cannot be read is a miss: storage that is damaged or gone costs time, never a wrong answer.
     """
 
     def __init__(
         self,
-        files: FileWriter,
+        blocks: BlockStore,
         *,
         model: str,
         tenant: str,
@@ -104,7 +103,7 @@ class KvCache:
         limit_bytes: int,
         share_bytes: int | None = None,
     ) -> None:
-        self._files = files
+        self._blocks = blocks
         self._secret = secret
         self._model = model
         self._tenant = tenant
@@ -139,10 +138,10 @@ class KvCache:
         for position, key in list(enumerate(keys))[written:]:
             data = pack(key, values[..., position * BLOCK : (position + 1) * BLOCK, :], self._secret)
             if room is None:
-                room = self._make_room((len(keys) - position) * len(data), kept=set(map(self._path, range(len(keys)), keys)))
+                room = self._make_room((len(keys) - position) * len(data), kept=set(map(self._name, range(len(keys)), keys)))
             if room < len(data):
                 break
-            self._files.write(self._path(position, key), data)
+            self._blocks.put(self._name(position, key), data)
             room -= len(data)
             written += 1
         if written * BLOCK > restored:
@@ -154,30 +153,30 @@ class KvCache:
             return []
         return block_keys(tokens, model=self._model, tenant=self._tenant, shape=self._shape, secret=self._secret)
 
-    def _path(self, position: int, key: str) -> str:
-        return f"{self._tenant or _NO_TENANT}/{key[:2]}/{key}.{position}.safetensors"
+    def _name(self, position: int, key: str) -> str:
+        return f"{tenant_prefix(self._tenant)}{key[:2]}/{key}.{position}.safetensors"
 
     def _use(self, keys: Sequence[str]) -> None:
         """Note a use of a prefix, last block first: a block is no good without those before it, so they go last."""
         for position, key in reversed(list(enumerate(keys))):
             try:
-                self._files.touch(self._path(position, key))
+                self._blocks.touch(self._name(position, key))
             except HeadraceError:  # evicted meanwhile, or a read-only mount
                 return
 
     def _read(self, position: int, key: str) -> Array | None:
-        path = self._path(position, key)
+        name = self._name(position, key)
         try:
-            data = self._files.read(path)
+            data = self._blocks.get(name)
             if data is None:
                 return None
             block = unpack(key, data, self._shape.array(BLOCK), self._secret)
             if block is None:
-                log.warning("KV block %s is damaged: deleted, its tokens are computed again", path)
-                self._files.delete(path)
+                log.warning("KV block %s is damaged: deleted, its tokens are computed again", name)
+                self._blocks.delete(name)
             return block
         except HeadraceError as error:
-            log.warning("KV block %s cannot be read: %s", path, error)
+            log.warning("KV block %s cannot be read: %s", name, error)
             return None
 
     def _make_room(self, wanted: int, *, kept: set[str]) -> int:
@@ -185,25 +184,25 @@ class KvCache:
 
         A tenant beyond its share gives up its own blocks; what is still wanted then is taken from whoever used it last.
         """
-        stored = sorted(self._files.list(), key=lambda file: (file.used, -_position(file.key)))
-        own = [file for file in stored if file.key.startswith(f"{self._tenant or _NO_TENANT}/")]
+        stored = sorted(self._blocks.list(), key=lambda block: (block.used, -_position(block.name)))
+        own = [block for block in stored if block.name.startswith(tenant_prefix(self._tenant))]
         gone: set[str] = set()
 
-        def evict(files: Sequence[FileInfo], most: int) -> int:
-            held = sum(file.bytes for file in files if file.key not in gone)
-            for file in files:
+        def evict(blocks: Sequence[BlockInfo], most: int) -> int:
+            held = sum(block.bytes for block in blocks if block.name not in gone)
+            for block in blocks:
                 if held + wanted <= most:
                     break
-                if file.key not in kept and file.key not in gone:
-                    self._files.delete(file.key)
-                    gone.add(file.key)
-                    held -= file.bytes
+                if block.name not in kept and block.name not in gone:
+                    self._blocks.delete(block.name)
+                    gone.add(block.name)
+                    held -= block.bytes
             return most - held
 
         return min(evict(own, self._share), evict(stored, self._limit))
 
 
-def _position(path: str) -> int:
+def _position(name: str) -> int:
     """Place of a block in its prefix: clocks of file systems are too coarse to tell the uses of one prefix apart."""
-    position = path.removesuffix(".safetensors").rpartition(".")[2]
+    position = name.removesuffix(".safetensors").rpartition(".")[2]
     return int(position) if position.isdecimal() else 0

@@ -48,16 +48,16 @@ async def answer(models: HostedModels, body: wire.ChatRequest, version: str, cal
 
         extras = body.headrace
         generation = Generated(model.prompt([(message.role, message.text) for message in body.messages]))
-        files = models.kv_files(ledger, extras.tenant) if extras.cache else None
+        stored = models.kv_blocks(ledger, extras.tenant) if extras.cache else None
         cache = None
-        if files is not None:
+        if stored is not None:
             cache = KvCache(
-                files[0],
+                stored[0],
                 model=model.weights,
                 tenant=extras.tenant,
                 shape=model.shape,
                 secret=models.secret,
-                limit_bytes=files[1],
+                limit_bytes=stored[1],
                 share_bytes=extras.kv_cache_bytes,
             )
         pieces = model.generate(

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from headrace.catalog import KV_CACHE
 from headrace.errors import HeadraceError, Unavailable
+from headrace.models.kv.blocks import BACKENDS, BlockBackend, BlockStore
 from headrace.models.server.queue import ModelQueue
 from headrace.models.server.release import EmbedderCard, GeneratorCard, LoadedReleases, RerankerCard
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.files import FileWriter, Mount, TimedFiles
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 
@@ -86,7 +85,7 @@ class HostedModels:
     _embedder: MiniLM | None = None
     _generator: SmolLM | None = None
     _reported: set[str] = field(default_factory=set)
-    _mount: Mount = field(default_factory=Mount)
+    _kv: BlockBackend = field(default_factory=BACKENDS["files"])
 
     def __post_init__(self) -> None:
         releases = partial(LoadedReleases, endpoints=self.endpoints, cache=self.cache)
@@ -151,8 +150,8 @@ class HostedModels:
     def _open_generator(self, card: GeneratorCard, folder: Path) -> SmolLM:
         return self.generator().adapted(folder, version=card.version, digest=card.digest)
 
-    def kv_files(self, ledger: Ledger, tenant: str) -> tuple[FileWriter, int] | None:
-        """The KV cache's files and how many bytes they may take, or `None` where there is no storage."""
+    def kv_blocks(self, ledger: Ledger, tenant: str) -> tuple[BlockStore, int] | None:
+        """The KV cache's block store and how many bytes they may take, or `None` where there is no storage."""
         try:
             endpoints = self.endpoints()
         except Unavailable as error:
@@ -160,8 +159,7 @@ class HostedModels:
                 self._reported.add("kv")
                 log.warning("prompts are not cached: %s", error)
             return None
-        files = TimedFiles(KV_CACHE, endpoints, Meter(ledger, "models", tenant), self._mount)
-        return files, endpoints.kv_cache_bytes
+        return self._kv.open(endpoints, Meter(ledger, "models", tenant)), endpoints.kv_cache_bytes
 
     def _import_torch(self) -> None:
         started = time.perf_counter()
