@@ -25,11 +25,12 @@ import numpy as np
 from ir_measures import nDCG
 
 from headrace.answering.engine import QueryEngine
+from headrace.core.statistics import interval
 from headrace.models.client import Embedder
 from headrace.session import opened
 from headrace.settings import Settings
 from headrace.simulate.beir import BeirFolder, read
-from headrace.simulate.evaluate import indexed, mean_with_interval, spread
+from headrace.simulate.evaluate import indexed, spread
 
 PACKAGES = (
     "haystack-ai==3.4.0",
@@ -110,9 +111,9 @@ def _shown(result: dict[str, Any], qrels: dict[str, dict[str, int]]) -> dict[str
             run[question] = {document: float(-rank) for rank, document in enumerate(dict.fromkeys(documents))}
         values = dict.fromkeys(qrels, 0.0)
         values |= {metric.query_id: metric.value for metric in ir_measures.iter_calc([nDCG @ 10], qrels, run)}
-        mean, low, high = mean_with_interval(list(values.values()))
+        of = interval(list(values.values()), seed=17)
         times = {f"p{q}_ms": round(float(np.percentile(way["search_ms"], q)), 1) for q in (50, 95)}
-        shown[name] = {"ndcg_at_10": round(mean, 3), "interval": [round(low, 3), round(high, 3)], **times}
+        shown[name] = {"ndcg_at_10": round(of.mean, 3), "interval": [round(of.low, 3), round(of.high, 3)], **times}
     return shown
 
 

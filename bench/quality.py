@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from headrace.answering.record import Answer
+from headrace.core.statistics import interval
 from headrace.models.measures import exact_match, f1, unmarked
 from headrace.registry.serve import train_and_serve
 from headrace.session import Session, opened
@@ -31,7 +32,6 @@ from headrace.settings import Settings
 from headrace.simulate import DocumentNames, InProcessClient, play, user_plans
 from headrace.simulate.beir import BeirFolder, BeirQuestion, read
 from headrace.simulate.evaluate import indexed, spread
-from headrace.training.evaluate import bootstrap
 from headrace.training.measures.passages import ndcg
 from headrace.training.recipe import EMBEDDER, RERANKER
 from headrace.training.recipes import recipe_of
@@ -117,9 +117,14 @@ def _answered(session: Session, folder: BeirFolder, questions: Sequence[BeirQues
 
 
 def _compared(before: Sequence[float], after: Sequence[float], seed: int) -> dict[str, float]:
-    low, high, confidence = bootstrap(np.asarray(after) - np.asarray(before), seed)
+    gain = interval(np.asarray(after) - np.asarray(before), seed)
     means = {"before": float(np.mean(before)), "after": float(np.mean(after))}
-    return {**{name: round(mean, 4) for name, mean in means.items()}, "low": low, "high": high, "confidence": confidence}
+    return {
+        **{name: round(mean, 4) for name, mean in means.items()},
+        "low": gain.low,
+        "high": gain.high,
+        "confidence": gain.above,
+    }
 
 
 def main() -> None:

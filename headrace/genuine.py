@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Collection
 from pathlib import Path
 
+from headrace.atomic import replacing
 from headrace.errors import NotGenuine
 
 GENUINE = "genuine.json"
@@ -46,7 +46,5 @@ def _remembered(memory: Path) -> dict[str, str]:
 
 
 def _remember(memory: Path, known: dict[str, str]) -> None:
-    fresh = memory.with_name(f".{memory.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):  # where nothing can be kept it is hashed again
-        fresh.write_text(json.dumps(known))
-        os.replace(fresh, memory)
+    with contextlib.suppress(OSError), replacing(memory, sync_folder=False) as file:  # else it is hashed again
+        file.write(json.dumps(known).encode())

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from headrace.atomic import write_atomically
 from headrace.catalog import INTERACTION_ROWS, INTERACTIONS
-from headrace.core.run import write_atomically
 from headrace.core.stage import Runner, stage
 from headrace.errors import OutOfRange, Transient, Unavailable
 from headrace.ingest.positions import positions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -13,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from confluent_kafka import KafkaError, KafkaException
 
 from headrace.catalog import Tier
+from headrace.core.statistics import percentile
 from headrace.errors import HeadraceError
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
@@ -129,12 +129,6 @@ class Promises(Generic[Sandbox]):
     promises: Sequence[Promise[Sandbox]]
     faults: tuple[type[Exception], ...]
     open: Callable[[Settings, Endpoints], AbstractContextManager[Sandbox]]
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest of `values` that at least `share` of them do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def latency(what: str, seconds: Sequence[float]) -> tuple[str, dict[str, float]]:

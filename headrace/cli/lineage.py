@@ -51,7 +51,7 @@ def forget(
 
     from headrace.answering.unrecorded import Unrecorded
     from headrace.api.audit import audit
-    from headrace.core.run import write_atomically
+    from headrace.atomic import write_atomically
     from headrace.lineage.forget import Subject
     from headrace.lineage.forget import forget as go
     from headrace.lineage.forget.subject import DOCUMENT, USER

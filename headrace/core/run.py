@@ -20,6 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from headrace.atomic import write_atomically
 from headrace.errors import HeadraceError, NotFound, StorageFull
 from headrace.process import began, lives
 from headrace.storage.ledger import Ledger
@@ -150,24 +151,6 @@ def journal_of(home: Path, run: str | None, *, command: str | None = None) -> di
     if len(matching) > 1:
         raise NotFound(f"More than one run is called {run!r}.", hint="See `headrace runs`.")
     return matching[0]
-
-
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write a file whole or not at all, and durably. Raises `StorageFull` where the disk is."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            raise StorageFull(f"No space left to write {path}.", hint="Free some space and run again.") from None
-        raise
 
 
 def _keep(run: Run) -> None:

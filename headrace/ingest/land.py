@@ -28,6 +28,7 @@ from headrace.ingest.dead_letters import skipped
 from headrace.ingest.divergence import record_divergence
 from headrace.ingest.partitions import PartitionAssignment
 from headrace.ingest.positions import Divergence, Position, disagreement, origin, positions, property_name
+from headrace.retry import backoff
 from headrace.settings import LandingSettings
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.records import batch, decode
@@ -241,11 +242,11 @@ class _Lander:
         assignment = PartitionAssignment(leases, self.name)
         told: dict[int, Divergence] = {}
         failing_since: float | None = None
-        wait_s = _RETRY_S[0]
+        failures = 0
 
         def committed(commit: Commit) -> None:
-            nonlocal failing_since, wait_s
-            failing_since, wait_s = None, _RETRY_S[0]
+            nonlocal failing_since, failures
+            failing_since, failures = None, 0
             following.committed(commit)
 
         self._committed = committed
@@ -271,8 +272,8 @@ class _Lander:
                 if time.monotonic() - failing_since > self._settings.patience_s:
                     raise
                 following.waiting(self.name, error)
-                following.stop.wait(wait_s)
-                wait_s = min(2 * wait_s, _RETRY_S[1])
+                failures += 1
+                following.stop.wait(backoff(failures, first_s=_RETRY_S[0], longest_s=_RETRY_S[1], spread=0.0))
         with contextlib.suppress(Transient):
             assignment.leave()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from httpx_sse import EventSource, SSEError
 
 from headrace.errors import HeadraceError, MissingPart, Overloaded, RequestRefused, Unavailable
 from headrace.models.wire import MISSING_PART, NO_CHAMPION, UNAVAILABLE
+from headrace.retry import backoff
 from headrace.storage.endpoints import ModelEndpoint
 
 _TRIES = 4
@@ -507,8 +507,8 @@ def _extras(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pause(tries: int, asked: float | None = None) -> float:
-    backoff: float = _BACKOFF_S * 2 ** (tries - 1) * random.uniform(0.8, 1.2)
-    return min(_LONGEST_WAIT_S, max(backoff, asked or 0.0))
+    own = backoff(tries, first_s=_BACKOFF_S, longest_s=_LONGEST_WAIT_S, spread=0.2)
+    return min(_LONGEST_WAIT_S, max(own, asked or 0.0))
 
 
 def _loopback(url: str) -> bool:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from headrace.errors import HeadraceError, MissingPart, StorageFull, Unavailable
 from headrace.platform.home import refused
+from headrace.process import ending_with
 
 LOG_BYTES = 10_000_000
 """A log longer than this is set aside as `NAME.log.1`."""
 
-_PR_SET_PDEATHSIG = 1
 _PORT_TAKEN = ("address already in use", "address in use", "port allocation failed")
 _DISK_FULL = ("no space left on device", "disk quota exceeded")
 
@@ -140,14 +137,10 @@ def _aside(log: Path) -> Path:
 
 
 def _bind_to_parent() -> Callable[[], None]:
-    parent = os.getpid()
-    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    end_with_parent = ending_with(os.getpid())
 
     def bind() -> None:
         os.umask(0o077)
-        if libc is not None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != parent:
-                os._exit(1)
+        end_with_parent()
 
     return bind

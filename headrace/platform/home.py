@@ -36,6 +36,7 @@ import stat
 import time
 from pathlib import Path
 
+from headrace.atomic import replacing
 from headrace.errors import HeadraceError, HomeRefused, StorageFull
 from headrace.genuine import GENUINE
 from headrace.settings import EmbeddedPart, Settings
@@ -169,22 +170,10 @@ def write_private(path: Path, text: str) -> None:
 
     Raises `StorageFull`, `HomeRefused`.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
         raise refused(error, path) from None
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from headrace.errors import HeadraceError
+from headrace.process import ending_with
 from headrace.scheduler import status
 from headrace.scheduler.lease import BEAT_S, LeaderLease
 from headrace.scheduler.scheduler import Scheduler
@@ -25,7 +25,6 @@ from headrace.scheduler.status import Status
 from headrace.session import opened
 from headrace.settings import Settings
 
-_PR_SET_PDEATHSIG = 1
 _FLUSH_S = 1.0
 
 log = logging.getLogger("headrace.scheduler")
@@ -101,11 +100,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _go_with_parent() -> None:
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
+    ending_with(os.getppid())()
 
     def listen() -> None:
         while os.read(sys.stdin.fileno(), 1024):

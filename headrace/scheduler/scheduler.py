@@ -15,6 +15,7 @@ from headrace.core.stage import P, R, Runner, Stage
 from headrace.errors import HeadraceError, LostRace, NothingToLearn
 from headrace.registry import canary
 from headrace.registry.serve import load, train_and_serve
+from headrace.retry import backoff
 from headrace.scheduler import backlog as due
 from headrace.scheduler import status
 from headrace.scheduler.lease import LeaderLease
@@ -41,7 +42,7 @@ class Pause:
     def failed(self) -> float:
         """Count a failure and return the seconds to wait now."""
         self.times += 1
-        return float(min(self.most, self.first * 2.0 ** min(self.times - 1, 32)))
+        return backoff(self.times, first_s=self.first, longest_s=self.most, spread=0.0)
 
     def succeeded(self) -> None:
         """The next failure is the first again."""

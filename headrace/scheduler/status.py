@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from headrace.atomic import write_atomically
 from headrace.core.progress import ProgressBars
-from headrace.core.run import write_atomically
 from headrace.errors import HeadraceError
 from headrace.process import began, lives
 

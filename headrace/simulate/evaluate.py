@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import ir_measures
-import numpy as np
 from ir_measures import RR, R, nDCG
 
 from headrace.answering.engine import QueryEngine
@@ -18,6 +17,7 @@ from headrace.answering.rerank import rerank
 from headrace.catalog import CHUNKS, INDEXES, MODELS
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import Runner, stage
+from headrace.core.statistics import Interval, interval
 from headrace.documents.generations import active_reader, endpoint_for
 from headrace.documents.index import index_documents
 from headrace.errors import WrongUsage
@@ -30,20 +30,7 @@ from headrace.storage.meter import ReportedReader
 from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.handles import Hit, VectorReader
 
-_RESAMPLES = 10_000
 _SEED = 17
-
-
-def mean_with_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(mean, low, high): 95 % percentile bootstrap over the questions (Efron 1979). No values give zeros."""
-    if not values:
-        return 0.0, 0.0, 0.0
-    data = np.asarray(values, float)
-    random = np.random.default_rng(_SEED)
-    # Multinomial counts instead of picks: the same resamples in a matrix product, whatever the number of questions.
-    counts = random.multinomial(len(data), np.full(len(data), 1 / len(data)), size=_RESAMPLES)
-    low, high = np.quantile(counts @ data / len(data), [0.025, 0.975])
-    return round(float(data.mean()), 4), round(float(low), 4), round(float(high), 4)
 
 
 @dataclass(frozen=True)
@@ -51,13 +38,13 @@ class AnswersMeasured:
     """Means with 95 % intervals over the questions asked; a measure that no answer has is zero over 0 answers."""
 
     questions: int
-    measures: dict[str, tuple[float, float, float]]
+    measures: dict[str, Interval]
 
     def as_dict(self) -> dict[str, Any]:
         """The figures under the JSON keys of the command-line contract."""
         found: dict[str, Any] = {"questions": self.questions}
-        for name, (mean, low, high) in self.measures.items():
-            found |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        for name, of in self.measures.items():
+            found |= {name: of.mean, f"{name}_low": of.low, f"{name}_high": of.high}
         return found
 
 
@@ -83,7 +70,7 @@ def measure_answers(
         "groundedness": [answer.groundedness for answer in answers if not answer.refused and answer.groundedness is not None],
         "refusal_rate": [float(answer.refused) for answer in answers],
     }
-    return AnswersMeasured(len(questions), {name: mean_with_interval(found) for name, found in values.items()})
+    return AnswersMeasured(len(questions), {name: interval(found, _SEED) for name, found in values.items()})
 
 
 def _best(measure: Any, said: str, question: BeirQuestion) -> float:
@@ -102,14 +89,14 @@ class RankingQuality:
 
     ranking: str
     questions: int
-    measures: dict[str, tuple[float, float, float]]
+    measures: dict[str, Interval]
     version: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The row under the JSON keys of the command-line contract."""
         row: dict[str, Any] = {"ranking": self.ranking, "questions": self.questions}
-        for name, (mean, low, high) in self.measures.items():
-            row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        for name, of in self.measures.items():
+            row |= {name: of.mean, f"{name}_low": of.low, f"{name}_high": of.high}
         return row | ({"model_version": self.version} if self.version else {})
 
 
@@ -170,7 +157,7 @@ def _measured(name: str, qrels: dict[str, dict[str, int]], run: dict[str, dict[s
     of = {str(measure): label for label, measure in MEASURES.items()}
     for metric in ir_measures.iter_calc(list(MEASURES.values()), qrels, run):
         values[of[str(metric.measure)]][metric.query_id] = metric.value
-    intervals = {label: mean_with_interval(list(by_question.values())) for label, by_question in values.items()}
+    intervals = {label: interval(list(by_question.values()), _SEED) for label, by_question in values.items()}
     return RankingQuality(name, len(qrels), intervals, version)
 
 

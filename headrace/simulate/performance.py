@@ -14,7 +14,9 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from headrace.core.progress import ProgressBars
+from headrace.core.statistics import percentile
 from headrace.errors import HeadraceError, Overloaded, Transient
+from headrace.retry import backoff
 from headrace.simulate.beir import BeirQuestion
 from headrace.simulate.users import GivenAnswer, Judgement, UserPlan, judged
 
@@ -97,11 +99,7 @@ class ReplayReport:
         }
 
     def _ms(self, share: float) -> float | None:
-        """The nearest-rank percentile."""
-        if not self.asked:
-            return None
-        ordered = sorted(self.asked)
-        return round(ordered[max(0, -int(-share * len(ordered) // 1) - 1)] * 1e3, 1)
+        return round(percentile(self.asked, share) * 1e3, 1) if self.asked else None
 
 
 class _Stopped(Exception):
@@ -209,7 +207,7 @@ class _Stage:
                 tries += 1
                 if tries >= _TRIES:
                     raise
-                pause = _PAUSE_S * 2 ** (tries - 1) * spread
+                pause = backoff(tries, first_s=_PAUSE_S, longest_s=_PAUSE_S * 2**_TRIES)
                 with self.lock:
                     self.played.retries += 1
             if begun:

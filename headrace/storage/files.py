@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from headrace.atomic import replacing
 from headrace.catalog import Store
 from headrace.errors import HomeRefused, StorageFull, Unavailable, WrongUsage
 from headrace.storage.endpoints import Endpoints
@@ -102,17 +103,9 @@ class FileWriter(FileReader):
         temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}-{path.name}")
         with self._faults(key), self.meter.operation(self.store, Direction.WRITE) as operation:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("wb") as file:
-                    for piece in pieces:
-                        operation.bytes += file.write(piece)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-            _sync_folder(path.parent)
+            with replacing(path, temporary=temporary) as file:
+                for piece in pieces:
+                    operation.bytes += file.write(piece)
         return operation.bytes
 
     def touch(self, key: str) -> None:
@@ -124,15 +117,6 @@ class FileWriter(FileReader):
         """Delete one file; deleting what is not there is no error."""
         with self._faults(key), self.meter.operation(self.store, Direction.WRITE):
             self._path(key).unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable: POSIX asks for an fsync of the directory too."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 T = TypeVar("T")

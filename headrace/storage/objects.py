@@ -20,7 +20,7 @@ from headrace.errors import LostRace, NotFound, StorageFull, Unavailable
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter, Metered
-from headrace.storage.reason import reason
+from headrace.storage.reason import is_full, reason
 
 if TYPE_CHECKING:
     from obstore import PutMode
@@ -139,8 +139,7 @@ class ObjectReader(Metered):
         except (faults.BaseError, OSError) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(f"No space left for {self._path(key)}.", hint="Free some space and run again.") from None
-            text = str(error)
-            if "no space" in text.lower() or "507" in text or "no free volumes" in text.lower():
+            if is_full(error) or "507" in str(error):
                 raise StorageFull(
                     f"The object store at {self._where} is full.", hint="Free some space there and run again."
                 ) from error

@@ -14,6 +14,7 @@ import numpy as np
 from headrace.catalog import CHECKPOINTS, DATASETS, MODELS
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
+from headrace.core.statistics import interval
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader
 from headrace.training.champion import NONE, card, champion
@@ -23,7 +24,6 @@ from headrace.training.measures import Compared, measure_of
 from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Trained, fetch
 
-_RESAMPLES = 10_000
 _BESIDE = ("groundedness", "tokens", "wanted", "refused", "repetition")
 
 
@@ -138,26 +138,12 @@ def evaluated(compared: Compared, champion_version: str, settings: Training) -> 
     )
 
 
-def bootstrap(differences: np.ndarray[Any, Any], seed: int) -> tuple[float, float, float]:
-    """(low, high, share above 0) of the mean of paired differences: 95 % percentile bootstrap (Efron 1979).
-
-    No questions give (0, 0, 0): nothing was shown. A resample without any difference counts as not better.
-    """
-    if len(differences) == 0:
-        return 0.0, 0.0, 0.0
-    random = np.random.default_rng(seed)
-    picks = random.integers(0, len(differences), size=(_RESAMPLES, len(differences)))
-    means = differences[picks].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return round(float(low), 4), round(float(high), 4), round(float((means > 0).mean()), 4)
-
-
 def _difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], name: str, settings: Training) -> Difference:
     ours = np.asarray([float(mine[name]) for mine, _ in pairs])
     theirs = np.asarray([float(other[name]) for _, other in pairs])
-    low, high, confidence = bootstrap(ours - theirs, settings.seed)
-    known = confidence if len(pairs) >= settings.gate.least_questions else None
-    return Difference(len(pairs), _mean(theirs), _mean(ours), _mean(ours - theirs), low, high, known)
+    gain = interval(ours - theirs, settings.seed)
+    known = gain.above if len(pairs) >= settings.gate.least_questions else None
+    return Difference(len(pairs), _mean(theirs), _mean(ours), gain.mean, gain.low, gain.high, known)
 
 
 def _mean(values: np.ndarray[Any, Any]) -> float:

@@ -29,6 +29,7 @@ from headrace.cli.render.results import (
     summary_table,
     tier_table,
 )
+from headrace.core.statistics import Interval
 from headrace.documents.chunk import Chunked
 from headrace.documents.embed import Embedded
 from headrace.documents.index import Index, Indexed
@@ -122,8 +123,10 @@ def test_tenants_are_added_up_and_of_times_the_larger_stays() -> None:
 def test_measures_are_shown_with_their_intervals_low_end_first() -> None:
     folder = BeirFolder(Path("/sets/nq"), {"a": ("", "x"), "b": ("", "y")}, ())
     rows = [
-        RankingQuality("dense", 1_234, {"ndcg_at_10": (0.5, 0.4, 0.7), "mrr_at_10": (0.1, 0.05, 0.2)}),
-        RankingQuality("reranked", 1_234, {"ndcg_at_10": (0.6, 0.5, 0.8), "mrr_at_10": (0.2, 0.1, 0.3)}, "none"),
+        RankingQuality("dense", 1_234, {"ndcg_at_10": Interval(0.5, 0.4, 0.7, 1.0), "mrr_at_10": Interval(0.1, 0.05, 0.2, 1.0)}),
+        RankingQuality(
+            "reranked", 1_234, {"ndcg_at_10": Interval(0.6, 0.5, 0.8, 1.0), "mrr_at_10": Interval(0.2, 0.1, 0.3, 1.0)}, "none"
+        ),
     ]
     lines = printed(lambda console: say_retrieval(console, folder, rows))
     assert [re.split(r"\s{2,}", line.strip()) for line in lines[:3]] == [
@@ -135,7 +138,7 @@ def test_measures_are_shown_with_their_intervals_low_end_first() -> None:
         "1,234 questions over 2 documents; in brackets the 95 % interval.",
         "No re-ranker was promoted yet: re-ranked is fusion's own order.",
     ]
-    found = AnswersMeasured(40, {"exact_match": (0.25, 0.1, 0.4)})
+    found = AnswersMeasured(40, {"exact_match": Interval(0.25, 0.1, 0.4, 1.0)})
     lines = printed(lambda console: say_answers(console, folder, found))
     assert re.split(r"\s{2,}", lines[1].strip()) == ["exact match", "0.250 (0.100–0.400)"]
     assert lines[2] == "40 questions of /sets/nq; in brackets the 95 % interval."

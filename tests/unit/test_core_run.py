@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from headrace.atomic import write_atomically
 from headrace.catalog import DOCUMENTS
 from headrace.core import run as run_module
-from headrace.core.run import ended_runs, journal_of, recorded, runs, set_aside, write_atomically
+from headrace.core.run import ended_runs, journal_of, recorded, runs, set_aside
 from headrace.errors import NotFound
 from headrace.storage.ledger import Direction, summed
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from headrace.models.combination import combined_order
 from headrace.settings import Gate, Training
 from headrace.training.data.dataset import fewer, tellable
-from headrace.training.evaluate import Difference, Evaluation, bootstrap, evaluated
+from headrace.training.evaluate import Difference, Evaluation, evaluated
 from headrace.training.gate import alarms, decide
 from headrace.training.measures import Compared
 from headrace.training.measures.passages import fitted, ndcg
@@ -51,31 +50,6 @@ def test_ndcg_is_a_share_and_best_for_the_best_order(relevance: list[float], ran
     best = sorted(order, key=lambda i: -relevance[i])
     assert 0.0 <= ndcg(relevance, order) <= ndcg(relevance, best) + 1e-12
     assert ndcg(relevance, best) == pytest.approx(1.0 if sum(relevance) else 0.0)
-
-
-def test_the_bootstrap_of_gains_alone_is_certain_and_of_nothing_shows_nothing() -> None:
-    low, high, confidence = bootstrap(np.array([0.1, 0.2, 0.3]), 1)
-    assert confidence == 1.0
-    assert 0.1 <= low < high <= 0.3
-    assert bootstrap(np.zeros(5), 1) == (0.0, 0.0, 0.0)
-    assert bootstrap(-np.array([0.1, 0.2]), 1)[2] == 0.0
-    assert bootstrap(np.array([]), 1) == (0.0, 0.0, 0.0)
-
-
-def test_the_bootstrap_agrees_with_the_exact_resampling_of_two() -> None:
-    # Of the four resamples of (+1, -1) one has a mean above 0, two of 0 and one below.
-    low, high, confidence = bootstrap(np.array([1.0, -1.0]), 1)
-    assert (low, high) == (-1.0, 1.0)
-    assert confidence == pytest.approx(0.25, abs=0.02)
-
-
-def test_the_bootstrap_is_near_the_normal_interval_of_many() -> None:
-    differences = np.random.default_rng(3).normal(0.05, 0.2, 400)
-    low, high, _ = bootstrap(differences, 1)
-    half = 1.96 * differences.std() / 20
-    assert low == pytest.approx(differences.mean() - half, abs=0.003)
-    assert high == pytest.approx(differences.mean() + half, abs=0.003)
-    assert bootstrap(differences, 1) == bootstrap(differences, 1)
 
 
 def test_a_weight_of_1_keeps_retrievals_order_and_of_0_takes_the_logits() -> None:

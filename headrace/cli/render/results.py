@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from headrace.core.statistics import Interval
 from headrace.explain.diagram.format import human_bytes, human_ms
 from headrace.terminal import harmless, printable
 
@@ -286,6 +287,5 @@ def say_answers(console: Console, folder: BeirFolder, found: AnswersMeasured) ->
     console.print(f"{found.questions:,} questions of {folder.path}; in brackets the 95 % interval.", style="dim", highlight=False)
 
 
-def _with_interval(found: tuple[float, float, float]) -> str:
-    mean, low, high = found
-    return f"{mean:.3f} ({low:.3f}–{high:.3f})"
+def _with_interval(of: Interval) -> str:
+    return f"{of.mean:.3f} ({of.low:.3f}–{of.high:.3f})"

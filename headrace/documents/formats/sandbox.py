@@ -11,7 +11,6 @@ import ctypes
 import os
 import platform
 import resource
-import signal
 import struct
 import sys
 import sysconfig
@@ -21,7 +20,7 @@ from typing import Any
 OPEN_FILES = 64
 _PACKAGE = str(Path(__file__).parents[2])
 _CODE = (".py", ".pyc", ".so")
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
+_PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
 _SECCOMP_MODE_FILTER = 2
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _FORBIDDEN = frozenset(
@@ -169,14 +168,6 @@ _SYSTEM_LIBRARIES = (
     "/dev/null",
     "/dev/urandom",
 )
-
-
-def follow(parent: int) -> None:
-    """End with the process that started this one, however that ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def shut(memory_bytes: int) -> None:

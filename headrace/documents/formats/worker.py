@@ -17,7 +17,8 @@ from headrace.documents.formats.contract import DocumentFile, Output, ParseLimit
 from headrace.documents.formats.detection import detect, not_text
 from headrace.documents.formats.plain_text import NOT_TEXT
 from headrace.documents.formats.registry import TEXT
-from headrace.documents.formats.sandbox import allow_seconds, follow, shut
+from headrace.documents.formats.sandbox import allow_seconds, shut
+from headrace.process import ending_with
 
 _MOST_HEADINGS = 50_000  # each makes a chunk of its own, however short what stands below it is
 _HEADING = re.compile(r"^#{1,6}\s", re.M)
@@ -26,7 +27,7 @@ _SPENT = 0.4  # of the memory it may have; a process that took more makes room f
 
 def main() -> None:
     """Serve until the pipe ends."""
-    follow(int(sys.argv[1]))
+    ending_with(int(sys.argv[1]))()
     limits = ParseLimits(**json.loads(sys.argv[2]))
     asked = sys.stdin.buffer
     told = os.fdopen(os.dup(1), "wb", closefd=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import resvg_py
 
-from headrace.core.run import write_atomically
+from headrace.atomic import write_atomically
 from headrace.errors import WrongUsage
 from headrace.explain.diagram import theme
 from headrace.explain.diagram.diagram import Diagram, Flow

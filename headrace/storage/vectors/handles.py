@@ -33,7 +33,7 @@ from headrace.errors import NothingIndexed, StorageFull, Unavailable
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter, Metered
-from headrace.storage.reason import reason
+from headrace.storage.reason import is_full, reason
 from headrace.storage.tables.handles import quoted
 from headrace.storage.vectors.table import Snapshot, VectorTable
 
@@ -248,10 +248,9 @@ class VectorReader(Metered):
         try:
             yield
         except (OSError, RuntimeError, ValueError) as error:
-            text = str(error)
-            if "no space" in text.lower() or "no free volumes" in text.lower():
+            if is_full(error):
                 raise StorageFull(f"No space left for the index at {self._uri}.", hint="Free some space.") from error
-            if isinstance(error, ValueError) and not re.search(r"connect|http|io error|lance error: io", text, re.I):
+            if isinstance(error, ValueError) and not re.search(r"connect|http|io error|lance error: io", str(error), re.I):
                 raise
             raise Unavailable(
                 f"The vector index at {self._uri} cannot be reached: {reason(error)}.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import random
 import time
 import uuid
 import weakref
@@ -35,9 +34,10 @@ from requests.exceptions import RequestException
 
 from headrace.catalog import Store
 from headrace.errors import LostRace, StorageFull, Unavailable
+from headrace.retry import backoff
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
-from headrace.storage.reason import reason
+from headrace.storage.reason import is_full, reason
 from headrace.storage.tables.iceberg.metered_io import MeteredCatalog
 from headrace.storage.tables.iceberg.orphans import ReachableFiles
 
@@ -168,7 +168,7 @@ class IcebergCore:
             ) from uncertain.cause
         # Whoever has many tries waits for no one: beside a writer that never pauses, each is as good as the next.
         if uncertain.cause is not None or tries == _TRIES:
-            time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
+            time.sleep(backoff(attempt + 1, first_s=0.05, longest_s=2.0))
 
     def _require(self, table: Table, expected: Mapping[str, Any]) -> None:
         standing = properties_in(table)
@@ -261,7 +261,7 @@ class IcebergCore:
         except (CommitFailedException, CommitStateUnknownException):
             raise _Uncertain(None) from None
         except (RequestException, RESTError, OSError) as error:
-            if "no space" in str(error).lower() or "no free volumes" in str(error).lower():
+            if is_full(error):
                 raise StorageFull(
                     f"No space left for table {self.store.table}.", hint="Free some space and run again."
                 ) from error
@@ -273,8 +273,7 @@ class IcebergCore:
         try:
             yield
         except (RequestException, RESTError, OSError) as error:
-            text = str(error)
-            if "no space" in text.lower() or "no free volumes" in text.lower():
+            if is_full(error):
                 raise StorageFull(
                     f"No space left for table {self.store.table}.", hint="Free some space and run again."
                 ) from error

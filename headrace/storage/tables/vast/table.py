@@ -18,7 +18,6 @@ import functools
 import json
 import logging
 import operator
-import random
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from pyiceberg.expressions import BooleanExpression
 
 from headrace.catalog import Store
 from headrace.errors import BadSettings, LostRace
+from headrace.retry import backoff
 from headrace.settings import Maintenance
 from headrace.storage.endpoints import Endpoints, VastEndpoint
 from headrace.storage.ledger import Direction
@@ -196,7 +196,7 @@ class VastTable:
                     if unsure == _UNSURE:
                         with self._faults():
                             raise uncertain.cause from None
-                time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
+                time.sleep(backoff(attempt + 1, first_s=0.05, longest_s=2.0))
         raise LostRace(
             f"{_TRIES} tries to commit to {self.store.table} were overtaken by other writers, or one holds it and is gone.",
             hint="Run the command again; VAST DB frees what a writer held when its transaction times out.",
@@ -231,7 +231,7 @@ class VastTable:
                     if unsure == _UNSURE:
                         with self._faults():
                             raise uncertain.cause from None
-                time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
+                time.sleep(backoff(attempt + 1, first_s=0.05, longest_s=2.0))
         raise LostRace(
             f"{_TRIES} tries to take rows out of {self.store.table} were overtaken by other writers.",
             hint="Run the command again; VAST DB frees what a writer held when its transaction times out.",

@@ -1,0 +1,52 @@
+"""Files that are written whole or not at all: under another name, to the disk, then renamed over the old one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from headrace.errors import StorageFull
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = 0o600, temporary: Path | None = None, sync_folder: bool = True) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` where the block ends well, and is gone where it raises.
+
+    It is on disk by then; with `sync_folder` its new name is, too. Raises `OSError`.
+    """
+    fresh = temporary or path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
+    if sync_folder:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write a file whole or not at all. Raises `StorageFull` where the disk is, else `OSError`."""
+    try:
+        with replacing(path, mode=mode, sync_folder=False) as file:
+            file.write(data)
+    except OSError as error:
+        if error.errno in FULL:
+            raise StorageFull(f"No space left to write {path}.", hint="Free some space and run again.") from None
+        raise

@@ -1,0 +1,51 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from headrace.atomic import replacing, write_atomically
+from headrace.errors import StorageFull
+
+
+def test_a_file_takes_the_place_of_the_old_one_whole_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"a longer old text")
+    with replacing(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"a longer old text", "until the block has ended"
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyboardInterrupt(), TypeError("no bytes")])
+def test_what_raises_half_way_leaves_the_old_file_and_no_rest(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+
+    def fail() -> None:
+        with replacing(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def full(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageFull, match="No space left to write"):
+        write_atomically(tmp_path / "a.json", b"x")
+    assert os.listdir(tmp_path) == []
