@@ -22,7 +22,7 @@ from confluent_kafka import Producer
 
 from headrace.catalog import EXTRA, FEEDBACK, ORIGIN, Store, Tier
 from headrace.core.run import Run
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.ingest.land import Commit, Following, land
 from headrace.ingest.positions import positions
 from headrace.platform import open_platform

@@ -13,7 +13,8 @@ import psutil
 from bench.search import corpus
 from headrace.catalog import CHUNKS, FEEDBACK
 from headrace.core.run import Run
-from headrace.core.stage import Runner, stage
+from headrace.core.runner import Runner
+from headrace.core.stage import stage
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.ledger import Ledger

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from headrace.catalog import CHECKPOINTS, CHUNK_ROWS, DATASETS, EXAMPLES, FEEDBACK, INTERACTIONS, MODELS
 from headrace.core.run import Run
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.platform import open_platform
 from headrace.settings import Preparing, Settings, Training
 from headrace.storage.endpoints import Endpoints

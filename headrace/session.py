@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from headrace.core.launch import Launch, LocalLauncher
 from headrace.core.progress import ProgressBars
 from headrace.core.run import Run, ended_runs, recorded
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import StorageFull, Unavailable
 from headrace.platform import EVERY_PART, open_platform, running
 from headrace.platform.home import Home, started_notes

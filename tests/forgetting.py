@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DATASETS, EXAMPLES, INDEXES, KV_CACHE, MODELS, ROUNDS
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.documents import deliver
 from headrace.documents.chunk import chunk
 from headrace.documents.formats.contract import ParseLimits

@@ -14,7 +14,8 @@ import psutil
 
 from headrace.catalog import ROUNDS, Store
 from headrace.core.run import Run, recorded
-from headrace.core.stage import Runner, Stage
+from headrace.core.runner import Runner
+from headrace.core.stage import Stage
 from headrace.documents import embed
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.index import reindex

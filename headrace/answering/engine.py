@@ -12,7 +12,8 @@ from headrace.answering.rerank import rerank
 from headrace.answering.retrieve import retrieve
 from headrace.answering.unrecorded import NOTE, Unrecorded
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENTS
-from headrace.core.stage import Pipeline, Runner, Trigger
+from headrace.core.runner import Runner
+from headrace.core.stage import Pipeline, Trigger
 from headrace.documents.chunk import chunk
 from headrace.documents.embed import embed
 from headrace.documents.generations import Embedders, serving

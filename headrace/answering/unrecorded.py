@@ -22,7 +22,8 @@ from typing import Annotated, Any
 
 from headrace.atomic import write_atomically
 from headrace.catalog import INTERACTION_ROWS, INTERACTIONS
-from headrace.core.stage import Runner, stage
+from headrace.core.runner import Runner
+from headrace.core.stage import stage
 from headrace.errors import OutOfRange, Transient, Unavailable
 from headrace.ingest.positions import positions
 from headrace.platform.home import Home, Lock, refused

@@ -16,7 +16,8 @@ from typing import Annotated
 
 from headrace.api.admission import Strangers
 from headrace.catalog import AUDIT
-from headrace.core.stage import Runner, stage
+from headrace.core.runner import Runner
+from headrace.core.stage import stage
 from headrace.errors import HeadraceError, LostRace
 from headrace.storage.metadata import AuditLine, Metadata
 from headrace.storage.records import batch

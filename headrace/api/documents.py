@@ -21,7 +21,7 @@ from typing import Any
 from headrace.api.admission import Rate
 from headrace.api.auth import Caller
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS, INDEXES
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.documents import deliver
 from headrace.documents.chunk import of_generation
 from headrace.documents.generations import active_reader

@@ -25,7 +25,8 @@ from headrace.api.documents import Documents
 from headrace.api.telemetry import ServiceMetrics, Traces, tokens
 from headrace.catalog import CHUNKS, FEEDBACK, FEEDBACK_ROWS, INDEXES, INTERACTION_ROWS, Tier
 from headrace.core.run import journal_of, newest_first
-from headrace.core.stage import Pipeline, Runner
+from headrace.core.runner import Runner
+from headrace.core.stage import Pipeline
 from headrace.documents.generations import active_reader
 from headrace.errors import NotFound, StorageFull, Transient, WrongUsage
 from headrace.explain.diagram.diagram import diagram_for

@@ -10,7 +10,7 @@ from headrace.cli.common import As, AsJson, Tenant, app, checked_question, out, 
 from headrace.errors import NotFound, WrongUsage
 
 if TYPE_CHECKING:
-    from headrace.core.stage import Runner
+    from headrace.core.runner import Runner
 
 
 @app.command(rich_help_panel="Inference")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS
-from headrace.core.stage import Runner, stage
+from headrace.core.runner import Runner
+from headrace.core.stage import stage
 from headrace.documents.chunk import Chunked, chunk
 from headrace.documents.embed import Embedded, embed
 from headrace.documents.failed import GiveUp, Unfit, give_up, refuse

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import HeadraceError
 from headrace.ingest.land import Following, Landed, land
 from headrace.ingest.trim import trim

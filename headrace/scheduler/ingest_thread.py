@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from headrace.core.maintain import maintain
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import HeadraceError, Transient, kind_of
 from headrace.ingest.follow import follow
 from headrace.ingest.land import Commit, Following

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, cast
 
 from headrace.catalog import LEASES, MODELS
-from headrace.core.stage import P, R, Runner, Stage
+from headrace.core.runner import Runner
+from headrace.core.stage import P, R, Stage
 from headrace.errors import HeadraceError, LostRace, NothingToLearn
 from headrace.registry import canary
 from headrace.registry.serve import load, train_and_serve
@@ -187,7 +188,7 @@ class Scheduler:
             if trial is not None and trial.ended:
                 log.info("the trial of %s %s ended, %s: %s", model, trial.version, trial.ended, trial.why)
             standing, _ = champion(self._models, model)
-            told[model] = {**standing.as_dict(), "trial": trial.as_dict() if trial else None}
+            told[model] = {**asdict(standing), "trial": trial.as_dict() if trial else None}
         self._trials = {name: one["canary"]["version"] for name, one in told.items() if one["canary"]}
         self._status.tell(models=told)
         self._watched_at = time.monotonic()

@@ -14,7 +14,7 @@ import httpx
 
 from headrace.answering.engine import QueryEngine
 from headrace.answering.record import Answer, Verdict, feedback
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import Forbidden, HeadraceError, NotFound, Overloaded, RequestRefused, Unavailable, WrongUsage
 from headrace.simulate.beir import DocumentNames
 from headrace.simulate.users import GivenAnswer, Judgement, Shown

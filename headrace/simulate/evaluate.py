@@ -16,7 +16,8 @@ from headrace.answering.record import Answer
 from headrace.answering.rerank import rerank
 from headrace.catalog import CHUNKS, INDEXES, MODELS
 from headrace.core.progress import ProgressBars
-from headrace.core.stage import Runner, stage
+from headrace.core.runner import Runner
+from headrace.core.stage import stage
 from headrace.core.statistics import Interval, interval
 from headrace.documents.generations import active_reader, endpoint_for
 from headrace.documents.index import index_documents

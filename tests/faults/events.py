@@ -17,7 +17,7 @@ from servers import Servers
 
 from headrace.catalog import DEAD_LETTERS, DIVERGENCES, LEASES
 from headrace.core.run import Run
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import NotFound
 from headrace.ingest.land import Landed
 from headrace.storage.endpoints import Endpoints

@@ -17,7 +17,7 @@ from forks import ForkedProcess
 
 from headrace.catalog import EXTRA, ORIGIN, Store, Tier
 from headrace.core.run import Run
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.ingest import partitions as share
 from headrace.ingest.land import Following, land
 from headrace.settings import LandingSettings

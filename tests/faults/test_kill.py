@@ -29,7 +29,7 @@ from headrace.answering.engine import INFERENCE, QueryEngine
 from headrace.answering.record import Verdict, feedback
 from headrace.catalog import CHECKPOINTS, CHUNKS, DOCUMENTS, LANDINGS, MODELS, PROMOTIONS, ROUNDS
 from headrace.core.run import Run, recorded, runs
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.documents.index import index_documents
 from headrace.errors import NothingIndexed
 from headrace.ingest.land import land

@@ -41,7 +41,7 @@ from wire import wire
 
 from headrace.catalog import DEAD_LETTERS, DIVERGENCES, FEEDBACK, FEEDBACK_ROWS, Store
 from headrace.core.run import Run
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import WrongUsage
 from headrace.ingest.dead_letters import reland
 from headrace.ingest.divergence import resolve_divergence

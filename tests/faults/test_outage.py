@@ -23,7 +23,7 @@ from headrace.answering.engine import QueryEngine
 from headrace.answering.unrecorded import NOTE, Unrecorded, record_late
 from headrace.catalog import CHUNKS, INTERACTIONS
 from headrace.core.run import Run
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import HeadraceError
 from headrace.ingest.land import land
 from headrace.platform.address import brought, overlay

@@ -19,7 +19,7 @@ from headrace import cli
 from headrace.answering.engine import QueryEngine
 from headrace.catalog import CHUNKS, INDEXES
 from headrace.core.run import recorded
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.documents import generations as generation
 from headrace.documents.generations import begin, standing, switch
 from headrace.documents.index import back, catch_up, fill, index_documents, reindex

@@ -21,7 +21,7 @@ from judged import judge
 
 from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, ROUNDS
 from headrace.core.run import Run
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
 from headrace.settings import Gate, Settings, Training

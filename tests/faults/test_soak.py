@@ -20,7 +20,7 @@ from test_kill import QUESTIONS, assert_whole
 from test_kill import finish as finish_demo
 
 from headrace.core.run import Run
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import HeadraceError, Unavailable
 from headrace.ingest.positions import positions
 from headrace.ingest.trim import trim

@@ -21,7 +21,7 @@ from servers import Servers
 
 from headrace.catalog import FEEDBACK
 from headrace.core.run import Run
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import HeadraceError, Unavailable
 from headrace.ingest import follow as head_follow
 from headrace.ingest.land import Following

@@ -23,7 +23,7 @@ from judged import judge
 from headrace.catalog import CHECKPOINTS, CHUNKS, FEEDBACK, INTERACTIONS, MODELS, Tier, stores
 from headrace.core.maintain import record
 from headrace.core.run import recorded
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.ingest.land import land
 from headrace.lineage.forget import Subject, forget
 from headrace.lineage.forget.subject import USER

@@ -35,7 +35,7 @@ from headrace.catalog import (
 )
 from headrace.core.maintain import record
 from headrace.core.run import Run, runs
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.documents.parse import PROCESSED_OFFSETS
 from headrace.errors import HomeRefused
 from headrace.ingest.land import Landed, land

@@ -19,7 +19,7 @@ from headrace.answering.engine import NOT_FOUND, QueryEngine
 from headrace.answering.record import Answer
 from headrace.api import Service, create_app
 from headrace.catalog import INTERACTION_ROWS
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.documents.index import index_documents
 from headrace.errors import Unavailable
 from headrace.ingest.land import land

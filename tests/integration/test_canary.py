@@ -15,7 +15,7 @@ import tiny
 
 from headrace.catalog import CHUNK_ROWS, FEEDBACK, FEEDBACK_ROWS, INTERACTIONS, LEASES, MODELS, PROMOTIONS
 from headrace.core.run import recorded
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
 from headrace.registry.canary import Watched, watch

@@ -20,7 +20,7 @@ from headrace.answering.engine import QueryEngine
 from headrace.catalog import CHUNK_ROWS, CHUNKS, FEEDBACK, INDEXES, INTERACTIONS, MODELS, PROMOTIONS, ROUNDS
 from headrace.core.launch import LocalLauncher
 from headrace.core.run import recorded
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.documents.index import catch_up, index_documents
 from headrace.errors import BadSettings, NotFound
 from headrace.models.client import Embedder, wait_ready

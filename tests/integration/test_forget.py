@@ -32,7 +32,7 @@ from headrace.catalog import (
     SUPPRESSIONS,
 )
 from headrace.core.run import recorded
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parse import live, parse
 from headrace.errors import NotFound

@@ -23,7 +23,7 @@ from signed import signed
 
 from headrace.catalog import DEAD_LETTERS, EXTRA, FEEDBACK, ORIGIN, Store, Tier
 from headrace.core.run import Run
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import Permanent, Transient, Unavailable
 from headrace.ingest.backlog import Backlog, backlog
 from headrace.ingest.land import Following, Landed, land

@@ -19,7 +19,7 @@ from headrace.answering.engine import QueryEngine
 from headrace.answering.generate import prompt
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS
 from headrace.core.run import recorded
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.documents.index import Indexed, index_documents
 from headrace.errors import NotFound
 from headrace.platform import open_platform

@@ -15,7 +15,7 @@ from servers import serving
 from headrace.catalog import FEEDBACK, INDEXES, INTERACTIONS, ROUNDS
 from headrace.cli.render.lineage import answer_tree, event_tree
 from headrace.core.run import recorded
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import NotFound, WrongUsage
 from headrace.ingest.land import land
 from headrace.lineage.graph import of_answer, of_event

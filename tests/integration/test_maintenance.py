@@ -23,7 +23,7 @@ from servers import Servers
 from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS, ROUNDS, Store, Tier, stores
 from headrace.core.maintain import maintain, retained_snapshots
 from headrace.core.run import Run
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import LostRace, NotFound
 from headrace.settings import Maintenance
 from headrace.storage.endpoints import Endpoints

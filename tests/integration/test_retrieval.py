@@ -22,7 +22,7 @@ from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS, DOCUMENT_ROWS
 from headrace.core.launch import Threads, Work
 from headrace.core.maintain import maintain
 from headrace.core.run import recorded
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.documents import deliver
 from headrace.documents.embed import Embed
 from headrace.documents.index import Indexed, catch_up, index_documents

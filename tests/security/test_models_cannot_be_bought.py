@@ -19,7 +19,7 @@ from traffic import until
 from headrace.catalog import CHUNK_ROWS, EXAMPLES, FEEDBACK, INTERACTIONS, ROUNDS, Store
 from headrace.core.launch import LocalLauncher
 from headrace.core.run import recorded
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import NothingToLearn, WrongUsage
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform

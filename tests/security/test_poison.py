@@ -37,7 +37,7 @@ from headrace.catalog import (
     Store,
 )
 from headrace.core.run import Run
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.documents.failed import leave_out
 from headrace.documents.index import catch_up
 from headrace.documents.parse import ROWS_IN_ORDER, _name_of, document_id

@@ -20,7 +20,7 @@ from headrace.api.auth import SCOPES, Caller
 from headrace.api.service import Service
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENTS
 from headrace.core.run import Run
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.documents.parse import document_id
 from headrace.documents.put import _found
 from headrace.errors import WrongUsage

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from headrace import readiness
 from headrace.api import Service, create_app
 from headrace.core.run import recorded
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.errors import NotFound, StorageFull, Unavailable
 from headrace.platform import home as homes
 from headrace.platform import open_platform

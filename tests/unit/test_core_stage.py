@@ -24,7 +24,8 @@ from headrace.catalog import (
 from headrace.core.launch import Batches, Threads
 from headrace.core.progress import ProgressBars
 from headrace.core.run import Run
-from headrace.core.stage import Pipeline, Runner, Stage, each, stage
+from headrace.core.runner import Runner
+from headrace.core.stage import Pipeline, Stage, each, stage
 from headrace.ingest.backlog import backlog
 from headrace.ingest.dead_letters import reland, skip
 from headrace.ingest.divergence import resolve_divergence

@@ -20,7 +20,7 @@ from docs import generate
 from headrace import cli
 from headrace.api import Service, create_app
 from headrace.core.run import recorded
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.platform import open_platform
 from headrace.settings import EmbeddedPart, Settings
 

@@ -89,3 +89,28 @@ def test_what_libraries_keep_to_themselves_is_imported_in_few_places_and_pinned(
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     pinned = {found[1] for need in needed if (found := re.fullmatch(r"(\w+)(?:\[[\w,-]+\])?==\d+\.\d+\.\*", need))}
     assert pinned >= PRIVATE.keys()
+
+
+def test_what_takes_seconds_to_import_is_imported_late() -> None:
+    """By a function, or by one of the modules that are themselves imported late: a command that trains nothing does without."""
+    slow = {"torch", "transformers", "peft", "sentence_transformers", "datasketch", "ray"}
+    late = {"training/causal.py", "training/crossencoder.py", "training/encoder.py", "models/precision.py", "core/ray_runner.py"}
+    late |= {f"models/server/{name}.py" for name in ("adapter", "encoders", "generator")}
+    names = {f"headrace.{path.removesuffix('.py').replace('/', '.')}" for path in late}
+    found = {
+        path: wrong
+        for path, tree in modules()
+        if path not in late
+        for wrong in [[name for node in tree.body for name in _imported(node) if name.partition(".")[0] in slow or name in names]]
+        if wrong
+    }
+    assert found == {}
+
+
+def _imported(node: ast.stmt) -> list[str]:
+    """The modules that a statement imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from headrace.catalog import DOCUMENT_EVENTS, FEEDBACK, INTERACTIONS, SUPPRESSIONS
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.documents import deliver
 from headrace.errors import LostRace, NotFound
 from headrace.ingest.land import land

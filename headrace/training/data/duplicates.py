@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasketch import MinHash
 
 from headrace.errors import WrongUsage
 from headrace.training.data.text import normal
@@ -129,6 +128,8 @@ def _rows(least: float) -> int:
 
 
 def _signatures(normals: Sequence[str]) -> Signatures:
+    from datasketch import MinHash  # brings half of scipy, which only a round needs
+
     sketches = MinHash.generator(map(shingles, normals), num_perm=_PERMUTATIONS, seed=_SEED, hashfunc=zlib.crc32)
     found = np.empty((len(normals), _PERMUTATIONS), np.uint32)
     for place, sketch in enumerate(sketches):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from headrace.models.measures import exact_match, f1, groundedness
 from headrace.training.data.dataset import answers
-from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, wanted
+from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, k3, wanted
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,6 @@ class Grpo(LoraRecipe):
         import torch
 
         from headrace.training.causal import encode_prefix, logprobs, logprobs_after, sample, text
-        from headrace.training.recipes.lora import k3
 
         parts, drift, rewarded, lengths = [], [], [], []
         for known in items:

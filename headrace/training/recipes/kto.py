@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from headrace.training.data.dataset import answers
-from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, given, wanted
+from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, given, k3, wanted
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,6 @@ class Kto(LoraRecipe):
         import torch
 
         from headrace.training.causal import logprobs
-        from headrace.training.recipes.lora import k3
 
         encoded = [exchange.ids(policy, settings.max_tokens) for exchange, _ in items]
         rewards, mismatched, drift = [], [], []

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field
 
 from headrace.models.measures import unmarked
 from headrace.models.prompt import encode, messages
 from headrace.training.recipe import GENERATOR, Policy, Recipe, RecipeSettings
+
+if TYPE_CHECKING:
+    import torch
 
 
 def k3(ours: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -33,7 +35,7 @@ def clipped(ours: torch.Tensor, then: torch.Tensor, advantage: float, reach: flo
     """
     ratio = (ours - then).exp()
     held = ratio.clamp(1 - reach, 1 + reach)
-    return torch.minimum(ratio * advantage, held * advantage), held * advantage < ratio * advantage
+    return (ratio * advantage).minimum(held * advantage), held * advantage < ratio * advantage
 
 
 class LoraSettings(RecipeSettings):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from headrace.training.data.dataset import answers
-from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, given
+from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, clipped, given, k3
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,6 @@ class Online(LoraRecipe):
         import torch
 
         from headrace.training.causal import logprobs
-        from headrace.training.recipes.lora import clipped, k3
 
         mean = sum(one.reward for one in items) / len(items)
         parts, ratios, bound, drift = [], [], [], []

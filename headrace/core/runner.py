@@ -1,0 +1,77 @@
+"""The runner: gives each stage the handles its signature names, metered under its name, and no others."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
+
+from headrace.catalog import Store
+from headrace.core.launch import Batches, Threads
+from headrace.core.progress import ProgressBars
+from headrace.core.run import Run
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.meter import Meter
+
+if TYPE_CHECKING:  # a module that declares stages has imported the handles; a command that runs none does without them
+    from headrace.core.stage import Handle, Stage
+
+P = ParamSpec("P")
+R = TypeVar("R")
+H = TypeVar("H", bound="Handle")
+
+
+class Runner:
+    """Runs stages of one run against one set of endpoints.
+
+    Handles are kept per (stage, store, kind, tenant): opening an index or a catalog again for each question would cost more
+    than the question. Those of a stage's tenants share what the first of them opened. `batches` says how batch work runs,
+    `bars` where its progress shows.
+    """
+
+    def __init__(
+        self, run: Run, endpoints: Endpoints, *, batches: Batches | None = None, bars: ProgressBars | None = None
+    ) -> None:
+        self.record = run
+        self.endpoints = endpoints
+        self.batches: Batches = batches or Threads()
+        self.bars = bars or ProgressBars(quiet=True)
+        self._handles: dict[tuple[Any, ...], Handle] = {}
+        self._first: dict[tuple[Any, ...], Handle] = {}
+        self._tenant = ""
+        self._making = threading.Lock()
+
+    def run(self, stage: Stage[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run one stage with its inputs; the runner adds the handles, and `batches` and `bars` where the stage takes them.
+
+        What it moves counts for its input `tenant`, if it has one, else for the runner's (`for_tenant`).
+        """
+        inputs: dict[str, Any] = {"batches": self.batches, "bars": self.bars}
+        inputs = {name: inputs[name] for name in inputs if name in stage.inputs}
+        inputs |= dict(zip([name for name in stage.inputs if name not in inputs], args, strict=False)) | kwargs
+        tenant = cast("str", inputs.get("tenant", self._tenant))
+        for port in stage.ports:
+            handle = self.open(port.handle, port.store, stage=stage.name, tenant=tenant)
+            if port.many:
+                inputs.setdefault(port.parameter, {})[port.store] = handle
+            else:
+                inputs[port.parameter] = handle
+        return stage.function(**inputs)
+
+    def for_tenant(self, tenant: str) -> Self:
+        """The same runner, whose stages count what they move for this tenant."""
+        other = copy.copy(self)
+        other._tenant = tenant
+        return other
+
+    def open(self, handle: type[H], store: Store, *, stage: str, tenant: str = "") -> H:
+        """A handle for a component that is no stage, metered under the name `stage`; the same one again when asked again."""
+        with self._making:
+            own = self._handles.get((stage, store.name, handle, tenant))
+            if own is None:
+                meter = Meter(self.record.ledger, stage, tenant)
+                first = self._first.get((stage, store.name, handle))
+                own = first.counting(meter) if first else handle(store, self.endpoints, meter)
+                self._first.setdefault((stage, store.name, handle), own)
+                self._handles[stage, store.name, handle, tenant] = own
+            return cast("H", own)
