@@ -29,7 +29,7 @@ from headrace.api import Service, create_app
 from headrace.catalog import LANDINGS, STORES, Store, Tier
 from headrace.cli.common import app
 from headrace.core.run import recorded
-from headrace.core.stage import Runner
+from headrace.core.runner import Runner
 from headrace.platform import open_platform
 from headrace.settings import EmbeddedPart, Section, Settings
 
