@@ -4,6 +4,7 @@ are written from the code are as the code says."""
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import re
 import shlex
@@ -162,6 +163,18 @@ def test_make_targets_that_are_shown_are_there() -> None:
     named = {(page.name, name) for page in PAGES for name in re.findall(r"(?:^|`|\n)make ([a-z][a-z-]*)", page.read_text())}
     assert {(page, name) for page, name in named if name not in targets} == set()
     assert len(named) > 10
+
+
+def test_modules_and_benchmarks_that_are_called_are_there() -> None:
+    benchmarks = set(re.findall(r'^    "(\w+)": \w+\.measure', (ROOT / "bench" / "__main__.py").read_text(), re.MULTILINE))
+    called = {
+        (page.name, module, name)
+        for page in [*PAGES, ROOT / "tests" / "README.md"]
+        for module, name in re.findall(r"python -m ([a-z_.]+)(?: ([a-z]+))?", page.read_text())
+    }
+    assert {one for one in called if one[1] == "bench" and one[2] and one[2] not in benchmarks} == set()
+    assert {one for one in called if importlib.util.find_spec(one[1]) is None} == set()
+    assert len(called) > 10
 
 
 # Commands
