@@ -77,6 +77,14 @@ def test_files_folders_and_tests_that_prose_names_are_there() -> None:
     assert seen > 60
 
 
+def test_the_page_of_the_design_has_every_layer() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    page = (ROOT / "docs" / "explanation" / "design.md").read_text(encoding="utf-8").partition("## The packages")[2]
+    named = set(re.findall(r"`(\w+)(?:/|\.py)`", page))
+    assert {name for layer in layers for name in layer.split(" | ")} - named == set(), "docs/explanation/design.md, the packages"
+
+
 def test_what_libraries_keep_to_themselves_is_imported_in_few_places_and_pinned() -> None:
     used = defaultdict(set)
     for path, tree in modules():
