@@ -11,6 +11,7 @@ HeadraceError
 │   ├── NothingToLearn      no verdict that the recipe can learn from
 │   ├── BadDocument         one document cannot be read; the others go on
 │   ├── BadRecord           one Kafka record cannot be read; it goes to dead-letters
+│   ├── InvalidState        a file of Headrace's own (pointer, plan, manifest) cannot be read
 │   ├── StorageFull         no space left where a store lives
 │   ├── HomeRefused         the home belongs to somebody else, or cannot be written
 │   ├── OutOfRange          a partition does not have the wanted offset (any more)
@@ -112,6 +113,18 @@ class BadDocument(Permanent):
 
 class BadRecord(Permanent):
     """One Kafka record cannot be read; it goes to dead-letters with its bytes."""
+
+
+class InvalidState(Permanent):
+    """A file of Headrace's own is not what its schema says; `name` is the file, `reason` one clause."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"{name} cannot be read ({reason}).",
+            hint="It was damaged, or a newer Headrace wrote it: restore it from a backup, or run the newer version.",
+        )
+        self.name = name
+        self.reason = reason
 
 
 class StorageFull(Permanent):

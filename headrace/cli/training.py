@@ -70,8 +70,6 @@ def _not_beside_the_loop(home: Path) -> None:
 @app.command(rich_help_panel="Training")
 def models(as_json: AsJson = False) -> None:
     """Released versions of every model, and which is served."""
-    from dataclasses import asdict
-
     from headrace.catalog import MODELS, ROUNDS
     from headrace.cli.render.results import rows_table
     from headrace.explain.diagram.format import human_bytes
@@ -104,7 +102,7 @@ def models(as_json: AsJson = False) -> None:
         last = (
             {"round": refused["round"], "recipe": refused.get("recipe", "reranker"), **refused["decision"]} if refused else None
         )
-        champions = {name: asdict(pointer) for name, pointer in pointers.items()}
+        champions = {name: pointer.as_dict() for name, pointer in pointers.items()}
         print_json({"models": rows, "champions": champions, "refused": last})
         return
     if rows:
@@ -137,8 +135,6 @@ def rollback(model: Model, as_json: AsJson = False) -> None:
 
 
 def _move(model: str, how: Any, as_json: bool, **inputs: str) -> None:
-    from dataclasses import asdict
-
     from headrace.session import opened
     from headrace.training.champion import known
 
@@ -146,7 +142,7 @@ def _move(model: str, how: Any, as_json: bool, **inputs: str) -> None:
     with opened("promote", settings_of(), models=model == "embedder", quiet=as_json) as session:
         standing = how(session, model, who=user(), why="asked on the command line", **inputs)
     if as_json:
-        print_json(asdict(standing))
+        print_json(standing.as_dict())
     else:
         nothing = {
             "reranker": "retrieval's own order",

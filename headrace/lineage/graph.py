@@ -35,6 +35,7 @@ from headrace.catalog import (
 from headrace.core.stage import each, stage
 from headrace.errors import NotFound
 from headrace.ingest.event import Event
+from headrace.models.pointer import ChampionPointer, read_pointer
 from headrace.storage.objects import ObjectReader
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import Indexes, IndexReader
@@ -73,17 +74,12 @@ class ReleaseHistory:
     """Every round and what it released, and what answers now."""
 
     rounds: Mapping[int, Mapping[str, Any]]
-    pointers: Mapping[str, Mapping[str, Any]]
+    pointers: Mapping[str, ChampionPointer]
 
     @classmethod
     def of(cls, rounds: ObjectReader, models: ObjectReader) -> ReleaseHistory:
         """Read every manifest and every pointer."""
-        pointers = {}
-        for model in _ROLES:
-            try:
-                pointers[model] = json.loads(models.get(f"{model}/champion.json"))
-            except NotFound:
-                continue
+        pointers = {model: read_pointer(models, model)[0] for model in _ROLES}
         return cls({number: manifest.read(rounds, number) for number in manifest.numbers(rounds)}, pointers)
 
     @cached_property
@@ -94,11 +90,7 @@ class ReleaseHistory:
 
     def share(self, model: str, version: str) -> float:
         """The share of the answers that a version gives now."""
-        pointer = self.pointers.get(model, {})
-        trial = pointer.get("canary") or {}
-        if trial.get("version") == version:
-            return float(trial["share"])
-        return 1.0 - float(trial.get("share", 0.0)) if pointer.get("version") == version else 0.0
+        return self.pointers[model].share(version)
 
     def parent(self, number: int) -> tuple[str, str] | None:
         """(model, version) of the weights a round began from; `None` where those were the packaged ones."""

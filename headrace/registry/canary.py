@@ -18,11 +18,12 @@ import numpy as np
 
 from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS, MODELS, PROMOTIONS
 from headrace.core.stage import stage
+from headrace.models.pointer import NONE
 from headrace.settings import Training
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 from headrace.training import champion
-from headrace.training.champion import CANARY_ENDED, NONE, PROMOTE
+from headrace.training.champion import CANARY_ENDED, PROMOTE
 from headrace.training.measures.passages import ndcg
 from headrace.training.recipe import GENERATOR, RERANKER
 

@@ -19,12 +19,14 @@ from headrace.documents.generations import name_of, standing, version_of
 from headrace.documents.index import Reindexed
 from headrace.errors import BadSettings, LostRace
 from headrace.models.client import Embedder, wait_ready
+from headrace.models.pointer import NONE, ChampionPointer
 from headrace.platform import open_platform
+from headrace.registry.champion import rollback, set_champion
 from headrace.session import Session
 from headrace.settings import Endpoint, Inference
 from headrace.storage.objects import ObjectReader
 from headrace.storage.vectors.generations import IndexGeneration
-from headrace.training.champion import NONE, Champion, card, champion, rollback, set_champion
+from headrace.training.champion import card, champion
 from headrace.training.manifest import Manifest
 from headrace.training.promote import newest
 from headrace.training.recipe import EMBEDDER
@@ -42,7 +44,7 @@ def require_ours(session: Session) -> None:
         )
 
 
-def reconcile_embedder(session: Session) -> Champion:
+def reconcile_embedder(session: Session) -> ChampionPointer:
     """Serve what the newest round promoted, unless somebody has moved the pointer since; then bring the pointer in line.
 
     Changes nothing where nothing was left unfinished, where nothing is indexed yet, and where the settings name an embedder of
@@ -57,7 +59,7 @@ def reconcile_embedder(session: Session) -> Champion:
     return _follow(session, stands)
 
 
-def serve_embedder(session: Session, version: str, *, who: str, why: str) -> Champion:
+def serve_embedder(session: Session, version: str, *, who: str, why: str) -> ChampionPointer:
     """Serve a released version, or the packaged embedder ("none"). Raises `NotFound`, also where nothing is indexed yet."""
     require_ours(session)
     session.runner.run(released, version=version)
@@ -65,7 +67,7 @@ def serve_embedder(session: Session, version: str, *, who: str, why: str) -> Cha
     return _moved(session, version, who=who, why=why)
 
 
-def return_embedder(session: Session, *, who: str, why: str) -> Champion:
+def return_embedder(session: Session, *, who: str, why: str) -> ChampionPointer:
     """Serve the version before again. Raises `NotFound` where there is none.
 
     The index before stands ready, unless it was made with yet another version.
@@ -110,7 +112,7 @@ def load_embedder(session: Session, model: str, version: str) -> None:
 @stage("Reads the embedder's pointer, and the newest round that promoted an embedder and was not followed by it yet.")
 def promised(
     models: Annotated[ObjectReader, MODELS], rounds: Annotated[ObjectReader, ROUNDS]
-) -> tuple[Champion, Manifest | None]:
+) -> tuple[ChampionPointer, Manifest | None]:
     """The pointer, and that round's manifest. A pointer that was moved after a round was committed has had its say."""
     pointer, _ = champion(models, EMBEDDER)
     return pointer, newest(rounds, EMBEDDER, since=pointer.at)
@@ -127,7 +129,7 @@ def released(models: Annotated[ObjectReader, MODELS], version: str) -> None:
 class _Stands:
     """The pointer, the index generation that answers, and the round that promoted an embedder and was not followed yet."""
 
-    pointer: Champion
+    pointer: ChampionPointer
     serving: IndexGeneration | None
     round: dict[str, Any] | None
 
@@ -153,7 +155,7 @@ def _index(session: Session, version: str) -> None:
         indexing.made_with(session.runner, session.settings.inference, name_of(version))
 
 
-def _follow(session: Session, stands: _Stands) -> Champion:
+def _follow(session: Session, stands: _Stands) -> ChampionPointer:
     """Bring the pointer in line with the index that answers."""
     pointer, version = stands.pointer, stands.answering
     if stands.round is not None and version == stands.promised:
@@ -166,7 +168,7 @@ def _follow(session: Session, stands: _Stands) -> Champion:
     return _moved(session, version, **told)
 
 
-def _moved(session: Session, version: str, *, who: str, why: str) -> Champion:
+def _moved(session: Session, version: str, *, who: str, why: str) -> ChampionPointer:
     try:
         return session.runner.run(set_champion, model=EMBEDDER, version=version, who=who, why=why)
     except LostRace:

@@ -13,11 +13,12 @@ from dataclasses import replace
 
 from headrace.errors import Permanent
 from headrace.models.client import Generator, Reranker
+from headrace.models.pointer import ChampionPointer
+from headrace.registry.champion import rollback, set_champion
 from headrace.registry.embedder import load_embedder, reconcile_embedder, require_ours, return_embedder, serve_embedder
 from headrace.session import Session
 from headrace.settings import EmbeddedPart
 from headrace.storage.metadata import SHARED, Metadata
-from headrace.training.champion import Champion, rollback, set_champion
 from headrace.training.cutoff import bound, parent_before, suppressed
 from headrace.training.recipe import EMBEDDER, GENERATOR, RERANKER
 from headrace.training.recipes import recipe_of
@@ -109,14 +110,14 @@ def unshared(session: Session) -> frozenset[str]:
     return frozenset(tenant.name for tenant in known if tenant.training != SHARED and tenant.name not in only)
 
 
-def serve(session: Session, model: str, *, version: str, who: str, why: str) -> Champion:
+def serve(session: Session, model: str, *, version: str, who: str, why: str) -> ChampionPointer:
     """Serve a released version of a model from now on. Raises `NotFound`, or `LostRace` where another move came first."""
     if model == EMBEDDER:
         return serve_embedder(session, version, who=who, why=why)
     return session.runner.run(set_champion, model=model, version=version, who=who, why=why)
 
 
-def go_back(session: Session, model: str, *, who: str, why: str) -> Champion:
+def go_back(session: Session, model: str, *, who: str, why: str) -> ChampionPointer:
     """Serve the version before again. Raises `NotFound` where there is none."""
     if model == EMBEDDER:
         return return_embedder(session, who=who, why=why)

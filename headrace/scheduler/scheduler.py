@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, cast
@@ -188,7 +188,7 @@ class Scheduler:
             if trial is not None and trial.ended:
                 log.info("the trial of %s %s ended, %s: %s", model, trial.version, trial.ended, trial.why)
             standing, _ = champion(self._models, model)
-            told[model] = {**asdict(standing), "trial": trial.as_dict() if trial else None}
+            told[model] = {**standing.as_dict(), "trial": trial.as_dict() if trial else None}
         self._trials = {name: one["canary"]["version"] for name, one in told.items() if one["canary"]}
         self._status.tell(models=told)
         self._watched_at = time.monotonic()

@@ -1,66 +1,26 @@
-"""The champion: the pointer to the served version of a model, moved by compare-and-swap, with what rollback goes back on.
+"""Moves of the champion pointer by compare-and-swap, each recorded once in the promotions table.
 
-Beside it the pointer may name a canary: a challenger that answers a share of the traffic until it is promoted or retreats.
+Beside the champion the pointer may name a canary: a challenger that answers a share of the traffic until it is promoted or
+retreats. The pointer itself is `models/pointer.py`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
-from headrace.catalog import MODELS, PROMOTIONS
-from headrace.core.stage import stage
+from headrace.catalog import PROMOTIONS
 from headrace.errors import LostRace, NotFound
+from headrace.models.pointer import NONE, Canary, ChampionPointer, read_pointer, swap_pointer
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableWriter
 from headrace.training.recipe import MODELS as MODEL_NAMES
 from headrace.training.recipe import RERANKER
 
-NONE = "none"
 PROMOTE, ROLLBACK, CANARY, CANARY_ENDED = "promote", "rollback", "canary", "canary_ended"
 _HISTORY = 50
-
-
-@dataclass(frozen=True)
-class Canary:
-    """A challenger on trial: it answers `share` of the traffic since `since` (ISO 8601)."""
-
-    version: str
-    share: float
-    round: int
-    since: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Champion:
-    """What the pointer says: the served version ("none": what there is without one), its round, who put it there, what was
-    before.
-
-    `moves` is the pointer's own count, so that each of its positions can be recorded exactly once.
-    """
-
-    model: str = RERANKER
-    version: str = NONE
-    previous: str = NONE
-    round: int = 0
-    moves: int = 0
-    kind: str = PROMOTE
-    who: str = ""
-    why: str = ""
-    at: str = ""
-    history: list[str] = field(default_factory=list)
-    canary: Canary | None = None
-
-    def share(self, version: str) -> float:
-        """The share of the answers that a version gives."""
-        tried = self.canary.share if self.canary else 0.0
-        if self.canary and version == self.canary.version:
-            return tried
-        return 1.0 - tried if version == self.version else 0.0
 
 
 def known(model: str) -> None:
@@ -69,16 +29,10 @@ def known(model: str) -> None:
         raise NotFound(f"There is no model {model!r}.", hint=f"Those there are: {', '.join(MODEL_NAMES)}.")
 
 
-def champion(models: ObjectReader, model: str = RERANKER) -> tuple[Champion, str]:
+def champion(models: ObjectReader, model: str = RERANKER) -> tuple[ChampionPointer, str]:
     """The champion of a model and the pointer's etag ("" while there is no pointer). Raises `NotFound` for no model of ours."""
     known(model)
-    try:
-        data, etag = models.get_with_etag(f"{model}/champion.json")
-    except NotFound:
-        return Champion(model), ""
-    found = json.loads(data)
-    trial = found.pop("canary", None)
-    return Champion(**found, canary=Canary(**trial) if trial else None), etag
+    return read_pointer(models, model)
 
 
 def card(models: ObjectReader, model: str, version: str) -> dict[str, Any]:
@@ -96,36 +50,6 @@ def versions(models: ObjectReader, model: str = RERANKER) -> list[dict[str, Any]
     return [card(models, model, version) for version in names]
 
 
-@stage("Moves the champion pointer to a released version and records the move.")
-def set_champion(
-    models: Annotated[ObjectWriter, MODELS],
-    promotions: Annotated[TableWriter, PROMOTIONS],
-    version: str,
-    who: str,
-    why: str,
-    model: str = RERANKER,
-) -> Champion:
-    """Serve `version` from now on. Raises `NotFound` where it was not released, `LostRace` where another move came first."""
-    return move(models, promotions, model, version, who=who, why=why, kind=PROMOTE)
-
-
-@stage("Moves the champion pointer back to what was served before and records the move.")
-def rollback(
-    models: Annotated[ObjectWriter, MODELS],
-    promotions: Annotated[TableWriter, PROMOTIONS],
-    who: str,
-    why: str,
-    model: str = RERANKER,
-) -> Champion:
-    """Serve the version before this one again, and end a trial. Raises `NotFound` where there was none before."""
-    standing, etag = champion(models, model)
-    if standing.canary is not None:
-        return end_canary(models, promotions, model, who=who, why=why)
-    if not standing.history:
-        raise NotFound(f"{model} has no earlier version to go back to.", hint="See `headrace models`.")
-    return move(models, promotions, model, standing.history[-1], who=who, why=why, kind=ROLLBACK, seen=(standing, etag))
-
-
 def move(
     models: ObjectWriter,
     promotions: TableWriter,
@@ -135,8 +59,8 @@ def move(
     who: str,
     why: str,
     kind: str,
-    seen: tuple[Champion, str] | None = None,
-) -> Champion:
+    seen: tuple[ChampionPointer, str] | None = None,
+) -> ChampionPointer:
     """Move the pointer by compare-and-swap, then record it; moving it to where it stands changes nothing. A trial ends.
 
     `seen` is the champion and etag that the caller chose `version` by, where it did.
@@ -147,7 +71,7 @@ def move(
         return standing
     number = int(card(models, model, version)["round"]) if version != NONE else 0
     history = standing.history[:-1] if kind == ROLLBACK else [*standing.history, standing.version][-_HISTORY:]
-    new = Champion(
+    new = ChampionPointer(
         model=model,
         version=version,
         previous=standing.version,
@@ -164,13 +88,14 @@ def move(
 
 def start_canary(
     models: ObjectWriter, promotions: TableWriter, model: str, version: str, *, share: float, who: str, why: str
-) -> Champion:
+) -> ChampionPointer:
     """Let a released version answer a share of the traffic. Raises `LostRace` where another move came first."""
     standing, etag = champion(models, model)
     record_move(promotions, standing)
     if version == standing.version or (standing.canary is not None and standing.canary.version == version):
         return standing
-    trial = Canary(version, share, int(card(models, model, version)["round"]), _now(), why)
+    number = int(card(models, model, version)["round"])
+    trial = Canary(version=version, share=share, round=number, since=_now(), why=why)
     return _put(models, promotions, _moved(standing, CANARY, who, why, canary=trial), etag)
 
 
@@ -181,8 +106,8 @@ def end_canary(
     *,
     who: str,
     why: str,
-    seen: tuple[Champion, str] | None = None,
-) -> Champion:
+    seen: tuple[ChampionPointer, str] | None = None,
+) -> ChampionPointer:
     """End a trial: the champion answers everybody again. Without a trial nothing changes; `seen` is as in `move`."""
     standing, etag = seen or champion(models, model)
     record_move(promotions, standing)
@@ -191,7 +116,7 @@ def end_canary(
     return _put(models, promotions, _moved(standing, CANARY_ENDED, who, why), etag)
 
 
-def record_move(promotions: TableWriter, standing: Champion) -> None:
+def record_move(promotions: TableWriter, standing: ChampionPointer) -> None:
     """Write the pointer's last move into the promotions table, once: a process may have died right after moving it."""
     name = f"moves/{standing.model}"
     recorded = promotions.snapshot_property(name)
@@ -214,19 +139,23 @@ def record_move(promotions: TableWriter, standing: Champion) -> None:
             raise
 
 
-def _moved(standing: Champion, kind: str, who: str, why: str, canary: Canary | None = None) -> Champion:
+def _moved(standing: ChampionPointer, kind: str, who: str, why: str, canary: Canary | None = None) -> ChampionPointer:
     # `previous` says in the promotions table what answered before this move: the champion, or the trial that ended.
     previous = standing.canary.version if standing.canary else standing.version
-    return replace(standing, previous=previous, moves=standing.moves + 1, kind=kind, who=who, why=why, at=_now(), canary=canary)
+    moved = {
+        "previous": previous,
+        "moves": standing.moves + 1,
+        "kind": kind,
+        "who": who,
+        "why": why,
+        "at": _now(),
+        "canary": canary,
+    }
+    return standing.model_copy(update=moved)
 
 
-def _put(models: ObjectWriter, promotions: TableWriter, new: Champion, etag: str) -> Champion:
-    data = json.dumps(asdict(new), indent=1).encode()
-    key = f"{new.model}/champion.json"
-    if etag:
-        models.put_if_match(key, data, etag)
-    else:
-        models.put_if_absent(key, data)
+def _put(models: ObjectWriter, promotions: TableWriter, new: ChampionPointer, etag: str) -> ChampionPointer:
+    swap_pointer(models, new, etag)
     record_move(promotions, new)
     return new
 

@@ -15,9 +15,10 @@ from headrace.catalog import CHECKPOINTS, DATASETS, MODELS
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.core.statistics import interval
+from headrace.models.pointer import NONE
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader
-from headrace.training.champion import NONE, card, champion
+from headrace.training.champion import card, champion
 from headrace.training.data import Dataset
 from headrace.training.data.dataset import TEST, TUNE, fewer, read
 from headrace.training.measures import Compared, measure_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from headrace.models.pointer import NONE
 from headrace.settings import Gate
-from headrace.training.champion import NONE
 from headrace.training.evaluate import Evaluation
 from headrace.training.recipe import RERANKER
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, ROUNDS
 from headrace.core.stage import stage
 from headrace.errors import LostRace
+from headrace.models.pointer import ChampionPointer
 from headrace.models.server.release import CARDS
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
@@ -110,7 +111,7 @@ def promote(
     )
 
 
-def settle(models: ObjectWriter, rounds: ObjectReader, promotions: TableWriter, model: str) -> champion.Champion:
+def settle(models: ObjectWriter, rounds: ObjectReader, promotions: TableWriter, model: str) -> ChampionPointer:
     """Bring a model's pointer in line with the newest manifest: a process may have died between the two.
 
     A pointer that stands at a newer move of somebody's (a rollback, say) than the manifest is left alone; so is the embedder's,

@@ -27,11 +27,12 @@ from headrace.core.stage import Pipeline, Trigger, stage
 from headrace.errors import NothingToLearn, Permanent, StorageFull
 from headrace.ingest.land import Landed, land
 from headrace.ingest.positions import positions
+from headrace.models.pointer import NONE
 from headrace.settings import Training
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.training import manifest
-from headrace.training.champion import NONE, champion
+from headrace.training.champion import champion
 from headrace.training.checkpoint import tidy
 from headrace.training.cutoff import NOTHING, Exclusions
 from headrace.training.data import Dataset, dataset_version, prepare

@@ -16,6 +16,7 @@ from headrace.core.run import runs
 from headrace.errors import HeadraceError, LostRace, NothingToLearn, Unavailable
 from headrace.ingest.land import land
 from headrace.ingest.positions import positions
+from headrace.models.pointer import Canary, ChampionPointer, pointer_key
 from headrace.registry.serve import train_and_serve
 from headrace.scheduler import scheduler as loop_module
 from headrace.scheduler import status
@@ -29,7 +30,6 @@ from headrace.storage.objects import ObjectWriter
 from headrace.storage.stream import TopicWriter
 from headrace.storage.tables.handles import TableReader
 from headrace.training import manifest
-from headrace.training.champion import Champion
 from headrace.training.promote import Decision
 from headrace.training.round import Round
 
@@ -164,10 +164,10 @@ def begun(session: Session, recipe: str, *, minutes_ago: float) -> int:
 def trial(session: Session, model: str, *, version: str = "v000099", minutes_ago: float = 0.0) -> None:
     """Put a challenger on trial, for an hour from its beginning on."""
     since = (datetime.now(UTC) - timedelta(minutes=minutes_ago)).isoformat()
-    canary = {"version": version, "share": 0.1, "round": 99, "since": since, "why": "better"}
-    pointer = {**vars(Champion(model)), "moves": 1, "kind": "canary", "who": "round 99", "at": since, "canary": canary}
+    canary = Canary(version=version, share=0.1, round=99, since=since, why="better")
+    pointer = ChampionPointer(model=model, moves=1, kind="canary", who="round 99", at=since, canary=canary)
     models = ObjectWriter(MODELS, session.runner.endpoints, METER)
-    models.put(f"{model}/champion.json", json.dumps(pointer).encode())
+    models.put(pointer_key(model), pointer.model_dump_json().encode())
 
 
 def test_without_the_seat_nothing_is_done(session: Session, loop: Seated, rounds: Rounds) -> None:
@@ -275,7 +275,7 @@ def test_what_cannot_be_looked_at_is_said_and_looked_at_again(session: Session, 
     assert not loop.step()
     assert "No version 'v000098' of reranker was released." in loop.told.get("note")
     assert rounds.made == []
-    ObjectWriter(MODELS, session.runner.endpoints, METER).delete("reranker/champion.json")
+    ObjectWriter(MODELS, session.runner.endpoints, METER).delete(pointer_key("reranker"))
     assert loop.step()
     assert loop.told.get("note") == ""
 

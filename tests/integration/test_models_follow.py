@@ -18,8 +18,9 @@ import pytest
 
 from headrace.catalog import MODELS
 from headrace.errors import NotFound, RequestRefused, Unavailable
+from headrace.models.pointer import ChampionPointer
 from headrace.models.server import release
-from headrace.models.server.release import KEPT, Card, LoadedReleases, Pointer, served
+from headrace.models.server.release import KEPT, Card, LoadedReleases
 from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
@@ -94,11 +95,12 @@ class Model:
         card = {"version": version, "round": 1, "files": [entry]}
         self.writer.put(f"{self.name}/{version}/card.json", json.dumps(card).encode())
 
-    def point(self, version: str, *, canary: str = "", share: float = 0.3) -> Pointer:
-        trial = {"version": canary, "share": share, "round": 2} if canary else None
+    def point(self, version: str, *, canary: str = "", share: float = 0.3) -> ChampionPointer:
+        since = "2026-01-01T00:00:00+00:00"
+        trial = {"version": canary, "share": share, "round": 2, "since": since, "why": "a test"} if canary else None
         pointer = {"model": self.name, "version": version, "round": 1, "canary": trial, "why": "a test", "history": ["none"]}
         self.writer.put(f"{self.name}/champion.json", json.dumps(pointer).encode())
-        return Pointer.model_validate(pointer)
+        return ChampionPointer.model_validate(pointer)
 
 
 @pytest.fixture
@@ -185,8 +187,8 @@ def test_a_canary_makes_its_share_of_the_answers_until_it_retreats(model: Model,
         model.release("v000001")
         model.release("v000002")
         pointer = model.point("v000001", canary="v000002")
-        assert {answer: await who(releases, answer) for answer in IDS} == {answer: served(pointer, answer) for answer in IDS}
-        tried = next(answer for answer in IDS if served(pointer, answer) == "v000002")
+        assert {answer: await who(releases, answer) for answer in IDS} == {answer: pointer.served(answer) for answer in IDS}
+        tried = next(answer for answer in IDS if pointer.served(answer) == "v000002")
         assert await who(releases) == "v000001"
         model.point("v000001")
         clock.pass_(release.LOOK_S)
@@ -207,7 +209,7 @@ def test_a_canary_that_cannot_be_loaded_keeps_no_champion_away(model: Model, clo
         pointer = model.point("v000001", canary="v000002", share=0.5)
         assert {await who(releases, answer) for answer in IDS} == {"v000001"}
         model.release("v000002")
-        tried = next(answer for answer in IDS if served(pointer, answer) == "v000002")
+        tried = next(answer for answer in IDS if pointer.served(answer) == "v000002")
         clock.pass_(release.RETRY_S / 2)
         assert await who(releases, tried) == "v000001"
         clock.pass_(release.RETRY_S)
@@ -264,7 +266,7 @@ def test_storage_that_is_down_stops_no_version_that_serves(model: Model, clock: 
         model.release("v000001")
         model.release("v000002")
         pointer = model.point("v000001", canary="v000002")
-        tried = next(answer for answer in IDS if served(pointer, answer) == "v000002")
+        tried = next(answer for answer in IDS if pointer.served(answer) == "v000002")
         clock.pass_(release.RETRY_S)
         assert [await who(each) for each in (releases, packaged)] == ["v000001", "v000001"]
         model.down = True

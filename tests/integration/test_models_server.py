@@ -34,8 +34,8 @@ from headrace.core.runner import Runner
 from headrace.documents.index import index_documents
 from headrace.errors import RequestRefused
 from headrace.models.client import Completion, Embedder, Generator, Ranking, Reranker, wait_ready
+from headrace.models.pointer import ChampionPointer
 from headrace.models.server.generator import packaged
-from headrace.models.server.release import Pointer, served
 from headrace.models.tokens import INSTEAD, embedder_folder
 from headrace.platform import open_platform
 from headrace.settings import Inference, Settings
@@ -298,7 +298,7 @@ def test_the_champion_is_served_without_a_restart(server: Server, storage: Endpo
         assert becomes("v000001").logits == ranking.logits  # a request without an answer's id
         assert reranker.rank("What is the capital of France?", PASSAGES, version="none").logits is None
         answers = {answer: reranker.rank("q", PASSAGES[:1], answer_id=answer).version for answer in map(str, range(24))}
-        assert answers == {answer: served(trial, answer) for answer in answers}
+        assert answers == {answer: trial.served(answer) for answer in answers}
         assert set(answers.values()) == {"v000001", "v000002"}
 
 
@@ -333,11 +333,11 @@ def put(writer: ObjectWriter, model: str, version: str, folder: Path, **card: An
 
 def promote(
     writer: ObjectWriter, version: str, number: int = 1, *, model: str = "reranker", canary: str = "", share: float = 0.5
-) -> Pointer:
-    trial = {"version": canary, "share": share} if canary else None
+) -> ChampionPointer:
+    trial = {"version": canary, "share": share, "round": 2, "since": "2026-01-01T00:00:00+00:00", "why": ""} if canary else None
     pointer = {"model": model, "version": version, "round": number, "canary": trial}
     writer.put(f"{model}/champion.json", json.dumps(pointer).encode())
-    return Pointer.model_validate(pointer)
+    return ChampionPointer.model_validate(pointer)
 
 
 def logits(folder: Path) -> Any:
@@ -459,10 +459,10 @@ def test_a_generator_on_trial_and_a_broken_one(server: Server, adapters: ObjectW
 
     tiny_one = ask(server, RIVER, most=1, version="none").version
     pointer = promote(adapters, "none", model="generator", canary="v000002")
-    tried = next(answer for answer in map(str, range(12)) if served(pointer, answer) == "v000002")
+    tried = next(answer for answer in map(str, range(12)) if pointer.served(answer) == "v000002")
     until(15, lambda: made(tried) == "v000002", server.log.read_text)
     answers = {answer: made(answer) for answer in map(str, range(12))}
-    assert answers == {answer: tiny_one if served(pointer, answer) == "none" else served(pointer, answer) for answer in answers}
+    assert answers == {answer: tiny_one if pointer.served(answer) == "none" else pointer.served(answer) for answer in answers}
     assert set(answers.values()) == {tiny_one, "v000002"}
     assert made() == tiny_one
     promote(adapters, "v000001", model="generator")
@@ -594,9 +594,9 @@ def test_the_engines_answers_are_made_by_the_versions_their_ids_fall_to(
             assert len(answers) < 40
             answers.append(answer := asked())
             assert answer.completion is not None
-            generator = served(generators, answer.answer_id)
+            generator = generators.served(answer.answer_id)
             assert answer.completion.version == (packaged_version if generator == "none" else generator)
-            assert answer.model_version == served(rerankers, answer.answer_id)
+            assert answer.model_version == rerankers.served(answer.answer_id)
             assert answer.completion.temperature == 0.7
             assert len(answer.completion.logprobs) == len(answer.completion.completion_tokens) > 0
             assert all(logprob <= 0 for logprob in answer.completion.logprobs)

@@ -41,6 +41,8 @@ from headrace.core.run import ended_runs, recorded, runs
 from headrace.core.runner import Runner
 from headrace.errors import LostRace, NotFound, NothingIndexed, Unavailable, WrongUsage
 from headrace.ingest.land import land
+from headrace.models.pointer import ChampionPointer
+from headrace.registry.champion import rollback, set_champion
 from headrace.settings import Maintenance
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
@@ -699,26 +701,26 @@ def moves(promotions: TableReader) -> list[tuple[str, str, str]]:
 
 def test_the_champion_moves_forward_and_back_and_its_history_is_kept(promoted: tuple[ObjectWriter, TableWriter]) -> None:
     models, promotions = promoted
-    assert champion.champion(models) == (champion.Champion(), "")
+    assert champion.champion(models) == (ChampionPointer(model="reranker"), "")
     with pytest.raises(NotFound, match="no earlier version"):
-        champion.rollback(models, promotions, who="ann", why="")
-    with pytest.raises(NotFound, match="No version 'v9'"):
-        champion.set_champion(models, promotions, "v9", "ann", "")
-    release(models, "v1", "v2")
-    for version in ("v1", "v1", "v2"):
-        assert champion.set_champion(models, promotions, version, "ann", "because").version == version
-    assert champion.champion(models)[0].history == ["none", "v1"]
-    assert [card["version"] for card in champion.versions(models)] == ["v1", "v2"]
-    assert champion.rollback(models, promotions, who="bob", why="worse").version == "v1"
-    assert champion.rollback(models, promotions, who="bob", why="worse").version == "none"
+        rollback(models, promotions, who="ann", why="")
+    with pytest.raises(NotFound, match="No version 'v000009'"):
+        set_champion(models, promotions, "v000009", "ann", "")
+    release(models, "v000001", "v000002")
+    for version in ("v000001", "v000001", "v000002"):
+        assert set_champion(models, promotions, version, "ann", "because").version == version
+    assert champion.champion(models)[0].history == ["none", "v000001"]
+    assert [card["version"] for card in champion.versions(models)] == ["v000001", "v000002"]
+    assert rollback(models, promotions, who="bob", why="worse").version == "v000001"
+    assert rollback(models, promotions, who="bob", why="worse").version == "none"
     with pytest.raises(NotFound, match="no earlier version"):
-        champion.rollback(models, promotions, who="bob", why="")
+        rollback(models, promotions, who="bob", why="")
     assert champion.champion(models)[0].moves == 4
     assert moves(promotions) == [
-        ("promote", "none", "v1"),
-        ("promote", "v1", "v2"),
-        ("rollback", "v2", "v1"),
-        ("rollback", "v1", "none"),
+        ("promote", "none", "v000001"),
+        ("promote", "v000001", "v000002"),
+        ("rollback", "v000002", "v000001"),
+        ("rollback", "v000001", "none"),
     ]
 
 
@@ -726,20 +728,20 @@ def test_a_move_whose_record_was_lost_is_recorded_by_the_next(
     promoted: tuple[ObjectWriter, TableWriter], endpoints: Endpoints
 ) -> None:
     models, promotions = promoted
-    release(models, "v1", "v2")
-    champion.set_champion(models, promotions, "v1", "ann", "")
-    champion.set_champion(models, promotions, "v2", "ann", "")
+    release(models, "v000001", "v000002")
+    set_champion(models, promotions, "v000001", "ann", "")
+    set_champion(models, promotions, "v000002", "ann", "")
     # The process dies between pointer and table: the pointer moves, the record goes where nobody looks.
     elsewhere = TableWriter(own(PROMOTIONS), endpoints, Meter(Ledger(), "test"))
-    champion.rollback(models, elsewhere, who="ann", why="")
+    rollback(models, elsewhere, who="ann", why="")
     assert len(moves(promotions)) == 2
-    champion.set_champion(models, promotions, "v2", "bob", "")
-    champion.set_champion(models, promotions, "v2", "bob", "")
+    set_champion(models, promotions, "v000002", "bob", "")
+    set_champion(models, promotions, "v000002", "bob", "")
     assert moves(promotions) == [
-        ("promote", "none", "v1"),
-        ("promote", "v1", "v2"),
-        ("rollback", "v2", "v1"),
-        ("promote", "v1", "v2"),
+        ("promote", "none", "v000001"),
+        ("promote", "v000001", "v000002"),
+        ("rollback", "v000002", "v000001"),
+        ("promote", "v000001", "v000002"),
     ]
 
 
@@ -747,17 +749,17 @@ def test_movers_at_once_lose_or_win_and_every_win_is_recorded_once(
     promoted: tuple[ObjectWriter, TableWriter], endpoints: Endpoints
 ) -> None:
     models, promotions = promoted
-    names = ["v1", "v2", "v3"]
+    names = ["v000001", "v000002", "v000003"]
     release(models, *names)
 
-    def move(number: int) -> champion.Champion:
+    def move(number: int) -> ChampionPointer:
         meter = Meter(Ledger(), "test")
         mine = ObjectWriter(models.store, endpoints, meter), TableWriter(promotions.store, endpoints, meter)
-        return champion.set_champion(*mine, names[number], "ann", "")
+        return set_champion(*mine, names[number], "ann", "")
 
-    champion.record_move(promotions, champion.Champion())
+    champion.record_move(promotions, ChampionPointer(model="reranker"))
     got = at_once(3, move)
-    won = [result for result in got if isinstance(result, champion.Champion)]
+    won = [result for result in got if isinstance(result, ChampionPointer)]
     assert won
     assert all(isinstance(result, LostRace) for result in got if result not in won), got
     standing, _ = champion.champion(models)

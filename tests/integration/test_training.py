@@ -20,6 +20,7 @@ from headrace.core.runner import Runner
 from headrace.errors import LostRace, Permanent
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
+from headrace.registry.champion import rollback, set_champion
 from headrace.settings import Gate, Settings, Training
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
@@ -156,9 +157,9 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
     assert (promoted.version, promoted.who) == ("v000001", "round 1")
     assert settle(writer, rounds, promotions, "reranker") == champion.champion(models)[0] == promoted
     # A rollback is somebody's will: settling leaves it alone.
-    assert champion.rollback(writer, promotions, who="ann", why="").version == "none"
+    assert rollback(writer, promotions, who="ann", why="").version == "none"
     assert settle(writer, rounds, promotions, "reranker").version == "none"
-    assert champion.set_champion(writer, promotions, "v000001", "ann", "").version == "v000001"
+    assert set_champion(writer, promotions, "v000001", "ann", "").version == "v000001"
 
 
 def second(runner: Runner, settings: Training) -> None:

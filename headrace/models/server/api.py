@@ -18,10 +18,11 @@ from starlette.exceptions import HTTPException
 from headrace.errors import HeadraceError, NotFound, RequestRefused
 from headrace.models import wire
 from headrace.models.http import LEFT, error_response
+from headrace.models.pointer import NONE
 from headrace.models.server import chat
 from headrace.models.server.door import ModelAuthMiddleware, ModelServerMetrics, refusal
 from headrace.models.server.hosted import Call, HostedModels
-from headrace.models.server.release import NONE, RerankerCard
+from headrace.models.server.release import RerankerCard
 from headrace.storage.ledger import Ledger
 
 if TYPE_CHECKING:

@@ -22,15 +22,14 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from headrace.catalog import MODELS
-from headrace.errors import HeadraceError, NotFound, RequestRefused, Unavailable
+from headrace.errors import HeadraceError, InvalidState, NotFound, RequestRefused, Unavailable
+from headrace.models.pointer import NONE, ChampionPointer, Version, parse_pointer, pointer_key
 from headrace.models.server.queue import ModelQueue
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader
 
-NONE = "none"
-"""The version of a model as it is without any promotion."""
 LOOK_S = 1.0
 """Seconds for which a look at the pointer holds."""
 RETRY_S = 10.0
@@ -51,36 +50,6 @@ def _inside(name: str) -> str:
     if not path.parts or len(path.parts) > 2 or path.is_absolute() or ".." in path.parts or str(path) != name:
         raise ValueError(f"{name!r} is no file name inside a release")
     return name
-
-
-Version = Annotated[str, Field(pattern=r"^v\d{6,12}$")]
-
-
-class CanaryShare(BaseModel):
-    """A challenger that answers `share` (0 to 1) of the traffic."""
-
-    version: Version
-    share: float = Field(ge=0, le=1)
-
-
-class Pointer(BaseModel):
-    """What the server reads of `champion.json`: the version served ("none" before the first promotion), its round, the canary."""
-
-    version: Version | Literal["none"] = NONE
-    round: int = 0
-    canary: CanaryShare | None = None
-
-
-def served(pointer: Pointer, answer_id: str) -> str:
-    """The version that makes an answer: the canary's where the hash of the answer's id falls into its share, else the champion.
-
-    An answer without an id is the champion's.
-    """
-    canary = pointer.canary
-    if canary is None or not answer_id:
-        return pointer.version
-    place = int(hashlib.sha256(answer_id.encode()).hexdigest()[:8], 16) / 2**32
-    return canary.version if place < canary.share else pointer.version
 
 
 class CardFile(BaseModel):
@@ -149,7 +118,7 @@ class Standing(Generic[C, M]):
     """
 
     etag: str = ""
-    pointer: Pointer = field(default_factory=Pointer)
+    pointer: ChampionPointer | None = None
     champion: Release[C, M] | None = None
     canary: Release[C, M] | None = None
     retry_at: float = float("inf")
@@ -157,7 +126,7 @@ class Standing(Generic[C, M]):
 
     def of(self, answer_id: str) -> Release[C, M] | None:
         """The release that makes an answer: never a version that is not in memory."""
-        if self.canary is not None and served(self.pointer, answer_id) == self.canary.card.version:
+        if self.canary and self.pointer and self.pointer.served(answer_id) == self.canary.card.version:
             return self.canary
         return self.champion
 
@@ -269,7 +238,7 @@ class LoadedReleases(Generic[C, M]):
         before = self._standing
         reader = self._reader(ledger)
         try:
-            data, etag = reader.get_with_etag(f"{self._model}/champion.json")
+            data, etag = reader.get_with_etag(pointer_key(self._model))
         except NotFound:
             self._standing = Standing()
             return
@@ -279,9 +248,9 @@ class LoadedReleases(Generic[C, M]):
 
     def _follow(self, data: bytes, etag: str, before: Standing[C, M] | None, reader: ObjectReader) -> Standing[C, M]:
         try:
-            pointer = Pointer.model_validate_json(data)
-        except ValidationError as error:
-            return self._stay(before, etag, f"{self._model}/champion.json is no pointer ({_one_line(error)})")
+            pointer = parse_pointer(self._model, data)
+        except InvalidState as error:
+            return self._stay(before, etag, error.message.rstrip("."))
         # The canary stands for itself: a retreat is in force at once, and one that is broken keeps no champion away.
         canary, why = self._try(pointer.canary.version, reader) if pointer.canary else (None, "")
         if why:
@@ -299,7 +268,7 @@ class LoadedReleases(Generic[C, M]):
         log.warning("a promoted %s cannot be loaded, %s goes on serving: %s", self._noun, _version(former), why)
         trouble = why if before is None or before.trouble else ""
         retry_at = time.monotonic() + RETRY_S
-        return Standing(etag, before.pointer if before else Pointer(), former, None, retry_at, trouble)
+        return Standing(etag, before.pointer if before else None, former, None, retry_at, trouble)
 
     def _try(self, version: str, reader: ObjectReader) -> tuple[Release[C, M] | None, str]:
         """The version, or why it cannot be had."""
