@@ -217,6 +217,8 @@ class TopicReader(_Topic):
                             return record if record.offset == offset else None
                     except OutOfRange:
                         return None
+        if self._rewrite_foreign({partition: offset}):
+            return self.record(partition, offset)
         span = self.spans()[partition]
         if span.low <= offset < span.end:
             raise self._unavailable(f"it says that it has offset {offset} of partition {partition}, and does not hand it out")
@@ -260,7 +262,8 @@ class TopicReader(_Topic):
                             return
                     elif not follow and time.monotonic() - quiet_since > (most_s := _TIMEOUT_S + pace.gather_ms / 1000):
                         raise self._unavailable(f"no record in {most_s:.0f} s, though the head says there are more")
-                    held_up = {p: at for p, at in reached.items() if ended[p] < at}  # no fetch has found their end
+                    # No fetch has found their end, or something came behind it that is not handed out.
+                    held_up = {p: at for p, at in reached.items() if ended[p] < at or self._known_end(consumer, p) > at}
                     if records or not held_up:
                         looked = time.monotonic()
                     elif time.monotonic() - looked >= _STUCK_S:
@@ -270,6 +273,10 @@ class TopicReader(_Topic):
                     late_ms = int(time.time() * 1000) - _LATE_MS
                     if pace.changed(records, {p: ended[p] >= at or newest_ms[p] > late_ms for p, at in reached.items()}):
                         break
+
+    def _known_end(self, consumer: Consumer, partition: int) -> int:
+        """Where the last fetch said that a partition ends; negative before the first. Asks nobody."""
+        return int(consumer.get_watermark_offsets(TopicPartition(self.store.name, partition), cached=True)[1])
 
     def _look_through(self, start: Mapping[int, int]) -> None:
         """Before these partitions are first read, from these offsets on: have batches rewritten that would end or hang a client.

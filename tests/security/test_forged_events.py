@@ -177,6 +177,22 @@ def test_batches_that_no_client_can_read_hold_nothing_up(runner: Runner) -> None
     assert any(b"no gzip" in row["value"] for row in letters), "what was there is kept"
 
 
+def test_who_had_read_to_the_end_is_held_up_by_none_that_come_then(runner: Runner) -> None:
+    runner.run(land)
+    topic = TopicReader(FEEDBACK, runner.endpoints, Meter(runner.record.ledger, "test"))
+    following = topic.read({partition: span.end for partition, span in topic.spans().items()}, follow=True)
+    assert not any(next(following) for _ in range(8))
+    wanted = []
+    for kind in ("gzip", "a mark that is none"):
+        rude.produce(runner.endpoints, FEEDBACK.name, UNREADABLE[kind])
+        wanted += runner.run(feedback, verdicts=[Verdict("at-the-end", True, "acme", "ann")])
+    end = time.monotonic() + 60
+    while wanted:
+        assert time.monotonic() < end, wanted
+        fetched = next(following)
+        wanted = [place for place in wanted if place not in zip(fetched.partitions, fetched.offsets, strict=True)]
+
+
 def test_a_batch_that_would_fill_the_memory_is_not_unpacked_at_the_next_start(runner: Runner) -> None:
     runner.run(land)
     packed = gzip.compress(rude.record(bytes(80 << 20)), 1)
