@@ -916,7 +916,7 @@ MUTANTS = (
     Mutant(
         "X6",
         "headrace/models/citations.py",
-        "sum(support.number is not None for support in self.supports) / len(self.supports)",
+        "sum(support.number is not None for support in self.supports) / sentences",
         "1.0",
         "Every answer is said to stand on its passages.",
         ("tests/integration/test_answers.py::test_an_answer_says_how_near_the_best_passage_is_and_how_much_of_it_passages_hold",),

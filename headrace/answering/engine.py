@@ -98,12 +98,12 @@ class QueryEngine:
         found = self._passages(question, tenant, user, simulated, readers, answer_id)
         kept = found.passages[: self._settings.passages]
         watched = Ledger()
-        citations = Citations([passage.hit.text for passage in kept])
+        citations = Citations([passage.hit.text for passage in kept], question)
         completion: Completion | None = None
         first = 0.0
 
         def pieces() -> Iterator[str]:
-            nonlocal completion, first
+            nonlocal completion
             stream = self._runner.run(
                 generate,
                 tenant=tenant,
@@ -120,7 +120,6 @@ class QueryEngine:
                     piece = next(stream, None)
                 if piece is None:
                     return
-                first = first or time.perf_counter() - started
                 if isinstance(piece, Completion):
                     completion = piece
                 else:
@@ -129,8 +128,16 @@ class QueryEngine:
         text = ""
         refused = not kept or (found.similarity is not None and found.similarity < self._settings.least_similarity)
         for marked in iter([NOT_FOUND]) if refused else citations.mark(pieces()):
+            first = first or time.perf_counter() - started
             text += marked
             yield marked
+        note = ""
+        if count := len(citations.withheld):
+            sentences = "a sentence" if count == 1 else f"{count} sentences"
+            note = f"{sentences} of the model's answer left out: the passages have other figures"
+            if not text.strip():
+                refused, text = True, NOT_FOUND
+                yield NOT_FOUND
         total = time.perf_counter() - started
         timings = {**found.timings_ms, "first_token": _ms(first or total), "total": _ms(total)}
         if completion is not None:
@@ -141,6 +148,7 @@ class QueryEngine:
             text=text.strip(),
             passages=kept,
             refused=refused,
+            note="; ".join(filter(None, (found.note, note))),
             supports=tuple(citations.supports),
             groundedness=citations.groundedness,
             completion=completion,

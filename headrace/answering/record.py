@@ -31,7 +31,7 @@ class Answer:
     """One answered question (or search, then without text), with the versions it stands on.
 
     `timings_ms` says where the time went, `bytes` what each tier moved for it. `groundedness` is the share of the text's
-    sentences that a passage holds; `similarity` the best passage's cosine similarity to the question; `refused` says that the
+    sentences that a passage supports; `similarity` the best passage's cosine similarity to the question; `refused` says that the
     documents hold no answer.
     """
 

@@ -23,8 +23,8 @@ from headrace.core.run import journal_of, newest_first
 from headrace.core.stage import Pipeline, stage
 from headrace.documents.index import index_documents
 from headrace.errors import NotFound, Permanent, WrongUsage
-from headrace.models.citations import content_words
 from headrace.models.client import Generator
+from headrace.models.support import content_words
 from headrace.platform.home import DEMO
 from headrace.registry.serve import train_and_serve
 from headrace.session import Session, opened

@@ -1,0 +1,372 @@
+"""Whether a text supports a sentence, as far as words can show it: numbers with their units, dates, names, identifiers, negation.
+
+What a language model says is checked against the very words of a passage, not against another model's opinion. A sentence is
+supported by a few sentences or table rows that lie together if they hold
+
+- every number of it (1,000 is 1000 and 1.000; "four" is 4; 2025-04-17 is 17 April 2025), with the unit it has there, and in the
+  same sentence or row the names and half of the other words that stand beside the number,
+- every other name, acronym and identifier,
+- a negation where it has one, and none where it has none,
+- and at least half of its words.
+
+The heading above and the header of a table count as theirs for names, units and words, not for numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+LEAST_WORDS = 0.5
+_SENTENCES = 3  # what takes a longer run is better shown as the passage
+_FEW_WORDS = 3  # below which a sentence says what it is about only together with the question
+_CLAUSE = re.compile(r"[,;:]\s+|\s+(?:and|or|but|und|oder|aber|while|whereas)\s+")
+_FAMILIES = {
+    unit: family
+    for family, units in {
+        "money": "eur usd gbp",
+        "time": "us ms second minute hour day week month year",
+        "bytes": "byte kb mb gb tb pb kib mib gib tib",
+    }.items()
+    for unit in units.split()
+}
+_ANOTHER = 0.75  # of a sentence's words in one that has other numbers: it is the same statement, told wrong
+
+_COMMON = frozenset(
+    re.findall(
+        r"\S+",
+        """
+        a about an and any are as at be been but by can do does did for from had has have how if in into is it its many may more
+        most much of on one or other our so some such than that the their them then there these they this to up used uses using
+        was we were what when where which who whom whose why will with would you your aber als am an auf aus bei bin bis da das
+        dass dem den der des die dies diese dieser du durch ein eine einem einen einer eines er es für hat haben ich ihr im in
+        ist ja man mit nach oder sich sie sind so über um und uns von vor war waren was wenn wer wie wir wird wo zu zum zur
+        """,
+    )
+)
+_NEGATIONS = frozenset(
+    re.findall(
+        r"\S+",
+        """
+        no not never none neither nor nobody nothing without cannot can't don't doesn't didn't isn't aren't wasn't weren't won't
+        wouldn't shouldn't couldn't hasn't haven't hadn't kein keine keinen keiner keinem keines nicht nichts nie niemals
+        niemand ohne weder
+        """,
+    )
+)
+_WORDS_FOR = {
+    word: str(number)
+    for number, words in enumerate(
+        [
+            "zero null",
+            "one ein eins eine",
+            "two zwei",
+            "three drei",
+            "four vier",
+            "five fünf",
+            "six sechs",
+            "seven sieben",
+            "eight acht",
+            "nine neun",
+            "ten zehn",
+            "eleven elf",
+            "twelve zwölf",
+        ]
+    )
+    for word in words.split()
+}
+_AMBIGUOUS = frozenset(["one", "ein", "eins", "eine", "null"])  # articles and pronouns more often than numbers
+_UNITS = {
+    word: unit
+    for unit, words in {
+        "eur": "€ eur euro euros",
+        "usd": "$ usd dollar dollars",
+        "gbp": "£ gbp pound pounds",
+        "percent": "% percent prozent",
+        "second": "s sec secs second seconds sekunde sekunden",
+        "minute": "min mins minute minutes minuten",
+        "hour": "h hr hrs hour hours stunde stunden",
+        "day": "d day days tag tage tagen",
+        "week": "week weeks woche wochen",
+        "month": "month months monat monate monaten",
+        "year": "year years jahr jahre jahren",
+        "byte": "b byte bytes",
+        "kb": "kb kilobyte kilobytes",
+        "mb": "mb megabyte megabytes",
+        "gb": "gb gigabyte gigabytes",
+        "tb": "tb terabyte terabytes",
+        "pb": "pb petabyte petabytes",
+        "kib": "kib",
+        "mib": "mib",
+        "gib": "gib",
+        "tib": "tib",
+        "ms": "ms millisecond milliseconds",
+        "us": "µs us microsecond microseconds",
+        "m": "m metre metres meter meters",
+        "km": "km kilometre kilometres kilometer kilometers",
+        "kg": "kg kilogram kilograms",
+        "w": "w watt watts",
+        "kw": "kw kilowatt kilowatts",
+        "million": "million millions millionen",
+        "billion": "billion billions",
+    }.items()
+    for word in words.split()
+}
+_MONTHS = {
+    name: number
+    for number, names in enumerate(
+        [
+            "january januar jan",
+            "february februar feb",
+            "march märz mar",
+            "april apr",
+            "may mai",
+            "june juni jun",
+            "july juli jul",
+            "august aug",
+            "september sep sept",
+            "october oktober oct",
+            "november nov",
+            "december dezember dec",
+        ],
+        1,
+    )
+    for name in names.split()
+}
+_TOKEN = re.compile(
+    r"(?P<date>\b\d{4}-\d{2}-\d{2}\b)"
+    r"|(?P<name>\b\d+(?:[.:]\d+){2,}\b|\b\d{1,2}:\d{2}\b|\b\w*[^\W\d]\w*(?:[._/-]\w+)*\.\w+\b"
+    r"|\b[^\W\d_]+-\d[\w-]*\b|\b(?=\w*\d)(?=\w*[^\W\d_])(?!\d+(?:st|nd|rd|th)\b)(?!\d+[^\W\d_]{1,3}\b)\w+(?:-\w+)*\b|\b\w+(?:_\w+)+\b)"
+    r"|(?P<number>(?<![\w.])\d{1,3}(?:[,.'’\u00a0\u202f ]\d{3})+(?:[.,]\d+)?(?!\d)|\d+(?:[.,]\d+)*)(?:st|nd|rd|th)?"
+    r"|(?P<sign>[%€$£µ])"
+    r"|(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)?)"
+)
+# A point ends a sentence before white space; a line break always does (headings, rows of a table).
+_SENTENCE = re.compile(r"[^\n]+?(?:[.!?][\"')\]]*(?=\s)|(?=\n)|$)")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What of a text can be checked. A number is the set of its readings, with the unit beside it or an empty string."""
+
+    numbers: tuple[tuple[frozenset[str], str], ...]
+    units: frozenset[str]
+    names: frozenset[str]
+    words: frozenset[str]
+    negated: bool
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a passage says to a sentence: characters `start` to `end` of it are what supports it, or what it contradicts."""
+
+    start: int
+    end: int
+    share: float
+    contradicts: bool = False
+
+
+def content_words(text: str) -> set[str]:
+    """The words that carry a text's meaning: lower case, without the commonest."""
+    return {word for word in re.findall(r"\w+", text.lower()) if word not in _COMMON}
+
+
+@lru_cache(maxsize=4096)
+def facts(text: str) -> Facts:
+    """What of a text can be checked."""
+    numbers: list[tuple[frozenset[str], str]] = []
+    units: set[str] = set()
+    names: set[str] = set()
+    words: set[str] = set()
+    negated = False
+    before, currency, bare = 0, "", False  # where the last token ended, and whether it was a currency or a number without a unit
+    for match in _TOKEN.finditer(text):
+        kind, said = match.lastgroup, match[0]
+        low = said.casefold().replace("’", "'")
+        unit = _UNITS.get(low, "") if kind in ("sign", "word") else ""
+        beside = not text[before : match.start()].strip(" \u00a0\u202f-")
+        is_number = kind == "number" or (kind == "word" and low in _WORDS_FOR and low not in _AMBIGUOUS)
+        taken = False
+        if kind == "date":
+            year, month, day = (str(int(part)) for part in said.split("-"))
+            numbers += [(frozenset({part}), "") for part in (year, f"month {month}", day)]
+        elif is_number:
+            read = _readings(match["number"]) if kind == "number" else frozenset({_WORDS_FOR[low]})
+            numbers.append((read, currency if beside else ""))
+        elif unit and bare and beside:
+            numbers[-1] = (numbers[-1][0], unit)
+            units.add(unit)
+            taken = True
+        elif kind == "name":
+            if len(low) > 3 or not low.replace(".", "").isalpha():  # not "e.g"
+                names.add(low)
+        elif low in _NEGATIONS:
+            negated = True
+        elif unit:
+            units.add(unit)
+        elif low in _MONTHS and (low != "may" or said[0].isupper()):
+            numbers.append((frozenset({f"month {_MONTHS[low]}"}), ""))
+        elif low not in _COMMON and len(low) > 1:
+            (names if _is_name(said, first=before == 0) else words).add(low)
+        bare = is_number and not numbers[-1][1]
+        currency = unit if _FAMILIES.get(unit) == "money" and not taken else ""
+        before = match.end()
+    return Facts(tuple(numbers), frozenset(units), frozenset(names), frozenset(words), negated)
+
+
+def evidence(sentence: str, passage: str, question: str = "") -> Evidence | None:
+    """The shortest run of a passage's sentences that supports a sentence best, or one that it contradicts; `None` for neither.
+
+    A sentence of few words ("38.00 EUR.") is about what the `question` asks: its names have to stand beside the number, too.
+    """
+    said = facts(sentence)
+    if not (said.words or said.names or said.numbers):
+        return None
+    about = facts(question).names if question and len(said.words | said.names) < _FEW_WORDS else frozenset[str]()
+    clauses = [one for text in _CLAUSE.split(sentence) if (one := facts(text)).numbers] if said.numbers else []
+    best: Evidence | None = None
+    contradicted: Evidence | None = None
+    places = _sentences(passage)
+    told = [facts(passage[start:end]) for start, end in places]
+    over = [facts(_over(passage, start)) for start, _ in places]
+    about = frozenset(name for name in about if any(_known(name, *both) for both in zip(told, over, strict=True)))
+    for first, (start, _) in enumerate(places):
+        for last in range(first, min(first + _SENTENCES, len(places))):
+            end = places[last][1]
+            own, around = facts(passage[start:end]), over[first]
+            share = _share(said, own, around)
+            run = range(first, last + 1)
+            nearest = max(run, key=lambda at: _share(said, told[at], over[at]))
+            if share < LEAST_WORDS or told[nearest].negated != said.negated:
+                continue
+            known = all(_known(name, own, around) for name in said.names)
+            if known and all(any(_states(told[at], over[at], clause, about) for at in run) for clause in clauses):
+                if best is None or (share, start - end) > (best.share, best.start - best.end):
+                    best = Evidence(start, end, share)
+            elif (
+                known
+                and first == last
+                and share >= _ANOTHER
+                and _differs(said, own)
+                and (contradicted is None or share > contradicted.share)
+            ):
+                contradicted = Evidence(start, end, share, contradicts=True)
+    return best or contradicted
+
+
+def _states(own: Facts, around: Facts, clause: Facts, about: frozenset[str]) -> bool:
+    """Whether one sentence has a clause's numbers, and what they are numbers of."""
+    return (
+        all(_holds(own, around, number) for number in clause.numbers)
+        and all(_known(name, own, around) for name in clause.names | about)
+        and _share(clause, own, around) >= LEAST_WORDS
+    )
+
+
+def _differs(said: Facts, own: Facts) -> bool:
+    """Whether a sentence that says the same has other numbers, of the same kind."""
+    if len(said.words | said.names) < _FEW_WORDS:
+        return False
+    kinds = {_FAMILIES.get(unit, unit) for _, unit in own.numbers}
+    held = [readings for readings, _ in own.numbers]
+    return any(
+        (_FAMILIES.get(unit, unit) in kinds and not any(read & other for other in held))
+        or any(read & readings and unit and beside and unit != beside for readings, beside in own.numbers)
+        for read, unit in said.numbers
+    )
+
+
+def _sentences(passage: str) -> list[tuple[int, int]]:
+    found = []
+    for match in _SENTENCE.finditer(passage):
+        text = match[0]
+        if text.strip():
+            found.append((match.start() + len(text) - len(text.lstrip()), match.start() + len(text.rstrip())))
+    return found
+
+
+def _over(passage: str, start: int) -> str:
+    """The heading above a place, and the first row of the table it is in."""
+    above = passage[:start].splitlines()
+    if not passage[:start].endswith("\n") and above:
+        above = above[:-1]  # the line that the place is in
+    heading = next((line for line in reversed(above) if line.startswith("#")), above[0] if above else "")
+    header = ""
+    if passage[start : start + 1] == "|":
+        for line in reversed(above):
+            if not line.startswith("|"):
+                break
+            header = line
+    return f"{heading}\n{header}"
+
+
+def _readings(number: str) -> frozenset[str]:
+    """What a number may be: 1.000 is a thousand in some languages and one in others."""
+    bare = re.sub(r"['’\u00a0\u202f ]", "", number)
+    points, commas = bare.count("."), bare.count(",")
+    if points and commas:
+        decimal = "." if bare.rindex(".") > bare.rindex(",") else ","
+        return frozenset({_plain(bare.replace("," if decimal == "." else ".", "").replace(decimal, "."))})
+    if points + commas > 1:
+        return frozenset({_plain(bare.replace(".", "").replace(",", ""))})
+    decimal = bare.replace(",", ".")
+    if "." in decimal and len(decimal.partition(".")[2]) == 3:
+        return frozenset({_plain(decimal.replace(".", "")), *({_plain(decimal)} if points else ())})
+    return frozenset({_plain(decimal)})
+
+
+def _plain(number: str) -> str:
+    whole, _, fraction = number.partition(".")
+    fraction = fraction.rstrip("0")
+    whole = whole.lstrip("0") or "0"
+    return f"{whole}.{fraction}" if fraction else whole
+
+
+def _is_name(said: str, first: bool) -> bool:
+    """A word that is written like a name: an acronym anywhere, a capital letter elsewhere than at the beginning."""
+    return (said.isupper() and len(said) > 1) or (said[0].isupper() and not first)
+
+
+def _holds(own: Facts, around: Facts, number: tuple[frozenset[str], str]) -> bool:
+    """Whether a run has a number, and not only with another unit."""
+    read, unit = number
+    there = [beside for readings, beside in own.numbers if readings & read]
+    if not there:
+        return False
+    if not unit or unit in there:
+        return True
+    return "" in there and unit in own.units | around.units
+
+
+def _known(name: str, own: Facts, around: Facts) -> bool:
+    return any(_alike(name, other) for other in _all(own) | _all(around))
+
+
+def _all(of: Facts) -> frozenset[str]:
+    return of.names | of.words
+
+
+def _share(said: Facts, own: Facts, around: Facts) -> float:
+    words = said.words | said.names
+    if not words:
+        return 1.0
+    there = _all(own) | _all(around)
+    return sum(any(_alike(word, other) for other in there) for word in words) / len(words)
+
+
+def _alike(one: str, other: str) -> bool:
+    """The same word, or one of its forms: they begin alike and differ in the last few letters."""
+    if one == other or any(map(str.isdigit, one + other)):
+        return one == other
+    least = min(len(one), len(other))
+    return least >= 4 and abs(len(one) - len(other)) <= 3 and one[: max(4, least - 2)] == other[: max(4, least - 2)]
+
+
+def best_of(sentence: str, passages: Sequence[str], question: str = "") -> tuple[int, Evidence] | None:
+    """(number from 1, evidence) of the passage that supports a sentence best, else of one that it contradicts."""
+    found = [
+        (number, one) for number, passage in enumerate(passages, 1) if (one := evidence(sentence, passage, question)) is not None
+    ]
+    return max(found, key=lambda one: (not one[1].contradicts, one[1].share, -one[0]), default=None)
