@@ -187,7 +187,7 @@ def test_a_cluster_made_anew_lands_nothing_silently_and_ours_says_so(servers: Se
     written = handle(endpoints, DIVERGENCES).read().to_pylist()
     assert sorted((row["partition"], row["action"]) for row in written) == [(p, "stopped") for p in range(3)], "once each"
     for partition in range(3):
-        resolve_divergence(endpoints, tmp_path, partition, gap=False)
+        accept(endpoints, tmp_path, partition, gap=False)
     land(endpoints, tmp_path)
     assert_exactly_once(endpoints, again, "events@02")
     written = handle(endpoints, DIVERGENCES).read().to_pylist()
@@ -277,10 +277,10 @@ def test_a_gap_stops_its_partition_alone_until_it_is_accepted(servers: Servers, 
     assert refusal.remedy.endswith("headrace land --accept-gap events/1")
     assert done.total == 6, "the others land"
     with pytest.raises(WrongUsage, match="not refused for that"):
-        resolve_divergence(endpoints, tmp_path, 1, gap=False)
+        accept(endpoints, tmp_path, 1, gap=False)
     with pytest.raises(WrongUsage, match="is not refused"):
-        resolve_divergence(endpoints, tmp_path, 0, gap=True)
-    accepted = resolve_divergence(endpoints, tmp_path, 1, gap=True)
+        accept(endpoints, tmp_path, 0, gap=True)
+    accepted = accept(endpoints, tmp_path, 1, gap=True)
     assert accepted.sentence == "events/1 goes on at offset 12; offsets 10 to 11 are given up."
     assert land(endpoints, tmp_path).total == 1
     lost = {number for number, place in events.places.items() if place in ((1, 10), (1, 11))}
@@ -303,7 +303,7 @@ def test_a_head_that_lost_its_tail_goes_on_from_where_it_differs(servers: Server
     again.places = {n: p for n, p in again.places.items() if n >= 1000}
     kinds = {refusal.kind for refusal in land(endpoints, tmp_path).divergences}
     assert kinds == {"recreated"}
-    goes_on = [resolve_divergence(endpoints, tmp_path, partition, gap=False).position for partition in range(3)]
+    goes_on = [accept(endpoints, tmp_path, partition, gap=False).position for partition in range(3)]
     assert [(one.next, one.topic_epoch) for one in goes_on] == [(6, 2)] * 3
     land(endpoints, tmp_path)
     assert_exactly_once(endpoints, again, "events@02")
