@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from headrace.answering.record import Answer
+from headrace.app import App
 from headrace.cli.demo import reference
 from headrace.documents.index import index_documents
-from headrace.session import opened
 from headrace.settings import Settings
 
 _QUESTIONS = (
@@ -27,9 +27,9 @@ def measure() -> dict[str, Any]:
     """Bound: first token within 3 s. Each question is asked twice: the second time its passages' KV comes from files."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings.load(home=Path(folder))
-        with opened("bench-ask", settings, quiet=True) as session:
-            index_documents(session.runner, [reference(settings.home)], tenant="default", settings=settings.inference)
-            engine = session.engine()
+        with App(settings, "bench-ask", quiet=True) as app:
+            index_documents(app.runner, [reference(settings.home)], tenant="default", settings=settings.inference)
+            engine = app.answers
             _first(engine, "What does the pass statement do?")  # loads the generator: one that is refused would not
             cold = [_first(engine, question) for question in _QUESTIONS]
             warm = [_first(engine, question) for question in _QUESTIONS]

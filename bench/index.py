@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from headrace.app import App
 from headrace.catalog import CHUNK_ROWS
 from headrace.cli.demo import reference
 from headrace.documents.index import index_documents
-from headrace.session import opened
 from headrace.settings import Settings
 from headrace.storage.meter import Meter
 from headrace.storage.tables.handles import TableReader
@@ -20,12 +20,12 @@ def measure() -> dict[str, Any]:
     """Bound: at least 95 % of the bare rate. The platform is up and the model loaded before either is timed."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings.load(home=Path(folder))
-        with opened("bench-index", settings, quiet=True) as session:
+        with App(settings, "bench-index", quiet=True) as app:
             from headrace.models.client import Embedder
 
-            Embedder(session.runner.endpoints.embedder).embed(["warm"] * 8, kind="passage")
-            done = index_documents(session.runner, [reference(settings.home)], tenant="default", settings=settings.inference)
-            table = TableReader(CHUNK_ROWS, session.runner.endpoints, Meter(session.run.ledger, "bench"))
+            Embedder(app.runner.endpoints.embedder).embed(["warm"] * 8, kind="passage")
+            done = index_documents(app.runner, [reference(settings.home)], tenant="default", settings=settings.inference)
+            table = TableReader(CHUNK_ROWS, app.runner.endpoints, Meter(app.runner.record.ledger, "bench"))
             texts = table.read(("text",))["text"].to_pylist()
         bare = _bare(texts, settings.models.threads)
     return {

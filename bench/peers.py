@@ -25,9 +25,9 @@ import numpy as np
 from ir_measures import nDCG
 
 from headrace.answering.engine import QueryEngine
+from headrace.app import App
 from headrace.core.statistics import interval
 from headrace.models.client import Embedder
-from headrace.session import opened
 from headrace.settings import Settings
 from headrace.simulate.beir import BeirFolder, read
 from headrace.simulate.evaluate import indexed, spread
@@ -70,13 +70,13 @@ def measure() -> dict[str, Any]:
 def _headrace(folder: BeirFolder, questions: dict[str, str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         settings = Settings.load(home=Path(home))
-        with opened("bench-peers", settings, quiet=True) as session:
-            Embedder(session.runner.endpoints.embedder).embed(["warm up"] * 8, kind="passage")
+        with App(settings, "bench-peers", quiet=True) as app:
+            Embedder(app.runner.endpoints.embedder).embed(["warm up"] * 8, kind="passage")
             import_module("lancedb")  # as the peers import theirs before the clock starts
             started = time.perf_counter()
-            document_of = indexed(session.runner, folder, settings.inference)
+            document_of = indexed(app.runner, folder, settings.inference)
             seconds = time.perf_counter() - started
-            engine = QueryEngine(session.runner, settings.inference.model_copy(update={"retrieve": _MOST}))
+            engine = QueryEngine(app.runner, settings.inference.model_copy(update={"retrieve": _MOST}))
 
             def search(question: str) -> list[str]:
                 answer = engine.search(question, tenant=folder.tenant, user="bench", record=False)

@@ -24,10 +24,9 @@ from typing import Any
 import numpy as np
 
 from headrace.answering.record import Answer
+from headrace.app import App
 from headrace.core.statistics import interval
 from headrace.models.measures import exact_match, f1, unmarked
-from headrace.registry.serve import train_and_serve
-from headrace.session import Session, opened
 from headrace.settings import Settings
 from headrace.simulate import DocumentNames, InProcessClient, play, user_plans
 from headrace.simulate.beir import BeirFolder, BeirQuestion, read
@@ -45,20 +44,18 @@ def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | 
     ranks = recipe_of(recipes[0]).model in _RANKING
     mine, others = halves(folder, seed)
     others = spread(others, limit)
-    with tempfile.TemporaryDirectory() as home, opened("bench", Settings.load(home=Path(home)), quiet=True) as session:
-        document_of = indexed(session.runner, folder, session.settings.inference)
+    with tempfile.TemporaryDirectory() as home, App(Settings.load(home=Path(home)), "bench", quiet=True) as app:
+        document_of = indexed(app.runner, folder, app.settings.inference)
 
         def asked() -> dict[str, list[float]]:
-            return _ranked(session, folder, others, document_of) if ranks else _answered(session, folder, others)
+            return _ranked(app, folder, others, document_of) if ranks else _answered(app, folder, others)
 
         before = after = asked()
         parts = user_plans(mine if ranks else spread(mine, limit and 2 * limit), users=4, seed=seed)
-        played = play(
-            parts, InProcessClient(session.runner, session.engine(), folder.tenant), DocumentNames(folder).of, generate=not ranks
-        )
+        played = play(parts, InProcessClient(app.answers, folder.tenant), DocumentNames(folder).of, generate=not ranks)
         for recipe in recipes:
             started = time.perf_counter()
-            done = train_and_serve(session, recipe)
+            done = app.training.round(recipe)
             seconds = time.perf_counter() - started
             after = asked() if done.decision.promoted else after  # who is refused serves nobody
             yield {
@@ -89,9 +86,9 @@ def halves(folder: BeirFolder, seed: int) -> tuple[list[BeirQuestion], list[Beir
 
 
 def _ranked(
-    session: Session, folder: BeirFolder, questions: Sequence[BeirQuestion], document_of: dict[str, str]
+    app: App, folder: BeirFolder, questions: Sequence[BeirQuestion], document_of: dict[str, str]
 ) -> dict[str, list[float]]:
-    engine = session.engine()
+    engine = app.answers
     found = []
     for question in questions:
         passages = engine.search(question.text, tenant=folder.tenant, user="bench", record=False).passages
@@ -103,8 +100,8 @@ def _ranked(
     return {"ndcg_at_10": found}
 
 
-def _answered(session: Session, folder: BeirFolder, questions: Sequence[BeirQuestion]) -> dict[str, list[float]]:
-    engine = session.engine()
+def _answered(app: App, folder: BeirFolder, questions: Sequence[BeirQuestion]) -> dict[str, list[float]]:
+    engine = app.answers
     found: dict[str, list[float]] = {"f1": [], "exact_match": [], "groundedness": []}
     for question in questions:
         *_, answer = engine.ask(question.text, tenant=folder.tenant, user="bench", record=False)

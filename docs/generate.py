@@ -27,7 +27,7 @@ from pydantic_core import PydanticUndefined
 
 from headrace.api import Service, create_app
 from headrace.catalog import LANDINGS, STORES, Store, Tier
-from headrace.cli.common import app
+from headrace.cli.common import cli
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.platform import open_platform
@@ -65,12 +65,12 @@ def commands() -> Iterator[tuple[list[str], Any]]:
             else:
                 yield [*words, name], found
 
-    yield from below(typer.main.get_command(app), [])
+    yield from below(typer.main.get_command(cli), [])
 
 
 def cli_page() -> str:
     """Every command with its arguments and options, in the groups and order of `headrace --help`."""
-    top: Any = typer.main.get_command(app)
+    top: Any = typer.main.get_command(cli)
     parts = [
         "`--help` behind a command says the same in a terminal. Exit codes: 0 done, 1 failed, 2 wrong usage. With `--json` one\n"
         "JSON document goes to standard output ([its keys](json.md)) and everything else to standard error.",

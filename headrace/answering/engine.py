@@ -11,7 +11,9 @@ from headrace.answering.record import Answer, answer, feedback, moved, new_id, r
 from headrace.answering.rerank import rerank
 from headrace.answering.retrieve import retrieve
 from headrace.answering.unrecorded import NOTE, Unrecorded
+from headrace.answering.verdicts import Verdicts
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENTS
+from headrace.core.first import FirstAlone
 from headrace.core.runner import Runner
 from headrace.core.stage import Pipeline, Trigger
 from headrace.documents.chunk import chunk
@@ -43,7 +45,7 @@ NOT_FOUND = "I found nothing about that in these documents."
 
 
 class QueryEngine:
-    """Where questions are answered: keeps the model clients and handles from one question to the next.
+    """Where questions are answered and answers judged: keeps the model clients and handles from one question to the next.
 
     With `unrecorded` an answer that the head does not take is given all the same, with a note, and recorded later.
     """
@@ -51,6 +53,9 @@ class QueryEngine:
     def __init__(self, runner: Runner, settings: Inference, unrecorded: Unrecorded | None = None) -> None:
         self._runner = runner
         self.unrecorded = unrecorded
+        self.first = FirstAlone()
+        """For callers on several threads: a tenant's first question opens topics and catalogs."""
+        self.verdicts = Verdicts(runner, unrecorded, self.first)
         self._settings = settings
         self._embedders = Embedders(runner.endpoints.embedder)
         patient = runner.endpoints.reranker

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import math
 import os
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from headrace.answering.engine import INFERENCE, QueryEngine
-from headrace.answering.record import Answer, Verdict, feedback, repeated_id
+from headrace.answering.engine import QueryEngine
+from headrace.answering.record import Answer, Verdict
 from headrace.answering.unrecorded import NOTE, Recorder
 from headrace.api.admission import AdmissionQueue, Rate, Strangers, Ticket
 from headrace.api.audit import Audit
 from headrace.api.auth import PAGE, SCOPES, Asker, Caller, Callers, asker, limits_of
 from headrace.api.documents import Documents
 from headrace.api.telemetry import ServiceMetrics, Traces, tokens
-from headrace.catalog import CHUNKS, FEEDBACK, FEEDBACK_ROWS, INDEXES, INTERACTION_ROWS, Tier
-from headrace.core.run import journal_of, newest_first
+from headrace.catalog import CHUNKS, INDEXES, Tier
+from headrace.core.run import newest_first
 from headrace.core.runner import Runner
-from headrace.core.stage import Pipeline
 from headrace.documents.generations import active_reader
-from headrace.errors import NotFound, StorageFull, Transient, WrongUsage
-from headrace.explain.diagram.diagram import diagram_for
+from headrace.errors import NotFound, StorageFull, Transient
 from headrace.explain.diagram.layout import scene_for
+from headrace.explain.diagram.recorded import measured
 from headrace.explain.diagram.svg import svg
 from headrace.platform.address import embedded_parts
 from headrace.platform.home import Home
@@ -38,7 +35,7 @@ from headrace.readiness import Ask, Readiness, Trouble, asks
 from headrace.settings import Settings, TenantLimits
 from headrace.storage.ledger import Direction, Row
 from headrace.storage.metadata import Metadata
-from headrace.storage.tables.handles import TableReader, quoted
+from headrace.storage.tables.handles import quoted
 from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.handles import VectorReader
 
@@ -46,17 +43,7 @@ AT_ONCE = 4
 """Questions worked on at the same time; the models take them one by one, but one can retrieve while another is answered."""
 WAITING = 28
 """Questions that may wait beyond those; further ones are turned away."""
-_REMEMBERED = 10_000
-_JUDGING = 16
 _CLOSE_S = 5.0
-
-
-@dataclass(frozen=True)
-class _Given:
-    """An answer given: whose it was and the chunks it stood on."""
-
-    tenant: str
-    chunks: frozenset[str]
 
 
 class Service:
@@ -95,12 +82,7 @@ class Service:
         self._engine = engine
         self._unrecorded = engine.unrecorded if engine is not None else None
         self._recorder = Recorder(runner, self._unrecorded) if self._unrecorded is not None else None
-        self._given: OrderedDict[str, _Given] = OrderedDict()
-        self._judged: OrderedDict[str, dict[str, Any]] = OrderedDict()  # what verdicts that may be sent again were answered
-        self._judging = [threading.Lock() for _ in range(_JUDGING)]
         self._lock = threading.Lock()
-        self._first = threading.Lock()
-        self._seen: set[tuple[str, str]] = set()
         self._drawing = threading.Lock()
         self._drawn: dict[str, tuple[tuple[str, int], bytes]] = {}
         self._vectors: VectorReader | None = None
@@ -181,7 +163,7 @@ class Service:
             if not begun:
                 return
             # What a tenant's first question opens (topics, catalogs) is opened once, not by several at a time.
-            with self._alone("ask", tenant):
+            with self._engine.first(("ask", tenant)):
                 limits = caller.limits if tenant == caller.tenant else self.limits_of(tenant)
                 stream = self._engine.ask(
                     question,
@@ -220,7 +202,7 @@ class Service:
         with self._admitted(place, gone) as begun, self.traces.question("retrieval", tenant, headers) as span:
             if not begun:
                 return None
-            with self._alone("ask", tenant):
+            with self._engine.first(("ask", tenant)):
                 found = self._engine.search(question, tenant=tenant, user=who.user, simulated=who.simulated, readers=readers)
             span.answered(found)
             self.metrics.question(tenant, "search")
@@ -246,7 +228,7 @@ class Service:
         alike.
         """
         who = self.who(caller, user, simulated_user)
-        given = self._answer(answer_id)
+        given = self._engine.verdicts.answer(answer_id)
         if given is None or not (caller.admin or given.tenant == caller.tenant):
             # The same words for both: whether another tenant has such an answer is not told.
             raise NotFound(
@@ -267,32 +249,9 @@ class Service:
             simulated=who.simulated,
             key=who.key,
         )
-        if key is None:
-            return self._recorded(verdict)
-        said = {name: value for name, value in vars(verdict).items() if name != "verdict_id"}
-        verdict = replace(verdict, verdict_id=repeated_id(key, said))
-        with self._judging[int(verdict.verdict_id, 16) % _JUDGING]:  # of two at once the second finds what the first did
-            with self._lock:
-                told = self._judged.get(verdict.verdict_id)
-            told = told or self._landed(verdict) or self._recorded(verdict)
-            with self._lock:
-                self._judged[verdict.verdict_id] = told
-                while len(self._judged) > _REMEMBERED:
-                    self._judged.popitem(last=False)
-        return told
-
-    def _recorded(self, verdict: Verdict) -> dict[str, Any]:
-        with self._alone("feedback", verdict.tenant):
-            partition, offset = self.runner.for_tenant(verdict.tenant).run(feedback, verdicts=[verdict])[0]
-            self._seen.add(("feedback", verdict.tenant))
-        return {"verdict_id": verdict.verdict_id, "topic": FEEDBACK.name, "partition": partition, "offset": offset}
-
-    def _landed(self, verdict: Verdict) -> dict[str, Any] | None:
-        """Where a verdict stands that another process recorded, if it has landed."""
-        table = self.runner.open(TableReader, FEEDBACK_ROWS, stage=feedback.name)
-        where = f"verdict_id = {quoted(verdict.verdict_id)} AND tenant = {quoted(verdict.tenant)}"
-        found = table.read(("partition", "offset"), where).to_pylist()
-        return {"verdict_id": verdict.verdict_id, "topic": FEEDBACK.name, **found[0]} if found else None
+        verdicts = self._engine.verdicts
+        recorded = verdicts.record([verdict])[0] if key is None else verdicts.record_once(verdict, key)
+        return asdict(recorded)
 
     def ledger(self) -> dict[str, Any]:
         """The live run's ledger rows."""
@@ -338,36 +297,12 @@ class Service:
 
         Raises `NotFound` where no run did, `WrongUsage` for a pipeline there is not.
         """
-        pipeline, own = _pipeline(name)
-        run_id, command, started, rows = self._run_for(name, own, run)
-        stamp = (run_id, sum(row["ops"] for row in rows))
+        found = measured(self.settings.home, name, run=run, live=self.runner.record)
+        stamp = (found.run_id, sum(row["ops"] for row in found.rows))
         with self._drawing:  # one at a time: a drawing takes a processor for a while
-            if name in self._drawn and self._drawn[name][0] == stamp:
-                return self._drawn[name][1]
-            drawn = svg(
-                scene_for(diagram_for(pipeline, rows, run_id=run_id, when=started, command=f"headrace {command}"))
-            ).encode()
-            self._drawn[name] = (stamp, drawn)
-            return drawn
-
-    def _run_for(self, name: str, own: frozenset[str], run: str | None) -> tuple[str, str, datetime, list[Any]]:
-        record = self.runner.record
-        rows = [row.as_dict() for row in record.ledger.rows()]
-        if run == record.id or (run is None and any(row["stage"] in own for row in rows)):
-            return record.id, record.command, record.started, rows
-        if run is not None:
-            journal = journal_of(self.settings.home, run)
-        else:
-            others = (journal for journal in newest_first(self.settings.home) if journal["run"] != record.id)
-            fitting = next((journal for journal in others if any(row["stage"] in own for row in journal["rows"])), None)
-            if fitting is None:
-                first = "Ask something, or run `headrace index PATH`."
-                raise NotFound(
-                    f"No run has moved anything in the {name} pipeline yet, so there is nothing to draw.",
-                    hint=first if name == INFERENCE.name else "Run `headrace train`.",
-                )
-            journal = fitting
-        return journal["run"], journal["command"], datetime.fromisoformat(journal["started"]), journal["rows"]
+            if name not in self._drawn or self._drawn[name][0] != stamp:
+                self._drawn[name] = (stamp, svg(scene_for(found.diagram())).encode())
+            return self._drawn[name][1]
 
     @contextmanager
     def _admitted(self, place: Ticket, gone: Callable[[], bool]) -> Iterator[bool]:
@@ -376,19 +311,8 @@ class Service:
         finally:
             self.places.leave(place)
 
-    @contextmanager
-    def _alone(self, what: str, tenant: str) -> Iterator[None]:
-        """Let a tenant's calls through alone until the first has succeeded, then side by side."""
-        with contextlib.nullcontext() if (what, tenant) in self._seen else self._first:
-            yield
-
     def _remembered(self, answer: Answer) -> dict[str, Any]:
-        chunks = frozenset(passage.hit.chunk_id for passage in answer.passages)
-        with self._lock:
-            self._seen.add(("ask", answer.tenant))
-            self._given[answer.answer_id] = _Given(answer.tenant, chunks)
-            while len(self._given) > _REMEMBERED:
-                self._given.popitem(last=False)
+        self._engine.verdicts.remember(answer)
         passages = [
             {"number": number, "cited": number in answer.cited, **passage.as_dict()}
             for number, passage in enumerate(answer.passages, 1)
@@ -403,21 +327,6 @@ class Service:
         finish = answer.completion.finish_reason if answer.completion else "stop"
         return {**answer.as_dict(), "passages": passages, "usage": usage, "finish_reason": finish}
 
-    def _answer(self, answer_id: str) -> _Given | None:
-        with self._lock:
-            given = self._given.get(answer_id)
-        if given is not None:
-            return given
-        if self._unrecorded is not None and (row := self._unrecorded.find(answer_id)) is not None:
-            return _Given(row["tenant"], frozenset(passage["chunk_id"] for passage in row["passages"]))
-        # Another command's answer, or one from before a restart: tables know it once it has landed.
-        table = self.runner.open(TableReader, INTERACTION_ROWS, stage=feedback.name)
-        columns = ("answer_id", "tenant", "passages")
-        found = table.read(columns, f"answer_id = '{answer_id}'").to_pylist() if answer_id.isalnum() else []
-        if not found:
-            return None
-        return _Given(found[0]["tenant"], frozenset(passage["chunk_id"] for passage in found[0]["passages"] or () if passage))
-
 
 def by_tier(rows: list[Row]) -> list[dict[str, Any]]:
     """Operations and bytes of ledger rows summed by tier, every tier named, shallow to deep."""
@@ -430,17 +339,6 @@ def by_tier(rows: list[Row]) -> list[dict[str, Any]]:
         total["read_bytes" if row.direction == Direction.READ else "written_bytes"] += row.bytes
         total["estimated"] = total["estimated"] or row.estimated
     return list(totals.values())
-
-
-def _pipeline(name: str) -> tuple[Pipeline, frozenset[str]]:
-    """A pipeline by name, and the stages that no other pipeline has: those that tell whether a run was one of its."""
-    from headrace.training.round import TRAINING
-
-    pipelines = {pipeline.name: pipeline for pipeline in (INFERENCE, TRAINING)}
-    if name not in pipelines:
-        raise WrongUsage(f"There is no pipeline {name!r}.", hint=f"There are: {', '.join(pipelines)}.")
-    others = {stage.name for other in pipelines.values() if other.name != name for stage in other.stages}
-    return pipelines[name], frozenset(stage.name for stage in pipelines[name].stages if stage.name not in others)
 
 
 def fit_for(told: dict[str, Any], caller: Caller) -> dict[str, Any]:

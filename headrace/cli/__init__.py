@@ -1,4 +1,4 @@
-"""The commands. Thin: each opens a session, calls the room that does the work, and shows what came of it."""
+"""The commands. Thin: each opens an `App`, calls what does the work, and shows what came of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typer._completion_shared import get_completion_script
 
 # Each adds its commands, and help shows them in this order.
 from headrace.cli import up, documents, questions, evaluation, training, lineage, head, record, storage, tenants  # noqa: F401
-from headrace.cli.common import app, common, err
+from headrace.cli.common import cli, common, err
 from headrace.errors import HeadraceError, WrongUsage
 from headrace.terminal import Harmless, harmless
 
@@ -36,7 +36,7 @@ def main() -> None:
         logging.lastResort.setFormatter(Harmless())
     try:
         completion_init()
-        code = app(_options_first(sys.argv[1:]), standalone_mode=False) or 0
+        code = cli(_options_first(sys.argv[1:]), standalone_mode=False) or 0
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
         sys.stdout.flush()
@@ -67,7 +67,7 @@ def main() -> None:
         sys.exit(1)
 
 
-@app.command(rich_help_panel="The shell")
+@cli.command(rich_help_panel="The shell")
 def completion(shell: Annotated[str, typer.Argument(help="bash, zsh, fish or powershell.")]) -> None:
     """The script that teaches a shell to complete headrace's words: eval "$(headrace completion bash)"."""
     if shell not in ("bash", "zsh", "fish", "powershell"):

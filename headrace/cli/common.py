@@ -16,7 +16,7 @@ from headrace.errors import WrongUsage
 from headrace.settings import Settings, obeyed
 from headrace.terminal import Terminal, exact
 
-app = typer.Typer(
+cli = typer.Typer(
     name="headrace",
     help="Runs the AI training loop and enterprise RAG on any storage, meters every byte, and draws what it measured.",
     no_args_is_help=True,
@@ -53,7 +53,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@cli.callback()
 def main_options(
     home: Annotated[Path | None, typer.Option(help="Directory of all embedded state.", show_default=".headrace")] = None,
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,

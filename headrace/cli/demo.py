@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,25 +14,21 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from headrace.answering.engine import INFERENCE, QueryEngine
-from headrace.answering.record import Answer, Verdict, feedback
+from headrace.answering.engine import QueryEngine
+from headrace.answering.record import Answer, Verdict
+from headrace.app import App
 from headrace.catalog import CHUNK_ROWS
-from headrace.cli.render.results import ledger_table, merged, say_indexed, say_round, say_sources, tier_table
-from headrace.core.run import journal_of, newest_first
-from headrace.core.stage import Pipeline, stage
-from headrace.documents.index import index_documents
-from headrace.errors import NotFound, Permanent, WrongUsage
+from headrace.cli.render.results import ledger_table, say_indexed, say_round, say_sources, tier_table
+from headrace.core.stage import stage
+from headrace.errors import NotFound, Permanent
+from headrace.explain.diagram.draw import draw
+from headrace.explain.diagram.recorded import PIPELINES, measured
 from headrace.models.client import Generator
 from headrace.models.support import content_words
 from headrace.platform.home import DEMO
-from headrace.registry.serve import train_and_serve
-from headrace.session import Session, opened
 from headrace.settings import EmbeddedPart, Settings
 from headrace.storage.ledger import summed
 from headrace.storage.tables.handles import TableReader
-from headrace.training.round import TRAINING
-
-PIPELINES: dict[str, Pipeline] = {"inference": INFERENCE, "training": TRAINING}
 
 _TENANT_USER = "simulated-user"
 _SEED = 11
@@ -97,8 +92,8 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
     if docs is not None and not docs.exists():
         raise NotFound(f"{docs} does not exist.", hint="Name a folder: make demo DOCS=path")
     console.print(Text("Headrace demo: both pipelines once, on real parts, on this machine.", style="bold"))
-    with opened("demo", settings, on=on) as session:
-        endpoints = session.runner.endpoints
+    with App(settings, "demo", on=on) as app:
+        endpoints = app.runner.endpoints
         console.print(
             f"Platform ready after {time.perf_counter() - started:.1f} s: S3 {endpoints.s3_endpoint},"
             f" Iceberg {endpoints.catalog_uri}, Kafka {endpoints.kafka_bootstrap}",
@@ -106,28 +101,27 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         )
         folder = docs or reference(settings.home)
         _head(console, "1  Documents to index", "inference, ahead of time")
-        done = index_documents(session.runner, [folder], tenant=settings.tenant, settings=settings.inference)
+        done = app.documents.index([folder])
         say_indexed(console, done)
         if done.index.chunks == 0:
             raise Permanent(
                 "None of these files has text that can be indexed.", hint="Name a folder with text, Markdown, HTML or PDF."
             )
-        engine = session.engine()
-        memories = session.runner.run(recall, tenant=settings.tenant, most=questions, seed=_SEED)
+        memories = app.runner.run(recall, tenant=settings.tenant, most=questions, seed=_SEED)
         asked = _ASKED if docs is None else _of_headings(memories)
         _head(console, "2  Questions to answers", "inference, at question time")
-        _wake(console, session)
-        _ask(console, engine, settings, asked)
+        _wake(console, app)
+        _ask(console, app.answers, settings, asked)
         _head(console, "3  Verdicts", "feedback, onto the head")
-        _judge(console, session, engine, settings, memories)
+        _judge(console, app, memories)
         _head(console, "4  One round of the training loop", "training")
         try:
-            say_round(console, train_and_serve(replace(session, settings=_learning(settings)), "reranker"))
+            say_round(console, replace(app.training, settings=_learning(settings)).round("reranker"))
         except Permanent as nothing:
             console.print(Text(f"No round: {nothing.message} {nothing.hint}", style="yellow"))
         _head(console, "5  The same questions again", "inference, served by whoever won")
-        _ask(console, engine, settings, asked[:1])
-        run = session.run
+        _ask(console, app.answers, settings, asked[:1])
+        run = app.runner.record
         _head(console, "6  What moved where", f"run {run.id}")
         rows = summed(run.ledger.export(), by=("stage", "store", "tier"))
         console.print(ledger_table(rows, title=""))
@@ -137,7 +131,7 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
             console.print("≈ estimated: that store's library hides its I/O (docs/explanation/ledger.md).", style="dim")
     for name in PIPELINES:
         for suffix in (".svg", ".png"):
-            draw_diagram(settings.home, name, out_dir / f"{name}{suffix}", run=run.id)
+            draw(measured(settings.home, name, run=run.id).diagram(), out_dir / f"{name}{suffix}")
     console.print()
     console.print(
         f"Diagrams drawn from this run: {out_dir}/inference.svg, {out_dir}/training.svg, and .png beside them.", highlight=False
@@ -171,43 +165,14 @@ def reference(home: Path) -> Path:
     return folder
 
 
-def draw_diagram(home: Path, name: str, path: Path, *, run: str | None = None, triggers: bool = True) -> str:
-    """Draw one pipeline from a run's ledger and return the headline; the newest run that moved anything in it unless named.
-
-    Raises `WrongUsage` for a pipeline there is not, `NotFound` where no run fits.
-    """
-    from headrace.explain.diagram.diagram import diagram_for
-    from headrace.explain.diagram.draw import draw
-
-    pipeline = PIPELINES.get(name)
-    if pipeline is None:
-        raise WrongUsage(f"There is no pipeline {name!r}.", hint=f"There are: {', '.join(PIPELINES)}.")
-    names = {s.name for s in pipeline.stages} - {"land"}
-    if run is not None:
-        journal = journal_of(home, run)
-    elif (found := next((j for j in newest_first(home) if names & {row["stage"] for row in j["rows"]}), None)) is not None:
-        journal = found
-    else:
-        raise NotFound(f"No run has moved anything in {name} yet.", hint="Run headrace demo, index, ask or train first.")
-    diagram = diagram_for(
-        pipeline,
-        merged(journal["rows"]),
-        run_id=journal["run"],
-        when=datetime.fromisoformat(journal["started"]),
-        command=f"headrace {journal['command']}",
-    )
-    draw(diagram, path, triggers=triggers)
-    return diagram.title
-
-
-def _wake(console: Console, session: Session) -> None:
+def _wake(console: Console, app: App) -> None:
     """Have the embedded generator loaded, so that the first answer's time is that of an answer."""
-    if not isinstance(session.settings.models.generator, EmbeddedPart):
+    if not isinstance(app.settings.models.generator, EmbeddedPart):
         return
     started = time.perf_counter()
     with (
         console.status("Loading the generator, which is unpacked the first time …"),
-        Generator(session.runner.endpoints.generator) as generator,
+        Generator(app.runner.endpoints.generator) as generator,
     ):
         for _ in generator.stream([{"role": "user", "content": "Hello"}], max_tokens=1, cache=False):
             pass
@@ -228,12 +193,12 @@ def _ask(console: Console, engine: QueryEngine, settings: Settings, questions: S
                 console.file.flush()
 
 
-def _judge(console: Console, session: Session, engine: QueryEngine, settings: Settings, memories: Sequence[Memory]) -> None:
+def _judge(console: Console, app: App, memories: Sequence[Memory]) -> None:
     console.print(Text(f"SIMULATED user, no person: {RULE}", style="italic"))
-    liked = disliked = 0
+    liked, disliked, tenant = 0, 0, app.settings.tenant
     verdicts: list[Verdict] = []
-    for memory in session.runner.bars.track(memories, "search", total=len(memories), of="questions"):
-        found = engine.search(memory.question, tenant=settings.tenant, user=_TENANT_USER, simulated=True)
+    for memory in app.runner.bars.track(memories, "search", total=len(memories), of="questions"):
+        found = app.answers.search(memory.question, tenant=tenant, user=_TENANT_USER, simulated=True)
         for passage in found.passages:
             hit = passage.hit
             up = hit.chunk_id == memory.chunk_id or (hit.document_id == memory.document_id and hit.heading == memory.heading)
@@ -243,7 +208,7 @@ def _judge(console: Console, session: Session, engine: QueryEngine, settings: Se
                 Verdict(
                     found.answer_id,
                     up,
-                    settings.tenant,
+                    tenant,
                     _TENANT_USER,
                     chunk_id=hit.chunk_id,
                     reason=reason,
@@ -251,9 +216,9 @@ def _judge(console: Console, session: Session, engine: QueryEngine, settings: Se
                 )
             )
         if len(verdicts) >= 500:
-            session.runner.for_tenant(settings.tenant).run(feedback, verdicts=verdicts)
+            app.answers.verdicts.record(verdicts)
             verdicts = []
-    session.runner.for_tenant(settings.tenant).run(feedback, verdicts=verdicts)
+    app.answers.verdicts.record(verdicts)
     console.print(f"{len(memories)} searches, {liked:,} passages liked, {disliked:,} disliked.")
 
 

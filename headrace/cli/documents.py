@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.common import AsJson, On, Tenant, app, checked_on, err, out, print_json, settings_of, user
+from headrace.cli.common import AsJson, On, Tenant, checked_on, cli, err, out, print_json, settings_of, user
 from headrace.errors import NotFound, WrongUsage
 
 
-@app.command(rich_help_panel="Inference")
+@cli.command(rich_help_panel="Inference")
 def index(
     paths: Annotated[list[Path] | None, typer.Argument(metavar="PATH...", help="Files and folders to index.")] = None,
     tenant: Tenant = None,
@@ -31,10 +31,8 @@ def index(
     """Index documents: put, land, parse, chunk, embed, index."""
     from dataclasses import asdict
 
+    from headrace.app import App
     from headrace.cli.render.results import say_indexed
-    from headrace.documents.failed import leave_out
-    from headrace.documents.index import index_documents
-    from headrace.session import opened
 
     if reader and everybody:
         raise WrongUsage("Say --reader or --everybody, not both.")
@@ -44,22 +42,19 @@ def index(
     for path in paths or ():
         if not path.exists():
             raise NotFound(f"{path} does not exist.", hint="Name a file or a folder.")
-    with opened("index", settings, on=checked_on(on), quiet=as_json) as session:
+    with App(settings, "index", on=checked_on(on), quiet=as_json) as app:
         for uri in skip or ():
-            session.runner.run(leave_out, tenant=settings.tenant, uri=uri, reason=f"left out by {user()}: {reason}")
+            app.documents.leave_out(uri, f"left out by {user()}: {reason}")
             err.print(f"{uri} is left out until it is put again.", highlight=False)
-        readers = [] if everybody else reader or None
-        done = index_documents(
-            session.runner, paths or [], tenant=settings.tenant, settings=settings.inference, readers=readers, retry=retry
-        )
-        session.archive()
+        done = app.documents.index(paths or [], readers=[] if everybody else reader or None, retry=retry)
+        app.storage.archive()
     if as_json:
         print_json(asdict(done))
     else:
         say_indexed(out, done)
 
 
-@app.command(rich_help_panel="Inference")
+@cli.command(rich_help_panel="Inference")
 def reindex(
     chunk_tokens: Annotated[
         int | None, typer.Option(help="Word pieces of a chunk; the settings' number unless named.", min=32, max=254)
@@ -71,16 +66,13 @@ def reindex(
     """Build another index beside the one that answers (chunk size, embedder), then serve it."""
     from dataclasses import asdict
 
-    from headrace.registry.embedder import index_before, rebuild
-    from headrace.session import opened
+    from headrace.app import App
 
     if back and chunk_tokens is not None:
         raise WrongUsage("--back serves the earlier index as it was made: it takes no --chunk-tokens.")
-    settings = settings_of()
-    chosen = settings.inference.model_copy(update={"chunk_tokens": chunk_tokens or settings.inference.chunk_tokens})
-    with opened("reindex", settings, on=checked_on(on), quiet=as_json) as session:
-        done = index_before(session) if back else rebuild(session, chosen)
-        session.archive()
+    with App(settings_of(), "reindex", on=checked_on(on), quiet=as_json) as app:
+        done = app.documents.index_before() if back else app.documents.reindex(chunk_tokens)
+        app.storage.archive()
     if as_json:
         print_json(asdict(done))
         return

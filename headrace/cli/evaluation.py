@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.common import AsJson, app, err, out, print_json, settings_of
+from headrace.cli.common import AsJson, cli, err, out, print_json, settings_of
 from headrace.errors import Permanent
 
 if TYPE_CHECKING:
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 evaluation = typer.Typer(help="How good retrieval and answers are, on a folder in BEIR layout.", no_args_is_help=True)
-app.add_typer(evaluation, name="eval", rich_help_panel="Evaluation")
+cli.add_typer(evaluation, name="eval", rich_help_panel="Evaluation")
 Beir = Annotated[Path, typer.Argument(metavar="DIR", help="Has corpus.jsonl, queries.jsonl and qrels/test.tsv.")]
 
 
 @evaluation.command("retrieval")
 def eval_retrieval(directory: Beir, as_json: AsJson = False) -> None:
     """nDCG@10, recall@5 and MRR@10 of dense, full-text, fused and re-ranked retrieval, with 95 % intervals."""
+    from headrace.app import App
     from headrace.cli.render.results import say_retrieval
-    from headrace.session import opened
     from headrace.simulate.beir import read
     from headrace.simulate.evaluate import retrieval
 
     folder, settings = read(directory), settings_of()
-    with opened("eval", settings, quiet=as_json) as session:
-        rows = retrieval(session.runner, folder, settings.inference)
+    with App(settings, "eval", quiet=as_json) as app:
+        rows = retrieval(app.runner, folder, settings.inference)
     if as_json:
         print_json({"rows": [row.as_dict() for row in rows], "documents": len(folder.documents), "tenant": folder.tenant})
     else:
@@ -44,21 +44,21 @@ def eval_answers(
     as_json: AsJson = False,
 ) -> None:
     """Exact match, F1, citation precision, groundedness and refusal rate of the answers, with 95 % intervals."""
+    from headrace.app import App
     from headrace.cli.render.results import say_answers
-    from headrace.session import opened
     from headrace.simulate.beir import read
     from headrace.simulate.evaluate import answers
 
     folder, settings = read(directory), settings_of()
-    with opened("eval", settings, quiet=as_json) as session:
-        found = answers(session.runner, session.engine(), folder, settings.inference, limit)
+    with App(settings, "eval", quiet=as_json) as app:
+        found = answers(app.runner, app.answers, folder, settings.inference, limit)
     if as_json:
         print_json(found.as_dict())
     else:
         say_answers(out, folder, found)
 
 
-@app.command(rich_help_panel="Inference")
+@cli.command(rich_help_panel="Inference")
 def replay(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Has corpus.jsonl, queries.jsonl and qrels/test.tsv.")],
     questions: Annotated[
@@ -117,16 +117,16 @@ def replay(
 def _here(
     folder: BeirFolder, parts: tuple[UserPlan, ...], tenant: str | None, answers: bool, rate: float | None, quiet: bool
 ) -> ReplayReport:
-    from headrace.session import opened
+    from headrace.app import App
     from headrace.simulate import DocumentNames, InProcessClient, play
     from headrace.simulate.evaluate import indexed
 
     settings = settings_of(tenant)
-    with opened("replay", settings, quiet=quiet) as session:
+    with App(settings, "replay", quiet=quiet) as app:
         if tenant is None:
-            indexed(session.runner, folder, settings.inference)
-        door = InProcessClient(session.runner, session.engine(), tenant or folder.tenant)
-        return play(parts, door, DocumentNames(folder).of, generate=answers, rate=rate, bars=session.runner.bars)
+            indexed(app.runner, folder, settings.inference)
+        door = InProcessClient(app.answers, tenant or folder.tenant)
+        return play(parts, door, DocumentNames(folder).of, generate=answers, rate=rate, bars=app.runner.bars)
 
 
 def _via(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import math
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.common import AsJson, app, err, out, print_json, settings_of, user
+from headrace.cli.common import AsJson, cli, err, out, print_json, settings_of, user
 from headrace.errors import WrongUsage
 
+if TYPE_CHECKING:
+    from headrace.app import App
 
-@app.command(rich_help_panel="The head")
+
+@cli.command(rich_help_panel="The head")
 def land(
     once: Annotated[bool, typer.Option("--once", help="Until the head is drained; otherwise follow it.")] = False,
     accept_gap: Annotated[
@@ -36,32 +40,31 @@ def land(
     as_json: AsJson = False,
 ) -> None:
     """Land the head in the tables, each event once."""
+    from headrace.app import App
     from headrace.cli.render.results import say_landed
     from headrace.ingest.dead_letters import reland
     from headrace.ingest.dead_letters import skip as skip_stage
     from headrace.ingest.divergence import resolve_divergence
-    from headrace.ingest.land import land as land_stage
-    from headrace.session import opened
 
     if unsigned and not dead_letters:
         raise WrongUsage("--unsigned says which dead letters land.", hint="Give --dead-letters with it.")
     settings = settings_of()
-    with opened("land", settings, models=False, quiet=as_json) as session:
+    with App(settings, "land", models=False, quiet=as_json) as app:
         for place, gap in ((accept_gap, True), (accept_new_head, False)):
             if place is not None:
-                resolved = session.runner.run(resolve_divergence, place=place, gap=gap, who=user())
+                resolved = app.runner.run(resolve_divergence, place=place, gap=gap, who=user())
                 err.print(resolved.sentence, highlight=False)
         for place in skip or ():
-            told = session.runner.run(skip_stage, place=place, reason=f"skipped by {user()}: {reason}")
+            told = app.runner.run(skip_stage, place=place, reason=f"skipped by {user()}: {reason}")
             err.print(told, highlight=False)
         if dead_letters:
-            again = session.runner.run(reland, unsigned=unsigned)
+            again = app.runner.run(reland, unsigned=unsigned)
             told = ", ".join(f"{count:,} {topic}" for topic, count in again.events.items() if count) or "none"
             err.print(f"Of the dead letters {told} landed now; {again.dead:,} still cannot be read.", highlight=False)
         if not once:
-            _follow_head(session, as_json)
+            _follow_head(app, as_json)
             return
-        done = session.runner.run(land_stage, settings=settings.landing)
+        done = app.storage.land()
     if as_json:
         refused = [{"partition": r.place, "kind": r.kind, "seen": r.seen, "remedy": r.remedy} for r in done.divergences]
         print_json({"landed": done.events, "dead_letters": done.dead, "refused": refused})
@@ -70,14 +73,12 @@ def land(
     done.require()
 
 
-def _follow_head(session: Any, as_json: bool) -> None:
+def _follow_head(app: App, as_json: bool) -> None:
     import signal
     import threading
     from types import FrameType
 
     from headrace.cli.render.results import LandingLines
-    from headrace.core.maintain import maintain
-    from headrace.ingest.follow import follow
     from headrace.ingest.land import Following
     from headrace.settings import EmbeddedPart
 
@@ -92,29 +93,20 @@ def _follow_head(session: Any, as_json: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
-    settings = session.settings.landing
-    if isinstance(session.settings.head, EmbeddedPart):
-        # Embedded servers that are gone do not come back by themselves.
-        settings = settings.model_copy(update={"patience_s": min(settings.patience_s, 60.0)})
     err.print("Landing what comes, until Ctrl-C.", style="dim")
-
-    def keep_tables() -> None:
-        session.runner.run(maintain, settings=session.settings.maintenance, only_due=True)
-
-    kept = session.settings.head_kept_s
-    follow(session.runner, settings, following, keep_s=kept, chores=keep_tables, failed=lines.failed)
+    # Embedded servers that are gone do not come back by themselves.
+    app.storage.follow(following, lines.failed, most_patience_s=60.0 if isinstance(app.settings.head, EmbeddedPart) else math.inf)
     lines.total()
 
 
-@app.command(rich_help_panel="The head")
+@cli.command(rich_help_panel="The head")
 def head(as_json: AsJson = False) -> None:
     """What is only in the head: per partition its end, what has landed, the lag in events and bytes, and the oldest's age."""
+    from headrace.app import App
     from headrace.cli.render.results import say_backlog
-    from headrace.ingest.backlog import backlog
-    from headrace.session import opened
 
-    with opened("head", settings_of(), models=False, quiet=as_json) as session:
-        found = session.runner.run(backlog)
+    with App(settings_of(), "head", models=False, quiet=as_json) as app:
+        found = app.storage.backlog()
     if as_json:
         print_json({"partitions": [partition.as_dict() for partition in found]})
     else:

@@ -8,25 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli.common import AsJson, Tenant, app, err, out, print_json, settings_of, user
+from headrace.cli.common import AsJson, Tenant, cli, err, out, print_json, settings_of, user
 from headrace.errors import WrongUsage
 from headrace.terminal import printable
 
 
-@app.command(rich_help_panel="Lineage")
+@cli.command(rich_help_panel="Lineage")
 def trace(
     what: Annotated[str, typer.Argument(metavar="ANSWER_ID|TOPIC/PARTITION/OFFSET", help="An answer, or an event of the head.")],
     as_json: AsJson = False,
 ) -> None:
     """Where an answer comes from, down to the verdicts; or what learned from an event, and what that answered."""
+    from headrace.app import App
     from headrace.cli.render.lineage import answer_tree, event_tree
-    from headrace.ingest.land import land as land_stage
     from headrace.lineage.graph import of_answer, of_event
-    from headrace.session import opened
 
-    with opened("trace", settings_of(), models=False, quiet=as_json) as session:
-        session.runner.run(land_stage)
-        run, event = session.runner.run, "/" in what
+    with App(settings_of(), "trace", models=False, quiet=as_json) as app:
+        app.storage.land()
+        run, event = app.runner.run, "/" in what
         found = run(of_event, event=what) if event else run(of_answer, answer_id=what)
     if as_json:
         print_json(found)
@@ -34,7 +33,7 @@ def trace(
         out.print(event_tree(found) if event else answer_tree(found), highlight=False)
 
 
-@app.command(rich_help_panel="Lineage")
+@cli.command(rich_help_panel="Lineage")
 def forget(
     of_user: Annotated[str | None, typer.Option("--user", metavar="ID", help="The user to forget.")] = None,
     document: Annotated[str | None, typer.Option(metavar="URI", help="The document to forget, in all its versions.")] = None,
@@ -51,11 +50,11 @@ def forget(
 
     from headrace.answering.unrecorded import Unrecorded
     from headrace.api.audit import audit
+    from headrace.app import App
     from headrace.atomic import write_atomically
     from headrace.lineage.forget import Subject
     from headrace.lineage.forget import forget as go
     from headrace.lineage.forget.subject import DOCUMENT, USER
-    from headrace.session import opened
     from headrace.settings import EmbeddedPart
     from headrace.storage.metadata import AuditLine, By, Metadata
 
@@ -71,14 +70,14 @@ def forget(
             raise WrongUsage("Forgetting cannot be undone.", hint="Say --yes where nobody can be asked.")
         typer.confirm(f"Forget {printable(str(subject))} for good? There is no way back.", abort=True, err=True)
     with (
-        opened("forget", settings, models=False, quiet=as_json) as session,
-        closing(Metadata(session.runner.endpoints)) as metadata,
+        App(settings, "forget", models=False, quiet=as_json) as app,
+        closing(Metadata(app.runner.endpoints)) as metadata,
     ):
         embedded = isinstance(settings.head, EmbeddedPart)
         metadata.tenants()  # one that does not answer is to say so while nothing is gone
-        Unrecorded(settings.home).record(session.runner)  # what waits there would come back
-        proof = go(session.runner, subject, who=f"cli:{user()}", embedded=embedded)
-        session.run.detail["proof"] = proof["sha256"]
+        Unrecorded(settings.home).record(app.runner)  # what waits there would come back
+        proof = go(app.runner, subject, who=f"cli:{user()}", embedded=embedded)
+        app.runner.record.detail["proof"] = proof["sha256"]
         # By the proof's name and not the subject's: the audit is not to remember who was forgotten.
         line = AuditLine(
             By(subject.tenant, f"cli:{user()}", "local"),
@@ -86,8 +85,8 @@ def forget(
             _kept(proof),
         )
         metadata.note([line])
-        session.runner.run(audit, metadata=metadata)
-        session.archive()
+        app.runner.run(audit, metadata=metadata)
+        app.storage.archive()
     if output is not None:
         write_atomically(output, json.dumps(proof, indent=1, ensure_ascii=False).encode())
         err.print(f"Wrote {output}.", highlight=False)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from headrace.cli.common import As, AsJson, Tenant, app, checked_question, out, print_json, settings_of, user
+from headrace.cli.common import As, AsJson, Tenant, checked_question, cli, out, print_json, settings_of, user
 from headrace.errors import NotFound, WrongUsage
 
-if TYPE_CHECKING:
-    from headrace.core.runner import Runner
 
-
-@app.command(rich_help_panel="Inference")
+@cli.command(rich_help_panel="Inference")
 def search(
     question: Annotated[str, typer.Argument(help="What to search for.")],
     tenant: Tenant = None,
@@ -21,13 +18,13 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """The passages for a question, with both scores and both ranks."""
+    from headrace.app import App
     from headrace.cli.render.results import rows_table
-    from headrace.session import opened
     from headrace.terminal import printable
 
     settings, question = settings_of(tenant), checked_question(question)
-    with opened("search", settings, quiet=as_json) as session:
-        found = session.engine().search(question, tenant=settings.tenant, user=user(), readers=principals or ())
+    with App(settings, "search", quiet=as_json) as app:
+        found = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or ())
     passages = [passage.as_dict() for passage in found.passages]
     if as_json:
         print_json(
@@ -57,7 +54,7 @@ def search(
         out.print(f"note: {printable(found.note)}", style="yellow", highlight=False, soft_wrap=True)
 
 
-@app.command(rich_help_panel="Inference")
+@cli.command(rich_help_panel="Inference")
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     tenant: Tenant = None,
@@ -66,12 +63,12 @@ def ask(
 ) -> None:
     """Answer a question from the documents, with citations."""
     from headrace.answering.record import Answer
+    from headrace.app import App
     from headrace.cli.render.results import say_sources
-    from headrace.session import opened
 
     settings, question = settings_of(tenant), checked_question(question)
-    with opened("ask", settings, quiet=as_json) as session:
-        for piece in session.engine().ask(question, tenant=settings.tenant, user=user(), readers=principals or ()):
+    with App(settings, "ask", quiet=as_json) as app:
+        for piece in app.answers.ask(question, tenant=settings.tenant, user=user(), readers=principals or ()):
             if isinstance(piece, Answer):
                 if as_json:
                     print_json(piece.as_dict())
@@ -88,7 +85,7 @@ def ask(
                 out.file.flush()
 
 
-@app.command(rich_help_panel="Inference")
+@cli.command(rich_help_panel="Inference")
 def feedback(
     answer_id: Annotated[str, typer.Argument(help="The answer's id.")],
     up: Annotated[bool, typer.Option("--up", help="It helped.")] = False,
@@ -103,34 +100,25 @@ def feedback(
     as_json: AsJson = False,
 ) -> None:
     """Judge an answer: the verdict goes onto the head and into the next round."""
+    from dataclasses import asdict
+
     from headrace.answering.record import Verdict
-    from headrace.answering.record import feedback as feedback_stage
-    from headrace.session import opened
+    from headrace.app import App
+    from headrace.catalog import INTERACTIONS
 
     if up == down:
         raise WrongUsage("Say --up or --down, one of them.")
     settings = settings_of(tenant)
     verdict = Verdict(answer_id, up, settings.tenant, user(), reason=reason, correction=correction, consent=consent)
-    with opened("feedback", settings, models=False, quiet=as_json) as session:
-        _known_answer(session.runner, answer_id, settings.tenant)
-        places = session.runner.for_tenant(settings.tenant).run(feedback_stage, verdicts=[verdict])
+    with App(settings, "feedback", models=False, quiet=as_json) as app:
+        app.storage.land().require(INTERACTIONS)
+        if app.answers.verdicts.answer(answer_id, settings.tenant) is None:  # a verdict on nothing would be lost silently
+            raise NotFound(f"Tenant {settings.tenant!r} was given no answer {answer_id!r}.", hint="`headrace ask` prints the id.")
+        [recorded] = app.answers.verdicts.record([verdict])
     if as_json:
-        print_json({"verdict_id": verdict.verdict_id, "topic": "feedback", "partition": places[0][0], "offset": places[0][1]})
+        print_json(asdict(recorded))
     else:
         asked = settings.training.preparing.require_consent
         suppressed = consent is False or (asked and consent is None)
         learns = "No round will learn from it." if suppressed else "The next round learns from it: headrace train"
-        out.print(f"Recorded at feedback/{places[0][0]}/{places[0][1]}. {learns}")
-
-
-def _known_answer(runner: Runner, answer_id: str, tenant: str) -> None:
-    """Raise `NotFound` unless that answer of the tenant's was given: a verdict on nothing would be lost silently."""
-    from headrace.catalog import INTERACTION_ROWS, INTERACTIONS
-    from headrace.ingest.land import land as land_stage
-    from headrace.storage.tables.handles import TableReader, quoted
-
-    runner.run(land_stage).require(INTERACTIONS)
-    table = runner.open(TableReader, INTERACTION_ROWS, stage="feedback", tenant=tenant)
-    rows = table.read(("answer_id", "tenant"), f"answer_id = {quoted(answer_id)}")
-    if tenant not in rows["tenant"].to_pylist():
-        raise NotFound(f"Tenant {tenant!r} was given no answer {answer_id!r}.", hint="`headrace ask` prints the id.")
+        out.print(f"Recorded at {recorded.topic}/{recorded.partition}/{recorded.offset}. {learns}")

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.common import AsJson, app, out, print_json, settings_of
+from headrace.cli.common import AsJson, cli, out, print_json, settings_of
 from headrace.errors import NotFound, WrongUsage
 
 
-@app.command(rich_help_panel="What happened")
+@cli.command(rich_help_panel="What happened")
 def runs(as_json: AsJson = False) -> None:
     """What ran in this home, and how it ended."""
     from headrace.cli.render.results import rows_table
@@ -38,7 +38,7 @@ def runs(as_json: AsJson = False) -> None:
         out.print("Nothing has run in this home yet. Try: headrace demo")
 
 
-@app.command(rich_help_panel="What happened")
+@cli.command(rich_help_panel="What happened")
 def ledger(
     run: Annotated[str | None, typer.Argument(help="A run's id or its beginning; the newest unless named.")] = None,
     by: Annotated[str | None, typer.Option(help="Add up by tier, stage or tenant.")] = None,
@@ -75,7 +75,7 @@ def ledger(
         out.print("≈ estimated: that store's library hides its I/O (docs/explanation/ledger.md).", style="dim")
 
 
-@app.command(rich_help_panel="What happened")
+@cli.command(rich_help_panel="What happened")
 def diagram(
     pipeline: Annotated[str, typer.Argument(help="training or inference.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.svg, .png or .md")],
@@ -83,22 +83,22 @@ def diagram(
     triggers: Annotated[bool, typer.Option("--triggers/--no-triggers", help="Draw what starts each stage.")] = True,
 ) -> None:
     """Draw a pipeline from a measured run."""
-    from headrace.cli.demo import draw_diagram
+    from headrace.explain.diagram.draw import draw
+    from headrace.explain.diagram.recorded import measured
 
-    settings = settings_of()
-    drawn = draw_diagram(settings.home, pipeline, output, run=run, triggers=triggers)
-    out.print(f"Wrote {output}: {drawn}", highlight=False)
+    drawn = measured(settings_of().home, pipeline, run=run).diagram()
+    draw(drawn, output, triggers=triggers)
+    out.print(f"Wrote {output}: {drawn.title}", highlight=False)
 
 
-@app.command(rich_help_panel="What happened")
+@cli.command(rich_help_panel="What happened")
 def sql(query: Annotated[str, typer.Argument(help="One SELECT over the tables.")], as_json: AsJson = False) -> None:
     """Read-only SQL over the tables (DuckDB)."""
+    from headrace.app import App
     from headrace.cli.render.results import rows_table
-    from headrace.session import opened
-    from headrace.storage.sql import select
 
-    with opened("sql", settings_of(), models=False, quiet=as_json) as session:
-        rows = select(query, session.runner.endpoints, session.run.ledger)
+    with App(settings_of(), "sql", models=False, quiet=as_json) as app:
+        rows = app.storage.select(query)
     if as_json:
         print_json({"rows": rows})
     elif rows:

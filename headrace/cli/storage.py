@@ -6,20 +6,20 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.common import AsJson, app, err, out, print_json, settings_of
+from headrace.cli.common import AsJson, cli, err, out, print_json, settings_of
 from headrace.errors import WrongUsage
 
 
-@app.command(rich_help_panel="Storage")
+@cli.command(rich_help_panel="Storage")
 def endpoints(as_json: AsJson = False) -> None:
     """Where storage answers, with its keys, and how long the embedded servers stay up."""
+    from headrace.app import App
     from headrace.cli.render.results import rows_table
     from headrace.platform.home import trust
-    from headrace.session import opened
 
     settings = settings_of()
-    with opened("endpoints", settings, models=False, quiet=True) as session:
-        found = session.runner.endpoints
+    with App(settings, "endpoints", models=False, quiet=True) as app:
+        found = app.runner.endpoints
         shown = {
             "s3_endpoint": found.s3_endpoint,
             "s3_access_key": found.s3_access_key,
@@ -44,7 +44,7 @@ def endpoints(as_json: AsJson = False) -> None:
             out.print(told, style="yellow", highlight=False)
 
 
-@app.command(rich_help_panel="Storage")
+@cli.command(rich_help_panel="Storage")
 def check(
     only: Annotated[list[str] | None, typer.Option(metavar="TIER", help="object, stream, table or file; repeatable.")] = None,
     seconds: Annotated[float, typer.Option(help="About how long it may take in all.", min=1, max=3600)] = 60,
@@ -85,18 +85,16 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel="Storage")
+@cli.command(rich_help_panel="Storage")
 def maintain(as_json: AsJson = False) -> None:
     """Keep the tables small and quick: merge small files, expire old snapshots, remove what none names."""
+    from headrace.app import App
     from headrace.cli.render.results import rows_table
-    from headrace.core.maintain import maintain as maintain_stage
     from headrace.explain.diagram.format import human_bytes
-    from headrace.session import opened
 
-    settings = settings_of()
-    with opened("maintain", settings, models=False, quiet=as_json) as session:
-        done = session.runner.run(maintain_stage, settings=settings.maintenance)
-        session.archive()
+    with App(settings_of(), "maintain", models=False, quiet=as_json) as app:
+        done = app.storage.maintain()
+        app.storage.archive()
     rows = [kept.as_dict() for kept in done]
     if as_json:
         print_json({"tables": rows})

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli.common import AsJson, app, err, out, print_json, settings_of, user
+from headrace.cli.common import AsJson, cli, err, out, print_json, settings_of, user
 from headrace.errors import WrongUsage
 
-tenant_app = typer.Typer(help="Tenants of the API and what each may use.", no_args_is_help=True)
-key_app = typer.Typer(help="API keys: made, listed, revoked.", no_args_is_help=True)
-app.add_typer(tenant_app, name="tenant", rich_help_panel="The API")
-app.add_typer(key_app, name="key", rich_help_panel="The API")
+tenant_cli = typer.Typer(help="Tenants of the API and what each may use.", no_args_is_help=True)
+key_cli = typer.Typer(help="API keys: made, listed, revoked.", no_args_is_help=True)
+cli.add_typer(tenant_cli, name="tenant", rich_help_panel="The API")
+cli.add_typer(key_cli, name="key", rich_help_panel="The API")
 Name = Annotated[str, typer.Argument(help="The tenant.")]
 Quotas = Annotated[list[str] | None, typer.Option("--quota", metavar="NAME=NUMBER", help="A limit of its own; repeatable.")]
 _SHARED = (
@@ -21,7 +21,7 @@ _SHARED = (
 )
 
 
-@tenant_app.command("add")
+@tenant_cli.command("add")
 def tenant_add(name: Name, quota: Quotas = None, as_json: AsJson = False) -> None:
     """Add a tenant."""
     quotas = _quotas(quota)
@@ -36,7 +36,7 @@ def tenant_add(name: Name, quota: Quotas = None, as_json: AsJson = False) -> Non
             err.print(_SHARED, style="yellow", highlight=False)
 
 
-@tenant_app.command("quota")
+@tenant_cli.command("quota")
 def tenant_quota(name: Name, quota: Quotas = None, as_json: AsJson = False) -> None:
     """Give a tenant these limits of its own instead of those it has; with none, those of the settings."""
     quotas = _quotas(quota)
@@ -48,7 +48,7 @@ def tenant_quota(name: Name, quota: Quotas = None, as_json: AsJson = False) -> N
         out.print(f"Quotas of {name}: {quotas or 'those of the settings'}.", highlight=False)
 
 
-@tenant_app.command("training")
+@tenant_cli.command("training")
 def tenant_training(
     name: Name,
     training: Annotated[str, typer.Argument(metavar="none|shared", help="Whether models that all get learn from its verdicts.")],
@@ -64,7 +64,7 @@ def tenant_training(
         out.print(f"Models that all tenants are served {learned}.", highlight=False)
 
 
-@tenant_app.command("list")
+@tenant_cli.command("list")
 def tenant_list(as_json: AsJson = False) -> None:
     """Every tenant and its limits."""
     from headrace.api.auth import limits_of
@@ -100,7 +100,7 @@ def tenant_list(as_json: AsJson = False) -> None:
         out.print("There are no tenants yet. Add one: headrace tenant add NAME")
 
 
-@key_app.command("create")
+@key_cli.command("create")
 def key_create(
     tenant: Name,
     scope: Annotated[list[str], typer.Option("--scope", help="read, write, users, simulate, tenant-admin or admin; repeatable.")],
@@ -126,7 +126,7 @@ def key_create(
         err.print(f"Keep it: it is not shown again. Revoke it: headrace key revoke {key.id}", style="dim", highlight=False)
 
 
-@key_app.command("list")
+@key_cli.command("list")
 def key_list(tenant: Annotated[str | None, typer.Option(help="Only those of a tenant.")] = None, as_json: AsJson = False) -> None:
     """Every key, without its secret."""
     from headrace.api.routes.tenants import key_row
@@ -155,7 +155,7 @@ def key_list(tenant: Annotated[str | None, typer.Option(help="Only those of a te
         out.print("There are no keys yet. Make one: headrace key create TENANT --scope read")
 
 
-@key_app.command("revoke")
+@key_cli.command("revoke")
 def key_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")], as_json: AsJson = False) -> None:
     """Let a key allow nothing from now on, in every process within a second."""
     with _metadata() as metadata:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.common import AsJson, On, app, checked_on, out, print_json, settings_of, user
+from headrace.cli.common import AsJson, On, checked_on, cli, out, print_json, settings_of, user
 from headrace.errors import LostRace
+
+if TYPE_CHECKING:
+    from headrace.models.pointer import ChampionPointer
 
 Model = Annotated[str, typer.Argument(help="The model: reranker, embedder or generator.")]
 
 
-@app.command(rich_help_panel="Training")
+@cli.command(rich_help_panel="Training")
 def train(
     recipe: Annotated[str, typer.Option(help="How to train: reranker, embedder, sft, kto, grpo or online.")] = "reranker",
     before: Annotated[
@@ -29,9 +33,8 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """One trip round the training loop: land, prepare, finetune, evaluate, promote or refuse."""
+    from headrace.app import App
     from headrace.cli.render.results import say_round
-    from headrace.registry.serve import train_and_serve
-    from headrace.session import opened
     from headrace.training.recipes import recipe_of
 
     settings = settings_of()
@@ -42,9 +45,9 @@ def train(
     recipe_of(recipe).settings(settings.training.recipe.get(recipe, {}))  # a mistake is said before anything starts
     if before is None:  # with a bound it takes back what the loop is making
         _not_beside_the_loop(settings.home)
-    with opened("train", settings, models=recipe_of(recipe).model == "embedder", on=checked_on(on), quiet=as_json) as session:
-        done = train_and_serve(session, recipe, before=before, canary=canary)
-        session.archive()
+    with App(settings, "train", models=recipe_of(recipe).model == "embedder", on=checked_on(on), quiet=as_json) as app:
+        done = app.training.round(recipe, before=before, canary=canary)
+        app.storage.archive()
     if as_json:
         print_json(done.as_dict())
     else:
@@ -67,23 +70,23 @@ def _not_beside_the_loop(home: Path) -> None:
         )
 
 
-@app.command(rich_help_panel="Training")
+@cli.command(rich_help_panel="Training")
 def models(as_json: AsJson = False) -> None:
     """Released versions of every model, and which is served."""
+    from headrace.app import App
     from headrace.catalog import MODELS, ROUNDS
     from headrace.cli.render.results import rows_table
     from headrace.explain.diagram.format import human_bytes
-    from headrace.session import opened
     from headrace.storage.objects import ObjectReader
     from headrace.training import manifest
     from headrace.training.champion import champion, versions
     from headrace.training.recipe import MODELS as NAMES
 
-    with opened("models", settings_of(), models=False, quiet=as_json) as session:
-        store = session.runner.open(ObjectReader, MODELS, stage="models")
+    with App(settings_of(), "models", models=False, quiet=as_json) as app:
+        store = app.runner.open(ObjectReader, MODELS, stage="models")
         pointers = {name: champion(store, name)[0] for name in NAMES}
         cards = [card for name in NAMES for card in versions(store, name)]
-        rounds = session.runner.open(ObjectReader, ROUNDS, stage="models")
+        rounds = app.runner.open(ObjectReader, ROUNDS, stage="models")
         numbers = manifest.numbers(rounds)
         newest = manifest.read(rounds, numbers[-1]) if numbers else None
     refused = newest if newest is not None and not newest["decision"]["promote"] else None
@@ -118,29 +121,25 @@ def models(as_json: AsJson = False) -> None:
         out.print(said, style="dim", highlight=False, soft_wrap=True)
 
 
-@app.command(rich_help_panel="Training")
+@cli.command(rich_help_panel="Training")
 def promote(model: Model, version: Annotated[str, typer.Argument(help="A released version.")], as_json: AsJson = False) -> None:
     """Serve a released version from now on."""
-    from headrace.registry.serve import serve
-
-    _move(model, serve, as_json, version=version)
+    _move(model, as_json, lambda training, **by: training.promote(model, version=version, **by))
 
 
-@app.command(rich_help_panel="Training")
+@cli.command(rich_help_panel="Training")
 def rollback(model: Model, as_json: AsJson = False) -> None:
     """Serve what was served before; a challenger on trial answers nobody any more."""
-    from headrace.registry.serve import go_back
-
-    _move(model, go_back, as_json)
+    _move(model, as_json, lambda training, **by: training.rollback(model, **by))
 
 
-def _move(model: str, how: Any, as_json: bool, **inputs: str) -> None:
-    from headrace.session import opened
+def _move(model: str, as_json: bool, move: Callable[..., ChampionPointer]) -> None:
+    from headrace.app import App
     from headrace.training.champion import known
 
     known(model)
-    with opened("promote", settings_of(), models=model == "embedder", quiet=as_json) as session:
-        standing = how(session, model, who=user(), why="asked on the command line", **inputs)
+    with App(settings_of(), "promote", models=model == "embedder", quiet=as_json) as app:
+        standing = move(app.training, who=user(), why="asked on the command line")
     if as_json:
         print_json(standing.as_dict())
     else:

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli.common import AsJson, On, app, checked_on, err, out, print_json, settings_of
+from headrace.cli.common import AsJson, On, checked_on, cli, err, out, print_json, settings_of
 from headrace.errors import Unavailable
 
 
-@app.command(rich_help_panel="Start here")
+@cli.command(rich_help_panel="Start here")
 def demo(
     docs: Annotated[Path | None, typer.Option(help="A folder of your own; Python's language reference unless named.")] = None,
     on: On = "local",
@@ -26,7 +26,7 @@ def demo(
     run_demo(settings_of(), docs=docs, on=checked_on(on), out_dir=out_dir, questions=questions, console=out)
 
 
-@app.command(rich_help_panel="Start here")
+@cli.command(rich_help_panel="Start here")
 def up(
     port: Annotated[int, typer.Option(help="Port of the API and the page.", min=1, max=65535)] = 8484,
     train: Annotated[bool, typer.Option("--train/--no-train", help="Run the training loop, in a process of its own.")] = True,
@@ -37,6 +37,7 @@ def up(
 
     from headrace.api import Service, create_app, serve
     from headrace.api.app import bound
+    from headrace.app import App
     from headrace.core.progress import ProgressBars
     from headrace.platform import running
     from headrace.platform.home import Home
@@ -44,22 +45,21 @@ def up(
     from headrace.readiness import Ask
     from headrace.scheduler.ingest_thread import IngestThread
     from headrace.scheduler.process import SchedulerProcess
-    from headrace.session import opened
 
     settings = settings_of()
     bound(port).close()  # a taken port is said before anything is started
     token = secrets.token_urlsafe(18)
     err.print("Starting the platform …", style="dim")
-    with opened("up", settings, ends=True) as session, ExitStack() as beside:
+    with App(settings, "up", service=True) as app, ExitStack() as beside:
         # Nobody watches a bar that moves whenever somebody puts a document.
-        session.runner.bars = ProgressBars(quiet=True)
-        service = Service(session.runner, session.engine(keeps=True), settings)
+        app.runner.bars = ProgressBars(quiet=True)
+        service = Service(app.runner, app.answers, settings)
         application = create_app(service, token)
-        application.state.landing = landing = beside.enter_context(IngestThread(session))
+        application.state.landing = landing = beside.enter_context(IngestThread(app.settings, app.runner))
         service.readiness.add(Ask("landing", landing.trouble, "`headrace head` says what does not land, and what goes on."))
         application.state.trains = train
         if train:
-            beside.enter_context(SchedulerProcess(settings, session.run.id))
+            beside.enter_context(SchedulerProcess(settings, app.runner.record.id))
         beside.callback(landing.stop)  # first of all, so that both end at the same time
         beside.enter_context(recorded_service(Home(settings.home), port))
         out.print(f"Headrace is up: http://127.0.0.1:{port}/#token={token}", highlight=False, soft_wrap=True)
@@ -70,7 +70,7 @@ def up(
             raise Unavailable("The embedded servers have ended and could not be kept up.")
 
 
-@app.command(rich_help_panel="Start here")
+@cli.command(rich_help_panel="Start here")
 def down(
     force: Annotated[bool, typer.Option("--force", help="Also while another command uses them.")] = False,
     as_json: AsJson = False,
@@ -90,7 +90,7 @@ def down(
         out.print(f"No embedded servers run in {settings.home}.", highlight=False, soft_wrap=True)
 
 
-@app.command(rich_help_panel="Training")
+@cli.command(rich_help_panel="Training")
 def loop(as_json: AsJson = False) -> None:
     """What the training loop of `headrace up` waits for or does, its last decision, and what is on trial."""
     from headrace.scheduler.status import read
@@ -124,7 +124,7 @@ def _say_loop(told: dict[str, Any]) -> None:
 _ASKING_S = 10.0
 
 
-@app.command(rich_help_panel="Start here")
+@cli.command(rich_help_panel="Start here")
 def status(as_json: AsJson = False) -> None:
     """Whether every part is ready, since when not, and what to do. Ends with 0 if all are, else with 1."""
     from headrace.cli.render.results import rows_table

@@ -1,4 +1,4 @@
-"""A round of the training loop as a command or the loop of `headrace up` makes it: training, and what serving has to do for it.
+"""The training loop as a command or `headrace up` uses it: a round, and what serving has to do for its result.
 
 The training and the inference room meet only in the catalog; here is where the one's result becomes the other's. A re-ranker or a
 generator is served by moving a pointer. An embedder needs an index made with it, so its pointer follows the index.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
+from headrace.core.launch import Launch, LocalLauncher
+from headrace.core.runner import Runner
 from headrace.errors import Permanent
 from headrace.models.client import Generator, Reranker
 from headrace.models.pointer import ChampionPointer
 from headrace.registry.champion import rollback, set_champion
-from headrace.registry.embedder import load_embedder, reconcile_embedder, require_ours, return_embedder, serve_embedder
-from headrace.session import Session
-from headrace.settings import EmbeddedPart
+from headrace.registry.embedder import ServedEmbedder
+from headrace.settings import EmbeddedPart, Settings
 from headrace.storage.metadata import SHARED, Metadata
 from headrace.training.cutoff import bound, parent_before, suppressed
 from headrace.training.recipe import EMBEDDER, GENERATOR, RERANKER
@@ -25,107 +26,120 @@ from headrace.training.recipes import recipe_of
 from headrace.training.round import Round, run_round
 
 
-def load(session: Session, model: str, version: str) -> None:
-    """Ask the model server for the version by its name. Raises what that raises where it cannot be loaded.
+@dataclass(frozen=True)
+class TrainingLoop:
+    """Makes rounds and serves their results; `launch` says where training runs."""
 
-    An endpoint that the user brought serves its own models and is not asked; the embedder has a way of its own (embedder.py).
-    """
-    chosen, endpoints = session.settings.models, session.runner.endpoints
-    if model == RERANKER and isinstance(chosen.reranker, EmbeddedPart):
-        with Reranker(endpoints.reranker) as reranker:
-            reranker.rank("Is it there?", ["It is."], version=version)
-    elif model == GENERATOR and isinstance(chosen.generator, EmbeddedPart):
-        with Generator(endpoints.generator) as generator:
-            message = {"role": "user", "content": "Is it there?"}
-            for _ in generator.stream([message], max_tokens=1, cache=False, version=version):
-                pass
+    settings: Settings
+    runner: Runner
+    launch: Launch = field(default_factory=LocalLauncher)
 
+    @property
+    def embedder(self) -> ServedEmbedder:
+        """The embedder, whose pointer follows its index."""
+        return ServedEmbedder(self.settings, self.runner)
 
-def train_and_serve(
-    session: Session,
-    recipe: str,
-    *,
-    before: str | None = None,
-    canary: float = 0.0,
-    load: Callable[[str, str], None] = lambda model, version: None,
-) -> Round:
-    """One round with a recipe, and its outcome served; `load(model, version)` has what answers load it, but for the embedder.
+    def round(
+        self,
+        recipe: str,
+        *,
+        before: str | None = None,
+        canary: float = 0.0,
+        load: Callable[[str, str], None] = lambda model, version: None,
+    ) -> Round:
+        """One round with a recipe, and its outcome served; `load(model, version)` has what answers load it, but for the embedder.
 
-    `before` is an event "topic/partition/offset": nothing is learned from it or from what came after, also not by way of the
-    weights that training starts from. What was forgotten is never learned from.
+        `before` is an event "topic/partition/offset": nothing is learned from it or from what came after, also not by way of the
+        weights that training starts from. What was forgotten is never learned from.
 
-    Raises `BadSettings` where it would train an embedder and the settings name one of the user's own.
-    """
-    model = recipe_of(recipe).model
-    if model == EMBEDDER:
-        require_ours(session)
-    _settle(session)
+        Raises `BadSettings` where it would train an embedder and the settings name one of the user's own.
+        """
+        model = recipe_of(recipe).model
+        embedder = self.embedder
+        if model == EMBEDDER:
+            embedder.require_ours()
+        self._reconcile()
 
-    def loading(model: str, version: str) -> None:
-        load_embedder(session, model, version)
-        load(model, version)
+        def loading(model: str, version: str) -> None:
+            if model == EMBEDDER:
+                embedder.load(version)
+            else:
+                load(model, version)
 
-    settings = session.settings.training
-    if model == EMBEDDER:  # whether it would decline to answer what the champion answers hangs on what answering asks for
-        given = {"least_similarity": session.settings.inference.least_similarity, **settings.recipe.get(recipe, {})}
-        settings = settings.model_copy(update={"recipe": {**settings.recipe, recipe: given}})
-    exclusions, start = replace(session.runner.run(suppressed), tenants=unshared(session)), None
-    if before is not None:
-        limits = session.runner.run(bound, event=before)
-        exclusions = replace(exclusions, before=limits)
-        served = recipe_of(recipe).settings(settings.recipe.get(recipe, {})).start == "served"
-        start = session.runner.run(parent_before, model=model, before=limits) if served else ""
-    done = run_round(
-        session.runner,
-        launch=session.launch,
-        settings=settings,
-        recipe=recipe,
-        canary=0.0 if model == EMBEDDER else canary,
-        exclusions=exclusions,
-        start=start,
-        load=loading,
-    )
-    if model == EMBEDDER:
-        started = time.perf_counter()
-        decision = replace(done.decision, serving=reconcile_embedder(session).version)
-        took = round(time.perf_counter() - started, 2)
-        done = replace(done, decision=decision, timings={**done.timings, "reindex": took}, seconds=round(done.seconds + took, 1))
-    else:
-        _settle(session)  # a round of the embedder may have been taken up first
-    session.run.detail["round"] = done.as_dict()
-    return done
+        settings = self.settings.training
+        if model == EMBEDDER:  # evaluated with the serving threshold, on which its refusals depend
+            given = {"least_similarity": self.settings.inference.least_similarity, **settings.recipe.get(recipe, {})}
+            settings = settings.model_copy(update={"recipe": {**settings.recipe, recipe: given}})
+        exclusions, start = replace(self.runner.run(suppressed), tenants=self.unshared()), None
+        if before is not None:
+            limits = self.runner.run(bound, event=before)
+            exclusions = replace(exclusions, before=limits)
+            served = recipe_of(recipe).settings(settings.recipe.get(recipe, {})).start == "served"
+            start = self.runner.run(parent_before, model=model, before=limits) if served else ""
+        done = run_round(
+            self.runner,
+            launch=self.launch,
+            settings=settings,
+            recipe=recipe,
+            canary=0.0 if model == EMBEDDER else canary,
+            exclusions=exclusions,
+            start=start,
+            load=loading,
+        )
+        if model == EMBEDDER:
+            started = time.perf_counter()
+            decision = replace(done.decision, serving=embedder.reconcile().version)
+            took = round(time.perf_counter() - started, 2)
+            done = replace(
+                done, decision=decision, timings={**done.timings, "reindex": took}, seconds=round(done.seconds + took, 1)
+            )
+        else:
+            self._reconcile()  # a round of the embedder may have been taken up first
+        self.runner.record.detail["round"] = done.as_dict()
+        return done
 
+    def load(self, model: str, version: str) -> None:
+        """Ask the model server for the version by its name. Raises what that raises where it cannot be loaded.
 
-def unshared(session: Session) -> frozenset[str]:
-    """Tenants of whom nothing is learned, since all get what is learned: those that did not opt in.
+        An endpoint that the user brought serves its own models and is not asked.
+        """
+        chosen, endpoints = self.settings.models, self.runner.endpoints
+        if model == RERANKER and isinstance(chosen.reranker, EmbeddedPart):
+            with Reranker(endpoints.reranker) as reranker:
+                reranker.rank("Is it there?", ["It is."], version=version)
+        elif model == GENERATOR and isinstance(chosen.generator, EmbeddedPart):
+            with Generator(endpoints.generator) as generator:
+                message = {"role": "user", "content": "Is it there?"}
+                for _ in generator.stream([message], max_tokens=1, cache=False, version=version):
+                    pass
 
-    A tenant that the metadata store does not know (one of the command line's) belongs to whoever runs this home and is learned
-    from, and so is the settings' own as long as there is no other to get what was learned from it.
-    """
-    if session.runner.endpoints.metadata is None:
-        return frozenset()
-    with closing(Metadata(session.runner.endpoints)) as metadata:
-        known = metadata.tenants()
-    only = {session.settings.tenant} if len(known) == 1 else set()
-    return frozenset(tenant.name for tenant in known if tenant.training != SHARED and tenant.name not in only)
+    def promote(self, model: str, *, version: str, who: str, why: str) -> ChampionPointer:
+        """Serve a released version of a model from now on. Raises `NotFound`, or `LostRace` where another move came first."""
+        if model == EMBEDDER:
+            return self.embedder.serve(version, who=who, why=why)
+        return self.runner.run(set_champion, model=model, version=version, who=who, why=why)
 
+    def rollback(self, model: str, *, who: str, why: str) -> ChampionPointer:
+        """Serve the version before again. Raises `NotFound` where there is none."""
+        if model == EMBEDDER:
+            return self.embedder.rollback(who=who, why=why)
+        return self.runner.run(rollback, model=model, who=who, why=why)
 
-def serve(session: Session, model: str, *, version: str, who: str, why: str) -> ChampionPointer:
-    """Serve a released version of a model from now on. Raises `NotFound`, or `LostRace` where another move came first."""
-    if model == EMBEDDER:
-        return serve_embedder(session, version, who=who, why=why)
-    return session.runner.run(set_champion, model=model, version=version, who=who, why=why)
+    def unshared(self) -> frozenset[str]:
+        """Tenants of whom nothing is learned, since all get what is learned: those that did not opt in.
 
+        A tenant that the metadata store does not know (one of the command line's) belongs to whoever runs this home and is
+        learned from, and so is the settings' own as long as there is no other to get what was learned from it.
+        """
+        if self.runner.endpoints.metadata is None:
+            return frozenset()
+        with closing(Metadata(self.runner.endpoints)) as metadata:
+            known = metadata.tenants()
+        only = {self.settings.tenant} if len(known) == 1 else set()
+        return frozenset(tenant.name for tenant in known if tenant.training != SHARED and tenant.name not in only)
 
-def go_back(session: Session, model: str, *, who: str, why: str) -> ChampionPointer:
-    """Serve the version before again. Raises `NotFound` where there is none."""
-    if model == EMBEDDER:
-        return return_embedder(session, who=who, why=why)
-    return session.runner.run(rollback, model=model, who=who, why=why)
-
-
-def _settle(session: Session) -> None:
-    try:
-        reconcile_embedder(session)
-    except Permanent as error:  # a released embedder that cannot be served must not keep other models from learning
-        session.run.detail["embedder"] = str(error)
+    def _reconcile(self) -> None:
+        try:
+            self.embedder.reconcile()
+        except Permanent as error:  # a released embedder that cannot be served must not keep other models from learning
+            self.runner.record.detail["embedder"] = str(error)

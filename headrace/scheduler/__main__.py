@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from headrace.app import App
 from headrace.errors import HeadraceError
 from headrace.process import ending_with
 from headrace.scheduler import status
 from headrace.scheduler.lease import BEAT_S, LeaderLease
 from headrace.scheduler.scheduler import Scheduler
 from headrace.scheduler.status import Status
-from headrace.session import opened
 from headrace.settings import Settings
 
 _FLUSH_S = 1.0
@@ -61,8 +61,8 @@ def main() -> int:
 def _train(home: Path, name: str, told: Status) -> None:
     settings = Settings.load(home=home)
     _stand_back(settings.training.nice)
-    with opened("loop", settings, quiet=True) as session:
-        loop = Scheduler(session, told, name)
+    with App(settings, "loop", quiet=True) as app:
+        loop = Scheduler(app, told, name)
         over = threading.Event()
         with contextlib.suppress(HeadraceError):
             loop.lease.beat()

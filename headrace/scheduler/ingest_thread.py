@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from headrace.core.maintain import maintain
+from headrace.app import Storage
 from headrace.core.runner import Runner
 from headrace.errors import HeadraceError, Transient, kind_of
-from headrace.ingest.follow import follow
 from headrace.ingest.land import Commit, Following
 from headrace.ingest.positions import Divergence
 from headrace.readiness import Trouble
-from headrace.session import Session
+from headrace.settings import Settings
 
 _AGAIN_S = 15.0
 _SETTLED_S = 5.0
@@ -29,10 +28,9 @@ log = logging.getLogger("headrace.landing")
 class IngestThread:
     """A context manager: lands what comes meanwhile, with the chores of `headrace land`; storage that is away is waited for."""
 
-    def __init__(self, session: Session) -> None:
-        # Handles of its own: those of the session's runner land what documents need, in another thread.
-        self._runner = Runner(session.run, session.runner.endpoints)
-        self._settings = session.settings
+    def __init__(self, settings: Settings, runner: Runner) -> None:
+        # Handles of its own: those of the other runner land what documents need, in another thread.
+        self._storage = Storage(settings, Runner(runner.record, runner.endpoints))
         self._stop = threading.Event()
         self._events: Counter[str] = Counter()
         self._dead = 0
@@ -74,20 +72,9 @@ class IngestThread:
 
     def _land(self) -> None:
         following = Following(self._stop, self._committed, waiting=self._wait, standing=self._stands)
-
-        def keep_tables() -> None:
-            self._runner.run(maintain, settings=self._settings.maintenance, only_due=True)
-
         while not self._stop.is_set():
             try:
-                follow(
-                    self._runner,
-                    self._settings.landing,
-                    following,
-                    keep_s=self._settings.head_kept_s,
-                    chores=keep_tables,
-                    failed=self._failed,
-                )
+                self._storage.follow(following, self._failed)
             except Exception as error:
                 unforeseen = not isinstance(error, HeadraceError)
                 log.warning("landing is tried again in %.0f s: %s", _AGAIN_S, error, exc_info=unforeseen)

@@ -7,21 +7,20 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, cast
 
+from headrace.app import App
 from headrace.catalog import LEASES, MODELS
 from headrace.core.runner import Runner
 from headrace.core.stage import P, R, Stage
 from headrace.errors import HeadraceError, LostRace, NothingToLearn
 from headrace.registry import canary
-from headrace.registry.serve import load, train_and_serve
+from headrace.registry.serve import TrainingLoop
 from headrace.retry import backoff
 from headrace.scheduler import backlog as due
 from headrace.scheduler import status
 from headrace.scheduler.lease import LeaderLease
 from headrace.scheduler.status import Status, StatusBars
-from headrace.session import Session, opened
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.champion import champion
 from headrace.training.manifest import Manifest
@@ -75,15 +74,15 @@ class Scheduler:
     """Makes rounds for one installation while it holds the lease, and watches what is on trial; `go` is how a round is made."""
 
     def __init__(
-        self, session: Session, told: Status, name: str, *, pause: Pause | None = None, go: Callable[..., Round] = train_and_serve
+        self, app: App, told: Status, name: str, *, pause: Pause | None = None, go: Callable[..., Round] = TrainingLoop.round
     ) -> None:
-        self._session = session
-        self._settings = session.settings.training
+        self._app = app
+        self._settings = app.settings.training
         self._status = told
         self._pause = pause or Pause()
         self._go = go
         self._retry_at = 0.0
-        runner = session.runner
+        runner = app.runner
         self._models = runner.open(ObjectReader, MODELS, stage="loop")
         self.lease = LeaderLease(runner.open(ObjectWriter, LEASES, stage="loop"), name)
         self._known: dict[int, Manifest] = {}
@@ -114,7 +113,7 @@ class Scheduler:
             return False
         try:
             self._watch()
-            stands = self._session.runner.run(due.look, recipes=self._settings.recipes, known=self._known)
+            stands = self._app.runner.run(due.look, recipes=self._settings.recipes, known=self._known)
             waiting = [self._waiting(recipe, stands) for recipe in self._settings.recipes]
         except LostRace as error:
             log.info("somebody else was quicker: %s", error.message)
@@ -162,7 +161,7 @@ class Scheduler:
             return PendingVerdicts(recipe, model, 0, None, None, False, self._note(recipe, model))
         before, since = self._since.get(recipe, (None, None))
         if before != behind:  # not looked up yet, or another command has learned from it meanwhile
-            since = self._session.runner.run(due.oldest, landed=stands.landed, read=behind)
+            since = self._app.runner.run(due.oldest, landed=stands.landed, read=behind)
             if since is not None:
                 self._since[recipe] = behind, since
         # A verdict whose writer's clock is ahead waits as long as one that was given now.
@@ -184,7 +183,7 @@ class Scheduler:
         for model in MODEL_NAMES:
             trial: canary.Watched | None = None
             if model in canary.TRIED:
-                trial = self._session.runner.run(canary.watch, model=model, settings=self._settings)
+                trial = self._app.runner.run(canary.watch, model=model, settings=self._settings)
             if trial is not None and trial.ended:
                 log.info("the trial of %s %s ended, %s: %s", model, trial.version, trial.ended, trial.why)
             standing, _ = champion(self._models, model)
@@ -217,17 +216,14 @@ class Scheduler:
         self._status.tell(state=status.WAITING, round=None)
 
     def _round(self, recipe: str, stands: due.TrainingBacklog | None) -> None:
-        settings = self._session.settings
-        with opened("train", settings, quiet=True) as whole:
-            told = ReportingRunner(whole.runner, self._status)
-            session = replace(whole, runner=told)
-            share = settings.training.canary.share
+        with App(self._app.settings, "train", quiet=True) as app:
+            training = replace(app.training, runner=ReportingRunner(app.runner, self._status))
             try:
-                done = self._go(session, recipe, canary=share, load=partial(load, session))
+                done = self._go(training, recipe, canary=self._settings.canary.share, load=training.load)
             except NothingToLearn as nothing:
                 # Not a failure: other recipes learn from other verdicts.
-                session.run.detail["nothing"] = nothing.message
-                landed = stands.landed if stands else self._session.runner.run(due.look, recipes=(), known=self._known).landed
+                app.runner.record.detail["nothing"] = nothing.message
+                landed = stands.landed if stands else self._app.runner.run(due.look, recipes=(), known=self._known).landed
                 self._tried[recipe] = landed
                 self._since.pop(recipe, None)
                 log.info("%s: %s", recipe, nothing.message)
@@ -237,7 +233,7 @@ class Scheduler:
         decision = done.decision
         outcome = "promoted" if decision.promoted else "refused"
         log.info("round %d (%s) in %.0f s: %s, %s", decision.round, recipe, done.seconds, outcome, decision.why)
-        self._session.archive()
+        self._app.storage.archive()
 
     def _failed(self, recipe: str, why: str, hint: str) -> None:
         wait_s = self._pause.failed()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
 
 from headrace.answering.engine import QueryEngine
-from headrace.answering.record import Answer, Verdict, feedback
-from headrace.core.runner import Runner
+from headrace.answering.record import Answer, Verdict
 from headrace.errors import Forbidden, HeadraceError, NotFound, Overloaded, RequestRefused, Unavailable, WrongUsage
 from headrace.simulate.beir import DocumentNames
 from headrace.simulate.users import GivenAnswer, Judgement, Shown
@@ -26,17 +23,14 @@ AT_ONCE = 4
 class InProcessClient:
     """Asks a tenant's index through a query engine; users may call it side by side."""
 
-    def __init__(self, runner: Runner, engine: QueryEngine, tenant: str) -> None:
+    def __init__(self, engine: QueryEngine, tenant: str) -> None:
         self.tenant = tenant
-        self._runner = runner
         self._engine = engine
         self._places = threading.Semaphore(AT_ONCE)
-        self._first = threading.Lock()
-        self._seen: set[str] = set()
 
     def ask(self, question: str, user: str, *, generate: bool) -> GivenAnswer:
         """The answer, or what a search finds. Raises what retrieval and generation raise."""
-        with self._places, self._alone("ask"):
+        with self._places, self._engine.first(("ask", self.tenant)):
             if generate:
                 *_, answer = self._engine.ask(question, tenant=self.tenant, user=user, simulated=True)
                 assert isinstance(answer, Answer)
@@ -48,18 +42,10 @@ class InProcessClient:
     def judge(self, given: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> Iterator[int]:
         """Put the verdicts on the head; yields how many more it has acknowledged."""
         said = [Verdict(given.answer_id, tenant=self.tenant, user=user, simulated=True, **vars(verdict)) for verdict in verdicts]
-        with self._alone("judge"):
-            yield len(self._runner.for_tenant(self.tenant).run(feedback, verdicts=said))
+        yield len(self._engine.verdicts.record(said))
 
     def close(self) -> None:
-        """Nothing is held: the session closes what it opened."""
-
-    @contextmanager
-    def _alone(self, what: str) -> Iterator[None]:
-        """Let calls through alone until the first has succeeded: what that opens is opened once."""
-        with contextlib.nullcontext() if what in self._seen else self._first:
-            yield
-        self._seen.add(what)
+        """Nothing is held: the `App` closes what it opened."""
 
 
 _PATIENCE_S = 300.0

@@ -18,12 +18,12 @@ from words import embedding
 from headrace.answering.engine import NOT_FOUND, QueryEngine
 from headrace.answering.record import Answer
 from headrace.api import Service, create_app
+from headrace.app import App
 from headrace.catalog import INTERACTION_ROWS
 from headrace.core.runner import Runner
 from headrace.documents.index import index_documents
 from headrace.errors import Unavailable
 from headrace.ingest.land import land
-from headrace.session import Session, opened
 from headrace.settings import Endpoint, ModelSettings, Settings
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -49,7 +49,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def session(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def app(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     folder = tmp_path_factory.mktemp("answers")
     (folder / "docs").mkdir()
     for name, text in TEXTS.items():
@@ -58,9 +58,9 @@ def session(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
         settings = Settings(home=folder / "home", models=ModelSettings(embedder=endpoint, reranker=endpoint, generator=endpoint))
-        with opened("ask", settings, quiet=True) as session:
-            index_documents(session.runner, [folder / "docs"], tenant="acme", settings=settings.inference)
-            yield session
+        with App(settings, "ask", quiet=True) as app:
+            index_documents(app.runner, [folder / "docs"], tenant="acme", settings=settings.inference)
+            yield app
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ def voices(server: Server) -> Voices:
     return voices
 
 
-def engine(session: Session, *, embedder: str = f"words-{WIDTH}", reranker: str = "", **inference: Any) -> QueryEngine:
+def engine(app: App, *, embedder: str = f"words-{WIDTH}", reranker: str = "", **inference: Any) -> QueryEngine:
     """An engine, some of whose settings are others; `reranker` is another address for it."""
-    endpoints = session.runner.endpoints
+    endpoints = app.runner.endpoints
     others = {"embedder": endpoints.embedder.model_copy(update={"model": embedder})}
     if reranker:
         others["reranker"] = endpoints.reranker.model_copy(update={"url": reranker})
-    runner = Runner(session.run, endpoints.model_copy(update=others))
-    return QueryEngine(runner, session.settings.inference.model_copy(update=inference))
+    runner = Runner(app.runner.record, endpoints.model_copy(update=others))
+    return QueryEngine(runner, app.settings.inference.model_copy(update=inference))
 
 
 def ask(engine: QueryEngine, question: str, *, tenant: str = "acme", record: bool = False, **more: Any) -> tuple[str, Answer]:
@@ -97,10 +97,10 @@ def cosine(question: str, text: str) -> float:
 
 
 def test_an_answer_says_how_near_the_best_passage_is_and_how_much_of_it_passages_hold(
-    session: Session, voices: Voices, server: Server
+    app: App, voices: Voices, server: Server
 ) -> None:
     voices.text = f"{SENTENCE} Bananas are yellow. It turns the mill's wheel."
-    streamed, given = ask(engine(session), NEAR)
+    streamed, given = ask(engine(app), NEAR)
     assert not given.refused
     assert given.similarity == pytest.approx(max(cosine(NEAR, text) for text in TEXTS.values()), abs=1e-5)
     assert given.groundedness == pytest.approx(2 / 3)
@@ -116,17 +116,17 @@ def test_an_answer_says_how_near_the_best_passage_is_and_how_much_of_it_passages
 
 
 @pytest.mark.parametrize(("text", "groundedness"), [("Bananas are yellow.", 0.0), ("", None), ("—", None)])
-def test_an_answer_that_no_passage_holds_says_so(session: Session, voices: Voices, text: str, groundedness: float | None) -> None:
+def test_an_answer_that_no_passage_holds_says_so(app: App, voices: Voices, text: str, groundedness: float | None) -> None:
     voices.text = text
-    _, given = ask(engine(session), NEAR)
+    _, given = ask(engine(app), NEAR)
     assert (given.refused, given.groundedness, given.citations) == (False, groundedness, [])
 
 
 def test_a_question_that_nothing_is_near_is_declined_without_asking_the_generator(
-    session: Session, voices: Voices, server: Server
+    app: App, voices: Voices, server: Server
 ) -> None:
     voices.text = SENTENCE
-    streamed, given = ask(engine(session), FAR)
+    streamed, given = ask(engine(app), FAR)
     assert given.refused
     assert streamed == given.text == NOT_FOUND
     assert given.similarity == pytest.approx(max(cosine(FAR, text) for text in TEXTS.values()), abs=1e-5)
@@ -137,52 +137,52 @@ def test_a_question_that_nothing_is_near_is_declined_without_asking_the_generato
     assert (told["refused"], told["generator_version"], told["answer"]) == (True, "none", NOT_FOUND)
 
 
-def test_the_threshold_is_the_last_similarity_that_is_answered(session: Session, voices: Voices) -> None:
+def test_the_threshold_is_the_last_similarity_that_is_answered(app: App, voices: Voices) -> None:
     voices.text = SENTENCE
-    _, given = ask(engine(session), NEAR)
+    _, given = ask(engine(app), NEAR)
     assert given.similarity is not None
-    assert not ask(engine(session, least_similarity=given.similarity), NEAR)[1].refused
-    assert ask(engine(session, least_similarity=math.nextafter(given.similarity, 1)), NEAR)[1].refused
-    assert not ask(engine(session, least_similarity=-1.0), FAR)[1].refused
+    assert not ask(engine(app, least_similarity=given.similarity), NEAR)[1].refused
+    assert ask(engine(app, least_similarity=math.nextafter(given.similarity, 1)), NEAR)[1].refused
+    assert not ask(engine(app, least_similarity=-1.0), FAR)[1].refused
 
 
-def test_where_nothing_is_found_the_answer_is_that(session: Session, voices: Voices, server: Server) -> None:
-    streamed, given = ask(engine(session, least_similarity=-1.0), NEAR, tenant="nobody")
+def test_where_nothing_is_found_the_answer_is_that(app: App, voices: Voices, server: Server) -> None:
+    streamed, given = ask(engine(app, least_similarity=-1.0), NEAR, tenant="nobody")
     assert (streamed, given.refused, given.similarity, given.passages) == (NOT_FOUND, True, None, ())
     assert server.asked("chat/completions") == server.asked("ranking") == []
 
 
-def test_where_no_similarity_is_known_none_is_too_small(session: Session, voices: Voices) -> None:
+def test_where_no_similarity_is_known_none_is_too_small(app: App, voices: Voices) -> None:
     """The index was made by another embedder than is set now, so full-text search answers alone."""
     voices.text = SENTENCE
-    streamed, given = ask(engine(session, embedder="others-384", least_similarity=1.0), "wheel dawn")
+    streamed, given = ask(engine(app, embedder="others-384", least_similarity=1.0), "wheel dawn")
     assert (given.refused, given.similarity) == (False, None)
     assert streamed == f"{SENTENCE} [1]"
     assert given.note == (f"the index was made with the embedder words-{WIDTH}, not others-384: full-text search answered alone")
     assert given.as_dict()["note"] == given.note
 
 
-def test_the_generator_gets_the_best_passages_and_no_more(session: Session, voices: Voices, server: Server) -> None:
+def test_the_generator_gets_the_best_passages_and_no_more(app: App, voices: Voices, server: Server) -> None:
     voices.logits = lambda question, passages: [float("pond" in passage) + 2.0 * ("mill" in passage) for passage in passages]
-    _, given = ask(engine(session, passages=2), "weir")
+    _, given = ask(engine(app, passages=2), "weir")
     assert (order(given), given.model_version) == (["mill.md", "pond.md"], f"words-{WIDTH}")
-    assert len(engine(session).search("weir", tenant="acme", user="ann", record=False).passages) == 3
+    assert len(engine(app).search("weir", tenant="acme", user="ann", record=False).passages) == 3
     (body,) = server.asked("chat/completions")
     assert TEXTS["weir.md"] not in body["messages"][-1]["content"]
 
 
-def test_a_reranker_that_is_down_is_left_out_and_the_answer_says_so(session: Session, voices: Voices, server: Server) -> None:
-    as_retrieved = order(engine(session).search(NEAR, tenant="acme", user="ann", record=False))
+def test_a_reranker_that_is_down_is_left_out_and_the_answer_says_so(app: App, voices: Voices, server: Server) -> None:
+    as_retrieved = order(engine(app).search(NEAR, tenant="acme", user="ann", record=False))
     voices.text = SENTENCE
 
     def down(path: str, body: dict[str, Any]) -> Response:
         return refused(503, "unavailable", "its storage is away") if path.endswith("/ranking") else voices(path, body)
 
     server.answer = down
-    searched = engine(session).search(NEAR, tenant="acme", user="ann", record=False)
+    searched = engine(app).search(NEAR, tenant="acme", user="ann", record=False)
     assert order(searched) == as_retrieved
     assert [passage.rerank_score for passage in searched.passages] == [None] * 3
-    streamed, given = ask(engine(session), NEAR)
+    streamed, given = ask(engine(app), NEAR)
     assert (streamed, order(given)) == (f"{SENTENCE} [1]", as_retrieved[:2])
     for answer in (searched, given):
         assert answer.model_version == "none"
@@ -190,7 +190,7 @@ def test_a_reranker_that_is_down_is_left_out_and_the_answer_says_so(session: Ses
         assert "its storage is away" in answer.as_dict()["note"]
 
 
-def test_a_reranker_that_is_slow_is_left_out_after_its_time(session: Session, voices: Voices, server: Server) -> None:
+def test_a_reranker_that_is_slow_is_left_out_after_its_time(app: App, voices: Voices, server: Server) -> None:
     over = threading.Event()
 
     def slow(path: str, body: dict[str, Any]) -> Response:
@@ -199,16 +199,16 @@ def test_a_reranker_that_is_slow_is_left_out_after_its_time(session: Session, vo
         return voices(path, body)
 
     server.answer = slow
-    found = engine(session, rerank_seconds=0.2).search(NEAR, tenant="acme", user="ann", record=False)
+    found = engine(app, rerank_seconds=0.2).search(NEAR, tenant="acme", user="ann", record=False)
     assert not over.is_set()
     over.set()
     assert (order(found)[0], found.model_version) == ("mill.md", "none")
     assert "did not answer within 0.2 s" in found.note
 
 
-def test_everything_that_was_left_out_is_said(session: Session, voices: Voices, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_that_was_left_out_is_said(app: App, voices: Voices, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headrace.models.client._BACKOFF_S", 0.001)
-    other = engine(session, embedder="others-384", reranker="http://127.0.0.1:1/v1")
+    other = engine(app, embedder="others-384", reranker="http://127.0.0.1:1/v1")
     found = other.search("wheel", tenant="acme", user="ann", record=False)
     embedder, reranker = found.note.split("; ")
     assert embedder.endswith("full-text search answered alone")
@@ -216,25 +216,21 @@ def test_everything_that_was_left_out_is_said(session: Session, voices: Voices, 
     assert order(found) == ["mill.md"]
 
 
-def test_a_generator_that_breaks_off_gives_no_answer_and_none_is_recorded(
-    session: Session, voices: Voices, server: Server
-) -> None:
+def test_a_generator_that_breaks_off_gives_no_answer_and_none_is_recorded(app: App, voices: Voices, server: Server) -> None:
     def breaking(path: str, body: dict[str, Any]) -> Response:
         return events(piece("The wheel turns. The mill of"), done=False) if path.endswith("/completions") else voices(path, body)
 
     server.answer = breaking
-    stream = engine(session).ask("Where does the wheel of the mill break?", tenant="acme", user="ann")
+    stream = engine(app).ask("Where does the wheel of the mill break?", tenant="acme", user="ann")
     assert str(next(stream)).startswith("The wheel turns.")
     with pytest.raises(Unavailable, match="broke off in the middle"):
         list(stream)
-    session.runner.run(land)
-    table = TableReader(INTERACTION_ROWS, session.runner.endpoints, Meter(Ledger(), "test"))
+    app.runner.run(land)
+    table = TableReader(INTERACTION_ROWS, app.runner.endpoints, Meter(Ledger(), "test"))
     assert table.read(("question",), "question = 'Where does the wheel of the mill break?'").num_rows == 0
 
 
-def test_an_embedder_that_is_down_is_no_reason_to_answer_from_full_text_alone(
-    session: Session, voices: Voices, server: Server
-) -> None:
+def test_an_embedder_that_is_down_is_no_reason_to_answer_from_full_text_alone(app: App, voices: Voices, server: Server) -> None:
     """It will be there again, and an answer found by half of the search would not say so."""
 
     def down(path: str, body: dict[str, Any]) -> Response:
@@ -242,12 +238,12 @@ def test_an_embedder_that_is_down_is_no_reason_to_answer_from_full_text_alone(
 
     server.answer = down
     with pytest.raises(Unavailable, match="its disk is full"):
-        engine(session).search(NEAR, tenant="acme", user="ann", record=False)
+        engine(app).search(NEAR, tenant="acme", user="ann", record=False)
 
 
-def test_a_tenant_stores_as_much_as_it_may_to_the_byte_and_to_the_document(session: Session, voices: Voices) -> None:
-    app = create_app(Service(session.runner, session.engine(), session.settings), "a-token")
-    with TestClient(app, base_url="http://127.0.0.1", headers={"authorization": "Bearer a-token"}) as page:
+def test_a_tenant_stores_as_much_as_it_may_to_the_byte_and_to_the_document(app: App, voices: Voices) -> None:
+    web = create_app(Service(app.runner, app.answers, app.settings), "a-token")
+    with TestClient(web, base_url="http://127.0.0.1", headers={"authorization": "Bearer a-token"}) as page:
         quotas = {"documents": 2, "stored_bytes": 100}
         page.post("/v1/tenants", json={"name": "stores", "quotas": quotas}).raise_for_status()
         minted = page.post("/v1/keys", json={"tenant": "stores", "scopes": ["write"]}).raise_for_status().json()
@@ -273,11 +269,11 @@ def test_a_tenant_stores_as_much_as_it_may_to_the_byte_and_to_the_document(sessi
         assert put("one.md", 60)[0] == 202
 
 
-def test_what_was_declined_is_recorded_as_such(session: Session, voices: Voices) -> None:
+def test_what_was_declined_is_recorded_as_such(app: App, voices: Voices) -> None:
     voices.text = f"{SENTENCE} Bananas are yellow."
-    given = [ask(engine(session), question, record=True)[1] for question in (NEAR, FAR)]
-    session.runner.run(land)
-    table = TableReader(INTERACTION_ROWS, session.runner.endpoints, Meter(Ledger(), "test"))
+    given = [ask(engine(app), question, record=True)[1] for question in (NEAR, FAR)]
+    app.runner.run(land)
+    table = TableReader(INTERACTION_ROWS, app.runner.endpoints, Meter(Ledger(), "test"))
     rows = {row["answer_id"]: row for row in table.read().to_pylist()}
     answered, declined = (rows[one.answer_id] for one in given)
     assert (answered["groundedness"], answered["similarity"]) == (0.5, pytest.approx(given[0].similarity))
@@ -288,12 +284,12 @@ def test_what_was_declined_is_recorded_as_such(session: Session, voices: Voices)
 
 
 def test_the_api_says_it_too_and_each_tenants_part_of_the_kv_cache_goes_to_the_generator(
-    session: Session, voices: Voices, server: Server, tmp_path: Path
+    app: App, voices: Voices, server: Server, tmp_path: Path
 ) -> None:
     voices.text = SENTENCE
     token = "a-token"
-    app = create_app(Service(session.runner, session.engine(), session.settings), token)
-    with TestClient(app, base_url="http://127.0.0.1", headers={"authorization": f"Bearer {token}"}) as page:
+    web = create_app(Service(app.runner, app.answers, app.settings), token)
+    with TestClient(web, base_url="http://127.0.0.1", headers={"authorization": f"Bearer {token}"}) as page:
         page.post("/v1/tenants", json={"name": "acme", "quotas": {"kv_cache_bytes": 12345}}).raise_for_status()
         minted = page.post("/v1/keys", json={"tenant": "acme", "scopes": ["read"]}).raise_for_status().json()
         key = {"authorization": f"Bearer {minted['key']}"}
@@ -307,7 +303,7 @@ def test_the_api_says_it_too_and_each_tenants_part_of_the_kv_cache_goes_to_the_g
         assert [(one["tenant"], one["kv_cache_bytes"]) for one in bounds] == [("acme", 12345)] * 2
         page.put("/v1/tenants/acme/quotas", json={"quotas": {}}).raise_for_status()
         page.post("/v1/ask", json={"question": NEAR, "tenant": "acme"}).raise_for_status()
-        assert server.asked("chat/completions")[-1]["headrace"]["kv_cache_bytes"] == session.settings.limits.kv_cache_bytes
+        assert server.asked("chat/completions")[-1]["headrace"]["kv_cache_bytes"] == app.settings.limits.kv_cache_bytes
 
         def down(path: str, body: dict[str, Any]) -> Response:
             return refused(503, "unavailable", "its storage is away") if path.endswith("/ranking") else voices(path, body)

@@ -14,9 +14,9 @@ import tiny
 from object_store import Traffic, settled
 from shell import as_json, run, sql
 
-from headrace.cli.demo import PIPELINES
 from headrace.cli.render.results import merged
 from headrace.explain.diagram.format import human_bytes, human_count
+from headrace.explain.diagram.recorded import PIPELINES
 from headrace.platform import open_platform
 from headrace.settings import Settings
 

@@ -18,7 +18,6 @@ from traffic import until
 
 from headrace.answering.engine import QueryEngine
 from headrace.catalog import CHUNK_ROWS, CHUNKS, FEEDBACK, INDEXES, INTERACTIONS, MODELS, PROMOTIONS, ROUNDS
-from headrace.core.launch import LocalLauncher
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents.index import catch_up, index_documents
@@ -26,9 +25,7 @@ from headrace.errors import BadSettings, NotFound
 from headrace.models.client import Embedder, wait_ready
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
-from headrace.registry.embedder import index_before, rebuild, reconcile_embedder
-from headrace.registry.serve import go_back, serve, train_and_serve
-from headrace.session import Session
+from headrace.registry.serve import TrainingLoop
 from headrace.settings import Endpoint, Gate, Inference, ModelSettings, Settings, Training
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
@@ -76,7 +73,7 @@ def killed_before(name: str) -> Iterator[None]:
 
 
 @pytest.fixture(params=["tiny", pytest.param("packaged", marks=pytest.mark.soak(minutes=3))])
-def session(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]:
+def loop(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[TrainingLoop]:
     training = TINY if request.param == "tiny" else PACKAGED
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
@@ -93,7 +90,7 @@ def session(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]
         )
         with open_platform(settings) as endpoints, recorded("train", settings.home) as run:
             wait_ready(endpoints.embedder, 120)
-            yield Session(settings, run, Runner(run, endpoints), LocalLauncher())
+            yield TrainingLoop(settings, Runner(run, endpoints))
 
 
 def written(folder: Path) -> Path:
@@ -105,35 +102,33 @@ def written(folder: Path) -> Path:
     return folder
 
 
-def inference(session: Session) -> Any:
-    return session.settings.inference
+def inference(loop: TrainingLoop) -> Any:
+    return loop.settings.inference
 
 
-def standing(session: Session) -> Indexes:
-    return IndexReader(INDEXES, session.runner.endpoints, METER).standing()[0]
+def standing(loop: TrainingLoop) -> Indexes:
+    return IndexReader(INDEXES, loop.runner.endpoints, METER).standing()[0]
 
 
-def serving(session: Session) -> IndexGeneration:
-    found = standing(session).serving
+def serving(loop: TrainingLoop) -> IndexGeneration:
+    found = standing(loop).serving
     assert found is not None
     return found
 
 
-def pointer(session: Session) -> Any:
-    return champion(ObjectReader(MODELS, session.runner.endpoints, METER), "embedder")[0]
+def pointer(loop: TrainingLoop) -> Any:
+    return champion(ObjectReader(MODELS, loop.runner.endpoints, METER), "embedder")[0]
 
 
-def moves(session: Session) -> list[tuple[str, str, str]]:
-    rows = (
-        TableReader(PROMOTIONS, session.runner.endpoints, METER).read(("model", "kind", "version", "previous", "at")).to_pylist()
-    )
+def moves(loop: TrainingLoop) -> list[tuple[str, str, str]]:
+    rows = TableReader(PROMOTIONS, loop.runner.endpoints, METER).read(("model", "kind", "version", "previous", "at")).to_pylist()
     found = sorted((row for row in rows if row["model"] == "embedder"), key=lambda row: row["at"])
     return [(row["kind"], row["previous"], row["version"]) for row in found]
 
 
-def judge(session: Session, seed: int) -> None:
+def judge(loop: TrainingLoop, seed: int) -> None:
     """Verdicts that nobody who only reads could guess: who asks for the night shift means the green crew."""
-    endpoints = session.runner.endpoints
+    endpoints = loop.runner.endpoints
     rows = TableReader(CHUNK_ROWS, endpoints, METER).read().to_pylist()
     chunks: dict[str, dict[str, Any]] = {row["chunk_id"]: row for row in rows if "crew has the key" in row["text"]}
     by_document: dict[str, list[dict[str, Any]]] = {}
@@ -175,7 +170,7 @@ def asked(engine: QueryEngine, question: str = "night shift, wooden penstock: wh
 
 
 @contextmanager
-def polled(engine: QueryEngine, session: Session) -> Iterator[list[tuple[int, int]]]:
+def polled(engine: QueryEngine, loop: TrainingLoop) -> Iterator[list[tuple[int, int]]]:
     """(generation, passages) of every question asked while the block runs, and until the index that serves then answers."""
     told: list[tuple[int, int]] = []
     ended = threading.Event()
@@ -191,177 +186,177 @@ def polled(engine: QueryEngine, session: Session) -> Iterator[list[tuple[int, in
     try:
         until(10, lambda: told, lambda: "nothing was answered")
         yield told
-        until(10, lambda: told[-1][0] == serving(session).number, lambda: told[-1])
+        until(10, lambda: told[-1][0] == serving(loop).number, lambda: told[-1])
     finally:
         ended.set()
         thread.join()
 
 
-def held(session: Session, generation: IndexGeneration) -> dict[str, np.ndarray[Any, Any]]:
+def held(loop: TrainingLoop, generation: IndexGeneration) -> dict[str, np.ndarray[Any, Any]]:
     """Text → vector of everything in a generation."""
-    reader = VectorReader(CHUNKS, session.runner.endpoints, METER, generation=generation.number)
+    reader = VectorReader(CHUNKS, loop.runner.endpoints, METER, generation=generation.number)
     names = sorted(set(reader.held()["document_id"].to_pylist()))
     rows = reader.embeddings(names).to_pylist()
     return {row["text"]: np.asarray(row["embedding"], np.float32) for row in rows}
 
 
-def vectors_written(session: Session) -> int:
+def vectors_written(loop: TrainingLoop) -> int:
     """Bytes that this run has written to the index so far."""
-    return sum(row.bytes for row in session.run.ledger.rows() if (row.tier, row.direction) == ("vector", "write"))
+    return sum(row.bytes for row in loop.runner.record.ledger.rows() if (row.tier, row.direction) == ("vector", "write"))
 
 
-def made_by(session: Session, generation: IndexGeneration, version: str) -> bool:
+def made_by(loop: TrainingLoop, generation: IndexGeneration, version: str) -> bool:
     """Whether a generation's vectors are those of one version of the embedder."""
-    vectors = held(session, generation)
-    endpoint = session.runner.endpoints.embedder.model_copy(update={"model": f"embedder@{version}"})
+    vectors = held(loop, generation)
+    endpoint = loop.runner.endpoints.embedder.model_copy(update={"model": f"embedder@{version}"})
     with Embedder(endpoint) as client:
         anew = client.embed(list(vectors), kind="passage")
     return bool(np.allclose(np.stack(list(vectors.values())), anew, atol=1e-4))
 
 
-def test_a_round_of_the_embedder_and_the_ways_back(session: Session, tmp_path: Path) -> None:
-    an_embedder_of_the_users_own_is_not_trained(session)
+def test_a_round_of_the_embedder_and_the_ways_back(loop: TrainingLoop, tmp_path: Path) -> None:
+    an_embedder_of_the_users_own_is_not_trained(loop)
     docs = written(tmp_path / "docs")
-    index_documents(session.runner, [docs], tenant=TENANT, settings=inference(session))
-    a_round_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(session)
-    answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session, docs)
-    back_and_forth(session)
-    another_chunk_size_keeps_the_embedder_and_one_no_longer_at_hand_is_built_again(session)
+    index_documents(loop.runner, [docs], tenant=TENANT, settings=inference(loop))
+    a_round_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(loop)
+    answers_and_what_is_indexed_after_it_are_of_the_new_embedder(loop, docs)
+    back_and_forth(loop)
+    another_chunk_size_keeps_the_embedder_and_one_no_longer_at_hand_is_built_again(loop)
 
 
-def an_embedder_of_the_users_own_is_not_trained(session: Session) -> None:
+def an_embedder_of_the_users_own_is_not_trained(loop: TrainingLoop) -> None:
     theirs = Endpoint(type="endpoint", url="http://127.0.0.1:9/v1", model="words")
-    settings = session.settings.model_copy(update={"models": ModelSettings(embedder=theirs)})
-    other = Session(settings, session.run, session.runner, session.launch)
+    settings = loop.settings.model_copy(update={"models": ModelSettings(embedder=theirs)})
+    other = TrainingLoop(settings, loop.runner)
     for attempt in (
-        lambda: train_and_serve(other, "embedder"),
-        lambda: serve(other, "embedder", version="none", who="ann", why=""),
-        lambda: go_back(other, "embedder", who="ann", why=""),
+        lambda: other.round("embedder"),
+        lambda: other.promote("embedder", version="none", who="ann", why=""),
+        lambda: other.rollback("embedder", who="ann", why=""),
     ):
         with pytest.raises(BadSettings, match="embedder of their own"):
             attempt()
-    assert manifest.numbers(ObjectReader(ROUNDS, session.runner.endpoints, METER)) == []
-    assert reconcile_embedder(session).version == "none", "nothing is indexed, nothing is done"
+    assert manifest.numbers(ObjectReader(ROUNDS, loop.runner.endpoints, METER)) == []
+    assert loop.embedder.reconcile().version == "none", "nothing is indexed, nothing is done"
 
 
 def a_round_killed_before_the_index_is_finished_by_the_next_and_questions_are_answered_all_along(
-    session: Session,
+    loop: TrainingLoop,
 ) -> None:
-    engine, first = QueryEngine(session.runner, inference(session)), serving(session)
+    engine, first = QueryEngine(loop.runner, inference(loop)), serving(loop)
     assert first.embedder == "embedder"
-    judge(session, 1)
+    judge(loop, 1)
     with killed_before("begin"):
-        train_and_serve(session, "embedder")
-    committed = manifest.read(ObjectReader(ROUNDS, session.runner.endpoints, METER), 1)
+        loop.round("embedder")
+    committed = manifest.read(ObjectReader(ROUNDS, loop.runner.endpoints, METER), 1)
     seen = committed["evaluation"]
     assert committed["decision"]["promote"], committed["decision"]["why"]
     assert seen["challenger"] > seen["champion"]
     assert committed["recipe_settings"]["least_similarity"] == LEAST, "what answering asks for"
     assert seen["beside"]["refused"]["challenger"] == 0.0
     assert (committed["model"], committed["weights"]["version"]) == ("embedder", "v000001")
-    assert (serving(session), pointer(session).version) == (first, "none")
+    assert (serving(loop), pointer(loop).version) == (first, "none")
 
     # Killed again when the new index is built: the old one answers on.
     with killed_before("switch"):
-        train_and_serve(session, "embedder")
-    building = standing(session).building
-    assert (serving(session), pointer(session).version) == (first, "none")
+        loop.round("embedder")
+    building = standing(loop).building
+    assert (serving(loop), pointer(loop).version) == (first, "none")
     assert building is not None
     assert building.embedder == "embedder@v000001"
     assert asked(engine)[0] == first.number
 
-    with polled(engine, session) as told:
-        settled = reconcile_embedder(session)
-    assert serving(session) == building, "the one that was begun"
-    assert (building.window, standing(session).fallback) == (first.window, first)
+    with polled(engine, loop) as told:
+        settled = loop.embedder.reconcile()
+    assert serving(loop) == building, "the one that was begun"
+    assert (building.window, standing(loop).fallback) == (first.window, first)
     assert (settled.version, settled.round, settled.who) == ("v000001", 1, "round 1")
-    assert pointer(session) == settled
+    assert pointer(loop) == settled
     numbers = [number for number, _ in told]
     assert set(numbers) == {first.number, building.number}
     assert numbers == sorted(numbers)
     assert all(count > 0 for _, count in told)
-    assert made_by(session, building, "v000001")
-    assert made_by(session, first, "none")
-    assert not made_by(session, building, "none")
-    assert reconcile_embedder(session) == settled, "and no more than once"
-    assert moves(session) == [("promote", "none", "v000001")]
+    assert made_by(loop, building, "v000001")
+    assert made_by(loop, first, "none")
+    assert not made_by(loop, building, "none")
+    assert loop.embedder.reconcile() == settled, "and no more than once"
+    assert moves(loop) == [("promote", "none", "v000001")]
 
 
-def answers_and_what_is_indexed_after_it_are_of_the_new_embedder(session: Session, docs: Path) -> None:
-    now = serving(session)
-    engine = QueryEngine(session.runner, inference(session))
+def answers_and_what_is_indexed_after_it_are_of_the_new_embedder(loop: TrainingLoop, docs: Path) -> None:
+    now = serving(loop)
+    engine = QueryEngine(loop.runner, inference(loop))
     assert now.embedder == "embedder@v000001"
     number, texts = asked(engine, "night shift, copper spillway: who?")
     assert number == now.number
     assert "green crew" in texts[0], "what the verdicts taught"
     (docs / "new.md").write_text("# The lantern\n\nThe lantern is made of copper and hangs over the lock.")
-    index_documents(session.runner, [docs], tenant=TENANT, settings=inference(session))
-    assert serving(session) == now
-    assert any("copper" in text for text in held(session, now))
-    assert made_by(session, now, "v000001")
+    index_documents(loop.runner, [docs], tenant=TENANT, settings=inference(loop))
+    assert serving(loop) == now
+    assert any("copper" in text for text in held(loop, now))
+    assert made_by(loop, now, "v000001")
     number, texts = asked(engine, "what is the lantern made of?")
     assert number == now.number
     assert "copper" in texts[0]
     # Whoever was told of another embedder meanwhile does not answer with vectors that cannot be compared.
-    theirs = session.runner.endpoints.embedder.model_copy(update={"model": "words"})
-    other = Runner(session.run, session.runner.endpoints.model_copy(update={"embedder": theirs}))
-    answer = QueryEngine(other, inference(session)).search("lantern", tenant=TENANT, user="ann", record=False)
+    theirs = loop.runner.endpoints.embedder.model_copy(update={"model": "words"})
+    other = Runner(loop.runner.record, loop.runner.endpoints.model_copy(update={"embedder": theirs}))
+    answer = QueryEngine(other, inference(loop)).search("lantern", tenant=TENANT, user="ann", record=False)
     assert "made with the embedder embedder@v000001, not words: full-text search answered alone" in answer.note
     with pytest.raises(BadSettings, match="made with the embedder embedder@v000001"):
-        catch_up(other, inference(session))
+        catch_up(other, inference(loop))
 
 
-def back_and_forth(session: Session) -> None:
-    engine, now, before = QueryEngine(session.runner, inference(session)), serving(session), standing(session).fallback
+def back_and_forth(loop: TrainingLoop) -> None:
+    engine, now, before = QueryEngine(loop.runner, inference(loop)), serving(loop), standing(loop).fallback
     assert before is not None
     # What came in meanwhile is in the earlier index before that answers.
-    with polled(engine, session) as told:
-        gone_back = go_back(session, "embedder", who="ann", why="slower")
+    with polled(engine, loop) as told:
+        gone_back = loop.rollback("embedder", who="ann", why="slower")
     assert (gone_back.version, gone_back.kind, gone_back.who, gone_back.history) == ("none", "rollback", "ann", [])
-    assert (serving(session), standing(session).fallback) == (before, now)
+    assert (serving(loop), standing(loop).fallback) == (before, now)
     assert {number for number, _ in told} == {before.number, now.number}
-    assert any("copper" in text for text in held(session, before))
-    assert made_by(session, before, "none")
-    assert reconcile_embedder(session) == gone_back, "somebody's will is left alone"
+    assert any("copper" in text for text in held(loop, before))
+    assert made_by(loop, before, "none")
+    assert loop.embedder.reconcile() == gone_back, "somebody's will is left alone"
     with pytest.raises(NotFound, match="no earlier version"):
-        go_back(session, "embedder", who="ann", why="")
+        loop.rollback("embedder", who="ann", why="")
     with pytest.raises(NotFound, match="No version 'v000099' of embedder"):
-        serve(session, "embedder", version="v000099", who="ann", why="")
-    assert serving(session) == before
+        loop.promote("embedder", version="v000099", who="ann", why="")
+    assert serving(loop) == before
 
     # Nothing changed meanwhile: nothing is embedded or written.
-    assert serve(session, "embedder", version="v000001", who="ann", why="").version == "v000001"
-    assert serving(session) == now
-    written = vectors_written(session)
-    assert go_back(session, "embedder", who="ann", why="").version == "none"
-    assert vectors_written(session) == written > 0
+    assert loop.promote("embedder", version="v000001", who="ann", why="").version == "v000001"
+    assert serving(loop) == now
+    written = vectors_written(loop)
+    assert loop.rollback("embedder", who="ann", why="").version == "none"
+    assert vectors_written(loop) == written > 0
     until(10, lambda: asked(engine)[0] == before.number, lambda: asked(engine))
 
     # Killed between index and pointer: the next settles it, and the command again does not go back twice.
     with killed_before("set_champion"):
-        serve(session, "embedder", version="v000001", who="ann", why="")
-    assert (serving(session), pointer(session).version) == (now, "none")
-    assert reconcile_embedder(session).version == "v000001"
+        loop.promote("embedder", version="v000001", who="ann", why="")
+    assert (serving(loop), pointer(loop).version) == (now, "none")
+    assert loop.embedder.reconcile().version == "v000001"
     with killed_before("rollback"):
-        go_back(session, "embedder", who="ann", why="")
-    assert (serving(session), pointer(session).version) == (before, "v000001")
-    again = go_back(session, "embedder", who="bob", why="")
+        loop.rollback("embedder", who="ann", why="")
+    assert (serving(loop), pointer(loop).version) == (before, "v000001")
+    again = loop.rollback("embedder", who="bob", why="")
     assert (again.version, again.who, again.kind) == ("none", "bob", "rollback")
-    assert serving(session) == before
+    assert serving(loop) == before
 
     # An index can be gone back to by itself: the pointer follows.
-    assert index_before(session).generation == now
-    assert pointer(session).version == "v000001"
+    assert loop.embedder.index_before().generation == now
+    assert pointer(loop).version == "v000001"
 
 
-def another_chunk_size_keeps_the_embedder_and_one_no_longer_at_hand_is_built_again(session: Session) -> None:
-    assert serving(session).embedder == "embedder@v000001"
-    done = rebuild(session, inference(session).model_copy(update={"chunk_tokens": 40}))
+def another_chunk_size_keeps_the_embedder_and_one_no_longer_at_hand_is_built_again(loop: TrainingLoop) -> None:
+    assert serving(loop).embedder == "embedder@v000001"
+    done = loop.embedder.rebuild(inference(loop).model_copy(update={"chunk_tokens": 40}))
     assert (done.generation.window, done.generation.embedder) == (40, "embedder@v000001")
-    assert pointer(session).version == "v000001"
+    assert pointer(loop).version == "v000001"
     # The earlier index was made by the same embedder: for the packaged one another is built, cut as this one is.
-    assert go_back(session, "embedder", who="ann", why="").version == "none"
-    now = serving(session)
+    assert loop.rollback("embedder", who="ann", why="").version == "none"
+    now = serving(loop)
     assert (now.number > done.generation.number, now.window, now.embedder) == (True, 40, "embedder")
-    assert made_by(session, now, "none")
-    assert [kind for kind, _, _ in moves(session)][:3] == ["promote", "rollback", "promote"]
+    assert made_by(loop, now, "none")
+    assert [kind for kind, _, _ in moves(loop)][:3] == ["promote", "rollback", "promote"]

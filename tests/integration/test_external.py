@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 from servers import serving
 
+from headrace.app import App
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS
 from headrace.documents.chunk import chunk
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.parse import parse
 from headrace.documents.put import put
 from headrace.ingest.land import land
-from headrace.session import opened
 from headrace.settings import Settings
 from headrace.storage.meter import Meter
 from headrace.storage.tables.handles import TableReader
@@ -58,15 +58,15 @@ def test_documents_reach_the_index_on_storage_the_user_brings(brought, tmp_path:
     for number in range(5):
         (tmp_path / "docs" / f"{number}.md").write_text(f"# Paper {number}\n\nThis is what paper number {number} says.\n")
     settings = Settings.load(home=tmp_path / "mine")
-    with opened("index", settings, models=False, quiet=True) as session:
-        runner, endpoints = session.runner, session.runner.endpoints
+    with App(settings, "index", models=False, quiet=True) as app:
+        runner, endpoints = app.runner, app.runner.endpoints
         assert endpoints.s3_endpoint == brought.s3_endpoint
         assert endpoints.files_dir == tmp_path / "nfs"
         assert runner.run(put, tenant="default", paths=[tmp_path / "docs"], most_bytes=10**6).put == 5
         assert runner.run(land).events["document-events"] == 5
         assert runner.run(parse, limits=ParseLimits.of(settings.inference)).parsed == 5
         assert runner.run(chunk, window=100, generation=1).chunks == 5
-        meter = Meter(session.run.ledger, "embed")
+        meter = Meter(app.runner.record.ledger, "embed")
         rows = TableReader(CHUNK_ROWS, endpoints, meter).read()
         random = np.random.default_rng(0).normal(size=(5, DIMENSIONS)).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(random.reshape(-1)), DIMENSIONS)

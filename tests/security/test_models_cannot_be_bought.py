@@ -17,14 +17,12 @@ from shell import run
 from traffic import until
 
 from headrace.catalog import CHUNK_ROWS, EXAMPLES, FEEDBACK, INTERACTIONS, ROUNDS, Store
-from headrace.core.launch import LocalLauncher
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.errors import NothingToLearn, WrongUsage
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
-from headrace.registry.serve import train_and_serve, unshared
-from headrace.session import Session
+from headrace.registry.serve import TrainingLoop
 from headrace.settings import Preparing, Settings, Training
 from headrace.storage.ledger import Ledger
 from headrace.storage.metadata import SHARED, Metadata
@@ -43,7 +41,7 @@ BUYER = "b" * 16
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingLoop]:
     folder = tmp_path_factory.mktemp("bought")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
@@ -53,7 +51,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
             open_platform(settings, parts=frozenset({"objects", "head"})) as endpoints,
             recorded("train", settings.home) as run,
         ):
-            yield Session(settings, run, Runner(run, endpoints), LocalLauncher())
+            yield TrainingLoop(settings, Runner(run, endpoints))
 
 
 def filled(schema: pa.Schema, **given: Any) -> dict[str, Any]:
@@ -68,7 +66,7 @@ def filled(schema: pa.Schema, **given: Any) -> dict[str, Any]:
 class Said:
     """What a tenant's users asked and judged, written all at once."""
 
-    session: Session
+    loop: TrainingLoop
     tenant: str
     rows: dict[Store, list[dict[str, Any]]] = field(default_factory=lambda: {CHUNK_ROWS: [], INTERACTIONS: [], FEEDBACK: []})
 
@@ -91,7 +89,7 @@ class Said:
 
     def send(self) -> None:
         """Write it."""
-        endpoints = self.session.runner.endpoints
+        endpoints = self.loop.runner.endpoints
         TableWriter(CHUNK_ROWS, endpoints, METER).append(batch(CHUNK_ROWS.columns, self.rows[CHUNK_ROWS]))
         for topic in (INTERACTIONS, FEEDBACK):
             TopicWriter(topic, endpoints, METER).append(self.rows[topic], key="answer_id")
@@ -103,24 +101,24 @@ class Said:
         return filled
 
 
-def learning(session: Session, **preparing: Any) -> Session:
-    """The session with other settings of what is learned from."""
-    training = session.settings.training.model_copy(update={"preparing": Preparing(**preparing)})
-    return replace(session, settings=session.settings.model_copy(update={"training": training}))
+def learning(loop: TrainingLoop, **preparing: Any) -> TrainingLoop:
+    """The loop with other settings of what is learned from."""
+    training = loop.settings.training.model_copy(update={"preparing": Preparing(**preparing)})
+    return replace(loop, settings=loop.settings.model_copy(update={"training": training}))
 
 
-def examples(session: Session) -> dict[str, dict[str, Any]]:
+def examples(loop: TrainingLoop) -> dict[str, dict[str, Any]]:
     """The examples of the newest dataset, by chunk."""
-    table = TableReader(EXAMPLES, session.runner.endpoints, METER)
+    table = TableReader(EXAMPLES, loop.runner.endpoints, METER)
     rows = [row for row in table.read().to_pylist() if row["dataset"] == table.snapshot_property("datasets")[-1]]
     return {row["chunk_id"]: row for row in rows}
 
 
-def test_a_key_under_many_names_is_one_user(session: Session) -> None:
+def test_a_key_under_many_names_is_one_user(loop: TrainingLoop) -> None:
     """Two keys like passage 1 of six questions; a third, under four invented names, dislikes it and likes passage 2."""
-    with closing(Metadata(session.runner.endpoints)) as metadata:
+    with closing(Metadata(loop.runner.endpoints)) as metadata:
         metadata.add_tenant("alpha", training=SHARED)
-    said = Said(session, "alpha")
+    said = Said(loop, "alpha")
     for n in range(6):
         name = said.asked(f"thing{n}")
         for key in REAL:
@@ -131,17 +129,17 @@ def test_a_key_under_many_names_is_one_user(session: Session) -> None:
     said.send()
     # Worst of all: the home learns from simulated users, as one may while it is tried out.
     with pytest.raises(NothingToLearn):
-        train_and_serve(learning(session, simulated=True), "reranker")
-    learned = examples(session)
+        learning(loop, simulated=True).round("reranker")
+    learned = examples(loop)
     assert {learned[f"thing{n}-1"]["label"] for n in range(6)} == {1.0}, "two against one, not two against four"
     assert {tuple(learned[f"thing{n}-1"]["users"]) for n in range(6)} == {(*REAL, BUYER)}
 
 
-def test_a_handful_of_questions_buys_no_model(session: Session) -> None:
+def test_a_handful_of_questions_buys_no_model(loop: TrainingLoop) -> None:
     """The same key alone about questions of its own, which nobody else judges; and a tenant that nobody asked to take part."""
-    with closing(Metadata(session.runner.endpoints)) as metadata:
+    with closing(Metadata(loop.runner.endpoints)) as metadata:
         metadata.add_tenant("beta")
-    said, secret = Said(session, "alpha"), Said(session, "beta")
+    said, secret = Said(loop, "alpha"), Said(loop, "beta")
     for n in range(8):
         name = said.asked(f"own{n}")
         for sybil in range(4):
@@ -151,40 +149,40 @@ def test_a_handful_of_questions_buys_no_model(session: Session) -> None:
         secret.judged(secret.asked("secret") if rank == 1 else "secret", rank, up, REAL[0], REAL[0])
     said.send()
     secret.send()
-    done = train_and_serve(learning(session, simulated=True), "reranker")
+    done = learning(loop, simulated=True).round("reranker")
     assert not done.decision.promoted
     assert done.decision.serving == "none"
     there = r"too little to decide by: [1-9] held-out questions? judged by 1 user, it takes 30 questions and 3 users"
     assert re.match(there, done.decision.why), done.decision.why
     assert done.evaluation.confidence is None, "a bootstrap over so few is no confidence"
-    assert {row["tenant"] for row in examples(session).values()} == {"alpha"}, "nobody asked beta"
+    assert {row["tenant"] for row in examples(loop).values()} == {"alpha"}, "nobody asked beta"
     assert done.dataset.left_out["verdict: tenant did not opt in"] == 2
-    told = manifest.read(ObjectReader(ROUNDS, session.runner.endpoints, METER), done.decision.round)
+    told = manifest.read(ObjectReader(ROUNDS, loop.runner.endpoints, METER), done.decision.round)
     assert told["decision"]["why"] == done.decision.why
     assert told["exclusions"]["tenants"] == ["beta"]
 
 
-def test_without_being_told_to_nothing_is_learned_from_simulated_users(session: Session) -> None:
+def test_without_being_told_to_nothing_is_learned_from_simulated_users(loop: TrainingLoop) -> None:
     with pytest.raises(NothingToLearn):
-        train_and_serve(session, "reranker")
-    learned = examples(session)
+        loop.round("reranker")
+    learned = examples(loop)
     assert set(learned) == {f"thing{n}-1" for n in range(6)}
     assert {tuple(row["users"]) for row in learned.values()} == {REAL}
     assert not any(row["simulated"] for row in learned.values())
 
 
-def test_what_a_tenant_says_trains_what_all_get_by_its_opt_in_alone(session: Session) -> None:
-    with closing(Metadata(session.runner.endpoints)) as metadata:
-        own = session.settings.tenant
-        assert own not in unshared(session), "nobody added it: it belongs to whoever runs this home"
+def test_what_a_tenant_says_trains_what_all_get_by_its_opt_in_alone(loop: TrainingLoop) -> None:
+    with closing(Metadata(loop.runner.endpoints)) as metadata:
+        own = loop.settings.tenant
+        assert own not in loop.unshared(), "nobody added it: it belongs to whoever runs this home"
         metadata.add_tenant(own)
-        assert own in unshared(session), "what it says would be served to others"
+        assert own in loop.unshared(), "what it says would be served to others"
         metadata.add_tenant("gamma")
-        assert "gamma" in unshared(session)
+        assert "gamma" in loop.unshared()
         metadata.set_training("gamma", SHARED)
-        assert "gamma" not in unshared(session)
+        assert "gamma" not in loop.unshared()
         metadata.set_training("gamma", "none")
-        assert "gamma" in unshared(session)
+        assert "gamma" in loop.unshared()
         with pytest.raises(WrongUsage, match="no setting for training"):
             metadata.set_training("gamma", "all")
 
@@ -314,13 +312,13 @@ def test_the_operator_alone_says_whose_verdicts_train_for_all(api: Any, shop: ht
     assert found(admin, user="ann").status_code == found(admin, simulated_user="simulated-s0").status_code == 403
 
 
-def test_the_only_tenant_of_a_home_trains_itself(session: Session, tmp_path: Any) -> None:
-    endpoints = session.runner.endpoints
+def test_the_only_tenant_of_a_home_trains_itself(loop: TrainingLoop, tmp_path: Any) -> None:
+    endpoints = loop.runner.endpoints
     assert endpoints.metadata is not None
     alone = endpoints.model_copy(update={"metadata": endpoints.metadata.model_copy(update={"file": tmp_path / "metadata.db"})})
     with closing(Metadata(alone)) as metadata, recorded("train", tmp_path) as run:
-        home = replace(session, runner=Runner(run, alone))
-        metadata.add_tenant(session.settings.tenant)
-        assert unshared(home) == set()
+        home = replace(loop, runner=Runner(run, alone))
+        metadata.add_tenant(loop.settings.tenant)
+        assert home.unshared() == set()
         metadata.add_tenant("another")
-        assert unshared(home) == {session.settings.tenant, "another"}
+        assert home.unshared() == {loop.settings.tenant, "another"}

@@ -21,6 +21,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from traffic import until
 
+from headrace.app import App
 from headrace.errors import NotGenuine, Unavailable
 from headrace.platform import home, open_platform, running
 from headrace.platform.address import GRPC_OFFSET, choose_ports
@@ -29,7 +30,6 @@ from headrace.platform.home import Home
 from headrace.platform.keys import keys_of
 from headrace.platform.seaweedfs import start_weed, weed_binary
 from headrace.platform.tansu import broker_binary, start_broker
-from headrace.session import opened
 from headrace.settings import PlatformSettings as PlatformSettings
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
@@ -243,12 +243,12 @@ def test_what_is_not_closed_is_said_whenever_a_service_starts(
 ) -> None:
     """Into a journal too, where no terminal looks on, and where another command has started the servers."""
     monkeypatch.setattr(home, "other_users", lambda: ["eve"])
-    with opened("up", Settings(home=locked.home.root), models=False, ends=True) as session:
+    with App(Settings(home=locked.home.root), "up", models=False, service=True) as app:
         said = " ".join(capsys.readouterr().err.split())
         assert "other users (eve): they can read what passes through the embedded Kafka" in said
         assert "delete what has not landed (SECURITY.md)" in said
         # It is so: another user needs no key to see what topics there are.
-        kafka = {"bootstrap.servers": session.runner.endpoints.kafka_bootstrap}
+        kafka = {"bootstrap.servers": app.runner.endpoints.kafka_bootstrap}
         assert as_nobody(lambda: bool(AdminClient(kafka).list_topics(timeout=10).brokers))
 
 

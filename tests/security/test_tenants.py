@@ -7,7 +7,7 @@ import socket
 import unicodedata
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 from shell import as_json, run
 from traffic import until
 
+from headrace.answering.engine import QueryEngine
 from headrace.answering.record import CORRECTION_CHARACTERS, REASON_CHARACTERS, Verdict
 from headrace.api.auth import SCOPES, Caller
 from headrace.api.service import Service
@@ -362,9 +363,11 @@ def test_a_verdict_that_is_sent_again_is_recorded_once(api: Any, closed: httpx.C
     assert landed() == wanted, "each once"
     # Another process, as after a restart, knows it from the tables.
     settings = Settings(home=api.home.path)
-    restarted = Service(Runner(Run("test", tmp_path), api.endpoints), cast(Any, None), settings)
+    runner = Runner(Run("test", tmp_path), api.endpoints)
+    engine = QueryEngine(runner, settings.inference)
+    restarted = Service(runner, engine, settings)
     caller = Caller("closing", closed.headers["authorization"].split("_")[1], frozenset({"read"}), settings.limits)
-    until(30, lambda: restarted._answer(answer), lambda: "the answer does not land")
+    until(30, lambda: engine.verdicts.answer(answer), lambda: "the answer does not land")
     assert restarted.judge(caller, answer, True, reason="right", key="a-try-of-mine") == told[0]
     restarted.metadata.close()
 

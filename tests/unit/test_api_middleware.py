@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -25,9 +26,10 @@ from headrace.api.audit import Audit
 from headrace.api.auth import Caller, Callers
 from headrace.api.middleware import CSP, AuthMiddleware, body_of, status_of
 from headrace.api.schemas import TENANT
-from headrace.api.service import _pipeline, by_tier, fit_for
+from headrace.api.service import by_tier, fit_for
 from headrace.api.telemetry import ServiceMetrics
 from headrace.errors import HeadraceError, Overloaded, WrongUsage
+from headrace.explain.diagram.recorded import measured, own_stages
 from headrace.models.server.door import ModelAuthMiddleware as ModelsDoor
 from headrace.models.server.door import ModelServerMetrics as ModelsMetrics
 from headrace.settings import Settings, TenantLimits
@@ -548,11 +550,10 @@ def test_totals_name_every_tier() -> None:
     assert totals["file"]["ops"] == 0
 
 
-def test_a_stage_both_pipelines_have_does_not_tell_them_apart() -> None:
-    _, inference = _pipeline("inference")
-    _, training = _pipeline("training")
+def test_a_stage_both_pipelines_have_does_not_tell_them_apart(tmp_path: Path) -> None:
+    inference, training = own_stages("inference"), own_stages("training")
     assert not inference & training
     assert {"retrieve", "generate"} <= inference
     assert {"finetune", "promote"} <= training
     with pytest.raises(WrongUsage, match="inference, training"):
-        _pipeline("nothing")
+        measured(tmp_path, "nothing")

@@ -299,7 +299,7 @@ def broken():
         ours.send(b"x")
     except BrokenPipeError:
         print("raised")
-cli.app.command("broken")(broken)
+cli.cli.command("broken")(broken)
 sys.argv = ["headrace", "broken"]
 cli.main()
 """

@@ -193,7 +193,7 @@ def called() -> Iterator[tuple[str, str]]:
 
 @functools.cache
 def application() -> Any:
-    return typer.main.get_command(cli.app)
+    return typer.main.get_command(cli.cli)
 
 
 def command(words: list[str]) -> tuple[Any, list[str]]:

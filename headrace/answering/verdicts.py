@@ -1,0 +1,105 @@
+"""Verdicts on answers: which answer a verdict is on, and its way onto the head, once however often it is sent."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from headrace.answering.record import Answer, Verdict, feedback, repeated_id
+from headrace.answering.unrecorded import Unrecorded
+from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, INTERACTION_ROWS
+from headrace.core.first import FirstAlone
+from headrace.core.runner import Runner
+from headrace.storage.tables.handles import TableReader, quoted
+
+T = TypeVar("T")
+
+_REMEMBERED = 10_000
+_LOCKS = 16
+
+
+@dataclass(frozen=True)
+class KnownAnswer:
+    """An answer that was given: its tenant, and the ids of the chunks it was made from."""
+
+    tenant: str
+    chunks: frozenset[str]
+
+
+@dataclass(frozen=True)
+class RecordedVerdict:
+    """A verdict and its position in the topic."""
+
+    verdict_id: str
+    partition: int
+    offset: int
+    topic: str = FEEDBACK.name
+
+
+class Verdicts:
+    """Finds the answers that verdicts are on, and records verdicts; safe to share between threads."""
+
+    def __init__(self, runner: Runner, unrecorded: Unrecorded | None = None, first: FirstAlone | None = None) -> None:
+        self._runner = runner
+        self._first = first or FirstAlone()
+        self._unrecorded = unrecorded
+        self._answers: OrderedDict[str, KnownAnswer] = OrderedDict()
+        self._repeatable: OrderedDict[str, RecordedVerdict] = OrderedDict()
+        self._recording = [threading.Lock() for _ in range(_LOCKS)]
+        self._lock = threading.Lock()
+
+    def remember(self, answer: Answer) -> None:
+        """Know an answer of this process before it has landed."""
+        chunks = frozenset(passage.hit.chunk_id for passage in answer.passages)
+        self._keep(self._answers, answer.answer_id, KnownAnswer(answer.tenant, chunks))
+
+    def answer(self, answer_id: str, tenant: str | None = None) -> KnownAnswer | None:
+        """An answer of this process, one that waits to be recorded, or one that has landed; of one `tenant` if that is given."""
+        with self._lock:
+            found = self._answers.get(answer_id)
+        if found is None and self._unrecorded is not None and (row := self._unrecorded.find(answer_id)) is not None:
+            found = KnownAnswer(row["tenant"], frozenset(passage["chunk_id"] for passage in row["passages"]))
+        if found is not None:
+            return found if tenant in (None, found.tenant) else None
+        where = f"answer_id = {quoted(answer_id)}" + (f" AND tenant = {quoted(tenant)}" if tenant is not None else "")
+        table = self._runner.open(TableReader, INTERACTION_ROWS, stage=feedback.name)
+        rows = table.read(("answer_id", "tenant", "passages"), where).to_pylist()
+        if not rows:
+            return None
+        return KnownAnswer(rows[0]["tenant"], frozenset(passage["chunk_id"] for passage in rows[0]["passages"] or () if passage))
+
+    def record(self, verdicts: Sequence[Verdict]) -> list[RecordedVerdict]:
+        """Put verdicts of one tenant on the head."""
+        if not verdicts:
+            return []
+        tenant = verdicts[0].tenant
+        with self._first((feedback.name, tenant)):
+            places = self._runner.for_tenant(tenant).run(feedback, verdicts=verdicts)
+        return [RecordedVerdict(verdict.verdict_id, *place) for verdict, place in zip(verdicts, places, strict=True)]
+
+    def record_once(self, verdict: Verdict, key: str) -> RecordedVerdict:
+        """As `record`; the same verdict under the same key is recorded once, as far as this process and the tables know."""
+        said = {name: value for name, value in vars(verdict).items() if name != "verdict_id"}
+        verdict = replace(verdict, verdict_id=repeated_id(key, said))
+        with self._recording[int(verdict.verdict_id, 16) % _LOCKS]:  # of two at once the second finds what the first did
+            with self._lock:
+                done = self._repeatable.get(verdict.verdict_id)
+            done = done or self._landed(verdict) or self.record([verdict])[0]
+            self._keep(self._repeatable, verdict.verdict_id, done)
+        return done
+
+    def _landed(self, verdict: Verdict) -> RecordedVerdict | None:
+        """The verdict as another process recorded it, if it has landed."""
+        table = self._runner.open(TableReader, FEEDBACK_ROWS, stage=feedback.name)
+        where = f"verdict_id = {quoted(verdict.verdict_id)} AND tenant = {quoted(verdict.tenant)}"
+        found = table.read(("partition", "offset"), where).to_pylist()
+        return RecordedVerdict(verdict.verdict_id, **found[0]) if found else None
+
+    def _keep(self, known: OrderedDict[str, T], name: str, value: T) -> None:
+        with self._lock:
+            known[name] = value
+            while len(known) > _REMEMBERED:
+                known.popitem(last=False)

@@ -1,0 +1,282 @@
+"""The composition root: what the command line, the API, the demo, a replay and the scheduler do, each is done here.
+
+An `App` is opened as a context manager; it then holds the platform, a run and the run's runner. Its four parts import what they
+need when they are first asked, so that a command pays for no room it does not enter.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from headrace.core.launch import Launch, LocalLauncher
+from headrace.core.progress import ProgressBars
+from headrace.core.run import ended_runs, recorded
+from headrace.core.runner import Runner
+from headrace.errors import HeadraceError, StorageFull, Unavailable
+from headrace.platform import EVERY_PART, open_platform, running
+from headrace.platform.home import Home, started_notes
+from headrace.settings import EmbeddedPart, Settings
+
+if TYPE_CHECKING:
+    from headrace.answering.engine import QueryEngine
+    from headrace.core.maintain import Archived
+    from headrace.documents.index import Indexed, Reindexed
+    from headrace.ingest.backlog import Backlog
+    from headrace.ingest.land import Following, Landed
+    from headrace.registry.embedder import ServedEmbedder
+    from headrace.registry.serve import TrainingLoop
+    from headrace.storage.tables.maintenance import MaintenanceReport
+
+_MODELS_READY_S = 120.0
+_JOURNALS = 100  # each command reads those that no table has yet
+LOCAL, RAY = "local", "ray"
+
+
+class App:
+    """What one process does, recorded as a run of `command`.
+
+    `models` waits until the embedded model server is up. `on` says where batch work and training run: `local` or `ray`. A
+    `service` ends the platform with the block, unless another command uses it, and keeps answers that the head does not take;
+    otherwise the platform stays for `platform.idle_s`.
+
+    Opening it raises what the platform raises, and `MissingPart` where Ray is asked for and not installed.
+    """
+
+    runner: Runner
+    launch: Launch
+
+    def __init__(
+        self,
+        settings: Settings,
+        command: str,
+        *,
+        models: bool = True,
+        on: str = LOCAL,
+        quiet: bool = False,
+        service: bool = False,
+    ) -> None:
+        self.settings = settings
+        self._command = command
+        self._models = models
+        self._on = on
+        self._service = service
+        self._bars = ProgressBars(quiet=quiet)
+        self._opened = ExitStack()
+
+    @cached_property
+    def documents(self) -> DocumentIndex:
+        """What is indexed."""
+        return DocumentIndex(self.settings, self.runner)
+
+    @cached_property
+    def answers(self) -> QueryEngine:
+        """Questions, and verdicts on what they were answered."""
+        from headrace.answering.engine import QueryEngine
+        from headrace.answering.unrecorded import Unrecorded
+
+        return QueryEngine(self.runner, self.settings.inference, Unrecorded(self.settings.home) if self._service else None)
+
+    @cached_property
+    def training(self) -> TrainingLoop:
+        """Rounds, and which versions are served."""
+        from headrace.registry.serve import TrainingLoop
+
+        return TrainingLoop(self.settings, self.runner, self.launch)
+
+    @cached_property
+    def storage(self) -> Storage:
+        """The head and the tables."""
+        return Storage(self.settings, self.runner)
+
+    def __enter__(self) -> Self:
+        self._opened.enter_context(self._open())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._opened.__exit__(kind, error, trace)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        settings, bars = self.settings, self._bars
+        # Training takes the generator's weights from where the model server unpacks them.
+        os.environ["HEADRACE_MODELS_CACHE"] = str(Home(settings.home).models_cache)
+        parts = EVERY_PART if self._models else EVERY_PART - {"models"}
+        platform = open_platform(settings, parts=parts, ends=self._service)
+        with (
+            _lancedb_ahead(self._models),
+            platform as endpoints,
+            recorded(self._command, settings.home) as run,
+            _cause_named(settings),
+        ):
+            if platform.started and not self._service:
+                stays = f"{settings.platform.idle_s:,.0f} s after the last command"
+                bars.note(f"The embedded servers have started. They stay up until {stays}; `headrace down` ends them.")
+            for note in started_notes(settings) if platform.started or self._service else ():
+                # A service says it at each start, also where the servers ran already, and in its log.
+                (bars.warn if self._service else bars.note)(note)
+            if self._models:
+                from headrace.models.client import wait_ready
+
+                for chosen, endpoint in (
+                    (settings.models.embedder, endpoints.embedder),
+                    (settings.models.generator, endpoints.generator),
+                ):
+                    if isinstance(chosen, EmbeddedPart):
+                        wait_ready(endpoint, _MODELS_READY_S)
+                        break
+            if self._on == RAY:
+                from headrace.core.ray_cluster import cluster
+
+                with cluster() as (batches, self.launch):
+                    self.runner = Runner(run, endpoints, batches=batches, bars=bars)
+                    yield
+            else:
+                self.runner, self.launch = Runner(run, endpoints, bars=bars), LocalLauncher()
+                yield
+                if len(ended_runs(settings.home)) > _JOURNALS:
+                    self.storage.archive()
+
+
+@dataclass(frozen=True)
+class DocumentIndex:
+    """Indexes documents of the settings' tenant, and builds the index anew."""
+
+    settings: Settings
+    runner: Runner
+
+    def index(self, paths: Sequence[Path], *, readers: Sequence[str] | None = None, retry: bool = False) -> Indexed:
+        """Put the files below `paths` and bring the index up to date, as `index_documents`."""
+        from headrace.documents.index import index_documents
+
+        return index_documents(
+            self.runner,
+            list(paths),
+            tenant=self.settings.tenant,
+            settings=self.settings.inference,
+            readers=readers,
+            retry=retry,
+        )
+
+    def leave_out(self, uri: str, reason: str) -> None:
+        """Pass over a document that holds others up, until it is put again. Raises `NotFound`."""
+        from headrace.documents.failed import leave_out
+
+        self.runner.run(leave_out, tenant=self.settings.tenant, uri=uri, reason=reason)
+
+    def reindex(self, chunk_tokens: int | None = None) -> Reindexed:
+        """Build another index with chunks of so many word pieces, the settings' number unless given, and serve it."""
+        chosen = self.settings.inference
+        return self._embedder.rebuild(chosen.model_copy(update={"chunk_tokens": chunk_tokens or chosen.chunk_tokens}))
+
+    def index_before(self) -> Reindexed:
+        """Serve the index before this one again. Raises `NotFound` where there is none."""
+        return self._embedder.index_before()
+
+    @property
+    def _embedder(self) -> ServedEmbedder:
+        from headrace.registry.embedder import ServedEmbedder
+
+        return ServedEmbedder(self.settings, self.runner)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Lands the head in the tables, and keeps the tables."""
+
+    settings: Settings
+    runner: Runner
+
+    def land(self) -> Landed:
+        """Land what is on the head now; `Landed.require` raises for what does not land."""
+        from headrace.ingest.land import land
+
+        return self.runner.run(land, settings=self.settings.landing)
+
+    def follow(
+        self, following: Following, failed: Callable[[str, HeadraceError], None], *, most_patience_s: float = math.inf
+    ) -> None:
+        """Land what comes until `following.stop`, with the chores that are due.
+
+        Storage that is away is waited for as long as `[landing]` says, at most `most_patience_s`; `failed` hears of chores.
+        """
+        from headrace.ingest.follow import follow
+
+        landing = self.settings.landing
+        landing = landing.model_copy(update={"patience_s": min(landing.patience_s, most_patience_s)})
+
+        def keep_tables() -> None:
+            self.maintain(only_due=True)
+
+        follow(self.runner, landing, following, keep_s=self.settings.head_kept_s, chores=keep_tables, failed=failed)
+
+    def backlog(self) -> list[Backlog]:
+        """What is only in the head, by partition."""
+        from headrace.ingest.backlog import backlog
+
+        return self.runner.run(backlog)
+
+    def maintain(self, *, only_due: bool = False) -> list[MaintenanceReport]:
+        """Merge small files, expire old snapshots, remove what none names: of every table, or of those due."""
+        from headrace.core.maintain import maintain
+
+        return self.runner.run(maintain, settings=self.settings.maintenance, only_due=only_due)
+
+    def archive(self) -> Archived:
+        """Copy ended runs of this home into the `runs` and `ledger` tables."""
+        from headrace.core.maintain import record
+
+        return self.runner.run(record, home=self.settings.home)
+
+    def select(self, query: str) -> list[dict[str, Any]]:
+        """The rows of one SELECT over the tables. Raises `WrongUsage` for a query that is none."""
+        from headrace.storage.sql import select
+
+        return select(query, self.runner.endpoints, self.runner.record.ledger)
+
+
+@contextmanager
+def _lancedb_ahead(wanted: bool) -> Iterator[None]:
+    """Import LanceDB, which takes a second or two, while the platform starts: whoever needs it earlier waits for the import."""
+    importing = threading.Thread(target=import_module, args=("lancedb",), name="lancedb", daemon=True)
+    if wanted:
+        importing.start()
+    try:
+        yield
+    finally:
+        if wanted:  # a native library that is half loaded when the interpreter ends may take it down
+            importing.join()
+
+
+@contextmanager
+def _cause_named(settings: Settings) -> Iterator[None]:
+    """Where something could not be reached for what happened to our own servers or their disk, say that, not what to check."""
+    before = running(settings)
+    try:
+        yield
+    except StorageFull as error:
+        if before is not None:  # an address of loopback says little, and SeaweedFS keeps some space to itself
+            if (full := Home(settings.home).fullness()) is not None:
+                raise full from error
+            error.hint = f"Free some space where the home {settings.home} is, or name a home on another disk with --home DIR."
+        raise
+    except Unavailable as error:
+        if before is None:
+            raise
+        # Asked of the disk, for SeaweedFS calls a full one an internal error.
+        if (full := Home(settings.home).fullness()) is not None:
+            raise full from error
+        now = running(settings)
+        if now is None or not all(child.alive for child in now.children.values()):
+            log = settings.home / "logs" / "supervisor.log"
+            error.hint = f"The embedded platform has ended ({log} says why). Run the same command again: it goes on from here."
+        raise

@@ -1,0 +1,65 @@
+"""The two pipelines, and which recorded run a diagram of one is drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from headrace.answering.engine import INFERENCE
+from headrace.core.run import Run, journal_of, newest_first
+from headrace.core.stage import Pipeline
+from headrace.errors import NotFound, WrongUsage
+from headrace.explain.diagram.diagram import Diagram, diagram_for
+from headrace.training.round import TRAINING
+
+PIPELINES = {pipeline.name: pipeline for pipeline in (INFERENCE, TRAINING)}
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """What a run moved in a pipeline: its ledger rows, the command that it was and when it started."""
+
+    pipeline: Pipeline
+    run_id: str
+    command: str
+    started: datetime
+    rows: Sequence[Mapping[str, Any]]
+
+    def diagram(self) -> Diagram:
+        """The pipeline as this run measured it."""
+        command = f"headrace {self.command}"
+        return diagram_for(self.pipeline, self.rows, run_id=self.run_id, when=self.started, command=command)
+
+
+def own_stages(name: str) -> frozenset[str]:
+    """The stages that no other pipeline has: they tell whether a run was one of this pipeline's."""
+    others = {stage.name for other in PIPELINES.values() if other.name != name for stage in other.stages}
+    return frozenset(stage.name for stage in PIPELINES[name].stages) - others
+
+
+def measured(home: Path, name: str, *, run: str | None = None, live: Run | None = None) -> MeasuredRun:
+    """The run of this home that a pipeline is drawn from: `run`, or else the newest with a stage that only this pipeline has.
+
+    `live` is the run of this process, if its ledger counts, too. Raises `WrongUsage` for a pipeline there is not, `NotFound`
+    where no run fits.
+    """
+    pipeline = PIPELINES.get(name)
+    if pipeline is None:
+        raise WrongUsage(f"There is no pipeline {name!r}.", hint=f"There are: {', '.join(PIPELINES)}.")
+    own = own_stages(name)
+    if live is not None:
+        rows = [row.as_dict() for row in live.ledger.rows()]
+        if run == live.id or (run is None and any(row["stage"] in own for row in rows)):
+            return MeasuredRun(pipeline, live.id, live.command, live.started, rows)
+    if run is not None:
+        journal: Mapping[str, Any] | None = journal_of(home, run)
+    else:
+        past = (one for one in newest_first(home) if live is None or one["run"] != live.id)
+        journal = next((one for one in past if any(row["stage"] in own for row in one["rows"])), None)
+    if journal is None:
+        first = "Ask something, or run `headrace index PATH`." if pipeline is INFERENCE else "Run `headrace train`."
+        raise NotFound(f"No run has moved anything in the {name} pipeline yet, so there is nothing to draw.", hint=first)
+    return MeasuredRun(pipeline, journal["run"], journal["command"], datetime.fromisoformat(journal["started"]), journal["rows"])
