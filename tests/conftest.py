@@ -50,13 +50,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class _Groups:
-    """Which tests share a process under `--dist loadgroup`: those of a file, and all that share the running API."""
+    """Which tests share a process under `--dist loadgroup`: those of a file or of a group that files name, and all that share
+    the running API.
+    """
 
     @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         _USE_API.update(item.path for item in items if "api" in getattr(item, "fixturenames", ()))
         for item in items:
-            item.add_marker(pytest.mark.xdist_group("api" if item.path in _USE_API else item.path.stem))
+            if item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group("api" if item.path in _USE_API else item.path.stem))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -36,6 +36,7 @@ from headrace.training.recipes import RECIPES
 from headrace.training.round import TRAINING, run_round
 from headrace.training.trainer import Job, Trained, train
 
+pytestmark = pytest.mark.xdist_group("encoders")  # sentence-transformers takes seconds to import
 METER = Meter(Ledger(), "test")
 QUICK = Training(
     threads=1,

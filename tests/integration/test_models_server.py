@@ -47,6 +47,7 @@ from headrace.storage.objects import ObjectWriter
 if TYPE_CHECKING:  # every process that collects tests would import it for seconds
     from sentence_transformers import SentenceTransformer
 
+pytestmark = pytest.mark.xdist_group("encoders")  # sentence-transformers takes seconds to import
 KEY = "a key of this test"
 TEXTS = [
     "Paris is the capital of France.",
