@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,30 +13,34 @@ from headrace.errors import NotFound, WrongUsage
 
 
 @cli.command(rich_help_panel="What happened")
-def runs(as_json: AsJson = False) -> None:
-    """What ran in this home, and how it ended."""
-    from headrace.cli.render.results import rows_table
-    from headrace.core.run import runs as journals
-    from headrace.explain.diagram.format import human_bytes
+def runs(
+    last: Annotated[int, typer.Option(help="How many, the newest first.", min=1)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """What ran in this home, how it ended, how long it took and what it moved."""
+    from itertools import islice
 
-    found = journals(settings_of().home)
-    rows = [
-        {
-            "run": j["run"],
-            "command": j["command"],
-            "state": j["state"],
-            "started": j["started"][:19],
-            "ended": (j["ended"] or "")[:19],
-            "bytes": sum(row["bytes"] for row in j["rows"]),
-        }
-        for j in found
-    ]
+    from headrace.cli.render.results import runs_table
+    from headrace.core.run import newest_first
+
+    found = [_run_row(journal) for journal in islice(newest_first(settings_of().home), last)]
     if as_json:
-        print_json({"runs": rows})
-    elif rows:
-        out.print(rows_table([{**row, "bytes": human_bytes(row["bytes"])} for row in rows]))
+        print_json({"runs": found})
+    elif found:
+        out.print(runs_table(found))
     else:
         out.print("Nothing has run in this home yet. Try: headrace demo")
+
+
+def _run_row(journal: dict[str, Any]) -> dict[str, Any]:
+    """A run under the JSON keys of the command-line contract; `seconds` is null while it runs, or where it was killed."""
+    started, ended = journal["started"], journal["ended"]
+    took = (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds() if ended else None
+    return {
+        **{name: journal[name] for name in ("run", "command", "state", "started", "ended")},
+        "seconds": None if took is None else round(took, 1),
+        "bytes": sum(row["bytes"] for row in journal["rows"]),
+    }
 
 
 @cli.command(rich_help_panel="What happened")

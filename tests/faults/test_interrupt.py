@@ -93,7 +93,7 @@ def test_ctrl_c_ends_a_demo_with_the_real_models_and_the_next_command_goes_on(re
     assert trip["round"] == 1
     assert trip["dead_letters"] == 0
     states = [(run["command"], run["state"]) for run in home.json("runs")["runs"]]
-    assert states == [("demo", "failed")] * 2 + [("train", "done")]
+    assert states == [("train", "done"), *[("demo", "failed")] * 2], "newest first"
     documents = home.sql("select count(*) as rows, count(distinct uri) as uris from documents where status = 'parsed'")
     assert documents == [{"rows": 12, "uris": 12}]
 

@@ -217,6 +217,19 @@ def test_words_behind_two_dashes_are_left_alone() -> None:
     assert cli._options_first(["ask", "--debug", "--", "--home", "x"]) == ["--debug", "ask", "--", "--home", "x"]
 
 
+def test_runs_are_listed_newest_first_and_as_many_as_asked(run, home: Path) -> None:  # type: ignore[no-untyped-def]
+    with recorded("ask", home):
+        pass
+    found = json.loads(run("--home", str(home), "runs", "--json")[1])["runs"]
+    assert [one["command"] for one in found] == ["ask", "index"]
+    assert all(one["seconds"] is not None and one["state"] == "done" for one in found)
+    assert [one["command"] for one in json.loads(run("--home", str(home), "runs", "--last", "1", "--json")[1])["runs"]] == ["ask"]
+    code, out, _ = run("--home", str(home), "runs")
+    assert code == 0
+    assert found[1]["run"] in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
 def test_a_person_sees_tables(run, home: Path) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = run("ledger", "--home", str(home))
     assert code == 0

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -97,6 +98,18 @@ def rows_table(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
         table.add_column(name)
     for row in rows:
         table.add_row(*(Text(harmless(str(value))) for value in row.values()))
+    return table
+
+
+def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Runs, within 80 columns; when each began by the clock of whoever reads it."""
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    for name in ("run", "state", "began", "took", "moved"):
+        table.add_column(name, justify="right" if name in ("took", "moved") else "left", no_wrap=True)
+    for row in rows:
+        began = datetime.fromisoformat(row["started"]).astimezone().strftime("%d %b %H:%M")
+        took = "" if row["seconds"] is None else human_ms(row["seconds"] * 1e3)
+        table.add_row(Text(harmless(row["run"])), row["state"], began, took, human_bytes(row["bytes"]))
     return table
 
 
