@@ -21,7 +21,8 @@ from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.index import reindex
 from headrace.documents.parser import Parser
 from headrace.lineage.forget import Subject, forget
-from headrace.settings import Inference, Maintenance, Training
+from headrace.platform import open_platform
+from headrace.settings import Inference, Maintenance, PlatformSettings, Settings, Training
 from headrace.storage import metadata
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
@@ -36,6 +37,15 @@ from headrace.training.evaluate import Evaluation
 from headrace.training.manifest import Clock
 from headrace.training.promote import promote
 from headrace.training.trainer import Trained
+
+
+def opening(link: Connection, home: Path, idle_s: float) -> None:
+    """A command that opens the platform, says so, and stays until it is told to go."""
+    os.environ["HEADRACE_SETTINGS"] = str(home.parent / "none.toml")
+    settings = Settings(home=home, platform=PlatformSettings(idle_s=idle_s))
+    with open_platform(settings, parts=frozenset({"objects", "head"})) as endpoints:
+        link.send(endpoints)
+        link.recv()
 
 
 def keep(link: Connection, endpoints: Endpoints, store: Store, rules: Maintenance) -> None:

@@ -7,8 +7,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,9 +19,11 @@ import obstore
 import psutil
 import pyarrow as pa
 import pytest
+import victims
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from disk import Disk, mounted
+from forks import ForkedProcess
 from obstore.store import S3Store
 from pyiceberg.catalog import load_catalog
 
@@ -36,18 +36,6 @@ from headrace.storage.endpoints import Endpoints
 PARTS = frozenset({"objects", "head"})
 
 LONG_S = 600.0
-
-# A command of its own: it opens the platform, says so, and stays until its standard input is closed.
-COMMAND = """
-import sys
-from pathlib import Path
-from headrace.platform import open_platform
-from headrace.settings import Settings
-settings = Settings(home=Path(sys.argv[1]), platform={"idle_s": float(sys.argv[2])})
-with open_platform(settings, parts=frozenset({"objects", "head"})) as endpoints:
-    print(endpoints.model_dump_json(), flush=True)
-    sys.stdin.read()
-"""
 
 
 @pytest.fixture
@@ -98,32 +86,24 @@ def gone(home: Path) -> bool:
 
 
 @contextmanager
-def command(home: Path, idle_s: float = 0.0) -> Iterator[tuple[subprocess.Popen[str], Endpoints]]:
+def command(home: Path, idle_s: float = 0.0) -> Iterator[tuple[ForkedProcess, Endpoints]]:
     process = begin(home, idle_s)
     try:
         yield process, said(process)
     finally:
-        end(process)
+        process.kill()
 
 
-def begin(home: Path, idle_s: float = 0.0) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", COMMAND, str(home), str(idle_s)]
-    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def begin(home: Path, idle_s: float = 0.0) -> ForkedProcess:
+    """A command of its own: it opens the platform, says so, and stays until it is told to go."""
+    return ForkedProcess(victims.opening, home, idle_s)
 
 
-def said(process: subprocess.Popen[str]) -> Endpoints:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, "the command ended before the platform was open"
-    return Endpoints.model_validate_json(line)
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
+def said(process: ForkedProcess) -> Endpoints:
+    assert within(120, lambda: bool(process.said) or process.ended)
+    (endpoints,) = process.said
+    assert isinstance(endpoints, Endpoints), endpoints
+    return endpoints
 
 
 def bucket(endpoints: Endpoints, name: str | None = None) -> S3Store:
@@ -256,21 +236,19 @@ def test_commands_share_one_platform_which_outlives_the_first_of_them(home: Path
         assert said(second) == endpoints, "two commands that start at once get one platform"
         before = {process.pid for process in processes(home)}
         assert len(before) == 3
-        for process in (first, second):
-            assert process.stdin is not None
         with open_platform(settings(home), parts=PARTS) as mine:
             assert mine == endpoints
             for process in (first, second):
-                process.stdin.close()  # type: ignore[union-attr]
-                process.wait(10)
+                process.send()
+                assert process.wait(10) == 0
             time.sleep(1.5)  # three looks of the supervisor
             assert {process.pid for process in processes(home)} == before
             obstore.put(bucket(mine), "still", b"here")
             assert get(mine, "still") == b"here"
         assert within(20, lambda: gone(home))
     finally:
-        end(first)
-        end(second)
+        first.kill()
+        second.kill()
 
 
 def test_servers_stay_between_commands_for_the_idle_time_and_no_longer(home: Path) -> None:
