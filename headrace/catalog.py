@@ -143,7 +143,7 @@ _UNTIL_LANDED = "only until landed, plus a safety window"
 DOCUMENT_EVENTS = Store(
     "document-events",
     Tier.STREAM,
-    "a document was put or deleted",
+    "a document was put, deleted or refused",
     _UNTIL_LANDED,
     _schema(*DOCUMENT_EVENT, optional=(READERS, SOURCE)),
     partitions=1,
@@ -188,7 +188,7 @@ DEAD_LETTERS = Store(
 DIVERGENCES = Store(
     "divergences",
     Tier.TABLE,
-    "where landing stopped since the head and a table disagree, and who let it go on",
+    "where landing stopped because the head and a table disagree, and who let it go on",
     "archive",
     _schema(
         _f("topic", TEXT),

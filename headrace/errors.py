@@ -1,9 +1,9 @@
 """What can go wrong, drawn once. Every message says what happened and what to do next.
 
 HeadraceError
-├── Terminal                trying again as it is cannot help
-│   ├── WrongUsage          the command's words are off                       (exit code 2)
-│   ├── BadSettings         headrace.toml or the environment is off           (exit code 2)
+├── Permanent               trying again as it is cannot help
+│   ├── WrongUsage          the command was used wrongly                      (exit code 2)
+│   ├── BadSettings         headrace.toml or the environment is wrong         (exit code 2)
 │   ├── MissingPart         a binary, package or weight file is not installed
 │   ├── NotGenuine          a packaged program or weight file is not the one that was released
 │   ├── NotFound            no such answer, run, model, version, document

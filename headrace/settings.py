@@ -360,7 +360,7 @@ class Training(Section):
     seed: int = 17
     """Seed of everything random in a round."""
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    """Processor threads; fixed by a round's plan, since the order of sums, and so the last bit of a weight, hangs on it."""
+    """Processor threads; fixed by a round's plan, since the order of sums, and so the last bit of a weight, depends on it."""
 
 
 class Settings(BaseSettings):
@@ -451,7 +451,7 @@ class Settings(BaseSettings):
             return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
             faults = [f"  {'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()]
-            raise BadSettings("The settings are off:\n" + "\n".join(faults), hint="See docs/reference/settings.md.") from None
+            raise BadSettings("The settings are invalid:\n" + "\n".join(faults), hint="See docs/reference/settings.md.") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadSettings(f"{_file()} is not TOML: {error}.", hint="See docs/reference/settings.md.") from None
         except OSError as error:

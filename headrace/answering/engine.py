@@ -40,7 +40,7 @@ INFERENCE = Pipeline(
 )
 
 _PATIENCE_S = 5.0
-"""For so long whoever asked waits for the head, where the answer can be recorded later."""
+"""How long the caller waits for the head, where the answer can be recorded later."""
 NOT_FOUND = "I found nothing about that in these documents."
 
 
@@ -75,7 +75,7 @@ class QueryEngine:
     ) -> Answer:
         """The passages for a question, re-ranked, recorded as an interaction of kind `search` unless told otherwise.
 
-        Those count that everybody of the tenant may read, or one of `readers`: who asks, and the groups that is in.
+        Those count that everybody of the tenant may read, or one of `readers`: the asking user and their groups.
         """
         found = self._passages(question, tenant, user, simulated, readers)
         return self._recorded(found) if record else found

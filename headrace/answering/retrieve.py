@@ -35,7 +35,7 @@ def retrieve(
     most: int,
     readers: Sequence[str] = (),
 ) -> Retrieved:
-    """Search the tenant's chunks that everybody of it, or one of `readers` (who asks, and the groups that is in), may read.
+    """Search the tenant's chunks that everybody of it, or one of `readers` (the asking user and their groups), may read.
 
     Which generation of the index answers is asked at most once a second; the question is embedded as its chunks were. Where that
     embedder cannot be asked, full-text search answers alone and the note says so. Raises `NothingIndexed` where there is no

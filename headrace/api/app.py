@@ -298,7 +298,7 @@ def _named(name: str, data: dict[str, Any]) -> str:
 async def _totals(
     service: Service, loop: Callable[[], dict[str, Any]], health: Health, stands: Callable[[], bool]
 ) -> AsyncIterator[str]:
-    """The events of `/v1/events`, until the service stops or the key that asks for them is right no more."""
+    """The events of `/v1/events`, until the service stops or the key that asks for them is no longer valid."""
     before: dict[str, Any] = {}
     healthy: dict[str, Any] = {}
     while True:

@@ -88,7 +88,7 @@ class ApiRequest(BaseModel):
 class AskRequest(ApiRequest):
     """A question; the key's tenant is asked. Only a key with the scope `admin` may name another.
 
-    `readers` is on whose behalf it is asked: a user and the groups that is in, who may read what is closed to others.
+    `readers` is on whose behalf the question is asked: a user and their groups, who may read what is closed to others.
     `user` is who asks, for keys with the scope `users`; otherwise the key is recorded. `simulated_user` says that no person asks
     but a program that plays one (scope `simulate`): it is recorded as such, here and in verdicts.
     """

@@ -25,7 +25,7 @@ def promises(tiers: Sequence[Tier] = TIERS) -> int:
     return sum(len(subject.promises) for subject in SUBJECTS if subject.tier in tiers)
 
 
-def resolve_divergence(
+def ask_promises(
     settings: Settings, endpoints: Endpoints, tiers: Sequence[Tier] = TIERS, *, seconds: float
 ) -> Generator[Finding, None, None]:
     """Ask for every promise of `tiers` and yield what was found, a line each.

@@ -54,7 +54,7 @@ def check(
     from contextlib import closing
 
     from headrace.catalog import Tier
-    from headrace.check.acceptance import TIERS, promises, resolve_divergence
+    from headrace.check.acceptance import TIERS, ask_promises, promises
     from headrace.check.promise import Outcome
     from headrace.cli.render.check import say_checked
     from headrace.core.progress import ProgressBars
@@ -70,7 +70,7 @@ def check(
     bars = ProgressBars(err, quiet=as_json)
     with (
         open_platform(settings, parts=frozenset().union(*(needed.get(tier, set()) for tier in tiers))) as endpoints,
-        closing(resolve_divergence(settings, endpoints, tiers, seconds=seconds)) as asked,
+        closing(ask_promises(settings, endpoints, tiers, seconds=seconds)) as asked,
     ):
         findings = list(bars.track(asked, "checked", total=promises(tiers), of="promises"))
     told = trust(settings)

@@ -21,7 +21,7 @@ Model = Annotated[str, typer.Argument(help="The model: reranker, embedder or gen
 def train(
     recipe: Annotated[str, typer.Option(help="How to train: reranker, embedder, sft, kto, grpo or online.")] = "reranker",
     before: Annotated[
-        str | None, typer.Option(metavar="TOPIC/PARTITION/OFFSET", help="Learn only from what landed before this event.")
+        str | None, typer.Option(metavar="TOPIC/PARTITION/OFFSET", help="Learn only from what happened before this event.")
     ] = None,
     canary: Annotated[
         float, typer.Option(help="Share of the traffic that tries a better challenger first; 0: it serves at once.", min=0, max=1)

@@ -128,7 +128,7 @@ def settled(indexes: Annotated[IndexWriter, INDEXES], into: IndexGeneration, cha
     """
 
     def step(now: Indexes) -> Indexes:
-        # Who goes back fills the fallback, without a word before: as long as there is one, a pass is worth a note.
+        # `back` fills up the fallback without announcing it, so every pass is counted while there is one.
         return touched(now) if changed and (now.building or now.fallback) else now
 
     then = indexes.change(step)
@@ -161,7 +161,7 @@ def switch(indexes: Annotated[IndexWriter, INDEXES], to: IndexGeneration, seen: 
 
 @stage("Removes index generations that nobody asks any more.", phase=AHEAD)
 def sweep(indexes: Annotated[IndexWriter, INDEXES], vectors: Annotated[VectorWriter, CHUNKS]) -> int:
-    """Remove the vector tables of marked for deletion generations whose grace has passed; return how many."""
+    """Remove the vector tables of generations marked for deletion whose grace has passed; return how many."""
     now, _ = indexes.standing()
     gone = {number for number, since in now.marked_for_deletion if time.time() - since > _GRACE_S}
     for number in sorted(gone):

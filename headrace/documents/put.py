@@ -229,7 +229,7 @@ def newest_of(known: TableReader, tenant: str) -> dict[str, Held]:
     fields = ("status", "version", "reason", "readers", "source")
     rows = known.read(("tenant", "uri", *fields, "topic", "partition", "offset"))
     rows = rows.filter(pc.equal(rows["tenant"], tenant))
-    # Of one event that a document failed counts before that it was parsed.
+    # If one event has both a failed and a parsed row, the failed row wins.
     order = [*((name, "ascending") for name in ("topic", "partition", "offset")), ("status", "descending")]
     rows = rows.sort_by(order)
     return {

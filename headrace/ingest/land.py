@@ -80,14 +80,17 @@ class Commit:
 
 @dataclass(frozen=True)
 class Following:
-    """How a lander that does not end is told to, and where it tells what it does."""
+    """A lander that follows the head until `stop` is set, and what it calls meanwhile.
+
+    `committed` after each commit; `refused` when a partition stops; `waiting` with a topic whose storage does not answer;
+    `standing` about twice a second with the partitions of a topic that are stopped.
+    """
 
     stop: threading.Event
     committed: Callable[[Commit], None] = lambda _: None
     refused: Callable[[Divergence], None] = lambda _: None
     waiting: Callable[[str, Transient], None] = lambda _topic, _error: None
     standing: Callable[[str, Mapping[int, Divergence]], None] = lambda _topic, _refused: None
-    """Called about twice a second while a topic is followed, with those of its partitions that are refused."""
 
 
 @stage("Lands every event of the head in its table, rows and the position they reach in one commit.")

@@ -11,7 +11,7 @@ def combined_order(retrieval: Sequence[float], logits: Sequence[float], retrieva
     """Indices of the candidates, best first, by w · z(retrieval) + (1 − w) · z(logits).
 
     z standardises over the candidates of one question, so that scores of different scales can be weighed; w is fitted on
-    questions held apart for that (training/evaluate.py) and stored with the re-ranker. Ties keep retrieval's order.
+    questions held apart (`fitted` in training/measures/passages.py) and stored with the re-ranker. Ties keep retrieval's order.
     """
     scores = retrieval_weight * _standardised(retrieval) + (1.0 - retrieval_weight) * _standardised(logits)
     return [int(i) for i in np.argsort(-scores, kind="stable")]

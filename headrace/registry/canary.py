@@ -220,7 +220,7 @@ def _worse(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], setting
     """In which way the challenger is worse with the confidence asked; empty where it is not."""
     mine, other = _outcomes(ours), _outcomes(theirs)
     if (sure := worse(mine, other, settings.seed)) >= asked:
-        return f"users find it worse with {sure:.1%} confidence, {asked:.1%} is asked: {_told(ours, theirs)}"
+        return f"users find it worse with {sure:.1%} confidence, {asked:.1%} is required: {_told(ours, theirs)}"
     margins = {"grounded": _UNGROUNDED, "answered": settings.gate.refusals}
     for name, margin in margins.items():
         here, there = ([one.beside[name] for one in side if name in one.beside] for side in (ours, theirs))

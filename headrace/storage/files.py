@@ -169,7 +169,7 @@ class Mount:
 
 
 class TimedFiles(FileWriter):
-    """As `FileWriter`, with a deadline for each operation: `READ_S` seconds to look at something, `WRITE_S` to change it."""
+    """As `FileWriter`, each operation with a deadline: `WRITE_S` seconds for writes and listings, `READ_S` for the others."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter, mount: Mount) -> None:
         super().__init__(store, endpoints, meter)

@@ -1,7 +1,7 @@
 """The embedded head's records where Tansu keeps them, an object a batch: what need not be kept is deleted there.
 
 Tansu 0.6.0 has no DeleteRecords, and each fetch lists every batch of the partition: with 3,000 batches it hands out 170 records
-a second where it did 1,600 with 1,000. How it keeps a partition is an outcome of looking, not of its documentation:
+a second where it did 1,600 with 1,000. How it keeps a partition was found by inspection; it is not documented:
 `clusters/CLUSTER/topics/TOPIC/partitions/NUMBER/` has `watermark.json`, in which `low` is the offset at which the partition
 begins (null: 0) and `high` the one that comes next, replaced only where its etag still stands, by Tansu too; and
 `records/OFFSET.batch`, named by its first offset: the record batch as it was sent.

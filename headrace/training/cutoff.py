@@ -1,4 +1,4 @@
-"""What a round leaves out beyond its settings: what was suppressed, and everything that landed at or after a poisoned event."""
+"""What a round leaves out beyond its settings: what was suppressed, and everything that happened at or after a poisoned event."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def decide(model: str, evaluation: Evaluation, alarmed: list[str], gate: Gate) -
     if evaluation.confidence < gate.confidence:
         if model == RERANKER and evaluation.card["retrieval_weight"] == 1.0 and evaluation.champion_version == NONE:
             return False, f"on the tuning questions its score added nothing to retrieval's ({shown})"
-        return False, f"better with only {evaluation.confidence:.1%} confidence, {gate.confidence:.0%} is asked ({shown})"
+        return False, f"better with only {evaluation.confidence:.1%} confidence, {gate.confidence:.0%} is required ({shown})"
     if alarmed:
         return False, f"better with {evaluation.confidence:.1%} confidence, but {'; '.join(alarmed)} ({shown})"
     return True, f"better with {evaluation.confidence:.1%} confidence ({shown})"
@@ -61,13 +61,13 @@ def alarms(evaluation: Evaluation, figures: Mapping[str, float], gate: Gate) -> 
     if gate.least_users > 1:
         for user, count in evaluation.alone.items():
             found.append(
-                f"it hangs on one user: {user} alone judged {count} of the {evaluation.questions} held-out questions"
+                f"it depends on one user: {user} alone judged {count} of the {evaluation.questions} held-out questions"
                 " (a key that stands for many users needs the scope users)"
             )
     for user, rest in evaluation.without.items():
         if rest.questions and rest.difference <= 0:
             found.append(
-                f"it hangs on one user: without the questions that {user} judged it is no better ({rest.difference:+.3f})"
+                f"it depends on one user: without the questions that {user} judged it is no better ({rest.difference:+.3f})"
             )
     return found
 

@@ -60,7 +60,7 @@ def promote(
 ) -> Decision:
     """Decide, release the weights if better, publish the manifest, move the pointer (or begin a trial, as the plan says).
 
-    `load(model, version)` is called once the weights are released and before anything hangs on them. Raises `LostRace` where
+    `load(model, version)` is called once the weights are released and before anything depends on them. Raises `LostRace` where
     another process committed this round or took back its plan (`headrace forget`); nothing of it is served then.
     """
     model = recipe_of(plan["recipe"]).model

@@ -73,7 +73,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def items(self, rows: Sequence[Mapping[str, Any]], settings: Any) -> list[Any]:
-        """What is learned from, out of the dataset's training rows, in an order that hangs on the rows only."""
+        """What is learned from, out of the dataset's training rows, in an order that depends on the rows only."""
 
     @abstractmethod
     def loss(self, policy: Policy, items: Sequence[Any], settings: Any, step_seed: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -94,4 +94,6 @@ class Recipe(ABC):
             return self.settings_type(**{**defaults, **given})
         except ValidationError as error:
             faults = [f"  training.recipe.{self.name}.{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
-            raise BadSettings("The settings are off:\n" + "\n".join(faults), hint="See docs/explanation/training.md.") from None
+            raise BadSettings(
+                "The settings are invalid:\n" + "\n".join(faults), hint="See docs/explanation/training.md."
+            ) from None

@@ -182,7 +182,7 @@ def run_round(
     """Go once round the loop with a recipe; a round that was begun and not committed is taken up and finished first.
 
     `canary`, `exclusions` and `start` are as in `plan`; `load(model, version)` makes what answers load a released version, so
-    that the time it takes is known before anything hangs on it. Raises `Permanent` where there is nothing to learn from.
+    that the time it takes is known before anything depends on it. Raises `Permanent` where there is nothing to learn from.
     """
     while True:
         started = time.perf_counter()

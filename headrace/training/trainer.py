@@ -1,6 +1,6 @@
 """The training loop function, the same for every recipe: called directly on one machine, under Ray Train on a cluster.
 
-A checkpoint holds the trained weights, optimizer, RNG and position, and nothing else hangs on the past: a resumed training ends
+A checkpoint holds the trained weights, optimizer, RNG and position, and nothing else depends on the past: a resumed training ends
 with the very weights of one that was never stopped, and no item is left out or seen twice in an epoch.
 """
 

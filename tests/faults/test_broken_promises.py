@@ -22,7 +22,7 @@ from servers import Servers
 from headrace import cli
 from headrace.catalog import Tier
 from headrace.check import catalog, head, objects
-from headrace.check.acceptance import resolve_divergence
+from headrace.check.acceptance import ask_promises
 from headrace.check.promise import Broken, Measured, Outcome, Promise, TimeBudget, Unknown
 from headrace.platform.tansu import broker_binary
 from headrace.settings import Kafka, Settings
@@ -340,6 +340,6 @@ def test_a_mount_that_is_not_there_is_found_out(
 def test_an_endpoint_that_does_not_answer_is_a_broken_promise(settings: Settings, endpoints: Endpoints) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         gone = f"http://127.0.0.1:{free.getsockname()[1]}"
-    first, *others = resolve_divergence(settings, endpoints.model_copy(update={"catalog_uri": gone}), [Tier.TABLE], seconds=1)
+    first, *others = ask_promises(settings, endpoints.model_copy(update={"catalog_uri": gone}), [Tier.TABLE], seconds=1)
     assert first.verdict is Outcome.BROKEN
     assert {finding.verdict for finding in others} == {Outcome.UNKNOWN}

@@ -119,7 +119,7 @@ def test_an_event_is_followed_to_whoever_learned_from_it(world: World, story: di
         "aaaa00000002": {"test": 1},
     }
     assert [one["round"] for one in found["rounds"]] == [1, 2]
-    # In the second dataset it only judged: no weight hangs on it.
+    # In the second dataset it only judged: no weight depends on it.
     assert [(one["model"], one["version"]) for one in found["models"]] == [("reranker", reranker)]
     assert (found["models"][0]["answers"], found["models"][0]["share"]) == (1, 1.0)
     found = world.runner.run(of_event, event=story["judged"][1])

@@ -91,7 +91,7 @@ def findings(monkeypatch: pytest.MonkeyPatch, *promises: object, clears: bool = 
     monkeypatch.setenv("HEADRACE_SETTINGS", "none.toml")
     settings = Settings()
     endpoints = embedded_endpoints(Home(settings.home), Keys(s3_access_key="", s3_secret_key="", models_key=""), Ports())
-    return list(acceptance.resolve_divergence(settings, endpoints, [Tier.FILE], seconds=1))
+    return list(acceptance.ask_promises(settings, endpoints, [Tier.FILE], seconds=1))
 
 
 def test_each_promise_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

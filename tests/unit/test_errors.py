@@ -1,4 +1,4 @@
-"""The error tree: who is a Terminal, who a Transient, and which exit code a command ends with."""
+"""The error tree: which are Permanent, which Transient, and which exit code a command ends with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_tree_drawn_is_the_tree_there_is() -> None:
             branch = match[1]
         elif match := re.match(r"[│ ] +[├└]── (\w+)", line):
             drawn[match[1]] = branch
-    assert drawn == {c.__name__: "Terminal" if issubclass(c, Permanent) else "Transient" for c in LEAVES}
+    assert drawn == {c.__name__: "Permanent" if issubclass(c, Permanent) else "Transient" for c in LEAVES}
 
 
 def test_only_wrong_words_and_settings_end_with_2() -> None:

@@ -119,7 +119,7 @@ def test_a_better_challenger_is_promoted_and_the_numbers_are_said() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"confidence": 0.94}, "better with only 94.0% confidence, 95% is asked"),
+        ({"confidence": 0.94}, "better with only 94.0% confidence, 95% is required"),
         (
             {"questions": 2, "users": 1, "confidence": None},
             "too little to decide by: 2 held-out questions judged by 1 user, it takes 30 questions and 3 users",
@@ -175,10 +175,10 @@ ALARMS = [
     ({"tenants": {"acme": WORSE}}, {}, "tenant acme gets worse: -0.200 on its 40 questions"),
     # As many questions as are asked for are enough.
     ({"tenants": {"few": seen(0.6, 0.4, -0.3, -0.1, 10)}}, {}, "tenant few gets worse: -0.200 on its 10 questions"),
-    ({"alone": {"mallory": 20}}, {}, "it hangs on one user: mallory alone judged 20 of the 40 held-out questions"),
-    ({"without": {"mallory": seen(0.6, 0.5, -0.3, 0.1, 30)}}, {}, "it hangs on one user: without the questions that mallory"),
+    ({"alone": {"mallory": 20}}, {}, "it depends on one user: mallory alone judged 20 of the 40 held-out questions"),
+    ({"without": {"mallory": seen(0.6, 0.5, -0.3, 0.1, 30)}}, {}, "it depends on one user: without the questions that mallory"),
     # Without the user it is just as good: all that is better comes from that user.
-    ({"without": {"eve": seen(0.5, 0.5, -0.1, 0.1, 30)}}, {}, "it hangs on one user: without the questions that eve"),
+    ({"without": {"eve": seen(0.5, 0.5, -0.1, 0.1, 30)}}, {}, "it depends on one user: without the questions that eve"),
 ]
 CALM = [
     ({"beside": {"tokens": seen(40, 5, -40, -30), "wanted": seen(6, 6, 0, 0)}}, {}),  # nearer to what is wanted

@@ -30,7 +30,7 @@ Readers = Annotated[
     Query(
         alias="reader",
         max_length=100,
-        description="A user or group that may read it from now on; repeatable. Without, it stays as it is.",
+        description="A user or group that may read it from now on; repeatable. If omitted, readers do not change.",
     ),
 ]
 Everybody = Annotated[bool, Query(description="Everybody of the tenant may read it from now on.")]
@@ -191,7 +191,9 @@ async def _document(request: Request) -> tuple[str | None, bytes]:
     # What looks like the end of a part and is none costs the form's parser some microseconds, and nothing else is answered
     # meanwhile: 50 MB of them took half a minute.
     if not (border := told.get(b"boundary")) or (await request.body()).count(b"\r\n--" + border) > _MOST_BORDERS:
-        raise WrongUsage("The form is none, or has too many parts.", hint="Send the document as a file, or as the whole body.")
+        raise WrongUsage(
+            "The body is not a valid form, or has too many parts.", hint="Send the document as a file, or as the whole body."
+        )
     async with request.form(max_files=1, max_fields=10) as form:
         files = [value for value in form.values() if isinstance(value, UploadFile)]
         if len(files) != 1:

@@ -1,7 +1,7 @@
 """Where KV blocks are kept: the protocol of a block store, its backends, and the one that is used.
 
-To add a backend: a class that implements `BlockStore`, a class that opens it, and a line in `BACKENDS`. Naming, packing and
-checking blocks, and which of them are evicted, are the cache's (`cache.py`), the same for all.
+Naming, packing and checking blocks, and which of them are evicted, are the cache's (`cache.py`), the same for all. What to
+touch for another backend: docs/how-to/add-a-kv-backend.md.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Tables of an in-memory DuckDB, each made from the ones before it:
     on_passage, on_answer    rulings by what they are about; `counts` properties each user's newest
     passage, whole           one row per example to be, with `reason` where it comes to nothing
 
-Time decides by (at, topic, partition, offset), so that nothing hangs on the order in which a table's files are read. `a` and `v`
+Time decides by (at, topic, partition, offset), so that the order in which a table's files are read decides nothing. `a` and `v`
 number answers and then verdicts in that order; both lead to an origin.
 """
 
