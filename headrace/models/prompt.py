@@ -20,7 +20,7 @@ def messages(question: str, passages: Sequence[str]) -> list[dict[str, str]]:
     """The chat message. Passages come first, best first: questions about the same ones share that prefix and its KV.
 
     Plain on purpose: of the prompts tried with the embedded 135M generator, those with instructions did worse
-    (docs/explanation/decisions.md). In a passage, what would pose as part of the prompt or as another speaker gets a space put in.
+    (docs/explanation/decisions.md). In a passage, what would pose as part of the prompt or as another speaker gets a space.
     """
     context = "\n\n".join(_MARK.sub(r"\g<0> ", _FRAME.sub(r"\1 ", passage)) for passage in passages)
     return [{"role": "user", "content": f"{context}\n\nQuestion: {question}\nAnswer:"}]
