@@ -30,6 +30,7 @@ from headrace.settings import EmbeddedPart, Settings
 from headrace.storage.ledger import summed
 from headrace.storage.tables.handles import TableReader
 
+_UNPACKED_S = 600.0  # what a slow or busy machine may take to unpack the generator, the first time
 _TENANT_USER = "simulated-user"
 _SEED = 11
 # Asked of Python's own language reference; a folder of the user's is asked about its own headings.
@@ -170,9 +171,10 @@ def _wake(console: Console, app: App) -> None:
     if not isinstance(app.settings.models.generator, EmbeddedPart):
         return
     started = time.perf_counter()
+    patient = app.runner.endpoints.generator.model_copy(update={"timeout_s": _UNPACKED_S})
     with (
         console.status("Loading the generator, which is unpacked the first time …"),
-        Generator(app.runner.endpoints.generator) as generator,
+        Generator(patient) as generator,
     ):
         for _ in generator.stream([{"role": "user", "content": "Hello"}], max_tokens=1, cache=False):
             pass
