@@ -1219,6 +1219,30 @@ MUTANTS = (
         "The token stays in the address.",
         ("tests/integration/test_web.py::test_the_page_takes_its_token_from_the_address_keeps_it_for_its_tab_and_sends_it",),
     ),
+    Mutant(
+        "Z32",
+        "headrace/api/middleware.py",
+        "        address = _address(scope)\n",
+        '        address = scope["client"][0] if scope.get("client") else ""\n',
+        "What a client says of where it comes from is kept, however long.",
+        ("tests/unit/test_api_middleware.py::test_an_address_that_is_none_is_not_kept",),
+    ),
+    Mutant(
+        "Z33",
+        "headrace/api/routes/documents.py",
+        "> _MOST_BORDERS:",
+        "> len(await request.body()):",
+        "A form of borders is parsed while everybody waits.",
+        ("tests/security/test_documents.py::test_a_form_is_read_at_once_or_not_at_all",),
+    ),
+    Mutant(
+        "Z34",
+        "headrace/documents/chunk.py",
+        "    return max(tokens.count(text), -(-len(text) // _PIECE_CHARS))\n",
+        "    return tokens.count(text)\n",
+        "A table's header of one endless word stands in front of each of its rows.",
+        ("tests/unit/test_documents_chunk.py::test_any_text_is_cut_in_time_and_into_pieces_of_a_size",),
+    ),
 )
 
 
