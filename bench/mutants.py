@@ -601,7 +601,7 @@ MUTANTS = (
     Mutant(
         "P2",
         "headrace/training/promote.py",
-        'if manifest.plan(rounds, plan["round"]) != plan:',
+        "if manifest.plan(rounds, plan.round) != plan:",
         "if False:",
         "A round is committed whose plan was taken back.",
         ("tests/unit/test_training_promote.py::test_a_round_whose_plan_stands_no_more_releases_and_commits_nothing",),

@@ -15,6 +15,7 @@ import numpy as np
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rounds import manifest as a_manifest
 
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DATASETS, EXAMPLES, INDEXES, KV_CACHE, MODELS, ROUNDS
 from headrace.core.runner import Runner
@@ -162,10 +163,18 @@ class World:
     def round(self, number: int, dataset: str, files: list[dict[str, Any]], *, model: str, start: str = "", **more: Any) -> str:
         """A committed round that released a version; that version."""
         version = f"v{number:06d}"
-        found = {"round": number, "parent": number - 1 or None, "recipe": model, "model": model, "start": start}
-        found |= {"begun": NOON.isoformat(), "committed": NOON.isoformat(), "run": "test", "snapshots": {}, "offsets": {}}
-        found |= {"dataset": {"version": dataset, "files": files}, "decision": {"promote": True, "why": "test", "alarms": []}}
-        manifest.publish(self.objects(ROUNDS), number, {**found, "weights": {"version": version, "files": []}, **more})
+        found = a_manifest(
+            number,
+            version=version,
+            recipe=model,
+            model=model,
+            start=start,
+            begun=NOON.isoformat(),
+            committed=NOON.isoformat(),
+            dataset={"version": dataset, "files": files},
+            **more,
+        )
+        manifest.publish(self.objects(ROUNDS), found)
         return version
 
     def serve(self, model: str, version: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from rounds import plan as a_plan
 
 from headrace.catalog import ROUNDS, Store
 from headrace.core.run import Run, recorded
@@ -56,8 +57,7 @@ def keep(link: Connection, endpoints: Endpoints, store: Store, rules: Maintenanc
 
 def promoting(link: Connection, endpoints: Endpoints, number: int) -> None:
     """The stage that commits a round, with a challenger that has won."""
-    plan = {"round": number, "parent": None, "recipe": "reranker", "settings": Training().model_dump()}
-    plan = manifest.begin(ObjectWriter(ROUNDS, endpoints, Meter(Ledger(), "plan")), number, plan)
+    plan = manifest.begin(ObjectWriter(ROUNDS, endpoints, Meter(Ledger(), "plan")), a_plan(number, parent=None))
     with tempfile.TemporaryDirectory() as folder:
         decision = Runner(Run("train", Path(folder)), endpoints).run(
             promote,

@@ -89,7 +89,7 @@ def models(as_json: AsJson = False) -> None:
         rounds = app.runner.open(ObjectReader, ROUNDS, stage="models")
         numbers = manifest.numbers(rounds)
         newest = manifest.read(rounds, numbers[-1]) if numbers else None
-    refused = newest if newest is not None and not newest["decision"]["promote"] else None
+    refused = newest if newest is not None and not newest.decision.promote else None
     rows = [
         {
             "model": card.get("model", "reranker"),
@@ -102,9 +102,7 @@ def models(as_json: AsJson = False) -> None:
         for card in cards
     ]
     if as_json:
-        last = (
-            {"round": refused["round"], "recipe": refused.get("recipe", "reranker"), **refused["decision"]} if refused else None
-        )
+        last = {"round": refused.round, "recipe": refused.recipe, **refused.decision.model_dump()} if refused else None
         champions = {name: pointer.as_dict() for name, pointer in pointers.items()}
         print_json({"models": rows, "champions": champions, "refused": last})
         return
@@ -117,7 +115,7 @@ def models(as_json: AsJson = False) -> None:
     else:
         out.print("Nothing was released yet: retrieval's own order and the packaged models serve. Train one: headrace train")
     if refused is not None:
-        said = f"round {refused['round']} ({refused.get('recipe', 'reranker')}) was refused: {refused['decision']['why']}"
+        said = f"round {refused.round} ({refused.recipe}) was refused: {refused.decision.why}"
         out.print(said, style="dim", highlight=False, soft_wrap=True)
 
 

@@ -40,6 +40,7 @@ from headrace.storage.objects import ObjectReader
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import Indexes, IndexReader
 from headrace.training import manifest
+from headrace.training.manifest import Manifest
 
 RERANKER, EMBEDDER, GENERATOR = "reranker", "embedder", "generator"
 _ROLES = (RERANKER, EMBEDDER, GENERATOR)
@@ -73,7 +74,7 @@ class LearnedVersion(TypedDict):
 class ReleaseHistory:
     """Every round and what it released, and what answers now."""
 
-    rounds: Mapping[int, Mapping[str, Any]]
+    rounds: Mapping[int, Manifest]
     pointers: Mapping[str, ChampionPointer]
 
     @classmethod
@@ -85,7 +86,7 @@ class ReleaseHistory:
     @cached_property
     def by_version(self) -> dict[tuple[str, str], int]:
         """The round that released each (model, version)."""
-        made = ((number, _model(found), found["weights"]["version"]) for number, found in self.rounds.items())
+        made = ((number, found.model, found.weights.version) for number, found in self.rounds.items())
         return {(model, version): number for number, model, version in made if version}
 
     def share(self, model: str, version: str) -> float:
@@ -94,7 +95,7 @@ class ReleaseHistory:
 
     def parent(self, number: int) -> tuple[str, str] | None:
         """(model, version) of the weights a round began from; `None` where those were the packaged ones."""
-        model, _, version = self.rounds[number].get("start", "").partition("/")
+        model, _, version = self.rounds[number].start.partition("/")
         return (model, version) if version else None
 
     def learned(self, datasets: Collection[str], known: Collection[tuple[str, str]] = ()) -> list[LearnedVersion]:
@@ -105,16 +106,16 @@ class ReleaseHistory:
         tainted: dict[tuple[str, str], LearnedVersion] = {}
         for number, found in sorted(self.rounds.items()):
             parent = self.parent(number)
-            itself = found["dataset"]["version"] in datasets or (_model(found), found["weights"]["version"]) in known
-            if not found["weights"]["version"] or not (itself or parent in tainted):
+            itself = found.dataset.version in datasets or (found.model, found.weights.version) in known
+            if not found.weights.version or not (itself or parent in tainted):
                 continue
-            model, version = name = (_model(found), found["weights"]["version"])
+            model, version = name = (found.model, found.weights.version)
             tainted[name] = {
                 "model": model,
                 "version": version,
                 "round": number,
-                "recipe": found["recipe"],
-                "dataset": found["dataset"]["version"] if itself else None,
+                "recipe": found.recipe,
+                "dataset": found.dataset.version if itself else None,
                 "began_from": "/".join(parent) if parent in tainted and parent is not None else None,
                 "share": self.share(model, version),
                 "served": self.share(model, version) > 0,
@@ -217,7 +218,7 @@ def of_event(
                 for version, splits in sorted(per_dataset.items())
             ],
             "rounds": [
-                _round(number, found) for number, found in releases.rounds.items() if found["dataset"]["version"] in per_dataset
+                _round(number, found) for number, found in releases.rounds.items() if found.dataset.version in per_dataset
             ],
             "models": [{**one, "answers": given[one["model"], one["version"]]} for one in tainted],
             "retrain": f"headrace train --before {event}",
@@ -254,16 +255,16 @@ class _Followed:
         if number is None:
             return {**named, "round": None, "dataset": None, "examples": [], "verdicts": [], "parent": None}
         found = self._releases.rounds[number]
-        dataset = found["dataset"]
-        rows = self._examples.read(_EXAMPLE, f"dataset = {quoted(dataset['version'])}").to_pylist()
+        dataset = found.dataset
+        rows = self._examples.read(_EXAMPLE, f"dataset = {quoted(dataset.version)}").to_pylist()
         parent = self._releases.parent(number)
         return {
             **named,
             "round": _round(number, found),
             "dataset": {
-                **dataset,
-                "key": f"datasets/{dataset['version']}/list.json",
-                "forgotten": self._gone(dataset["version"]),
+                **dataset.model_dump(),
+                "key": f"datasets/{dataset.version}/list.json",
+                "forgotten": self._gone(dataset.version),
             },
             "examples": [{**_plain(row), "learned": row["split"] in _LEARNED} for row in rows],
             "verdicts": self._behind(rows),
@@ -290,23 +291,18 @@ class _Followed:
         return behind
 
 
-def _model(found: Mapping[str, Any]) -> str:
-    """The model a round made; manifests of before there were several do not say."""
-    return str(found.get("model", RERANKER))
-
-
-def _round(number: int, found: Mapping[str, Any]) -> dict[str, Any]:
+def _round(number: int, found: Manifest) -> dict[str, Any]:
     """What a manifest says of how its round came to be and what came of it."""
-    told = ("parent", "recipe", "start", "begun", "committed", "run", "snapshots", "offsets", "exclusions", "decision")
+    told = {"parent", "recipe", "start", "begun", "committed", "run", "snapshots", "offsets", "exclusions", "decision"}
     return {
         "round": number,
         "key": f"rounds/{manifest.name(number)}.json",
-        "model": _model(found),
-        **{name: found.get(name) for name in told},
-        "dataset": found["dataset"]["version"],
-        "version": found["weights"]["version"],
+        "model": found.model,
+        **found.model_dump(include=told),
+        "dataset": found.dataset.version,
+        "version": found.weights.version,
         "evaluation": {
-            name: value for name, value in found.get("evaluation", {}).items() if isinstance(value, (int, float, str))
+            name: value for name, value in found.evaluation.model_dump().items() if isinstance(value, (int, float, str))
         },
     }
 

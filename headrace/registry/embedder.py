@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from headrace.catalog import MODELS, ROUNDS
 from headrace.core.runner import Runner
@@ -56,7 +56,7 @@ class _EmbedderState:
 
     pointer: ChampionPointer
     serving: IndexGeneration | None
-    round: dict[str, Any] | None
+    round: Manifest | None
 
     @property
     def answering(self) -> str | None:
@@ -66,7 +66,7 @@ class _EmbedderState:
     @property
     def promised(self) -> str | None:
         """The version that round promoted."""
-        return str(self.round["weights"]["version"]) if self.round else None
+        return str(self.round.weights.version) if self.round else None
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class ServedEmbedder:
         """Bring the pointer in line with the index that answers."""
         pointer, version = state.pointer, state.answering
         if state.round is not None and version == state.promised:
-            return self._moved(str(version), who=f"round {state.round['round']}", why=state.round["decision"]["why"])
+            return self._moved(str(version), who=f"round {state.round.round}", why=state.round.decision.why)
         if state.serving is None or version is None or version == pointer.version:
             return pointer
         told = {"who": f"index g{state.serving.number}", "why": "it answers, and this embedder made it"}

@@ -15,7 +15,7 @@ from headrace.ingest.positions import origin, positions
 from headrace.storage.objects import ObjectReader
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.training import manifest
-from headrace.training.manifest import Manifest
+from headrace.training.manifest import Manifest, Plan
 
 Reached = Mapping[str, Mapping[str, Any]]
 """Where landing stands, as a manifest has it: by partition `topic_epoch` and `next`, beside what else a position holds."""
@@ -30,8 +30,8 @@ class TrainingBacklog:
 
     landed: dict[str, dict[str, Any]] = field(default_factory=dict)
     read: dict[str, Reached] = field(default_factory=dict)
-    newest: dict[str, Any] | None = None
-    begun: dict[str, Any] | None = None
+    newest: Manifest | None = None
+    begun: Plan | None = None
 
 
 @stage("Looks how far verdicts have landed and how far rounds have read them.")
@@ -50,8 +50,8 @@ def look(
         if number not in known:
             known[number] = manifest.read(rounds, number)
         found = known[number]
-        if found.get("recipe") in recipes:
-            read.setdefault(found["recipe"], found["offsets"].get(FEEDBACK.name, {}))
+        if found.recipe in recipes:
+            read.setdefault(found.recipe, found.offsets.get(FEEDBACK.name, {}))
     if numbers and numbers[-1] not in known:
         known[numbers[-1]] = manifest.read(rounds, numbers[-1])
     newest = known[numbers[-1]] if numbers else None

@@ -23,9 +23,8 @@ from headrace.scheduler.lease import LeaderLease
 from headrace.scheduler.status import Status, StatusBars
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.champion import champion
-from headrace.training.manifest import Manifest
+from headrace.training.manifest import Manifest, Plan
 from headrace.training.recipe import MODELS as MODEL_NAMES
-from headrace.training.recipe import RERANKER
 from headrace.training.recipes import RECIPES
 from headrace.training.round import Round
 
@@ -139,15 +138,15 @@ class Scheduler:
         self._train(next(name for name in [*order[start:], *order[:start]] if name in ready), stands)
         return True
 
-    def _resumed(self, begun: Mapping[str, Any]) -> bool:
+    def _resumed(self, begun: Plan) -> bool:
         """Take a round up that was begun: our own at once, another's only when it is left lying."""
-        ours = self._ours is not None and self._ours.get("recipe") == begun["recipe"]
-        age = datetime.now(UTC) - datetime.fromisoformat(begun["begun"])
+        ours = self._ours is not None and self._ours.get("recipe") == begun.recipe
+        age = datetime.now(UTC) - datetime.fromisoformat(begun.begun)
         if not ours and age < _OTHERS:
-            self._status.tell(note=f"Round {begun['round']} ({begun['recipe']}) is being made by another command.")
+            self._status.tell(note=f"Round {begun.round} ({begun.recipe}) is being made by another command.")
             return False
-        log.info("round %d (%s) was begun and is taken up again", begun["round"], begun["recipe"])
-        self._train(begun["recipe"], None, resumed=True)
+        log.info("round %d (%s) was begun and is taken up again", begun.round, begun.recipe)
+        self._train(begun.recipe, None, resumed=True)
         return True
 
     def _waiting(self, recipe: str, stands: due.TrainingBacklog) -> PendingVerdicts:
@@ -273,24 +272,24 @@ def _as_dict(waiting: PendingVerdicts, wanted: int) -> dict[str, Any]:
     return {**vars(waiting), **times, "of": wanted}
 
 
-def _last(newest: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _last(newest: Manifest | None) -> dict[str, Any] | None:
     """The last decision, from its manifest."""
     if newest is None:
         return None
-    decision, evaluation = newest["decision"], newest["evaluation"]
+    decision, evaluation = newest.decision, newest.evaluation
     return {
-        "round": newest["round"],
-        "recipe": newest.get("recipe", RERANKER),
-        "model": newest.get("model", RERANKER),
-        "promoted": decision["promote"],
-        "version": newest["weights"]["version"],
-        "why": decision["why"],
-        "alarms": decision.get("alarms", []),
-        "measure": evaluation.get("measure", "nDCG@10"),
-        "champion": evaluation["champion"],
-        "challenger": evaluation["challenger"],
-        "questions": evaluation["questions"],
-        "committed": newest["committed"],
-        "timings": newest.get("timings", {}),
-        "feedback_to_served": newest.get("feedback_to_served"),
+        "round": newest.round,
+        "recipe": newest.recipe,
+        "model": newest.model,
+        "promoted": decision.promote,
+        "version": newest.weights.version,
+        "why": decision.why,
+        "alarms": decision.alarms,
+        "measure": evaluation.measure,
+        "champion": evaluation.champion,
+        "challenger": evaluation.challenger,
+        "questions": evaluation.questions,
+        "committed": newest.committed,
+        "timings": newest.timings,
+        "feedback_to_served": newest.feedback_to_served,
     }

@@ -157,9 +157,9 @@ def tidy(rounds: Annotated[ObjectReader, ROUNDS], checkpoints: Annotated[ObjectW
     if not numbers or manifest.plan(rounds, numbers[-1] + 1) is not None:
         return 0
     committed = [manifest.read(rounds, number) for number in numbers]
-    until = datetime.fromisoformat(committed[-1]["committed"]) - _GRACE
-    steps = {found["training"].get("checkpoint") for found in committed}
-    trainings = {found["training"]["weights"].rpartition("/")[0] for found in committed}
+    until = datetime.fromisoformat(committed[-1].committed) - _GRACE
+    steps = {found.training.checkpoint for found in committed}
+    trainings = {found.training.weights.rpartition("/")[0] for found in committed}
     removed = 0
     for info in list(checkpoints.list()):
         _, is_step, _ = info.key.rpartition("/step-")

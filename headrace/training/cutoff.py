@@ -14,7 +14,7 @@ from headrace.ingest.positions import positions
 from headrace.storage.objects import ObjectReader
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.training import manifest
-from headrace.training.recipe import RERANKER
+from headrace.training.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -116,24 +116,24 @@ def parent_before(rounds: Annotated[ObjectReader, ROUNDS], model: str, before: M
         made = found.get(number)
         if made is None or any(_reached(made, place) > limit for place, limit in before.items()):
             return False
-        version = made.get("start", "").partition("/")[2]
+        version = made.start.partition("/")[2]
         return not version or clean(int(version.removeprefix("v")))
 
     for number, made in sorted(found.items(), reverse=True):
-        version = made["weights"]["version"]
-        if version and made.get("model", RERANKER) == model and clean(number):
+        version = made.weights.version
+        if version and made.model == model and clean(number):
             return f"{model}/{version}"
     return ""
 
 
-def _reached(made: Mapping[str, Any], place: str) -> int:
+def _reached(made: Manifest, place: str) -> int:
     """The offset up to which a round may have learned from a partition."""
     event = Event.of(f"{place}/0")
-    position = made["offsets"].get(event.store.name, {}).get(str(event.partition))
+    position = made.offsets.get(event.store.name, {}).get(str(event.partition))
     if position is None or position["topic_epoch"] < event.topic_epoch:
         return 0
     reached = int(position["next"]) if position["topic_epoch"] == event.topic_epoch else 1 << 62
-    return min(reached, int(made.get("exclusions", {}).get("before", {}).get(place, reached)))
+    return min(reached, int(made.exclusions["before"].get(place, reached)))
 
 
 def _from(place: Event) -> str:

@@ -3,7 +3,8 @@
     rounds/000001.plan.json   what the round will learn from; put first, so that a killed round is taken up again, not begun anew
     rounds/000001.json        the manifest; once it stands, the round happened
 
-Everything between the two is named by what it was made from and may be made again.
+Everything between the two is named by what it was made from and may be made again. Both are JSON with a number of their format,
+and validated when they are read; those without one were written before there was one, in format 1.
 """
 
 from __future__ import annotations
@@ -12,15 +13,112 @@ import json
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NewType
+from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict
+
+from headrace.catalog import ROUNDS
+from headrace.core.schema import parse
 from headrace.errors import NotFound
 from headrace.storage.objects import ObjectReader, ObjectWriter
 
-Plan = NewType("Plan", dict[str, Any])
-"""What a round will learn from, as `plan` in round.py writes it."""
-Manifest = NewType("Manifest", dict[str, Any])
-"""What a round came to, as `promote` in promote.py writes it."""
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+_OPEN = ConfigDict(frozen=True, extra="allow")
+"""Of parts that also hold figures which only people read."""
+
+
+class Plan(BaseModel):
+    """What a round will learn from, as `plan` in round.py writes it."""
+
+    model_config = _STRICT
+
+    format: Literal[1] = 1
+    round: int
+    parent: int | None
+    """The committed round before this one."""
+    recipe: str
+    model: str
+    start: str
+    """`model/version` of the weights to train from; "" for those in the package."""
+    champion: str
+    """The served version when the round was planned."""
+    canary: float
+    """The share of traffic that a better challenger gets at first; 0 for all of it at once."""
+    begun: str
+    """ISO 8601, as every time here."""
+    newest_verdict: str | None
+    snapshots: dict[str, int | None]
+    """By table."""
+    offsets: dict[str, dict[str, dict[str, Any]]]
+    """By topic and partition: how far it had landed."""
+    exclusions: dict[str, Any]
+    """As `Exclusions.as_dict` says them."""
+    generator_history: list[str]
+    dataset_version: str
+    recipe_settings: dict[str, Any]
+    settings: dict[str, Any]
+
+
+class DatasetSummary(BaseModel):
+    """The dataset a round was trained on: `Dataset.as_dict`."""
+
+    model_config = _OPEN
+
+    version: str
+    files: list[dict[str, Any]]
+
+
+class TrainingSummary(BaseModel):
+    """The training: keys of its weights and its last checkpoint, and the rest of `Trained.as_dict`."""
+
+    model_config = _OPEN
+
+    weights: str
+    checkpoint: str
+
+
+class EvaluationSummary(BaseModel):
+    """Champion and challenger on held-out questions, and the rest of `Evaluation.as_dict`."""
+
+    model_config = _OPEN
+
+    measure: str
+    champion: float
+    challenger: float
+    questions: int
+
+
+class GateDecision(BaseModel):
+    """Whether the challenger was promoted, and why."""
+
+    model_config = _STRICT
+
+    promote: bool
+    why: str
+    alarms: list[str]
+
+
+class ReleasedWeights(BaseModel):
+    """The version that was released, if any, and its files."""
+
+    model_config = _STRICT
+
+    version: str | None
+    files: list[dict[str, Any]]
+
+
+class Manifest(Plan):
+    """What a round came to, as `promote` in promote.py writes it: its plan and these."""
+
+    committed: str
+    run: str
+    dataset: DatasetSummary
+    training: TrainingSummary
+    evaluation: EvaluationSummary
+    decision: GateDecision
+    weights: ReleasedWeights
+    timings: dict[str, float]
+    feedback_to_served: float | None
 
 
 @dataclass
@@ -71,22 +169,25 @@ def numbers(rounds: ObjectReader) -> list[int]:
 
 
 def read(rounds: ObjectReader, number: int) -> Manifest:
-    """One manifest. Raises `NotFound`."""
-    return Manifest(json.loads(rounds.get(f"{name(number)}.json")))
+    """One manifest. Raises `NotFound`, or `InvalidState` where it cannot be read as one."""
+    return parse(Manifest, rounds.get(f"{name(number)}.json"), f"{ROUNDS.name}/{name(number)}.json")
 
 
 def plan(rounds: ObjectReader, number: int) -> Plan | None:
-    """The plan of a round that was begun, or `None`."""
+    """The plan of a round that was begun, or `None`. Raises `InvalidState` where it cannot be read as one."""
+    key = f"{name(number)}.plan.json"
     try:
-        return Plan(json.loads(rounds.get(f"{name(number)}.plan.json")))
+        data = rounds.get(key)
     except NotFound:
         return None
+    return parse(Plan, data, f"{ROUNDS.name}/{key}")
 
 
-def begin(rounds: ObjectWriter, number: int, what: dict[str, Any]) -> Plan:
+def begin(rounds: ObjectWriter, plan: Plan) -> Plan:
     """Put the plan of a round and return it as it will be read. Raises `LostRace` where another process began it meanwhile."""
-    rounds.put_if_absent(f"{name(number)}.plan.json", _bytes(what))
-    return Plan(json.loads(_bytes(what)))
+    key, data = f"{name(plan.round)}.plan.json", _bytes(plan)
+    rounds.put_if_absent(key, data)
+    return parse(Plan, data, f"{ROUNDS.name}/{key}")
 
 
 def withdraw(rounds: ObjectWriter, number: int) -> None:
@@ -94,10 +195,10 @@ def withdraw(rounds: ObjectWriter, number: int) -> None:
     rounds.delete(f"{name(number)}.plan.json")
 
 
-def publish(rounds: ObjectWriter, number: int, manifest: Manifest) -> None:
+def publish(rounds: ObjectWriter, manifest: Manifest) -> None:
     """Commit a round. Raises `LostRace` where that round was committed by somebody else."""
-    rounds.put_if_absent(f"{name(number)}.json", _bytes(manifest))
+    rounds.put_if_absent(f"{name(manifest.round)}.json", _bytes(manifest))
 
 
-def _bytes(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, indent=1, sort_keys=True).encode()
+def _bytes(value: Plan) -> bytes:
+    return json.dumps(value.model_dump(), indent=1, sort_keys=True).encode()

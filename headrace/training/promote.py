@@ -24,7 +24,7 @@ from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
 from headrace.training.gate import alarms, decide
 from headrace.training.manifest import Clock, Manifest, Plan
-from headrace.training.recipe import EMBEDDER, RERANKER
+from headrace.training.recipe import EMBEDDER
 from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Trained
 
@@ -63,15 +63,15 @@ def promote(
     `load(model, version)` is called once the weights are released and before anything depends on them. Raises `LostRace` where
     another process committed this round or took back its plan (`headrace forget`); nothing of it is served then.
     """
-    model = recipe_of(plan["recipe"]).model
+    model = recipe_of(plan.recipe).model
     alarmed = alarms(evaluation, trained.figures, settings.gate)
     promoted, why = decide(model, evaluation, alarmed, settings.gate)
-    version = f"v{manifest.name(plan['round'])}"
-    if manifest.plan(rounds, plan["round"]) != plan:
+    version = f"v{manifest.name(plan.round)}"
+    if manifest.plan(rounds, plan.round) != plan:
         raise LostRace("Somebody took back what this round learns from.", hint="Run the command again: it learns without it.")
     files: list[dict[str, Any]] = []
     if promoted:
-        known = {"version": version, "round": plan["round"], "model": model, "recipe": plan["recipe"], **evaluation.card}
+        known = {"version": version, "round": plan.round, "model": model, "recipe": plan.recipe, **evaluation.card}
         files = _release(checkpoints, models, trained.weights, f"{model}/{version}", known)
         clock.lap("publish")
         if load is not None:
@@ -79,13 +79,11 @@ def promote(
             clock.lap("load")
     manifest.publish(
         rounds,
-        plan["round"],
-        Manifest(
+        Manifest.model_validate(
             {
-                **plan,
+                **plan.model_dump(),
                 "committed": datetime.now(UTC).isoformat(),
                 "run": run,
-                "model": model,
                 "dataset": dataset.as_dict(),
                 "training": trained.as_dict(),
                 "evaluation": evaluation.as_dict(),
@@ -100,7 +98,7 @@ def promote(
     )
     standing = settle(models, rounds, promotions, model)
     return Decision(
-        plan["round"],
+        plan.round,
         model,
         promoted,
         why,
@@ -124,20 +122,19 @@ def settle(models: ObjectWriter, rounds: ObjectReader, promotions: TableWriter, 
     found = newest(rounds, model, since=standing.at)
     if found is None:
         return standing
-    move = {"who": f"round {found['round']}", "why": found["decision"]["why"]}
-    version, share = found["weights"]["version"], found.get("canary", 0.0)
-    if share:
-        return champion.start_canary(models, promotions, model, version, share=share, **move)
-    return champion.move(models, promotions, model, version, kind=champion.PROMOTE, **move)
+    who, why, version = f"round {found.round}", found.decision.why, str(found.weights.version)
+    if found.canary:
+        return champion.start_canary(models, promotions, model, version, share=found.canary, who=who, why=why)
+    return champion.move(models, promotions, model, version, who=who, why=why, kind=champion.PROMOTE)
 
 
 def newest(rounds: ObjectReader, model: str, since: str) -> Manifest | None:
     """The manifest of the newest round that promoted a challenger of this model and was committed after `since` (ISO 8601)."""
     for number in reversed(manifest.numbers(rounds)):
         found = manifest.read(rounds, number)
-        if found["committed"] <= since:
+        if found.committed <= since:
             break
-        if found["decision"]["promote"] and found.get("model", RERANKER) == model:
+        if found.decision.promote and found.model == model:
             return found
     return None
 

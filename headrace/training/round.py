@@ -76,7 +76,7 @@ def plan(
     number = (committed[-1] if committed else 0) + 1
     begun = manifest.plan(rounds, number)
     if begun is not None:
-        planned = Exclusions.from_dict(begun["exclusions"])
+        planned = Exclusions.from_dict(begun.exclusions)
         bounded = not exclusions.before or planned.before == exclusions.before
         if bounded and exclusions.tenants <= planned.tenants:
             return begun
@@ -97,32 +97,31 @@ def plan(
     newest = pc.max(feedback.read(("at",), snapshot=snapshots[FEEDBACK_ROWS.name])["at"]).as_py()
     return manifest.begin(
         rounds,
-        number,
-        {
-            "round": number,
-            "parent": committed[-1] if committed else None,
-            "recipe": recipe,
-            "model": chosen.model,
-            "start": start,
-            "champion": standing.version,
-            "canary": canary,
-            "begun": datetime.now(UTC).isoformat(),
-            "newest_verdict": newest.isoformat() if newest else None,
-            "snapshots": snapshots,
-            "offsets": {
+        Plan(
+            round=number,
+            parent=committed[-1] if committed else None,
+            recipe=recipe,
+            model=chosen.model,
+            start=start,
+            champion=standing.version,
+            canary=canary,
+            begun=datetime.now(UTC).isoformat(),
+            newest_verdict=newest.isoformat() if newest else None,
+            snapshots=snapshots,
+            offsets={
                 topic.name: {
                     str(p): at.as_property() for p, at in sorted(positions(table.snapshot_properties(), topic.name).items())
                 }
                 for topic, table in ((INTERACTIONS, interactions), (FEEDBACK, feedback))
             },
-            "exclusions": exclusions.as_dict(),
-            "generator_history": generator_history,
-            "dataset_version": dataset_version(
+            exclusions=exclusions.as_dict(),
+            generator_history=generator_history,
+            dataset_version=dataset_version(
                 snapshots, settings.seed, settings.preparing, exclusions, generator_history=generator_history
             ),
-            "recipe_settings": given,
-            "settings": settings.model_dump(),
-        },
+            recipe_settings=given,
+            settings=settings.model_dump(mode="json"),
+        ),
     )
 
 
@@ -203,19 +202,19 @@ def _round(
     started: float,
 ) -> Round:
     # A round taken up again goes on as it was planned, whatever the settings say by now.
-    settings = Training(**planned["settings"])
-    recipe, given = planned["recipe"], planned["recipe_settings"]
-    clock = Clock(planned.get("newest_verdict"), started)
+    settings = Training(**planned.settings)
+    recipe, given = planned.recipe, planned.recipe_settings
+    clock = Clock(planned.newest_verdict, started)
     clock.lap("land")
     try:
         dataset = runner.run(
             prepare,
-            snapshots=planned["snapshots"],
-            version=planned["dataset_version"],
+            snapshots=planned.snapshots,
+            version=planned.dataset_version,
             seed=settings.seed,
             settings=settings.preparing,
-            exclusions=Exclusions.from_dict(planned["exclusions"]),
-            generator_history=planned["generator_history"],
+            exclusions=Exclusions.from_dict(planned.exclusions),
+            generator_history=planned.generator_history,
         )
         clock.lap("prepare")
         trained = runner.run(
@@ -224,7 +223,7 @@ def _round(
             dataset=dataset,
             recipe=recipe,
             given=given,
-            parent=planned["start"],
+            parent=planned.start,
             settings=settings,
         )
         clock.lap("train")
@@ -235,7 +234,7 @@ def _round(
         raise  # once there is space it goes on from here
     except Permanent:
         # The same would come of it for ever, and no other round could begin.
-        runner.run(withdraw, number=planned["round"])
+        runner.run(withdraw, number=planned.round)
         raise
     decision = runner.run(
         promote,

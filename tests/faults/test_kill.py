@@ -47,6 +47,7 @@ from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.handles import VectorReader
 from headrace.training import manifest
 from headrace.training.champion import champion
+from headrace.training.manifest import Manifest
 
 if TYPE_CHECKING:
     from conftest import Home
@@ -132,7 +133,7 @@ def given_verdicts(said: list[str]) -> int:
     return sum(int(n.replace(",", "")) for pair in told for n in pair)
 
 
-def assert_whole(home: Home, said: list[str], acknowledged: list[str]) -> dict[str, Any]:
+def assert_whole(home: Home, said: list[str], acknowledged: list[str]) -> Manifest:
     """Nothing lost, nothing doubled; returns the newest manifest."""
     # Events: each landed once, offsets without a gap, and what the head holds is what the tables hold.
     tables = {source: rows.table for source, rows in LANDINGS.items()}
@@ -179,9 +180,9 @@ def assert_whole(home: Home, said: list[str], acknowledged: list[str]) -> dict[s
     assert numbers == list(range(1, len(numbers) + 1))
     assert sorted(round_keys) == sorted(f"{n:06d}{kind}.json" for n in numbers for kind in ("", ".plan"))
     for found in manifests:
-        assert any(key.startswith(found["training"]["weights"]) for key in weights)
+        assert any(key.startswith(found.training.weights) for key in weights)
     assert len({(row["dataset"], row["example_id"]) for row in examples}) == len(examples)
-    assert {row["dataset"] for row in examples} == {found["dataset"]["version"] for found in manifests}
+    assert {row["dataset"] for row in examples} == {found.dataset.version for found in manifests}
     assert moves == standing.moves
     return newest
 
@@ -350,8 +351,8 @@ def test_the_command_killed_at_four_moments(tested: Home) -> None:
     assert all("challenger" not in one for one in said)
     finish(home, said)
     newest = assert_whole(home, said, acknowledged)
-    assert newest["round"] == 1, "the round that was begun was taken up again"
-    assert 0 < newest["training"]["taken"] < newest["training"]["steps"], "training went on from its checkpoint"
+    assert newest.round == 1, "the round that was begun was taken up again"
+    assert 0 < newest.training.taken < newest.training.steps, "training went on from its checkpoint"
     states = [run["state"] for run in home.json("runs")["runs"] if run["command"] == "demo"]
     assert states == ["done", "died", "died", "died", "died"]
     nothing_is_left(home)

@@ -107,12 +107,12 @@ def test_a_round_killed_inside_its_training_and_behind_every_stage_is_one_round(
     made = manifest.read(rounds, 1)
     examples = TableReader(EXAMPLES, endpoints, METER).read(("dataset", "example_id")).to_pylist()
     assert len({row["example_id"] for row in examples}) == len(examples) == 160
-    assert {row["dataset"] for row in examples} == {made["dataset"]["version"]}
-    assert (made["training"]["steps"], made["training"]["taken"]) == (8, 4), "training went on from its checkpoint"
+    assert {row["dataset"] for row in examples} == {made.dataset.version}
+    assert (made.training.steps, made.training.taken) == (8, 4), "training went on from its checkpoint"
     # The very weights that come of the same job when nobody kills it.
-    job = Job("reranker", made["recipe_settings"], tuple(made["dataset"]["files"]), "straight", threads=QUICK.threads)
-    assert weights(endpoints, learn(endpoints, job).weights) == weights(endpoints, made["training"]["weights"])
-    assert ObjectReader(CHECKPOINTS, endpoints, METER).info(made["training"]["checkpoint"]) is not None
+    job = Job("reranker", made.recipe_settings, tuple(made.dataset.files), "straight", threads=QUICK.threads)
+    assert weights(endpoints, learn(endpoints, job).weights) == weights(endpoints, made.training.weights)
+    assert ObjectReader(CHECKPOINTS, endpoints, METER).info(made.training.checkpoint) is not None
     # What comes next is the next round.
     assert run_round(Runner(Run("train", tmp_path), endpoints), settings=QUICK).decision.round == 2
 

@@ -80,11 +80,11 @@ def filled(world: World) -> dict[str, Any]:
     planned = run(plan, settings=settings, recipe="reranker")
     dataset = run(
         prepare,
-        snapshots=planned["snapshots"],
-        version=planned["dataset_version"],
+        snapshots=planned.snapshots,
+        version=planned.dataset_version,
         seed=settings.seed,
         settings=settings.preparing,
-        generator_history=planned["generator_history"],
+        generator_history=planned.generator_history,
     )
     prefix = f"reranker/{dataset.version}"
     for name in ("weights/model.safetensors", "weights/config.json", "step-000004.pt"):
@@ -99,7 +99,7 @@ def filled(world: World) -> dict[str, Any]:
         ),
         settings=settings,
         run=world.runner.record.id,
-        clock=Clock(planned["newest_verdict"], time.perf_counter()),
+        clock=Clock(planned.newest_verdict, time.perf_counter()),
     )
     served = interaction("a-late", "ann", "the pond", tenant=TENANT, minute=9, passages=weir, model_version="v000001")
     world.say(INTERACTIONS, [served])
@@ -111,7 +111,7 @@ def filled(world: World) -> dict[str, Any]:
     gone, revoked = metadata.create_key(TENANT, ["admin"], by=By("", "cli:ann", ""))
     metadata.revoke_key(revoked.id, by=By("", "cli:ann", ""))
     metadata.close()
-    return {"proof": proof, "key": key, "key_id": known.id, "revoked": gone, "chunks": chunks, "round": planned["round"]}
+    return {"proof": proof, "key": key, "key_id": known.id, "revoked": gone, "chunks": chunks, "round": planned.round}
 
 
 def read_back(world: World) -> dict[str, Any]:

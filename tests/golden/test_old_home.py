@@ -152,7 +152,7 @@ def test_the_champion_and_the_round_that_made_it_are_known(old: OldHome) -> None
         ("reranker", "v000001", 1)
     ]
     # A shard is what its round's manifest names, or what its list says that forgetting made of it.
-    named = {file["key"]: file["sha256"] for file in manifest.read(old.objects(ROUNDS), 1)["dataset"]["files"]}
+    named = {file["key"]: file["sha256"] for file in manifest.read(old.objects(ROUNDS), 1).dataset.files}
     datasets = ObjectReader(DATASETS, old.endpoints, METER)
     listed = json.loads(datasets.get(f"{next(iter(named)).partition('/')[0]}/list.json"))["files"]
     held = {file["key"]: file.get("forgotten", file)["sha256"] for file in listed}
@@ -233,15 +233,15 @@ def test_the_next_round_learns_from_old_rows_and_new_ones_and_never_from_who_was
 ) -> None:
     settings = Training(preparing=Preparing(simulated=True))  # as all verdicts of that time are learned from
     planned = old.runner.run(plan, settings=settings, recipe="reranker", exclusions=old.runner.run(suppressed))
-    assert (planned["round"], planned["parent"], planned["champion"]) == (2, 1, "v000001")
+    assert (planned.round, planned.parent, planned.champion) == (2, 1, "v000001")
     made = old.runner.run(
         prepare,
-        snapshots=planned["snapshots"],
-        version=planned["dataset_version"],
+        snapshots=planned.snapshots,
+        version=planned.dataset_version,
         seed=settings.seed,
         settings=settings.preparing,
-        exclusions=Exclusions.from_dict(planned["exclusions"]),
-        generator_history=planned["generator_history"],
+        exclusions=Exclusions.from_dict(planned.exclusions),
+        generator_history=planned.generator_history,
     )
     rows = [row for row in old.rows(EXAMPLES) if row["dataset"] == made.version]
     assert sum(made.examples.values()) == len(rows)

@@ -249,12 +249,12 @@ def a_round_killed_before_the_index_is_finished_by_the_next_and_questions_are_an
     with killed_before("begin"):
         loop.round("embedder")
     committed = manifest.read(ObjectReader(ROUNDS, loop.runner.endpoints, METER), 1)
-    seen = committed["evaluation"]
-    assert committed["decision"]["promote"], committed["decision"]["why"]
-    assert seen["challenger"] > seen["champion"]
-    assert committed["recipe_settings"]["least_similarity"] == LEAST, "what answering asks for"
-    assert seen["beside"]["refused"]["challenger"] == 0.0
-    assert (committed["model"], committed["weights"]["version"]) == ("embedder", "v000001")
+    seen = committed.evaluation
+    assert committed.decision.promote, committed.decision.why
+    assert seen.challenger > seen.champion
+    assert committed.recipe_settings["least_similarity"] == LEAST, "what answering asks for"
+    assert seen.beside["refused"]["challenger"] == 0.0
+    assert (committed.model, committed.weights.version) == ("embedder", "v000001")
     assert (serving(loop), pointer(loop).version) == (first, "none")
 
     # Killed again when the new index is built: the old one answers on.

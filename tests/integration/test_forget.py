@@ -13,6 +13,7 @@ import pytest
 import victims
 from forgetting import METER, World, example, interaction, passage, verdict
 from forks import ForkedProcess
+from rounds import plan as a_plan
 from servers import serving
 
 from headrace.catalog import (
@@ -107,7 +108,7 @@ def test_a_user_is_forgotten(world: World) -> None:
     child = world.round(2, "0000000000ff", [], model="generator", start=f"generator/{version}", **named)
     world.round(3, "0000000000ff", [], model="reranker")
     world.serve("generator", child)
-    manifest.begin(world.objects(ROUNDS), 4, {"round": 4})
+    manifest.begin(world.objects(ROUNDS), a_plan(4))
     world.block(tenant, mine.encode())
     world.block("other", b"the other tenant's")
     places = world.holding(mine)

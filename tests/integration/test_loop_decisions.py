@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from rounds import manifest as a_manifest
+from rounds import plan as a_plan
 
 from headrace.app import App
 from headrace.catalog import FEEDBACK, FEEDBACK_ROWS, MODELS, ROUNDS
@@ -135,20 +137,9 @@ def learned(app: App, recipe: str) -> int:
     store = ObjectWriter(ROUNDS, endpoints, METER)
     number = max(manifest.numbers(store), default=0) + 1
     properties = positions(TableReader(FEEDBACK_ROWS, endpoints, METER).snapshot_properties(), FEEDBACK.name)
-    manifest.publish(
-        store,
-        number,
-        {
-            "round": number,
-            "recipe": recipe,
-            "model": MODEL[recipe],
-            "offsets": {FEEDBACK.name: {str(place): at.as_property() for place, at in properties.items()}},
-            "decision": {"promote": False, "why": "no better"},
-            "evaluation": {"champion": 0.5, "challenger": 0.4, "questions": 9},
-            "weights": {"version": None},
-            "committed": datetime.now(UTC).isoformat(),
-        },
-    )
+    offsets = {FEEDBACK.name: {str(place): at.as_property() for place, at in properties.items()}}
+    decision = {"promote": False, "why": "no better", "alarms": []}
+    manifest.publish(store, a_manifest(number, recipe=recipe, model=MODEL[recipe], offsets=offsets, decision=decision))
     return number
 
 
@@ -157,7 +148,7 @@ def begun(app: App, recipe: str, *, minutes_ago: float) -> int:
     store = ObjectWriter(ROUNDS, app.runner.endpoints, METER)
     number = max(manifest.numbers(store), default=0) + 1
     at = datetime.now(UTC) - timedelta(minutes=minutes_ago)
-    manifest.begin(store, number, {"round": number, "recipe": recipe, "begun": at.isoformat()})
+    manifest.begin(store, a_plan(number, recipe=recipe, begun=at.isoformat()))
     return number
 
 

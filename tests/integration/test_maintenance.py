@@ -18,6 +18,8 @@ import pytest
 from pyarrow.fs import FileSelector, FileType
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
+from rounds import manifest as a_manifest
+from rounds import plan as a_plan
 from servers import Servers
 
 from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS, ROUNDS, Store, Tier, stores
@@ -299,10 +301,10 @@ def test_snapshots_that_rounds_name_outlive_all_others_and_can_be_read(
     rounds = ObjectWriter(own(ROUNDS), endpoints, Meter(Ledger(), "test"))
     land(table, 0, 3)
     planned = table.snapshot()
-    manifest.begin(rounds, 1, {"round": 1, "snapshots": {"feedback": planned}})
+    manifest.begin(rounds, a_plan(1, snapshots={"feedback": planned}))
     land(table, 3, 3)
     published = table.snapshot()
-    manifest.publish(rounds, 1, {"round": 1, "plan": {"snapshots": {"feedback": published}}})
+    manifest.publish(rounds, a_manifest(1, snapshots={"feedback": published}))
     land(table, 6, 3)
     unnamed = table.snapshot()
     land(table, 9, 3)

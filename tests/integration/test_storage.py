@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from rounds import manifest as a_manifest
+from rounds import plan as a_plan
 from servers import Servers
 
 from headrace.catalog import (
@@ -644,21 +646,22 @@ def test_a_question_is_words_and_never_a_query(vectors: VectorWriter) -> None:
 def test_a_round_is_begun_once_and_committed_once(endpoints: Endpoints, meter: Meter) -> None:
     rounds = ObjectWriter(own(ROUNDS), endpoints, meter)
     assert (manifest.numbers(rounds), manifest.plan(rounds, 1)) == ([], None)
-    got = at_once(4, lambda n: manifest.begin(rounds, 1, {"round": 1, "who": n}))
-    won = [result for result in got if isinstance(result, dict)]
+    got = at_once(4, lambda n: manifest.begin(rounds, a_plan(1, champion=f"v{n:06d}")))
+    won = [result for result in got if isinstance(result, manifest.Plan)]
     assert len(won) == 1
     assert sum(isinstance(result, LostRace) for result in got) == 3
     assert manifest.plan(rounds, 1) == won[0]
     assert manifest.numbers(rounds) == []
     with pytest.raises(NotFound):
         manifest.read(rounds, 1)
-    manifest.publish(rounds, 1, {"round": 1})
-    manifest.publish(rounds, 1, {"round": 1})
+    committed = a_manifest(1)
+    manifest.publish(rounds, committed)
+    manifest.publish(rounds, committed)
     with pytest.raises(LostRace):
-        manifest.publish(rounds, 1, {"round": 1, "other": True})
-    manifest.publish(rounds, 12, {"round": 12})
+        manifest.publish(rounds, a_manifest(1, run="another"))
+    manifest.publish(rounds, a_manifest(12))
     assert manifest.numbers(rounds) == [1, 12]
-    assert manifest.read(rounds, 1) == {"round": 1}
+    assert manifest.read(rounds, 1) == committed
 
 
 def test_runs_are_archived_exactly_once(endpoints: Endpoints, tmp_path: Path) -> None:

@@ -130,8 +130,8 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
     standing, _ = champion.champion(models)
     assert (standing.version, standing.round, standing.history) == ("v000001", 1, ["none"])
     committed = manifest.read(rounds, 1)
-    assert (committed["round"], committed["parent"], committed["decision"]["promote"]) == (1, None, True)
-    for file in committed["weights"]["files"]:
+    assert (committed.round, committed.parent, committed.decision.promote) == (1, None, True)
+    for file in committed.weights.files:
         data = models.get(f"reranker/v000001/{file['name']}")
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
         (folder / file["name"]).write_bytes(data)
@@ -142,7 +142,7 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
     assert max(scores) == scores[1]
 
     # The manifest names what the dataset was made from; making it again, into other stores, gives the same bytes.
-    assert done.dataset.version == dataset_version(committed["snapshots"], settings.seed)
+    assert done.dataset.version == dataset_version(committed.snapshots, settings.seed)
     made_again = again(runner, committed)
     assert [file["sha256"] for file in made_again.files] == [file["sha256"] for file in done.dataset.files]
     examples = TableReader(EXAMPLES, endpoints, METER).read(("question", "split", "origins")).to_pylist()
@@ -167,12 +167,12 @@ def second(runner: Runner, settings: Training) -> None:
     models, rounds = ObjectReader(MODELS, runner.endpoints, METER), ObjectReader(ROUNDS, runner.endpoints, METER)
     refused = run_round(runner, settings=settings)
     assert (refused.landed.total, refused.decision.round, refused.decision.promoted) == (0, 2, False)
-    assert refused.trained.weights == manifest.read(rounds, 1)["training"]["weights"]
+    assert refused.trained.weights == manifest.read(rounds, 1).training.weights
     assert refused.evaluation.champion_version == "v000001"
     assert refused.evaluation.difference == 0.0
     assert "confidence" in refused.decision.why
     assert refused.decision.serving == "v000001"
-    assert manifest.read(rounds, 2)["weights"] == {"version": None, "files": []}
+    assert manifest.read(rounds, 2).weights.model_dump() == {"version": None, "files": []}
     assert [card["version"] for card in champion.versions(models)] == ["v000001"]
 
 
@@ -186,9 +186,9 @@ def again(runner: Runner, committed: dict[str, Any]) -> Dataset:
     return prepare.function(
         **handles,
         batches=runner.batches,
-        snapshots=committed["snapshots"],
-        version=committed["dataset_version"],
-        seed=committed["settings"]["seed"],
+        snapshots=committed.snapshots,
+        version=committed.dataset_version,
+        seed=committed.settings["seed"],
     )
 
 
@@ -203,12 +203,12 @@ def test_a_round_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, en
     quick = Training(recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 1}})
     runner.run(land)
     planned = runner.run(plan, settings=quick, recipe="reranker")
-    assert planned["round"] == number
+    assert planned.round == number
     judge(endpoints, 12, liked="yes", seed=3)
     done = run_round(runner, settings=Training(recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 3}}))
     assert done.decision.round == number
     committed = manifest.read(rounds, number)
-    assert (committed["snapshots"], committed["settings"]) == (planned["snapshots"], quick.model_dump(mode="json"))
+    assert (committed.snapshots, committed.settings) == (planned.snapshots, quick.model_dump(mode="json"))
     questions = [
         row["question"]
         for row in TableReader(EXAMPLES, endpoints, METER).read(where=f"dataset = '{done.dataset.version}'").to_pylist()
@@ -230,9 +230,9 @@ def test_a_round_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_
     assert runner.run(plan, settings=TINY, recipe="reranker") == poisoned, "taken up as it was begun"
     exclusions = Exclusions(before={"feedback/0": 3})
     bounded = runner.run(plan, settings=TINY, recipe="reranker", exclusions=exclusions)
-    assert bounded["round"] == poisoned["round"]
-    assert bounded["exclusions"]["before"] == {"feedback/0": 3}
-    assert bounded["dataset_version"] != poisoned["dataset_version"]
+    assert bounded.round == poisoned.round
+    assert bounded.exclusions["before"] == {"feedback/0": 3}
+    assert bounded.dataset_version != poisoned.dataset_version
     assert runner.run(plan, settings=TINY, recipe="reranker", exclusions=exclusions) == bounded
     # Whoever was making the other one cannot commit it any more.
     evaluation = Evaluation(
@@ -250,5 +250,5 @@ def test_a_round_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_
             run="test",
             clock=Clock(None, 0.0),
         )
-    assert poisoned["round"] not in manifest.numbers(ObjectReader(ROUNDS, endpoints, METER))
-    manifest.withdraw(ObjectWriter(ROUNDS, endpoints, METER), bounded["round"])
+    assert poisoned.round not in manifest.numbers(ObjectReader(ROUNDS, endpoints, METER))
+    manifest.withdraw(ObjectWriter(ROUNDS, endpoints, METER), bounded.round)

@@ -158,8 +158,8 @@ def test_a_handful_of_questions_buys_no_model(loop: TrainingLoop) -> None:
     assert {row["tenant"] for row in examples(loop).values()} == {"alpha"}, "nobody asked beta"
     assert done.dataset.left_out["verdict: tenant did not opt in"] == 2
     told = manifest.read(ObjectReader(ROUNDS, loop.runner.endpoints, METER), done.decision.round)
-    assert told["decision"]["why"] == done.decision.why
-    assert told["exclusions"]["tenants"] == ["beta"]
+    assert told.decision.why == done.decision.why
+    assert told.exclusions["tenants"] == ["beta"]
 
 
 def test_without_being_told_to_nothing_is_learned_from_simulated_users(loop: TrainingLoop) -> None:

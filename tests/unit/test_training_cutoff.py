@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import vast_objects
 from obstore.store import MemoryStore
+from rounds import manifest as a_manifest
 from vast_engine import Engine
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS, FEEDBACK_ROWS, INTERACTION_ROWS, LANDINGS, ROUNDS, Store
@@ -103,14 +104,9 @@ def committed_round(
     endpoints: Endpoints, number: int, reached: int, *, start: str = "", released: bool = True, **more: Any
 ) -> None:
     """A round that had landed feedback up to an offset."""
-    found = {
-        "model": "reranker",
-        "start": start,
-        "offsets": {"feedback": {"0": Position(reached, None, None).as_property()}},
-        "weights": {"version": f"v{number:06}" if released else None},
-        **more,
-    }
-    manifest.publish(ObjectWriter(ROUNDS, endpoints, METER), number, found)
+    offsets = {"feedback": {"0": Position(reached, None, None).as_property()}}
+    found = {"version": f"v{number:06}" if released else None, "start": start, "offsets": offsets, **more}
+    manifest.publish(ObjectWriter(ROUNDS, endpoints, METER), a_manifest(number, **found))
 
 
 def parent(endpoints: Endpoints, limit: int, place: str = "feedback/0") -> str:

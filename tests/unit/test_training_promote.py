@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from obstore.store import MemoryStore
+from rounds import plan as a_plan
 
 from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, ROUNDS
 from headrace.errors import LostRace
@@ -18,7 +17,7 @@ from headrace.storage.tables.handles import TableWriter
 from headrace.training import manifest
 from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
-from headrace.training.manifest import Clock
+from headrace.training.manifest import Clock, Plan
 from headrace.training.promote import promote
 from headrace.training.trainer import Trained
 
@@ -26,9 +25,9 @@ METER = Meter(Ledger(), "test")
 VAST = VastEndpoint(endpoint="http://127.0.0.1:1", access_key="a", secret_key="s", bucket="b", db_schema="d")
 
 
-@pytest.mark.parametrize("standing", [None, {"round": 1, "recipe": "reranker", "seed": 18}], ids=["taken back", "begun anew"])
+@pytest.mark.parametrize("standing", [None, a_plan(1, dataset_version="d18")], ids=["taken back", "begun anew"])
 def test_a_round_whose_plan_stands_no_more_releases_and_commits_nothing(
-    monkeypatch: pytest.MonkeyPatch, standing: dict[str, Any] | None
+    monkeypatch: pytest.MonkeyPatch, standing: Plan | None
 ) -> None:
     memory = MemoryStore()
     monkeypatch.setattr("headrace.storage.objects.connect", lambda *_: memory)
@@ -36,7 +35,7 @@ def test_a_round_whose_plan_stands_no_more_releases_and_commits_nothing(
     checkpoints, models, rounds = (ObjectWriter(store, endpoints, METER) for store in (CHECKPOINTS, MODELS, ROUNDS))
     checkpoints.put("d/weights/model.safetensors", b"weights")
     if standing is not None:
-        manifest.begin(rounds, 1, standing)
+        manifest.begin(rounds, standing)
     loaded: list[str] = []
     with pytest.raises(LostRace, match="took back what this round learns from"):
         promote(
@@ -44,7 +43,7 @@ def test_a_round_whose_plan_stands_no_more_releases_and_commits_nothing(
             models=models,
             rounds=rounds,
             promotions=TableWriter(PROMOTIONS, endpoints, METER),
-            plan={"round": 1, "recipe": "reranker", "seed": 17},
+            plan=a_plan(1, dataset_version="d17"),
             dataset=Dataset("d", {"train": 1}, {"train": 1}, ()),
             trained=Trained("d/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0),
             evaluation=Evaluation("nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2}, users=3),

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from obstore.store import MemoryStore
+from rounds import manifest as a_manifest
+from rounds import plan as a_plan
 
 from headrace.catalog import CHECKPOINTS, ROUNDS
 from headrace.storage.endpoints import Endpoints
@@ -47,7 +49,7 @@ def trained(checkpoints: ObjectWriter, prefix: str, steps: int = 3) -> dict[str,
 
 
 def commit(rounds: ObjectWriter, number: int, training: dict[str, Any], after: timedelta = LATER) -> None:
-    manifest.publish(rounds, number, {"committed": (datetime.now(UTC) + after).isoformat(), "training": training})
+    manifest.publish(rounds, a_manifest(number, committed=(datetime.now(UTC) + after).isoformat(), training=training))
 
 
 def keys(checkpoints: ObjectWriter) -> list[str]:
@@ -79,15 +81,8 @@ def test_a_training_that_a_manifest_names_keeps_its_last_checkpoint_and_its_weig
     assert run(stores) == 0
 
 
-def test_a_manifest_of_before_checkpoints_were_named_keeps_the_weights(stores: Stores) -> None:
-    rounds, checkpoints = stores
-    commit(rounds, 1, {"weights": trained(checkpoints, "d1", steps=1)["weights"]})
-    run(stores)
-    assert keys(checkpoints) == ["d1/latest.json", "d1/weights/1_Pooling/config.json", "d1/weights/model.safetensors"]
-
-
 def began(rounds: ObjectWriter) -> None:
-    manifest.begin(rounds, 2, {"round": 2})
+    manifest.begin(rounds, a_plan(2))
 
 
 @pytest.mark.parametrize(
