@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,6 +73,12 @@ def settings_of(tenant: str | None = None) -> Settings:
         common.said = True
         err.print(told, style="dim", highlight=False, soft_wrap=True)
     return settings
+
+
+def one_of(names: Iterable[str]) -> str:
+    """Names for a help text: a, b or c."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def print_json(value: Any) -> None:

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.common import AsJson, On, checked_on, cli, out, print_json, settings_of, user
+from headrace.cli.common import AsJson, On, checked_on, cli, one_of, out, print_json, settings_of, user
 from headrace.errors import LostRace
+from headrace.training.recipe import MODELS as MODEL_NAMES
+from headrace.training.recipes import RECIPES
 
 if TYPE_CHECKING:
     from headrace.models.pointer import ChampionPointer
 
-Model = Annotated[str, typer.Argument(help="The model: reranker, embedder or generator.")]
+Model = Annotated[str, typer.Argument(help=f"The model: {one_of(MODEL_NAMES)}.")]
 
 
 @cli.command(rich_help_panel="Training")
 def train(
-    recipe: Annotated[str, typer.Option(help="How to train: reranker, embedder, sft, kto, grpo or online.")] = "reranker",
+    recipe: Annotated[str, typer.Option(help=f"How to train: {one_of(RECIPES)}.")] = "reranker",
     before: Annotated[
         str | None, typer.Option(metavar="TOPIC/PARTITION/OFFSET", help="Learn only from what happened before this event.")
     ] = None,
@@ -80,12 +82,11 @@ def models(as_json: AsJson = False) -> None:
     from headrace.storage.objects import ObjectReader
     from headrace.training import manifest
     from headrace.training.champion import champion, versions
-    from headrace.training.recipe import MODELS as NAMES
 
     with App(settings_of(), "models", models=False, quiet=as_json) as app:
         store = app.runner.open(ObjectReader, MODELS, stage="models")
-        pointers = {name: champion(store, name)[0] for name in NAMES}
-        cards = [card for name in NAMES for card in versions(store, name)]
+        pointers = {name: champion(store, name)[0] for name in MODEL_NAMES}
+        cards = [card for name in MODEL_NAMES for card in versions(store, name)]
         rounds = app.runner.open(ObjectReader, ROUNDS, stage="models")
         numbers = manifest.numbers(rounds)
         newest = manifest.read(rounds, numbers[-1]) if numbers else None

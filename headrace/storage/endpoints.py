@@ -88,3 +88,8 @@ class Endpoints(BaseModel):
     generator: ModelEndpoint
     s3_metrics_url: str = ""
     """Prometheus counters of the embedded object store; empty for storage the user brought."""
+
+    @property
+    def table_format(self) -> str:
+        """What keeps the tables, as `FORMATS` in storage/tables/handles.py names it."""
+        return "vast" if self.vast else "iceberg"

@@ -242,7 +242,7 @@ def test_a_person_sees_tables(run, home: Path) -> None:  # type: ignore[no-untyp
 
 
 SLOW = {"pyiceberg", "pyarrow", "numpy", "pandas", "torch", "transformers", "lancedb", "duckdb", "obstore", "confluent_kafka"}
-SLOW |= {"httpx", "fastapi", "sqlalchemy", "fontTools", "psutil", "requests", "headrace.answering", "headrace.training"}
+SLOW |= {"httpx", "fastapi", "sqlalchemy", "fontTools", "psutil", "requests", "headrace.answering", "headrace.training.trainer"}
 LOOKING_BACK = SLOW - {"psutil", "pyarrow", "numpy"}
 
 

@@ -69,13 +69,17 @@ class TableFormat(Protocol):
     def purge(self) -> Purged: ...
 
 
+FORMATS: dict[str, Callable[[Store, Endpoints, Meter], TableFormat]] = {"iceberg": IcebergTable, "vast": VastTable}
+"""What keeps the tables, by the name in `Endpoints.table_format`."""
+
+
 class TableReader:
     """Reads one store of the table tier."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         self.store = store
         self._endpoints = endpoints
-        self.format: TableFormat = VastTable(store, endpoints, meter) if endpoints.vast else IcebergTable(store, endpoints, meter)
+        self.format = FORMATS[endpoints.table_format](store, endpoints, meter)
 
     def counting(self, meter: Meter) -> Self:
         """A handle like this one, counted by another meter; its connections are its own, for they count what they carry."""

@@ -6,23 +6,44 @@ most twenty lines, and a line below.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+
 from headrace.errors import WrongUsage
 from headrace.training.recipe import Recipe
-from headrace.training.recipes.embedder import EmbedderRecipe
-from headrace.training.recipes.grpo import Grpo
-from headrace.training.recipes.kto import Kto
-from headrace.training.recipes.online import Online
-from headrace.training.recipes.reranker import RerankerRecipe
-from headrace.training.recipes.sft import Sft
 
-RECIPES: dict[str, Recipe] = {
-    "reranker": RerankerRecipe(),
-    "embedder": EmbedderRecipe(),
-    "sft": Sft(),
-    "kto": Kto(),
-    "grpo": Grpo(),
-    "online": Online(),
+_CLASSES = {
+    "reranker": ".reranker:RerankerRecipe",
+    "embedder": ".embedder:EmbedderRecipe",
+    "sft": ".sft:Sft",
+    "kto": ".kto:Kto",
+    "grpo": ".grpo:Grpo",
+    "online": ".online:Online",
 }
+
+
+class _Recipes(Mapping[str, Recipe]):
+    """Imports a recipe's module when the recipe is first used: the command line names recipes and must not wait for theirs."""
+
+    def __getitem__(self, name: str) -> Recipe:
+        return _made(_CLASSES[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CLASSES)
+
+    def __len__(self) -> int:
+        return len(_CLASSES)
+
+
+RECIPES = _Recipes()
+
+
+@cache
+def _made(where: str) -> Recipe:
+    module, _, name = where.partition(":")
+    recipe: Recipe = getattr(import_module(module, __package__), name)()
+    return recipe
 
 
 def recipe_of(name: str) -> Recipe:
