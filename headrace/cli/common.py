@@ -8,14 +8,16 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headrace import __version__
 from headrace.errors import WrongUsage
-from headrace.settings import Settings, obeyed
 from headrace.terminal import Terminal, exact
+
+if TYPE_CHECKING:  # pydantic takes a third of a second of the processor: `--help` and completion do without
+    from headrace.settings import Settings
 
 cli = typer.Typer(
     name="headrace",
@@ -68,6 +70,8 @@ def main_options(
 
 def settings_of(tenant: str | None = None) -> Settings:
     """The settings; on a terminal it is said, once, if a file that lies here leads somewhere."""
+    from headrace.settings import Settings, obeyed
+
     settings = Settings.load(home=common.home, tenant=tenant)
     if err.is_terminal and not common.said and (told := obeyed()):
         common.said = True

@@ -249,8 +249,8 @@ LOOKING_BACK = SLOW - {"psutil", "pyarrow", "numpy"}
 @pytest.mark.parametrize(
     ("words", "never"),
     [
-        (["--help"], SLOW),
-        (["--version"], SLOW),
+        (["--help"], SLOW | {"pydantic"}),
+        (["--version"], SLOW | {"pydantic"}),
         (["completion", "bash"], SLOW),
         (["down"], SLOW - {"psutil"}),
         (["runs"], LOOKING_BACK),
