@@ -593,8 +593,8 @@ MUTANTS = (
     Mutant(
         "P1",
         "headrace/training/manifest.py",
-        'rounds.put_if_absent(f"{name(number)}.json", _bytes(manifest))',
-        'rounds.put(f"{name(number)}.json", _bytes(manifest))',
+        'rounds.put_if_absent(f"{name(manifest.round)}.json", _bytes(manifest))',
+        'rounds.put(f"{name(manifest.round)}.json", _bytes(manifest))',
         "A round is committed over another process's.",
         ("tests/unit/test_training_manifest.py::test_a_round_is_committed_once_and_the_same_commit_again_is_no_other",),
     ),
@@ -676,8 +676,8 @@ MUTANTS = (
     Mutant(
         "T1",
         "headrace/training/checkpoint.py",
-        'steps = {found["training"].get("checkpoint") for found in committed}',
-        'steps = {committed[-1]["training"].get("checkpoint")}',
+        "steps = {found.training.checkpoint for found in committed}",
+        "steps = {committed[-1].training.checkpoint}",
         "The last checkpoint of an older round goes.",
         (
             "tests/unit/test_training_tidy.py::test_a_training_that_a_manifest_names_keeps_its_last_checkpoint_and_its_weights_and_any_other_goes",
@@ -706,8 +706,8 @@ MUTANTS = (
     Mutant(
         "T4",
         "headrace/training/checkpoint.py",
-        '["committed"]) - _GRACE',
-        '["committed"])',
+        "committed[-1].committed) - _GRACE",
+        "committed[-1].committed)",
         "What another process has just begun goes.",
         ("tests/unit/test_training_tidy.py::test_what_may_be_of_a_round_under_way_stays",),
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -261,8 +261,8 @@ class ReportingRunner(Runner):
         self._status.stage(stage.name)
         found = super().run(stage, *args, **kwargs)
         if stage.name == "plan":
-            planned = cast("Mapping[str, Any]", found)
-            self._status.of_round(number=planned["round"], recipe=planned["recipe"], model=planned["model"])
+            planned = cast("Plan", found)
+            self._status.of_round(number=planned.round, recipe=planned.recipe, model=planned.model)
             self._status.flush()
         return found
 
