@@ -21,6 +21,8 @@ from headrace.errors import LostRace, Permanent
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
 from headrace.registry.champion import rollback, set_champion
+from headrace.scheduler.scheduler import ReportingRunner
+from headrace.scheduler.status import Status
 from headrace.settings import Gate, Settings, Training
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
@@ -192,7 +194,7 @@ def again(runner: Runner, committed: dict[str, Any]) -> Dataset:
     )
 
 
-def test_a_round_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, endpoints: Endpoints) -> None:
+def test_a_round_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, endpoints: Endpoints, tmp_path: Path) -> None:
     """Killed after the plan: verdicts that came later wait for the next round, and changed settings do not count."""
     rounds = ObjectWriter(ROUNDS, endpoints, METER)
     number = (manifest.numbers(rounds) or [0])[-1] + 1
@@ -205,8 +207,12 @@ def test_a_round_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, en
     planned = runner.run(plan, settings=quick, recipe="reranker")
     assert planned.round == number
     judge(endpoints, 12, liked="yes", seed=3)
-    done = run_round(runner, settings=Training(recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 3}}))
+    status = Status(tmp_path, round={})
+    longer = Training(recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 3}})
+    done = run_round(ReportingRunner(runner, status), settings=longer)
     assert done.decision.round == number
+    told = status.get("round")
+    assert (told["number"], told["recipe"], told["model"], told["stage"]) == (number, "reranker", "reranker", "tidy")
     committed = manifest.read(rounds, number)
     assert (committed.snapshots, committed.settings) == (planned.snapshots, quick.model_dump(mode="json"))
     questions = [
