@@ -1053,7 +1053,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z11",
-        "headrace/api/app.py",
+        "headrace/api/routes/runs.py",
         "                if not await asyncio.to_thread(stands):",
         "                if False:",
         "A stream goes on whose key was revoked.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from headrace.answering.generate import generate
@@ -42,6 +42,10 @@ INFERENCE = Pipeline(
 _PATIENCE_S = 5.0
 """How long the caller waits for the head, where the answer can be recorded later."""
 NOT_FOUND = "I found nothing about that in these documents."
+
+
+class GivenUp(Exception):
+    """Nobody waits for the answer any more."""
 
 
 class QueryEngine:
@@ -91,11 +95,13 @@ class QueryEngine:
         readers: Sequence[str] = (),
         kv_cache_bytes: int | None = None,
         answer_id: str | None = None,
+        given_up: Callable[[], bool] = lambda: False,
     ) -> Iterator[str | Answer]:
         """Stream the answer's text with its citations in it, then the `Answer`, recorded unless told otherwise.
 
         It is made from what `readers` may read, as in `search`. `kv_cache_bytes` bounds the tenant's part of the KV cache.
-        `answer_id` is the id that the answer gets where the caller has to know it first (`new_id`).
+        `answer_id` is the id that the answer gets where the caller has to know it first (`new_id`). Raises `GivenUp` once
+        `given_up` returns true, which stops the generator, in the middle of a sentence too.
 
         Where nothing found is near enough to the question, it says so instead of asking the generator.
         """
@@ -125,6 +131,8 @@ class QueryEngine:
                     piece = next(stream, None)
                 if piece is None:
                     return
+                if given_up():
+                    raise GivenUp
                 if isinstance(piece, Completion):
                     completion = piece
                 else:

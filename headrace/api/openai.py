@@ -10,13 +10,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from headrace.answering.record import Answer
 from headrace.api.auth import Caller
 from headrace.api.middleware import body_of
-from headrace.api.schemas import Readers, Tenant, question_of, user_of
+from headrace.api.schemas import (
+    AnswerDetails,
+    AnswerResponse,
+    ChatCompletion,
+    ModelResponse,
+    Readers,
+    Tenant,
+    answer_response,
+    question_of,
+    user_of,
+)
 from headrace.api.telemetry import MODEL
 from headrace.errors import HeadraceError, NotFound, WrongUsage
-
-_NOT_OURS = ("answer", "usage", "finish_reason", "passages")
 
 
 class Taken(BaseModel):
@@ -103,62 +112,59 @@ def check_model(name: str) -> None:
         raise NotFound("There is no such model.", hint=f"The one there is: {MODEL}")
 
 
-def model() -> dict[str, Any]:
-    """The one model there is, as OpenAI lists models."""
-    return {"id": MODEL, "object": "model", "created": 0, "owned_by": MODEL}
+def model() -> ModelResponse:
+    """The one model there is."""
+    return ModelResponse(id=MODEL, owned_by=MODEL)
 
 
-def whole(answer: dict[str, Any]) -> dict[str, Any]:
+def whole(answer: AnswerResponse) -> ChatCompletion:
     """An answer as one body."""
-    message = {"role": "assistant", "content": answer["answer"], "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer["finish_reason"]}
-    base = _base("chat.completion", f"chatcmpl-{answer['answer_id']}", [choice])
-    return base | {"usage": answer["usage"], "headrace": _ours(answer)}
+    message = {"role": "assistant", "content": answer.answer, "refusal": None}
+    return ChatCompletion(
+        id=f"chatcmpl-{answer.answer_id}",
+        created=int(time.time()),
+        model=MODEL,
+        choices=[{"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}],
+        usage=answer.usage,
+        headrace=_ours(answer),
+    )
 
 
 async def streamed(
     answer_id: str,
-    first: str | dict[str, Any],
-    rest: AsyncGenerator[str | dict[str, Any], None],
+    first: str | Answer,
+    rest: AsyncGenerator[str | Answer, None],
     caller: Caller,
     *,
     usage: bool,
 ) -> AsyncIterator[str]:
     """An answer as server-sent events; the last chunk with a choice has `headrace`, and `usage` adds a chunk of its own."""
-    name = f"chatcmpl-{answer_id}"
+    base = {"id": f"chatcmpl-{answer_id}", "object": "chat.completion.chunk", "created": int(time.time()), "model": MODEL}
 
     def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return _data(_base("chat.completion.chunk", name, [choice]) | more)
+        return _data({**base, "choices": [choice], **more})
+
+    def encoded(piece: str | Answer) -> str:
+        if isinstance(piece, str):
+            return chunk({"content": piece})
+        answer = answer_response(piece, caller)
+        end = chunk({}, answer.finish_reason, headrace=_ours(answer).model_dump(exclude_defaults=True))
+        return end + _data({**base, "choices": [], "usage": answer.usage.model_dump()}) if usage else end
 
     async with aclosing(rest):
-        yield chunk({"role": "assistant", "content": ""})
+        yield chunk({"role": "assistant", "content": ""}) + encoded(first)
         try:
-            async for piece in _chain(first, rest):
-                if isinstance(piece, str):
-                    yield chunk({"content": piece})
-                    continue
-                yield chunk({}, piece["finish_reason"], headrace=_ours(piece))
-                if usage:
-                    yield _data(_base("chat.completion.chunk", name, []) | {"usage": piece["usage"]})
+            async for piece in rest:
+                yield encoded(piece)
         except HeadraceError as error:
             yield _data(body_of(error, caller))
         yield "data: [DONE]\n\n"
 
 
-def _base(kind: str, name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"id": name, "object": kind, "created": int(time.time()), "model": MODEL, "choices": choices}
-
-
-def _ours(answer: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in answer.items() if name not in _NOT_OURS}
+def _ours(answer: AnswerResponse) -> AnswerDetails:
+    return AnswerDetails.model_validate({name: getattr(answer, name) for name in AnswerDetails.model_fields})
 
 
 def _data(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
-
-
-async def _chain(first: str | dict[str, Any], rest: AsyncIterator[str | dict[str, Any]]) -> AsyncIterator[str | dict[str, Any]]:
-    yield first
-    async for piece in rest:
-        yield piece

@@ -1,4 +1,4 @@
-"""The bodies of requests, and the description of the API for programs: sign-in, errors, examples of answers."""
+"""The bodies of requests and responses, and the description of the API for programs: sign-in, errors, examples of answers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from headrace.answering.record import CORRECTION_CHARACTERS, REASON_CHARACTERS
+from headrace.answering.record import CORRECTION_CHARACTERS, REASON_CHARACTERS, Answer
+from headrace.answering.unrecorded import NOTE
+from headrace.api.auth import Caller
 from headrace.api.middleware import OPEN
+from headrace.api.telemetry import tokens
 from headrace.documents.put import named
 from headrace.errors import WrongUsage
 from headrace.models.http import error_body
+from headrace.settings import TenantLimits
+from headrace.storage.ledger import Row
 
 QUESTION_CHARACTERS = 4_000
 TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
@@ -151,6 +156,322 @@ class NewKey(ApiRequest):
     ]
     label: Annotated[Text, Field(max_length=200)] = ""
     readers: Annotated[Readers, Field(min_length=1)] | None = None
+
+
+class ApiResponse(BaseModel):
+    """A response body."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class CitedSpan(ApiResponse):
+    """A sentence of the answer and the characters of the passage that support it."""
+
+    start: int
+    end: int
+    quote: str
+    sentence: str
+
+
+class CitationResponse(ApiResponse):
+    """A passage that the answer cites."""
+
+    number: int
+    document: str
+    heading: str
+    place: str
+    chunk_id: str
+    text: str
+    spans: list[CitedSpan]
+
+
+class PassageResponse(ApiResponse):
+    """A passage that was found, with both scores and both ranks."""
+
+    number: int
+    chunk_id: str
+    document: str
+    heading: str
+    place: str
+    text: str
+    retrieval_score: float
+    retrieval_rank: int
+    rerank_score: float | None
+    rerank_rank: int | None
+
+
+class CitedPassage(PassageResponse):
+    """A passage that the answer was written from, and whether the answer cites it."""
+
+    cited: bool
+
+
+class TokenUsage(ApiResponse):
+    """Tokens of an answer, as OpenAI counts them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: dict[str, int]
+
+
+class FoundResponse(ApiResponse):
+    """What a search and an answer have in common; `note` says what was left out, if anything was."""
+
+    answer_id: str
+    model_version: str
+    index_version: str
+    timings_ms: dict[str, float]
+    bytes: dict[str, int]
+    groundedness: float | None
+    similarity: float | None
+    refused: bool
+    note: str = ""
+
+
+class SearchResponse(FoundResponse):
+    """The passages for a question."""
+
+    passages: list[PassageResponse]
+
+
+class AnswerDetails(FoundResponse):
+    """What OpenAI's shape has no place for."""
+
+    citations: list[CitationResponse]
+    generator_version: str
+
+
+class AnswerResponse(AnswerDetails):
+    """The answer to a question."""
+
+    answer: str
+    passages: list[CitedPassage]
+    usage: TokenUsage
+    finish_reason: str
+
+
+def search_response(found: Answer, caller: Caller) -> SearchResponse:
+    """What was found, as this caller may see it."""
+    passages = [{"number": number, **passage.as_dict()} for number, passage in enumerate(found.passages, 1)]
+    return SearchResponse.model_validate({**found.as_dict(), "note": note_for(found.note, caller), "passages": passages})
+
+
+def answer_response(answer: Answer, caller: Caller) -> AnswerResponse:
+    """An answer, as this caller may see it."""
+    passages = [
+        {"number": number, "cited": number in answer.cited, **passage.as_dict()}
+        for number, passage in enumerate(answer.passages, 1)
+    ]
+    read, written, cached = tokens(answer)
+    usage = TokenUsage(
+        prompt_tokens=read,
+        completion_tokens=written,
+        total_tokens=read + written,
+        prompt_tokens_details={"cached_tokens": cached},
+    )
+    finish = answer.completion.finish_reason if answer.completion else "stop"
+    note = note_for(answer.note, caller)
+    return AnswerResponse.model_validate(
+        {**answer.as_dict(), "note": note, "passages": passages, "usage": usage, "finish_reason": finish}
+    )
+
+
+def note_for(note: str, caller: Caller) -> str:
+    """An answer's note for this caller: why a re-ranker did not answer names addresses, which are an admin's to see."""
+    return note if caller.admin else _INSIDE.sub(r"\1", note)
+
+
+_INSIDE = re.compile(rf"(retrieval order stands): .*?(?=; {NOTE}|\Z)", re.DOTALL)
+
+
+class DocumentResponse(ApiResponse):
+    """A document's newest version; `status` is put, parsed, indexed, failed (then `reason` says why) or deleting."""
+
+    object: Literal["document"] = "document"
+    uri: str
+    document_id: str
+    version: str
+    status: str
+    reason: str
+    media: str
+    title: str
+    bytes: int
+    readers: list[str]
+    at: str
+
+
+class StoredResponse(ApiResponse):
+    """How many documents are stored, and their bytes."""
+
+    documents: int
+    bytes: int
+
+
+class DocumentList(ApiResponse):
+    """A page of documents."""
+
+    object: Literal["list"] = "list"
+    data: list[DocumentResponse]
+    has_more: bool
+    stored: StoredResponse
+
+
+class QuotasResponse(ApiResponse):
+    """A tenant's quotas, and the limits that come of them."""
+
+    tenant: str
+    quotas: dict[str, Any]
+    limits: TenantLimits
+
+
+class TrainingResponse(ApiResponse):
+    """What may be learned from a tenant's verdicts."""
+
+    tenant: str
+    training: str
+
+
+class TenantResponse(QuotasResponse):
+    """A tenant."""
+
+    created_at: str
+    training: str
+
+
+class TenantList(ApiResponse):
+    """Tenants."""
+
+    object: Literal["list"] = "list"
+    data: list[TenantResponse]
+
+
+class KeyResponse(ApiResponse):
+    """A key; its secret is nowhere."""
+
+    id: str
+    tenant: str
+    scopes: list[str]
+    label: str
+    readers: list[str] | None
+    created_at: str
+    revoked_at: str | None
+    last_used_at: str | None
+
+
+class NewKeyResponse(KeyResponse):
+    """A key that was made, with its text, which nobody can have again."""
+
+    key: str
+
+
+class KeyList(ApiResponse):
+    """Keys."""
+
+    object: Literal["list"] = "list"
+    data: list[KeyResponse]
+
+
+class RevokedKey(ApiResponse):
+    """A key that allows nothing any more."""
+
+    id: str
+    revoked: Literal[True] = True
+
+
+class LedgerResponse(ApiResponse):
+    """The live run's ledger."""
+
+    run: str
+    state: str
+    rows: list[Row]
+
+
+class RunSummary(ApiResponse):
+    """A recorded run without its rows."""
+
+    run: str | None
+    command: str | None
+    state: str | None
+    started: str | None
+    ended: str | None
+
+
+class RunList(ApiResponse):
+    """Recorded runs, newest first."""
+
+    runs: list[RunSummary]
+
+
+class IndexedResponse(ApiResponse):
+    """How many passages of a tenant are indexed, and in which version of the index."""
+
+    run: str
+    tenant: str
+    default_tenant: str
+    index_version: str
+    passages: int
+
+
+class LandingResponse(ApiResponse):
+    """What has landed since the start, and what does not land and why."""
+
+    landed: dict[str, int]
+    dead_letters: int
+    troubles: list[str]
+
+
+class LoopResponse(ApiResponse):
+    """The training loop, as `headrace loop --json` shows it, beside what has landed."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    state: str
+    running: bool
+    landing: LandingResponse | None
+
+
+class LiveResponse(ApiResponse):
+    """Whether the server answers."""
+
+    status: str
+    version: str
+
+
+class ReadyResponse(ApiResponse):
+    """Whether everything answers that the service needs, part by part."""
+
+    status: str
+    parts: list[dict[str, Any]]
+    unrecorded_answers: int
+
+
+class ModelResponse(ApiResponse):
+    """A model, as OpenAI lists models."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str
+
+
+class ModelList(ApiResponse):
+    """The models there are."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelResponse]
+
+
+class ChatCompletion(ApiResponse):
+    """OpenAI's chat completion; `headrace` has citations and versions."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: TokenUsage
+    headrace: AnswerDetails
 
 
 _ERRORS = {

@@ -5,24 +5,23 @@ from __future__ import annotations
 import getpass
 import math
 import os
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from headrace.answering.engine import QueryEngine
-from headrace.answering.record import Answer, Verdict
-from headrace.answering.unrecorded import NOTE, Recorder
+from headrace.answering.engine import GivenUp, QueryEngine
+from headrace.answering.record import Answer, Verdict, new_id
+from headrace.answering.unrecorded import Recorder
+from headrace.answering.verdicts import RecordedVerdict
 from headrace.api.admission import AdmissionQueue, Rate, Strangers, Ticket
 from headrace.api.audit import Audit
 from headrace.api.auth import PAGE, SCOPES, Asker, Caller, Callers, asker, limits_of
 from headrace.api.documents import Documents
 from headrace.api.telemetry import ServiceMetrics, Traces, tokens
 from headrace.catalog import CHUNKS, INDEXES, Tier
-from headrace.core.run import newest_first
 from headrace.core.runner import Runner
 from headrace.documents.generations import active_reader
 from headrace.errors import NotFound, StorageFull, Transient
@@ -44,6 +43,20 @@ AT_ONCE = 4
 WAITING = 28
 """Questions that may wait beyond those; further ones are turned away."""
 _CLOSE_S = 5.0
+
+
+@dataclass(frozen=True)
+class AdmittedQuestion:
+    """A question that has a place: who asks it, whose documents and on behalf of which readers, and its answer's id."""
+
+    ticket: Ticket
+    text: str
+    caller: Caller
+    tenant: str
+    readers: tuple[str, ...]
+    who: Asker
+    headers: Mapping[str, str]
+    answer_id: str = field(default_factory=new_id)
 
 
 class Service:
@@ -140,39 +153,48 @@ class Service:
         """
         return asker(caller, self._user if caller.key_id == PAGE else caller.key_id, user, simulated)
 
-    def ask(
+    def admit(
         self,
-        place: Ticket,
-        question: str,
         caller: Caller,
-        tenant: str,
-        *,
-        gone: Callable[[], bool],
+        text: str,
         headers: Mapping[str, str],
-        readers: Sequence[str] = (),
-        who: Asker,
-        answer_id: str,
-    ) -> Iterator[str | dict[str, Any]]:
-        """The answer's text in pieces, then the answer as JSON-ready keys; ends early once `gone` says nobody listens.
+        *,
+        tenant: str | None,
+        readers: Sequence[str],
+        user: str | None,
+        simulated: str | None = None,
+    ) -> AdmittedQuestion:
+        """Take a place for a question. Raises `Forbidden` for what the caller may not name, `Overloaded` where none is free."""
+        whose, open_to = caller.whose(tenant), caller.asks_as(readers)
+        who = self.who(caller, user, simulated)
+        ticket = self.places.enter(whose, caller.limits.questions, text)
+        return AdmittedQuestion(ticket, text, caller, whose, open_to, who, headers)
 
-        `place` comes from `places.enter` and is given back; `readers` are a user and groups on whose behalf is asked, as
-        `QueryEngine.search` takes them; `who` is recorded as asking, `answer_id`
-        (`new_id`) is the answer's. Raises what retrieval and generation raise.
+    def ask(self, asked: AdmittedQuestion, put: Callable[[str | Answer], None], gone: Callable[[], bool]) -> None:
+        """Put the answer's text in pieces, then the answer; ends early once `gone` says nobody listens.
+
+        Gives the question's place back. Raises what retrieval and generation raise.
         """
-        with self._admitted(place, gone) as begun, self.traces.question("chat", tenant, headers) as span:
+        tenant, caller = asked.tenant, asked.caller
+        with (
+            suppress(GivenUp),
+            self._admitted(asked.ticket, gone) as begun,
+            self.traces.question("chat", tenant, asked.headers) as span,
+        ):
             if not begun:
                 return
             # What a tenant's first question opens (topics, catalogs) is opened once, not by several at a time.
             with self._engine.first(("ask", tenant)):
                 limits = caller.limits if tenant == caller.tenant else self.limits_of(tenant)
                 stream = self._engine.ask(
-                    question,
+                    asked.text,
                     tenant=tenant,
-                    user=who.user,
-                    simulated=who.simulated,
-                    readers=readers,
+                    user=asked.who.user,
+                    simulated=asked.who.simulated,
+                    readers=asked.readers,
                     kv_cache_bytes=limits.kv_cache_bytes,
-                    answer_id=answer_id,
+                    answer_id=asked.answer_id,
+                    given_up=lambda: gone() or self.stopping,
                 )
                 for piece in stream:
                     if isinstance(piece, Answer):
@@ -180,33 +202,23 @@ class Service:
                         read, written, _ = tokens(piece)
                         first = piece.timings_ms.get("first_token", 0.0) / 1e3
                         self.metrics.question(tenant, "answer", read=read, written=written, first_s=first)
-                        yield fit_for(self._remembered(piece), caller)
-                    else:
-                        yield piece
-                    if gone() or self.stopping:
-                        return  # dropping the stream closes it, which stops the generator
+                        self._engine.verdicts.remember(piece)
+                    put(piece)
 
-    def search(
-        self,
-        place: Ticket,
-        question: str,
-        caller: Caller,
-        tenant: str,
-        *,
-        gone: Callable[[], bool],
-        headers: Mapping[str, str],
-        readers: Sequence[str] = (),
-        who: Asker,
-    ) -> dict[str, Any] | None:
-        """The passages for a question, best first, or `None` if nobody waits for them any more."""
-        with self._admitted(place, gone) as begun, self.traces.question("retrieval", tenant, headers) as span:
+    def search(self, asked: AdmittedQuestion, put: Callable[[Answer], None], gone: Callable[[], bool]) -> None:
+        """Put the passages for a question, best first, unless nobody waits for them any more; gives its place back."""
+        tenant, who = asked.tenant, asked.who
+        with self._admitted(asked.ticket, gone) as begun, self.traces.question("retrieval", tenant, asked.headers) as span:
             if not begun:
-                return None
+                return
             with self._engine.first(("ask", tenant)):
-                found = self._engine.search(question, tenant=tenant, user=who.user, simulated=who.simulated, readers=readers)
+                found = self._engine.search(
+                    asked.text, tenant=tenant, user=who.user, simulated=who.simulated, readers=asked.readers
+                )
             span.answered(found)
             self.metrics.question(tenant, "search")
-            return _without_text(fit_for(self._remembered(found), caller))
+            self._engine.verdicts.remember(found)
+            put(found)
 
     def judge(
         self,
@@ -221,7 +233,7 @@ class Service:
         user: str | None = None,
         simulated_user: str | None = None,
         key: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> RecordedVerdict:
         """Put a verdict on the head and say where it stands. Raises `NotFound` for one the caller was not given, as `who`.
 
         The same verdict under the same `key` is recorded once, as far as this process and what has landed know, and answered
@@ -250,18 +262,7 @@ class Service:
             key=who.key,
         )
         verdicts = self._engine.verdicts
-        recorded = verdicts.record([verdict])[0] if key is None else verdicts.record_once(verdict, key)
-        return asdict(recorded)
-
-    def ledger(self) -> dict[str, Any]:
-        """The live run's ledger rows."""
-        record = self.runner.record
-        return {"run": record.id, "state": record.state, "rows": [row.as_dict() for row in record.ledger.rows()]}
-
-    def runs(self) -> list[dict[str, Any]]:
-        """Every recorded run of this home, newest first, without its rows."""
-        names = ("run", "command", "state", "started", "ended")
-        return [{name: journal.get(name) for name in names} for journal in newest_first(self.settings.home)]
+        return verdicts.record([verdict])[0] if key is None else verdicts.record_once(verdict, key)
 
     def standing(self, caller: Caller, tenant: str) -> dict[str, Any]:
         """How many passages of a tenant are indexed, and in which version of the index."""
@@ -311,22 +312,6 @@ class Service:
         finally:
             self.places.leave(place)
 
-    def _remembered(self, answer: Answer) -> dict[str, Any]:
-        self._engine.verdicts.remember(answer)
-        passages = [
-            {"number": number, "cited": number in answer.cited, **passage.as_dict()}
-            for number, passage in enumerate(answer.passages, 1)
-        ]
-        read, written, cached = tokens(answer)
-        usage = {
-            "prompt_tokens": read,
-            "completion_tokens": written,
-            "total_tokens": read + written,
-            "prompt_tokens_details": {"cached_tokens": cached},
-        }
-        finish = answer.completion.finish_reason if answer.completion else "stop"
-        return {**answer.as_dict(), "passages": passages, "usage": usage, "finish_reason": finish}
-
 
 def by_tier(rows: list[Row]) -> list[dict[str, Any]]:
     """Operations and bytes of ledger rows summed by tier, every tier named, shallow to deep."""
@@ -339,23 +324,6 @@ def by_tier(rows: list[Row]) -> list[dict[str, Any]]:
         total["read_bytes" if row.direction == Direction.READ else "written_bytes"] += row.bytes
         total["estimated"] = total["estimated"] or row.estimated
     return list(totals.values())
-
-
-def fit_for(told: dict[str, Any], caller: Caller) -> dict[str, Any]:
-    """An answer for this caller: why a re-ranker did not answer names addresses, which are an admin's to see."""
-    if "note" in told and not caller.admin:
-        told["note"] = _INSIDE.sub(r"\1", told["note"])
-    return told
-
-
-_INSIDE = re.compile(rf"(retrieval order stands): .*?(?=; {NOTE}|\Z)", re.DOTALL)
-
-
-def _without_text(found: dict[str, Any]) -> dict[str, Any]:
-    """A search's keys: an answer's without those that only text has."""
-    left_out = ("answer", "citations", "generator_version", "usage", "finish_reason")
-    passages = [{name: value for name, value in passage.items() if name != "cited"} for passage in found["passages"]]
-    return {name: value for name, value in found.items() if name not in left_out} | {"passages": passages}
 
 
 def _user() -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, TypeVar
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from headrace.api.service import Service
 from headrace.errors import Unavailable
@@ -19,28 +20,27 @@ _LOOK_S = 0.2
 
 
 async def stream_from_thread(
-    request: Request, service: Service, work: Callable[[Callable[[], bool]], Iterable[T]]
-) -> AsyncGenerator[T, None]:
-    """What `work` yields, as it yields it; ends early if the client leaves, which `work` learns from the callable it gets.
+    request: Request, service: Service, work: Callable[[Callable[[Any], None], Callable[[], bool]], object]
+) -> AsyncGenerator[Any, None]:
+    """What `work(put, gone)` puts, as it puts it.
 
-    Raises what `work` raises, and `Unavailable` once the service is stopping. The threads are daemons: work that hangs on
-    an endpoint does not keep the process from ending.
+    Raises what `work` raises, `Unavailable` once the service is stopping, and `ClientDisconnect` if the client leaves, which
+    `work` learns from `gone()`. The threads are daemons: work that waits for an endpoint does not keep the process from ending.
     """
     gone = threading.Event()
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[Any] | BaseException | None] = asyncio.Queue()
 
-    def put(item: tuple[T] | BaseException | None) -> None:
+    def send(item: tuple[Any] | BaseException | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             loop.call_soon_threadsafe(queue.put_nowait, item)
 
     def run() -> None:
         try:
-            for item in work(gone.is_set):
-                put((item,))
-            put(None)
+            work(lambda piece: send((piece,)), gone.is_set)
+            send(None)
         except BaseException as error:
-            put(error)
+            send(error)
 
     threading.Thread(target=run, name="question", daemon=True).start()
     try:
@@ -51,7 +51,7 @@ async def stream_from_thread(
                 if service.stopping:
                     raise Unavailable("Headrace is stopping.", hint="Start it again: headrace up") from None
                 if await request.is_disconnected():
-                    return
+                    raise ClientDisconnect from None
                 continue
             if item is None:
                 return
@@ -62,8 +62,23 @@ async def stream_from_thread(
         gone.set()
 
 
-async def run_in_thread(request: Request, service: Service, work: Callable[[], T]) -> T | None:
-    """What `work` returns, or `None` if the client left before that."""
-    async for result in stream_from_thread(request, service, lambda _: (work() for _ in (None,))):
-        return result
-    return None
+async def first_of(pieces: AsyncGenerator[T, None]) -> T:
+    """The first piece. Raises what `stream_from_thread` raises: until it has come, an error can still be an HTTP status."""
+    try:
+        return await anext(pieces)
+    except StopAsyncIteration:  # the work gave up since nobody listens
+        raise ClientDisconnect from None
+
+
+class RequestThread:
+    """Runs a request's blocking work beside the event loop."""
+
+    def __init__(self, request: Request, service: Service) -> None:
+        self._request = request
+        self._service = service
+
+    async def __call__(self, work: Callable[[], T]) -> T:
+        """What `work` returns. Raises what it raises, and as `stream_from_thread`."""
+        async with contextlib.aclosing(stream_from_thread(self._request, self._service, lambda put, _: put(work()))) as results:
+            found: T = await first_of(results)
+            return found

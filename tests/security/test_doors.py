@@ -16,10 +16,10 @@ import pytest
 from httpx_sse import connect_sse
 from traffic import until
 
-from headrace.api import app as application
 from headrace.api import auth as caller
 from headrace.api.admission import PER_MINUTE, Strangers
 from headrace.api.audit import Audit
+from headrace.api.routes import runs
 from headrace.models.http import HEAD_S
 from headrace.storage.metadata import Metadata
 
@@ -210,7 +210,7 @@ def test_the_stream_of_a_revoked_key_ends(api: Any) -> None:
         assert api.client().delete(f"/v1/keys/{key_id}").status_code == 200
         left = len(list(itertools.islice(events, 10)))
     assert left < 10, "it ends"
-    assert caller._STREAM_S + application._LOOK_S <= 0.5
+    assert caller._STREAM_S + runs._LOOK_S <= 0.5
 
 
 def test_errors_that_nobody_asked_for_hold_no_address_of_ours(api: Any) -> None:

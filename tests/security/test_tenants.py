@@ -6,6 +6,7 @@ import select
 import socket
 import unicodedata
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -368,7 +369,7 @@ def test_a_verdict_that_is_sent_again_is_recorded_once(api: Any, closed: httpx.C
     restarted = Service(runner, engine, settings)
     caller = Caller("closing", closed.headers["authorization"].split("_")[1], frozenset({"read"}), settings.limits)
     until(30, lambda: engine.verdicts.answer(answer), lambda: "the answer does not land")
-    assert restarted.judge(caller, answer, True, reason="right", key="a-try-of-mine") == told[0]
+    assert asdict(restarted.judge(caller, answer, True, reason="right", key="a-try-of-mine")) == told[0]
     restarted.metadata.close()
 
 

@@ -25,8 +25,8 @@ from headrace.api.app import bound
 from headrace.api.audit import Audit
 from headrace.api.auth import Caller, Callers
 from headrace.api.middleware import CSP, AuthMiddleware, body_of, status_of
-from headrace.api.schemas import TENANT
-from headrace.api.service import by_tier, fit_for
+from headrace.api.schemas import TENANT, note_for
+from headrace.api.service import by_tier
 from headrace.api.telemetry import ServiceMetrics
 from headrace.errors import HeadraceError, Overloaded, WrongUsage
 from headrace.explain.diagram.recorded import measured, own_stages
@@ -472,9 +472,9 @@ def test_why_a_reranker_was_left_out_is_an_admins_to_know() -> None:
         (f"{before}; {why}; {NOTE}", f"{before}; the re-ranker did not answer, retrieval order stands; {NOTE}"),
         (NOTE, NOTE),
     ):
-        assert fit_for({"note": note}, tenant) == {"note": told}
-        assert fit_for({"note": note}, _Guarded().page) == {"note": note}
-    assert fit_for({}, tenant) == {}
+        assert note_for(note, tenant) == told
+        assert note_for(note, _Guarded().page) == note
+    assert note_for("", tenant) == ""
 
 
 def test_tenants_are_named_as_in_the_settings() -> None:

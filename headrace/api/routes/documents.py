@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote_to_bytes
 
-from fastapi import FastAPI, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from python_multipart.multipart import parse_options_header
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.datastructures import UploadFile
 
-from headrace.api.auth import READ, WRITE, Caller, caller_of
+from headrace.api.auth import Caller
+from headrace.api.dependencies import InThread, Reading, Serving, Writing
 from headrace.api.documents import Document, asked_uri, uri_of
 from headrace.api.middleware import Noted
-from headrace.api.schemas import Tenant
+from headrace.api.schemas import DocumentList, DocumentResponse, StoredResponse, Tenant
 from headrace.api.service import Service
-from headrace.api.threads import run_in_thread
+from headrace.api.threads import RequestThread
 from headrace.documents.put import named
 from headrace.errors import WrongUsage
-from headrace.models.http import LEFT
 from headrace.storage.metadata import AuditLine
 from headrace.storage.records import NAME_BYTES
 
@@ -86,100 +86,116 @@ class _Uri(PathConvertor):
 
 register_url_convertor("uri", _Uri())
 
+router = APIRouter()
 
-def add_documents(app: FastAPI, service: Service) -> None:
-    """Add the routes of documents."""
 
-    async def put(
-        request: Request, called: str | None, tenant: str | None, readers: list[str] | None, everybody: bool
-    ) -> Response:
-        caller = caller_of(request)
-        caller.may(WRITE)
-        whose = caller.whose(tenant)
-        open_to = _open_to(readers, everybody)
-        name, data = await _document(request)
-        uri = uri_of(called or name or "")
-        noted: Noted = request.scope["noted"]
-        noted.resource = uri
+@dataclass(frozen=True)
+class PutRequest:
+    """What both routes that put a document are given."""
 
-        def work() -> tuple[Document, bool]:
-            service.documents.check_writer(caller, whose, uri, open_to)
-            limits = caller.limits if whose == caller.tenant else service.limits_of(whose)
-            done = service.documents.put(whose, uri, data, limits, open_to)
-            service.audit.now(AuditLine(caller.by, "document.put", _resource(caller.tenant, whose, uri)))
-            noted.said = True
-            return done
+    request: Request
+    response: Response
+    service: Service
+    caller: Caller
+    in_thread: RequestThread
 
-        done = await run_in_thread(request, service, work)
-        if done is None:
-            return Response(status_code=LEFT)
-        document, changed = done
-        return JSONResponse(_shown(caller, document), 202 if changed else 200)
 
-    @app.put("/v1/documents", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
-    async def put_document(
-        request: Request, uri: Uri = None, tenant: OfTenant = None, readers: Readers = None, everybody: Everybody = False
-    ) -> Response:
-        """Put a document; its name is `uri`, or that of the file in the form. 200 where nothing changed."""
-        return await put(request, uri, tenant, readers, everybody)
+async def _putting(request: Request, response: Response, service: Serving, caller: Writing, in_thread: InThread) -> PutRequest:
+    return PutRequest(request, response, service, caller, in_thread)
 
-    @app.put("/v1/documents/{uri:uri}", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
-    async def put_document_at(
-        uri: str, request: Request, tenant: OfTenant = None, readers: Readers = None, everybody: Everybody = False
-    ) -> Response:
-        """Put a document under this name, new or in the place of the one that has it. 200 where nothing changed."""
-        return await put(request, uri, tenant, readers, everybody)
 
-    @app.get("/v1/documents")
-    async def list_documents(
-        request: Request,
-        after: Annotated[str, Query(max_length=NAME_BYTES, description="The last uri of the page before.")] = "",
-        limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
-        status: Literal["put", "parsed", "indexed", "failed", "deleting"] | None = None,
-        tenant: OfTenant = None,
-    ) -> Response:
-        """The documents of the tenant by uri, with their status; of a key that is bound to readers, those they may read."""
-        caller = caller_of(request)
-        caller.may(READ)
-        whose = caller.whose(tenant)
+Putting = Annotated[PutRequest, Depends(_putting)]
 
-        def work() -> dict[str, Any]:
-            found, more = service.documents.list(caller, whose, after=after, most=limit, status=status)
-            count, held = service.documents.seen(caller, whose)
-            data = [_shown(caller, document) for document in found]
-            return {"object": "list", "data": data, "has_more": more, "stored": {"documents": count, "bytes": held}}
 
-        listed = await run_in_thread(request, service, work)
-        return Response(status_code=LEFT) if listed is None else JSONResponse(listed)
+async def _put(
+    put: PutRequest, called: str | None, tenant: str | None, readers: list[str] | None, everybody: bool
+) -> DocumentResponse:
+    request, service, caller = put.request, put.service, put.caller
+    whose = caller.whose(tenant)
+    open_to = _open_to(readers, everybody)
+    name, data = await _document(request)
+    uri = uri_of(called or name or "")
+    noted: Noted = request.scope["noted"]
+    noted.resource = uri
 
-    @app.get("/v1/documents/{uri:uri}", responses=_SHOWN)
-    async def document(uri: str, request: Request, tenant: OfTenant = None) -> Response:
-        """One document and its status: put, parsed, indexed, failed (and `reason` says why) or deleting."""
-        caller = caller_of(request)
-        caller.may(READ)
-        whose = caller.whose(tenant)
-        request.scope["noted"].resource = _asked(request, uri)
-        found = await run_in_thread(request, service, lambda: service.documents.shown(caller, whose, uri))
-        return Response(status_code=LEFT) if found is None else JSONResponse(_shown(caller, found))
+    def work() -> tuple[Document, bool]:
+        service.documents.check_writer(caller, whose, uri, open_to)
+        limits = caller.limits if whose == caller.tenant else service.limits_of(whose)
+        done = service.documents.put(whose, uri, data, limits, open_to)
+        service.audit.now(AuditLine(caller.by, "document.put", _resource(caller.tenant, whose, uri)))
+        noted.said = True
+        return done
 
-    @app.delete("/v1/documents/{uri:uri}", responses=_TAKEN, status_code=202)
-    async def delete_document(uri: str, request: Request, tenant: OfTenant = None) -> Response:
-        """Delete a document: the sources of all its versions now, and from the index within seconds."""
-        caller = caller_of(request)
-        caller.may(WRITE)
-        whose = caller.whose(tenant)
-        noted: Noted = request.scope["noted"]
-        noted.resource = _asked(request, uri)
+    document, changed = await put.in_thread(work)
+    put.response.status_code = 202 if changed else 200
+    return _shown(caller, document)
 
-        def work() -> Document:
-            service.documents.shown(caller, whose, uri)
-            gone = service.documents.delete(whose, uri)
-            service.audit.now(AuditLine(caller.by, "document.delete", _resource(caller.tenant, whose, uri)))
-            noted.said = True
-            return gone
 
-        gone = await run_in_thread(request, service, work)
-        return Response(status_code=LEFT) if gone is None else JSONResponse(_shown(caller, gone), 202)
+@router.put("/v1/documents", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
+async def put_document(
+    put: Putting, uri: Uri = None, tenant: OfTenant = None, readers: Readers = None, everybody: Everybody = False
+) -> DocumentResponse:
+    """Put a document; its name is `uri`, or that of the file in the form. 200 where nothing changed."""
+    return await _put(put, uri, tenant, readers, everybody)
+
+
+@router.put("/v1/documents/{uri:uri}", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
+async def put_document_at(
+    uri: str, put: Putting, tenant: OfTenant = None, readers: Readers = None, everybody: Everybody = False
+) -> DocumentResponse:
+    """Put a document under this name, new or in the place of the one that has it. 200 where nothing changed."""
+    return await _put(put, uri, tenant, readers, everybody)
+
+
+@router.get("/v1/documents")
+async def list_documents(
+    service: Serving,
+    caller: Reading,
+    in_thread: InThread,
+    after: Annotated[str, Query(max_length=NAME_BYTES, description="The last uri of the page before.")] = "",
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    status: Literal["put", "parsed", "indexed", "failed", "deleting"] | None = None,
+    tenant: OfTenant = None,
+) -> DocumentList:
+    """The documents of the tenant by uri, with their status; of a key that is bound to readers, those they may read."""
+    whose = caller.whose(tenant)
+
+    def work() -> DocumentList:
+        found, more = service.documents.list(caller, whose, after=after, most=limit, status=status)
+        count, held = service.documents.seen(caller, whose)
+        data = [_shown(caller, document) for document in found]
+        return DocumentList(data=data, has_more=more, stored=StoredResponse(documents=count, bytes=held))
+
+    return await in_thread(work)
+
+
+@router.get("/v1/documents/{uri:uri}", responses=_SHOWN)
+async def document(
+    uri: str, request: Request, service: Serving, caller: Reading, in_thread: InThread, tenant: OfTenant = None
+) -> DocumentResponse:
+    """One document and its status: put, parsed, indexed, failed (and `reason` says why) or deleting."""
+    whose = caller.whose(tenant)
+    request.scope["noted"].resource = _asked(request, uri)
+    return _shown(caller, await in_thread(lambda: service.documents.shown(caller, whose, uri)))
+
+
+@router.delete("/v1/documents/{uri:uri}", responses=_TAKEN, status_code=202)
+async def delete_document(
+    uri: str, request: Request, service: Serving, caller: Writing, in_thread: InThread, tenant: OfTenant = None
+) -> DocumentResponse:
+    """Delete a document: the sources of all its versions now, and from the index within seconds."""
+    whose = caller.whose(tenant)
+    noted: Noted = request.scope["noted"]
+    noted.resource = _asked(request, uri)
+
+    def work() -> Document:
+        service.documents.shown(caller, whose, uri)
+        gone = service.documents.delete(whose, uri)
+        service.audit.now(AuditLine(caller.by, "document.delete", _resource(caller.tenant, whose, uri)))
+        noted.said = True
+        return gone
+
+    return _shown(caller, await in_thread(work))
 
 
 async def _document(request: Request) -> tuple[str | None, bytes]:
@@ -219,12 +235,10 @@ def _open_to(readers: list[str] | None, everybody: bool) -> list[str] | None:
     return [] if everybody else readers or None
 
 
-def _shown(caller: Caller, document: Document) -> dict[str, Any]:
+def _shown(caller: Caller, document: Document) -> DocumentResponse:
     """A document as the caller may see it: of its readers, a key that is bound to some is told those."""
-    told = document.as_dict()
-    if caller.readers is not None:
-        told["readers"] = [reader for reader in document.readers if reader in caller.readers]
-    return told
+    readers = [reader for reader in document.readers if caller.readers is None or reader in caller.readers]
+    return DocumentResponse(**{**document.as_dict(), "readers": readers})
 
 
 def _resource(own: str, whose: str, uri: str) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from headrace import __version__
+from headrace.api.dependencies import Serving
+from headrace.api.schemas import LiveResponse, ReadyResponse
 from headrace.api.service import Service
 from headrace.models.http import error_body
 from headrace.readiness import FRESH_S, PartState
+
+router = APIRouter()
 
 
 class Health:
@@ -40,29 +44,24 @@ class Health:
         }
 
 
-def add_health(app: FastAPI, service: Service) -> Health:
-    """Add the routes."""
-    health = Health(service)
+@router.get("/health")
+@router.get("/health/live")
+async def live(service: Serving) -> LiveResponse:
+    """Whether the server answers; needs no key."""
+    return LiveResponse(status="stopping" if service.stopping else "ok", version=__version__)
 
-    @app.get("/health")
-    @app.get("/health/live")
-    async def live() -> dict[str, str]:
-        """Whether the server answers; needs no key."""
-        return {"status": "stopping" if service.stopping else "ok", "version": __version__}
 
-    @app.get("/health/ready")
-    async def ready() -> JSONResponse:
-        """Whether everything answers that it needs: 503 where not, and which part; needs no key."""
-        if service.stopping:
-            return _not_ready("stopping", {"status": "stopping", "parts": []})
-        found = await health.told()
-        wanting = [part for part in found["parts"] if not part["ready"]]
-        if not wanting:
-            return JSONResponse(found)
-        said = "; ".join(f"{part['part']}: {part['state']}" for part in wanting)
-        return _not_ready(said, found)
-
-    return health
+@router.get("/health/ready", response_model=ReadyResponse)
+async def ready(request: Request, service: Serving) -> ReadyResponse | JSONResponse:
+    """Whether everything answers that it needs: 503 where not, and which part; needs no key."""
+    if service.stopping:
+        return _not_ready("stopping", {"status": "stopping", "parts": []})
+    found = await request.app.state.health.told()
+    wanting = [part for part in found["parts"] if not part["ready"]]
+    if not wanting:
+        return ReadyResponse(**found)
+    said = "; ".join(f"{part['part']}: {part['state']}" for part in wanting)
+    return _not_ready(said, found)
 
 
 def _not_ready(said: str, found: dict[str, Any]) -> JSONResponse:

@@ -2,128 +2,142 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, Path, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import Response
 
-from headrace.api.auth import ADMIN, SIMULATE, TENANT_ADMIN, USERS, Caller, caller_of, checked, fit_for_key
-from headrace.api.routes.health import Health
-from headrace.api.schemas import TENANT, NewKey, NewQuotas, NewTenant, NewTraining
+from headrace.api.auth import ADMIN, SIMULATE, USERS, Caller, checked, fit_for_key
+from headrace.api.dependencies import Administering, InThread, Serving, TenantAdministering
+from headrace.api.schemas import (
+    TENANT,
+    KeyList,
+    KeyResponse,
+    NewKey,
+    NewKeyResponse,
+    NewQuotas,
+    NewTenant,
+    NewTraining,
+    QuotasResponse,
+    RevokedKey,
+    TenantList,
+    TenantResponse,
+    TrainingResponse,
+)
 from headrace.api.service import Service
-from headrace.api.threads import run_in_thread
+from headrace.api.threads import RequestThread
 from headrace.errors import Forbidden
-from headrace.models.http import LEFT
 from headrace.storage.metadata import ApiKey, Tenant
 
+router = APIRouter()
 
-def add_tenants(app: FastAPI, service: Service, health: Health) -> None:
-    """Add the routes of tenants and keys."""
-    metadata = service.metadata
+TenantName = Annotated[str, Path(pattern=TENANT)]
+T = TypeVar("T")
 
-    async def done(request: Request, work: Any, status: int = 200) -> Response:
-        """Do a change, whose line in the audit is written with it."""
 
-        def change() -> Any:
-            result = work()
-            request.scope["noted"].said = True
-            return result
+async def _changed(request: Request, in_thread: RequestThread, change: Callable[[], T]) -> T:
+    """What a change returns, whose line in the audit is written with it."""
+    changed = await in_thread(change)
+    request.scope["noted"].said = True
+    return changed
 
-        result = await run_in_thread(request, service, change)
-        return Response(status_code=LEFT) if result is None else JSONResponse(result, status)
 
-    @app.get("/v1/tenants")
-    async def list_tenants(request: Request) -> Response:
-        """Every tenant, its quotas and the limits that come of them; with the scope `tenant-admin` the key's own."""
-        own = _own(request)
+@router.get("/v1/tenants")
+async def list_tenants(service: Serving, caller: TenantAdministering, in_thread: InThread) -> TenantList:
+    """Every tenant, its quotas and the limits that come of them; with the scope `tenant-admin` the key's own."""
+    own = _own(caller)
+    known = await in_thread(service.metadata.tenants)
+    return TenantList(data=[_tenant(tenant, service) for tenant in known if own in (None, tenant.name)])
 
-        def work() -> list[dict[str, Any]]:
-            return [_tenant(tenant, service) for tenant in metadata.tenants() if own in (None, tenant.name)]
 
-        found = await run_in_thread(request, service, work)
-        return Response(status_code=LEFT) if found is None else JSONResponse({"object": "list", "data": found})
+@router.post("/v1/tenants", status_code=201)
+async def add_tenant(
+    body: NewTenant, request: Request, service: Serving, caller: Administering, in_thread: InThread
+) -> TenantResponse:
+    """Add a tenant."""
+    checked(service.settings.limits, body.quotas)
+    added = await _changed(
+        request,
+        in_thread,
+        lambda: service.metadata.add_tenant(body.name, body.quotas, training=body.training, by=caller.by),
+    )
+    return _tenant(added, service)
 
-    @app.post("/v1/tenants", status_code=201)
-    async def add_tenant(body: NewTenant, request: Request) -> Response:
-        """Add a tenant."""
-        by = _admin(request).by
-        checked(service.settings.limits, body.quotas)
 
-        def work() -> dict[str, Any]:
-            return _tenant(metadata.add_tenant(body.name, body.quotas, training=body.training, by=by), service)
+@router.put("/v1/tenants/{name}/quotas")
+async def set_quotas(
+    name: TenantName, body: NewQuotas, request: Request, service: Serving, caller: Administering, in_thread: InThread
+) -> QuotasResponse:
+    """Give a tenant these quotas instead of those it has."""
+    limits = checked(service.settings.limits, body.quotas)
+    await _changed(request, in_thread, lambda: service.metadata.set_quotas(name, body.quotas, by=caller.by))
+    return QuotasResponse(tenant=name, quotas=body.quotas, limits=limits)
 
-        return await done(request, work, 201)
 
-    @app.put("/v1/tenants/{name}/quotas")
-    async def set_quotas(name: Annotated[str, Path(pattern=TENANT)], body: NewQuotas, request: Request) -> Response:
-        """Give a tenant these quotas instead of those it has."""
-        by = _admin(request).by
-        limits = checked(service.settings.limits, body.quotas)
+@router.put("/v1/tenants/{name}/training")
+async def set_training(
+    name: TenantName, body: NewTraining, request: Request, service: Serving, caller: Administering, in_thread: InThread
+) -> TrainingResponse:
+    """Say whether the models that all tenants are served may learn from a tenant's verdicts."""
+    await _changed(request, in_thread, lambda: service.metadata.set_training(name, body.training, by=caller.by))
+    return TrainingResponse(tenant=name, training=body.training)
 
-        def work() -> dict[str, Any]:
-            metadata.set_quotas(name, body.quotas, by=by)
-            return {"tenant": name, "quotas": body.quotas, "limits": limits.model_dump()}
 
-        return await done(request, work)
+@router.get("/v1/keys")
+async def list_keys(service: Serving, caller: TenantAdministering, in_thread: InThread) -> KeyList:
+    """Every key without its secret, the revoked ones too; with the scope `tenant-admin` those of the key's tenant."""
+    own = _own(caller)
+    found = await in_thread(lambda: service.metadata.keys(own))
+    return KeyList(data=[KeyResponse(**key_row(key)) for key in found])
 
-    @app.put("/v1/tenants/{name}/training")
-    async def set_training(name: Annotated[str, Path(pattern=TENANT)], body: NewTraining, request: Request) -> Response:
-        """Say whether the models that all tenants are served may learn from a tenant's verdicts."""
-        by = _admin(request).by
 
-        def work() -> dict[str, Any]:
-            metadata.set_training(name, body.training, by=by)
-            return {"tenant": name, "training": body.training}
+@router.post("/v1/keys", status_code=201)
+async def create_key(
+    body: NewKey, request: Request, service: Serving, caller: TenantAdministering, in_thread: InThread
+) -> NewKeyResponse:
+    """Make a key; `key` is its text, which nobody can have again."""
+    tenant = caller.whose(body.tenant)
+    if {ADMIN, USERS, SIMULATE} & set(body.scopes):
+        caller.may(ADMIN)
+    fit_for_key(body.scopes, body.readers)
+    # A tenant that makes its keys itself would else make as many voters as it likes, and with them the models of all.
+    voter, most = (None, None) if caller.admin else (caller.voter, caller.limits.keys)
+    text, key = await _changed(
+        request,
+        in_thread,
+        lambda: service.metadata.create_key(
+            tenant, body.scopes, label=body.label, readers=body.readers, voter=voter, most=most, by=caller.by
+        ),
+    )
+    return NewKeyResponse(key=text, **key_row(key))
 
-        return await done(request, work)
 
-    @app.get("/v1/keys")
-    async def list_keys(request: Request) -> Response:
-        """Every key without its secret, the revoked ones too; with the scope `tenant-admin` those of the key's tenant."""
-        own = _own(request)
-        kept = await run_in_thread(request, service, lambda: metadata.keys(own))
-        found = None if kept is None else [key_row(key) for key in kept]
-        return Response(status_code=LEFT) if found is None else JSONResponse({"object": "list", "data": found})
+@router.delete("/v1/keys/{key_id}")
+async def revoke_key(
+    key_id: Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")],
+    request: Request,
+    service: Serving,
+    caller: TenantAdministering,
+    in_thread: InThread,
+) -> RevokedKey:
+    """Let a key allow nothing from now on."""
+    own, metadata = _own(caller), service.metadata
 
-    @app.post("/v1/keys", status_code=201)
-    async def mint_key(body: NewKey, request: Request) -> Response:
-        """Make a key; `key` is its text, which nobody can have again."""
-        caller = caller_of(request)
-        caller.may(TENANT_ADMIN)
-        tenant, by = caller.whose(body.tenant), caller.by
-        if {ADMIN, USERS, SIMULATE} & set(body.scopes):
-            caller.may(ADMIN)
-        fit_for_key(body.scopes, body.readers)
-        # A tenant that makes its keys itself would else make as many voters as it likes, and with them the models of all.
-        voter, most = (None, None) if caller.admin else (caller.voter, caller.limits.keys)
+    def revoke() -> None:
+        if own is not None and any(key.id == key_id and ADMIN in key.scopes for key in metadata.keys(own)):
+            raise Forbidden("This key is the operator's: it has the scope admin.", hint="Ask the operator of this service.")
+        metadata.revoke_key(key_id, tenant=own, by=caller.by)
 
-        def work() -> dict[str, Any]:
-            text, key = metadata.create_key(
-                tenant, body.scopes, label=body.label, readers=body.readers, voter=voter, most=most, by=by
-            )
-            return {"key": text, **key_row(key)}
+    await _changed(request, in_thread, revoke)
+    return RevokedKey(id=key_id)
 
-        return await done(request, work, 201)
 
-    @app.delete("/v1/keys/{key_id}")
-    async def revoke_key(key_id: Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")], request: Request) -> Response:
-        """Let a key allow nothing from now on."""
-        own, by = _own(request), caller_of(request).by
-
-        def work() -> dict[str, Any]:
-            if own is not None and any(key.id == key_id and ADMIN in key.scopes for key in metadata.keys(own)):
-                raise Forbidden("This key is the operator's: it has the scope admin.", hint="Ask the operator of this service.")
-            metadata.revoke_key(key_id, tenant=own, by=by)
-            return {"id": key_id, "revoked": True}
-
-        return await done(request, work)
-
-    @app.get("/metrics")
-    async def metrics(request: Request) -> Response:
-        """What the service counts, in Prometheus' text format."""
-        _admin(request)
-        await health.look()  # what the gauges say is then of now
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+@router.get("/metrics")
+async def metrics(request: Request, service: Serving, caller: Administering) -> Response:
+    """What the service counts, in Prometheus' text format."""
+    await request.app.state.health.look()  # what the gauges say is then of now
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 def key_row(key: ApiKey) -> dict[str, Any]:
@@ -140,25 +154,16 @@ def key_row(key: ApiKey) -> dict[str, Any]:
     }
 
 
-def _tenant(tenant: Tenant, service: Service) -> dict[str, Any]:
-    limits = service.limits_of(tenant.name, tenant.quotas).model_dump()
-    return {
-        "tenant": tenant.name,
-        "created_at": tenant.created_at.isoformat(),
-        "quotas": tenant.quotas,
-        "limits": limits,
-        "training": tenant.training,
-    }
+def _tenant(tenant: Tenant, service: Service) -> TenantResponse:
+    return TenantResponse(
+        tenant=tenant.name,
+        created_at=tenant.created_at.isoformat(),
+        quotas=tenant.quotas,
+        limits=service.limits_of(tenant.name, tenant.quotas),
+        training=tenant.training,
+    )
 
 
-def _own(request: Request) -> str | None:
-    """The tenant whose tenants and keys are the caller's to see: its own, or of all (`None`). Raises `Forbidden`."""
-    caller = caller_of(request)
-    caller.may(TENANT_ADMIN)
+def _own(caller: Caller) -> str | None:
+    """The tenant whose tenants and keys are the caller's to see: its own, or of all (`None`)."""
     return None if caller.admin else caller.tenant
-
-
-def _admin(request: Request) -> Caller:
-    caller = caller_of(request)
-    caller.may(ADMIN)
-    return caller

@@ -1,0 +1,165 @@
+"""The routes of questions and verdicts, in Headrace's own shape and in OpenAI's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.requests import ClientDisconnect
+
+from headrace.answering.record import Answer
+from headrace.answering.verdicts import RecordedVerdict
+from headrace.api.auth import Caller
+from headrace.api.dependencies import InThread, Reading, Serving
+from headrace.api.middleware import body_of
+from headrace.api.openai import Chat, check_model, model, streamed, whole
+from headrace.api.schemas import (
+    EXAMPLES,
+    AnswerResponse,
+    AskedFor,
+    AskRequest,
+    ChatCompletion,
+    FeedbackRequest,
+    ModelList,
+    ModelResponse,
+    SearchResponse,
+    answer_response,
+    search_response,
+)
+from headrace.api.service import AdmittedQuestion, Service
+from headrace.api.threads import first_of, stream_from_thread
+from headrace.errors import HeadraceError
+
+router = APIRouter()
+
+Pieces = AsyncGenerator[str | Answer, None]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=200, description="The same for each sending of one verdict, another for each verdict."),
+]
+
+
+@router.post(
+    "/v1/chat/completions",
+    responses=EXAMPLES["chat"],
+    response_model=ChatCompletion,
+    response_model_exclude_defaults=True,
+)
+async def chat_completions(body: Chat, request: Request, service: Serving, caller: Reading) -> ChatCompletion | Response:
+    """OpenAI's chat completions: the last message of the user's is the question; `headrace` has citations and versions."""
+    check_model(body.model)
+    # Many clients send `user`: of a key that may not name one it is left aside.
+    user = body.asker if caller.names_users else None
+    ours = body.headrace
+    asked = service.admit(caller, body.question, dict(request.headers), tenant=ours.tenant, readers=ours.readers, user=user)
+    pieces = _pieces(request, service, asked)
+    first = await first_of(pieces)
+    if body.stream:
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        events = streamed(asked.answer_id, first, pieces, caller, usage=usage)
+        return StreamingResponse(events, media_type="text/event-stream")
+    return whole(answer_response(await _last(first, pieces), caller))
+
+
+@router.get("/v1/models")
+async def models(caller: Reading) -> ModelList:
+    """The one model there is."""
+    return ModelList(data=[model()])
+
+
+@router.get("/v1/models/{name}")
+async def one_model(name: str, caller: Reading) -> ModelResponse:
+    """A model by its name."""
+    check_model(name)
+    return model()
+
+
+@router.post("/v1/ask", responses=EXAMPLES["ask"], response_model=AnswerResponse, response_model_exclude_defaults=True)
+async def ask(body: AskedFor, request: Request, service: Serving, caller: Reading) -> AnswerResponse | Response:
+    """The answer to a question, with its citations; as server-sent events if `stream`."""
+    pieces = _pieces(request, service, _admitted(body, request, service, caller))
+    first = await first_of(pieces)
+    if body.stream:
+        return StreamingResponse(_events(first, pieces, caller), media_type="text/event-stream")
+    return answer_response(await _last(first, pieces), caller)
+
+
+@router.post("/v1/search", responses=EXAMPLES["search"], response_model_exclude_defaults=True)
+async def search(body: AskRequest, request: Request, service: Serving, caller: Reading) -> SearchResponse:
+    """The passages for a question, best first, with both scores and both ranks."""
+    asked = _admitted(body, request, service, caller)
+    async with aclosing(stream_from_thread(request, service, lambda put, gone: service.search(asked, put, gone))) as results:
+        found: Answer = await first_of(results)
+    request.scope["noted"].resource = found.answer_id
+    return search_response(found, caller)
+
+
+@router.post("/v1/feedback", responses=EXAMPLES["feedback"])
+async def judge(
+    body: FeedbackRequest,
+    request: Request,
+    service: Serving,
+    caller: Reading,
+    in_thread: InThread,
+    idempotency_key: IdempotencyKey = None,
+) -> RecordedVerdict:
+    """Record a verdict on the head; says where it stands there.
+
+    With the header `Idempotency-Key` it may be sent again, should its answer not come: it is recorded once.
+    """
+    request.scope["noted"].resource = body.answer_id
+    return await in_thread(lambda: service.judge(caller, **body.model_dump(), key=idempotency_key))
+
+
+def _admitted(body: AskRequest, request: Request, service: Service, caller: Caller) -> AdmittedQuestion:
+    return service.admit(
+        caller,
+        body.question,
+        dict(request.headers),
+        tenant=body.tenant,
+        readers=body.readers,
+        user=body.user,
+        simulated=body.simulated_user,
+    )
+
+
+def _pieces(request: Request, service: Service, asked: AdmittedQuestion) -> Pieces:
+    request.scope["noted"].resource = asked.answer_id
+    return stream_from_thread(request, service, lambda put, gone: service.ask(asked, put, gone))
+
+
+async def _last(first: str | Answer, rest: Pieces) -> Answer:
+    """The answer at the end of its pieces."""
+    last = first
+    async with aclosing(rest):
+        async for piece in rest:
+            last = piece
+    if isinstance(last, str):  # the work gave up since nobody listens
+        raise ClientDisconnect
+    return last
+
+
+async def _events(first: str | Answer, rest: Pieces, caller: Caller) -> AsyncIterator[str]:
+    """Events `piece` (`{"text"}`), then `answer` (the JSON answer), or `error` (an error body)."""
+
+    def encoded(piece: str | Answer) -> str:
+        if isinstance(piece, str):
+            return event("piece", {"text": piece})
+        return event("answer", answer_response(piece, caller).model_dump(mode="json", exclude_defaults=True))
+
+    async with aclosing(rest):
+        yield encoded(first)
+        try:
+            async for piece in rest:
+                yield encoded(piece)
+        except HeadraceError as error:
+            yield event("error", body_of(error, caller))
+
+
+def event(name: str, data: dict[str, Any]) -> str:
+    """A server-sent event with a name and JSON."""
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"

@@ -1,0 +1,111 @@
+"""The routes of what ran and runs now: ledger, runs, diagrams, the loop, and the events that the page listens to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import Response, StreamingResponse
+
+from headrace.api.dependencies import Administering, InThread, Reading, Serving
+from headrace.api.routes.health import Health
+from headrace.api.routes.questions import event
+from headrace.api.schemas import IndexedResponse, LedgerResponse, LoopResponse, RunList, RunSummary, Tenant
+from headrace.api.service import Service
+from headrace.core.run import newest_first
+from headrace.scheduler import status
+from headrace.scheduler.ingest_thread import IngestThread
+
+router = APIRouter()
+
+_SVG_CSP = "default-src 'none'; style-src 'unsafe-inline'; font-src data:; frame-ancestors 'none'; sandbox"
+_TOTALS_S = 1.0
+_LOOK_S = 0.2
+_HEALTH_S = 5.0  # the page need not know sooner
+
+
+@router.get("/v1/ledger")
+async def ledger(service: Serving, caller: Administering) -> LedgerResponse:
+    """What the live run has moved, a row for each stage, store, direction and tenant."""
+    record = service.runner.record
+    return LedgerResponse(run=record.id, state=record.state, rows=list(record.ledger.rows()))
+
+
+@router.get("/v1/runs")
+async def recorded(service: Serving, caller: Administering, in_thread: InThread) -> RunList:
+    """The recorded runs of this home, newest first."""
+
+    def work() -> RunList:
+        names = RunSummary.model_fields
+        journals = newest_first(service.settings.home)
+        return RunList(runs=[RunSummary(**{name: journal.get(name) for name in names}) for journal in journals])
+
+    return await in_thread(work)
+
+
+@router.get("/v1/standing")
+async def standing(service: Serving, caller: Reading, in_thread: InThread, tenant: Tenant | None = None) -> IndexedResponse:
+    """How many passages of a tenant are indexed, and in which version of the index."""
+    whose = caller.whose(tenant)
+    return IndexedResponse(**await in_thread(lambda: service.standing(caller, whose)))
+
+
+@router.get("/v1/diagrams/{pipeline}.svg")
+async def diagram(
+    pipeline: str, service: Serving, caller: Administering, in_thread: InThread, run: str | None = None
+) -> Response:
+    """A pipeline's diagram, drawn from the newest run that moved anything in it, or from `run`."""
+    drawn = await in_thread(lambda: service.diagram(pipeline, run))
+    return Response(drawn, media_type="image/svg+xml", headers={"Content-Security-Policy": _SVG_CSP})
+
+
+@router.get("/v1/loop")
+async def loop(request: Request, caller: Administering) -> LoopResponse:
+    """What the training loop waits for or does, its last decision, what is on trial, and what has landed."""
+    return LoopResponse(**_loop(request.app))
+
+
+@router.get("/v1/events")
+async def events(request: Request, service: Serving, caller: Administering) -> StreamingResponse:
+    """Server-sent events: `totals`, the live run by tier, about once a second; `loop` (as /v1/loop) and `health` (as
+    /health/ready) where they have changed."""
+    stands: Callable[[], bool] = request.scope.get("standing", lambda: True)
+    told = _live(service, lambda: _loop(request.app), request.app.state.health, stands)
+    return StreamingResponse(told, media_type="text/event-stream")
+
+
+def _loop(app: FastAPI) -> dict[str, Any]:
+    """The loop's file; its state is "off" where `headrace up` was told to leave it out.
+
+    `app.state.landing` and `app.state.trains` say what `headrace up` has started.
+    """
+    landing: IngestThread | None = getattr(app.state, "landing", None)
+    told = status.read(app.state.service.settings.home)
+    if not getattr(app.state, "trains", False):
+        told |= {"state": status.OFF, "running": False}
+    return {**told, "landing": landing.told() if landing is not None else None}
+
+
+async def _live(
+    service: Service, loop: Callable[[], dict[str, Any]], health: Health, stands: Callable[[], bool]
+) -> AsyncIterator[str]:
+    """The events of `/v1/events`, until the service stops or the key that asks for them is no longer valid."""
+    before: dict[str, Any] = {}
+    healthy: dict[str, Any] = {}
+    while True:
+        yield event("totals", service.totals())
+        if (told := await asyncio.to_thread(loop)) != before:
+            before = told
+            yield event("loop", told)
+        if (told := await health.told(_HEALTH_S)) != healthy:
+            healthy = told
+            yield event("health", told)
+        if service.stopping:
+            return
+        for _ in range(round(_TOTALS_S / _LOOK_S)):
+            if not service.stopping:
+                await asyncio.sleep(_LOOK_S)
+                if not await asyncio.to_thread(stands):
+                    return
