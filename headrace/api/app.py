@@ -26,7 +26,7 @@ from headrace.api.schemas import described
 from headrace.api.service import Service
 from headrace.errors import HeadraceError, WrongUsage
 from headrace.models import http
-from headrace.models.http import LEFT, error_response
+from headrace.models.http import LEFT, error_response, malformed
 
 BODY_BYTES = 64 << 10
 
@@ -62,7 +62,7 @@ def create_app(service: Service, token: str) -> FastAPI:
         routes=app.routes,
     )
     app.add_exception_handler(HeadraceError, _refused)
-    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, _elsewhere)
     app.add_exception_handler(ClientDisconnect, _left)
 
@@ -94,20 +94,6 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 async def _left(_: Request, error: Exception) -> Response:
     return Response(status_code=LEFT)
-
-
-async def _malformed(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    faults: list[str] = []
-    param: str | None = None
-    for fault in error.errors():
-        field = ".".join(str(part) for part in fault["loc"] if part not in ("body", "query", "path", "header"))
-        if fault["type"] == "json_invalid" or not field:
-            faults, param = ["The body is not a JSON object. Send one, with `Content-Type: application/json`"], None
-            break
-        faults.append(f"{field}: {fault['msg'].removeprefix('Value error, ')}")
-        param = param or field
-    return error_response(400, "; ".join(faults[:5]) + ".", "invalid_value", param=param)
 
 
 async def _elsewhere(_: Request, error: Exception) -> JSONResponse:

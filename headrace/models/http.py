@@ -13,8 +13,9 @@ from typing import Any
 
 import h11
 import uvicorn
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -40,6 +41,24 @@ def error_response(
     if status in (429, 503):
         headers["Retry-After"] = str(max(1, round(retry_s + 0.499)))
     return JSONResponse(error_body(status, message, code, param) | beside, status, headers)
+
+
+_NO_OBJECT = frozenset({"json_invalid", "model_attributes_type"})
+
+
+async def malformed(_: Request, error: Exception) -> JSONResponse:
+    """The answer to a request that does not fit its schema: names up to five fields, and says what is wrong with each."""
+    assert isinstance(error, RequestValidationError)
+    faults: list[str] = []
+    param: str | None = None
+    for fault in error.errors():
+        field = ".".join(str(part) for part in fault["loc"] if part not in ("body", "query", "path", "header"))
+        if fault["type"] in _NO_OBJECT or (fault["type"] == "missing" and not field):
+            faults, param = ["The body is not a JSON object. Send one, with `Content-Type: application/json`"], None
+            break
+        faults.append(f"{field or 'body'}: {fault['msg'].removeprefix('Value error, ')}")
+        param = param or field or None
+    return error_response(400, "; ".join(faults[:5]) + ".", "invalid_value", param=param)
 
 
 def method_of(scope: Scope) -> str:

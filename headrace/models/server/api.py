@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from headrace.errors import HeadraceError, NotFound, RequestRefused
 from headrace.models import wire
-from headrace.models.http import LEFT, error_response
+from headrace.models.http import LEFT, error_response, malformed
 from headrace.models.pointer import NONE
 from headrace.models.server import chat
 from headrace.models.server.door import ModelAuthMiddleware, ModelServerMetrics, refusal
@@ -72,18 +72,11 @@ def create(models: HostedModels, *, key: str) -> FastAPI:
     app = FastAPI(title="Headrace models", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(ModelAuthMiddleware, key=key, metrics=metrics)
 
+    app.add_exception_handler(RequestValidationError, malformed)
+
     @app.exception_handler(HeadraceError)
     async def refused(_: Request, error: HeadraceError) -> JSONResponse:
         return refusal(error)
-
-    @app.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
-        faults = [
-            f"{'.'.join(str(part) for part in fault['loc'] if part != 'body') or 'body'}: "
-            f"{fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
-        ]
-        return error_response(400, "; ".join(faults[:5]) + ".", "invalid_value")
 
     @app.exception_handler(HTTPException)
     async def elsewhere(_: Request, error: HTTPException) -> JSONResponse:

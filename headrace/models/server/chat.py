@@ -121,14 +121,17 @@ async def as_stream(first: Event, events: AsyncGenerator[Event, None]) -> AsyncI
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
         return _data(base | {"choices": [choice]} | more)
 
+    def encoded(event: Event) -> bytes:
+        kind, given = event
+        if kind == "text":
+            return chunk({"content": given})
+        return chunk({}, given["finish_reason"], usage=given["usage"], headrace=given["headrace"])
+
     async with aclosing(events):
-        yield chunk({"role": "assistant", "content": ""})
+        yield chunk({"role": "assistant", "content": ""}) + encoded(first)
         try:
-            async for kind, given in _chain(first, events):
-                if kind == "text":
-                    yield chunk({"content": given})
-                else:
-                    yield chunk({}, given["finish_reason"], usage=given["usage"], headrace=given["headrace"])
+            async for event in events:
+                yield encoded(event)
         except HeadraceError as error:
             refused = refusal(error)
             yield _data(json.loads(bytes(refused.body)) | {"status": refused.status_code})
@@ -142,16 +145,11 @@ def _data(value: dict[str, Any]) -> bytes:
 async def as_whole(first: Event, events: AsyncIterator[Event]) -> dict[str, Any]:
     """One answer as one body."""
     name, created = _now()
-    pieces: list[str] = []
-    report: dict[str, Any] = {}
-    async for kind, given in _chain(first, events):
-        if kind == "text":
-            pieces.append(given)
-        else:
-            report = given
+    found = [first, *[event async for event in events]]
+    report = found.pop()[1]
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": "".join(pieces)},
+        "message": {"role": "assistant", "content": "".join(piece for _, piece in found)},
         "finish_reason": report["finish_reason"],
     }
     return {
@@ -163,9 +161,3 @@ async def as_whole(first: Event, events: AsyncIterator[Event]) -> dict[str, Any]
         "usage": report["usage"],
         "headrace": report["headrace"],
     }
-
-
-async def _chain(first: Event, rest: AsyncIterator[Event]) -> AsyncIterator[Event]:
-    yield first
-    async for event in rest:
-        yield event
