@@ -252,8 +252,8 @@ MUTANTS = (
     Mutant(
         "E9",
         "headrace/cli/render/results.py",
-        'given.timings_ms.get("first_token", 0.0), given.timings_ms.get("total", 0.0)',
-        'given.timings_ms.get("total", 0.0), given.timings_ms.get("first_token", 0.0)',
+        'answer.timings_ms.get("first_token", 0.0), answer.timings_ms.get("total", 0.0)',
+        'answer.timings_ms.get("total", 0.0), answer.timings_ms.get("first_token", 0.0)',
         "The time to the first token and that of the whole answer are swapped.",
         ("tests/unit/test_cli_render_results.py::test_below_an_answer_stand_its_sources_versions_and_times",),
     ),
@@ -382,8 +382,8 @@ MUTANTS = (
     Mutant(
         "I4",
         "headrace/simulate/evaluate.py",
-        "return max((float(measure(said, known))",
-        "return min((float(measure(said, known))",
+        "return max((float(measure(text, known))",
+        "return min((float(measure(text, known))",
         "The worst known answer counts.",
         (
             "tests/unit/test_simulate_evaluation.py::test_the_best_known_answer_counts_and_what_is_refused_says_nothing_of_groundedness",
@@ -432,7 +432,7 @@ MUTANTS = (
     Mutant(
         "K1",
         "headrace/models/kv/cache.py",
-        "        self._use(keys[:found])\n",
+        "        self._use(keys[:restored])\n",
         "",
         "What is found is not noted as used: the KV cache gives up what was written first.",
         ("tests/unit/test_models_kv_cache.py::test_what_was_used_last_stays_whenever_it_was_written",),
@@ -448,8 +448,8 @@ MUTANTS = (
     Mutant(
         "K3",
         "headrace/models/kv/cache.py",
-        "if held + wanted <= most:",
-        "if held + wanted < most:",
+        "if total + wanted <= most:",
+        "if total + wanted < most:",
         "The KV cache gives something up although all of it just fits.",
         ("tests/unit/test_models_kv_cache.py::test_a_limit_is_filled_to_the_byte_and_not_beyond",),
     ),
@@ -542,7 +542,7 @@ MUTANTS = (
     Mutant(
         "O3",
         "headrace/scheduler/scheduler.py",
-        "enough and model not in self._trials",
+        "enough and model not in self._canaries",
         "enough",
         "A model on trial is trained on meanwhile.",
         ("tests/integration/test_loop_decisions.py::test_a_model_on_trial_is_not_trained_meanwhile_and_others_are",),
@@ -722,8 +722,8 @@ MUTANTS = (
     Mutant(
         "U1",
         "headrace/cli/questions.py",
-        "found = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or ())",
-        "found = app.answers.search(question, tenant=settings.tenant, user=user())",
+        "answer = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or ())",
+        "answer = app.answers.search(question, tenant=settings.tenant, user=user())",
         "`search --as` finds what anybody finds.",
         ("tests/integration/test_cli_success.py::test_index_says_what_it_did_and_everybody_opens_what_was_closed",),
     ),
@@ -851,8 +851,8 @@ MUTANTS = (
     Mutant(
         "W9",
         "headrace/api/documents.py",
-        "if held + size > limits.stored_bytes:",
-        "if held + size >= limits.stored_bytes:",
+        "if used_bytes + size > limits.stored_bytes:",
+        "if used_bytes + size >= limits.stored_bytes:",
         "A tenant stores one byte less than it may.",
         ("tests/integration/test_answers.py::test_a_tenant_stores_as_much_as_it_may_to_the_byte_and_to_the_document",),
     ),
@@ -867,7 +867,7 @@ MUTANTS = (
     Mutant(
         "X1",
         "headrace/answering/engine.py",
-        "refused = not kept or (found.similarity is not None and found.similarity < self._settings.least_similarity)",
+        "refused = not passages or (retrieved.similarity is not None and retrieved.similarity < self._settings.least_similarity)",
         "refused = False",
         "Nothing is declined: the generator makes something up where the documents hold no answer.",
         (
@@ -878,8 +878,8 @@ MUTANTS = (
     Mutant(
         "X2",
         "headrace/answering/engine.py",
-        "found.similarity < self._settings.least_similarity",
-        "found.similarity <= self._settings.least_similarity",
+        "retrieved.similarity < self._settings.least_similarity",
+        "retrieved.similarity <= self._settings.least_similarity",
         "What is exactly as near as it must be is declined.",
         ("tests/integration/test_answers.py::test_the_threshold_is_the_last_similarity_that_is_answered",),
     ),
@@ -1022,7 +1022,7 @@ MUTANTS = (
     Mutant(
         "Z7",
         "headrace/api/documents.py",
-        "            if held + size > limits.stored_bytes:",
+        "            if used_bytes + size > limits.stored_bytes:",
         "            if size > limits.stored_bytes:",
         "Earlier versions do not count as stored.",
         ("tests/security/test_tenants.py::test_versions_of_one_name_do_not_pass_the_quota",),
@@ -1062,8 +1062,8 @@ MUTANTS = (
     Mutant(
         "Z12",
         "headrace/models/kv/cache.py",
-        " or not hmac.compare_digest(told, _mark(key, values, secret).encode()):",
-        " or not told.startswith(key.encode()):",
+        "        or not hmac.compare_digest(stored, _mark(key, values, secret).encode())\n",
+        "        or not stored.startswith(key.encode())\n",
         "A KV block that somebody planted is read.",
         ("tests/security/test_kv_blocks.py::test_a_block_that_somebody_planted_is_not_read",),
     ),
@@ -1182,8 +1182,8 @@ MUTANTS = (
     Mutant(
         "Z27",
         "headrace/storage/vectors/handles.py",
-        '            kept = fuse([], list(await snapshot.fulltext(words or "", where, most)))',
-        '            kept = [Fused(*one, None, 1) for one in (await snapshot.fulltext(words or "", where, most)).items()]',
+        '            fused_rows = fuse([], list(await snapshot.fulltext(words or "", where, most)))',
+        '            fused_rows = [Fused(*one, None, 1) for one in (await snapshot.fulltext(words or "", where, most)).items()]',
         "BM25 says how rare a word is in others' documents.",
         ("tests/security/test_tenants.py::test_no_score_says_how_rare_a_word_is_in_others_documents",),
     ),

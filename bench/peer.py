@@ -97,15 +97,15 @@ def main() -> None:
     """Measure the peer that the command line names."""
     import torch
 
-    asked = json.load(sys.stdin)
-    torch.set_num_threads(asked["threads"])
+    request = json.load(sys.stdin)
+    torch.set_num_threads(request["threads"])
     peers = {"haystack": haystack, "llamaindex": llamaindex}
-    seconds, searches = peers[sys.argv[1]](asked["documents"], asked["model"], asked["most"])
+    seconds, searches = peers[sys.argv[1]](request["documents"], request["model"], request["most"])
     result: dict[str, Any] = {"index_s": seconds}
     for name, search in searches.items():
         search("warm up")
         found, taken = {}, []
-        for key, question in asked["questions"].items():
+        for key, question in request["questions"].items():
             started = time.perf_counter()
             found[key] = search(question)
             taken.append((time.perf_counter() - started) * 1e3)

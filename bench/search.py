@@ -85,13 +85,13 @@ def measure() -> dict[str, Any]:
         endpoints = Endpoints.model_construct(vectors_uri=str(Path(folder) / "index"))
         writer = VectorWriter(CHUNKS, endpoints, Meter(Ledger(), "bench"))
         built = []
-        for vectors, made in ((writer, mixed), (writer.of(2), alone)):
+        for vectors, made in ((writer, mixed), (writer.for_generation(2), alone)):
             vectors.upsert(made.rows)
             started = time.perf_counter()
             vectors.build()
             built.append(round(time.perf_counter() - started, 1))
         reader = VectorReader(CHUNKS, endpoints, Meter(Ledger(), "bench"))
-        results: dict[str, Any] = {"all": _asked(reader.of(2), alone, "all")}
+        results: dict[str, Any] = {"all": _asked(reader.for_generation(2), alone, "all")}
         results |= {tenant: _asked(reader, mixed, tenant) for tenant in _TENANTS}
         return {
             "rows": _ROWS,

@@ -67,11 +67,11 @@ class PartState:
         """JSON-ready; the time in ISO 8601, reckoned from now, so that a clock which was set makes no outage longer."""
         if self.for_s is None:
             return {"part": self.name, "ready": True, "state": self.state}
-        told = {"part": self.name, "ready": False, "state": self.state, "remedy": self.remedy}
+        fields = {"part": self.name, "ready": False, "state": self.state, "remedy": self.remedy}
         if math.isnan(self.for_s):
-            return told
+            return fields
         since = (datetime.now(UTC) - timedelta(seconds=self.for_s)).isoformat(timespec="seconds")
-        return {**told, "since": since, "for_s": round(self.for_s)}
+        return {**fields, "since": since, "for_s": round(self.for_s)}
 
 
 class _Probe:
@@ -123,14 +123,14 @@ class Readiness:
 
     def recent(self, fresh_s: float = FRESH_S) -> tuple[PartState, ...] | None:
         """What came of the last look, or `None` where that is older."""
-        found = self._found
-        return found[1] if found is not None and time.monotonic() - found[0] < fresh_s else None
+        report = self._found
+        return report[1] if report is not None and time.monotonic() - report[0] < fresh_s else None
 
-    def look(self, fresh_s: float = FRESH_S) -> tuple[PartState, ...]:
+    def check(self, fresh_s: float = FRESH_S) -> tuple[PartState, ...]:
         """Every part, asked anew unless that was done within `fresh_s`; takes `DEADLINE_S` at most."""
         with self._looking:
-            if (found := self.recent(fresh_s)) is not None:
-                return found
+            if (report := self.recent(fresh_s)) is not None:
+                return report
             until = time.monotonic() + DEADLINE_S
             for probe in self._probes:
                 probe.begin()
@@ -142,9 +142,9 @@ class Readiness:
 def asks(settings: Settings, endpoints: Endpoints) -> list[Ask]:
     """The parts that an installation stands on, whoever serves them."""
     home = Home(settings.home)
-    found = []
+    checks = []
     if parts := embedded_parts(settings, EVERY_PART):
-        found += [
+        checks += [
             Ask(
                 "platform",
                 lambda: platform_trouble(home, parts),
@@ -152,14 +152,14 @@ def asks(settings: Settings, endpoints: Endpoints) -> list[Ask]:
             ),
             Ask("disk", lambda: _full(home), "Free some space on the disk that holds the home."),
         ]
-    found += [
+    checks += [
         Ask("objects", _Objects(settings, endpoints), "Check the object store and its keys: `headrace endpoints`, [objects]."),
         Ask("head", _Head(endpoints), "Check that Kafka runs: `headrace endpoints`, [head]. Answers are recorded when it does."),
     ]
     for name in MODELS:
         endpoint = getattr(endpoints, name)
-        found.append(Ask(name, _Model(endpoint), f"Check that its server runs: logs/models.log, [models.{name}]."))
-    return found
+        checks.append(Ask(name, _Model(endpoint), f"Check that its server runs: logs/models.log, [models.{name}]."))
+    return checks
 
 
 def platform_trouble(home: Home, parts: frozenset[str]) -> Trouble | None:

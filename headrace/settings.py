@@ -327,7 +327,7 @@ class CanarySettings(Section):
     """The share of traffic that tries a challenger before it becomes champion; used by the loop of `headrace up`."""
 
     share: float = Field(default=0.1, ge=0, le=1)
-    """Share of the answers that the challenger gives meanwhile, chosen by the hash of the answer's id; 0 leaves the trial out."""
+    """Share of the answers that the challenger gives meanwhile, by the hash of the answer's id; 0 starts no canary."""
     verdicts: int = Field(default=30, ge=1)
     """Judged answers of the challenger after which it becomes champion, unless they say it is worse."""
     minutes: float = Field(default=60.0, gt=0)
@@ -352,7 +352,7 @@ class Training(Section):
     gate: Gate = Gate()
     """What a challenger must show."""
     canary: CanarySettings = CanarySettings()
-    """The trial of a challenger on a share of the traffic."""
+    """A challenger that first answers a share of the traffic."""
     keep: int = Field(default=2, ge=1)
     """Checkpoints kept of a training under way."""
     nice: int = Field(default=10, ge=0, le=19)
@@ -440,15 +440,15 @@ class Settings(BaseSettings):
         return _EMBEDDED_KEPT_S if embedded else _KEPT_S
 
     @classmethod
-    def load(cls, **given: object) -> Settings:
-        """Read `headrace.toml` (or the file `HEADRACE_SETTINGS` names) and the environment; `given` wins over both.
+    def load(cls, **overrides: object) -> Settings:
+        """Read `headrace.toml` (or the file `HEADRACE_SETTINGS` names) and the environment; `overrides` wins over both.
 
         Raises `BadSettings` with each fault on a line of its own, or for a file in the current directory that is another user's
         or has something run.
         """
         try:
             _trusted()
-            return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+            return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
             faults = [f"  {'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()]
             raise BadSettings("The settings are invalid:\n" + "\n".join(faults), hint="See docs/reference/settings.md.") from None
@@ -458,7 +458,7 @@ class Settings(BaseSettings):
             raise BadSettings(f"{_file()} cannot be read: {error.strerror}.", hint="Check its owner and mode.") from None
 
 
-def obeyed() -> str:
+def settings_notice() -> str:
     """A sentence about the settings file that is obeyed since it lies in the current directory, where one may not expect it.
 
     That is one that names endpoints or models, or that is root's; empty otherwise, and where `HEADRACE_SETTINGS` names a file.
@@ -498,9 +498,9 @@ def _trusted() -> None:
         raise BadSettings(f"{file.resolve()} has code run ({', '.join(runs)}) and was not named, so it is not obeyed.", hint=hint)
 
 
-def _names(found: Mapping[str, Any], before: str = "") -> Iterator[str]:
+def _names(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
     """The full names of what a settings file sets."""
-    for name, value in found.items():
+    for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _names(value, f"{before}{name}.")
         else:

@@ -67,9 +67,9 @@ def exact(value: Any) -> str:
 def _escaped(text: Text) -> Text:
     """The text with escapes in place of what would steer, its styles where they were."""
     whole, rest = text.blank_copy(), text
-    while (found := _STEERING.search(rest.plain)) is not None:
-        before, steering, rest = rest.divide([found.start(), found.end()])
-        shown = Text(harmless(found[0]))
+    while (match := _STEERING.search(rest.plain)) is not None:
+        before, steering, rest = rest.divide([match.start(), match.end()])
+        shown = Text(harmless(match[0]))
         for span in steering.spans:
             shown.stylize(span.style)
         whole.append_text(before).append_text(shown)

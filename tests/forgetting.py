@@ -133,7 +133,7 @@ class World:
         for uri, text in texts.items():
             self.runner.run(deliver.put, tenant=tenant, uri=uri, data=text.encode())
         self.runner.run(land)
-        self.runner.run(parse, limits=ParseLimits.of(Inference()))
+        self.runner.run(parse, limits=ParseLimits.from_settings(Inference()))
         self.runner.run(chunk, window=200, generation=1)
         rows = [row for row in self.rows(CHUNK_ROWS, tenant=tenant) if row["uri"] in texts]
         vectors = VectorWriter(CHUNKS, self.endpoints, METER)

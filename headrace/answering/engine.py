@@ -106,10 +106,10 @@ class QueryEngine:
         Where nothing found is near enough to the question, it says so instead of asking the generator.
         """
         started = time.perf_counter()
-        found = self._passages(question, tenant, user, simulated, readers, answer_id)
-        kept = found.passages[: self._settings.passages]
+        retrieved = self._passages(question, tenant, user, simulated, readers, answer_id)
+        passages = retrieved.passages[: self._settings.passages]
         watched = Ledger()
-        citations = Citations([passage.hit.text for passage in kept], question)
+        citations = Citations([passage.hit.text for passage in passages], question)
         completion: Completion | None = None
         first = 0.0
 
@@ -119,12 +119,12 @@ class QueryEngine:
                 generate,
                 tenant=tenant,
                 question=question,
-                passages=kept,
+                passages=passages,
                 generator=self._generator,
                 most_tokens=self._settings.answer_tokens,
                 kv_cache_bytes=kv_cache_bytes,
                 temperature=self._settings.temperature,
-                answer_id=found.answer_id,
+                answer_id=retrieved.answer_id,
             )
             while True:
                 with watched.watched():
@@ -139,7 +139,7 @@ class QueryEngine:
                     yield piece
 
         text = ""
-        refused = not kept or (found.similarity is not None and found.similarity < self._settings.least_similarity)
+        refused = not passages or (retrieved.similarity is not None and retrieved.similarity < self._settings.least_similarity)
         for marked in iter([NOT_FOUND]) if refused else citations.mark(pieces()):
             first = first or time.perf_counter() - started
             text += marked
@@ -152,41 +152,41 @@ class QueryEngine:
                 refused, text = True, NOT_FOUND
                 yield NOT_FOUND
         total = time.perf_counter() - started
-        timings = {**found.timings_ms, "first_token": _ms(first or total), "total": _ms(total)}
+        timings = {**retrieved.timings_ms, "first_token": _ms(first or total), "total": _ms(total)}
         if completion is not None:
             timings |= {f"generate_{name}": round(ms, 1) for name, ms in completion.timings_ms.items()}
-        given = replace(
-            found,
+        result = replace(
+            retrieved,
             kind="answer",
             text=text.strip(),
-            passages=kept,
+            passages=passages,
             refused=refused,
-            note="; ".join(filter(None, (found.note, note))),
+            note="; ".join(filter(None, (retrieved.note, note))),
             supports=tuple(citations.supports),
             groundedness=citations.groundedness,
             completion=completion,
             timings_ms=timings,
-            bytes=_sum(found.bytes, moved(watched)),
+            bytes=_sum(retrieved.bytes, moved(watched)),
         )
         own = Ledger()
         if record:
             with own.watched():
-                given = self._recorded(given)
-        yield replace(given, bytes=_sum(given.bytes, moved(own)))
+                result = self._recorded(result)
+        yield replace(result, bytes=_sum(result.bytes, moved(own)))
 
-    def _recorded(self, given: Answer) -> Answer:
+    def _recorded(self, result: Answer) -> Answer:
         """The answer once it is on the head, or on disk to be recorded later, which its note then says."""
-        kept, run = self.unrecorded, self._runner.record.id
-        if kept is None or not kept.away:
+        unrecorded, run = self.unrecorded, self._runner.record.id
+        if unrecorded is None or not unrecorded.away:
             try:
-                patience = {} if kept is None else {"patience_s": _PATIENCE_S}
-                self._runner.for_tenant(given.tenant).run(answer, answers=[given], run=run, **patience)
-                return given
+                patience = {} if unrecorded is None else {"patience_s": _PATIENCE_S}
+                self._runner.for_tenant(result.tenant).run(answer, answers=[result], run=run, **patience)
+                return result
             except Transient:
-                if kept is None:
+                if unrecorded is None:
                     raise
-        kept.add(row_of(given, run))
-        return replace(given, note="; ".join(filter(None, (given.note, NOTE))))
+        unrecorded.add(row_of(result, run))
+        return replace(result, note="; ".join(filter(None, (result.note, NOTE))))
 
     def _passages(
         self, question: str, tenant: str, user: str, simulated: bool, readers: Sequence[str], answer_id: str | None = None

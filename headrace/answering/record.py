@@ -103,7 +103,7 @@ def answer(
     interactions: Annotated[TopicWriter, INTERACTIONS], answers: Sequence[Answer], run: str, patience_s: float = 25.0
 ) -> list[tuple[int, int]]:
     """Append the answers; return (partition, offset) of each. The head has `patience_s` seconds to take them."""
-    return interactions.append([row_of(given, run) for given in answers], key="answer_id", patience_s=patience_s)
+    return interactions.append([row_of(each, run) for each in answers], key="answer_id", patience_s=patience_s)
 
 
 def moved(ledger: Ledger) -> dict[str, int]:
@@ -115,17 +115,17 @@ def moved(ledger: Ledger) -> dict[str, int]:
     return total
 
 
-def row_of(given: Answer, run: str) -> dict[str, Any]:
+def row_of(answer: Answer, run: str) -> dict[str, Any]:
     """The answer as a row of its topic; `run` is the run that gave it."""
-    completion = given.completion
+    completion = answer.completion
     return {
-        "answer_id": given.answer_id,
-        "kind": given.kind,
-        "tenant": given.tenant,
-        "user": given.user,
-        "simulated": given.simulated,
-        "question": given.question,
-        "answer": given.text,
+        "answer_id": answer.answer_id,
+        "kind": answer.kind,
+        "tenant": answer.tenant,
+        "user": answer.user,
+        "simulated": answer.simulated,
+        "question": answer.question,
+        "answer": answer.text,
         "passages": [
             {
                 "chunk_id": passage.hit.chunk_id,
@@ -134,24 +134,24 @@ def row_of(given: Answer, run: str) -> dict[str, Any]:
                 "retrieval_rank": passage.retrieval_rank,
                 "rerank_score": passage.rerank_score,
                 "rerank_rank": passage.rerank_rank,
-                "cited": number in given.cited,
+                "cited": number in answer.cited,
             }
-            for number, passage in enumerate(given.passages, 1)
+            for number, passage in enumerate(answer.passages, 1)
         ],
         "prompt_tokens": list(completion.prompt_tokens) if completion else [],
         "completion_tokens": list(completion.completion_tokens) if completion else [],
         "logprobs": list(completion.logprobs) if completion else [],
         "generator_version": completion.version if completion else "none",
-        "model_version": given.model_version,
-        "index_version": given.index_version,
-        "timings": [{"name": name, "ms": ms} for name, ms in given.timings_ms.items()],
+        "model_version": answer.model_version,
+        "index_version": answer.index_version,
+        "timings": [{"name": name, "ms": ms} for name, ms in answer.timings_ms.items()],
         "moved": [
-            {"tier": name.split("_")[0], "direction": name.split("_")[1], "bytes": size} for name, size in given.bytes.items()
+            {"tier": name.split("_")[0], "direction": name.split("_")[1], "bytes": size} for name, size in answer.bytes.items()
         ],
         "run": run,
         "at": datetime.now(UTC),
-        "similarity": given.similarity,
-        "groundedness": given.groundedness,
+        "similarity": answer.similarity,
+        "groundedness": answer.groundedness,
         "sampling": {"temperature": completion.temperature, "top_p": completion.top_p} if completion else None,
     }
 
@@ -192,10 +192,10 @@ class Verdict:
                 raise WrongUsage(f"The {what} is not Unicode text.", hint="Send it as UTF-8.")
 
 
-def repeated_id(key: str, given: dict[str, Any]) -> str:
+def repeated_id(key: str, body: dict[str, Any]) -> str:
     """The id of a verdict that its sender may send again under the same key: the same for the same key and the same verdict."""
-    said = json.dumps([key, given], sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
+    canonical = json.dumps([key, body], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 @stage("Records each user's verdict on the head.", phase=ASKED)

@@ -41,11 +41,11 @@ def retrieve(
     embedder cannot be asked, full-text search answers alone and the note says so. Raises `NothingIndexed` where there is no
     index.
     """
-    standing = indexes.recent()
-    index = active_reader(standing, vectors)
+    indexed = indexes.recent()
+    index = active_reader(indexed, vectors)
     version = index.version()
-    made = standing.serving.embedder if standing.serving else embedders.endpoint.model
-    embedder = embedders.of(made)
+    made = indexed.serving.embedder if indexed.serving else embedders.endpoint.model
+    embedder = embedders.client_for(made)
     if embedder is None:
         hits = index.fulltext(question, tenant=tenant, most=most, readers=readers)
         ours = embedders.endpoint.model

@@ -26,7 +26,7 @@ from headrace.core.runner import Runner
 from headrace.core.stage import stage
 from headrace.errors import OutOfRange, Transient, Unavailable
 from headrace.ingest.positions import positions
-from headrace.platform.home import Home, Lock, refused
+from headrace.platform.home import Home, Lock, write_error
 from headrace.storage.records import encode
 from headrace.storage.stream import TopicReader, TopicWriter
 from headrace.storage.tables.handles import TableReader, quoted
@@ -93,7 +93,7 @@ class Unrecorded:
                 finally:
                     os.close(folder)
             except OSError as error:
-                raise refused(error, self._folder) from None
+                raise write_error(error, self._folder) from None
             self._names.add(name)
             self._bytes += len(data)
             self.away = True
@@ -175,23 +175,23 @@ def find_recorded(
 ) -> set[str]:
     """Of these answers, those that are recorded."""
     names = sorted(wanted)
-    found: set[str] = set()
+    recorded: set[str] = set()
     # First the head: what lands meanwhile is then in the table.
-    standing = positions(landed.snapshot_properties(), INTERACTIONS.name)
+    landed_positions = positions(landed.snapshot_properties(), INTERACTIONS.name)
     spans = head.spans()
-    start = {p: max(span.low, standing[p].next if p in standing else 0) for p, span in spans.items()}
-    signed_from = {p: position.signed or 0 for p, position in standing.items()}
+    start = {p: max(span.low, landed_positions[p].next if p in landed_positions else 0) for p, span in spans.items()}
+    signed_from = {p: position.signed or 0 for p, position in landed_positions.items()}
     with contextlib.suppress(OutOfRange):  # a head that was made anew: nothing of before is in it
         for fetched in head.read(start):
             forged = head.forged(fetched, signed_from)  # which will not land
             for index, value in enumerate(fetched.values):
                 if index not in forged:
                     with contextlib.suppress(ValueError, TypeError, AttributeError):
-                        found.add(str(json.loads(value or b"").get("answer_id")))
+                        recorded.add(str(json.loads(value or b"").get("answer_id")))
     for at in range(0, len(names), _AT_ONCE):
         some = ", ".join(quoted(name) for name in names[at : at + _AT_ONCE])
-        found.update(landed.read(("answer_id",), f"answer_id in ({some})")["answer_id"].to_pylist())
-    return found & wanted
+        recorded.update(landed.read(("answer_id",), f"answer_id in ({some})")["answer_id"].to_pylist())
+    return recorded & wanted
 
 
 @stage("Records answers that the head could not take when they were given.")

@@ -147,7 +147,7 @@ class Rate:
                 return (taken - level) * self._seconds / most
             self._buckets[tenant] = (now, level - taken)
             if len(self._buckets) > _MOST_BUCKETS:  # what is full again need not be remembered
-                self._buckets = {name: kept for name, kept in self._buckets.items() if now - kept[0] < self._seconds}
+                self._buckets = {name: bucket for name, bucket in self._buckets.items() if now - bucket[0] < self._seconds}
             return 0.0
 
     def take(self, tenant: str, per_minute: int) -> None:

@@ -37,19 +37,19 @@ def audit(lines: Annotated[TableWriter, AUDIT], metadata: Metadata) -> int:
     """Move every line that waits, each once however many processes do this; return how many."""
     moved = 0
     while True:
-        standing = lines.snapshot_property(_BATCH)
-        if standing is not None:
-            metadata.settle(standing)
+        recorded = lines.snapshot_property(_BATCH)
+        if recorded is not None:
+            metadata.drop_batch(recorded)
         claimed = metadata.claim()
         if claimed is None:
             return moved
         name, rows = claimed
         read = [{**row, "at": datetime.fromisoformat(row["at"])} for row in rows]
         try:
-            lines.append(batch(AUDIT.columns, read), properties={_BATCH: name}, expected={_BATCH: standing})
+            lines.append(batch(AUDIT.columns, read), properties={_BATCH: name}, expected={_BATCH: recorded})
         except LostRace:
             continue  # another process moved lines, perhaps these
-        metadata.settle(name)
+        metadata.drop_batch(name)
         moved += len(rows)
 
 

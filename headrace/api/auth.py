@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import ValidationError
 
-from headrace.documents.put import named
+from headrace.documents.put import check_principals
 from headrace.errors import BadSettings, Forbidden, WrongUsage
 from headrace.settings import TenantLimits
 from headrace.storage.metadata import By, Metadata
@@ -68,12 +68,12 @@ class Caller:
         """The caller as the audit names it."""
         return By(self.tenant, self.key_id, self.address)
 
-    def may(self, scope: str) -> None:
+    def require_scope(self, scope: str) -> None:
         """Raise `Forbidden` unless the key has this scope, or one that has it in it."""
         if not (scope in self.scopes or self.admin or (self.tenant_admin and scope in _TENANTS)):
             raise Forbidden(f"This key does not allow that: it lacks the scope {scope}.", hint="Ask for a key that has it.")
 
-    def whose(self, named: str | None) -> str:
+    def tenant_for(self, named: str | None) -> str:
         """The tenant a request is for. Raises `Forbidden` where it names another's and the key is no admin's."""
         if named is None or named == self.tenant:
             return self.tenant
@@ -81,7 +81,7 @@ class Caller:
             raise Forbidden("This key is of another tenant than the request names.", hint="Leave the tenant out.")
         return named
 
-    def asks_as(self, named: Sequence[str]) -> tuple[str, ...]:
+    def principals_for(self, named: Sequence[str]) -> tuple[str, ...]:
         """On whose behalf it asks, where a request names these. Raises `Forbidden` where the key is bound to others."""
         if self.readers is None:
             return tuple(named)
@@ -89,7 +89,7 @@ class Caller:
             raise Forbidden("This key asks on behalf of other readers than the request names.", hint="Leave readers out.")
         return tuple(named) or self.readers
 
-    def sees(self, readers: Collection[str]) -> bool:
+    def may_read(self, readers: Collection[str]) -> bool:
         """Whether a document with these readers is one it may know of."""
         return self.readers is None or not readers or not set(self.readers).isdisjoint(readers)
 
@@ -111,9 +111,9 @@ def asker(caller: Caller, own: str, user: str | None = None, simulated: str | No
     if user is not None and simulated is not None:
         raise WrongUsage("The request names a user and a simulated user.", hint="Name one of both.")
     if user is not None:
-        caller.may(USERS)
+        caller.require_scope(USERS)
     if simulated is not None:
-        caller.may(SIMULATE)
+        caller.require_scope(SIMULATE)
     named = user or simulated
     one = caller.key_id == PAGE or (named is not None and caller.names_users)
     return Asker(named or own, None if one else caller.voter or caller.key_id, simulated is not None)
@@ -131,7 +131,7 @@ class Callers:
         self._known: OrderedDict[bytes, tuple[float, Known | None]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, key: str, address: str) -> Caller | None:
+    def lookup(self, key: str, address: str) -> Caller | None:
         """The caller with this key, or `None`. Raises what the metadata store raises."""
         known = self._who(key, _FRESH_S)
         if known is None:
@@ -139,7 +139,7 @@ class Callers:
         limits = limits_of(self._defaults, known.quotas)
         return Caller(known.tenant, known.key_id, frozenset(known.scopes), limits, address, known.readers, known.voter)
 
-    def stands(self, key: str) -> bool:
+    def still_valid(self, key: str) -> bool:
         """Whether a key that was right is so still, asked anew where that was longer ago than a stream may go on unasked."""
         return self._who(key, _STREAM_S) is not None
 
@@ -149,7 +149,7 @@ class Callers:
         with self._lock:
             since, known = self._known.get(name, (-_FRESH_S, None))
         if now - since >= fresh_s:
-            known = self._metadata.who(key)
+            known = self._metadata.holder_of(key)
             with self._lock:
                 self._known[name] = (now, known)
                 self._known.move_to_end(name)
@@ -161,12 +161,12 @@ class Callers:
 def limits_of(defaults: TenantLimits, quotas: dict[str, Any]) -> TenantLimits:
     """A tenant's limits. Quotas that this version does not understand leave the defaults."""
     try:
-        return checked(defaults, quotas)
+        return limits_with(defaults, quotas)
     except WrongUsage:
         return defaults
 
 
-def checked(defaults: TenantLimits, quotas: dict[str, Any]) -> TenantLimits:
+def limits_with(defaults: TenantLimits, quotas: dict[str, Any]) -> TenantLimits:
     """The defaults with a tenant's quotas over them. Raises `WrongUsage` for one there is not, or that is no number."""
     try:
         return TenantLimits.model_validate({**defaults.model_dump(), **quotas})
@@ -175,10 +175,10 @@ def checked(defaults: TenantLimits, quotas: dict[str, Any]) -> TenantLimits:
         raise WrongUsage(f"These quotas are off: {faults}.", hint=f"There are: {', '.join(TenantLimits.model_fields)}.") from None
 
 
-def fit_for_key(scopes: Collection[str], readers: Collection[str] | None) -> None:
+def check_key_scopes(scopes: Collection[str], readers: Collection[str] | None) -> None:
     """Raise `WrongUsage` unless a key may have these scopes and be bound to these readers."""
     if readers is not None:
-        named(readers)
+        check_principals(readers)
         if not readers or {TENANT_ADMIN, ADMIN} & set(scopes):
             raise WrongUsage(
                 "A key that is bound to readers has the scopes read and write, and at least one reader.",

@@ -29,7 +29,7 @@ InThread = Annotated[RequestThread, Depends(_thread)]
 def _with(scope: str) -> Any:
     async def caller(request: Request) -> Caller:
         found = caller_of(request)
-        found.may(scope)
+        found.require_scope(scope)
         return found
 
     return Depends(caller)

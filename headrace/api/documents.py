@@ -82,7 +82,7 @@ class Document:
         return document_id(self.tenant, self.uri)
 
     @property
-    def held(self) -> _Held:
+    def expected_in_index(self) -> _Held:
         """What of it has to be in the index."""
         return self.id, self.version, frozenset(self.readers)
 
@@ -103,33 +103,33 @@ class Document:
         }
 
 
-def asked_uri(given: str) -> str:
+def asked_uri(address: str) -> str:
     """The name of a document that there may be, in form NFC: `index` and producers give names that `uri_of` refuses.
 
     Raises `WrongUsage` for one that no event can have.
     """
-    given = _composed(given)
-    if not 0 < len(given.encode()) <= NAME_BYTES or "\0" in given:
+    address = _composed(address)
+    if not 0 < len(address.encode()) <= NAME_BYTES or "\0" in address:
         raise WrongUsage(f"A document's uri has 1 to {NAME_BYTES:,} bytes of UTF-8, and no NUL.", hint="Like handbook/pump.md.")
-    return given
+    return address
 
 
-def uri_of(given: str) -> str:
+def uri_of(address: str) -> str:
     """The name under which a document is put, checked and in form NFC. Raises `WrongUsage`.
 
     It is never used as a path; what looks like one that climbs is refused. So is U+FFFD, which stands for bytes that are not
     UTF-8: names that differ in these would be one.
     """
-    given = _composed(given)
-    if "\ufffd" in given:
+    address = _composed(address)
+    if "\ufffd" in address:
         raise WrongUsage("A document's uri is UTF-8.", hint="Write each byte of it as %XX.")
-    if not given or len(given) > URI_CHARACTERS or not given.isprintable():
+    if not address or len(address) > URI_CHARACTERS or not address.isprintable():
         raise WrongUsage(
             f"A document's uri has 1 to {URI_CHARACTERS:,} printable characters.", hint="Name it like handbook/pump.md."
         )
-    if given.startswith("/") or any(part in ("", ".", "..") for part in given.split("/")) or "\\" in given:
+    if address.startswith("/") or any(part in ("", ".", "..") for part in address.split("/")) or "\\" in address:
         raise WrongUsage("A document's uri has no empty part, no . and no .. in it.", hint="Like handbook/pump.md.")
-    return given
+    return address
 
 
 def _composed(given: str) -> str:
@@ -152,7 +152,7 @@ class Documents:
         self._chunks = runner.open(TableReader, CHUNK_ROWS, stage="documents")
         self._vectors = runner.open(VectorReader, CHUNKS, stage="documents")
         self._indexes = runner.open(IndexReader, INDEXES, stage="documents")
-        self._held: set[_Held] = set()  # in the index
+        self._indexed: set[_Held] = set()  # in the index
         self._passing = False
         self._asked = (-_ASK_S, "")  # when the index was asked last, and its version then
         self._churn = Rate(seconds=_DAY_S)
@@ -204,18 +204,18 @@ class Documents:
         if not data:
             raise BadDocument(uri, "the file is empty")
         version = sha256(data).hexdigest()
-        standing = self._find(tenant, uri)
+        existing = self._find(tenant, uri)
         named = None if readers is None else tuple(dict.fromkeys(readers))
         # As far as it is known here: parse knows of every event before this one.
-        wanted = named if named is not None else standing.readers if standing else ()
+        wanted = named if named is not None else existing.readers if existing else ()
         if (
-            standing is not None
-            and standing.version == version
-            and standing.status in (PUT, PARSED, INDEXED)
-            and set(standing.readers) == set(wanted)
+            existing is not None
+            and existing.version == version
+            and existing.status in (PUT, PARSED, INDEXED)
+            and set(existing.readers) == set(wanted)
         ):
-            return standing, False
-        with self._room(tenant, uri, version, len(data), limits), self._storing(tenant, version):
+            return existing, False
+        with self._reserve(tenant, uri, version, len(data), limits), self._storing(tenant, version):
             # Behind all other refusals: what is refused is not counted.
             if self._churn.wait_s(tenant, limits.put_bytes_per_day, len(data)):
                 raise QuotaReached(
@@ -251,18 +251,18 @@ class Documents:
             self._put_over(gone)
         return gone
 
-    def shown(self, caller: Caller, tenant: str, uri: str) -> Document:
+    def visible(self, caller: Caller, tenant: str, uri: str) -> Document:
         """A document that the caller may know of. Raises `NotFound`, in the same words for one that there is not."""
         document = self.one(tenant, uri)
-        if not caller.sees(document.readers):
+        if not caller.may_read(document.readers):
             raise _no_document()
         return document
 
     def check_writer(self, caller: Caller, tenant: str, uri: str, readers: Sequence[str] | None) -> None:
         """Raise `Forbidden` where a key that is bound to readers would change a document of others, or open one to them."""
-        caller.asks_as(readers or ())
-        standing = self._find(tenant, uri)
-        if standing is not None and not caller.sees(standing.readers):
+        caller.principals_for(readers or ())
+        existing = self._find(tenant, uri)
+        if existing is not None and not caller.may_read(existing.readers):
             raise Forbidden("This key may not change that document: it is for other readers.", hint="Choose another name.")
 
     def one(self, tenant: str, uri: str) -> Document:
@@ -274,37 +274,37 @@ class Documents:
 
     def list(self, caller: Caller, tenant: str, *, after: str, most: int, status: str | None) -> tuple[list[Document], bool]:
         """A tenant's documents that the caller may know of by uri, those behind `after`, and whether there are more."""
-        self._look()
+        self._refresh()
         with self._lock:
-            found = [d for d in self._of(tenant).values() if status in (None, d.status) and caller.sees(d.readers)]
-        found.sort(key=lambda document: document.uri)
-        first = bisect_right([document.uri for document in found], after) if after else 0
-        return found[first : first + most], len(found) > first + most
+            matching = [d for d in self._of_tenant(tenant).values() if status in (None, d.status) and caller.may_read(d.readers)]
+        matching.sort(key=lambda document: document.uri)
+        first = bisect_right([document.uri for document in matching], after) if after else 0
+        return matching[first : first + most], len(matching) > first + most
 
-    def used(self, tenant: str) -> tuple[int, int]:
+    def usage(self, tenant: str) -> tuple[int, int]:
         """How many documents a tenant has stored, and the bytes of their sources: of every version, the same bytes once."""
-        self._look()
+        self._refresh()
         with self._lock:
-            count = sum(document.status != DELETING for document in self._of(tenant).values())
+            count = sum(document.status != DELETING for document in self._of_tenant(tenant).values())
             stored = {version: size for versions in self._stored(tenant).values() for version, size in versions.items()}
             return count, sum(stored.values())
 
-    def seen(self, caller: Caller, tenant: str) -> tuple[int, int]:
+    def visible_usage(self, caller: Caller, tenant: str) -> tuple[int, int]:
         """As `used`, for a caller that may know only of some documents: how many, and the bytes of their newest versions."""
         if caller.readers is None:
-            return self.used(tenant)
-        self._look()
+            return self.usage(tenant)
+        self._refresh()
         with self._lock:
-            kept = [d for d in self._of(tenant).values() if d.status != DELETING and caller.sees(d.readers)]
-            return len(kept), sum(document.bytes for document in kept)
+            visible = [d for d in self._of_tenant(tenant).values() if d.status != DELETING and caller.may_read(d.readers)]
+            return len(visible), sum(document.bytes for document in visible)
 
     def _find(self, tenant: str, uri: str) -> Document | None:
-        self._look()
+        self._refresh()
         with self._lock:
             since = self._since.get((tenant, uri))
             return since[-1] if since else self._shelves.get(tenant, {}).get(uri)
 
-    def _of(self, tenant: str) -> dict[str, Document]:
+    def _of_tenant(self, tenant: str) -> dict[str, Document]:
         over = {uri: documents[-1] for (whose, uri), documents in self._since.items() if whose == tenant}
         return {**self._shelves.get(tenant, {}), **over}
 
@@ -353,7 +353,7 @@ class Documents:
         with self._sources:
             stored = self._stored(tenant)
             own = versions | stored.pop(uri, {}).keys()
-            others = {version for kept in stored.values() for version in kept}
+            others = {version for versions_of_one in stored.values() for version in versions_of_one}
             free = {version for version in own - others if version and not self._putting[tenant, version]}
             names = [(tenant, version) for version in free]
             self._removing.update(names)
@@ -366,23 +366,23 @@ class Documents:
                 self._sources.notify_all()
 
     @contextmanager
-    def _room(self, tenant: str, uri: str, version: str, size: int, limits: TenantLimits) -> Iterator[None]:
+    def _reserve(self, tenant: str, uri: str, version: str, size: int, limits: TenantLimits) -> Iterator[None]:
         """Keep room for a document while it is put: many that come at once must not exceed the quota together."""
-        count, held = self.used(tenant)
+        count, used_bytes = self.usage(tenant)
         with self._lock:
-            standing = self._of(tenant).get(uri)
-            if standing is not None and standing.status != DELETING:
+            existing = self._of_tenant(tenant).get(uri)
+            if existing is not None and existing.status != DELETING:
                 count -= 1
             if any(version in versions for versions in self._stored(tenant).values()):
                 size = 0  # these bytes are stored already
-            count, held = count + self._reserving[tenant], held + self._reserved[tenant]
+            count, used_bytes = count + self._reserving[tenant], used_bytes + self._reserved[tenant]
             if count + 1 > limits.documents:
                 raise QuotaReached(
                     f"This tenant may store {limits.documents:,} documents and has them.", hint="Delete some, or ask for more."
                 )
-            if held + size > limits.stored_bytes:
+            if used_bytes + size > limits.stored_bytes:
                 raise QuotaReached(
-                    f"This tenant may store {limits.stored_bytes:,} bytes, has {held:,} and this document has {size:,}.",
+                    f"This tenant may store {limits.stored_bytes:,} bytes, has {used_bytes:,} and this document has {size:,}.",
                     hint="Earlier versions count too. Delete some documents, which deletes all of theirs, or ask for more.",
                 )
             self._reserving[tenant] += 1
@@ -394,7 +394,7 @@ class Documents:
                 self._reserving[tenant] -= 1
                 self._reserved[tenant] -= size
 
-    def _look(self, *, now: bool = False) -> None:
+    def _refresh(self, *, now: bool = False) -> None:
         """Make the view anew if the table has changed; looked at most once a second."""
         with self._looking:
             if not now and time.monotonic() - self._looked < _LOOK_S:
@@ -404,7 +404,7 @@ class Documents:
                 self._read()
                 self._snapshot = snapshot
             if not self._passing:
-                self._ask_index()
+                self._check_index()
             self._looked = time.monotonic()
 
     def _read(self) -> None:
@@ -425,47 +425,49 @@ class Documents:
                 continue
             if row["version"]:
                 versions.setdefault(row["uri"], {})[row["version"]] = row["bytes"]
-            kept = {name: row[name] for name in ("tenant", "uri", "version", "status", "bytes", "at", "reason", "media", "title")}
-            document = Document(**kept, readers=tuple(row["readers"] or ()))
-            if document.status == PARSED and document.held in self._held:
+            record = {
+                name: row[name] for name in ("tenant", "uri", "version", "status", "bytes", "at", "reason", "media", "title")
+            }
+            document = Document(**record, readers=tuple(row["readers"] or ()))
+            if document.status == PARSED and document.expected_in_index in self._indexed:
                 document = replace(document, status=INDEXED)
             shelf[row["uri"]] = document
         with self._lock:
             self._reached = reached
             self._shelves, self._kept = shelves, kept_of
-            self._since = {name: left for name, documents in self._since.items() if (left := self._untaken(documents))}
+            self._since = {name: left for name, documents in self._since.items() if (left := self._unprocessed(documents))}
 
-    def _untaken(self, documents: Sequence[Document]) -> Sequence[Document]:
+    def _unprocessed(self, documents: Sequence[Document]) -> Sequence[Document]:
         """Those of a document's changes that the tables do not show yet; a last deletion until the index has followed."""
 
-        def shown(document: Document, upto: dict[int, int]) -> bool:
+        def is_shown(document: Document, upto: dict[int, int]) -> bool:
             return document.offset < upto.get(document.partition, 0)
 
-        left = [document for document in documents if not shown(document, self._reached)]
+        left = [document for document in documents if not is_shown(document, self._reached)]
         last = documents[-1]
-        return left or ([last] if last.status == DELETING and not shown(last, self._settled) else [])
+        return left or ([last] if last.status == DELETING and not is_shown(last, self._settled) else [])
 
-    def _ask_index(self) -> None:
+    def _check_index(self) -> None:
         """Which of the parsed documents another process has indexed: those with all their chunks in it, for their readers."""
         parsed = {d.id: d for shelf in self._shelves.values() for d in shelf.values() if d.status == PARSED}
         if not parsed or time.monotonic() - self._asked[0] < _ASK_S:
             return
         try:
-            standing = self._indexes.recent()
-            served = active_reader(standing, self._vectors)
+            generations = self._indexes.recent()
+            served = active_reader(generations, self._vectors)
             version = f"{served.version()} {self._snapshot}"
             if version != self._asked[1]:
-                found = self._held_of(parsed, served, standing.serving.number if standing.serving else 1)
-                self._held = {held for held in self._held if held[0] not in parsed} | found
+                indexed = self._indexed_of(parsed, served, generations.serving.number if generations.serving else 1)
+                self._indexed = {pending for pending in self._indexed if pending[0] not in parsed} | indexed
         except Transient:
             return  # they go on being shown as parsed
         with self._lock:
             for document in parsed.values():
-                if document.held in self._held:
+                if document.expected_in_index in self._indexed:
                     self._shelves[document.tenant][document.uri] = replace(document, status=INDEXED)
         self._asked = time.monotonic(), version
 
-    def _held_of(self, parsed: Collection[str], served: VectorReader, generation: int) -> set[_Held]:
+    def _indexed_of(self, parsed: Collection[str], served: VectorReader, generation: int) -> set[_Held]:
         """What a generation of the index holds whole of some documents, by their ids; of all of them where they are many."""
         few = sorted(parsed) if len(parsed) <= _ASKED_FEW else None
         columns = ("document_id", "version", "generation")
@@ -474,9 +476,9 @@ class Documents:
         for rows in self._chunks.scan(columns) if few is None else self._chunks.scan(columns, where):
             own = of_generation(rows, generation)
             cut.update(zip(own["document_id"].to_pylist(), own["version"].to_pylist(), strict=True))
-        held = served.held(few).select(["document_id", "version", "readers"]).to_pylist()
-        found = Counter((row["document_id"], row["version"], frozenset(row["readers"])) for row in held)
-        return {name for name, count in found.items() if count == cut[name[:2]]}
+        visible_rows = served.indexed(few).select(["document_id", "version", "readers"]).to_pylist()
+        counts = Counter((row["document_id"], row["version"], frozenset(row["readers"])) for row in visible_rows)
+        return {name for name, count in counts.items() if count == cut[name[:2]]}
 
     def _index(self) -> None:
         """Index what is announced, one pass after another; what storage refuses for now is tried again."""
@@ -519,17 +521,17 @@ class Documents:
             self._arrived.clear()
         settings = self._settings.inference
         _, parsing = take_in(self._runner, settings, parse_s=_PARSE_S, after=self._go_on)
-        self._look(now=True)
+        self._refresh(now=True)
         reached = self._reached
         unfinished: frozenset[str] = frozenset()
         if self._snapshot is not None:  # else nobody has put anything in this home
             with self._lock:
-                parsed = {d.held for shelf in self._shelves.values() for d in shelf.values() if d.status != FAILED}
+                parsed = {d.expected_in_index for shelf in self._shelves.values() for d in shelf.values() if d.status != FAILED}
             filled = bring_up(self._runner, settings, gives_way=self._gives_way, after=self._go_on)
             unfinished = filled.embedded.unfinished
-            self._held = {held for held in parsed if held[0] not in unfinished}
+            self._indexed = {entry for entry in parsed if entry[0] not in unfinished}
             self._settled = reached
-            self._look(now=True)
+            self._refresh(now=True)
         if parsing.left or unfinished:
             self._work.set()
         self.passes += 1

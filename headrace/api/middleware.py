@@ -70,12 +70,12 @@ log = logging.getLogger("headrace.api")
 
 
 @dataclass
-class Noted:
+class AuditNotes:
     """What the audit is to say of a request; routes fill it in."""
 
     resource: str = ""
     outcome: str = ""
-    said: bool = False
+    audited: bool = False
     """Whether the line is written already."""
 
 
@@ -135,9 +135,8 @@ class AuthMiddleware:
 
     Both come as bearers and in no other way: a cookie would go to every server on this machine, whatever its port.
 
-    The caller stands in the scope as `caller`, with a `Noted` beside it, and as `standing` a function that says whether the key
-    is still a right one. It also puts the security headers on every answer,
-    counts it, and answers what nobody foresaw.
+    The caller stands in the scope as `caller`, with `AuditNotes` beside it, and as `still_valid` a function that says whether the
+    key is still a right one. It also puts the security headers on every answer, counts it, and answers what nobody foresaw.
 
     A page elsewhere that resolves its own name to 127.0.0.1 (DNS rebinding) is told by its Host header and turned away.
     """
@@ -175,10 +174,10 @@ class AuthMiddleware:
                     headers.setdefault(name, value)
             await send(message)
 
-        noted = scope["noted"] = Noted()
+        noted = scope["noted"] = AuditNotes()
         try:
             try:
-                answer = await self._through(scope, receive, guarded)
+                answer = await self._admit(scope, receive, guarded)
             except HeadraceError as error:
                 answer = error_response_for(error, scope.get("caller"))
                 noted.outcome = code_of(error)
@@ -191,9 +190,9 @@ class AuthMiddleware:
         finally:
             self._count(scope, noted, status, time.perf_counter() - started)
 
-    async def _through(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """Let the request in, or return the answer to it."""
-        answer = await self._at_the_door(scope)
+        answer = await self._authenticate(scope)
         if answer is not None:
             return answer
         caller: Caller | None = scope.get("caller")
@@ -204,7 +203,7 @@ class AuthMiddleware:
             self._service.rate.take(caller.tenant, caller.limits.requests_per_minute)
         if scope["method"] != "PUT" or not scope["path"].startswith(UPLOADS):
             return await self._with_body(scope, receive, send, self._body_bytes)
-        caller.may(WRITE)  # before its body is taken in
+        caller.require_scope(WRITE)  # before its body is taken in
         with self._upload(caller.tenant) as upload:
             return await self._with_body(scope, receive, send, self._document_bytes + _UPLOAD_MORE, upload)
 
@@ -233,9 +232,9 @@ class AuthMiddleware:
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer HEAD like GET; that no body goes out, the server sees to by the scope it holds."""
-        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-        await self._app(asked, receive, send)
-        scope["route"] = asked.get("route")
+        get_scope = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        await self._app(get_scope, receive, send)
+        scope["route"] = get_scope.get("route")
 
     @contextmanager
     def _upload(self, tenant: str) -> Iterator[_Upload]:
@@ -260,7 +259,7 @@ class AuthMiddleware:
             if upload in self._uploads:
                 self._uploads.remove(upload)
 
-    async def _at_the_door(self, scope: Scope) -> Response | None:
+    async def _authenticate(self, scope: Scope) -> Response | None:
         """The answer to a stranger; `None` lets the request in."""
         if (answer := ambiguous(scope)) is not None:
             return answer
@@ -270,17 +269,17 @@ class AuthMiddleware:
         if scope["path"] in OPEN or (scope["path"] in PAGE_FILES and scope["method"] == "GET"):
             return None
         address = _address(scope)
-        kind, _, given = headers.get("authorization", "").partition(" ")
-        given = given.strip()
-        if kind.lower() == "bearer" and given:
-            if self._right(given):
+        kind, _, credentials = headers.get("authorization", "").partition(" ")
+        credentials = credentials.strip()
+        if kind.lower() == "bearer" and credentials:
+            if self._is_valid(credentials):
                 scope["caller"] = replace(self._service.page, address=address) if address else self._service.page
                 return None
-            if given.startswith("hr_"):
-                caller = await asyncio.to_thread(self._service.callers.of, given, address)
+            if credentials.startswith("hr_"):
+                caller = await asyncio.to_thread(self._service.callers.lookup, credentials, address)
                 if caller is not None:
                     scope["caller"] = caller
-                    scope["standing"] = partial(self._service.callers.stands, given)
+                    scope["still_valid"] = partial(self._service.callers.still_valid, credentials)
                     return None
             wait_s = self._service.strangers.wrong(address)
             if wait_s is not None:
@@ -289,10 +288,10 @@ class AuthMiddleware:
             401, "The API key is missing, wrong or revoked. Send `Authorization: Bearer KEY`.", "invalid_api_key"
         )
 
-    def _right(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token)
+    def _is_valid(self, credentials: str) -> bool:
+        return hmac.compare_digest(credentials.encode("utf-8", "surrogateescape"), self._token)
 
-    def _count(self, scope: Scope, noted: Noted, status: int, seconds: float) -> None:
+    def _count(self, scope: Scope, noted: AuditNotes, status: int, seconds: float) -> None:
         caller: Caller | None = scope.get("caller")
         if caller is not None and "route" not in scope:  # refused before it was looked for
             scope["route"] = next((route for route in self._routes if route.matches(scope)[0] is Match.FULL), None)
@@ -302,7 +301,7 @@ class AuthMiddleware:
         if status >= 400 and status != LEFT:
             self._service.metrics.refused(tenant, outcome)
         # What the page asks for all the time says nothing of who did what.
-        if caller is None or noted.said or not route.startswith("/v1/") or route in _UNTOLD:
+        if caller is None or noted.audited or not route.startswith("/v1/") or route in _UNTOLD:
             return
         action = f"{method} {route}"
         self._service.audit.later(AuditLine(caller.by, action, noted.resource, outcome))
@@ -312,7 +311,7 @@ _UNTOLD = (
     "/v1/events",
     "/v1/ledger",
     "/v1/runs",
-    "/v1/standing",
+    "/v1/index",
     "/v1/diagrams/{pipeline}.svg",
     "/v1/models",
     "/v1/models/{name}",

@@ -14,7 +14,7 @@ from headrace.answering.unrecorded import NOTE
 from headrace.api.auth import Caller
 from headrace.api.middleware import OPEN
 from headrace.api.telemetry import tokens
-from headrace.documents.put import named
+from headrace.documents.put import check_principals
 from headrace.errors import WrongUsage
 from headrace.models.http import error_body
 from headrace.settings import TenantLimits
@@ -59,7 +59,7 @@ Question = Annotated[
 
 def _reader(given: str) -> str:
     try:
-        named([given])
+        check_principals([given])
     except WrongUsage as error:
         raise ValueError(f"{error.message.rstrip('.')}; {error.hint.rstrip('.').lower()}") from None
     return given

@@ -91,7 +91,7 @@ class Service:
             lambda: self.readiness.recent(math.inf) or (),
             lambda: self.unrecorded_answers,
         )
-        self.traces = traces or Traces.of(settings.telemetry)
+        self.traces = traces or Traces.from_settings(settings.telemetry)
         self._engine = engine
         self._unrecorded = engine.unrecorded if engine is not None else None
         self._recorder = Recorder(runner, self._unrecorded) if self._unrecorded is not None else None
@@ -143,7 +143,7 @@ class Service:
         return error
 
     def _metadata_trouble(self) -> Trouble | None:
-        self.metadata.who("")
+        self.metadata.holder_of("")
         return None
 
     def who(self, caller: Caller, user: str | None = None, simulated: str | None = None) -> Asker:
@@ -165,7 +165,7 @@ class Service:
         simulated: str | None = None,
     ) -> AdmittedQuestion:
         """Take a place for a question. Raises `Forbidden` for what the caller may not name, `Overloaded` where none is free."""
-        whose, open_to = caller.whose(tenant), caller.asks_as(readers)
+        whose, open_to = caller.tenant_for(tenant), caller.principals_for(readers)
         who = self.who(caller, user, simulated)
         ticket = self.places.enter(whose, caller.limits.questions, text)
         return AdmittedQuestion(ticket, text, caller, whose, open_to, who, headers)
@@ -264,7 +264,7 @@ class Service:
         verdicts = self._engine.verdicts
         return verdicts.record([verdict])[0] if key is None else verdicts.record_once(verdict, key)
 
-    def standing(self, caller: Caller, tenant: str) -> dict[str, Any]:
+    def index_status(self, caller: Caller, tenant: str) -> dict[str, Any]:
         """How many passages of a tenant are indexed, and in which version of the index."""
         with self._lock:
             if self._vectors is None:

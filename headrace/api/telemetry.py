@@ -58,7 +58,7 @@ class ServiceMetrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._registry.register(_Standing(ledger, queue, parts, unrecorded))
+        self._registry.register(_LiveMetrics(ledger, queue, parts, unrecorded))
 
     def answered(self, tenant: str, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -82,7 +82,7 @@ class ServiceMetrics:
         return generate_latest(self._registry)
 
 
-class _Standing:
+class _LiveMetrics:
     """What is read when it is asked for: the queue, which parts are ready, and the bytes that the run's ledger has counted."""
 
     def __init__(
@@ -166,7 +166,7 @@ class Traces:
         self._tracer: Tracer = provider.get_tracer("headrace", __version__) if provider else NoOpTracer()
 
     @classmethod
-    def of(cls, settings: Telemetry) -> Traces:
+    def from_settings(cls, settings: Telemetry) -> Traces:
         """Those for the collector that the settings or OpenTelemetry's own variables name, if they name one."""
         named = any(os.environ.get(name) for name in _ADDRESSES)
         if not (settings.otlp_endpoint or named) or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":

@@ -7,7 +7,7 @@ from typing import Any
 
 from headrace.catalog import Tier
 from headrace.check import catalog, files, head, objects
-from headrace.check.promise import Broken, Finding, Measured, Outcome, Promise, Promises, TimeBudget, Unknown, said
+from headrace.check.promise import Broken, Finding, Measured, Outcome, Promise, Promises, TimeBudget, Unknown, describe
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 
@@ -36,27 +36,27 @@ def ask_promises(
     effort = TimeBudget(seconds / promises(tiers))
     for subject in SUBJECTS:
         if subject.tier in tiers:
-            yield from _asked(subject, settings, endpoints, effort)
+            yield from _check_tier(subject, settings, endpoints, effort)
 
 
-def _asked(subject: Promises[Any], settings: Settings, endpoints: Endpoints, effort: TimeBudget) -> Iterator[Finding]:
+def _check_tier(subject: Promises[Any], settings: Settings, endpoints: Endpoints, effort: TimeBudget) -> Iterator[Finding]:
     first, *others = subject.promises
-    found = None
+    verdict = None
     try:
         with subject.open(settings, endpoints) as room:
-            found = _finding(subject, first, room, effort)
-            yield found
-            if found.verdict is Outcome.KEPT:
+            verdict = _finding(subject, first, room, effort)
+            yield verdict
+            if verdict.verdict is Outcome.KEPT:
                 for promise in others:
                     yield _finding(subject, promise, room, effort)
                 return
     except Unknown as unknown:
         yield Finding(subject.tier, first.name, Outcome.UNKNOWN, seen=str(unknown), loses=first.loses)
     except subject.faults as error:
-        if found is None:
-            yield Finding(subject.tier, first.name, Outcome.BROKEN, seen=said(error), loses=first.loses)
-        elif found.verdict is Outcome.KEPT:  # it answered, and does not let us clear up
-            yield Finding(subject.tier, _CLEARED, Outcome.BROKEN, seen=said(error), loses=_STAYS)
+        if verdict is None:
+            yield Finding(subject.tier, first.name, Outcome.BROKEN, seen=describe(error), loses=first.loses)
+        elif verdict.verdict is Outcome.KEPT:  # it answered, and does not let us clear up
+            yield Finding(subject.tier, _CLEARED, Outcome.BROKEN, seen=describe(error), loses=_STAYS)
             return
     for promise in others:
         yield Finding(subject.tier, promise.name, Outcome.UNKNOWN, seen=_NOT_ASKED, loses=promise.loses)
@@ -71,5 +71,5 @@ def _finding(subject: Promises[Any], promise: Promise[Any], room: Any, effort: T
     except Broken as broken:
         verdict, seen = Outcome.BROKEN, str(broken)
     except subject.faults as error:
-        verdict, seen = Outcome.BROKEN, said(error)
+        verdict, seen = Outcome.BROKEN, describe(error)
     return Finding(subject.tier, promise.name, verdict, measured.figure, measured.figures, seen, promise.loses)

@@ -106,8 +106,8 @@ def seen_at_once(room: CatalogSandbox, effort: TimeBudget) -> Measured:
         began = time.perf_counter()
         _append(table, "one", number)
         seconds.append(time.perf_counter() - began)
-        for found in (reader.refresh(), room.seen("seen")):
-            current = found.current_snapshot()
+        for loaded in (reader.refresh(), room.seen("seen")):
+            current = loaded.current_snapshot()
             if current is None or current.snapshot_id != _newest(table):
                 raise Broken(f"after commit {number + 1} another client still found the snapshot before")
         if (rows := reader.scan().to_arrow().num_rows) != number + 1:
@@ -152,9 +152,9 @@ def concurrent(room: CatalogSandbox, effort: TimeBudget) -> Measured:
             threads.submit(_commits, connect(room.endpoints), room.namespace, steps, f"thread {number}", begin)
             for number in range(2)
         ]
-        told = [each.result() for each in ours] + [theirs.get(_ANSWER_S)]
-    done = {name for names, _ in told for name in names}
-    refused = sum(count for _, count in told)
+        results = [each.result() for each in ours] + [theirs.get(_ANSWER_S)]
+    done = {name for names, _ in results for name in names}
+    refused = sum(count for _, count in results)
     table = room.seen("concurrent")
     chain = set(_chain(table))
     if lost := done - chain:
@@ -177,22 +177,22 @@ def commits(endpoints: dict[str, Any], namespace: str, steps: int, who: str, beg
 def properties(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     table = room.table("properties")
     offsets = {"cluster": 'é-"quoted"-\'', "topic": "interactions", "next": {str(p): 2**53 + p for p in range(64)}}
-    given = {
+    written = {
         "headrace.property.offsets": json.dumps(offsets, sort_keys=True),
         "headrace.property.empty": "",
         "headrace.property.spaces": "  two lines\nand a tab\t ",
         "headrace.property.long": "0123456789abcdef" * 512,
     }
-    _append(table, "one", 0, **given)
+    _append(table, "one", 0, **written)
     first = _newest(table)
     _append(table, "two", 1)
     for snapshot in room.seen("properties").metadata.snapshots:
         if snapshot.snapshot_id == first and snapshot.summary is not None:
-            held = snapshot.summary.additional_properties
-            for name, value in given.items():
-                if held.get(name) != value:
-                    raise Broken(f"{name} was given {value[:40]!r} and came back as {str(held.get(name))[:40]!r}")
-            size = sum(len(value.encode()) for value in given.values())
+            stored = snapshot.summary.additional_properties
+            for name, value in written.items():
+                if stored.get(name) != value:
+                    raise Broken(f"{name} was given {value[:40]!r} and came back as {str(stored.get(name))[:40]!r}")
+            size = sum(len(value.encode()) for value in written.values())
             return Measured(f"{size:,} bytes in a snapshot's summary", bytes=size)
     raise Broken("the snapshot is not in the table's history")
 
@@ -207,9 +207,9 @@ def older(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     for number in range(3):
         _append(table, "one", number)
         snapshots.append(_newest(table))
-    found = [room.seen("older").scan(snapshot_id=snapshot).to_arrow().num_rows for snapshot in snapshots]
-    if found != [1, 2, 3]:
-        raise Broken(f"snapshots of 1, 2 and 3 rows were read with {found}")
+    counts = [room.seen("older").scan(snapshot_id=snapshot).to_arrow().num_rows for snapshot in snapshots]
+    if counts != [1, 2, 3]:
+        raise Broken(f"snapshots of 1, 2 and 3 rows were read with {counts}")
     return Measured("3 snapshots")
 
 
@@ -228,9 +228,9 @@ def widened(room: CatalogSandbox, effort: TimeBudget) -> Measured:
     later.append(
         pa.table({"writer": ["two"], "number": [1], "more": ["x"]}, schema=_SCHEMA.append(pa.field("more", pa.string())))
     )
-    found = room.seen("widened").scan().to_arrow().sort_by("number")["more"].to_pylist()
-    if found != [None, "x"]:
-        raise Broken(f"a column added between two rows reads {found} instead of [None, 'x']")
+    values = room.seen("widened").scan().to_arrow().sort_by("number")["more"].to_pylist()
+    if values != [None, "x"]:
+        raise Broken(f"a column added between two rows reads {values} instead of [None, 'x']")
     return Measured(f"added in {took:.0f} ms", add_ms=took)
 
 

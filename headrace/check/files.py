@@ -240,10 +240,10 @@ def held_open(room: FilesSandbox, effort: TimeBudget) -> Measured:
             else:
                 path.unlink()
             try:
-                found = first + file.read()
+                content = first + file.read()
             except OSError as error:
                 raise Broken(f"a file that was {how} while it was read failed: {error.strerror}") from None
-        if found != data:
+        if content != data:
             raise Broken(f"a file that was {how} while it was read came back with other bytes")
     return Measured("replaced, deleted")
 
@@ -292,9 +292,9 @@ def names(room: FilesSandbox, effort: TimeBudget) -> Measured:
     path.parent.mkdir(parents=True)
     _write(path, b"x")
     path.replace(path.with_name(name.partition("-")[2].partition("-")[2]))
-    found = sorted(entry.name for entry in path.parent.iterdir())
-    if found != [f"{key}.16383.safetensors"]:
-        raise Broken(f"a file was named {key}.16383.safetensors and is listed as {found}")
+    entries = sorted(entry.name for entry in path.parent.iterdir())
+    if entries != [f"{key}.16383.safetensors"]:
+        raise Broken(f"a file was named {key}.16383.safetensors and is listed as {entries}")
     return Measured(f"{len(name)} characters, {len(str(path))} with the directories", characters=len(name))
 
 
@@ -309,11 +309,11 @@ def blocks(room: FilesSandbox, effort: TimeBudget) -> Measured:
         began = time.perf_counter()
         _write_over(path, data, durable=True)
         written = time.perf_counter()
-        found = path.read_bytes()
+        content = path.read_bytes()
         reads.append(time.perf_counter() - written)
         writes.append(written - began)
-        if found != data:
-            raise Broken(f"a block of {_BLOCK_BYTES:,} bytes came back with {len(found):,}, or others")
+        if content != data:
+            raise Broken(f"a block of {_BLOCK_BYTES:,} bytes came back with {len(content):,}, or others")
     write_words, write_figures = latency("write", writes)
     read_words, read_figures = latency("read", reads)
     return Measured(f"3 MiB: durable {write_words}; cached {read_words}", **write_figures, **read_figures)

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from headrace.catalog import Tier
-from headrace.check.promise import Broken, Measured, Promise, Promises, TimeBudget, Unknown, latency, promise, said
+from headrace.check.promise import Broken, Measured, Promise, Promises, TimeBudget, Unknown, describe, latency, promise
 from headrace.errors import Unavailable
 from headrace.settings import EmbeddedPart, Settings
 from headrace.storage.endpoints import Endpoints
@@ -110,17 +110,17 @@ class HeadSandbox:
 
     def read(self, start: Mapping[int, int], count: int) -> list[Message]:
         """What a fresh consumer gets from these partitions and offsets on, in its order: `count`, or what there is."""
-        found: list[Message] = []
+        messages: list[Message] = []
         with self.consumer() as consumer:
             consumer.assign([TopicPartition(self.topic, partition, offset) for partition, offset in start.items()])
             heard = time.monotonic()
-            while len(found) < count and time.monotonic() < heard + _SILENCE_S:
-                for message in consumer.consume(num_messages=min(1000, count - len(found)), timeout=0.2):
+            while len(messages) < count and time.monotonic() < heard + _SILENCE_S:
+                for message in consumer.consume(num_messages=min(1000, count - len(messages)), timeout=0.2):
                     if (error := message.error()) is not None:
                         raise KafkaException(error)
-                    found.append(message)
+                    messages.append(message)
                     heard = time.monotonic()
-        return found
+        return messages
 
     def end(self, partition: int) -> int:
         """The offset that the next record of a partition will have, as the broker reports it."""
@@ -129,15 +129,15 @@ class HeadSandbox:
 
     def id(self) -> str:
         """The topic's id, empty where the broker gives none."""
-        asked = self.admin.describe_topics(TopicCollection([self.topic]), request_timeout=_ANSWER_S)
+        futures = self.admin.describe_topics(TopicCollection([self.topic]), request_timeout=_ANSWER_S)
         try:
-            told = asked[self.topic].result(_ANSWER_S)
+            description = futures[self.topic].result(_ANSWER_S)
         except KafkaException as error:
             if error.args[0].code() in (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION):
                 return ""
             raise
-        number = int(told.topic_id.get_most_significant_bits()), int(told.topic_id.get_least_significant_bits())
-        return "" if number == (0, 0) else str(told.topic_id)
+        number = int(description.topic_id.get_most_significant_bits()), int(description.topic_id.get_least_significant_bits())
+        return "" if number == (0, 0) else str(description.topic_id)
 
     def clear(self) -> None:
         """Delete the topics made here."""
@@ -161,9 +161,9 @@ def answers(room: HeadSandbox, effort: TimeBudget) -> Measured:
     began = time.perf_counter()
     room.make(room.topic)
     took = (time.perf_counter() - began) * 1e3
-    found = room.admin.list_topics(room.topic, timeout=_ANSWER_S).topics[room.topic]
-    if len(found.partitions) != _PARTITIONS:
-        raise Broken(f"a topic of {_PARTITIONS} partitions was asked for, and it has {len(found.partitions)}")
+    topic = room.admin.list_topics(room.topic, timeout=_ANSWER_S).topics[room.topic]
+    if len(topic.partitions) != _PARTITIONS:
+        raise Broken(f"a topic of {_PARTITIONS} partitions was asked for, and it has {len(topic.partitions)}")
     return Measured(f"topic made in {took:.0f} ms", make_ms=took)
 
 
@@ -196,12 +196,12 @@ def survives(room: HeadSandbox, effort: TimeBudget) -> Measured:
     for number in effort.rounds(3, 20):
         places |= room.append([f"{number}/{index}".encode() + os.urandom(200) for index in range(200)])
     start = {partition: min(offset for p, offset in places if p == partition) for partition, _ in places}
-    found = {(m.partition(), m.offset()): m.value() for m in room.read(start, len(places))}
-    if lost := places.keys() - found.keys():
+    values = {(m.partition(), m.offset()): m.value() for m in room.read(start, len(places))}
+    if lost := places.keys() - values.keys():
         partition, offset = min(lost)
         raise Broken(f"{len(lost)} of {len(places)} acknowledged records are gone, the first at offset {offset} of {partition}")
     for place, value in places.items():
-        if found[place] != value:
+        if values[place] != value:
             raise Broken(f"the record at offset {place[1]} of partition {place[0]} is not the one acknowledged there")
     return Measured(f"{len(places):,} records, read by a fresh consumer", records=len(places))
 
@@ -215,17 +215,17 @@ def order(room: HeadSandbox, effort: TimeBudget) -> Measured:
     count = 3_000
     for partition in start:
         room.append([f"{number}".encode() for number in range(count)], partition=partition)
-    found = defaultdict(list)
+    sequence = defaultdict(list)
     for message in room.read(start, 2 * count):
-        found[message.partition()].append((message.offset(), int(message.value())))
-    for partition, places in found.items():
+        sequence[message.partition()].append((message.offset(), int(message.value())))
+    for partition, places in sequence.items():
         for (offset, number), (later, following) in itertools.pairwise(places):
             if later <= offset:
                 raise Broken(f"partition {partition} gave offset {later} after {offset}")
             if following != number + 1:
                 raise Broken(f"in partition {partition} record {following} came after record {number}")
-    if any(len(found[partition]) != count for partition in start):
-        raise Broken(f"of {count} records {min(len(found[p]) for p in start)} came back")
+    if any(len(sequence[partition]) != count for partition in start):
+        raise Broken(f"of {count} records {min(len(sequence[p]) for p in start)} came back")
     return Measured(f"{2 * count:,} records in 2 partitions", records=2 * count)
 
 
@@ -235,18 +235,18 @@ def order(room: HeadSandbox, effort: TimeBudget) -> Measured:
 )
 def offsets(room: HeadSandbox, effort: TimeBudget) -> Measured:
     start = room_end(room, 0)
-    told: list[int] = []
+    acknowledged: list[int] = []
     with ThreadPoolExecutor(3) as threads:
         each = 300
         batches = [[f"{who}/{number}".encode() for number in range(each)] for who in range(3)]
         for places in threads.map(lambda values: room.append(values, partition=0), batches):
-            told.extend(offset for _, offset in places)
-    if len(set(told)) != len(told):
-        raise Broken(f"{len(told) - len(set(told))} offsets were given to two records of three producers at once")
-    if sorted(told) != list(range(start, start + len(told))):
-        gap = next(offset for offset in range(start, start + len(told) + 1) if offset not in set(told))
-        raise Broken(f"offset {gap} was skipped: {len(told)} records stand at {min(told)} to {max(told)}")
-    return Measured(f"{len(told):,} records of 3 producers at once", records=len(told))
+            acknowledged.extend(offset for _, offset in places)
+    if len(set(acknowledged)) != len(acknowledged):
+        raise Broken(f"{len(acknowledged) - len(set(acknowledged))} offsets were given to two records of three producers at once")
+    if sorted(acknowledged) != list(range(start, start + len(acknowledged))):
+        gap = next(offset for offset in range(start, start + len(acknowledged) + 1) if offset not in set(acknowledged))
+        raise Broken(f"offset {gap} was skipped: {len(acknowledged)} records stand at {min(acknowledged)} to {max(acknowledged)}")
+    return Measured(f"{len(acknowledged):,} records of 3 producers at once", records=len(acknowledged))
 
 
 @promise(
@@ -258,10 +258,10 @@ def resumes(room: HeadSandbox, effort: TimeBudget) -> Measured:
     rounds = 0
     for rounds in effort.rounds(3, 10):
         wanted = sorted(places)[(37 * rounds) % len(places)]
-        if not (found := room.read({1: wanted[1]}, 1)):
+        if not (records := room.read({1: wanted[1]}, 1)):
             raise Broken(f"nothing came from offset {wanted[1]} on, where a record was acknowledged")
-        if found[0].offset() != wanted[1] or found[0].value() != places[wanted]:
-            raise Broken(f"offset {wanted[1]} was asked for, and {found[0].offset()} came")
+        if records[0].offset() != wanted[1] or records[0].value() != places[wanted]:
+            raise Broken(f"offset {wanted[1]} was asked for, and {records[0].offset()} came")
     return Measured(f"{rounds + 1} fresh consumers", consumers=rounds + 1)
 
 
@@ -275,8 +275,8 @@ def large(room: HeadSandbox, effort: TimeBudget) -> Measured:
     began = time.perf_counter()
     (place,) = room.append([value], partition=2, producer=producer)
     took = (time.perf_counter() - began) * 1e3
-    found = room.read({2: place[1]}, 1)
-    if not found or found[0].value() != value:
+    records = room.read({2: place[1]}, 1)
+    if not records or records[0].value() != value:
         raise Broken("a record of 1,000,000 bytes was acknowledged and did not come back as it was")
     return Measured(f"1,000,000 bytes in {took:.0f} ms", append_ms=took)
 
@@ -290,16 +290,16 @@ def end(room: HeadSandbox, effort: TimeBudget) -> Measured:
     for _ in range(3):
         (*_, last) = sorted(room.append([f"{number}".encode() for number in range(50)], partition=0))
         true, began = last[1] + 1, time.monotonic()
-        while (told := room.end(0)) < true:
+        while (reported := room.end(0)) < true:
             if time.monotonic() - began > _MOMENT_S:
                 raise Unknown(
-                    f"it stayed {true - told} records low for {_MOMENT_S:.0f} s; Headrace reads past it until nothing comes, so"
+                    f"it stayed {true - reported} records low for {_MOMENT_S:.0f} s; Headrace reads on until nothing comes, so"
                     " nothing is lost, but a lag is shown low by as much",
-                    Measured(f"{true - told} low", records_low=true - told),
+                    Measured(f"{true - reported} low", records_low=true - reported),
                 )
             time.sleep(0.01)
-        if told > true:
-            raise Broken(f"the end was reported as {told}, and the last record stands at {last[1]}")
+        if reported > true:
+            raise Broken(f"the end was reported as {reported}, and the last record stands at {last[1]}")
         low_ms = max(low_ms, (time.monotonic() - began) * 1e3)
     return Measured(f"right within {low_ms:.0f} ms", late_ms=low_ms)
 
@@ -345,23 +345,23 @@ def topic_id(room: HeadSandbox, effort: TimeBudget) -> Measured:
 def by_time(room: HeadSandbox, effort: TimeBudget) -> Measured:
     first = 1_700_000_000_000
     producer = room.producer()
-    told: list[int] = []
+    reported: list[int] = []
     for number in range(10):
         producer.produce(
             room.topic,
             b"t",
             partition=2,
             timestamp=first + number * 1000,
-            on_delivery=lambda error, message: None if error else told.append(message.offset()),
+            on_delivery=lambda error, message: None if error else reported.append(message.offset()),
         )
         producer.flush(_ANSWER_S)
-    if len(told) != 10:
-        raise Broken(f"of 10 records with a time of their own {len(told)} were acknowledged")
+    if len(reported) != 10:
+        raise Broken(f"of 10 records with a time of their own {len(reported)} were acknowledged")
     with room.consumer() as consumer:
-        asked = [TopicPartition(room.topic, 2, first + 4500), TopicPartition(room.topic, 2, first + 10**9)]
-        found = [consumer.offsets_for_times([one], timeout=_ANSWER_S)[0].offset for one in asked]
-    if found[0] != told[5] or 0 <= found[1] <= told[-1]:
-        raise Unknown(f"offset {found[0]} instead of {told[5]}; Headrace reads the times of the records themselves")
+        lookups = [TopicPartition(room.topic, 2, first + 4500), TopicPartition(room.topic, 2, first + 10**9)]
+        answers = [consumer.offsets_for_times([one], timeout=_ANSWER_S)[0].offset for one in lookups]
+    if answers[0] != reported[5] or 0 <= answers[1] <= reported[-1]:
+        raise Unknown(f"offset {answers[0]} instead of {reported[5]}; Headrace reads the times of the records themselves")
     return Measured("to the record")
 
 
@@ -375,14 +375,14 @@ def trimmed(room: HeadSandbox, effort: TimeBudget) -> Measured:
     places = sorted(room.append([f"{number}".encode() for number in range(20)], partition=1))
     wanted = places[10][1]
     try:
-        asked = room.admin.delete_records([TopicPartition(room.topic, 1, wanted)], request_timeout=5, operation_timeout=5)
-        low = next(iter(asked.values())).result(_ANSWER_S).low_watermark
+        futures = room.admin.delete_records([TopicPartition(room.topic, 1, wanted)], request_timeout=5, operation_timeout=5)
+        low = next(iter(futures.values())).result(_ANSWER_S).low_watermark
     except (KafkaException, TimeoutError) as error:
-        raise Unknown(f"refused ({said(error)}): the head is trimmed by its retention, and a metric warns before") from None
+        raise Unknown(f"refused ({describe(error)}): the head is trimmed by its retention, and a metric warns before") from None
     if low != wanted:
         raise Broken(f"everything before offset {wanted} was to go, and the topic now begins at {low}")
-    found = room.read({1: wanted}, 10)
-    if [m.offset() for m in found] != [offset for _, offset in places[10:]]:
+    records = room.read({1: wanted}, 10)
+    if [m.offset() for m in records] != [offset for _, offset in places[10:]]:
         raise Broken("records behind the deleted ones went with them")
     return Measured("10 of 20 records", records=10)
 

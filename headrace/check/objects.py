@@ -84,9 +84,9 @@ def answers(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     key = room.key("answers")
     began = time.perf_counter()
     obstore.put(room.writer, key, b"here")
-    found = _get(room.reader, key)
-    if found != b"here":
-        raise Broken(f"4 bytes were put and {found!r} came back")
+    data_read = _get(room.reader, key)
+    if data_read != b"here":
+        raise Broken(f"4 bytes were put and {data_read!r} came back")
     return Measured(f"first put and get {(time.perf_counter() - began) * 1e3:.0f} ms")
 
 
@@ -103,13 +103,13 @@ def read_after_write(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
             raise Broken(f"an object that was never put came back with {len(early)} bytes")
         for state in (f"first {rounds}".encode(), f"second, and longer {rounds}".encode()):
             obstore.put(room.writer, key, state)
-            if (found := _get(room.reader, key)) != state:
-                raise Broken(f"put {state!r}, then got {_shown(found)}")
+            if (stored := _get(room.reader, key)) != state:
+                raise Broken(f"put {state!r}, then got {_shown(stored)}")
             if (size := obstore.head(room.reader, key)["size"]) != len(state):
                 raise Broken(f"put {len(state)} bytes, then a head said {size}")
         obstore.delete(room.writer, key)
-        if (found := _get(room.reader, key)) is not None:
-            raise Broken(f"an object came back with {_shown(found)} after it was deleted")
+        if (stored := _get(room.reader, key)) is not None:
+            raise Broken(f"an object came back with {_shown(stored)} after it was deleted")
     return Measured(f"{rounds + 1} × new, overwritten, deleted", rounds=rounds + 1)
 
 
@@ -144,10 +144,10 @@ def long_listing(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     with ThreadPoolExecutor(_CLIENTS) as threads:
         list(threads.map(lambda key: obstore.put(room.writer, key, b"1"), keys))
     began = time.perf_counter()
-    found = list(_listed(room.reader, f"{room.prefix}/long"))
+    listed = list(_listed(room.reader, f"{room.prefix}/long"))
     took = time.perf_counter() - began
-    if found != keys:
-        lost = len(set(keys) - set(found))
+    if listed != keys:
+        lost = len(set(keys) - set(listed))
         raise Broken(f"of {count} objects {lost} were not listed" if lost else f"{count} objects came in another order or twice")
     return Measured(f"{count:,} objects in {took * 1e3:.0f} ms", objects=count, list_ms=took * 1e3)
 
@@ -173,8 +173,8 @@ def put_if_absent(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
             longest = max(longest, time.perf_counter() - began)
             if len(winners) != 1:
                 raise Broken(f"{len(winners)} of {_RACERS} were told that theirs was put, in round {rounds + 1}")
-            if (standing := _get(room.reader, key)) != winners[0]:
-                raise Broken(f"{winners[0]!r} was told that it won, but {_shown(standing)} stands there")
+            if (stored := _get(room.reader, key)) != winners[0]:
+                raise Broken(f"{winners[0]!r} was told that it won, but {_shown(stored)} stands there")
     return Measured(
         f"{rounds + 1} races of {_RACERS}, the longest {longest * 1e3:.0f} ms", races=rounds + 1, longest_ms=longest * 1e3
     )
@@ -194,11 +194,11 @@ def put_if_match(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
             "objects.count_up", endpoints=room.endpoints.model_dump(mode="json"), key=key, steps=steps, who="second", begin=begin
         )
         ours = [threads.submit(_count_up, room.writer, key, steps, f"thread {number}", begin) for number in range(3)]
-        told = [each.result() for each in ours] + [theirs.get(_ANSWER_S)]
-    done, refused = sum(each[0] for each in told), sum(each[1] for each in told)
-    standing = int((_get(room.reader, key) or b"-1").split()[0])
-    if standing != done:
-        raise Broken(f"{done} increments were acknowledged, and the counter stands at {standing}")
+        results = [each.result() for each in ours] + [theirs.get(_ANSWER_S)]
+    done, refused = sum(each[0] for each in results), sum(each[1] for each in results)
+    stored = int((_get(room.reader, key) or b"-1").split()[0])
+    if stored != done:
+        raise Broken(f"{done} increments were acknowledged, and the counter stands at {stored}")
     if not _refuses_stale(room, key):
         raise Broken("a put with an etag that is not the object's was taken")
     return Measured(f"{done} increments by 2 processes, {refused} refused and tried again", increments=done, refused=refused)
@@ -234,8 +234,8 @@ def multipart(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
                 raise _Abandoned
     if _get(room.reader, abandoned) is not None or abandoned in _listed(room.reader, room.prefix):
         raise Broken("an upload that was given up left an object behind")
-    if (found := _get(room.reader, key)) != data:
-        raise Broken(f"an object of {len(data):,} bytes put in 3 parts came back {_different(found, data)}")
+    if (stored := _get(room.reader, key)) != data:
+        raise Broken(f"an object of {len(data):,} bytes put in 3 parts came back {_different(stored, data)}")
     return Measured(f"{len(data) / 2**20:.0f} MiB in parts, hidden until completed", object_bytes=len(data))
 
 
@@ -247,15 +247,17 @@ def etags(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     key, folder = room.key("etag/one"), f"{room.prefix}/etag"
     seen: list[str] = []
     for data, parts in ((b"one", False), (b"two", False), (os.urandom(_PARTS_BYTES), True), (b"four", False)):
-        given = obstore.put(room.writer, key, data, use_multipart=parts, chunk_size=5 << 20)["e_tag"] or ""
+        etag_of_put = obstore.put(room.writer, key, data, use_multipart=parts, chunk_size=5 << 20)["e_tag"] or ""
         head = obstore.head(room.reader, key)["e_tag"] or ""
         got = obstore.get(room.reader, key).meta["e_tag"] or ""
         listed = next((meta["e_tag"] or "" for page in obstore.list(room.reader, prefix=folder) for meta in page), "")
-        if not given or len({_bare(etag) for etag in (given, head, got, listed)}) != 1:
-            raise Broken(f"put said {given or 'none'}, head {head or 'none'}, get {got or 'none'}, a listing {listed or 'none'}")
-        if given in seen:
-            raise Broken(f"two contents had the same etag {given}")
-        seen.append(given)
+        if not etag_of_put or len({_bare(etag) for etag in (etag_of_put, head, got, listed)}) != 1:
+            raise Broken(
+                f"put said {etag_of_put or 'none'}, head {head or 'none'}, get {got or 'none'}, a listing {listed or 'none'}"
+            )
+        if etag_of_put in seen:
+            raise Broken(f"two contents had the same etag {etag_of_put}")
+        seen.append(etag_of_put)
         if not _put_if(room.writer, key, data, {"e_tag": head}):
             raise Broken(f"a put with the object's own etag {head} was refused")
     return Measured(f"{len(seen)} contents, one of them in parts")
@@ -270,7 +272,7 @@ def ranges(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     data, key = os.urandom(size), room.key("ranges")
     obstore.put(room.writer, key, data)
     dice = random.Random(17)
-    asked: list[tuple[Any, bytes]] = [
+    cases: list[tuple[Any, bytes]] = [
         ((0, 1), data[:1]),
         ((size - 1, size), data[-1:]),
         ((0, size), data),
@@ -282,17 +284,17 @@ def ranges(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     ]
     seconds = []
     for number in effort.rounds(24, 400):
-        if number < len(asked):
-            wanted, expected = asked[number]
+        if number < len(cases):
+            wanted, expected = cases[number]
         else:
             start = dice.randrange(size)
             wanted = (start, min(size, start + dice.randrange(1, 200_000)))
             expected = data[wanted[0] : wanted[1]]
         began = time.perf_counter()
-        found = bytes(obstore.get(room.reader, key, options={"range": wanted}).bytes())
+        part = bytes(obstore.get(room.reader, key, options={"range": wanted}).bytes())
         seconds.append(time.perf_counter() - began)
-        if found != expected:
-            raise Broken(f"range {wanted} of {size:,} bytes came back {_different(found, expected)}")
+        if part != expected:
+            raise Broken(f"range {wanted} of {size:,} bytes came back {_different(part, expected)}")
     several = obstore.get_ranges(room.reader, key, starts=[5, 500_000, 1_000_000], lengths=[10, 20, 30])
     if [bytes(piece) for piece in several] != [data[at : at + n] for at, n in ((5, 10), (500_000, 20), (1_000_000, 30))]:
         raise Broken("three ranges at once came back with other bytes")
@@ -327,11 +329,11 @@ def small(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
         began = time.perf_counter()
         obstore.put(room.writer, key, data)
         put = time.perf_counter()
-        found = _get(room.reader, key)
+        stored = _get(room.reader, key)
         gets.append(time.perf_counter() - put)
         puts.append(put - began)
-        if found != data:
-            raise Broken(f"an object of {len(data):,} bytes came back {_different(found, data)}")
+        if stored != data:
+            raise Broken(f"an object of {len(data):,} bytes came back {_different(stored, data)}")
     put_words, put_figures = latency("put", puts)
     get_words, get_figures = latency("get", gets)
     return Measured(f"4 KiB: {put_words}; {get_words}", **put_figures, **get_figures)
@@ -348,10 +350,10 @@ def large(room: ObjectsSandbox, effort: TimeBudget) -> Measured:
     began = time.perf_counter()
     obstore.put(room.writer, key, data, use_multipart=True, chunk_size=8 << 20)
     put = time.perf_counter()
-    found = bytes(obstore.get(room.reader, key).bytes())
+    stored = bytes(obstore.get(room.reader, key).bytes())
     got = time.perf_counter()
-    if hashlib.sha256(found).hexdigest() != wanted:
-        raise Broken(f"an object of {size:,} bytes came back {_different(found, data)}")
+    if hashlib.sha256(stored).hexdigest() != wanted:
+        raise Broken(f"an object of {size:,} bytes came back {_different(stored, data)}")
     put_rate, get_rate = size / 2**20 / (put - began), size / 2**20 / (got - put)
     return Measured(
         f"{size >> 20} MiB: put {put_rate:.0f} MiB/s, get {get_rate:.0f} MiB/s",
@@ -386,9 +388,9 @@ def _count_up(client: S3Store, key: str, steps: int, who: str, begin: float) -> 
     done = refused = 0
     end = time.monotonic() + _ANSWER_S / 2
     while done < steps and time.monotonic() < end:
-        standing = obstore.get(client, key)
-        value = int(bytes(standing.bytes()).split()[0])
-        if _put_if(client, key, f"{value + 1} {who} {done}".encode(), {"e_tag": standing.meta["e_tag"]}):
+        stored = obstore.get(client, key)
+        value = int(bytes(stored.bytes()).split()[0])
+        if _put_if(client, key, f"{value + 1} {who} {done}".encode(), {"e_tag": stored.meta["e_tag"]}):
             done += 1
         else:
             refused += 1
@@ -402,9 +404,9 @@ def _listed(client: S3Store, prefix: str) -> Iterator[str]:
 
 
 def _require_listed(client: S3Store, folder: str, expected: dict[str, int], after: str) -> None:
-    found = {meta["path"]: meta["size"] for page in obstore.list(client, prefix=folder) for meta in page}
-    if found != expected:
-        lost, more = len(expected.keys() - found.keys()), len(found.keys() - expected.keys())
+    sizes = {meta["path"]: meta["size"] for page in obstore.list(client, prefix=folder) for meta in page}
+    if sizes != expected:
+        lost, more = len(expected.keys() - sizes.keys()), len(sizes.keys() - expected.keys())
         raise Broken(
             f"after {after}, a listing missed {lost} objects"
             if lost
@@ -419,11 +421,11 @@ def _require_kept(room: ObjectsSandbox, names: Sequence[str], complaint: Callabl
     for key, name in written.items():
         try:
             obstore.put(room.writer, key, name.encode())
-            found = _get(room.reader, key)
+            stored = _get(room.reader, key)
         except FAULTS as error:
             raise complaint(f"a key with {name[:40]!r} was refused: {reason(error)}") from None
-        if found != name.encode():
-            raise complaint(f"what was put as {name[:40]!r} came back as {_shown(found)}")
+        if stored != name.encode():
+            raise complaint(f"what was put as {name[:40]!r} came back as {_shown(stored)}")
     if missing := set(written) - set(_listed(room.reader, f"{room.prefix}/keys")):
         raise complaint(f"{written[min(missing)][:40]!r} is not in a listing under the name it was put")
 
@@ -432,12 +434,12 @@ def _shown(data: bytes | None) -> str:
     return "nothing" if data is None else repr(data[:40])
 
 
-def _different(found: bytes | None, wanted: bytes) -> str:
-    if found is None:
+def _different(stored: bytes | None, expected: bytes) -> str:
+    if stored is None:
         return "not at all"
-    if len(found) != len(wanted):
-        return f"with {len(found):,} bytes instead of {len(wanted):,}"
-    return f"with other bytes from {next(i for i, (a, b) in enumerate(zip(found, wanted, strict=True)) if a != b):,} on"
+    if len(stored) != len(expected):
+        return f"with {len(stored):,} bytes instead of {len(expected):,}"
+    return f"with other bytes from {next(i for i, (a, b) in enumerate(zip(stored, expected, strict=True)) if a != b):,} on"
 
 
 def _bare(etag: str) -> str:

@@ -46,11 +46,11 @@ class PeerProcess:
                 with contextlib.suppress(OSError):
                     stream.close()
 
-    def ask(self, call: str, **given: Any) -> PeerAnswer:
+    def ask(self, call: str, **arguments: Any) -> PeerAnswer:
         """Begin a call, e.g. `files.watch`, and return what will hold its answer. One call at a time."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps({"call": call, "given": given}).encode() + b"\n")
+            self._process.stdin.write(json.dumps({"call": call, "given": arguments}).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
             raise self.died() from None
@@ -67,9 +67,9 @@ class PeerProcess:
     def died(self) -> Unavailable:
         """What to raise where it ended before its time."""
         self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return Unavailable(
-            f"The check's second process ended: {said[-1] if said else 'it said nothing'}.", hint="Run the check again."
+            f"The check's second process ended: {lines[-1] if lines else 'it said nothing'}.", hint="Run the check again."
         )
 
 
@@ -89,10 +89,10 @@ class PeerAnswer:
             raise Unavailable(f"The check's second process did not answer within {seconds:.0f} s.", hint="Run the check again.")
         if not self._line:
             raise self._second.died()
-        said = json.loads(self._line)
-        if "fault" in said:
-            raise OSError(f"in a second process: {said['fault']}")
-        return said["answer"]
+        answer = json.loads(self._line)
+        if "fault" in answer:
+            raise OSError(f"in a second process: {answer['fault']}")
+        return answer["answer"]
 
     def _read(self) -> None:
         self._line = self._second.line()
@@ -109,25 +109,25 @@ def wait_until(moment: float) -> None:
     time.sleep(max(0.0, moment - time.monotonic()))
 
 
-def _called(call: str, given: dict[str, Any]) -> Any:
+def _called(call: str, arguments: dict[str, Any]) -> Any:
     if call == "ready":
-        importlib.import_module(f"headrace.check.{given['module']}")
+        importlib.import_module(f"headrace.check.{arguments['module']}")
         return None
     module, _, name = call.partition(".")
     if module not in _MODULES:
         raise ValueError(f"no module {module!r}")
-    return getattr(importlib.import_module(f"headrace.check.{module}"), name)(**given)
+    return getattr(importlib.import_module(f"headrace.check.{module}"), name)(**arguments)
 
 
 def main() -> None:
     """Answer calls until standard input ends."""
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         try:
-            said = {"answer": _called(asked["call"], asked["given"])}
+            reply = {"answer": _called(request["call"], request["given"])}
         except Exception as error:  # it is told to the first process, which judges it
-            said = {"fault": f"{type(error).__name__}: {error}"[:500]}
-        sys.stdout.write(json.dumps(said) + "\n")
+            reply = {"fault": f"{type(error).__name__}: {error}"[:500]}
+        sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
 
 

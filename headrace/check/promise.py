@@ -138,7 +138,7 @@ def latency(what: str, seconds: Sequence[float]) -> tuple[str, dict[str, float]]
     return f"{what} p50 {p50:.1f} ms, p95 {p95:.1f} ms", {f"{name}_p50_ms": p50, f"{name}_p95_ms": p95}
 
 
-def said(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """What an error of ours or of a client library says, as a clause without its full stop."""
     if isinstance(error, HeadraceError):
         return error.message.rstrip(".")

@@ -48,9 +48,9 @@ def main() -> None:
         err.print("Interrupted. The home is as the last finished step left it; run the same command again to go on.")
         sys.exit(1)
     except ClickException as error:
-        said = io.StringIO()
-        error.show(file=said)
-        sys.stderr.write(harmless(said.getvalue()))
+        text = io.StringIO()
+        error.show(file=text)
+        sys.stderr.write(harmless(text.getvalue()))
         sys.exit(2)
     except HeadraceError as error:
         if common.debug:

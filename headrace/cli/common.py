@@ -43,15 +43,15 @@ class Common:
 
     home: Path | None = None
     debug: bool = False
-    said: bool = False
+    settings_shown: bool = False
     """Whether it was said that a settings file lies here."""
 
 
 common = Common()
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         print(__version__)
         raise typer.Exit
 
@@ -65,17 +65,17 @@ def main_options(
     ] = False,
 ) -> None:
     """Options of every command."""
-    common.home, common.debug, common.said = home, debug, False
+    common.home, common.debug, common.settings_shown = home, debug, False
 
 
 def settings_of(tenant: str | None = None) -> Settings:
     """The settings; on a terminal it is said, once, if a file that lies here leads somewhere."""
-    from headrace.settings import Settings, obeyed
+    from headrace.settings import Settings, settings_notice
 
     settings = Settings.load(home=common.home, tenant=tenant)
-    if err.is_terminal and not common.said and (told := obeyed()):
-        common.said = True
-        err.print(told, style="dim", highlight=False, soft_wrap=True)
+    if err.is_terminal and not common.settings_shown and (notice := settings_notice()):
+        common.settings_shown = True
+        err.print(notice, style="dim", highlight=False, soft_wrap=True)
     return settings
 
 

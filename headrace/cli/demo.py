@@ -80,8 +80,8 @@ def recall(chunks: Annotated[TableReader, CHUNK_ROWS], tenant: str, most: int, s
             continue
         sentence = dice.choice(sentences)
         words = list(dict.fromkeys(w for w in re.findall(r"\w+", sentence) if w.lower() in content_words(sentence)))
-        kept = sorted(dice.sample(range(len(words)), max(3, len(words) // 2)))
-        memories.append(Memory(" ".join(words[i] for i in kept), row["chunk_id"], row["document_id"], row["heading"]))
+        words_kept = sorted(dice.sample(range(len(words)), max(3, len(words) // 2)))
+        memories.append(Memory(" ".join(words[i] for i in words_kept), row["chunk_id"], row["document_id"], row["heading"]))
         if len(memories) >= most:
             break
     return memories
@@ -109,10 +109,10 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
                 "None of these files has text that can be indexed.", hint="Name a folder with text, Markdown, HTML or PDF."
             )
         memories = app.runner.run(recall, tenant=settings.tenant, most=questions, seed=_SEED)
-        asked = _ASKED if docs is None else _of_headings(memories)
+        questions_asked = _ASKED if docs is None else _questions_from_headings(memories)
         _head(console, "2  Questions to answers", "inference, at question time")
         _wake(console, app)
-        _ask(console, app.answers, settings, asked)
+        _ask(console, app.answers, settings, questions_asked)
         _head(console, "3  Verdicts", "feedback, onto the head")
         _judge(console, app, memories)
         _head(console, "4  One round of the training loop", "training")
@@ -121,7 +121,7 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         except Permanent as nothing:
             console.print(Text(f"No round: {nothing.message} {nothing.hint}", style="yellow"))
         _head(console, "5  The same questions again", "inference, served by whoever won")
-        _ask(console, app.answers, settings, asked[:1])
+        _ask(console, app.answers, settings, questions_asked[:1])
         run = app.runner.record
         _head(console, "6  What moved where", f"run {run.id}")
         rows = summed(run.ledger.export(), by=("stage", "store", "tier"))
@@ -179,8 +179,8 @@ def _wake(console: Console, app: App) -> None:
         for _ in generator.stream([{"role": "user", "content": "Hello"}], max_tokens=1, cache=False):
             pass
     if (seconds := time.perf_counter() - started) > 1:
-        said = f"The generator was loaded in {seconds:.1f} s; the first time it is unpacked, too."
-        console.print(said, style="dim", highlight=False)
+        sentence = f"The generator was loaded in {seconds:.1f} s; the first time it is unpacked, too."
+        console.print(sentence, style="dim", highlight=False)
 
 
 def _ask(console: Console, engine: QueryEngine, settings: Settings, questions: Sequence[str]) -> None:
@@ -200,15 +200,15 @@ def _judge(console: Console, app: App, memories: Sequence[Memory]) -> None:
     liked, disliked, tenant = 0, 0, app.settings.tenant
     verdicts: list[Verdict] = []
     for memory in app.runner.bars.track(memories, "search", total=len(memories), of="questions"):
-        found = app.answers.search(memory.question, tenant=tenant, user=_TENANT_USER, simulated=True)
-        for passage in found.passages:
+        answer = app.answers.search(memory.question, tenant=tenant, user=_TENANT_USER, simulated=True)
+        for passage in answer.passages:
             hit = passage.hit
             up = hit.chunk_id == memory.chunk_id or (hit.document_id == memory.document_id and hit.heading == memory.heading)
             liked, disliked = liked + up, disliked + (not up)
             reason = "holds what I had in mind" if up else "about something else"
             verdicts.append(
                 Verdict(
-                    found.answer_id,
+                    answer.answer_id,
                     up,
                     tenant,
                     _TENANT_USER,
@@ -224,7 +224,7 @@ def _judge(console: Console, app: App, memories: Sequence[Memory]) -> None:
     console.print(f"{len(memories)} searches, {liked:,} passages liked, {disliked:,} disliked.")
 
 
-def _of_headings(memories: Sequence[Memory]) -> list[str]:
+def _questions_from_headings(memories: Sequence[Memory]) -> list[str]:
     """Questions about a folder of the user's: one per heading met, three at most."""
     titles = list(dict.fromkeys(memory.heading.split(" › ")[-1] for memory in memories if memory.heading))
     return [f"What do the documents say about {title}?" for title in titles[:3]] or ["What are these documents about?"]
@@ -232,8 +232,8 @@ def _of_headings(memories: Sequence[Memory]) -> list[str]:
 
 def _prose(text: str) -> str:
     """The running text of a passage: no code, no tables, no heading."""
-    kept = [line for line in text.splitlines() if line[:1] not in ("|", "#", ">") and not line.startswith("    ")]
-    return " ".join(" ".join(kept).split())
+    lines = [line for line in text.splitlines() if line[:1] not in ("|", "#", ">") and not line.startswith("    ")]
+    return " ".join(" ".join(lines).split())
 
 
 def _head(console: Console, title: str, what: str) -> None:

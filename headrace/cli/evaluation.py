@@ -51,11 +51,11 @@ def eval_answers(
 
     folder, settings = read(directory), settings_of()
     with App(settings, "eval", quiet=as_json) as app:
-        found = answers(app.runner, app.answers, folder, settings.inference, limit)
+        measured = answers(app.runner, app.answers, folder, settings.inference, limit)
     if as_json:
-        print_json(found.as_dict())
+        print_json(measured.as_dict())
     else:
-        say_answers(out, folder, found)
+        say_answers(out, folder, measured)
 
 
 @cli.command(rich_help_panel="Inference")
@@ -126,7 +126,7 @@ def _here(
         if tenant is None:
             indexed(app.runner, folder, settings.inference)
         door = InProcessClient(app.answers, tenant or folder.tenant)
-        return play(parts, door, DocumentNames(folder).of, generate=answers, rate=rate, bars=app.runner.bars)
+        return play(parts, door, DocumentNames(folder).document_id, generate=answers, rate=rate, bars=app.runner.bars)
 
 
 def _via(
@@ -148,7 +148,7 @@ def _via(
     try:
         if tenant is None:
             door.bring(names, patiently)
-        return play(parts, door, names.of, generate=answers, rate=rate, bars=ProgressBars(quiet=quiet))
+        return play(parts, door, names.document_id, generate=answers, rate=rate, bars=ProgressBars(quiet=quiet))
     finally:
         door.close()
 

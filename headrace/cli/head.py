@@ -55,12 +55,12 @@ def land(
                 resolved = app.runner.run(resolve_divergence, place=place, gap=gap, who=user())
                 err.print(resolved.sentence, highlight=False)
         for place in skip or ():
-            told = app.runner.run(skip_stage, place=place, reason=f"skipped by {user()}: {reason}")
-            err.print(told, highlight=False)
+            sentence = app.runner.run(skip_stage, place=place, reason=f"skipped by {user()}: {reason}")
+            err.print(sentence, highlight=False)
         if dead_letters:
             again = app.runner.run(reland, unsigned=unsigned)
-            told = ", ".join(f"{count:,} {topic}" for topic, count in again.events.items() if count) or "none"
-            err.print(f"Of the dead letters {told} landed now; {again.dead:,} still cannot be read.", highlight=False)
+            sentence = ", ".join(f"{count:,} {topic}" for topic, count in again.events.items() if count) or "none"
+            err.print(f"Of the dead letters {sentence} landed now; {again.dead:,} still cannot be read.", highlight=False)
         if not once:
             _follow_head(app, as_json)
             return
@@ -106,8 +106,8 @@ def head(as_json: AsJson = False) -> None:
     from headrace.cli.render.results import say_backlog
 
     with App(settings_of(), "head", models=False, quiet=as_json) as app:
-        found = app.storage.backlog()
+        partitions = app.storage.backlog()
     if as_json:
-        print_json({"partitions": [partition.as_dict() for partition in found]})
+        print_json({"partitions": [partition.as_dict() for partition in partitions]})
     else:
-        say_backlog(out, found)
+        say_backlog(out, partitions)

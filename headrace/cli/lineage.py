@@ -21,16 +21,16 @@ def trace(
     """Where an answer comes from, down to the verdicts; or what learned from an event, and what that answered."""
     from headrace.app import App
     from headrace.cli.render.lineage import answer_tree, event_tree
-    from headrace.lineage.graph import of_answer, of_event
+    from headrace.lineage.graph import trace_answer, trace_event
 
     with App(settings_of(), "trace", models=False, quiet=as_json) as app:
         app.storage.land()
         run, event = app.runner.run, "/" in what
-        found = run(of_event, event=what) if event else run(of_answer, answer_id=what)
+        tree = run(trace_event, event=what) if event else run(trace_answer, answer_id=what)
     if as_json:
-        print_json(found)
+        print_json(tree)
     else:
-        out.print(event_tree(found) if event else answer_tree(found), highlight=False)
+        out.print(event_tree(tree) if event else answer_tree(tree), highlight=False)
 
 
 @cli.command(rich_help_panel="Lineage")
@@ -82,7 +82,7 @@ def forget(
         line = AuditLine(
             By(subject.tenant, f"cli:{user()}", "local"),
             f"{subject.kind}.forget",
-            _kept(proof),
+            _proof_location(proof),
         )
         metadata.note([line])
         app.runner.run(audit, metadata=metadata)
@@ -117,9 +117,9 @@ def _say(subject: Any, proof: dict[str, Any]) -> None:
         )
     for command in proof["retrain"]:
         out.print(f"  to train one that never saw it: {command}", highlight=False)
-    out.print(f"  proof {proof['sha256'][:16]}… kept as {_kept(proof)}", style="dim")
+    out.print(f"  proof {proof['sha256'][:16]}… kept as {_proof_location(proof)}", style="dim")
 
 
-def _kept(proof: dict[str, Any]) -> str:
+def _proof_location(proof: dict[str, Any]) -> str:
     """Where the proof is kept: one that was found again does not say so itself."""
     return str(proof.get("kept", f"proofs/{proof['id']}.json"))

@@ -24,18 +24,18 @@ def search(
 
     settings, question = settings_of(tenant), checked_question(question)
     with App(settings, "search", quiet=as_json) as app:
-        found = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or ())
-    passages = [passage.as_dict() for passage in found.passages]
+        answer = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or ())
+    passages = [passage.as_dict() for passage in answer.passages]
     if as_json:
         print_json(
             {
-                "answer_id": found.answer_id,
+                "answer_id": answer.answer_id,
                 "passages": passages,
-                "model_version": found.model_version,
-                "index_version": found.index_version,
-                "timings_ms": found.timings_ms,
-                "bytes": found.bytes,
-                **({"note": found.note} if found.note else {}),
+                "model_version": answer.model_version,
+                "index_version": answer.index_version,
+                "timings_ms": answer.timings_ms,
+                "bytes": answer.bytes,
+                **({"note": answer.note} if answer.note else {}),
             }
         )
         return
@@ -47,11 +47,11 @@ def search(
             "retrieval": f"{passage.hit.score:.4f} (rank {passage.retrieval_rank})",
             "re-ranker": "-" if passage.rerank_score is None else f"{passage.rerank_score:+.2f} (rank {passage.rerank_rank})",
         }
-        for number, passage in enumerate(found.passages[:10], 1)
+        for number, passage in enumerate(answer.passages[:10], 1)
     ]
     out.print(rows_table(shown))
-    if found.note:  # that the re-ranker was left out, for one
-        out.print(f"note: {printable(found.note)}", style="yellow", highlight=False, soft_wrap=True)
+    if answer.note:  # that the re-ranker was left out, for one
+        out.print(f"note: {printable(answer.note)}", style="yellow", highlight=False, soft_wrap=True)
 
 
 @cli.command(rich_help_panel="Inference")
@@ -118,7 +118,7 @@ def feedback(
     if as_json:
         print_json(asdict(recorded))
     else:
-        asked = settings.training.preparing.require_consent
-        suppressed = consent is False or (asked and consent is None)
+        consent_required = settings.training.preparing.require_consent
+        suppressed = consent is False or (consent_required and consent is None)
         learns = "No round will learn from it." if suppressed else "The next round learns from it: headrace train"
         out.print(f"Recorded at {recorded.topic}/{recorded.partition}/{recorded.offset}. {learns}")

@@ -23,11 +23,11 @@ def runs(
     from headrace.cli.render.results import runs_table
     from headrace.core.run import newest_first
 
-    found = [_run_row(journal) for journal in islice(newest_first(settings_of().home), last)]
+    recorded = [_run_row(journal) for journal in islice(newest_first(settings_of().home), last)]
     if as_json:
-        print_json({"runs": found})
-    elif found:
-        out.print(runs_table(found))
+        print_json({"runs": recorded})
+    elif recorded:
+        out.print(runs_table(recorded))
     else:
         out.print("Nothing has run in this home yet. Try: headrace demo")
 

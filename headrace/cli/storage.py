@@ -19,29 +19,29 @@ def endpoints(as_json: AsJson = False) -> None:
 
     settings = settings_of()
     with App(settings, "endpoints", models=False, quiet=True) as app:
-        found = app.runner.endpoints
+        addresses = app.runner.endpoints
         shown = {
-            "s3_endpoint": found.s3_endpoint,
-            "s3_access_key": found.s3_access_key,
-            "s3_secret_key": found.s3_secret_key,
-            "bucket": found.bucket,
-            "catalog_uri": found.catalog_uri,
-            "warehouse": found.warehouse,
-            "kafka_bootstrap": found.kafka_bootstrap,
-            "files_dir": str(found.files_dir),
+            "s3_endpoint": addresses.s3_endpoint,
+            "s3_access_key": addresses.s3_access_key,
+            "s3_secret_key": addresses.s3_secret_key,
+            "bucket": addresses.bucket,
+            "catalog_uri": addresses.catalog_uri,
+            "warehouse": addresses.warehouse,
+            "kafka_bootstrap": addresses.kafka_bootstrap,
+            "files_dir": str(addresses.files_dir),
             "idle_s": settings.platform.idle_s,
-            "signing_key": found.signing_key,
+            "signing_key": addresses.signing_key,
             "other_users": trust(settings),
         }
     if as_json:
         print_json(shown)
     else:
-        idle, told = shown.pop("idle_s"), shown.pop("other_users")
+        idle, other_users = shown.pop("idle_s"), shown.pop("other_users")
         out.print(rows_table([{"endpoint": name, "value": value} for name, value in shown.items()]))
         stay = f"Embedded servers stay up for {idle:,.0f} s after the last command (platform.idle_s); `headrace down` ends them."
         out.print(stay, style="dim", highlight=False)
-        if told:
-            out.print(told, style="yellow", highlight=False)
+        if other_users:
+            out.print(other_users, style="yellow", highlight=False)
 
 
 @cli.command(rich_help_panel="Storage")
@@ -70,17 +70,17 @@ def check(
     bars = ProgressBars(err, quiet=as_json)
     with (
         open_platform(settings, parts=frozenset().union(*(needed.get(tier, set()) for tier in tiers))) as endpoints,
-        closing(ask_promises(settings, endpoints, tiers, seconds=seconds)) as asked,
+        closing(ask_promises(settings, endpoints, tiers, seconds=seconds)) as findings_of,
     ):
-        findings = list(bars.track(asked, "checked", total=promises(tiers), of="promises"))
-    told = trust(settings)
+        findings = list(bars.track(findings_of, "checked", total=promises(tiers), of="promises"))
+    trusted = trust(settings)
     if as_json:
         counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Outcome}
-        print_json({**counts, "promises": [finding.as_dict() for finding in findings], "other_users": told})
+        print_json({**counts, "promises": [finding.as_dict() for finding in findings], "other_users": trusted})
     else:
         say_checked(out, findings)
-        if told:
-            out.print(told, style="yellow", highlight=False)
+        if trusted:
+            out.print(trusted, style="yellow", highlight=False)
     if any(finding.verdict is Outcome.BROKEN for finding in findings):
         raise typer.Exit(1)
 
@@ -95,7 +95,7 @@ def maintain(as_json: AsJson = False) -> None:
     with App(settings_of(), "maintain", models=False, quiet=as_json) as app:
         done = app.storage.maintain()
         app.storage.archive()
-    rows = [kept.as_dict() for kept in done]
+    rows = [report.as_dict() for report in done]
     if as_json:
         print_json({"tables": rows})
         return

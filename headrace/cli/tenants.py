@@ -71,7 +71,7 @@ def tenant_list(as_json: AsJson = False) -> None:
     from headrace.cli.render.results import rows_table
 
     with _metadata() as metadata:
-        found = metadata.tenants()
+        tenants = metadata.tenants()
     limits = settings_of().limits
     rows = [
         {
@@ -81,7 +81,7 @@ def tenant_list(as_json: AsJson = False) -> None:
             "limits": limits_of(limits, tenant.quotas).model_dump(),
             "training": tenant.training,
         }
-        for tenant in found
+        for tenant in tenants
     ]
     if as_json:
         print_json({"tenants": rows})
@@ -111,12 +111,12 @@ def key_create(
     as_json: AsJson = False,
 ) -> None:
     """Make an API key. It is shown once: kept is only a hash of it."""
-    from headrace.api.auth import SCOPES, fit_for_key
+    from headrace.api.auth import SCOPES, check_key_scopes
     from headrace.api.routes.tenants import key_row
 
     if unknown := set(scope) - set(SCOPES):
         raise WrongUsage(f"--scope takes {', '.join(SCOPES)}, not {min(unknown)!r}.")
-    fit_for_key(scope, reader)
+    check_key_scopes(scope, reader)
     with _metadata() as metadata:
         text, key = metadata.create_key(tenant, scope, label=label, readers=reader, by=_by())
     if as_json:
@@ -186,17 +186,17 @@ def _by() -> Any:
     return By("", f"cli:{user()}", "local")
 
 
-def _quotas(given: list[str] | None) -> dict[str, int]:
+def _quotas(options: list[str] | None) -> dict[str, int]:
     """`--quota name=number` as a dict. Raises `WrongUsage` for a limit there is not."""
-    from headrace.api.auth import checked
+    from headrace.api.auth import limits_with
 
     quotas = {}
-    for word in given or ():
+    for word in options or ():
         name, equals, number = word.partition("=")
         if not equals or not number.isdecimal():
             raise WrongUsage(f"--quota takes NAME=NUMBER, not {word!r}.", hint="Such as --quota requests_per_minute=60")
         quotas[name] = int(number)
-    checked(settings_of().limits, quotas)
+    limits_with(settings_of().limits, quotas)
     return quotas
 
 

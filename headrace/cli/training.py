@@ -64,10 +64,10 @@ def _not_beside_the_loop(home: Path) -> None:
     from headrace.cli.render.training import doing
     from headrace.scheduler import status
 
-    told = status.read(home)
-    if told["running"] and told["state"] == status.TRAINING:
+    state = status.read(home)
+    if state["running"] and state["state"] == status.TRAINING:
         raise LostRace(
-            f"`headrace up` is making a round. {doing(told)}",
+            f"`headrace up` is making a round. {doing(state)}",
             hint="Run the command again when that has ended: `headrace loop` shows it.",
         )
 
@@ -111,8 +111,8 @@ def models(as_json: AsJson = False) -> None:
         out.print(rows_table([{**row, "bytes": human_bytes(row["bytes"]), "share": _answers(row["share"])} for row in rows]))
         for name, pointer in pointers.items():
             if pointer.moves:
-                said = f"{name}: {pointer.kind} by {pointer.who}, {pointer.at[:19]}: {pointer.why}"
-                out.print(said, style="dim", highlight=False, soft_wrap=True)
+                sentence = f"{name}: {pointer.kind} by {pointer.who}, {pointer.at[:19]}: {pointer.why}"
+                out.print(sentence, style="dim", highlight=False, soft_wrap=True)
     else:
         out.print("Nothing was released yet: retrieval's own order and the packaged models serve. Train one: headrace train")
     if refused is not None:
@@ -128,26 +128,26 @@ def promote(model: Model, version: Annotated[str, typer.Argument(help="A release
 
 @cli.command(rich_help_panel="Training")
 def rollback(model: Model, as_json: AsJson = False) -> None:
-    """Serve what was served before; a challenger on trial answers nobody any more."""
+    """Serve what was served before; a canary that answers some questions ends."""
     _move(model, as_json, lambda training, **by: training.rollback(model, **by))
 
 
 def _move(model: str, as_json: bool, move: Callable[..., ChampionPointer]) -> None:
     from headrace.app import App
-    from headrace.training.champion import known
+    from headrace.training.champion import check_model_name
 
-    known(model)
+    check_model_name(model)
     with App(settings_of(), "promote", models=model == "embedder", quiet=as_json) as app:
-        standing = move(app.training, who=user(), why="asked on the command line")
+        pointer = move(app.training, who=user(), why="asked on the command line")
     if as_json:
-        print_json(standing.as_dict())
+        print_json(pointer.as_dict())
     else:
         nothing = {
             "reranker": "retrieval's own order",
             "embedder": "the packaged embedder",
             "generator": "the packaged generator",
         }
-        out.print(f"Served from now on: {nothing[model] if standing.version == 'none' else standing.version}.")
+        out.print(f"Served from now on: {nothing[model] if pointer.version == 'none' else pointer.version}.")
 
 
 def _answers(share: float) -> str:

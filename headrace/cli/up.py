@@ -92,17 +92,17 @@ def down(
 
 @cli.command(rich_help_panel="Training")
 def loop(as_json: AsJson = False) -> None:
-    """What the training loop of `headrace up` waits for or does, its last decision, and what is on trial."""
+    """What the training loop of `headrace up` waits for or does, its last decision, and the canary."""
     from headrace.scheduler.status import read
 
-    told = read(settings_of().home)
+    state = read(settings_of().home)
     if as_json:
-        print_json(told)
+        print_json(state)
     else:
-        _say_loop(told)
+        _say_loop(state)
 
 
-def _say_loop(told: dict[str, Any]) -> None:
+def _say_loop(state: dict[str, Any]) -> None:
     from headrace.cli.render.results import rows_table
     from headrace.cli.render.training import deciding, doing, serving, troubled, waiting
     from headrace.terminal import printable
@@ -110,14 +110,14 @@ def _say_loop(told: dict[str, Any]) -> None:
     def line(text: str, style: str = "") -> None:
         out.print(printable(text), style=style, highlight=False, soft_wrap=True)
 
-    line(doing(told), "bold")
-    for text in troubled(told):
+    line(doing(state), "bold")
+    for text in troubled(state):
         line(text, "yellow")
-    if told["recipes"]:
-        out.print(rows_table([waiting(one) for one in told["recipes"]]))
-    for text in deciding(told):
+    if state["recipes"]:
+        out.print(rows_table([waiting(one) for one in state["recipes"]]))
+    for text in deciding(state):
         line(text)
-    for text in serving(told):
+    for text in serving(state):
         line(text, "dim")
 
 
@@ -129,9 +129,9 @@ def status(as_json: AsJson = False) -> None:
     """Whether every part is ready, since when not, and what to do. Ends with 0 if all are, else with 1."""
     from headrace.cli.render.results import rows_table
 
-    found = _found()
+    services = _running_service()
     if as_json:
-        print_json(found)
+        print_json(services)
     else:
         shown = [
             {
@@ -140,16 +140,16 @@ def status(as_json: AsJson = False) -> None:
                 "since (UTC)": part.get("since", "")[:19].replace("T", " "),
                 "what to do": part.get("remedy", ""),
             }
-            for part in found["parts"]
+            for part in services["parts"]
         ]
         out.print(rows_table(shown))
-        if found["unrecorded_answers"]:
-            out.print(f"{found['unrecorded_answers']:,} answers wait until the head takes them.", highlight=False)
-    if found["status"] != "ok":
+        if services["unrecorded_answers"]:
+            out.print(f"{services['unrecorded_answers']:,} answers wait until the head takes them.", highlight=False)
+    if services["status"] != "ok":
         raise typer.Exit(1)
 
 
-def _found() -> dict[str, Any]:
+def _running_service() -> dict[str, Any]:
     """What `headrace up` says of itself where it runs in this home, else what stands there without it."""
     from headrace.platform import open_platform
     from headrace.platform.address import brought, embedded_parts, overlay
@@ -162,7 +162,7 @@ def _found() -> dict[str, Any]:
     home = Home(settings.home)
     service = read_service(home)
     if service is not None:
-        return _asked(service.port)
+        return _service_status(service.port)
     parts: list[PartState] = []
     state, wanted = read_state(home), embedded_parts(settings, EVERY_PART)
     if state is None and wanted:
@@ -171,15 +171,15 @@ def _found() -> dict[str, Any]:
             PartState("platform", trouble.state if trouble else "", math.nan, "`headrace up` starts them, as any command does.")
         ]
     elif state is not None:
-        parts = [*Readiness(asks(settings, overlay(state.endpoints, brought(settings)))).look()]
+        parts = [*Readiness(asks(settings, overlay(state.endpoints, brought(settings)))).check()]
     else:
         with open_platform(settings, parts=frozenset()) as endpoints:
-            parts = [*Readiness(asks(settings, endpoints)).look()]
+            parts = [*Readiness(asks(settings, endpoints)).check()]
     parts.append(PartState("service", "does not run in this home", math.nan, "Start it: `headrace up`."))
     return {"status": "not_ready", "parts": [part.as_dict() for part in parts], "unrecorded_answers": 0}
 
 
-def _asked(port: int) -> dict[str, Any]:
+def _service_status(port: int) -> dict[str, Any]:
     from urllib.error import HTTPError
     from urllib.request import ProxyHandler, build_opener
 
@@ -187,10 +187,10 @@ def _asked(port: int) -> dict[str, Any]:
 
     try:
         with build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/health/ready", timeout=_ASKING_S) as answer:
-            found: dict[str, Any] = json.loads(answer.read())
+            status: dict[str, Any] = json.loads(answer.read())
     except HTTPError as error:
-        found = json.loads(error.read())
+        status = json.loads(error.read())
     except (OSError, ValueError):
         part = PartState("service", "does not answer", math.nan, "Look into what it wrote to its terminal, and start it again.")
         return {"status": "not_ready", "parts": [part.as_dict()], "unrecorded_answers": 0}
-    return {name: found.get(name, 0) for name in ("status", "parts", "unrecorded_answers")}
+    return {name: status.get(name, 0) for name in ("status", "parts", "unrecorded_answers")}

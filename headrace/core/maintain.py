@@ -85,14 +85,14 @@ def record(ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, L
     """
     # Both tables' properties are read before their rows: of two processes that archive at once, one is refused and nothing
     # doubles.
-    standing = (ended.snapshot_property(_ARCHIVED), ledger.snapshot_property(_ARCHIVED))
+    recorded = (ended.snapshot_property(_ARCHIVED), ledger.snapshot_property(_ARCHIVED))
     new = ended_runs(home)
     if not new:
         return Archived(0)
     newest = {_ARCHIVED: max(j["run"] for j in new) + secrets.token_hex(2)}
     since = f"run >= {quoted(min(j['run'] for j in new))}"
-    held = set(ledger.read(("run",), since)["run"].to_pylist())
-    rows = [{"run": j["run"], **row} for j in new if j["run"] not in held for row in j["rows"]]
+    archived = set(ledger.read(("run",), since)["run"].to_pylist())
+    rows = [{"run": j["run"], **row} for j in new if j["run"] not in archived for row in j["rows"]]
     known = set(ended.read(("run",), since)["run"].to_pylist())
     lines = [
         {
@@ -108,9 +108,9 @@ def record(ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, L
     ]
     try:
         if rows:
-            ledger.append(batch(LEDGER.columns, rows), properties=newest, expected={_ARCHIVED: standing[1]})
+            ledger.append(batch(LEDGER.columns, rows), properties=newest, expected={_ARCHIVED: recorded[1]})
         if lines:
-            ended.append(batch(RUNS.columns, lines), properties=newest, expected={_ARCHIVED: standing[0]})
+            ended.append(batch(RUNS.columns, lines), properties=newest, expected={_ARCHIVED: recorded[0]})
     except LostRace:
         return Archived(0)  # the other process does it, and what it leaves is done next time
     set_aside(home, [j["run"] for j in new])

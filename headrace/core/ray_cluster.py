@@ -114,15 +114,15 @@ def _knock(address: str) -> None:
 def _silence() -> Iterator[None]:
     """Send standard error nowhere, also that of C++: Ray's core says there that it was told to be quiet."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 @contextmanager
@@ -175,12 +175,12 @@ def _watch(folder: str) -> None:
 
 
 def _users(folder: str, *, but: int) -> list[psutil.Process]:
-    found = []
+    users = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.pid != but and any(file.path.startswith(f"{folder}{os.sep}") for file in process.open_files()):
-                found.append(process)
-    return found
+                users.append(process)
+    return users
 
 
 if __name__ == "__main__":

@@ -69,14 +69,14 @@ class _Actor:
 
 def _groups(source: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
     group: list[pa.RecordBatch] = []
-    held = 0
+    size = 0
     for rows in source:
         if rows.num_rows:
             group.append(rows)
-            held += rows.nbytes
-        if len(group) >= _GROUP_BATCHES or held >= _GROUP_BYTES:
+            size += rows.nbytes
+        if len(group) >= _GROUP_BATCHES or size >= _GROUP_BYTES:
             yield group
-            group, held = [], 0
+            group, size = [], 0
     if group:
         yield group
 

@@ -71,7 +71,7 @@ class Runner:
             if own is None:
                 meter = Meter(self.record.ledger, stage, tenant)
                 first = self._first.get((stage, store.name, handle))
-                own = first.counting(meter) if first else handle(store, self.endpoints, meter)
+                own = first.with_meter(meter) if first else handle(store, self.endpoints, meter)
                 self._first.setdefault((stage, store.name, handle), own)
                 self._handles[stage, store.name, handle, tenant] = own
             return cast("H", own)

@@ -72,26 +72,26 @@ def chunk(
     Each generation of the index has rows of its own, and a snapshot property of its own for what it has taken in.
     """
     taken = PROCESSED_OFFSETS if generation == 1 else f"{PROCESSED_OFFSETS}-g{generation}"
-    standing = chunks.snapshot_property(taken)
-    position = dict(standing or {})
+    recorded = chunks.snapshot_property(taken)
+    position = dict(recorded or {})
     answering = live(documents)
     # A version put back after another one, or put twice, has its chunks already.
-    held = of_generation(chunks.read(("document_id", "version", "generation")), generation)
-    split_before = set(zip(held["document_id"].to_pylist(), held["version"].to_pylist(), strict=True))
+    existing = of_generation(chunks.read(("document_id", "version", "generation")), generation)
+    split_before = set(zip(existing["document_id"].to_pylist(), existing["version"].to_pylist(), strict=True))
     rows: list[dict[str, Any]] = []
     count = {"documents": 0, "chunks": 0}
     failed: list[Unfit] = []
     unnoted: list[Unfit] = []
 
     def commit() -> None:
-        nonlocal standing
+        nonlocal recorded
         if unnoted:
             give_up(tuple(unnoted))
             failed.extend(unnoted)
             unnoted.clear()
-        if position != (standing or {}):
-            chunks.append(batch(CHUNK_ROWS.columns, rows), properties={taken: dict(position)}, expected={taken: standing})
-        standing = dict(position)
+        if position != (recorded or {}):
+            chunks.append(batch(CHUNK_ROWS.columns, rows), properties={taken: dict(position)}, expected={taken: recorded})
+        recorded = dict(position)
         rows.clear()
 
     for document in bars.track(_new(documents, position), "chunk", of="documents"):
@@ -262,42 +262,42 @@ def _cut_table(block: str, room: int) -> Iterator[tuple[int, str]]:
     rule = "|" + "-|" * len(names)  # as short as Markdown has it: every dash is a word piece
     above = _width(header) + _width(rule)
     at = block.index("\n", len(header) + 1) + 1 if rows else len(block)
-    start, held, size = at, [header, rule], above
+    start, lines, size = at, [header, rule], above
     wide = above > room * _HEADER_SHARE
     for row in rows:
         count = _width(row)
-        if held[2:] and size + count > room:
-            yield start, "\n".join(held)
-            held, size = [header, rule], above
+        if lines[2:] and size + count > room:
+            yield start, "\n".join(lines)
+            lines, size = [header, rule], above
         if wide or above + count > room:
             yield from ((at, piece) for piece in _cut_cells(names, _cells(row), room))
         else:
-            start = at if len(held) == 2 else start
-            held.append(row)
+            start = at if len(lines) == 2 else start
+            lines.append(row)
             size += count
         at += len(row) + 1
-    if held[2:]:
-        yield start, "\n".join(held)
+    if lines[2:]:
+        yield start, "\n".join(lines)
 
 
 def _cut_cells(names: Sequence[str], cells: Sequence[str], room: int) -> Iterator[str]:
     """A row's cells as "name: cell", as many together as fit."""
-    held: list[str] = []
+    pending: list[str] = []
     size = 0
     for index, cell in enumerate(cells):
         if not cell:
             continue
         name = names[index][:_NAME_CHARS] if index < len(names) else ""
         for piece in [cell] if _fits(cell, room // 2) else [text for _, text in _cut_text(cell, room // 2)]:
-            said = f"{name}: {piece}" if name and tokens.count(name) <= room // 4 else piece
-            count = _width(said) + 1
-            if held and size + count > room:
-                yield "; ".join(held)
-                held, size = [], 0
-            held.append(said)
+            sentence = f"{name}: {piece}" if name and tokens.count(name) <= room // 4 else piece
+            count = _width(sentence) + 1
+            if pending and size + count > room:
+                yield "; ".join(pending)
+                pending, size = [], 0
+            pending.append(sentence)
             size += count
-    if held:
-        yield "; ".join(held)
+    if pending:
+        yield "; ".join(pending)
 
 
 def _cells(row: str) -> list[str]:
@@ -332,7 +332,7 @@ def _bounded(text: str, most: int) -> Iterator[tuple[int, str]]:
     start = 0
     while len(text) - start > most:
         window = text[start : start + most]
-        end = next((found + len(mark) for mark in ("\n\n", "\n", ". ", " ") if (found := window.rfind(mark)) > most // 2), most)
+        end = next((at + len(mark) for mark in ("\n\n", "\n", ". ", " ") if (at := window.rfind(mark)) > most // 2), most)
         yield start, text[start : start + end]
         start += end
     yield start, text[start:]
@@ -350,11 +350,11 @@ def _width(text: str) -> int:
 def _new(documents: TableReader, position: Mapping[str, int]) -> list[dict[str, Any]]:
     origin = tuple(name for name, _ in IN_ORDER)
     columns = ("document_id", "version", "tenant", "uri", "status", "media", "title", "text", "parts", "readers", *origin)
-    found = []
+    waiting = []
     for rows in documents.scan(columns):
         new = [row["offset"] >= position.get(place(row), 0) for row in rows.select(origin).to_pylist()]
-        found += rows.filter(pa.array(new)).to_pylist()
-    return sorted(found, key=lambda row: tuple(row[name] for name in origin))
+        waiting += rows.filter(pa.array(new)).to_pylist()
+    return sorted(waiting, key=lambda row: tuple(row[name] for name in origin))
 
 
 def _rows(document: dict[str, Any], window: int) -> Iterator[dict[str, Any]]:

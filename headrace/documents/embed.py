@@ -86,7 +86,7 @@ class Embed:
     def _embed(self, texts: list[str], places: list[int], vectors: Vectors, refused: list[str]) -> None:
         """Embed the texts at these places; where one is refused, find out which by halves."""
         try:
-            found = self._embedder.embed([texts[place] for place in places], kind="passage")
+            embedded = self._embedder.embed([texts[place] for place in places], kind="passage")
         except (RequestRefused, Failing) as error:
             if isinstance(error, Failing) and error.refused.status != 500:
                 raise  # 502, 503 and 504 say of themselves that they pass
@@ -97,21 +97,21 @@ class Embed:
             for half in (places[: len(places) // 2], places[len(places) // 2 :]):
                 self._embed(texts, half, vectors, refused)
             return
-        if found.shape[1] != self._width:
+        if embedded.shape[1] != self._width:
             raise BadSettings(
-                f"The embedder's vectors are {found.shape[1]} wide, the index's {self._width}.",
+                f"The embedder's vectors are {embedded.shape[1]} wide, the index's {self._width}.",
                 hint="Build an index of that width beside it: headrace reindex.",
             )
-        vectors[places] = found
+        vectors[places] = embedded
 
 
 def _reason(error: RequestRefused | Failing) -> str:
     """Why a text has no embedding, without what the endpoint said: tenants read it. The log has that."""
-    said: Refused | None = getattr(error, "refused", None)
+    refused: Refused | None = getattr(error, "refused", None)
     log.warning("the embedder refused a passage: %s", error.message)
-    if said is None:
+    if refused is None:
         return "the embedder's answer to a passage of it was not an embedding"
-    return f"the embedder refused a passage of it ({said.status})"
+    return f"the embedder refused a passage of it ({refused.status})"
 
 
 @stage("Computes the embedding of each chunk ahead of time.", phase=AHEAD)
@@ -140,15 +140,15 @@ def embed(
     A document of which the embedder refuses a chunk is given up whole: half of it would answer as if it were all.
     """
     number, width = (into.number, into.width) if into else (1, DIMENSIONS)
-    vectors = vectors.of(number)
+    vectors = vectors.for_generation(number)
     # First of all: somebody may read less than before.
     reopened = 0
-    standing = _Standing(documents)
-    for answering, readers in standing.until_it_stands():
-        held = vectors.held()
-        reopened += _reopen(vectors, held, answering, readers)
-    missing = _missing(chunks, answering, set(held["chunk_id"].to_pylist()), number)
-    missing, reused = _reuse(vectors, missing, held, standing)
+    current = _CurrentDocuments(documents)
+    for answering, readers in current.settled():
+        indexed = vectors.indexed()
+        reopened += _reopen(vectors, indexed, answering, readers)
+    missing = _missing(chunks, answering, set(indexed["chunk_id"].to_pylist()), number)
+    missing, reused = _reuse(vectors, missing, indexed, current)
     waiting: list[pa.RecordBatch] = []
     done = 0
     failed: dict[str, Unfit] = {}
@@ -161,16 +161,16 @@ def embed(
         waiting.append(rows)
         done += rows.num_rows
         if sum(b.num_rows for b in waiting) >= _UPSERT_ROWS:
-            _insert(vectors, pa.Table.from_batches(waiting), standing)
+            _insert(vectors, pa.Table.from_batches(waiting), current)
             waiting = []
     if waiting:
-        _insert(vectors, pa.Table.from_batches(waiting), standing)
+        _insert(vectors, pa.Table.from_batches(waiting), current)
     unfinished = fair.left()
     if failed:
         give_up(list(failed.values()))
         answering = live(documents)
     retired = 0
-    pairs = zip(held["document_id"].to_pylist(), held["version"].to_pylist(), strict=True)
+    pairs = zip(indexed["document_id"].to_pylist(), indexed["version"].to_pylist(), strict=True)
     gone = {d for d, version in pairs if answering.get(d) != version} - unfinished
     for document_id in sorted(gone | failed.keys()):
         vectors.delete(document_id, but_version=answering.get(document_id, ""))
@@ -181,10 +181,10 @@ def embed(
 def _unfit(rows: pa.RecordBatch) -> dict[str, Unfit]:
     """document id → why it cannot be embedded."""
     columns = (rows[name].to_pylist() for name in ("document_id", "version", "uri", _REFUSED))
-    return {found[0]: Unfit(*found) for found in zip(*columns, strict=True)}
+    return {one[0]: Unfit(*one) for one in zip(*columns, strict=True)}
 
 
-class _Standing:
+class _CurrentDocuments:
     """What answers (as `live`) and who may read it (as `audience`), worked out anew where the table has changed."""
 
     def __init__(self, documents: TableReader) -> None:
@@ -192,7 +192,7 @@ class _Standing:
         self._snapshot: int | None = -1  # none has that number
         self._found: tuple[dict[str, str], dict[str, tuple[str, ...]]] = {}, {}
 
-    def until_it_stands(self) -> Iterator[tuple[dict[str, str], dict[str, tuple[str, ...]]]]:
+    def settled(self) -> Iterator[tuple[dict[str, str], dict[str, tuple[str, ...]]]]:
         """Both, again until no document has changed since it was asked.
 
         What is written by the last of these is thus written before the next change, whose own pass then sees it.
@@ -207,33 +207,35 @@ class _Standing:
                 return
 
 
-def _insert(vectors: VectorWriter, rows: pa.Table, standing: _Standing) -> None:
+def _insert(vectors: VectorWriter, rows: pa.Table, current: _CurrentDocuments) -> None:
     """Upsert chunks as their documents stand by now: with the readers they have, and none of what answers no more."""
     place = rows.schema.get_field_index("readers")
-    kept: pa.Table | None = None
-    given: dict[str, tuple[str, ...]] = {}
-    for answering, readers in standing.until_it_stands():
+    rows_kept: pa.Table | None = None
+    computed: dict[str, tuple[str, ...]] = {}
+    for answering, readers in current.settled():
         pairs = list(zip(rows["document_id"].to_pylist(), rows["version"].to_pylist(), strict=True))
         gone = {document_id for document_id, version in pairs if answering.get(document_id) != version}
-        if kept is None:
-            kept = rows.filter(pa.array([document_id not in gone for document_id, _ in pairs], pa.bool_()))
-            given = {document_id: readers.get(document_id, ()) for document_id in kept["document_id"].to_pylist()}
-            own = [list(given[document_id]) for document_id in kept["document_id"].to_pylist()]
-            if kept.num_rows:
-                vectors.upsert(kept.set_column(place, rows.schema.field(place), pa.array(own, rows.schema.field(place).type)))
+        if rows_kept is None:
+            rows_kept = rows.filter(pa.array([document_id not in gone for document_id, _ in pairs], pa.bool_()))
+            computed = {document_id: readers.get(document_id, ()) for document_id in rows_kept["document_id"].to_pylist()}
+            own = [list(computed[document_id]) for document_id in rows_kept["document_id"].to_pylist()]
+            if rows_kept.num_rows:
+                vectors.upsert(
+                    rows_kept.set_column(place, rows.schema.field(place), pa.array(own, rows.schema.field(place).type))
+                )
             continue
-        for document_id in sorted(gone & given.keys()):
+        for document_id in sorted(gone & computed.keys()):
             vectors.delete(document_id, but_version=answering.get(document_id, ""))
-        for document_id in sorted(given.keys() - gone):
-            if sorted(now := readers.get(document_id, ())) != sorted(given[document_id]):
+        for document_id in sorted(computed.keys() - gone):
+            if sorted(now := readers.get(document_id, ())) != sorted(computed[document_id]):
                 vectors.open_to([document_id], now)
-                given[document_id] = now
+                computed[document_id] = now
 
 
-def _reopen(vectors: VectorWriter, held: pa.Table, answering: dict[str, str], readers: dict[str, tuple[str, ...]]) -> int:
+def _reopen(vectors: VectorWriter, indexed: pa.Table, answering: dict[str, str], readers: dict[str, tuple[str, ...]]) -> int:
     """Give documents that answer and are held the readers they have by now; returns how many had others."""
     changed: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
-    for document_id, before in zip(held["document_id"].to_pylist(), held["readers"].to_pylist(), strict=True):
+    for document_id, before in zip(indexed["document_id"].to_pylist(), indexed["readers"].to_pylist(), strict=True):
         if (now := readers[document_id] if document_id in answering else None) is not None and sorted(before) != sorted(now):
             changed[now].add(document_id)
     for now, names in changed.items():
@@ -244,7 +246,7 @@ def _reopen(vectors: VectorWriter, held: pa.Table, answering: dict[str, str], re
 def _missing(chunks: TableReader, answering: dict[str, str], known: set[str], generation: int) -> pa.Table:
     """The chunks to embed, by length: an embedder pads each text to the longest of its batch."""
     names = tuple(name for name in CHUNKS.columns.names if name != "embedding")
-    kept = []
+    batches = []
     for rows in chunks.scan((*names, "generation")):
         rows = of_generation(rows, generation).select(names)
         triples = zip(
@@ -253,12 +255,12 @@ def _missing(chunks: TableReader, answering: dict[str, str], known: set[str], ge
             rows.column("version").to_pylist(),
             strict=True,
         )
-        kept.append(rows.filter(pa.array([c not in known and answering.get(d) == v for c, d, v in triples], pa.bool_())))
-    table = pa.Table.from_batches(kept, pa.schema([CHUNKS.columns.field(name) for name in names]))
+        batches.append(rows.filter(pa.array([c not in known and answering.get(d) == v for c, d, v in triples], pa.bool_())))
+    table = pa.Table.from_batches(batches, pa.schema([CHUNKS.columns.field(name) for name in names]))
     return table.take(pc.sort_indices(pc.utf8_length(table["text"]))).combine_chunks()
 
 
-def _reuse(vectors: VectorWriter, missing: pa.Table, held: pa.Table, standing: _Standing) -> tuple[pa.Table, int]:
+def _reuse(vectors: VectorWriter, missing: pa.Table, indexed: pa.Table, current: _CurrentDocuments) -> tuple[pa.Table, int]:
     """Put in those chunks whose text the same tenant has embedded; returns the others, and how many that were.
 
     Looked for in the document's other version, and in documents of the same bytes: a renamed file is not embedded again.
@@ -268,19 +270,22 @@ def _reuse(vectors: VectorWriter, missing: pa.Table, held: pa.Table, standing: _
     for tenant, version, document_id in owners:
         bytes_wanted.add((tenant, version))
         documents_wanted.add(document_id)
-    told = zip(*(held[name].to_pylist() for name in ("tenant", "version", "document_id")), strict=True)
-    donors = sorted({d for t, v, d in told if d in documents_wanted or (t, v) in bytes_wanted})
+    columns = zip(*(indexed[name].to_pylist() for name in ("tenant", "version", "document_id")), strict=True)
+    donors = sorted({d for t, v, d in columns if d in documents_wanted or (t, v) in bytes_wanted})
     count = 0
     for start in range(0, len(donors), _DONORS_AT_ONCE):
-        given = vectors.embeddings(donors[start : start + _DONORS_AT_ONCE])
-        rows = {pair: row for row, pair in enumerate(zip(given["tenant"].to_pylist(), given["text"].to_pylist(), strict=True))}
+        vectors_of = vectors.embeddings(donors[start : start + _DONORS_AT_ONCE])
+        rows = {
+            pair: row
+            for row, pair in enumerate(zip(vectors_of["tenant"].to_pylist(), vectors_of["text"].to_pylist(), strict=True))
+        }
         pairs = zip(missing["tenant"].to_pylist(), missing["text"].to_pylist(), strict=True)
         sources = pa.array([rows.get(pair) for pair in pairs], pa.int64())
         known = missing.filter(pc.is_valid(sources))
         if known.num_rows:
-            embeddings = given["embedding"].take(sources.drop_null())
+            embeddings = vectors_of["embedding"].take(sources.drop_null())
             column = CHUNKS.columns.get_field_index("embedding")
-            _insert(vectors, known.add_column(column, "embedding", embeddings), standing)
+            _insert(vectors, known.add_column(column, "embedding", embeddings), current)
             missing = missing.filter(pc.is_null(sources))
             count += known.num_rows
     return missing, count

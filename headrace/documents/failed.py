@@ -82,10 +82,10 @@ def leave_out(
     # An event has the name as it was typed, the document in form NFC.
     names = sorted({uri, *(unicodedata.normalize(form, uri) for form in ("NFC", "NFD"))})
     where = f"tenant = {quoted(tenant)} AND uri in ({', '.join(map(quoted, names))})"
-    found = events.read(where=where).sort_by(IN_ORDER).to_pylist()
-    if not found or found[-1]["kind"] != "put":
+    recorded = events.read(where=where).sort_by(IN_ORDER).to_pylist()
+    if not recorded or recorded[-1]["kind"] != "put":
         raise NotFound(f"No document {uri!r} of tenant {tenant} is waiting or indexed.", hint="GET /v1/documents lists them.")
-    event = {**found[-1], "uri": composed(uri)}
+    event = {**recorded[-1], "uri": composed(uri)}
     before = documents.read(("readers", *_ORIGIN, "status"), f"document_id = {quoted(document_id(tenant, event['uri']))}")
     rows = before.sort_by(ROWS_IN_ORDER).to_pylist()
     if event["readers"] is None:  # as parse has it: it leaves them as they were

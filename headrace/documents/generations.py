@@ -41,13 +41,13 @@ def resolve(endpoint: ModelEndpoint, made: str) -> ModelEndpoint | None:
 
 def endpoint_for(endpoint: ModelEndpoint, made: str) -> ModelEndpoint:
     """The endpoint that embeds for an index that `made` made. Raises `BadSettings` where it does not have that embedder."""
-    found = resolve(endpoint, made)
-    if found is None:
+    name = resolve(endpoint, made)
+    if name is None:
         raise BadSettings(
             f"The index was made with the embedder {made}; the settings name {endpoint.model}.",
             hint="Build one with the new embedder beside it: headrace reindex. Or name the old one under [models.embedder].",
         )
-    return found
+    return name
 
 
 class Embedders:
@@ -58,15 +58,15 @@ class Embedders:
         self._clients: dict[str, Embedder] = {}
         self._making = threading.Lock()
 
-    def of(self, made: str) -> Embedder | None:
+    def client_for(self, made: str) -> Embedder | None:
         """The embedder of that name; `None` where the endpoint does not have it."""
-        found = resolve(self.endpoint, made)
-        if found is None:
+        name = resolve(self.endpoint, made)
+        if name is None:
             return None
         with self._making:
-            if found.model not in self._clients:
-                self._clients[found.model] = Embedder(found)
-            return self._clients[found.model]
+            if name.model not in self._clients:
+                self._clients[name.model] = Embedder(name)
+            return self._clients[name.model]
 
 
 # A searcher may ask a generation for a second after it was left; a slow one that began before has a minute.
@@ -81,15 +81,15 @@ def serving(
 
     Raises `BadSettings` where that embedder cannot be asked.
     """
-    standing, _ = indexes.standing()
-    if standing.serving is None:
+    state, _ = indexes.state()
+    if state.serving is None:
         width = vectors.width() or _width(embedder)
         first = IndexGeneration(1, window, embedder.model, width)
-        standing = indexes.change(lambda now: now if now.serving else Indexes(serving=first, newest=1))
-    found = standing.serving
-    assert found is not None
-    endpoint_for(embedder, found.embedder)
-    return found
+        state = indexes.change(lambda now: now if now.serving else Indexes(serving=first, newest=1))
+    generation = state.serving
+    assert generation is not None
+    endpoint_for(embedder, generation.embedder)
+    return generation
 
 
 @stage("Begins the next index generation, or goes on with the one that was begun.", phase=AHEAD)
@@ -120,7 +120,7 @@ def begin(
 
 
 @stage("Says that documents have changed in the index, to whoever builds another.", phase=AHEAD)
-def settled(indexes: Annotated[IndexWriter, INDEXES], into: IndexGeneration, changed: bool) -> IndexGeneration | None:
+def finish_pass(indexes: Annotated[IndexWriter, INDEXES], into: IndexGeneration, changed: bool) -> IndexGeneration | None:
     """End a pass over the documents: `None`, or the generation that is served instead by now and needs a pass too.
 
     Of a pass that changed something, either this comes before a switch, which then fails and looks at the documents again; or
@@ -137,9 +137,9 @@ def settled(indexes: Annotated[IndexWriter, INDEXES], into: IndexGeneration, cha
 
 
 @stage("Reads what stands, before a last look at the documents.", phase=AHEAD)
-def standing(indexes: Annotated[IndexReader, INDEXES]) -> tuple[Indexes, str]:
+def index_state(indexes: Annotated[IndexReader, INDEXES]) -> tuple[Indexes, str]:
     """What stands, and its etag for `switch`."""
-    return indexes.standing()
+    return indexes.state()
 
 
 @stage("Serves another index generation from now on.", phase=AHEAD)
@@ -162,10 +162,10 @@ def switch(indexes: Annotated[IndexWriter, INDEXES], to: IndexGeneration, seen: 
 @stage("Removes index generations that nobody asks any more.", phase=AHEAD)
 def sweep(indexes: Annotated[IndexWriter, INDEXES], vectors: Annotated[VectorWriter, CHUNKS]) -> int:
     """Remove the vector tables of generations marked for deletion whose grace has passed; return how many."""
-    now, _ = indexes.standing()
+    now, _ = indexes.state()
     gone = {number for number, since in now.marked_for_deletion if time.time() - since > _GRACE_S}
     for number in sorted(gone):
-        vectors.of(number).drop()
+        vectors.for_generation(number).drop()
     if gone:
         # Noted last: a sweep that died is done again.
         indexes.change(
@@ -176,7 +176,7 @@ def sweep(indexes: Annotated[IndexWriter, INDEXES], vectors: Annotated[VectorWri
 
 def active_reader(indexes: Indexes, vectors: VectorReader) -> VectorReader:
     """The handle of the generation that answers."""
-    return vectors.of(indexes.serving.number) if indexes.serving else vectors
+    return vectors.for_generation(indexes.serving.number) if indexes.serving else vectors
 
 
 def _width(embedder: ModelEndpoint) -> int:

@@ -15,7 +15,7 @@ from headrace.documents.chunk import Chunked, chunk
 from headrace.documents.embed import Embedded, embed
 from headrace.documents.failed import GiveUp, Unfit, give_up, refuse
 from headrace.documents.formats.contract import ParseLimits
-from headrace.documents.generations import begin, endpoint_for, resolve, serving, settled, standing, sweep, switch
+from headrace.documents.generations import begin, endpoint_for, finish_pass, index_state, resolve, serving, sweep, switch
 from headrace.documents.parse import Failure, ParsedDocuments, parse
 from headrace.documents.put import AHEAD, Put, put
 from headrace.errors import LostRace, NotFound
@@ -36,7 +36,7 @@ class Index:
 @stage("Builds the full-text and vector indices that questions are answered from.", phase=AHEAD)
 def index(vectors: Annotated[VectorWriter, CHUNKS], into: IndexGeneration | None = None) -> Index:
     """Make what is missing of the indices of a generation (the first unless named), and keep them up if that is due."""
-    made = vectors.of(into.number) if into else vectors
+    made = vectors.for_generation(into.number) if into else vectors
     version = made.build(into.width if into else DIMENSIONS)
     return Index(version, made.count())
 
@@ -97,7 +97,7 @@ def index_documents(
 
     def settle() -> None:
         runner.run(land).require(DOCUMENT_EVENTS)
-        before.append(runner.run(parse, limits=ParseLimits.of(settings)))
+        before.append(runner.run(parse, limits=ParseLimits.from_settings(settings)))
 
     most = settings.document_bytes
     was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=most, readers=readers, settle=settle, retry=retry)
@@ -131,7 +131,7 @@ def take_in(
     landed = runner.run(land)
     landed.require(DOCUMENT_EVENTS)
     after("land")
-    parsed = runner.run(parse, limits=ParseLimits.of(settings), seconds=parse_s)
+    parsed = runner.run(parse, limits=ParseLimits.from_settings(settings), seconds=parse_s)
     after("parse")
     return landed, parsed
 
@@ -150,7 +150,7 @@ def bring_up(
         runner.run(give_up, unfit=unfit)
 
     filled = fill(runner, into, failing, gives_way=gives_way, after=after)
-    while (then := runner.run(settled, into=into, changed=filled.embedded.changed)) is not None:
+    while (then := runner.run(finish_pass, into=into, changed=filled.embedded.changed)) is not None:
         into = then
         filled = replace(filled, index=fill(runner, into, failing).index)
     runner.run(sweep)
@@ -198,8 +198,8 @@ def reindex(runner: Runner, settings: Inference, *, embedder: str = "") -> Reind
     """
     started = time.perf_counter()
     runner.run(land).require(DOCUMENT_EVENTS)
-    runner.run(parse, limits=ParseLimits.of(settings))
-    ours, served = runner.endpoints.embedder, runner.run(standing)[0].serving
+    runner.run(parse, limits=ParseLimits.from_settings(settings))
+    ours, served = runner.endpoints.embedder, runner.run(index_state)[0].serving
     if not embedder:
         embedder = served.embedder if served and resolve(ours, served.embedder) else ours.model
     to = runner.run(begin, window=settings.chunk_tokens, embedder=endpoint_for(ours, embedder))
@@ -211,7 +211,7 @@ def made_with(runner: Runner, settings: Inference, embedder: str) -> IndexGenera
 
     That is the one that answers, or the one before it, or else a new one. Raises `NotFound` where nothing is indexed yet.
     """
-    now = runner.run(standing)[0]
+    now = runner.run(index_state)[0]
     if now.serving is not None and now.serving.embedder == embedder:
         return now.serving
     try:
@@ -220,7 +220,7 @@ def made_with(runner: Runner, settings: Inference, embedder: str) -> IndexGenera
         window = now.serving.window if now.serving else settings.chunk_tokens
         return reindex(runner, settings.model_copy(update={"chunk_tokens": window}), embedder=embedder).generation
     except LostRace:
-        served = runner.run(standing)[0].serving
+        served = runner.run(index_state)[0].serving
         if served is None or served.embedder != embedder:
             raise
         return served  # another process was at the same, and quicker
@@ -232,7 +232,7 @@ def back(runner: Runner) -> Reindexed:
     Raises `NotFound` where there is none, and `BadSettings` where its embedder cannot be asked.
     """
     started = time.perf_counter()
-    to = runner.run(standing)[0].fallback
+    to = runner.run(index_state)[0].fallback
     if to is None:
         raise NotFound("There is no earlier index to go back to.", hint="headrace reindex keeps the one it replaces.")
     endpoint_for(runner.endpoints.embedder, to.embedder)
@@ -243,7 +243,7 @@ def _switched(runner: Runner, to: IndexGeneration, started: float) -> Reindexed:
     # Before the first look there may be hours of embedding, and after it a moment: most passes of others end before it.
     fill(runner, to)
     while True:
-        seen = runner.run(standing)
+        seen = runner.run(index_state)
         if to not in (seen[0].building, seen[0].fallback):
             raise LostRace(f"Somebody else gave up or served index g{to.number}.", hint="Run the command again.")
         built = fill(runner, to).index

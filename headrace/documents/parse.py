@@ -73,8 +73,8 @@ def parse(
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
     """
-    standing = documents.snapshot_property(PROCESSED_OFFSETS)
-    position = dict(standing or {})
+    recorded = documents.snapshot_property(PROCESSED_OFFSETS)
+    position = dict(recorded or {})
     rows = _once(events.read().sort_by(IN_ORDER).to_pylist())
     new = [row for row in rows if row["offset"] >= position.get(place(row), 0)]
     done: list[dict[str, Any]] = []
@@ -85,15 +85,15 @@ def parse(
     newest = _newest(documents) if new else {}
 
     def commit() -> None:
-        nonlocal standing
-        if position == (standing or {}):
+        nonlocal recorded
+        if position == (recorded or {}):
             return
         documents.append(
             batch(DOCUMENT_ROWS.columns, done),
             properties={PROCESSED_OFFSETS: dict(position)},
-            expected={PROCESSED_OFFSETS: standing},
+            expected={PROCESSED_OFFSETS: recorded},
         )
-        standing = dict(position)
+        recorded = dict(position)
         done.clear()
 
     with Parser(limits) as parser:
@@ -106,7 +106,7 @@ def parse(
             if event["readers"] is None:  # it leaves them as the events before it have them
                 before = newest.get(document_id(event["tenant"], event["uri"]))
                 event["readers"] = before["readers"] if before else []
-            if _known(event, newest):
+            if _is_known(event, newest):
                 continue
             row = _row(event, sources, parser)
             done.append(row)
@@ -123,10 +123,10 @@ def parse(
 
 def _name_of(event: Mapping[str, Any], newest: Mapping[str, Mapping[str, Any]]) -> str:
     """The document's name in form NFC; one that was taken in otherwise, before names were composed, is deleted as it is."""
-    given: str = event["uri"]
-    standing = newest.get(document_id(event["tenant"], given))
-    stands = standing is not None and standing["status"] != "deleted"
-    return given if event["kind"] == "delete" and stands else composed(given)
+    uri: str = event["uri"]
+    current = newest.get(document_id(event["tenant"], uri))
+    stands = current is not None and current["status"] != "deleted"
+    return uri if event["kind"] == "delete" and stands else composed(uri)
 
 
 def _once(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -178,7 +178,7 @@ def _newest(documents: TableReader) -> dict[str, dict[str, Any]]:
     return {row["document_id"]: row for row in rows.sort_by(ROWS_IN_ORDER).to_pylist()}
 
 
-def _known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
+def _is_known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
     """Whether the document's newest row came from an event of the same kind, source bytes, refusal, readers and folder.
 
     A document that failed and is put again is tried again; one that somebody left out has a row of this very event.

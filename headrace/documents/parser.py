@@ -70,22 +70,22 @@ class Parser:
         if len(data) > self._limits.document_bytes:
             raise BadDocument(uri, f"larger than the limit of {self._limits.document_bytes / 1e6:,.0f} MB")
         try:
-            answer = self._asked(uri, data)
+            answer = self._request(uri, data)
         except _Killed as killed:
             raise BadDocument(uri, killed.reason) from None
-        reason, found, media = answer.get("reason"), answer.get("parts"), answer.get("media")
+        reason, pieces, media = answer.get("reason"), answer.get("parts"), answer.get("media")
         if isinstance(reason, str):
             raise BadDocument(uri, reason[:300])
-        if not isinstance(found, list) or not isinstance(media, str):
+        if not isinstance(pieces, list) or not isinstance(media, str):
             raise BadDocument(uri, "its parser gave no answer that can be read")
-        if not found:
+        if not pieces:
             raise BadDocument(uri, "there is no text in it")
-        text, parts = _joined([(str(said), str(place)) for said, place in found])
+        text, parts = _joined([(str(joined), str(place)) for joined, place in pieces])
         # A heading of a table is a sheet's name, which says less than the file's.
         title = PurePosixPath(uri).stem if is_table(media) else _title(text, uri)
         return Parsed(text, title, media, parts)
 
-    def _asked(self, uri: str, data: bytes) -> dict[str, Any]:
+    def _request(self, uri: str, data: bytes) -> dict[str, Any]:
         """The child's answer about one file. Raises `_Killed`."""
         process = self._running()
         name = uri.encode("utf-8", "replace")
@@ -205,25 +205,25 @@ def _ready(descriptor: int, event: int, end: float) -> bool:
     return bool(pipe.poll(max(0.0, end - time.monotonic()) * 1000))
 
 
-def _reason(code: int | None, said: str, limits: ParseLimits) -> str:
-    if said:
-        return said
+def _reason(code: int | None, output: str, limits: ParseLimits) -> str:
+    if output:
+        return output
     if code == -signal.SIGXCPU:
         return f"parsing took more than {limits.parse_cpu_seconds} s of the processor's time"
     return "its parser ran out of memory or crashed"
 
 
-def _joined(found: list[tuple[str, str]]) -> tuple[str, tuple[DocumentPart, ...]]:
+def _joined(located: list[tuple[str, str]]) -> tuple[str, tuple[DocumentPart, ...]]:
     """The text of all parts, and where each that has a place begins."""
     pieces: list[str] = []
     parts: list[DocumentPart] = []
     at = 0
-    for said, place in found:
-        said = said.encode("utf-8", "replace").decode()  # JSON may carry halves of surrogate pairs
+    for text, place in located:
+        text = text.encode("utf-8", "replace").decode()  # JSON may carry halves of surrogate pairs
         if place:
             parts.append(DocumentPart(at, place.encode("utf-8", "replace").decode()))
-        pieces.append(said)
-        at += len(said) + 2
+        pieces.append(text)
+        at += len(text) + 2
     return "\n\n".join(pieces), tuple(parts)
 
 

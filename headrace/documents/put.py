@@ -45,7 +45,7 @@ class Put:
 
 
 @dataclass(frozen=True)
-class Held:
+class StoredVersion:
     """What the newest row of a document says."""
 
     status: str
@@ -91,17 +91,17 @@ def put(
     where a path does not exist, and `WrongUsage` where two would be called the same, one is of a home, or a reader has no name.
     """
     if readers is not None:
-        named(readers)
-    held = newest_of(known, tenant)
-    files, whole = _found(paths)
+        check_principals(readers)
+    current = newest_of(known, tenant)
+    files, whole = _find_files(paths)
     seen = {file.uri for file in files}
 
-    def missing() -> dict[str, Held]:
-        return {uri: was for uri, was in held.items() if was.status != "deleted" and uri not in seen and was.source in whole}
+    def missing() -> dict[str, StoredVersion]:
+        return {uri: was for uri, was in current.items() if was.status != "deleted" and uri not in seen and was.source in whole}
 
     if settle is not None and (readers is not None or missing()):
         settle()
-        held = newest_of(known, tenant)
+        current = newest_of(known, tenant)
     gone = missing()
     inherited: dict[str, tuple[str, ...]] = {}
     for was in gone.values():
@@ -115,7 +115,7 @@ def put(
 
     def store(file: FoundFile) -> dict[str, object] | None:
         """The event of one file, its object stored; `None` where nothing changed."""
-        was = held.get(file.uri)
+        was = current.get(file.uri)
         same = was is not None and was.source == file.source and (readers is None or sorted(was.readers) == sorted(readers))
         open_to = readers
         try:
@@ -151,7 +151,7 @@ def put(
     return Put(kinds["put"], kinds["unchanged"], kinds["refuse"], len(gone))
 
 
-def named(readers: Iterable[str]) -> None:
+def check_principals(readers: Iterable[str]) -> None:
     """Raise `WrongUsage` unless each of these can be the name of a user or a group, and all together are not too long."""
     names = list(readers)
     if sum(map(len, names)) > _NAMES_CHARS:
@@ -196,7 +196,7 @@ def walk(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
             yield root, _text(root.name)
 
 
-def _found(paths: Iterable[Path]) -> tuple[list[FoundFile], set[str]]:
+def _find_files(paths: Iterable[Path]) -> tuple[list[FoundFile], set[str]]:
     """Every file below the paths once, and those folders of which nothing is missing and something is there."""
     files: dict[Path, FoundFile] = {}
     owners: dict[str, Path] = {}
@@ -204,7 +204,7 @@ def _found(paths: Iterable[Path]) -> tuple[list[FoundFile], set[str]]:
     whole = set()
     for path in paths:
         root = path.resolve()
-        found = list(walk([path]))
+        walked = list(walk([path]))
         name = _text(root.name)
         if owners.setdefault(name, root) != root:
             raise WrongUsage(
@@ -212,9 +212,9 @@ def _found(paths: Iterable[Path]) -> tuple[list[FoundFile], set[str]]:
                 hint="Index the folder that holds both, so that their names tell them apart, or rename one.",
             )
         source = hashlib.sha256(os.fsencode(root)).hexdigest()[:16] if root.is_dir() else None
-        if source is not None and found and not any(file.is_dir() for file, _ in found):
+        if source is not None and walked and not any(file.is_dir() for file, _ in walked):
             whole.add(source)
-        for file, uri in found:
+        for file, uri in walked:
             if (other := called.setdefault(uri, file)) != file:
                 raise WrongUsage(
                     f"{other} and {file} would both be called {uri}, and one would replace the other.",
@@ -224,7 +224,7 @@ def _found(paths: Iterable[Path]) -> tuple[list[FoundFile], set[str]]:
     return list(files.values()), whole
 
 
-def newest_of(known: TableReader, tenant: str) -> dict[str, Held]:
+def newest_of(known: TableReader, tenant: str) -> dict[str, StoredVersion]:
     """The newest row of each of the tenant's documents."""
     fields = ("status", "version", "reason", "readers", "source")
     rows = known.read(("tenant", "uri", *fields, "topic", "partition", "offset"))
@@ -233,7 +233,7 @@ def newest_of(known: TableReader, tenant: str) -> dict[str, Held]:
     order = [*((name, "ascending") for name in ("topic", "partition", "offset")), ("status", "descending")]
     rows = rows.sort_by(order)
     return {
-        row["uri"]: Held(row["status"], row["version"], row["reason"], tuple(row["readers"] or ()), row["source"])
+        row["uri"]: StoredVersion(row["status"], row["version"], row["reason"], tuple(row["readers"] or ()), row["source"])
         for row in rows.to_pylist()
     }
 

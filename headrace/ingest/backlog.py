@@ -48,14 +48,14 @@ def backlog(
     tables: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
 ) -> list[Backlog]:
     """Every partition of every topic that lands."""
-    return [found for topic, table in zip(topics.values(), tables.values(), strict=True) for found in _of(topic, table)]
+    return [partition for topic, table in zip(topics.values(), tables.values(), strict=True) for partition in _of(topic, table)]
 
 
 def _of(topic: TopicReader, table: TableReader) -> list[Backlog]:
-    standing = positions(table.snapshot_properties(), topic.store.name)
+    landed_positions = positions(table.snapshot_properties(), topic.store.name)
     spans, identity = topic.spans(), topic.identity()
     retention_ms = topic.retention_ms()
-    return [_one(topic, p, standing.get(p), span, identity, retention_ms) for p, span in spans.items()]
+    return [_one(topic, p, landed_positions.get(p), span, identity, retention_ms) for p, span in spans.items()]
 
 
 def _one(

@@ -60,9 +60,9 @@ def _append(table: TableWriter, rows: pa.RecordBatch, places: list[dict[str, Any
     if not places:
         return 0
     for _ in range(_TRIES):
-        standing = table.snapshot_property(_PROPERTY)
-        held = {tuple(row.values()) for row in table.read(_ORIGIN).to_pylist()}
-        new = [index for index, place in enumerate(places) if tuple(place.values()) not in held]
+        recorded = table.snapshot_property(_PROPERTY)
+        existing = {tuple(row.values()) for row in table.read(_ORIGIN).to_pylist()}
+        new = [index for index, place in enumerate(places) if tuple(place.values()) not in existing]
         if not new:
             return 0
         columns = dict(zip(rows.schema.names, rows.take(pa.array(new)).columns, strict=True))
@@ -70,7 +70,7 @@ def _append(table: TableWriter, rows: pa.RecordBatch, places: list[dict[str, Any
         arrays = [columns[field.name].cast(field.type) for field in table.store.columns]
         try:
             data = pa.RecordBatch.from_arrays(arrays, schema=table.store.columns)
-            table.append(data, properties={_PROPERTY: (standing or 0) + len(new)}, expected={_PROPERTY: standing})
+            table.append(data, properties={_PROPERTY: (recorded or 0) + len(new)}, expected={_PROPERTY: recorded})
             return len(new)
         except LostRace:
             continue

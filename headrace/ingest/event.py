@@ -20,7 +20,7 @@ class Event:
     offset: int
 
     @classmethod
-    def of(cls, text: str) -> Event:
+    def parse(cls, text: str) -> Event:
         """The event a text names. Raises `WrongUsage`."""
         match = _PLACE.fullmatch(text)
         known = [topic.name for topic in LANDINGS]

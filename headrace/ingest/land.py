@@ -164,8 +164,8 @@ def _read(topic: TopicReader, fetched: Fetched, signed_from: Mapping[int, int], 
     decoded = decode(topic.store, values)
     at, where = pa.array(fetched.partitions, pa.int32()), pa.array(fetched.offsets, pa.int64())
     if wrong or decoded.bad:
-        kept = pa.array([places[index] for index in decoded.kept], pa.int64())
-        at, where = at.take(kept), where.take(kept)
+        offsets_kept = pa.array([places[index] for index in decoded.kept], pa.int64())
+        at, where = at.take(offsets_kept), where.take(offsets_kept)
         wrong |= {places[index]: reason for index, reason in decoded.bad.items()}
     bad = [(fetched.record(index), reason) for index, reason in sorted(wrong.items())]
     return _Piece(decoded.rows, at, where, bad, {p: fetched.record(index) for p, index in fetched.last.items()})
@@ -243,7 +243,7 @@ class _Lander:
             return following.stop.is_set() or failed.is_set()
 
         assignment = PartitionAssignment(leases, self.name)
-        told: dict[int, Divergence] = {}
+        reported: dict[int, Divergence] = {}
         failing_since: float | None = None
         failures = 0
 
@@ -256,16 +256,16 @@ class _Lander:
         while not stopped():
             try:
                 begun = time.monotonic()
-                mine = assignment.of(self.topic.spans())
+                mine = assignment.assigned(self.topic.spans())
 
                 def go_on(partitions: list[int], mine: set[int] = mine, begun: float = begun) -> bool:
                     for partition, divergence in self.refused.items():
-                        if told.get(partition) != divergence:
-                            told[partition] = divergence
+                        if reported.get(partition) != divergence:
+                            reported[partition] = divergence
                             following.refused(divergence)
                     following.standing(self.name, self.refused)
                     recheck = bool(self.refused) and time.monotonic() - begun > _RECHECK_S
-                    return not (stopped() or recheck or assignment.of(partitions) != mine)
+                    return not (stopped() or recheck or assignment.assigned(partitions) != mine)
 
                 self._pass(mine, go_on)
             except (LostRace, OutOfRange) as error:
@@ -284,8 +284,10 @@ class _Lander:
         """Whether everything up to where the head ended when it was first read to its end has landed."""
         if self._drained is None:
             return False
-        standing = positions(self.table.snapshot_properties(), self.name)
-        return all(partition in standing and standing[partition].next >= end for partition, end in self._drained.items())
+        landed_positions = positions(self.table.snapshot_properties(), self.name)
+        return all(
+            partition in landed_positions and landed_positions[partition].next >= end for partition, end in self._drained.items()
+        )
 
     def _again(self, error: LostRace | OutOfRange) -> None:
         """Wait a little before starting again from the table: being overtaken means that another lander got on."""
@@ -339,7 +341,7 @@ class _Lander:
     def _start(self, mine: set[int] | None) -> tuple[list[int], dict[int, int]]:
         """All partitions, and the offset at which each of ours that may land begins."""
         properties = self.table.snapshot_properties()
-        standing = positions(properties, self.name) or self._recovered()
+        landed_positions = positions(properties, self.name) or self._recovered()
         spans, identity = self.topic.spans(), self.topic.identity()
         start = {}
         self.refused = {}
@@ -348,7 +350,7 @@ class _Lander:
         for partition, span in spans.items():
             if mine is not None and partition not in mine:
                 continue
-            position = standing.get(partition)
+            position = landed_positions.get(partition)
             divergence = disagreement(self.topic, partition, position, span, identity)
             if divergence is not None:
                 self.refused[partition] = divergence
@@ -381,13 +383,13 @@ class _Lander:
     def _recovered(self) -> dict[int, Position]:
         """Positions from the rows, for a table whose snapshots with properties are gone (another tool rewrote it)."""
         rows = self.table.read(("topic", "partition", "offset"))
-        found: dict[int, Position] = {}
+        positions: dict[int, Position] = {}
         for row in rows.group_by(["topic", "partition"]).aggregate([("offset", "max")]).to_pylist():
             name, _, number = row["topic"].partition("@")
             topic_epoch = int(number or 1)
-            if name == self.name and topic_epoch >= found.get(row["partition"], Position(0, None, None, 0)).topic_epoch:
-                found[row["partition"]] = Position(row["offset_max"] + 1, None, None, topic_epoch, signed=0)
-        return found
+            if name == self.name and topic_epoch >= positions.get(row["partition"], Position(0, None, None, 0)).topic_epoch:
+                positions[row["partition"]] = Position(row["offset_max"] + 1, None, None, topic_epoch, signed=0)
+        return positions
 
     def _write(self, block: _Block, reading: Future[_Piece]) -> None:
         piece = reading.result()

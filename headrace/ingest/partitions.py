@@ -31,7 +31,7 @@ class PartitionAssignment:
         self._changed: dict[str, float] = {}
         self._beaten = -BEAT_S
 
-    def of(self, partitions: Iterable[int]) -> set[int]:
+    def assigned(self, partitions: Iterable[int]) -> set[int]:
         """Those of the partitions that are this lander's, by what it knows now; asks the others when it is time to."""
         if time.monotonic() - self._beaten >= BEAT_S:
             self._beat()

@@ -119,9 +119,9 @@ def disagreement(
         return Divergence(name, partition, kind, landed, span, seen)
 
     if position is not None:
-        for what, was, found in (("cluster", position.cluster, identity.cluster), ("topic", position.topic, identity.topic)):
-            if was is not None and found is not None and was != found:
-                return refused(RECREATED, f"The {what} was made anew under its old name: its id was {was} and is {found}.")
+        for what, was, is_now in (("cluster", position.cluster, identity.cluster), ("topic", position.topic, identity.topic)):
+            if was is not None and is_now is not None and was != is_now:
+                return refused(RECREATED, f"The {what} was made anew under its old name: its id was {was} and is {is_now}.")
     if span.low > landed:
         return refused(GAP, f"The head begins at offset {span.low}: {span.low - landed:,} events are gone that had not landed.")
     if position is None or span.low >= landed:

@@ -34,17 +34,17 @@ def trim(
 
     Raises `WrongUsage` where the broker cannot delete records.
     """
-    return [found for topic, table in zip(topics.values(), tables.values(), strict=True) for found in _of(topic, table, keep_s)]
+    return [one for topic, table in zip(topics.values(), tables.values(), strict=True) for one in _of(topic, table, keep_s)]
 
 
 def _of(topic: TopicReader, table: TableReader, keep_s: float) -> list[Trimmed]:
     name = topic.store.name
-    held = positions(table.snapshot_properties(datetime.now(UTC) - timedelta(seconds=keep_s)), name)
+    before_window = positions(table.snapshot_properties(datetime.now(UTC) - timedelta(seconds=keep_s)), name)
     newest = positions(table.snapshot_properties(), name)
     spans, identity = topic.spans(), topic.identity()
     before = {}
     for partition, span in spans.items():
-        then, now = held.get(partition), newest.get(partition)
+        then, now = before_window.get(partition), newest.get(partition)
         if then is None or now is None or now.last is None or then.topic_epoch != now.topic_epoch:
             continue
         # The last landed record stays: by it the next lander knows that the head is the one it landed from.

@@ -78,7 +78,7 @@ class ReleaseHistory:
     pointers: Mapping[str, ChampionPointer]
 
     @classmethod
-    def of(cls, rounds: ObjectReader, models: ObjectReader) -> ReleaseHistory:
+    def load(cls, rounds: ObjectReader, models: ObjectReader) -> ReleaseHistory:
         """Read every manifest and every pointer."""
         pointers = {model: read_pointer(models, model)[0] for model in _ROLES}
         return cls({number: manifest.read(rounds, number) for number in manifest.numbers(rounds)}, pointers)
@@ -104,18 +104,18 @@ class ReleaseHistory:
         Those of `known`, as (model, version), count as having learned.
         """
         tainted: dict[tuple[str, str], LearnedVersion] = {}
-        for number, found in sorted(self.rounds.items()):
+        for number, made in sorted(self.rounds.items()):
             parent = self.parent(number)
-            itself = found.dataset.version in datasets or (found.model, found.weights.version) in known
-            if not found.weights.version or not (itself or parent in tainted):
+            itself = made.dataset.version in datasets or (made.model, made.weights.version) in known
+            if not made.weights.version or not (itself or parent in tainted):
                 continue
-            model, version = name = (found.model, found.weights.version)
+            model, version = name = (made.model, made.weights.version)
             tainted[name] = {
                 "model": model,
                 "version": version,
                 "round": number,
-                "recipe": found.recipe,
-                "dataset": found.dataset.version if itself else None,
+                "recipe": made.recipe,
+                "dataset": made.dataset.version if itself else None,
                 "began_from": "/".join(parent) if parent in tainted and parent is not None else None,
                 "share": self.share(model, version),
                 "served": self.share(model, version) > 0,
@@ -124,7 +124,7 @@ class ReleaseHistory:
 
 
 @stage("Follows an answer to the models that gave it, what they learned from, and the verdicts behind that.")
-def of_answer(
+def trace_answer(
     interactions: Annotated[TableReader, INTERACTION_ROWS],
     feedback: Annotated[TableReader, FEEDBACK_ROWS],
     chunks: Annotated[TableReader, CHUNK_ROWS],
@@ -142,17 +142,17 @@ def of_answer(
     """
     columns = ("answer_id", "kind", "tenant", "user", "simulated", "question", "passages", "at", *_ORIGIN)
     versions = ("model_version", "generator_version", "index_version")
-    found = interactions.read((*columns, *versions), f"answer_id = {quoted(answer_id)}").to_pylist()
-    if not found:
+    rows = interactions.read((*columns, *versions), f"answer_id = {quoted(answer_id)}").to_pylist()
+    if not rows:
         raise NotFound(
             f"No answer {answer_id!r} has landed.", hint="`headrace ask` prints an answer's id. It may have been forgotten, too."
         )
-    row = min(found, key=lambda row: (row["topic"], row["partition"], row["offset"]))
+    row = min(rows, key=lambda row: (row["topic"], row["partition"], row["offset"]))
     passages = row.pop("passages")
     verdicts = feedback.read(_VERDICT).to_pylist()
-    releases = ReleaseHistory.of(rounds, models)
+    releases = ReleaseHistory.load(rounds, models)
     followed = _Followed(releases, examples, datasets, {_place(v): v for v in verdicts}, _forgotten(suppressions))
-    generation = _generation(indexes.standing()[0], row["index_version"])
+    generation = _generation(indexes.state()[0], row["index_version"])
     named = {RERANKER: row["model_version"], GENERATOR: row["generator_version"], EMBEDDER: generation["embedder"]}
     return AnswerTrace(
         {
@@ -166,7 +166,7 @@ def of_answer(
 
 
 @stage("Follows an event to the datasets, rounds and models that learned from it, and the answers those gave.")
-def of_event(
+def trace_event(
     landed: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
     dead_letters: Annotated[TableReader, DEAD_LETTERS],
     chunks: Annotated[TableReader, CHUNK_ROWS],
@@ -183,7 +183,7 @@ def of_event(
     Of a document's event the examples are those of passages of that version, and of answers that were given such passages.
     Raises `NotFound` for an event that is in no table, `WrongUsage` for what is no event's place.
     """
-    place = Event.of(event)
+    place = Event.parse(event)
     here = f"topic = {quoted(place.topic)} AND partition = {place.partition} AND offset = {place.offset}"
     table = landed[LANDINGS[place.store]]
     row = _first(table.read(_SHOWN.get(place.store.name, table.store.columns.names), here).to_pylist())
@@ -203,11 +203,11 @@ def of_event(
     per_dataset: dict[str, Counter[str]] = {}
     for example in touched:
         per_dataset.setdefault(example["dataset"], Counter())[example["split"]] += 1
-    releases = ReleaseHistory.of(rounds, models)
+    releases = ReleaseHistory.load(rounds, models)
     learned = {version for version, splits in per_dataset.items() if any(splits[split] for split in _LEARNED)}
     # What was forgotten is in no example any more; the proofs say who had learned from it.
-    tainted = releases.learned(learned, _proved(proofs, {one["suppression_id"] for one in suppressed}))
-    given = _given(landed[INTERACTION_ROWS], indexes.standing()[0])
+    tainted = releases.learned(learned, _learned_by_proof(proofs, {one["suppression_id"] for one in suppressed}))
+    counts = _answer_counts(landed[INTERACTION_ROWS], indexes.state()[0])
     return EventTrace(
         {
             "event": {"event": event, "status": status, **_plain(row or letter or {}), "suppressions": suppressed},
@@ -220,7 +220,7 @@ def of_event(
             "rounds": [
                 _round(number, found) for number, found in releases.rounds.items() if found.dataset.version in per_dataset
             ],
-            "models": [{**one, "answers": given[one["model"], one["version"]]} for one in tainted],
+            "models": [{**one, "answers": counts[one["model"], one["version"]]} for one in tainted],
             "retrain": f"headrace train --before {event}",
         }
     )
@@ -281,7 +281,7 @@ class _Followed:
 
     def _behind(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The verdicts that examples came from, in the order of the head; of one that is gone only where it stood and why."""
-        places = {Event.of(origin) for row in rows for origin in row["origins"] if origin.startswith(FEEDBACK.name)}
+        places = {Event.parse(origin) for row in rows for origin in row["origins"] if origin.startswith(FEEDBACK.name)}
         behind = []
         for place in map(str, sorted(places)):
             if (verdict := self._verdicts.get(place)) is not None:
@@ -307,10 +307,10 @@ def _round(number: int, found: Manifest) -> dict[str, Any]:
     }
 
 
-def _generation(standing: Indexes, index_version: str) -> dict[str, Any]:
+def _generation(indexes: Indexes, index_version: str) -> dict[str, Any]:
     """The index generation of an answer and its embedder's version: "" where that generation is gone, none where packaged."""
     number = _number(index_version)
-    known = (standing.serving, standing.fallback, standing.building)
+    known = (indexes.serving, indexes.fallback, indexes.building)
     made = next((one for one in known if one is not None and one.number == number), None)
     embedder = "" if made is None else made.embedder.partition("@")[2] or "none"
     return {
@@ -334,18 +334,18 @@ def _documents(chunks: TableReader, passages: Sequence[Mapping[str, Any]]) -> li
         return []
     wanted = ", ".join(quoted(passage["chunk_id"]) for passage in passages)
     columns = ("chunk_id", "document_id", "version", "uri", "heading", "place", "position", *_ORIGIN)
-    held = {row["chunk_id"]: row for row in chunks.read(columns, f"chunk_id IN ({wanted})").to_pylist()}
-    told = []
+    chunk_rows = {row["chunk_id"]: row for row in chunks.read(columns, f"chunk_id IN ({wanted})").to_pylist()}
+    documents = []
     for passage in passages:
-        row = held.get(passage["chunk_id"])
+        row = chunk_rows.get(passage["chunk_id"])
         of: dict[str, Any] = {"document_id": None, "version": None, "event": None, "gone": True}
         if row is not None:
             of = {
                 **{name: row[name] for name in ("document_id", "version", "heading", "place", "position")},
                 "event": _place(row),
             }
-        told.append({**passage, **of})
-    return told
+        documents.append({**passage, **of})
+    return documents
 
 
 def _chunks_of(chunks: TableReader, here: str) -> frozenset[str]:
@@ -366,10 +366,10 @@ def _is_answer_of(example: Mapping[str, Any], answers: Collection[str]) -> bool:
     return example["kind"] == "answer" and example["answer_id"] in answers
 
 
-def _given(interactions: TableReader, standing: Indexes) -> Counter[tuple[str, str]]:
+def _answer_counts(interactions: TableReader, indexes: Indexes) -> Counter[tuple[str, str]]:
     """How many answers each (model, version) gave; of an embedder those from the index generations that still stand."""
     columns = ("kind", "model_version", "generator_version", "index_version")
-    made = {one.number: one.embedder.partition("@")[2] for one in (standing.serving, standing.fallback, standing.building) if one}
+    made = {one.number: one.embedder.partition("@")[2] for one in (indexes.serving, indexes.fallback, indexes.building) if one}
     counts: Counter[tuple[str, str]] = Counter()
     for rows in interactions.scan(columns):
         for row in rows.to_pylist():
@@ -385,7 +385,7 @@ def _forgotten(suppressions: TableReader) -> dict[str, str]:
     return {origin: f"forgotten {row['at']:%Y-%m-%d} by {row['who']}" for row in rows for origin in row["origins"]}
 
 
-def _proved(proofs: ObjectReader, suppressions: Iterable[str]) -> set[tuple[str, str]]:
+def _learned_by_proof(proofs: ObjectReader, suppressions: Iterable[str]) -> set[tuple[str, str]]:
     """The (model, version) that had learned from what some suppressions are about, as the proofs say."""
     keys = [info.key for one in sorted(suppressions) for info in proofs.list(f"{one}/") if not info.key.endswith("/open.json")]
     return {(one["model"], one["version"]) for key in keys for one in json.loads(proofs.get(key))["learned"]}

@@ -61,14 +61,14 @@ class Citations:
 
         What comes out, put together, does not depend on how the text was cut into pieces.
         """
-        held = ""
+        pending = ""
         for character in itertools.chain.from_iterable(pieces):
-            ends = character.isspace() and held.strip() and not _NO_END.search(held)
-            if ends and (character == "\n" or _SENTENCE_END.search(held)):
-                yield from self._checked(held)
-                held = ""
-            held += character
-        yield from self._checked(held.rstrip())
+            ends = character.isspace() and pending.strip() and not _NO_END.search(pending)
+            if ends and (character == "\n" or _SENTENCE_END.search(pending)):
+                yield from self._checked(pending)
+                pending = ""
+            pending += character
+        yield from self._checked(pending.rstrip())
 
     def _checked(self, said: str) -> Iterator[str]:
         said = _MARKER.sub("", said)

@@ -201,10 +201,10 @@ class Refused:
             retry_after: float | None = float(response.headers.get("retry-after", ""))
         except ValueError:
             retry_after = None
-        return cls.of(response.status_code, body, retry_after)
+        return cls.from_body(response.status_code, body, retry_after)
 
     @classmethod
-    def of(cls, status: int, body: Any, retry_after: float | None = None) -> Refused:
+    def from_body(cls, status: int, body: Any, retry_after: float | None = None) -> Refused:
         """From a decoded body."""
         code, message, storage = "", body, ()
         if isinstance(body, dict):
@@ -226,18 +226,18 @@ class Refused:
         """The error of errors.py that this is."""
         if self.code == MISSING_PART:
             return MissingPart(self.message)
-        said = f"{url} answered {self.status}: {self.message.rstrip('.')}."
+        sentence = f"{url} answered {self.status}: {self.message.rstrip('.')}."
         if self.busy:
-            return Overloaded(said, hint="Try again in a moment, or send less at once.")
+            return Overloaded(sentence, hint="Try again in a moment, or send less at once.")
         if self.code == UNAVAILABLE:  # its message says what to do
-            return Unavailable(said)
+            return Unavailable(sentence)
         if self.status >= 500:
-            return Failing(self, said, hint="Look into that server's log and try again.")
+            return Failing(self, sentence, hint="Look into that server's log and try again.")
         if self.status in (401, 403):
-            return EndpointRefusal(self, said, hint="Check the endpoint's api_key under [models].")
+            return EndpointRefusal(self, sentence, hint="Check the endpoint's api_key under [models].")
         if self.status == 404:
-            return EndpointRefusal(self, said, hint="Check the endpoint's url (it ends in /v1) and model under [models].")
-        return EndpointRefusal(self, said, hint="Check the endpoint's model under [models] and what was sent.")
+            return EndpointRefusal(self, sentence, hint="Check the endpoint's url (it ends in /v1) and model under [models].")
+        return EndpointRefusal(self, sentence, hint="Check the endpoint's model under [models] and what was sent.")
 
 
 class EndpointRefusal(RequestRefused):
@@ -286,12 +286,12 @@ class Embedder(_Client):
         """
         # Requests of texts of like length: the server pads each batch to its longest.
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
-        found: list[np.ndarray[Any, np.dtype[np.float32]] | None] = [None] * len(texts)
+        vectors: list[np.ndarray[Any, np.dtype[np.float32]] | None] = [None] * len(texts)
         for start in range(0, len(order), self._batch):
             places = order[start : start + self._batch]
             for place, vector in zip(places, self._request([texts[place] for place in places], kind), strict=True):
-                found[place] = vector
-        rows = [vector for vector in found if vector is not None]
+                vectors[place] = vector
+        rows = [vector for vector in vectors if vector is not None]
         if not rows:
             return np.zeros((0, 0), np.float32)
         if len({len(row) for row in rows}) != 1:
@@ -371,8 +371,8 @@ class Reranker(_Client):
 
     def _logits(self, answer: Mapping[str, Any], count: int) -> list[float]:
         try:
-            found = {int(entry["index"]): float(entry["logit"]) for entry in answer["rankings"]}
-            return [found[index] for index in range(count)]
+            logits = {int(entry["index"]): float(entry["logit"]) for entry in answer["rankings"]}
+            return [logits[index] for index in range(count)]
         except (KeyError, TypeError, ValueError):
             raise RequestRefused(
                 f"{self.endpoint.url}/ranking left passages without a logit.",
@@ -470,7 +470,7 @@ class Generator(_Client):
                     if not isinstance(chunk, dict):
                         raise ValueError("not an object")
                     if "error" in chunk:
-                        raise Refused.of(int(chunk.get("status", 500)), chunk).error(self.endpoint.url + path)
+                        raise Refused.from_body(int(chunk.get("status", 500)), chunk).error(self.endpoint.url + path)
                     yield chunk
             except (SSEError, ValueError) as error:
                 raise RequestRefused(
@@ -506,9 +506,9 @@ def _extras(body: Mapping[str, Any]) -> dict[str, Any]:
     return extras if isinstance(extras, dict) else {}
 
 
-def _pause(tries: int, asked: float | None = None) -> float:
+def _pause(tries: int, retry_after: float | None = None) -> float:
     own = backoff(tries, first_s=_BACKOFF_S, longest_s=_LONGEST_WAIT_S, spread=0.2)
-    return min(_LONGEST_WAIT_S, max(own, asked or 0.0))
+    return min(_LONGEST_WAIT_S, max(own, retry_after or 0.0))
 
 
 def _loopback(url: str) -> bool:

@@ -102,13 +102,13 @@ async def read_body(receive: Receive, most: int) -> bytes | None:
 
 def replay(body: bytes, receive: Receive) -> Receive:
     """A `receive` that gives a body which was read already, then whatever comes next."""
-    given = False
+    sent = False
 
     async def again() -> Message:
-        nonlocal given
-        if given:
+        nonlocal sent
+        if sent:
             return await receive()
-        given = True
+        sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
@@ -239,8 +239,8 @@ class WatchedConnection(H11Protocol):
     _since = 0.0
     conn: Framing
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.conn = Framing(h11.SERVER, self.config.h11_max_incomplete_event_size or HEAD_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

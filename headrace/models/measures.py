@@ -24,30 +24,30 @@ def normal(text: str) -> list[str]:
     return _ARTICLES.sub(" ", bare).split()
 
 
-def exact_match(said: str, known: str) -> float:
+def exact_match(text: str, known: str) -> float:
     """1 if both are the same after normalisation, else 0."""
-    return float(normal(said) == normal(known))
+    return float(normal(text) == normal(known))
 
 
-def f1(said: str, known: str) -> float:
+def f1(text: str, known: str) -> float:
     """Harmonic mean of precision and recall over the words."""
-    ours, theirs = normal(said), normal(known)
+    ours, theirs = normal(text), normal(known)
     if not ours or not theirs:
         return float(ours == theirs)
     common = sum((Counter(ours) & Counter(theirs)).values())
     return 2 * common / (len(ours) + len(theirs))
 
 
-def groundedness(said: str, passages: Sequence[str]) -> float | None:
+def groundedness(text: str, passages: Sequence[str]) -> float | None:
     """The share of the text's sentences that a passage holds, as citations find them; `None` where nothing was said."""
     citations = Citations(passages)
-    for _ in citations.mark([said]):
+    for _ in citations.mark([text]):
         pass
     return citations.groundedness
 
 
-def repetition(said: str) -> float:
+def repetition(text: str) -> float:
     """The share of its runs of three words that were there before: 1 − distinct-3 (Li et al. 2016, arXiv:1510.03055)."""
-    words = said.lower().split()
+    words = text.lower().split()
     runs = list(zip(words, words[1:], words[2:], strict=False))
     return 1.0 - len(set(runs)) / len(runs) if runs else 0.0

@@ -24,7 +24,7 @@ Version = Annotated[str, Field(pattern=r"^v\d{6,12}$")]
 
 
 class Canary(BaseModel):
-    """A challenger on trial: it answers `share` (0 to 1) of the traffic since `since` (ISO 8601)."""
+    """A challenger that answers `share` (0 to 1) of the traffic since `since` (ISO 8601)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

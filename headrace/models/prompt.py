@@ -26,13 +26,13 @@ def messages(question: str, passages: Sequence[str]) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"{context}\n\nQuestion: {question}\nAnswer:"}]
 
 
-def encode(tokenizer: Any, said: Sequence[tuple[str, str]]) -> list[int]:
+def encode(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> list[int]:
     """Token ids of a chat, given as (role, text), up to where the assistant speaks.
 
     Marks of the template inside a text are spelled out, so that a document cannot pose as another speaker.
     """
     marks = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)))
-    chat = [{"role": role, "content": marks.sub(lambda mark: " ".join(mark[0]), text)} for role, text in said]
+    chat = [{"role": role, "content": marks.sub(lambda mark: " ".join(mark[0]), text)} for role, text in messages]
     text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids

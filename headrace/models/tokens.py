@@ -41,8 +41,8 @@ def embedder_weights() -> Path:
     """The folder of all-MiniLM-L6-v2, its weights being the released ones. Raises `MissingPart`, `NotGenuine`."""
     folder = embedder_folder()
     if instead("embedder") is None:
-        kept = os.environ.get(MODELS_CACHE)
-        memory = Path(kept) / GENUINE if kept else None
+        cache = os.environ.get(MODELS_CACHE)
+        memory = Path(cache) / GENUINE if cache else None
         hint = "Run `make install` anew."
         check_genuine("The embedder's weights", folder / "model.safetensors", {_RELEASED}, memory, hint=hint)
     return folder
@@ -56,10 +56,10 @@ def tokenizer() -> Tokenizer:
 
 def uncut(folder: Path) -> Tokenizer:
     """The tokenizer of a model's folder, cutting and padding nothing."""
-    found = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    found.no_truncation()
-    found.no_padding()
-    return found
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def count(text: str) -> int:

@@ -45,8 +45,8 @@ class EmbeddingsRequest(ModelRequest):
 
     @field_validator("input")
     @classmethod
-    def _something_to_embed(cls, given: str | list[str]) -> str | list[str]:
-        texts = [given] if isinstance(given, str) else given
+    def _something_to_embed(cls, value: str | list[str]) -> str | list[str]:
+        texts = [value] if isinstance(value, str) else value
         if not texts:
             raise ValueError("input is empty: give at least one text")
         if len(texts) > EMBEDDINGS_MAX:
@@ -54,7 +54,7 @@ class EmbeddingsRequest(ModelRequest):
         for index, text in enumerate(texts):
             if not text.strip():
                 raise ValueError(f"input {index} is empty: leave it out")
-        return given
+        return value
 
     @property
     def texts(self) -> list[str]:

@@ -135,14 +135,14 @@ def embedded_parts(settings: Settings, parts: frozenset[str]) -> frozenset[str]:
     """
     from headrace.settings import EmbeddedPart
 
-    found: set[str] = set()
+    names: set[str] = set()
     if "objects" in parts and (isinstance(settings.objects, EmbeddedPart) or isinstance(settings.tables, EmbeddedPart)):
-        found.add("objects")
+        names.add("objects")
     if "head" in parts and isinstance(settings.head, EmbeddedPart):
-        found |= {"objects", "head"}
+        names |= {"objects", "head"}
     if "models" in parts and any(isinstance(getattr(settings.models, name), EmbeddedPart) for name in MODELS):
-        found.add("models")
-    return frozenset(found)
+        names.add("models")
+    return frozenset(names)
 
 
 def embedded_endpoints(home: Home, keys: Keys, ports: Ports) -> Endpoints:

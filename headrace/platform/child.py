@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from headrace.errors import HeadraceError, MissingPart, StorageFull, Unavailable
-from headrace.platform.home import refused
+from headrace.platform.home import write_error
 from headrace.process import ending_with
 
 LOG_BYTES = 10_000_000
@@ -61,7 +61,7 @@ class Child:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOEXEC, errno.EACCES) and error.filename == command[0]:
                 raise MissingPart(f"{command[0]} cannot be started.", hint="Run `make install`.") from None
-            raise refused(error, log) from None
+            raise write_error(error, log) from None
 
     @property
     def pid(self) -> int:
@@ -129,7 +129,7 @@ def rotate(log: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise refused(error, log) from None
+        raise write_error(error, log) from None
 
 
 def _aside(log: Path) -> Path:

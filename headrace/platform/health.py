@@ -45,7 +45,7 @@ def objects_fault(endpoints: Endpoints) -> str | None:
     )
     try:
         obstore.put(store, "ready", b"ready")
-        if not any(found["path"] == "ready" for page in obstore.list(store) for found in page):
+        if not any(entry["path"] == "ready" for page in obstore.list(store) for entry in page):
             return "the object store does not list what was put"
     except (BaseError, OSError) as error:
         return f"the object store refuses a put: {str(error).splitlines()[0][:300]}"

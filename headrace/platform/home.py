@@ -115,7 +115,7 @@ class Home:
             if new:
                 write_private(self.format, f"{FORMAT}\n")
         except OSError as error:
-            raise refused(error, self.root) from None
+            raise write_error(error, self.root) from None
 
     def _check_format(self) -> bool:
         """Whether the home has no format yet, since it is new. Raises `HomeRefused` for a home of another format."""
@@ -123,14 +123,14 @@ class Home:
             self.root
         )  # asked first: a command that creates the home at the same time writes the format before anything
         try:
-            found = self.format.read_text(encoding="utf-8", errors="replace").strip()
+            version = self.format.read_text(encoding="utf-8", errors="replace").strip()
         except FileNotFoundError:
             if not old:
                 return True
-            found = "1"  # homes of the first format do not name it
-        if found != str(FORMAT):
+            version = "1"  # homes of the first format do not name it
+        if version != str(FORMAT):
             raise HomeRefused(
-                f"The home {self.root} has format {found}; this version of Headrace reads and writes format {FORMAT}.",
+                f"The home {self.root} has format {version}; this version of Headrace reads and writes format {FORMAT}.",
                 hint="Use the version of Headrace that wrote it, or start a new home (--home DIR) and index the documents again.",
             )
         return False
@@ -153,7 +153,7 @@ def free_bytes(home: Home) -> int:
         return 0
 
 
-def refused(error: OSError, path: Path) -> HeadraceError:
+def write_error(error: OSError, path: Path) -> HeadraceError:
     """The error to raise for an `OSError` met while writing under the home: `StorageFull` or `HomeRefused`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull(
@@ -174,7 +174,7 @@ def write_private(path: Path, text: str) -> None:
         with replacing(path) as file:
             file.write(text.encode())
     except OSError as error:
-        raise refused(error, path) from None
+        raise write_error(error, path) from None
 
 
 class Lock:
@@ -185,7 +185,7 @@ class Lock:
         self._descriptor: int | None = None
 
     @property
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         """Whether we hold it."""
         return self._descriptor is not None
 
@@ -210,7 +210,7 @@ class Lock:
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise refused(error, self.path) from None
+            raise write_error(error, self.path) from None
         end = time.monotonic() + seconds
         try:
             while True:

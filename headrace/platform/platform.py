@@ -16,7 +16,7 @@ from headrace.errors import HeadraceError, Unavailable
 from headrace.platform.address import Ports, brought, embedded_endpoints, embedded_parts, overlay
 from headrace.platform.child import rotate
 from headrace.platform.health import silent
-from headrace.platform.home import Home, Lock, refused
+from headrace.platform.home import Home, Lock, write_error
 from headrace.platform.keys import Keys
 from headrace.platform.state import Request, Setup, State, code, read_request, read_state, write_request
 from headrace.process import python
@@ -121,13 +121,13 @@ class EmbeddedPlatform:
     def _adopt(self) -> State | None:
         """The running platform once it answers and serves our parts; None if none runs, or it ends meanwhile."""
         self._ask(self._parts)
-        asked = False
+        requested = False
         end = time.monotonic() + ANSWER_SECONDS
         while (state := read_state(self._home)) is not None:
             if not self._parts <= state.parts:
                 fault: str | None = f"it does not serve {', '.join(sorted(self._parts - state.parts))}"
-                if not asked:
-                    asked = True
+                if not requested:
+                    requested = True
                     end = time.monotonic() + START_SECONDS
                     self._ask(state.parts | self._parts)
             else:
@@ -162,15 +162,15 @@ class EmbeddedPlatform:
                     start_new_session=True,
                 )
         except OSError as error:
-            raise refused(error, log) from None
+            raise write_error(error, log) from None
         with process:
             assert process.stdout is not None
             line = process.stdout.readline()
-        said = json.loads(line) if line else {}
-        if "error" in said:
-            kind: type[HeadraceError] = getattr(errors, said["error"])
-            raise kind(said["message"], hint=said["hint"])
-        state = read_state(self._home) if said else None
+        report = json.loads(line) if line else {}
+        if "error" in report:
+            kind: type[HeadraceError] = getattr(errors, report["error"])
+            raise kind(report["message"], hint=report["hint"])
+        state = read_state(self._home) if report else None
         if state is None:
             raise Unavailable("The embedded platform ended while starting.", hint=f"Its log is {log}.")
         return state

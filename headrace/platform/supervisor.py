@@ -100,7 +100,7 @@ class Supervisor:
             self.home,
             State(
                 supervisor=this_process(),
-                children={name: Process.of(child.pid) for name, child in self.children.items() if not child.ended},
+                children={name: Process.from_pid(child.pid) for name, child in self.children.items() if not child.ended},
                 parts=self.parts,
                 setup=self._setup,
                 ports=self._ports,
@@ -129,7 +129,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Withdraw the record, then end every server: those that write to the object store first."""
-        if not self.running.held:
+        if not self.running.is_held:
             return  # whatever the record says, it is another supervisor's
         if self.running.intact:  # else the record is that of a home made anew at the same path
             with contextlib.suppress(OSError):

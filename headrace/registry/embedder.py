@@ -16,7 +16,7 @@ from headrace.catalog import MODELS, ROUNDS
 from headrace.core.runner import Runner
 from headrace.core.stage import stage
 from headrace.documents import index as indexing
-from headrace.documents.generations import name_of, standing, version_of
+from headrace.documents.generations import index_state, name_of, version_of
 from headrace.documents.index import Reindexed
 from headrace.errors import BadSettings, LostRace
 from headrace.models.client import Embedder, wait_ready
@@ -35,7 +35,7 @@ _READY_S = 120.0
 
 
 @stage("Reads the embedder's pointer, and the newest round that promoted an embedder and was not followed by it yet.")
-def promised(
+def pending_promotion(
     models: Annotated[ObjectReader, MODELS], rounds: Annotated[ObjectReader, ROUNDS]
 ) -> tuple[ChampionPointer, Manifest | None]:
     """The pointer, and that round's manifest. A pointer that was moved after a round was committed has had its say."""
@@ -145,8 +145,8 @@ class ServedEmbedder:
             client.embed(["Is it there?"], kind="query")
 
     def _state(self) -> _EmbedderState:
-        pointer, promoting = self.runner.run(promised)
-        return _EmbedderState(pointer, self.runner.run(standing)[0].serving, promoting)
+        pointer, promoting = self.runner.run(pending_promotion)
+        return _EmbedderState(pointer, self.runner.run(index_state)[0].serving, promoting)
 
     def _index(self, version: str) -> None:
         """Have an index made with a version answer. The model server need not run before."""
@@ -169,7 +169,7 @@ class ServedEmbedder:
         try:
             return self.runner.run(set_champion, model=EMBEDDER, version=version, who=who, why=why)
         except LostRace:
-            pointer, _ = self.runner.run(promised)
+            pointer, _ = self.runner.run(pending_promotion)
             if pointer.version != version:
                 raise
             return pointer  # another process was at the same, and quicker

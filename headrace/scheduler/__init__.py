@@ -1,7 +1,7 @@
-"""The training loop of `headrace up`: it waits for verdicts, makes a round with each recipe, and watches what is on trial.
+"""The training loop of `headrace up`: it waits for verdicts, makes a round with each recipe, and watches canaries.
 
     backlog          how many verdicts wait for which recipe
-    scheduler        what is done next: a round, a look at a trial, or nothing for a while
+    scheduler        what is done next: a round, a look at a canary, or nothing for a while
     status           what it tells, as one file in the home that the page and `headrace loop` read
     lease            who trains, where several loops share one installation
     process          the process it runs in, as `headrace up` starts it, watches it and ends it

@@ -50,10 +50,10 @@ def main() -> int:
         pass
     except HeadraceError as error:
         log.error("%s", error)
-        told.tell(trouble={"recipe": "", "why": error.message, "hint": error.hint, "times": 1, "next": ""}, state=status.ENDED)
+        told.update(trouble={"recipe": "", "why": error.message, "hint": error.hint, "times": 1, "next": ""}, state=status.ENDED)
         told.flush()
         return 1
-    told.tell(state=status.ENDED)
+    told.update(state=status.ENDED)
     told.flush()
     return 0
 

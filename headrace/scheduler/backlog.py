@@ -35,7 +35,7 @@ class TrainingBacklog:
 
 
 @stage("Looks how far verdicts have landed and how far rounds have read them.")
-def look(
+def training_backlog(
     feedback: Annotated[TableReader, FEEDBACK_ROWS],
     rounds: Annotated[ObjectReader, ROUNDS],
     recipes: Sequence[str],
@@ -68,14 +68,14 @@ def new(landed: Reached, read: Reached) -> int:
 @stage("Finds when the oldest verdict was given that was not learned from yet.")
 def oldest(feedback: Annotated[TableReader, FEEDBACK_ROWS], landed: Reached, read: Reached) -> datetime | None:
     """The time it was given; `None` where there is none."""
-    found = []
+    times = []
     for place, at in landed.items():
         topic = quoted(origin(FEEDBACK.name, at["topic_epoch"]))
         where = f"topic = {topic} AND partition = {int(place)} AND offset >= {_from(at, read.get(place))}"
-        given = pc.min(feedback.read(("at",), where)["at"]).as_py()
-        if given is not None:
-            found.append(given)
-    return min(found, default=None)
+        earliest = pc.min(feedback.read(("at",), where)["at"]).as_py()
+        if earliest is not None:
+            times.append(earliest)
+    return min(times, default=None)
 
 
 def _from(at: Mapping[str, Any], read: Mapping[str, Any] | None) -> int:

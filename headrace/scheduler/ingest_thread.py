@@ -53,7 +53,7 @@ class IngestThread:
         """Have landing end after the commit under way, without waiting for it."""
         self._stop.set()
 
-    def told(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """What has landed since the start, and what does not land and why."""
         troubles = [f"{r.place} does not land ({r.kind}). {r.seen} {r.remedy}" for r in self._divergences()]
         troubles += self._waiting.values()
@@ -71,7 +71,7 @@ class IngestThread:
         return [divergence for _, refused in sorted(self._refused.items()) for _, divergence in sorted(refused.items())]
 
     def _land(self) -> None:
-        following = Following(self._stop, self._committed, waiting=self._wait, standing=self._stands)
+        following = Following(self._stop, self._committed, waiting=self._wait, standing=self._diverged)
         while not self._stop.is_set():
             try:
                 self._storage.follow(following, self._failed)
@@ -86,7 +86,7 @@ class IngestThread:
         self._events[commit.topic] += commit.events
         self._dead += commit.dead
 
-    def _stands(self, topic: str, refused: Mapping[int, Divergence]) -> None:
+    def _diverged(self, topic: str, refused: Mapping[int, Divergence]) -> None:
         self._refused[topic] = dict(refused)
         self._waiting.pop(topic, None)
         # What fails at each try goes on for a moment in between.

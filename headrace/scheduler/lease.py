@@ -26,7 +26,7 @@ class LeaderLease:
 
     def __init__(self, leases: ObjectWriter, name: str, *, gone_s: float = GONE_S) -> None:
         self.name = name
-        self.held = False
+        self.is_held = False
         self.holder = ""
         """Who has it if we do not, for people: machine and name."""
         self._leases = leases
@@ -38,35 +38,35 @@ class LeaderLease:
         """Take the lease where it is free, keep it where it is ours; whether we have it."""
         try:
             data, etag = self._leases.get_with_etag(_KEY)
-            found: dict[str, Any] = json.loads(data)
+            lease: dict[str, Any] = json.loads(data)
         except NotFound:
-            found, etag = {"name": "", "count": 0, "machine": ""}, ""
-        standing = (str(found["name"]), int(found["count"]))
-        if standing != self._seen:
-            self._seen, self._changed = standing, time.monotonic()
+            lease, etag = {"name": "", "count": 0, "machine": ""}, ""
+        holder = (str(lease["name"]), int(lease["count"]))
+        if holder != self._seen:
+            self._seen, self._changed = holder, time.monotonic()
         gone = time.monotonic() - self._changed > self._gone_s
-        if standing[0] not in ("", self.name) and not gone:
-            self.held, self.holder = False, f"{found['machine']} ({standing[0]})"
+        if holder[0] not in ("", self.name) and not gone:
+            self.is_held, self.holder = False, f"{lease['machine']} ({holder[0]})"
             return False
         try:
-            self._put({"name": self.name, "count": standing[1] + 1, "machine": socket.gethostname()}, etag)
+            self._put({"name": self.name, "count": holder[1] + 1, "machine": socket.gethostname()}, etag)
         except LostRace:  # the next beat sees who was quicker
-            self.held = False
+            self.is_held = False
         else:
-            self.held, self.holder = True, ""
-        return self.held
+            self.is_held, self.holder = True, ""
+        return self.is_held
 
     def leave(self) -> None:
         """Give it up at once, rather than by silence."""
-        if self.held:
+        if self.is_held:
             try:
                 data, etag = self._leases.get_with_etag(_KEY)
-                found = json.loads(data)
-                if found["name"] == self.name:
-                    self._put({**found, "name": ""}, etag)
+                lease = json.loads(data)
+                if lease["name"] == self.name:
+                    self._put({**lease, "name": ""}, etag)
             except (LostRace, NotFound):
                 pass
-            self.held = False
+            self.is_held = False
 
     def _put(self, what: dict[str, Any], etag: str) -> None:
         data = json.dumps(what, sort_keys=True).encode()

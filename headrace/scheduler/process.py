@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from headrace.platform.child import rotate
-from headrace.platform.home import Home, refused
+from headrace.platform.home import Home, write_error
 from headrace.process import python
 from headrace.scheduler import status
 from headrace.scheduler.scheduler import Pause
@@ -83,17 +83,17 @@ class SchedulerProcess:
                     start_new_session=True,  # a Ctrl-C is told to it once, by us
                 )
         except OSError as error:
-            raise refused(error, log) from None
+            raise write_error(error, log) from None
 
     def _wait(self, why: str) -> None:
         """Say that it ended and when it is started again, and wait until then."""
         wait_s = self._pause.failed()
-        told = status.stored(self._home.root)
+        state = status.stored(self._home.root)
         # What it said of itself before it ended says more than its exit code.
-        said = told["trouble"] if told["state"] == status.ENDED else None
-        trouble = {"recipe": "", "why": why, "hint": f"Its log is {self._home.logs / 'loop.log'}.", **(said or {})}
+        reason = state["trouble"] if state["state"] == status.ENDED else None
+        trouble = {"recipe": "", "why": why, "hint": f"Its log is {self._home.logs / 'loop.log'}.", **(reason or {})}
         trouble |= {"times": self._pause.times, "next": (datetime.now(UTC) + timedelta(seconds=wait_s)).isoformat()}
-        status.write(self._home.root, {**told, "state": status.RESTARTING, "trouble": trouble})
+        status.write(self._home.root, {**state, "state": status.RESTARTING, "trouble": trouble})
         self._over.wait(wait_s)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""What the loop does next: a round, a look at a trial, or nothing for a while. One thing at a time."""
+"""What the loop does next: a round, a look at a canary, or nothing for a while. One thing at a time."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class PendingVerdicts:
 
 
 class Scheduler:
-    """Makes rounds for one installation while it holds the lease, and watches what is on trial; `go` is how a round is made."""
+    """Makes rounds for one installation while it holds the lease, and watches canaries; `go` is how a round is made."""
 
     def __init__(
         self, app: App, told: Status, name: str, *, pause: Pause | None = None, go: Callable[..., Round] = TrainingLoop.round
@@ -91,10 +91,10 @@ class Scheduler:
         """When the oldest verdict was given that a recipe has not read, beside what it had read when that was looked up."""
         self._after = ""
         self._watched_at = -_WATCH_S
-        self._trials: dict[str, str] = {}
+        self._canaries: dict[str, str] = {}
         # The round that the loop before this one had under way, if it was ended in the middle of it.
         self._ours: dict[str, Any] | None = told.get("round")
-        told.tell(round=None, trouble=None)
+        told.update(round=None, trouble=None)
 
     def run(self) -> None:
         """Go on until interrupted; `KeyboardInterrupt` passes through."""
@@ -106,26 +106,28 @@ class Scheduler:
 
     def step(self) -> bool:
         """One thing: whether a round was made, so that the next may follow at once."""
-        if not self.lease.held:
+        if not self.lease.is_held:
             whose = f"The loop at {self.lease.holder} trains for this installation." if self.lease.holder else ""
-            self._status.tell(state=status.ELSEWHERE if whose else status.STARTING, note=whose)
+            self._status.update(state=status.ELSEWHERE if whose else status.STARTING, note=whose)
             return False
         try:
             self._watch()
-            stands = self._app.runner.run(due.look, recipes=self._settings.recipes, known=self._known)
+            stands = self._app.runner.run(due.training_backlog, recipes=self._settings.recipes, known=self._known)
             waiting = [self._waiting(recipe, stands) for recipe in self._settings.recipes]
         except LostRace as error:
             log.info("somebody else was quicker: %s", error.message)
             return False
         except HeadraceError as error:
             # Nothing was tried: it is looked at again in a moment, and said meanwhile.
-            self._status.tell(note=str(error))
+            self._status.update(note=str(error))
             return False
-        self._status.tell(recipes=[_as_dict(one, self._settings.verdicts) for one in waiting], last=_last(stands.newest), note="")
+        self._status.update(
+            recipes=[_as_dict(one, self._settings.verdicts) for one in waiting], last=_last(stands.newest), note=""
+        )
         if time.monotonic() < self._retry_at:
-            self._status.tell(state=status.PAUSED)
+            self._status.update(state=status.PAUSED)
             return False
-        self._status.tell(state=status.WAITING)
+        self._status.update(state=status.WAITING)
         if stands.begun is not None:
             return self._resumed(stands.begun)
         self._ours = None
@@ -143,7 +145,7 @@ class Scheduler:
         ours = self._ours is not None and self._ours.get("recipe") == begun.recipe
         age = datetime.now(UTC) - datetime.fromisoformat(begun.begun)
         if not ours and age < _OTHERS:
-            self._status.tell(note=f"Round {begun.round} ({begun.recipe}) is being made by another command.")
+            self._status.update(note=f"Round {begun.round} ({begun.recipe}) is being made by another command.")
             return False
         log.info("round %d (%s) was begun and is taken up again", begun.round, begun.recipe)
         self._train(begun.recipe, None, resumed=True)
@@ -167,35 +169,35 @@ class Scheduler:
         due_at = min(since, datetime.now(UTC)) + timedelta(minutes=self._settings.minutes) if since else None
         enough = count >= self._settings.verdicts or (due_at is not None and datetime.now(UTC) >= due_at)
         return PendingVerdicts(
-            recipe, model, count, since, due_at, enough and model not in self._trials, self._note(recipe, model)
+            recipe, model, count, since, due_at, enough and model not in self._canaries, self._note(recipe, model)
         )
 
     def _note(self, recipe: str, model: str) -> str:
-        if model in self._trials:
-            return f"waits for the trial of {self._trials[model]} to end"
+        if model in self._canaries:
+            return f"waits for the canary {self._canaries[model]} to end"
         return "nothing it could learn from yet" if recipe in self._tried else ""
 
     def _watch(self) -> None:
         if time.monotonic() - self._watched_at < _WATCH_S:
             return
-        told = {}
+        updates = {}
         for model in MODEL_NAMES:
-            trial: canary.Watched | None = None
+            watched: canary.CanaryStatus | None = None
             if model in canary.TRIED:
-                trial = self._app.runner.run(canary.watch, model=model, settings=self._settings)
-            if trial is not None and trial.ended:
-                log.info("the trial of %s %s ended, %s: %s", model, trial.version, trial.ended, trial.why)
-            standing, _ = champion(self._models, model)
-            told[model] = {**standing.as_dict(), "trial": trial.as_dict() if trial else None}
-        self._trials = {name: one["canary"]["version"] for name, one in told.items() if one["canary"]}
-        self._status.tell(models=told)
+                watched = self._app.runner.run(canary.watch, model=model, settings=self._settings)
+            if watched is not None and watched.ended:
+                log.info("the canary %s %s ended, %s: %s", model, watched.version, watched.ended, watched.why)
+            pointer, _ = champion(self._models, model)
+            updates[model] = {**pointer.as_dict(), "canary_status": watched.as_dict() if watched else None}
+        self._canaries = {name: one["canary"]["version"] for name, one in updates.items() if one["canary"]}
+        self._status.update(models=updates)
         self._watched_at = time.monotonic()
 
     def _train(self, recipe: str, stands: due.TrainingBacklog | None, *, resumed: bool = False) -> None:
         model = RECIPES[recipe].model if recipe in RECIPES else ""
         fresh = {"number": None, "recipe": recipe, "model": model, "stage": "land", "step": 0, "steps": 0, "eta_s": None}
         self._ours = {**fresh, "begun": status.now(), "resumed": resumed, "loss": None}
-        self._status.tell(state=status.TRAINING, round=self._ours, trouble=None)
+        self._status.update(state=status.TRAINING, round=self._ours, trouble=None)
         self._status.flush()
         self._after = recipe
         done = False
@@ -212,7 +214,7 @@ class Scheduler:
         self._watched_at = -_WATCH_S  # a promotion is to be seen at once
         if done:
             self._pause.succeeded()
-        self._status.tell(state=status.WAITING, round=None)
+        self._status.update(state=status.WAITING, round=None)
 
     def _round(self, recipe: str, stands: due.TrainingBacklog | None) -> None:
         with App(self._app.settings, "train", quiet=True) as app:
@@ -222,7 +224,9 @@ class Scheduler:
             except NothingToLearn as nothing:
                 # Not a failure: other recipes learn from other verdicts.
                 app.runner.record.detail["nothing"] = nothing.message
-                landed = stands.landed if stands else self._app.runner.run(due.look, recipes=(), known=self._known).landed
+                landed = (
+                    stands.landed if stands else self._app.runner.run(due.training_backlog, recipes=(), known=self._known).landed
+                )
                 self._tried[recipe] = landed
                 self._since.pop(recipe, None)
                 log.info("%s: %s", recipe, nothing.message)
@@ -238,7 +242,7 @@ class Scheduler:
         wait_s = self._pause.failed()
         self._retry_at = time.monotonic() + wait_s
         log.warning("a round with %s failed, the next try is in %.0f s: %s", recipe, wait_s, why)
-        self._status.tell(
+        self._status.update(
             trouble={
                 "recipe": recipe,
                 "why": why,
@@ -259,12 +263,12 @@ class ReportingRunner(Runner):
     def run(self, stage: Stage[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """See `Runner.run`."""
         self._status.stage(stage.name)
-        found = super().run(stage, *args, **kwargs)
+        result = super().run(stage, *args, **kwargs)
         if stage.name == "plan":
-            planned = cast("Plan", found)
-            self._status.of_round(number=planned.round, recipe=planned.recipe, model=planned.model)
+            planned = cast("Plan", result)
+            self._status.update_round(number=planned.round, recipe=planned.recipe, model=planned.model)
             self._status.flush()
-        return found
+        return result
 
 
 def _as_dict(waiting: PendingVerdicts, wanted: int) -> dict[str, Any]:

@@ -51,10 +51,10 @@ def read(home: Path) -> dict[str, Any]:
 
     A home whose loop never ran has state "off".
     """
-    found = stored(home)
-    alive = lives(found["pid"], found["process_started"])
-    state = found["state"] if alive or found["state"] == OFF else ENDED
-    return {**found, "state": state, "running": alive and state not in (ENDED, RESTARTING)}
+    stored_state = stored(home)
+    alive = lives(stored_state["pid"], stored_state["process_started"])
+    state = stored_state["state"] if alive or stored_state["state"] == OFF else ENDED
+    return {**stored_state, "state": state, "running": alive and state not in (ENDED, RESTARTING)}
 
 
 def stored(home: Path) -> dict[str, Any]:
@@ -65,11 +65,11 @@ def stored(home: Path) -> dict[str, Any]:
         return dict(_EMPTY)
 
 
-def write(home: Path, told: dict[str, Any]) -> None:
+def write(home: Path, state: dict[str, Any]) -> None:
     """Replace the file, whole or not at all, as told by this process; a disk that is full keeps nobody from training."""
-    told = {**told, "pid": os.getpid(), "process_started": began(os.getpid())}
+    state = {**state, "pid": os.getpid(), "process_started": began(os.getpid())}
     with contextlib.suppress(OSError, HeadraceError):
-        write_atomically(home / FILE, json.dumps({**told, "at": now()}, indent=1, default=str).encode())
+        write_atomically(home / FILE, json.dumps({**state, "at": now()}, indent=1, default=str).encode())
 
 
 def now() -> str:
@@ -80,30 +80,30 @@ def now() -> str:
 class Status:
     """The loop's own copy of what it tells; safe to share between threads. `flush` writes it where it has changed."""
 
-    def __init__(self, home: Path, **kept: Any) -> None:
+    def __init__(self, home: Path, **previous: Any) -> None:
         self._home = home
         self._lock = threading.Lock()
-        self._told: dict[str, Any] = {**copy.deepcopy(_EMPTY), **kept}
+        self._state: dict[str, Any] = {**copy.deepcopy(_EMPTY), **previous}
         self._changed = True
         self._began: tuple[float, int] | None = None
 
-    def tell(self, **what: Any) -> None:
+    def update(self, **what: Any) -> None:
         """Replace these keys."""
         with self._lock:
-            self._changed = self._changed or any(self._told.get(name) != value for name, value in what.items())
-            self._told.update(what)
+            self._changed = self._changed or any(self._state.get(name) != value for name, value in what.items())
+            self._state.update(what)
 
-    def of_round(self, **what: Any) -> None:
+    def update_round(self, **what: Any) -> None:
         """Add to what is told of the round under way."""
         with self._lock:
-            if self._told["round"] is not None:
-                self._told["round"] = {**self._told["round"], **what}
+            if self._state["round"] is not None:
+                self._state["round"] = {**self._state["round"], **what}
                 self._changed = True
 
     def stage(self, name: str) -> None:
         """The round under way has come to this stage."""
         self._began = None
-        self.of_round(stage=name, step=0, steps=0, eta_s=None)
+        self.update_round(stage=name, step=0, steps=0, eta_s=None)
 
     def step(self, done: int, total: int, loss: float | None = None) -> None:
         """The stage under way has done so much; the time left is told from the second step on."""
@@ -112,20 +112,20 @@ class Status:
             self._began = (clock, done)
         began, at = self._began
         left = round((total - done) * (clock - began) / (done - at)) if done > at else None
-        self.of_round(step=done, steps=total, eta_s=left, **({} if loss is None else {"loss": round(loss, 4)}))
+        self.update_round(step=done, steps=total, eta_s=left, **({} if loss is None else {"loss": round(loss, 4)}))
 
     def get(self, name: str) -> Any:
         """What is told under a key."""
         with self._lock:
-            return self._told[name]
+            return self._state[name]
 
     def flush(self) -> None:
         """Write what is told, if it has changed."""
         with self._lock:
             changed, self._changed = self._changed, False
-            told = dict(self._told)
+            state = dict(self._state)
         if changed:
-            write(self._home, told)
+            write(self._home, state)
 
 
 class StatusBars(ProgressBars):

@@ -128,7 +128,7 @@ class DocumentNames:
             self.files = {name: (Path(temporary) / name).read_bytes() for name in names}
         self._ids = {name.removesuffix(_SUFFIX): document for name, document in names.items()}
 
-    def of(self, uri: str) -> str | None:
+    def document_id(self, uri: str) -> str | None:
         """The id of the document with this uri; `None` for one that the folder does not have."""
         name = uri.rpartition("/")[2]
         return self._ids.get(name) or self._ids.get(name.rpartition(".")[0])

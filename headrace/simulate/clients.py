@@ -14,7 +14,7 @@ from headrace.answering.engine import QueryEngine
 from headrace.answering.record import Answer, Verdict
 from headrace.errors import Forbidden, HeadraceError, NotFound, Overloaded, RequestRefused, Unavailable, WrongUsage
 from headrace.simulate.beir import DocumentNames
-from headrace.simulate.users import GivenAnswer, Judgement, Shown
+from headrace.simulate.users import GivenAnswer, Judgement, ShownPassage
 
 AT_ONCE = 4
 """Questions worked on at the same time, as the service does; further users wait here and not at the models."""
@@ -36,13 +36,15 @@ class InProcessClient:
                 assert isinstance(answer, Answer)
             else:
                 answer = self._engine.search(question, tenant=self.tenant, user=user, simulated=True)
-        passages = tuple(Shown(p.hit.chunk_id, p.hit.uri, p.hit.text) for p in answer.passages)
+        passages = tuple(ShownPassage(p.hit.chunk_id, p.hit.uri, p.hit.text) for p in answer.passages)
         return GivenAnswer(answer.answer_id, passages, answer.text if generate else None, answer.refused)
 
-    def judge(self, given: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> Iterator[int]:
+    def judge(self, answer: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> Iterator[int]:
         """Put the verdicts on the head; yields how many more it has acknowledged."""
-        said = [Verdict(given.answer_id, tenant=self.tenant, user=user, simulated=True, **vars(verdict)) for verdict in verdicts]
-        yield len(self._engine.verdicts.record(said))
+        recorded = [
+            Verdict(answer.answer_id, tenant=self.tenant, user=user, simulated=True, **vars(verdict)) for verdict in verdicts
+        ]
+        yield len(self._engine.verdicts.record(recorded))
 
     def close(self) -> None:
         """Nothing is held: the `App` closes what it opened."""
@@ -77,14 +79,14 @@ class ApiClient:
     def ask(self, question: str, user: str, *, generate: bool) -> GivenAnswer:
         """The answer, or what a search finds. Raises `Overloaded`, which says when to come back, and what else was told."""
         body = {"question": question, "tenant": self.tenant, "simulated_user": user}
-        found = self._send("POST", "/v1/ask" if generate else "/v1/search", json=body)
-        passages = tuple(Shown(p["chunk_id"], p["document"], p["text"]) for p in found["passages"])
-        return GivenAnswer(found["answer_id"], passages, found["answer"] if generate else None, found["refused"])
+        body_ = self._send("POST", "/v1/ask" if generate else "/v1/search", json=body)
+        passages = tuple(ShownPassage(p["chunk_id"], p["document"], p["text"]) for p in body_["passages"])
+        return GivenAnswer(body_["answer_id"], passages, body_["answer"] if generate else None, body_["refused"])
 
-    def judge(self, given: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> Iterator[int]:
+    def judge(self, answer: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> Iterator[int]:
         """Send the verdicts one by one; yields 1 for each that is on the head."""
         for verdict in verdicts:
-            self._send("POST", "/v1/feedback", json={"answer_id": given.answer_id, "simulated_user": user, **vars(verdict)})
+            self._send("POST", "/v1/feedback", json={"answer_id": answer.answer_id, "simulated_user": user, **vars(verdict)})
             yield 1
 
     def bring(self, names: DocumentNames, patiently: Patiently, *, seconds: float = 3_600.0) -> None:
@@ -150,10 +152,10 @@ class ApiClient:
             answer = None
         if response.is_success and isinstance(answer, dict):
             return answer
-        raise _told(self._url, response.status_code, answer, response.headers)
+        raise _error_from(self._url, response.status_code, answer, response.headers)
 
 
-def _told(url: str, status: int, answer: Any, headers: Mapping[str, str]) -> HeadraceError:
+def _error_from(url: str, status: int, answer: Any, headers: Mapping[str, str]) -> HeadraceError:
     """The error of ours that the service told."""
     told = answer.get("error") if isinstance(answer, dict) else None
     if not isinstance(told, dict):

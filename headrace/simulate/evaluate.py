@@ -43,10 +43,10 @@ class AnswersMeasured:
 
     def as_dict(self) -> dict[str, Any]:
         """The figures under the JSON keys of the command-line contract."""
-        found: dict[str, Any] = {"questions": self.questions}
+        figures: dict[str, Any] = {"questions": self.questions}
         for name, of in self.measures.items():
-            found |= {name: of.mean, f"{name}_low": of.low, f"{name}_high": of.high}
-        return found
+            figures |= {name: of.mean, f"{name}_low": of.low, f"{name}_high": of.high}
+        return figures
 
 
 def measure_answers(
@@ -58,11 +58,11 @@ def measure_answers(
     is the share of an answer's citations whose document is relevant, over the answers that cite; groundedness the share of an
     answer's sentences that a passage holds, over the answers that are not refusals.
     """
-    said = [unmarked(answer.text) for answer in answers]
+    texts = [unmarked(answer.text) for answer in answers]
     cited = [[document_of.get(str(c["document"])) for c in answer.citations] for answer in answers]
     values = {
-        "exact_match": [_best(exact_match, text, q) for text, q in zip(said, questions, strict=True)],
-        "f1": [_best(f1, text, q) for text, q in zip(said, questions, strict=True)],
+        "exact_match": [_best(exact_match, text, q) for text, q in zip(texts, questions, strict=True)],
+        "f1": [_best(f1, text, q) for text, q in zip(texts, questions, strict=True)],
         "citation_precision": [
             sum(document in question.relevant for document in documents) / len(documents)
             for documents, question in zip(cited, questions, strict=True)
@@ -71,11 +71,11 @@ def measure_answers(
         "groundedness": [answer.groundedness for answer in answers if not answer.refused and answer.groundedness is not None],
         "refusal_rate": [float(answer.refused) for answer in answers],
     }
-    return AnswersMeasured(len(questions), {name: interval(found, _SEED) for name, found in values.items()})
+    return AnswersMeasured(len(questions), {name: interval(figures, _SEED) for name, figures in values.items()})
 
 
-def _best(measure: Any, said: str, question: BeirQuestion) -> float:
-    return max((float(measure(said, known)) for known in question.answers), default=0.0)
+def _best(measure: Any, text: str, question: BeirQuestion) -> float:
+    return max((float(measure(text, known)) for known in question.answers), default=0.0)
 
 
 MEASURES: Mapping[str, Any] = {"ndcg_at_10": nDCG @ 10, "recall_at_5": R @ 5, "mrr_at_10": RR @ 10}
@@ -119,12 +119,12 @@ def measure_retrieval(
     A document stands where its best chunk stands. The re-ranker orders the best `depth` passages of fusion, as in serving.
     Raises `BadSettings` where the embedder that made the index cannot be asked.
     """
-    standing = indexes.recent()
-    vectors = active_reader(standing, vectors)
-    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in RANKINGS}
+    indexed = indexes.recent()
+    vectors = active_reader(indexed, vectors)
+    figures: dict[str, dict[str, dict[str, float]]] = {name: {} for name in RANKINGS}
     version = ""
     embedded: list[Any] = []
-    with Embedder(endpoint_for(embedder, standing.serving.embedder) if standing.serving else embedder) as client:
+    with Embedder(endpoint_for(embedder, indexed.serving.embedder) if indexed.serving else embedder) as client:
         for start in range(0, len(questions), _EMBED_BATCH):
             texts = [question.text for question in questions[start : start + _EMBED_BATCH]]
             embedded.extend(client.embed(texts, kind="query"))
@@ -140,9 +140,9 @@ def measure_retrieval(
         version = reranked.model_version
         hits["reranked"] = [passage.hit for passage in reranked.passages]
         for name in RANKINGS:
-            found[name][question.id] = _documents(hits[name], document_of)
+            figures[name][question.id] = _documents(hits[name], document_of)
     qrels = {question.id: question.relevant for question in questions}
-    return [_measured(name, qrels, found[name], version if name == "reranked" else "") for name in RANKINGS]
+    return [_measured(name, qrels, figures[name], version if name == "reranked" else "") for name in RANKINGS]
 
 
 def _documents(hits: Sequence[Hit], document_of: Mapping[str, str]) -> dict[str, float]:
@@ -168,7 +168,7 @@ _USER = "evaluation"
 def retrieval(runner: Runner, folder: BeirFolder, settings: Inference) -> list[RankingQuality]:
     """Measure every ranking on every question; the documents stay indexed, so that a second time is quick."""
     document_of = indexed(runner, folder, settings)
-    found: list[RankingQuality] = runner.run(
+    rankings: list[RankingQuality] = runner.run(
         measure_retrieval,
         tenant=folder.tenant,
         questions=folder.questions,
@@ -177,7 +177,7 @@ def retrieval(runner: Runner, folder: BeirFolder, settings: Inference) -> list[R
         reranker=Reranker(runner.endpoints.reranker),
         depth=settings.retrieve,
     )
-    return found
+    return rankings
 
 
 def answers(runner: Runner, engine: QueryEngine, folder: BeirFolder, settings: Inference, limit: int | None) -> AnswersMeasured:
@@ -189,12 +189,12 @@ def answers(runner: Runner, engine: QueryEngine, folder: BeirFolder, settings: I
     if not questions:
         raise WrongUsage(f'No question of {folder.path} has "answers".', hint="Measure `headrace eval retrieval` instead.")
     document_of = indexed(runner, folder, settings)
-    given = []
+    answers_ = []
     for question in runner.bars.track(questions, "ask", total=len(questions), of="questions"):
         *_, answer = engine.ask(question.text, tenant=folder.tenant, user=_USER, simulated=True, record=False)
         assert isinstance(answer, Answer)
-        given.append(answer)
-    return measure_answers(questions, given, document_of)
+        answers_.append(answer)
+    return measure_answers(questions, answers_, document_of)
 
 
 def indexed(runner: Runner, folder: BeirFolder, settings: Inference) -> dict[str, str]:

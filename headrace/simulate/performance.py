@@ -35,7 +35,7 @@ class AnsweringClient(Protocol):
     def ask(self, question: str, user: str, *, generate: bool) -> GivenAnswer:
         """Ask, or search."""
 
-    def judge(self, given: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> Iterator[int]:
+    def judge(self, answer: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> Iterator[int]:
         """Give the verdicts in their order; yields how many more the head has acknowledged."""
 
 
@@ -106,7 +106,7 @@ class _Stopped(Exception):
     """No more is asked."""
 
 
-class _Stage:
+class _Replay:
     """What the users of one replay share."""
 
     def __init__(
@@ -145,26 +145,26 @@ class _Stage:
 
     def _one(self, part: UserPlan, question: BeirQuestion) -> None:
         started = time.perf_counter()
-        given = self.patiently(lambda: self.door.ask(question.text, part.user, generate=self.generate), begun=False)
+        answer = self.patiently(lambda: self.door.ask(question.text, part.user, generate=self.generate), begun=False)
         seconds = time.perf_counter() - started
-        verdicts = judged(question, given, self.names, poisoned=part.poisoned)
+        verdicts = judged(question, answer, self.names, poisoned=part.poisoned)
         with self.lock:
             self.played.answers += 1
-            self.played.refusals += given.refused
+            self.played.refusals += answer.refused
             self.played.asked.append(seconds)
-            self.played.unjudged += len(given.passages) - sum(bool(verdict.chunk_id) for verdict in verdicts)
+            self.played.unjudged += len(answer.passages) - sum(bool(verdict.chunk_id) for verdict in verdicts)
         # From where the head has acknowledged them on: none is counted before it is there, none that is there is sent again.
         while verdicts:
-            acknowledged = self.patiently(partial(self._judge, given, part.user, verdicts))
+            acknowledged = self.patiently(partial(self._judge, answer, part.user, verdicts))
             with self.lock:
                 self._count(verdicts[:acknowledged], part.poisoned)
             verdicts = verdicts[acknowledged:]
 
-    def _judge(self, given: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> int:
+    def _judge(self, answer: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> int:
         """How many of the verdicts were taken; the error of the first only if none was."""
         taken = 0
         try:
-            for more in self.door.judge(given, user, verdicts):
+            for more in self.door.judge(answer, user, verdicts):
                 taken += more
         except HeadraceError:
             if not taken:
@@ -240,7 +240,7 @@ def play(
     """
     total = sum(len(part.questions) for part in parts)
     played = ReplayReport(door.tenant, "answers" if generate else "searches", total, len(parts))
-    stage = _Stage(door, document_of, played, generate, rate)
+    stage = _Replay(door, document_of, played, generate, rate)
     started = time.monotonic()
     with _until_interrupted(stage.stop) as interrupted:
         for part in parts:

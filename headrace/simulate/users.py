@@ -21,7 +21,7 @@ LEAST_F1 = 0.5
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownPassage:
     """A passage as the user sees it."""
 
     chunk_id: str
@@ -34,7 +34,7 @@ class GivenAnswer:
     """What came back for a question; `text` is `None` for a search."""
 
     answer_id: str
-    passages: tuple[Shown, ...]
+    passages: tuple[ShownPassage, ...]
     text: str | None = None
     refused: bool = False
 
@@ -50,21 +50,21 @@ class Judgement:
 
 
 def judged(
-    question: BeirQuestion, given: GivenAnswer, document_of: Callable[[str], str | None], *, poisoned: bool = False
+    question: BeirQuestion, answer: GivenAnswer, document_of: Callable[[str], str | None], *, poisoned: bool = False
 ) -> list[Judgement]:
     """The verdicts on what was given: on each passage whose document the folder has, then on the answer if one is known.
 
     `document_of` gives a document's id for its uri. `poisoned` turns each the wrong way round, and says so.
     """
-    found = list(_of_passages(question, given, document_of))
+    verdicts = list(_of_passages(question, answer, document_of))
     # Whoever was shown nothing of the folder was asked in the wrong place: that says nothing about the answer.
-    if found and given.text is not None and question.answers:
-        found.append(_of_answer(question, given.text))
-    return [_flipped(verdict) for verdict in found] if poisoned else found
+    if verdicts and answer.text is not None and question.answers:
+        verdicts.append(_of_answer(question, answer.text))
+    return [_flipped(verdict) for verdict in verdicts] if poisoned else verdicts
 
 
-def _of_passages(question: BeirQuestion, given: GivenAnswer, document_of: Callable[[str], str | None]) -> Iterator[Judgement]:
-    for passage in given.passages:
+def _of_passages(question: BeirQuestion, result: GivenAnswer, document_of: Callable[[str], str | None]) -> Iterator[Judgement]:
+    for passage in result.passages:
         document = document_of(passage.uri)
         if document is None:  # the folder says nothing about it, so neither do its users
             continue
@@ -79,8 +79,8 @@ def _of_passages(question: BeirQuestion, given: GivenAnswer, document_of: Callab
 
 
 def _of_answer(question: BeirQuestion, text: str) -> Judgement:
-    said = unmarked(text)
-    if max(f1(said, known) for known in question.answers) >= LEAST_F1:
+    plain = unmarked(text)
+    if max(f1(plain, known) for known in question.answers) >= LEAST_F1:
         return Judgement(True, "the known answer")
     return Judgement(False, "not the known answer", correction=question.answers[0])
 
@@ -137,7 +137,7 @@ def chosen(folder: BeirFolder, file: Path | None) -> list[BeirQuestion]:
     for question in folder.questions:
         by_name.setdefault(question.text.strip(), []).append(question)
     by_name |= {question.id: [question] for question in folder.questions}
-    found: dict[str, BeirQuestion] = {}
+    questions_by_id: dict[str, BeirQuestion] = {}
     for number, line in enumerate(_lines(file), 1):
         if line.strip():
             name = _name(line.strip(), f"{file}:{number}")
@@ -146,10 +146,10 @@ def chosen(folder: BeirFolder, file: Path | None) -> list[BeirQuestion]:
                     f"{file}:{number} is no question of {folder.path} that has a relevant document.",
                     hint="A line is a question's id, its text, or a line of queries.jsonl.",
                 )
-            found |= {question.id: question for question in by_name[name]}
-    if not found:
+            questions_by_id |= {question.id: question for question in by_name[name]}
+    if not questions_by_id:
         raise WrongUsage(f"{file} names no question.", hint="Write one question, or the id of one, on each line.")
-    return list(found.values())
+    return list(questions_by_id.values())
 
 
 def _name(line: str, place: str) -> str:

@@ -181,8 +181,8 @@ class TimedFiles(FileWriter):
 
     def list(self, folder: str = "", *, partial: bool = False) -> Iterator[FileInfo]:
         """See `FileReader.list`."""
-        found = super().list(folder, partial=partial)
-        return iter(self._mount.call(lambda: [*found], WRITE_S))
+        files = super().list(folder, partial=partial)
+        return iter(self._mount.call(lambda: [*files], WRITE_S))
 
     def write(self, key: str, pieces: bytes | Sequence[bytes]) -> int:
         """See `FileWriter.write`."""

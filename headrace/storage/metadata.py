@@ -178,10 +178,10 @@ class Metadata:
     """
 
     def __init__(self, endpoints: Endpoints) -> None:
-        found = endpoints.metadata
-        if found is None:
+        endpoint = endpoints.metadata
+        if endpoint is None:
             raise TypeError("these endpoints name no metadata store")
-        self._database: _Database = _PostgreSQL(found.url, found.db_schema) if found.url else _SQLite(found.file)
+        self._database: _Database = _PostgreSQL(endpoint.url, endpoint.db_schema) if endpoint.url else _SQLite(endpoint.file)
         self._lock = threading.Lock()
         self._migrated = False
         self._used: dict[str, float] = {}
@@ -200,7 +200,7 @@ class Metadata:
         """
         if not _NAME.fullmatch(name):
             raise WrongUsage(f"{name!r} is no name for a tenant.", hint="Use up to 63 of a-z, 0-9 and -, and no - in front.")
-        tenant = Tenant(name, _now(), dict(quotas or {}), _known(training))
+        tenant = Tenant(name, _now(), dict(quotas or {}), _checked_training(training))
         row = {"name": name, "created_at": _text(tenant.created_at), "quotas": json.dumps(tenant.quotas, sort_keys=True)}
         row |= {"training": training}
         with self._transaction(writing=True) as run:
@@ -227,7 +227,7 @@ class Metadata:
         """Say what may be learned from a tenant's verdicts, one of `TRAINING`. Raises `NotFound`, `WrongUsage`."""
         change = "UPDATE tenants SET training = :training WHERE name = :name RETURNING name"
         with self._transaction(writing=True) as run:
-            if not run(change, {"name": name, "training": _known(training)}):
+            if not run(change, {"name": name, "training": _checked_training(training)}):
                 raise _no_tenant(name)
             _note(run, [AuditLine(by, f"tenant.training.{training}", name)])
 
@@ -336,12 +336,12 @@ class Metadata:
             rows = run("SELECT line FROM audit_pending WHERE batch = :batch ORDER BY at, id", {"batch": name})
         return (name, [json.loads(line) for (line,) in rows]) if rows else None
 
-    def settle(self, batch: str) -> None:
+    def drop_batch(self, batch: str) -> None:
         """Forget a batch that is in the audit table."""
         with self._transaction(writing=True) as run:
             run("DELETE FROM audit_pending WHERE batch = :batch", {"batch": batch})
 
-    def who(self, key: str) -> KeyHolder | None:
+    def holder_of(self, key: str) -> KeyHolder | None:
         """Whom a key belongs to, or `None` if it is not one of ours or was revoked.
 
         What a wrong secret costs does not hang on how much of it is right.
@@ -355,8 +355,8 @@ class Metadata:
                 {"id": key_id},
             )
         nobody = ("", "[]", _hash("", ""), None, "{}", None, None)
-        tenant, scopes, kept, revoked, quotas, readers, voter = rows[0] if rows else nobody
-        right = hmac.compare_digest(_hash(key_id, secret), kept)
+        tenant, scopes, stored_hash, revoked, quotas, readers, voter = rows[0] if rows else nobody
+        right = hmac.compare_digest(_hash(key_id, secret), stored_hash)
         if not (rows and right) or revoked is not None:
             return None
         self._touch(key_id)
@@ -383,13 +383,13 @@ class Metadata:
     def _migrate(self) -> None:
         with self._database.transaction(alone=True) as run:
             run("CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied_at TEXT NOT NULL)", {})
-            standing = run("SELECT coalesce(max(version), 0) FROM migrations", {})[0][0]
-        if standing > len(MIGRATIONS):
+            current = run("SELECT coalesce(max(version), 0) FROM migrations", {})[0][0]
+        if current > len(MIGRATIONS):
             raise BadSettings(
-                f"The metadata store is of version {standing}, and this Headrace knows {len(MIGRATIONS)}.",
+                f"The metadata store is of version {current}, and this Headrace knows {len(MIGRATIONS)}.",
                 hint="A newer Headrace wrote it: use that one, or name another metadata store.",
             )
-        for version in range(standing + 1, len(MIGRATIONS) + 1):
+        for version in range(current + 1, len(MIGRATIONS) + 1):
             with self._database.transaction(alone=True) as run:
                 if run("SELECT version FROM migrations WHERE version = :version", {"version": version}):
                     continue  # another process was faster
@@ -475,16 +475,16 @@ class _SQLite:
         try:
             yield
         except sqlite3.Error as error:
-            said = str(error)
-            if "locked" in said or "busy" in said:
+            message = str(error)
+            if "locked" in message or "busy" in message:
                 raise Unavailable(
                     f"The metadata store {self._path} was locked for {_WAIT_S:g} s.",
                     hint="Another process writes to it and does not end; run the command again when it has.",
                 ) from error
-            if "full" in said:
+            if "full" in message:
                 raise StorageFull(f"No space left to write {self._path}.", hint="Free some space and run again.") from error
             raise HomeRefused(
-                f"The metadata store {self._path} cannot be used: {said}.",
+                f"The metadata store {self._path} cannot be used: {message}.",
                 hint="Check its owner and mode; if it is damaged put it back from a copy.",
             ) from error
         except OSError as error:
@@ -546,8 +546,8 @@ class _PostgreSQL:
                 # So that a process that died lets go of its locks at once; servers before 14 do not know it.
                 with contextlib.suppress(module.Error):
                     connection.execute("SET client_connection_check_interval = '1s'")
-                found = connection.execute("SELECT to_regnamespace(%s)", (f'"{self._schema}"',)).fetchone()
-                if found is None or found[0] is None:
+                schema = connection.execute("SELECT to_regnamespace(%s)", (f'"{self._schema}"',)).fetchone()
+                if schema is None or schema[0] is None:
                     # Two who make it at once: IF NOT EXISTS does not keep them apart.
                     with contextlib.suppress(module.errors.UniqueViolation, module.errors.DuplicateSchema):
                         connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._schema}"')
@@ -566,23 +566,25 @@ class _PostgreSQL:
             yield
         except module.Error as error:
             where = f"The metadata store {self._where()}"
-            said = reason(error)
+            message = reason(error)
             if isinstance(error, errors.DiskFull):
-                raise StorageFull(f"{where} has no space left: {said}.", hint="Free some space there and run again.") from error
+                raise StorageFull(
+                    f"{where} has no space left: {message}.", hint="Free some space there and run again."
+                ) from error
             if isinstance(error, (errors.LockNotAvailable, errors.QueryCanceled)):
                 raise Unavailable(
                     f"{where} was locked for {_WAIT_S:g} s.",
                     hint="Another process writes to it and does not end; run the command again when it has.",
                 ) from error
-            refused = re.search(r"authentication failed|does not exist|no pg_hba|no password", said)
+            refused = re.search(r"authentication failed|does not exist|no pg_hba|no password", message)
             if isinstance(error, module.OperationalError) and not refused:
                 self.close()
                 raise Unavailable(
-                    f"{where} does not answer: {said}.",
+                    f"{where} does not answer: {message}.",
                     hint="Check that PostgreSQL runs there and url under [metadata], and run the command again.",
                 ) from error
             raise BadSettings(
-                f"{where} refuses: {said}.",
+                f"{where} refuses: {message}.",
                 hint="Check url under [metadata]: its user must be allowed to make a schema there, or own it.",
             ) from error
 
@@ -613,7 +615,7 @@ def _note(run: _Run, lines: Iterable[AuditLine]) -> None:
         run("INSERT INTO audit_pending (id, at, line) VALUES (:id, :at, :line)", row)
 
 
-def _known(training: str) -> str:
+def _checked_training(training: str) -> str:
     if training not in TRAINING:
         raise WrongUsage(f"{training!r} is no setting for training.", hint=f"There are: {', '.join(TRAINING)}.")
     return training
@@ -623,8 +625,8 @@ def _no_tenant(name: str) -> NotFound:
     return NotFound(f"There is no tenant {name}.", hint=f"Add it first: headrace tenant add {name}")
 
 
-def _readers(kept: str | None) -> tuple[str, ...] | None:
-    return None if kept is None else tuple(json.loads(kept))
+def _readers(stored: str | None) -> tuple[str, ...] | None:
+    return None if stored is None else tuple(json.loads(stored))
 
 
 def _hash(key_id: str, secret: str) -> str:

@@ -68,7 +68,7 @@ class Meter:
             estimated=estimated,
         )
 
-    def of(self, *, stage: str | None = None, tenant: str | None = None) -> Meter:
+    def for_stage(self, *, stage: str | None = None, tenant: str | None = None) -> Meter:
         """The same ledger under another stage or tenant."""
         return Meter(
             self.ledger,
@@ -82,7 +82,7 @@ class Metered:
 
     meter: Meter
 
-    def counting(self, meter: Meter) -> Self:
+    def with_meter(self, meter: Meter) -> Self:
         """The same handle, counted by another meter: what is open and cached is shared, however many tenants there are.
 
         A handle that opens something late keeps it in an object that its copies share.

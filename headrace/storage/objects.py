@@ -164,8 +164,8 @@ class ObjectWriter(ObjectReader):
         try:
             return self._put(key, data, "create")
         except LostRace:
-            standing, etag = self.get_with_etag(key)
-            if standing == data:
+            stored, etag = self.get_with_etag(key)
+            if stored == data:
                 return etag
             raise
 
@@ -174,8 +174,8 @@ class ObjectWriter(ObjectReader):
         try:
             return self._put(key, data, {"e_tag": etag})
         except LostRace:
-            standing, current = self.get_with_etag(key)
-            if standing == data:
+            stored, current = self.get_with_etag(key)
+            if stored == data:
                 return current
             raise
 

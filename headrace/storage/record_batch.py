@@ -82,18 +82,18 @@ def _unpacked(codec: int, data: bytes) -> bytes:
             return data
         case 1:
             gzip = zlib.decompressobj(31)
-            found = gzip.decompress(data, _UNPACKED_BYTES + 1)
+            unpacked = gzip.decompress(data, _UNPACKED_BYTES + 1)
             if not gzip.eof:
                 raise ValueError("it is cut off, or unpacks to too much")
         case 2:
-            found = b"".join(_snappy(piece) for piece in _framed(data))
+            unpacked = b"".join(_snappy(piece) for piece in _framed(data))
         case 3 | 4:
-            found = pa.CompressedInputStream(pa.BufferReader(data), {3: "lz4", 4: "zstd"}[codec]).read(_UNPACKED_BYTES + 1)
+            unpacked = pa.CompressedInputStream(pa.BufferReader(data), {3: "lz4", 4: "zstd"}[codec]).read(_UNPACKED_BYTES + 1)
         case _:
             raise ValueError(f"there is no codec {codec}")
-    if len(found) > _UNPACKED_BYTES:
+    if len(unpacked) > _UNPACKED_BYTES:
         raise ValueError("it unpacks to too much")
-    return bytes(found)
+    return bytes(unpacked)
 
 
 def _framed(data: bytes) -> Iterator[bytes]:

@@ -32,11 +32,11 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
 
 def broken(store: Store, rows: pa.RecordBatch) -> dict[int, str]:
     """Row → what is wrong with it, for those rows of a topic's events that break a constraint."""
-    found: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     for reason, wrong in _checks(store, rows):
         for index in pc.indices_nonzero(pc.fill_null(wrong, False)).to_pylist():
-            found.setdefault(index, reason)
-    return found
+            reasons.setdefault(index, reason)
+    return reasons
 
 
 def _checks(store: Store, rows: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:
@@ -123,8 +123,8 @@ def decode(store: Store, values: Sequence[bytes | None]) -> Decoded:
         return read
     right = [index for index in range(read.rows.num_rows) if index not in wrong]
     bad = {**read.bad, **{read.kept[index]: reason for index, reason in wrong.items()}}
-    kept = [read.kept[index] for index in right]
-    return Decoded(read.rows.take(pa.array(right, pa.int64())), kept, dict(sorted(bad.items())))
+    rows_kept = [read.kept[index] for index in right]
+    return Decoded(read.rows.take(pa.array(right, pa.int64())), rows_kept, dict(sorted(bad.items())))
 
 
 def _read(store: Store, values: Sequence[bytes | None]) -> Decoded:
@@ -135,21 +135,21 @@ def _read(store: Store, values: Sequence[bytes | None]) -> Decoded:
             pa.RecordBatch.from_arrays([*rows, pa.nulls(len(values), EXTRA.type)], schema=schema), range(len(values)), {}
         )
     good: list[dict[str, Any]] = []
-    kept: list[int] = []
+    rows_kept: list[int] = []
     bad: dict[int, str] = {}
     for index, value in enumerate(values):
         try:
             good.append(_row(store, value))
-            kept.append(index)
+            rows_kept.append(index)
         except BadRecord as error:
             bad[index] = error.message
     try:
-        return Decoded(batch(schema, good), kept, bad)
+        return Decoded(batch(schema, good), rows_kept, bad)
     except _WRONG_TYPE:
         pass  # somewhere in it is a value of the wrong type: only one by one can tell which
     fitting: list[dict[str, Any]] = []
     places: list[int] = []
-    for index, row in zip(kept, good, strict=True):
+    for index, row in zip(rows_kept, good, strict=True):
         try:
             pa.array([row], pa.struct(list(schema)))
         except _WRONG_TYPE as error:
@@ -190,13 +190,13 @@ def _all_at_once(store: Store, values: Sequence[bytes | None]) -> list[pa.Array]
         return None
     times = [field.name for field in store.columns if pa.types.is_timestamp(field.type)]
     # Times are read as text first: Arrow's JSON reader takes one without a zone for UTC.
-    asked = pa.schema([pa.field(f.name, pa.string() if f.name in times else f.type) for f in store.columns])
+    schema = pa.schema([pa.field(f.name, pa.string() if f.name in times else f.type) for f in store.columns])
     try:
         table = pj.read_json(
             pa.BufferReader(joined),
             read_options=pj.ReadOptions(block_size=_BLOCK_BYTES),
-            parse_options=pj.ParseOptions(explicit_schema=asked, unexpected_field_behavior="error"),
-        ).select(asked.names)
+            parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error"),
+        ).select(schema.names)
         if table.num_rows != len(values):
             return None
         columns = [_whole(table[field.name].cast(field.type)) for field in store.columns]
@@ -228,14 +228,14 @@ def _row(store: Store, value: bytes | None) -> dict[str, Any]:
         raise BadRecord(f"a JSON object is wanted, not {type(parsed).__name__}")
     row: dict[str, Any] = {}
     for field in store.columns:
-        found = parsed.pop(field.name, None)
-        if found is None and not field.nullable:
+        raw = parsed.pop(field.name, None)
+        if raw is None and not field.nullable:
             raise BadRecord(f"{field.name!r} is missing")
-        if pa.types.is_timestamp(field.type) and found is not None:
-            found = _time(field.name, found)
-        elif not _is(field.type, found):
-            raise BadRecord(f"{field.name!r} is a value of the wrong type: {_short(found)}")
-        row[field.name] = found
+        if pa.types.is_timestamp(field.type) and raw is not None:
+            raw = _time(field.name, raw)
+        elif not _is(field.type, raw):
+            raise BadRecord(f"{field.name!r} is a value of the wrong type: {_short(raw)}")
+        row[field.name] = raw
     if parsed:
         try:
             row[EXTRA.name] = json.dumps(parsed, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -50,20 +50,20 @@ class Signer:
         # are judged when they are landed, many at a time.
         if shown == right:
             return {}
-        found = {}
+        reasons = {}
         for index, message in enumerate(messages):
             if shown[index] != right[index] and message.offset() >= signed_from.get(message.partition(), 0):
                 named = any(name == HEADER for name, _ in headers[index] or ())
-                found[index] = f"{UNSIGNED}: " + ("its signature is another's" if named else "it has no signature")
-        return found
+                reasons[index] = f"{UNSIGNED}: " + ("its signature is another's" if named else "it has no signature")
+        return reasons
 
     def _signatures(self, keys: Iterable[bytes | None], values: Iterable[bytes | None]) -> list[tuple[str, bytes]]:
-        found = []
+        signatures = []
         for key, value in zip(keys, values, strict=True):
             digest = self._begun.copy()
             digest.update(b"".join((_LENGTH(len(key)), key, value or b"") if key else (_NO_KEY, value or b"")))
-            found.append((HEADER, digest.digest()))
-        return found
+            signatures.append((HEADER, digest.digest()))
+        return signatures
 
 
 def _headers(messages: Sequence[Message]) -> list[Headers | None]:
@@ -71,11 +71,11 @@ def _headers(messages: Sequence[Message]) -> list[Headers | None]:
 
     Each message is asked once: asked again after it failed, the client hands out a null pointer.
     """
-    found: list[Headers | None] = []
+    headers: list[Headers | None] = []
     left = iter(messages)
     while True:
         try:
-            found.extend(map(_HEADERS, left))
-            return found
+            headers.extend(map(_HEADERS, left))
+            return headers
         except (SystemError, UnicodeError):
-            found.append(None)
+            headers.append(None)

@@ -42,9 +42,9 @@ def select(query: str, endpoints: Endpoints, ledger: Ledger) -> list[dict[str, A
                 database.register(name, reader.read())
             database.execute("SET lock_configuration = true")
             # By way of Arrow: DuckDB's own rows want pytz for a time with a zone.
-            found: pa.Table = database.query(query).to_arrow_table()
-            columns = [[_plain(value) for value in column.to_pylist()] for column in found.columns]
-            return [dict(zip(found.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+            table: pa.Table = database.query(query).to_arrow_table()
+            columns = [[_plain(value) for value in column.to_pylist()] for column in table.columns]
+            return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
         except duckdb.ParserException as error:
             hint = 'Put "at" and "offset" in double quotes: they are words of SQL.'
             raise WrongUsage(str(error).splitlines()[0], hint=hint) from None

@@ -185,8 +185,8 @@ class TopicReader(_Topic):
         self.ensure()
         try:
             cluster = self._admin().list_topics(self.store.name, timeout=_TIMEOUT_S).cluster_id
-            found = self._admin().describe_topics(TopicCollection([self.store.name]))[self.store.name].result(_TIMEOUT_S)
-            topic = str(found.topic_id)
+            description = self._admin().describe_topics(TopicCollection([self.store.name]))[self.store.name].result(_TIMEOUT_S)
+            topic = str(description.topic_id)
         except (KafkaException, ValueError) as error:
             if not _unsupported(error):
                 raise self._unavailable(error) from error
@@ -301,8 +301,8 @@ class TopicReader(_Topic):
         """For how many milliseconds the broker keeps a record, by its own word; `None` for ever or unknown."""
         try:
             resource = ConfigResource(ResourceType.TOPIC, self.store.name)
-            found = self._admin().describe_configs([resource])[resource].result(_TIMEOUT_S)
-            value = int(found["retention.ms"].value)
+            config = self._admin().describe_configs([resource])[resource].result(_TIMEOUT_S)
+            value = int(config["retention.ms"].value)
         except (KafkaException, KeyError, ValueError, TypeError):
             return None
         return value if value >= 0 else None
@@ -316,9 +316,9 @@ class TopicReader(_Topic):
         if self._records is not None and (cluster := self.identity().cluster) is not None:
             records = TansuRecords(self._records, cluster, self.store, self.meter)
             return {partition: records.forget(partition, offset) for partition, offset in before.items()}
-        asked = [TopicPartition(self.store.name, partition, offset) for partition, offset in before.items()]
+        offsets = [TopicPartition(self.store.name, partition, offset) for partition, offset in before.items()]
         try:
-            answers = self._admin().delete_records(asked, request_timeout=_TIMEOUT_S) if asked else {}
+            answers = self._admin().delete_records(offsets, request_timeout=_TIMEOUT_S) if offsets else {}
             return {at.partition: int(answer.result(_TIMEOUT_S).low_watermark) for at, answer in answers.items()}
         except KafkaException as error:
             if not _unsupported(error):
@@ -353,13 +353,13 @@ class TopicReader(_Topic):
         metadata = consumer.list_topics(self.store.name, timeout=_TIMEOUT_S).topics[self.store.name]
         if metadata.error is not None:
             raise KafkaException(metadata.error)
-        found = {}
+        spans = {}
         for partition in sorted(metadata.partitions):
             low, end = consumer.get_watermark_offsets(
                 TopicPartition(self.store.name, partition), timeout=_TIMEOUT_S, cached=False
             )
-            found[partition] = Span(low, end)
-        return found
+            spans[partition] = Span(low, end)
+        return spans
 
     def _fetch(
         self, consumer: Consumer, most: int, wait_s: float, reached: dict[int, int], ended: dict[int, int]
@@ -503,17 +503,17 @@ class TopicWriter(_Topic):
             raise self._unavailable(failures[0].str())
         if any(place is None for place in places):
             raise self._unavailable(f"not acknowledged within {patience_s:.0f} s")
-        given = [place for place in places if place is not None]
+        acknowledged = [place for place in places if place is not None]
         with self._link.opening:
-            for partition, offset in given:
+            for partition, offset in acknowledged:
                 if offset < floor.get(partition, 0):
                     if self._link.producer is producer:
                         self._link.producer, self._link.made = None, False  # a topic made anew begins at 0: the next call asks
                     raise self._unavailable(f"it acknowledged an event at offset {offset}, which it had given out before")
             if self._link.producer is producer:  # else the floor is of another, which asked the head anew
-                for partition, offset in given:
+                for partition, offset in acknowledged:
                     self._link.floor[partition] = max(self._link.floor.get(partition, 0), offset + 1)
-        return given
+        return acknowledged
 
     def _open(self) -> tuple[Producer, dict[int, int]]:
         """The producer, and the least offset of each partition that it may acknowledge from now on."""

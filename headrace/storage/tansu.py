@@ -145,9 +145,9 @@ class TansuRecords:
         """Have the partition begin at `low`, or later where it does; returns where it begins. Raises `LostRace`."""
         for _ in range(_TRIES):
             watermark, etag = self._read(path)
-            standing = int(watermark["low"] or 0)
-            if standing >= low:
-                return standing
+            low_now = int(watermark["low"] or 0)
+            if low_now >= low:
+                return low_now
             data = json.dumps(watermark | {"low": low}, separators=(",", ":")).encode()
             try:
                 with self._meter.operation(self._store, Direction.WRITE) as operation:

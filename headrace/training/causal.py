@@ -123,9 +123,9 @@ def merged(folder: Path | None, adapter: Path | None) -> tuple[Any, Any]:
 
 def encode_prefix(forward: Forward, prompt: Sequence[int]) -> Prefix:
     """Read a prompt of token ids."""
-    said = forward(input_ids=torch.tensor([list(prompt)]), use_cache=True, logits_to_keep=1)
-    layers = tuple((layer.keys, layer.values) for layer in said.past_key_values.layers)
-    return Prefix(layers, said.logits[0, -1], len(prompt))
+    output = forward(input_ids=torch.tensor([list(prompt)]), use_cache=True, logits_to_keep=1)
+    layers = tuple((layer.keys, layer.values) for layer in output.past_key_values.layers)
+    return Prefix(layers, output.logits[0, -1], len(prompt))
 
 
 def logprobs(
@@ -207,14 +207,14 @@ def sample(
 def greedy(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], most_tokens: int) -> list[tuple[str, int]]:
     """The likeliest answer to each prompt: its text, and how many tokens it has without the end mark."""
     end = ends(model, tokenizer)
-    said = sample(model, [encode_prefix(model, prompt) for prompt in prompts], tokenizer, end, most_tokens=most_tokens)
-    return [(text(tokenizer, one), len(one) - (one[-1] in end)) for one in said]
+    completions = sample(model, [encode_prefix(model, prompt) for prompt in prompts], tokenizer, end, most_tokens=most_tokens)
+    return [(text(tokenizer, one), len(one) - (one[-1] in end)) for one in completions]
 
 
 def text(tokenizer: Any, tokens: Sequence[int]) -> str:
     """What an answer's tokens say, without what ended it."""
-    said: str = tokenizer.decode(tokens, skip_special_tokens=True)
-    return said[: min((place for stop in STOP if (place := said.find(stop)) >= 0), default=len(said))].strip()
+    decoded: str = tokenizer.decode(tokens, skip_special_tokens=True)
+    return decoded[: min((place for stop in STOP if (place := decoded.find(stop)) >= 0), default=len(decoded))].strip()
 
 
 def _cache(prefixes: Sequence[Prefix]) -> DynamicCache:

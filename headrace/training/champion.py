@@ -23,7 +23,7 @@ PROMOTE, ROLLBACK, CANARY, CANARY_ENDED = "promote", "rollback", "canary", "cana
 _HISTORY = 50
 
 
-def known(model: str) -> None:
+def check_model_name(model: str) -> None:
     """Raise `NotFound` for no model of ours."""
     if model not in MODEL_NAMES:
         raise NotFound(f"There is no model {model!r}.", hint=f"Those there are: {', '.join(MODEL_NAMES)}.")
@@ -31,17 +31,17 @@ def known(model: str) -> None:
 
 def champion(models: ObjectReader, model: str = RERANKER) -> tuple[ChampionPointer, str]:
     """The champion of a model and the pointer's etag ("" while there is no pointer). Raises `NotFound` for no model of ours."""
-    known(model)
+    check_model_name(model)
     return read_pointer(models, model)
 
 
 def card(models: ObjectReader, model: str, version: str) -> dict[str, Any]:
     """The card of a released version. Raises `NotFound`."""
     try:
-        found: dict[str, Any] = json.loads(models.get(f"{model}/{version}/card.json"))
+        stored: dict[str, Any] = json.loads(models.get(f"{model}/{version}/card.json"))
     except NotFound:
         raise NotFound(f"No version {version!r} of {model} was released.", hint="See `headrace models`.") from None
-    return found
+    return stored
 
 
 def versions(models: ObjectReader, model: str = RERANKER) -> list[dict[str, Any]]:
@@ -61,27 +61,27 @@ def move(
     kind: str,
     seen: tuple[ChampionPointer, str] | None = None,
 ) -> ChampionPointer:
-    """Move the pointer by compare-and-swap, then record it; moving it to where it stands changes nothing. A trial ends.
+    """Move the pointer by compare-and-swap, then record it; moving it to where it stands changes nothing. A canary ends.
 
     `seen` is the champion and etag that the caller chose `version` by, where it did.
     """
-    standing, etag = seen or champion(models, model)
-    record_move(promotions, standing)
-    if standing.version == version and standing.canary is None:
-        return standing
+    pointer, etag = seen or champion(models, model)
+    record_move(promotions, pointer)
+    if pointer.version == version and pointer.canary is None:
+        return pointer
     number = int(card(models, model, version)["round"]) if version != NONE else 0
-    history = standing.history[:-1] if kind == ROLLBACK else [*standing.history, standing.version][-_HISTORY:]
+    history = pointer.history[:-1] if kind == ROLLBACK else [*pointer.history, pointer.version][-_HISTORY:]
     new = ChampionPointer(
         model=model,
         version=version,
-        previous=standing.version,
+        previous=pointer.version,
         round=number,
-        moves=standing.moves + 1,
+        moves=pointer.moves + 1,
         kind=kind,
         who=who,
         why=why,
         at=_now(),
-        history=standing.history if standing.version == version else history,
+        history=pointer.history if pointer.version == version else history,
     )
     return _put(models, promotions, new, etag)
 
@@ -90,13 +90,13 @@ def start_canary(
     models: ObjectWriter, promotions: TableWriter, model: str, version: str, *, share: float, who: str, why: str
 ) -> ChampionPointer:
     """Let a released version answer a share of the traffic. Raises `LostRace` where another move came first."""
-    standing, etag = champion(models, model)
-    record_move(promotions, standing)
-    if version == standing.version or (standing.canary is not None and standing.canary.version == version):
-        return standing
+    pointer, etag = champion(models, model)
+    record_move(promotions, pointer)
+    if version == pointer.version or (pointer.canary is not None and pointer.canary.version == version):
+        return pointer
     number = int(card(models, model, version)["round"])
-    trial = Canary(version=version, share=share, round=number, since=_now(), why=why)
-    return _put(models, promotions, _moved(standing, CANARY, who, why, canary=trial), etag)
+    candidate = Canary(version=version, share=share, round=number, since=_now(), why=why)
+    return _put(models, promotions, _moved(pointer, CANARY, who, why, canary=candidate), etag)
 
 
 def end_canary(
@@ -108,50 +108,50 @@ def end_canary(
     why: str,
     seen: tuple[ChampionPointer, str] | None = None,
 ) -> ChampionPointer:
-    """End a trial: the champion answers everybody again. Without a trial nothing changes; `seen` is as in `move`."""
-    standing, etag = seen or champion(models, model)
-    record_move(promotions, standing)
-    if standing.canary is None:
-        return standing
-    return _put(models, promotions, _moved(standing, CANARY_ENDED, who, why), etag)
+    """End a canary: the champion answers everybody again. Without one nothing changes; `seen` is as in `move`."""
+    pointer, etag = seen or champion(models, model)
+    record_move(promotions, pointer)
+    if pointer.canary is None:
+        return pointer
+    return _put(models, promotions, _moved(pointer, CANARY_ENDED, who, why), etag)
 
 
-def record_move(promotions: TableWriter, standing: ChampionPointer) -> None:
+def record_move(promotions: TableWriter, pointer: ChampionPointer) -> None:
     """Write the pointer's last move into the promotions table, once: a process may have died right after moving it."""
-    name = f"moves/{standing.model}"
+    name = f"moves/{pointer.model}"
     recorded = promotions.snapshot_property(name)
-    if standing.moves == 0 or (recorded or 0) >= standing.moves:
+    if pointer.moves == 0 or (recorded or 0) >= pointer.moves:
         return
     row = {
-        "model": standing.model,
-        "version": standing.canary.version if standing.canary else standing.version,
-        "previous": standing.previous,
-        "kind": standing.kind,
-        "round": standing.canary.round if standing.canary else standing.round,
-        "who": standing.who,
-        "why": standing.why,
-        "at": datetime.fromisoformat(standing.at),
+        "model": pointer.model,
+        "version": pointer.canary.version if pointer.canary else pointer.version,
+        "previous": pointer.previous,
+        "kind": pointer.kind,
+        "round": pointer.canary.round if pointer.canary else pointer.round,
+        "who": pointer.who,
+        "why": pointer.why,
+        "at": datetime.fromisoformat(pointer.at),
     }
     try:
-        promotions.append(batch(PROMOTIONS.columns, [row]), properties={name: standing.moves}, expected={name: recorded})
+        promotions.append(batch(PROMOTIONS.columns, [row]), properties={name: pointer.moves}, expected={name: recorded})
     except LostRace:  # the next mover records what it finds unrecorded, too
-        if (promotions.snapshot_property(name) or 0) < standing.moves:
+        if (promotions.snapshot_property(name) or 0) < pointer.moves:
             raise
 
 
-def _moved(standing: ChampionPointer, kind: str, who: str, why: str, canary: Canary | None = None) -> ChampionPointer:
-    # `previous` says in the promotions table what answered before this move: the champion, or the trial that ended.
-    previous = standing.canary.version if standing.canary else standing.version
+def _moved(pointer: ChampionPointer, kind: str, who: str, why: str, canary: Canary | None = None) -> ChampionPointer:
+    # `previous` says in the promotions table what answered before this move: the champion, or the canary that ended.
+    previous = pointer.canary.version if pointer.canary else pointer.version
     moved = {
         "previous": previous,
-        "moves": standing.moves + 1,
+        "moves": pointer.moves + 1,
         "kind": kind,
         "who": who,
         "why": why,
         "at": _now(),
         "canary": canary,
     }
-    return standing.model_copy(update=moved)
+    return pointer.model_copy(update=moved)
 
 
 def _put(models: ObjectWriter, promotions: TableWriter, new: ChampionPointer, etag: str) -> ChampionPointer:

@@ -89,8 +89,8 @@ class Checkpoints:
             self._store.upload(key, Path(file.name))
         self._store.put(f"{self._prefix}/{_LATEST}", json.dumps({"step": step, "key": key}).encode())
         self.latest = key
-        kept = sorted(info.key for info in self._store.list(f"{self._prefix}/step-"))
-        for old in kept[: -self._keep]:
+        steps = sorted(info.key for info in self._store.list(f"{self._prefix}/step-"))
+        for old in steps[: -self._keep]:
             self._store.delete(old)
         self.writing += time.perf_counter() - started
         self.written += 1

@@ -70,8 +70,8 @@ def logits(model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], most_to
     """The raw logit of each (question, passage) pair, as one batch: float32 (n,)."""
     encoded = encode_pairs(tokenizer, pairs, most_tokens)
     with bf16_matmul(exact=exact):
-        found: torch.Tensor = model(**encoded).logits.squeeze(-1)
-    return found
+        scores: torch.Tensor = model(**encoded).logits.squeeze(-1)
+    return scores
 
 
 def score(

@@ -43,14 +43,14 @@ class Exclusions:
         }
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> Exclusions:
+    def from_dict(cls, stored: Mapping[str, Any]) -> Exclusions:
         """What `as_dict` wrote."""
         return cls(
-            frozenset(given["origins"]),
-            frozenset((tenant, user) for tenant, user in given["users"]),
-            frozenset(given["documents"]),
-            {place: int(offset) for place, offset in given["before"].items()},
-            frozenset(given.get("tenants", ())),  # a plan of before tenants were asked has none
+            frozenset(stored["origins"]),
+            frozenset((tenant, user) for tenant, user in stored["users"]),
+            frozenset(stored["documents"]),
+            {place: int(offset) for place, offset in stored["before"].items()},
+            frozenset(stored.get("tenants", ())),  # a plan of before tenants were asked has none
         )
 
 
@@ -86,7 +86,7 @@ def bound(
     row (it could not be read, or was forgotten) the time is that of the next one in its partition. Raises `NotFound` for an
     event that has not landed, `WrongUsage` for what is no event's place.
     """
-    place = Event.of(event)
+    place = Event.parse(event)
     own = landed[LANDINGS[place.store]]
     rows = own.read(("offset", "at"), _from(place)).sort_by("offset")
     reached = positions(own.snapshot_properties(), place.store.name).get(place.partition)
@@ -110,16 +110,16 @@ def parent_before(rounds: Annotated[ObjectReader, ROUNDS], model: str, before: M
 
     What a round had landed counts as learned from, unless it was itself told to leave it out.
     """
-    found = {number: manifest.read(rounds, number) for number in manifest.numbers(rounds)}
+    manifests = {number: manifest.read(rounds, number) for number in manifest.numbers(rounds)}
 
     def clean(number: int) -> bool:
-        made = found.get(number)
+        made = manifests.get(number)
         if made is None or any(_reached(made, place) > limit for place, limit in before.items()):
             return False
         version = made.start.partition("/")[2]
         return not version or clean(int(version.removeprefix("v")))
 
-    for number, made in sorted(found.items(), reverse=True):
+    for number, made in sorted(manifests.items(), reverse=True):
         version = made.weights.version
         if version and made.model == model and clean(number):
             return f"{model}/{version}"
@@ -128,7 +128,7 @@ def parent_before(rounds: Annotated[ObjectReader, ROUNDS], model: str, before: M
 
 def _reached(made: Manifest, place: str) -> int:
     """The offset up to which a round may have learned from a partition."""
-    event = Event.of(f"{place}/0")
+    event = Event.parse(f"{place}/0")
     position = made.offsets.get(event.store.name, {}).get(str(event.partition))
     if position is None or position["topic_epoch"] < event.topic_epoch:
         return 0

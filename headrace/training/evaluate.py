@@ -90,7 +90,7 @@ def evaluate(
     dataset: Dataset,
     trained: Trained,
     recipe: str,
-    given: Mapping[str, object],
+    recipe_settings: Mapping[str, object],
     settings: Training,
 ) -> Evaluation:
     """Compare on the questions of the `test` split; what has to be fitted is fitted on those of `tune`.
@@ -100,17 +100,17 @@ def evaluate(
     chosen = recipe_of(recipe)
     with tempfile.TemporaryDirectory() as folder:
         challenger = fetch(checkpoints, trained.weights, Path(folder) / "challenger")
-        standing = champion(models, chosen.model)[0].version
+        champion_version = champion(models, chosen.model)[0].version
         reigning: Path | None = None
         known: dict[str, Any] = {}
-        if standing != NONE:
-            reigning = fetch(models, f"{chosen.model}/{standing}", Path(folder) / "champion")
-            known = card(models, chosen.model, standing)
+        if champion_version != NONE:
+            reigning = fetch(models, f"{chosen.model}/{champion_version}", Path(folder) / "champion")
+            known = card(models, chosen.model, champion_version)
         most = settings.gate.questions
         tune = fewer(read(datasets, dataset.files, TUNE), most // 2)
         test = fewer(read(datasets, dataset.files, TEST), most)
-        compared = measure_of(chosen.model)(challenger, reigning, known, tune, test, chosen.settings(given), bars)
-    return evaluated(compared, standing, settings)
+        compared = measure_of(chosen.model)(challenger, reigning, known, tune, test, chosen.settings(recipe_settings), bars)
+    return evaluated(compared, champion_version, settings)
 
 
 def evaluated(compared: Compared, champion_version: str, settings: Training) -> Evaluation:

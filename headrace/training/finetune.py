@@ -31,14 +31,14 @@ def finetune(
     launch: Launch,
     dataset: Dataset,
     recipe: str,
-    given: Mapping[str, object],
+    recipe_settings: Mapping[str, object],
     parent: str,
     settings: Training,
 ) -> Trained:
     """Train to the end; a training that had ended is not done again.
 
-    `given` are the recipe's settings, `parent` is `model/version` of the weights it starts from, "" for the packaged ones.
-    Raises `NothingToLearn` where the dataset has nothing that the recipe can learn from.
+    `recipe_settings` are the recipe's settings, `parent` is `model/version` of the weights it starts from, "" for the packaged
+    ones. Raises `NothingToLearn` where the dataset has nothing that the recipe can learn from.
     """
     if not dataset.examples.get(TRAIN):
         played = "Simulated users are learned from with `headrace train --simulated`."
@@ -48,9 +48,9 @@ def finetune(
         )
     job = Job(
         recipe,
-        dict(given),
+        dict(recipe_settings),
         dataset.files,
-        training(recipe, given, parent, dataset.version, settings),
+        training(recipe, recipe_settings, parent, dataset.version, settings),
         parent,
         settings.seed,
         settings.threads,
@@ -66,7 +66,7 @@ def finetune(
     return done
 
 
-def training(recipe: str, given: Mapping[str, object], parent: str, dataset: str, settings: Training) -> str:
+def training(recipe: str, recipe_settings: Mapping[str, object], parent: str, dataset: str, settings: Training) -> str:
     """Where a training's checkpoints are: everything that its weights hang on is in the name."""
-    identity = json.dumps([given, parent, settings.seed, settings.threads], sort_keys=True)
+    identity = json.dumps([recipe_settings, parent, settings.seed, settings.threads], sort_keys=True)
     return f"{recipe}/{dataset}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"

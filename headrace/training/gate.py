@@ -34,7 +34,7 @@ def decide(model: str, evaluation: Evaluation, alarmed: list[str], gate: Gate) -
 
 def alarms(evaluation: Evaluation, figures: Mapping[str, float], gate: Gate) -> list[str]:
     """What speaks against the challenger, a clause each; `figures` are what the recipe told of its last steps."""
-    found = []
+    raised = []
     beside = evaluation.beside
     length, wanted = beside.get("tokens"), beside.get("wanted")
     if length and wanted and length.champion > 0:
@@ -42,34 +42,34 @@ def alarms(evaluation: Evaluation, figures: Mapping[str, float], gate: Gate) -> 
         # Nearer to the length of the answers that people want is no fault, whatever the change.
         further = abs(length.challenger - wanted.challenger) > abs(length.champion - wanted.champion)
         if abs(change) > gate.length and further and (length.low > 0 or length.high < 0):
-            found.append(f"its answers are {abs(change):.0%} {'longer' if change > 0 else 'shorter'}, unlike those wanted")
+            raised.append(f"its answers are {abs(change):.0%} {'longer' if change > 0 else 'shorter'}, unlike those wanted")
     if (refused := beside.get("refused")) and refused.difference > gate.refusals:
-        found.append(f"it refuses {refused.challenger:.0%} of the questions, the champion {refused.champion:.0%}")
+        raised.append(f"it refuses {refused.challenger:.0%} of the questions, the champion {refused.champion:.0%}")
     if (repeats := beside.get("repetition")) and repeats.difference > gate.repetition:
-        found.append(f"it repeats {repeats.challenger:.0%} of its three-word runs, the champion {repeats.champion:.0%}")
+        raised.append(f"it repeats {repeats.challenger:.0%} of its three-word runs, the champion {repeats.champion:.0%}")
     if figures.get("kl", 0.0) > gate.kl:
-        found.append(f"it drifted {figures['kl']:.2f} nats per token from where it started")
+        raised.append(f"it drifted {figures['kl']:.2f} nats per token from where it started")
     grounded = beside.get("groundedness")
     if grounded and grounded.high < 0 < evaluation.difference:
-        found.append(
+        raised.append(
             f"its score rises while its answers stand less on the passages"
             f" (groundedness {grounded.champion:.2f} to {grounded.challenger:.2f})"
         )
     for tenant, one in evaluation.tenants.items():
         if one.questions >= gate.tenant_questions and one.high < 0:
-            found.append(f"tenant {tenant} gets worse: {one.difference:+.3f} on its {one.questions} questions")
+            raised.append(f"tenant {tenant} gets worse: {one.difference:+.3f} on its {one.questions} questions")
     if gate.least_users > 1:
         for user, count in evaluation.alone.items():
-            found.append(
+            raised.append(
                 f"it depends on one user: {user} alone judged {count} of the {evaluation.questions} held-out questions"
                 " (a key that stands for many users needs the scope users)"
             )
     for user, rest in evaluation.without.items():
         if rest.questions and rest.difference <= 0:
-            found.append(
+            raised.append(
                 f"it depends on one user: without the questions that {user} judged it is no better ({rest.difference:+.3f})"
             )
-    return found
+    return raised
 
 
 def _count(number: int, noun: str) -> str:

@@ -31,7 +31,7 @@ from headrace.training.trainer import Trained
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the challenger was promoted, why, its alarms, the version that is served now, and the one on trial if any."""
+    """Whether the challenger was promoted, why, its alarms, the version that is served now, and the canary if any."""
 
     round: int
     model: str
@@ -58,7 +58,7 @@ def promote(
     clock: Clock,
     load: Callable[[str, str], None] | None = None,
 ) -> Decision:
-    """Decide, release the weights if better, publish the manifest, move the pointer (or begin a trial, as the plan says).
+    """Decide, release the weights if better, publish the manifest, move the pointer (or start a canary, as the plan says).
 
     `load(model, version)` is called once the weights are released and before anything depends on them. Raises `LostRace` where
     another process committed this round or took back its plan (`headrace forget`); nothing of it is served then.
@@ -96,7 +96,7 @@ def promote(
             }
         ),
     )
-    standing = settle(models, rounds, promotions, model)
+    pointer = serve_promoted(models, rounds, promotions, model)
     return Decision(
         plan.round,
         model,
@@ -104,24 +104,24 @@ def promote(
         why,
         tuple(alarmed),
         version,
-        standing.version,
-        standing.canary.version if standing.canary else "",
+        pointer.version,
+        pointer.canary.version if pointer.canary else "",
     )
 
 
-def settle(models: ObjectWriter, rounds: ObjectReader, promotions: TableWriter, model: str) -> ChampionPointer:
+def serve_promoted(models: ObjectWriter, rounds: ObjectReader, promotions: TableWriter, model: str) -> ChampionPointer:
     """Bring a model's pointer in line with the newest manifest: a process may have died between the two.
 
     A pointer that stands at a newer move of somebody's (a rollback, say) than the manifest is left alone; so is the embedder's,
     which follows the index that was built with it.
     """
-    standing, _ = champion.champion(models, model)
-    champion.record_move(promotions, standing)
+    pointer, _ = champion.champion(models, model)
+    champion.record_move(promotions, pointer)
     if model == EMBEDDER:
-        return standing
-    found = newest(rounds, model, since=standing.at)
+        return pointer
+    found = newest(rounds, model, since=pointer.at)
     if found is None:
-        return standing
+        return pointer
     who, why, version = f"round {found.round}", found.decision.why, str(found.weights.version)
     if found.canary:
         return champion.start_canary(models, promotions, model, version, share=found.canary, who=who, why=why)

@@ -87,11 +87,11 @@ class Recipe(ABC):
         """Rows of the dataset that this recipe cannot learn from, by reason."""
         return {}
 
-    def settings(self, given: Mapping[str, object]) -> Any:
-        """The recipe's settings: its file, and over it what is `given`. Raises `BadSettings`."""
+    def settings(self, values: Mapping[str, object]) -> Any:
+        """The recipe's settings: its file, and over it what is `values`. Raises `BadSettings`."""
         defaults = tomllib.loads(files("headrace.training.recipes").joinpath(f"{self.name}.toml").read_text(encoding="utf-8"))
         try:
-            return self.settings_type(**{**defaults, **given})
+            return self.settings_type(**{**defaults, **values})
         except ValidationError as error:
             faults = [f"  training.recipe.{self.name}.{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
             raise BadSettings(

@@ -39,7 +39,7 @@ from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.evaluate import Evaluation, evaluate
 from headrace.training.finetune import finetune
 from headrace.training.manifest import Clock, Plan
-from headrace.training.promote import Decision, promote, settle
+from headrace.training.promote import Decision, promote, serve_promoted
 from headrace.training.recipe import GENERATOR
 from headrace.training.recipe import MODELS as MODEL_NAMES
 from headrace.training.recipes import recipe_of
@@ -71,7 +71,7 @@ def plan(
     no verdict to learn from.
     """
     for model in MODEL_NAMES:
-        settle(models, rounds, promotions, model)
+        serve_promoted(models, rounds, promotions, model)
     committed = manifest.numbers(rounds)
     number = (committed[-1] if committed else 0) + 1
     begun = manifest.plan(rounds, number)
@@ -87,10 +87,10 @@ def plan(
             hint="Ask something and judge it: headrace ask, then headrace feedback ANSWER_ID --up.",
         )
     chosen = recipe_of(recipe)
-    given = chosen.settings(settings.recipe.get(recipe, {})).model_dump()
-    standing = champion(models, chosen.model)[0]
+    recipe_settings = chosen.settings(settings.recipe.get(recipe, {})).model_dump()
+    pointer = champion(models, chosen.model)[0]
     if start is None:
-        start = f"{chosen.model}/{standing.version}" if given["start"] == "served" and standing.version != NONE else ""
+        start = f"{chosen.model}/{pointer.version}" if recipe_settings["start"] == "served" and pointer.version != NONE else ""
     snapshots = {table.store.name: table.snapshot() for table in (interactions, feedback, documents, chunks)}
     answering = champion(models, GENERATOR)[0]
     generator_history = [*answering.history, answering.version]
@@ -103,7 +103,7 @@ def plan(
             recipe=recipe,
             model=chosen.model,
             start=start,
-            champion=standing.version,
+            champion=pointer.version,
             canary=canary,
             begun=datetime.now(UTC).isoformat(),
             newest_verdict=newest.isoformat() if newest else None,
@@ -119,7 +119,7 @@ def plan(
             dataset_version=dataset_version(
                 snapshots, settings.seed, settings.preparing, exclusions, generator_history=generator_history
             ),
-            recipe_settings=given,
+            recipe_settings=recipe_settings,
             settings=settings.model_dump(mode="json"),
         ),
     )
@@ -203,7 +203,7 @@ def _round(
 ) -> Round:
     # A round taken up again goes on as it was planned, whatever the settings say by now.
     settings = Training(**planned.settings)
-    recipe, given = planned.recipe, planned.recipe_settings
+    recipe, recipe_settings = planned.recipe, planned.recipe_settings
     clock = Clock(planned.newest_verdict, started)
     clock.lap("land")
     try:
@@ -222,13 +222,15 @@ def _round(
             launch=launch,
             dataset=dataset,
             recipe=recipe,
-            given=given,
+            recipe_settings=recipe_settings,
             parent=planned.start,
             settings=settings,
         )
         clock.lap("train")
         clock.seconds |= {"read": trained.read_s, "checkpoint": trained.checkpoint_s}
-        evaluation = runner.run(evaluate, dataset=dataset, trained=trained, recipe=recipe, given=given, settings=settings)
+        evaluation = runner.run(
+            evaluate, dataset=dataset, trained=trained, recipe=recipe, recipe_settings=recipe_settings, settings=settings
+        )
         clock.lap("gate")
     except StorageFull:
         raise  # once there is space it goes on from here

@@ -101,7 +101,7 @@ def train(
     step, latest, detail = resume(checkpoints, job.prefix, policy.model, optimizer)
     losses: list[float] = detail.get("losses", [])
     figures: list[dict[str, float]] = detail.get("figures", [])
-    kept = Checkpoints(checkpoints, job.prefix, job.keep)
+    saved = Checkpoints(checkpoints, job.prefix, job.keep)
     started = time.perf_counter()
     taken = 0
     try:
@@ -114,23 +114,23 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * schedule(step, total, settings.warmup)
             with defer_sigint():
-                loss, told = recipe.loss(policy, chosen, settings, _step_seed(job.seed, step))
+                loss, measures = recipe.loss(policy, chosen, settings, _step_seed(job.seed, step))
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(trained, settings.clip)
                 optimizer.step()
                 losses.append(float(loss.detach()))
-                figures.append(told)
+                figures.append(measures)
             step += 1
             taken += 1
             report(step, total, losses[-1])
             if step % settings.checkpoint_steps == 0 and step < total:
-                kept.save(step, policy.model, optimizer, {"losses": losses, "figures": figures})
+                saved.save(step, policy.model, optimizer, {"losses": losses, "figures": figures})
         stepped = time.perf_counter() - started
         if taken or not latest:
-            latest = kept.finish(step, policy.model, optimizer, {"losses": losses, "figures": figures})
+            latest = saved.finish(step, policy.model, optimizer, {"losses": losses, "figures": figures})
     finally:
-        kept.close()
+        saved.close()
     weights = f"{job.prefix}/weights"
     with tempfile.TemporaryDirectory() as folder:
         recipe.save(policy, Path(folder))
@@ -145,8 +145,8 @@ def train(
         taken=taken,
         seconds=round(stepped, 2),
         read_s=round(started - begun, 2),
-        checkpoint_s=round(kept.writing, 2),
-        stalled_s=round(kept.stalled, 3),
+        checkpoint_s=round(saved.writing, 2),
+        stalled_s=round(saved.stalled, 3),
         first_loss=round(_mean(losses[: _tenth(losses)]), 4),
         last_loss=round(_mean(losses[-_tenth(losses) :]), 4),
         figures=_means(figures[-_tenth(figures) :]),
@@ -181,6 +181,6 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _means(told: list[dict[str, float]]) -> dict[str, float]:
-    names = sorted({name for one in told for name in one})
-    return {name: round(_mean([one[name] for one in told if name in one]), 4) for name in names}
+def _means(figures: list[dict[str, float]]) -> dict[str, float]:
+    names = sorted({name for one in figures for name in one})
+    return {name: round(_mean([one[name] for one in figures if name in one]), 4) for name in names}

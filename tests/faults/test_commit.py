@@ -18,7 +18,7 @@ from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.training import manifest
 from headrace.training.champion import champion, versions
-from headrace.training.promote import settle
+from headrace.training.promote import serve_promoted
 
 pytest_plugins = ["shared"]
 METER = Meter(Ledger(), "test")
@@ -52,7 +52,7 @@ def standing(endpoints: Endpoints) -> tuple[list[int], str, int]:
 
 def finish(endpoints: Endpoints) -> None:
     """What every next round does first."""
-    settle(
+    serve_promoted(
         ObjectWriter(MODELS, endpoints, METER),
         ObjectReader(ROUNDS, endpoints, METER),
         TableWriter(PROMOTIONS, endpoints, METER),

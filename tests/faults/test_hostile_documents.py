@@ -45,7 +45,7 @@ from headrace.errors import BadDocument
 from headrace.settings import Settings
 
 LIMITS = replace(
-    ParseLimits.of(Settings.model_fields["inference"].default),
+    ParseLimits.from_settings(Settings.model_fields["inference"].default),
     parse_seconds=30,
     parse_cpu_seconds=10,
     parse_memory_bytes=1 << 30,

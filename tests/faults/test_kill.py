@@ -276,7 +276,7 @@ def assert_indexed(sql: Callable[[str], list[dict[str, Any]]], endpoints: Endpoi
     assert {(row["document_id"], row["version"]) for row in chunks} == {(d["document_id"], d["version"]) for d in documents}
     ids = [row["chunk_id"] for row in chunks]
     assert len(set(ids)) == len(ids) == 72
-    assert sorted(VectorReader(CHUNKS, endpoints, meter).held()["chunk_id"].to_pylist()) == sorted(ids)
+    assert sorted(VectorReader(CHUNKS, endpoints, meter).indexed()["chunk_id"].to_pylist()) == sorted(ids)
 
 
 def test_index_is_killed_then_the_supervisor_then_both_at_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

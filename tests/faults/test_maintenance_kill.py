@@ -195,7 +195,7 @@ def left(mine: TableWriter) -> list[str]:
     """The objects under a table's location that nothing names."""
     found = loaded(mine)
     folder = TableFolder(found, mine.store, Meter(Ledger(), "test"))
-    reached = {folder.key(uri) for uri in ReachableFiles(lambda snapshot: False).of(found)}
+    reached = {folder.key(uri) for uri in ReachableFiles(lambda snapshot: False).all_files(found)}
     scheme, host, root = found.io.parse_location(found.location())  # type: ignore[attr-defined]
     infos = found.io.fs_by_scheme(scheme, host).get_file_info(FileSelector(root, recursive=True))  # type: ignore[attr-defined]
     return sorted(info.path.removeprefix(f"{root}/") for info in infos if info.type == FileType.File and info.path not in reached)

@@ -197,7 +197,7 @@ def test_nothing_is_a_500_while_the_object_store_is_killed(service: Api, acme: h
     asks: list[Callable[[], httpx.Response]] = [
         lambda: acme.post("/v1/ask", json=QUESTION),
         lambda: acme.post("/v1/search", json=QUESTION),
-        lambda: acme.get("/v1/standing"),
+        lambda: acme.get("/v1/index"),
         lambda: acme.get("/v1/documents"),
         lambda: acme.put("/v1/documents/other.md", content=b"# Other\n\nAnother text."),
     ]

@@ -21,7 +21,7 @@ from headrace.catalog import CHUNKS, INDEXES
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents import generations as generation
-from headrace.documents.generations import begin, standing, switch
+from headrace.documents.generations import begin, index_state, switch
 from headrace.documents.index import back, catch_up, fill, index_documents, reindex
 from headrace.documents.put import put
 from headrace.errors import BadSettings, NotFound
@@ -84,7 +84,7 @@ def of(tokens: int) -> object:
 
 def now(endpoints: Endpoints) -> int:
     """The generation that is served."""
-    served = IndexReader(INDEXES, endpoints, METER).standing()[0].serving
+    served = IndexReader(INDEXES, endpoints, METER).state()[0].serving
     assert served is not None
     return served.number
 
@@ -158,7 +158,7 @@ def test_what_changes_while_another_is_built_is_in_it_at_the_switch(runner: Runn
     embedder, engine = endpoints.embedder, QueryEngine(runner, SETTINGS)
     to = runner.run(begin, window=48, embedder=embedder)
     fill(runner, to)
-    seen = runner.run(standing)
+    seen = runner.run(index_state)
     (docs / "1.md").write_text("# Lock 1\nThe lantern is made of copper.")
     index_documents(runner, [docs], tenant=TENANT, settings=SETTINGS)
     assert runner.run(switch, to=to, seen=seen) is False, "a pass ended after the last look"
@@ -173,7 +173,7 @@ def test_what_changes_while_another_is_built_is_in_it_at_the_switch(runner: Runn
         number, texts = asked(engine, question)
         assert number == to.number
         assert any(word in text for text in texts)
-    held = VectorReader(CHUNKS, endpoints, METER, generation=to.number).held()["uri"].to_pylist()
+    held = VectorReader(CHUNKS, endpoints, METER, generation=to.number).indexed()["uri"].to_pylist()
     assert set(held) == {f"docs/{path.name}" for path in docs.iterdir()}
 
 
@@ -192,10 +192,10 @@ def test_killed_anywhere_the_old_index_answers_and_the_next_run_completes(
     monkeypatch.setattr(served, "delay", 0.3)  # so that there is a midst to be killed in
     engine, first = QueryEngine(runner, SETTINGS), now(endpoints)
     indexes = IndexReader(INDEXES, endpoints, METER)
-    newest = indexes.standing()[0].newest
+    newest = indexes.state()[0].newest
 
     def begun() -> bool:
-        return indexes.standing()[0].building is not None
+        return indexes.state()[0].building is not None
 
     def embedding() -> bool:
         return VectorReader(CHUNKS, endpoints, METER, generation=newest + 1).count() > 0
@@ -219,7 +219,7 @@ def test_killed_anywhere_the_old_index_answers_and_the_next_run_completes(
     assert json.loads(capsys.readouterr().out)["generation"]["number"] == newest + 1, "the one that was begun"
     followed(engine, newest + 1)
     assert now(endpoints) == newest + 1
-    held = VectorReader(CHUNKS, endpoints, METER, generation=newest + 1).held()
+    held = VectorReader(CHUNKS, endpoints, METER, generation=newest + 1).indexed()
     assert set(held["uri"].to_pylist()) == {f"docs/{path.name}" for path in docs.iterdir()}
     assert len(set(held["chunk_id"].to_pylist())) == held.num_rows
 
@@ -229,7 +229,7 @@ def test_another_embedder_of_another_width_and_what_is_no_fallback_any_more_goes
 ) -> None:
     old = QueryEngine(runner, SETTINGS)
     monkeypatch.setattr(generation, "_GRACE_S", 0.0)
-    before = IndexReader(INDEXES, endpoints, METER).standing()[0]
+    before = IndexReader(INDEXES, endpoints, METER).state()[0]
     assert before.serving is not None
     assert before.fallback is not None
     other = ModelEndpoint(url=served.url, model="words-32")

@@ -42,7 +42,7 @@ from headrace.ingest.land import Landed, land
 from headrace.lineage.forget import Subject, forget
 from headrace.lineage.forget.forget import verify
 from headrace.lineage.forget.subject import USER
-from headrace.lineage.graph import of_answer, of_event
+from headrace.lineage.graph import trace_answer, trace_event
 from headrace.platform import open_platform
 from headrace.platform.home import FORMAT
 from headrace.settings import Maintenance, Preparing, Settings, Training
@@ -161,7 +161,7 @@ def test_the_champion_and_the_round_that_made_it_are_known(old: OldHome) -> None
 
 
 def test_an_answer_is_traced_to_the_verdicts_behind_it_and_a_forgotten_event_to_who_forgot_it(old: OldHome) -> None:
-    found, told = old.runner.run(of_answer, answer_id="a-late"), old.told["answer"]
+    found, told = old.runner.run(trace_answer, answer_id="a-late"), old.told["answer"]
     assert found["answer"] == told["answer"]
     assert [passage["event"] for passage in found["passages"]] == [passage["event"] for passage in told["passages"]]
     (model,) = [one for one in found["models"] if one["version"] == "v000001"]
@@ -169,7 +169,7 @@ def test_an_answer_is_traced_to_the_verdicts_behind_it_and_a_forgotten_event_to_
     assert {one["example_id"] for one in model["examples"]} == {one["example_id"] for one in was["examples"]}
     assert model["verdicts"] == was["verdicts"]
     assert model["round"]["recipe"] == "reranker"
-    gone = old.runner.run(of_event, event="feedback/0/49")
+    gone = old.runner.run(trace_event, event="feedback/0/49")
     assert (gone["event"]["status"], gone["event"]["suppressions"]) == (
         "forgotten",
         old.told["forgotten"]["event"]["suppressions"],
@@ -179,10 +179,10 @@ def test_an_answer_is_traced_to_the_verdicts_behind_it_and_a_forgotten_event_to_
 def test_keys_open_what_they_opened_and_waiting_lines_of_the_audit_are_written(old: OldHome) -> None:
     with closing(Metadata(old.endpoints)) as metadata:
         assert [(tenant.name, tenant.quotas) for tenant in metadata.tenants()] == [(TENANT, {"documents": 7})]
-        caller = metadata.who(old.told["key"])
+        caller = metadata.holder_of(old.told["key"])
         assert caller is not None
         assert (caller.tenant, caller.scopes) == (TENANT, ("read", "write"))
-        assert metadata.who(old.told["revoked"]) is None
+        assert metadata.holder_of(old.told["revoked"]) is None
         assert [(one.label, one.revoked_at is None) for one in metadata.keys(TENANT)] == [("reader", True), ("", False)]
         old.runner.run(audit, metadata=metadata)
     actions = sorted(row["action"] for row in old.rows(AUDIT))

@@ -73,7 +73,7 @@ def test_the_tenant_is_the_keys_and_not_the_requests(globex: httpx.Client, answe
         globex.post("/v1/search", json={"question": QUESTION, "tenant": "acme"}),
         globex.post("/v1/ask", json={"question": QUESTION, "tenant": "acme"}),
         globex.post("/v1/chat/completions", json={**chat, "headrace": {"tenant": "acme"}}),
-        globex.get("/v1/standing", params={"tenant": "acme"}),
+        globex.get("/v1/index", params={"tenant": "acme"}),
         globex.get("/v1/documents", params={"tenant": "acme"}),
         globex.get("/v1/documents/secrets/vault.md", params={"tenant": "acme"}),
         globex.put("/v1/documents/a.md", params={"tenant": "acme"}, content=b"a"),

@@ -18,7 +18,7 @@ from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
-from headrace.registry.canary import Watched, watch
+from headrace.registry.canary import CanaryStatus, watch
 from headrace.scheduler.lease import LeaderLease
 from headrace.settings import CanarySettings, Gate, Settings, Training
 from headrace.storage.endpoints import Endpoints
@@ -115,7 +115,7 @@ def asked(
     TopicWriter(FEEDBACK, endpoints, METER).append(verdicts, key="answer_id")
 
 
-def watched(runner: Runner, settings: Training, **more: Any) -> Watched:
+def watched(runner: Runner, settings: Training, **more: Any) -> CanaryStatus:
     from headrace.ingest.land import land
 
     runner.run(land)
@@ -138,16 +138,16 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_round_promot
     asked(endpoints, "champion", 40, seed=11, user="user-1")
     asked(endpoints, "worse", 3, seed=12, version="v000001", user="user-2")
     going = watched(runner, settings)
-    assert (going.ended, going.challenger.judged, going.standing.judged) == ("", 3, 40)
+    assert (going.ended, going.challenger.judged, going.champion.judged) == ("", 3, 40)
     assert going.challenger.outcome is not None
-    assert going.standing.outcome is not None
-    assert going.challenger.outcome < going.standing.outcome
+    assert going.champion.outcome is not None
+    assert going.challenger.outcome < going.champion.outcome
     assert champion.champion(models)[0].canary is not None
     asked(endpoints, "worse2", 9, seed=13, version="v000001", user="user-2")
     over = watched(runner, settings)
     assert over.ended == "canary_ended", over
     standing, _ = champion.champion(models)
-    assert (standing.version, standing.canary, standing.kind, standing.who) == ("none", None, "canary_ended", "trial of round 1")
+    assert (standing.version, standing.canary, standing.kind, standing.who) == ("none", None, "canary_ended", "canary of round 1")
     assert "users find it worse" in standing.why
     moves = TableReader(PROMOTIONS, endpoints, METER).read(("version", "kind", "at")).sort_by("at").to_pylist()
     assert [(move["version"], move["kind"]) for move in moves] == [("v000001", "canary"), ("none", "canary_ended")]

@@ -42,7 +42,7 @@ from headrace.ingest.land import land
 from headrace.lineage.forget import Subject, forget
 from headrace.lineage.forget.forget import verify
 from headrace.lineage.forget.subject import DOCUMENT, USER
-from headrace.lineage.graph import of_event
+from headrace.lineage.graph import trace_event
 from headrace.settings import Inference
 from headrace.storage.stream import TopicReader
 from headrace.storage.tables.iceberg.table import IcebergTable
@@ -157,12 +157,12 @@ def test_a_user_is_forgotten(world: World) -> None:
     assert proof["retrain"] == [f"headrace train --recipe generator --before {asked[0]}"]
     assert remaining(proof, "rounds (object)")["keys"] == ["000002.json"]
     # Also by whoever asks for one of its events later.
-    traced = world.runner.run(of_event, event=judged[0])
+    traced = world.runner.run(trace_event, event=judged[0])
     assert (traced["event"]["status"], [one["version"] for one in traced["models"]]) == ("forgotten", [version, child])
     # The head is trimmed of what has landed; what its last batches still hold is said.
     held = {e for one in proof["remains"] if "head" in one["where"] for e in one["events"]}
     assert asked[0] not in held
-    for event in map(Event.of, {asked[0], judged[0], judged[1]}):
+    for event in map(Event.parse, {asked[0], judged[0], judged[1]}):
         topic = TopicReader(event.store, world.endpoints, METER)
         assert (topic.record(event.partition, event.offset) is not None) == (str(event) in held)
     assert len(remaining(proof, "dead-letters (table)")["events"]) == 1
@@ -253,7 +253,7 @@ def test_a_document_is_forgotten(world: World) -> None:
     assert pq.read_table(io.BytesIO(world.objects(DATASETS).get(files[0]["key"]))).num_rows == 1
     assert proof["subject"]["document_id"] in world.runner.run(suppressed).documents
     # The next pass over the documents finds it deleted, and nothing to parse.
-    done = world.runner.run(parse, limits=ParseLimits.of(Inference()))
+    done = world.runner.run(parse, limits=ParseLimits.from_settings(Inference()))
     assert (done.parsed, done.deleted, done.failed) == (0, 1, ())
     assert proof["subject"]["document_id"] not in live(world.table(DOCUMENT_ROWS))
     assert forget(world.runner, Subject(DOCUMENT, tenant, "cabinet.md"), who=WHO)["sha256"] == proof["sha256"]
@@ -362,11 +362,11 @@ def test_landing_goes_on_meanwhile(world: World, within: Callable[[float, Callab
     try:
         assert within(30, lambda: len(sent) >= 4)
         rows = world.table(INTERACTION_ROWS)
-        taken = rows.rewrite(("tenant", "user"), Subject(USER, "busy", "gone").asked)
+        taken = rows.rewrite(("tenant", "user"), Subject(USER, "busy", "gone").own_interactions)
     finally:
         stop.set()
         writer.join()
     assert taken >= 1
-    rows.rewrite(("tenant", "user"), Subject(USER, "busy", "gone").asked)
+    rows.rewrite(("tenant", "user"), Subject(USER, "busy", "gone").own_interactions)
     kept = [row["answer_id"] for row in world.rows(INTERACTION_ROWS, tenant="busy")]
     assert sorted(kept) == sorted(sent[::2])

@@ -89,7 +89,7 @@ def status(runner: Runner, tenant: str) -> dict[str, list[tuple[str, str]]]:
 
 def held(runner: Runner, tenant: str) -> list[str]:
     """The chunk ids of a tenant in the vector store."""
-    table = VectorReader(CHUNKS, runner.endpoints, METER).held()
+    table = VectorReader(CHUNKS, runner.endpoints, METER).indexed()
     return sorted(row["chunk_id"] for row in table.to_pylist() if row["tenant"] == tenant)
 
 

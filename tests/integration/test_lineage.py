@@ -18,7 +18,7 @@ from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.errors import NotFound, WrongUsage
 from headrace.ingest.land import land
-from headrace.lineage.graph import of_answer, of_event
+from headrace.lineage.graph import trace_answer, trace_event
 from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexWriter
 from headrace.training.cutoff import bound, parent_before, suppressed
 
@@ -80,7 +80,7 @@ def shown(tree: Any) -> str:
 
 
 def test_an_answer_is_followed_to_the_verdicts_behind_it(world: World, story: dict[str, Any]) -> None:
-    found = world.runner.run(of_answer, answer_id="q-2")
+    found = world.runner.run(trace_answer, answer_id="q-2")
     assert found["answer"]["event"] == story["last"][0]
     (read,) = found["passages"]
     assert (read["chunk_id"], read["document"], read["event"]) == (story["chunk"], "pump.md", "document-events/0/0")
@@ -104,7 +104,7 @@ def test_an_answer_is_followed_to_the_verdicts_behind_it(world: World, story: di
 
 
 def test_an_answer_of_before_any_round_has_no_teacher(world: World, story: dict[str, Any]) -> None:
-    found = world.runner.run(of_answer, answer_id="q-0")
+    found = world.runner.run(trace_answer, answer_id="q-0")
     assert [(one["version"], one["round"]) for one in found["models"]] == [("none", None), ("none", None), ("none", None)]
     assert [one["event"] for one in found["verdicts"]] == [story["judged"][0]]
     assert "retrieval's own order" in shown(answer_tree(found))
@@ -112,7 +112,7 @@ def test_an_answer_of_before_any_round_has_no_teacher(world: World, story: dict[
 
 def test_an_event_is_followed_to_whoever_learned_from_it(world: World, story: dict[str, Any]) -> None:
     reranker, generator, grown = story["versions"]
-    found = world.runner.run(of_event, event=story["judged"][0])
+    found = world.runner.run(trace_event, event=story["judged"][0])
     assert (found["event"]["status"], found["event"]["up"]) == ("landed", True)
     assert {one["dataset"]: one["examples"] for one in found["datasets"]} == {
         "aaaa00000001": {"train": 1},
@@ -122,7 +122,7 @@ def test_an_event_is_followed_to_whoever_learned_from_it(world: World, story: di
     # In the second dataset it only judged: no weight depends on it.
     assert [(one["model"], one["version"]) for one in found["models"]] == [("reranker", reranker)]
     assert (found["models"][0]["answers"], found["models"][0]["share"]) == (1, 1.0)
-    found = world.runner.run(of_event, event=story["judged"][1])
+    found = world.runner.run(trace_event, event=story["judged"][1])
     assert [(one["version"], one["began_from"], one["answers"], one["served"]) for one in found["models"]] == [
         (generator, None, 0, False),
         (grown, f"generator/{generator}", 1, True),
@@ -133,7 +133,7 @@ def test_an_event_is_followed_to_whoever_learned_from_it(world: World, story: di
 
 
 def test_a_document_s_event_is_followed_through_its_passages(world: World, story: dict[str, Any]) -> None:
-    found = world.runner.run(of_event, event="document-events/0/0")
+    found = world.runner.run(trace_event, event="document-events/0/0")
     assert (found["event"]["uri"], found["answers"]) == ("pump.md", 3)
     assert len(found["examples"]) == 3
     assert [one["version"] for one in found["models"]] == list(story["versions"])
@@ -141,11 +141,11 @@ def test_a_document_s_event_is_followed_through_its_passages(world: World, story
 
 def test_what_is_not_there_is_said(world: World, story: dict[str, Any]) -> None:
     with pytest.raises(NotFound, match="No answer 'q-9' has landed"):
-        world.runner.run(of_answer, answer_id="q-9")
+        world.runner.run(trace_answer, answer_id="q-9")
     with pytest.raises(NotFound, match="No event has landed from feedback/0/999"):
-        world.runner.run(of_event, event="feedback/0/999")
+        world.runner.run(trace_event, event="feedback/0/999")
     with pytest.raises(WrongUsage, match="'feedback/x' is not the place of an event"):
-        world.runner.run(of_event, event="feedback/x")
+        world.runner.run(trace_event, event="feedback/x")
     with pytest.raises(NotFound):
         world.runner.run(bound, event="feedback/0/999")
 

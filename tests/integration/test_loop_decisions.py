@@ -92,7 +92,7 @@ class Seated(Scheduler):
     def __init__(self, app: App, rounds: Callable[..., Round], home: Path, **kept: Any) -> None:
         self.told = Telling(home, **kept)
         super().__init__(app, self.told, "one", pause=Pause(first=0.3), go=rounds)
-        self.lease.held = True
+        self.lease.is_held = True
 
     @property
     def waiting(self) -> dict[str, dict[str, Any]]:
@@ -107,8 +107,8 @@ class Telling(Status):
         super().__init__(home, **kept)
         self.rounds: list[dict[str, Any]] = []
 
-    def tell(self, **what: Any) -> None:
-        super().tell(**what)
+    def update(self, **what: Any) -> None:
+        super().update(**what)
         if what.get("round"):
             self.rounds.append(what["round"])
 
@@ -163,7 +163,7 @@ def trial(app: App, model: str, *, version: str = "v000099", minutes_ago: float 
 
 def test_without_the_seat_nothing_is_done(app: App, loop: Seated, rounds: Rounds) -> None:
     judged(app, VERDICTS)
-    loop.lease.held, loop.lease.holder = False, "another machine (two)"
+    loop.lease.is_held, loop.lease.holder = False, "another machine (two)"
     assert not loop.step()
     assert (loop.told.get("state"), loop.told.get("note")) == (
         status.ELSEWHERE,
@@ -243,9 +243,9 @@ def test_a_model_on_trial_is_not_trained_meanwhile_and_others_are(app: App, loop
     notes = {name: (one["note"], one["due"], one["new"]) for name, one in loop.waiting.items()}
     assert notes == {
         "reranker": ("", False, 0),
-        **dict.fromkeys(("sft", "kto"), ("waits for the trial of v000099 to end", False, VERDICTS)),
+        **dict.fromkeys(("sft", "kto"), ("waits for the canary v000099 to end", False, VERDICTS)),
     }
-    assert loop.told.get("models")["generator"]["trial"]["version"] == "v000099"
+    assert loop.told.get("models")["generator"]["canary_status"]["version"] == "v000099"
 
 
 def test_what_waited_for_a_trial_is_trained_once_that_has_ended(app: App, loop: Seated, rounds: Rounds) -> None:

@@ -654,7 +654,7 @@ def test_upkeeps_at_once_do_it_once(endpoints: Endpoints, table: TableWriter) ->
     for _ in range(2):
         at = land(table, at, 4)
         mine = [again(table, endpoints) for _ in range(3)]
-        done = at_once([lambda one=one: one.maintenance(BRISK) for one in mine])  # type: ignore[misc]
+        done = at_once([lambda one=one: one.maintain(BRISK) for one in mine])  # type: ignore[misc]
         assert all(hasattr(one, "merged") for one in done), done
         assert sum(one.merged >= 4 for one in done) == 1
         assert sorted(offsets(table)) == list(range(at))

@@ -205,23 +205,23 @@ def test_a_key_says_who_until_it_is_revoked(store: Metadata, found: MetadataEndp
     store.add_tenant("globex")
     text, key = store.create_key("acme", ["index", "ask", "ask"], label="of the crawler's")
     other, _ = store.create_key("globex", ["ask"])
-    caller = store.who(text)
+    caller = store.holder_of(text)
     assert caller is not None
     assert (caller.tenant, caller.scopes, caller.key_id) == ("acme", ("ask", "index"), key.id)
-    assert (found_other := store.who(other)) is not None
+    assert (found_other := store.holder_of(other)) is not None
     assert found_other.tenant == "globex"
     (kept,) = store.keys("acme")
     assert (kept.id, kept.scopes, kept.label, kept.revoked_at) == (key.id, key.scopes, "of the crawler's", None)
     assert kept.last_used_at is not None
     assert len(store.keys()) == 2
     with closing(Metadata(endpoints_of(found))) as elsewhere:
-        assert elsewhere.who(text) == caller
+        assert elsewhere.holder_of(text) == caller
         elsewhere.revoke_key(key.id)
-    assert store.who(text) is None  # at once, in other processes too
+    assert store.holder_of(text) is None  # at once, in other processes too
     revoked = store.keys("acme")[0].revoked_at
     store.revoke_key(key.id)
     assert store.keys("acme")[0].revoked_at == revoked
-    assert store.who(other) is not None
+    assert store.holder_of(other) is not None
 
 
 def test_a_key_that_is_not_ours_is_nobodys(store: Metadata) -> None:
@@ -242,7 +242,7 @@ def test_a_key_that_is_not_ours_is_nobodys(store: Metadata) -> None:
         "ü" * 64,
     ]
     for attempt in wrong:
-        assert store.who(attempt) is None, attempt
+        assert store.holder_of(attempt) is None, attempt
     assert store.keys()[0].last_used_at is None
 
 
@@ -277,7 +277,7 @@ def test_threads_share_a_handle(store: Metadata) -> None:
     store.add_tenant("acme")
     with ThreadPoolExecutor(8) as pool:
         texts = [text for text, _ in pool.map(lambda _: store.create_key("acme", ["ask"]), range(24))]
-        assert all(caller is not None for caller in pool.map(store.who, texts))
+        assert all(caller is not None for caller in pool.map(store.holder_of, texts))
     assert len({key.id for key in store.keys("acme")}) == 24
 
 

@@ -242,7 +242,7 @@ def test_a_broken_release_leaves_the_former_one_serving(model: Model, clock: Clo
             assert await who(releases) == "v000001"
         if broken != "pointer":
             with pytest.raises(NotFound if broken == "missing" else RequestRefused, match="v000002"):
-                await releases.named("v000002", Ledger())
+                await releases.by_name("v000002", Ledger())
         # Where none served before, the re-ranker says so, and the generator answers as it is packaged.
         with pytest.raises(Unavailable, match="cannot be loaded"):
             await who(model.releases())
@@ -274,8 +274,8 @@ def test_storage_that_is_down_stops_no_version_that_serves(model: Model, clock: 
             clock.pass_(wait_s)
             assert (await who(releases), await who(releases, tried)) == ("v000001", "v000002")
         with pytest.raises(Unavailable, match="object store"):
-            await releases.named("v000003", Ledger())
-        assert (await releases.named("v000002", Ledger())).model == "v000002"
+            await releases.by_name("v000003", Ledger())
+        assert (await releases.by_name("v000002", Ledger())).model == "v000002"
         model.point("v000002")
         model.down = False
         clock.pass_(release.RETRY_S)
@@ -297,14 +297,14 @@ def test_champion_canary_and_the_last_one_used_are_kept_and_no_more(model: Model
         model.point("v000001", canary="v000002")
         assert await who(releases) == "v000001"
         for number in range(3, 7):
-            assert (await releases.named(f"v00000{number}", Ledger())).model == f"v00000{number}"
+            assert (await releases.by_name(f"v00000{number}", Ledger())).model == f"v00000{number}"
         assert on_disk() == {"v000001", "v000002", "v000006"}
         assert len(on_disk()) == KEPT
         with pytest.raises(NotFound, match="v000009"):
-            await releases.named("v000009", Ledger())
+            await releases.by_name("v000009", Ledger())
         with pytest.raises(NotFound, match="sixth"):
-            await releases.named("sixth", Ledger())
-        assert await releases.asked("none", "", Ledger()) is None
+            await releases.by_name("sixth", Ledger())
+        assert await releases.requested("none", "", Ledger()) is None
         # After a restart nothing is fetched that is there whole, and what is damaged is fetched again.
         (damaged,) = folders.glob("v000002-*/words")
         damaged.write_text("v00000?")

@@ -119,7 +119,7 @@ def test_readers_change_without_a_new_embedding_and_a_deleted_chunk_stays_away(v
     vectors.delete("one")
     vectors.open_to(["one", "two"], [])
     assert seen(vectors, "acme") == {"b"}
-    assert vectors.held().select(["chunk_id", "readers"]).to_pylist() == [{"chunk_id": "b", "readers": []}]
+    assert vectors.indexed().select(["chunk_id", "readers"]).to_pylist() == [{"chunk_id": "b", "readers": []}]
 
 
 def test_an_index_of_before_readers_were_labels_answers_and_is_brought_along(vectors: VectorWriter, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_maintenance_is_due_when_rows_wait_and_is_no_pause_for_searches(vectors:
 
     thread = threading.Thread(target=poll)
     thread.start()
-    vectors.maintenance()
+    vectors.maintain()
     ended.set()
     thread.join()
     assert answered > 0
@@ -227,7 +227,7 @@ def test_a_passage_that_is_purged_is_in_no_file_of_the_index(
     assert VectorPurger(CHUNKS, vectors._endpoints, METER).purge() == 40
     assert holding() == []
     held = VectorReader(CHUNKS, vectors._endpoints, METER)
-    assert sorted(held.held()["chunk_id"].to_pylist()) == sorted(row["chunk_id"] for row in rows)
+    assert sorted(held.indexed()["chunk_id"].to_pylist()) == sorted(row["chunk_id"] for row in rows)
     assert [hit.chunk_id for hit in held.fulltext("17", tenant="acme", most=5)] == ["stays 17"]
 
 
@@ -274,7 +274,7 @@ def test_writers_at_once_put_no_chunk_in_twice(vectors: VectorWriter, declared: 
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(write, range(4)))
-    held = VectorReader(CHUNKS, vectors._endpoints, METER).held()
+    held = VectorReader(CHUNKS, vectors._endpoints, METER).indexed()
     assert sorted(held["chunk_id"].to_pylist()) == sorted(["first", *(str(n) for n in range(100))])
 
 
@@ -444,7 +444,7 @@ def test_of_two_passes_at_once_the_first_does_not_undo_what_the_second_knew(
     )
     assert set(found(engine, tenant)) == (set() if change == "closed" else {"docs/b.md"})
     assert set(found(engine, tenant, "hr")) == ({"docs/a.md", "docs/b.md"} if change == "closed" else {"docs/b.md"})
-    held = VectorReader(CHUNKS, runner.endpoints, METER).held()
+    held = VectorReader(CHUNKS, runner.endpoints, METER).indexed()
     assert len(set(held["chunk_id"].to_pylist())) == held.num_rows
 
 

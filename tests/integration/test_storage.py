@@ -537,7 +537,7 @@ def vectors(endpoints: Endpoints, meter: Meter) -> VectorWriter:
 
 
 def test_before_anything_is_indexed(vectors: VectorWriter) -> None:
-    assert (vectors.version(), vectors.count(), vectors.held().num_rows) == ("none", 0, 0)
+    assert (vectors.version(), vectors.count(), vectors.indexed().num_rows) == ("none", 0, 0)
     vectors.delete("d")
     searches: tuple[Callable[[], object], ...] = (
         lambda: vectors.dense(towards(0), tenant="acme", most=3),
@@ -586,11 +586,11 @@ def test_old_versions_go_and_the_named_one_stays(vectors: VectorWriter) -> None:
         chunks(chunk("a", "old", 0, version="1"), chunk("b", "new", 1, version="2"), chunk("c", "other", 2, document="e"))
     )
     vectors.delete("d", but_version="2")
-    assert sorted(vectors.held()["chunk_id"].to_pylist()) == ["b", "c"]
+    assert sorted(vectors.indexed()["chunk_id"].to_pylist()) == ["b", "c"]
     vectors.delete("e' OR '1'='1")
     assert vectors.count() == 2
     vectors.delete("d")
-    assert vectors.held()["chunk_id"].to_pylist() == ["c"]
+    assert vectors.indexed()["chunk_id"].to_pylist() == ["c"]
 
 
 TENANTS = ["acme", "apex", "o'brien", "x' OR '1'='1", "a\\", '"', "%", "", "acme' --", "日本"]
@@ -777,7 +777,7 @@ def test_movers_at_once_lose_or_win_and_every_win_is_recorded_once(
 
 def test_tenants_share_what_is_open_and_are_counted_apart(endpoints: Endpoints, ledger: Ledger) -> None:
     first = TopicWriter(own(FEEDBACK), endpoints, Meter(ledger, "say", "t0"))
-    views = {f"t{n}": first.counting(Meter(ledger, "say", f"t{n}")) for n in range(1, 9)}
+    views = {f"t{n}": first.with_meter(Meter(ledger, "say", f"t{n}")) for n in range(1, 9)}
 
     def say(tenant: str) -> list[tuple[int, int]]:
         return [place for _ in range(4) for place in views[tenant].append(events(*range(5)), key="answer_id")]
@@ -794,13 +794,13 @@ def test_which_index_answers_is_asked_once_for_all_tenants(endpoints: Endpoints,
     writer = IndexWriter(store, endpoints, Meter(Ledger(), "test"))
     writer.change(lambda now: Indexes(serving=IndexGeneration(1, 200, "embedder", 384), newest=1))
     one = IndexReader(store, endpoints, Meter(ledger, "retrieve", "one"))
-    other = one.counting(Meter(ledger, "retrieve", "other"))
+    other = one.with_meter(Meter(ledger, "retrieve", "other"))
     assert one.recent() == other.recent()
     assert [(line.tenant, line.ops) for line in ledger.rows()] == [("one", 1)]
     # Whoever asked long ago waits for the one who asks now: what stood then may be gone.
     writer.change(lambda now: replace(now, serving=IndexGeneration(2, 200, "embedder", 384), newest=2))
-    assert one._asked.known is not None
-    one._asked.known = (one._asked.known[0] - 3600, one._asked.known[1])
+    assert one._cached.known is not None
+    one._cached.known = (one._cached.known[0] - 3600, one._cached.known[1])
     with ThreadPoolExecutor(8) as pool:
         found = [view.result() for view in [pool.submit(reader.recent) for reader in (one, other) * 4]]
     assert {now.serving.number for now in found if now.serving} == {2}

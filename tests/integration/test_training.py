@@ -34,7 +34,7 @@ from headrace.training.checkpoint import Checkpoints, resume
 from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.evaluate import Evaluation
 from headrace.training.manifest import Clock
-from headrace.training.promote import settle
+from headrace.training.promote import serve_promoted
 from headrace.training.round import run_round
 from headrace.training.trainer import Trained
 
@@ -155,12 +155,12 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
     # A process that died between manifest and pointer: the next round brings the pointer in line, once.
     writer, promotions = ObjectWriter(MODELS, endpoints, METER), TableWriter(PROMOTIONS, endpoints, METER)
     writer.delete("reranker/champion.json")
-    promoted = settle(writer, rounds, promotions, "reranker")
+    promoted = serve_promoted(writer, rounds, promotions, "reranker")
     assert (promoted.version, promoted.who) == ("v000001", "round 1")
-    assert settle(writer, rounds, promotions, "reranker") == champion.champion(models)[0] == promoted
+    assert serve_promoted(writer, rounds, promotions, "reranker") == champion.champion(models)[0] == promoted
     # A rollback is somebody's will: settling leaves it alone.
     assert rollback(writer, promotions, who="ann", why="").version == "none"
-    assert settle(writer, rounds, promotions, "reranker").version == "none"
+    assert serve_promoted(writer, rounds, promotions, "reranker").version == "none"
     assert set_champion(writer, promotions, "v000001", "ann", "").version == "v000001"
 
 

@@ -156,7 +156,7 @@ def test_all_that_the_page_asks_for_is_given_to_its_token_and_to_nobody_without(
         assert re.findall(r"\bfetch\(", script) == ["fetch("], "one place, which sends the token"
         assert set(re.findall(r"(?:src|href)=\"(?!#|data:)([^\"]*)", page)) == {"/page.css", "/page.js"}
         asked = set(re.findall(r"/v1/[a-z]+", script))
-        assert asked == {"/v1/ask", "/v1/feedback", "/v1/standing", "/v1/events", "/v1/diagrams"}
+        assert asked == {"/v1/ask", "/v1/feedback", "/v1/index", "/v1/events", "/v1/diagrams"}
         for path in sorted({*asked - {"/v1/diagrams"}, "/v1/diagrams/inference.svg"}):
             method = "POST" if path in ("/v1/ask", "/v1/feedback") else "GET"
             assert browser.request(method, path, json={}).status_code == 401, path
@@ -181,7 +181,7 @@ def test_the_page_takes_its_token_from_the_address_keeps_it_for_its_tab_and_send
     first, again, another, nobody = told["opened"], told["reloaded"], told["changed"], told["elsewhere"]
     assert (first["address"], first["kept"]) == ("/", {"headrace-token": api.token}), "it is out of the address at once"
     assert first["asked"] == again["asked"]
-    assert {path for path, _ in first["asked"]} == {"/v1/standing", "/v1/events", "/v1/diagrams/inference.svg"}
+    assert {path for path, _ in first["asked"]} == {"/v1/index", "/v1/events", "/v1/diagrams/inference.svg"}
     assert all(headers == bearer for _, headers in first["asked"])
     for path, headers in first["asked"]:
         with httpx.stream("GET", f"{api.url}{path}", headers=headers, trust_env=False) as given:
@@ -219,9 +219,9 @@ def test_totals_are_pushed(client: httpx.Client) -> None:
     assert totals[0]["state"] == "running"
     moved = sum(row["bytes"] for row in before["rows"])
     assert sum(tier["read_bytes"] + tier["written_bytes"] for tier in totals[0]["tiers"]) >= moved > 0
-    standing = client.get("/v1/standing", params={"tenant": TENANT}).json()
+    standing = client.get("/v1/index", params={"tenant": TENANT}).json()
     assert (standing["tenant"], standing["passages"]) == (TENANT, len(DOCUMENTS))
-    assert client.get("/v1/standing", params={"tenant": "another"}).json()["passages"] == 0
+    assert client.get("/v1/index", params={"tenant": "another"}).json()["passages"] == 0
 
 
 def test_a_verdict_says_whether_it_may_be_learned_from(api: Any, client: httpx.Client) -> None:

@@ -25,7 +25,7 @@ from headrace.documents.put import _read, walk
 from headrace.errors import BadDocument, BadSettings, WrongUsage
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.keys import keys_of
-from headrace.settings import Settings, obeyed
+from headrace.settings import Settings, settings_notice
 
 # homes
 
@@ -267,4 +267,4 @@ def test_a_settings_file_that_leads_elsewhere_is_said_on_a_terminal(tmp_path: Pa
     assert f"{here} names models, and is obeyed." in shown.replace("\r\n", "\n")
     assert "is obeyed" not in home.run("runs").stderr, "nobody looks on"
     here.write_text("[training]\nverdicts = 5\n")
-    assert obeyed() == ""
+    assert settings_notice() == ""

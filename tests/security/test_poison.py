@@ -174,7 +174,7 @@ def statuses(runner: Runner) -> dict[str, tuple[str, str]]:
 
 def indexed(runner: Runner) -> dict[str, set[str]]:
     """uri → the versions whose chunks are in the index."""
-    held = VectorReader(CHUNKS, runner.endpoints, Meter(runner.record.ledger, "test")).held()
+    held = VectorReader(CHUNKS, runner.endpoints, Meter(runner.record.ledger, "test")).indexed()
     found: dict[str, set[str]] = {}
     for uri, version in zip(held["uri"].to_pylist(), held["version"].to_pylist(), strict=True):
         found.setdefault(uri, set()).add(version)
@@ -469,4 +469,4 @@ def test_answers_and_verdicts_of_any_kind_end_no_round(runner: Runner, data: st.
     assert counted > 0
     tables = (reader(runner, INTERACTION_ROWS), reader(runner, FEEDBACK_ROWS))
     for model in ("reranker", "generator"):
-        canary.given(model, *(table.read().to_pylist() for table in tables))
+        canary.judged_answers(model, *(table.read().to_pylist() for table in tables))

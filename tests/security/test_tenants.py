@@ -24,7 +24,7 @@ from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENTS
 from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.documents.parse import document_id
-from headrace.documents.put import _found
+from headrace.documents.put import _find_files
 from headrace.errors import WrongUsage
 from headrace.settings import Settings
 from headrace.storage import metadata
@@ -289,10 +289,10 @@ def test_names_in_either_form_of_unicode_are_one_document(api: Any, tmp_path: Pa
     folder = tmp_path / "pré"
     folder.mkdir()
     (folder / unicodedata.normalize("NFD", "é.md")).write_text("as macOS writes it")
-    assert [found.uri for found in _found([folder])[0]] == [NFC]
+    assert [found.uri for found in _find_files([folder])[0]] == [NFC]
     (folder / unicodedata.normalize("NFC", "é.md")).write_text("as Linux does")
     with pytest.raises(WrongUsage, match="would both be called"):
-        _found([folder])
+        _find_files([folder])
 
 
 def test_no_score_says_how_rare_a_word_is_in_others_documents(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_no_score_says_how_rare_a_word_is_in_others_documents(tmp_path: Path) ->
         ]
         vectors.upsert(batch(CHUNKS.columns, rows))
         vectors.build()
-        vectors.maintenance()
+        vectors.maintain()
 
     vectors = VectorWriter(CHUNKS, Endpoints.model_construct(vectors_uri=str(tmp_path)), Meter(Ledger(), "test"))
     put("acme", ["the heliotrope blooms", "the weir stands", "heliotrope and heliotrope"])

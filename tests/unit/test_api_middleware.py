@@ -44,13 +44,13 @@ LOCAL = {"host": "127.0.0.1:8484"}
 class _Keys:
     """One key of each tenant: acme's may read, the others may write too."""
 
-    def of(self, key: str, address: str) -> Caller | None:
+    def lookup(self, key: str, address: str) -> Caller | None:
         if key == KEY:
             return Caller("acme", "0" * 16, frozenset({"read"}), LIMITS, address)
         tenant = key.removeprefix("hr_of_")
         return Caller(tenant, "1" * 16, frozenset({"read", "write"}), TenantLimits(), address) if tenant != key else None
 
-    def stands(self, key: str) -> bool:
+    def still_valid(self, key: str) -> bool:
         return self.of(key, "") is not None
 
 

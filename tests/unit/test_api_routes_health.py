@@ -62,5 +62,5 @@ def test_a_full_disk_is_told_as_full_and_its_path_to_nobody(service: Service, mo
         assert str(service.settings.home) not in str(told)
     missing = NotFound("There is no such document.")
     assert service.cause_of(missing) is missing
-    parts = {part.name: part for part in service.readiness.look()}
+    parts = {part.name: part for part in service.readiness.check()}
     assert parts["disk"].state == "is full"

@@ -86,10 +86,10 @@ def test_an_error_is_named_in_the_span(traces: Traces, exporter: InMemorySpanExp
 def test_nothing_is_sent_unless_an_address_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    assert Traces.of(Telemetry())._provider is None
-    with Traces.of(Telemetry()).question("chat", "acme", {}) as span:
+    assert Traces.from_settings(Telemetry())._provider is None
+    with Traces.from_settings(Telemetry()).question("chat", "acme", {}) as span:
         span.answered(answer())
-    found = Traces.of(Telemetry(otlp_endpoint="http://127.0.0.1:9/v1/traces"))
+    found = Traces.from_settings(Telemetry(otlp_endpoint="http://127.0.0.1:9/v1/traces"))
     assert found._provider is not None
     found.stop()
 
@@ -149,7 +149,7 @@ def test_spans_reach_a_collector_and_say_nothing_of_what_was_asked(
 ) -> None:
     if by == "environment":
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
-    traces = Traces.of(Telemetry(otlp_endpoint=f"{collector.url}/v1/traces" if by == "settings" else ""))
+    traces = Traces.from_settings(Telemetry(otlp_endpoint=f"{collector.url}/v1/traces" if by == "settings" else ""))
     with traces.question("chat", "acme", {}) as span:
         span.answered(answer())
     with pytest.raises(Unavailable), traces.question("retrieval", "globex", {}):
@@ -169,7 +169,7 @@ def test_spans_reach_a_collector_and_say_nothing_of_what_was_asked(
 
 def test_nothing_is_sent_where_opentelemetry_is_switched_off(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    traces = Traces.of(Telemetry(otlp_endpoint=f"{collector.url}/v1/traces"))
+    traces = Traces.from_settings(Telemetry(otlp_endpoint=f"{collector.url}/v1/traces"))
     with traces.question("chat", "acme", {}) as span:
         span.answered(answer())
     traces.stop()

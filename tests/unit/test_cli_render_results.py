@@ -251,7 +251,7 @@ def test_a_round_on_trial_and_one_that_was_refused_say_so() -> None:
     assert trial[2:] == [
         "  nDCG@10 on 40 held-out questions: champion (v000003) 0.500, challenger 0.625",
         "  challenger promoted: better",
-        "  on trial with a share of the traffic: v000007; champion: v000003",
+        "  a canary with a share of the traffic: v000007; champion: v000003",
     ]
     refused = told(decision=replace(DECISION, promoted=False, why="no better", serving="none"), dead=2)
     assert refused[0].startswith("Round 7: landed 2,000 events (2 dead letters), ")

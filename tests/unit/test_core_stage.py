@@ -32,7 +32,7 @@ from headrace.ingest.divergence import resolve_divergence
 from headrace.ingest.land import land
 from headrace.ingest.trim import trim
 from headrace.lineage.forget.remains import in_head
-from headrace.lineage.graph import of_event
+from headrace.lineage.graph import trace_event
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.files import FileReader, FileWriter
 from headrace.storage.ledger import Direction
@@ -153,7 +153,7 @@ def test_a_handle_behind_an_input_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "declared", [land, resolve_divergence, skip, reland, trim, backlog, of_event, bound, in_head], ids=lambda s: s.name
+    "declared", [land, resolve_divergence, skip, reland, trim, backlog, trace_event, bound, in_head], ids=lambda s: s.name
 )
 def test_a_topic_added_to_the_catalog_is_landed_traced_and_forgotten_by_that_alone(declared: Stage[..., Any]) -> None:
     """What concerns every topic takes them from the catalog, none by name."""

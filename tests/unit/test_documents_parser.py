@@ -32,7 +32,7 @@ from headrace.documents.parser import DocumentPart, Parser
 from headrace.errors import BadDocument
 from headrace.settings import Settings
 
-LIMITS = ParseLimits.of(Settings.model_fields["inference"].default)
+LIMITS = ParseLimits.from_settings(Settings.model_fields["inference"].default)
 ODF = "an OpenDocument file, a format that is not read yet: save it as DOCX, PPTX or XLSX"
 
 

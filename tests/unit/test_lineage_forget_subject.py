@@ -38,8 +38,8 @@ def test_answers_of_a_user_and_with_a_passage_of_a_document() -> None:
         {"tenant": "other", "user": "ann", "passages": [passage("pump.md")]},
         {"tenant": "acme", "user": "bob", "passages": [passage("pump.md"), passage("pump.md")]},
     )
-    assert ANN.asked(asked).to_pylist() == [True, False, False, False]
-    assert PUMP.asked(asked).to_pylist() == [True, False, False, True]
+    assert ANN.own_interactions(asked).to_pylist() == [True, False, False, False]
+    assert PUMP.own_interactions(asked).to_pylist() == [True, False, False, True]
 
 
 def test_a_slice_of_rows_is_looked_at_by_itself() -> None:
@@ -49,7 +49,7 @@ def test_a_slice_of_rows_is_looked_at_by_itself() -> None:
         {"tenant": "acme", "passages": [passage("other.md"), passage("other.md")]},
         {"tenant": "acme", "passages": [passage("pump.md")]},
     )
-    assert PUMP.asked(asked.slice(1)).to_pylist() == [False, True]
+    assert PUMP.own_interactions(asked.slice(1)).to_pylist() == [False, True]
 
 
 def test_verdicts_of_a_user_and_on_answers() -> None:
@@ -59,9 +59,9 @@ def test_verdicts_of_a_user_and_on_answers() -> None:
         {"tenant": "acme", "user": "bob", "answer_id": "b"},
         {"tenant": "other", "user": "ann", "answer_id": "b"},
     )
-    assert ANN.judged(judged, {"b"}).to_pylist() == [True, True, False]
-    assert PUMP.judged(judged, {"b"}).to_pylist() == [False, True, False]
-    assert PUMP.judged(judged, set()).to_pylist() == [False, False, False]
+    assert ANN.own_feedback(judged, {"b"}).to_pylist() == [True, True, False]
+    assert PUMP.own_feedback(judged, {"b"}).to_pylist() == [False, True, False]
+    assert PUMP.own_feedback(judged, set()).to_pylist() == [False, False, False]
 
 
 def test_examples_are_known_by_origin_answer_user_and_passage() -> None:
@@ -78,7 +78,7 @@ def test_examples_are_known_by_origin_answer_user_and_passage() -> None:
     known = {"answers": {"a"}, "origins": {"feedback/0/7"}, "chunks": {"mine"}}
 
     def meant(subject: Subject) -> list[bool]:
-        return [bool(value) for value in subject.learned(made, **known).to_pylist()]
+        return [bool(value) for value in subject.own_examples(made, **known).to_pylist()]
 
     assert meant(ANN) == [True, True, False, True, True, False, False]
     # A passage of another document teaches nothing of this one, though the same answer was given both.
@@ -100,12 +100,12 @@ def test_examples_are_known_by_origin_answer_user_and_passage() -> None:
 )
 def test_dead_letters_are_taken_for_what_they_say(value: Any, ann: bool, pump: bool) -> None:
     raw = json.dumps(value).encode()
-    assert (ANN.buried(raw, {"a"}), PUMP.buried(raw, {"a"})) == (ann, pump)
+    assert (ANN.is_meant(raw, {"a"}), PUMP.is_meant(raw, {"a"})) == (ann, pump)
 
 
 @pytest.mark.parametrize("raw", [b"ann", b"\xff\xfe", b"", b"[" * 100_000])
 def test_a_dead_letter_that_cannot_be_read_is_nobody_s(raw: bytes) -> None:
-    assert not ANN.buried(raw, {"a"})
+    assert not ANN.is_meant(raw, {"a"})
 
 
 def test_subjects_of_like_names_are_kept_apart() -> None:
@@ -141,16 +141,16 @@ def test_a_journal_comes_back_as_it_was_and_only_grows() -> None:
 
 @pytest.mark.parametrize("text", ["feedback/0/17", "document-events/2/0", "interactions@02/0/5"])
 def test_an_event_is_called_by_its_place(text: str) -> None:
-    assert str(Event.of(text)) == text
+    assert str(Event.parse(text)) == text
 
 
 def test_an_event_knows_its_topic_and_incarnation() -> None:
-    event = Event.of("feedback@12/3/4")
+    event = Event.parse("feedback@12/3/4")
     assert (event.store.name, event.topic_epoch, event.place) == ("feedback", 12, "feedback@12/3")
-    assert Event.of("feedback/0/9") < Event.of("feedback/0/10")
+    assert Event.parse("feedback/0/9") < Event.parse("feedback/0/10")
 
 
 @pytest.mark.parametrize("text", ["feedback/0", "feedback/0/x", "feedback/-1/0", "chunks/0/1", "feedback/0/1/2", "", "a1b2"])
 def test_what_is_no_place_is_refused(text: str) -> None:
     with pytest.raises(WrongUsage, match="is not the place of an event"):
-        Event.of(text)
+        Event.parse(text)

@@ -155,7 +155,7 @@ def test_a_long_log_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_number_that_now_names_another_process_is_not_alive() -> None:
-    me = Process.of(os.getpid())
+    me = Process.from_pid(os.getpid())
     assert me.alive
     assert not me.model_copy(update={"started": me.started - 60}).alive
 

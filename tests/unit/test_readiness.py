@@ -27,7 +27,7 @@ def test_what_a_part_says_is_told_without_addresses() -> None:
         Ask("b", fails, "look at b"),
         Ask("c", lambda: Trouble("is held up", since), "look at c"),
     ]
-    a, b, c = Readiness(asks).look()
+    a, b, c = Readiness(asks).check()
     assert a == PartState("a")
     assert a.as_dict() == {"part": "a", "ready": True, "state": "ready"}
     assert (b.ready, b.state, b.remedy) == (False, "does not answer (Unavailable)", "look at b")
@@ -48,7 +48,7 @@ def test_a_part_that_hangs_is_given_up_asked_once_and_believed_when_it_answers(m
     try:
         for _ in range(3):
             started = time.monotonic()
-            quick, slow = ready.look(0.0)
+            quick, slow = ready.check(0.0)
             assert time.monotonic() - started < 2
             assert quick.ready
             assert slow.state == "does not answer"
@@ -59,7 +59,7 @@ def test_a_part_that_hangs_is_given_up_asked_once_and_believed_when_it_answers(m
     finally:
         shut.set()
     time.sleep(0.05)
-    assert ready.look(0.0)[1].ready
+    assert ready.check(0.0)[1].ready
     assert len(begun) == 2
 
 
@@ -67,9 +67,9 @@ def test_who_asks_often_is_told_what_was_said_a_moment_ago() -> None:
     asked = []
     ready = Readiness([Ask("a", lambda: asked.append(1), "")])
     for _ in range(50):
-        ready.look(60.0)
+        ready.check(60.0)
     assert len(asked) == 1
-    threads = [threading.Thread(target=ready.look, args=(0.0,)) for _ in range(8)]
+    threads = [threading.Thread(target=ready.check, args=(0.0,)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -81,7 +81,7 @@ def test_who_asks_often_is_told_what_was_said_a_moment_ago() -> None:
 def test_since_is_kept_while_a_part_is_away_and_no_longer() -> None:
     troubles = [Trouble("is away"), Trouble("is away still"), None, Trouble("is away again")]
     ready = Readiness([Ask("a", lambda: troubles.pop(0), "")])
-    first, second, third, fourth = (ready.look(0.0)[0] for _ in range(4))
+    first, second, third, fourth = (ready.check(0.0)[0] for _ in range(4))
     assert first.for_s is not None
     assert second.for_s is not None
     assert second.for_s > first.for_s

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headrace.registry.canary import JudgedAnswer, given, verdict, worse
+from headrace.registry.canary import JudgedAnswer, judged_answers, verdict, worse
 from headrace.scheduler.scheduler import Pause
 from headrace.settings import CanarySettings, Training
 
@@ -31,7 +31,7 @@ def answer(name: str, version: str = "v000002", **more: Any) -> dict[str, Any]:
 
 def test_a_key_under_many_names_is_one_user() -> None:
     keyed = [{**said("1", False, user=f"simulated-{n}", when=n), "key": "k"} for n in range(1, 5)]
-    (one,) = given("generator", [answer("1")], [*keyed, said("1", True)])
+    (one,) = judged_answers("generator", [answer("1")], [*keyed, said("1", True)])
     assert one.outcome == 0.5
 
 
@@ -51,7 +51,7 @@ def said(name: str, up: bool, chunk: str = "", user: str = "ann", when: float = 
 
 def test_a_rerankers_outcome_is_the_ndcg_of_the_passages_in_the_order_they_were_served() -> None:
     verdicts = [said("x", False, "a"), said("x", True, "b"), said("x", False, "c", when=4)]
-    (found,) = given("reranker", [answer("x")], verdicts)
+    (found,) = judged_answers("reranker", [answer("x")], verdicts)
     assert found.outcome == pytest.approx(1 / math.log2(4))  # b came third
     assert (found.version, found.judged_at) == ("v000002", at(4))
 
@@ -59,35 +59,35 @@ def test_a_rerankers_outcome_is_the_ndcg_of_the_passages_in_the_order_they_were_
 def test_where_no_reranker_scored_retrievals_order_counts_and_unjudged_passages_count_as_not_liked() -> None:
     plain = answer("x", "none")
     plain["passages"] = [{**passage, "rerank_rank": None} for passage in plain["passages"]]
-    (found,) = given("reranker", [plain], [said("x", True, "b")])
+    (found,) = judged_answers("reranker", [plain], [said("x", True, "b")])
     assert (found.version, found.outcome) == ("none", pytest.approx(1 / math.log2(3)))
 
 
 def test_without_a_judged_passage_the_verdict_on_the_whole_answer_counts() -> None:
-    (found,) = given("reranker", [answer("x")], [said("x", True)])
+    (found,) = judged_answers("reranker", [answer("x")], [said("x", True)])
     assert found.outcome == 1.0
 
 
 def test_a_users_newest_verdict_counts_and_users_count_alike() -> None:
     verdicts = [said("x", True, when=1), said("x", False, when=2), said("x", True, user="bob", when=3)]
-    (found,) = given("generator", [answer("x")], verdicts)
+    (found,) = judged_answers("generator", [answer("x")], verdicts)
     assert (found.outcome, found.judged_at) == (0.5, at(3))
 
 
 def test_an_event_that_was_delivered_twice_counts_once() -> None:
     one, verdict_ = answer("x"), said("x", True)
-    found = given("generator", [one, one], [verdict_, verdict_])
+    found = judged_answers("generator", [one, one], [verdict_, verdict_])
     assert [(g.outcome, g.version) for g in found] == [(1.0, "v000002")]
 
 
 def test_an_answer_that_no_generator_made_is_nobodys_and_a_packaged_one_is_the_version_none() -> None:
     rows = [answer("a", "none"), answer("b", "SmolLM2-135M-Instruct.Q4_1@0123"), answer("c", kind="search")]
-    assert [one.version for one in given("generator", rows, [])] == ["none"]
+    assert [one.version for one in judged_answers("generator", rows, [])] == ["none"]
 
 
 def test_what_declines_is_told_and_has_no_groundedness() -> None:
     rows = [answer("a"), answer("b", answer="I do not know."), answer("c", answer=" ")]
-    beside = [one.beside for one in given("generator", rows, [])]
+    beside = [one.beside for one in judged_answers("generator", rows, [])]
     assert beside == [{"answered": 1.0, "grounded": 0.5}, {"answered": 0.0}, {"answered": 0.0}]
 
 

@@ -52,17 +52,17 @@ def test_nothing_is_written_where_nothing_has_changed(tmp_path: Path) -> None:
     told = Status(tmp_path, state="waiting")
     told.flush()
     (tmp_path / "loop.json").unlink()
-    told.tell(state="waiting")
+    told.update(state="waiting")
     told.flush()
     assert not (tmp_path / "loop.json").exists()
-    told.tell(state="paused")
+    told.update(state="paused")
     told.flush()
     assert status.stored(tmp_path)["state"] == "paused"
 
 
 def test_steps_and_loss_of_the_stage_under_way_are_told(tmp_path: Path) -> None:
     told = Status(tmp_path)
-    told.tell(round={"number": 3, "recipe": "reranker", "loss": None})
+    told.update(round={"number": 3, "recipe": "reranker", "loss": None})
     told.stage("finetune")
     with StatusBars(told).counted("train") as advance:
         advance(1, 100, 0.9)
@@ -99,9 +99,16 @@ def test_what_is_told_reads_as_sentences() -> None:
     last = {"round": 2, "recipe": "sft", "promoted": False, "why": "no better", "alarms": ["it repeats"]}
     assert list(deciding({"last": last})) == ["Round 2 (sft) refused: no better", "  alarm: it repeats"]
     side = {"judged": 4, "outcome": 0.25}
-    trial = {"version": "v000002", "share": 0.1, "wanted": 30, "challenger": side, "standing": side, "measure": "liked answers"}
-    model = {"version": "none", "moves": 0, "canary": {"version": "v000002"}, "trial": trial}
+    watched = {
+        "version": "v000002",
+        "share": 0.1,
+        "wanted": 30,
+        "challenger": side,
+        "champion_side": side,
+        "measure": "liked answers",
+    }
+    model = {"version": "none", "moves": 0, "canary": {"version": "v000002"}, "canary_status": watched}
     assert list(serving({"models": {"generator": model}})) == [
         "generator: the packaged generator",
-        "  on trial: v000002 with 10% of the answers; 4 of 30 judged, mean 0.250, the champion's 4, mean 0.250 (liked answers)",
+        "  canary: v000002 with 10% of the answers; 4 of 30 judged, mean 0.250, the champion's 4, mean 0.250 (liked answers)",
     ]

@@ -17,7 +17,7 @@ from headrace.errors import NothingIndexed, Overloaded, Unavailable, WrongUsage
 from headrace.simulate import POISONER, ApiClient, DocumentNames, chosen, performance, play, user_plans
 from headrace.simulate.beir import BeirFolder, BeirQuestion, read
 from headrace.simulate.performance import ReplayReport
-from headrace.simulate.users import GivenAnswer, Judgement, Shown, holds, judged
+from headrace.simulate.users import GivenAnswer, Judgement, ShownPassage, holds, judged
 
 
 @pytest.fixture
@@ -74,16 +74,16 @@ def test_a_line_that_is_no_question_is_named(folder: BeirFolder, tmp_path: Path,
 def test_documents_are_known_by_their_names(folder: BeirFolder) -> None:
     names = DocumentNames(folder)
     for uri in ("tenant/d%230.md", "d%230.txt", "a/b/d%230"):
-        assert names.of(uri) == "d#0"
-    assert names.of("tenant/other.md") is None
+        assert names.document_id(uri) == "d#0"
+    assert names.document_id("tenant/other.md") is None
     assert names.files["d%231.md"] == b"# Title 1\n\nThe pump was greased on day 1.\n"
 
 
 SHOWN = (
-    Shown("holds", "t/right", "It was the day, 3 of May."),
-    Shown("lacks", "t/right", "It was day 33."),
-    Shown("other", "t/wrong", "It was day 3."),
-    Shown("foreign", "elsewhere", "It was day 3."),
+    ShownPassage("holds", "t/right", "It was the day, 3 of May."),
+    ShownPassage("lacks", "t/right", "It was day 33."),
+    ShownPassage("other", "t/wrong", "It was day 3."),
+    ShownPassage("foreign", "elsewhere", "It was day 3."),
 )
 
 

@@ -31,7 +31,7 @@ COLUMNS = pa.schema(
 
 def test_what_can_be_asked_is_asked_and_the_rest_is_left() -> None:
     found = split("a = 1 and (b = 'x' or b = 'y') and (a = 2 or b = 'z') and f > 0.5", COLUMNS, lambda term: term.column != "f")
-    assert found.asked == ((Term("a", "==", (1,)),), (Term("b", "==", ("x",)), Term("b", "==", ("y",))))
+    assert found.pushed_down == ((Term("a", "==", (1,)),), (Term("b", "==", ("x",)), Term("b", "==", ("y",))))
     assert set(found.columns) == {"a", "b", "f"}
     rows = pa.table({"a": [2, 3, 3, 2], "b": ["q", "z", "q", "q"], "f": [1.0, 1.0, 1.0, None]}).cast(
         pa.schema([COLUMNS.field(name) for name in ("a", "b", "f")])
@@ -54,7 +54,7 @@ def test_what_can_be_asked_is_asked_and_the_rest_is_left() -> None:
 )
 def test_terms(where: str, term: Term) -> None:
     found = split(where, COLUMNS, lambda term: True)
-    assert (found.asked, found.rest, found.columns) == (((term,),), None, ())
+    assert (found.pushed_down, found.rest, found.columns) == (((term,),), None, ())
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_any_name_can_be_asked_for(name: str) -> None:
         (f"a = 1 AND (b in ({quoted(name)}, 'z', {quoted(name + '!')}))", (name, f"{name}!", "z")),
         (f"not (b != {quoted(name)})", (name,)),
     ):
-        asked = split(where, COLUMNS, lambda term: True).asked
+        asked = split(where, COLUMNS, lambda term: True).pushed_down
         assert sorted(asked[-1][0].values) == sorted(found), where
         assert len(asked) == 1 + where.count("AND"), "nothing of a name is a condition"
 
@@ -75,7 +75,7 @@ def test_any_name_can_be_asked_for(name: str) -> None:
 def test_what_is_no_term_is_left() -> None:
     for where in (NotNaN("f"), AlwaysFalse(), EqualTo("s.a", 1), Or(EqualTo("a", 1), NotNaN("f")), "b not in ('x', 'y')"):
         found = split(where, COLUMNS, lambda term: True)
-        assert found.asked == ()
+        assert found.pushed_down == ()
         assert found.rest is not None, where
     assert split(EqualTo("s.a", 1), COLUMNS, lambda term: True).columns == ("s",)
     assert split(AlwaysTrue(), COLUMNS, lambda term: True).rest is None

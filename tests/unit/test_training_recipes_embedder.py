@@ -237,11 +237,11 @@ def test_any_version_of_the_embedded_embedder_can_be_asked_and_no_other_model() 
     assert endpoint_for(endpoint_for(ours, "embedder@v000003"), "embedder") == ours
     assert resolve(theirs, "words@1") == theirs
     for endpoint, made in ((ours, "words@1"), (theirs, "embedder@v000003"), (theirs, "words@2")):
-        assert Embedders(endpoint).of(made) is None
+        assert Embedders(endpoint).client_for(made) is None
         with pytest.raises(BadSettings, match=f"made with the embedder {made}; the settings name {endpoint.model}"):
             endpoint_for(endpoint, made)
     clients = Embedders(ours)
-    client = clients.of("embedder@v000003")
+    client = clients.client_for("embedder@v000003")
     assert client is not None
-    assert client is clients.of("embedder@v000003")
-    assert client is not clients.of("embedder")
+    assert client is clients.client_for("embedder@v000003")
+    assert client is not clients.client_for("embedder")

@@ -15,7 +15,7 @@ from headrace.training import causal
 from headrace.training.recipe import Policy
 from headrace.training.recipes.grpo import Grpo, GrpoSettings, advantages, reward
 from headrace.training.recipes.kto import Kto, kahneman_tversky
-from headrace.training.recipes.lora import Exchange, LoraRecipe, clipped, given, k3, wanted
+from headrace.training.recipes.lora import Exchange, LoraRecipe, clipped, k3, recorded_answer, target_answer
 from headrace.training.recipes.online import Online
 from headrace.training.recipes.sft import Sft
 
@@ -98,18 +98,20 @@ def test_the_settings_of_every_recipe_are_in_its_file_and_fit_on_twenty_lines() 
 
 def test_a_wanted_answer_is_the_correction_or_what_was_given_and_liked() -> None:
     recorded = {"prompt": [1, 4], "completion": [9, 2]}
-    liked = wanted(row(**recorded))
+    liked = target_answer(row(**recorded))
     assert liked == Exchange("which colour is the sky", ("the sky is blue",), "blue", (1, 4), (9, 2))
-    corrected = wanted(row(label=0.0, answer="red", target="blue", **recorded))
+    corrected = target_answer(row(label=0.0, answer="red", target="blue", **recorded))
     assert corrected is not None
     assert (corrected.answer, corrected.prompt, corrected.completion) == ("blue", (1, 4), ())
-    assert wanted(row(label=0.0, target=None)) is None
-    assert wanted(row(answer="blue [1]", target="blue [1]")) == wanted(row())  # markers are not the generator's words
+    assert target_answer(row(label=0.0, target=None)) is None
+    assert target_answer(row(answer="blue [1]", target="blue [1]")) == target_answer(
+        row()
+    )  # markers are not the generator's words
     # No generator was asked: what was liked is a rule's sentence, but what was corrected somebody knew.
     refused = {"generator_version": None, "answer": "I found nothing about that in these documents."}
-    assert wanted(row(target=refused["answer"], **refused)) is None
-    assert given(row(**refused)) is None
-    assert wanted(row(label=0.0, target="blue", **refused)) is not None
+    assert target_answer(row(target=refused["answer"], **refused)) is None
+    assert recorded_answer(row(**refused)) is None
+    assert target_answer(row(label=0.0, target="blue", **refused)) is not None
 
 
 def test_what_cannot_be_learned_from_is_counted() -> None:
@@ -303,7 +305,7 @@ def test_grpo_learns_what_is_rewarded_and_hangs_on_torchs_generator_alone(llama:
     assert trained(Grpo(), llama, settings, items, 4)[1] == losses[:4]
 
 
-ONLINE = {**SMALL, "reach": 0.2, "kl": 0.5, "baseline": "batch", "staleness": 2, "greedy": False}
+ONLINE = {**SMALL, "clip_epsilon": 0.2, "kl": 0.5, "baseline": "batch", "staleness": 2, "greedy": False}
 
 
 def drawn(answer: str, label: float, logprobs: list[float] | None, **more: Any) -> dict[str, Any]:
@@ -349,7 +351,7 @@ def test_a_tenants_own_mean_is_the_baseline() -> None:
         *(drawn("red", label, [-1.0], tenant="kind") for label in (1.0, 1.0, 0.0)),
         *(drawn("red", label, [-1.0], tenant="stern") for label in (0.0, 0.0)),
     ]
-    assert [(one.reward, round(one.usual, 3)) for one in Online().items(rows, settings)] == [
+    assert [(one.reward, round(one.baseline, 3)) for one in Online().items(rows, settings)] == [
         *[(1.0, 0.667)] * 2,
         (0.0, 0.667),
         *[(0.0, 0.0)] * 2,

@@ -15,11 +15,11 @@ from starlette.datastructures import UploadFile
 from headrace.api.auth import Caller
 from headrace.api.dependencies import InThread, Reading, Serving, Writing
 from headrace.api.documents import Document, asked_uri, uri_of
-from headrace.api.middleware import Noted
+from headrace.api.middleware import AuditNotes
 from headrace.api.schemas import DocumentList, DocumentResponse, StoredResponse, Tenant
 from headrace.api.service import Service
 from headrace.api.threads import RequestThread
-from headrace.documents.put import named
+from headrace.documents.put import check_principals
 from headrace.errors import WrongUsage
 from headrace.storage.metadata import AuditLine
 from headrace.storage.records import NAME_BYTES
@@ -111,11 +111,11 @@ async def _put(
     put: PutRequest, called: str | None, tenant: str | None, readers: list[str] | None, everybody: bool
 ) -> DocumentResponse:
     request, service, caller = put.request, put.service, put.caller
-    whose = caller.whose(tenant)
+    whose = caller.tenant_for(tenant)
     open_to = _open_to(readers, everybody)
     name, data = await _document(request)
     uri = uri_of(called or name or "")
-    noted: Noted = request.scope["noted"]
+    noted: AuditNotes = request.scope["noted"]
     noted.resource = uri
 
     def work() -> tuple[Document, bool]:
@@ -123,7 +123,7 @@ async def _put(
         limits = caller.limits if whose == caller.tenant else service.limits_of(whose)
         done = service.documents.put(whose, uri, data, limits, open_to)
         service.audit.now(AuditLine(caller.by, "document.put", _resource(caller.tenant, whose, uri)))
-        noted.said = True
+        noted.audited = True
         return done
 
     document, changed = await put.in_thread(work)
@@ -158,11 +158,11 @@ async def list_documents(
     tenant: OfTenant = None,
 ) -> DocumentList:
     """The documents of the tenant by uri, with their status; of a key that is bound to readers, those they may read."""
-    whose = caller.whose(tenant)
+    whose = caller.tenant_for(tenant)
 
     def work() -> DocumentList:
         found, more = service.documents.list(caller, whose, after=after, most=limit, status=status)
-        count, held = service.documents.seen(caller, whose)
+        count, held = service.documents.visible_usage(caller, whose)
         data = [_shown(caller, document) for document in found]
         return DocumentList(data=data, has_more=more, stored=StoredResponse(documents=count, bytes=held))
 
@@ -174,9 +174,9 @@ async def document(
     uri: str, request: Request, service: Serving, caller: Reading, in_thread: InThread, tenant: OfTenant = None
 ) -> DocumentResponse:
     """One document and its status: put, parsed, indexed, failed (and `reason` says why) or deleting."""
-    whose = caller.whose(tenant)
+    whose = caller.tenant_for(tenant)
     request.scope["noted"].resource = _asked(request, uri)
-    return _shown(caller, await in_thread(lambda: service.documents.shown(caller, whose, uri)))
+    return _shown(caller, await in_thread(lambda: service.documents.visible(caller, whose, uri)))
 
 
 @router.delete("/v1/documents/{uri:uri}", responses=_TAKEN, status_code=202)
@@ -184,15 +184,15 @@ async def delete_document(
     uri: str, request: Request, service: Serving, caller: Writing, in_thread: InThread, tenant: OfTenant = None
 ) -> DocumentResponse:
     """Delete a document: the sources of all its versions now, and from the index within seconds."""
-    whose = caller.whose(tenant)
-    noted: Noted = request.scope["noted"]
+    whose = caller.tenant_for(tenant)
+    noted: AuditNotes = request.scope["noted"]
     noted.resource = _asked(request, uri)
 
     def work() -> Document:
-        service.documents.shown(caller, whose, uri)
+        service.documents.visible(caller, whose, uri)
         gone = service.documents.delete(whose, uri)
         service.audit.now(AuditLine(caller.by, "document.delete", _resource(caller.tenant, whose, uri)))
-        noted.said = True
+        noted.audited = True
         return gone
 
     return _shown(caller, await in_thread(work))
@@ -231,7 +231,7 @@ def _open_to(readers: list[str] | None, everybody: bool) -> list[str] | None:
     """Who may read a document from now on, `None` where the request says nothing of it. Raises `WrongUsage`."""
     if readers and everybody:
         raise WrongUsage("A document is either for some readers or for everybody.", hint="Leave reader or everybody out.")
-    named(readers or ())
+    check_principals(readers or ())
     return [] if everybody else readers or None
 
 

@@ -30,7 +30,7 @@ class Health:
         if (found := self._service.readiness.recent(fresh_s)) is not None:
             return found
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(asyncio.to_thread(self._service.readiness.look, fresh_s))
+            self._task = asyncio.create_task(asyncio.to_thread(self._service.readiness.check, fresh_s))
         return await asyncio.shield(self._task)
 
     async def told(self, fresh_s: float = FRESH_S) -> dict[str, Any]:

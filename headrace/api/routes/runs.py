@@ -45,11 +45,11 @@ async def recorded(service: Serving, caller: Administering, in_thread: InThread)
     return await in_thread(work)
 
 
-@router.get("/v1/standing")
-async def standing(service: Serving, caller: Reading, in_thread: InThread, tenant: Tenant | None = None) -> IndexedResponse:
+@router.get("/v1/index")
+async def index_status(service: Serving, caller: Reading, in_thread: InThread, tenant: Tenant | None = None) -> IndexedResponse:
     """How many passages of a tenant are indexed, and in which version of the index."""
-    whose = caller.whose(tenant)
-    return IndexedResponse(**await in_thread(lambda: service.standing(caller, whose)))
+    whose = caller.tenant_for(tenant)
+    return IndexedResponse(**await in_thread(lambda: service.index_status(caller, whose)))
 
 
 @router.get("/v1/diagrams/{pipeline}.svg")
@@ -71,7 +71,7 @@ async def loop(request: Request, caller: Administering) -> LoopResponse:
 async def events(request: Request, service: Serving, caller: Administering) -> StreamingResponse:
     """Server-sent events: `totals`, the live run by tier, about once a second; `loop` (as /v1/loop) and `health` (as
     /health/ready) where they have changed."""
-    stands: Callable[[], bool] = request.scope.get("standing", lambda: True)
+    stands: Callable[[], bool] = request.scope.get("still_valid", lambda: True)
     told = _live(service, lambda: _loop(request.app), request.app.state.health, stands)
     return StreamingResponse(told, media_type="text/event-stream")
 
@@ -85,7 +85,7 @@ def _loop(app: FastAPI) -> dict[str, Any]:
     told = status.read(app.state.service.settings.home)
     if not getattr(app.state, "trains", False):
         told |= {"state": status.OFF, "running": False}
-    return {**told, "landing": landing.told() if landing is not None else None}
+    return {**told, "landing": landing.status() if landing is not None else None}
 
 
 async def _live(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
-from headrace.api.auth import ADMIN, SIMULATE, USERS, Caller, checked, fit_for_key
+from headrace.api.auth import ADMIN, SIMULATE, USERS, Caller, check_key_scopes, limits_with
 from headrace.api.dependencies import Administering, InThread, Serving, TenantAdministering
 from headrace.api.schemas import (
     TENANT,
@@ -56,7 +56,7 @@ async def add_tenant(
     body: NewTenant, request: Request, service: Serving, caller: Administering, in_thread: InThread
 ) -> TenantResponse:
     """Add a tenant."""
-    checked(service.settings.limits, body.quotas)
+    limits_with(service.settings.limits, body.quotas)
     added = await _changed(
         request,
         in_thread,
@@ -70,7 +70,7 @@ async def set_quotas(
     name: TenantName, body: NewQuotas, request: Request, service: Serving, caller: Administering, in_thread: InThread
 ) -> QuotasResponse:
     """Give a tenant these quotas instead of those it has."""
-    limits = checked(service.settings.limits, body.quotas)
+    limits = limits_with(service.settings.limits, body.quotas)
     await _changed(request, in_thread, lambda: service.metadata.set_quotas(name, body.quotas, by=caller.by))
     return QuotasResponse(tenant=name, quotas=body.quotas, limits=limits)
 
@@ -97,10 +97,10 @@ async def create_key(
     body: NewKey, request: Request, service: Serving, caller: TenantAdministering, in_thread: InThread
 ) -> NewKeyResponse:
     """Make a key; `key` is its text, which nobody can have again."""
-    tenant = caller.whose(body.tenant)
+    tenant = caller.tenant_for(body.tenant)
     if {ADMIN, USERS, SIMULATE} & set(body.scopes):
-        caller.may(ADMIN)
-    fit_for_key(body.scopes, body.readers)
+        caller.require_scope(ADMIN)
+    check_key_scopes(body.scopes, body.readers)
     # A tenant that makes its keys itself would else make as many voters as it likes, and with them the models of all.
     voter, most = (None, None) if caller.admin else (caller.voter, caller.limits.keys)
     text, key = await _changed(

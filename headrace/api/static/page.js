@@ -336,7 +336,7 @@ async function judge(given, said, buttons, pressed) {
 async function showStanding() {
   try {
     const tenant = at("tenant").value;
-    const standing = await (await call(`/v1/standing${tenant && at("tenant").validity.valid ? `?tenant=${encodeURIComponent(tenant)}` : ""}`)).json();
+    const standing = await (await call(`/v1/index${tenant && at("tenant").validity.valid ? `?tenant=${encodeURIComponent(tenant)}` : ""}`)).json();
     if (!tenant) at("tenant").value = standing.tenant;
     at("empty").hidden = standing.passages > 0;
     at("how").textContent = `headrace index PATH${standing.tenant === standing.default_tenant ? "" : ` --tenant ${standing.tenant}`}`;
@@ -424,7 +424,7 @@ const STAGES = {
   evaluate: "Compares with the champion", promote: "Decides", tidy: "Tidies up",
 };
 const PACKAGED = { reranker: "retrieval’s own order", embedder: "the packaged one", generator: "the packaged one" };
-const MOVES = { promote: "Promoted", rollback: "Rolled back", canary: "Put on trial", canary_ended: "Taken off trial" };
+const MOVES = { promote: "Promoted", rollback: "Rolled back", canary: "Canary started", canary_ended: "Canary ended" };
 let loop = null;
 
 const several = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
@@ -509,11 +509,11 @@ function loopModels() {
   return [make("dl", { class: "serving" }, ...found.map(([name, model]) => {
     const version = model.version === "none" ? PACKAGED[name] ?? "none" : model.version;
     const rows = [make("dt", {}, name, make("strong", {}, version))];
-    const { trial } = model;
-    if (trial && model.canary) {
+    const canary = model.canary_status;
+    if (canary && model.canary) {
       const side = ({ judged, outcome }) => `${judged.toLocaleString("en")} judged${outcome === null ? "" : `, mean ${outcome.toFixed(3)}`}`;
-      rows.push(make("dd", {}, gauge(`On trial: ${trial.version}`, trial.challenger.judged, trial.wanted, `${percent(trial.share)} of the answers`)));
-      rows.push(make("dd", { class: "quiet" }, `${several(trial.wanted, "judged answer")} wanted: it has ${side(trial.challenger)}; the champion ${side(trial.standing)} (${trial.measure}). It ends ${ahead(trial.until)} at the latest.`));
+      rows.push(make("dd", {}, gauge(`Canary: ${canary.version}`, canary.challenger.judged, canary.wanted, `${percent(canary.share)} of the answers`)));
+      rows.push(make("dd", { class: "quiet" }, `${several(canary.wanted, "judged answer")} wanted: it has ${side(canary.challenger)}; the champion ${side(canary.champion_side)} (${canary.measure}). It ends ${ahead(canary.until)} at the latest.`));
     } else if (model.moves) {
       rows.push(make("dd", { class: "quiet" }, `${MOVES[model.kind] ?? model.kind} by ${model.who}, ${new Date(model.at).toLocaleString()}: ${model.why}.`));
     }

@@ -31,5 +31,5 @@ def say_checked(console: Console, findings: Sequence[Finding]) -> None:
         tier = finding.tier
     console.print(table)
     counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Outcome}
-    told = f"{counts[Outcome.KEPT]} promises kept, {counts[Outcome.BROKEN]} broken, {counts[Outcome.UNKNOWN]} unknown."
-    console.print(told, style="red" if counts[Outcome.BROKEN] else "", highlight=False)
+    summary = f"{counts[Outcome.KEPT]} promises kept, {counts[Outcome.BROKEN]} broken, {counts[Outcome.UNKNOWN]} unknown."
+    console.print(summary, style="red" if counts[Outcome.BROKEN] else "", highlight=False)

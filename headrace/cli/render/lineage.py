@@ -21,25 +21,25 @@ _PACKAGED = {
 _ROLE = {RERANKER: "re-ranker", GENERATOR: "generator", EMBEDDER: "embedder"}
 
 
-def answer_tree(found: Mapping[str, Any]) -> Tree:
+def answer_tree(trace: Mapping[str, Any]) -> Tree:
     """An answer, its passages and verdicts, and each model that had a part in it down to the verdicts behind it."""
-    answer = found["answer"]
+    answer = trace["answer"]
     tree = Tree(_line(f"answer {answer['answer_id']}", f"{answer['event']} · {answer['at'][:19]} · {answer['tenant']}"))
     tree.add(_line("question", _short(answer["question"])))
     _listed(
-        tree.add(_line(_count(found["passages"], "passage"), f"of index {found['index']['version']}")),
-        found["passages"],
+        tree.add(_line(_count(trace["passages"], "passage"), f"of index {trace['index']['version']}")),
+        trace["passages"],
         _passage,
     )
-    _listed(tree.add(_line(f"{_count(found['verdicts'], 'verdict')} on it")), found["verdicts"], _said)
-    for model in found["models"]:
+    _listed(tree.add(_line(f"{_count(trace['verdicts'], 'verdict')} on it")), trace["verdicts"], _verdict_line)
+    for model in trace["models"]:
         _model(tree, model)
     return tree
 
 
-def event_tree(found: Mapping[str, Any]) -> Tree:
+def event_tree(trace: Mapping[str, Any]) -> Tree:
     """An event and everything that learned from it."""
-    event = found["event"]
+    event = trace["event"]
     about = [event["status"], event.get("tenant"), event.get("user") or event.get("uri"), (event.get("at") or "")[:19]]
     tree = Tree(_line(event["event"], " · ".join(filter(None, about))))
     for suppression in event["suppressions"]:
@@ -50,16 +50,16 @@ def event_tree(found: Mapping[str, Any]) -> Tree:
         tree.add(_line("question" if event.get("question") else "reason", _short(question)))
     if "up" in event:
         tree.add(_line("verdict", f"{'up' if event['up'] else 'down'} on answer {event['answer_id']}"))
-    examples = tree.add(_line(_count(found["examples"], "example"), _splits(found["examples"])))
-    _listed(examples, found["examples"], lambda one: f"{one['split']} {one['label']:.0f}  {_short(one['question'])}")
-    datasets = tree.add(_line(_count(found["datasets"], "dataset")))
-    _listed(datasets, found["datasets"], lambda one: f"{one['dataset']}: {_counts(one['examples'])}")
-    rounds = tree.add(_line(_count(found["rounds"], "round")))
-    _listed(rounds, found["rounds"], _told)
-    models = tree.add(_line(f"{_count(found['models'], 'model')} learned from it"))
-    _listed(models, found["models"], _learner, most=len(found["models"]))
-    if found["models"]:
-        tree.add(_line("to train without it and what came after", found["retrain"]))
+    examples = tree.add(_line(_count(trace["examples"], "example"), _splits(trace["examples"])))
+    _listed(examples, trace["examples"], lambda one: f"{one['split']} {one['label']:.0f}  {_short(one['question'])}")
+    datasets = tree.add(_line(_count(trace["datasets"], "dataset")))
+    _listed(datasets, trace["datasets"], lambda one: f"{one['dataset']}: {_counts(one['examples'])}")
+    rounds = tree.add(_line(_count(trace["rounds"], "round")))
+    _listed(rounds, trace["rounds"], _round_line)
+    models = tree.add(_line(f"{_count(trace['models'], 'model')} learned from it"))
+    _listed(models, trace["models"], _learner, most=len(trace["models"]))
+    if trace["models"]:
+        tree.add(_line("to train without it and what came after", trace["retrain"]))
     return tree
 
 
@@ -78,7 +78,7 @@ def _model(tree: Tree, model: Mapping[str, Any]) -> None:
     about = ", ".join(filter(None, (_splits(model["examples"]), gone)))
     examples = dataset.add(_line(_count(model["examples"], "example"), about))
     _listed(examples, model["examples"], lambda one: f"{one['split']}: {', '.join(one['origins'][:3])}")
-    _listed(node.add(_line(f"{_count(model['verdicts'], 'verdict')} behind it")), model["verdicts"], _said)
+    _listed(node.add(_line(f"{_count(model['verdicts'], 'verdict')} behind it")), model["verdicts"], _verdict_line)
     if model["parent"] is not None:
         _model(node.add(_line("began from")), model["parent"])
 
@@ -99,14 +99,14 @@ def _passage(passage: Mapping[str, Any]) -> str:
     return f"{passage['document']}{' (cited)' if passage['cited'] else ''}: {of}"
 
 
-def _said(verdict: Mapping[str, Any]) -> str:
+def _verdict_line(verdict: Mapping[str, Any]) -> str:
     if "gone" in verdict:
         return f"{verdict['event']}: {verdict['gone']}"
     words = _short(verdict["correction"] or verdict["reason"])
     return f"{verdict['event']}: {'up' if verdict['up'] else 'down'} by {verdict['user']}" + (f", {words}" if words else "")
 
 
-def _told(entry: Mapping[str, Any]) -> str:
+def _round_line(entry: Mapping[str, Any]) -> str:
     outcome = f"released {entry['version']}" if entry["version"] else "released nothing"
     return f"round {entry['round']} ({entry['recipe']}), {(entry['committed'] or '')[:19]}: {outcome}"
 

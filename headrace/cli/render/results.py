@@ -118,9 +118,9 @@ def merged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     total: dict[tuple[str, ...], dict[str, Any]] = {}
     for row in rows:
         key = (row["stage"], row["store"], row["tier"], row["direction"])
-        kept = {name: value for name, value in row.items() if name != "tenant"}
+        row_ = {name: value for name, value in row.items() if name != "tenant"}
         if key not in total:
-            total[key] = kept
+            total[key] = row_
             continue
         was = total[key]
         was["ops"] += row["ops"]
@@ -134,9 +134,9 @@ def merged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def say_indexed(console: Console, done: Indexed) -> None:
     """What an indexing pass did; one line for each file that could not be read."""
     put, parsed = done.put, done.parsed
-    told = [f"{parsed.parsed} documents", f"{done.chunked.chunks} chunks", f"{done.embedded.chunks} embeddings"]
+    parts = [f"{parsed.parsed} documents", f"{done.chunked.chunks} chunks", f"{done.embedded.chunks} embeddings"]
     unchanged = f", {put.unchanged} files unchanged" if put.unchanged else ""
-    console.print(f"Indexed {' → '.join(told)}{unchanged} in {done.seconds:.1f} s; index version {done.index.version}.")
+    console.print(f"Indexed {' → '.join(parts)}{unchanged} in {done.seconds:.1f} s; index version {done.index.version}.")
     for failure in parsed.failed:
         console.print(Text(f"  not indexed: {printable(failure.uri)}: {printable(failure.reason)}"))
 
@@ -147,24 +147,24 @@ def _where(source: Mapping[str, object]) -> str:
     return printable(" · ".join(name for name in named if name))
 
 
-def say_sources(console: Console, given: Answer) -> None:
+def say_sources(console: Console, answer: Answer) -> None:
     """Citations, versions and timings below an answer."""
-    for citation in given.citations:
+    for citation in answer.citations:
         console.print(Text(f"  [{citation['number']}] {_where(citation)}", style="cyan"))
-    if not given.citations and given.passages:
-        best = given.passages[0].hit
+    if not answer.citations and answer.passages:
+        best = answer.passages[0].hit
         nearest = {"document": best.uri, "heading": best.heading, "place": best.place}
         console.print(Text(f"  no sentence of it stands in a passage; the nearest is {_where(nearest)}", style="yellow"))
-    first, total = given.timings_ms.get("first_token", 0.0), given.timings_ms.get("total", 0.0)
+    first, total = answer.timings_ms.get("first_token", 0.0), answer.timings_ms.get("total", 0.0)
     console.print(
         Text(
-            f"  answer {given.answer_id} · re-ranker {given.model_version} · index {given.index_version}"
+            f"  answer {answer.answer_id} · re-ranker {answer.model_version} · index {answer.index_version}"
             f" · first token {human_ms(first)}, all {human_ms(total)}",
             style="dim",
         )
     )
-    if given.note:
-        console.print(Text(f"  note: {given.note}", style="yellow"))
+    if answer.note:
+        console.print(Text(f"  note: {answer.note}", style="yellow"))
 
 
 def say_round(console: Console, done: Round) -> None:
@@ -190,15 +190,15 @@ def say_round(console: Console, done: Round) -> None:
     verb = ("promoted", "bold green") if done.decision.promoted else ("refused", "bold yellow")
     console.print(Text.assemble("  challenger ", verb, f": {done.decision.why}"))
     if done.decision.canary:
-        console.print(f"  on trial with a share of the traffic: {done.decision.canary}; champion: {done.decision.serving}")
+        console.print(f"  a canary with a share of the traffic: {done.decision.canary}; champion: {done.decision.serving}")
     else:
         console.print(f"  served now: {done.decision.serving}")
 
 
 def say_landed(console: Console, done: Landed) -> None:
     """What a drained head came to."""
-    told = ", ".join(f"{count:,} {topic}" for topic, count in done.events.items())
-    console.print(f"Landed {told}" + (f"; {done.dead:,} dead letters" if done.dead else "") + ".", highlight=False)
+    counts = ", ".join(f"{count:,} {topic}" for topic, count in done.events.items())
+    console.print(f"Landed {counts}" + (f"; {done.dead:,} dead letters" if done.dead else "") + ".", highlight=False)
     if done.dead:
         console.print("  why: headrace sql 'select topic, partition, \"offset\", reason from dead_letters'", style="dim")
 
@@ -241,8 +241,8 @@ class LandingLines:
         self._events[commit.topic] += commit.events
         self._dead += commit.dead
         if self._json:
-            found = {"topic": commit.topic, "landed": commit.events, "dead_letters": commit.dead, "seconds": commit.seconds}
-            self._out.out(json.dumps(found), highlight=False)
+            line = {"topic": commit.topic, "landed": commit.events, "dead_letters": commit.dead, "seconds": commit.seconds}
+            self._out.out(json.dumps(line), highlight=False)
             return
         at, before = self._since.get(commit.topic, (0.0, 0))
         now = time.monotonic()
@@ -269,8 +269,8 @@ class LandingLines:
     def total(self) -> None:
         """The last line."""
         if not self._json:
-            told = ", ".join(f"{count:,} {topic}" for topic, count in sorted(self._events.items())) or "nothing"
-            self._out.print(f"Landed {told}" + (f"; {self._dead:,} dead letters" if self._dead else "") + ".", highlight=False)
+            counts = ", ".join(f"{count:,} {topic}" for topic, count in sorted(self._events.items())) or "nothing"
+            self._out.print(f"Landed {counts}" + (f"; {self._dead:,} dead letters" if self._dead else "") + ".", highlight=False)
 
 
 def say_retrieval(console: Console, folder: BeirFolder, rows: Sequence[RankingQuality]) -> None:
@@ -281,10 +281,10 @@ def say_retrieval(console: Console, folder: BeirFolder, rows: Sequence[RankingQu
         table.add_column(name.replace("_at_", "@").replace("ndcg", "nDCG").replace("mrr", "MRR"), justify="right", no_wrap=True)
     for row in rows:
         shown = row.ranking + (f" ({row.version})" if row.version else "")
-        table.add_row(shown, *(_with_interval(found) for found in row.measures.values()))
+        table.add_row(shown, *(_with_interval(measure) for measure in row.measures.values()))
     console.print(table)
-    told = f"{rows[0].questions:,} questions over {len(folder.documents):,} documents"
-    console.print(f"{told}; in brackets the 95 % interval.", style="dim", highlight=False)
+    summary = f"{rows[0].questions:,} questions over {len(folder.documents):,} documents"
+    console.print(f"{summary}; in brackets the 95 % interval.", style="dim", highlight=False)
     if rows[-1].version == "none":
         console.print("No re-ranker was promoted yet: re-ranked is fusion's own order.", style="dim")
 

@@ -11,10 +11,10 @@ from headrace.scheduler import status
 _NOTHING = {"reranker": "retrieval's own order", "embedder": "the packaged embedder", "generator": "the packaged generator"}
 
 
-def doing(told: Mapping[str, Any]) -> str:
+def doing(state: Mapping[str, Any]) -> str:
     """What it does now."""
-    current = told["round"]
-    match told["state"]:
+    current = state["round"]
+    match state["state"]:
         case status.TRAINING if current:
             number = f"Round {current['number']}" if current["number"] else "A round"
             step = f", step {current['step']:,} of {current['steps']:,}" if current["steps"] else ""
@@ -27,7 +27,7 @@ def doing(told: Mapping[str, Any]) -> str:
         case status.PAUSED:
             return "The training loop pauses after a round that failed."
         case status.ELSEWHERE:
-            return str(told["note"])
+            return str(state["note"])
         case status.STARTING:
             return "The training loop is starting."
         case status.RESTARTING:
@@ -36,16 +36,16 @@ def doing(told: Mapping[str, Any]) -> str:
             return "No training loop runs here. `headrace up` runs one."
 
 
-def troubled(told: Mapping[str, Any]) -> Iterator[str]:
+def troubled(state: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong, and when it is tried again."""
-    trouble = told["trouble"]
+    trouble = state["trouble"]
     if trouble:
-        again = f" It is tried again {_when(trouble['next'])}." if trouble["next"] and told["running"] else ""
+        again = f" It is tried again {_when(trouble['next'])}." if trouble["next"] and state["running"] else ""
         times = f" ({trouble['times']} times in a row)" if trouble["times"] > 1 else ""
         with_recipe = f"The last round with {trouble['recipe']} failed{times}: " if trouble["recipe"] else ""
         yield f"{with_recipe}{trouble['why']} {trouble['hint']}".strip() + again
-    if told["note"] and told["state"] != status.ELSEWHERE:
-        yield str(told["note"])
+    if state["note"] and state["state"] != status.ELSEWHERE:
+        yield str(state["note"])
 
 
 def waiting(one: Mapping[str, Any]) -> dict[str, str]:
@@ -60,9 +60,9 @@ def waiting(one: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def deciding(told: Mapping[str, Any]) -> Iterator[str]:
+def deciding(state: Mapping[str, Any]) -> Iterator[str]:
     """The last decision and its alarms."""
-    last = told["last"]
+    last = state["last"]
     if not last:
         return
     yield f"Round {last['round']} ({last['recipe']}) {'promoted' if last['promoted'] else 'refused'}: {last['why']}"
@@ -73,18 +73,18 @@ def deciding(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"  from its newest verdict to served {human_s(last['feedback_to_served'])}: {parts}"
 
 
-def serving(told: Mapping[str, Any]) -> Iterator[str]:
-    """What answers, and what is on trial beside it."""
-    for model, one in told["models"].items():
+def serving(state: Mapping[str, Any]) -> Iterator[str]:
+    """What answers, and the canary beside it."""
+    for model, one in state["models"].items():
         version = _NOTHING.get(model, "none") if one["version"] == "none" else one["version"]
         yield f"{model}: {version}" + (f" ({one['kind']} by {one['who']}: {one['why']})" if one["moves"] else "")
-        trial = one["trial"]
-        if trial and one["canary"]:
-            ours, theirs = trial["challenger"], trial["standing"]
+        canary = one["canary_status"]
+        if canary and one["canary"]:
+            ours, theirs = canary["challenger"], canary["champion_side"]
             yield (
-                f"  on trial: {trial['version']} with {trial['share']:.0%} of the answers;"
-                f" {ours['judged']:,} of {trial['wanted']:,} judged{_mean(ours)},"
-                f" the champion's {theirs['judged']:,}{_mean(theirs)} ({trial['measure']})"
+                f"  canary: {canary['version']} with {canary['share']:.0%} of the answers;"
+                f" {ours['judged']:,} of {canary['wanted']:,} judged{_mean(ours)},"
+                f" the champion's {theirs['judged']:,}{_mean(theirs)} ({canary['measure']})"
             )
 
 

@@ -28,7 +28,7 @@ class ParseLimits:
     parse_memory_bytes: int
 
     @classmethod
-    def of(cls, settings: Inference) -> ParseLimits:
+    def from_settings(cls, settings: Inference) -> ParseLimits:
         """The limits that the settings name."""
         return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
 

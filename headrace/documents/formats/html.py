@@ -33,5 +33,5 @@ def without_images(markdown: str) -> str:
 
 def write_word(file: DocumentFile, out: Output) -> None:
     """A Word document: headings, lists, tables, notes and formulas."""
-    found = DocxConverter().convert(io.BytesIO(file.data), StreamInfo(extension=".docx"), table_infer_header=True)
-    out.write(without_images(found.markdown))
+    result = DocxConverter().convert(io.BytesIO(file.data), StreamInfo(extension=".docx"), table_infer_header=True)
+    out.write(without_images(result.markdown))

@@ -90,9 +90,9 @@ def _check_xml(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> 
     for entry in entries:
         if not entry.filename.lower().endswith(_XML):
             continue
-        kept = b""
+        tail = b""
         with archive.open(entry) as part:
             while read := part.read(_READ):
-                if any(mark in kept + read for mark in _DOCTYPE):
+                if any(mark in tail + read for mark in _DOCTYPE):
                     raise ParseRefused("its XML declares a document type, which Office files never do and attacks do")
-                kept = read[-20:]
+                tail = read[-20:]

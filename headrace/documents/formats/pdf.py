@@ -87,14 +87,14 @@ def _lines(page: Any) -> Iterator[_Line]:
     text = page.get_textpage()
     lines = list(_text_lines(text))
     tables = list(_tables(page, text)) if lines else []
-    given: set[int] = set()
+    taken: set[int] = set()
     for line in lines:
         x, y = (line.box[0] + line.box[2]) / 2, (line.box[1] + line.box[3]) / 2
         inside = next((i for i, (box, _) in enumerate(tables) if box[0] <= x <= box[2] and box[1] <= y <= box[3]), None)
         if inside is None:
             yield line
-        elif inside not in given:
-            given.add(inside)
+        elif inside not in taken:
+            taken.add(inside)
             box, rows = tables[inside]
             yield _Line("\n".join("".join(row) for row in rows), 0.0, box, rows)
     text.close()
@@ -118,13 +118,13 @@ def _text_lines(text: Any) -> Iterator[_Line]:
 
 
 def _line(text: Any, codes: Sequence[int], places: Sequence[int]) -> _Line:
-    said = "".join(map(chr, codes)).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    decoded = "".join(map(chr, codes)).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     boxes = [_letter(text, places[at]) for at in sorted({0, len(places) // 2, len(places) - 1})] if places else []
     if not boxes:
-        return _Line(said.strip(), 0.0, (0.0, 0.0, 0.0, 0.0))
+        return _Line(decoded.strip(), 0.0, (0.0, 0.0, 0.0, 0.0))
     height = statistics.median(box[3] - box[1] for box in boxes)
     return _Line(
-        said.strip(),
+        decoded.strip(),
         round(height * 2) / 2,
         (min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), max(b[3] for b in boxes)),
     )
@@ -204,9 +204,9 @@ def _tables(page: Any, text: Any) -> Iterator[tuple[Box, list[list[str]]]]:
     cells = intersections_to_cells(edges_to_intersections(merged, 3, 3))
     if len(cells) > _CELLS:
         return
-    for found in cells_to_tables(cells):
-        grid = Grid(page, found)
-        rows = [["" if cell is None else _said(text, cell) for cell in row.cells] for row in grid.rows]
+    for table in cells_to_tables(cells):
+        grid = Grid(page, table)
+        rows = [["" if cell is None else _cell_text(text, cell) for cell in row.cells] for row in grid.rows]
         filled = [row for row in rows if any(row)]
         full = sum(bool(cell) for row in filled for cell in row)
         if len(filled) < 2 or len(filled[0]) < 2 or full < 0.4 * sum(map(len, filled)):
@@ -216,7 +216,7 @@ def _tables(page: Any, text: Any) -> Iterator[tuple[Box, list[list[str]]]]:
             yield (left, top, right, bottom), filled
 
 
-def _said(text: Any, cell: Box) -> str:
+def _cell_text(text: Any, cell: Box) -> str:
     left, top, right, bottom = cell
     return " ".join(_HYPHEN.sub("", text.get_text_bounded(left, -bottom, right, -top).replace("\r\n", "\n")).split())
 

@@ -73,19 +73,19 @@ def headings(text: str) -> str:
     """
     lines, out, order = text.splitlines(), [], []
     fenced = False
-    for index, said in enumerate(lines):
-        fenced ^= said.lstrip().startswith("```")
+    for index, text_line in enumerate(lines):
+        fenced ^= text_line.lstrip().startswith("```")
         below = lines[index + 1].rstrip() if index + 1 < len(lines) else ""
         match = _UNDERLINE.match(below)
-        title = said.strip()
-        if not fenced and match and title and not _UNDERLINE.match(title) and abs(len(below) - len(said.rstrip())) <= 2:
+        title = text_line.strip()
+        if not fenced and match and title and not _UNDERLINE.match(title) and abs(len(below) - len(text_line.rstrip())) <= 2:
             if match[1] not in order:
                 order.append(match[1])
             out.append(f"{'#' * min(6, order.index(match[1]) + 1)} {title}")
-        elif not fenced and _UNDERLINE.match(said.rstrip()) and out and out[-1].startswith("#"):
+        elif not fenced and _UNDERLINE.match(text_line.rstrip()) and out and out[-1].startswith("#"):
             out.append("")
         else:
-            out.append(said)
+            out.append(text_line)
     return "\n".join(out)
 
 

@@ -232,9 +232,9 @@ def _close_files() -> None:
         return
     handled = (1 << _FILE_RIGHTS[min(version, len(_FILE_RIGHTS) - 1)]) - 1
     scopes = _SCOPES if version >= 6 else 0
-    told = struct.pack("=QQQ", handled, _NETWORK if version >= 4 else 0, scopes)
-    told = told[: 24 if version >= 6 else 16 if version >= 4 else 8]
-    rules = libc.syscall(_CREATE_RULESET, told, len(told), 0)
+    ruleset = struct.pack("=QQQ", handled, _NETWORK if version >= 4 else 0, scopes)
+    ruleset = ruleset[: 24 if version >= 6 else 16 if version >= 4 else 8]
+    rules = libc.syscall(_CREATE_RULESET, ruleset, len(ruleset), 0)
     if rules < 0:
         return
     try:
@@ -289,8 +289,8 @@ def _filter_calls(machine: str) -> None:
     unless(_SET_AFFINITY[which], 0, (_IS, 1, 0, 0))
     program.append((_RETURN, 0, 0, _ALLOW))
     code = b"".join(struct.pack("=HBBI", *step) for step in program)
-    held = ctypes.create_string_buffer(code, len(code))
-    listed = struct.pack("@HP", len(program), ctypes.addressof(held))
+    buffer = ctypes.create_string_buffer(code, len(code))
+    listed = struct.pack("@HP", len(program), ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, listed, 0, 0)

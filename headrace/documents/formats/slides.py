@@ -44,8 +44,8 @@ def _each(slides: Any) -> Iterator[Any]:
 
 def _slide(slide: Any, out: Output) -> None:
     title = slide.shapes.title
-    if title is not None and (said := line(title.text_frame.text)):
-        out.write(f"# {said}\n\n")
+    if title is not None and (text := line(title.text_frame.text)):
+        out.write(f"# {text}\n\n")
     waiting = sorted(slide.shapes, key=_position, reverse=True)
     while waiting:
         shape = waiting.pop()
@@ -74,8 +74,8 @@ def _position(shape: Any) -> tuple[int, int]:
 def _text(frame: Any, out: Output) -> None:
     wrote = False
     for paragraph in frame.paragraphs:
-        if said := line(paragraph.text):
-            out.write(f"{'  ' * (paragraph.level - 1)}- {said}\n" if paragraph.level else f"{plain(said)}\n")
+        if text := line(paragraph.text):
+            out.write(f"{'  ' * (paragraph.level - 1)}- {text}\n" if paragraph.level else f"{plain(text)}\n")
             wrote = True
     if wrote:
         out.write("\n")

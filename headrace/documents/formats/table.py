@@ -57,10 +57,10 @@ def _read(text: str) -> Iterator[Sequence[str]]:
 
 def _delimiter(text: str) -> str:
     """The character that divides most of the first lines into as many fields as each other."""
-    lines = [said for said in text[:100_000].splitlines()[:_LOOKED_AT] if said.strip()]
+    lines = [line for line in text[:100_000].splitlines()[:_LOOKED_AT] if line.strip()]
 
     def fit(mark: str) -> tuple[int, int]:
-        counts = [said.count(mark) for said in lines]
+        counts = [line.count(mark) for line in lines]
         usual = max(set(counts), key=counts.count, default=0)
         return (counts.count(usual) if usual else 0, usual)
 

@@ -29,8 +29,8 @@ def main() -> None:
     """Serve until the pipe ends."""
     ending_with(int(sys.argv[1]))()
     limits = ParseLimits(**json.loads(sys.argv[2]))
-    asked = sys.stdin.buffer
-    told = os.fdopen(os.dup(1), "wb", closefd=False)
+    requests = sys.stdin.buffer
+    answers = os.fdopen(os.dup(1), "wb", closefd=False)
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)  # a library that prints must not print into an answer
     os.dup2(quiet, 2)
@@ -43,24 +43,24 @@ def main() -> None:
     status = os.open("/proc/self/statm", os.O_RDONLY) if sys.platform == "linux" else None
     mimetypes.knownfiles.clear()  # lists of the machine, which will be out of reach
     shut(limits.parse_memory_bytes)
-    while (name := read_frame(asked)) is not None and (data := read_frame(asked)) is not None:
-        answer = _answer(name.decode(), data, limits, told)
+    while (name := read_frame(requests)) is not None and (data := read_frame(requests)) is not None:
+        answer = _answer(name.decode(), data, limits, answers)
         del data
-        _tell(told, {"spent": _held(status) > _SPENT * limits.parse_memory_bytes, **answer})
+        _tell(answers, {"spent": _memory_bytes(status) > _SPENT * limits.parse_memory_bytes, **answer})
 
 
-def _held(status: int | None) -> int:
+def _memory_bytes(status: int | None) -> int:
     """Bytes of memory this process holds; 0 where the system does not say."""
     return 0 if status is None else int(os.pread(status, 200, 0).split()[1]) * resource.getpagesize()
 
 
-def _answer(name: str, data: bytes, limits: ParseLimits, told: BinaryIO) -> dict[str, Any]:
+def _answer(name: str, data: bytes, limits: ParseLimits, answers: BinaryIO) -> dict[str, Any]:
     found = TEXT
     try:
         allow_seconds(limits.parse_cpu_seconds)
         found, language = detect(name, data, limits)
         write = found.load()
-        _tell(told, {"begun": True})
+        _tell(answers, {"begun": True})
         allow_seconds(limits.parse_cpu_seconds)
         out = Output(limits.document_characters)
         write(DocumentFile(name, data, limits, language), out)
@@ -78,9 +78,9 @@ def _answer(name: str, data: bytes, limits: ParseLimits, told: BinaryIO) -> dict
         return {"reason": f"not a readable {found.called} ({type(error).__name__})"}
 
 
-def _tell(told: BinaryIO, message: dict[str, Any]) -> None:
-    told.write(framed(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")))
-    told.flush()
+def _tell(answers: BinaryIO, message: dict[str, Any]) -> None:
+    answers.write(framed(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")))
+    answers.flush()
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def _arranged(
     for flow in flows:
         spans.setdefault(flow.key, []).append(index[flow.stage])
     plan = _Plan(stages, labels, dict(names), room, spans)
-    found = []
+    candidates = []
     for brief_first in (True, False):
         order: Order = {}
         for at, stage in enumerate(stages):
@@ -144,8 +144,8 @@ def _arranged(
             )
             for above in (True, False):
                 order[at, above] = tuple(flow for flow in mine if (flow.tier is Tier.STREAM) == above)
-        found.append(_improved(plan, order))
-    best = min(found, key=plan.cost)
+        candidates.append(_improved(plan, order))
+    best = min(candidates, key=plan.cost)
     placed = plan.arrangement(best, thorough=True)
     least = room.least
     for _ in range(8):
@@ -211,8 +211,10 @@ class _Plan:
     spans: dict[Key, list[int]]
 
     def cost(self, order: Order) -> tuple[int, float]:
-        found = self.arrangement(order)
-        return 3 * found.crossings + 2 * sum(found.rows.values()), round(sum(bar.right - bar.left for bar in found.bars), 3)
+        arrangement = self.arrangement(order)
+        return 3 * arrangement.crossings + 2 * sum(arrangement.rows.values()), round(
+            sum(bar.right - bar.left for bar in arrangement.bars), 3
+        )
 
     def arrangement(self, order: Order, *, thorough: bool = False) -> Arrangement:
         columns, slots, right = self._slots(order)
@@ -292,9 +294,9 @@ class _Plan:
             for at, options in enumerate(choices):
                 for option in options[1:]:
                     trial = [*chosen[:at], option, *chosen[at + 1 :]]
-                    now, found = self._rows(trial, deeper)
+                    now, rows = self._rows(trial, deeper)
                     if now < cost:
-                        cost, best, chosen = now, found, trial
+                        cost, best, chosen = now, rows, trial
             if thorough and len(chosen) <= 6:
                 cost, best = self._rows(chosen, deeper, thorough=True)
             placed += best

@@ -247,7 +247,7 @@ class _Layout:
             size -= 0.5
         text = theme.fitted(diagram.headline.text, size, BOLD, room.width)
         what = f"{diagram.name[:1].upper()}{diagram.name[1:]} pipeline{f', {self.phase}' if self.phase else ''}"
-        said = f"{what}, as measured: {diagram.command} · run {diagram.run_id} · {diagram.when:%Y-%m-%d %H:%M} UTC"
+        subtitle = f"{what}, as measured: {diagram.command} · run {diagram.run_id} · {diagram.when:%Y-%m-%d %H:%M} UTC"
         below = Box(s.margin, self.subtitle_y - s.subtitle, room.width, s.subtitle * 1.4)
         self._say(
             "headline",
@@ -256,7 +256,7 @@ class _Layout:
             Label(
                 s.margin,
                 self.subtitle_y,
-                theme.fitted(said, s.subtitle, REGULAR, below.width),
+                theme.fitted(subtitle, s.subtitle, REGULAR, below.width),
                 s.subtitle,
                 below,
                 REGULAR,
@@ -332,11 +332,11 @@ class _Layout:
         title, caption = LANE_TITLES[tier]
         colour = theme.TIERS[tier]
         shown = s.lane_captions or tier is Tier.STREAM
-        said = theme.wrapped(caption, s.caption, REGULAR, s.aside - s.indent) if shown else []
+        wrapped = theme.wrapped(caption, s.caption, REGULAR, s.aside - s.indent) if shown else []
         sums = {way: sum(f.bytes for f in self.flows if f.tier is tier and f.direction is way) for way in Direction}
         lines = [
             (title, s.lane, SEMIBOLD, theme.INK),
-            *((line, s.caption, REGULAR, theme.MUTED) for line in said),
+            *((line, s.caption, REGULAR, theme.MUTED) for line in wrapped),
         ]
         if s.lane_captions or tier is not Tier.STREAM:
             lines += [

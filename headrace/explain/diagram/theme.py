@@ -93,10 +93,10 @@ def fitted(text: str, size: float, weight: int, room: float) -> str:
     """The text, cut with an ellipsis where it is wider than `room`."""
     if width(text, size, weight) <= room:
         return text
-    kept = text
-    while kept and width(kept.rstrip() + "…", size, weight) > room:
-        kept = kept[:-1]
-    return kept.rstrip() + "…"
+    shortened = text
+    while shortened and width(shortened.rstrip() + "…", size, weight) > room:
+        shortened = shortened[:-1]
+    return shortened.rstrip() + "…"
 
 
 def wrapped(text: str, size: float, weight: int, room: float) -> list[str]:

@@ -29,12 +29,14 @@ def find_examples(
     examples: Annotated[TableReader, EXAMPLES], datasets: Annotated[ObjectReader, DATASETS], subject: Subject, journal: Journal
 ) -> int:
     """Note examples of the table and shards of the object store in the journal; return how many of both."""
-    found: list[dict[str, Any]] = []
+    matching: list[dict[str, Any]] = []
     for rows in examples.scan():
-        found += rows.filter(_meant(rows, subject, journal)).to_pylist()
-    journal.take(EXAMPLES, REMOVED, (f"{row['dataset']}/{row['example_id']}" for row in found), [digest(found)] if found else [])
+        matching += rows.filter(_meant(rows, subject, journal)).to_pylist()
+    journal.take(
+        EXAMPLES, REMOVED, (f"{row['dataset']}/{row['example_id']}" for row in matching), [digest(matching)] if matching else []
+    )
     splits: dict[str, Counter[str]] = {}
-    for row in found:
+    for row in matching:
         splits.setdefault(row["dataset"], Counter())[row["split"]] += 1
     shards = [(key, rows.filter(mask)) for key, rows, mask in _shards(datasets, subject, journal)]
     for key, rows in shards:
@@ -48,7 +50,7 @@ def find_examples(
         known = journal.datasets.setdefault(version, {})
         for split, count in counts.items():
             known[split] = max(count, known.get(split, 0))
-    return len(found) + len(shards)
+    return len(matching) + len(shards)
 
 
 @stage("Takes training examples out of the table and of the shards they are in.")
@@ -70,21 +72,21 @@ def strike_examples(
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_batches([left]), buffer, compression="zstd")
         data = buffer.getvalue()
-        said = {"at": at, "suppression": subject.id, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        record = {"at": at, "suppression": subject.id, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         # The list first: a shard that is rewritten has nothing left to be found by.
-        _say(datasets, key, {**said, "examples": rows.num_rows - left.num_rows})
+        _say(datasets, key, {**record, "examples": rows.num_rows - left.num_rows})
         datasets.put(key, data)
         count += 1
     return count
 
 
 def _meant(rows: pa.RecordBatch, subject: Subject, journal: Journal) -> pa.BooleanArray:
-    return pc.fill_null(subject.learned(rows, journal.answers, journal.origins, journal.chunks), False)
+    return pc.fill_null(subject.own_examples(rows, journal.answers, journal.origins, journal.chunks), False)
 
 
 def _shards(datasets: ObjectReader, subject: Subject, journal: Journal) -> list[tuple[str, pa.RecordBatch, pa.BooleanArray]]:
     """Every shard that holds some: its key, its rows, and which of them."""
-    found = []
+    shards = []
     for info in list(datasets.list()):
         if not info.key.endswith(".parquet"):
             continue
@@ -101,11 +103,11 @@ def _shards(datasets: ObjectReader, subject: Subject, journal: Journal) -> list[
         )
         mask = _meant(seen, subject, journal)
         if pc.any(mask).as_py():
-            found.append((info.key, rows, mask))
-    return found
+            shards.append((info.key, rows, mask))
+    return shards
 
 
-def _say(datasets: ObjectWriter, shard: str, said: dict[str, Any]) -> None:
+def _say(datasets: ObjectWriter, shard: str, record: dict[str, Any]) -> None:
     key = f"{shard.partition('/')[0]}/{_LIST}"
     try:
         data, etag = datasets.get_with_etag(key)
@@ -115,7 +117,7 @@ def _say(datasets: ObjectWriter, shard: str, said: dict[str, Any]) -> None:
     for file in listed["files"]:
         if file["key"] == shard:
             before = file.get("forgotten", {})
-            if before.get("sha256") == said["sha256"]:
+            if before.get("sha256") == record["sha256"]:
                 return
-            file["forgotten"] = {**said, "examples": said["examples"] + before.get("examples", 0)}
+            file["forgotten"] = {**record, "examples": record["examples"] + before.get("examples", 0)}
     datasets.put_if_match(key, json.dumps(listed, indent=1, sort_keys=True).encode(), etag)

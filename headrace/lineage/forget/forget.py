@@ -25,9 +25,9 @@ from headrace.errors import LostRace, NotFound
 from headrace.ingest.land import land
 from headrace.ingest.trim import trim
 from headrace.lineage.forget.datasets import find_examples, strike_examples
-from headrace.lineage.forget.index import drop_kv, find_stored, stands, strike_stored
-from headrace.lineage.forget.journal import Journal, close, note, proved, taken_up
-from headrace.lineage.forget.remains import in_head, kept_sources, learned, naming, remains, withdraw
+from headrace.lineage.forget.index import drop_kv, find_stored, still_indexed, strike_stored
+from headrace.lineage.forget.journal import Journal, close, newest_proof, note, open_journal
+from headrace.lineage.forget.remains import find_learned, find_named, in_head, kept_sources, remains, withdraw
 from headrace.lineage.forget.rows import find_document, find_user, purge, strike_document, strike_user, suppress, unread
 from headrace.lineage.forget.subject import USER, Subject
 
@@ -40,14 +40,14 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
     Done again it looks again: where nothing is left the last proof is returned. `embedded` says that the head is the embedded
     one. Raises `NotFound` where nothing is known of it, `LostRace` where it comes back faster than it goes.
     """
-    journal = runner.run(taken_up, subject=subject, who=who)
-    before = runner.run(proved, subject=subject)
+    journal = runner.run(open_journal, subject=subject, who=who)
+    before = runner.run(newest_proof, subject=subject)
     _land(runner)
-    if subject.kind != USER and runner.run(stands, subject=subject):
+    if subject.kind != USER and runner.run(still_indexed, subject=subject):
         runner.run(deliver.delete, tenant=subject.tenant, uri=subject.name, versions=())
         _land(runner)
-    found = _find(runner, subject, journal)
-    if not found and not journal.attempts:
+    changed = _find(runner, subject, journal)
+    if not changed and not journal.attempts:
         if before is not None:
             return before
         raise NotFound(f"Nothing is known of {subject}.", hint="Mind --tenant, and upper and lower case.")
@@ -84,10 +84,10 @@ def verify(proof: Mapping[str, Any]) -> bool:
 
 def _find(runner: Runner, subject: Subject, journal: Journal) -> int:
     rows = find_user if subject.kind == USER else find_document
-    found = runner.run(rows, subject=subject, journal=journal)
+    count = runner.run(rows, subject=subject, journal=journal)
     if subject.kind != USER:
-        found += runner.run(find_stored, subject=subject, journal=journal)
-    return found + runner.run(find_examples, subject=subject, journal=journal)
+        count += runner.run(find_stored, subject=subject, journal=journal)
+    return count + runner.run(find_examples, subject=subject, journal=journal)
 
 
 def _strike(runner: Runner, subject: Subject, journal: Journal) -> None:
@@ -108,14 +108,14 @@ def _land(runner: Runner) -> None:
 def _proof(
     runner: Runner, subject: Subject, journal: Journal, *, who: str, purged: Mapping[str, Any], embedded: bool
 ) -> dict[str, Any]:
-    models = runner.run(learned, journal=journal)
+    models = runner.run(find_learned, journal=journal)
     left = remains(
         subject,
         journal,
         models=models,
         head=runner.run(in_head, origins=journal.origins),
         unread=runner.run(unread, subject=subject),
-        rounds=runner.run(naming, subject=subject),
+        rounds=runner.run(find_named, subject=subject),
         sources=runner.run(kept_sources, subject=subject, journal=journal) if subject.kind != USER else [],
         embedded=embedded,
     )
@@ -173,5 +173,5 @@ def _added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _digest(proof: Mapping[str, Any]) -> str:
-    told = {name: value for name, value in proof.items() if name not in ("sha256", "kept")}
-    return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+    content = {name: value for name, value in proof.items() if name not in ("sha256", "kept")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()

@@ -20,7 +20,7 @@ from headrace.storage.vectors.purge import VectorPurger
 
 
 @stage("Says whether a document's newest event still puts it.")
-def stands(events: Annotated[TableReader, DOCUMENT_EVENT_ROWS], subject: Subject) -> bool:
+def still_indexed(events: Annotated[TableReader, DOCUMENT_EVENT_ROWS], subject: Subject) -> bool:
     """Whether its owners must still be told that it is gone."""
     where = f"tenant = {quoted(subject.tenant)} AND uri IN ({', '.join(map(quoted, subject.uris))})"
     rows = events.read(("kind", "topic", "partition", "offset"), where)
@@ -39,16 +39,16 @@ def find_stored(
 ) -> int:
     """Note in the journal what is there; return how many. A source that another document has too is not this one's to remove."""
     others = shared(known, subject, journal)
-    kept = [info for key in sorted(journal.sources - others) if (info := sources.info(key)) is not None]
+    infos = [info for key in sorted(journal.sources - others) if (info := sources.info(key)) is not None]
     # A source is named by the hash of its bytes.
-    hashes = [info.key.rpartition("/")[2] for info in kept]
-    journal.take(DOCUMENTS, REMOVED, [info.key for info in kept], hashes, size=sum(info.bytes for info in kept))
-    count = len(kept)
-    for generation in range(1, max(1, indexes.standing()[0].newest) + 1):
-        held = vectors.of(generation).chunks_of(subject.document_id)
-        journal.chunks.update(held)
-        journal.take(CHUNKS, REMOVED, (f"g{generation}/{chunk_id}" for chunk_id in held))
-        count += len(held)
+    hashes = [info.key.rpartition("/")[2] for info in infos]
+    journal.take(DOCUMENTS, REMOVED, [info.key for info in infos], hashes, size=sum(info.bytes for info in infos))
+    count = len(infos)
+    for generation in range(1, max(1, indexes.state()[0].newest) + 1):
+        ids = vectors.for_generation(generation).chunks_of(subject.document_id)
+        journal.chunks.update(ids)
+        journal.take(CHUNKS, REMOVED, (f"g{generation}/{chunk_id}" for chunk_id in ids))
+        count += len(ids)
     return count
 
 
@@ -64,8 +64,8 @@ def strike_stored(
     """Remove them, and every byte that LanceDB keeps of deleted rows: in fragments, in indices, and in older versions."""
     for key in sorted(journal.sources - shared(known, subject, journal)):
         sources.delete(key)
-    for generation in range(1, max(1, indexes.standing()[0].newest) + 1):
-        made = vectors.of(generation)
+    for generation in range(1, max(1, indexes.state()[0].newest) + 1):
+        made = vectors.for_generation(generation)
         made.delete(subject.document_id)
         made.purge()
 
@@ -85,8 +85,8 @@ def drop_kv(files: Annotated[FileWriter, KV_CACHE], subject: Subject, journal: J
 
 def shared(known: TableReader, subject: Subject, journal: Journal) -> set[str]:
     """Those of the document's sources that another document of the tenant has, too."""
-    held = newest_of(known, subject.tenant)
+    current = newest_of(known, subject.tenant)
     others = {
-        object_key(subject.tenant, was.version) for uri, was in held.items() if uri != subject.name and was.status != "deleted"
+        object_key(subject.tenant, was.version) for uri, was in current.items() if uri != subject.name and was.status != "deleted"
     }
     return others & journal.sources

@@ -64,22 +64,22 @@ class Journal:
 
     def dump(self, subject: Subject) -> bytes:
         """The journal as the object that is kept."""
-        told = {name: sorted(value) if isinstance(value, set) else value for name, value in asdict(self).items()}
-        told.pop("etag")
-        return json.dumps({"subject": subject.as_dict(), **told}, indent=1, sort_keys=True).encode()
+        fields = {name: sorted(value) if isinstance(value, set) else value for name, value in asdict(self).items()}
+        fields.pop("etag")
+        return json.dumps({"subject": subject.as_dict(), **fields}, indent=1, sort_keys=True).encode()
 
     @classmethod
     def load(cls, data: bytes, etag: str) -> Journal:
         """What `dump` wrote."""
-        told: dict[str, Any] = json.loads(data)
-        told.pop("subject")
+        stored: dict[str, Any] = json.loads(data)
+        stored.pop("subject")
         sets = ("answers", "origins", "suppressed", "chunks", "sources", "withdrawn")
-        given: dict[str, Any] = {name: set(value) if name in sets else value for name, value in told.items()}
-        return cls(**given, etag=etag)
+        values: dict[str, Any] = {name: set(value) if name in sets else value for name, value in stored.items()}
+        return cls(**values, etag=etag)
 
 
 @stage("Takes up the journal of a forgetting that was begun, or begins one.")
-def taken_up(proofs: Annotated[ObjectReader, PROOFS], subject: Subject, who: str) -> Journal:
+def open_journal(proofs: Annotated[ObjectReader, PROOFS], subject: Subject, who: str) -> Journal:
     """The journal, not yet kept if it is new."""
     last = last_proof(proofs, subject)
     number = last[0] + 1 if last else 1
@@ -110,7 +110,7 @@ def close(proofs: Annotated[ObjectWriter, PROOFS], subject: Subject, number: int
 
 
 @stage("Reads the last proof about a user or a document.")
-def proved(proofs: Annotated[ObjectReader, PROOFS], subject: Subject) -> dict[str, Any] | None:
+def newest_proof(proofs: Annotated[ObjectReader, PROOFS], subject: Subject) -> dict[str, Any] | None:
     """The last proof, or `None` where it was never forgotten."""
     last = last_proof(proofs, subject)
     return json.loads(proofs.get(last[1])) if last else None

@@ -35,16 +35,16 @@ _LEARNED = ("train", "tune")
 
 
 @stage("Finds the models that had learned from what is forgotten.")
-def learned(
+def find_learned(
     rounds: Annotated[ObjectReader, ROUNDS], models: Annotated[ObjectReader, MODELS], journal: Journal
 ) -> list[LearnedVersion]:
     """Each released version with its round and the share of answers it gives now; those that began from such weights, too."""
     versions = {version for version, splits in journal.datasets.items() if any(splits.get(split) for split in _LEARNED)}
-    return ReleaseHistory.of(rounds, models).learned(versions)
+    return ReleaseHistory.load(rounds, models).learned(versions)
 
 
 @stage("Finds the rounds that name a user.")
-def naming(rounds: Annotated[ObjectReader, ROUNDS], subject: Subject) -> list[str]:
+def find_named(rounds: Annotated[ObjectReader, ROUNDS], subject: Subject) -> list[str]:
     """Keys of manifests and plans in which the id stands: what was measured of each user, and alarms that name one."""
     if subject.kind == DOCUMENT:
         return []
@@ -67,16 +67,16 @@ def in_head(
     origins: set[str],
 ) -> dict[str, list[str]]:
     """Topic → those of these events that its head has not forgotten yet."""
-    found: dict[str, list[str]] = {}
-    for event in sorted(map(Event.of, origins)):
-        found.setdefault(event.store.name, []).append(str(event))
-    held = {}
+    places: dict[str, list[str]] = {}
+    for event in sorted(map(Event.parse, origins)):
+        places.setdefault(event.store.name, []).append(str(event))
+    low_offsets = {}
     for store, topic in topics.items():
-        if store.name in found:
+        if store.name in places:
             spans = topic.spans()
-            events = map(Event.of, found[store.name])
-            held[store.name] = [str(e) for e in events if e.partition in spans and e.offset >= spans[e.partition].low]
-    return {name: events for name, events in held.items() if events}
+            events = map(Event.parse, places[store.name])
+            low_offsets[store.name] = [str(e) for e in events if e.partition in spans and e.offset >= spans[e.partition].low]
+    return {name: events for name, events in low_offsets.items() if events}
 
 
 @stage("Says which sources of a document another document has too.")
@@ -97,10 +97,10 @@ def remains(
     embedded: bool,
 ) -> list[dict[str, Any]]:
     """What is still there, as the proof says it: where, what, why and until when."""
-    told: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
 
     def say(where: str, what: str, why: str, until: str, **more: Any) -> None:
-        told.append({"where": where, "what": what, "why": why, "until": until, **more})
+        entries.append({"where": where, "what": what, "why": why, "until": until, **more})
 
     for topic, events in head.items():
         why = "a partition's last batch stays" if embedded else "Kafka deletes by its own retention, or when it is trimmed"
@@ -170,4 +170,4 @@ def remains(
         "they are not Headrace's to reach",
         "their own retention",
     )
-    return told
+    return entries

@@ -43,16 +43,16 @@ def find_user(
 ) -> int:
     """Note in the journal what rows there are of the user, and verdicts of others on the user's answers; return how many."""
     of_tenant = f"tenant = {quoted(subject.tenant)}"
-    asked = _rows(interactions, subject.asked, f"{of_tenant} AND user = {quoted(subject.name)}")
-    journal.answers.update(row["answer_id"] for row in asked)
-    judged = _rows(feedback, functools.partial(subject.judged, answers=journal.answers), of_tenant)
-    for row in (*asked, *judged):
+    own = _rows(interactions, subject.own_interactions, f"{of_tenant} AND user = {quoted(subject.name)}")
+    journal.answers.update(row["answer_id"] for row in own)
+    judged = _rows(feedback, functools.partial(subject.own_feedback, answers=journal.answers), of_tenant)
+    for row in (*own, *judged):
         journal.see(row["at"], place(row))
-    _take(journal, interactions, REMOVED, asked)
+    _take(journal, interactions, REMOVED, own)
     _take(journal, feedback, REMOVED, judged)
     letters = _letters(dead_letters, subject, journal)
-    journal.origins.update(place(row) for row in (*asked, *judged, *letters))
-    return len(asked) + len(judged) + len(letters)
+    journal.origins.update(place(row) for row in (*own, *judged, *letters))
+    return len(own) + len(judged) + len(letters)
 
 
 @stage("Finds the versions, the chunks and the answers of a document.")
@@ -82,13 +82,13 @@ def find_document(
     journal.chunks.update(row["chunk_id"] for row in split)
     journal.sources.update(object_key(subject.tenant, row["sha256"]) for row in put if row["sha256"])
     journal.sources.update(object_key(subject.tenant, row["version"]) for row in versions if row["version"])
-    given = _rows(interactions, subject.asked, of_tenant)
-    journal.answers.update(row["answer_id"] for row in given)
-    spoken = [row for row in given if _has_words(row, _ANSWER_WORDS)]
-    judged = _rows(feedback, functools.partial(subject.judged, answers=journal.answers), of_tenant)
+    answers = _rows(interactions, subject.own_interactions, of_tenant)
+    journal.answers.update(row["answer_id"] for row in answers)
+    spoken = [row for row in answers if _has_words(row, _ANSWER_WORDS)]
+    judged = _rows(feedback, functools.partial(subject.own_feedback, answers=journal.answers), of_tenant)
     judged = [row for row in judged if _has_words(row, _VERDICT_WORDS)]
     # Searches teach passage by passage, so those of other documents may go on teaching; an answer was made from all of them.
-    journal.origins.update(place(row) for row in given if row["kind"] == "answer")
+    journal.origins.update(place(row) for row in answers if row["kind"] == "answer")
     for table, what, rows in (
         (documents, REMOVED, versions),
         (chunks, REMOVED, split),
@@ -125,9 +125,9 @@ def strike_user(
     journal: Journal,
 ) -> int:
     """Remove the rows; return how many. Landing's properties stay, so that none lands again."""
-    judged = functools.partial(subject.judged, answers=journal.answers)
+    judged = functools.partial(subject.own_feedback, answers=journal.answers)
     return (
-        interactions.rewrite(("tenant", "user"), subject.asked)
+        interactions.rewrite(("tenant", "user"), subject.own_interactions)
         + feedback.rewrite(("tenant", "user", "answer_id"), judged)
         + _strike_letters(dead_letters, subject, journal)
     )
@@ -154,10 +154,10 @@ def strike_document(
         return pc.and_(named, _words(rows, _EVENT_WORDS))
 
     def spoken(rows: pa.RecordBatch) -> pa.BooleanArray:
-        return pc.and_(subject.asked(rows), _words(rows, _ANSWER_WORDS))
+        return pc.and_(subject.own_interactions(rows), _words(rows, _ANSWER_WORDS))
 
     def judged(rows: pa.RecordBatch) -> pa.BooleanArray:
-        return pc.and_(subject.judged(rows, journal.answers), _words(rows, _VERDICT_WORDS))
+        return pc.and_(subject.own_feedback(rows, journal.answers), _words(rows, _VERDICT_WORDS))
 
     return (
         documents.rewrite(("document_id", "status"), lambda rows: pc.and_(mine(rows), _with_words(rows)))
@@ -231,10 +231,10 @@ def _emptied(rows: pa.RecordBatch, *, names: Iterable[str]) -> pa.RecordBatch:
 
 
 def _rows(table: TableReader, meant: Callable[[pa.RecordBatch], pa.BooleanArray], where: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    matching: list[dict[str, Any]] = []
     for rows in table.scan(where=where):
-        found += rows.filter(meant(rows)).to_pylist()
-    return found
+        matching += rows.filter(meant(rows)).to_pylist()
+    return matching
 
 
 def _take(journal: Journal, table: TableReader, what: str, rows: list[dict[str, Any]]) -> None:
@@ -254,7 +254,7 @@ def _strike_letters(dead_letters: TableWriter, subject: Subject, journal: Journa
 
 
 def _buried(rows: pa.RecordBatch, *, subject: Subject, answers: frozenset[str]) -> pa.BooleanArray:
-    return pa.array([subject.buried(value, answers) for value in rows["value"].to_pylist()], pa.bool_())
+    return pa.array([subject.is_meant(value, answers) for value in rows["value"].to_pylist()], pa.bool_())
 
 
 @stage("Finds dead letters that cannot be read and name the user or the document all the same.")

@@ -54,14 +54,14 @@ class Subject:
 
     # Which rows are meant: masks over record batches, for reading and for rewriting alike.
 
-    def asked(self, rows: pa.RecordBatch) -> pa.BooleanArray:
+    def own_interactions(self, rows: pa.RecordBatch) -> pa.BooleanArray:
         """Rows of interactions that are the user's own, or that were given a passage of the document."""
         mine = pc.equal(rows["tenant"], self.tenant)
         if self.kind == USER:
             return pc.and_(mine, pc.equal(rows["user"], self.name))
         return pc.and_(mine, _has(rows["passages"], "document", [self.name]))
 
-    def judged(self, rows: pa.RecordBatch, answers: Collection[str]) -> pa.BooleanArray:
+    def own_feedback(self, rows: pa.RecordBatch, answers: Collection[str]) -> pa.BooleanArray:
         """Rows of feedback on one of these answers, or by the user."""
         mine = pc.equal(rows["tenant"], self.tenant)
         about = pc.is_in(rows["answer_id"], value_set=_texts(answers))
@@ -69,31 +69,33 @@ class Subject:
             about = pc.or_(about, pc.equal(rows["user"], self.name))
         return pc.and_(mine, about)
 
-    def learned(
+    def own_examples(
         self, rows: pa.RecordBatch, answers: Collection[str], origins: Collection[str], chunks: Collection[str]
     ) -> pa.BooleanArray:
         """Examples made from what is forgotten: by their origins, answers and passages."""
         of_it = pc.or_(pc.is_in(rows["answer_id"], value_set=_texts(answers)), _any_in(rows["origins"], origins))
         if self.kind == USER:
-            return pc.or_(of_it, pc.and_(pc.equal(rows["tenant"], self.tenant), _named(rows["user"], rows["users"], self.name)))
+            return pc.or_(
+                of_it, pc.and_(pc.equal(rows["tenant"], self.tenant), _has_name(rows["user"], rows["users"], self.name))
+            )
         # What was judged of a passage of another document teaches nothing of this one, whatever else that answer was given.
         whole = pc.and_(of_it, pc.fill_null(pc.equal(rows["kind"], "answer"), False))
         of_document = pc.fill_null(pc.equal(rows["document_id"], self.document_id), False)
         return pc.or_(pc.or_(whole, of_document), pc.is_in(rows["chunk_id"], value_set=_texts(chunks)))
 
-    def buried(self, value: bytes, answers: Collection[str]) -> bool:
+    def is_meant(self, value: bytes, answers: Collection[str]) -> bool:
         """Whether a dead letter is known to be meant: it is a JSON object that says so."""
         try:
-            said = json.loads(value)
+            event = json.loads(value)
         except (ValueError, RecursionError):
             return False
-        if not isinstance(said, dict) or said.get("tenant", self.tenant) != self.tenant:
+        if not isinstance(event, dict) or event.get("tenant", self.tenant) != self.tenant:
             return False
-        if said.get("answer_id") in answers and said.get("answer_id"):
+        if event.get("answer_id") in answers and event.get("answer_id"):
             return True
         if self.kind == USER:
-            return bool(said.get("user") == self.name)
-        passages = said.get("passages")
+            return bool(event.get("user") == self.name)
+        passages = event.get("passages")
         return isinstance(passages, list) and any(isinstance(p, dict) and p.get("document") == self.name for p in passages)
 
 
@@ -104,11 +106,11 @@ def place(row: Mapping[str, Any]) -> str:
 
 def digest(rows: Iterable[Mapping[str, Any]]) -> str:
     """SHA-256 over rows as JSON lines in alphabetical order: whoever has a copy of them can tell that they are those."""
-    lines = sorted(json.dumps(row, sort_keys=True, default=_said, ensure_ascii=False) for row in rows)
+    lines = sorted(json.dumps(row, sort_keys=True, default=_text_of, ensure_ascii=False) for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _said(value: object) -> str:
+def _text_of(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
@@ -126,10 +128,10 @@ def _any_in(lists: pa.Array, values: Collection[str]) -> pa.BooleanArray:
     return _rows_where(lists, pc.is_in(lists.flatten(), value_set=_texts(values)))
 
 
-def _named(one: pa.Array, many: pa.Array, name: str) -> pa.BooleanArray:
+def _has_name(one: pa.Array, many: pa.Array, name: str) -> pa.BooleanArray:
     return pc.or_(pc.fill_null(pc.equal(one, name), False), _any_in(many, [name]))
 
 
-def _rows_where(lists: pa.Array, found: pa.BooleanArray) -> pa.BooleanArray:
-    parents = pc.list_parent_indices(lists).filter(found)
+def _rows_where(lists: pa.Array, mask: pa.BooleanArray) -> pa.BooleanArray:
+    parents = pc.list_parent_indices(lists).filter(mask)
     return pc.is_in(pa.array(range(len(lists)), parents.type), value_set=parents)

@@ -74,10 +74,14 @@ def unpack(key: str, data: bytes, shape: tuple[int, ...], secret: bytes) -> Arra
     try:
         values = safetensors.load(data)[_TENSOR]
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        told = str(header["__metadata__"]["block"]).encode()
+        stored = str(header["__metadata__"]["block"]).encode()
     except (SafetensorError, ValueError, KeyError, TypeError):
         return None
-    if values.shape != shape or values.dtype != np.float32 or not hmac.compare_digest(told, _mark(key, values, secret).encode()):
+    if (
+        values.shape != shape
+        or values.dtype != np.float32
+        or not hmac.compare_digest(stored, _mark(key, values, secret).encode())
+    ):
         return None
     return values
 
@@ -117,15 +121,15 @@ class KvCache:
         Returns how many tokens were restored: a multiple of `BLOCK`, at most len(tokens).
         """
         keys = self._keys(tokens)
-        found = 0
+        restored = 0
         for position, key in enumerate(keys):
             block = self._read(position, key)
             if block is None:
                 break
             into[..., position * BLOCK : (position + 1) * BLOCK, :] = block
-            found += 1
-        self._use(keys[:found])
-        return found * BLOCK
+            restored += 1
+        self._use(keys[:restored])
+        return restored * BLOCK
 
     def save(self, tokens: Sequence[int], values: Array, *, restored: int) -> int:
         """Write the full blocks of `tokens` after the `restored` ones, and return how many were written.
@@ -138,7 +142,7 @@ class KvCache:
         for position, key in list(enumerate(keys))[written:]:
             data = pack(key, values[..., position * BLOCK : (position + 1) * BLOCK, :], self._secret)
             if room is None:
-                room = self._make_room((len(keys) - position) * len(data), kept=set(map(self._name, range(len(keys)), keys)))
+                room = self._make_room((len(keys) - position) * len(data), keep=set(map(self._name, range(len(keys)), keys)))
             if room < len(data):
                 break
             self._blocks.put(self._name(position, key), data)
@@ -179,8 +183,8 @@ class KvCache:
             log.warning("KV block %s cannot be read: %s", name, error)
             return None
 
-    def _make_room(self, wanted: int, *, kept: set[str]) -> int:
-        """Evict blocks but `kept`, least recently used first, until `wanted` bytes fit; return the bytes that now fit.
+    def _make_room(self, wanted: int, *, keep: set[str]) -> int:
+        """Evict blocks but `keep`, least recently used first, until `wanted` bytes fit; return the bytes that now fit.
 
         A tenant beyond its share gives up its own blocks; what is still wanted then is taken from whoever used it last.
         """
@@ -189,15 +193,15 @@ class KvCache:
         gone: set[str] = set()
 
         def evict(blocks: Sequence[BlockInfo], most: int) -> int:
-            held = sum(block.bytes for block in blocks if block.name not in gone)
+            total = sum(block.bytes for block in blocks if block.name not in gone)
             for block in blocks:
-                if held + wanted <= most:
+                if total + wanted <= most:
                     break
-                if block.name not in kept and block.name not in gone:
+                if block.name not in keep and block.name not in gone:
                     self._blocks.delete(block.name)
                     gone.add(block.name)
-                    held -= block.bytes
-            return most - held
+                    total -= block.bytes
+            return most - total
 
         return min(evict(own, self._share), evict(stored, self._limit))
 

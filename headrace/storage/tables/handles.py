@@ -81,7 +81,7 @@ class TableReader:
         self._endpoints = endpoints
         self.format = FORMATS[endpoints.table_format](store, endpoints, meter)
 
-    def counting(self, meter: Meter) -> Self:
+    def with_meter(self, meter: Meter) -> Self:
         """A handle like this one, counted by another meter; its connections are its own, for they count what they carry."""
         return type(self)(self.store, self._endpoints, meter)
 

@@ -71,7 +71,7 @@ class Term:
 class Split:
     """`asked` is a conjunction of disjunctions, each over one column; `rest` is what they leave to be filtered."""
 
-    asked: tuple[tuple[Term, ...], ...]
+    pushed_down: tuple[tuple[Term, ...], ...]
     rest: pc.Expression | None
     columns: tuple[str, ...]
     """Columns that `rest` reads."""
@@ -90,11 +90,11 @@ def parsed(where: str | BooleanExpression) -> BooleanExpression:
         return where
     strings: dict[str, str] = {}
 
-    def held(found: re.Match[str]) -> str:
-        if found[1]:
-            return found[0]
+    def held(match: re.Match[str]) -> str:
+        if match[1]:
+            return match[0]
         name = f"\0{len(strings)}"
-        strings[name] = found[2].replace("''", "'")
+        strings[name] = match[2].replace("''", "'")
         return f"'{name}'"
 
     return _with(parse(_STRING.sub(held, where)), strings)
@@ -127,17 +127,17 @@ def split(where: str | BooleanExpression, columns: pa.Schema, askable: Callable[
     nullable = pa.schema([field.with_nullable(True) for field in columns])
     schema = assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(nullable))
     bound = bind(schema, rewrite_not(parsed(where)), case_sensitive=True)
-    asked: list[tuple[Term, ...]] = []
+    alternatives: list[tuple[Term, ...]] = []
     rest: BooleanExpression = AlwaysTrue()
     for condition in _all_of(bound):
         terms = _any_of(condition)
         if terms and len({term.column for term in terms}) == 1 and all(map(askable, terms)):
-            asked.append(terms)
+            alternatives.append(terms)
         else:
             rest = And(rest, condition)
     if isinstance(rest, AlwaysTrue):
-        return Split(tuple(asked), None, ())
-    return Split(tuple(asked), expression_to_pyarrow(rest, schema), tuple(dict.fromkeys(_named(rest, schema))))
+        return Split(tuple(alternatives), None, ())
+    return Split(tuple(alternatives), expression_to_pyarrow(rest, schema), tuple(dict.fromkeys(_named(rest, schema))))
 
 
 def _all_of(expression: BooleanExpression) -> Iterator[BooleanExpression]:

@@ -56,7 +56,7 @@ class Indexes:
 
 
 @dataclass
-class _Asked:
+class _CachedState:
     """What stood when it was asked last, for every handle that counts elsewhere, and who is asking."""
 
     known: tuple[float, Indexes] | None = None
@@ -68,9 +68,9 @@ class IndexReader(ObjectReader):
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         super().__init__(store, endpoints, meter)
-        self._asked = _Asked()
+        self._cached = _CachedState()
 
-    def standing(self) -> tuple[Indexes, str]:
+    def state(self) -> tuple[Indexes, str]:
         """What stands now, and the etag that `IndexWriter.move` takes; empty where nothing was indexed yet."""
         try:
             data, etag = self.get_with_etag(_KEY)
@@ -83,24 +83,24 @@ class IndexReader(ObjectReader):
 
         Where it cannot be asked, what was known stands: an index in a local directory need not stop with the object store.
         """
-        asked = self._asked
-        known = asked.known
+        cached = self._cached
+        known = cached.known
         age = math.inf if known is None else time.monotonic() - known[0]
-        if known is not None and (age < _RECENT_S or not asked.asking.acquire(blocking=age > _OLD_S)):
+        if known is not None and (age < _RECENT_S or not cached.asking.acquire(blocking=age > _OLD_S)):
             return known[1]
         if known is None:
-            asked.asking.acquire()
+            cached.asking.acquire()
         try:
-            if asked.known is None or asked.known is known:
+            if cached.known is None or cached.known is known:
                 try:
-                    asked.known = time.monotonic(), self.standing()[0]
+                    cached.known = time.monotonic(), self.state()[0]
                 except Transient:
                     if known is None:
                         raise
-                    asked.known = time.monotonic(), known[1]
-            return asked.known[1]
+                    cached.known = time.monotonic(), known[1]
+            return cached.known[1]
         finally:
-            asked.asking.release()
+            cached.asking.release()
 
 
 class IndexWriter(IndexReader, ObjectWriter):
@@ -117,9 +117,9 @@ class IndexWriter(IndexReader, ObjectWriter):
     def change(self, step: Callable[[Indexes], Indexes]) -> Indexes:
         """Apply `step` to whatever stands, again while somebody else is quicker, and return what stands then."""
         for _ in range(_TRIES):
-            standing, etag = self.standing()
-            then = step(standing)
-            if then == standing:
+            indexes, etag = self.state()
+            then = step(indexes)
+            if then == indexes:
                 return then
             try:
                 self.move(then, etag)
@@ -129,13 +129,13 @@ class IndexWriter(IndexReader, ObjectWriter):
         raise LostRace("Others change which index answers, again and again.", hint="Run the command again.")
 
 
-def touched(standing: Indexes) -> Indexes:
+def touched(indexes: Indexes) -> Indexes:
     """One more pass has ended: whoever is about to switch has to look again."""
-    return replace(standing, touched=standing.touched + 1)
+    return replace(indexes, touched=indexes.touched + 1)
 
 
 def _read(fields: dict[str, Any]) -> Indexes:
     named = {name: fields.get(name) for name in ("serving", "fallback", "building")}
-    generations = {name: IndexGeneration(**given) if given else None for name, given in named.items()}
+    generations = {name: IndexGeneration(**fields_of) if fields_of else None for name, fields_of in named.items()}
     marked_for_deletion = tuple((int(number), float(since)) for number, since in fields.get("marked_for_deletion", ()))
     return Indexes(**generations, newest=fields["newest"], touched=fields["touched"], marked_for_deletion=marked_for_deletion)

@@ -113,14 +113,14 @@ class VectorReader(Metered):
         self._tables: dict[int, VectorTable] = {}
         self._opening = threading.Lock()
 
-    def of(self, generation: int) -> Self:
+    def for_generation(self, generation: int) -> Self:
         """The handle of another generation of the same store; what is open of it stays open as long as this one."""
-        other = self.counting(self.meter)
+        other = self.with_meter(self.meter)
         other.generation = generation
         return other
 
     @property
-    def _kept(self) -> VectorTable:
+    def _shared_table(self) -> VectorTable:
         """This generation's table, shared with every handle that counts elsewhere."""
         with self._opening:
             if self.generation not in self._tables:
@@ -152,7 +152,7 @@ class VectorReader(Metered):
         with self._faults():
             return int(table.schema.field("embedding").type.list_size)
 
-    def held(self, documents: Collection[str] | None = None) -> pa.Table:
+    def indexed(self, documents: Collection[str] | None = None) -> pa.Table:
         """Which chunks are indexed, of some documents or of all.
 
         Columns chunk_id, document_id, version, tenant, uri, readers (empty: everybody).
@@ -181,19 +181,19 @@ class VectorReader(Metered):
 
         Of the tenant's chunks, those answer that everybody of it may read and those that one of `readers` may.
         """
-        return self._found(None, embedding, tenant=tenant, most=most, readers=readers)
+        return self._hits(None, embedding, tenant=tenant, most=most, readers=readers)
 
     def fulltext(self, question: str, *, tenant: str, most: int, readers: Sequence[str] = ()) -> list[Hit]:
         """Best chunks by BM25 over stemmed words, best first; of those that answer to `tenant` and `readers`, as in `dense`."""
-        return self._found(question, None, tenant=tenant, most=most, readers=readers)
+        return self._hits(question, None, tenant=tenant, most=most, readers=readers)
 
     def fusion(
         self, question: str, embedding: np.ndarray[Any, Any], *, tenant: str, most: int, readers: Sequence[str] = ()
     ) -> list[Hit]:
         """Both searches fused by reciprocal rank, best first; of those that answer to `tenant` and `readers`, as in `dense`."""
-        return self._found(question, embedding, tenant=tenant, most=most, readers=readers)
+        return self._hits(question, embedding, tenant=tenant, most=most, readers=readers)
 
-    def _found(
+    def _hits(
         self,
         question: str | None,
         embedding: np.ndarray[Any, Any] | None,
@@ -218,7 +218,7 @@ class VectorReader(Metered):
     def _searchable(self) -> Snapshot:
         """The version of the table that is to be searched now."""
         with self._faults():
-            snapshot = self._kept.snapshot()
+            snapshot = self._shared_table.snapshot()
         if snapshot is None:
             raise NothingIndexed(
                 "No document has been indexed yet.", hint="Index some first: headrace index PATH, or headrace demo."
@@ -227,7 +227,7 @@ class VectorReader(Metered):
 
     def _open(self) -> Any:
         with self._faults():
-            return self._kept.open()
+            return self._shared_table.open()
 
     @contextlib.contextmanager
     def _moves(self, direction: Direction) -> Iterator[None]:
@@ -316,7 +316,7 @@ class VectorWriter(VectorReader):
             if "embedding_idx" not in before and table.count_rows() > _EXACT_ROWS:
                 table.create_index("embedding", config=configs["embedding"])
         if self.due():
-            self.maintenance()
+            self.maintain()
         return self.version()
 
     def due(self) -> bool:
@@ -329,13 +329,13 @@ class VectorWriter(VectorReader):
                 return True
             bound = max(_UNINDEXED_ROWS, _UNINDEXED_SHARE * table.count_rows())
             figures = [table.index_stats(index.name) for index in table.list_indices()]
-            if any(found is not None and found.num_unindexed_rows > bound for found in figures):
+            if any(figure is not None and figure.num_unindexed_rows > bound for figure in figures):
                 return True
             versions = table.list_versions()
             old = [v for v in versions if datetime.now(v["timestamp"].tzinfo) - v["timestamp"] > _KEPT]
             return len(old) > _VERSIONS
 
-    def maintenance(self) -> None:
+    def maintain(self) -> None:
         """Merge small fragments, take rows into the indices, and remove versions older than an hour.
 
         It makes versions like any other writer: searches go on meanwhile, and those of other handles see it in a moment.
@@ -348,14 +348,14 @@ class VectorWriter(VectorReader):
     def drop(self) -> None:
         """Remove this generation with all its rows; doing it twice is no error."""
         with self._faults(), self._moves(Direction.WRITE):
-            self._kept.drop()
+            self._shared_table.drop()
 
     def _open_or_new(self, width: int) -> Any:
         """The table, with every column the catalog has; rows of before have null in those it gained."""
         table = self._open()
         with self._faults():
             if table is None:
-                table = self._kept.create(_keyed(columns(self.store, width)))
+                table = self._shared_table.create(_keyed(columns(self.store, width)))
             if not table.schema.field(_KEY).metadata:  # an index of before the key was declared
                 table.set_unenforced_primary_key(_KEY)
             if gained := [field for field in self.store.columns if field.name not in table.schema.names]:
@@ -384,15 +384,15 @@ async def _search(
     if embedding is None or words is None:
         if embedding is not None:
             similar = await snapshot.dense(embedding, where, most)
-            kept = [Fused(row, score, rank, None) for rank, (row, score) in enumerate(similar.items(), 1)]
+            fused_rows = [Fused(row, score, rank, None) for rank, (row, score) in enumerate(similar.items(), 1)]
         else:
-            kept = fuse([], list(await snapshot.fulltext(words or "", where, most)))
+            fused_rows = fuse([], list(await snapshot.fulltext(words or "", where, most)))
     else:
         depth = max(most, _FUSED_DEPTH)
         similar, worded = await asyncio.gather(snapshot.dense(embedding, where, depth), snapshot.fulltext(words, where, depth))
-        kept = fuse(list(similar), list(worded))[:most]
-    rows = await snapshot.rows_of([found.name for found in kept])
-    return [_hit(rows[found.name], found, similar.get(found.name)) for found in kept]
+        fused_rows = fuse(list(similar), list(worded))[:most]
+    rows = await snapshot.rows_of([fused.name for fused in fused_rows])
+    return [_hit(rows[fused.name], fused, similar.get(fused.name)) for fused in fused_rows]
 
 
 def index_configs() -> dict[str, Any]:
@@ -418,7 +418,7 @@ def fuse(dense: Sequence[_Name], fulltext: Sequence[_Name]) -> list[Fused[_Name]
     return sorted(fused, key=lambda found: (-found.score, found.dense_rank or 10**9))
 
 
-def _hit(row: dict[str, Any], found: Fused[int], similarity: float | None) -> Hit:
+def _hit(row: dict[str, Any], fused: Fused[int], similarity: float | None) -> Hit:
     return Hit(
         row["chunk_id"],
         row["document_id"],
@@ -426,9 +426,9 @@ def _hit(row: dict[str, Any], found: Fused[int], similarity: float | None) -> Hi
         row["uri"],
         row["heading"],
         row["text"],
-        float(found.score),
-        found.dense_rank,
-        found.fulltext_rank,
+        float(fused.score),
+        fused.dense_rank,
+        fused.fulltext_rank,
         place=row.get("place") or "",
         similarity=similarity,
     )

@@ -41,8 +41,8 @@ class VectorPurger(VectorWriter):
             return []
         with self._faults(), self._moves(Direction.READ):
             rows = table.search().where(f"document_id = {quoted(document_id)}").select(["chunk_id"]).limit(None).to_arrow()
-        found: list[str] = sorted(rows["chunk_id"].to_pylist())
-        return found
+        chunk_ids: list[str] = sorted(rows["chunk_id"].to_pylist())
+        return chunk_ids
 
     def purge(self) -> int:
         """Remove from storage what was deleted from the table before; return how many rows were moved for it.
@@ -91,12 +91,12 @@ class VectorPurger(VectorWriter):
 
     def _noted(self) -> set[int]:
         """The fragments that have a deletion file."""
-        found = (re.match(r"(\d+)-", name) for name in self._deletion_files())
-        return {int(match[1]) for match in found if match}
+        matches = (re.match(r"(\d+)-", name) for name in self._deletion_files())
+        return {int(match[1]) for match in matches if match}
 
     def _deletion_files(self) -> Iterator[str]:
         place = urlparse(self._uri)
-        folder = f"{self._kept.name}.lance/_deletions"
+        folder = f"{self._shared_table.name}.lance/_deletions"
         if place.scheme == "s3":
             prefix = "/".join(filter(None, (place.path.strip("/"), folder)))
             with self._faults(), self._moves(Direction.READ):

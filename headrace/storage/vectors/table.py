@@ -49,16 +49,16 @@ class Snapshot:
                 query = query.bypass_vector_index()
             else:
                 query = query.nprobes(math.ceil(_PROBES * self.rows / matching)).refine_factor(_REFINE)
-        found = await query.select(["_distance"]).with_row_id().to_arrow()
-        return {row: 1.0 - far for row, far in zip(found["_rowid"].to_pylist(), found["_distance"].to_pylist(), strict=True)}
+        rows = await query.select(["_distance"]).with_row_id().to_arrow()
+        return {row: 1.0 - far for row, far in zip(rows["_rowid"].to_pylist(), rows["_distance"].to_pylist(), strict=True)}
 
     async def fulltext(self, words: str, where: str, most: int) -> dict[int, float]:
         """Row id → BM25 of the best rows, best first."""
         if not words:
             return {}
         query = self.table.query().nearest_to_text(words, columns="text").where(where).limit(most)
-        found = await query.select(["_score"]).with_row_id().to_arrow()
-        return dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
+        rows = await query.select(["_score"]).with_row_id().to_arrow()
+        return dict(zip(rows["_rowid"].to_pylist(), rows["_score"].to_pylist(), strict=True))
 
     async def rows_of(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
         """What a `Hit` needs of some rows, by row id."""
@@ -66,8 +66,8 @@ class Snapshot:
             return {}
         # An index made before places were kept has none until something is written to it.
         wanted = [name for name in _SHOWN if name in self.columns]
-        found = await self.table.take_row_ids(list(ids)).select(wanted).with_row_id().to_arrow()
-        return {row["_rowid"]: row for row in found.to_pylist()}
+        rows = await self.table.take_row_ids(list(ids)).select(wanted).with_row_id().to_arrow()
+        return {row["_rowid"]: row for row in rows.to_pylist()}
 
     async def _matching(self, where: str) -> int:
         """How many rows a filter matches, asked of the indices of its columns."""

@@ -54,9 +54,9 @@ def prepare(
 
     Raises `WrongUsage` where a file of evaluation questions cannot be read, `NotFound` where a snapshot is no longer there.
     """
-    found = listed(datasets, version)
-    if found is not None:
-        return found
+    dataset = listed(datasets, version)
+    if dataset is not None:
+        return dataset
     source = Source(interactions, feedback, documents, chunks, snapshots)
     made = make(source, batches, version, seed, settings, exclusions, generator_history)
     shards = Shards(datasets, version, settings.shard_rows)

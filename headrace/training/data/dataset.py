@@ -56,9 +56,9 @@ def tellable(grouped: Mapping[Any, Sequence[Mapping[str, Any]]]) -> list[Sequenc
 
 def fewer(rows: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
     """Rows of at most `most` questions that can tell two orders apart, chosen by the hash of their words; whole answers stay."""
-    asked = {(found[0]["question"], found[0]["tenant"]) for found in tellable(by_question(passages(rows)))}
-    kept = set(sorted(asked, key=lambda one: hashlib.sha256("\0".join(one).encode()).digest())[:most])
-    return [row for row in rows if row.get("kind") == "answer" or (row["question"], row["tenant"]) in kept]
+    chosen = {(group[0]["question"], group[0]["tenant"]) for group in tellable(by_question(passages(rows)))}
+    keep = set(sorted(chosen, key=lambda one: hashlib.sha256("\0".join(one).encode()).digest())[:most])
+    return [row for row in rows if row.get("kind") == "answer" or (row["question"], row["tenant"]) in keep]
 
 
 def _rank(row: Mapping[str, Any]) -> tuple[int, str]:
@@ -100,13 +100,13 @@ def dataset_version(
     generator_history: Sequence[str] = ("none",),
 ) -> str:
     """Name of the dataset that these give, 12 hex digits: equal inputs, equal name; the evaluation questions are read for it."""
-    given = settings.model_dump(mode="json", exclude={"evaluation"})
-    given["opted_out"] = sorted(set(settings.opted_out))
+    settings_json = settings.model_dump(mode="json", exclude={"evaluation"})
+    settings_json["opted_out"] = sorted(set(settings.opted_out))
     identity = {
         "made": _MADE,
         "snapshots": dict(snapshots),
         "seed": seed,
-        "settings": given,
+        "settings": settings_json,
         "evaluation": Questions.read(settings.evaluation).digest,
         "exclusions": exclusions.as_dict(),
         "generator_history": list(generator_history),
@@ -117,10 +117,10 @@ def dataset_version(
 def listed(datasets: ObjectReader, version: str) -> Dataset | None:
     """The dataset of that version, or `None` while its list is not there."""
     try:
-        found = json.loads(datasets.get(f"{version}/{_LIST}"))
+        stored = json.loads(datasets.get(f"{version}/{_LIST}"))
     except NotFound:
         return None
-    return Dataset(**{**found, "files": tuple(found["files"])})
+    return Dataset(**{**stored, "files": tuple(stored["files"])})
 
 
 @dataclass

@@ -72,12 +72,12 @@ def grouped(tenants: Sequence[str], normals: Sequence[str], least: float) -> lis
 def resembling(normals: Sequence[str], known: Sequence[str], least: float) -> set[int]:
     """Which of the texts are near-duplicates of a known one, or the same."""
     both = [*known, *normals]
-    found: set[int] = set()
+    alike: set[int] = set()
     for one, other in _candidates([numbers(text) for text in both], both, least):
         # Candidates are in order, and the known ones stand first.
-        if one < len(known) <= other and other not in found and similarity(both[one], both[other]) >= least:
-            found.add(other)
-    return {place - len(known) for place in found}
+        if one < len(known) <= other and other not in alike and similarity(both[one], both[other]) >= least:
+            alike.add(other)
+    return {place - len(known) for place in alike}
 
 
 def _candidates(blocks: Sequence[str], normals: Sequence[str], least: float) -> Iterator[tuple[int, int]]:
@@ -131,10 +131,10 @@ def _signatures(normals: Sequence[str]) -> Signatures:
     from datasketch import MinHash  # brings half of scipy, which only a round needs
 
     sketches = MinHash.generator(map(shingles, normals), num_perm=_PERMUTATIONS, seed=_SEED, hashfunc=zlib.crc32)
-    found = np.empty((len(normals), _PERMUTATIONS), np.uint32)
+    signatures = np.empty((len(normals), _PERMUTATIONS), np.uint32)
     for place, sketch in enumerate(sketches):
-        found[place] = sketch.hashvalues
-    return found
+        signatures[place] = sketch.hashvalues
+    return signatures
 
 
 def _alike(columns: Signatures, codes: Places) -> list[Places]:
@@ -164,8 +164,8 @@ class Questions:
     @classmethod
     def read(cls, paths: Sequence[str]) -> Questions:
         """The questions of BEIR folders (their queries.jsonl) and of files. Raises `WrongUsage` naming what is off."""
-        found = {normal(text) for path in paths for text in _texts(Path(path))}
-        return cls(frozenset(found - {""}))
+        normals = {normal(text) for path in paths for text in _texts(Path(path))}
+        return cls(frozenset(normals - {""}))
 
     @property
     def digest(self) -> str:
@@ -181,9 +181,9 @@ class Questions:
             return set()
         known = sorted(self.normals)
         runs = {run for text in known for run in _runs(text)}
-        found = {p for p, text in enumerate(normals) if text in self.normals or any(run in runs for run in _runs(text))}
-        rest = [place for place in range(len(normals)) if place not in found]
-        return found | {rest[place] for place in resembling([normals[place] for place in rest], known, least)}
+        positions = {p for p, text in enumerate(normals) if text in self.normals or any(run in runs for run in _runs(text))}
+        rest = [place for place in range(len(normals)) if place not in positions]
+        return positions | {rest[place] for place in resembling([normals[place] for place in rest], known, least)}
 
 
 def _runs(text: str) -> Iterator[tuple[str, ...]]:

@@ -62,8 +62,8 @@ class Examples:
         beside = self.asked.beside.take(a)
         texts = self.asked.answers.select(["tenant", "answer_id"]).take(a)
         liked = whole(part["liked"])
-        said = _where(answers, beside["said"])
-        target = pc.coalesce(whole(part["correction"]), pc.if_else(liked, said, pa.scalar(None, said.type)))
+        answer_rows = _where(answers, beside["said"])
+        target = pc.coalesce(whole(part["correction"]), pc.if_else(liked, answer_rows, pa.scalar(None, answer_rows.type)))
         tokens = self.asked.answers.select(["prompt_tokens", "completion_tokens", "logprobs", "sampling"])
         tokens = tokens.take(_where(pc.and_(answers, whole(beside["usable"])), a))
         generators = _where(answers, beside["generator"])
@@ -86,7 +86,7 @@ class Examples:
             "users": part["users"],
             "document_id": part["document_id"],
             "simulated": part["simulated"],
-            "answer": self._text(said),
+            "answer": self._text(answer_rows),
             "target": self._text(target),
             "generator_version": generators,
             "staleness": pa.array([self.staleness.get(version) for version in generators.to_pylist()], pa.int32()),
@@ -128,22 +128,23 @@ def make(
         counting, judging = (pa.array(rows, pa.int64()) for rows in join.counting())
         answers = answers.take(counting)
         texts = _cleaned(answers, verdicts["correction"].take(judging), batches)
-        asked = ask(answers, counting, texts, settings)
+        askable = ask(answers, counting, texts, settings)
         corrections = pa.table({"row": judging, "correction": texts.places["correction"]})
         join.answers(
-            asked.beside.set_column(4, "said", texts.cleaned["normal"].take(asked.beside["said"])), corrections.drop_null()
+            askable.beside.set_column(4, "said", texts.cleaned["normal"].take(askable.beside["said"])),
+            corrections.drop_null(),
         )
-        found = source.passages(_distinct(join.chunk_ids()["chunk_id"]))
+        passages = source.passages(_distinct(join.chunk_ids()["chunk_id"]))
         join.chunks(
-            found.append_column("c", pa.array(range(found.num_rows), pa.int64())).drop_columns(["text"]), source.deleted()
+            passages.append_column("c", pa.array(range(passages.num_rows), pa.int64())).drop_columns(["text"]), source.deleted()
         )
-        questions = _split(asked.questions, join.about(), texts, seed, settings)
+        questions = _split(askable.questions, join.about(), texts, seed, settings)
         chosen = join.examples(questions).combine_chunks()
         origins, left_out = join.origins(), join.left_out()
     finally:
         join.close()
-    whole_answers = asked.beside.take(chosen.filter(pc.equal(chosen["kind"], _ANSWER))["a"])
-    left_out += asked.left_out + Counter(
+    whole_answers = askable.beside.take(chosen.filter(pc.equal(chosen["kind"], _ANSWER))["a"])
+    left_out += askable.left_out + Counter(
         {
             "interaction: without a verdict": unjudged,
             "tokens: not numbers from 0 on": pc.sum(pc.and_not(whole_answers["spoken"], whole_answers["fitting"])).as_py() or 0,
@@ -155,9 +156,9 @@ def make(
     )
     return Examples(
         chosen=chosen,
-        asked=asked,
+        asked=askable,
         texts=texts,
-        passages=found["text"],
+        passages=passages["text"],
         origins=origins,
         staleness={name: len(generator_history) - 1 - place for place, name in enumerate(generator_history)},
         version=version,
@@ -169,25 +170,25 @@ def make(
 
 def _cleaned(answers: pa.Table, corrections: pa.ChunkedArray, batches: Batches) -> Texts:
     blank = pc.equal(pc.utf8_trim_whitespace(corrections), "")
-    given = {
+    texts = {
         "question": answers["question"],
         "said": pc.replace_substring_regex(answers["answer"], _MARKER, ""),
         "correction": pc.replace_substring_regex(pc.if_else(blank, pa.scalar(None, TEXT), corrections), _MARKER, ""),
     }
-    return clean(given, batches)
+    return clean(texts, batches)
 
 
 def _split(questions: pa.Table, about: dict[int, str], texts: Texts, seed: int, settings: Preparing) -> pa.Table:
     """The questions that have an example, with what each is about, its split and its rank among all."""
     chosen = questions.take(pa.array(list(about), pa.int64()))
     names, tenants, normals = (chosen[column].to_pylist() for column in ("name", "tenant", "normal"))
-    found = splits(names, list(about.values()), grouped(tenants, normals, settings.near_duplicate), seed)
+    split_of = splits(names, list(about.values()), grouped(tenants, normals, settings.near_duplicate), seed)
     worded = texts.cleaned["text"].take(chosen["worded"]).to_pylist()
     order = sorted(range(len(names)), key=lambda place: (worded[place], names[place]))
     rank = {place: number for number, place in enumerate(order)}
     return (
         chosen.append_column("document", pa.array([document or None for document in about.values()], TEXT))
-        .append_column("split", pa.array([SPLITS.index(split) for split in found], pa.int64()))
+        .append_column("split", pa.array([SPLITS.index(split) for split in split_of], pa.int64()))
         .append_column("rank", pa.array([rank[place] for place in range(len(names))], pa.int64()))
     )
 

@@ -229,13 +229,13 @@ class Join:
         answers = self._column('select row from interaction where reason is null order by "at", topic, "partition", "offset"')
         return answers, self._column("select row from verdict where reason is null order by row")
 
-    def answers(self, given: pa.Table, corrections: pa.Table) -> None:
+    def answers(self, rows: pa.Table, corrections: pa.Table) -> None:
         """Take the answers whose question is worth it.
 
-        `given` has row, a (0, 1, … in the order of time), q, said (in normal form), generator and poor, as `Asked` says;
+        `rows` has row, a (0, 1, … in the order of time), q, said (in normal form), generator and poor, as `Asked` says;
         `corrections` have the row of a verdict and its correction, a number.
         """
-        self._take(given=given, correction=corrections)
+        self._take(given=rows, correction=corrections)
         self._do(
             "create table answer as select a, q, said, generator, poor, answer_id, kind, tenant, simulated, passages, origin"
             " from given join interaction using (row)"
@@ -248,9 +248,9 @@ class Join:
         """The chunks that the answers showed."""
         return self._rows("select distinct chunk_id from shown")
 
-    def chunks(self, found: pa.Table, deleted: pa.Table) -> None:
+    def chunks(self, rows: pa.Table, deleted: pa.Table) -> None:
         """Take the chunks (c, chunk_id, document_id and where their document's event stood), and the documents deleted since."""
-        self._take(found_chunk=found, deleted=deleted)
+        self._take(found_chunk=rows, deleted=deleted)
         self._do(
             f"""
             create table chunk as
@@ -269,8 +269,8 @@ class Join:
 
     def about(self) -> dict[int, str]:
         """q of each question that has an example → the document it is about; "" where none of its passages is there."""
-        asked = "select q from passage where reason is null union select q from whole where reason is null"
-        rows = self._rows(f"select q, document_id from ({asked}) left join ({_ABOUT}) using (q) order by q").to_pylist()
+        query = "select q from passage where reason is null union select q from whole where reason is null"
+        rows = self._rows(f"select q, document_id from ({query}) left join ({_ABOUT}) using (q) order by q").to_pylist()
         return {row["q"]: row["document_id"] or "" for row in rows}
 
     def examples(self, questions: pa.Table) -> pa.Table:
@@ -310,8 +310,8 @@ class Join:
         self._database.execute(query, values or None)
 
     def _rows(self, query: str) -> pa.Table:
-        found: pa.Table = self._database.query(query).to_arrow_table()
-        return found
+        rows: pa.Table = self._database.query(query).to_arrow_table()
+        return rows
 
     def _column(self, query: str) -> list[int]:
         values: list[int] = self._rows(query).column(0).to_pylist()

@@ -40,23 +40,27 @@ def ask(answers: pa.Table, rows: pa.Array, texts: Texts, settings: Preparing) ->
     questions, q = _questions(answers["tenant"], texts)
     reasons = _reasons(questions, texts, settings)
     fate = [reasons[n] for n in q.to_pylist()]
-    kept = pa.array([place for place, reason in enumerate(fate) if reason is None], pa.int64())
-    answers, said, question = answers.take(kept), texts.places["said"].take(kept), texts.places["question"].take(kept)
-    poor = {place: poor_answer(texts.cleaned["text"][place].as_py()) for place in set(said.to_pylist())}
+    positions = pa.array([place for place, reason in enumerate(fate) if reason is None], pa.int64())
+    answers, texts_of, question = (
+        answers.take(positions),
+        texts.places["said"].take(positions),
+        texts.places["question"].take(positions),
+    )
+    poor = {place: poor_answer(texts.cleaned["text"][place].as_py()) for place in set(texts_of.to_pylist())}
     spoken = whole(pc.greater(pc.list_value_length(answers["completion_tokens"]), 0))
     # A prompt holds the question and a completion is the answer, both as they were before anything was replaced.
     private = pa.array(sorted(texts.private), pa.int32())
-    clean = pc.invert(pc.or_(pc.is_in(question, value_set=private), pc.is_in(said, value_set=private)))
+    clean = pc.invert(pc.or_(pc.is_in(question, value_set=private), pc.is_in(texts_of, value_set=private)))
     fitting = _fitting(answers)
     beside = pa.table(
         {
-            "row": rows.take(kept),
-            "a": pa.array(range(len(kept)), pa.int64()),
-            "q": q.take(kept),
+            "row": rows.take(positions),
+            "a": pa.array(range(len(positions)), pa.int64()),
+            "q": q.take(positions),
             "question": question,
-            "said": said,
+            "said": texts_of,
             "generator": _generators(answers["generator_version"], spoken),
-            "poor": pa.array([poor[place] for place in said.to_pylist()], TEXT),
+            "poor": pa.array([poor[place] for place in texts_of.to_pylist()], TEXT),
             "spoken": spoken,
             "fitting": fitting,
             "usable": pc.and_(pc.and_(spoken, clean), fitting),
@@ -107,8 +111,8 @@ def _reasons(questions: pa.Table, texts: Texts, settings: Preparing) -> list[str
 
 def _generators(versions: pa.ChunkedArray, spoken: pa.Array) -> pa.Array:
     """Who wrote each answer: whatever is not a released version is what is packaged, and "none" without tokens is nobody."""
-    found = [
-        version if _RELEASED.fullmatch(version) else NONE if said or version not in (NONE, "") else None
-        for version, said in zip(versions.to_pylist(), spoken.to_pylist(), strict=True)
+    generators = [
+        version if _RELEASED.fullmatch(version) else NONE if tokens or version not in (NONE, "") else None
+        for version, tokens in zip(versions.to_pylist(), spoken.to_pylist(), strict=True)
     ]
-    return pa.array(found, TEXT)
+    return pa.array(generators, TEXT)

@@ -72,12 +72,12 @@ class Source:
         schema = table.store.columns if columns == ("*",) else pa.schema([table.store.columns.field(c) for c in columns])
         named = table.store.name in self.snapshots
         snapshot = self.snapshots.get(table.store.name)
-        kept: list[pa.RecordBatch] = []
+        batches: list[pa.RecordBatch] = []
         others = 0
         for rows in table.scan(columns, snapshot=snapshot) if snapshot is not None or not named else ():
             if wanted is not None:
-                held = rows.filter(pc.is_in(rows.column(key), value_set=wanted))
-                others += rows.num_rows - held.num_rows
-                rows = held
-            kept.append(rows)
-        return pa.Table.from_batches(kept, schema), others
+                matching = rows.filter(pc.is_in(rows.column(key), value_set=wanted))
+                others += rows.num_rows - matching.num_rows
+                rows = matching
+            batches.append(rows)
+        return pa.Table.from_batches(batches, schema), others

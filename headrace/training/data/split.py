@@ -29,15 +29,15 @@ def splits(names: Sequence[str], documents: Sequence[str], groups: Sequence[int]
     sizes = Counter(units)
     large = {unit for unit, size in sizes.items() if size > _TEST_SHARE * len(units)}
     large = large if len(large) < len(sizes) else set()
-    found = dict.fromkeys(large, TRAIN)
+    split_of = dict.fromkeys(large, TRAIN)
     # Ranked rather than thresholded by hash: even few units are then split in the wanted shares.
     order = sorted(sizes.keys() - large, key=lambda unit: hashlib.sha256(f"{seed}\0{unit}".encode()).digest())
     seen, total = 0, sum(sizes[unit] for unit in order)
     for unit in order:
         share = seen / total
-        found[unit] = TEST if share < _TEST_SHARE else TUNE if share < _TEST_SHARE + _TUNE_SHARE else TRAIN
+        split_of[unit] = TEST if share < _TEST_SHARE else TUNE if share < _TEST_SHARE + _TUNE_SHARE else TRAIN
         seen += sizes[unit]
-    return [found[unit] for unit in units]
+    return [split_of[unit] for unit in units]
 
 
 def _units(names: Sequence[str], documents: Sequence[str], groups: Sequence[int]) -> list[str]:

@@ -63,16 +63,16 @@ def scrub(text: str) -> tuple[str, tuple[str, ...]]:
     """The text with personal data replaced, and the kinds that were found, each once, in the order of `KINDS`."""
     if not _SUSPECT.search(text):
         return text, ()
-    found = []
+    places = []
     for kind, spans in _FORMS:
         if marked := list(spans(text)):
-            found.append(kind)
+            places.append(kind)
             pieces, at = [], 0
             for start, end in marked:
                 pieces += [text[at:start], f"⟨{kind}⟩"]
                 at = end
             text = "".join([*pieces, text[at:]])
-    return text, tuple(found)
+    return text, tuple(places)
 
 
 def luhn(digits: str) -> bool:

@@ -15,7 +15,7 @@ from headrace.training.data.dataset import answers
 from headrace.training.data.text import refused
 from headrace.training.interrupt import defer_sigint
 from headrace.training.measures import Compared, Rows
-from headrace.training.recipes.lora import wanted
+from headrace.training.recipes.lora import target_answer
 
 _AT_ONCE = 5
 
@@ -43,42 +43,42 @@ def compare(
     base: Path | None = None,
 ) -> Compared:
     """Ask both the same held-out questions, greedily. Without a champion the base answers: the packaged model, or `base`."""
-    asked = held_out(test, settings.held_out)
+    questions = held_out(test, settings.held_out)
 
-    def said(adapter: Path | None, what: str) -> list[dict[str, Any]]:
+    def judged_rows(adapter: Path | None, what: str) -> list[dict[str, Any]]:
         from headrace.training import causal
 
         with defer_sigint():
             model, tokenizer = causal.merged(base, adapter)
         return measure(
-            model, tokenizer, asked, most_tokens=settings.answer_tokens, track=partial(bars.track, what=what, of="batches")
+            model, tokenizer, questions, most_tokens=settings.answer_tokens, track=partial(bars.track, what=what, of="batches")
         )
 
-    ours = said(challenger, "evaluate")
-    return Compared("F1", tuple(ours), tuple(said(champion, "champion")), card={"form": "lora"})
+    ours = judged_rows(challenger, "evaluate")
+    return Compared("F1", tuple(ours), tuple(judged_rows(champion, "champion")), card={"form": "lora"})
 
 
 def held_out(rows: Rows, most: int) -> list[HeldOutQuestion]:
     """The questions with a known answer, at most so many, spread evenly; neighbours are often about one document."""
-    found: dict[tuple[str, str], HeldOutQuestion] = {}
+    questions_by_key: dict[tuple[str, str], HeldOutQuestion] = {}
     for row in answers(rows):
-        known = wanted(row)
+        known = target_answer(row)
         if known is None:
             continue
         key = (row["tenant"], row["question"])
-        before = found.get(key, HeldOutQuestion(known.question, row["tenant"], known.passages, (), ()))
+        before = questions_by_key.get(key, HeldOutQuestion(known.question, row["tenant"], known.passages, (), ()))
         users = {*before.users, *(row.get("users") or ([row["user"]] if row.get("user") else []))}
-        found[key] = HeldOutQuestion(
+        questions_by_key[key] = HeldOutQuestion(
             before.question, before.tenant, before.passages, (*before.known, known.answer), tuple(sorted(users))
         )
-    asked = [found[key] for key in sorted(found)]
-    return asked if len(asked) <= most else [asked[i * len(asked) // most] for i in range(most)]
+    questions = [questions_by_key[key] for key in sorted(questions_by_key)]
+    return questions if len(questions) <= most else [questions[i * len(questions) // most] for i in range(most)]
 
 
 def measure(
     model: Any,
     tokenizer: Any,
-    asked: Sequence[HeldOutQuestion],
+    questions: Sequence[HeldOutQuestion],
     *,
     most_tokens: int,
     track: Callable[[list[list[int]]], Iterable[list[int]]] = iter,
@@ -92,32 +92,32 @@ def measure(
     """
     from headrace.training import causal
 
-    prompts = [encode(tokenizer, [(m["role"], m["content"]) for m in messages(one.question, one.passages)]) for one in asked]
+    prompts = [encode(tokenizer, [(m["role"], m["content"]) for m in messages(one.question, one.passages)]) for one in questions]
     # Prompts of like length together: the shorter ones are filled up.
-    order = sorted(range(len(asked)), key=lambda i: len(prompts[i]))
-    rows: list[dict[str, Any]] = [{} for _ in asked]
+    order = sorted(range(len(questions)), key=lambda i: len(prompts[i]))
+    rows: list[dict[str, Any]] = [{} for _ in questions]
     for batch in track([order[i : i + _AT_ONCE] for i in range(0, len(order), _AT_ONCE)]):
         with defer_sigint():
-            said = causal.greedy(model, tokenizer, [prompts[i] for i in batch], most_tokens)
-        for i, (text, length) in zip(batch, said, strict=True):
-            rows[i] = _row(asked[i], text, length, tokenizer)
+            completions = causal.greedy(model, tokenizer, [prompts[i] for i in batch], most_tokens)
+        for i, (text, length) in zip(batch, completions, strict=True):
+            rows[i] = _row(questions[i], text, length, tokenizer)
     return rows
 
 
-def _row(asked: HeldOutQuestion, said: str, tokens: int, tokenizer: Any) -> dict[str, Any]:
-    nearest = max(asked.known, key=lambda known: f1(said, known))
-    score = f1(said, nearest)
+def _row(question: HeldOutQuestion, text: str, tokens: int, tokenizer: Any) -> dict[str, Any]:
+    nearest = max(question.known, key=lambda known: f1(text, known))
+    score = f1(text, nearest)
     return {
-        "question": asked.question,
-        "tenant": asked.tenant,
-        "users": list(asked.users),
-        "answer": said,
+        "question": question.question,
+        "tenant": question.tenant,
+        "users": list(question.users),
+        "answer": text,
         "score": score,
         "f1": score,
-        "em": max(exact_match(said, known) for known in asked.known),
-        "groundedness": groundedness(said, asked.passages) or 0.0,
+        "em": max(exact_match(text, known) for known in question.known),
+        "groundedness": groundedness(text, question.passages) or 0.0,
         "tokens": tokens,
         "wanted": len(tokenizer(nearest, add_special_tokens=False)["input_ids"]),
-        "refused": float(not said or refused(said)),
-        "repetition": repetition(said),
+        "refused": float(not text or refused(text)),
+        "repetition": repetition(text),
     }

@@ -42,23 +42,23 @@ def compare(
     )
 
 
-def cosines(question: Vectors, found: Vectors) -> Vectors:
-    """Of a question (dimensions,) with each of `found` (n, dimensions)."""
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(question)
-    near: Vectors = (found @ question) / np.maximum(lengths, 1e-12)
+def cosines(question: Vectors, passages: Vectors) -> Vectors:
+    """Of a question (dimensions,) with each of `passages` (n, dimensions)."""
+    lengths = np.linalg.norm(passages, axis=1) * np.linalg.norm(question)
+    near: Vectors = (passages @ question) / np.maximum(lengths, 1e-12)
     return near
 
 
 def _judged(
-    asked: Sequence[Question], folder: Path | None, window: int, least: float, bars: ProgressBars, what: str
+    questions: Sequence[Question], folder: Path | None, window: int, least: float, bars: ProgressBars, what: str
 ) -> list[dict[str, Any]]:
     """A row for each question: nDCG of its passages as one embedder orders them. Each text is embedded once."""
-    texts = list(dict.fromkeys(text for q in asked for text in (q[0]["question"], *(one["passage"] for one in q))))
+    texts = list(dict.fromkeys(text for q in questions for text in (q[0]["question"], *(one["passage"] for one in q))))
     if not texts:
         return []
     vectors = dict(zip(texts, _embedded(texts, folder, window, bars, what), strict=True))
     rows = []
-    for q in asked:
+    for q in questions:
         near = cosines(vectors[q[0]["question"]], np.stack([vectors[one["passage"]] for one in q]))
         order = [int(i) for i in np.argsort(-near, kind="stable")]
         rows.append({**row(q, ndcg(labels(q), order)), "refused": float(near.max() < least)})

@@ -83,10 +83,10 @@ def _scorer(folder: Path, most_tokens: int) -> Scorer:
     return score
 
 
-def _scored(asked: Sequence[Question], score: Scorer, bars: ProgressBars, what: str) -> list[tuple[Question, list[float]]]:
+def _scored(questions: Sequence[Question], score: Scorer, bars: ProgressBars, what: str) -> list[tuple[Question, list[float]]]:
     return [
         (rows, score(rows[0]["question"], [row["passage"] for row in rows]))
-        for rows in bars.track(asked, what, total=len(asked), of="questions")
+        for rows in bars.track(questions, what, total=len(questions), of="questions")
     ]
 
 

@@ -72,20 +72,20 @@ class EmbedderRecipe(Recipe):
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: EmbedderSettings) -> list[Liked]:
         """One for each liked passage; a question without any teaches nothing."""
-        found = []
+        pairs = []
         for (question, _), judged in by_question(passages(rows)).items():
             liked = [row for row in judged if row["label"] > 0]
             right = frozenset(row["passage"] for row in liked)
             # The same text may stand in two documents, of which one was liked.
             disliked = dict.fromkeys(_place(row) for row in judged if row["label"] == 0 and row["passage"] not in right)
             hardest, wrong = tuple(disliked)[: settings.negatives], frozenset(text for text, _ in disliked)
-            found += [Liked(question, *place, hardest, right, wrong) for place in dict.fromkeys(map(_place, liked))]
-        return found
+            pairs += [Liked(question, *place, hardest, right, wrong) for place in dict.fromkeys(map(_place, liked))]
+        return pairs
 
     def left_out(self, rows: Sequence[Mapping[str, Any]], settings: EmbedderSettings) -> dict[str, int]:
         """Passages of questions for which none was liked."""
-        asked = by_question(passages(rows)).values()
-        lost = sum(len(judged) for judged in asked if all(row["label"] == 0 for row in judged))
+        groups = by_question(passages(rows)).values()
+        lost = sum(len(judged) for judged in groups if all(row["label"] == 0 for row in judged))
         return {"passages of questions with no liked one": lost} if lost else {}
 
     def loss(

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from headrace.models.measures import exact_match, f1, groundedness
 from headrace.training.data.dataset import answers
-from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, k3, wanted
+from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, k3, target_answer
 
 if TYPE_CHECKING:
     import torch
@@ -59,16 +59,16 @@ class Grpo(LoraRecipe):
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: GrpoSettings) -> list[Exchange]:
         """Each question once, with the answer that is known: the newest row's, if there are several."""
-        found: dict[tuple[str, tuple[str, ...]], Exchange] = {}
+        exchanges: dict[tuple[str, tuple[str, ...]], Exchange] = {}
         for row in answers(rows):
-            known = wanted(row)
+            known = target_answer(row)
             if known is not None:
-                found[known.question, known.passages] = known
-        return list(found.values())
+                exchanges[known.question, known.passages] = known
+        return list(exchanges.values())
 
     def left_out(self, rows: Sequence[Mapping[str, Any]], settings: GrpoSettings) -> dict[str, int]:
         """Answers to questions whose right answer nobody said."""
-        return {"no known answer": sum(wanted(row) is None for row in answers(rows))}
+        return {"no known answer": sum(target_answer(row) is None for row in answers(rows))}
 
     def loss(
         self, policy: Policy, items: Sequence[Exchange], settings: GrpoSettings, step_seed: int
@@ -82,7 +82,7 @@ class Grpo(LoraRecipe):
         for known in items:
             prompt = known.prompt_ids(policy)[-(settings.max_tokens - settings.drawn_tokens) :]
             prefix = encode_prefix(policy.model, prompt)
-            said = sample(
+            samples = sample(
                 policy.model,
                 [prefix] * settings.samples,
                 policy.tokenizer,
@@ -90,9 +90,9 @@ class Grpo(LoraRecipe):
                 most_tokens=settings.drawn_tokens,
                 temperature=settings.temperature,
             )
-            rewards = [reward(text(policy.tokenizer, one), known, settings) for one in said]
-            ours = logprobs_after(policy.model, prefix, said, temperature=settings.temperature)
-            theirs = logprobs(policy.extra["reference"], prompt, said, temperature=settings.temperature)
+            rewards = [reward(text(policy.tokenizer, one), known, settings) for one in samples]
+            ours = logprobs_after(policy.model, prefix, samples, temperature=settings.temperature)
+            theirs = logprobs(policy.extra["reference"], prompt, samples, temperature=settings.temperature)
             gained = advantages([sum(one.values()) for one in rewards], scaled=settings.scaled)
             for one, now, then in zip(gained, ours, theirs, strict=True):
                 apart = k3(now, then)
@@ -101,17 +101,17 @@ class Grpo(LoraRecipe):
                 drift.append(apart.detach())
                 lengths.append(len(now))
             rewarded += rewards
-        told = {name: _mean([one[name] for one in rewarded]) for name in ("exact", "overlap", "grounded")}
-        told["reward"] = sum(told.values())
-        return torch.stack(parts).mean(), told | {"kl": float(torch.cat(drift).mean()), "tokens": _mean(lengths)}
+        figures = {name: _mean([one[name] for one in rewarded]) for name in ("exact", "overlap", "grounded")}
+        figures["reward"] = sum(figures.values())
+        return torch.stack(parts).mean(), figures | {"kl": float(torch.cat(drift).mean()), "tokens": _mean(lengths)}
 
 
-def reward(said: str, known: Exchange, settings: GrpoSettings) -> dict[str, float]:
+def reward(text_: str, known: Exchange, settings: GrpoSettings) -> dict[str, float]:
     """The parts of an answer's reward, by name: anybody can check them who has the known answer and the passages."""
     return {
-        "exact": settings.exact * exact_match(said, known.answer),
-        "overlap": settings.overlap * f1(said, known.answer),
-        "grounded": settings.grounded * (groundedness(said, known.passages) or 0.0),
+        "exact": settings.exact * exact_match(text_, known.answer),
+        "overlap": settings.overlap * f1(text_, known.answer),
+        "grounded": settings.grounded * (groundedness(text_, known.passages) or 0.0),
     }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from headrace.training.data.dataset import answers
-from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, given, k3, wanted
+from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, k3, recorded_answer, target_answer
 
 if TYPE_CHECKING:
     import torch
@@ -42,18 +42,20 @@ class Kto(LoraRecipe):
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: KtoSettings) -> list[tuple[Exchange, bool]]:
         """(answer, liked): the answers given, and as liked ones the corrections that people wrote."""
-        found: list[tuple[Exchange, bool]] = []
+        items_: list[tuple[Exchange, bool]] = []
         for row in answers(rows):
-            was, better = given(row), wanted(row)
+            was, better = recorded_answer(row), target_answer(row)
             if was is not None:
-                found.append((was, row["label"] > 0))
+                items_.append((was, row["label"] > 0))
             if better is not None and better != was:
-                found.append((better, True))
-        return found
+                items_.append((better, True))
+        return items_
 
     def left_out(self, rows: Sequence[Mapping[str, Any]], settings: KtoSettings) -> dict[str, int]:
         """Answers that no generator gave, and nobody corrected."""
-        return {"no generator's answer": sum(given(row) is None and wanted(row) is None for row in answers(rows))}
+        return {
+            "no generator's answer": sum(recorded_answer(row) is None and target_answer(row) is None for row in answers(rows))
+        }
 
     def loss(
         self, policy: Policy, items: Sequence[tuple[Exchange, bool]], settings: KtoSettings, step_seed: int
@@ -70,9 +72,9 @@ class Kto(LoraRecipe):
             others = (
                 encoded[j % len(items)][1] for j in range(i + 1, i + len(items)) if not _same(items[i], items[j % len(items)])
             )
-            said = [completion, *islice(others, 1)]
-            ours = logprobs(policy.model, prompt, said)
-            theirs = logprobs(policy.extra["reference"], prompt, said)
+            completions = [completion, *islice(others, 1)]
+            ours = logprobs(policy.model, prompt, completions)
+            theirs = logprobs(policy.extra["reference"], prompt, completions)
             rewards.append((ours[0] - theirs[0]).sum())
             mismatched += [float((a.detach() - b).sum()) for a, b in zip(ours[1:], theirs[1:], strict=True)]
             drift.append(k3(ours[0].detach(), theirs[0]))
@@ -80,11 +82,11 @@ class Kto(LoraRecipe):
         reward = torch.stack(rewards)
         liked = torch.tensor([up for _, up in items])
         loss = kahneman_tversky(reward, liked, reference_point, settings.beta, settings.desirable, settings.undesirable).mean()
-        told = {"reference_point": reference_point, "kl": float(torch.cat(drift).mean())}
+        figures = {"reference_point": reference_point, "kl": float(torch.cat(drift).mean())}
         for name, chosen in (("reward_liked", liked), ("reward_disliked", ~liked)):
             if chosen.any():
-                told[name] = float(settings.beta * reward.detach()[chosen].mean())
-        return loss, told
+                figures[name] = float(settings.beta * reward.detach()[chosen].mean())
+        return loss, figures
 
 
 def _same(one: tuple[Exchange, bool], other: tuple[Exchange, bool]) -> bool:

@@ -27,15 +27,15 @@ def k3(ours: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return ratio.exp() - ratio - 1
 
 
-def clipped(ours: torch.Tensor, then: torch.Tensor, advantage: float, reach: float) -> tuple[torch.Tensor, torch.Tensor]:
+def clipped(ours: torch.Tensor, then: torch.Tensor, advantage: float, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
     """min(ρ A, clip(ρ, 1 − reach, 1 + reach) A) of each token, ρ = exp(ours − then), and where the clip binds.
 
     PPO's objective (Schulman et al. 2017, arXiv:1707.06347, eq. 7): `then` are the log-probabilities with which the tokens were
     drawn. Where the clip binds no gradient flows.
     """
     ratio = (ours - then).exp()
-    held = ratio.clamp(1 - reach, 1 + reach)
-    return (ratio * advantage).minimum(held * advantage), held * advantage < ratio * advantage
+    bounded = ratio.clamp(1 - epsilon, 1 + epsilon)
+    return (ratio * advantage).minimum(bounded * advantage), bounded * advantage < ratio * advantage
 
 
 class LoraSettings(RecipeSettings):
@@ -70,8 +70,8 @@ class Exchange:
         """Token ids of the prompt: those on record, or those that serving would make."""
         if self.prompt:
             return list(self.prompt)
-        said = [(message["role"], message["content"]) for message in messages(self.question, self.passages)]
-        return encode(policy.tokenizer, said)
+        messages_ = [(message["role"], message["content"]) for message in messages(self.question, self.passages)]
+        return encode(policy.tokenizer, messages_)
 
     def completion_ids(self, policy: Policy) -> list[int]:
         """Token ids of the answer: those on record, or the text's with the mark that ends it."""
@@ -88,31 +88,31 @@ class Exchange:
         return self.prompt_ids(policy)[-(most - len(completion)) :], completion
 
 
-def given(row: Mapping[str, Any]) -> Exchange | None:
+def recorded_answer(row: Mapping[str, Any]) -> Exchange | None:
     """The answer that was given, as it was given; `None` where no generator was asked or nothing was said."""
-    said = unmarked(row["answer"] or "").strip()
-    if not said or not row["generator_version"]:
+    text_ = unmarked(row["answer"] or "").strip()
+    if not text_ or not row["generator_version"]:
         return None
-    return Exchange(row["question"], _passages(row), said, _ids(row["prompt"]), _ids(row["completion"]))
+    return Exchange(row["question"], _passages(row), text_, _ids(row["prompt"]), _ids(row["completion"]))
 
 
-def wanted(row: Mapping[str, Any]) -> Exchange | None:
+def target_answer(row: Mapping[str, Any]) -> Exchange | None:
     """The answer that should be given: the correction, or what was given and liked; `None` where nobody said."""
-    said = unmarked(row["target"] or "").strip()
-    if not said:
+    text_ = unmarked(row["target"] or "").strip()
+    if not text_:
         return None
-    if said == unmarked(row["answer"] or "").strip():
+    if text_ == unmarked(row["answer"] or "").strip():
         # Where no generator was asked it is a rule's sentence ("I found nothing …"): nothing to learn.
-        return given(row)
-    return Exchange(row["question"], _passages(row), said, _ids(row["prompt"]))
+        return recorded_answer(row)
+    return Exchange(row["question"], _passages(row), text_, _ids(row["prompt"]))
 
 
 def _passages(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(row["passages"] or ())
 
 
-def _ids(found: Sequence[int] | None) -> tuple[int, ...]:
-    return tuple(found or ())
+def _ids(ids: Sequence[int] | None) -> tuple[int, ...]:
+    return tuple(ids or ())
 
 
 class LoraRecipe(Recipe):

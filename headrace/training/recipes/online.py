@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from headrace.training.data.dataset import answers
-from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, clipped, given, k3
+from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, clipped, k3, recorded_answer
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ class OnlineSettings(LoraSettings):
 
     staleness: int = Field(ge=0)
     """Released versions that may lie between the generator that answered and the one served now."""
-    reach: float = Field(gt=0, lt=1)
+    clip_epsilon: float = Field(gt=0, lt=1)
     """How far the importance ratio counts: between 1 − reach and 1 + reach (ε)."""
     kl: float = Field(ge=0)
     """Weight of the penalty for drifting from the start (β)."""
@@ -39,7 +39,7 @@ class RewardedAnswer:
 
     exchange: Exchange
     reward: float
-    usual: float
+    baseline: float
     logprobs: tuple[float, ...]
     temperature: float
 
@@ -61,9 +61,9 @@ class Online(LoraRecipe):
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: OnlineSettings) -> list[RewardedAnswer]:
         """The answers that can be learned from, each with the mean reward of its tenant's."""
-        kept = [row for row in answers(rows) if _fault(row, settings) is None]
+        usable = [row for row in answers(rows) if _fault(row, settings) is None]
         rewards: dict[str, list[float]] = {}
-        for row in kept:
+        for row in usable:
             rewards.setdefault(row["tenant"], []).append(_reward(row))
         return [
             RewardedAnswer(
@@ -73,8 +73,8 @@ class Online(LoraRecipe):
                 tuple(row["logprobs"]),
                 row["sampling"]["temperature"] or 1.0,
             )
-            for row in kept
-            if (exchange := given(row)) is not None
+            for row in usable
+            if (exchange := recorded_answer(row)) is not None
         ]
 
     def left_out(self, rows: Sequence[Mapping[str, Any]], settings: OnlineSettings) -> dict[str, int]:
@@ -93,15 +93,17 @@ class Online(LoraRecipe):
         mean = sum(one.reward for one in items) / len(items)
         parts, ratios, bound, drift = [], [], [], []
         for one in items:
-            prompt, said = one.exchange.prompt_ids(policy), [one.exchange.completion_ids(policy)]
-            [now] = logprobs(policy.model, prompt, said, temperature=one.temperature)
-            [start] = logprobs(policy.extra["reference"], prompt, said, temperature=one.temperature)
+            prompt, completions = one.exchange.prompt_ids(policy), [one.exchange.completion_ids(policy)]
+            [now] = logprobs(policy.model, prompt, completions, temperature=one.temperature)
+            [start] = logprobs(policy.extra["reference"], prompt, completions, temperature=one.temperature)
             then = torch.tensor(one.logprobs)
-            gained, held = clipped(now, then, one.reward - (one.usual if settings.baseline == "tenant" else mean), settings.reach)
+            gained, clipped_share = clipped(
+                now, then, one.reward - (one.baseline if settings.baseline == "tenant" else mean), settings.clip_epsilon
+            )
             apart = k3(now, start)
             parts.append(-(gained - settings.kl * apart).mean())
             ratios.append((now.detach() - then).exp())
-            bound.append(held)
+            bound.append(clipped_share)
             drift.append(apart.detach())
         return torch.stack(parts).mean(), {
             "reward": mean,
@@ -119,7 +121,7 @@ def _fault(row: Mapping[str, Any], settings: OnlineSettings) -> str | None:
     """Why an answer cannot be learned from, or `None`."""
     sampling = row.get("sampling") or {}
     temperature, top_p = sampling.get("temperature"), sampling.get("top_p")
-    if given(row) is None:
+    if recorded_answer(row) is None:
         return "no generator's answer"
     if not row["prompt"] or not row["completion"] or len(row["logprobs"] or ()) != len(row["completion"]):
         return "no log-probabilities"

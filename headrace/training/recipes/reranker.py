@@ -46,13 +46,13 @@ class RerankerRecipe(Recipe):
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: RerankerSettings) -> list[tuple[str, list[str]]]:
         """(question, [liked passage, disliked …]); a question without both teaches nothing and is left out."""
-        found = []
+        groups = []
         for (question, _), judged in by_question(passages(rows)).items():
             liked = [row["passage"] for row in judged if row["label"] > 0]
             disliked = [row["passage"] for row in judged if row["label"] == 0]
             if liked and disliked:
-                found.append((question, [liked[0], *disliked[: settings.negatives]]))
-        return found
+                groups.append((question, [liked[0], *disliked[: settings.negatives]]))
+        return groups
 
     def loss(
         self, policy: Policy, items: Sequence[tuple[str, list[str]]], settings: RerankerSettings, step_seed: int

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headrace.training.data.dataset import answers
-from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, wanted
+from headrace.training.recipes.lora import Exchange, LoraRecipe, LoraSettings, target_answer
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +27,11 @@ class Sft(LoraRecipe):
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: LoraSettings) -> list[Exchange]:
         """The answers that should be given, in the order of the rows."""
-        return [exchange for row in answers(rows) if (exchange := wanted(row)) is not None]
+        return [exchange for row in answers(rows) if (exchange := target_answer(row)) is not None]
 
     def left_out(self, rows: Sequence[Mapping[str, Any]], settings: LoraSettings) -> dict[str, int]:
         """Answers that were neither liked nor corrected."""
-        return {"no wanted answer": sum(wanted(row) is None for row in answers(rows))}
+        return {"no wanted answer": sum(target_answer(row) is None for row in answers(rows))}
 
     def loss(
         self, policy: Policy, items: Sequence[Exchange], settings: LoraSettings, step_seed: int
@@ -41,8 +41,8 @@ class Sft(LoraRecipe):
 
         from headrace.training.causal import logprobs
 
-        found = []
+        losses = []
         for exchange in items:
             prompt, completion = exchange.ids(policy, settings.max_tokens)
-            found += logprobs(policy.model, prompt, [completion])
-        return -torch.cat(found).mean(), {}
+            losses += logprobs(policy.model, prompt, [completion])
+        return -torch.cat(losses).mean(), {}

@@ -135,8 +135,8 @@ class IcebergAppend:
 
 def _fitted(table: Table, rows: pa.RecordBatch) -> pa.RecordBatch:
     """The rows as the table's schema has them: its order of columns, its types, its field ids."""
-    held = pyarrow_to_schema(rows.schema, table.schema().name_mapping, format_version=table.format_version)
+    schema = pyarrow_to_schema(rows.schema, table.schema().name_mapping, format_version=table.format_version)
     parquet = FileFormatFactory.get(FileFormat.PARQUET)
     wanted = sanitize_column_names(table.schema())
-    fitted: pa.RecordBatch = _to_requested_schema(wanted, held, rows, include_field_ids=True, format_model=parquet)
+    fitted: pa.RecordBatch = _to_requested_schema(wanted, schema, rows, include_field_ids=True, format_model=parquet)
     return fitted

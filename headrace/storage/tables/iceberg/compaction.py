@@ -133,18 +133,18 @@ class Replacement:
     def stage(self, transaction: Transaction, table: Table, properties: dict[str, str]) -> None:
         """Stage the exchange on the table as it stands; raise `LostRace` if somebody else exchanged one of these files."""
         snapshot = table.current_snapshot()
-        standing = snapshot.manifests(table.io) if snapshot else []
-        if not self.touched <= {manifest.manifest_path for manifest in standing}:
+        manifests = snapshot.manifests(table.io) if snapshot else []
+        if not self.touched <= {manifest.manifest_path for manifest in manifests}:
             raise LostRace(
                 f"Somebody else rewrote files of {table.name()[-1]} that were being merged.",
                 hint="Run `headrace maintain` again.",
             )
-        kept = [
+        unchanged = [
             manifest
-            for manifest in standing
+            for manifest in manifests
             if manifest.manifest_path not in self.touched and (manifest.has_added_files() or manifest.has_existing_files())
         ]
-        _Exchange(transaction, table, self, kept, properties).commit()
+        _Exchange(transaction, table, self, unchanged, properties).commit()
 
     def manifests(self) -> list[ManifestFile]:
         """The manifests written, as copies: a commit writes its sequence number into them."""
@@ -194,14 +194,14 @@ class _Exchange(_SnapshotProducer["_Exchange"]):
         transaction: Transaction,
         table: Table,
         replacement: Replacement,
-        kept: list[ManifestFile],
+        unchanged: list[ManifestFile],
         properties: dict[str, str],
     ) -> None:
         # pyiceberg adds up totals for an overwrite only; the name is changed behind its back, in _summary.
         super().__init__(Operation.OVERWRITE, transaction, table.io, snapshot_properties=properties)
         self._snapshot_id = replacement.snapshot_id
         self._called = replacement.operation
-        self._all = [*replacement.manifests(), *kept]
+        self._all = [*replacement.manifests(), *unchanged]
         self._added_data_files = list(replacement.added)
         self._deleted_data_files = {entry.data_file for entry in replacement.removed}
 
@@ -227,10 +227,10 @@ def batches(table: Table, group: Sequence[ManifestEntry], columns: Sequence[str]
             # Small files cost requests, not bytes; large ones cost memory.
             whole = entry.data_file.file_size_in_bytes <= _BATCH_BYTES
             file = pq.ParquetFile(pa.BufferReader(stream.read()) if whole else stream, pre_buffer=False)
-            held = pyarrow_to_schema(file.schema_arrow, table.name_mapping(), format_version=table.format_version)
+            file_schema = pyarrow_to_schema(file.schema_arrow, table.name_mapping(), format_version=table.format_version)
             width = sum(file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups))
             rows = max(1, min(65_536, _BATCH_BYTES * file.metadata.num_rows // max(1, width)))
             # A file of before a column was there does not have it.
             wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=rows, columns=wanted, use_threads=False):
-                yield _to_requested_schema(schema, held, batch, include_field_ids=True, format_model=parquet)
+                yield _to_requested_schema(schema, file_schema, batch, include_field_ids=True, format_model=parquet)

@@ -111,8 +111,8 @@ class IcebergCore:
         commit = uuid.uuid4().hex
         for attempt in range(tries):
             self._require(table, expected)
-            standing = properties_in(table)
-            carried = {**standing, **new_properties(table, standing)}
+            current = properties_in(table)
+            carried = {**current, **new_properties(table, current)}
             properties = {_PROPERTY + name: json.dumps(value, sort_keys=True) for name, value in carried.items()}
             base = table.last_sequence_number
             try:
@@ -122,8 +122,8 @@ class IcebergCore:
                 table = self.reload()
                 if (landed := _committed(table, commit)) is not None:
                     return landed
-                held = {snapshot.sequence_number for snapshot in table.metadata.snapshots}
-                if not held.issuperset(range(base + 1, table.last_sequence_number + 1)):
+                sequences = {snapshot.sequence_number for snapshot in table.metadata.snapshots}
+                if not sequences.issuperset(range(base + 1, table.last_sequence_number + 1)):
                     raise Unavailable(
                         f"A commit to {self.store.table} took so long that the table does not say any more whether it was taken.",
                         hint="Run the command again: it goes on from what the table holds.",
@@ -171,11 +171,11 @@ class IcebergCore:
             time.sleep(backoff(attempt + 1, first_s=0.05, longest_s=2.0))
 
     def _require(self, table: Table, expected: Mapping[str, Any]) -> None:
-        standing = properties_in(table)
+        current = properties_in(table)
         for name, value in expected.items():
-            if standing.get(name) != value:
+            if current.get(name) != value:
                 raise LostRace(
-                    f"Somebody else moved {self.store.table}'s mark {name!r} from {value!r} to {standing.get(name)!r}.",
+                    f"Somebody else moved {self.store.table}'s mark {name!r} from {value!r} to {current.get(name)!r}.",
                     hint="Run the command again; it goes on from there.",
                 )
 
@@ -243,9 +243,9 @@ class IcebergCore:
     def _widened(self, table: Table) -> Table:
         """The table with every column the catalog has, and null where the catalog allows it; older rows have null there."""
         for _ in range(_TRIES):
-            held = set(table.schema().column_names)
+            columns = set(table.schema().column_names)
             tops = {field.name: field.required for field in table.schema().fields}
-            known = all(name in held for field in self.store.columns for name in _names(field))
+            known = all(name in columns for field in self.store.columns for name in _names(field))
             if known and not any(field.nullable and tops[field.name] for field in self.store.columns):
                 return table
             wanted = pa.schema([field if field.name in tops else field.with_nullable(True) for field in self.store.columns])

@@ -59,19 +59,19 @@ class IcebergMaintenance:
             before = self._reach.live(table)
             done = MaintenanceReport(self._table.store.name, len(before), sum(before.values()), len(table.metadata.snapshots))
             folder = TableFolder(table, self._table.store, self._table.meter)
-            named = {folder.key(uri) for uri in self._reach.of(table)}
+            named = {folder.key(uri) for uri in self._reach.all_files(table)}
             listing = folder.list()
             self._require_whole(folder, listing, table)
-            lists = {key: (found.modified, folder.marked_in(key)) for key, found in folder.lists(listing).items()}
+            lists = {key: (info.modified, folder.marked_in(key)) for key, info in folder.lists(listing).items()}
         edge = listing.now - int(rules.grace_s) - 1  # times are whole seconds, so one may be off by one
         known = named.union(*(keys for _, keys in lists.values()))
         orphans = {
-            key for key, found in listing.objects.items() if found.modified < edge and key not in known and folder.holds(key)
+            key for key, info in listing.objects.items() if info.modified < edge and key not in known and folder.holds(key)
         }
         fenced = self._merge(rules, edge, done, fence=bool(orphans))
         table = self._expire(folder, listing, rules, retained)
         with self._table.faults():
-            still = {folder.key(uri) for uri in self._reach.of(table)}
+            still = {folder.key(uri) for uri in self._reach.all_files(table)}
             doomed = {key for key in named - still if folder.holds(key) and key in listing.objects}
             doomed |= orphans - still if fenced else set()
             if doomed:
@@ -148,18 +148,18 @@ class IcebergMaintenance:
     def _exchange(self, table: Table, replacement: Replacement, edge: int) -> None:
         seen = orphan_fence(self._table.properties_of(table))
 
-        def properties(now: Table, standing: Mapping[str, Any]) -> dict[str, Any]:
+        def properties(now: Table, current: Mapping[str, Any]) -> dict[str, Any]:
             # It only ever moves forward, so that a writer sees by its value that it moved.
             return {
                 MAINTENANCE: {
                     "sequence": now.last_sequence_number + 1,
-                    "orphan_fence": max(edge, orphan_fence(standing) + 1),
+                    "orphan_fence": max(edge, orphan_fence(current) + 1),
                 }
             }
 
         def stage(now: Table, transaction: Transaction, properties: dict[str, str]) -> None:
-            standing = orphan_fence(self._table.properties_of(now))
-            require_kept(now, replacement.added, seen, standing, self._table.store, self._table.meter)
+            fence_now = orphan_fence(self._table.properties_of(now))
+            require_kept(now, replacement.added, seen, fence_now, self._table.store, self._table.meter)
             replacement.stage(transaction, now, properties)
 
         self._table.commit(table, stage, properties, {}, tries=_TRIES)
@@ -189,10 +189,10 @@ class IcebergMaintenance:
 
     def _remove(self, folder: TableFolder, listing: Listing, keys: frozenset[str], done: MaintenanceReport) -> None:
         for key in sorted(keys):
-            if (found := listing.objects.get(key)) is not None:
+            if (info := listing.objects.get(key)) is not None:
                 folder.remove(key)
                 done.removed += 1
-                done.removed_bytes += found.bytes
+                done.removed_bytes += info.bytes
 
 
 def expirable(table: Table, rules: Maintenance, now: int, written: Callable[[Snapshot], int | None]) -> set[int]:
@@ -203,20 +203,20 @@ def expirable(table: Table, rules: Maintenance, now: int, written: Callable[[Sna
     few files.
     """
     snapshots = sorted(table.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
-    kept = {reference.snapshot_id for reference in table.metadata.refs.values()}
-    kept |= {snapshot.snapshot_id for snapshot in snapshots[-rules.keep_snapshots :]}
+    retained_ids = {reference.snapshot_id for reference in table.metadata.refs.values()}
+    retained_ids |= {snapshot.snapshot_id for snapshot in snapshots[-rules.keep_snapshots :]}
     steps: dict[int, Snapshot] = {}
     for snapshot, later in zip(snapshots, [*snapshots[1:], None], strict=True):
         superseded = written(later) if later is not None else None
         if superseded is None or superseded >= now - rules.keep_s - 1:
-            kept.add(snapshot.snapshot_id)
+            retained_ids.add(snapshot.snapshot_id)
         at = written(snapshot)
         if at is not None and at >= now - rules.history_s:
             step = int(at // rules.history_step_s)
             if step not in steps or _small(snapshot) or not _small(steps[step]):
                 steps[step] = snapshot
-    kept |= {snapshot.snapshot_id for snapshot in steps.values()}
-    return {snapshot.snapshot_id for snapshot in snapshots} - kept
+    retained_ids |= {snapshot.snapshot_id for snapshot in steps.values()}
+    return {snapshot.snapshot_id for snapshot in snapshots} - retained_ids
 
 
 def _small(snapshot: Snapshot) -> bool:
@@ -228,5 +228,5 @@ def _written(folder: TableFolder, listing: Listing, snapshot: Snapshot) -> int |
     key = folder.key(snapshot.manifest_list)
     if not folder.holds(key):  # kept elsewhere: its writer's clock must do
         return snapshot.timestamp_ms // 1000
-    found = listing.objects.get(key)
-    return found.modified if found else None
+    info = listing.objects.get(key)
+    return info.modified if info else None

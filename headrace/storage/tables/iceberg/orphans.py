@@ -30,16 +30,16 @@ def orphan_fence(properties: Mapping[str, Any]) -> int:
     return int((properties.get(MAINTENANCE) or {}).get("orphan_fence", 0))
 
 
-def require_kept(table: Table, files: Iterable[DataFile], seen: int, standing: int, store: Store, meter: Meter) -> None:
-    """Raise `LostRace` if files written when the orphan fence was `seen` may have been removed, now that it is `standing`."""
-    if seen == standing:
+def require_kept(table: Table, files: Iterable[DataFile], fence_then: int, fence_now: int, store: Store, meter: Meter) -> None:
+    """Raise `LostRace` if files written when the orphan fence was `fence_then` may have been removed: it is `fence_now` today."""
+    if fence_then == fence_now:
         return
     assert isinstance(table.io, PyArrowFileIO)
     for file in files:
         scheme, host, path = table.io.parse_location(file.file_path)
         with meter.operation(store, Direction.READ):
             info = table.io.fs_by_scheme(scheme, host).get_file_info([path])[0]
-        if info.type == FileType.NotFound or info.mtime_ns < standing * 10**9:
+        if info.type == FileType.NotFound or info.mtime_ns < fence_now * 10**9:
             raise LostRace(
                 f"Rows for {store.table} were written so long before their commit that maintenance counts them as left behind.",
                 hint="Run the command again; if that happens often, raise maintenance.grace_s.",
@@ -63,10 +63,10 @@ class ReachableFiles:
         """The data files of the newest snapshot and their bytes."""
         snapshot = table.current_snapshot()
         manifests = snapshot.manifests(table.io) if snapshot else []
-        held = ExecutorFactory.get_or_create().map(lambda manifest: self._files(table, manifest), manifests)
-        return {path: size for files in held for path, size in files.items()}
+        files_of = ExecutorFactory.get_or_create().map(lambda manifest: self._files(table, manifest), manifests)
+        return {path: size for files in files_of for path, size in files.items()}
 
-    def of(self, table: Table) -> set[str]:
+    def all_files(self, table: Table) -> set[str]:
         """Every file that any snapshot of this metadata, or the metadata itself, names."""
         metadata = table.metadata
         named = {table.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}
@@ -75,10 +75,10 @@ class ReachableFiles:
         named |= {statistics.statistics_path for statistics in metadata.partition_statistics}
         executor = ExecutorFactory.get_or_create()
         lists = executor.map(lambda snapshot: snapshot.manifests(table.io), self._telling(metadata.snapshots))
-        manifests = {manifest.manifest_path: manifest for found in lists for manifest in found}
+        manifests = {manifest.manifest_path: manifest for manifest_list in lists for manifest in manifest_list}
         files = executor.map(lambda manifest: self._files(table, manifest), manifests.values())
-        named |= {path for found in files for path in found}
-        self._held = {path: held for path, held in self._held.items() if path in manifests}
+        named |= {path for manifest_list in files for path in manifest_list}
+        self._held = {path: files_of for path, files_of in self._held.items() if path in manifests}
         return named | manifests.keys()
 
     def _files(self, table: Table, manifest: ManifestFile) -> dict[str, int]:
@@ -97,8 +97,8 @@ class ReachableFiles:
             for snapshot in snapshots
             if snapshot.summary is not None and snapshot.summary.operation == Operation.APPEND and self._ours(snapshot)
         }
-        told = {s.parent_snapshot_id for s in snapshots if s.snapshot_id in appends and s.parent_snapshot_id in appends}
-        return [snapshot for snapshot in snapshots if snapshot.snapshot_id not in told]
+        covered = {s.parent_snapshot_id for s in snapshots if s.snapshot_id in appends and s.parent_snapshot_id in appends}
+        return [snapshot for snapshot in snapshots if snapshot.snapshot_id not in covered]
 
 
 _PAGE = 1000
@@ -172,7 +172,7 @@ class TableFolder:
     def lists(self, listing: Listing) -> dict[str, StoredObject]:
         """The lists of marked for deletion keys that are there."""
         start = f"{self._root}/data/{_OURS}"
-        return {key: found for key, found in listing.objects.items() if key.startswith(start) and not key.endswith(_CLOCK)}
+        return {key: info for key, info in listing.objects.items() if key.startswith(start) and not key.endswith(_CLOCK)}
 
     def mark_for_deletion(self, keys: Iterable[str]) -> None:
         """Put a list of keys; the store's time of that list is when they were marked for deletion."""

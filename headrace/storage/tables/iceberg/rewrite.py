@@ -91,7 +91,7 @@ class IcebergRewrite:
         with self._table.faults():
             folder = TableFolder(table, self._table.store, self._table.meter)
             listing = folder.list()
-        begun, before = listing.now, {key: found for key, found in listing.objects.items() if folder.holds(key)}
+        begun, before = listing.now, {key: info for key, info in listing.objects.items() if folder.holds(key)}
         current = table.metadata.current_snapshot_id
         for name, reference in table.metadata.refs.items():
             if reference.snapshot_id != current:
@@ -107,11 +107,11 @@ class IcebergRewrite:
 
         reach = ReachableFiles(lambda _: False)
         with self._table.faults():
-            were = {folder.key(uri) for uri in reach.of(table)}
+            were = {folder.key(uri) for uri in reach.all_files(table)}
         table = self._table.change(expire)
         with self._table.faults():
             # Whoever wrote them has committed them, so nobody can name them again.
-            for key in sorted((were - {folder.key(uri) for uri in reach.of(table)}) & before.keys()):
+            for key in sorted((were - {folder.key(uri) for uri in reach.all_files(table)}) & before.keys()):
                 folder.remove(key)
         return self._without_orphans(folder, reach, before, begun)
 
@@ -123,7 +123,7 @@ class IcebergRewrite:
         while True:
             table = self._table.reload()
             with self._table.faults():
-                named = {folder.key(uri) for uri in reach.of(table)}
+                named = {folder.key(uri) for uri in reach.all_files(table)}
                 there = folder.list().objects
             left = [key for key in before if key in there and key not in named and before[key].modified <= begun]
             if not left:
@@ -142,8 +142,8 @@ class IcebergRewrite:
         seen = orphan_fence(self._table.properties_of(table))
 
         def stage(now: Table, transaction: Transaction, properties: dict[str, str]) -> None:
-            standing = orphan_fence(self._table.properties_of(now))
-            require_kept(now, rewriting.added, seen, standing, self._table.store, self._table.meter)
+            fence_now = orphan_fence(self._table.properties_of(now))
+            require_kept(now, rewriting.added, seen, fence_now, self._table.store, self._table.meter)
             rewriting.stage(transaction, now, properties)
 
         def no_properties(_now: Table, _standing: Any) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class _Rewriting(Replacement):
 
     def _rows(self, entry: ManifestEntry, columns: Sequence[str], hit: Hit, change: Change | None) -> Iterator[pa.RecordBatch]:
         for rows in batches(self._of, [entry]):
-            meant = _meant(hit, rows.select(_held(self._of, columns)))
+            meant = _meant(hit, rows.select(_existing_columns(self._of, columns)))
             if change is None:
                 yield rows.filter(pc.invert(meant))
             elif pc.any(meant).as_py():
@@ -182,8 +182,8 @@ class _Rewriting(Replacement):
 def _bare(entry: ManifestEntry) -> ManifestEntry:
     """The entry without its bounds: a manifest that says what was removed would tell the beginnings of what was in it."""
     file = entry.data_file
-    kept = ("content", "file_path", "file_format", "partition", "record_count", "file_size_in_bytes")
-    bare = DataFile.from_args(**{name: getattr(file, name) for name in kept})
+    fields = ("content", "file_path", "file_format", "partition", "record_count", "file_size_in_bytes")
+    bare = DataFile.from_args(**{name: getattr(file, name) for name in fields})
     bare.spec_id = file.spec_id
     return ManifestEntry.from_args(
         status=entry.status,
@@ -212,14 +212,14 @@ def _merged(rows: pa.RecordBatch, meant: pa.BooleanArray, changed: pa.RecordBatc
 
 
 def _count(table: Table, entry: ManifestEntry, columns: Sequence[str], hit: Hit) -> int:
-    return sum(pc.sum(_meant(hit, rows)).as_py() or 0 for rows in batches(table, [entry], _held(table, columns)))
+    return sum(pc.sum(_meant(hit, rows)).as_py() or 0 for rows in batches(table, [entry], _existing_columns(table, columns)))
 
 
 def _meant(hit: Hit, rows: pa.RecordBatch) -> pa.BooleanArray:
     return pc.fill_null(hit(rows), False)
 
 
-def _held(table: Table, columns: Sequence[str]) -> list[str]:
+def _existing_columns(table: Table, columns: Sequence[str]) -> list[str]:
     """Those of the columns that the table has: one that the catalog gained is added by the next writer."""
     names = {field.name for field in table.schema().fields}
     return [name for name in columns if name in names]

@@ -55,16 +55,16 @@ class RecentFiles:
             if key in known:
                 yield from known[key]
                 continue
-            rows, held = 0, list[pa.RecordBatch]()
+            rows, batches = 0, list[pa.RecordBatch]()
             while rows < file.record_count:  # they come in the order of their files, and a batch is of one
                 batch = next(missing)
                 rows += batch.num_rows
-                held.append(batch)
+                batches.append(batch)
                 yield batch
                 if file.file_size_in_bytes > _FILE_BYTES:
-                    held.clear()
-            if held:
-                self._keep(key, held)
+                    batches.clear()
+            if batches:
+                self._keep(key, batches)
 
     def _keep(self, key: _Key, batches: list[pa.RecordBatch]) -> None:
         size = sum(batch.nbytes for batch in batches)
@@ -88,20 +88,20 @@ class RecentFiles:
         manifests = snapshot.manifests(table.io)
         files: list[DataFile] | None = None
         if all(manifest.content == ManifestContent.DATA for manifest in manifests):
-            held = self._manifests
+            known = self._manifests
 
             def entries(manifest: ManifestFile) -> tuple[str, list[DataFile]]:
-                if (path := manifest.manifest_path) in held:
-                    return path, held[path]
+                if (path := manifest.manifest_path) in known:
+                    return path, known[path]
                 return path, [e.data_file for e in manifest.fetch_manifest_entry(table.io, discard_deleted=True)]
 
-            found = dict(ExecutorFactory.get_or_create().map(entries, manifests))
-            files = [file for listed in found.values() for file in listed]
+            entries_of = dict(ExecutorFactory.get_or_create().map(entries, manifests))
+            files = [file for listed in entries_of.values() for file in listed]
         else:
-            found = {}
+            entries_of = {}
         named = {file.file_path for file in files or ()}
         with self._lock:
-            self._manifests, self._snapshot = found, (snapshot.snapshot_id, files)
+            self._manifests, self._snapshot = entries_of, (snapshot.snapshot_id, files)
             for key in [key for key in self._rows if key[0] not in named]:  # merged away, or forgotten
                 self._bytes -= sum(batch.nbytes for batch in self._rows.pop(key))
         return files

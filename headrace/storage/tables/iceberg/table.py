@@ -41,8 +41,8 @@ class IcebergTable(IcebergCore):
                     f"Table {self.store.table} has no snapshot {snapshot} any more: maintenance has expired it.",
                     hint="Read the newest, or raise maintenance.keep_s; what a round names is never expired.",
                 )
-            held = {field.name for field in table.scan(snapshot_id=snapshot).projection().fields}
-            wanted = columns if columns == ("*",) else tuple(name for name in columns if name in held)
+            projected = {field.name for field in table.scan(snapshot_id=snapshot).projection().fields}
+            wanted = columns if columns == ("*",) else tuple(name for name in columns if name in projected)
             current = table.metadata.current_snapshot_id
             if where == AlwaysTrue() and snapshot in (None, current) and (rows := self._recent.scan(table, wanted)) is not None:
                 yield from rows

@@ -30,16 +30,16 @@ def stored_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def same(held: pa.DataType, wanted: pa.DataType) -> bool:
+def same(stored: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether two types are one but for what a list calls its elements."""
-    return bool(stored_type(held) == stored_type(wanted))
+    return bool(stored_type(stored) == stored_type(wanted))
 
 
-def askable(term: Term, *, held: pa.Schema, wide: bool) -> bool:
+def askable(term: Term, *, stored: pa.Schema, wide: bool) -> bool:
     """Whether VAST DB can answer a term, and answers it right: of a wide cell it only knows a null."""
-    if term.column not in held.names:
+    if term.column not in stored.names:
         return False
-    kind = held.field(term.column).type
+    kind = stored.field(term.column).type
     texts = pa.types.is_string(kind) or pa.types.is_binary(kind)
     if wide and texts and term.comparison not in ("==", "in"):
         return False
@@ -49,7 +49,7 @@ def askable(term: Term, *, held: pa.Schema, wide: bool) -> bool:
     return (texts or plain) and not any(value != value for value in term.values)
 
 
-def asked(table: Any, term: Term) -> Any:
+def sdk_condition(table: Any, term: Term) -> Any:
     """A term as the SDK wants it."""
     column = table[term.column]
     values = [naive(value) if isinstance(value, datetime) else value for value in term.values]
@@ -82,8 +82,8 @@ def filtered(batch: pa.RecordBatch, condition: Any, columns: pa.Schema, read: tu
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
         else:
             table = table.set_column(index, field, table.column(index).cast(field.type))
-    found = table.filter(condition).combine_chunks().to_batches()
-    return found[0] if found else pa.RecordBatch.from_pylist([], schema=table.schema)
+    batches = table.filter(condition).combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
 
 def naive(time: datetime) -> datetime:

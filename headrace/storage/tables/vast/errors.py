@@ -33,14 +33,16 @@ def fault(error: Exception, table: str, endpoint: VastEndpoint) -> Exception | N
     errors = sdk().errors
     where = f"VAST DB at {endpoint.endpoint}"
     if isinstance(error, errors.InsufficientCapacity):
-        return StorageFull(f"No space left for table {table} in {where}: {_said(error)}.", hint="Free some space and run again.")
+        return StorageFull(
+            f"No space left for table {table} in {where}: {_message(error)}.", hint="Free some space and run again."
+        )
     if isinstance(error, errors.ServiceUnavailable):
-        return Overloaded(f"{where} is overloaded: {_said(error)}.", hint="Run the command again later.")
+        return Overloaded(f"{where} is overloaded: {_message(error)}.", hint="Run the command again later.")
     if isinstance(error, errors.Conflict):
-        return LostRace(f"Another writer was ahead at table {table}: {_said(error)}.", hint="Run again.")
+        return LostRace(f"Another writer was ahead at table {table}: {_message(error)}.", hint="Run again.")
     if passing(error):
         return Unavailable(
-            f"Table {table} cannot be reached through {where}: {_said(error)}.",
+            f"Table {table} cannot be reached through {where}: {_message(error)}.",
             hint="Check that the cluster answers there and run the command again.",
         )
     if isinstance(error, errors.MissingBucket):
@@ -50,22 +52,22 @@ def fault(error: Exception, table: str, endpoint: VastEndpoint) -> Exception | N
         )
     if isinstance(error, errors.Forbidden):
         return BadSettings(
-            f"{where} refuses these keys: {_said(error)}.",
+            f"{where} refuses these keys: {_message(error)}.",
             hint="Check access_key, secret_key and the identity policy: it must allow tabular reads and writes.",
         )
     if isinstance(error, (errors.HttpError, errors.NotSupported, errors.InvalidArgument, errors.ApiResponseError)):
         return BadSettings(
-            f"{where} refused: {_said(error)}.", hint="Check the release of the cluster; see docs/how-to/connect-vast-db.md."
+            f"{where} refused: {_message(error)}.", hint="Check the release of the cluster; see docs/how-to/connect-vast-db.md."
         )
     if isinstance(error, NotImplementedError):  # of the SDK, for a server that is not VAST DB or too old
-        return BadSettings(f"{where}: {_said(error)}.", hint="Check endpoint under [tables]; docs/how-to/connect-vast-db.md.")
+        return BadSettings(f"{where}: {_message(error)}.", hint="Check endpoint under [tables]; docs/how-to/connect-vast-db.md.")
     return None
 
 
 def passing(error: Exception) -> bool:
     """Whether the server could not be reached or did not manage; the SDK fails on a status it does not know with ValueError."""
-    found = sdk()
-    errors = found.errors
+    module = sdk()
+    errors = module.errors
     return isinstance(
         error,
         (
@@ -76,7 +78,7 @@ def passing(error: Exception) -> bool:
             errors.UnexpectedError,
             errors.NotFound,
             errors.MissingTransaction,
-            found._internal.QueryDataInternalError,
+            module._internal.QueryDataInternalError,
             requests.RequestException,
             urllib3.exceptions.HTTPError,
             EOFError,
@@ -84,13 +86,13 @@ def passing(error: Exception) -> bool:
     ) or (isinstance(error, ValueError) and "HttpStatus" in str(error))
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     """What the SDK's error says, in a clause: it keeps the server's words in fields, and causes inside causes."""
     cause = getattr(error, "cause", None) or getattr(error.args[0] if error.args else None, "reason", None)
     if isinstance(cause, Exception):
-        return _said(cause)
-    if told := getattr(error, "err_msg", None):
-        return str(told)
+        return _message(cause)
+    if text := getattr(error, "err_msg", None):
+        return str(text)
     code, message = getattr(error, "code", None), getattr(error, "message", None)
     if code or message:
         return ": ".join(part for part in (code, message) if part)

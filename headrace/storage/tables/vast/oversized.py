@@ -34,8 +34,8 @@ def cut(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
             parts = range(0, len(stream), LIMIT)
             pieces += [{"cell": cell, "part": part, "bytes": stream[start : start + LIMIT]} for part, start in enumerate(parts)]
         if wide:
-            kept = pa.array([None if name in cells else row for row, cells in enumerate(named)], pa.int64())
-            rows = rows.set_column(index, rows.field(index).with_nullable(True), column.take(kept))
+            row_numbers = pa.array([None if name in cells else row for row, cells in enumerate(named)], pa.int64())
+            rows = rows.set_column(index, rows.field(index).with_nullable(True), column.take(row_numbers))
     hidden = pa.array([json.dumps(cells) if cells else None for cells in named], pa.string())
     return rows.append_column(pa.field(WIDE, pa.string()), hidden), pa.Table.from_pylist(pieces, PIECES)
 
@@ -63,8 +63,8 @@ def _wide(column: pa.Array) -> list[int]:
     if column.nbytes <= LIMIT:
         return []
     if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
-        found: list[int] = pc.indices_nonzero(pc.fill_null(pc.greater(pc.binary_length(column), LIMIT), False)).to_pylist()
-        return found
+        indices: list[int] = pc.indices_nonzero(pc.fill_null(pc.greater(pc.binary_length(column), LIMIT), False)).to_pylist()
+        return indices
     if not pa.types.is_nested(column.type):
         return []
     return [row for row in range(len(column)) if column.slice(row, 1).nbytes > LIMIT]
@@ -84,8 +84,8 @@ def _join(pieces: pa.Table) -> dict[str, pa.Array]:
     for piece in pieces.to_pylist():
         parts.setdefault(piece["cell"], {})[piece["part"]] = piece["bytes"]
     whole = {}
-    for cell, found in parts.items():
-        with pa.ipc.open_stream(b"".join(found[part] for part in sorted(found))) as reader:
+    for cell, parts_of_cell in parts.items():
+        with pa.ipc.open_stream(b"".join(parts_of_cell[part] for part in sorted(parts_of_cell))) as reader:
             whole[cell] = reader.read_next_batch().column(0)
     return whole
 

@@ -39,7 +39,7 @@ from headrace.storage.meter import Meter
 from headrace.storage.tables.maintenance import MaintenanceReport, Purged, RetainedSnapshots
 from headrace.storage.tables.predicate import split
 from headrace.storage.tables.vast import oversized as wide
-from headrace.storage.tables.vast.columns import askable, asked, filtered, naive, requests_of, same, stored
+from headrace.storage.tables.vast.columns import askable, filtered, naive, requests_of, same, sdk_condition, stored
 from headrace.storage.tables.vast.errors import fault, passing, sdk
 
 if TYPE_CHECKING:
@@ -129,12 +129,12 @@ class VastTable:
             head = self._head(tables["head"])
             rows = tables["rows"]
             rows.reload_schema()  # somebody else may have added columns
-            held = rows.arrow_schema
-            wanted = split(where, self.store.columns, functools.partial(askable, held=held, wide=head.wide > 0))
-            read = dict.fromkeys(name for name in (*names, *wanted.columns) if name in held.names)
+            stored = rows.arrow_schema
+            wanted = split(where, self.store.columns, functools.partial(askable, stored=stored, wide=head.wide > 0))
+            read = dict.fromkeys(name for name in (*names, *wanted.columns) if name in stored.names)
             conditions = [rows[_VERSION] <= (head.version if snapshot is None else snapshot)]
-            for terms in wanted.asked:
-                conditions.append(functools.reduce(operator.or_, (asked(rows, term) for term in terms)))
+            for terms in wanted.pushed_down:
+                conditions.append(functools.reduce(operator.or_, (sdk_condition(rows, term) for term in terms)))
             query = [*read, *([wide.WIDE] if head.wide else [])] or [_VERSION]
             for batch in self._select(rows, query, functools.reduce(operator.and_, conditions), head):
                 if head.wide and read:
@@ -169,8 +169,8 @@ class VastTable:
                 older = self._rows(commits, ["version"], within & (commits["at"] <= naive(before)))
                 if older:
                     version = max(row["version"] for row in older)
-                    (found,) = self._rows(commits, ["properties"], commits["version"] == version)
-                    properties: dict[str, Any] = json.loads(found["properties"])
+                    (commit,) = self._rows(commits, ["properties"], commits["version"] == version)
+                    properties: dict[str, Any] = json.loads(commit["properties"])
                     return properties
                 if back >= newest:
                     return {}
@@ -183,8 +183,8 @@ class VastTable:
     def append(self, data: pa.Table, properties: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
         """Commit rows and properties in one transaction and return its version; see `TableWriter.append`."""
         commit = uuid.uuid4().hex
-        kept = pa.schema([stored(field) for field in data.schema])
-        rows, pieces = wide.cut(data.cast(kept))
+        schema = pa.schema([stored(field) for field in data.schema])
+        rows, pieces = wide.cut(data.cast(schema))
         unsure = 0
         for attempt in range(_TRIES):
             try:
@@ -254,32 +254,32 @@ class VastTable:
         head = self._head(tables["head"])
         rows = tables["rows"]
         rows.reload_schema()
-        held = rows.arrow_schema
-        read = [name for name in (self.store.columns.names if change else columns) if name in held.names]
+        stored = rows.arrow_schema
+        read = [name for name in (self.store.columns.names if change else columns) if name in stored.names]
         meant: list[pa.RecordBatch] = []
         cells: list[str] = []
         for batch in self._select(rows, [*read, wide.WIDE, _VERSION], None, head, row_id=True):
             hidden = batch.column(wide.WIDE).to_pylist()
             whole = wide.mend(batch, functools.partial(self._pieces, tables["pieces"]))
-            mask = pc.fill_null(hit(whole.select([name for name in columns if name in held.names])), False)
+            mask = pc.fill_null(hit(whole.select([name for name in columns if name in stored.names])), False)
             meant.append(whole.filter(mask))
             for text, is_meant in zip(hidden, mask.to_pylist(), strict=True):
                 cells += json.loads(text).values() if text and is_meant else ()
         count = int(sum(batch.num_rows for batch in meant))
         if not count:
             return 0
-        new, pieces = wide.cut(self._changed(meant, change, held)) if change else (None, None)
+        new, pieces = wide.cut(self._changed(meant, change, stored)) if change else (None, None)
         brought = pc.count_distinct(pieces["cell"]).as_py() if pieces is not None else 0
         lock = head.after(0 if change else -count, brought - len(cells), {}).as_batch()
         with self._counted(Direction.WRITE, lock.nbytes):
             tables["head"].update(lock.add_column(0, pa.field(_ROW_ID, pa.uint64()), pa.array([head.row], pa.uint64())))
-        standing = self._standing()
-        if standing is None or standing.version != head.version:
+        current = self._committed_head()
+        if current is None or current.version != head.version:
             raise _Uncertain(None)
         self._delete(rows, [row for batch in meant for row in batch.column(_ROW_ID).to_pylist()])
         if cells:
-            found = self._rows(tables["pieces"], ["cell"], tables["pieces"]["cell"].isin(cells), row_id=True)
-            self._delete(tables["pieces"], [row[_ROW_ID] for row in found])
+            old_pieces = self._rows(tables["pieces"], ["cell"], tables["pieces"]["cell"].isin(cells), row_id=True)
+            self._delete(tables["pieces"], [row[_ROW_ID] for row in old_pieces])
         after = {"rows": new, "pieces": pieces and _with_version(pieces, head.version + 1)}
         for role, data in {**after, "commits": _Head.as_commit(head.after(0, 0, {}), uuid.uuid4().hex)}.items():
             for request in requests_of(data) if data is not None else ():
@@ -288,16 +288,16 @@ class VastTable:
         return count
 
     def _changed(
-        self, meant: Sequence[pa.RecordBatch], change: Callable[[pa.RecordBatch], pa.RecordBatch], held: pa.Schema
+        self, meant: Sequence[pa.RecordBatch], change: Callable[[pa.RecordBatch], pa.RecordBatch], stored: pa.Schema
     ) -> pa.Table:
         """What becomes of rows, as they are stored, each with the version that brought it."""
         done = []
         for rows in meant:
             changed = change(rows)
-            columns = {name: changed.column(name) for name in changed.schema.names if name in held.names}
+            columns = {name: changed.column(name) for name in changed.schema.names if name in stored.names}
             columns[_VERSION] = rows.column(_VERSION)
-            arrays = [columns[name].cast(held.field(name).type) for name in held.names if name in columns]
-            done.append(pa.RecordBatch.from_arrays(arrays, names=[name for name in held.names if name in columns]))
+            arrays = [columns[name].cast(stored.field(name).type) for name in stored.names if name in columns]
+            done.append(pa.RecordBatch.from_arrays(arrays, names=[name for name in stored.names if name in columns]))
         return pa.Table.from_batches(done)
 
     def _delete(self, table: Any, rows: list[int]) -> None:
@@ -319,7 +319,7 @@ class VastTable:
                 with self._transaction() as transaction:
                     self._make(transaction)
             except sdk().errors.BadRequest:
-                if self._standing() is None:  # else somebody else made it at the same time
+                if self._committed_head() is None:  # else somebody else made it at the same time
                     raise
             self._made = True
         with self._transaction() as transaction:
@@ -338,8 +338,8 @@ class VastTable:
             with self._counted(Direction.WRITE, batch.nbytes):
                 # Before anything else: from here on no other commit can pass.
                 tables["head"].update(batch.add_column(0, pa.field(_ROW_ID, pa.uint64()), pa.array([head.row], pa.uint64())))
-            standing = self._standing()
-            if standing is None or standing.version != head.version:
+            head_rows = self._committed_head()
+            if head_rows is None or head_rows.version != head.version:
                 raise _Uncertain(None)
             version = functools.partial(_with_version, version=after.version)
             brought = {"rows": version(rows), "pieces": version(pieces), "commits": after.as_commit(commit)}
@@ -359,22 +359,22 @@ class VastTable:
 
     def _newest(self) -> _Head | None:
         with self._faults():
-            return self._standing()
+            return self._committed_head()
 
-    def _standing(self) -> _Head | None:
+    def _committed_head(self) -> _Head | None:
         """The head as it is committed, or `None` where nobody made the table yet."""
         with self._transaction() as transaction:
             tables = self._tables(transaction)
             return self._head(tables["head"]) if tables else None
 
     def _head(self, table: Any) -> _Head:
-        found = self._rows(table, _HEAD.names, None, row_id=True)
-        if len(found) != 1:
+        rows = self._rows(table, _HEAD.names, None, row_id=True)
+        if len(rows) != 1:
             raise BadSettings(
-                f"Table {table.name} of VAST DB holds {len(found)} rows where Headrace keeps one.",
+                f"Table {table.name} of VAST DB holds {len(rows)} rows where Headrace keeps one.",
                 hint="Somebody else wrote to it. Name another db_schema under [tables].",
             )
-        row = found[0]
+        row = rows[0]
         return _Head(row[_ROW_ID], row["version"], row["rows"], row["wide"], json.loads(row["properties"]))
 
     def _rows(self, table: Any, columns: list[str], predicate: Any, *, row_id: bool = False) -> list[dict[str, Any]]:
@@ -382,10 +382,10 @@ class VastTable:
         return [row for batch in batches for row in batch.to_pylist()]
 
     def _pieces(self, table: Any, cells: list[str]) -> pa.Table:
-        found: list[pa.RecordBatch] = []
+        batches: list[pa.RecordBatch] = []
         for start in range(0, len(cells), _CELLS):
-            found += self._select(table, wide.PIECES.names, table["cell"].isin(cells[start : start + _CELLS]), None)
-        return pa.Table.from_batches(found, wide.PIECES)
+            batches += self._select(table, wide.PIECES.names, table["cell"].isin(cells[start : start + _CELLS]), None)
+        return pa.Table.from_batches(batches, wide.PIECES)
 
     def _select(
         self, table: Any, columns: list[str], predicate: Any, head: _Head | None, *, row_id: bool = False
@@ -417,12 +417,12 @@ class VastTable:
             schema = transaction.bucket(self._endpoint.bucket).schema(self._endpoint.db_schema, fail_if_missing=False)
             if schema is None or not set(self._names().values()) <= set(schema.tablenames()):
                 return None
-            found = {}
+            tables = {}
             for role, name in self._names().items():
                 ref = metadata.TableRef(self._endpoint.bucket, self._endpoint.db_schema, name)
-                found[role] = metadata.TableMetadata(ref)
-                found[role].load(transaction)
-            self._metadata = found
+                tables[role] = metadata.TableMetadata(ref)
+                tables[role].load(transaction)
+            self._metadata = tables
         return {role: transaction.table_from_metadata(known) for role, known in self._metadata.items()}
 
     def _names(self) -> dict[str, str]:
@@ -441,15 +441,15 @@ class VastTable:
             made["head"].insert(_Head(0, 0, 0, 0, {}).as_batch())
             return
         table = schema.table(names["rows"])
-        held = table.arrow_schema
+        existing = table.arrow_schema
         for field in wanted:
-            if field.name in held.names and not same(held.field(field.name).type, field.type):
+            if field.name in existing.names and not same(existing.field(field.name).type, field.type):
                 raise BadSettings(
-                    f"Column {field.name} of {self.store.table} is {held.field(field.name).type} in VAST DB and"
+                    f"Column {field.name} of {self.store.table} is {existing.field(field.name).type} in VAST DB and"
                     f" {field.type} in this version, and VAST DB cannot change it.",
                     hint="Name another db_schema under [tables].",
                 )
-        if gained := [field for field in wanted if field.name not in held.names]:
+        if gained := [field for field in wanted if field.name not in existing.names]:
             table.add_column(pa.schema(gained))
 
     def _connect(self) -> Session:
@@ -511,10 +511,10 @@ class VastTable:
         try:
             yield
         except Exception as error:
-            found = fault(error, self.store.table, self._endpoint)
-            if found is None:
+            translated = fault(error, self.store.table, self._endpoint)
+            if translated is None:
                 raise
-            raise found from error
+            raise translated from error
 
 
 class _Append:
