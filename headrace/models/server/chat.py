@@ -94,7 +94,7 @@ async def answer(models: HostedModels, body: wire.ChatRequest, version: str, cal
         put(("end", report))
 
     with models.generating.place():
-        release = await models.generators.asked(version, body.headrace.answer_id, ledger)
+        release = await models.generators.requested(version, body.headrace.answer_id, ledger)
         job = asyncio.ensure_future(models.generating.run(generate))
         job.add_done_callback(lambda _: queue.put_nowait(None))
         try:
