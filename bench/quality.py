@@ -32,7 +32,7 @@ from headrace.simulate import DocumentNames, InProcessClient, play, user_plans
 from headrace.simulate.beir import BeirFolder, BeirQuestion, read
 from headrace.simulate.evaluate import indexed, spread
 from headrace.training.measures.passages import ndcg
-from headrace.training.recipe import EMBEDDER, RERANKER
+from headrace.training.names import EMBEDDER, RERANKER
 from headrace.training.recipes import recipe_of
 
 _DEPTH = 10

@@ -25,7 +25,7 @@ from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 from headrace.training import champion
 from headrace.training.champion import CANARY_ENDED, PROMOTE
 from headrace.training.measures.passages import ndcg
-from headrace.training.recipe import GENERATOR, RERANKER
+from headrace.training.names import GENERATOR, RERANKER
 
 TRIED = (RERANKER, GENERATOR)
 """Models that are tried on a share of the traffic; vectors of two embedders cannot be compared."""

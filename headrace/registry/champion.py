@@ -11,7 +11,7 @@ from headrace.models.pointer import ChampionPointer
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableWriter
 from headrace.training.champion import PROMOTE, ROLLBACK, champion, end_canary, move
-from headrace.training.recipe import RERANKER
+from headrace.training.names import RERANKER
 
 
 @stage("Moves the champion pointer to a released version and records the move.")

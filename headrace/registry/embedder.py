@@ -28,8 +28,8 @@ from headrace.storage.objects import ObjectReader
 from headrace.storage.vectors.generations import IndexGeneration
 from headrace.training.champion import card, champion
 from headrace.training.manifest import Manifest
+from headrace.training.names import EMBEDDER
 from headrace.training.promote import newest
-from headrace.training.recipe import EMBEDDER
 
 _READY_S = 120.0
 

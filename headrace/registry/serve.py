@@ -21,7 +21,7 @@ from headrace.registry.embedder import ServedEmbedder
 from headrace.settings import EmbeddedPart, Settings
 from headrace.storage.metadata import SHARED, Metadata
 from headrace.training.cutoff import bound, parent_before, suppressed
-from headrace.training.recipe import EMBEDDER, GENERATOR, RERANKER
+from headrace.training.names import EMBEDDER, GENERATOR, RERANKER
 from headrace.training.recipes import recipe_of
 from headrace.training.round import Round, run_round
 

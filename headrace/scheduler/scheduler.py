@@ -24,7 +24,7 @@ from headrace.scheduler.status import Status, StatusBars
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.champion import champion
 from headrace.training.manifest import Manifest, Plan
-from headrace.training.recipe import MODELS as MODEL_NAMES
+from headrace.training.names import MODELS as MODEL_NAMES
 from headrace.training.recipes import RECIPES
 from headrace.training.round import Round
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from headrace.models.pointer import NONE
 from headrace.settings import Gate
 from headrace.training.evaluate import Evaluation
-from headrace.training.recipe import RERANKER
+from headrace.training.names import RERANKER
 
 
 def decide(model: str, evaluation: Evaluation, alarmed: list[str], gate: Gate) -> tuple[bool, str]:

@@ -24,7 +24,7 @@ from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
 from headrace.training.gate import alarms, decide
 from headrace.training.manifest import Clock, Manifest, Plan
-from headrace.training.recipe import EMBEDDER
+from headrace.training.names import EMBEDDER
 from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Trained
 

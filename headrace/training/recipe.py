@@ -18,9 +18,6 @@ from headrace.settings import Section
 if TYPE_CHECKING:  # torch takes seconds to import: the rest of the training room does without
     import torch
 
-RERANKER, EMBEDDER, GENERATOR = "reranker", "embedder", "generator"
-MODELS = (RERANKER, EMBEDDER, GENERATOR)
-
 
 class RecipeSettings(Section):
     """What every recipe is told; each adds its own. The values come from the recipe's file."""

@@ -39,9 +39,9 @@ from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.evaluate import Evaluation, evaluate
 from headrace.training.finetune import finetune
 from headrace.training.manifest import Clock, Plan
+from headrace.training.names import GENERATOR
+from headrace.training.names import MODELS as MODEL_NAMES
 from headrace.training.promote import Decision, promote, serve_promoted
-from headrace.training.recipe import GENERATOR
-from headrace.training.recipe import MODELS as MODEL_NAMES
 from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Trained
 

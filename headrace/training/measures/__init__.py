@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.core.progress import ProgressBars
-from headrace.training.recipe import EMBEDDER, GENERATOR, RERANKER
+from headrace.training.names import EMBEDDER, GENERATOR, RERANKER
 
 Rows = Sequence[Mapping[str, Any]]
 

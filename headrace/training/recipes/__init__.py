@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from headrace.errors import WrongUsage
-from headrace.training.recipe import Recipe
+
+if TYPE_CHECKING:  # the command line's help names the recipes, and does without pydantic
+    from headrace.training.recipe import Recipe
 
 _CLASSES = {
     "reranker": ".reranker:RerankerRecipe",
@@ -23,7 +26,7 @@ _CLASSES = {
 }
 
 
-class _Recipes(Mapping[str, Recipe]):
+class _Recipes(Mapping[str, "Recipe"]):
     """Imports a recipe's module when the recipe is first used: the command line names recipes and must not wait for theirs."""
 
     def __getitem__(self, name: str) -> Recipe:

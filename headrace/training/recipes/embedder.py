@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from headrace.training.data.dataset import by_question, passages
-from headrace.training.recipe import EMBEDDER, Policy, Recipe, RecipeSettings
+from headrace.training.names import EMBEDDER
+from headrace.training.recipe import Policy, Recipe, RecipeSettings
 
 if TYPE_CHECKING:
     import torch

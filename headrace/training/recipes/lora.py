@@ -11,7 +11,8 @@ from pydantic import Field
 
 from headrace.models.measures import unmarked
 from headrace.models.prompt import encode, messages
-from headrace.training.recipe import GENERATOR, Policy, Recipe, RecipeSettings
+from headrace.training.names import GENERATOR
+from headrace.training.recipe import Policy, Recipe, RecipeSettings
 
 if TYPE_CHECKING:
     import torch
