@@ -52,7 +52,7 @@ def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | 
 
         before = after = asked()
         parts = user_plans(mine if ranks else spread(mine, limit and 2 * limit), users=4, seed=seed)
-        played = play(parts, InProcessClient(app.answers, folder.tenant), DocumentNames(folder).of, generate=not ranks)
+        played = play(parts, InProcessClient(app.answers, folder.tenant), DocumentNames(folder).document_id, generate=not ranks)
         for recipe in recipes:
             started = time.perf_counter()
             done = app.training.round(recipe)

@@ -108,7 +108,7 @@ def inference(loop: TrainingLoop) -> Any:
 
 
 def standing(loop: TrainingLoop) -> Indexes:
-    return IndexReader(INDEXES, loop.runner.endpoints, METER).standing()[0]
+    return IndexReader(INDEXES, loop.runner.endpoints, METER).state()[0]
 
 
 def serving(loop: TrainingLoop) -> IndexGeneration:
@@ -196,7 +196,7 @@ def polled(engine: QueryEngine, loop: TrainingLoop) -> Iterator[list[tuple[int, 
 def held(loop: TrainingLoop, generation: IndexGeneration) -> dict[str, np.ndarray[Any, Any]]:
     """Text → vector of everything in a generation."""
     reader = VectorReader(CHUNKS, loop.runner.endpoints, METER, generation=generation.number)
-    names = sorted(set(reader.held()["document_id"].to_pylist()))
+    names = sorted(set(reader.indexed()["document_id"].to_pylist()))
     rows = reader.embeddings(names).to_pylist()
     return {row["text"]: np.asarray(row["embedding"], np.float32) for row in rows}
 
