@@ -52,10 +52,10 @@ check: install-dev
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint unit
 
 unit: install-dev
-	@$(PYTEST) tests/unit -n 2 --dist loadgroup --no-loadscope-reorder --durations 10
+	@$(PYTEST) tests/unit -n 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 test: install-dev
-	@$(PYTEST) -n 3 --dist loadgroup --no-loadscope-reorder --durations 10 $(if $(K),-k "$(K)")
+	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder --durations 10 $(if $(K),-k "$(K)")
 
 soak: install-dev
 	@$(PYTEST) -m soak --timeout 3600 --durations 10 $(if $(MINUTES),--minutes "$(MINUTES)" --seed "$(SEED)") $(if $(K),-k "$(K)")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,25 +51,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     box.addoption("--seed", default="", help="Which ones: another seed chooses others.")
 
 
-class _Groups:
-    """Which tests share a process under `--dist loadgroup`: those of a file or of a group that files name, and all that share
-    the running API.
-    """
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand tests out by groups of files: those that use the running API share a process, as do those that load the encoders."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        _USE_API.update(item.path for item in items if "api" in getattr(item, "fixturenames", ()))
-        for item in items:
-            if item.get_closest_marker("xdist_group") is None:
-                item.add_marker(pytest.mark.xdist_group("api" if item.path in _USE_API else item.path.stem))
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(config.rootpath / nodeid.partition("::")[0])
+
+    return ByGroup(config, log)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(_Groups())
+@cache
+def _group(path: Path) -> str:
+    """Marks of xdist's own would do, but this pytest computes a test's id anew and forgets what they add to it."""
+    text = path.read_text(encoding="utf-8")
+    if re.search(r"[(,]\s*api: ", text):
+        return "api"
+    return "encoders" if "# sentence-transformers is loaded here" in text else path.stem
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order and choose: stories in the order of their file, small files last; `--minutes` takes a part of what is left."""
+    _USE_API.update(item.path for item in items if "api" in getattr(item, "fixturenames", ()))
     # Those that share a running API first, one after the other; the small last, so that all processes end at about the same time.
     items.sort(key=lambda item: ("unit" in item.path.parts, item.path not in _USE_API))
     stories: dict[Path, list[pytest.Item]] = {}

@@ -36,7 +36,7 @@ from headrace.training.recipes import RECIPES
 from headrace.training.round import TRAINING, run_round
 from headrace.training.trainer import Job, Trained, train
 
-pytestmark = pytest.mark.xdist_group("encoders")  # sentence-transformers takes seconds to import
+# sentence-transformers is loaded here: files that say so share a process under xdist, for its import takes seconds.
 METER = Meter(Ledger(), "test")
 QUICK = Training(
     threads=1,

@@ -27,7 +27,7 @@ from headrace.core.runner import Runner
 from headrace.ingest.land import land
 from headrace.lineage.forget import Subject, forget
 from headrace.lineage.forget.subject import USER
-from headrace.lineage.graph import of_answer, of_event
+from headrace.lineage.graph import trace_answer, trace_event
 from headrace.platform import open_platform
 from headrace.settings import Preparing, Settings, Training
 from headrace.storage.metadata import By, Metadata
@@ -136,8 +136,8 @@ def read_back(world: World) -> dict[str, Any]:
         "fulltext": [hit.uri for hit in vectors.fulltext(QUESTION, tenant=TENANT, most=5)],
         "dense": [[hit.uri, hit.text] for hit in vectors.dense(random, tenant=TENANT, most=5)],
         "champion": {"version": pointer.version, "previous": pointer.previous, "round": pointer.round},
-        "answer": run(of_answer, answer_id="a-late"),
-        "forgotten": run(of_event, event="feedback/0/49"),
+        "answer": run(trace_answer, answer_id="a-late"),
+        "forgotten": run(trace_event, event="feedback/0/49"),
         "ends": {topic.name: TopicReader(topic, endpoints, METER).spans()[0].end for topic in (INTERACTIONS, FEEDBACK)},
     }
 

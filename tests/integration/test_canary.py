@@ -138,10 +138,10 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_round_promot
     asked(endpoints, "champion", 40, seed=11, user="user-1")
     asked(endpoints, "worse", 3, seed=12, version="v000001", user="user-2")
     going = watched(runner, settings)
-    assert (going.ended, going.challenger.judged, going.champion.judged) == ("", 3, 40)
+    assert (going.ended, going.challenger.judged, going.champion_side.judged) == ("", 3, 40)
     assert going.challenger.outcome is not None
-    assert going.champion.outcome is not None
-    assert going.challenger.outcome < going.champion.outcome
+    assert going.champion_side.outcome is not None
+    assert going.challenger.outcome < going.champion_side.outcome
     assert champion.champion(models)[0].canary is not None
     asked(endpoints, "worse2", 9, seed=13, version="v000001", user="user-2")
     over = watched(runner, settings)

@@ -37,7 +37,7 @@ from headrace.storage.vectors.handles import VectorReader
 from headrace.training import manifest
 from headrace.training.champion import champion
 
-pytestmark = pytest.mark.xdist_group("encoders")  # sentence-transformers takes seconds to import
+# sentence-transformers is loaded here: files that say so share a process under xdist, for its import takes seconds.
 METER = Meter(Ledger(), "test")
 TENANT = "acme"
 CREWS = ("red", "blue", "green")

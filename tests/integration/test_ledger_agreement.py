@@ -63,7 +63,8 @@ def test_the_head_agrees_with_what_the_broker_keeps(
         for way in ("read", "write"):
             off = ours[way] / theirs[way] - 1
             print(f"  stream {way:<6} ledger {ours[way]:>13,}   SeaweedFS {theirs[way]:>15,.0f}   {off:+.2%}")
-    assert ours["write"] == ours["read"] > 4_000_000
+    # Before a partition is first read, the beginning of each compressed batch is looked at where the broker keeps it.
+    assert 4_000_000 < ours["write"] <= ours["read"] <= ours["write"] + 10_000
     for way in ("read", "write"):
         assert ours[way] == pytest.approx(theirs[way], rel=0.02)
 

@@ -47,7 +47,7 @@ from headrace.storage.objects import ObjectWriter
 if TYPE_CHECKING:  # every process that collects tests would import it for seconds
     from sentence_transformers import SentenceTransformer
 
-pytestmark = pytest.mark.xdist_group("encoders")  # sentence-transformers takes seconds to import
+# sentence-transformers is loaded here: files that say so share a process under xdist, for its import takes seconds.
 KEY = "a key of this test"
 TEXTS = [
     "Paris is the capital of France.",

@@ -13,7 +13,7 @@ from headrace.models.precision import has_bfloat16
 from headrace.models.server.release import RerankerCard
 from headrace.models.tokens import INSTEAD, embedder_folder
 
-pytestmark = pytest.mark.xdist_group("encoders")  # sentence-transformers takes seconds to import
+# sentence-transformers is loaded here: files that say so share a process under xdist, for its import takes seconds.
 TEXTS = [
     "Paris is the capital of France.",
     "A decorator is a function that returns another.",

@@ -22,7 +22,7 @@ from headrace.training.recipe import Policy
 from headrace.training.recipes import RECIPES
 from headrace.training.recipes.embedder import EmbedderRecipe, EmbedderSettings, Liked
 
-pytestmark = pytest.mark.xdist_group("encoders")  # sentence-transformers takes seconds to import
+# sentence-transformers is loaded here: files that say so share a process under xdist, for its import takes seconds.
 RECIPE = EmbedderRecipe()
 
 
