@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS
 from headrace.core.runner import Runner
@@ -20,9 +20,14 @@ from headrace.documents.parse import Failure, ParsedDocuments, parse
 from headrace.documents.put import AHEAD, Put, put
 from headrace.errors import LostRace, NotFound
 from headrace.ingest.land import Landed, land
+from headrace.retry import backoff
 from headrace.settings import Inference
 from headrace.storage.vectors.generations import IndexGeneration
 from headrace.storage.vectors.handles import VectorWriter
+
+R = TypeVar("R")
+
+_TRIES = 8
 
 
 @dataclass(frozen=True)
@@ -97,15 +102,25 @@ def index_documents(
 
     def settle() -> None:
         runner.run(land).require(DOCUMENT_EVENTS)
-        before.append(runner.run(parse, limits=ParseLimits.from_settings(settings)))
+        before.append(_beside_others(lambda: runner.run(parse, limits=ParseLimits.from_settings(settings))))
 
     most = settings.document_bytes
     was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=most, readers=readers, settle=settle, retry=retry)
-    done = catch_up(runner, settings)
+    done = _beside_others(lambda: catch_up(runner, settings))
     chunked, embedded = done.filled.chunked, done.filled.embedded
     later = ParsedDocuments(0, 0, tuple(Failure(one.uri, one.reason) for one in (*chunked.failed, *embedded.failed)))
     parsed = sum(before, start=done.parsed + later)
     return Indexed(was_put, parsed, chunked, embedded, done.filled.index, time.perf_counter() - started)
+
+
+def _beside_others(step: Callable[[], R]) -> R:
+    """Do it again where another process (`headrace up`) was at the same documents and quicker: what it did is found done then."""
+    for failures in range(1, _TRIES):
+        try:
+            return step()
+        except LostRace:
+            time.sleep(backoff(failures, first_s=0.2, longest_s=2.0))
+    return step()
 
 
 def catch_up(
