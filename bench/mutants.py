@@ -1240,7 +1240,7 @@ MUTANTS = (
         "headrace/documents/chunk.py",
         "    return max(tokens.count(text), -(-len(text) // _PIECE_CHARS))\n",
         "    return tokens.count(text)\n",
-        "A table's header of one endless word stands in front of each of its rows.",
+        "A table's header of one endless word is repeated above each of its rows.",
         ("tests/unit/test_documents_chunk.py::test_any_text_is_cut_in_time_and_into_pieces_of_a_size",),
     ),
 )

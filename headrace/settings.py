@@ -156,7 +156,7 @@ class LandingSettings(Section):
     commit_bytes: int = Field(default=32 << 20, ge=1)
     """Bytes of events a commit may hold; two such blocks are in memory at once, one being written."""
     trim: bool | None = None
-    """Whether the head is trimmed of what has landed. Unset: the embedded one is, a broker of yours has its own retention."""
+    """Whether the head is trimmed of what has landed. Unset: the embedded one is, your own broker has its own retention."""
     keep_s: float | None = Field(default=None, ge=0)
     """Seconds that a table must have held an event before the head is trimmed of it. Unset: 60 embedded, 86400 on yours."""
     patience_s: float = Field(default=300.0, ge=0)

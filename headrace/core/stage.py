@@ -1,4 +1,4 @@
-"""A stage: a plain function whose parameters name the stores it may touch; and the runner, which gives it those and no others."""
+"""A stage: a plain function whose first parameters name the stores it may touch; `runner.py` gives it those and no others."""
 
 from __future__ import annotations
 
@@ -36,8 +36,6 @@ R = TypeVar("R")
 Handle = FileReader | ObjectReader | ReportedReader | TableReader | TopicReader | TopicWriter | VectorReader
 _READERS = (FileReader, ObjectReader, ReportedReader, TableReader, TopicReader, VectorReader)
 _WRITERS = (FileWriter, ObjectWriter, ReportedWriter, TableWriter, TopicWriter, VectorWriter)
-
-H = TypeVar("H", bound=Handle)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ async def judge(
     in_thread: InThread,
     idempotency_key: IdempotencyKey = None,
 ) -> RecordedVerdict:
-    """Record a verdict on the head; says where it stands there.
+    """Record a verdict on the head; returns its place there.
 
     With the header `Idempotency-Key` it may be sent again, should its answer not come: it is recorded once.
     """
