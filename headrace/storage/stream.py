@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -289,9 +290,8 @@ class TopicReader(_Topic):
 
     def _rewrite_foreign(self, reached: Mapping[int, int], *, compressed: bool = False) -> int:
         """Have batches behind these offsets rewritten that no client can read; returns how many. Of the embedded head only."""
-        if self._records is None or (cluster := self.identity().cluster) is None:
+        if (records := self._tansu_records()) is None:
             return 0
-        records = TansuRecords(self._records, cluster, self.store, self.meter)
         count = sum(records.rewrite_foreign(partition, at, compressed=compressed) for partition, at in reached.items())
         if count:
             log.warning("%d batches of %s that no client can read were made dead letters", count, self.store.name)
@@ -313,8 +313,7 @@ class TopicReader(_Topic):
         Of the embedded head whole batches go, and they are deleted where it keeps them. Raises `WrongUsage` where a broker does
         not know how.
         """
-        if self._records is not None and (cluster := self.identity().cluster) is not None:
-            records = TansuRecords(self._records, cluster, self.store, self.meter)
+        if (records := self._tansu_records()) is not None:
             return {partition: records.forget(partition, offset) for partition, offset in before.items()}
         offsets = [TopicPartition(self.store.name, partition, offset) for partition, offset in before.items()]
         try:
@@ -358,8 +357,16 @@ class TopicReader(_Topic):
             low, end = consumer.get_watermark_offsets(
                 TopicPartition(self.store.name, partition), timeout=_TIMEOUT_S, cached=False
             )
+            if low and (records := self._tansu_records()) is not None:
+                low = min(low, records.begins(partition))  # Tansu takes a batch that was rewritten for one that came late
             spans[partition] = Span(low, end)
         return spans
+
+    def _tansu_records(self) -> TansuRecords | None:
+        """Where the embedded head keeps the records of this topic; `None` of any other."""
+        if self._records is None or (cluster := self.identity().cluster) is None:
+            return None
+        return TansuRecords(self._records, cluster, self.store, self.meter)
 
     def _fetch(
         self, consumer: Consumer, most: int, wait_s: float, reached: dict[int, int], ended: dict[int, int]
@@ -443,6 +450,8 @@ class _Closing:
         return self._consumer
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if sys.is_finalizing():  # a reading that was left behind: no thread starts any more, and to wait for one is to hang
+            return
         closing = threading.Thread(target=self._consumer.close, name="close", daemon=True)
         closing.start()
         closing.join(_CLOSE_S)

@@ -51,6 +51,17 @@ class TansuRecords:
         self._topic = f"clusters/{cluster}/topics/{topic.name}/partitions"
         self._client = bucket_at(store.endpoint, store.access_key, store.secret_key, store.region, store.bucket)
 
+    def begins(self, partition: int) -> int:
+        """The offset at which a partition begins.
+
+        Tansu's own answer may be higher: it goes by when a batch was last written.
+        """
+        try:
+            watermark, _ = self._read(self._watermark(partition))
+        except faults.BaseError as error:
+            raise self._unavailable(error) from error
+        return int(watermark["low"] or 0)
+
     def forget(self, partition: int, before: int) -> int:
         """Delete the batches that end at or below offset `before`; returns the offset at which the partition now begins.
 

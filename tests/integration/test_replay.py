@@ -52,15 +52,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return beir(tmp_path_factory.mktemp("replay") / "stations")
 
 
-def verdicts(api: Api, tenant: str, count: int) -> list[dict[str, Any]]:
-    """What the tables have of a tenant's verdicts, once that many have landed."""
+def landed(api: Api, table: str, tenant: str, count: int) -> list[dict[str, Any]]:
+    """A tenant's rows in a table, once that many have landed."""
     found: list[dict[str, Any]] = []
 
-    def landed() -> bool:
-        found[:] = api.sql(f"SELECT * FROM feedback WHERE tenant = '{tenant}'")
+    def there() -> bool:
+        found[:] = api.sql(f"SELECT * FROM {table} WHERE tenant = '{tenant}'")
         return len(found) >= count
 
-    until(60, landed, lambda: f"{len(found)} verdicts of {count} have landed")
+    until(60, there, lambda: f"{len(found)} of {count} have landed in {table}")
     return found
 
 
@@ -75,7 +75,7 @@ def test_replayed_here_every_verdict_counted_has_landed(api: Api, folder: Path, 
     more = as_json(api.home, "replay", folder, "--limit", "2", "--seed", "3", "--tenant", told["tenant"])
     assert more["kind"] == "answers"
     assert more["verdicts"]["answers_up"] + more["verdicts"]["answers_down"] == 2
-    rows = verdicts(api, told["tenant"], 10 * 6 + 2 * 3)
+    rows = landed(api, "feedback", told["tenant"], 10 * 6 + 2 * 3)
     assert len(rows) == 10 * 6 + 2 * 3
     assert [told["verdicts"][way] + more["verdicts"][way] for way in ("up", "down")] == [
         sum(row["up"] == way for row in rows) for way in (True, False)
@@ -87,7 +87,7 @@ def test_replayed_here_every_verdict_counted_has_landed(api: Api, folder: Path, 
     honest = [row for row in rows if row["user"] != "simulated-poisoner" and row["chunk_id"]]
     assert {(row["up"], row["reason"]) for row in honest} == {(True, "holds the answer"), (False, "about something else")}
     assert all(row["correction"].startswith("day ") for row in rows if not row["chunk_id"] and not row["up"])
-    asked = api.sql(f"SELECT simulated, kind FROM interactions WHERE tenant = '{told['tenant']}'")
+    asked = landed(api, "interactions", told["tenant"], 12)
     assert all(row["simulated"] for row in asked)
     assert sorted(row["kind"] for row in asked) == ["answer"] * 2 + ["search"] * 10
 
@@ -115,7 +115,7 @@ def test_a_replay_asks_a_running_service_and_waits_its_turn(api: Api, tmp_path: 
     assert (told["answers"], told["errors"]) == (18, 0)
     assert told["waits"] > 0, "six users, two places"
     count = 8 * 6 + told["verdicts"]["up"] + told["verdicts"]["down"]
-    rows = verdicts(api, tenant, count)
+    rows = landed(api, "feedback", tenant, count)
     assert len(rows) == count
     assert all(row["simulated"] and row["user"].startswith("simulated-") for row in rows)
     words = ["replay", folder, "--via", api.url, "--token", "hr_wrong", "--limit", "8"]
@@ -133,7 +133,7 @@ def sixteen(api: Api, place: Path, most: float, enough: Callable[[int], bool]) -
     tenant = brought["tenant"]
     api.tenant(tenant, requests_per_minute=100_000)
     key = api.mint(tenant, "read", "simulate")[0]
-    before = len(verdicts(api, tenant, 6))
+    before = len(landed(api, "feedback", tenant, 6))
     service = psutil.Process(api.process.pid)
     words = ["replay", folder, "--via", api.url, "--tenant", tenant, "--users", "16", "--json"]
     process = api.home.start(*words, HEADRACE_TOKEN=key)
@@ -156,7 +156,7 @@ def sixteen(api: Api, place: Path, most: float, enough: Callable[[int], bool]) -
     assert told["errors"] == 0, told["first_errors"]
     assert told["answers"] >= 16
     count = before + told["verdicts"]["up"] + told["verdicts"]["down"]
-    assert len(verdicts(api, tenant, count)) == count, "what is counted is there, and no more"
+    assert len(landed(api, "feedback", tenant, count)) == count, "what is counted is there, and no more"
     by_user = api.sql(
         "SELECT \"user\", count(*) AS asked FROM interactions WHERE kind = 'answer'"
         f" AND tenant = '{tenant}' GROUP BY \"user\" ORDER BY asked"
@@ -203,7 +203,7 @@ def test_ctrl_c_on_a_replay_here_says_what_was_done(api: Api, tmp_path: Path) ->
     tenant = next(line for line in out.splitlines() if "tenant" in line).split()[-1].rstrip(".")
     assert int(counts["answers"]) > 0
     count = int(counts["verdicts up"]) + int(counts["verdicts down"])
-    assert len(verdicts(api, tenant, count)) == count == 6 * int(counts["answers"])
+    assert len(landed(api, "feedback", tenant, count)) == count == 6 * int(counts["answers"])
 
 
 def has_judged(home: Home) -> bool:
