@@ -51,7 +51,7 @@ class _Keys:
         return Caller(tenant, "1" * 16, frozenset({"read", "write"}), TenantLimits(), address) if tenant != key else None
 
     def still_valid(self, key: str) -> bool:
-        return self.of(key, "") is not None
+        return self.lookup(key, "") is not None
 
 
 class _Guarded:

@@ -10,6 +10,7 @@ from fastapi.responses import Response
 
 from headrace.api.auth import ADMIN, SIMULATE, USERS, Caller, check_key_scopes, limits_with
 from headrace.api.dependencies import Administering, InThread, Serving, TenantAdministering
+from headrace.api.middleware import AuditNotes
 from headrace.api.schemas import (
     TENANT,
     KeyList,
@@ -37,9 +38,10 @@ T = TypeVar("T")
 
 
 async def _changed(request: Request, in_thread: RequestThread, change: Callable[[], T]) -> T:
-    """What a change returns, whose line in the audit is written with it."""
+    """What a change returns, whose line of the audit is written in the same transaction."""
     changed = await in_thread(change)
-    request.scope["noted"].said = True
+    noted: AuditNotes = request.scope["noted"]
+    noted.audited = True
     return changed
 
 
