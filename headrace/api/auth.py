@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import ValidationError
 
-from headrace.documents.put import check_principals
+from headrace.documents.names import check_principals
 from headrace.errors import BadSettings, Forbidden, WrongUsage
 from headrace.settings import TenantLimits
 from headrace.storage.metadata import By, Metadata

@@ -22,26 +22,24 @@ from headrace.api.admission import Rate
 from headrace.api.auth import Caller
 from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS, INDEXES
 from headrace.core.runner import Runner
-from headrace.documents import deliver
+from headrace.documents import source
 from headrace.documents.chunk import of_generation
 from headrace.documents.generations import active_reader
 from headrace.documents.index import bring_up, take_in
-from headrace.documents.parse import IN_ORDER, PROCESSED_OFFSETS, ROWS_IN_ORDER, document_id
-from headrace.documents.put import composed
-from headrace.errors import BadDocument, Forbidden, NotFound, QuotaReached, Transient, WrongUsage, kind_of
+from headrace.documents.names import composed, document_id
+from headrace.documents.versions import ORIGIN, PROCESSED_OFFSETS, ROWS_IN_ORDER
+from headrace.errors import BadDocument, Forbidden, NotFound, QuotaReached, Transient, kind_of
 from headrace.readiness import Trouble
 from headrace.settings import Settings, TenantLimits
-from headrace.storage.records import NAME_BYTES
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.handles import VectorReader
 from headrace.terminal import printable
 
 PUT, PARSED, INDEXED, FAILED, DELETING = "put", "parsed", "indexed", "failed", "deleting"
-URI_CHARACTERS = 1_024
 _COLUMNS = (
     *("tenant", "uri", "version", "status", "reason", "media", "title", "bytes", "readers", "at"),
-    *(name for name, _ in IN_ORDER),
+    *ORIGIN,
 )
 _LOOK_S = 1.0
 _ASK_S = 2.0  # at most so often is the index asked about documents that another process indexes
@@ -101,42 +99,6 @@ class Document:
             "readers": list(self.readers),
             "at": self.at.isoformat(),
         }
-
-
-def asked_uri(address: str) -> str:
-    """The name of a document that there may be, in form NFC: `index` and producers give names that `uri_of` refuses.
-
-    Raises `WrongUsage` for one that no event can have.
-    """
-    address = _composed(address)
-    if not 0 < len(address.encode()) <= NAME_BYTES or "\0" in address:
-        raise WrongUsage(f"A document's uri has 1 to {NAME_BYTES:,} bytes of UTF-8, and no NUL.", hint="Like handbook/pump.md.")
-    return address
-
-
-def uri_of(address: str) -> str:
-    """The name under which a document is put, checked and in form NFC. Raises `WrongUsage`.
-
-    It is never used as a path; what looks like one that climbs is refused. So is U+FFFD, which stands for bytes that are not
-    UTF-8: names that differ in these would be one.
-    """
-    address = _composed(address)
-    if "\ufffd" in address:
-        raise WrongUsage("A document's uri is UTF-8.", hint="Write each byte of it as %XX.")
-    if not address or len(address) > URI_CHARACTERS or not address.isprintable():
-        raise WrongUsage(
-            f"A document's uri has 1 to {URI_CHARACTERS:,} printable characters.", hint="Name it like handbook/pump.md."
-        )
-    if address.startswith("/") or any(part in ("", ".", "..") for part in address.split("/")) or "\\" in address:
-        raise WrongUsage("A document's uri has no empty part, no . and no .. in it.", hint="Like handbook/pump.md.")
-    return address
-
-
-def _composed(given: str) -> str:
-    """A name in form NFC, unless it is too long: composing n accents takes n² steps, and nothing else is answered meanwhile."""
-    if len(given.encode()) > NAME_BYTES:
-        raise WrongUsage(f"A document's uri has at most {NAME_BYTES:,} bytes of UTF-8.", hint="Like handbook/pump.md.")
-    return composed(given)
 
 
 class Documents:
@@ -222,7 +184,7 @@ class Documents:
                     f"This tenant may put {limits.put_bytes_per_day:,} bytes in a day and has done so.",
                     hint="Every version counts, also one that was replaced or deleted. Go on tomorrow, or ask for more.",
                 )
-            place = self._runner.run(deliver.put, tenant=tenant, uri=uri, data=data, readers=named)
+            place = self._runner.run(source.put, tenant=tenant, uri=uri, data=data, readers=named)
             document = Document(
                 tenant,
                 uri,
@@ -246,7 +208,7 @@ class Documents:
         where = f"tenant = {quoted(tenant)} AND uri = {quoted(uri)}"
         versions = set(self._table.read(("version",), where)["version"].to_pylist())
         with self._freeing(tenant, uri, versions) as free:
-            place = self._runner.run(deliver.delete, tenant=tenant, uri=uri, versions=free)
+            place = self._runner.run(source.delete, tenant=tenant, uri=uri, versions=free)
             gone = replace(document, status=DELETING, partition=place.partition, offset=place.offset)
             self._put_over(gone)
         return gone

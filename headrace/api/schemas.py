@@ -14,7 +14,7 @@ from headrace.answering.unrecorded import NOTE
 from headrace.api.auth import Caller
 from headrace.api.middleware import OPEN
 from headrace.api.telemetry import tokens
-from headrace.documents.put import check_principals
+from headrace.documents.names import check_principals
 from headrace.errors import WrongUsage
 from headrace.models.http import error_body
 from headrace.settings import TenantLimits

@@ -18,10 +18,10 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
+from headrace.documents import AHEAD
 from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.formats.registry import SOURCE_CODE
-from headrace.documents.parse import IN_ORDER, PROCESSED_OFFSETS, live, place
-from headrace.documents.put import AHEAD
+from headrace.documents.versions import ORIGIN, PROCESSED_OFFSETS, live, place
 from headrace.errors import HeadraceError
 from headrace.models import tokens
 from headrace.storage.records import batch
@@ -348,13 +348,12 @@ def _width(text: str) -> int:
 
 
 def _new(documents: TableReader, position: Mapping[str, int]) -> list[dict[str, Any]]:
-    origin = tuple(name for name, _ in IN_ORDER)
-    columns = ("document_id", "version", "tenant", "uri", "status", "media", "title", "text", "parts", "readers", *origin)
+    columns = ("document_id", "version", "tenant", "uri", "status", "media", "title", "text", "parts", "readers", *ORIGIN)
     waiting = []
     for rows in documents.scan(columns):
-        new = [row["offset"] >= position.get(place(row), 0) for row in rows.select(origin).to_pylist()]
+        new = [row["offset"] >= position.get(place(row), 0) for row in rows.select(ORIGIN).to_pylist()]
         waiting += rows.filter(pa.array(new)).to_pylist()
-    return sorted(waiting, key=lambda row: tuple(row[name] for name in origin))
+    return sorted(waiting, key=lambda row: tuple(row[name] for name in ORIGIN))
 
 
 def _rows(document: dict[str, Any], window: int) -> Iterator[dict[str, Any]]:

@@ -16,10 +16,10 @@ from headrace.catalog import CHUNK_ROWS, CHUNKS, DIMENSIONS, DOCUMENT_ROWS
 from headrace.core.launch import Batches
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
+from headrace.documents import AHEAD
 from headrace.documents.chunk import of_generation
 from headrace.documents.failed import GiveUp, Unfit, refuse
-from headrace.documents.parse import audience, live
-from headrace.documents.put import AHEAD
+from headrace.documents.versions import audience, live
 from headrace.errors import BadSettings, RequestRefused
 from headrace.models.client import Embedder, Failing, Refused, Vectors
 from headrace.storage.endpoints import ModelEndpoint

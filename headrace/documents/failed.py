@@ -14,14 +14,14 @@ from typing import Annotated, Any
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS
 from headrace.core.stage import stage
-from headrace.documents.parse import IN_ORDER, ROWS_IN_ORDER, document_id, row_of
-from headrace.documents.put import AHEAD, composed
+from headrace.documents import AHEAD
+from headrace.documents.names import composed, document_id
+from headrace.documents.versions import IN_ORDER, ORIGIN, ROWS_IN_ORDER, row_of
 from headrace.errors import BadDocument, NotFound
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 
 _AT_ONCE = 200  # documents named in one filter
-_ORIGIN = tuple(name for name, _ in IN_ORDER)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def give_up(documents: Annotated[TableWriter, DOCUMENT_ROWS], unfit: Sequence[Un
         names = ", ".join(quoted(name) for name in sorted({name for name, _ in reasons}))
         newest: dict[tuple[Any, ...], dict[str, Any]] = {}
         for row in documents.read(where=f"document_id in ({names})").sort_by(ROWS_IN_ORDER).to_pylist():
-            newest[tuple(row[name] for name in _ORIGIN)] = row
+            newest[tuple(row[name] for name in ORIGIN)] = row
         failed = [
             {**row, "status": "failed", "reason": reason, "text": "", "parts": None, "at": datetime.now(UTC)}
             for row in newest.values()
@@ -86,7 +86,7 @@ def leave_out(
     if not recorded or recorded[-1]["kind"] != "put":
         raise NotFound(f"No document {uri!r} of tenant {tenant} is waiting or indexed.", hint="GET /v1/documents lists them.")
     event = {**recorded[-1], "uri": composed(uri)}
-    before = documents.read(("readers", *_ORIGIN, "status"), f"document_id = {quoted(document_id(tenant, event['uri']))}")
+    before = documents.read(("readers", *ORIGIN, "status"), f"document_id = {quoted(document_id(tenant, event['uri']))}")
     rows = before.sort_by(ROWS_IN_ORDER).to_pylist()
     if event["readers"] is None:  # as parse has it: it leaves them as they were
         event["readers"] = rows[-1]["readers"] if rows else []

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from headrace.catalog import CHUNKS, INDEXES
 from headrace.core.stage import stage
-from headrace.documents.put import AHEAD
+from headrace.documents import AHEAD
 from headrace.errors import BadSettings, LostRace, NotFound
 from headrace.models.client import Embedder
 from headrace.storage.endpoints import ModelEndpoint

@@ -11,13 +11,14 @@ from typing import Annotated, TypeVar
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENT_EVENTS
 from headrace.core.runner import Runner
 from headrace.core.stage import stage
+from headrace.documents import AHEAD
 from headrace.documents.chunk import Chunked, chunk
 from headrace.documents.embed import Embedded, embed
 from headrace.documents.failed import GiveUp, Unfit, give_up, refuse
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.generations import begin, endpoint_for, finish_pass, index_state, resolve, serving, sweep, switch
 from headrace.documents.parse import Failure, ParsedDocuments, parse
-from headrace.documents.put import AHEAD, Put, put
+from headrace.documents.put import Put, put
 from headrace.errors import LostRace, NotFound
 from headrace.ingest.land import Landed, land
 from headrace.retry import backoff

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Any
-
-import pyarrow.compute as pc
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
+from headrace.documents import AHEAD
 from headrace.documents.formats.contract import ParseLimits
+from headrace.documents.names import composed, document_id, object_key
 from headrace.documents.parser import Parsed, Parser
-from headrace.documents.put import AHEAD, composed, object_key
+from headrace.documents.versions import IN_ORDER, ORIGIN, PROCESSED_OFFSETS, newest_rows, place, row_of
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter
 
-# The property that says, per place in the head, up to which offset a table has taken in what landed.
-PROCESSED_OFFSETS = "processed_offsets"
-IN_ORDER = [("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")]
-# Of rows of the documents table: that a version failed in a later stage, or was left out, counts before that it was parsed.
-ROWS_IN_ORDER = [*IN_ORDER, ("status", "descending")]
-
 _COMMIT_ROWS = 200
+_COMMIT_CHARS = 20_000_000
 
 log = logging.getLogger("headrace.index")
-_COMMIT_CHARS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -82,7 +74,7 @@ def parse(
     failed: list[Failure] = []
     left = 0
     started = time.monotonic()
-    newest = _newest(documents) if new else {}
+    newest = newest_rows(documents) if new else {}
 
     def commit() -> None:
         nonlocal recorded
@@ -137,47 +129,6 @@ def _once(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(seen.values())
 
 
-def place(row: Mapping[str, Any]) -> str:
-    """Of which partition a landed row is, as `PROCESSED_OFFSETS` names it."""
-    return f"{row['topic']}/{row['partition']}"
-
-
-def document_id(tenant: str, uri: str) -> str:
-    """The document across its versions: 16 hex digits of sha256 over tenant and uri."""
-    return hashlib.sha256(f"{tenant}\0{uri}".encode()).hexdigest()[:16]
-
-
-def live(documents: TableReader) -> dict[str, str]:
-    """document id → the version that answers: the newest parsed one, unless a later event deleted the document.
-
-    A newer version that failed, in parsing or behind it, leaves the older one answering.
-    """
-    origin = tuple(name for name, _ in IN_ORDER)
-    rows = documents.read(("document_id", "version", "status", *origin))
-    newest: dict[str, dict[str, Any]] = {}
-    failed = {tuple(row.values()) for row in rows.filter(pc.equal(rows["status"], "failed")).select(origin).to_pylist()}
-    for row in rows.sort_by(IN_ORDER).to_pylist():
-        if row["status"] != "failed" and tuple(row[name] for name in origin) not in failed:
-            newest[row["document_id"]] = row
-    return {name: row["version"] for name, row in newest.items() if row["status"] == "parsed"}
-
-
-def audience(documents: TableReader) -> dict[str, tuple[str, ...]]:
-    """document id → who of its tenant may read it, none being everybody: as its newest row says, whatever its status.
-
-    A document that is closed in the same moment as it becomes unreadable is closed; its older version answers to fewer.
-    """
-    columns = ("document_id", "readers", "status", *(name for name, _ in IN_ORDER))
-    rows = documents.read(columns).sort_by(ROWS_IN_ORDER).to_pylist()
-    return {row["document_id"]: tuple(row["readers"] or ()) for row in rows}
-
-
-def _newest(documents: TableReader) -> dict[str, dict[str, Any]]:
-    """The newest row of each document, without its text."""
-    rows = documents.read(("document_id", "version", "status", "reason", "readers", "source", *(name for name, _ in IN_ORDER)))
-    return {row["document_id"]: row for row in rows.sort_by(ROWS_IN_ORDER).to_pylist()}
-
-
 def _is_known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
     """Whether the document's newest row came from an event of the same kind, source bytes, refusal, readers and folder.
 
@@ -185,7 +136,7 @@ def _is_known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
     """
     row = newest.get(document_id(event["tenant"], event["uri"]))
     if row is not None and row["status"] == "failed" and event["kind"] == "put":
-        return all(row[name] == event[name] for name, _ in IN_ORDER)
+        return all(row[name] == event[name] for name in ORIGIN)
     if row is None or (event["kind"] == "delete") != (row["status"] == "deleted"):
         return False
     if event["kind"] != "delete" and sorted(row["readers"] or ()) != sorted(event["readers"] or ()):
@@ -195,28 +146,6 @@ def _is_known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
     if event["kind"] == "refuse":
         return bool((row["version"], row["reason"]) == ("", event["reason"]))
     return event["kind"] == "delete" or bool(row["version"] == event["sha256"])
-
-
-def row_of(event: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row of the documents table has of its event; `status` is still to be said."""
-    return {
-        "document_id": document_id(event["tenant"], event["uri"]),
-        "version": event["sha256"],
-        "tenant": event["tenant"],
-        "uri": event["uri"],
-        "reason": "",
-        "media": "",
-        "title": "",
-        "text": "",
-        "parts": None,
-        "bytes": event["bytes"],
-        "readers": event["readers"],
-        "source": event["source"],
-        "at": datetime.now(UTC),
-        "topic": event["topic"],
-        "partition": event["partition"],
-        "offset": event["offset"],
-    }
 
 
 def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[str, Any]:

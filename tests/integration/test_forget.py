@@ -35,7 +35,8 @@ from headrace.catalog import (
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents.formats.contract import ParseLimits
-from headrace.documents.parse import live, parse
+from headrace.documents.parse import parse
+from headrace.documents.versions import live
 from headrace.errors import NotFound
 from headrace.ingest.event import Event
 from headrace.ingest.land import land

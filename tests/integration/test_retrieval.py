@@ -23,7 +23,7 @@ from headrace.core.launch import Threads, Work
 from headrace.core.maintain import maintain
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
-from headrace.documents import deliver
+from headrace.documents import source
 from headrace.documents.embed import Embed
 from headrace.documents.index import Indexed, catch_up, index_documents
 from headrace.documents.put import put
@@ -393,7 +393,7 @@ def test_what_was_closed_a_moment_ago_is_not_opened_by_who_names_no_reader(
     # Closed on the head, where no table knows of it yet.
     runner.run(put, tenant=tenant, paths=[docs], most_bytes=SETTINGS.document_bytes, readers=["hr"])
     if way == "bytes":
-        runner.run(deliver.put, tenant=tenant, uri="docs/a.md", data=b"The pond is shallow.")
+        runner.run(source.put, tenant=tenant, uri="docs/a.md", data=b"The pond is shallow.")
         catch_up(runner, SETTINGS)
     elif way == "renamed":
         (docs / "a.md").rename(docs / "c.md")

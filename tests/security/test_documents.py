@@ -12,7 +12,7 @@ import pytest
 from shell import run
 from traffic import until
 
-from headrace.api.documents import asked_uri, uri_of
+from headrace.documents.names import existing_uri, new_uri
 from headrace.errors import WrongUsage
 
 TRANSFERS = """# Transfers
@@ -68,7 +68,7 @@ def test_a_form_is_read_at_once_or_not_at_all(api: Any) -> None:
 
 def test_a_name_that_is_too_long_is_not_composed() -> None:
     """Accents behind a letter are put in order one by one: 10,000 of them in an address kept all tenants waiting for a second."""
-    for check in (asked_uri, uri_of):
+    for check in (existing_uri, new_uri):
         assert check("e\u0301" * 500) == "\u00e9" * 500
         with pytest.raises(WrongUsage, match="at most"):
             check("e\u0301" * 1_400)

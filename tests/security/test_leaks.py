@@ -21,7 +21,7 @@ from traffic import until
 from headrace.core.ray_cluster import _folder
 from headrace.documents import beneath
 from headrace.documents.beneath import open_beneath
-from headrace.documents.put import _read, walk
+from headrace.documents.files import read_file, walk
 from headrace.errors import BadDocument, BadSettings, WrongUsage
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.keys import keys_of
@@ -65,7 +65,7 @@ def test_a_home_and_what_is_in_it_cannot_be_named(folder: Path) -> None:
 def test_a_link_into_a_home_is_refused(folder: Path) -> None:
     (folder / "a-link.json").symlink_to("home/platform/keys.json")
     with pytest.raises(BadDocument) as caught:
-        _read(folder / "a-link.json", "docs/a-link.json", 1000)
+        read_file(folder / "a-link.json", "docs/a-link.json", 1000)
     assert caught.value.reason == "a link into a home of Headrace (home)"
 
 
@@ -114,7 +114,7 @@ def outcomes(path: Path, uri: str, tries: int) -> set[bytes]:
     found = set()
     for _ in range(tries):
         try:
-            found.add(_read(path, uri, 1000))
+            found.add(read_file(path, uri, 1000))
         except BadDocument:
             continue
     return found

@@ -40,7 +40,9 @@ from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.documents.failed import leave_out
 from headrace.documents.index import catch_up
-from headrace.documents.parse import ROWS_IN_ORDER, _name_of, document_id
+from headrace.documents.names import document_id
+from headrace.documents.parse import _name_of
+from headrace.documents.versions import ROWS_IN_ORDER
 from headrace.errors import NotFound, Overloaded, RequestRefused, Unavailable, WrongUsage
 from headrace.ingest import land as landing
 from headrace.ingest.dead_letters import skip

@@ -23,8 +23,8 @@ from headrace.api.service import Service
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENTS
 from headrace.core.run import Run
 from headrace.core.runner import Runner
-from headrace.documents.parse import document_id
-from headrace.documents.put import _find_files
+from headrace.documents.files import find_files
+from headrace.documents.names import document_id
 from headrace.errors import WrongUsage
 from headrace.settings import Settings
 from headrace.storage import metadata
@@ -289,10 +289,10 @@ def test_names_in_either_form_of_unicode_are_one_document(api: Any, tmp_path: Pa
     folder = tmp_path / "pré"
     folder.mkdir()
     (folder / unicodedata.normalize("NFD", "é.md")).write_text("as macOS writes it")
-    assert [found.uri for found in _find_files([folder])[0]] == [NFC]
+    assert [found.uri for found in find_files([folder])[0]] == [NFC]
     (folder / unicodedata.normalize("NFC", "é.md")).write_text("as Linux does")
     with pytest.raises(WrongUsage, match="would both be called"):
-        _find_files([folder])
+        find_files([folder])
 
 
 def test_no_score_says_how_rare_a_word_is_in_others_documents(tmp_path: Path) -> None:

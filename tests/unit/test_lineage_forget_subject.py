@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from headrace.catalog import EXAMPLES, FEEDBACK_ROWS, INTERACTION_ROWS
-from headrace.documents.parse import document_id
+from headrace.documents.names import document_id
 from headrace.errors import WrongUsage
 from headrace.ingest.event import Event
 from headrace.lineage.forget.journal import REMOVED, Journal

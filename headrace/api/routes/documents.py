@@ -14,12 +14,12 @@ from starlette.datastructures import UploadFile
 
 from headrace.api.auth import Caller
 from headrace.api.dependencies import InThread, Reading, Serving, Writing
-from headrace.api.documents import Document, asked_uri, uri_of
+from headrace.api.documents import Document
 from headrace.api.middleware import AuditNotes
 from headrace.api.schemas import DocumentList, DocumentResponse, StoredResponse, Tenant
 from headrace.api.service import Service
 from headrace.api.threads import RequestThread
-from headrace.documents.put import check_principals
+from headrace.documents.names import check_principals, existing_uri, new_uri
 from headrace.errors import WrongUsage
 from headrace.storage.metadata import AuditLine
 from headrace.storage.records import NAME_BYTES
@@ -114,7 +114,7 @@ async def _put(
     whose = caller.tenant_for(tenant)
     open_to = _open_to(readers, everybody)
     name, data = await _document(request)
-    uri = uri_of(called or name or "")
+    uri = new_uri(called or name or "")
     noted: AuditNotes = request.scope["noted"]
     noted.resource = uri
 
@@ -224,7 +224,7 @@ def _asked(request: Request, uri: str) -> str:
         unquote_to_bytes(request.scope["raw_path"]).decode()  # what is not UTF-8 has been replaced in the address by now
     except UnicodeDecodeError:
         raise WrongUsage("A document's uri is UTF-8.", hint="Write each byte of it as %XX.") from None
-    return asked_uri(uri)
+    return existing_uri(uri)
 
 
 def _open_to(readers: list[str] | None, everybody: bool) -> list[str] | None:

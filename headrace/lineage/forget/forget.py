@@ -20,7 +20,7 @@ from typing import Any
 
 from headrace.catalog import DOCUMENT_EVENTS, FEEDBACK, INTERACTIONS, SUPPRESSIONS
 from headrace.core.runner import Runner
-from headrace.documents import deliver
+from headrace.documents import source
 from headrace.errors import LostRace, NotFound
 from headrace.ingest.land import land
 from headrace.ingest.trim import trim
@@ -44,7 +44,7 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
     before = runner.run(newest_proof, subject=subject)
     _land(runner)
     if subject.kind != USER and runner.run(still_indexed, subject=subject):
-        runner.run(deliver.delete, tenant=subject.tenant, uri=subject.name, versions=())
+        runner.run(source.delete, tenant=subject.tenant, uri=subject.name, versions=())
         _land(runner)
     changed = _find(runner, subject, journal)
     if not changed and not journal.attempts:

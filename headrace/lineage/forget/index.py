@@ -8,7 +8,8 @@ from typing import Annotated
 
 from headrace.catalog import CHUNKS, DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS, INDEXES, KV_CACHE
 from headrace.core.stage import stage
-from headrace.documents.put import newest_of, object_key
+from headrace.documents.names import object_key
+from headrace.documents.versions import newest_versions
 from headrace.lineage.forget.journal import REMOVED, Journal
 from headrace.lineage.forget.subject import Subject
 from headrace.models.kv.blocks import BlockInfo, FileBlocks
@@ -85,7 +86,7 @@ def drop_kv(files: Annotated[FileWriter, KV_CACHE], subject: Subject, journal: J
 
 def shared(known: TableReader, subject: Subject, journal: Journal) -> set[str]:
     """Those of the document's sources that another document of the tenant has, too."""
-    current = newest_of(known, subject.tenant)
+    current = newest_versions(known, subject.tenant)
     others = {
         object_key(subject.tenant, was.version) for uri, was in current.items() if uri != subject.name and was.status != "deleted"
     }

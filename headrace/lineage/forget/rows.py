@@ -21,7 +21,7 @@ from headrace.catalog import (
     SUPPRESSIONS,
 )
 from headrace.core.stage import stage
-from headrace.documents.put import object_key
+from headrace.documents.names import object_key
 from headrace.lineage.forget.journal import EMPTIED, REMOVED, Journal
 from headrace.lineage.forget.subject import Subject, digest, place
 from headrace.storage.records import batch

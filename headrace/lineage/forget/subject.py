@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.documents.parse import document_id
+from headrace.documents.names import document_id
 
 USER, DOCUMENT = "user", "document"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from child import as_another_user
 
-from headrace.documents.put import _read, object_key, walk
+from headrace.documents.files import read_file, walk
+from headrace.documents.names import object_key
 from headrace.errors import BadDocument, NotFound
 
 
@@ -60,13 +61,13 @@ def test_links_in_a_circle_end(folder: Path) -> None:
     (folder / "self").symlink_to(folder / "self")
     assert names(folder) == ["docs/a.md", "docs/self", "docs/b/z.md", "docs/b/c/y.md"]
     with pytest.raises(BadDocument, match="cannot be opened"):
-        _read(folder / "self", "docs/self", 100)
+        read_file(folder / "self", "docs/self", 100)
 
 
 def test_a_link_to_a_file_is_read(folder: Path) -> None:
     (folder / "link.md").symlink_to(folder / "a.md")
     assert "docs/link.md" in names(folder)
-    assert _read(folder / "link.md", "docs/link.md", 100) == b"a"
+    assert read_file(folder / "link.md", "docs/link.md", 100) == b"a"
 
 
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_a_name_that_is_not_utf8_becomes_text(folder: Path) -> None:
     assert "docs/caf\\xe9.md" in names(folder)
     for path, uri in walk([folder]):
         uri.encode()
-        assert _read(path, uri, 100)
+        assert read_file(path, uri, 100)
 
 
 def test_odd_names_are_kept(folder: Path) -> None:
@@ -94,7 +95,7 @@ def test_a_pipe_a_socket_or_a_device_is_refused_without_waiting(folder: Path) ->
     assert "docs/pipe.txt" in names(folder)
     for path in (folder / "pipe.txt", Path("/dev/zero")):
         with pytest.raises(BadDocument) as caught:
-            _read(path, "x", 100)
+            read_file(path, "x", 100)
         assert caught.value.reason == "not a regular file"
 
 
@@ -104,15 +105,15 @@ def test_an_empty_and_an_oversize_file_are_refused(folder: Path) -> None:
         file.truncate(200_000_000)
     for name, reason in (("empty.md", "the file is empty"), ("large.md", "larger than the limit of 50 MB")):
         with pytest.raises(BadDocument) as caught:
-            _read(folder / name, name, 50_000_000)
+            read_file(folder / name, name, 50_000_000)
         assert caught.value.reason == reason
     (folder / "just.md").write_bytes(b"x" * 100)
-    assert len(_read(folder / "just.md", "just.md", 100)) == 100
+    assert len(read_file(folder / "just.md", "just.md", 100)) == 100
 
 
 def test_a_file_gone_meanwhile_is_refused(folder: Path) -> None:
     with pytest.raises(BadDocument) as caught:
-        _read(folder / "gone.md", "gone.md", 100)
+        read_file(folder / "gone.md", "gone.md", 100)
     assert caught.value.reason == "cannot be opened (no such file or directory)"
 
 
@@ -125,7 +126,7 @@ def test_what_may_not_be_read_has_a_name_and_a_reason() -> None:
         assert sorted(found) == ["docs/a.md", "docs/b/c", "docs/b/z.md"]
         for uri in ("docs/a.md", "docs/b/c"):
             with pytest.raises(BadDocument) as caught:
-                _read(found[uri], uri, 100)
+                read_file(found[uri], uri, 100)
             assert caught.value.reason == "cannot be opened (permission denied)"
 
     as_another_user(read)

@@ -1,0 +1,136 @@
+"""Files below the paths that a user names: which there are, what each is called as a document, and its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from headrace.documents.beneath import open_beneath
+from headrace.documents.names import composed
+from headrace.errors import BadDocument, NotFound, WrongUsage
+from headrace.platform.home import DEMO, is_home
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file to put: its uri, and the id of the folder in which it was found (`None`: the user named the file itself)."""
+
+    path: Path
+    uri: str
+    source: str | None
+
+
+def find_files(paths: Iterable[Path]) -> tuple[list[FoundFile], set[str]]:
+    """Every file below the paths, each once, and the ids of those folders that are not empty and were listed in full.
+
+    Raises `NotFound` where a path does not exist, and `WrongUsage` where two files would have the same uri or one is of a home.
+    """
+    files: dict[Path, FoundFile] = {}
+    owners: dict[str, Path] = {}
+    called: dict[str, Path] = {}
+    whole = set()
+    for path in paths:
+        root = path.resolve()
+        walked = list(walk([path]))
+        name = _text(root.name)
+        if owners.setdefault(name, root) != root:
+            raise WrongUsage(
+                f"{owners[name]} and {root} would both be called {name}, and one would replace the other.",
+                hint="Index the folder that holds both, so that their names tell them apart, or rename one.",
+            )
+        source = hashlib.sha256(os.fsencode(root)).hexdigest()[:16] if root.is_dir() else None
+        if source is not None and walked and not any(file.is_dir() for file, _ in walked):
+            whole.add(source)
+        for file, uri in walked:
+            if (other := called.setdefault(uri, file)) != file:
+                raise WrongUsage(
+                    f"{other} and {file} would both be called {uri}, and one would replace the other.",
+                    hint="Their names differ in how letters with accents are written: rename or remove one.",
+                )
+            files.setdefault(file, FoundFile(file, uri, source))
+    return list(files.values()), whole
+
+
+def walk(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Every file below the paths with its uri, in a stable order; without hidden files and folders, and without homes.
+
+    The uri of a file in a folder is the folder's name and the path below it. Links to folders are not followed; a link to a file
+    outside the folder or inside a home is refused when it is read. A folder that cannot be listed is yielded itself, so that
+    its failure has a name.
+    """
+    for path in paths:
+        if not path.exists():
+            raise NotFound(f"{path} does not exist.", hint="Name a file or a folder: headrace index PATH...")
+        root = path.resolve()
+        _refuse_homes(root)
+        if root.is_dir():
+            closed: list[OSError] = []
+            for folder, folders, names in os.walk(root, onerror=closed.append):
+                folders[:] = sorted(name for name in folders if not (name.startswith(".") or is_home(Path(folder) / name)))
+                for name in sorted(names):
+                    if not name.startswith("."):
+                        file = Path(folder) / name
+                        yield file, _uri(root, file)
+            for error in closed:
+                yield Path(error.filename), _uri(root, Path(error.filename))
+        else:
+            yield root, _text(root.name)
+
+
+def read_file(path: Path, uri: str, most_bytes: int) -> bytes:
+    """The bytes of a file that `walk` found. Raises `BadDocument` with the reason in one clause."""
+    # The folder that was named, or that of a file that was.
+    root = path.parents[uri.count("/") - 1] if "/" in uri else path.parent
+    try:
+        if path.is_symlink():
+            path = Path(os.path.realpath(path))
+            if not path.is_relative_to(root) or path == root:
+                raise BadDocument(uri, "a link to a file outside the folder")
+            if home := _home_of(path, root):
+                raise BadDocument(uri, f"a link into a home of Headrace ({home.name})")
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            os.listdir(path)  # raises why it could not be walked
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe or a device could block for ever
+            raise BadDocument(uri, "not a regular file")
+        # The path may lead elsewhere by now: this opens a file below the folder or none, whoever swaps links.
+        with open(open_beneath(root, PurePosixPath(path.relative_to(root))), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadDocument(uri, "not a regular file")
+            if status.st_size > most_bytes or len(data := file.read(most_bytes + 1)) > most_bytes:
+                raise BadDocument(uri, f"larger than the limit of {most_bytes / 1e6:,.0f} MB")
+            if not data:
+                raise BadDocument(uri, "the file is empty")
+            return data
+    except OSError as error:
+        raise BadDocument(uri, f"cannot be opened ({(error.strerror or 'error').lower()})") from None
+
+
+def _home_of(path: Path, root: Path) -> Path | None:
+    """The home between a folder and a path below it, if there is one."""
+    below = path.relative_to(root).parents
+    return next((root / parent for parent in below if is_home(root / parent)), None)
+
+
+def _refuse_homes(root: Path) -> None:
+    """Raise `WrongUsage` where a path is a home or lies in one: it holds keys, and documents of all tenants.
+
+    The documents that the demo writes into its home may be indexed.
+    """
+    for folder in (root, *root.parents):
+        if is_home(folder) and not root.is_relative_to(folder / DEMO):
+            raise WrongUsage(f"{root} belongs to the home {folder}, whose files are not indexed.", hint="Name other files.")
+
+
+def _uri(root: Path, file: Path) -> str:
+    return _text(f"{root.name}/{file.relative_to(root).as_posix()}")
+
+
+def _text(name: str) -> str:
+    """A file name as text, also where it is not UTF-8."""
+    return composed(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))

@@ -1,0 +1,81 @@
+"""What a document is called: its uri, its id, the key of its source, and the readers it names."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable
+
+from headrace.errors import WrongUsage
+from headrace.storage.records import NAME_BYTES
+
+URI_CHARACTERS = 1_024
+_READER_CHARACTERS = 200
+_READERS_CHARACTERS = 4_000  # of all readers of a document or a key: each service keeps those of all documents in memory
+
+
+def composed(name: str) -> str:
+    """A document's name in Unicode's form NFC: systems write the same letters in two ways, and both are one name."""
+    return unicodedata.normalize("NFC", name)
+
+
+def existing_uri(address: str) -> str:
+    """A uri that some document may have, in form NFC: the command line and producers give names that `new_uri` refuses.
+
+    Raises `WrongUsage` where no event can name it.
+    """
+    address = _bounded(address)
+    if not 0 < len(address.encode()) <= NAME_BYTES or "\0" in address:
+        raise WrongUsage(f"A document's uri has 1 to {NAME_BYTES:,} bytes of UTF-8, and no NUL.", hint="Like handbook/pump.md.")
+    return address
+
+
+def new_uri(address: str) -> str:
+    """A uri that the API may give to a document, in form NFC. Raises `WrongUsage`.
+
+    It is never used as a path, but one that would lead out of a folder is refused all the same. So is U+FFFD, which replaces
+    bytes that are not UTF-8: names that differ only in those would be the same.
+    """
+    address = _bounded(address)
+    if "\ufffd" in address:
+        raise WrongUsage("A document's uri is UTF-8.", hint="Write each byte of it as %XX.")
+    if not address or len(address) > URI_CHARACTERS or not address.isprintable():
+        raise WrongUsage(
+            f"A document's uri has 1 to {URI_CHARACTERS:,} printable characters.", hint="Name it like handbook/pump.md."
+        )
+    if address.startswith("/") or any(part in ("", ".", "..") for part in address.split("/")) or "\\" in address:
+        raise WrongUsage("A document's uri has no empty part, no . and no .. in it.", hint="Like handbook/pump.md.")
+    return address
+
+
+def _bounded(address: str) -> str:
+    """A uri in form NFC. One that is too long is refused first: composing n accents takes n² steps, and blocks everybody."""
+    if len(address.encode()) > NAME_BYTES:
+        raise WrongUsage(f"A document's uri has at most {NAME_BYTES:,} bytes of UTF-8.", hint="Like handbook/pump.md.")
+    return composed(address)
+
+
+def document_id(tenant: str, uri: str) -> str:
+    """The id of a document, the same for all its versions: 16 hex digits of sha256 over tenant and uri."""
+    return hashlib.sha256(f"{tenant}\0{uri}".encode()).hexdigest()[:16]
+
+
+def object_key(tenant: str, sha256: str) -> str:
+    """The key of a source within the documents store."""
+    return f"{tenant}/{sha256}"
+
+
+def check_principals(readers: Iterable[str]) -> None:
+    """Raise `WrongUsage` unless each of these can name a user or a group, and all of them together are not too long."""
+    names = list(readers)
+    if sum(map(len, names)) > _READERS_CHARACTERS:
+        raise WrongUsage(
+            f"These readers' names are longer than {_READERS_CHARACTERS:,} characters together.",
+            hint="Name a group that they are in.",
+        )
+    for reader in names:
+        if not reader.strip() or len(reader) > _READER_CHARACTERS or not reader.isprintable():
+            raise WrongUsage(
+                f"{reader!a} cannot be the name of a reader.",
+                hint=f"Name a user or a group in 1 to {_READER_CHARACTERS} letters.",
+            )
