@@ -1149,7 +1149,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z23",
-        "headrace/documents/put.py",
+        "headrace/documents/files.py",
         'if not (name.startswith(".") or is_home(Path(folder) / name)))',
         'if not name.startswith("."))',
         "A home in an indexed folder is indexed.",
