@@ -1,4 +1,4 @@
-"""The commands. Thin: each opens an `App`, calls what does the work, and shows what came of it."""
+"""The command line. Each command opens an `App`, calls it and prints the result."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from typer._click.exceptions import ClickException
 from typer._completion_classes import completion_init
 from typer._completion_shared import get_completion_script
 
-# Each adds its commands, and help shows them in this order.
+# Importing a module registers its commands; `--help` lists them in this order.
 from headrace.cli import up, documents, questions, evaluation, training, lineage, head, record, storage, tenants  # noqa: F401
 from headrace.cli.common import cli, common, err
 from headrace.errors import HeadraceError, WrongUsage
 from headrace.terminal import Harmless, harmless
 
-# What Typer makes of a Ctrl-C; it tells its caller by no other sign.
+# The exit code by which Typer reports Ctrl-C; with standalone_mode=False there is no other sign.
 _INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line; every error a user may meet becomes a sentence, a hint and an exit code.
+    """Run the command line; turn every error into a message, a hint and an exit code.
 
-    SIGTERM ends a command in the same good order as Ctrl-C. Where the starter had SIGINT ignored (a script's background job,
-    nohup, some service managers) it stays ignored, as POSIX shells mean it, and SIGTERM is the way to end a command.
+    SIGTERM ends a command as cleanly as Ctrl-C does. If the parent ignores SIGINT (a script's background job, nohup, some
+    service managers), it stays ignored, as POSIX requires; use SIGTERM there.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if logging.lastResort is not None:  # what is logged in this process comes to the terminal, too
+    if logging.lastResort is not None:  # log lines reach the terminal, so escape them too
         logging.lastResort.setFormatter(Harmless())
     try:
         completion_init()
@@ -41,11 +41,11 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.stdout.flush()
         sys.exit(code)
-    except BrokenPipeError:  # whoever read our output has read enough (`| head`)
+    except BrokenPipeError:  # the reader of the pipe closed it (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (typer.Abort, KeyboardInterrupt):
-        err.print("Interrupted. The home is as the last finished step left it; run the same command again to go on.")
+        err.print("Interrupted. All finished steps are kept; run the same command again to continue.")
         sys.exit(1)
     except ClickException as error:
         text = io.StringIO()
@@ -59,24 +59,24 @@ def main() -> None:
         if error.hint:
             err.print(error.hint, highlight=False)
         sys.exit(error.exit_code)
-    except Exception as error:  # what nobody foresaw: still one line, and how to tell us more
+    except Exception as error:  # a bug: still one line, and how to see more
         if common.debug:
             raise
-        err.print(f"Something unforeseen happened: {type(error).__name__}: {error}", style="red")
-        err.print("Run it again with `headrace --debug …` to see where.")
+        err.print(f"Unexpected error: {type(error).__name__}: {error}", style="red")
+        err.print("Run it again as `headrace --debug …` for the traceback.")
         sys.exit(1)
 
 
 @cli.command(rich_help_panel="The shell")
 def completion(shell: Annotated[str, typer.Argument(help="bash, zsh, fish or powershell.")]) -> None:
-    """The script that teaches a shell to complete headrace's words: eval "$(headrace completion bash)"."""
+    """Print the shell completion script: eval "$(headrace completion bash)"."""
     if shell not in ("bash", "zsh", "fish", "powershell"):
-        raise WrongUsage(f"There is no completion for {shell!r}.", hint="Those there are: bash, zsh, fish, powershell.")
+        raise WrongUsage(f"There is no completion for {shell!r}.", hint="Choose bash, zsh, fish or powershell.")
     print(get_completion_script(prog_name="headrace", complete_var="_HEADRACE_COMPLETE", shell=shell))
 
 
 def _options_first(words: list[str]) -> list[str]:
-    """The words with --home and --debug in front, where they are taken; people write them behind the command as well."""
+    """Move --home and --debug to the front, where Typer accepts them; people also write them after the command."""
     front, rest, waiting = [], [], iter(words)
     for word in waiting:
         if word == "--":

@@ -1,4 +1,4 @@
-"""What the commands share: the application, its options, and how a command shows what it did."""
+"""What the commands share: the Typer application, common options, and output helpers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from headrace import __version__
 from headrace.errors import WrongUsage
 from headrace.terminal import Terminal, exact
 
-if TYPE_CHECKING:  # pydantic takes a third of a second of the processor: `--help` and completion do without
+if TYPE_CHECKING:  # importing pydantic takes 0.3 s of CPU, which `--help` and completion avoid
     from headrace.settings import Settings
 
 cli = typer.Typer(
     name="headrace",
     help="Runs the AI training loop and enterprise RAG on any storage, meters every byte, and draws what it measured.",
     no_args_is_help=True,
-    # Typer's own options guess the shell from the process tree and fail where they cannot: see `completion`.
+    # Typer's own options guess the shell from the process tree, and fail if they cannot: see `completion`.
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -32,19 +32,19 @@ out = Terminal()
 err = Terminal(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
-Tenant = Annotated[str | None, typer.Option(help="Tenant; the settings' one unless named.")]
-As = Annotated[list[str] | None, typer.Option("--as", help="User or group who asks, to see what is open to them; repeatable.")]
-On = Annotated[str, typer.Option(help="Where batch work and training run: local or ray.")]
+Tenant = Annotated[str | None, typer.Option(help="Tenant; default: the one in the settings.")]
+As = Annotated[list[str] | None, typer.Option("--as", help="Ask as this user or group, with their access rights; repeatable.")]
+On = Annotated[str, typer.Option(help="Where batch jobs and training run: local or ray.")]
 
 
 @dataclass
 class Common:
-    """What every command shares."""
+    """Options of every command."""
 
     home: Path | None = None
     debug: bool = False
     settings_shown: bool = False
-    """Whether it was said that a settings file lies here."""
+    """Whether the notice about a settings file in this directory was printed."""
 
 
 common = Common()
@@ -58,10 +58,10 @@ def _version(wanted: bool) -> None:
 
 @cli.callback()
 def main_options(
-    home: Annotated[Path | None, typer.Option(help="Directory of all embedded state.", show_default=".headrace")] = None,
+    home: Annotated[Path | None, typer.Option(help="Directory for all embedded state.", show_default=".headrace")] = None,
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_version)
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
     """Options of every command."""
@@ -69,7 +69,7 @@ def main_options(
 
 
 def settings_of(tenant: str | None = None) -> Settings:
-    """The settings; on a terminal it is said, once, if a file that lies here leads somewhere."""
+    """Load the settings; on a terminal, print once which settings file in this directory was used."""
     from headrace.settings import Settings, settings_notice
 
     settings = Settings.load(home=common.home, tenant=tenant)
@@ -80,7 +80,7 @@ def settings_of(tenant: str | None = None) -> Settings:
 
 
 def one_of(names: Iterable[str]) -> str:
-    """Names for a help text: a, b or c."""
+    """Join names for a help text: a, b or c."""
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
 

@@ -1,4 +1,4 @@
-"""The demo: both pipelines once, for real, on the embedded platform, with a report of what moved where."""
+"""The demo: both pipelines once on the embedded platform, with a report of the bytes moved."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from headrace.settings import EmbeddedPart, Settings
 from headrace.storage.ledger import summed
 from headrace.storage.tables.handles import TableReader
 
-_UNPACKED_S = 600.0  # what a slow or busy machine may take to unpack the generator, the first time
+_UNPACKED_S = 600.0  # the first time, a slow or busy machine has to unpack the generator
 _TENANT_USER = "simulated-user"
 _SEED = 11
-# Asked of Python's own language reference; a folder of the user's is asked about its own headings.
-_ASKED = (
+# For Python's language reference; a user's folder is asked about its own headings.
+_QUESTIONS = (
     "What does the assert statement do?",
     "When is the finally clause of a try statement executed?",
     "How are default parameter values evaluated?",
@@ -42,13 +42,13 @@ _ASKED = (
 
 RULE = (
     "The simulated user has one sentence of the documents in mind and searches with half of its words. It likes a passage that"
-    " holds that sentence or stands under the same heading of the same document, and dislikes every other passage it is shown."
+    " holds that sentence or is under the same heading of the same document, and dislikes every other passage it is shown."
 )
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a simulated user has in mind: the words it searches with, and where they stand."""
+    """What a simulated user looks for: its search words and the chunk they come from."""
 
     question: str
     chunk_id: str
@@ -56,9 +56,9 @@ class Memory:
     heading: str
 
 
-@stage("Reads passages for the simulated user to have in mind.")
+@stage("Reads passages that the simulated user will search for.")
 def recall(chunks: Annotated[TableReader, CHUNK_ROWS], tenant: str, most: int, seed: int) -> list[Memory]:
-    """Choose up to `most` sentences, spread over the documents, and half of each one's content words in their order."""
+    """Choose up to `most` sentences, spread over the documents, and half of each one's content words, in order."""
     rows = [
         row
         for row in chunks.read(("chunk_id", "document_id", "tenant", "heading", "text")).to_pylist()
@@ -70,7 +70,7 @@ def recall(chunks: Annotated[TableReader, CHUNK_ROWS], tenant: str, most: int, s
     by_document: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_document.setdefault(row["document_id"], []).append(row)
-    # Round robin over documents: a long one must not fill the questions.
+    # Round robin over documents, so that a long one does not supply all questions.
     queues = [by_document[name] for name in sorted(by_document)]
     spread = [queue[i] for i in range(max(map(len, queues), default=0)) for queue in queues if i < len(queue)]
     memories = []
@@ -88,11 +88,11 @@ def recall(chunks: Annotated[TableReader, CHUNK_ROWS], tenant: str, most: int, s
 
 
 def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, questions: int, console: Console) -> None:
-    """Index, ask, judge (`questions` searches), go once round the training loop, ask again, and report."""
+    """Index, ask, judge `questions` searches, run one training round, ask again, and report."""
     started = time.perf_counter()
     if docs is not None and not docs.exists():
         raise NotFound(f"{docs} does not exist.", hint="Name a folder: make demo DOCS=path")
-    console.print(Text("Headrace demo: both pipelines once, on real parts, on this machine.", style="bold"))
+    console.print(Text("Headrace demo: both pipelines once, on real components, on this machine.", style="bold"))
     with App(settings, "demo", on=on) as app:
         endpoints = app.runner.endpoints
         console.print(
@@ -109,18 +109,18 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
                 "None of these files has text that can be indexed.", hint="Name a folder with text, Markdown, HTML or PDF."
             )
         memories = app.runner.run(recall, tenant=settings.tenant, most=questions, seed=_SEED)
-        questions_asked = _ASKED if docs is None else _questions_from_headings(memories)
-        _head(console, "2  Questions to answers", "inference, at question time")
+        questions_asked = _QUESTIONS if docs is None else _questions_from_headings(memories)
+        _head(console, "2  Questions and answers", "inference, at question time")
         _wake(console, app)
         _ask(console, app.answers, settings, questions_asked)
-        _head(console, "3  Verdicts", "feedback, onto the head")
+        _head(console, "3  Verdicts", "feedback, written to Kafka")
         _judge(console, app, memories)
         _head(console, "4  One round of the training loop", "training")
         try:
             say_round(console, replace(app.training, settings=_learning(settings)).round("reranker"))
         except Permanent as nothing:
             console.print(Text(f"No round: {nothing.message} {nothing.hint}", style="yellow"))
-        _head(console, "5  The same questions again", "inference, served by whoever won")
+        _head(console, "5  The same questions again", "inference, with the model that won")
         _ask(console, app.answers, settings, questions_asked[:1])
         run = app.runner.record
         _head(console, "6  What moved where", f"run {run.id}")
@@ -135,13 +135,13 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
             draw(measured(settings.home, name, run=run.id).diagram(), out_dir / f"{name}{suffix}")
     console.print()
     console.print(
-        f"Diagrams drawn from this run: {out_dir}/inference.svg, {out_dir}/training.svg, and .png beside them.", highlight=False
+        f"Diagrams drawn from this run: {out_dir}/inference.svg, {out_dir}/training.svg, each also as .png.", highlight=False
     )
-    console.print(f"The demo took {time.perf_counter() - started:.0f} s. Go on with: headrace up", highlight=False)
+    console.print(f"The demo took {time.perf_counter() - started:.0f} s. Next: headrace up", highlight=False)
 
 
 def _learning(settings: Settings) -> Settings:
-    """The settings for the demo's round: it learns from its one simulated user, as no other round does unless it is told to."""
+    """Settings of the demo's round: it may learn from its one simulated user, which other rounds do not by default."""
     training = settings.training
     return settings.model_copy(
         update={
@@ -156,7 +156,7 @@ def _learning(settings: Settings) -> Settings:
 
 
 def reference(home: Path) -> Path:
-    """Python's language reference, as the pydoc_data package carries it, written out as files."""
+    """Write Python's language reference, from the pydoc_data package, as files."""
     from pydoc_data.topics import topics
 
     folder = home / DEMO / "python-reference"
@@ -167,19 +167,19 @@ def reference(home: Path) -> Path:
 
 
 def _wake(console: Console, app: App) -> None:
-    """Have the embedded generator loaded, so that the first answer's time is that of an answer."""
+    """Load the embedded generator, so that the first answer's time does not include it."""
     if not isinstance(app.settings.models.generator, EmbeddedPart):
         return
     started = time.perf_counter()
     patient = app.runner.endpoints.generator.model_copy(update={"timeout_s": _UNPACKED_S})
     with (
-        console.status("Loading the generator, which is unpacked the first time …"),
+        console.status("Loading the generator (unpacked the first time) …"),
         Generator(patient) as generator,
     ):
         for _ in generator.stream([{"role": "user", "content": "Hello"}], max_tokens=1, cache=False):
             pass
     if (seconds := time.perf_counter() - started) > 1:
-        sentence = f"The generator was loaded in {seconds:.1f} s; the first time it is unpacked, too."
+        sentence = f"Loaded the generator in {seconds:.1f} s (unpacked the first time)."
         console.print(sentence, style="dim", highlight=False)
 
 
@@ -196,7 +196,7 @@ def _ask(console: Console, engine: QueryEngine, settings: Settings, questions: S
 
 
 def _judge(console: Console, app: App, memories: Sequence[Memory]) -> None:
-    console.print(Text(f"SIMULATED user, no person: {RULE}", style="italic"))
+    console.print(Text(f"SIMULATED user, not a person: {RULE}", style="italic"))
     liked, disliked, tenant = 0, 0, app.settings.tenant
     verdicts: list[Verdict] = []
     for memory in app.runner.bars.track(memories, "search", total=len(memories), of="questions"):
@@ -225,13 +225,13 @@ def _judge(console: Console, app: App, memories: Sequence[Memory]) -> None:
 
 
 def _questions_from_headings(memories: Sequence[Memory]) -> list[str]:
-    """Questions about a folder of the user's: one per heading met, three at most."""
+    """Questions about the user's folder: one per heading, three at most."""
     titles = list(dict.fromkeys(memory.heading.split(" › ")[-1] for memory in memories if memory.heading))
     return [f"What do the documents say about {title}?" for title in titles[:3]] or ["What are these documents about?"]
 
 
 def _prose(text: str) -> str:
-    """The running text of a passage: no code, no tables, no heading."""
+    """The running text of a passage, without code, tables and headings."""
     lines = [line for line in text.splitlines() if line[:1] not in ("|", "#", ">") and not line.startswith("    ")]
     return " ".join(" ".join(lines).split())
 

@@ -1,4 +1,4 @@
-"""Documents: put into the index, and the index built anew."""
+"""Commands that index documents and rebuild the index."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ def index(
     paths: Annotated[list[Path] | None, typer.Argument(metavar="PATH...", help="Files and folders to index.")] = None,
     tenant: Tenant = None,
     reader: Annotated[
-        list[str] | None, typer.Option(help="Only this user or group may read them; repeatable. Otherwise it stays as it is.")
+        list[str] | None, typer.Option(help="Only this user or group may read them; repeatable. Default: unchanged.")
     ] = None,
-    everybody: Annotated[bool, typer.Option("--everybody", help="Everybody of the tenant may read them from now on.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Documents that failed are tried again, though unchanged.")] = False,
+    everybody: Annotated[bool, typer.Option("--everybody", help="Everyone in the tenant may read them.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Retry documents that failed, even if unchanged.")] = False,
     skip: Annotated[
         list[str] | None,
-        typer.Option(metavar="URI", help="Leave out this document, which holds others up, until it is put again; repeatable."),
+        typer.Option(metavar="URI", help="Leave out this document, which blocks others, until it is put again; repeatable."),
     ] = None,
-    reason: Annotated[str, typer.Option(help="With --skip: why, as its status will say.")] = "it held others up",
+    reason: Annotated[str, typer.Option(help="With --skip: the reason, shown in its status.")] = "it held others up",
     on: On = "local",
     as_json: AsJson = False,
 ) -> None:
-    """Index documents: put, land, parse, chunk, embed, index."""
+    """Index documents: put, land, parse, chunk, embed and index them."""
     from dataclasses import asdict
 
     from headrace.app import App
     from headrace.cli.render.results import say_indexed
 
     if reader and everybody:
-        raise WrongUsage("Say --reader or --everybody, not both.")
+        raise WrongUsage("Give --reader or --everybody, not both.")
     if not paths and not skip:
-        raise WrongUsage("Nothing to index is named.", hint="Name files or folders: headrace index PATH...")
+        raise WrongUsage("There is nothing to index.", hint="Name files or folders: headrace index PATH...")
     settings = settings_of(tenant)
     for path in paths or ():
         if not path.exists():
@@ -57,19 +57,19 @@ def index(
 @cli.command(rich_help_panel="Inference")
 def reindex(
     chunk_tokens: Annotated[
-        int | None, typer.Option(help="Word pieces of a chunk; the settings' number unless named.", min=32, max=254)
+        int | None, typer.Option(help="Word pieces per chunk; default: from the settings.", min=32, max=254)
     ] = None,
-    back: Annotated[bool, typer.Option("--back", help="Serve the index before this one again.")] = False,
+    back: Annotated[bool, typer.Option("--back", help="Serve the previous index again.")] = False,
     on: On = "local",
     as_json: AsJson = False,
 ) -> None:
-    """Build another index beside the one that answers (chunk size, embedder), then serve it."""
+    """Build a new index (chunk size, embedder) beside the served one, then switch to it."""
     from dataclasses import asdict
 
     from headrace.app import App
 
     if back and chunk_tokens is not None:
-        raise WrongUsage("--back serves the earlier index as it was made: it takes no --chunk-tokens.")
+        raise WrongUsage("--back serves the previous index as it was built; it takes no --chunk-tokens.")
     with App(settings_of(), "reindex", on=checked_on(on), quiet=as_json) as app:
         done = app.documents.index_before() if back else app.documents.reindex(chunk_tokens)
         app.storage.archive()
@@ -78,7 +78,7 @@ def reindex(
         return
     made = done.generation
     out.print(
-        f"Index {done.index.version} answers: {done.index.chunks:,} chunks of {made.window} word pieces, {made.width} numbers by"
-        f" {made.embedder}; {done.seconds:.1f} s. To serve the earlier one again: headrace reindex --back",
+        f"Now serving index {done.index.version}: {done.index.chunks:,} chunks of {made.window} word pieces, {made.width}"
+        f" dimensions by {made.embedder}; {done.seconds:.1f} s. To serve the previous one again: headrace reindex --back",
         highlight=False,
     )

@@ -1,4 +1,4 @@
-"""Evaluation on a folder in BEIR layout, and replay of simulated users on it."""
+"""Commands that evaluate on a folder in BEIR layout, and replay simulated users on it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from headrace.simulate.beir import BeirFolder
 
 
-evaluation = typer.Typer(help="How good retrieval and answers are, on a folder in BEIR layout.", no_args_is_help=True)
+evaluation = typer.Typer(help="Measure the quality of retrieval and answers on a folder in BEIR layout.", no_args_is_help=True)
 cli.add_typer(evaluation, name="eval", rich_help_panel="Evaluation")
-Beir = Annotated[Path, typer.Argument(metavar="DIR", help="Has corpus.jsonl, queries.jsonl and qrels/test.tsv.")]
+Beir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with corpus.jsonl, queries.jsonl and qrels/test.tsv.")]
 
 
 @evaluation.command("retrieval")
 def eval_retrieval(directory: Beir, as_json: AsJson = False) -> None:
-    """nDCG@10, recall@5 and MRR@10 of dense, full-text, fused and re-ranked retrieval, with 95 % intervals."""
+    """Measure nDCG@10, recall@5 and MRR@10 of dense, full-text, fused and re-ranked retrieval, with 95 % intervals."""
     from headrace.app import App
     from headrace.cli.render.results import say_retrieval
     from headrace.simulate.beir import read
@@ -40,10 +40,10 @@ def eval_retrieval(directory: Beir, as_json: AsJson = False) -> None:
 @evaluation.command("answers")
 def eval_answers(
     directory: Beir,
-    limit: Annotated[int | None, typer.Option(help="Questions to ask, spread evenly; all unless given.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Ask this many questions, spread evenly; default: all.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Exact match, F1, citation precision, groundedness and refusal rate of the answers, with 95 % intervals."""
+    """Measure exact match, F1, citation precision, groundedness and refusal rate of the answers, with 95 % intervals."""
     from headrace.app import App
     from headrace.cli.render.results import say_answers
     from headrace.simulate.beir import read
@@ -60,30 +60,31 @@ def eval_answers(
 
 @cli.command(rich_help_panel="Inference")
 def replay(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Has corpus.jsonl, queries.jsonl and qrels/test.tsv.")],
+    directory: Beir,
     questions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Ask only these: an id or a question on each line, or JSON lines.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Questions to ask, spread evenly; all unless given.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Ask this many questions, spread evenly; default: all.", min=1)] = None,
     tenant: Annotated[
         str | None,
-        typer.Option(help="Ask this tenant's index as it is; unless given, the folder is indexed for a tenant of its own."),
+        typer.Option(help="Ask this tenant's existing index; default: index the folder for its own tenant."),
     ] = None,
     users: Annotated[int, typer.Option(help="Simulated users who ask at the same time.", min=1, max=256)] = 4,
     poison: Annotated[
-        float, typer.Option(metavar="SHARE", help="Share of the questions whose verdicts one more user flips.", min=0.0, max=1.0)
+        float,
+        typer.Option(metavar="SHARE", help="Share of the questions whose verdicts one extra user inverts.", min=0.0, max=1.0),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Who asks what, and in which order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed: who asks what, and in which order.")] = 0,
     generate: Annotated[
         bool | None,
-        typer.Option("--answers/--searches", help="Ask for answers, or only search; answers where the folder knows them."),
+        typer.Option("--answers/--searches", help="Ask for answers, or only search; default: answers if the folder has them."),
     ] = None,
-    rate: Annotated[float | None, typer.Option(metavar="PER_MINUTE", help="Questions a minute at most.", min=0.1)] = None,
-    via: Annotated[str | None, typer.Option(metavar="URL", help="Ask a running `headrace up` at this address.")] = None,
+    rate: Annotated[float | None, typer.Option(metavar="PER_MINUTE", help="Maximum questions per minute.", min=0.1)] = None,
+    via: Annotated[str | None, typer.Option(metavar="URL", help="Ask the `headrace up` running at this address.")] = None,
     token: Annotated[str, typer.Option(help="API key for --via.", envvar="HEADRACE_TOKEN", show_envvar=True)] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Play a folder's questions as simulated users, whose verdicts come from its judgements."""
+    """Replay a folder's questions as simulated users, who judge by its relevance judgements."""
     from headrace.simulate import chosen, user_plans
     from headrace.simulate.beir import read
     from headrace.simulate.evaluate import spread
@@ -94,7 +95,7 @@ def replay(
     parts = user_plans(asked, users=users, poison=poison, seed=seed)
     answers = any(question.answers for question in asked) if generate is None else generate
     if not as_json:
-        err.print(f"SIMULATED users, no persons: {RULE}", style="italic", highlight=False)
+        err.print(f"SIMULATED users, not people: {RULE}", style="italic", highlight=False)
     if via is None:
         played = _here(folder, parts, tenant, answers, rate, as_json)
     else:
@@ -109,8 +110,8 @@ def replay(
         raise typer.Exit(1)
     if not played.up + played.down:
         raise Permanent(
-            f"No passage that was found is from a document of {directory}, so there was nothing to judge.",
-            hint="Leave --tenant out, or index the folder's documents for it under their ids, e.g. ID.md.",
+            f"No retrieved passage is from a document of {directory}, so there was nothing to judge.",
+            hint="Omit --tenant, or index the folder's documents for that tenant under their ids, e.g. ID.md.",
         )
 
 
@@ -158,27 +159,27 @@ def _say(played: ReplayReport) -> None:
     from headrace.explain.diagram.format import human_ms
     from headrace.terminal import printable
 
-    told = played.as_dict()
-    figures = {name: f"{told[name]:,}" for name in ("questions", "answers", "refusals")}
-    figures |= {f"verdicts {way}": f"{told['verdicts'][way]:,}" for way in ("up", "down")}
+    report = played.as_dict()
+    figures = {name: f"{report[name]:,}" for name in ("questions", "answers", "refusals")}
+    figures |= {f"verdicts {way}": f"{report['verdicts'][way]:,}" for way in ("up", "down")}
     if played.flipped:
-        figures["of them flipped"] = f"{played.flipped:,}"
-    figures |= {f"asked, {name}": "-" if told[key] is None else human_ms(told[key]) for name, key in _TIMES}
-    figures |= {"told to wait": f"{played.waits:,}", "errors": f"{len(played.errors):,}"}
+        figures["verdicts inverted"] = f"{played.flipped:,}"
+    figures |= {f"latency {name}": "-" if report[key] is None else human_ms(report[key]) for name, key in _TIMES}
+    figures |= {"throttled": f"{played.waits:,}", "errors": f"{len(played.errors):,}"}
     out.print(rows_table([{"": name, "count": figure} for name, figure in figures.items()]))
     out.print(
         f"{played.users} simulated user{'s' if played.users > 1 else ''}, {played.seconds:.0f} s, tenant {played.tenant}."
-        + (f" {played.unjudged:,} passages are of other documents and were not judged." if played.unjudged else ""),
+        + (f" {played.unjudged:,} passages are from other documents and were not judged." if played.unjudged else ""),
         highlight=False,
     )
-    for error in told["first_errors"]:
-        if error != str(played.failure):  # which is said at the end
+    for error in report["first_errors"]:
+        if error != str(played.failure):  # printed at the end
             err.print(printable(error), style="red", highlight=False)
     if played.interrupted:
         left = played.questions - played.answers - len(played.errors)
-        err.print(f"Interrupted: {left:,} questions were not asked; what was asked is judged.", highlight=False)
+        err.print(f"Interrupted: {left:,} questions were not asked; all answers received are judged.", highlight=False)
     elif played.up + played.down:
-        out.print("A round learns from these verdicts if it is told to: headrace train --simulated", style="dim")
+        out.print("To learn from these verdicts: headrace train --simulated", style="dim")
 
 
 _TIMES = (("p50", "p50_ms"), ("p95", "p95_ms"), ("max", "max_ms"))

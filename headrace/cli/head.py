@@ -1,4 +1,4 @@
-"""The head: landed, and what is only in it."""
+"""Commands for the head: land its events, and show what has not landed."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ if TYPE_CHECKING:
 
 @cli.command(rich_help_panel="The head")
 def land(
-    once: Annotated[bool, typer.Option("--once", help="Until the head is drained; otherwise follow it.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Stop when the head is drained; default: follow it.")] = False,
     accept_gap: Annotated[
-        str | None, typer.Option(metavar="TOPIC/PARTITION", help="Go on past events that the head forgot before they landed.")
+        str | None, typer.Option(metavar="TOPIC/PARTITION", help="Skip events that the head lost before they landed.")
     ] = None,
     accept_new_head: Annotated[
-        str | None, typer.Option(metavar="TOPIC/PARTITION", help="Go on with a head that is not the one landed from.")
+        str | None,
+        typer.Option(metavar="TOPIC/PARTITION", help="Accept that this is a different head from the one landed so far."),
     ] = None,
     skip: Annotated[
         list[str] | None,
         typer.Option(
             metavar="TOPIC/PARTITION/OFFSET",
-            help="Make a dead letter of this record, which holds its topic up, without reading it; repeatable.",
+            help="Move this record, which blocks its topic, to the dead letters unread; repeatable.",
         ),
     ] = None,
-    reason: Annotated[str, typer.Option(help="With --skip: why, as the dead letter will say.")] = "it held others up",
+    reason: Annotated[str, typer.Option(help="With --skip: the reason, kept in the dead letter.")] = "it held others up",
     dead_letters: Annotated[
-        bool, typer.Option("--dead-letters", help="First land the dead letters that can be read now, after a fix.")
+        bool, typer.Option("--dead-letters", help="After a fix: first land the dead letters that can be read now.")
     ] = False,
     unsigned: Annotated[
-        bool, typer.Option("--unsigned", help="With --dead-letters: also those without a signature. Look at them before.")
+        bool, typer.Option("--unsigned", help="With --dead-letters: also unsigned ones. Inspect them first.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Land the head in the tables, each event once."""
+    """Land events from the head in the tables, each exactly once."""
     from headrace.app import App
     from headrace.cli.render.results import say_landed
     from headrace.ingest.dead_letters import reland
@@ -47,7 +48,7 @@ def land(
     from headrace.ingest.divergence import resolve_divergence
 
     if unsigned and not dead_letters:
-        raise WrongUsage("--unsigned says which dead letters land.", hint="Give --dead-letters with it.")
+        raise WrongUsage("--unsigned selects dead letters.", hint="Give --dead-letters with it.")
     settings = settings_of()
     with App(settings, "land", models=False, quiet=as_json) as app:
         for place, gap in ((accept_gap, True), (accept_new_head, False)):
@@ -60,7 +61,7 @@ def land(
         if dead_letters:
             again = app.runner.run(reland, unsigned=unsigned)
             sentence = ", ".join(f"{count:,} {topic}" for topic, count in again.events.items() if count) or "none"
-            err.print(f"Of the dead letters {sentence} landed now; {again.dead:,} still cannot be read.", highlight=False)
+            err.print(f"Dead letters landed: {sentence}; {again.dead:,} still cannot be read.", highlight=False)
         if not once:
             _follow_head(app, as_json)
             return
@@ -87,21 +88,21 @@ def _follow_head(app: App, as_json: bool) -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if following.stop.is_set():
-            signal.default_int_handler(number, frame)  # asked twice: at once
+            signal.default_int_handler(number, frame)  # a second signal ends it at once
         following.stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
-    err.print("Landing what comes, until Ctrl-C.", style="dim")
-    # Embedded servers that are gone do not come back by themselves.
+    err.print("Landing events until Ctrl-C.", style="dim")
+    # Embedded servers that have ended are not restarted here.
     app.storage.follow(following, lines.failed, most_patience_s=60.0 if isinstance(app.settings.head, EmbeddedPart) else math.inf)
     lines.total()
 
 
 @cli.command(rich_help_panel="The head")
 def head(as_json: AsJson = False) -> None:
-    """What is only in the head: per partition its end, what has landed, the lag in events and bytes, and the oldest's age."""
+    """Show each partition's end, landed offset, lag in events and bytes, and the age of its oldest event not landed."""
     from headrace.app import App
     from headrace.cli.render.results import say_backlog
 

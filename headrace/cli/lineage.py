@@ -1,4 +1,4 @@
-"""Lineage: where an answer comes from, what learned from an event, and forgetting for good."""
+"""Commands that trace answers and events, and forget users and documents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def trace(
     what: Annotated[str, typer.Argument(metavar="ANSWER_ID|TOPIC/PARTITION/OFFSET", help="An answer, or an event of the head.")],
     as_json: AsJson = False,
 ) -> None:
-    """Where an answer comes from, down to the verdicts; or what learned from an event, and what that answered."""
+    """Trace an answer back to the verdicts behind it, or an event forward to the models that learned from it."""
     from headrace.app import App
     from headrace.cli.render.lineage import answer_tree, event_tree
     from headrace.lineage.graph import trace_answer, trace_event
@@ -36,15 +36,15 @@ def trace(
 @cli.command(rich_help_panel="Lineage")
 def forget(
     of_user: Annotated[str | None, typer.Option("--user", metavar="ID", help="The user to forget.")] = None,
-    document: Annotated[str | None, typer.Option(metavar="URI", help="The document to forget, in all its versions.")] = None,
+    document: Annotated[str | None, typer.Option(metavar="URI", help="The document to forget, all versions.")] = None,
     tenant: Tenant = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="PROOF.json", help="Write the proof there too.")
+        Path | None, typer.Option("-o", "--output", metavar="PROOF.json", help="Also write the proof to this file.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove all that a user said, or all of a document, for good; keep it out of every later dataset; prove it."""
+    """Remove a user's data or a document for good, keep it out of later datasets, and write a proof."""
     import json
     from contextlib import closing
 
@@ -59,7 +59,7 @@ def forget(
     from headrace.storage.metadata import AuditLine, By, Metadata
 
     if (of_user is None) == (document is None):
-        raise WrongUsage("Say --user ID or --document URI, one of them.")
+        raise WrongUsage("Give either --user ID or --document URI.")
     settings = settings_of(tenant)
     name = of_user if of_user is not None else document
     if not name:
@@ -67,18 +67,18 @@ def forget(
     subject = Subject(USER if of_user is not None else DOCUMENT, settings.tenant, name)
     if not yes:
         if not sys.stdin.isatty():
-            raise WrongUsage("Forgetting cannot be undone.", hint="Say --yes where nobody can be asked.")
-        typer.confirm(f"Forget {printable(str(subject))} for good? There is no way back.", abort=True, err=True)
+            raise WrongUsage("Forgetting cannot be undone.", hint="Give --yes where no terminal can ask for confirmation.")
+        typer.confirm(f"Forget {printable(str(subject))} for good? This cannot be undone.", abort=True, err=True)
     with (
         App(settings, "forget", models=False, quiet=as_json) as app,
         closing(Metadata(app.runner.endpoints)) as metadata,
     ):
         embedded = isinstance(settings.head, EmbeddedPart)
-        metadata.tenants()  # one that does not answer is to say so while nothing is gone
-        Unrecorded(settings.home).record(app.runner)  # what waits there would come back
+        metadata.tenants()  # fail before anything is removed if the metadata store does not answer
+        Unrecorded(settings.home).record(app.runner)  # or the answers waiting there would bring the data back
         proof = go(app.runner, subject, who=f"cli:{user()}", embedded=embedded)
         app.runner.record.detail["proof"] = proof["sha256"]
-        # By the proof's name and not the subject's: the audit is not to remember who was forgotten.
+        # Name the proof, not the subject: the audit log must not remember who was forgotten.
         line = AuditLine(
             By(subject.tenant, f"cli:{user()}", "local"),
             f"{subject.kind}.forget",
@@ -116,10 +116,10 @@ def _say(subject: Any, proof: dict[str, Any]) -> None:
             Text(f"  had learned from it: {model['model']} {model['version']} of round {model['round']}, {now}", style="yellow")
         )
     for command in proof["retrain"]:
-        out.print(f"  to train one that never saw it: {command}", highlight=False)
+        out.print(f"  to train a model that never saw it: {command}", highlight=False)
     out.print(f"  proof {proof['sha256'][:16]}… kept as {_proof_location(proof)}", style="dim")
 
 
 def _proof_location(proof: dict[str, Any]) -> str:
-    """Where the proof is kept: one that was found again does not say so itself."""
+    """Where the proof is stored; a proof from an earlier run has no `kept` field."""
     return str(proof.get("kept", f"proofs/{proof['id']}.json"))

@@ -1,4 +1,4 @@
-"""Questions, and verdicts on what they were answered."""
+"""Commands that search, ask, and judge answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def search(
     principals: As = None,
     as_json: AsJson = False,
 ) -> None:
-    """The passages for a question, with both scores and both ranks."""
+    """Retrieve the passages for a question, with retrieval and re-ranker scores and ranks."""
     from headrace.app import App
     from headrace.cli.render.results import rows_table
     from headrace.terminal import printable
@@ -50,7 +50,7 @@ def search(
         for number, passage in enumerate(answer.passages[:10], 1)
     ]
     out.print(rows_table(shown))
-    if answer.note:  # that the re-ranker was left out, for one
+    if answer.note:  # e.g. that the re-ranker was skipped
         out.print(f"note: {printable(answer.note)}", style="yellow", highlight=False, soft_wrap=True)
 
 
@@ -89,17 +89,17 @@ def ask(
 def feedback(
     answer_id: Annotated[str, typer.Argument(help="The answer's id.")],
     up: Annotated[bool, typer.Option("--up", help="It helped.")] = False,
-    down: Annotated[bool, typer.Option("--down", help="It did not.")] = False,
+    down: Annotated[bool, typer.Option("--down", help="It did not help.")] = False,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
     correction: Annotated[str, typer.Option(help="What the answer should have been.")] = "",
     consent: Annotated[
         bool | None,
-        typer.Option("--consent/--no-consent", help="Whether models may learn from it; the settings say what unsaid means."),
+        typer.Option("--consent/--no-consent", help="Whether models may learn from it; default: from the settings."),
     ] = None,
     tenant: Tenant = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge an answer: the verdict goes onto the head and into the next round."""
+    """Judge an answer; the next training round learns from the verdict."""
     from dataclasses import asdict
 
     from headrace.answering.record import Verdict
@@ -107,13 +107,13 @@ def feedback(
     from headrace.catalog import INTERACTIONS
 
     if up == down:
-        raise WrongUsage("Say --up or --down, one of them.")
+        raise WrongUsage("Give either --up or --down.")
     settings = settings_of(tenant)
     verdict = Verdict(answer_id, up, settings.tenant, user(), reason=reason, correction=correction, consent=consent)
     with App(settings, "feedback", models=False, quiet=as_json) as app:
         app.storage.land().require(INTERACTIONS)
-        if app.answers.verdicts.answer(answer_id, settings.tenant) is None:  # a verdict on nothing would be lost silently
-            raise NotFound(f"Tenant {settings.tenant!r} was given no answer {answer_id!r}.", hint="`headrace ask` prints the id.")
+        if app.answers.verdicts.answer(answer_id, settings.tenant) is None:  # or the verdict would be lost silently
+            raise NotFound(f"Tenant {settings.tenant!r} has no answer {answer_id!r}.", hint="`headrace ask` prints the id.")
         [recorded] = app.answers.verdicts.record([verdict])
     if as_json:
         print_json(asdict(recorded))

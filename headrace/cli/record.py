@@ -1,4 +1,4 @@
-"""What ran, what it moved, and what the tables hold."""
+"""Commands that show runs, their ledgers and diagrams, and query the tables."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from headrace.errors import NotFound, WrongUsage
 
 @cli.command(rich_help_panel="What happened")
 def runs(
-    last: Annotated[int, typer.Option(help="How many, the newest first.", min=1)] = 20,
+    last: Annotated[int, typer.Option(help="Show this many, newest first.", min=1)] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """What ran in this home, how it ended, how long it took and what it moved."""
+    """List recent runs: state, duration and bytes moved."""
     from itertools import islice
 
     from headrace.cli.render.results import runs_table
@@ -33,7 +33,7 @@ def runs(
 
 
 def _run_row(journal: dict[str, Any]) -> dict[str, Any]:
-    """A run under the JSON keys of the command-line contract; `seconds` is null while it runs, or where it was killed."""
+    """A run under the JSON keys of the command-line contract; `seconds` is null while it runs or if it was killed."""
     started, ended = journal["started"], journal["ended"]
     took = (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds() if ended else None
     return {
@@ -45,11 +45,11 @@ def _run_row(journal: dict[str, Any]) -> dict[str, Any]:
 
 @cli.command(rich_help_panel="What happened")
 def ledger(
-    run: Annotated[str | None, typer.Argument(help="A run's id or its beginning; the newest unless named.")] = None,
-    by: Annotated[str | None, typer.Option(help="Add up by tier, stage or tenant.")] = None,
+    run: Annotated[str | None, typer.Argument(help="A run's id or a prefix of it; default: the newest.")] = None,
+    by: Annotated[str | None, typer.Option(help="Sum by tier, stage or tenant.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a run moved: operations, bytes and latency by stage, store and direction."""
+    """Show what a run moved: operations, bytes and latency by stage, store and direction."""
     from headrace.cli.render.results import ledger_table, merged, summary_table, tier_table
     from headrace.core.run import journal_of
     from headrace.storage.ledger import summed
@@ -60,8 +60,8 @@ def ledger(
     if by is not None:
         if "ledger" not in journal:
             raise NotFound(
-                f"Run {journal['run']} was recorded by an older Headrace, which kept no histograms to add up.",
-                hint=f"Its rows are there: headrace ledger {journal['run']}",
+                f"Run {journal['run']} was recorded by an older Headrace, without the histograms that sums need.",
+                hint=f"Show its rows: headrace ledger {journal['run']}",
             )
         rows = summed(journal["ledger"], by=(by,))
         if as_json:
@@ -84,7 +84,7 @@ def ledger(
 def diagram(
     pipeline: Annotated[str, typer.Argument(help="training or inference.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.svg, .png or .md")],
-    run: Annotated[str | None, typer.Option(help="A run's id; the newest that ran this pipeline unless named.")] = None,
+    run: Annotated[str | None, typer.Option(help="A run's id; default: the newest run of this pipeline.")] = None,
     triggers: Annotated[bool, typer.Option("--triggers/--no-triggers", help="Draw what starts each stage.")] = True,
 ) -> None:
     """Draw a pipeline from a measured run."""
@@ -98,7 +98,7 @@ def diagram(
 
 @cli.command(rich_help_panel="What happened")
 def sql(query: Annotated[str, typer.Argument(help="One SELECT over the tables.")], as_json: AsJson = False) -> None:
-    """Read-only SQL over the tables (DuckDB)."""
+    """Query the tables with read-only SQL (DuckDB)."""
     from headrace.app import App
     from headrace.cli.render.results import rows_table
 

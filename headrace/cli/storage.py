@@ -1,4 +1,4 @@
-"""Storage: where it answers, whether it keeps its promises, and its maintenance."""
+"""Commands that show storage endpoints, check storage, and maintain tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace.errors import WrongUsage
 
 @cli.command(rich_help_panel="Storage")
 def endpoints(as_json: AsJson = False) -> None:
-    """Where storage answers, with its keys, and how long the embedded servers stay up."""
+    """Show storage addresses and keys, and how long the embedded servers stay up."""
     from headrace.app import App
     from headrace.cli.render.results import rows_table
     from headrace.platform.home import trust
@@ -47,10 +47,10 @@ def endpoints(as_json: AsJson = False) -> None:
 @cli.command(rich_help_panel="Storage")
 def check(
     only: Annotated[list[str] | None, typer.Option(metavar="TIER", help="object, stream, table or file; repeatable.")] = None,
-    seconds: Annotated[float, typer.Option(help="About how long it may take in all.", min=1, max=3600)] = 60,
+    seconds: Annotated[float, typer.Option(help="Approximate time limit.", min=1, max=3600)] = 60,
     as_json: AsJson = False,
 ) -> None:
-    """Does the configured storage keep the promises that Headrace relies on? Exit code 1 if one is broken."""
+    """Check that the configured storage keeps the promises Headrace relies on; exit with 1 if it breaks one."""
     from contextlib import closing
 
     from headrace.catalog import Tier
@@ -62,7 +62,7 @@ def check(
     from headrace.platform.home import trust
 
     if unknown := set(only or ()) - set(TIERS):
-        hint = f"Those that can be checked: {', '.join(TIERS)}. The vector tier keeps its files in the object tier."
+        hint = f"Choose from {', '.join(TIERS)}. The vector tier keeps its files in the object tier."
         raise WrongUsage(f"--only takes a tier, not {min(unknown)!r}.", hint=hint)
     tiers = [tier for tier in TIERS if not only or tier in only]
     needed = {Tier.OBJECT: {"objects"}, Tier.TABLE: {"objects"}, Tier.STREAM: {"head"}}
@@ -87,7 +87,7 @@ def check(
 
 @cli.command(rich_help_panel="Storage")
 def maintain(as_json: AsJson = False) -> None:
-    """Keep the tables small and quick: merge small files, expire old snapshots, remove what none names."""
+    """Maintain the tables: merge small files, expire old snapshots, remove orphaned files."""
     from headrace.app import App
     from headrace.cli.render.results import rows_table
     from headrace.explain.diagram.format import human_bytes

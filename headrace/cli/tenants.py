@@ -1,4 +1,4 @@
-"""Tenants of the API, and their keys."""
+"""Commands for the API's tenants and keys."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import typer
 from headrace.cli.common import AsJson, cli, err, out, print_json, settings_of, user
 from headrace.errors import WrongUsage
 
-tenant_cli = typer.Typer(help="Tenants of the API and what each may use.", no_args_is_help=True)
-key_cli = typer.Typer(help="API keys: made, listed, revoked.", no_args_is_help=True)
+tenant_cli = typer.Typer(help="Manage the API's tenants and their quotas.", no_args_is_help=True)
+key_cli = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 cli.add_typer(tenant_cli, name="tenant", rich_help_panel="The API")
 cli.add_typer(key_cli, name="key", rich_help_panel="The API")
 Name = Annotated[str, typer.Argument(help="The tenant.")]
-Quotas = Annotated[list[str] | None, typer.Option("--quota", metavar="NAME=NUMBER", help="A limit of its own; repeatable.")]
+Quotas = Annotated[
+    list[str] | None, typer.Option("--quota", metavar="NAME=NUMBER", help="Override a limit for this tenant; repeatable.")
+]
 _SHARED = (
-    "Tenants share one full-text index: by the order of its own passages a tenant can find out how common a word is in all"
+    "Tenants share one full-text index: from the ranking of its own passages, a tenant can infer how common a word is in all"
     " tenants' documents (SECURITY.md)."
 )
 
@@ -31,42 +33,42 @@ def tenant_add(name: Name, quota: Quotas = None, as_json: AsJson = False) -> Non
     if as_json:
         print_json({"tenant": name, "quotas": quotas})
     else:
-        out.print(f"Added {name}. Make a key for it: headrace key create {name} --scope read", highlight=False)
+        out.print(f"Added {name}. Create a key: headrace key create {name} --scope read", highlight=False)
         if several:
             err.print(_SHARED, style="yellow", highlight=False)
 
 
 @tenant_cli.command("quota")
 def tenant_quota(name: Name, quota: Quotas = None, as_json: AsJson = False) -> None:
-    """Give a tenant these limits of its own instead of those it has; with none, those of the settings."""
+    """Replace a tenant's quotas; without --quota, it gets the limits in the settings."""
     quotas = _quotas(quota)
     with _metadata() as metadata:
         metadata.set_quotas(name, quotas, by=_by())
     if as_json:
         print_json({"tenant": name, "quotas": quotas})
     else:
-        out.print(f"Quotas of {name}: {quotas or 'those of the settings'}.", highlight=False)
+        out.print(f"Quotas of {name}: {quotas or 'as in the settings'}.", highlight=False)
 
 
 @tenant_cli.command("training")
 def tenant_training(
     name: Name,
-    training: Annotated[str, typer.Argument(metavar="none|shared", help="Whether models that all get learn from its verdicts.")],
+    training: Annotated[str, typer.Argument(metavar="none|shared", help="Whether shared models learn from its verdicts.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say whether the models that all tenants are served may learn from a tenant's verdicts."""
+    """Set whether models served to all tenants may learn from a tenant's verdicts."""
     with _metadata() as metadata:
         metadata.set_training(name, training, by=_by())
     if as_json:
         print_json({"tenant": name, "training": training})
     else:
-        learned = "learn from it from the next round on" if training == "shared" else "learn nothing from it"
-        out.print(f"Models that all tenants are served {learned}.", highlight=False)
+        learned = "learn from its verdicts, from the next round" if training == "shared" else "do not learn from its verdicts"
+        out.print(f"Models served to all tenants {learned}.", highlight=False)
 
 
 @tenant_cli.command("list")
 def tenant_list(as_json: AsJson = False) -> None:
-    """Every tenant and its limits."""
+    """List tenants and their limits."""
     from headrace.api.auth import limits_of
     from headrace.cli.render.results import rows_table
 
@@ -104,13 +106,11 @@ def tenant_list(as_json: AsJson = False) -> None:
 def key_create(
     tenant: Name,
     scope: Annotated[list[str], typer.Option("--scope", help="read, write, users, simulate, tenant-admin or admin; repeatable.")],
-    reader: Annotated[
-        list[str] | None, typer.Option(help="Bind it to this user or group, on whose behalf alone it asks; repeatable.")
-    ] = None,
+    reader: Annotated[list[str] | None, typer.Option(help="Restrict it to asking as this user or group; repeatable.")] = None,
     label: Annotated[str, typer.Option(help="What it is for.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make an API key. It is shown once: kept is only a hash of it."""
+    """Create an API key. It is shown once; only its hash is stored."""
     from headrace.api.auth import SCOPES, check_key_scopes
     from headrace.api.routes.tenants import key_row
 
@@ -123,12 +123,14 @@ def key_create(
         print_json({"key": text, **key_row(key)})
     else:
         out.print(text, highlight=False, soft_wrap=True)
-        err.print(f"Keep it: it is not shown again. Revoke it: headrace key revoke {key.id}", style="dim", highlight=False)
+        err.print(f"Save it: it is not shown again. To revoke it: headrace key revoke {key.id}", style="dim", highlight=False)
 
 
 @key_cli.command("list")
-def key_list(tenant: Annotated[str | None, typer.Option(help="Only those of a tenant.")] = None, as_json: AsJson = False) -> None:
-    """Every key, without its secret."""
+def key_list(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's keys.")] = None, as_json: AsJson = False
+) -> None:
+    """List keys, without their secrets."""
     from headrace.api.routes.tenants import key_row
     from headrace.cli.render.results import rows_table
 
@@ -152,12 +154,12 @@ def key_list(tenant: Annotated[str | None, typer.Option(help="Only those of a te
         ]
         out.print(rows_table(shown))
     else:
-        out.print("There are no keys yet. Make one: headrace key create TENANT --scope read")
+        out.print("There are no keys yet. Create one: headrace key create TENANT --scope read")
 
 
 @key_cli.command("revoke")
 def key_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")], as_json: AsJson = False) -> None:
-    """Let a key allow nothing from now on, in every process within a second."""
+    """Revoke a key; every process rejects it within a second."""
     with _metadata() as metadata:
         metadata.revoke_key(key_id, by=_by())
     if as_json:
@@ -167,7 +169,7 @@ def key_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="The key
 
 
 def _metadata() -> Any:
-    """The metadata store, closed at the end of the block; nothing else of the platform is needed for it."""
+    """The metadata store, closed at the end of the block. No other part of the platform is started."""
     from contextlib import closing
 
     from headrace.platform import open_platform
@@ -187,14 +189,14 @@ def _by() -> Any:
 
 
 def _quotas(options: list[str] | None) -> dict[str, int]:
-    """`--quota name=number` as a dict. Raises `WrongUsage` for a limit there is not."""
+    """`--quota name=number` as a dict. Raises `WrongUsage` for an unknown limit."""
     from headrace.api.auth import limits_with
 
     quotas = {}
     for word in options or ():
         name, equals, number = word.partition("=")
         if not equals or not number.isdecimal():
-            raise WrongUsage(f"--quota takes NAME=NUMBER, not {word!r}.", hint="Such as --quota requests_per_minute=60")
+            raise WrongUsage(f"--quota takes NAME=NUMBER, not {word!r}.", hint="For example: --quota requests_per_minute=60")
         quotas[name] = int(number)
     limits_with(settings_of().limits, quotas)
     return quotas

@@ -1,4 +1,4 @@
-"""The training loop: a round, the models it released, and which is served."""
+"""Commands that train, and that list, promote and roll back models."""
 
 from __future__ import annotations
 
@@ -23,18 +23,16 @@ Model = Annotated[str, typer.Argument(help=f"The model: {one_of(MODEL_NAMES)}.")
 def train(
     recipe: Annotated[str, typer.Option(help=f"How to train: {one_of(RECIPES)}.")] = "reranker",
     before: Annotated[
-        str | None, typer.Option(metavar="TOPIC/PARTITION/OFFSET", help="Learn only from what happened before this event.")
+        str | None, typer.Option(metavar="TOPIC/PARTITION/OFFSET", help="Learn only from events before this one.")
     ] = None,
     canary: Annotated[
-        float, typer.Option(help="Share of the traffic that tries a better challenger first; 0: it serves at once.", min=0, max=1)
+        float, typer.Option(help="Share of the traffic that a winning challenger answers at first; 0: all at once.", min=0, max=1)
     ] = 0.0,
-    simulated: Annotated[
-        bool, typer.Option("--simulated", help="Learn from simulated users too, as `headrace replay` plays them.")
-    ] = False,
+    simulated: Annotated[bool, typer.Option("--simulated", help="Also learn from simulated users (`headrace replay`).")] = False,
     on: On = "local",
     as_json: AsJson = False,
 ) -> None:
-    """One trip round the training loop: land, prepare, finetune, evaluate, promote or refuse."""
+    """Run one training round: land, prepare, finetune, evaluate, promote or refuse."""
     from headrace.app import App
     from headrace.cli.render.results import say_round
     from headrace.training.recipes import recipe_of
@@ -44,8 +42,8 @@ def train(
         training = settings.training
         preparing = training.preparing.model_copy(update={"simulated": True})
         settings = settings.model_copy(update={"training": training.model_copy(update={"preparing": preparing})})
-    recipe_of(recipe).settings(settings.training.recipe.get(recipe, {}))  # a mistake is said before anything starts
-    if before is None:  # with a bound it takes back what the loop is making
+    recipe_of(recipe).settings(settings.training.recipe.get(recipe, {}))  # fail on a wrong setting before anything starts
+    if before is None:  # a round with --before may replace the one in progress
         _not_beside_the_loop(settings.home)
     with App(settings, "train", models=recipe_of(recipe).model == "embedder", on=checked_on(on), quiet=as_json) as app:
         done = app.training.round(recipe, before=before, canary=canary)
@@ -57,9 +55,9 @@ def train(
 
 
 def _not_beside_the_loop(home: Path) -> None:
-    """Raise `LostRace` while the loop of this home makes a round: this one would be the same, and one of both in vain.
+    """Raise `LostRace` while this home's training loop runs a round: a second one would do the same work in vain.
 
-    A loop elsewhere, or one that begins a moment later, is not seen: of two such rounds one is refused at its commit.
+    A loop elsewhere, or one that begins a moment later, is not noticed; of two such rounds, one fails at its commit.
     """
     from headrace.cli.render.training import doing
     from headrace.scheduler import status
@@ -67,14 +65,14 @@ def _not_beside_the_loop(home: Path) -> None:
     state = status.read(home)
     if state["running"] and state["state"] == status.TRAINING:
         raise LostRace(
-            f"`headrace up` is making a round. {doing(state)}",
-            hint="Run the command again when that has ended: `headrace loop` shows it.",
+            f"`headrace up` is running a round. {doing(state)}",
+            hint="Run the command again when it has ended; `headrace loop` shows its progress.",
         )
 
 
 @cli.command(rich_help_panel="Training")
 def models(as_json: AsJson = False) -> None:
-    """Released versions of every model, and which is served."""
+    """List the released versions of every model, and which is served."""
     from headrace.app import App
     from headrace.catalog import MODELS, ROUNDS
     from headrace.cli.render.results import rows_table
@@ -114,7 +112,7 @@ def models(as_json: AsJson = False) -> None:
                 sentence = f"{name}: {pointer.kind} by {pointer.who}, {pointer.at[:19]}: {pointer.why}"
                 out.print(sentence, style="dim", highlight=False, soft_wrap=True)
     else:
-        out.print("Nothing was released yet: retrieval's own order and the packaged models serve. Train one: headrace train")
+        out.print("No model has been released yet: retrieval order and the packaged models are served. Train one: headrace train")
     if refused is not None:
         said = f"round {refused.round} ({refused.recipe}) was refused: {refused.decision.why}"
         out.print(said, style="dim", highlight=False, soft_wrap=True)
@@ -122,13 +120,13 @@ def models(as_json: AsJson = False) -> None:
 
 @cli.command(rich_help_panel="Training")
 def promote(model: Model, version: Annotated[str, typer.Argument(help="A released version.")], as_json: AsJson = False) -> None:
-    """Serve a released version from now on."""
+    """Serve a released version."""
     _move(model, as_json, lambda training, **by: training.promote(model, version=version, **by))
 
 
 @cli.command(rich_help_panel="Training")
 def rollback(model: Model, as_json: AsJson = False) -> None:
-    """Serve what was served before; a canary that answers some questions ends."""
+    """Serve the previous version again; a running canary ends."""
     _move(model, as_json, lambda training, **by: training.rollback(model, **by))
 
 
@@ -147,7 +145,7 @@ def _move(model: str, as_json: bool, move: Callable[..., ChampionPointer]) -> No
             "embedder": "the packaged embedder",
             "generator": "the packaged generator",
         }
-        out.print(f"Served from now on: {nothing[model] if pointer.version == 'none' else pointer.version}.")
+        out.print(f"Now served: {nothing[model] if pointer.version == 'none' else pointer.version}.")
 
 
 def _answers(share: float) -> str:

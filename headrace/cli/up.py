@@ -1,4 +1,4 @@
-"""Everything at once: the demo, the service until Ctrl-C, and whether everything is ready."""
+"""Commands that run the demo and the service, stop the embedded servers, and show status."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from headrace.errors import Unavailable
 
 @cli.command(rich_help_panel="Start here")
 def demo(
-    docs: Annotated[Path | None, typer.Option(help="A folder of your own; Python's language reference unless named.")] = None,
+    docs: Annotated[Path | None, typer.Option(help="A folder of your own; default: Python's language reference.")] = None,
     on: On = "local",
-    out_dir: Annotated[Path, typer.Option("--out", help="Where the diagrams are drawn.")] = Path("out"),
-    questions: Annotated[int, typer.Option(help="Searches of the simulated user.", min=1, max=10_000)] = 160,
+    out_dir: Annotated[Path, typer.Option("--out", help="Directory for the diagrams.")] = Path("out"),
+    questions: Annotated[int, typer.Option(help="Searches by the simulated user.", min=1, max=10_000)] = 160,
 ) -> None:
-    """Both pipelines once, for real, on the embedded platform, with a report."""
+    """Run both pipelines once on the embedded platform, and report what moved."""
     from headrace.cli.demo import run_demo
 
     run_demo(settings_of(), docs=docs, on=checked_on(on), out_dir=out_dir, questions=questions, console=out)
@@ -28,10 +28,10 @@ def demo(
 
 @cli.command(rich_help_panel="Start here")
 def up(
-    port: Annotated[int, typer.Option(help="Port of the API and the page.", min=1, max=65535)] = 8484,
-    train: Annotated[bool, typer.Option("--train/--no-train", help="Run the training loop, in a process of its own.")] = True,
+    port: Annotated[int, typer.Option(help="Port of the API and the web page.", min=1, max=65535)] = 8484,
+    train: Annotated[bool, typer.Option("--train/--no-train", help="Run the training loop, in its own process.")] = True,
 ) -> None:
-    """The platform, the API and the page, landing and the training loop, until Ctrl-C."""
+    """Run the platform, the API, the web page, landing and the training loop until Ctrl-C."""
     import secrets
     from contextlib import ExitStack
 
@@ -47,35 +47,35 @@ def up(
     from headrace.scheduler.process import SchedulerProcess
 
     settings = settings_of()
-    bound(port).close()  # a taken port is said before anything is started
+    bound(port).close()  # fail on a taken port before anything starts
     token = secrets.token_urlsafe(18)
     err.print("Starting the platform …", style="dim")
     with App(settings, "up", service=True) as app, ExitStack() as beside:
-        # Nobody watches a bar that moves whenever somebody puts a document.
+        # A progress bar for every document put through the API would only flicker.
         app.runner.bars = ProgressBars(quiet=True)
         service = Service(app.runner, app.answers, settings)
         application = create_app(service, token)
         application.state.landing = landing = beside.enter_context(IngestThread(app.settings, app.runner))
-        service.readiness.add(Ask("landing", landing.trouble, "`headrace head` says what does not land, and what goes on."))
+        service.readiness.add(Ask("landing", landing.trouble, "`headrace head` shows what does not land, and how to continue."))
         application.state.trains = train
         if train:
             beside.enter_context(SchedulerProcess(settings, app.runner.record.id))
-        beside.callback(landing.stop)  # first of all, so that both end at the same time
+        beside.callback(landing.stop)  # runs first on exit, so that landing and training end at the same time
         beside.enter_context(recorded_service(Home(settings.home), port))
         out.print(f"Headrace is up: http://127.0.0.1:{port}/#token={token}", highlight=False, soft_wrap=True)
-        out.print("Ctrl-C ends it.", style="dim")
+        out.print("Press Ctrl-C to stop.", style="dim")
         embedded = running(settings) is not None
         serve(application, port, ended=lambda: embedded and running(settings) is None)
-        if embedded and running(settings) is None:  # so that a service manager starts all of it anew
-            raise Unavailable("The embedded servers have ended and could not be kept up.")
+        if embedded and running(settings) is None:  # so that a service manager restarts all of it
+            raise Unavailable("The embedded servers ended and could not be restarted.")
 
 
 @cli.command(rich_help_panel="Start here")
 def down(
-    force: Annotated[bool, typer.Option("--force", help="Also while another command uses them.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even while another command uses them.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """End the embedded servers, which stay up for a while after each command (`platform.idle_s`)."""
+    """Stop the embedded servers, which stay up for a while after each command (`platform.idle_s`)."""
     from headrace.platform import down as end_platform
 
     settings = settings_of()
@@ -84,15 +84,15 @@ def down(
         print_json({"home": str(settings.home), "ended": sorted(ended.parts) if ended else []})
     elif ended:
         out.print(
-            f"Ended the embedded servers of {settings.home}: {', '.join(sorted(ended.parts))}.", highlight=False, soft_wrap=True
+            f"Stopped the embedded servers of {settings.home}: {', '.join(sorted(ended.parts))}.", highlight=False, soft_wrap=True
         )
     else:
-        out.print(f"No embedded servers run in {settings.home}.", highlight=False, soft_wrap=True)
+        out.print(f"No embedded servers are running in {settings.home}.", highlight=False, soft_wrap=True)
 
 
 @cli.command(rich_help_panel="Training")
 def loop(as_json: AsJson = False) -> None:
-    """What the training loop of `headrace up` waits for or does, its last decision, and the canary."""
+    """Show what the training loop of `headrace up` is doing or waiting for, its last decision, and the canary."""
     from headrace.scheduler.status import read
 
     state = read(settings_of().home)
@@ -126,7 +126,7 @@ _ASKING_S = 10.0
 
 @cli.command(rich_help_panel="Start here")
 def status(as_json: AsJson = False) -> None:
-    """Whether every part is ready, since when not, and what to do. Ends with 0 if all are, else with 1."""
+    """Show whether every part is ready, since when not, and what to do. Exits with 1 unless all are ready."""
     from headrace.cli.render.results import rows_table
 
     services = _running_service()
@@ -144,13 +144,13 @@ def status(as_json: AsJson = False) -> None:
         ]
         out.print(rows_table(shown))
         if services["unrecorded_answers"]:
-            out.print(f"{services['unrecorded_answers']:,} answers wait until the head takes them.", highlight=False)
+            out.print(f"{services['unrecorded_answers']:,} answers are waiting to be recorded in the head.", highlight=False)
     if services["status"] != "ok":
         raise typer.Exit(1)
 
 
 def _running_service() -> dict[str, Any]:
-    """What `headrace up` says of itself where it runs in this home, else what stands there without it."""
+    """The status that this home's `headrace up` reports; if none runs, the state of the parts themselves."""
     from headrace.platform import open_platform
     from headrace.platform.address import brought, embedded_parts, overlay
     from headrace.platform.home import Home
@@ -168,14 +168,14 @@ def _running_service() -> dict[str, Any]:
     if state is None and wanted:
         trouble = platform_trouble(home, wanted)
         parts = [
-            PartState("platform", trouble.state if trouble else "", math.nan, "`headrace up` starts them, as any command does.")
+            PartState("platform", trouble.state if trouble else "", math.nan, "Any command starts them, e.g. `headrace up`.")
         ]
     elif state is not None:
         parts = [*Readiness(asks(settings, overlay(state.endpoints, brought(settings)))).check()]
     else:
         with open_platform(settings, parts=frozenset()) as endpoints:
             parts = [*Readiness(asks(settings, endpoints)).check()]
-    parts.append(PartState("service", "does not run in this home", math.nan, "Start it: `headrace up`."))
+    parts.append(PartState("service", "not running in this home", math.nan, "Start it: `headrace up`."))
     return {"status": "not_ready", "parts": [part.as_dict() for part in parts], "unrecorded_answers": 0}
 
 
@@ -191,6 +191,6 @@ def _service_status(port: int) -> dict[str, Any]:
     except HTTPError as error:
         status = json.loads(error.read())
     except (OSError, ValueError):
-        part = PartState("service", "does not answer", math.nan, "Look into what it wrote to its terminal, and start it again.")
+        part = PartState("service", "does not answer", math.nan, "Check its terminal output and restart it.")
         return {"status": "not_ready", "parts": [part.as_dict()], "unrecorded_answers": 0}
     return {name: status.get(name, 0) for name in ("status", "parts", "unrecorded_answers")}

@@ -210,7 +210,7 @@ class Scheduler:
             self._failed(recipe, error.message, error.hint)
         except Exception as error:
             log.exception("a round with %s failed", recipe)
-            self._failed(recipe, f"Something unforeseen happened: {type(error).__name__}: {error}.", "The log says where.")
+            self._failed(recipe, f"Unexpected error: {type(error).__name__}: {error}.", "The log has the traceback.")
         self._watched_at = -_WATCH_S  # a promotion is to be seen at once
         if done:
             self._pause.succeeded()

@@ -38,7 +38,7 @@ def interrupt(home: Home, *command: str | Path, when: Callable[[], bool], then: 
         process.wait()
     assert process.returncode == 1, out + err
     assert "Traceback" not in out + err, err
-    assert err.strip() == "Interrupted. The home is as the last finished step left it; run the same command again to go on."
+    assert err.strip() == "Interrupted. All finished steps are kept; run the same command again to continue."
     return out
 
 

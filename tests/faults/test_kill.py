@@ -122,7 +122,7 @@ def kill(
     else:
         assert process.returncode == 1, out + err
         assert "Traceback" not in err, err
-        assert "unforeseen" not in err, err
+        assert "Unexpected error" not in err, err
         assert re.search(r"run the (same )?command again", err, re.IGNORECASE), err
     return out + err
 

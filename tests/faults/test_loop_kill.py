@@ -89,7 +89,7 @@ def ctrl_c_leaves_no_process(api: Api) -> None:
     assert not any("headrace.scheduler" in process.cmdline() for process in api.home.processes())
     assert status.read(api.home.path)["state"] == "ended"
     shown = run(api.home, "loop").stdout
-    assert "No training loop runs here" in shown
+    assert "No training loop is running here" in shown
     assert "Round 1 (reranker)" in shown
 
 
@@ -101,7 +101,7 @@ def a_round_that_fails_is_left_alone_for_a_while_and_says_why(api: Api) -> None:
     assert (trouble["recipe"], trouble["times"]) == ("reranker", 1)
     assert traffic.errors == []
     shown = run(api.home, "loop").stdout
-    assert "pauses after a round that failed" in shown
+    assert "is paused after a failed round" in shown
     assert "training.recipe.reranker.epochs" in shown
 
 

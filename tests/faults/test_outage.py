@@ -252,7 +252,7 @@ def test_what_holds_others_up_is_left_out_by_a_command(service: Api, acme: httpx
     place = f"feedback/0/{10**9}"
     assert f"{place} becomes a dead letter" in run(service.home, "land", "--once", "--skip", place, "--reason", "why").stderr
     assert "There is no partition" in run(service.home, "land", "--once", "--skip", "nowhere/0/1", code=1).stderr
-    assert "Nothing to index" in run(service.home, "index", code=2).stderr
+    assert "There is nothing to index" in run(service.home, "index", code=2).stderr
 
 
 def test_indexing_that_is_held_up_says_since_when_and_goes_on(service: Api, acme: httpx.Client) -> None:

@@ -116,7 +116,7 @@ def headrace(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             headrace("index", docs)
             yield headrace
         finally:
-            assert "Ended the embedded servers" in headrace("down", "--force")
+            assert "Stopped the embedded servers" in headrace("down", "--force")
 
 
 @pytest.fixture(scope="module")
@@ -189,10 +189,10 @@ def test_a_round_is_made_tried_promoted_and_rolled_back(headrace: Headrace, endp
     assert (first["promoted"], first["recipe"], first["serving"], bool(version)) == (True, "reranker", "none", True), first
     assert [row["share"] for row in headrace.json("models")["models"] if row["version"] == version] == [0.25]
     assert "25% of the answers" in headrace("models")
-    assert headrace("promote", "reranker", version).strip() == f"Served from now on: {version}."
+    assert headrace("promote", "reranker", version).strip() == f"Now served: {version}."
     champion = headrace.json("models")["champions"]["reranker"]
     assert (champion["version"], champion["canary"], champion["why"]) == (version, None, "asked on the command line")
-    assert headrace("rollback", "reranker").strip() == "Served from now on: retrieval's own order."
+    assert headrace("rollback", "reranker").strip() == "Now served: retrieval's own order."
     moves = champion["moves"] + 2  # back, and there again
     told = headrace.json("promote", "reranker", version)
     assert (told["version"], told["moves"]) == (version, moves)
@@ -239,7 +239,7 @@ def test_dead_letters_that_can_be_read_now_are_landed(headrace: Headrace, endpoi
     assert producer.flush(30) == 0
     assert headrace.json("land", "--once")["dead_letters"] == 2
     headrace("land", "--once", "--dead-letters")
-    assert "Of the dead letters none landed now; 2 still cannot be read." in headrace.err
+    assert "Dead letters landed: none; 2 still cannot be read." in headrace.err
 
     verdict = {field.name: "" for field in FEEDBACK.columns if not field.nullable}
     verdict |= {"verdict_id": "late", "answer_id": "a", "tenant": "default", "user": "ann", "up": True, "simulated": False}
@@ -256,11 +256,11 @@ def test_dead_letters_that_can_be_read_now_are_landed(headrace: Headrace, endpoi
     assert TableWriter(DEAD_LETTERS, endpoints, METER).rewrite(("value",), readable, mended) == 1
     landed = headrace.json("land", "--once", "--dead-letters")
     assert (landed["refused"], landed["dead_letters"]) == ([], 0)
-    assert "Of the dead letters 1 feedback landed now; 1 still cannot be read." in headrace.err
+    assert "Dead letters landed: 1 feedback; 1 still cannot be read." in headrace.err
     late = "select verdict_id from feedback where verdict_id = 'late'"
     assert headrace.json("sql", late)["rows"] == [{"verdict_id": "late"}]
     headrace("land", "--once", "--dead-letters")
-    assert "Of the dead letters none landed now; 1 still cannot be read." in headrace.err
+    assert "Dead letters landed: none; 1 still cannot be read." in headrace.err
     assert headrace.json("sql", late)["rows"] == [{"verdict_id": "late"}]
 
 
@@ -273,7 +273,7 @@ def test_an_index_is_built_anew_and_gone_back_to(headrace: Headrace, voices: Voi
     assert after["passages"][0]["document"] == before["passages"][0]["document"] == "docs/mill.md"
     shown = headrace("reindex", "--back")
     assert f"Index {before['index_version'].split('.')[0]}." in shown
-    assert "chunks of 200 word pieces, 384 numbers by words-384" in shown
+    assert "chunks of 200 word pieces, 384 dimensions by words-384" in shown
     back = headrace.json("search", "When does the wheel turn?")
     assert back["index_version"].split(".")[0] == before["index_version"].split(".")[0]
 

@@ -52,7 +52,7 @@ def test_commands_in_a_row_use_the_same_servers_until_they_are_ended(home: Home,
     assert told == ["generator has no earlier version to go back to.", "See `headrace models`."]
     assert home.json("down") == {"home": str(home.path), "ended": ["head", "objects"]}
     assert home.processes() == []
-    assert home.run("down").stdout == f"No embedded servers run in {home.path}.\n"
+    assert home.run("down").stdout == f"No embedded servers are running in {home.path}.\n"
 
 
 def test_the_idle_time_is_said_where_a_terminal_looks_on(home: Home) -> None:
@@ -61,7 +61,7 @@ def test_the_idle_time_is_said_where_a_terminal_looks_on(home: Home) -> None:
     assert said == [True, False], "it is said when the servers start, and then no more"
 
 
-FOLLOWED = "Landing what comes, until Ctrl-C.\n"
+FOLLOWED = "Landing events until Ctrl-C.\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
@@ -84,7 +84,7 @@ def test_a_command_that_goes_on_ends_in_good_order(module_home: Home, within: Wi
     finally:
         check.kill()
     assert (check.returncode, out) == (1, "")
-    assert err == "Interrupted. The home is as the last finished step left it; run the same command again to go on.\n"
+    assert err == "Interrupted. All finished steps are kept; run the same command again to continue.\n"
 
 
 def test_where_sigint_is_ignored_sigterm_ends_a_command(module_home: Home) -> None:
@@ -126,7 +126,7 @@ def test_an_up_whose_servers_cannot_be_kept_up_ends_with_an_error(home: Home, tm
         os.kill(before.supervisor.pid, signal.SIGKILL)
         assert api.process.wait(90) == 1
         said = " ".join(api.log.read_text().split())
-        assert "The embedded servers have ended and could not be kept up." in said
+        assert "The embedded servers ended and could not be restarted." in said
         assert "supervisor.log says why" in said
         assert "Traceback" not in said
     finally:

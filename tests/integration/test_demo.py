@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 PARTS = (
     "1  Documents to index",
-    "2  Questions to answers",
+    "2  Questions and answers",
     "3  Verdicts",
-    "SIMULATED user, no person",
+    "SIMULATED user, not a person",
     "4  One round of the training loop",
     "5  The same questions again",
     "6  What moved where",

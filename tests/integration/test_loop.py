@@ -57,5 +57,5 @@ def test_three_rounds_in_a_row_run_unattended_while_answers_keep_flowing(real_ho
     rounds = [run for run in runs(home.path) if run["command"] == "train"]
     assert [run["state"] for run in rounds[:3]] == ["done"] * 3
     shown = home.run("loop").stdout
-    assert "No training loop runs here" in shown
+    assert "No training loop is running here" in shown
     assert f"Round {last['round']} (reranker)" in shown

@@ -313,7 +313,7 @@ def test_after_a_failure_the_loop_pauses_longer_each_time_and_tries_again(
     assert within(30, loop.step), "after the pause it goes on, with the next recipe"
     assert rounds.made == ["reranker", "sft"]
     trouble = loop.told.get("trouble")
-    assert (trouble["times"], trouble["why"]) == (2, "Something unforeseen happened: ValueError: by design.")
+    assert (trouble["times"], trouble["why"]) == (2, "Unexpected error: ValueError: by design.")
     rounds.fails.clear()
     assert within(30, loop.step)
     assert rounds.made == ["reranker", "sft", "kto"]

@@ -198,7 +198,7 @@ def test_ctrl_c_on_a_replay_here_says_what_was_done(api: Api, tmp_path: Path) ->
         process.wait()
     assert process.returncode == 1, err
     assert "Traceback" not in err
-    assert "questions were not asked; what was asked is judged" in err
+    assert "questions were not asked; all answers received are judged" in err
     counts = {line.rsplit(maxsplit=1)[0].strip(): line.rsplit(maxsplit=1)[1] for line in out.splitlines()[1:] if line.strip()}
     tenant = next(line for line in out.splitlines() if "tenant" in line).split()[-1].rstrip(".")
     assert int(counts["answers"]) > 0

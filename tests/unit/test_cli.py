@@ -125,7 +125,7 @@ def test_what_nobody_foresaw_is_a_sentence_too(run, home: Path) -> None:  # type
     code, out, err = run("runs", "--home", str(home))
     assert code == 1
     assert out == ""
-    assert "Something unforeseen happened: KeyError" in err
+    assert "Unexpected error: KeyError" in err
     assert "--debug" in err
     assert "Traceback" not in err
 
@@ -325,5 +325,5 @@ def test_a_round_is_not_made_beside_one_of_the_loop(run, home: Path) -> None:  #
     Status(home, state="training", round=current).flush()  # this process stands for the loop's
     code, said, told = run("--home", str(home), "train")
     assert (code, said) == (1, "")
-    assert "Round 3 (reranker): finetune, step 12 of 96, about 40 s left in it." in " ".join(told.split())
+    assert "Round 3 (reranker): finetune, step 12 of 96, about 40 s left in this stage." in " ".join(told.split())
     assert "headrace loop" in told

@@ -37,8 +37,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["forget"], "Say --user ID or --document URI, one of them."),
-        (["forget", "--user", "ann", "--document", "x.md"], "Say --user ID or --document URI, one of them."),
+        (["forget"], "Give either --user ID or --document URI."),
+        (["forget", "--user", "ann", "--document", "x.md"], "Give either --user ID or --document URI."),
         (["forget", "--user", "", "--yes"], "The name is empty."),
         (["forget", "--user", "ann"], "Forgetting cannot be undone."),
     ],
@@ -53,10 +53,10 @@ def test_nothing_is_forgotten_by_a_slip(run: Run, tmp_path: Path, words: list[st
 @pytest.mark.parametrize(
     ("command", "sentence", "options"),
     [
-        ("trace", "Where an answer comes from, down to the verdicts; or what learned from an event", ["--json"]),
+        ("trace", "Trace an answer back to the verdicts behind it", ["--json"]),
         (
             "forget",
-            "Remove all that a user said, or all of a document, for good",
+            "Remove a user's data or a document for good",
             ["--user", "--document", "--tenant", "--yes", "--output", "--json"],
         ),
     ],

@@ -135,13 +135,13 @@ def test_measures_are_shown_with_their_intervals_low_end_first() -> None:
         ["reranked (none)", "0.600 (0.500–0.800)", "0.200 (0.100–0.300)"],
     ]
     assert lines[3:] == [
-        "1,234 questions over 2 documents; in brackets the 95 % interval.",
-        "No re-ranker was promoted yet: re-ranked is fusion's own order.",
+        "1,234 questions over 2 documents; 95 % intervals in brackets.",
+        "No re-ranker has been promoted yet: re-ranked equals fusion.",
     ]
     found = AnswersMeasured(40, {"exact_match": Interval(0.25, 0.1, 0.4, 1.0)})
     lines = printed(lambda console: say_answers(console, folder, found))
     assert re.split(r"\s{2,}", lines[1].strip()) == ["exact match", "0.250 (0.100–0.400)"]
-    assert lines[2] == "40 questions of /sets/nq; in brackets the 95 % interval."
+    assert lines[2] == "40 questions of /sets/nq; 95 % intervals in brackets."
 
 
 # landing
@@ -166,7 +166,7 @@ def test_a_lander_that_follows_tells_what_came_since_its_last_line_and_all_at_th
 
     assert printed(follow) == [
         "feedback: 5 landed",
-        "feedback: 50 landed, 5 a second",
+        "feedback: 50 landed, 5/s",
         "Landed 57 feedback; 1 dead letters.",
     ]
 
@@ -214,11 +214,11 @@ def test_below_an_answer_stand_its_sources_versions_and_times() -> None:
     )
     cited = "  [1] mill.md · page 3 · The mill"
     below = [
-        "  answer a1 · re-ranker v000003 · index g1.7 · first token 12 ms, all 345 ms",
+        "  answer a1 · re-ranker v000003 · index g1.7 · first token 12 ms, total 345 ms",
         "  note: the re-ranker did not answer",
     ]
     assert printed(lambda console: say_sources(console, answer)) == [cited, *below]
-    nearest = "  no sentence of it stands in a passage; the nearest is mill.md · page 3 · The mill"
+    nearest = "  no passage supports this answer; the best match is mill.md · page 3 · The mill"
     assert printed(lambda console: say_sources(console, replace(answer, supports=()))) == [nearest, *below]
 
 
@@ -240,7 +240,7 @@ def test_a_round_says_who_is_champion_and_who_challenger() -> None:
         "Round 7: landed 2,000 events, dataset d1 with 1,234 examples of 59 questions (50 train, 9 test).",
         "  trained 8 of 10 steps in 90 s, loss 1.50 → 0.25",
         "  nDCG@10 on 40 held-out questions: champion (retrieval's own order) 0.500, challenger 0.625"
-        " (retrieval counts 30% in its order)",
+        " (retrieval has a weight of 30% in its ranking)",
         "  challenger promoted: better",
         "  served now: v000007",
     ]
@@ -251,7 +251,7 @@ def test_a_round_on_trial_and_one_that_was_refused_say_so() -> None:
     assert trial[2:] == [
         "  nDCG@10 on 40 held-out questions: champion (v000003) 0.500, challenger 0.625",
         "  challenger promoted: better",
-        "  a canary with a share of the traffic: v000007; champion: v000003",
+        "  canary, with a share of the traffic: v000007; champion: v000003",
     ]
     refused = told(decision=replace(DECISION, promoted=False, why="no better", serving="none"), dead=2)
     assert refused[0].startswith("Round 7: landed 2,000 events (2 dead letters), ")

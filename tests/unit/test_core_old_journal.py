@@ -59,5 +59,5 @@ def test_its_rows_are_listed_tenants_together(run: Command) -> None:
 def test_percentiles_by_tier_are_refused_and_not_guessed(run: Command) -> None:
     code, out, err = run("ledger", "--by", "tier")
     assert (code, out) == (1, "")
-    assert "recorded by an older Headrace, which kept no histograms to add up" in " ".join(err.split())
+    assert "recorded by an older Headrace, without the histograms that sums need" in " ".join(err.split())
     assert f"headrace ledger {OLD['run']}" in " ".join(err.split())

@@ -90,12 +90,12 @@ def test_what_is_told_reads_as_sentences() -> None:
     }
     trouble = {"recipe": "sft", "why": "It broke.", "hint": "Mend it.", "times": 2, "next": soon}
     told: dict[str, Any] = {"state": "training", "round": current, "trouble": trouble, "note": "", "running": True}
-    assert doing(told) == "Round 3 (sft, taken up again): finetune, step 5 of 9, loss 0.500, about 12 s left in it."
+    assert doing(told) == "Round 3 (sft, resumed): finetune, step 5 of 9, loss 0.500, about 12 s left in this stage."
     assert list(troubled(told)) == [
-        "The last round with sft failed (2 times in a row): It broke. Mend it. It is tried again in 3 min."
+        "The last round with sft failed (2 times in a row): It broke. Mend it. Next attempt in 3 min."
     ]
     row = {"recipe": "sft", "new": 4, "of": 9, "due": False, "due_at": soon, "note": ""}
-    assert waiting(row) == {"recipe": "sft", "new verdicts": "4 of 9", "next round": "at 9 verdicts, or in 3 min"}
+    assert waiting(row) == {"recipe": "sft", "new verdicts": "4 of 9", "next round": "at 9 verdicts or in 3 min"}
     last = {"round": 2, "recipe": "sft", "promoted": False, "why": "no better", "alarms": ["it repeats"]}
     assert list(deciding({"last": last})) == ["Round 2 (sft) refused: no better", "  alarm: it repeats"]
     side = {"judged": 4, "outcome": 0.25}

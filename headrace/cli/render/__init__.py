@@ -1,1 +1,1 @@
-"""How the commands show things on a terminal."""
+"""Terminal output of the commands."""

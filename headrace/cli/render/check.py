@@ -1,4 +1,4 @@
-"""Findings as a person reads them."""
+"""Terminal output of `headrace check`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MARKS = {Outcome.KEPT: ("✓", "green"), Outcome.BROKEN: ("✗", "red"), Outcom
 
 
 def say_checked(console: Console, findings: Sequence[Finding]) -> None:
-    """Promises by tier with what was measured; below one that is not kept, what was seen and what is lost by it."""
+    """Print the promises by tier with their measurements; below a broken one, what was seen and what it would cost."""
     table = Table(title_justify="left", header_style="bold", box=None, pad_edge=False)
     for name in ("tier", "", "promise", "measured"):
         table.add_column(name)

@@ -1,4 +1,4 @@
-"""Lineage as a tree for a terminal: long lists counted and their first few shown; `--json` has all of them."""
+"""Lineage as a tree on the terminal. Long lists are counted and cut to the first few; `--json` has all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROLE = {RERANKER: "re-ranker", GENERATOR: "generator", EMBEDDER: "embedder"}
 
 
 def answer_tree(trace: Mapping[str, Any]) -> Tree:
-    """An answer, its passages and verdicts, and each model that had a part in it down to the verdicts behind it."""
+    """An answer, its passages and verdicts, and each model involved, down to the verdicts it learned from."""
     answer = trace["answer"]
     tree = Tree(_line(f"answer {answer['answer_id']}", f"{answer['event']} · {answer['at'][:19]} · {answer['tenant']}"))
     tree.add(_line("question", _short(answer["question"])))
@@ -38,7 +38,7 @@ def answer_tree(trace: Mapping[str, Any]) -> Tree:
 
 
 def event_tree(trace: Mapping[str, Any]) -> Tree:
-    """An event and everything that learned from it."""
+    """An event and the examples, datasets, rounds and models that used it."""
     event = trace["event"]
     about = [event["status"], event.get("tenant"), event.get("user") or event.get("uri"), (event.get("at") or "")[:19]]
     tree = Tree(_line(event["event"], " · ".join(filter(None, about))))
@@ -56,17 +56,17 @@ def event_tree(trace: Mapping[str, Any]) -> Tree:
     _listed(datasets, trace["datasets"], lambda one: f"{one['dataset']}: {_counts(one['examples'])}")
     rounds = tree.add(_line(_count(trace["rounds"], "round")))
     _listed(rounds, trace["rounds"], _round_line)
-    models = tree.add(_line(f"{_count(trace['models'], 'model')} learned from it"))
+    models = tree.add(_line(f"learned from it: {_count(trace['models'], 'model')}"))
     _listed(models, trace["models"], _learner, most=len(trace["models"]))
     if trace["models"]:
-        tree.add(_line("to train without it and what came after", trace["retrain"]))
+        tree.add(_line("to train without it and later events", trace["retrain"]))
     return tree
 
 
 def _model(tree: Tree, model: Mapping[str, Any]) -> None:
     role, version, made_by = _ROLE[model["model"]], model["version"], model["round"]
     if made_by is None:
-        unknown = "of an index generation that is gone" if version == "" else version
+        unknown = "from an index generation since removed" if version == "" else version
         tree.add(_line(role, _PACKAGED[model["model"]] if version == "none" else unknown))
         return
     share = f", answers {model['share']:.0%} now" if model["served"] else ", not served now"
@@ -95,7 +95,7 @@ def _line(name: str, about: str = "") -> Text:
 
 
 def _passage(passage: Mapping[str, Any]) -> str:
-    of = "gone from the tables" if passage.get("gone") else f"version {passage['version'][:12]}, {passage['event']}"
+    of = "no longer in the tables" if passage.get("gone") else f"version {passage['version'][:12]}, {passage['event']}"
     return f"{passage['document']}{' (cited)' if passage['cited'] else ''}: {of}"
 
 

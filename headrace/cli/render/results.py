@@ -1,4 +1,4 @@
-"""How results are shown to a person: tables on standard output, one line per thing that needs attention."""
+"""Terminal output of results: tables on standard output, and a line for whatever needs attention."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headrace.core.statistics import Interval
 from headrace.explain.diagram.format import human_bytes, human_ms
 from headrace.terminal import harmless, printable
 
-if TYPE_CHECKING:  # what is shown is imported by whoever made it
+if TYPE_CHECKING:  # the caller has imported these already
     from headrace.answering.record import Answer
     from headrace.documents.index import Indexed
     from headrace.errors import HeadraceError, Transient
@@ -33,7 +33,7 @@ _TIERS = ("stream", "object", "table", "vector", "file")
 
 
 def ledger_table(rows: Sequence[dict[str, Any]], *, title: str = "What moved where") -> Table:
-    """Ledger rows by stage and store, with a line of totals per tier below."""
+    """Ledger rows by stage and store."""
     table = Table(title=title, title_justify="left", header_style="bold", show_footer=False, box=None, pad_edge=False)
     for name in ("stage", "store", "tier", "direction"):
         table.add_column(name)
@@ -55,7 +55,7 @@ def ledger_table(rows: Sequence[dict[str, Any]], *, title: str = "What moved whe
 
 
 def summary_table(rows: Sequence[dict[str, Any]], by: str, *, title: str) -> Table:
-    """Ledger rows added up `by` tier, stage or tenant: a line for what was read and one for what was written."""
+    """Ledger rows summed `by` tier, stage or tenant, one line each for reads and writes."""
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     table.add_column(by)
     table.add_column("direction")
@@ -92,7 +92,7 @@ def tier_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def rows_table(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
-    """Any rows of like keys."""
+    """Rows that share the same keys."""
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for name in rows[0] if rows else ():
         table.add_column(name)
@@ -102,7 +102,7 @@ def rows_table(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
 
 
 def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Runs, within 80 columns; when each began by the clock of whoever reads it."""
+    """Runs, within 80 columns, with start times in local time."""
     table = Table(header_style="bold", box=None, pad_edge=False)
     for name in ("run", "state", "began", "took", "moved"):
         table.add_column(name, justify="right" if name in ("took", "moved") else "left", no_wrap=True)
@@ -114,7 +114,7 @@ def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def merged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ledger rows with tenants added up; of percentiles the larger stands, so nothing looks faster than it was."""
+    """Ledger rows summed over tenants. Of two percentiles the larger is kept, so nothing looks faster than it was."""
     total: dict[tuple[str, ...], dict[str, Any]] = {}
     for row in rows:
         key = (row["stage"], row["store"], row["tier"], row["direction"])
@@ -132,7 +132,7 @@ def merged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def say_indexed(console: Console, done: Indexed) -> None:
-    """What an indexing pass did; one line for each file that could not be read."""
+    """Print what an indexing pass did, and each file that could not be read."""
     put, parsed = done.put, done.parsed
     parts = [f"{parsed.parsed} documents", f"{done.chunked.chunks} chunks", f"{done.embedded.chunks} embeddings"]
     unchanged = f", {put.unchanged} files unchanged" if put.unchanged else ""
@@ -142,24 +142,24 @@ def say_indexed(console: Console, done: Indexed) -> None:
 
 
 def _where(source: Mapping[str, object]) -> str:
-    """A passage's document, its place in it and its heading."""
+    """A passage's document, position and heading."""
     named = (str(source[name] or "") for name in ("document", "place", "heading"))
     return printable(" · ".join(name for name in named if name))
 
 
 def say_sources(console: Console, answer: Answer) -> None:
-    """Citations, versions and timings below an answer."""
+    """Print citations, versions and timings below an answer."""
     for citation in answer.citations:
         console.print(Text(f"  [{citation['number']}] {_where(citation)}", style="cyan"))
     if not answer.citations and answer.passages:
         best = answer.passages[0].hit
         nearest = {"document": best.uri, "heading": best.heading, "place": best.place}
-        console.print(Text(f"  no sentence of it stands in a passage; the nearest is {_where(nearest)}", style="yellow"))
+        console.print(Text(f"  no passage supports this answer; the best match is {_where(nearest)}", style="yellow"))
     first, total = answer.timings_ms.get("first_token", 0.0), answer.timings_ms.get("total", 0.0)
     console.print(
         Text(
             f"  answer {answer.answer_id} · re-ranker {answer.model_version} · index {answer.index_version}"
-            f" · first token {human_ms(first)}, all {human_ms(total)}",
+            f" · first token {human_ms(first)}, total {human_ms(total)}",
             style="dim",
         )
     )
@@ -168,11 +168,11 @@ def say_sources(console: Console, answer: Answer) -> None:
 
 
 def say_round(console: Console, done: Round) -> None:
-    """What a round did, and whether the challenger won."""
+    """Print what a round did, and whether the challenger won."""
     data, trained, seen = done.dataset, done.trained, done.evaluation
     console.print(
         f"Round {done.decision.round}: landed {done.landed.total:,} events"
-        + (f" ({done.landed.dead} dead letters)" if done.landed.dead else "")
+        + (f" ({done.landed.dead:,} dead letters)" if done.landed.dead else "")
         + f", dataset {data.version} with {sum(data.examples.values()):,} examples of {sum(data.questions.values())} questions"
         f" ({', '.join(f'{n} {split}' for split, n in data.questions.items())})."
     )
@@ -180,23 +180,24 @@ def say_round(console: Console, done: Round) -> None:
         f"  trained {trained.taken} of {trained.steps} steps in {trained.seconds:.0f} s,"
         f" loss {trained.first_loss:.2f} → {trained.last_loss:.2f}"
     )
-    nothing = {"reranker": "retrieval's own order", "embedder": "the packaged one", "generator": "the packaged one"}
+    nothing = {"reranker": "retrieval's own order", "embedder": "the packaged model", "generator": "the packaged model"}
     champion = nothing[done.decision.model] if seen.champion_version == "none" else seen.champion_version
     weight = seen.card.get("retrieval_weight")
     console.print(
         f"  {seen.measure} on {seen.questions} held-out questions: champion ({champion}) {seen.champion:.3f},"
-        f" challenger {seen.challenger:.3f}" + (f" (retrieval counts {weight:.0%} in its order)" if weight is not None else "")
+        f" challenger {seen.challenger:.3f}"
+        + (f" (retrieval has a weight of {weight:.0%} in its ranking)" if weight is not None else "")
     )
     verb = ("promoted", "bold green") if done.decision.promoted else ("refused", "bold yellow")
     console.print(Text.assemble("  challenger ", verb, f": {done.decision.why}"))
     if done.decision.canary:
-        console.print(f"  a canary with a share of the traffic: {done.decision.canary}; champion: {done.decision.serving}")
+        console.print(f"  canary, with a share of the traffic: {done.decision.canary}; champion: {done.decision.serving}")
     else:
         console.print(f"  served now: {done.decision.serving}")
 
 
 def say_landed(console: Console, done: Landed) -> None:
-    """What a drained head came to."""
+    """Print how many events landed."""
     counts = ", ".join(f"{count:,} {topic}" for topic, count in done.events.items())
     console.print(f"Landed {counts}" + (f"; {done.dead:,} dead letters" if done.dead else "") + ".", highlight=False)
     if done.dead:
@@ -204,7 +205,7 @@ def say_landed(console: Console, done: Landed) -> None:
 
 
 def say_backlog(console: Console, partitions: Sequence[Backlog]) -> None:
-    """What is only in the head, and a line for each partition that needs somebody."""
+    """Print the lag of each partition, and a line for each that needs attention."""
     table = Table(header_style="bold", box=None, pad_edge=False)
     table.add_column("partition")
     for name in ("begins", "end", "landed", "lag", "only in the head", "oldest"):
@@ -226,7 +227,7 @@ def say_backlog(console: Console, partitions: Sequence[Backlog]) -> None:
 
 
 class LandingLines:
-    """What a lander that follows the head tells: a line per topic about every ten seconds while something lands."""
+    """Prints the progress of `headrace land`: a line per topic about every ten seconds while events land."""
 
     _EVERY_S = 10.0
 
@@ -237,7 +238,7 @@ class LandingLines:
         self._dead = 0
 
     def committed(self, commit: Commit) -> None:
-        """A commit: as one JSON line, or added up."""
+        """Print a commit as a JSON line, or add it to the totals."""
         self._events[commit.topic] += commit.events
         self._dead += commit.dead
         if self._json:
@@ -248,33 +249,33 @@ class LandingLines:
         now = time.monotonic()
         if now - at >= self._EVERY_S:
             more = self._events[commit.topic] - before
-            rate = f", {more / (now - at):,.0f} a second" if at else ""
+            rate = f", {more / (now - at):,.0f}/s" if at else ""
             self._out.print(f"{commit.topic}: {more:,} landed{rate}", highlight=False)
             self._since[commit.topic] = (now, self._events[commit.topic])
 
     def diverged(self, divergence: Divergence) -> None:
-        """A partition that stands still; the others go on."""
-        sentence = f"{divergence.place} does not land ({divergence.kind}). {divergence.seen}"
+        """Print that a partition has stopped; the others go on."""
+        sentence = f"{divergence.place} has stopped landing ({divergence.kind}). {divergence.seen}"
         self._err.print(sentence, style="red", highlight=False, soft_wrap=True)
         self._err.print(divergence.remedy, highlight=False, soft_wrap=True)
 
     def waiting(self, topic: str, error: Transient) -> None:
-        """Storage that does not answer."""
+        """Print that storage does not answer."""
         self._err.print(f"{topic} waits: {error.message}", style="yellow", highlight=False, soft_wrap=True)
 
     def failed(self, chore: str, error: HeadraceError) -> None:
-        """A chore that will be tried again."""
-        self._err.print(f"{chore} failed and is tried again in a minute: {error}", style="yellow", highlight=False)
+        """Print that a chore failed and will be retried."""
+        self._err.print(f"{chore} failed and will be retried in a minute: {error}", style="yellow", highlight=False)
 
     def total(self) -> None:
-        """The last line."""
+        """Print the totals."""
         if not self._json:
             counts = ", ".join(f"{count:,} {topic}" for topic, count in sorted(self._events.items())) or "nothing"
             self._out.print(f"Landed {counts}" + (f"; {self._dead:,} dead letters" if self._dead else "") + ".", highlight=False)
 
 
 def say_retrieval(console: Console, folder: BeirFolder, rows: Sequence[RankingQuality]) -> None:
-    """Each ranking's measures with their intervals."""
+    """Print each ranking's measures with their intervals."""
     table = Table(header_style="bold", box=None, pad_edge=False)
     table.add_column("ranking")
     for name in rows[0].measures:
@@ -284,20 +285,20 @@ def say_retrieval(console: Console, folder: BeirFolder, rows: Sequence[RankingQu
         table.add_row(shown, *(_with_interval(measure) for measure in row.measures.values()))
     console.print(table)
     summary = f"{rows[0].questions:,} questions over {len(folder.documents):,} documents"
-    console.print(f"{summary}; in brackets the 95 % interval.", style="dim", highlight=False)
+    console.print(f"{summary}; 95 % intervals in brackets.", style="dim", highlight=False)
     if rows[-1].version == "none":
-        console.print("No re-ranker was promoted yet: re-ranked is fusion's own order.", style="dim")
+        console.print("No re-ranker has been promoted yet: re-ranked equals fusion.", style="dim")
 
 
 def say_answers(console: Console, folder: BeirFolder, found: AnswersMeasured) -> None:
-    """Each measure of the answers with its interval."""
+    """Print each measure of the answers with its interval."""
     table = Table(header_style="bold", box=None, pad_edge=False)
     table.add_column("measure")
     table.add_column("mean", justify="right")
     for name, measured in found.measures.items():
         table.add_row(name.replace("_", " "), _with_interval(measured))
     console.print(table)
-    console.print(f"{found.questions:,} questions of {folder.path}; in brackets the 95 % interval.", style="dim", highlight=False)
+    console.print(f"{found.questions:,} questions of {folder.path}; 95 % intervals in brackets.", style="dim", highlight=False)
 
 
 def _with_interval(of: Interval) -> str:

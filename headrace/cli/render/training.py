@@ -1,4 +1,4 @@
-"""What the loop tells, in sentences for a terminal."""
+"""The training loop's status as sentences for the terminal."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ _NOTHING = {"reranker": "retrieval's own order", "embedder": "the packaged embed
 
 
 def doing(state: Mapping[str, Any]) -> str:
-    """What it does now."""
+    """What the loop does now."""
     current = state["round"]
     match state["state"]:
         case status.TRAINING if current:
             number = f"Round {current['number']}" if current["number"] else "A round"
             step = f", step {current['step']:,} of {current['steps']:,}" if current["steps"] else ""
             loss = f", loss {current['loss']:.3f}" if current.get("loss") is not None else ""
-            left = f", about {human_s(current['eta_s'])} left in it" if current["eta_s"] is not None else ""
-            again = ", taken up again" if current["resumed"] else ""
+            left = f", about {human_s(current['eta_s'])} left in this stage" if current["eta_s"] is not None else ""
+            again = ", resumed" if current["resumed"] else ""
             return f"{number} ({current['recipe']}{again}): {current['stage']}{step}{loss}{left}."
         case status.WAITING:
-            return "The training loop waits for verdicts."
+            return "The training loop is waiting for verdicts."
         case status.PAUSED:
-            return "The training loop pauses after a round that failed."
+            return "The training loop is paused after a failed round."
         case status.ELSEWHERE:
             return str(state["note"])
         case status.STARTING:
             return "The training loop is starting."
         case status.RESTARTING:
-            return "The training loop's process ended and is started again."
+            return "The training loop's process ended and is being restarted."
         case _:
-            return "No training loop runs here. `headrace up` runs one."
+            return "No training loop is running here. `headrace up` runs one."
 
 
 def troubled(state: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong, and when it is tried again."""
+    """What is wrong, and when it will be retried."""
     trouble = state["trouble"]
     if trouble:
-        again = f" It is tried again {_when(trouble['next'])}." if trouble["next"] and state["running"] else ""
+        again = f" Next attempt {_when(trouble['next'])}." if trouble["next"] and state["running"] else ""
         times = f" ({trouble['times']} times in a row)" if trouble["times"] > 1 else ""
         with_recipe = f"The last round with {trouble['recipe']} failed{times}: " if trouble["recipe"] else ""
         yield f"{with_recipe}{trouble['why']} {trouble['hint']}".strip() + again
@@ -49,10 +49,10 @@ def troubled(state: Mapping[str, Any]) -> Iterator[str]:
 
 
 def waiting(one: Mapping[str, Any]) -> dict[str, str]:
-    """One recipe's row: how many of the verdicts that start a round are there."""
+    """One recipe's table row: verdicts so far, of those that start a round."""
     starts = ""
     if one["new"] and not one["note"]:
-        starts = "now" if one["due"] else f"at {one['of']:,} verdicts, or {_when(one['due_at'])}"
+        starts = "now" if one["due"] else f"at {one['of']:,} verdicts or {_when(one['due_at'])}"
     return {
         "recipe": one["recipe"],
         "new verdicts": f"{one['new']:,} of {one['of']:,}",
@@ -61,7 +61,7 @@ def waiting(one: Mapping[str, Any]) -> dict[str, str]:
 
 
 def deciding(state: Mapping[str, Any]) -> Iterator[str]:
-    """The last decision and its alarms."""
+    """The last promotion decision and its alarms."""
     last = state["last"]
     if not last:
         return
@@ -70,11 +70,11 @@ def deciding(state: Mapping[str, Any]) -> Iterator[str]:
         yield f"  alarm: {alarm}"
     if last["promoted"] and last["feedback_to_served"] is not None:
         parts = ", ".join(f"{name} {human_s(seconds)}" for name, seconds in last["timings"].items())
-        yield f"  from its newest verdict to served {human_s(last['feedback_to_served'])}: {parts}"
+        yield f"  newest verdict to served model: {human_s(last['feedback_to_served'])} ({parts})"
 
 
 def serving(state: Mapping[str, Any]) -> Iterator[str]:
-    """What answers, and the canary beside it."""
+    """The served version of each model, and its canary."""
     for model, one in state["models"].items():
         version = _NOTHING.get(model, "none") if one["version"] == "none" else one["version"]
         yield f"{model}: {version}" + (f" ({one['kind']} by {one['who']}: {one['why']})" if one["moves"] else "")
