@@ -472,7 +472,7 @@ MUTANTS = (
     Mutant(
         "L2",
         "headrace/ingest/land.py",
-        "                        writing.result()  # raises where it was not committed: this one then must not be\n",
+        "                        writing.result()  # raises if that block was not committed; then this one must not be\n",
         "",
         "A block is committed though the one before it was not.",
         ("tests/integration/test_head_boundaries.py::test_a_block_is_not_committed_where_the_one_before_it_was_not",),

@@ -1,1 +1,1 @@
-"""The head: what just happened is in Kafka until a table holds it. Landing, divergences of the two, and what may be trimmed."""
+"""Ingest: events stay in the head (Kafka) until a table holds them. Landing, divergences of head and table, and trimming."""

@@ -1,4 +1,4 @@
-"""backlog: what of the head no table holds yet, per partition, and how near the broker is to forgetting it."""
+"""backlog: events per partition that have not landed, and how soon the broker will delete them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from headrace.storage.tables.handles import TableReader
 
 _SAMPLE = 1000
 _COUNTING_S = 3.0
-_NEAR = 0.5  # of the broker's retention
+_NEAR = 0.5  # share of the broker's retention at which a warning is due
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """One partition. `bytes` is what is only in the head, from its first records where `estimated`; `oldest_s` its age.
+    """The backlog of one partition: `bytes` (extrapolated from its first records if `estimated`) and the oldest event's age.
 
-    `trouble` says in one sentence what needs somebody, with the command; empty if nothing does.
+    `trouble` is a sentence about what needs attention, with the command to run; empty if nothing does.
     """
 
     topic: str
@@ -42,12 +42,12 @@ class Backlog:
         return asdict(self)
 
 
-@stage("Says what of the head no table holds yet.")
+@stage("Reports which events of the head have not landed.")
 def backlog(
     topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
     tables: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
 ) -> list[Backlog]:
-    """Every partition of every topic that lands."""
+    """The backlog of every partition of every topic that lands."""
     return [partition for topic, table in zip(topics.values(), tables.values(), strict=True) for partition in _of(topic, table)]
 
 
@@ -85,7 +85,7 @@ def _one(
 
 
 def counted_end(topic: TopicReader, partition: int, reported: int) -> int:
-    """The offset given out next: what is past the reported end is counted, since a broker may report one far too low."""
+    """The next offset, found by reading past the reported end, which a broker may report far too low."""
     until, end = time.monotonic() + _COUNTING_S, reported
     for fetched in topic.read({partition: reported}):
         end += len(fetched)
@@ -98,7 +98,5 @@ def _trouble(divergence: Divergence | None, oldest_s: float | None, retention_s:
     if divergence is not None:
         return f"{divergence.kind}: {divergence.seen} {divergence.remedy}"
     if oldest_s is not None and retention_s is not None and oldest_s > _NEAR * retention_s:
-        return (
-            f"The oldest event that has not landed is {oldest_s / retention_s:.0%} of the way to being forgotten: headrace land"
-        )
+        return f"The oldest event that has not landed is at {oldest_s / retention_s:.0%} of the broker's retention: headrace land"
     return ""

@@ -1,4 +1,4 @@
-"""Dead letters: landed after a fix, each once, or made of records that landing is to leave alone."""
+"""Dead letters: land them once they can be read, or skip a record, which makes it one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ORIGIN = ("topic", "partition", "offset")
 
 @dataclass(frozen=True)
 class Relanded:
-    """Dead letters that landed now, per topic; those that had landed before; and those that still cannot be read."""
+    """Dead letters landed now, per topic; landed `before`; and still unreadable (`dead`)."""
 
     events: dict[str, int]
     before: int
@@ -39,7 +39,7 @@ def reland(
     unsigned: bool = False,
     topics: Iterable[Store] = LANDINGS,
 ) -> Relanded:
-    """Read every dead letter again with the schema of today; those of nobody we know stay dead unless `unsigned`."""
+    """Decode every dead letter with the current schema and land it; unsigned ones only if `unsigned`."""
     letters = dead_letters.read(("value", "reason", *_ORIGIN))
     forged = pc.starts_with(letters["reason"], UNSIGNED)
     events, before, dead = {}, 0, 0 if unsigned else pc.sum(forged).as_py() or 0
@@ -74,18 +74,18 @@ def _append(table: TableWriter, rows: pa.RecordBatch, places: list[dict[str, Any
             return len(new)
         except LostRace:
             continue
-    raise LostRace(f"Others land dead letters in {table.store.table} as well.", hint="Run the command again.")
+    raise LostRace(f"Other processes are landing dead letters in {table.store.table} too.", hint="Run the command again.")
 
 
 _NAME = "skipped/"
 
 
 def skipped(properties: Mapping[str, Any], name: str, partition: int) -> dict[int, str]:
-    """Offset → why it is skipped, by the properties of the dead letters' table; `name` is the topic with its epoch."""
+    """Skipped offsets and reasons, from the properties of the dead-letter table; `name` is the topic with its epoch."""
     return {int(offset): str(reason) for offset, reason in (properties.get(f"{_NAME}{name}/{partition}") or {}).items()}
 
 
-@stage("Has a record of the head skipped that holds its topic up.")
+@stage("Skips a record of the head that blocks its topic.")
 def skip(
     topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
     tables: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
@@ -93,9 +93,9 @@ def skip(
     place: str,
     reason: str,
 ) -> str:
-    """Have the record at `place` (`topic/partition/offset`) skipped; returns what that means, in a sentence.
+    """Skip the record at `place` (`topic/partition/offset`); returns a sentence that says what happens to it.
 
-    Raises `NotFound` where the head has no such partition, `WrongUsage` where that offset has landed.
+    Raises `NotFound` if the head has no such partition, `WrongUsage` if that offset has landed.
     """
     head, _, offset = place.rpartition("/")
     name, _, partition = head.rpartition("/")
@@ -106,15 +106,15 @@ def skip(
             continue
         position = positions(table.snapshot_properties(), name).get(int(partition)) or Position(0, None, None)
         if int(offset) < position.next:
-            raise WrongUsage(f"{place} has landed: {head} goes on at {position.next}.", hint="See `headrace head`.")
+            raise WrongUsage(f"{place} has landed: {head} continues at {position.next}.", hint="See `headrace head`.")
         named = origin(name, position.topic_epoch)
         mark = f"{_NAME}{named}/{int(partition)}"
         properties = dead_letters.snapshot_properties()
-        # What lies behind the position has been buried.
+        # Offsets before the position are already dead letters.
         open_ = {str(at): why for at, why in skipped(properties, named, int(partition)).items() if at >= position.next}
         nothing = pa.Table.from_batches([], dead_letters.store.columns)
         after = {**open_, str(int(offset)): reason}
         dead_letters.append(nothing, properties={mark: after}, expected={mark: properties.get(mark)})
-        return f"{place} becomes a dead letter when {head} comes to it, which is next at offset {position.next}."
+        return f"{place} becomes a dead letter when {head}, now at offset {position.next}, reaches it."
     known = ", ".join(store.name for store in topics)
     raise NotFound(f"There is no partition {head!r}.", hint=f"Give it as TOPIC/PARTITION/OFFSET; the topics: {known}.")

@@ -1,4 +1,4 @@
-"""accept: lets a partition land again that was refused. What is given up is worked out, written down, and only then done."""
+"""Resolve a divergence: let a stopped partition land again. What is given up is recorded before the position moves."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ RESOLVED = "resolved"
 
 
 def record_divergence(divergences: TableWriter, divergence: Divergence) -> None:
-    """Write that a partition stopped, unless that very divergence is what the table says of it last."""
+    """Record that a partition stopped, unless the table's last entry for it is the same divergence."""
     name = f"divergence/{divergence.place}"
     recorded = divergences.snapshot_property(name)
     current = [divergence.kind, divergence.landed, divergence.span.low]
     if recorded == current:
         return
-    with contextlib.suppress(LostRace):  # another lander has met it too and written it
+    with contextlib.suppress(LostRace):  # another lander has recorded it
         _append(divergences, divergence, STOPPED, "", properties={name: current}, expected={name: recorded})
 
 
 def record_resolution(divergences: TableWriter, divergence: Divergence, who: str) -> None:
-    """Write that somebody let a partition go on."""
+    """Record that `who` let a partition go on."""
     _append(divergences, divergence, RESOLVED, who, properties={f"divergence/{divergence.place}": None}, expected={})
 
 
@@ -64,22 +64,22 @@ def _append(
 
 @dataclass(frozen=True)
 class ResolvedDivergence:
-    """A partition that lands again: what was refused, and at which offset of which topic epoch it goes on."""
+    """A partition that lands again: its divergence, and the offset and topic epoch at which it goes on."""
 
     divergence: Divergence
     position: Position
 
     @property
     def sentence(self) -> str:
-        """What that means, in a sentence."""
+        """A sentence that says what was given up or accepted."""
         place, at = self.divergence.place, self.position.next
         if self.divergence.kind == GAP:
-            return f"{place} goes on at offset {at}; offsets {self.divergence.landed} to {at - 1} are given up."
+            return f"{place} continues at offset {at}; offsets {self.divergence.landed} to {at - 1} are given up."
         name = origin(self.divergence.topic, self.position.topic_epoch)
-        return f"{place} goes on at offset {at} of the new head, whose rows are called {name!r}."
+        return f"{place} continues at offset {at} of the new head; its rows have the topic {name!r}."
 
 
-@stage("Lets a partition land again whose head disagreed with its table.")
+@stage("Lets a partition whose head disagreed with its table land again.")
 def resolve_divergence(
     topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
     tables: Annotated[Mapping[Store, TableWriter], each(LANDINGS.values())],
@@ -89,9 +89,9 @@ def resolve_divergence(
     gap: bool,
     who: str,
 ) -> ResolvedDivergence:
-    """Let `place` (`topic/partition`) go on: past a gap, or with a new head.
+    """Let `place` (`topic/partition`) land again: past a gap, or from a new head.
 
-    Raises `NotFound` where there is no such partition, `WrongUsage` where it is not refused or not for that.
+    Raises `NotFound` if there is no such partition, `WrongUsage` if it has not stopped, or not for this reason.
     """
     name, _, number = place.rpartition("/")
     for topic, table in zip(topics.values(), tables.values(), strict=True):
@@ -120,9 +120,9 @@ def _resolve(
     identity = topic.identity()
     divergence = disagreement(topic, partition, position, span, identity)
     if divergence is None:
-        raise WrongUsage(f"{name}/{partition} is not refused: it lands as it is.", hint="See `headrace head`.")
+        raise WrongUsage(f"{name}/{partition} has not stopped: it lands normally.", hint="See `headrace head`.")
     if (divergence.kind == GAP) != gap:
-        raise WrongUsage(f"{divergence.place} is not refused for that, but: {divergence.seen}", hint=divergence.remedy)
+        raise WrongUsage(f"{divergence.place} stopped for another reason: {divergence.seen}", hint=divergence.remedy)
     position = position or Position.begin(topic)
     known = replace(position, cluster=identity.cluster, topic=identity.topic, last=None)
     if gap:
@@ -131,9 +131,9 @@ def _resolve(
         at = _first_difference(topic, table, letters, partition, position, span.low)
         before = topic.record(partition, at - 1) if at > span.low else None
         new = replace(known, next=at, last=(at - 1, before.fingerprint) if before else None)
-        if new.next < position.next:  # what comes next would bear the name of what has landed
+        if new.next < position.next:  # or new rows would get the same topic/partition/offset as landed ones
             new = replace(new, topic_epoch=position.topic_epoch + 1)
-        if topic.signed:  # what came before there were signatures was in the old one
+        if topic.signed:  # only the old head had events from before signing was enabled
             new = replace(new, signed=0)
     record_resolution(divergences, divergence, who)
     nothing = pa.Table.from_batches([], table.store.columns)
@@ -144,7 +144,7 @@ def _resolve(
 def _first_difference(
     topic: TopicReader, table: TableReader, letters: TableReader, partition: int, position: Position, low: int
 ) -> int:
-    """The first offset at which the head has something else than what landed, by bisection: all before it are the same."""
+    """The first offset at which the head differs from what landed, by bisection."""
     same, other = low, max(low, position.next)
     while same < other:
         middle = (same + other) // 2

@@ -1,4 +1,4 @@
-"""An event of the head by its place: topic/partition/offset, as rows, examples and proofs name it."""
+"""An event's address topic/partition/offset, as rows, examples and proofs name it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from headrace.catalog import LANDINGS, Store
 from headrace.errors import WrongUsage
 
-_PLACE = re.compile(r"([a-z-]+)(?:@(\d{2,}))?/(\d{1,9})/(\d{1,18})")
+_ADDRESS = re.compile(r"([a-z-]+)(?:@(\d{2,}))?/(\d{1,9})/(\d{1,18})")
 
 
 @dataclass(frozen=True, order=True)
 class Event:
-    """Where an event stands. `topic` is as rows have it: `feedback`, or `feedback@02` of a topic that was made anew."""
+    """An event's address. `topic` is as in rows: `feedback`, or `feedback@02` for a recreated topic."""
 
     topic: str
     partition: int
@@ -21,12 +21,12 @@ class Event:
 
     @classmethod
     def parse(cls, text: str) -> Event:
-        """The event a text names. Raises `WrongUsage`."""
-        match = _PLACE.fullmatch(text)
+        """Parse `topic/partition/offset`. Raises `WrongUsage`."""
+        match = _ADDRESS.fullmatch(text)
         known = [topic.name for topic in LANDINGS]
         if match is None or match[1] not in known:
             raise WrongUsage(
-                f"{text!r} is not the place of an event.", hint=f"Like feedback/0/17. The topics: {', '.join(sorted(known))}."
+                f"{text!r} is not an event's address.", hint=f"Example: feedback/0/17. The topics: {', '.join(sorted(known))}."
             )
         return cls(match[1] + (f"@{match[2]}" if match[2] else ""), int(match[3]), int(match[4]))
 
@@ -42,7 +42,7 @@ class Event:
 
     @property
     def topic_epoch(self) -> int:
-        """Which of the topics that bore this name: 1, and one more each time a new head was accepted."""
+        """Number of the topic under this name: 1, plus one for each new head accepted."""
         return int(self.topic.partition("@")[2] or 1)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Following the head: landing until told to stop, with the chores that keep head and tables in order meanwhile."""
+"""Follow the head: land until stopped, with regular chores that keep head and tables in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headrace.settings import LandingSettings
 
 _CHORES_S = 60.0
 _SIGNALS_S = 0.5
-"""A signal that came just before a wait began is noticed after it, so no wait of the main thread is longer."""
+"""Longest wait of the main thread: a signal that arrives just before a wait is only handled after it."""
 
 
 def follow(
@@ -26,12 +26,12 @@ def follow(
     chores: Callable[[], None] = lambda: None,
     failed: Callable[[str, HeadraceError], None],
 ) -> Landed:
-    """Land until `following.stop` is set; about once a minute do `chores` and trim the head.
+    """Land until `following.stop` is set; about once a minute, run `chores` and trim the head.
 
-    It is trimmed of what a table has held for `keep_s` seconds; `None`: it is not.
+    Events that a table has held for `keep_s` seconds are trimmed; with `None`, none are.
 
-    A chore that fails is reported and tried again a minute later: landing goes on without it. What was fetched is committed
-    before this returns.
+    A chore that fails is reported and retried a minute later, while landing goes on. Everything fetched is committed before
+    this returns.
     """
 
     def trimming() -> None:

@@ -1,8 +1,8 @@
-"""land: the head into the tables, each event once, rows and the position they reach in one commit.
+"""land: writes events from the head into tables, each exactly once; rows and position are one commit.
 
-What landed last is read from the table itself, never from a consumer group: whatever dies between fetch and commit, the next
-lander goes on from what the table holds. A commit says from which position it goes on; if another lander has moved it, the
-commit is refused and this one starts again from the table. So any number of landers may run, and each event still lands once.
+The position is read from the table, never from a consumer group, so after a crash between fetch and commit the next lander
+continues from what the table holds. A commit names the position it starts from; if another lander has moved it, the commit
+fails and this lander starts again from the table. So any number of landers may run, and each event still lands once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from headrace.storage.tables.handles import Append, TableWriter
 
 _OVERTAKEN_S = 0.2
 _TRIES = 100
-_RETRY_S = (0.5, 15.0)  # the first and the longest wait of a follower whose storage does not answer
+_RETRY_S = (0.5, 15.0)  # first and longest wait of a follower while storage does not answer
 _RECHECK_S = 15.0
 _DEFAULTS = LandingSettings()
 _DONE: Future[None] = Future()
@@ -46,7 +46,7 @@ _DONE.set_result(None)
 
 @dataclass(frozen=True)
 class Landed:
-    """Events landed per topic, how many of all could not be read, and which partitions stand still."""
+    """Events landed per topic, the number that could not be read, and the partitions that have stopped."""
 
     events: dict[str, int]
     dead: int
@@ -58,19 +58,19 @@ class Landed:
         return sum(self.events.values())
 
     def require(self, *topics: Store) -> None:
-        """Raise `OffsetsRefused` if a partition of these topics (of any, unless some are named) does not land."""
+        """Raise `OffsetsRefused` if a partition of these topics (default: of any) has stopped."""
         names = {topic.name for topic in topics}
-        refused = [divergence for divergence in self.divergences if not names or divergence.topic in names]
-        if refused:
+        stopped = [divergence for divergence in self.divergences if not names or divergence.topic in names]
+        if stopped:
             reasons = "\n".join(
-                f"{divergence.place} does not land ({divergence.kind}). {divergence.seen}" for divergence in refused
+                f"{divergence.place} has stopped landing ({divergence.kind}). {divergence.seen}" for divergence in stopped
             )
-            raise OffsetsRefused(reasons, hint="\n".join(divergence.remedy for divergence in refused))
+            raise OffsetsRefused(reasons, hint="\n".join(divergence.remedy for divergence in stopped))
 
 
 @dataclass(frozen=True)
 class Commit:
-    """One commit of a lander: what it tells while it follows the head. `seconds` is what writing and committing took."""
+    """One commit of a lander. `seconds` is the time that writing and committing took."""
 
     topic: str
     events: int
@@ -80,20 +80,20 @@ class Commit:
 
 @dataclass(frozen=True)
 class Following:
-    """A lander that follows the head until `stop` is set, and what it calls meanwhile.
+    """A lander that follows the head until `stop` is set, and its callbacks.
 
-    `committed` after each commit; `refused` when a partition stops; `waiting` with a topic whose storage does not answer;
-    `standing` about twice a second with the partitions of a topic that are stopped.
+    `committed` after each commit; `diverged` when a partition stops; `waiting` for a topic whose storage does not answer;
+    `divergences` about twice a second with a topic's stopped partitions.
     """
 
     stop: threading.Event
     committed: Callable[[Commit], None] = lambda _: None
-    refused: Callable[[Divergence], None] = lambda _: None
+    diverged: Callable[[Divergence], None] = lambda _: None
     waiting: Callable[[str, Transient], None] = lambda _topic, _error: None
-    standing: Callable[[str, Mapping[int, Divergence]], None] = lambda _topic, _refused: None
+    divergences: Callable[[str, Mapping[int, Divergence]], None] = lambda _topic, _divergences: None
 
 
-@stage("Lands every event of the head in its table, rows and the position they reach in one commit.")
+@stage("Lands every event of the head in its table; rows and position are one commit.")
 def land(
     topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
     tables: Annotated[Mapping[Store, TableWriter], each(LANDINGS.values())],
@@ -104,9 +104,9 @@ def land(
     following: Following | None = None,
     committed: Callable[[Commit], None] = lambda _: None,
 ) -> Landed:
-    """Land every topic until the head is drained, or while `following` is not stopped.
+    """Land every topic until the head is drained, or until `following` is stopped.
 
-    A partition whose head disagrees with its table does not land and is named in the result; the others do.
+    A partition whose head disagrees with its table does not land and is named in the result; the others do land.
     """
     burying = threading.Lock()
     lands = [
@@ -123,23 +123,23 @@ def land(
             else:
                 lander.follow(following, leases, failed)
         except BaseException:
-            failed.set()  # the others follow no longer: an error that waits for them would be seen by nobody
+            failed.set()  # stop the other followers: the error surfaces only when they all have ended
             raise
 
-    # A drained topic is told from a slow one by waiting; the waits of the topics may as well overlap.
+    # Only waiting shows that a topic is drained and not slow; in threads, the topics' waits overlap.
     with ThreadPoolExecutor(len(lands), "land") as pool:
         for done in [pool.submit(work, lander) for lander in lands]:
             done.result()
     return Landed(
         {lander.name: lander.landed for lander in lands},
         sum(lander.dead for lander in lands),
-        tuple(divergence for lander in lands for _, divergence in sorted(lander.refused.items())),
+        tuple(divergence for lander in lands for _, divergence in sorted(lander.divergences.items())),
     )
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """What one fetch came to: rows, where each stood in the head, the records that cannot be read, each partition's last."""
+    """A decoded fetch: rows, their partitions and offsets, the records that cannot be read, and each partition's last."""
 
     rows: pa.RecordBatch
     partitions: pa.Array
@@ -149,16 +149,16 @@ class _Piece:
 
 
 def _read(topic: TopicReader, fetched: Fetched, signed_from: Mapping[int, int], skips: Mapping[tuple[int, int], str]) -> _Piece:
-    """Decode at once what was fetched: a record takes several times as much memory as the row that it becomes.
+    """Decode a fetch at once: a record takes several times the memory of its row.
 
-    `skips` are the places of records that nobody is to read, and why.
+    `skips` has the partition and offset of records to leave unread, and the reason.
     """
     wrong, values = topic.forged(fetched, signed_from), fetched.values
     if skips:
         where_from = zip(fetched.partitions, fetched.offsets, strict=True)
         wrong |= {index: skips[place] for index, place in enumerate(where_from) if place in skips}
     places: Sequence[int] = range(len(fetched))
-    if wrong:  # kept from the decoder, which is slower for the others of a batch where one is bad
+    if wrong:  # removed before decoding: one bad record makes its whole batch slower to decode
         places = [index for index in places if index not in wrong]
         values = [values[index] for index in places]
     decoded = decode(topic.store, values)
@@ -173,9 +173,9 @@ def _read(topic: TopicReader, fetched: Fetched, signed_from: Mapping[int, int], 
 
 @dataclass
 class _Block:
-    """What is fetched and not yet committed.
+    """Fetched and not yet committed.
 
-    Its rows are written as they are decoded; what stays in memory is the dead among them and each partition's last record.
+    Rows are written as they are decoded; only bad records and each partition's last record stay in memory.
     """
 
     append: Append
@@ -188,7 +188,7 @@ class _Block:
     seconds: float = 0.0
 
     def add(self, fetched: Fetched, ahead: dict[int, int]) -> None:
-        """Count what was fetched and move `ahead`, the offsets that come next, behind it."""
+        """Count a fetch and advance `ahead`, the next offsets."""
         if not self.rows:
             self.since = time.monotonic()
         self.rows += len(fetched)
@@ -212,7 +212,7 @@ class _Lander:
         self.topic, self.table = topic, table
         self.name = topic.store.name
         self.landed = self.dead = 0
-        self.refused: dict[int, Divergence] = {}
+        self.divergences: dict[int, Divergence] = {}
         self._dead_letters, self._divergences, self._burying, self._settings = dead_letters, divergences, burying, settings
         self._properties: dict[int, dict[str, Any] | None] = {}
         self._positions: dict[int, Position] = {}
@@ -222,7 +222,7 @@ class _Lander:
         self._committed: Callable[[Commit], None] = lambda _: None
 
     def drain(self, committed: Callable[[Commit], None]) -> None:
-        """Land until the table holds what the head had, whoever landed it: one that follows is usually quicker."""
+        """Land until the table holds what the head had; a running follower may land it first."""
         self._committed = committed
         while True:
             try:
@@ -234,9 +234,9 @@ class _Lander:
                 self._again(error)
 
     def follow(self, following: Following, leases: ObjectWriter, failed: threading.Event) -> None:
-        """Land this lander's share of the partitions until told to stop, or until another lander has `failed`.
+        """Land this lander's share of the partitions until stopped, or until another lander has `failed`.
 
-        Storage that does not answer is waited for.
+        While storage does not answer, it waits.
         """
 
         def stopped() -> bool:
@@ -259,12 +259,12 @@ class _Lander:
                 mine = assignment.assigned(self.topic.spans())
 
                 def go_on(partitions: list[int], mine: set[int] = mine, begun: float = begun) -> bool:
-                    for partition, divergence in self.refused.items():
+                    for partition, divergence in self.divergences.items():
                         if reported.get(partition) != divergence:
                             reported[partition] = divergence
-                            following.refused(divergence)
-                    following.standing(self.name, self.refused)
-                    recheck = bool(self.refused) and time.monotonic() - begun > _RECHECK_S
+                            following.diverged(divergence)
+                    following.divergences(self.name, self.divergences)
+                    recheck = bool(self.divergences) and time.monotonic() - begun > _RECHECK_S
                     return not (stopped() or recheck or assignment.assigned(partitions) != mine)
 
                 self._pass(mine, go_on)
@@ -281,7 +281,7 @@ class _Lander:
             assignment.leave()
 
     def _landed_by_another(self) -> bool:
-        """Whether everything up to where the head ended when it was first read to its end has landed."""
+        """Whether everything has landed up to the end that the first complete read reached."""
         if self._drained is None:
             return False
         landed_positions = positions(self.table.snapshot_properties(), self.name)
@@ -290,17 +290,17 @@ class _Lander:
         )
 
     def _again(self, error: LostRace | OutOfRange) -> None:
-        """Wait a little before starting again from the table: being overtaken means that another lander got on."""
+        """Wait a little before starting again from the table: another lander has made progress."""
         self._overtaken += 1
         if self._overtaken > _TRIES:
             raise error
         time.sleep(_OVERTAKEN_S * random.random())
 
     def _pass(self, mine: set[int] | None, go_on: Callable[[list[int]], bool] | None) -> None:
-        """Fetch from where the table stands and commit as it comes, one block being written while the next is fetched.
+        """Fetch from the table's position and commit in blocks, writing one while fetching the next.
 
-        Ends when the head is drained, or, given `go_on`, when that (asked about twice a second) says so. Raises `LostRace`
-        where another lander moved a position.
+        Ends when the head is drained or, with `go_on`, when that returns False (called about twice a second). Raises
+        `LostRace` if another lander moved a position.
         """
         everyone, ahead = self._start(mine)
         signed_from = {partition: self._positions[partition].signed or 0 for partition in ahead}
@@ -311,14 +311,14 @@ class _Lander:
                 for fetched in self.topic.read(dict(ahead), follow=go_on is not None):
                     if fetched:
                         if reading is not None:
-                            reading.result()  # one piece at a time as records: else they would be what fills the memory
+                            reading.result()  # keep one fetch at a time as records, which take the most memory
                         reading = reader.submit(_read, self.topic, fetched, signed_from, self._skips)
                         block.add(fetched, ahead)
                         block.written.append(writer.submit(self._write, block, reading))
                     if writing.done():
                         writing.result()
                     if block.rows and self._due(block):
-                        writing.result()  # raises where it was not committed: this one then must not be
+                        writing.result()  # raises if that block was not committed; then this one must not be
                         writing, block = writer.submit(self._commit, block), _Block(self.table.begin())
                     if go_on is not None and not go_on(everyone):
                         break
@@ -339,12 +339,12 @@ class _Lander:
         return old or block.rows >= settings.commit_rows or block.bytes >= settings.commit_bytes
 
     def _start(self, mine: set[int] | None) -> tuple[list[int], dict[int, int]]:
-        """All partitions, and the offset at which each of ours that may land begins."""
+        """All partitions, and the start offset of each of ours that may land."""
         properties = self.table.snapshot_properties()
         landed_positions = positions(properties, self.name) or self._recovered()
         spans, identity = self.topic.spans(), self.topic.identity()
         start = {}
-        self.refused = {}
+        self.divergences = {}
         letters = self._dead_letters.snapshot_properties()
         self._skips = {}
         for partition, span in spans.items():
@@ -353,20 +353,20 @@ class _Lander:
             position = landed_positions.get(partition)
             divergence = disagreement(self.topic, partition, position, span, identity)
             if divergence is not None:
-                self.refused[partition] = divergence
+                self.divergences[partition] = divergence
                 record_divergence(self._divergences, divergence)
                 continue
             self._properties[partition] = properties.get(property_name(self.name, partition))
             position = position or Position.begin(self.topic)
             unsigned_so_far = self.topic.signed and position.signed is None
-            # Landed from before there were signatures: what the head has now came before them, too.
+            # Landing began before signing was enabled, so everything now in the head is unsigned too.
             signed = counted_end(self.topic, partition, max(span.end, position.next)) if unsigned_so_far else position.signed
-            # What the broker says of itself now; what it did not say before is learnt.
+            # The ids the broker reports now; ids missing from the old position are added.
             self._positions[partition] = Position(
                 position.next, identity.cluster or position.cluster, identity.topic or position.topic,
                 position.topic_epoch, position.last, signed,
             )  # fmt: skip
-            if unsigned_so_far:  # noted before anything else can come
+            if unsigned_so_far:  # recorded before another event can arrive
                 self._note(partition)
             start[partition] = position.next
             named = origin(self.name, position.topic_epoch)
@@ -381,7 +381,7 @@ class _Lander:
         self._properties[partition] = value
 
     def _recovered(self) -> dict[int, Position]:
-        """Positions from the rows, for a table whose snapshots with properties are gone (another tool rewrote it)."""
+        """Positions computed from rows, for a table whose snapshot properties are lost (another tool rewrote it)."""
         rows = self.table.read(("topic", "partition", "offset"))
         positions: dict[int, Position] = {}
         for row in rows.group_by(["topic", "partition"]).aggregate([("offset", "max")]).to_pylist():
@@ -407,7 +407,7 @@ class _Lander:
                 written.result()
             moved = {p: self._positions[p].after(record) for p, record in block.last.items()}
             properties = {property_name(self.name, p): position.as_property() for p, position in moved.items()}
-            # Dead letters first: a crash in between lands the rest again, and they are known by their own properties.
+            # Dead letters first: after a crash in between, the rest lands again, and their own properties prevent duplicates.
             names = {p: origin(self.name, position.topic_epoch) for p, position in moved.items()}
             self._bury(block.bad, names, {p: position.next for p, position in moved.items()})
         except BaseException:
@@ -430,7 +430,7 @@ class _Lander:
             letter = {"key": record.key or b"", "value": record.value or b"", "reason": reason, "at": datetime.now(UTC)}
             letter |= {"topic": names[record.partition], "partition": record.partition, "offset": record.offset}
             letters.append((record, letter))
-        # Landers of other topics bury in the same table, of which each expects just its own properties to stand still.
+        # Landers of other topics append to the same table; each only expects its own properties to be unchanged.
         with self._burying:
             properties = self._dead_letters.snapshot_properties()
             keys = {p: f"buried/{names[p]}/{p}" for p in reached}
@@ -445,7 +445,7 @@ class _Lander:
 
 
 def _landed_rows(table: Store, piece: _Piece, names: Mapping[int, str]) -> pa.RecordBatch:
-    """The rows with where each stood in the head, in the table's order of columns."""
+    """The rows with their topic, partition and offset, in the table's column order."""
     known = sorted(names)
     named, numbers = pa.array([names[p] for p in known]), pa.array(known, pa.int32())
     columns = dict(zip(piece.rows.schema.names, piece.rows.columns, strict=True))

@@ -1,9 +1,9 @@
-"""Who lands which partitions, where several landers follow the same head: they divide its partitions among them.
+"""Partition assignment: landers that follow the same head divide its partitions among them.
 
-They meet in one object, replaced by compare-and-swap: each adds one to its own count every so often. Whoever's count stands
-still is gone, judged by each reader's own clock, so that no two clocks have to agree. For a moment two landers may think that a
-partition is theirs; the position in the table then refuses one of them, so that this is about not doing work twice and never
-about landing twice.
+They share one object, replaced by compare-and-swap, in which each increments its own heartbeat count. A lander whose count has
+not changed for `GONE_S` seconds, by the observer's own clock, is considered gone, so clocks need not agree. For a moment two
+landers may claim the same partition; the position in the table then makes one of the commits fail. The assignment avoids
+duplicate work; it is not what prevents duplicate rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GONE_S = 7.0
 
 
 class PartitionAssignment:
-    """One lander's part in a topic's partitions."""
+    """One lander's share of a topic's partitions."""
 
     def __init__(self, leases: ObjectWriter, topic: str) -> None:
         self.name = secrets.token_hex(6)
@@ -32,15 +32,15 @@ class PartitionAssignment:
         self._beaten = -BEAT_S
 
     def assigned(self, partitions: Iterable[int]) -> set[int]:
-        """Those of the partitions that are this lander's, by what it knows now; asks the others when it is time to."""
+        """The partitions assigned to this lander; sends a heartbeat when one is due."""
         if time.monotonic() - self._beaten >= BEAT_S:
             self._beat()
         alive = sorted(self._counts)
-        place = alive.index(self.name)
-        return set(sorted(partitions)[place :: len(alive)])
+        rank = alive.index(self.name)
+        return set(sorted(partitions)[rank :: len(alive)])
 
     def leave(self) -> None:
-        """Tell the others at once, rather than by silence."""
+        """Leave at once, so that the others need not wait for the timeout."""
         self._exchange(leaving=True)
 
     def _beat(self) -> None:

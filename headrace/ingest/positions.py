@@ -1,7 +1,7 @@
-"""Where the landing of a partition stands, kept as a property of the table's snapshot, and whether the head still agrees.
+"""Landing positions, kept as properties of the table's snapshot, and the check that the head still agrees with them.
 
-A position is committed with the rows it stands for, so it can neither run ahead of them nor fall behind. It names the cluster
-and the topic it counts in: offsets mean nothing in a topic that was made anew under the old name.
+A position is committed together with its rows, so it is never ahead of them or behind. It names the cluster and the topic that
+its offset belongs to: in a topic recreated under the old name, old offsets mean nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _NAME = "landed/"
 
 @dataclass(frozen=True)
 class Position:
-    """The next offset to land, of which topic of which cluster, and the last record that landed.
+    """The next offset to land, its cluster and topic, and the last record that landed.
 
-    `topic_epoch` counts the topics that bore this name: 1, and one more each time a new head was accepted. `last` is the
-    offset and the fingerprint of the last landed record. From offset `signed` on only signed records land; `None`: not yet any.
+    `topic_epoch` numbers the topics under this name: 1, plus one for each new head accepted. `last` is the offset and the
+    fingerprint of the last landed record. From offset `signed` on, only signed records land; `None`: signing is not enabled.
     """
 
     next: int
@@ -35,7 +35,7 @@ class Position:
 
     @classmethod
     def from_property(cls, value: Mapping[str, Any]) -> Position:
-        """The position a snapshot property holds."""
+        """The position in a snapshot property."""
         last = value["last"]
         return cls(
             value["next"], value["cluster"], value["topic"], value["topic_epoch"],
@@ -44,7 +44,7 @@ class Position:
 
     @classmethod
     def begin(cls, topic: TopicReader) -> Position:
-        """Where a partition begins of which nothing has landed."""
+        """The position of a partition from which nothing has landed."""
         return cls(0, None, None, signed=0 if topic.signed else None)
 
     def as_property(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Position:
         }
 
     def after(self, record: Record) -> Position:
-        """The position once that record has landed."""
+        """The position after `record` has landed."""
         return replace(self, next=record.offset + 1, last=(record.offset, record.fingerprint))
 
 
@@ -77,13 +77,13 @@ def positions(properties: Mapping[str, Any], topic: str) -> dict[int, Position]:
 
 
 def origin(topic: str, topic_epoch: int) -> str:
-    """What rows of that topic epoch have in their column `topic`."""
+    """The value of the column `topic` in rows of that topic epoch."""
     return topic if topic_epoch == 1 else f"{topic}@{topic_epoch:02}"
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """Why a partition does not land: what its position says, what the head has, and what was seen, in one sentence."""
+    """Why a partition has stopped: its position, the head's span, and a sentence about what was seen."""
 
     topic: str
     partition: int
@@ -99,11 +99,11 @@ class Divergence:
 
     @property
     def remedy(self) -> str:
-        """The command that goes on, and what it gives up."""
+        """The command that resumes landing, and what it gives up."""
         if self.kind == GAP:
-            return f"To go on without them: headrace land --accept-gap {self.place}"
+            return f"To continue without them: headrace land --accept-gap {self.place}"
         return (
-            "If that is meant to be so, land what the new head has beside what has landed: "
+            "If that is intended, land the new head's events beside those already landed: "
             f"headrace land --accept-new-head {self.place}"
         )
 
@@ -111,28 +111,30 @@ class Divergence:
 def disagreement(
     topic: TopicReader, partition: int, position: Position | None, span: Span, identity: Identity
 ) -> Divergence | None:
-    """Why this partition must not land from its position, or `None` where the head agrees with it."""
+    """Why this partition must not land from its position, or `None` if the head agrees with it."""
     name = topic.store.name
     landed = position.next if position else 0
 
-    def refused(kind: str, seen: str) -> Divergence:
+    def diverged(kind: str, seen: str) -> Divergence:
         return Divergence(name, partition, kind, landed, span, seen)
 
     if position is not None:
         for what, was, is_now in (("cluster", position.cluster, identity.cluster), ("topic", position.topic, identity.topic)):
             if was is not None and is_now is not None and was != is_now:
-                return refused(RECREATED, f"The {what} was made anew under its old name: its id was {was} and is {is_now}.")
+                return diverged(RECREATED, f"The {what} was recreated under its old name: its id was {was} and is now {is_now}.")
     if span.low > landed:
-        return refused(GAP, f"The head begins at offset {span.low}: {span.low - landed:,} events are gone that had not landed.")
+        return diverged(
+            GAP, f"The head begins at offset {span.low}: {span.low - landed:,} events were deleted before they landed."
+        )
     if position is None or span.low >= landed:
         return None
-    # The reported end may just be low, and it says nothing of what stands there: the record landed last is what decides.
+    # The reported end may be too low, and says nothing about the records: compare the last landed record.
     at, fingerprint = position.last if position.last and position.last[0] >= span.low else (landed - 1, None)
     if fingerprint is None and span.end >= landed:
         return None
     record = topic.record(partition, at)
     if record is None:
-        return refused(REGRESSED, f"The head ends at offset {span.end} and no longer has offset {at}, which had landed from it.")
+        return diverged(REGRESSED, f"The head ends at offset {span.end} and no longer has offset {at}, which has landed.")
     if fingerprint is not None and record.fingerprint != fingerprint:
-        return refused(RECREATED, f"The head has another record at offset {at} than the one that landed from there.")
+        return diverged(RECREATED, f"The head's record at offset {at} is not the one that landed from there.")
     return None

@@ -1,4 +1,4 @@
-"""trim: has the broker forget what a table has held for a while. What has not landed can never be trimmed."""
+"""trim: deletes from the broker what a table has held for a while. What has not landed is never trimmed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headrace.storage.tables.handles import TableReader
 
 @dataclass(frozen=True)
 class Trimmed:
-    """How many records of a partition the broker forgot, and the first offset that it still has."""
+    """The number of records deleted from a partition, and the first offset that remains."""
 
     topic: str
     partition: int
@@ -24,15 +24,15 @@ class Trimmed:
     low: int
 
 
-@stage("Has the broker forget what a table holds.")
+@stage("Deletes from the broker what a table holds.")
 def trim(
     topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
     tables: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
     keep_s: float,
 ) -> list[Trimmed]:
-    """Trim every partition up to what a snapshot at least `keep_s` old holds; a refused one is left as it is.
+    """Trim every partition up to what a snapshot at least `keep_s` seconds old holds; stopped partitions are left alone.
 
-    Raises `WrongUsage` where the broker cannot delete records.
+    Raises `WrongUsage` if the broker cannot delete records.
     """
     return [one for topic, table in zip(topics.values(), tables.values(), strict=True) for one in _of(topic, table, keep_s)]
 
@@ -47,7 +47,7 @@ def _of(topic: TopicReader, table: TableReader, keep_s: float) -> list[Trimmed]:
         then, now = before_window.get(partition), newest.get(partition)
         if then is None or now is None or now.last is None or then.topic_epoch != now.topic_epoch:
             continue
-        # The last landed record stays: by it the next lander knows that the head is the one it landed from.
+        # Keep the last landed record: the next lander recognises the head by it.
         upto = min(then.next, now.last[0])
         if upto > span.low and disagreement(topic, partition, now, span, identity) is None:
             before[partition] = upto

@@ -1,1 +1,1 @@
-"""Released models: which version is served, how it is tried, and how the embedder and its index move together."""
+"""Registry of released models: serving, canaries, rollback, and moving the embedder together with its index."""

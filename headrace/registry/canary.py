@@ -1,8 +1,8 @@
-"""canary: what users say of a challenger's answers against what they say of the champion's, and how the canary ends.
+"""Canary evaluation: compares users' verdicts on the challenger's and the champion's answers, and ends the canary.
 
-A canary is looked at three times, when a third, two thirds and all of the judged answers it waits for are there (or when its time
-is over), each time on what was known when the last of them was judged. Looking whenever a verdict comes would sooner or later
-find any challenger worse: with few looks at known sizes the confidence asked is that of all three.
+A canary is tested three times, at a third, two thirds and all of the judged answers it waits for (or when its time is over),
+each time on what was known when the last of them was judged. Testing after every verdict would sooner or later find any
+challenger worse; with three tests at fixed sizes, the configured confidence holds for all of them together.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from headrace.training.measures.passages import ndcg
 from headrace.training.names import GENERATOR, RERANKER
 
 TRIED = (RERANKER, GENERATOR)
-"""Models that are tried on a share of the traffic; vectors of two embedders cannot be compared."""
+"""Models that can have a canary. Not the embedder: vectors of two embedders cannot be compared."""
 _LOOKS = 3
-_LEAST = 5  # judged answers of the challenger below which only the last look is taken
-_EXPECTED = 5.0  # answers it should have given by then if one that gave none is to be broken, not unlucky
-_UNGROUNDED = 0.05  # by how much groundedness may fall, as the gate's `refusals` says it of refusals
+_LEAST = 5  # with fewer judged answers of the challenger, only the last test is made
+_EXPECTED = 5.0  # expected answers from which having given none means broken, not unlucky
+_UNGROUNDED = 0.05  # allowed drop in groundedness, like the gate's `refusals` for refusals
 _RESAMPLES = 10_000
-_UNRANKED = 1 << 30  # of a passage whose event says no rank: behind all others
+_UNRANKED = 1 << 30  # rank of a passage whose event has none: last
 _RELEASED = re.compile(r"v\d{6,12}")
 _ANSWER_COLUMNS = ("answer_id", "kind", "answer", "passages", "generator_version", "model_version", "groundedness", "at")
 _VERDICT_COLUMNS = ("verdict_id", "answer_id", "user", "key", "simulated", "up", "chunk_id", "at")
@@ -42,9 +42,9 @@ _VERDICT_COLUMNS = ("verdict_id", "answer_id", "user", "key", "simulated", "up",
 
 @dataclass(frozen=True)
 class JudgedAnswer:
-    """An answer as a canary sees it: which version gave it, when, what was said of it (0 to 1) and since when that is known.
+    """An answer for canary evaluation: its version, time, outcome (0 to 1) and when it was judged.
 
-    `beside` has `grounded` and `answered` (0: it declined) of a generated answer.
+    For a generated answer, `beside` has `grounded` and `answered` (0: it declined).
     """
 
     version: str
@@ -56,7 +56,7 @@ class JudgedAnswer:
 
 @dataclass(frozen=True)
 class Side:
-    """The figures of one side of a canary so far: answers, those judged, their mean outcome, and the means beside it."""
+    """The figures of one side of a canary: answers, judged answers, mean outcome, and the means of `beside`."""
 
     answers: int
     judged: int
@@ -66,7 +66,7 @@ class Side:
 
 @dataclass(frozen=True)
 class CanaryStatus:
-    """A canary so far, or how it `ended`: "promote", "canary_ended", or "" while it goes on; `why` says so in a sentence."""
+    """A canary's state; `ended` is "promote", "canary_ended", or "" while it runs; `why` gives the reason."""
 
     model: str
     version: str
@@ -87,7 +87,7 @@ class CanaryStatus:
         return {**vars(self), "challenger": vars(self.challenger), "champion_side": vars(self.champion_side)}
 
 
-@stage("Watches a canary: it ends where users find it worse, and is promoted where they do not.")
+@stage("Watches a canary: ends it if users find it worse, and promotes it if they do not.")
 def watch(
     interactions: Annotated[TableReader, INTERACTION_ROWS],
     feedback: Annotated[TableReader, FEEDBACK_ROWS],
@@ -97,9 +97,9 @@ def watch(
     settings: Training,
     now: datetime | None = None,
 ) -> CanaryStatus | None:
-    """The canary of a model, ended by compare-and-swap where it is over; `None` where there is none.
+    """The status of a model's canary, ended by compare-and-swap if it is over; `None` if there is none.
 
-    Raises `LostRace` where somebody else moved the pointer meanwhile.
+    Raises `LostRace` if another process moved the pointer meanwhile.
     """
     pointer, etag = champion.champion(models, model)
     canary = pointer.canary
@@ -140,11 +140,11 @@ def watch(
 def judged_answers(
     model: str, interactions: Iterable[Mapping[str, Any]], feedback: Iterable[Mapping[str, Any]]
 ) -> list[JudgedAnswer]:
-    """The answers that a model had a part in, with what was said of them; an event delivered twice counts once.
+    """The answers that a model took part in, with their outcomes; an event delivered twice counts once.
 
-    Of a generator's answer the outcome is the share of users who liked it. Of a re-ranker's it is nDCG@10 of the judged passages
-    in the order they were served in (those nobody judged count as not liked), or where none was judged as of a generator's. The
-    newest verdict of a user on the same thing counts, where a key that may not name users is one.
+    For the generator, the outcome is the share of users who liked the answer. For the re-ranker, it is nDCG@10 of the judged
+    passages in the order served (unjudged ones count as not liked), or, if none was judged, the same as for the generator.
+    Only a user's newest verdict on the same thing counts; a key that may not name users counts as one user.
     """
     verdicts_of: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
     for row in sorted(feedback, key=lambda row: (row["at"], row["verdict_id"])):
@@ -166,10 +166,10 @@ def judged_answers(
 def verdict(
     model: str, ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], settings: Training, *, share: float, over: bool
 ) -> tuple[str, str]:
-    """How a canary ends ("promote", "canary_ended", or "" for not yet), and why; `over` says that its time is.
+    """How a canary ends ("promote", "canary_ended", or "" for not yet), and why; `over`: its time is over.
 
-    The challenger is worse where the confidence of one look at one measure is so high that all looks at all measures together are
-    wrong at most as often as `canary.confidence` allows (Bonferroni).
+    Each test of each measure requires a confidence high enough that all of them together are wrong at most as often as
+    `canary.confidence` allows (Bonferroni).
     """
     wanted = settings.canary.verdicts
     judged = sorted(one.judged_at for one in ours if one.judged_at is not None)
@@ -184,20 +184,20 @@ def verdict(
         if worse:
             return CANARY_ENDED, worse
     if len(judged) >= wanted:
-        return PROMOTE, f"as a canary it was not found worse: {_summary(ours, theirs)}"
+        return PROMOTE, f"not worse as a canary: {_summary(ours, theirs)}"
     if not over:
         return "", ""
     if not ours and share * len(theirs) >= _EXPECTED * (1 - share):
-        return CANARY_ENDED, f"it gave none of {len(theirs):,} answers, though {share:.0%} were to be its: it cannot be loaded"
-    return PROMOTE, f"in {settings.canary.minutes:g} minutes as a canary it was not found worse: {_summary(ours, theirs)}"
+        return CANARY_ENDED, f"it gave none of {len(theirs):,} answers, although its share is {share:.0%}: it cannot be loaded"
+    return PROMOTE, f"not worse in {settings.canary.minutes:g} minutes as a canary: {_summary(ours, theirs)}"
 
 
 def worse(mine: Sequence[float], others: Sequence[float], seed: int) -> float:
-    """Confidence that the mean of `mine` is less than that of `others`, 0 to 1; 0 where either has no value.
+    """Confidence that the mean of `mine` is less than that of `others`, 0 to 1; 0 if either is empty.
 
     1 minus the achieved significance level of the two-sample bootstrap test (Efron, Tibshirani 1993, "An Introduction to the
-    Bootstrap", algorithm 16.1): both samples are drawn anew from their union, as if they were alike, and those draws count whose
-    difference of means lies above the one seen. So a single verdict shows no more than it can. Values are taken to two digits.
+    Bootstrap", algorithm 16.1): both samples are redrawn from their union, under the null hypothesis, and the draws are counted
+    whose difference of means exceeds the observed one. A single verdict thus proves little. Values are rounded to two digits.
     """
     if not mine or not others:
         return 0.0
@@ -205,14 +205,14 @@ def worse(mine: Sequence[float], others: Sequence[float], seed: int) -> float:
     values, counts = np.unique(np.concatenate([ours, theirs]), return_counts=True)
     random = np.random.default_rng(seed)
     shares = counts / counts.sum()
-    # How often each value is drawn, instead of the draws: the same resamples in a matrix product.
+    # Draw the counts of each value instead of the values: the same resamples, as a matrix product.
     drawn = [random.multinomial(n, shares, size=_RESAMPLES) @ values / n for n in (len(ours), len(theirs))]
     seen = float(np.mean(ours) - np.mean(theirs))
     return round(float((drawn[0] - drawn[1] > seen + 1e-9).mean()), 4)
 
 
 def _known_at(answers: Sequence[JudgedAnswer], cut: datetime) -> list[JudgedAnswer]:
-    """What was known at a time: answers given by then, without what was said of them later."""
+    """What was known at `cut`: answers given by then, without verdicts given later."""
     there = [one for one in answers if one.at <= cut]
     return [
         one if one.judged_at is None or one.judged_at <= cut else JudgedAnswer(one.version, one.at, beside=one.beside)
@@ -221,7 +221,7 @@ def _known_at(answers: Sequence[JudgedAnswer], cut: datetime) -> list[JudgedAnsw
 
 
 def _worse(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], settings: Training, confidence: float) -> str:
-    """In which way the challenger is worse with the confidence asked; empty where it is not."""
+    """How the challenger is worse at the required confidence; empty if it is not."""
     mine, other = _outcomes(ours), _outcomes(theirs)
     if (sure := worse(mine, other, settings.seed)) >= confidence:
         return f"users find it worse with {sure:.1%} confidence, {confidence:.1%} is required: {_summary(ours, theirs)}"
@@ -229,9 +229,9 @@ def _worse(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], setting
     for name, margin in margins.items():
         here, there = ([one.beside[name] for one in side if name in one.beside] for side in (ours, theirs))
         if (sure := worse(here, [value - margin for value in there], settings.seed)) >= confidence:
-            what = "stand less on the passages" if name == "grounded" else "decline more often"
+            what = "are less grounded in the passages" if name == "grounded" else "decline more often"
             means = f"{np.mean(here):.2f} against {np.mean(there):.2f}"
-            return f"its answers {what} with {sure:.1%} confidence, {confidence:.1%} is asked ({name}: {means})"
+            return f"its answers {what} with {sure:.1%} confidence, {confidence:.1%} is required ({name}: {means})"
     return ""
 
 
@@ -256,10 +256,10 @@ def _side(answers: Sequence[JudgedAnswer]) -> Side:
 
 
 def _version(model: str, row: Mapping[str, Any]) -> str | None:
-    """The version of the model that an answer is of, or `None` where the model had no part in it."""
+    """The model version behind an answer, or `None` if the model took no part in it."""
     if model == RERANKER:
         return str(row["model_version"]) if row["passages"] else None
-    # Nothing was generated where nothing near enough was found; a packaged generator names its weights.
+    # If no passage was near enough, nothing was generated; a packaged generator reports its weights as the name.
     name = row["generator_version"]
     if row["kind"] != "answer" or name == NONE:
         return None
@@ -275,13 +275,13 @@ def _outcome(model: str, row: Mapping[str, Any], verdicts: Sequence[Mapping[str,
                 liked.setdefault(one["chunk_id"], []).append(float(one["up"]))
         relevance = [_mean(liked.get(passage["chunk_id"], [0.0])) for passage in passages]
         if any(passage["chunk_id"] in liked for passage in passages):
-            return ndcg(relevance, sorted(range(len(passages)), key=lambda i: _place(passages[i])))
+            return ndcg(relevance, sorted(range(len(passages)), key=lambda i: _rank(passages[i])))
     whole = [float(one["up"]) for one in verdicts if not one["chunk_id"]]
     return _mean(whole) if whole else None
 
 
-def _place(passage: Mapping[str, Any]) -> int:
-    """The rank at which a passage was served: retrieval's where no re-ranker scored it."""
+def _rank(passage: Mapping[str, Any]) -> int:
+    """The rank at which a passage was served: the retrieval rank if no re-ranker scored it."""
     rank = passage["retrieval_rank"] if passage["rerank_rank"] is None else passage["rerank_rank"]
     return _UNRANKED if rank is None else int(rank)
 

@@ -1,4 +1,4 @@
-"""What a person does with the served version: promote another by hand, or go back to the one before."""
+"""Manual moves of the champion pointer: promote a version, or roll back to the previous one."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def set_champion(
     why: str,
     model: str = RERANKER,
 ) -> ChampionPointer:
-    """Serve `version` from now on. Raises `NotFound` where it was not released, `LostRace` where another move came first."""
+    """Serve `version`. Raises `NotFound` if it was not released, `LostRace` if another move came first."""
     return move(models, promotions, model, version, who=who, why=why, kind=PROMOTE)
 
 
-@stage("Moves the champion pointer back to what was served before and records the move.")
+@stage("Moves the champion pointer back to the previous version and records the move.")
 def rollback(
     models: Annotated[ObjectWriter, MODELS],
     promotions: Annotated[TableWriter, PROMOTIONS],
@@ -35,7 +35,7 @@ def rollback(
     why: str,
     model: str = RERANKER,
 ) -> ChampionPointer:
-    """Serve the version before this one again, and end a canary. Raises `NotFound` where there was none before."""
+    """Serve the previous version again; a running canary is ended instead. Raises `NotFound` if there is none."""
     pointer, etag = champion(models, model)
     if pointer.canary is not None:
         return end_canary(models, promotions, model, who=who, why=why)

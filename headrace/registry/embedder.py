@@ -1,8 +1,8 @@
-"""The served embedder: an index made with it, then its pointer.
+"""Serving an embedder: build an index with it, then move its pointer.
 
-Vectors of two embedders cannot be compared, so a released embedder is served by an index generation that was made with it, built
-beside the one that answers. Which embedder answers is what that index says; `embedder/champion.json` follows it. A process may
-die at any moment: `ServedEmbedder.reconcile` finishes what a round, a promotion or a rollback began.
+Vectors of two embedders cannot be compared, so a released embedder is served through an index generation made with it, built
+beside the served one. The served index determines the embedder; `embedder/champion.json` follows it. A process may die at any
+moment: `ServedEmbedder.reconcile` finishes what a round, a promotion or a rollback began.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from headrace.training.promote import newest
 _READY_S = 120.0
 
 
-@stage("Reads the embedder's pointer, and the newest round that promoted an embedder and was not followed by it yet.")
+@stage("Reads the embedder's pointer, and the newest round whose promotion it has not followed yet.")
 def pending_promotion(
     models: Annotated[ObjectReader, MODELS], rounds: Annotated[ObjectReader, ROUNDS]
 ) -> tuple[ChampionPointer, Manifest | None]:
-    """The pointer, and that round's manifest. A pointer that was moved after a round was committed has had its say."""
+    """The pointer, and that round's manifest. A pointer moved after a round's commit overrides that round."""
     pointer, _ = champion(models, EMBEDDER)
     return pointer, newest(rounds, EMBEDDER, since=pointer.at)
 
 
-@stage("Looks whether a version of the embedder was released.")
+@stage("Checks that a version of the embedder was released.")
 def released(models: Annotated[ObjectReader, MODELS], version: str) -> None:
-    """Raise `NotFound` where it was not."""
+    """Raise `NotFound` if it was not."""
     if version != NONE:
         card(models, EMBEDDER, version)
 
 
 @dataclass(frozen=True)
 class _EmbedderState:
-    """The pointer, the index generation that answers, and the round that promoted an embedder and was not followed yet."""
+    """The pointer, the served index generation, and the round whose promotion the pointer has not followed yet."""
 
     pointer: ChampionPointer
     serving: IndexGeneration | None
@@ -60,11 +60,11 @@ class _EmbedderState:
 
     @property
     def answering(self) -> str | None:
-        """The version that made the index; `None` where that is none of ours."""
+        """The embedder version behind the served index; `None` if it is not a Headrace version."""
         return version_of(self.serving.embedder) if self.serving else None
 
     @property
-    def promised(self) -> str | None:
+    def pending(self) -> str | None:
         """The version that round promoted."""
         return str(self.round.weights.version) if self.round else None
 
@@ -77,67 +77,66 @@ class ServedEmbedder:
     runner: Runner
 
     def require_ours(self) -> None:
-        """Raise `BadSettings` where the settings name an embedder of the user's own: it can neither be trained nor be moved."""
+        """Raise `BadSettings` if the settings name the user's own embedder, which can be neither trained nor moved."""
         theirs = self.settings.models.embedder
         if isinstance(theirs, Endpoint):
             raise BadSettings(
-                f"The settings name an embedder of their own ({theirs.model} at {theirs.url}), which Headrace does not train.",
-                hint="Take [models.embedder] out of the settings and run `headrace reindex`, or train another model.",
+                f"The settings name your own embedder ({theirs.model} at {theirs.url}), which Headrace does not train.",
+                hint="Remove [models.embedder] from the settings and run `headrace reindex`, or train another model.",
             )
 
     def reconcile(self) -> ChampionPointer:
-        """Serve what the newest round promoted, unless somebody has moved the pointer since; then bring the pointer in line.
+        """Serve what the newest round promoted, unless the pointer has been moved since; then update the pointer.
 
-        Changes nothing where nothing was left unfinished, where nothing is indexed yet, and where the settings name an embedder
-        of the user's own.
+        Changes nothing if nothing is unfinished, nothing is indexed yet, or the settings name the user's own embedder.
         """
         state = self._state()
         if state.serving is None or isinstance(self.settings.models.embedder, Endpoint):
             return state.pointer
-        if state.promised and state.promised != state.answering:
-            self._index(state.promised)
+        if state.pending and state.pending != state.answering:
+            self._index(state.pending)
             state = self._state()
         return self._align_pointer(state)
 
     def serve(self, version: str, *, who: str, why: str) -> ChampionPointer:
-        """Serve a released version, or the packaged embedder ("none"). Raises `NotFound`, also where nothing is indexed yet."""
+        """Serve a released version, or the packaged embedder ("none"). Raises `NotFound`, also if nothing is indexed yet."""
         self.require_ours()
         self.runner.run(released, version=version)
         self._index(version)
         return self._moved(version, who=who, why=why)
 
     def rollback(self, *, who: str, why: str) -> ChampionPointer:
-        """Serve the version before again. Raises `NotFound` where there is none.
+        """Serve the previous version again. Raises `NotFound` if there is none.
 
-        The index before stands ready, unless it was made with yet another version.
+        The previous index is still there, unless it was made with a different version.
         """
         self.require_ours()
         state = self._state()
         pointer = state.pointer
-        if state.answering not in pointer.history[-1:]:  # where it is, another rollback got as far as the index
+        if state.answering not in pointer.history[-1:]:  # if it is, another rollback has already switched the index
             pointer = self._align_pointer(state)
         if pointer.history:
             self._index(pointer.history[-1])
         return self.runner.run(rollback, model=EMBEDDER, who=who, why=why)
 
     def rebuild(self, settings: Inference) -> Reindexed:
-        """Build another index with these settings and serve it, with the embedder that answers or the one promoted last."""
+        """Build another index with these settings and serve it, with the embedder promoted last or the served one."""
         if isinstance(self.settings.models.embedder, Endpoint):
             return indexing.reindex(self.runner, settings)
         state = self._state()
-        version = state.promised or state.answering or state.pointer.version
+        version = state.pending or state.answering or state.pointer.version
         done = indexing.reindex(self.runner, settings, embedder=name_of(version))
         self._align_pointer(self._state())
         return done
 
     def index_before(self) -> Reindexed:
-        """Serve the index before this one again, and with it the embedder that made it. Raises `NotFound` where there is none."""
+        """Serve the previous index again, with the embedder that made it. Raises `NotFound` if there is none."""
         done = indexing.back(self.runner)
         self._align_pointer(self._state())
         return done
 
     def load(self, version: str) -> None:
-        """Have the model server load a released version before anything depends on it; a user's own endpoint is not asked."""
+        """Load a released version into the model server before anything depends on it; not for the user's own endpoint."""
         if isinstance(self.settings.models.embedder, Endpoint):
             return
         endpoint = self.runner.endpoints.embedder
@@ -149,21 +148,21 @@ class ServedEmbedder:
         return _EmbedderState(pointer, self.runner.run(index_state)[0].serving, promoting)
 
     def _index(self, version: str) -> None:
-        """Have an index made with a version answer. The model server need not run before."""
+        """Serve an index made with this version; starts the model server if needed."""
         with self._model_server():
             indexing.made_with(self.runner, self.settings.inference, name_of(version))
 
     def _align_pointer(self, state: _EmbedderState) -> ChampionPointer:
-        """Bring the pointer in line with the index that answers."""
+        """Update the pointer to match the served index."""
         pointer, version = state.pointer, state.answering
-        if state.round is not None and version == state.promised:
+        if state.round is not None and version == state.pending:
             return self._moved(str(version), who=f"round {state.round.round}", why=state.round.decision.why)
         if state.serving is None or version is None or version == pointer.version:
             return pointer
-        told = {"who": f"index g{state.serving.number}", "why": "it answers, and this embedder made it"}
+        move = {"who": f"index g{state.serving.number}", "why": "the served index was made with this embedder"}
         if version in pointer.history[-1:]:
-            return self.runner.run(rollback, model=EMBEDDER, **told)
-        return self._moved(version, **told)
+            return self.runner.run(rollback, model=EMBEDDER, **move)
+        return self._moved(version, **move)
 
     def _moved(self, version: str, *, who: str, why: str) -> ChampionPointer:
         try:
@@ -172,7 +171,7 @@ class ServedEmbedder:
             pointer, _ = self.runner.run(pending_promotion)
             if pointer.version != version:
                 raise
-            return pointer  # another process was at the same, and quicker
+            return pointer  # another process made the same move first
 
     @contextmanager
     def _model_server(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
-"""The training loop as a command or `headrace up` uses it: a round, and what serving has to do for its result.
+"""Training rounds and the serving of their results, for commands and `headrace up`.
 
-The training and the inference room meet only in the catalog; here is where the one's result becomes the other's. A re-ranker or a
-generator is served by moving a pointer. An embedder needs an index made with it, so its pointer follows the index.
+`training` and `answering` share only the catalog; here a training result goes into service. A re-ranker or a generator is
+served by moving a pointer. An embedder needs an index made with it, so its pointer follows the index.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from headrace.training.round import Round, run_round
 
 @dataclass(frozen=True)
 class TrainingLoop:
-    """Makes rounds and serves their results; `launch` says where training runs."""
+    """Runs rounds and serves their results; `launch` says where training runs."""
 
     settings: Settings
     runner: Runner
@@ -47,12 +47,12 @@ class TrainingLoop:
         canary: float = 0.0,
         load: Callable[[str, str], None] = lambda model, version: None,
     ) -> Round:
-        """One round with a recipe, and its outcome served; `load(model, version)` has what answers load it, but for the embedder.
+        """Run one round and serve its outcome; `load(model, version)` loads a model, except the embedder, where it is served.
 
-        `before` is an event "topic/partition/offset": nothing is learned from it or from what came after, also not by way of the
-        weights that training starts from. What was forgotten is never learned from.
+        `before` is an event "topic/partition/offset": nothing is learned from it or from later events, nor through the weights
+        that training starts from. Forgotten data is never learned from.
 
-        Raises `BadSettings` where it would train an embedder and the settings name one of the user's own.
+        Raises `BadSettings` if the recipe trains an embedder and the settings name the user's own.
         """
         model = recipe_of(recipe).model
         embedder = self.embedder
@@ -67,7 +67,7 @@ class TrainingLoop:
                 load(model, version)
 
         settings = self.settings.training
-        if model == EMBEDDER:  # evaluated with the serving threshold, on which its refusals depend
+        if model == EMBEDDER:  # evaluate with the serving threshold, because its refusals depend on it
             given = {"least_similarity": self.settings.inference.least_similarity, **settings.recipe.get(recipe, {})}
             settings = settings.model_copy(update={"recipe": {**settings.recipe, recipe: given}})
         exclusions, start = replace(self.runner.run(suppressed), tenants=self.unshared()), None
@@ -94,14 +94,14 @@ class TrainingLoop:
                 done, decision=decision, timings={**done.timings, "reindex": took}, seconds=round(done.seconds + took, 1)
             )
         else:
-            self._reconcile()  # a round of the embedder may have been taken up first
+            self._reconcile()  # an embedder round may have been resumed first
         self.runner.record.detail["round"] = done.as_dict()
         return done
 
     def load(self, model: str, version: str) -> None:
-        """Ask the model server for the version by its name. Raises what that raises where it cannot be loaded.
+        """Load a version by asking the model server for it by name. Raises the server's error if it cannot be loaded.
 
-        An endpoint that the user brought serves its own models and is not asked.
+        Not for the user's own endpoint, which serves its own models.
         """
         chosen, endpoints = self.settings.models, self.runner.endpoints
         if model == RERANKER and isinstance(chosen.reranker, EmbeddedPart):
@@ -114,22 +114,22 @@ class TrainingLoop:
                     pass
 
     def promote(self, model: str, *, version: str, who: str, why: str) -> ChampionPointer:
-        """Serve a released version of a model from now on. Raises `NotFound`, or `LostRace` where another move came first."""
+        """Serve a released version of a model. Raises `NotFound`, or `LostRace` if another move came first."""
         if model == EMBEDDER:
             return self.embedder.serve(version, who=who, why=why)
         return self.runner.run(set_champion, model=model, version=version, who=who, why=why)
 
     def rollback(self, model: str, *, who: str, why: str) -> ChampionPointer:
-        """Serve the version before again. Raises `NotFound` where there is none."""
+        """Serve the previous version again. Raises `NotFound` if there is none."""
         if model == EMBEDDER:
             return self.embedder.rollback(who=who, why=why)
         return self.runner.run(rollback, model=model, who=who, why=why)
 
     def unshared(self) -> frozenset[str]:
-        """Tenants of whom nothing is learned, since all get what is learned: those that did not opt in.
+        """Tenants whose verdicts are not learned from, because they did not opt in to training shared models.
 
-        A tenant that the metadata store does not know (one of the command line's) belongs to whoever runs this home and is
-        learned from, and so is the settings' own as long as there is no other to get what was learned from it.
+        A tenant that the metadata store does not know (from the command line) belongs to whoever runs this home and is learned
+        from. So is the settings' own tenant while it is the only one.
         """
         if self.runner.endpoints.metadata is None:
             return frozenset()
@@ -141,5 +141,5 @@ class TrainingLoop:
     def _reconcile(self) -> None:
         try:
             self.embedder.reconcile()
-        except Permanent as error:  # a released embedder that cannot be served must not keep other models from learning
+        except Permanent as error:  # an embedder that cannot be served must not stop other models from training
             self.runner.record.detail["embedder"] = str(error)

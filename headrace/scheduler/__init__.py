@@ -1,11 +1,11 @@
-"""The training loop of `headrace up`: it waits for verdicts, makes a round with each recipe, and watches canaries.
+"""The training loop of `headrace up`: waits for verdicts, runs a round with each recipe, and watches canaries.
 
-    backlog          how many verdicts wait for which recipe
-    scheduler        what is done next: a round, a look at a canary, or nothing for a while
-    status           what it tells, as one file in the home that the page and `headrace loop` read
-    lease            who trains, where several loops share one installation
-    process          the process it runs in, as `headrace up` starts it, watches it and ends it
-    ingest_thread    the head into the tables, in a thread of `headrace up`
+    backlog          verdicts waiting, per recipe
+    scheduler        what to do next: a round, a canary check, or nothing for a while
+    status           the loop's status, a file in the home that the page and `headrace loop` read
+    lease            which loop trains when several share one installation
+    process          the loop's process, started, watched and ended by `headrace up`
+    ingest_thread    landing, in a thread of `headrace up`
 
-It runs in a process of its own at a low priority (`python -m headrace.scheduler`), so that answering is not slowed.
+It runs in its own process at low priority (`python -m headrace.scheduler`), so that it does not slow answers down.
 """

@@ -1,6 +1,6 @@
 """The loop's process: `python -m headrace.scheduler --home DIR --name NAME`, as `headrace up` starts it.
 
-It ends on SIGINT or SIGTERM in good order (exit 0), when its standard input ends, and with its parent, however that ends.
+It ends cleanly (exit 0) on SIGINT or SIGTERM, when its standard input ends, and when its parent ends in any way.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ log = logging.getLogger("headrace.scheduler")
 
 
 def main() -> int:
-    """Train until told to end; 1 where the settings or the platform do not let it, which the status then says."""
+    """Train until stopped. Returns 1 if the settings or the platform prevent it; the status then says why."""
     parser = argparse.ArgumentParser(prog="python -m headrace.scheduler", description="The training loop of `headrace up`.")
     parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--name", required=True, help="the same for a loop that is started again in another's place")
+    parser.add_argument("--name", required=True, help="a restarted loop takes over its predecessor's name")
     given = parser.parse_args()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -60,7 +60,7 @@ def main() -> int:
 
 def _train(home: Path, name: str, told: Status) -> None:
     settings = Settings.load(home=home)
-    _stand_back(settings.training.nice)
+    _lower_priority(settings.training.nice)
     with App(settings, "loop", quiet=True) as app:
         loop = Scheduler(app, told, name)
         over = threading.Event()
@@ -71,7 +71,7 @@ def _train(home: Path, name: str, told: Status) -> None:
         try:
             loop.run()
         except KeyboardInterrupt:
-            pass  # the run ended as it should
+            pass  # a normal end of the run
         finally:
             over.set()
             beating.join(5.0)
@@ -80,21 +80,21 @@ def _train(home: Path, name: str, told: Status) -> None:
 
 
 def _beat(lease: LeaderLease, told: Status, over: threading.Event) -> None:
-    """Keep the lease and the file, also while a round is made."""
+    """Keep the lease and write the status file, also while a round runs."""
     beaten = -BEAT_S
     while not over.is_set():
         if time.monotonic() - beaten >= BEAT_S:
             try:
                 lease.beat()
             except HeadraceError as error:
-                log.warning("the lease cannot be kept for now: %s", error)
+                log.warning("cannot renew the lease at present: %s", error)
             beaten = time.monotonic()
         told.flush()
         over.wait(_FLUSH_S)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    # Once: what is done on the way out must not be interrupted again.
+    # Only once: the shutdown must not be interrupted.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
 
@@ -110,9 +110,9 @@ def _go_with_parent() -> None:
     threading.Thread(target=listen, name="parent", daemon=True).start()
 
 
-def _stand_back(nice: int) -> None:
+def _lower_priority(nice: int) -> None:
     os.nice(nice)
-    # Where the kernel groups processes by session, priorities count within a group and each group has one of its own.
+    # With autogrouping, the kernel applies priorities within a session's group, and each group has its own priority.
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text(f"{nice}\n")
 
@@ -120,5 +120,5 @@ def _stand_back(nice: int) -> None:
 if __name__ == "__main__":
     code = main()
     sys.stderr.flush()
-    # Threads of torch do not survive an orderly end of the interpreter.
+    # Threads of torch crash in a normal interpreter shutdown.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""How many verdicts wait for which recipe, and since when."""
+"""Verdicts waiting per recipe, and since when."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from headrace.training import manifest
 from headrace.training.manifest import Manifest, Plan
 
 Reached = Mapping[str, Mapping[str, Any]]
-"""Where landing stands, as a manifest has it: by partition `topic_epoch` and `next`, beside what else a position holds."""
+"""Landing positions by partition, as in a manifest: `topic_epoch`, `next` and the other fields of a position."""
 
 
 @dataclass(frozen=True)
 class TrainingBacklog:
-    """What stands: how far verdicts have landed, how far each recipe's newest round has read, and the round that was begun.
+    """How far verdicts have landed, how far each recipe's newest round has read, and the round under way.
 
-    `newest` is the newest manifest of all, `begun` the plan of a round that is not committed; `None` where there is none.
+    `newest` is the newest manifest, `begun` the plan of a round not yet committed; `None` if there is none.
     """
 
     landed: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -34,14 +34,14 @@ class TrainingBacklog:
     begun: Plan | None = None
 
 
-@stage("Looks how far verdicts have landed and how far rounds have read them.")
+@stage("Finds how far verdicts have landed and how far rounds have read them.")
 def training_backlog(
     feedback: Annotated[TableReader, FEEDBACK_ROWS],
     rounds: Annotated[ObjectReader, ROUNDS],
     recipes: Sequence[str],
     known: dict[int, Manifest],
 ) -> TrainingBacklog:
-    """What stands now; `known` keeps manifests from one look to the next, for they never change."""
+    """The current backlog; `known` caches manifests between calls, since they never change."""
     numbers = manifest.numbers(rounds)
     read: dict[str, Reached] = {}
     for number in reversed(numbers):
@@ -61,13 +61,13 @@ def training_backlog(
 
 
 def new(landed: Reached, read: Reached) -> int:
-    """Verdicts that landed beyond what was read. Of a topic that was made anew all are new."""
+    """The number of verdicts landed since `read`. In a recreated topic, all are new."""
     return sum(at["next"] - _from(at, read.get(place)) for place, at in landed.items())
 
 
-@stage("Finds when the oldest verdict was given that was not learned from yet.")
+@stage("Finds the time of the oldest verdict not learned from yet.")
 def oldest(feedback: Annotated[TableReader, FEEDBACK_ROWS], landed: Reached, read: Reached) -> datetime | None:
-    """The time it was given; `None` where there is none."""
+    """The time it was given; `None` if there is none."""
     times = []
     for place, at in landed.items():
         topic = quoted(origin(FEEDBACK.name, at["topic_epoch"]))

@@ -1,4 +1,4 @@
-"""The head into the tables while `headrace up` runs, in a thread of it."""
+"""Landing while `headrace up` runs, in a thread of that process."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ log = logging.getLogger("headrace.landing")
 
 
 class IngestThread:
-    """A context manager: lands what comes meanwhile, with the chores of `headrace land`; storage that is away is waited for."""
+    """A context manager that lands events and runs the chores of `headrace land`; it waits for storage that does not answer."""
 
     def __init__(self, settings: Settings, runner: Runner) -> None:
-        # Handles of its own: those of the other runner land what documents need, in another thread.
+        # Its own handles: the other runner lands what documents need, in another thread.
         self._storage = Storage(settings, Runner(runner.record, runner.endpoints))
         self._stop = threading.Event()
         self._events: Counter[str] = Counter()
         self._dead = 0
-        self._refused: dict[str, dict[int, Divergence]] = {}
+        self._stopped: dict[str, dict[int, Divergence]] = {}
         self._waiting: dict[str, str] = {}
         self._failing: Exception | None = None
         self._failed_at = 0.0
@@ -50,34 +50,34 @@ class IngestThread:
         self._thread.join(_END_S)
 
     def stop(self) -> None:
-        """Have landing end after the commit under way, without waiting for it."""
+        """Stop landing after the current commit, without waiting for it."""
         self._stop.set()
 
     def status(self) -> dict[str, Any]:
-        """What has landed since the start, and what does not land and why."""
-        troubles = [f"{r.place} does not land ({r.kind}). {r.seen} {r.remedy}" for r in self._divergences()]
+        """What has landed since the start, and what has stopped and why."""
+        troubles = [f"{r.place} has stopped landing ({r.kind}). {r.seen} {r.remedy}" for r in self._divergences()]
         troubles += self._waiting.values()
         troubles += [f"Nothing lands: {self._failing}"] if self._failing else []
         return {"landed": dict(sorted(self._events.items())), "dead_letters": self._dead, "troubles": troubles}
 
     def trouble(self) -> Trouble | None:
-        """What does not land, and since when; `None` where everything does."""
+        """What does not land, and since when; `None` if everything does."""
         states = [f"{divergence.place} does not land ({divergence.kind})" for divergence in self._divergences()]
         states += [f"{topic} waits for storage" for topic in sorted(self._waiting)]
         states += [f"nothing lands ({kind_of(self._failing)})"] if self._failing else []
         return Trouble(", ".join(states), self._held_up_since) if states else None
 
     def _divergences(self) -> list[Divergence]:
-        return [divergence for _, refused in sorted(self._refused.items()) for _, divergence in sorted(refused.items())]
+        return [divergence for _, stopped in sorted(self._stopped.items()) for _, divergence in sorted(stopped.items())]
 
     def _land(self) -> None:
-        following = Following(self._stop, self._committed, waiting=self._wait, standing=self._diverged)
+        following = Following(self._stop, self._committed, waiting=self._wait, divergences=self._diverged)
         while not self._stop.is_set():
             try:
                 self._storage.follow(following, self._failed)
             except Exception as error:
-                unforeseen = not isinstance(error, HeadraceError)
-                log.warning("landing is tried again in %.0f s: %s", _AGAIN_S, error, exc_info=unforeseen)
+                unexpected = not isinstance(error, HeadraceError)
+                log.warning("landing will be retried in %.0f s: %s", _AGAIN_S, error, exc_info=unexpected)
                 self._failing, self._failed_at = error, time.monotonic()
                 self._noted()
                 self._stop.wait(_AGAIN_S)
@@ -86,10 +86,10 @@ class IngestThread:
         self._events[commit.topic] += commit.events
         self._dead += commit.dead
 
-    def _diverged(self, topic: str, refused: Mapping[int, Divergence]) -> None:
-        self._refused[topic] = dict(refused)
+    def _diverged(self, topic: str, stopped: Mapping[int, Divergence]) -> None:
+        self._stopped[topic] = dict(stopped)
         self._waiting.pop(topic, None)
-        # What fails at each try goes on for a moment in between.
+        # If every attempt fails, landing still runs for a moment in between.
         if time.monotonic() - self._failed_at > _AGAIN_S + _SETTLED_S:
             self._failing = None
         self._noted()
@@ -99,8 +99,8 @@ class IngestThread:
         self._noted()
 
     def _noted(self) -> None:
-        held_up = bool(self._waiting or self._failing or any(self._refused.values()))
+        held_up = bool(self._waiting or self._failing or any(self._stopped.values()))
         self._held_up_since = (self._held_up_since or time.monotonic()) if held_up else None
 
     def _failed(self, chore: str, error: HeadraceError) -> None:
-        log.warning("%s failed and is tried again in a minute: %s", chore, error)
+        log.warning("%s failed and will be retried in a minute: %s", chore, error)

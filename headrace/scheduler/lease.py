@@ -1,8 +1,8 @@
-"""Which loop trains, where several share one installation: the holder of a lease, one object replaced by compare-and-swap.
+"""The lease that lets one of several training loops of an installation train: an object replaced by compare-and-swap.
 
-The holder adds one to a count every so often. A count that stands still is that of a loop that is gone, judged by each reader's
-own clock. For a moment two may think that the lease is theirs; plan and manifest then let one round count, so that this is about
-not training twice and never about what comes of it.
+The holder increments a heartbeat count. If it has not changed for `GONE_S` seconds, by the observer's own clock, the holder is
+considered gone. For a moment two loops may both believe they hold the lease; plan and manifest then let only one round count.
+The lease avoids duplicate training; correctness does not depend on it.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from headrace.storage.objects import ObjectWriter
 
 BEAT_S = 3.0
 GONE_S = 30.0
-"""A holder at low priority on a busy machine may beat late."""
+"""Long, because a holder at low priority on a busy machine may beat late."""
 _KEY = "loop/training.json"
 
 
 class LeaderLease:
-    """The lease as one loop sees it; `name` is the same for a loop that was started again in another's place."""
+    """The lease as one loop sees it; a restarted loop takes over its predecessor's `name`."""
 
     def __init__(self, leases: ObjectWriter, name: str, *, gone_s: float = GONE_S) -> None:
         self.name = name
         self.is_held = False
         self.holder = ""
-        """Who has it if we do not, for people: machine and name."""
+        """The other holder, for people: machine and name; empty if we hold it."""
         self._leases = leases
         self._gone_s = gone_s
         self._seen: tuple[str, int] = ("", -1)
         self._changed = time.monotonic()
 
     def beat(self) -> bool:
-        """Take the lease where it is free, keep it where it is ours; whether we have it."""
+        """Take the lease if it is free, renew it if it is ours; returns whether we hold it."""
         try:
             data, etag = self._leases.get_with_etag(_KEY)
             lease: dict[str, Any] = json.loads(data)
@@ -50,14 +50,14 @@ class LeaderLease:
             return False
         try:
             self._put({"name": self.name, "count": holder[1] + 1, "machine": socket.gethostname()}, etag)
-        except LostRace:  # the next beat sees who was quicker
+        except LostRace:  # the next beat finds the new holder
             self.is_held = False
         else:
             self.is_held, self.holder = True, ""
         return self.is_held
 
     def leave(self) -> None:
-        """Give it up at once, rather than by silence."""
+        """Release the lease at once, so that others need not wait for the timeout."""
         if self.is_held:
             try:
                 data, etag = self._leases.get_with_etag(_KEY)

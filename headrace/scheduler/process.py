@@ -1,4 +1,4 @@
-"""The loop's process, as `headrace up` starts it, watches it and ends it."""
+"""The training loop's process, which `headrace up` starts, watches and ends."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from headrace.settings import Settings
 
 _LOOK_S = 0.2
 _END_S = 5.0
-"""What was under way is taken up again from its last checkpoint, so there is no need to wait for long."""
+"""Short, because an interrupted round resumes from its last checkpoint."""
 _LASTED_S = 120.0
 
 
 class SchedulerProcess:
-    """A context manager: the loop's process runs meanwhile, and is started again where it ends by itself.
+    """A context manager that keeps the loop's process running and restarts it when it ends unexpectedly.
 
-    The process is tied by the kernel to the thread that starts it, so that one stays until it has ended.
+    The kernel ends the process with the thread that started it, so that thread stays until it has ended.
     """
 
     def __init__(self, settings: Settings, name: str) -> None:
@@ -46,7 +46,7 @@ class SchedulerProcess:
         self._thread.join(_END_S + 5.0)
 
     def stop(self) -> None:
-        """Have the process end, without waiting for it."""
+        """Tell the process to end, without waiting for it."""
         self._over.set()
 
     def _keep(self) -> None:
@@ -55,7 +55,7 @@ class SchedulerProcess:
             try:
                 process = self._start()
             except Exception as error:
-                self._wait(f"The loop's process cannot be started: {error}")
+                self._wait(f"The training loop's process cannot be started: {error}")
                 continue
             while process.poll() is None and not self._over.wait(_LOOK_S):
                 pass
@@ -80,16 +80,16 @@ class SchedulerProcess:
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # a Ctrl-C is told to it once, by us
+                    start_new_session=True,  # so that it gets a Ctrl-C once, from us
                 )
         except OSError as error:
             raise write_error(error, log) from None
 
     def _wait(self, why: str) -> None:
-        """Say that it ended and when it is started again, and wait until then."""
+        """Write that it ended and when it will be restarted, and wait until then."""
         wait_s = self._pause.failed()
         state = status.stored(self._home.root)
-        # What it said of itself before it ended says more than its exit code.
+        # The trouble it reported before it ended is more useful than its exit code.
         reason = state["trouble"] if state["state"] == status.ENDED else None
         trouble = {"recipe": "", "why": why, "hint": f"Its log is {self._home.logs / 'loop.log'}.", **(reason or {})}
         trouble |= {"times": self._pause.times, "next": (datetime.now(UTC) + timedelta(seconds=wait_s)).isoformat()}
@@ -110,5 +110,5 @@ class SchedulerProcess:
 
 def _how(code: int) -> str:
     if code < 0:
-        return f"The loop's process was ended by {signal.Signals(-code).name}."
-    return f"The loop's process ended by itself, exit code {code}."
+        return f"The training loop's process was ended by {signal.Signals(-code).name}."
+    return f"The training loop's process ended unexpectedly with exit code {code}."

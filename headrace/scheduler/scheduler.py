@@ -1,4 +1,4 @@
-"""What the loop does next: a round, a look at a canary, or nothing for a while. One thing at a time."""
+"""The scheduler of the training loop: one thing at a time, a round, a canary check, or nothing for a while."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from headrace.training.round import Round
 
 @dataclass
 class Pause:
-    """Seconds to wait: `first` after one failure, twice as long after each further one, at most `most`."""
+    """Exponential backoff in seconds: `first` after one failure, doubled after each further one, at most `most`."""
 
     first: float = 60.0
     most: float = 3_600.0
@@ -44,21 +44,21 @@ class Pause:
         return backoff(self.times, first_s=self.first, longest_s=self.most, spread=0.0)
 
     def succeeded(self) -> None:
-        """The next failure is the first again."""
+        """Reset the count of failures."""
         self.times = 0
 
 
 _LOOK_S = 2.0
 _WATCH_S = 10.0
 _OTHERS = timedelta(minutes=15)
-"""How long a round that somebody else began is left to them."""
+"""How long another process's round is left to that process."""
 
 log = logging.getLogger("headrace.scheduler")
 
 
 @dataclass
 class PendingVerdicts:
-    """What waits for one recipe: verdicts it has not learned from, since when, and whether that is reason enough for a round."""
+    """Verdicts that one recipe has not learned from, since when, and whether they start a round."""
 
     recipe: str
     model: str
@@ -70,7 +70,7 @@ class PendingVerdicts:
 
 
 class Scheduler:
-    """Makes rounds for one installation while it holds the lease, and watches canaries; `go` is how a round is made."""
+    """Runs rounds for one installation while it holds the lease, and watches canaries; `go` runs a round."""
 
     def __init__(
         self, app: App, told: Status, name: str, *, pause: Pause | None = None, go: Callable[..., Round] = TrainingLoop.round
@@ -86,18 +86,18 @@ class Scheduler:
         self.lease = LeaderLease(runner.open(ObjectWriter, LEASES, stage="loop"), name)
         self._known: dict[int, Manifest] = {}
         self._tried: dict[str, due.Reached] = {}
-        """What each recipe was offered and could not learn from."""
+        """The position up to which each recipe found nothing to learn from."""
         self._since: dict[str, tuple[due.Reached, datetime]] = {}
-        """When the oldest verdict was given that a recipe has not read, beside what it had read when that was looked up."""
+        """For each recipe, the position it had read to, and the time of its oldest unread verdict at that position."""
         self._after = ""
         self._watched_at = -_WATCH_S
         self._canaries: dict[str, str] = {}
-        # The round that the loop before this one had under way, if it was ended in the middle of it.
+        # The round that the previous loop process was running when it ended, if any.
         self._ours: dict[str, Any] | None = told.get("round")
         told.update(round=None, trouble=None)
 
     def run(self) -> None:
-        """Go on until interrupted; `KeyboardInterrupt` passes through."""
+        """Run until interrupted; `KeyboardInterrupt` passes through."""
         while True:
             busy = self.step()
             self._status.flush()
@@ -105,67 +105,67 @@ class Scheduler:
                 time.sleep(_LOOK_S)
 
     def step(self) -> bool:
-        """One thing: whether a round was made, so that the next may follow at once."""
+        """Do one thing; returns whether a round ran, in which case the next step may follow at once."""
         if not self.lease.is_held:
-            whose = f"The loop at {self.lease.holder} trains for this installation." if self.lease.holder else ""
-            self._status.update(state=status.ELSEWHERE if whose else status.STARTING, note=whose)
+            holder = f"The training loop at {self.lease.holder} trains for this installation." if self.lease.holder else ""
+            self._status.update(state=status.ELSEWHERE if holder else status.STARTING, note=holder)
             return False
         try:
             self._watch()
-            stands = self._app.runner.run(due.training_backlog, recipes=self._settings.recipes, known=self._known)
-            waiting = [self._waiting(recipe, stands) for recipe in self._settings.recipes]
+            backlog = self._app.runner.run(due.training_backlog, recipes=self._settings.recipes, known=self._known)
+            waiting = [self._waiting(recipe, backlog) for recipe in self._settings.recipes]
         except LostRace as error:
-            log.info("somebody else was quicker: %s", error.message)
+            log.info("another process was faster: %s", error.message)
             return False
         except HeadraceError as error:
-            # Nothing was tried: it is looked at again in a moment, and said meanwhile.
+            # No round has started: show the error and check again in a moment.
             self._status.update(note=str(error))
             return False
         self._status.update(
-            recipes=[_as_dict(one, self._settings.verdicts) for one in waiting], last=_last(stands.newest), note=""
+            recipes=[_as_dict(one, self._settings.verdicts) for one in waiting], last=_last(backlog.newest), note=""
         )
         if time.monotonic() < self._retry_at:
             self._status.update(state=status.PAUSED)
             return False
         self._status.update(state=status.WAITING)
-        if stands.begun is not None:
-            return self._resumed(stands.begun)
+        if backlog.begun is not None:
+            return self._resumed(backlog.begun)
         self._ours = None
         ready = [one.recipe for one in waiting if one.due]
         if not ready:
             return False
-        # Round robin: verdicts that keep coming must not let the first recipe take every round.
+        # Round robin, so that a steady stream of verdicts does not give every round to the first recipe.
         order = list(self._settings.recipes)
         start = order.index(self._after) + 1 if self._after in order else 0
-        self._train(next(name for name in [*order[start:], *order[:start]] if name in ready), stands)
+        self._train(next(name for name in [*order[start:], *order[:start]] if name in ready), backlog)
         return True
 
     def _resumed(self, begun: Plan) -> bool:
-        """Take a round up that was begun: our own at once, another's only when it is left lying."""
+        """Resume a round that was begun: our own at once, another process's only once it is abandoned."""
         ours = self._ours is not None and self._ours.get("recipe") == begun.recipe
         age = datetime.now(UTC) - datetime.fromisoformat(begun.begun)
         if not ours and age < _OTHERS:
-            self._status.update(note=f"Round {begun.round} ({begun.recipe}) is being made by another command.")
+            self._status.update(note=f"Another command is running round {begun.round} ({begun.recipe}).")
             return False
-        log.info("round %d (%s) was begun and is taken up again", begun.round, begun.recipe)
+        log.info("resuming round %d (%s)", begun.round, begun.recipe)
         self._train(begun.recipe, None, resumed=True)
         return True
 
-    def _waiting(self, recipe: str, stands: due.TrainingBacklog) -> PendingVerdicts:
+    def _waiting(self, recipe: str, backlog: due.TrainingBacklog) -> PendingVerdicts:
         chosen = RECIPES.get(recipe)
         model = chosen.model if chosen else ""
-        tried, read = self._tried.get(recipe, {}), stands.read.get(recipe, {})
-        behind = min((read, tried), key=lambda reached: due.new(stands.landed, reached)) if tried else read
-        count = due.new(stands.landed, behind)
+        tried, read = self._tried.get(recipe, {}), backlog.read.get(recipe, {})
+        behind = min((read, tried), key=lambda reached: due.new(backlog.landed, reached)) if tried else read
+        count = due.new(backlog.landed, behind)
         if not count:
             self._since.pop(recipe, None)
             return PendingVerdicts(recipe, model, 0, None, None, False, self._note(recipe, model))
         before, since = self._since.get(recipe, (None, None))
-        if before != behind:  # not looked up yet, or another command has learned from it meanwhile
-            since = self._app.runner.run(due.oldest, landed=stands.landed, read=behind)
+        if before != behind:  # not looked up yet, or another command has trained since
+            since = self._app.runner.run(due.oldest, landed=backlog.landed, read=behind)
             if since is not None:
                 self._since[recipe] = behind, since
-        # A verdict whose writer's clock is ahead waits as long as one that was given now.
+        # If the writer's clock is ahead, treat the verdict as given now.
         due_at = min(since, datetime.now(UTC)) + timedelta(minutes=self._settings.minutes) if since else None
         enough = count >= self._settings.verdicts or (due_at is not None and datetime.now(UTC) >= due_at)
         return PendingVerdicts(
@@ -174,8 +174,8 @@ class Scheduler:
 
     def _note(self, recipe: str, model: str) -> str:
         if model in self._canaries:
-            return f"waits for the canary {self._canaries[model]} to end"
-        return "nothing it could learn from yet" if recipe in self._tried else ""
+            return f"waiting for canary {self._canaries[model]} to end"
+        return "nothing to learn from yet" if recipe in self._tried else ""
 
     def _watch(self) -> None:
         if time.monotonic() - self._watched_at < _WATCH_S:
@@ -186,14 +186,14 @@ class Scheduler:
             if model in canary.TRIED:
                 watched = self._app.runner.run(canary.watch, model=model, settings=self._settings)
             if watched is not None and watched.ended:
-                log.info("the canary %s %s ended, %s: %s", model, watched.version, watched.ended, watched.why)
+                log.info("canary of %s, version %s, ended with %s: %s", model, watched.version, watched.ended, watched.why)
             pointer, _ = champion(self._models, model)
             updates[model] = {**pointer.as_dict(), "canary_status": watched.as_dict() if watched else None}
         self._canaries = {name: one["canary"]["version"] for name, one in updates.items() if one["canary"]}
         self._status.update(models=updates)
         self._watched_at = time.monotonic()
 
-    def _train(self, recipe: str, stands: due.TrainingBacklog | None, *, resumed: bool = False) -> None:
+    def _train(self, recipe: str, backlog: due.TrainingBacklog | None, *, resumed: bool = False) -> None:
         model = RECIPES[recipe].model if recipe in RECIPES else ""
         fresh = {"number": None, "recipe": recipe, "model": model, "stage": "land", "step": 0, "steps": 0, "eta_s": None}
         self._ours = {**fresh, "begun": status.now(), "resumed": resumed, "loss": None}
@@ -202,30 +202,32 @@ class Scheduler:
         self._after = recipe
         done = False
         try:
-            self._round(recipe, stands)
+            self._round(recipe, backlog)
             done = True
         except LostRace as error:
-            log.info("somebody else committed this round: %s", error.message)
+            log.info("another process committed this round: %s", error.message)
         except HeadraceError as error:
             self._failed(recipe, error.message, error.hint)
         except Exception as error:
             log.exception("a round with %s failed", recipe)
             self._failed(recipe, f"Unexpected error: {type(error).__name__}: {error}.", "The log has the traceback.")
-        self._watched_at = -_WATCH_S  # a promotion is to be seen at once
+        self._watched_at = -_WATCH_S  # show a promotion at once
         if done:
             self._pause.succeeded()
         self._status.update(state=status.WAITING, round=None)
 
-    def _round(self, recipe: str, stands: due.TrainingBacklog | None) -> None:
+    def _round(self, recipe: str, backlog: due.TrainingBacklog | None) -> None:
         with App(self._app.settings, "train", quiet=True) as app:
             training = replace(app.training, runner=ReportingRunner(app.runner, self._status))
             try:
                 done = self._go(training, recipe, canary=self._settings.canary.share, load=training.load)
             except NothingToLearn as nothing:
-                # Not a failure: other recipes learn from other verdicts.
+                # Not a failure: another recipe may still learn from these verdicts.
                 app.runner.record.detail["nothing"] = nothing.message
                 landed = (
-                    stands.landed if stands else self._app.runner.run(due.training_backlog, recipes=(), known=self._known).landed
+                    backlog.landed
+                    if backlog
+                    else self._app.runner.run(due.training_backlog, recipes=(), known=self._known).landed
                 )
                 self._tried[recipe] = landed
                 self._since.pop(recipe, None)
@@ -241,7 +243,7 @@ class Scheduler:
     def _failed(self, recipe: str, why: str, hint: str) -> None:
         wait_s = self._pause.failed()
         self._retry_at = time.monotonic() + wait_s
-        log.warning("a round with %s failed, the next try is in %.0f s: %s", recipe, wait_s, why)
+        log.warning("a round with %s failed; next attempt in %.0f s: %s", recipe, wait_s, why)
         self._status.update(
             trouble={
                 "recipe": recipe,
@@ -254,7 +256,7 @@ class Scheduler:
 
 
 class ReportingRunner(Runner):
-    """A runner that tells which stage it has come to."""
+    """A runner that reports its current stage to the status."""
 
     def __init__(self, runner: Runner, told: Status) -> None:
         super().__init__(runner.record, runner.endpoints, batches=runner.batches, bars=StatusBars(told))

@@ -1,4 +1,4 @@
-"""What the loop tells, as one file in the home (`loop.json`), for the page, the API and `headrace loop`."""
+"""The training loop's status: a file in the home (`loop.json`), read by the page, the API and `headrace loop`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _EMPTY: dict[str, Any] = {
 
 
 def read(home: Path) -> dict[str, Any]:
-    """What the loop of this home told last; `running` says whether its process lives, and state is "ended" where it does not.
+    """The loop's last status; `running` says whether its process is alive, and if not, the state is "ended".
 
     A home whose loop never ran has state "off".
     """
@@ -58,7 +58,7 @@ def read(home: Path) -> dict[str, Any]:
 
 
 def stored(home: Path) -> dict[str, Any]:
-    """The file as it is."""
+    """The status as stored in the file."""
     try:
         return {**_EMPTY, **json.loads((home / FILE).read_bytes())}
     except (OSError, ValueError):
@@ -66,7 +66,7 @@ def stored(home: Path) -> dict[str, Any]:
 
 
 def write(home: Path, state: dict[str, Any]) -> None:
-    """Replace the file, whole or not at all, as told by this process; a disk that is full keeps nobody from training."""
+    """Replace the file atomically, with this process's id; errors (a full disk) are ignored, so that training goes on."""
     state = {**state, "pid": os.getpid(), "process_started": began(os.getpid())}
     with contextlib.suppress(OSError, HeadraceError):
         write_atomically(home / FILE, json.dumps({**state, "at": now()}, indent=1, default=str).encode())
@@ -78,7 +78,7 @@ def now() -> str:
 
 
 class Status:
-    """The loop's own copy of what it tells; safe to share between threads. `flush` writes it where it has changed."""
+    """The status in memory; thread-safe. `flush` writes it to the file if it has changed."""
 
     def __init__(self, home: Path, **previous: Any) -> None:
         self._home = home
@@ -94,19 +94,19 @@ class Status:
             self._state.update(what)
 
     def update_round(self, **what: Any) -> None:
-        """Add to what is told of the round under way."""
+        """Update these keys of the current round."""
         with self._lock:
             if self._state["round"] is not None:
                 self._state["round"] = {**self._state["round"], **what}
                 self._changed = True
 
     def stage(self, name: str) -> None:
-        """The round under way has come to this stage."""
+        """The current round has entered this stage."""
         self._began = None
         self.update_round(stage=name, step=0, steps=0, eta_s=None)
 
     def step(self, done: int, total: int, loss: float | None = None) -> None:
-        """The stage under way has done so much; the time left is told from the second step on."""
+        """Set the progress of the current stage; the time left is known from the second step on."""
         clock = time.monotonic()
         if self._began is None:
             self._began = (clock, done)
@@ -115,12 +115,12 @@ class Status:
         self.update_round(step=done, steps=total, eta_s=left, **({} if loss is None else {"loss": round(loss, 4)}))
 
     def get(self, name: str) -> Any:
-        """What is told under a key."""
+        """The value of a key."""
         with self._lock:
             return self._state[name]
 
     def flush(self) -> None:
-        """Write what is told, if it has changed."""
+        """Write the status if it has changed."""
         with self._lock:
             changed, self._changed = self._changed, False
             state = dict(self._state)
@@ -129,14 +129,14 @@ class Status:
 
 
 class StatusBars(ProgressBars):
-    """Progress of long work into the status instead of onto a terminal."""
+    """Progress bars that write to the status instead of the terminal."""
 
     def __init__(self, status: Status) -> None:
         super().__init__(quiet=True)
         self._status = status
 
     def track(self, items: Iterable[T], what: str, *, total: int | None = None, of: str = "", size: bool = False) -> Iterator[T]:
-        """Yield the items and tell how far they are, where it is known how many there are."""
+        """Yield the items; report progress if `total` is known."""
         done = 0
         for item in items:
             yield item
@@ -146,5 +146,5 @@ class StatusBars(ProgressBars):
 
     @contextmanager
     def counted(self, what: str, *, of: str = "") -> Iterator[Any]:
-        """Yield a function (done, of how many, loss) that tells it."""
+        """Yield a function (done, total, loss) that reports progress."""
         yield self._status.step

@@ -273,15 +273,15 @@ def test_a_gap_stops_its_partition_alone_until_it_is_accepted(servers: Servers, 
     done = land(endpoints, tmp_path)
     (refusal,) = done.divergences
     assert (refusal.kind, refusal.partition, refusal.landed, refusal.span.low) == ("gap", 1, 10, 12)
-    assert "2 events are gone" in refusal.seen
+    assert "2 events were deleted" in refusal.seen
     assert refusal.remedy.endswith("headrace land --accept-gap events/1")
     assert done.total == 6, "the others land"
-    with pytest.raises(WrongUsage, match="not refused for that"):
+    with pytest.raises(WrongUsage, match="stopped for another reason"):
         accept(endpoints, tmp_path, 1, gap=False)
-    with pytest.raises(WrongUsage, match="is not refused"):
+    with pytest.raises(WrongUsage, match="has not stopped"):
         accept(endpoints, tmp_path, 0, gap=True)
     accepted = accept(endpoints, tmp_path, 1, gap=True)
-    assert accepted.sentence == "events/1 goes on at offset 12; offsets 10 to 11 are given up."
+    assert accepted.sentence == "events/1 continues at offset 12; offsets 10 to 11 are given up."
     assert land(endpoints, tmp_path).total == 1
     lost = {number for number, place in events.places.items() if place in ((1, 10), (1, 11))}
     events.places = {number: place for number, place in events.places.items() if number not in lost}

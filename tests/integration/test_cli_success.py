@@ -218,7 +218,7 @@ def test_a_round_is_made_tried_promoted_and_rolled_back(headrace: Headrace, endp
 
 def test_a_recipe_is_the_one_that_was_named(headrace: Headrace) -> None:
     headrace("train", "--recipe", "embedder", code=2)
-    assert "The settings name an embedder of their own (words-384" in headrace.err
+    assert "The settings name your own embedder (words-384" in headrace.err
 
 
 def test_maintenance_says_what_it_did_with_each_table(headrace: Headrace, voices: Voices) -> None:

@@ -234,7 +234,7 @@ def an_embedder_of_the_users_own_is_not_trained(loop: TrainingLoop) -> None:
         lambda: other.promote("embedder", version="none", who="ann", why=""),
         lambda: other.rollback("embedder", who="ann", why=""),
     ):
-        with pytest.raises(BadSettings, match="embedder of their own"):
+        with pytest.raises(BadSettings, match="your own embedder"):
             attempt()
     assert manifest.numbers(ObjectReader(ROUNDS, loop.runner.endpoints, METER)) == []
     assert loop.embedder.reconcile().version == "none", "nothing is indexed, nothing is done"

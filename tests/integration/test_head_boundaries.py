@@ -225,4 +225,4 @@ def test_the_backlog_counts_estimates_and_warns_at_half_the_retention(endpoints:
     put(2_508, 2_509, age_s=0.0)
     late = seen()
     assert late.lag == 2
-    assert late.trouble == "The oldest event that has not landed is 51% of the way to being forgotten: headrace land"
+    assert late.trouble == "The oldest event that has not landed is at 51% of the broker's retention: headrace land"

@@ -103,19 +103,19 @@ def test_the_head_is_shown_followed_and_refused(home: Home, run: Callable[..., S
         put(endpoints, 6, 7)
         code, _, err = run("land", "--once")
         assert code == 1
-        assert "feedback/0 does not land (recreated)" in err
+        assert "feedback/0 has stopped landing (recreated)" in err
         assert "headrace land --accept-new-head feedback/0" in err
         assert "recreated" in feedback()["trouble"]
         assert "feedback/0: recreated" in run("head")[1]
         assert sql("select kind, action from divergences") == [{"kind": "recreated", "action": "stopped"}]
         code, _, err = run("land", "--once", "--accept-new-head", "feedback/0")
         assert code == 0, err
-        assert "goes on at offset 0 of the new head, whose rows are called 'feedback@02'" in err
+        assert "continues at offset 0 of the new head; its rows have the topic 'feedback@02'" in err
         found = sql('select topic, "offset", verdict_id from feedback order by topic, "offset"')
         assert [(row["topic"], row["offset"]) for row in found][-2:] == [("feedback@02", 0), ("feedback@02", 1)]
         assert sql("select action, who from divergences where action = 'resolved'")[0]["who"] != ""
         code, _, err = run("land", "--once", "--accept-gap", "feedback/0")
-        assert (code, "is not refused" in err) == (2, True)
+        assert (code, "has not stopped" in err) == (2, True)
         code, _, err = run("land", "--once", "--accept-gap", "other/0")
         assert (code, "There is no partition" in err) == (1, True)
         process.send_signal(signal.SIGTERM)

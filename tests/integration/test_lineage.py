@@ -144,7 +144,7 @@ def test_what_is_not_there_is_said(world: World, story: dict[str, Any]) -> None:
         world.runner.run(trace_answer, answer_id="q-9")
     with pytest.raises(NotFound, match="No event has landed from feedback/0/999"):
         world.runner.run(trace_event, event="feedback/0/999")
-    with pytest.raises(WrongUsage, match="'feedback/x' is not the place of an event"):
+    with pytest.raises(WrongUsage, match="'feedback/x' is not an event's address"):
         world.runner.run(trace_event, event="feedback/x")
     with pytest.raises(NotFound):
         world.runner.run(bound, event="feedback/0/999")

@@ -167,7 +167,7 @@ def test_without_the_seat_nothing_is_done(app: App, loop: Seated, rounds: Rounds
     assert not loop.step()
     assert (loop.told.get("state"), loop.told.get("note")) == (
         status.ELSEWHERE,
-        "The loop at another machine (two) trains for this installation.",
+        "The training loop at another machine (two) trains for this installation.",
     )
     loop.lease.holder = ""
     assert not loop.step()
@@ -243,7 +243,7 @@ def test_a_model_on_trial_is_not_trained_meanwhile_and_others_are(app: App, loop
     notes = {name: (one["note"], one["due"], one["new"]) for name, one in loop.waiting.items()}
     assert notes == {
         "reranker": ("", False, 0),
-        **dict.fromkeys(("sft", "kto"), ("waits for the canary v000099 to end", False, VERDICTS)),
+        **dict.fromkeys(("sft", "kto"), ("waiting for canary v000099 to end", False, VERDICTS)),
     }
     assert loop.told.get("models")["generator"]["canary_status"]["version"] == "v000099"
 
@@ -273,7 +273,7 @@ def test_a_round_that_another_command_began_is_left_to_it(app: App, loop: Seated
     judged(app, VERDICTS)
     number = begun(app, "kto", minutes_ago=14.5)
     assert not loop.step()
-    assert loop.told.get("note") == f"Round {number} (kto) is being made by another command."
+    assert loop.told.get("note") == f"Another command is running round {number} (kto)."
     assert rounds.made == []
 
 
@@ -351,7 +351,7 @@ def test_a_recipe_that_finds_nothing_to_learn_waits_for_new_verdicts(app: App, r
     assert made == ["reranker"]
     assert loop.told.get("trouble") is None
     assert not loop.step(), "the same would come of it"
-    assert loop.waiting["reranker"]["note"] == "nothing it could learn from yet"
+    assert loop.waiting["reranker"]["note"] == "nothing to learn from yet"
     assert loop.waiting["reranker"]["new"] == 0
     recorded = runs(app.settings.home)[-1]
     assert (recorded["command"], recorded["state"]) == ("train", "done")

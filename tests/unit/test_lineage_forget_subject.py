@@ -152,5 +152,5 @@ def test_an_event_knows_its_topic_and_incarnation() -> None:
 
 @pytest.mark.parametrize("text", ["feedback/0", "feedback/0/x", "feedback/-1/0", "chunks/0/1", "feedback/0/1/2", "", "a1b2"])
 def test_what_is_no_place_is_refused(text: str) -> None:
-    with pytest.raises(WrongUsage, match="is not the place of an event"):
+    with pytest.raises(WrongUsage, match="is not an event's address"):
         Event.parse(text)
