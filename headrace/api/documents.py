@@ -27,7 +27,8 @@ from headrace.documents.chunk import of_generation
 from headrace.documents.generations import active_reader
 from headrace.documents.index import bring_up, take_in
 from headrace.documents.names import composed, document_id
-from headrace.documents.versions import ORIGIN, PROCESSED_OFFSETS, ROWS_IN_ORDER
+from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets
+from headrace.documents.versions import ORIGIN, ROWS_IN_ORDER
 from headrace.errors import BadDocument, Forbidden, NotFound, QuotaReached, Transient, kind_of
 from headrace.readiness import Trouble
 from headrace.settings import Settings, TenantLimits
@@ -84,6 +85,10 @@ class Document:
         """What of it has to be in the index."""
         return self.id, self.version, frozenset(self.readers)
 
+    def is_processed(self, offsets: ProcessedOffsets) -> bool:
+        """Whether the event of a document that was put or deleted here is among the processed ones."""
+        return self.offset < offsets.reached(DOCUMENT_EVENTS.name, self.partition, self.tenant)
+
     def as_dict(self) -> dict[str, Any]:
         """The document as JSON-ready keys."""
         return {
@@ -120,8 +125,8 @@ class Documents:
         self._churn = Rate(seconds=_DAY_S)
         self._reserved: Counter[str] = Counter()  # bytes of puts that are not announced yet
         self._reserving: Counter[str] = Counter()
-        self._reached: dict[int, int] = {}  # offset of each partition up to which events were parsed
-        self._settled: dict[int, int] = {}  # and up to which the index follows them: what was deleted answers until then
+        self._reached = ProcessedOffsets()  # the events that are parsed
+        self._settled = ProcessedOffsets()  # and those that the index follows: what was deleted answers until then
         self._snapshot: int | None = None
         self._looked = -_LOOK_S
         self._lock = threading.RLock()
@@ -278,7 +283,7 @@ class Documents:
                 continue
             versions = stored[uri] = dict(stored.get(uri, {}))
             for document in documents:
-                if document.offset < self._reached.get(document.partition, 0):
+                if document.is_processed(self._reached):
                     continue  # the tables know of it
                 if document.status == DELETING:
                     versions.clear()
@@ -370,12 +375,7 @@ class Documents:
             self._looked = time.monotonic()
 
     def _read(self) -> None:
-        taken: dict[str, int] = dict(self._table.snapshot_property(PROCESSED_OFFSETS) or {})
-        reached: dict[int, int] = {}
-        for name in sorted(taken):  # of a topic that was made anew, its newest form comes last
-            topic, _, partition = name.rpartition("/")
-            if topic.partition("@")[0] == DOCUMENT_EVENTS.name:
-                reached[int(partition)] = taken[name]
+        reached = ProcessedOffsets(self._table.snapshot_property(PROCESSED_OFFSETS)).newest_epoch(DOCUMENT_EVENTS.name)
         shelves: dict[str, dict[str, Document]] = {}
         kept_of: dict[str, dict[str, _Versions]] = {}
         for row in self._table.read(_COLUMNS).sort_by(ROWS_IN_ORDER).to_pylist():
@@ -401,13 +401,9 @@ class Documents:
 
     def _unprocessed(self, documents: Sequence[Document]) -> Sequence[Document]:
         """Those of a document's changes that the tables do not show yet; a last deletion until the index has followed."""
-
-        def is_shown(document: Document, upto: dict[int, int]) -> bool:
-            return document.offset < upto.get(document.partition, 0)
-
-        left = [document for document in documents if not is_shown(document, self._reached)]
+        left = [document for document in documents if not document.is_processed(self._reached)]
         last = documents[-1]
-        return left or ([last] if last.status == DELETING and not is_shown(last, self._settled) else [])
+        return left or ([last] if last.status == DELETING and not last.is_processed(self._settled) else [])
 
     def _check_index(self) -> None:
         """Which of the parsed documents another process has indexed: those with all their chunks in it, for their readers."""

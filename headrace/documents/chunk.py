@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Protocol, TypeVar
@@ -21,7 +21,8 @@ from headrace.core.stage import stage
 from headrace.documents import AHEAD
 from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.formats.registry import SOURCE_CODE
-from headrace.documents.versions import ORIGIN, PROCESSED_OFFSETS, live, place
+from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets
+from headrace.documents.versions import ORIGIN, live
 from headrace.errors import HeadraceError
 from headrace.models import tokens
 from headrace.storage.records import batch
@@ -65,15 +66,16 @@ def chunk(
     generation: int = 1,
     give_up: GiveUp = refuse,
 ) -> Chunked:
-    """Split every live document version that the chunks table has not taken in; `window` is in word pieces.
+    """Split every live document version that the chunks table has not processed; `window` is in word pieces.
 
     One that cannot be split is given up before the property moves past it, so that no kill in between loses the reason.
 
     Each generation of the index has rows of its own, and a snapshot property of its own for what it has taken in.
     """
-    taken = PROCESSED_OFFSETS if generation == 1 else f"{PROCESSED_OFFSETS}-g{generation}"
-    recorded = chunks.snapshot_property(taken)
-    position = dict(recorded or {})
+    name_of_offsets = PROCESSED_OFFSETS if generation == 1 else f"{PROCESSED_OFFSETS}-g{generation}"
+    recorded = chunks.snapshot_property(name_of_offsets)
+    processed = ProcessedOffsets(recorded)
+    parsed = ProcessedOffsets(documents.snapshot_property(PROCESSED_OFFSETS)).floors  # before the rows are read: those are in
     answering = live(documents)
     # A version put back after another one, or put twice, has its chunks already.
     existing = of_generation(chunks.read(("document_id", "version", "generation")), generation)
@@ -82,6 +84,8 @@ def chunk(
     count = {"documents": 0, "chunks": 0}
     failed: list[Unfit] = []
     unnoted: list[Unfit] = []
+    fresh = _new(documents, processed)
+    done = 0
 
     def commit() -> None:
         nonlocal recorded
@@ -89,13 +93,19 @@ def chunk(
             give_up(tuple(unnoted))
             failed.extend(unnoted)
             unnoted.clear()
-        if position != (recorded or {}):
-            chunks.append(batch(CHUNK_ROWS.columns, rows), properties={taken: dict(position)}, expected={taken: recorded})
-        recorded = dict(position)
+        # Above what is parsed of all tenants, rows of others may still come in front of these.
+        processed.settle(fresh[:done], fresh[done:], parsed)
+        if (offsets := processed.as_property()) != (recorded or {}):
+            chunks.append(
+                batch(CHUNK_ROWS.columns, rows), properties={name_of_offsets: offsets}, expected={name_of_offsets: recorded}
+            )
+        recorded = offsets
         rows.clear()
 
-    for document in bars.track(_new(documents, position), "chunk", of="documents"):
-        position[place(document)] = document["offset"] + 1
+    for document in bars.track(fresh, "chunk", total=len(fresh), of="documents"):
+        done += 1
+        if document["status"] == "parsed":  # a document that was left out has a row before the tenant's events in front of it
+            processed.add(document)
         if document["status"] != "parsed" or answering.get(document["document_id"]) != document["version"]:
             continue
         if (name := (document["document_id"], document["version"])) in split_before:
@@ -347,11 +357,11 @@ def _width(text: str) -> int:
     return max(tokens.count(text), -(-len(text) // _PIECE_CHARS))
 
 
-def _new(documents: TableReader, position: Mapping[str, int]) -> list[dict[str, Any]]:
+def _new(documents: TableReader, processed: ProcessedOffsets) -> list[dict[str, Any]]:
     columns = ("document_id", "version", "tenant", "uri", "status", "media", "title", "text", "parts", "readers", *ORIGIN)
     waiting = []
     for rows in documents.scan(columns):
-        new = [row["offset"] >= position.get(place(row), 0) for row in rows.select(ORIGIN).to_pylist()]
+        new = [not processed.includes(row) for row in rows.select(("tenant", *ORIGIN)).to_pylist()]
         waiting += rows.filter(pa.array(new)).to_pylist()
     return sorted(waiting, key=lambda row: tuple(row[name] for name in ORIGIN))
 

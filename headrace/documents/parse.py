@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Any
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
@@ -15,7 +17,8 @@ from headrace.documents import AHEAD
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.names import composed, document_id, object_key
 from headrace.documents.parser import Parsed, Parser
-from headrace.documents.versions import IN_ORDER, ORIGIN, PROCESSED_OFFSETS, newest_rows, place, row_of
+from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets
+from headrace.documents.versions import IN_ORDER, ORIGIN, newest_rows, row_of
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
@@ -23,6 +26,7 @@ from headrace.storage.tables.handles import TableReader, TableWriter
 
 _COMMIT_ROWS = 200
 _COMMIT_CHARS = 20_000_000
+_AHEAD = 200  # tenants at most: every snapshot of the table notes how far each of them is
 
 log = logging.getLogger("headrace.index")
 
@@ -59,41 +63,56 @@ def parse(
     limits: ParseLimits,
     seconds: float | None = None,
 ) -> ParsedDocuments:
-    """Parse every landed event that the documents table has not taken in; rows and the offset reached go in one commit.
+    """Parse every landed event that the documents table has not processed; rows and the offsets reached go in one commit.
 
-    After so many `seconds` the rest is left for another pass: what is parsed by then need not wait for it.
+    Tenants take turns, a document each. Once `seconds` have passed and the round is whole, the rest is left for another pass, so
+    that what is parsed need not wait for it.
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
     """
     recorded = documents.snapshot_property(PROCESSED_OFFSETS)
-    position = dict(recorded or {})
-    rows = _once(events.read().sort_by(IN_ORDER).to_pylist())
-    new = [row for row in rows if row["offset"] >= position.get(place(row), 0)]
+    processed = ProcessedOffsets(recorded)
+    new = [event for event in _once(events.read().sort_by(IN_ORDER).to_pylist()) if not processed.includes(event)]
+    waiting: dict[str, deque[dict[str, Any]]] = {}
+    for event in new:
+        waiting.setdefault(event["tenant"], deque()).append(event)
     done: list[dict[str, Any]] = []
     counts = {"parsed": 0, "deleted": 0}
     failed: list[Failure] = []
-    left = 0
     started = time.monotonic()
     newest = newest_rows(documents) if new else {}
 
+    def in_turn() -> Iterator[dict[str, Any]]:
+        """The waiting events, those of a tenant in their order; ends early where time is up, after a whole round."""
+        while waiting:
+            turn = _whose_turn(waiting, processed.ahead())
+            while turn:
+                for tenant in turn:
+                    event = waiting[tenant].popleft()
+                    if not waiting[tenant]:
+                        del waiting[tenant]
+                    yield event
+                if seconds is not None and time.monotonic() - started > seconds:
+                    return
+                turn = [tenant for tenant in turn if tenant in waiting]
+            commit()  # it says who is ahead, and so how many more may be
+
     def commit() -> None:
         nonlocal recorded
-        if position == (recorded or {}):
+        processed.settle((), chain.from_iterable(waiting.values()))
+        if processed.as_property() == (recorded or {}):
             return
         documents.append(
             batch(DOCUMENT_ROWS.columns, done),
-            properties={PROCESSED_OFFSETS: dict(position)},
+            properties={PROCESSED_OFFSETS: processed.as_property()},
             expected={PROCESSED_OFFSETS: recorded},
         )
-        recorded = dict(position)
+        recorded = processed.as_property()
         done.clear()
 
     with Parser(limits) as parser:
-        for number, event in enumerate(bars.track(new, "parse", total=len(new), of="documents")):
-            if seconds is not None and time.monotonic() - started > seconds:
-                left = len(new) - number
-                break
-            position[place(event)] = event["offset"] + 1
+        for event in bars.track(in_turn(), "parse", total=len(new), of="documents"):
+            processed.add(event)
             event["uri"] = _name_of(event, newest)
             if event["readers"] is None:  # it leaves them as the events before it have them
                 before = newest.get(document_id(event["tenant"], event["uri"]))
@@ -110,7 +129,18 @@ def parse(
             if len(done) >= _COMMIT_ROWS or sum(len(d["text"]) for d in done) > _COMMIT_CHARS:
                 commit()
     commit()
-    return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed), left)
+    return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed), sum(map(len, waiting.values())))
+
+
+def _whose_turn(waiting: Collection[str], ahead: Collection[str]) -> list[str]:
+    """The tenants that take turns until all of theirs is done; `waiting` begins with the one that has waited longest.
+
+    The others are ahead of that one as soon as they had a turn, and the table notes how far. No more than `_AHEAD` may be.
+    """
+    first, *others = waiting
+    others.sort(key=lambda tenant: tenant not in ahead)
+    finished = len(set(ahead) - set(waiting))
+    return [first, *others[: max(0, _AHEAD - finished)]]
 
 
 def _name_of(event: Mapping[str, Any], newest: Mapping[str, Mapping[str, Any]]) -> str:

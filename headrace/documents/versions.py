@@ -16,8 +16,6 @@ import pyarrow.compute as pc
 from headrace.documents.names import document_id
 from headrace.storage.tables.handles import TableReader, quoted
 
-PROCESSED_OFFSETS = "processed_offsets"
-"""The snapshot property that says, per partition of the head, up to which offset a table has processed what landed."""
 ORIGIN = ("topic", "partition", "offset")
 """The columns that say which event a row is of."""
 IN_ORDER = [(name, "ascending") for name in ORIGIN]
@@ -71,11 +69,6 @@ def live(documents: TableReader) -> dict[str, str]:
         if row["status"] != "failed" and tuple(row[name] for name in ORIGIN) not in failed:
             newest[row["document_id"]] = row
     return {name: row["version"] for name, row in newest.items() if row["status"] == "parsed"}
-
-
-def place(row: Mapping[str, Any]) -> str:
-    """The partition of a landed row, as `PROCESSED_OFFSETS` names it."""
-    return f"{row['topic']}/{row['partition']}"
 
 
 def row_of(event: Mapping[str, Any]) -> dict[str, Any]:

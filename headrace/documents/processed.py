@@ -1,0 +1,88 @@
+"""Up to which event a table has processed what landed. Tenants take turns, so one may be ahead of others in a partition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+PROCESSED_OFFSETS = "processed_offsets"
+"""The snapshot property that holds `ProcessedOffsets`."""
+
+
+class ProcessedOffsets:
+    """For each partition the offset below which all events are processed, and how far those tenants are that are ahead of it.
+
+    As a snapshot property: `topic/partition` → offset, and `topic/partition/tenant` → offset for each tenant that is ahead. Each
+    tenant's own events are processed in their order.
+    """
+
+    def __init__(self, recorded: Mapping[str, int] | None = None) -> None:
+        self.floors: dict[str, int] = {}
+        self._ahead: dict[tuple[str, str], int] = {}
+        for name, offset in (recorded or {}).items():
+            topic, partition, *tenant = name.split("/", 2)
+            if tenant:
+                self._ahead[f"{topic}/{partition}", tenant[0]] = offset
+            else:
+                self.floors[name] = offset
+
+    def as_property(self) -> dict[str, int]:
+        """The offsets as the JSON value of the snapshot property."""
+        return self.floors | {f"{place}/{tenant}": offset for (place, tenant), offset in self._ahead.items()}
+
+    def ahead(self) -> set[str]:
+        """The tenants that are ahead of others."""
+        return {tenant for _, tenant in self._ahead}
+
+    def reached(self, topic: str, partition: int, tenant: str) -> int:
+        """The offset below which a tenant's events are processed."""
+        place = f"{topic}/{partition}"
+        return max(self.floors.get(place, 0), self._ahead.get((place, tenant), 0))
+
+    def includes(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event is processed; as everywhere here, a row with its origin and tenant will do."""
+        reached = self.reached(event["topic"], event["partition"], event["tenant"])
+        return bool(event["offset"] < reached)
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Note that a tenant's next event is processed."""
+        self._ahead[place_of(event), event["tenant"]] = event["offset"] + 1
+
+    def settle(
+        self,
+        done: Sequence[Mapping[str, Any]],
+        waiting: Iterable[Mapping[str, Any]],
+        most: Mapping[str, int] | None = None,
+    ) -> None:
+        """Raise each partition past what is `done`, to its first `waiting` event, and drop tenants that are not ahead of it.
+
+        With `most`, no partition is raised beyond what that says, and none that it does not name.
+        """
+        floors = dict(self.floors)
+        for place, offset in (
+            *((place, offset) for (place, _), offset in self._ahead.items()),
+            *((place_of(event), event["offset"] + 1) for event in done),
+        ):
+            floors[place] = max(floors.get(place, 0), offset)
+        for event in waiting:
+            floors[place_of(event)] = min(floors.get(place_of(event), 0), event["offset"])
+        for place, offset in floors.items():
+            if most is None or place in most:
+                self.floors[place] = max(self.floors.get(place, 0), offset if most is None else min(offset, most[place]))
+        self._ahead = {name: offset for name, offset in self._ahead.items() if offset > self.floors.get(name[0], 0)}
+
+    def newest_epoch(self, topic: str) -> ProcessedOffsets:
+        """Those of a topic under its plain name; where it was made anew (`topic@02`), of its newest epoch."""
+        recorded = self.as_property()
+        newest: dict[str, str] = {}
+        for name in sorted(recorded):
+            own, partition = name.split("/", 2)[:2]
+            if own.partition("@")[0] == topic:
+                newest[partition] = own
+        kept = {name: offset for name, offset in recorded.items() if newest.get(name.split("/", 2)[1]) == name.split("/", 1)[0]}
+        return ProcessedOffsets({f"{topic}/{name.partition('/')[2]}": offset for name, offset in kept.items()})
+
+
+def place_of(event: Mapping[str, Any]) -> str:
+    """The partition of an event, as `ProcessedOffsets` names it."""
+    return f"{event['topic']}/{event['partition']}"

@@ -1,0 +1,148 @@
+"""Tenants take turns where documents are parsed; whatever order that makes, each document is parsed and split once."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from headrace.api.documents import Documents
+from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, Store
+from headrace.core.run import Run
+from headrace.core.runner import Runner
+from headrace.documents import parse as parsing
+from headrace.documents import source
+from headrace.documents.chunk import chunk
+from headrace.documents.failed import leave_out
+from headrace.documents.formats.contract import ParseLimits
+from headrace.documents.processed import PROCESSED_OFFSETS
+from headrace.ingest.land import land
+from headrace.platform import open_platform
+from headrace.settings import Inference, Settings, TenantLimits
+from headrace.storage.meter import Meter
+from headrace.storage.tables.handles import TableReader
+
+LIMITS = ParseLimits.from_settings(Inference())
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    folder = tmp_path_factory.mktemp("turns")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
+        yield Settings(home=folder / "home")
+
+
+@pytest.fixture(scope="module")
+def runner(settings: Settings) -> Iterator[Runner]:
+    with open_platform(settings, parts=frozenset({"objects", "head"})) as endpoints:
+        yield Runner(Run("test", settings.home), endpoints)
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits(runner: Runner) -> None:
+    runner.run(land)
+    while runner.run(parsing.parse, limits=LIMITS).left:
+        pass
+
+
+def reader(runner: Runner, store: Store) -> TableReader:
+    return TableReader(store, runner.endpoints, Meter(runner.record.ledger, "test"))
+
+
+def put(runner: Runner, **uris: list[str]) -> None:
+    """Put documents by tenant, and land their events."""
+    events = reader(runner, DOCUMENT_EVENT_ROWS)
+    wanted = events.count() + sum(map(len, uris.values()))
+    for tenant, names in uris.items():
+        for uri in names:
+            text = f"# {uri}\n\nThe gate {uri} of {tenant} is open.\n"
+            runner.run(source.put, tenant=tenant, uri=uri, data=text.encode())
+    end = time.monotonic() + 30
+    while events.count() < wanted:
+        assert time.monotonic() < end
+        runner.run(land)
+
+
+def one_round(runner: Runner) -> int:
+    """A pass whose time is up after its first round, and chunks of what it parsed; returns how many events are left."""
+    left: int = runner.run(parsing.parse, limits=LIMITS, seconds=0.0).left
+    runner.run(chunk, window=200)
+    return left
+
+
+def parsed(runner: Runner, *tenants: str) -> list[str]:
+    rows = reader(runner, DOCUMENT_ROWS).read(("tenant", "uri", "status")).to_pylist()
+    return sorted(row["uri"] for row in rows if row["tenant"] in tenants and row["status"] == "parsed")
+
+
+def split(runner: Runner, *tenants: str) -> list[str]:
+    """The document of each chunk; each of these has one."""
+    rows = reader(runner, CHUNK_ROWS).read(("tenant", "uri")).to_pylist()
+    return sorted(row["uri"] for row in rows if row["tenant"] in tenants)
+
+
+def ahead(runner: Runner, store: Store) -> Counter[str]:
+    """The tenants whose offsets a table notes beside those of all."""
+    names = reader(runner, store).snapshot_property(PROCESSED_OFFSETS)
+    return Counter(name.split("/", 2)[2] for name in names if name.count("/") > 1)
+
+
+def test_a_tenant_waits_for_no_more_than_a_document_of_each_other(runner: Runner) -> None:
+    many = [f"a{n}.md" for n in range(6)]
+    put(runner, big=many, small=["b0.md"])
+    assert one_round(runner) == 5
+    assert parsed(runner, "big", "small") == split(runner, "big", "small") == ["a0.md", "b0.md"]
+    assert ahead(runner, DOCUMENT_ROWS) == ahead(runner, CHUNK_ROWS) == {"small": 1}
+    put(runner, newcomer=["c0.md", "c1.md"], small=["b1.md"])
+    assert one_round(runner) == 5
+    assert split(runner, "big", "small", "newcomer") == ["a0.md", "a1.md", "b0.md", "b1.md", "c0.md"]
+    while one_round(runner):
+        pass
+    wanted = sorted([*many, "b0.md", "b1.md", "c0.md", "c1.md"])
+    assert parsed(runner, "big", "small", "newcomer") == wanted
+    assert split(runner, "big", "small", "newcomer") == wanted, "none is lost, none is there twice"
+    assert not ahead(runner, DOCUMENT_ROWS)
+    assert not ahead(runner, CHUNK_ROWS), "what is ahead of nobody is not noted"
+    assert not runner.run(parsing.parse, limits=LIMITS).parsed
+
+
+def test_few_tenants_are_ahead_at_a_time_and_all_are_parsed(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "_AHEAD", 2)
+    others = {f"ahead-{n}": [f"d{n}.md"] for n in range(5)}
+    put(runner, behind=["e0.md", "e1.md", "e2.md"], **others)
+    assert one_round(runner) == 5
+    assert split(runner, "behind", *others) == ["d0.md", "d1.md", "e0.md"]
+    assert one_round(runner) == 4, "two are ahead already"
+    assert split(runner, "behind", *others) == ["d0.md", "d1.md", "e0.md", "e1.md"]
+    runner.run(parsing.parse, limits=LIMITS)
+    runner.run(chunk, window=200)
+    assert split(runner, "behind", *others) == ["d0.md", "d1.md", "d2.md", "d3.md", "d4.md", "e0.md", "e1.md", "e2.md"]
+
+
+def test_leaving_out_a_document_that_waits_loses_none_before_it(runner: Runner) -> None:
+    put(runner, careful=["f0.md", "f1.md", "f2.md"])
+    runner.run(leave_out, tenant="careful", uri="f2.md", reason="it is left out")
+    assert one_round(runner) == 2
+    while one_round(runner):
+        pass
+    assert split(runner, "careful") == ["f0.md", "f1.md"]
+
+
+def test_the_service_shows_what_is_parsed_out_of_turn(runner: Runner, settings: Settings) -> None:
+    documents = Documents(runner, settings)
+    for uri in ("g0.md", "g1.md", "g2.md"):
+        documents.put("slow", uri, uri.encode(), TenantLimits())
+    documents.put("quick", "h0.md", b"Open.", TenantLimits())
+    documents.put("quick", "h1.md", b"Shut.", TenantLimits())
+    documents.delete("quick", "h0.md")
+    put(runner)
+    while reader(runner, DOCUMENT_ROWS).read(("uri",), "uri = 'h1.md'").num_rows == 0:
+        runner.run(land)
+        one_round(runner)
+    documents._refresh(now=True)
+    assert documents.one("quick", "h1.md").status == "parsed"
+    assert documents.one("slow", "g2.md").status == "put"
+    assert documents.usage("quick") == (1, 5)
