@@ -21,7 +21,7 @@ from headrace.core.stage import stage
 from headrace.documents import AHEAD
 from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.formats.registry import SOURCE_CODE
-from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets
+from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, place_of
 from headrace.documents.versions import ORIGIN, live
 from headrace.errors import HeadraceError
 from headrace.models import tokens
@@ -84,8 +84,8 @@ def chunk(
     count = {"documents": 0, "chunks": 0}
     failed: list[Unfit] = []
     unnoted: list[Unfit] = []
-    fresh = _new(documents, processed)
-    done = 0
+    waiting = EventQueue(_new(documents, processed))
+    last: dict[str, dict[str, Any]] = {}  # of each partition
 
     def commit() -> None:
         nonlocal recorded
@@ -94,7 +94,7 @@ def chunk(
             failed.extend(unnoted)
             unnoted.clear()
         # Above what is parsed of all tenants, rows of others may still come in front of these.
-        processed.settle(fresh[:done], fresh[done:], parsed)
+        processed.settle(last.values(), waiting.first(), parsed)
         if (offsets := processed.as_property()) != (recorded or {}):
             chunks.append(
                 batch(CHUNK_ROWS.columns, rows), properties={name_of_offsets: offsets}, expected={name_of_offsets: recorded}
@@ -102,8 +102,8 @@ def chunk(
         recorded = offsets
         rows.clear()
 
-    for document in bars.track(fresh, "chunk", total=len(fresh), of="documents"):
-        done += 1
+    for document in bars.track(waiting, "chunk", total=len(waiting), of="documents"):
+        last[place_of(document)] = document
         if document["status"] == "parsed":  # a document that was left out has a row before the tenant's events in front of it
             processed.add(document)
         if document["status"] != "parsed" or answering.get(document["document_id"]) != document["version"]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Annotated, Any
 
 from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS
@@ -17,7 +15,7 @@ from headrace.documents import AHEAD
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.names import composed, document_id, object_key
 from headrace.documents.parser import Parsed, Parser
-from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets
+from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets
 from headrace.documents.versions import IN_ORDER, ORIGIN, newest_rows, row_of
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.storage.objects import ObjectReader
@@ -73,9 +71,10 @@ def parse(
     recorded = documents.snapshot_property(PROCESSED_OFFSETS)
     processed = ProcessedOffsets(recorded)
     new = [event for event in _once(events.read().sort_by(IN_ORDER).to_pylist()) if not processed.includes(event)]
-    waiting: dict[str, deque[dict[str, Any]]] = {}
+    by_tenant: dict[str, list[dict[str, Any]]] = {}
     for event in new:
-        waiting.setdefault(event["tenant"], deque()).append(event)
+        by_tenant.setdefault(event["tenant"], []).append(event)
+    waiting = {tenant: EventQueue(ordered) for tenant, ordered in by_tenant.items()}
     done: list[dict[str, Any]] = []
     counts = {"parsed": 0, "deleted": 0}
     failed: list[Failure] = []
@@ -88,7 +87,7 @@ def parse(
             turn = _whose_turn(waiting, processed.ahead())
             while turn:
                 for tenant in turn:
-                    event = waiting[tenant].popleft()
+                    event = next(iter(waiting[tenant]))
                     if not waiting[tenant]:
                         del waiting[tenant]
                     yield event
@@ -99,7 +98,7 @@ def parse(
 
     def commit() -> None:
         nonlocal recorded
-        processed.settle((), chain.from_iterable(waiting.values()))
+        processed.settle((), (event for queue in waiting.values() for event in queue.first()))
         if processed.as_property() == (recorded or {}):
             return
         documents.append(

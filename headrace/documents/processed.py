@@ -1,8 +1,13 @@
-"""Up to which event a table has processed what landed. Tenants take turns, so one may be ahead of others in a partition."""
+"""Events in their order, and up to which of them a table has processed what landed.
+
+Tenants take turns, so one may be ahead of others in a partition.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 PROCESSED_OFFSETS = "processed_offsets"
@@ -50,11 +55,13 @@ class ProcessedOffsets:
 
     def settle(
         self,
-        done: Sequence[Mapping[str, Any]],
+        done: Iterable[Mapping[str, Any]],
         waiting: Iterable[Mapping[str, Any]],
         most: Mapping[str, int] | None = None,
     ) -> None:
         """Raise each partition past what is `done`, to its first `waiting` event, and drop tenants that are not ahead of it.
+
+        Of what is done the last event of each partition will do, of what waits the first.
 
         With `most`, no partition is raised beyond what that says, and none that it does not name.
         """
@@ -86,3 +93,24 @@ class ProcessedOffsets:
 def place_of(event: Mapping[str, Any]) -> str:
     """The partition of an event, as `ProcessedOffsets` names it."""
     return f"{event['topic']}/{event['partition']}"
+
+
+class EventQueue:
+    """Events in their order, partition by partition; iterating takes them out."""
+
+    def __init__(self, ordered: Iterable[dict[str, Any]]) -> None:
+        self._partitions = deque(deque(events) for _, events in groupby(ordered, place_of))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._partitions))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while self._partitions:
+            event = self._partitions[0].popleft()
+            if not self._partitions[0]:
+                self._partitions.popleft()
+            yield event
+
+    def first(self) -> list[dict[str, Any]]:
+        """The first event of each partition that has some left."""
+        return [events[0] for events in self._partitions]
