@@ -1,1 +1,1 @@
-"""A module per tier; every byte goes through a metered handle here. Storage knows nothing of stages' insides."""
+"""Metered storage handles, one module per tier. Every byte goes through them; storage knows nothing about stages."""

@@ -1,6 +1,6 @@
-"""Where each tier answers: the resolved addresses and keys that handles connect to.
+"""Endpoints: the resolved addresses and keys of each tier, which handles connect to.
 
-The embedded platform fills them for the parts it started, settings for the parts the user brought.
+They come from the embedded platform for the parts it started, and from the settings for the user's own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class ModelEndpoint(BaseModel):
-    """One model behind an HTTP base URL that ends in `/v1`."""
+    """One model at an HTTP base URL that ends in `/v1`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -22,7 +22,7 @@ class ModelEndpoint(BaseModel):
 
 
 class VastEndpoint(BaseModel):
-    """VAST DB, where it holds the table tier."""
+    """VAST DB, if it holds the table tier."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,7 +49,7 @@ class RecordStore(BaseModel):
 
 
 class MetadataEndpoint(BaseModel):
-    """Where the metadata store is: a PostgreSQL if it has a URL, else an SQLite file."""
+    """The metadata store: PostgreSQL if `url` is set, else an SQLite file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -59,7 +59,7 @@ class MetadataEndpoint(BaseModel):
 
 
 class Endpoints(BaseModel):
-    """Everything a command needs to reach storage, the head and the models. Holds secrets: keep it at mode 0600."""
+    """Addresses and keys of storage, the head and the models. Contains secrets: keep files of it at mode 0600."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -72,13 +72,13 @@ class Endpoints(BaseModel):
     warehouse: str
     catalog_properties: dict[str, str] = {}
     vast: VastEndpoint | None = None
-    """Holds the tables instead of the Iceberg catalog, if it is named."""
+    """If set, holds the tables instead of the Iceberg catalog."""
     kafka_bootstrap: str
     kafka_properties: dict[str, str] = {}
     signing_key: str = ""
-    """Signs every event written to the head, and lands none without; empty: nobody's are signed."""
+    """Key that signs events written to the head; unsigned events then do not land. Empty: no signatures."""
     records: RecordStore | None = None
-    """Where the embedded head keeps its records; none for a head the user brought."""
+    """The embedded head's bucket; none for the user's own Kafka."""
     files_dir: Path
     kv_cache_bytes: int
     vectors_uri: str
@@ -87,9 +87,9 @@ class Endpoints(BaseModel):
     reranker: ModelEndpoint
     generator: ModelEndpoint
     s3_metrics_url: str = ""
-    """Prometheus counters of the embedded object store; empty for storage the user brought."""
+    """Prometheus counters of the embedded object store; empty for the user's own."""
 
     @property
     def table_format(self) -> str:
-        """What keeps the tables, as `FORMATS` in storage/tables/handles.py names it."""
+        """The table backend, by its name in `FORMATS` (storage/tables/handles.py)."""
         return "vast" if self.vast else "iceberg"

@@ -1,4 +1,4 @@
-"""The file tier: a POSIX directory, local or NFS. One directory per store; writes are atomic and durable."""
+"""File tier: a POSIX directory, local or NFS. One directory per store; writes are atomic and durable."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FileReader(Metered):
         self.meter = meter
 
     def read(self, key: str) -> bytes | None:
-        """The bytes of one file, or `None` where there is none."""
+        """The bytes of one file, or `None` if there is none."""
         with self._faults(key), self.meter.operation(self.store, Direction.READ) as operation:
             try:
                 data = self._bytes(self._path(key))
@@ -54,14 +54,14 @@ class FileReader(Metered):
         return data
 
     def _bytes(self, path: Path) -> bytes:
-        # Opening a pipe that stands in a file's place would wait for ever.
+        # Without O_NONBLOCK, opening a pipe left under that name would block for ever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             return file.read()
 
     def list(self, folder: str = "", *, partial: bool = False) -> Iterator[FileInfo]:
-        """Every whole file of the store, or of a folder in it; `partial`: half-written ones too."""
+        """Every complete file of the store or of a folder in it; with `partial`, half-written ones too."""
         with self._faults(folder), self.meter.operation(self.store, Direction.READ):
             found = [Path(where) / name for where, _, names in os.walk(self._path(folder)) for name in names]
         for path in found:
@@ -89,14 +89,16 @@ class FileReader(Metered):
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(f"No space left under {self.root}.", hint="Free some space and run again.") from None
-            raise Unavailable(f"{self.root / key}: {error.strerror or error}.", hint="Is the file system mounted?") from error
+            raise Unavailable(
+                f"{self.root / key}: {error.strerror or error}.", hint="Check that the file system is mounted."
+            ) from error
 
 
 class FileWriter(FileReader):
-    """Writes one store of the file tier; it may read it too."""
+    """Writes and reads one store of the file tier."""
 
     def write(self, key: str, pieces: bytes | Sequence[bytes]) -> int:
-        """Write one file whole or not at all and return its size in bytes; it is on disk when this returns."""
+        """Write one file atomically and return its size in bytes; it is on disk when this returns."""
         if isinstance(pieces, bytes):
             pieces = [pieces]
         path = self._path(key)
@@ -109,12 +111,12 @@ class FileWriter(FileReader):
         return operation.bytes
 
     def touch(self, key: str) -> None:
-        """Note a use, so that eviction by last use works on mounts without access times."""
+        """Set the access time, so that LRU eviction works on mounts without access times."""
         with self._faults(key):
             os.utime(self._path(key))
 
     def delete(self, key: str) -> None:
-        """Delete one file; deleting what is not there is no error."""
+        """Delete one file; a missing file is not an error."""
         with self._faults(key), self.meter.operation(self.store, Direction.WRITE):
             self._path(key).unlink(missing_ok=True)
 
@@ -127,7 +129,7 @@ _REST_S = (5.0, 300.0)
 
 
 class Mount:
-    """Knows whether a mount answers; safe to share between threads."""
+    """Circuit breaker for a mount that may hang; thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -137,10 +139,10 @@ class Mount:
         self._resting_until = -1.0
 
     def call(self, work: Callable[[], T], seconds: float) -> T:
-        """What `work` returns or raises; raises `Unavailable` where that takes longer, or the mount is left alone just now."""
+        """Return or raise what `work` does; raises `Unavailable` on a timeout or while the mount is being left alone."""
         with self._lock:
             if self._clock() < self._resting_until:
-                raise Unavailable("The file system did not answer and is left alone for a while.", hint="Is it mounted?")
+                raise Unavailable("The file system did not answer and is not used for a while.", hint="Check that it is mounted.")
         done: list[T] = []
         failed: list[BaseException] = []
 
@@ -163,13 +165,13 @@ class Mount:
             self._late += 1
             if self._late >= _LATE:
                 self._resting_until = self._clock() + self._rest_s
-                # One more that is late, and it is left alone again.
+                # The next timeout opens the circuit again.
                 self._late, self._rest_s = _LATE - 1, min(2 * self._rest_s, _REST_S[1])
-        raise Unavailable(f"The file system did not answer within {seconds:g} s.", hint="Is it mounted?")
+        raise Unavailable(f"The file system did not answer within {seconds:g} s.", hint="Check that it is mounted.")
 
 
 class TimedFiles(FileWriter):
-    """As `FileWriter`, each operation with a deadline: `WRITE_S` seconds for writes and listings, `READ_S` for the others."""
+    """A `FileWriter` with a timeout per operation: `WRITE_S` seconds for writes and listings, `READ_S` for the others."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter, mount: Mount) -> None:
         super().__init__(store, endpoints, meter)

@@ -1,7 +1,7 @@
-"""What a run moved: operations, bytes and latency per (stage, store, direction, tenant).
+"""The ledger of a run: operations, bytes and latency per (stage, store, direction, tenant).
 
-Latencies are kept in a histogram of fixed log-spaced buckets, so a ledger's size does not grow with a run's length and two
-ledgers can be added. A percentile is the upper edge of its bucket, never more than 10 % above the true value.
+Latencies are kept in a histogram with fixed log-spaced buckets, so a ledger does not grow with the length of a run, and two
+ledgers can be added. A percentile is the upper edge of its bucket, at most 10 % above the true value.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from headrace.catalog import Store
 
 
 class Direction(StrEnum):
-    """Which way bytes went, seen from the stage."""
+    """Direction of the bytes, as seen by the stage."""
 
     READ = "read"
     WRITE = "write"
@@ -43,7 +43,7 @@ class Row:
     estimated: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """The row as JSON-ready keys."""
+        """The row, JSON-ready."""
         return asdict(self)
 
 
@@ -75,7 +75,7 @@ class _Tally:
             self.latency[int(bucket)] += count
 
     def figures(self) -> dict[str, Any]:
-        """What a row says of it."""
+        """The figures of a row."""
         return {
             "ops": self.ops,
             "bytes": self.bytes,
@@ -96,15 +96,15 @@ class _Tally:
 _Key = tuple[str, str, str, str, str, bool]  # stage, store, tier, direction, tenant, estimated
 
 
-# The ledger that watches this thread of work besides the run's own: what one answer moved, among many at once.
+# A second ledger for the current context, e.g. for one answer among many at once.
 _watch: ContextVar[Ledger | None] = ContextVar("watch", default=None)
 
 
 class Ledger:
-    """Counts what moved; safe to share between threads.
+    """Counts operations and bytes; thread-safe.
 
-    `export` and `fold` carry a ledger across a process border: the embedded model server counts the storage each request
-    caused and the caller folds that into its own ledger under the stage that asked.
+    `export` and `fold` carry a ledger between processes: the embedded model server counts each request's storage operations,
+    and the caller folds them into its own ledger under its stage.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Ledger:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A ledger arrives empty in another process; `export` there and `fold` here bring back what it counted."""
+        """A ledger is unpickled empty; `export` in the other process and `fold` here bring its counts back."""
         return Ledger, ()
 
     def count(
@@ -142,7 +142,7 @@ class Ledger:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Count into this ledger too whatever the block moves, in whichever ledger it is counted."""
+        """Also count in this ledger whatever the block counts in another."""
         token = _watch.set(self)
         try:
             yield
@@ -150,7 +150,7 @@ class Ledger:
             _watch.reset(token)
 
     def rows(self) -> list[Row]:
-        """Every line, in the order in which stages first moved something."""
+        """All rows, in the order in which they were first counted."""
         with self._lock:
             return [
                 Row(
@@ -166,7 +166,7 @@ class Ledger:
             ]
 
     def export(self) -> list[dict[str, Any]]:
-        """The ledger as JSON-ready entries that `fold` reads, histograms included."""
+        """The ledger as JSON-ready entries for `fold`, with histograms."""
         with self._lock:
             return [
                 {
@@ -185,7 +185,7 @@ class Ledger:
             ]
 
     def fold(self, entries: Iterable[dict[str, Any]], *, stage: str | None = None, tenant: str | None = None) -> None:
-        """Add exported entries; `stage` and `tenant` replace theirs where given."""
+        """Add exported entries; `stage` and `tenant`, if given, replace theirs."""
         entries = list(entries)
         watch = _watch.get()
         if watch is not None and watch is not self:
@@ -207,10 +207,10 @@ _NAMES = ("stage", "store", "tier", "direction", "tenant")
 
 
 def summed(entries: Iterable[Mapping[str, Any]], by: Collection[str]) -> list[dict[str, Any]]:
-    """Entries of `Ledger.export` added up by some of stage, store, tier and tenant, and always by direction.
+    """Sum entries of `Ledger.export` by some of stage, store, tier and tenant, and always by direction.
 
-    The keys are those of a row; what was added up over is empty. Percentiles are those of all the operations together, and a
-    sum is `estimated` if a part of it is.
+    The keys are those of a row; those not in `by` are empty. Percentiles are over all operations of a sum, and a sum is
+    `estimated` if any part of it is.
     """
     tallies: dict[tuple[str, ...], _Tally] = {}
     estimated: set[tuple[str, ...]] = set()

@@ -1,13 +1,12 @@
-"""The metadata store: tenants and API keys, in SQLite under the home or in a PostgreSQL the user brings.
+"""The metadata store: tenants and API keys, in SQLite under the home or in the user's PostgreSQL.
 
-It also keeps lines for the audit until its table has them, so that a change and its line are one transaction.
+It also buffers audit lines until the audit table has them, so that a change and its line are one transaction.
 
-It steers what runs and is none of the data that runs through, so it has no tier, no lane in the diagram and no rows in the
-ledger.
+It holds control data, not pipeline data, so it has no tier, no lane in the diagram and no ledger rows.
 
-An API key is `hr_ID_SECRET`, its secret 256 random bits. Kept is only HMAC-SHA256 of it under the key's id: a guess at a secret
-of this length is hopeless however fast it can be tried, so a slow hash would cost every request and protect nothing. The id
-makes each hash its own; it is no secret, and finds the row.
+An API key is `hr_ID_SECRET` with a secret of 256 random bits. Only its HMAC-SHA256 under the key's id is stored: a secret of this
+length cannot be guessed at any speed, so a slow hash would cost time on every request and protect nothing. The id salts the hash
+and finds the row; it is not secret.
 """
 
 from __future__ import annotations
@@ -46,10 +45,10 @@ if TYPE_CHECKING:
     import psycopg
 
 NO_TRAINING, SHARED = "none", "shared"
-"""What may be learned from a tenant's verdicts: nothing, or what all tenants are served."""
+"""What may learn from a tenant's verdicts: nothing, or the models served to all tenants."""
 TRAINING = (NO_TRAINING, SHARED)
 
-# One entry per version, each applied once, in a transaction of its own. Entries are added at the end and never changed.
+# One entry per version, each applied once in its own transaction. Append entries; never change one.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE tenants (
@@ -70,17 +69,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX api_keys_tenant ON api_keys (tenant)",
     ),
     (
-        # What the audit table does not hold yet; `batch` names the lines that go into it together.
+        # Lines not yet in the audit table; `batch` names lines that are appended together.
         "CREATE TABLE audit_pending (id TEXT PRIMARY KEY, at TEXT NOT NULL, line TEXT NOT NULL, batch TEXT)",
         "CREATE INDEX audit_pending_batch ON audit_pending (batch)",
     ),
     (
-        # The readers a key is bound to, as a JSON list; null is a key that may ask on behalf of any.
+        # The readers a key is restricted to, as a JSON list; null: unrestricted.
         "ALTER TABLE api_keys ADD COLUMN readers TEXT",
     ),
     ("ALTER TABLE tenants ADD COLUMN training TEXT NOT NULL DEFAULT 'none'",),
     (
-        # As which key's its verdicts count; null is its own. Of keys that a tenant made, that by which it made them.
+        # The key that its verdicts count as; null: itself. For keys created by a tenant: the key that created them.
         "ALTER TABLE api_keys ADD COLUMN voter TEXT",
     ),
 )
@@ -88,8 +87,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 _WAIT_S = 10.0
 """Seconds to wait for a lock, or for PostgreSQL to answer."""
 _USED_S = 60.0
-"""`last_used_at` is kept to the minute: a write for every request would cost more than it tells."""
-_LOCK = 0x68656164  # of our migrations, among the advisory locks of a PostgreSQL database
+"""Resolution of `last_used_at`: a write for every request would cost too much."""
+_LOCK = 0x68656164  # PostgreSQL advisory lock of the migrations
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SCOPE = re.compile(r"[a-z][a-z0-9:*-]*")
 _KEY = re.compile(r"hr_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
@@ -107,7 +106,7 @@ class Tenant:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What is known of a key; its secret is not."""
+    """An API key, without its secret."""
 
     id: str
     tenant: str
@@ -118,26 +117,26 @@ class ApiKey:
     last_used_at: datetime | None
     """To the minute."""
     readers: tuple[str, ...] | None = None
-    """Whom it is bound to: it asks on their behalf and sees what they may read. `None` is a key that is bound to nobody."""
+    """Readers it is restricted to: it asks on their behalf and sees what they may read. `None`: unrestricted."""
 
 
 @dataclass(frozen=True)
 class KeyHolder:
-    """Whom a key belongs to and what it allows."""
+    """A key's tenant and permissions."""
 
     key_id: str
     tenant: str
     scopes: tuple[str, ...]
     quotas: dict[str, Any] = field(default_factory=dict)
-    """The tenant's."""
+    """The tenant's quotas."""
     readers: tuple[str, ...] | None = None
     voter: str = ""
-    """The key as which its verdicts count: its own id, or that of the key by which the tenant made it."""
+    """Id of the key that its verdicts count as: its own, or the key with which the tenant created it."""
 
 
 @dataclass(frozen=True)
 class By:
-    """Who makes a change, for the audit: whose key, which, and from where."""
+    """Author of a change, for the audit: tenant, key and address."""
 
     tenant: str
     key_id: str
@@ -146,7 +145,7 @@ class By:
 
 @dataclass(frozen=True)
 class AuditLine:
-    """One line of the audit; `outcome` is `done` or the code of a refusal."""
+    """One audit line; `outcome` is `done` or the error code of a rejected request."""
 
     by: By
     action: str
@@ -155,12 +154,12 @@ class AuditLine:
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def as_dict(self) -> dict[str, str]:
-        """The columns of the audit table, the time as text."""
+        """The audit table's columns, with the time as text."""
         return {"at": _text(self.at), **vars(self.by), "action": self.action, "resource": self.resource, "outcome": self.outcome}
 
 
 HERE = By("", "here", "local")
-"""Whoever runs a program on this machine."""
+"""A user of this machine."""
 _BATCH_LINES = 5_000
 _REVOKED_KEPT = 1_000
 _FORGET_REVOKED = (
@@ -170,11 +169,11 @@ _FORGET_REVOKED = (
 
 
 class Metadata:
-    """A handle on the metadata store; safe to share between threads. Nothing is opened until it is used.
+    """A handle on the metadata store; thread-safe. It connects on first use.
 
-    The first use brings the tables up to this version's; processes that do so at once wait for each other, and one that dies
-    in the middle leaves nothing behind. Raises `Unavailable` where the database is locked, down or silent, `BadSettings` where
-    it refuses us, `StorageFull`, `HomeRefused`.
+    The first use migrates the schema; processes that do so at once wait for each other, and one that dies halfway leaves no
+    trace. Raises `Unavailable` if the database is locked, down or does not answer, `BadSettings` if it rejects the connection,
+    `StorageFull`, `HomeRefused`.
     """
 
     def __init__(self, endpoints: Endpoints) -> None:
@@ -187,36 +186,36 @@ class Metadata:
         self._used: dict[str, float] = {}
 
     def close(self) -> None:
-        """Let go of the connection; the next use makes another."""
+        """Close the connection; the next use opens another."""
         with self._lock:
             self._database.close()
 
     def add_tenant(
         self, name: str, quotas: Mapping[str, Any] | None = None, *, training: str = NO_TRAINING, by: By = HERE
     ) -> Tenant:
-        """Add a tenant; the audit's line is written with it, as for every change below.
+        """Add a tenant, with an audit line, as for every change below.
 
-        Raises `WrongUsage` for a name that is taken or has other than a-z, 0-9 and -.
+        Raises `WrongUsage` for a name that is taken or has characters other than a-z, 0-9 and -.
         """
         if not _NAME.fullmatch(name):
-            raise WrongUsage(f"{name!r} is no name for a tenant.", hint="Use up to 63 of a-z, 0-9 and -, and no - in front.")
+            raise WrongUsage(f"{name!r} is not a valid tenant name.", hint="Use up to 63 of a-z, 0-9 and -, not starting with -.")
         tenant = Tenant(name, _now(), dict(quotas or {}), _checked_training(training))
         row = {"name": name, "created_at": _text(tenant.created_at), "quotas": json.dumps(tenant.quotas, sort_keys=True)}
         row |= {"training": training}
         with self._transaction(writing=True) as run:
-            # Not a SELECT first: two who add the same name at once would both find none.
+            # No SELECT first: of two processes that add the same name at once, neither would find it.
             added = run(
                 "INSERT INTO tenants (name, created_at, quotas, training) VALUES (:name, :created_at, :quotas, :training)"
                 " ON CONFLICT (name) DO NOTHING RETURNING name",
                 row,
             )
             if not added:
-                raise WrongUsage(f"There is a tenant {name} already.", hint="Choose another name.")
+                raise WrongUsage(f"Tenant {name} already exists.", hint="Choose another name.")
             _note(run, [AuditLine(by, "tenant.add", name)])
         return tenant
 
     def set_quotas(self, name: str, quotas: Mapping[str, Any], *, by: By = HERE) -> None:
-        """Give a tenant these quotas instead of those it has. Raises `NotFound`."""
+        """Replace a tenant's quotas. Raises `NotFound`."""
         change = "UPDATE tenants SET quotas = :quotas WHERE name = :name RETURNING name"
         with self._transaction(writing=True) as run:
             if not run(change, {"name": name, "quotas": json.dumps(dict(quotas), sort_keys=True)}):
@@ -224,7 +223,7 @@ class Metadata:
             _note(run, [AuditLine(by, "tenant.quota", name)])
 
     def set_training(self, name: str, training: str, *, by: By = HERE) -> None:
-        """Say what may be learned from a tenant's verdicts, one of `TRAINING`. Raises `NotFound`, `WrongUsage`."""
+        """Set what may learn from a tenant's verdicts, one of `TRAINING`. Raises `NotFound`, `WrongUsage`."""
         change = "UPDATE tenants SET training = :training WHERE name = :name RETURNING name"
         with self._transaction(writing=True) as run:
             if not run(change, {"name": name, "training": _checked_training(training)}):
@@ -232,7 +231,7 @@ class Metadata:
             _note(run, [AuditLine(by, f"tenant.training.{training}", name)])
 
     def tenants(self) -> list[Tenant]:
-        """Every tenant, by name."""
+        """All tenants, ordered by name."""
         with self._transaction() as run:
             rows = run("SELECT name, created_at, quotas, training FROM tenants ORDER BY name", {})
         return [Tenant(name, datetime.fromisoformat(at), json.loads(quotas), training) for name, at, quotas, training in rows]
@@ -248,15 +247,15 @@ class Metadata:
         most: int | None = None,
         by: By = HERE,
     ) -> tuple[str, ApiKey]:
-        """Make a key and return its text, which nobody can have again, and what is known of it.
+        """Create a key; returns its text, which cannot be retrieved again, and its record.
 
-        `readers` binds it to them: it asks on their behalf alone. With `None` it is bound to nobody. `voter` is the key as
-        which its verdicts count; `None` is itself. `most` is how many keys the tenant may have that are not revoked.
-        Raises `NotFound` for a tenant there is not, `WrongUsage` for no scope or one with other than a-z, 0-9, :, * and -.
+        `readers` restricts it to asking on their behalf; `None`: unrestricted. `voter` is the key that its verdicts count as;
+        `None`: itself. `most` is the maximum number of keys of the tenant that are not revoked.
+        Raises `NotFound` for an unknown tenant, `WrongUsage` for no scope or one with characters other than a-z, 0-9, :, *, -.
         """
         allowed = tuple(sorted(set(scopes)))
         if not allowed or not all(_SCOPE.fullmatch(scope) for scope in allowed):
-            raise WrongUsage(f"{list(allowed)} are no scopes for a key.", hint="Name one or more, such as read and write.")
+            raise WrongUsage(f"{list(allowed)} are not valid scopes.", hint="Name one or more, such as read and write.")
         bound = None if readers is None else tuple(sorted(set(readers)))
         key = ApiKey(secrets.token_hex(8), tenant, allowed, label, _now(), None, None, bound)
         secret = secrets.token_urlsafe(32)
@@ -276,8 +275,10 @@ class Metadata:
             if most is not None:
                 live = "SELECT count(*) FROM api_keys WHERE tenant = :tenant AND revoked_at IS NULL"
                 if run(live, {"tenant": tenant})[0][0] >= most:
-                    raise QuotaReached(f"This tenant may have {most:,} keys and has them.", hint="Revoke some, or ask for more.")
-                # Who makes and revokes them without end must not fill the store; the audit goes on knowing them.
+                    raise QuotaReached(
+                        f"This tenant has reached its limit of {most:,} keys.", hint="Revoke some, or ask for more."
+                    )
+                # Creating and revoking keys endlessly must not fill the store; the audit still has them.
                 run(_FORGET_REVOKED, {"tenant": tenant})
             run(
                 "INSERT INTO api_keys (id, tenant, hash, scopes, created_at, label, readers, voter)"
@@ -288,7 +289,7 @@ class Metadata:
         return f"hr_{key.id}_{secret}", key
 
     def keys(self, tenant: str | None = None) -> list[ApiKey]:
-        """Every key (of a tenant), oldest first, the revoked ones too."""
+        """All keys (of a tenant), oldest first, including revoked ones."""
         columns = "SELECT id, tenant, scopes, label, created_at, revoked_at, last_used_at, readers FROM api_keys"
         where = "" if tenant is None else " WHERE tenant = :tenant"
         with self._transaction() as run:
@@ -308,7 +309,7 @@ class Metadata:
         ]
 
     def revoke_key(self, key_id: str, *, tenant: str | None = None, by: By = HERE) -> None:
-        """Let a key (of a tenant) allow nothing from now on; one that is revoked stays as it is. Raises `NotFound`."""
+        """Revoke a key (of a tenant); no effect on a revoked one. Raises `NotFound`."""
         own = "" if tenant is None else " AND tenant = :tenant"
         change = f"UPDATE api_keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id{own} RETURNING tenant"
         values = {"id": key_id, "now": _text(_now())} | ({} if tenant is None else {"tenant": tenant})
@@ -318,14 +319,14 @@ class Metadata:
             _note(run, [AuditLine(by, "key.revoke", f"{changed[0][0]}/{key_id}")])
 
     def note(self, lines: Iterable[AuditLine]) -> None:
-        """Keep lines for the audit until they are in its table; they are on disk when this returns."""
+        """Buffer audit lines until they are in the audit table; they are on disk when this returns."""
         with self._transaction(writing=True) as run:
             _note(run, lines)
 
     def claim(self) -> tuple[str, list[dict[str, str]]] | None:
-        """A batch of kept lines and its name, to be put into the audit table together; `None` where nothing waits.
+        """A batch of buffered lines and its name, to append to the audit table together; `None` if there are none.
 
-        A batch that was claimed and not settled comes again under its name and with its lines.
+        A batch claimed but not dropped is returned again, with the same name and lines.
         """
         with self._transaction(writing=True) as run:
             claimed = run("SELECT batch FROM audit_pending WHERE batch IS NOT NULL ORDER BY batch LIMIT 1", {})
@@ -337,14 +338,14 @@ class Metadata:
         return (name, [json.loads(line) for (line,) in rows]) if rows else None
 
     def drop_batch(self, batch: str) -> None:
-        """Forget a batch that is in the audit table."""
+        """Delete a batch that is in the audit table."""
         with self._transaction(writing=True) as run:
             run("DELETE FROM audit_pending WHERE batch = :batch", {"batch": batch})
 
     def holder_of(self, key: str) -> KeyHolder | None:
-        """Whom a key belongs to, or `None` if it is not one of ours or was revoked.
+        """The holder of a key, or `None` if the key is unknown or revoked.
 
-        What a wrong secret costs does not hang on how much of it is right.
+        Secrets are compared in constant time.
         """
         match = _KEY.fullmatch(key)
         key_id, secret = match.groups() if match else ("", "")
@@ -367,7 +368,7 @@ class Metadata:
         if now - self._used.get(key_id, -_USED_S) < _USED_S:
             return
         self._used[key_id] = now
-        # Whoever asks is let in even if it cannot be noted now.
+        # The request is valid even if its time cannot be recorded now.
         with contextlib.suppress(HeadraceError), self._transaction(writing=True) as run:
             run("UPDATE api_keys SET last_used_at = :now WHERE id = :id", {"id": key_id, "now": _text(_now())})
 
@@ -386,8 +387,8 @@ class Metadata:
             current = run("SELECT coalesce(max(version), 0) FROM migrations", {})[0][0]
         if current > len(MIGRATIONS):
             raise BadSettings(
-                f"The metadata store is of version {current}, and this Headrace knows {len(MIGRATIONS)}.",
-                hint="A newer Headrace wrote it: use that one, or name another metadata store.",
+                f"The metadata store has schema version {current}; this Headrace knows up to {len(MIGRATIONS)}.",
+                hint="A newer Headrace wrote it: use that version, or name another metadata store.",
             )
         for version in range(current + 1, len(MIGRATIONS) + 1):
             with self._database.transaction(alone=True) as run:
@@ -400,23 +401,23 @@ class Metadata:
 
 
 class _Run(Protocol):
-    """Runs one statement, its parameters written `:name`, and returns its rows."""
+    """Runs one statement with `:name` parameters and returns its rows."""
 
     def __call__(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]: ...
 
 
 class _Database(Protocol):
-    """What the two databases do each in their way."""
+    """The interface of the two databases."""
 
     def transaction(self, *, writing: bool = False, alone: bool = False) -> contextlib.AbstractContextManager[_Run]:
-        """A transaction, committed unless the block raises. With `alone` no other such transaction runs beside it."""
+        """A transaction, committed unless the block raises. Transactions with `alone` run one at a time."""
         ...
 
     def close(self) -> None: ...
 
 
 class _SQLite:
-    """A file beside the rest of the home, readable by its owner alone."""
+    """An SQLite file in the home, mode 0600."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -426,7 +427,7 @@ class _SQLite:
     def transaction(self, *, writing: bool = False, alone: bool = False) -> Iterator[_Run]:
         with self._faults():
             connection = self._connect()
-            # One that reads before it writes could not wait for another writer: SQLite would refuse it at once.
+            # SQLite fails at once, without waiting, when a transaction that has read wants to write beside another writer.
             connection.execute("BEGIN IMMEDIATE" if writing or alone else "BEGIN")
         try:
             yield self._run
@@ -458,11 +459,11 @@ class _SQLite:
                         connection.execute("PRAGMA journal_mode = WAL")
                         break
                     except sqlite3.OperationalError as error:
-                        # The one statement that does not wait while another process does the same.
+                        # This statement alone does not wait while another process executes it.
                         if "locked" not in str(error) or time.monotonic() > end:
                             raise
                         time.sleep(0.02)
-                connection.execute("PRAGMA synchronous = FULL")  # a key that was handed out is there after a power loss
+                connection.execute("PRAGMA synchronous = FULL")  # a key handed out must survive a power loss
                 connection.execute("PRAGMA foreign_keys = ON")
             except BaseException:
                 connection.close()
@@ -479,17 +480,18 @@ class _SQLite:
             if "locked" in message or "busy" in message:
                 raise Unavailable(
                     f"The metadata store {self._path} was locked for {_WAIT_S:g} s.",
-                    hint="Another process writes to it and does not end; run the command again when it has.",
+                    hint="Another process is writing to it; run the command again when that has ended.",
                 ) from error
             if "full" in message:
                 raise StorageFull(f"No space left to write {self._path}.", hint="Free some space and run again.") from error
             raise HomeRefused(
                 f"The metadata store {self._path} cannot be used: {message}.",
-                hint="Check its owner and mode; if it is damaged put it back from a copy.",
+                hint="Check its owner and mode; if it is damaged, restore it from a backup.",
             ) from error
         except OSError as error:
             raise HomeRefused(
-                f"{self._path} cannot be made: {error.strerror or error}.", hint="Name a directory of your own with --home DIR."
+                f"{self._path} cannot be created: {error.strerror or error}.",
+                hint="Name a directory of your own with --home DIR.",
             ) from error
 
 
@@ -528,7 +530,7 @@ class _PostgreSQL:
         except _psycopg().OperationalError:
             if not known:
                 raise
-            self.close()  # the server was restarted, say, since this connection was last used
+            self.close()  # e.g. the server was restarted since the last use
             self._connect().execute("BEGIN")
 
     def _run(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -543,12 +545,12 @@ class _PostgreSQL:
             try:
                 for name in ("lock_timeout", "statement_timeout"):
                     connection.execute(f"SET {name} = '{int(_WAIT_S)}s'")
-                # So that a process that died lets go of its locks at once; servers before 14 do not know it.
+                # Releases the locks of a dead process at once; servers before 14 do not have this setting.
                 with contextlib.suppress(module.Error):
                     connection.execute("SET client_connection_check_interval = '1s'")
                 schema = connection.execute("SELECT to_regnamespace(%s)", (f'"{self._schema}"',)).fetchone()
                 if schema is None or schema[0] is None:
-                    # Two who make it at once: IF NOT EXISTS does not keep them apart.
+                    # IF NOT EXISTS is not safe when two processes create the schema at once.
                     with contextlib.suppress(module.errors.UniqueViolation, module.errors.DuplicateSchema):
                         connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._schema}"')
                 connection.execute(f'SET search_path TO "{self._schema}"')
@@ -574,22 +576,22 @@ class _PostgreSQL:
             if isinstance(error, (errors.LockNotAvailable, errors.QueryCanceled)):
                 raise Unavailable(
                     f"{where} was locked for {_WAIT_S:g} s.",
-                    hint="Another process writes to it and does not end; run the command again when it has.",
+                    hint="Another process is writing to it; run the command again when that has ended.",
                 ) from error
-            refused = re.search(r"authentication failed|does not exist|no pg_hba|no password", message)
-            if isinstance(error, module.OperationalError) and not refused:
+            rejected = re.search(r"authentication failed|does not exist|no pg_hba|no password", message)
+            if isinstance(error, module.OperationalError) and not rejected:
                 self.close()
                 raise Unavailable(
                     f"{where} does not answer: {message}.",
-                    hint="Check that PostgreSQL runs there and url under [metadata], and run the command again.",
+                    hint="Check that PostgreSQL runs there, check url under [metadata], and run the command again.",
                 ) from error
             raise BadSettings(
-                f"{where} refuses: {message}.",
-                hint="Check url under [metadata]: its user must be allowed to make a schema there, or own it.",
+                f"{where} rejects the connection: {message}.",
+                hint="Check url under [metadata]: its user must own the schema or be allowed to create it.",
             ) from error
 
     def _where(self) -> str:
-        """The database without the password."""
+        """The database's name and address, without the password."""
         try:
             known = _psycopg().conninfo.conninfo_to_dict(self._url)
         except _psycopg().Error:
@@ -603,7 +605,7 @@ def _psycopg() -> Any:
         import psycopg.conninfo
     except ModuleNotFoundError as error:
         raise MissingPart(
-            f"[metadata] names PostgreSQL, and the package {error.name} is not installed.",
+            f"[metadata] names PostgreSQL, but the package {error.name} is not installed.",
             hint="Run make install-postgresql, or pip install 'headrace[postgresql]'.",
         ) from None
     return psycopg
@@ -617,7 +619,7 @@ def _note(run: _Run, lines: Iterable[AuditLine]) -> None:
 
 def _checked_training(training: str) -> str:
     if training not in TRAINING:
-        raise WrongUsage(f"{training!r} is no setting for training.", hint=f"There are: {', '.join(TRAINING)}.")
+        raise WrongUsage(f"{training!r} is not a training setting.", hint=f"Choose from {', '.join(TRAINING)}.")
     return training
 
 

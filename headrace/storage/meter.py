@@ -1,4 +1,4 @@
-"""The meter a handle counts with: one stage's view of the ledger."""
+"""Meter: one stage's view of the ledger, with which a handle counts its operations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace.storage.ledger import Direction, Ledger
 
 @dataclass
 class Operation:
-    """One operation under way; its code says how many bytes moved."""
+    """An operation in progress; the code inside sets how many bytes it moved."""
 
     bytes: int = 0
     ops: int = 1
@@ -31,7 +31,7 @@ class Meter:
 
     @contextmanager
     def operation(self, store: Store, direction: Direction, *, estimated: bool = False) -> Iterator[Operation]:
-        """Time the block and count it, also when it raises: the storage did that work."""
+        """Time the block and count it, even if it raises, because the storage did the work."""
         operation = Operation()
         started = time.perf_counter()
         try:
@@ -56,7 +56,7 @@ class Meter:
         ops: int = 1,
         estimated: bool = False,
     ) -> None:
-        """Count operations whose time was taken elsewhere."""
+        """Count operations that were timed elsewhere."""
         self.ledger.count(
             self.stage,
             store,
@@ -78,14 +78,14 @@ class Meter:
 
 
 class Metered:
-    """A handle of one store, whose operations a meter counts."""
+    """A handle on one store, whose operations a meter counts."""
 
     meter: Meter
 
     def with_meter(self, meter: Meter) -> Self:
-        """The same handle, counted by another meter: what is open and cached is shared, however many tenants there are.
+        """The same handle with another meter. Connections and caches are shared, so a handle per tenant is cheap.
 
-        A handle that opens something late keeps it in an object that its copies share.
+        A handle that opens something lazily must keep it in an object that its copies share.
         """
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__, meter=meter)
@@ -93,7 +93,7 @@ class Metered:
 
 
 class ReportedReader(Metered):
-    """A store that the model server reads for this stage, e.g. the weights of the champion."""
+    """A store that the model server reads for this stage, e.g. the champion's weights."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         self.store = store

@@ -1,4 +1,4 @@
-"""The object tier: whole objects under `<store>/<key>` in one bucket, with conditional puts."""
+"""Object tier: whole objects under `<store>/<key>` in one bucket, with conditional puts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LIST_PAGE = 1000
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What a listing says of one object; `bytes` is its size."""
+    """An object in a listing; `bytes` is its size."""
 
     key: str
     bytes: int
@@ -40,13 +40,13 @@ class ObjectInfo:
 
 
 def connect(endpoints: Endpoints, bucket: str | None = None) -> S3Store:
-    """An obstore client of one bucket (the object tier's unless named). Opening it sends nothing."""
+    """An obstore client of one bucket (default: the object tier's). It connects on first use."""
     where = (endpoints.s3_endpoint, endpoints.s3_access_key, endpoints.s3_secret_key, endpoints.s3_region)
     return bucket_at(*where, bucket or endpoints.bucket)
 
 
 def bucket_at(endpoint: str, access_key: str, secret_key: str, region: str, bucket: str) -> S3Store:
-    """An obstore client of a bucket anywhere. Opening it sends nothing."""
+    """An obstore client of any bucket. It connects on first use."""
     return S3Store(
         bucket,
         endpoint=endpoint,
@@ -55,7 +55,7 @@ def bucket_at(endpoint: str, access_key: str, secret_key: str, region: str, buck
         region=region,
         virtual_hosted_style_request=False,
         client_options={"allow_http": urlparse(endpoint).scheme == "http", "timeout": "120s"},
-        # obstore's own default keeps trying for three minutes: a person at a terminal deserves an answer sooner.
+        # obstore retries for three minutes by default, which is too long for a person at a terminal.
         retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=20)},
     )
 
@@ -71,7 +71,7 @@ class ObjectReader(Metered):
         self._where = f"{endpoints.s3_endpoint}/{endpoints.bucket}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A handle connects anew where it is unpickled."""
+        """A handle reconnects when it is unpickled."""
         return type(self), (self.store, self._endpoints, self.meter)
 
     def get(self, key: str) -> bytes:
@@ -96,7 +96,7 @@ class ObjectReader(Metered):
         return operation.bytes
 
     def info(self, key: str) -> ObjectInfo | None:
-        """What the store says of one object, or `None` where there is none."""
+        """An object's size, etag and time, or `None` if there is none."""
         try:
             with self._faults(key), self.meter.operation(self.store, Direction.READ):
                 meta = obstore.head(self._client, self._path(key))
@@ -108,7 +108,7 @@ class ObjectReader(Metered):
         """Every object whose key starts with `prefix`, in key order."""
         start = len(self.store.name) + 1
         folder, _, rest = prefix.rpartition("/")
-        # S3 filters by whole path segments here, so a partial last segment is filtered by us.
+        # obstore filters by whole path segments, so a partial last segment is filtered here.
         pages = obstore.list(self._client, prefix=self._path(folder), chunk_size=_LIST_PAGE)
         while True:
             with self._faults(prefix), self.meter.operation(self.store, Direction.READ):
@@ -130,10 +130,10 @@ class ObjectReader(Metered):
         except (faults.NotFoundError, FileNotFoundError):
             raise NotFound(f"The object store has no {self._path(key)}.", hint="Was it deleted?") from None
         except (faults.AlreadyExistsError, faults.PreconditionError):
-            raise LostRace(f"Somebody else wrote {self._path(key)} first.", hint="Run the command again.") from None
+            raise LostRace(f"Another process wrote {self._path(key)} first.", hint="Run the command again.") from None
         except (faults.PermissionDeniedError, faults.UnauthenticatedError) as error:
             raise Unavailable(
-                f"{self._where} refused the key for {self._path(key)}: {reason(error)}.",
+                f"{self._where} rejected the access key for {self._path(key)}: {reason(error)}.",
                 hint="Check access_key and secret_key under [objects] in headrace.toml.",
             ) from error
         except (faults.BaseError, OSError) as error:
@@ -150,16 +150,16 @@ class ObjectReader(Metered):
 
 
 class ObjectWriter(ObjectReader):
-    """Writes one store of the object tier; it may read it too, since whoever writes must see what stands."""
+    """Writes and reads one store of the object tier."""
 
     def put(self, key: str, data: bytes) -> str:
         """Put one object and return its etag."""
         return self._put(key, data, "overwrite")
 
     def put_if_absent(self, key: str, data: bytes) -> str:
-        """Put one object only where none is. Raises `LostRace`, unless what stands there is this very `data`.
+        """Put an object if it does not exist. Raises `LostRace`, unless the existing object equals `data`:
 
-        The client retries a put whose answer got lost; the first try may have been taken.
+        the client retries a put whose answer was lost, and the first attempt may have succeeded.
         """
         try:
             return self._put(key, data, "create")
@@ -170,7 +170,7 @@ class ObjectWriter(ObjectReader):
             raise
 
     def put_if_match(self, key: str, data: bytes, etag: str) -> str:
-        """Replace one object only while its etag is `etag`. Raises `LostRace`, unless `data` already stands there."""
+        """Replace an object if its etag is `etag`. Raises `LostRace`, unless the existing object equals `data`."""
         try:
             return self._put(key, data, {"e_tag": etag})
         except LostRace:
@@ -186,7 +186,7 @@ class ObjectWriter(ObjectReader):
             return obstore.put(self._client, self._path(key), path, chunk_size=_PART_BYTES)["e_tag"] or ""
 
     def delete(self, key: str) -> None:
-        """Delete one object; deleting what is not there is no error."""
+        """Delete one object; a missing object is not an error."""
         with self._faults(key), self.meter.operation(self.store, Direction.WRITE):
             obstore.delete(self._client, self._path(key))
 

@@ -1,4 +1,4 @@
-"""What a client library's error says, in the one clause that a person can use."""
+"""Shortens a client library's error to one clause that helps a user."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from headrace.atomic import FULL
 
-# Rust's object_store: "Error performing GET URL in 687ms, after 4 retries, max_retries: 4, retry_timeout: 20s  - what it was"
+# Rust's object_store: "Error performing GET URL in 687ms, after 4 retries, max_retries: 4, retry_timeout: 20s  - REASON"
 _PERFORMING = re.compile(r"^.*?Error performing \S+ \S+ in [^\n]*?  ?- (?:HTTP error: )?", re.DOTALL)
 _SOURCE_PLACE = re.compile(r",? ?/\S+\.rs(?::\d+)*|,? ?/rustc/\S*")
 _LONGEST = 300
@@ -14,15 +14,15 @@ FULL_WORDS = ("no space", "no free volumes", "disk quota exceeded")
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no space left: by its number, or by the words of SeaweedFS and of others."""
+    """Whether an error means that no space is left, by errno or by the wording of SeaweedFS and other servers."""
     text = str(error).lower()
     return getattr(error, "errno", None) in FULL or any(words in text for words in FULL_WORDS)
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error without what only its library's authors want to read, and without its full stop."""
+    """The first line of an error, without library internals and final full stop."""
     text = _PERFORMING.sub("", str(error).strip())
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    # A refusal comes with the server's XML behind the status.
+    # S3 errors carry the server's XML after the status.
     first = _SOURCE_PLACE.sub("", first.split(": <", 1)[0])
     return first[:_LONGEST].rstrip(" .:,")

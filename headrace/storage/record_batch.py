@@ -1,4 +1,4 @@
-"""Kafka's record batch, as far as it is read and made without a client: https://kafka.apache.org/documentation/#recordbatch."""
+"""Reading and writing Kafka record batches without a client: https://kafka.apache.org/documentation/#recordbatch."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-_HEAD = struct.Struct(">qiibIhiqqqhii")  # a batch's head: first offset, length, …, magic, checksum, attributes, …, records
-_LENGTH_BEHIND, _CHECKED_FROM = 12, 21  # the length counts from here on, the checksum is of what comes from here on
-_CODEC = 0b111  # of its attributes: 0, gzip, Snappy, LZ4, Zstandard
+_HEAD = struct.Struct(">qiibIhiqqqhii")  # batch header: first offset, length, …, magic, checksum, attributes, …, records
+_LENGTH_BEHIND, _CHECKED_FROM = 12, 21  # byte offsets from which the length field counts and the checksum is computed
+_CODEC = 0b111  # bits of the attributes: none, gzip, Snappy, LZ4, Zstandard
 _MAGIC = 2
-_TIMES, _CONTROL = 0x08, 0x20  # whether its times are the broker's; whether it holds marks of transactions and no events
-_MARK_KEY = 4  # bytes that the key of such a mark has at least
+_TIMES, _CONTROL = 0x08, 0x20  # attribute bits: timestamps are the broker's; control batch (transaction markers, no events)
+_MARK_KEY = 4  # minimum length of a transaction marker's key
 _SNAPPY_FRAME = b"\x82SNAPPY\0"
-_UNPACKED_BYTES = 64 << 20  # that a batch may come to; clients make them of 1 MB
+_UNPACKED_BYTES = 64 << 20  # largest unpacked batch accepted; clients write batches of 1 MB
 HEAD_BYTES = _HEAD.size
-_BROKEN = (ValueError, IndexError, OSError, zlib.error)  # Arrow's errors are the first and the third
+_BROKEN = (ValueError, IndexError, OSError, zlib.error)  # Arrow raises ValueError and OSError
 
 
 def compressed(head: bytes) -> bool:
-    """Whether a batch, of which these are the first `HEAD_BYTES`, says that it is compressed."""
+    """Whether a batch is compressed according to its header, the first `HEAD_BYTES`."""
     return len(head) == HEAD_BYTES and bool(_HEAD.unpack(head)[5] & _CODEC)
 
 
 def readable(data: bytes) -> bool:
-    """Whether a client can read a batch, and needs no more memory for it than it should."""
+    """Whether a client can read a batch within reasonable memory."""
     if len(data) < HEAD_BYTES:
         return False
     _, length, _, magic, _, _, last, *_, count = _HEAD.unpack_from(data)
@@ -40,10 +40,10 @@ def readable(data: bytes) -> bool:
 
 
 def holding(data: bytes, kept: int, first: int, count: int) -> bytes:
-    """A batch that takes `count` offsets from `first` on, to stand in the place of `data`, which no client can read.
+    """A replacement for the unreadable batch `data`, with `count` offsets from `first`.
 
-    Its last record holds the first `kept` bytes of what was there. Records in front that can be read stay as they are, unless
-    they are longer: they may have landed, and by the last one that has a lander knows the head again.
+    Its last record holds the first `kept` bytes of `data`. Readable records before that are kept if they fit in `kept` bytes:
+    they may have landed, and a lander recognises the head by the last landed record.
     """
     ends, records = _walked(data, count - 2)
     attributes, begun, newest = 0, (now := int(time.time() * 1000)), now
@@ -53,14 +53,14 @@ def holding(data: bytes, kept: int, first: int, count: int) -> bytes:
         ends, records = array("q"), b""
     value = data[:kept]
     body = b"\0" + _zigzag(0) + _zigzag(count - 1) + _zigzag(-1) + _zigzag(len(value)) + value + _zigzag(0)
-    told = struct.pack(">hiqqqhii", attributes & _TIMES, count - 1, begun, newest, -1, -1, -1, len(ends) + 1)
-    checked = told + records[: ends[-1] if ends else 0] + _zigzag(len(body)) + body
+    header = struct.pack(">hiqqqhii", attributes & _TIMES, count - 1, begun, newest, -1, -1, -1, len(ends) + 1)
+    checked = header + records[: ends[-1] if ends else 0] + _zigzag(len(body)) + body
     length = _CHECKED_FROM - _LENGTH_BEHIND + len(checked)
     return struct.pack(">qiibI", first, length, -1, 2, _crc32c(checked)) + checked
 
 
 def _walked(data: bytes, last: int) -> tuple[array[int], bytes]:
-    """The records of a batch, unpacked, and where each ends, up to one that cannot be read or has a place beyond `last`."""
+    """A batch's unpacked records and where each ends, up to one that is unreadable or has an offset delta beyond `last`."""
     ends, records, before = array("q"), b"", -1
     if len(data) < HEAD_BYTES:
         return ends, records
@@ -76,7 +76,7 @@ def _walked(data: bytes, last: int) -> tuple[array[int], bytes]:
 
 
 def _unpacked(codec: int, data: bytes) -> bytes:
-    """The records of a batch, at most `_UNPACKED_BYTES` of them. Raises what the codecs raise, and `ValueError`."""
+    """The unpacked records of a batch, at most `_UNPACKED_BYTES`. Raises the codecs' errors and `ValueError`."""
     match codec:
         case 0:
             return data
@@ -97,7 +97,7 @@ def _unpacked(codec: int, data: bytes) -> bytes:
 
 
 def _framed(data: bytes) -> Iterator[bytes]:
-    """The pieces of Snappy: one, or those of the frame that Java's clients put around them."""
+    """The Snappy blocks: one, or several in the frame format of Java clients."""
     if not data.startswith(_SNAPPY_FRAME):
         yield data
         return
@@ -112,7 +112,7 @@ def _framed(data: bytes) -> Iterator[bytes]:
 
 def _snappy(data: bytes) -> bytes:
     size = shift = at = 0
-    while True:  # it begins with how much it unpacks to
+    while True:  # the unpacked size comes first
         byte = data[at]
         size |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
@@ -123,25 +123,25 @@ def _snappy(data: bytes) -> bytes:
     return bytes(pa.decompress(data, size, "snappy", asbytes=True))
 
 
-def _record(data: bytes, at: int, places: range, attributes: int) -> tuple[int, int]:
-    """The place within its batch of the record at `at`, and where that ends. Raises `IndexError` where it is none."""
+def _record(data: bytes, at: int, deltas: range, attributes: int) -> tuple[int, int]:
+    """The offset delta of the record at `at`, and where the record ends. Raises `IndexError` if it is not a record."""
     size, begun = _varint(data, at)
-    _, at = _varint(data, begun + 1)  # behind the record's attributes: its time
-    place, at = _varint(data, at)
+    _, at = _varint(data, begun + 1)  # timestamp delta, after the record's attributes
+    delta, at = _varint(data, at)
     key, _ = _varint(data, at)
     at = _past(data, _past(data, at))  # key and value
     headers, at = _varint(data, at)
-    if place not in places or not 0 <= headers <= size or (attributes & _CONTROL and key < _MARK_KEY):
+    if delta not in deltas or not 0 <= headers <= size or (attributes & _CONTROL and key < _MARK_KEY):
         raise IndexError
     for _ in range(2 * headers):
         at = _past(data, at)
     if at != begun + size or at > len(data):
         raise IndexError
-    return place, at
+    return delta, at
 
 
 def _past(data: bytes, at: int) -> int:
-    """Behind some bytes that have their length in front; -1 is of none."""
+    """The position after a length-prefixed byte string; length -1 means null."""
     size, at = _varint(data, at)
     if size < -1 or at + size > len(data):
         raise IndexError
@@ -149,7 +149,7 @@ def _past(data: bytes, at: int) -> int:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in zigzag, seven bits to a byte, and where it ends."""
+    """A zigzag varint, and where it ends."""
     number = shift = 0
     while True:
         byte = data[at]
@@ -170,7 +170,7 @@ def _zigzag(number: int) -> bytes:
 
 
 def _crc32c(data: bytes) -> int:
-    """CRC-32C (RFC 3720, appendix B.4), a byte at a time: what is rewritten is short, and rare."""
+    """CRC-32C (RFC 3720, appendix B.4), byte by byte: rewritten batches are short and rare."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte

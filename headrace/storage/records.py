@@ -1,4 +1,4 @@
-"""The JSON records that topics carry, and their way into Arrow rows and back."""
+"""Encoding and decoding of the JSON records in topics, to and from Arrow rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pyarrow.json as pj
 from headrace.catalog import DOCUMENT_EVENTS, EXTRA, INTERACTIONS, Store
 from headrace.errors import BadRecord
 
-# Microseconds since 1970 of the first and the last moment that Python's datetime, and so pyiceberg, can hold.
+# Range of Python's datetime, and so of pyiceberg, in microseconds since 1970.
 _FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 _TENANT = "^[a-z0-9][a-z0-9-]{0,62}$"
 _SHA256 = "^[0-9a-f]{64}$"
 _NONE = pa.array([], pa.uint64())
 _NAMED = ("event_id", "uri", "answer_id", "verdict_id")
 NAME_BYTES = 4096
-"""The longest name that an event may have: what the system allows a path."""
+"""The longest name in an event: the system's limit for a path."""
 _KINDS: Mapping[str, tuple[str, ...]] = {
     DOCUMENT_EVENTS.name: ("put", "delete", "refuse"),
     INTERACTIONS.name: ("answer", "search"),
@@ -31,7 +31,7 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
 
 
 def broken(store: Store, rows: pa.RecordBatch) -> dict[int, str]:
-    """Row → what is wrong with it, for those rows of a topic's events that break a constraint."""
+    """The rows of a topic's events that break a constraint, by index, with the reason."""
     reasons: dict[int, str] = {}
     for reason, wrong in _checks(store, rows):
         for index in pc.indices_nonzero(pc.fill_null(wrong, False)).to_pylist():
@@ -40,7 +40,7 @@ def broken(store: Store, rows: pa.RecordBatch) -> dict[int, str]:
 
 
 def _checks(store: Store, rows: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:
-    """Each constraint as a reason and, per row, whether it is broken."""
+    """Each constraint: the reason, and for each row whether it is broken."""
     columns = dict(zip(rows.schema.names, rows.columns, strict=True))
     for name, column in columns.items():
         if pa.types.is_timestamp(column.type):
@@ -65,18 +65,18 @@ def _checks(store: Store, rows: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]
         put = pc.equal(columns["kind"], "put")
         hexadecimal = pc.match_substring_regex(columns["sha256"], _SHA256)
         yield "'sha256' is not 64 hexadecimal digits", pc.and_(put, pc.invert(hexadecimal))
-        yield "'sha256' is given where nothing was put", pc.and_(pc.invert(put), pc.not_equal(columns["sha256"], ""))
+        yield "'sha256' is given but nothing was put", pc.and_(pc.invert(put), pc.not_equal(columns["sha256"], ""))
     if "bytes" in columns:
         yield "'bytes' is negative", pc.less(columns["bytes"], 0)
     if "readers" in columns:
         names = pc.utf8_trim_whitespace(columns["readers"].flatten())
         nameless = pc.fill_null(pc.equal(pc.binary_length(names), 0), True)
         parents = pc.list_parent_indices(columns["readers"]).filter(nameless)
-        yield "'readers' names somebody without a name", _rows_at(parents, len(columns["readers"]))
+        yield "'readers' has an empty name", _rows_at(parents, len(columns["readers"]))
 
 
 def _not_finite(column: pa.Array) -> pa.Array:
-    """Indices of the rows that hold a number that is not finite, however deep."""
+    """Indices of rows with a number that is not finite, at any depth."""
     if pa.types.is_floating(column.type):
         return pc.indices_nonzero(pc.fill_null(pc.invert(pc.is_finite(column)), False))
     if pa.types.is_list(column.type):
@@ -94,9 +94,9 @@ def _rows_at(indices: pa.Array, rows: int) -> pa.Array:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What became of some values: `rows` in the store's schema plus `extra`, the place each came from, and the bad ones.
+    """Decoded records: `rows` in the store's schema plus `extra`.
 
-    `kept[i]` is the index of the value that row `i` was; `bad` maps the index of a value that cannot be read to the reason.
+    `kept[i]` is the index of the value behind row `i`; `bad` maps the index of an unreadable value to the reason.
     """
 
     rows: pa.RecordBatch
@@ -105,7 +105,7 @@ class Decoded:
 
 
 def encode(store: Store, row: Mapping[str, Any]) -> bytes:
-    """One record as UTF-8 JSON; times in ISO 8601. Keys that the store's schema lacks are a mistake and raise `KeyError`."""
+    """One record as UTF-8 JSON, with times in ISO 8601. Raises `KeyError` for keys that the store's schema lacks."""
     names = set(store.columns.names)
     if unknown := set(row) - names:
         raise KeyError(f"{store} has no {sorted(unknown)}")
@@ -113,9 +113,9 @@ def encode(store: Store, row: Mapping[str, Any]) -> bytes:
 
 
 def decode(store: Store, values: Sequence[bytes | None]) -> Decoded:
-    """Records as rows of the store's schema; those that cannot be read, or break a constraint, do not hold up the others.
+    """Decode records to rows of the store's schema; unreadable ones and those that break a constraint are set aside.
 
-    Keys that the schema does not know are kept as JSON in the column `extra`: a producer may be newer than this reader.
+    Keys that the schema does not know are kept as JSON in the column `extra`: the producer may be newer than this code.
     """
     read = _read(store, values)
     wrong = broken(store, read.rows)
@@ -146,9 +146,9 @@ def _read(store: Store, values: Sequence[bytes | None]) -> Decoded:
     try:
         return Decoded(batch(schema, good), rows_kept, bad)
     except _WRONG_TYPE:
-        pass  # somewhere in it is a value of the wrong type: only one by one can tell which
+        pass  # some value has the wrong type: check rows one by one to find it
     fitting: list[dict[str, Any]] = []
-    places: list[int] = []
+    indices: list[int] = []
     for index, row in zip(rows_kept, good, strict=True):
         try:
             pa.array([row], pa.struct(list(schema)))
@@ -156,12 +156,12 @@ def _read(store: Store, values: Sequence[bytes | None]) -> Decoded:
             bad[index] = f"a value of the wrong type: {error}"
         else:
             fitting.append(row)
-            places.append(index)
-    return Decoded(batch(schema, fitting), places, dict(sorted(bad.items())))
+            indices.append(index)
+    return Decoded(batch(schema, fitting), indices, dict(sorted(bad.items())))
 
 
 def decoded_schema(store: Store) -> pa.Schema:
-    """The schema of what `decode` makes of a topic's records."""
+    """The schema of the rows that `decode` returns for a topic."""
     return store.columns.append(EXTRA)
 
 
@@ -171,25 +171,25 @@ def batch(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> pa.RecordBatc
 
 
 _WRONG_TYPE = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError, TypeError)
-# Longer than any record may be, since a record that crosses a block's border twice is refused.
+# Longer than any record: Arrow rejects a record that spans more than two blocks.
 _BLOCK_BYTES = 16 << 20
 _FIRST: Callable[[Any], Any] = itemgetter(0)
 _BRACE = ord("{")
 
 
 def _all_at_once(store: Store, values: Sequence[bytes | None]) -> list[pa.Array] | None:
-    """The columns of records that are all just as the schema says, parsed in one go; `None` where any is not.
+    """The columns of records that all match the schema exactly, parsed in one go; `None` if any does not.
 
-    About twenty times as fast as one by one. It may only say `None` too often, never read a record otherwise.
+    About twenty times as fast as one by one. It may return `None` needlessly, but must never read a record differently.
     """
     if not values or None in values:
         return None
     joined = b"\n".join(values)  # type: ignore[arg-type]
-    # An object per line and a line per record, or rows could not be told to be one record each.
+    # One object per line and one line per record, or rows could not be matched to records.
     if not all(values) or joined.count(b"\n") != len(values) - 1 or set(map(_FIRST, values)) != {_BRACE}:
         return None
     times = [field.name for field in store.columns if pa.types.is_timestamp(field.type)]
-    # Times are read as text first: Arrow's JSON reader takes one without a zone for UTC.
+    # Read times as text first: Arrow's JSON reader assumes UTC for a time without a zone.
     schema = pa.schema([pa.field(f.name, pa.string() if f.name in times else f.type) for f in store.columns])
     try:
         table = pj.read_json(
@@ -204,7 +204,7 @@ def _all_at_once(store: Store, values: Sequence[bytes | None]) -> list[pa.Array]
         return None
     try:
         for column in columns:
-            column.validate(full=True)  # that text is UTF-8, for one
+            column.validate(full=True)  # e.g. that text is UTF-8
     except pa.ArrowInvalid:
         return None
     if any(column.null_count for column, field in zip(columns, store.columns, strict=True) if not field.nullable):
@@ -221,11 +221,11 @@ def _row(store: Store, value: bytes | None) -> dict[str, Any]:
     if value is None:
         raise BadRecord("the record has no value")
     try:
-        parsed = json.loads(value, parse_constant=str)  # NaN and Infinity are no JSON: as text they are no numbers either
+        parsed = json.loads(value, parse_constant=str)  # NaN and Infinity are not JSON; as text they fail the type check
     except (ValueError, RecursionError) as error:
         raise BadRecord(f"not JSON: {error}") from None
     if not isinstance(parsed, dict):
-        raise BadRecord(f"a JSON object is wanted, not {type(parsed).__name__}")
+        raise BadRecord(f"expected a JSON object, not {type(parsed).__name__}")
     row: dict[str, Any] = {}
     for field in store.columns:
         raw = parsed.pop(field.name, None)
@@ -245,7 +245,7 @@ def _row(store: Store, value: bytes | None) -> dict[str, Any]:
 
 
 def _is(kind: pa.DataType, value: object) -> bool:
-    """Whether a JSON value is of an Arrow type as it is: Arrow would take a text for a list of letters, and 1.5 for 1."""
+    """Whether a JSON value matches an Arrow type exactly: Arrow would read a text as a list of letters, and 1.5 as 1."""
     if value is None:
         return True
     if pa.types.is_list(kind):

@@ -1,8 +1,8 @@
-"""Signatures of events: a Kafka header by which a lander knows that whoever wrote an event has the home's key.
+"""Signatures of events: a Kafka header which proves that the writer of an event has the home's key.
 
-The embedded broker lets every program of this machine write to every topic: without one anybody could open documents, delete
-them, and judge in anybody's name. A signature is keyed BLAKE2b (RFC 7693) over topic, key and value, topic and key each with its
-length in front. It says who wrote an event, not when: one that is read from the topic and written again is accepted again.
+The embedded broker lets every program on this machine write to every topic. Without signatures, any of them could add and delete
+documents, and judge in anyone's name. A signature is keyed BLAKE2b (RFC 7693) over topic, key and value, with topic and key each
+prefixed by its length. It does not prevent replay: an event read from the topic and written again is accepted again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from confluent_kafka import Message
 
 HEADER = "headrace-signature"
 UNSIGNED = "not signed with this home's key"
-"""Begins the reason of a dead letter whose signature is missing or wrong."""
+"""Prefix of a dead letter's reason if its signature is missing or wrong."""
 _BYTES = 16
 SIGNATURE_BYTES = len(HEADER) + _BYTES
-"""What a signature adds to a record."""
+"""Size that a signature adds to a record."""
 _LENGTH = Struct(">I").pack
 _NO_KEY = _LENGTH(0)
 Headers = Sequence[tuple[str, bytes | None]]
@@ -36,25 +36,25 @@ class Signer:
         self._begun = hashlib.blake2b(_LENGTH(len(name)) + name, key=key, digest_size=_BYTES)
 
     def headers(self, key: bytes | None, value: bytes | None) -> list[tuple[str, bytes]]:
-        """The headers to write an event with."""
+        """The headers for a new event."""
         return self._signatures([key], [value])
 
     def forged(
         self, messages: Sequence[Message], values: Sequence[bytes | None], signed_from: Mapping[int, int]
     ) -> dict[int, str]:
-        """Index → what is wrong, of the messages that are not signed though `signed_from`, an offset per partition, wants it."""
+        """The unsigned messages at or beyond `signed_from` (offset by partition), by index, with the reason."""
         headers = _headers(messages)
         shown = [own[0] if own and len(own) == 1 else None for own in headers]
         right = self._signatures(map(_KEY, messages), values)
-        # Compared as a whole first, since this passes every record of a drain. How long it takes tells nobody anything: records
-        # are judged when they are landed, many at a time.
+        # Compare all at once first: every record of a drain passes here. Timing reveals nothing, because records are checked
+        # when they land, many at a time.
         if shown == right:
             return {}
         reasons = {}
         for index, message in enumerate(messages):
             if shown[index] != right[index] and message.offset() >= signed_from.get(message.partition(), 0):
                 named = any(name == HEADER for name, _ in headers[index] or ())
-                reasons[index] = f"{UNSIGNED}: " + ("its signature is another's" if named else "it has no signature")
+                reasons[index] = f"{UNSIGNED}: " + ("its signature is wrong" if named else "it has no signature")
         return reasons
 
     def _signatures(self, keys: Iterable[bytes | None], values: Iterable[bytes | None]) -> list[tuple[str, bytes]]:
@@ -67,9 +67,9 @@ class Signer:
 
 
 def _headers(messages: Sequence[Message]) -> list[Headers | None]:
-    """The headers of each; `None` where the name of one is not UTF-8, at which the client fails and which anybody may write.
+    """The headers of each message; `None` if a header's name is not UTF-8, at which the client fails.
 
-    Each message is asked once: asked again after it failed, the client hands out a null pointer.
+    Each message's headers are read only once: after a failure, the client would return a null pointer.
     """
     headers: list[Headers | None] = []
     left = iter(messages)

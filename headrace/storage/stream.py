@@ -1,4 +1,4 @@
-"""The stream tier: Kafka topics, the head. Partitions are assigned by hand and offsets kept elsewhere, never in a group."""
+"""Stream tier: Kafka topics, the head. Partitions are assigned explicitly, and offsets are never kept in a consumer group."""
 
 from __future__ import annotations
 
@@ -26,39 +26,38 @@ from headrace.storage.tansu import TansuRecords
 
 log = logging.getLogger("headrace.landing")
 _TIMEOUT_S = 20.0
-# Drained is what an empty fetch says (the client's end-of-partition event), not silence, which may be a slow fetch, and not
-# the reported end alone, which Tansu gives far too low. Behind that event a moment is waited for what was just acknowledged.
-# A partition that is written to all the time has no empty fetch: there a record made since the reading began says it.
+# A partition is drained after an empty fetch (the client's end-of-partition event): silence may be a slow fetch, and Tansu
+# reports ends far too low. After that event, wait a moment for records just acknowledged. A partition under constant writes
+# has no empty fetch: there, a record newer than the start of reading counts.
 _SILENCE_S = 0.15
-# How long a broker may take to hand out a record that it has; one it never gave out is met with silence by some.
+# How long a broker may take to return a record it has; some never answer for an offset they do not have.
 _ONE_RECORD_S = 5.0
-# How long a broker may gather for one fetch. Little, since Tansu gathers that long while there is more; but it begins by listing
-# every batch of the partition, and one that does not get past that in this time hands out nothing, however often it is asked.
+# fetch.wait.max.ms. Short, because Tansu waits that long while there is more; but it starts by listing every batch of the
+# partition, and if that takes longer it never returns anything.
 _GATHER_MS = (100, 1_000, 10_000)
-_PACE_S = 3.0  # for which a reader is watched before it gives the broker more time, or less again
-_SLOW = 5_000  # records a second; a reader that gets more of them needs no patience
-_LATE_MS = 2_000  # a reader whose newest record is younger is at the end, though no empty fetch says so
-_SETTLED_S = 0.01  # between two looks whether another thread was told of our deliveries
-# The client fetches ahead of us up to this much of a partition; with one batch being read and one being written that is
-# what a lander holds in memory.
+_PACE_S = 3.0  # a reader's rate is measured this long before the broker gets more time, or less
+_SLOW = 5_000  # records per second; above this rate, a reader needs no longer wait
+_LATE_MS = 2_000  # a reader whose newest record is younger is at the end, even without an empty fetch
+_SETTLED_S = 0.01  # between two checks whether another thread received our delivery reports
+# The client's read-ahead per partition. A lander's memory is this plus one batch being read and one being written.
 _AHEAD_KIB = 16 << 10
-# How long the embedded head hands out nothing until its batches are looked at: what no client can read is met with silence, or
-# with an error each time.
+# How long the embedded head may return nothing before its batches are inspected: for an unreadable batch it stays silent, or
+# fails every time.
 _STUCK_S = 2.0
 _UNREADABLE = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._NOT_IMPLEMENTED, KafkaError._UNDERFLOW)
-# A client that met gzip which is cut off rounds in a circle, and nothing ends it but the end of the process.
+# A client that reads truncated gzip loops until the process ends.
 _CLOSE_S = 10.0
 _NOT_THERE = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET)
-# A record passes these a few hundred thousand times a second: as C calls they cost half of what a loop does.
+# Called for a few hundred thousand records per second: as C calls they cost half as much as a loop.
 _ERROR, _PARTITION, _OFFSET = methodcaller("error"), methodcaller("partition"), methodcaller("offset")
 _KEY, _VALUE = methodcaller("key"), methodcaller("value")
 RECORD_BYTES = 4 << 20
-"""The largest record the client sends or takes; a broker may allow less."""
+"""Largest record that the client sends or accepts; a broker may allow less."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record as the head holds it; `at_ms` is its timestamp in milliseconds since the epoch."""
+    """One record of the head; `at_ms` is its timestamp in milliseconds since the epoch."""
 
     partition: int
     offset: int
@@ -68,7 +67,7 @@ class Record:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that another record at the same offset would not have."""
+        """16 hex digits that identify the record among others at the same offset."""
         parts = (self.key or b"", self.value or b"", str(self.at_ms).encode())
         digest = hashlib.sha256()
         for part in parts:
@@ -78,9 +77,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Fetched:
-    """Some records of a topic, in the order of their offsets within each partition, as columns of equal length.
+    """Records of a topic in offset order within each partition, as columns of equal length.
 
-    `last` is the index of each partition's last record; `bytes` what keys and values come to.
+    `last` is the index of each partition's last record; `bytes` is the total size of keys and values.
     """
 
     partitions: list[int]
@@ -94,13 +93,13 @@ class Fetched:
         return len(self.offsets)
 
     def record(self, index: int) -> Record:
-        """One of them as a whole."""
+        """The record at an index."""
         return _record(self.messages[index])
 
 
 @dataclass(frozen=True)
 class Span:
-    """What the head has of one partition: offsets `low` up to but not including `end`."""
+    """Offsets of one partition in the head: from `low` up to but not including `end`."""
 
     low: int
     end: int
@@ -108,7 +107,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Identity:
-    """Which topic of which cluster this is; `None` where the broker does not say."""
+    """Ids of cluster and topic; `None` if the broker does not report them."""
 
     cluster: str | None
     topic: str | None
@@ -116,13 +115,13 @@ class Identity:
 
 @dataclass
 class _Link:
-    """What is open of a topic, for all who share it: the clients, and how far each partition has been written."""
+    """Shared state of all handles on a topic: its clients, and how far each partition has been written."""
 
     made: bool = False
-    looked_through: set[int] = field(default_factory=set)  # partitions in which what a process before died of was looked for
+    looked_through: set[int] = field(default_factory=set)  # partitions checked for batches that could crash the client
     administrator: AdminClient | None = None
     producer: Producer | None = None
-    floor: dict[int, int] = field(default_factory=dict)  # partition → the least offset that can still be given out
+    floor: dict[int, int] = field(default_factory=dict)  # partition → lowest offset that the broker can still assign
     opening: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -137,7 +136,7 @@ class _Topic(Metered):
         self._link = _Link()
 
     def ensure(self) -> None:
-        """Create the topic where it is missing."""
+        """Create the topic if it is missing."""
         if self._link.made:
             return
         try:
@@ -157,7 +156,7 @@ class _Topic(Metered):
             return self._link.administrator
 
     def _client(self, extra: Mapping[str, Any]) -> dict[str, Any]:
-        # librdkafka writes its own lines to stderr; errors reach the user through ours.
+        # Silence librdkafka's own log on stderr; users see our errors.
         return {**self._base, "log_level": 0, "error_cb": _ignore, **extra}
 
     def _unavailable(self, error: BaseException | str) -> Unavailable:
@@ -172,17 +171,17 @@ class TopicReader(_Topic):
 
     @property
     def signed(self) -> bool:
-        """Whether events of this topic count only if they are signed."""
+        """Whether events of this topic must be signed."""
         return self._signer is not None
 
     def forged(self, fetched: Fetched, signed_from: Mapping[int, int]) -> dict[int, str]:
-        """Index → what is wrong, of the records at or beyond `signed_from` (an offset per partition) that are not signed."""
+        """The unsigned records at or beyond `signed_from` (offset by partition), by index, with the reason."""
         if self._signer is None:
             return {}
         return self._signer.forged(fetched.messages, fetched.values, signed_from)
 
     def identity(self) -> Identity:
-        """Which topic this is: a cluster or a topic made anew under the old name has another identity."""
+        """The topic's identity, which changes if the cluster or the topic is recreated under the old name."""
         self.ensure()
         try:
             cluster = self._admin().list_topics(self.store.name, timeout=_TIMEOUT_S).cluster_id
@@ -192,19 +191,19 @@ class TopicReader(_Topic):
             if not _unsupported(error):
                 raise self._unavailable(error) from error
             topic = ""
-        # All zeros, in base64: a broker older than topic ids.
+        # All zeros, in base64, from a broker older than topic ids.
         return Identity(cluster or None, topic if topic.strip("A") else None)
 
     def spans(self) -> dict[int, Span]:
-        """What the head has of each partition. An end may be low, by thousands while much is produced (Tansu)."""
+        """The span of each partition. Tansu may report an end too low, by thousands under load."""
         with self._consumer() as consumer:
             return self._spans(consumer)
 
     def record(self, partition: int, offset: int) -> Record | None:
-        """The record at one offset, or `None` where the head does not have it.
+        """The record at one offset, or `None` if the head does not have it.
 
-        Some brokers answer that with silence. Where the head says that it has the offset and does not hand it out, it is not gone
-        but out of reach: raises `Unavailable`.
+        Some brokers never answer for a missing offset. Raises `Unavailable` if the head reports that it has the offset but
+        does not return it.
         """
         self._look_through({partition: offset})
         for gather_ms, patience_s in zip(_GATHER_MS[:2], (_ONE_RECORD_S / 4, _ONE_RECORD_S), strict=True):
@@ -222,15 +221,15 @@ class TopicReader(_Topic):
             return self.record(partition, offset)
         span = self.spans()[partition]
         if span.low <= offset < span.end:
-            raise self._unavailable(f"it says that it has offset {offset} of partition {partition}, and does not hand it out")
+            raise self._unavailable(f"it reports offset {offset} of partition {partition} but does not return it")
         return None
 
     def read(self, start: Mapping[int, int], *, most: int = 10_000, follow: bool = False) -> Iterator[Fetched]:
-        """The records of the partitions in `start`, each from its offset there, `most` at a time.
+        """Read records of the partitions in `start`, each from its offset there, `most` at a time.
 
-        Ends when the head is drained of what it had at the start, or never if `follow` (an empty `Fetched` then comes about
-        twice a second, so that the caller can stop). Raises `OutOfRange` where the head does not have the wanted offset (any
-        more).
+        Ends when everything is read that the head had at the start, or never with `follow` (which yields an empty `Fetched`
+        about twice a second, so that the caller can stop). Raises `OutOfRange` if the head does not (or no longer) have an
+        offset.
         """
         self.ensure()
         if not start:
@@ -262,8 +261,8 @@ class TopicReader(_Topic):
                         if time.monotonic() - ended_since >= _SILENCE_S:
                             return
                     elif not follow and time.monotonic() - quiet_since > (most_s := _TIMEOUT_S + pace.gather_ms / 1000):
-                        raise self._unavailable(f"no record in {most_s:.0f} s, though the head says there are more")
-                    # No fetch has found their end, or something came behind it that is not handed out.
+                        raise self._unavailable(f"no record in {most_s:.0f} s, although the head reports more")
+                    # No fetch has reached their end, or later records are not returned.
                     held_up = {p: at for p, at in reached.items() if ended[p] < at or self._known_end(consumer, p) > at}
                     if records or not held_up:
                         looked = time.monotonic()
@@ -276,29 +275,29 @@ class TopicReader(_Topic):
                         break
 
     def _known_end(self, consumer: Consumer, partition: int) -> int:
-        """Where the last fetch said that a partition ends; negative before the first. Asks nobody."""
+        """A partition's end as of the last fetch, from the client's cache; negative before the first."""
         return int(consumer.get_watermark_offsets(TopicPartition(self.store.name, partition), cached=True)[1])
 
     def _look_through(self, start: Mapping[int, int]) -> None:
-        """Before these partitions are first read, from these offsets on: have batches rewritten that would end or hang a client.
+        """Before the first read of these partitions, rewrite batches from these offsets on that would crash or hang a client.
 
-        Only compressed ones do: one that unpacks to nothing or to more than the memory there is, or gzip that is cut off.
+        Only compressed ones do: those that unpack to nothing or to more than memory holds, and truncated gzip.
         """
         if new := {partition: offset for partition, offset in start.items() if partition not in self._link.looked_through}:
             self._rewrite_foreign(new, compressed=True)
             self._link.looked_through |= new.keys()
 
     def _rewrite_foreign(self, reached: Mapping[int, int], *, compressed: bool = False) -> int:
-        """Have batches behind these offsets rewritten that no client can read; returns how many. Of the embedded head only."""
+        """Rewrite unreadable batches after these offsets; returns how many. Only for the embedded head."""
         if (records := self._tansu_records()) is None:
             return 0
         count = sum(records.rewrite_foreign(partition, at, compressed=compressed) for partition, at in reached.items())
         if count:
-            log.warning("%d batches of %s that no client can read were made dead letters", count, self.store.name)
+            log.warning("%d unreadable batches of %s were turned into dead letters", count, self.store.name)
         return count
 
     def retention_ms(self) -> int | None:
-        """For how many milliseconds the broker keeps a record, by its own word; `None` for ever or unknown."""
+        """The broker's configured retention in milliseconds; `None`: unlimited or unknown."""
         try:
             resource = ConfigResource(ResourceType.TOPIC, self.store.name)
             config = self._admin().describe_configs([resource])[resource].result(_TIMEOUT_S)
@@ -308,10 +307,9 @@ class TopicReader(_Topic):
         return value if value >= 0 else None
 
     def forget(self, before: Mapping[int, int]) -> dict[int, int]:
-        """Have the records of each partition before an offset deleted; returns the partitions' new low ends.
+        """Delete the records of each partition before an offset; returns the partitions' new low offsets.
 
-        Of the embedded head whole batches go, and they are deleted where it keeps them. Raises `WrongUsage` where a broker does
-        not know how.
+        For the embedded head, whole batches are deleted from its bucket. Raises `WrongUsage` if a broker does not support it.
         """
         if (records := self._tansu_records()) is not None:
             return {partition: records.forget(partition, offset) for partition, offset in before.items()}
@@ -334,14 +332,14 @@ class TopicReader(_Topic):
             Consumer(
                 self._client(
                     {
-                        "group.id": "headrace",  # the client insists on one; nothing is ever committed to it
+                        "group.id": "headrace",  # required by the client; nothing is ever committed to it
                         "enable.auto.commit": False,
                         "enable.partition.eof": True,
                         "auto.offset.reset": "error",
                         "isolation.level": "read_uncommitted",
                         "fetch.wait.max.ms": gather_ms,
                         "queued.max.messages.kbytes": _AHEAD_KIB,
-                        "fetch.queue.backoff.ms": 10,  # otherwise it pauses for a second each time that is full
+                        "fetch.queue.backoff.ms": 10,  # by default it pauses for a second each time the queue is full
                         "fetch.message.max.bytes": RECORD_BYTES,
                     }
                 )
@@ -358,12 +356,12 @@ class TopicReader(_Topic):
                 TopicPartition(self.store.name, partition), timeout=_TIMEOUT_S, cached=False
             )
             if low and (records := self._tansu_records()) is not None:
-                low = min(low, records.begins(partition))  # Tansu takes a batch that was rewritten for one that came late
+                low = min(low, records.begins(partition))  # Tansu mistakes a rewritten batch for a late one
             spans[partition] = Span(low, end)
         return spans
 
     def _tansu_records(self) -> TansuRecords | None:
-        """Where the embedded head keeps the records of this topic; `None` of any other."""
+        """This topic's records in the embedded head's bucket; `None` for another broker."""
         if self._records is None or (cluster := self.identity().cluster) is None:
             return None
         return TansuRecords(self._records, cluster, self.store, self.meter)
@@ -371,7 +369,7 @@ class TopicReader(_Topic):
     def _fetch(
         self, consumer: Consumer, most: int, wait_s: float, reached: dict[int, int], ended: dict[int, int]
     ) -> Iterator[Fetched]:
-        """At most one batch. `reached` is moved to the offset that comes next, `ended` to where a fetch found nothing."""
+        """Fetch at most once. `reached` is set to the next offset, `ended` to where a fetch found nothing."""
         began = time.perf_counter()
         messages = consumer.consume(num_messages=most, timeout=wait_s)
         seconds = time.perf_counter() - began
@@ -396,12 +394,12 @@ class TopicReader(_Topic):
             if error is None:
                 good.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
-                # Offsets can end in ones that hold no record, such as a transaction's mark.
+                # The last offsets may hold no record, e.g. a transaction marker.
                 partition = message.partition()
                 reached[partition] = max(reached.get(partition, 0), message.offset())
                 ended[partition] = message.offset()
             elif error.code() in _UNREADABLE and self._records is not None:
-                continue  # it comes again until the batch is rewritten
+                continue  # it recurs until the batch is rewritten
             elif error.code() in _NOT_THERE:
                 raise OutOfRange(self.store.name, message.partition())
             else:
@@ -410,7 +408,7 @@ class TopicReader(_Topic):
 
 
 class _Pace:
-    """How long a reader lets the broker gather for a fetch: longer while it is behind and little comes."""
+    """Adapts fetch.wait.max.ms: longer while a reader is behind and receives little."""
 
     def __init__(self) -> None:
         self._step = 0
@@ -421,7 +419,7 @@ class _Pace:
         return _GATHER_MS[self._step]
 
     def changed(self, records: int, at_end: Mapping[int, bool]) -> bool:
-        """Note what one look came to, and which partitions it left at their end. True where another patience is due."""
+        """Record a fetch's size and the partitions that are at their end; returns whether the wait has to change."""
         self._records += records
         self._met |= {partition for partition, there in at_end.items() if there}
         seconds = time.monotonic() - self._since
@@ -441,7 +439,7 @@ class _Pace:
 
 
 class _Closing:
-    """A consumer for the length of a block, its errors in our words."""
+    """A consumer for the duration of a block; its errors become ours."""
 
     def __init__(self, topic: TopicReader, consumer: Consumer) -> None:
         self._topic, self._consumer = topic, consumer
@@ -450,13 +448,13 @@ class _Closing:
         return self._consumer
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if sys.is_finalizing():  # a reading that was left behind: no thread starts any more, and to wait for one is to hang
+        if sys.is_finalizing():  # a generator left open: at exit, no thread can start, and waiting for one would hang
             return
         closing = threading.Thread(target=self._consumer.close, name="close", daemon=True)
         closing.start()
         closing.join(_CLOSE_S)
         if closing.is_alive():
-            log.error("a client of %s hangs and is left behind; start this process anew", self._topic.store.name)
+            log.error("a client of %s hangs and is abandoned; restart this process", self._topic.store.name)
         if isinstance(error, KafkaException):
             raise self._topic._unavailable(error) from error
 
@@ -465,11 +463,11 @@ class TopicWriter(_Topic):
     """Appends records to one topic; `append` returns when the head has acknowledged them."""
 
     def append(self, rows: Sequence[Mapping[str, Any]], *, key: str, patience_s: float = _TIMEOUT_S + 5) -> list[tuple[int, int]]:
-        """Append rows of the store's schema, keyed by their field `key`; return (partition, offset) of each, in order.
+        """Append rows of the store's schema, keyed by their field `key`; returns (partition, offset) of each, in order.
 
-        The head has `patience_s` seconds to acknowledge them. Every row is acknowledged by all in-sync replicas when this
-        returns. Raises `Unavailable` if any is not, or was with an offset that had been given out before: Tansu does that
-        when its store is gone, and has not kept the record.
+        When this returns, all in-sync replicas have acknowledged every row. Raises `Unavailable` if any is not acknowledged
+        within `patience_s` seconds, or with an offset that was already assigned: Tansu does that when its store is gone, and
+        has then not kept the record.
         """
         if not rows:
             return []
@@ -500,12 +498,12 @@ class TopicWriter(_Topic):
                         producer.poll(0.1)
                     except KafkaException as error:
                         raise self._unavailable(error) from error
-            # Until these are settled, and not until the queue is empty: others write through the same producer.
+            # Wait for these rows, not for an empty queue: others use the same producer.
             end = time.monotonic() + patience_s
             while not failures and None in places and time.monotonic() < end:
                 producer.poll(_SETTLED_S)
             if not failures and None in places:
-                producer.purge()  # what is given up must not be sent later
+                producer.purge()  # rows given up must not be sent later
                 producer.poll(_SETTLED_S)
                 failures.clear()
         if failures:
@@ -517,15 +515,18 @@ class TopicWriter(_Topic):
             for partition, offset in acknowledged:
                 if offset < floor.get(partition, 0):
                     if self._link.producer is producer:
-                        self._link.producer, self._link.made = None, False  # a topic made anew begins at 0: the next call asks
-                    raise self._unavailable(f"it acknowledged an event at offset {offset}, which it had given out before")
-            if self._link.producer is producer:  # else the floor is of another, which asked the head anew
+                        self._link.producer, self._link.made = (
+                            None,
+                            False,
+                        )  # a recreated topic begins at 0: the next call asks again
+                    raise self._unavailable(f"it acknowledged an event at offset {offset}, which it had already assigned")
+            if self._link.producer is producer:  # otherwise the floor belongs to a newer producer, which asked the head again
                 for partition, offset in acknowledged:
                     self._link.floor[partition] = max(self._link.floor.get(partition, 0), offset + 1)
         return acknowledged
 
     def _open(self) -> tuple[Producer, dict[int, int]]:
-        """The producer, and the least offset of each partition that it may acknowledge from now on."""
+        """The producer, and the lowest offset of each partition that it may now acknowledge."""
         self.ensure()
         link = self._link
         with link.opening:
@@ -536,7 +537,7 @@ class TopicWriter(_Topic):
             return link.producer, dict(link.floor)
 
     def _ends(self) -> dict[int, int]:
-        """The offsets that the head says come next: they may be low, but not too high."""
+        """The next offsets as reported by the head: they may be too low, but not too high."""
         consumer = Consumer(self._client({"group.id": "headrace"}))
         try:
             partitions = consumer.list_topics(self.store.name, timeout=_TIMEOUT_S).topics[self.store.name].partitions
@@ -553,7 +554,7 @@ def _record(message: Message) -> Record:
 
 
 def _ignore(_: KafkaError) -> None:
-    """Errors that matter come back through the call that met them."""
+    """Does nothing: errors that matter are returned by the call that met them."""
 
 
 def _unsupported(error: Exception) -> bool:

@@ -1,13 +1,13 @@
-"""The embedded head's records where Tansu keeps them, an object a batch: what need not be kept is deleted there.
+"""Direct access to the objects in which Tansu, the embedded head, stores its batches: deletes and rewrites them.
 
-Tansu 0.6.0 has no DeleteRecords, and each fetch lists every batch of the partition: with 3,000 batches it hands out 170 records
-a second where it did 1,600 with 1,000. How it keeps a partition was found by inspection; it is not documented:
-`clusters/CLUSTER/topics/TOPIC/partitions/NUMBER/` has `watermark.json`, in which `low` is the offset at which the partition
-begins (null: 0) and `high` the one that comes next, replaced only where its etag still stands, by Tansu too; and
-`records/OFFSET.batch`, named by its first offset: the record batch as it was sent.
+Tansu 0.6.0 has no DeleteRecords, and each fetch lists every batch of the partition: with 3,000 batches it returns 170 records per
+second, with 1,000 it returned 1,600. The layout is not documented and was found by inspection:
+`clusters/CLUSTER/topics/TOPIC/partitions/NUMBER/` has `watermark.json`, in which `low` is the partition's first offset (null: 0)
+and `high` the next one, replaced by compare-and-swap on its etag, by Tansu too; and `records/OFFSET.batch`, named by its first
+offset: the record batch as it was sent.
 
-Tansu stores a batch without reading it, even one that no client can read, from any program that knows its port. Those are
-rewritten here.
+Tansu stores a batch from any program that knows its port, without reading it, even if no client can read it. Those are rewritten
+here.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from headrace.storage.meter import Meter
 from headrace.storage.objects import bucket_at
 from headrace.storage.reason import reason
 
-_AT_ONCE = 1_000  # batches that are looked at where one of the next holds readers up
+_AT_ONCE = 1_000  # batches inspected when one blocks readers
 _READS_AT_ONCE = 8
-_DELETED_AT_ONCE = 1_000  # keys in one request of S3
-_KEPT_BYTES = 64 << 10  # of one that is rewritten
+_DELETED_AT_ONCE = 1_000  # keys per S3 request
+_KEPT_BYTES = 64 << 10  # bytes kept of a rewritten batch
 _TRIES = 50
-_AGAIN_S = 0.02  # Tansu replaces the watermark at each batch it takes
+_AGAIN_S = 0.02  # Tansu replaces the watermark with each batch it accepts
 
 
 class TansuRecords:
-    """The records of one topic of the embedded head; what is read and written here counts as the topic's.
+    """The stored records of one topic of the embedded head, metered as that topic.
 
-    Its methods raise `Unavailable` where the object store does not answer.
+    Its methods raise `Unavailable` if the object store does not answer.
     """
 
     def __init__(self, store: RecordStore, cluster: str, topic: Store, meter: Meter) -> None:
@@ -52,9 +52,9 @@ class TansuRecords:
         self._client = bucket_at(store.endpoint, store.access_key, store.secret_key, store.region, store.bucket)
 
     def begins(self, partition: int) -> int:
-        """The offset at which a partition begins.
+        """The first offset of a partition.
 
-        Tansu's own answer may be higher: it goes by when a batch was last written.
+        Tansu's own answer may be higher, because it depends on when a batch was last written.
         """
         try:
             watermark, _ = self._read(self._watermark(partition))
@@ -63,9 +63,9 @@ class TansuRecords:
         return int(watermark["low"] or 0)
 
     def forget(self, partition: int, before: int) -> int:
-        """Delete the batches that end at or below offset `before`; returns the offset at which the partition now begins.
+        """Delete the batches that end at or below offset `before`; returns the partition's new first offset.
 
-        That is raised first: killed in between, batches are left below it, and the next call deletes them.
+        That offset is raised first: if killed in between, the next call deletes the batches left below it.
         """
         try:
             paths = {first: path for first, path, _ in self._batches(partition)}
@@ -80,32 +80,32 @@ class TansuRecords:
         return low
 
     def rewrite_foreign(self, partition: int, offset: int, *, compressed: bool = False) -> int:
-        """Rewrite the batches from an offset on that no client can read; returns how many those were.
+        """Rewrite the unreadable batches from an offset on; returns how many.
 
-        In the place of each stands then one whose last record holds what was there: it lands as a dead letter. With `compressed`
-        all of those that say they are compressed are looked at, otherwise the next thousand, whatever they say.
+        Each is replaced by one whose last record holds the beginning of the old batch and lands as a dead letter. With
+        `compressed`, all compressed batches are inspected, otherwise the next thousand of any kind.
         """
         count = 0
         try:
             listed = self._batches(partition)
             firsts = [first for first, _, _ in listed]
-            begin = max(0, bisect_right(firsts, offset) - 1)  # that in which the offset lies, if it lies in one
+            begin = max(0, bisect_right(firsts, offset) - 1)  # the batch that contains the offset, if any
             end = len(listed) if compressed else begin + _AT_ONCE
 
             def look(one: tuple[int, str, int]) -> bytes | None:
-                """A batch to be rewritten, whole, or none."""
+                """The batch if it has to be rewritten, else `None`."""
                 _, path, size = one
                 if compressed and not record_batch.compressed(self._beginning(path, min(size, record_batch.HEAD_BYTES))):
                     return None
                 return None if record_batch.readable(data := self._beginning(path, size)) else data
 
             with ThreadPoolExecutor(_READS_AT_ONCE, "look") as pool:
-                for place, data in enumerate(pool.map(look, listed[begin:end]), begin):
+                for index, data in enumerate(pool.map(look, listed[begin:end]), begin):
                     if data is None:
                         continue
-                    first, path, _ = listed[place]
-                    if place + 1 < len(firsts):
-                        behind = firsts[place + 1]
+                    first, path, _ = listed[index]
+                    if index + 1 < len(firsts):
+                        behind = firsts[index + 1]
                     else:
                         watermark, _ = self._read(self._watermark(partition))
                         behind = int(watermark["high"] or 0)
@@ -153,7 +153,7 @@ class TansuRecords:
         )
 
     def _raise(self, path: str, low: int) -> int:
-        """Have the partition begin at `low`, or later where it does; returns where it begins. Raises `LostRace`."""
+        """Raise the partition's first offset to `low` if it is lower; returns the first offset. Raises `LostRace`."""
         for _ in range(_TRIES):
             watermark, etag = self._read(path)
             low_now = int(watermark["low"] or 0)
@@ -167,4 +167,4 @@ class TansuRecords:
                 return low
             except faults.PreconditionError:
                 time.sleep(_AGAIN_S * random.random())
-        raise LostRace(f"The head writes {path} all the time.", hint="Run the command again.")
+        raise LostRace(f"The head keeps changing {path}.", hint="Run the command again.")

@@ -183,7 +183,7 @@ def test_a_store_that_is_down_or_refuses_the_key_says_so(endpoints: Endpoints, m
     with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:9/.* does not answer"):
         ObjectReader(DOCUMENTS, down, meter).get("a")
     stranger = endpoints.model_copy(update={"s3_secret_key": "wrong"})
-    with pytest.raises(Unavailable, match="refused the key") as caught:
+    with pytest.raises(Unavailable, match="rejected the access key") as caught:
         ObjectReader(DOCUMENTS, stranger, meter).get("a")
     assert endpoints.s3_access_key not in caught.value.message
 
@@ -418,7 +418,7 @@ def test_an_acknowledgement_with_an_offset_of_before_is_not_believed(
     admin = AdminClient({"bootstrap.servers": endpoints.kafka_bootstrap})
     admin.delete_topics([reader.store.name])[reader.store.name].result(10)
     admin.create_topics([NewTopic(reader.store.name, num_partitions=1)])[reader.store.name].result(10)
-    with pytest.raises(Unavailable, match="at offset 0, which it had given out before"):
+    with pytest.raises(Unavailable, match="at offset 0, which it had already assigned"):
         writer.append(events(3), key="answer_id")
     assert writer.append(events(4), key="answer_id") == [(0, 1)], "a topic that was made anew is known by then"
 

@@ -183,7 +183,7 @@ def test_what_a_tenant_says_trains_what_all_get_by_its_opt_in_alone(loop: Traini
         assert "gamma" not in loop.unshared()
         metadata.set_training("gamma", "none")
         assert "gamma" in loop.unshared()
-        with pytest.raises(WrongUsage, match="no setting for training"):
+        with pytest.raises(WrongUsage, match="is not a training setting"):
             metadata.set_training("gamma", "all")
 
 
