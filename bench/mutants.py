@@ -1094,7 +1094,7 @@ MUTANTS = (
     Mutant(
         "Z16",
         "headrace/storage/vectors/handles.py",
-        "        with self._faults():  # asked of the storage",
+        "        with self._faults():  # reads storage",
         "        with contextlib.nullcontext():",
         "A storage that is away is a 500.",
         ("tests/integration/test_retrieval.py::test_an_index_whose_storage_is_away_is_said_to_be_so_whatever_is_asked",),

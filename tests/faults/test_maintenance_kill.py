@@ -186,7 +186,7 @@ def test_a_writer_whose_lost_commit_was_expired_meanwhile_does_not_commit_again(
 
     with wire(endpoints.catalog_uri, rb"POST \S+/tables/late ", answered=overtaken) as between:
         through = table(endpoints.model_copy(update={"catalog_uri": between.url}), "late")
-        with pytest.raises(Unavailable, match="does not say any more whether it was taken"):
+        with pytest.raises(Unavailable, match="no longer shows whether it succeeded"):
             through.append(batch(FEEDBACK_ROWS.columns, [row(3)]))
     assert standing(endpoints, "late") == (list(range(4)), 3, 1)
 

@@ -183,7 +183,7 @@ def test_rows_land_in_a_table_that_another_tool_has_partitioned(endpoints: Endpo
     kept = writer.maintain(Maintenance(merge=2))
     assert kept is not None
     assert kept.merged == 0
-    with pytest.raises(Permanent, match="Table partitioned was partitioned, or has delete files: another tool writes to it"):
+    with pytest.raises(Permanent, match="Table partitioned is partitioned or has delete files: another tool writes to it"):
         writer.rewrite(("n",), lambda rows: pc.equal(rows["n"], 1))
     assert len(numbers.landed()) == 6
 

@@ -482,7 +482,7 @@ def test_nothing_is_removed_from_a_table_that_lacks_files(endpoints: Endpoints, 
     iceberg(table).io.delete(lost)
     yield
     before = objects(table)
-    with pytest.raises(NotFound, match=r"1 data files .* are not in the object store"):
+    with pytest.raises(NotFound, match=r"1 data files .* are missing from the object store"):
         table.maintain(BRISK)
     assert objects(table).keys() - before.keys() == {"data/maintenance-clock.parquet"}
 

@@ -644,7 +644,7 @@ def test_a_server_that_is_down_or_refuses_the_key_says_so(monkeypatch: pytest.Mo
     engine = Engine(BUCKET)
     with vast_wire.serve(engine) as url:
         cluster = Cluster(engine, endpoints_of(url), Ledger())
-        with pytest.raises(BadSettings, match=r"refuses these keys: InvalidAccessKeyId"):
+        with pytest.raises(BadSettings, match=r"rejects these keys: InvalidAccessKeyId"):
             cluster.writer(endpoints=cluster.elsewhere(access_key="SOMEBODY")).read()
         cluster.writer().append(promotions("1"))
         table = cluster.writer()

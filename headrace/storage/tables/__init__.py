@@ -1,1 +1,1 @@
-"""The table tier: its handles, and the formats that a table may have."""
+"""The table tier: handles and table backends."""

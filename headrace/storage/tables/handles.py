@@ -1,9 +1,9 @@
-"""The table tier: rows in named columns, read at a snapshot, appended by compare-and-swap.
+"""Table tier: rows in named columns, read at a snapshot, appended by compare-and-swap.
 
-A commit can carry *properties*: small JSON values kept in the snapshot itself, hence atomic with its rows (the offsets landed so
-far, for one). The newest snapshot always has them all.
+A commit can carry *properties*: small JSON values stored in the snapshot, hence atomic with its rows (e.g. landed offsets). The
+newest snapshot always has all of them.
 
-How a table is kept is its format's business: Iceberg (`iceberg/table.py`) or VAST DB (`vast/table.py`).
+The storage itself is a table format: Iceberg (`iceberg/table.py`) or VAST DB (`vast/table.py`).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _EVERYTHING: BooleanExpression = AlwaysTrue()
 
 
 class Append(Protocol):
-    """Rows on their way into a table: nobody sees them before `commit`, and none is left over where that is refused."""
+    """An append in progress: rows are invisible before `commit`, and none are left behind if that fails."""
 
     def write(self, rows: pa.RecordBatch) -> None:
-        """Take some rows of the store's schema."""
+        """Add rows of the store's schema."""
 
     def commit(self, properties: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
-        """Commit them and properties in one snapshot and return its id; see `TableWriter.append`. This ends the append."""
+        """Commit the rows and properties in one snapshot and return its id; see `TableWriter.append`. Ends the append."""
 
     def discard(self) -> None:
-        """Give up what was not committed."""
+        """Discard the rows."""
 
 
 class TableFormat(Protocol):
-    """What a table format does for one store; the handles below add the schema and the defaults."""
+    """A table backend for one store; the handles below add schema and defaults."""
 
     def scan(
         self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None
@@ -70,7 +70,7 @@ class TableFormat(Protocol):
 
 
 FORMATS: dict[str, Callable[[Store, Endpoints, Meter], TableFormat]] = {"iceberg": IcebergTable, "vast": VastTable}
-"""What keeps the tables, by the name in `Endpoints.table_format`."""
+"""Table backends by `Endpoints.table_format`."""
 
 
 class TableReader:
@@ -82,7 +82,7 @@ class TableReader:
         self.format = FORMATS[endpoints.table_format](store, endpoints, meter)
 
     def with_meter(self, meter: Meter) -> Self:
-        """A handle like this one, counted by another meter; its connections are its own, for they count what they carry."""
+        """The same handle with another meter, and with its own connections, because they do the counting."""
         return type(self)(self.store, self._endpoints, meter)
 
     def scan(
@@ -92,9 +92,9 @@ class TableReader:
         *,
         snapshot: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows as record batches in the store's schema; a table nobody wrote yet has none.
+        """Stream the rows as record batches in the store's schema; none if the table does not exist yet.
 
-        `snapshot` reads the table as it stood then. Memory stays bounded by a few batches.
+        `snapshot` reads the table as of that snapshot. Memory use is a few batches.
         """
         wanted = self._schema(columns)
         for batch in self.format.scan(columns, parsed(where), snapshot):
@@ -108,11 +108,11 @@ class TableReader:
         *,
         snapshot: int | None = None,
     ) -> pa.Table:
-        """The rows of `scan` as one table in memory."""
+        """The rows of `scan` as an in-memory table."""
         return pa.Table.from_batches(list(self.scan(columns, where, snapshot=snapshot)), self._schema(columns))
 
     def snapshot(self) -> int | None:
-        """Id of the newest snapshot, or `None` while there is none."""
+        """Id of the newest snapshot, or `None` if there is none."""
         return self.format.snapshot()
 
     def count(self) -> int:
@@ -120,11 +120,11 @@ class TableReader:
         return self.format.count()
 
     def snapshot_property(self, name: str) -> Any:
-        """The property the newest snapshot carries under this name, or `None`."""
+        """A property of the newest snapshot, or `None`."""
         return self.format.snapshot_properties().get(name)
 
     def snapshot_properties(self, before: datetime | None = None) -> dict[str, Any]:
-        """Every property of the newest snapshot, or of the newest one committed before a time (none where none is kept)."""
+        """All properties of the newest snapshot, or of the newest retained one committed before a time."""
         return self.format.snapshot_properties(before)
 
     def _schema(self, columns: tuple[str, ...]) -> pa.Schema:
@@ -132,7 +132,7 @@ class TableReader:
 
 
 class TableWriter(TableReader):
-    """Appends to one store of the table tier; it may read it too."""
+    """Appends to and reads one store of the table tier."""
 
     def append(
         self,
@@ -143,9 +143,9 @@ class TableWriter(TableReader):
     ) -> int:
         """Commit rows and properties in one snapshot and return its id.
 
-        `expected` names properties and the values they must still have; if somebody moved one meanwhile, nothing is committed and
-        `LostRace` is raised. A commit whose answer was lost is recognised and not made twice. Columns that the catalog gained
-        since the table was made are added to it, and are null in its older rows.
+        `expected` names properties and the values they must still have; if another writer changed one, nothing is committed
+        and `LostRace` is raised. A commit whose answer was lost is recognised and not repeated. Columns added to the catalog
+        since the table was created are added to it, and are null in older rows.
         """
         append = self.format.begin()
         table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
@@ -158,17 +158,17 @@ class TableWriter(TableReader):
         return append.commit(properties or {}, expected or {})
 
     def begin(self) -> Append:
-        """An append whose rows are given bit by bit, each batch in the store's schema: for more than should be in memory."""
+        """Begin an append of more rows than should be in memory, in batches of the store's schema."""
         return self.format.begin()
 
     def due(self, rules: Maintenance) -> bool:
-        """Whether so many commits were made since the last maintenance that the next is due: one request, no file is read."""
+        """Whether enough commits were made since the last maintenance; takes one request and reads no file."""
         return self.format.due(rules)
 
     def maintain(self, rules: Maintenance, retained: RetainedSnapshots = frozenset) -> MaintenanceReport | None:
-        """Keep the table small and quick (few files, few snapshots, nothing left over); `None` if there is none yet.
+        """Maintain the table: few files, few snapshots, no orphans; `None` if it does not exist yet.
 
-        Rows and properties stay what they are. Snapshots that `retained` names when asked are never expired.
+        Rows and properties do not change. Snapshots that `retained` returns are never expired.
         """
         return self.format.maintain(rules, retained)
 
@@ -178,11 +178,11 @@ class TableWriter(TableReader):
         hit: Callable[[pa.RecordBatch], pa.BooleanArray],
         change: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None,
     ) -> int:
-        """Take out the rows for which `hit` says so, given these columns, and return how many there were.
+        """Delete the rows that `hit` selects, given these columns, and return their number.
 
-        With `change` they are not taken out: each becomes the row that `change`, given whole rows, makes of it, which must not
-        be hit again. It is done until no row is hit, also of those that others add meanwhile; properties stay. What was there is
-        in older snapshots until `purge`.
+        With `change`, each is replaced by the row that `change` returns for it, given whole rows; `hit` must not select that
+        one again. Repeats until no row is hit, including those added meanwhile; properties stay. Older snapshots hold the old
+        rows until `purge`.
         """
         wanted, whole = self._schema(tuple(columns)), self.store.columns
         return self.format.rewrite(
@@ -192,9 +192,9 @@ class TableWriter(TableReader):
         )
 
     def purge(self) -> Purged:
-        """Remove every snapshot but the newest, also those that rounds name, and every byte that only they hold; return how many.
+        """Remove all snapshots but the newest, including those that rounds name, and all objects only they need.
 
-        Whoever reads an older snapshot just then fails and has to begin again.
+        A concurrent reader of an older snapshot fails and has to start again.
         """
         return self.format.purge()
 
@@ -205,7 +205,7 @@ def quoted(text: str) -> str:
 
 
 def _as(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The batch in the store's own types: Iceberg hands out large strings and forgets what is required."""
+    """The batch in the store's own types: Iceberg returns large strings and loses nullability."""
     columns = []
     for field in schema:
         index = batch.schema.get_field_index(field.name)

@@ -1,4 +1,4 @@
-"""What maintenance did to one table."""
+"""Reports of table maintenance."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 RetainedSnapshots = Callable[[], Set[int]]
-"""Asks which snapshots must stay, whatever their age."""
+"""Returns the snapshots that must be kept regardless of age."""
 
 
 @dataclass
 class MaintenanceReport:
-    """Figures of one table before and after; bytes are those of its live data files.
+    """Figures of one table before and after maintenance; bytes are those of its live data files.
 
-    `marked_for_deletion` objects are named by no snapshot any more and go after a grace time; `removed` ones have had theirs.
+    `marked_for_deletion` objects are no longer referenced and are removed after a grace time; `removed` ones had theirs.
     """
 
     table: str
@@ -31,13 +31,13 @@ class MaintenanceReport:
     removed_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures as JSON-ready keys."""
+        """The figures, JSON-ready."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Purged:
-    """Objects of one table that were removed at once, and their bytes."""
+    """Number and bytes of a table's objects that a purge removed."""
 
     objects: int = 0
     bytes: int = 0

@@ -1,6 +1,6 @@
-"""A `where` as it is meant, and split in two: terms that a store can be asked for, and the rest, filtered in Arrow afterwards.
+"""Parses a `where`, and splits it into terms to push down to a store and a rest to filter in Arrow.
 
-Every condition ends up in exactly one of both, so what a store cannot be asked costs bytes and never rows.
+Every condition is in exactly one of the two, so one that cannot be pushed down costs bytes, but never loses rows.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Split:
-    """`asked` is a conjunction of disjunctions, each over one column; `rest` is what they leave to be filtered."""
+    """`pushed_down` is a conjunction of disjunctions, each over one column; `rest` is filtered afterwards."""
 
     pushed_down: tuple[tuple[Term, ...], ...]
     rest: pc.Expression | None
@@ -81,10 +81,10 @@ _STRING = re.compile(r"(\blike\s*)?'((?:[^']|'')*)'", re.IGNORECASE)
 
 
 def parsed(where: str | BooleanExpression) -> BooleanExpression:
-    """A condition as pyiceberg has it. Between quotes stands any text, as in SQL: a quote in it is written twice.
+    """Parse a condition for pyiceberg. Quoted strings are as in SQL: any text, with quotes doubled.
 
-    To pyiceberg's own parser a backslash there is an escape, and a line end no text: a name with either could not be asked for.
-    Patterns of LIKE are left to it.
+    pyiceberg's own parser treats a backslash as an escape and rejects line ends, so names with either could not be queried. LIKE
+    patterns are left to it.
     """
     if not isinstance(where, str):
         return where
@@ -101,7 +101,7 @@ def parsed(where: str | BooleanExpression) -> BooleanExpression:
 
 
 def _with(expression: Any, strings: Mapping[str, str]) -> BooleanExpression:
-    """The expression with each string in place of the name that `parsed` gave it."""
+    """The expression with the strings put back for the placeholders of `parsed`."""
     match expression:
         case And() | Or():
             return type(expression)(_with(expression.left, strings), _with(expression.right, strings))
@@ -119,11 +119,11 @@ def _text(literal: Literal[Any], strings: Mapping[str, str]) -> Literal[Any]:
 
 
 def split(where: str | BooleanExpression, columns: pa.Schema, askable: Callable[[Term], bool]) -> Split:
-    """Split a condition on `columns` by what `askable` says of each term.
+    """Split a condition on `columns`; `askable` says which terms the store can evaluate.
 
-    Raises `ValueError`, as pyiceberg does, for a condition that cannot be parsed or that names a column there is not.
+    Raises `ValueError`, as pyiceberg does, for a condition that cannot be parsed or names an unknown column.
     """
-    # All nullable: rows written before a column was there hold nulls in it, whatever the catalog requires today.
+    # All nullable: rows older than a column have null in it, even if the catalog now requires it.
     nullable = pa.schema([field.with_nullable(True) for field in columns])
     schema = assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(nullable))
     bound = bind(schema, rewrite_not(parsed(where)), case_sensitive=True)
@@ -149,7 +149,7 @@ def _all_of(expression: BooleanExpression) -> Iterator[BooleanExpression]:
 
 
 def _any_of(expression: BooleanExpression) -> tuple[Term, ...]:
-    """The terms of a disjunction of comparisons; none where it is anything else."""
+    """The terms of a disjunction of comparisons; empty for any other expression."""
     if isinstance(expression, Or):
         left, right = _any_of(expression.left), _any_of(expression.right)
         return left + right if left and right else ()
@@ -170,7 +170,7 @@ def _value(literal: Literal[Any]) -> Any:
 
 
 def _named(expression: BooleanExpression, schema: Schema) -> Iterator[str]:
-    """The top-level columns an expression reads."""
+    """The top-level columns that an expression reads."""
     if isinstance(expression, (And, Or)):
         yield from _named(expression.left, schema)
         yield from _named(expression.right, schema)

@@ -1,1 +1,1 @@
-"""The vector tier: LanceDB on objects or files."""
+"""The vector tier: LanceDB on object storage or files."""

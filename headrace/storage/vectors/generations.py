@@ -1,7 +1,7 @@
-"""Which generation of the index answers: one small object, moved by compare-and-swap.
+"""State of the index generations: one small object, changed by compare-and-swap.
 
-A generation is an index made in one way (chunk size, embedder): rows of its own in the chunks table, and a vector table of its
-own. The object names the one that is served, the one before it, which can be gone back to, and the one that is being built.
+A generation is an index built with one chunk size and embedder: its own rows in the chunks table and its own vector table. The
+object names the served generation, the previous one (for rollback), and the one being built.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from headrace.storage.objects import ObjectReader, ObjectWriter
 
 _KEY = "chunks.json"
 _RECENT_S = 1.0
-_OLD_S = 30.0  # longer than the object store is asked for; an index that is no longer served stays for a minute
+_OLD_S = 30.0  # longer than the object store's timeout; an index no longer served stays for a minute
 _TRIES = 20
 
 
 @dataclass(frozen=True)
 class IndexGeneration:
-    """How one generation is made: word pieces of a chunk, the embedder's model name, numbers in an embedding."""
+    """One generation: word pieces per chunk, the embedder's model name, dimensions of an embedding."""
 
     number: int
     window: int
@@ -38,9 +38,9 @@ class IndexGeneration:
 
 @dataclass(frozen=True)
 class Indexes:
-    """What stands. `newest` is the highest number given out; `touched` counts passes that ended while one was being built.
+    """State of the generations. `newest`: last number issued; `touched`: indexing passes completed during the build.
 
-    `marked_for_deletion` are generations that nobody asks any more, with the time (seconds since 1970) from which that was so.
+    `marked_for_deletion`: generations no longer in use, with the time (seconds since 1970) of marking.
     """
 
     serving: IndexGeneration | None = None
@@ -57,21 +57,21 @@ class Indexes:
 
 @dataclass
 class _CachedState:
-    """What stood when it was asked last, for every handle that counts elsewhere, and who is asking."""
+    """The state as last read, shared by handles with different meters, and the lock for reading it."""
 
     known: tuple[float, Indexes] | None = None
     asking: threading.Lock = field(default_factory=threading.Lock)
 
 
 class IndexReader(ObjectReader):
-    """Asks which generation answers."""
+    """Reads the state of the generations."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         super().__init__(store, endpoints, meter)
         self._cached = _CachedState()
 
     def state(self) -> tuple[Indexes, str]:
-        """What stands now, and the etag that `IndexWriter.move` takes; empty where nothing was indexed yet."""
+        """The current state, and its etag for `IndexWriter.move`; empty if nothing was indexed yet."""
         try:
             data, etag = self.get_with_etag(_KEY)
         except NotFound:
@@ -79,9 +79,9 @@ class IndexReader(ObjectReader):
         return _read(json.loads(data)), etag
 
     def recent(self) -> Indexes:
-        """What stood within the last second: one thread asks anew, the others go on meanwhile with what is not old.
+        """The state, at most about a second old: one thread refreshes it while the others use the cached one.
 
-        Where it cannot be asked, what was known stands: an index in a local directory need not stop with the object store.
+        If it cannot be read, the cached state stays valid: an index in a local directory does not need the object store.
         """
         cached = self._cached
         known = cached.known
@@ -104,10 +104,10 @@ class IndexReader(ObjectReader):
 
 
 class IndexWriter(IndexReader, ObjectWriter):
-    """Says which generation answers."""
+    """Changes the state of the generations."""
 
     def move(self, then: Indexes, etag: str) -> None:
-        """Put `then` in the place of what had `etag`. Raises `LostRace` if that is not what stands."""
+        """Replace the state that had `etag` by `then`. Raises `LostRace` if it has changed."""
         data = json.dumps(asdict(then), indent=1).encode()
         if etag:
             self.put_if_match(_KEY, data, etag)
@@ -115,7 +115,7 @@ class IndexWriter(IndexReader, ObjectWriter):
             self.put_if_absent(_KEY, data)
 
     def change(self, step: Callable[[Indexes], Indexes]) -> Indexes:
-        """Apply `step` to whatever stands, again while somebody else is quicker, and return what stands then."""
+        """Apply `step` to the current state, with retries on conflicts, and return the new state."""
         for _ in range(_TRIES):
             indexes, etag = self.state()
             then = step(indexes)
@@ -126,11 +126,11 @@ class IndexWriter(IndexReader, ObjectWriter):
             except LostRace:
                 continue
             return then
-        raise LostRace("Others change which index answers, again and again.", hint="Run the command again.")
+        raise LostRace("Other processes keep changing which index is served.", hint="Run the command again.")
 
 
 def touched(indexes: Indexes) -> Indexes:
-    """One more pass has ended: whoever is about to switch has to look again."""
+    """Count a completed pass: a builder that is about to switch then has to catch up."""
     return replace(indexes, touched=indexes.touched + 1)
 
 

@@ -1,15 +1,13 @@
-"""The vector tier: one LanceDB table per generation of a store, versioned, with dense and full-text search.
+"""Vector tier: one versioned LanceDB table per generation of a store, with dense and full-text search.
 
-Who may read a chunk is decided inside the index, before anything is ranked. In the table, `readers` holds labels: one for each
-reader, with the tenant in front, or the tenant's own alone where everybody of it may read. One query of the index of that column
-therefore finds what a user of a tenant may read, and nothing else.
+Access rights are checked inside the index, before ranking. In the table, `readers` holds labels: one per reader, prefixed with
+the tenant, or the tenant's own label if everyone in it may read. One filter on that column's index therefore selects exactly what
+a user of a tenant may read.
 
-A search runs on one version of the table from its beginning to its end: both searches give row ids, side by side, and only of
-the rows that are kept is the text fetched.
+A search runs on one version of the table: both searches return row ids, in parallel, and text is fetched only for the rows kept.
 
-An operation in the ledger is a search (of one kind or both, with what it fetches), an upsert, an index build. Its bytes are those
-that LanceDB moved to and from storage meanwhile, by its own count (`io.py`); a write that had to read first has a row in
-either direction.
+An operation in the ledger is a search (one kind or both, with the rows fetched), an upsert or an index build. Its bytes are what
+LanceDB moved to and from storage meanwhile, by its own count (`io.py`); a write that reads first has a row in each direction.
 """
 
 from __future__ import annotations
@@ -44,23 +42,23 @@ _KEY = "chunk_id"
 _PRIMARY_KEY = b"lance-schema:unenforced-primary-key:position"
 _EVERYBODY = ""
 _LABELS = pa.list_(pa.string())
-_UNLABELLED = "(array_length(readers) IS NULL OR array_length(readers) = 0)"  # of before readers were labels
-_FUSED_DEPTH = 40  # of either search, at least; deeper fuses no better (docs/reference/benchmarks.md)
-_DOCUMENTS_AT_ONCE = 200  # named in one filter
-# Maintenance is due with that many rows in no index and that share of all, or that many small fragments, or versions to remove.
+_UNLABELLED = "(array_length(readers) IS NULL OR array_length(readers) = 0)"  # rows from before readers were labels
+_FUSED_DEPTH = 40  # minimum results of each search; more does not improve fusion (docs/reference/benchmarks.md)
+_DOCUMENTS_AT_ONCE = 200  # per filter
+# Maintenance is due with this many unindexed rows (and this share of all), small fragments, or old versions.
 _UNINDEXED_ROWS, _UNINDEXED_SHARE = 500, 0.05
 _FRAGMENTS = 32
 _VERSIONS = 64
-_KEPT = timedelta(hours=1)  # a version stays readable for whoever opened it
+_KEPT = timedelta(hours=1)  # a version stays readable this long
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One passage found. Ranks start at 1; a rank or score is `None` where that search did not find the passage.
+    """One passage found. Ranks start at 1; a rank or score is `None` if that search did not find the passage.
 
-    `score` is the reciprocal-rank fusion of both searches, or of full-text search alone; of dense search alone it is the cosine
-    similarity. BM25 itself is not told: its word weights are those of the whole table, and so of other tenants' documents.
-    `place` is the page, slide or sheet, where that is known.
+    `score` is the reciprocal-rank fusion of both searches, or of full-text search alone; for dense search alone, the cosine
+    similarity. BM25 scores are not exposed: their word weights depend on the whole table, and so on other tenants' documents.
+    `place` is the page, slide or sheet, if known.
     """
 
     chunk_id: str
@@ -74,14 +72,14 @@ class Hit:
     fulltext_rank: int | None = None
     place: str = ""
     similarity: float | None = None
-    """Cosine similarity to the question, where dense search found it."""
+    """Cosine similarity to the question, if dense search found it."""
 
 
 _Name = TypeVar("_Name", bound=Hashable)
 
 
 class Fused(NamedTuple, Generic[_Name]):
-    """What reciprocal rank fusion makes of one thing found; a rank is `None` where that search did not find it."""
+    """One result of reciprocal rank fusion; a rank is `None` if that search did not find it."""
 
     name: _Name
     score: float
@@ -90,7 +88,7 @@ class Fused(NamedTuple, Generic[_Name]):
 
 
 class VectorReader(Metered):
-    """Searches one generation of a store of the vector tier; the first unless named (`of`)."""
+    """Searches one generation of a store of the vector tier; by default the first (see `for_generation`)."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter, *, generation: int = 1) -> None:
         self.store = store
@@ -114,14 +112,14 @@ class VectorReader(Metered):
         self._opening = threading.Lock()
 
     def for_generation(self, generation: int) -> Self:
-        """The handle of another generation of the same store; what is open of it stays open as long as this one."""
+        """A handle on another generation of the same store; it shares this handle's open tables."""
         other = self.with_meter(self.meter)
         other.generation = generation
         return other
 
     @property
     def _shared_table(self) -> VectorTable:
-        """This generation's table, shared with every handle that counts elsewhere."""
+        """This generation's table, shared with handles that have other meters."""
         with self._opening:
             if self.generation not in self._tables:
                 name = self.store.name if self.generation == 1 else f"{self.store.name}-g{self.generation}"
@@ -129,11 +127,11 @@ class VectorReader(Metered):
             return self._tables[self.generation]
 
     def version(self) -> str:
-        """The index version that searches now see, e.g. "g2.17" (generation, version of its table); "none" without an index."""
+        """The current index version, e.g. "g2.17" (generation and version of its table); "none" without an index."""
         table = self._open()
         if table is None:
             return "none"
-        with self._faults():  # asked of the storage
+        with self._faults():  # reads storage
             return f"g{self.generation}.{table.version}"
 
     def count(self, where: str | None = None) -> int:
@@ -145,7 +143,7 @@ class VectorReader(Metered):
             return int(table.count_rows(where))
 
     def width(self) -> int | None:
-        """Numbers in an embedding of this generation, `None` while it has no table."""
+        """Dimensions of this generation's embeddings, `None` if it has no table."""
         table = self._open()
         if table is None:
             return None
@@ -153,9 +151,9 @@ class VectorReader(Metered):
             return int(table.schema.field("embedding").type.list_size)
 
     def indexed(self, documents: Collection[str] | None = None) -> pa.Table:
-        """Which chunks are indexed, of some documents or of all.
+        """The indexed chunks of some documents, or of all.
 
-        Columns chunk_id, document_id, version, tenant, uri, readers (empty: everybody).
+        Columns chunk_id, document_id, version, tenant, uri, readers (empty: everyone in the tenant).
         """
         columns = [_KEY, "document_id", "version", "tenant", "uri", "readers"]
         table = self._open()
@@ -171,26 +169,26 @@ class VectorReader(Metered):
         return rows.set_column(rows.schema.get_field_index("readers"), "readers", named)
 
     def embeddings(self, documents: Collection[str]) -> pa.Table:
-        """What is embedded of some documents: columns tenant, text, embedding."""
+        """Texts and embeddings of some documents: columns tenant, text, embedding."""
         table = self._open()
         with self._faults(), self._moves(Direction.READ):
             return table.search().where(_among(documents)).select(["tenant", "text", "embedding"]).limit(None).to_arrow()
 
     def dense(self, embedding: np.ndarray[Any, Any], *, tenant: str, most: int, readers: Sequence[str] = ()) -> list[Hit]:
-        """Nearest chunks by cosine similarity, best first; `embedding` is float32, (width,).
+        """The nearest chunks by cosine similarity, best first; `embedding` is float32, (width,).
 
-        Of the tenant's chunks, those answer that everybody of it may read and those that one of `readers` may.
+        Only chunks of the tenant that everyone in it, or one of `readers`, may read.
         """
         return self._hits(None, embedding, tenant=tenant, most=most, readers=readers)
 
     def fulltext(self, question: str, *, tenant: str, most: int, readers: Sequence[str] = ()) -> list[Hit]:
-        """Best chunks by BM25 over stemmed words, best first; of those that answer to `tenant` and `readers`, as in `dense`."""
+        """The best chunks by BM25 over stemmed words, best first; `tenant` and `readers` as in `dense`."""
         return self._hits(question, None, tenant=tenant, most=most, readers=readers)
 
     def fusion(
         self, question: str, embedding: np.ndarray[Any, Any], *, tenant: str, most: int, readers: Sequence[str] = ()
     ) -> list[Hit]:
-        """Both searches fused by reciprocal rank, best first; of those that answer to `tenant` and `readers`, as in `dense`."""
+        """Both searches fused by reciprocal rank, best first; `tenant` and `readers` as in `dense`."""
         return self._hits(question, embedding, tenant=tenant, most=most, readers=readers)
 
     def _hits(
@@ -204,19 +202,19 @@ class VectorReader(Metered):
     ) -> list[Hit]:
         from lancedb.background_loop import LOOP
 
-        # What people type is words, not query syntax: punctuation must never make a query fail.
+        # People type words, not query syntax: punctuation must never make a query fail.
         words = None if question is None else " ".join(re.findall(r"\w+", question))
         snapshot = self._searchable()
         if embedding is None and not words:
             return []
         where = _answering(tenant, readers, snapshot)
         with self._faults(), self._moves(Direction.READ):
-            # One hop to LanceDB's loop and back: each costs more under load than what it carries.
+            # A single hop to LanceDB's event loop: under load, a hop costs more than the work in it.
             hits: list[Hit] = LOOP.run(_search(snapshot, words, embedding, where, most))
         return hits
 
     def _searchable(self) -> Snapshot:
-        """The version of the table that is to be searched now."""
+        """The table version to search."""
         with self._faults():
             snapshot = self._shared_table.snapshot()
         if snapshot is None:
@@ -231,7 +229,7 @@ class VectorReader(Metered):
 
     @contextlib.contextmanager
     def _moves(self, direction: Direction) -> Iterator[None]:
-        """Count the block as one operation, with what LanceDB moved; also when it raises: the storage did that work."""
+        """Count the block as one operation with the bytes LanceDB moved, even if it raises: the storage did the work."""
         from headrace.storage.vectors.io import LANCE_IO
 
         started = time.perf_counter()
@@ -259,13 +257,13 @@ class VectorReader(Metered):
 
 
 class VectorWriter(VectorReader):
-    """Writes one generation of a store of the vector tier; it may search it too."""
+    """Writes and searches one generation of a store of the vector tier."""
 
     def upsert(self, rows: pa.RecordBatch | pa.Table) -> int:
-        """Insert rows of the store's schema, replacing those of the same chunk id; return how many were handed over.
+        """Insert or replace rows of the store's schema by chunk id; returns the number of rows given.
 
-        Embeddings may have any one width: the first rows decide that of the generation. Doing it twice changes nothing, so a
-        stage killed after this and before it noted so may simply run again.
+        The first rows determine the generation's embedding width. Idempotent, so a stage killed after this and before it
+        recorded it can simply run again.
         """
         data = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
         table = self._open_or_new(data.schema.field("embedding").type.list_size)
@@ -274,7 +272,7 @@ class VectorWriter(VectorReader):
         return int(data.num_rows)
 
     def open_to(self, documents: Sequence[str], readers: Sequence[str]) -> None:
-        """Let `readers` (none: everybody of its tenant) read the chunks of some documents from now on; they stay embedded."""
+        """Set the `readers` (none: everyone in the tenant) of some documents' chunks, without embedding them again."""
         table = self._open()
         for start in range(0, len(documents) if table is not None else 0, _DOCUMENTS_AT_ONCE):
             where = _among(documents[start : start + _DOCUMENTS_AT_ONCE])
@@ -282,11 +280,11 @@ class VectorWriter(VectorReader):
                 rows = table.search().where(where).limit(None).to_arrow()
                 column = pa.array([list(readers)] * rows.num_rows, _LABELS)
                 rows = _labelled(rows.set_column(rows.schema.get_field_index("readers"), "readers", column))
-                # Only rows that are still there: one that was deleted meanwhile must not come back.
+                # Update only: a row deleted meanwhile must not come back.
                 table.merge_insert(_KEY).when_matched_update_all().execute(rows)
 
     def delete(self, document_id: str, *, but_version: str = "") -> None:
-        """Delete a document's chunks, but those of one version if it is named."""
+        """Delete a document's chunks, except those of `but_version`, if given."""
         table = self._open()
         if table is None:
             return
@@ -297,10 +295,9 @@ class VectorWriter(VectorReader):
             table.delete(where)
 
     def build(self, width: int = DIMENSIONS) -> str:
-        """Make the indices that are missing (that of embeddings past 20,000 rows), `maintenance` if it is due; return the
-        version.
+        """Create missing indices (for embeddings above 20,000 rows) and run maintenance if due; returns the version.
 
-        Rows that no index has yet are found too, by reading them. `width` is of a table that nobody wrote to yet.
+        Rows that are not indexed yet are found too, by scanning. `width` is for a table that has no rows yet.
         """
         table = self._open_or_new(width)
         configs = index_configs()
@@ -320,7 +317,7 @@ class VectorWriter(VectorReader):
         return self.version()
 
     def due(self) -> bool:
-        """Whether maintenance would pay: many rows that no index has yet, many small fragments, or many versions to remove."""
+        """Whether maintenance is due: many unindexed rows, small fragments, or old versions."""
         table = self._open()
         if table is None:
             return False
@@ -336,9 +333,9 @@ class VectorWriter(VectorReader):
             return len(old) > _VERSIONS
 
     def maintain(self) -> None:
-        """Merge small fragments, take rows into the indices, and remove versions older than an hour.
+        """Merge small fragments, index new rows, and remove versions older than an hour.
 
-        It makes versions like any other writer: searches go on meanwhile, and those of other handles see it in a moment.
+        It commits like any other writer: searches go on meanwhile, and other handles see the result in a moment.
         """
         table = self._open()
         if table is not None:
@@ -346,17 +343,17 @@ class VectorWriter(VectorReader):
                 table.optimize(cleanup_older_than=_KEPT)
 
     def drop(self) -> None:
-        """Remove this generation with all its rows; doing it twice is no error."""
+        """Remove this generation with all its rows; idempotent."""
         with self._faults(), self._moves(Direction.WRITE):
             self._shared_table.drop()
 
     def _open_or_new(self, width: int) -> Any:
-        """The table, with every column the catalog has; rows of before have null in those it gained."""
+        """The table with all columns of the catalog; older rows have null in new columns."""
         table = self._open()
         with self._faults():
             if table is None:
                 table = self._shared_table.create(_keyed(columns(self.store, width)))
-            if not table.schema.field(_KEY).metadata:  # an index of before the key was declared
+            if not table.schema.field(_KEY).metadata:  # an index from before the key was declared
                 table.set_unenforced_primary_key(_KEY)
             if gained := [field for field in self.store.columns if field.name not in table.schema.names]:
                 table.add_columns(gained)
@@ -364,22 +361,22 @@ class VectorWriter(VectorReader):
 
 
 def columns(store: Store, width: int) -> pa.Schema:
-    """The schema of a vector store whose embeddings have `width` numbers."""
+    """The schema of a vector store with embeddings of `width` dimensions."""
     schema = store.columns
-    place = schema.get_field_index("embedding")
-    return schema.set(place, schema.field(place).with_type(pa.list_(pa.float32(), width)))
+    index = schema.get_field_index("embedding")
+    return schema.set(index, schema.field(index).with_type(pa.list_(pa.float32(), width)))
 
 
 def _keyed(schema: pa.Schema) -> pa.Schema:
-    """The schema with its key declared: without that, two upserts at once would each insert the same new chunk."""
-    place = schema.get_field_index(_KEY)
-    return schema.set(place, schema.field(place).with_metadata({_PRIMARY_KEY: b"1"}))
+    """The schema with its key declared: otherwise two concurrent upserts would both insert the same new chunk."""
+    index = schema.get_field_index(_KEY)
+    return schema.set(index, schema.field(index).with_metadata({_PRIMARY_KEY: b"1"}))
 
 
 async def _search(
     snapshot: Snapshot, words: str | None, embedding: np.ndarray[Any, Any] | None, where: str, most: int
 ) -> list[Hit]:
-    """Search by words, by embedding, or by both fused, and fetch what is kept."""
+    """Search by words, by embedding, or by both fused, and fetch the resulting rows."""
     similar: dict[int, float] = {}
     if embedding is None or words is None:
         if embedding is not None:
@@ -396,7 +393,7 @@ async def _search(
 
 
 def index_configs() -> dict[str, Any]:
-    """How each column that has an index is indexed; imported late, since lancedb takes its time."""
+    """Index configuration by column; lancedb is imported late because it is slow to import."""
     from lancedb.index import FTS, IvfRq, LabelList
 
     return {
@@ -435,12 +432,12 @@ def _hit(row: dict[str, Any], fused: Fused[int], similarity: float | None) -> Hi
 
 
 def _label(tenant: str, reader: str) -> str:
-    """Of one reader of one tenant; no two pairs have the same, whatever they are called."""
+    """The label of a reader of a tenant, unique for every pair."""
     return f"{len(tenant)}:{tenant}{reader}"
 
 
 def _labelled(rows: pa.Table) -> pa.Table:
-    """The rows with labels where they have readers."""
+    """The rows with their readers replaced by labels."""
     field = rows.schema.field("readers")
     pairs = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
     labels = [[_label(tenant, reader) for reader in readers or (_EVERYBODY,)] for tenant, readers in pairs]
@@ -448,7 +445,7 @@ def _labelled(rows: pa.Table) -> pa.Table:
 
 
 def _readers(tenant: str, labels: Sequence[str] | None) -> list[str]:
-    """The readers of a chunk, by its labels."""
+    """The readers behind a chunk's labels."""
     front = len(_label(tenant, _EVERYBODY))
     return [label[front:] for label in labels or () if len(label) > front]
 
@@ -458,7 +455,7 @@ def _among(documents: Collection[str]) -> str:
 
 
 def _answering(tenant: str, readers: Sequence[str], snapshot: Snapshot) -> str:
-    """The filter of the chunks that answer to a tenant's user who is all of `readers`."""
+    """The filter for chunks that a tenant's user may read; `readers` are the user and its groups."""
     labels = ", ".join(quoted(_label(tenant, reader)) for reader in dict.fromkeys((_EVERYBODY, *readers)))
     mine = f"array_has_any(readers, [{labels}])"
     return mine if "readers_idx" in snapshot.indices else f"({mine} OR (tenant = {quoted(tenant)} AND {_UNLABELLED}))"

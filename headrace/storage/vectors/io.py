@@ -1,7 +1,7 @@
-"""What LanceDB moves, by its own count of the requests it makes to the object store or the file system below it.
+"""Bytes moved by LanceDB, from its own metrics of requests to object store or file system.
 
-The count is one for the whole process. Each operation takes what was counted since the last one took, so that every byte is
-taken once; of two that overlap, the one that ends first takes what both have moved until then.
+The counters are per process. Each operation takes what was counted since the last take, so every byte is counted once; of two
+overlapping operations, the one that ends first takes what both have moved so far.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ _BYTES = "lance_object_store_request_bytes_total"
 
 
 class LanceIo:
-    """Bytes read and written since they were last asked for.
+    """Bytes read and written since the last `take`.
 
-    `counted` is false where another library of this process has taken the one place that such counts go to.
+    `counted` is false if another library has already registered the process's only metrics recorder.
     """
 
     def __init__(self) -> None:
-        # Before anything is opened: what is opened earlier is never counted.
+        # Must precede any opening of a table: tables opened earlier are never counted.
         self.counted = bool(register_lancedb_metrics_recorder())
         self._taken = (0, 0)
         self._lock = threading.Lock()
 
     def take(self) -> tuple[int, int]:
-        """Bytes (read, written) that nobody has taken yet."""
+        """Bytes (read, written) since the last call."""
         with self._lock:
             read = written = 0
             for point in snapshot_lancedb_metrics():

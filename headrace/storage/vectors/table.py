@@ -1,4 +1,4 @@
-"""One LanceDB table as a process has it open: its connection, its caches, and the version of it that searches run on."""
+"""An open LanceDB table: its connection, its caches, and the snapshot that searches run on."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from datetime import timedelta
 from typing import Any
 
 os.environ.setdefault("LANCE_LOG", "error")  # it floods stderr otherwise
-# It leaves two cores to its I/O: on three cores or fewer that is one thread to compute, and the two searches of a question would
-# wait for one another.
+# Lance reserves two cores for I/O. On three cores or fewer that leaves one compute thread, and a question's two searches would
+# wait for each other.
 os.environ.setdefault("LANCE_CPU_THREADS", str(max(2, (os.cpu_count() or 1) - 2)))
 
 import numpy as np
 import pyarrow as pa
 
-# Of the vector index (docs/reference/benchmarks.md): lists probed where every row may answer, more the fewer may; candidates
-# compared exactly per result; and the matching rows up to which comparing them all is quicker and misses none.
+# Vector index (docs/reference/benchmarks.md): lists probed if all rows match the filter, more if fewer do; candidates compared
+# exactly per result; number of matching rows up to which an exact scan is faster, and has full recall.
 _PROBES = 16
 _REFINE = 3
 _EXACT_MATCHES = 1_000
-_SHOWN = ("chunk_id", "document_id", "version", "uri", "heading", "text", "place")  # of a passage
-_COUNTS = 4096  # of (tenant, readers) kept per version of the table
-_SEEN_AFTER = timedelta(milliseconds=250)  # at most, what another handle wrote
+_SHOWN = ("chunk_id", "document_id", "version", "uri", "heading", "text", "place")  # columns of a passage
+_COUNTS = 4096  # cached counts of (tenant, readers) per version of the table
+_SEEN_AFTER = timedelta(milliseconds=250)  # maximum delay until another handle's writes are visible
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One version of the table, which never changes, and how many of its rows each filter was seen to match."""
+    """One immutable version of the table, with cached numbers of rows that match each filter."""
 
     table: Any
     version: int
@@ -61,16 +61,16 @@ class Snapshot:
         return dict(zip(rows["_rowid"].to_pylist(), rows["_score"].to_pylist(), strict=True))
 
     async def rows_of(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-        """What a `Hit` needs of some rows, by row id."""
+        """The columns of a `Hit`, by row id."""
         if not ids:
             return {}
-        # An index made before places were kept has none until something is written to it.
+        # An older index has no `place` column until its next write.
         wanted = [name for name in _SHOWN if name in self.columns]
         rows = await self.table.take_row_ids(list(ids)).select(wanted).with_row_id().to_arrow()
         return {row["_rowid"]: row for row in rows.to_pylist()}
 
     async def _matching(self, where: str) -> int:
-        """How many rows a filter matches, asked of the indices of its columns."""
+        """The number of rows that match a filter, from the indices of its columns."""
         if (count := self.matching.get(where)) is None:
             count = max(1, await self.table.count_rows(where))
             if len(self.matching) >= _COUNTS:
@@ -80,7 +80,7 @@ class Snapshot:
 
 
 class VectorTable:
-    """One table of a database; opened once, however many handles search it. Errors are LanceDB's own."""
+    """One table of a database, opened once for all handles. Raises LanceDB's own errors."""
 
     def __init__(self, name: str, uri: str, options: Mapping[str, str] | None) -> None:
         self.name, self._uri, self._options = name, uri, options
@@ -92,7 +92,7 @@ class VectorTable:
         self._following = threading.Lock()
 
     def open(self) -> Any:
-        """The table, which follows what others write; `None` while nobody made it."""
+        """The table, which follows other writers; `None` if it does not exist yet."""
         with self._opening:
             if self._table is None:
                 try:
@@ -104,20 +104,20 @@ class VectorTable:
             return self._table
 
     def create(self, schema: pa.Schema) -> Any:
-        """The table, made where nobody did."""
+        """The table, created if missing."""
         with self._opening:
             self._table = self._database().create_table(self.name, schema=schema, exist_ok=True)
             return self._table
 
     def drop(self) -> None:
-        """Remove it with all its rows; doing it twice is no error."""
+        """Remove the table with all its rows; idempotent."""
         with self._opening:
             self._database().drop_table(self.name, ignore_missing=True)
-            # What was cached would be taken for that of another table by this name.
+            # The caches would be mistaken for those of a new table with this name.
             self._table = self._snapshot = self._snapshots = self._session = None
 
     def snapshot(self) -> Snapshot | None:
-        """The newest version of the table, as it stays; `None` while nobody made the table."""
+        """An immutable snapshot of the newest version; `None` if the table does not exist yet."""
         table = self.open()
         if table is None:
             return None
@@ -141,7 +141,7 @@ class VectorTable:
         return Snapshot(table, version, frozenset(schema.names), frozenset(index.name for index in indices), rows)
 
     def _database(self) -> Any:
-        # Imported where it is used, for it takes a second: most commands never touch the index.
+        # Imported here because it takes a second and most commands never use the index.
         import lancedb
 
         from headrace.storage.vectors import io as lance_io  # noqa: F401  # counts what is opened after it

@@ -1,4 +1,4 @@
-"""Rows appended to an Iceberg table as they come: their file is written meanwhile, and named by no snapshot until the commit."""
+"""Appends to an Iceberg table: the data file is written as rows arrive, and no snapshot names it before the commit."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from headrace.storage.tables.iceberg.orphans import orphan_fence, require_kept
 
 
 class DataFileWriter:
-    """Writes one file of an unpartitioned table; the rows are as the table's schema says, with its field ids."""
+    """Writes one data file of an unpartitioned table from rows in the table's schema, with its field ids."""
 
     def __init__(self, table: Table, name: str, *, group_bytes: int) -> None:
-        """`group_bytes` of Arrow are gathered for each row group."""
+        """`group_bytes`: Arrow bytes per row group."""
         self._table, self._group_bytes = table, group_bytes
         self.path = table.location_provider().new_data_location(f"{name}-{uuid.uuid4()}.parquet")
         self._output = table.io.new_output(self.path)
@@ -35,7 +35,7 @@ class DataFileWriter:
         self._kind: pa.Schema | None = None
 
     def write(self, rows: pa.RecordBatch) -> None:
-        """Take some rows; they are written once there are enough for a row group."""
+        """Add rows; they are written once they fill a row group."""
         self._kind = self._kind or rows.schema
         self._held.append(pa.Table.from_batches([rows]).cast(self._kind))
         self._bytes += rows.nbytes
@@ -43,7 +43,7 @@ class DataFileWriter:
             self._flush()
 
     def close(self) -> DataFile:
-        """Write what is left; return what a manifest says of the file. At least one row must have been written."""
+        """Write the remaining rows and return the file's manifest entry. Requires at least one row."""
         self._flush()
         statistics = self._writer.close()
         return DataFile.from_args(
@@ -60,10 +60,10 @@ class DataFileWriter:
         )
 
     def abandon(self) -> None:
-        """Give the file up: what was sent of it is deleted, or left to maintenance where the store does not answer."""
+        """Delete the unfinished file; if the store does not answer, maintenance will."""
         self._held = []
         with contextlib.suppress(Exception):
-            self._writer.close()  # an object store forgets the begun upload only with its end
+            self._writer.close()  # an unfinished multipart upload would stay in the object store
         with contextlib.suppress(Exception):
             self._table.io.delete(self.path)
 
@@ -73,12 +73,12 @@ class DataFileWriter:
             self._writer.write(rows)
 
 
-# Of Arrow. Larger groups compress hardly better, and maintenance makes larger ones of them.
+# Arrow bytes. Larger row groups compress hardly better, and maintenance merges them into larger ones.
 _GROUP_BYTES = 8 << 20
 
 
 class IcebergAppend:
-    """One append in the making; see `tables.Append`. The rows are written once, only the commit is tried again."""
+    """One append in progress; see `tables.Append`. The rows are written once; only the commit is retried."""
 
     def __init__(self, table: IcebergCore) -> None:
         self._table = table
@@ -92,7 +92,7 @@ class IcebergAppend:
             return
         table = self._begun()
         with self._table.faults():
-            if not table.spec().is_unpartitioned():  # by another tool; pyiceberg knows which row goes where
+            if not table.spec().is_unpartitioned():  # another tool partitioned it; pyiceberg assigns the rows to partitions
                 self._gathered.append(rows)
                 return
             if self._file is None:
@@ -101,7 +101,10 @@ class IcebergAppend:
 
     def commit(self, properties: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
         table, files = self._begun(), list[DataFile]()
-        file, self._file = self._file, None  # a commit may be taken unheard: from here on nothing is given up from outside
+        file, self._file = (
+            self._file,
+            None,
+        )  # a commit may succeed although its answer is lost, so `discard` must not delete the file from here on
 
         def stage(now: Table, transaction: Transaction, properties: dict[str, str]) -> None:
             fence = orphan_fence(self._table.properties_of(now))
@@ -126,7 +129,7 @@ class IcebergAppend:
             self._file.abandon()
 
     def _begun(self) -> Table:
-        """The table as it was when the first row came. The orphan fence it had then is what its file is held against."""
+        """The table at the time of the first row; its orphan fence then is compared with the fence at the commit."""
         if self._of is None:
             self._of = self._table.writable()
             self._seen = orphan_fence(self._table.properties_of(self._of))
@@ -134,7 +137,7 @@ class IcebergAppend:
 
 
 def _fitted(table: Table, rows: pa.RecordBatch) -> pa.RecordBatch:
-    """The rows as the table's schema has them: its order of columns, its types, its field ids."""
+    """The rows with the table's column order, types and field ids."""
     schema = pyarrow_to_schema(rows.schema, table.schema().name_mapping, format_version=table.format_version)
     parquet = FileFormatFactory.get(FileFormat.PARQUET)
     wanted = sanitize_column_names(table.schema())

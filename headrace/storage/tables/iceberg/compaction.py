@@ -1,8 +1,8 @@
-"""Compaction: many small data files of an Iceberg table rewritten into few, the same rows in the same order.
+"""Compaction: rewrites many small data files of an Iceberg table into few, with the same rows in the same order.
 
-Files are merged by size class, each class `merge` times as large as the one below, and a class only once it has `merge` files:
-so a row is rewritten about once per class and not at every maintenance, and a table has fewer than `merge` files per class
-besides those that are large enough to be left alone.
+Files are merged by size class, each `merge` times as large as the one below, and a class only once it has `merge` files. So a row
+is rewritten about once per class, not at every maintenance, and a table has fewer than `merge` files per class, plus those large
+enough to be left alone.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from headrace.errors import LostRace
 from headrace.storage.tables.iceberg.append import DataFileWriter
 
 T = TypeVar("T")
-_SMALLEST = 64 << 10  # bytes; all below are of one class
-_ROW_GROUP_BYTES = 32 << 20  # of Arrow, hence about what a rewrite holds in memory
+_SMALLEST = 64 << 10  # bytes; all smaller files are one class
+_ROW_GROUP_BYTES = 32 << 20  # Arrow bytes, hence roughly the memory of a rewrite
 _BATCH_BYTES = 4 << 20
 
 
 def groups(files: Sequence[T], size: Callable[[T], int], *, merge: int, most: int) -> list[list[T]]:
-    """Which files to merge, each group into one file of at most `most` bytes; the order of the files is kept within a group.
+    """The groups of files to merge, each into one file of at most `most` bytes, in their original order.
 
-    Files of half that size are left alone. A merged file counts in its new class at once, so nothing is rewritten twice.
+    Files of at least half that size are left alone. A merged file joins its new class at once, so nothing is rewritten twice.
     """
-    place = {id(file): number for number, file in enumerate(files)}
+    position = {id(file): number for number, file in enumerate(files)}
     classes: dict[int, list[list[T]]] = defaultdict(list)
 
     def bytes_of(unit: list[T]) -> int:
@@ -71,20 +71,20 @@ def groups(files: Sequence[T], size: Callable[[T], int], *, merge: int, most: in
                     done.append(merged)
                 else:
                     put(merged)
-                    done += classes.pop(level, [])  # what has not outgrown its class is not looked at again
+                    done += classes.pop(level, [])  # a unit that stays in its class is final
                 merged = []
             merged = [*merged, *(unit or [])]
-    return [sorted(unit, key=lambda file: place[id(file)]) for unit in done if len(unit) > 1]
+    return [sorted(unit, key=lambda file: position[id(file)]) for unit in done if len(unit) > 1]
 
 
 class Replacement:
-    """Data files that take the place of others, and the manifests that say so; written once, staged in as many tries as needed.
+    """Data files that replace others, and the manifests for that; written once, staged again in every attempt.
 
-    `touched` names the manifests that list the replaced files. As long as a snapshot has them all, all those files are live.
+    `touched` names the manifests that list the replaced files. While a snapshot has all of them, all those files are live.
     """
 
     operation = Operation.REPLACE
-    """What its snapshot says it is: the table's rows are those it had."""
+    """Operation in the snapshot's summary: the table's rows are unchanged."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -100,7 +100,7 @@ class Replacement:
         self.removed += group
 
     def _write(self, rows: Iterable[pa.RecordBatch], count: int) -> None:
-        """Write one file with these rows, of which there must be so many."""
+        """Write one file with these rows; their number must be `count`."""
         file = DataFileWriter(self._table, f"{len(self.added):05d}-merged", group_bytes=_ROW_GROUP_BYTES)
         try:
             for batch in rows:
@@ -114,7 +114,7 @@ class Replacement:
             raise RuntimeError(f"{file.path} has {written.record_count} rows and should have {count}")
 
     def write_manifests(self, live: Sequence[tuple[ManifestFile, list[ManifestEntry]]]) -> None:
-        """Write what changes in the table's manifests, given all it has and their live entries."""
+        """Write the changed manifests, given all manifests of the table and their live entries."""
         gone = {entry.data_file.file_path for entry in self.removed}
         staying: list[ManifestEntry] = []
         for manifest, entries in live:
@@ -131,12 +131,12 @@ class Replacement:
                 self._manifests.append(self._manifest(status, entries))
 
     def stage(self, transaction: Transaction, table: Table, properties: dict[str, str]) -> None:
-        """Stage the exchange on the table as it stands; raise `LostRace` if somebody else exchanged one of these files."""
+        """Stage the exchange on the current table. Raises `LostRace` if another writer has replaced one of these files."""
         snapshot = table.current_snapshot()
         manifests = snapshot.manifests(table.io) if snapshot else []
         if not self.touched <= {manifest.manifest_path for manifest in manifests}:
             raise LostRace(
-                f"Somebody else rewrote files of {table.name()[-1]} that were being merged.",
+                f"Another writer replaced files of {table.name()[-1]} that were being merged.",
                 hint="Run `headrace maintain` again.",
             )
         unchanged = [
@@ -147,16 +147,16 @@ class Replacement:
         _Exchange(transaction, table, self, unchanged, properties).commit()
 
     def manifests(self) -> list[ManifestFile]:
-        """The manifests written, as copies: a commit writes its sequence number into them."""
+        """Copies of the manifests written: a commit writes its sequence number into them."""
         return [ManifestFile(*[manifest[field] for field in range(len(manifest))]) for manifest in self._manifests]
 
     def files(self) -> list[str]:
-        """Every file written, to be deleted where it is known that no snapshot names them."""
+        """All files written, to delete if certainly no snapshot names them."""
         return [*(file.file_path for file in self.added), *(manifest.manifest_path for manifest in self._manifests)]
 
     @property
     def snapshot_id(self) -> int:
-        """The id its snapshot has in every try: one that was taken unheard is recognised."""
+        """The snapshot's id, the same in every attempt, so that a commit whose answer was lost is recognised."""
         return self._snapshot_id
 
     def _manifest(self, status: ManifestEntryStatus, entries: list[ManifestEntry]) -> ManifestFile:
@@ -197,7 +197,7 @@ class _Exchange(_SnapshotProducer["_Exchange"]):
         unchanged: list[ManifestFile],
         properties: dict[str, str],
     ) -> None:
-        # pyiceberg adds up totals for an overwrite only; the name is changed behind its back, in _summary.
+        # pyiceberg computes totals only for an overwrite; _summary then sets the real operation.
         super().__init__(Operation.OVERWRITE, transaction, table.io, snapshot_properties=properties)
         self._snapshot_id = replacement.snapshot_id
         self._called = replacement.operation
@@ -219,7 +219,7 @@ class _Exchange(_SnapshotProducer["_Exchange"]):
 
 
 def batches(table: Table, group: Sequence[ManifestEntry], columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of some data files in the table's present schema, or some of its columns, file by file, a few MiB at a time."""
+    """The rows of some data files, in (some columns of) the table's current schema, file by file, a few MiB at a time."""
     parquet = FileFormatFactory.get(FileFormat.PARQUET)
     schema = sanitize_column_names(table.schema() if columns is None else table.schema().select(*columns))
     for entry in group:
@@ -230,7 +230,7 @@ def batches(table: Table, group: Sequence[ManifestEntry], columns: Sequence[str]
             file_schema = pyarrow_to_schema(file.schema_arrow, table.name_mapping(), format_version=table.format_version)
             width = sum(file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups))
             rows = max(1, min(65_536, _BATCH_BYTES * file.metadata.num_rows // max(1, width)))
-            # A file of before a column was there does not have it.
+            # A file older than a column does not have it.
             wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=rows, columns=wanted, use_threads=False):
                 yield _to_requested_schema(schema, file_schema, batch, include_field_ids=True, format_model=parquet)

@@ -1,7 +1,7 @@
-"""One Iceberg table behind a REST catalog, as it is loaded, made and committed to: every commit is a compare-and-swap.
+"""Loads, creates and commits to one Iceberg table behind a REST catalog. Every commit is a compare-and-swap.
 
-Marks are kept in the snapshot's summary. Every commit repeats those of the snapshot it builds on, so the newest snapshot has
-them all, whichever older ones maintenance has expired.
+Properties are stored in the snapshot's summary. Every commit repeats those of its parent, so the newest snapshot has all of them,
+whichever older ones maintenance has expired.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from headrace.storage.tables.iceberg.orphans import ReachableFiles
 
 
 class QuickTransaction(Transaction):
-    """A transaction on a table as it was loaded."""
+    """A transaction on a loaded table that computes the staged metadata only once per change."""
 
     _seen: tuple[tuple[TableUpdate, ...], TableMetadata] | None = None
 
     @property
     def table_metadata(self) -> TableMetadata:
-        """The table's metadata with the updates staged so far; not to be changed."""
+        """The table's metadata with the updates staged so far; do not modify."""
         if not self._updates:
             return self._table.metadata
         if self._seen is None or self._seen[0] is not self._updates:
@@ -57,7 +57,7 @@ class QuickTransaction(Transaction):
         return self._seen[1]
 
     def commit_transaction(self) -> Table:
-        """Commit what is staged, if anything is. Raises `CommitFailedException` where it was refused."""
+        """Commit what is staged, if anything. Raises `CommitFailedException` if the catalog rejects it."""
         if self._updates:
             identity = AssertTableUUID(uuid=self._table.metadata.table_uuid)
             try:
@@ -73,23 +73,23 @@ class QuickTransaction(Transaction):
 Stage = Callable[[Table, Transaction, dict[str, str]], None]
 """Puts a snapshot with these properties into a transaction on a table."""
 NewProperties = Callable[[Table, Mapping[str, Any]], Mapping[str, Any]]
-"""The properties to set, given the table and the properties that stand."""
+"""The properties to set, given the table and its current properties."""
 NAMESPACE = "headrace"
 _OURS = "headrace."
 _PROPERTY = "headrace.property."
 _COMMIT = "headrace.commit"
 _TRIES = 12
 PROPERTIES = {
-    # The catalog writes the table's metadata anew at every commit and, told so, deletes all but the last of them.
+    # The catalog writes a new metadata file at every commit and, with these settings, deletes old ones.
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "20",
-    # A dictionary of ids is as long as the ids: given up early, files are half as large (docs/reference/benchmarks.md).
+    # A dictionary of unique ids saves nothing: with a small limit, files are half as large (docs/reference/benchmarks.md).
     "write.parquet.dict-size-bytes": "65536",
 }
 
 
 class IcebergCore:
-    """What appends, rewrites and maintenance need of the table; nothing is sent until it is used."""
+    """What appends, rewrites and maintenance share; connects on first use."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         self.store = store
@@ -103,10 +103,10 @@ class IcebergCore:
     def commit(
         self, table: Table, stage: Stage, new_properties: NewProperties, expected: Mapping[str, Any], *, tries: int = _TRIES
     ) -> int:
-        """Commit a snapshot and return its id: `stage` puts it into a transaction, once per try, on the table as it then stands.
+        """Commit a snapshot and return its id. `stage` puts it into a transaction on the current table, once per attempt.
 
-        Every property of the snapshot it builds on is repeated, and those that `new_properties` says are new. Raises `LostRace`
-        if it is known that nothing was committed, `Unavailable` if it is not.
+        All properties of the parent snapshot are repeated, updated by `new_properties`. Raises `LostRace` if certainly nothing
+        was committed, `Unavailable` if that is unknown.
         """
         commit = uuid.uuid4().hex
         for attempt in range(tries):
@@ -125,8 +125,8 @@ class IcebergCore:
                 sequences = {snapshot.sequence_number for snapshot in table.metadata.snapshots}
                 if not sequences.issuperset(range(base + 1, table.last_sequence_number + 1)):
                     raise Unavailable(
-                        f"A commit to {self.store.table} took so long that the table does not say any more whether it was taken.",
-                        hint="Run the command again: it goes on from what the table holds.",
+                        f"A commit to {self.store.table} took so long that the table no longer shows whether it succeeded.",
+                        hint="Run the command again: it continues from what the table holds.",
                     ) from None
                 self._wait(uncertain, attempt, tries)
                 continue
@@ -137,12 +137,12 @@ class IcebergCore:
             if landed is not None:
                 return landed
         raise LostRace(
-            f"{tries} tries to commit to {self.store.table} were overtaken by other writers.",
+            f"All {tries} attempts to commit to {self.store.table} lost to other writers.",
             hint="Run the command again when fewer writers run.",
         )
 
     def change(self, stage: Callable[[Table, Transaction], None]) -> Table:
-        """Commit what is no snapshot and may be done twice (properties, expired snapshots); return the table after it."""
+        """Commit an idempotent change other than a snapshot (properties, expiry); returns the new table."""
         for attempt in range(_TRIES):
             table = self.reload()
             try:
@@ -152,21 +152,21 @@ class IcebergCore:
             except _Uncertain as uncertain:
                 self._wait(uncertain, attempt, _TRIES)
         raise LostRace(
-            f"{_TRIES} tries to change {self.store.table} were overtaken by other writers.",
+            f"All {_TRIES} attempts to change {self.store.table} lost to other writers.",
             hint="Run the command again when fewer writers run.",
         )
 
     def properties_of(self, table: Table) -> dict[str, Any]:
-        """Every property of the newest snapshot of a table that was loaded."""
+        """All properties of the newest snapshot of a loaded table."""
         return properties_in(table)
 
     def _wait(self, uncertain: _Uncertain, attempt: int, tries: int) -> None:
         if uncertain.cause is not None and attempt >= _TRIES - 1:
             raise Unavailable(
-                f"A commit to {self.store.table} was not taken: {reason(uncertain.cause)}.",
-                hint="Check the catalog and run the command again; nothing was half-written.",
+                f"A commit to {self.store.table} failed: {reason(uncertain.cause)}.",
+                hint="Check the catalog and run the command again; nothing was partly written.",
             ) from uncertain.cause
-        # Whoever has many tries waits for no one: beside a writer that never pauses, each is as good as the next.
+        # With many attempts, do not wait: against a writer that never pauses, each attempt has the same chance.
         if uncertain.cause is not None or tries == _TRIES:
             time.sleep(backoff(attempt + 1, first_s=0.05, longest_s=2.0))
 
@@ -175,18 +175,18 @@ class IcebergCore:
         for name, value in expected.items():
             if current.get(name) != value:
                 raise LostRace(
-                    f"Somebody else moved {self.store.table}'s mark {name!r} from {value!r} to {current.get(name)!r}.",
-                    hint="Run the command again; it goes on from there.",
+                    f"Another writer changed property {name!r} of {self.store.table} from {value!r} to {current.get(name)!r}.",
+                    hint="Run the command again; it continues from there.",
                 )
 
     def discard(self, table: Table, paths: Iterable[str]) -> None:
-        """Delete files that no snapshot names; what cannot be deleted now is left to maintenance."""
+        """Delete files that no snapshot names; maintenance removes those that cannot be deleted now."""
         for path in paths:
             with contextlib.suppress(Exception):
                 table.io.delete(path)
 
     def load(self) -> Table | None:
-        """The table as it stands now, or `None` where nobody made it yet."""
+        """The current table, or `None` if it does not exist yet."""
         with self.faults():
             if self._table is not None:
                 self._table.refresh()
@@ -200,19 +200,19 @@ class IcebergCore:
     def _connect(self) -> MeteredCatalog:
         if self._catalog is None:
             self._catalog = MeteredCatalog(self.store, self._endpoints, self.meter)
-            # Its session and the session's adapters refer to one another: left alone, its connections would stay open until
-            # the collector comes by.
+            # The session and its adapters form a reference cycle: without this, connections would stay open until the next
+            # garbage collection.
             weakref.finalize(self, self._catalog.close)
         return self._catalog
 
     def reload(self) -> Table:
-        """The table as it stands now, anew; it must exist."""
+        """Load the current table, which must exist."""
         with self.faults():
             self._table = self._connect().load_table((NAMESPACE, self.store.table))
         return self._table
 
     def writable(self) -> Table:
-        """The table, made where it is missing and with every column of the catalog, as it was when last looked at."""
+        """The table as last loaded, created if missing, with all columns of the catalog."""
         if self._table is None or not self._whole:
             self._table, self._whole = self._table_or_new(), True
         return self._table
@@ -225,7 +225,7 @@ class IcebergCore:
             catalog = self._connect()
             with contextlib.suppress(NamespaceAlreadyExistsError):
                 catalog.create_namespace(NAMESPACE)
-            # Our own loop decides what may be retried: pyiceberg's would append behind a snapshot property that has moved.
+            # Our own loop retries: pyiceberg's would append even if an expected property has changed.
             with contextlib.suppress(TableAlreadyExistsError):
                 catalog.create_table(
                     (NAMESPACE, self.store.table),
@@ -241,7 +241,7 @@ class IcebergCore:
         return self._widened(self._table)
 
     def _widened(self, table: Table) -> Table:
-        """The table with every column the catalog has, and null where the catalog allows it; older rows have null there."""
+        """The table with all columns of the catalog, nullable where the catalog says so; older rows have null in new ones."""
         for _ in range(_TRIES):
             columns = set(table.schema().column_names)
             tops = {field.name: field.required for field in table.schema().fields}
@@ -251,7 +251,7 @@ class IcebergCore:
             wanted = pa.schema([field if field.name in tops else field.with_nullable(True) for field in self.store.columns])
             with self.faults(), contextlib.suppress(CommitFailedException), table.update_schema() as update:
                 update.union_by_name(wanted)
-            table = self.reload()  # somebody else may have added them, or rows, meanwhile
+            table = self.reload()  # another writer may have added them, or rows, meanwhile
         raise LostRace(f"The new columns of {self.store.table} could not be added.", hint="Run the command again.")
 
     @contextlib.contextmanager
@@ -269,7 +269,7 @@ class IcebergCore:
 
     @contextlib.contextmanager
     def faults(self) -> Iterator[None]:
-        """What goes wrong below, in words of ours."""
+        """Translate errors of pyiceberg and the catalog."""
         try:
             yield
         except (RequestException, RESTError, OSError) as error:
@@ -279,12 +279,12 @@ class IcebergCore:
                 ) from error
             raise Unavailable(
                 f"Table {self.store.table} cannot be reached through {self._endpoints.catalog_uri}: {reason(error)}.",
-                hint="Check that the catalog and the object store run and run the command again.",
+                hint="Check that the catalog and the object store are running, and run the command again.",
             ) from error
 
 
 class _Uncertain(Exception):
-    """A commit that was refused, or whose answer was lost: only the table can tell."""
+    """A commit that failed or whose answer was lost: only the table shows which."""
 
     def __init__(self, cause: Exception | None) -> None:
         super().__init__()
@@ -292,9 +292,9 @@ class _Uncertain(Exception):
 
 
 def properties_in(table: Table, before: datetime | None = None) -> dict[str, Any]:
-    """The properties of the newest snapshot that is ours: another tool's (a compaction, say) stands on it and carries none."""
+    """The properties of the newest snapshot of ours. Snapshots of another tool (e.g. a compaction) carry none."""
     latest_ms = before.timestamp() * 1000 if before else math.inf
-    # Not from parent to parent: maintenance expires most snapshots between those it keeps of the last days.
+    # Do not follow parents: maintenance expires most snapshots between those it keeps.
     for snapshot in sorted(table.metadata.snapshots, key=lambda one: one.sequence_number or 0, reverse=True):
         if snapshot.timestamp_ms <= latest_ms and _ours(snapshot):
             properties = snapshot.summary.additional_properties if snapshot.summary else {}
@@ -307,7 +307,7 @@ def _ours(snapshot: Snapshot) -> bool:
 
 
 def _names(field: pa.Field, prefix: str = "") -> Iterator[str]:
-    """A field and those nested in it, as Iceberg names them."""
+    """Iceberg's names of a field and those nested in it."""
     name = f"{prefix}{field.name}"
     yield name
     kind = field.type

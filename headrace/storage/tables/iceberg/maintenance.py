@@ -1,21 +1,18 @@
-"""Maintenance of one Iceberg table: small files merged, old snapshots expired, and what no snapshot names removed.
+"""Maintenance of one Iceberg table: merges small files, expires old snapshots, removes unreferenced files.
 
-In this order, each step safe to be cut short and done again by the next maintenance, at once with others and with writers:
+The steps, each safe to interrupt and repeat, also concurrently with other maintenance and with writers:
 
-1. What the snapshots name is read, and *then* the folder is listed. What was written more than a grace time ago and is named
-   by none is an orphan: a writer that died left it, or one that is very slow is about to commit it.
-2. Small files are rewritten, and one commit exchanges them (`compaction.py`). It repeats the properties of the snapshot it
-   stands on and moves the orphan fence, from where on nobody can commit an orphan (`orphans.py`). Where there is nothing to
-   exchange but orphans were found, the commit does only that.
-3. Snapshots are expired, except the newest, those of the last minutes, one per hour of the last days, and any that a round
-   names: what rounds name is read after the snapshots to expire were chosen, right before the commit.
-4. What the snapshots name is read again. Objects that they named in step 1 and name no longer, and orphans, are *marked for
-deletion*:
-   none of them can be named again. Their list is an object too, so the store's clock says when that was.
-5. Objects on lists older than the grace time are deleted. Whoever planned a scan before they were marked for deletion had that
-long.
+1. Read what the snapshots name, and *then* list the folder. A file older than the grace time that no snapshot names is an orphan:
+   a writer died, or a very slow one is about to commit it.
+2. Rewrite small files and exchange them in one commit (`compaction.py`), which also moves the orphan fence: after that, no orphan
+   can be committed (`orphans.py`). If there are orphans but nothing to merge, the commit only moves the fence.
+3. Expire snapshots, except the newest, those of the last minutes, one per hour of the last days, and those that a round names:
+   these are read after the snapshots to expire were chosen, right before the commit.
+4. Read again what the snapshots name. Objects named in step 1 and no longer, and orphans, are *marked for deletion*: none of them
+   can be named again. Their list is an object, so the store's clock says when.
+5. Delete objects on lists older than the grace time, in which running scans could finish.
 
-Ages are differences between times of the object store's own clock; ours is not asked.
+Ages are computed from the object store's clock alone.
 """
 
 from __future__ import annotations
@@ -35,23 +32,23 @@ from headrace.storage.tables.iceberg.core import PROPERTIES, IcebergCore
 from headrace.storage.tables.iceberg.orphans import MAINTENANCE, Listing, TableFolder, orphan_fence, require_kept
 from headrace.storage.tables.maintenance import MaintenanceReport, RetainedSnapshots
 
-_COMMIT_BYTES = 1 << 30  # of files merged by one commit; the rest is merged by the next
-_TRIES = 100  # of one commit: a lander that never pauses wins most of them
+_COMMIT_BYTES = 1 << 30  # merged per commit; the next commit merges the rest
+_TRIES = 100  # attempts per commit: a lander that never pauses wins most races
 
 
 class IcebergMaintenance:
-    """Keeps one table, which remembers which files each manifest holds: where it is kept for long little is read."""
+    """Maintains one table. The contents of manifests are cached, so repeated maintenance reads little."""
 
     def __init__(self, table: IcebergCore) -> None:
         self._table, self._reach = table, table.reach
 
     def due(self, rules: Maintenance) -> bool:
-        """Whether maintenance is due: from metadata alone, one request to the catalog."""
+        """Whether maintenance is due; takes one request to the catalog."""
         table = self._table.load()
         return table is not None and self._commits(table, self._table.properties_of(table)) >= rules.every
 
     def run(self, rules: Maintenance, retained: RetainedSnapshots) -> MaintenanceReport | None:
-        """Do all of it; `None` if there is nothing to keep. Raises `NotFound` if files of the table are missing."""
+        """Run all steps; `None` if the table is empty. Raises `NotFound` if data files are missing."""
         table = self._table.load()
         if table is None or table.current_snapshot() is None:
             return None
@@ -91,22 +88,23 @@ class IcebergMaintenance:
         return table.last_sequence_number - int((properties.get(MAINTENANCE) or {}).get("sequence", 0))
 
     def _require_whole(self, folder: TableFolder, listing: Listing, table: Table) -> None:
-        """Where live files are not in the listing, the listing or the table is not what we think: nothing may be removed."""
+        """Raise `NotFound` if live files are missing from the listing: then nothing may be removed."""
         for _ in range(2):
             live = {folder.key(uri) for uri in self._reach.live(table)}
             missing = {key for key in live if key not in listing.objects and folder.holds(key)}
             if not missing:
                 return
-            # Another maintenance may have merged and removed them between our reading and our listing.
+            # Another maintenance may have merged and removed them since we read the table.
             table = self._table.reload()
             listing = folder.list()
         raise NotFound(
-            f"{len(missing)} data files of table {self._table.store.table} are not in the object store, {min(missing)} for one.",
-            hint="Bring them back from a copy; until then nothing of this table is merged or removed.",
+            f"{len(missing)} data files of table {self._table.store.table} are missing from the object store:"
+            f" {min(missing)}, for example.",
+            hint="Restore them from a backup; until then, nothing of this table is merged or removed.",
         )
 
     def _merge(self, rules: Maintenance, edge: int, done: MaintenanceReport, *, fence: bool) -> bool:
-        """Merge what is small and move the orphan fence; return whether it was moved."""
+        """Merge small files and move the orphan fence; return whether it was moved."""
         fenced = False
         while True:
             table = self._table.reload()
@@ -135,7 +133,7 @@ class IcebergMaintenance:
                 self._exchange(table, replacement, edge)
             except LostRace:
                 self._table.discard(table, replacement.files())
-                return fenced  # another maintenance was faster, or a writer has taken rows away: the next maintenance looks again
+                return fenced  # another maintenance or a rewrite came first: the next maintenance tries again
             except StorageFull:
                 self._table.discard(table, replacement.files())
                 raise
@@ -149,7 +147,7 @@ class IcebergMaintenance:
         seen = orphan_fence(self._table.properties_of(table))
 
         def properties(now: Table, current: Mapping[str, Any]) -> dict[str, Any]:
-            # It only ever moves forward, so that a writer sees by its value that it moved.
+            # It always increases, so that a writer notices every move.
             return {
                 MAINTENANCE: {
                     "sequence": now.last_sequence_number + 1,
@@ -165,7 +163,7 @@ class IcebergMaintenance:
         self._table.commit(table, stage, properties, {}, tries=_TRIES)
 
     def _live(self, table: Table) -> list[tuple[ManifestFile, list[ManifestEntry]]]:
-        """Manifests of the newest snapshot and their entries; none of a table that has what we do not merge."""
+        """Manifests of the newest snapshot and their entries; none if the table has features that we do not merge."""
         snapshot = table.current_snapshot()
         manifests = snapshot.manifests(table.io) if snapshot else []
         plain = table.spec().is_unpartitioned() and len(table.specs()) == 1
@@ -196,11 +194,10 @@ class IcebergMaintenance:
 
 
 def expirable(table: Table, rules: Maintenance, now: int, written: Callable[[Snapshot], int | None]) -> set[int]:
-    """The snapshots whose time is over: `written` says when one was, `None` if that was just now.
+    """The snapshots to expire; `written` returns when one was written, `None` if just now.
 
-    Kept are what a branch or tag names, the newest `keep_snapshots`, those that were the newest within the last `keep_s`
-    seconds, and for `history_s` seconds one in each `history_step_s`: one that maintenance made if there is one, since it names
-    few files.
+    Kept are those that a branch or tag names, the newest `keep_snapshots`, those that were current within the last `keep_s`
+    seconds, and for `history_s` seconds one per `history_step_s`, preferably from maintenance, since it names few files.
     """
     snapshots = sorted(table.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
     retained_ids = {reference.snapshot_id for reference in table.metadata.refs.values()}
@@ -224,7 +221,7 @@ def _small(snapshot: Snapshot) -> bool:
 
 
 def _written(folder: TableFolder, listing: Listing, snapshot: Snapshot) -> int | None:
-    """When a snapshot was written, by the store's clock; `None` if that was after the listing."""
+    """When a snapshot was written, by the store's clock; `None` if after the listing."""
     key = folder.key(snapshot.manifest_list)
     if not folder.holds(key):  # kept elsewhere: its writer's clock must do
         return snapshot.timestamp_ms // 1000

@@ -1,4 +1,4 @@
-"""What pyiceberg reads and writes, and the REST catalog it asks, with every byte of a table's files metered."""
+"""pyiceberg's file I/O and REST catalog, with every byte of a table's files metered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headrace.storage.meter import Meter
 
 
 class _MeteredInput(io.RawIOBase):
-    """A pyarrow input file that counts each range it is asked for."""
+    """A pyarrow input file that counts each read."""
 
     def __init__(self, file: Any, store: Store, meter: Meter) -> None:
         self._file, self._store, self._meter = file, store, meter
@@ -54,7 +54,7 @@ class _MeteredInput(io.RawIOBase):
 
 
 class _MeteredOutput(io.RawIOBase):
-    """A pyarrow output stream counted as one operation when it closes: only then is the object there."""
+    """A pyarrow output stream, counted as one operation when it closes: only then does the object exist."""
 
     def __init__(self, stream: Any, store: Store, meter: Meter) -> None:
         self._stream, self._store, self._meter = stream, store, meter
@@ -94,11 +94,11 @@ class _MeteredFile(PyArrowFile):
         self._store, self._meter = store, meter
 
     def open(self, seekable: bool = True) -> InputStream:
-        # Seekable always: the wrapper then serves Parquet's range reads and Avro's sequential ones alike.
+        # Always seekable: serves both Parquet's range reads and Avro's sequential reads.
         return pa.PythonFile(_MeteredInput(super().open(seekable=True), self._store, self._meter), mode="r")  # type: ignore[no-any-return]
 
     def create(self, overwrite: bool = False) -> OutputStream:
-        # Iceberg gives each file a name of its own, so asking the store whether it exists would only cost a request.
+        # Iceberg's file names are unique, so checking for existence would only cost a request.
         return pa.PythonFile(_MeteredOutput(super().create(overwrite=True), self._store, self._meter), mode="w")  # type: ignore[no-any-return]
 
     def to_input_file(self) -> PyArrowFile:
@@ -114,7 +114,7 @@ class _MeteredFileIO(PyArrowFileIO):
 
     def _initialize_s3_fs(self, netloc: str | None) -> S3FileSystem:
         made = super()._initialize_s3_fs(netloc)
-        # A small file is then put by one request instead of three.
+        # Writes a small file with one request instead of three.
         return S3FileSystem(**{**made.__reduce__()[1][0], "allow_delayed_open": True})
 
     def new_input(self, location: str) -> PyArrowFile:
@@ -124,7 +124,7 @@ class _MeteredFileIO(PyArrowFileIO):
         return _MeteredFile(super().new_output(location), self._store, self._meter)
 
     def delete(self, location: str | InputFile | OutputFile) -> None:
-        # pyiceberg deletes old metadata after a commit, as another writer may just have done: what is gone is deleted.
+        # pyiceberg deletes old metadata after a commit; another writer may just have deleted it.
         with self._meter.operation(self._store, Direction.WRITE), contextlib.suppress(FileNotFoundError):
             super().delete(location)
 
@@ -143,9 +143,9 @@ class MeteredCatalog(RestCatalog):
         )
 
     def _load_file_io(self, properties: Mapping[str, Any] | None = None, location: str | None = None) -> FileIO:
-        # What is in self.properties are the user's own endpoint and keys; they win over what the server suggests.
+        # self.properties has the user's endpoint and keys, which take precedence over the server's.
         wanted = {**(properties or {}), **self.properties}
-        # A table is loaded anew before each commit; connecting anew to its files each time would take longer than that.
+        # A table is reloaded before each commit; reconnecting to its files each time would take longer than that.
         if self._io is None or self._io.properties != wanted:
             self._io = _MeteredFileIO(wanted, *self._metered)
         return self._io

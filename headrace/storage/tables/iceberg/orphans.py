@@ -1,4 +1,4 @@
-"""The files under an Iceberg table's location: which its snapshots name, and how those that none names are removed safely."""
+"""Reachable and orphaned files under an Iceberg table's location, and the safe removal of orphans."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
 
 MAINTENANCE = "maintenance"
-"""The property maintenance leaves: `{"sequence": number of its commit, "orphan_fence": seconds since 1970}`."""
+"""Snapshot property set by maintenance: `{"sequence": its commit's number, "orphan_fence": seconds since 1970}`."""
 
 
 def orphan_fence(properties: Mapping[str, Any]) -> int:
-    """The orphan fence among a table's properties, seconds since 1970; 0 before there is one."""
+    """The orphan fence in a table's properties, in seconds since 1970; 0 if there is none."""
     return int((properties.get(MAINTENANCE) or {}).get("orphan_fence", 0))
 
 
 def require_kept(table: Table, files: Iterable[DataFile], fence_then: int, fence_now: int, store: Store, meter: Meter) -> None:
-    """Raise `LostRace` if files written when the orphan fence was `fence_then` may have been removed: it is `fence_now` today."""
+    """Raise `LostRace` if files written while the orphan fence was `fence_then` may have been removed by `fence_now`."""
     if fence_then == fence_now:
         return
     assert isinstance(table.io, PyArrowFileIO)
@@ -41,13 +41,13 @@ def require_kept(table: Table, files: Iterable[DataFile], fence_then: int, fence
             info = table.io.fs_by_scheme(scheme, host).get_file_info([path])[0]
         if info.type == FileType.NotFound or info.mtime_ns < fence_now * 10**9:
             raise LostRace(
-                f"Rows for {store.table} were written so long before their commit that maintenance counts them as left behind.",
+                f"Rows for {store.table} were written so long before their commit that maintenance treats them as orphans.",
                 hint="Run the command again; if that happens often, raise maintenance.grace_s.",
             )
 
 
 class ReachableFiles:
-    """What a table's snapshots reach. A manifest never changes, so what one holds is remembered while a snapshot names it."""
+    """The files reachable from a table's snapshots. Manifests are immutable, so their contents are cached while in use."""
 
     def __init__(self, ours: Callable[[Snapshot], bool]) -> None:
         self._ours = ours
@@ -67,7 +67,7 @@ class ReachableFiles:
         return {path: size for files in files_of for path, size in files.items()}
 
     def all_files(self, table: Table) -> set[str]:
-        """Every file that any snapshot of this metadata, or the metadata itself, names."""
+        """Every file named by any snapshot of this metadata or by the metadata itself."""
         metadata = table.metadata
         named = {table.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}
         named |= {snapshot.manifest_list for snapshot in metadata.snapshots}
@@ -87,10 +87,10 @@ class ReachableFiles:
         return self._held[manifest.manifest_path]
 
     def _telling(self, snapshots: list[Snapshot]) -> list[Snapshot]:
-        """The snapshots whose manifest lists must be read to know all manifests.
+        """The snapshots whose manifest lists have to be read to find all manifests.
 
-        An append of ours keeps every manifest of the snapshot it builds on that has a live file; so where such an append
-        stands on another, the later one tells what the earlier one held.
+        Our appends keep every manifest of the parent snapshot that has a live file; so if both are such appends, the child's
+        list covers the parent's.
         """
         appends = {
             snapshot.snapshot_id
@@ -102,14 +102,14 @@ class ReachableFiles:
 
 
 _PAGE = 1000
-# Catalogs that guard a table's folder take only what looks like a table's files: hence Parquet, hence under data/.
+# Parquet and under data/, because some catalogs only allow what looks like a table's files in its folder.
 _OURS = "maintenance-"
 _CLOCK = f"{_OURS}clock.parquet"
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object: its size, and when it was written in seconds since 1970 by the store's clock."""
+    """One object: its size, and its write time in seconds since 1970 by the store's clock."""
 
     bytes: int
     modified: int
@@ -117,14 +117,14 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class Listing:
-    """Every object of a table by its key, and the store's time when they were listed."""
+    """Every object of a table by key, and the store's time of the listing."""
 
     now: int
     objects: dict[str, StoredObject]
 
 
 class TableFolder:
-    """A table's location. A *key* is a file's path as the file system has it, however its URI was spelt."""
+    """A table's location. A *key* is a file's path in the file system, independent of how its URI is spelt."""
 
     def __init__(self, table: Table, store: Store, meter: Meter) -> None:
         assert isinstance(table.io, PyArrowFileIO)
@@ -138,7 +138,7 @@ class TableFolder:
         return self._io.parse_location(uri)[2]
 
     def holds(self, key: str) -> bool:
-        """Whether a key is one of a table's own files here; of anything else maintenance keeps its hands."""
+        """Whether a key is a file of this table; maintenance touches nothing else."""
         folder, _, name = key.removeprefix(f"{self._root}/").rpartition("/")
         if not key.startswith(f"{self._root}/") or name.startswith(_OURS):
             return False
@@ -147,7 +147,7 @@ class TableFolder:
         return folder == "metadata" and name.endswith((".avro", ".metadata.json"))
 
     def list(self) -> Listing:
-        """Everything that is there, after an object was put to see what time the store has."""
+        """List all objects, after writing one to read the store's clock."""
         with self._io.new_output(f"{self._location}/data/{_CLOCK}").create() as stream:
             stream.write(b"maintenance")
         with self._meter.operation(self._store, Direction.READ) as operation:
@@ -159,7 +159,7 @@ class TableFolder:
         return Listing(objects[f"{self._root}/data/{_CLOCK}"].modified, objects)
 
     def remove(self, key: str) -> None:
-        """Delete one object; one that is gone already is none."""
+        """Delete one object; a missing object is not an error."""
         with self._meter.operation(self._store, Direction.WRITE):
             try:
                 self._files.delete_file(key)
@@ -170,17 +170,17 @@ class TableFolder:
                     raise
 
     def lists(self, listing: Listing) -> dict[str, StoredObject]:
-        """The lists of marked for deletion keys that are there."""
+        """The stored lists of keys marked for deletion."""
         start = f"{self._root}/data/{_OURS}"
         return {key: info for key, info in listing.objects.items() if key.startswith(start) and not key.endswith(_CLOCK)}
 
     def mark_for_deletion(self, keys: Iterable[str]) -> None:
-        """Put a list of keys; the store's time of that list is when they were marked for deletion."""
+        """Write a list of keys; the store's time of that object is when they were marked."""
         with self._io.new_output(f"{self._location}/data/{_OURS}{uuid.uuid4()}.parquet").create() as stream:
             pq.write_table(pa.table({"key": pa.array(sorted(keys), pa.string())}), stream, compression="zstd")
 
     def marked_in(self, key: str) -> frozenset[str]:
-        """The keys of one such list; none if another maintenance has just carried it out."""
+        """The keys in one such list; none if another maintenance has just processed it."""
         uri = f"{self._location}/{key.removeprefix(f'{self._root}/')}"
         try:
             with self._io.new_input(uri).open() as stream:

@@ -1,9 +1,9 @@
-"""Rows of an Iceberg table taken out or changed, and every trace of what they were removed at once.
+"""Deletes or changes rows of an Iceberg table, and purges the files and snapshots that still contain the old values.
 
-Only files that hold such rows are written anew, by a commit of the kind that maintenance makes: a lander goes on meanwhile, and
-what it lands is looked at too. The former files are still named by older snapshots; `purge` expires those whatever their age and
-whoever names them, and removes what they alone named. Files that no snapshot ever named need the fence that maintenance has, so
-they are left to an maintenance without patience (`maintenance.py`).
+Only files with such rows are rewritten, in a commit like maintenance's; landing goes on meanwhile, and newly landed rows are
+checked too. Older snapshots still name the old files: `purge` expires those regardless of age and references, and removes the
+files only they named. Files that no snapshot ever named need maintenance's orphan fence, so `purge` runs maintenance with a grace
+time of one second (`maintenance.py`).
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from headrace.storage.tables.iceberg.orphans import ReachableFiles, StoredObject
 from headrace.storage.tables.maintenance import Purged
 
 Hit = Callable[[pa.RecordBatch], pa.BooleanArray]
-"""Says of each row, of which it sees some columns, whether it is meant."""
+"""Selects rows, given some of their columns."""
 Change = Callable[[pa.RecordBatch], pa.RecordBatch]
-"""Makes other rows of rows, as many."""
+"""Returns replacement rows, one per row."""
 
 _TRIES = 10
-# The object store's times are whole seconds: what is to count as older has to be two of them.
+# The object store's times are whole seconds: to be certainly older, a file must be two seconds old.
 _AT_ONCE = Maintenance(every=1, keep_s=0, keep_snapshots=1, history_s=0, grace_s=1)
 _SECOND_S = 1.1
 _PATIENCE_S = 120.0
 
 
 class IcebergRewrite:
-    """Takes rows out of one table, or puts others in their place."""
+    """Deletes or replaces rows of one table."""
 
     def __init__(self, table: IcebergCore) -> None:
         self._table = table
 
     def run(self, columns: Sequence[str], hit: Hit, change: Change | None) -> int:
-        """Do it until no row is hit any more; return how many were. With a `change`, a changed row must not be hit again."""
+        """Repeat until no row is hit; return how many were. A row returned by `change` must not be hit again."""
         done = 0
         for _ in range(_TRIES):
             if self._table.load() is None:
@@ -71,18 +71,18 @@ class IcebergRewrite:
                 self._table.discard(table, rewriting.files())
                 if isinstance(error, StorageFull):
                     raise
-                continue  # maintenance has merged some of these files: where the rows are now is looked for anew
+                continue  # maintenance has merged some of these files: find the rows again
             done += sum(count for _, count in hits)
         raise LostRace(
-            f"Rows that were to go came into {self._table.store.table}, or moved in it, again and again.",
+            f"Rows to be removed kept being added to {self._table.store.table}, or moved in it.",
             hint="Run the command again when fewer writers run.",
         )
 
     def purge(self) -> Purged:
-        """Remove every snapshot but the newest, whoever names it, and every object that only they named.
+        """Remove all snapshots but the newest, even if referenced, and all objects that only they named.
 
-        What others write meanwhile stays. Raises `Permanent` where a branch or tag keeps an older snapshot, and `Unavailable`
-        where it does not come to an end.
+        Concurrent writes stay. Raises `Permanent` if a branch or tag holds an older snapshot, and `Unavailable` if it does not
+        finish in time.
         """
         done = Purged()
         table = self._table.load()
@@ -96,8 +96,8 @@ class IcebergRewrite:
         for name, reference in table.metadata.refs.items():
             if reference.snapshot_id != current:
                 raise Permanent(
-                    f"{name!r} of table {self._table.store.table} keeps an older snapshot, and the rows in it.",
-                    hint="Drop that branch or tag with the tool that made it and run the command again.",
+                    f"{name!r} of table {self._table.store.table} holds an older snapshot, and the rows in it.",
+                    hint="Drop that branch or tag with the tool that created it, and run the command again.",
                 )
         older = {snapshot.snapshot_id for snapshot in table.metadata.snapshots} - {current}
 
@@ -110,7 +110,7 @@ class IcebergRewrite:
             were = {folder.key(uri) for uri in reach.all_files(table)}
         table = self._table.change(expire)
         with self._table.faults():
-            # Whoever wrote them has committed them, so nobody can name them again.
+            # Their writers have committed, so no new snapshot can name them.
             for key in sorted((were - {folder.key(uri) for uri in reach.all_files(table)}) & before.keys()):
                 folder.remove(key)
         return self._without_orphans(folder, reach, before, begun)
@@ -118,7 +118,7 @@ class IcebergRewrite:
     def _without_orphans(
         self, folder: TableFolder, reach: ReachableFiles, before: Mapping[str, StoredObject], begun: int
     ) -> Purged:
-        """Wait until maintenance has fenced off and removed what no snapshot named: a dead writer may have left rows in it."""
+        """Run maintenance until it has removed unnamed files, in which a dead writer may have left rows."""
         until = time.monotonic() + _PATIENCE_S
         while True:
             table = self._table.reload()
@@ -132,7 +132,7 @@ class IcebergRewrite:
             if time.monotonic() > until:
                 raise Unavailable(
                     f"{len(left)} old files of table {self._table.store.table} are still there after {_PATIENCE_S:.0f} s.",
-                    hint="Run the command again; it goes on from here.",
+                    hint="Run the command again; it continues from here.",
                 )
             time.sleep(_SECOND_S)
             with contextlib.suppress(LostRace):
@@ -153,7 +153,7 @@ class IcebergRewrite:
 
 
 class _Rewriting(Replacement):
-    """Files with fewer or other rows in the place of those they were made from."""
+    """Replaces files by ones with fewer or changed rows."""
 
     operation = Operation.OVERWRITE
 
@@ -162,7 +162,7 @@ class _Rewriting(Replacement):
         self._of = table
 
     def rewrite(self, entry: ManifestEntry, columns: Sequence[str], hit: Hit, change: Change | None, hits: int) -> None:
-        """Write a live file's rows anew; where none is left there is no file."""
+        """Rewrite a live file; if no row is left, no file is written."""
         left = entry.data_file.record_count - (hits if change is None else 0)
         if left:
             self._write(self._rows(entry, columns, hit, change), left)
@@ -180,7 +180,7 @@ class _Rewriting(Replacement):
 
 
 def _bare(entry: ManifestEntry) -> ManifestEntry:
-    """The entry without its bounds: a manifest that says what was removed would tell the beginnings of what was in it."""
+    """The entry without column bounds, which would reveal the beginnings of removed values in the manifest."""
     file = entry.data_file
     fields = ("content", "file_path", "file_format", "partition", "record_count", "file_size_in_bytes")
     bare = DataFile.from_args(**{name: getattr(file, name) for name in fields})
@@ -195,7 +195,7 @@ def _bare(entry: ManifestEntry) -> ManifestEntry:
 
 
 def _merged(rows: pa.RecordBatch, meant: pa.BooleanArray, changed: pa.RecordBatch) -> pa.RecordBatch:
-    """The rows, those that were meant replaced by what became of them, in their order."""
+    """The rows in order, with the selected ones replaced."""
     if changed.num_rows != pc.sum(meant).as_py():
         raise ValueError("a changed row must be one row")
     new = iter(range(rows.num_rows, rows.num_rows + changed.num_rows))
@@ -220,13 +220,13 @@ def _meant(hit: Hit, rows: pa.RecordBatch) -> pa.BooleanArray:
 
 
 def _existing_columns(table: Table, columns: Sequence[str]) -> list[str]:
-    """Those of the columns that the table has: one that the catalog gained is added by the next writer."""
+    """The given columns that the table has; the next writer adds new ones of the catalog."""
     names = {field.name for field in table.schema().fields}
     return [name for name in columns if name in names]
 
 
 def _live(table: Table) -> Iterator[tuple[ManifestFile, list[ManifestEntry]]]:
-    """Manifests of the newest snapshot and their entries. Raises `Permanent` for a table that another tool laid out."""
+    """Manifests of the newest snapshot and their entries. Raises `Permanent` if another tool changed the layout."""
     snapshot = table.current_snapshot()
     plain = table.spec().is_unpartitioned() and len(table.specs()) == 1
     for manifest in snapshot.manifests(table.io) if snapshot else []:
@@ -235,7 +235,7 @@ def _live(table: Table) -> Iterator[tuple[ManifestFile, list[ManifestEntry]]]:
         ours = all(file.file_format == FileFormat.PARQUET and file.content == DataFileContent.DATA for file in files)
         if not plain or not ours or manifest.content == ManifestContent.DELETES:
             raise Permanent(
-                f"Table {table.name()[-1]} was partitioned, or has delete files: another tool writes to it.",
+                f"Table {table.name()[-1]} is partitioned or has delete files: another tool writes to it.",
                 hint="Delete the rows with that tool, and expire the snapshots that still hold them.",
             )
         yield manifest, entries

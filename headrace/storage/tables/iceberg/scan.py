@@ -1,7 +1,7 @@
-"""Scans of an Iceberg table that read each small file once.
+"""Scans of an Iceberg table with a cache of small files.
 
-Data files and manifests never change: what a handle has read of one it keeps for as long as the newest snapshot names it. So
-another scan of the same columns reads what was added since, however much the table holds.
+Data files and manifests are immutable, so a handle caches them while the newest snapshot names them. A repeated scan of the same
+columns then reads only what was added since.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pyiceberg.table import FileScanTask, Table
 from pyiceberg.utils.concurrent import ExecutorFactory
 
 _FILE_BYTES = 1 << 20
-"""Rows of a file that take more memory than this are read anew each time."""
+"""Files whose rows take more memory than this are not cached."""
 _KEPT_BYTES = 16 << 20
-"""So much is kept of a table by one handle; what was not used for longest goes first."""
+"""Cache size per handle; the least recently used file is evicted first."""
 
 _Key = tuple[str, tuple[str, ...], int]
 """Path, columns and schema id."""
 
 
 class RecentFiles:
-    """What one handle has read of the small files of a table's newest snapshot; safe to share between threads."""
+    """Cache of the small files of a table's newest snapshot; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,7 +37,7 @@ class RecentFiles:
         self._bytes = 0
 
     def scan(self, table: Table, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch] | None:
-        """Every row of the newest snapshot, file by file; `None` where another tool's delete files have to be applied."""
+        """All rows of the newest snapshot, file by file; `None` if another tool's delete files have to be applied."""
         files = self._files(table)
         return None if files is None else self._read(table, columns, files)
 
@@ -56,7 +56,7 @@ class RecentFiles:
                 yield from known[key]
                 continue
             rows, batches = 0, list[pa.RecordBatch]()
-            while rows < file.record_count:  # they come in the order of their files, and a batch is of one
+            while rows < file.record_count:  # batches come in file order and never span files
                 batch = next(missing)
                 rows += batch.num_rows
                 batches.append(batch)

@@ -1,4 +1,4 @@
-"""One Iceberg table: what a table format does for a store, each in a module of its own."""
+"""The Iceberg table backend: `TableFormat`, with one module per operation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from headrace.storage.tables.maintenance import MaintenanceReport, Purged, Retai
 
 
 class IcebergTable(IcebergCore):
-    """One store of the table tier as an Iceberg table; nothing is sent until it is used."""
+    """One store of the table tier as an Iceberg table; connects on first use."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         super().__init__(store, endpoints, meter)
@@ -35,11 +35,11 @@ class IcebergTable(IcebergCore):
         if table is None:
             return
         with self.faults():
-            # A column that the table was made without, and no writer had added by then, is left out.
+            # A column that the table does not have yet is left out.
             if snapshot is not None and table.snapshot_by_id(snapshot) is None:
                 raise NotFound(
-                    f"Table {self.store.table} has no snapshot {snapshot} any more: maintenance has expired it.",
-                    hint="Read the newest, or raise maintenance.keep_s; what a round names is never expired.",
+                    f"Table {self.store.table} no longer has snapshot {snapshot}: maintenance has expired it.",
+                    hint="Read the newest, or raise maintenance.keep_s; snapshots that a round names are never expired.",
                 )
             projected = {field.name for field in table.scan(snapshot_id=snapshot).projection().fields}
             wanted = columns if columns == ("*",) else tuple(name for name in columns if name in projected)
@@ -50,7 +50,7 @@ class IcebergTable(IcebergCore):
             yield from table.scan(row_filter=where, selected_fields=wanted, snapshot_id=snapshot).to_arrow_batch_reader()
 
     def snapshot(self) -> int | None:
-        """Id of the newest snapshot, or `None` while there is none."""
+        """Id of the newest snapshot, or `None` if there is none."""
         table = self.load()
         current = table.current_snapshot() if table else None
         return current.snapshot_id if current else None
@@ -64,12 +64,12 @@ class IcebergTable(IcebergCore):
             return int(table.scan().count())
 
     def snapshot_properties(self, before: datetime | None = None) -> dict[str, Any]:
-        """Every property of the newest snapshot (committed before a time)."""
+        """All properties of the newest snapshot (committed before a time)."""
         table = self.load()
         return properties_in(table, before) if table else {}
 
     def begin(self) -> IcebergAppend:
-        """An append in the making; see `append.py`."""
+        """Begin an append; see `append.py`."""
         return IcebergAppend(self)
 
     def due(self, rules: Maintenance) -> bool:
@@ -77,13 +77,13 @@ class IcebergTable(IcebergCore):
         return IcebergMaintenance(self).due(rules)
 
     def maintain(self, rules: Maintenance, retained: RetainedSnapshots) -> MaintenanceReport | None:
-        """Merge small files, expire snapshots and remove what none names; see `maintenance.py`."""
+        """Merge small files, expire snapshots and remove orphans; see `maintenance.py`."""
         return IcebergMaintenance(self).run(rules, retained)
 
     def rewrite(self, columns: Sequence[str], hit: Hit, change: Change | None) -> int:
-        """Take out the rows that are hit, or put changed ones in their place; see `rewrite.py`."""
+        """Delete or replace the rows that are hit; see `rewrite.py`."""
         return IcebergRewrite(self).run(columns, hit, change)
 
     def purge(self) -> Purged:
-        """Remove every snapshot but the newest, and what only they name; see `rewrite.py`."""
+        """Remove all snapshots but the newest, and files only they name; see `rewrite.py`."""
         return IcebergRewrite(self).purge()

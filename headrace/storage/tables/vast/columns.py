@@ -1,4 +1,4 @@
-"""How VAST DB keeps the columns of a table, what it may be asked of them, and how many rows go into a request."""
+"""Column types in VAST DB, predicate push-down, and splitting of rows into requests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pyarrow as pa
 from headrace.storage.tables.predicate import Term
 
 _REQUEST = 4 << 20
-"""Bytes of Arrow per request; the SDK's own limit is 5 MiB, and what is larger it sends column by column."""
+"""Arrow bytes per request; above its own limit of 5 MiB the SDK sends column by column."""
 
 
 def stored(field: pa.Field) -> pa.Field:
-    """A column as VAST DB keeps it: nullable, and times in UTC without saying so, which every release takes."""
+    """A column as stored in VAST DB: nullable, and times as naive UTC, which every release accepts."""
     return pa.field(field.name, stored_type(field.type))
 
 
@@ -31,12 +31,12 @@ def stored_type(kind: pa.DataType) -> pa.DataType:
 
 
 def same(stored: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether two types are one but for what a list calls its elements."""
+    """Whether two types are equal, apart from the name of a list's element."""
     return bool(stored_type(stored) == stored_type(wanted))
 
 
 def askable(term: Term, *, stored: pa.Schema, wide: bool) -> bool:
-    """Whether VAST DB can answer a term, and answers it right: of a wide cell it only knows a null."""
+    """Whether VAST DB evaluates a term correctly; an oversized cell is a null to it."""
     if term.column not in stored.names:
         return False
     kind = stored.field(term.column).type
@@ -50,7 +50,7 @@ def askable(term: Term, *, stored: pa.Schema, wide: bool) -> bool:
 
 
 def sdk_condition(table: Any, term: Term) -> Any:
-    """A term as the SDK wants it."""
+    """A term as a condition of the SDK."""
     column = table[term.column]
     values = [naive(value) if isinstance(value, datetime) else value for value in term.values]
     if term.comparison == "in":
@@ -73,7 +73,7 @@ def sdk_condition(table: Any, term: Term) -> Any:
 
 
 def filtered(batch: pa.RecordBatch, condition: Any, columns: pa.Schema, read: tuple[str, ...]) -> pa.RecordBatch:
-    """The rows that meet a condition, which is on the catalog's types; columns the table has not gained yet are null."""
+    """The rows that meet a condition on the catalog's types; columns that the table does not have yet are null."""
     table = pa.Table.from_batches([batch])
     for name in read:
         field = columns.field(name).with_nullable(True)
@@ -87,12 +87,12 @@ def filtered(batch: pa.RecordBatch, condition: Any, columns: pa.Schema, read: tu
 
 
 def naive(time: datetime) -> datetime:
-    """A time in UTC without saying so, as VAST DB keeps it."""
+    """A time as naive UTC, as stored in VAST DB."""
     return time.astimezone(UTC).replace(tzinfo=None)
 
 
 def requests_of(data: pa.Table | pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The rows in batches that each fit a request."""
+    """Split rows into batches that each fit into a request."""
     for batch in [data] if isinstance(data, pa.RecordBatch) else data.combine_chunks().to_batches():
         yield from _halved(batch)
 

@@ -1,4 +1,4 @@
-"""VAST DB's SDK, and what goes wrong with it in words of ours."""
+"""VAST DB's SDK and the translation of its errors."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from headrace.storage.reason import reason
 
 
 def sdk() -> Any:
-    """The package, with what is used of it. Raises `MissingPart`."""
+    """The imported package. Raises `MissingPart`."""
     try:
         import vastdb
         import vastdb.errors
         import vastdb.table_metadata
     except ModuleNotFoundError as error:
         raise MissingPart(
-            f"[tables] names VAST DB, and the package {error.name} is not installed.",
+            f"[tables] names VAST DB, but the package {error.name} is not installed.",
             hint="Run make install-vast, or pip install --no-deps --require-hashes -r locks/vast.txt.",
         ) from None
     return vastdb
 
 
 def fault(error: Exception, table: str, endpoint: VastEndpoint) -> Exception | None:
-    """An error of the SDK in words of ours; `None` where it is one of ours, or not the SDK's."""
+    """Translate an error of the SDK; `None` if it is one of ours or not the SDK's."""
     if isinstance(error, HeadraceError):
         return None
     errors = sdk().errors
@@ -39,33 +39,34 @@ def fault(error: Exception, table: str, endpoint: VastEndpoint) -> Exception | N
     if isinstance(error, errors.ServiceUnavailable):
         return Overloaded(f"{where} is overloaded: {_message(error)}.", hint="Run the command again later.")
     if isinstance(error, errors.Conflict):
-        return LostRace(f"Another writer was ahead at table {table}: {_message(error)}.", hint="Run again.")
+        return LostRace(f"Another writer changed table {table} first: {_message(error)}.", hint="Run the command again.")
     if passing(error):
         return Unavailable(
             f"Table {table} cannot be reached through {where}: {_message(error)}.",
-            hint="Check that the cluster answers there and run the command again.",
+            hint="Check that the cluster answers there, and run the command again.",
         )
     if isinstance(error, errors.MissingBucket):
         return BadSettings(
             f"{where} has no bucket {endpoint.bucket}.",
-            hint="Make it as a database view with the S3 and database protocols, or name another under [tables].",
+            hint="Create it as a view with the S3 and database protocols, or name another under [tables].",
         )
     if isinstance(error, errors.Forbidden):
         return BadSettings(
-            f"{where} refuses these keys: {_message(error)}.",
+            f"{where} rejects these keys: {_message(error)}.",
             hint="Check access_key, secret_key and the identity policy: it must allow tabular reads and writes.",
         )
     if isinstance(error, (errors.HttpError, errors.NotSupported, errors.InvalidArgument, errors.ApiResponseError)):
         return BadSettings(
-            f"{where} refused: {_message(error)}.", hint="Check the release of the cluster; see docs/how-to/connect-vast-db.md."
+            f"{where} rejected a request: {_message(error)}.",
+            hint="Check the cluster's release; see docs/how-to/connect-vast-db.md.",
         )
-    if isinstance(error, NotImplementedError):  # of the SDK, for a server that is not VAST DB or too old
+    if isinstance(error, NotImplementedError):  # raised by the SDK for a server that is not VAST DB or too old
         return BadSettings(f"{where}: {_message(error)}.", hint="Check endpoint under [tables]; docs/how-to/connect-vast-db.md.")
     return None
 
 
 def passing(error: Exception) -> bool:
-    """Whether the server could not be reached or did not manage; the SDK fails on a status it does not know with ValueError."""
+    """Whether an error is transient. For an unknown HTTP status the SDK raises ValueError."""
     module = sdk()
     errors = module.errors
     return isinstance(
@@ -87,7 +88,7 @@ def passing(error: Exception) -> bool:
 
 
 def _message(error: Exception) -> str:
-    """What the SDK's error says, in a clause: it keeps the server's words in fields, and causes inside causes."""
+    """The SDK's error as one clause; it hides the server's message in fields and nested causes."""
     cause = getattr(error, "cause", None) or getattr(error.args[0] if error.args else None, "reason", None)
     if isinstance(cause, Exception):
         return _message(cause)

@@ -1,7 +1,7 @@
-"""Cells too wide for a store, kept in pieces beside the table.
+"""Oversized cells, stored in pieces beside the table.
 
-A cell above the limit becomes null in its row; what it was goes into pieces, and a hidden column says which: a JSON object from
-column to the id its pieces carry. Any type is taken, since a piece is a part of the cell's Arrow stream.
+A cell above the limit is null in its row; its value is stored in pieces, and a hidden column maps columns to the ids of their
+pieces, as JSON. Any type works, since a piece is a part of the cell's Arrow stream.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 WIDE = "headrace_wide"
 """The hidden column."""
 LIMIT = 120_000
-"""Bytes a cell may have and stay in its row. VAST DB takes 126 KB."""
+"""Largest cell, in bytes, that stays in its row. VAST DB's limit is 126 KB."""
 PIECES = pa.schema([pa.field("cell", pa.string()), pa.field("part", pa.int32()), pa.field("bytes", pa.binary())])
 
 
 def cut(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The rows with their hidden column, and the pieces of what was too wide."""
+    """The rows with their hidden column, and the pieces of oversized cells."""
     named: list[dict[str, str]] = [{} for _ in range(rows.num_rows)]
     pieces: list[dict[str, object]] = []
     for index, name in enumerate(rows.column_names):
@@ -41,7 +41,7 @@ def cut(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def mend(batch: pa.RecordBatch, pieces: Callable[[list[str]], pa.Table]) -> pa.RecordBatch:
-    """The batch without its hidden column and with the wide cells of its other columns, asked of `pieces` by their ids."""
+    """The batch without its hidden column, with oversized cells restored from `pieces`, which is called with their ids."""
     hidden = batch.column(batch.schema.get_field_index(WIDE)).to_pylist()
     batch = batch.drop_columns([WIDE])
     cells: dict[str, dict[int, str]] = {}
@@ -91,7 +91,7 @@ def _join(pieces: pa.Table) -> dict[str, pa.Array]:
 
 
 def _put(column: pa.Array, cells: Mapping[int, pa.Array]) -> pa.Array:
-    """The column with some of its cells replaced, whatever its type."""
-    at = {row: len(column) + place for place, row in enumerate(cells)}
+    """The column, of any type, with some cells replaced."""
+    at = {row: len(column) + index for index, row in enumerate(cells)}
     both = pa.concat_arrays([column, *(cell.cast(column.type) for cell in cells.values())])
     return both.take(pa.array([at.get(row, row) for row in range(len(column))], pa.int64()))

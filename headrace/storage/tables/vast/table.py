@@ -1,14 +1,12 @@
-"""One table of VAST DB: rows, properties and version in one transaction.
+"""The VAST DB table backend: rows, properties and version in one transaction.
 
-Four tables stand for one store: `interactions` holds the rows, each with the version of the commit that brought it;
-`interactions_pieces` what was too wide for a cell (`oversized.py`); `interactions_commits` a row per commit with its id, time and
-properties; `interactions_head` a single row, the newest commit. A table only grows, so the rows up to a version are the table as
-it stood then.
+A store has four tables: `interactions` holds the rows, each with the version of its commit; `interactions_pieces` the oversized
+cells (`oversized.py`); `interactions_commits` a row per commit with its id, time and properties; `interactions_head` a single
+row, the newest commit. A table only grows, so the rows up to a version are the table at that version.
 
-A commit updates the row of the head first, which is its lock: of two transactions that update one row VAST DB lets one go on
-and answers the other with a conflict. Whether it also refuses an update that began before another one was committed its
-documents do not say, so a commit does not rely on it: with the lock in hand it asks, in a transaction of its own, whether the
-head still stands where it was read.
+A commit updates the head row first, which locks it: of two transactions that update one row, VAST DB lets one go on and gives the
+other a conflict. Its documentation does not say whether it also rejects an update that began before another one was committed, so
+a commit, once it holds the lock, checks in a second transaction that the head is unchanged.
 """
 
 from __future__ import annotations
@@ -52,7 +50,7 @@ _HEAD = pa.schema(
     [
         pa.field("version", pa.int64()),
         pa.field("rows", pa.int64()),
-        pa.field("wide", pa.int64()),  # cells in pieces; while there is none, no query need think of them
+        pa.field("wide", pa.int64()),  # number of oversized cells; if zero, queries can ignore the pieces
         pa.field("properties", pa.string()),
     ]
 )
@@ -68,22 +66,22 @@ _ROW_ID = "$row_id"
 _PIECES = wide.PIECES.append(pa.field(_VERSION, pa.int64()))
 _TRIES = 12
 _UNSURE = 4
-"""Tries while the server cannot be reached."""
+"""Attempts while the server cannot be reached."""
 _SPLIT = 4_000_000
 """Rows per split of a query, as in the SDK."""
 _NARROW, _WIDE = 64 * 1024, 1024
-"""Rows per answer, without and with wide cells."""
+"""Rows per response, without and with oversized cells."""
 _CELLS = 200
-"""Wide cells asked for at a time."""
+"""Oversized cells per request."""
 _LOOKED_BACK = 4096
-"""Commits looked through at first for one before a time; then twice as many, and so on."""
+"""Commits searched at first for one before a time; doubled until one is found."""
 
-logging.getLogger("vastdb").addHandler(logging.NullHandler())  # it logs what it raises, with tracebacks
+logging.getLogger("vastdb").addHandler(logging.NullHandler())  # it logs the errors it raises, with tracebacks
 
 
 @dataclass(frozen=True)
 class _Head:
-    """What the head's one row says."""
+    """The single row of the head table."""
 
     row: int
     version: int
@@ -104,9 +102,9 @@ class _Head:
 
 
 class VastTable:
-    """One store of the table tier in VAST DB; nothing is sent until it is used.
+    """One store of the table tier in VAST DB; connects on first use.
 
-    The SDK does its own HTTP, so the ledger's rows count the Arrow bytes handed to it or taken from it, as `estimated`.
+    The SDK does its own HTTP, so the ledger counts the Arrow bytes passed to and from it, as `estimated`.
     """
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
@@ -120,7 +118,7 @@ class VastTable:
         self._made = False
 
     def scan(self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None) -> Iterator[pa.RecordBatch]:
-        """Stream the rows up to a version (the newest if `None`) in the types they are stored in; none if there is no table."""
+        """Stream the rows up to a version (the newest if `None`) in their stored types; none if there is no table."""
         names = tuple(self.store.columns.names) if columns == ("*",) else columns
         with self._faults(), self._transaction() as transaction:
             tables = self._tables(transaction)
@@ -128,7 +126,7 @@ class VastTable:
                 return
             head = self._head(tables["head"])
             rows = tables["rows"]
-            rows.reload_schema()  # somebody else may have added columns
+            rows.reload_schema()  # another writer may have added columns
             stored = rows.arrow_schema
             wanted = split(where, self.store.columns, functools.partial(askable, stored=stored, wide=head.wide > 0))
             read = dict.fromkeys(name for name in (*names, *wanted.columns) if name in stored.names)
@@ -144,7 +142,7 @@ class VastTable:
                 yield batch
 
     def snapshot(self) -> int | None:
-        """The newest version, or `None` while there is none."""
+        """The newest version, or `None` if there is none."""
         head = self._newest()
         return head.version if head and head.version else None
 
@@ -154,7 +152,7 @@ class VastTable:
         return head.rows if head else 0
 
     def snapshot_properties(self, before: datetime | None = None) -> dict[str, Any]:
-        """Every property of the newest version (committed before a time)."""
+        """All properties of the newest version (committed before a time)."""
         if before is None:
             head = self._newest()
             return head.properties if head else {}
@@ -177,7 +175,7 @@ class VastTable:
                 back *= 2
 
     def begin(self) -> _Append:
-        """An append in the making; its rows wait in memory, since a transaction of VAST DB that is left open times out."""
+        """Begin an append; its rows stay in memory, since an open VAST DB transaction times out."""
         return _Append(self)
 
     def append(self, data: pa.Table, properties: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
@@ -198,16 +196,16 @@ class VastTable:
                             raise uncertain.cause from None
                 time.sleep(backoff(attempt + 1, first_s=0.05, longest_s=2.0))
         raise LostRace(
-            f"{_TRIES} tries to commit to {self.store.table} were overtaken by other writers, or one holds it and is gone.",
-            hint="Run the command again; VAST DB frees what a writer held when its transaction times out.",
+            f"All {_TRIES} attempts to commit to {self.store.table} lost to other writers, or to the lock of a dead one.",
+            hint="Run the command again; VAST DB releases a dead writer's lock when its transaction times out.",
         )
 
     def due(self, rules: Maintenance) -> bool:
-        """Never: VAST DB keeps its own storage in order."""
+        """Never due: VAST DB maintains its own storage."""
         return False
 
     def maintain(self, rules: Maintenance, retained: RetainedSnapshots) -> MaintenanceReport | None:
-        """Nothing: VAST DB keeps its own storage in order."""
+        """Does nothing: VAST DB maintains its own storage."""
         return None
 
     def rewrite(
@@ -216,16 +214,16 @@ class VastTable:
         hit: Callable[[pa.RecordBatch], pa.BooleanArray],
         change: Callable[[pa.RecordBatch], pa.RecordBatch] | None,
     ) -> int:
-        """Take out the rows that are hit, or put changed ones in their place, in one transaction; return how many.
+        """Delete or replace the rows that are hit, in one transaction; return how many.
 
-        They go from every version: what is deleted here is in none. A changed row keeps the version that brought it.
+        They disappear from every version. A replaced row keeps its version.
         """
         unsure = 0
         for attempt in range(_TRIES):
             try:
                 with self._faults_of_commit(), self._transaction() as transaction:
                     return self._rewrite(transaction, columns, hit, change)
-            except _Uncertain as uncertain:  # if it was taken after all, nothing is hit any more
+            except _Uncertain as uncertain:  # if it succeeded after all, nothing is hit any more
                 if uncertain.cause is not None:
                     unsure += 1
                     if unsure == _UNSURE:
@@ -233,12 +231,12 @@ class VastTable:
                             raise uncertain.cause from None
                 time.sleep(backoff(attempt + 1, first_s=0.05, longest_s=2.0))
         raise LostRace(
-            f"{_TRIES} tries to take rows out of {self.store.table} were overtaken by other writers.",
-            hint="Run the command again; VAST DB frees what a writer held when its transaction times out.",
+            f"All {_TRIES} attempts to delete rows from {self.store.table} lost to other writers.",
+            hint="Run the command again; VAST DB releases a dead writer's lock when its transaction times out.",
         )
 
     def purge(self) -> Purged:
-        """Nothing: there is no older snapshot, only versions, and what was taken out is in none of them."""
+        """Does nothing: there are no older snapshots, and deleted rows are in no version."""
         return Purged()
 
     def _rewrite(
@@ -290,7 +288,7 @@ class VastTable:
     def _changed(
         self, meant: Sequence[pa.RecordBatch], change: Callable[[pa.RecordBatch], pa.RecordBatch], stored: pa.Schema
     ) -> pa.Table:
-        """What becomes of rows, as they are stored, each with the version that brought it."""
+        """The replacement rows in stored types, each with its original version."""
         done = []
         for rows in meant:
             changed = change(rows)
@@ -319,7 +317,7 @@ class VastTable:
                 with self._transaction() as transaction:
                     self._make(transaction)
             except sdk().errors.BadRequest:
-                if self._committed_head() is None:  # else somebody else made it at the same time
+                if self._committed_head() is None:  # otherwise another writer created it at the same time
                     raise
             self._made = True
         with self._transaction() as transaction:
@@ -336,7 +334,7 @@ class VastTable:
             after = head.after(rows.num_rows, pc.count_distinct(pieces["cell"]).as_py(), properties)
             batch = after.as_batch()
             with self._counted(Direction.WRITE, batch.nbytes):
-                # Before anything else: from here on no other commit can pass.
+                # First of all: from here on, no other commit can succeed.
                 tables["head"].update(batch.add_column(0, pa.field(_ROW_ID, pa.uint64()), pa.array([head.row], pa.uint64())))
             head_rows = self._committed_head()
             if head_rows is None or head_rows.version != head.version:
@@ -353,8 +351,9 @@ class VastTable:
         for name, value in expected.items():
             if head.properties.get(name) != value:
                 raise LostRace(
-                    f"Somebody else moved {self.store.table}'s mark {name!r} from {value!r} to {head.properties.get(name)!r}.",
-                    hint="Run the command again; it goes on from there.",
+                    f"Another writer changed property {name!r} of {self.store.table} from {value!r} to"
+                    f" {head.properties.get(name)!r}.",
+                    hint="Run the command again; it continues from there.",
                 )
 
     def _newest(self) -> _Head | None:
@@ -362,7 +361,7 @@ class VastTable:
             return self._committed_head()
 
     def _committed_head(self) -> _Head | None:
-        """The head as it is committed, or `None` where nobody made the table yet."""
+        """The committed head, or `None` if the table does not exist yet."""
         with self._transaction() as transaction:
             tables = self._tables(transaction)
             return self._head(tables["head"]) if tables else None
@@ -371,8 +370,8 @@ class VastTable:
         rows = self._rows(table, _HEAD.names, None, row_id=True)
         if len(rows) != 1:
             raise BadSettings(
-                f"Table {table.name} of VAST DB holds {len(rows)} rows where Headrace keeps one.",
-                hint="Somebody else wrote to it. Name another db_schema under [tables].",
+                f"Table {table.name} of VAST DB has {len(rows)} rows instead of one.",
+                hint="Another program wrote to it. Name another db_schema under [tables].",
             )
         row = rows[0]
         return _Head(row[_ROW_ID], row["version"], row["rows"], row["wide"], json.loads(row["properties"]))
@@ -390,9 +389,9 @@ class VastTable:
     def _select(
         self, table: Any, columns: list[str], predicate: Any, head: _Head | None, *, row_id: bool = False
     ) -> Iterator[pa.RecordBatch]:
-        """Stream one query, counting each batch as it comes."""
+        """Stream one query, counting each batch."""
         vastdb = sdk()
-        # A small table is one split of one part; how large this one is the head tells without a request.
+        # A small table needs one split with one part; the head has the number of rows.
         config = vastdb.QueryConfig(
             num_splits=max(1, head.rows // _SPLIT) if head else 1,
             num_sub_splits=4 if head and head.rows > _NARROW else 1,
@@ -411,7 +410,7 @@ class VastTable:
             yield batch
 
     def _tables(self, transaction: Transaction) -> dict[str, Any] | None:
-        """The tables of this store by role, or `None` where nobody made them yet."""
+        """The tables of this store by role, or `None` if they do not exist yet."""
         if not self._metadata:
             metadata = sdk().table_metadata
             schema = transaction.bucket(self._endpoint.bucket).schema(self._endpoint.db_schema, fail_if_missing=False)
@@ -430,7 +429,7 @@ class VastTable:
         return {"rows": name, "pieces": f"{name}_pieces", "commits": f"{name}_commits", "head": f"{name}_head"}
 
     def _make(self, transaction: Transaction) -> None:
-        """Make what is not there: the tables, or columns that the catalog has gained."""
+        """Create missing tables, or add columns that are new in the catalog."""
         wanted = pa.schema([*(stored(field) for field in self.store.columns), (wide.WIDE, pa.string()), (_VERSION, pa.int64())])
         bucket = transaction.bucket(self._endpoint.bucket)
         schema = bucket.create_schema(self._endpoint.db_schema, fail_if_exists=False)
@@ -467,8 +466,8 @@ class VastTable:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Transaction]:
-        """A transaction, committed unless the block raises. If the answer to that is lost, it is rolled back: should the commit
-        have arrived, the server refuses the rollback; should it not, nobody need wait for the transaction to time out."""
+        """A transaction, committed unless the block raises. If the answer to the commit is lost, it is rolled back: if the commit
+        succeeded, the server rejects the rollback; if not, nobody has to wait for the transaction to time out."""
         session = self._connect()
         committing = False
         transaction = session.transaction()
@@ -493,7 +492,7 @@ class VastTable:
 
     @contextlib.contextmanager
     def _faults_of_commit(self) -> Iterator[None]:
-        """What another try may mend, as `_Uncertain`."""
+        """Translate errors that a retry may fix to `_Uncertain`."""
         errors = sdk().errors
         try:
             yield
@@ -507,7 +506,7 @@ class VastTable:
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
-        """What goes wrong below, in words of ours."""
+        """Translate errors of the SDK."""
         try:
             yield
         except Exception as error:
@@ -536,7 +535,7 @@ class _Append:
 
 
 class _Uncertain(Exception):
-    """A commit that was refused, or whose answer was lost: only the head can tell."""
+    """A commit that failed or whose answer was lost: only the head shows which."""
 
     def __init__(self, cause: Exception | None) -> None:
         super().__init__()
