@@ -195,7 +195,7 @@ def test_a_tenant_is_added_once_and_by_a_proper_name(store: Metadata) -> None:
     with pytest.raises(WrongUsage, match="already"):
         store.add_tenant("acme")
     for name in ("", "Acme", "-acme", "a" * 64, "acme'; DROP TABLE tenants; --", "acme\n"):
-        with pytest.raises(WrongUsage, match="no name"):
+        with pytest.raises(WrongUsage, match="not a valid tenant name"):
             store.add_tenant(name)
     assert [tenant.name for tenant in store.tenants()] == ["acme"]
 

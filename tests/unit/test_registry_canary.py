@@ -180,7 +180,7 @@ def test_one_that_declines_or_invents_retreats_though_nobody_dislikes_it() -> No
     assert "decline more often" in declining[1]
     inventing = verdict("generator", side({"answered": 1.0, "grounded": 0.3}, 30), theirs, SETTINGS, share=0.1, over=False)
     assert inventing[0] == "canary_ended"
-    assert "stand less on the passages" in inventing[1]
+    assert "are less grounded in the passages" in inventing[1]
     alike = verdict("generator", side({"answered": 1.0, "grounded": 0.88}, 30), theirs, SETTINGS, share=0.1, over=False)
     assert alike[0] == ""
 

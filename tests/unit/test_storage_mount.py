@@ -37,7 +37,7 @@ def test_what_hangs_is_given_up_and_left_alone_twice_as_long_each_time() -> None
         for rest_s in (5.0, 10.0, 20.0):
             for at in (now, now + rest_s - 0.1):
                 now = at
-                with pytest.raises(Unavailable, match="left alone"):
+                with pytest.raises(Unavailable, match="not used for a while"):
                     mount.call(hang, 0.05)
             now += 0.2
             before = len(begun)
