@@ -1070,7 +1070,7 @@ MUTANTS = (
     Mutant(
         "Z13",
         "headrace/platform/address.py",
-        "        squatted = door in _WEED and _foreign(_socket(door, port + GRPC_OFFSET))",
+        "        squatted = listener in _WEED and _foreign(_socket(listener, port + GRPC_OFFSET))",
         "        squatted = False",
         "SeaweedFS talks through another user's socket.",
         ("tests/security/test_platform_locked.py::test_servers_take_other_ports_where_somebody_waits_for_them",),

@@ -237,7 +237,7 @@ class _Head:
         try:
             self._client.list_topics(timeout=_CLIENT_S)
         except KafkaException:
-            return Trouble("does not tell its topics")
+            return Trouble("does not list its topics")
         return None
 
 

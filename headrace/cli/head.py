@@ -51,12 +51,12 @@ def land(
         raise WrongUsage("--unsigned selects dead letters.", hint="Give --dead-letters with it.")
     settings = settings_of()
     with App(settings, "land", models=False, quiet=as_json) as app:
-        for place, gap in ((accept_gap, True), (accept_new_head, False)):
-            if place is not None:
-                resolved = app.runner.run(resolve_divergence, place=place, gap=gap, who=user())
+        for topic_partition, gap in ((accept_gap, True), (accept_new_head, False)):
+            if topic_partition is not None:
+                resolved = app.runner.run(resolve_divergence, topic_partition=topic_partition, gap=gap, who=user())
                 err.print(resolved.sentence, highlight=False)
-        for place in skip or ():
-            sentence = app.runner.run(skip_stage, place=place, reason=f"skipped by {user()}: {reason}")
+        for event in skip or ():
+            sentence = app.runner.run(skip_stage, event=event, reason=f"skipped by {user()}: {reason}")
             err.print(sentence, highlight=False)
         if dead_letters:
             again = app.runner.run(reland, unsigned=unsigned)
@@ -67,7 +67,7 @@ def land(
             return
         done = app.storage.land()
     if as_json:
-        refused = [{"partition": r.place, "kind": r.kind, "seen": r.seen, "remedy": r.remedy} for r in done.divergences]
+        refused = [{"partition": r.topic_partition, "kind": r.kind, "seen": r.seen, "remedy": r.remedy} for r in done.divergences]
         print_json({"landed": done.events, "dead_letters": done.dead, "refused": refused})
     else:
         say_landed(out, done)

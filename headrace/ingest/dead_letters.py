@@ -56,17 +56,17 @@ def reland(
     return Relanded(events, before, dead)
 
 
-def _append(table: TableWriter, rows: pa.RecordBatch, places: list[dict[str, Any]]) -> int:
-    if not places:
+def _append(table: TableWriter, rows: pa.RecordBatch, origins: list[dict[str, Any]]) -> int:
+    if not origins:
         return 0
     for _ in range(_TRIES):
         recorded = table.snapshot_property(_PROPERTY)
         existing = {tuple(row.values()) for row in table.read(_ORIGIN).to_pylist()}
-        new = [index for index, place in enumerate(places) if tuple(place.values()) not in existing]
+        new = [index for index, origin in enumerate(origins) if tuple(origin.values()) not in existing]
         if not new:
             return 0
         columns = dict(zip(rows.schema.names, rows.take(pa.array(new)).columns, strict=True))
-        columns |= {name: pa.array([places[index][name] for index in new]) for name in _ORIGIN}
+        columns |= {name: pa.array([origins[index][name] for index in new]) for name in _ORIGIN}
         arrays = [columns[field.name].cast(field.type) for field in table.store.columns]
         try:
             data = pa.RecordBatch.from_arrays(arrays, schema=table.store.columns)
@@ -90,14 +90,14 @@ def skip(
     topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
     tables: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
     dead_letters: Annotated[TableWriter, DEAD_LETTERS],
-    place: str,
+    event: str,
     reason: str,
 ) -> str:
-    """Skip the record at `place` (`topic/partition/offset`); returns a sentence that says what happens to it.
+    """Skip the record at `event` (`topic/partition/offset`); returns a sentence that says what happens to it.
 
     Raises `NotFound` if the head has no such partition, `WrongUsage` if that offset has landed.
     """
-    head, _, offset = place.rpartition("/")
+    head, _, offset = event.rpartition("/")
     name, _, partition = head.rpartition("/")
     for topic, table in zip(topics.values(), tables.values(), strict=True):
         if topic.store.name != name or not (partition.isdecimal() and offset.isdecimal()):
@@ -106,7 +106,7 @@ def skip(
             continue
         position = positions(table.snapshot_properties(), name).get(int(partition)) or Position(0, None, None)
         if int(offset) < position.next:
-            raise WrongUsage(f"{place} has landed: {head} continues at {position.next}.", hint="See `headrace head`.")
+            raise WrongUsage(f"{event} has landed: {head} continues at {position.next}.", hint="See `headrace head`.")
         named = origin(name, position.topic_epoch)
         mark = f"{_NAME}{named}/{int(partition)}"
         properties = dead_letters.snapshot_properties()
@@ -115,6 +115,6 @@ def skip(
         nothing = pa.Table.from_batches([], dead_letters.store.columns)
         after = {**open_, str(int(offset)): reason}
         dead_letters.append(nothing, properties={mark: after}, expected={mark: properties.get(mark)})
-        return f"{place} becomes a dead letter when {head}, now at offset {position.next}, reaches it."
+        return f"{event} becomes a dead letter when {head}, now at offset {position.next}, reaches it."
     known = ", ".join(store.name for store in topics)
     raise NotFound(f"There is no partition {head!r}.", hint=f"Give it as TOPIC/PARTITION/OFFSET; the topics: {known}.")

@@ -24,7 +24,7 @@ RESOLVED = "resolved"
 
 def record_divergence(divergences: TableWriter, divergence: Divergence) -> None:
     """Record that a partition stopped, unless the table's last entry for it is the same divergence."""
-    name = f"divergence/{divergence.place}"
+    name = f"divergence/{divergence.topic_partition}"
     recorded = divergences.snapshot_property(name)
     current = [divergence.kind, divergence.landed, divergence.span.low]
     if recorded == current:
@@ -35,7 +35,7 @@ def record_divergence(divergences: TableWriter, divergence: Divergence) -> None:
 
 def record_resolution(divergences: TableWriter, divergence: Divergence, who: str) -> None:
     """Record that `who` let a partition go on."""
-    _append(divergences, divergence, RESOLVED, who, properties={f"divergence/{divergence.place}": None}, expected={})
+    _append(divergences, divergence, RESOLVED, who, properties={f"divergence/{divergence.topic_partition}": None}, expected={})
 
 
 def _append(
@@ -72,11 +72,11 @@ class ResolvedDivergence:
     @property
     def sentence(self) -> str:
         """A sentence that says what was given up or accepted."""
-        place, at = self.divergence.place, self.position.next
+        topic_partition, at = self.divergence.topic_partition, self.position.next
         if self.divergence.kind == GAP:
-            return f"{place} continues at offset {at}; offsets {self.divergence.landed} to {at - 1} are given up."
+            return f"{topic_partition} continues at offset {at}; offsets {self.divergence.landed} to {at - 1} are given up."
         name = origin(self.divergence.topic, self.position.topic_epoch)
-        return f"{place} continues at offset {at} of the new head; its rows have the topic {name!r}."
+        return f"{topic_partition} continues at offset {at} of the new head; its rows have the topic {name!r}."
 
 
 @stage("Lets a partition whose head disagreed with its table land again.")
@@ -85,21 +85,21 @@ def resolve_divergence(
     tables: Annotated[Mapping[Store, TableWriter], each(LANDINGS.values())],
     dead_letters: Annotated[TableReader, DEAD_LETTERS],
     divergences: Annotated[TableWriter, DIVERGENCES],
-    place: str,
+    topic_partition: str,
     gap: bool,
     who: str,
 ) -> ResolvedDivergence:
-    """Let `place` (`topic/partition`) land again: past a gap, or from a new head.
+    """Let `topic_partition` (`topic/partition`) land again: past a gap, or from a new head.
 
     Raises `NotFound` if there is no such partition, `WrongUsage` if it has not stopped, or not for this reason.
     """
-    name, _, number = place.rpartition("/")
+    name, _, number = topic_partition.rpartition("/")
     for topic, table in zip(topics.values(), tables.values(), strict=True):
         if topic.store.name == name and number.isdecimal() and int(number) in (spans := topic.spans()):
             partition = int(number)
             return _resolve(topic, table, dead_letters, divergences, partition, spans[partition], gap=gap, who=who)
     known = ", ".join(store.name for store in topics)
-    raise NotFound(f"There is no partition {place!r}.", hint=f"Give it as TOPIC/PARTITION; the topics: {known}.")
+    raise NotFound(f"There is no partition {topic_partition!r}.", hint=f"Give it as TOPIC/PARTITION; the topics: {known}.")
 
 
 def _resolve(
@@ -122,7 +122,7 @@ def _resolve(
     if divergence is None:
         raise WrongUsage(f"{name}/{partition} has not stopped: it lands normally.", hint="See `headrace head`.")
     if (divergence.kind == GAP) != gap:
-        raise WrongUsage(f"{divergence.place} stopped for another reason: {divergence.seen}", hint=divergence.remedy)
+        raise WrongUsage(f"{divergence.topic_partition} stopped for another reason: {divergence.seen}", hint=divergence.remedy)
     position = position or Position.begin(topic)
     known = replace(position, cluster=identity.cluster, topic=identity.topic, last=None)
     if gap:

@@ -31,7 +31,7 @@ class Event:
         return cls(match[1] + (f"@{match[2]}" if match[2] else ""), int(match[3]), int(match[4]))
 
     @property
-    def place(self) -> str:
+    def topic_partition(self) -> str:
         """The partition: topic/partition."""
         return f"{self.topic}/{self.partition}"
 
@@ -46,4 +46,4 @@ class Event:
         return int(self.topic.partition("@")[2] or 1)
 
     def __str__(self) -> str:
-        return f"{self.place}/{self.offset}"
+        return f"{self.topic_partition}/{self.offset}"

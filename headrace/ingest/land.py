@@ -63,7 +63,8 @@ class Landed:
         stopped = [divergence for divergence in self.divergences if not names or divergence.topic in names]
         if stopped:
             reasons = "\n".join(
-                f"{divergence.place} has stopped landing ({divergence.kind}). {divergence.seen}" for divergence in stopped
+                f"{divergence.topic_partition} has stopped landing ({divergence.kind}). {divergence.seen}"
+                for divergence in stopped
             )
             raise OffsetsRefused(reasons, hint="\n".join(divergence.remedy for divergence in stopped))
 
@@ -156,17 +157,17 @@ def _read(topic: TopicReader, fetched: Fetched, signed_from: Mapping[int, int], 
     wrong, values = topic.forged(fetched, signed_from), fetched.values
     if skips:
         where_from = zip(fetched.partitions, fetched.offsets, strict=True)
-        wrong |= {index: skips[place] for index, place in enumerate(where_from) if place in skips}
-    places: Sequence[int] = range(len(fetched))
+        wrong |= {index: skips[at] for index, at in enumerate(where_from) if at in skips}
+    indices: Sequence[int] = range(len(fetched))
     if wrong:  # removed before decoding: one bad record makes its whole batch slower to decode
-        places = [index for index in places if index not in wrong]
-        values = [values[index] for index in places]
+        indices = [index for index in indices if index not in wrong]
+        values = [values[index] for index in indices]
     decoded = decode(topic.store, values)
     at, where = pa.array(fetched.partitions, pa.int32()), pa.array(fetched.offsets, pa.int64())
     if wrong or decoded.bad:
-        offsets_kept = pa.array([places[index] for index in decoded.kept], pa.int64())
+        offsets_kept = pa.array([indices[index] for index in decoded.kept], pa.int64())
         at, where = at.take(offsets_kept), where.take(offsets_kept)
-        wrong |= {places[index]: reason for index, reason in decoded.bad.items()}
+        wrong |= {indices[index]: reason for index, reason in decoded.bad.items()}
     bad = [(fetched.record(index), reason) for index, reason in sorted(wrong.items())]
     return _Piece(decoded.rows, at, where, bad, {p: fetched.record(index) for p, index in fetched.last.items()})
 

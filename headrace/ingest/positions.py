@@ -93,7 +93,7 @@ class Divergence:
     seen: str
 
     @property
-    def place(self) -> str:
+    def topic_partition(self) -> str:
         """`topic/partition`."""
         return f"{self.topic}/{self.partition}"
 
@@ -101,10 +101,10 @@ class Divergence:
     def remedy(self) -> str:
         """The command that resumes landing, and what it gives up."""
         if self.kind == GAP:
-            return f"To continue without them: headrace land --accept-gap {self.place}"
+            return f"To continue without them: headrace land --accept-gap {self.topic_partition}"
         return (
             "If that is intended, land the new head's events beside those already landed: "
-            f"headrace land --accept-new-head {self.place}"
+            f"headrace land --accept-new-head {self.topic_partition}"
         )
 
 

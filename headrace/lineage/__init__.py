@@ -1,1 +1,1 @@
-"""Lineage: from an answer back to what taught it, from an event onward, and what is forgotten."""
+"""Lineage: trace answers back to verdicts and events forward to models; forget users and documents."""

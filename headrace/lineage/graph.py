@@ -1,9 +1,9 @@
-"""Lineage, both ways: from an answer to the verdicts that taught whoever gave it, and from an event to whoever learned from it.
+"""Lineage in both directions: from an answer to the verdicts its models learned from, and from an event to those models.
 
     answer → re-ranker, generator, embedder → manifest → dataset → examples → topic/partition/offset → verdicts
     event  → examples → datasets → rounds → models, and the models that began from those → answers
 
-Nothing is kept for it: it is read from what a round commits and what an answer records. All of it comes as JSON-ready dicts.
+It needs no storage of its own: it is computed from what rounds commit and answers record. All results are JSON-ready dicts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ROLES = (RERANKER, EMBEDDER, GENERATOR)
 _ORIGIN = ("topic", "partition", "offset")
 _EXAMPLE = ("example_id", "split", "kind", "tenant", "question", "chunk_id", "label", "answer_id", "user", "simulated", "origins")
 _VERDICT = ("verdict_id", "answer_id", "tenant", "user", "simulated", "up", "chunk_id", "reason", "correction", "at", *_ORIGIN)
-_LEARNED = ("train", "tune")  # splits that weights, or how they are weighed, hang on; `test` only judges
+_LEARNED = ("train", "tune")  # splits that determine weights or their scaling; `test` only evaluates
 
 
 AnswerTrace = NewType("AnswerTrace", dict[str, Any])
@@ -55,24 +55,24 @@ EventTrace = NewType("EventTrace", dict[str, Any])
 
 
 class LearnedVersion(TypedDict):
-    """A released version that learned from some datasets, itself or in the weights it began from."""
+    """A released version that learned from given datasets, directly or through the weights it began from."""
 
     model: str
     version: str
     round: int
     recipe: str
     dataset: str | None
-    """Which of the datasets it learned from itself."""
+    """The dataset it learned from directly."""
     began_from: str | None
-    """`model/version` of the weights, where those had learned."""
+    """`model/version` of the initial weights, if those had learned from the datasets."""
     share: float
-    """Of the answers it gives now."""
+    """Share of the answers it gives now."""
     served: bool
 
 
 @dataclass(frozen=True)
 class ReleaseHistory:
-    """Every round and what it released, and what answers now."""
+    """All rounds and their releases, and the current pointers."""
 
     rounds: Mapping[int, Manifest]
     pointers: Mapping[str, ChampionPointer]
@@ -90,18 +90,18 @@ class ReleaseHistory:
         return {(model, version): number for number, model, version in made if version}
 
     def share(self, model: str, version: str) -> float:
-        """The share of the answers that a version gives now."""
+        """The share of answers that a version gives now."""
         return self.pointers[model].share(version)
 
     def parent(self, number: int) -> tuple[str, str] | None:
-        """(model, version) of the weights a round began from; `None` where those were the packaged ones."""
+        """(model, version) of the weights a round began from; `None` for the packaged ones."""
         model, _, version = self.rounds[number].start.partition("/")
         return (model, version) if version else None
 
     def learned(self, datasets: Collection[str], known: Collection[tuple[str, str]] = ()) -> list[LearnedVersion]:
-        """The released versions that learned from some datasets, themselves or in the weights they began from, oldest first.
+        """Released versions that learned from some datasets, directly or through their initial weights, oldest first.
 
-        Those of `known`, as (model, version), count as having learned.
+        Versions in `known`, as (model, version), count as having learned.
         """
         tainted: dict[tuple[str, str], LearnedVersion] = {}
         for number, made in sorted(self.rounds.items()):
@@ -123,7 +123,7 @@ class ReleaseHistory:
         return list(tainted.values())
 
 
-@stage("Follows an answer to the models that gave it, what they learned from, and the verdicts behind that.")
+@stage("Traces an answer back to its models, their training data, and the verdicts behind that.")
 def trace_answer(
     interactions: Annotated[TableReader, INTERACTION_ROWS],
     feedback: Annotated[TableReader, FEEDBACK_ROWS],
@@ -136,27 +136,27 @@ def trace_answer(
     indexes: Annotated[IndexReader, INDEXES],
     answer_id: str,
 ) -> AnswerTrace:
-    """Keys answer, index, passages, verdicts (on this answer), models: each with round, dataset, examples, verdicts and parent.
+    """Keys: answer, index, passages, verdicts (on this answer), models (each: round, dataset, examples, verdicts, parent).
 
-    Raises `NotFound` where no such answer has landed.
+    Raises `NotFound` if no such answer has landed.
     """
     columns = ("answer_id", "kind", "tenant", "user", "simulated", "question", "passages", "at", *_ORIGIN)
     versions = ("model_version", "generator_version", "index_version")
     rows = interactions.read((*columns, *versions), f"answer_id = {quoted(answer_id)}").to_pylist()
     if not rows:
         raise NotFound(
-            f"No answer {answer_id!r} has landed.", hint="`headrace ask` prints an answer's id. It may have been forgotten, too."
+            f"No answer {answer_id!r} has landed.", hint="`headrace ask` prints an answer's id. It may also have been forgotten."
         )
     row = min(rows, key=lambda row: (row["topic"], row["partition"], row["offset"]))
     passages = row.pop("passages")
     verdicts = feedback.read(_VERDICT).to_pylist()
     releases = ReleaseHistory.load(rounds, models)
-    followed = _Followed(releases, examples, datasets, {_place(v): v for v in verdicts}, _forgotten(suppressions))
+    followed = _Followed(releases, examples, datasets, {_address(v): v for v in verdicts}, _forgotten(suppressions))
     generation = _generation(indexes.state()[0], row["index_version"])
     named = {RERANKER: row["model_version"], GENERATOR: row["generator_version"], EMBEDDER: generation["embedder"]}
     return AnswerTrace(
         {
-            "answer": {**_plain(row), "event": _place(row)},
+            "answer": {**_plain(row), "event": _address(row)},
             "index": generation,
             "passages": _documents(chunks, passages),
             "verdicts": [_verdict(v) for v in verdicts if v["answer_id"] == answer_id],
@@ -165,7 +165,7 @@ def trace_answer(
     )
 
 
-@stage("Follows an event to the datasets, rounds and models that learned from it, and the answers those gave.")
+@stage("Traces an event forward to the datasets, rounds and models that learned from it, and their answers.")
 def trace_event(
     landed: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
     dead_letters: Annotated[TableReader, DEAD_LETTERS],
@@ -178,21 +178,21 @@ def trace_event(
     indexes: Annotated[IndexReader, INDEXES],
     event: str,
 ) -> EventTrace:
-    """Keys event, examples, datasets, rounds and models, each model with the share of answers it gives now and those it gave.
+    """Keys: event, examples, datasets, rounds, models (each with its current share and its number of answers).
 
-    Of a document's event the examples are those of passages of that version, and of answers that were given such passages.
-    Raises `NotFound` for an event that is in no table, `WrongUsage` for what is no event's place.
+    For a document's event, the examples are those from passages of that version and from answers made with such passages.
+    Raises `NotFound` for an event that is in no table, `WrongUsage` if `event` is not an event's address.
     """
-    place = Event.parse(event)
-    here = f"topic = {quoted(place.topic)} AND partition = {place.partition} AND offset = {place.offset}"
-    table = landed[LANDINGS[place.store]]
-    row = _first(table.read(_SHOWN.get(place.store.name, table.store.columns.names), here).to_pylist())
+    parsed = Event.parse(event)
+    here = f"topic = {quoted(parsed.topic)} AND partition = {parsed.partition} AND offset = {parsed.offset}"
+    table = landed[LANDINGS[parsed.store]]
+    row = _first(table.read(_SHOWN.get(parsed.store.name, table.store.columns.names), here).to_pylist())
     suppressed = [_plain(suppression) for suppression in suppressions.read().to_pylist() if event in suppression["origins"]]
     letter = _first(dead_letters.read(("reason", "at"), here).to_pylist())
     if row is None and not suppressed and letter is None:
-        raise NotFound(f"No event has landed from {event}.", hint="`headrace head` says what has.")
+        raise NotFound(f"No event has landed from {event}.", hint="`headrace head` shows what has landed.")
     status = "landed" if row is not None else "forgotten" if suppressed else "dead letter"
-    chunk_ids = _chunks_of(chunks, here) if place.store.name == DOCUMENT_EVENT_ROWS.name else frozenset()
+    chunk_ids = _chunks_of(chunks, here) if parsed.store.name == DOCUMENT_EVENT_ROWS.name else frozenset()
     answers = _answers_with(landed[INTERACTION_ROWS], chunk_ids)
     touched = [
         example
@@ -205,7 +205,7 @@ def trace_event(
         per_dataset.setdefault(example["dataset"], Counter())[example["split"]] += 1
     releases = ReleaseHistory.load(rounds, models)
     learned = {version for version, splits in per_dataset.items() if any(splits[split] for split in _LEARNED)}
-    # What was forgotten is in no example any more; the proofs say who had learned from it.
+    # Forgotten data is no longer in any example; the proofs name the models that had learned from it.
     tainted = releases.learned(learned, _learned_by_proof(proofs, {one["suppression_id"] for one in suppressed}))
     counts = _answer_counts(landed[INTERACTION_ROWS], indexes.state()[0])
     return EventTrace(
@@ -234,7 +234,7 @@ _SHOWN = {
 
 
 class _Followed:
-    """Follows models back to verdicts; each version once, however often it is a parent."""
+    """Traces models back to verdicts."""
 
     def __init__(
         self,
@@ -248,7 +248,7 @@ class _Followed:
         self._verdicts, self._forgotten = verdicts, forgotten
 
     def model(self, role: str, version: str) -> dict[str, Any]:
-        """One model: what made it and what that learned from, and the same of the weights it began from."""
+        """One model: its round, training data and verdicts, and the same for the weights it began from."""
         number = self._releases.by_version.get((role, version))
         share = self._releases.share(role, version)
         named: dict[str, Any] = {"model": role, "version": version, "share": share, "served": share > 0}
@@ -272,7 +272,7 @@ class _Followed:
         }
 
     def _gone(self, version: str) -> int:
-        """How many examples of a dataset were forgotten since."""
+        """The number of a dataset's examples forgotten since."""
         try:
             files = json.loads(self._datasets.get(f"{version}/list.json"))["files"]
         except NotFound:
@@ -280,25 +280,25 @@ class _Followed:
         return sum(file.get("forgotten", {}).get("examples", 0) for file in files)
 
     def _behind(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The verdicts that examples came from, in the order of the head; of one that is gone only where it stood and why."""
-        places = {Event.parse(origin) for row in rows for origin in row["origins"] if origin.startswith(FEEDBACK.name)}
+        """The verdicts behind examples, in head order; for a removed one, only its address and the reason."""
+        addresses = {Event.parse(origin) for row in rows for origin in row["origins"] if origin.startswith(FEEDBACK.name)}
         behind = []
-        for place in map(str, sorted(places)):
-            if (verdict := self._verdicts.get(place)) is not None:
+        for address in map(str, sorted(addresses)):
+            if (verdict := self._verdicts.get(address)) is not None:
                 behind.append(_verdict(verdict))
             else:
-                behind.append({"event": place, "gone": self._forgotten.get(place, "not in the table")})
+                behind.append({"event": address, "gone": self._forgotten.get(address, "not in the table")})
         return behind
 
 
 def _round(number: int, found: Manifest) -> dict[str, Any]:
-    """What a manifest says of how its round came to be and what came of it."""
-    told = {"parent", "recipe", "start", "begun", "committed", "run", "snapshots", "offsets", "exclusions", "decision"}
+    """The fields of a manifest that describe its round and outcome."""
+    fields = {"parent", "recipe", "start", "begun", "committed", "run", "snapshots", "offsets", "exclusions", "decision"}
     return {
         "round": number,
         "key": f"rounds/{manifest.name(number)}.json",
         "model": found.model,
-        **found.model_dump(include=told),
+        **found.model_dump(include=fields),
         "dataset": found.dataset.version,
         "version": found.weights.version,
         "evaluation": {
@@ -308,7 +308,7 @@ def _round(number: int, found: Manifest) -> dict[str, Any]:
 
 
 def _generation(indexes: Indexes, index_version: str) -> dict[str, Any]:
-    """The index generation of an answer and its embedder's version: "" where that generation is gone, none where packaged."""
+    """The index generation of an answer and its embedder's version: "" if the generation is gone, "none" if packaged."""
     number = _number(index_version)
     known = (indexes.serving, indexes.fallback, indexes.building)
     made = next((one for one in known if one is not None and one.number == number), None)
@@ -323,13 +323,13 @@ def _generation(indexes: Indexes, index_version: str) -> dict[str, Any]:
 
 
 def _number(index_version: str) -> int | None:
-    """The generation in an index version such as g2.17."""
+    """The generation number in an index version such as g2.17."""
     first = index_version.partition(".")[0].removeprefix("g")
     return int(first) if first.isdigit() else None
 
 
 def _documents(chunks: TableReader, passages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Passages with the document version each is of, and the event that brought it."""
+    """Passages with their document versions and the events that brought them."""
     if not passages:
         return []
     wanted = ", ".join(quoted(passage["chunk_id"]) for passage in passages)
@@ -342,7 +342,7 @@ def _documents(chunks: TableReader, passages: Sequence[Mapping[str, Any]]) -> li
         if row is not None:
             of = {
                 **{name: row[name] for name in ("document_id", "version", "heading", "place", "position")},
-                "event": _place(row),
+                "event": _address(row),
             }
         documents.append({**passage, **of})
     return documents
@@ -354,7 +354,7 @@ def _chunks_of(chunks: TableReader, here: str) -> frozenset[str]:
 
 
 def _answers_with(interactions: TableReader, chunk_ids: Collection[str]) -> frozenset[str]:
-    """The answers that were given one of these passages."""
+    """Ids of answers made with one of these passages."""
     if not chunk_ids:
         return frozenset()
     rows = (row for batch in interactions.scan(("answer_id", "passages")) for row in batch.to_pylist())
@@ -362,12 +362,12 @@ def _answers_with(interactions: TableReader, chunk_ids: Collection[str]) -> froz
 
 
 def _is_answer_of(example: Mapping[str, Any], answers: Collection[str]) -> bool:
-    """Whether it is of a whole answer among these: what it teaches stands on every passage the answer was given."""
+    """Whether an example comes from one of these whole answers, and so depends on all of the answer's passages."""
     return example["kind"] == "answer" and example["answer_id"] in answers
 
 
 def _answer_counts(interactions: TableReader, indexes: Indexes) -> Counter[tuple[str, str]]:
-    """How many answers each (model, version) gave; of an embedder those from the index generations that still stand."""
+    """Answers per (model, version); for embedders, only those from index generations that still exist."""
     columns = ("kind", "model_version", "generator_version", "index_version")
     made = {one.number: one.embedder.partition("@")[2] for one in (indexes.serving, indexes.fallback, indexes.building) if one}
     counts: Counter[tuple[str, str]] = Counter()
@@ -380,27 +380,27 @@ def _answer_counts(interactions: TableReader, indexes: Indexes) -> Counter[tuple
 
 
 def _forgotten(suppressions: TableReader) -> dict[str, str]:
-    """Event → when and by whom it was forgotten."""
+    """When and by whom each event was forgotten."""
     rows = suppressions.read(("origins", "who", "at")).to_pylist()
     return {origin: f"forgotten {row['at']:%Y-%m-%d} by {row['who']}" for row in rows for origin in row["origins"]}
 
 
 def _learned_by_proof(proofs: ObjectReader, suppressions: Iterable[str]) -> set[tuple[str, str]]:
-    """The (model, version) that had learned from what some suppressions are about, as the proofs say."""
+    """The (model, version) pairs that had learned from the suppressed data, according to the proofs."""
     keys = [info.key for one in sorted(suppressions) for info in proofs.list(f"{one}/") if not info.key.endswith("/open.json")]
     return {(one["model"], one["version"]) for key in keys for one in json.loads(proofs.get(key))["learned"]}
 
 
-def _place(row: Mapping[str, Any]) -> str:
+def _address(row: Mapping[str, Any]) -> str:
     return f"{row['topic']}/{row['partition']}/{row['offset']}"
 
 
 def _verdict(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"event": _place(row), **_plain({name: value for name, value in row.items() if name not in _ORIGIN})}
+    return {"event": _address(row), **_plain({name: value for name, value in row.items() if name not in _ORIGIN})}
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with times as text."""
+    """The row, with times as text."""
     return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in row.items()}
 
 

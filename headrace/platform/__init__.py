@@ -1,7 +1,7 @@
-"""The embedded platform: real servers for a machine that has none, started on demand and ended once they were idle.
+"""The embedded platform: local servers, started on demand and ended when idle.
 
 `open_platform(settings)` gives a command the endpoints of every tier. SeaweedFS is the object store and Iceberg catalog,
-Tansu the head, and the model server answers for the models; a supervisor process owns them (see supervisor.py).
+Tansu the head, and the model server serves the models; a supervisor process owns them (see supervisor.py).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ __all__ = ["EVERY_PART", "EmbeddedPlatform", "State", "down", "open_platform", "
 
 
 def __getattr__(name: str) -> Any:
-    """Import the commands' side when it is used: the supervisor's process has this package too, and starts sooner without."""
+    """Import the commands' side lazily: the supervisor process does not need it and starts sooner without."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from headrace.platform import platform

@@ -1,4 +1,4 @@
-"""Where each part answers: ports on 127.0.0.1 for the embedded servers, and `Endpoints` from settings, keys and ports."""
+"""Addresses of the parts: ports on 127.0.0.1 for the embedded servers, and `Endpoints` from settings, keys and ports."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 GRPC_OFFSET = 10_000
-"""SeaweedFS takes the gRPC port of a server to be its HTTP port plus this, and in places does not read the flag."""
+"""SeaweedFS assumes that a server's gRPC port is its HTTP port plus this; some of its code ignores the flag."""
 
 _RANGE = range(10_100, 22_700)
-"""Both the port and its gRPC pair stay below 32768, where Linux starts to hand out ports to outgoing connections."""
+"""Keeps a port and its gRPC port below 32768, where Linux's ephemeral ports begin."""
 
 _WEED = ("s3", "filer", "master", "volume", "admin")
 
 
 class Ports(BaseModel):
-    """One port per door; those of SeaweedFS's servers are followed by a gRPC port, `GRPC_OFFSET` higher."""
+    """One port per listener; SeaweedFS's servers also have a gRPC port, `GRPC_OFFSET` higher."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,20 +47,20 @@ class Ports(BaseModel):
     models: int = 0
 
     def all(self) -> Iterator[int]:
-        """Every port that may be listened on, gRPC ones included."""
+        """Every port, including gRPC ports."""
         for name, port in self:
             yield port
             if name in _WEED:
                 yield port + GRPC_OFFSET
 
     def sockets(self) -> Iterator[Path]:
-        """Unix sockets SeaweedFS makes for its gRPC ports; its directory for them is fixed."""
+        """The Unix sockets of SeaweedFS's gRPC ports; their directory is fixed."""
         for name in _WEED:
             yield _socket(name, getattr(self, name) + GRPC_OFFSET)
 
     @property
     def squatted(self) -> bool:
-        """Whether somebody else has a file where one of those sockets is to be: SeaweedFS would talk to itself through it."""
+        """Whether another user owns a file with the name of one of those sockets, through which SeaweedFS would connect."""
         return any(_foreign(path) for path in self.sockets())
 
 
@@ -76,7 +76,7 @@ def _foreign(path: Path) -> bool:
 
 
 def remove_sockets(ports: Ports) -> None:
-    """Remove the Unix sockets that a killed SeaweedFS left behind; another user's stay."""
+    """Remove Unix sockets left by a killed SeaweedFS, but not another user's."""
     for path in ports.sockets():
         if not _foreign(path):
             with contextlib.suppress(OSError):
@@ -84,7 +84,7 @@ def remove_sockets(ports: Ports) -> None:
 
 
 def free(port: int) -> bool:
-    """Whether a server could listen on `port` of 127.0.0.1 now."""
+    """Whether `port` of 127.0.0.1 is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -95,25 +95,25 @@ def free(port: int) -> bool:
 
 
 def choose_ports(previous: Ports | None = None) -> Ports:
-    """Free ports for every door, those of `previous` where they still are free. Raises `Unavailable` if there are none."""
+    """Free ports for all listeners, those of `previous` if still free. Raises `Unavailable` if there are none."""
     ports = Ports()
-    for door in Ports.model_fields:
-        ports = another_port(ports, door, getattr(previous, door) if previous else 0)
+    for listener in Ports.model_fields:
+        ports = another_port(ports, listener, getattr(previous, listener) if previous else 0)
     return ports
 
 
-def another_port(ports: Ports, door: str, wish: int = 0) -> Ports:
-    """`ports` with a free port for `door`: `wish` if it is free, else any. Raises `Unavailable` if there is none."""
-    offsets = (0, GRPC_OFFSET) if door in _WEED else (0,)
+def another_port(ports: Ports, listener: str, wish: int = 0) -> Ports:
+    """`ports` with a free port for `listener`: `wish` if it is free, else any. Raises `Unavailable` if there is none."""
+    offsets = (0, GRPC_OFFSET) if listener in _WEED else (0,)
     taken = set(ports.all())
     for port in [wish, *random.sample(_RANGE, 200)] if wish else random.sample(_RANGE, 200):
         pair = {port + offset for offset in offsets}
-        squatted = door in _WEED and _foreign(_socket(door, port + GRPC_OFFSET))
+        squatted = listener in _WEED and _foreign(_socket(listener, port + GRPC_OFFSET))
         if not pair & taken and not squatted and all(free(number) for number in pair):
-            return ports.model_copy(update={door: port})
+            return ports.model_copy(update={listener: port})
     raise Unavailable(
-        f"No free port was found on {LOOPBACK} between {_RANGE.start} and {_RANGE.stop}.",
-        hint="End some servers on this machine and try again.",
+        f"No free port found on {LOOPBACK} between {_RANGE.start} and {_RANGE.stop}.",
+        hint="Stop some servers on this machine and try again.",
     )
 
 
@@ -121,7 +121,7 @@ BUCKET = "headrace"
 VECTORS = "headrace-vectors"
 HEAD = "headrace-head"
 PROBE = "headrace-probe"
-"""Readiness is asked of a bucket of its own, so that the counters of the others hold the pipelines' bytes and no more."""
+"""Bucket for readiness checks, so that the counters of the others contain only the pipelines' bytes."""
 LAKE = "lake"
 REGION = "us-east-1"
 
@@ -129,9 +129,9 @@ MODELS = ("embedder", "reranker", "generator")
 
 
 def embedded_parts(settings: Settings, parts: frozenset[str]) -> frozenset[str]:
-    """Which of `objects`, `head`, `models` must be started: needed, and not brought by settings.
+    """Which of `objects`, `head`, `models` to start: needed, and not given in the settings.
 
-    The embedded head keeps its records in the embedded object store, so it needs that too.
+    The embedded head stores its records in the embedded object store, so it needs that too.
     """
     from headrace.settings import EmbeddedPart
 
@@ -146,7 +146,7 @@ def embedded_parts(settings: Settings, parts: frozenset[str]) -> frozenset[str]:
 
 
 def embedded_endpoints(home: Home, keys: Keys, ports: Ports) -> Endpoints:
-    """Endpoints of the platform in `home` as if every part of it were embedded."""
+    """Endpoints of the platform in `home` if all its parts are embedded."""
     s3 = f"http://{LOOPBACK}:{ports.s3}"
     catalog = f"http://{LOOPBACK}:{ports.catalog}"
 
@@ -161,8 +161,8 @@ def embedded_endpoints(home: Home, keys: Keys, ports: Ports) -> Endpoints:
         bucket=BUCKET,
         catalog_uri=catalog,
         warehouse=f"s3://{LAKE}",
-        # SeaweedFS's catalog takes signed requests too, but for those pyiceberg wants boto3; OAuth needs nothing more,
-        # and a token that ran out is fetched anew.
+        # SeaweedFS's catalog also accepts signed requests, but for those pyiceberg needs boto3. OAuth needs no extra package, and
+        # expired tokens are renewed.
         catalog_properties={
             "credential": f"{keys.s3_access_key}:{keys.s3_secret_key}",
             "oauth2-server-uri": f"{catalog}/v1/oauth/tokens",
@@ -185,7 +185,7 @@ def embedded_endpoints(home: Home, keys: Keys, ports: Ports) -> Endpoints:
 
 
 def brought(settings: Settings) -> dict[str, Any]:
-    """Fields of `Endpoints`, as JSON values, that settings decide rather than the embedded platform."""
+    """Fields of `Endpoints`, as JSON values, that come from the settings instead of the embedded platform."""
     from headrace.settings import S3, Endpoint, Kafka, PostgreSQL, RestCatalog, Vast
 
     fields: dict[str, Any] = {"kv_cache_bytes": settings.files.kv_cache_bytes}
@@ -242,7 +242,7 @@ def brought(settings: Settings) -> dict[str, Any]:
 
 
 def overlay(endpoints: Endpoints, fields: dict[str, Any]) -> Endpoints:
-    """`endpoints` with the brought `fields` in place of its own."""
+    """`endpoints` with `fields` replaced."""
     return Endpoints.model_validate(endpoints.model_dump() | fields)
 
 

@@ -1,7 +1,7 @@
-"""The certificate of a home, by which the embedded servers know each other: mutual TLS of SeaweedFS's gRPC.
+"""The certificate of a home, for mutual TLS between SeaweedFS's gRPC servers.
 
-It is a client's and a server's at once, signed by an authority of the home's own whose key is thrown away: nobody can have
-another one made. SeaweedFS goes on without TLS where it cannot read it, so it is held against `unguarded` before it is used.
+It serves as client and server certificate, signed by the home's own authority, whose key is discarded so that no other
+certificate can be issued. SeaweedFS falls back to no TLS if it cannot read it, so `unguarded` checks that TLS is on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SECONDS = 3.0
 
 
 def certificate_of(home: Home) -> Path:
-    """One PEM file of key, certificate and authority, made if `home` has none that is good on this machine for another month.
+    """A PEM file with key, certificate and authority; created unless `home` has one valid on this machine for a month.
 
     Raises `HomeRefused`, `StorageFull`.
     """
@@ -30,7 +30,7 @@ def certificate_of(home: Home) -> Path:
 
 
 def context_of(certificate: Path) -> ssl.SSLContext:
-    """What a client of the servers speaks TLS with. Raises `OSError` where the file is missing or damaged."""
+    """The TLS context of a client. Raises `OSError` if the file is missing or damaged."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_cert_chain(certificate)
     context.load_verify_locations(certificate)
@@ -38,14 +38,14 @@ def context_of(certificate: Path) -> ssl.SSLContext:
 
 
 def unguarded(home: Home, ports: Ports) -> str | None:
-    """What is wrong, in a clause, with a gRPC port of SeaweedFS that does not show this home's certificate; None if all do."""
+    """Describe a gRPC port of SeaweedFS that does not present this home's certificate; None if all do."""
     context = context_of(home.certificate)
     for port in (ports.master, ports.volume, ports.filer, ports.s3):
         try:
             with socket.create_connection((LOOPBACK, port + GRPC_OFFSET), timeout=_SECONDS) as plain:
                 context.wrap_socket(plain, server_hostname=LOOPBACK).close()
         except OSError as error:
-            return f"its gRPC port {port + GRPC_OFFSET} does not show the certificate of this home ({error})"
+            return f"its gRPC port {port + GRPC_OFFSET} does not present this home's certificate ({error})"
     return None
 
 
@@ -63,7 +63,7 @@ def _name() -> str:
 
 
 def _made() -> str:
-    # Imported here: it is needed once in a home's life, and takes a tenth of a second.
+    # Imported here: needed once per home, and takes 0.1 s.
     from datetime import UTC, datetime, timedelta
     from ipaddress import ip_address
 

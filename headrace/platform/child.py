@@ -1,4 +1,4 @@
-"""A child process of the supervisor: its log, its end, and what its last words say went wrong."""
+"""A child process of the supervisor: its log, its end, and an error from its last log lines."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from headrace.platform.home import write_error
 from headrace.process import ending_with
 
 LOG_BYTES = 10_000_000
-"""A log longer than this is set aside as `NAME.log.1`."""
+"""A longer log is renamed to `NAME.log.1`."""
 
 _PORT_TAKEN = ("address already in use", "address in use", "port allocation failed")
 _DISK_FULL = ("no space left on device", "disk quota exceeded")
 
 
 class PortTaken(Unavailable):
-    """Somebody took a port between its choice and its use; other ports may do."""
+    """Another process took a port after it was chosen; other ports may work."""
 
 
 class Child:
-    """One server process. It is killed by the kernel when the thread that made it ends, however that ends."""
+    """One server process. The kernel kills it when the thread that created it ends, in whatever way."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Child:
         log: Path,
         keep: Sequence[int] = (),
     ) -> None:
-        """Start `command`, its output appended to `log`; it inherits the descriptors `keep`.
+        """Start `command`, with its output appended to `log`; it inherits the descriptors `keep`.
 
         Raises `MissingPart`, `StorageFull`, `HomeRefused`.
         """
@@ -70,24 +70,24 @@ class Child:
 
     @property
     def ended(self) -> bool:
-        """Whether the process is over."""
+        """Whether the process has ended."""
         return self.process.poll() is not None
 
     def trim_log(self) -> None:
-        """Set the log aside though the server goes on writing to it: strangers have it say something as often as they like.
+        """Rotate the log while the server is writing: other local users can make it log as much as they like.
 
-        What is written between copy and cut is lost.
+        Lines written between copy and truncation are lost.
         """
         try:
             if self.log.stat().st_size > LOG_BYTES:
                 shutil.copyfile(self.log, _aside(self.log))
-                os.truncate(self.log, 0)  # it is appended to, so what comes next stands at its beginning
+                os.truncate(self.log, 0)  # the server appends, so its next line is at the beginning
                 self._from = 0
-        except OSError:  # the disk is full, which is said elsewhere
+        except OSError:  # the disk is full, which is reported elsewhere
             return
 
     def last_words(self, lines: int = 12) -> str:
-        """The last `lines` lines this process, not one before it, wrote to its log."""
+        """The last `lines` lines that this process, not an earlier one, wrote to its log."""
         try:
             with self.log.open("rb") as file:
                 file.seek(max(self._from, self.log.stat().st_size - 16_384))
@@ -96,21 +96,19 @@ class Child:
             return ""
 
     def fault(self, happened: str) -> HeadraceError:
-        """The error that explains why `happened`, from the log: `PortTaken`, `StorageFull` or `Unavailable`."""
+        """An error that explains, from the log, what `happened`: `PortTaken`, `StorageFull` or `Unavailable`."""
         words = self.last_words(200).lower()
         if any(sign in words for sign in _PORT_TAKEN):
             return PortTaken(f"{self.name} {happened}: a port was taken.", hint=f"Try again; its log is {self.log}.")
         if any(sign in words for sign in _DISK_FULL):
             return StorageFull(
-                f"{self.name} {happened}: no space is left where the home is.",
+                f"{self.name} {happened}: no space left on the home's disk.",
                 hint=f"Free some space, or name a home on another disk with --home DIR. Its log is {self.log}.",
             )
-        return Unavailable(
-            f"{self.name} {happened}. Its last lines:\n{self.last_words()}\n", hint=f"The whole log is {self.log}."
-        )
+        return Unavailable(f"{self.name} {happened}. Its last lines:\n{self.last_words()}\n", hint=f"The full log is {self.log}.")
 
     def stop(self, seconds: float) -> None:
-        """Ask the process to end, and kill it if it has not after `seconds`."""
+        """Terminate the process, and kill it if it has not ended after `seconds`."""
         if self.ended:
             return
         self.process.terminate()
@@ -122,7 +120,7 @@ class Child:
 
 
 def rotate(log: Path) -> None:
-    """Set a log aside that grew past `LOG_BYTES`."""
+    """Rename a log longer than `LOG_BYTES`."""
     try:
         if log.stat().st_size > LOG_BYTES:
             os.replace(log, _aside(log))

@@ -1,5 +1,5 @@
-"""Does each embedded service answer? All of it is tried while starting; before a command adopts a running platform, only
-whether each server is there and says anything, by sockets alone: the command waits for it.
+"""Health checks of the embedded servers: full checks at start; quick checks by socket, without client libraries, before a command
+adopts a running platform, because the command waits for them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
 Check = Callable[[Endpoints], str | None]
-"""Asks one service; returns None if it answered right, else what was wrong in a clause."""
+"""Checks one service; returns None if it is healthy, else a clause that says what is wrong."""
 
 
 def objects_fault(endpoints: Endpoints) -> str | None:
-    """None if the object store puts and lists with the keys, and the catalog lists with its own."""
+    """None if the object store puts and lists, and the catalog lists, with their keys."""
     import obstore
     from obstore.exceptions import BaseError
     from obstore.store import S3Store
@@ -48,7 +48,7 @@ def objects_fault(endpoints: Endpoints) -> str | None:
         if not any(entry["path"] == "ready" for page in obstore.list(store) for entry in page):
             return "the object store does not list what was put"
     except (BaseError, OSError) as error:
-        return f"the object store refuses a put: {str(error).splitlines()[0][:300]}"
+        return f"a put to the object store fails: {str(error).splitlines()[0][:300]}"
     client_id, _, client_secret = endpoints.catalog_properties["credential"].partition(":")
     grant = {"grant_type": "client_credentials", "client_id": client_id, "client_secret": client_secret}
     try:
@@ -56,12 +56,12 @@ def objects_fault(endpoints: Endpoints) -> str | None:
         token = json.loads(_asked(endpoints, "/v1/oauth/tokens", form=grant))["access_token"]
         _asked(endpoints, f"/v1/{LAKE}/namespaces", token=token)
     except (OSError, HTTPException, KeyError, ValueError) as error:
-        return f"the Iceberg catalog refuses: {error}"
+        return f"the Iceberg catalog rejects a request: {error}"
     return None
 
 
 def _asked(endpoints: Endpoints, path: str, *, form: dict[str, str] | None = None, token: str = "") -> bytes:
-    """The catalog's answer; by the standard library, which is imported in a tenth of the time of httpx."""
+    """The catalog's response; with the standard library, which imports ten times faster than httpx."""
     request = Request(endpoints.catalog_uri + path, data=urlencode(form).encode() if form else None)
     if token:
         request.add_header("authorization", f"Bearer {token}")
@@ -71,7 +71,7 @@ def _asked(endpoints: Endpoints, path: str, *, form: dict[str, str] | None = Non
 
 
 def head_fault(endpoints: Endpoints) -> str | None:
-    """None if the head tells its topics."""
+    """None if the head lists its topics."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
@@ -79,12 +79,12 @@ def head_fault(endpoints: Endpoints) -> str | None:
     try:
         client.list_topics(timeout=_SECONDS)
     except KafkaException as error:
-        return f"the head does not tell its topics: {error.args[0].str() if error.args else error}"
+        return f"the head does not list its topics: {error.args[0].str() if error.args else error}"
     return None
 
 
 CHECKS: dict[str, Check] = {"objects": objects_fault, "head": head_fault}
-"""By part. The model server is missing on purpose: its clients wait for it themselves."""
+"""By part. The model server is absent on purpose: its clients wait for it themselves."""
 
 
 _HTTP = b"GET / HTTP/1.0\r\n\r\n"
@@ -93,17 +93,17 @@ _KAFKA = struct.pack(">ihhih", 10, 18, 0, 1, -1)
 
 
 def silent(state: State, parts: frozenset[str]) -> str | None:
-    """What is wrong with the servers of `parts` of a running platform, in a clause, or None if each says something."""
-    doors = {
+    """Describe a server of `parts` that does not respond; None if all do."""
+    listeners = {
         "objects": (("object store", state.ports.s3, _HTTP), ("Iceberg catalog", state.ports.catalog, _HTTP)),
         "head": (("head", state.ports.kafka, _KAFKA),),
     }
     for part in parts:
         if part in state.children and not state.children[part].alive:
             return f"the process of its {part} has ended"
-        for name, port, question in doors.get(part, ()):
+        for name, port, question in listeners.get(part, ()):
             if not _answers(port, question):
-                return f"the {name} says nothing on port {port}"
+                return f"the {name} does not respond on port {port}"
     return None
 
 

@@ -1,26 +1,26 @@
-"""The home: where embedded state, keys, locks and logs live on disk.
+"""The home: the directory of embedded state, keys, locks and logs.
 
 <home>/
   objects/            SeaweedFS: every embedded bucket, among them the head's
   files/              the file tier, unless settings name a directory
-  logs/NAME.log       one per process; NAME.log.1 is the one before, once it passed 10 MB
+  logs/NAME.log       one per process; NAME.log.1 is the previous one, renamed at 10 MB
   models-cache/       converted weights
-  demo/               documents of the demo
+  demo/               the demo's documents
   metadata.db         tenants and API keys, unless settings name a PostgreSQL
-  unrecorded/         answers that the head could not take yet, a file each
-  up.json             where `headrace up` answers, while it runs
+  unrecorded/         answers not yet recorded in the head, one file each
+  up.json             address of `headrace up` while it runs
   platform/
-    keys.json         random keys, made once and kept
-    ports.json        ports of the last start, taken again when free
-    certificate.pem   key and certificate by which SeaweedFS knows itself
-    genuine.json      programs whose SHA-256 was found right, as long as they stay as they are
-    format            version of what the home holds
-    platform.json     what runs now; removed before anything stops
-    endpoints.json    where each tier answers, for the model server
-    request.json      parts the commands asked the supervisor for
+    keys.json         random keys, created once
+    ports.json        ports of the last start, reused if free
+    certificate.pem   key and certificate for TLS within SeaweedFS
+    genuine.json      programs whose SHA-256 was verified, valid while they are unchanged
+    format            version of the home's data
+    platform.json     what is running; removed before anything stops
+    endpoints.json    endpoints of the tiers, for the model server
+    request.json      parts that commands request from the supervisor
     lease             shared flock: held by every command that uses the platform
-    start.lock        exclusive flock: held while a command looks for, or starts, the supervisor
-    running.lock      exclusive flock: held by the supervisor and its children, so it is free only when all are gone
+    start.lock        exclusive flock: held while a command looks for or starts the supervisor
+    running.lock      exclusive flock: held by the supervisor and its children, so free only when all have ended
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ from headrace.genuine import GENUINE
 from headrace.settings import EmbeddedPart, Settings
 
 FREE_BYTES = 64 << 20
-"""With less free space than this nothing is started, and a store that fails is taken to fail for want of it."""
+"""With less free space, nothing is started, and a store's failure is attributed to the full disk."""
 
 
 FORMAT = 2
-"""Version of the names under which a home keeps its data: stores, columns, keys. Increased when older homes become unreadable."""
+"""Version of a home's data (names of stores, columns, keys). Increased when older homes become unreadable."""
 
 DEMO = "demo"
-"""The part of a home that the demo writes documents to."""
+"""Subdirectory for the demo's documents."""
 _MARKS = ("keys.json", "endpoints.json", "platform.json", "running.lock")
 
 
 def is_home(folder: Path) -> bool:
-    """Whether a folder bears the marks of a home, whosever it is."""
+    """Whether a folder is a home, of any user."""
     return any(os.path.lexists(folder / "platform" / mark) for mark in _MARKS)
 
 
 class Home:
-    """Paths under one home directory; `prepare()` makes it exist, private to its owner."""
+    """Paths under one home directory; `prepare()` creates it, private to its owner."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().resolve()
@@ -83,16 +83,16 @@ class Home:
         self.running_lock = self.platform / "running.lock"
 
     def prepare(self) -> None:
-        """Create the home and its platform directories with mode 0700.
+        """Create the home and its directories with mode 0700.
 
-        Raises `HomeRefused` if it belongs to another user, others may write to it, we may not, or another version of Headrace
-        wrote it; `StorageFull`.
+        Raises `HomeRefused` if it belongs to another user, is writable by others or not by us, or has another format;
+        `StorageFull`.
         """
         try:
             if not self.root.exists():
                 self.root.mkdir(mode=0o700, parents=True)
             if not self.root.is_dir():
-                raise HomeRefused(f"The home {self.root} is not a directory.", hint="Name another one with --home DIR.")
+                raise HomeRefused(f"The home {self.root} is not a directory.", hint="Name another with --home DIR.")
             owner = self.root.stat().st_uid
             if owner != os.geteuid():
                 raise HomeRefused(
@@ -103,8 +103,8 @@ class Home:
                 self.root.chmod(0o700)
             if self.root.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise HomeRefused(
-                    f"Others may write to the home {self.root}: its mode is {stat.S_IMODE(self.root.stat().st_mode):04o}.",
-                    hint=f"If you trust what is in it: chmod 700 {shlex.quote(str(self.root))}",
+                    f"Other users may write to the home {self.root}: its mode is {stat.S_IMODE(self.root.stat().st_mode):04o}.",
+                    hint=f"If you trust its contents: chmod 700 {shlex.quote(str(self.root))}",
                 )
             new = self._check_format()
             for directory in (self.platform, self.logs, self.objects, self.models_cache):
@@ -118,16 +118,16 @@ class Home:
             raise write_error(error, self.root) from None
 
     def _check_format(self) -> bool:
-        """Whether the home has no format yet, since it is new. Raises `HomeRefused` for a home of another format."""
+        """Whether the home is new and has no format yet. Raises `HomeRefused` for a home of another format."""
         old = is_home(
             self.root
-        )  # asked first: a command that creates the home at the same time writes the format before anything
+        )  # checked first: a command that creates the home concurrently writes the format before anything else
         try:
             version = self.format.read_text(encoding="utf-8", errors="replace").strip()
         except FileNotFoundError:
             if not old:
                 return True
-            version = "1"  # homes of the first format do not name it
+            version = "1"  # homes of the first format have no such file
         if version != str(FORMAT):
             raise HomeRefused(
                 f"The home {self.root} has format {version}; this version of Headrace reads and writes format {FORMAT}.",
@@ -136,17 +136,17 @@ class Home:
         return False
 
     def fullness(self) -> StorageFull | None:
-        """The error to raise if the disk that holds the home is full, else `None`."""
+        """An error if the home's disk is full, else `None`."""
         if free_bytes(self) >= FREE_BYTES:
             return None
         return StorageFull(
-            f"Less than {FREE_BYTES >> 20} MiB are free where the home {self.root} is.",
+            f"The disk of the home {self.root} has less than {FREE_BYTES >> 20} MiB free.",
             hint="Free some space, or name a home on another disk with --home DIR.",
         )
 
 
 def free_bytes(home: Home) -> int:
-    """Free bytes of the disk that holds a home; none where it was removed."""
+    """Free bytes on a home's disk; 0 if the home was removed."""
     try:
         return shutil.disk_usage(home.root).free
     except OSError:
@@ -154,10 +154,10 @@ def free_bytes(home: Home) -> int:
 
 
 def write_error(error: OSError, path: Path) -> HeadraceError:
-    """The error to raise for an `OSError` met while writing under the home: `StorageFull` or `HomeRefused`."""
+    """Translate an `OSError` from writing under the home to `StorageFull` or `HomeRefused`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull(
-            f"No space is left to write {path}.",
+            f"No space left to write {path}.",
             hint="Free some space, or name a home on another disk with --home DIR.",
         )
     return HomeRefused(
@@ -166,7 +166,7 @@ def write_error(error: OSError, path: Path) -> HeadraceError:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace `path` by `text` with mode 0600: a reader sees the old text or the new, also after a power loss.
+    """Atomically and durably replace the file `path` by `text`, with mode 0600.
 
     Raises `StorageFull`, `HomeRefused`.
     """
@@ -178,7 +178,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 class Lock:
-    """A `flock` on a file: the kernel lets go of it when its last holder ends, however it ends."""
+    """A `flock` on a file; the kernel releases it when its last holder ends, in whatever way."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -191,21 +191,21 @@ class Lock:
 
     @property
     def descriptor(self) -> int:
-        """The open file, e.g. to hand a share of the lock to a child."""
+        """The file descriptor, e.g. to share the lock with a child process."""
         if self._descriptor is None:
             raise ValueError(f"{self.path} is not locked")
         return self._descriptor
 
     @property
     def intact(self) -> bool:
-        """Whether the path still names the file we locked: a home may be removed, and made anew, under its servers."""
+        """Whether the path still names the locked file: a home may be removed and recreated while its servers run."""
         try:
             return os.path.samestat(os.fstat(self.descriptor), self.path.stat())
         except OSError:
             return False
 
     def acquire(self, *, shared: bool = False, seconds: float = 0.0) -> bool:
-        """Take the lock within `seconds` (0: try once); False if others kept it. Raises `HomeRefused`, `StorageFull`."""
+        """Acquire the lock within `seconds` (0: try once); False if it stays taken. Raises `HomeRefused`, `StorageFull`."""
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -230,20 +230,20 @@ class Lock:
             raise
 
     def release(self) -> None:
-        """Let go; does nothing when not held."""
+        """Release the lock; does nothing if it is not held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 _FIRST_UID = 1000
-"""From here on users are people, by the custom of every large distribution (`UID_MIN` of /etc/login.defs)."""
+"""First uid of people's accounts in common distributions (`UID_MIN` of /etc/login.defs)."""
 _NOBODY = 65_534
 _NO_SHELLS = ("nologin", "false", "sync", "shutdown", "halt")
 
 
 def other_users() -> list[str]:
-    """Names of the other users who can log in here, by the local list of users: not root, and not a service's."""
+    """Names of other local users who can log in, without root and service accounts."""
     return sorted(
         user.pw_name
         for user in pwd.getpwall()
@@ -252,20 +252,20 @@ def other_users() -> list[str]:
 
 
 def trust(settings: Settings) -> str:
-    """What other users of this machine can do to the embedded head, in a sentence; empty where there is neither."""
+    """A sentence on what other users of this machine can do to the embedded head; empty without either."""
     if not isinstance(settings.head, EmbeddedPart) or not (others := other_users()):
         return ""
     return (
-        f"This machine has other users ({_some(others)}): they can read what passes through the embedded Kafka, questions and"
-        " answers among it, and delete what has not landed (SECURITY.md)."
+        f"This machine has other users ({_some(others)}): they can read all events in the embedded Kafka, including questions and"
+        " answers, and delete events that have not landed (SECURITY.md)."
     )
 
 
 def started_notes(settings: Settings) -> list[str]:
-    """What is said when the embedded servers have started."""
+    """Notes to print when the embedded servers have started."""
     chosen = settings.platform
     own = [
-        f"{name} is a program of your own, {path}."
+        f"{name} is your own program, {path}."
         for name, path in (("SeaweedFS", chosen.weed), ("Tansu", chosen.tansu))
         if path is not None
     ]

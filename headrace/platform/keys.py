@@ -1,4 +1,4 @@
-"""Random keys of a home, made once and used again by every later start."""
+"""Random keys of a home, created once and reused by every later start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace.platform.home import Home, write_private
 
 
 class Keys(BaseModel):
-    """What only the owner of a home knows; `cluster_id` names the head's cluster and the place of its data."""
+    """A home's secrets; `cluster_id` names the head's cluster, and its folder in the bucket."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,26 +29,26 @@ class Keys(BaseModel):
 
 
 def keys_of(home: Home) -> Keys:
-    """The keys of `home`, made at mode 0600 if it has none yet.
+    """The keys of `home`, created with mode 0600 if it has none.
 
-    Raises `HomeRefused` if the file is damaged, or others may read it: a home that came with a cloned or unpacked folder has
-    keys, and holders of API keys, of somebody else's.
+    Raises `HomeRefused` if the file is damaged or readable by others: in a home that came with a cloned or unpacked folder, keys
+    and API keys are known to someone else.
     """
     try:
         if (mode := stat.S_IMODE(home.keys.stat().st_mode)) & (stat.S_IRWXG | stat.S_IRWXO):
             raise HomeRefused(
-                f"Others may read the keys of this home, {home.keys}: its mode is {mode:04o}.",
+                f"Other users may read this home's keys, {home.keys}: its mode is {mode:04o}.",
                 hint=f"Name another home with --home DIR. If this one is yours: chmod 600 {shlex.quote(str(home.keys))}",
             )
         keys = Keys.model_validate_json(written := home.keys.read_text(encoding="utf-8"))
     except FileNotFoundError:
         keys, written = Keys(), ""
     except (ValidationError, ValueError, OSError) as error:
-        # Fresh keys would point the head at an empty cluster and leave the old one's records unread: say so instead.
+        # Do not create new keys: the head would use a new, empty cluster, and the old records would stay unread.
         raise HomeRefused(
-            f"The keys of this home, {home.keys}, cannot be read: {type(error).__name__}.",
-            hint="Put the file back from a copy, or name another home with --home DIR.",
+            f"This home's keys, {home.keys}, cannot be read: {type(error).__name__}.",
+            hint="Restore the file from a backup, or name another home with --home DIR.",
         ) from None
-    if written != (whole := keys.model_dump_json(indent=1)):  # an older home has fewer
+    if written != (whole := keys.model_dump_json(indent=1)):  # an older home has fewer keys
         write_private(home.keys, whole)
     return keys

@@ -1,4 +1,4 @@
-"""The model server's process. It loads slowly, so the platform counts as ready without it."""
+"""Starts the model server. It loads slowly, so the platform is considered ready without it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headrace.process import python
 
 
 def start_model_server(home: Home, keys: Keys, ports: Ports, setup: Setup, keep: tuple[int, ...]) -> Child:
-    """Start the model server on `ports.models`; it reads where the tiers answer from `endpoints.json`."""
+    """Start the model server on `ports.models`; it reads the tiers' endpoints from `endpoints.json`."""
     command, env = python("headrace.models.server")
     env |= {
         "HEADRACE_ENDPOINTS_FILE": str(home.endpoints),

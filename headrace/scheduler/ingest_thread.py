@@ -55,14 +55,14 @@ class IngestThread:
 
     def status(self) -> dict[str, Any]:
         """What has landed since the start, and what has stopped and why."""
-        troubles = [f"{r.place} has stopped landing ({r.kind}). {r.seen} {r.remedy}" for r in self._divergences()]
+        troubles = [f"{r.topic_partition} has stopped landing ({r.kind}). {r.seen} {r.remedy}" for r in self._divergences()]
         troubles += self._waiting.values()
         troubles += [f"Nothing lands: {self._failing}"] if self._failing else []
         return {"landed": dict(sorted(self._events.items())), "dead_letters": self._dead, "troubles": troubles}
 
     def trouble(self) -> Trouble | None:
         """What does not land, and since when; `None` if everything does."""
-        states = [f"{divergence.place} does not land ({divergence.kind})" for divergence in self._divergences()]
+        states = [f"{divergence.topic_partition} does not land ({divergence.kind})" for divergence in self._divergences()]
         states += [f"{topic} waits for storage" for topic in sorted(self._waiting)]
         states += [f"nothing lands ({kind_of(self._failing)})"] if self._failing else []
         return Trouble(", ".join(states), self._held_up_since) if states else None

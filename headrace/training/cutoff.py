@@ -92,7 +92,7 @@ def bound(
     reached = positions(own.snapshot_properties(), place.store.name).get(place.partition)
     if not rows.num_rows and (reached is None or (reached.topic_epoch, reached.next) <= (place.topic_epoch, place.offset)):
         raise NotFound(f"No event has landed from {event}.", hint="See `headrace head` for what has, or `headrace trace`.")
-    limits = {place.place: place.offset}
+    limits = {place.topic_partition: place.offset}
     if not rows.num_rows:
         return limits  # it was the last, and is in no row: nothing came after it that could be learned from
     at = rows["at"][0].as_py().isoformat()

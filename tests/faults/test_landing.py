@@ -252,7 +252,7 @@ def test_a_commit_that_never_arrived_is_made_once(servers: Servers, tmp_path: Pa
 
 def accept(endpoints: Endpoints, tmp_path: Path, partition: int, *, gap: bool) -> Any:
     runner = Runner(Run("land", tmp_path), endpoints)
-    return runner.run(accept_events, place=f"events/{partition}", gap=gap, who="ann")
+    return runner.run(accept_events, topic_partition=f"events/{partition}", gap=gap, who="ann")
 
 
 def through(endpoints: Endpoints, *, catalog: str = "", s3: str = "", **more: str) -> Endpoints:

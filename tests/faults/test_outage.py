@@ -138,7 +138,7 @@ def test_answers_are_given_while_the_head_is_frozen_and_recorded_once_when_it_is
             given.append(answer.json()["answer_id"])
         assert metric(service, "headrace_unrecorded_answers") == 3.0
         assert len(list((service.home.path / "unrecorded").glob("*.json"))) == 3
-        assert wanting(service)["head"]["state"] == "does not tell its topics"
+        assert wanting(service)["head"]["state"] == "does not list its topics"
         refused = service.client().get("/health/ready")
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "not_ready"

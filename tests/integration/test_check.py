@@ -86,7 +86,7 @@ def eve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home, "other_users", lambda: ["eve"])
 
 
-WARNED = "other users (eve): they can read what passes through the embedded Kafka"
+WARNED = "other users (eve): they can read all events in the embedded Kafka"
 
 
 def test_the_embedded_platform_keeps_every_promise(endpoints: Endpoints, check: Callable[..., tuple[int, str, str]]) -> None:

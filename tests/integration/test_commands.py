@@ -139,6 +139,6 @@ def test_a_command_uses_the_servers_of_a_running_up(api: Api) -> None:
     assert row == {"one": 1}
     assert state(api.home) == before
     refused = api.home.run("down", code=1).stderr
-    assert "Another command uses the platform" in refused
+    assert "Another command is using the platform" in refused
     assert state(api.home) == before
     assert json.loads(api.client().get("/health/ready").text)["status"] == "ok"

@@ -270,7 +270,7 @@ def test_bytes_that_another_document_has_stay_its_own(world: World) -> None:
 
 
 def test_what_nobody_knows_is_said(world: World) -> None:
-    with pytest.raises(NotFound, match="Nothing is known of user 'nobody'"):
+    with pytest.raises(NotFound, match="Nothing is known about user 'nobody'"):
         forget(world.runner, Subject(USER, "acme", "nobody"), who=WHO)
     assert world.rows(SUPPRESSIONS, name="nobody") == []
 

@@ -273,7 +273,7 @@ def test_down_ends_what_no_command_uses(home: Path) -> None:
     assert down(settings(home)) is None
     with command(home, LONG_S) as (process, endpoints):
         obstore.put(bucket(endpoints), "acknowledged", b"kept")
-        with pytest.raises(Unavailable, match="Another command uses the platform"):
+        with pytest.raises(Unavailable, match="Another command is using the platform"):
             down(settings(home))
         assert len(processes(home)) == 3
         process.kill()
@@ -426,7 +426,7 @@ def test_a_server_that_says_nothing_is_reported(home: Path, monkeypatch: pytest.
     monkeypatch.setattr(platform, "ANSWER_SECONDS", 1.0)
     monkeypatch.setattr("headrace.platform.health._SECONDS", 0.3)
     with command(home):
-        for server, said_of_it in (("tansu", "the head says nothing"), ("weed", "the object store says nothing")):
+        for server, said_of_it in (("tansu", "the head does not respond"), ("weed", "the object store does not respond")):
             frozen = one(home, server)
             frozen.suspend()
             try:

@@ -245,8 +245,8 @@ def test_what_is_not_closed_is_said_whenever_a_service_starts(
     monkeypatch.setattr(home, "other_users", lambda: ["eve"])
     with App(Settings(home=locked.home.root), "up", models=False, service=True) as app:
         said = " ".join(capsys.readouterr().err.split())
-        assert "other users (eve): they can read what passes through the embedded Kafka" in said
-        assert "delete what has not landed (SECURITY.md)" in said
+        assert "other users (eve): they can read all events in the embedded Kafka" in said
+        assert "delete events that have not landed (SECURITY.md)" in said
         # It is so: another user needs no key to see what topics there are.
         kafka = {"bootstrap.servers": app.runner.endpoints.kafka_bootstrap}
         assert as_nobody(lambda: bool(AdminClient(kafka).list_topics(timeout=10).brokers))
@@ -299,7 +299,7 @@ exec {weed_binary()} "$@"
             state = running(settings)
             assert state is not None
             assert Path(taken.read_text().strip()) not in state.ports.sockets()
-        assert "another user has files of their names" in (tmp_path / "home" / "logs" / "supervisor.log").read_text()
+        assert "another user owns files with their names" in (tmp_path / "home" / "logs" / "supervisor.log").read_text()
     finally:
         shutil.rmtree(taken.read_text().strip())
 
@@ -313,7 +313,7 @@ def test_a_server_that_would_let_everybody_in_is_not_used(tmp_path: Path, monkey
     careless.write_text(f'#!/bin/sh\nunset WEED_GRPC_CA\nexec {weed_binary()} "$@"\n')
     careless.chmod(0o700)
     with (
-        pytest.raises(Unavailable, match="would let every program of this machine in"),
+        pytest.raises(Unavailable, match="would accept every program on this machine"),
         open_platform(Settings(home=home.root, platform=PlatformSettings(idle_s=0.0, weed=careless)), parts=PARTS),
     ):
         pass

@@ -351,9 +351,9 @@ def test_a_record_that_holds_a_topic_up_is_skipped_by_hand(runner: Runner, monke
     table = reader(runner, FEEDBACK_ROWS)
     first = positions(table.snapshot_properties(), FEEDBACK.name)[0].next
     with pytest.raises(WrongUsage):
-        runner.run(skip, place=f"feedback/0/{first - 1}", reason="it has landed")
+        runner.run(skip, event=f"feedback/0/{first - 1}", reason="it has landed")
     with pytest.raises(NotFound):
-        runner.run(skip, place=f"feedback/7/{first}", reason="there is no such partition")
+        runner.run(skip, event=f"feedback/7/{first}", reason="there is no such partition")
     head = TopicReader(FEEDBACK, runner.endpoints, Meter(runner.record.ledger, "test"))
     found: list[int] = []
     while not found:
@@ -361,7 +361,7 @@ def test_a_record_that_holds_a_topic_up_is_skipped_by_hand(runner: Runner, monke
         fetched = [pair for some in head.read({0: first}) for pair in zip(some.offsets, some.values, strict=True)]
         found = [offset for offset, value in fetched if b"indigestible" in (value or b"")]
     (at,) = found
-    runner.run(skip, place=f"feedback/0/{at}", reason="skipped by ann: indigestible")
+    runner.run(skip, event=f"feedback/0/{at}", reason="skipped by ann: indigestible")
     dead = 0
     while not dead:
         assert time.monotonic() < end

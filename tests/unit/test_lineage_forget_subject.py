@@ -146,7 +146,7 @@ def test_an_event_is_called_by_its_place(text: str) -> None:
 
 def test_an_event_knows_its_topic_and_incarnation() -> None:
     event = Event.parse("feedback@12/3/4")
-    assert (event.store.name, event.topic_epoch, event.place) == ("feedback", 12, "feedback@12/3")
+    assert (event.store.name, event.topic_epoch, event.topic_partition) == ("feedback", 12, "feedback@12/3")
     assert Event.parse("feedback/0/9") < Event.parse("feedback/0/10")
 
 

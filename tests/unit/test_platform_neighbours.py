@@ -55,5 +55,5 @@ def test_many_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_programs_of_ones_own_are_named() -> None:
     notes = started_notes(Settings(platform=PlatformSettings(weed=Path("/opt/weed"))))
-    assert notes[0] == "SeaweedFS is a program of your own, /opt/weed."
+    assert notes[0] == "SeaweedFS is your own program, /opt/weed."
     assert len(notes) == 2

@@ -255,7 +255,7 @@ class LandingLines:
 
     def diverged(self, divergence: Divergence) -> None:
         """Print that a partition has stopped; the others go on."""
-        sentence = f"{divergence.place} has stopped landing ({divergence.kind}). {divergence.seen}"
+        sentence = f"{divergence.topic_partition} has stopped landing ({divergence.kind}). {divergence.seen}"
         self._err.print(sentence, style="red", highlight=False, soft_wrap=True)
         self._err.print(divergence.remedy, highlight=False, soft_wrap=True)
 

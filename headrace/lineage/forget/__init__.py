@@ -1,4 +1,4 @@
-"""Forgetting: a user or a document goes from every store, is kept out of every later dataset, and a proof says so."""
+"""Forgetting: removes a user or a document from every store and from later datasets, with a proof."""
 
 from headrace.lineage.forget.forget import forget
 from headrace.lineage.forget.subject import Subject

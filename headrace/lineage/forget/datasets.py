@@ -1,4 +1,4 @@
-"""Datasets: examples made from what is forgotten go from the table and the shards; each list says so and keeps its hashes."""
+"""Forgetting in datasets: removes examples from table and shards, and notes it in each dataset's list, which keeps its hashes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _LIST = "list.json"
 _COLUMNS = ("tenant", "chunk_id", "answer_id", "origins", "kind", "user", "users", "document_id")
 
 
-@stage("Finds the training examples that were made from what is forgotten.")
+@stage("Finds training examples made from the data to forget.")
 def find_examples(
     examples: Annotated[TableReader, EXAMPLES], datasets: Annotated[ObjectReader, DATASETS], subject: Subject, journal: Journal
 ) -> int:
-    """Note examples of the table and shards of the object store in the journal; return how many of both."""
+    """Add matching examples and shards to the journal; returns the number of both."""
     matching: list[dict[str, Any]] = []
     for rows in examples.scan():
         matching += rows.filter(_meant(rows, subject, journal)).to_pylist()
@@ -42,7 +42,7 @@ def find_examples(
     for key, rows in shards:
         version, name = key.split("/", 1)
         journal.take(DATASETS, REWRITTEN, [key], size=rows.nbytes)
-        # A dataset that was being made when its round died is in no table.
+        # A dataset whose round died while writing it is in no table.
         if version not in splits and version not in journal.datasets:
             journal.datasets[version] = {str(split): 0 for split in rows["split"].unique().to_pylist()}
             journal.datasets[version][name.partition("-")[0]] = rows.num_rows
@@ -53,7 +53,7 @@ def find_examples(
     return len(matching) + len(shards)
 
 
-@stage("Takes training examples out of the table and of the shards they are in.")
+@stage("Removes training examples from the table and from their shards.")
 def strike_examples(
     examples: Annotated[TableWriter, EXAMPLES],
     datasets: Annotated[ObjectWriter, DATASETS],
@@ -61,9 +61,9 @@ def strike_examples(
     journal: Journal,
     at: str,
 ) -> int:
-    """Remove them and return how many shards were rewritten.
+    """Remove the examples; returns the number of shards rewritten.
 
-    A list goes on naming the hash that its round's manifest names, and says beside it what the shard is now.
+    The list keeps the original hash, which the round's manifest names, and adds the shard's new one.
     """
     examples.rewrite(_COLUMNS, lambda rows: _meant(rows, subject, journal))
     count = 0
@@ -73,8 +73,8 @@ def strike_examples(
         pq.write_table(pa.Table.from_batches([left]), buffer, compression="zstd")
         data = buffer.getvalue()
         record = {"at": at, "suppression": subject.id, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        # The list first: a shard that is rewritten has nothing left to be found by.
-        _say(datasets, key, {**record, "examples": rows.num_rows - left.num_rows})
+        # The list first: a rewritten shard could not be found again.
+        _record(datasets, key, {**record, "examples": rows.num_rows - left.num_rows})
         datasets.put(key, data)
         count += 1
     return count
@@ -85,7 +85,7 @@ def _meant(rows: pa.RecordBatch, subject: Subject, journal: Journal) -> pa.Boole
 
 
 def _shards(datasets: ObjectReader, subject: Subject, journal: Journal) -> list[tuple[str, pa.RecordBatch, pa.BooleanArray]]:
-    """Every shard that holds some: its key, its rows, and which of them."""
+    """Every shard with matching rows: key, rows, and mask."""
     shards = []
     for info in list(datasets.list()):
         if not info.key.endswith(".parquet"):
@@ -93,8 +93,8 @@ def _shards(datasets: ObjectReader, subject: Subject, journal: Journal) -> list[
         try:
             table = pq.read_table(io.BytesIO(datasets.get(info.key)))
         except NotFound:
-            continue  # tidied up meanwhile
-        # A shard of before some columns were there does not have them.
+            continue  # cleaned up meanwhile
+        # Older shards lack newer columns.
         lacking = [EXAMPLES.columns.field(name) for name in _COLUMNS if name not in table.column_names]
         rows = pa.RecordBatch.from_arrays([c.combine_chunks() for c in table.columns], schema=table.schema)
         seen = pa.RecordBatch.from_arrays(
@@ -107,7 +107,7 @@ def _shards(datasets: ObjectReader, subject: Subject, journal: Journal) -> list[
     return shards
 
 
-def _say(datasets: ObjectWriter, shard: str, record: dict[str, Any]) -> None:
+def _record(datasets: ObjectWriter, shard: str, record: dict[str, Any]) -> None:
     key = f"{shard.partition('/')[0]}/{_LIST}"
     try:
         data, etag = datasets.get_with_etag(key)

@@ -1,13 +1,13 @@
-"""forget: a user or a document out of every store, for good, with a proof.
+"""forget: removes a user or a document from every store for good, with a proof.
 
-In this order, each step safe to be cut short, for everything it needs is in the journal before anything is removed:
+The steps, each safe to interrupt, since the journal has everything needed before anything is removed:
 
-1. What is on the head is landed, a document is announced as deleted, and what there is of it is found and noted.
-2. It is suppressed: from here on no dataset has it. A round that was planned before and is not committed is taken back.
-3. Rows are taken out or emptied, shards rewritten, sources, vectors and KV blocks removed; then older snapshots of the tables
-   and older versions of the index, in which it all still stood.
-4. It is looked for again, and removed again while there is some: others write meanwhile.
-5. The embedded head is trimmed of what has landed; what remains is said, with why, and the proof is kept.
+1. Land the head, announce a document as deleted, and record all matching data in the journal.
+2. Suppress it: no later dataset contains it. Withdraw a round that is planned and not committed.
+3. Remove or empty rows, rewrite shards, remove sources, vectors and KV blocks; then remove older snapshots of the tables and
+   older versions of the index, which still contain it.
+4. Repeat until nothing is found, since others write meanwhile.
+5. Trim landed events from the embedded head; list what remains and why; store the proof.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _PASSES = 5
 
 
 def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False) -> dict[str, Any]:
-    """Forget a user or a document and return the proof; one that a killed process began is completed.
+    """Forget a user or a document and return the proof; completes a forgetting that a killed process began.
 
-    Done again it looks again: where nothing is left the last proof is returned. `embedded` says that the head is the embedded
-    one. Raises `NotFound` where nothing is known of it, `LostRace` where it comes back faster than it goes.
+    Repeated, it searches again and returns the last proof if nothing is found. `embedded`: the head is the embedded one. Raises
+    `NotFound` if nothing is known about the subject, `LostRace` if new data keeps arriving.
     """
     journal = runner.run(open_journal, subject=subject, who=who)
     before = runner.run(newest_proof, subject=subject)
@@ -50,26 +50,26 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
     if not changed and not journal.attempts:
         if before is not None:
             return before
-        raise NotFound(f"Nothing is known of {subject}.", hint="Mind --tenant, and upper and lower case.")
+        raise NotFound(f"Nothing is known about {subject}.", hint="Check --tenant, and upper and lower case.")
     journal.attempts += 1
     looked = datetime.now(UTC)
     purged: dict[str, Any] = {}
     for _ in range(_PASSES):
-        # Noted first: of what is suppressed and removed, the journal alone may know.
+        # Store the journal first: afterwards it may be the only record of what is removed.
         runner.run(note, subject=subject, journal=journal)
         runner.run(suppress, subject=subject, journal=journal, who=who, at=looked)
         runner.run(withdraw, journal=journal)
         _strike(runner, subject, journal)
         gone: dict[str, Any] = runner.run(purge, subject=subject)
         purged = _added(purged, gone)
-        # Again, for answers that were under way.
+        # Again, for answers that were in progress.
         runner.run(drop_kv, subject=subject, journal=journal)
         runner.run(withdraw, journal=journal)
         _land(runner)
         if not _find(runner, subject, journal):
             break
     else:
-        raise LostRace(f"{subject} comes back as fast as it goes.", hint="Stop what writes it and run the command again.")
+        raise LostRace(f"New data about {subject} keeps arriving.", hint="Stop its source and run the command again.")
     if embedded:
         runner.run(trim, keep_s=0.0)
     proof = _proof(runner, subject, journal, who=who, purged=purged, embedded=embedded)
@@ -78,7 +78,7 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
 
 
 def verify(proof: Mapping[str, Any]) -> bool:
-    """Whether a proof is as it was written: its `sha256` is that of the rest as JSON, keys sorted, without spaces."""
+    """Whether a proof is unmodified: its `sha256` must match the rest as JSON with sorted keys and no spaces."""
     return bool(proof["sha256"] == _digest(proof))
 
 
@@ -97,7 +97,7 @@ def _strike(runner: Runner, subject: Subject, journal: Journal) -> None:
     else:
         runner.run(strike_document, subject=subject, journal=journal)
         runner.run(strike_stored, subject=subject, journal=journal)
-    # Last, so that no new answer is given from what would go into a block.
+    # Last, so that no new answer puts the removed data into a block.
     runner.run(drop_kv, subject=subject, journal=journal)
 
 
@@ -146,20 +146,20 @@ _SEARCHED = {
     USER: {
         "interactions (table)": "rows of the tenant with this user",
         "feedback (table)": "rows of the tenant by this user or on such an answer",
-        "dead-letters (table)": "letters that can be read as JSON and name the user or such an answer",
+        "dead-letters (table)": "letters that are readable as JSON and name the user or such an answer",
         "examples (table), datasets (object)": "rows of such an answer, event or user",
         "kv-cache (file)": "every block of the tenant",
         "older snapshots of these tables": "every one",
     },
     "document": {
         "documents (object)": "the sources of every version",
-        "document-events (table)": "what its events say beyond name, size, hash and times",
+        "document-events (table)": "its events' fields other than name, size, hash and times",
         "documents (table)": "rows of every version",
         "chunks (table), chunks (vector)": "chunks of every version in every generation of the index, its indices and versions",
-        "interactions (table)": "answers that were given a passage of it",
-        "feedback (table)": "what verdicts on those answers say in words",
-        "dead-letters (table)": "letters that can be read as JSON and name the document or such an answer",
-        "examples (table), datasets (object)": "rows of a passage of it, or of an answer that was given one",
+        "interactions (table)": "answers made with a passage of it",
+        "feedback (table)": "the text of verdicts on those answers",
+        "dead-letters (table)": "letters that are readable as JSON and name the document or such an answer",
+        "examples (table), datasets (object)": "rows from a passage of it, or from an answer made with one",
         "kv-cache (file)": "every block of the tenant",
         "older snapshots of these tables": "every one",
     },

@@ -1,4 +1,4 @@
-"""What of a document is no row of a table: its source bytes, its vectors in every generation of the index, and KV blocks."""
+"""Forgetting outside the tables: a document's source objects, its vectors in every index generation, and KV blocks."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.purge import VectorPurger
 
 
-@stage("Says whether a document's newest event still puts it.")
+@stage("Checks whether a document's newest event still puts it.")
 def still_indexed(events: Annotated[TableReader, DOCUMENT_EVENT_ROWS], subject: Subject) -> bool:
-    """Whether its owners must still be told that it is gone."""
+    """Whether the document's deletion still has to be announced."""
     where = f"tenant = {quoted(subject.tenant)} AND uri IN ({', '.join(map(quoted, subject.uris))})"
     rows = events.read(("kind", "topic", "partition", "offset"), where)
     newest = rows.sort_by([(name, "descending") for name in ("topic", "partition", "offset")]).slice(0, 1).to_pylist()
@@ -38,10 +38,10 @@ def find_stored(
     subject: Subject,
     journal: Journal,
 ) -> int:
-    """Note in the journal what is there; return how many. A source that another document has too is not this one's to remove."""
+    """Record them in the journal; returns their number. A source shared with another document is kept."""
     others = shared(known, subject, journal)
     infos = [info for key in sorted(journal.sources - others) if (info := sources.info(key)) is not None]
-    # A source is named by the hash of its bytes.
+    # A source object's name is the hash of its bytes.
     hashes = [info.key.rpartition("/")[2] for info in infos]
     journal.take(DOCUMENTS, REMOVED, [info.key for info in infos], hashes, size=sum(info.bytes for info in infos))
     count = len(infos)
@@ -62,7 +62,7 @@ def strike_stored(
     subject: Subject,
     journal: Journal,
 ) -> None:
-    """Remove them, and every byte that LanceDB keeps of deleted rows: in fragments, in indices, and in older versions."""
+    """Remove them, including deleted rows in LanceDB's fragments, indices and older versions."""
     for key in sorted(journal.sources - shared(known, subject, journal)):
         sources.delete(key)
     for generation in range(1, max(1, indexes.state()[0].newest) + 1):
@@ -71,9 +71,9 @@ def strike_stored(
         made.purge()
 
 
-@stage("Drops a tenant's KV cache: a block is of a whole prompt, and nobody can tell whose words are in it.")
+@stage("Drops a tenant's KV cache: a block covers a whole prompt, so it may contain anyone's words.")
 def drop_kv(files: Annotated[FileWriter, KV_CACHE], subject: Subject, journal: Journal) -> int:
-    """Remove every block of the tenant, half-written ones too; return how many."""
+    """Remove all blocks of the tenant, including half-written ones; returns their number."""
 
     def note(blocks: Sequence[BlockInfo]) -> None:
         if blocks:
@@ -85,7 +85,7 @@ def drop_kv(files: Annotated[FileWriter, KV_CACHE], subject: Subject, journal: J
 
 
 def shared(known: TableReader, subject: Subject, journal: Journal) -> set[str]:
-    """Those of the document's sources that another document of the tenant has, too."""
+    """The document's sources that another document of the tenant also has."""
     current = newest_versions(known, subject.tenant)
     others = {
         object_key(subject.tenant, was.version) for uri, was in current.items() if uri != subject.name and was.status != "deleted"

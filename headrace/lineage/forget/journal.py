@@ -1,7 +1,7 @@
-"""What a forgetting has found so far, noted before anything is removed: so one that was killed is completed, its proof whole.
+"""Journal of a forgetting: what it has found, stored before anything is removed, so that a killed one can be completed.
 
-proofs/<id>/open.json     the journal, while it is under way; moved by compare-and-swap
-proofs/<id>/00001.json    the proof of each that was completed
+proofs/<id>/open.json     the journal while it runs; changed by compare-and-swap
+proofs/<id>/00001.json    the proof of each completed one
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ REMOVED, EMPTIED, REWRITTEN = "removed", "emptied", "rewritten"
 
 @dataclass
 class Journal:
-    """What is known of one forgetting. Everything in it only grows, so it may be taken up anywhere.
+    """The findings of one forgetting. They only grow, so it can be resumed at any point.
 
-    `answers`, `origins`, `chunks` and `sources` are by what rows are recognised once those that told of them are gone.
-    `pieces` are what is removed, emptied or rewritten, by store: keys and digests. `datasets` are the datasets that held
-    examples of it, with their number by split. `first` is the earliest event and its time.
+    `answers`, `origins`, `chunks` and `sources` identify further data, after the rows they came from are gone. `pieces` is what
+    is removed, emptied or rewritten, by store: keys and digests. `datasets` are the datasets that had examples of it, with their
+    number by split. `first` is the earliest event and its time.
     """
 
     who: str
@@ -46,7 +46,7 @@ class Journal:
     etag: str = ""
 
     def take(self, store: Store, what: str, keys: Iterable[str], sha256: Iterable[str] = (), *, size: int = 0) -> bool:
-        """Note pieces of a store; whether any of them is new."""
+        """Add pieces of a store; returns whether any is new."""
         piece = self.pieces.setdefault(
             f"{store.tier}/{store.name}/{what}",
             {"store": store.name, "tier": str(store.tier), "what": what, "keys": [], "sha256": [], "bytes": 0},
@@ -59,18 +59,18 @@ class Journal:
         return bool(new)
 
     def see(self, at: datetime, origin: str) -> None:
-        """Note when an event happened."""
+        """Update the earliest event."""
         self.first = min(filter(None, (self.first, [at.isoformat(), origin])))
 
     def dump(self, subject: Subject) -> bytes:
-        """The journal as the object that is kept."""
+        """The journal as a stored object."""
         fields = {name: sorted(value) if isinstance(value, set) else value for name, value in asdict(self).items()}
         fields.pop("etag")
         return json.dumps({"subject": subject.as_dict(), **fields}, indent=1, sort_keys=True).encode()
 
     @classmethod
     def load(cls, data: bytes, etag: str) -> Journal:
-        """What `dump` wrote."""
+        """Parse the output of `dump`."""
         stored: dict[str, Any] = json.loads(data)
         stored.pop("subject")
         sets = ("answers", "origins", "suppressed", "chunks", "sources", "withdrawn")
@@ -78,29 +78,29 @@ class Journal:
         return cls(**values, etag=etag)
 
 
-@stage("Takes up the journal of a forgetting that was begun, or begins one.")
+@stage("Resumes the journal of an unfinished forgetting, or begins one.")
 def open_journal(proofs: Annotated[ObjectReader, PROOFS], subject: Subject, who: str) -> Journal:
-    """The journal, not yet kept if it is new."""
+    """The journal; a new one is not stored yet."""
     last = last_proof(proofs, subject)
     number = last[0] + 1 if last else 1
     try:
         journal = Journal.load(*proofs.get_with_etag(_open(subject)))
     except NotFound:
         journal = Journal(who, datetime.now(UTC).isoformat(), number=number)
-    if journal.number < number:  # its proof stands; only it itself was not removed
+    if journal.number < number:  # its proof exists; only the journal was not removed
         return Journal(who, datetime.now(UTC).isoformat(), number=number, etag=journal.etag)
     return journal
 
 
-@stage("Keeps the journal of a forgetting, before anything is removed.")
+@stage("Stores the journal of a forgetting, before anything is removed.")
 def note(proofs: Annotated[ObjectWriter, PROOFS], subject: Subject, journal: Journal) -> None:
-    """Keep it. Raises `LostRace` where another process forgets the same."""
+    """Store the journal. Raises `LostRace` if another process is forgetting the same subject."""
     data = journal.dump(subject)
     key = _open(subject)
     journal.etag = proofs.put_if_match(key, data, journal.etag) if journal.etag else proofs.put_if_absent(key, data)
 
 
-@stage("Keeps the proof of a forgetting; the journal has had its use.")
+@stage("Stores the proof of a forgetting and removes the journal.")
 def close(proofs: Annotated[ObjectWriter, PROOFS], subject: Subject, number: int, proof: Mapping[str, Any]) -> str:
     """Put the proof, then remove the journal; return the proof's key."""
     key = f"{subject.id}/{number:05d}.json"
@@ -111,7 +111,7 @@ def close(proofs: Annotated[ObjectWriter, PROOFS], subject: Subject, number: int
 
 @stage("Reads the last proof about a user or a document.")
 def newest_proof(proofs: Annotated[ObjectReader, PROOFS], subject: Subject) -> dict[str, Any] | None:
-    """The last proof, or `None` where it was never forgotten."""
+    """The last proof, or `None` if there is none."""
     last = last_proof(proofs, subject)
     return json.loads(proofs.get(last[1])) if last else None
 

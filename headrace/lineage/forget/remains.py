@@ -1,4 +1,4 @@
-"""What forgetting cannot remove, each with why and until when; and the models that had learned, for weights unlearn nothing."""
+"""What forgetting cannot remove, with reason and end; including models that had learned from it, since weights cannot unlearn."""
 
 from __future__ import annotations
 
@@ -34,54 +34,54 @@ from headrace.training import manifest
 _LEARNED = ("train", "tune")
 
 
-@stage("Finds the models that had learned from what is forgotten.")
+@stage("Finds the models that had learned from the forgotten data.")
 def find_learned(
     rounds: Annotated[ObjectReader, ROUNDS], models: Annotated[ObjectReader, MODELS], journal: Journal
 ) -> list[LearnedVersion]:
-    """Each released version with its round and the share of answers it gives now; those that began from such weights, too."""
+    """Released versions with round and current share of answers; including those that began from such weights."""
     versions = {version for version, splits in journal.datasets.items() if any(splits.get(split) for split in _LEARNED)}
     return ReleaseHistory.load(rounds, models).learned(versions)
 
 
 @stage("Finds the rounds that name a user.")
 def find_named(rounds: Annotated[ObjectReader, ROUNDS], subject: Subject) -> list[str]:
-    """Keys of manifests and plans in which the id stands: what was measured of each user, and alarms that name one."""
+    """Keys of manifests and plans that contain the user's id, in per-user measurements and alarms."""
     if subject.kind == DOCUMENT:
         return []
     word = json.dumps(subject.name, ensure_ascii=True)[1:-1].encode()
     return sorted(info.key for info in rounds.list() if word in rounds.get(info.key))
 
 
-@stage("Takes back the plan of a round that was to learn from what is forgotten.")
+@stage("Withdraws the plan of an uncommitted round.")
 def withdraw(rounds: Annotated[ObjectWriter, ROUNDS], journal: Journal) -> None:
-    """A plan names snapshots, which are about to go; the next round is planned anew. A process that makes that round fails."""
+    """Withdraw the plan, whose snapshots are about to be removed. A process that runs that round fails; it is planned again."""
     number = max(manifest.numbers(rounds), default=0) + 1
     if manifest.plan(rounds, number) is not None:
         manifest.withdraw(rounds, number)
         journal.withdrawn.add(number)
 
 
-@stage("Says what of it the head still holds.")
+@stage("Finds the forgotten events that are still in the head.")
 def in_head(
     topics: Annotated[Mapping[Store, TopicReader], each(LANDINGS)],
     origins: set[str],
 ) -> dict[str, list[str]]:
-    """Topic → those of these events that its head has not forgotten yet."""
-    places: dict[str, list[str]] = {}
+    """The given events that their topics still hold, by topic."""
+    addresses: dict[str, list[str]] = {}
     for event in sorted(map(Event.parse, origins)):
-        places.setdefault(event.store.name, []).append(str(event))
+        addresses.setdefault(event.store.name, []).append(str(event))
     low_offsets = {}
     for store, topic in topics.items():
-        if store.name in places:
+        if store.name in addresses:
             spans = topic.spans()
-            events = map(Event.parse, places[store.name])
+            events = map(Event.parse, addresses[store.name])
             low_offsets[store.name] = [str(e) for e in events if e.partition in spans and e.offset >= spans[e.partition].low]
     return {name: events for name, events in low_offsets.items() if events}
 
 
-@stage("Says which sources of a document another document has too.")
+@stage("Finds a document's sources that another document also has.")
 def kept_sources(known: Annotated[TableReader, DOCUMENT_ROWS], subject: Subject, journal: Journal) -> list[str]:
-    """Keys of the source objects that stay."""
+    """Keys of the source objects that are kept."""
     return sorted(shared(known, subject, journal))
 
 
@@ -96,78 +96,78 @@ def remains(
     rounds: list[str],
     embedded: bool,
 ) -> list[dict[str, Any]]:
-    """What is still there, as the proof says it: where, what, why and until when."""
+    """What remains, for the proof: where, what, why and until when."""
     entries: list[dict[str, Any]] = []
 
     def say(where: str, what: str, why: str, until: str, **more: Any) -> None:
         entries.append({"where": where, "what": what, "why": why, "until": until, **more})
 
     for topic, events in head.items():
-        why = "a partition's last batch stays" if embedded else "Kafka deletes by its own retention, or when it is trimmed"
+        why = "a partition's last batch is kept" if embedded else "Kafka deletes by its retention, or when it is trimmed"
         until = (
-            "another event has landed behind it and the head is trimmed (`headrace up`, `headrace land`)"
+            "a later event has landed and the head is trimmed (`headrace up`, `headrace land`)"
             if embedded
-            else "the broker's retention; landing.trim has Headrace ask for it sooner"
+            else "the broker's retention; sooner with landing.trim"
         )
-        say(f"head: topic {topic}", f"{len(events)} events as they were sent", why, until, events=events)
+        say(f"head: topic {topic}", f"{len(events)} events as sent", why, until, events=events)
     if models:
         names = [f"{one['model']} {one['version']}" for one in models]
         say(
             str(MODELS),
             "weights that learned from it",
             "weights cannot be unlearned",
-            "they are not served any more",
+            "they are no longer served",
             models=names,
         )
         say(
             str(CHECKPOINTS),
-            "those weights on their way",
+            "checkpoints of those weights",
             "weights cannot be unlearned",
-            "they are tidied up",
+            "they are cleaned up",
             rounds=sorted(one["round"] for one in models),
         )
     if unread:
-        why = "they cannot be read, so that nobody can tell whose they are"
-        say(str(DEAD_LETTERS), f"{len(unread)} letters in which the name occurs", why, "somebody looks at them", events=unread)
+        why = "they cannot be parsed, so it is unknown whose they are"
+        say(str(DEAD_LETTERS), f"{len(unread)} letters that contain the name", why, "they are reviewed by hand", events=unread)
     if rounds:
-        why = "a manifest is what a round was; it names users and holds no word of theirs"
+        why = "manifests are immutable; they name users but contain none of their text"
         say(str(ROUNDS), f"the id in {len(rounds)} manifests", why, "the store is removed", keys=rounds)
     if subject.kind == DOCUMENT:
         say(
             str(DOCUMENT_EVENT_ROWS),
             "name, size, hash and times of the document",
-            "landing and lineage count on every event; none holds a word of it",
+            "landing and lineage need every event; none contains its text",
             "the table is removed",
         )
         say(
             str(AUDIT),
-            "name of the document, and who put or deleted it when",
-            "an audit that can be emptied is none; it holds no word of it",
+            "name of the document, and who put or deleted it and when",
+            "an audit log must not be erasable; it contains none of the text",
             "the table is removed",
         )
         say(
             str(INTERACTION_ROWS),
-            f"questions, times and scores of {len(journal.answers)} answers that were given a passage of it",
-            "they are of those who asked; text and tokens of the answers are gone",
+            f"questions, times and scores of {len(journal.answers)} answers made with a passage of it",
+            "they belong to the users who asked; text and tokens of the answers are removed",
             "those users are forgotten",
         )
     if sources:
         why = "another document has the same bytes"
         say(str(DOCUMENTS), f"{len(sources)} source objects", why, "that document is forgotten", keys=sources)
     if subject.kind == DOCUMENT:
-        why = "LanceDB keeps for a week what was written and not committed, since its writer may be slow"
-        say("chunks (vector)", "files of a writer that died, if one did", why, "a week after")
+        why = "LanceDB keeps uncommitted files for a week, since their writer may be slow"
+        say("chunks (vector)", "files of a writer that died, if any", why, "a week later")
     say(
         str(SUPPRESSIONS),
         "the name",
-        "without it nothing could be kept from being learned again",
+        "needed to keep it out of later datasets",
         "never",
         suppression=subject.id,
     )
     say(
         "copies",
-        "backups, replicas, versions in a versioned bucket, blocks of a disk that were freed and not overwritten yet",
-        "they are not Headrace's to reach",
+        "backups, replicas, versions in a versioned bucket, freed disk blocks not overwritten yet",
+        "Headrace cannot reach them",
         "their own retention",
     )
     return entries

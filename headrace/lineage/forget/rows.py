@@ -1,4 +1,4 @@
-"""Tables: the rows of a user or a document found, and taken out, or emptied where others have a part in them."""
+"""Forgetting in tables: finds and removes rows of a user or a document, or empties rows that also belong to others."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from headrace.catalog import (
 from headrace.core.stage import stage
 from headrace.documents.names import object_key
 from headrace.lineage.forget.journal import EMPTIED, REMOVED, Journal
-from headrace.lineage.forget.subject import Subject, digest, place
+from headrace.lineage.forget.subject import Subject, digest, event_address
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 
-# What of a row is somebody's words, or made from them; nothing else of an answer, a verdict or a document's event is.
+# Columns that contain someone's words or text derived from them.
 _ANSWER_WORDS = ("answer", "prompt_tokens", "completion_tokens", "logprobs", "extra")
 _VERDICT_WORDS = ("reason", "correction", "extra")
 _EVENT_WORDS = ("extra",)
@@ -41,17 +41,17 @@ def find_user(
     subject: Subject,
     journal: Journal,
 ) -> int:
-    """Note in the journal what rows there are of the user, and verdicts of others on the user's answers; return how many."""
+    """Record the user's rows, and others' verdicts on the user's answers, in the journal; returns their number."""
     of_tenant = f"tenant = {quoted(subject.tenant)}"
     own = _rows(interactions, subject.own_interactions, f"{of_tenant} AND user = {quoted(subject.name)}")
     journal.answers.update(row["answer_id"] for row in own)
     judged = _rows(feedback, functools.partial(subject.own_feedback, answers=journal.answers), of_tenant)
     for row in (*own, *judged):
-        journal.see(row["at"], place(row))
+        journal.see(row["at"], event_address(row))
     _take(journal, interactions, REMOVED, own)
     _take(journal, feedback, REMOVED, judged)
     letters = _letters(dead_letters, subject, journal)
-    journal.origins.update(place(row) for row in (*own, *judged, *letters))
+    journal.origins.update(event_address(row) for row in (*own, *judged, *letters))
     return len(own) + len(judged) + len(letters)
 
 
@@ -66,10 +66,10 @@ def find_document(
     subject: Subject,
     journal: Journal,
 ) -> int:
-    """Note in the journal what rows hold words of the document; return how many.
+    """Record rows with text of the document in the journal; returns their number.
 
-    An answer that was given a passage of it keeps its question, which is its user's, and loses its text and tokens; the verdicts
-    on it keep their thumb.
+    An answer made with a passage of it keeps its question, which is the user's, and loses its text and tokens; verdicts on it
+    keep their thumb.
     """
     of_tenant = f"tenant = {quoted(subject.tenant)}"
     mine = f"document_id = {quoted(subject.document_id)}"
@@ -78,7 +78,7 @@ def find_document(
     put = _rows(events, _every, f"{of_tenant} AND uri IN ({', '.join(map(quoted, subject.uris))})")
     described = [row for row in put if _has_words(row, _EVENT_WORDS)]
     for row in put:
-        journal.see(row["at"], place(row))
+        journal.see(row["at"], event_address(row))
     journal.chunks.update(row["chunk_id"] for row in split)
     journal.sources.update(object_key(subject.tenant, row["sha256"]) for row in put if row["sha256"])
     journal.sources.update(object_key(subject.tenant, row["version"]) for row in versions if row["version"])
@@ -87,8 +87,8 @@ def find_document(
     spoken = [row for row in answers if _has_words(row, _ANSWER_WORDS)]
     judged = _rows(feedback, functools.partial(subject.own_feedback, answers=journal.answers), of_tenant)
     judged = [row for row in judged if _has_words(row, _VERDICT_WORDS)]
-    # Searches teach passage by passage, so those of other documents may go on teaching; an answer was made from all of them.
-    journal.origins.update(place(row) for row in answers if row["kind"] == "answer")
+    # Verdicts on searches are per passage, so those on other documents stay usable; an answer was made from all its passages.
+    journal.origins.update(event_address(row) for row in answers if row["kind"] == "answer")
     for table, what, rows in (
         (documents, REMOVED, versions),
         (chunks, REMOVED, split),
@@ -103,7 +103,7 @@ def find_document(
 
 @stage("Keeps a user or a document, and every event of it, out of every later dataset.")
 def suppress(suppressions: Annotated[TableWriter, SUPPRESSIONS], subject: Subject, journal: Journal, who: str, at: Any) -> bool:
-    """Add a row with the events that no row names yet; whether one was needed."""
+    """Add a row with events not suppressed yet; returns whether one was needed."""
     recorded = suppressions.read(("suppression_id", "origins"), f"suppression_id = {quoted(subject.id)}").to_pylist()
     named = {origin for row in recorded for origin in row["origins"]}
     new = journal.origins - named
@@ -116,7 +116,7 @@ def suppress(suppressions: Annotated[TableWriter, SUPPRESSIONS], subject: Subjec
     return True
 
 
-@stage("Takes a user's answers, verdicts and dead letters out of the tables.")
+@stage("Removes a user's answers, verdicts and dead letters from the tables.")
 def strike_user(
     interactions: Annotated[TableWriter, INTERACTION_ROWS],
     feedback: Annotated[TableWriter, FEEDBACK_ROWS],
@@ -124,7 +124,7 @@ def strike_user(
     subject: Subject,
     journal: Journal,
 ) -> int:
-    """Remove the rows; return how many. Landing's properties stay, so that none lands again."""
+    """Remove the rows; returns their number. Landing positions stay, so that none lands again."""
     judged = functools.partial(subject.own_feedback, answers=journal.answers)
     return (
         interactions.rewrite(("tenant", "user"), subject.own_interactions)
@@ -133,7 +133,7 @@ def strike_user(
     )
 
 
-@stage("Takes a document's text and chunks out of the tables, and its words out of its events and of answers made from it.")
+@stage("Removes a document's text and chunks from the tables, and its words from its events and from answers made from it.")
 def strike_document(
     events: Annotated[TableWriter, DOCUMENT_EVENT_ROWS],
     documents: Annotated[TableWriter, DOCUMENT_ROWS],
@@ -144,7 +144,7 @@ def strike_document(
     subject: Subject,
     journal: Journal,
 ) -> int:
-    """Remove or empty the rows; return how many."""
+    """Remove or empty the rows; returns their number."""
 
     def mine(rows: pa.RecordBatch) -> pa.BooleanArray:
         return pc.equal(rows["document_id"], subject.document_id)
@@ -173,7 +173,7 @@ def strike_document(
     )
 
 
-@stage("Removes older snapshots of the tables, and with them what was in them and is not any more.")
+@stage("Removes older snapshots of the tables, which still contain removed rows.")
 def purge(
     interactions: Annotated[TableWriter, INTERACTION_ROWS],
     feedback: Annotated[TableWriter, FEEDBACK_ROWS],
@@ -184,9 +184,9 @@ def purge(
     chunks: Annotated[TableWriter, CHUNK_ROWS],
     subject: Subject,
 ) -> dict[str, dict[str, int]]:
-    """Purge every table that may have held it; objects removed and their bytes, by table."""
+    """Purge every table that may have contained the subject; returns objects and bytes removed, by table."""
     tables = [interactions, feedback, dead_letters, examples, *([events, documents, chunks] if subject.document_id else [])]
-    # Each waits for seconds of the store's clock to pass.
+    # In parallel: each waits for seconds of the store's clock.
     with ThreadPoolExecutor(len(tables), "purge") as pool:
         done = list(pool.map(lambda table: table.purge(), tables))
     return {
@@ -201,12 +201,12 @@ def _every(rows: pa.RecordBatch) -> pa.BooleanArray:
 
 
 def _with_words(rows: pa.RecordBatch) -> pa.BooleanArray:
-    """Rows of documents that hold some: all but what says that a document is gone."""
+    """Rows of documents with text: all except deletions."""
     return pc.not_equal(rows["status"], "deleted")
 
 
 def _words(rows: pa.RecordBatch, names: Iterable[str]) -> pa.BooleanArray:
-    """Rows that have something in one of these columns of texts and lists."""
+    """Rows that are not empty in one of these text or list columns."""
 
     def some(column: pa.Array) -> pa.BooleanArray:
         lists = pa.types.is_list(column.type)
@@ -221,7 +221,7 @@ def _has_words(row: dict[str, Any], names: Iterable[str]) -> bool:
 
 
 def _emptied(rows: pa.RecordBatch, *, names: Iterable[str]) -> pa.RecordBatch:
-    """The rows with nothing in these columns: no text, no tokens, null where that may be."""
+    """The rows with these columns emptied, or null if nullable."""
     columns = dict(zip(rows.schema.names, rows.columns, strict=True))
     for name in names:
         field = rows.schema.field(name)
@@ -238,7 +238,7 @@ def _rows(table: TableReader, meant: Callable[[pa.RecordBatch], pa.BooleanArray]
 
 
 def _take(journal: Journal, table: TableReader, what: str, rows: list[dict[str, Any]]) -> None:
-    key = (lambda row: row["chunk_id"]) if table.store == CHUNK_ROWS else place
+    key = (lambda row: row["chunk_id"]) if table.store == CHUNK_ROWS else event_address
     journal.take(table.store, what, map(key, rows), [digest(rows)] if rows else [])
 
 
@@ -257,9 +257,9 @@ def _buried(rows: pa.RecordBatch, *, subject: Subject, answers: frozenset[str]) 
     return pa.array([subject.is_meant(value, answers) for value in rows["value"].to_pylist()], pa.bool_())
 
 
-@stage("Finds dead letters that cannot be read and name the user or the document all the same.")
+@stage("Finds dead letters that cannot be parsed but contain the name of the user or document.")
 def unread(dead_letters: Annotated[TableReader, DEAD_LETTERS], subject: Subject) -> list[str]:
-    """Where they stand: nobody can tell whose they are."""
+    """Their addresses; it is unknown whose they are."""
     name = subject.name.encode()
     rows = dead_letters.read(("value", "topic", "partition", "offset")).to_pylist()
-    return sorted(place(row) for row in rows if name in row["value"])
+    return sorted(event_address(row) for row in rows if name in row["value"])

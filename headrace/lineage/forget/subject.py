@@ -1,4 +1,4 @@
-"""Who or what is to be forgotten, and by what its rows are known."""
+"""The subject of a forgetting, and masks that select its rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USER, DOCUMENT = "user", "document"
 
 @dataclass(frozen=True)
 class Subject:
-    """A user by id, or a document by uri, of a tenant."""
+    """A tenant's user (by id) or document (by uri)."""
 
     kind: str
     tenant: str
@@ -27,21 +27,21 @@ class Subject:
 
     @property
     def id(self) -> str:
-        """16 hex digits under which suppressions and proofs are kept."""
+        """16 hex digits that identify suppressions and proofs."""
         return hashlib.sha256(f"{self.kind}\0{self.tenant}\0{self.name}".encode()).hexdigest()[:16]
 
     @property
     def document_id(self) -> str:
-        """The document across its versions; empty for a user."""
+        """The document's id, the same for all versions; empty for a user."""
         return document_id(self.tenant, self.name) if self.kind == DOCUMENT else ""
 
     @property
     def uris(self) -> tuple[str, ...]:
-        """The document's name as events may have it: before they are parsed they bear either of Unicode's two forms."""
+        """The document's name as events may spell it: before parsing, in either of Unicode's two normal forms."""
         return tuple(sorted({self.name, unicodedata.normalize("NFD", self.name)}))
 
     def as_dict(self) -> dict[str, str]:
-        """The subject as journal and proof name it."""
+        """The subject in journal and proof."""
         return {
             "kind": self.kind,
             "tenant": self.tenant,
@@ -52,17 +52,17 @@ class Subject:
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r} of tenant {self.tenant!r}"
 
-    # Which rows are meant: masks over record batches, for reading and for rewriting alike.
+    # Masks over record batches, for finding and for rewriting.
 
     def own_interactions(self, rows: pa.RecordBatch) -> pa.BooleanArray:
-        """Rows of interactions that are the user's own, or that were given a passage of the document."""
+        """Interactions of the user, or made with a passage of the document."""
         mine = pc.equal(rows["tenant"], self.tenant)
         if self.kind == USER:
             return pc.and_(mine, pc.equal(rows["user"], self.name))
         return pc.and_(mine, _has(rows["passages"], "document", [self.name]))
 
     def own_feedback(self, rows: pa.RecordBatch, answers: Collection[str]) -> pa.BooleanArray:
-        """Rows of feedback on one of these answers, or by the user."""
+        """Feedback on one of these answers, or by the user."""
         mine = pc.equal(rows["tenant"], self.tenant)
         about = pc.is_in(rows["answer_id"], value_set=_texts(answers))
         if self.kind == USER:
@@ -72,19 +72,19 @@ class Subject:
     def own_examples(
         self, rows: pa.RecordBatch, answers: Collection[str], origins: Collection[str], chunks: Collection[str]
     ) -> pa.BooleanArray:
-        """Examples made from what is forgotten: by their origins, answers and passages."""
+        """Examples made from the subject's data, by origins, answers and passages."""
         of_it = pc.or_(pc.is_in(rows["answer_id"], value_set=_texts(answers)), _any_in(rows["origins"], origins))
         if self.kind == USER:
             return pc.or_(
                 of_it, pc.and_(pc.equal(rows["tenant"], self.tenant), _has_name(rows["user"], rows["users"], self.name))
             )
-        # What was judged of a passage of another document teaches nothing of this one, whatever else that answer was given.
+        # A verdict on another document's passage teaches nothing about this one, even for the same answer.
         whole = pc.and_(of_it, pc.fill_null(pc.equal(rows["kind"], "answer"), False))
         of_document = pc.fill_null(pc.equal(rows["document_id"], self.document_id), False)
         return pc.or_(pc.or_(whole, of_document), pc.is_in(rows["chunk_id"], value_set=_texts(chunks)))
 
     def is_meant(self, value: bytes, answers: Collection[str]) -> bool:
-        """Whether a dead letter is known to be meant: it is a JSON object that says so."""
+        """Whether a dead letter belongs to the subject, according to its JSON."""
         try:
             event = json.loads(value)
         except (ValueError, RecursionError):
@@ -99,13 +99,13 @@ class Subject:
         return isinstance(passages, list) and any(isinstance(p, dict) and p.get("document") == self.name for p in passages)
 
 
-def place(row: Mapping[str, Any]) -> str:
-    """Where a landed row stood in the head: topic/partition/offset."""
+def event_address(row: Mapping[str, Any]) -> str:
+    """The address of a landed row's event: topic/partition/offset."""
     return f"{row['topic']}/{row['partition']}/{row['offset']}"
 
 
 def digest(rows: Iterable[Mapping[str, Any]]) -> str:
-    """SHA-256 over rows as JSON lines in alphabetical order: whoever has a copy of them can tell that they are those."""
+    """SHA-256 over rows as JSON lines in alphabetical order, so that a holder of a copy can verify it."""
     lines = sorted(json.dumps(row, sort_keys=True, default=_text_of, ensure_ascii=False) for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -119,12 +119,12 @@ def _texts(values: Collection[str]) -> pa.Array:
 
 
 def _has(lists: pa.Array, field: str, values: Collection[str]) -> pa.BooleanArray:
-    """Rows of which some struct in the list has one of these values in a field."""
+    """Rows with a struct in the list that has one of these values in a field."""
     return _rows_where(lists, pc.is_in(lists.flatten().field(field), value_set=_texts(values)))
 
 
 def _any_in(lists: pa.Array, values: Collection[str]) -> pa.BooleanArray:
-    """Rows of which some text in the list is one of these."""
+    """Rows with one of these texts in the list."""
     return _rows_where(lists, pc.is_in(lists.flatten(), value_set=_texts(values)))
 
 
