@@ -20,13 +20,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from headrace import __version__
-from headrace.api.middleware import AuthMiddleware, code_of, error_response_for
+from headrace.api.middleware import AuthMiddleware, error_response_for
 from headrace.api.routes import documents, health, questions, runs, tenants
 from headrace.api.schemas import described
 from headrace.api.service import Service
 from headrace.errors import HeadraceError, WrongUsage
 from headrace.models import http
-from headrace.models.http import LEFT, error_response, malformed
+from headrace.models.http import LEFT, code_of, error_response, malformed
 
 BODY_BYTES = 64 << 10
 

@@ -25,21 +25,18 @@ from headrace.api.admission import Rate, Strangers
 from headrace.api.audit import Audit
 from headrace.api.auth import PAGE, WRITE, Caller, Callers
 from headrace.api.telemetry import ServiceMetrics
-from headrace.errors import (
-    BadDocument,
-    Forbidden,
-    HeadraceError,
-    NotFound,
-    NothingIndexed,
-    Overloaded,
-    QuotaReached,
-    RequestRefused,
-    StorageFull,
-    Transient,
-    WrongUsage,
-    kind_of,
+from headrace.errors import HeadraceError, Overloaded
+from headrace.models.http import (
+    LEFT,
+    ambiguous,
+    code_of,
+    error_body,
+    error_response,
+    method_of,
+    read_body,
+    replay,
+    status_of,
 )
-from headrace.models.http import LEFT, ambiguous, error_body, error_response, method_of, read_body, replay
 from headrace.storage.metadata import AuditLine
 
 OPEN = ("/health", "/health/live", "/health/ready")
@@ -361,32 +358,6 @@ _IN_GENERAL = {
     503: "A part of the service does not answer. Try again in a moment.",
     507: "No space is left in the service's storage. Ask whoever runs it.",
 }
-
-
-def status_of(error: HeadraceError) -> int:
-    """The HTTP status of an error: 4xx where asking differently helps, 5xx where something here does not work."""
-    match error:
-        case NothingIndexed() | NotFound():
-            return 404
-        case WrongUsage() | BadDocument():
-            return 400
-        case Forbidden() | QuotaReached():
-            return 403
-        case Overloaded():
-            return 429
-        case StorageFull():
-            return 507
-        case RequestRefused():
-            return 502
-        case Transient():
-            return 503
-        case _:
-            return 500
-
-
-def code_of(error: HeadraceError) -> str:
-    """An error's code: its name, e.g. `nothing_indexed`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind_of(error)).lower()
 
 
 def body_of(error: HeadraceError, caller: Caller | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import resource
 import time
 from collections.abc import Callable
@@ -18,6 +19,21 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from headrace.errors import (
+    BadDocument,
+    Forbidden,
+    HeadraceError,
+    NotFound,
+    NothingIndexed,
+    Overloaded,
+    QuotaReached,
+    RequestRefused,
+    StorageFull,
+    Transient,
+    WrongUsage,
+    kind_of,
+)
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
@@ -41,6 +57,32 @@ def error_response(
     if status in (429, 503):
         headers["Retry-After"] = str(max(1, round(retry_s + 0.499)))
     return JSONResponse(error_body(status, message, code, param) | beside, status, headers)
+
+
+def status_of(error: HeadraceError) -> int:
+    """The HTTP status of an error: 4xx where another request helps, 5xx where something here does not work."""
+    match error:
+        case NothingIndexed() | NotFound():
+            return 404
+        case WrongUsage() | BadDocument():
+            return 400
+        case Forbidden() | QuotaReached():
+            return 403
+        case Overloaded():
+            return 429
+        case StorageFull():
+            return 507
+        case RequestRefused():
+            return 502
+        case Transient():
+            return 503
+        case _:
+            return 500
+
+
+def code_of(error: HeadraceError) -> str:
+    """The code of an error: its name, like `nothing_indexed`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind_of(error)).lower()
 
 
 _NO_OBJECT = frozenset({"json_invalid", "model_attributes_type"})

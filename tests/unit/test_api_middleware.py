@@ -24,14 +24,16 @@ from headrace.api.admission import AdmissionQueue, Rate, Strangers, Ticket
 from headrace.api.app import bound
 from headrace.api.audit import Audit
 from headrace.api.auth import Caller, Callers
-from headrace.api.middleware import CSP, AuthMiddleware, body_of, status_of
+from headrace.api.middleware import CSP, AuthMiddleware, body_of
 from headrace.api.schemas import TENANT, note_for
 from headrace.api.service import by_tier
 from headrace.api.telemetry import ServiceMetrics
 from headrace.errors import HeadraceError, Overloaded, WrongUsage
 from headrace.explain.diagram.recorded import measured, own_stages
+from headrace.models.http import status_of
 from headrace.models.server.door import ModelAuthMiddleware as ModelsDoor
 from headrace.models.server.door import ModelServerMetrics as ModelsMetrics
+from headrace.models.server.door import refusal
 from headrace.settings import Settings, TenantLimits
 from headrace.storage.ledger import Ledger, Row
 
@@ -451,6 +453,23 @@ def test_each_error_has_its_status(error: HeadraceError, status: int, code: str)
     assert told["code"] == code
     assert (told["message"] == "a") == (status < 500), "what is inside is told to nobody but an admin"
     assert body_of(error, _Guarded().page)["error"]["message"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (errors.NotFound("a"), 404, "model_not_found"),
+        (errors.RequestRefused("a"), 400, "invalid_value"),
+        (errors.WrongUsage("a"), 400, "invalid_value"),
+        (errors.MissingPart("a"), 503, "missing_part"),
+        (errors.Unavailable("a"), 503, "unavailable"),
+        (errors.Overloaded("a"), 429, "overloaded"),
+        (errors.InvalidState("a", "b"), 500, "invalid_state"),
+    ],
+)
+def test_the_model_server_says_itself_what_it_refuses(error: HeadraceError, status: int, code: str) -> None:
+    answer = refusal(error)
+    assert (answer.status_code, json.loads(bytes(answer.body))["error"]["code"]) == (status, code)
 
 
 def test_a_model_that_is_busy_is_not_named_to_a_tenant() -> None:

@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headrace.errors import HeadraceError, MissingPart, NotFound, Overloaded, RequestRefused, Unavailable, WrongUsage
+from headrace.errors import HeadraceError, MissingPart, NotFound, RequestRefused, WrongUsage
 from headrace.models import wire
-from headrace.models.http import LEFT, ambiguous, error_response, method_of, read_body, replay
+from headrace.models.http import LEFT, ambiguous, code_of, error_response, method_of, read_body, replay, status_of
 
 log = logging.getLogger("headrace.models")
 
@@ -104,18 +104,17 @@ class ModelAuthMiddleware:
         return error_response(401, "The API key is missing or wrong.", "invalid_api_key")
 
 
-def refusal(fault: HeadraceError) -> JSONResponse:
+_STATUSES: dict[type[HeadraceError], tuple[int, str]] = {
+    NotFound: (404, "model_not_found"),
+    RequestRefused: (400, "invalid_value"),  # by this server itself
+    WrongUsage: (400, "invalid_value"),
+    MissingPart: (503, wire.MISSING_PART),
+}
+"""Status and code where this server's differ from those of `http.py`."""
+
+
+def refusal(error: HeadraceError) -> JSONResponse:
     """The HTTP answer for an error of ours."""
-    match fault:
-        case Overloaded():
-            return error_response(429, str(fault), "overloaded", retry_s=1)
-        case NotFound():
-            return error_response(404, str(fault), "model_not_found")
-        case RequestRefused() | WrongUsage():
-            return error_response(400, str(fault), "invalid_value")
-        case MissingPart():
-            return error_response(503, str(fault), wire.MISSING_PART)
-        case Unavailable():
-            return error_response(503, str(fault), wire.UNAVAILABLE)
-        case _:
-            return error_response(500, str(fault), "internal_error")
+    own = (told for kind, told in _STATUSES.items() if isinstance(error, kind))
+    status, code = next(own, (status_of(error), code_of(error)))
+    return error_response(status, str(error), code, retry_s=1.0 if status == 429 else 2.0)
