@@ -896,7 +896,7 @@ MUTANTS = (
     ),
     Mutant(
         "X4",
-        "headrace/api/service.py",
+        "headrace/api/questions.py",
         "kv_cache_bytes=limits.kv_cache_bytes",
         "kv_cache_bytes=None",
         "A tenant's part of the KV cache is not bounded.",

@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from headrace.api import Service, create_app
+from headrace.app import App
 from headrace.catalog import LANDINGS, STORES, Store, Tier
 from headrace.cli.common import cli
 from headrace.core.run import recorded
@@ -287,7 +288,9 @@ def openapi() -> dict[str, Any]:
         finally:
             os.environ.pop("HEADRACE_SETTINGS") if given is None else os.environ.update(HEADRACE_SETTINGS=given)
         with open_platform(settings, parts=frozenset()) as nowhere, recorded("up", settings.home) as run:
-            served = create_app(Service(Runner(run, nowhere), None, settings), "token")  # type: ignore[arg-type]
+            app = App(settings, "up", service=True)  # not entered: nothing is started
+            app.runner = Runner(run, nowhere)
+            served = create_app(Service(app), "token")
             described: dict[str, Any] = served.openapi()
             return described
 

@@ -53,7 +53,7 @@ def up(
     with App(settings, "up", service=True) as app, ExitStack() as beside:
         # A progress bar for every document put through the API would only flicker.
         app.runner.bars = ProgressBars(quiet=True)
-        service = Service(app.runner, app.answers, settings)
+        service = Service(app)
         application = create_app(service, token)
         application.state.landing = landing = beside.enter_context(IngestThread(app.settings, app.runner))
         service.readiness.add(Ask("landing", landing.trouble, "`headrace head` shows what does not land, and how to continue."))

@@ -242,7 +242,7 @@ def test_an_embedder_that_is_down_is_no_reason_to_answer_from_full_text_alone(ap
 
 
 def test_a_tenant_stores_as_much_as_it_may_to_the_byte_and_to_the_document(app: App, voices: Voices) -> None:
-    web = create_app(Service(app.runner, app.answers, app.settings), "a-token")
+    web = create_app(Service(app), "a-token")
     with TestClient(web, base_url="http://127.0.0.1", headers={"authorization": "Bearer a-token"}) as page:
         quotas = {"documents": 2, "stored_bytes": 100}
         page.post("/v1/tenants", json={"name": "stores", "quotas": quotas}).raise_for_status()
@@ -288,7 +288,7 @@ def test_the_api_says_it_too_and_each_tenants_part_of_the_kv_cache_goes_to_the_g
 ) -> None:
     voices.text = SENTENCE
     token = "a-token"
-    web = create_app(Service(app.runner, app.answers, app.settings), token)
+    web = create_app(Service(app), token)
     with TestClient(web, base_url="http://127.0.0.1", headers={"authorization": f"Bearer {token}"}) as page:
         page.post("/v1/tenants", json={"name": "acme", "quotas": {"kv_cache_bytes": 12345}}).raise_for_status()
         minted = page.post("/v1/keys", json={"tenant": "acme", "scopes": ["read"]}).raise_for_status().json()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from headrace.api.document_view import Document, DocumentView
 from headrace.api.documents import Documents
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, Store
 from headrace.core.run import Run
@@ -131,8 +132,9 @@ def test_leaving_out_a_document_that_waits_loses_none_before_it(runner: Runner) 
     assert split(runner, "careful") == ["f0.md", "f1.md"]
 
 
-def test_the_service_shows_what_is_parsed_out_of_turn(runner: Runner, settings: Settings) -> None:
-    documents = Documents(runner, settings)
+def test_the_service_shows_what_is_parsed_out_of_turn(runner: Runner) -> None:
+    view, changed = DocumentView(runner), []
+    documents = Documents(runner, view, changed.append)
     for uri in ("g0.md", "g1.md", "g2.md"):
         documents.put("slow", uri, uri.encode(), TenantLimits())
     documents.put("quick", "h0.md", b"Open.", TenantLimits())
@@ -142,7 +144,17 @@ def test_the_service_shows_what_is_parsed_out_of_turn(runner: Runner, settings: 
     while reader(runner, DOCUMENT_ROWS).read(("uri",), "uri = 'h1.md'").num_rows == 0:
         runner.run(land)
         one_round(runner)
-    documents._refresh(now=True)
+    assert changed == ["slow"] * 3 + ["quick"] * 3
+    view.refresh(now=True)
     assert documents.one("quick", "h1.md").status == "parsed"
     assert documents.one("slow", "g2.md").status == "put"
-    assert documents.usage("quick") == (1, 5)
+    assert view.usage("quick") == (1, 5)
+    looked_at: list[str] = []
+
+    def wanted(document: Document) -> bool:
+        looked_at.append(document.uri)
+        return True
+
+    found, more = view.list("slow", wanted, after="g0.md", most=1)
+    assert ([document.uri for document in found], more) == (["g1.md"], True)
+    assert looked_at == ["g1.md", "g2.md"], "a page costs what it shows"

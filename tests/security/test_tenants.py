@@ -16,10 +16,10 @@ import pytest
 from shell import as_json, run
 from traffic import until
 
-from headrace.answering.engine import QueryEngine
 from headrace.answering.record import CORRECTION_CHARACTERS, REASON_CHARACTERS, Verdict
 from headrace.api.auth import SCOPES, Caller
 from headrace.api.service import Service
+from headrace.app import App
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENTS
 from headrace.core.run import Run
 from headrace.core.runner import Runner
@@ -364,12 +364,12 @@ def test_a_verdict_that_is_sent_again_is_recorded_once(api: Any, closed: httpx.C
     assert landed() == wanted, "each once"
     # Another process, as after a restart, knows it from the tables.
     settings = Settings(home=api.home.path)
-    runner = Runner(Run("test", tmp_path), api.endpoints)
-    engine = QueryEngine(runner, settings.inference)
-    restarted = Service(runner, engine, settings)
+    app = App(settings, "up")  # not entered: it shares the platform of the one that runs
+    app.runner = Runner(Run("test", tmp_path), api.endpoints)
+    restarted = Service(app)
     caller = Caller("closing", closed.headers["authorization"].split("_")[1], frozenset({"read"}), settings.limits)
-    until(30, lambda: engine.verdicts.answer(answer), lambda: "the answer does not land")
-    assert asdict(restarted.judge(caller, answer, True, reason="right", key="a-try-of-mine")) == told[0]
+    until(30, lambda: app.answers.verdicts.answer(answer), lambda: "the answer does not land")
+    assert asdict(restarted.questions.judge(caller, answer, True, reason="right", key="a-try-of-mine")) == told[0]
     restarted.metadata.close()
 
 

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from headrace import readiness
 from headrace.api import Service, create_app
+from headrace.app import App
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.errors import NotFound, StorageFull, Unavailable
@@ -25,7 +26,9 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
     monkeypatch.setattr(readiness, "_CLIENT_S", 0.3)
     settings = Settings(home=tmp_path)
     with open_platform(settings, parts=frozenset()) as nowhere, recorded("up", tmp_path) as run:
-        yield Service(Runner(run, nowhere), None, settings)  # type: ignore[arg-type]
+        app = App(settings, "up", service=True)  # not entered: nothing is started
+        app.runner = Runner(run, nowhere)
+        yield Service(app)
 
 
 def test_each_part_that_does_not_answer_is_named_without_its_address(service: Service) -> None:

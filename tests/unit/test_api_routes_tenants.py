@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from headrace.api import Service, create_app
+from headrace.app import App
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.platform import open_platform
@@ -20,7 +21,9 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
     monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "none.toml"))
     settings = Settings(home=tmp_path)
     with open_platform(settings, parts=frozenset()) as nowhere, recorded("up", tmp_path) as run:
-        yield Service(Runner(run, nowhere), None, settings)  # type: ignore[arg-type]
+        app = App(settings, "up", service=True)  # not entered: nothing is started
+        app.runner = Runner(run, nowhere)
+        yield Service(app)
 
 
 def test_a_change_is_one_line_of_the_audit(service: Service) -> None:

@@ -20,6 +20,7 @@ from starlette.routing import Match
 from docs import generate
 from headrace import cli
 from headrace.api import Service, create_app
+from headrace.app import App
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.platform import open_platform
@@ -244,7 +245,9 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("HEADRACE_SETTINGS", str(home / "none.toml"))
         settings = Settings(home=home)
     with open_platform(settings, parts=frozenset()) as nowhere, recorded("up", home) as run:
-        yield create_app(Service(Runner(run, nowhere), None, settings), "token")  # type: ignore[arg-type]
+        whole = App(settings, "up", service=True)  # not entered: nothing is started
+        whole.runner = Runner(run, nowhere)
+        yield create_app(Service(whole), "token")
 
 
 def requests() -> Iterator[tuple[str, str, str, dict[str, Any] | None]]:

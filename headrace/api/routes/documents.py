@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 
 from headrace.api.auth import Caller
 from headrace.api.dependencies import InThread, Reading, Serving, Writing
-from headrace.api.documents import Document
+from headrace.api.document_view import Document
 from headrace.api.middleware import AuditNotes
 from headrace.api.schemas import DocumentList, DocumentResponse, StoredResponse, Tenant
 from headrace.api.service import Service
@@ -162,7 +162,7 @@ async def list_documents(
 
     def work() -> DocumentList:
         found, more = service.documents.list(caller, whose, after=after, most=limit, status=status)
-        count, held = service.documents.visible_usage(caller, whose)
+        count, held = service.documents.usage(caller, whose)
         data = [_shown(caller, document) for document in found]
         return DocumentList(data=data, has_more=more, stored=StoredResponse(documents=count, bytes=held))
 

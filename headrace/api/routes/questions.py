@@ -17,6 +17,7 @@ from headrace.api.auth import Caller
 from headrace.api.dependencies import InThread, Reading, Serving
 from headrace.api.middleware import body_of
 from headrace.api.openai import Chat, check_model, model, streamed, whole
+from headrace.api.questions import AdmittedQuestion
 from headrace.api.schemas import (
     EXAMPLES,
     AnswerResponse,
@@ -30,7 +31,7 @@ from headrace.api.schemas import (
     answer_response,
     search_response,
 )
-from headrace.api.service import AdmittedQuestion, Service
+from headrace.api.service import Service
 from headrace.api.threads import first_of, stream_from_thread
 from headrace.errors import HeadraceError
 
@@ -55,7 +56,9 @@ async def chat_completions(body: Chat, request: Request, service: Serving, calle
     # Many clients send `user`: of a key that may not name one it is left aside.
     user = body.asker if caller.names_users else None
     ours = body.headrace
-    asked = service.admit(caller, body.question, dict(request.headers), tenant=ours.tenant, readers=ours.readers, user=user)
+    asked = service.questions.admit(
+        caller, body.question, dict(request.headers), tenant=ours.tenant, readers=ours.readers, user=user
+    )
     pieces = _pieces(request, service, asked)
     first = await first_of(pieces)
     if body.stream:
@@ -92,7 +95,9 @@ async def ask(body: AskedFor, request: Request, service: Serving, caller: Readin
 async def search(body: AskRequest, request: Request, service: Serving, caller: Reading) -> SearchResponse:
     """The passages for a question, best first, with both scores and both ranks."""
     asked = _admitted(body, request, service, caller)
-    async with aclosing(stream_from_thread(request, service, lambda put, gone: service.search(asked, put, gone))) as results:
+    async with aclosing(
+        stream_from_thread(request, service, lambda put, gone: service.questions.search(asked, put, gone))
+    ) as results:
         found: Answer = await first_of(results)
     request.scope["noted"].resource = found.answer_id
     return search_response(found, caller)
@@ -112,11 +117,11 @@ async def judge(
     With the header `Idempotency-Key` it may be sent again, should its answer not come: it is recorded once.
     """
     request.scope["noted"].resource = body.answer_id
-    return await in_thread(lambda: service.judge(caller, **body.model_dump(), key=idempotency_key))
+    return await in_thread(lambda: service.questions.judge(caller, **body.model_dump(), key=idempotency_key))
 
 
 def _admitted(body: AskRequest, request: Request, service: Service, caller: Caller) -> AdmittedQuestion:
-    return service.admit(
+    return service.questions.admit(
         caller,
         body.question,
         dict(request.headers),
@@ -129,7 +134,7 @@ def _admitted(body: AskRequest, request: Request, service: Service, caller: Call
 
 def _pieces(request: Request, service: Service, asked: AdmittedQuestion) -> Pieces:
     request.scope["noted"].resource = asked.answer_id
-    return stream_from_thread(request, service, lambda put, gone: service.ask(asked, put, gone))
+    return stream_from_thread(request, service, lambda put, gone: service.questions.ask(asked, put, gone))
 
 
 async def _last(first: str | Answer, rest: Pieces) -> Answer:

@@ -49,7 +49,7 @@ async def recorded(service: Serving, caller: Administering, in_thread: InThread)
 async def index_status(service: Serving, caller: Reading, in_thread: InThread, tenant: Tenant | None = None) -> IndexedResponse:
     """How many passages of a tenant are indexed, and in which version of the index."""
     whose = caller.tenant_for(tenant)
-    return IndexedResponse(**await in_thread(lambda: service.index_status(caller, whose)))
+    return IndexedResponse(**await in_thread(lambda: service.live.index_status(caller, whose)))
 
 
 @router.get("/v1/diagrams/{pipeline}.svg")
@@ -57,7 +57,7 @@ async def diagram(
     pipeline: str, service: Serving, caller: Administering, in_thread: InThread, run: str | None = None
 ) -> Response:
     """A pipeline's diagram, drawn from the newest run that moved anything in it, or from `run`."""
-    drawn = await in_thread(lambda: service.diagram(pipeline, run))
+    drawn = await in_thread(lambda: service.live.diagram(pipeline, run))
     return Response(drawn, media_type="image/svg+xml", headers={"Content-Security-Policy": _SVG_CSP})
 
 
@@ -95,7 +95,7 @@ async def _live(
     before: dict[str, Any] = {}
     healthy: dict[str, Any] = {}
     while True:
-        yield event("totals", service.totals())
+        yield event("totals", service.live.totals())
         if (told := await asyncio.to_thread(loop)) != before:
             before = told
             yield event("loop", told)

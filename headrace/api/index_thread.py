@@ -1,0 +1,114 @@
+"""The thread of `headrace up` that indexes what was put, one pass after another."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Collection
+
+from headrace.api.document_view import DocumentView
+from headrace.core.runner import Runner
+from headrace.documents.index import bring_up, take_in
+from headrace.errors import kind_of
+from headrace.readiness import Trouble
+from headrace.settings import Inference
+from headrace.terminal import printable
+
+_RETRY_S = (1.0, 30.0)
+_PARSE_S = 10.0
+"""Seconds of parsing in a pass; what is parsed by then need not wait for the rest."""
+
+log = logging.getLogger("headrace.api")
+
+
+class IndexThread:
+    """Indexes what is on the head, first what an earlier process left; a pass that storage fails is tried again."""
+
+    def __init__(self, view: DocumentView, runner: Runner, settings: Inference) -> None:
+        self._view = view
+        self._runner = runner
+        self._settings = settings
+        self._arrived: set[str] = set()  # tenants that put or deleted something since the pass under way began
+        self._lock = threading.Lock()
+        self._work = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._trouble: Trouble | None = None
+        self.stopping = False
+
+    def start(self) -> None:
+        """Begin."""
+        self._work.set()
+        self._thread = threading.Thread(target=self._run, name="index", daemon=True)
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """End after the stage that is under way; wait for it at most `seconds`."""
+        self.stopping = True
+        self._work.set()
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def trouble(self) -> Trouble | None:
+        """What holds indexing up, and since when; `None` where nothing does."""
+        return self._trouble
+
+    def announce(self, tenant: str) -> None:
+        """Say that a tenant has put or deleted something."""
+        with self._lock:
+            self._arrived.add(tenant)
+        self._work.set()
+
+    def _run(self) -> None:
+        wait_s = _RETRY_S[0]
+        while True:
+            self._work.wait()
+            if self.stopping:
+                return
+            self._work.clear()
+            try:
+                with self._view.during_pass():
+                    self._pass()
+                self._trouble, wait_s = None, _RETRY_S[0]
+            except _Stopped:
+                return
+            except Exception as error:  # a thread that ends would leave everything that is put later unindexed
+                since = time.monotonic() if self._trouble is None else self._trouble.since
+                self._trouble = Trouble(f"is held up and tried again ({kind_of(error)})", since)
+                log.error("indexing is held up and tried again: %s", printable(str(error)))
+                log.debug("", exc_info=True)
+                self._work.set()
+                if self._sleep(wait_s):
+                    return
+                wait_s = min(2 * wait_s, _RETRY_S[1])
+
+    def _sleep(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.stopping:
+            time.sleep(0.1)
+        return self.stopping
+
+    def _pass(self) -> None:
+        with self._lock:
+            self._arrived.clear()
+        _, parsing = take_in(self._runner, self._settings, parse_s=_PARSE_S, after=self._go_on)
+        unfinished: frozenset[str] = frozenset()
+        if (pending := self._view.pending()) is not None:
+            filled = bring_up(self._runner, self._settings, gives_way=self._gives_way, after=self._go_on)
+            unfinished = filled.embedded.unfinished
+            self._view.note_indexed(pending, unfinished)
+        if parsing.left or unfinished:
+            self._work.set()
+
+    def _gives_way(self, waiting: Collection[str]) -> bool:
+        """Whether a tenant has put or deleted something that this pass does nothing for."""
+        with self._lock:
+            return not self._arrived <= set(waiting)
+
+    def _go_on(self, _stage: str) -> None:
+        if self.stopping:
+            raise _Stopped
+
+
+class _Stopped(Exception):
+    """The service ends."""

@@ -1,0 +1,89 @@
+"""What the page shows of the run under way: bytes by tier, the index, and the diagrams."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from headrace.api.auth import Caller
+from headrace.catalog import CHUNKS, INDEXES, Tier
+from headrace.core.runner import Runner
+from headrace.documents.generations import active_reader
+from headrace.explain.diagram.layout import scene_for
+from headrace.explain.diagram.recorded import measured
+from headrace.explain.diagram.svg import svg
+from headrace.storage.ledger import Direction, Row
+from headrace.storage.tables.handles import quoted
+from headrace.storage.vectors.generations import IndexReader
+from headrace.storage.vectors.handles import VectorReader
+
+
+class LiveRun:
+    """The run of `headrace up`; safe to share between threads. `queue` says how many questions are answered and wait."""
+
+    def __init__(self, runner: Runner, home: Path, queue: Callable[[], tuple[int, int]], stopping: Callable[[], bool]) -> None:
+        self._runner = runner
+        self._home = home
+        self._queue = queue
+        self._stopping = stopping
+        self._drawing = threading.Lock()
+        self._drawn: dict[str, tuple[tuple[str, int], bytes]] = {}
+
+    def totals(self) -> dict[str, Any]:
+        """What the run has moved so far by tier, its state, and how many questions are under way."""
+        record = self._runner.record
+        answering, waiting = self._queue()
+        return {
+            "run": record.id,
+            "command": f"headrace {record.command}",
+            "state": "stopping" if self._stopping() else record.state,
+            "seconds": round((datetime.now(UTC) - record.started).total_seconds()),
+            "answering": answering,
+            "waiting": waiting,
+            "tiers": by_tier(record.ledger.rows()),
+        }
+
+    def index_status(self, caller: Caller, tenant: str) -> dict[str, Any]:
+        """How many passages of a tenant are indexed, and in which version of the index."""
+        indexes, vectors = self._index
+        served = active_reader(indexes.recent(), vectors)
+        return {
+            "run": self._runner.record.id,
+            "tenant": tenant,
+            "default_tenant": caller.tenant,
+            "index_version": served.version(),
+            "passages": served.count(f"tenant = {quoted(tenant)}"),
+        }
+
+    def diagram(self, name: str, run: str | None) -> bytes:
+        """A pipeline's diagram as SVG, drawn from `run`, or else from the newest run that moved anything in it.
+
+        Raises `NotFound` where no run did, `WrongUsage` for an unknown pipeline.
+        """
+        found = measured(self._home, name, run=run, live=self._runner.record)
+        stamp = (found.run_id, sum(row["ops"] for row in found.rows))
+        with self._drawing:  # one at a time: drawing takes a processor for a while
+            if name not in self._drawn or self._drawn[name][0] != stamp:
+                self._drawn[name] = (stamp, svg(scene_for(found.diagram())).encode())
+            return self._drawn[name][1]
+
+    @cached_property
+    def _index(self) -> tuple[IndexReader, VectorReader]:
+        return self._runner.open(IndexReader, INDEXES, stage="page"), self._runner.open(VectorReader, CHUNKS, stage="page")
+
+
+def by_tier(rows: list[Row]) -> list[dict[str, Any]]:
+    """Operations and bytes of ledger rows summed by tier: every tier, shallow to deep."""
+    totals: dict[str, dict[str, Any]] = {
+        str(tier): {"tier": str(tier), "ops": 0, "read_bytes": 0, "written_bytes": 0, "estimated": False} for tier in Tier
+    }
+    for row in rows:
+        total = totals[row.tier]
+        total["ops"] += row.ops
+        total["read_bytes" if row.direction == Direction.READ else "written_bytes"] += row.bytes
+        total["estimated"] = total["estimated"] or row.estimated
+    return list(totals.values())

@@ -1,0 +1,183 @@
+"""Questions and verdicts of many callers at once, without HTTP: admitted in a fair order, answered, counted, traced."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from headrace.answering.engine import GivenUp, QueryEngine
+from headrace.answering.record import Answer, Verdict, new_id
+from headrace.answering.verdicts import RecordedVerdict
+from headrace.api.admission import AdmissionQueue, Ticket
+from headrace.api.auth import PAGE, Asker, Caller, asker
+from headrace.api.telemetry import ServiceMetrics, Traces, tokens
+from headrace.errors import NotFound
+from headrace.settings import TenantLimits
+
+
+@dataclass(frozen=True)
+class AdmittedQuestion:
+    """A question with a place in the queue: who asks, whose documents, on behalf of which readers, and its answer's id."""
+
+    ticket: Ticket
+    text: str
+    caller: Caller
+    tenant: str
+    readers: tuple[str, ...]
+    who: Asker
+    headers: Mapping[str, str]
+    answer_id: str = field(default_factory=new_id)
+
+
+class QuestionService:
+    """Answers questions and takes verdicts; safe to share between threads. What waits or generates ends once `stopping`."""
+
+    def __init__(
+        self,
+        engine: QueryEngine,
+        places: AdmissionQueue,
+        metrics: ServiceMetrics,
+        traces: Traces,
+        limits_of: Callable[[str], TenantLimits],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._engine = engine
+        self._places = places
+        self._metrics = metrics
+        self._traces = traces
+        self._limits_of = limits_of
+        self._stopping = stopping
+        self._operator = _user()
+
+    def admit(
+        self,
+        caller: Caller,
+        text: str,
+        headers: Mapping[str, str],
+        *,
+        tenant: str | None,
+        readers: Sequence[str],
+        user: str | None,
+        simulated: str | None = None,
+    ) -> AdmittedQuestion:
+        """Take a place for a question. Raises `Forbidden` for what the caller may not name, `Overloaded` where none is free."""
+        whose, open_to = caller.tenant_for(tenant), caller.principals_for(readers)
+        who = self._who(caller, user, simulated)
+        ticket = self._places.enter(whose, caller.limits.questions, text)
+        return AdmittedQuestion(ticket, text, caller, whose, open_to, who, headers)
+
+    def ask(self, asked: AdmittedQuestion, put: Callable[[str | Answer], None], gone: Callable[[], bool]) -> None:
+        """Put the answer's text in pieces, then the answer; ends early once `gone` says that nobody listens.
+
+        Gives the question's place back. Raises what retrieval and generation raise.
+        """
+        tenant, caller = asked.tenant, asked.caller
+        with (
+            suppress(GivenUp),
+            self._turn(asked.ticket, gone) as begun,
+            self._traces.question("chat", tenant, asked.headers) as span,
+        ):
+            if not begun:
+                return
+            # What a tenant's first question opens (topics, catalogs) is opened once, not by several questions at a time.
+            with self._engine.first(("ask", tenant)):
+                limits = caller.limits if tenant == caller.tenant else self._limits_of(tenant)
+                stream = self._engine.ask(
+                    asked.text,
+                    tenant=tenant,
+                    user=asked.who.user,
+                    simulated=asked.who.simulated,
+                    readers=asked.readers,
+                    kv_cache_bytes=limits.kv_cache_bytes,
+                    answer_id=asked.answer_id,
+                    given_up=lambda: gone() or self._stopping(),
+                )
+                for piece in stream:
+                    if isinstance(piece, Answer):
+                        span.answered(piece)
+                        read, written, _ = tokens(piece)
+                        first = piece.timings_ms.get("first_token", 0.0) / 1e3
+                        self._metrics.question(tenant, "answer", read=read, written=written, first_s=first)
+                        self._engine.verdicts.remember(piece)
+                    put(piece)
+
+    def search(self, asked: AdmittedQuestion, put: Callable[[Answer], None], gone: Callable[[], bool]) -> None:
+        """Put the passages for a question, best first, unless nobody waits for them any more; gives its place back."""
+        tenant, who = asked.tenant, asked.who
+        with self._turn(asked.ticket, gone) as begun, self._traces.question("retrieval", tenant, asked.headers) as span:
+            if not begun:
+                return
+            with self._engine.first(("ask", tenant)):
+                found = self._engine.search(
+                    asked.text, tenant=tenant, user=who.user, simulated=who.simulated, readers=asked.readers
+                )
+            span.answered(found)
+            self._metrics.question(tenant, "search")
+            self._engine.verdicts.remember(found)
+            put(found)
+
+    def judge(
+        self,
+        caller: Caller,
+        answer_id: str,
+        up: bool,
+        *,
+        chunk_id: str = "",
+        reason: str = "",
+        correction: str = "",
+        consent: bool | None = None,
+        user: str | None = None,
+        simulated_user: str | None = None,
+        key: str | None = None,
+    ) -> RecordedVerdict:
+        """Put a verdict on the head; returns its place there. Raises `NotFound` for an answer not given to the caller's tenant.
+
+        Raises `Forbidden` as `admit`. The same verdict under the same `key` is recorded once, as far as this process and what has
+        landed know, and every sending gets the same response.
+        """
+        who = self._who(caller, user, simulated_user)
+        given = self._engine.verdicts.answer(answer_id)
+        if given is None or not (caller.admin or given.tenant == caller.tenant):
+            # The same words for both: a caller does not learn whether another tenant has such an answer.
+            raise NotFound(
+                f"No answer {answer_id} is known here.",
+                hint="If another command gave it, land it first: `headrace land --once`.",
+            )
+        if chunk_id and chunk_id not in given.chunks:
+            raise NotFound(f"Answer {answer_id} does not stand on a chunk {chunk_id}.", hint="Take chunk_id from its passages.")
+        verdict = Verdict(
+            answer_id,
+            up,
+            given.tenant,
+            who.user,
+            chunk_id=chunk_id,
+            reason=reason,
+            correction=correction,
+            consent=consent,
+            simulated=who.simulated,
+            key=who.key,
+        )
+        verdicts = self._engine.verdicts
+        return verdicts.record([verdict])[0] if key is None else verdicts.record_once(verdict, key)
+
+    def _who(self, caller: Caller, user: str | None, simulated: str | None) -> Asker:
+        """Who is recorded: the user that is named, else the key, or for the page the user who started the service."""
+        return asker(caller, self._operator if caller.key_id == PAGE else caller.key_id, user, simulated)
+
+    @contextmanager
+    def _turn(self, place: Ticket, gone: Callable[[], bool]) -> Iterator[bool]:
+        """Wait for a question's turn, and give its place back; yields false where nobody waits for it any more."""
+        try:
+            yield self._places.wait(place, lambda: gone() or self._stopping())
+        finally:
+            self._places.leave(place)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
