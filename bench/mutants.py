@@ -186,9 +186,9 @@ MUTANTS = (
     Mutant(
         "E1",
         "headrace/explain/diagram/diagram.py",
-        'f"{called} gave back {human_bytes(moved.bytes(store=store, direction=Direction.READ))}, "',
-        'f"{called} gave back {human_bytes(moved.bytes(store=store))}, "',
-        "What was given back counts what was written, too.",
+        'f"{human_bytes(moved.bytes(store=store, direction=Direction.READ))} were read from {called}, "',
+        'f"{human_bytes(moved.bytes(store=store))} were read from {called}, "',
+        "What was read counts what was written, too.",
         ("tests/unit/test_explain_diagram.py::test_the_headline_is_the_first_claim_the_rows_support",),
     ),
     Mutant(

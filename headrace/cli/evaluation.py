@@ -92,14 +92,14 @@ def replay(
 
     folder = read(directory)
     asked = spread(chosen(folder, questions), limit)
-    parts = user_plans(asked, users=users, poison=poison, seed=seed)
+    plans = user_plans(asked, users=users, poison=poison, seed=seed)
     answers = any(question.answers for question in asked) if generate is None else generate
     if not as_json:
         err.print(f"SIMULATED users, not people: {RULE}", style="italic", highlight=False)
     if via is None:
-        played = _here(folder, parts, tenant, answers, rate, as_json)
+        played = _here(folder, plans, tenant, answers, rate, as_json)
     else:
-        played = _via(folder, parts, tenant, answers, rate, as_json, via, token)
+        played = _via(folder, plans, tenant, answers, rate, as_json, via, token)
     if as_json:
         print_json(played.as_dict())
     else:
@@ -116,7 +116,7 @@ def replay(
 
 
 def _here(
-    folder: BeirFolder, parts: tuple[UserPlan, ...], tenant: str | None, answers: bool, rate: float | None, quiet: bool
+    folder: BeirFolder, plans: tuple[UserPlan, ...], tenant: str | None, answers: bool, rate: float | None, quiet: bool
 ) -> ReplayReport:
     from headrace.app import App
     from headrace.simulate import DocumentNames, InProcessClient, play
@@ -126,13 +126,13 @@ def _here(
     with App(settings, "replay", quiet=quiet) as app:
         if tenant is None:
             indexed(app.runner, folder, settings.inference)
-        door = InProcessClient(app.answers, tenant or folder.tenant)
-        return play(parts, door, DocumentNames(folder).document_id, generate=answers, rate=rate, bars=app.runner.bars)
+        client = InProcessClient(app.answers, tenant or folder.tenant)
+        return play(plans, client, DocumentNames(folder).document_id, generate=answers, rate=rate, bars=app.runner.bars)
 
 
 def _via(
     folder: BeirFolder,
-    parts: tuple[UserPlan, ...],
+    plans: tuple[UserPlan, ...],
     tenant: str | None,
     answers: bool,
     rate: float | None,
@@ -145,13 +145,13 @@ def _via(
     from headrace.simulate.performance import patiently
 
     names = DocumentNames(folder)
-    door = ApiClient(url, key, settings_of(tenant).tenant if tenant else None)
+    client = ApiClient(url, key, settings_of(tenant).tenant if tenant else None)
     try:
         if tenant is None:
-            door.bring(names, patiently)
-        return play(parts, door, names.document_id, generate=answers, rate=rate, bars=ProgressBars(quiet=quiet))
+            client.bring(names, patiently)
+        return play(plans, client, names.document_id, generate=answers, rate=rate, bars=ProgressBars(quiet=quiet))
     finally:
-        door.close()
+        client.close()
 
 
 def _say(played: ReplayReport) -> None:

@@ -1,1 +1,1 @@
-"""Stages, pipelines, the runner that gives each stage its metered handles, and the run they are recorded in."""
+"""Core: stages and pipelines, the runner that gives stages their metered handles, and the journal of runs."""

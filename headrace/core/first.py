@@ -1,4 +1,4 @@
-"""The first call of a kind alone, later ones side by side."""
+"""Serializes the first call of each kind; later calls run concurrently."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 
 
 class FirstAlone:
-    """Serializes the calls of a kind until one has succeeded, so that what the first one opens is opened once."""
+    """Serializes the calls of a kind until one has succeeded, so that shared resources are opened only once."""
 
     def __init__(self) -> None:
         self._first = threading.Lock()

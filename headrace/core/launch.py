@@ -1,4 +1,4 @@
-"""Where batch work and a training loop function run: here; `ray_runner` is the same on a cluster."""
+"""Local execution of batch work and training functions, and the protocols; `ray_runner` is the version for a cluster."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Report = Callable[[int, int, float], None]
 
 
 class Launch(Protocol):
-    """How a loop function is run."""
+    """Runs a training function."""
 
     def run(self, loop: Callable[..., R], *arguments: Any, report: Report) -> R:
-        """Run `loop(*arguments, report)`. Handles among the arguments count into the caller's ledger, wherever it runs."""
+        """Run `loop(*arguments, report)`. Handles among the arguments count in the caller's ledger, wherever it runs."""
         ...
 
 
 class LocalLauncher:
-    """In this process."""
+    """Runs training functions in this process."""
 
     def run(self, loop: Callable[..., R], *arguments: Any, report: Report) -> R:
         """See `Launch.run`."""
@@ -34,22 +34,22 @@ Work = Callable[[pa.RecordBatch], pa.RecordBatch | Iterable[pa.RecordBatch]]
 
 
 class Batches(Protocol):
-    """How batch work is run."""
+    """Runs batch work."""
 
     def map(
         self, source: Iterable[pa.RecordBatch], work: Callable[..., Work], *args: Any, workers: int = 2
     ) -> Iterator[pa.RecordBatch]:
-        """Apply `work(*args)`, built once per worker, to each batch; 1:N allowed; results in the order of the source."""
+        """Apply `work(*args)`, built once per worker, to each batch. 1:N is allowed; results keep the source's order."""
         ...
 
 
 class Threads:
-    """Batch work on threads of this process: at most two batches per worker are in memory."""
+    """Runs batch work on threads, with at most two batches per worker in memory."""
 
     def map(
         self, source: Iterable[pa.RecordBatch], work: Callable[..., Work], *args: Any, workers: int = 2
     ) -> Iterator[pa.RecordBatch]:
-        """See `Batches.map`. The first error of a worker ends the map and is raised here."""
+        """See `Batches.map`. The first error of a worker ends the map and is raised."""
         mine = threading.local()
 
         def apply(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
@@ -71,5 +71,5 @@ class Threads:
 
 
 def listed(result: pa.RecordBatch | Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """What a piece of work returned, as a list: it may return one batch or several."""
+    """The result of work, one batch or several, as a list."""
     return [result] if isinstance(result, pa.RecordBatch) else list(result)

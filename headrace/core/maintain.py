@@ -1,6 +1,6 @@
-"""maintain: every table of the catalog kept small and quick, whoever wrote it.
+"""maintain: maintenance of every table of the catalog. Also archives run journals in tables.
 
-The stage has every table as a port, so a store that the catalog gains is kept without a line here.
+The stage has every table as a port, so a new table in the catalog needs no change here.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from headrace.storage.tables.handles import TableWriter, quoted
 from headrace.storage.tables.maintenance import MaintenanceReport
 
 
-@stage("Merges each table's small files, expires old snapshots no round names, and removes what none names.")
+@stage("Merges each table's small files, expires old snapshots that no round names, and removes orphaned files.")
 def maintain(
     rounds: Annotated[ObjectReader, ROUNDS],
     tables: Annotated[Mapping[Store, TableWriter], each(stores(Tier.TABLE))],
     settings: Maintenance,
     only_due: bool = False,
 ) -> list[MaintenanceReport]:
-    """Keep every table, or those that are due; return what was done to each that exists.
+    """Maintain every table, or only those that are due; returns a report for each existing table.
 
-    A table that cannot be kept now does not keep the others from it: its error is raised once they are done.
+    A transient error with one table is raised after the others are done.
     """
     retained = retained_snapshots(rounds)
     done: list[MaintenanceReport] = []
@@ -51,9 +51,9 @@ def maintain(
 
 
 def retained_snapshots(rounds: ObjectReader) -> Callable[[], set[int]]:
-    """Asks for the snapshots that rounds name: every number that a plan or a manifest holds.
+    """Returns a function that finds the snapshots named by rounds: all numbers in plans and manifests.
 
-    Each is read once, for none is ever changed. That a number which is no snapshot is among them does no harm.
+    Each file is read once, since they never change. Numbers that are not snapshots do no harm.
     """
     numbers: dict[str, set[int]] = {}
 
@@ -71,20 +71,20 @@ _ARCHIVED = "archived"
 
 @dataclass(frozen=True)
 class Archived:
-    """How many runs went into the tables."""
+    """Number of runs archived."""
 
     runs: int
 
 
 @stage("Copies ended runs and their ledgers into tables.")
 def record(ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, LEDGER], home: Path) -> Archived:
-    """Archive every ended run of this home that the tables do not have yet.
+    """Archive every ended run of this home that is not in the tables yet.
 
-    `ledger` rows are committed first and `runs` last, so a run that the `runs` table names is there whole; a run whose ledger
-    went in before a crash is recognised by its id and not written again.
+    `ledger` rows are committed first and `runs` last, so a run in the `runs` table is complete; a run whose ledger rows were
+    written before a crash is recognised by its id and not written again.
     """
-    # Both tables' properties are read before their rows: of two processes that archive at once, one is refused and nothing
-    # doubles.
+    # Read both tables' properties before their rows: of two processes that archive at once, one commit then fails, and nothing
+    # is duplicated.
     recorded = (ended.snapshot_property(_ARCHIVED), ledger.snapshot_property(_ARCHIVED))
     new = ended_runs(home)
     if not new:
@@ -112,6 +112,6 @@ def record(ended: Annotated[TableWriter, RUNS], ledger: Annotated[TableWriter, L
         if lines:
             ended.append(batch(RUNS.columns, lines), properties=newest, expected={_ARCHIVED: recorded[0]})
     except LostRace:
-        return Archived(0)  # the other process does it, and what it leaves is done next time
+        return Archived(0)  # the other process archives them; the next call archives the rest
     set_aside(home, [j["run"] for j in new])
     return Archived(len(lines))

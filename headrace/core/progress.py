@@ -1,4 +1,4 @@
-"""Progress of long work, on standard error, for whoever looks at a terminal."""
+"""Progress bars of long work, on standard error of a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class ProgressBars:
-    """Draws one bar per long loop; nothing at all where no terminal looks on or `quiet` is asked."""
+    """Draws one bar per long loop; nothing without a terminal or with `quiet`."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self._console = console or Terminal(stderr=True)
@@ -23,17 +23,17 @@ class ProgressBars:
         self._quiet = quiet or not self._console.is_terminal
 
     def note(self, text: str) -> None:
-        """Say something in passing, where a terminal looks on."""
+        """Print a note, on a terminal only."""
         if not self._quiet:
             self._console.print(text, style="dim", highlight=False)
 
     def warn(self, text: str) -> None:
-        """Say what must not be missed, into a log too where no terminal looks on."""
+        """Print a warning, also without a terminal (e.g. into a log)."""
         if not self._silent:
             self._console.print(text, style="yellow", highlight=False, soft_wrap=True)
 
     def track(self, items: Iterable[T], what: str, *, total: int | None = None, of: str = "", size: bool = False) -> Iterator[T]:
-        """Yield the items and draw how far they are; with `size`, an item advances the bar by its `num_rows`."""
+        """Yield the items and draw the progress; with `size`, an item advances the bar by its `num_rows`."""
         if self._quiet:
             yield from items
             return
@@ -45,7 +45,7 @@ class ProgressBars:
 
     @contextmanager
     def counted(self, what: str, *, of: str = "") -> Iterator[Callable[[int, int, float], None]]:
-        """Yield a function (done, of how many, loss) that moves one bar."""
+        """Yield a function (done, total, loss) that moves one bar."""
         if self._quiet:
             yield lambda done, total, loss: None
             return

@@ -1,7 +1,7 @@
-"""A Ray cluster for one command: started on this machine, or the one at `RAY_ADDRESS`.
+"""A Ray cluster for one command: started on this machine, or the existing one at `RAY_ADDRESS`.
 
-Ray reads most of its environment while it is imported, so nothing here imports it before `cluster` has set that, and the
-modules that do (`ray_batches`, `ray_train`) are imported by `cluster` alone.
+Ray reads most of its environment variables on import, so nothing here imports it before `cluster` has set them, and only
+`cluster` imports the module that does (`ray_runner`).
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ _LEFT_S = 10.0
 _KNOCK_S = 5.0
 
 _ALWAYS = {
-    # Nothing phones home, nothing exports metrics.
+    # No usage reports, no metrics export.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    # Errors reach the driver as exceptions; what Ray's core prints beside them, it prints on every good run too.
+    # Errors reach the driver as exceptions; Ray's core also prints messages on successful runs.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # A loop function sees the directory it would see here, and its end is noticed within half a second.
+    # Keep the current directory for the training function, and notice its end within half a second.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 
-# The C++ side of Ray keeps the first token it reads for as long as the process lives.
+# Ray's C++ core keeps the first token it reads for the life of the process.
 _TOKEN = secrets.token_hex(32)
 
 _OWN = {
-    # Without this Ray listens on every address of the machine.
+    # Without this, Ray listens on all addresses of the machine.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": _TOKEN,
@@ -59,11 +59,11 @@ _OWN = {
 
 @contextmanager
 def cluster() -> Iterator[tuple[Batches, Launch]]:
-    """Hold a cluster and yield how batch work and how training run on it.
+    """Hold a cluster and yield its runners for batch work and training.
 
-    Without `RAY_ADDRESS` one is started on this machine: every listener on 127.0.0.1, a token of its own, no dashboard; it ends
-    with the block, and with this process if that is killed. With `RAY_ADDRESS` (and `RAY_AUTH_TOKEN` where it asks for one) that
-    cluster is used and left running. Raises `MissingPart` where Ray is not installed, `Unavailable` where it does not start.
+    Without `RAY_ADDRESS`, one is started on this machine: all listeners on 127.0.0.1, its own token, no dashboard; it ends with
+    the block, or with this process if that is killed. With `RAY_ADDRESS` (and `RAY_AUTH_TOKEN`, if required), that cluster is
+    used and left running. Raises `MissingPart` if Ray is not installed, `Unavailable` if it does not start.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     with _environment(_ALWAYS if address else _ALWAYS | _OWN), nullcontext() if address else _folder() as folder:
@@ -84,7 +84,7 @@ def cluster() -> Iterator[tuple[Batches, Launch]]:
         try:
             _knock(address)
             with warnings.catch_warnings(), _silence():
-                # LanceDB warns in every child that is forked, also in those that run another program at once.
+                # LanceDB warns in every forked child, even in those that exec another program at once.
                 warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
                 ray.init(
                     address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **({} if address else own)
@@ -95,7 +95,7 @@ def cluster() -> Iterator[tuple[Batches, Launch]]:
                 f"Ray at {address} does not answer: {reason}." if address else f"Ray does not start: {reason}.",
                 hint="Check RAY_ADDRESS and RAY_AUTH_TOKEN, or unset them to run on this machine."
                 if address
-                else "Run without `--on ray`, or with TMPDIR set to a short path that has room.",
+                else "Run without `--on ray`, or set TMPDIR to a short path with enough space.",
             ) from error
         try:
             yield RayBatches(), RayTrain()
@@ -104,7 +104,7 @@ def cluster() -> Iterator[tuple[Batches, Launch]]:
 
 
 def _knock(address: str) -> None:
-    """Raise `OSError` where nothing listens at `host:port`: Ray would go on trying for minutes."""
+    """Raise `OSError` if nothing listens at `host:port`, because Ray would retry for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
@@ -112,7 +112,7 @@ def _knock(address: str) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Send standard error nowhere, also that of C++: Ray's core says there that it was told to be quiet."""
+    """Discard standard error, including that of C++ code: Ray's core prints there in spite of its log level."""
     sys.stderr.flush()
     saved = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
@@ -127,13 +127,13 @@ def _silence() -> Iterator[None]:
 
 @contextmanager
 def _folder() -> Iterator[str]:
-    """A folder for a cluster's sockets and logs, with a warden: a process that sees to it that neither outlives this one.
+    """A folder for a cluster's sockets and logs, with a watchdog process that removes both after this process ends.
 
-    The kernel ends most of a cluster with a driver that is killed, but Ray's agents then look for it for a minute.
+    The kernel ends most of a cluster with a killed driver, but Ray's agents keep looking for it for a minute.
     """
     folder = tempfile.mkdtemp(prefix="hr-ray-")
     command, env = python(__name__)
-    warden = subprocess.Popen(
+    watchdog = subprocess.Popen(
         [*command, folder],
         env=env,
         stdin=subprocess.PIPE,
@@ -144,7 +144,7 @@ def _folder() -> Iterator[str]:
     try:
         yield folder
     finally:
-        warden.communicate()
+        watchdog.communicate()
 
 
 @contextmanager
@@ -162,7 +162,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def _watch(folder: str) -> None:
-    """Wait until the driver is done or dead, then end what else has files open in its folder, and remove that."""
+    """Wait until the driver has ended, then kill other processes with open files in its folder, and remove the folder."""
     driver = os.getppid()
     sys.stdin.read()
     until = time.monotonic() + _LEFT_S

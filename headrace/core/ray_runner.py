@@ -1,4 +1,4 @@
-"""Batch work and training under Ray. Import it through `ray_cluster.cluster` only, which sets Ray's environment up."""
+"""Batch work and training on Ray. Import it only through `ray_cluster.cluster`, which sets Ray's environment variables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from headrace.core.launch import Report, Work, listed
 from headrace.errors import HeadraceError, Unavailable
 from headrace.storage.objects import ObjectReader
 
-# Errors arrive as exceptions; Ray Data would print them, and each dataset it finished, as well.
+# Errors arrive as exceptions; Ray Data would also print them, and every finished dataset.
 logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 _GROUP_BATCHES = 256
@@ -32,19 +32,19 @@ _ACTOR_CPUS = 0.5
 
 
 class RayBatches:
-    """Batch work on Ray actors: the source is read in groups of at most 256 batches or 64 MiB, one group in memory at a time.
+    """Runs batch work on Ray actors. The source is read in groups of at most 256 batches or 64 MiB, one in memory at a time.
 
-    Work is built once per actor and group. Rows and schema are those of `Threads`; Ray may join neighbouring results into one
-    batch, and leaves out batches without rows.
+    Work is built once per actor and group. Rows and schema are as with `Threads`; Ray may merge adjacent results into one batch
+    and drops batches without rows.
     """
 
     def map(
         self, source: Iterable[pa.RecordBatch], work: Callable[..., Work], *args: Any, workers: int = 2
     ) -> Iterator[pa.RecordBatch]:
-        """See `Batches.map`. Of Headrace's errors the first ends the map and is raised here as itself."""
+        """See `Batches.map`. The first of Headrace's own errors ends the map and is raised unwrapped."""
         built = None
         for group in _groups(source):
-            # By reference, since Ray keeps constructor arguments in its records and an endpoint holds a key.
+            # By reference, since Ray records constructor arguments, and an endpoint contains a key.
             built = built or ray.put((work, args))
             try:
                 yield from _mapped(group, built, min(workers, len(group)))
@@ -86,7 +86,7 @@ def _mapped(group: list[pa.RecordBatch], built: Any, workers: int) -> Iterator[p
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # Actors that hold every CPU of a cluster leave none for Ray Data's own tasks, and it waits for one for ever.
+    # If actors hold every CPU of a cluster, Ray Data's own tasks wait for ever.
     cpus = min(_ACTOR_CPUS, ray.cluster_resources().get("CPU", 1.0) / (2 * workers))
     results = ray.data.from_arrow([pa.Table.from_batches([rows]) for rows in group]).map_batches(
         _Actor,
@@ -101,7 +101,7 @@ def _mapped(group: list[pa.RecordBatch], built: Any, workers: int) -> Iterator[p
 
 
 def _ours(error: BaseException | None) -> HeadraceError | None:
-    """Headrace's error at the bottom of Ray's, if there is one. Ray's copy of it carries a traceback as its message."""
+    """The Headrace error wrapped by Ray's, if any. Ray's own copy has a traceback as its message."""
     while error is not None:
         if isinstance(error, ray.exceptions.RayTaskError):
             error = error.cause
@@ -121,34 +121,34 @@ _LOOK_S = 0.25
 
 
 class RayTrain:
-    """One Ray Train worker on CPUs, as many as this machine would use; a worker that dies is started again, twice.
+    """Runs training on one Ray Train worker, with as many CPUs as this machine would use; restarts a dead worker twice.
 
-    The loop function resumes from its own latest checkpoint then: Ray's checkpoints are not used, and its storage path is a
-    temporary directory. What a worker that died had moved since its last report is not in the ledger.
+    The training function then resumes from its own latest checkpoint: Ray's checkpoints are not used, and its storage path is a
+    temporary directory. Bytes that a dead worker moved after its last report are not in the ledger.
     """
 
     def run(self, loop: Callable[..., R], *arguments: Any, report: Report) -> R:
         """See `Launch.run`; `report` gets the latest step about four times a second.
 
-        Raises what the loop function raises, and `Unavailable` where its worker died once too often.
+        Raises the function's own errors, and `Unavailable` if its worker died too often.
         """
-        # Imported here: it imports torch, and batch work needs none.
+        # Imported here because it imports torch, which batch work does not need.
         from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.backend import Backend
         from ray.train.torch import TorchConfig, TorchTrainer
 
         class Alone(TorchConfig):  # type: ignore[misc]
-            """One worker needs no process group, and torch's would listen on every address of the machine."""
+            """No process group: one worker needs none, and torch's would listen on all addresses of the machine."""
 
             @property
             def backend_cls(self) -> type[Backend]:
                 return Backend  # type: ignore[no-any-return]
 
-        # Actors of batch work that ended hang in cycles of references until they are collected, and hold CPUs meanwhile, for
-        # which the worker would wait for ever.
+        # Ended actors of batch work are in reference cycles and hold CPUs until they are collected; the worker would wait for
+        # those for ever.
         gc.collect()
         ledgers = list({id(a.meter.ledger): a.meter.ledger for a in arguments if isinstance(a, ObjectReader)}.values())
-        # Pickled together, so that each ledger is the one its handles count into over there too.
+        # Pickled together, so that handles and ledgers still refer to each other in the worker.
         handed = [ray.put((loop, arguments, ledgers))]
         post = ray.remote(num_cpus=0)(_Post).remote()
         with tempfile.TemporaryDirectory(prefix="hr-train-") as folder:
@@ -164,7 +164,7 @@ class RayTrain:
                 reason = next(iter(str(failed).strip().splitlines()[1:]), "no reason given").rstrip(".")
                 raise Unavailable(
                     f"The training worker died {_RESTARTS + 1} times: {reason}.",
-                    hint="Run the command again: it goes on from the latest checkpoint.",
+                    hint="Run the command again: it continues from the latest checkpoint.",
                 ) from failed
             finally:
                 with suppress(ray.exceptions.RayError):
@@ -178,14 +178,14 @@ class RayTrain:
 
 
 class _Post:
-    """Where the worker leaves its latest step and what its ledgers hold, for the driver to fetch."""
+    """An actor that holds the worker's latest step and ledgers for the driver."""
 
     def __init__(self) -> None:
         self._step: _Step | None = None
         self._exports: dict[str, _Exports] = {}
 
     def leave(self, attempt: str, step: _Step | None, exports: _Exports) -> None:
-        """Keep the latest of each attempt: one that was killed has moved bytes too."""
+        """Store the latest state of each attempt, since a killed one has moved bytes too."""
         self._step = step or self._step
         self._exports[attempt] = exports
 
@@ -194,12 +194,12 @@ class _Post:
         return self._step
 
     def exports(self) -> list[_Exports]:
-        """What each attempt moved."""
+        """The ledgers of each attempt."""
         return list(self._exports.values())
 
 
 def _attempt(handed: list[Any], post: Any) -> tuple[Any, Exception | None]:
-    """Run the loop function in a Ray Train worker; what it raises is returned, since only a dead worker is to be restarted."""
+    """Run the training function in a worker. Its errors are returned, because only a dead worker is to be restarted."""
     loop, arguments, ledgers = ray.get(handed[0])
     name = secrets.token_hex(4)
 
@@ -217,7 +217,7 @@ def _attempt(handed: list[Any], post: Any) -> tuple[Any, Exception | None]:
 
 
 def _watched(fit: Callable[[], Any], post: Any, report: Report) -> Any:
-    """Run `fit` on a thread, since on the main one Ray Train takes over Ctrl-C for good, and report steps meanwhile."""
+    """Run `fit` on a thread and report steps. On the main thread, Ray Train would take over Ctrl-C for good."""
     fitted: Future[Any] = Future()
 
     def run() -> None:
@@ -239,6 +239,6 @@ def _watched(fit: Callable[[], Any], post: Any, report: Report) -> Any:
 
 
 def _cpus() -> int:
-    """CPUs to ask for: Ray sets torch's threads to them, and as many threads as here give the very sums they give here."""
+    """CPUs to request. Ray sets torch's threads to them, and the same number of threads as locally gives identical sums."""
     largest = max((node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"]), default=1.0)
     return max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, int(largest)))

@@ -1,9 +1,8 @@
-"""A run: one execution of a pipeline or part of it, with its ledger, journaled under the home while it goes on.
+"""A run: one execution of a pipeline or part of it, with its ledger and a journal in the home.
 
-The journal is one JSON file per run, `runs/RUN.json`, rewritten whole about once a second (temp file, fsync, rename). A process
-that dies leaves its last journal; the next command marks it `died`. `maintain.py` copies ended journals into the `runs` and
-`ledger` tables and moves them to `runs/archived/`, where the newest thousand stay: what a command reads does not grow with what
-has run.
+The journal is a JSON file per run, `runs/RUN.json`, rewritten about once a second (temp file, fsync, rename). A process that dies
+leaves its last journal; the next command marks it `died`. `maintain.py` copies ended journals into the tables `runs` and `ledger`
+and moves them to `runs/archived/`, which keeps the newest thousand, so a command's reads do not grow with the number of runs.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from headrace.storage.ledger import Ledger
 _FLUSH_S = 1.0
 _ARCHIVED = "archived"
 _KEPT = 1_000  # archived journals
-_SECOND = len("20261129-065201")  # how much of a run's id says in which second it began
+_SECOND = len("20261129-065201")  # length of the start time in a run's id
 
 
 @dataclass
 class Run:
-    """One execution: `ledger` counts what it moves, `detail` keeps what it found out (JSON-ready)."""
+    """One execution: `ledger` counts what it moves, `detail` holds further results (JSON-ready)."""
 
     command: str
     folder: Path
@@ -64,7 +63,7 @@ class Run:
                     "pid": os.getpid(),
                     "process_started": began(os.getpid()),
                     "rows": [row.as_dict() for row in self.ledger.rows()],
-                    # Percentiles cannot be added, histograms can.
+                    # Unlike percentiles, histograms can be added.
                     "ledger": self.ledger.export(),
                 }
             ).encode(),
@@ -73,7 +72,7 @@ class Run:
 
 @contextlib.contextmanager
 def recorded(command: str, home: Path) -> Iterator[Run]:
-    """Record the block as a run: its journal is kept up to date meanwhile and says at the end how it ended."""
+    """Record the block as a run; its journal is kept up to date and finally says how it ended."""
     folder = home / "runs"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _mark_dead(folder)
@@ -92,7 +91,7 @@ def recorded(command: str, home: Path) -> Iterator[Run]:
         run._stop.set()
         keeper.join()
         run.ended = datetime.now(UTC)
-        # A full disk must not hide the error that the block raised because of it.
+        # A full disk must not hide the error that it caused in the block.
         with contextlib.suppress(OSError, StorageFull):
             run.journal()
 
@@ -103,7 +102,7 @@ def runs(home: Path) -> list[dict[str, Any]]:
 
 
 def newest_first(home: Path) -> Iterator[dict[str, Any]]:
-    """The journals of this home, each read when it is come to: who looks for the newest of a kind reads few."""
+    """The journals of this home, newest first, read lazily, so that finding a recent one reads few."""
     paths = [*(home / "runs").glob("*.json"), *(home / "runs" / _ARCHIVED).glob("*.json")]
     for _, second in groupby(sorted(paths, key=lambda path: path.name, reverse=True), lambda path: path.name[:_SECOND]):
         found = []
@@ -114,7 +113,7 @@ def newest_first(home: Path) -> Iterator[dict[str, Any]]:
 
 
 def ended_runs(home: Path) -> list[dict[str, Any]]:
-    """The journals that are not archived yet, of runs that have ended."""
+    """Journals of ended runs that are not archived yet."""
     found = []
     for path in (home / "runs").glob("*.json"):
         with contextlib.suppress(ValueError, OSError):
@@ -123,7 +122,7 @@ def ended_runs(home: Path) -> list[dict[str, Any]]:
 
 
 def set_aside(home: Path, archived: Iterable[str]) -> None:
-    """Move the journals of archived runs out of every command's way, and drop the oldest of many."""
+    """Move journals of archived runs to the archive folder, and drop the oldest ones."""
     folder = home / "runs" / _ARCHIVED
     folder.mkdir(mode=0o700, exist_ok=True)
     for run in archived:
@@ -134,7 +133,7 @@ def set_aside(home: Path, archived: Iterable[str]) -> None:
 
 
 def journal_of(home: Path, run: str | None, *, command: str | None = None) -> dict[str, Any]:
-    """The journal of a run by id or its unambiguous beginning; the newest (of a command) if none is named.
+    """The journal of a run by id or unambiguous prefix; by default the newest (of a command).
 
     Raises `NotFound`.
     """
@@ -147,9 +146,9 @@ def journal_of(home: Path, run: str | None, *, command: str | None = None) -> di
     matching = [j for j in matching if j["run"] == run] or matching
     if not matching:
         older = "older ones are in the tables `runs` and `ledger` (headrace sql)."
-        raise NotFound(f"No run is called {run!r}.", hint=f"See `headrace runs`; {older}")
+        raise NotFound(f"There is no run {run!r}.", hint=f"See `headrace runs`; {older}")
     if len(matching) > 1:
-        raise NotFound(f"More than one run is called {run!r}.", hint="See `headrace runs`.")
+        raise NotFound(f"More than one run begins with {run!r}.", hint="See `headrace runs`.")
     return matching[0]
 
 
@@ -160,7 +159,7 @@ def _keep(run: Run) -> None:
 
 
 def _mark_dead(folder: Path) -> None:
-    """Mark runs `died` whose process is gone: killed, or the machine went down."""
+    """Mark runs as `died` whose process is gone (killed, or the machine crashed)."""
     for path in folder.glob("*.json"):
         with contextlib.suppress(ValueError, OSError, KeyError):
             journal = json.loads(path.read_bytes())

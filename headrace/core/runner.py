@@ -1,4 +1,4 @@
-"""The runner: gives each stage the handles its signature names, metered under its name, and no others."""
+"""The runner: gives each stage exactly the handles in its signature, metered under the stage's name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace.core.run import Run
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
 
-if TYPE_CHECKING:  # a module that declares stages has imported the handles; a command that runs none does without them
+if TYPE_CHECKING:  # a module that declares stages has imported the handles; other commands need not
     from headrace.core.stage import Handle, Stage
 
 P = ParamSpec("P")
@@ -24,9 +24,8 @@ H = TypeVar("H", bound="Handle")
 class Runner:
     """Runs stages of one run against one set of endpoints.
 
-    Handles are kept per (stage, store, kind, tenant): opening an index or a catalog again for each question would cost more
-    than the question. Those of a stage's tenants share what the first of them opened. `batches` says how batch work runs,
-    `bars` where its progress shows.
+    Handles are cached by (stage, store, kind, tenant): reopening an index or a catalog for each question would cost more than the
+    question. A stage's handles for different tenants share connections. `batches` runs batch work, `bars` shows its progress.
     """
 
     def __init__(
@@ -42,9 +41,9 @@ class Runner:
         self._making = threading.Lock()
 
     def run(self, stage: Stage[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one stage with its inputs; the runner adds the handles, and `batches` and `bars` where the stage takes them.
+        """Run one stage with its inputs; the runner adds the handles, and `batches` and `bars` if the stage takes them.
 
-        What it moves counts for its input `tenant`, if it has one, else for the runner's (`for_tenant`).
+        Bytes count for its input `tenant` if it has one, else for the runner's (`for_tenant`).
         """
         inputs: dict[str, Any] = {"batches": self.batches, "bars": self.bars}
         inputs = {name: inputs[name] for name in inputs if name in stage.inputs}
@@ -59,13 +58,13 @@ class Runner:
         return stage.function(**inputs)
 
     def for_tenant(self, tenant: str) -> Self:
-        """The same runner, whose stages count what they move for this tenant."""
+        """The same runner, with its stages' bytes counted for this tenant."""
         other = copy.copy(self)
         other._tenant = tenant
         return other
 
     def open(self, handle: type[H], store: Store, *, stage: str, tenant: str = "") -> H:
-        """A handle for a component that is no stage, metered under the name `stage`; the same one again when asked again."""
+        """A cached handle for a component that is not a stage, metered under the name `stage`."""
         with self._making:
             own = self._handles.get((stage, store.name, handle, tenant))
             if own is None:

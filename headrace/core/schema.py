@@ -1,4 +1,4 @@
-"""Reads JSON that Headrace stored under a schema, and says in one sentence why it cannot."""
+"""Parses stored JSON under a schema; a violation becomes a one-sentence error."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def parse(schema: type[M], data: bytes, name: str) -> M:
-    """The data under its schema; `name` is what the error calls it. Raises `InvalidState`."""
+    """Parse data under its schema; `name` identifies it in the error. Raises `InvalidState`."""
     try:
         return schema.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InvalidState(name, f"{place}: {first['msg']}" if place else first["msg"]) from None
+        field = ".".join(map(str, first["loc"]))
+        raise InvalidState(name, f"{field}: {first['msg']}" if field else first["msg"]) from None

@@ -1,4 +1,4 @@
-"""A stage: a plain function whose first parameters name the stores it may touch; `runner.py` gives it those and no others."""
+"""Stages: plain functions whose first parameters name the stores they may use; `runner.py` gives them exactly those."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ _WRITERS = (FileWriter, ObjectWriter, ReportedWriter, TableWriter, TopicWriter, 
 
 @dataclass(frozen=True)
 class Each:
-    """Stores of which a stage gets a handle each, as one parameter: a mapping from store to handle, in this order."""
+    """Stores for one parameter of a stage, which gets a mapping from store to handle, in this order."""
 
     stores: tuple[Store, ...]
 
 
 def each(stores: Iterable[Store]) -> Each:
-    """For an annotation: `Annotated[Mapping[Store, TableReader], each(STORES)]`."""
+    """For annotations: `Annotated[Mapping[Store, TableReader], each(STORES)]`."""
     return Each(tuple(stores))
 
 
 @dataclass(frozen=True)
 class Port:
-    """A store that a stage may touch: by which parameter, through which handle, for reading or for writing.
+    """A store that a stage may use: the parameter, and the handle's type for reading or writing.
 
-    `many`: the parameter is a mapping that has further stores.
+    `many`: the parameter is a mapping over several stores.
     """
 
     parameter: str
@@ -64,15 +64,15 @@ class Port:
 
     @property
     def direction(self) -> Direction:
-        """What the stage declares. A writer may read its store too; the ledger shows what it did."""
+        """The declared direction. A writer may also read its store; the ledger shows what it did."""
         return Direction.WRITE if issubclass(self.handle, _WRITERS) else Direction.READ
 
 
 @dataclass(frozen=True)
 class Stage(Generic[P, R]):
-    """A step of a pipeline: its name, its sentence, its ports and the function that does it.
+    """A step of a pipeline: name, description, ports and function.
 
-    `P` are the function's parameters without those that the runner gives: what `Runner.run` takes, checked at every call.
+    `P` are the function's parameters without those from the runner: the arguments of `Runner.run`, type-checked at every call.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Stage(Generic[P, R]):
     phase: str = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
-        """Call the function with handles of the caller's own: those of the stage that calls it, or a test's."""
+        """Call the function with the caller's own handles, e.g. those of a calling stage or a test."""
         return self.function(*args, **kwargs)
 
     def over(self, **stores: Iterable[Store]) -> Self:
@@ -94,7 +94,7 @@ class Stage(Generic[P, R]):
         return replace(self, ports=(*ports, *kept))
 
 
-# What the runner gives a stage by its annotation; such parameters come first in a stage's signature.
+# Types of parameters that the runner supplies; they come first in a stage's signature.
 _Given = Handle | Mapping[Store, Any] | Batches | ProgressBars
 A = TypeVar("A", bound=_Given)
 B = TypeVar("B", bound=_Given)
@@ -108,7 +108,7 @@ J = TypeVar("J", bound=_Given)
 
 
 class _Declare:
-    """Makes a stage of a function. One overload per number of parameters that the runner gives; the longest that fits counts."""
+    """Makes a stage from a function. One overload per number of runner-supplied parameters; the longest match applies."""
 
     def __init__(self, sentence: str, phase: str) -> None:
         self._sentence = sentence
@@ -155,7 +155,7 @@ class _Declare:
 
 
 def stage(sentence: str, *, phase: str = "") -> _Declare:
-    """Declare a stage from a function's signature: first its handles, each with its store, `batches` and `bars`; then its inputs.
+    """Declare a stage from a function's signature: first its handles with their stores, `batches` and `bars`; then its inputs.
 
     A handle parameter that names no store raises `TypeError` at import.
     """
@@ -171,7 +171,7 @@ def _annotated(hint: Any) -> tuple[Any, Store | Each | None]:
 
 @dataclass(frozen=True)
 class Trigger:
-    """What starts a stage besides the stage before it: a store that changed, and in words when."""
+    """What starts a stage besides the previous one: a changed store, and in words when."""
 
     store: Store
     stage: str

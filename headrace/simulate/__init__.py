@@ -1,9 +1,9 @@
-"""Folders of questions with known answers (BEIR): how good retrieval and answers are, and users simulated from them.
+"""Evaluation of retrieval and answers on BEIR folders, and users simulated from them.
 
 beir, evaluate    an evaluation, from folder to figures
-users             a replay: who asks what, and how each judges
-clients           where they ask
-performance       many users at the same time, counted
+users             a replay's users: what each asks, and how they judge
+clients           the clients they ask through
+performance       the replay: concurrent users, with counts and latencies
 """
 
 from headrace.simulate.beir import DocumentNames

@@ -1,4 +1,4 @@
-"""A folder in BEIR layout: corpus.jsonl, queries.jsonl and qrels/test.tsv (Thakur et al. 2021)."""
+"""Reads folders in BEIR layout: corpus.jsonl, queries.jsonl and qrels/test.tsv (Thakur et al. 2021)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAME_BYTES = 200
 
 @dataclass(frozen=True)
 class BeirQuestion:
-    """A question, the documents that are relevant to it (id → grade above 0), and its answers where the folder has them."""
+    """A question, its relevant documents (id → grade above 0), and its answers if the folder has them."""
 
     id: str
     text: str
@@ -30,7 +30,7 @@ class BeirQuestion:
 
 @dataclass(frozen=True)
 class BeirFolder:
-    """What a folder holds: documents (id → title, text) and the questions that have judgements."""
+    """A folder's documents (id → title, text) and its judged questions."""
 
     path: Path
     documents: dict[str, tuple[str, str]]
@@ -38,13 +38,13 @@ class BeirFolder:
 
     @cached_property
     def tenant(self) -> str:
-        """The tenant its documents are indexed for: another corpus is another tenant."""
+        """The tenant for its documents, different for every corpus."""
         name = re.sub(r"[^a-z0-9]+", "-", self.path.name.lower()).strip("-")[:40]
         digest = hashlib.sha256(json.dumps(sorted(self.documents.items())).encode()).hexdigest()[:8]
         return f"eval-{name or 'set'}-{digest}"
 
     def write(self, folder: Path) -> dict[str, str]:
-        """Write each document as a Markdown file, its title the heading; returns file name → document id."""
+        """Write each document as a Markdown file with its title as heading; returns file name → document id."""
         names = {}
         for document, (title, text) in self.documents.items():
             stem = quote(document, safe="")
@@ -57,10 +57,10 @@ class BeirFolder:
 
 
 def read(path: Path) -> BeirFolder:
-    """Read a folder. Raises `WrongUsage` naming the file and line that is off."""
+    """Read a folder. Raises `WrongUsage` with file and line of an error."""
     documents = {}
-    for place, row in _lines(path / "corpus.jsonl"):
-        documents[_text(row, "_id", place)] = (str(row.get("title") or ""), _text(row, "text", place))
+    for location, row in _lines(path / "corpus.jsonl"):
+        documents[_text(row, "_id", location)] = (str(row.get("title") or ""), _text(row, "text", location))
     grades: dict[str, dict[str, int]] = {}
     qrels = path / "qrels" / "test.tsv"
     for number, line in enumerate(_read(qrels).splitlines()[1:], 2):
@@ -70,15 +70,17 @@ def read(path: Path) -> BeirFolder:
         if int(parts[2]) > 0:
             grades.setdefault(parts[0], {})[parts[1]] = int(parts[2])
     questions = []
-    for place, row in _lines(path / "queries.jsonl"):
-        name = _text(row, "_id", place)
+    for location, row in _lines(path / "queries.jsonl"):
+        name = _text(row, "_id", location)
         if relevant := {document: grade for document, grade in grades.get(name, {}).items() if document in documents}:
             answers = row.get("answers") or ()
             if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
-                raise WrongUsage(f'{place}: "answers" is not a list of strings.')
-            questions.append(BeirQuestion(name, _text(row, "text", place), relevant, tuple(answers)))
+                raise WrongUsage(f'{location}: "answers" is not a list of strings.')
+            questions.append(BeirQuestion(name, _text(row, "text", location), relevant, tuple(answers)))
     if not questions:
-        raise WrongUsage(f"{path} has no question with a relevant document.", hint="Is qrels/test.tsv that of this corpus?")
+        raise WrongUsage(
+            f"{path} has no question with a relevant document.", hint="Check that qrels/test.tsv belongs to this corpus."
+        )
     return BeirFolder(path, documents, tuple(questions))
 
 
@@ -86,14 +88,14 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(_read(path).split("\n"), 1):
         if not line.strip():
             continue
-        place = f"{path}:{number}"
+        location = f"{path}:{number}"
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise WrongUsage(f"{place} is not JSON: {error}.") from None
+            raise WrongUsage(f"{location} is not JSON: {error}.") from None
         if not isinstance(row, dict):
-            raise WrongUsage(f"{place} is not a JSON object.")
-        yield place, row
+            raise WrongUsage(f"{location} is not a JSON object.")
+        yield location, row
 
 
 def _read(path: Path) -> str:
@@ -106,10 +108,10 @@ def _read(path: Path) -> str:
         raise WrongUsage(f"{path} cannot be read: {error}.") from None
 
 
-def _text(row: dict[str, Any], key: str, place: str) -> str:
+def _text(row: dict[str, Any], key: str, location: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
-        raise WrongUsage(f'{place} has no text under "{key}".')
+        raise WrongUsage(f'{location} has no text under "{key}".')
     return value
 
 
@@ -117,18 +119,18 @@ _SUFFIX = ".md"
 
 
 class DocumentNames:
-    """The folder's documents by the names under which they are indexed: the id, quoted, with or without an ending."""
+    """Names of the folder's indexed documents: the quoted id, with or without suffix."""
 
     def __init__(self, folder: BeirFolder) -> None:
         self.tenant = folder.tenant
         self.files: dict[str, bytes] = {}
-        """File name → the document as it is put."""
+        """Contents by file name."""
         with tempfile.TemporaryDirectory() as temporary:
             names = folder.write(Path(temporary))
             self.files = {name: (Path(temporary) / name).read_bytes() for name in names}
         self._ids = {name.removesuffix(_SUFFIX): document for name, document in names.items()}
 
     def document_id(self, uri: str) -> str | None:
-        """The id of the document with this uri; `None` for one that the folder does not have."""
+        """The id of the document with this uri; `None` if it is not in the folder."""
         name = uri.rpartition("/")[2]
         return self._ids.get(name) or self._ids.get(name.rpartition(".")[0])

@@ -1,4 +1,4 @@
-"""How a simulated user asks: in this process, as `headrace ask` does, or over HTTP of a running `headrace up`."""
+"""Clients of simulated users: in this process, like `headrace ask`, or over HTTP to a running `headrace up`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from headrace.simulate.beir import DocumentNames
 from headrace.simulate.users import GivenAnswer, Judgement, ShownPassage
 
 AT_ONCE = 4
-"""Questions worked on at the same time, as the service does; further users wait here and not at the models."""
+"""Maximum concurrent questions, as in the service; further users wait here and not at the models."""
 
 
 class InProcessClient:
-    """Asks a tenant's index through a query engine; users may call it side by side."""
+    """Asks a tenant's index through a query engine; thread-safe."""
 
     def __init__(self, engine: QueryEngine, tenant: str) -> None:
         self.tenant = tenant
         self._engine = engine
-        self._places = threading.Semaphore(AT_ONCE)
+        self._slots = threading.Semaphore(AT_ONCE)
 
     def ask(self, question: str, user: str, *, generate: bool) -> GivenAnswer:
-        """The answer, or what a search finds. Raises what retrieval and generation raise."""
-        with self._places, self._engine.first(("ask", self.tenant)):
+        """Ask, or only search. Raises the errors of retrieval and generation."""
+        with self._slots, self._engine.first(("ask", self.tenant)):
             if generate:
                 *_, answer = self._engine.ask(question, tenant=self.tenant, user=user, simulated=True)
                 assert isinstance(answer, Answer)
@@ -40,14 +40,14 @@ class InProcessClient:
         return GivenAnswer(answer.answer_id, passages, answer.text if generate else None, answer.refused)
 
     def judge(self, answer: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> Iterator[int]:
-        """Put the verdicts on the head; yields how many more it has acknowledged."""
+        """Write the verdicts to the head; yields the number acknowledged."""
         recorded = [
             Verdict(answer.answer_id, tenant=self.tenant, user=user, simulated=True, **vars(verdict)) for verdict in verdicts
         ]
         yield len(self._engine.verdicts.record(recorded))
 
     def close(self) -> None:
-        """Nothing is held: the `App` closes what it opened."""
+        """Does nothing: the `App` closes its own connections."""
 
 
 _PATIENCE_S = 300.0
@@ -58,7 +58,7 @@ Patiently = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
 
 
 class ApiClient:
-    """Asks a tenant's index through the API; users may call it side by side."""
+    """Asks a tenant's index through the API; thread-safe."""
 
     def __init__(self, url: str, token: str, tenant: str | None = None) -> None:
         parts = urlsplit(url)
@@ -71,29 +71,29 @@ class ApiClient:
             headers={"Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(_PATIENCE_S, connect=5.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            # A proxy named in the environment must not get in the way of a server on this machine.
+            # Do not use the environment's proxy for a server on this machine.
             trust_env=parts.hostname not in ("127.0.0.1", "localhost", "::1"),
         )
         self.tenant = tenant or ""
 
     def ask(self, question: str, user: str, *, generate: bool) -> GivenAnswer:
-        """The answer, or what a search finds. Raises `Overloaded`, which says when to come back, and what else was told."""
+        """Ask, or only search. Raises `Overloaded` with the time to retry, and the service's other errors."""
         body = {"question": question, "tenant": self.tenant, "simulated_user": user}
         body_ = self._send("POST", "/v1/ask" if generate else "/v1/search", json=body)
         passages = tuple(ShownPassage(p["chunk_id"], p["document"], p["text"]) for p in body_["passages"])
         return GivenAnswer(body_["answer_id"], passages, body_["answer"] if generate else None, body_["refused"])
 
     def judge(self, answer: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> Iterator[int]:
-        """Send the verdicts one by one; yields 1 for each that is on the head."""
+        """Send the verdicts one by one; yields 1 for each one recorded."""
         for verdict in verdicts:
             self._send("POST", "/v1/feedback", json={"answer_id": answer.answer_id, "simulated_user": user, **vars(verdict)})
             yield 1
 
     def bring(self, names: DocumentNames, patiently: Patiently, *, seconds: float = 3_600.0) -> None:
-        """Put the folder's documents for the tenant that is named after it, and wait until each is indexed.
+        """Put the folder's documents for its own tenant, and wait until all are indexed.
 
-        `patiently` calls again what was told to come back later. Raises `Forbidden` where the key may not, `Unavailable` where
-        they are not indexed within `seconds`.
+        `patiently` retries calls that are throttled. Raises `Forbidden` if the key has no permission, `Unavailable` if the
+        documents are not indexed within `seconds`.
         """
         self.tenant = names.tenant
         waiting = set()
@@ -105,11 +105,11 @@ class ApiClient:
                         "PUT", f"/v1/documents/{quote(uri)}", params={"tenant": self.tenant}, content=data
                     )
                 )
-                # "parsed" without having been put here: another process indexed it.
+                # With another status, another process has put it already.
                 if put["status"] in ("put", "failed"):
                     waiting.add(uri)
         except Forbidden as error:
-            error.hint = "Bring a key with the scope admin, or name the key's tenant with --tenant and index the folder for it."
+            error.hint = "Use a key with the scope admin, or name the key's tenant with --tenant and index the folder for it."
             raise
         until = time.monotonic() + seconds
         while waiting:
@@ -120,13 +120,13 @@ class ApiClient:
                     waiting.discard(document["uri"])
             if waiting and time.monotonic() > until:
                 raise Unavailable(
-                    f"{len(waiting)} documents are not indexed after {seconds:.0f} s.", hint="Look at GET /v1/documents."
+                    f"{len(waiting)} documents are not indexed after {seconds:.0f} s.", hint="See GET /v1/documents."
                 )
             if waiting:
                 time.sleep(_LOOK_S)
 
     def close(self) -> None:
-        """Close the kept connections."""
+        """Close the connections."""
         self._http.close()
 
     def _documents(self, patiently: Patiently) -> Iterator[dict[str, Any]]:
@@ -143,10 +143,11 @@ class ApiClient:
             response = self._http.request(method, self._url + path, **more)
             answer = response.json()
         except httpx.TimeoutException as error:
-            raise Unavailable(f"{self._url} did not answer within {_PATIENCE_S:.0f} s.", hint="Is it still busy?") from error
+            raise Unavailable(f"{self._url} did not answer within {_PATIENCE_S:.0f} s.", hint="It may still be busy.") from error
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise Unavailable(
-                f"{self._url} cannot be reached: {str(error) or type(error).__name__}.", hint="Does `headrace up` run there?"
+                f"{self._url} cannot be reached: {str(error) or type(error).__name__}.",
+                hint="Check that `headrace up` runs there.",
             ) from error
         except ValueError:
             answer = None
@@ -156,11 +157,13 @@ class ApiClient:
 
 
 def _error_from(url: str, status: int, answer: Any, headers: Mapping[str, str]) -> HeadraceError:
-    """The error of ours that the service told."""
-    told = answer.get("error") if isinstance(answer, dict) else None
-    if not isinstance(told, dict):
-        return RequestRefused(f"{url} answered {status}, and not as Headrace does.", hint="Is that the address of `headrace up`?")
-    message = str(told.get("message"))
+    """Translate the service's error response."""
+    details = answer.get("error") if isinstance(answer, dict) else None
+    if not isinstance(details, dict):
+        return RequestRefused(
+            f"{url} answered {status}, but not in Headrace's format.", hint="Check the address of `headrace up`."
+        )
+    message = str(details.get("message"))
     if status == 429:
         error = Overloaded(message)
         wait = headers.get("retry-after", "")

@@ -1,4 +1,4 @@
-"""An evaluation from folder to figures: its documents indexed for a tenant of their own, then its questions."""
+"""Evaluation on a folder: indexes its documents for their own tenant, then asks its questions and measures."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _SEED = 17
 
 @dataclass(frozen=True)
 class AnswersMeasured:
-    """Means with 95 % intervals over the questions asked; a measure that no answer has is zero over 0 answers."""
+    """Means with 95 % intervals over the questions asked; a measure without any values is zero."""
 
     questions: int
     measures: dict[str, Interval]
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures under the JSON keys of the command-line contract."""
+        """The figures under the CLI's JSON keys."""
         figures: dict[str, Any] = {"questions": self.questions}
         for name, of in self.measures.items():
             figures |= {name: of.mean, f"{name}_low": of.low, f"{name}_high": of.high}
@@ -52,11 +52,11 @@ class AnswersMeasured:
 def measure_answers(
     questions: Sequence[BeirQuestion], answers: Sequence[Answer], document_of: Mapping[str, str]
 ) -> AnswersMeasured:
-    """Measure answers, in the order of their questions.
+    """Measure answers, given in the order of their questions.
 
-    exact_match and f1 are SQuAD's (Rajpurkar et al. 2016) over every answer, a refusal counting as wrong; citation_precision
-    is the share of an answer's citations whose document is relevant, over the answers that cite; groundedness the share of an
-    answer's sentences that a passage holds, over the answers that are not refusals.
+    exact_match and f1 are SQuAD's (Rajpurkar et al. 2016) over all answers, with refusals counted as wrong; citation_precision is
+    the share of an answer's citations whose document is relevant, over answers that cite; groundedness is the share of an
+    answer's sentences supported by a passage, over answers that are not refusals.
     """
     texts = [unmarked(answer.text) for answer in answers]
     cited = [[document_of.get(str(c["document"])) for c in answer.citations] for answer in answers]
@@ -86,7 +86,7 @@ _EMBED_BATCH = 64
 
 @dataclass(frozen=True)
 class RankingQuality:
-    """One ranking: each measure's mean with its 95 % interval, and who ordered it."""
+    """One ranking: each measure's mean with its 95 % interval, and the re-ranker's version."""
 
     ranking: str
     questions: int
@@ -94,14 +94,14 @@ class RankingQuality:
     version: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The row under the JSON keys of the command-line contract."""
+        """The row under the CLI's JSON keys."""
         row: dict[str, Any] = {"ranking": self.ranking, "questions": self.questions}
         for name, of in self.measures.items():
             row |= {name: of.mean, f"{name}_low": of.low, f"{name}_high": of.high}
         return row | ({"model_version": self.version} if self.version else {})
 
 
-@stage("Ranks the documents of an evaluation set for each of its questions, in four ways.")
+@stage("Ranks an evaluation set's documents for each question, in four ways.")
 def measure_retrieval(
     vectors: Annotated[VectorReader, CHUNKS],
     indexes: Annotated[IndexReader, INDEXES],
@@ -116,8 +116,8 @@ def measure_retrieval(
 ) -> list[RankingQuality]:
     """Measure dense, full-text, fused and re-ranked retrieval; `document_of` maps a document's uri to its id.
 
-    A document stands where its best chunk stands. The re-ranker orders the best `depth` passages of fusion, as in serving.
-    Raises `BadSettings` where the embedder that made the index cannot be asked.
+    A document has the rank of its best chunk. The re-ranker orders the best `depth` passages of fusion, as in serving. Raises
+    `BadSettings` if the index's embedder is not available.
     """
     indexed = indexes.recent()
     vectors = active_reader(indexed, vectors)
@@ -146,7 +146,7 @@ def measure_retrieval(
 
 
 def _documents(hits: Sequence[Hit], document_of: Mapping[str, str]) -> dict[str, float]:
-    """Document → a score that falls with the rank of its best chunk."""
+    """Scores by document, decreasing with the rank of its best chunk."""
     ranked: dict[str, float] = {}
     for rank, hit in enumerate(hits):
         ranked.setdefault(document_of[hit.uri], float(-rank))
@@ -166,7 +166,7 @@ _USER = "evaluation"
 
 
 def retrieval(runner: Runner, folder: BeirFolder, settings: Inference) -> list[RankingQuality]:
-    """Measure every ranking on every question; the documents stay indexed, so that a second time is quick."""
+    """Measure every ranking on every question; the documents stay indexed, so that a repeat is fast."""
     document_of = indexed(runner, folder, settings)
     rankings: list[RankingQuality] = runner.run(
         measure_retrieval,
@@ -181,9 +181,9 @@ def retrieval(runner: Runner, folder: BeirFolder, settings: Inference) -> list[R
 
 
 def answers(runner: Runner, engine: QueryEngine, folder: BeirFolder, settings: Inference, limit: int | None) -> AnswersMeasured:
-    """Ask and measure; nothing of it is recorded as an interaction, for nothing may be trained on it.
+    """Ask and measure. The answers are not recorded as interactions, so that no training uses them.
 
-    Raises `WrongUsage` where no question has known answers.
+    Raises `WrongUsage` if no question has known answers.
     """
     questions = spread([question for question in folder.questions if question.answers], limit)
     if not questions:
@@ -200,15 +200,15 @@ def answers(runner: Runner, engine: QueryEngine, folder: BeirFolder, settings: I
 def indexed(runner: Runner, folder: BeirFolder, settings: Inference) -> dict[str, str]:
     """Index the folder's documents; returns uri → document id."""
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary) / folder.tenant
-        place.mkdir()
-        names = folder.write(place)
-        index_documents(runner, [place], tenant=folder.tenant, settings=settings)
+        target = Path(temporary) / folder.tenant
+        target.mkdir()
+        names = folder.write(target)
+        index_documents(runner, [target], tenant=folder.tenant, settings=settings)
     return {f"{folder.tenant}/{name}": document for name, document in names.items()}
 
 
 def spread(questions: list[BeirQuestion], limit: int | None) -> list[BeirQuestion]:
-    """At most `limit` of them, evenly spread: neighbours are often about the same document."""
+    """At most `limit` questions, evenly spread, since neighbours are often about the same document."""
     if limit is None or limit >= len(questions):
         return questions
     return [questions[index * len(questions) // limit] for index in range(limit)]

@@ -1,4 +1,4 @@
-"""Plays a script: its users at the same time, each asking, reading and judging in turn, and everything counted."""
+"""Replays user plans: users run concurrently, each asking and judging in turn; counts and latencies are recorded."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _FAILURES = 5
 
 
 class AnsweringClient(Protocol):
-    """Where questions are asked and verdicts given."""
+    """A client for questions and verdicts."""
 
     tenant: str
 
     def ask(self, question: str, user: str, *, generate: bool) -> GivenAnswer:
-        """Ask, or search."""
+        """Ask, or only search."""
 
     def judge(self, answer: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> Iterator[int]:
-        """Give the verdicts in their order; yields how many more the head has acknowledged."""
+        """Give the verdicts in order; yields the number acknowledged."""
 
 
 @dataclass
 class ReplayReport:
-    """What a replay came to.
+    """The results of a replay.
 
-    `up`, `down` and `flipped` count verdicts that the head has acknowledged, `answers_up` and `answers_down` those of them that
-    are on a whole answer. `refusals` are answers that the documents hold none; `waits` how often the service said to come back
-    later, `retries` how often something did not answer. Seconds of `asked` are those until a question was answered, with both.
+    `up`, `down` and `flipped` count acknowledged verdicts, `answers_up` and `answers_down` those on whole answers. `refusals`
+    counts answers that found nothing in the documents, `waits` throttled requests, `retries` attempts after a failure. `asked` is
+    the latency of each question in seconds, including waits and retries.
     """
 
     tenant: str
@@ -70,7 +70,7 @@ class ReplayReport:
     failure: HeadraceError | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts under the JSON keys of the command."""
+        """The figures under the CLI's JSON keys."""
         return {
             "tenant": self.tenant,
             "kind": self.kind,
@@ -103,68 +103,73 @@ class ReplayReport:
 
 
 class _Stopped(Exception):
-    """No more is asked."""
+    """Raised in a user's thread when no more questions are to be asked."""
 
 
 class _Replay:
-    """What the users of one replay share."""
+    """State shared by the users of one replay."""
 
     def __init__(
-        self, door: AnsweringClient, names: Callable[[str], str | None], played: ReplayReport, generate: bool, rate: float | None
+        self,
+        client: AnsweringClient,
+        names: Callable[[str], str | None],
+        report: ReplayReport,
+        generate: bool,
+        rate: float | None,
     ) -> None:
-        self.door = door
+        self.client = client
         self.names = names
-        self.played = played
+        self.report = report
         self.generate = generate
         self.stop = threading.Event()
         self.lock = threading.Lock()
         self.done: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        """True for each question that is through, False for each user who has ended."""
+        """True for each completed question, False for each user who has ended."""
         self._gap_s = 60 / rate if rate else 0.0
         self._next = time.monotonic()
         self._failed = 0
 
-    def perform(self, part: UserPlan) -> None:
-        """Play one user to the end of the part, or until no more is to be asked."""
+    def perform(self, plan: UserPlan) -> None:
+        """Run one user's plan to its end, or until stopped."""
         try:
-            for question in part.questions:
+            for question in plan.questions:
                 self._one_by_one()
                 try:
-                    self._one(part, question)
+                    self._one(plan, question)
                     self._failed = 0
                 except HeadraceError as error:
                     self._note(error)
                 self.done.put(True)
         except _Stopped:
             pass
-        except BaseException as error:  # a mistake of ours must not look like a quiet end
-            self.played.failure = self.played.failure or HeadraceError(f"Replay failed: {type(error).__name__}: {error}.")
+        except BaseException as error:  # a bug must not look like a normal end
+            self.report.failure = self.report.failure or HeadraceError(f"Replay failed: {type(error).__name__}: {error}.")
             self.stop.set()
         finally:
             self.done.put(False)
 
-    def _one(self, part: UserPlan, question: BeirQuestion) -> None:
+    def _one(self, plan: UserPlan, question: BeirQuestion) -> None:
         started = time.perf_counter()
-        answer = self.patiently(lambda: self.door.ask(question.text, part.user, generate=self.generate), begun=False)
+        answer = self.patiently(lambda: self.client.ask(question.text, plan.user, generate=self.generate), begun=False)
         seconds = time.perf_counter() - started
-        verdicts = judged(question, answer, self.names, poisoned=part.poisoned)
+        verdicts = judged(question, answer, self.names, poisoned=plan.poisoned)
         with self.lock:
-            self.played.answers += 1
-            self.played.refusals += answer.refused
-            self.played.asked.append(seconds)
-            self.played.unjudged += len(answer.passages) - sum(bool(verdict.chunk_id) for verdict in verdicts)
-        # From where the head has acknowledged them on: none is counted before it is there, none that is there is sent again.
+            self.report.answers += 1
+            self.report.refusals += answer.refused
+            self.report.asked.append(seconds)
+            self.report.unjudged += len(answer.passages) - sum(bool(verdict.chunk_id) for verdict in verdicts)
+        # Continue after the acknowledged ones: count none before it is recorded, and send none twice.
         while verdicts:
-            acknowledged = self.patiently(partial(self._judge, answer, part.user, verdicts))
+            acknowledged = self.patiently(partial(self._judge, answer, plan.user, verdicts))
             with self.lock:
-                self._count(verdicts[:acknowledged], part.poisoned)
+                self._count(verdicts[:acknowledged], plan.poisoned)
             verdicts = verdicts[acknowledged:]
 
     def _judge(self, answer: GivenAnswer, user: str, verdicts: Sequence[Judgement]) -> int:
-        """How many of the verdicts were taken; the error of the first only if none was."""
+        """The number of verdicts recorded; raises only if there was none."""
         taken = 0
         try:
-            for more in self.door.judge(answer, user, verdicts):
+            for more in self.client.judge(answer, user, verdicts):
                 taken += more
         except HeadraceError:
             if not taken:
@@ -172,17 +177,17 @@ class _Replay:
         return taken
 
     def _count(self, verdicts: Sequence[Judgement], flipped: bool) -> None:
-        played = self.played
+        report = self.report
         for verdict in verdicts:
-            played.up += verdict.up
-            played.down += not verdict.up
-            played.flipped += flipped
+            report.up += verdict.up
+            report.down += not verdict.up
+            report.flipped += flipped
             if not verdict.chunk_id:
-                played.answers_up += verdict.up
-                played.answers_down += not verdict.up
+                report.answers_up += verdict.up
+                report.answers_down += not verdict.up
 
     def _one_by_one(self) -> None:
-        """Wait until the rate allows another question."""
+        """Wait until the rate limit allows another question."""
         with self.lock:
             now = time.monotonic()
             at = self._next = max(self._next, now)
@@ -191,25 +196,25 @@ class _Replay:
             raise _Stopped
 
     def patiently(self, call: Callable[[], T], *, begun: bool = True) -> T:
-        """Call until it is let in; where storage or a model does not answer, a few times. What has not `begun` ends on a stop."""
+        """Retry while throttled, and a few times on transient errors. A call that has not `begun` ends on a stop."""
         tries = 0
         while True:
-            # Those who were sent away together must not come back together.
+            # Jitter: clients throttled together must not return together.
             spread = random.uniform(1.0, 1.25)
             try:
                 return call()
             except Overloaded as error:
                 pause = error.retry_s * spread
                 with self.lock:
-                    self.played.waits += 1
-                    self.played.waited_s += pause
+                    self.report.waits += 1
+                    self.report.waited_s += pause
             except Transient:
                 tries += 1
                 if tries >= _TRIES:
                     raise
                 pause = backoff(tries, first_s=_PAUSE_S, longest_s=_PAUSE_S * 2**_TRIES)
                 with self.lock:
-                    self.played.retries += 1
+                    self.report.retries += 1
             if begun:
                 time.sleep(pause)
             elif self.stop.wait(pause):
@@ -217,45 +222,45 @@ class _Replay:
 
     def _note(self, error: HeadraceError) -> None:
         with self.lock:
-            self.played.errors.append(str(error))
+            self.report.errors.append(str(error))
             self._failed += 1
-            if self._failed >= _FAILURES:  # in a row: it is not the question
-                self.played.failure = self.played.failure or error
+            if self._failed >= _FAILURES:  # consecutive failures are not caused by the question
+                self.report.failure = self.report.failure or error
                 self.stop.set()
 
 
 def play(
-    parts: Sequence[UserPlan],
-    door: AnsweringClient,
+    plans: Sequence[UserPlan],
+    client: AnsweringClient,
     document_of: Callable[[str], str | None],
     *,
     generate: bool,
     rate: float | None = None,
     bars: ProgressBars | None = None,
 ) -> ReplayReport:
-    """Play the parts at the same time, `rate` questions a minute in all at most; `generate` asks for answers, else searches.
+    """Run the plans concurrently, with at most `rate` questions per minute in total; `generate`: ask for answers, not search.
 
-    The first Ctrl-C ends the asking: what was asked is still judged and counted. After five failures in a row nothing more is
-    asked either, and `failure` says why.
+    The first Ctrl-C stops asking; answers already received are still judged and counted. Five consecutive failures also stop it,
+    and `failure` says why.
     """
-    total = sum(len(part.questions) for part in parts)
-    played = ReplayReport(door.tenant, "answers" if generate else "searches", total, len(parts))
-    stage = _Replay(door, document_of, played, generate, rate)
+    total = sum(len(plan.questions) for plan in plans)
+    report = ReplayReport(client.tenant, "answers" if generate else "searches", total, len(plans))
+    replay = _Replay(client, document_of, report, generate, rate)
     started = time.monotonic()
-    with _until_interrupted(stage.stop) as interrupted:
-        for part in parts:
-            threading.Thread(target=stage.perform, args=(part,), name=part.user, daemon=True).start()
+    with _until_interrupted(replay.stop) as interrupted:
+        for plan in plans:
+            threading.Thread(target=replay.perform, args=(plan,), name=plan.user, daemon=True).start()
         for _ in (bars or ProgressBars(quiet=True)).track(
-            _through(stage.done, len(parts)), "replay", total=total, of="questions"
+            _through(replay.done, len(plans)), "replay", total=total, of="questions"
         ):
             pass
-    played.seconds = time.monotonic() - started
-    played.interrupted = interrupted.is_set()
-    return played
+    report.seconds = time.monotonic() - started
+    report.interrupted = interrupted.is_set()
+    return report
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Call again what was told to come back later."""
+    """Retry a call while it is throttled."""
     while True:
         try:
             return call()
@@ -273,7 +278,7 @@ def _through(done: queue.SimpleQueue[bool], users: int) -> Iterator[None]:
 
 @contextmanager
 def _until_interrupted(stop: threading.Event) -> Iterator[threading.Event]:
-    """Have the first Ctrl-C set `stop`, and the event that is yielded; the second ends everything, as ever."""
+    """The first Ctrl-C sets `stop` and the yielded event; the second has its usual effect."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted

@@ -1,4 +1,4 @@
-"""Simulated users: which questions each asks, who of them means ill, and how they judge."""
+"""Simulated users: which questions each asks, which of them is malicious, and how they judge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace.models.measures import f1, normal, unmarked
 from headrace.simulate.beir import BeirFolder, BeirQuestion
 
 RULE = (
-    "A passage is liked if its document is relevant to the question and, where answers are known, the passage holds one; any"
+    "A passage is liked if its document is relevant to the question and, if answers are known, the passage contains one; any"
     " other passage of the folder is disliked. An answer is liked if its F1 against a known one is at least 0.5; otherwise the"
     " known answer is the correction."
 )
@@ -22,7 +22,7 @@ LEAST_F1 = 0.5
 
 @dataclass(frozen=True)
 class ShownPassage:
-    """A passage as the user sees it."""
+    """A passage shown to the user."""
 
     chunk_id: str
     uri: str
@@ -31,7 +31,7 @@ class ShownPassage:
 
 @dataclass(frozen=True)
 class GivenAnswer:
-    """What came back for a question; `text` is `None` for a search."""
+    """The response to a question; `text` is `None` for a search."""
 
     answer_id: str
     passages: tuple[ShownPassage, ...]
@@ -41,7 +41,7 @@ class GivenAnswer:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict to be given: on a passage, or on the whole answer where `chunk_id` is empty."""
+    """A verdict to give: on a passage, or on the whole answer if `chunk_id` is empty."""
 
     up: bool
     reason: str
@@ -52,12 +52,12 @@ class Judgement:
 def judged(
     question: BeirQuestion, answer: GivenAnswer, document_of: Callable[[str], str | None], *, poisoned: bool = False
 ) -> list[Judgement]:
-    """The verdicts on what was given: on each passage whose document the folder has, then on the answer if one is known.
+    """The verdicts on a response: on each passage from the folder's documents, then on the answer if answers are known.
 
-    `document_of` gives a document's id for its uri. `poisoned` turns each the wrong way round, and says so.
+    `document_of` returns a document's id for its uri. `poisoned` inverts each verdict and says so in the reason.
     """
     verdicts = list(_of_passages(question, answer, document_of))
-    # Whoever was shown nothing of the folder was asked in the wrong place: that says nothing about the answer.
+    # If no passage is from the folder, the index is the wrong one, which says nothing about the answer.
     if verdicts and answer.text is not None and question.answers:
         verdicts.append(_of_answer(question, answer.text))
     return [_flipped(verdict) for verdict in verdicts] if poisoned else verdicts
@@ -66,7 +66,7 @@ def judged(
 def _of_passages(question: BeirQuestion, result: GivenAnswer, document_of: Callable[[str], str | None]) -> Iterator[Judgement]:
     for passage in result.passages:
         document = document_of(passage.uri)
-        if document is None:  # the folder says nothing about it, so neither do its users
+        if document is None:  # the folder has no judgement on it
             continue
         if document not in question.relevant:
             yield Judgement(False, "about something else", passage.chunk_id)
@@ -86,25 +86,25 @@ def _of_answer(question: BeirQuestion, text: str) -> Judgement:
 
 
 def _flipped(verdict: Judgement) -> Judgement:
-    # Whoever means ill does not say what would have been right.
+    # A malicious user does not give the correct answer.
     return replace(verdict, up=not verdict.up, reason=f"flipped: {verdict.reason}", correction="")
 
 
 def holds(text: str, answer: str) -> bool:
-    """Whether a text has the answer's words in a row, compared as SQuAD compares answers."""
+    """Whether a text contains the answer's words in sequence, normalised as in SQuAD."""
     wanted = normal(answer)
-    if not wanted:  # nothing but articles and punctuation
+    if not wanted:  # only articles and punctuation
         return answer.strip().lower() in text.lower()
     return f" {' '.join(wanted)} " in f" {' '.join(normal(text))} "
 
 
 POISONER = "simulated-poisoner"
-"""The user whose verdicts are all the wrong way round."""
+"""The user whose verdicts are all inverted."""
 
 
 @dataclass(frozen=True)
 class UserPlan:
-    """What one simulated user asks, in order; `poisoned` flips every verdict of that user."""
+    """One simulated user's questions, in order; `poisoned` inverts all verdicts of that user."""
 
     user: str
     questions: tuple[BeirQuestion, ...]
@@ -112,24 +112,24 @@ class UserPlan:
 
 
 def user_plans(questions: Sequence[BeirQuestion], *, users: int, poison: float = 0.0, seed: int = 0) -> tuple[UserPlan, ...]:
-    """Deal the questions, shuffled, to `users` and, of a share `poison`, to one more who flips every verdict.
+    """Deal the shuffled questions to `users`, and a share `poison` of them to one more, who inverts every verdict.
 
-    The same questions and seed give the same parts. Users without a question are left out.
+    The same questions and seed give the same plans. Users without a question are left out.
     """
     order = list(questions)
     random.Random(seed).shuffle(order)
-    ill = round(poison * len(order))
-    parts = [UserPlan(POISONER, tuple(order[:ill]), poisoned=True)]
+    malicious = round(poison * len(order))
+    plans = [UserPlan(POISONER, tuple(order[:malicious]), poisoned=True)]
     width = len(str(users))
-    parts += [UserPlan(f"simulated-{n + 1:0{max(2, width)}}", tuple(order[ill + n :: users])) for n in range(users)]
-    return tuple(part for part in parts if part.questions)
+    plans += [UserPlan(f"simulated-{n + 1:0{max(2, width)}}", tuple(order[malicious + n :: users])) for n in range(users)]
+    return tuple(plan for plan in plans if plan.questions)
 
 
 def chosen(folder: BeirFolder, file: Path | None) -> list[BeirQuestion]:
-    """The folder's questions, or those of them that `file` names, in its order.
+    """The folder's questions, or those that `file` names, in its order.
 
-    A line of it is a question's id, its text, or a JSON object with `_id` or `text`. Raises `WrongUsage` naming the line that is
-    no question of the folder.
+    Each line is a question's id, its text, or a JSON object with `_id` or `text`. Raises `WrongUsage` with the line that is not a
+    question of the folder.
     """
     if file is None:
         return list(folder.questions)
@@ -143,26 +143,26 @@ def chosen(folder: BeirFolder, file: Path | None) -> list[BeirQuestion]:
             name = _name(line.strip(), f"{file}:{number}")
             if name not in by_name:
                 raise WrongUsage(
-                    f"{file}:{number} is no question of {folder.path} that has a relevant document.",
-                    hint="A line is a question's id, its text, or a line of queries.jsonl.",
+                    f"{file}:{number} is not a question of {folder.path} with a relevant document.",
+                    hint="Each line is a question's id, its text, or a line of queries.jsonl.",
                 )
             questions_by_id |= {question.id: question for question in by_name[name]}
     if not questions_by_id:
-        raise WrongUsage(f"{file} names no question.", hint="Write one question, or the id of one, on each line.")
+        raise WrongUsage(f"{file} has no questions.", hint="Write one question, or its id, on each line.")
     return list(questions_by_id.values())
 
 
-def _name(line: str, place: str) -> str:
+def _name(line: str, location: str) -> str:
     if not line.startswith("{"):
         return line
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise WrongUsage(f"{place} is not JSON: {error}.") from None
+        raise WrongUsage(f"{location} is not JSON: {error}.") from None
     for key in ("_id", "text"):
         if isinstance(row.get(key), str):
             return str(row[key]).strip()
-    raise WrongUsage(f'{place} has neither "_id" nor "text".')
+    raise WrongUsage(f'{location} has neither "_id" nor "text".')
 
 
 def _lines(file: Path) -> list[str]:

@@ -95,7 +95,7 @@ def test_wrong_words_end_with_2_and_a_sentence(run, words: list[str], tmp_path: 
         (["ledger"], "Nothing has run in this home yet.", "Try `headrace demo`."),
         (
             ["ledger", "x"],
-            "No run is called 'x'.",
+            "There is no run 'x'.",
             "See `headrace runs`; older ones are in the tables `runs` and `ledger` (headrace sql).",
         ),
         (["index", "nowhere"], "nowhere does not exist.", "Name a file or a folder."),

@@ -128,7 +128,7 @@ def test_a_run_is_found_by_its_beginning(tmp_path: Path) -> None:
     assert journal_of(tmp_path, names[1][:22])["run"] == names[1]
     with pytest.raises(NotFound, match="More than one run"):
         journal_of(tmp_path, names[0][:8])
-    with pytest.raises(NotFound, match="No run is called 'x'"):
+    with pytest.raises(NotFound, match="There is no run 'x'"):
         journal_of(tmp_path, "x")
 
 

@@ -37,9 +37,9 @@ def test_only_wrong_words_and_settings_end_with_2() -> None:
 
 
 def test_a_message_and_its_hint_are_kept_apart_and_shown_together() -> None:
-    error = errors.NotFound("No run is called 'x'.", hint="See `headrace runs`.")
-    assert (error.message, error.hint) == ("No run is called 'x'.", "See `headrace runs`.")
-    assert str(error) == "No run is called 'x'. See `headrace runs`."
+    error = errors.NotFound("There is no run 'x'.", hint="See `headrace runs`.")
+    assert (error.message, error.hint) == ("There is no run 'x'.", "See `headrace runs`.")
+    assert str(error) == "There is no run 'x'. See `headrace runs`."
     assert str(errors.NotFound("Alone.")) == "Alone."
 
 

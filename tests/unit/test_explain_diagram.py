@@ -166,17 +166,17 @@ def test_triggers_and_labels_come_from_the_declaration() -> None:
         (
             TRAINING,
             [row("finetune", DATASETS, "write", 100), row("finetune", DATASETS, "read", 250)],
-            "Datasets gave back 250 B, 2.5 times what was written to them",
+            "250 B were read from datasets, 2.5 times what was written",
         ),
         (
             TRAINING,
             [row("finetune", DATASETS, "write", 100), row("finetune", DATASETS, "read", 200)],
-            "Datasets gave back 200 B, 2.0 times what was written to them",
+            "200 B were read from datasets, 2.0 times what was written",
         ),
         (
             TRAINING,
             [row("finetune", DATASETS, "write", 100), row("finetune", DATASETS, "read", 1234)],
-            "Datasets gave back 1.2 KB, 12 times what was written to them",
+            "1.2 KB were read from datasets, 12 times what was written",
         ),
         (
             TRAINING,
@@ -223,7 +223,7 @@ def test_the_headline_is_the_first_claim_the_rows_support(pipeline: Pipeline, ro
 def test_a_headline_of_other_numbers_is_refused() -> None:
     diagram = measured(TRAINING, row("finetune", CHECKPOINTS, "write", 710_000), row("finetune", DATASETS, "read", 290_000))
     more = tuple(replace(f, bytes=f.bytes + 400_000) if f.store == "datasets" else f for f in diagram.flows)
-    with pytest.raises(Permanent, match="not true of run r1"):
+    with pytest.raises(Permanent, match="false for run r1"):
         replace(diagram, flows=more)
 
 

@@ -136,7 +136,7 @@ def check(diagram: Diagram, scale: Scale) -> Scene:
     # text stays in its box by the font's real widths, and no two texts touch
     texts = [text for _, text in items(scene, Label) if isinstance(text, Label)]
     for text in texts:
-        assert inside(text.box, text.room), text
+        assert inside(text.box, text.bounds), text
         assert inside(text.box, whole), text
         assert text.size >= (11 if scale is PAGE else 12)
     for one, other in combinations(texts, 2):
@@ -350,4 +350,4 @@ def test_a_long_headline_is_cut_into_its_room() -> None:
     diagram = replace(PIPELINES["one stage"], headline=Headline("W" * 400, lambda moved: True))
     text = next(text for _, text in items(scene_for(diagram), Label, "headline") if isinstance(text, Label))
     assert text.text.endswith("…")
-    assert theme.width(text.text, text.size, text.weight) <= text.room.width
+    assert theme.width(text.text, text.size, text.weight) <= text.bounds.width

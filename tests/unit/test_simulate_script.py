@@ -58,10 +58,10 @@ def test_a_file_names_some_of_the_questions(folder: BeirFolder, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        ("q0\nq9", "some:2 is no question"),
+        ("q0\nq9", "some:2 is not a question"),
         ("{", "some:1 is not JSON"),
         ('{"id": "q0"}', 'neither "_id" nor "text"'),
-        ("\n", "names no question"),
+        ("\n", "has no questions"),
     ],
 )
 def test_a_line_that_is_no_question_is_named(folder: BeirFolder, tmp_path: Path, lines: str, told: str) -> None:

@@ -1,12 +1,11 @@
-"""Where everything of a diagram stands from left to right, and on which row: decided by its structure, never its numbers.
+"""Horizontal positions and rows of everything in a diagram, computed from its structure, never from its numbers.
 
-Every stage is a column with slots, one per flow, on its two sides: topics above, lanes below. A store's bar reaches from
-its first slot to its last. An arrow to a deep lane crosses a bar of a shallower one when the bar lies over its slot, so
-what is chosen here is the order of flows within a stage, the row of each bar within its lane, and the side to which a bar
-too short for its name grows.
+Every stage is a column with one slot per flow on its two sides: topics above, lanes below. A store's bar reaches from its first
+slot to its last. An arrow to a deep lane crosses a bar of a shallower lane if the bar covers its slot. So the choices here are
+the order of flows within a stage, the row of each bar within its lane, and the side to which a bar too short for its name grows.
 
-The order to start from is the one in which nested lives do not cross: reads shallow to deep, then writes deep to shallow,
-and within a tier the longer-lived store further outside. Single exchanges improve it until none helps.
+The initial order is the one in which nested lifetimes do not cross: reads shallow to deep, then writes deep to shallow, and
+within a tier the longer-lived store further outside. Single exchanges improve it until none helps.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Key = tuple[Tier, str]
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes an arrangement reserves, in the scene's unit.
+    """Sizes reserved by an arrangement, in the scene's unit.
 
     chip: the widest chip. pitch: between slots whose chips alternate between two heights. gap: the least between two
     chips or bars. column: the least width of a stage. between, phase_gap: from stage to stage. aside: from a bar's
@@ -49,7 +48,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Name:
-    """How wide a bar must be for its name: on one line, and broken in two."""
+    """Minimum widths of a bar for its name on one line, and on two."""
 
     one: float
     two: float
@@ -57,7 +56,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Column:
-    """A stage's place."""
+    """A stage's position."""
 
     stage: StageBox
     x: float
@@ -70,7 +69,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Slot:
-    """A flow's place: the x of its arrow and the height of its chip, 0 next to the stage."""
+    """A flow's position: the x of its arrow and the level of its chip, 0 next to the stage."""
 
     flow: Flow
     column: int
@@ -80,7 +79,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Bar:
-    """A store's place. `row` 0 is the row next to the stages; `blocked` are the x of the arrows that cross it."""
+    """A store's position. `row` 0 is next to the stages; `blocked` has the x of the arrows that cross it."""
 
     key: Key
     slots: tuple[Slot, ...]
@@ -92,7 +91,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Everything's place; `rows` says how many rows each lane (and the stream strip) needs."""
+    """All positions; `rows` is the number of rows in each lane (and in the stream strip)."""
 
     columns: tuple[Column, ...]
     slots: tuple[Slot, ...]
@@ -106,11 +105,11 @@ Order = dict[tuple[int, bool], tuple[Flow, ...]]  # (column, above) → flows le
 
 
 def arranged(
-    stages: Sequence[StageBox], flows: Sequence[Flow], labels: Sequence[float], names: Mapping[Key, Name], room: Sizes
+    stages: Sequence[StageBox], flows: Sequence[Flow], labels: Sequence[float], names: Mapping[Key, Name], sizes: Sizes
 ) -> Arrangement:
-    """Place stages and flows. `labels` are the widths of the stages' names, `names` those of the stores'."""
+    """Position stages and flows. `labels` are the widths of the stages' names, `names` those of the stores'."""
     bare = tuple(Flow(flow.stage, flow.store, flow.tier, flow.direction) for flow in flows)
-    placed = _arranged(tuple(stages), bare, tuple(labels), tuple(names.items()), room)
+    placed = _arranged(tuple(stages), bare, tuple(labels), tuple(names.items()), sizes)
     counted = dict(zip(bare, flows, strict=True))
     real = {slot: replace(slot, flow=counted[slot.flow]) for slot in placed.slots}
     return replace(
@@ -126,14 +125,14 @@ def _arranged(
     flows: tuple[Flow, ...],
     labels: tuple[float, ...],
     names: tuple[tuple[Key, Name], ...],
-    room: Sizes,
+    sizes: Sizes,
 ) -> Arrangement:
-    """The arrangement of flows without their numbers: the same structure is searched once and gives the same places."""
+    """The arrangement of flows without their numbers, cached: the same structure always gives the same positions."""
     index = {stage.name: at for at, stage in enumerate(stages)}
     spans: dict[Key, list[int]] = {}
     for flow in flows:
         spans.setdefault(flow.key, []).append(index[flow.stage])
-    plan = _Plan(stages, labels, dict(names), room, spans)
+    plan = _Plan(stages, labels, dict(names), sizes, spans)
     candidates = []
     for brief_first in (True, False):
         order: Order = {}
@@ -147,19 +146,19 @@ def _arranged(
         candidates.append(_improved(plan, order))
     best = min(candidates, key=plan.cost)
     placed = plan.arrangement(best, thorough=True)
-    least = room.least
+    least = sizes.least
     for _ in range(8):
-        beyond = placed.right - (room.left + room.least)
+        beyond = placed.right - (sizes.left + sizes.least)
         if beyond < 0.05:
             break
-        # A bar reaches past the last stage, or there is no room to spare: stretch the stages over that much less.
+        # A bar reaches past the last stage, or there is no spare space: stretch the stages over that much less.
         least -= beyond
-        placed = replace(plan, room=replace(room, least=least)).arrangement(best, thorough=True)
+        placed = replace(plan, sizes=replace(sizes, least=least)).arrangement(best, thorough=True)
     return placed
 
 
 def _improved(plan: _Plan, order: Order) -> Order:
-    """The order after the single exchanges that make it cheaper, at most three rounds of them."""
+    """The order after exchanges that reduce its cost, in at most three passes."""
     best, cost = order, plan.cost(order)
     for _ in range(3):
         before = cost
@@ -175,10 +174,10 @@ def _improved(plan: _Plan, order: Order) -> Order:
 
 
 def _rank(flow: Flow, at: int, span: list[int], brief_first: bool) -> tuple[int, int, int, str]:
-    """Where a flow stands among its stage's, to start from. `brief_first`: what is not used later is written first."""
+    """A flow's rank within its stage in the initial order. `brief_first`: stores not used later are written first."""
     depth = len(LANES) if flow.tier is Tier.STREAM else LANES.index(flow.tier)
     if flow.direction is Direction.READ:
-        if min(span) < at:  # its bar comes from the left: the shallow and the young end first
+        if min(span) < at:  # its bar comes from the left: shallow and short-lived ones end first
             return 0, depth, -min(span), flow.store
         return 1, -depth, -max(span), flow.store
     if brief_first and max(span) == at:
@@ -187,7 +186,7 @@ def _rank(flow: Flow, at: int, span: list[int], brief_first: bool) -> tuple[int,
 
 
 def _exchanges(flows: tuple[Flow, ...]) -> Iterator[tuple[Flow, ...]]:
-    """Other orders of a stage's flows in which reads stay left of writes; a bounded number of them."""
+    """A bounded number of other orders of a stage's flows, with reads left of writes."""
     reads = [flow for flow in flows if flow.direction is Direction.READ]
     writes = [flow for flow in flows if flow.direction is not Direction.READ]
     if factorial(len(reads)) * factorial(len(writes)) <= 48:
@@ -207,7 +206,7 @@ class _Plan:
     stages: tuple[StageBox, ...]
     labels: tuple[float, ...]
     names: dict[Key, Name]
-    room: Sizes
+    sizes: Sizes
     spans: dict[Key, list[int]]
 
     def cost(self, order: Order) -> tuple[int, float]:
@@ -228,17 +227,17 @@ class _Plan:
         return Arrangement(columns, slots, tuple(bars), rows, right, sum(len(bar.blocked) for bar in bars))
 
     def _slots(self, order: Order) -> tuple[tuple[Column, ...], tuple[Slot, ...], float]:
-        room = self.room
+        sizes = self.sizes
         widths = [
-            max(room.column, label, self._wide(order[at, True]), self._wide(order[at, False]))
+            max(sizes.column, label, self._wide(order[at, True]), self._wide(order[at, False]))
             for at, label in enumerate(self.labels)
         ]
         gaps = [
-            room.phase_gap if after.phase != before.phase else room.between
+            sizes.phase_gap if after.phase != before.phase else sizes.between
             for before, after in zip(self.stages, self.stages[1:], strict=False)
         ]
-        spare = min(room.column, max(0.0, room.least - sum(widths) - sum(gaps)) / max(1, len(widths)))
-        x, columns, slots = room.left, [], []
+        spare = min(sizes.column, max(0.0, sizes.least - sum(widths) - sum(gaps)) / max(1, len(widths)))
+        x, columns, slots = sizes.left, [], []
         for at, stage in enumerate(self.stages):
             column = Column(stage, x, widths[at] + spare)
             columns.append(column)
@@ -248,40 +247,40 @@ class _Plan:
         return tuple(columns), tuple(slots), x
 
     def _steps(self, flows: tuple[Flow, ...]) -> list[float]:
-        """How much width each slot takes on one side of a stage."""
-        room = self.room
+        """The width of each slot on one side of a stage."""
+        sizes = self.sizes
         if flows and flows[0].tier is Tier.STREAM:
             alone = [len(self.spans[flow.key]) == 1 for flow in flows]
             return [
-                max(room.chip, self.names[flow.key].two if single else 0.0) + room.gap
+                max(sizes.chip, self.names[flow.key].two if single else 0.0) + sizes.gap
                 for flow, single in zip(flows, alone, strict=True)
             ]
-        return [room.chip + room.gap] * len(flows) if len(flows) < 3 else [room.pitch] * len(flows)
+        return [sizes.chip + sizes.gap] * len(flows) if len(flows) < 3 else [sizes.pitch] * len(flows)
 
     def _wide(self, flows: tuple[Flow, ...]) -> float:
         if not flows:
             return 0.0
         steps = self._steps(flows)
-        if steps[0] == self.room.pitch:
-            return sum(steps) - self.room.pitch + self.room.chip
-        return sum(steps) - self.room.gap
+        if steps[0] == self.sizes.pitch:
+            return sum(steps) - self.sizes.pitch + self.sizes.chip
+        return sum(steps) - self.sizes.gap
 
     def _side(self, flows: tuple[Flow, ...], at: int, centre: float) -> list[Slot]:
         steps = self._steps(flows)
         x, slots = centre - sum(steps) / 2, []
         for number, (flow, step) in enumerate(zip(flows, steps, strict=True)):
-            level = number % 2 if step == self.room.pitch else 0
+            level = number % 2 if step == self.sizes.pitch else 0
             slots.append(Slot(flow, at, round(x + step / 2, 2), level))
             x += step
         return slots
 
     def _bars(self, slots: list[Slot], thorough: bool) -> list[Bar]:
-        """Bars of one side: each as long as its name needs, on the fewest rows, crossed as little as may be."""
+        """The bars of one side: long enough for their names, on the fewest rows, with the fewest crossings."""
         touching: dict[Key, list[Slot]] = {}
         for slot in slots:
             touching.setdefault(slot.flow.key, []).append(slot)
         natural = [
-            Bar(key, tuple(mine), min(s.x for s in mine) - self.room.aside, max(s.x for s in mine) + self.room.aside)
+            Bar(key, tuple(mine), min(s.x for s in mine) - self.sizes.aside, max(s.x for s in mine) + self.sizes.aside)
             for key, mine in touching.items()
         ]
         placed: list[Bar] = []
@@ -303,29 +302,29 @@ class _Plan:
         return placed
 
     def _choices(self, bar: Bar, deeper: list[float]) -> list[Bar]:
-        """The bar as long as its name needs, grown to both sides or to one; the least crossed from deeper lanes first."""
+        """The bar extended to fit its name, to both sides or one; the choice least crossed from deeper lanes first."""
         name = self.names[bar.key]
         need = name.two if bar.right - bar.left < name.one else name.one
         lack = need - (bar.right - bar.left)
         if lack <= 0:
             return [bar]
-        edge = self.room.left
+        edge = self.sizes.left
         lefts = (max(edge, bar.left - lack * share) for share in (0.5, 0.0, 1.0))
         grown = [replace(bar, left=left, right=left + need) for left in lefts]
         return sorted(grown, key=lambda choice: sum(self._over(choice, x) for x in deeper))
 
     def _over(self, bar: Bar, x: float) -> bool:
-        clear = self.room.shaft / 2 + 2
+        clear = self.sizes.shaft / 2 + 2
         return bar.left - clear < x < bar.right + clear
 
     def _meet(self, one: Bar, other: Bar) -> bool:
-        gap = self.room.gap - 0.5
+        gap = self.sizes.gap - 0.5
         return one.left < other.right + gap and other.left < one.right + gap
 
     def _rows(self, bars: list[Bar], deeper: list[float], *, thorough: bool = False) -> tuple[tuple[int, int, int], list[Bar]]:
-        """One lane's bars on the fewest rows, then with the fewest crossings; what that costs, and the bars with rows.
+        """Assign one lane's bars to the fewest rows, then with the fewest crossings; returns the cost and the bars.
 
-        The last part of the cost, how many pairs could not share a row, leads a search towards fewer rows.
+        The last part of the cost, the number of pairs that cannot share a row, guides the search towards fewer rows.
         """
         sequences = [
             sorted(bars, key=lambda bar: (bar.right - bar.left, bar.left)),

@@ -1,8 +1,8 @@
-"""A diagram: what a run moved, ready to be drawn; stages, flows between them and the stores, and a headline that is true.
+"""The model of a diagram: stages, flows between stages and stores, and a headline that is true of the run.
 
-Built from ledger rows and a pipeline's declaration. A stage's declaration says which arrows there are, so the picture of a
-pipeline keeps its shape from run to run; the ledger says how much went along them. A declared port that moved nothing is an
-idle flow. What the run moved outside the picture is kept in `beside`, so nothing is hidden.
+It is built from ledger rows and a pipeline's declaration. The declarations of stages determine the arrows, so the picture of a
+pipeline keeps its shape from run to run; the ledger gives the amounts. A declared port that moved nothing is an idle flow. Bytes
+moved outside the picture are in `beside`, so nothing is hidden.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageBox:
-    """A stage as it is drawn. `phase` is empty, or names the part of the pipeline it belongs to."""
+    """A stage as drawn. `phase` is empty or names its part of the pipeline."""
 
     name: str
     label: str
@@ -33,10 +33,10 @@ class StageBox:
 
 @dataclass(frozen=True)
 class Flow:
-    """What one stage read from or wrote to one store over the run, all tenants together.
+    """What one stage read from or wrote to one store during the run, over all tenants.
 
-    `p95_ms` is the slowest of the ledger rows it sums, since percentiles cannot be added. `estimated` says that the library
-    hides its I/O. A flow with no operations is idle: declared, not used.
+    `p95_ms` is the slowest of the summed ledger rows, since percentiles cannot be added. `estimated`: the library hides its I/O.
+    A flow without operations is idle: declared, not used.
     """
 
     stage: str
@@ -50,7 +50,7 @@ class Flow:
 
     @property
     def key(self) -> tuple[Tier, str]:
-        """Which bar it touches: the same name may exist in several tiers."""
+        """The bar it belongs to: the same store name may exist in several tiers."""
         return self.tier, self.store
 
 
@@ -59,7 +59,7 @@ FlowKey = tuple[str, str, Tier, Direction]
 
 @dataclass(frozen=True)
 class Mark:
-    """What starts a stage besides the stage before it: a store that changed, and in words when."""
+    """A trigger: a changed store that starts a stage, and in words when."""
 
     store: str
     tier: Tier
@@ -69,7 +69,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Moved:
-    """The numbers a headline may speak about."""
+    """The numbers for headlines."""
 
     stages: tuple[StageBox, ...]
     flows: tuple[Flow, ...]
@@ -82,7 +82,7 @@ class Moved:
         phase: str | None = None,
         direction: Direction | None = None,
     ) -> int:
-        """Bytes of the flows that match every given word."""
+        """Bytes of the flows that match every given argument."""
         phases = {stage.name: stage.phase for stage in self.stages}
         return sum(
             flow.bytes
@@ -94,14 +94,14 @@ class Moved:
         )
 
     def share(self, part: int) -> float:
-        """A part of all bytes, 0 to 1; 0 where nothing moved."""
+        """`part` as a share of all bytes, 0 to 1; 0 if nothing moved."""
         whole = self.bytes()
         return part / whole if whole else 0.0
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A sentence about a run and the predicate on its numbers that makes it true."""
+    """A sentence about a run, and the predicate on its numbers that makes it true."""
 
     text: str
     holds: Callable[[Moved], bool]
@@ -111,8 +111,8 @@ class Headline:
 class Diagram:
     """A pipeline and what one run moved through it.
 
-    Every flow is of one of the stages and there is one for each stage, store and direction, else `ValueError`. A headline
-    that is not true of the numbers raises `Permanent`.
+    Every flow must belong to one of the stages, with at most one per stage, store and direction, else `ValueError`. A headline
+    that is false for the numbers raises `Permanent`.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Diagram:
             raise ValueError(f"stages or flows of diagram {self.name!r} repeat, or a flow's stage is not among the stages")
         if not self.headline.holds(Moved(self.stages, self.flows)):
             raise Permanent(
-                f"The headline {self.headline.text!r} is not true of run {self.run_id}.",
+                f"The headline {self.headline.text!r} is false for run {self.run_id}.",
                 hint="Write one that the run's ledger supports: see `headrace ledger`.",
             )
 
@@ -146,9 +146,9 @@ class Diagram:
 def diagram_for(pipeline: Pipeline, rows: Iterable[Mapping[str, Any]], *, run_id: str, when: datetime, command: str) -> Diagram:
     """The diagram of a pipeline as one run measured it.
 
-    `rows` are ledger rows: stage, store, tier, direction, ops, bytes, p95_ms, estimated; `when` is when the run started.
-    The headline is the first of the pipeline's claims that the rows support. Two kinds of flows are counted in `beside` and
-    not drawn: those of stages and stores the pipeline does not have, and what the writer of a table or an index reads of it.
+    `rows` are ledger rows: stage, store, tier, direction, ops, bytes, p95_ms, estimated; `when` is the run's start. The headline
+    is the first of the pipeline's claims that the rows support. Two kinds of flows are in `beside` and not drawn: those of stages
+    and stores outside the pipeline, and reads by a writer of its own table or index.
     """
     stages, declared = _drawn(pipeline)
     shown = {(stage, store, tier) for stage, store, tier, _ in declared}
@@ -185,8 +185,8 @@ def diagram_for(pipeline: Pipeline, rows: Iterable[Mapping[str, Any]], *, run_id
 def _drawn(pipeline: Pipeline) -> tuple[tuple[StageBox, ...], dict[FlowKey, None]]:
     """The stages of a pipeline and the flows they declare.
 
-    A stage of no phase among stages that have one is lent by another pipeline. It belongs to the phase it stands in, and
-    only with the stores that other stages of that phase touch.
+    A stage without a phase, among stages with one, belongs to another pipeline. It is drawn in the surrounding phase, with only
+    the stores that other stages of that phase use.
     """
     phases = [stage.phase for stage in pipeline.stages]
     named = [phase for phase in phases if phase]
@@ -208,13 +208,13 @@ def _drawn(pipeline: Pipeline) -> tuple[tuple[StageBox, ...], dict[FlowKey, None
 
 @dataclass(frozen=True)
 class Claim:
-    """A headline waiting for numbers: when it may be said, and how."""
+    """A candidate headline: when it is true, and its wording."""
 
     when: Callable[[Moved], bool]
     words: Callable[[Moved], str]
 
     def headline(self, moved: Moved) -> Headline | None:
-        """The headline these numbers support; its predicate holds for numbers that give the same sentence."""
+        """The headline if these numbers support it; its predicate holds for numbers that give the same sentence."""
         if not self.when(moved):
             return None
         text = self.words(moved)
@@ -247,8 +247,8 @@ def _read_again(store: str, called: str) -> Claim:
     return Claim(
         lambda moved: 2 <= times(moved) < 1000,
         lambda moved: (
-            f"{called} gave back {human_bytes(moved.bytes(store=store, direction=Direction.READ))}, "
-            f"{times(moved):.{1 if times(moved) < 10 else 0}f} times what was written to them"
+            f"{human_bytes(moved.bytes(store=store, direction=Direction.READ))} were read from {called}, "
+            f"{times(moved):.{1 if times(moved) < 10 else 0}f} times what was written"
         ),
     )
 
@@ -290,7 +290,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     "training": (
         _store_claim("Training", "checkpoints", "checkpoints", 0.4),
         _store_claim("Training", "models", "model weights", 0.4),
-        _read_again("datasets", "Datasets"),
+        _read_again("datasets", "datasets"),
     ),
     "inference": (
         _store_claim("Inference", "kv-cache", "the KV cache on files", 0.4),
@@ -301,7 +301,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 
 
 def headline_of(name: str, moved: Moved) -> Headline:
-    """The first claim of a pipeline that its numbers support; the last one always does."""
+    """The headline of a pipeline: its first claim that the numbers support; the last one always holds."""
     subject = name[:1].upper() + name[1:]
     for claim in (*CLAIMS.get(name, ()), _tier_claim(subject), _plain_claim(subject)):
         headline = claim.headline(moved)

@@ -1,4 +1,4 @@
-"""Draws a diagram into a file; the file's suffix chooses how."""
+"""Draws a diagram into a file, in the format of its suffix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headrace.explain.diagram.svg import svg
 
 
 def png(scene: Scene, *, zoom: float = 2.0) -> bytes:
-    """The scene as PNG bytes, `zoom` pixels to the scene's unit; fonts of the machine are not looked at."""
+    """The scene as PNG bytes, with `zoom` pixels per unit; without system fonts."""
     data: bytes = resvg_py.svg_to_bytes(
         svg_string=svg(scene, embed=False),
         zoom=zoom,
@@ -34,7 +34,7 @@ _SPECIAL = "\\`*_{}[]<>()#+-!|~&"
 
 
 def markdown(diagram: Diagram, *, triggers: bool = True) -> str:
-    """The diagram in words and one table: stage, direction, store, tier, bytes, operations, 95th percentile."""
+    """The diagram as text and a table: stage, direction, store, tier, bytes, operations, 95th percentile."""
     measured = f"{plain(diagram.command)}, run {plain(diagram.run_id)}, {diagram.when:%Y-%m-%d %H:%M} UTC"
     lines = [
         f"# {plain(diagram.headline.text)}",
@@ -47,15 +47,15 @@ def markdown(diagram: Diagram, *, triggers: bool = True) -> str:
         ),
     ]
     if triggers and diagram.marks:
-        lines += ["", "What starts a stage besides the stage before it:", ""]
+        lines += ["", "Triggers of stages:", ""]
         lines += [f"- {plain(mark.stage)}, on {plain(mark.store)} ({mark.tier}): {plain(mark.text)}" for mark in diagram.marks]
     if diagram.beside:
-        lines += ["", "Also in this run, outside this picture:", "", *_table(diagram.beside, {})]
+        lines += ["", "Also in this run, not in this picture:", "", *_table(diagram.beside, {})]
     return "\n".join(lines) + "\n"
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Text escaped for Markdown, on one line."""
     return "".join(f"\\{sign}" if sign in _SPECIAL else sign for sign in " ".join(text.split()))
 
 
@@ -73,7 +73,7 @@ def _table(flows: list[Flow] | tuple[Flow, ...], labels: dict[str, str]) -> list
     return lines
 
 
-# Adding a backend: a module with one function of a scene (or of the diagram), and a line here.
+# To add a backend: a function of the scene (or of the diagram), and a line here.
 BACKENDS: dict[str, Callable[[Diagram, bool], bytes]] = {
     ".svg": lambda diagram, triggers: svg(scene_for(diagram, triggers=triggers)).encode(),
     ".png": lambda diagram, triggers: png(scene_for(diagram, triggers=triggers)),
@@ -82,9 +82,9 @@ BACKENDS: dict[str, Callable[[Diagram, bool], bytes]] = {
 
 
 def draw(diagram: Diagram, path: Path, *, triggers: bool = True) -> None:
-    """Draw a diagram into a file, whole or not at all; its suffix chooses the backend.
+    """Draw a diagram into a file, atomically, with the backend for its suffix.
 
-    Folders on the way are made. Raises `WrongUsage` for a suffix that no backend has, `StorageFull` where the disk is.
+    Creates missing folders. Raises `WrongUsage` for an unknown suffix, `StorageFull` if the disk is full.
     """
     path = Path(path)
     backend = BACKENDS.get(path.suffix.lower())

@@ -1,11 +1,11 @@
-"""Numbers as people read them: bytes in decimal units, milliseconds, counts."""
+"""Human-readable numbers: bytes in decimal units, durations, counts."""
 
 from __future__ import annotations
 
 _BYTES = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
 
-# The widest forms the functions below can give in a common sans serif; a layout reserves room for these, so that it
-# does not move when only numbers change.
+# The widest results of the functions below in common sans serif fonts; a layout reserves space for these, so that it does not
+# move when only numbers change.
 WIDEST_BYTES = ("≈88.8 MB", "≈888 MB", "≈888 GB")
 WIDEST_MS = ("<0.1 ms", "888 ms", "88.8 s", "88 min", "888 h")
 
@@ -40,12 +40,12 @@ def human_ms(ms: float) -> str:
 
 
 def human_count(count: int) -> str:
-    """A count with thin gaps between thousands: `950`, `12 400`."""
+    """A count with thin spaces between thousands: `950`, `12 400`."""
     return f"{count:,}".replace(",", " ")
 
 
 def percent(share: float) -> str:
-    """A share between 0 and 1 in whole per cent: `71 %`; never `100 %` or `0 %` for what is not all or nothing."""
+    """A share between 0 and 1 in whole per cent: `71 %`; `100 %` and `0 %` only for exactly all or nothing."""
     whole = round(share * 100)
     if whole == 100 and share < 1:
         whole = 99

@@ -1,8 +1,8 @@
-"""The layout: a diagram as a scene.
+"""Layout of a diagram as a scene.
 
-Stages stand in a row, the stream above them as a dashed strip, one lane per tier below, shallow to deep. Every read and
-write is one straight vertical arrow with a chip. What the scene looks like depends on the pipeline's structure; numbers
-change only the words and the width of the arrows.
+Stages are in a row, the stream above them as a dashed strip, and one lane per tier below, shallow to deep. Every read and
+write is a straight vertical arrow with a chip. The scene's geometry depends only on the pipeline's structure; numbers change the
+text and the width of arrows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headrace.storage.ledger import Direction
 
 @dataclass(frozen=True)
 class Scale:
-    """A type scale and the sizes that follow from it."""
+    """A type scale and the sizes derived from it."""
 
     headline: float
     subtitle: float
@@ -46,11 +46,11 @@ class Scale:
     head_room: float
     least_width: float
     least_height: float = 0.0
-    chip_p95: bool = True  # chips have a second line, the 95th percentile
+    chip_p95: bool = True  # chips have a second line with the 95th percentile
     lane_captions: bool = True
-    notes: bool = True  # triggers and what the run moved besides are written below the picture
-    indent: float = 16.0  # from a lane's left edge to its words
-    clear: float = 4.0  # between an arrow and the chips on both its sides, where these alternate between two heights
+    notes: bool = True  # write triggers and other traffic of the run below the picture
+    indent: float = 16.0  # from a lane's left edge to its text
+    clear: float = 4.0  # between an arrow and the chips beside it, if chips alternate between two heights
     pad: float = 7.0
 
 
@@ -59,7 +59,7 @@ PAGE = Scale(
     margin=30, aside=160, gap=6, between=14, phase_gap=44, shaft=13,
     stage_height=42, bar_height=34, topic_height=34, lane_least=92, head_room=17, least_width=1040,
 )  # fmt: skip
-# Points, on a slide of 13.33 × 7.5 inches; p95, triggers and the rest belong into the speaker's notes.
+# In points, for a slide of 13.33 × 7.5 inches; p95, triggers and other notes go into the speaker's notes.
 SLIDE = Scale(
     headline=24, subtitle=12, stage=13, bar=12, chip=12, chip_small=12, lane=13, caption=12,
     margin=14, aside=101, gap=3, between=5, phase_gap=18, shaft=7, pad=2.5, indent=10,
@@ -79,9 +79,9 @@ LANE_TITLES: dict[Tier, tuple[str, str]] = {
 def scene_for(diagram: Diagram, *, scale: Scale = PAGE, triggers: bool = True, phase: str | None = None) -> Scene:
     """The picture of a diagram, or of one phase of it.
 
-    `triggers` marks what starts a stage besides the stage before it. A long pipeline at the slide's type size needs a slide
-    for each phase; `phase` draws that phase's stages and flows alone, under the headline of the whole. The scene is at
-    least as large as the scale says, and larger where the pipeline needs it.
+    `triggers` marks what starts a stage besides the previous one. At a slide's type size, a long pipeline needs a slide per
+    phase; `phase` draws only that phase's stages and flows, under the overall headline. The scene is at least as large as the
+    scale says, and larger if the pipeline needs it.
     """
     stages = tuple(stage for stage in diagram.stages if phase is None or stage.phase == phase)
     names = {stage.name for stage in stages}
@@ -118,7 +118,7 @@ class _Layout:
         self.chip_height = (s.chip + s.chip_small if s.chip_p95 else s.chip) * 1.12 + 7
         self.names = {key: self._name(key) for key in dict.fromkeys(flow.key for flow in self.flows)}
         left = s.margin + s.aside + s.between
-        room = Sizes(
+        sizes = Sizes(
             chip=self.chip_width,
             pitch=(self.chip_width + s.shaft) / 2 + s.clear,
             gap=s.gap,
@@ -131,7 +131,7 @@ class _Layout:
             least=s.least_width - left - s.margin - self._after(),
         )
         labels = [self._label_width(stage) for stage in self.stages]
-        self.plan: Arrangement = arranged(self.stages, self.flows, labels, self.names, room)
+        self.plan: Arrangement = arranged(self.stages, self.flows, labels, self.names, sizes)
         self.right = max(self.plan.right + self._after(), s.least_width - s.margin)
         self.width = self.right + s.margin
         self._rows_down()
@@ -148,7 +148,7 @@ class _Layout:
     # sizes
 
     def _after(self) -> float:
-        """What lanes reach beyond the last stage."""
+        """How far lanes reach beyond the last stage."""
         return self.scale.margin * 0.4
 
     def _chip_width(self) -> float:
@@ -170,7 +170,7 @@ class _Layout:
         return Name(one + 2 * s.pad + 2, two + 2 * s.pad + 2)
 
     def _lines(self, key: Key, count: int) -> list[str]:
-        """A store's name on one line, or broken after a hyphen near its middle where the bar is high enough for two."""
+        """A store's name on one line, or broken after a hyphen near its middle if the bar is high enough for two."""
         s, (tier, store) = self.scale, key
         cut = s.bar * 14
         breaks = [at + 1 for at, sign in enumerate(store[:-1]) if sign == "-" and at]
@@ -180,7 +180,7 @@ class _Layout:
         return [theme.fitted(part, s.bar, SEMIBOLD, cut) for part in (store[:at], store[at:])]
 
     def _rows_down(self) -> None:
-        """Everything's y, top to bottom."""
+        """Compute all y positions, top to bottom."""
         s, plan = self.scale, self.plan
         y = s.margin + s.headline
         self.headline_y = y - s.headline * 0.1
@@ -196,7 +196,7 @@ class _Layout:
             rows = plan.rows[Tier.STREAM]
             self.channel = y + s.caption * 1.5 if self.feedback else 0.0
             inner = (s.caption * 2.7 if self.feedback else 12) + rows * s.topic_height + (rows - 1) * 8 + 12
-            words = sum(line.room.height for line in self._lane_words(Tier.STREAM, Box(0, 0, 0, 0)))
+            words = sum(line.bounds.height for line in self._lane_words(Tier.STREAM, Box(0, 0, 0, 0)))
             height = max(inner, words + s.caption * 1.2)
             self.strip = Box(s.margin, y, self.right - s.margin, height)
             y += height + 2 * s.head_room + self.chip_height
@@ -241,18 +241,18 @@ class _Layout:
 
     def _title(self) -> None:
         s, diagram = self.scale, self.diagram
-        room = Box(s.margin, s.margin - 4, self.right - s.margin, s.headline + 8)
+        bounds = Box(s.margin, s.margin - 4, self.right - s.margin, s.headline + 8)
         size = s.headline
-        while theme.width(diagram.headline.text, size, BOLD) > room.width and size > s.headline * 0.62:
+        while theme.width(diagram.headline.text, size, BOLD) > bounds.width and size > s.headline * 0.62:
             size -= 0.5
-        text = theme.fitted(diagram.headline.text, size, BOLD, room.width)
+        text = theme.fitted(diagram.headline.text, size, BOLD, bounds.width)
         what = f"{diagram.name[:1].upper()}{diagram.name[1:]} pipeline{f', {self.phase}' if self.phase else ''}"
         subtitle = f"{what}, as measured: {diagram.command} · run {diagram.run_id} · {diagram.when:%Y-%m-%d %H:%M} UTC"
-        below = Box(s.margin, self.subtitle_y - s.subtitle, room.width, s.subtitle * 1.4)
+        below = Box(s.margin, self.subtitle_y - s.subtitle, bounds.width, s.subtitle * 1.4)
         self._say(
             "headline",
             diagram.headline.text,
-            Label(s.margin, self.headline_y, text, size, room, BOLD),
+            Label(s.margin, self.headline_y, text, size, bounds, BOLD),
             Label(
                 s.margin,
                 self.subtitle_y,
@@ -278,7 +278,7 @@ class _Layout:
             self._feedback(self.feedback[0], box)
 
     def _feedback(self, bar: Bar, strip: Box) -> None:
-        """Feedback runs back along the strip: in from the right where it is read, out to the left where it is written."""
+        """Draw feedback along the strip: in from the right if it is read, out to the left if it is written."""
         s, y = self.scale, self.channel
         written = any(slot.flow.direction is Direction.WRITE for slot in bar.slots)
         at = (bar.left + bar.right) / 2
@@ -302,12 +302,12 @@ class _Layout:
             ]
             low, high = at, end
         size = s.caption
-        room = max(0.0, high - low - 4 * s.pad)
-        if theme.width(words, size, SEMIBOLD) + 16 > room:
+        available = max(0.0, high - low - 4 * s.pad)
+        if theme.width(words, size, SEMIBOLD) + 16 > available:
             words = "feedback"
         wide = theme.width(words, size, SEMIBOLD) + 16
         items: list[Item] = list(lines)
-        if wide <= room:
+        if wide <= available:
             plate = Box((low + high - wide) / 2, y - size * 0.85, wide, size * 1.7)
             items += [
                 Rect(plate, theme.CARD, theme.FEEDBACK, 1, plate.height / 2),
@@ -379,8 +379,8 @@ class _Layout:
             wide = theme.width(words, s.caption, SEMIBOLD)
             y = self.phases_y + s.caption * 0.9
             if words:
-                room = Box(left, self.phases_y, right - left, s.caption * 1.5)
-                items.append(Label(left, y, words, s.caption, room, SEMIBOLD, theme.MUTED))
+                bounds = Box(left, self.phases_y, right - left, s.caption * 1.5)
+                items.append(Label(left, y, words, s.caption, bounds, SEMIBOLD, theme.MUTED))
             if right - left - wide > 24:
                 items.append(Line(left + wide + 10, y - s.caption * 0.32, right, y - s.caption * 0.32, theme.RULE, 1.25))
             if number:
@@ -392,8 +392,8 @@ class _Layout:
         s, columns = self.scale, self.plan.columns
         y = self.stage_y + s.stage_height / 2
         lines = [Line(one.x + one.width, y, two.x, y, theme.FAINT, 1.25, None, (2, 3)) for one, two in pairwise(columns)]
-        room = Box(s.margin + s.indent, y - s.lane, s.aside - s.indent, 2 * s.lane)
-        words = Label(room.x, _middle(room, s.lane), "Stages", s.lane, room, SEMIBOLD)
+        bounds = Box(s.margin + s.indent, y - s.lane, s.aside - s.indent, 2 * s.lane)
+        words = Label(bounds.x, _middle(bounds, s.lane), "Stages", s.lane, bounds, SEMIBOLD)
         self._say("rail", "Stages, in order", *lines, words)
 
     def _bar_height(self, tier: Tier) -> float:
@@ -409,8 +409,8 @@ class _Layout:
         inner = rows * s.bar_height + (rows - 1) * s.bar_height * 0.32
         return lane.y + (lane.height - inner + s.head_room * 0.5) / 2 + bar.row * s.bar_height * 1.32
 
-    def _place(self, bar: Bar) -> tuple[list[str], float] | None:
-        """The lines of a bar's name and the middle of the widest part of it that no arrow crosses and that holds them."""
+    def _name_position(self, bar: Bar) -> tuple[list[str], float] | None:
+        """The lines of a bar's name, and the centre of the widest part of the bar without arrows that fits them."""
         s = self.scale
         clear = s.shaft / 2 + 3
         edges = [bar.left - clear, *bar.blocked, bar.right + clear]
@@ -428,14 +428,14 @@ class _Layout:
         return None
 
     def _behind(self, bar: Bar) -> tuple[float, ...]:
-        """The arrows that pass behind a bar, because its name has no room beside them."""
-        return () if self._place(bar) else bar.blocked
+        """The arrows that pass behind a bar, because its name does not fit beside them."""
+        return () if self._name_position(bar) else bar.blocked
 
     def _bar(self, bar: Bar) -> None:
         s = self.scale
         tier, store = bar.key
         box = Box(bar.left, self._bar_y(bar), bar.right - bar.left, self._bar_height(tier))
-        placed = self._place(bar)
+        placed = self._name_position(bar)
         if placed:
             lines, centre = placed
         else:
@@ -479,7 +479,7 @@ class _Layout:
         if shaft:
             head = (max(4.5, width / 2 + 3.2), max(8.0, min(13.0, width * 0.5 + 6.5)))
             for crossed in self.plan.bars if chip else ():
-                if slot.x in crossed.blocked:  # a rim, so that the arrow is seen to pass and not to arrive
+                if slot.x in crossed.blocked:  # an outline shows that the arrow passes and does not end here
                     at = self._bar_y(crossed)
                     ends = max(at - 1, min(y1, y2)), min(at + self._bar_height(crossed.key[0]) + 1, max(y1, y2))
                     rim = theme.CARD if above else theme.tint(theme.TIERS[crossed.key[0]])
@@ -515,8 +515,8 @@ class _Layout:
         ]
         if s.notes:
             numbers = [str(at) for at, mark in enumerate(self._marks(), 1) if mark.stage == stage.name]
-            for place, number in enumerate(numbers):
-                items += self._dot(number, box.x + 6 + place * (s.caption * 1.5 + 3), box.y)
+            for index, number in enumerate(numbers):
+                items += self._dot(number, box.x + 6 + index * (s.caption * 1.5 + 3), box.y)
         self._say("stage", f"{stage.label}: {stage.sentence}" if stage.sentence else stage.label, *items)
 
     def _dot(self, number: str, x: float, middle: float) -> list[Item]:
@@ -529,9 +529,9 @@ class _Layout:
         ]
 
     def _foot(self) -> None:
-        """The key to the picture, what starts stages, and what the run moved besides."""
+        """The legend, the triggers, and other traffic of the run."""
         s = self.scale
-        y, room = self.foot_y, self.right - s.margin
+        y, width = self.foot_y, self.right - s.margin
         size = s.caption
         items: list[Item] = []
         x = s.margin
@@ -543,7 +543,7 @@ class _Layout:
             x += 15 + wide + 16
         chip = "chip: bytes moved, and p95 of one operation" if s.chip_p95 else "chip: bytes moved"
         words = f"arrow width grows with √bytes · {chip} · ≈ estimated · dotted: not used · bar: from first use to last"
-        for line in theme.wrapped(words, size, REGULAR, self.right - x) if room else []:
+        for line in theme.wrapped(words, size, REGULAR, self.right - x) if width else []:
             items.append(Label(x, y, line, size, Box(x, y - size, self.right - x, size * 1.4), REGULAR, theme.MUTED))
             y += size * 1.5
         self._say("key", "Key: " + words, *items)
@@ -556,8 +556,8 @@ class _Layout:
             self._say("trigger", words, *dot, Label(x, y, line, size, box, REGULAR, theme.MUTED))
             y += size * 1.65
         for note in self._beside() if s.notes else ():
-            for line in theme.wrapped(note, size, REGULAR, room):
-                box = Box(s.margin, y - size, room, size * 1.4)
+            for line in theme.wrapped(note, size, REGULAR, width):
+                box = Box(s.margin, y - size, width, size * 1.4)
                 self._say("note", line, Label(s.margin, y, line, size, box, REGULAR, theme.MUTED))
                 y += size * 1.5
         self.height = max(s.least_height, y - size * 1.5 + s.margin * 0.9)
@@ -578,9 +578,9 @@ class _Layout:
             (commits if (flow.stage, flow.key) in drawn else outside).append(flow)
         notes = []
         if commits:
-            notes.append(f"Not drawn: what commits read of their own tables: {_sums(commits)}.")
+            notes.append(f"Not drawn: reads of their own tables by commits: {_sums(commits)}.")
         if outside:
-            notes.append(f"Also in this run, outside this picture: {_sums(outside)}.")
+            notes.append(f"Also in this run, not in this picture: {_sums(outside)}.")
         return notes
 
     def _description(self) -> str:
@@ -593,7 +593,7 @@ def _middle(box: Box, size: float) -> float:
 
 
 def _sums(flows: list[Flow]) -> str:
-    """Bytes by stage, the most first."""
+    """Bytes by stage, largest first."""
     sums: dict[str, int] = {}
     for flow in flows:
         sums[flow.stage] = sums.get(flow.stage, 0) + flow.bytes

@@ -1,4 +1,4 @@
-"""The two pipelines, and which recorded run a diagram of one is drawn from."""
+"""The two pipelines, and the choice of the recorded run for a diagram."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PIPELINES = {pipeline.name: pipeline for pipeline in (INFERENCE, TRAINING)}
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """What a run moved in a pipeline: its ledger rows, the command that it was and when it started."""
+    """A run of a pipeline: its ledger rows, command and start time."""
 
     pipeline: Pipeline
     run_id: str
@@ -35,20 +35,20 @@ class MeasuredRun:
 
 
 def own_stages(name: str) -> frozenset[str]:
-    """The stages that no other pipeline has: they tell whether a run was one of this pipeline's."""
+    """The stages that no other pipeline has, which identify this pipeline's runs."""
     others = {stage.name for other in PIPELINES.values() if other.name != name for stage in other.stages}
     return frozenset(stage.name for stage in PIPELINES[name].stages) - others
 
 
 def measured(home: Path, name: str, *, run: str | None = None, live: Run | None = None) -> MeasuredRun:
-    """The run of this home that a pipeline is drawn from: `run`, or else the newest with a stage that only this pipeline has.
+    """The run from which to draw a pipeline: `run`, or the newest with a stage that only this pipeline has.
 
-    `live` is the run of this process, if its ledger counts, too. Raises `WrongUsage` for a pipeline there is not, `NotFound`
-    where no run fits.
+    `live` is this process's own run, if it is to be considered. Raises `WrongUsage` for an unknown pipeline, `NotFound` if no run
+    matches.
     """
     pipeline = PIPELINES.get(name)
     if pipeline is None:
-        raise WrongUsage(f"There is no pipeline {name!r}.", hint=f"There are: {', '.join(PIPELINES)}.")
+        raise WrongUsage(f"There is no pipeline {name!r}.", hint=f"Choose from {', '.join(PIPELINES)}.")
     own = own_stages(name)
     if live is not None:
         rows = [row.as_dict() for row in live.ledger.rows()]
@@ -61,5 +61,5 @@ def measured(home: Path, name: str, *, run: str | None = None, live: Run | None 
         journal = next((one for one in past if any(row["stage"] in own for row in one["rows"])), None)
     if journal is None:
         first = "Ask something, or run `headrace index PATH`." if pipeline is INFERENCE else "Run `headrace train`."
-        raise NotFound(f"No run has moved anything in the {name} pipeline yet, so there is nothing to draw.", hint=first)
+        raise NotFound(f"The {name} pipeline has not run yet, so there is nothing to draw.", hint=first)
     return MeasuredRun(pipeline, journal["run"], journal["command"], datetime.fromisoformat(journal["started"]), journal["rows"])

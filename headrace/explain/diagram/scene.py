@@ -1,4 +1,4 @@
-"""A scene: rectangles, straight lines and text, which every backend draws alike."""
+"""A scene: rectangles, straight lines and text, for any backend to draw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Anchor = Literal["start", "middle", "end"]
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of the plane, from its top left corner."""
+    """A rectangle, given by its top left corner."""
 
     x: float
     y: float
@@ -29,13 +29,13 @@ class Box:
         return self.y + self.height
 
     def meets(self, other: Box) -> bool:
-        """Whether the two share more than an edge."""
+        """Whether the two overlap by more than an edge."""
         return self.x < other.right and other.x < self.right and self.y < other.bottom and other.y < self.bottom
 
 
 @dataclass(frozen=True)
 class Rect:
-    """A drawn rectangle; an empty `fill` or `stroke` is none."""
+    """A drawn rectangle; an empty `fill` or `stroke` means none."""
 
     box: Box
     fill: str = ""
@@ -47,7 +47,7 @@ class Rect:
 
 @dataclass(frozen=True)
 class Line:
-    """A straight line; with `head` a triangle of that half-width and length ends at (x2, y2)."""
+    """A straight line; `head` adds an arrowhead of that half-width and length, ending at (x2, y2)."""
 
     x1: float
     y1: float
@@ -61,20 +61,20 @@ class Line:
 
 @dataclass(frozen=True)
 class Label:
-    """A line of text: its baseline starts, centres or ends at (x, y). `room` is the box it must stay in."""
+    """A line of text whose baseline starts, is centred or ends at (x, y). `bounds` is the box it must stay in."""
 
     x: float
     y: float
     text: str
     size: float
-    room: Box
+    bounds: Box
     weight: int = REGULAR
     colour: str = theme.INK
     anchor: Anchor = "start"
 
     @property
     def box(self) -> Box:
-        """Where its letters are, by the font's real widths, from the top of the capitals to the baseline."""
+        """The letters' extent by the font's real widths, from the top of the capitals to the baseline."""
         wide = theme.width(self.text, self.size, self.weight)
         left = self.x - {"start": 0.0, "middle": wide / 2, "end": wide}[self.anchor]
         return Box(left, self.y - theme.CAP_HEIGHT * self.size, wide, theme.CAP_HEIGHT * self.size)
@@ -85,7 +85,7 @@ Item = Rect | Line | Label
 
 @dataclass(frozen=True)
 class Group:
-    """Items that are one thing to the reader; `alt` says it in words. Groups are painted in order."""
+    """Items that form one visual element; `alt` describes it in words. Groups are painted in order."""
 
     kind: str
     alt: str
@@ -94,11 +94,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture in `unit`s (CSS pixels or points), with a title and a description in words."""
+    """A picture in CSS pixels or points, with a title and a textual description."""
 
     width: float
     height: float
     title: str
     description: str
     groups: tuple[Group, ...]
-    notes: tuple[str, ...] = ()  # what is to be said besides: drawn below a page, spoken with a slide
+    notes: tuple[str, ...] = ()  # further notes: below the picture on a page, speaker's notes on a slide

@@ -1,4 +1,4 @@
-"""A scene as SVG: self-contained, with the glyphs it uses embedded, a title, a description and a tooltip on everything."""
+"""A scene as self-contained SVG, with embedded glyphs, a title, a description and a tooltip for every group."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def svg(scene: Scene, *, embed: bool = True) -> str:
-    """The scene as one SVG document, one user unit to the scene's unit.
+    """The scene as an SVG document, one user unit per unit of the scene.
 
-    `embed` carries the used glyphs as a font inside, so that it looks the same everywhere.
+    `embed` includes the used glyphs as a font, so that it looks the same everywhere.
     """
     width, height = _n(scene.width), _n(scene.height)
     parts = [
@@ -36,7 +36,7 @@ def svg(scene: Scene, *, embed: bool = True) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as XML takes it, in content and in attributes; characters XML has no place for become `\ufffd`."""
+    """Text escaped for XML content and attributes; characters not allowed in XML become `\ufffd`."""
     text = _NOT_XML.sub("\ufffd", text)
     for sign, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#39;")):
         text = text.replace(sign, name)

@@ -1,4 +1,4 @@
-"""The colours and the font of the pictures."""
+"""Colours and font of the diagrams."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TIERS: dict[Tier, str] = {
 
 
 def tint(colour: str, share: float = 0.07) -> str:
-    """The colour thinned with white: `share` of it remains."""
+    """The colour mixed with white; `share` of it remains."""
     parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return "#" + "".join(f"{round(255 - (255 - part) * share):02X}" for part in parts)
 
@@ -66,12 +66,12 @@ _FILES = {REGULAR: "SourceSansPro-Regular.ttf", SEMIBOLD: "SourceSansPro-Semibol
 
 
 def file(weight: int) -> Path:
-    """Where the font of a weight lies."""
+    """Path of the font file for a weight."""
     return Path(font_source_sans_pro.font_directory) / _FILES[weight]
 
 
 def files() -> list[Path]:
-    """The font files of every weight the pictures use."""
+    """The font files of all weights in use."""
     return [file(weight) for weight in _FILES]
 
 
@@ -84,29 +84,29 @@ def _advances(weight: int) -> tuple[dict[int, float], float]:
 
 
 def width(text: str, size: float, weight: int = REGULAR) -> float:
-    """How wide a line of text is at a size, in the size's unit."""
+    """The width of a line of text at a font size, in the same unit."""
     advances, missing = _advances(weight)
     return size * sum(advances.get(ord(character), missing) for character in text)
 
 
-def fitted(text: str, size: float, weight: int, room: float) -> str:
-    """The text, cut with an ellipsis where it is wider than `room`."""
-    if width(text, size, weight) <= room:
+def fitted(text: str, size: float, weight: int, limit: float) -> str:
+    """The text, cut with an ellipsis if it is wider than `limit`."""
+    if width(text, size, weight) <= limit:
         return text
     shortened = text
-    while shortened and width(shortened.rstrip() + "…", size, weight) > room:
+    while shortened and width(shortened.rstrip() + "…", size, weight) > limit:
         shortened = shortened[:-1]
     return shortened.rstrip() + "…"
 
 
-def wrapped(text: str, size: float, weight: int, room: float) -> list[str]:
-    """The text in lines no wider than `room`; a single word wider than that is cut with an ellipsis."""
+def wrapped(text: str, size: float, weight: int, limit: float) -> list[str]:
+    """The text in lines no wider than `limit`; a wider single word is cut with an ellipsis."""
     lines: list[str] = []
     for word in text.split():
-        if lines and width(f"{lines[-1]} {word}", size, weight) <= room:
+        if lines and width(f"{lines[-1]} {word}", size, weight) <= limit:
             lines[-1] = f"{lines[-1]} {word}"
         else:
-            lines.append(fitted(word, size, weight, room))
+            lines.append(fitted(word, size, weight, limit))
     return lines
 
 
@@ -115,7 +115,7 @@ def subset(weight: int, characters: Iterable[str]) -> bytes:
     options = subsetting.Options(flavor="woff", layout_features=[], hinting=False, notdef_outline=True)
     options.recalc_timestamp = False
     with TTFont(file(weight), recalcTimestamp=False) as font:
-        for table in ("GDEF", "GPOS", "GSUB"):  # ligatures and kerning, which pictures do without: nine tenths of the work
+        for table in ("GDEF", "GPOS", "GSUB"):  # ligatures and kerning, which diagrams do not use: nine tenths of the work
             del font[table]
         cut = subsetting.Subsetter(options)
         cut.populate(text="".join(sorted(set(characters))))
