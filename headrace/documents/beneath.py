@@ -1,4 +1,4 @@
-"""Opens a file below a folder so that nobody who swaps links meanwhile can lead the way out of it."""
+"""Opens a file below a folder, and none outside it even if links are swapped meanwhile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-_OPENAT2 = 437  # on every architecture: system calls since Linux 5.1 have one number
+_OPENAT2 = 437  # on every architecture: newer system calls share one number
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08  # linux/openat2.h
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -21,9 +21,9 @@ class _How(ctypes.Structure):
 
 
 def open_beneath(root: Path, name: PurePosixPath) -> int:
-    """A descriptor, for reading, of the file `name` below `root`; no part of the name may be a link.
+    """Open the file `name` below `root` for reading; returns its descriptor. No part of the name may be a link.
 
-    Raises `OSError`, with `ELOOP` for a link. By openat2(2) where the kernel has it and a sandbox lets us, else step by step.
+    Raises `OSError`, for a link with `ELOOP`. Uses openat2(2) where kernel and sandbox allow it, else opens folder by folder.
     """
     if not name.parts or name.is_absolute() or ".." in name.parts:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(name))
@@ -42,7 +42,7 @@ def _at_once(folder: int, name: PurePosixPath) -> int:
         if opened >= 0:
             return opened
         code = ctypes.get_errno()
-        if code not in (errno.EINTR, errno.EAGAIN):  # EAGAIN: something was renamed while the kernel looked
+        if code not in (errno.EINTR, errno.EAGAIN):  # EAGAIN: something was renamed meanwhile
             raise OSError(code, os.strerror(code), str(name))
 
 
@@ -60,7 +60,7 @@ def _step_by_step(folder: int, name: PurePosixPath) -> int:
 
 @cache
 def _has_openat2() -> bool:
-    """Whether openat2 works here: older kernels have none, and some sandboxes refuse it."""
+    """Whether openat2 works here: older kernels lack it, and some sandboxes refuse it."""
     folder = os.open("/", _FOLDER)
     how = _How(os.O_PATH | os.O_CLOEXEC, 0, _BENEATH)
     try:

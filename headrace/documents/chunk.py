@@ -1,4 +1,4 @@
-"""chunk: each document's text to chunks within the embedder's window, by structure, with the heading path in front."""
+"""chunk: the text of each document to chunks that fit the embedder's window, cut by structure, heading path in front."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _COMMIT_ROWS = 5000
 _HEADING = re.compile(r"#{1,6}(?=\s)")
 _TITLE_CHARS = 500  # of a heading; a longer one would fit no window
 _SEPARATOR = " › "
-# Each splitter copies the tokenizer, so rooms are rounded down and a few splitters serve all headings.
+# Each splitter copies the tokenizer, so the room is rounded down: a few splitters then serve all headings.
 _ROOM_STEP = 8
 _PATH_SHARE = 0.25  # of the window, at most, for the heading path
-_HEADER_SHARE = 0.5  # of a chunk, at most, for the header of a table; a wider one goes cell by cell
-_LEAD_SHARE = 0.25  # of a chunk, at most, for what stands above a table and goes with it
-_NAME_CHARS = 40  # of a column's name, where it stands in front of every cell
-# The splitter's time grows with the square of what it is given, and a word of any length is one word piece to the embedder.
+_HEADER_SHARE = 0.5  # of a chunk, at most, for the header of a table; a wider table is cut cell by cell
+_LEAD_SHARE = 0.25  # of a chunk, at most, for text above a table that goes with it
+_NAME_CHARS = 40  # of a column's name in front of every cell
+# The splitter's time grows with the square of its input, and to the embedder a word of any length is one word piece.
 _BLOCK_CHARS = 10_000
-_PIECE_CHARS = 10  # per word piece of room
+_PIECE_CHARS = 10  # per word piece
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})(.*)$")
 _CELL_END = re.compile(r"(?<!\\)\|")
 _PAGE = "page "
@@ -50,7 +50,7 @@ log = logging.getLogger("headrace.index")
 
 @dataclass(frozen=True)
 class Chunked:
-    """How many documents were split, into how many chunks, and those that could not be."""
+    """How many documents were split, into how many chunks, and which could not be."""
 
     documents: int
     chunks: int
@@ -68,9 +68,9 @@ def chunk(
 ) -> Chunked:
     """Split every live document version that the chunks table has not processed; `window` is in word pieces.
 
-    One that cannot be split is given up before the property moves past it, so that no kill in between loses the reason.
+    A document that cannot be split is given up before the property moves past it, so that no kill in between loses the reason.
 
-    Each generation of the index has rows of its own, and a snapshot property of its own for what it has taken in.
+    Each generation of the index has its own rows, and its own snapshot property for what is processed.
     """
     name_of_offsets = PROCESSED_OFFSETS if generation == 1 else f"{PROCESSED_OFFSETS}-g{generation}"
     recorded = chunks.snapshot_property(name_of_offsets)
@@ -115,7 +115,7 @@ def chunk(
             made = [{**row, "generation": generation} for row in _rows(document, window)]
         except HeadraceError:
             raise
-        except Exception as error:  # it is this document's alone
+        except Exception as error:  # it is this document's fault
             log.exception("%s could not be split into chunks", document["document_id"])
             reason = f"it could not be split into chunks ({type(error).__name__})"
             unnoted.append(Unfit(*name, document["uri"], reason))
@@ -133,7 +133,7 @@ Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 
 def of_generation(rows: Rows, generation: int) -> Rows:
-    """Of rows of the chunks table, those of one generation of the index."""
+    """Those rows of the chunks table that belong to one generation of the index."""
     return rows.filter(pc.equal(pc.fill_null(rows["generation"], 1), generation))
 
 
@@ -153,9 +153,9 @@ def split(text: str, window: int) -> Iterator[tuple[str, str]]:
 
 
 def pieces(text: str, window: int, *, code: bool = False) -> Iterator[Piece]:
-    """The chunks of a Markdown text, or of the one fence of source code that it is, in order.
+    """The chunks of a Markdown text in order, or with `code` of a text that is one fence of source code.
 
-    A table that does not fit into one chunk is cut between rows, its header above each cut.
+    A table that does not fit into one chunk is cut between rows, and each part has the header above it.
     """
     for path, body, start in _sections(text):
         heading = _fitting(tuple(path), int(window * _PATH_SHARE))
@@ -199,14 +199,14 @@ def _sections(text: str) -> Iterator[tuple[list[str], str, int]]:
 
 
 def _heading(text: str) -> str:
-    """A heading's title without the signs that may close it."""
+    """A heading's title without closing # signs."""
     title = text.strip()
     bare = title.rstrip("#")
     return (bare.rstrip() if not bare or bare[-1].isspace() else title)[:_TITLE_CHARS]
 
 
 def _fence(open_: str, line: str) -> str:
-    """The fence that stands open behind a line: one as long, of the same kind and with nothing behind it closes it."""
+    """The fence that is open after a line; one at least as long, of the same kind and with nothing behind it, closes it."""
     match = _FENCE.match(line)
     if match is None:
         return open_
@@ -216,7 +216,7 @@ def _fence(open_: str, line: str) -> str:
 
 
 def _cut(body: str, room: int) -> Iterator[tuple[int, str]]:
-    """(start, text) of the pieces of a section; running text and tables are cut each in its own way."""
+    """(start, text) of the pieces of a section; running text and tables are cut differently."""
     blocks = list(_blocks(body))
     if _fits(body, room) or not any(table for table, _, _ in blocks):
         yield from _cut_text(body, room)
@@ -261,7 +261,7 @@ def _blocks(body: str) -> Iterator[tuple[bool, int, str]]:
 
 
 def _is_rule(line: str) -> bool:
-    """Whether it is the line below a table's header: bars, dashes and colons."""
+    """Whether this is the line below a table's header: bars, dashes and colons."""
     return "-" in line and set(line) <= set("|-: \t")
 
 
@@ -269,7 +269,7 @@ def _cut_table(block: str, room: int) -> Iterator[tuple[int, str]]:
     """Groups of rows, each below the header; of a table too wide for that, groups of cells, each behind its column's name."""
     header, _, *rows = block.split("\n")
     names = _cells(header)
-    rule = "|" + "-|" * len(names)  # as short as Markdown has it: every dash is a word piece
+    rule = "|" + "-|" * len(names)  # as short as Markdown allows: every dash is a word piece
     above = _width(header) + _width(rule)
     at = block.index("\n", len(header) + 1) + 1 if rows else len(block)
     start, lines, size = at, [header, rule], above
@@ -323,7 +323,7 @@ def _cut_code(body: str, room: int) -> Iterator[tuple[int, str]]:
 
 
 def _cut_text(text: str, room: int, splitter: Callable[[int], _Splitter] | None = None) -> Iterator[tuple[int, str]]:
-    """Running text by the splitter, which is given no more at a time than it can take and whose pieces are not too wide."""
+    """Running text, cut by the splitter: in blocks that it can handle, and into pieces that are not too long."""
     cut = (splitter or _splitter)(room)
     for start, block in _bounded(text, _BLOCK_CHARS):
         for at, piece in cut.chunk_indices(block):
@@ -338,7 +338,7 @@ def _cut_text(text: str, room: int, splitter: Callable[[int], _Splitter] | None 
 
 
 def _bounded(text: str, most: int) -> Iterator[tuple[int, str]]:
-    """Stretches of at most so many characters, that end with a paragraph, else a line, else a word where there is one."""
+    """Stretches of at most so many characters that end with a paragraph, else a line, a sentence or a word if there is one."""
     start = 0
     while len(text) - start > most:
         window = text[start : start + most]
@@ -353,7 +353,7 @@ def _fits(text: str, room: int) -> bool:
 
 
 def _width(text: str) -> int:
-    """How much of a room a text takes: its word pieces, or as many as have its letters where those are more."""
+    """The room that a text takes: its word pieces, or its characters divided by `_PIECE_CHARS` where that is more."""
     return max(tokens.count(text), -(-len(text) // _PIECE_CHARS))
 
 
@@ -388,7 +388,7 @@ def _rows(document: dict[str, Any], window: int) -> Iterator[dict[str, Any]]:
 
 
 def _placed(document: dict[str, Any], window: int) -> Iterator[tuple[Piece, str | None]]:
-    """Each piece and its page, slide or sheet. What is said may go on from page to page, not from slide to slide."""
+    """Each piece with its page, slide or sheet. Text may run on from page to page, not from slide to slide."""
     text, parts = document["text"], document["parts"] or []
     code = document["media"].startswith(SOURCE_CODE.media)
     ends = [part["start"] for part in parts[1:] if not part["place"].startswith(_PAGE)]
@@ -401,7 +401,7 @@ def _placed(document: dict[str, Any], window: int) -> Iterator[tuple[Piece, str 
 
 
 def _range(places: Sequence[str]) -> str | None:
-    """One place, or "pages 3–4"."""
+    """The place, or a range like "pages 3–4"."""
     if len(places) > 1 and all(name.startswith(_PAGE) for name in places):
         return f"pages {places[0].removeprefix(_PAGE)}–{places[-1].removeprefix(_PAGE)}"
     return places[0] if places else None
@@ -429,5 +429,5 @@ def _splitter(room: int) -> _Splitter:
 
 @lru_cache(maxsize=512)
 def _code_splitter(room: int) -> _Splitter:
-    # Untrimmed: what is in front of a line says where it belongs.
+    # Untrimmed: the indentation of a line matters.
     return TextSplitter.from_huggingface_tokenizer(tokens.tokenizer(), room, trim=False)

@@ -1,4 +1,4 @@
-"""embed: each chunk's embedding, ahead of time, into the vector store; what no longer answers goes out of it."""
+"""embed: the embedding of each chunk into the vector store, ahead of time; chunks that no longer answer are removed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.generations import IndexGeneration
 from headrace.storage.vectors.handles import VectorWriter, columns
 
-_BATCH_ROWS = 32  # and four such are on their way at once: so much has to end before a pass gives way
+_BATCH_ROWS = 32  # four batches are in flight at once, and have to end before a pass gives way
 _UPSERT_ROWS = 1024
-_DONORS_AT_ONCE = 100  # documents whose embeddings are in memory
+_DONORS_AT_ONCE = 100  # documents whose embeddings are in memory at a time
 _REFUSED = "refused"
 _CONTROL = "Does this endpoint embed anything?"
 
@@ -38,11 +38,11 @@ log = logging.getLogger("headrace.index")
 
 @dataclass(frozen=True)
 class Embedded:
-    """How many chunks were embedded, and how many documents' old chunks went out.
+    """What changed in the index.
 
-    `reused` chunks have the text of one that was embedded before: of a file's other version, or of the same file by another
-    name. `reopened` documents got other readers. `unfinished` are documents with chunks that are left for another pass; `failed`
-    ones were refused by the embedder.
+    `chunks` were embedded; `retired` documents had chunks removed; `reused` chunks got the embedding of the same text in another
+    version of the document or in a file of the same bytes; `reopened` documents got other readers. `unfinished` documents have
+    chunks left for another pass; `failed` ones were refused by the embedder.
     """
 
     chunks: int
@@ -54,12 +54,12 @@ class Embedded:
 
     @property
     def changed(self) -> bool:
-        """Whether anything in the index did."""
+        """Whether the index has changed."""
         return any((self.chunks, self.retired, self.reused, self.reopened))
 
 
 class Embed:
-    """Batch work: a batch of chunks in, the same rows with their embeddings out, and in `refused` why one has none (else "")."""
+    """Batch work: a batch of chunks to the same rows with embeddings; `refused` says why a row has none, else it is ""."""
 
     def __init__(self, endpoint: ModelEndpoint, width: int = DIMENSIONS) -> None:
         self._embedder = Embedder(endpoint)
@@ -67,10 +67,10 @@ class Embed:
         self._width = width
 
     def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Embed `text`; raises `BadSettings` where the endpoint's embeddings have another width than the index.
+        """Embed `text`. A text that the endpoint refuses or fails at, while it embeds others, is refused alone.
 
-        A text that the endpoint refuses, or fails at, while it embeds others is refused alone. Raises what the endpoint's client
-        raises where it embeds nothing, and where a fault passes by itself.
+        Raises `BadSettings` where the embeddings have another width than the index, and what the client raises where the
+        endpoint embeds nothing or the fault is temporary.
         """
         texts = rows.column("text").to_pylist()
         vectors = np.zeros((len(texts), self._width), np.float32)
@@ -84,13 +84,13 @@ class Embed:
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
     def _embed(self, texts: list[str], places: list[int], vectors: Vectors, refused: list[str]) -> None:
-        """Embed the texts at these places; where one is refused, find out which by halves."""
+        """Embed the texts at these places; where one is refused, find it by bisection."""
         try:
             embedded = self._embedder.embed([texts[place] for place in places], kind="passage")
         except (RequestRefused, Failing) as error:
             if isinstance(error, Failing) and error.refused.status != 500:
-                raise  # 502, 503 and 504 say of themselves that they pass
-            self._embedder.embed([_CONTROL], kind="passage")  # raises where it is not these texts' fault
+                raise  # 502, 503 and 504 are temporary
+            self._embedder.embed([_CONTROL], kind="passage")  # raises unless these texts are at fault
             if len(places) == 1:
                 refused[places[0]] = _reason(error)
                 return
@@ -106,7 +106,7 @@ class Embed:
 
 
 def _reason(error: RequestRefused | Failing) -> str:
-    """Why a text has no embedding, without what the endpoint said: tenants read it. The log has that."""
+    """Why a text has no embedding. Tenants read it, so the endpoint's own words go to the log only."""
     refused: Refused | None = getattr(error, "refused", None)
     log.warning("the embedder refused a passage: %s", error.message)
     if refused is None:
@@ -126,22 +126,20 @@ def embed(
     gives_way: Callable[[Collection[str]], bool] | None = None,
     give_up: GiveUp = refuse,
 ) -> Embedded:
-    """Embed every chunk that answers and is not in a generation of the vector store yet, then take out what no longer answers.
+    """Embed every chunk that answers and is missing in a generation of the vector store, then remove those that no longer answer.
 
-    What is missing is found by comparing the stores, so a run that died in between is simply completed by the next. New
-    versions go in before old ones go out: there is no moment at which neither answers. Who may read a chunk is what the
-    documents table says of its document now, whatever it said when the chunk was cut or when this pass began: of two passes at
-    once, neither undoes what the other knew better.
-
-    Tenants take turns, a batch each. Where `gives_way` is given, a pass ends after a round of turns in which one tenant got all
-    of its own in and others did not, or after which `gives_way`, called with the tenants that still wait, says so; the rest is
-    left for another pass. A document's old version answers until its new one is in as a whole.
-
-    A document of which the embedder refuses a chunk is given up whole: half of it would answer as if it were all.
+    - Missing chunks are found by comparing the stores, so the next run completes one that died.
+    - New versions go in before old ones are removed, and an old version answers until the new one is in as a whole.
+    - The readers of a chunk are those that the documents table names now, not when the chunk was cut or when this pass began: of
+      two passes at once, neither undoes what the other one read later.
+    - Tenants take turns, a batch each. With `gives_way` a pass ends after a round in which one tenant was finished and others
+      were not, or after which `gives_way`, called with the tenants that still wait, returns true. The rest is left for another
+      pass.
+    - A document of which the embedder refuses a chunk is given up as a whole: half of it would answer as if it were all.
     """
     number, width = (into.number, into.width) if into else (1, DIMENSIONS)
     vectors = vectors.for_generation(number)
-    # First of all: somebody may read less than before.
+    # First of all, since some may now read less.
     reopened = 0
     current = _CurrentDocuments(documents)
     for answering, readers in current.settled():
@@ -185,7 +183,7 @@ def _unfit(rows: pa.RecordBatch) -> dict[str, Unfit]:
 
 
 class _CurrentDocuments:
-    """What answers (as `live`) and who may read it (as `audience`), worked out anew where the table has changed."""
+    """What answers (`live`) and who may read it (`audience`), computed anew when the table has changed."""
 
     def __init__(self, documents: TableReader) -> None:
         self._documents = documents
@@ -193,9 +191,9 @@ class _CurrentDocuments:
         self._found: tuple[dict[str, str], dict[str, tuple[str, ...]]] = {}, {}
 
     def settled(self) -> Iterator[tuple[dict[str, str], dict[str, tuple[str, ...]]]]:
-        """Both, again until no document has changed since it was asked.
+        """Yield both, again until no document has changed meanwhile.
 
-        What is written by the last of these is thus written before the next change, whose own pass then sees it.
+        So what the caller writes for the last pair is written before the next change, whose own pass then sees it.
         """
         snapshot = self._documents.snapshot()
         while True:
@@ -208,7 +206,7 @@ class _CurrentDocuments:
 
 
 def _insert(vectors: VectorWriter, rows: pa.Table, current: _CurrentDocuments) -> None:
-    """Upsert chunks as their documents stand by now: with the readers they have, and none of what answers no more."""
+    """Upsert those chunks whose versions still answer, with the readers of now."""
     place = rows.schema.get_field_index("readers")
     rows_kept: pa.Table | None = None
     computed: dict[str, tuple[str, ...]] = {}
@@ -233,7 +231,7 @@ def _insert(vectors: VectorWriter, rows: pa.Table, current: _CurrentDocuments) -
 
 
 def _reopen(vectors: VectorWriter, indexed: pa.Table, answering: dict[str, str], readers: dict[str, tuple[str, ...]]) -> int:
-    """Give documents that answer and are held the readers they have by now; returns how many had others."""
+    """Give the documents in the index that answer the readers of now; returns how many had others."""
     changed: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
     for document_id, before in zip(indexed["document_id"].to_pylist(), indexed["readers"].to_pylist(), strict=True):
         if (now := readers[document_id] if document_id in answering else None) is not None and sorted(before) != sorted(now):
@@ -244,7 +242,7 @@ def _reopen(vectors: VectorWriter, indexed: pa.Table, answering: dict[str, str],
 
 
 def _missing(chunks: TableReader, answering: dict[str, str], known: set[str], generation: int) -> pa.Table:
-    """The chunks to embed, by length: an embedder pads each text to the longest of its batch."""
+    """The chunks to embed, sorted by length, since an embedder pads each text to the longest of its batch."""
     names = tuple(name for name in CHUNKS.columns.names if name != "embedding")
     batches = []
     for rows in chunks.scan((*names, "generation")):
@@ -261,9 +259,9 @@ def _missing(chunks: TableReader, answering: dict[str, str], known: set[str], ge
 
 
 def _reuse(vectors: VectorWriter, missing: pa.Table, indexed: pa.Table, current: _CurrentDocuments) -> tuple[pa.Table, int]:
-    """Put in those chunks whose text the same tenant has embedded; returns the others, and how many that were.
+    """Insert those chunks whose text the tenant has embedded before; returns the other chunks, and how many were inserted.
 
-    Looked for in the document's other version, and in documents of the same bytes: a renamed file is not embedded again.
+    Looks at other versions of the document and at documents of the same bytes, so a renamed file is not embedded again.
     """
     owners = zip(*(missing[name].to_pylist() for name in ("tenant", "version", "document_id")), strict=True)
     bytes_wanted, documents_wanted = set(), set()
@@ -292,10 +290,10 @@ def _reuse(vectors: VectorWriter, missing: pa.Table, indexed: pa.Table, current:
 
 
 class FairBatches:
-    """The batches of chunks to embed, each of one tenant, the tenants in turn: those with the fewest chunks first.
+    """Batches of the chunks to embed, each of one tenant, the tenants in turn: those with the fewest chunks first.
 
-    Within a tenant the order is that of `missing`. See `embed` for when it ends early; `left` then says which documents have
-    chunks that were in no batch.
+    A tenant's chunks keep the order of `missing`. `embed` says when it ends early; `left` then returns the documents with chunks
+    that were in no batch.
     """
 
     def __init__(self, missing: pa.Table, gives_way: Callable[[Collection[str]], bool] | None = None) -> None:
@@ -308,7 +306,7 @@ class FairBatches:
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         while self._waiting:
             before = len(self._waiting)
-            for tenant in list(self._waiting):  # a round is made whole: nobody is kept out by those who come all the time
+            for tenant in list(self._waiting):  # a round is always completed, so that newcomers keep no tenant out
                 yield self._waiting[tenant].popleft()
                 if not self._waiting[tenant]:
                     del self._waiting[tenant]
@@ -317,7 +315,7 @@ class FairBatches:
                 return
 
     def left(self) -> frozenset[str]:
-        """Documents of which a chunk was in no batch."""
+        """The documents of which a chunk was in no batch."""
         return frozenset(
             name for batches in self._waiting.values() for rows in batches for name in rows.column("document_id").to_pylist()
         )

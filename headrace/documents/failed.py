@@ -1,7 +1,7 @@
-"""Documents that a stage cannot take in: they fail alone, with a reason, and the others go on.
+"""Documents that a stage cannot take in: each fails alone, with a reason, and the others go on.
 
-That a document failed is one more row of the documents table, of the same event as the row that says it was parsed, and it counts
-before that one (`ROWS_IN_ORDER`). Its version before goes on answering; put again, it is tried again.
+The failure is a second row of the document's event in the documents table and overrides the first, which says it was parsed
+(`ROWS_IN_ORDER`). The version before goes on answering; a document that is put again is tried again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _AT_ONCE = 200  # documents named in one filter
 
 @dataclass(frozen=True)
 class Unfit:
-    """A version of a document that a stage cannot take in, and why, in a clause."""
+    """A version of a document that a stage cannot take in, and why, in one clause."""
 
     document_id: str
     version: str
@@ -35,11 +35,11 @@ class Unfit:
 
 
 GiveUp = Callable[[Sequence[Unfit]], object]
-"""What a stage does with documents that it cannot take in."""
+"""Called by a stage with documents that it cannot take in."""
 
 
 def refuse(unfit: Sequence[Unfit]) -> None:
-    """Give up on the whole instead: an index that is built beside another must not take from that what it cannot hold itself."""
+    """Raise `BadDocument` instead: an index built beside another must not fail documents that the other one holds."""
     first = unfit[0]
     error = BadDocument(first.uri, first.reason)
     error.hint = "The index that answers is as it was. To leave the document out: headrace index --skip URI."
@@ -48,7 +48,7 @@ def refuse(unfit: Sequence[Unfit]) -> None:
 
 @stage("Notes which documents a stage could not take in, and why.", phase=AHEAD)
 def give_up(documents: Annotated[TableWriter, DOCUMENT_ROWS], unfit: Sequence[Unfit]) -> int:
-    """Mark those versions as failed that are parsed as yet; returns how many rows that took."""
+    """Mark these versions as failed, unless they already are; returns the number of rows written."""
     count = 0
     for start in range(0, len(unfit), _AT_ONCE):
         reasons = {(one.document_id, one.version): one.reason for one in unfit[start : start + _AT_ONCE]}
@@ -75,11 +75,11 @@ def leave_out(
     uri: str,
     reason: str,
 ) -> str:
-    """Mark a document's newest version as failed, whatever stage it holds up; returns that version. Raises `NotFound`.
+    """Mark a document's newest version as failed, whichever stage it holds up; returns that version. Raises `NotFound`.
 
-    It is left out until it is put again. A version before it goes on answering.
+    It is left out until it is put again. The version before goes on answering.
     """
-    # An event has the name as it was typed, the document in form NFC.
+    # An event has the name as typed, a document has it in form NFC.
     names = sorted({uri, *(unicodedata.normalize(form, uri) for form in ("NFC", "NFD"))})
     where = f"tenant = {quoted(tenant)} AND uri in ({', '.join(map(quoted, names))})"
     recorded = events.read(where=where).sort_by(IN_ORDER).to_pylist()
@@ -88,7 +88,7 @@ def leave_out(
     event = {**recorded[-1], "uri": composed(uri)}
     before = documents.read(("readers", *ORIGIN, "status"), f"document_id = {quoted(document_id(tenant, event['uri']))}")
     rows = before.sort_by(ROWS_IN_ORDER).to_pylist()
-    if event["readers"] is None:  # as parse has it: it leaves them as they were
+    if event["readers"] is None:  # as in `parse`: the readers stay as they were
         event["readers"] = rows[-1]["readers"] if rows else []
     documents.append(batch(documents.store.columns, [{**row_of(event), "status": "failed", "reason": reason}]))
     return str(event["sha256"])

@@ -1,4 +1,4 @@
-"""Generations of the index: begun, built beside the one that answers, switched to, gone back to, and removed."""
+"""Generations of the index: each is begun, built beside the one that answers, served, kept as the fallback, and removed."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ NONE = "none"
 
 
 def name_of(version: str) -> str:
-    """The embedder's name in a released version, or as it is packaged ("none")."""
+    """The name of the embedded embedder in a released version, or as packaged (`NONE`)."""
     return PACKAGED if version == NONE else f"{PACKAGED}@{version}"
 
 
 def version_of(name: str) -> str | None:
-    """The version that a name of the embedded embedder means; `None` where it names another model."""
+    """The version in a name of the embedded embedder; `None` for another model's name."""
     model, _, version = name.partition("@")
     return (version or NONE) if model == PACKAGED else None
 
 
 def resolve(endpoint: ModelEndpoint, made: str) -> ModelEndpoint | None:
-    """The endpoint as it is asked for the embedder `made`; `None` where it does not have that."""
+    """The endpoint, set to the embedder `made`; `None` where it does not have that one."""
     if made == endpoint.model:
         return endpoint
     ours = version_of(made) is not None and version_of(endpoint.model) is not None
@@ -40,7 +40,7 @@ def resolve(endpoint: ModelEndpoint, made: str) -> ModelEndpoint | None:
 
 
 def endpoint_for(endpoint: ModelEndpoint, made: str) -> ModelEndpoint:
-    """The endpoint that embeds for an index that `made` made. Raises `BadSettings` where it does not have that embedder."""
+    """The endpoint, set to the embedder `made`, with which an index was made. Raises `BadSettings` where it does not have it."""
     name = resolve(endpoint, made)
     if name is None:
         raise BadSettings(
@@ -51,7 +51,7 @@ def endpoint_for(endpoint: ModelEndpoint, made: str) -> ModelEndpoint:
 
 
 class Embedders:
-    """Clients of one endpoint, one for each embedder it was asked for; safe to share between threads."""
+    """Clients of one endpoint, one per embedder; safe to share between threads."""
 
     def __init__(self, endpoint: ModelEndpoint) -> None:
         self.endpoint = endpoint
@@ -69,7 +69,7 @@ class Embedders:
             return self._clients[name.model]
 
 
-# A searcher may ask a generation for a second after it was left; a slow one that began before has a minute.
+# Searches may use a generation for a second after the switch; a slow one that began before has a minute.
 _GRACE_S = 60.0
 
 
@@ -77,9 +77,9 @@ _GRACE_S = 60.0
 def serving(
     indexes: Annotated[IndexWriter, INDEXES], vectors: Annotated[VectorReader, CHUNKS], window: int, embedder: ModelEndpoint
 ) -> IndexGeneration:
-    """The generation that documents go into. It goes on being made as it was begun: size of chunks, version of the embedder.
+    """The generation that documents go into. It keeps the chunk size and the embedder version it was begun with.
 
-    Raises `BadSettings` where that embedder cannot be asked.
+    Raises `BadSettings` where the endpoint does not have that embedder.
     """
     state, _ = indexes.state()
     if state.serving is None:
@@ -92,16 +92,16 @@ def serving(
     return generation
 
 
-@stage("Begins the next index generation, or goes on with the one that was begun.", phase=AHEAD)
+@stage("Begins the next index generation, or continues the one that was begun.", phase=AHEAD)
 def begin(
     indexes: Annotated[IndexWriter, INDEXES], vectors: Annotated[VectorReader, CHUNKS], window: int, embedder: ModelEndpoint
 ) -> IndexGeneration:
-    """The generation to be built. One that was begun in the same way is gone on with; one begun otherwise is given up.
+    """The generation to build. One begun with the same parameters is continued, one with others is given up.
 
     Raises `NotFound` where nothing is indexed yet.
     """
     width = _width(embedder)
-    unnamed = vectors.width()  # of an index made before generations were noted
+    unnamed = vectors.width()  # an index made before generations were recorded
 
     def step(now: Indexes) -> Indexes:
         if now.serving is None:
@@ -119,16 +119,16 @@ def begin(
     return building
 
 
-@stage("Says that documents have changed in the index, to whoever builds another.", phase=AHEAD)
+@stage("Tells processes that build another index that documents have changed.", phase=AHEAD)
 def finish_pass(indexes: Annotated[IndexWriter, INDEXES], into: IndexGeneration, changed: bool) -> IndexGeneration | None:
     """End a pass over the documents: `None`, or the generation that is served instead by now and needs a pass too.
 
-    Of a pass that changed something, either this comes before a switch, which then fails and looks at the documents again; or
-    the switch comes before this.
+    After a pass that changed something, this comes either before a switch, which then fails and reads the documents again, or
+    after it.
     """
 
     def step(now: Indexes) -> Indexes:
-        # `back` fills up the fallback without announcing it, so every pass is counted while there is one.
+        # `back` fills the fallback without announcing it, so every pass counts while there is one.
         return touched(now) if changed and (now.building or now.fallback) else now
 
     then = indexes.change(step)
@@ -136,17 +136,17 @@ def finish_pass(indexes: Annotated[IndexWriter, INDEXES], into: IndexGeneration,
     return served if served is not None and served.number != into.number else None
 
 
-@stage("Reads what stands, before a last look at the documents.", phase=AHEAD)
+@stage("Reads the index generations, before a last look at the documents.", phase=AHEAD)
 def index_state(indexes: Annotated[IndexReader, INDEXES]) -> tuple[Indexes, str]:
-    """What stands, and its etag for `switch`."""
+    """The generations, and their etag for `switch`."""
     return indexes.state()
 
 
 @stage("Serves another index generation from now on.", phase=AHEAD)
 def switch(indexes: Annotated[IndexWriter, INDEXES], to: IndexGeneration, seen: tuple[Indexes, str]) -> bool:
-    """Serve `to`, which holds every document as of `seen`; false if something has moved since, and nothing is done.
+    """Serve `to`, which holds every document as of `seen`; false, and nothing is done, if something has changed since.
 
-    What was served becomes what can be gone back to. What that was before goes, unless it is `to` itself.
+    The generation served so far becomes the fallback. The fallback so far is removed, unless it is `to`.
     """
     now, etag = seen
     forgotten = now.fallback if now.fallback is not None and now.fallback.number != to.number else None
@@ -159,15 +159,15 @@ def switch(indexes: Annotated[IndexWriter, INDEXES], to: IndexGeneration, seen: 
     return True
 
 
-@stage("Removes index generations that nobody asks any more.", phase=AHEAD)
+@stage("Removes index generations that are not in use any more.", phase=AHEAD)
 def sweep(indexes: Annotated[IndexWriter, INDEXES], vectors: Annotated[VectorWriter, CHUNKS]) -> int:
-    """Remove the vector tables of generations marked for deletion whose grace has passed; return how many."""
+    """Remove the vector tables of generations marked for deletion whose grace period is over; return how many."""
     now, _ = indexes.state()
     gone = {number for number, since in now.marked_for_deletion if time.time() - since > _GRACE_S}
     for number in sorted(gone):
         vectors.for_generation(number).drop()
     if gone:
-        # Noted last: a sweep that died is done again.
+        # Recorded last, so that a sweep that died is repeated.
         indexes.change(
             lambda now: replace(now, marked_for_deletion=tuple(c for c in now.marked_for_deletion if c[0] not in gone))
         )
@@ -175,7 +175,7 @@ def sweep(indexes: Annotated[IndexWriter, INDEXES], vectors: Annotated[VectorWri
 
 
 def active_reader(indexes: Indexes, vectors: VectorReader) -> VectorReader:
-    """The handle of the generation that answers."""
+    """A handle for the generation that answers."""
     return vectors.for_generation(indexes.serving.number) if indexes.serving else vectors
 
 

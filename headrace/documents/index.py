@@ -1,4 +1,4 @@
-"""From source files to an index: the stages in their order, the indices over what was embedded, another generation."""
+"""From source files to an index: the stages in their order, the indices over the embeddings, and other generations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TRIES = 8
 
 @dataclass(frozen=True)
 class Index:
-    """The version that questions are now answered from, and the chunks it holds."""
+    """The version that answers questions now, and its number of chunks."""
 
     version: str
     chunks: int
@@ -41,18 +41,18 @@ class Index:
 
 @stage("Builds the full-text and vector indices that questions are answered from.", phase=AHEAD)
 def index(vectors: Annotated[VectorWriter, CHUNKS], into: IndexGeneration | None = None) -> Index:
-    """Make what is missing of the indices of a generation (the first unless named), and keep them up if that is due."""
+    """Build the missing indices of a generation (the first unless named), and maintain them if that is due."""
     made = vectors.for_generation(into.number) if into else vectors
     version = made.build(into.width if into else DIMENSIONS)
     return Index(version, made.count())
 
 
 After = Callable[[str], None]
-"""Called with the name of each stage that is through; what it raises ends the pass, which the next one completes."""
+"""Called with the name of each stage that has ended; an exception ends the pass, and the next pass completes it."""
 
 
 def _nothing(_stage: str) -> None:
-    """What is done after a stage by default."""
+    """The default `After`."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,12 @@ def index_documents(
     readers: Sequence[str] | None = None,
     retry: bool = False,
 ) -> Indexed:
-    """Put the files below `paths` and bring the index up to date with everything that is on the head.
+    """Put the files below `paths` and bring the index up to date with everything on the head.
 
-    `readers` may read them, as in `put`; `retry` takes those up again that failed.
+    `readers` and `retry` are as in `put`.
     """
     started = time.perf_counter()
-    before: list[ParsedDocuments] = []  # what was on the head already, where `put` had to know
+    before: list[ParsedDocuments] = []  # parsed before, where `put` needed the newest state
 
     def settle() -> None:
         runner.run(land).require(DOCUMENT_EVENTS)
@@ -115,7 +115,7 @@ def index_documents(
 
 
 def _beside_others(step: Callable[[], R]) -> R:
-    """Do it again where another process (`headrace up`) was at the same documents and quicker: what it did is found done then."""
+    """Repeat a step that another process (`headrace up`) did first for the same documents; it then finds them done."""
     for failures in range(1, _TRIES):
         try:
             return step()
@@ -132,9 +132,9 @@ def catch_up(
     parse_s: float | None = None,
     after: After = _nothing,
 ) -> CaughtUp:
-    """Bring the index up to date with everything that is on the head.
+    """Bring the index up to date with everything on the head.
 
-    With `gives_way` (as in `embed`) and `parse_s` (as in `parse`) a pass may leave something for another.
+    With `gives_way` (as in `embed`) or `parse_s` (`seconds` of `parse`) a pass may leave some for another.
     """
     landed, parsed = take_in(runner, settings, parse_s=parse_s, after=after)
     return CaughtUp(landed, parsed, bring_up(runner, settings, gives_way=gives_way, after=after))
@@ -143,7 +143,7 @@ def catch_up(
 def take_in(
     runner: Runner, settings: Inference, *, parse_s: float | None = None, after: After = _nothing
 ) -> tuple[Landed, ParsedDocuments]:
-    """Land what is on the head and parse what was announced. Raises `OffsetsRefused` where a partition of it does not land."""
+    """Land what is on the head and parse the documents announced. Raises `OffsetsRefused` where a partition does not land."""
     landed = runner.run(land)
     landed.require(DOCUMENT_EVENTS)
     after("land")
@@ -159,7 +159,7 @@ def bring_up(
     gives_way: Callable[[Collection[str]], bool] | None = None,
     after: After = _nothing,
 ) -> Filled:
-    """Bring the index that answers up to date with the documents table; in another that is served by then it is done again."""
+    """Bring the index that answers up to date with the documents table, and then any index that is served instead by now."""
     into = runner.run(serving, window=settings.chunk_tokens, embedder=runner.endpoints.embedder)
 
     def failing(unfit: Sequence[Unfit]) -> None:
@@ -183,8 +183,8 @@ def fill(
 ) -> Filled:
     """Bring one generation of the index up to date with the documents table.
 
-    What becomes of documents that it cannot take in is `failing`'s. Raises `BadSettings` where the embedder that made it cannot
-    be asked.
+    `failing` is called with documents that it cannot take in. Raises `BadSettings` where the endpoint does not have the embedder
+    of that generation.
     """
     chunked = runner.run(chunk, window=into.window, generation=into.number, give_up=failing)
     after("chunk")
@@ -198,7 +198,7 @@ def fill(
 
 @dataclass(frozen=True)
 class Reindexed:
-    """What answers now, what it was made with, and the generation that can be gone back to."""
+    """The index that answers now, its generation, and the generation to go back to."""
 
     index: Index
     generation: IndexGeneration
@@ -207,10 +207,10 @@ class Reindexed:
 
 
 def reindex(runner: Runner, settings: Inference, *, embedder: str = "") -> Reindexed:
-    """Build a generation with these settings, and serve it; one that was begun is gone on with.
+    """Build a generation with these settings, or complete one that was begun, and serve it.
 
-    It is made with `embedder`; unless that is named, with the embedder of the served one where this runner can ask for that,
-    and else with the runner's own. Raises `NotFound` where nothing is indexed yet.
+    It is made with `embedder`, by default the embedder of the served generation if the endpoint has that, else the endpoint's
+    own. Raises `NotFound` where nothing is indexed yet.
     """
     started = time.perf_counter()
     runner.run(land).require(DOCUMENT_EVENTS)
@@ -223,9 +223,9 @@ def reindex(runner: Runner, settings: Inference, *, embedder: str = "") -> Reind
 
 
 def made_with(runner: Runner, settings: Inference, embedder: str) -> IndexGeneration:
-    """Serve an index that `embedder` made, its chunks cut as those that answer now; the generation that answers then.
+    """Serve an index made with `embedder`, with chunks of the same size as now; returns its generation.
 
-    That is the one that answers, or the one before it, or else a new one. Raises `NotFound` where nothing is indexed yet.
+    That is the served one, the fallback, or a new one. Raises `NotFound` where nothing is indexed yet.
     """
     now = runner.run(index_state)[0]
     if now.serving is not None and now.serving.embedder == embedder:
@@ -239,13 +239,13 @@ def made_with(runner: Runner, settings: Inference, embedder: str) -> IndexGenera
         served = runner.run(index_state)[0].serving
         if served is None or served.embedder != embedder:
             raise
-        return served  # another process was at the same, and quicker
+        return served  # another process did the same first
 
 
 def back(runner: Runner) -> Reindexed:
-    """Serve the generation before again, once it holds what has changed meanwhile.
+    """Serve the previous generation again, brought up to date first.
 
-    Raises `NotFound` where there is none, and `BadSettings` where its embedder cannot be asked.
+    Raises `NotFound` where there is none, and `BadSettings` where the endpoint does not have its embedder.
     """
     started = time.perf_counter()
     to = runner.run(index_state)[0].fallback
@@ -256,12 +256,12 @@ def back(runner: Runner) -> Reindexed:
 
 
 def _switched(runner: Runner, to: IndexGeneration, started: float) -> Reindexed:
-    # Before the first look there may be hours of embedding, and after it a moment: most passes of others end before it.
+    # Filling may take hours before the first look and takes a moment after it: most passes of others end before it.
     fill(runner, to)
     while True:
         seen = runner.run(index_state)
         if to not in (seen[0].building, seen[0].fallback):
-            raise LostRace(f"Somebody else gave up or served index g{to.number}.", hint="Run the command again.")
+            raise LostRace(f"Another process gave up or served index g{to.number}.", hint="Run the command again.")
         built = fill(runner, to).index
         if runner.run(switch, to=to, seen=seen):
             break

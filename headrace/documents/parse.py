@@ -1,4 +1,4 @@
-"""parse: each announced document's bytes to text, one row per document version, or the reason why it has none."""
+"""parse: the bytes of each announced document to text, one row per document version; or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class ParsedDocuments:
-    """How many documents were parsed and deleted, those that could not be read, and how many events are left for another pass."""
+    """How many documents were parsed and deleted, which could not be read, and how many events are left for another pass."""
 
     parsed: int
     deleted: int
@@ -113,7 +113,7 @@ def parse(
         for event in bars.track(in_turn(), "parse", total=len(new), of="documents"):
             processed.add(event)
             event["uri"] = _name_of(event, newest)
-            if event["readers"] is None:  # it leaves them as the events before it have them
+            if event["readers"] is None:  # readers stay as the events before have them
                 before = newest.get(document_id(event["tenant"], event["uri"]))
                 event["readers"] = before["readers"] if before else []
             if _is_known(event, newest):
@@ -143,15 +143,15 @@ def _whose_turn(waiting: Collection[str], ahead: Collection[str]) -> list[str]:
 
 
 def _name_of(event: Mapping[str, Any], newest: Mapping[str, Mapping[str, Any]]) -> str:
-    """The document's name in form NFC; one that was taken in otherwise, before names were composed, is deleted as it is."""
+    """The document's name in form NFC; a deletion of one parsed under another form, by an older version, keeps that form."""
     uri: str = event["uri"]
     current = newest.get(document_id(event["tenant"], uri))
-    stands = current is not None and current["status"] != "deleted"
-    return uri if event["kind"] == "delete" and stands else composed(uri)
+    exists = current is not None and current["status"] != "deleted"
+    return uri if event["kind"] == "delete" and exists else composed(uri)
 
 
 def _once(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without events that are written again as they were: a signed one, sent anew, must not undo what came after it."""
+    """The events without exact repetitions: a signed event that is sent again must not undo what came after it."""
     seen: dict[tuple[Any, ...], dict[str, Any]] = {}
     for event in events:
         seen.setdefault(tuple(event[name] for name in ("event_id", "kind", "tenant", "uri", "sha256", "at")), event)
@@ -159,9 +159,9 @@ def _once(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _is_known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
-    """Whether the document's newest row came from an event of the same kind, source bytes, refusal, readers and folder.
+    """Whether the document's newest row is of an event with the same kind, source bytes, refusal, readers and folder.
 
-    A document that failed and is put again is tried again; one that somebody left out has a row of this very event.
+    A document that failed and is put again is tried again; one that was left out has a row of this very event.
     """
     row = newest.get(document_id(event["tenant"], event["uri"]))
     if row is not None and row["status"] == "failed" and event["kind"] == "put":
@@ -192,7 +192,7 @@ def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[s
         return {**row, "status": "failed", "reason": "its source file is gone from the object store"}
     except HeadraceError:
         raise
-    except Exception as error:  # it is this document's alone: the others must not wait for somebody to see to it
+    except Exception as error:  # it is this document's fault: the others must not wait until somebody repairs it
         log.exception("%s could not be parsed", row["document_id"])
         return {**row, "status": "failed", "reason": f"it could not be parsed ({type(error).__name__})"}
     parts = [{"start": part.start, "place": part.place} for part in parsed.parts] or None

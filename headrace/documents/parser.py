@@ -1,6 +1,6 @@
 """The parser: source bytes to Markdown text, in a process of its own that can be killed.
 
-Everything about a file's content happens there (`formats/`): a hostile file costs its own parse and nothing else.
+Only that process looks into a file (`formats/`), so a hostile file fails alone.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from headrace.errors import BadDocument
 
 _WORKER = "headrace.documents.formats.worker"
 _START_S = 60.0
-_CHARACTER_BYTES = 6  # that one takes in an answer, at most
+_CHARACTER_BYTES = 6  # of an answer, at most
 _READ = 1 << 20
-# What the child may know of our environment; endpoints and keys are none of its business.
+# The environment variables that the child gets: no endpoints and no keys.
 _ENVIRONMENT = ("LANG", "LC_ALL", "LC_CTYPE", "PATH", "SYSTEMROOT", "TZ")
 
 
 @dataclass(frozen=True)
 class DocumentPart:
-    """Where in a document's text, in characters, a page, slide or sheet begins."""
+    """A page, slide or sheet, and the character of the document's text at which it begins."""
 
     start: int
     place: str
@@ -39,7 +39,7 @@ class DocumentPart:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A document's text in Markdown, its title, its media type and, where it has any, its pages, slides or sheets."""
+    """A document's text in Markdown, its title, its media type and its pages, slides or sheets, if any."""
 
     text: str
     title: str
@@ -48,9 +48,9 @@ class Parsed:
 
 
 class Parser:
-    """Parses one document after another; use as a context manager, so that its process ends with the block.
+    """Parses one document after another, on one thread at a time; a context manager, which ends its process.
 
-    Its process is started by the first document and again after one that cost it its life. One thread at a time.
+    The first document starts the process, and so does the next one after a document that killed it.
     """
 
     def __init__(self, limits: ParseLimits) -> None:
@@ -77,16 +77,16 @@ class Parser:
         if isinstance(reason, str):
             raise BadDocument(uri, reason[:300])
         if not isinstance(pieces, list) or not isinstance(media, str):
-            raise BadDocument(uri, "its parser gave no answer that can be read")
+            raise BadDocument(uri, "its parser returned an unreadable answer")
         if not pieces:
             raise BadDocument(uri, "there is no text in it")
         text, parts = _joined([(str(joined), str(place)) for joined, place in pieces])
-        # A heading of a table is a sheet's name, which says less than the file's.
+        # The heading of a table is a sheet's name, which says less than the file's name.
         title = PurePosixPath(uri).stem if is_table(media) else _title(text, uri)
         return Parsed(text, title, media, parts)
 
     def _request(self, uri: str, data: bytes) -> dict[str, Any]:
-        """The child's answer about one file. Raises `_Killed`."""
+        """The child's answer for one file. Raises `_Killed`."""
         process = self._running()
         name = uri.encode("utf-8", "replace")
         pipe = _Exchange(process, self._limits.document_characters * _CHARACTER_BYTES + _READ)
@@ -99,7 +99,7 @@ class Parser:
         except _Killed as killed:
             self._end()
             raise _Killed(_reason(process.returncode, killed.reason, self._limits)) from None
-        except BaseException:  # an interrupt in between: what the child says next would be taken for another file's
+        except BaseException:  # after an interrupt, the child's next message would be taken for another file's
             self._end()
             raise
         if message.get("spent"):
@@ -144,7 +144,7 @@ class _Killed(Exception):
 
 
 class _Exchange:
-    """One file's way to the child and its answer's way back, neither of which waits longer than it should."""
+    """Sends one file to the child and receives its answer, each within a time limit."""
 
     def __init__(self, process: subprocess.Popen[bytes], most: int) -> None:
         assert process.stdin is not None
@@ -182,7 +182,7 @@ class _Exchange:
         try:
             answer = json.loads(message)
         except (ValueError, RecursionError):
-            raise _Killed("its parser gave no answer that can be read") from None
+            raise _Killed("its parser returned an unreadable answer") from None
         return answer if isinstance(answer, dict) else {}
 
     def _whole(self) -> bytes | None:
@@ -190,7 +190,7 @@ class _Exchange:
             return None
         length = HEADER.unpack_from(self._held)[0]
         if length > self._most:
-            raise _Killed("its parser gave no answer that can be read")
+            raise _Killed("its parser returned an unreadable answer")
         if len(self._held) < HEADER.size + length:
             return None
         message = bytes(self._held[HEADER.size : HEADER.size + length])
@@ -199,8 +199,8 @@ class _Exchange:
 
 
 def _ready(descriptor: int, event: int, end: float) -> bool:
-    """Whether a pipe could be written or read, or was found broken, by the time `end`."""
-    pipe = select.poll()  # `select.select` refuses descriptors from 1024 on
+    """Wait until a pipe can be written or read, or is broken; false at the time `end`."""
+    pipe = select.poll()  # `select.select` takes no descriptors from 1024 on
     pipe.register(descriptor, event)
     return bool(pipe.poll(max(0.0, end - time.monotonic()) * 1000))
 
@@ -209,17 +209,17 @@ def _reason(code: int | None, output: str, limits: ParseLimits) -> str:
     if output:
         return output
     if code == -signal.SIGXCPU:
-        return f"parsing took more than {limits.parse_cpu_seconds} s of the processor's time"
+        return f"parsing took more than {limits.parse_cpu_seconds} s of CPU time"
     return "its parser ran out of memory or crashed"
 
 
 def _joined(located: list[tuple[str, str]]) -> tuple[str, tuple[DocumentPart, ...]]:
-    """The text of all parts, and where each that has a place begins."""
+    """The text of all parts, and where each named one begins."""
     pieces: list[str] = []
     parts: list[DocumentPart] = []
     at = 0
     for text, place in located:
-        text = text.encode("utf-8", "replace").decode()  # JSON may carry halves of surrogate pairs
+        text = text.encode("utf-8", "replace").decode()  # JSON can hold halves of surrogate pairs
         if place:
             parts.append(DocumentPart(at, place.encode("utf-8", "replace").decode()))
         pieces.append(text)

@@ -55,11 +55,9 @@ HURRIED = replace(LIMITS, parse_cpu_seconds=1)
 _R = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 _LAUGHS = "".join(f'<!ENTITY {chr(98 + n)} "{f"&{chr(97 + n)};" * 10}">' for n in range(9))
 LAUGHS = f'<?xml version="1.0"?><!DOCTYPE l [<!ENTITY a "ha">{_LAUGHS}]>'
-DOCTYPE = "its XML declares a document type, which Office files never do and attacks do"
-BOMB = r"is a zip that unpacks to [\d.]+ [GM]B, more than the limit of 20.0 MB"
-COSTS = (
-    r"parsing took more than 1 s of the processor's time|parsing it takes too much memory|its parser ran out of memory or crashed"
-)
+DOCTYPE = "its XML declares a document type, as attacks do and Office files never do"
+BOMB = r"it unpacks to [\d.]+ [GM]B, more than the limit of 20.0 MB"
+COSTS = r"parsing took more than 1 s of CPU time|parsing it takes too much memory|its parser ran out of memory or crashed"
 
 
 def nested_bomb() -> bytes:
@@ -106,14 +104,14 @@ CORPUS: dict[str, tuple[Callable[[], bytes], str]] = {
     "bomb.docx": (lambda: word(paragraph("x"), more={"word/media/a.bin": bytes(30_000_000)}), BOMB),
     "ratio.docx": (
         lambda: word(paragraph("x"), more={"word/media/a.bin": bytes(15_000_000)}),
-        r"is a zip that unpacks to 15.0 MB, [0-9,]+ times its size; the limit is 200 times",
+        r"it unpacks to 15.0 MB, [0-9,]+ times its size; the limit is 200 times",
     ),
     "bomb.zip": (lambda: packed({"a.txt": bytes(30_000_000)}), BOMB),
     "nested.zip": (nested_bomb, "a zip archive is not read: unpack it and put its files"),
     "nested.docx": (lambda: word(paragraph("fine"), more={"word/embeddings/a.zip": nested_bomb()}), "fine"),
-    "overlap.docx": (lambda: overlapping("a.xml", 100_000, 90), "is a zip whose files overlap, as a zip bomb's do"),
+    "overlap.docx": (lambda: overlapping("a.xml", 100_000, 90), "it is a zip whose files overlap, as in a zip bomb"),
     "overlap.xlsx": (lambda: overlapping("a.xml", 21_000_000, 200), BOMB),
-    "many.docx": (lambda: packed({f"{n}": b"" for n in range(20_001)}, store=True), "is a zip of 20,001 files, more than.*"),
+    "many.docx": (lambda: packed({f"{n}": b"" for n in range(20_001)}, store=True), "it is a zip of 20,001 files, more than.*"),
     "flate.pdf": (lambda: page_of(stream(b"0 0 m 1 1 l S\n" * 5_000_000, deflate=2)), f"{COSTS}|it has no text.*"),
     # what is nested
     "div.html": (lambda: b"<div>" * 40_000 + b"deep" + b"</div>" * 40_000, "deep"),
@@ -170,7 +168,7 @@ CORPUS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     # what is large
     "rows.html": (lambda: b"<table>" + b"<tr><td>x</td><td>y</td></tr>" * 60_000 + b"</table>", COSTS),
-    "rows.docx": (lambda: word(word_table([["a", "b"]] * 8_000)), COSTS + "|is a zip.*"),
+    "rows.docx": (lambda: word(word_table([["a", "b"]] * 8_000)), COSTS + "|it is a zip.*|it unpacks.*"),
     "rows.xlsx": (lambda: sheets({"A": row("a", os.urandom(9).hex()) * 400_000}), BOMB),
     "rows.csv": (lambda: b"a,b\n" * 500_001, "it has more than the limit of 500,000 rows"),
     "far.xlsx": (lambda: sheets({"A": row("a") + row("b", number=10**9)}), "sheet A has more rows than a sheet can have"),
@@ -183,14 +181,14 @@ CORPUS: dict[str, tuple[Callable[[], bytes], str]] = {
     "headings.md": (lambda: b"# a\nb\n" * 60_000, "it has more than the limit of 50,000 headings"),
     # what is not what it says
     "page.docx": (lambda: b"<html><body>hello</body></html>", "hello"),
-    "zip.docx": (lambda: packed({"a.txt": "hello"}), "is a zip that holds no Word document"),
+    "zip.docx": (lambda: packed({"a.txt": "hello"}), "it is a zip without a Word document in it"),
     "cut.docx": (lambda: word(paragraph("x"))[:-40], r"not a readable Word document \(BadZipFile\)"),
     "empty.docx": (lambda: office("docx", ""), r"not a readable Word document \(\w+\)"),
     "empty.xlsx": (lambda: office("xlsx", "<a/>"), r"not a readable workbook \(\w+\)|there is no text in it"),
     "empty.pptx": (lambda: office("pptx", "<a/>"), r"not a readable presentation \(\w+\)"),
     "binary.xlsb": (
         lambda: office("xlsb", b"\x00"),
-        r"a binary workbook \(XLSB\), a format that is not read yet: save it as XLSX",
+        r"a binary workbook \(XLSB\), a format that is not supported yet: save it as XLSX",
     ),
     "cells.xlsx": (lambda: sheets({"A": '<row r="1"><c r="ZZZZZ1"><v>1</v></c></row>'}), r"sheet A cannot be read \(\w+\)"),
     "strings.xlsx": (lambda: sheets({"A": '<row r="1"><c t="s"><v>99</v></c></row>'}), r"sheet A cannot be read \(IndexError\)"),

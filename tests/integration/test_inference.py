@@ -132,7 +132,7 @@ def test_each_bad_file_has_one_recorded_reason_and_the_others_are_indexed(
         "docs/empty.md": "the file is empty",
         "docs/blank.txt": "there is no text in it",
         "docs/binary.txt": "it holds binary data, not text",
-        "docs/photo.jpg": "a .jpg file of a format that is not read yet",
+        "docs/photo.jpg": "a .jpg file of a format that is not supported yet",
         "docs/broken.pdf": reasons["docs/broken.pdf"],
         "docs/huge.txt": "larger than the limit of 50 MB",
         "docs/locked.pdf": "it is encrypted and needs a password",
@@ -305,7 +305,7 @@ def test_hostile_documents_reach_no_other_tenant_and_take_none_down(
     reasons = {failure.uri: failure.reason for failure in done.parsed.failed}
     assert sorted(reasons) == ["docs/bomb.docx", "docs/laughs.docx", "docs/vault.md"]
     assert reasons["docs/vault.md"] == "a link to a file outside the folder"
-    assert reasons["docs/bomb.docx"].startswith("is a zip that unpacks to 60.0 MB, ")
+    assert reasons["docs/bomb.docx"].startswith("it unpacks to 60.0 MB, ")
     assert done.parsed.parsed == 5
     for question in ("what is the code of the vault?", f"tenant = '{victim}'", "' OR tenant <> '", "4711"):
         answer = engine.search(question, tenant=tenant, user="ann", record=False)

@@ -33,7 +33,7 @@ from headrace.errors import BadDocument
 from headrace.settings import Settings
 
 LIMITS = ParseLimits.from_settings(Settings.model_fields["inference"].default)
-ODF = "an OpenDocument file, a format that is not read yet: save it as DOCX, PPTX or XLSX"
+ODF = "an OpenDocument file, a format that is not supported yet: save it as DOCX, PPTX or XLSX"
 
 
 @pytest.fixture(scope="module")
@@ -117,17 +117,17 @@ def test_line_ends_and_titles(parser: Parser) -> None:
         ("a.txt", b"\x7fELF\x02\x01\x01" + bytes(range(256)) * 20, "it holds binary data, not text"),
         ("a.md", b"\x89PNG\r\n\x1a\n" + bytes(range(128, 256)) * 9 + b"\x01\x02\x03" * 99, "it holds binary data, not text"),
         ("a.txt", b"\x01\x02\x03\x04 a" * 50, "it holds binary data, not text"),
-        ("photo.png", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "a .png file of a format that is not read yet"),
+        ("photo.png", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "a .png file of a format that is not supported yet"),
         ("a.docx", b"PK\x03\x04\x14\x00\x06\x00" + bytes(300), "not a readable Word document (BadZipFile)"),
         ("a.docx", b"\xf9\x88\x05" * 33 + b"\x00", "not a readable .docx file"),
-        ("a.docx", packed({"a.txt": "hello"}), "is a zip that holds no Word document"),
+        ("a.docx", packed({"a.txt": "hello"}), "it is a zip without a Word document in it"),
         ("a.zip", packed({"a.txt": "hello"}), "a zip archive is not read: unpack it and put its files"),
         ("a.odt", packed({"mimetype": "application/vnd.oasis.opendocument.text"}), ODF),
-        ("a.epub", packed({"mimetype": "application/epub+zip"}), "an EPUB book, a format that is not read yet"),
+        ("a.epub", packed({"mimetype": "application/epub+zip"}), "an EPUB book, a format that is not supported yet"),
         ("a.docx", ole("EncryptionInfo", "EncryptedPackage"), "it is encrypted and needs a password"),
         ("a.xlsx", ole("EncryptionInfo", "EncryptedPackage"), "it is encrypted and needs a password"),
-        ("a.doc", ole("WordDocument"), "an old Word file, a format that is not read yet: save it as DOCX, PPTX or XLSX"),
-        ("a.txt", ole("Workbook"), "an old Excel file, a format that is not read yet: save it as DOCX, PPTX or XLSX"),
+        ("a.doc", ole("WordDocument"), "an old Word file, a format that is not supported yet: save it as DOCX, PPTX or XLSX"),
+        ("a.txt", ole("Workbook"), "an old Excel file, a format that is not supported yet: save it as DOCX, PPTX or XLSX"),
         ("a.csv", bytes(range(256)) * 9, "it holds binary data, not text"),
         ("a.py", bytes(range(256)) * 9, "it holds binary data, not text"),
     ],
@@ -233,7 +233,7 @@ def test_a_parse_that_takes_too_long_is_killed_and_the_next_one_runs() -> None:
 
 def test_a_parse_that_takes_too_much_of_the_processor_says_so() -> None:
     with Parser(replace(LIMITS, parse_cpu_seconds=1)) as parser:
-        assert reason(parser, "slow.html", SLOW) == "parsing took more than 1 s of the processor's time"
+        assert reason(parser, "slow.html", SLOW) == "parsing took more than 1 s of CPU time"
         assert parser.parse("b.md", b"after").text == "after"
 
 
@@ -450,12 +450,12 @@ def test_images_in_a_page_give_way_to_what_they_show(parser: Parser) -> None:
         ({"document_rows": 2}, "a.csv", b"a\n\nb\nc", "it has more than the limit of 2 rows"),
         ({"document_characters": 9}, "a.md", b"0123456789", "its text is longer than the limit of 9 characters"),
         ({"document_characters": 9}, "a.pdf", pages(shown("0123456789")), "its text is longer than the limit of 9 characters"),
-        ({"unpacked_files": 2}, "a.docx", word(paragraph("x")), "is a zip of 4 files, more than the limit of 2"),
+        ({"unpacked_files": 2}, "a.docx", word(paragraph("x")), "it is a zip of 4 files, more than the limit of 2"),
         (
             {"unpacked_bytes": 9_000},
             "a.docx",
             word(paragraph("x" * 10_000)),
-            "is a zip that unpacks to 11 kB, more than the limit of 9 kB",
+            "it unpacks to 11 kB, more than the limit of 9 kB",
         ),
     ],
 )

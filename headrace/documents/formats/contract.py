@@ -1,4 +1,4 @@
-"""What a reader of one format is given and gives back: limits, a refusal, text with its places, messages on a pipe."""
+"""What a writer of one format takes and returns: limits, a file, text by place, refusals; and messages on a pipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ParseLimits:
-    """The limits of one file, as `[inference]` sets them; see the settings for what each bounds."""
+    """The limits of one file, as under `[inference]`; the settings say what each bounds."""
 
     document_bytes: int
     document_pages: int
@@ -29,13 +29,13 @@ class ParseLimits:
 
     @classmethod
     def from_settings(cls, settings: Inference) -> ParseLimits:
-        """The limits that the settings name."""
+        """The limits in the settings."""
         return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
 class DocumentFile:
-    """One file for its writer: the name it has, its bytes, the limits, and its language where it is source code."""
+    """One file for its writer: its name, its bytes, the limits, and for source code the language."""
 
     name: str
     data: bytes
@@ -44,7 +44,7 @@ class DocumentFile:
 
 
 class ParseRefused(Exception):
-    """The file cannot or may not be parsed; `reason` is one clause that a person can read."""
+    """The file cannot or may not be parsed; `reason` is one clause that a user understands."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -52,7 +52,7 @@ class ParseRefused(Exception):
 
 
 def size(count: int) -> str:
-    """Bytes for people: 4.2 GB."""
+    """A number of bytes for people, like 4.2 GB."""
     if count < 1_000:
         return f"{count} bytes"
     for power, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
@@ -61,39 +61,39 @@ def size(count: int) -> str:
     return f"{count / 1e3:.0f} kB"
 
 
-# What no text means to hold: control characters but tab, line feed and escape, halves of surrogate pairs, and noncharacters.
+# Control characters except tab, line feed and escape, halves of surrogate pairs, and noncharacters.
 _UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _LINE_ENDS = re.compile("\r\n|\r|\x0b|\x0c|\x85|\u2028|\u2029")
 
 
 class Output:
-    """Takes text, counts it, and keeps it apart by place."""
+    """Collects text by place, and counts its characters."""
 
     def __init__(self, most: int) -> None:
-        """`most` is how many characters there may be. More raise `ParseRefused`."""
+        """`most` is the limit of characters."""
         self._most = most
         self._left = most
         self._parts: list[tuple[list[str], str]] = [([], "")]
 
     def begin_part(self, place: str) -> None:
-        """What follows stands at `place`: a page, a slide, a sheet."""
+        """Start a page, slide or sheet; `place` is its name."""
         self._parts.append(([], place))
 
     def write(self, text: str) -> None:
-        """Take some text; a line's end is the caller's to write."""
+        """Add text, with the line ends the caller wants. Raises `ParseRefused` beyond the limit."""
         self._left -= len(text)
         if self._left < 0:
             raise ParseRefused(f"its text is longer than the limit of {self._most:,} characters")
         self._parts[-1][0].append(text)
 
     def parts(self) -> list[tuple[str, str]]:
-        """(text, place) of each part that has text, cleaned of what is no text."""
+        """(text, place) of each part that has text, without unwanted characters."""
         cleaned = ((clean("".join(pieces)).strip("\n"), place) for pieces, place in self._parts)
         return [(text.rstrip(), place) for text, place in cleaned if text.strip()]
 
 
 def clean(text: str) -> str:
-    """The text with line feeds for every kind of line end and without what is no text."""
+    """The text with a line feed for every kind of line end, and without unwanted characters."""
     return _UNWANTED.sub("", _LINE_ENDS.sub("\n", text))
 
 
@@ -103,7 +103,7 @@ def line(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """One line of running text, kept from being read as a Markdown heading or fence."""
+    """One line of running text, escaped where Markdown would read it as a heading or fence."""
     return "\\" + text if text.startswith(("#", "```", "~~~")) else text
 
 
@@ -111,12 +111,12 @@ HEADER = struct.Struct(">Q")
 
 
 def framed(message: bytes) -> bytes:
-    """The message as it goes on the pipe."""
+    """A message with its length in front, for the pipe."""
     return HEADER.pack(len(message)) + message
 
 
 def read_frame(pipe: BinaryIO) -> bytes | None:
-    """The next message, or `None` where the pipe has ended."""
+    """The next message, or `None` at the end of the pipe."""
     head = pipe.read(HEADER.size)
     if len(head) < HEADER.size:
         return None

@@ -1,4 +1,4 @@
-"""What a file is: by its content where that says, else by its name."""
+"""The format of a file: by its content if that shows it, otherwise by its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BINARY = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"\x7fELF", b"\x1f\x8b", b"BZh9
 
 
 def detect(name: str, data: bytes, limits: ParseLimits) -> tuple[DocumentFormat, str]:
-    """The file's format and, of source code, its language. Raises `ParseRefused` where it is of none, or may not be unpacked."""
+    """The format, and for source code the language. Raises `ParseRefused` where there is none, or unpacking is not allowed."""
     suffix = PurePosixPath(name.lower()).suffix
     expected = by_suffix(suffix)
     bare = data[:1024].lstrip(b"\xef\xbb\xbf\x00 \t\r\n")
@@ -42,13 +42,13 @@ def detect(name: str, data: bytes, limits: ParseLimits) -> tuple[DocumentFormat,
 
 
 def not_text(name: str) -> str:
-    """Why a file that should be text, going by what it is not, is not read."""
+    """Why a file that is of no other format and is not text is refused."""
     suffix = PurePosixPath(name.lower()).suffix
     expected = by_suffix(suffix)
     if expected and expected.binary:
         return f"not a readable {suffix} file"
     known = expected or language_of(name, b"")
-    return f"a {suffix} file of a format that is not read yet" if suffix and not known else "it holds binary data, not text"
+    return f"a {suffix} file of a format that is not supported yet" if suffix and not known else "it holds binary data, not text"
 
 
 def _opening(data: bytes) -> str:
@@ -57,10 +57,10 @@ def _opening(data: bytes) -> str:
 
 
 def _old(data: bytes) -> str:
-    """Why a file in the container of old Office is not read, from the names in the container's directory."""
+    """Why a file in the container of old Office is refused, by the names in the container's directory."""
     if "EncryptedPackage".encode("utf-16-le") in data:
         return "it is encrypted and needs a password"
     for stream, program in _OLD.items():
         if stream.encode("utf-16-le") in data:
-            return f"an old {program} file, a format that is not read yet: save it as DOCX, PPTX or XLSX"
-    return "an old Office or Windows file of a format that is not read yet"
+            return f"an old {program} file, a format that is not supported yet: save it as DOCX, PPTX or XLSX"
+    return "an old Office or Windows file of a format that is not supported yet"

@@ -16,22 +16,22 @@ _IMAGE = re.compile(r"!\[([^\[\]]*)\]\(data:[^()\s]*\)")
 
 
 def write_html(file: DocumentFile, out: Output) -> None:
-    """An HTML page, in the encoding it has or says it has."""
+    """Write an HTML page, in the encoding detected or declared."""
     declared = _CHARSET.search(file.data[:4096])
     write_page(decoded(file.data, declared[1].decode("ascii", "ignore") if declared else ""), out)
 
 
 def write_page(page: str, out: Output) -> None:
-    """HTML that is text already."""
+    """Write HTML that is decoded already."""
     out.write(without_images(HtmlConverter().convert_string(page, table_infer_header=True).markdown))
 
 
 def without_images(markdown: str) -> str:
-    """Embedded images give way to what they are described as."""
+    """Replace embedded images with their descriptions."""
     return _IMAGE.sub(r"\1", markdown)
 
 
 def write_word(file: DocumentFile, out: Output) -> None:
-    """A Word document: headings, lists, tables, notes and formulas."""
+    """Write a Word document: headings, lists, tables, notes and formulas."""
     result = DocxConverter().convert(io.BytesIO(file.data), StreamInfo(extension=".docx"), table_infer_header=True)
     out.write(without_images(result.markdown))

@@ -1,4 +1,4 @@
-"""Languages of source code: by a file's name, its suffix, or the interpreter that its first line names."""
+"""The language of source code, by a file's name, its suffix, or the interpreter on its first line."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ _INTERPRETERS = {"zsh": "bash", "ksh": "bash", "sh": "bash", "node": "javascript
 
 
 def language_of(name: str, data: bytes) -> str:
-    """The language of a file's source code, or "" where its name and first line say none."""
+    """The language of a file's source code, or "" where neither name nor first line shows one."""
     path = PurePosixPath(name.lower())
     if language := _NAMED.get(path.name) or _LANGUAGE_OF.get(path.suffix, ""):
         return language

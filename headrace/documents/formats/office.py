@@ -1,4 +1,4 @@
-"""Zip files that Office writes: which format one is, and whether it may be unpacked."""
+"""Zip files of Office: which format each is, and whether it may be unpacked."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from headrace.documents.formats.registry import FORMATS, DocumentFormat
 
 _TYPES = "[Content_Types].xml"
 _TYPES_BYTES = 2_000_000
-_LOCAL_HEADER = 30  # bytes before the name in front of each entry
-_RATIO_FROM = 10_000_000  # unpacked bytes below which a ratio says nothing
+_LOCAL_HEADER = 30  # bytes of each entry's local header, without the name
+_RATIO_FROM = 10_000_000  # unpacked bytes; below that the ratio does not matter
 _ENCRYPTED = 1  # bit of an entry's flags
 _READ = 1 << 20
 _XML = (".xml", ".rels", ".vml")
@@ -26,9 +26,9 @@ _MAIN = re.compile(
 
 
 def office_format(data: bytes, limits: ParseLimits, expected: DocumentFormat | None) -> DocumentFormat:
-    """The format, once the file is known to be of one and to unpack within the limits.
+    """The format of a zip file that unpacks within the limits. Raises `ParseRefused`.
 
-    `expected` is the Office format that its name says, if any. Raises `ParseRefused`.
+    `expected` is the Office format of its suffix, if any.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -43,25 +43,24 @@ def office_format(data: bytes, limits: ParseLimits, expected: DocumentFormat | N
 
 
 def _check(entries: Sequence[zipfile.ZipInfo], packed: int, end: int, limits: ParseLimits) -> None:
-    # Python's reader stops at the size an entry declares, so that what is declared is what can be unpacked.
+    # Python's reader stops at the size that an entry declares, so no more than the declared bytes are unpacked.
     if len(entries) > limits.unpacked_files:
-        raise ParseRefused(f"is a zip of {len(entries):,} files, more than the limit of {limits.unpacked_files:,}")
+        raise ParseRefused(f"it is a zip of {len(entries):,} files, more than the limit of {limits.unpacked_files:,}")
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > limits.unpacked_bytes:
-        raise ParseRefused(f"is a zip that unpacks to {size(unpacked)}, more than the limit of {size(limits.unpacked_bytes)}")
+        raise ParseRefused(f"it unpacks to {size(unpacked)}, more than the limit of {size(limits.unpacked_bytes)}")
     if unpacked > _RATIO_FROM and unpacked > packed * limits.unpacked_ratio:
         raise ParseRefused(
-            f"is a zip that unpacks to {size(unpacked)}, {unpacked // packed:,} times its size;"
-            f" the limit is {limits.unpacked_ratio:,} times"
+            f"it unpacks to {size(unpacked)}, {unpacked // packed:,} times its size; the limit is {limits.unpacked_ratio:,} times"
         )
     if any(entry.flag_bits & _ENCRYPTED for entry in entries):
         raise ParseRefused("it is encrypted and needs a password")
     ordered = sorted(entries, key=lambda entry: entry.header_offset)
     for entry, following in zip(ordered, [*(other.header_offset for other in ordered[1:]), end], strict=False):
         if entry.header_offset + _LOCAL_HEADER + entry.compress_size > following:
-            raise ParseRefused("is a zip whose files overlap, as a zip bomb's do")
+            raise ParseRefused("it is a zip whose files overlap, as in a zip bomb")
     if len({entry.filename for entry in entries}) < len(entries):
-        raise ParseRefused("is a zip that holds two files of one name")
+        raise ParseRefused("it is a zip with two files of the same name")
 
 
 def _by_main_part(
@@ -71,22 +70,22 @@ def _by_main_part(
     if "mimetype" in sizes and sizes["mimetype"] < 200:
         media = archive.read("mimetype").decode("ascii", "replace").strip()
         if "opendocument" in media:
-            raise ParseRefused("an OpenDocument file, a format that is not read yet: save it as DOCX, PPTX or XLSX")
+            raise ParseRefused("an OpenDocument file, a format that is not supported yet: save it as DOCX, PPTX or XLSX")
         if "epub" in media:
-            raise ParseRefused("an EPUB book, a format that is not read yet")
+            raise ParseRefused("an EPUB book, a format that is not supported yet")
     if sizes.get(_TYPES, _TYPES_BYTES + 1) <= _TYPES_BYTES and (match := _MAIN.search(archive.read(_TYPES))):
         if match[2] is None:
-            raise ParseRefused("a binary workbook (XLSB), a format that is not read yet: save it as XLSX")
+            raise ParseRefused("a binary workbook (XLSB), a format that is not supported yet: save it as XLSX")
         part = match[1].decode().lower()
         if found := next((one for one in FORMATS.values() if part in one.office_parts), None):
             return found
     if expected:
-        raise ParseRefused(f"is a zip that holds no {expected.called}")
+        raise ParseRefused(f"it is a zip without a {expected.called} in it")
     raise ParseRefused("a zip archive is not read: unpack it and put its files")
 
 
 def _check_xml(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Office files have no document type declarations (ECMA-376 part 2, 10.1.4), and without one XML has no entities."""
+    """Refuse document type declarations: Office files have none (ECMA-376 part 2, 10.1.4), and attacks by entities need one."""
     for entry in entries:
         if not entry.filename.lower().endswith(_XML):
             continue
@@ -94,5 +93,5 @@ def _check_xml(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> 
         with archive.open(entry) as part:
             while read := part.read(_READ):
                 if any(mark in tail + read for mark in _DOCTYPE):
-                    raise ParseRefused("its XML declares a document type, which Office files never do and attacks do")
+                    raise ParseRefused("its XML declares a document type, as attacks do and Office files never do")
                 tail = read[-20:]

@@ -1,6 +1,6 @@
-"""PDF to Markdown, page by page: headings by the size of their letters, ruled tables by their lines.
+"""PDF to Markdown, page by page: headings by the size of their letters, tables by their ruled lines.
 
-PDFium reads the pages (the engine of Chrome, many times as fast as a reader in Python); pdfplumber's geometry finds tables.
+PDFium, Chrome's engine, reads the pages, many times as fast as a reader in Python; pdfplumber's geometry finds tables.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pdfplumber.table import cells_to_tables, edges_to_intersections, intersecti
 from headrace.documents.formats.contract import DocumentFile, Output, ParseRefused, clean, plain
 from headrace.documents.formats.table import Table
 
-_HYPHEN = re.compile("[\x02\ufffe]\n?")  # PDFium's sign for a hyphen that only the line's end made
+_HYPHEN = re.compile("[\x02\ufffe]\n?")  # PDFium's mark for a hyphen that only breaks a word at the end of a line
 _BLANKS = re.compile("\n{3,}")
-_LARGER = 1.15  # times the running text's size that a heading's letters have
+_LARGER = 1.15  # a heading's letters are that many times the size of running text
 _HEADING_CHARS = 200
-_HEADING_SHARE = 0.3  # a document of which more is large has no headings, but large text
+_HEADING_SHARE = 0.3  # of a document's text at most; if more of it is large, none of that is a heading
 _LEVELS = 4
-_GAP = 0.7  # of a line's height, that parts paragraphs
-_SEGMENTS = 20_000  # of lines drawn on a page; more are a drawing, not a table
-_EDGES = 600  # finding tables takes time by their square
+_GAP = 0.7  # between paragraphs, in heights of a line
+_SEGMENTS = 20_000  # drawn on a page; more make a drawing, not a table
+_EDGES = 600  # the time to find tables grows with their square
 _CELLS = 3_000
-_THIN = 3.0  # points; what is thinner is a line
+_THIN = 3.0  # points; a thinner box is a line
 _CELL_CHARS = 2_000
 
 Box = tuple[float, float, float, float]
@@ -50,7 +50,7 @@ class _Line:
 
 
 def write_pdf(file: DocumentFile, out: Output) -> None:
-    """A PDF's text layer. Scanned pages have none."""
+    """Write a PDF's text layer; scanned pages have none."""
     limits = file.limits
     try:
         document = pdfium.PdfDocument(file.data)
@@ -83,7 +83,7 @@ def write_pdf(file: DocumentFile, out: Output) -> None:
 
 
 def _lines(page: Any) -> Iterator[_Line]:
-    """The lines of a page in the order of the file, each ruled table in the place of its first line."""
+    """The lines of a page in the order of the file, each ruled table where its first line is."""
     text = page.get_textpage()
     lines = list(_text_lines(text))
     tables = list(_tables(page, text)) if lines else []
@@ -138,12 +138,12 @@ def _letter(text: Any, index: int) -> Box:
 
 
 def _down(left: float, bottom: float, right: float, top: float) -> Box:
-    """PDF's coordinates, which go upwards, as (left, top, right, bottom) that go downwards."""
+    """PDF's upward coordinates as downward ones: (left, top, right, bottom)."""
     return (left, -top, right, -bottom)
 
 
 def _levels(lines: Sequence[_Line]) -> dict[float, int]:
-    """Heading level by size of letters; the size that most characters have is running text, and what is larger a heading."""
+    """Letter size → heading level. The most common size is running text; larger sizes are headings."""
     shares: Counter[float] = Counter()
     for line in lines:
         shares[line.size] += len(line.text)
@@ -222,7 +222,7 @@ def _cell_text(text: Any, cell: Box) -> str:
 
 
 def _edges(page: Any) -> Iterator[dict[str, Any]]:
-    """The level and upright lines of a page, those around its filled boxes among them."""
+    """The horizontal and vertical lines of a page, and the edges of its filled boxes."""
     drawn = 0
     for shape in page.get_objects(filter=[raw.FPDF_PAGEOBJ_PATH], max_depth=1):
         count = raw.FPDFPath_CountSegments(shape)
@@ -252,7 +252,7 @@ def _edge(left: float, top: float, right: float, bottom: float) -> Iterator[dict
 
 
 def _paths(shape: Any, count: int) -> Iterator[list[tuple[float, float]]]:
-    """The corners of each piece of a drawn path, downwards; a closed piece ends where it began."""
+    """The corners of each piece of a drawn path, in downward coordinates; a closed piece ends where it began."""
     place = shape.get_matrix()
     points: list[tuple[float, float]] = []
     x, y = c_float(), c_float()

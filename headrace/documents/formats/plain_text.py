@@ -18,22 +18,22 @@ _MARKS = (
 )
 _UNDERLINE = re.compile(r"^([=\-~^*\"'`:#+.])\1{2,}$")
 _TICKS = re.compile("`+")
-_LOOKED_AT = 100_000  # bytes that show how a text is encoded
+_LOOKED_AT = 100_000  # bytes, enough to detect an encoding
 NOT_TEXT = "it holds binary data, not text"
 
 
 def write_text(file: DocumentFile, out: Output) -> None:
-    """Plain text, its underlined titles as headings."""
+    """Write plain text, its underlined titles as headings."""
     out.write(headings(clean(decoded(file.data))))
 
 
 def write_markdown(file: DocumentFile, out: Output) -> None:
-    """Markdown as it is."""
+    """Write Markdown as it is."""
     out.write(clean(decoded(file.data)))
 
 
 def write_code(file: DocumentFile, out: Output) -> None:
-    """Source code in a fence that nothing in it can close, under its file's name."""
+    """Write source code below its file's name, in a fence that nothing in it can close."""
     text = clean(decoded(file.data)).strip("\n")
     fence = "`" * max(3, 1 + max(map(len, _TICKS.findall(text)), default=0))
     if text.strip():
@@ -41,9 +41,9 @@ def write_code(file: DocumentFile, out: Output) -> None:
 
 
 def decoded(data: bytes, declared: str = "") -> str:
-    """Bytes as text: by their byte order mark, as UTF-8, as UTF-16 without a mark, as declared, or as Windows-1252.
+    """Bytes as text: by byte order mark, as UTF-8, as UTF-16 without a mark, as declared, or as Windows-1252.
 
-    Raises `ParseRefused` where they are no text.
+    Raises `ParseRefused` where they are not text.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -67,9 +67,9 @@ def decoded(data: bytes, declared: str = "") -> str:
 
 
 def headings(text: str) -> str:
-    """Turn underlined titles, as plain text and reStructuredText have them, into Markdown headings.
+    """Turn underlined titles, as in plain text and reStructuredText, into Markdown headings.
 
-    The first kind of underline met is the first level, the next new one the second, and so on.
+    The first kind of underline is level 1, the next new one level 2, and so on.
     """
     lines, out, order = text.splitlines(), [], []
     fenced = False
@@ -90,7 +90,7 @@ def headings(text: str) -> str:
 
 
 def _utf16(data: bytes) -> str | None:
-    """UTF-16 without a mark: in the scripts of Europe every other byte is nearly always zero."""
+    """Text in UTF-16 without a mark: in European scripts nearly every other byte is zero."""
     sample = data[:_LOOKED_AT]
     if len(data) % 2 or len(sample) < 4:
         return None
@@ -102,7 +102,7 @@ def _utf16(data: bytes) -> str | None:
 
 
 def _proven(text: str) -> str:
-    """The text, if hardly any of it is control characters; a stray NUL in a long text is dropped later."""
+    """The text, unless more than 1 % of it is control characters; a stray NUL is dropped later."""
     control = sum(text.count(chr(code)) for code in range(32) if chr(code) not in "\n\r\t\f\x1b")
     if control > 0.01 * len(text):
         raise ParseRefused(NOT_TEXT)

@@ -1,7 +1,7 @@
-"""The document formats, one record each: how a file of the format is recognised, what it is called, and what writes its text.
+"""The document formats, one record each: how its files are recognised, what messages call them, and what writes their text.
 
 To add a format: a writer in a module of its own and a record in `FORMATS`. A writer takes a `DocumentFile` and an `Output`. Its
-module is imported when the first file of the format comes: the largest takes more than a second.
+module is imported with the first file of the format, since the largest takes more than a second to import.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ _OFFICE = "application/vnd.openxmlformats-officedocument."
 
 @dataclass(frozen=True)
 class DocumentFormat:
-    """One format. Its content is recognised by `magic`, `office_parts` or `opening`; where none of these match, by its suffix."""
+    """One format, recognised by `magic`, `office_parts` or `opening`, and by the suffix where no format's content matches."""
 
     called: str
     """What a message calls such a file: "PDF file"."""
     media: str
-    """The media type; that of source code is followed by the language."""
+    """The media type; for source code the language is appended."""
     writer: str
-    """`.module:function`, the module being one of this package."""
+    """`.module:function`, the module in this package."""
     suffixes: tuple[str, ...] = ()
-    """Endings of a name, with the dot, in lower case."""
+    """Suffixes of names, with the dot, in lower case."""
     magic: bytes = b""
-    """What the content begins with, after white space and a byte order mark."""
+    """The first bytes of the content, after white space and a byte order mark."""
     office_parts: tuple[str, ...] = ()
-    """What the content type of an Office file's main part may name it."""
+    """Names of the format in the content type of an Office file's main part."""
     opening: re.Pattern[str] | None = None
-    """Matches the first 4,096 characters of such a text, whatever its name."""
+    """Matches the first 4,096 characters, whatever the file's name."""
     suffix_decides: bool = False
-    """Whether a file with the suffix is of the format, whatever text it holds."""
+    """Whether any text under the suffix is of the format."""
     table: bool = False
     """Whether the text is a table, whose first heading says less than the file's name."""
     fenced: bool = False
-    """Whether the text stands in one fence, where a line that begins with # is no heading."""
+    """Whether the text is one fence, in which a line that begins with # is not a heading."""
 
     @property
     def binary(self) -> bool:
-        """Whether such a file is recognised by its bytes, so that other bytes under its suffix are a broken file."""
+        """Whether its files are recognised by their bytes, so that other bytes under its suffix are a broken file."""
         return bool(self.magic or self.office_parts)
 
     def load(self) -> Callable[[DocumentFile, Output], None]:
-        """The writer, with its module imported."""
+        """Import the writer's module; returns the writer."""
         module, _, function = self.writer.partition(":")
         write: Callable[[DocumentFile, Output], None] = getattr(import_module(module, __package__), function)
         return write
 
 
 TEXT = DocumentFormat("text file", "text/plain", ".plain_text:write_text", (".txt", ".text", ".rst", ".log"))
-"""What a text of no other format is."""
+"""The format of a text of no other format."""
 SOURCE_CODE = DocumentFormat("text file", "text/x-", ".plain_text:write_code", fenced=True)
 """Recognised by its language (languages.py)."""
 HTML = DocumentFormat(
@@ -101,7 +101,7 @@ FORMATS: dict[str, DocumentFormat] = {
 
 
 def by_suffix(suffix: str) -> DocumentFormat | None:
-    """The format whose files have such names, or `None`."""
+    """The format with this suffix, or `None`."""
     return next((found for found in FORMATS.values() if suffix in found.suffixes), None)
 
 

@@ -1,8 +1,11 @@
-"""What the process that parses gives up before it sees a file: the network, writing, other processes, and most resources.
+"""What the parsing process gives up before it sees a file: the network, writing, other processes, and most resources.
 
-Four layers, so that none has to be perfect: limits of resources (setrlimit), a hook on what Python itself does (PEP 578), and
-two that hold for the C code of the parsers too: a filter of system calls (seccomp, on Linux for x86-64 and arm64), and rules for
-files (Landlock, from Linux 5.13 on where it is on), since a filter cannot tell a library from the keys of a home.
+There are four layers, so that none has to be perfect:
+
+- limits of resources (setrlimit);
+- a hook on what Python itself does (PEP 578);
+- a filter of system calls (seccomp, on Linux for x86-64 and arm64), which holds for the C code of the parsers too;
+- rules for files (Landlock, from Linux 5.13 on where enabled), since a filter cannot tell a library from the keys of a home.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ _FORBIDDEN = frozenset(
     }
 )
 
-# Numbers of system calls: (x86-64, arm64), None where there is none. Refused with EPERM unless it says otherwise below.
+# Numbers of system calls: (x86-64, arm64), None where there is none. Refused with EPERM unless stated otherwise below.
 _CALLS: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
     "socketpair": (53, 199),
@@ -137,10 +140,10 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "setns": (308, 268),
     "unshare": (272, 97),
 }
-_ABSENT: dict[str, tuple[int | None, int | None]] = {"clone3": (435, 435), "openat2": (437, 437)}  # glibc then takes the older
+_ABSENT: dict[str, tuple[int | None, int | None]] = {"clone3": (435, 435), "openat2": (437, 437)}  # glibc then uses the older
 _OPENS: dict[str, tuple[int | None, int | None]] = {"open": (2, None), "openat": (257, 56)}
 _TGKILL, _CLONE = (234, 131), (56, 220)
-_PRLIMIT, _SET_AFFINITY = (302, 261), (203, 122)  # of this process, called 0, they are the C library's to use
+_PRLIMIT, _SET_AFFINITY = (302, 261), (203, 122)  # the C library may use them on this process, whose number here is 0
 _CLONE_THREAD = 0x10000
 _EPERM, _ENOSYS = 1, 38
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -148,12 +151,12 @@ _X32 = 0x40000000
 
 _LOAD, _IS, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_NUMBER, _MACHINE, _ARGUMENTS = 0, 4, 16  # offsets in what the filter is shown (linux/seccomp.h)
+_NUMBER, _MACHINE, _ARGUMENTS = 0, 4, 16  # offsets in seccomp_data (linux/seccomp.h)
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # on every architecture
 _BENEATH = 1  # LANDLOCK_RULE_PATH_BENEATH
 _READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
-_FILE_RIGHTS = (0, 13, 14, 15, 15, 16)  # how many rights each version of Landlock knows (linux/landlock.h)
+_FILE_RIGHTS = (0, 13, 14, 15, 15, 16)  # number of rights in each version of Landlock (linux/landlock.h)
 _NETWORK = 0b11  # binding and connecting over TCP
 _SCOPES = 0b11  # abstract Unix sockets and signals to others
 _SYSTEM_LIBRARIES = (
@@ -171,7 +174,7 @@ _SYSTEM_LIBRARIES = (
 
 
 def shut(memory_bytes: int) -> None:
-    """Give everything up, for good; `memory_bytes` of address space stay."""
+    """Give all of it up for good; `memory_bytes` of address space remain."""
     for what, most in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
@@ -180,21 +183,21 @@ def shut(memory_bytes: int) -> None:
     ):
         resource.setrlimit(what, (most, most))
     if sys.platform == "linux":
-        _close_files()  # before the hook, which would not have it open them
+        _close_files()  # before the hook, which would not let it open them
     sys.addaudithook(_hook())
     if sys.platform == "linux" and platform.machine() in _MACHINES:
         _filter_calls(platform.machine())
 
 
 def allow_seconds(seconds: int) -> None:
-    """Let this process take that much more of the processor's time, and be killed by SIGXCPU thereafter."""
+    """Allow this process so many more seconds of CPU time; SIGXCPU kills it after that."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = int(used.ru_utime + used.ru_stime) + 1 + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 def _libraries() -> list[str]:
-    """Where the code of Python and its packages is."""
+    """The folders of Python's code and of its packages."""
     return sorted({os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
@@ -204,7 +207,7 @@ def _hook() -> Any:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in _FORBIDDEN:
-            raise PermissionError(f"{event} is not for a parser")
+            raise PermissionError(f"a parser may not call {event}")
         if event == "open":
             path, _, flags = arguments
             if isinstance(path, int):
@@ -213,17 +216,17 @@ def _hook() -> Any:
             if name == os.devnull:
                 return
             if isinstance(flags, int) and flags & _WRITING:
-                raise PermissionError("a parser writes no file")
+                raise PermissionError("a parser may not write files")
             if not (name.endswith(_CODE) or real(name).startswith(readable)):
-                raise PermissionError("a parser reads nothing but its own code")
+                raise PermissionError("a parser may read only its own code")
 
     return hook
 
 
 def _close_files() -> None:
-    """Let this process read libraries alone, by Landlock (https://docs.kernel.org/userspace-api/landlock.html).
+    """Let this process read only libraries, by Landlock (https://docs.kernel.org/userspace-api/landlock.html).
 
-    Where the kernel is older or has it off, the hook is what keeps files closed.
+    Where the kernel is older or Landlock is off, only the hook keeps files closed.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
@@ -269,7 +272,7 @@ def _filter_calls(machine: str) -> None:
                 program += [(_IS, 0, 1, number), (_RETURN, 0, 0, _ERROR | error)]
 
     def unless(number: int | None, argument: int, test: tuple[int, int, int, int]) -> None:
-        """Refuse a call by a test of one of its arguments, which jumps over one step where the call is allowed."""
+        """Refuse a call unless one of its arguments passes a test, which skips the next step."""
         if number is not None:
             program.extend(
                 [

@@ -13,7 +13,7 @@ from headrace.documents.formats.table import Table
 
 
 def write_slides(file: DocumentFile, out: Output) -> None:
-    """A presentation: each slide's title as a heading, its text, tables, charts and notes, with macros left where they are."""
+    """Write a presentation: each slide's title as a heading, its text, tables, charts and notes; macros are ignored."""
     most = file.limits.document_pages
     slides = Package.open(io.BytesIO(file.data)).presentation_part.presentation.slides
     if len(slides) > most:
@@ -24,7 +24,7 @@ def write_slides(file: DocumentFile, out: Output) -> None:
             _slide(slide, out)
         except (ParseRefused, MemoryError, RecursionError):
             raise
-        except Exception as error:  # whatever a broken slide makes of its reader
+        except Exception as error:  # a broken slide may raise anything
             raise ParseRefused(f"slide {number} cannot be read ({type(error).__name__})") from None
 
 
@@ -88,7 +88,7 @@ def _chart(chart: Any, out: Output) -> None:
         categories = [str(category.label) for category in chart.plots[0].categories]
         series = [(str(one.name), list(one.values)) for one in chart.series]
     except (ValueError, IndexError, KeyError, AttributeError, NotImplementedError):
-        return  # a kind of chart whose data are not in the slide
+        return  # a kind of chart whose data is not in the slide
     table = Table(out)
     table.add(["Category", *(name for name, _ in series)])
     for index, category in enumerate(categories):

@@ -10,18 +10,18 @@ from headrace.documents.formats.contract import DocumentFile, Output, ParseRefus
 from headrace.documents.formats.plain_text import decoded
 
 _DELIMITERS = ",;\t|"
-_LOOKED_AT = 20  # lines that show what a CSV file's delimiter is
+_LOOKED_AT = 20  # lines, enough to detect the delimiter of a CSV file
 
 
 class Table:
-    """A Markdown table being written, of which the first row is the header."""
+    """Writes a Markdown table, whose first row is the header."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
         self._rows = 0
 
     def add(self, row: Iterable[str]) -> None:
-        """One more row. Short rows stay short, so that one wide row does not widen a million others."""
+        """Add a row. Short rows stay short, so that one wide row does not widen a million others."""
         cells = [line(cell).replace("|", "\\|") for cell in row]
         while cells and not cells[-1]:
             cells.pop()
@@ -34,7 +34,7 @@ class Table:
 
 
 def write_csv(file: DocumentFile, out: Output) -> None:
-    """A CSV file, comma, semicolon, tab or bar between its fields, as one table."""
+    """Write a CSV file, separated by commas, semicolons, tabs or bars, as one table."""
     table = Table(out)
     most_rows = file.limits.document_rows
     rows = 0
@@ -47,7 +47,7 @@ def write_csv(file: DocumentFile, out: Output) -> None:
 
 
 def _read(text: str) -> Iterator[Sequence[str]]:
-    csv.field_size_limit(1 << 30)  # the limit of characters is what counts
+    csv.field_size_limit(1 << 30)  # the limit of characters applies instead
     text = text.lstrip("\ufeff").replace("\x00", "")
     try:
         yield from csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
@@ -56,7 +56,7 @@ def _read(text: str) -> Iterator[Sequence[str]]:
 
 
 def _delimiter(text: str) -> str:
-    """The character that divides most of the first lines into as many fields as each other."""
+    """The character that divides most of the first lines into the same number of fields."""
     lines = [line for line in text[:100_000].splitlines()[:_LOOKED_AT] if line.strip()]
 
     def fit(mark: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""XLSX to Markdown tables, sheet by sheet, as the values that were last calculated."""
+"""XLSX to Markdown tables, sheet by sheet, with the values last calculated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EXCEL_ROWS = 1_048_576  # the last row of a sheet; a file that names a later on
 
 
 def write_workbook(file: DocumentFile, out: Output) -> None:
-    """A workbook. Rows are read one by one, so that a large sheet takes time and not memory; no formula is calculated."""
+    """Write a workbook, row by row so that a large sheet takes little memory; no formula is calculated."""
     limits = file.limits
     book = load_workbook(io.BytesIO(file.data), read_only=True, data_only=True, keep_links=False)
     sheets = [sheet for sheet in book.worksheets if hasattr(sheet, "iter_rows")]
@@ -30,17 +30,17 @@ def write_workbook(file: DocumentFile, out: Output) -> None:
             rows = _sheet(sheet, out, rows, limits.document_rows)
         except (ParseRefused, MemoryError, RecursionError):
             raise
-        except Exception as error:  # whatever a broken sheet makes of its reader
+        except Exception as error:  # a broken sheet may raise anything
             raise ParseRefused(f"sheet {name} cannot be read ({type(error).__name__})") from None
 
 
 def _sheet(sheet: Any, out: Output, rows: int, most: int) -> int:
-    """Write a sheet; return how many rows there are now.
+    """Write a sheet after so many `rows` of others; returns the number of rows by now.
 
     A sheet may hold several tables with blank rows between them, and lines of text above them. A block that begins with a
-    number goes on with the table before it.
+    number continues the table before it.
     """
-    sheet.reset_dimensions()  # what the file says of them is often wrong, and can be made to cost much
+    sheet.reset_dimensions()  # those in the file are often wrong, and an attack can make them expensive
     name = line(str(sheet.title))
     table: Table | None = None
     parted = titled = False

@@ -1,4 +1,4 @@
-"""The process that parses, `python -m headrace.documents.formats.worker PARENT LIMITS`: a file in, its parts or a reason out."""
+"""The parsing process, `python -m headrace.documents.formats.worker PARENT LIMITS`: a file in, its parts or a reason out."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from headrace.documents.formats.registry import TEXT
 from headrace.documents.formats.sandbox import allow_seconds, shut
 from headrace.process import ending_with
 
-_MOST_HEADINGS = 50_000  # each makes a chunk of its own, however short what stands below it is
+_MOST_HEADINGS = 50_000  # each begins a chunk, however short the text below it
 _HEADING = re.compile(r"^#{1,6}\s", re.M)
-_SPENT = 0.4  # of the memory it may have; a process that took more makes room for a new one
+_SPENT = 0.4  # of its memory limit; a process that has taken more is replaced
 
 
 def main() -> None:
@@ -32,16 +32,16 @@ def main() -> None:
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb", closefd=False)
     quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)  # a library that prints must not print into an answer
+    os.dup2(quiet, 1)  # so that no library prints into an answer
     os.dup2(quiet, 2)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    # markitdown loads magika to guess what a file is, which detection.py knows, and magika loads onnxruntime: more than a second,
-    # 120 MB, and Microsoft's telemetry. markitdown works without it as long as nothing asks it for a guess.
+    # markitdown loads magika to guess formats, which detection.py knows, and magika loads onnxruntime: more than a second,
+    # 120 MB, and Microsoft's telemetry. markitdown works without magika as long as nothing asks it to guess.
     sys.modules.setdefault("magika", ModuleType("magika"))
-    # Opened while that can be done.
+    # Opened before the sandbox closes.
     status = os.open("/proc/self/statm", os.O_RDONLY) if sys.platform == "linux" else None
-    mimetypes.knownfiles.clear()  # lists of the machine, which will be out of reach
+    mimetypes.knownfiles.clear()  # the system's lists, which the sandbox puts out of reach
     shut(limits.parse_memory_bytes)
     while (name := read_frame(requests)) is not None and (data := read_frame(requests)) is not None:
         answer = _answer(name.decode(), data, limits, answers)
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _memory_bytes(status: int | None) -> int:
-    """Bytes of memory this process holds; 0 where the system does not say."""
+    """Bytes of memory this process uses; 0 where the system does not report it."""
     return 0 if status is None else int(os.pread(status, 200, 0).split()[1]) * resource.getpagesize()
 
 
@@ -74,7 +74,7 @@ def _answer(name: str, data: bytes, limits: ParseLimits, answers: BinaryIO) -> d
         return {"reason": "parsing it takes too much memory", "spent": True}
     except RecursionError:
         return {"reason": "it is nested too deeply", "spent": True}
-    except Exception as error:  # a parser meets every kind of broken file; the reason is what counts
+    except Exception as error:  # broken files raise anything; only the reason matters
         return {"reason": f"not a readable {found.called} ({type(error).__name__})"}
 
 
