@@ -1,7 +1,7 @@
-"""What Headrace relies on a POSIX directory, local or NFS, for. Everything happens in one directory of the check's own.
+"""Promises of a POSIX directory, local or NFS, tested in a directory of the check's own.
 
-The second process runs on this machine. On NFS it shares this machine's cache of the mount, so what other machines see may be
-later than what is measured here by as long as the mount caches attributes (`acregmax`, `acdirmax`).
+The second process runs on the same machine. On NFS, it shares this machine's cache of the mount, so other machines may see
+changes later than measured here, by as long as the mount caches attributes (`acregmax`, `acdirmax`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BODY_BYTES = 256 << 10
 
 
 class FilesSandbox:
-    """A directory of the check's own."""
+    """A temporary directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -50,31 +50,31 @@ class FilesSandbox:
 
 
 @promise(
-    "is there, takes files and has room",
-    loses="the KV cache: every prefix would be computed anew",
+    "exists, accepts files and has free space",
+    loses="the KV cache: every prefix would be recomputed",
 )
-def answers(room: FilesSandbox, effort: TimeBudget) -> Measured:
-    if not room.root.is_dir():
-        raise Broken(f"{room.root} is no directory: is the file system mounted?")
-    room.folder.mkdir(mode=0o700)
-    _write(room.folder / "here", b"here")
-    if (room.folder / "here").read_bytes() != b"here":
-        raise Broken("a file of 4 bytes came back with others")
-    status = os.statvfs(room.folder)
+def answers(sandbox: FilesSandbox, budget: TimeBudget) -> Measured:
+    if not sandbox.root.is_dir():
+        raise Broken(f"{sandbox.root} is not a directory: check that the file system is mounted")
+    sandbox.folder.mkdir(mode=0o700)
+    _write(sandbox.folder / "here", b"here")
+    if (sandbox.folder / "here").read_bytes() != b"here":
+        raise Broken("a file of 4 bytes came back with different bytes")
+    status = os.statvfs(sandbox.folder)
     free = status.f_bavail * status.f_frsize
     if free < 64 << 20:
-        raise Broken(f"{free / 1e6:.0f} MB are free")
+        raise Broken(f"only {free / 1e6:.0f} MB are free")
     return Measured(f"{free / 1e9:.1f} GB free", free_gb=free / 1e9)
 
 
 @promise(
-    "a rename over a file shows readers the old one or the new one, whole",
-    loses="a reader could take half a KV block, or find none where one stands",
+    "renaming over a file is atomic for readers",
+    loses="a reader could get half a KV block, or miss an existing one",
 )
-def atomic_rename(room: FilesSandbox, effort: TimeBudget) -> Measured:
-    path = room.folder / "renamed"
+def atomic_rename(sandbox: FilesSandbox, budget: TimeBudget) -> Measured:
+    path = sandbox.folder / "renamed"
     _write_over(path, _numbered(0))
-    seconds = min(2.0, max(0.5, effort.seconds))
+    seconds = min(2.0, max(0.5, budget.seconds))
     with PeerProcess() as second:
         begin = begin_at(second, "files")
         watching = second.ask("files.watch", path=str(path), begin=begin, seconds=seconds)
@@ -85,12 +85,12 @@ def atomic_rename(room: FilesSandbox, effort: TimeBudget) -> Measured:
             _write_over(path, _numbered(renamed))
         reads, faults = watching.get(_ANSWER_S)
     if faults:
-        raise Broken(f"of {reads} reads in a second process {len(faults)} failed while the file was replaced: {faults[0]}")
+        raise Broken(f"{len(faults)} of {reads} reads in a second process failed while the file was replaced: {faults[0]}")
     return Measured(f"{renamed:,} renames, {reads:,} reads in a second process", renames=renamed, reads=reads)
 
 
 def watch(path: str, begin: float, seconds: float) -> tuple[int, list[str]]:
-    """In a second process: read a numbered file over and over; return how often, and what was wrong with it."""
+    """In a second process: read a numbered file repeatedly; returns the number of reads and the faults."""
     wait_until(begin)
     reads, faults, newest = 0, [], 0
     while time.monotonic() < begin + seconds:
@@ -110,11 +110,11 @@ def watch(path: str, begin: float, seconds: float) -> tuple[int, list[str]]:
 
 
 @promise(
-    "O_EXCL: of two processes that create a file, one does",
-    loses="two writers could take the same temporary file and mix their bytes",
+    "O_EXCL: of two processes that create a file, only one succeeds",
+    loses="two writers could use the same temporary file and mix their bytes",
 )
-def exclusive(room: FilesSandbox, effort: TimeBudget) -> Measured:
-    folder = room.folder / "exclusive"
+def exclusive(sandbox: FilesSandbox, budget: TimeBudget) -> Measured:
+    folder = sandbox.folder / "exclusive"
     folder.mkdir()
     names = 300
     with PeerProcess() as second:
@@ -130,10 +130,10 @@ def exclusive(room: FilesSandbox, effort: TimeBudget) -> Measured:
 
 
 def create_all(folder: str, names: int, begin: float) -> list[int]:
-    """Create files 0 to `names`, and return those that were not there."""
+    """Create files 0 to `names`; returns those that did not exist."""
     made = []
     for number in range(names):
-        wait_until(begin + number * 0.001)  # both processes want the same one at the same moment
+        wait_until(begin + number * 0.001)  # both processes try the same file at the same moment
         try:
             os.close(os.open(f"{folder}/{number}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
@@ -143,14 +143,14 @@ def create_all(folder: str, names: int, begin: float) -> list[int]:
 
 
 @promise(
-    "fsync of a file and of its directory is done",
-    loses="KV blocks would be gone after a power cut, or be there without their bytes",
+    "fsync of a file and of its directory works",
+    loses="KV blocks could be missing or incomplete after a power cut",
 )
-def synced(room: FilesSandbox, effort: TimeBudget) -> Measured:
+def synced(sandbox: FilesSandbox, budget: TimeBudget) -> Measured:
     files, folders = [], []
     data = os.urandom(4096)
-    for number in effort.rounds(5, 100):
-        path = room.folder / f"synced-{number}"
+    for number in budget.rounds(5, 100):
+        path = sandbox.folder / f"synced-{number}"
         with path.open("wb") as file:
             file.write(data)
             file.flush()
@@ -158,7 +158,7 @@ def synced(room: FilesSandbox, effort: TimeBudget) -> Measured:
             os.fsync(file.fileno())
             files.append(time.perf_counter() - began)
         began = time.perf_counter()
-        _sync(room.folder)
+        _sync(sandbox.folder)
         folders.append(time.perf_counter() - began)
     file_words, file_figures = latency("file", files)
     folder_words, folder_figures = latency("directory", folders)
@@ -166,32 +166,32 @@ def synced(room: FilesSandbox, effort: TimeBudget) -> Measured:
 
 
 @promise(
-    "a second process sees a file at once, and that it is gone",
-    loses="blocks that one worker stored would be computed again by the next",
+    "a second process sees a new or deleted file at once",
+    loses="blocks stored by one worker would be recomputed by the next",
 )
-def visible(room: FilesSandbox, effort: TimeBudget) -> Measured:
-    folder = room.folder / "visible"
+def visible(sandbox: FilesSandbox, budget: TimeBudget) -> Measured:
+    folder = sandbox.folder / "visible"
     folder.mkdir()
     made, gone = [], []
     with PeerProcess() as second:
         begin_at(second, "files")
-        for number in effort.rounds(3, 20):
+        for number in budget.rounds(3, 20):
             path, data = folder / f"{number}", os.urandom(1000)
             wanted = hashlib.sha256(data).hexdigest()
-            # It asks before the file is there too: a mount may remember that it was not.
+            # It also looks before the file exists: a mount may cache its absence.
             watching = second.ask("files.appears", path=str(path), sha256=wanted, seconds=_SEEN_S)
             time.sleep(0.02)
             _write_over(path, data)
             written = time.monotonic()
             if (at := watching.get(_ANSWER_S)) is None:
-                raise Broken(f"a file was not seen whole within {_SEEN_S:.0f} s of its rename")
+                raise Broken(f"a file was not visible and complete within {_SEEN_S:.0f} s of its rename")
             made.append(max(0.0, at - written))
             watching = second.ask("files.disappears", path=str(path), seconds=_SEEN_S)
             time.sleep(0.02)
             path.unlink()
             deleted = time.monotonic()
             if (at := watching.get(_ANSWER_S)) is None:
-                raise Broken(f"a deleted file was still seen after {_SEEN_S:.0f} s")
+                raise Broken(f"a deleted file was still visible after {_SEEN_S:.0f} s")
             gone.append(max(0.0, at - deleted))
     made_words, made_figures = latency("seen", made)
     gone_words, gone_figures = latency("gone", gone)
@@ -199,7 +199,7 @@ def visible(room: FilesSandbox, effort: TimeBudget) -> Measured:
 
 
 def appears(path: str, sha256: str, seconds: float) -> float | None:
-    """In a second process: the moment a file can be opened, has these bytes and is listed; `None` if it does not."""
+    """In a second process: the moment when a file can be opened, has these bytes and is listed; `None` if never."""
     end = time.monotonic() + seconds
     where = Path(path)
     while time.monotonic() < end:
@@ -212,7 +212,7 @@ def appears(path: str, sha256: str, seconds: float) -> float | None:
 
 
 def disappears(path: str, seconds: float) -> float | None:
-    """In a second process: the moment a file can neither be opened nor is listed; `None` if it stays."""
+    """In a second process: the moment when a file can no longer be opened and is not listed; `None` if never."""
     end = time.monotonic() + seconds
     where = Path(path)
     while time.monotonic() < end:
@@ -229,8 +229,8 @@ def disappears(path: str, seconds: float) -> float | None:
     "a file being read may be replaced or deleted",
     loses="eviction would make readers fail",
 )
-def held_open(room: FilesSandbox, effort: TimeBudget) -> Measured:
-    path, data = room.folder / "held", os.urandom(_BODY_BYTES)
+def held_open(sandbox: FilesSandbox, budget: TimeBudget) -> Measured:
+    path, data = sandbox.folder / "held", os.urandom(_BODY_BYTES)
     for how in ("replaced", "deleted"):
         _write_over(path, data)
         with path.open("rb") as file:
@@ -242,38 +242,38 @@ def held_open(room: FilesSandbox, effort: TimeBudget) -> Measured:
             try:
                 content = first + file.read()
             except OSError as error:
-                raise Broken(f"a file that was {how} while it was read failed: {error.strerror}") from None
+                raise Broken(f"reading a file failed after it was {how}: {error.strerror}") from None
         if content != data:
-            raise Broken(f"a file that was {how} while it was read came back with other bytes")
+            raise Broken(f"a file returned different bytes after it was {how} during reading")
     return Measured("replaced, deleted")
 
 
 @promise(
-    "a memory-mapped file reads as it was written",
-    loses="weights and KV blocks, which are mapped, would be read wrong",
+    "a memory-mapped file returns the bytes written",
+    loses="weights and KV blocks, which are mapped, would be corrupt",
 )
-def mapped(room: FilesSandbox, effort: TimeBudget) -> Measured:
-    path, data = room.folder / "mapped", os.urandom(_BLOCK_BYTES)
+def mapped(sandbox: FilesSandbox, budget: TimeBudget) -> Measured:
+    path, data = sandbox.folder / "mapped", os.urandom(_BLOCK_BYTES)
     _write_over(path, data)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
         if mapping[:] != data:
-            raise Broken("other bytes than were written")
+            raise Broken("it returned different bytes")
     return Measured(f"{_BLOCK_BYTES >> 20} MiB")
 
 
 @promise(
-    "a file's time of use can be set",
-    loses="the KV cache would evict blocks in use, and keep those nobody wants",
+    "a file's access time can be set",
+    loses="the KV cache would evict blocks in use and keep unused ones",
 )
-def times(room: FilesSandbox, effort: TimeBudget) -> Measured:
-    path = room.folder / "used"
+def times(sandbox: FilesSandbox, budget: TimeBudget) -> Measured:
+    path = sandbox.folder / "used"
     _write(path, b"x")
     for wanted in (1_600_000_000_000_000_000, 1_600_000_000_250_000_000):
         os.utime(path, ns=(wanted, wanted))
         if abs(path.stat().st_atime_ns - wanted) > 1_000_000_000:
-            raise Broken(f"it was set to {wanted / 1e9:.2f} and reads {path.stat().st_atime:.2f}")
+            raise Broken(f"it was set to {wanted / 1e9:.2f} but is {path.stat().st_atime:.2f}")
     early = time.time()
-    os.utime(path)  # as the cache does: to now, by the clock of the file system
+    os.utime(path)  # like the cache: to now, by the file system's clock
     off = path.stat().st_atime - early
     if path.stat().st_atime_ns <= wanted:
         raise Broken("setting it to now left it in the past")
@@ -281,31 +281,31 @@ def times(room: FilesSandbox, effort: TimeBudget) -> Measured:
 
 
 @promise(
-    "names as long as the KV cache's are taken",
+    "names as long as the KV cache's are accepted",
     loses="the KV cache: no block could be stored",
 )
-def names(room: FilesSandbox, effort: TimeBudget) -> Measured:
-    # A tenant may have 63 letters; a block's name is its hash and position, and its temporary file's name is longer.
+def names(sandbox: FilesSandbox, budget: TimeBudget) -> Measured:
+    # A tenant's name may have 63 letters; a block's name is its hash and position, and its temporary file's name is longer.
     key = hashlib.sha256(b"block").hexdigest()
     name = f".part-{secrets.token_hex(6)}-{key}.16383.safetensors"
-    path = room.folder / KV_CACHE.name / ("t" * 63) / key[:2] / name
+    path = sandbox.folder / KV_CACHE.name / ("t" * 63) / key[:2] / name
     path.parent.mkdir(parents=True)
     _write(path, b"x")
     path.replace(path.with_name(name.partition("-")[2].partition("-")[2]))
     entries = sorted(entry.name for entry in path.parent.iterdir())
     if entries != [f"{key}.16383.safetensors"]:
-        raise Broken(f"a file was named {key}.16383.safetensors and is listed as {entries}")
+        raise Broken(f"a file was named {key}.16383.safetensors but is listed as {entries}")
     return Measured(f"{len(name)} characters, {len(str(path))} with the directories", characters=len(name))
 
 
 @promise(
-    "KV blocks come back as they were written",
-    loses="the KV cache: a block that does not match is thrown away and computed again",
+    "KV blocks come back unchanged",
+    loses="the KV cache: a block that does not match is discarded and recomputed",
 )
-def blocks(room: FilesSandbox, effort: TimeBudget) -> Measured:
+def blocks(sandbox: FilesSandbox, budget: TimeBudget) -> Measured:
     writes, reads = [], []
-    for number in effort.rounds(4, 40):
-        path, data = room.folder / f"block-{number % 8}", os.urandom(_BLOCK_BYTES)
+    for number in budget.rounds(4, 40):
+        path, data = sandbox.folder / f"block-{number % 8}", os.urandom(_BLOCK_BYTES)
         began = time.perf_counter()
         _write_over(path, data, durable=True)
         written = time.perf_counter()
@@ -313,32 +313,32 @@ def blocks(room: FilesSandbox, effort: TimeBudget) -> Measured:
         reads.append(time.perf_counter() - written)
         writes.append(written - began)
         if content != data:
-            raise Broken(f"a block of {_BLOCK_BYTES:,} bytes came back with {len(content):,}, or others")
+            raise Broken(f"a block of {_BLOCK_BYTES:,} bytes came back with {len(content):,} bytes, or different ones")
     write_words, write_figures = latency("write", writes)
     read_words, read_figures = latency("read", reads)
     return Measured(f"3 MiB: durable {write_words}; cached {read_words}", **write_figures, **read_figures)
 
 
 @promise(
-    "a lock (flock) keeps a second process out",
-    loses="nothing here: Headrace locks its home only",
+    "a lock (flock) excludes a second process",
+    loses="nothing: Headrace only locks files in its home",
 )
-def locks(room: FilesSandbox, effort: TimeBudget) -> Measured:
-    path = room.folder / "lock"
+def locks(sandbox: FilesSandbox, budget: TimeBudget) -> Measured:
+    path = sandbox.folder / "lock"
     _write(path, b"")
     with PeerProcess() as second, path.open("rb") as file:
         begin_at(second, "files")
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            raise Unknown(f"refused ({error.strerror}); Headrace locks nothing in this directory") from None
+            raise Unknown(f"not supported ({error.strerror}); Headrace locks nothing in this directory") from None
         if second.ask("files.try_lock", path=str(path)).get(_ANSWER_S):
-            raise Unknown("two processes held it at once; Headrace locks nothing in this directory")
+            raise Unknown("two processes held the lock at once; Headrace locks nothing in this directory")
     return Measured("not relied upon")
 
 
 def try_lock(path: str) -> bool:
-    """In a second process: whether a lock can be had at once."""
+    """In a second process: whether the lock can be acquired without waiting."""
     with open(path, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -354,7 +354,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _write_over(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Write a file as Headrace does: under another name first."""
+    """Write a file as Headrace does: under a temporary name, then renamed."""
     temporary = path.with_name(f".part-{path.name}")
     with temporary.open("wb") as file:
         file.write(data)
@@ -375,13 +375,13 @@ def _sync(folder: Path) -> None:
 
 
 def _numbered(number: int) -> bytes:
-    """A file whose every part says which number it is, of one of two sizes."""
+    """File contents that repeat a number throughout, in one of two sizes."""
     size = _BODY_BYTES if number % 2 else _BODY_BYTES // 2
     return _HEADER.pack(number, size) + number.to_bytes(8, "big") * (size // 8)
 
 
 def _number(data: bytes) -> int | None:
-    """The number of a numbered file, or `None` where it is not whole."""
+    """The number of a numbered file, or `None` if it is torn."""
     if len(data) < _HEADER.size:
         return None
     number, size = _HEADER.unpack_from(data)
@@ -390,14 +390,14 @@ def _number(data: bytes) -> int | None:
 
 @contextmanager
 def opened(settings: Settings, endpoints: Endpoints) -> Iterator[FilesSandbox]:
-    """A room in the directory of the file tier. Only where it is Headrace's own is the directory made."""
+    """A sandbox in the file tier's directory, for a block. The directory itself is only created if it is Headrace's own."""
     if settings.files.dir is None:
         endpoints.files_dir.mkdir(parents=True, exist_ok=True)
-    room = FilesSandbox(endpoints.files_dir)
+    sandbox = FilesSandbox(endpoints.files_dir)
     try:
-        yield room
+        yield sandbox
     finally:
-        room.clear()
+        sandbox.clear()
 
 
 FAULTS: tuple[type[Exception], ...] = (OSError, Unavailable)

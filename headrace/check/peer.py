@@ -1,7 +1,7 @@
-"""A second process: some promises are about what two processes see of each other.
+"""A second process, for promises about concurrent processes.
 
-The first one writes a line of JSON, `{"call": "files.watch", "given": {…}}`, and reads one back, `{"answer": …}`. The second
-ends when the first does, for then its standard input does.
+The first process sends a line of JSON, `{"call": "files.watch", "given": {…}}`, and reads one back, `{"answer": …}`. The second
+ends with the first, when its standard input closes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _READY_S = 60.0
 
 
 class PeerProcess:
-    """A second process, for the length of a `with` block; `ask` has it call a function of a module of this room."""
+    """A second process for a `with` block; `ask` makes it call a function of a module of this package."""
 
     def __init__(self) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process does
         command, env = python("headrace.check.peer")
-        # A session of its own: a Ctrl-C is ours to handle, and ends it in good order.
+        # Its own session: only this process gets a Ctrl-C, and ends it cleanly.
         self._process = subprocess.Popen(
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
         )
@@ -47,7 +47,7 @@ class PeerProcess:
                     stream.close()
 
     def ask(self, call: str, **arguments: Any) -> PeerAnswer:
-        """Begin a call, e.g. `files.watch`, and return what will hold its answer. One call at a time."""
+        """Begin a call, e.g. `files.watch`, and return its future answer. One call at a time."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"call": call, "given": arguments}).encode() + b"\n")
@@ -57,24 +57,24 @@ class PeerProcess:
         return PeerAnswer(self)
 
     def line(self) -> bytes:
-        """The next line it says; empty once it has ended."""
+        """Its next line of output; empty once it has ended."""
         assert self._process.stdout is not None
         try:
             return self._process.stdout.readline()
-        except ValueError:  # closed meanwhile: the block was left, by a Ctrl-C for one
+        except ValueError:  # closed meanwhile: the block was left, e.g. by Ctrl-C
             return b""
 
     def died(self) -> Unavailable:
-        """What to raise where it ended before its time."""
+        """The error for an unexpected end."""
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return Unavailable(
-            f"The check's second process ended: {lines[-1] if lines else 'it said nothing'}.", hint="Run the check again."
+            f"The check's second process ended: {lines[-1] if lines else 'without output'}.", hint="Run the check again."
         )
 
 
 class PeerAnswer:
-    """An answer under way."""
+    """A pending answer."""
 
     def __init__(self, second: PeerProcess) -> None:
         self._second = second
@@ -83,7 +83,7 @@ class PeerAnswer:
         self._reader.start()
 
     def get(self, seconds: float) -> Any:
-        """The answer. Raises `OSError` with the second process' own words where its call failed, or `Unavailable`."""
+        """Wait for the answer. Raises `OSError` with the call's error if it failed, or `Unavailable`."""
         self._reader.join(seconds)
         if self._reader.is_alive():
             raise Unavailable(f"The check's second process did not answer within {seconds:.0f} s.", hint="Run the check again.")
@@ -99,13 +99,13 @@ class PeerAnswer:
 
 
 def begin_at(second: PeerProcess, module: str) -> float:
-    """Have the second process import a module, and return the moment (`time.monotonic`) at which both should begin."""
+    """Let the second process import a module; returns the moment (`time.monotonic`) when both should begin."""
     second.ask("ready", module=module).get(_READY_S)
     return time.monotonic() + 0.05
 
 
 def wait_until(moment: float) -> None:
-    """Sleep until a moment of `time.monotonic`, which all processes of a machine share."""
+    """Sleep until a moment of `time.monotonic`, a clock that all processes of a machine share."""
     time.sleep(max(0.0, moment - time.monotonic()))
 
 
@@ -125,7 +125,7 @@ def main() -> None:
         request = json.loads(line)
         try:
             reply = {"answer": _called(request["call"], request["given"])}
-        except Exception as error:  # it is told to the first process, which judges it
+        except Exception as error:  # reported to the first process
             reply = {"fault": f"{type(error).__name__}: {error}"[:500]}
         sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""A promise that Headrace relies on, how it is asked for, and what was found."""
+"""Promises that Headrace relies on, their tests and findings."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Sandbox = TypeVar("Sandbox")
 
 
 class Outcome(StrEnum):
-    """What became of a promise.
+    """The outcome of testing a promise.
 
-    `UNKNOWN`: it could not be asked for, or is not kept and Headrace gets by without it; `seen` says which.
+    `UNKNOWN`: it could not be tested, or it is not kept but Headrace works without it; `seen` says which.
     """
 
     KEPT = "kept"
@@ -34,26 +34,26 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of an acceptance test.
+    """The result of testing one promise.
 
-    `figure` is what was measured, in words; `figures` the same as numbers, whose names end in their unit. `seen` says what
-    happened where the promise is not kept, `loses` what Headrace loses where it is broken.
+    `figure` is the measurement in words, `figures` the same as numbers, with names that end in the unit. `seen` says what
+    happened if the promise is not kept, `loses` what Headrace loses if it is broken.
     """
 
     tier: Tier
     promise: str
-    verdict: Outcome
+    outcome: Outcome
     figure: str = ""
     figures: dict[str, float] = field(default_factory=dict)
     seen: str = ""
     loses: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding as JSON-ready keys."""
+        """The finding, JSON-ready."""
         return {
             "tier": str(self.tier),
             "promise": self.promise,
-            "verdict": str(self.verdict),
+            "outcome": str(self.outcome),
             "figure": self.figure,
             "figures": self.figures,
             "seen": self.seen,
@@ -62,7 +62,7 @@ class Finding:
 
 
 class Measured:
-    """What a kept promise measured: a figure in words and the same as numbers, e.g. `Measured("3 ms", p50_ms=3.1)`."""
+    """The measurement of a kept promise, in words and as numbers, e.g. `Measured("3 ms", p50_ms=3.1)`."""
 
     def __init__(self, figure: str, **figures: float) -> None:
         self.figure = figure
@@ -70,11 +70,11 @@ class Measured:
 
 
 class Broken(Exception):
-    """The promise is broken; the message is a clause that says what was seen."""
+    """The promise is broken; the message is a clause that says what happened."""
 
 
 class Unknown(Exception):
-    """Whether the promise is kept was not found out, or does not matter; the message says why."""
+    """It could not be determined whether the promise is kept, or it does not matter; the message says why."""
 
     def __init__(self, seen: str, measured: Measured | None = None) -> None:
         super().__init__(seen)
@@ -82,13 +82,13 @@ class Unknown(Exception):
 
 
 class TimeBudget:
-    """How long one promise may be asked for. Loops do their least rounds whatever the time."""
+    """Time for testing one promise. Loops run at least their minimum number of rounds."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
     def rounds(self, least: int, most: int) -> Iterator[int]:
-        """Count from 0 until the time is up, but at least to `least` and at most to `most`."""
+        """Count from 0 until the time is up, with at least `least` and at most `most` rounds."""
         end = time.monotonic() + self.seconds
         for number in range(most):
             if number >= least and time.monotonic() >= end:
@@ -98,9 +98,9 @@ class TimeBudget:
 
 @dataclass(frozen=True)
 class Promise(Generic[Sandbox]):
-    """One promise: its name, what Headrace loses where it is broken, and how it is asked for in a room of the check's own.
+    """One promise: its name, what Headrace loses if it is broken, and the test, which runs in a sandbox.
 
-    `ask` returns what it measured, or raises `Broken` or `Unknown`.
+    `ask` returns a measurement, or raises `Broken` or `Unknown`.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Promise(Generic[Sandbox]):
 
 
 def promise(name: str, *, loses: str) -> Callable[[Callable[[Sandbox, TimeBudget], Measured]], Promise[Sandbox]]:
-    """Declare a function as how a promise is asked for."""
+    """Declare a function as the test of a promise."""
 
     def declared(ask: Callable[[Sandbox, TimeBudget], Measured]) -> Promise[Sandbox]:
         return Promise(name, loses, ask)
@@ -119,10 +119,9 @@ def promise(name: str, *, loses: str) -> Callable[[Callable[[Sandbox, TimeBudget
 
 @dataclass(frozen=True)
 class Promises(Generic[Sandbox]):
-    """The promises of one tier. `faults` are the errors by which its storage says no; any other is a mistake of ours.
+    """The promises of one tier. `faults` are the errors of its storage; any other error is a bug.
 
-    `open` makes the room that promises are asked in and clears it away again, whatever happened in between; it raises `Unknown`
-    where there is nothing to ask.
+    `open` creates the sandbox and always removes it again; it raises `Unknown` if there is nothing to test.
     """
 
     tier: Tier
@@ -132,14 +131,14 @@ class Promises(Generic[Sandbox]):
 
 
 def latency(what: str, seconds: Sequence[float]) -> tuple[str, dict[str, float]]:
-    """p50 and p95 of durations, in words and as `<what>_p50_ms` and `<what>_p95_ms`."""
+    """p50 and p95 of durations, as text and as `<what>_p50_ms` and `<what>_p95_ms`."""
     p50, p95 = percentile(seconds, 0.50) * 1e3, percentile(seconds, 0.95) * 1e3
     name = what.replace(" ", "_")
     return f"{what} p50 {p50:.1f} ms, p95 {p95:.1f} ms", {f"{name}_p50_ms": p50, f"{name}_p95_ms": p95}
 
 
 def describe(error: Exception) -> str:
-    """What an error of ours or of a client library says, as a clause without its full stop."""
+    """The message of an error of ours or of a client library, as a clause without full stop."""
     if isinstance(error, HeadraceError):
         return error.message.rstrip(".")
     if isinstance(error, KafkaException) and error.args and isinstance(error.args[0], KafkaError):

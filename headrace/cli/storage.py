@@ -75,13 +75,13 @@ def check(
         findings = list(bars.track(findings_of, "checked", total=promises(tiers), of="promises"))
     trusted = trust(settings)
     if as_json:
-        counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Outcome}
+        counts = {outcome: sum(finding.outcome is outcome for finding in findings) for outcome in Outcome}
         print_json({**counts, "promises": [finding.as_dict() for finding in findings], "other_users": trusted})
     else:
         say_checked(out, findings)
         if trusted:
             out.print(trusted, style="yellow", highlight=False)
-    if any(finding.verdict is Outcome.BROKEN for finding in findings):
+    if any(finding.outcome is Outcome.BROKEN for finding in findings):
         raise typer.Exit(1)
 
 

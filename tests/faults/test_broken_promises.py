@@ -65,8 +65,8 @@ def test_an_object_store_that_ignores_conditions_is_found_out(settings: Settings
         http_between(endpoints.s3_endpoint, careless) as url,
         objects.opened(settings, endpoints.model_copy(update={"s3_endpoint": url})) as room,
     ):
-        assert "4 of 4 were told that theirs was put" in str(outcome(objects.put_if_absent, room))
-        assert "increments were acknowledged, and the counter stands at" in str(outcome(objects.put_if_match, room))
+        assert "4 of 4 concurrent puts succeeded" in str(outcome(objects.put_if_absent, room))
+        assert "increments were acknowledged, but the counter is" in str(outcome(objects.put_if_match, room))
         assert isinstance(outcome(objects.read_after_write, room), Measured)
 
 
@@ -84,7 +84,7 @@ def test_an_object_store_with_stale_listings_is_found_out(settings: Settings, en
         http_between(endpoints.s3_endpoint, stale) as url,
         objects.opened(settings, endpoints.model_copy(update={"s3_endpoint": url})) as room,
     ):
-        assert outcome(objects.list_after_write, room) == "after an object of 20 bytes was put, a listing gave an old size"
+        assert outcome(objects.list_after_write, room) == "after an object of 20 bytes was put, a listing showed an old size"
         assert isinstance(outcome(objects.read_after_write, room), Measured)
         prefix = room.prefix
     with objects.opened(settings, endpoints) as room:
@@ -119,7 +119,7 @@ def test_an_object_store_with_wrong_ranges_is_found_out(settings: Settings, endp
         http_between(endpoints.s3_endpoint, one_off) as url,
         objects.opened(settings, endpoints.model_copy(update={"s3_endpoint": url})) as room,
     ):
-        assert "came back with other bytes from 1,048,582 on" in str(outcome(objects.ranges, room))
+        assert "came back with different bytes from 1,048,582 on" in str(outcome(objects.ranges, room))
         assert isinstance(outcome(objects.large, room), Measured)
 
 
@@ -151,7 +151,7 @@ def test_a_catalog_that_takes_stale_commits_is_found_out(settings: Settings, end
         catalog.opened(settings, endpoints.model_copy(update={"catalog_uri": url})) as room,
     ):
         assert isinstance(outcome(catalog.answers, room), Measured)
-        assert outcome(catalog.stale, room) == "a commit was taken though the table had moved on since it was read"
+        assert outcome(catalog.stale, room) == "a commit was accepted although the table had changed since it was read"
         assert "acknowledged commits are not in the table's history" in str(outcome(catalog.concurrent, room))
 
 
@@ -176,8 +176,8 @@ def test_a_catalog_that_forgets_what_a_commit_said_or_answers_late_is_found_out(
         catalog.opened(settings, endpoints.model_copy(update={"catalog_uri": url})) as room,
     ):
         assert isinstance(outcome(catalog.answers, room), Measured)
-        assert "headrace.property.offsets was given" in str(outcome(catalog.properties, room))
-        assert outcome(catalog.seen_at_once, room) == "after commit 1 another client still found the snapshot before"
+        assert "headrace.property.offsets was set to" in str(outcome(catalog.properties, room))
+        assert outcome(catalog.seen_at_once, room) == "after commit 1, another client still saw the previous snapshot"
 
 
 # --- stream
@@ -245,7 +245,7 @@ def test_a_brought_broker_that_cannot_delete_records_is_no_fault(brought_head: t
     _, settings, endpoints = brought_head
     with head.opened(settings, endpoints) as room:
         assert isinstance(outcome(head.answers, room), Measured)
-        with pytest.raises(Unknown, match="the head is trimmed by its retention"):
+        with pytest.raises(Unknown, match="the topic's retention trims the head"):
             head.trimmed.ask(room, QUICK)
 
 
@@ -299,20 +299,17 @@ def test_a_directory_that_is_no_posix_file_system_is_found_out(tmp_path: Path) -
     done = subprocess.run([*command, "--seconds", "1", "--json"], env=env, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1, done.stderr
     found = json.loads(done.stdout)
-    broken = {each["promise"]: each for each in found["promises"] if each["verdict"] == "broken"}
+    broken = {each["promise"]: each for each in found["promises"] if each["outcome"] == "broken"}
     assert set(broken) == {
-        "a rename over a file shows readers the old one or the new one, whole",
-        "O_EXCL: of two processes that create a file, one does",
-        "fsync of a file and of its directory is done",
-        "a second process sees a file at once, and that it is gone",
-        "a file's time of use can be set",
-        "KV blocks come back as they were written",
+        "renaming over a file is atomic for readers",
+        "O_EXCL: of two processes that create a file, only one succeeds",
+        "fsync of a file and of its directory works",
+        "a second process sees a new or deleted file at once",
+        "a file's access time can be set",
+        "KV blocks come back unchanged",
     }
     assert found["broken"] == len(broken)
-    assert (
-        "failed while the file was replaced"
-        in broken["a rename over a file shows readers the old one or the new one, whole"]["seen"]
-    )
+    assert "failed while the file was replaced" in broken["renaming over a file is atomic for readers"]["seen"]
     assert all(each["seen"] and each["loses"] for each in broken.values())
     assert not list((tmp_path / "nfs").iterdir())
     assert not (tmp_path / "home").exists(), "nothing is embedded that is needed"
@@ -331,7 +328,7 @@ def test_a_mount_that_is_not_there_is_found_out(
         cli.main()
     out, err = capsys.readouterr()
     assert ended.value.code == 1, err
-    assert "is the file system mounted?" in out
+    assert "check that the file system is mounted" in out
     assert "Headrace would lose the KV cache" in out
     assert "0 promises kept, 1 broken, 10 unknown." in out
     assert not (tmp_path / "nfs").exists()
@@ -341,5 +338,5 @@ def test_an_endpoint_that_does_not_answer_is_a_broken_promise(settings: Settings
     with socket.create_server(("127.0.0.1", 0)) as free:
         gone = f"http://127.0.0.1:{free.getsockname()[1]}"
     first, *others = ask_promises(settings, endpoints.model_copy(update={"catalog_uri": gone}), [Tier.TABLE], seconds=1)
-    assert first.verdict is Outcome.BROKEN
-    assert {finding.verdict for finding in others} == {Outcome.UNKNOWN}
+    assert first.outcome is Outcome.BROKEN
+    assert {finding.outcome for finding in others} == {Outcome.UNKNOWN}

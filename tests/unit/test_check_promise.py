@@ -96,7 +96,7 @@ def findings(monkeypatch: pytest.MonkeyPatch, *promises: object, clears: bool = 
 
 def test_each_promise_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     found = findings(monkeypatch, kept, broken, unknown, refused)
-    assert [(f.promise, f.verdict, f.figure, f.seen) for f in found] == [
+    assert [(f.promise, f.outcome, f.figure, f.seen) for f in found] == [
         ("kept", Outcome.KEPT, "3 ms", ""),
         ("broken", Outcome.BROKEN, "", "it broke"),
         ("unknown", Outcome.UNKNOWN, "7 low", "nobody knows"),
@@ -114,15 +114,15 @@ def test_each_promise_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_where_the_first_is_broken_no_other_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     found = findings(monkeypatch, refused, kept)
-    assert [f.verdict for f in found] == [Outcome.BROKEN, Outcome.UNKNOWN]
+    assert [f.outcome for f in found] == [Outcome.BROKEN, Outcome.UNKNOWN]
 
 
 def test_what_cannot_be_cleared_away_is_a_broken_promise(monkeypatch: pytest.MonkeyPatch) -> None:
     found = findings(monkeypatch, kept, kept, clears=False)
-    assert [f.verdict for f in found] == [Outcome.KEPT, Outcome.KEPT, Outcome.BROKEN]
+    assert [f.outcome for f in found] == [Outcome.KEPT, Outcome.KEPT, Outcome.BROKEN]
     assert found[-1].seen == "Things could not be deleted"
     # Storage that gave no answer in the first place is not blamed twice.
-    assert [f.verdict for f in findings(monkeypatch, refused, kept, clears=False)] == [Outcome.BROKEN, Outcome.UNKNOWN]
+    assert [f.outcome for f in findings(monkeypatch, refused, kept, clears=False)] == [Outcome.BROKEN, Outcome.UNKNOWN]
 
 
 def test_a_mistake_of_ours_is_not_blamed_on_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,13 +23,13 @@ def say_checked(console: Console, findings: Sequence[Finding]) -> None:
         if finding.tier is not tier:
             table.add_section()
         label = Text("" if finding.tier is tier else str(finding.tier))
-        table.add_row(label, Text(*_MARKS[finding.verdict]), Text(finding.promise), Text(finding.figure))
-        if finding.verdict is not Outcome.KEPT:
+        table.add_row(label, Text(*_MARKS[finding.outcome]), Text(finding.promise), Text(finding.figure))
+        if finding.outcome is not Outcome.KEPT:
             table.add_row("", "", Text(f"seen: {finding.seen}", style="dim"), "")
-        if finding.verdict is Outcome.BROKEN:
+        if finding.outcome is Outcome.BROKEN:
             table.add_row("", "", Text(f"Headrace would lose {finding.loses}", style="red"), "")
         tier = finding.tier
     console.print(table)
-    counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Outcome}
+    counts = {outcome: sum(finding.outcome is outcome for finding in findings) for outcome in Outcome}
     summary = f"{counts[Outcome.KEPT]} promises kept, {counts[Outcome.BROKEN]} broken, {counts[Outcome.UNKNOWN]} unknown."
     console.print(summary, style="red" if counts[Outcome.BROKEN] else "", highlight=False)
