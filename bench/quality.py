@@ -44,7 +44,7 @@ def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | 
     ranks = recipe_of(recipes[0]).model in _RANKING
     mine, others = halves(folder, seed)
     others = spread(others, limit)
-    with tempfile.TemporaryDirectory() as home, App(Settings.load(home=Path(home)), "bench", quiet=True) as app:
+    with tempfile.TemporaryDirectory() as home, App(_settings(Path(home), ranks=ranks), "bench", quiet=True) as app:
         document_of = indexed(app.runner, folder, app.settings.inference)
 
         def asked() -> dict[str, list[float]]:
@@ -71,6 +71,13 @@ def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | 
                 "questions": len(others),
                 **{name: _compared(before[name], after[name], seed) for name in before},
             }
+
+
+def _settings(home: Path, *, ranks: bool) -> Settings:
+    """The defaults; where the generator learns, it writes the answers."""
+    settings = Settings.load(home=home)
+    written = settings.inference.model_copy(update={"answers": "generated"})
+    return settings if ranks else settings.model_copy(update={"inference": written})
 
 
 def halves(folder: BeirFolder, seed: int) -> tuple[list[BeirQuestion], list[BeirQuestion]]:

@@ -84,7 +84,10 @@ class App:
         from headrace.answering.engine import QueryEngine
         from headrace.answering.unrecorded import Unrecorded
 
-        return QueryEngine(self.runner, self.settings.inference, Unrecorded(self.settings.home) if self._service else None)
+        models = self.settings.models
+        embedded = isinstance(models.embedder, EmbeddedPart) and isinstance(models.generator, EmbeddedPart)
+        unrecorded = Unrecorded(self.settings.home) if self._service else None
+        return QueryEngine(self.runner, self.settings.inference, unrecorded, embedded=embedded)
 
     @cached_property
     def training(self) -> TrainingLoop:

@@ -236,6 +236,9 @@ class Telemetry(Section):
     """URL that takes OTLP over HTTP, e.g. `http://127.0.0.1:4318/v1/traces`; `OTEL_EXPORTER_OTLP_ENDPOINT` does too."""
 
 
+AnswerMode = Literal["auto", "extractive", "generated"]
+
+
 class Inference(Section):
     """The inference pipeline."""
 
@@ -268,11 +271,14 @@ class Inference(Section):
     passages: int = Field(default=2, ge=1)
     """Passages given to the generator; the small embedded one answers best from two, a large one from more."""
     least_similarity: float = Field(default=0.30, ge=-1, le=1)
-    """Cosine similarity of question and best passage below which the answer is that these documents hold none."""
+    """Cosine similarity of question and best passage below which the generator is not asked: the answer is that there is none."""
     rerank_seconds: float = Field(default=5.0, gt=0)
     """A re-ranker that takes longer is left out: retrieval's order stands, and the answer says so."""
-    answer_tokens: int = Field(default=64, ge=1)
-    """Tokens an answer may have."""
+    answers: AnswerMode = "auto"
+    """`extractive` quotes the sentence or table row that answers, `generated` has the generator write. `auto` quotes where the
+    embedder and the generator are the embedded ones: small stand-ins, which quote better than they write."""
+    answer_tokens: int = Field(default=160, ge=1)
+    """Tokens that the generator may write; an answer that is cut off there says so."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     """Temperature at which answers are drawn; 0 takes the likeliest words. Above 0 answers vary, which recipe `online` needs."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import abc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from headrace.answering.extract import extract
 from headrace.answering.generate import generate
 from headrace.answering.record import Answer, answer, feedback, moved, new_id, row_of
 from headrace.answering.rerank import rerank
@@ -24,9 +26,9 @@ from headrace.documents.parse import parse
 from headrace.documents.put import put
 from headrace.errors import Transient
 from headrace.ingest.land import land
-from headrace.models.citations import Citations
-from headrace.models.client import Completion, Generator, Reranker
-from headrace.settings import Inference
+from headrace.models.citations import Citations, Support
+from headrace.models.client import Completion, Embedder, Generator, Reranker
+from headrace.settings import AnswerMode, Inference
 from headrace.storage.ledger import Ledger
 
 INFERENCE = Pipeline(
@@ -41,7 +43,8 @@ INFERENCE = Pipeline(
 
 _PATIENCE_S = 5.0
 """How long the caller waits for the head, where the answer can be recorded later."""
-NOT_FOUND = "I found nothing about that in these documents."
+NOT_FOUND = "That is not in these documents."
+_Told = abc.Generator[str, None, Answer]  # pieces of a text as they come, and at the end the answer
 
 
 class GivenUp(Exception):
@@ -51,11 +54,14 @@ class GivenUp(Exception):
 class QueryEngine:
     """Where questions are answered and answers judged: keeps the model clients and handles from one question to the next.
 
-    With `unrecorded` an answer that the head does not take is given all the same, with a note, and recorded later.
+    With `unrecorded` an answer that the head does not take is given all the same, with a note, and recorded later. `embedded`
+    says that embedder and generator are the embedded ones, which quote better than they write.
     """
 
-    def __init__(self, runner: Runner, settings: Inference, unrecorded: Unrecorded | None = None) -> None:
-        self._runner = runner
+    def __init__(
+        self, runner: Runner, settings: Inference, unrecorded: Unrecorded | None = None, *, embedded: bool = False
+    ) -> None:
+        self._runner, self._embedded = runner, embedded
         self.unrecorded = unrecorded
         self.first = FirstAlone()
         """For callers on several threads: a tenant's first question opens topics and catalogs."""
@@ -81,7 +87,7 @@ class QueryEngine:
 
         Those count that everybody of the tenant may read, or one of `readers`: the asking user and their groups.
         """
-        found = self._passages(question, tenant, user, simulated, readers)
+        found, _ = self._passages(question, tenant, user, simulated, readers)
         return self._recorded(found) if record else found
 
     def ask(
@@ -93,32 +99,108 @@ class QueryEngine:
         simulated: bool = False,
         record: bool = True,
         readers: Sequence[str] = (),
+        mode: AnswerMode | None = None,
         kv_cache_bytes: int | None = None,
         answer_id: str | None = None,
         given_up: Callable[[], bool] = lambda: False,
     ) -> Iterator[str | Answer]:
         """Stream the answer's text with its citations in it, then the `Answer`, recorded unless told otherwise.
 
-        It is made from what `readers` may read, as in `search`. `kv_cache_bytes` bounds the tenant's part of the KV cache.
-        `answer_id` is the id that the answer gets where the caller has to know it first (`new_id`). Raises `GivenUp` once
-        `given_up` returns true, which stops the generator, in the middle of a sentence too.
+        It is made from what `readers` may read, as in `search`, in the settings' `mode` unless one is given. `kv_cache_bytes`
+        bounds the tenant's part of the KV cache. `answer_id` is the id that the answer gets where the caller has to know it first
+        (`new_id`). Raises `GivenUp` once `given_up` returns true, which stops the generator, in the middle of a sentence too.
 
-        Where nothing found is near enough to the question, it says so instead of asking the generator.
+        Where the passages hold no answer (extractive), or none is near enough to the question (generated), it says so.
         """
         started = time.perf_counter()
-        retrieved = self._passages(question, tenant, user, simulated, readers, answer_id)
-        passages = retrieved.passages[: self._settings.passages]
+        retrieved, embedder = self._passages(question, tenant, user, simulated, readers, answer_id)
         watched = Ledger()
-        citations = Citations([passage.hit.text for passage in passages], question)
-        completion: Completion | None = None
+        if self.mode(mode) == "extractive":
+            told = self._extracted(retrieved, embedder)
+        else:
+            told = self._generated(retrieved, watched, kv_cache_bytes, given_up)
         first = 0.0
+        while True:
+            try:
+                piece = next(told)
+            except StopIteration as ended:
+                result: Answer = ended.value
+                break
+            first = first or time.perf_counter() - started
+            yield piece
+        total = time.perf_counter() - started
+        result = replace(
+            result,
+            kind="answer",
+            timings_ms={**result.timings_ms, "first_token": _ms(first or total), "total": _ms(total)},
+            bytes=_sum(result.bytes, moved(watched)),
+        )
+        own = Ledger()
+        if record:
+            with own.watched():
+                result = self._recorded(result)
+        yield replace(result, bytes=_sum(result.bytes, moved(own)))
+
+    def mode(self, wanted: AnswerMode | None = None) -> AnswerMode:
+        """How a question is answered: as `wanted`, else as the settings say."""
+        wanted = wanted or self._settings.answers
+        if wanted != "auto":
+            return wanted
+        # At a temperature answers are to vary, as recipe `online` needs it: only the generator's do.
+        return "extractive" if self._embedded and not self._settings.temperature else "generated"
+
+    def _extracted(self, retrieved: Answer, embedder: Embedder | None) -> _Told:
+        """Stream a line for each part of the question; return the answer."""
+        began = time.perf_counter()
+        extracts = extract(retrieved.question, retrieved.passages, embedder)
+        found = [one.quote for one in extracts if one.found and one.quote is not None]
+        # The passages that are quoted come first; retrieval's best fill up what a reader is shown.
+        order = list(dict.fromkeys([*(quote.source for quote in found), *range(len(retrieved.passages))]))
+        passages = tuple(retrieved.passages[at] for at in order[: max(self._settings.passages, len({s.source for s in found}))])
+        lines: list[str] = []
+        supports: list[Support] = []
+        for one in extracts:
+            if one.found and one.quote is not None:
+                quote, number = one.quote, order.index(one.quote.source) + 1
+                line, support = f"{quote.said} [{number}]", Support(quote.said, number, quote.start, quote.end)
+            elif found:
+                line = f"{NOT_FOUND.removesuffix('.')}: {one.part}"
+                support = None
+            else:
+                continue
+            if line in lines:
+                continue  # both parts of a question are answered by the same row
+            if lines:
+                yield "\n"
+            yield line
+            lines.append(line)
+            supports += [support] if support else []
+        if not lines:
+            lines.append(NOT_FOUND)
+            yield NOT_FOUND
+        return replace(
+            retrieved,
+            mode="extractive",
+            text="\n".join(lines),
+            passages=passages,
+            supports=tuple(supports),
+            groundedness=len(supports) / len(lines) if supports else None,
+            refused=not supports,
+            timings_ms={**retrieved.timings_ms, "extract": _ms(time.perf_counter() - began)},
+        )
+
+    def _generated(self, retrieved: Answer, watched: Ledger, kv_cache_bytes: int | None, given_up: Callable[[], bool]) -> _Told:
+        """Stream the generator's text, its sentences cited; return the answer."""
+        passages = retrieved.passages[: self._settings.passages]
+        citations = Citations([passage.hit.text for passage in passages], retrieved.question)
+        completion: Completion | None = None
 
         def pieces() -> Iterator[str]:
             nonlocal completion
             stream = self._runner.run(
                 generate,
-                tenant=tenant,
-                question=question,
+                tenant=retrieved.tenant,
+                question=retrieved.question,
                 passages=passages,
                 generator=self._generator,
                 most_tokens=self._settings.answer_tokens,
@@ -141,38 +223,32 @@ class QueryEngine:
         text = ""
         refused = not passages or (retrieved.similarity is not None and retrieved.similarity < self._settings.least_similarity)
         for marked in iter([NOT_FOUND]) if refused else citations.mark(pieces()):
-            first = first or time.perf_counter() - started
             text += marked
             yield marked
-        note = ""
+        notes = [retrieved.note]
         if count := len(citations.withheld):
             sentences = "a sentence" if count == 1 else f"{count} sentences"
-            note = f"{sentences} of the model's answer left out: the passages have other figures"
+            notes.append(f"{sentences} of the model's answer left out: the passages have other figures")
             if not text.strip():
                 refused, text = True, NOT_FOUND
                 yield NOT_FOUND
-        total = time.perf_counter() - started
-        timings = {**retrieved.timings_ms, "first_token": _ms(first or total), "total": _ms(total)}
+        if completion is not None and completion.finish_reason == "length":
+            notes.append(f"cut off at {self._settings.answer_tokens} tokens (inference.answer_tokens)")
+        timings = dict(retrieved.timings_ms)
         if completion is not None:
             timings |= {f"generate_{name}": round(ms, 1) for name, ms in completion.timings_ms.items()}
-        result = replace(
+        return replace(
             retrieved,
-            kind="answer",
+            mode="generated",
             text=text.strip(),
             passages=passages,
             refused=refused,
-            note="; ".join(filter(None, (retrieved.note, note))),
+            note="; ".join(filter(None, notes)),
             supports=tuple(citations.supports),
             groundedness=citations.groundedness,
             completion=completion,
             timings_ms=timings,
-            bytes=_sum(retrieved.bytes, moved(watched)),
         )
-        own = Ledger()
-        if record:
-            with own.watched():
-                result = self._recorded(result)
-        yield replace(result, bytes=_sum(result.bytes, moved(own)))
 
     def _recorded(self, result: Answer) -> Answer:
         """The answer once it is on the head, or on disk to be recorded later, which its note then says."""
@@ -190,7 +266,8 @@ class QueryEngine:
 
     def _passages(
         self, question: str, tenant: str, user: str, simulated: bool, readers: Sequence[str], answer_id: str | None = None
-    ) -> Answer:
+    ) -> tuple[Answer, Embedder | None]:
+        """An answer without a text yet, and the embedder that its question was embedded with."""
         watched = Ledger()
         answer_id = answer_id or new_id()  # first of all: which versions make an answer depends on its id
         with watched.watched():
@@ -208,7 +285,7 @@ class QueryEngine:
                 rerank, question=question, hits=found.hits, reranker=self._reranker, answer_id=answer_id
             )
             reranked = time.perf_counter()
-        return Answer(
+        answer = Answer(
             answer_id=answer_id,
             question=question,
             tenant=tenant,
@@ -223,6 +300,7 @@ class QueryEngine:
             timings_ms={"retrieve": _ms(retrieved - started), "rerank": _ms(reranked - retrieved)},
             bytes=moved(watched),
         )
+        return answer, found.embedder
 
 
 def _ms(seconds: float) -> float:

@@ -32,7 +32,7 @@ class Answer:
 
     `timings_ms` says where the time went, `bytes` what each tier moved for it. `groundedness` is the share of the text's
     sentences that a passage supports; `similarity` the best passage's cosine similarity to the question; `refused` says that the
-    documents hold no answer.
+    documents hold no answer; `mode` whether the text is quoted (`extractive`) or written (`generated`), empty of a search.
     """
 
     question: str
@@ -42,6 +42,7 @@ class Answer:
     model_version: str
     index_version: str
     kind: str = "answer"
+    mode: str = ""
     text: str = ""
     supports: tuple[Support, ...] = ()
     groundedness: float | None = None
@@ -85,6 +86,7 @@ class Answer:
         return {
             "answer_id": self.answer_id,
             "answer": self.text,
+            "mode": self.mode,
             "citations": self.citations,
             "model_version": self.model_version,
             "generator_version": self.completion.version if self.completion else "none",

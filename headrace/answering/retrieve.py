@@ -9,6 +9,7 @@ from typing import Annotated
 from headrace.catalog import CHUNKS, INDEXES
 from headrace.core.stage import stage
 from headrace.documents.generations import Embedders, active_reader
+from headrace.models.client import Embedder
 from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.handles import Hit, VectorReader
 
@@ -17,11 +18,14 @@ ASKED = "at question time"
 
 @dataclass(frozen=True)
 class Retrieved:
-    """Passages best first, the index version they came from ("g2.17": generation and version), and a note if one search alone was
-    possible."""
+    """Passages best first, the index version they came from ("g2.17": generation and version), and the embedder that was asked.
+
+    `embedder` is `None`, and the note says why, where full-text search was possible alone.
+    """
 
     hits: tuple[Hit, ...]
     index_version: str
+    embedder: Embedder | None
     note: str = ""
 
 
@@ -50,6 +54,7 @@ def retrieve(
         hits = index.fulltext(question, tenant=tenant, most=most, readers=readers)
         ours = embedders.endpoint.model
         note = f"the index was made with the embedder {made}, not {ours}: full-text search answered alone"
-        return Retrieved(tuple(hits), version, note)
+        return Retrieved(tuple(hits), version, None, note)
     embedding = embedder.embed([question], kind="query")[0]
-    return Retrieved(tuple(index.fusion(question, embedding, tenant=tenant, most=most, readers=readers)), version)
+    hits = index.fusion(question, embedding, tenant=tenant, most=most, readers=readers)
+    return Retrieved(tuple(hits), version, embedder)

@@ -240,6 +240,7 @@ class AnswerDetails(FoundResponse):
 
     citations: list[CitationResponse]
     generator_version: str
+    mode: str
 
 
 class AnswerResponse(AnswerDetails):

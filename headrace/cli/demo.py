@@ -26,7 +26,7 @@ from headrace.explain.diagram.recorded import PIPELINES, measured
 from headrace.models.client import Generator
 from headrace.models.support import content_words
 from headrace.platform.home import DEMO
-from headrace.settings import EmbeddedPart, Settings
+from headrace.settings import AnswerMode, EmbeddedPart, Settings
 from headrace.storage.ledger import summed
 from headrace.storage.tables.handles import TableReader
 
@@ -43,6 +43,11 @@ _QUESTIONS = (
 RULE = (
     "The simulated user has one sentence of the documents in mind and searches with half of its words. It likes a passage that"
     " holds that sentence or is under the same heading of the same document, and dislikes every other passage it is shown."
+)
+
+STAND_IN = (
+    "These answers are quoted. The embedded generator, 135 million parameters, is a stand-in for one of yours"
+    " ([models.generator] in headrace.toml) and writes worse than Headrace quotes; here it answers once, for its KV cache."
 )
 
 
@@ -113,6 +118,9 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         _head(console, "2  Questions and answers", "inference, at question time")
         _wake(console, app)
         _ask(console, app.answers, settings, questions_asked)
+        if quoted := app.answers.mode() == "extractive":
+            console.print(Text(STAND_IN, style="italic"))
+            _ask(console, app.answers, settings, questions_asked[:1], "generated")
         _head(console, "3  Verdicts", "feedback, written to Kafka")
         _judge(console, app, memories)
         _head(console, "4  One round of the training loop", "training")
@@ -122,6 +130,8 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
             console.print(Text(f"No round: {nothing.message} {nothing.hint}", style="yellow"))
         _head(console, "5  The same questions again", "inference, with the model that won")
         _ask(console, app.answers, settings, questions_asked[:1])
+        if quoted:
+            _ask(console, app.answers, settings, questions_asked[:1], "generated")
         run = app.runner.record
         _head(console, "6  What moved where", f"run {run.id}")
         rows = summed(run.ledger.export(), by=("stage", "store", "tier"))
@@ -183,10 +193,12 @@ def _wake(console: Console, app: App) -> None:
         console.print(sentence, style="dim", highlight=False)
 
 
-def _ask(console: Console, engine: QueryEngine, settings: Settings, questions: Sequence[str]) -> None:
+def _ask(
+    console: Console, engine: QueryEngine, settings: Settings, questions: Sequence[str], mode: AnswerMode | None = None
+) -> None:
     for question in questions:
-        console.print(Text(f"\n? {question}", style="bold"))
-        for piece in engine.ask(question, tenant=settings.tenant, user="demo"):
+        console.print(Text(f"\n? {question}", style="bold").append(f"  ({mode})" if mode else "", style="dim"))
+        for piece in engine.ask(question, tenant=settings.tenant, user="demo", mode=mode):
             if isinstance(piece, Answer):
                 console.print()
                 say_sources(console, piece)

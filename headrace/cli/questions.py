@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -59,6 +59,10 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     tenant: Tenant = None,
     principals: As = None,
+    answers: Annotated[
+        Literal["extractive", "generated"] | None,
+        typer.Option(help="Quote the passages or have the generator write; default: inference.answers."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question from the documents, with citations."""
@@ -68,7 +72,7 @@ def ask(
 
     settings, question = settings_of(tenant), checked_question(question)
     with App(settings, "ask", quiet=as_json) as app:
-        for piece in app.answers.ask(question, tenant=settings.tenant, user=user(), readers=principals or ()):
+        for piece in app.answers.ask(question, tenant=settings.tenant, user=user(), readers=principals or (), mode=answers):
             if isinstance(piece, Answer):
                 if as_json:
                     print_json(piece.as_dict())

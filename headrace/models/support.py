@@ -228,9 +228,9 @@ def evidence(sentence: str, passage: str, question: str = "") -> Evidence | None
     clauses = [one for text in _CLAUSE.split(sentence) if (one := facts(text)).numbers] if said.numbers else []
     best: Evidence | None = None
     contradicted: Evidence | None = None
-    places = _sentences(passage)
+    places = sentences(passage)
     told = [facts(passage[start:end]) for start, end in places]
-    over = [facts(_over(passage, start)) for start, _ in places]
+    over = [facts(above(passage, start)) for start, _ in places]
     about = frozenset(name for name in about if any(_known(name, *both) for both in zip(told, over, strict=True)))
     for first, (start, _) in enumerate(places):
         for last in range(first, min(first + _SENTENCES, len(places))):
@@ -278,7 +278,8 @@ def _differs(said: Facts, own: Facts) -> bool:
     )
 
 
-def _sentences(passage: str) -> list[tuple[int, int]]:
+def sentences(passage: str) -> list[tuple[int, int]]:
+    """Where each sentence, line or table row of a passage begins and ends, in characters."""
     found = []
     for match in _SENTENCE.finditer(passage):
         text = match[0]
@@ -287,15 +288,15 @@ def _sentences(passage: str) -> list[tuple[int, int]]:
     return found
 
 
-def _over(passage: str, start: int) -> str:
-    """The heading above a place, and the first row of the table it is in."""
-    above = passage[:start].splitlines()
-    if not passage[:start].endswith("\n") and above:
-        above = above[:-1]  # the line that the place is in
-    heading = next((line for line in reversed(above) if line.startswith("#")), above[0] if above else "")
+def above(passage: str, start: int) -> str:
+    """The heading above a place in a passage, and the first row of the table that the place is in."""
+    lines = passage[:start].splitlines()
+    if not passage[:start].endswith("\n") and lines:
+        lines = lines[:-1]  # the line that the place is in
+    heading = next((line for line in reversed(lines) if line.startswith("#")), lines[0] if lines else "")
     header = ""
     if passage[start : start + 1] == "|":
-        for line in reversed(above):
+        for line in reversed(lines):
             if not line.startswith("|"):
                 break
             header = line
@@ -341,7 +342,7 @@ def _holds(own: Facts, around: Facts, number: tuple[frozenset[str], str]) -> boo
 
 
 def _known(name: str, own: Facts, around: Facts) -> bool:
-    return any(_alike(name, other) for other in _all(own) | _all(around))
+    return any(alike(name, other) for other in _all(own) | _all(around))
 
 
 def _all(of: Facts) -> frozenset[str]:
@@ -353,11 +354,11 @@ def _share(said: Facts, own: Facts, around: Facts) -> float:
     if not words:
         return 1.0
     there = _all(own) | _all(around)
-    return sum(any(_alike(word, other) for other in there) for word in words) / len(words)
+    return sum(any(alike(word, other) for other in there) for word in words) / len(words)
 
 
-def _alike(one: str, other: str) -> bool:
-    """The same word, or one of its forms: they begin alike and differ in the last few letters."""
+def alike(one: str, other: str) -> bool:
+    """Whether two words are the same, or forms of one: they begin alike and differ in the last few letters."""
     if one == other or any(map(str.isdigit, one + other)):
         return one == other
     least = min(len(one), len(other))

@@ -71,14 +71,16 @@ def voices(server: Server) -> Voices:
     return voices
 
 
-def engine(app: App, *, embedder: str = f"words-{WIDTH}", reranker: str = "", **inference: Any) -> QueryEngine:
+def engine(
+    app: App, *, embedder: str = f"words-{WIDTH}", reranker: str = "", embedded: bool = False, **inference: Any
+) -> QueryEngine:
     """An engine, some of whose settings are others; `reranker` is another address for it."""
     endpoints = app.runner.endpoints
     others = {"embedder": endpoints.embedder.model_copy(update={"model": embedder})}
     if reranker:
         others["reranker"] = endpoints.reranker.model_copy(update={"url": reranker})
     runner = Runner(app.runner.record, endpoints.model_copy(update=others))
-    return QueryEngine(runner, app.settings.inference.model_copy(update=inference))
+    return QueryEngine(runner, app.settings.inference.model_copy(update=inference), embedded=embedded)
 
 
 def ask(engine: QueryEngine, question: str, *, tenant: str = "acme", record: bool = False, **more: Any) -> tuple[str, Answer]:
@@ -135,6 +137,50 @@ def test_a_question_that_nothing_is_near_is_declined_without_asking_the_generato
     assert server.asked("chat/completions") == []
     told = given.as_dict()
     assert (told["refused"], told["generator_version"], told["answer"]) == (True, "none", NOT_FOUND)
+
+
+def test_what_is_quoted_is_in_the_cited_passage_word_for_word_and_no_generator_is_asked(
+    app: App, voices: Voices, server: Server
+) -> None:
+    streamed, given = ask(engine(app, embedded=True), "When does the wheel of the mill turn?")
+    assert streamed == given.text == f"{SENTENCE} [1]"
+    assert (given.mode, given.refused, given.groundedness) == ("extractive", False, 1.0)
+    (citation,) = given.citations
+    (span,) = citation["spans"]
+    assert citation["text"][span["start"] : span["end"]] == span["quote"] == SENTENCE
+    assert server.asked("chat/completions") == []
+    assert given.as_dict()["generator_version"] == "none"
+    streamed, given = ask(engine(app, embedded=True), FAR)
+    assert (streamed, given.refused, given.citations, given.groundedness) == (NOT_FOUND, True, [], None)
+    assert given.passages, "the nearest are shown"
+
+
+def test_a_part_of_a_question_that_has_no_answer_is_named(app: App, voices: Voices) -> None:
+    asked = "When does the wheel of the mill turn and who baked bread in 1823?"
+    streamed, given = ask(engine(app, answers="extractive"), asked)
+    assert streamed == given.text == f"{SENTENCE} [1]\nThat is not in these documents: who baked bread in 1823?"
+    assert (given.refused, given.groundedness) == (False, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted", "mode"),
+    [
+        ({}, None, "generated"),  # a generator of the user's
+        ({"embedded": True}, None, "extractive"),
+        ({"embedded": True}, "generated", "generated"),
+        ({"embedded": True, "temperature": 0.7}, None, "generated"),  # whose answers are to vary
+        ({"embedded": True, "answers": "generated"}, None, "generated"),
+        ({"answers": "extractive"}, None, "extractive"),
+        ({"answers": "extractive"}, "generated", "generated"),
+    ],
+)
+def test_who_writes_the_answer(app: App, voices: Voices, settings: dict[str, Any], wanted: Any, mode: str) -> None:
+    assert ask(engine(app, **settings), NEAR, mode=wanted)[1].mode == mode
+
+
+def test_an_answer_that_was_cut_off_says_so(app: App, voices: Voices) -> None:
+    voices.finish = "length"
+    assert "cut off at 160 tokens" in ask(engine(app), NEAR)[1].note
 
 
 def test_the_threshold_is_the_last_similarity_that_is_answered(app: App, voices: Voices) -> None:

@@ -294,7 +294,7 @@ def test_the_same_answer_to_the_same_question_is_one_example_per_generator() -> 
 
 
 def test_answers_that_say_nothing_are_left_out_unless_corrected() -> None:
-    said = ["", "I found nothing about that in these documents.", "I don’t know.", "I know.", "I cannot say."]
+    said = ["", "That is not in these documents.", "I don’t know.", "I know.", "I cannot say."]
     given = [answer(str(n), f"q{n}", "a", answer=text, offset=n) for n, text in enumerate(said)]
     verdicts = [verdict(str(n), False, offset=n, correction="Three." if n == 4 else "  ") for n in range(5)]
     examples = made(given, verdicts)

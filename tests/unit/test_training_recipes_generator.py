@@ -108,7 +108,7 @@ def test_a_wanted_answer_is_the_correction_or_what_was_given_and_liked() -> None
         row()
     )  # markers are not the generator's words
     # No generator was asked: what was liked is a rule's sentence, but what was corrected somebody knew.
-    refused = {"generator_version": None, "answer": "I found nothing about that in these documents."}
+    refused = {"generator_version": None, "answer": "That is not in these documents."}
     assert target_answer(row(target=refused["answer"], **refused)) is None
     assert recorded_answer(row(**refused)) is None
     assert target_answer(row(label=0.0, target="blue", **refused)) is not None

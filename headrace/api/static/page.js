@@ -173,7 +173,7 @@ async function ask(question, tenant) {
 }
 
 function showAnswer(article, text, status, answer) {
-  const passages = make("ol", { class: "passages", "aria-label": "Passages the answer was written from" });
+  const passages = make("ol", { class: "passages", "aria-label": "Passages of the answer" });
   const opened = new Map();
   for (const passage of answer.passages) {
     const item = passageItem(answer, passage);
@@ -191,7 +191,10 @@ function showAnswer(article, text, status, answer) {
 function sentence(answer) {
   const { total, first_token: first } = answer.timings_ms;
   const cited = answer.citations.length;
+  const quoted = answer.mode === "extractive";
   const stands = !answer.passages.length ? "No passage was found."
+    : answer.refused ? "The nearest passages are below."
+    : quoted ? `Quoted word for word from ${cited === 1 ? "a passage" : `${cited} passages`}.`
     : cited ? `It cites ${cited} of ${answer.passages.length} passages.`
     : "No sentence of it is supported by a passage; judge it with care.";
   return `Answered in ${milliseconds(total)}, first words after ${milliseconds(first)}. ${stands}`;
@@ -259,7 +262,7 @@ function howMade(answer) {
     facts([
       ["Index", answer.index_version],
       ["Re-ranker", answer.model_version === "none" ? "none: retrieval order stands" : answer.model_version],
-      ["Generator", answer.generator_version === "none" ? "none: nothing to write from" : answer.generator_version],
+      ["Generator", answer.generator_version !== "none" ? answer.generator_version : answer.mode === "extractive" ? "none: the answer is quoted" : "none: nothing to write from"],
       ["Answer", answer.answer_id],
     ]),
     make("h4", {}, "Timings"),

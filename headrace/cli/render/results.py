@@ -154,11 +154,14 @@ def say_sources(console: Console, answer: Answer) -> None:
     if not answer.citations and answer.passages:
         best = answer.passages[0].hit
         nearest = {"document": best.uri, "heading": best.heading, "place": best.place}
-        console.print(Text(f"  no passage supports this answer; the best match is {_where(nearest)}", style="yellow"))
+        reason = "nearest" if answer.refused else "no passage supports this answer; the best match is"
+        console.print(
+            Text(f"  {reason}: {_where(nearest)}" if answer.refused else f"  {reason} {_where(nearest)}", style="yellow")
+        )
     first, total = answer.timings_ms.get("first_token", 0.0), answer.timings_ms.get("total", 0.0)
     console.print(
         Text(
-            f"  answer {answer.answer_id} · re-ranker {answer.model_version} · index {answer.index_version}"
+            f"  {answer.mode} answer {answer.answer_id} · re-ranker {answer.model_version} · index {answer.index_version}"
             f" · first token {human_ms(first)}, total {human_ms(total)}",
             style="dim",
         )

@@ -146,7 +146,7 @@ _FORMS: tuple[tuple[str, Spans], ...] = (
 _REFUSAL = re.compile(
     r"(?:i(?:'| a)m (?:very )?sorry|sorry|unfortunately)?[\s,.;:]*(?:but )?"
     r"(?:i (?:found nothing|do ?n[o']t (?:know|have)|ca(?:n'?t|n ?not)|(?:am|was) (?:not able|unable)|could ?n[o']t)"
-    r"|i'm (?:not able|unable)"
+    r"|i'm (?:not able|unable)|(?:that|this|it) is(?: n[o']t|n't) in th(?:e|ese|is) documents?"
     r"|as an? (?:ai|artificial intelligence|(?:large )?language model)"
     r"|(?:the|these|this) (?:given |provided )?(?:document|passage|text|context)s? do(?:es)? ?n[o']t"
     r" (?:contain|give|have|hold|include|mention|provide|say|specify|state))\b",

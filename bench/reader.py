@@ -1,0 +1,199 @@
+"""reader: how often a quoted answer is right, wrong, or none, through the whole pipeline with the embedded models.
+
+`python -m bench.reader DIR [--half dev|judge] [--fit] [--limit N]`. DIR is in BEIR layout with answers, or has `docs/` and
+`questions.jsonl` (`_id`, `text`, `answers`: strings, or a list of strings for each part, none where there is no answer; `half`
+where it has halves). Of a BEIR folder every second article is `dev`, the others `judge`; only the half's articles are indexed,
+and the other half's questions are those that have no answer.
+
+An answer is right if every part has one of its accepted strings in a line that cites a right document, F1 and exact match are
+SQuAD's, over the questions that have an answer. Means come with 95 % intervals. `--fit` prints, instead, the weights that rank
+these questions' quotes best (softmax over a question's quotes, L2); docs/reference/benchmarks.md says what the shipped ones were
+fitted on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize  # type: ignore[import-untyped]
+
+from headrace.answering.record import Answer
+from headrace.app import App
+from headrace.core.statistics import interval
+from headrace.models.client import Embedder
+from headrace.models.extract import WEIGHTS, SourceText, features, parts, quotes
+from headrace.models.measures import exact_match, f1, normal, unmarked
+from headrace.settings import Settings
+from headrace.simulate.beir import read
+from headrace.simulate.evaluate import indexed
+
+_SEED = 17
+_L2 = 0.5
+_USER = "bench"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, the accepted strings of each part (none: no answer), and the documents that hold them."""
+
+    text: str
+    answers: list[list[str]]
+    documents: frozenset[str]
+
+
+def holds(text: str, answers: Sequence[str]) -> bool:
+    """Whether one of the strings is in a text, word by word."""
+    words = f" {' '.join(normal(text))} "
+    return any(f" {' '.join(normal(answer))} " in words for answer in answers)
+
+
+def judged(asked: Asked, answer: Answer, name_of: dict[str, str]) -> str:
+    """`right`, `wrong` or `refused`."""
+    if answer.refused:
+        return "refused"
+    lines = [
+        support.sentence
+        for support in answer.supports
+        if support.number and name_of.get(uri := answer.passages[support.number - 1].hit.uri, uri) in asked.documents
+    ]
+    return "right" if asked.answers and all(any(holds(line, part) for line in lines) for part in asked.answers) else "wrong"
+
+
+def folder_questions(app: App, folder: Path, half: str | None) -> tuple[list[Asked], str, dict[str, str]]:
+    """The questions of a folder with `docs/`, indexed; the tenant they are asked of; and the documents' names by uri."""
+    app.documents.index([folder / "docs"])
+    asked = []
+    for line in (folder / "questions.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if half is None or row.get("half", half) == half:
+            answers = row["answers"] if any(isinstance(one, list) for one in row["answers"]) else [row["answers"]]
+            asked.append(Asked(row["text"], [part for part in answers if part], frozenset({f"docs/{row['document']}"})))
+    return asked, app.settings.tenant, {}
+
+
+def beir_questions(app: App, path: Path, half: str | None, scratch: Path) -> tuple[list[Asked], str, dict[str, str]]:
+    """The same of a folder in BEIR layout."""
+    whole = read(path)
+    articles = sorted({row["_id"].partition("#")[0] for row in _rows(path / "corpus.jsonl")})
+    chosen = {name for place, name in enumerate(articles) if half is None or (place % 2 == 0) == (half == "dev")}
+    part = scratch / path.name
+    (part / "qrels").mkdir(parents=True)
+    kept = [row for row in _rows(path / "corpus.jsonl") if row["_id"].partition("#")[0] in chosen]
+    (part / "corpus.jsonl").write_text("\n".join(map(json.dumps, kept)))
+    for name in ("queries.jsonl", "qrels/test.tsv"):
+        (part / name).write_bytes((path / name).read_bytes())
+    name_of = indexed(app.runner, read(part), app.settings.inference)
+    asked = []
+    for question in whole.questions:
+        there = frozenset(document for document in question.relevant if document.partition("#")[0] in chosen)
+        asked.append(Asked(question.text, [list(question.answers)] if there else [], there))
+    return asked, read(part).tenant, name_of
+
+
+def measure(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, str]) -> dict[str, Any]:
+    """Ask each question; the shares of both kinds, and how near the texts are to the accepted ones."""
+    with_answer: list[str] = []
+    without: list[str] = []
+    near: dict[str, list[float]] = {"f1": [], "exact_match": []}
+    cited: list[float] = []
+    seconds: list[float] = []
+    for one in app.runner.bars.track(asked, "ask", total=len(asked), of="questions"):
+        *_, answer = app.answers.ask(one.text, tenant=tenant, user=_USER, record=False)
+        assert isinstance(answer, Answer)
+        (with_answer if one.answers else without).append(judged(one, answer, name_of))
+        seconds.append(answer.timings_ms["first_token"] / 1e3)
+        if one.answers:
+            text = unmarked(answer.text)
+            for name, of in (("f1", f1), ("exact_match", exact_match)):
+                near[name].append(max(float(of(text, known)) for part in one.answers for known in part))
+            if not answer.refused:
+                uris = [str(citation["document"]) for citation in answer.citations]
+                cited += [float(name_of.get(uri, uri) in one.documents) for uri in uris]
+
+    def share(found: Sequence[str], kind: str) -> dict[str, float]:
+        figure = interval([float(each == kind) for each in found], _SEED)
+        return {"mean": round(figure.mean, 3), "low": round(figure.low, 3), "high": round(figure.high, 3)}
+
+    return {
+        "with_answer": len(with_answer),
+        **{kind: share(with_answer, kind) for kind in ("right", "wrong", "refused")},
+        "without_answer": len(without),
+        "without_answer_refused": share(without, "refused"),
+        "f1": round(float(np.mean(near["f1"])), 3),
+        "exact_match": round(float(np.mean(near["exact_match"])), 3),
+        "citation_precision": round(float(np.mean(cited)), 3) if cited else None,
+        "first_token_s": {"p50": round(float(np.quantile(seconds, 0.5)), 3), "p95": round(float(np.quantile(seconds, 0.95)), 3)},
+    }
+
+
+def fit(app: App, asked: Sequence[Asked], tenant: str, name_of: dict[str, str]) -> dict[str, float]:
+    """The weights under which the quotes that hold an answer come first."""
+    cases: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = []
+    with Embedder(app.runner.endpoints.embedder) as embedder:
+        for one in app.runner.bars.track(asked, "read", total=len(asked), of="questions"):
+            found = app.answers.search(one.text, tenant=tenant, user=_USER, record=False).passages
+            sources = [SourceText(passage.hit.text, passage.hit.uri, passage.hit.similarity) for passage in found]
+            read_quotes, part = quotes(sources), parts(one.text)[0]
+            known = one.answers[0] if one.answers else []
+            right = np.array(
+                [
+                    holds(quote.text, known) and name_of.get(uri := found[quote.source].hit.uri, uri) in one.documents
+                    for quote in read_quotes
+                ],
+                np.float64,
+            )
+            if right.any():
+                vectors = embedder.embed([part, *(quote.said for quote in read_quotes)], kind="passage")
+                cases.append((features(part, sources, read_quotes, list(vectors[1:] @ vectors[0])), right))
+
+    def loss(weights: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        value, slope = _L2 * float(weights @ weights), 2 * _L2 * weights
+        for rows, right in cases:
+            scores = rows @ weights
+            likely = np.exp(scores - scores.max())
+            likely /= likely.sum()
+            both = float(likely @ right)
+            value -= math.log(both + 1e-12)
+            slope = slope - rows.T @ (likely * right / max(both, 1e-12) - likely)
+        return value, slope
+
+    weights = minimize(loss, np.zeros(len(WEIGHTS)), jac=True, method="L-BFGS-B").x
+    return {name: round(float(weight), 2) for name, weight in zip(WEIGHTS, weights, strict=True)}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def main() -> None:
+    """Measure, or fit, and print JSON."""
+    parser = argparse.ArgumentParser(prog="python -m bench.reader", description=__doc__)
+    parser.add_argument("dir", type=Path)
+    parser.add_argument("--half", choices=("dev", "judge"))
+    parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--limit", type=int)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = Settings.load(home=Path(scratch) / "home")
+        with App(settings, "bench") as app:
+            if (given.dir / "questions.jsonl").is_file():
+                asked, tenant, name_of = folder_questions(app, given.dir, given.half)
+            else:
+                asked, tenant, name_of = beir_questions(app, given.dir, given.half, Path(scratch))
+            if given.limit:
+                asked = [one for kind in (True, False) for one in [a for a in asked if bool(a.answers) == kind][: given.limit]]
+            result: dict[str, Any] = fit(app, asked, tenant, name_of) if given.fit else measure(app, asked, tenant, name_of)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

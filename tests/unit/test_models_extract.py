@@ -1,0 +1,132 @@
+"""Quoting: the sentence or row that answers, or none; what is asked for decides, and what the question names has to be there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.models.extract import PASSAGES, WEIGHTS, Extract, SourceText, best, features, parts, quotes
+
+HARBOUR = SourceText(
+    """Harbour rules › Moorings
+Moorings are let from May. A mooring for a boat of up to 8 metres costs 410 EUR for the season.
+The harbour master is Runa Holm. She replaced Odd Lien in 2021.
+- Fires on deck are forbidden because two boats burnt in 2019.
+The slipway closes at 21:30 in winter.""",
+    "rules/moorings.md",
+    0.6,
+)
+BERTHS = SourceText(
+    """Berths
+| Berth | Depth | Owner | Price per day |
+|---|---|---|---|
+| A | 3.1 m | Holm | 12.00 EUR |
+| B | 4.6 m | Lien | 17.50 EUR |
+| C | 2.2 m | | 9.00 EUR |""",
+    "berths.csv",
+    0.55,
+)
+TIDES = SourceText(
+    'tides.py\n"""Tide tables."""\n\nLOWEST_CM = 35   # the lowest water under the pier, in centimetres', "code/tides.py", 0.3
+)
+SOURCES = [HARBOUR, BERTHS, TIDES]
+
+
+def quoted(question: str, sources: list[SourceText] = SOURCES) -> list[Extract]:
+    found = quotes(sources)
+    return [best(part, sources, found, None) for part in parts(question)]
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (
+            "How much does a mooring for a boat of 8 metres cost?",
+            "A mooring for a boat of up to 8 metres costs 410 EUR for the season.",
+        ),
+        ("Who is the harbour master?", "The harbour master is Runa Holm."),
+        ("Why are fires on deck forbidden?", "Fires on deck are forbidden because two boats burnt in 2019."),
+        ("When does the slipway close in winter?", "The slipway closes at 21:30 in winter."),
+        ("What depth has berth B?", "Berth: B; Depth: 4.6 m; Owner: Lien; Price per day: 17.50 EUR"),
+        ("What is the lowest water under the pier?", "LOWEST_CM = 35   # the lowest water under the pier, in centimetres"),
+    ],
+)
+def test_the_sentence_or_row_that_answers_is_quoted(question: str, said: str) -> None:
+    (one,) = quoted(question)
+    assert one.quote is not None
+    assert (one.quote.said, one.found) == (said, True), one.score
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What is the capital of Peru?",
+        "What depth has berth E?",  # no such berth, though the rows of the others have all other words
+        "How old is the harbour master?",  # she is named, her age is not
+        "Who was harbour master in 1987?",
+        "How much does a mooring in Tromsø cost?",
+    ],
+)
+def test_what_the_passages_do_not_have_is_not_answered(question: str) -> None:
+    assert [one.found for one in quoted(question)] == [False]
+
+
+def test_of_no_passages_nothing_is_quoted() -> None:
+    (one,) = quoted("Who is the harbour master?", [])
+    assert (one.quote, one.found) == (None, False)
+
+
+def test_a_question_of_two_parts_is_two_and_the_second_is_about_the_same() -> None:
+    assert parts("Who owns berth B and how deep is it?") == ["Who owns berth B", "how deep is it? B"]
+    assert parts("Wer ist Hafenmeister und wann schließt die Slipanlage?")[1].startswith("wann schließt")
+    assert parts("Are oars and sails allowed?") == ["Are oars and sails allowed?"]
+    for one in quoted("Who owns berth B and how deep is it?"):
+        assert one.quote is not None
+        assert one.quote.said.startswith("Berth: B")
+
+
+def test_a_span_is_where_it_says() -> None:
+    found = quotes(SOURCES)
+    assert all(SOURCES[quote.source].text[quote.start : quote.end] == quote.text for quote in found)
+    texts = [quote.text for quote in found]
+    assert not any(text.startswith(("Harbour rules", "Berths", "| Berth |", "|---")) for text in texts), "no headings, no header"
+    assert len(texts) == 6 + 3 + 2
+
+
+def test_a_cell_without_a_column_is_shown_too_and_an_empty_one_is_not() -> None:
+    ragged = SourceText("t\n| a | b |\n|---|---|\n| 1 | | 3 |\n| 4 |", "t.csv")
+    assert [quote.said for quote in quotes([ragged])] == ["a: 1; 3", "a: 4"]
+    (last,) = [quote.said for quote in quotes(SOURCES) if quote.text.startswith("| C")]
+    assert last == "Berth: C; Depth: 2.2 m; Price per day: 9.00 EUR"
+
+
+def test_the_seventh_passage_is_not_read_and_many_lines_are_bounded() -> None:
+    one = SourceText("\n".join(f"line {number}" for number in range(1_000)), "log.txt")
+    assert len(quotes([one])) == 96
+    assert {quote.source for quote in quotes([SourceText("Some words.", "a.md")] * (PASSAGES + 1))} == set(range(PASSAGES))
+
+
+def test_embeddings_decide_where_the_words_are_others() -> None:
+    question, sources = (
+        "Whom do I call about the jetty?",
+        [SourceText("h\nFerries leave hourly.\nThe pier is looked after by Jo Berg.", "a.md", 0.5)],
+    )
+    found = quotes(sources)
+    first, second = (best(question, sources, found, near).score for near in ([0.1, 0.1], [0.1, 0.8]))
+    assert second == pytest.approx(first + 0.7 * WEIGHTS["embedding"])
+
+
+@given(
+    st.text(max_size=200),
+    st.lists(st.builds(SourceText, st.text(max_size=400), st.text(max_size=20), st.none() | st.floats(-1, 1)), max_size=4),
+)
+def test_any_text_is_read(question: str, sources: list[SourceText]) -> None:
+    found = quotes(sources)
+    rows = features(question, sources, found, [0.0] * len(found))
+    assert rows.shape == (len(found), len(WEIGHTS))
+    assert np.isfinite(rows).all()
+    for part in parts(question):
+        best(part, sources, found, None)
+    assert all(isinstance(quote.said, str) for quote in found)
