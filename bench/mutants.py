@@ -777,7 +777,7 @@ MUTANTS = (
     ),
     Mutant(
         "W1",
-        "headrace/api/middleware.py",
+        "headrace/api/uploads.py",
         "        if len(self._uploads) >= _UPLOADS_AT_ONCE:",
         "        if False:",
         "Any number of documents is taken in at once.",
@@ -804,7 +804,7 @@ MUTANTS = (
     ),
     Mutant(
         "W4",
-        "headrace/api/middleware.py",
+        "headrace/api/uploads.py",
         "                self._uploads.remove(upload)",
         "                pass",
         "An upload keeps its place for ever.",
@@ -858,7 +858,7 @@ MUTANTS = (
     ),
     Mutant(
         "W10",
-        "headrace/api/middleware.py",
+        "headrace/api/uploads.py",
         "        if own >= _UPLOADS_OF_ONE:",
         "        if False:",
         "One tenant's documents take all the room.",
@@ -1117,7 +1117,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z19",
-        "headrace/api/middleware.py",
+        "headrace/api/errors.py",
         '    if (status < 500 and "://" not in str(error)) or (caller is not None and caller.admin):',
         "    if error is not None:",
         "An error shows a tenant the addresses of internal servers.",

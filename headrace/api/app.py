@@ -20,7 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from headrace import __version__
-from headrace.api.middleware import AuthMiddleware, error_response_for
+from headrace.api.errors import error_response_for
+from headrace.api.middleware import AuthMiddleware
 from headrace.api.routes import documents, health, questions, runs, tenants
 from headrace.api.schemas import described
 from headrace.api.service import Service

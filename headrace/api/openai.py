@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from headrace.answering.record import Answer
 from headrace.api.auth import Caller
-from headrace.api.middleware import body_of
+from headrace.api.errors import body_of
 from headrace.api.schemas import (
     AnswerDetails,
     AnswerResponse,

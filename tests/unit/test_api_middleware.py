@@ -24,8 +24,9 @@ from headrace.api.admission import AdmissionQueue, Rate, Strangers, Ticket
 from headrace.api.app import bound
 from headrace.api.audit import Audit
 from headrace.api.auth import Caller, Callers
+from headrace.api.errors import body_of
 from headrace.api.live import by_tier
-from headrace.api.middleware import CSP, AuthMiddleware, body_of
+from headrace.api.middleware import CSP, AuthMiddleware
 from headrace.api.schemas import TENANT, note_for
 from headrace.api.telemetry import ServiceMetrics
 from headrace.errors import HeadraceError, Overloaded, WrongUsage

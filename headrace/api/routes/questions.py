@@ -15,7 +15,7 @@ from headrace.answering.record import Answer
 from headrace.answering.verdicts import RecordedVerdict
 from headrace.api.auth import Caller
 from headrace.api.dependencies import InThread, Reading, Serving
-from headrace.api.middleware import body_of
+from headrace.api.errors import body_of
 from headrace.api.openai import Chat, check_model, model, streamed, whole
 from headrace.api.questions import AdmittedQuestion
 from headrace.api.schemas import (
