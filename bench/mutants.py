@@ -1054,7 +1054,7 @@ MUTANTS = (
     Mutant(
         "Z11",
         "headrace/api/routes/runs.py",
-        "                if not await asyncio.to_thread(stands):",
+        "                if not await asyncio.to_thread(still_valid):",
         "                if False:",
         "A stream goes on whose key was revoked.",
         ("tests/security/test_doors.py::test_the_stream_of_a_revoked_key_ends",),

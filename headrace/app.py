@@ -1,7 +1,7 @@
-"""The composition root: what the command line, the API, the demo, a replay and the scheduler do, each is done here.
+"""The composition root, which the command line, the API, the demo, a replay and the scheduler call.
 
-An `App` is opened as a context manager; it then holds the platform, a run and the run's runner. Its four parts import what they
-need when they are first asked, so that a command pays for no room it does not enter.
+An `App` is a context manager that holds the platform, a run and the run's runner. Each of its four parts imports what it needs on
+first use, so that a command does not pay for packages it does not use.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
     from headrace.storage.tables.maintenance import MaintenanceReport
 
 _MODELS_READY_S = 120.0
-_JOURNALS = 100  # each command reads those that no table has yet
+_JOURNALS = 100  # each command reads those that are in no table yet
 LOCAL, RAY = "local", "ray"
 
 
 class App:
     """What one process does, recorded as a run of `command`.
 
-    `models` waits until the embedded model server is up. `on` says where batch work and training run: `local` or `ray`. A
-    `service` ends the platform with the block, unless another command uses it, and keeps answers that the head does not take;
-    otherwise the platform stays for `platform.idle_s`.
+    With `models`, opening it waits until the embedded model server is up. `on` is where batch work and training run: `local` or
+    `ray`. A `service` ends the platform with the block, unless another command uses it, and keeps answers that the head does not
+    take; without it the platform stays up for `platform.idle_s`.
 
-    Opening it raises what the platform raises, and `MissingPart` where Ray is asked for and not installed.
+    Opening it raises what the platform raises, and `MissingPart` where Ray is chosen and not installed.
     """
 
     runner: Runner
@@ -75,12 +75,12 @@ class App:
 
     @cached_property
     def documents(self) -> DocumentIndex:
-        """What is indexed."""
+        """The documents that are indexed."""
         return DocumentIndex(self.settings, self.runner)
 
     @cached_property
     def answers(self) -> QueryEngine:
-        """Questions, and verdicts on what they were answered."""
+        """Questions, and verdicts on their answers."""
         from headrace.answering.engine import QueryEngine
         from headrace.answering.unrecorded import Unrecorded
 
@@ -91,7 +91,7 @@ class App:
 
     @cached_property
     def training(self) -> TrainingLoop:
-        """Rounds, and which versions are served."""
+        """Rounds of training, and which versions are served."""
         from headrace.registry.serve import TrainingLoop
 
         return TrainingLoop(self.settings, self.runner, self.launch)
@@ -111,7 +111,7 @@ class App:
     @contextmanager
     def _open(self) -> Iterator[None]:
         settings, bars = self.settings, self._bars
-        # Training takes the generator's weights from where the model server unpacks them.
+        # Training reads the generator's weights where the model server unpacks them.
         os.environ["HEADRACE_MODELS_CACHE"] = str(Home(settings.home).models_cache)
         parts = EVERY_PART if self._models else EVERY_PART - {"models"}
         platform = open_platform(settings, parts=parts, ends=self._service)
@@ -125,7 +125,7 @@ class App:
                 stays = f"{settings.platform.idle_s:,.0f} s after the last command"
                 bars.note(f"The embedded servers have started. They stay up until {stays}; `headrace down` ends them.")
             for note in started_notes(settings) if platform.started or self._service else ():
-                # A service says it at each start, also where the servers ran already, and in its log.
+                # A service says so at each start, even if the servers already ran, and in its log.
                 (bars.warn if self._service else bars.note)(note)
             if self._models:
                 from headrace.models.client import wait_ready
@@ -147,19 +147,19 @@ class App:
                 self.runner, self.launch = Runner(run, endpoints, bars=bars), LocalLauncher()
                 yield
             if len(ended_runs(settings.home)) > _JOURNALS:
-                with suppress(HeadraceError):  # what was asked for is done; the next command tries it again
+                with suppress(HeadraceError):  # the command itself is done; the next one tries again
                     self.storage.archive()
 
 
 @dataclass(frozen=True)
 class DocumentIndex:
-    """Indexes documents of the settings' tenant, and builds the index anew."""
+    """Indexes documents of the settings' tenant, and rebuilds the index."""
 
     settings: Settings
     runner: Runner
 
     def index(self, paths: Sequence[Path], *, readers: Sequence[str] | None = None, retry: bool = False) -> Indexed:
-        """Put the files below `paths` and bring the index up to date, as `index_documents`."""
+        """Put the files below `paths` and bring the index up to date, as in `index_documents`."""
         from headrace.documents.index import index_documents
 
         return index_documents(
@@ -172,18 +172,18 @@ class DocumentIndex:
         )
 
     def leave_out(self, uri: str, reason: str) -> None:
-        """Pass over a document that holds others up, until it is put again. Raises `NotFound`."""
+        """Leave out a document that holds others up, until it is put again. Raises `NotFound`."""
         from headrace.documents.failed import leave_out
 
         self.runner.run(leave_out, tenant=self.settings.tenant, uri=uri, reason=reason)
 
     def reindex(self, chunk_tokens: int | None = None) -> Reindexed:
-        """Build another index with chunks of so many word pieces, the settings' number unless given, and serve it."""
+        """Build another index with chunks of so many word pieces, by default as in the settings, and serve it."""
         chosen = self.settings.inference
         return self._embedder.rebuild(chosen.model_copy(update={"chunk_tokens": chunk_tokens or chosen.chunk_tokens}))
 
     def index_before(self) -> Reindexed:
-        """Serve the index before this one again. Raises `NotFound` where there is none."""
+        """Serve the previous index again. Raises `NotFound` where there is none."""
         return self._embedder.index_before()
 
     @property
@@ -195,13 +195,13 @@ class DocumentIndex:
 
 @dataclass(frozen=True)
 class Storage:
-    """Lands the head in the tables, and keeps the tables."""
+    """Lands the head in the tables, and maintains the tables."""
 
     settings: Settings
     runner: Runner
 
     def land(self) -> Landed:
-        """Land what is on the head now; `Landed.require` raises for what does not land."""
+        """Land what is on the head now; `Landed.require` raises for partitions that do not land."""
         from headrace.ingest.land import land
 
         return self.runner.run(land, settings=self.settings.landing)
@@ -209,9 +209,10 @@ class Storage:
     def follow(
         self, following: Following, failed: Callable[[str, HeadraceError], None], *, most_patience_s: float = math.inf
     ) -> None:
-        """Land what comes until `following.stop`, with the chores that are due.
+        """Land what comes until `following.stop`, and maintain tables when that is due.
 
-        Storage that is away is waited for as long as `[landing]` says, at most `most_patience_s`; `failed` hears of chores.
+        Waits for storage that is away as long as `[landing]` says, at most `most_patience_s`. `failed` is called with chores that
+        fail.
         """
         from headrace.ingest.follow import follow
 
@@ -224,13 +225,13 @@ class Storage:
         follow(self.runner, landing, following, keep_s=self.settings.head_kept_s, chores=keep_tables, failed=failed)
 
     def backlog(self) -> list[Backlog]:
-        """What is only in the head, by partition."""
+        """What has not landed yet, by partition."""
         from headrace.ingest.backlog import backlog
 
         return self.runner.run(backlog)
 
     def maintain(self, *, only_due: bool = False) -> list[MaintenanceReport]:
-        """Merge small files, expire old snapshots, remove what none names: of every table, or of those due."""
+        """Merge small files, expire old snapshots and remove orphans: in every table, or only in those that are due."""
         from headrace.core.maintain import maintain
 
         return self.runner.run(maintain, settings=self.settings.maintenance, only_due=only_due)
@@ -242,7 +243,7 @@ class Storage:
         return self.runner.run(record, home=self.settings.home)
 
     def select(self, query: str) -> list[dict[str, Any]]:
-        """The rows of one SELECT over the tables. Raises `WrongUsage` for a query that is none."""
+        """The rows of one SELECT over the tables. Raises `WrongUsage` for any other query."""
         from headrace.storage.sql import select
 
         return select(query, self.runner.endpoints, self.runner.record.ledger)
@@ -250,33 +251,35 @@ class Storage:
 
 @contextmanager
 def _lancedb_ahead(wanted: bool) -> Iterator[None]:
-    """Import LanceDB, which takes a second or two, while the platform starts: whoever needs it earlier waits for the import."""
+    """Import LanceDB, which takes a second or two, while the platform starts; code that needs it earlier waits."""
     importing = threading.Thread(target=import_module, args=("lancedb",), name="lancedb", daemon=True)
     if wanted:
         importing.start()
     try:
         yield
     finally:
-        if wanted:  # a native library that is half loaded when the interpreter ends may take it down
+        if wanted:  # a native library half loaded at the end of the interpreter may crash it
             importing.join()
 
 
 @contextmanager
 def _cause_named(settings: Settings) -> Iterator[None]:
-    """Where something could not be reached for what happened to our own servers or their disk, say that, not what to check."""
+    """Where an error comes from our own servers or their disk, say so instead of what to check."""
     before = running(settings)
     try:
         yield
     except StorageFull as error:
-        if before is not None:  # an address of loopback says little, and SeaweedFS keeps some space to itself
+        if before is not None:  # a loopback address says little, and SeaweedFS reserves some space
             if (full := Home(settings.home).fullness()) is not None:
                 raise full from error
-            error.hint = f"Free some space where the home {settings.home} is, or name a home on another disk with --home DIR."
+            error.hint = (
+                f"Free some space on the disk of the home {settings.home}, or use a home on another disk with --home DIR."
+            )
         raise
     except Unavailable as error:
         if before is None:
             raise
-        # Asked of the disk, for SeaweedFS calls a full one an internal error.
+        # Look at the disk itself, since SeaweedFS reports a full one as an internal error.
         if (full := Home(settings.home).fullness()) is not None:
             raise full from error
         now = running(settings)

@@ -1,4 +1,4 @@
-"""Who may ask for more now: places for questions shared fairly between tenants, requests by rate, and wrong keys by address."""
+"""Bounds on what clients ask for: places for questions, shared fairly between tenants; rates; wrong keys by address."""
 
 from __future__ import annotations
 
@@ -15,48 +15,47 @@ from headrace.storage.metadata import AuditLine, By
 
 _WAKE_S = 0.2
 _KEPT_S = 6.0
-"""Seconds that a question which was sent away is remembered: more than its sender was told to wait."""
+"""Seconds for which a rejected question is remembered: more than its `Retry-After`."""
 _KEPT = 100
-"""Questions of a tenant that are remembered so."""
+"""Rejected questions of a tenant that are remembered."""
 
 
 @dataclass(eq=False)
 class Ticket:
-    """One question's place."""
+    """The place of one question."""
 
     tenant: str
     begun: bool = False
 
 
 @dataclass
-class _Sent:
-    """A question that was sent away: until when it is remembered, and whether it has come back since."""
+class _Rejected:
+    """A rejected question: until when it is remembered, and whether it has come back since."""
 
     until: float
     returned: bool = False
 
 
 class AdmissionQueue:
-    """`at_once` questions are worked on, `waiting` more wait.
+    """Places for questions: `at_once` are worked on, `waiting` more wait.
 
-    The tenant with the fewest questions worked on comes next; a tenant's own come in their order. Where all places are taken,
-    a tenant that has none still gets one, so that nobody can be kept out by others.
+    The tenant with the fewest questions under way comes next; each tenant's questions keep their order. Where all places are
+    taken, a tenant that has none still gets one, so that tenants cannot keep each other out.
 
-    A question that was sent away and comes back is known again by its words. One that came back as told and found no place
-    again has the tenant's next free one kept for it, in the order in which they first came: whoever has just been answered
-    would otherwise always ask again before it does.
+    A rejected question that comes back is recognised by its words. If it is rejected again, the tenant's next free place is kept
+    for it, in the order in which such questions first came: clients that were just answered would otherwise always be faster.
     """
 
     def __init__(self, at_once: int, waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._at_once, self._most = at_once, at_once + waiting
         self._clock = clock
         self._inside: list[Ticket] = []
-        self._sent: dict[tuple[str, int], _Sent] = {}  # in the order of who came first
+        self._rejected: dict[tuple[str, int], _Rejected] = {}  # by tenant and hash, in the order in which they first came
         self._changed = threading.Condition()
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Questions worked on, questions waiting."""
+        """How many questions are worked on, and how many wait."""
         with self._changed:
             begun = sum(place.begun for place in self._inside)
             return begun, len(self._inside) - begun
@@ -68,24 +67,24 @@ class AdmissionQueue:
             own = sum(place.tenant == tenant for place in self._inside)
             before = self._before(name)
             if most is not None and own + before >= most:
-                self._send_away(name)
+                self._reject(name)
                 raise Overloaded(
                     f"{most} questions of this tenant are under way or next, which is its limit.", hint="Try again in a moment."
                 )
             if len(self._inside) + before >= self._most and (own or len(self._inside) >= 4 * self._most):
-                self._send_away(name)
+                self._reject(name)
                 raise Overloaded(
                     f"{self._most} questions are being answered or waiting, which is as many as this machine takes.",
                     hint="Try again in a moment.",
                 )
-            self._sent.pop(name, None)
+            self._rejected.pop(name, None)
             place = Ticket(tenant)
             self._inside.append(place)
             self._begin()
         return place
 
     def wait(self, place: Ticket, until: Callable[[], bool]) -> bool:
-        """Wait for one's turn; false if `until` turned true first."""
+        """Wait for a place's turn; false if `until` returned true first."""
         with self._changed:
             while not place.begun:
                 if until():
@@ -94,7 +93,7 @@ class AdmissionQueue:
         return not until()
 
     def leave(self, place: Ticket) -> None:
-        """Give the place back; once is enough."""
+        """Give a place back; again is harmless."""
         with self._changed:
             if place in self._inside:
                 self._inside.remove(place)
@@ -102,24 +101,24 @@ class AdmissionQueue:
                 self._changed.notify_all()
 
     def _before(self, name: tuple[str, int]) -> int:
-        """For how many questions of its tenant a place is kept before this one."""
+        """How many places are kept for questions of the tenant that are before this one."""
         now = self._clock()
-        self._sent = {other: sent for other, sent in self._sent.items() if sent.until > now}
-        own = [(other, sent.returned) for other, sent in self._sent.items() if other[0] == name[0]]
+        self._rejected = {other: rejected for other, rejected in self._rejected.items() if rejected.until > now}
+        own = [(other, rejected.returned) for other, rejected in self._rejected.items() if other[0] == name[0]]
         return sum(returned for _, returned in itertools.takewhile(lambda one: one[0] != name, own))
 
-    def _send_away(self, name: tuple[str, int]) -> None:
+    def _reject(self, name: tuple[str, int]) -> None:
         until = self._clock() + _KEPT_S
-        if name in self._sent:
-            self._sent[name] = _Sent(until, returned=True)  # where it stands in the order stays
-        elif sum(other[0] == name[0] for other in self._sent) < _KEPT:
-            self._sent[name] = _Sent(until)
+        if name in self._rejected:
+            self._rejected[name] = _Rejected(until, returned=True)  # keeps its position in the order
+        elif sum(other[0] == name[0] for other in self._rejected) < _KEPT:
+            self._rejected[name] = _Rejected(until)
 
     def _begin(self) -> None:
         begun = Counter(place.tenant for place in self._inside if place.begun)
         waiting = [place for place in self._inside if not place.begun]
         while waiting and begun.total() < self._at_once:
-            place = min(waiting, key=lambda waits: begun[waits.tenant])  # of equals the first that came
+            place = min(waiting, key=lambda waits: begun[waits.tenant])  # of equals, the first
             place.begun = True
             begun[place.tenant] += 1
             waiting.remove(place)
@@ -129,7 +128,7 @@ _MOST_BUCKETS = 10_000
 
 
 class Rate:
-    """A bucket per tenant that holds what may come in `seconds` and refills as steadily as it may come."""
+    """A bucket per tenant that holds what is allowed in `seconds`, and refills steadily."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, seconds: float = 60.0) -> None:
         self._seconds = seconds
@@ -138,7 +137,7 @@ class Rate:
         self._lock = threading.Lock()
 
     def wait_s(self, tenant: str, most: int, taken: int = 1) -> float:
-        """Take so much; 0, or where there is not so much in the bucket the seconds until there is, and nothing is taken."""
+        """Take so much from the bucket and return 0; or take nothing and return the seconds until there is enough."""
         now = self._clock()
         with self._lock:
             since, level = self._buckets.get(tenant, (now, float(most)))
@@ -146,12 +145,12 @@ class Rate:
             if level < taken:
                 return (taken - level) * self._seconds / most
             self._buckets[tenant] = (now, level - taken)
-            if len(self._buckets) > _MOST_BUCKETS:  # what is full again need not be remembered
+            if len(self._buckets) > _MOST_BUCKETS:  # full buckets need not be remembered
                 self._buckets = {name: bucket for name, bucket in self._buckets.items() if now - bucket[0] < self._seconds}
             return 0.0
 
     def take(self, tenant: str, per_minute: int) -> None:
-        """Count a request. Raises `Overloaded`, which says when the next may come."""
+        """Count a request. Raises `Overloaded` with the seconds until the next one is allowed."""
         if wait_s := self.wait_s(tenant, per_minute):
             error = Overloaded(f"This tenant may send {per_minute} requests a minute.", hint="Send them more slowly.")
             error.retry_s = wait_s
@@ -175,9 +174,9 @@ class _Minute:
 
 
 class Strangers:
-    """Counts wrong keys by address and minute; safe to share between threads, and bounded however many addresses there are.
+    """Counts wrong keys by address and minute; safe to share between threads, and bounded for any number of addresses.
 
-    A right key is let in whatever came before it: behind a proxy, and on this machine, many share an address.
+    A right key is admitted whatever came before it: behind a proxy, and on this machine, many clients share an address.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -187,7 +186,7 @@ class Strangers:
         self._lock = threading.Lock()
 
     def wrong(self, address: str) -> float | None:
-        """Count a wrong key; the seconds until the next may be tried, where there were too many."""
+        """Count a wrong key; returns the seconds until the next try if there were too many, else `None`."""
         now = self._clock()
         with self._lock:
             if address not in self._minutes and len(self._minutes) >= _ADDRESSES:
@@ -200,7 +199,7 @@ class Strangers:
             return minute.begun + _MINUTE_S - now if minute.tries > PER_MINUTE else None
 
     def lines(self, *, all_of_them: bool = False) -> list[AuditLine]:
-        """A line of the audit for each address and minute that is over (or not yet), each once."""
+        """One line of the audit for each address and minute that is over, or with `all_of_them` for all; each once."""
         now = self._clock()
         with self._lock:
             for address, minute in list(self._minutes.items()):

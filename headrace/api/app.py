@@ -1,4 +1,4 @@
-"""The application: routes over a `Service`, behind the door."""
+"""The application: routes over a `Service`, behind `AuthMiddleware`; and the server that serves it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BODY_BYTES = 64 << 10
 
 
 def create_app(service: Service, token: str) -> FastAPI:
-    """The application that serves the API and the page; every route but health needs an API key, or `token`."""
+    """The application of the API and the page; every route except health and the page's files needs an API key or `token`."""
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -46,7 +46,7 @@ def create_app(service: Service, token: str) -> FastAPI:
         version=__version__,
         description="Questions, documents, verdicts, tenants, and what moved. See docs/how-to/use-the-api.md.",
         lifespan=life,
-        # The documentation pages of FastAPI load scripts from elsewhere.
+        # FastAPI's documentation pages load scripts from other servers.
         docs_url=None,
         redoc_url=None,
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False, "operation_spans": False},
@@ -64,11 +64,11 @@ def create_app(service: Service, token: str) -> FastAPI:
     )
     app.add_exception_handler(HeadraceError, _refused)
     app.add_exception_handler(RequestValidationError, malformed)
-    app.add_exception_handler(HTTPException, _elsewhere)
-    app.add_exception_handler(ClientDisconnect, _left)
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(ClientDisconnect, _client_left)
 
     for router in (health.router, questions.router, documents.router, tenants.router, runs.router):
-        app.router.routes.extend(router.routes)  # not included: metrics and audit name a request by its route, not its router
+        app.router.routes.extend(router.routes)  # not by include_router: metrics and audit name a request by its route
     for path, name, kind in (
         ("/", "index.html", "text/html"),
         ("/page.css", "page.css", "text/css"),
@@ -93,11 +93,11 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     return error_response_for(error, request.scope.get("caller"))
 
 
-async def _left(_: Request, error: Exception) -> Response:
+async def _client_left(_: Request, error: Exception) -> Response:
     return Response(status_code=LEFT)
 
 
-async def _elsewhere(_: Request, error: Exception) -> JSONResponse:
+async def _no_route(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     sentences = {
         404: ("There is nothing at this address. See /openapi.json.", "not_found"),
@@ -114,14 +114,14 @@ _WATCH_S = 1.0
 
 
 def serve(app: FastAPI, port: int, *, ended: Callable[[], bool] = lambda: False) -> None:
-    """Serve until SIGINT or SIGTERM, or until `ended` (asked about once a second), then return.
+    """Serve until SIGINT or SIGTERM, or until `ended` returns true (called about once a second), then return.
 
     Raises `WrongUsage` where the port is taken.
     """
     service: Service = app.state.service
 
     class ApiServer(http.QuietServer):
-        # Uvicorn would raise the signal again once it has stopped; here stopping is all that was asked for.
+        # Uvicorn would raise the signal again once it has stopped; here the signal only stops the server.
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             service.stop()
             self.force_exit = self.should_exit
@@ -129,7 +129,7 @@ def serve(app: FastAPI, port: int, *, ended: Callable[[], bool] = lambda: False)
 
     config = http.config(app, keep_alive_s=30, grace_s=_GRACE_S, log_level="critical")
     with bound(port) as listening:
-        # A command line ends on SIGPIPE; a server must outlive a browser that goes away in mid-answer.
+        # SIGPIPE ends a command line, but a server must survive a browser that goes away in mid-answer.
         before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         server = ApiServer(config)
         served = threading.Event()
@@ -151,10 +151,10 @@ def serve(app: FastAPI, port: int, *, ended: Callable[[], bool] = lambda: False)
 
 
 def bound(port: int) -> socket.socket:
-    """A socket that holds 127.0.0.1:`port`. Raises `WrongUsage` where another program does."""
+    """A socket that listens on 127.0.0.1:`port`. Raises `WrongUsage` where the port is taken or not allowed."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # asyncio sees to this only for sockets it made itself; without it each body waits 40 ms for its headers' receipt.
+    # asyncio sets this only on sockets it made itself; without it each body waits 40 ms for the ACK of its headers.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         listening.bind(("127.0.0.1", port))
@@ -164,6 +164,6 @@ def bound(port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise WrongUsage(f"Port {port} is taken.", hint="Choose another: headrace up --port N") from None
         if error.errno == errno.EACCES:
-            raise WrongUsage(f"Port {port} is not for you to open.", hint="Choose one above 1023: headrace up --port N") from None
+            raise WrongUsage(f"You may not open port {port}.", hint="Choose one above 1023: headrace up --port N") from None
         raise
     return listening

@@ -1,8 +1,8 @@
-"""The audit: who did what over the API, into a table of its own, without holding up answers.
+"""The audit: who did what over the API, into its own table, without holding up answers.
 
-A line goes from memory into the metadata store within a second and from there into the table, each once: the table's commit
-carries the batch's name, so whoever finds a batch that was committed and not yet forgotten knows it. Changes and documents are
-in the metadata store before they are answered; of reads, a process that is killed loses the last second.
+A line goes from memory into the metadata store within a second, and from there into the table, each once: the table's commit
+carries the name of the batch, which shows whether a batch that is still in the store was committed. Changes and documents are in
+the metadata store before they are answered; a process that is killed loses the reads of the last second.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger("headrace.api")
 
 @stage("Moves the audit's lines from the metadata store into their table.")
 def audit(lines: Annotated[TableWriter, AUDIT], metadata: Metadata) -> int:
-    """Move every line that waits, each once however many processes do this; return how many."""
+    """Move every waiting line, each once even if several processes do this; return how many."""
     moved = 0
     while True:
         recorded = lines.snapshot_property(_BATCH)
@@ -54,7 +54,7 @@ def audit(lines: Annotated[TableWriter, AUDIT], metadata: Metadata) -> int:
 
 
 class Audit:
-    """Takes lines and sees that they reach the table; safe to share between threads."""
+    """Takes lines and moves them to the table; safe to share between threads."""
 
     def __init__(self, metadata: Metadata, runner: Runner, strangers: Strangers | None = None) -> None:
         self._metadata = metadata
@@ -65,21 +65,21 @@ class Audit:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.lost = 0
-        """Lines of reads that were dropped since the metadata store did not answer for long."""
+        """Lines of reads dropped because the metadata store did not answer for too long."""
 
     def start(self) -> None:
-        """Begin to move lines on a thread of its own."""
+        """Start a thread that moves lines."""
         self._thread = threading.Thread(target=self._keep, name="audit", daemon=True)
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Move what waits, as far as that is done within `seconds`."""
+        """Move the waiting lines; wait for that at most `seconds`."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(seconds)
 
     def later(self, line: AuditLine) -> None:
-        """Take a line; costs no I/O."""
+        """Take a line without I/O."""
         with self._lock:
             if len(self._waiting) >= _MOST_LINES:
                 self.lost += 1
@@ -87,11 +87,11 @@ class Audit:
                 self._waiting.append(line)
 
     def now(self, line: AuditLine) -> None:
-        """Take a line; it is on disk when this returns. Raises what the metadata store raises."""
+        """Take a line, which is on disk when this returns. Raises what the metadata store raises."""
         self._metadata.note([line])
 
     def flush(self, *, last: bool = False) -> None:
-        """Move every line taken so far into the table. Raises what the stores raise; lines are kept for the next time."""
+        """Move every line taken so far into the table. Raises what the stores raise; lines are then kept for the next time."""
         self._keep_waiting(last=last)
         self._runner.run(audit, metadata=self._metadata)
 

@@ -1,4 +1,4 @@
-"""Who calls: the holder of an API key, or whoever has the token that `headrace up` printed."""
+"""The caller of a request: the holder of an API key, or of the token that `headrace up` prints."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from headrace.storage.metadata import KeyHolder as Known
 
 READ, WRITE, TENANT_ADMIN, ADMIN = "read", "write", "tenant-admin", "admin"
 USERS = "users"
-"""May say which user asks and judges: each then counts as one where verdicts are learned from. Without it the key is one user."""
+"""May name the user who asks or judges. Training counts each named user; without this scope the key is one user."""
 SIMULATE = "simulate"
 """May ask and judge as a simulated user."""
 SCOPES = (READ, WRITE, USERS, SIMULATE, TENANT_ADMIN, ADMIN)
 _TENANTS = frozenset({READ, WRITE, TENANT_ADMIN})
-"""What a tenant's admin may. Who names users can invent them, and so decide alone what the models of all learn."""
+"""The scopes that `tenant-admin` includes. Not `users`: invented users would decide what everybody's models learn."""
 PAGE = "page"
-"""Stands where a key's id would, for the token of `headrace up`."""
+"""Used as the key id of the token."""
 _FRESH_S = 0.5
 _STREAM_S = 0.2
 _KEPT = 4_096
@@ -36,7 +36,7 @@ _KEPT = 4_096
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a request: the tenant is the key's, never the request's."""
+    """Who sent a request; the tenant comes from the key, never from the request."""
 
     tenant: str
     key_id: str
@@ -44,23 +44,23 @@ class Caller:
     limits: TenantLimits
     address: str = ""
     readers: tuple[str, ...] | None = None
-    """The readers the key is bound to; `None` is a key that may ask on behalf of any."""
+    """The readers the key is bound to; a key with `None` may ask on behalf of any."""
     voter: str = ""
-    """The key as which its verdicts count, where they count by key: who makes keys must not make voters."""
+    """The key that its verdicts count for, where they count by key: making keys must not make voters."""
 
     @property
     def admin(self) -> bool:
-        """Whether it may do everything, and for every tenant."""
+        """Whether the key may do everything, for every tenant."""
         return ADMIN in self.scopes
 
     @property
     def tenant_admin(self) -> bool:
-        """Whether it may do everything for its own tenant, but name and play users."""
+        """Whether the key may do everything for its own tenant, except name or simulate users."""
         return TENANT_ADMIN in self.scopes
 
     @property
     def names_users(self) -> bool:
-        """Whether it may say which user asks or judges."""
+        """Whether the key may name the user who asks or judges."""
         return self.admin or USERS in self.scopes
 
     @property
@@ -69,34 +69,34 @@ class Caller:
         return By(self.tenant, self.key_id, self.address)
 
     def require_scope(self, scope: str) -> None:
-        """Raise `Forbidden` unless the key has this scope, or one that has it in it."""
+        """Raise `Forbidden` unless the key has this scope, or one that includes it."""
         if not (scope in self.scopes or self.admin or (self.tenant_admin and scope in _TENANTS)):
             raise Forbidden(f"This key does not allow that: it lacks the scope {scope}.", hint="Ask for a key that has it.")
 
     def tenant_for(self, named: str | None) -> str:
-        """The tenant a request is for. Raises `Forbidden` where it names another's and the key is no admin's."""
+        """The tenant of a request. Raises `Forbidden` where it names another one than the key's, unless the key is an admin's."""
         if named is None or named == self.tenant:
             return self.tenant
         if not self.admin:
-            raise Forbidden("This key is of another tenant than the request names.", hint="Leave the tenant out.")
+            raise Forbidden("The request names another tenant than that of this key.", hint="Leave the tenant out.")
         return named
 
     def principals_for(self, named: Sequence[str]) -> tuple[str, ...]:
-        """On whose behalf it asks, where a request names these. Raises `Forbidden` where the key is bound to others."""
+        """The readers that a request asks on behalf of. Raises `Forbidden` for readers that the key is not bound to."""
         if self.readers is None:
             return tuple(named)
         if not set(named) <= set(self.readers):
-            raise Forbidden("This key asks on behalf of other readers than the request names.", hint="Leave readers out.")
+            raise Forbidden("The request names readers that this key is not bound to.", hint="Leave readers out.")
         return tuple(named) or self.readers
 
     def may_read(self, readers: Collection[str]) -> bool:
-        """Whether a document with these readers is one it may know of."""
+        """Whether the key may know of a document with these readers."""
         return self.readers is None or not readers or not set(self.readers).isdisjoint(readers)
 
 
 @dataclass(frozen=True)
 class Asker:
-    """Who asks or judges, as it is recorded: `key` where all who come by that key count as one user, else `user` is one."""
+    """Who asks or judges, as recorded. With a `key`, everybody with that key counts as one user; else `user` counts."""
 
     user: str
     key: str | None = None
@@ -104,12 +104,12 @@ class Asker:
 
 
 def asker(caller: Caller, own: str, user: str | None = None, simulated: str | None = None) -> Asker:
-    """Who asks or judges where a request names a user, or a simulated one; where it names neither, `own`.
+    """Who asks or judges: the user or simulated user that the request names, else `own`.
 
-    Raises `Forbidden` where the key may not name them, `WrongUsage` where both are named.
+    Raises `Forbidden` where the key may not name one, `WrongUsage` where both are named.
     """
     if user is not None and simulated is not None:
-        raise WrongUsage("The request names a user and a simulated user.", hint="Name one of both.")
+        raise WrongUsage("The request names a user and a simulated user.", hint="Name one of them.")
     if user is not None:
         caller.require_scope(USERS)
     if simulated is not None:
@@ -120,9 +120,9 @@ def asker(caller: Caller, own: str, user: str | None = None, simulated: str | No
 
 
 class Callers:
-    """Finds out who has a key, asking the metadata store again for each key twice a second at most.
+    """Looks up the holders of keys, each key at most twice a second in the metadata store.
 
-    A key that was revoked, by any process, therefore stops within half a second. Kept is a hash of the key, not the key.
+    So a key that any process revokes stops within half a second. This keeps a hash of each key, not the key.
     """
 
     def __init__(self, metadata: Metadata, defaults: TenantLimits) -> None:
@@ -140,7 +140,7 @@ class Callers:
         return Caller(known.tenant, known.key_id, frozenset(known.scopes), limits, address, known.readers, known.voter)
 
     def still_valid(self, key: str) -> bool:
-        """Whether a key that was right is so still, asked anew where that was longer ago than a stream may go on unasked."""
+        """Whether a key is still valid, looked up five times a second at most: for streams."""
         return self._who(key, _STREAM_S) is not None
 
     def _who(self, key: str, fresh_s: float) -> Known | None:
@@ -167,12 +167,14 @@ def limits_of(defaults: TenantLimits, quotas: dict[str, Any]) -> TenantLimits:
 
 
 def limits_with(defaults: TenantLimits, quotas: dict[str, Any]) -> TenantLimits:
-    """The defaults with a tenant's quotas over them. Raises `WrongUsage` for one there is not, or that is no number."""
+    """The defaults, overridden by a tenant's quotas. Raises `WrongUsage` for unknown quotas and values that are no numbers."""
     try:
         return TenantLimits.model_validate({**defaults.model_dump(), **quotas})
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise WrongUsage(f"These quotas are off: {faults}.", hint=f"There are: {', '.join(TenantLimits.model_fields)}.") from None
+        raise WrongUsage(
+            f"These quotas are wrong: {faults}.", hint=f"There are: {', '.join(TenantLimits.model_fields)}."
+        ) from None
 
 
 def check_key_scopes(scopes: Collection[str], readers: Collection[str] | None) -> None:
@@ -181,14 +183,14 @@ def check_key_scopes(scopes: Collection[str], readers: Collection[str] | None) -
         check_principals(readers)
         if not readers or {TENANT_ADMIN, ADMIN} & set(scopes):
             raise WrongUsage(
-                "A key that is bound to readers has the scopes read and write, and at least one reader.",
-                hint="Make another key for whoever administers.",
+                "A key that is bound to readers has at least one reader, and only the scopes read and write.",
+                hint="Make another key for administration.",
             )
 
 
 def caller_of(request: Request) -> Caller:
-    """Who sent a request that the door let in."""
+    """The caller that `AuthMiddleware` put into the scope."""
     caller = request.scope.get("caller")
     if not isinstance(caller, Caller):
-        raise BadSettings("This application was served without its door.", hint="Serve what create_app returns.")
+        raise BadSettings("This application was served without its middleware.", hint="Serve what create_app returns.")
     return caller

@@ -1,4 +1,4 @@
-"""What the routes are given: the service, who calls with which scope, and a thread for what blocks."""
+"""Dependencies of the routes: the service, the caller with a scope, and a thread for blocking work."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class AuthMiddleware:
     port. A web page elsewhere that resolves its own name to 127.0.0.1 (DNS rebinding) is recognised by its Host header.
 
     Routes find in the scope `caller`, `noted` (`AuditNotes`), and for a key `still_valid`, a function that says whether it is
-    still valid. Every answer gets the security headers and is counted; unforeseen errors are answered without details.
+    still valid. Every answer gets the security headers and is counted; unexpected errors are answered without details.
     """
 
     def __init__(
@@ -134,10 +134,10 @@ class AuthMiddleware:
             except HeadraceError as error:
                 answer = error_response_for(error, scope.get("caller"))
                 noted.outcome = code_of(error)
-            except Exception as error:  # unforeseen: its type is logged and answered, its details only at level DEBUG
+            except Exception as error:  # unexpected: its type is logged and answered, its details only at level DEBUG
                 log.error("%s %s failed: %s", method_of(scope), _route(scope), type(error).__name__)
                 log.debug("", exc_info=True)
-                answer = error_response(500, f"Something unforeseen happened: {type(error).__name__}.", "internal_error")
+                answer = error_response(500, f"An unexpected error occurred: {type(error).__name__}.", "internal_error")
             if answer is not None and not begun:
                 await answer(scope, receive, guarded)
         finally:

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions: what their clients send, and our answers in their shape."""
+"""OpenAI's chat completions: their requests, and our answers in their shape."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from headrace.errors import HeadraceError, NotFound, WrongUsage
 
 
 class Taken(BaseModel):
-    """A part of a request; what we do not know is left aside, as OpenAI-style servers do."""
+    """A part of a request; unknown keys are ignored, as OpenAI-style servers do."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -42,7 +42,7 @@ class Part(Taken):
 
 
 class Message(Taken):
-    """One message; the question is the last one of the user's."""
+    """One message; the question is the last one with the role `user`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | Annotated[list[Part], Field(max_length=1_000)] | None = None
@@ -60,7 +60,7 @@ class StreamOptions(Taken):
 
 
 class Ours(Taken):
-    """What a caller may ask beyond OpenAI's fields: on whose behalf (as in `Asked`), and whose documents, for `admin`."""
+    """Fields beyond OpenAI's: on whose behalf (as in `AskRequest`), and for `admin` whose documents."""
 
     tenant: Tenant | None = None
     readers: Readers = ()
@@ -76,7 +76,7 @@ def _with_question(messages: list[Message]) -> list[Message]:
 
 
 class Chat(Taken):
-    """A request; sampling parameters are taken and not used, since how answers are written is the provider's setting."""
+    """A request; sampling parameters are accepted and ignored, since the provider sets how answers are written."""
 
     model: Annotated[str, Field(max_length=200, examples=[MODEL])]
     messages: Annotated[
@@ -92,28 +92,28 @@ class Chat(Taken):
 
     @property
     def question(self) -> str:
-        """The last message of the user's."""
+        """The last message with the role `user`."""
         return question_of(_last(self.messages))
 
     @property
     def asker(self) -> str | None:
-        """Whom `user` names. Raises `WrongUsage`."""
+        """The user that `user` names. Raises `WrongUsage`."""
         if not isinstance(self.user, str) or not self.user:
             return None
         try:
             return user_of(self.user)
         except ValueError as error:
-            raise WrongUsage(f"`user` names nobody: {error}.") from None
+            raise WrongUsage(f"`user` is not a name: {error}.") from None
 
 
 def check_model(name: str) -> None:
-    """Raise `NotFound` for a model there is not."""
+    """Raise `NotFound` for an unknown model."""
     if name != MODEL:
-        raise NotFound("There is no such model.", hint=f"The one there is: {MODEL}")
+        raise NotFound("There is no such model.", hint=f"The only one is {MODEL}.")
 
 
 def model() -> ModelResponse:
-    """The one model there is."""
+    """The only model."""
     return ModelResponse(id=MODEL, owned_by=MODEL)
 
 

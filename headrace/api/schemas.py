@@ -1,4 +1,4 @@
-"""The bodies of requests and responses, and the description of the API for programs: sign-in, errors, examples of answers."""
+"""The bodies of requests and responses, and the OpenAPI document: authentication, errors, examples."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ QUESTION_CHARACTERS = 4_000
 TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
 """As in `Settings.tenant`."""
 SIMULATED = r"^simulated-[a-z0-9-]{1,53}$"
-"""Names of simulated users: none can be taken for a person or a key."""
+"""Names of simulated users, which cannot be confused with people or keys."""
 USER_CHARACTERS = 200
 _NOT_A_USER = re.compile(r"simulated-.*|[0-9a-f]{16}|page", re.DOTALL)
 
 
 def _text(given: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in given):
-        raise ValueError("it holds half a character (a lone surrogate); send whole ones")
+        raise ValueError("it holds half a character (a lone surrogate); send whole characters")
     return given
 
 
@@ -40,13 +40,13 @@ def question_of(given: str) -> str:
     if not given.strip():
         raise ValueError("it is empty; write a question")
     if len(given) > QUESTION_CHARACTERS:
-        raise ValueError(f"it has {len(given):,} characters; at most {QUESTION_CHARACTERS:,} are read, so shorten it")
+        raise ValueError(f"it has {len(given):,} characters; shorten it to {QUESTION_CHARACTERS:,}")
     return _text(given.strip())
 
 
 def _tenant(given: str) -> str:
     if not re.fullmatch(TENANT, given) or given.endswith("\n"):
-        raise ValueError("a tenant is named by at most 63 lower-case letters, digits and dashes")
+        raise ValueError("a tenant's name has at most 63 lower-case letters, digits and dashes")
     return given
 
 
@@ -70,11 +70,11 @@ SimulatedUser = Annotated[str, Field(pattern=SIMULATED, examples=["simulated-07"
 
 
 def user_of(given: str) -> str:
-    """The name of a user, checked: none can be taken for a simulated user or a key. Raises `ValueError`."""
+    """The name of a user, checked not to look like a simulated user or a key. Raises `ValueError`."""
     if not given.strip() or len(given) > USER_CHARACTERS or not given.isprintable():
-        raise ValueError(f"a user is named by 1 to {USER_CHARACTERS} characters that can be printed")
+        raise ValueError(f"a user's name has 1 to {USER_CHARACTERS} printable characters")
     if _NOT_A_USER.fullmatch(given):
-        raise ValueError("it looks like the id of a key or like a simulated user; name a person by another id")
+        raise ValueError("it looks like the id of a key or like a simulated user; use another id")
     return given
 
 
@@ -85,17 +85,17 @@ TenantTraining = Literal["none", "shared"]
 
 
 class ApiRequest(BaseModel):
-    """A request body; an unknown key is an error, since a misspelt key silently ignored costs hours."""
+    """A request body; an unknown key is an error, since ignoring a misspelt key costs its sender hours."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class AskRequest(ApiRequest):
-    """A question; the key's tenant is asked. Only a key with the scope `admin` may name another.
+    """A question to the key's tenant; a key with the scope `admin` may name another.
 
-    `readers` is on whose behalf the question is asked: a user and their groups, who may read what is closed to others.
-    `user` is who asks, for keys with the scope `users`; otherwise the key is recorded. `simulated_user` says that no person asks
-    but a program that plays one (scope `simulate`): it is recorded as such, here and in verdicts.
+    `readers` are those on whose behalf it is asked: a user and their groups, who may read documents that are closed to others.
+    `user` is who asks, with the scope `users`; otherwise the key is recorded. `simulated_user` (scope `simulate`) says that a
+    program asks, which plays a user: answers and verdicts are then recorded as simulated.
     """
 
     question: Annotated[Question, Field(examples=["How long are backups kept?"])]
@@ -128,7 +128,7 @@ Quota = Annotated[int, Field(strict=True)]
 
 
 class NewTenant(ApiRequest):
-    """A tenant to be added; quotas as under `[limits]` in the settings."""
+    """A tenant to add, with quotas as under `[limits]` in the settings."""
 
     name: Annotated[Tenant, Field(examples=["acme"])]
     quotas: Annotated[dict[str, Quota], Field(examples=[{"requests_per_minute": 60}], max_length=20)] = {}
@@ -136,19 +136,19 @@ class NewTenant(ApiRequest):
 
 
 class NewTraining(ApiRequest):
-    """What may be learned from a tenant's verdicts."""
+    """Whether shared models may learn from a tenant's verdicts."""
 
     training: TenantTraining
 
 
 class NewQuotas(ApiRequest):
-    """A tenant's quotas, instead of those it has."""
+    """A tenant's new quotas, which replace those it has."""
 
     quotas: Annotated[dict[str, Quota], Field(examples=[{"documents": 1000}], max_length=20)]
 
 
 class NewKey(ApiRequest):
-    """A key to be made; with `readers` it asks on behalf of these alone, and sees what they may read."""
+    """A key to create; with `readers` it asks only on their behalf, and sees only what they may read."""
 
     tenant: Annotated[Tenant, Field(examples=["acme"])]
     scopes: Annotated[
@@ -186,7 +186,7 @@ class CitationResponse(ApiResponse):
 
 
 class PassageResponse(ApiResponse):
-    """A passage that was found, with both scores and both ranks."""
+    """A passage, with both scores and both ranks."""
 
     number: int
     chunk_id: str
@@ -201,7 +201,7 @@ class PassageResponse(ApiResponse):
 
 
 class CitedPassage(PassageResponse):
-    """A passage that the answer was written from, and whether the answer cites it."""
+    """A passage that the answer is based on, and whether the answer cites it."""
 
     cited: bool
 
@@ -216,7 +216,7 @@ class TokenUsage(ApiResponse):
 
 
 class FoundResponse(ApiResponse):
-    """What a search and an answer have in common; `note` says what was left out, if anything was."""
+    """What a search and an answer have in common; `note` says what was left out, if anything."""
 
     answer_id: str
     model_version: str
@@ -236,7 +236,7 @@ class SearchResponse(FoundResponse):
 
 
 class AnswerDetails(FoundResponse):
-    """What OpenAI's shape has no place for."""
+    """Details of an answer that OpenAI's shape does not have."""
 
     citations: list[CitationResponse]
     generator_version: str
@@ -253,7 +253,7 @@ class AnswerResponse(AnswerDetails):
 
 
 def search_response(found: Answer, caller: Caller) -> SearchResponse:
-    """What was found, as this caller may see it."""
+    """The result of a search, as this caller may see it."""
     passages = [{"number": number, **passage.as_dict()} for number, passage in enumerate(found.passages, 1)]
     return SearchResponse.model_validate({**found.as_dict(), "note": note_for(found.note, caller), "passages": passages})
 
@@ -279,7 +279,7 @@ def answer_response(answer: Answer, caller: Caller) -> AnswerResponse:
 
 
 def note_for(note: str, caller: Caller) -> str:
-    """An answer's note for this caller: why a re-ranker did not answer names addresses, which are an admin's to see."""
+    """An answer's note for this caller: the reason why a re-ranker did not answer holds addresses, for admins only."""
     return note if caller.admin else _INSIDE.sub(r"\1", note)
 
 
@@ -319,7 +319,7 @@ class DocumentList(ApiResponse):
 
 
 class QuotasResponse(ApiResponse):
-    """A tenant's quotas, and the limits that come of them."""
+    """A tenant's quotas, and the resulting limits."""
 
     tenant: str
     quotas: dict[str, Any]
@@ -327,7 +327,7 @@ class QuotasResponse(ApiResponse):
 
 
 class TrainingResponse(ApiResponse):
-    """What may be learned from a tenant's verdicts."""
+    """Whether shared models may learn from a tenant's verdicts."""
 
     tenant: str
     training: str
@@ -348,7 +348,7 @@ class TenantList(ApiResponse):
 
 
 class KeyResponse(ApiResponse):
-    """A key; its secret is nowhere."""
+    """A key, without its secret."""
 
     id: str
     tenant: str
@@ -361,7 +361,7 @@ class KeyResponse(ApiResponse):
 
 
 class NewKeyResponse(KeyResponse):
-    """A key that was made, with its text, which nobody can have again."""
+    """A new key with its text, which is shown only now."""
 
     key: str
 
@@ -374,14 +374,14 @@ class KeyList(ApiResponse):
 
 
 class RevokedKey(ApiResponse):
-    """A key that allows nothing any more."""
+    """A revoked key."""
 
     id: str
     revoked: Literal[True] = True
 
 
 class LedgerResponse(ApiResponse):
-    """The live run's ledger."""
+    """The ledger of the run under way."""
 
     run: str
     state: str
@@ -389,7 +389,7 @@ class LedgerResponse(ApiResponse):
 
 
 class RunSummary(ApiResponse):
-    """A recorded run without its rows."""
+    """A recorded run without its ledger."""
 
     run: str | None
     command: str | None
@@ -415,7 +415,7 @@ class IndexedResponse(ApiResponse):
 
 
 class LandingResponse(ApiResponse):
-    """What has landed since the start, and what does not land and why."""
+    """What has landed since the start, and what does not land, and why."""
 
     landed: dict[str, int]
     dead_letters: int
@@ -423,7 +423,7 @@ class LandingResponse(ApiResponse):
 
 
 class LoopResponse(ApiResponse):
-    """The training loop, as `headrace loop --json` shows it, beside what has landed."""
+    """The training loop, as in `headrace loop --json`, and what has landed."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -440,7 +440,7 @@ class LiveResponse(ApiResponse):
 
 
 class ReadyResponse(ApiResponse):
-    """Whether everything answers that the service needs, part by part."""
+    """Whether each part that the service needs answers."""
 
     status: str
     parts: list[dict[str, Any]]
@@ -457,7 +457,7 @@ class ModelResponse(ApiResponse):
 
 
 class ModelList(ApiResponse):
-    """The models there are."""
+    """The models."""
 
     object: Literal["list"] = "list"
     data: list[ModelResponse]
@@ -476,14 +476,14 @@ class ChatCompletion(ApiResponse):
 
 
 _ERRORS = {
-    400: ("The request is off.", "question: it is empty; write a question.", "invalid_value"),
-    401: ("No key, a wrong one or a revoked one.", "The API key is missing, wrong or revoked.", "invalid_api_key"),
+    400: ("The request is wrong.", "question: it is empty; write a question.", "invalid_value"),
+    401: ("The key is missing, wrong or revoked.", "The API key is missing, wrong or revoked.", "invalid_api_key"),
     403: ("The key does not allow it, or a quota is reached.", "This key does not allow that.", "forbidden"),
-    404: ("There is no such thing for this tenant.", "There is no such document.", "not_found"),
+    404: ("This tenant has no such thing.", "There is no such document.", "not_found"),
     408: ("The body came too slowly.", "The body did not come within 60 s.", "timeout"),
     413: ("The body is too large.", "The body is larger than 64 KiB. Send less.", "too_large"),
-    421: ("Another host is named than this machine.", "This server answers to 127.0.0.1 and localhost only.", "wrong_host"),
-    429: ("Too much at once; `Retry-After` says when to come back.", "This tenant may send 600 requests a minute.", "overloaded"),
+    421: ("The Host header does not name this machine.", "This server answers to 127.0.0.1 and localhost only.", "wrong_host"),
+    429: ("Too many requests; `Retry-After` says when to return.", "This tenant may send 600 requests a minute.", "overloaded"),
     502: ("A model endpoint refused the request.", "The generator's endpoint answered 400.", "request_refused"),
     503: ("Storage or a model does not answer.", "The object store does not answer.", "unavailable"),
     507: ("No space is left.", "The object store is full.", "storage_full"),
@@ -547,11 +547,11 @@ EXAMPLES: dict[str, dict[int | str, dict[str, Any]]] = {
         }
     ),
 }
-"""What a route answers when all is well."""
+"""Successful responses by route."""
 
 
 def described(app: FastAPI) -> dict[str, Any]:
-    """The application's OpenAPI document, made once."""
+    """The application's OpenAPI document, computed once."""
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         parts = made.setdefault("components", {})
@@ -563,7 +563,7 @@ def described(app: FastAPI) -> dict[str, Any]:
         parts["responses"] = {f"E{status}": _response(status) for status in _ERRORS}
         for path, operations in made["paths"].items():
             for operation in operations.values():
-                operation["responses"].pop("422", None)  # what cannot be read is a 400 here
+                operation["responses"].pop("422", None)  # a malformed request gets 400 here
                 if path in OPEN:
                     operation["responses"]["503"] = {"$ref": "#/components/responses/E503"}
                     continue

@@ -1,4 +1,4 @@
-"""What the service counts, in Prometheus' text format, and spans of questions for an OpenTelemetry collector."""
+"""Metrics in Prometheus' text format, and spans of questions for an OpenTelemetry collector."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class ServiceMetrics:
-    """Counters of one service; `queue` says how many questions are worked on and wait.
+    """The metrics of one service.
 
-    `parts` gives the parts as they were asked last, `unrecorded` how many answers wait to be recorded.
+    `queue` returns how many questions are worked on and wait, `parts` the last known state of each part, and `unrecorded` how
+    many answers wait to be recorded.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class ServiceMetrics:
         self._rejected.labels(tenant, code).inc()
 
     def question(self, tenant: str, kind: str, *, read: int = 0, written: int = 0, first_s: float | None = None) -> None:
-        """Count an answered question, its tokens and how long its first word took."""
+        """Count an answered question, its tokens and the seconds until its first word."""
         self._questions.labels(tenant, kind).inc()
         self._tokens.labels(tenant, "input").inc(read)
         self._tokens.labels(tenant, "output").inc(written)
@@ -78,12 +79,12 @@ class ServiceMetrics:
             self._first.observe(first_s)
 
     def text(self) -> bytes:
-        """Everything, in the text format."""
+        """All metrics in the text format."""
         return generate_latest(self._registry)
 
 
 class _LiveMetrics:
-    """What is read when it is asked for: the queue, which parts are ready, and the bytes that the run's ledger has counted."""
+    """Metrics read at each scrape: the queue, which parts are ready, and the bytes in the run's ledger."""
 
     def __init__(
         self,
@@ -117,9 +118,7 @@ class _LiveMetrics:
 
 
 MODEL = "headrace"
-_PARENT_CHARACTERS = (
-    100  # of a `traceparent`, which has 55 today (https://www.w3.org/TR/trace-context/#versioning-of-traceparent)
-)
+_PARENT_CHARACTERS = 100  # a `traceparent` has 55 today (https://www.w3.org/TR/trace-context/#versioning-of-traceparent)
 _ADDRESSES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
@@ -130,7 +129,7 @@ class QuestionSpan:
         self._tracer, self._span, self._begun_ns = tracer, span, begun_ns
 
     def answered(self, answer: Answer) -> None:
-        """Say what came of it: versions, tokens, and the parts that the answer timed as spans below it."""
+        """Add what the answer says: versions, tokens, and spans for the parts it timed."""
         span, done = self._span, answer.completion
         span.set_attribute("gen_ai.response.id", answer.answer_id)
         span.set_attribute("headrace.index.version", answer.index_version)
@@ -150,7 +149,7 @@ class QuestionSpan:
         self._part("rerank", retrieved, answer.timings_ms.get("rerank", 0.0), {"headrace.passages": len(answer.passages)})
 
     def _part(self, name: str, begun_ns: int, ms: float, attributes: Mapping[str, str | int]) -> int:
-        """A part that is over, as a span below the question's; returns when it ended."""
+        """Add a finished part as a span below the question's; returns when it ended."""
         ended_ns = begun_ns + int(ms * 1e6)
         context = set_span_in_context(self._span)
         part = self._tracer.start_span(name, context, SpanKind.INTERNAL, attributes, start_time=begun_ns)
@@ -159,7 +158,7 @@ class QuestionSpan:
 
 
 class Traces:
-    """Makes the spans of questions; without a provider it makes none."""
+    """Makes the spans of questions; without a provider, none."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self._provider = provider
@@ -167,7 +166,7 @@ class Traces:
 
     @classmethod
     def from_settings(cls, settings: Telemetry) -> Traces:
-        """Those for the collector that the settings or OpenTelemetry's own variables name, if they name one."""
+        """For the collector that the settings or OpenTelemetry's own variables name, if any."""
         named = any(os.environ.get(name) for name in _ADDRESSES)
         if not (settings.otlp_endpoint or named) or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
             return cls()
@@ -179,8 +178,8 @@ class Traces:
 
     @contextmanager
     def question(self, operation: str, tenant: str, headers: Mapping[str, str]) -> Iterator[QuestionSpan]:
-        """The span around a question (`chat` or `retrieval`), below the one that the request's `traceparent` names."""
-        # Without `tracestate`: whatever is off in it, up to 8 KiB with each question, would be written to the log.
+        """The span of a question (`chat` or `retrieval`), below the span in the request's `traceparent`."""
+        # Without `tracestate`: errors in it, up to 8 KiB with each question, would be written to the log.
         parent = headers.get("traceparent", "")[:_PARENT_CHARACTERS]
         context = TraceContextTextMapPropagator().extract({"traceparent": parent})
         attributes = {
@@ -201,13 +200,13 @@ class Traces:
             span.end()
 
     def stop(self) -> None:
-        """Send what waits to be sent."""
+        """Send the spans that wait."""
         if self._provider is not None:
             self._provider.shutdown()
 
 
 def tokens(answer: Answer) -> tuple[int, int, int]:
-    """Tokens of an answer: of its prompt, of its text, and of the prompt those that came from the tenant's KV cache."""
+    """Tokens of an answer: in its prompt, in its text, and those of the prompt that came from the KV cache."""
     done = answer.completion
     if done is None:
         return 0, 0, 0

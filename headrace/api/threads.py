@@ -1,4 +1,4 @@
-"""Blocking work on a thread of its own, whose results come to the event loop one by one."""
+"""Blocking work on its own thread, whose results come to the event loop one by one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _LOOK_S = 0.2
 async def stream_from_thread(
     request: Request, service: Service, work: Callable[[Callable[[Any], None], Callable[[], bool]], object]
 ) -> AsyncGenerator[Any, None]:
-    """What `work(put, gone)` puts, as it puts it.
+    """Yield what `work(put, gone)` puts, as it comes.
 
     Raises what `work` raises, `Unavailable` once the service is stopping, and `ClientDisconnect` if the client leaves, which
-    `work` learns from `gone()`. The threads are daemons: work that waits for an endpoint does not keep the process from ending.
+    `gone()` tells `work`. The threads are daemons: work that waits for an endpoint does not keep the process from ending.
     """
     gone = threading.Event()
     loop = asyncio.get_running_loop()
@@ -71,14 +71,14 @@ async def first_of(pieces: AsyncGenerator[T, None]) -> T:
 
 
 class RequestThread:
-    """Runs a request's blocking work beside the event loop."""
+    """Runs a request's blocking work on a thread."""
 
     def __init__(self, request: Request, service: Service) -> None:
         self._request = request
         self._service = service
 
     async def __call__(self, work: Callable[[], T]) -> T:
-        """What `work` returns. Raises what it raises, and as `stream_from_thread`."""
+        """Return what `work` returns. Raises as `stream_from_thread`."""
         async with contextlib.aclosing(stream_from_thread(self._request, self._service, lambda put, _: put(work()))) as results:
             found: T = await first_of(results)
             return found

@@ -1,4 +1,4 @@
-"""The routes of documents: put, list, look at, delete."""
+"""The routes of documents: put, list, get, delete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from headrace.errors import WrongUsage
 from headrace.storage.metadata import AuditLine
 from headrace.storage.records import NAME_BYTES
 
-Uri = Annotated[str | None, Query(max_length=1_024, description="The document's name, where the address does not hold it.")]
+Uri = Annotated[str | None, Query(max_length=1_024, description="The document's name, where the path does not hold it.")]
 Readers = Annotated[
     list[str] | None,
     Query(
@@ -33,8 +33,8 @@ Readers = Annotated[
         description="A user or group that may read it from now on; repeatable. If omitted, readers do not change.",
     ),
 ]
-Everybody = Annotated[bool, Query(description="Everybody of the tenant may read it from now on.")]
-OfTenant = Annotated[Tenant | None, Query(description="Another tenant than the key's; only for the scope `admin`.")]
+Everybody = Annotated[bool, Query(description="Open it to everybody of the tenant from now on.")]
+OfTenant = Annotated[Tenant | None, Query(description="A tenant other than the key's; only with the scope `admin`.")]
 _EXAMPLE = {
     "object": "document",
     "uri": "handbook/pump.md",
@@ -51,7 +51,7 @@ _EXAMPLE = {
 _SHOWN: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": _EXAMPLE}}}}
 _TAKEN: dict[int | str, dict[str, Any]] = {
     202: {
-        "description": "Taken; it is indexed soon.",
+        "description": "Accepted; it is indexed soon.",
         "content": {"application/json": {"example": {**_EXAMPLE, "status": "put"}}},
     }
 }
@@ -72,14 +72,14 @@ _CONTENT = {
 }
 
 
-# Browsers write these of a file's name in a form as %XX, clients all control characters:
+# In a file's name in a form, browsers write these characters as %XX, other clients all control characters:
 # https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
 _IN_FORMS = re.compile("%(0[0-9A-F]|1[0-9A-F]|22|7F)", re.IGNORECASE)
 _MOST_BORDERS = 20  # between the parts of a form
 
 
 class _Uri(PathConvertor):
-    """A document's name in an address: as Starlette's `path`, and with line feeds, which names of files may have."""
+    """A document's name in a path: like Starlette's `path`, but with line feeds, which file names may have."""
 
     regex = "(?s:.*)"
 
@@ -91,7 +91,7 @@ router = APIRouter()
 
 @dataclass(frozen=True)
 class PutRequest:
-    """What both routes that put a document are given."""
+    """The dependencies of both routes that put a document."""
 
     request: Request
     response: Response
@@ -143,7 +143,7 @@ async def put_document(
 async def put_document_at(
     uri: str, put: Putting, tenant: OfTenant = None, readers: Readers = None, everybody: Everybody = False
 ) -> DocumentResponse:
-    """Put a document under this name, new or in the place of the one that has it. 200 where nothing changed."""
+    """Put a document under this name, replacing one that has it. 200 where nothing changed."""
     return await _put(put, uri, tenant, readers, everybody)
 
 
@@ -157,7 +157,7 @@ async def list_documents(
     status: Literal["put", "parsed", "indexed", "failed", "deleting"] | None = None,
     tenant: OfTenant = None,
 ) -> DocumentList:
-    """The documents of the tenant by uri, with their status; of a key that is bound to readers, those they may read."""
+    """The tenant's documents by uri, with their status; for a key bound to readers, those they may read."""
     whose = caller.tenant_for(tenant)
 
     def work() -> DocumentList:
@@ -204,8 +204,8 @@ async def _document(request: Request) -> tuple[str | None, bytes]:
     if not kind.lower().startswith("multipart/form-data"):
         return None, await request.body()
     _, told = parse_options_header(kind)
-    # What looks like the end of a part and is none costs the form's parser some microseconds, and nothing else is answered
-    # meanwhile: 50 MB of them took half a minute.
+    # Each border costs the form's parser some microseconds, during which nothing else is answered: 50 MB of borders took half a
+    # minute.
     if not (border := told.get(b"boundary")) or (await request.body()).count(b"\r\n--" + border) > _MOST_BORDERS:
         raise WrongUsage(
             "The body is not a valid form, or has too many parts.", hint="Send the document as a file, or as the whole body."
@@ -219,16 +219,16 @@ async def _document(request: Request) -> tuple[str | None, bytes]:
 
 
 def _asked(request: Request, uri: str) -> str:
-    """The name in a request's address of a document that there may be. Raises `WrongUsage`."""
+    """The name of a document in a request's path. Raises `WrongUsage`."""
     try:
-        unquote_to_bytes(request.scope["raw_path"]).decode()  # what is not UTF-8 has been replaced in the address by now
+        unquote_to_bytes(request.scope["raw_path"]).decode()  # in the path, what is not UTF-8 has been replaced
     except UnicodeDecodeError:
         raise WrongUsage("A document's uri is UTF-8.", hint="Write each byte of it as %XX.") from None
     return existing_uri(uri)
 
 
 def _open_to(readers: list[str] | None, everybody: bool) -> list[str] | None:
-    """Who may read a document from now on, `None` where the request says nothing of it. Raises `WrongUsage`."""
+    """Who may read a document from now on; `None` where the request does not say. Raises `WrongUsage`."""
     if readers and everybody:
         raise WrongUsage("A document is either for some readers or for everybody.", hint="Leave reader or everybody out.")
     check_principals(readers or ())
@@ -236,11 +236,11 @@ def _open_to(readers: list[str] | None, everybody: bool) -> list[str] | None:
 
 
 def _shown(caller: Caller, document: Document) -> DocumentResponse:
-    """A document as the caller may see it: of its readers, a key that is bound to some is told those."""
+    """A document as the caller may see it: a key bound to readers sees only those among its readers."""
     readers = [reader for reader in document.readers if caller.readers is None or reader in caller.readers]
     return DocumentResponse(**{**document.as_dict(), "readers": readers})
 
 
 def _resource(own: str, whose: str, uri: str) -> str:
-    """The document as the audit names it: with its tenant where that is not the key's."""
+    """The document's name in the audit: with its tenant where that is not the key's."""
     return uri if own == whose else f"{whose}: {uri}"

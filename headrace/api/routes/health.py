@@ -1,4 +1,4 @@
-"""Whether the service lives and whether it is ready: routes for load balancers and probes, which need no key."""
+"""Whether the service is alive and ready: routes for load balancers and probes, without a key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ router = APIRouter()
 
 
 class Health:
-    """What each part of the service said last. However many ask at once, one look is under way, on one thread."""
+    """The last known state of each part of the service. Requests at the same time share one check, on one thread."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -33,8 +33,8 @@ class Health:
             self._task = asyncio.create_task(asyncio.to_thread(self._service.readiness.check, fresh_s))
         return await asyncio.shield(self._task)
 
-    async def told(self, fresh_s: float = FRESH_S) -> dict[str, Any]:
-        """The same, as JSON: `status` is ok, not_ready or stopping."""
+    async def as_dict(self, fresh_s: float = FRESH_S) -> dict[str, Any]:
+        """The same as JSON-ready keys; `status` is ok, not_ready or stopping."""
         parts = await self.look(fresh_s)
         status = "stopping" if self._service.stopping else "ok" if all(part.ready for part in parts) else "not_ready"
         return {
@@ -53,10 +53,10 @@ async def live(service: Serving) -> LiveResponse:
 
 @router.get("/health/ready", response_model=ReadyResponse)
 async def ready(request: Request, service: Serving) -> ReadyResponse | JSONResponse:
-    """Whether everything answers that it needs: 503 where not, and which part; needs no key."""
+    """Whether every part that the service needs answers: 503 and the parts that do not; needs no key."""
     if service.stopping:
         return _not_ready("stopping", {"status": "stopping", "parts": []})
-    found = await request.app.state.health.told()
+    found = await request.app.state.health.as_dict()
     wanting = [part for part in found["parts"] if not part["ready"]]
     if not wanting:
         return ReadyResponse(**found)

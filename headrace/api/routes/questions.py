@@ -40,7 +40,7 @@ router = APIRouter()
 Pieces = AsyncGenerator[str | Answer, None]
 IdempotencyKey = Annotated[
     str | None,
-    Header(min_length=1, max_length=200, description="The same for each sending of one verdict, another for each verdict."),
+    Header(min_length=1, max_length=200, description="The same each time one verdict is sent, another for each verdict."),
 ]
 
 
@@ -51,9 +51,9 @@ IdempotencyKey = Annotated[
     response_model_exclude_defaults=True,
 )
 async def chat_completions(body: Chat, request: Request, service: Serving, caller: Reading) -> ChatCompletion | Response:
-    """OpenAI's chat completions: the last message of the user's is the question; `headrace` has citations and versions."""
+    """OpenAI's chat completions: the last message with role `user` is the question; `headrace` has citations and versions."""
     check_model(body.model)
-    # Many clients send `user`: of a key that may not name one it is left aside.
+    # Many clients send `user`: it is ignored where the key may not name one.
     user = body.asker if caller.names_users else None
     ours = body.headrace
     asked = service.questions.admit(
@@ -70,7 +70,7 @@ async def chat_completions(body: Chat, request: Request, service: Serving, calle
 
 @router.get("/v1/models")
 async def models(caller: Reading) -> ModelList:
-    """The one model there is."""
+    """The only model."""
     return ModelList(data=[model()])
 
 
@@ -114,7 +114,7 @@ async def judge(
 ) -> RecordedVerdict:
     """Record a verdict on the head; returns its place there.
 
-    With the header `Idempotency-Key` it may be sent again, should its answer not come: it is recorded once.
+    With the header `Idempotency-Key` it can be sent again if no response came: it is recorded once.
     """
     request.scope["noted"].resource = body.answer_id
     return await in_thread(lambda: service.questions.judge(caller, **body.model_dump(), key=idempotency_key))

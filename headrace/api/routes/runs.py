@@ -1,4 +1,4 @@
-"""The routes of what ran and runs now: ledger, runs, diagrams, the loop, and the events that the page listens to."""
+"""The routes of runs, past and present: ledger, runs, diagrams, the loop, and the events that the page listens to."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ router = APIRouter()
 _SVG_CSP = "default-src 'none'; style-src 'unsafe-inline'; font-src data:; frame-ancestors 'none'; sandbox"
 _TOTALS_S = 1.0
 _LOOK_S = 0.2
-_HEALTH_S = 5.0  # the page need not know sooner
+_HEALTH_S = 5.0  # often enough for the page
 
 
 @router.get("/v1/ledger")
 async def ledger(service: Serving, caller: Administering) -> LedgerResponse:
-    """What the live run has moved, a row for each stage, store, direction and tenant."""
+    """What the run under way has moved: a row for each stage, store, direction and tenant."""
     record = service.runner.record
     return LedgerResponse(run=record.id, state=record.state, rows=list(record.ledger.rows()))
 
@@ -63,49 +63,49 @@ async def diagram(
 
 @router.get("/v1/loop")
 async def loop(request: Request, caller: Administering) -> LoopResponse:
-    """What the training loop waits for or does, its last decision, what is on trial, and what has landed."""
+    """What the training loop waits for or does, its last decision, the canary, and what has landed."""
     return LoopResponse(**_loop(request.app))
 
 
 @router.get("/v1/events")
 async def events(request: Request, service: Serving, caller: Administering) -> StreamingResponse:
-    """Server-sent events: `totals`, the live run by tier, about once a second; `loop` (as /v1/loop) and `health` (as
-    /health/ready) where they have changed."""
-    stands: Callable[[], bool] = request.scope.get("still_valid", lambda: True)
-    told = _live(service, lambda: _loop(request.app), request.app.state.health, stands)
-    return StreamingResponse(told, media_type="text/event-stream")
+    """Server-sent events: `totals`, the run under way by tier, about once a second; `loop` (as /v1/loop) and `health` (as
+    /health/ready) when they change."""
+    still_valid: Callable[[], bool] = request.scope.get("still_valid", lambda: True)
+    live = _live(service, lambda: _loop(request.app), request.app.state.health, still_valid)
+    return StreamingResponse(live, media_type="text/event-stream")
 
 
 def _loop(app: FastAPI) -> dict[str, Any]:
-    """The loop's file; its state is "off" where `headrace up` was told to leave it out.
+    """The status of the loop; "off" under `headrace up --no-train`.
 
-    `app.state.landing` and `app.state.trains` say what `headrace up` has started.
+    `app.state.landing` and `app.state.trains` show what `headrace up` has started.
     """
     landing: IngestThread | None = getattr(app.state, "landing", None)
-    told = status.read(app.state.service.settings.home)
+    state = status.read(app.state.service.settings.home)
     if not getattr(app.state, "trains", False):
-        told |= {"state": status.OFF, "running": False}
-    return {**told, "landing": landing.status() if landing is not None else None}
+        state |= {"state": status.OFF, "running": False}
+    return {**state, "landing": landing.status() if landing is not None else None}
 
 
 async def _live(
-    service: Service, loop: Callable[[], dict[str, Any]], health: Health, stands: Callable[[], bool]
+    service: Service, loop: Callable[[], dict[str, Any]], health: Health, still_valid: Callable[[], bool]
 ) -> AsyncIterator[str]:
-    """The events of `/v1/events`, until the service stops or the key that asks for them is no longer valid."""
-    before: dict[str, Any] = {}
-    healthy: dict[str, Any] = {}
+    """The events of `/v1/events`, until the service stops or the key is no longer valid."""
+    last_loop: dict[str, Any] = {}
+    last_health: dict[str, Any] = {}
     while True:
         yield event("totals", service.live.totals())
-        if (told := await asyncio.to_thread(loop)) != before:
-            before = told
-            yield event("loop", told)
-        if (told := await health.told(_HEALTH_S)) != healthy:
-            healthy = told
-            yield event("health", told)
+        if (now := await asyncio.to_thread(loop)) != last_loop:
+            last_loop = now
+            yield event("loop", now)
+        if (now := await health.as_dict(_HEALTH_S)) != last_health:
+            last_health = now
+            yield event("health", now)
         if service.stopping:
             return
         for _ in range(round(_TOTALS_S / _LOOK_S)):
             if not service.stopping:
                 await asyncio.sleep(_LOOK_S)
-                if not await asyncio.to_thread(stands):
+                if not await asyncio.to_thread(still_valid):
                     return

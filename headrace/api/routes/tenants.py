@@ -1,4 +1,4 @@
-"""The routes of tenants and keys, and what else only the scope `admin` may see."""
+"""The routes of tenants and keys, and the metrics: what only an admin may see."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def _changed(request: Request, in_thread: RequestThread, change: Callable[
 
 @router.get("/v1/tenants")
 async def list_tenants(service: Serving, caller: TenantAdministering, in_thread: InThread) -> TenantList:
-    """Every tenant, its quotas and the limits that come of them; with the scope `tenant-admin` the key's own."""
+    """Every tenant with its quotas and the resulting limits; with the scope `tenant-admin`, only the key's own."""
     own = _own(caller)
     known = await in_thread(service.metadata.tenants)
     return TenantList(data=[_tenant(tenant, service) for tenant in known if own in (None, tenant.name)])
@@ -71,7 +71,7 @@ async def add_tenant(
 async def set_quotas(
     name: TenantName, body: NewQuotas, request: Request, service: Serving, caller: Administering, in_thread: InThread
 ) -> QuotasResponse:
-    """Give a tenant these quotas instead of those it has."""
+    """Replace a tenant's quotas."""
     limits = limits_with(service.settings.limits, body.quotas)
     await _changed(request, in_thread, lambda: service.metadata.set_quotas(name, body.quotas, by=caller.by))
     return QuotasResponse(tenant=name, quotas=body.quotas, limits=limits)
@@ -81,14 +81,14 @@ async def set_quotas(
 async def set_training(
     name: TenantName, body: NewTraining, request: Request, service: Serving, caller: Administering, in_thread: InThread
 ) -> TrainingResponse:
-    """Say whether the models that all tenants are served may learn from a tenant's verdicts."""
+    """Set whether the shared models may learn from a tenant's verdicts."""
     await _changed(request, in_thread, lambda: service.metadata.set_training(name, body.training, by=caller.by))
     return TrainingResponse(tenant=name, training=body.training)
 
 
 @router.get("/v1/keys")
 async def list_keys(service: Serving, caller: TenantAdministering, in_thread: InThread) -> KeyList:
-    """Every key without its secret, the revoked ones too; with the scope `tenant-admin` those of the key's tenant."""
+    """Every key without its secret, revoked ones too; with the scope `tenant-admin`, only those of the key's tenant."""
     own = _own(caller)
     found = await in_thread(lambda: service.metadata.keys(own))
     return KeyList(data=[KeyResponse(**key_row(key)) for key in found])
@@ -98,12 +98,12 @@ async def list_keys(service: Serving, caller: TenantAdministering, in_thread: In
 async def create_key(
     body: NewKey, request: Request, service: Serving, caller: TenantAdministering, in_thread: InThread
 ) -> NewKeyResponse:
-    """Make a key; `key` is its text, which nobody can have again."""
+    """Create a key; `key` is its text, which is shown only now."""
     tenant = caller.tenant_for(body.tenant)
     if {ADMIN, USERS, SIMULATE} & set(body.scopes):
         caller.require_scope(ADMIN)
     check_key_scopes(body.scopes, body.readers)
-    # A tenant that makes its keys itself would else make as many voters as it likes, and with them the models of all.
+    # Otherwise a tenant that creates its own keys could make any number of voters, who decide what the shared models learn.
     voter, most = (None, None) if caller.admin else (caller.voter, caller.limits.keys)
     text, key = await _changed(
         request,
@@ -123,7 +123,7 @@ async def revoke_key(
     caller: TenantAdministering,
     in_thread: InThread,
 ) -> RevokedKey:
-    """Let a key allow nothing from now on."""
+    """Revoke a key: from now on it allows nothing."""
     own, metadata = _own(caller), service.metadata
 
     def revoke() -> None:
@@ -137,13 +137,13 @@ async def revoke_key(
 
 @router.get("/metrics")
 async def metrics(request: Request, service: Serving, caller: Administering) -> Response:
-    """What the service counts, in Prometheus' text format."""
-    await request.app.state.health.look()  # what the gauges say is then of now
+    """The service's metrics in Prometheus' text format."""
+    await request.app.state.health.look()  # so that the gauges are up to date
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 def key_row(key: ApiKey) -> dict[str, Any]:
-    """A key as JSON-ready keys; its secret is nowhere."""
+    """A key as JSON-ready keys, without its secret."""
     return {
         "id": key.id,
         "tenant": key.tenant,
@@ -167,5 +167,5 @@ def _tenant(tenant: Tenant, service: Service) -> TenantResponse:
 
 
 def _own(caller: Caller) -> str | None:
-    """The tenant whose tenants and keys are the caller's to see: its own, or of all (`None`)."""
+    """The tenant that the caller may see: its own, or `None` for all."""
     return None if caller.admin else caller.tenant
