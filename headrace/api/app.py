@@ -81,10 +81,10 @@ def create_app(service: Service, token: str) -> FastAPI:
 def _file(name: str, kind: str) -> Any:
     content = resources.files("headrace.api").joinpath(name).read_bytes()
 
-    async def given() -> Response:
+    async def answer() -> Response:
         return Response(content, media_type=kind)
 
-    return given
+    return answer
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

@@ -209,7 +209,7 @@ class DocumentView:
         self.refresh(now=True)
 
     def refresh(self, *, now: bool = False) -> None:
-        """Read the table anew if it has changed; looks once a second at most, unless told `now`."""
+        """Read the table anew if it has changed; looks once a second at most, unless `now`."""
         with self._looking:
             if not now and time.monotonic() - self._looked < _LOOK_S:
                 return

@@ -14,10 +14,10 @@ from headrace.models.http import code_of, error_body, error_response, status_of
 log = logging.getLogger("headrace.api")
 
 _IN_GENERAL = {
-    429: "The models have as much to do as they take. Try again in a moment.",
-    502: "A model refused the request. Ask whoever runs this service.",
+    429: "The models are busy. Try again in a moment.",
+    502: "A model refused the request. Ask its operator.",
     503: "A part of the service does not answer. Try again in a moment.",
-    507: "No space is left in the service's storage. Ask whoever runs it.",
+    507: "No space is left in the service's storage. Ask its operator.",
 }
 
 
@@ -42,4 +42,4 @@ def words_for(error: HeadraceError, caller: Caller | None) -> str:
     if (status < 500 and "://" not in str(error)) or (caller is not None and caller.admin):
         return str(error)
     log.warning("%s was answered in general words: %s", code_of(error), error)
-    return _IN_GENERAL.get(status, "The service is not set up for this. Ask whoever runs it.")
+    return _IN_GENERAL.get(status, "The service is not set up for this. Ask its operator.")

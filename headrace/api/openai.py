@@ -28,24 +28,24 @@ from headrace.api.telemetry import MODEL
 from headrace.errors import HeadraceError, NotFound, WrongUsage
 
 
-class Taken(BaseModel):
+class LenientRequest(BaseModel):
     """A part of a request; unknown keys are ignored, as OpenAI-style servers do."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Part(Taken):
+class MessagePart(LenientRequest):
     """A part of a message."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(Taken):
+class Message(LenientRequest):
     """One message; the question is the last one with the role `user`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | Annotated[list[Part], Field(max_length=1_000)] | None = None
+    content: str | Annotated[list[MessagePart], Field(max_length=1_000)] | None = None
 
     @property
     def text(self) -> str:
@@ -53,13 +53,13 @@ class Message(Taken):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
 
 
-class StreamOptions(Taken):
+class StreamOptions(LenientRequest):
     """OpenAI's `stream_options`."""
 
     include_usage: bool = False
 
 
-class Ours(Taken):
+class Extensions(LenientRequest):
     """Fields beyond OpenAI's: on whose behalf (as in `AskRequest`), and for `admin` whose documents."""
 
     tenant: Tenant | None = None
@@ -75,7 +75,7 @@ def _with_question(messages: list[Message]) -> list[Message]:
     return messages
 
 
-class Chat(Taken):
+class ChatCompletionRequest(LenientRequest):
     """A request; sampling parameters are accepted and ignored, since the provider sets how answers are written."""
 
     model: Annotated[str, Field(max_length=200, examples=[MODEL])]
@@ -88,7 +88,7 @@ class Chat(Taken):
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = None
     user: Any = None
-    headrace: Ours = Ours()
+    headrace: Extensions = Extensions()
 
     @property
     def question(self) -> str:
@@ -126,7 +126,7 @@ def whole(answer: AnswerResponse) -> ChatCompletion:
         model=MODEL,
         choices=[{"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}],
         usage=answer.usage,
-        headrace=_ours(answer),
+        headrace=_details(answer),
     )
 
 
@@ -149,7 +149,7 @@ async def streamed(
         if isinstance(piece, str):
             return chunk({"content": piece})
         answer = answer_response(piece, caller)
-        end = chunk({}, answer.finish_reason, headrace=_ours(answer).model_dump(exclude_defaults=True))
+        end = chunk({}, answer.finish_reason, headrace=_details(answer).model_dump(exclude_defaults=True))
         return end + _data({**base, "choices": [], "usage": answer.usage.model_dump()}) if usage else end
 
     async with aclosing(rest):
@@ -162,7 +162,7 @@ async def streamed(
         yield "data: [DONE]\n\n"
 
 
-def _ours(answer: AnswerResponse) -> AnswerDetails:
+def _details(answer: AnswerResponse) -> AnswerDetails:
     return AnswerDetails.model_validate({name: getattr(answer, name) for name in AnswerDetails.model_fields})
 
 

@@ -133,25 +133,25 @@ class QuestionService:
         simulated_user: str | None = None,
         key: str | None = None,
     ) -> RecordedVerdict:
-        """Put a verdict on the head; returns its place there. Raises `NotFound` for an answer not given to the caller's tenant.
+        """Put a verdict on the head; returns its place there. Raises `NotFound` for an answer of another tenant, and as `admit`.
 
-        Raises `Forbidden` as `admit`. The same verdict under the same `key` is recorded once, as far as this process and what has
-        landed know, and every sending gets the same response.
+        The same verdict under the same `key` is recorded once, as far as this process and what has landed show, and gets the same
+        response each time.
         """
         who = self._who(caller, user, simulated_user)
-        given = self._engine.verdicts.answer(answer_id)
-        if given is None or not (caller.admin or given.tenant == caller.tenant):
+        answer = self._engine.verdicts.answer(answer_id)
+        if answer is None or not (caller.admin or answer.tenant == caller.tenant):
             # The same words for both: a caller does not learn whether another tenant has such an answer.
             raise NotFound(
                 f"No answer {answer_id} is known here.",
                 hint="If another command gave it, land it first: `headrace land --once`.",
             )
-        if chunk_id and chunk_id not in given.chunks:
-            raise NotFound(f"Answer {answer_id} does not stand on a chunk {chunk_id}.", hint="Take chunk_id from its passages.")
+        if chunk_id and chunk_id not in answer.chunks:
+            raise NotFound(f"Answer {answer_id} is not based on a chunk {chunk_id}.", hint="Take chunk_id from its passages.")
         verdict = Verdict(
             answer_id,
             up,
-            given.tenant,
+            answer.tenant,
             who.user,
             chunk_id=chunk_id,
             reason=reason,

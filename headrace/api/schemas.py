@@ -29,25 +29,25 @@ USER_CHARACTERS = 200
 _NOT_A_USER = re.compile(r"simulated-.*|[0-9a-f]{16}|page", re.DOTALL)
 
 
-def _text(given: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in given):
+def _text(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("it holds half a character (a lone surrogate); send whole characters")
-    return given
+    return text
 
 
-def question_of(given: str) -> str:
+def question_of(text: str) -> str:
     """A question, checked and trimmed. Raises `ValueError`."""
-    if not given.strip():
+    if not text.strip():
         raise ValueError("it is empty; write a question")
-    if len(given) > QUESTION_CHARACTERS:
-        raise ValueError(f"it has {len(given):,} characters; shorten it to {QUESTION_CHARACTERS:,}")
-    return _text(given.strip())
+    if len(text) > QUESTION_CHARACTERS:
+        raise ValueError(f"it has {len(text):,} characters; shorten it to {QUESTION_CHARACTERS:,}")
+    return _text(text.strip())
 
 
-def _tenant(given: str) -> str:
-    if not re.fullmatch(TENANT, given) or given.endswith("\n"):
+def _tenant(name: str) -> str:
+    if not re.fullmatch(TENANT, name) or name.endswith("\n"):
         raise ValueError("a tenant's name has at most 63 lower-case letters, digits and dashes")
-    return given
+    return name
 
 
 Text = Annotated[str, AfterValidator(_text)]
@@ -57,25 +57,25 @@ Question = Annotated[
 ]
 
 
-def _reader(given: str) -> str:
+def _reader(name: str) -> str:
     try:
-        check_principals([given])
+        check_principals([name])
     except WrongUsage as error:
         raise ValueError(f"{error.message.rstrip('.')}; {error.hint.rstrip('.').lower()}") from None
-    return given
+    return name
 
 
 Readers = Annotated[tuple[Annotated[str, AfterValidator(_reader)], ...], Field(max_length=100, examples=[["ann", "maintenance"]])]
 SimulatedUser = Annotated[str, Field(pattern=SIMULATED, examples=["simulated-07"])]
 
 
-def user_of(given: str) -> str:
+def user_of(name: str) -> str:
     """The name of a user, checked not to look like a simulated user or a key. Raises `ValueError`."""
-    if not given.strip() or len(given) > USER_CHARACTERS or not given.isprintable():
+    if not name.strip() or len(name) > USER_CHARACTERS or not name.isprintable():
         raise ValueError(f"a user's name has 1 to {USER_CHARACTERS} printable characters")
-    if _NOT_A_USER.fullmatch(given):
+    if _NOT_A_USER.fullmatch(name):
         raise ValueError("it looks like the id of a key or like a simulated user; use another id")
-    return given
+    return name
 
 
 User = Annotated[str, AfterValidator(user_of), Field(examples=["ann"])]

@@ -97,7 +97,7 @@ def read_file(path: Path, uri: str, most_bytes: int) -> bytes:
             os.listdir(path)  # raises why it could not be walked
         if not stat.S_ISREG(status.st_mode):  # opening a pipe or a device could block for ever
             raise BadDocument(uri, "not a regular file")
-        # The path may lead elsewhere by now: this opens a file below the folder or none, whoever swaps links.
+        # The path may lead elsewhere by now: this opens only a file below the folder, even if links are swapped.
         with open(open_beneath(root, PurePosixPath(path.relative_to(root))), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):

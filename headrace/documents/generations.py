@@ -35,8 +35,8 @@ def resolve(endpoint: ModelEndpoint, made: str) -> ModelEndpoint | None:
     """The endpoint, set to the embedder `made`; `None` where it does not have that one."""
     if made == endpoint.model:
         return endpoint
-    ours = version_of(made) is not None and version_of(endpoint.model) is not None
-    return endpoint.model_copy(update={"model": made}) if ours else None
+    packaged = version_of(made) is not None and version_of(endpoint.model) is not None
+    return endpoint.model_copy(update={"model": made}) if packaged else None
 
 
 def endpoint_for(endpoint: ModelEndpoint, made: str) -> ModelEndpoint:

@@ -215,10 +215,10 @@ def reindex(runner: Runner, settings: Inference, *, embedder: str = "") -> Reind
     started = time.perf_counter()
     runner.run(land).require(DOCUMENT_EVENTS)
     runner.run(parse, limits=ParseLimits.from_settings(settings))
-    ours, served = runner.endpoints.embedder, runner.run(index_state)[0].serving
+    own, served = runner.endpoints.embedder, runner.run(index_state)[0].serving
     if not embedder:
-        embedder = served.embedder if served and resolve(ours, served.embedder) else ours.model
-    to = runner.run(begin, window=settings.chunk_tokens, embedder=endpoint_for(ours, embedder))
+        embedder = served.embedder if served and resolve(own, served.embedder) else own.model
+    to = runner.run(begin, window=settings.chunk_tokens, embedder=endpoint_for(own, embedder))
     return _switched(runner, to, started)
 
 

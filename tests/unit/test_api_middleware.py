@@ -478,7 +478,7 @@ def test_a_model_that_is_busy_is_not_named_to_a_tenant() -> None:
     told = body_of(busy, None)["error"]
     assert (told["code"], told["message"]) == (
         "overloaded",
-        "The models have as much to do as they take. Try again in a moment.",
+        "The models are busy. Try again in a moment.",
     )
     assert "4242" in body_of(busy, _Guarded().page)["error"]["message"]
 

@@ -162,9 +162,9 @@ async def list_documents(
 
     def work() -> DocumentList:
         found, more = service.documents.list(caller, whose, after=after, most=limit, status=status)
-        count, held = service.documents.usage(caller, whose)
+        count, size = service.documents.usage(caller, whose)
         data = [_shown(caller, document) for document in found]
-        return DocumentList(data=data, has_more=more, stored=StoredResponse(documents=count, bytes=held))
+        return DocumentList(data=data, has_more=more, stored=StoredResponse(documents=count, bytes=size))
 
     return await in_thread(work)
 
@@ -203,10 +203,10 @@ async def _document(request: Request) -> tuple[str | None, bytes]:
     kind = request.headers.get("content-type", "")
     if not kind.lower().startswith("multipart/form-data"):
         return None, await request.body()
-    _, told = parse_options_header(kind)
+    _, options = parse_options_header(kind)
     # Each border costs the form's parser some microseconds, during which nothing else is answered: 50 MB of borders took half a
     # minute.
-    if not (border := told.get(b"boundary")) or (await request.body()).count(b"\r\n--" + border) > _MOST_BORDERS:
+    if not (border := options.get(b"boundary")) or (await request.body()).count(b"\r\n--" + border) > _MOST_BORDERS:
         raise WrongUsage(
             "The body is not a valid form, or has too many parts.", hint="Send the document as a file, or as the whole body."
         )

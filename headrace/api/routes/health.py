@@ -60,9 +60,9 @@ async def ready(request: Request, service: Serving) -> ReadyResponse | JSONRespo
     wanting = [part for part in found["parts"] if not part["ready"]]
     if not wanting:
         return ReadyResponse(**found)
-    said = "; ".join(f"{part['part']}: {part['state']}" for part in wanting)
-    return _not_ready(said, found)
+    reason = "; ".join(f"{part['part']}: {part['state']}" for part in wanting)
+    return _not_ready(reason, found)
 
 
-def _not_ready(said: str, found: dict[str, Any]) -> JSONResponse:
-    return JSONResponse(error_body(503, f"Not ready: {said}.", "not_ready") | found, 503, {"Retry-After": "2"})
+def _not_ready(reason: str, found: dict[str, Any]) -> JSONResponse:
+    return JSONResponse(error_body(503, f"Not ready: {reason}.", "not_ready") | found, 503, {"Retry-After": "2"})

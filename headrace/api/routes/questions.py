@@ -16,7 +16,7 @@ from headrace.answering.verdicts import RecordedVerdict
 from headrace.api.auth import Caller
 from headrace.api.dependencies import InThread, Reading, Serving
 from headrace.api.errors import body_of
-from headrace.api.openai import Chat, check_model, model, streamed, whole
+from headrace.api.openai import ChatCompletionRequest, check_model, model, streamed, whole
 from headrace.api.questions import AdmittedQuestion
 from headrace.api.schemas import (
     EXAMPLES,
@@ -50,14 +50,16 @@ IdempotencyKey = Annotated[
     response_model=ChatCompletion,
     response_model_exclude_defaults=True,
 )
-async def chat_completions(body: Chat, request: Request, service: Serving, caller: Reading) -> ChatCompletion | Response:
+async def chat_completions(
+    body: ChatCompletionRequest, request: Request, service: Serving, caller: Reading
+) -> ChatCompletion | Response:
     """OpenAI's chat completions: the last message with role `user` is the question; `headrace` has citations and versions."""
     check_model(body.model)
     # Many clients send `user`: it is ignored where the key may not name one.
     user = body.asker if caller.names_users else None
-    ours = body.headrace
+    more = body.headrace
     asked = service.questions.admit(
-        caller, body.question, dict(request.headers), tenant=ours.tenant, readers=ours.readers, user=user
+        caller, body.question, dict(request.headers), tenant=more.tenant, readers=more.readers, user=user
     )
     pieces = _pieces(request, service, asked)
     first = await first_of(pieces)
