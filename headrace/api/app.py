@@ -22,8 +22,8 @@ from starlette.requests import ClientDisconnect
 from headrace import __version__
 from headrace.api.errors import error_response_for
 from headrace.api.middleware import AuthMiddleware
+from headrace.api.openapi import described
 from headrace.api.routes import documents, health, questions, runs, tenants
-from headrace.api.schemas import described
 from headrace.api.service import Service
 from headrace.errors import HeadraceError, WrongUsage
 from headrace.models import http

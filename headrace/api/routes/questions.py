@@ -17,9 +17,9 @@ from headrace.api.auth import Caller
 from headrace.api.dependencies import InThread, Reading, Serving
 from headrace.api.errors import body_of
 from headrace.api.openai import ChatCompletionRequest, check_model, model, streamed, whole
+from headrace.api.openapi import EXAMPLES
 from headrace.api.questions import AdmittedQuestion
 from headrace.api.schemas import (
-    EXAMPLES,
     AnswerResponse,
     AskedFor,
     AskRequest,

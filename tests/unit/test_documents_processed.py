@@ -1,0 +1,64 @@
+"""Offsets of tenants that take turns: nothing that waits is ever taken for processed, whatever the order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.documents.processed import EventQueue, ProcessedOffsets
+
+
+def event(offset: int, tenant: str = "acme", partition: int = 0, topic: str = "document-events") -> dict[str, Any]:
+    return {"topic": topic, "partition": partition, "offset": offset, "tenant": tenant}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 1)), max_size=20),
+    st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=30),
+)
+def test_what_is_processed_is_known_and_what_waits_is_not(landed: list[tuple[str, int]], turns: list[tuple[str, bool]]) -> None:
+    events = [event(n, tenant, partition) for n, (tenant, partition) in enumerate(landed)]
+    events.sort(key=lambda one: (one["partition"], one["offset"]))
+    queues = {tenant: EventQueue([one for one in events if one["tenant"] == tenant]) for tenant in "abc"}
+    offsets, done = ProcessedOffsets(), []
+    for tenant, commits in turns:
+        for one in queues[tenant]:
+            offsets.add(one)
+            done.append(one)
+            break
+        if commits:
+            offsets.settle((), (first for queue in queues.values() for first in queue.first()))
+            offsets = ProcessedOffsets(offsets.as_property())  # as the next pass reads them
+        assert [offsets.includes(one) for one in events] == [one in done for one in events]
+    for queue in queues.values():
+        for one in queue:
+            offsets.add(one)
+    offsets.settle((), ())
+    assert not offsets.ahead()
+    assert all(offsets.includes(one) for one in events)
+
+
+def test_no_partition_is_raised_beyond_what_is_parsed() -> None:
+    offsets = ProcessedOffsets({"document-events/0": 2})
+    for one in (event(2, "a"), event(5, "b")):
+        offsets.add(one)
+    offsets.settle([event(2, "a"), event(5, "b"), event(7, "c")], [], {"document-events/0": 3})
+    assert offsets.as_property() == {"document-events/0": 3, "document-events/0/b": 6}
+    offsets.settle([event(0, "a", partition=1)], [], {"document-events/0": 3})
+    assert offsets.floors == {"document-events/0": 3}, "nothing is parsed of the other partition yet"
+
+
+def test_a_topic_that_was_made_anew_counts_from_its_newest_epoch() -> None:
+    recorded = {
+        "document-events/0": 90,
+        "document-events@02/0": 3,
+        "document-events@02/0/a/b": 5,
+        "document-events/1": 4,
+        "other/0": 7,
+    }
+    newest = ProcessedOffsets(recorded).newest_epoch("document-events")
+    reached = [newest.reached("document-events", partition, tenant) for partition, tenant in ((0, "a"), (0, "a/b"), (1, "a"))]
+    assert reached == [3, 5, 4]
+    assert ProcessedOffsets(recorded).as_property() == recorded
