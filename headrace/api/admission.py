@@ -69,12 +69,13 @@ class AdmissionQueue:
             if most is not None and own + before >= most:
                 self._reject(name)
                 raise Overloaded(
-                    f"{most} questions of this tenant are under way or next, which is its limit.", hint="Try again in a moment."
+                    f"This tenant has {most} questions under way or next in line, which is its limit.",
+                    hint="Try again in a moment.",
                 )
             if len(self._inside) + before >= self._most and (own or len(self._inside) >= 4 * self._most):
                 self._reject(name)
                 raise Overloaded(
-                    f"{self._most} questions are being answered or waiting, which is as many as this machine takes.",
+                    f"{self._most} questions are being answered or waiting, which is the limit of this machine.",
                     hint="Try again in a moment.",
                 )
             self._rejected.pop(name, None)

@@ -100,8 +100,8 @@ async def _client_left(_: Request, error: Exception) -> Response:
 async def _no_route(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     sentences = {
-        404: ("There is nothing at this address. See /openapi.json.", "not_found"),
-        405: ("This address does not take that method. See /openapi.json.", "wrong_method"),
+        404: ("There is no such path. See /openapi.json.", "not_found"),
+        405: ("This path does not take that method. See /openapi.json.", "wrong_method"),
     }
     message, code = sentences.get(error.status_code, (f"{error.detail}.", "refused"))
     answer = error_response(error.status_code, message, code)

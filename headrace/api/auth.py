@@ -173,7 +173,7 @@ def limits_with(defaults: TenantLimits, quotas: dict[str, Any]) -> TenantLimits:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise WrongUsage(
-            f"These quotas are wrong: {faults}.", hint=f"There are: {', '.join(TenantLimits.model_fields)}."
+            f"These quotas are wrong: {faults}.", hint=f"Known quotas: {', '.join(TenantLimits.model_fields)}."
         ) from None
 
 

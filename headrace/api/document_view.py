@@ -119,7 +119,7 @@ class DocumentView:
         self._passing = False
         self._looking = threading.Lock()
         self.lock = threading.RLock()
-        """For callers whose several answers must agree; with it held, ask without a look at the table."""
+        """For callers that need several answers to agree; while they hold it, they must not have the table looked at."""
 
     def add(self, document: Document) -> None:
         """Show a document that was put or deleted here, until the tables do."""
@@ -130,7 +130,7 @@ class DocumentView:
             self._usage.pop(document.tenant, None)
 
     def find(self, tenant: str, uri: str, *, look: bool = True) -> Document | None:
-        """A tenant's document of this very name, after a look at the table."""
+        """A tenant's document of exactly this name; without `look`, as of the last look at the table."""
         if look:
             self.refresh()
         with self.lock:
@@ -138,7 +138,7 @@ class DocumentView:
             return since[-1] if since else self._documents.get(tenant, {}).get(uri)
 
     def list(self, tenant: str, wanted: Callable[[Document], bool], *, after: str, most: int) -> tuple[list[Document], bool]:
-        """Those that are `wanted` of a tenant's documents, by uri from behind `after`, and whether there are more than `most`."""
+        """The `wanted` documents of a tenant whose uri comes after `after`, at most `most` by uri, and whether there are more."""
         self.refresh()
         with self.lock:
             documents, uris = self._documents.get(tenant, {}), self._uris.get(tenant, [])
@@ -180,13 +180,13 @@ class DocumentView:
             return stored
 
     def versions_of(self, tenant: str, uri: str) -> set[str]:
-        """Every version of a document that the documents table has, of before a deletion too."""
+        """Every version of a document in the documents table, also from before a deletion."""
         where = f"tenant = {quoted(tenant)} AND uri = {quoted(uri)}"
         return set(self._table.read(("version",), where)["version"].to_pylist())
 
     @contextmanager
     def during_pass(self) -> Iterator[None]:
-        """Look at no index meanwhile: the pass itself says what it holds."""
+        """Do not look at the index during the block: the pass reports what it holds."""
         self._passing = True
         try:
             yield
@@ -194,7 +194,7 @@ class DocumentView:
             self._passing = False
 
     def pending(self) -> Pending | None:
-        """What is parsed by now and is to be in the index; `None` where nobody has put anything in this home."""
+        """What is parsed and belongs into the index; `None` where nothing was ever put in this home."""
         self.refresh(now=True)
         with self.lock:
             if self._snapshot is None:
@@ -203,7 +203,7 @@ class DocumentView:
             return Pending(frozenset(d.expected_in_index for d in parsed), self._processed)
 
     def note_indexed(self, pending: Pending, unfinished: Collection[str]) -> None:
-        """Note that the index follows what was pending, except documents with these ids."""
+        """Note that the index now has what was pending, except documents with these ids."""
         self._indexed = frozenset(entry for entry in pending.documents if entry[0] not in unfinished)
         self._followed = pending.processed
         self.refresh(now=True)
@@ -258,7 +258,7 @@ class DocumentView:
         return {uri: since[-1] for uri, since in self._since.get(tenant, {}).items()}
 
     def _not_shown(self, changes: Sequence[Document]) -> Sequence[Document]:
-        """Those of a document's changes that the tables do not show yet; its deletion until the index follows."""
+        """Those changes of a document that the tables do not show yet; a deletion counts until the index follows."""
         left = [change for change in changes if not change.is_processed(self._processed)]
         last = changes[-1]
         return left or ([last] if last.status == DELETING and not last.is_processed(self._followed) else [])

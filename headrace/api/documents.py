@@ -61,8 +61,8 @@ class Documents:
             # The last check, so that a document refused by another one does not count.
             if self._bytes_put.wait_s(tenant, limits.put_bytes_per_day, len(data)):
                 raise QuotaReached(
-                    f"This tenant may put {limits.put_bytes_per_day:,} bytes in a day and has done so.",
-                    hint="Every version counts, also one that was replaced or deleted. Go on tomorrow, or ask for more.",
+                    f"This tenant has put the {limits.put_bytes_per_day:,} bytes that it may put in a day.",
+                    hint="Every version counts, even if it was replaced or deleted. Continue tomorrow, or ask for more.",
                 )
             place = self._runner.run(source.put, tenant=tenant, uri=uri, data=data, readers=named)
             document = Document(
@@ -181,7 +181,8 @@ class Documents:
             count, used_bytes = count + self._reserving[tenant], used_bytes + self._reserved[tenant]
             if count + 1 > limits.documents:
                 raise QuotaReached(
-                    f"This tenant may store {limits.documents:,} documents and has them.", hint="Delete some, or ask for more."
+                    f"This tenant stores {limits.documents:,} documents, which is its limit.",
+                    hint="Delete some, or ask for more.",
                 )
             if used_bytes + size > limits.stored_bytes:
                 raise QuotaReached(
@@ -199,4 +200,4 @@ class Documents:
 
 
 def _no_document() -> NotFound:
-    return NotFound("There is no such document.", hint="GET /v1/documents lists those there are.")
+    return NotFound("There is no such document.", hint="GET /v1/documents lists the documents.")

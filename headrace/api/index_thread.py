@@ -37,7 +37,7 @@ class IndexThread:
         self.stopping = False
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._work.set()
         self._thread = threading.Thread(target=self._run, name="index", daemon=True)
         self._thread.start()
@@ -111,4 +111,4 @@ class IndexThread:
 
 
 class _Stopped(Exception):
-    """The service ends."""
+    """The service is stopping."""

@@ -1,4 +1,4 @@
-"""What one `headrace up` serves, put together: questions, documents, the audit, metrics and health, over one `App`."""
+"""Puts together what one `headrace up` serves over its `App`: questions, documents, the audit, metrics and health."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from headrace.settings import TenantLimits
 from headrace.storage.metadata import Metadata
 
 AT_ONCE = 4
-"""Questions worked on at the same time; the models take them one by one, but one can retrieve while another is answered."""
+"""Questions worked on at the same time: the models take them one by one, but one can retrieve while another is answered."""
 WAITING = 28
-"""Questions that may wait beyond those; further ones are turned away."""
+"""Further questions that may wait; all others are rejected."""
 _CLOSE_S = 5.0
 
 
@@ -71,18 +71,18 @@ class Service:
         self._recorder = Recorder(runner, self._unrecorded) if self._unrecorded is not None else None
 
     def start(self) -> None:
-        """Begin to index what is put, to keep the audit, and to record answers that wait for it."""
+        """Start indexing, the audit, and the recording of answers that wait for the head."""
         self._indexing.start()
         self.audit.start()
         if self._recorder is not None:
             self._recorder.start()
 
     def stop(self) -> None:
-        """Have everything under way give up soon. Takes no lock, so a signal handler may call it."""
+        """Make everything under way give up soon. Takes no lock, so a signal handler may call it."""
         self.stopping = self._indexing.stopping = True
 
     def close(self) -> None:
-        """Wait a little for what `start` began, and let go of everything."""
+        """Stop, wait a few seconds for the threads, and close what is open."""
         self.stop()
         self._indexing.stop(_CLOSE_S)
         self.audit.stop(_CLOSE_S)
@@ -103,7 +103,7 @@ class Service:
         return len(self._unrecorded) if self._unrecorded is not None else 0
 
     def cause_of(self, error: BaseException) -> BaseException:
-        """The error to report: where an embedded store does not answer because the disk is full, that; without any path."""
+        """The error to report: `StorageFull` where an embedded store fails because the disk is full, and no path in it."""
         embedded = bool(embedded_parts(self.settings, frozenset({"objects", "head"})))
         if isinstance(error, Transient | StorageFull) and embedded and Home(self.settings.home).fullness() is not None:
             return StorageFull("The disk of this service is full.", hint="Its operator has to free some space; then try again.")

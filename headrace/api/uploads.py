@@ -86,4 +86,4 @@ class UploadSlots:
 
 def too_many_uploads() -> Overloaded:
     """The refusal of an upload for which there is no slot."""
-    return Overloaded("As many documents are being taken in as this machine takes.", hint="Send them one after another.")
+    return Overloaded("This machine is receiving as many documents as it can.", hint="Send them one after another.")

@@ -38,13 +38,13 @@ def new_uri(address: str) -> str:
     """
     address = _bounded(address)
     if "\ufffd" in address:
-        raise WrongUsage("A document's uri is UTF-8.", hint="Write each byte of it as %XX.")
+        raise WrongUsage("A document's uri must be UTF-8.", hint="Write each byte of it as %XX.")
     if not address or len(address) > URI_CHARACTERS or not address.isprintable():
         raise WrongUsage(
             f"A document's uri has 1 to {URI_CHARACTERS:,} printable characters.", hint="Name it like handbook/pump.md."
         )
     if address.startswith("/") or any(part in ("", ".", "..") for part in address.split("/")) or "\\" in address:
-        raise WrongUsage("A document's uri has no empty part, no . and no .. in it.", hint="Like handbook/pump.md.")
+        raise WrongUsage("A document's uri may not have an empty part, . or .. in it.", hint="Like handbook/pump.md.")
     return address
 
 
@@ -77,5 +77,5 @@ def check_principals(readers: Iterable[str]) -> None:
         if not reader.strip() or len(reader) > _READER_CHARACTERS or not reader.isprintable():
             raise WrongUsage(
                 f"{reader!a} cannot be the name of a reader.",
-                hint=f"Name a user or a group in 1 to {_READER_CHARACTERS} letters.",
+                hint=f"Use the name of a user or a group, with 1 to {_READER_CHARACTERS} printable characters.",
             )

@@ -20,7 +20,7 @@ ORIGIN = ("topic", "partition", "offset")
 """The columns that say which event a row is of."""
 IN_ORDER = [(name, "ascending") for name in ORIGIN]
 ROWS_IN_ORDER = [*IN_ORDER, ("status", "descending")]
-"""The order of rows of the documents table: of two rows of one event the failed one comes last, and so counts."""
+"""The order of rows of the documents table: of two rows of one event the failed one comes last and counts."""
 
 
 @dataclass(frozen=True)

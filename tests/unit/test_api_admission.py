@@ -75,7 +75,7 @@ def test_tenants_that_have_no_place_get_one_until_there_are_four_times_as_many_a
 def test_a_tenant_gets_as_many_places_as_its_limit_and_not_one_more() -> None:
     places = AdmissionQueue(at_once=4, waiting=4)
     inside = [places.enter("acme", 3, str(number)) for number in range(3)]
-    with pytest.raises(Overloaded, match="3 questions of this tenant"):
+    with pytest.raises(Overloaded, match="This tenant has 3 questions"):
         places.enter("acme", 3, "fourth")
     places.leave(inside[0])
     places.leave(inside[0])  # once is enough

@@ -533,7 +533,7 @@ def test_a_tenant_cannot_fill_the_queue() -> None:
         places.enter("greedy", 3)
     another = places.enter("another", 3)
     late = places.enter("late", 3)  # all four places are taken, but this tenant has none
-    with pytest.raises(Overloaded, match="as this machine takes"):
+    with pytest.raises(Overloaded, match="limit of this machine"):
         places.enter("late", 3)
     places.leave(greedy[0])
     assert not greedy[2].begun, "the tenant that has one question worked on waits for those that have none"

@@ -213,7 +213,9 @@ async def _document(request: Request) -> tuple[str | None, bytes]:
     async with request.form(max_files=1, max_fields=10) as form:
         files = [value for value in form.values() if isinstance(value, UploadFile)]
         if len(files) != 1:
-            raise WrongUsage("The form has no file in it.", hint="Send the document as a file, or as the whole body.")
+            raise WrongUsage(
+                "The form does not hold exactly one file.", hint="Send the document as a file, or as the whole body."
+            )
         name = _IN_FORMS.sub(lambda found: chr(int(found[1], 16)), files[0].filename or "")
         return name, await files[0].read()
 
@@ -223,14 +225,14 @@ def _asked(request: Request, uri: str) -> str:
     try:
         unquote_to_bytes(request.scope["raw_path"]).decode()  # in the path, what is not UTF-8 has been replaced
     except UnicodeDecodeError:
-        raise WrongUsage("A document's uri is UTF-8.", hint="Write each byte of it as %XX.") from None
+        raise WrongUsage("A document's uri must be UTF-8.", hint="Write each byte of it as %XX.") from None
     return existing_uri(uri)
 
 
 def _open_to(readers: list[str] | None, everybody: bool) -> list[str] | None:
     """Who may read a document from now on; `None` where the request does not say. Raises `WrongUsage`."""
     if readers and everybody:
-        raise WrongUsage("A document is either for some readers or for everybody.", hint="Leave reader or everybody out.")
+        raise WrongUsage("A document is open either to some readers or to everybody.", hint="Leave reader or everybody out.")
     check_principals(readers or ())
     return [] if everybody else readers or None
 
