@@ -124,30 +124,28 @@ def _beside_others(step: Callable[[], R]) -> R:
     return step()
 
 
-def catch_up(
-    runner: Runner,
-    settings: Inference,
-    *,
-    gives_way: Callable[[Collection[str]], bool] | None = None,
-    parse_s: float | None = None,
-    after: After = _nothing,
-) -> CaughtUp:
-    """Bring the index up to date with everything on the head.
-
-    With `gives_way` (as in `embed`) or `parse_s` (`seconds` of `parse`) a pass may leave some for another.
-    """
-    landed, parsed = take_in(runner, settings, parse_s=parse_s, after=after)
-    return CaughtUp(landed, parsed, bring_up(runner, settings, gives_way=gives_way, after=after))
+def catch_up(runner: Runner, settings: Inference, *, after: After = _nothing) -> CaughtUp:
+    """Bring the index up to date with everything on the head."""
+    landed, parsed = take_in(runner, settings, after=after)
+    return CaughtUp(landed, parsed, bring_up(runner, settings, after=after))
 
 
 def take_in(
-    runner: Runner, settings: Inference, *, parse_s: float | None = None, after: After = _nothing
+    runner: Runner,
+    settings: Inference,
+    *,
+    parse_s: float | None = None,
+    had_turn: set[str] | None = None,
+    after: After = _nothing,
 ) -> tuple[Landed, ParsedDocuments]:
-    """Land what is on the head and parse the documents announced. Raises `OffsetsRefused` where a partition does not land."""
+    """Land what is on the head and parse the documents announced; `parse_s` is `seconds` of `parse`, and `had_turn` as there.
+
+    Raises `OffsetsRefused` where a partition does not land.
+    """
     landed = runner.run(land)
     landed.require(DOCUMENT_EVENTS)
     after("land")
-    parsed = runner.run(parse, limits=ParseLimits.from_settings(settings), seconds=parse_s)
+    parsed = runner.run(parse, limits=ParseLimits.from_settings(settings), seconds=parse_s, had_turn=had_turn)
     after("parse")
     return landed, parsed
 

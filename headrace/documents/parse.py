@@ -60,11 +60,12 @@ def parse(
     bars: ProgressBars,
     limits: ParseLimits,
     seconds: float | None = None,
+    had_turn: set[str] | None = None,
 ) -> ParsedDocuments:
     """Parse every landed event that the documents table has not processed; rows and the offsets reached go in one commit.
 
-    Tenants take turns, a document each. Once `seconds` have passed and the round is whole, the rest is left for another pass, so
-    that what is parsed need not wait for it.
+    Tenants take turns, a document each. After so many `seconds` the rest is left for another pass, so that what is parsed need
+    not wait. `had_turn`, which the caller keeps for the next pass, holds the tenants that had their turn in the current round.
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
     """
@@ -78,21 +79,26 @@ def parse(
     done: list[dict[str, Any]] = []
     counts = {"parsed": 0, "deleted": 0}
     failed: list[Failure] = []
+    had_turn = set() if had_turn is None else had_turn
     started = time.monotonic()
     newest = newest_rows(documents) if new else {}
 
     def in_turn() -> Iterator[dict[str, Any]]:
-        """The waiting events, those of a tenant in their order; ends early where time is up, after a whole round."""
+        """The waiting events, those of a tenant in their order, until time is up."""
         while waiting:
             turn = _whose_turn(waiting, processed.ahead())
             while turn:
-                for tenant in turn:
+                due = [tenant for tenant in turn if tenant not in had_turn] or turn
+                for tenant in due:
                     event = next(iter(waiting[tenant]))
                     if not waiting[tenant]:
                         del waiting[tenant]
                     yield event
-                if seconds is not None and time.monotonic() - started > seconds:
-                    return
+                    had_turn.add(tenant)
+                    if tenant == due[-1]:
+                        had_turn.clear()
+                    if seconds is not None and time.monotonic() - started > seconds:
+                        return
                 turn = [tenant for tenant in turn if tenant in waiting]
             commit()  # it says who is ahead, and so how many more may be
 

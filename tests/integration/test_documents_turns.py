@@ -68,10 +68,13 @@ def put(runner: Runner, **uris: list[str]) -> None:
 
 
 def one_round(runner: Runner) -> int:
-    """A pass whose time is up after its first round, and chunks of what it parsed; returns how many events are left."""
-    left: int = runner.run(parsing.parse, limits=LIMITS, seconds=0.0).left
-    runner.run(chunk, window=200)
-    return left
+    """Passes whose time is up after one document, until each tenant has had its turn; returns how many events are left."""
+    had_turn: set[str] = set()
+    while True:
+        left: int = runner.run(parsing.parse, limits=LIMITS, seconds=0.0, had_turn=had_turn).left
+        runner.run(chunk, window=200)
+        if not had_turn:
+            return left
 
 
 def parsed(runner: Runner, *tenants: str) -> list[str]:
