@@ -272,7 +272,7 @@ def test_an_index_is_built_anew_and_gone_back_to(headrace: Headrace, voices: Voi
     assert after["index_version"].split(".")[0] != before["index_version"].split(".")[0]
     assert after["passages"][0]["document"] == before["passages"][0]["document"] == "docs/mill.md"
     shown = headrace("reindex", "--back")
-    assert f"Index {before['index_version'].split('.')[0]}." in shown
+    assert f"index {before['index_version'].split('.')[0]}." in shown
     assert "chunks of 200 word pieces, 384 dimensions by words-384" in shown
     back = headrace.json("search", "When does the wheel turn?")
     assert back["index_version"].split(".")[0] == before["index_version"].split(".")[0]
