@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from heapq import merge
 from itertools import islice
 from typing import Any
@@ -63,7 +64,7 @@ class Document:
         """The id of the document, the same for all its versions."""
         return document_id(self.tenant, self.uri)
 
-    @property
+    @cached_property
     def expected_in_index(self) -> Expected:
         """What of it has to be in the index."""
         return self.id, self.version, frozenset(self.readers)
@@ -204,9 +205,12 @@ class DocumentView:
 
     def note_indexed(self, pending: Pending, unfinished: Collection[str]) -> None:
         """Note that the index now has what was pending, except documents with these ids."""
-        self._indexed = frozenset(entry for entry in pending.documents if entry[0] not in unfinished)
-        self._followed = pending.processed
         self.refresh(now=True)
+        with self.lock:
+            self._indexed = frozenset(entry for entry in pending.documents if entry[0] not in unfinished)
+            self._followed = pending.processed
+            self._mark_indexed()
+            self._forget_shown()
 
     def refresh(self, *, now: bool = False) -> None:
         """Read the table anew if it has changed; looks once a second at most, unless `now`."""
@@ -214,7 +218,7 @@ class DocumentView:
             if not now and time.monotonic() - self._looked < _LOOK_S:
                 return
             snapshot = self._table.format.snapshot()
-            if snapshot != self._snapshot or now:
+            if snapshot != self._snapshot:
                 self._read()
                 self._snapshot = snapshot
             if not self._passing:
@@ -237,19 +241,30 @@ class DocumentView:
             fields = {
                 name: row[name] for name in ("tenant", "uri", "version", "status", "bytes", "at", "reason", "media", "title")
             }
-            document = Document(**fields, readers=tuple(row["readers"] or ()))
-            if document.status == PARSED and document.expected_in_index in self._indexed:
-                document = replace(document, status=INDEXED)
-            own[row["uri"]] = document
+            own[row["uri"]] = Document(**fields, readers=tuple(row["readers"] or ()))
         uris = {tenant: sorted(own) for tenant, own in documents.items()}
         with self.lock:
             self._processed, self._documents, self._uris, self._versions = processed, documents, uris, versions_of
-            self._usage.clear()
-            for tenant, own_since in list(self._since.items()):
-                left = {uri: hidden for uri, since in own_since.items() if (hidden := self._not_shown(since))}
-                self._since[tenant] = left
-                if not left:
-                    del self._since[tenant]
+            self._mark_indexed()
+            self._forget_shown()
+
+    def _mark_indexed(self) -> None:
+        """Show those parsed documents as indexed that are in the index, and no others."""
+        for documents in self._documents.values():
+            for uri, document in documents.items():
+                if document.status in (PARSED, INDEXED):
+                    status = INDEXED if document.expected_in_index in self._indexed else PARSED
+                    if status != document.status:
+                        documents[uri] = replace(document, status=status)
+
+    def _forget_shown(self) -> None:
+        """Forget those changes made here that the tables show."""
+        self._usage.clear()
+        left = {
+            tenant: {uri: hidden for uri, changes in own.items() if (hidden := self._not_shown(changes))}
+            for tenant, own in self._since.items()
+        }
+        self._since = {tenant: own for tenant, own in left.items() if own}
 
     def _of_tenant(self, tenant: str) -> dict[str, Document]:
         return {**self._documents.get(tenant, {}), **self._newest_since(tenant)}
@@ -278,9 +293,7 @@ class DocumentView:
         except Transient:
             return  # they go on being shown as parsed
         with self.lock:
-            for document in parsed.values():
-                if document.expected_in_index in self._indexed:
-                    self._documents[document.tenant][document.uri] = replace(document, status=INDEXED)
+            self._mark_indexed()
         self._asked = time.monotonic(), version
 
     def _indexed_of(self, parsed: Collection[str], served: VectorReader, generation: int) -> set[Expected]:
