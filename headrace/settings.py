@@ -268,6 +268,8 @@ class Inference(Section):
     """Address space of the process that parses; a file that needs more is refused."""
     retrieve: int = Field(default=20, ge=1)
     """Passages retrieved before re-ranking."""
+    fusion: Literal["scores", "ranks"] = "scores"
+    """How dense and full-text search become one order: by their `scores`, better where measured, or by reciprocal `ranks`."""
     passages: int = Field(default=2, ge=1)
     """Passages given to the generator; the small embedded one answers best from two, a large one from more."""
     least_similarity: float = Field(default=0.30, ge=-1, le=1)

@@ -279,6 +279,7 @@ class QueryEngine:
                 embedders=self._embedders,
                 most=self._settings.retrieve,
                 readers=readers,
+                by_rank=self._settings.fusion == "ranks",
             )
             retrieved = time.perf_counter()
             ordered = self._runner.for_tenant(tenant).run(

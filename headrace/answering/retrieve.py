@@ -38,6 +38,7 @@ def retrieve(
     embedders: Embedders,
     most: int,
     readers: Sequence[str] = (),
+    by_rank: bool = False,
 ) -> Retrieved:
     """Search the tenant's chunks that everybody of it, or one of `readers` (the asking user and their groups), may read.
 
@@ -56,5 +57,5 @@ def retrieve(
         note = f"the index was made with the embedder {made}, not {ours}: full-text search answered alone"
         return Retrieved(tuple(hits), version, None, note)
     embedding = embedder.embed([question], kind="query")[0]
-    hits = index.fusion(question, embedding, tenant=tenant, most=most, readers=readers)
+    hits = index.fusion(question, embedding, tenant=tenant, most=most, readers=readers, by_rank=by_rank)
     return Retrieved(tuple(hits), version, embedder)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from headrace.answering.record import CORRECTION_CHARACTERS, REASON_CHARACTERS, Answer
+from headrace.answering.rerank import Passage
 from headrace.answering.unrecorded import NOTE
 from headrace.api.auth import Caller
 from headrace.api.telemetry import tokens
@@ -22,6 +23,7 @@ TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
 SIMULATED = r"^simulated-[a-z0-9-]{1,53}$"
 """Names of simulated users, which cannot be confused with people or keys."""
 USER_CHARACTERS = 200
+_RANK_K = 60  # as in reciprocal rank fusion
 _NOT_A_USER = re.compile(r"simulated-.*|[0-9a-f]{16}|page", re.DOTALL)
 
 
@@ -182,7 +184,11 @@ class CitationResponse(ApiResponse):
 
 
 class PassageResponse(ApiResponse):
-    """A passage, with both scores and both ranks."""
+    """A passage, with both scores and both ranks.
+
+    `retrieval_score` is what its rank is worth, 1 / (60 + rank): the fused score would tell how rare a word is in other tenants'
+    documents.
+    """
 
     number: int
     chunk_id: str
@@ -250,14 +256,14 @@ class AnswerResponse(AnswerDetails):
 
 def search_response(found: Answer, caller: Caller) -> SearchResponse:
     """The result of a search, as this caller may see it."""
-    passages = [{"number": number, **passage.as_dict()} for number, passage in enumerate(found.passages, 1)]
+    passages = [{"number": number, **_shown(passage)} for number, passage in enumerate(found.passages, 1)]
     return SearchResponse.model_validate({**found.as_dict(), "note": note_for(found.note, caller), "passages": passages})
 
 
 def answer_response(answer: Answer, caller: Caller) -> AnswerResponse:
     """An answer, as this caller may see it."""
     passages = [
-        {"number": number, "cited": number in answer.cited, **passage.as_dict()}
+        {"number": number, "cited": number in answer.cited, **_shown(passage)}
         for number, passage in enumerate(answer.passages, 1)
     ]
     read, written, cached = tokens(answer)
@@ -469,3 +475,7 @@ class ChatCompletion(ApiResponse):
     choices: list[dict[str, Any]]
     usage: TokenUsage
     headrace: AnswerDetails
+
+
+def _shown(passage: Passage) -> dict[str, object]:
+    return {**passage.as_dict(), "retrieval_score": 1.0 / (_RANK_K + passage.retrieval_rank)}

@@ -113,6 +113,7 @@ def measure_retrieval(
     embedder: ModelEndpoint,
     reranker: Reranker,
     depth: int,
+    by_rank: bool = False,
 ) -> list[RankingQuality]:
     """Measure dense, full-text, fused and re-ranked retrieval; `document_of` maps a document's uri to its id.
 
@@ -134,7 +135,7 @@ def measure_retrieval(
         hits: dict[str, Sequence[Hit]] = {
             "dense": vectors.dense(embedding, tenant=tenant, most=_CHUNKS),
             "fulltext": vectors.fulltext(text, tenant=tenant, most=_CHUNKS),
-            "fusion": vectors.fusion(text, embedding, tenant=tenant, most=_CHUNKS),
+            "fusion": vectors.fusion(text, embedding, tenant=tenant, most=_CHUNKS, by_rank=by_rank),
         }
         reranked = rerank(models, text, tuple(hits["fusion"][:depth]), reranker)
         version = reranked.model_version
@@ -176,6 +177,7 @@ def retrieval(runner: Runner, folder: BeirFolder, settings: Inference) -> list[R
         embedder=runner.endpoints.embedder,
         reranker=Reranker(runner.endpoints.reranker),
         depth=settings.retrieve,
+        by_rank=settings.fusion == "ranks",
     )
     return rankings
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from lancedb.background_loop import LOOP
 from servers import serving
 from traffic import until
 from words import words
@@ -181,6 +182,34 @@ def test_recall_is_kept_by_tenants_of_any_size_and_under_sixteen_threads(
 
     with ThreadPoolExecutor(16) as threads:
         assert set().union(*threads.map(ask, range(160))) == set()
+
+
+def test_fusion_has_both_scores_of_every_candidate(vectors: VectorWriter) -> None:
+    """Also of what only one search has among its first: here each has 40 that the other has not."""
+    rng = np.random.default_rng(4)
+    rows = []
+    for number in range(200):
+        embedding = towards(0) + (0.1 if number < 40 else 3.0) * rng.normal(size=DIMENSIONS).astype(np.float32)
+        words = f"wheel {'wheel ' * (number % 7)}" if number >= 100 else f"weir {number}"
+        rows.append({**chunk(str(number), "acme", [], text=f"{words} turns"), "embedding": embedding.tolist()})
+    vectors.upsert(batch(CHUNKS.columns, rows))
+    vectors.build()
+    snapshot = vectors._searchable()
+    every = LOOP.run(snapshot.fulltext("wheel turns", "true", 200))
+    near = LOOP.run(snapshot.dense(towards(0), "true", 200))
+    assert LOOP.run(snapshot.fulltext_of("wheel turns", list(near)[:40])) == pytest.approx({i: every[i] for i in list(near)[:40]})
+    assert LOOP.run(snapshot.similarities(towards(0), list(every)[:40])) == pytest.approx(
+        {i: near[i] for i in list(every)[:40]}, abs=1e-6
+    )
+    hits = vectors.fusion("wheel turns", towards(0), tenant="acme", most=80)
+    wanted = {i: 0.75 * (near[i] + 1) / (max(near.values()) + 1) + 0.25 * every[i] / max(every.values()) for i in near}
+    names = {row: found["chunk_id"] for row, found in LOOP.run(snapshot.rows_of(list(near))).items()}
+    by_name = {names[row]: score for row, score in wanted.items()}
+    assert len(hits) == 80
+    assert {hit.chunk_id: hit.score for hit in hits} == pytest.approx({hit.chunk_id: by_name[hit.chunk_id] for hit in hits})
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    by_rank = vectors.fusion("wheel turns", towards(0), tenant="acme", most=80, by_rank=True)
+    assert by_rank[0].score <= 2 / 61
 
 
 def test_maintenance_is_due_when_rows_wait_and_is_no_pause_for_searches(vectors: VectorWriter) -> None:

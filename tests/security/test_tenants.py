@@ -16,8 +16,10 @@ import pytest
 from shell import as_json, run
 from traffic import until
 
-from headrace.answering.record import CORRECTION_CHARACTERS, REASON_CHARACTERS, Verdict
+from headrace.answering.record import CORRECTION_CHARACTERS, REASON_CHARACTERS, Answer, Verdict
+from headrace.answering.rerank import Passage
 from headrace.api.auth import SCOPES, Caller
+from headrace.api.schemas import search_response
 from headrace.api.service import Service
 from headrace.app import App
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENTS
@@ -26,14 +28,14 @@ from headrace.core.runner import Runner
 from headrace.documents.files import find_files
 from headrace.documents.names import document_id
 from headrace.errors import WrongUsage
-from headrace.settings import Settings
+from headrace.settings import Settings, TenantLimits
 from headrace.storage import metadata
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
-from headrace.storage.vectors.handles import VectorWriter
+from headrace.storage.vectors.handles import Hit, VectorWriter
 
 NFC = unicodedata.normalize("NFC", "pré/é.md")
 NFD = unicodedata.normalize("NFD", "pré/é.md")
@@ -297,13 +299,20 @@ def test_names_in_either_form_of_unicode_are_one_document(api: Any, tmp_path: Pa
 
 def test_no_score_says_how_rare_a_word_is_in_others_documents(tmp_path: Path) -> None:
     """Also where the embedder cannot be asked, and full-text search answers alone."""
+    caller = Caller("acme", "key", frozenset(), TenantLimits())
+
+    def searches() -> tuple[list[Hit], list[Hit]]:
+        return (
+            vectors.fulltext("heliotrope stands", tenant="acme", most=5),
+            vectors.fusion("heliotrope stands", towards(0), tenant="acme", most=5),
+        )
 
     def told() -> list[tuple[float, ...]]:
-        searches = (
-            vectors.fulltext("heliotrope", tenant="acme", most=5),
-            vectors.fusion("heliotrope", towards(0), tenant="acme", most=5),
-        )
-        return [tuple(hit.score for hit in hits) for hits in searches]
+        answers = [
+            Answer("?", "acme", "ann", tuple(Passage(hit, rank) for rank, hit in enumerate(hits, 1)), "none", "g1.1")
+            for hits in searches()
+        ]
+        return [tuple(passage.retrieval_score for passage in search_response(answer, caller).passages) for answer in answers]
 
     def towards(side: float) -> np.ndarray[Any, np.dtype[np.float32]]:
         return np.array([1.0, side, *[0.0] * (DIMENSIONS - 2)], np.float32)
@@ -319,10 +328,11 @@ def test_no_score_says_how_rare_a_word_is_in_others_documents(tmp_path: Path) ->
 
     vectors = VectorWriter(CHUNKS, Endpoints.model_construct(vectors_uri=str(tmp_path)), Meter(Ledger(), "test"))
     put("acme", ["the heliotrope blooms", "the weir stands", "heliotrope and heliotrope"])
-    before = told()
+    before, fused = told(), [hit.score for hit in searches()[1]]
     assert all(before)
     put("globex", ["heliotrope on every page"] * 50)
     assert told() == before
+    assert [hit.score for hit in searches()[1]] != pytest.approx(fused), "which is why the score itself is told to nobody"
 
 
 @pytest.mark.parametrize("path", ["%FF.md", "%FE.md", "a/%C3%28.md", "%EF%BF%BD.md"])

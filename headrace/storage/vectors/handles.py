@@ -17,7 +17,7 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, NamedTuple, Self, TypeVar
@@ -38,6 +38,7 @@ from headrace.storage.vectors.table import Snapshot, VectorTable
 # Below this many rows an exact scan beats an approximate index and loses no recall.
 _EXACT_ROWS = 20_000
 _RRF_K = 60  # Cormack, Clarke, Büttcher 2009: reciprocal rank fusion
+_DENSE_WEIGHT = 0.75  # in fusion by score, the same for all sets (docs/reference/benchmarks.md)
 _KEY = "chunk_id"
 _PRIMARY_KEY = b"lance-schema:unenforced-primary-key:position"
 _EVERYBODY = ""
@@ -56,8 +57,8 @@ _KEPT = timedelta(hours=1)  # a version stays readable this long
 class Hit:
     """One passage found. Ranks start at 1; a rank or score is `None` if that search did not find the passage.
 
-    `score` is the reciprocal-rank fusion of both searches, or of full-text search alone; for dense search alone, the cosine
-    similarity. BM25 scores are not exposed: their word weights depend on the whole table, and so on other tenants' documents.
+    `score` is that of fusion; for full-text search alone the reciprocal rank, for dense search alone the cosine similarity. A
+    fusion by score contains BM25, whose word weights depend on other tenants' documents too: it must not be shown to a tenant.
     `place` is the page, slide or sheet, if known.
     """
 
@@ -72,14 +73,14 @@ class Hit:
     fulltext_rank: int | None = None
     place: str = ""
     similarity: float | None = None
-    """Cosine similarity to the question, if dense search found it."""
+    """Cosine similarity to the question, if it is known."""
 
 
 _Name = TypeVar("_Name", bound=Hashable)
 
 
 class Fused(NamedTuple, Generic[_Name]):
-    """One result of reciprocal rank fusion; a rank is `None` if that search did not find it."""
+    """One result of fusion; a rank is `None` if that search did not find it."""
 
     name: _Name
     score: float
@@ -186,10 +187,17 @@ class VectorReader(Metered):
         return self._hits(question, None, tenant=tenant, most=most, readers=readers)
 
     def fusion(
-        self, question: str, embedding: np.ndarray[Any, Any], *, tenant: str, most: int, readers: Sequence[str] = ()
+        self,
+        question: str,
+        embedding: np.ndarray[Any, Any],
+        *,
+        tenant: str,
+        most: int,
+        readers: Sequence[str] = (),
+        by_rank: bool = False,
     ) -> list[Hit]:
-        """Both searches fused by reciprocal rank, best first; `tenant` and `readers` as in `dense`."""
-        return self._hits(question, embedding, tenant=tenant, most=most, readers=readers)
+        """Both searches fused by score, or by reciprocal rank, best first; `tenant` and `readers` as in `dense`."""
+        return self._hits(question, embedding, tenant=tenant, most=most, readers=readers, by_rank=by_rank)
 
     def _hits(
         self,
@@ -199,6 +207,7 @@ class VectorReader(Metered):
         tenant: str,
         most: int,
         readers: Sequence[str],
+        by_rank: bool = False,
     ) -> list[Hit]:
         from lancedb.background_loop import LOOP
 
@@ -210,7 +219,7 @@ class VectorReader(Metered):
         where = _answering(tenant, readers, snapshot)
         with self._faults(), self._moves(Direction.READ):
             # A single hop to LanceDB's event loop: under load, a hop costs more than the work in it.
-            hits: list[Hit] = LOOP.run(_search(snapshot, words, embedding, where, most))
+            hits: list[Hit] = LOOP.run(_search(snapshot, words, embedding, where, most, by_rank))
         return hits
 
     def _searchable(self) -> Snapshot:
@@ -374,7 +383,7 @@ def _keyed(schema: pa.Schema) -> pa.Schema:
 
 
 async def _search(
-    snapshot: Snapshot, words: str | None, embedding: np.ndarray[Any, Any] | None, where: str, most: int
+    snapshot: Snapshot, words: str | None, embedding: np.ndarray[Any, Any] | None, where: str, most: int, by_rank: bool
 ) -> list[Hit]:
     """Search by words, by embedding, or by both fused, and fetch the resulting rows."""
     similar: dict[int, float] = {}
@@ -387,7 +396,15 @@ async def _search(
     else:
         depth = max(most, _FUSED_DEPTH)
         similar, worded = await asyncio.gather(snapshot.dense(embedding, where, depth), snapshot.fulltext(words, where, depth))
-        fused_rows = fuse(list(similar), list(worded))[:most]
+        found = fuse(list(similar), list(worded))
+        if not by_rank:
+            others, more = await asyncio.gather(
+                snapshot.similarities(embedding, [row for row in worded if row not in similar]),
+                snapshot.fulltext_of(words, [row for row in similar if row not in worded]),
+            )
+            similar |= others
+            found = by_score(found, similar, worded | more)
+        fused_rows = found[:most]
     rows = await snapshot.rows_of([fused.name for fused in fused_rows])
     return [_hit(rows[fused.name], fused, similar.get(fused.name)) for fused in fused_rows]
 
@@ -413,6 +430,21 @@ def fuse(dense: Sequence[_Name], fulltext: Sequence[_Name]) -> list[Fused[_Name]
         ranks = (dense_ranks.get(name), fulltext_ranks.get(name))
         fused.append(Fused(name, sum(1.0 / (_RRF_K + rank) for rank in ranks if rank is not None), *ranks))
     return sorted(fused, key=lambda found: (-found.score, found.dense_rank or 10**9))
+
+
+def by_score(found: Sequence[Fused[_Name]], similar: Mapping[_Name, float], worded: Mapping[_Name, float]) -> list[Fused[_Name]]:
+    """Fusion by score: both searches' own scores of every candidate, each as a share of the best one (Bruch et al. 2022).
+
+    `similar` are cosine similarities, shifted by 1 to be positive. A candidate without a word of the question has no BM25 score.
+    """
+    nearest = max(similar.values(), default=0.0) + 1.0
+    most = max(worded.values(), default=0.0)
+
+    def score(name: _Name) -> float:
+        dense = (similar[name] + 1.0) / nearest if nearest > 0 else 0.0
+        return _DENSE_WEIGHT * dense + (1.0 - _DENSE_WEIGHT) * (worded.get(name, 0.0) / most if most > 0 else 0.0)
+
+    return sorted((one._replace(score=score(one.name)) for one in found), key=lambda one: (-one.score, one.dense_rank or 10**9))
 
 
 def _hit(row: dict[str, Any], fused: Fused[int], similarity: float | None) -> Hit:

@@ -60,6 +60,19 @@ class Snapshot:
         rows = await query.select(["_score"]).with_row_id().to_arrow()
         return dict(zip(rows["_rowid"].to_pylist(), rows["_score"].to_pylist(), strict=True))
 
+    async def fulltext_of(self, words: str, ids: Sequence[int]) -> dict[int, float]:
+        """Row id → BM25 of those of some rows that have one of the words."""
+        return await self.fulltext(words, f"_rowid IN ({', '.join(map(str, ids))})", len(ids)) if ids else {}
+
+    async def similarities(self, embedding: np.ndarray[Any, Any], ids: Sequence[int]) -> dict[int, float]:
+        """Row id → cosine similarity of some rows."""
+        if not ids:
+            return {}
+        rows = await self.table.take_row_ids(list(ids)).select(["embedding"]).with_row_id().to_arrow()
+        vectors = np.stack(rows["embedding"].to_numpy())
+        near = vectors @ embedding / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(embedding))
+        return dict(zip(rows["_rowid"].to_pylist(), near.tolist(), strict=True))
+
     async def rows_of(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
         """The columns of a `Hit`, by row id."""
         if not ids:
