@@ -1,9 +1,9 @@
-"""Writes the reference pages that say what the code says: commands, API, settings, stores.
+"""Writes the reference pages that are generated from the code: commands, API, settings, stores.
 
     python -m docs.generate            writes docs/reference/{cli,api,settings,stores}.md
-    python -m docs.generate --check    says which pages differ from the code; exit 1 if one does
+    python -m docs.generate --check    lists the pages that differ from the code; exit 1 if one does
 
-A page depends on the code alone: not on the machine, its settings or the time.
+A page depends only on the code, not on the machine, its settings or the time.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _group_of(top: Any, words: list[str]) -> str:
 
 
 def _usage(words: list[str], command: Any) -> list[str]:
-    """How it is called, where its name alone does not say so."""
+    """Its usage line, if it has parameters."""
     said = []
     for one in command.params:
         if one.param_type_name == "argument":
@@ -140,14 +140,14 @@ def _flag(one: Any, default: Any) -> str:
 # Settings
 
 _SETTINGS = """Read from `headrace.toml` in the current directory (or the file that `HEADRACE_SETTINGS` names) and from the
-environment, which wins: `HEADRACE_OBJECTS__SECRET_KEY` is `secret_key` under `[objects]`. An unknown key is an error. A part
-that is not named stays embedded: Headrace starts it itself.
+environment, which takes precedence: `HEADRACE_OBJECTS__SECRET_KEY` is `secret_key` under `[objects]`. An unknown key is an
+error. A part that is not configured stays embedded: Headrace starts it itself.
 
-A `headrace.toml` in the current directory is refused if it belongs to another user (root excepted), if everybody may write
-to it, or if it has code run: `weed` and `tansu` under `[platform]`, and properties that make librdkafka or pyiceberg load
-something. It may have come with a folder that was cloned. `HEADRACE_SETTINGS=headrace.toml` says that you trust it. If it
-belongs to root, or names endpoints or models, a command on a terminal says so in one line."""
-_RECIPE = """What differs from a recipe's own file, `headrace/training/recipes/NAME.toml`, goes under `[training.recipe.NAME]`:
+A `headrace.toml` in the current directory is rejected if it belongs to another user (except root), if everybody may write to
+it, or if it makes code run: `weed` and `tansu` under `[platform]`, and properties that make librdkafka or pyiceberg load
+something. It may have come with a cloned folder. `HEADRACE_SETTINGS=headrace.toml` says that you trust it. If it belongs to
+root, or names endpoints or models, a command on a terminal prints a line about it."""
+_RECIPE = """Overrides of a recipe's own file, `headrace/training/recipes/NAME.toml`, go under `[training.recipe.NAME]`:
 `epochs = 3`, or `HEADRACE_TRAINING__RECIPE__RERANKER__EPOCHS=3`. A key that the recipe does not have is an error."""
 
 
@@ -186,7 +186,7 @@ def settings_page() -> str:
         ]
         said = [_linked(inspect.getdoc(section) or "")] if paths != [""] else []
         if rows:
-            parts += [f"## {heading}", *said, _table(("key", "default", "what it is"), rows)]
+            parts += [f"## {heading}", *said, _table(("key", "default", "description"), rows)]
         if "training" in paths:
             parts.append(_RECIPE)
     return _page("Settings", "`headrace/settings.py`", parts)
@@ -218,7 +218,7 @@ _TIERS = {
 
 def stores_page() -> str:
     """Every store of the catalog by tier, with the columns of those that have a schema."""
-    parts = ["Each tier's stores: what they hold and for how long. The code knows no other topic, table, prefix or directory."]
+    parts = ["Each tier's stores: contents and retention. The code uses no other topic, table, prefix or directory."]
     for tier in (Tier.STREAM, Tier.TABLE, Tier.OBJECT, Tier.VECTOR, Tier.FILE):
         found = [store for store in STORES if store.tier is tier]
         rows = [(f"`{store.name}`", store.holds, store.retention, *_landing(store)) for store in found]
@@ -238,10 +238,10 @@ def _name(store: Store) -> str:
 
 def _columns(store: Store) -> list[str]:
     topic = next((one for one, table in LANDINGS.items() if table is store), None)
-    said = [] if topic is None else [f"The columns of the topic `{topic.name}`, then where the event stood on the head:"]
+    said = [] if topic is None else [f"The columns of the topic `{topic.name}`, then the event's position on the head:"]
     known = set() if topic is None else set(topic.columns.names)
     rows = (
-        (f"`{column.name}`", _type(column.type), "may be" if column.nullable else "")
+        (f"`{column.name}`", _type(column.type), "allowed" if column.nullable else "")
         for column in store.columns
         if column.name not in known
     )
