@@ -2,8 +2,8 @@
 
 import os
 
-# Arrow's allocator gives memory back at once and not a while later: a lander peaks a tenth lower, at the same rate
-# (docs/reference/benchmarks.md). It looks when Arrow is loaded, so this stands before every other import.
+# Makes Arrow's allocator return memory at once: a lander's peak is a tenth lower, at the same rate
+# (docs/reference/benchmarks.md). It is read when Arrow is loaded, so this comes before every other import.
 os.environ.setdefault("MIMALLOC_PURGE_DELAY", "0")
 
 __version__ = "0.1.0"

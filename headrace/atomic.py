@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: under another name, to the disk, then renamed over the old one."""
+"""Atomic file writes: to a temporary file, synced to disk, then renamed over the old one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextlib.contextmanager
 def replacing(path: Path, *, mode: int = 0o600, temporary: Path | None = None, sync_folder: bool = True) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` where the block ends well, and is gone where it raises.
+    """Open a new file that replaces `path` when the block ends, or is deleted if it raises.
 
-    It is on disk by then; with `sync_folder` its new name is, too. Raises `OSError`.
+    The file is synced to disk first; with `sync_folder` the rename is too. Raises `OSError`.
     """
     fresh = temporary or path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -42,7 +42,7 @@ def replacing(path: Path, *, mode: int = 0o600, temporary: Path | None = None, s
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write a file whole or not at all. Raises `StorageFull` where the disk is, else `OSError`."""
+    """Write a file atomically. Raises `StorageFull` if the disk is full, else `OSError`."""
     try:
         with replacing(path, mode=mode, sync_folder=False) as file:
             file.write(data)

@@ -1,28 +1,28 @@
-"""What can go wrong, drawn once. Every message says what happened and what to do next.
+"""The hierarchy of errors. Every message says what happened and what to do next.
 
 HeadraceError
-├── Permanent               trying again as it is cannot help
+├── Permanent               retrying unchanged cannot help
 │   ├── WrongUsage          the command was used wrongly                      (exit code 2)
-│   ├── BadSettings         headrace.toml or the environment is wrong         (exit code 2)
+│   ├── BadSettings         headrace.toml or the environment is invalid       (exit code 2)
 │   ├── MissingPart         a binary, package or weight file is not installed
-│   ├── NotGenuine          a packaged program or weight file is not the one that was released
+│   ├── NotGenuine          a packaged program or weight file is not the released one
 │   ├── NotFound            no such answer, run, model, version, document
 │   ├── NothingIndexed      a question was asked before any document was indexed
 │   ├── NothingToLearn      no verdict that the recipe can learn from
-│   ├── BadDocument         one document cannot be read; the others go on
-│   ├── BadRecord           one Kafka record cannot be read; it goes to dead-letters
-│   ├── InvalidState        a file of Headrace's own (pointer, plan, manifest) cannot be read
-│   ├── StorageFull         no space left where a store lives
-│   ├── HomeRefused         the home belongs to somebody else, or cannot be written
-│   ├── OutOfRange          a partition does not have the wanted offset (any more)
-│   ├── OffsetsRefused      the head and the table disagree about what was landed
+│   ├── BadDocument         one document cannot be read; others are not affected
+│   ├── BadRecord           one Kafka record cannot be decoded; it becomes a dead letter
+│   ├── InvalidState        one of Headrace's own files (pointer, plan, manifest) cannot be read
+│   ├── StorageFull         no disk space left for a store
+│   ├── HomeRefused         the home belongs to another user, or is not writable
+│   ├── OutOfRange          a partition does not have the requested offset (any more)
+│   ├── OffsetsRefused      the head and the table disagree about what has landed
 │   ├── Forbidden           the API key does not allow this                   (HTTP 403)
-│   ├── QuotaReached        the tenant stores as much as it may               (HTTP 403)
-│   └── RequestRefused      a model endpoint refused the request itself (4xx)
+│   ├── QuotaReached        the tenant has reached a quota                    (HTTP 403)
+│   └── RequestRefused      a model endpoint rejected the request itself (4xx)
 └── Transient               the same call may succeed later
     ├── Unavailable         an endpoint is down or does not answer in time
-    ├── Overloaded          an endpoint said 429 or 503
-    └── LostRace            somebody else committed first
+    ├── Overloaded          an endpoint returned 429 or 503
+    └── LostRace            another writer committed first
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from typing import Any
 
 
 class HeadraceError(Exception):
-    """Base of every error a user may see.
+    """Base class of every error a user may see.
 
-    `message` says what happened, `hint` what to do next (a command where there is one); both are printed, no traceback.
+    `message` says what happened, `hint` what to do next (a command if there is one); both are printed, without a traceback.
     """
 
     exit_code = 1
@@ -47,7 +47,7 @@ class HeadraceError(Exception):
         return f"{self.message} {self.hint}".strip()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled without its constructor, whose arguments differ between errors."""
+        """Pickle without the constructor, whose arguments differ between errors."""
         return _unpickled, (type(self), self.args, dict(vars(self)))
 
 
@@ -58,12 +58,12 @@ def _unpickled(kind: type[HeadraceError], args: tuple[Any, ...], fields: dict[st
 
 
 def kind_of(error: BaseException) -> str:
-    """The name under which an error is told: the class above that it is one of, or its own."""
+    """The name to report an error by: its nearest class in this module, else its own class."""
     return next((kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__), type(error).__name__)
 
 
 class Permanent(HeadraceError):
-    """Trying again as it is cannot help."""
+    """Retrying unchanged cannot help."""
 
 
 class Transient(HeadraceError):
@@ -71,13 +71,13 @@ class Transient(HeadraceError):
 
 
 class WrongUsage(Permanent):
-    """The command's words are off."""
+    """The command was used wrongly."""
 
     exit_code = 2
 
 
 class BadSettings(Permanent):
-    """`headrace.toml` or the environment is off."""
+    """`headrace.toml` or the environment is invalid."""
 
     exit_code = 2
 
@@ -87,11 +87,11 @@ class MissingPart(Permanent):
 
 
 class NotGenuine(Permanent):
-    """A packaged program or weight file is not the one that was released."""
+    """A packaged program or weight file is not the released one."""
 
 
 class NotFound(Permanent):
-    """There is no such answer, run, model, version or document."""
+    """No such answer, run, model, version or document."""
 
 
 class NothingIndexed(Permanent):
@@ -99,11 +99,11 @@ class NothingIndexed(Permanent):
 
 
 class NothingToLearn(Permanent):
-    """There is no verdict yet that a recipe can learn from."""
+    """No verdict yet that a recipe can learn from."""
 
 
 class BadDocument(Permanent):
-    """One document cannot be read; `reason` is one short clause. The others go on."""
+    """One document cannot be read; `reason` is one short clause. Others are not affected."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}.")
@@ -112,11 +112,11 @@ class BadDocument(Permanent):
 
 
 class BadRecord(Permanent):
-    """One Kafka record cannot be read; it goes to dead-letters with its bytes."""
+    """One Kafka record cannot be decoded; it becomes a dead letter with its bytes."""
 
 
 class InvalidState(Permanent):
-    """A file of Headrace's own is not what its schema says; `name` is the file, `reason` one clause."""
+    """One of Headrace's own files does not match its schema; `name` is the file, `reason` one clause."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(
@@ -128,15 +128,15 @@ class InvalidState(Permanent):
 
 
 class StorageFull(Permanent):
-    """No space is left where a store lives."""
+    """No disk space left for a store."""
 
 
 class HomeRefused(Permanent):
-    """The home belongs to somebody else, or cannot be written."""
+    """The home belongs to another user, or is not writable."""
 
 
 class OutOfRange(Permanent):
-    """A partition of a topic does not have the wanted offset (any more)."""
+    """A partition of a topic does not have the requested offset (any more)."""
 
     def __init__(self, topic: str, partition: int | None) -> None:
         super().__init__(f"{topic}/{partition} does not have the offset that comes next.", hint="See `headrace head`.")
@@ -145,7 +145,7 @@ class OutOfRange(Permanent):
 
 
 class OffsetsRefused(Permanent):
-    """The head and the table disagree about what was landed: going on would lose or double events."""
+    """The head and the table disagree about what has landed: continuing would lose or duplicate events."""
 
 
 class Forbidden(Permanent):
@@ -153,11 +153,11 @@ class Forbidden(Permanent):
 
 
 class QuotaReached(Permanent):
-    """The tenant stores as much as it may."""
+    """The tenant has reached a quota."""
 
 
 class RequestRefused(Permanent):
-    """A model endpoint refused the request itself (4xx)."""
+    """A model endpoint rejected the request itself (4xx)."""
 
 
 class Unavailable(Transient):
@@ -165,10 +165,10 @@ class Unavailable(Transient):
 
 
 class Overloaded(Transient):
-    """An endpoint said 429 or 503, or more was asked of us than we take; `retry_s` is when to come back."""
+    """An endpoint returned 429 or 503, or Headrace itself is overloaded; retry after `retry_s` seconds."""
 
     retry_s: float = 2.0
 
 
 class LostRace(Transient):
-    """Somebody else committed first."""
+    """Another writer committed first."""

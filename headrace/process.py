@@ -1,7 +1,7 @@
-"""Processes: how one of ours is started, and which a number names.
+"""Processes: starting one of ours, and identifying one by pid and start.
 
-Numbers are given out again, so each goes with when its process began: a count of ticks since the boot, which no setting of the
-clock moves, and which boot that was.
+Pids are reused, so each is stored with its process's start: the ticks since boot, which setting the clock does not change, and
+the boot's id.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _TICK_BITS = 33  # ticks of 10 ms for two and a half years; with 20 bits of the 
 
 
 def python(module: str) -> tuple[list[str], dict[str, str]]:
-    """Command and environment that run `module` of this very package, and nothing that lies in the working directory."""
+    """Command and environment that run `module` of this very package, and nothing from the working directory."""
     root = str(Path(headrace.__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": path}
 
 
 def began(pid: int) -> float:
-    """A number that no other process with this pid has. Raises `ProcessLookupError` where there is none."""
+    """A number that no other process with this pid has. Raises `ProcessLookupError` if there is no such process."""
     return _identity(_fields(pid))
 
 
 def lives(pid: int, began: float) -> bool:
-    """Whether that very process runs."""
+    """Whether exactly that process is running."""
     try:
         fields = _fields(pid)
     except (ProcessLookupError, ValueError, OverflowError):
@@ -44,7 +44,7 @@ def lives(pid: int, began: float) -> bool:
 
 
 def _fields(pid: int) -> list[str]:
-    """What /proc/PID/stat says from the state on: proc(5). The name before it may hold anything, also a parenthesis."""
+    """The fields of /proc/PID/stat from the state on: proc(5). The name before it may contain anything, even a parenthesis."""
     try:
         return Path(f"/proc/{int(pid)}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -56,9 +56,9 @@ def _identity(fields: list[str]) -> float:
 
 
 def ending_with(parent: int) -> Callable[[], None]:
-    """What a process calls so as to end by SIGKILL when the process `parent`, which started it, does; at once where it has.
+    """A function that a child calls to be killed (SIGKILL) when its parent, the process `parent`, ends; at once if it has.
 
-    Made before a fork, so that nothing is loaded behind it. Does nothing where there is no Linux.
+    Create it before a fork, so that nothing is loaded after it. Does nothing except on Linux.
     """
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 

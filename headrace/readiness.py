@@ -1,6 +1,6 @@
-"""Whether everything answers that Headrace needs: each part is asked for real, with a deadline, and says since when it does not.
+"""Readiness checks: whether each part that Headrace needs answers within a deadline, and if not, since when.
 
-What is told names no address: anybody may ask.
+Results contain no addresses: anybody may see them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headrace.settings import EmbeddedPart, Settings
 from headrace.storage.endpoints import Endpoints, ModelEndpoint
 
 FRESH_S = 1.0
-"""For so long an outcome is given again, so that whoever asks often costs nothing."""
+"""Seconds for which a result is cached, so that frequent probes cost nothing."""
 DEADLINE_S = 4.0
 _CLIENT_S = 3.0
 _KEY = "readiness/probe"
@@ -34,7 +34,7 @@ _SILENT.propagate = False
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is wrong with a part, in a clause, and since when by `time.monotonic`, if it knows."""
+    """What is wrong with a part, in one clause, and since when (`time.monotonic`), if known."""
 
     state: str
     since: float | None = None
@@ -42,7 +42,7 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Ask:
-    """How one part is asked; whatever it raises counts as no answer. `remedy` is what an operator does about it."""
+    """The check of one part; any exception counts as no answer. `remedy` is what an operator can do."""
 
     part: str
     ask: Callable[[], Trouble | None]
@@ -51,7 +51,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class PartState:
-    """What came of it; `for_s` is for how many seconds it has not been ready, NaN where nobody knows."""
+    """The state of one part; `for_s` is for how many seconds it has not been ready, NaN if unknown."""
 
     name: str
     state: str = "ready"
@@ -60,11 +60,11 @@ class PartState:
 
     @property
     def ready(self) -> bool:
-        """Whether it is."""
+        """Whether the part is ready."""
         return self.for_s is None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready; the time in ISO 8601, reckoned from now, so that a clock which was set makes no outage longer."""
+        """JSON-ready. The ISO 8601 time is computed back from now, so that setting the clock does not change the duration."""
         if self.for_s is None:
             return {"part": self.name, "ready": True, "state": self.state}
         fields = {"part": self.name, "ready": False, "state": self.state, "remedy": self.remedy}
@@ -75,7 +75,7 @@ class PartState:
 
 
 class _Probe:
-    """Asks one part on a thread; one that hangs is not asked again until it is through."""
+    """Checks one part on a thread; a check that hangs is not started again until it ends."""
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
@@ -108,7 +108,7 @@ class _Probe:
 
 
 class Readiness:
-    """Asks every part at once; safe to share between threads."""
+    """Checks all parts in parallel; thread-safe."""
 
     def __init__(self, asks: Sequence[Ask]) -> None:
         self._probes = [_Probe(ask) for ask in asks]
@@ -116,18 +116,18 @@ class Readiness:
         self._found: tuple[float, tuple[PartState, ...]] | None = None
 
     def add(self, ask: Ask) -> None:
-        """Ask one part more from now on."""
+        """Check one more part from now on."""
         with self._looking:
             self._probes.append(_Probe(ask))
             self._found = None
 
     def recent(self, fresh_s: float = FRESH_S) -> tuple[PartState, ...] | None:
-        """What came of the last look, or `None` where that is older."""
+        """The last result, or `None` if it is older than `fresh_s`."""
         report = self._found
         return report[1] if report is not None and time.monotonic() - report[0] < fresh_s else None
 
     def check(self, fresh_s: float = FRESH_S) -> tuple[PartState, ...]:
-        """Every part, asked anew unless that was done within `fresh_s`; takes `DEADLINE_S` at most."""
+        """The state of every part, checked again unless the last result is at most `fresh_s` old; takes at most `DEADLINE_S`."""
         with self._looking:
             if (report := self.recent(fresh_s)) is not None:
                 return report
@@ -140,7 +140,7 @@ class Readiness:
 
 
 def asks(settings: Settings, endpoints: Endpoints) -> list[Ask]:
-    """The parts that an installation stands on, whoever serves them."""
+    """The checks of all parts an installation needs, embedded or not."""
     home = Home(settings.home)
     checks = []
     if parts := embedded_parts(settings, EVERY_PART):
@@ -148,13 +148,13 @@ def asks(settings: Settings, endpoints: Endpoints) -> list[Ask]:
             Ask(
                 "platform",
                 lambda: platform_trouble(home, parts),
-                "What ends is started anew. If it does not come back: `headrace down`, then `headrace up`; logs/supervisor.log.",
+                "It is restarted automatically. If that fails: `headrace down`, then `headrace up`; see logs/supervisor.log.",
             ),
             Ask("disk", lambda: _full(home), "Free some space on the disk that holds the home."),
         ]
     checks += [
         Ask("objects", _Objects(settings, endpoints), "Check the object store and its keys: `headrace endpoints`, [objects]."),
-        Ask("head", _Head(endpoints), "Check that Kafka runs: `headrace endpoints`, [head]. Answers are recorded when it does."),
+        Ask("head", _Head(endpoints), "Check that Kafka runs: `headrace endpoints`, [head]. Waiting answers are recorded then."),
     ]
     for name in MODELS:
         endpoint = getattr(endpoints, name)
@@ -168,7 +168,7 @@ def platform_trouble(home: Home, parts: frozenset[str]) -> Trouble | None:
     if state is None:
         return Trouble("the embedded servers do not run")
     if ended := sorted(part for part in parts if part not in state.children or not state.children[part].alive):
-        return Trouble(f"{', '.join(ended)} ended and {'is' if len(ended) == 1 else 'are'} being started anew")
+        return Trouble(f"{', '.join(ended)} ended and {'is' if len(ended) == 1 else 'are'} being restarted")
     return None
 
 
@@ -177,7 +177,7 @@ def _full(home: Home) -> Trouble | None:
 
 
 class _Objects:
-    """Puts a tiny object and gets it again, where no store of the catalog is."""
+    """Puts and gets a tiny object outside all stores of the catalog."""
 
     def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
         embedded = isinstance(settings.objects, EmbeddedPart)
@@ -194,12 +194,12 @@ class _Objects:
         try:
             obstore.put(self._store, _KEY, b"ready")
         except (BaseError, OSError):
-            return Trouble("takes no object")
+            return Trouble("does not accept objects")
         try:
             data = bytes(obstore.get(self._store, _KEY).bytes())
         except (BaseError, OSError):
-            return Trouble("does not give an object")
-        return None if data == b"ready" else Trouble("gives another object than was put")
+            return Trouble("does not return objects")
+        return None if data == b"ready" else Trouble("returns a different object than was put")
 
     def _opened(self) -> Any:
         from urllib.parse import urlparse
@@ -222,7 +222,7 @@ class _Objects:
 
 
 class _Head:
-    """Asks the head for its topics."""
+    """Lists the head's topics."""
 
     def __init__(self, endpoints: Endpoints) -> None:
         self._settings = {"bootstrap.servers": endpoints.kafka_bootstrap, **endpoints.kafka_properties, "log_level": 0}

@@ -1,4 +1,4 @@
-"""How long to wait before something is tried again."""
+"""Exponential backoff between retries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 def backoff(failures: int, *, first_s: float, longest_s: float, spread: float = 0.5) -> float:
     """Seconds to wait after so many failures in a row (1 and up): `first_s`, twice as long each time, at most `longest_s`.
 
-    They are spread by `spread` either way, so that those who met each other do not meet again.
+    Randomised by `spread` either way, so that clients that collided do not collide again.
     """
     doubled = first_s * 2.0 ** min(failures - 1, 32)
     return min(longest_s, doubled) * random.uniform(1 - spread, 1 + spread)

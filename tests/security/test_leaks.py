@@ -240,7 +240,7 @@ def test_a_settings_file_that_has_something_run_is_obeyed_only_if_it_is_named(
 ) -> None:
     """It may have come with a folder that was cloned: whoever stands in it and asks a question has not chosen its programs."""
     here.write_text(runs)
-    with pytest.raises(BadSettings, match="has code run"):
+    with pytest.raises(BadSettings, match="makes code run"):
         Settings.load()
     here.write_text("[platform]\nidle_s = 7")
     assert Settings.load().platform.idle_s == 7
@@ -255,7 +255,7 @@ def test_what_lies_in_the_current_directory_is_not_run_in_a_modules_place(here: 
     with _folder() as folder:
         assert Path(folder).is_dir()
     assert not ran.exists()
-    assert not Path(folder).exists(), "its warden did what it is for"
+    assert not Path(folder).exists(), "its watchdog removed it"
 
 
 def test_a_settings_file_that_leads_elsewhere_is_said_on_a_terminal(tmp_path: Path, here: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_settings_file_that_leads_elsewhere_is_said_on_a_terminal(tmp_path: Pa
     home = Home(tmp_path / "home", tmp_path, kept)
     home.path.mkdir(mode=0o700)
     shown = on_terminal(home, "runs").decode()
-    assert f"{here} names models, and is obeyed." in shown.replace("\r\n", "\n")
-    assert "is obeyed" not in home.run("runs").stderr, "nobody looks on"
+    assert f"{here} configures models and is used." in shown.replace("\r\n", "\n")
+    assert "is used" not in home.run("runs").stderr, "nobody looks on"
     here.write_text("[training]\nverdicts = 5\n")
     assert settings_notice() == ""

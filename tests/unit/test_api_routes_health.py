@@ -41,7 +41,7 @@ def test_each_part_that_does_not_answer_is_named_without_its_address(service: Se
     assert told["error"]["code"] == "not_ready"
     wanting = {part["part"]: part["state"] for part in told["parts"] if not part["ready"]}
     assert set(wanting) == {"platform", "objects", "head", "embedder", "reranker", "generator"}
-    assert wanting["objects"] == "takes no object"
+    assert wanting["objects"] == "does not accept objects"
     assert all(name in told["error"]["message"] for name in wanting)
     assert "127.0.0.1" not in answer.text
     assert {part["part"] for part in told["parts"] if part["ready"]} == {"disk", "metadata", "indexing"}

@@ -33,7 +33,7 @@ def test_a_file_is_right_or_refused_also_after_it_was_right(tmp_path: Path, reme
     before = program.stat()
     program.write_bytes(TEXT.replace(b"hello", b"HELLO"))
     os.utime(program, ns=(before.st_atime_ns, before.st_mtime_ns))  # as one would who wants it not to be noticed
-    with pytest.raises(NotGenuine, match=r"The program at .*program: this is not what was released"):
+    with pytest.raises(NotGenuine, match=r"The program at .*program is not the released one"):
         checked(program, memory)
     program.write_bytes(TEXT)
     checked(program, memory)
@@ -80,5 +80,5 @@ def test_other_weights_in_the_packages_place_are_refused(model: str, tmp_path: P
         (tmp_path / name).write_bytes(b"other weights")
     monkeypatch.setattr(tokens, "get_model_path", lambda: str(tmp_path))
     monkeypatch.setattr(generator, "find_spec", lambda _: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
-    with pytest.raises(NotGenuine, match=f"The {model}'s weights at .*: this is not what was released"):
+    with pytest.raises(NotGenuine, match=f"The {model}'s weights at .* is not the released one"):
         embedder_weights() if model == "embedder" else generator.packaged(tmp_path)
