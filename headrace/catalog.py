@@ -1,7 +1,7 @@
-"""Every store the system keeps, in one file: its name, tier, what it holds, its schema and how long it is kept.
+"""The catalog of all stores: name, tier, contents, schema and retention.
 
-A *tier* is where bytes live; a *store* is one named thing in a tier. Stages name stores from here in their signatures, the
-diagram draws them, the ledger counts them. Nothing else in the code invents a topic, table, prefix or directory.
+A *tier* is a kind of storage; a *store* is one topic, table, prefix or directory in a tier. Stages name stores in their
+signatures, the diagram draws them, the ledger counts them. No other code defines a topic, table, prefix or directory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 
 class Tier(StrEnum):
-    """Where bytes live, shallow (near the processor) to deep."""
+    """Kinds of storage, from near the processor to deep."""
 
     STREAM = "stream"
     FILE = "file"
@@ -24,7 +24,7 @@ class Tier(StrEnum):
 
 @dataclass(frozen=True)
 class Store:
-    """One named thing in a tier.
+    """A topic, table, prefix or directory in a tier.
 
     `schema` is the Arrow schema of a table or vector store, or of the JSON value of a topic's records; `None` for objects
     and files. `partitions` counts a topic's partitions.
@@ -47,7 +47,7 @@ class Store:
 
     @property
     def columns(self) -> pa.Schema:
-        """The store's schema; asking a store that has none is a mistake in the program."""
+        """The store's schema. Raises `TypeError` if it has none, which is a bug in the caller."""
         if self.schema is None:
             raise TypeError(f"{self} has no schema")
         return self.schema
@@ -58,7 +58,7 @@ def _schema(*required: pa.Field, optional: tuple[pa.Field, ...] = ()) -> pa.Sche
 
 
 def _landed(topic: Store) -> pa.Schema:
-    """A landed event, where it stood in the head, and what it had beyond its schema."""
+    """The schema of landed events: the topic's columns, the position on the head, and keys beyond the schema."""
     return pa.schema([*topic.columns, *_schema(*ORIGIN, optional=(EXTRA,))])
 
 
@@ -70,12 +70,12 @@ TEXT = pa.string()
 INT = pa.int64()
 FLOAT = pa.float64()
 TIME = pa.timestamp("us", tz="UTC")
-DIMENSIONS = 384  # of all-MiniLM-L6-v2, the embedded embedder; an index of another width is another index
+DIMENSIONS = 384  # of all-MiniLM-L6-v2, the embedded embedder; another dimension needs another index
 
-# Where a landed row stood in the head. (topic, partition, offset) is unique in every landed table.
-# A topic that was made anew under its old name is `topic@02`, so that offsets which began again at 0 collide with none.
+# Position of a landed row on the head. (topic, partition, offset) is unique in every landed table.
+# A topic recreated under its old name is stored as `topic@02`, so that offsets restarting at 0 do not collide.
 ORIGIN = (_f("topic", TEXT), _f("partition", pa.int32()), _f("offset", INT))
-EXTRA = _f("extra", TEXT)  # JSON of the keys that an event has and this catalog does not know; null where there are none
+EXTRA = _f("extra", TEXT)  # JSON of an event's keys that this catalog does not know; null if there are none
 
 DOCUMENT_EVENT = (
     _f("event_id", TEXT),
@@ -84,12 +84,12 @@ DOCUMENT_EVENT = (
     _f("uri", TEXT),  # the document's name as its owner knows it; unique within a tenant
     _f("sha256", TEXT),  # of the source bytes; empty unless put
     _f("bytes", INT),
-    _f("reason", TEXT),  # why it was refused at the door; empty otherwise
+    _f("reason", TEXT),  # why it was rejected when put (kind refuse); empty otherwise
     _f("at", TIME),
 )
-READERS = _f("readers", pa.list_(TEXT))  # who of the tenant may read it; none: everybody of it; null in an event: as before it
-SOURCE = _f("source", TEXT)  # of a file found in a folder: which folder, as a hash of its path; null otherwise
-PLACE = _f("place", TEXT)  # "page 3", "slide 2", "sheet Q3": where a citation points; null where a document has no such parts
+READERS = _f("readers", pa.list_(TEXT))  # who may read it; empty: the whole tenant; null in an event: unchanged
+SOURCE = _f("source", TEXT)  # for a file found in a folder, a hash of the folder's path; null otherwise
+PLACE = _f("place", TEXT)  # "page 3", "slide 2", "sheet Q3", for citations; null if the document has no such parts
 PART = pa.struct([_f("start", INT), _f("place", TEXT)])
 PASSAGE = pa.struct(
     [
@@ -97,14 +97,14 @@ PASSAGE = pa.struct(
         _f("document", TEXT),
         _f("retrieval_score", FLOAT),
         _f("retrieval_rank", pa.int32()),
-        _f("rerank_score", FLOAT),  # null where no re-ranker scored it
+        _f("rerank_score", FLOAT),  # null without a re-ranker
         _f("rerank_rank", pa.int32()),
         _f("cited", pa.bool_()),
     ]
 )
 MOVED = pa.struct([_f("tier", TEXT), _f("direction", TEXT), _f("bytes", INT)])
 TIMING = pa.struct([_f("name", TEXT), _f("ms", FLOAT)])
-SAMPLING = pa.struct([_f("temperature", FLOAT), _f("top_p", FLOAT)])  # the distribution that tokens and log-probabilities are of
+SAMPLING = pa.struct([_f("temperature", FLOAT), _f("top_p", FLOAT)])  # the distribution of the tokens and log-probabilities
 INTERACTION = (
     _f("answer_id", TEXT),
     _f("kind", TEXT),  # answer (generated) | search (passages only)
@@ -138,7 +138,7 @@ VERDICT = (
     _f("at", TIME),
 )
 
-# stream: the head. What just happened, kept only until it has landed plus a safety window.
+# stream: the head. Recent events, kept only until landed, plus a safety window.
 _UNTIL_LANDED = "only until landed, plus a safety window"
 DOCUMENT_EVENTS = Store(
     "document-events",
@@ -153,7 +153,7 @@ INTERACTIONS = Store(
     Tier.STREAM,
     "a question was answered",
     _UNTIL_LANDED,
-    # Optional since an event of before they were known must still land.
+    # Optional, since events written before these columns existed must still land.
     _schema(*INTERACTION, optional=(_f("similarity", FLOAT), _f("groundedness", FLOAT), _f("sampling", SAMPLING))),
     partitions=1,
 )
@@ -165,9 +165,9 @@ FEEDBACK = Store(
     _schema(
         *VERDICT,
         optional=(
-            # Whether the user lets it be trained on; null where nobody asked: a yes unless preparing.require_consent.
+            # Whether the user consents to training on it; null if not asked: counts as yes unless preparing.require_consent.
             _f("consent", pa.bool_()),
-            # The API key, or that by which it was made, where all that come by it count as one user; null where `user` counts.
+            # The API key, or the one that created it, if all its verdicts count as one user; null if `user` counts.
             _f("key", TEXT),
         ),
     ),
@@ -181,14 +181,14 @@ FEEDBACK_ROWS = Store("feedback", Tier.TABLE, "one row per verdict", "archive", 
 DEAD_LETTERS = Store(
     "dead-letters",
     Tier.TABLE,
-    "raw bytes that could not be read, and why",
+    "raw bytes of records that could not be decoded, and why",
     "archive",
     _schema(_f("key", pa.binary()), _f("value", pa.binary()), _f("reason", TEXT), _f("at", TIME), *ORIGIN),
 )
 DIVERGENCES = Store(
     "divergences",
     Tier.TABLE,
-    "where landing stopped because the head and a table disagree, and who let it go on",
+    "where landing stopped because the head and a table disagree, and who resolved it",
     "archive",
     _schema(
         _f("topic", TEXT),
@@ -197,7 +197,7 @@ DIVERGENCES = Store(
         _f("action", TEXT),  # stopped | resolved
         _f("landed", INT),  # the offset that was to land next
         _f("low", INT),  # the first offset the head has
-        _f("end", INT),  # the offset the head gives out next
+        _f("end", INT),  # the next offset of the head
         _f("seen", TEXT),
         _f("who", TEXT),
         _f("at", TIME),
@@ -222,7 +222,7 @@ DOCUMENT_ROWS = Store(
         _f("at", TIME),
         *ORIGIN,  # of the document event that caused this row
         optional=(
-            _f("parts", pa.list_(PART)),  # the character at which each page, slide or sheet begins; null where there are none
+            _f("parts", pa.list_(PART)),  # the character at which each page, slide or sheet begins; null if there are none
             READERS,
             SOURCE,
         ),
@@ -239,12 +239,12 @@ CHUNK_ROWS = Store(
         _f("version", TEXT),
         _f("tenant", TEXT),
         _f("uri", TEXT),
-        _f("heading", TEXT),  # the heading path in front of the text, joined by " › "
+        _f("heading", TEXT),  # the heading path above the text, joined by " › "
         _f("position", pa.int32()),
         _f("text", TEXT),
         _f("readers", pa.list_(TEXT)),
         *ORIGIN,  # of the document's event
-        optional=(PLACE, _f("generation", pa.int32())),  # of the index it was split for; null is the first
+        optional=(PLACE, _f("generation", pa.int32())),  # the index generation it was split for; null: the first
     ),
 )
 EXAMPLES = Store(
@@ -269,16 +269,16 @@ EXAMPLES = Store(
             _f("kind", TEXT),  # passage: a verdict on one passage | answer: on the whole answer, without chunk_id and passage
             _f("user", TEXT),  # who gave the newest verdict that agrees with the label
             _f("users", pa.list_(TEXT)),  # everybody whose verdict counted: a user, or the key of those who count as one
-            _f("document_id", TEXT),  # the passage's; of a whole answer that which its question is about
-            _f("simulated", pa.bool_()),  # whether the answer or a verdict that counted is of a simulated user
-            # of a whole answer; null otherwise
-            _f("answer", TEXT),  # what was said, without citation markers
-            _f("target", TEXT),  # what should be said: the newest correction, else the liked answer, else null
-            _f("generator_version", TEXT),  # a released version, or none: the packaged one; null where no generator was asked
+            _f("document_id", TEXT),  # the passage's; for a whole answer the document its question is about
+            _f("simulated", pa.bool_()),  # whether the answer or a counted verdict is by a simulated user
+            # For whole answers; null otherwise:
+            _f("answer", TEXT),  # the answer's text, without citation markers
+            _f("target", TEXT),  # the desired text: the newest correction, else the liked answer, else null
+            _f("generator_version", TEXT),  # a released version, or "none" for the packaged one; null if nothing was generated
             _f("staleness", pa.int32()),  # released versions between that one and the one served when the round was planned
-            # and, in the shards only, not in the table
-            _f("passages", pa.list_(TEXT)),  # the texts the generator was given, in order
-            _f("prompt", pa.list_(pa.int32())),  # token ids; null where the endpoint gave none or something was scrubbed
+            # Only in the shards, not in the table:
+            _f("passages", pa.list_(TEXT)),  # the texts given to the generator, in order
+            _f("prompt", pa.list_(pa.int32())),  # token ids; null if the endpoint returned none or something was scrubbed
             _f("completion", pa.list_(pa.int32())),
             _f("logprobs", pa.list_(pa.float32())),
             _f("sampling", SAMPLING),  # null where it was not recorded
@@ -358,22 +358,22 @@ AUDIT = Store(
     "archive",
     _schema(
         _f("at", TIME),
-        _f("tenant", TEXT),  # of whose key it was; empty for the command line
+        _f("tenant", TEXT),  # the key's tenant; empty for the command line
         _f("key_id", TEXT),  # "page" for the token of `headrace up`, "cli:USER" for the command line
         _f("action", TEXT),  # e.g. ask, document.put, key.create
-        _f("resource", TEXT),  # what it was done to: an answer's id, a document's uri, a key's id; never what was asked
-        _f("outcome", TEXT),  # done, or the code of the refusal
-        _f("address", TEXT),  # where the request came from
+        _f("resource", TEXT),  # an answer's id, a document's uri, a key's id; never the question
+        _f("outcome", TEXT),  # done, or the error code
+        _f("address", TEXT),  # the client's address
     ),
 )
 
 # object
 DOCUMENTS = Store("documents", Tier.OBJECT, "source files as given", "until deleted by its owner")
-DATASETS = Store("datasets", Tier.OBJECT, "Parquet shards and their list", "by policy")
+DATASETS = Store("datasets", Tier.OBJECT, "Parquet shards and their index", "by policy")
 CHECKPOINTS = Store("checkpoints", Tier.OBJECT, "optimizer, weights, RNG, data position", "by policy")
 MODELS = Store("models", Tier.OBJECT, "released weights and the champion pointer", "by policy")
 LEASES = Store("leases", Tier.OBJECT, "who lands which partitions, and who trains", "while they do")
-INDEXES = Store("indexes", Tier.OBJECT, "which index generation answers, and how each was made", "archive")
+INDEXES = Store("indexes", Tier.OBJECT, "which index generation is served, and how each was built", "archive")
 ROUNDS = Store("rounds", Tier.OBJECT, "manifests: the JSON that commits a round", "archive")
 PROOFS = Store("proofs", Tier.OBJECT, "what forgetting removed, what remains and why", "archive")
 
@@ -430,7 +430,7 @@ STORES: tuple[Store, ...] = (
     KV_CACHE,
 )
 
-# Which table each topic lands in.
+# The table each topic lands in.
 LANDINGS: dict[Store, Store] = {
     DOCUMENT_EVENTS: DOCUMENT_EVENT_ROWS,
     INTERACTIONS: INTERACTION_ROWS,
