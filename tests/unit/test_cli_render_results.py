@@ -207,6 +207,7 @@ def test_below_an_answer_stand_its_sources_versions_and_times() -> None:
     hit = Hit("c", "d", "v", "mill.md", "The mill", "Raised in 1911.", 1.0, place="page 3")
     answer = replace(
         Answer("when?", "t", "u", (Passage(hit, 1),), "v000003", "g1.7", answer_id="a1"),
+        mode="extractive",
         text="In 1911. [1]",
         supports=(Support("In 1911.", 1, 0, 8),),
         timings_ms={"first_token": 12.0, "total": 345.0},
@@ -214,7 +215,7 @@ def test_below_an_answer_stand_its_sources_versions_and_times() -> None:
     )
     cited = "  [1] mill.md · page 3 · The mill"
     below = [
-        "  answer a1 · re-ranker v000003 · index g1.7 · first token 12 ms, total 345 ms",
+        "  extractive answer a1 · re-ranker v000003 · index g1.7 · first token 12 ms, total 345 ms",
         "  note: the re-ranker did not answer",
     ]
     assert printed(lambda console: say_sources(console, answer)) == [cited, *below]

@@ -154,10 +154,8 @@ def say_sources(console: Console, answer: Answer) -> None:
     if not answer.citations and answer.passages:
         best = answer.passages[0].hit
         nearest = {"document": best.uri, "heading": best.heading, "place": best.place}
-        reason = "nearest" if answer.refused else "no passage supports this answer; the best match is"
-        console.print(
-            Text(f"  {reason}: {_where(nearest)}" if answer.refused else f"  {reason} {_where(nearest)}", style="yellow")
-        )
+        found = "nearest:" if answer.refused else "no passage supports this answer; the best match is"
+        console.print(Text(f"  {found} {_where(nearest)}", style="yellow"))
     first, total = answer.timings_ms.get("first_token", 0.0), answer.timings_ms.get("total", 0.0)
     console.print(
         Text(
