@@ -43,7 +43,7 @@ LOCAL, RAY = "local", "ray"
 
 
 class App:
-    """What one process does, recorded as a run of `command`.
+    """One process at work, recorded as a run of `command`.
 
     With `models`, opening it waits until the embedded model server is up. `on` is where batch work and training run: `local` or
     `ray`. A `service` ends the platform with the block, unless another command uses it, and keeps answers that the head does not

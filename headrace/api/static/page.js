@@ -476,11 +476,11 @@ function loopNow() {
   const { round } = loop;
   if (round && loop.state === "training") {
     const name = `${round.number ? `Round ${round.number}` : "Next round"} · ${round.recipe}`;
-    const left = round.eta_s === null ? "" : `, about ${span(round.eta_s)} left in it`;
+    const left = round.eta_s === null ? "" : `, about ${span(round.eta_s)} left`;
     const loss = round.loss === null || round.loss === undefined ? "" : `, loss ${round.loss.toFixed(3)}`;
     const what = round.steps ? `step ${round.step.toLocaleString("en")} of ${round.steps.toLocaleString("en")}` : "";
     parts.push(gauge(name, round.step, round.steps, what));
-    parts.push(make("p", { class: "quiet" }, `${STAGES[round.stage] ?? "Looks what stands"}${loss}${left}${round.resumed ? ", taken up again where it was left" : ""}.`));
+    parts.push(make("p", { class: "quiet" }, `${STAGES[round.stage] ?? "Looks at the stores"}${loss}${left}${round.resumed ? ", resumed where it stopped" : ""}.`));
   }
   for (const one of loop.recipes) {
     const waits = one.note || (one.new && !one.due && one.due_at ? `a round starts at ${one.of.toLocaleString("en")}, or ${ahead(one.due_at)}` : "");
