@@ -304,7 +304,7 @@ def test_marks_go_with_their_rows_and_are_kept_by_later_commits(table: TableWrit
 def test_a_mark_that_moved_stops_the_commit(table: TableWriter) -> None:
     table.append(rows(1), properties={"offsets": 1}, expected={"offsets": None})
     before = table.snapshot()
-    with pytest.raises(LostRace, match="'offsets' of .* from None to 1"):
+    with pytest.raises(LostRace, match=r"'offsets' of .* from None to 1"):
         table.append(rows(1), properties={"offsets": 1}, expected={"offsets": None})
     assert (table.count(), table.snapshot()) == (1, before)
 
