@@ -28,6 +28,11 @@ def compressed(head: bytes) -> bool:
     return len(head) == HEAD_BYTES and bool(_HEAD.unpack(head)[5] & _CODEC)
 
 
+def offsets(head: bytes) -> int:
+    """How many offsets a batch takes, of which these are the first `HEAD_BYTES`."""
+    return int(_HEAD.unpack(head)[6]) + 1
+
+
 def readable(data: bytes) -> bool:
     """Whether a client can read a batch within reasonable memory."""
     if len(data) < HEAD_BYTES:

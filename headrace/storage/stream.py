@@ -270,6 +270,10 @@ class TopicReader(_Topic):
                         looked = time.monotonic()
                         if self._rewrite_foreign(held_up):
                             break
+                        # Offsets that were given out to batches which were never stored: nobody was told that they were.
+                        for partition, at in self._without_more(held_up).items():
+                            ended[partition] = at
+                            ends[partition] = min(at, ends.get(partition, at))
                     late_ms = int(time.time() * 1000) - _LATE_MS
                     if pace.changed(records, {p: ended[p] >= at or newest_ms[p] > late_ms for p, at in reached.items()}):
                         break
@@ -286,6 +290,12 @@ class TopicReader(_Topic):
         if new := {partition: offset for partition, offset in start.items() if partition not in self._link.looked_through}:
             self._rewrite_foreign(new, compressed=True)
             self._link.looked_through |= new.keys()
+
+    def _without_more(self, reached: Mapping[int, int]) -> dict[int, int]:
+        """Those of the partitions of which the embedded head stores nothing from these offsets on, whatever end it reports."""
+        if (records := self._tansu_records()) is None:
+            return {}
+        return {partition: at for partition, at in reached.items() if not records.holds(partition, at)}
 
     def _rewrite_foreign(self, reached: Mapping[int, int], *, compressed: bool = False) -> int:
         """Rewrite unreadable batches after these offsets; returns how many. Only for the embedded head."""

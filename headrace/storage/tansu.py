@@ -62,6 +62,22 @@ class TansuRecords:
             raise self._unavailable(error) from error
         return int(watermark["low"] or 0)
 
+    def holds(self, partition: int, offset: int) -> bool:
+        """Whether a batch has this offset or a later one.
+
+        The reported end does not tell: Tansu counts a batch before it stores it. Killed, or without space, in between, it leaves
+        offsets that no record will ever have.
+        """
+        try:
+            batches = self._batches(partition)
+            if not batches or batches[-1][0] >= offset:
+                return bool(batches)
+            first, path, size = batches[-1]
+            head = self._beginning(path, min(size, record_batch.HEAD_BYTES))
+        except faults.BaseError as error:
+            raise self._unavailable(error) from error
+        return len(head) < record_batch.HEAD_BYTES or first + record_batch.offsets(head) > offset
+
     def forget(self, partition: int, before: int) -> int:
         """Delete the batches that end at or below offset `before`; returns the partition's new first offset.
 

@@ -21,6 +21,7 @@ import pytest
 import rude
 from confluent_kafka import Consumer, Producer, TopicPartition
 from signed import signed
+from traffic import until
 from words import words
 
 from headrace.answering.record import Verdict, feedback
@@ -214,6 +215,38 @@ def test_a_batch_that_was_rewritten_leaves_no_gap(runner: Runner) -> None:
         obstore.put(records._client, path, records._beginning(path, size))
     assert topic.spans()[0].low == 0
     assert not runner.run(land).divergences
+
+
+def fetched_end(runner: Runner, at: int) -> int:
+    """Where a fetch from this offset on says that partition 0 ends."""
+    consumer = Consumer({"bootstrap.servers": runner.endpoints.kafka_bootstrap, "group.id": "spy"})
+    try:
+        place = TopicPartition(FEEDBACK.name, 0, at)
+        consumer.assign([place])
+        consumer.poll(1.0)
+        return int(consumer.get_watermark_offsets(place, cached=True)[1])
+    finally:
+        consumer.close()
+
+
+def test_offsets_that_no_record_got_hold_nothing_up(runner: Runner) -> None:
+    """Tansu counts a batch before it stores it; killed in between it reports an end that is never reached."""
+    runner.run(feedback, verdicts=[Verdict("before-the-hole", True, "acme", "ann")])
+    runner.run(land)
+    topic = TopicReader(FEEDBACK, runner.endpoints, Meter(runner.record.ledger, "test"))
+    records = topic._tansu_records()
+    assert records is not None
+    for partition in topic.spans():
+        path = records._watermark(partition)
+        watermark, _ = records._read(path)
+        obstore.put(records._client, path, json.dumps(watermark | {"high": int(watermark["high"] or 0) + 3}).encode())
+    end = records._batches(0)[-1][0] + 1
+    until(20, lambda: fetched_end(runner, end) > end, lambda: "the head knows of no hole")
+    began = time.monotonic()
+    assert runner.run(land).events["feedback"] == 0
+    assert time.monotonic() - began < 15
+    runner.run(feedback, verdicts=[Verdict("behind-the-hole", True, "acme", "ann")])
+    assert runner.run(land).events["feedback"] == 1
 
 
 def test_a_batch_that_would_fill_the_memory_is_not_unpacked_at_the_next_start(runner: Runner) -> None:
