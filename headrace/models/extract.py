@@ -45,6 +45,10 @@ _QUOTES = 96  # that are scored; what a passage of few words and many lines has 
 _USUAL = {"embedding": 0.45, "passage": 0.5}  # similarities where no embedder can be asked: the same for all, so the order stays
 _COLUMNS = 8  # of a row that is shown whole
 _LEAST_WORD, _LEAST_NAME = 0.2, 1.5  # that a word of the question, or a name in it, weighs however common it is
+# A line of prose that was wrapped has so many characters and words; a sentence is put together up to so many characters.
+_WRAPPED, _PROSE, _LONGEST = 45, 6, 600
+_ENDED = re.compile(r"[.!?:;{}=|][\"')\]]*$")
+_MARK = re.compile(r"^(?:[-*•]|\d{1,3}[.)])\s+")  # of a list
 _RULE = re.compile(r"[\s|:+=-]+")
 _PART = re.compile(
     r",?\s+(?:and|und)\s+(?=(?:who|when|where|why|how|what|which|whose|wer|wann|wo|warum|wie|was|welche[rsnm]?)\b)", re.IGNORECASE
@@ -106,7 +110,8 @@ class Quote:
     def said(self) -> str:
         """What is shown: the text, of a row its cells behind the names of their columns."""
         if not self.text.startswith("|"):
-            return re.sub(r"^(?:[-*•]|\d{1,3}[.)])\s+", "", self.text)
+            # A number in brackets would pose as a citation.
+            return re.sub(r"\[(\d+)\]", r"(\1)", re.sub(r"\s*\n\s*", " ", _MARK.sub("", self.text)))
         names, cells = _cells(self.over.rpartition("\n")[2]), _cells(self.text)
         names += [""] * (len(cells) - len(names))
         told = [f"{name}: {cell}" if name else cell for name, cell in zip(names, cells, strict=False) if cell]
@@ -141,7 +146,11 @@ def quotes(sources: Sequence[SourceText]) -> list[Quote]:
             if _RULE.fullmatch(text[start:end]):
                 if own and text[own[-1][0]] == "|":
                     own.pop()
-            elif end > heading or heading < 0:
+            elif end <= heading:
+                continue
+            elif own and _goes_on(text, own[-1], start):
+                own[-1] = (own[-1][0], end)
+            else:
                 own.append((start, end))
         texts = [text[start:end] for start, end in own]
         for place, (start, end) in enumerate(own):
@@ -149,6 +158,23 @@ def quotes(sources: Sequence[SourceText]) -> list[Quote]:
             beside = "" if row else " ".join([*texts[max(0, place - 1) : place], *texts[place + 1 : place + 2]])
             found.append(Quote(number, start, end, texts[place], f"{name}\n{above(text, start)}", beside))
     return found[:_QUOTES]
+
+
+def _goes_on(text: str, before: tuple[int, int], start: int) -> bool:
+    """Whether what starts here is the rest of a sentence that was wrapped: prose, a long line above, nothing that ends it."""
+    said, between = text[slice(*before)], text[before[1] : start]
+    line = said.rpartition("\n")[2] if "\n" in said else text[text.rfind("\n", 0, before[0]) + 1 : before[1]]
+    return (
+        between.count("\n") == 1
+        and not between.strip()
+        and len(line.strip()) >= _WRAPPED
+        and len(said) < _LONGEST
+        and len(line.split()) >= _PROSE
+        and not _ENDED.search(said)
+        and (text[start].isalpha() or text[start] in "\"'(“„*`")
+        and _MARK.match(text[start:]) is None
+        and not said.startswith(("|", "#"))
+    )
 
 
 def features(

@@ -95,6 +95,35 @@ def test_a_span_is_where_it_says() -> None:
     assert len(texts) == 6 + 3 + 2
 
 
+def test_a_sentence_that_was_wrapped_is_one_and_lines_of_their_own_are_not() -> None:
+    wrapped = SourceText(
+        """Manual
+The simple form of the statement, the one without a message, is
+equivalent to a test that raises an error. The other one [2] is
+not.
+
+- the first thing of a list that has a good many words in its line
+- the second thing of it
+Pilot: 40 machines in week 6
+Wave 1: 400 machines
+2026-01-01T10:00:00 host one has said something that is quite long here
+2026-01-01T10:00:01 host two has said something that is quite long here""",
+        "manual.txt",
+    )
+    found = quotes([wrapped])
+    assert [quote.said for quote in found] == [
+        "The simple form of the statement, the one without a message, is equivalent to a test that raises an error.",
+        "The other one (2) is not.",
+        "the first thing of a list that has a good many words in its line",
+        "the second thing of it",
+        "Pilot: 40 machines in week 6",
+        "Wave 1: 400 machines",
+        "2026-01-01T10:00:00 host one has said something that is quite long here",
+        "2026-01-01T10:00:01 host two has said something that is quite long here",
+    ]
+    assert all(wrapped.text[quote.start : quote.end] == quote.text for quote in found)
+
+
 def test_a_cell_without_a_column_is_shown_too_and_an_empty_one_is_not() -> None:
     ragged = SourceText("t\n| a | b |\n|---|---|\n| 1 | | 3 |\n| 4 |", "t.csv")
     assert [quote.said for quote in quotes([ragged])] == ["a: 1; 3", "a: 4"]
