@@ -206,6 +206,7 @@ def test_who_had_read_to_the_end_is_held_up_by_none_that_come_then(runner: Runne
 
 def test_a_batch_that_was_rewritten_leaves_no_gap(runner: Runner) -> None:
     """By Tansu's own word a partition begins at the batch that was written longest ago."""
+    runner.run(land)
     for _ in range(3):
         rude.produce(runner.endpoints, FEEDBACK.name, rude.batch(rude.record(b"{}")))
     topic = TopicReader(FEEDBACK, runner.endpoints, Meter(runner.record.ledger, "test"))
