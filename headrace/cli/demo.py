@@ -46,7 +46,7 @@ RULE = (
 )
 
 STAND_IN = (
-    "These answers are quoted. The embedded generator, 135 million parameters, is a stand-in for one of yours"
+    "These answers are quoted. The embedded generator, 135 million parameters, stands in for your own"
     " ([models.generator] in headrace.toml) and writes worse than Headrace quotes; here it answers once, for its KV cache."
 )
 

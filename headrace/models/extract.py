@@ -1,7 +1,7 @@
 """Extractive answers: the sentence or table row of the passages that answers a question, word for word, or none of them.
 
-Each sentence and row (a quote) gets a score, a weighted sum of features: how much of the question's words it has, by how rare
-they are in the passages, and how much of them stands in the heading, header or file name above it, or beside it; its embedding's
+Each sentence and row (a quote) gets a score, a weighted sum of features: which share of the question's words it has, rare words
+counting more, and which share the heading, table header or file name above it has, or the sentences beside it; its embedding's
 similarity to the question, and its passage's; whether it has what is asked for (a number and its unit, a date, a person, a
 cause) that the question does not have itself; and which names and numbers of the question it lacks. Below `ENOUGH` no quote is
 evidence, and the answer is that the documents have none; nor where the passage has none of the question's names, or lacks one
@@ -39,7 +39,7 @@ WEIGHTS: Mapping[str, float] = {
     "lacks_number": -1.7,
 }
 """By how much each feature counts, as fitted (docs/reference/benchmarks.md says on what)."""
-_SHORT = 8  # quotes that are embedded; none of 391 right ones was further down (docs/reference/benchmarks.md)
+_SHORT = 8  # quotes that are embedded; embedding all of them answered none of 391 questions better (docs/reference/benchmarks.md)
 _WORDS = 64  # of a question that are looked for
 _QUOTES = 96  # that are scored; what a passage of few words and many lines has beyond that is not looked at
 _USUAL = {"embedding": 0.45, "passage": 0.5}  # similarities where no embedder can be asked: the same for all, so the order stays

@@ -332,7 +332,7 @@ def test_no_score_says_how_rare_a_word_is_in_others_documents(tmp_path: Path) ->
     assert all(before)
     put("globex", ["heliotrope on every page"] * 50)
     assert told() == before
-    assert [hit.score for hit in searches()[1]] != pytest.approx(fused), "which is why the score itself is told to nobody"
+    assert [hit.score for hit in searches()[1]] != pytest.approx(fused), "so the score itself must not be shown"
 
 
 @pytest.mark.parametrize("path", ["%FF.md", "%FE.md", "a/%C3%28.md", "%EF%BF%BD.md"])
