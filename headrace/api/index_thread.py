@@ -10,12 +10,15 @@ from collections.abc import Collection
 from headrace.api.document_view import DocumentView
 from headrace.core.runner import Runner
 from headrace.documents.index import bring_up, take_in
-from headrace.errors import kind_of
+from headrace.errors import StorageFull, Transient, kind_of
 from headrace.readiness import Trouble
+from headrace.retry import backoff
 from headrace.settings import Inference
 from headrace.terminal import printable
 
-_RETRY_S = (1.0, 30.0)
+_RETRY_S = 1.0
+_LONGEST_S, _AWAY_S = 30.0, 4.0
+"""Longest wait after a pass that failed, and after one that storage failed, which often comes back within seconds."""
 _PARSE_S = 10.0
 """Seconds of parsing in a pass; what is parsed by then need not wait for the rest."""
 
@@ -61,7 +64,7 @@ class IndexThread:
         self._work.set()
 
     def _run(self) -> None:
-        wait_s = _RETRY_S[0]
+        failures = 0
         while True:
             self._work.wait()
             if self.stopping:
@@ -70,7 +73,7 @@ class IndexThread:
             try:
                 with self._view.during_pass():
                     self._pass()
-                self._trouble, wait_s = None, _RETRY_S[0]
+                self._trouble, failures = None, 0
             except _Stopped:
                 return
             except Exception as error:  # a thread that ends would leave everything that is put later unindexed
@@ -79,9 +82,10 @@ class IndexThread:
                 log.error("indexing is held up and tried again: %s", printable(str(error)))
                 log.debug("", exc_info=True)
                 self._work.set()
-                if self._sleep(wait_s):
+                failures += 1
+                longest_s = _AWAY_S if isinstance(error, Transient | StorageFull) else _LONGEST_S
+                if self._sleep(backoff(failures, first_s=_RETRY_S, longest_s=longest_s, spread=0.0)):
                     return
-                wait_s = min(2 * wait_s, _RETRY_S[1])
 
     def _sleep(self, seconds: float) -> bool:
         until = time.monotonic() + seconds

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from headrace.catalog import DEAD_LETTERS, DIVERGENCES, LANDINGS, LEASES, Store
 from headrace.core.stage import each, stage
-from headrace.errors import LostRace, OffsetsRefused, OutOfRange, Transient
+from headrace.errors import HeadraceError, LostRace, OffsetsRefused, OutOfRange, StorageFull, Transient
 from headrace.ingest.backlog import counted_end
 from headrace.ingest.dead_letters import skipped
 from headrace.ingest.divergence import record_divergence
@@ -37,7 +37,7 @@ from headrace.storage.tables.handles import Append, TableWriter
 
 _OVERTAKEN_S = 0.2
 _TRIES = 100
-_RETRY_S = (0.5, 15.0)  # first and longest wait of a follower while storage does not answer
+_RETRY_S = (0.5, 4.0)  # first and longest wait of a follower while storage does not answer or is full
 _RECHECK_S = 15.0
 _DEFAULTS = LandingSettings()
 _DONE: Future[None] = Future()
@@ -83,14 +83,14 @@ class Commit:
 class Following:
     """A lander that follows the head until `stop` is set, and its callbacks.
 
-    `committed` after each commit; `diverged` when a partition stops; `waiting` for a topic whose storage does not answer;
-    `divergences` about twice a second with a topic's stopped partitions.
+    `committed` after each commit; `diverged` when a partition stops; `waiting` for a topic whose storage does not answer or is
+    full; `divergences` about twice a second with a topic's stopped partitions.
     """
 
     stop: threading.Event
     committed: Callable[[Commit], None] = lambda _: None
     diverged: Callable[[Divergence], None] = lambda _: None
-    waiting: Callable[[str, Transient], None] = lambda _topic, _error: None
+    waiting: Callable[[str, HeadraceError], None] = lambda _topic, _error: None
     divergences: Callable[[str, Mapping[int, Divergence]], None] = lambda _topic, _divergences: None
 
 
@@ -237,7 +237,7 @@ class _Lander:
     def follow(self, following: Following, leases: ObjectWriter, failed: threading.Event) -> None:
         """Land this lander's share of the partitions until stopped, or until another lander has `failed`.
 
-        While storage does not answer, it waits.
+        While storage does not answer, or is full, it waits.
         """
 
         def stopped() -> bool:
@@ -271,7 +271,7 @@ class _Lander:
                 self._pass(mine, go_on)
             except (LostRace, OutOfRange) as error:
                 self._again(error)
-            except Transient as error:
+            except (Transient, StorageFull) as error:
                 failing_since = failing_since or time.monotonic()
                 if time.monotonic() - failing_since > self._settings.patience_s:
                     raise

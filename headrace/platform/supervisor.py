@@ -35,6 +35,8 @@ from headrace.platform.tansu import start_broker
 TICK_SECONDS = 0.5
 READY_SECONDS = 45.0
 STOP_SECONDS = 10.0
+AFTER_FULL_SECONDS = 3.0
+"""SeaweedFS ends within 1.5 s, or retries a write that a full disk left no volume for; killing it then loses nothing."""
 ENDINGS, ENDINGS_SECONDS = 4, 60.0
 """A server that ends more than this many times within this many seconds is not restarted."""
 PORT_TRIES = 5
@@ -160,7 +162,7 @@ class Supervisor:
             if "head" in self.children:
                 self._end_head()  # on SIGTERM, it would first retry failed writes for ten seconds
             if "objects" in self.children:
-                self.children["objects"].stop(STOP_SECONDS)
+                self.children["objects"].stop(AFTER_FULL_SECONDS)
         ended = {name: child for name, child in self.children.items() if child.ended}
         if not ended:
             return

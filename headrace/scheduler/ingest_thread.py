@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from headrace.app import Storage
 from headrace.core.runner import Runner
-from headrace.errors import HeadraceError, Transient, kind_of
+from headrace.errors import HeadraceError, kind_of
 from headrace.ingest.land import Commit, Following
 from headrace.ingest.positions import Divergence
 from headrace.readiness import Trouble
@@ -94,7 +94,7 @@ class IngestThread:
             self._failing = None
         self._noted()
 
-    def _wait(self, topic: str, error: Transient) -> None:
+    def _wait(self, topic: str, error: HeadraceError) -> None:
         self._waiting[topic] = f"{topic} waits: {error.message}"
         self._noted()
 

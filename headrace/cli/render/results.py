@@ -20,7 +20,7 @@ from headrace.terminal import harmless, printable
 if TYPE_CHECKING:  # the caller has imported these already
     from headrace.answering.record import Answer
     from headrace.documents.index import Indexed
-    from headrace.errors import HeadraceError, Transient
+    from headrace.errors import HeadraceError
     from headrace.ingest.backlog import Backlog
     from headrace.ingest.land import Commit, Landed
     from headrace.ingest.positions import Divergence
@@ -260,8 +260,8 @@ class LandingLines:
         self._err.print(sentence, style="red", highlight=False, soft_wrap=True)
         self._err.print(divergence.remedy, highlight=False, soft_wrap=True)
 
-    def waiting(self, topic: str, error: Transient) -> None:
-        """Print that storage does not answer."""
+    def waiting(self, topic: str, error: HeadraceError) -> None:
+        """Print that storage does not answer or is full."""
         self._err.print(f"{topic} waits: {error.message}", style="yellow", highlight=False, soft_wrap=True)
 
     def failed(self, chore: str, error: HeadraceError) -> None:
