@@ -14,10 +14,9 @@ import os
 import re
 import sys
 import tempfile
-import types
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import pyarrow as pa
 import typer
@@ -29,10 +28,11 @@ from headrace.api import Service, create_app
 from headrace.app import App
 from headrace.catalog import LANDINGS, STORES, Store, Tier
 from headrace.cli.common import cli
+from headrace.cli.render.settings import members, sections
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.platform import open_platform
-from headrace.settings import EmbeddedPart, Section, Settings
+from headrace.settings import Settings
 
 REFERENCE = Path(__file__).parent / "reference"
 _NOTE = "<!-- Written by `python -m docs.generate` from {source}. Change that, not this page. -->\n"
@@ -151,23 +151,6 @@ _RECIPE = """Overrides of a recipe's own file, `headrace/training/recipes/NAME.t
 `epochs = 3`, or `HEADRACE_TRAINING__RECIPE__RERANKER__EPOCHS=3`. A key that the recipe does not have is an error."""
 
 
-def sections(of: type[BaseModel] = Settings, path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """Each section of the settings tree with its path; a union (`type = …`) gives each kind that is not embedded."""
-    yield path, of
-    for name, field in of.model_fields.items():
-        for member in _members(field.annotation):
-            if not issubclass(member, EmbeddedPart):
-                yield from sections(member, f"{path}.{name}" if path else name)
-
-
-def _members(annotation: Any) -> list[type[Section]]:
-    if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
-    if isinstance(annotation, types.UnionType) or get_origin(annotation) is Union:
-        return [found for one in get_args(annotation) for found in _members(one)]
-    return [annotation] if isinstance(annotation, type) and issubclass(annotation, Section) else []
-
-
 def settings_page() -> str:
     """Each section and key of the settings with its default and its sentence."""
     parts = [_SETTINGS]
@@ -182,7 +165,7 @@ def settings_page() -> str:
         rows = [
             (f"`{name}`", _default(field), _linked(field.description or ""))
             for name, field in section.model_fields.items()
-            if name != "type" and not _members(field.annotation)
+            if name != "type" and not members(field.annotation)
         ]
         said = [_linked(inspect.getdoc(section) or "")] if paths != [""] else []
         if rows:

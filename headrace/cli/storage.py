@@ -55,8 +55,9 @@ def check(
 
     from headrace.catalog import Tier
     from headrace.check.acceptance import TIERS, ask_promises, promises
+    from headrace.check.doctor import diagnose
     from headrace.check.promise import Outcome
-    from headrace.cli.render.check import say_checked
+    from headrace.cli.render.check import say_checked, say_diagnosed
     from headrace.core.progress import ProgressBars
     from headrace.platform import open_platform
     from headrace.platform.home import trust
@@ -67,6 +68,16 @@ def check(
     tiers = [tier for tier in TIERS if not only or tier in only]
     needed = {Tier.OBJECT: {"objects"}, Tier.TABLE: {"objects"}, Tier.STREAM: {"head"}}
     settings = settings_of()
+    # A wrong address or key breaks no promise of the storage: say what to change, and test nothing.
+    own = {Tier.OBJECT: "objects", Tier.TABLE: "tables", Tier.STREAM: "head", Tier.FILE: "files"}
+    wrong = [one for one in diagnose(settings, frozenset(own[tier] for tier in tiers)) if one.works is False]
+    if wrong:
+        if as_json:
+            print_json({"parts": [one.as_dict() for one in wrong], "promises": []})
+        else:
+            say_diagnosed(out, wrong)
+            out.print("No promise was tested. Correct the settings first, then check again.", highlight=False)
+        raise typer.Exit(1)
     bars = ProgressBars(err, quiet=as_json)
     with (
         open_platform(settings, parts=frozenset().union(*(needed.get(tier, set()) for tier in tiers))) as endpoints,

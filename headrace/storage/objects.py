@@ -17,6 +17,7 @@ from obstore.store import S3Store
 
 from headrace.catalog import Store
 from headrace.errors import LostRace, NotFound, StorageFull, Unavailable
+from headrace.storage.connection import s3_fault
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter, Metered
@@ -45,7 +46,9 @@ def connect(endpoints: Endpoints, bucket: str | None = None) -> S3Store:
     return bucket_at(*where, bucket or endpoints.bucket)
 
 
-def bucket_at(endpoint: str, access_key: str, secret_key: str, region: str, bucket: str) -> S3Store:
+def bucket_at(
+    endpoint: str, access_key: str, secret_key: str, region: str, bucket: str, *, timeout: str = "120s", retries: int = 4
+) -> S3Store:
     """An obstore client of any bucket. It connects on first use."""
     return S3Store(
         bucket,
@@ -54,9 +57,9 @@ def bucket_at(endpoint: str, access_key: str, secret_key: str, region: str, buck
         secret_access_key=secret_key,
         region=region,
         virtual_hosted_style_request=False,
-        client_options={"allow_http": urlparse(endpoint).scheme == "http", "timeout": "120s"},
+        client_options={"allow_http": urlparse(endpoint).scheme == "http", "timeout": timeout},
         # obstore retries for three minutes by default, which is too long for a person at a terminal.
-        retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=20)},
+        retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=20)},
     )
 
 
@@ -127,11 +130,13 @@ class ObjectReader(Metered):
     def _faults(self, key: str) -> Iterator[None]:
         try:
             yield
-        except (faults.NotFoundError, FileNotFoundError):
+        except (faults.NotFoundError, FileNotFoundError) as error:
+            self._explain(error)
             raise NotFound(f"The object store has no {self._path(key)}.", hint="Was it deleted?") from None
         except (faults.AlreadyExistsError, faults.PreconditionError):
             raise LostRace(f"Another process wrote {self._path(key)} first.", hint="Run the command again.") from None
         except (faults.PermissionDeniedError, faults.UnauthenticatedError) as error:
+            self._explain(error)
             raise Unavailable(
                 f"{self._where} rejected the access key for {self._path(key)}: {reason(error)}.",
                 hint="Check access_key and secret_key under [objects] in headrace.toml.",
@@ -143,10 +148,17 @@ class ObjectReader(Metered):
                 raise StorageFull(
                     f"The object store at {self._where} is full.", hint="Free some space there and run again."
                 ) from error
+            self._explain(error)
             raise Unavailable(
                 f"The object store at {self._where} does not answer: {reason(error)}.",
                 hint="Check that it runs (`headrace endpoints`) and run the command again.",
             ) from error
+
+    def _explain(self, error: BaseException) -> None:
+        """Raise `Unavailable` with the setting to change, where the error is about the endpoint and not about one object."""
+        fault = s3_fault(error, endpoint=self._endpoints.s3_endpoint, bucket=self._endpoints.bucket)
+        if fault is not None:
+            raise Unavailable(fault.message, hint=fault.hint) from error
 
 
 class ObjectWriter(ObjectReader):

@@ -1,0 +1,69 @@
+"""Commands that write, show and try the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.cli.common import AsJson, cli, err, out, print_json, settings_of
+from headrace.errors import WrongUsage
+
+config = typer.Typer(help="Show the settings.", no_args_is_help=True)
+cli.add_typer(config, name="config", rich_help_panel="Start here")
+
+
+@cli.command(rich_help_panel="Start here")
+def init(
+    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("headrace.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Write a headrace.toml with every setting, its description and its default, all commented out."""
+    from headrace.atomic import write_atomically
+    from headrace.cli.render.settings import template
+    from headrace.errors import Permanent
+
+    if file.exists() and not force:
+        raise WrongUsage(f"{file} exists already.", hint="Edit it, name another file, or replace it with --force.")
+    try:
+        write_atomically(file, template().encode())  # for its owner alone: it may come to hold keys
+    except OSError as error:
+        raise Permanent(f"{file} cannot be written: {error.strerror}.", hint="Check the directory and its mode.") from None
+    said = f"{file} is written; every line is a comment. Uncomment what you bring, then: headrace doctor"
+    out.print(said, highlight=False, soft_wrap=True)
+
+
+@cli.command(rich_help_panel="Start here")
+def doctor(as_json: AsJson = False) -> None:
+    """Try each part that the settings name, in seconds, and say what to change; exit with 1 if one does not work."""
+    from headrace.check.doctor import diagnose
+    from headrace.cli.render.check import say_diagnosed
+
+    with err.status("Trying each part …"):
+        diagnoses = diagnose(settings_of())
+    if as_json:
+        print_json({"parts": [one.as_dict() for one in diagnoses]})
+    else:
+        say_diagnosed(out, diagnoses)
+    if any(one.works is False for one in diagnoses):
+        raise typer.Exit(1)
+
+
+@config.command()
+def show(
+    whole: Annotated[bool, typer.Option("--all", help="Show the defaults, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the settings that are not the defaults, as the file and the environment give them; keys are hidden."""
+    from headrace.cli.render.results import rows_table
+    from headrace.cli.render.settings import changed
+
+    settings = settings_of()
+    values = changed(settings, whole=whole)
+    if as_json:
+        print_json(values)
+    elif values:
+        out.print(rows_table([{"setting": name, "value": str(value)} for name, value in values.items()]))
+    else:
+        out.print("All settings are the defaults. Write a file to change them: headrace init", highlight=False)
