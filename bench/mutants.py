@@ -1213,8 +1213,8 @@ MUTANTS = (
     ),
     Mutant(
         "Z31",
-        "headrace/api/static/page.js",
-        '  if (brought) history.replaceState(null, "", location.pathname);',
+        "headrace/api/static/lib/api.js",
+        '    history.replaceState(null, "", location.pathname);\n',
         "",
         "The token stays in the address.",
         ("tests/integration/test_web.py::test_the_page_takes_its_token_from_the_address_keeps_it_for_its_tab_and_sends_it",),

@@ -294,6 +294,7 @@ class QueryEngine:
             simulated=simulated,
             kind="search",
             passages=ordered.passages,
+            candidates=ordered.passages,
             model_version=ordered.model_version,
             index_version=found.index_version,
             note="; ".join(filter(None, (found.note, ordered.note))),

@@ -32,7 +32,8 @@ class Answer:
 
     `timings_ms` says where the time went, `bytes` what each tier moved for it. `groundedness` is the share of the text's
     sentences that a passage supports; `similarity` the best passage's cosine similarity to the question; `refused` says that the
-    documents hold no answer; `mode` whether the text is quoted (`extractive`) or written (`generated`), empty of a search.
+    documents hold no answer; `candidates` are all retrieved passages in the order that stood, of which it is based on `passages`;
+    `mode` says whether the text is quoted (`extractive`) or written (`generated`), empty of a search.
     """
 
     question: str
@@ -48,6 +49,7 @@ class Answer:
     groundedness: float | None = None
     similarity: float | None = None
     refused: bool = False
+    candidates: tuple[Passage, ...] = ()
     completion: Completion | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)

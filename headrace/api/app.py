@@ -9,7 +9,6 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from importlib import resources
 from types import FrameType
 from typing import Any
 
@@ -20,10 +19,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from headrace import __version__
+from headrace.api import page
 from headrace.api.errors import error_response_for
 from headrace.api.middleware import AuthMiddleware
 from headrace.api.openapi import described
-from headrace.api.routes import documents, health, questions, runs, tenants
+from headrace.api.routes import documents, health, questions, runs, tenants, training
 from headrace.api.service import Service
 from headrace.errors import HeadraceError, WrongUsage
 from headrace.models import http
@@ -67,20 +67,14 @@ def create_app(service: Service, token: str) -> FastAPI:
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(ClientDisconnect, _client_left)
 
-    for router in (health.router, questions.router, documents.router, tenants.router, runs.router):
+    for router in (health.router, questions.router, documents.router, tenants.router, runs.router, training.router):
         app.router.routes.extend(router.routes)  # not by include_router: metrics and audit name a request by its route
-    for path, name, kind in (
-        ("/", "index.html", "text/html"),
-        ("/page.css", "page.css", "text/css"),
-        ("/page.js", "page.js", "text/javascript"),
-    ):
-        app.add_api_route(path, _file(f"static/{name}", kind), include_in_schema=False, methods=["GET"], response_model=None)
+    for path, (content, kind) in page.FILES.items():
+        app.add_api_route(path, _file(content, kind), include_in_schema=False, methods=["GET"], response_model=None)
     return app
 
 
-def _file(name: str, kind: str) -> Any:
-    content = resources.files("headrace.api").joinpath(name).read_bytes()
-
+def _file(content: bytes, kind: str) -> Any:
     async def answer() -> Response:
         return Response(content, media_type=kind)
 

@@ -24,14 +24,15 @@ from headrace.documents.chunk import of_generation
 from headrace.documents.generations import active_reader
 from headrace.documents.names import document_id
 from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets
-from headrace.documents.versions import ORIGIN, ROWS_IN_ORDER
+from headrace.documents.versions import ROWS_IN_ORDER
 from headrace.errors import Transient
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.handles import VectorReader
 
 PUT, PARSED, INDEXED, FAILED, DELETING = "put", "parsed", "indexed", "failed", "deleting"
-_COLUMNS = ("tenant", "uri", "version", "status", "reason", "media", "title", "bytes", "readers", "at", *ORIGIN)
+_FIELDS = ("tenant", "uri", "version", "status", "reason", "media", "title", "bytes", "at", "partition", "offset")
+_COLUMNS = (*_FIELDS, "readers", "topic")
 _LOOK_S = 1.0  # between looks at the table's snapshot
 _ASK_S = 2.0  # between looks at the index, for documents that another process indexes
 _ASKED_FEW = 200  # documents looked up by id; more are found by reading all
@@ -238,9 +239,7 @@ class DocumentView:
                 continue
             if row["version"]:
                 versions.setdefault(row["uri"], {})[row["version"]] = row["bytes"]
-            fields = {
-                name: row[name] for name in ("tenant", "uri", "version", "status", "bytes", "at", "reason", "media", "title")
-            }
+            fields = {name: row[name] for name in _FIELDS}
             own[row["uri"]] = Document(**fields, readers=tuple(row["readers"] or ()))
         uris = {tenant: sorted(own) for tenant, own in documents.items()}
         with self.lock:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from headrace.api.auth import Caller
 from headrace.catalog import CHUNKS, INDEXES, Tier
+from headrace.core.run import journal_of, newest_first, summary
 from headrace.core.runner import Runner
 from headrace.documents.generations import active_reader
 from headrace.explain.diagram.layout import scene_for
-from headrace.explain.diagram.recorded import measured
+from headrace.explain.diagram.recorded import PIPELINES, measured, own_stages
 from headrace.explain.diagram.svg import svg
 from headrace.storage.ledger import Direction, Row
 from headrace.storage.tables.handles import quoted
@@ -47,6 +50,36 @@ class LiveRun:
             "tiers": by_tier(record.ledger.rows()),
         }
 
+    def moving(self) -> list[dict[str, Any]]:
+        """What this run has moved, and a round of training that runs beside it: their flows, summed over tenants.
+
+        A flow is a list: stage, store, tier, direction, bytes, operations, p95 in ms.
+        """
+        own = self._runner.record
+        runs = [{"run": own.id, "command": own.command, "flows": flows_of(row.as_dict() for row in own.ledger.rows())}]
+        if (journal := _running_round(self._home)) is not None:
+            runs.append({"run": journal["run"], "command": journal["command"], "flows": flows_of(journal["rows"])})
+        return runs
+
+    def ledger(self, run: str | None) -> dict[str, Any]:
+        """The ledger of this run, or of a recorded one. Raises `NotFound`."""
+        record = self._runner.record
+        if run in (None, record.id):
+            return {
+                "run": record.id,
+                "state": record.state,
+                "command": record.command,
+                "started": record.started.isoformat(),
+                "ended": None,
+                "rows": record.ledger.rows(),
+            }
+        journal = journal_of(self._home, run)
+        return {name: journal[name] for name in ("run", "state", "command", "started", "ended", "rows")}
+
+    def runs(self, most: int) -> list[dict[str, Any]]:
+        """The newest recorded runs, newest first."""
+        return [_with_pipelines(journal) for journal in islice(newest_first(self._home), most)]
+
     def index_status(self, caller: Caller, tenant: str) -> dict[str, Any]:
         """How many passages of a tenant are indexed, and in which version of the index."""
         indexes, vectors = self._index
@@ -74,6 +107,33 @@ class LiveRun:
     @cached_property
     def _index(self) -> tuple[IndexReader, VectorReader]:
         return self._runner.open(IndexReader, INDEXES, stage="page"), self._runner.open(VectorReader, CHUNKS, stage="page")
+
+
+def flows_of(rows: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+    """Ledger rows summed over tenants, as lists. Of two percentiles the larger is kept: they cannot be added."""
+    summed: dict[tuple[str, ...], list[Any]] = {}
+    for row in rows:
+        key = (row["stage"], row["store"], str(row["tier"]), str(row["direction"]))
+        flow = summed.setdefault(key, [*key, 0, 0, 0.0])
+        flow[4] += row["bytes"]
+        flow[5] += row["ops"]
+        flow[6] = max(flow[6], row["p95_ms"])
+    return list(summed.values())
+
+
+def _running_round(home: Path) -> dict[str, Any] | None:
+    """The journal of the newest round of training, if it runs now."""
+    names = sorted(path.name for path in (home / "runs").glob("*-train-*.json"))
+    try:
+        journal: dict[str, Any] = json.loads((home / "runs" / names[-1]).read_bytes()) if names else {}
+    except (ValueError, OSError):  # moved meanwhile
+        return None
+    return journal if journal.get("state") == "running" else None
+
+
+def _with_pipelines(journal: Mapping[str, Any]) -> dict[str, Any]:
+    stages = {row["stage"] for row in journal["rows"]}
+    return {**summary(journal), "pipelines": [name for name in PIPELINES if stages & own_stages(name)]}
 
 
 def by_tier(rows: list[Row]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from headrace.api.admission import Rate, Strangers
 from headrace.api.audit import Audit
 from headrace.api.auth import PAGE, WRITE, Caller, Callers
 from headrace.api.errors import error_response_for
+from headrace.api.page import FILES
 from headrace.api.telemetry import ServiceMetrics
 from headrace.api.uploads import Upload, UploadSlots, too_many_uploads
 from headrace.errors import HeadraceError
@@ -30,8 +31,6 @@ from headrace.models.http import LEFT, ambiguous, code_of, error_response, metho
 from headrace.storage.metadata import AuditLine
 
 OPEN = ("/health", "/health/live", "/health/ready")
-PAGE_FILES = ("/", "/page.css", "/page.js")
-"""The page's files, which everybody may read: they hold no data, and ask for it with the token in the page's address."""
 UPLOADS = "/v1/documents"
 _UPLOAD_MORE = 64 << 10  # bytes that a form adds to the document in it
 _BODY_S = 60.0
@@ -57,6 +56,10 @@ _UNTOLD = (
     "/v1/diagrams/{pipeline}.svg",
     "/v1/models",
     "/v1/models/{name}",
+    "/v1/registry",
+    "/v1/rounds",
+    "/v1/head",
+    "/v1/feedback/{partition}/{offset}",
 )
 """Routes without a line in the audit: the page asks for them all the time."""
 log = logging.getLogger("headrace.api")
@@ -196,7 +199,7 @@ class AuthMiddleware:
         headers = Headers(scope=scope)
         if not _HOST.fullmatch(headers.get("host", "")):
             return error_response(421, "This server answers to 127.0.0.1 and localhost only. Use one of them.", "wrong_host")
-        if scope["path"] in OPEN or (scope["path"] in PAGE_FILES and scope["method"] == "GET"):
+        if scope["path"] in OPEN or (scope["path"] in FILES and scope["method"] == "GET"):
             return None
         address = _address(scope)
         kind, _, credentials = headers.get("authorization", "").partition(" ")

@@ -163,9 +163,13 @@ class QuestionService:
         verdicts = self._engine.verdicts
         return verdicts.record([verdict])[0] if key is None else verdicts.record_once(verdict, key)
 
+    def name_of(self, caller: Caller) -> str:
+        """A caller's name where it names no user: the key, or for the page the user who started the service."""
+        return self._operator if caller.key_id == PAGE else caller.key_id
+
     def _who(self, caller: Caller, user: str | None, simulated: str | None) -> Asker:
-        """Who is recorded: the user that is named, else the key, or for the page the user who started the service."""
-        return asker(caller, self._operator if caller.key_id == PAGE else caller.key_id, user, simulated)
+        """Who is recorded: the user that is named, else the caller."""
+        return asker(caller, self.name_of(caller), user, simulated)
 
     @contextmanager
     def _turn(self, place: Ticket, gone: Callable[[], bool]) -> Iterator[bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -104,9 +105,10 @@ class AskRequest(ApiRequest):
 
 
 class AskedFor(AskRequest):
-    """A question whose answer may be streamed."""
+    """A question whose answer may be streamed; `candidates` asks for all passages that were retrieved, too."""
 
     stream: bool = False
+    candidates: bool = False
 
 
 class FeedbackRequest(ApiRequest):
@@ -208,6 +210,13 @@ class CitedPassage(PassageResponse):
     cited: bool
 
 
+class CandidatePassage(PassageResponse):
+    """A retrieved passage in the order that stood; `used` is its number in the answer's passages, else `dropped` says why not."""
+
+    used: int | None
+    dropped: str
+
+
 class TokenUsage(ApiResponse):
     """Tokens of an answer, as OpenAI counts them."""
 
@@ -252,6 +261,7 @@ class AnswerResponse(AnswerDetails):
     passages: list[CitedPassage]
     usage: TokenUsage
     finish_reason: str
+    candidates: list[CandidatePassage] = []
 
 
 def search_response(found: Answer, caller: Caller) -> SearchResponse:
@@ -260,8 +270,8 @@ def search_response(found: Answer, caller: Caller) -> SearchResponse:
     return SearchResponse.model_validate({**found.as_dict(), "note": note_for(found.note, caller), "passages": passages})
 
 
-def answer_response(answer: Answer, caller: Caller) -> AnswerResponse:
-    """An answer, as this caller may see it."""
+def answer_response(answer: Answer, caller: Caller, *, candidates: bool = False) -> AnswerResponse:
+    """An answer, as this caller may see it, with all retrieved `candidates` where asked for."""
     passages = [
         {"number": number, "cited": number in answer.cited, **_shown(passage)}
         for number, passage in enumerate(answer.passages, 1)
@@ -276,8 +286,33 @@ def answer_response(answer: Answer, caller: Caller) -> AnswerResponse:
     finish = answer.completion.finish_reason if answer.completion else "stop"
     note = note_for(answer.note, caller)
     return AnswerResponse.model_validate(
-        {**answer.as_dict(), "note": note, "passages": passages, "usage": usage, "finish_reason": finish}
+        {
+            **answer.as_dict(),
+            "note": note,
+            "passages": passages,
+            "usage": usage,
+            "finish_reason": finish,
+            "candidates": _candidates(answer) if candidates else [],
+        }
     )
+
+
+def _candidates(answer: Answer) -> list[dict[str, object]]:
+    """Every retrieved passage, and why those were left out that the answer is not based on."""
+    numbers = {passage.hit.chunk_id: number for number, passage in enumerate(answer.passages, 1)}
+    quoted = answer.mode == "extractive"
+    found = []
+    for number, passage in enumerate(answer.candidates, 1):
+        used = numbers.get(passage.hit.chunk_id)
+        where = f"rank {number} of {len(answer.candidates)}"
+        if used is not None:
+            dropped = ""
+        elif quoted:
+            dropped = f"{where}, and nothing in it answers better than the quoted words"
+        else:
+            dropped = f"{where}, and the generator reads the first {len(numbers)} (inference.passages)"
+        found.append({"number": number, **_shown(passage), "used": used, "dropped": dropped})
+    return found
 
 
 def note_for(note: str, caller: Caller) -> str:
@@ -318,6 +353,26 @@ class DocumentList(ApiResponse):
     data: list[DocumentResponse]
     has_more: bool
     stored: StoredResponse
+
+
+class TextResponse(ApiResponse):
+    """A part of a document's text (Markdown) from character `start` of `length`, and the characters of it that a passage is.
+
+    `found` says whether the document still has the passage, `newest` whether this version is the document's newest.
+    """
+
+    uri: str
+    title: str
+    media: str
+    version: str
+    newest: bool
+    length: int
+    start: int
+    text: str
+    heading: str
+    place: str
+    found: bool
+    spans: list[tuple[int, int]]
 
 
 class QuotasResponse(ApiResponse):
@@ -382,22 +437,47 @@ class RevokedKey(ApiResponse):
     revoked: Literal[True] = True
 
 
+class AuditLineResponse(ApiResponse):
+    """One line of the audit: who did what, and how it ended."""
+
+    at: datetime
+    tenant: str
+    key_id: str
+    action: str
+    resource: str
+    outcome: str
+    address: str
+
+
+class AuditList(ApiResponse):
+    """Lines of the audit, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[AuditLineResponse]
+
+
 class LedgerResponse(ApiResponse):
-    """The ledger of the run under way."""
+    """The ledger of a run."""
 
     run: str
     state: str
+    command: str
+    started: str
+    ended: str | None
     rows: list[Row]
 
 
 class RunSummary(ApiResponse):
-    """A recorded run without its ledger."""
+    """A recorded run without its ledger; `seconds` is null while it runs and if it was killed."""
 
-    run: str | None
-    command: str | None
-    state: str | None
-    started: str | None
+    run: str
+    command: str
+    state: str
+    started: str
     ended: str | None
+    seconds: float | None
+    bytes: int
+    pipelines: list[str]
 
 
 class RunList(ApiResponse):
@@ -432,6 +512,140 @@ class LoopResponse(ApiResponse):
     state: str
     running: bool
     landing: LandingResponse | None
+
+
+class VerdictResponse(ApiResponse):
+    """How far a verdict is: on the head, in its table (`landed`), within reach of a round of training (`round`, for admins)."""
+
+    partition: int
+    offset: int
+    landed: bool
+    verdict_id: str | None = None
+    answer_id: str | None = None
+    up: bool | None = None
+    at: datetime | None = None
+    round: int | None = None
+
+
+class BacklogResponse(ApiResponse):
+    """A partition of the head: where it begins and ends, how far it has landed, and what only Kafka has."""
+
+    topic: str
+    partition: int
+    low: int
+    end: int
+    landed: int
+    lag: int
+    bytes: int
+    estimated: bool
+    oldest_s: float | None
+    retention_s: float | None
+    trouble: str
+
+
+class DivergenceResponse(ApiResponse):
+    """A partition stopped landing since the head and its table disagree, or somebody let it go on (`action`, `who`)."""
+
+    topic: str
+    partition: int
+    kind: str
+    action: str
+    landed: int
+    low: int
+    end: int
+    seen: str
+    who: str
+    at: datetime
+
+
+class HeadResponse(ApiResponse):
+    """The head: its partitions, and what stopped them lately."""
+
+    partitions: list[BacklogResponse]
+    divergences: list[DivergenceResponse]
+
+
+class ReleasedResponse(ApiResponse):
+    """A released version of a model, and the share of the answers it gives now (0 to 1)."""
+
+    version: str
+    round: int
+    recipe: str
+    bytes: int
+    share: float
+
+
+class TrainedModelResponse(ApiResponse):
+    """A model that is trained: its pointer, as in `headrace models --json`, and its newest released versions, newest first."""
+
+    pointer: dict[str, Any]
+    versions: list[ReleasedResponse]
+
+
+class MoveResponse(ApiResponse):
+    """A move of a model's pointer; `kind` is promote, rollback, canary or canary_ended."""
+
+    model: str
+    version: str
+    previous: str
+    kind: str
+    round: int
+    who: str
+    why: str
+    at: datetime
+
+
+class RegistryResponse(ApiResponse):
+    """The models that are trained, and the newest moves of their pointers, newest first."""
+
+    models: list[TrainedModelResponse]
+    moves: list[MoveResponse]
+
+
+class RoundResponse(ApiResponse):
+    """A committed round; `evaluation` is as in its manifest."""
+
+    round: int
+    recipe: str
+    model: str
+    begun: str
+    committed: str
+    run: str
+    promoted: bool
+    why: str
+    alarms: list[str]
+    version: str | None
+    champion: str
+    dataset: str
+    evaluation: dict[str, Any]
+    timings: dict[str, float]
+    feedback_to_served: float | None
+
+
+class RoundList(ApiResponse):
+    """Committed rounds, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[RoundResponse]
+    has_more: bool
+
+
+class MoveRequest(ApiRequest):
+    """Why a model's pointer is moved; it is kept in the history."""
+
+    why: Annotated[Text, Field(max_length=REASON_CHARACTERS)] = "asked over the API"
+
+
+class PromoteRequest(MoveRequest):
+    """Which released version of a model to serve, and why."""
+
+    version: Annotated[str, Field(pattern=r"^v\d{6,12}$", examples=["v000001"])]
+
+
+class PointerResponse(ApiResponse):
+    """A model's pointer after a move."""
+
+    pointer: dict[str, Any]
 
 
 class LiveResponse(ApiResponse):

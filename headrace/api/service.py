@@ -9,12 +9,15 @@ from headrace.answering.unrecorded import Recorder
 from headrace.api.admission import AdmissionQueue, Rate, Strangers
 from headrace.api.audit import Audit
 from headrace.api.auth import PAGE, SCOPES, Caller, Callers, limits_of
+from headrace.api.document_text import DocumentTexts
 from headrace.api.document_view import DocumentView
 from headrace.api.documents import Documents
 from headrace.api.index_thread import IndexThread
 from headrace.api.live import LiveRun
 from headrace.api.questions import QuestionService
+from headrace.api.recorded_events import RecordedEvents
 from headrace.api.telemetry import ServiceMetrics, Traces
+from headrace.api.training_view import TrainingView
 from headrace.app import App
 from headrace.errors import StorageFull, Transient
 from headrace.platform.address import embedded_parts
@@ -37,6 +40,7 @@ class Service:
     """
 
     def __init__(self, app: App, traces: Traces | None = None) -> None:
+        self.app = app
         self.runner = runner = app.runner
         self.settings = settings = app.settings
         self.stopping = False
@@ -51,6 +55,9 @@ class Service:
         view = DocumentView(runner)
         self._indexing = IndexThread(view, runner, settings.inference)
         self.documents = Documents(runner, view, self._indexing.announce)
+        self.texts = DocumentTexts(runner, self.documents)
+        self.training = TrainingView(app)
+        self.events = RecordedEvents(runner)
         self.readiness = Readiness(
             [
                 *asks(settings, runner.endpoints),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,26 +20,15 @@ def runs(
     from itertools import islice
 
     from headrace.cli.render.results import runs_table
-    from headrace.core.run import newest_first
+    from headrace.core.run import newest_first, summary
 
-    recorded = [_run_row(journal) for journal in islice(newest_first(settings_of().home), last)]
+    recorded = [summary(journal) for journal in islice(newest_first(settings_of().home), last)]
     if as_json:
         print_json({"runs": recorded})
     elif recorded:
         out.print(runs_table(recorded))
     else:
         out.print("Nothing has run in this home yet. Try: headrace demo")
-
-
-def _run_row(journal: dict[str, Any]) -> dict[str, Any]:
-    """A run under the JSON keys of the command-line contract; `seconds` is null while it runs or if it was killed."""
-    started, ended = journal["started"], journal["ended"]
-    took = (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds() if ended else None
-    return {
-        **{name: journal[name] for name in ("run", "command", "state", "started", "ended")},
-        "seconds": None if took is None else round(took, 1),
-        "bytes": sum(row["bytes"] for row in journal["rows"]),
-    }
 
 
 @cli.command(rich_help_panel="What happened")

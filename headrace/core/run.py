@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -110,6 +110,17 @@ def newest_first(home: Path) -> Iterator[dict[str, Any]]:
             with contextlib.suppress(ValueError, OSError):  # moved meanwhile, or not a journal
                 found.append(json.loads(path.read_bytes()))
         yield from sorted(found, key=lambda journal: str(journal["started"]), reverse=True)
+
+
+def summary(journal: Mapping[str, Any]) -> dict[str, Any]:
+    """A run without its ledger, JSON-ready; `seconds` is null while it runs or if it was killed."""
+    started, ended = journal["started"], journal["ended"]
+    took = (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds() if ended else None
+    return {
+        **{name: journal[name] for name in ("run", "command", "state", "started", "ended")},
+        "seconds": None if took is None else round(took, 1),
+        "bytes": sum(row["bytes"] for row in journal["rows"]),
+    }
 
 
 def ended_runs(home: Path) -> list[dict[str, Any]]:

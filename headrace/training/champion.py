@@ -44,10 +44,10 @@ def card(models: ObjectReader, model: str, version: str) -> dict[str, Any]:
     return stored
 
 
-def versions(models: ObjectReader, model: str = RERANKER) -> list[dict[str, Any]]:
-    """The cards of all released versions of a model, oldest first."""
+def versions(models: ObjectReader, model: str = RERANKER, *, newest: int | None = None) -> list[dict[str, Any]]:
+    """The cards of all released versions of a model, or of so many of the newest, oldest first."""
     names = sorted(info.key.split("/")[1] for info in models.list(f"{model}/") if info.key.endswith("/card.json"))
-    return [card(models, model, version) for version in names]
+    return [card(models, model, version) for version in (names if newest is None else names[-newest:])]
 
 
 def move(

@@ -1,9 +1,21 @@
-// Runs the page's script in Node, without a browser: what it asks for and with which headers, as JSON.
+// Runs the page's scripts in Node, without a browser: what they ask for and with which headers, as JSON.
 import { readFileSync } from "node:fs";
+import path from "node:path";
 import vm from "node:vm";
 
 const [script, token] = process.argv.slice(2);
-const code = readFileSync(script, "utf8");
+
+// A file's module with all it imports, each once for a tab.
+async function load(context, file) {
+  const loaded = new Map();
+  const one = (file) => {
+    if (!loaded.has(file)) loaded.set(file, new vm.SourceTextModule(readFileSync(file, "utf8"), { context, identifier: file }));
+    return loaded.get(file);
+  };
+  const module = one(file);
+  await module.link((name, from) => one(path.resolve(path.dirname(from.identifier), name)));
+  return module;
+}
 
 // An element, a list of them, or whatever else of a browser the script touches and this is not about.
 const anything = () => {
@@ -30,11 +42,12 @@ class Tab {
     this.heard = {};
     const tab = this;
     this.location = { hash, pathname: "/" };
+    const media = () => ({ matches: false });
     this.address = `/${hash}`;
     this.kept = kept;
     const world = {
       document: anything(), navigator: anything(), DOMParser: anything(), URL, Blob, URLSearchParams, AbortController, TextDecoderStream,
-      performance, console, location: this.location, clearTimeout: () => {}, clearInterval: () => {},
+      performance, console, location: this.location, matchMedia: media, Intl, clearTimeout: () => {}, clearInterval: () => {},
       setInterval: () => 0, setTimeout: () => 0,
       history: { replaceState: (_, __, path) => ((tab.address = path), (tab.location.hash = "")) },
       sessionStorage: {
@@ -48,10 +61,11 @@ class Tab {
     };
     world.window = { addEventListener: (name, work) => (tab.heard[name] = work), removeEventListener: () => {} };
     world.globalThis = world;
-    vm.runInNewContext(code, world);
+    this.started = load(vm.createContext(world), script).then((module) => module.evaluate());
   }
 
   async told() {
+    await this.started;
     await new Promise((done) => setTimeout(done, 50));
     const asked = Object.values(Object.fromEntries(this.asked.map((one) => [JSON.stringify(one), one])));
     asked.sort((one, other) => one[0].localeCompare(other[0]));
@@ -62,6 +76,7 @@ class Tab {
 const kept = {};
 const opened = new Tab(`#token=${token}`, kept);
 const told = { opened: await opened.told(), reloaded: await new Tab("", kept).told() };
+await opened.started;
 opened.asked = [];
 opened.location.hash = "#token=another";
 opened.heard.hashchange();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ import httpx
 import pytest
 from httpx_sse import ServerSentEvent, connect_sse
 from traffic import until
+
+from headrace.api.page import FILES
 
 TENANT = "page-test"
 DOCUMENTS = {
@@ -140,24 +143,38 @@ def test_the_page_asks_nobody_else(api: Any) -> None:
     with httpx.Client(base_url=api.url, trust_env=False) as browser:
         page = browser.get("/")
         assert "script-src 'self'" in page.headers["content-security-policy"]
-        for part in (page, browser.get("/page.css"), browser.get("/page.js")):
+        first_paint = 0
+        for path in FILES:
+            part = browser.get(path)
             assert part.status_code == 200
+            first_paint += len(part.content)
             text = part.text.replace("http://www.w3.org/2000/svg", "")
-            assert "http://" not in text
-            assert "https://" not in text
-        assert "innerHTML" not in browser.get("/page.js").text
+            assert "http://" not in text, path
+            assert "https://" not in text, path
+            assert "innerHTML" not in text, path
+        assert first_paint <= 200_000, "all of the page"
 
 
 def test_all_that_the_page_asks_for_is_given_to_its_token_and_to_nobody_without(api: Any, client: httpx.Client) -> None:
     """There is no cookie, so what a browser asks for by itself (a picture, a link, an EventSource) would come without a key."""
     with httpx.Client(base_url=api.url, trust_env=False) as browser:
-        script, page = browser.get("/page.js").text, browser.get("/").text
+        scripts = {path: content.decode() for path, (content, _) in FILES.items() if path.endswith(".js")}
+        script = "\n".join(scripts.values())
         assert not re.findall(r"EventSource|XMLHttpRequest|WebSocket|sendBeacon|import\(|document\.cookie|localStorage", script)
+        assert [path for path, text in scripts.items() if "fetch(" in text] == ["/page/lib/api.js"]
         assert re.findall(r"\bfetch\(", script) == ["fetch("], "one place, which sends the token"
-        assert set(re.findall(r"(?:src|href)=\"(?!#|data:)([^\"]*)", page)) == {"/page.css", "/page.js"}
+        linked = set(re.findall(r"(?:src|href)=\"(?!#|data:)([^\"]*)", browser.get("/").text))
+        assert linked == {"/page/favicon.svg", "/page/base.css", "/page/views.css", "/page/main.js"}
+        for path, text in scripts.items():
+            for name in re.findall(r"^import .*? from \"([^\"]*)", text, re.M):
+                assert posixpath.normpath(posixpath.join(posixpath.dirname(path), name)) in FILES, (path, name)
         asked = set(re.findall(r"/v1/[a-z]+", script))
-        assert asked == {"/v1/ask", "/v1/feedback", "/v1/index", "/v1/events", "/v1/diagrams"}
-        for path in sorted({*asked - {"/v1/diagrams"}, "/v1/diagrams/inference.svg"}):
+        reads = {"/v1/index", "/v1/events", "/v1/documents", "/v1/registry", "/v1/rounds", "/v1/head", "/v1/ledger", "/v1/runs"}
+        reads |= {"/v1/tenants", "/v1/keys", "/v1/audit"}
+        assert asked == {*reads, "/v1/ask", "/v1/feedback", "/v1/text", "/v1/diagrams"}
+        for path in sorted(
+            {*reads, "/v1/ask", "/v1/feedback", f"/v1/text?uri=backup.md&tenant={TENANT}", "/v1/diagrams/inference.svg"}
+        ):
             method = "POST" if path in ("/v1/ask", "/v1/feedback") else "GET"
             assert browser.request(method, path, json={}).status_code == 401, path
             if method == "GET":
@@ -166,27 +183,34 @@ def test_all_that_the_page_asks_for_is_given_to_its_token_and_to_nobody_without(
 
 
 def test_the_page_takes_its_token_from_the_address_keeps_it_for_its_tab_and_sends_it(api: Any, tmp_path: Path) -> None:
-    """The script itself, in an engine without a browser: page.js is loaded, loaded again, and opened with another token."""
+    """The scripts themselves, in an engine without a browser: loaded, loaded again, and opened with another token."""
     node = shutil.which("node")
     if node is None:
-        pytest.skip("Node.js, which runs the page's script here, is not installed.")
-    script = tmp_path / "page.js"
-    script.write_bytes(httpx.get(f"{api.url}/page.js", trust_env=False).content)
+        pytest.skip("Node.js, which runs the page's scripts here, is not installed.")
+    for path, (content, _) in FILES.items():
+        if path.endswith(".js"):
+            file = tmp_path / path.lstrip("/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
     done = subprocess.run(
-        [node, Path(__file__).parent / "page.mjs", script, api.token], capture_output=True, text=True, timeout=60, check=False
+        [node, "--experimental-vm-modules", Path(__file__).parent / "page.mjs", tmp_path / "page" / "main.js", api.token],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     bearer = {"Authorization": f"Bearer {api.token}"}
     first, again, another, nobody = told["opened"], told["reloaded"], told["changed"], told["elsewhere"]
-    assert (first["address"], first["kept"]) == ("/", {"headrace-token": api.token}), "it is out of the address at once"
+    assert (first["address"], first["kept"]["headrace-token"]) == ("/", api.token), "it is out of the address at once"
     assert first["asked"] == again["asked"]
     assert {path for path, _ in first["asked"]} == {"/v1/index", "/v1/events", "/v1/diagrams/inference.svg"}
     assert all(headers == bearer for _, headers in first["asked"])
     for path, headers in first["asked"]:
         with httpx.stream("GET", f"{api.url}{path}", headers=headers, trust_env=False) as given:
             assert given.status_code in (200, 404), "404: nothing was drawn yet"
-    assert another["kept"] == {"headrace-token": "another"}
+    assert another["kept"]["headrace-token"] == "another"
     assert another["asked"]
     assert all(headers == {"Authorization": "Bearer another"} for _, headers in another["asked"])
     assert all(headers == {"Authorization": "Bearer "} for _, headers in nobody["asked"]), "another tab has none"
@@ -210,9 +234,14 @@ def test_totals_are_pushed(client: httpx.Client) -> None:
     before = client.get("/v1/ledger").json()
     with connect_sse(client, "GET", "/v1/events") as source:
         stream = source.iter_sse()
-        pushed = [next(stream) for _ in range(4)]
+        pushed = [next(stream) for _ in range(5)]
     told = [event.event for event in pushed]
-    assert told == ["totals", "loop", "health", "totals"], "the loop and what is ready are told once, for they do not change"
+    assert told == ["totals", "loop", "health", "moved", "totals"], (
+        "the loop and what is ready are told once, for they do not change"
+    )
+    (moving,) = json.loads(pushed[3].data)["runs"]
+    assert moving["run"] == before["run"]
+    assert ["feedback", "feedback", "stream", "write"] in [flow[:4] for flow in moving["flows"]]
     assert json.loads(pushed[1].data)["state"] == "off"
     totals = [json.loads(event.data) for event in pushed if event.event == "totals"]
     assert {total["run"] for total in totals} == {before["run"]}
@@ -239,3 +268,91 @@ def test_a_verdict_says_whether_it_may_be_learned_from(api: Any, client: httpx.C
 
     until(30, there, lambda: landed)
     assert {name: landed[name] for name in wanted} == wanted
+
+
+def test_candidates_are_all_that_was_retrieved_and_why_it_was_dropped(client: httpx.Client) -> None:
+    question = {"question": "How long are nightly backups kept?", "tenant": TENANT}
+    assert "candidates" not in client.post("/v1/ask", json=question).json()
+    answer = client.post("/v1/ask", json={**question, "candidates": True}).json()
+    found = client.post("/v1/search", json=question).json()["passages"]
+    assert [one["chunk_id"] for one in answer["candidates"]] == [one["chunk_id"] for one in found]
+    used = {one["used"]: one["chunk_id"] for one in answer["candidates"] if one["used"] is not None}
+    assert used == {passage["number"]: passage["chunk_id"] for passage in answer["passages"]}
+    assert all((one["used"] is None) == bool(one["dropped"]) for one in answer["candidates"])
+
+
+def test_a_citation_leads_to_its_characters_in_the_document(api: Any, client: httpx.Client) -> None:
+    answer = client.post("/v1/ask", json={"question": "How long are nightly backups kept?", "tenant": TENANT}).json()
+    (citation,) = answer["citations"]
+    named = {"uri": citation["document"], "chunk_id": citation["chunk_id"]}
+    text = client.get("/v1/text", params={**named, "tenant": TENANT}).json()
+    assert text["found"]
+    assert text["newest"]
+    assert "kept for 35 days" in "".join(text["text"][start:end] for start, end in text["spans"])
+    acme = api.client(api.keys["acme"])
+    assert acme.get("/v1/text", params=named).status_code == 404, "another tenant's document is not there"
+    assert acme.get("/v1/text", params={**named, "tenant": TENANT}).status_code == 403
+
+
+def test_a_closed_document_is_shown_on_behalf_of_its_readers_alone(api: Any, client: httpx.Client) -> None:
+    api.tenant("closed")
+    writer = api.client(api.mint("closed", "read", "write")[0])
+    writer.put("/v1/documents/pay.md", params={"reader": "hr"}, content=b"# Pay\n\nPay rises in May.\n").raise_for_status()
+    assert api.indexed(writer, "pay.md")["status"] == "indexed"
+    assert writer.get("/v1/text", params={"uri": "pay.md"}).status_code == 403
+    assert "Pay rises in May." in writer.get("/v1/text", params={"uri": "pay.md", "reader": "hr"}).json()["text"]
+    body = {"tenant": "closed", "scopes": ["read"], "readers": ["sales"]}
+    bound = api.client(client.post("/v1/keys", json=body).raise_for_status().json()["key"])
+    assert bound.get("/v1/text", params={"uri": "pay.md"}).status_code == 404
+    assert bound.get("/v1/text", params={"uri": "pay.md", "reader": "hr"}).status_code == 403
+
+
+def test_a_verdict_is_seen_to_land_by_its_tenant_and_by_nobody_else(api: Any, client: httpx.Client) -> None:
+    answer = client.post("/v1/ask", json={"question": "When do nightly backups start?", "tenant": TENANT}).json()
+    place = client.post("/v1/feedback", json={"answer_id": answer["answer_id"], "up": True}).json()
+    path = f"/v1/feedback/{place['partition']}/{place['offset']}"
+    until(30, lambda: client.get(path).json()["landed"], lambda: client.get(path).text)
+    assert client.get(path).json()["verdict_id"] == place["verdict_id"]
+    assert "round" not in client.get(path).json(), "no round was made in this home"
+    assert api.client(api.keys["acme"]).get(path).status_code == 404
+    assert not client.get(f"/v1/feedback/{place['partition']}/{place['offset'] + 1000}").json()["landed"]
+
+
+def test_the_head_the_rounds_and_the_models_are_shown_to_admins_alone(api: Any, client: httpx.Client) -> None:
+    acme = api.client(api.keys["acme"])
+    for path in ("/v1/head", "/v1/rounds", "/v1/registry", "/v1/ledger", "/v1/runs", "/v1/audit"):
+        assert acme.get(path).status_code == 403, path
+    head = client.get("/v1/head").json()
+    assert {one["topic"] for one in head["partitions"]} == {"document-events", "interactions", "feedback"}
+    assert head["divergences"] == []
+    assert client.get("/v1/rounds").json() == {"object": "list", "data": [], "has_more": False}
+    assert {one["pointer"]["model"] for one in client.get("/v1/registry").json()["models"]} == {
+        "reranker",
+        "embedder",
+        "generator",
+    }
+    for key in (acme, client):
+        code = 403 if key is acme else 404
+        assert key.post("/v1/registry/reranker/promote", json={"version": "v000001", "why": "a test"}).status_code == code
+        assert key.post("/v1/registry/reranker/rollback", json={}).status_code == code
+    assert client.post("/v1/registry/another/rollback", json={}).status_code == 404
+    assert client.get("/v1/ledger", params={"run": "none"}).status_code == 404
+
+
+def test_a_tenants_admin_sees_its_own_lines_of_the_audit(api: Any, client: httpx.Client) -> None:
+    api.tenant("audited")
+    admin = api.client(api.mint("audited", "tenant-admin")[0])
+    admin.get("/v1/documents").raise_for_status()
+
+    def lines() -> list[dict[str, Any]]:
+        data: list[dict[str, Any]] = admin.get("/v1/audit").json()["data"]
+        return data
+
+    until(30, lambda: any(line["action"] == "GET /v1/documents" for line in lines()), lines)
+    assert {line["tenant"] for line in lines()} == {"audited"}
+    assert admin.get("/v1/audit", params={"tenant": "acme"}).status_code == 403
+    times = [line["at"] for line in client.get("/v1/audit", params={"limit": 5}).json()["data"]]
+    assert len(times) == 5
+    assert times == sorted(times, reverse=True)
+    earlier = client.get("/v1/audit", params={"limit": 5, "before": times[-1]}).json()["data"]
+    assert all(line["at"] < times[-1] for line in earlier)

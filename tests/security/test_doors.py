@@ -19,6 +19,7 @@ from traffic import until
 from headrace.api import auth as caller
 from headrace.api.admission import PER_MINUTE, Strangers
 from headrace.api.audit import Audit
+from headrace.api.page import FILES
 from headrace.api.routes import runs
 from headrace.models.http import HEAD_S
 from headrace.storage.metadata import Metadata
@@ -190,16 +191,16 @@ def test_a_body_that_is_no_object_is_at_no_field_of_it(api: Any) -> None:
 def test_the_page_gives_a_browser_nothing_that_it_would_take_elsewhere(api: Any) -> None:
     """A cookie goes to every server on 127.0.0.1, whatever its port: so there is none, and none opens anything."""
     with httpx.Client(base_url=api.url, trust_env=False) as browser:
-        for path in (f"/?token={api.token}", "/", "/page.js"):
+        for path in (f"/?token={api.token}", "/", "/page/main.js", "/page/lib/api.js"):
             assert "set-cookie" not in browser.get(path).headers
         assert not browser.cookies
         for name in ("token", "headrace", "headrace-token"):
             for value in (api.token, api.keys["acme"], api.keys["admin"]):
                 assert browser.get("/v1/models", headers={"Cookie": f"{name}={value}"}).status_code == 401
     assert f"/#token={api.token}" in api.log.read_text(), "what stands behind # is sent to no server"
-    script = httpx.get(f"{api.url}/page.js", trust_env=False).text
-    assert "document.cookie" not in script
-    assert "localStorage" not in script
+    for path, (content, _) in FILES.items():
+        assert b"document.cookie" not in content, path
+        assert b"localStorage" not in content, path
 
 
 def test_the_stream_of_a_revoked_key_ends(api: Any) -> None:

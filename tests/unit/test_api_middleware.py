@@ -171,7 +171,7 @@ def test_without_the_token_nothing_opens(headers: dict[str, str]) -> None:
 
 
 def test_the_page_itself_needs_no_token_and_gives_nothing_for_one() -> None:
-    for path in ("/", "/page.js", "/page.css"):
+    for path in ("/", "/page/main.js", "/page/base.css"):
         status, headers, _ = knock(path, query=f"token={TOKEN}")
         assert status == 200
         assert "set-cookie" not in headers
@@ -411,7 +411,7 @@ def test_nobody_waits_for_a_strangers_body() -> None:
     async def never() -> Message:
         raise AssertionError("it was asked for")
 
-    for path in ("/health", "/", "/page.js", "/v1/runs"):
+    for path in ("/health", "/", "/page/main.js", "/v1/runs"):
         assert asyncio.run(passed(door(), never, path))[0] == (401 if path == "/v1/runs" else 200)
 
 

@@ -16,7 +16,7 @@ from headrace.api.auth import Caller
 from headrace.api.dependencies import InThread, Reading, Serving, Writing
 from headrace.api.document_view import Document
 from headrace.api.middleware import AuditNotes
-from headrace.api.schemas import DocumentList, DocumentResponse, StoredResponse, Tenant
+from headrace.api.schemas import DocumentList, DocumentResponse, StoredResponse, Tenant, TextResponse
 from headrace.api.service import Service
 from headrace.api.threads import RequestThread
 from headrace.documents.names import check_principals, existing_uri, new_uri
@@ -167,6 +167,28 @@ async def list_documents(
         return DocumentList(data=data, has_more=more, stored=StoredResponse(documents=count, bytes=size))
 
     return await in_thread(work)
+
+
+@router.get("/v1/text")
+async def document_text(
+    uri: Annotated[str, Query(max_length=NAME_BYTES, description="The document's name.")],
+    request: Request,
+    service: Serving,
+    caller: Reading,
+    in_thread: InThread,
+    chunk_id: Annotated[
+        str | None, Query(max_length=200, description="A passage of it, whose surroundings are returned.")
+    ] = None,
+    reader: Annotated[
+        list[str] | None, Query(max_length=100, description="A reader on whose behalf it is read; repeatable.")
+    ] = None,
+    tenant: OfTenant = None,
+) -> TextResponse:
+    """The text of a document around one of its passages, or its beginning; at most 60,000 characters."""
+    whose = caller.tenant_for(tenant)
+    request.scope["noted"].resource = uri
+    text = await in_thread(lambda: service.texts.text(caller, whose, uri, chunk_id=chunk_id, readers=reader or ()))
+    return TextResponse(**vars(text))
 
 
 @router.get("/v1/documents/{uri:uri}", responses=_SHOWN)

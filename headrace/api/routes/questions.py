@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.requests import ClientDisconnect
 
@@ -28,6 +28,7 @@ from headrace.api.schemas import (
     ModelList,
     ModelResponse,
     SearchResponse,
+    VerdictResponse,
     answer_response,
     search_response,
 )
@@ -89,8 +90,8 @@ async def ask(body: AskedFor, request: Request, service: Serving, caller: Readin
     pieces = _pieces(request, service, _admitted(body, request, service, caller))
     first = await first_of(pieces)
     if body.stream:
-        return StreamingResponse(_events(first, pieces, caller), media_type="text/event-stream")
-    return answer_response(await _last(first, pieces), caller)
+        return StreamingResponse(_events(first, pieces, caller, candidates=body.candidates), media_type="text/event-stream")
+    return answer_response(await _last(first, pieces), caller, candidates=body.candidates)
 
 
 @router.post("/v1/search", responses=EXAMPLES["search"], response_model_exclude_defaults=True)
@@ -122,6 +123,26 @@ async def judge(
     return await in_thread(lambda: service.questions.judge(caller, **body.model_dump(), key=idempotency_key))
 
 
+@router.get("/v1/feedback/{partition}/{offset}", response_model_exclude_defaults=True)
+async def verdict(
+    partition: Annotated[int, Path(ge=0, lt=1 << 31)],
+    offset: Annotated[int, Path(ge=0, lt=1 << 63)],
+    service: Serving,
+    caller: Reading,
+    in_thread: InThread,
+) -> VerdictResponse:
+    """How far a verdict is, by its place on the head: landed in its table, and within reach of a round of training."""
+
+    def work() -> VerdictResponse:
+        found = service.events.verdict(None if caller.admin else caller.tenant, partition, offset)
+        if found is None:
+            return VerdictResponse(partition=partition, offset=offset, landed=False)
+        number = service.training.round_after(partition, offset) if caller.admin else None
+        return VerdictResponse(partition=partition, offset=offset, landed=True, round=number, **found)
+
+    return await in_thread(work)
+
+
 def _admitted(body: AskRequest, request: Request, service: Service, caller: Caller) -> AdmittedQuestion:
     return service.questions.admit(
         caller,
@@ -150,13 +171,14 @@ async def _last(first: str | Answer, rest: Pieces) -> Answer:
     return last
 
 
-async def _events(first: str | Answer, rest: Pieces, caller: Caller) -> AsyncIterator[str]:
+async def _events(first: str | Answer, rest: Pieces, caller: Caller, *, candidates: bool) -> AsyncIterator[str]:
     """Events `piece` (`{"text"}`), then `answer` (the JSON answer), or `error` (an error body)."""
 
     def encoded(piece: str | Answer) -> str:
         if isinstance(piece, str):
             return event("piece", {"text": piece})
-        return event("answer", answer_response(piece, caller).model_dump(mode="json", exclude_defaults=True))
+        answer = answer_response(piece, caller, candidates=candidates)
+        return event("answer", answer.model_dump(mode="json", exclude_defaults=True))
 
     async with aclosing(rest):
         yield encoded(first)

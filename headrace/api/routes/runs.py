@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from headrace.api.dependencies import Administering, InThread, Reading, Serving
@@ -14,12 +14,12 @@ from headrace.api.routes.health import Health
 from headrace.api.routes.questions import event
 from headrace.api.schemas import IndexedResponse, LedgerResponse, LoopResponse, RunList, RunSummary, Tenant
 from headrace.api.service import Service
-from headrace.core.run import newest_first
 from headrace.scheduler import status
 from headrace.scheduler.ingest_thread import IngestThread
 
 router = APIRouter()
 
+RunId = Annotated[str | None, Query(max_length=200, description="A run's id, or a beginning of it that no other run has.")]
 _SVG_CSP = "default-src 'none'; style-src 'unsafe-inline'; font-src data:; frame-ancestors 'none'; sandbox"
 _TOTALS_S = 1.0
 _LOOK_S = 0.2
@@ -27,22 +27,17 @@ _HEALTH_S = 5.0  # often enough for the page
 
 
 @router.get("/v1/ledger")
-async def ledger(service: Serving, caller: Administering) -> LedgerResponse:
-    """What the run under way has moved: a row for each stage, store, direction and tenant."""
-    record = service.runner.record
-    return LedgerResponse(run=record.id, state=record.state, rows=list(record.ledger.rows()))
+async def ledger(service: Serving, caller: Administering, in_thread: InThread, run: RunId = None) -> LedgerResponse:
+    """What the run under way, or `run`, has moved: a row for each stage, store, direction and tenant."""
+    return LedgerResponse(**await in_thread(lambda: service.live.ledger(run)))
 
 
 @router.get("/v1/runs")
-async def recorded(service: Serving, caller: Administering, in_thread: InThread) -> RunList:
-    """The recorded runs of this home, newest first."""
-
-    def work() -> RunList:
-        names = RunSummary.model_fields
-        journals = newest_first(service.settings.home)
-        return RunList(runs=[RunSummary(**{name: journal.get(name) for name in names}) for journal in journals])
-
-    return await in_thread(work)
+async def recorded(
+    service: Serving, caller: Administering, in_thread: InThread, limit: Annotated[int, Query(ge=1, le=1_000)] = 100
+) -> RunList:
+    """The newest recorded runs of this home, newest first, with the pipelines they ran a part of."""
+    return RunList(runs=[RunSummary(**run) for run in await in_thread(lambda: service.live.runs(limit))])
 
 
 @router.get("/v1/index")
@@ -53,9 +48,7 @@ async def index_status(service: Serving, caller: Reading, in_thread: InThread, t
 
 
 @router.get("/v1/diagrams/{pipeline}.svg")
-async def diagram(
-    pipeline: str, service: Serving, caller: Administering, in_thread: InThread, run: str | None = None
-) -> Response:
+async def diagram(pipeline: str, service: Serving, caller: Administering, in_thread: InThread, run: RunId = None) -> Response:
     """A pipeline's diagram, drawn from the newest run that moved anything in it, or from `run`."""
     drawn = await in_thread(lambda: service.live.diagram(pipeline, run))
     return Response(drawn, media_type="image/svg+xml", headers={"Content-Security-Policy": _SVG_CSP})
@@ -69,8 +62,8 @@ async def loop(request: Request, caller: Administering) -> LoopResponse:
 
 @router.get("/v1/events")
 async def events(request: Request, service: Serving, caller: Administering) -> StreamingResponse:
-    """Server-sent events: `totals`, the run under way by tier, about once a second; `loop` (as /v1/loop) and `health` (as
-    /health/ready) when they change."""
+    """Server-sent events: `totals`, the run under way by tier, about once a second; `loop` (as /v1/loop), `health` (as
+    /health/ready) and `moved` (the flows of this run, and of a round of training that runs beside it) when they change."""
     still_valid: Callable[[], bool] = request.scope.get("still_valid", lambda: True)
     live = _live(service, lambda: _loop(request.app), request.app.state.health, still_valid)
     return StreamingResponse(live, media_type="text/event-stream")
@@ -94,6 +87,7 @@ async def _live(
     """The events of `/v1/events`, until the service stops or the key is no longer valid."""
     last_loop: dict[str, Any] = {}
     last_health: dict[str, Any] = {}
+    last_moved: list[dict[str, Any]] = []
     while True:
         yield event("totals", service.live.totals())
         if (now := await asyncio.to_thread(loop)) != last_loop:
@@ -102,6 +96,9 @@ async def _live(
         if (now := await health.as_dict(_HEALTH_S)) != last_health:
             last_health = now
             yield event("health", now)
+        if (moved := await asyncio.to_thread(service.live.moving)) != last_moved:
+            last_moved = moved
+            yield event("moved", {"runs": moved})
         if service.stopping:
             return
         for _ in range(round(_TOTALS_S / _LOOK_S)):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from headrace.api.auth import ADMIN, SIMULATE, USERS, Caller, check_key_scopes, limits_with
@@ -13,6 +14,8 @@ from headrace.api.dependencies import Administering, InThread, Serving, TenantAd
 from headrace.api.middleware import AuditNotes
 from headrace.api.schemas import (
     TENANT,
+    AuditLineResponse,
+    AuditList,
     KeyList,
     KeyResponse,
     NewKey,
@@ -133,6 +136,25 @@ async def revoke_key(
 
     await _changed(request, in_thread, revoke)
     return RevokedKey(id=key_id)
+
+
+@router.get("/v1/audit")
+async def audit(
+    service: Serving,
+    caller: TenantAdministering,
+    in_thread: InThread,
+    tenant: Annotated[
+        str | None, Query(max_length=63, description="Only this tenant's; with `tenant-admin` always the key's.")
+    ] = None,
+    before: Annotated[datetime | None, Query(description="Only lines before this time.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+) -> AuditList:
+    """The newest lines of the audit, newest first; a line is there a few seconds after what it tells of."""
+    own = _own(caller)
+    whose = tenant if own is None else caller.tenant_for(tenant)
+    until = before if before is None or before.tzinfo else before.replace(tzinfo=UTC)
+    rows = await in_thread(lambda: service.events.audit(whose, until, limit))
+    return AuditList(data=[AuditLineResponse(**row) for row in rows])
 
 
 @router.get("/metrics")
