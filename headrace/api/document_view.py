@@ -30,7 +30,7 @@ from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.handles import VectorReader
 
-PUT, PARSED, INDEXED, FAILED, DELETING = "put", "parsed", "indexed", "failed", "deleting"
+STATUSES = PUT, PARSED, INDEXED, FAILED, DELETING = "put", "parsed", "indexed", "failed", "deleting"
 _FIELDS = ("tenant", "uri", "version", "status", "reason", "media", "title", "bytes", "at", "partition", "offset")
 _COLUMNS = (*_FIELDS, "readers", "topic")
 _LOOK_S = 1.0  # between looks at the table's snapshot
@@ -185,6 +185,10 @@ class DocumentView:
         """Every version of a document in the documents table, also from before a deletion."""
         where = f"tenant = {quoted(tenant)} AND uri = {quoted(uri)}"
         return set(self._table.read(("version",), where)["version"].to_pylist())
+
+    def passages_of(self, document: Document) -> int:
+        """How many passages of a document the served index has."""
+        return active_reader(self._indexes.recent(), self._vectors).count(f"document_id = {quoted(document.id)}")
 
     @contextmanager
     def during_pass(self) -> Iterator[None]:

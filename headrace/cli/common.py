@@ -25,6 +25,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     # Typer's own options guess the shell from the process tree, and fail if they cannot: see `completion`.
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )

@@ -1,14 +1,20 @@
-"""Commands that index documents and rebuild the index."""
+"""Commands that index, show and delete documents, and rebuild the index."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headrace.cli.common import AsJson, On, Tenant, checked_on, cli, err, out, print_json, settings_of, user
 from headrace.errors import NotFound, WrongUsage
+
+if TYPE_CHECKING:
+    from headrace.api.document_view import Document, DocumentView
+
+documents = typer.Typer(help="Show and delete documents.", no_args_is_help=True)
+cli.add_typer(documents, name="documents", rich_help_panel="Inference")
 
 
 @cli.command(rich_help_panel="Inference")
@@ -82,3 +88,104 @@ def reindex(
         f" dimensions by {made.embedder}; {done.seconds:.1f} s. To serve the previous one again: headrace reindex --back",
         highlight=False,
     )
+
+
+@documents.command("list")
+def list_documents(
+    tenant: Tenant = None,
+    status: Annotated[str | None, typer.Option(help="Only those put, parsed, indexed, failed or deleting.")] = None,
+    after: Annotated[str, typer.Option(metavar="URI", help="Begin behind this document.")] = "",
+    most: Annotated[int, typer.Option(help="Documents to show.", min=1, max=100_000)] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the documents of a tenant by name, with their status and readers."""
+    from headrace.api.document_view import STATUSES, DocumentView
+    from headrace.app import App
+    from headrace.cli.render.results import rows_table
+    from headrace.explain.diagram.format import human_bytes
+
+    if status is not None and status not in STATUSES:
+        raise WrongUsage(f"There is no status {status!r}.", hint=f"Choose from {', '.join(STATUSES)}.")
+    settings = settings_of(tenant)
+    with App(settings, "documents", models=False, quiet=as_json) as app:
+        found, more = DocumentView(app.runner).list(
+            settings.tenant, lambda document: status in (None, document.status), after=after, most=most
+        )
+    if as_json:
+        print_json({"documents": [document.as_dict() for document in found], "more": more})
+        return
+    rows = [
+        {
+            "document": document.uri,
+            "status": document.status,
+            "bytes": human_bytes(document.bytes),
+            "readers": ", ".join(document.readers) or "everybody",
+            "put": document.at.astimezone().strftime("%d %b %H:%M"),
+            "reason": document.reason,
+        }
+        for document in found
+    ]
+    if not any(row["reason"] for row in rows):
+        rows = [{name: value for name, value in row.items() if name != "reason"} for row in rows]
+    out.print(rows_table(rows) if rows else f"Tenant {settings.tenant} has no such documents. Put some: headrace index PATH...")
+    if more:
+        out.print(f"There are more: --after {found[-1].uri!r}, or --most N.", style="dim", highlight=False, soft_wrap=True)
+
+
+@documents.command("show")
+def show_document(uri: Annotated[str, typer.Argument(help="Its name, as in `documents list`.")], tenant: Tenant = None) -> None:
+    """Show one document, as JSON: its status, readers, versions, and the passages it has in the index."""
+    from headrace.api.document_view import DocumentView
+    from headrace.app import App
+
+    settings = settings_of(tenant)
+    with App(settings, "documents", models=False, quiet=True) as app:
+        view = DocumentView(app.runner)
+        document = _document(view, settings.tenant, uri)
+        shown = {**document.as_dict(), "versions": sorted(filter(None, view.versions_of(settings.tenant, document.uri)))}
+        shown["passages"] = view.passages_of(document)
+    print_json(shown)
+
+
+@documents.command("delete")
+def delete_document(
+    uri: Annotated[str, typer.Argument(help="Its name, as in `documents list`.")],
+    tenant: Tenant = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a document: its source in every version and its passages; questions no longer find it.
+
+    Its text stays in the tables' history until maintenance removes it, and may be put again. See `headrace forget` for good.
+    """
+    import sys
+
+    from headrace.api.document_view import DocumentView
+    from headrace.api.documents import Documents
+    from headrace.app import App
+    from headrace.terminal import printable
+
+    settings = settings_of(tenant)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise WrongUsage("Nothing was deleted.", hint="Give --yes where no terminal can ask for confirmation.")
+        typer.confirm(f"Delete {printable(uri)} of tenant {settings.tenant}?", abort=True, err=True)
+    with App(settings, "documents", quiet=as_json) as app:
+        view = DocumentView(app.runner)
+        document = _document(view, settings.tenant, uri)
+        Documents(app.runner, view, lambda _tenant: None).delete(settings.tenant, document.uri)
+        app.documents.index([])
+        app.storage.archive()
+    if as_json:
+        print_json({"deleted": document.uri, "document_id": document.id})
+    else:
+        out.print(f"Deleted {printable(document.uri)}.", highlight=False)
+
+
+def _document(view: DocumentView, tenant: str, uri: str) -> Document:
+    from headrace.documents.names import composed
+
+    document = view.find(tenant, composed(uri)) or view.find(tenant, uri)
+    if document is None:
+        raise NotFound(f"Tenant {tenant} has no document {uri!r}.", hint="headrace documents list shows the names.")
+    return document

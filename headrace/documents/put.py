@@ -29,12 +29,24 @@ _FILES_AT_ONCE = 4  # files in memory and on their way to the object store
 
 @dataclass(frozen=True)
 class Put:
-    """How many files were put, were unchanged, could not be read, and are gone from their folder."""
+    """How many files were put, were unchanged, could not be read, and are gone from their folder.
+
+    `failed_before` has those of the unchanged that failed when they were indexed, with their reasons.
+    """
 
     put: int
     unchanged: int
     refused: int
     deleted: int = 0
+    failed_before: tuple[FailedBefore, ...] = ()
+
+
+@dataclass(frozen=True)
+class FailedBefore:
+    """A file that has not changed since it failed."""
+
+    uri: str
+    reason: str
 
 
 @stage(PUT_SENTENCE, phase=AHEAD)
@@ -95,11 +107,15 @@ def put(
         store(sources, tenant, data)
         return event(tenant, file.uri, "put", readers=open_to, source=file.source, sha256=sha256, bytes=len(data))
 
+    failed_before = []
     kinds: Counter[str] = Counter()
     waiting: list[dict[str, Any]] = []
     with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="put") as pool:
-        for made in bars.track(pool.map(put_file, files), "put", total=len(files), of="files"):
+        made_of = bars.track(pool.map(put_file, files), "put", total=len(files), of="files")
+        for file, made in zip(files, made_of, strict=True):
             kinds[made["kind"] if made else "unchanged"] += 1
+            if made is None and (known_as := current[file.uri]).status == "failed":
+                failed_before.append(FailedBefore(file.uri, known_as.reason))
             # Announced once its bytes are stored, so that every consumer of the event finds them.
             waiting += [made] if made else []
             if len(waiting) >= _ANNOUNCE:
@@ -109,4 +125,4 @@ def put(
     waiting += [event(tenant, uri, "delete", source=was.source) for uri, was in gone.items()]
     for start in range(0, len(waiting), _ANNOUNCE):
         announce(events, waiting[start : start + _ANNOUNCE])
-    return Put(kinds["put"], kinds["unchanged"], kinds["refuse"], len(gone))
+    return Put(kinds["put"], kinds["unchanged"], kinds["refuse"], len(gone), tuple(failed_before))

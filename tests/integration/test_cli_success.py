@@ -151,6 +151,47 @@ def test_index_says_what_it_did_and_everybody_opens_what_was_closed(headrace: He
     assert found("--as", "bob")
 
 
+def test_documents_are_listed_shown_and_deleted_and_a_failure_is_said_each_time(headrace: Headrace, voices: Voices) -> None:
+    folder = headrace.folder / "shelf"
+    folder.mkdir()
+    (folder / "kiln.md").write_text("# Kiln\n\nThe kiln is fired with birch.")
+    (folder / "torn.pdf").write_bytes(b"%PDF-1.7 torn")
+    (folder / "own.md").write_text("# Own\n\nOnly Ann reads this.")
+    first = headrace.json("index", folder)
+    assert [one["uri"] for one in first["parsed"]["failed"]] == ["shelf/torn.pdf"]
+    again = headrace.json("index", folder)
+    assert again["parsed"]["failed"] == []
+    assert [one["uri"] for one in again["put"]["failed_before"]] == ["shelf/torn.pdf"]
+    assert "still not indexed: shelf/torn.pdf" in headrace("index", folder)
+    headrace("index", folder / "own.md", "--reader", "ann")
+
+    listed = {one["uri"]: one for one in headrace.json("documents", "list")["documents"]}
+    assert {uri: listed[uri]["status"] for uri in listed if uri.startswith("shelf/")} == {
+        "shelf/kiln.md": "indexed",
+        "shelf/own.md": "indexed",
+        "shelf/torn.pdf": "failed",
+    }
+    assert [one["uri"] for one in headrace.json("documents", "list", "--status", "failed")["documents"]] == ["shelf/torn.pdf"]
+    page = headrace.json("documents", "list", "--after", "shelf/kiln.md", "--most", "1")
+    assert [one["uri"] for one in page["documents"]] == [min(uri for uri in listed if uri > "shelf/kiln.md")]
+    assert page["more"] == (len([uri for uri in listed if uri > "shelf/kiln.md"]) > 1)
+    table = headrace("documents", "list")
+    assert re.search(r"shelf/torn\.pdf +failed .* not a readable PDF", table)
+
+    shown = json.loads(headrace("documents", "show", "shelf/kiln.md"))
+    assert (shown["passages"], len(shown["versions"]), shown["readers"]) == (1, 1, [])
+    headrace("documents", "delete", "shelf/kiln.md", code=2)
+    assert "--yes" in headrace.err
+    assert headrace.json("documents", "delete", "shelf/kiln.md", "--yes")["deleted"] == "shelf/kiln.md"
+    headrace("documents", "show", "shelf/kiln.md", code=1)
+    assert "has no document 'shelf/kiln.md'" in headrace.err
+    passages = headrace.json("search", "What is the kiln fired with?")["passages"]
+    assert all(passage["document"] != "shelf/kiln.md" for passage in passages)
+    headrace("documents", "list", "--status", "lost", code=2)
+    for name in ("own.md", "torn.pdf"):
+        headrace("documents", "delete", f"shelf/{name}", "--yes")
+
+
 def test_search_shows_both_scores_and_both_ranks(headrace: Headrace, voices: Voices) -> None:
     voices.logits = lambda question, passages: [float("weir" in passage) for passage in passages]
     told = headrace.json("search", "When does the wheel turn?")

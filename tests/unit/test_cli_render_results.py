@@ -34,7 +34,7 @@ from headrace.documents.chunk import Chunked
 from headrace.documents.embed import Embedded
 from headrace.documents.index import Index, Indexed
 from headrace.documents.parse import Failure, ParsedDocuments
-from headrace.documents.put import Put
+from headrace.documents.put import FailedBefore, Put
 from headrace.ingest.backlog import Backlog
 from headrace.ingest.land import Commit, Landed
 from headrace.models.citations import Support
@@ -200,6 +200,14 @@ def test_what_was_indexed_is_told_step_by_step_and_what_could_not_be_read_below(
     assert printed(lambda console: say_indexed(console, done)) == [
         "Indexed 3 documents → 17 chunks → 16 embeddings, 2 files unchanged in 1.5 s; index version g1.7.",
         "  not indexed: a\\nb.pdf: no text",
+    ]
+    again = replace(
+        done, put=Put(0, 1, 0, failed_before=(FailedBefore("a\nb.pdf", "no text"),)), parsed=ParsedDocuments(1, 0, ())
+    )
+    assert printed(lambda console: say_indexed(console, again)) == [
+        "Indexed 1 document → 17 chunks → 16 embeddings, 1 file unchanged in 1.5 s; index version g1.7.",
+        "  still not indexed: a\\nb.pdf: no text",
+        "  Unchanged files are not tried again without --retry.",
     ]
 
 

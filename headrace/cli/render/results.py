@@ -131,14 +131,27 @@ def merged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(total.values())
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 file, 1,200 files."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def say_indexed(console: Console, done: Indexed) -> None:
     """Print what an indexing pass did, and each file that could not be read."""
     put, parsed = done.put, done.parsed
-    parts = [f"{parsed.parsed} documents", f"{done.chunked.chunks} chunks", f"{done.embedded.chunks} embeddings"]
-    unchanged = f", {put.unchanged} files unchanged" if put.unchanged else ""
+    parts = [
+        counted(parsed.parsed, "document"),
+        counted(done.chunked.chunks, "chunk"),
+        counted(done.embedded.chunks, "embedding"),
+    ]
+    unchanged = f", {counted(put.unchanged, 'file')} unchanged" if put.unchanged else ""
     console.print(f"Indexed {' → '.join(parts)}{unchanged} in {done.seconds:.1f} s; index version {done.index.version}.")
     for failure in parsed.failed:
         console.print(Text(f"  not indexed: {printable(failure.uri)}: {printable(failure.reason)}"))
+    for before in put.failed_before:
+        console.print(Text(f"  still not indexed: {printable(before.uri)}: {printable(before.reason)}"))
+    if put.failed_before:
+        console.print("  Unchanged files are not tried again without --retry.", style="dim", highlight=False)
 
 
 def _where(source: Mapping[str, object]) -> str:
