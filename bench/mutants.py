@@ -364,8 +364,8 @@ MUTANTS = (
     Mutant(
         "I2",
         "headrace/simulate/evaluate.py",
-        "ranked.setdefault(document_of[hit.uri], float(-rank))",
-        "ranked[document_of[hit.uri]] = float(-rank)",
+        "ranked.setdefault(document_of[source.document], float(-len(ranked)))",
+        "ranked[document_of[source.document]] = float(-len(ranked) - 1)",
         "A document stands where its worst chunk does.",
         ("tests/unit/test_simulate_evaluation.py::test_a_document_stands_where_its_best_chunk_does",),
     ),
@@ -753,7 +753,7 @@ MUTANTS = (
     ),
     Mutant(
         "V1",
-        "headrace/storage/vectors/handles.py",
+        "headrace/storage/vectors/search.py",
         "for rank, name in enumerate(dense, 1)}",
         "for rank, name in enumerate(dense)}",
         "Ranks of the dense search begin at 0.",
@@ -770,8 +770,8 @@ MUTANTS = (
     Mutant(
         "V3",
         "headrace/simulate/evaluate.py",
-        "ranked.setdefault(document_of[hit.uri], float(-rank))",
-        "ranked.setdefault(document_of[hit.uri], float(rank))",
+        "ranked.setdefault(document_of[source.document], float(-len(ranked)))",
+        "ranked.setdefault(document_of[source.document], float(len(ranked)))",
         "The evaluation takes the last document for the best.",
         ("tests/integration/test_cli_success.py::test_eval_retrieval_finds_what_it_always_found",),
     ),
@@ -1269,7 +1269,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z38",
-        "headrace/storage/vectors/handles.py",
+        "headrace/storage/vectors/search.py",
         "_DENSE_WEIGHT = 0.75",
         "_DENSE_WEIGHT = 0.25",
         "Words count three times as much as meaning.",
@@ -1277,9 +1277,9 @@ MUTANTS = (
     ),
     Mutant(
         "Z39",
-        "headrace/storage/vectors/handles.py",
-        "similar, worded | more)",
-        "similar, worded)",
+        "headrace/storage/vectors/search.py",
+        "similar | others, worded | more)",
+        "similar | others, worded)",
         "What only dense search has among its first counts as without the words.",
         ("tests/integration/test_retrieval.py::test_fusion_has_both_scores_of_every_candidate",),
     ),

@@ -90,6 +90,7 @@ DOCUMENT_EVENT = (
 READERS = _f("readers", pa.list_(TEXT))  # who may read it; empty: the whole tenant; null in an event: unchanged
 SOURCE = _f("source", TEXT)  # for a file found in a folder, a hash of the folder's path; null otherwise
 PLACE = _f("place", TEXT)  # "page 3", "slide 2", "sheet Q3", for citations; null if the document has no such parts
+TEXT_ID = _f("text_id", TEXT)  # 16 hex digits of sha256 over the text, white space aside: the same for copies
 PART = pa.struct([_f("start", INT), _f("place", TEXT)])
 PASSAGE = pa.struct(
     [
@@ -394,7 +395,7 @@ CHUNKS = Store(
         _f("text", TEXT),
         _f("readers", pa.list_(TEXT)),
         _f("embedding", pa.list_(pa.float32(), DIMENSIONS)),
-        optional=(PLACE,),
+        optional=(PLACE, TEXT_ID),
     ),
 )
 

@@ -7,7 +7,7 @@ from collections import abc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from headrace.answering.extract import extract
+from headrace.answering.extract import NOT_FOUND, quote
 from headrace.answering.generate import generate
 from headrace.answering.record import Answer, answer, feedback, moved, new_id, row_of
 from headrace.answering.rerank import rerank
@@ -26,7 +26,7 @@ from headrace.documents.parse import parse
 from headrace.documents.put import put
 from headrace.errors import Transient
 from headrace.ingest.land import land
-from headrace.models.citations import Citations, Support
+from headrace.models.citations import Citations
 from headrace.models.client import Completion, Embedder, Generator, Reranker
 from headrace.settings import AnswerMode, Inference
 from headrace.storage.ledger import Ledger
@@ -43,7 +43,6 @@ INFERENCE = Pipeline(
 
 _PATIENCE_S = 5.0
 """How long the caller waits for the head, where the answer can be recorded later."""
-NOT_FOUND = "That is not in these documents."
 _Told = abc.Generator[str, None, Answer]  # pieces of a text as they come, and at the end the answer
 
 
@@ -152,40 +151,20 @@ class QueryEngine:
     def _extracted(self, retrieved: Answer, embedder: Embedder | None) -> _Told:
         """Stream a line for each part of the question; return the answer."""
         began = time.perf_counter()
-        extracts = extract(retrieved.question, retrieved.passages, embedder)
-        found = [one.quote for one in extracts if one.found and one.quote is not None]
-        # The passages that are quoted come first; retrieval's best fill up what a reader is shown.
-        order = list(dict.fromkeys([*(quote.source for quote in found), *range(len(retrieved.passages))]))
-        passages = tuple(retrieved.passages[at] for at in order[: max(self._settings.passages, len({s.source for s in found}))])
-        lines: list[str] = []
-        supports: list[Support] = []
-        for one in extracts:
-            if one.found and one.quote is not None:
-                quote, number = one.quote, order.index(one.quote.source) + 1
-                line, support = f"{quote.said} [{number}]", Support(quote.said, number, quote.start, quote.end)
-            elif found:
-                line = f"{NOT_FOUND.removesuffix('.')}: {one.part}"
-                support = None
-            else:
-                continue
-            if line in lines:
-                continue  # both parts of a question are answered by the same row
-            if lines:
-                yield "\n"
-            yield line
-            lines.append(line)
-            supports += [support] if support else []
-        if not lines:
-            lines.append(NOT_FOUND)
-            yield NOT_FOUND
+        quoted = quote(retrieved.question, retrieved.passages, embedder)
+        text = "\n".join(quoted.lines)
+        yield from text.splitlines(keepends=True)
+        # What is quoted comes first; retrieval's best fill up what a reader is shown.
+        shown = max(self._settings.passages, len({support.number for support in quoted.supports}))
         return replace(
             retrieved,
             mode="extractive",
-            text="\n".join(lines),
-            passages=passages,
-            supports=tuple(supports),
-            groundedness=len(supports) / len(lines) if supports else None,
-            refused=not supports,
+            text=text,
+            passages=quoted.passages[:shown],
+            supports=quoted.supports,
+            groundedness=len(quoted.supports) / len(quoted.lines) if quoted.supports else None,
+            refused=not quoted.supports,
+            note="; ".join(filter(None, (retrieved.note, quoted.note))),
             timings_ms={**retrieved.timings_ms, "extract": _ms(time.perf_counter() - began)},
         )
 

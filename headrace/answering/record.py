@@ -63,12 +63,13 @@ class Answer:
         return frozenset(support.number for support in self.supports if support.number is not None)
 
     @property
-    def citations(self) -> list[dict[str, object]]:
-        """The passages the text cites: number, document, heading, place, chunk id, and the exact spans its sentences stand on."""
+    def citations(self) -> list[dict[str, Any]]:
+        """The passages the text cites: number, document, sources, heading, place, chunk id, and the spans sentences stand on."""
         return [
             {
                 "number": number,
                 "document": passage.hit.uri,
+                "sources": [source._asdict() for source in passage.hit.sources],
                 "heading": passage.hit.heading,
                 "place": passage.hit.place,
                 "chunk_id": passage.hit.chunk_id,

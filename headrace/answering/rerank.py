@@ -12,7 +12,7 @@ from headrace.errors import Transient
 from headrace.models.client import Reranker
 from headrace.models.combination import combined_order
 from headrace.storage.meter import ReportedReader
-from headrace.storage.vectors.handles import Hit
+from headrace.storage.vectors.search import Hit
 
 NONE = "none"
 
@@ -34,6 +34,7 @@ class Passage:
         return {
             "chunk_id": self.hit.chunk_id,
             "document": self.hit.uri,
+            "sources": [source._asdict() for source in self.hit.sources],
             "heading": self.hit.heading,
             "place": self.hit.place,
             "text": self.hit.text,

@@ -11,7 +11,8 @@ from headrace.core.stage import stage
 from headrace.documents.generations import Embedders, active_reader
 from headrace.models.client import Embedder
 from headrace.storage.vectors.generations import IndexReader
-from headrace.storage.vectors.handles import Hit, VectorReader
+from headrace.storage.vectors.handles import VectorReader
+from headrace.storage.vectors.search import Hit
 
 ASKED = "at question time"
 

@@ -30,6 +30,7 @@ _ANSWER = {
         {
             "number": 1,
             "document": "backup.md",
+            "sources": [{"document": "backup.md", "place": ""}],
             "heading": "Backups",
             "chunk_id": "0c8a6d1f7c3e4b5a69788796",
             "text": "Nightly backups are kept for 35 days.",
@@ -46,6 +47,7 @@ _PASSAGE = {
     "number": 1,
     "chunk_id": "0c8a6d1f7c3e4b5a69788796",
     "document": "backup.md",
+    "sources": [{"document": "backup.md", "place": ""}],
     "heading": "Backups",
     "text": "Nightly backups are kept for 35 days.",
     "retrieval_score": 0.0328,

@@ -164,6 +164,13 @@ class ApiResponse(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class SourceResponse(ApiResponse):
+    """A document that holds a passage, and the page, slide or sheet, if it has such parts."""
+
+    document: str
+    place: str
+
+
 class CitedSpan(ApiResponse):
     """A sentence of the answer and the characters of the passage that support it."""
 
@@ -178,6 +185,7 @@ class CitationResponse(ApiResponse):
 
     number: int
     document: str
+    sources: list[SourceResponse]
     heading: str
     place: str
     chunk_id: str
@@ -186,7 +194,7 @@ class CitationResponse(ApiResponse):
 
 
 class PassageResponse(ApiResponse):
-    """A passage, with both scores and both ranks.
+    """A passage, with both scores and both ranks; `sources` are the documents that hold this text, `document` first.
 
     `retrieval_score` is what its rank is worth, 1 / (60 + rank): the fused score would tell how rare a word is in other tenants'
     documents.
@@ -195,6 +203,7 @@ class PassageResponse(ApiResponse):
     number: int
     chunk_id: str
     document: str
+    sources: list[SourceResponse]
     heading: str
     place: str
     text: str

@@ -19,7 +19,7 @@ def search(
 ) -> None:
     """Retrieve the passages for a question, with retrieval and re-ranker scores and ranks."""
     from headrace.app import App
-    from headrace.cli.render.results import rows_table
+    from headrace.cli.render.results import rows_table, where
     from headrace.terminal import printable
 
     settings, question = settings_of(tenant), checked_question(question)
@@ -42,7 +42,7 @@ def search(
     shown = [
         {
             "#": number,
-            "document": printable(" · ".join(filter(None, (passage.hit.uri, passage.hit.place)))),
+            "document": where(passage.as_dict() | {"heading": ""}),
             "passage": " ".join(passage.hit.text.split())[:70],
             "retrieval": f"{passage.hit.score:.4f} (rank {passage.retrieval_rank})",
             "re-ranker": "-" if passage.rerank_score is None else f"{passage.rerank_score:+.2f} (rank {passage.rerank_rank})",

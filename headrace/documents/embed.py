@@ -31,6 +31,7 @@ _BATCH_ROWS = 32  # four batches are in flight at once, and have to end before a
 _UPSERT_ROWS = 1024
 _DONORS_AT_ONCE = 100  # documents whose embeddings are in memory at a time
 _REFUSED = "refused"
+_CHUNK = tuple(name for name in CHUNKS.columns.names if name in CHUNK_ROWS.columns.names)
 _CONTROL = "Does this endpoint embed anything?"
 
 log = logging.getLogger("headrace.index")
@@ -63,7 +64,8 @@ class Embed:
 
     def __init__(self, endpoint: ModelEndpoint, width: int = DIMENSIONS) -> None:
         self._embedder = Embedder(endpoint)
-        self._schema = columns(CHUNKS, width).append(pa.field(_REFUSED, pa.string(), nullable=False))
+        known = [field for field in columns(CHUNKS, width) if field.name in (*_CHUNK, "embedding")]
+        self._schema = pa.schema([*known, pa.field(_REFUSED, pa.string(), nullable=False)])
         self._width = width
 
     def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -243,10 +245,9 @@ def _reopen(vectors: VectorWriter, indexed: pa.Table, answering: dict[str, str],
 
 def _missing(chunks: TableReader, answering: dict[str, str], known: set[str], generation: int) -> pa.Table:
     """The chunks to embed, sorted by length, since an embedder pads each text to the longest of its batch."""
-    names = tuple(name for name in CHUNKS.columns.names if name != "embedding")
     batches = []
-    for rows in chunks.scan((*names, "generation")):
-        rows = of_generation(rows, generation).select(names)
+    for rows in chunks.scan((*_CHUNK, "generation")):
+        rows = of_generation(rows, generation).select(_CHUNK)
         triples = zip(
             rows.column("chunk_id").to_pylist(),
             rows.column("document_id").to_pylist(),
@@ -254,7 +255,7 @@ def _missing(chunks: TableReader, answering: dict[str, str], known: set[str], ge
             strict=True,
         )
         batches.append(rows.filter(pa.array([c not in known and answering.get(d) == v for c, d, v in triples], pa.bool_())))
-    table = pa.Table.from_batches(batches, pa.schema([CHUNKS.columns.field(name) for name in names]))
+    table = pa.Table.from_batches(batches, pa.schema([CHUNKS.columns.field(name) for name in _CHUNK]))
     return table.take(pc.sort_indices(pc.utf8_length(table["text"]))).combine_chunks()
 
 

@@ -29,7 +29,8 @@ from headrace.simulate.beir import BeirFolder, BeirQuestion
 from headrace.storage.endpoints import ModelEndpoint
 from headrace.storage.meter import ReportedReader
 from headrace.storage.vectors.generations import IndexReader
-from headrace.storage.vectors.handles import Hit, VectorReader
+from headrace.storage.vectors.handles import VectorReader
+from headrace.storage.vectors.search import Hit
 
 _SEED = 17
 
@@ -59,12 +60,12 @@ def measure_answers(
     answer's sentences supported by a passage, over answers that are not refusals.
     """
     texts = [unmarked(answer.text) for answer in answers]
-    cited = [[document_of.get(str(c["document"])) for c in answer.citations] for answer in answers]
+    cited = [[{document_of.get(s["document"]) for s in c["sources"]} for c in answer.citations] for answer in answers]
     values = {
         "exact_match": [_best(exact_match, text, q) for text, q in zip(texts, questions, strict=True)],
         "f1": [_best(f1, text, q) for text, q in zip(texts, questions, strict=True)],
         "citation_precision": [
-            sum(document in question.relevant for document in documents) / len(documents)
+            sum(not same.isdisjoint(question.relevant) for same in documents) / len(documents)
             for documents, question in zip(cited, questions, strict=True)
             if documents
         ],
@@ -147,10 +148,10 @@ def measure_retrieval(
 
 
 def _documents(hits: Sequence[Hit], document_of: Mapping[str, str]) -> dict[str, float]:
-    """Scores by document, decreasing with the rank of its best chunk."""
+    """Scores by document, decreasing with the rank of its best chunk; copies of a text follow one another."""
     ranked: dict[str, float] = {}
-    for rank, hit in enumerate(hits):
-        ranked.setdefault(document_of[hit.uri], float(-rank))
+    for source in (source for hit in hits for source in hit.sources):
+        ranked.setdefault(document_of[source.document], float(-len(ranked)))
     return ranked
 
 

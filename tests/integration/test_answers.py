@@ -15,7 +15,8 @@ from model_endpoint import Server, Voices, events, piece, refused, served
 from starlette.testclient import TestClient
 from words import embedding
 
-from headrace.answering.engine import NOT_FOUND, QueryEngine
+from headrace.answering.engine import QueryEngine
+from headrace.answering.extract import NOT_FOUND
 from headrace.answering.record import Answer
 from headrace.api import Service, create_app
 from headrace.app import App
@@ -285,6 +286,21 @@ def test_an_embedder_that_is_down_is_no_reason_to_answer_from_full_text_alone(ap
     server.answer = down
     with pytest.raises(Unavailable, match="its disk is full"):
         engine(app).search(NEAR, tenant="acme", user="ann", record=False)
+
+
+def test_a_quote_that_no_embedder_helped_to_find_says_so(app: App, voices: Voices, server: Server) -> None:
+    """The question is embedded, and then the embedder is away."""
+
+    def away_later(path: str, body: dict[str, Any]) -> Response:
+        if path.endswith("/embeddings") and len(body["input"]) > 1:
+            return refused(503, "unavailable", "its disk is full")
+        return voices(path, body)
+
+    server.answer = away_later
+    streamed, given = ask(engine(app, answers="extractive"), NEAR)
+    assert streamed == f"{SENTENCE} [1]"
+    assert given.note == "the embedder did not answer: quotes were chosen by their words alone"
+    assert given.as_dict()["note"] == given.note
 
 
 def test_a_tenant_stores_as_much_as_it_may_to_the_byte_and_to_the_document(app: App, voices: Voices) -> None:

@@ -57,7 +57,8 @@ def towards(direction: int) -> Floats:
     return embedding
 
 
-def chunk(name: str, tenant: str, readers: list[str], document: str = "d", text: str = "the wheel turns") -> dict[str, Any]:
+def chunk(name: str, tenant: str, readers: list[str], document: str = "d", text: str = "") -> dict[str, Any]:
+    text = text or f"the wheel turns {name}"
     row = {"chunk_id": name, "document_id": document, "version": "1", "tenant": tenant, "uri": "d.md", "heading": ""}
     return {**row, "position": 0, "text": text, "readers": readers, "embedding": towards(0).tolist()}
 
@@ -123,15 +124,66 @@ def test_readers_change_without_a_new_embedding_and_a_deleted_chunk_stays_away(v
     assert vectors.indexed().select(["chunk_id", "readers"]).to_pylist() == [{"chunk_id": "b", "readers": []}]
 
 
+def sources(vectors: VectorReader, *readers: str, most: int = 3) -> dict[str, list[str]]:
+    """Text → the documents that each of the three searches names for it, which must agree; best first."""
+    found = [
+        vectors.dense(towards(0), tenant="acme", most=most, readers=readers),
+        vectors.fulltext("wheel", tenant="acme", most=most, readers=readers),
+        vectors.fusion("wheel", towards(0), tenant="acme", most=most, readers=readers),
+        vectors.fusion("wheel", towards(0), tenant="acme", most=most, readers=readers, by_rank=True),
+    ]
+    told = [{hit.text: sorted(source.document for source in hit.sources) for hit in hits} for hits in found]
+    assert all(len(texts) == len(hits) for texts, hits in zip(told, found, strict=True)), "a text twice"
+    assert told[0] == told[1] == told[2] == told[3]
+    return told[0]
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_the_same_text_under_several_names_is_one_hit_with_the_sources_that_one_may_read(
+    vectors: VectorWriter, built: bool
+) -> None:
+    def copy(name: str, text: str, *readers: str, far: float = 0.0, tenant: str = "acme") -> dict[str, Any]:
+        embedding = towards(0) + far * towards(1)
+        row = chunk(f"{tenant}/{name}", tenant, list(readers), document=f"{tenant}/{name}", text=text)
+        return {**row, "uri": name, "embedding": embedding.tolist()}
+
+    one, two, three = "the wheel wheel wheel turns", "the wheel wheel stops today", "the wheel is new and round here"
+    rows = [
+        *(copy(name, one) for name in ("a.md", "b.md")),
+        copy("c.md", "the  wheel wheel\nwheel turns "),  # white space makes no other text
+        copy("hr.md", one, "hr"),
+        copy("theirs.md", one, tenant="apex"),
+        *(copy(f"copies/{n:03}.md", two, far=0.1) for n in range(90)),  # more than either search looks at
+        copy("last.md", three, far=0.2),
+    ]
+    vectors.upsert(batch(CHUNKS.columns, rows))
+    if built:
+        vectors.build()
+    found = sources(vectors)
+    assert [" ".join(text.split()) for text in found] == [one, two, three]
+    assert found[next(iter(found))] == ["a.md", "b.md", "c.md"]
+    assert (len(found[two]), found[three]) == (21, ["last.md"]), "the hit's own, and twenty more"
+    assert next(iter(sources(vectors, "hr", most=1).values())) == ["a.md", "b.md", "c.md", "hr.md"]
+    vectors.delete("acme/a.md")
+    vectors.open_to(["acme/b.md"], ["hr"])
+    assert next(iter(sources(vectors).values())) == ["c.md"]
+    assert next(iter(sources(vectors, "hr").values())) == ["b.md", "c.md", "hr.md"]
+    assert [hit.copies for hit in vectors.fulltext("wheel", tenant="apex", most=9)] == [()]
+
+
 def test_an_index_of_before_readers_were_labels_answers_and_is_brought_along(vectors: VectorWriter, tmp_path: Path) -> None:
     import lancedb
 
     rows = [chunk("a", "acme", []), chunk("b", "apex", [])]
-    lancedb.connect(tmp_path / "index").create_table("chunks", pa.Table.from_batches([batch(CHUNKS.columns, rows)]))
-    assert (seen(vectors, "acme"), seen(vectors, "apex", "hr")) == ({"a"}, {"b"})
+    old = batch(CHUNKS.columns, [*rows, chunk("c", "apex", [], "copy", "the wheel turns b")])
+    old = pa.Table.from_batches([old]).drop_columns(["text_id"])
+    lancedb.connect(tmp_path / "index").create_table("chunks", old)
+    assert (seen(vectors, "acme"), len(seen(vectors, "apex", "hr"))) == ({"a"}, 1)
     vectors.build()
     vectors = VectorWriter(CHUNKS, vectors._endpoints, METER)  # which looks for the newest version at once
-    assert (seen(vectors, "acme"), seen(vectors, "apex", "hr")) == ({"a"}, {"b"})
+    assert (seen(vectors, "acme"), len(seen(vectors, "apex", "hr"))) == ({"a"}, 1)
+    assert vectors.count("text_id IS NULL") == 0
+    assert vectors.count() == 3
 
 
 SHARES = {"large": 0.949, "medium": 0.05, "small": 0.001}
@@ -153,7 +205,7 @@ def test_recall_is_kept_by_tenants_of_any_size_and_under_sixteen_threads(
     columns: dict[str, Any] = dict.fromkeys(CHUNKS.columns.names, names) | {
         "tenant": owners.tolist(),
         "position": [0] * count,
-        "text": [f"wheel {number % 50} of {owner}" for number, owner in enumerate(owners)],
+        "text": [f"wheel {number} of {owner}" for number, owner in enumerate(owners)],
         "readers": [["staff"] if shut else [] for shut in closed],
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), DIMENSIONS),
     }
@@ -190,7 +242,7 @@ def test_fusion_has_both_scores_of_every_candidate(vectors: VectorWriter) -> Non
     rows = []
     for number in range(200):
         embedding = towards(0) + (0.1 if number < 40 else 3.0) * rng.normal(size=DIMENSIONS).astype(np.float32)
-        words = f"wheel {'wheel ' * (number % 7)}" if number >= 100 else f"weir {number}"
+        words = f"wheel {'wheel ' * (number % 7)}{number}" if number >= 100 else f"weir {number}"
         rows.append({**chunk(str(number), "acme", [], text=f"{words} turns"), "embedding": embedding.tolist()})
     vectors.upsert(batch(CHUNKS.columns, rows))
     vectors.build()
@@ -217,7 +269,9 @@ def test_maintenance_is_due_when_rows_wait_and_is_no_pause_for_searches(vectors:
     vectors.build()
     assert not vectors.due()
     for start in range(40):
-        vectors.upsert(batch(CHUNKS.columns, [chunk(f"more {start} {n}", "acme", [], text=f"weir {start}") for n in range(20)]))
+        vectors.upsert(
+            batch(CHUNKS.columns, [chunk(f"more {start} {n}", "acme", [], text=f"weir {start} {n}") for n in range(20)])
+        )
     assert vectors.due()
     reader = VectorReader(CHUNKS, vectors._endpoints, METER)
     ended, answered, missed = threading.Event(), 0, 0
@@ -351,7 +405,7 @@ def index(runner: Runner, tenant: str, *paths: Path, readers: list[str] | None =
 def found(engine: QueryEngine, tenant: str, *readers: str, question: str = "what is it like?") -> dict[str, str]:
     """uri → text of what a question finds."""
     answer = engine.search(question, tenant=tenant, user="ann", record=False, readers=readers)
-    return {passage.hit.uri: passage.hit.text for passage in answer.passages}
+    return {source.document: passage.hit.text for passage in answer.passages for source in passage.hit.sources}
 
 
 @dataclass(frozen=True)

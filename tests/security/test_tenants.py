@@ -35,7 +35,8 @@ from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
-from headrace.storage.vectors.handles import Hit, VectorWriter
+from headrace.storage.vectors.handles import VectorWriter
+from headrace.storage.vectors.search import Hit
 
 NFC = unicodedata.normalize("NFC", "pré/é.md")
 NFD = unicodedata.normalize("NFD", "pré/é.md")

@@ -17,7 +17,7 @@ from headrace.models.client import Reranker
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction, Ledger
 from headrace.storage.meter import Meter, ReportedReader
-from headrace.storage.vectors.handles import Hit
+from headrace.storage.vectors.search import Hit
 
 SCORES = {"a": 3.0, "b": 2.0, "c": 1.0}
 HITS = tuple(Hit(name, f"d{name}", "v", f"{name}.md", "", f"text {name}", score) for name, score in SCORES.items())

@@ -40,7 +40,7 @@ from headrace.ingest.land import Commit, Landed
 from headrace.models.citations import Support
 from headrace.simulate.beir import BeirFolder
 from headrace.simulate.evaluate import AnswersMeasured, RankingQuality
-from headrace.storage.vectors.handles import Hit
+from headrace.storage.vectors.search import Hit, PassageSource
 from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
 from headrace.training.promote import Decision
@@ -227,6 +227,10 @@ def test_below_an_answer_stand_its_sources_versions_and_times() -> None:
         "  note: the re-ranker did not answer",
     ]
     assert printed(lambda console: say_sources(console, answer)) == [cited, *below]
+    copies = tuple(PassageSource(f"copy{number}.md", "") for number in range(5))
+    copied = replace(answer, passages=(replace(answer.passages[0], hit=replace(hit, copies=copies)),))
+    also = f"{cited} · also in copy0.md, copy1.md, copy2.md, 2 more"
+    assert printed(lambda console: say_sources(console, copied)) == [also, *below]
     nearest = "  no passage supports this answer; the best match is mill.md · page 3 · The mill"
     assert printed(lambda console: say_sources(console, replace(answer, supports=()))) == [nearest, *below]
 

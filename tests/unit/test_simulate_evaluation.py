@@ -16,7 +16,7 @@ from headrace.models.citations import Support
 from headrace.models.measures import exact_match, f1
 from headrace.simulate.beir import BeirQuestion, read
 from headrace.simulate.evaluate import _documents, _measured, measure_answers, spread
-from headrace.storage.vectors.handles import Hit
+from headrace.storage.vectors.search import Hit
 
 
 def folder(path: Path, **changed: str) -> Path:

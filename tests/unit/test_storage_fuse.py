@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.storage.vectors.handles import by_score, fuse
+from headrace.storage.vectors.search import by_score, fuse
 
 
 def names(dense: str, fulltext: str) -> list[str]:

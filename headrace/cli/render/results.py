@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the caller has imported these already
     from headrace.training.round import Round
 
 _MEASURED = ("ops", "bytes", "p50", "p95", "max")
+_COPIES = 3  # of a passage that are named
 _TIERS = ("stream", "object", "table", "vector", "file")
 
 
@@ -154,21 +155,28 @@ def say_indexed(console: Console, done: Indexed) -> None:
         console.print("  Unchanged files are not tried again without --retry.", style="dim", highlight=False)
 
 
-def _where(source: Mapping[str, object]) -> str:
-    """A passage's document, position and heading."""
-    named = (str(source[name] or "") for name in ("document", "place", "heading"))
-    return printable(" · ".join(name for name in named if name))
+def where(source: Mapping[str, Any]) -> str:
+    """A passage's document, position and heading, and the other documents that hold it."""
+    named = [str(source[name] or "") for name in ("document", "place", "heading")]
+    return printable(" · ".join(name for name in (*named, _also_in(source["sources"])) if name))
+
+
+def _also_in(sources: Sequence[Mapping[str, str]]) -> str:
+    """The first of the other documents that hold a passage, where there are some."""
+    others = [" ".join(filter(None, source.values())) for source in sources[1:]]
+    if len(others) > _COPIES:
+        others[_COPIES:] = [f"{len(others) - _COPIES} more"]
+    return f"also in {', '.join(others)}" if others else ""
 
 
 def say_sources(console: Console, answer: Answer) -> None:
     """Print citations, versions and timings below an answer."""
     for citation in answer.citations:
-        console.print(Text(f"  [{citation['number']}] {_where(citation)}", style="cyan"))
+        console.print(Text(f"  [{citation['number']}] {where(citation)}", style="cyan"))
     if not answer.citations and answer.passages:
-        best = answer.passages[0].hit
-        nearest = {"document": best.uri, "heading": best.heading, "place": best.place}
+        nearest = answer.passages[0].as_dict()
         found = "nearest:" if answer.refused else "no passage supports this answer; the best match is"
-        console.print(Text(f"  {found} {_where(nearest)}", style="yellow"))
+        console.print(Text(f"  {found} {where(nearest)}", style="yellow"))
     first, total = answer.timings_ms.get("first_token", 0.0), answer.timings_ms.get("total", 0.0)
     console.print(
         Text(

@@ -12,15 +12,13 @@ LanceDB moved to and from storage meanwhile, by its own count (`io.py`); a write
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import threading
 import time
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import urlparse
 
 import numpy as np
@@ -33,59 +31,23 @@ from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter, Metered
 from headrace.storage.reason import is_full, reason
 from headrace.storage.tables.handles import quoted
+from headrace.storage.vectors.search import Hit, search, text_id
 from headrace.storage.vectors.table import Snapshot, VectorTable
 
 # Below this many rows an exact scan beats an approximate index and loses no recall.
 _EXACT_ROWS = 20_000
-_RRF_K = 60  # Cormack, Clarke, Büttcher 2009: reciprocal rank fusion
-_DENSE_WEIGHT = 0.75  # in fusion by score, the same for all sets (docs/reference/benchmarks.md)
 _KEY = "chunk_id"
 _PRIMARY_KEY = b"lance-schema:unenforced-primary-key:position"
 _EVERYBODY = ""
 _LABELS = pa.list_(pa.string())
 _UNLABELLED = "(array_length(readers) IS NULL OR array_length(readers) = 0)"  # rows from before readers were labels
-_FUSED_DEPTH = 40  # minimum results of each search; more does not improve fusion (docs/reference/benchmarks.md)
 _DOCUMENTS_AT_ONCE = 200  # per filter
+_ROWS_AT_ONCE = 4096  # of an older index, in memory
 # Maintenance is due with this many unindexed rows (and this share of all), small fragments, or old versions.
 _UNINDEXED_ROWS, _UNINDEXED_SHARE = 500, 0.05
 _FRAGMENTS = 32
 _VERSIONS = 64
 _KEPT = timedelta(hours=1)  # a version stays readable this long
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One passage found. Ranks start at 1; a rank or score is `None` if that search did not find the passage.
-
-    `score` is that of fusion; for full-text search alone the reciprocal rank, for dense search alone the cosine similarity. A
-    fusion by score contains BM25, whose word weights depend on other tenants' documents too: it must not be shown to a tenant.
-    `place` is the page, slide or sheet, if known.
-    """
-
-    chunk_id: str
-    document_id: str
-    version: str
-    uri: str
-    heading: str
-    text: str
-    score: float
-    dense_rank: int | None = None
-    fulltext_rank: int | None = None
-    place: str = ""
-    similarity: float | None = None
-    """Cosine similarity to the question, if it is known."""
-
-
-_Name = TypeVar("_Name", bound=Hashable)
-
-
-class Fused(NamedTuple, Generic[_Name]):
-    """One result of fusion; a rank is `None` if that search did not find it."""
-
-    name: _Name
-    score: float
-    dense_rank: int | None
-    fulltext_rank: int | None
 
 
 class VectorReader(Metered):
@@ -219,7 +181,7 @@ class VectorReader(Metered):
         where = _answering(tenant, readers, snapshot)
         with self._faults(), self._moves(Direction.READ):
             # A single hop to LanceDB's event loop: under load, a hop costs more than the work in it.
-            hits: list[Hit] = LOOP.run(_search(snapshot, words, embedding, where, most, by_rank))
+            hits: list[Hit] = LOOP.run(search(snapshot, words, embedding, where, most, by_rank))
         return hits
 
     def _searchable(self) -> Snapshot:
@@ -277,7 +239,9 @@ class VectorWriter(VectorReader):
         data = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
         table = self._open_or_new(data.schema.field("embedding").type.list_size)
         with self._faults(), self._moves(Direction.WRITE):
-            table.merge_insert(_KEY).when_matched_update_all().when_not_matched_insert_all().execute(_labelled(data))
+            table.merge_insert(_KEY).when_matched_update_all().when_not_matched_insert_all().execute(
+                _with_text_id(_labelled(data))
+            )
         return int(data.num_rows)
 
     def open_to(self, documents: Sequence[str], readers: Sequence[str]) -> None:
@@ -314,16 +278,28 @@ class VectorWriter(VectorReader):
             before = {index.name for index in table.list_indices()}
             if "text_idx" not in before:
                 table.create_index("text", config=configs["text"])
-            if "readers_idx" not in before:
-                if table.count_rows(_UNLABELLED):
-                    rows = table.search().where(_UNLABELLED).limit(None).to_arrow()
-                    table.merge_insert(_KEY).when_matched_update_all().execute(_labelled(rows))
-                table.create_index("readers", config=configs["readers"])
+            if not {"readers_idx", "text_id_idx"} <= before:
+                self._complete(table)
+            for column in ("readers", "text_id"):
+                if f"{column}_idx" not in before:
+                    table.create_index(column, config=configs[column])
             if "embedding_idx" not in before and table.count_rows() > _EXACT_ROWS:
                 table.create_index("embedding", config=configs["embedding"])
         if self.due():
             self.maintain()
         return self.version()
+
+    def _complete(self, table: Any) -> None:
+        """Give rows of an older index what they lack."""
+        lacking = f"{_UNLABELLED} OR text_id IS NULL"
+        ids = table.search().with_row_id(True).where(lacking).select([_KEY]).limit(None).to_arrow()["_rowid"].to_pylist()
+        for start in range(0, len(ids), _ROWS_AT_ONCE):
+            rows = table.take_row_ids(ids[start : start + _ROWS_AT_ONCE]).to_arrow().select(table.schema.names)
+            labels = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
+            known = pa.array([labels or [_label(tenant, _EVERYBODY)] for tenant, labels in labels], _LABELS)
+            rows = rows.set_column(rows.schema.get_field_index("readers"), rows.schema.field("readers"), known)
+            # Update only: a row deleted meanwhile must not come back.
+            table.merge_insert(_KEY).when_matched_update_all().execute(_with_text_id(rows))
 
     def due(self) -> bool:
         """Whether maintenance is due: many unindexed rows, small fragments, or old versions."""
@@ -382,85 +358,17 @@ def _keyed(schema: pa.Schema) -> pa.Schema:
     return schema.set(index, schema.field(index).with_metadata({_PRIMARY_KEY: b"1"}))
 
 
-async def _search(
-    snapshot: Snapshot, words: str | None, embedding: np.ndarray[Any, Any] | None, where: str, most: int, by_rank: bool
-) -> list[Hit]:
-    """Search by words, by embedding, or by both fused, and fetch the resulting rows."""
-    similar: dict[int, float] = {}
-    if embedding is None or words is None:
-        if embedding is not None:
-            similar = await snapshot.dense(embedding, where, most)
-            fused_rows = [Fused(row, score, rank, None) for rank, (row, score) in enumerate(similar.items(), 1)]
-        else:
-            fused_rows = fuse([], list(await snapshot.fulltext(words or "", where, most)))
-    else:
-        depth = max(most, _FUSED_DEPTH)
-        similar, worded = await asyncio.gather(snapshot.dense(embedding, where, depth), snapshot.fulltext(words, where, depth))
-        found = fuse(list(similar), list(worded))
-        if not by_rank:
-            others, more = await asyncio.gather(
-                snapshot.similarities(embedding, [row for row in worded if row not in similar]),
-                snapshot.fulltext_of(words, [row for row in similar if row not in worded]),
-            )
-            similar |= others
-            found = by_score(found, similar, worded | more)
-        fused_rows = found[:most]
-    rows = await snapshot.rows_of([fused.name for fused in fused_rows])
-    return [_hit(rows[fused.name], fused, similar.get(fused.name)) for fused in fused_rows]
-
-
 def index_configs() -> dict[str, Any]:
     """Index configuration by column; lancedb is imported late because it is slow to import."""
-    from lancedb.index import FTS, IvfRq, LabelList
+    from lancedb.index import FTS, BTree, IvfRq, LabelList
 
     return {
         # Stemmed, without stop words: the best of the BM25 variants measured (docs/reference/benchmarks.md).
         "text": FTS(stem=True, remove_stop_words=True, with_position=False),
         "readers": LabelList(),
+        "text_id": BTree(),
         "embedding": IvfRq(distance_type="cosine"),
     }
-
-
-def fuse(dense: Sequence[_Name], fulltext: Sequence[_Name]) -> list[Fused[_Name]]:
-    """Reciprocal rank fusion, Σ 1 / (60 + rank): Cormack, Clarke, Büttcher 2009. Ties go to the better dense rank."""
-    dense_ranks = {name: rank for rank, name in enumerate(dense, 1)}
-    fulltext_ranks = {name: rank for rank, name in enumerate(fulltext, 1)}
-    fused = []
-    for name in dense_ranks | fulltext_ranks:
-        ranks = (dense_ranks.get(name), fulltext_ranks.get(name))
-        fused.append(Fused(name, sum(1.0 / (_RRF_K + rank) for rank in ranks if rank is not None), *ranks))
-    return sorted(fused, key=lambda found: (-found.score, found.dense_rank or 10**9))
-
-
-def by_score(found: Sequence[Fused[_Name]], similar: Mapping[_Name, float], worded: Mapping[_Name, float]) -> list[Fused[_Name]]:
-    """Fusion by score: both searches' own scores of every candidate, each as a share of the best one (Bruch et al. 2022).
-
-    `similar` are cosine similarities, shifted by 1 to be positive. A candidate without a word of the question has no BM25 score.
-    """
-    nearest = max(similar.values(), default=0.0) + 1.0
-    most = max(worded.values(), default=0.0)
-
-    def score(name: _Name) -> float:
-        dense = (similar[name] + 1.0) / nearest if nearest > 0 else 0.0
-        return _DENSE_WEIGHT * dense + (1.0 - _DENSE_WEIGHT) * (worded.get(name, 0.0) / most if most > 0 else 0.0)
-
-    return sorted((one._replace(score=score(one.name)) for one in found), key=lambda one: (-one.score, one.dense_rank or 10**9))
-
-
-def _hit(row: dict[str, Any], fused: Fused[int], similarity: float | None) -> Hit:
-    return Hit(
-        row["chunk_id"],
-        row["document_id"],
-        row["version"],
-        row["uri"],
-        row["heading"],
-        row["text"],
-        float(fused.score),
-        fused.dense_rank,
-        fused.fulltext_rank,
-        place=row.get("place") or "",
-        similarity=similarity,
-    )
 
 
 def _label(tenant: str, reader: str) -> str:
@@ -474,6 +382,13 @@ def _labelled(rows: pa.Table) -> pa.Table:
     pairs = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
     labels = [[_label(tenant, reader) for reader in readers or (_EVERYBODY,)] for tenant, readers in pairs]
     return rows.set_column(rows.schema.get_field_index("readers"), field, pa.array(labels, field.type))
+
+
+def _with_text_id(rows: pa.Table) -> pa.Table:
+    """The rows with the id of their text, by which copies are found."""
+    place = rows.schema.get_field_index("text_id")
+    ids = pa.array(map(text_id, rows["text"].to_pylist()), pa.string())
+    return rows.append_column("text_id", ids) if place < 0 else rows.set_column(place, "text_id", ids)
 
 
 def _readers(tenant: str, labels: Sequence[str] | None) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -18,6 +18,8 @@ os.environ.setdefault("LANCE_CPU_THREADS", str(max(2, (os.cpu_count() or 1) - 2)
 
 import numpy as np
 import pyarrow as pa
+
+from headrace.storage.tables.handles import quoted
 
 # Vector index (docs/reference/benchmarks.md): lists probed if all rows match the filter, more if fewer do; candidates compared
 # exactly per result; number of matching rows up to which an exact scan is faster, and has full recall.
@@ -40,8 +42,10 @@ class Snapshot:
     rows: int
     matching: dict[str, int] = field(default_factory=dict)
 
-    async def dense(self, embedding: np.ndarray[Any, Any], where: str, most: int) -> dict[int, float]:
+    async def dense(self, embedding: np.ndarray[Any, Any] | None, where: str, most: int) -> dict[int, float]:
         """Row id → cosine similarity of the nearest rows, best first."""
+        if embedding is None:
+            return {}
         query = self.table.query().nearest_to(embedding).column("embedding").distance_type("cosine").where(where).limit(most)
         if "embedding_idx" in self.indices:
             matching = await self._matching(where)
@@ -52,7 +56,7 @@ class Snapshot:
         rows = await query.select(["_distance"]).with_row_id().to_arrow()
         return {row: 1.0 - far for row, far in zip(rows["_rowid"].to_pylist(), rows["_distance"].to_pylist(), strict=True)}
 
-    async def fulltext(self, words: str, where: str, most: int) -> dict[int, float]:
+    async def fulltext(self, words: str | None, where: str, most: int) -> dict[int, float]:
         """Row id → BM25 of the best rows, best first."""
         if not words:
             return {}
@@ -81,6 +85,16 @@ class Snapshot:
         wanted = [name for name in _SHOWN if name in self.columns]
         rows = await self.table.take_row_ids(list(ids)).select(wanted).with_row_id().to_arrow()
         return {row["_rowid"]: row for row in rows.to_pylist()}
+
+    async def of_texts(self, texts: Collection[str], where: str, most: int) -> dict[str, list[dict[str, Any]]]:
+        """The rows with these texts, by `text_id`, at most so many, with the columns of a `PassageSource`."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        if texts and "text_id" in self.columns:
+            same = f"{where} AND text_id IN ({', '.join(map(quoted, sorted(texts)))})"
+            rows = await self.table.query().where(same).select(["text_id", "uri", "place"]).limit(most).to_arrow()
+            for row in rows.to_pylist():
+                found.setdefault(row["text_id"], []).append(row)
+        return found
 
     async def _matching(self, where: str) -> int:
         """The number of rows that match a filter, from the indices of its columns."""

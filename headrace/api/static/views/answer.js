@@ -51,8 +51,14 @@ function sources(entry) {
   return make("ul", { class: "sources", "aria-label": "Sources" }, cited.map((one) => make("li", {}, make(
     "button", { type: "button", onclick: () => show(entry, (entry.answer.passages ?? []).find((passage) => passage.number === one.number) ?? one) },
     make("span", { class: "cite" }, String(one.number)),
-    make("span", {}, make("strong", {}, one.document), [one.heading, one.place].filter(Boolean).map((part) => ` · ${part}`)),
+    make("span", {}, make("strong", {}, one.document), [one.heading, one.place, alsoIn(one)].filter(Boolean).map((part) => ` · ${part}`)),
   ))));
+}
+
+// The other documents that hold the passage's text.
+function alsoIn(passage) {
+  const others = (passage.sources ?? []).slice(1).map((source) => [source.document, source.place].filter(Boolean).join(" "));
+  return others.length ? `also in ${others.slice(0, 3).join(", ")}${others.length > 3 ? ` and ${others.length - 3} more` : ""}` : "";
 }
 
 // The passage in its document, with what retrieval and re-ranking said of it.
@@ -128,7 +134,7 @@ function passages(entry) {
   const list = table(`Passages retrieved for ${entry.question}`, [
     {
       name: "passage", title: "Passage", wide: true, value: (one) => one.document,
-      cell: (one) => make("button", { type: "button", class: "link", onclick: () => show(entry, one) }, make("strong", {}, one.document), one.heading ? ` · ${one.heading}` : "", make("span", { class: "excerpt" }, one.text)),
+      cell: (one) => make("button", { type: "button", class: "link", onclick: () => show(entry, one) }, make("strong", {}, one.document), [one.heading, alsoIn(one)].filter(Boolean).map((part) => ` · ${part}`), make("span", { class: "excerpt" }, one.text)),
     },
     { name: "retrieval", title: "Retrieval score", number: true, value: (one) => one.retrieval_score, cell: (one) => score(one.retrieval_score) },
     { name: "rerank", title: "Re-rank score", number: true, value: (one) => one.rerank_score, cell: (one) => (reranked && one.rerank_score !== null && one.rerank_score !== undefined ? score(one.rerank_score) : "–") },
