@@ -924,9 +924,9 @@ MUTANTS = (
     Mutant(
         "Y1",
         "headrace/models/server/queue.py",
-        "if self._inside >= self._places:",
-        "if self._inside > self._places:",
-        "One request more than there are places waits for a model.",
+        "if self._inside >= self._slots:",
+        "if self._inside > self._slots:",
+        "One request more than there are slots waits for a model.",
         ("tests/unit/test_models_server_queue.py::test_as_many_requests_come_in_as_there_are_places_and_one_more_is_sent_away",),
     ),
     Mutant(

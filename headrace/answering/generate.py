@@ -1,4 +1,4 @@
-"""generate: the answer, streamed, from the question and the best passages; KV of a shared prefix comes from files."""
+"""generate: streams the answer from the question and the best passages; a shared prefix's KV blocks come from files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def generate(
     temperature: float = 0.0,
     answer_id: str = "",
 ) -> Iterator[str | Completion]:
-    """Stream the answer's text, made by the version that its id falls to, then the `Completion`."""
+    """Stream the answer's text, then the `Completion`. `answer_id` decides between the champion and a canary."""
     stream = generator.stream(
         prompt(question, passages),
         max_tokens=most_tokens,

@@ -1,9 +1,9 @@
-"""Answers that were given while the head could not take them: kept as files in the home, and recorded once it can.
+"""Answers given while the head is unavailable: kept as files in the home, and recorded once the head is back.
 
-A file per answer, durable before the answer's note is given, in the order in which they came. What is written to the head
-later is the record as it was made, under the same key and id. The head may have taken an answer and not have said so in
-time, so each pass first looks which of them are there, landed or not yet; one that is recorded all the same by two processes
-at once is landed twice and counts once (`answer_id` tells).
+Each answer is one file, synced to disk before the answer ends with its note; names sort in the order of the answers. The row is
+written to the head later with the same key and id. The head may have stored an answer without confirming it in time, so each
+pass first looks which answers are already there, landed or not. If two processes still record the same one, it lands twice and
+counts once, by its `answer_id`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = logging.getLogger("headrace.api")
 
 @dataclass(frozen=True)
 class UnrecordedAnswer:
-    """One answer that waits."""
+    """One answer that waits to be recorded."""
 
     path: Path
     answer_id: str
@@ -54,7 +54,7 @@ class Unrecorded:
 
     def __init__(self, home: Path) -> None:
         self.away = False
-        """Whether the head did not take the last answer: those that follow need not wait for it to say so."""
+        """Whether the head did not accept the last answer, so that the next ones need not wait for its timeout."""
         self._home = Home(home)
         self._folder = self._home.root / "unrecorded"
         self._lock = threading.Lock()
@@ -67,21 +67,21 @@ class Unrecorded:
         return len(self._names)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Keep an answer, as its row in the topic; it is on disk when this returns.
+        """Keep an answer as its row in the topic; it is on disk when this returns.
 
-        Raises `Unavailable` where as many are kept as may be, `StorageFull`, `HomeRefused`.
+        Raises `Unavailable` at the limit of kept answers, `StorageFull`, `HomeRefused`.
         """
-        # The little that is left belongs to the stores: on a full disk answers are refused as documents are.
+        # On a nearly full disk the rest is for the stores: answers are rejected like documents.
         if (full := self._home.fullness()) is not None:
             raise full
         data = encode(INTERACTIONS, row)
         with self._lock:
             if len(self._names) >= MOST or self._bytes + len(data) > MOST_BYTES:
                 raise Unavailable(
-                    f"The head takes no answers, and {len(self._names):,} wait for it, which is as many as are kept.",
+                    f"The head accepts no answers, and {len(self._names):,} wait for it, the most that are kept.",
                     hint="Try again when it does: `headrace status`.",
                 )
-            # Later than all before it, also where the clock was set back.
+            # Later than all before it, even if the clock was set back.
             self._last = max(time.time_ns(), self._last + 1)
             name = f"{self._last:020d}-{row['answer_id']}.json"
             try:
@@ -108,15 +108,15 @@ class Unrecorded:
         return None
 
     def waiting(self) -> list[UnrecordedAnswer]:
-        """Those that wait, in the order in which they were given."""
+        """The waiting answers, oldest first."""
         self._look()
         found = [(_NAME.fullmatch(name), name) for name in sorted(self._names)]
         return [UnrecordedAnswer(self._folder / name, match[2]) for match, name in found if match]
 
     def record(self, runner: Runner) -> int:
-        """Record all that wait, in their order; returns how many. Raises what the head and the tables raise.
+        """Record all waiting answers, oldest first; returns how many. Raises what the head and the tables raise.
 
-        One process at a time does; where another is at it, this one does nothing.
+        One process at a time does this; a second one returns 0.
         """
         waiting = self.waiting()
         if not waiting:
@@ -139,14 +139,14 @@ class Unrecorded:
             lock.release()
 
     def _row(self, one: UnrecordedAnswer) -> dict[str, Any] | None:
-        """The row, or `None` where its file is no row (damaged: it is put aside) or is gone."""
+        """The row, or `None` if its file is gone or damaged; a damaged file is renamed."""
         try:
             row = json.loads(one.path.read_bytes())
             encode(INTERACTIONS, row)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.error("an answer that waited to be recorded cannot be read and is put aside: %s", type(error).__name__)
+            log.error("an answer that waited to be recorded cannot be read, and its file was renamed: %s", type(error).__name__)
             with contextlib.suppress(OSError):
                 one.path.rename(one.path.with_suffix(".damaged"))
             return None
@@ -169,19 +169,19 @@ class Unrecorded:
             self._names, self._bytes = set(sizes), sum(sizes.values())
 
 
-@stage("Looks which answers the head has, landed or not yet.")
+@stage("Finds the answers that are recorded already, landed or not.")
 def find_recorded(
     landed: Annotated[TableReader, INTERACTION_ROWS], head: Annotated[TopicReader, INTERACTIONS], wanted: set[str]
 ) -> set[str]:
-    """Of these answers, those that are recorded."""
+    """The ids of `wanted` that are recorded."""
     names = sorted(wanted)
     recorded: set[str] = set()
-    # First the head: what lands meanwhile is then in the table.
+    # The head first: what lands meanwhile is then in the table.
     landed_positions = positions(landed.snapshot_properties(), INTERACTIONS.name)
     spans = head.spans()
     start = {p: max(span.low, landed_positions[p].next if p in landed_positions else 0) for p, span in spans.items()}
     signed_from = {p: position.signed or 0 for p, position in landed_positions.items()}
-    with contextlib.suppress(OutOfRange):  # a head that was made anew: nothing of before is in it
+    with contextlib.suppress(OutOfRange):  # the topic was recreated and holds nothing from before
         for fetched in head.read(start):
             forged = head.forged(fetched, signed_from)  # which will not land
             for index, value in enumerate(fetched.values):
@@ -194,14 +194,14 @@ def find_recorded(
     return recorded & wanted
 
 
-@stage("Records answers that the head could not take when they were given.")
+@stage("Records answers that were given while the head was unavailable.")
 def record_late(interactions: Annotated[TopicWriter, INTERACTIONS], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Append the rows as they were made."""
+    """Append the rows unchanged."""
     interactions.append(rows, key="answer_id")
 
 
 class Recorder:
-    """A thread that records what waits, as soon as the head takes it."""
+    """A thread that records waiting answers as soon as the head accepts them."""
 
     def __init__(self, runner: Runner, unrecorded: Unrecorded) -> None:
         self._runner, self._unrecorded = runner, unrecorded
@@ -209,11 +209,11 @@ class Recorder:
         self._thread = threading.Thread(target=self._record, name="unrecorded", daemon=True)
 
     def start(self) -> None:
-        """Begin, first with what an earlier process left."""
+        """Start the thread; answers left by an earlier process come first."""
         self._thread.start()
 
     def stop(self, seconds: float = 0.0) -> None:
-        """End after what is under way; wait for it at most `seconds`."""
+        """Stop after the current pass; wait for it at most `seconds`."""
         self._over.set()
         if seconds and self._thread.is_alive():
             self._thread.join(seconds)
@@ -228,7 +228,7 @@ class Recorder:
                 if count := self._unrecorded.record(self._runner):
                     log.info("%d answers that had waited are recorded", count)
                 wait_s = _AGAIN_S[0]
-            except Exception as error:  # a thread that ends would keep them waiting for ever
+            except Exception as error:  # if the thread ended, they would never be recorded
                 if not isinstance(error, Transient):
                     log.error("answers wait to be recorded: %s", type(error).__name__)
                 wait_s = min(2 * wait_s, _AGAIN_S[1])

@@ -1,4 +1,4 @@
-"""Verdicts on answers: which answer a verdict is on, and its way onto the head, once however often it is sent."""
+"""Verdicts on answers: finding a verdict's answer, and recording the verdict once, however often it is sent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RecordedVerdict:
 
 
 class Verdicts:
-    """Finds the answers that verdicts are on, and records verdicts; safe to share between threads."""
+    """Finds the answers of verdicts, and records verdicts; safe to share between threads."""
 
     def __init__(self, runner: Runner, unrecorded: Unrecorded | None = None, first: FirstAlone | None = None) -> None:
         self._runner = runner
@@ -52,12 +52,12 @@ class Verdicts:
         self._lock = threading.Lock()
 
     def remember(self, answer: Answer) -> None:
-        """Know an answer of this process before it has landed."""
+        """Remember an answer of this process, so that verdicts on it need not wait until it lands."""
         chunks = frozenset(passage.hit.chunk_id for passage in answer.passages)
         self._keep(self._answers, answer.answer_id, KnownAnswer(answer.tenant, chunks))
 
     def answer(self, answer_id: str, tenant: str | None = None) -> KnownAnswer | None:
-        """An answer of this process, one that waits to be recorded, or one that has landed; of one `tenant` if that is given."""
+        """An answer of this process, one that waits to be recorded, or one that has landed; only of `tenant` if given."""
         with self._lock:
             found = self._answers.get(answer_id)
         if found is None and self._unrecorded is not None and (row := self._unrecorded.find(answer_id)) is not None:
@@ -77,14 +77,14 @@ class Verdicts:
             return []
         tenant = verdicts[0].tenant
         with self._first((feedback.name, tenant)):
-            places = self._runner.for_tenant(tenant).run(feedback, verdicts=verdicts)
-        return [RecordedVerdict(verdict.verdict_id, *place) for verdict, place in zip(verdicts, places, strict=True)]
+            offsets = self._runner.for_tenant(tenant).run(feedback, verdicts=verdicts)
+        return [RecordedVerdict(verdict.verdict_id, *offset) for verdict, offset in zip(verdicts, offsets, strict=True)]
 
     def record_once(self, verdict: Verdict, key: str) -> RecordedVerdict:
-        """As `record`; the same verdict under the same key is recorded once, as far as this process and the tables know."""
-        said = {name: value for name, value in vars(verdict).items() if name != "verdict_id"}
-        verdict = replace(verdict, verdict_id=repeated_id(key, said))
-        with self._recording[int(verdict.verdict_id, 16) % _LOCKS]:  # of two at once the second finds what the first did
+        """As `record`, but not again for the same verdict and key, as far as this process and the tables know."""
+        content = {name: value for name, value in vars(verdict).items() if name != "verdict_id"}
+        verdict = replace(verdict, verdict_id=repeated_id(key, content))
+        with self._recording[int(verdict.verdict_id, 16) % _LOCKS]:  # the second of two at once finds the first one's
             with self._lock:
                 done = self._repeatable.get(verdict.verdict_id)
             done = done or self._landed(verdict) or self.record([verdict])[0]

@@ -1,4 +1,4 @@
-"""Bounds on what clients ask for: places for questions, shared fairly between tenants; rates; wrong keys by address."""
+"""Limits on requests: slots for questions, shared fairly between tenants; rates; wrong keys by address."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEPT = 100
 
 @dataclass(eq=False)
 class Ticket:
-    """The place of one question."""
+    """The slot of one question."""
 
     tenant: str
     begun: bool = False
@@ -37,34 +37,34 @@ class _Rejected:
 
 
 class AdmissionQueue:
-    """Places for questions: `at_once` are worked on, `waiting` more wait.
+    """Slots for questions: `at_once` are answered, `waiting` more wait.
 
-    The tenant with the fewest questions under way comes next; each tenant's questions keep their order. Where all places are
-    taken, a tenant that has none still gets one, so that tenants cannot keep each other out.
+    The tenant with the fewest questions under way is next; each tenant's questions keep their order. If all slots are taken, a
+    tenant without one still gets one, so that tenants cannot lock each other out.
 
-    A rejected question that comes back is recognised by its words. If it is rejected again, the tenant's next free place is kept
-    for it, in the order in which such questions first came: clients that were just answered would otherwise always be faster.
+    A rejected question that is retried is recognised by its text. If it is rejected again, the tenant's next free slot is
+    reserved for it, first come, first served: clients that were just answered would otherwise always be faster.
     """
 
     def __init__(self, at_once: int, waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._at_once, self._most = at_once, at_once + waiting
         self._clock = clock
         self._inside: list[Ticket] = []
-        self._rejected: dict[tuple[str, int], _Rejected] = {}  # by tenant and hash, in the order in which they first came
+        self._rejected: dict[tuple[str, int], _Rejected] = {}  # by tenant and hash, oldest first
         self._changed = threading.Condition()
 
     @property
     def counts(self) -> tuple[int, int]:
         """How many questions are worked on, and how many wait."""
         with self._changed:
-            begun = sum(place.begun for place in self._inside)
+            begun = sum(ticket.begun for ticket in self._inside)
             return begun, len(self._inside) - begun
 
     def enter(self, tenant: str = "", most: int | None = None, question: str = "") -> Ticket:
-        """Take a place. Raises `Overloaded` where none is free, or the tenant has `most` already."""
+        """Take a slot. Raises `Overloaded` if none is free, or the tenant already has `most`."""
         with self._changed:
             name = (tenant, hash(question))
-            own = sum(place.tenant == tenant for place in self._inside)
+            own = sum(ticket.tenant == tenant for ticket in self._inside)
             before = self._before(name)
             if most is not None and own + before >= most:
                 self._reject(name)
@@ -79,30 +79,30 @@ class AdmissionQueue:
                     hint="Try again in a moment.",
                 )
             self._rejected.pop(name, None)
-            place = Ticket(tenant)
-            self._inside.append(place)
+            ticket = Ticket(tenant)
+            self._inside.append(ticket)
             self._begin()
-        return place
+        return ticket
 
-    def wait(self, place: Ticket, until: Callable[[], bool]) -> bool:
-        """Wait for a place's turn; false if `until` returned true first."""
+    def wait(self, ticket: Ticket, until: Callable[[], bool]) -> bool:
+        """Wait for a ticket's turn; false if `until` returned true first."""
         with self._changed:
-            while not place.begun:
+            while not ticket.begun:
                 if until():
                     return False
                 self._changed.wait(_WAKE_S)
         return not until()
 
-    def leave(self, place: Ticket) -> None:
-        """Give a place back; again is harmless."""
+    def leave(self, ticket: Ticket) -> None:
+        """Free a slot; repeating it has no effect."""
         with self._changed:
-            if place in self._inside:
-                self._inside.remove(place)
+            if ticket in self._inside:
+                self._inside.remove(ticket)
                 self._begin()
                 self._changed.notify_all()
 
     def _before(self, name: tuple[str, int]) -> int:
-        """How many places are kept for questions of the tenant that are before this one."""
+        """The number of slots reserved for questions of the tenant that come before this one."""
         now = self._clock()
         self._rejected = {other: rejected for other, rejected in self._rejected.items() if rejected.until > now}
         own = [(other, rejected.returned) for other, rejected in self._rejected.items() if other[0] == name[0]]
@@ -116,13 +116,13 @@ class AdmissionQueue:
             self._rejected[name] = _Rejected(until)
 
     def _begin(self) -> None:
-        begun = Counter(place.tenant for place in self._inside if place.begun)
-        waiting = [place for place in self._inside if not place.begun]
+        begun = Counter(ticket.tenant for ticket in self._inside if ticket.begun)
+        waiting = [ticket for ticket in self._inside if not ticket.begun]
         while waiting and begun.total() < self._at_once:
-            place = min(waiting, key=lambda waits: begun[waits.tenant])  # of equals, the first
-            place.begun = True
-            begun[place.tenant] += 1
-            waiting.remove(place)
+            ticket = min(waiting, key=lambda waits: begun[waits.tenant])  # of equals, the first
+            ticket.begun = True
+            begun[ticket.tenant] += 1
+            waiting.remove(ticket)
 
 
 _MOST_BUCKETS = 10_000

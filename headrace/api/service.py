@@ -44,7 +44,7 @@ class Service:
         self.runner = runner = app.runner
         self.settings = settings = app.settings
         self.stopping = False
-        places = AdmissionQueue(AT_ONCE, WAITING)
+        admission = AdmissionQueue(AT_ONCE, WAITING)
         self.metadata = Metadata(runner.endpoints)
         self.callers = Callers(self.metadata, settings.limits)
         whole = settings.limits.model_copy(update={"questions": AT_ONCE + WAITING})
@@ -67,13 +67,13 @@ class Service:
         )
         self.metrics = ServiceMetrics(
             runner.record.ledger,
-            lambda: places.counts,
+            lambda: admission.counts,
             lambda: self.readiness.recent(math.inf) or (),
             lambda: self.unrecorded_answers,
         )
         self._traces = traces or Traces.from_settings(settings.telemetry)
-        self.questions = QuestionService(app.answers, places, self.metrics, self._traces, self.limits_of, lambda: self.stopping)
-        self.live = LiveRun(runner, settings.home, lambda: places.counts, lambda: self.stopping)
+        self.questions = QuestionService(app.answers, admission, self.metrics, self._traces, self.limits_of, lambda: self.stopping)
+        self.live = LiveRun(runner, settings.home, lambda: admission.counts, lambda: self.stopping)
         self._unrecorded = app.answers.unrecorded
         self._recorder = Recorder(runner, self._unrecorded) if self._unrecorded is not None else None
 

@@ -21,7 +21,7 @@ from headrace.core.stage import stage
 from headrace.documents import AHEAD
 from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.formats.registry import SOURCE_CODE
-from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, place_of
+from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, partition_name
 from headrace.documents.versions import ORIGIN, live
 from headrace.errors import HeadraceError
 from headrace.models import tokens
@@ -103,7 +103,7 @@ def chunk(
         rows.clear()
 
     for document in bars.track(waiting, "chunk", total=len(waiting), of="documents"):
-        last[place_of(document)] = document
+        last[partition_name(document)] = document
         if document["status"] == "parsed":  # a document that was left out has a row before the tenant's events in front of it
             processed.add(document)
         if document["status"] != "parsed" or answering.get(document["document_id"]) != document["version"]:

@@ -21,7 +21,7 @@ from headrace.documents.chunk import of_generation
 from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.versions import audience, live
 from headrace.errors import BadSettings, RequestRefused
-from headrace.models.client import Embedder, Failing, Refused, Vectors
+from headrace.models.client import Embedder, EndpointFailure, ErrorReply, Vectors
 from headrace.storage.endpoints import ModelEndpoint
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.generations import IndexGeneration
@@ -60,7 +60,7 @@ class Embedded:
 
 
 class Embed:
-    """Batch work: a batch of chunks to the same rows with embeddings; `refused` says why a row has none, else it is ""."""
+    """Batch work: a batch of chunks to the same rows with embeddings; `_REFUSED` says why a row has none, else it is ""."""
 
     def __init__(self, endpoint: ModelEndpoint, width: int = DIMENSIONS) -> None:
         self._embedder = Embedder(endpoint)
@@ -69,51 +69,51 @@ class Embed:
         self._width = width
 
     def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Embed `text`. A text that the endpoint refuses or fails at, while it embeds others, is refused alone.
+        """Embed `text`. A text that the endpoint rejects or fails at, while it embeds others, is left out alone.
 
         Raises `BadSettings` where the embeddings have another width than the index, and what the client raises where the
         endpoint embeds nothing or the fault is temporary.
         """
         texts = rows.column("text").to_pylist()
         vectors = np.zeros((len(texts), self._width), np.float32)
-        refused = [""] * len(texts)
-        self._embed(texts, list(range(len(texts))), vectors, refused)
-        for place in np.flatnonzero(~np.isfinite(vectors).all(axis=1)):
-            vectors[place], refused[place] = 0.0, "its embedding holds a number that is not finite"
+        rejected = [""] * len(texts)
+        self._embed(texts, list(range(len(texts))), vectors, rejected)
+        for row in np.flatnonzero(~np.isfinite(vectors).all(axis=1)):
+            vectors[row], rejected[row] = 0.0, "its embedding holds a number that is not finite"
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), self._width)
-        made = {"embedding": column, _REFUSED: pa.array(refused, pa.string())}
+        made = {"embedding": column, _REFUSED: pa.array(rejected, pa.string())}
         arrays = [made[name] if name in made else rows.column(name) for name in self._schema.names]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
-    def _embed(self, texts: list[str], places: list[int], vectors: Vectors, refused: list[str]) -> None:
-        """Embed the texts at these places; where one is refused, find it by bisection."""
+    def _embed(self, texts: list[str], rows: list[int], vectors: Vectors, rejected: list[str]) -> None:
+        """Embed the texts of these rows; where one is rejected, find it by bisection."""
         try:
-            embedded = self._embedder.embed([texts[place] for place in places], kind="passage")
-        except (RequestRefused, Failing) as error:
-            if isinstance(error, Failing) and error.refused.status != 500:
+            embedded = self._embedder.embed([texts[row] for row in rows], kind="passage")
+        except (RequestRefused, EndpointFailure) as error:
+            if isinstance(error, EndpointFailure) and error.reply.status != 500:
                 raise  # 502, 503 and 504 are temporary
             self._embedder.embed([_CONTROL], kind="passage")  # raises unless these texts are at fault
-            if len(places) == 1:
-                refused[places[0]] = _reason(error)
+            if len(rows) == 1:
+                rejected[rows[0]] = _reason(error)
                 return
-            for half in (places[: len(places) // 2], places[len(places) // 2 :]):
-                self._embed(texts, half, vectors, refused)
+            for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+                self._embed(texts, half, vectors, rejected)
             return
         if embedded.shape[1] != self._width:
             raise BadSettings(
                 f"The embedder's vectors are {embedded.shape[1]} wide, the index's {self._width}.",
                 hint="Build an index of that width beside it: headrace reindex.",
             )
-        vectors[places] = embedded
+        vectors[rows] = embedded
 
 
-def _reason(error: RequestRefused | Failing) -> str:
+def _reason(error: RequestRefused | EndpointFailure) -> str:
     """Why a text has no embedding. Tenants read it, so the endpoint's own words go to the log only."""
-    refused: Refused | None = getattr(error, "refused", None)
-    log.warning("the embedder refused a passage: %s", error.message)
-    if refused is None:
+    reply: ErrorReply | None = getattr(error, "reply", None)
+    log.warning("the embedder rejected a passage: %s", error.message)
+    if reply is None:
         return "the embedder's answer to a passage of it was not an embedding"
-    return f"the embedder refused a passage of it ({refused.status})"
+    return f"the embedder rejected a passage of it ({reply.status})"
 
 
 @stage("Computes the embedding of each chunk ahead of time.", phase=AHEAD)

@@ -33,7 +33,7 @@ class ProcessedOffsets:
 
     def as_property(self) -> dict[str, int]:
         """The offsets as the JSON value of the snapshot property."""
-        return self.floors | {f"{place}/{tenant}": offset for (place, tenant), offset in self._ahead.items()}
+        return self.floors | {f"{partition}/{tenant}": offset for (partition, tenant), offset in self._ahead.items()}
 
     def ahead(self) -> set[str]:
         """The tenants that are ahead of others."""
@@ -41,8 +41,8 @@ class ProcessedOffsets:
 
     def reached(self, topic: str, partition: int, tenant: str) -> int:
         """The offset below which a tenant's events are processed."""
-        place = f"{topic}/{partition}"
-        return max(self.floors.get(place, 0), self._ahead.get((place, tenant), 0))
+        name = f"{topic}/{partition}"
+        return max(self.floors.get(name, 0), self._ahead.get((name, tenant), 0))
 
     def includes(self, event: Mapping[str, Any]) -> bool:
         """Whether an event is processed; as everywhere here, a row with its origin and tenant will do."""
@@ -51,7 +51,7 @@ class ProcessedOffsets:
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Note that a tenant's next event is processed."""
-        self._ahead[place_of(event), event["tenant"]] = event["offset"] + 1
+        self._ahead[partition_name(event), event["tenant"]] = event["offset"] + 1
 
     def settle(
         self,
@@ -66,16 +66,17 @@ class ProcessedOffsets:
         With `most`, no partition is raised beyond what that says, and none that it does not name.
         """
         floors = dict(self.floors)
-        for place, offset in (
-            *((place, offset) for (place, _), offset in self._ahead.items()),
-            *((place_of(event), event["offset"] + 1) for event in done),
+        for partition, offset in (
+            *((partition, offset) for (partition, _), offset in self._ahead.items()),
+            *((partition_name(event), event["offset"] + 1) for event in done),
         ):
-            floors[place] = max(floors.get(place, 0), offset)
+            floors[partition] = max(floors.get(partition, 0), offset)
         for event in waiting:
-            floors[place_of(event)] = min(floors.get(place_of(event), 0), event["offset"])
-        for place, offset in floors.items():
-            if most is None or place in most:
-                self.floors[place] = max(self.floors.get(place, 0), offset if most is None else min(offset, most[place]))
+            floors[partition_name(event)] = min(floors.get(partition_name(event), 0), event["offset"])
+        for partition, offset in floors.items():
+            if most is None or partition in most:
+                reached = offset if most is None else min(offset, most[partition])
+                self.floors[partition] = max(self.floors.get(partition, 0), reached)
         self._ahead = {name: offset for name, offset in self._ahead.items() if offset > self.floors.get(name[0], 0)}
 
     def newest_epoch(self, topic: str) -> ProcessedOffsets:
@@ -90,7 +91,7 @@ class ProcessedOffsets:
         return ProcessedOffsets({f"{topic}/{name.partition('/')[2]}": offset for name, offset in kept.items()})
 
 
-def place_of(event: Mapping[str, Any]) -> str:
+def partition_name(event: Mapping[str, Any]) -> str:
     """The partition of an event, as `ProcessedOffsets` names it."""
     return f"{event['topic']}/{event['partition']}"
 
@@ -99,7 +100,7 @@ class EventQueue:
     """Events in their order, partition by partition; iterating takes them out."""
 
     def __init__(self, ordered: Iterable[dict[str, Any]]) -> None:
-        self._partitions = deque(deque(events) for _, events in groupby(ordered, place_of))
+        self._partitions = deque(deque(events) for _, events in groupby(ordered, partition_name))
 
     def __len__(self) -> int:
         return sum(map(len, self._partitions))

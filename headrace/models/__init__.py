@@ -1,4 +1,4 @@
-"""What answers: clients of NIM and OpenAI-style endpoints, and the embedded model server that speaks the same formats.
+"""Model endpoints: clients of NIM and OpenAI-style servers, and the embedded model server that speaks the same formats.
 
-`client` and `tokens` start fast: they never import torch. Everything that does is in `server`.
+`client` and `tokens` never import torch, so commands start fast. Modules that need torch are in `server`.
 """

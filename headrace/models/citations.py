@@ -1,4 +1,4 @@
-"""Citations: which passage each sentence of an answer is supported by, and what is not shown because a passage says otherwise."""
+"""Citations: the passage that supports each sentence of an answer. A sentence that a passage contradicts is withheld."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace.models.support import best_of, content_words
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*$")
 _BULLET = re.compile(r"^(?:[-*•]|\d{1,3}[.)]|[A-Za-z][.)])\s+")
 _MARKER = re.compile(r"\s*\[\d+(?:\s*,\s*\d+)*\]")
-# A point that ends no sentence: behind a list's number, an initial, an abbreviation.
+# A full stop that ends no sentence: after a list's number, an initial or an abbreviation.
 _NO_END = re.compile(
     r"(?:^|\n)\s*(?:\d{1,3}|[A-Za-z])[.)]$|\b(?:e\.g|i\.e|approx|vs|cf|no|nr|ca|bzw|z\.\s?b|d\.\s?h|dr|mr|mrs|st|fig)\.$", re.I
 )
@@ -20,7 +20,7 @@ _NO_END = re.compile(
 
 @dataclass(frozen=True)
 class Support:
-    """A sentence of an answer and what it stands on: passage `number` (from 1), characters `start` to `end` of its text.
+    """A sentence of an answer and its evidence: characters `start` to `end` of passage `number` (from 1).
 
     `number` is `None` where no passage supports it.
     """
@@ -32,11 +32,11 @@ class Support:
 
 
 class Citations:
-    """Puts [n] behind each sentence of an answer that passage n supports, by the rule of `support`.
+    """Appends [n] to each sentence of an answer that passage n supports, by the rule of `support`.
 
-    A small generator does not cite reliably, so citations are found from the text, and markers of its own are taken out. What
-    no passage supports gets none and is thereby visible as unsupported. A sentence that a passage contradicts in a number
-    (the same statement, another figure) is not shown: it is in `withheld`.
+    A small generator does not cite reliably. Its own markers are therefore removed, and citations are derived from the text. A
+    sentence that no passage supports gets no marker. A sentence whose number a passage contradicts (the same statement with
+    another figure) is not shown; `withheld` lists it.
     """
 
     def __init__(self, passages: Sequence[str], question: str = "") -> None:
@@ -52,14 +52,14 @@ class Citations:
 
     @property
     def groundedness(self) -> float | None:
-        """The share of the sentences, withheld ones too, that a passage supports; `None` where nothing was said."""
+        """The share of the sentences, including withheld ones, that a passage supports; `None` for an empty answer."""
         sentences = len(self.supports) + len(self.withheld)
         return sum(support.number is not None for support in self.supports) / sentences if sentences else None
 
     def mark(self, pieces: Iterable[str]) -> Iterator[str]:
-        """The streamed answer with citations in it, sentence by sentence: what is said is checked before it is shown.
+        """Stream the answer with its citations. Each sentence is checked before it is yielded.
 
-        What comes out, put together, does not depend on how the text was cut into pieces.
+        The joined output does not depend on how the text was split into `pieces`.
         """
         pending = ""
         for character in itertools.chain.from_iterable(pieces):
@@ -70,17 +70,17 @@ class Citations:
             pending += character
         yield from self._checked(pending.rstrip())
 
-    def _checked(self, said: str) -> Iterator[str]:
-        said = _MARKER.sub("", said)
-        sentence = said.strip()
+    def _checked(self, text: str) -> Iterator[str]:
+        text = _MARKER.sub("", text)
+        sentence = text.strip()
         if not content_words(sentence):
-            if said:
-                yield said  # white space, a dash: nothing that could be held against a passage
+            if text:
+                yield text  # white space or a dash: nothing to check
             return
         found = best_of(_BULLET.sub("", sentence), self._passages, self._question)
         if found is None:
             self.supports.append(Support(sentence, None))
-            yield said
+            yield text
             return
         number, evidence = found
         support = Support(sentence, number, evidence.start, evidence.end)
@@ -88,4 +88,4 @@ class Citations:
             self.withheld.append(support)
             return
         self.supports.append(support)
-        yield f"{said} [{number}]"
+        yield f"{text} [{number}]"

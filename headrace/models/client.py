@@ -1,8 +1,7 @@
 """Clients of NIM and OpenAI-style model endpoints: embeddings, ranking, chat completions.
 
-They are synchronous, safe to share between threads, and keep connections alive. Fields that only some
-servers know (`input_type`, `truncate`, `headrace`, …) are sent until a server refuses one by name; from then on that
-client leaves it out.
+They are synchronous, safe to share between threads, and keep connections alive. Fields that only some servers know
+(`input_type`, `truncate`, `headrace`, …) are sent until the server rejects one by name; the client then omits it.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class Ranking:
-    """Raw logits in passage order; `None` where no re-ranker was promoted yet, and then retrieval order stands.
+    """Raw logits in passage order; `None` where no re-ranker was promoted yet: the order then stays that of retrieval.
 
-    `retrieval_weight` is the share the retrieval score keeps when both are combined, as the champion's card says;
-    `storage` is what the server moved for this request, for `Ledger.fold`.
+    `retrieval_weight` is the weight of the retrieval score when both are combined, from the champion's card. `storage` is what
+    the server moved for this request, for `Ledger.fold`.
     """
 
     logits: tuple[float, ...] | None
@@ -55,9 +54,9 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished answer. What only Headrace's own server reports is empty for other endpoints.
+    """A finished answer. Fields that only the embedded server reports are empty for other endpoints.
 
-    `logprobs` are natural logarithms, one per completion token, under the distribution that `temperature` and `top_p` make;
+    `logprobs` are natural logarithms, one per completion token, under the distribution after `temperature` and `top_p`;
     `reused_tokens` counts prompt tokens whose keys and values came from files.
     """
 
@@ -77,12 +76,12 @@ class Completion:
 
 @cache
 def _trusted() -> SSLContext:
-    """Whose certificates are believed. Read once: it takes as long as some requests do, and plain HTTP needs none of it."""
+    """The trusted certificates. Read once, since it takes as long as some requests; plain HTTP does not need them."""
     return httpx.create_ssl_context()
 
 
 class EndpointConnection:
-    """One endpoint: sends JSON, retries what may pass, and turns faults into Headrace's errors."""
+    """One endpoint: sends JSON, retries transient faults, and raises Headrace's errors."""
 
     def __init__(self, endpoint: ModelEndpoint) -> None:
         self.endpoint = endpoint
@@ -92,7 +91,7 @@ class EndpointConnection:
         self._http = httpx.Client(
             headers=headers,
             timeout=httpx.Timeout(endpoint.timeout_s, connect=min(_CONNECT_S, endpoint.timeout_s)),
-            # A proxy named in the environment must not get in the way of a server on this machine.
+            # A proxy from the environment is not used for a server on this machine.
             trust_env=not _loopback(self._url),
             verify=_trusted() if self._url.startswith("https:") else False,
         )
@@ -108,13 +107,13 @@ class EndpointConnection:
                 answer = None
             if not isinstance(answer, dict):
                 raise RequestRefused(
-                    f"{self._url}{path} answered something that is not a JSON object.", hint="Does the url end in /v1?"
+                    f"{self._url}{path} returned something that is not a JSON object.", hint="Does the url end in /v1?"
                 )
             return answer
 
     @contextmanager
     def open(self, path: str, body: Mapping[str, Any], *, optional: Sequence[str] = ()) -> Iterator[httpx.Response]:
-        """POST JSON and give the response once its status is 2xx, its body still to be read."""
+        """POST JSON and yield the response once its status is 2xx; its body is not read yet."""
         response = self._send(path, body, optional)
         try:
             yield response
@@ -122,7 +121,7 @@ class EndpointConnection:
             response.close()
 
     def ready(self, seconds: float) -> bool:
-        """Whether the endpoint says it is ready, or answers without knowing the question."""
+        """Whether the endpoint says it is ready, or answers but has no such route."""
         try:
             response = self._http.get(f"{self._url}/health/ready", timeout=seconds)
         except httpx.TransportError:
@@ -130,7 +129,7 @@ class EndpointConnection:
         return response.status_code < 500
 
     def close(self) -> None:
-        """Close the kept connections."""
+        """Close the connections."""
         self._http.close()
 
     def _send(self, path: str, body: Mapping[str, Any], optional: Sequence[str]) -> httpx.Response:
@@ -150,18 +149,18 @@ class EndpointConnection:
                 return response
             with self._faults(path):
                 try:
-                    refusal = Refused.read(response)
+                    reply = ErrorReply.read(response)
                 finally:
                     response.close()
-            unknown = {name for name in optional if name in content and name in refusal.message}
-            if refusal.status in (400, 422) and unknown:
+            unknown = {name for name in optional if name in content and name in reply.message}
+            if reply.status in (400, 422) and unknown:
                 self._left_out |= unknown
                 tries = 0
                 continue
-            if refusal.busy and tries < _TRIES:
-                time.sleep(_pause(tries, refusal.retry_after))
+            if reply.busy and tries < _TRIES:
+                time.sleep(_pause(tries, reply.retry_after))
                 continue
-            raise refusal.error(self._url + path)
+            raise reply.error(self._url + path)
 
     @contextmanager
     def _faults(self, path: str) -> Iterator[None]:
@@ -180,8 +179,8 @@ class EndpointConnection:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """What a server said when it did not answer: HTTP status, OpenAI error code and message."""
+class ErrorReply:
+    """A server's error response: HTTP status, OpenAI error code and message."""
 
     status: int
     code: str
@@ -190,8 +189,8 @@ class Refused:
     storage: tuple[dict[str, Any], ...] = ()
 
     @classmethod
-    def read(cls, response: httpx.Response) -> Refused:
-        """Read any of the shapes servers use: OpenAI's `error`, FastAPI's `detail`, or plain text."""
+    def read(cls, response: httpx.Response) -> ErrorReply:
+        """Read any of the formats in use: OpenAI's `error`, FastAPI's `detail`, or plain text."""
         text = response.read()[:65536].decode("utf-8", "replace")
         try:
             body = json.loads(text)
@@ -204,8 +203,8 @@ class Refused:
         return cls.from_body(response.status_code, body, retry_after)
 
     @classmethod
-    def from_body(cls, status: int, body: Any, retry_after: float | None = None) -> Refused:
-        """From a decoded body."""
+    def from_body(cls, status: int, body: Any, retry_after: float | None = None) -> ErrorReply:
+        """Read a decoded body."""
         code, message, storage = "", body, ()
         if isinstance(body, dict):
             message = body.get("error", body.get("detail", body.get("message", body)))
@@ -219,11 +218,11 @@ class Refused:
 
     @property
     def busy(self) -> bool:
-        """Whether the same request may pass in a moment."""
+        """Whether the same request may succeed in a moment."""
         return self.status == 429 or (self.status == 503 and self.code not in (MISSING_PART, UNAVAILABLE))
 
     def error(self, url: str) -> HeadraceError:
-        """The error of errors.py that this is."""
+        """The error to raise, of errors.py."""
         if self.code == MISSING_PART:
             return MissingPart(self.message)
         sentence = f"{url} answered {self.status}: {self.message.rstrip('.')}."
@@ -232,7 +231,7 @@ class Refused:
         if self.code == UNAVAILABLE:  # its message says what to do
             return Unavailable(sentence)
         if self.status >= 500:
-            return Failing(self, sentence, hint="Look into that server's log and try again.")
+            return EndpointFailure(self, sentence, hint="Look into that server's log and try again.")
         if self.status in (401, 403):
             return EndpointRefusal(self, sentence, hint="Check the endpoint's api_key under [models].")
         if self.status == 404:
@@ -241,19 +240,19 @@ class Refused:
 
 
 class EndpointRefusal(RequestRefused):
-    """Keeps what the server said beside the message people read."""
+    """The endpoint rejected the request; `reply` is its response."""
 
-    def __init__(self, refused: Refused, message: str, *, hint: str) -> None:
+    def __init__(self, reply: ErrorReply, message: str, *, hint: str) -> None:
         super().__init__(message, hint=hint)
-        self.refused = refused
+        self.reply = reply
 
 
-class Failing(Unavailable):
-    """The server met a fault of its own; keeps what it said, as `EndpointRefusal` does."""
+class EndpointFailure(Unavailable):
+    """The endpoint failed with a fault of its own (5xx); `reply` is its response."""
 
-    def __init__(self, refused: Refused, message: str, *, hint: str) -> None:
+    def __init__(self, reply: ErrorReply, message: str, *, hint: str) -> None:
         super().__init__(message, hint=hint)
-        self.refused = refused
+        self.reply = reply
 
 
 class _Client:
@@ -262,7 +261,7 @@ class _Client:
         self._connection = EndpointConnection(endpoint)
 
     def close(self) -> None:
-        """Close the kept connections."""
+        """Close the connections."""
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -280,23 +279,23 @@ class Embedder(_Client):
         self._batch = batch
 
     def embed(self, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> Vectors:
-        """Embed texts in the order given: float32, (n, dimensions). Over-long texts are cut at their end.
+        """Embed texts, in their order: float32, (n, dimensions). Texts that are too long are cut at their end.
 
         Raises `Unavailable`, `Overloaded` or `RequestRefused`.
         """
-        # Requests of texts of like length: the server pads each batch to its longest.
+        # Each request has texts of similar length: the server pads a batch to its longest.
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         vectors: list[np.ndarray[Any, np.dtype[np.float32]] | None] = [None] * len(texts)
         for start in range(0, len(order), self._batch):
-            places = order[start : start + self._batch]
-            for place, vector in zip(places, self._request([texts[place] for place in places], kind), strict=True):
-                vectors[place] = vector
+            batch = order[start : start + self._batch]
+            for index, vector in zip(batch, self._request([texts[index] for index in batch], kind), strict=True):
+                vectors[index] = vector
         rows = [vector for vector in vectors if vector is not None]
         if not rows:
             return np.zeros((0, 0), np.float32)
         if len({len(row) for row in rows}) != 1:
             raise RequestRefused(
-                f"{self.endpoint.url} answered embeddings of different widths.", hint="Check the model under [models]."
+                f"{self.endpoint.url} returned embeddings of different widths.", hint="Check the model under [models]."
             )
         stacked: Vectors = np.stack(rows)
         return stacked
@@ -320,7 +319,7 @@ class Embedder(_Client):
             vectors = []
         if len(vectors) != len(texts):
             raise RequestRefused(
-                f"{self.endpoint.url}/embeddings answered {len(vectors)} embeddings for {len(texts)} texts.",
+                f"{self.endpoint.url}/embeddings returned {len(vectors)} embeddings for {len(texts)} texts.",
                 hint="Does this endpoint speak the OpenAI embeddings format?",
             )
         return vectors
@@ -330,10 +329,10 @@ class Reranker(_Client):
     """Scores (question, passage) pairs at `/v1/ranking`."""
 
     def rank(self, question: str, passages: Sequence[str], *, version: str | None = None, answer_id: str = "") -> Ranking:
-        """Score passages against a question, by one `version` of the embedded re-ranker where named.
+        """Score passages against a question, with the served re-ranker or the embedded server's `version`.
 
-        `answer_id` says which answer this is for: a canary is given a share of the answers. Before the first promotion the
-        answer has no logits and version "none". Raises `Unavailable`, `Overloaded` or `RequestRefused`.
+        `answer_id` decides whether the champion or a canary ranks. Before the first promotion the ranking has no logits and
+        version "none". Raises `Unavailable`, `Overloaded` or `RequestRefused`.
         """
         if not passages:
             return Ranking((), version or "none", None)
@@ -346,8 +345,8 @@ class Reranker(_Client):
             try:
                 answer = self._request(model, question, batch, answer_id)
             except EndpointRefusal as error:
-                if error.refused.code == NO_CHAMPION:
-                    return Ranking(None, "none", None, [*storage, *error.refused.storage])
+                if error.reply.code == NO_CHAMPION:
+                    return Ranking(None, "none", None, [*storage, *error.reply.storage])
                 raise
             logits += self._logits(answer, len(batch))
             extras = _extras(answer)
@@ -375,7 +374,7 @@ class Reranker(_Client):
             return [logits[index] for index in range(count)]
         except (KeyError, TypeError, ValueError):
             raise RequestRefused(
-                f"{self.endpoint.url}/ranking left passages without a logit.",
+                f"{self.endpoint.url}/ranking returned no logit for some passages.",
                 hint="Does this endpoint speak the NIM ranking format?",
             ) from None
 
@@ -399,9 +398,9 @@ class Generator(_Client):
         version: str | None = None,
         answer_id: str = "",
     ) -> Iterator[str | Completion]:
-        """Yield the answer's text as it comes, then one `Completion`. Closing the iterator stops the generator.
+        """Yield the answer's text as it arrives, then one `Completion`. Closing the iterator stops the generator.
 
-        `version` names one of the embedded generator ("none": the packaged one); without it the champion answers, or a canary
+        `version` is one of the embedded generator ("none": the packaged one); without it the champion answers, or a canary
         chosen by `answer_id`. Raises `Unavailable`, `Overloaded`, `RequestRefused` or `MissingPart`.
         """
         body: dict[str, Any] = {
@@ -441,7 +440,7 @@ class Generator(_Client):
                     yield piece
         if not finish:
             raise Unavailable(
-                f"{self.endpoint.url} broke off in the middle of an answer.", hint="Ask again; its log may say why."
+                f"{self.endpoint.url} stopped in the middle of an answer.", hint="Ask again; its log may say why."
             )
         yield Completion(
             text="".join(text),
@@ -470,11 +469,11 @@ class Generator(_Client):
                     if not isinstance(chunk, dict):
                         raise ValueError("not an object")
                     if "error" in chunk:
-                        raise Refused.from_body(int(chunk.get("status", 500)), chunk).error(self.endpoint.url + path)
+                        raise ErrorReply.from_body(int(chunk.get("status", 500)), chunk).error(self.endpoint.url + path)
                     yield chunk
             except (SSEError, ValueError) as error:
                 raise RequestRefused(
-                    f"{self.endpoint.url}{path} did not answer as a stream of events.",
+                    f"{self.endpoint.url}{path} did not return a stream of events.",
                     hint="Does this endpoint speak the OpenAI chat format with stream=true?",
                 ) from error
 

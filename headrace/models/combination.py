@@ -1,4 +1,4 @@
-"""How a re-ranker's scores and retrieval's scores become one order, without ever being shown as one number."""
+"""The order of passages by a re-ranker's and retrieval's scores combined; the combined score itself is never shown."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 def combined_order(retrieval: Sequence[float], logits: Sequence[float], retrieval_weight: float) -> list[int]:
     """Indices of the candidates, best first, by w · z(retrieval) + (1 − w) · z(logits).
 
-    z standardises over the candidates of one question, so that scores of different scales can be weighed; w is fitted on
-    questions held apart (`fitted` in training/measures/passages.py) and stored with the re-ranker. Ties keep retrieval's order.
+    z standardises over the candidates of one question, so that scores of different scales can be combined. w is fitted on
+    held-out questions (`fitted` in training/measures/passages.py) and stored with the re-ranker. Ties keep retrieval's order.
     """
     scores = retrieval_weight * _standardised(retrieval) + (1.0 - retrieval_weight) * _standardised(logits)
     return [int(i) for i in np.argsort(-scores, kind="stable")]

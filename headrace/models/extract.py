@@ -1,11 +1,15 @@
-"""Extractive answers: the sentence or table row of the passages that answers a question, word for word, or none of them.
+"""Extractive answers: the sentence or table row of the passages that answers a question, word for word, or none.
 
-Each sentence and row (a quote) gets a score, a weighted sum of features: which share of the question's words it has, rare words
-counting more, and which share the heading, table header or file name above it has, or the sentences beside it; its embedding's
-similarity to the question, and its passage's; whether it has what is asked for (a number and its unit, a date, a person, a
-cause) that the question does not have itself; and which names and numbers of the question it lacks. Below `ENOUGH` no quote is
-evidence, and the answer is that the documents have none; nor where the passage has none of the question's names, or lacks one
-of its numbers. `python -m bench.reader` fits the weights and measures them.
+Each sentence and row (a quote) gets a score, a weighted sum of features:
+
+- the shares of the question's words in the quote itself, in the heading, table header or file name above it, and in the
+  sentences beside it; rare words count more;
+- the similarity of the quote's and of the passage's embedding to the question's;
+- whether the quote has what the question asks for and does not have itself: a number and its unit, a date, a person, a cause;
+- which names and numbers of the question are missing.
+
+A quote is evidence if its score reaches `ENOUGH`, and its passage has one of the question's names and all of its numbers.
+Otherwise the answer is that the documents contain none. `python -m bench.reader` fits the weights and measures them.
 """
 
 from __future__ import annotations
@@ -22,11 +26,11 @@ import numpy.typing as npt
 from headrace.models.support import above, alike, content_words, facts, sentences
 
 PASSAGES = 6
-"""How many of the best passages are read."""
+"""The number of best passages that are searched for quotes."""
 ENOUGH = 5.0
-"""The least score of an answer."""
+"""The lowest score of an answer."""
 IN_DOUBT = 2.5
-"""How much more it takes where the passage lacks a name of the question, or the quote the kind of thing that is asked for."""
+"""The additional score required if the passage lacks a name of the question or the quote lacks the kind of fact asked for."""
 WEIGHTS: Mapping[str, float] = {
     "own": 6.2,
     "over": 2.4,
@@ -38,14 +42,14 @@ WEIGHTS: Mapping[str, float] = {
     "lacks_name": -1.1,
     "lacks_number": -1.7,
 }
-"""By how much each feature counts, as fitted (docs/reference/benchmarks.md says on what)."""
+"""The fitted weight of each feature; docs/reference/benchmarks.md names the data."""
 _SHORT = 8  # quotes that are embedded; embedding all of them answered none of 391 questions better (docs/reference/benchmarks.md)
-_WORDS = 64  # of a question that are looked for
-_QUOTES = 96  # that are scored; what a passage of few words and many lines has beyond that is not looked at
-_USUAL = {"embedding": 0.45, "passage": 0.5}  # similarities where no embedder can be asked: the same for all, so the order stays
-_COLUMNS = 8  # of a row that is shown whole
-_LEAST_WORD, _LEAST_NAME = 0.2, 1.5  # that a word of the question, or a name in it, weighs however common it is
-# A line of prose that was wrapped has so many characters and words; a sentence is put together up to so many characters.
+_WORDS = 64  # words of a question that are used
+_QUOTES = 96  # quotes that are scored; a passage of many short lines may have more
+_USUAL = {"embedding": 0.45, "passage": 0.5}  # similarities without an embedder: the same for all quotes
+_COLUMNS = 8  # cells of a row that are shown
+_LEAST_WORD, _LEAST_NAME = 0.2, 1.5  # lowest weights of a word of the question and of a name in it
+# A wrapped line of prose has at least so many characters and words; a sentence is joined up to so many characters.
 _WRAPPED, _PROSE, _LONGEST = 45, 6, 600
 _ENDED = re.compile(r"[.!?:;{}=|][\"')\]]*$")
 _MARK = re.compile(r"^(?:[-*•]|\d{1,3}[.)])\s+")  # of a list
@@ -65,7 +69,7 @@ _CAUSE = re.compile(
 _AGE = re.compile(r"\baged?\b|\bborn\b|\byears? old\b|\bJahre alt\b", re.IGNORECASE)
 _TIMES = "us ms second minute hour day week month year"
 _BYTES = "byte kb mb gb tb pb kib mib gib tib"
-# What a question asks for, the first that fits; a number with the units that it may have.
+# What a question asks for, by the first pattern that matches; a number with its possible units.
 _ASKED = tuple(
     (re.compile(pattern, re.IGNORECASE), kind, frozenset(units.split()))
     for pattern, kind, units in (
@@ -88,7 +92,7 @@ Vector = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SourceText:
-    """A passage to be read: its text, its file's name, and its similarity to the question where dense search found it."""
+    """A passage: its text, its file's name, and its similarity to the question if dense search found it."""
 
     text: str
     name: str
@@ -108,19 +112,19 @@ class Quote:
 
     @property
     def said(self) -> str:
-        """What is shown: the text, of a row its cells behind the names of their columns."""
+        """The text that is shown; for a table row, each cell after the name of its column."""
         if not self.text.startswith("|"):
-            # A number in brackets would pose as a citation.
+            # A number in square brackets would look like a citation.
             return re.sub(r"\[(\d+)\]", r"(\1)", re.sub(r"\s*\n\s*", " ", _MARK.sub("", self.text)))
         names, cells = _cells(self.over.rpartition("\n")[2]), _cells(self.text)
         names += [""] * (len(cells) - len(names))
-        told = [f"{name}: {cell}" if name else cell for name, cell in zip(names, cells, strict=False) if cell]
-        return "; ".join(told[:_COLUMNS])
+        named = [f"{name}: {cell}" if name else cell for name, cell in zip(names, cells, strict=False) if cell]
+        return "; ".join(named[:_COLUMNS])
 
 
 @dataclass(frozen=True)
 class Extract:
-    """A part of the question, the best quote (`None` of no passages), its score, and whether that is evidence enough."""
+    """A part of the question, the best quote (`None` without passages), its score, and whether it is evidence."""
 
     part: str
     quote: Quote | None
@@ -129,14 +133,14 @@ class Extract:
 
 
 def parts(question: str) -> list[str]:
-    """The questions in a question: "who owns C and which version does it run" is two, the second about the names of the first."""
+    """Split a question: "who owns C and which version does it run" is two, and the second gets the names of the first."""
     first, *more = _PART.split(question.strip())
     named = " ".join([*sorted(facts(first).names), *_NAMED.findall(first)])
     return [first, *(f"{part} {named}" if named and not facts(part).names else part for part in more)]
 
 
 def quotes(sources: Sequence[SourceText]) -> list[Quote]:
-    """Every sentence, line and row of the best passages, but for headings, headers of tables and rules."""
+    """Every sentence, line and row of the best passages, except headings, table headers and rules."""
     found: list[Quote] = []
     for number, source in enumerate(sources[:PASSAGES]):
         text, name = source.text, re.sub(r"[/_.-]+", " ", source.name)
@@ -153,15 +157,15 @@ def quotes(sources: Sequence[SourceText]) -> list[Quote]:
             else:
                 own.append((start, end))
         texts = [text[start:end] for start, end in own]
-        for place, (start, end) in enumerate(own):
-            row = texts[place].startswith("|")
-            beside = "" if row else " ".join([*texts[max(0, place - 1) : place], *texts[place + 1 : place + 2]])
-            found.append(Quote(number, start, end, texts[place], f"{name}\n{above(text, start)}", beside))
+        for index, (start, end) in enumerate(own):
+            row = texts[index].startswith("|")
+            beside = "" if row else " ".join([*texts[max(0, index - 1) : index], *texts[index + 1 : index + 2]])
+            found.append(Quote(number, start, end, texts[index], f"{name}\n{above(text, start)}", beside))
     return found[:_QUOTES]
 
 
 def _goes_on(text: str, before: tuple[int, int], start: int) -> bool:
-    """Whether what starts here is the rest of a sentence that was wrapped: prose, a long line above, nothing that ends it."""
+    """Whether `start` continues a wrapped sentence: prose below a long line that does not end a sentence."""
     said, between = text[slice(*before)], text[before[1] : start]
     line = said.rpartition("\n")[2] if "\n" in said else text[text.rfind("\n", 0, before[0]) + 1 : before[1]]
     return (
@@ -180,7 +184,7 @@ def _goes_on(text: str, before: tuple[int, int], start: int) -> bool:
 def features(
     question: str, sources: Sequence[SourceText], found: Sequence[Quote], similarities: Sequence[float] | None
 ) -> npt.NDArray[np.float64]:
-    """One row a quote, the columns in the order of `WEIGHTS`. `similarities` are of the quotes' embeddings to the question."""
+    """One row per quote, with columns in the order of `WEIGHTS`. `similarities` are those of the quotes' embeddings."""
     wanted = dict.fromkeys(sorted(content_words(question), key=question.lower().find)[:_WORDS])
     texts = [_terms(f"{source.name}\n{source.text}") for source in sources]
     asked = facts(question)
@@ -190,7 +194,7 @@ def features(
     total = sum(weights.values()) or 1.0
     kind, units = next(((kind, units) for pattern, kind, units in _ASKED if pattern.search(question)), ("", frozenset[str]()))
     rows = []
-    for place, quote in enumerate(found):
+    for index, quote in enumerate(found):
         source = sources[quote.source]
         own, over, beside = _terms(quote.text), _terms(quote.over), _terms(quote.beside)
         shares = {"own": 0.0, "over": 0.0, "beside": 0.0}
@@ -207,7 +211,7 @@ def features(
         rows.append(
             {
                 **shares,
-                "embedding": _USUAL["embedding"] if similarities is None else similarities[place],
+                "embedding": _USUAL["embedding"] if similarities is None else similarities[index],
                 "passage": _USUAL["passage"] if source.similarity is None else source.similarity,
                 "fits": fits,
                 "unit": unit,
@@ -219,11 +223,11 @@ def features(
 
 
 def shortlist(question: str, sources: Sequence[SourceText], found: Sequence[Quote]) -> list[Quote]:
-    """The quotes that are worth an embedding: those that words alone put first."""
+    """The quotes to embed: those with the highest scores by words alone."""
     if not found:
         return []
     scores = features(question, sources, found, None) @ np.array(list(WEIGHTS.values()))
-    return [found[place] for place in np.argsort(-scores, kind="stable")[:_SHORT]]
+    return [found[index] for index in np.argsort(-scores, kind="stable")[:_SHORT]]
 
 
 def best(question: str, sources: Sequence[SourceText], found: Sequence[Quote], similarities: Sequence[float] | None) -> Extract:
@@ -232,26 +236,26 @@ def best(question: str, sources: Sequence[SourceText], found: Sequence[Quote], s
         return Extract(question, None, -math.inf, False)
     rows = features(question, sources, found, similarities)
     scores = rows @ np.array(list(WEIGHTS.values()))
-    place = int(scores.argmax())
-    of = dict(zip(WEIGHTS, rows[place], strict=True))
-    doubtful = of["lacks_name"] > 0 or of["fits"] < 0
-    about_another = of["lacks_name"] == 1 or of["lacks_number"] > 0
-    enough = scores[place] >= ENOUGH + IN_DOUBT * doubtful and not about_another
-    return Extract(question, found[place], float(scores[place]), bool(enough))
+    index = int(scores.argmax())
+    feature = dict(zip(WEIGHTS, rows[index], strict=True))
+    doubtful = feature["lacks_name"] > 0 or feature["fits"] < 0
+    about_another = feature["lacks_name"] == 1 or feature["lacks_number"] > 0
+    enough = scores[index] >= ENOUGH + IN_DOUBT * doubtful and not about_another
+    return Extract(question, found[index], float(scores[index]), bool(enough))
 
 
 def _fits(
     kind: str, units: frozenset[str], quote: Quote, question: str, numbers: Sequence[frozenset[str]]
 ) -> tuple[float, float]:
-    """Whether a quote has what is asked for, in itself and not from the question; and the same of the unit of a number.
+    """Whether a quote has the kind of fact asked for, not counting the question's own; and the same for a number's unit.
 
-    Each is 1 where it has it, -1 where it lacks it, 0 where nothing such is asked.
+    Each is 1 if it has it, -1 if it lacks it, and 0 if the question asks for none.
     """
     own = facts(quote.text)
     new = [(readings, unit) for readings, unit in own.numbers if not any(readings & other for other in numbers)]
     match kind:
         case "number":
-            # A column may be headed by the unit of its cells.
+            # A column's header may name the unit of its cells.
             there = {unit for _, unit in new} | (facts(quote.over.rpartition("\n")[2]).units if new else frozenset())
             return (1.0 if new else -1.0), (0.0 if not units or not new else 1.0 if there & units else -1.0)
         case "date":
@@ -279,7 +283,7 @@ def _has(terms: frozenset[str], word: str) -> bool:
 
 
 def _idf(word: str, texts: Sequence[frozenset[str]]) -> float:
-    """How rare a word is among the passages, by Robertson and Sparck Jones; of one in none of them as if one more had it."""
+    """Inverse document frequency over the passages (Robertson and Sparck Jones); a word in none of them counts as in one more."""
     count = sum(_has(terms, word) for terms in texts)
     return math.log(1 + (len(texts) - count + 0.5) / (count + 0.5)) if count else math.log(1 + 2 * len(texts))
 

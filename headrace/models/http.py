@@ -1,4 +1,4 @@
-"""What our two HTTP servers share: connections bounded, bodies read whole, errors in OpenAI's shape."""
+"""Shared by the API and the model server: bounded connections, whole request bodies, errors in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from headrace.errors import (
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 LEFT = 499
-"""What nginx logs for a client that left before it was answered."""
+"""The status that nginx logs for a client that disconnected before the response."""
 
 
 def error_body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
-    """An error in the shape OpenAI's clients read; `param` names the field at fault."""
+    """An error in OpenAI's format; `param` names the field at fault."""
     kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -50,7 +50,7 @@ def error_body(status: int, message: str, code: str, param: str | None = None) -
 def error_response(
     status: int, message: str, code: str, *, param: str | None = None, retry_s: float = 2.0, **beside: Any
 ) -> JSONResponse:
-    """An error as an HTTP answer, with `beside` beside it; 429 and 503 say after how many seconds to come back."""
+    """An error response, with the fields `beside` next to the error; 429 and 503 have Retry-After."""
     headers = {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -60,7 +60,7 @@ def error_response(
 
 
 def status_of(error: HeadraceError) -> int:
-    """The HTTP status of an error: 4xx where another request helps, 5xx where something here does not work."""
+    """The HTTP status of an error: 4xx if the request is at fault, 5xx if the service is."""
     match error:
         case NothingIndexed() | NotFound():
             return 404
@@ -89,7 +89,7 @@ _NO_OBJECT = frozenset({"json_invalid", "model_attributes_type"})
 
 
 async def malformed(_: Request, error: Exception) -> JSONResponse:
-    """The answer to a request that does not fit its schema: names up to five fields, and says what is wrong with each."""
+    """The response to a request that does not match its schema; it names up to five fields with their faults."""
     assert isinstance(error, RequestValidationError)
     faults: list[str] = []
     param: str | None = None
@@ -104,13 +104,13 @@ async def malformed(_: Request, error: Exception) -> JSONResponse:
 
 
 def method_of(scope: Scope) -> str:
-    """A request's method as labels and logs name it: anybody may send any word as one, and each would be kept."""
+    """A request's method for labels and logs: "other" for unknown ones, since a client may send any word."""
     method: str = scope["method"]
     return method if method in _METHODS else "other"
 
 
 def ambiguous(scope: Scope) -> JSONResponse | None:
-    """The answer to a request that a proxy in front may have read otherwise than we do, if it is one."""
+    """The response to a request that a proxy might read differently from this server; `None` for other requests."""
     names = [name for name, _ in scope["headers"]]
     if b"content-length" in names and b"transfer-encoding" in names:
         answer = error_response(
@@ -124,9 +124,9 @@ def ambiguous(scope: Scope) -> JSONResponse | None:
 
 
 async def read_body(receive: Receive, most: int) -> bytes | None:
-    """The whole body, or `None` where it is larger than `most` bytes; some of that is taken in, so that its sender reads why.
+    """The whole body, or `None` if it is larger than `most` bytes; part of the rest is read, so that its sender gets the reason.
 
-    Raises `ClientDisconnect` where the client left in the middle of it: half a document must not be taken for a whole one.
+    Raises `ClientDisconnect` if the client disconnects before the end: half a document must not pass for a whole one.
     """
     pieces: list[bytes] = []
     size, more = 0, True
@@ -143,7 +143,7 @@ async def read_body(receive: Receive, most: int) -> bytes | None:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives a body which was read already, then whatever comes next."""
+    """A `receive` that returns a body that was already read, then what `receive` returns."""
     sent = False
 
     async def again() -> Message:
@@ -158,46 +158,46 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 HEAD_BYTES = 64 << 10
 READ_BYTES = 16 << 10
-"""Taken in at a time from one connection, before it is others' turn: asyncio would take 256 KiB."""
+"""Read at a time from one connection before the others' turn; asyncio would read 256 KiB."""
 HEAD_S = 10.0
-"""Seconds in which the head of a request must have come, and the rest of a body that nobody reads any more."""
+"""Seconds for the head of a request to arrive, and for the rest of a body after its response."""
 STALLED_S = 60.0
-"""Seconds for which an answer may wait to be read."""
+"""Seconds that a client may leave a response unread."""
 IN_ALL = 1_024
 OF_ONE = 512
-"""Connections at once, and of one address. A proxy is one address."""
-_SPARE = 512  # descriptors for what is no connection: storage, models, files
+"""The most connections at once, in all and from one address. A proxy is one address."""
+_SPARE = 512  # file descriptors for storage, models and files
 CHUNKS, CHUNK_BYTES = 1_000, 32
-"""A body may come in so many chunks (RFC 9112, 7.1) of any size; of more each must have so many bytes on the average."""
-_CHUNKS_UNREAD = 100  # that may still come of a body which was answered already
+"""A body may have so many chunks (RFC 9112, 7.1) of any size; with more, they must average so many bytes."""
+_CHUNKS_UNREAD = 100  # chunks of a body that may still arrive after its response
 _QUIET_S = 60.0
 
 log = logging.getLogger("headrace.http")
 
 
 def raise_descriptors() -> int:
-    """Raise the soft limit on open files to the hard one; returns what holds now."""
+    """Raise the soft limit on open files to the hard one; returns the limit now in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (ValueError, OSError):  # a hard limit above what the kernel allows by now
+        except (ValueError, OSError):  # the hard limit is above what the kernel now allows
             return soft
     return hard
 
 
 def most_connections(descriptors: int) -> tuple[int, int]:
-    """How many connections there may be in all and of one address, with so many descriptors."""
+    """The most connections in all and from one address, given the limit on file descriptors."""
     in_all = IN_ALL if descriptors < 0 else min(IN_ALL, max(descriptors - _SPARE, descriptors // 4))
     return in_all, min(OF_ONE, max(1, in_all // 2))
 
 
 class Complaints:
-    """An event loop's exception handler that says each kind of trouble once a minute, in a line, and how often it came."""
+    """An event loop's exception handler that logs each kind of error once a minute, in one line with its count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._said: dict[str, tuple[float, int]] = {}  # when last, and how often since
+        self._said: dict[str, tuple[float, int]] = {}  # when last logged, and how often since
 
     def __call__(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -207,7 +207,7 @@ class Complaints:
         if now - since < _QUIET_S:
             self._said[kind] = (since, times + 1)
             return
-        if len(self._said) >= 100:  # kinds are few; should a message hold something that changes, it is still bounded
+        if len(self._said) >= 100:  # kinds are few; this bounds them even if a message varies
             self._said.clear()
         self._said[kind] = (now, 0)
         log.error("%s%s", kind, f" ({times:,} more in the minute before)" if times else "")
@@ -222,14 +222,14 @@ class QuietServer(uvicorn.Server):
     """A uvicorn server whose event loop does not repeat itself."""
 
     async def serve(self, sockets: Any = None) -> None:
-        """Serve until told to stop."""
+        """Serve until a signal or `should_exit`."""
         asyncio.get_running_loop().set_exception_handler(Complaints())
         logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each write to a connection that is gone
         await super().serve(sockets)
 
 
 def config(app: Any, *, keep_alive_s: int, grace_s: int, log_level: str) -> uvicorn.Config:
-    """How both servers are served. Raises the limit on open files of this process."""
+    """The uvicorn configuration of both servers. Raises this process's limit on open files."""
     in_all, of_one = most_connections(raise_descriptors())
 
     class Bounded(WatchedConnection):
@@ -242,21 +242,21 @@ def config(app: Any, *, keep_alive_s: int, grace_s: int, log_level: str) -> uvic
         log_level=log_level,
         access_log=False,
         server_header=False,
-        backlog=128,  # asyncio tries as many accepts in a row, and complains of each where no descriptor is left
+        backlog=128,  # asyncio tries as many accepts in a row and logs each one that finds no descriptor left
         timeout_keep_alive=keep_alive_s,
         timeout_graceful_shutdown=grace_s,
     )
 
 
 class Framing(h11.Connection):
-    """Reads HTTP, but no body in crumbs: a chunk of one byte takes as long as one of a thousand, and needs no key."""
+    """Reads HTTP and rejects bodies in tiny chunks: a chunk of one byte costs as much as one of a thousand."""
 
     _chunks = _bytes = _unread = 0
-    crumbs = False
-    """Whether the other side sends crumbs."""
+    tiny_chunks = False
+    """Whether a body was rejected for its tiny chunks."""
 
     def next_event(self) -> Any:
-        """As h11's. Raises `RemoteProtocolError` where a body comes in too many chunks for its size."""
+        """As h11's. Raises `RemoteProtocolError` if a body has too many chunks for its size."""
         event = super().next_event()
         if isinstance(event, h11.Data):
             self._chunks += event.chunk_start
@@ -264,20 +264,20 @@ class Framing(h11.Connection):
             self._unread += event.chunk_start and self.our_state is h11.DONE
             tiny = self._chunks > CHUNKS and self._bytes < self._chunks * CHUNK_BYTES
             if tiny or self._unread > _CHUNKS_UNREAD:
-                self.crumbs = True
-                raise h11.RemoteProtocolError("a body in crumbs")
+                self.tiny_chunks = True
+                raise h11.RemoteProtocolError("a body in tiny chunks")
         elif isinstance(event, h11.Request):
             self._chunks = self._bytes = self._unread = 0
         return event
 
 
 class WatchedConnection(H11Protocol):
-    """One connection, watched as the module says."""
+    """One connection with deadlines: for a request's head, for the rest of a body, and for a client that does not read."""
 
     most_in_all, most_of_one = IN_ALL, OF_ONE
     _deadline: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
-    _asked = False  # whether anything came since the last answer
+    _asked = False  # whether any bytes arrived since the last response
     _since = 0.0
     conn: Framing
 
@@ -286,7 +286,7 @@ class WatchedConnection(H11Protocol):
         self.conn = Framing(h11.SERVER, self.config.h11_max_incomplete_event_size or HEAD_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take it in, or turn somebody out for it."""
+        """Accept the connection; close another or this one if there are too many."""
         super().connection_made(transport)
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]  # of asyncio's own transport
         self._since = self.loop.time()
@@ -300,7 +300,7 @@ class WatchedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Go on with what came."""
+        """Read bytes, and set or clear the deadline."""
         self._asked = True
         before = self.cycle
         super().data_received(data)
@@ -316,23 +316,23 @@ class WatchedConnection(H11Protocol):
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
-        """Say that what came is no request, where it can still be said."""
+        """Respond that the bytes are not a request, if no response has begun."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
-        elif self.conn.crumbs:
-            self._end(400, f"The body comes in more than {CHUNKS:,} chunks of less than {CHUNK_BYTES} bytes.", "tiny_chunks")
+        elif self.conn.tiny_chunks:
+            self._end(400, f"The body has more than {CHUNKS:,} chunks of less than {CHUNK_BYTES} bytes.", "tiny_chunks")
         else:
             super().send_400_response(msg)
 
     def pause_writing(self) -> None:
-        """The other side does not read: it has a minute to go on."""
+        """The client has stopped reading: it has a minute to continue."""
         super().pause_writing()
         if self._stalled is None:
             self._since = self.loop.time()
             self._stalled = self.loop.call_later(STALLED_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """The client reads again."""
         super().resume_writing()
         if self._stalled is not None:
             self._stalled.cancel()
@@ -345,12 +345,12 @@ class WatchedConnection(H11Protocol):
 
     @property
     def _keeps_us_waiting(self) -> bool:
-        """Whether it is the other side's turn: to ask, to send the rest of a body, or to read."""
+        """Whether the client is expected to act: send a request, send the rest of a body, or read."""
         sending = self.conn.their_state is h11.SEND_BODY and not self._idle and not self.cycle.response_started
         return self._idle or sending or self._stalled is not None
 
     def _watch(self) -> None:
-        """Have a deadline while half a head, or the rest of a body that was answered already, is on its way."""
+        """Keep a deadline while part of a head, or the rest of a body after its response, is outstanding."""
         state = self.conn.their_state
         begun = self._asked and bool(self.conn.trailing_data[0])
         first = self.cycle is None
@@ -358,7 +358,7 @@ class WatchedConnection(H11Protocol):
         if not waiting or self.transport.is_closing():
             self._unwatch()
             if self._idle and not first and self.timeout_keep_alive_task is None and not self.transport.is_closing():
-                # What came was no request, and uvicorn has stopped its own clock for it.
+                # The bytes were not a request, and uvicorn has stopped its own timer.
                 self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
         elif self._deadline is None:
             self._deadline = self.loop.call_later(HEAD_S, self._late)
@@ -373,12 +373,12 @@ class WatchedConnection(H11Protocol):
         if self.transport.is_closing() or not self._idle:
             return
         if self.cycle is None and self._asked:
-            self._end(408, f"The request did not come within {HEAD_S:.0f} s. Send it faster.", "timeout")
+            self._end(408, f"The request did not arrive within {HEAD_S:.0f} s. Send it faster.", "timeout")
         else:
             self.transport.abort()
 
     def _make_room(self) -> None:
-        """Where there are too many, close the one that has kept us waiting longest; if all are being answered, this."""
+        """If there are too many connections, close the one that has been idle longest, or this one if none is idle."""
         mine = self.client[0] if self.client else ""
         own = [other for other in self.connections if isinstance(other, WatchedConnection) and (other.client or ("",))[0] == mine]
         for crowd, most in ((own, self.most_of_one), (list(self.connections), self.most_in_all)):
@@ -387,14 +387,14 @@ class WatchedConnection(H11Protocol):
             others = [o for o in crowd if isinstance(o, WatchedConnection) and o is not self and not o.transport.is_closing()]
             waiting = [other for other in others if other._keeps_us_waiting]
             if not waiting:
-                self._end(503, "As many connections are open as this server takes. Come back in a moment.", "overloaded")
+                self._end(503, "This server has as many connections as it accepts. Try again in a moment.", "overloaded")
                 return
             first = min(waiting, key=lambda other: other._since)
             first.transport.abort()
             self.connections.discard(first)
 
     def _end(self, status: int, message: str, code: str) -> None:
-        """Say why, as our errors are said, and close."""
+        """Send an error response and close."""
         body = json.dumps(error_body(status, message, code)).encode()
         head = [
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",

@@ -1,4 +1,4 @@
-"""How good a text is as an answer: what evaluation, the gate and rewards measure alike."""
+"""Quality measures of an answer's text, shared by evaluation, the gate and rewards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MARKERS = re.compile(r"\s*\[\d+\]")
 
 
 def unmarked(text: str) -> str:
-    """The text without the markers that citations put into it."""
+    """The text without citation markers."""
     return _MARKERS.sub("", text)
 
 
@@ -39,7 +39,7 @@ def f1(text: str, known: str) -> float:
 
 
 def groundedness(text: str, passages: Sequence[str]) -> float | None:
-    """The share of the text's sentences that a passage holds, as citations find them; `None` where nothing was said."""
+    """The share of the text's sentences that a passage supports, by `Citations`; `None` for an empty text."""
     citations = Citations(passages)
     for _ in citations.mark([text]):
         pass
@@ -47,7 +47,7 @@ def groundedness(text: str, passages: Sequence[str]) -> float | None:
 
 
 def repetition(text: str) -> float:
-    """The share of its runs of three words that were there before: 1 − distinct-3 (Li et al. 2016, arXiv:1510.03055)."""
+    """The share of repeated three-word sequences: 1 − distinct-3 (Li et al. 2016, arXiv:1510.03055)."""
     words = text.lower().split()
     runs = list(zip(words, words[1:], words[2:], strict=False))
     return 1.0 - len(set(runs)) / len(runs) if runs else 0.0

@@ -1,8 +1,8 @@
-"""The pointer to the served version of a model: one schema, read by what moves it and by what serves.
+"""The champion pointer: its schema, reading it, and replacing it by compare-and-swap.
 
-In the store `models`, `<model>/champion.json` names the served version; moving that pointer by compare-and-swap is all that a
-promotion, a rollback or a canary does. It is here because its writers (training, registry) and its readers (the model server,
-lineage) have no other room below them in common.
+In the store `models`, `<model>/champion.json` names the served version of a model. A promotion, a rollback or a canary consists
+of moving this pointer (`training/champion.py`). It is in this package because its writers (training, registry) and its readers
+(the model server, lineage) all import it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from headrace.errors import NotFound
 from headrace.storage.objects import ObjectReader, ObjectWriter
 
 NONE = "none"
-"""The version of a model as it is without any promotion."""
+"""The version of a model before its first promotion."""
 
 Version = Annotated[str, Field(pattern=r"^v\d{6,12}$")]
 
 
 class Canary(BaseModel):
-    """A challenger that answers `share` (0 to 1) of the traffic since `since` (ISO 8601)."""
+    """A challenger that has answered `share` (0 to 1) of the traffic since `since` (ISO 8601)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,10 +36,10 @@ class Canary(BaseModel):
 
 
 class ChampionPointer(BaseModel):
-    """The served version of a model ("none": what there is without one), its round, who put it there, what was before.
+    """The served version of a model ("none": no promoted one), its round, who moved the pointer and why, and the one before.
 
-    `moves` is the pointer's own count, so that each of its positions can be recorded exactly once. `history` has the versions
-    that rollback goes back on, the newest last. A pointer without `format` was written before it had one, in format 1.
+    `moves` counts the pointer's moves, so that each is recorded exactly once. `history` lists the versions for rollbacks, newest
+    last. A pointer without `format` has format 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,25 +58,25 @@ class ChampionPointer(BaseModel):
     canary: Canary | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The pointer for `--json` and the page."""
+        """The pointer as in `--json` and on the page."""
         return self.model_dump(exclude={"format"})
 
     def share(self, version: str) -> float:
-        """The share of the answers that a version gives."""
-        tried = self.canary.share if self.canary else 0.0
+        """The share of answers that a version writes."""
+        canary_share = self.canary.share if self.canary else 0.0
         if self.canary and version == self.canary.version:
-            return tried
-        return 1.0 - tried if version == self.version else 0.0
+            return canary_share
+        return 1.0 - canary_share if version == self.version else 0.0
 
     def served(self, answer_id: str) -> str:
-        """The version that makes an answer: the canary where the hash of the answer's id falls into its share, else the champion.
+        """The version for an answer: the canary if the hash of the answer's id falls into its share, else the champion.
 
-        An answer without an id is the champion's.
+        Without an id it is the champion.
         """
         if self.canary is None or not answer_id:
             return self.version
-        place = int(hashlib.sha256(answer_id.encode()).hexdigest()[:8], 16) / 2**32
-        return self.canary.version if place < self.canary.share else self.version
+        fraction = int(hashlib.sha256(answer_id.encode()).hexdigest()[:8], 16) / 2**32
+        return self.canary.version if fraction < self.canary.share else self.version
 
 
 def pointer_key(model: str) -> str:
@@ -85,7 +85,7 @@ def pointer_key(model: str) -> str:
 
 
 def read_pointer(models: ObjectReader, model: str) -> tuple[ChampionPointer, str]:
-    """A model's pointer and its etag ("" while there is no pointer). Raises `InvalidState` where it cannot be read as one."""
+    """A model's pointer and its etag ("" while there is no pointer). Raises `InvalidState` if it does not have the schema."""
     try:
         data, etag = models.get_with_etag(pointer_key(model))
     except NotFound:
@@ -99,7 +99,7 @@ def parse_pointer(model: str, data: bytes) -> ChampionPointer:
 
 
 def swap_pointer(models: ObjectWriter, new: ChampionPointer, etag: str) -> None:
-    """Put the pointer in the place of the one with this etag. Raises `LostRace` where another came first."""
+    """Replace the pointer that has this etag. Raises `LostRace` if another process replaced it first."""
     key, data = pointer_key(new.model), new.model_dump_json(indent=1).encode()
     if etag:
         models.put_if_match(key, data, etag)

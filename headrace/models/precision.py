@@ -1,8 +1,8 @@
 """Matrix products in bfloat16 where the processor has instructions for them; sums, norms and softmax stay float32.
 
-An embedding so computed has a cosine of at least 0.9999 with the float32 one, in 40 % of the time
-(docs/reference/benchmarks.md); an index may hold both kinds.
-The generator does without: the log-probabilities it records are what online RL divides by.
+Such an embedding has a cosine similarity of at least 0.9999 to the float32 one and takes 40 % of the time
+(docs/reference/benchmarks.md), so an index may hold both kinds. The generator stays in float32: online RL divides by the
+log-probabilities it records.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 
 @cache
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself; one that imitates it is slower than with float32."""
+    """Whether this processor has bfloat16 instructions; without them bfloat16 is emulated and slower than float32."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in _INSTRUCTIONS)
 
@@ -28,7 +28,7 @@ def bf16_matmul(*, exact: bool) -> AbstractContextManager[None]:
 
 
 def force_fp32(layer: torch.nn.Module) -> None:
-    """Have a layer compute in float32 within `bf16_matmul`: the last digits of a score decide between neighbours."""
+    """Make a layer compute in float32 within `bf16_matmul`: the last digits of a score decide the order of close passages."""
     forward = layer.forward
 
     def exact(hidden: torch.Tensor) -> torch.Tensor:

@@ -1,15 +1,15 @@
-"""Whether a text supports a sentence, as far as words can show it: numbers with their units, dates, names, identifiers, negation.
+"""Whether a text supports a sentence, judged by its words: numbers with their units, dates, names, identifiers, negation.
 
-What a language model says is checked against the very words of a passage, not against another model's opinion. A sentence is
-supported by a few sentences or table rows that lie together if they hold
+A language model's sentence is compared with the words of a passage, not judged by another model. A run of up to three adjacent
+sentences or table rows supports it if the run has
 
-- every number of it (1,000 is 1000 and 1.000; "four" is 4; 2025-04-17 is 17 April 2025), with the unit it has there, and in the
-  same sentence or row the names and half of the other words that stand beside the number,
+- every number of the sentence (1,000 is 1000 and 1.000; "four" is 4; 2025-04-17 is 17 April 2025) with the same unit, and in the
+  same sentence or row the names and half of the other words of the number's clause,
 - every other name, acronym and identifier,
-- a negation where it has one, and none where it has none,
-- and at least half of its words.
+- a negation if the sentence has one, and none if it has none,
+- and at least half of the sentence's words.
 
-The heading above and the header of a table count as theirs for names, units and words, not for numbers.
+The heading above and a table's header count as part of the run for names, units and words, not for numbers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 LEAST_WORDS = 0.5
-_SENTENCES = 3  # what takes a longer run is better shown as the passage
-_FEW_WORDS = 3  # below which a sentence says what it is about only together with the question
+_SENTENCES = 3  # the longest run that is evidence
+_FEW_WORDS = 3  # a sentence with fewer is read together with the question
 _CLAUSE = re.compile(r"[,;:]\s+|\s+(?:and|or|but|und|oder|aber|while|whereas)\s+")
 _FAMILIES = {
     unit: family
@@ -32,7 +32,7 @@ _FAMILIES = {
     }.items()
     for unit in units.split()
 }
-_ANOTHER = 0.75  # of a sentence's words in one that has other numbers: it is the same statement, told wrong
+_ANOTHER = 0.75  # share of a sentence's words in one with other numbers from which both make the same statement
 
 _COMMON = frozenset(
     re.findall(
@@ -143,13 +143,13 @@ _TOKEN = re.compile(
     r"|(?P<sign>[%€$£µ])"
     r"|(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)?)"
 )
-# A point ends a sentence before white space; a line break always does (headings, rows of a table).
+# A full stop ends a sentence before white space; a line break always does (headings, rows of a table).
 _SENTENCE = re.compile(r"[^\n]+?(?:[.!?][\"')\]]*(?=\s)|(?=\n)|$)")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What of a text can be checked. A number is the set of its readings, with the unit beside it or an empty string."""
+    """What can be checked in a text. A number is the set of its readings, with its unit or an empty string."""
 
     numbers: tuple[tuple[frozenset[str], str], ...]
     units: frozenset[str]
@@ -160,7 +160,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a passage says to a sentence: characters `start` to `end` of it are what supports it, or what it contradicts."""
+    """What a passage says about a sentence: its characters `start` to `end` support or contradict it."""
 
     start: int
     end: int
@@ -169,13 +169,13 @@ class Evidence:
 
 
 def content_words(text: str) -> set[str]:
-    """The words that carry a text's meaning: lower case, without the commonest."""
+    """The words of a text in lower case, without the most common ones."""
     return {word for word in re.findall(r"\w+", text.lower()) if word not in _COMMON}
 
 
 @lru_cache(maxsize=4096)
 def facts(text: str) -> Facts:
-    """What of a text can be checked."""
+    """What can be checked in a text."""
     numbers: list[tuple[frozenset[str], str]] = []
     units: set[str] = set()
     names: set[str] = set()
@@ -217,9 +217,9 @@ def facts(text: str) -> Facts:
 
 
 def evidence(sentence: str, passage: str, question: str = "") -> Evidence | None:
-    """The shortest run of a passage's sentences that supports a sentence best, or one that it contradicts; `None` for neither.
+    """The shortest run of a passage's sentences that supports a sentence best, else one that contradicts it; `None` for neither.
 
-    A sentence of few words ("38.00 EUR.") is about what the `question` asks: its names have to stand beside the number, too.
+    For a sentence of few words ("38.00 EUR.") the run must also have the names of the `question` next to the number.
     """
     said = facts(sentence)
     if not (said.words or said.names or said.numbers):
@@ -228,21 +228,21 @@ def evidence(sentence: str, passage: str, question: str = "") -> Evidence | None
     clauses = [one for text in _CLAUSE.split(sentence) if (one := facts(text)).numbers] if said.numbers else []
     best: Evidence | None = None
     contradicted: Evidence | None = None
-    places = sentences(passage)
-    told = [facts(passage[start:end]) for start, end in places]
-    over = [facts(above(passage, start)) for start, _ in places]
-    about = frozenset(name for name in about if any(_known(name, *both) for both in zip(told, over, strict=True)))
-    for first, (start, _) in enumerate(places):
-        for last in range(first, min(first + _SENTENCES, len(places))):
-            end = places[last][1]
+    spans = sentences(passage)
+    each = [facts(passage[start:end]) for start, end in spans]
+    over = [facts(above(passage, start)) for start, _ in spans]
+    about = frozenset(name for name in about if any(_known(name, *both) for both in zip(each, over, strict=True)))
+    for first, (start, _) in enumerate(spans):
+        for last in range(first, min(first + _SENTENCES, len(spans))):
+            end = spans[last][1]
             own, around = facts(passage[start:end]), over[first]
             share = _share(said, own, around)
             run = range(first, last + 1)
-            nearest = max(run, key=lambda at: _share(said, told[at], over[at]))
-            if share < LEAST_WORDS or told[nearest].negated != said.negated:
+            nearest = max(run, key=lambda at: _share(said, each[at], over[at]))
+            if share < LEAST_WORDS or each[nearest].negated != said.negated:
                 continue
             known = all(_known(name, own, around) for name in said.names)
-            if known and all(any(_states(told[at], over[at], clause, about) for at in run) for clause in clauses):
+            if known and all(any(_states(each[at], over[at], clause, about) for at in run) for clause in clauses):
                 if best is None or (share, start - end) > (best.share, best.start - best.end):
                     best = Evidence(start, end, share)
             elif (
@@ -257,7 +257,7 @@ def evidence(sentence: str, passage: str, question: str = "") -> Evidence | None
 
 
 def _states(own: Facts, around: Facts, clause: Facts, about: frozenset[str]) -> bool:
-    """Whether one sentence has a clause's numbers, and what they are numbers of."""
+    """Whether one sentence has a clause's numbers, its names and half of its words."""
     return (
         all(_holds(own, around, number) for number in clause.numbers)
         and all(_known(name, own, around) for name in clause.names | about)
@@ -266,7 +266,7 @@ def _states(own: Facts, around: Facts, clause: Facts, about: frozenset[str]) -> 
 
 
 def _differs(said: Facts, own: Facts) -> bool:
-    """Whether a sentence that says the same has other numbers, of the same kind."""
+    """Whether a sentence that makes the same statement has other numbers of the same kind."""
     if len(said.words | said.names) < _FEW_WORDS:
         return False
     kinds = {_FAMILIES.get(unit, unit) for _, unit in own.numbers}
@@ -289,10 +289,10 @@ def sentences(passage: str) -> list[tuple[int, int]]:
 
 
 def above(passage: str, start: int) -> str:
-    """The heading above a place in a passage, and the first row of the table that the place is in."""
+    """The heading above an offset in a passage, and the first row of the table at that offset."""
     lines = passage[:start].splitlines()
     if not passage[:start].endswith("\n") and lines:
-        lines = lines[:-1]  # the line that the place is in
+        lines = lines[:-1]  # the line that contains the offset
     heading = next((line for line in reversed(lines) if line.startswith("#")), lines[0] if lines else "")
     header = ""
     if passage[start : start + 1] == "|":
@@ -304,7 +304,7 @@ def above(passage: str, start: int) -> str:
 
 
 def _readings(number: str) -> frozenset[str]:
-    """What a number may be: 1.000 is a thousand in some languages and one in others."""
+    """The possible values of a number: 1.000 is a thousand in some languages and one in others."""
     bare = re.sub(r"['’\u00a0\u202f ]", "", number)
     points, commas = bare.count("."), bare.count(",")
     if points and commas:
@@ -326,12 +326,12 @@ def _plain(number: str) -> str:
 
 
 def _is_name(said: str, first: bool) -> bool:
-    """A word that is written like a name: an acronym anywhere, a capital letter elsewhere than at the beginning."""
+    """Whether a word is written like a name: an acronym anywhere, or a capital letter except at the beginning."""
     return (said.isupper() and len(said) > 1) or (said[0].isupper() and not first)
 
 
 def _holds(own: Facts, around: Facts, number: tuple[frozenset[str], str]) -> bool:
-    """Whether a run has a number, and not only with another unit."""
+    """Whether a run has a number with its unit."""
     read, unit = number
     there = [beside for readings, beside in own.numbers if readings & read]
     if not there:
@@ -358,7 +358,7 @@ def _share(said: Facts, own: Facts, around: Facts) -> float:
 
 
 def alike(one: str, other: str) -> bool:
-    """Whether two words are the same, or forms of one: they begin alike and differ in the last few letters."""
+    """Whether two words are equal or forms of one word: the same beginning, other last letters."""
     if one == other or any(map(str.isdigit, one + other)):
         return one == other
     least = min(len(one), len(other))
@@ -366,7 +366,7 @@ def alike(one: str, other: str) -> bool:
 
 
 def best_of(sentence: str, passages: Sequence[str], question: str = "") -> tuple[int, Evidence] | None:
-    """(number from 1, evidence) of the passage that supports a sentence best, else of one that it contradicts."""
+    """(number from 1, evidence) of the passage that supports a sentence best, else of one that contradicts it."""
     found = [
         (number, one) for number, passage in enumerate(passages, 1) if (one := evidence(sentence, passage, question)) is not None
     ]

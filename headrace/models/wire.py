@@ -1,6 +1,6 @@
-"""The HTTP bodies both sides speak: NVIDIA NIM's embeddings and ranking, OpenAI's chat completions.
+"""HTTP bodies of client and server: NVIDIA NIM's embeddings and ranking, OpenAI's chat completions.
 
-Fields under `headrace` are ours: a foreign client never sends them and a foreign server never answers them.
+Fields under `headrace` are extensions: other clients never send them, and other servers never return them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ EMBEDDER = "all-MiniLM-L6-v2"
 RERANKER = "cross-encoder"
 GENERATOR = "SmolLM2-135M-Instruct"
 ROLES = {"embedder": EMBEDDER, "reranker": RERANKER, "generator": GENERATOR}
-"""What a request's `model` may say: the role, or the model that has it; behind an @ one version of it, if need be."""
+"""Values of a request's `model`: a role or the name of its model, optionally followed by @ and a version."""
 
 NO_CHAMPION = "no_champion"
 MISSING_PART = "missing_part"
@@ -28,7 +28,7 @@ TENANT = r"^([a-z0-9][a-z0-9-]{0,62})?$"
 
 
 class ModelRequest(BaseModel):
-    """A request body. Fields we do not know are ignored, as NIM and OpenAI-style servers do."""
+    """A request body. Unknown fields are ignored, as NIM and OpenAI-style servers do."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -69,10 +69,10 @@ class InputText(ModelRequest):
 
 
 class RankingExtras(ModelRequest):
-    """What a caller of the embedded server may say on top of NIM's fields."""
+    """Fields of the embedded server beyond NIM's."""
 
     answer_id: str = Field(default="", max_length=ANSWER_ID_MAX)
-    """Which answer this is for: a canary is given a share of the answers."""
+    """The id of the answer that this is for: it decides whether the champion or a canary ranks."""
 
 
 class RankingRequest(ModelRequest):
@@ -86,7 +86,7 @@ class RankingRequest(ModelRequest):
 
 
 class ContentPart(ModelRequest):
-    """A part of a message; only text is understood."""
+    """A part of a message; only text is supported."""
 
     type: Literal["text"]
     text: str
@@ -105,16 +105,16 @@ class ChatMessage(ModelRequest):
 
 
 class ChatExtras(ModelRequest):
-    """What a caller of the embedded server may ask on top of OpenAI's fields."""
+    """Fields of the embedded server beyond OpenAI's."""
 
     answer_id: str = Field(default="", max_length=ANSWER_ID_MAX)
-    """Which answer this is: a canary makes a share of them."""
+    """The answer's id: it decides whether the champion or a canary writes it."""
     tenant: str = Field(default="", pattern=TENANT)
-    """Whose prompt this is: tenants never share cached blocks."""
+    """The tenant of the prompt: tenants never share cached blocks."""
     cache: bool = True
     """Whether blocks of the prompt are read from and written to the KV cache."""
     kv_cache_bytes: Annotated[int, Field(ge=0)] | None = None
-    """Bytes of the KV cache that the tenant may take."""
+    """The tenant's limit in the KV cache, in bytes."""
 
 
 class ChatStreamOptions(ModelRequest):
@@ -143,11 +143,11 @@ class ChatRequest(ModelRequest):
 
     @property
     def stops(self) -> list[str]:
-        """Texts that end the answer and are no part of it."""
+        """Texts that end the answer and are not part of it."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [stop for stop in stops if stop]
 
     @property
     def limit(self) -> int:
-        """Tokens the answer may have."""
+        """The most tokens the answer may have."""
         return self.max_completion_tokens or self.max_tokens or 256

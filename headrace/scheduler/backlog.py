@@ -56,22 +56,22 @@ def training_backlog(
         known[numbers[-1]] = manifest.read(rounds, numbers[-1])
     newest = known[numbers[-1]] if numbers else None
     begun = manifest.plan(rounds, (numbers[-1] if numbers else 0) + 1)
-    landed = {str(place): at.as_property() for place, at in positions(feedback.snapshot_properties(), FEEDBACK.name).items()}
+    landed = {str(partition): at.as_property() for partition, at in positions(feedback.snapshot_properties(), FEEDBACK.name).items()}
     return TrainingBacklog(landed, read, newest, begun)
 
 
 def new(landed: Reached, read: Reached) -> int:
     """The number of verdicts landed since `read`. In a recreated topic, all are new."""
-    return sum(at["next"] - _from(at, read.get(place)) for place, at in landed.items())
+    return sum(at["next"] - _from(at, read.get(partition)) for partition, at in landed.items())
 
 
 @stage("Finds the time of the oldest verdict not learned from yet.")
 def oldest(feedback: Annotated[TableReader, FEEDBACK_ROWS], landed: Reached, read: Reached) -> datetime | None:
     """The time it was given; `None` if there is none."""
     times = []
-    for place, at in landed.items():
+    for partition, at in landed.items():
         topic = quoted(origin(FEEDBACK.name, at["topic_epoch"]))
-        where = f"topic = {topic} AND partition = {int(place)} AND offset >= {_from(at, read.get(place))}"
+        where = f"topic = {topic} AND partition = {int(partition)} AND offset >= {_from(at, read.get(partition))}"
         earliest = pc.min(feedback.read(("at",), where)["at"]).as_py()
         if earliest is not None:
             times.append(earliest)

@@ -80,6 +80,8 @@ class Endpoints(BaseModel):
     records: RecordStore | None = None
     """The embedded head's bucket; none for the user's own Kafka."""
     files_dir: Path
+    kv_backend: str = "files"
+    """The KV cache's backend, by its name in `BACKENDS` (models/kv/blocks.py)."""
     kv_cache_bytes: int
     vectors_uri: str
     metadata: MetadataEndpoint | None = None

@@ -68,14 +68,6 @@ class Meter:
             estimated=estimated,
         )
 
-    def for_stage(self, *, stage: str | None = None, tenant: str | None = None) -> Meter:
-        """The same ledger under another stage or tenant."""
-        return Meter(
-            self.ledger,
-            self.stage if stage is None else stage,
-            self.tenant if tenant is None else tenant,
-        )
-
 
 class Metered:
     """A handle on one store, whose operations a meter counts."""

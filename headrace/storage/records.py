@@ -20,7 +20,6 @@ from headrace.errors import BadRecord
 _FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 _TENANT = "^[a-z0-9][a-z0-9-]{0,62}$"
 _SHA256 = "^[0-9a-f]{64}$"
-_NONE = pa.array([], pa.uint64())
 _NAMED = ("event_id", "uri", "answer_id", "verdict_id")
 NAME_BYTES = 4096
 """The longest name in an event: the system's limit for a path."""

@@ -482,7 +482,7 @@ class TopicWriter(_Topic):
         if not rows:
             return []
         producer, floor = self._open()
-        places: list[tuple[int, int] | None] = [None] * len(rows)
+        appended: list[tuple[int, int] | None] = [None] * len(rows)
         failures: list[KafkaError] = []
 
         def delivered(index: int) -> Any:
@@ -490,7 +490,7 @@ class TopicWriter(_Topic):
                 if error is not None:
                     failures.append(error)
                 else:
-                    places[index] = (message.partition(), message.offset())
+                    appended[index] = (message.partition(), message.offset())
 
             return note
 
@@ -510,17 +510,17 @@ class TopicWriter(_Topic):
                         raise self._unavailable(error) from error
             # Wait for these rows, not for an empty queue: others use the same producer.
             end = time.monotonic() + patience_s
-            while not failures and None in places and time.monotonic() < end:
+            while not failures and None in appended and time.monotonic() < end:
                 producer.poll(_SETTLED_S)
-            if not failures and None in places:
+            if not failures and None in appended:
                 producer.purge()  # rows given up must not be sent later
                 producer.poll(_SETTLED_S)
                 failures.clear()
         if failures:
             raise self._unavailable(failures[0].str())
-        if any(place is None for place in places):
+        if any(one is None for one in appended):
             raise self._unavailable(f"not acknowledged within {patience_s:.0f} s")
-        acknowledged = [place for place in places if place is not None]
+        acknowledged = [one for one in appended if one is not None]
         with self._link.opening:
             for partition, offset in acknowledged:
                 if offset < floor.get(partition, 0):
@@ -551,8 +551,8 @@ class TopicWriter(_Topic):
         consumer = Consumer(self._client({"group.id": "headrace"}))
         try:
             partitions = consumer.list_topics(self.store.name, timeout=_TIMEOUT_S).topics[self.store.name].partitions
-            places = [TopicPartition(self.store.name, partition) for partition in partitions]
-            return {at.partition: consumer.get_watermark_offsets(at, timeout=_TIMEOUT_S, cached=False)[1] for at in places}
+            named = [TopicPartition(self.store.name, partition) for partition in partitions]
+            return {at.partition: consumer.get_watermark_offsets(at, timeout=_TIMEOUT_S, cached=False)[1] for at in named}
         except KafkaException as error:
             raise self._unavailable(error) from error
         finally:

@@ -282,7 +282,7 @@ def test_a_document_that_the_embedder_refuses_is_failed_in_its_status(service: A
         acme.put("/v1/documents/stone.md", content=b"# Stone\n\nA xenolith.").raise_for_status()
         assert acme.put("/v1/documents/sand.md", content=b"# Sand\n\nA dune.").status_code == 202
         found = service.indexed(acme, "stone.md")
-        assert (found["status"], found["reason"]) == ("failed", "the embedder refused a passage of it (400)")
+        assert (found["status"], found["reason"]) == ("failed", "the embedder rejected a passage of it (400)")
         assert service.indexed(acme, "sand.md")["status"] == "indexed"
     finally:
         service.models.refused = {}

@@ -539,7 +539,7 @@ def test_an_answer_nobody_waits_for_is_given_up(server: Server) -> None:
         assert isinstance(next(stream), str)
         stream.close()  # type: ignore[attr-defined]
     assert ask(server, most=1).usage["completion_tokens"] == 1, "the generator has one lane"
-    given_up = re.findall(r"an answer was given up after (\d+) tokens", server.log.read_text())
+    given_up = re.findall(r"an answer was cancelled after (\d+) tokens", server.log.read_text())
     assert int(given_up[-1]) < 8000
 
 

@@ -243,7 +243,7 @@ def test_a_text_that_the_embedder_refuses_fails_its_document_alone(runner: Runne
         models.refused = {}
     found, held = statuses(runner), indexed(runner)
     for uri in (f"refused-{status}.md", f"twice-{status}.md"):
-        assert found[uri] == ("failed", f"the embedder refused a passage of it ({status})")
+        assert found[uri] == ("failed", f"the embedder rejected a passage of it ({status})")
     assert f"refused-{status}.md" not in held
     assert held[f"twice-{status}.md"] == {before["sha256"]}, "the version before goes on answering, whole and alone"
     assert all(f"many-{status}-{n}.md" in held for n in range(5))

@@ -32,9 +32,9 @@ from headrace.api.telemetry import ServiceMetrics
 from headrace.errors import HeadraceError, Overloaded, WrongUsage
 from headrace.explain.diagram.recorded import measured, own_stages
 from headrace.models.http import status_of
-from headrace.models.server.door import ModelAuthMiddleware as ModelsDoor
-from headrace.models.server.door import ModelServerMetrics as ModelsMetrics
-from headrace.models.server.door import refusal
+from headrace.models.server.middleware import ModelAuthMiddleware as ModelsDoor
+from headrace.models.server.middleware import ModelServerMetrics as ModelsMetrics
+from headrace.models.server.middleware import error_response_for as models_error_response
 from headrace.settings import Settings, TenantLimits
 from headrace.storage.ledger import Ledger, Row
 
@@ -469,7 +469,7 @@ def test_each_error_has_its_status(error: HeadraceError, status: int, code: str)
     ],
 )
 def test_the_model_server_says_itself_what_it_refuses(error: HeadraceError, status: int, code: str) -> None:
-    answer = refusal(error)
+    answer = models_error_response(error)
     assert (answer.status_code, json.loads(bytes(answer.body))["error"]["code"]) == (status, code)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from headrace.catalog import KV_CACHE
 from headrace.errors import HeadraceError, NotFound
-from headrace.models.kv.blocks import BACKENDS, BlockInfo, BlockStore, FileBlocks, tenant_prefix
+from headrace.models.kv.blocks import BACKENDS, BlockInfo, BlockStore, BlockWriter, FileBlocks, tenant_prefix
 from headrace.models.kv.cache import BLOCK, KvCache, Shape
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.files import FileWriter
@@ -129,7 +129,10 @@ def test_a_cache_restores_and_evicts_on_any_store(store: BlockStore) -> None:
 
 
 def test_every_backend_opens(tmp_path: Path) -> None:
-    for opened in BACKENDS.values():
-        store = opened().open(Endpoints.model_construct(files_dir=tmp_path), Meter(Ledger(), "test"))
-        store.put("acme/a", b"1")
-        assert store.get("acme/a") == b"1"
+    for name, backend in BACKENDS.items():
+        endpoints, ledger = Endpoints.model_construct(files_dir=tmp_path, kv_backend=name), Ledger()
+        patient = BlockWriter(KV_CACHE, endpoints, Meter(ledger, "forget")).with_meter(Meter(ledger, "drop"))
+        quick = backend().open(KV_CACHE, endpoints, Meter(ledger, "models"), wait=False)
+        quick.put("acme/a", b"1")
+        assert patient.blocks.get("acme/a") == b"1"
+        assert {row["stage"] for row in ledger.export()} == {"models", "drop"}

@@ -62,7 +62,7 @@ def test_only_what_the_adapter_touches_takes_memory(base: Any, tmp_path: Path) -
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"bias": "all", "target_modules": ["q_proj"], "lora_bias": True}, "lora_bias"),
-        ({"target_modules": ["embed_tokens"]}, "no part of a plain LoRA"),
+        ({"target_modules": ["embed_tokens"]}, "not part of a plain LoRA"),
     ],
 )
 def test_what_is_no_plain_adapter_is_refused(base: Any, tmp_path: Path, given: dict[str, Any], words: str) -> None:
@@ -88,9 +88,9 @@ def test_a_file_of_another_model_or_of_nonsense_is_refused(base: Any, tmp_path: 
     refused({key: tensor for key, tensor in whole.items() if key != b}, "half there")
     refused({}, "empty")
     elsewhere = {key.replace("layers.0", "layers.7"): tensor for key, tensor in whole.items()}
-    refused(elsewhere, "no linear weight of its own")
+    refused(elsewhere, "not an unshared linear weight")
     tied = "base_model.model.lm_head"  # the embedding's very weight
-    refused({f"{tied}.lora_A.weight": whole[a], f"{tied}.lora_B.weight": torch.zeros(258, 4)}, "no linear weight of its own")
+    refused({f"{tied}.lora_A.weight": whole[a], f"{tied}.lora_B.weight": torch.zeros(258, 4)}, "not an unshared linear weight")
     save_file(whole, file)
     config.write_text(json.dumps(json.loads(told) | {"peft_type": "IA3"}))
     with pytest.raises(ValueError, match="IA3"):

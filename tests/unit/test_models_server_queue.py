@@ -14,7 +14,7 @@ from headrace.models.server.queue import ModelQueue
 
 @pytest.fixture
 def queue() -> ModelQueue:
-    return ModelQueue("generator", places=2)
+    return ModelQueue("generator", slots=2)
 
 
 @pytest.fixture
@@ -28,16 +28,16 @@ def held(queue: ModelQueue) -> Iterator[threading.Event]:
 
 
 def test_as_many_requests_come_in_as_there_are_places_and_one_more_is_sent_away(queue: ModelQueue) -> None:
-    with queue.place():
-        with queue.place():
-            with pytest.raises(Overloaded, match="The generator has 2 requests under way or waiting"), queue.place():
+    with queue.slot():
+        with queue.slot():
+            with pytest.raises(Overloaded, match="The generator has 2 requests under way or waiting"), queue.slot():
                 pass
-            assert queue.rested_s == 0.0
-        with queue.place():
+            assert queue.idle_s == 0.0
+        with queue.slot():
             pass
-        with pytest.raises(ValueError, match="by design"), queue.place():
+        with pytest.raises(ValueError, match="by design"), queue.slot():
             raise ValueError("by design")
-        with queue.place():
+        with queue.slot():
             pass  # what failed gave its place back
 
 

@@ -12,8 +12,7 @@ from headrace.documents.names import object_key
 from headrace.documents.versions import newest_versions
 from headrace.lineage.forget.journal import REMOVED, Journal
 from headrace.lineage.forget.subject import Subject
-from headrace.models.kv.blocks import BlockInfo, FileBlocks
-from headrace.storage.files import FileWriter
+from headrace.models.kv.blocks import BlockInfo, BlockWriter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import IndexReader
@@ -72,7 +71,7 @@ def strike_stored(
 
 
 @stage("Drops a tenant's KV cache: a block covers a whole prompt, so it may contain anyone's words.")
-def drop_kv(files: Annotated[FileWriter, KV_CACHE], subject: Subject, journal: Journal) -> int:
+def drop_kv(kv_cache: Annotated[BlockWriter, KV_CACHE], subject: Subject, journal: Journal) -> int:
     """Remove all blocks of the tenant, including half-written ones; returns their number."""
 
     def note(blocks: Sequence[BlockInfo]) -> None:
@@ -81,7 +80,7 @@ def drop_kv(files: Annotated[FileWriter, KV_CACHE], subject: Subject, journal: J
             piece = f"{subject.tenant}/: {len(blocks)} blocks, their names {names[:16]}"
             journal.take(KV_CACHE, REMOVED, [piece], size=sum(block.bytes for block in blocks))
 
-    return FileBlocks(files).drop(subject.tenant, note)
+    return kv_cache.blocks.drop(subject.tenant, note)
 
 
 def shared(known: TableReader, subject: Subject, journal: Journal) -> set[str]:

@@ -1,25 +1,25 @@
-"""Where KV blocks are kept: the protocol of a block store, its backends, and the one that is used.
+"""Block stores, which hold KV blocks: the protocol, its backends, and the handle through which stages use them.
 
-Naming, packing and checking blocks, and which of them are evicted, are the cache's (`cache.py`), the same for all. What to
-touch for another backend: docs/how-to/add-a-kv-backend.md.
+Names, format and eviction of blocks are the same for all backends: `cache.py`. How to add a backend:
+docs/how-to/add-a-kv-backend.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
-from headrace.catalog import KV_CACHE
+from headrace.catalog import Store
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.files import FileInfo, FileWriter, Mount, TimedFiles
-from headrace.storage.meter import Meter
+from headrace.storage.meter import Meter, ReportedWriter
 
 _NO_TENANT = "_"
 
 
 def tenant_prefix(tenant: str) -> str:
-    """What the names of a tenant's blocks begin with; of blocks without a tenant, too."""
+    """The prefix of the names of a tenant's blocks, or of blocks without a tenant."""
     return f"{tenant or _NO_TENANT}/"
 
 
@@ -33,32 +33,32 @@ class BlockInfo:
 
 
 class BlockStore(Protocol):
-    """Keeps blocks under names that begin with `tenant_prefix`. Any method may raise `HeadraceError` where storage fails."""
+    """Stores blocks under names that begin with `tenant_prefix`. Any method may raise `HeadraceError` if storage fails."""
 
     def get(self, name: str) -> bytes | None:
-        """A block's bytes, or `None` where there is none."""
+        """A block's bytes, or `None` if there is none."""
 
     def put(self, name: str, data: bytes) -> None:
-        """Store a block, whole or not at all."""
+        """Store a block atomically."""
 
     def touch(self, name: str) -> None:
-        """Note a use. Raises `HeadraceError` where there is no such block."""
+        """Record a use. Raises `HeadraceError` if there is no such block."""
 
     def list(self) -> list[BlockInfo]:
-        """Every whole block, of all tenants."""
+        """Every complete block, of all tenants."""
 
     def delete(self, name: str) -> None:
-        """Delete a block; deleting what is not there is no error."""
+        """Delete a block; a missing block is not an error."""
 
     def drop(self, tenant: str, note: Callable[[Sequence[BlockInfo]], None]) -> int:
-        """Delete all that is stored of a tenant, half-written blocks too, and return how many that were.
+        """Delete all blocks of a tenant, including half-written ones; returns their number.
 
-        `note` gets them before the first is deleted, and none that it did not get is deleted.
+        `note` is called with the blocks before the first is deleted; only those are deleted.
         """
 
 
 class FileBlocks:
-    """Blocks in the file tier, one file each, in a directory per tenant."""
+    """Blocks in the file tier: one file per block, one directory per tenant."""
 
     def __init__(self, files: FileWriter) -> None:
         self._files = files
@@ -93,25 +93,38 @@ class FileBlocks:
 
 
 class BlockBackend(Protocol):
-    """Opens the block store for one request, and holds what outlives requests."""
+    """Opens block stores of one kind, and holds what they share."""
 
-    def open(self, endpoints: Endpoints, meter: Meter) -> BlockStore:
-        """The store, counted by this meter."""
+    def open(self, store: Store, endpoints: Endpoints, meter: Meter, *, wait: bool) -> BlockStore:
+        """The block store, counted by this meter. Without `wait`, calls end within seconds even if storage does not answer."""
 
 
 class FileBackend:
-    """The file tier. A mount that does not answer is left alone for a while by all requests."""
+    """The file tier. All stores opened without `wait` share one circuit breaker for a mount that does not answer."""
 
     def __init__(self) -> None:
         self._mount = Mount()
 
-    def open(self, endpoints: Endpoints, meter: Meter) -> BlockStore:
+    def open(self, store: Store, endpoints: Endpoints, meter: Meter, *, wait: bool) -> BlockStore:
         """See `BlockBackend.open`."""
-        return FileBlocks(TimedFiles(KV_CACHE, endpoints, meter, self._mount))
+        return FileBlocks(FileWriter(store, endpoints, meter) if wait else TimedFiles(store, endpoints, meter, self._mount))
 
 
 BACKENDS: dict[str, Callable[[], BlockBackend]] = {"files": FileBackend}
-"""By name; `HostedModels` takes "files"."""
+"""Backends by `Endpoints.kv_backend`."""
+
+
+class BlockWriter(ReportedWriter):
+    """The KV cache for a stage that accesses its blocks itself; the model server reports what it does for other stages."""
+
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
+        super().__init__(store, endpoints, meter)
+        self._endpoints = endpoints
+        self.blocks = BACKENDS[endpoints.kv_backend]().open(store, endpoints, meter, wait=True)
+
+    def with_meter(self, meter: Meter) -> Self:
+        """The same handle with another meter."""
+        return type(self)(self.store, self._endpoints, meter)
 
 
 def _info(file: FileInfo) -> BlockInfo:

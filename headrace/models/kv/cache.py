@@ -1,13 +1,13 @@
-"""Attention keys and values of prompt prefixes, stored in blocks: what was prefilled once is read instead of recomputed.
+"""Attention keys and values of prompt prefixes, stored in blocks, so that a prefix is prefilled once.
 
-A prompt is cut into blocks of `BLOCK` tokens. A block's key is a hash over the model, the tenant, every token before it
-and its own tokens, so equal keys mean equal prefixes, and no tenant can find another's block. A secret of the home goes into it
-too: several homes may share a directory, and a name tells nobody what was asked. Values are kept as float32, as computed: an
-answer from restored blocks is bit for bit the answer without them (the generator prefills in the same blocks either way).
+A prompt is cut into blocks of `BLOCK` tokens. A block's key is a hash over the home's secret, the model, the tenant, every token
+before the block and its own tokens. Equal keys therefore mean equal prefixes, no tenant can find another's block, several homes
+may share a directory, and a file name reveals nothing about a question. Values are stored as float32, as computed: an answer
+from restored blocks equals the answer without them bit for bit, since the generator prefills in the same blocks either way.
 
 A stored block is in safetensors format: one tensor `kv`, float32, (layers, keys and values, heads, tokens, width of a head), with
-the block's key and an HMAC-SHA-256 of key and values, with the home's secret, as metadata `block`. A block that does not match
-is deleted and a miss: whoever may write to the directory still cannot say what the generator has read.
+metadata `block`: the block's key and an HMAC-SHA-256 over key and values with the home's secret. A block that does not match is
+deleted and counts as a miss, so that write access to the directory is not enough to change what the generator reads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from headrace.errors import HeadraceError
 from headrace.models.kv.blocks import BlockInfo, BlockStore, tenant_prefix
 
 BLOCK = 128
-"""Tokens per block. Smaller reuses more of a prefix; larger prefills faster, since a block is prefilled in one go."""
+"""Tokens per block. Smaller blocks reuse more of a prefix; larger ones prefill faster, since each is one forward pass."""
 
 _FORMAT = 2
 _TENSOR = "kv"
@@ -40,7 +40,7 @@ log = logging.getLogger("headrace.models")
 
 @dataclass(frozen=True)
 class Shape:
-    """What one token's keys and values look like: layers, key-value heads, width of a head."""
+    """The dimensions of one token's keys and values: layers, key-value heads, width of a head."""
 
     layers: int
     heads: int
@@ -70,7 +70,7 @@ def pack(key: str, block: Array, secret: bytes) -> bytes:
 
 
 def unpack(key: str, data: bytes, shape: tuple[int, ...], secret: bytes) -> Array | None:
-    """The block that the bytes hold, or `None` where they are not whole, or another block's."""
+    """The block in these bytes, or `None` if they are damaged or of another block."""
     try:
         values = safetensors.load(data)[_TENSOR]
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -91,9 +91,9 @@ def _mark(key: str, values: Array, secret: bytes) -> str:
 
 
 class KvCache:
-    """The blocks of one tenant and model in a block store, bounded by bytes over all tenants and, if told, of this one.
+    """The blocks of one tenant and model in a block store, limited in bytes over all tenants and optionally for this one.
 
-    A block that cannot be read is a miss: storage that is damaged or gone costs time, never a wrong answer.
+    A block that cannot be read is a miss: damaged or missing storage costs time and never changes an answer.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class KvCache:
     def save(self, tokens: Sequence[int], values: Array, *, restored: int) -> int:
         """Write the full blocks of `tokens` after the `restored` ones, and return how many were written.
 
-        Raises `StorageFull` and the like: what the caller has computed is right all the same.
+        Raises `StorageFull` and other storage errors; the caller's answer is correct all the same.
         """
         keys = self._keys(tokens)
         room: int | None = None
@@ -161,7 +161,7 @@ class KvCache:
         return f"{tenant_prefix(self._tenant)}{key[:2]}/{key}.{position}.safetensors"
 
     def _use(self, keys: Sequence[str]) -> None:
-        """Note a use of a prefix, last block first: a block is no good without those before it, so they go last."""
+        """Record a use of a prefix, last block first: a block is useless without those before it, so they are evicted last."""
         for position, key in reversed(list(enumerate(keys))):
             try:
                 self._blocks.touch(self._name(position, key))
@@ -184,9 +184,9 @@ class KvCache:
             return None
 
     def _make_room(self, wanted: int, *, keep: set[str]) -> int:
-        """Evict blocks but `keep`, least recently used first, until `wanted` bytes fit; return the bytes that now fit.
+        """Evict blocks outside `keep`, least recently used first, until `wanted` bytes fit; return the bytes that now fit.
 
-        A tenant beyond its share gives up its own blocks; what is still wanted then is taken from whoever used it last.
+        A tenant over its share loses its own blocks first; then the least recently used blocks of all tenants are evicted.
         """
         stored = sorted(self._blocks.list(), key=lambda block: (block.used, -_position(block.name)))
         own = [block for block in stored if block.name.startswith(tenant_prefix(self._tenant))]
@@ -207,6 +207,6 @@ class KvCache:
 
 
 def _position(name: str) -> int:
-    """Place of a block in its prefix: clocks of file systems are too coarse to tell the uses of one prefix apart."""
+    """The position of a block in its prefix. File systems' clocks are too coarse to order the uses within one prefix."""
     position = name.removesuffix(".safetensors").rpartition(".")[2]
     return int(position) if position.isdecimal() else 0

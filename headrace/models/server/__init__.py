@@ -1,1 +1,1 @@
-"""The embedded model server: NIM and OpenAI-style endpoints in front of three models."""
+"""The embedded model server: NIM and OpenAI-style endpoints for three models."""

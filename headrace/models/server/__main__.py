@@ -1,9 +1,15 @@
 """The embedded model server: `python -m headrace.models.server --port P`, bound to 127.0.0.1.
 
-It takes from the environment: HEADRACE_MODELS_KEY (bearer token), HEADRACE_MODELS_CACHE (folder for weights made ready to
-load), HEADRACE_ENDPOINTS_FILE (JSON of `Endpoints`; may appear after the start), HEADRACE_MODELS_THREADS (default 2),
-HEADRACE_MODELS_EXACT (1: everything in float32; see `precision.py`) and HEADRACE_MODELS_INSTEAD (see `tokens.py`).
-It answers at once, is ready when torch is imported, loads each model on first use and logs to stderr.
+Environment variables:
+
+- HEADRACE_MODELS_KEY: the bearer token
+- HEADRACE_MODELS_CACHE: a folder for unpacked weights
+- HEADRACE_ENDPOINTS_FILE: JSON of `Endpoints`; may appear after the start
+- HEADRACE_MODELS_THREADS: processor threads, by default 2
+- HEADRACE_MODELS_EXACT: 1 for float32 everywhere (`precision.py`)
+- HEADRACE_MODELS_INSTEAD: models that replace the packaged ones (`tokens.py`)
+
+It answers health checks at once, is ready when torch is imported, loads each model on first use and logs to stderr.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ from types import FrameType
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT, then exit 0; exit 2 where the environment is off, 1 where the port is taken."""
+    """Serve until SIGTERM or SIGINT, then exit 0; exit 2 if the environment is wrong, 1 if the port is taken."""
     parser = argparse.ArgumentParser(prog="python -m headrace.models.server", description="The embedded model server.")
     parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1")
     port = parser.parse_args().port
@@ -35,18 +41,18 @@ def main() -> None:
     signal.signal(signal.SIGINT, _leave)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("headrace.models").setLevel(logging.INFO)
-    _settle_libraries(threads)
+    _configure_libraries(threads)
     try:
         listener = socket.create_server(("127.0.0.1", port))
-        # asyncio sees to this only for sockets it made itself; without it each body waits 40 ms for its headers' receipt.
+        # asyncio sets this only for its own sockets; without it each body waits 40 ms for the acknowledgement of its headers.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         parser.exit(1, f"127.0.0.1:{port} cannot be listened on: {error.strerror or error}. Give another --port.\n")
     _serve(listener, key, Path(cache), int(threads), exact=os.environ.get("HEADRACE_MODELS_EXACT") == "1")
 
 
-def _settle_libraries(threads: str) -> None:
-    """What libraries read when they are imported: no network, no reports, processor threads for torch only."""
+def _configure_libraries(threads: str) -> None:
+    """Set the variables that libraries read on import: no network, no telemetry, processor threads for torch only."""
     os.environ.update(
         HF_HUB_OFFLINE="1",
         TRANSFORMERS_OFFLINE="1",
@@ -69,11 +75,11 @@ def _serve(listener: socket.socket, key: str, cache: Path, threads: int, *, exac
 
     class ModelServer(http.QuietServer):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            models.stop()  # else uvicorn would wait for answers that nobody will read
+            models.stop()  # otherwise uvicorn would wait for answers that nobody reads
             super().handle_exit(sig, frame)
 
     file = os.environ.get("HEADRACE_ENDPOINTS_FILE", "")
-    # The home's own, and the same after a restart, without another key to keep.
+    # Each home has its own, the same after a restart, and no further key has to be stored.
     secret = hmac.digest(key.encode(), b"headrace kv cache", "sha256")
     models = HostedModels(EndpointsFile(Path(file) if file else None), cache, threads, exact, secret)
     config = http.config(create(models, key=key), keep_alive_s=120, grace_s=2, log_level="error")
@@ -82,7 +88,7 @@ def _serve(listener: socket.socket, key: str, cache: Path, threads: int, *, exac
 
 
 def _leave(*_: object) -> None:
-    # A queue may be inside torch, whose threads do not survive an orderly end of the interpreter.
+    # A queue may be inside torch, whose threads can crash an orderly exit of the interpreter.
     sys.stderr.flush()
     os._exit(0)
 

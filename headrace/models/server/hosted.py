@@ -1,4 +1,4 @@
-"""The three models of the embedded server, each behind its queue and loaded on first use, and where their storage is."""
+"""The three models of the embedded server, each with its queue and loaded on first use, and the endpoints of their storage."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from headrace.errors import HeadraceError, Unavailable
+from headrace.catalog import KV_CACHE
 from headrace.models.kv.blocks import BACKENDS, BlockBackend, BlockStore
 from headrace.models.server.queue import ModelQueue
 from headrace.models.server.release import EmbedderCard, GeneratorCard, LoadedReleases, RerankerCard
@@ -23,61 +24,61 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 
-if TYPE_CHECKING:  # these import torch, which takes seconds: the queues do it while the server already answers
+if TYPE_CHECKING:  # these import torch, which takes seconds; the queues do so while the server already answers
     from headrace.models.server.encoders import MiniLM, PairScorer
     from headrace.models.server.generator import SmolLM
 
 log = logging.getLogger("headrace.models")
-_REST_S = 15.0
+_IDLE_S = 15.0
 
 
 @dataclass
 class EndpointsFile:
-    """The endpoints the platform wrote; read when first needed, and again when the file changed."""
+    """The endpoints file of the platform; read on first use, and again when it changes."""
 
     path: Path | None
     _stamp: tuple[int, int] | None = None
     _read: Endpoints | None = None
 
     def __call__(self) -> Endpoints:
-        """The endpoints. Raises `Unavailable` where there are none yet."""
+        """The endpoints. Raises `Unavailable` while there are none."""
         hint = "Start the platform with `headrace up` and try again."
         if self.path is None:
-            raise Unavailable("The model server was not told where storage is.", hint=hint)
+            raise Unavailable("The model server has no endpoints file.", hint=hint)
         try:
             status = self.path.stat()
             if self._read is None or self._stamp != (status.st_mtime_ns, status.st_size):
                 self._read = Endpoints.model_validate_json(self.path.read_bytes())
                 self._stamp = (status.st_mtime_ns, status.st_size)
         except (OSError, ValidationError):
-            raise Unavailable("The model server cannot read where storage is.", hint=hint) from None
+            raise Unavailable("The model server cannot read its endpoints file.", hint=hint) from None
         return self._read
 
 
 @dataclass
 class Call:
-    """One request under way; `cancelled` turns true when nobody waits for its answer any more."""
+    """One request under way; `cancelled` becomes true when its client disconnects or the server stops."""
 
     queue: ModelQueue
     gone: bool = False
 
     def cancelled(self) -> bool:
-        """Whether to stop working on it."""
+        """Whether to stop work on it."""
         return self.gone or self.queue.stopping
 
 
 @dataclass
 class HostedModels:
-    """The three models, each behind its queue and loaded on first use."""
+    """The three models, each with its queue and loaded on first use."""
 
     endpoints: EndpointsFile
     cache: Path
     threads: int
     exact: bool = False
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
-    """What marks the KV blocks of this home as its own."""
+    """The key of the HMACs of this home's KV blocks."""
     ready: bool = False
-    embedding: ModelQueue = field(default_factory=lambda: ModelQueue("embedder", places=32))
+    embedding: ModelQueue = field(default_factory=lambda: ModelQueue("embedder", slots=32))
     ranking: ModelQueue = field(default_factory=lambda: ModelQueue("re-ranker"))
     generating: ModelQueue = field(default_factory=lambda: ModelQueue("generator"))
     _loading: threading.Lock = field(default_factory=threading.Lock)
@@ -85,7 +86,7 @@ class HostedModels:
     _embedder: MiniLM | None = None
     _generator: SmolLM | None = None
     _reported: set[str] = field(default_factory=set)
-    _kv: BlockBackend = field(default_factory=BACKENDS["files"])
+    _kv: dict[str, BlockBackend] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         releases = partial(LoadedReleases, endpoints=self.endpoints, cache=self.cache)
@@ -93,25 +94,25 @@ class HostedModels:
         self.rerankers: LoadedReleases[RerankerCard, PairScorer] = releases(
             "reranker", "re-ranker", RerankerCard, self._open_reranker
         )
-        # The packaged generator answers where there is no storage, too.
+        # Without storage the packaged generator still answers.
         self.generators: LoadedReleases[GeneratorCard, SmolLM] = releases(
             "generator", "generator", GeneratorCard, self._open_generator, must_look=False
         )
 
     def warm(self) -> None:
-        """Begin loading torch, then the embedder, then the generator, which may wait until the embedder rests."""
+        """Start loading torch, then the embedder, then the generator, which may wait until the embedder is idle."""
         self.embedding.submit(self._import_torch)
         warm = self.embedding.submit(partial(self._warm, self.embedder))
         warm.add_done_callback(lambda _: self._warmed.set())
         warm.add_done_callback(lambda _: threading.Thread(target=self._warm_generator, name="warm", daemon=True).start())
 
     def stop(self) -> None:
-        """End every queue's work soon. Safe to call in a signal handler."""
+        """Stop all queues after their current work. Safe to call in a signal handler."""
         for part in (self.embedding, self.ranking, self.generating, self.embedders, self.rerankers, self.generators):
             part.stop()
 
     def embedder(self) -> MiniLM:
-        """The packaged embedder, loaded if need be."""
+        """The packaged embedder, loaded if necessary."""
         if self._embedder is None:
             with self._loading:
                 started = time.perf_counter()
@@ -122,7 +123,7 @@ class HostedModels:
         return self._embedder
 
     def generator(self) -> SmolLM:
-        """The packaged generator, loaded if need be."""
+        """The packaged generator, loaded if necessary."""
         if self._generator is None:
             with self._loading:
                 started = time.perf_counter()
@@ -140,7 +141,7 @@ class HostedModels:
             return MiniLM(folder, window=card.max_tokens, exact=self.exact)
 
     def _open_reranker(self, card: RerankerCard, folder: Path) -> PairScorer:
-        # Not under the lock: the generator may hold it for long, and most of this was imported with the embedder.
+        # Imported without the lock, which the generator may hold for long; the embedder has imported most of it already.
         self._warmed.wait()
         from headrace.models.server.encoders import PairScorer
 
@@ -151,7 +152,7 @@ class HostedModels:
         return self.generator().adapted(folder, version=card.version, digest=card.digest)
 
     def kv_blocks(self, ledger: Ledger, tenant: str) -> tuple[BlockStore, int] | None:
-        """The KV cache's block store and how many bytes they may take, or `None` where there is no storage."""
+        """The KV cache's block store and its limit in bytes, or `None` without storage."""
         try:
             endpoints = self.endpoints()
         except Unavailable as error:
@@ -159,7 +160,9 @@ class HostedModels:
                 self._reported.add("kv")
                 log.warning("prompts are not cached: %s", error)
             return None
-        return self._kv.open(endpoints, Meter(ledger, "models", tenant)), endpoints.kv_cache_bytes
+        backend = self._kv.setdefault(endpoints.kv_backend, BACKENDS[endpoints.kv_backend]())
+        blocks = backend.open(KV_CACHE, endpoints, Meter(ledger, "models", tenant), wait=False)
+        return blocks, endpoints.kv_cache_bytes
 
     def _import_torch(self) -> None:
         started = time.perf_counter()
@@ -175,15 +178,15 @@ class HostedModels:
         log.info("imported torch in %.1f s", time.perf_counter() - started)
 
     def _warm_generator(self) -> None:
-        def rested() -> bool:
-            return self.embedding.rested_s >= _REST_S or self._generator is not None
+        def idle() -> bool:
+            return self.embedding.idle_s >= _IDLE_S or self._generator is not None
 
-        # Unpacked once in a home's life, and seldom wanted while documents are embedded, which it would slow down by a third.
+        # Unpacking happens once per home and would slow down embedding by a third; the generator is rarely needed meanwhile.
         with contextlib.suppress(HeadraceError):
             from headrace.models.server.generator import is_unpacked
 
-            there = is_unpacked(self.cache)  # asked once: it reads the whole file
-            while not there and not rested():
+            there = is_unpacked(self.cache)  # called once: it reads the whole file
+            while not there and not idle():
                 time.sleep(1.0)
         self.generating.submit(partial(self._warm, self.generator))
 

@@ -1,4 +1,4 @@
-"""One thread per model that its requests queue for; past a bound they are turned away rather than kept waiting."""
+"""One thread per model, with a queue of requests; beyond a limit requests are rejected instead of waiting."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _Work = tuple[bool, int, "Future[Any]", Callable[[], Any]]
 
 
 class ModelQueue:
-    """Runs work one piece at a time on a thread of its own, so that a model keeps one team of processor threads.
+    """Runs one piece of work at a time on its own thread, so that a model uses one team of processor threads.
 
-    Urgent work goes before what waits. `places` bounds the requests under way or waiting.
+    Urgent work runs before other work that waits. `slots` is the most requests under way or waiting.
     """
 
-    def __init__(self, name: str, *, places: int = 16) -> None:
+    def __init__(self, name: str, *, slots: int = 16) -> None:
         self.name = name
         self.stopping = False
-        self._places = places
+        self._slots = slots
         self._inside = 0
         self._left = time.monotonic()
         self._order = itertools.count()
@@ -35,9 +35,9 @@ class ModelQueue:
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold one of the places during a request; called on the event loop only. Raises `Overloaded` if none is free."""
-        if self._inside >= self._places:
+    def slot(self) -> Iterator[None]:
+        """Hold one of the slots during a request; called on the event loop only. Raises `Overloaded` if none is free."""
+        if self._inside >= self._slots:
             raise Overloaded(f"The {self.name} has {self._inside} requests under way or waiting.", hint="Try again in a second.")
         self._inside += 1
         try:
@@ -47,22 +47,22 @@ class ModelQueue:
             self._left = time.monotonic()
 
     @property
-    def rested_s(self) -> float:
-        """For how many seconds it has had no request."""
+    def idle_s(self) -> float:
+        """Seconds since the last request ended; 0 during a request."""
         return 0.0 if self._inside else time.monotonic() - self._left
 
     def submit(self, work: Callable[[], T], *, urgent: bool = False) -> Future[T]:
-        """Queue work; cancelling its future drops it if it has not begun."""
+        """Queue work; cancelling its future drops work that has not begun."""
         future: Future[T] = Future()
         self._waiting.put((not urgent, next(self._order), future, work))
         return future
 
     async def run(self, work: Callable[[], T], *, urgent: bool = False) -> T:
-        """The result of `work`. Raises `Unavailable` where the queue is stopping."""
+        """The result of `work`. Raises `Unavailable` if the queue is stopping."""
         return await asyncio.wrap_future(self.submit(work, urgent=urgent))
 
     def stop(self) -> None:
-        """Begin no more work. Takes no lock, so a signal handler may call it."""
+        """Start no more work. Takes no lock, so that a signal handler may call it."""
         self.stopping = True
 
     def _work(self) -> None:

@@ -1,7 +1,7 @@
-"""Released versions of a model, as they lie in the object tier and as they are brought into this process.
+"""Released versions of a model: their format in the object tier, and loading them into this process.
 
-In the store `models`, `<model>/champion.json` names the served version, and moving that pointer is all a promotion, a rollback
-or a canary does; `<model>/<version>/card.json` lists the version's files, which lie beside it.
+In the store `models`, `<model>/champion.json` is the pointer to the served version (`models/pointer.py`), and
+`<model>/<version>/card.json` lists the files of a version, which are in the same folder.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader
 
 LOOK_S = 1.0
-"""Seconds for which a look at the pointer holds."""
+"""Seconds before the pointer is read again."""
 RETRY_S = 10.0
 """Seconds before a version that could not be loaded, or a store that did not answer, is tried again."""
 PATIENCE_S = 4.0
-"""Seconds for which requests wait for a look at the pointer and what that loads; from then on the former version answers."""
+"""Seconds that requests wait for the pointer and a new version; after that the previous version answers."""
 FIRST_S = 30.0
-"""The same while there is no former version, and for the first look."""
+"""The same while there is no previous version, and for the first read of the pointer."""
 KEPT = 3
-"""Versions kept on disk and in memory: champion, canary, and the one last used besides (so that a rollback loads nothing)."""
+"""Versions kept on disk and in memory: champion, canary and the last other one used, so that a rollback loads nothing."""
 _ABANDONED_S = 3600.0
 
 log = logging.getLogger("headrace.models")
@@ -48,12 +48,12 @@ log = logging.getLogger("headrace.models")
 def _inside(name: str) -> str:
     path = PurePosixPath(name)
     if not path.parts or len(path.parts) > 2 or path.is_absolute() or ".." in path.parts or str(path) != name:
-        raise ValueError(f"{name!r} is no file name inside a release")
+        raise ValueError(f"{name!r} is not a file name inside a release")
     return name
 
 
 class CardFile(BaseModel):
-    """One file of a version, by its name below the version's folder."""
+    """One file of a version; `name` is its path below the version's folder."""
 
     name: Annotated[str, AfterValidator(_inside)]
     bytes: int = Field(ge=0)
@@ -61,7 +61,7 @@ class CardFile(BaseModel):
 
 
 class Card(BaseModel):
-    """`card.json`: one released version and its files."""
+    """`card.json`: a released version and its files."""
 
     version: Version
     round: int
@@ -69,13 +69,13 @@ class Card(BaseModel):
 
     @property
     def digest(self) -> str:
-        """16 hex digits that stand for the files."""
+        """A hash over the names and contents of the files, 16 hex digits."""
         lines = "".join(f"{file.name} {file.sha256}\n" for file in sorted(self.files, key=lambda file: file.name))
         return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 class RerankerCard(Card):
-    """A cross-encoder, with the share that the retrieval score keeps beside its logits."""
+    """A cross-encoder, with the weight of the retrieval score beside its logits."""
 
     retrieval_weight: float = Field(ge=0, le=1)
     max_tokens: int = Field(ge=8, le=512)
@@ -88,13 +88,13 @@ class EmbedderCard(Card):
 
 
 class GeneratorCard(Card):
-    """An adapter of the packaged generator, as PEFT writes it."""
+    """An adapter of the packaged generator, in PEFT's format."""
 
     form: Literal["lora"] = "lora"
 
 
 CARDS: dict[str, type[Card]] = {"reranker": RerankerCard, "embedder": EmbedderCard, "generator": GeneratorCard}
-"""What serving has to be told of a released version, by model: whoever releases one is held to it."""
+"""The schema of the card by model. A promotion checks it before it writes the card."""
 
 
 C = TypeVar("C", bound=Card)
@@ -103,7 +103,7 @@ M = TypeVar("M")
 
 @dataclass
 class Release(Generic[C, M]):
-    """A version in memory; `used` is when it was last asked for (monotonic seconds)."""
+    """A version in memory; `used` is the time of its last request (monotonic seconds)."""
 
     card: C
     model: M
@@ -112,9 +112,9 @@ class Release(Generic[C, M]):
 
 @dataclass(frozen=True)
 class ActiveReleases(Generic[C, M]):
-    """What one look at the pointer came to: the releases that answer, `None` for what there is without any.
+    """The releases that the pointer names: `champion` and `canary`, `None` where there is none.
 
-    `retry_at` is when what could not be loaded is tried again; `trouble` why there is nothing to answer with.
+    `retry_at` is when loading is tried again after a failure; `trouble` is why no release can answer.
     """
 
     etag: str = ""
@@ -125,23 +125,25 @@ class ActiveReleases(Generic[C, M]):
     trouble: str = ""
 
     def release_for(self, answer_id: str) -> Release[C, M] | None:
-        """The release that makes an answer: never a version that is not in memory."""
+        """The release for an answer, of those in memory."""
         if self.canary and self.pointer and self.pointer.served(answer_id) == self.canary.card.version:
             return self.canary
         return self.champion
 
 
 class _Broken(Exception):
-    """A released version that is not what its card says."""
+    """A released version that does not match its card."""
 
 
 class LoadedReleases(Generic[C, M]):
-    """One model's releases: those its pointer names, and others that somebody asked for by name.
+    """One model's releases: those that its pointer names, and others requested by name.
 
-    They are fetched and loaded on a thread of their own, while answers go on with what stands. To be called on one event loop.
-    `noun` names the model to people; `load` makes a model of a card and the folder of its files, and raises anything where
-    these are no such model; `endpoints` is asked only when storage is needed. Without `must_look` what there is without a
-    release answers as long as the pointer could not be read once.
+    They are fetched and loaded on their own thread while the current ones answer. Call it on one event loop only.
+
+    - `noun`: the model's name in messages.
+    - `load`: makes a model from a card and the folder of its files; raises any exception if they are not such a model.
+    - `endpoints`: called only when storage is needed.
+    - `must_look`: no answer before the pointer was read once. Without it the packaged model answers until then.
     """
 
     def __init__(
@@ -161,24 +163,24 @@ class LoadedReleases(Generic[C, M]):
         self._load = load
         self._endpoints = endpoints
         self._cache = cache / "releases" / model
-        self._lane = ModelQueue(f"{noun}'s releases")
+        self._queue = ModelQueue(f"{noun}'s releases")
         self._active: ActiveReleases[C, M] | None = None if must_look else ActiveReleases()
         self._error: HeadraceError | None = None
         self._looking: asyncio.Task[None] | None = None
         self._looked = False
         self._look_again = self._wait_until = 0.0
-        self._between = Ledger()  # what looks moved that no request has reported yet
+        self._between = Ledger()  # I/O of the pointer and releases that no request has reported yet
         self._loaded: tuple[Release[C, M], ...] = ()  # replaced on the queue, read anywhere
 
     def refresh(self) -> None:
-        """Begin to load what serves now, unless that was looked at a moment ago."""
+        """Start reading the pointer and loading what it names, unless that happened in the last `LOOK_S`."""
         now = time.monotonic()
         if self._looking is None and now >= self._look_again:
             self._looking = asyncio.ensure_future(self._refresh_soon())
             self._wait_until = now + (PATIENCE_S if self._looked and self._active else FIRST_S)
 
     async def serving(self, answer_id: str, ledger: Ledger) -> Release[C, M] | None:
-        """The release that is to make this answer, or `None` where none is served. Raises `Unavailable`, `NotFound`."""
+        """The release for this answer, or `None` if none is served. Raises `Unavailable`, `NotFound`."""
         self.refresh()
         if self._looking is not None:
             await asyncio.wait({self._looking}, timeout=max(0.0, self._wait_until - time.monotonic()))
@@ -195,30 +197,30 @@ class LoadedReleases(Generic[C, M]):
         return release
 
     async def requested(self, version: str, answer_id: str, ledger: Ledger) -> Release[C, M] | None:
-        """The release that a request asks for: the version it names, `None` for "none"; the one that serves if it names none."""
+        """The release for a request: the version it names, `None` for "none", or the served one if it names none."""
         if version == NONE:
             return None
         return await (self.by_name(version, ledger) if version else self.serving(answer_id, ledger))
 
     async def by_name(self, version: str, ledger: Ledger) -> Release[C, M]:
-        """One version by its name. Raises `NotFound` where it was never released, `RequestRefused` where it is broken."""
+        """One version by its name. Raises `NotFound` if it was never released, `RequestRefused` if it is broken."""
         if not re.fullmatch(r"v\d{6,12}", version):
-            raise NotFound(f"{version!r} is no version of the {self._noun}.", hint="See `headrace models`.")
+            raise NotFound(f"{version!r} is not a version of the {self._noun}.", hint="See `headrace models`.")
         for release in self._loaded:
             if release.card.version == version:
                 release.used = time.monotonic()
                 return release
-        return await self._lane.run(partial(self._name, version, ledger))
+        return await self._queue.run(partial(self._name, version, ledger))
 
     def stop(self) -> None:
-        """Load no more. Takes no lock, so a signal handler may call it."""
-        self._lane.stop()
+        """Load no more. Takes no lock, so that a signal handler may call it."""
+        self._queue.stop()
 
     async def _refresh_soon(self) -> None:
         moved = Ledger()
         now = time.monotonic()
         try:
-            await self._lane.run(partial(self._refresh, moved))
+            await self._queue.run(partial(self._refresh, moved))
             self._look_again = now + LOOK_S
         except HeadraceError as error:
             self._error = error
@@ -229,7 +231,7 @@ class LoadedReleases(Generic[C, M]):
             self._between.fold(moved.export())
             self._looked, self._looking = True, None
 
-    # What follows runs on the queue.
+    # The methods below run on the queue.
 
     def _reader(self, ledger: Ledger) -> ObjectReader:
         return ObjectReader(MODELS, self._endpoints(), Meter(ledger, "models"))
@@ -251,7 +253,7 @@ class LoadedReleases(Generic[C, M]):
             pointer = parse_pointer(self._model, data)
         except InvalidState as error:
             return self._stay(before, etag, error.message.rstrip("."))
-        # The canary stands for itself: a retreat is in force at once, and one that is broken keeps no champion away.
+        # Independent of the champion: the end of a canary takes effect at once, and a broken canary does not block a champion.
         canary, why = self._try(pointer.canary.version, reader) if pointer.canary else (None, "")
         if why:
             log.warning("a %s canary cannot be loaded, the champion answers for it: %s", self._noun, why)
@@ -263,7 +265,7 @@ class LoadedReleases(Generic[C, M]):
         return ActiveReleases(etag, pointer, champion, canary, time.monotonic() + RETRY_S if why else float("inf"))
 
     def _stay(self, before: ActiveReleases[C, M] | None, etag: str, why: str) -> ActiveReleases[C, M]:
-        """The former champion, if any, although the pointer names another."""
+        """Keep the previous champion, if any, although the pointer names another."""
         former = before.champion if before else None
         log.warning("a promoted %s cannot be loaded, %s goes on serving: %s", self._noun, _version(former), why)
         trouble = why if before is None or before.trouble else ""
@@ -271,7 +273,7 @@ class LoadedReleases(Generic[C, M]):
         return ActiveReleases(etag, before.pointer if before else None, former, None, retry_at, trouble)
 
     def _try(self, version: str, reader: ObjectReader) -> tuple[Release[C, M] | None, str]:
-        """The version, or why it cannot be had."""
+        """The version, or why it cannot be loaded."""
         try:
             return self._open(version, reader), ""
         except (HeadraceError, _Broken, ValidationError) as error:
@@ -294,7 +296,7 @@ class LoadedReleases(Generic[C, M]):
         prefix = f"{self._model}/{version}/"
         card = self._card.model_validate_json(reader.get(prefix + "card.json"))
         if card.version != version:
-            raise _Broken(f"the card of {version} is that of {card.version}")
+            raise _Broken(f"the card of {version} is for {card.version}")
         release = next((one for one in self._loaded if one.card == card), None)
         if release is None:
             folder = self._cache / f"{version}-{card.digest}"
@@ -314,7 +316,7 @@ class LoadedReleases(Generic[C, M]):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 reader.download(prefix + file.name, path)
             if not _whole(arriving, card):
-                raise _Broken(f"the files of {card.version} are not those its card lists")
+                raise _Broken(f"the files of {card.version} are not those that its card lists")
             arriving.rename(folder)
         except OSError as error:
             raise Unavailable(
@@ -329,13 +331,13 @@ class LoadedReleases(Generic[C, M]):
             model = self._load(card, folder)
         except HeadraceError:
             raise
-        except Exception as error:  # whatever a library makes of files that are not what they claim to be
-            raise _Broken(f"{card.version} is no {self._noun} ({_one_line(error)})") from error
+        except Exception as error:  # libraries raise any exception for files that are not such a model
+            raise _Broken(f"{card.version} is not a {self._noun} ({_one_line(error)})") from error
         log.info("loaded %s %s in %.1f s", self._noun, card.version, time.perf_counter() - started)
         return model
 
     def _prune(self) -> None:
-        """Keep `KEPT` versions, champion and canary among them, in memory and on disk."""
+        """Keep `KEPT` versions in memory and on disk, including champion and canary."""
         answering = [self._active.champion, self._active.canary] if self._active else []
         others = sorted((one for one in self._loaded if one not in answering), key=lambda one: -one.used)
         keep = [*(one for one in answering if one is not None), *others][:KEPT]
@@ -362,7 +364,7 @@ def _whole(folder: Path, card: Card) -> bool:
 
 
 def _fresh(folder: Path) -> bool:
-    """Whether another server may still be fetching into a folder."""
+    """Whether another server may still be writing to a folder."""
     try:
         return time.time() - folder.stat().st_mtime < _ABANDONED_S
     except OSError:

@@ -183,21 +183,9 @@ class VastTable:
         commit = uuid.uuid4().hex
         schema = pa.schema([stored(field) for field in data.schema])
         rows, pieces = wide.cut(data.cast(schema))
-        unsure = 0
-        for attempt in range(_TRIES):
-            try:
-                with self._faults_of_commit():
-                    return self._commit(rows, pieces, commit, properties, expected, again=unsure > 0)
-            except _Uncertain as uncertain:
-                if uncertain.cause is not None:
-                    unsure += 1
-                    if unsure == _UNSURE:
-                        with self._faults():
-                            raise uncertain.cause from None
-                time.sleep(backoff(attempt + 1, first_s=0.05, longest_s=2.0))
-        raise LostRace(
-            f"All {_TRIES} attempts to commit to {self.store.table} lost to other writers, or to the lock of a dead one.",
-            hint="Run the command again; VAST DB releases a dead writer's lock when its transaction times out.",
+        return self._until_done(
+            f"commit to {self.store.table}",
+            lambda again: self._commit(rows, pieces, commit, properties, expected, again=again),
         )
 
     def due(self, rules: Maintenance) -> bool:
@@ -218,22 +206,12 @@ class VastTable:
 
         They disappear from every version. A replaced row keeps its version.
         """
-        unsure = 0
-        for attempt in range(_TRIES):
-            try:
-                with self._faults_of_commit(), self._transaction() as transaction:
-                    return self._rewrite(transaction, columns, hit, change)
-            except _Uncertain as uncertain:  # if it succeeded after all, nothing is hit any more
-                if uncertain.cause is not None:
-                    unsure += 1
-                    if unsure == _UNSURE:
-                        with self._faults():
-                            raise uncertain.cause from None
-                time.sleep(backoff(attempt + 1, first_s=0.05, longest_s=2.0))
-        raise LostRace(
-            f"All {_TRIES} attempts to delete rows from {self.store.table} lost to other writers.",
-            hint="Run the command again; VAST DB releases a dead writer's lock when its transaction times out.",
-        )
+
+        def attempt(_: bool) -> int:  # if an earlier one succeeded after all, nothing is hit any more
+            with self._transaction() as transaction:
+                return self._rewrite(transaction, columns, hit, change)
+
+        return self._until_done(f"delete rows from {self.store.table}", attempt)
 
     def purge(self) -> Purged:
         """Does nothing: there are no older snapshots, and deleted rows are in no version."""
@@ -489,6 +467,28 @@ class VastTable:
         with self._meter.operation(self.store, direction, estimated=True) as operation:
             operation.bytes = size
             yield
+
+    def _until_done(self, what: str, attempt: Callable[[bool], int]) -> int:
+        """The result of `attempt`, repeated until no other writer interferes. Raises `LostRace`.
+
+        Its argument says whether an earlier attempt may have succeeded although no response came.
+        """
+        unsure = 0
+        for number in range(1, _TRIES + 1):
+            try:
+                with self._faults_of_commit():
+                    return attempt(unsure > 0)
+            except _Uncertain as uncertain:
+                if uncertain.cause is not None:
+                    unsure += 1
+                    if unsure == _UNSURE:
+                        with self._faults():
+                            raise uncertain.cause from None
+                time.sleep(backoff(number, first_s=0.05, longest_s=2.0))
+        raise LostRace(
+            f"All {_TRIES} attempts to {what} lost to other writers, or to the lock of a dead one.",
+            hint="Run the command again; VAST DB releases a dead writer's lock when its transaction times out.",
+        )
 
     @contextlib.contextmanager
     def _faults_of_commit(self) -> Iterator[None]:

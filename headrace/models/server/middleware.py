@@ -1,4 +1,4 @@
-"""The door of the embedded server: who may come in, with how much, and in what words a request is turned away."""
+"""Middleware of the embedded server: its key, the limit on bodies, its metrics, and error responses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("headrace.models")
 
 @dataclass
 class ModelServerMetrics:
-    """Requests by route and status, and the seconds they took."""
+    """Counts of requests by route and status, and their duration in seconds."""
 
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -55,7 +55,7 @@ _ROUTES = (*_OPEN, "/v1/metrics", "/v1/models", "/v1/embeddings", "/v1/ranking",
 
 
 class ModelAuthMiddleware:
-    """Lets in who has the key, with bodies of bounded size, and counts and logs every answer."""
+    """Admits requests with the key and a body of limited size; counts and logs every response."""
 
     def __init__(self, app: ASGIApp, *, key: str, metrics: ModelServerMetrics) -> None:
         self._app = app
@@ -77,7 +77,7 @@ class ModelAuthMiddleware:
             await send(message)
 
         try:
-            answer = ambiguous(scope) or self._refuse_stranger(scope)
+            answer = ambiguous(scope) or self._unauthorized(scope)
             if answer is None:
                 body = await read_body(receive, wire.BODY_BYTES_MAX)
                 if body is None:
@@ -87,14 +87,15 @@ class ModelAuthMiddleware:
             else:
                 await self._app(scope, replay(body or b"", receive), counted)
         except ClientDisconnect:
-            pass  # nobody is there to be answered
+            pass  # there is no client to respond to
         finally:
             seconds = time.perf_counter() - started
             self._metrics.count(route, status, seconds)
-            if route not in _OPEN and status != 401:  # strangers are counted: they must not fill the log
+            if route not in _OPEN and status != 401:  # requests without the key are counted only: they must not fill the log
                 log.info("%s %s %d in %.3f s", method_of(scope), route, status, seconds)
 
-    def _refuse_stranger(self, scope: Scope) -> Response | None:
+    def _unauthorized(self, scope: Scope) -> Response | None:
+        """The response to a request without the key; `None` for other requests."""
         if scope["path"] in _OPEN:
             return None
         credentials = dict(scope["headers"]).get(b"authorization", b"")
@@ -106,15 +107,15 @@ class ModelAuthMiddleware:
 
 _STATUSES: dict[type[HeadraceError], tuple[int, str]] = {
     NotFound: (404, "model_not_found"),
-    RequestRefused: (400, "invalid_value"),  # by this server itself
+    RequestRefused: (400, "invalid_value"),  # raised by this server itself
     WrongUsage: (400, "invalid_value"),
     MissingPart: (503, wire.MISSING_PART),
 }
-"""Status and code where this server's differ from those of `http.py`."""
+"""Status and code of errors for which this server differs from `http.py`."""
 
 
-def refusal(error: HeadraceError) -> JSONResponse:
-    """The HTTP answer for an error of ours."""
-    own = (told for kind, told in _STATUSES.items() if isinstance(error, kind))
+def error_response_for(error: HeadraceError) -> JSONResponse:
+    """The HTTP response for an error."""
+    own = (pair for kind, pair in _STATUSES.items() if isinstance(error, kind))
     status, code = next(own, (status_of(error), code_of(error)))
     return error_response(status, str(error), code, retry_s=1.0 if status == 429 else 2.0)
