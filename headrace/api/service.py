@@ -72,7 +72,9 @@ class Service:
             lambda: self.unrecorded_answers,
         )
         self._traces = traces or Traces.from_settings(settings.telemetry)
-        self.questions = QuestionService(app.answers, admission, self.metrics, self._traces, self.limits_of, lambda: self.stopping)
+        self.questions = QuestionService(
+            app.answers, admission, self.metrics, self._traces, self.limits_of, lambda: self.stopping
+        )
         self.live = LiveRun(runner, settings.home, lambda: admission.counts, lambda: self.stopping)
         self._unrecorded = app.answers.unrecorded
         self._recorder = Recorder(runner, self._unrecorded) if self._unrecorded is not None else None

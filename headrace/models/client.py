@@ -439,9 +439,7 @@ class Generator(_Client):
                     text.append(piece)
                     yield piece
         if not finish:
-            raise Unavailable(
-                f"{self.endpoint.url} stopped in the middle of an answer.", hint="Ask again; its log may say why."
-            )
+            raise Unavailable(f"{self.endpoint.url} stopped in the middle of an answer.", hint="Ask again; its log may say why.")
         yield Completion(
             text="".join(text),
             prompt_tokens=list(extras.get("prompt_tokens", ())),

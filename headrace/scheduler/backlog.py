@@ -56,7 +56,9 @@ def training_backlog(
         known[numbers[-1]] = manifest.read(rounds, numbers[-1])
     newest = known[numbers[-1]] if numbers else None
     begun = manifest.plan(rounds, (numbers[-1] if numbers else 0) + 1)
-    landed = {str(partition): at.as_property() for partition, at in positions(feedback.snapshot_properties(), FEEDBACK.name).items()}
+    landed = {
+        str(partition): at.as_property() for partition, at in positions(feedback.snapshot_properties(), FEEDBACK.name).items()
+    }
     return TrainingBacklog(landed, read, newest, begun)
 
 

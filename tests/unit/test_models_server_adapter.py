@@ -85,7 +85,7 @@ def test_a_file_of_another_model_or_of_nonsense_is_refused(base: Any, tmp_path: 
 
     refused(whole | {a: torch.full_like(whole[a], torch.nan)}, "not be finite")
     refused(whole | {a: torch.zeros(4, 33)}, "does not fit")
-    refused({key: tensor for key, tensor in whole.items() if key != b}, "half there")
+    refused({key: tensor for key, tensor in whole.items() if key != b}, "only one of its two matrices")
     refused({}, "empty")
     elsewhere = {key.replace("layers.0", "layers.7"): tensor for key, tensor in whole.items()}
     refused(elsewhere, "not an unshared linear weight")

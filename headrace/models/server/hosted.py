@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from headrace.errors import HeadraceError, Unavailable
 from headrace.catalog import KV_CACHE
+from headrace.errors import HeadraceError, Unavailable
 from headrace.models.kv.blocks import BACKENDS, BlockBackend, BlockStore
 from headrace.models.server.queue import ModelQueue
 from headrace.models.server.release import EmbedderCard, GeneratorCard, LoadedReleases, RerankerCard
