@@ -244,8 +244,8 @@ MUTANTS = (
     Mutant(
         "E8",
         "headrace/cli/render/results.py",
-        "{done.chunked.chunks} chunks",
-        "{done.embedded.chunks} chunks",
+        'counted(done.chunked.chunks, "chunk")',
+        'counted(done.embedded.chunks, "chunk")',
         "Embeddings are told as chunks.",
         ("tests/unit/test_cli_render_results.py::test_what_was_indexed_is_told_step_by_step_and_what_could_not_be_read_below",),
     ),
