@@ -22,7 +22,7 @@ from headrace.core.launch import Launch, LocalLauncher
 from headrace.core.progress import ProgressBars
 from headrace.core.run import ended_runs, recorded
 from headrace.core.runner import Runner
-from headrace.errors import HeadraceError, StorageFull, Unavailable
+from headrace.errors import HeadraceError, NotFound, StorageFull, Unavailable
 from headrace.platform import EVERY_PART, open_platform, running
 from headrace.platform.home import Home, started_notes
 from headrace.settings import EmbeddedPart, Settings
@@ -170,6 +170,24 @@ class DocumentIndex:
             readers=readers,
             retry=retry,
         )
+
+    def require_tenant(self) -> None:
+        """Raise `NotFound` for a tenant that nobody added and that has no document: most likely its name is mistyped."""
+        from contextlib import closing
+
+        from headrace.catalog import DOCUMENT_ROWS
+        from headrace.storage.metadata import Metadata
+        from headrace.storage.tables.handles import TableReader, quoted
+
+        name = self.settings.tenant
+        with closing(Metadata(self.runner.endpoints)) as metadata:
+            if name in {known.name for known in metadata.tenants()}:
+                return
+        documents = self.runner.open(TableReader, DOCUMENT_ROWS, stage="documents")
+        if not any(rows.num_rows for rows in documents.scan(("tenant",), f"tenant = {quoted(name)}")):
+            raise NotFound(
+                f"There is no tenant {name}.", hint="`headrace tenant list` shows those added; indexing documents makes one, too."
+            )
 
     def leave_out(self, uri: str, reason: str) -> None:
         """Leave out a document that holds others up, until it is put again. Raises `NotFound`."""

@@ -24,6 +24,8 @@ def search(
 
     settings, question = settings_of(tenant), checked_question(question)
     with App(settings, "search", quiet=as_json) as app:
+        if tenant is not None:
+            app.documents.require_tenant()
         answer = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or ())
     passages = [passage.as_dict() for passage in answer.passages]
     if as_json:
@@ -72,6 +74,8 @@ def ask(
 
     settings, question = settings_of(tenant), checked_question(question)
     with App(settings, "ask", quiet=as_json) as app:
+        if tenant is not None:
+            app.documents.require_tenant()
         for piece in app.answers.ask(question, tenant=settings.tenant, user=user(), readers=principals or (), mode=answers):
             if isinstance(piece, Answer):
                 if as_json:

@@ -85,16 +85,19 @@ def diagram(
 
 
 @cli.command(rich_help_panel="What happened")
-def sql(query: Annotated[str, typer.Argument(help="One SELECT over the tables.")], as_json: AsJson = False) -> None:
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT over the tables, SHOW TABLES, or DESCRIBE table.")],
+    as_json: AsJson = False,
+) -> None:
     """Query the tables with read-only SQL (DuckDB)."""
     from headrace.app import App
-    from headrace.cli.render.results import rows_table
+    from headrace.cli.render.results import say_rows
 
     with App(settings_of(), "sql", models=False, quiet=as_json) as app:
         rows = app.storage.select(query)
     if as_json:
         print_json({"rows": rows})
     elif rows:
-        out.print(rows_table(rows))
+        say_rows(out, rows)
     else:
         out.print("No rows.")

@@ -70,7 +70,7 @@ def tenant_training(
 def tenant_list(as_json: AsJson = False) -> None:
     """List tenants and their limits."""
     from headrace.api.auth import limits_of
-    from headrace.cli.render.results import rows_table
+    from headrace.cli.render.results import say_rows
 
     with _metadata() as metadata:
         tenants = metadata.tenants()
@@ -91,13 +91,13 @@ def tenant_list(as_json: AsJson = False) -> None:
         shown = [
             {
                 "tenant": row["tenant"],
-                "added": row["created_at"][:19],
+                "added": row["created_at"][:16].replace("T", " "),
                 "training": row["training"],
                 **_limits(row["limits"]),
             }
             for row in rows
         ]
-        out.print(rows_table(shown))
+        say_rows(out, shown)
     else:
         out.print("There are no tenants yet. Add one: headrace tenant add NAME")
 
@@ -118,6 +118,8 @@ def key_create(
         raise WrongUsage(f"--scope takes {', '.join(SCOPES)}, not {min(unknown)!r}.")
     check_key_scopes(scope, reader)
     with _metadata() as metadata:
+        if tenant == settings_of().tenant and tenant not in {known.name for known in metadata.tenants()}:
+            metadata.add_tenant(tenant, by=_by())  # the tenant of all commands, which no one added
         text, key = metadata.create_key(tenant, scope, label=label, readers=reader, by=_by())
     if as_json:
         print_json({"key": text, **key_row(key)})
@@ -132,7 +134,7 @@ def key_list(
 ) -> None:
     """List keys, without their secrets."""
     from headrace.api.routes.tenants import key_row
-    from headrace.cli.render.results import rows_table
+    from headrace.cli.render.results import say_rows
 
     with _metadata() as metadata:
         rows = [key_row(key) for key in metadata.keys(tenant)]
@@ -152,7 +154,7 @@ def key_list(
             }
             for row in rows
         ]
-        out.print(rows_table(shown))
+        say_rows(out, shown)
     else:
         out.print("There are no keys yet. Create one: headrace key create TENANT --scope read")
 
@@ -203,4 +205,6 @@ def _quotas(options: list[str] | None) -> dict[str, int]:
 
 
 def _limits(limits: dict[str, int]) -> dict[str, str]:
-    return {name.replace("_", " "): f"{number:,}" for name, number in limits.items()}
+    from headrace.explain.diagram.format import human_bytes
+
+    return {name.replace("_", " "): human_bytes(number) if "bytes" in name else f"{number:,}" for name, number in limits.items()}

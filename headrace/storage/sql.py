@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from headrace.catalog import Tier, stores
+from headrace.catalog import Store, Tier, stores
 from headrace.errors import WrongUsage
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 
+_LISTING = re.compile(r"\s*(?:show\s+tables|(?:describe|desc|show)\s+(\w+|\"\w+\"))\s*;?\s*", re.IGNORECASE)
+"""What people type to find their way; the tables of a query are only read once it names them, so DuckDB knows none."""
+
 
 def select(query: str, endpoints: Endpoints, ledger: Ledger) -> list[dict[str, Any]]:
-    """The rows of one SELECT. Raises `WrongUsage` for any other statement, or if DuckDB rejects it.
+    """The rows of one SELECT, of `SHOW TABLES` or of `DESCRIBE table`.
+
+    Raises `WrongUsage` for any other statement, or if DuckDB rejects it.
 
     The connection can neither open files nor reach the network, so an untrusted query can only read the tables.
     """
     tables = {store.table: store for store in stores(Tier.TABLE)}
+    if (found := _LISTING.fullmatch(query)) is not None:
+        return _listing(tables, (found[1] or "").strip('"').lower())
     with duckdb.connect(
         ":memory:",
         config={
@@ -50,6 +58,15 @@ def select(query: str, endpoints: Endpoints, ledger: Ledger) -> list[dict[str, A
             raise WrongUsage(str(error).splitlines()[0], hint=hint) from None
         except duckdb.Error as error:
             raise WrongUsage(str(error).splitlines()[0], hint=f"Tables: {', '.join(sorted(tables))}.") from None
+
+
+def _listing(tables: Mapping[str, Store], name: str) -> list[dict[str, Any]]:
+    """The tables there are, or the columns of one."""
+    if not name:
+        return [{"table": table, "columns": len(tables[table].columns)} for table in sorted(tables)]
+    if name not in tables:
+        raise WrongUsage(f"There is no table {name}.", hint=f"Tables: {', '.join(sorted(tables))}.")
+    return [{"column": column.name, "type": str(column.type)} for column in tables[name].columns]
 
 
 def _named(database: duckdb.DuckDBPyConnection, query: str) -> set[str]:

@@ -192,6 +192,16 @@ def test_documents_are_listed_shown_and_deleted_and_a_failure_is_said_each_time(
         headrace("documents", "delete", f"shelf/{name}", "--yes")
 
 
+def test_a_tenant_whose_name_is_mistyped_is_refused_and_the_default_one_gets_keys(headrace: Headrace, voices: Voices) -> None:
+    for command in ("ask", "search"):
+        headrace(command, "Where is the mill?", "--tenant", "nosuch", code=1)
+        assert "There is no tenant nosuch." in headrace.err
+    assert headrace("ask", "Where is the mill?", "--tenant", "default")
+    assert headrace.json("key", "create", "default", "--scope", "read")["tenant"] == "default"
+    headrace("key", "create", "nosuch", "--scope", "read", code=1)
+    assert "50.0 GB" in headrace("tenant", "list") or "53.7 GB" in headrace("tenant", "list")
+
+
 def test_search_shows_both_scores_and_both_ranks(headrace: Headrace, voices: Voices) -> None:
     voices.logits = lambda question, passages: [float("weir" in passage) for passage in passages]
     told = headrace.json("search", "When does the wheel turn?")

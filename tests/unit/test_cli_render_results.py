@@ -25,6 +25,7 @@ from headrace.cli.render.results import (
     say_landed,
     say_retrieval,
     say_round,
+    say_rows,
     say_sources,
     summary_table,
     tier_table,
@@ -63,6 +64,28 @@ def printed(say: Callable[[Console], object]) -> list[str]:
 def cells(table: object) -> list[list[str]]:
     """A printed table, line by line and column by column."""
     return [re.split(r"\s{2,}", line.strip()) for line in printed(lambda console: console.print(table)) if line.strip()]
+
+
+def test_rows_that_are_too_wide_for_the_terminal_stand_one_below_the_other() -> None:
+    rows = [{"id": "a1", "text": "x" * 150, "count": 1_000}, {"id": "b2", "text": "short", "count": None}]
+    wide = printed(lambda console: say_rows(console, rows))
+    assert wide[0].split() == ["id", "text", "count"]
+    assert len(wide) == 3
+
+    def narrow(console: Console) -> None:
+        console.width = 80
+        say_rows(console, rows)
+
+    assert printed(narrow) == [
+        "row 1",
+        "  id     a1",
+        f"  text   {'x' * 150}",
+        "  count  1000",
+        "row 2",
+        "  id     b2",
+        "  text   short",
+        "  count  None",
+    ]
 
 
 # tables of the ledger

@@ -32,6 +32,8 @@ _MEASURED = ("ops", "bytes", "p50", "p95", "max")
 _COPIES = 3  # of a passage that are named
 _TIERS = ("stream", "object", "table", "vector", "file")
 
+_WIDEST = 10_000  # characters of a table that is only measured
+
 
 def ledger_table(rows: Sequence[dict[str, Any]], *, title: str = "What moved where") -> Table:
     """Ledger rows by stage and store."""
@@ -100,6 +102,19 @@ def rows_table(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
     for row in rows:
         table.add_row(*(Text(harmless(str(value))) for value in row.values()))
     return table
+
+
+def say_rows(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows that share the same keys: as a table, or one below the other if the terminal is too narrow for it."""
+    table = rows_table(rows)
+    if console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum <= console.width:
+        console.print(table)
+        return
+    label = max(len(name) for name in rows[0])
+    for number, row in enumerate(rows, 1):
+        console.print(Text(f"row {number}", style="bold"))
+        for name, value in row.items():
+            console.print(Text(f"  {name:<{label}}  ", style="dim").append(harmless(str(value)), style="default"), soft_wrap=True)
 
 
 def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
