@@ -162,7 +162,7 @@ class DocumentIndex:
         """Put the files below `paths` and bring the index up to date, as in `index_documents`."""
         from headrace.documents.index import index_documents
 
-        return index_documents(
+        indexed = index_documents(
             self.runner,
             list(paths),
             tenant=self.settings.tenant,
@@ -170,6 +170,8 @@ class DocumentIndex:
             readers=readers,
             retry=retry,
         )
+        self.runner.record.counts["index_chunks"] = indexed.index.chunks
+        return indexed
 
     def require_tenant(self) -> None:
         """Raise `NotFound` for a tenant that nobody added and that has no document: most likely its name is mistyped."""

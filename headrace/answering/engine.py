@@ -211,6 +211,8 @@ class QueryEngine:
             if not text.strip():
                 refused, text = True, NOT_FOUND
                 yield NOT_FOUND
+        if completion is not None:
+            self._runner.record.count(kv_tokens_read=completion.reused_tokens, kv_tokens_written=completion.stored_tokens)
         if completion is not None and completion.finish_reason == "length":
             notes.append(f"cut off at {self._settings.answer_tokens} tokens (inference.answer_tokens)")
         timings = dict(retrieved.timings_ms)
@@ -248,6 +250,7 @@ class QueryEngine:
     ) -> tuple[Answer, Embedder | None]:
         """An answer without a text yet, and the embedder that its question was embedded with."""
         watched = Ledger()
+        self._runner.record.count(questions=1)
         answer_id = answer_id or new_id()  # first of all: which versions make an answer depends on its id
         with watched.watched():
             started = time.perf_counter()

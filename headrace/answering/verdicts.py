@@ -78,6 +78,7 @@ class Verdicts:
         tenant = verdicts[0].tenant
         with self._first((feedback.name, tenant)):
             offsets = self._runner.for_tenant(tenant).run(feedback, verdicts=verdicts)
+        self._runner.record.count(verdicts=len(verdicts))
         return [RecordedVerdict(verdict.verdict_id, *offset) for verdict, offset in zip(verdicts, offsets, strict=True)]
 
     def record_once(self, verdict: Verdict, key: str) -> RecordedVerdict:

@@ -12,12 +12,13 @@ import json
 import os
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from headrace.atomic import write_atomically
 from headrace.errors import HeadraceError, NotFound, StorageFull
@@ -30,9 +31,21 @@ _KEPT = 1_000  # archived journals
 _SECOND = len("20261129-065201")  # length of the start time in a run's id
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """A stage's result that says how many things the stage handled, by name: documents, chunks, events …"""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The numbers to add to the run's."""
+
+
 @dataclass
 class Run:
-    """One execution: `ledger` counts what it moves, `detail` holds further results (JSON-ready)."""
+    """One execution: `ledger` counts what it moves, `detail` holds further results (JSON-ready).
+
+    `counts` says how many things it handled, so that bytes can be divided by them; `index_chunks` is the index's newest size.
+    """
 
     command: str
     folder: Path
@@ -41,12 +54,19 @@ class Run:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     ended: datetime | None = None
     detail: dict[str, Any] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
     ledger: Ledger = field(default_factory=Ledger)
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+    _counting: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
         if not self.id:
             self.id = f"{self.started:%Y%m%d-%H%M%S}-{self.command}-{secrets.token_hex(2)}"
+
+    def count(self, **handled: int) -> None:
+        """Add to `counts`; thread-safe."""
+        with self._counting:
+            self.counts.update(handled)
 
     def journal(self) -> None:
         """Write the journal now."""
@@ -60,6 +80,7 @@ class Run:
                     "started": self.started.isoformat(),
                     "ended": self.ended.isoformat() if self.ended else None,
                     "detail": self.detail,
+                    "counts": dict(self.counts),
                     "pid": os.getpid(),
                     "process_started": began(os.getpid()),
                     "rows": [row.as_dict() for row in self.ledger.rows()],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 from headrace.catalog import Store
 from headrace.core.launch import Batches, Threads
 from headrace.core.progress import ProgressBars
-from headrace.core.run import Run
+from headrace.core.run import Counted, Run
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
 
@@ -55,7 +55,10 @@ class Runner:
                 inputs.setdefault(port.parameter, {})[port.store] = handle
             else:
                 inputs[port.parameter] = handle
-        return stage.function(**inputs)
+        result = stage.function(**inputs)
+        if isinstance(result, Counted):
+            self.record.count(**result.counts)
+        return result
 
     def for_tenant(self, tenant: str) -> Self:
         """The same runner, with its stages' bytes counted for this tenant."""

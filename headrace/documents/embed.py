@@ -43,7 +43,7 @@ class Embedded:
 
     `chunks` were embedded; `retired` documents had chunks removed; `reused` chunks got the embedding of the same text in another
     version of the document or in a file of the same bytes; `reopened` documents got other readers. `unfinished` documents have
-    chunks left for another pass; `failed` ones were refused by the embedder.
+    chunks left for another pass; `failed` ones were refused by the embedder. `text_bytes` are those of the embedded chunks.
     """
 
     chunks: int
@@ -52,6 +52,12 @@ class Embedded:
     reopened: int = 0
     unfinished: frozenset[str] = frozenset()
     failed: tuple[Unfit, ...] = ()
+    text_bytes: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """See `Counted`."""
+        return {"chunks": self.chunks, "chunk_text_bytes": self.text_bytes}
 
     @property
     def changed(self) -> bool:
@@ -150,7 +156,7 @@ def embed(
     missing = _missing(chunks, answering, set(indexed["chunk_id"].to_pylist()), number)
     missing, reused = _reuse(vectors, missing, indexed, current)
     waiting: list[pa.RecordBatch] = []
-    done = 0
+    done = text_bytes = 0
     failed: dict[str, Unfit] = {}
     fair = FairBatches(missing, gives_way)
     finished = batches.map(fair, Embed, embedder, width)
@@ -160,6 +166,7 @@ def embed(
         rows = rows.filter(good).select([name for name in rows.schema.names if name != _REFUSED])
         waiting.append(rows)
         done += rows.num_rows
+        text_bytes += pc.sum(pc.binary_length(rows["text"])).as_py() or 0
         if sum(b.num_rows for b in waiting) >= _UPSERT_ROWS:
             _insert(vectors, pa.Table.from_batches(waiting), current)
             waiting = []
@@ -175,7 +182,7 @@ def embed(
     for document_id in sorted(gone | failed.keys()):
         vectors.delete(document_id, but_version=answering.get(document_id, ""))
         retired += 1
-    return Embedded(done, retired, reused, reopened, unfinished - failed.keys(), tuple(failed.values()))
+    return Embedded(done, retired, reused, reopened, unfinished - failed.keys(), tuple(failed.values()), text_bytes)
 
 
 def _unfit(rows: pa.RecordBatch) -> dict[str, Unfit]:

@@ -46,6 +46,11 @@ class ParsedDocuments:
     failed: tuple[Failure, ...]
     left: int = 0
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """See `Counted`."""
+        return {"documents": self.parsed}
+
     def __add__(self, other: ParsedDocuments) -> ParsedDocuments:
         """What two passes did together."""
         failed = self.failed + other.failed

@@ -57,6 +57,11 @@ class Landed:
         """Events of all topics."""
         return sum(self.events.values())
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """See `Counted`."""
+        return {"events": self.total}
+
     def require(self, *topics: Store) -> None:
         """Raise `OffsetsRefused` if a partition of these topics (default: of any) has stopped."""
         names = {topic.name for topic in topics}

@@ -57,7 +57,7 @@ class Completion:
     """A finished answer. Fields that only the embedded server reports are empty for other endpoints.
 
     `logprobs` are natural logarithms, one per completion token, under the distribution after `temperature` and `top_p`;
-    `reused_tokens` counts prompt tokens whose keys and values came from files.
+    `reused_tokens` counts prompt tokens whose keys and values came from files, `stored_tokens` those written there.
     """
 
     text: str
@@ -72,6 +72,7 @@ class Completion:
     finish_reason: str = ""
     temperature: float = 0.0
     top_p: float = 1.0
+    stored_tokens: int = 0
 
 
 @cache
@@ -450,6 +451,7 @@ class Generator(_Client):
             version=str(extras.get("version") or model or self.endpoint.model),
             timings_ms=dict(extras.get("timings_ms", {})),
             reused_tokens=int(extras.get("reused_tokens", 0)),
+            stored_tokens=int(extras.get("stored_tokens", 0)),
             finish_reason=finish,
             temperature=temperature,
             top_p=top_p,

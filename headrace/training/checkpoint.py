@@ -31,7 +31,8 @@ class Checkpoints:
         latest.json      the newest whole one; put only once that one is durable
 
     `save` copies the state and returns; a thread of its own writes it. While one is being written the next is left out:
-    training never waits for storage. `stalled` counts the seconds it was held up nevertheless, `writing` those of the thread.
+    training never waits for storage. `stalled` counts the seconds it was held up nevertheless, `writing` those of the thread;
+    `written` counts checkpoints, `bytes` theirs.
     """
 
     def __init__(self, store: ObjectWriter, prefix: str, keep: int) -> None:
@@ -44,6 +45,7 @@ class Checkpoints:
         self.stalled = 0.0
         self.writing = 0.0
         self.written = 0
+        self.bytes = 0
 
     def save(self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, detail: dict[str, Any]) -> None:
         """Begin to write the state after `step` steps, unless an earlier one is still being written.
@@ -86,6 +88,7 @@ class Checkpoints:
         with tempfile.NamedTemporaryFile(suffix=".pt") as file:
             torch.save(state, file)
             file.flush()
+            self.bytes += Path(file.name).stat().st_size
             self._store.upload(key, Path(file.name))
         self._store.put(f"{self._prefix}/{_LATEST}", json.dumps({"step": step, "key": key}).encode())
         self.latest = key

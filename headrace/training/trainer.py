@@ -44,7 +44,8 @@ class Trained:
     """What came of it: the folder of the weights, the last checkpoint, steps in all and taken in this process, and losses.
 
     Seconds: `read` the data and the weights, `train` (the steps), `checkpoint` (writing, beside the steps) and `stalled` (steps
-    held up by checkpoints). `figures` are the means over the last tenth of the steps of what the recipe tells (KL, reward, …).
+    held up by checkpoints). `parameters` were trained; `checkpoints` were written in this process, of `checkpoint_bytes` in all.
+    `figures` are the means over the last tenth of the steps of what the recipe tells (KL, reward, …).
     """
 
     weights: str
@@ -58,6 +59,9 @@ class Trained:
     stalled_s: float
     first_loss: float
     last_loss: float
+    parameters: int = 0
+    checkpoints: int = 0
+    checkpoint_bytes: int = 0
     figures: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
 
@@ -149,6 +153,9 @@ def train(
         stalled_s=round(saved.stalled, 3),
         first_loss=round(_mean(losses[: _tenth(losses)]), 4),
         last_loss=round(_mean(losses[-_tenth(losses) :]), 4),
+        parameters=sum(parameter.numel() for parameter in trained),
+        checkpoints=saved.written,
+        checkpoint_bytes=saved.bytes,
         figures=_means(figures[-_tenth(figures) :]),
         left_out=left_out,
     )

@@ -23,6 +23,7 @@ from headrace.api import Service, create_app
 from headrace.app import App
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
+from headrace.explain.deck.brand import load_brand
 from headrace.platform import open_platform
 from headrace.settings import EmbeddedPart, Settings
 
@@ -46,7 +47,19 @@ def snippets(language: str) -> Iterator[tuple[str, str, str]]:
 # Settings
 
 
-@pytest.mark.parametrize(("page", "text", "behind"), list(snippets("toml")))
+_BRANDS = "make-slides.md"  # its TOML is a presenter's brand file
+
+
+def test_brands_that_are_shown_are_brands(tmp_path: Path) -> None:
+    (tmp_path / "acme.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    shown = [text for page, text, _ in snippets("toml") if page == _BRANDS]
+    assert shown
+    for text in shown:
+        (tmp_path / "brand.toml").write_text(text)
+        load_brand(tmp_path / "brand.toml")
+
+
+@pytest.mark.parametrize(("page", "text", "behind"), [found for found in snippets("toml") if found[0] != _BRANDS])
 def test_settings_that_are_shown_are_settings(
     page: str, text: str, behind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ async def answer(models: HostedModels, body: wire.ChatRequest, version: str, cal
                 "logprobs": generation.logprobs,
                 "storage": ledger.export(),
                 "reused_tokens": generation.reused_tokens,
+                "stored_tokens": generation.stored_tokens,
                 "timings_ms": generation.timings_ms,
             },
         }

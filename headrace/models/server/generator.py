@@ -70,6 +70,7 @@ class Generated:
     logprobs: list[float] = field(default_factory=list)
     finish_reason: str = "length"
     reused_tokens: int = 0
+    stored_tokens: int = 0
     timings_ms: dict[str, float] = field(default_factory=dict)
 
     def lap(self, name: str, since: float) -> float:
@@ -201,7 +202,7 @@ class SmolLM:
         now = into.lap("decode", now)
         if cache is not None:
             try:
-                cache.save(prefix, memory.numpy(), restored=into.reused_tokens)
+                into.stored_tokens = BLOCK * cache.save(prefix, memory.numpy(), restored=into.reused_tokens)
             except (HeadraceError, OSError) as error:
                 _warn_once(f"KV blocks are not written: {error}")
         into.lap("kv_write", now)

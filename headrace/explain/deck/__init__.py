@@ -1,0 +1,1 @@
+"""The deck: slides about a recorded run, with native shapes and charts, every number from its ledger."""

@@ -1,0 +1,125 @@
+"""A presenter's brand: name, colours, fonts, logo, and product names per tier, from a TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from headrace.catalog import Tier
+from headrace.errors import BadSettings
+from headrace.explain.diagram import theme
+
+LEAST_CONTRAST = 4.5  # WCAG 2.2, text of normal size
+_LOGO_BYTES = 5_000_000
+_LOGOS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
+
+Colour = Annotated[str, StringConstraints(pattern=r"^#[0-9A-Fa-f]{6}$", to_upper=True)]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Colours(_Part):
+    """Colours as `#RRGGBB`. Text on white and white text on a tier's colour need a contrast of 4.5:1."""
+
+    accent: Colour = "#0F3D5C"
+    """The line beside a headline, and marks."""
+    ink: Colour = "#0F172A"
+    """Text."""
+    muted: Colour = "#475569"
+    """Secondary text."""
+    stream: Colour = theme.TIERS[Tier.STREAM]
+    file: Colour = theme.TIERS[Tier.FILE]
+    vector: Colour = theme.TIERS[Tier.VECTOR]
+    table: Colour = theme.TIERS[Tier.TABLE]
+    object: Colour = theme.TIERS[Tier.OBJECT]
+
+    @model_validator(mode="after")
+    def _legible(self) -> Colours:
+        for name, colour in self:
+            if (ratio := theme.contrast(colour, "#FFFFFF")) < LEAST_CONTRAST:
+                raise ValueError(f"{name} {colour} has a contrast of {ratio:.1f}:1 with white; text needs {LEAST_CONTRAST}:1")
+        return self
+
+    def of(self, tier: Tier) -> str:
+        """A tier's colour."""
+        return str(getattr(self, tier.value))
+
+
+class Fonts(_Part):
+    """Names of fonts. The default, Calibri, is in office programs or replaced by one of the same widths."""
+
+    heading: Name = "Calibri"
+    body: Name = "Calibri"
+
+
+class Products(_Part):
+    """The presenter's product for each tier, as slides name it beside the tier."""
+
+    stream: Name | None = None
+    file: Name | None = None
+    vector: Name | None = None
+    table: Name | None = None
+    object: Name | None = None
+
+
+class Brand(_Part):
+    """All of it; every key has a default."""
+
+    name: Name | None = None
+    """Whose slides they are: at the foot of each."""
+    logo: Path | None = None
+    """A PNG or JPEG file, beside the brand file unless the path is absolute."""
+    colours: Colours = Field(default_factory=Colours)
+    fonts: Fonts = Field(default_factory=Fonts)
+    products: Products = Field(default_factory=Products)
+
+    @field_validator("logo")
+    @classmethod
+    def _picture(cls, path: Path | None) -> Path | None:
+        if path is None:
+            return None
+        try:
+            with path.open("rb") as file:
+                data = file.read(_LOGO_BYTES + 1)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+        if not any(data.startswith(magic) for magic in _LOGOS):
+            raise ValueError(f"{path} is neither a PNG nor a JPEG file")
+        if len(data) > _LOGO_BYTES:
+            raise ValueError(f"{path} is larger than {_LOGO_BYTES // 1_000_000} MB")
+        return path
+
+    def tier(self, tier: Tier) -> str:
+        """How slides name a tier: the tier, or the tier and the product."""
+        product = getattr(self.products, tier.value)
+        return f"{tier.value.capitalize()}: {product}" if product else tier.value.capitalize()
+
+
+def load_brand(path: Path | None) -> Brand:
+    """The brand of a file, or the default one. Raises `BadSettings` that names what is wrong and where."""
+    if path is None:
+        return Brand()
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadSettings(f"The brand file {path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(f"The brand file {path} is not TOML: {error}.") from None
+    if isinstance(logo := values.get("logo"), str):
+        values["logo"] = path.parent / logo
+    try:
+        return Brand(**values)
+    except ValidationError as error:
+        faults = [
+            f"  {'.'.join(map(str, fault['loc'])) or 'brand'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        ]
+        raise BadSettings(
+            f"The brand file {path} cannot be used:\n" + "\n".join(faults), hint="See docs/how-to/make-slides.md."
+        ) from None

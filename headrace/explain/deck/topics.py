@@ -1,0 +1,504 @@
+"""Slides about single topics: tables' roles, Ray, ways of training, the KV cache, triggers, sizing, and what was not measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace.answering.engine import INFERENCE
+from headrace.catalog import (
+    CHUNK_ROWS,
+    DATASETS,
+    DOCUMENT_EVENT_ROWS,
+    DOCUMENT_ROWS,
+    EXAMPLES,
+    FEEDBACK_ROWS,
+    INTERACTION_ROWS,
+    KV_CACHE,
+    PROMOTIONS,
+    SUPPRESSIONS,
+    Store,
+    Tier,
+)
+from headrace.core.stage import Stage
+from headrace.explain.deck.canvas import BOTTOM, LEFT, RIGHT, TOP, WHITE, Area, Style, centred
+from headrace.explain.deck.draft import TIERS, Draft
+from headrace.explain.deck.numbers import Number, SlideHeadline
+from headrace.explain.deck.steps import STEPS
+from headrace.explain.diagram.format import human_bytes, human_count, percent
+from headrace.explain.sizing import formulas
+from headrace.explain.sizing.figure import amount, signed
+from headrace.explain.sizing.models import PRESETS
+from headrace.explain.sizing.sizing import TierDemand
+from headrace.training.recipes import RECIPES
+from headrace.training.round import TRAINING
+
+# What a database does in the two pipelines: the role, its tables, and what is said of it.
+_ROLES: tuple[tuple[str, tuple[Store, ...], str], ...] = (
+    (
+        "Data preparation",
+        (DOCUMENT_ROWS, CHUNK_ROWS, EXAMPLES),
+        "text, chunks and examples as rows; a round's data set goes out as Parquet",
+    ),
+    ("Logging", (INTERACTION_ROWS, FEEDBACK_ROWS), "each answer and verdict with its versions, landed from Kafka"),
+    ("Archive", (DOCUMENT_EVENT_ROWS, PROMOTIONS, SUPPRESSIONS), "what was put, promoted and forgotten; kept"),
+)
+
+
+def roles(draft: Draft) -> None:
+    """The roles of a database."""
+    numbers = draft.numbers
+    total = numbers.bytes(tier=Tier.TABLE)
+    written = numbers.bytes(tier=Tier.TABLE, direction="write")
+    parquet = numbers.bytes(tier=Tier.OBJECT, store=DATASETS.name, direction="write")
+    draft.headline(
+        SlideHeadline(
+            f"The database prepares, logs and archives: {written} written to tables, {parquet} out as Parquet for training",
+            lambda moved, out: moved > 0 and out > 0,
+            (written, parquet),
+        ),
+        SlideHeadline(f"The database prepares, logs and archives: {total} through tables", lambda moved: moved > 0, (total,)),
+    )
+    rows = []
+    for role, stores, words in _ROLES:
+        read = [numbers.bytes(tier=Tier.TABLE, store=store.name, direction="read") for store in stores]
+        wrote = [numbers.bytes(tier=Tier.TABLE, store=store.name, direction="write") for store in stores]
+        rows.append([role, ", ".join(store.name for store in stores), draft.say(_added(wrote)), draft.say(_added(read)), words])
+    rows.append(
+        [
+            "Parquet for training",
+            DATASETS.name,
+            draft.say(parquet),
+            draft.say(numbers.bytes(store=DATASETS.name, direction="read")),
+            "shards and their index, one version a round, on the object tier",
+        ]
+    )
+    rows.append(
+        [
+            "KV metadata (optional)",
+            "SQL metadata store",
+            "-",
+            "-",
+            "state of documents, tenants, quotas; not metered. KV blocks need no database: their name is their hash",
+        ]
+    )
+    draft.canvas.table(
+        Area(LEFT, TOP + 4, RIGHT - LEFT, BOTTOM - TOP - 40),
+        ("role", "stores", "written", "read", "what it holds"),
+        rows,
+        (1.35, 1.9, 0.8, 0.8, 3.2),
+        alt="Roles of the database, their stores, and bytes written and read.",
+        right=(2, 3),
+    )
+    draft.note(
+        "Reads exceed writes because each round and each index pass compares tables; they are listed by stage in the ledger."
+    )
+
+
+def _added(parts: list[Number]) -> Number:
+    """Numbers of bytes added up."""
+    value = sum(part.value for part in parts)
+    return Number(
+        " + ".join(part.name for part in parts), value, human_bytes(round(value)), "; ".join(part.how for part in parts)
+    )
+
+
+_TITLE = {stage: title for title, stages in STEPS.items() for stage in stages}
+
+
+def ray(draft: Draft) -> None:
+    """Which Ray library runs which stage."""
+    numbers = draft.numbers
+    every: list[Stage[Any, Any]] = list(dict.fromkeys((*INFERENCE.stages, *TRAINING.stages)))
+    on_data = [stage for stage in every if "batches" in stage.inputs]
+    on_train = [stage for stage in every if "launch" in stage.inputs]
+    libraries = Number(
+        "stages that a Ray library runs",
+        len(on_data) + len(on_train),
+        str(len(on_data) + len(on_train)),
+        f"stages whose declaration takes batches or a launcher: {len(on_data) + len(on_train)} of {len(every)}",
+    )
+    whole = Number("stages of both pipelines", len(every), str(len(every)), f"declared stages: {len(every)}")
+    moved = numbers.bytes(stage=tuple(stage.name for stage in (*on_data, *on_train)))
+    draft.headline(
+        SlideHeadline(
+            f"Ray computes, storage stays behind the same handles: {libraries} of {whole} stages scale out on Ray",
+            lambda some, all_: 0 < some < all_,
+            (libraries, whole),
+        )
+    )
+    rows = []
+    for stage in every:
+        if stage in on_data:
+            how = "Ray Data", "maps batches on an actor pool; results return to the driver, which commits once"
+        elif stage in on_train:
+            how = "Ray Train", "one training function; a killed worker resumes from the newest checkpoint"
+        else:
+            continue
+        read, wrote = numbers.bytes(stage=stage.name, direction="read"), numbers.bytes(stage=stage.name, direction="write")
+        rows.append([_TITLE.get(stage.name, stage.name.capitalize()), how[0], draft.say(read), draft.say(wrote), how[1]])
+    rest = numbers.bytes(stage=tuple(stage.name for stage in every if stage not in (*on_data, *on_train)))
+    rows.append(["The other stages", "driver", draft.say(rest), "", "read or write storage more than they compute"])
+    draft.canvas.table(
+        Area(LEFT, TOP + 4, RIGHT - LEFT, 190),
+        ("stage", "runs on", "read", "written", "how"),
+        rows,
+        (1.1, 0.9, 0.8, 0.8, 3.4),
+        alt="Stages, the Ray library that runs each, and bytes read and written.",
+        right=(2, 3),
+    )
+    used = (
+        f"This run used Ray on {numbers.ray.get('nodes', 1)} node(s) and spilled"
+        f" {human_bytes(int(numbers.ray.get('spilled_bytes', 0)))} to local disk."
+        if numbers.ray
+        else "This run used one machine without Ray; the same classes and functions run with --on ray."
+    )
+    draft.points(
+        Area(LEFT, 330, RIGHT - LEFT, BOTTOM - 330),
+        "Where Ray's own bytes go",
+        [
+            "Spilling: Ray's object store spills to local disk of each node; give it an NVMe volume, not NFS.",
+            "Checkpoints: the worker writes them to the object tier, metered like every write; nothing stays in storage_path.",
+            used,
+        ],
+    )
+    draft.say(moved)
+
+
+_KINDS = {
+    "reranker": ("supervised fine-tuning", "users' verdicts on passages"),
+    "embedder": ("supervised fine-tuning, contrastive", "users' verdicts on passages"),
+    "sft": ("supervised fine-tuning", "liked and corrected answers"),
+    "kto": ("preference optimisation, offline", "single thumbs, up or down"),
+    "grpo": ("RL fine-tuning, verifiable reward", "samples of the model, scored"),
+    "online": ("RL fine-tuning, online", "answers in production, judged by users"),
+}
+
+
+def recipes(draft: Draft) -> None:
+    """Fine-tuning, reinforcement learning and online RL, in their right places."""
+    numbers = draft.numbers
+    recipe = str(numbers.round("recipe") or "")
+    count = Number("recipes", len(RECIPES), str(len(RECIPES)), f"`headrace train --help` lists {len(RECIPES)} recipes")
+    rl = sum("RL" in kind for kind, _ in _KINDS.values())
+    learning = Number("recipes that are RL", rl, str(rl), f"{rl} of them sample and move the policy by a reward")
+    draft.headline(
+        SlideHeadline(
+            f"RL is one way of fine-tuning: {learning} of {count} recipes, and all share one storage path",
+            lambda some, all_: 0 < some < all_,
+            (learning, count),
+        )
+    )
+    rows = []
+    for name in RECIPES:
+        kind, data = _KINDS[name]
+        mark = "measured" if name == recipe else ""
+        rows.append([name, kind, data, RECIPES[name].model, mark])
+    draft.canvas.table(
+        Area(LEFT, TOP + 4, RIGHT - LEFT, 220),
+        ("recipe", "what it is", "learns from", "makes a better", "in this run"),
+        rows,
+        (0.9, 2.4, 2.4, 1.2, 1.0),
+        alt="Recipes, what kind of training each is, its data and its model.",
+    )
+    stage = {name: numbers.bytes(stage="finetune", direction=name) for name in ("read", "write")}
+    steps, promoted = numbers.of_round("training", "steps"), numbers.round("promoted")
+    said = [
+        "Fine-tuning says what is changed: weights of a trained model. RL says how: sample, score, move by the score.",
+        "Online RL is about where data comes from: production, now. On-policy is about which weights made it.",
+    ]
+    if recipe:
+        verdict = "promoted" if promoted else "refused by the gate"
+        said.append(
+            f"This run: {recipe}, {draft.say(steps)} steps, {draft.say(stage['read'])} read,"
+            f" {draft.say(stage['write'])} of checkpoints and weights written; the challenger was {verdict}."
+        )
+    draft.points(Area(LEFT, 352, RIGHT - LEFT, BOTTOM - 352), "Said right", said)
+    draft.note("Terms: docs/glossary.md. Reasons for each recipe's loss: docs/explanation/training.md.")
+
+
+def kv_cache(draft: Draft) -> None:
+    """The KV cache on files today, GPU-direct to object beside it."""
+    numbers, canvas = draft.numbers, draft.canvas
+    written, reused = numbers.count("kv_tokens_written"), numbers.count("kv_tokens_read")
+    moved = numbers.bytes(tier=Tier.FILE, store=KV_CACHE.name, direction="write")
+    loaded = numbers.bytes(tier=Tier.FILE, store=KV_CACHE.name, direction="read")
+    each = numbers.each(moved, written, lambda value: f"{human_count(value)} B")
+    draft.headline(
+        SlideHeadline(
+            f"The KV cache lives on files today: {reused} tokens were read instead of computed, {each} a token",
+            lambda tokens, size: tokens > 0 and size > 0,
+            (reused, each),
+        ),
+        SlideHeadline(
+            f"The KV cache lives on files today: {written} tokens were written, {each} a token",
+            lambda tokens, size: tokens > 0 and size > 0,
+            (written, each),
+        ),
+        SlideHeadline(
+            f"The KV cache lives on files today: {moved} written, {loaded} read",
+            lambda wrote, read: wrote + read > 0,
+            (moved, loaded),
+        ),
+        SlideHeadline(
+            "The KV cache lives on files today; this run did not use it", lambda wrote, read: wrote + read == 0, (moved, loaded)
+        ),
+    )
+    cards = (
+        (moved, "written to the file tier"),
+        (loaded, "read from the file tier"),
+        (each, "a token: 30 layers × 3 heads × 64, fp32"),
+    )
+    for at, (number, words) in enumerate(cards):
+        draft.card(Area(LEFT + at * 298, TOP + 4, 284, 86), number, words, colour=draft.colour(Tier.FILE))
+    left, right = Area(LEFT, 226, 430, 262), Area(490, 226, 430, 262)
+    canvas.box(left, stroke=draft.colour(Tier.FILE), fill=WHITE, rounded=True, alt="", name="Panel")
+    canvas.box(right, stroke=draft.brand.colours.muted, fill=WHITE, rounded=True, dashed=True, alt="", name="Panel")
+    draft.points(
+        Area(left.x + 14, left.y + 10, left.width - 28, left.height - 20),
+        f"Measured here: {draft.brand.tier(Tier.FILE)}",
+        [
+            "Blocks of 128 tokens, named by a hash of model, tenant and every token before them.",
+            "A block that does not match its checksum is a miss: never a wrong answer.",
+            "Bounded by bytes, per tenant; least recently used blocks go first.",
+            "On storage a token may be several times what the GPU keeps: size with the offloaded type.",
+        ],
+    )
+    draft.points(
+        Area(right.x + 14, right.y + 10, right.width - 28, right.height - 20),
+        "Sold on certified storage, not measured here",
+        [
+            "GPU-direct to object: S3 as control path, RDMA as data path (NVIDIA cuObject).",
+            "vLLM and LMCache take files, S3 and NIXL as second tier; vLLM reads by way of host memory.",
+            "Plain files do not evict: bound the directory, and check blocks when they are read.",
+        ],
+    )
+    draft.note(
+        "The generator here has 135 million parameters; Llama-3.1-70B keeps"
+        f" {formulas.kv_bytes_per_token(PRESETS['llama-3.1-70b'], 2):,.0f} B a token in bf16 (headrace size)."
+    )
+
+
+def triggers(draft: Draft) -> None:
+    """The same pipelines with triggers and without."""
+    canvas, colours = draft.canvas, draft.brand.colours
+    known = [*INFERENCE.triggers, *TRAINING.triggers]
+    count = Number("declared triggers", len(known), str(len(known)), f"triggers declared by both pipelines: {len(known)}")
+    moved = draft.numbers.bytes()
+    draft.headline(
+        SlideHeadline(
+            f"With {count} triggers the loop runs itself; without them a command starts each of the same stages",
+            lambda triggers, total: triggers > 0 and total > 0,
+            (count, moved),
+        )
+    )
+    canvas.text(Area(LEFT, TOP, 430, 24), ("With triggers: headrace up", Style(17.0, bold=True, colour=colours.accent)))
+    canvas.text(Area(490, TOP, 430, 24), ("Without: a command per step", Style(17.0, bold=True, colour=colours.accent)))
+    commands = {"land": "headrace land --once", "embed": "headrace index PATH", "train": "headrace train"}
+    rows = [(f"{trigger.store.name} ({trigger.store.tier})", trigger.when, trigger.stage) for trigger in known]
+    rows.append(("verdicts landed", "enough of them, or an hour after the first", "train"))
+    for at, (store, when, stage) in enumerate(rows):
+        y = 150 + at * 66
+        box = canvas.box(
+            Area(LEFT, y, 178, 50),
+            store,
+            fill="#F8FAFC",
+            stroke=draft.colour(Tier.STREAM),
+            rounded=True,
+            style=centred(14.0),
+        )
+        target = canvas.box(
+            Area(350, y, 110, 50),
+            stage.capitalize(),
+            fill=WHITE,
+            stroke=colours.ink,
+            rounded=True,
+            style=centred(15.0, bold=True),
+        )
+        canvas.arrow(box, "right", target, "left", colour=colours.ink, dashed=True, alt=f"{store} starts {stage} {when}")
+        canvas.text(Area(222, y + 27, 124, 36), (when, Style(12.0, align="centre", colour=colours.muted)))
+        by_hand = canvas.box(
+            Area(490, y, 220, 50),
+            commands.get(stage, f"headrace {stage}"),
+            fill="#F8FAFC",
+            stroke=colours.muted,
+            rounded=True,
+            style=centred(14.0),
+        )
+        same = canvas.box(
+            Area(810, y, 110, 50),
+            stage.capitalize(),
+            fill=WHITE,
+            stroke=colours.ink,
+            rounded=True,
+            style=centred(15.0, bold=True),
+        )
+        canvas.arrow(by_hand, "right", same, "left", colour=colours.ink, alt=f"The command runs {stage}")
+    canvas.text(
+        Area(LEFT, 150 + len(rows) * 66 + 2, RIGHT - LEFT, 60),
+        "A trigger only says when. What a stage reads and writes is declared by the stage, and is the same with and without."
+        f" This run started each step itself (headrace {draft.numbers.command}) and moved {draft.say(moved)}.",
+        style=Style(14.0, colour=colours.muted),
+    )
+    draft.note("The diagram with and without: headrace diagram training --triggers or --no-triggers.")
+
+
+def sizing(draft: Draft) -> None:
+    """A platform sized, beside a reference architecture."""
+    sized = draft.sizing
+    p = sized.parameters
+    checkpoint, write = sized.figure("checkpoint_bytes"), sized.figure("checkpoint_write")
+    capacity = _estimate("capacity of all tiers", sum(tier.capacity for tier in sized.tiers), "B")
+    peak = _estimate(write.name, write.value, "B/s", write.formula)
+    each = _estimate(checkpoint.name, checkpoint.value, "B", checkpoint.formula)
+    enough = [level for level in sized.supply if level.read_share <= 1 and level.write_share <= 1]
+    level = f"SuperPOD's “{enough[0].level}” level carries it" if enough else "more than SuperPOD's “best” level gives"
+    shares = [_estimate(f"share of {one.level}", max(one.read_share, one.write_share), "share") for one in sized.supply]
+    draft.headline(
+        SlideHeadline(
+            f"{human_count(p.gpus)} GPUs training {sized.model.name} need {capacity} and {peak} at a checkpoint: {level}",
+            lambda held, rate, *needed: held > 0 and rate > 0 and (min(needed) <= 1) == bool(enough),
+            (capacity, peak, *shares),
+        )
+    )
+    rows = [[draft.brand.tier(Tier(tier.tier)), *_demand(tier)] for tier in sorted(sized.tiers, key=_order)]
+    draft.canvas.table(
+        Area(LEFT, TOP + 4, 560, 210),
+        ("tier", "holds", "reads", "writes", "peak reads", "peak writes"),
+        rows,
+        (1.8, 1, 1.1, 1.1, 1.2, 1.2),
+        alt="Demand by tier: capacity, sustained and peak rates.",
+        right=(1, 2, 3, 4, 5),
+    )
+    supply = [
+        [
+            level.level,
+            f"{human_bytes(round(level.read))}/s",
+            percent(level.read_share),
+            f"{human_bytes(round(level.write))}/s",
+            percent(level.write_share),
+        ]
+        for level in sized.supply
+    ]
+    draft.canvas.table(
+        Area(620, TOP + 4, RIGHT - 620, 140),
+        ("SuperPOD", "read", "needed", "write", "needed"),
+        supply,
+        (1.2, 1, 1, 1, 1),
+        alt="Supply of a reference architecture by level, and the share of it that is needed.",
+        right=(1, 2, 3, 4),
+    )
+    interval, lost = sized.figure("interval"), sized.figure("lost_share")
+    draft.points(
+        Area(620, 258, RIGHT - 620, 120),
+        "Checkpoints",
+        [
+            f"{draft.say(each)} each: {formulas.RECIPES[p.recipe]:g} B a parameter ({formulas.RECIPE_PARTS[p.recipe]}).",
+            f"Best every {interval.value / 60:,.0f} min: {lost.value * 100:.1f} % of the time is lost.",
+        ],
+        size=13.5,
+    )
+    measured = [
+        [one.label, amount(one.measured, one.unit), amount(one.estimated, one.unit), signed(one.error)]
+        for one in sized.measured
+        if one.run == draft.numbers.run
+    ]
+    if measured:
+        draft.canvas.table(
+            Area(LEFT, 340, 560, BOTTOM - 340),
+            ("measured in this run", "measured", "formula says", "off"),
+            measured,
+            (2.4, 1.1, 1.1, 0.7),
+            alt="Quantities that this run measured, beside what the same formulas say for it.",
+            size=13.0,
+            right=(1, 2, 3),
+        )
+    draft.points(
+        Area(620, 384, RIGHT - 620, BOTTOM - 384),
+        "Assumed",
+        [
+            f"{human_count(p.users)} users ask every {p.question_interval_s:g} s with {human_count(p.context_tokens)} tokens.",
+            f"{human_count(p.documents)} documents; {human_count(round(p.events_per_s))} events/s.",
+        ],
+        size=13.5,
+    )
+    draft.note(
+        "These are estimates, each with formula, inputs and source: "
+        f"headrace size --model {sized.model.name} --gpus {p.gpus} --users {p.users} (add --json for all).",
+        *[f"{one.label}: {one.how}; formula: {one.formula}. {one.note}".strip() for one in sized.measured],
+        f"Supply: {sized.sources[sized.supply_source]}.",
+    )
+
+
+def _order(tier: TierDemand) -> int:
+    return [str(one) for one in TIERS].index(tier.tier)
+
+
+def _demand(tier: TierDemand) -> list[str]:
+    rates = (tier.read, tier.write, tier.peak_read, tier.peak_write)
+    return [human_bytes(round(tier.capacity)), *(f"{human_bytes(round(rate))}/s" if rate else "-" for rate in rates)]
+
+
+def _estimate(name: str, value: float, unit: str, formula: str = "") -> Number:
+    text = percent(value) if unit == "share" else human_bytes(round(value)) + ("/s" if unit == "B/s" else "")
+    return Number(
+        name,
+        value,
+        text,
+        f"estimated {name.replace('_', ' ')}: {text}" + (f" = {formula}" if formula else "") + " (`headrace size --json`)",
+    )
+
+
+def limits(draft: Draft) -> None:
+    """What was measured and what was not."""
+    numbers = draft.numbers
+    rows = Number(
+        "rows of the ledger",
+        len(numbers.rows),
+        f"{len(numbers.rows):,}",
+        f"rows printed by `{numbers.ledger}`: {len(numbers.rows)}",
+    )
+    guessed = sum(bool(row["estimated"]) for row in numbers.rows)
+    estimated = Number("estimated rows", guessed, f"{guessed:,}", f"rows with `estimated`: {guessed}")
+    total = numbers.bytes()
+    draft.headline(
+        SlideHeadline(
+            f"Measured: {total} in {rows} ledger rows, {estimated} of them estimated; not measured: GPUs, fabrics, scale",
+            lambda moved, all_, some: moved > 0 and all_ > some,
+            (total, rows, estimated),
+        )
+    )
+    counts = [(name, numbers.count(name)) for name in ("documents", "chunks", "questions", "verdicts", "events")]
+    said = ", ".join(f"{draft.say(number)} {name}" for name, number in counts if number.value)
+    draft.points(
+        Area(LEFT, TOP + 4, 425, BOTTOM - TOP - 8),
+        "Measured in this run",
+        [
+            f"{said} on one machine, in {draft.say(numbers.took)}.",
+            "Bytes, operations and latency of every read and write, by stage, store and direction, at the handle.",
+            "A test holds the ledger against the object store's own counters.",
+            f"{draft.say(estimated)} rows are estimates (≈): their library hides its I/O.",
+            *(["When each stage was at work, and how long it waited for storage."] if numbers.has_times else []),
+        ],
+    )
+    draft.points(
+        Area(495, TOP + 4, 425, BOTTOM - TOP - 8),
+        "Not measured in this run",
+        [
+            "GPUs: models are small and run on CPUs. GPU-direct paths are named where they are sold, not timed.",
+            "Scale: sizing is formulas with sources, not a load test.",
+            "Storage fabrics: one host. headrace check tests what a platform promises; run it on yours.",
+            "Users: simulated ones are marked so in every record they leave.",
+            "Prices, power, durability over years.",
+        ],
+    )
+
+
+SLIDES: dict[str, Any] = {
+    "roles": roles,
+    "ray": ray,
+    "recipes": recipes,
+    "kv": kv_cache,
+    "triggers": triggers,
+    "sizing": sizing,
+    "limits": limits,
+}
