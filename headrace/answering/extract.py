@@ -12,6 +12,8 @@ from headrace.models.client import Embedder
 from headrace.models.extract import Extract, Quote, SourceText, best, parts, quotes, shortlist
 
 NOT_FOUND = "That is not in these documents."
+OR = "Or: "
+"""Before a second quote that may be the answer."""
 _NO_EMBEDDER = "the embedder did not answer: quotes were chosen by their words alone"
 
 
@@ -33,7 +35,7 @@ class QuotedAnswer:
 
 
 def quote(question: str, passages: Sequence[Passage], embedder: Embedder | None) -> QuotedAnswer:
-    """The best quote for each part of the question, a line each.
+    """The best quote for each part of the question, a line each, and below it another that is nearly as good.
 
     Where the embedder cannot be asked, words alone decide, and the note says so.
     """
@@ -50,18 +52,23 @@ def quote(question: str, passages: Sequence[Passage], embedder: Embedder | None)
             except Transient:
                 embedder, note = None, _NO_EMBEDDER
         extracts.append(best(part, sources, short, similarities))
-    quoted = [one.quote for one in extracts if one.found and one.quote is not None]
+    quoted = [found for one in extracts for found in _quotes(one)]
     order = list(dict.fromkeys([*(found.source for found in quoted), *range(len(passages))]))
-    lines = dict(_line(one, order) for one in extracts if one.found or quoted)  # one row may answer two parts
+    lines: dict[str, Support | None] = {}
+    for one in extracts if quoted else ():
+        for found in _quotes(one):
+            number, said = order.index(found.source) + 1, found.said
+            if said not in {support.sentence for support in lines.values() if support}:  # one row may answer two parts
+                before = "" if found is one.quote else OR
+                lines[f"{before}{said} [{number}]"] = Support(said, number, found.start, found.end)
+        if not _quotes(one):
+            lines[f"{NOT_FOUND.removesuffix('.')}: {one.part}"] = None
     return QuotedAnswer(lines or {NOT_FOUND: None}, tuple(passages[at] for at in order), note)
 
 
-def _line(one: Extract, order: Sequence[int]) -> tuple[str, Support | None]:
-    """The line of one part of a question, some part of which was found."""
-    if not one.found or one.quote is None:
-        return f"{NOT_FOUND.removesuffix('.')}: {one.part}", None
-    number = order.index(one.quote.source) + 1
-    return f"{one.quote.said} [{number}]", Support(one.quote.said, number, one.quote.start, one.quote.end)
+def _quotes(one: Extract) -> list[Quote]:
+    """What answers one part of a question, best first; nothing if that is no evidence."""
+    return [found for found in (one.quote, one.other) if found is not None] if one.found else []
 
 
 def _similarities(part: str, short: Sequence[Quote], embedder: Embedder) -> list[float]:

@@ -31,6 +31,8 @@ ENOUGH = 5.0
 """The lowest score of an answer."""
 IN_DOUBT = 2.5
 """The additional score required if the passage lacks a name of the question or the quote lacks the kind of fact asked for."""
+CLOSE = 1.0
+"""A second quote whose score is so near the first's is shown, too: of the development questions, one answer in four has one."""
 WEIGHTS: Mapping[str, float] = {
     "own": 6.2,
     "over": 2.4,
@@ -124,12 +126,16 @@ class Quote:
 
 @dataclass(frozen=True)
 class Extract:
-    """A part of the question, the best quote (`None` without passages), its score, and whether it is evidence."""
+    """A part of the question, the best quote (`None` if there are no passages), its score, and whether that is evidence enough.
+
+    `other` is the second best, if it is evidence too and nearly as good.
+    """
 
     part: str
     quote: Quote | None
     score: float
     found: bool
+    other: Quote | None = None
 
 
 def parts(question: str) -> list[str]:
@@ -231,17 +237,23 @@ def shortlist(question: str, sources: Sequence[SourceText], found: Sequence[Quot
 
 
 def best(question: str, sources: Sequence[SourceText], found: Sequence[Quote], similarities: Sequence[float] | None) -> Extract:
-    """The quote that answers one part of a question best."""
+    """The quote that answers one part of a question best, and another that may."""
     if not found:
         return Extract(question, None, -math.inf, False)
     rows = features(question, sources, found, similarities)
     scores = rows @ np.array(list(WEIGHTS.values()))
-    index = int(scores.argmax())
-    feature = dict(zip(WEIGHTS, rows[index], strict=True))
+    first, *second = (int(index) for index in np.argsort(-scores, kind="stable")[:2])
+    enough = _enough(scores[first], rows[first])
+    close = [index for index in second if scores[first] - scores[index] <= CLOSE and _enough(scores[index], rows[index])]
+    return Extract(question, found[first], float(scores[first]), enough, found[close[0]] if enough and close else None)
+
+
+def _enough(score: float, row: npt.NDArray[np.float64]) -> bool:
+    """Whether a quote with these features is evidence."""
+    feature = dict(zip(WEIGHTS, row, strict=True))
     doubtful = feature["lacks_name"] > 0 or feature["fits"] < 0
     about_another = feature["lacks_name"] == 1 or feature["lacks_number"] > 0
-    enough = scores[index] >= ENOUGH + IN_DOUBT * doubtful and not about_another
-    return Extract(question, found[index], float(scores[index]), bool(enough))
+    return bool(score >= ENOUGH + IN_DOUBT * doubtful and not about_another)
 
 
 def _fits(

@@ -159,3 +159,16 @@ def test_any_text_is_read(question: str, sources: list[SourceText]) -> None:
     for part in parts(question):
         best(part, sources, found, None)
     assert all(isinstance(quote.said, str) for quote in found)
+
+
+def test_another_quote_that_is_nearly_as_good_is_named_and_one_that_is_no_evidence_is_not() -> None:
+    twice = [SourceText("Locks\nThe upper lock is 8 m wide.\nThe lower lock is 9 m wide.", "locks.md", 0.6)]
+    (one,) = quoted("How wide is the lock?", twice)
+    assert one.quote is not None
+    assert one.other is not None
+    assert {one.quote.said, one.other.said} == {"The upper lock is 8 m wide.", "The lower lock is 9 m wide."}
+    (sure,) = quoted("How wide is the upper lock?", twice)
+    assert sure.quote is not None
+    assert (sure.quote.said, sure.other) == ("The upper lock is 8 m wide.", None)
+    (none,) = quoted("What is the capital of Mongolia?", twice)
+    assert (none.found, none.other) == (False, None)

@@ -1,0 +1,41 @@
+"""Quoted answers: a line for each part, another where two are nearly as good, and what the documents do not hold."""
+
+from __future__ import annotations
+
+from headrace.answering.extract import NOT_FOUND, OR, quote
+from headrace.answering.rerank import Passage
+from headrace.storage.vectors.handles import Hit
+
+LOCKS = "Locks\nThe upper lock is 8 m wide.\nThe lower lock is 9 m wide."
+KEEPER = "Staff\nThe lock keeper is Ines Moor."
+
+
+def passages(*texts: str) -> list[Passage]:
+    return [Passage(Hit(f"c{n}", f"d{n}", "v", f"{n}.md", "", text, 1.0, similarity=0.6), n) for n, text in enumerate(texts, 1)]
+
+
+def test_two_quotes_that_are_nearly_as_good_are_both_said_and_both_cited() -> None:
+    found = quote("How wide is the lock?", passages(KEEPER, LOCKS), None)
+    first, second = found.lines
+    assert {first.removeprefix(OR), second.removeprefix(OR)} == {
+        "The upper lock is 8 m wide. [1]",
+        "The lower lock is 9 m wide. [1]",
+    }
+    assert not first.startswith(OR)
+    assert second.startswith(OR)
+    assert [support.number for support in found.supports] == [1, 1]
+    assert found.passages[0].hit.text == LOCKS, "the passage that is quoted comes first"
+
+
+def test_one_that_is_clearly_better_stands_alone_and_each_part_has_its_line() -> None:
+    found = quote("How wide is the upper lock, and who is the lock keeper?", passages(LOCKS, KEEPER), None)
+    assert list(found.lines) == ["The upper lock is 8 m wide. [1]", "The lock keeper is Ines Moor. [2]"]
+
+
+def test_what_is_not_there_is_said_for_the_part_or_for_all() -> None:
+    found = quote("How wide is the upper lock, and why did Mongolia secede?", passages(LOCKS), None)
+    first, second = found.lines
+    assert first == "The upper lock is 8 m wide. [1]"
+    assert second.startswith(f"{NOT_FOUND.removesuffix('.')}: why did Mongolia secede?")
+    assert quote("What is the capital of Mongolia?", passages(LOCKS), None).lines == {NOT_FOUND: None}
+    assert quote("What is the capital of Mongolia?", [], None).lines == {NOT_FOUND: None}
