@@ -25,7 +25,7 @@ class _Part(BaseModel):
 
 
 class Colours(_Part):
-    """Colours as `#RRGGBB`. Text on white and white text on a tier's colour need a contrast of 4.5:1."""
+    """Colours as `#RRGGBB`. Each needs a contrast of 4.5:1 with white: text is written in it, or in white on it."""
 
     accent: Colour = "#0F3D5C"
     """The line beside a headline, and marks."""
@@ -33,11 +33,17 @@ class Colours(_Part):
     """Text."""
     muted: Colour = "#475569"
     """Secondary text."""
-    stream: Colour = theme.TIERS[Tier.STREAM]
-    file: Colour = theme.TIERS[Tier.FILE]
-    vector: Colour = theme.TIERS[Tier.VECTOR]
-    table: Colour = theme.TIERS[Tier.TABLE]
-    object: Colour = theme.TIERS[Tier.OBJECT]
+    read: Colour = "#1D4ED8"
+    """What is read."""
+    write: Colour = "#9A3412"
+    """What is written."""
+    feedback: Colour = "#731DC9"
+    """The way back of what users said."""
+    stream: Colour = "#475569"
+    file: Colour = "#B34A00"
+    vector: Colour = "#0072B2"
+    table: Colour = "#00795A"
+    object: Colour = "#3B4256"
 
     @model_validator(mode="after")
     def _legible(self) -> Colours:

@@ -424,6 +424,12 @@ def _weight(bold: bool) -> int:
     return theme.BOLD if bold else theme.REGULAR
 
 
+def tint(colour: str) -> str:
+    """The colour mixed with white, pale enough for dark text on it."""
+    parts = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(255 - (255 - part) * 0.07):02X}" for part in parts)
+
+
 def clean(text: str) -> str:
     """Text without the characters that XML does not allow."""
     return "".join(sign if sign in "\t\n" or sign >= " " else "\ufffd" for sign in text)

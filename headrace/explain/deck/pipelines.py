@@ -17,11 +17,10 @@ from headrace.catalog import (
     Store,
     Tier,
 )
-from headrace.explain.deck.canvas import BOTTOM, LEFT, RIGHT, TOP, WHITE, Area, Series, Style, centred
+from headrace.explain.deck.canvas import BOTTOM, LEFT, RIGHT, TOP, WHITE, Area, Series, Style, centred, tint
 from headrace.explain.deck.draft import TIERS, Draft
 from headrace.explain.deck.numbers import SlideHeadline
 from headrace.explain.deck.steps import STEPS, TRAINING
-from headrace.explain.diagram import theme
 
 _LANES = (Tier.STREAM, Tier.FILE, Tier.VECTOR, Tier.TABLE, Tier.OBJECT)
 _LABEL = 132.0
@@ -60,7 +59,7 @@ def overview(draft: Draft) -> None:
     for at, below in enumerate(_BELOW):
         if below is not None:
             landed = _stage(draft, at, below, Area(_centre(at) - 58, top + 5 * height + 8, 116, 30), top, height, above=False)
-    canvas.arrow(record, "bottom", landed, "top", colour=theme.FEEDBACK, dashed=True, alt="Verdicts land in tables")
+    canvas.arrow(record, "bottom", landed, "top", colour=draft.brand.colours.feedback, dashed=True, alt="Verdicts land in tables")
     canvas.text(Area(LEFT, 114, _LABEL - 10, 32), ("Inference →", Style(16.0, bold=True, anchor="middle")), name="Inference")
     canvas.text(
         Area(LEFT, top + 5 * height + 8, _LABEL - 10, 32),
@@ -115,7 +114,7 @@ def _lane(draft: Draft, tier: Tier, area: Area) -> None:
     head = tier is Tier.STREAM
     colour = draft.colour(tier)
     draft.canvas.box(
-        area, fill="#F8FAFC" if head else theme.tint(colour), stroke=colour if head else "", dashed=head, alt="", name="Lane"
+        area, fill="#F8FAFC" if head else tint(colour), stroke=colour if head else "", dashed=head, alt="", name="Lane"
     )
     moved = draft.numbers.bytes(tier=tier)
     said = "head, feedback" if head else f"{draft.say(moved)} moved"
@@ -155,7 +154,7 @@ def _stage(draft: Draft, at: int, step: _Step, area: Area, top: float, height: f
     write = direction == "write"
     draft.canvas.arrow(
         *((stage, near, box, far) if write else (box, far, stage, near)),
-        colour=theme.WRITE if write else theme.READ,
+        colour=draft.brand.colours.write if write else draft.brand.colours.read,
         alt=f"{title} {'writes to' if write else 'reads from'} {called}",
     )
     return box
@@ -224,8 +223,8 @@ def tiers(draft: Draft) -> None:
         "bar",
         names,
         [
-            Series("read, MB", theme.READ, [number.value / 1e6 for number in reads]),
-            Series("written, MB", theme.WRITE, [number.value / 1e6 for number in writes]),
+            Series("read, MB", draft.brand.colours.read, [number.value / 1e6 for number in reads]),
+            Series("written, MB", draft.brand.colours.write, [number.value / 1e6 for number in writes]),
         ],
         alt="Megabytes read and written by tier: "
         + "; ".join(f"{name} read {read}, written {write}" for name, read, write in zip(names, reads, writes, strict=True)),
@@ -294,7 +293,13 @@ def head(draft: Draft) -> None:
     )  # fmt: skip
     canvas.arrow(produced, "right", kafka, "left", colour=colours.ink, width=2.5, alt="Events are written to Kafka")
     canvas.arrow(
-        kafka, "right", table, "left", colour=theme.WRITE, width=2.5, alt="The lander commits events and offsets to tables"
+        kafka,
+        "right",
+        table,
+        "left",
+        colour=draft.brand.colours.write,
+        width=2.5,
+        alt="The lander commits events and offsets to tables",
     )
     canvas.text(Area(232, 164, 150, 26), ("append", Style(13.0, align="centre")))
     canvas.text(Area(578, 164, 150, 26), (f"{draft.say(events)} events", Style(13.0, align="centre", bold=True)))
@@ -354,7 +359,7 @@ def storage_time(draft: Draft) -> None:
                 draft.brand.colours.accent,
                 [work.value - wait.value for work, wait in zip(works, waits, strict=True)],
             ),
-            Series("waiting for storage, s", theme.WRITE, [wait.value for wait in waits]),
+            Series("waiting for storage, s", draft.brand.colours.write, [wait.value for wait in waits]),
         ],
         alt="Seconds of each stage of a round, computing and waiting for storage: "
         + "; ".join(f"{step} {work}, of that {wait} waiting" for step, work, wait in zip(known, works, waits, strict=True)),
