@@ -276,8 +276,8 @@ MUTANTS = (
     Mutant(
         "F3",
         "headrace/lineage/forget/rows.py",
-        '_EVENT_WORDS = ("extra",)',
-        '_EVENT_WORDS = ("source",)',
+        '_EVENT_WORDS = ("attributes", "extra")',
+        '_EVENT_WORDS = ("attributes",)',
         "What a newer producer says of a document is not forgotten.",
         (
             "tests/unit/test_lineage_forget_rows.py"
@@ -722,8 +722,8 @@ MUTANTS = (
     Mutant(
         "U1",
         "headrace/cli/questions.py",
-        "answer = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or ())",
-        "answer = app.answers.search(question, tenant=settings.tenant, user=user())",
+        "answer = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or (), filters=chosen)",
+        "answer = app.answers.search(question, tenant=settings.tenant, user=user(), filters=chosen)",
         "`search --as` finds what anybody finds.",
         ("tests/integration/test_cli_success.py::test_index_says_what_it_did_and_everybody_opens_what_was_closed",),
     ),
@@ -738,8 +738,8 @@ MUTANTS = (
     Mutant(
         "U3",
         "headrace/cli/documents.py",
-        "readers=[] if everybody else reader or None",
-        "readers=reader or None",
+        "readers = [] if everybody else reader or None",
+        "readers = reader or None",
         "`index --everybody` leaves closed what was closed.",
         ("tests/integration/test_cli_success.py::test_index_says_what_it_did_and_everybody_opens_what_was_closed",),
     ),

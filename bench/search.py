@@ -74,7 +74,8 @@ def corpus(rows: int, tenants: dict[str, float], seed: int) -> Corpus:
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), DIMENSIONS),
         "place": [None] * rows,
     }
-    table = pa.table([pa.array(columns[field.name], field.type) for field in CHUNKS.columns], schema=CHUNKS.columns)
+    given = pa.schema([field for field in CHUNKS.columns if field.name in columns])
+    table = pa.table([pa.array(columns[field.name], field.type) for field in given], schema=given)
     return Corpus(table, embeddings, owners, groups, texts)
 
 

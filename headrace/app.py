@@ -158,7 +158,14 @@ class DocumentIndex:
     settings: Settings
     runner: Runner
 
-    def index(self, paths: Sequence[Path], *, readers: Sequence[str] | None = None, retry: bool = False) -> Indexed:
+    def index(
+        self,
+        paths: Sequence[Path],
+        *,
+        readers: Sequence[str] | None = None,
+        attributes: Sequence[str] | None = None,
+        retry: bool = False,
+    ) -> Indexed:
         """Put the files below `paths` and bring the index up to date, as in `index_documents`."""
         from headrace.documents.index import index_documents
 
@@ -168,6 +175,7 @@ class DocumentIndex:
             tenant=self.settings.tenant,
             settings=self.settings.inference,
             readers=readers,
+            attributes=attributes,
             retry=retry,
         )
         self.runner.record.counts["index_chunks"] = indexed.index.chunks

@@ -88,6 +88,8 @@ DOCUMENT_EVENT = (
     _f("at", TIME),
 )
 READERS = _f("readers", pa.list_(TEXT))  # who may read it; empty: the whole tenant; null in an event: unchanged
+ATTRIBUTES = _f("attributes", pa.list_(TEXT))  # "key=value" for filters; null in an event: unchanged
+FILTERS = _f("filters", pa.list_(TEXT))  # of a question, as they were asked; null or empty: none
 SOURCE = _f("source", TEXT)  # for a file found in a folder, a hash of the folder's path; null otherwise
 PLACE = _f("place", TEXT)  # "page 3", "slide 2", "sheet Q3", for citations; null if the document has no such parts
 TEXT_ID = _f("text_id", TEXT)  # 16 hex digits of sha256 over the text, white space aside: the same for copies
@@ -146,7 +148,7 @@ DOCUMENT_EVENTS = Store(
     Tier.STREAM,
     "a document was put, deleted or refused",
     _UNTIL_LANDED,
-    _schema(*DOCUMENT_EVENT, optional=(READERS, SOURCE)),
+    _schema(*DOCUMENT_EVENT, optional=(READERS, SOURCE, ATTRIBUTES)),
     partitions=1,
 )
 INTERACTIONS = Store(
@@ -155,7 +157,7 @@ INTERACTIONS = Store(
     "a question was answered",
     _UNTIL_LANDED,
     # Optional, since events written before these columns existed must still land.
-    _schema(*INTERACTION, optional=(_f("similarity", FLOAT), _f("groundedness", FLOAT), _f("sampling", SAMPLING))),
+    _schema(*INTERACTION, optional=(_f("similarity", FLOAT), _f("groundedness", FLOAT), _f("sampling", SAMPLING), FILTERS)),
     partitions=1,
 )
 FEEDBACK = Store(
@@ -226,6 +228,8 @@ DOCUMENT_ROWS = Store(
             _f("parts", pa.list_(PART)),  # the character at which each page, slide or sheet begins; null if there are none
             READERS,
             SOURCE,
+            ATTRIBUTES,
+            _f("put_at", TIME),  # of the event; null in older rows
         ),
     ),
 )
@@ -395,7 +399,8 @@ CHUNKS = Store(
         _f("text", TEXT),
         _f("readers", pa.list_(TEXT)),
         _f("embedding", pa.list_(pa.float32(), DIMENSIONS)),
-        optional=(PLACE, TEXT_ID),
+        # Set by the handle, null in rows of an older index: what a search filters by (labels.py), and when the document changed.
+        optional=(PLACE, TEXT_ID, _f("labels", pa.list_(TEXT)), _f("changed_s", INT), _f("description_id", TEXT)),
     ),
 )
 

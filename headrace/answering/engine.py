@@ -29,6 +29,7 @@ from headrace.ingest.land import land
 from headrace.models.citations import Citations
 from headrace.models.client import Completion, Embedder, Generator, Reranker
 from headrace.settings import AnswerMode, Inference
+from headrace.storage.filters import NO_FILTERS, Filters
 from headrace.storage.ledger import Ledger
 
 INFERENCE = Pipeline(
@@ -81,12 +82,14 @@ class QueryEngine:
         simulated: bool = False,
         record: bool = True,
         readers: Sequence[str] = (),
+        filters: Filters = NO_FILTERS,
     ) -> Answer:
         """The passages for a question, re-ranked, recorded as an interaction of kind `search` unless told otherwise.
 
-        Those count that everybody of the tenant may read, or one of `readers`: the asking user and their groups.
+        Those count that everybody of the tenant may read, or one of `readers` (the asking user and their groups), of documents
+        that `filters` select.
         """
-        found, _ = self._passages(question, tenant, user, simulated, readers)
+        found, _ = self._passages(question, tenant, user, simulated, readers, filters)
         return self._recorded(found) if record else found
 
     def ask(
@@ -98,6 +101,7 @@ class QueryEngine:
         simulated: bool = False,
         record: bool = True,
         readers: Sequence[str] = (),
+        filters: Filters = NO_FILTERS,
         mode: AnswerMode | None = None,
         kv_cache_bytes: int | None = None,
         answer_id: str | None = None,
@@ -105,14 +109,15 @@ class QueryEngine:
     ) -> Iterator[str | Answer]:
         """Stream the answer's text with its citations in it, then the `Answer`, recorded unless told otherwise.
 
-        It is made from what `readers` may read, as in `search`, in the settings' `mode` unless one is given. `kv_cache_bytes`
-        bounds the tenant's part of the KV cache. `answer_id` is the id that the answer gets where the caller has to know it first
-        (`new_id`). Raises `GivenUp` once `given_up` returns true, which stops the generator, in the middle of a sentence too.
+        It is made from what `readers` may read and `filters` select, as in `search`, in the settings' `mode` unless one is given.
+        `kv_cache_bytes` bounds the tenant's part of the KV cache. `answer_id` is the id that the answer gets where the caller has
+        to know it first (`new_id`). Raises `GivenUp` once `given_up` returns true, which stops the generator, in the middle of a
+        sentence too.
 
         Where the passages hold no answer (extractive), or none is near enough to the question (generated), it says so.
         """
         started = time.perf_counter()
-        retrieved, embedder = self._passages(question, tenant, user, simulated, readers, answer_id)
+        retrieved, embedder = self._passages(question, tenant, user, simulated, readers, filters, answer_id)
         watched = Ledger()
         if self.mode(mode) == "extractive":
             told = self._extracted(retrieved, embedder)
@@ -246,7 +251,14 @@ class QueryEngine:
         return replace(result, note="; ".join(filter(None, (result.note, NOTE))))
 
     def _passages(
-        self, question: str, tenant: str, user: str, simulated: bool, readers: Sequence[str], answer_id: str | None = None
+        self,
+        question: str,
+        tenant: str,
+        user: str,
+        simulated: bool,
+        readers: Sequence[str],
+        filters: Filters,
+        answer_id: str | None = None,
     ) -> tuple[Answer, Embedder | None]:
         """An answer without a text yet, and the embedder that its question was embedded with."""
         watched = Ledger()
@@ -261,6 +273,7 @@ class QueryEngine:
                 embedders=self._embedders,
                 most=self._settings.retrieve,
                 readers=readers,
+                filters=filters,
                 by_rank=self._settings.fusion == "ranks",
             )
             retrieved = time.perf_counter()
@@ -275,6 +288,7 @@ class QueryEngine:
             user=user,
             simulated=simulated,
             kind="search",
+            filters=filters.said,
             passages=ordered.passages,
             candidates=ordered.passages,
             model_version=ordered.model_version,

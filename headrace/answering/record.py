@@ -43,6 +43,7 @@ class Answer:
     model_version: str
     index_version: str
     kind: str = "answer"
+    filters: tuple[str, ...] = ()
     mode: str = ""
     text: str = ""
     supports: tuple[Support, ...] = ()
@@ -99,6 +100,7 @@ class Answer:
             "groundedness": self.groundedness,
             "similarity": self.similarity,
             "refused": self.refused,
+            **({"filters": list(self.filters)} if self.filters else {}),
             **({"note": self.note} if self.note else {}),
         }
 
@@ -157,6 +159,7 @@ def row_of(answer: Answer, run: str) -> dict[str, Any]:
         "at": datetime.now(UTC),
         "similarity": answer.similarity,
         "groundedness": answer.groundedness,
+        "filters": list(answer.filters),
         "sampling": {"temperature": completion.temperature, "top_p": completion.top_p} if completion else None,
     }
 

@@ -24,7 +24,7 @@ from headrace.documents.chunk import of_generation
 from headrace.documents.generations import active_reader
 from headrace.documents.names import document_id
 from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets
-from headrace.documents.versions import ROWS_IN_ORDER
+from headrace.documents.versions import DESCRIBING, ORIGIN, ROWS_IN_ORDER, describe
 from headrace.errors import Transient
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import IndexReader
@@ -32,13 +32,13 @@ from headrace.storage.vectors.handles import VectorReader
 
 STATUSES = PUT, PARSED, INDEXED, FAILED, DELETING = "put", "parsed", "indexed", "failed", "deleting"
 _FIELDS = ("tenant", "uri", "version", "status", "reason", "media", "title", "bytes", "at", "partition", "offset")
-_COLUMNS = (*_FIELDS, "readers", "topic")
+_COLUMNS = tuple(dict.fromkeys((*_FIELDS, *DESCRIBING, *ORIGIN)))
 _LOOK_S = 1.0  # between looks at the table's snapshot
 _ASK_S = 2.0  # between looks at the index, for documents that another process indexes
 _ASKED_FEW = 200  # documents looked up by id; more are found by reading all
 
-Expected = tuple[str, str, frozenset[str]]
-"""What a document needs in the index: its id, version and readers."""
+Expected = tuple[str, str, str]
+"""What a document needs in the index: its id, its version, and the id of its description."""
 _Versions = dict[str, int]  # version → its bytes
 
 
@@ -57,6 +57,10 @@ class Document:
     title: str = ""
     readers: tuple[str, ...] = ()
     """Who of the tenant may read it; empty means everybody."""
+    attributes: tuple[str, ...] = ()
+    """`key=value` each, for filters."""
+    description_id: str = ""
+    """Of how the index describes it; empty where the tables do not have it yet."""
     partition: int = -1
     offset: int = -1
 
@@ -68,7 +72,7 @@ class Document:
     @cached_property
     def expected_in_index(self) -> Expected:
         """What of it has to be in the index."""
-        return self.id, self.version, frozenset(self.readers)
+        return self.id, self.version, self.description_id
 
     def is_processed(self, offsets: ProcessedOffsets) -> bool:
         """Whether the event of a document that was put or deleted here is among the processed ones."""
@@ -87,6 +91,7 @@ class Document:
             "title": self.title,
             "bytes": self.bytes,
             "readers": list(self.readers),
+            "attributes": list(self.attributes),
             "at": self.at.isoformat(),
         }
 
@@ -234,7 +239,9 @@ class DocumentView:
         processed = ProcessedOffsets(self._table.snapshot_property(PROCESSED_OFFSETS)).newest_epoch(DOCUMENT_EVENTS.name)
         documents: dict[str, dict[str, Document]] = {}
         versions_of: dict[str, dict[str, _Versions]] = {}
-        for row in self._table.read(_COLUMNS).sort_by(ROWS_IN_ORDER).to_pylist():
+        rows = self._table.read(_COLUMNS).sort_by(ROWS_IN_ORDER).to_pylist()
+        described = describe(rows)
+        for row in rows:
             own = documents.setdefault(row["tenant"], {})
             versions = versions_of.setdefault(row["tenant"], {})
             if row["status"] == "deleted":
@@ -243,8 +250,12 @@ class DocumentView:
                 continue
             if row["version"]:
                 versions.setdefault(row["uri"], {})[row["version"]] = row["bytes"]
-            fields = {name: row[name] for name in _FIELDS}
-            own[row["uri"]] = Document(**fields, readers=tuple(row["readers"] or ()))
+            own[row["uri"]] = Document(
+                **{name: row[name] for name in _FIELDS},
+                readers=tuple(row["readers"] or ()),
+                attributes=tuple(row["attributes"] or ()),
+                description_id=described[row["document_id"]].id,
+            )
         uris = {tenant: sorted(own) for tenant, own in documents.items()}
         with self.lock:
             self._processed, self._documents, self._uris, self._versions = processed, documents, uris, versions_of
@@ -308,6 +319,6 @@ class DocumentView:
         for rows in self._chunks.scan(columns) if few is None else self._chunks.scan(columns, where):
             own = of_generation(rows, generation)
             chunks.update(zip(own["document_id"].to_pylist(), own["version"].to_pylist(), strict=True))
-        visible = served.indexed(few).select(["document_id", "version", "readers"]).to_pylist()
-        counts = Counter((row["document_id"], row["version"], frozenset(row["readers"])) for row in visible)
+        visible = served.indexed(few).select(["document_id", "version", "description_id"]).to_pylist()
+        counts = Counter((row["document_id"], row["version"], row["description_id"] or "") for row in visible)
         return {entry for entry, count in counts.items() if count == chunks[entry[:2]]}

@@ -37,24 +37,34 @@ class Documents:
         self._removing: Counter[tuple[str, str]] = Counter()  # and those that are being deleted
 
     def put(
-        self, tenant: str, uri: str, data: bytes, limits: TenantLimits, readers: Sequence[str] | None = None
+        self,
+        tenant: str,
+        uri: str,
+        data: bytes,
+        limits: TenantLimits,
+        readers: Sequence[str] | None = None,
+        attributes: Sequence[str] | None = None,
     ) -> tuple[Document, bool]:
         """Put a document; returns it, and whether it is new or changed.
 
-        `readers` as in `source.put`. Raises `BadDocument` where it is empty, `QuotaReached`, and what the stores raise.
+        `readers` and `attributes` as in `source.put`. Raises `BadDocument` where it is empty, `QuotaReached`, and what the stores
+        raise.
         """
         if not data:
             raise BadDocument(uri, "the file is empty")
         version = sha256(data).hexdigest()
         existing = self._view.find(tenant, uri)
         named = None if readers is None else tuple(dict.fromkeys(readers))
+        labelled = None if attributes is None else tuple(sorted(set(attributes)))
         # As far as this process knows; `parse` knows of every event before this one.
         wanted = named if named is not None else existing.readers if existing else ()
+        wanted_attributes = labelled if labelled is not None else existing.attributes if existing else ()
         if (
             existing is not None
             and existing.version == version
             and existing.status in (PUT, PARSED, INDEXED)
             and set(existing.readers) == set(wanted)
+            and set(existing.attributes) == set(wanted_attributes)
         ):
             return existing, False
         with self._reserve(tenant, uri, version, len(data), limits), self._storing(tenant, version):
@@ -64,7 +74,7 @@ class Documents:
                     f"This tenant has put the {limits.put_bytes_per_day:,} bytes that it may put in a day.",
                     hint="Every version counts, even if it was replaced or deleted. Continue tomorrow, or ask for more.",
                 )
-            place = self._runner.run(source.put, tenant=tenant, uri=uri, data=data, readers=named)
+            place = self._runner.run(source.put, tenant=tenant, uri=uri, data=data, readers=named, attributes=labelled)
             document = Document(
                 tenant,
                 uri,
@@ -73,6 +83,7 @@ class Documents:
                 len(data),
                 datetime.now(UTC),
                 readers=wanted,
+                attributes=wanted_attributes,
                 partition=place.partition,
                 offset=place.offset,
             )

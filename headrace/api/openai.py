@@ -17,6 +17,7 @@ from headrace.api.schemas import (
     AnswerDetails,
     AnswerResponse,
     ChatCompletion,
+    FilterTexts,
     ModelResponse,
     Readers,
     Tenant,
@@ -60,10 +61,11 @@ class StreamOptions(LenientRequest):
 
 
 class Extensions(LenientRequest):
-    """Fields beyond OpenAI's: on whose behalf (as in `AskRequest`), and for `admin` whose documents."""
+    """Fields beyond OpenAI's: on whose behalf, among which documents (as in `AskRequest`), and for `admin` whose."""
 
     tenant: Tenant | None = None
     readers: Readers = ()
+    filters: FilterTexts = ()
 
 
 def _last(messages: list[Message]) -> str:

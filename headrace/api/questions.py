@@ -16,17 +16,19 @@ from headrace.api.auth import PAGE, Asker, Caller, asker
 from headrace.api.telemetry import ServiceMetrics, Traces, tokens
 from headrace.errors import NotFound
 from headrace.settings import TenantLimits
+from headrace.storage.filters import Filters
 
 
 @dataclass(frozen=True)
 class AdmittedQuestion:
-    """A question with a place in the queue: who asks, whose documents, on behalf of which readers, and its answer's id."""
+    """A question with a place in the queue: who asks, whose documents, on behalf of which readers, among which documents."""
 
     ticket: Ticket
     text: str
     caller: Caller
     tenant: str
     readers: tuple[str, ...]
+    filters: Filters
     who: Asker
     headers: Mapping[str, str]
     answer_id: str = field(default_factory=new_id)
@@ -60,14 +62,15 @@ class QuestionService:
         *,
         tenant: str | None,
         readers: Sequence[str],
+        filters: Sequence[str] = (),
         user: str | None,
         simulated: str | None = None,
     ) -> AdmittedQuestion:
         """Take a place for a question. Raises `Forbidden` for what the caller may not name, `Overloaded` where none is free."""
-        whose, open_to = caller.tenant_for(tenant), caller.principals_for(readers)
+        whose, open_to, selected = caller.tenant_for(tenant), caller.principals_for(readers), Filters.parse(filters)
         who = self._who(caller, user, simulated)
         ticket = self._places.enter(whose, caller.limits.questions, text)
-        return AdmittedQuestion(ticket, text, caller, whose, open_to, who, headers)
+        return AdmittedQuestion(ticket, text, caller, whose, open_to, selected, who, headers)
 
     def ask(self, asked: AdmittedQuestion, put: Callable[[str | Answer], None], gone: Callable[[], bool]) -> None:
         """Put the answer's text in pieces, then the answer; ends early once `gone` says that nobody listens.
@@ -91,6 +94,7 @@ class QuestionService:
                     user=asked.who.user,
                     simulated=asked.who.simulated,
                     readers=asked.readers,
+                    filters=asked.filters,
                     kv_cache_bytes=limits.kv_cache_bytes,
                     answer_id=asked.answer_id,
                     given_up=lambda: gone() or self._stopping(),
@@ -112,7 +116,12 @@ class QuestionService:
                 return
             with self._engine.first(("ask", tenant)):
                 found = self._engine.search(
-                    asked.text, tenant=tenant, user=who.user, simulated=who.simulated, readers=asked.readers
+                    asked.text,
+                    tenant=tenant,
+                    user=who.user,
+                    simulated=who.simulated,
+                    readers=asked.readers,
+                    filters=asked.filters,
                 )
             span.answered(found)
             self._metrics.question(tenant, "search")

@@ -16,6 +16,7 @@ from headrace.api.telemetry import tokens
 from headrace.documents.names import check_principals
 from headrace.errors import WrongUsage
 from headrace.settings import TenantLimits
+from headrace.storage.filters import Filters
 from headrace.storage.ledger import Row
 
 QUESTION_CHARACTERS = 4_000
@@ -65,6 +66,18 @@ def _reader(name: str) -> str:
 
 
 Readers = Annotated[tuple[Annotated[str, AfterValidator(_reader)], ...], Field(max_length=100, examples=[["ann", "maintenance"]])]
+
+
+def _filter(text: str) -> str:
+    try:
+        return Filters.parse([text]).said[0]
+    except WrongUsage as error:
+        raise ValueError(f"{error.message.rstrip('.')}; {error.hint.rstrip('.')}") from None
+
+
+FilterTexts = Annotated[
+    tuple[Annotated[str, AfterValidator(_filter)], ...], Field(max_length=50, examples=[["team=hydro", "document=handbook/"]])
+]
 SimulatedUser = Annotated[str, Field(pattern=SIMULATED, examples=["simulated-07"])]
 
 
@@ -93,6 +106,8 @@ class AskRequest(ApiRequest):
     """A question to the key's tenant; a key with the scope `admin` may name another.
 
     `readers` are those on whose behalf it is asked: a user and their groups, who may read documents that are closed to others.
+    `filters` select documents, as `key=value`, `document=FOLDER/`, `kind=pdf`, `changed>=2026-01-31`: the same key again means
+    any of its values, different keys mean all of them.
     `user` is who asks, with the scope `users`; otherwise the key is recorded. `simulated_user` (scope `simulate`) says that a
     program asks, which plays a user: answers and verdicts are then recorded as simulated.
     """
@@ -100,6 +115,7 @@ class AskRequest(ApiRequest):
     question: Annotated[Question, Field(examples=["How long are backups kept?"])]
     tenant: Tenant | None = None
     readers: Readers = ()
+    filters: FilterTexts = ()
     user: User | None = None
     simulated_user: SimulatedUser | None = None
 
@@ -246,6 +262,7 @@ class FoundResponse(ApiResponse):
     groundedness: float | None
     similarity: float | None
     refused: bool
+    filters: list[str] = []
     note: str = ""
 
 
@@ -345,6 +362,7 @@ class DocumentResponse(ApiResponse):
     title: str
     bytes: int
     readers: list[str]
+    attributes: list[str]
     at: str
 
 

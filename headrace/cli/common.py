@@ -35,6 +35,14 @@ err = Terminal(stderr=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Tenant = Annotated[str | None, typer.Option(help="Tenant; default: the one in the settings.")]
 As = Annotated[list[str] | None, typer.Option("--as", help="Ask as this user or group, with their access rights; repeatable.")]
+Filtered = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="KEY=VALUE",
+        help="Only documents with this attribute, document=NAME or FOLDER/, kind=pdf, changed>=2026-01-31; repeatable.",
+    ),
+]
 On = Annotated[str, typer.Option(help="Where batch jobs and training run: local or ray.")]
 
 

@@ -25,6 +25,11 @@ def index(
         list[str] | None, typer.Option(help="Only this user or group may read them; repeatable. Default: unchanged.")
     ] = None,
     everybody: Annotated[bool, typer.Option("--everybody", help="Everyone in the tenant may read them.")] = False,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An attribute of theirs, for --filter; repeatable. Default: unchanged."),
+    ] = None,
+    no_attributes: Annotated[bool, typer.Option("--no-attributes", help="They have no attributes any more.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Retry documents that failed, even if unchanged.")] = False,
     skip: Annotated[
         list[str] | None,
@@ -42,6 +47,8 @@ def index(
 
     if reader and everybody:
         raise WrongUsage("Give --reader or --everybody, not both.")
+    if attribute and no_attributes:
+        raise WrongUsage("Give --attribute or --no-attributes, not both.")
     if not paths and not skip:
         raise WrongUsage("There is nothing to index.", hint="Name files or folders: headrace index PATH...")
     settings = settings_of(tenant)
@@ -52,7 +59,9 @@ def index(
         for uri in skip or ():
             app.documents.leave_out(uri, f"left out by {user()}: {reason}")
             err.print(f"{uri} is left out until it is put again.", highlight=False)
-        done = app.documents.index(paths or [], readers=[] if everybody else reader or None, retry=retry)
+        readers = [] if everybody else reader or None
+        attributes = [] if no_attributes else attribute or None
+        done = app.documents.index(paths or [], readers=readers, attributes=attributes, retry=retry)
         app.storage.archive()
     if as_json:
         print_json(asdict(done))

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from headrace.cli.common import As, AsJson, Tenant, checked_question, cli, out, print_json, settings_of, user
+from headrace.cli.common import As, AsJson, Filtered, Tenant, checked_question, cli, out, print_json, settings_of, user
 from headrace.errors import NotFound, WrongUsage
+from headrace.storage.filters import Filters
 
 
 @cli.command(rich_help_panel="Inference")
@@ -15,6 +16,7 @@ def search(
     question: Annotated[str, typer.Argument(help="What to search for.")],
     tenant: Tenant = None,
     principals: As = None,
+    filters: Filtered = None,
     as_json: AsJson = False,
 ) -> None:
     """Retrieve the passages for a question, with retrieval and re-ranker scores and ranks."""
@@ -22,11 +24,11 @@ def search(
     from headrace.cli.render.results import rows_table, where
     from headrace.terminal import printable
 
-    settings, question = settings_of(tenant), checked_question(question)
+    settings, question, chosen = settings_of(tenant), checked_question(question), Filters.parse(filters or ())
     with App(settings, "search", quiet=as_json) as app:
         if tenant is not None:
             app.documents.require_tenant()
-        answer = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or ())
+        answer = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or (), filters=chosen)
     passages = [passage.as_dict() for passage in answer.passages]
     if as_json:
         print_json(
@@ -37,6 +39,7 @@ def search(
                 "index_version": answer.index_version,
                 "timings_ms": answer.timings_ms,
                 "bytes": answer.bytes,
+                **({"filters": list(answer.filters)} if answer.filters else {}),
                 **({"note": answer.note} if answer.note else {}),
             }
         )
@@ -61,6 +64,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     tenant: Tenant = None,
     principals: As = None,
+    filters: Filtered = None,
     answers: Annotated[
         Literal["extractive", "generated"] | None,
         typer.Option(help="Quote the passages or have the generator write; default: inference.answers."),
@@ -72,11 +76,13 @@ def ask(
     from headrace.app import App
     from headrace.cli.render.results import say_sources
 
-    settings, question = settings_of(tenant), checked_question(question)
+    settings, question, chosen = settings_of(tenant), checked_question(question), Filters.parse(filters or ())
     with App(settings, "ask", quiet=as_json) as app:
         if tenant is not None:
             app.documents.require_tenant()
-        for piece in app.answers.ask(question, tenant=settings.tenant, user=user(), readers=principals or (), mode=answers):
+        for piece in app.answers.ask(
+            question, tenant=settings.tenant, user=user(), readers=principals or (), filters=chosen, mode=answers
+        ):
             if isinstance(piece, Answer):
                 if as_json:
                     print_json(piece.as_dict())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -19,13 +19,14 @@ from headrace.core.stage import stage
 from headrace.documents import AHEAD
 from headrace.documents.chunk import of_generation
 from headrace.documents.failed import GiveUp, Unfit, refuse
-from headrace.documents.versions import audience, live
+from headrace.documents.versions import current, live
 from headrace.errors import BadSettings, RequestRefused
 from headrace.models.client import Embedder, EndpointFailure, ErrorReply, Vectors
 from headrace.storage.endpoints import ModelEndpoint
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.generations import IndexGeneration
 from headrace.storage.vectors.handles import VectorWriter, columns
+from headrace.storage.vectors.labels import Description
 
 _BATCH_ROWS = 32  # four batches are in flight at once, and have to end before a pass gives way
 _UPSERT_ROWS = 1024
@@ -42,14 +43,15 @@ class Embedded:
     """What changed in the index.
 
     `chunks` were embedded; `retired` documents had chunks removed; `reused` chunks got the embedding of the same text in another
-    version of the document or in a file of the same bytes; `reopened` documents got other readers. `unfinished` documents have
-    chunks left for another pass; `failed` ones were refused by the embedder. `text_bytes` are those of the embedded chunks.
+    version of the document or in a file of the same bytes; `relabelled` documents got other readers or attributes. `unfinished`
+    ones have chunks left for another pass; `failed` ones were refused by the embedder. `text_bytes` are those of the embedded
+    chunks.
     """
 
     chunks: int
     retired: int
     reused: int = 0
-    reopened: int = 0
+    relabelled: int = 0
     unfinished: frozenset[str] = frozenset()
     failed: tuple[Unfit, ...] = ()
     text_bytes: int = 0
@@ -62,7 +64,7 @@ class Embedded:
     @property
     def changed(self) -> bool:
         """Whether the index has changed."""
-        return any((self.chunks, self.retired, self.reused, self.reopened))
+        return any((self.chunks, self.retired, self.reused, self.relabelled))
 
 
 class Embed:
@@ -138,8 +140,8 @@ def embed(
 
     - Missing chunks are found by comparing the stores, so the next run completes one that died.
     - New versions go in before old ones are removed, and an old version answers until the new one is in as a whole.
-    - The readers of a chunk are those that the documents table names now, not when the chunk was cut or when this pass began: of
-      two passes at once, neither undoes what the other one read later.
+    - Readers and attributes of a chunk are those that the documents table names now, not when the chunk was cut or when this pass
+      began: of two passes at once, neither undoes what the other one read later.
     - Tenants take turns, a batch each. With `gives_way` a pass ends after a round in which one tenant was finished and others
       were not, or after which `gives_way`, called with the tenants that still wait, returns true. The rest is left for another
       pass.
@@ -148,13 +150,13 @@ def embed(
     number, width = (into.number, into.width) if into else (1, DIMENSIONS)
     vectors = vectors.for_generation(number)
     # First of all, since some may now read less.
-    reopened = 0
-    current = _CurrentDocuments(documents)
-    for answering, readers in current.settled():
+    relabelled = 0
+    documents_now = _CurrentDocuments(documents)
+    for answering, described in documents_now.settled():
         indexed = vectors.indexed()
-        reopened += _reopen(vectors, indexed, answering, readers)
+        relabelled += _describe(vectors, indexed, answering, described)
     missing = _missing(chunks, answering, set(indexed["chunk_id"].to_pylist()), number)
-    missing, reused = _reuse(vectors, missing, indexed, current)
+    missing, reused = _reuse(vectors, missing, indexed, documents_now)
     waiting: list[pa.RecordBatch] = []
     done = text_bytes = 0
     failed: dict[str, Unfit] = {}
@@ -168,10 +170,10 @@ def embed(
         done += rows.num_rows
         text_bytes += pc.sum(pc.binary_length(rows["text"])).as_py() or 0
         if sum(b.num_rows for b in waiting) >= _UPSERT_ROWS:
-            _insert(vectors, pa.Table.from_batches(waiting), current)
+            _insert(vectors, pa.Table.from_batches(waiting), documents_now)
             waiting = []
     if waiting:
-        _insert(vectors, pa.Table.from_batches(waiting), current)
+        _insert(vectors, pa.Table.from_batches(waiting), documents_now)
     unfinished = fair.left()
     if failed:
         give_up(list(failed.values()))
@@ -182,7 +184,7 @@ def embed(
     for document_id in sorted(gone | failed.keys()):
         vectors.delete(document_id, but_version=answering.get(document_id, ""))
         retired += 1
-    return Embedded(done, retired, reused, reopened, unfinished - failed.keys(), tuple(failed.values()), text_bytes)
+    return Embedded(done, retired, reused, relabelled, unfinished - failed.keys(), tuple(failed.values()), text_bytes)
 
 
 def _unfit(rows: pa.RecordBatch) -> dict[str, Unfit]:
@@ -192,14 +194,14 @@ def _unfit(rows: pa.RecordBatch) -> dict[str, Unfit]:
 
 
 class _CurrentDocuments:
-    """What answers (`live`) and who may read it (`audience`), computed anew when the table has changed."""
+    """What answers, and how the index describes it (`versions.current`), computed anew when the table has changed."""
 
     def __init__(self, documents: TableReader) -> None:
         self._documents = documents
         self._snapshot: int | None = -1  # none has that number
-        self._found: tuple[dict[str, str], dict[str, tuple[str, ...]]] = {}, {}
+        self._found: tuple[dict[str, str], dict[str, Description]] = {}, {}
 
-    def settled(self) -> Iterator[tuple[dict[str, str], dict[str, tuple[str, ...]]]]:
+    def settled(self) -> Iterator[tuple[dict[str, str], dict[str, Description]]]:
         """Yield both, again until no document has changed meanwhile.
 
         So what the caller writes for the last pair is written before the next change, whose own pass then sees it.
@@ -207,47 +209,40 @@ class _CurrentDocuments:
         snapshot = self._documents.snapshot()
         while True:
             if snapshot != self._snapshot:
-                self._found, self._snapshot = (live(self._documents), audience(self._documents)), snapshot
+                self._found, self._snapshot = current(self._documents), snapshot
             yield self._found
             before, snapshot = snapshot, self._documents.snapshot()
             if snapshot == before:
                 return
 
 
-def _insert(vectors: VectorWriter, rows: pa.Table, current: _CurrentDocuments) -> None:
-    """Upsert those chunks whose versions still answer, with the readers of now."""
-    place = rows.schema.get_field_index("readers")
+def _insert(vectors: VectorWriter, rows: pa.Table, documents_now: _CurrentDocuments) -> None:
+    """Upsert those chunks whose versions still answer, described as their documents are now."""
     rows_kept: pa.Table | None = None
-    computed: dict[str, tuple[str, ...]] = {}
-    for answering, readers in current.settled():
+    written: dict[str, Description] = {}
+    for answering, described in documents_now.settled():
         pairs = list(zip(rows["document_id"].to_pylist(), rows["version"].to_pylist(), strict=True))
         gone = {document_id for document_id, version in pairs if answering.get(document_id) != version}
         if rows_kept is None:
             rows_kept = rows.filter(pa.array([document_id not in gone for document_id, _ in pairs], pa.bool_()))
-            computed = {document_id: readers.get(document_id, ()) for document_id in rows_kept["document_id"].to_pylist()}
-            own = [list(computed[document_id]) for document_id in rows_kept["document_id"].to_pylist()]
+            written = {name: described.get(name, Description()) for name in rows_kept["document_id"].to_pylist()}
             if rows_kept.num_rows:
-                vectors.upsert(
-                    rows_kept.set_column(place, rows.schema.field(place), pa.array(own, rows.schema.field(place).type))
-                )
+                vectors.upsert(rows_kept, written)
             continue
-        for document_id in sorted(gone & computed.keys()):
+        for document_id in sorted(gone & written.keys()):
             vectors.delete(document_id, but_version=answering.get(document_id, ""))
-        for document_id in sorted(computed.keys() - gone):
-            if sorted(now := readers.get(document_id, ())) != sorted(computed[document_id]):
-                vectors.open_to([document_id], now)
-                computed[document_id] = now
+        changed = {name: described[name] for name in written.keys() - gone if described[name].id != written[name].id}
+        vectors.describe(changed)
+        written |= changed
 
 
-def _reopen(vectors: VectorWriter, indexed: pa.Table, answering: dict[str, str], readers: dict[str, tuple[str, ...]]) -> int:
-    """Give the documents in the index that answer the readers of now; returns how many had others."""
-    changed: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
-    for document_id, before in zip(indexed["document_id"].to_pylist(), indexed["readers"].to_pylist(), strict=True):
-        if (now := readers[document_id] if document_id in answering else None) is not None and sorted(before) != sorted(now):
-            changed[now].add(document_id)
-    for now, names in changed.items():
-        vectors.open_to(sorted(names), now)
-    return sum(map(len, changed.values()))
+def _describe(vectors: VectorWriter, indexed: pa.Table, answering: dict[str, str], described: dict[str, Description]) -> int:
+    """Give the documents in the index that answer their readers and labels of now; returns how many had others."""
+    wanted = {name: described[name].id for name in answering}
+    pairs = zip(indexed["document_id"].to_pylist(), indexed["description_id"].to_pylist(), strict=True)
+    changed = {name: described[name] for name, before in pairs if wanted.get(name, before) != before}
+    vectors.describe(changed)
+    return len(changed)
 
 
 def _missing(chunks: TableReader, answering: dict[str, str], known: set[str], generation: int) -> pa.Table:
@@ -266,7 +261,7 @@ def _missing(chunks: TableReader, answering: dict[str, str], known: set[str], ge
     return table.take(pc.sort_indices(pc.utf8_length(table["text"]))).combine_chunks()
 
 
-def _reuse(vectors: VectorWriter, missing: pa.Table, indexed: pa.Table, current: _CurrentDocuments) -> tuple[pa.Table, int]:
+def _reuse(vectors: VectorWriter, missing: pa.Table, indexed: pa.Table, documents_now: _CurrentDocuments) -> tuple[pa.Table, int]:
     """Insert those chunks whose text the tenant has embedded before; returns the other chunks, and how many were inserted.
 
     Looks at other versions of the document and at documents of the same bytes, so a renamed file is not embedded again.
@@ -291,7 +286,7 @@ def _reuse(vectors: VectorWriter, missing: pa.Table, indexed: pa.Table, current:
         if known.num_rows:
             embeddings = vectors_of["embedding"].take(sources.drop_null())
             column = CHUNKS.columns.get_field_index("embedding")
-            _insert(vectors, known.add_column(column, "embedding", embeddings), current)
+            _insert(vectors, known.add_column(column, "embedding", embeddings), documents_now)
             missing = missing.filter(pc.is_null(sources))
             count += known.num_rows
     return missing, count

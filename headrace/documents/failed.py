@@ -16,7 +16,7 @@ from headrace.catalog import DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS
 from headrace.core.stage import stage
 from headrace.documents import AHEAD
 from headrace.documents.names import composed, document_id
-from headrace.documents.versions import IN_ORDER, ORIGIN, ROWS_IN_ORDER, row_of
+from headrace.documents.versions import IN_ORDER, KEPT, ORIGIN, ROWS_IN_ORDER, keep_unnamed, row_of
 from headrace.errors import BadDocument, NotFound
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
@@ -86,9 +86,8 @@ def leave_out(
     if not recorded or recorded[-1]["kind"] != "put":
         raise NotFound(f"No document {uri!r} of tenant {tenant} is waiting or indexed.", hint="GET /v1/documents lists them.")
     event = {**recorded[-1], "uri": composed(uri)}
-    before = documents.read(("readers", *ORIGIN, "status"), f"document_id = {quoted(document_id(tenant, event['uri']))}")
+    before = documents.read((*KEPT, *ORIGIN, "status"), f"document_id = {quoted(document_id(tenant, event['uri']))}")
     rows = before.sort_by(ROWS_IN_ORDER).to_pylist()
-    if event["readers"] is None:  # as in `parse`: the readers stay as they were
-        event["readers"] = rows[-1]["readers"] if rows else []
+    keep_unnamed(event, rows[-1] if rows else None)
     documents.append(batch(documents.store.columns, [{**row_of(event), "status": "failed", "reason": reason}]))
     return str(event["sha256"])

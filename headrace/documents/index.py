@@ -92,11 +92,12 @@ def index_documents(
     tenant: str,
     settings: Inference,
     readers: Sequence[str] | None = None,
+    attributes: Sequence[str] | None = None,
     retry: bool = False,
 ) -> Indexed:
     """Put the files below `paths` and bring the index up to date with everything on the head.
 
-    `readers` and `retry` are as in `put`.
+    `readers`, `attributes` and `retry` are as in `put`.
     """
     started = time.perf_counter()
     before: list[ParsedDocuments] = []  # parsed before, where `put` needed the newest state
@@ -105,8 +106,16 @@ def index_documents(
         runner.run(land).require(DOCUMENT_EVENTS)
         before.append(_beside_others(lambda: runner.run(parse, limits=ParseLimits.from_settings(settings))))
 
-    most = settings.document_bytes
-    was_put = runner.run(put, tenant=tenant, paths=paths, most_bytes=most, readers=readers, settle=settle, retry=retry)
+    was_put = runner.run(
+        put,
+        tenant=tenant,
+        paths=paths,
+        most_bytes=settings.document_bytes,
+        readers=readers,
+        attributes=attributes,
+        settle=settle,
+        retry=retry,
+    )
     done = _beside_others(lambda: catch_up(runner, settings))
     chunked, embedded = done.filled.chunked, done.filled.embedded
     later = ParsedDocuments(0, 0, tuple(Failure(one.uri, one.reason) for one in (*chunked.failed, *embedded.failed)))

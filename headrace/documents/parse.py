@@ -16,7 +16,7 @@ from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.names import composed, document_id, object_key
 from headrace.documents.parser import Parsed, Parser
 from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets
-from headrace.documents.versions import IN_ORDER, ORIGIN, newest_rows, row_of
+from headrace.documents.versions import IN_ORDER, KEPT, ORIGIN, keep_unnamed, newest_rows, row_of
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
@@ -124,9 +124,7 @@ def parse(
         for event in bars.track(in_turn(), "parse", total=len(new), of="documents"):
             processed.add(event)
             event["uri"] = _name_of(event, newest)
-            if event["readers"] is None:  # readers stay as the events before have them
-                before = newest.get(document_id(event["tenant"], event["uri"]))
-                event["readers"] = before["readers"] if before else []
+            keep_unnamed(event, newest.get(document_id(event["tenant"], event["uri"])))
             if _is_known(event, newest):
                 continue
             row = _row(event, sources, parser)
@@ -170,7 +168,7 @@ def _once(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _is_known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
-    """Whether the document's newest row is of an event with the same kind, source bytes, refusal, readers and folder.
+    """Whether the document's newest row is of an event with the same kind, source bytes, refusal, readers, attributes and folder.
 
     A document that failed and is put again is tried again; one that was left out has a row of this very event.
     """
@@ -179,7 +177,7 @@ def _is_known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:
         return all(row[name] == event[name] for name in ORIGIN)
     if row is None or (event["kind"] == "delete") != (row["status"] == "deleted"):
         return False
-    if event["kind"] != "delete" and sorted(row["readers"] or ()) != sorted(event["readers"] or ()):
+    if event["kind"] != "delete" and any(sorted(row[name] or ()) != sorted(event[name] or ()) for name in KEPT):
         return False
     if event["kind"] != "delete" and row["source"] != event["source"]:
         return False

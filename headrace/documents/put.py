@@ -19,6 +19,7 @@ from headrace.documents.names import check_principals
 from headrace.documents.source import PUT_SENTENCE, announce, event, store
 from headrace.documents.versions import StoredVersion, newest_versions
 from headrace.errors import BadDocument
+from headrace.storage.filters import check_attributes
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.stream import TopicWriter
 from headrace.storage.tables.handles import TableReader
@@ -59,22 +60,24 @@ def put(
     paths: list[Path],
     most_bytes: int,
     readers: Sequence[str] | None = None,
+    attributes: Sequence[str] | None = None,
     settle: Callable[[], object] | None = None,
     retry: bool = False,
 ) -> Put:
     """Put every file below `paths` that is new or changed, by its hash; with `retry` also those that failed.
 
     - `readers` may read the files from now on; an empty sequence opens them to everybody of the tenant. With `None` a document
-      keeps the readers it has, a renamed file those of its old name, and a new file is open to everybody of the tenant. Where
-      the readers of now matter, `settle` is called first: it brings the table up to the head.
+      keeps the readers it has, a renamed file those of its old name, and a new file is open to everybody of the tenant. The same
+      goes for `attributes`, of which a new file has none. Where those of now matter, `settle` is called first: it brings the
+      table up to the head.
     - A file that cannot be read is announced as refused, with the reason, so that its status is recorded too.
     - A document that was found in one of these folders before and is not there any more is announced as deleted. A folder that
       is empty, or could not be listed in full, deletes nothing: most likely it is not mounted.
 
-    Raises what `find_files` raises, and `WrongUsage` where a reader has no name.
+    Raises what `find_files` raises, and `WrongUsage` where a reader has no name or an attribute is none.
     """
-    if readers is not None:
-        check_principals(readers)
+    check_principals(readers or ())
+    check_attributes(attributes or ())
     current = newest_versions(known, tenant)
     files, whole = find_files(paths)
     seen = {file.uri for file in files}
@@ -82,30 +85,38 @@ def put(
     def missing() -> dict[str, StoredVersion]:
         return {uri: was for uri, was in current.items() if was.status != "deleted" and uri not in seen and was.source in whole}
 
-    if settle is not None and (readers is not None or missing()):
+    if settle is not None and (readers is not None or attributes is not None or missing()):
         settle()
         current = newest_versions(known, tenant)
     gone = missing()
-    inherited: dict[str, tuple[str, ...]] = {}
-    for was in gone.values():
-        inherited[was.version] = inherited.get(was.version) or was.readers
+    inherited: dict[str, StoredVersion] = {}
+    for was in sorted(gone.values(), key=lambda was: bool(was.readers)):  # of several, one that is closed
+        inherited[was.version] = was
 
     def put_file(file: FoundFile) -> dict[str, Any] | None:
         """The event of one file, its bytes stored; `None` where nothing changed."""
         was = current.get(file.uri)
-        same = was is not None and was.source == file.source and (readers is None or sorted(was.readers) == sorted(readers))
+        same = (
+            was is not None
+            and was.source == file.source
+            and (readers is None or sorted(was.readers) == sorted(readers))
+            and (attributes is None or sorted(was.attributes) == sorted(attributes))
+        )
+        named: dict[str, Any] = {"readers": readers, "attributes": attributes, "source": file.source}
         try:
             data = read_file(file.path, file.uri, most_bytes)
         except BadDocument as error:
             if same and was is not None and (was.status, was.version, was.reason) == ("failed", "", error.reason):
                 return None
-            return event(tenant, file.uri, "refuse", readers=readers, source=file.source, reason=error.reason)
+            return event(tenant, file.uri, "refuse", **named, reason=error.reason)
         sha256 = hashlib.sha256(data).hexdigest()
         if same and was is not None and was.version == sha256 and not (retry and was.status == "failed"):
             return None
-        open_to = inherited.get(sha256) if readers is None and was is None else readers
+        if was is None and (renamed := inherited.get(sha256)) is not None:
+            named["readers"] = renamed.readers if readers is None else readers
+            named["attributes"] = renamed.attributes if attributes is None else attributes
         store(sources, tenant, data)
-        return event(tenant, file.uri, "put", readers=open_to, source=file.source, sha256=sha256, bytes=len(data))
+        return event(tenant, file.uri, "put", **named, sha256=sha256, bytes=len(data))
 
     failed_before = []
     kinds: Counter[str] = Counter()

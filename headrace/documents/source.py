@@ -40,9 +40,16 @@ def store(sources: ObjectWriter, tenant: str, data: bytes) -> str:
 
 
 def event(
-    tenant: str, uri: str, kind: str, *, readers: Sequence[str] | None = None, source: str | None = None, **fields: object
+    tenant: str,
+    uri: str,
+    kind: str,
+    *,
+    readers: Sequence[str] | None = None,
+    attributes: Sequence[str] | None = None,
+    source: str | None = None,
+    **fields: object,
 ) -> dict[str, Any]:
-    """An event of a document; `kind` is put, refuse or delete. `readers` is as in `put`, `source` as in `FoundFile`."""
+    """A document's event; `kind` is put, refuse or delete. `readers` and `attributes` as in `put`, `source` as in `FoundFile`."""
     return {
         "event_id": uuid.uuid4().hex,
         "kind": kind,
@@ -50,6 +57,7 @@ def event(
         "uri": uri,
         "source": source,
         "readers": None if readers is None else list(readers),
+        "attributes": None if attributes is None else list(attributes),
         **{"sha256": "", "bytes": 0, "reason": "", **fields},
         "at": datetime.now(UTC),
     }
@@ -68,14 +76,17 @@ def put(
     uri: str,
     data: bytes,
     readers: Sequence[str] | None = None,
+    attributes: Sequence[str] | None = None,
 ) -> Announced:
     """Store a document's bytes, then announce it.
 
     `readers` may read it from now on; an empty sequence opens it to everybody of the tenant. `None` leaves the readers as the
-    events before this one have them, also those not parsed yet; a new document is then open to everybody of the tenant.
+    events before this one have them, also those not parsed yet; a new document is then open to everybody of the tenant. The same
+    goes for its `attributes`, `key=value` each, of which a new document has none.
     """
     sha256 = store(sources, tenant, data)
-    return announce(events, [event(tenant, uri, "put", readers=readers, sha256=sha256, bytes=len(data))])[0]
+    put_event = event(tenant, uri, "put", readers=readers, attributes=attributes, sha256=sha256, bytes=len(data))
+    return announce(events, [put_event])[0]
 
 
 @stage("Takes a document back: announces that, and deletes its sources where no other document has the same.", phase=AHEAD)
@@ -88,7 +99,7 @@ def delete(
 ) -> Announced:
     """Announce that a document is deleted, then delete the sources of these versions of it.
 
-    A document that is put again has the readers it had before, unless the event names others.
+    A document that is put again has the readers and attributes it had before, unless the event names others.
     """
     announced = announce(events, [event(tenant, uri, "delete")])[0]
     for version in sorted(versions):

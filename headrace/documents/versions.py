@@ -1,4 +1,4 @@
-"""The documents table: the newest row of each document, which version of it answers, and to whom.
+"""The documents table: the newest row of each document, which version of it answers, to whom, and what it is filtered by.
 
 Each row is one version of a document as one event announced it. If a stage behind `parse` cannot take a version in, the event has
 a second row that says so (`failed.py`).
@@ -6,15 +6,15 @@ a second row that says so (`failed.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow.compute as pc
-
+from headrace.documents.formats.registry import kinds_of
 from headrace.documents.names import document_id
 from headrace.storage.tables.handles import TableReader, quoted
+from headrace.storage.vectors.labels import Description, labels_of
 
 ORIGIN = ("topic", "partition", "offset")
 """The columns that say which event a row is of."""
@@ -31,30 +31,30 @@ class StoredVersion:
     version: str
     reason: str
     readers: tuple[str, ...]
+    attributes: tuple[str, ...]
     source: str | None
 
 
 def newest_versions(documents: TableReader, tenant: str) -> dict[str, StoredVersion]:
     """uri → the newest row of each of the tenant's documents."""
-    columns = ("uri", "status", "version", "reason", "readers", "source")
+    columns = ("uri", "status", "version", "reason", "readers", "attributes", "source")
     return {
-        row["uri"]: StoredVersion(row["status"], row["version"], row["reason"], tuple(row["readers"] or ()), row["source"])
+        row["uri"]: StoredVersion(
+            row["status"],
+            row["version"],
+            row["reason"],
+            tuple(row["readers"] or ()),
+            tuple(row["attributes"] or ()),
+            row["source"],
+        )
         for row in _rows(documents, columns, f"tenant = {quoted(tenant)}")
     }
 
 
 def newest_rows(documents: TableReader) -> dict[str, dict[str, Any]]:
     """document id → its newest row, without its text."""
-    columns = ("document_id", "version", "status", "reason", "readers", "source")
+    columns = ("document_id", "version", "status", "reason", "readers", "attributes", "source")
     return {row["document_id"]: row for row in _rows(documents, columns)}
-
-
-def audience(documents: TableReader) -> dict[str, tuple[str, ...]]:
-    """document id → who of its tenant may read it (nobody named: everybody), as its newest row says, whatever its status.
-
-    A document that becomes unreadable by the event that closes it is closed too: its older version answers to fewer.
-    """
-    return {row["document_id"]: tuple(row["readers"] or ()) for row in _rows(documents, ("document_id", "readers"))}
 
 
 def live(documents: TableReader) -> dict[str, str]:
@@ -62,13 +62,59 @@ def live(documents: TableReader) -> dict[str, str]:
 
     Where a newer version failed, in parsing or behind it, the older one goes on answering.
     """
-    rows = documents.read(("document_id", "version", "status", *ORIGIN))
-    failed = {tuple(row.values()) for row in rows.filter(pc.equal(rows["status"], "failed")).select(ORIGIN).to_pylist()}
+    rows = documents.read(("document_id", "version", "status", *ORIGIN)).sort_by(ROWS_IN_ORDER).to_pylist()
+    return {name: row["version"] for name, row in _answering(rows).items()}
+
+
+def current(documents: TableReader) -> tuple[dict[str, str], dict[str, Description]]:
+    """`live`, and document id → how the index describes each document, as in `describe`."""
+    rows = _rows(documents, DESCRIBING)
+    return {name: row["version"] for name, row in _answering(rows).items()}, describe(rows)
+
+
+DESCRIBING = ("document_id", "version", "status", "uri", "media", "readers", "attributes", "at", "put_at")
+"""The columns of the documents table that `describe` reads, beside `ORIGIN`."""
+
+
+def describe(rows: Sequence[Mapping[str, Any]]) -> dict[str, Description]:
+    """document id → how the index describes a document, from rows of the documents table in their order.
+
+    Readers and attributes are those of its newest row, whatever its status: a document that becomes unreadable by the event that
+    closes it is closed too. Kind and time are those of the version that answers; the time is that of the event that put it.
+    """
+    answering = _answering(rows)
+    described = {}
+    for name, row in {row["document_id"]: row for row in rows}.items():
+        live_row = answering.get(name, row)
+        kinds = kinds_of(live_row["media"]) if live_row["media"] else ()
+        labels = labels_of(row["uri"], kinds, row["attributes"] or ())
+        changed = live_row.get("changed_at") or row["at"]
+        described[name] = Description(tuple(row["readers"] or ()), labels, int(changed.timestamp()))
+    return described
+
+
+def _answering(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """document id → the newest row of the version that answers, with `changed_at`, when that version was put."""
+    failed = {tuple(row[name] for name in ORIGIN) for row in rows if row["status"] == "failed"}
     newest: dict[str, dict[str, Any]] = {}
-    for row in rows.sort_by(IN_ORDER).to_pylist():
-        if row["status"] != "failed" and tuple(row[name] for name in ORIGIN) not in failed:
-            newest[row["document_id"]] = row
-    return {name: row["version"] for name, row in newest.items() if row["status"] == "parsed"}
+    for row in rows:
+        if row["status"] == "failed" or tuple(row[name] for name in ORIGIN) in failed:
+            continue
+        before = newest.get(row["document_id"], {})
+        same = (before.get("status"), before.get("version")) == ("parsed", row["version"])
+        newest[row["document_id"]] = {**row, "changed_at": before["changed_at"] if same else row.get("put_at") or row.get("at")}
+    return {name: row for name, row in newest.items() if row["status"] == "parsed"}
+
+
+KEPT = ("readers", "attributes")
+"""What stays as it was where an event does not name it."""
+
+
+def keep_unnamed(event: dict[str, Any], before: Mapping[str, Any] | None) -> None:
+    """Complete an event from the document's newest row."""
+    for name in KEPT:
+        if event[name] is None:
+            event[name] = before[name] if before else []
 
 
 def row_of(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,8 +122,9 @@ def row_of(event: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "document_id": document_id(event["tenant"], event["uri"]),
         "version": event["sha256"],
-        **{name: event[name] for name in ("tenant", "uri", "bytes", "readers", "source", *ORIGIN)},
+        **{name: event[name] for name in ("tenant", "uri", "bytes", "readers", "attributes", "source", *ORIGIN)},
         **{"reason": "", "media": "", "title": "", "text": "", "parts": None},
+        "put_at": event["at"],
         "at": datetime.now(UTC),
     }
 

@@ -15,10 +15,12 @@ import pyarrow.json as pj
 
 from headrace.catalog import DOCUMENT_EVENTS, EXTRA, INTERACTIONS, Store
 from headrace.errors import BadRecord
+from headrace.storage.filters import ATTRIBUTE, RESERVED
 
 # Range of Python's datetime, and so of pyiceberg, in microseconds since 1970.
 _FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 _TENANT = "^[a-z0-9][a-z0-9-]{0,62}$"
+_RESERVED = f"^(?:{'|'.join(RESERVED)})="
 _SHA256 = "^[0-9a-f]{64}$"
 _NAMED = ("event_id", "uri", "answer_id", "verdict_id")
 NAME_BYTES = 4096
@@ -72,6 +74,12 @@ def _checks(store: Store, rows: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]
         nameless = pc.fill_null(pc.equal(pc.binary_length(names), 0), True)
         parents = pc.list_parent_indices(columns["readers"]).filter(nameless)
         yield "'readers' has an empty name", _rows_at(parents, len(columns["readers"]))
+    if "attributes" in columns:
+        given = columns["attributes"].flatten()
+        shaped = pc.and_(pc.match_substring_regex(given, ATTRIBUTE), pc.invert(pc.match_substring_regex(given, _RESERVED)))
+        wrong = pc.fill_null(pc.invert(shaped), True)
+        parents = pc.list_parent_indices(columns["attributes"]).filter(wrong)
+        yield "'attributes' has one that is not key=value", _rows_at(parents, len(columns["attributes"]))
 
 
 def _not_finite(column: pa.Array) -> pa.Array:

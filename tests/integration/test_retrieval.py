@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,11 +33,13 @@ from headrace.errors import Unavailable, WrongUsage
 from headrace.platform.address import brought, overlay
 from headrace.settings import Maintenance, Settings
 from headrace.storage.endpoints import Endpoints
+from headrace.storage.filters import Filters
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.handles import VectorReader, VectorWriter
+from headrace.storage.vectors.labels import Description, labels_of
 from headrace.storage.vectors.purge import VectorPurger
 
 METER = Meter(Ledger(), "test")
@@ -115,11 +118,11 @@ def test_readers_are_names_and_never_a_query(vectors: VectorWriter, built: bool)
 def test_readers_change_without_a_new_embedding_and_a_deleted_chunk_stays_away(vectors: VectorWriter) -> None:
     vectors.upsert(batch(CHUNKS.columns, [chunk("a", "acme", [], "one"), chunk("b", "acme", ["hr"], "two")]))
     vectors.build()
-    vectors.open_to(["one", "two", "three"], ["o'brien", "it"])
+    vectors.describe(dict.fromkeys(["one", "two", "three"], Description(("o'brien", "it"))))
     assert seen(vectors, "acme", "hr") == set()
     assert seen(vectors, "acme", "it") == seen(vectors, "acme", "o'brien") == {"a", "b"}
     vectors.delete("one")
-    vectors.open_to(["one", "two"], [])
+    vectors.describe(dict.fromkeys(["one", "two"], Description()))
     assert seen(vectors, "acme") == {"b"}
     assert vectors.indexed().select(["chunk_id", "readers"]).to_pylist() == [{"chunk_id": "b", "readers": []}]
 
@@ -165,10 +168,58 @@ def test_the_same_text_under_several_names_is_one_hit_with_the_sources_that_one_
     assert (len(found[two]), found[three]) == (21, ["last.md"]), "the hit's own, and twenty more"
     assert next(iter(sources(vectors, "hr", most=1).values())) == ["a.md", "b.md", "c.md", "hr.md"]
     vectors.delete("acme/a.md")
-    vectors.open_to(["acme/b.md"], ["hr"])
+    vectors.describe({"acme/b.md": Description(("hr",))})
     assert next(iter(sources(vectors).values())) == ["c.md"]
     assert next(iter(sources(vectors, "hr").values())) == ["b.md", "c.md", "hr.md"]
     assert [hit.copies for hit in vectors.fulltext("wheel", tenant="apex", most=9)] == [()]
+
+
+VALUES = ["hydro", "x' OR '1'='1", "'] ) OR true --", "a\\", '"', "%", "hydro%", "日本", "a, b", "=", "hydro=1", "HYDRO", "*"]
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_filters_select_inside_the_index_and_are_never_a_query(vectors: VectorWriter, built: bool) -> None:
+    """Also for a tenant of whom one passage in hundreds is selected, and where a filter and a reader name the same."""
+    rows, described = [], {}
+    for tenant in ("acme", "apex"):
+        for number, value in enumerate([*VALUES, *("other",) * 200]):
+            name = f"{tenant}-{number}"
+            rows.append(chunk(name, tenant, [], document=name))
+            kinds = ("pdf", "application/pdf") if number % 2 else ("markdown", "text/markdown")
+            labels = labels_of(f"shelf/{number % 3}/{number}.md", kinds, (f"team={value}", "site=north"))
+            described[name] = Description(("hr",) if number % 5 == 4 else (), labels, number)
+    vectors.upsert(batch(CHUNKS.columns, rows), described)
+    if built:
+        vectors.build()
+
+    def selected(*texts: str, tenant: str = "acme", readers: tuple[str, ...] = ("hr",), most: int = 300) -> set[int]:
+        filters = Filters.parse(texts)
+        asked: dict[str, Any] = {"tenant": tenant, "most": most, "readers": readers, "filters": filters}
+        searches = (
+            vectors.dense(towards(0), **asked),
+            vectors.fulltext("wheel", **asked),
+            vectors.fusion("wheel", towards(0), **asked),
+        )
+        found = [{hit.chunk_id for hit in hits} for hits in searches]
+        assert found[0] == found[1] == found[2]
+        assert all(name.startswith(f"{tenant}-") for name in found[0])
+        assert vectors.selects(filters, tenant=tenant, readers=readers) == bool(found[0])
+        return {int(name.rpartition("-")[2]) for name in found[0]}
+
+    for number, value in enumerate(VALUES):
+        assert selected(f"team={value}", most=1) == {number}, value
+        assert selected(f"team={value}", readers=()) == (set() if number % 5 == 4 else {number}), "it is closed"
+    assert selected("team=hydro", "team=日本") == {0, 7}
+    assert selected("team=hydro", "team=日本", "kind=pdf") == selected("kind=application/pdf", "team=日本") == {7}
+    assert selected("site=south") == selected("team=none' OR 'a'='a") == selected("readers=hr") == set()
+    assert selected("team=hydro", tenant="nobody") == set()
+    assert selected("document=shelf/1/", "team=hydro", 'team="') == {4}
+    assert selected("document=shelf/1/4.md", "document=shelf/2/5.md") == {4, 5}
+    assert selected("document=shelf/1") == selected("document=helf/1/") == set(), "a folder ends in /"
+    assert selected("changed>=1970-01-01T00:00:03", "changed<=1970-01-01T00:00:06") == {3, 4, 5, 6}
+    assert len(selected("document=shelf/")) == 213
+    vectors.describe({"acme-0": described["acme-0"]._replace(labels=("team=wind",))})
+    assert (selected("team=hydro"), selected("team=wind")) == (set(), {0})
 
 
 def test_an_index_of_before_readers_were_labels_answers_and_is_brought_along(vectors: VectorWriter, tmp_path: Path) -> None:
@@ -209,7 +260,8 @@ def test_recall_is_kept_by_tenants_of_any_size_and_under_sixteen_threads(
         "readers": [["staff"] if shut else [] for shut in closed],
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), DIMENSIONS),
     }
-    vectors.upsert(pa.table([pa.array(columns[f.name], f.type) for f in CHUNKS.columns], schema=CHUNKS.columns))
+    given = pa.schema([field for field in CHUNKS.columns if not field.nullable])
+    vectors.upsert(pa.table([pa.array(columns[f.name], f.type) for f in given], schema=given))
     vectors.build()
     questions = rng.normal(size=(20, DIMENSIONS)).astype(np.float32) * 0.4 / DIMENSIONS**0.5
     for tenant in SHARES:
@@ -450,13 +502,62 @@ def test_readers_of_an_unchanged_file_change_on_the_next_index(runner: Runner, e
     done = index(runner, tenant, docs)  # nobody named: as it was
     assert (done.put.unchanged, found(engine, tenant)) == (2, {})
     done = index(runner, tenant, docs, readers=["it"])
-    assert (done.put.put, done.embedded.chunks, done.embedded.reopened) == (2, 0, 2)
+    assert (done.put.put, done.embedded.chunks, done.embedded.relabelled) == (2, 0, 2)
     assert (found(engine, tenant, "hr"), len(found(engine, tenant, "it"))) == ({}, 2)
     done = index(runner, tenant, docs, readers=[])
     assert (done.embedded.chunks, len(found(engine, tenant))) == (0, 2)
     for wrong in ("", "  ", "a\nb", "x" * 201, "\udcff"):
         with pytest.raises(WrongUsage, match="cannot be the name of a reader"):
             index(runner, tenant, docs, readers=[wrong])
+
+
+def test_attributes_are_kept_until_others_are_named_and_embed_nothing(runner: Runner, engine: QueryEngine, shelf: Shelf) -> None:
+    tenant, docs = shelf.tenant, shelf.docs
+
+    def labelled(*attributes: str) -> Indexed:
+        return index_documents(runner, [docs], tenant=tenant, settings=SETTINGS, attributes=attributes)
+
+    def selected(*texts: str) -> set[str]:
+        answer = engine.search("what is it like?", tenant=tenant, user="ann", record=False, filters=Filters.parse(texts))
+        assert ("nothing that may be read matches the filter" in answer.note) == (not answer.passages)
+        return {passage.hit.uri for passage in answer.passages}
+
+    both = {"docs/a.md", "docs/b.md"}
+    assert selected("kind=markdown") == selected("document=docs/") == selected("changed>=2020-01-01") == both
+    assert selected("changed<=2020-01-01") == selected("kind=pdf") == selected("site=north") == set()
+    done = labelled("site=north", "crew=7")
+    assert (done.put.put, done.embedded.chunks, done.embedded.relabelled) == (2, 0, 2)
+    assert selected("site=north", "crew=7") == both
+    assert selected("site=north", "crew=8") == set()
+    with pytest.raises(WrongUsage, match="no attribute"):
+        labelled("north")
+    (docs / "a.md").rename(docs / "c.md")  # with its attributes
+    (docs / "b.md").write_text("The weir is short.")
+    assert index(runner, tenant, docs).embedded.reused == 1
+    assert selected("site=north") == {"docs/c.md", "docs/b.md"}
+    done = labelled()
+    assert (done.embedded.chunks, selected("site=north")) == (0, set())
+    assert selected("document=docs/c.md", "kind=markdown") == {"docs/c.md"}
+
+
+def test_when_a_document_changed_is_when_its_version_was_put(runner: Runner, engine: QueryEngine, shelf: Shelf) -> None:
+    tenant, docs = shelf.tenant, shelf.docs
+
+    def changed() -> dict[str, int]:
+        table = VectorReader(CHUNKS, runner.endpoints, METER)._open()
+        rows = table.search().where(f"tenant = '{tenant}'").select(["uri", "changed_s"]).to_list()
+        return {row["uri"]: row["changed_s"] for row in rows}
+
+    before = changed()
+    assert len(before) == 2
+    time.sleep(1.1)
+    index(runner, tenant, docs, readers=["hr"])
+    assert changed() == before, "the same text for other readers"
+    (docs / "a.md").write_text("The pond is shallow.")
+    index(runner, tenant, docs)
+    after = changed()
+    assert after["docs/a.md"] > before["docs/a.md"]
+    assert after["docs/b.md"] == before["docs/b.md"]
 
 
 def test_a_file_that_is_closed_and_broken_at_once_is_closed(runner: Runner, engine: QueryEngine, shelf: Shelf) -> None:

@@ -40,7 +40,7 @@ from headrace.core.runner import Runner
 from headrace.documents import source
 from headrace.documents.index import catch_up
 from headrace.documents.names import document_id
-from headrace.documents.versions import audience, live
+from headrace.documents.versions import current, live
 from headrace.ingest.dead_letters import reland
 from headrace.ingest.land import Landed, land
 from headrace.ingest.positions import property_name
@@ -135,7 +135,7 @@ def test_a_closed_document_is_neither_opened_nor_deleted_and_nobody_speaks_for_a
     index(runner)
     documents = reader(runner, DOCUMENT_ROWS)
     pay = document_id("acme", "pay.md")
-    assert audience(documents)[pay] == ("boss",)
+    assert current(documents)[1][pay].readers == ("boss",)
     assert pay in live(documents)
     vectors = VectorReader(CHUNKS, runner.endpoints, Meter(runner.record.ledger, "test"))
     assert vectors.fulltext("guineas", tenant="acme", most=5) == []
@@ -356,7 +356,7 @@ def test_a_signed_event_that_is_written_again_undoes_nothing(runner: Runner) -> 
     plan = document_id("acme", "plan.md")
     landed = reader(runner, DOCUMENT_EVENT_ROWS).read(where="uri = 'plan.md'").num_rows
     assert landed == 3, "it is as signed as the first one"
-    assert audience(reader(runner, DOCUMENT_ROWS))[plan] == ("boss",)
+    assert current(reader(runner, DOCUMENT_ROWS))[1][plan].readers == ("boss",)
 
 
 def test_a_home_from_before_there_were_signatures_lands_what_it_had_and_nothing_unsigned_after(runner: Runner) -> None:

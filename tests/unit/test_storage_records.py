@@ -38,6 +38,11 @@ def values(kind: pa.DataType) -> st.SearchStrategy[Any]:
 
 
 NAMES = TEXT.filter(lambda text: text and "\0" not in text)
+ATTRIBUTES = st.builds(
+    "x{}={}".format,
+    st.from_regex(r"[a-z0-9_-]{0,39}", fullmatch=True),
+    st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=200),
+)
 KINDS = {DOCUMENT_EVENTS: ("put",), INTERACTIONS: ("answer", "search")}
 
 
@@ -49,6 +54,7 @@ def rows(store: Store) -> st.SearchStrategy[dict[str, Any]]:
         "bytes": st.integers(0, 2**63 - 1),
         "kind": st.sampled_from(KINDS.get(store, ("",))),
         "readers": st.none() | st.lists(NAMES.filter(str.strip), max_size=3),
+        "attributes": st.none() | st.lists(ATTRIBUTES, max_size=3),
         **dict.fromkeys(("event_id", "uri", "answer_id", "verdict_id"), NAMES),
     }
     return st.fixed_dictionaries({field.name: constrained.get(field.name, values(field.type)) for field in store.columns})
@@ -128,6 +134,9 @@ def answered() -> dict[str, Any]:
         (json.dumps(event(bytes="many")).encode(), "wrong type"),
         (json.dumps(event(bytes=2**70)).encode(), "wrong type"),
         (json.dumps(event(uri=["a"])).encode(), "wrong type"),
+        (json.dumps(event(attributes=["team"])).encode(), "'attributes' has one that is not key=value"),
+        (json.dumps(event(attributes=["team=a", "kind=pdf"])).encode(), "'attributes' has one that is not key=value"),
+        (json.dumps(event(attributes=["team=a", None])).encode(), "'attributes' has one that is not key=value"),
         (json.dumps(event(uri={"a": 1})).encode(), "wrong type"),
         (json.dumps(event(tenant=7)).encode(), "wrong type"),
         (json.dumps(event(uri="\ud800")).encode(), "wrong type"),

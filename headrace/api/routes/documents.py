@@ -21,6 +21,7 @@ from headrace.api.service import Service
 from headrace.api.threads import RequestThread
 from headrace.documents.names import check_principals, existing_uri, new_uri
 from headrace.errors import WrongUsage
+from headrace.storage.filters import check_attributes
 from headrace.storage.metadata import AuditLine
 from headrace.storage.records import NAME_BYTES
 
@@ -34,6 +35,15 @@ Readers = Annotated[
     ),
 ]
 Everybody = Annotated[bool, Query(description="Open it to everybody of the tenant from now on.")]
+Attributes = Annotated[
+    list[str] | None,
+    Query(
+        alias="attribute",
+        max_length=100,
+        description="`key=value` to filter by; repeatable. Those named replace all it has; if omitted, they do not change.",
+    ),
+]
+NoAttributes = Annotated[bool, Query(description="It has no attributes any more.")]
 OfTenant = Annotated[Tenant | None, Query(description="A tenant other than the key's; only with the scope `admin`.")]
 _EXAMPLE = {
     "object": "document",
@@ -46,6 +56,7 @@ _EXAMPLE = {
     "title": "The pump",
     "bytes": 1834,
     "readers": ["maintenance"],
+    "attributes": ["site=north"],
     "at": "2026-01-31T12:00:00+00:00",
 }
 _SHOWN: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": _EXAMPLE}}}}
@@ -91,37 +102,52 @@ router = APIRouter()
 
 @dataclass(frozen=True)
 class PutRequest:
-    """The dependencies of both routes that put a document."""
+    """What both routes that put a document have in common: whose it is, who may read it, its attributes; `None`: unchanged."""
 
     request: Request
     response: Response
     service: Service
     caller: Caller
     in_thread: RequestThread
+    tenant: str | None
+    readers: list[str] | None
+    attributes: list[str] | None
 
 
-async def _putting(request: Request, response: Response, service: Serving, caller: Writing, in_thread: InThread) -> PutRequest:
-    return PutRequest(request, response, service, caller, in_thread)
+async def _putting(
+    request: Request,
+    response: Response,
+    service: Serving,
+    caller: Writing,
+    in_thread: InThread,
+    tenant: OfTenant = None,
+    readers: Readers = None,
+    everybody: Everybody = False,
+    attributes: Attributes = None,
+    no_attributes: NoAttributes = False,
+) -> PutRequest:
+    if attributes and no_attributes:
+        raise WrongUsage("A document has either some attributes or none.", hint="Leave attribute or no_attributes out.")
+    check_attributes(attributes or ())
+    labelled = [] if no_attributes else attributes or None
+    return PutRequest(request, response, service, caller, in_thread, tenant, _open_to(readers, everybody), labelled)
 
 
 Putting = Annotated[PutRequest, Depends(_putting)]
 
 
-async def _put(
-    put: PutRequest, called: str | None, tenant: str | None, readers: list[str] | None, everybody: bool
-) -> DocumentResponse:
+async def _put(put: PutRequest, called: str | None) -> DocumentResponse:
     request, service, caller = put.request, put.service, put.caller
-    whose = caller.tenant_for(tenant)
-    open_to = _open_to(readers, everybody)
+    whose = caller.tenant_for(put.tenant)
     name, data = await _document(request)
     uri = new_uri(called or name or "")
     noted: AuditNotes = request.scope["noted"]
     noted.resource = uri
 
     def work() -> tuple[Document, bool]:
-        service.documents.check_writer(caller, whose, uri, open_to)
+        service.documents.check_writer(caller, whose, uri, put.readers)
         limits = caller.limits if whose == caller.tenant else service.limits_of(whose)
-        done = service.documents.put(whose, uri, data, limits, open_to)
+        done = service.documents.put(whose, uri, data, limits, put.readers, put.attributes)
         service.audit.now(AuditLine(caller.by, "document.put", _resource(caller.tenant, whose, uri)))
         noted.audited = True
         return done
@@ -132,19 +158,15 @@ async def _put(
 
 
 @router.put("/v1/documents", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
-async def put_document(
-    put: Putting, uri: Uri = None, tenant: OfTenant = None, readers: Readers = None, everybody: Everybody = False
-) -> DocumentResponse:
+async def put_document(put: Putting, uri: Uri = None) -> DocumentResponse:
     """Put a document; its name is `uri`, or that of the file in the form. 200 where nothing changed."""
-    return await _put(put, uri, tenant, readers, everybody)
+    return await _put(put, uri)
 
 
 @router.put("/v1/documents/{uri:uri}", responses={**_SHOWN, **_TAKEN}, openapi_extra=_CONTENT)
-async def put_document_at(
-    uri: str, put: Putting, tenant: OfTenant = None, readers: Readers = None, everybody: Everybody = False
-) -> DocumentResponse:
+async def put_document_at(uri: str, put: Putting) -> DocumentResponse:
     """Put a document under this name, replacing one that has it. 200 where nothing changed."""
-    return await _put(put, uri, tenant, readers, everybody)
+    return await _put(put, uri)
 
 
 @router.get("/v1/documents")

@@ -60,7 +60,13 @@ async def chat_completions(
     user = body.asker if caller.names_users else None
     more = body.headrace
     asked = service.questions.admit(
-        caller, body.question, dict(request.headers), tenant=more.tenant, readers=more.readers, user=user
+        caller,
+        body.question,
+        dict(request.headers),
+        tenant=more.tenant,
+        readers=more.readers,
+        filters=more.filters,
+        user=user,
     )
     pieces = _pieces(request, service, asked)
     first = await first_of(pieces)
@@ -150,6 +156,7 @@ def _admitted(body: AskRequest, request: Request, service: Service, caller: Call
         dict(request.headers),
         tenant=body.tenant,
         readers=body.readers,
+        filters=body.filters,
         user=body.user,
         simulated=body.simulated_user,
     )

@@ -105,6 +105,12 @@ def by_suffix(suffix: str) -> DocumentFormat | None:
     return next((found for found in FORMATS.values() if suffix in found.suffixes), None)
 
 
+def kinds_of(media: str) -> tuple[str, ...]:
+    """What a document of this media type may be called in a filter: its format, and the media type."""
+    name = next((name for name, found in FORMATS.items() if found.media == media), "code")
+    return name, media
+
+
 def is_table(media: str) -> bool:
     """Whether documents of this media type are tables."""
     return any(found.table and found.media == media for found in FORMATS.values())

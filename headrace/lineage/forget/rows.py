@@ -30,7 +30,7 @@ from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 # Columns that contain someone's words or text derived from them.
 _ANSWER_WORDS = ("answer", "prompt_tokens", "completion_tokens", "logprobs", "extra")
 _VERDICT_WORDS = ("reason", "correction", "extra")
-_EVENT_WORDS = ("extra",)
+_EVENT_WORDS = ("attributes", "extra")
 
 
 @stage("Finds the answers, verdicts and dead letters of a user.")

@@ -1,8 +1,6 @@
 """Vector tier: one versioned LanceDB table per generation of a store, with dense and full-text search.
 
-Access rights are checked inside the index, before ranking. In the table, `readers` holds labels: one per reader, prefixed with
-the tenant, or the tenant's own label if everyone in it may read. One filter on that column's index therefore selects exactly what
-a user of a tenant may read.
+Access rights are checked inside the index, before ranking, and so are the filters of a search (`labels.py`).
 
 A search runs on one version of the table: both searches return row ids, in parallel, and text is fetched only for the rows kept.
 
@@ -16,21 +14,24 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import urlparse
 
 import numpy as np
 import pyarrow as pa
 
-from headrace.catalog import DIMENSIONS, Store
+from headrace.catalog import CHUNKS, DIMENSIONS, Store
 from headrace.errors import NothingIndexed, StorageFull, Unavailable
 from headrace.storage.endpoints import Endpoints
+from headrace.storage.filters import NO_FILTERS, Filters
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter, Metered
 from headrace.storage.reason import is_full, reason
 from headrace.storage.tables.handles import quoted
+from headrace.storage.vectors.labels import LABELS, UNLABELLED, Description, condition, reader_labels, readers_of
 from headrace.storage.vectors.search import Hit, search, text_id
 from headrace.storage.vectors.table import Snapshot, VectorTable
 
@@ -38,9 +39,7 @@ from headrace.storage.vectors.table import Snapshot, VectorTable
 _EXACT_ROWS = 20_000
 _KEY = "chunk_id"
 _PRIMARY_KEY = b"lance-schema:unenforced-primary-key:position"
-_EVERYBODY = ""
-_LABELS = pa.list_(pa.string())
-_UNLABELLED = "(array_length(readers) IS NULL OR array_length(readers) = 0)"  # rows from before readers were labels
+_FILTERED = ("readers", "labels", "changed_s", "text_id")  # columns with an index of their values
 _DOCUMENTS_AT_ONCE = 200  # per filter
 _ROWS_AT_ONCE = 4096  # of an older index, in memory
 # Maintenance is due with this many unindexed rows (and this share of all), small fragments, or old versions.
@@ -116,20 +115,24 @@ class VectorReader(Metered):
     def indexed(self, documents: Collection[str] | None = None) -> pa.Table:
         """The indexed chunks of some documents, or of all.
 
-        Columns chunk_id, document_id, version, tenant, uri, readers (empty: everyone in the tenant).
+        Columns chunk_id, document_id, version, tenant, uri, readers (empty: everyone in the tenant), description_id (null in an
+        older index).
         """
-        columns = [_KEY, "document_id", "version", "tenant", "uri", "readers"]
+        columns = [_KEY, "document_id", "version", "tenant", "uri", "readers", "description_id"]
         table = self._open()
         if table is None:
             return pa.schema([self.store.columns.field(name) for name in columns]).empty_table()
         with self._faults(), self._moves(Direction.READ):
-            query = table.search().select(columns)
+            query = table.search().select([name for name in columns if name in table.schema.names])
             if documents is not None:
                 query = query.where(_among(documents))
             rows = query.limit(None).to_arrow()
         pairs = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
-        named = pa.array([_readers(tenant, labels) for tenant, labels in pairs], _LABELS)
-        return rows.set_column(rows.schema.get_field_index("readers"), "readers", named)
+        named = pa.array([readers_of(tenant, labels) for tenant, labels in pairs], LABELS)
+        rows = rows.set_column(rows.schema.get_field_index("readers"), "readers", named)
+        if "description_id" not in rows.schema.names:
+            rows = rows.append_column("description_id", pa.nulls(rows.num_rows, pa.string()))
+        return rows
 
     def embeddings(self, documents: Collection[str]) -> pa.Table:
         """Texts and embeddings of some documents: columns tenant, text, embedding."""
@@ -137,16 +140,26 @@ class VectorReader(Metered):
         with self._faults(), self._moves(Direction.READ):
             return table.search().where(_among(documents)).select(["tenant", "text", "embedding"]).limit(None).to_arrow()
 
-    def dense(self, embedding: np.ndarray[Any, Any], *, tenant: str, most: int, readers: Sequence[str] = ()) -> list[Hit]:
+    def dense(
+        self,
+        embedding: np.ndarray[Any, Any],
+        *,
+        tenant: str,
+        most: int,
+        readers: Sequence[str] = (),
+        filters: Filters = NO_FILTERS,
+    ) -> list[Hit]:
         """The nearest chunks by cosine similarity, best first; `embedding` is float32, (width,).
 
-        Only chunks of the tenant that everyone in it, or one of `readers`, may read.
+        Only chunks of the tenant that everyone in it, or one of `readers`, may read, and that `filters` select.
         """
-        return self._hits(None, embedding, tenant=tenant, most=most, readers=readers)
+        return self._hits(None, embedding, tenant=tenant, most=most, readers=readers, filters=filters)
 
-    def fulltext(self, question: str, *, tenant: str, most: int, readers: Sequence[str] = ()) -> list[Hit]:
-        """The best chunks by BM25 over stemmed words, best first; `tenant` and `readers` as in `dense`."""
-        return self._hits(question, None, tenant=tenant, most=most, readers=readers)
+    def fulltext(
+        self, question: str, *, tenant: str, most: int, readers: Sequence[str] = (), filters: Filters = NO_FILTERS
+    ) -> list[Hit]:
+        """The best chunks by BM25 over stemmed words, best first; the rest as in `dense`."""
+        return self._hits(question, None, tenant=tenant, most=most, readers=readers, filters=filters)
 
     def fusion(
         self,
@@ -156,10 +169,20 @@ class VectorReader(Metered):
         tenant: str,
         most: int,
         readers: Sequence[str] = (),
+        filters: Filters = NO_FILTERS,
         by_rank: bool = False,
     ) -> list[Hit]:
-        """Both searches fused by score, or by reciprocal rank, best first; `tenant` and `readers` as in `dense`."""
-        return self._hits(question, embedding, tenant=tenant, most=most, readers=readers, by_rank=by_rank)
+        """Both searches fused by score, or by reciprocal rank, best first; the rest as in `dense`."""
+        return self._hits(question, embedding, tenant=tenant, most=most, readers=readers, filters=filters, by_rank=by_rank)
+
+    def selects(self, filters: Filters, *, tenant: str, readers: Sequence[str] = ()) -> bool:
+        """Whether there is a chunk that filters select, among those that one may read."""
+        from lancedb.background_loop import LOOP
+
+        snapshot = self._searchable(filters)
+        with self._faults(), self._moves(Direction.READ):
+            count: int = LOOP.run(snapshot.table.count_rows(condition(tenant, readers, filters, snapshot.indices)))
+        return count > 0
 
     def _hits(
         self,
@@ -169,28 +192,33 @@ class VectorReader(Metered):
         tenant: str,
         most: int,
         readers: Sequence[str],
+        filters: Filters,
         by_rank: bool = False,
     ) -> list[Hit]:
         from lancedb.background_loop import LOOP
 
         # People type words, not query syntax: punctuation must never make a query fail.
         words = None if question is None else " ".join(re.findall(r"\w+", question))
-        snapshot = self._searchable()
+        snapshot = self._searchable(filters)
         if embedding is None and not words:
             return []
-        where = _answering(tenant, readers, snapshot)
+        where = condition(tenant, readers, filters, snapshot.indices)
         with self._faults(), self._moves(Direction.READ):
             # A single hop to LanceDB's event loop: under load, a hop costs more than the work in it.
             hits: list[Hit] = LOOP.run(search(snapshot, words, embedding, where, most, by_rank))
         return hits
 
-    def _searchable(self) -> Snapshot:
-        """The table version to search."""
+    def _searchable(self, filters: Filters = NO_FILTERS) -> Snapshot:
+        """The table version to search. Raises `NothingIndexed`, also where the index has nothing that filters go by."""
         with self._faults():
             snapshot = self._shared_table.snapshot()
         if snapshot is None:
             raise NothingIndexed(
                 "No document has been indexed yet.", hint="Index some first: headrace index PATH, or headrace demo."
+            )
+        if filters and "labels" not in snapshot.columns:
+            raise NothingIndexed(
+                "This index was made before there were filters.", hint="Run headrace index, or leave the filters out."
             )
         return snapshot
 
@@ -230,29 +258,31 @@ class VectorReader(Metered):
 class VectorWriter(VectorReader):
     """Writes and searches one generation of a store of the vector tier."""
 
-    def upsert(self, rows: pa.RecordBatch | pa.Table) -> int:
+    def upsert(self, rows: pa.RecordBatch | pa.Table, documents: Mapping[str, Description] = MappingProxyType({})) -> int:
         """Insert or replace rows of the store's schema by chunk id; returns the number of rows given.
 
-        The first rows determine the generation's embedding width. Idempotent, so a stage killed after this and before it
-        recorded it can simply run again.
+        `documents` describes them by document id; one without a description has the readers that its rows name. The first rows
+        determine the generation's embedding width. Idempotent, so a stage killed after this and before it recorded it can simply
+        run again.
         """
         data = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
         table = self._open_or_new(data.schema.field("embedding").type.list_size)
+        pairs = zip(data["document_id"].to_pylist(), data["readers"].to_pylist(), strict=True)
+        data = _described(data, [documents.get(name) or Description(tuple(readers or ())) for name, readers in pairs])
         with self._faults(), self._moves(Direction.WRITE):
-            table.merge_insert(_KEY).when_matched_update_all().when_not_matched_insert_all().execute(
-                _with_text_id(_labelled(data))
-            )
+            table.merge_insert(_KEY).when_matched_update_all().when_not_matched_insert_all().execute(_with_text_id(data))
         return int(data.num_rows)
 
-    def open_to(self, documents: Sequence[str], readers: Sequence[str]) -> None:
-        """Set the `readers` (none: everyone in the tenant) of some documents' chunks, without embedding them again."""
+    def describe(self, documents: Mapping[str, Description]) -> None:
+        """Set who may read some documents and what they are filtered by, by document id, without embedding them again."""
         table = self._open()
-        for start in range(0, len(documents) if table is not None else 0, _DOCUMENTS_AT_ONCE):
-            where = _among(documents[start : start + _DOCUMENTS_AT_ONCE])
+        names = sorted(documents) if table is not None else []
+        for start in range(0, len(names), _DOCUMENTS_AT_ONCE):
+            table = self._open_or_new(DIMENSIONS)
+            where = _among(names[start : start + _DOCUMENTS_AT_ONCE])
             with self._faults(), self._moves(Direction.WRITE):
-                rows = table.search().where(where).limit(None).to_arrow()
-                column = pa.array([list(readers)] * rows.num_rows, _LABELS)
-                rows = _labelled(rows.set_column(rows.schema.get_field_index("readers"), "readers", column))
+                rows = table.search().where(where).limit(None).to_arrow().select(table.schema.names)
+                rows = _described(rows, [documents[name] for name in rows["document_id"].to_pylist()])
                 # Update only: a row deleted meanwhile must not come back.
                 table.merge_insert(_KEY).when_matched_update_all().execute(rows)
 
@@ -278,9 +308,9 @@ class VectorWriter(VectorReader):
             before = {index.name for index in table.list_indices()}
             if "text_idx" not in before:
                 table.create_index("text", config=configs["text"])
-            if not {"readers_idx", "text_id_idx"} <= before:
+            if not {f"{column}_idx" for column in _FILTERED} <= before:
                 self._complete(table)
-            for column in ("readers", "text_id"):
+            for column in _FILTERED:
                 if f"{column}_idx" not in before:
                     table.create_index(column, config=configs[column])
             if "embedding_idx" not in before and table.count_rows() > _EXACT_ROWS:
@@ -291,13 +321,12 @@ class VectorWriter(VectorReader):
 
     def _complete(self, table: Any) -> None:
         """Give rows of an older index what they lack."""
-        lacking = f"{_UNLABELLED} OR text_id IS NULL"
+        lacking = f"{UNLABELLED} OR text_id IS NULL"
         ids = table.search().with_row_id(True).where(lacking).select([_KEY]).limit(None).to_arrow()["_rowid"].to_pylist()
         for start in range(0, len(ids), _ROWS_AT_ONCE):
             rows = table.take_row_ids(ids[start : start + _ROWS_AT_ONCE]).to_arrow().select(table.schema.names)
-            labels = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
-            known = pa.array([labels or [_label(tenant, _EVERYBODY)] for tenant, labels in labels], _LABELS)
-            rows = rows.set_column(rows.schema.get_field_index("readers"), rows.schema.field("readers"), known)
+            pairs = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
+            rows = _with(rows, readers=[labels or reader_labels(tenant, ()) for tenant, labels in pairs])
             # Update only: a row deleted meanwhile must not come back.
             table.merge_insert(_KEY).when_matched_update_all().execute(_with_text_id(rows))
 
@@ -366,43 +395,39 @@ def index_configs() -> dict[str, Any]:
         # Stemmed, without stop words: the best of the BM25 variants measured (docs/reference/benchmarks.md).
         "text": FTS(stem=True, remove_stop_words=True, with_position=False),
         "readers": LabelList(),
+        "labels": LabelList(),
+        "changed_s": BTree(),
         "text_id": BTree(),
         "embedding": IvfRq(distance_type="cosine"),
     }
 
 
-def _label(tenant: str, reader: str) -> str:
-    """The label of a reader of a tenant, unique for every pair."""
-    return f"{len(tenant)}:{tenant}{reader}"
-
-
-def _labelled(rows: pa.Table) -> pa.Table:
-    """The rows with their readers replaced by labels."""
-    field = rows.schema.field("readers")
-    pairs = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
-    labels = [[_label(tenant, reader) for reader in readers or (_EVERYBODY,)] for tenant, readers in pairs]
-    return rows.set_column(rows.schema.get_field_index("readers"), field, pa.array(labels, field.type))
+def _described(rows: pa.Table, descriptions: Sequence[Description]) -> pa.Table:
+    """The rows with the labels of their descriptions."""
+    pairs = zip(rows["tenant"].to_pylist(), descriptions, strict=True)
+    return _with(
+        rows,
+        readers=[reader_labels(tenant, one.readers) for tenant, one in pairs],
+        labels=[list(one.labels) for one in descriptions],
+        changed_s=[one.changed_s for one in descriptions],
+        description_id=[one.id for one in descriptions],
+    )
 
 
 def _with_text_id(rows: pa.Table) -> pa.Table:
     """The rows with the id of their text, by which copies are found."""
-    place = rows.schema.get_field_index("text_id")
-    ids = pa.array(map(text_id, rows["text"].to_pylist()), pa.string())
-    return rows.append_column("text_id", ids) if place < 0 else rows.set_column(place, "text_id", ids)
+    return _with(rows, text_id=[text_id(text) for text in rows["text"].to_pylist()])
 
 
-def _readers(tenant: str, labels: Sequence[str] | None) -> list[str]:
-    """The readers behind a chunk's labels."""
-    front = len(_label(tenant, _EVERYBODY))
-    return [label[front:] for label in labels or () if len(label) > front]
+def _with(rows: pa.Table, **columns: Sequence[Any]) -> pa.Table:
+    """The rows with other values in some columns of the catalog."""
+    for name, values in columns.items():
+        field = CHUNKS.columns.field(name)
+        place = rows.schema.get_field_index(name)
+        column = pa.array(values, field.type)
+        rows = rows.append_column(field, column) if place < 0 else rows.set_column(place, field, column)
+    return rows
 
 
 def _among(documents: Collection[str]) -> str:
     return f"document_id IN ({', '.join(map(quoted, documents))})"
-
-
-def _answering(tenant: str, readers: Sequence[str], snapshot: Snapshot) -> str:
-    """The filter for chunks that a tenant's user may read; `readers` are the user and its groups."""
-    labels = ", ".join(quoted(_label(tenant, reader)) for reader in dict.fromkeys((_EVERYBODY, *readers)))
-    mine = f"array_has_any(readers, [{labels}])"
-    return mine if "readers_idx" in snapshot.indices else f"({mine} OR (tenant = {quoted(tenant)} AND {_UNLABELLED}))"

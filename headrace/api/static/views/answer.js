@@ -167,6 +167,7 @@ function versions(answer) {
       ["Re-ranker", answer.model_version === "none" ? "none: retrieval order stands" : answer.model_version],
       ["Generator", answer.generator_version && answer.generator_version !== "none" ? answer.generator_version : answer.mode === "extractive" ? "none: the answer is quoted" : "none: nothing to write from"],
       ["Answer", answer.answer_id],
+      answer.filters && ["Filter", answer.filters.join(", ")],
       answer.groundedness !== null && answer.groundedness !== undefined && ["Sentences supported", percent(answer.groundedness)],
       answer.similarity !== null && answer.similarity !== undefined && ["Nearest passage", `cosine ${answer.similarity.toFixed(3)}`],
       ...Object.entries(answer.timings_ms).map(([name, ms]) => [capital(words(name.replace("generate_", ""))), milliseconds(ms)]),

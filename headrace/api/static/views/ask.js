@@ -21,7 +21,11 @@ export function open(section) {
   });
   const stop = make("button", { type: "button", hidden: true, onclick: () => asking?.abort() }, "Stop");
   const send = make("button", { class: "main", id: "send" }, "Ask");
-  const options = make("div", { class: "row options" });
+  const filters = make("input", {
+    id: "filters", autocomplete: "off", spellcheck: false, maxLength: 1000, placeholder: "document=handbook/, team=hydro",
+    title: "Only documents with these: key=value, document=FOLDER/, kind=pdf, changed>=2026-01-31; several with commas",
+  });
+  const options = make("div", { class: "row options" }, make("label", { for: "filters", class: "inline" }, "Filter", filters));
   const form = make(
     "form", { class: "card ask-form", id: "ask" },
     make("label", { for: "question" }, "Question"), question, options,
@@ -39,7 +43,7 @@ export function open(section) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const text = question.value.trim();
-    if (text && !asking) ask(text, tenant());
+    if (text && !asking) ask(text, tenant(), filters.value.split(",").map((one) => one.trim()).filter(Boolean));
   });
   question.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -67,7 +71,7 @@ export function open(section) {
     }
   }
 
-  async function ask(text, whose) {
+  async function ask(text, whose, chosen) {
     const leaving = new AbortController();
     asking = leaving;
     question.select();
@@ -87,7 +91,7 @@ export function open(section) {
       if (seconds >= 2) status.textContent = words.hidden ? `Reading passages … ${seconds} s` : `Writing … ${seconds} s`;
     }, 1000);
     try {
-      const response = await call("/v1/ask", { method: "POST", json: { question: text, tenant: whose || undefined, stream: true, candidates: true }, signal: leaving.signal });
+      const response = await call("/v1/ask", { method: "POST", json: { question: text, tenant: whose || undefined, filters: chosen, stream: true, candidates: true }, signal: leaving.signal });
       let answer = null;
       for await (const { name, data } of events(response)) {
         if (name === "error") throw new Refusal(data.error.message, data.error.code);
