@@ -161,9 +161,13 @@ class DocumentView:
         with self.lock:
             return self._of_tenant(tenant)
 
-    def usage(self, tenant: str) -> tuple[int, int]:
-        """How many documents a tenant has, and the bytes of the sources stored for it: of all versions, the same bytes once."""
-        self.refresh()
+    def usage(self, tenant: str, *, look: bool = True) -> tuple[int, int]:
+        """How many documents a tenant has, and the bytes of the sources stored for it: of all versions, the same bytes once.
+
+        Without `look`, as of the last look at the table.
+        """
+        if look:
+            self.refresh()
         with self.lock:
             if tenant not in self._usage:
                 count = sum(document.status != DELETING for document in self._of_tenant(tenant).values())

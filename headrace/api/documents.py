@@ -182,8 +182,9 @@ class Documents:
     @contextmanager
     def _reserve(self, tenant: str, uri: str, version: str, size: int, limits: TenantLimits) -> Iterator[None]:
         """Keep room for a document while it is put: many puts at once must not exceed the quota together."""
-        count, used_bytes = self._view.usage(tenant)
+        self._view.refresh()
         with self._view.lock:
+            count, used_bytes = self._view.usage(tenant, look=False)  # a put that ends meanwhile is in one of both sums
             existing = self._view.find(tenant, uri, look=False)
             if existing is not None and existing.status != DELETING:
                 count -= 1

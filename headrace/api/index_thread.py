@@ -10,6 +10,7 @@ from collections.abc import Collection
 from headrace.api.document_view import DocumentView
 from headrace.core.runner import Runner
 from headrace.documents.index import bring_up, take_in
+from headrace.documents.processed import Turns
 from headrace.errors import StorageFull, Transient, kind_of
 from headrace.readiness import Trouble
 from headrace.retry import backoff
@@ -33,7 +34,7 @@ class IndexThread:
         self._runner = runner
         self._settings = settings
         self._arrived: set[str] = set()  # tenants that put or deleted something since the pass under way began
-        self._had_turn: set[str] = set()  # tenants of which the last pass parsed a document, where its round was cut short
+        self._turns = Turns()
         self._lock = threading.Lock()
         self._work = threading.Event()
         self._thread: threading.Thread | None = None
@@ -96,7 +97,7 @@ class IndexThread:
     def _pass(self) -> None:
         with self._lock:
             self._arrived.clear()
-        _, parsing = take_in(self._runner, self._settings, parse_s=_PARSE_S, had_turn=self._had_turn, after=self._go_on)
+        _, parsing = take_in(self._runner, self._settings, parse_s=_PARSE_S, turns=self._turns, after=self._go_on)
         unfinished: frozenset[str] = frozenset()
         if (pending := self._view.pending()) is not None:
             filled = bring_up(self._runner, self._settings, gives_way=self._gives_way, after=self._go_on)

@@ -18,6 +18,7 @@ from headrace.documents.failed import GiveUp, Unfit, give_up, refuse
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.generations import begin, endpoint_for, finish_pass, index_state, resolve, serving, sweep, switch
 from headrace.documents.parse import Failure, ParsedDocuments, parse
+from headrace.documents.processed import Turns
 from headrace.documents.put import Put, put
 from headrace.errors import LostRace, NotFound
 from headrace.ingest.land import Landed, land
@@ -144,17 +145,17 @@ def take_in(
     settings: Inference,
     *,
     parse_s: float | None = None,
-    had_turn: set[str] | None = None,
+    turns: Turns | None = None,
     after: After = _nothing,
 ) -> tuple[Landed, ParsedDocuments]:
-    """Land what is on the head and parse the documents announced; `parse_s` is `seconds` of `parse`, and `had_turn` as there.
+    """Land what is on the head and parse the documents announced; `parse_s` is `seconds` of `parse`, and `turns` as there.
 
     Raises `OffsetsRefused` where a partition does not land.
     """
     landed = runner.run(land)
     landed.require(DOCUMENT_EVENTS)
     after("land")
-    parsed = runner.run(parse, limits=ParseLimits.from_settings(settings), seconds=parse_s, had_turn=had_turn)
+    parsed = runner.run(parse, limits=ParseLimits.from_settings(settings), seconds=parse_s, turns=turns)
     after("parse")
     return landed, parsed
 

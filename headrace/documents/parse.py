@@ -15,7 +15,7 @@ from headrace.documents import AHEAD
 from headrace.documents.formats.contract import ParseLimits
 from headrace.documents.names import composed, document_id, object_key
 from headrace.documents.parser import Parsed, Parser
-from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets
+from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, Turns
 from headrace.documents.versions import IN_ORDER, KEPT, ORIGIN, keep_unnamed, newest_rows, row_of
 from headrace.errors import BadDocument, HeadraceError, NotFound
 from headrace.storage.objects import ObjectReader
@@ -65,12 +65,12 @@ def parse(
     bars: ProgressBars,
     limits: ParseLimits,
     seconds: float | None = None,
-    had_turn: set[str] | None = None,
+    turns: Turns | None = None,
 ) -> ParsedDocuments:
     """Parse every landed event that the documents table has not processed; rows and the offsets reached go in one commit.
 
-    Tenants take turns, a document each. After so many `seconds` the rest is left for another pass, so that what is parsed need
-    not wait. `had_turn`, which the caller keeps for the next pass, holds the tenants that had their turn in the current round.
+    Tenants take turns by the time that their documents take. After so many `seconds` the rest is left for another pass, so that
+    what is parsed need not wait. `turns`, which the caller keeps for the next pass, knows whose turn it is.
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
     """
@@ -84,7 +84,7 @@ def parse(
     done: list[dict[str, Any]] = []
     counts = {"parsed": 0, "deleted": 0}
     failed: list[Failure] = []
-    had_turn = set() if had_turn is None else had_turn
+    turns = turns or Turns()
     started = time.monotonic()
     newest = newest_rows(documents) if new else {}
 
@@ -93,18 +93,17 @@ def parse(
         while waiting:
             turn = _whose_turn(waiting, processed.ahead())
             while turn:
-                due = [tenant for tenant in turn if tenant not in had_turn] or turn
-                for tenant in due:
-                    event = next(iter(waiting[tenant]))
-                    if not waiting[tenant]:
-                        del waiting[tenant]
-                    yield event
-                    had_turn.add(tenant)
-                    if tenant == due[-1]:
-                        had_turn.clear()
-                    if seconds is not None and time.monotonic() - started > seconds:
-                        return
-                turn = [tenant for tenant in turn if tenant in waiting]
+                tenant = turns.next(turn)
+                event = next(iter(waiting[tenant]))
+                if not waiting[tenant]:
+                    del waiting[tenant]
+                    turn.remove(tenant)
+                began = time.monotonic()
+                yield event
+                ended = time.monotonic()
+                turns.took(tenant, ended - began)
+                if seconds is not None and ended - started > seconds:
+                    return
             commit()  # it says who is ahead, and so how many more may be
 
     def commit() -> None:

@@ -1,4 +1,4 @@
-"""Events in their order, and up to which of them a table has processed what landed.
+"""Events in their order, up to which of them a table has processed what landed, and whose turn it is.
 
 Tenants take turns, so one may be ahead of others in a partition.
 """
@@ -6,7 +6,7 @@ Tenants take turns, so one may be ahead of others in a partition.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -115,3 +115,26 @@ class EventQueue:
     def first(self) -> list[dict[str, Any]]:
         """The first event of each partition that has some left."""
         return [events[0] for events in self._partitions]
+
+
+class Turns:
+    """Whose turn it is: the tenant's whose documents have taken the least time, so that slow ones hold up their own tenant.
+
+    Start-time fair queueing (Goyal, Vin, Cheng 1996): who comes back has saved up nothing.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+        self._now = 0.0
+
+    def next(self, waiting: Sequence[str]) -> str:
+        """The tenant of these whose turn it is; of equals the first."""
+        begins = {tenant: max(self._until.get(tenant, 0.0), self._now) for tenant in waiting}
+        chosen = min(begins, key=begins.__getitem__)
+        self._now = begins[chosen]
+        self._until = {tenant: until for tenant, until in self._until.items() if until > self._now}
+        return chosen
+
+    def took(self, tenant: str, seconds: float) -> None:
+        """Note how long the document of the tenant took whose turn it was."""
+        self._until[tenant] = self._now + seconds

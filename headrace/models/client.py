@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from functools import cache
 from ipaddress import ip_address
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 from urllib.parse import urlparse
 
 import httpx
@@ -24,7 +25,7 @@ import numpy as np
 from httpx_sse import EventSource, SSEError
 
 from headrace.errors import HeadraceError, MissingPart, Overloaded, RequestRefused, Unavailable
-from headrace.models.wire import MISSING_PART, NO_CHAMPION, UNAVAILABLE
+from headrace.models.wire import MISSING_PART, NO_CHAMPION, UNAVAILABLE, ChatChunk, ResponseExtras
 from headrace.retry import backoff
 from headrace.storage.endpoints import ModelEndpoint
 
@@ -34,6 +35,12 @@ _LONGEST_WAIT_S = 5.0
 _CONNECT_S = 5.0
 _EMBED_BATCH = 64
 _RANK_BATCH = 512
+_RESPONSE_BYTES = 32 << 20
+"""Most bytes of a response: 64 embeddings of 8,192 numbers as text are 13 MB."""
+_STREAM_TIMES = 10
+"""How many times `timeout_s` a streamed answer may take in all; each of its events has `timeout_s`."""
+_TOKEN_CHARACTERS = 64
+"""Most characters of a streamed answer for each token that was asked for."""
 
 Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
@@ -88,7 +95,10 @@ class EndpointConnection:
         self.endpoint = endpoint
         self._url = endpoint.url.rstrip("/")
         self._left_out: set[str] = set()
-        headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+        # A few kilobytes can unpack to gigabytes.
+        headers = {"Accept-Encoding": "identity"}
+        if endpoint.api_key:
+            headers["Authorization"] = f"Bearer {endpoint.api_key}"
         self._http = httpx.Client(
             headers=headers,
             timeout=httpx.Timeout(endpoint.timeout_s, connect=min(_CONNECT_S, endpoint.timeout_s)),
@@ -104,7 +114,7 @@ class EndpointConnection:
                 data = response.read()
             try:
                 answer = json.loads(data)
-            except ValueError:
+            except (ValueError, RecursionError):
                 answer = None
             if not isinstance(answer, dict):
                 raise RequestRefused(
@@ -141,6 +151,7 @@ class EndpointConnection:
             try:
                 with self._faults(path):
                     response = self._http.send(self._http.build_request("POST", self._url + path, json=content), stream=True)
+                    response.stream = _Bounded(response, self.endpoint.timeout_s)
             except Unavailable as error:
                 if tries >= _TRIES or not isinstance(error.__cause__, httpx.ConnectError):
                     raise
@@ -172,11 +183,46 @@ class EndpointConnection:
                 f"{self._url}{path} did not answer within {self.endpoint.timeout_s:g} s.",
                 hint="Is the server busy or still loading? Raise timeout_s under [models] or try again.",
             ) from error
+        except _TooMuch as error:
+            raise RequestRefused(
+                f"{self._url}{path} answered {error}.", hint="Does this endpoint speak the format that its entry under [models] says?"
+            ) from None
         except (httpx.RequestError, httpx.InvalidURL) as error:
             raise Unavailable(
                 f"{self._url}{path} cannot be reached: {str(error) or type(error).__name__}.",
                 hint="Check that the model server runs and that its url under [models] is right.",
             ) from error
+
+
+class _TooMuch(Exception):
+    """A response is larger than any right one; the message is the object of "answered"."""
+
+
+class _Bounded(httpx.SyncByteStream):
+    """The body of a response, bounded in bytes and time: httpx limits neither what is read nor, if little comes often, how long."""
+
+    def __init__(self, response: httpx.Response, seconds: float) -> None:
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            response.close()
+            raise _TooMuch("a compressed body, which was not asked for")
+        self._stream = response.stream
+        self.until = time.monotonic() + seconds
+
+    def __iter__(self) -> Iterator[bytes]:
+        assert isinstance(self._stream, httpx.SyncByteStream)
+        left = _RESPONSE_BYTES
+        for piece in self._stream:
+            left -= len(piece)
+            if left < 0:
+                raise _TooMuch(f"more than {_RESPONSE_BYTES >> 20} MiB")
+            if time.monotonic() > self.until:
+                raise httpx.ReadTimeout("the body did not come in time")
+            yield piece
+
+    def close(self) -> None:
+        """Close the connection."""
+        assert isinstance(self._stream, httpx.SyncByteStream)
+        self._stream.close()
 
 
 @dataclass(frozen=True)
@@ -209,7 +255,7 @@ class ErrorReply:
         code, message, storage = "", body, ()
         if isinstance(body, dict):
             message = body.get("error", body.get("detail", body.get("message", body)))
-            storage = tuple(_extras(body).get("storage", ()))
+            storage = tuple(_extras(body).entries)
             if isinstance(message, dict):
                 code = str(message.get("code") or "")
                 message = message.get("message", message)
@@ -316,8 +362,14 @@ class Embedder(_Client):
         try:
             data = sorted(answer["data"], key=lambda entry: entry["index"])
             vectors = [_vector(entry["embedding"]) for entry in data]
+            if [entry["index"] for entry in data] != list(range(len(texts))):
+                vectors = []
         except (KeyError, TypeError, ValueError):
             vectors = []
+        if not all(vector.ndim == 1 and len(vector) and np.isfinite(vector).all() for vector in vectors):
+            raise RequestRefused(
+                f"{self.endpoint.url}/embeddings answered something else than finite numbers.", hint="Check the model under [models]."
+            )
         if len(vectors) != len(texts):
             raise RequestRefused(
                 f"{self.endpoint.url}/embeddings returned {len(vectors)} embeddings for {len(texts)} texts.",
@@ -351,9 +403,9 @@ class Reranker(_Client):
                 raise
             logits += self._logits(answer, len(batch))
             extras = _extras(answer)
-            storage += extras.get("storage", [])
-            weight = extras.get("retrieval_weight")
-            was, served = served, str(extras.get("version") or answer.get("model") or self.endpoint.model)
+            storage += extras.entries
+            weight = extras.retrieval_weight
+            was, served = served, str(extras.version or answer.get("model") or self.endpoint.model)
             if was and was != served:  # promoted between two batches: logits of two models cannot be compared
                 return self.rank(question, passages, version=version, answer_id=answer_id)
         return Ranking(tuple(logits), served, weight, storage)
@@ -372,8 +424,10 @@ class Reranker(_Client):
     def _logits(self, answer: Mapping[str, Any], count: int) -> list[float]:
         try:
             logits = {int(entry["index"]): float(entry["logit"]) for entry in answer["rankings"]}
+            if not all(map(math.isfinite, logits.values())):
+                raise ValueError("not finite")
             return [logits[index] for index in range(count)]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise RequestRefused(
                 f"{self.endpoint.url}/ranking returned no logit for some passages.",
                 hint="Does this endpoint speak the NIM ranking format?",
@@ -427,42 +481,50 @@ class Generator(_Client):
             body["frequency_penalty"] = frequency_penalty
         text: list[str] = []
         usage: dict[str, Any] = {}
-        extras: dict[str, Any] = {}
+        extras = ResponseExtras()
         model, finish = "", ""
+        left = _TOKEN_CHARACTERS * max_tokens
         for chunk in self._chunks(body):
-            model = str(chunk.get("model") or model)
-            usage = chunk.get("usage") or usage
-            extras = _extras(chunk) or extras
-            for choice in chunk.get("choices") or ():
-                finish = str(choice.get("finish_reason") or finish)
-                piece = (choice.get("delta") or {}).get("content")
-                if piece:
+            model = chunk.model or model
+            usage = dict(chunk.usage or usage)
+            extras = chunk.headrace or extras
+            for choice in chunk.choices or ():
+                finish = choice.finish_reason or finish
+                if choice.delta is not None and (piece := choice.delta.content):
+                    left -= len(piece)
+                    if left < 0:
+                        raise RequestRefused(
+                            f"{self.endpoint.url} answered more than the {max_tokens:,} tokens that it was asked for.",
+                            hint="Does this endpoint know max_tokens?",
+                        )
                     text.append(piece)
                     yield piece
         if not finish:
             raise Unavailable(f"{self.endpoint.url} stopped in the middle of an answer.", hint="Ask again; its log may say why.")
         yield Completion(
             text="".join(text),
-            prompt_tokens=list(extras.get("prompt_tokens", ())),
-            completion_tokens=list(extras.get("completion_tokens", ())),
-            logprobs=list(extras.get("logprobs", ())),
+            prompt_tokens=extras.prompt_tokens,
+            completion_tokens=extras.completion_tokens,
+            logprobs=extras.logprobs,
             usage=usage,
-            storage=list(extras.get("storage", ())),
-            version=str(extras.get("version") or model or self.endpoint.model),
-            timings_ms=dict(extras.get("timings_ms", {})),
-            reused_tokens=int(extras.get("reused_tokens", 0)),
-            stored_tokens=int(extras.get("stored_tokens", 0)),
+            storage=extras.entries,
+            version=extras.version or model or self.endpoint.model,
+            timings_ms=extras.timings_ms,
+            reused_tokens=extras.reused_tokens,
+            stored_tokens=extras.stored_tokens,
             finish_reason=finish,
             temperature=temperature,
             top_p=top_p,
         )
 
-    def _chunks(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        path = "/chat/completions"
+    def _chunks(self, body: Mapping[str, Any]) -> Iterator[ChatChunk]:
+        path, seconds = "/chat/completions", self.endpoint.timeout_s
         optional = ("stream_options", "headrace", "frequency_penalty", "seed")
         with self._connection.open(path, body, optional=optional) as response, self._connection._faults(path):
+            end, bounded = time.monotonic() + _STREAM_TIMES * seconds, cast(_Bounded, response.stream)
             try:
                 for event in EventSource(response).iter_sse():
+                    bounded.until = min(end, time.monotonic() + seconds)
                     if event.data == "[DONE]":
                         return
                     chunk = json.loads(event.data)
@@ -470,8 +532,8 @@ class Generator(_Client):
                         raise ValueError("not an object")
                     if "error" in chunk:
                         raise ErrorReply.from_body(int(chunk.get("status", 500)), chunk).error(self.endpoint.url + path)
-                    yield chunk
-            except (SSEError, ValueError) as error:
+                    yield ChatChunk.model_validate(chunk)
+            except (SSEError, ValueError, TypeError, RecursionError) as error:
                 raise RequestRefused(
                     f"{self.endpoint.url}{path} did not return a stream of events.",
                     hint="Does this endpoint speak the OpenAI chat format with stream=true?",
@@ -500,9 +562,12 @@ def _vector(embedding: str | Iterable[float]) -> np.ndarray[Any, np.dtype[np.flo
     return np.asarray(embedding, np.float32)
 
 
-def _extras(body: Mapping[str, Any]) -> dict[str, Any]:
-    extras = body.get("headrace")
-    return extras if isinstance(extras, dict) else {}
+def _extras(body: Mapping[str, Any]) -> ResponseExtras:
+    """What the server reports under `headrace`; nothing where that is not as ours report it."""
+    try:
+        return ResponseExtras.model_validate(body.get("headrace") or {})
+    except ValueError:
+        return ResponseExtras()
 
 
 def _pause(tries: int, retry_after: float | None = None) -> float:

@@ -1,13 +1,15 @@
 """HTTP bodies of client and server: NVIDIA NIM's embeddings and ranking, OpenAI's chat completions.
 
-Fields under `headrace` are extensions: other clients never send them, and other servers never return them.
+Fields under `headrace` are extensions: other clients never send them, and of other servers only what Headrace's own could have
+reported is accepted.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
+from typing_extensions import TypedDict
 
 EMBEDDER = "all-MiniLM-L6-v2"
 RERANKER = "cross-encoder"
@@ -151,3 +153,70 @@ class ChatRequest(ModelRequest):
     def limit(self) -> int:
         """The most tokens the answer may have."""
         return self.max_completion_tokens or self.max_tokens or 256
+
+
+class LedgerEntry(ModelRequest):
+    """An entry of `Ledger.export`: what the server moved for a request."""
+
+    stage: str
+    store: str
+    tier: str
+    direction: Literal["read", "write"]
+    tenant: str
+    ops: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0)]
+    max_s: Annotated[FiniteFloat, Field(ge=0)]
+    latency: dict[Annotated[int, Field(ge=0, le=1000)], Annotated[int, Field(ge=0)]]
+    estimated: bool
+
+
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+
+
+class ResponseExtras(ModelRequest):
+    """What only Headrace's own server reports."""
+
+    storage: list[LedgerEntry] = []
+    version: str = ""
+    retrieval_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    prompt_tokens: list[TokenId] = []
+    completion_tokens: list[TokenId] = []
+    logprobs: list[FiniteFloat] = []
+    timings_ms: dict[str, FiniteFloat] = {}
+    reused_tokens: Annotated[int, Field(ge=0)] = 0
+    stored_tokens: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """`storage` for `Ledger.fold`."""
+        return [entry.model_dump() for entry in self.storage]
+
+
+class ChatDelta(ModelRequest):
+    """The next piece of a streamed answer."""
+
+    content: str | None = None
+
+
+class ChatChoice(ModelRequest):
+    """One answer of a chunk; there is only one."""
+
+    delta: ChatDelta | None = None
+    finish_reason: str | None = None
+
+
+class ChatUsage(TypedDict, total=False):
+    """What an answer took; other fields stay as they are."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    prompt_tokens: Annotated[int, Field(ge=0)] | None
+    completion_tokens: Annotated[int, Field(ge=0)] | None
+
+
+class ChatChunk(ModelRequest):
+    """An event of a streamed answer."""
+
+    model: str | None = None
+    usage: ChatUsage | None = None
+    choices: list[ChatChoice] | None = None
+    headrace: ResponseExtras | None = None

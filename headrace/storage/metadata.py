@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from headrace.errors import (
     BadSettings,
+    Forbidden,
     HeadraceError,
     HomeRefused,
     MissingPart,
@@ -251,7 +252,8 @@ class Metadata:
 
         `readers` restricts it to asking on their behalf; `None`: unrestricted. `voter` is the key that its verdicts count as;
         `None`: itself. `most` is the maximum number of keys of the tenant that are not revoked.
-        Raises `NotFound` for an unknown tenant, `WrongUsage` for no scope or one with characters other than a-z, 0-9, :, *, -.
+        Raises `NotFound` for an unknown tenant, `Forbidden` where the key that creates it was revoked, `WrongUsage` for no scope
+        or one with characters other than a-z, 0-9, :, *, -.
         """
         allowed = tuple(sorted(set(scopes)))
         if not allowed or not all(_SCOPE.fullmatch(scope) for scope in allowed):
@@ -270,8 +272,13 @@ class Metadata:
             "voter": voter,
         }
         with self._transaction(writing=True) as run:
-            if not run("SELECT name FROM tenants WHERE name = :tenant", {"tenant": tenant}):
+            # Both updates change nothing: PostgreSQL locks the rows, so that keys created at once are counted, and none is created
+            # by a key that is revoked meanwhile (its holder was looked up before).
+            if not run("UPDATE tenants SET name = name WHERE name = :tenant RETURNING name", {"tenant": tenant}):
                 raise _no_tenant(tenant)
+            maker = run("UPDATE api_keys SET id = id WHERE id = :id RETURNING revoked_at", {"id": by.key_id})
+            if maker and maker[0][0] is not None:
+                raise Forbidden("This key was revoked.", hint="Ask for another one.")
             if most is not None:
                 live = "SELECT count(*) FROM api_keys WHERE tenant = :tenant AND revoked_at IS NULL"
                 if run(live, {"tenant": tenant})[0][0] >= most:

@@ -18,7 +18,7 @@ from headrace.documents import source
 from headrace.documents.chunk import chunk
 from headrace.documents.failed import leave_out
 from headrace.documents.formats.contract import ParseLimits
-from headrace.documents.processed import PROCESSED_OFFSETS
+from headrace.documents.processed import PROCESSED_OFFSETS, Turns
 from headrace.ingest.land import land
 from headrace.platform import open_platform
 from headrace.settings import Inference, Settings, TenantLimits
@@ -67,14 +67,19 @@ def put(runner: Runner, **uris: list[str]) -> None:
         runner.run(land)
 
 
-def one_round(runner: Runner) -> int:
-    """Passes whose time is up after one document, until each tenant has had its turn; returns how many events are left."""
-    had_turn: set[str] = set()
-    while True:
-        left: int = runner.run(parsing.parse, limits=LIMITS, seconds=0.0, had_turn=had_turn).left
+class EachTakesASecond(Turns):
+    """Turns by a clock of the test's: each document takes as long as any other."""
+
+    def took(self, tenant: str, seconds: float) -> None:
+        super().took(tenant, 1.0)
+
+
+def passes(runner: Runner, count: int, turns: Turns) -> int:
+    """Passes whose time is up after one document; returns how many events are left."""
+    for _ in range(count):
+        left: int = runner.run(parsing.parse, limits=LIMITS, seconds=0.0, turns=turns).left
         runner.run(chunk, window=200)
-        if not had_turn:
-            return left
+    return left
 
 
 def parsed(runner: Runner, *tenants: str) -> list[str]:
@@ -95,15 +100,17 @@ def ahead(runner: Runner, store: Store) -> Counter[str]:
 
 
 def test_a_tenant_waits_for_no_more_than_a_document_of_each_other(runner: Runner) -> None:
-    many = [f"a{n}.md" for n in range(6)]
+    many, turns = [f"a{n}.md" for n in range(6)], EachTakesASecond()
     put(runner, big=many, small=["b0.md"])
-    assert one_round(runner) == 5
+    assert passes(runner, 2, turns) == 5
     assert parsed(runner, "big", "small") == split(runner, "big", "small") == ["a0.md", "b0.md"]
     assert ahead(runner, DOCUMENT_ROWS) == ahead(runner, CHUNK_ROWS) == {"small": 1}
     put(runner, newcomer=["c0.md", "c1.md"], small=["b1.md"])
-    assert one_round(runner) == 5
-    assert split(runner, "big", "small", "newcomer") == ["a0.md", "a1.md", "b0.md", "b1.md", "c0.md"]
-    while one_round(runner):
+    assert passes(runner, 1, turns) == 7
+    assert split(runner, "big", "small", "newcomer") == ["a0.md", "b0.md", "c0.md"]
+    assert passes(runner, 3, turns) == 4
+    assert split(runner, "big", "small", "newcomer") == ["a0.md", "a1.md", "b0.md", "b1.md", "c0.md", "c1.md"]
+    while passes(runner, 1, turns):
         pass
     wanted = sorted([*many, "b0.md", "b1.md", "c0.md", "c1.md"])
     assert parsed(runner, "big", "small", "newcomer") == wanted
@@ -113,13 +120,29 @@ def test_a_tenant_waits_for_no_more_than_a_document_of_each_other(runner: Runner
     assert not runner.run(parsing.parse, limits=LIMITS).parsed
 
 
+def test_slow_documents_hold_up_their_own_tenant() -> None:
+    """A thousand files that each take a parser's minute, and another tenant's thousand of a moment: not a minute each."""
+    turns, seconds = Turns(), {"slow": 60.0, "quick": 0.1}
+    waiting, parsed, waited = ["slow", "quick"], Counter[str](), 0.0
+    while parsed["quick"] < 1000:
+        tenant = turns.next(waiting)
+        turns.took(tenant, seconds[tenant])
+        waited += seconds[tenant]
+        parsed[tenant] += 1
+    assert parsed["slow"] == 2
+    assert waited < 300
+    assert turns.next(["slow", "newcomer"]) == "newcomer", "who comes does not wait behind what others saved up"
+    turns.took("newcomer", 1e6)
+    assert turns.next(["slow", "newcomer"]) == "slow"
+
+
 def test_few_tenants_are_ahead_at_a_time_and_all_are_parsed(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parsing, "_AHEAD", 2)
-    others = {f"ahead-{n}": [f"d{n}.md"] for n in range(5)}
+    others, turns = {f"ahead-{n}": [f"d{n}.md"] for n in range(5)}, EachTakesASecond()
     put(runner, behind=["e0.md", "e1.md", "e2.md"], **others)
-    assert one_round(runner) == 5
+    assert passes(runner, 3, turns) == 5
     assert split(runner, "behind", *others) == ["d0.md", "d1.md", "e0.md"]
-    assert one_round(runner) == 4, "two are ahead already"
+    assert passes(runner, 1, turns) == 4, "two are ahead already"
     assert split(runner, "behind", *others) == ["d0.md", "d1.md", "e0.md", "e1.md"]
     runner.run(parsing.parse, limits=LIMITS)
     runner.run(chunk, window=200)
@@ -129,8 +152,8 @@ def test_few_tenants_are_ahead_at_a_time_and_all_are_parsed(runner: Runner, monk
 def test_leaving_out_a_document_that_waits_loses_none_before_it(runner: Runner) -> None:
     put(runner, careful=["f0.md", "f1.md", "f2.md"])
     runner.run(leave_out, tenant="careful", uri="f2.md", reason="it is left out")
-    assert one_round(runner) == 2
-    while one_round(runner):
+    assert passes(runner, 1, turns := Turns()) == 2
+    while passes(runner, 1, turns):
         pass
     assert split(runner, "careful") == ["f0.md", "f1.md"]
 
@@ -144,9 +167,10 @@ def test_the_service_shows_what_is_parsed_out_of_turn(runner: Runner) -> None:
     documents.put("quick", "h1.md", b"Shut.", TenantLimits())
     documents.delete("quick", "h0.md")
     put(runner)
+    turns = EachTakesASecond()
     while reader(runner, DOCUMENT_ROWS).read(("uri",), "uri = 'h1.md'").num_rows == 0:
         runner.run(land)
-        one_round(runner)
+        passes(runner, 1, turns)
     assert changed == ["slow"] * 3 + ["quick"] * 3
     view.refresh(now=True)
     assert documents.one("quick", "h1.md").status == "parsed"

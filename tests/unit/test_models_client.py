@@ -32,6 +32,10 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
+MOVED = {"stage": "models", "store": "models", "tier": "object", "direction": "read", "tenant": "", "ops": 1, "bytes": 7,
+         "max_s": 0.5, "latency": {3: 1}, "estimated": False}  # fmt: skip
+
+
 def test_no_client_loads_torch() -> None:
     # A command of the CLI must start fast.
     code = "import sys, headrace.models.client, headrace.models.tokens; print(*sys.modules)"
@@ -141,17 +145,16 @@ def test_nobody_there_and_nobody_answering_are_unavailable_with_the_url(server: 
 
 
 def test_logits_come_in_the_order_of_the_passages(server: Server) -> None:
-    entry = {"stage": "models", "store": "models", "tier": "object", "bytes": 7}
     server.answer = lambda path, body: said(
         200,
         {
             "rankings": [{"index": 1, "logit": 2.5}, {"index": 0, "logit": -1.25}],
-            "headrace": {"version": "v000002", "retrieval_weight": 0.4, "storage": [entry]},
+            "headrace": {"version": "v000002", "retrieval_weight": 0.4, "storage": [MOVED]},
         },
     )
     ranking = server.reranker().rank("why?", ["a", "b"], version="v000002")
     assert ranking.logits == (-1.25, 2.5)
-    assert (ranking.version, ranking.retrieval_weight, ranking.storage) == ("v000002", 0.4, [entry])
+    assert (ranking.version, ranking.retrieval_weight, ranking.storage) == ("v000002", 0.4, [MOVED])
     path, body = server.seen[0]
     assert path == "/v1/ranking"
     assert body == {
@@ -220,11 +223,10 @@ def test_logits_of_two_versions_are_not_put_together(server: Server) -> None:
 
 
 def test_before_the_first_promotion_there_are_no_logits(server: Server) -> None:
-    entry = {"store": "models"}
-    body = {"error": {"message": "none yet", "code": "no_champion"}, "headrace": {"storage": [entry]}}
+    body = {"error": {"message": "none yet", "code": "no_champion"}, "headrace": {"storage": [MOVED]}}
     server.answer = lambda path, _: said(404, body)
     ranking = server.reranker().rank("q", ["a"])
-    assert (ranking.logits, ranking.version, ranking.storage) == (None, "none", [entry])
+    assert (ranking.logits, ranking.version, ranking.storage) == (None, "none", [MOVED])
 
 
 def test_a_stream_yields_text_and_then_its_completion(server: Server) -> None:
@@ -233,7 +235,7 @@ def test_a_stream_yields_text_and_then_its_completion(server: Server) -> None:
         "prompt_tokens": [1, 2],
         "completion_tokens": [3],
         "logprobs": [-0.5],
-        "storage": [{"store": "kv-cache"}],
+        "storage": [MOVED],
         "timings_ms": {"prefill": 1.5},
         "reused_tokens": 2,
     }
@@ -249,7 +251,7 @@ def test_a_stream_yields_text_and_then_its_completion(server: Server) -> None:
         [3],
         [-0.5],
         {"total_tokens": 3},
-        [{"store": "kv-cache"}],
+        [MOVED],
         "g-1",
         {"prefill": 1.5},
         2,
