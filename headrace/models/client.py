@@ -185,7 +185,7 @@ class EndpointConnection:
             ) from error
         except _TooMuch as error:
             raise RequestRefused(
-                f"{self._url}{path} answered {error}.", hint="Does this endpoint speak the format that its entry under [models] says?"
+                f"{self._url}{path} returned {error}.", hint="Check the endpoint's url and model under [models]."
             ) from None
         except (httpx.RequestError, httpx.InvalidURL) as error:
             raise Unavailable(
@@ -195,11 +195,11 @@ class EndpointConnection:
 
 
 class _TooMuch(Exception):
-    """A response is larger than any right one; the message is the object of "answered"."""
+    """A response is larger than any right one; the message is the object of "returned"."""
 
 
 class _Bounded(httpx.SyncByteStream):
-    """The body of a response, bounded in bytes and time: httpx limits neither what is read nor, if little comes often, how long."""
+    """The body of a response, bounded in bytes and time. httpx bounds no size, and starts its timeout anew with each byte."""
 
     def __init__(self, response: httpx.Response, seconds: float) -> None:
         if response.headers.get("content-encoding", "identity").lower() != "identity":
@@ -252,7 +252,8 @@ class ErrorReply:
     @classmethod
     def from_body(cls, status: int, body: Any, retry_after: float | None = None) -> ErrorReply:
         """Read a decoded body."""
-        code, message, storage = "", body, ()
+        code, message = "", body
+        storage: tuple[dict[str, Any], ...] = ()
         if isinstance(body, dict):
             message = body.get("error", body.get("detail", body.get("message", body)))
             storage = tuple(_extras(body).entries)
@@ -368,7 +369,8 @@ class Embedder(_Client):
             vectors = []
         if not all(vector.ndim == 1 and len(vector) and np.isfinite(vector).all() for vector in vectors):
             raise RequestRefused(
-                f"{self.endpoint.url}/embeddings answered something else than finite numbers.", hint="Check the model under [models]."
+                f"{self.endpoint.url}/embeddings returned something else than finite numbers.",
+                hint="Check the model under [models].",
             )
         if len(vectors) != len(texts):
             raise RequestRefused(
@@ -494,7 +496,7 @@ class Generator(_Client):
                     left -= len(piece)
                     if left < 0:
                         raise RequestRefused(
-                            f"{self.endpoint.url} answered more than the {max_tokens:,} tokens that it was asked for.",
+                            f"{self.endpoint.url} returned more than the {max_tokens:,} tokens that it was asked for.",
                             hint="Does this endpoint know max_tokens?",
                         )
                     text.append(piece)

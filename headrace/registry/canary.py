@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -37,12 +38,12 @@ _RESAMPLES = 10_000
 _UNRANKED = 1 << 30  # rank of a passage whose event has none: last
 _RELEASED = re.compile(r"v\d{6,12}")
 _ANSWER_COLUMNS = ("answer_id", "kind", "answer", "passages", "generator_version", "model_version", "groundedness", "at")
-_VERDICT_COLUMNS = ("verdict_id", "answer_id", "user", "key", "simulated", "up", "chunk_id", "at")
+_VERDICT_COLUMNS = ("verdict_id", "answer_id", "tenant", "user", "key", "simulated", "up", "chunk_id", "at")
 
 
 @dataclass(frozen=True)
 class JudgedAnswer:
-    """An answer for canary evaluation: its version, time, outcome (0 to 1) and when it was judged.
+    """An answer for canary evaluation: its version, time, outcome (0 to 1), when it was judged and by which users.
 
     For a generated answer, `beside` has `grounded` and `answered` (0: it declined).
     """
@@ -52,6 +53,7 @@ class JudgedAnswer:
     outcome: float | None = None
     judged_at: datetime | None = None
     beside: Mapping[str, float] = field(default_factory=dict)
+    users: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,9 @@ def judged_answers(
         verdicts = list(verdicts_of.get(row["answer_id"], {}).values())
         outcome = _outcome(model, row, verdicts)
         judged_at = max(one["at"] for one in verdicts) if outcome is not None else None
+        users = frozenset(f"{one.get('tenant', '')}/{one.get('key') or one['user']}" for one in verdicts)
         answers[row["answer_id"]] = JudgedAnswer(
-            version, row["at"], outcome, judged_at, _beside(row) if model == GENERATOR else {}
+            version, row["at"], outcome, judged_at, _beside(row) if model == GENERATOR else {}, users
         )
     return list(answers.values())
 
@@ -168,10 +171,12 @@ def verdict(
 ) -> tuple[str, str]:
     """How a canary ends ("promote", "canary_ended", or "" for not yet), and why; `over`: its time is over.
 
-    Each test of each measure requires a confidence high enough that all of them together are wrong at most as often as
-    `canary.confidence` allows (Bonferroni).
+    A user decides little: of the challenger's answers that one user alone judged, only one of `gate.least_users` parts of those
+    waited for counts, and see `_of_several`. Each test of each measure requires a confidence high enough that all of them
+    together are wrong at most as often as `canary.confidence` allows (Bonferroni).
     """
     wanted = settings.canary.verdicts
+    ours = _shared(ours, math.ceil(wanted / settings.gate.least_users))
     judged = sorted(one.judged_at for one in ours if one.judged_at is not None)
     sizes = sorted({math.ceil(wanted * look / _LOOKS) for look in range(1, _LOOKS + 1)})
     looks = [judged[size - 1] for size in sizes if size <= len(judged) and size >= min(_LEAST, wanted)]
@@ -223,7 +228,7 @@ def _known_at(answers: Sequence[JudgedAnswer], cut: datetime) -> list[JudgedAnsw
 def _worse(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], settings: Training, confidence: float) -> str:
     """How the challenger is worse at the required confidence; empty if it is not."""
     mine, other = _outcomes(ours), _outcomes(theirs)
-    if (sure := worse(mine, other, settings.seed)) >= confidence:
+    if (sure := worse(mine, other, settings.seed)) >= confidence and _of_several(ours, theirs, settings.gate.least_users):
         return f"users find it worse with {sure:.1%} confidence, {confidence:.1%} is required: {_summary(ours, theirs)}"
     margins = {"grounded": _UNGROUNDED, "answered": settings.gate.refusals}
     for name, margin in margins.items():
@@ -233,6 +238,31 @@ def _worse(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], setting
             means = f"{np.mean(here):.2f} against {np.mean(there):.2f}"
             return f"its answers {what} with {sure:.1%} confidence, {confidence:.1%} is required ({name}: {means})"
     return ""
+
+
+def _shared(answers: Sequence[JudgedAnswer], most: int) -> list[JudgedAnswer]:
+    """The answers, unjudged where one user alone judged `most` before: nobody has all the judged answers be their own."""
+    alone: Counter[frozenset[str]] = Counter()
+    shared = []
+    for one in sorted(answers, key=lambda one: (one.judged_at is not None, one.judged_at or one.at)):
+        if one.judged_at is not None and len(one.users) == 1:
+            alone[one.users] += 1
+            if alone[one.users] > most:
+                one = JudgedAnswer(one.version, one.at, beside=one.beside)
+        shared.append(one)
+    return shared
+
+
+def _of_several(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], least: int) -> bool:
+    """Whether at least so many users judged the challenger's answers, and it is worse without any one of them, too."""
+    users = {user for one in ours if one.outcome is not None for user in one.users}
+    if least > 1 and len(users) < least:
+        return False
+    for user in users if least > 1 else ():
+        mine, other = (_outcomes([one for one in side if user not in one.users]) for side in (ours, theirs))
+        if not mine or not other or np.mean(mine) >= np.mean(other):
+            return False
+    return True
 
 
 def _summary(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer]) -> str:

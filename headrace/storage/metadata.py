@@ -272,8 +272,8 @@ class Metadata:
             "voter": voter,
         }
         with self._transaction(writing=True) as run:
-            # Both updates change nothing: PostgreSQL locks the rows, so that keys created at once are counted, and none is created
-            # by a key that is revoked meanwhile (its holder was looked up before).
+            # Both updates change nothing, but lock rows in PostgreSQL: keys created at once are counted, and a key that was
+            # revoked since its holder was looked up creates none.
             if not run("UPDATE tenants SET name = name WHERE name = :tenant RETURNING name", {"tenant": tenant}):
                 raise _no_tenant(tenant)
             maker = run("UPDATE api_keys SET id = id WHERE id = :id RETURNING revoked_at", {"id": by.key_id})

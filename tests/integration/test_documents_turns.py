@@ -152,7 +152,8 @@ def test_few_tenants_are_ahead_at_a_time_and_all_are_parsed(runner: Runner, monk
 def test_leaving_out_a_document_that_waits_loses_none_before_it(runner: Runner) -> None:
     put(runner, careful=["f0.md", "f1.md", "f2.md"])
     runner.run(leave_out, tenant="careful", uri="f2.md", reason="it is left out")
-    assert passes(runner, 1, turns := Turns()) == 2
+    turns = Turns()
+    assert passes(runner, 1, turns) == 2
     while passes(runner, 1, turns):
         pass
     assert split(runner, "careful") == ["f0.md", "f1.md"]

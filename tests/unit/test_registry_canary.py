@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from headrace.registry.canary import JudgedAnswer, judged_answers, verdict, worse
 from headrace.scheduler.scheduler import Pause
-from headrace.settings import CanarySettings, Training
+from headrace.settings import CanarySettings, Gate, Training
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = Training()
@@ -110,9 +111,17 @@ def test_equal_samples_show_little_and_opposite_ones_all() -> None:
 # how a trial ends
 
 
+FIVE = [frozenset({f"acme/{n}"}) for n in range(5)]
+
+
+def by_five(answers: list[JudgedAnswer]) -> list[JudgedAnswer]:
+    """The same answers, judged by five users in turn."""
+    return [replace(one, users=FIVE[n % 5]) for n, one in enumerate(answers)]
+
+
 def sampled(liked: float, count: int, seed: int, version: str = "v", every: float = 1.0) -> list[JudgedAnswer]:
     draw = random.Random(seed)
-    return [JudgedAnswer(version, at(n * every), float(draw.random() < liked), at(n * every)) for n in range(count)]
+    return by_five([JudgedAnswer(version, at(n * every), float(draw.random() < liked), at(n * every)) for n in range(count)])
 
 
 def test_a_trial_goes_on_until_enough_is_judged_and_then_promotes() -> None:
@@ -136,9 +145,9 @@ def test_between_two_looks_nothing_is_decided() -> None:
     theirs = sampled(0.9, 90, 2, every=0.1)
     good = [JudgedAnswer("v", at(n), 1.0, at(n)) for n in range(10)]
     bad = [JudgedAnswer("v", at(n), 0.0, at(n)) for n in range(10, 19)]
-    assert verdict("reranker", good + bad, theirs, SETTINGS, share=0.1, over=False)[0] == ""
+    assert verdict("reranker", by_five(good + bad), theirs, SETTINGS, share=0.1, over=False)[0] == ""
     more = [*bad, JudgedAnswer("v", at(19), 0.0, at(19))]
-    assert verdict("reranker", good + more, theirs, SETTINGS, share=0.1, over=False)[0] == "canary_ended"
+    assert verdict("reranker", by_five(good + more), theirs, SETTINGS, share=0.1, over=False)[0] == "canary_ended"
 
 
 def test_time_promotes_with_fewer_unless_they_say_it_is_worse() -> None:
@@ -163,7 +172,7 @@ def test_silence_counts_from_when_five_answers_were_to_be_its() -> None:
 
 def test_with_fewer_than_five_judged_answers_only_the_last_look_is_taken() -> None:
     theirs = sampled(0.9, 90, 2, every=0.1)
-    bad = [JudgedAnswer("v", at(n), 0.0, at(n)) for n in range(5)]
+    bad = by_five([JudgedAnswer("v", at(n), 0.0, at(n)) for n in range(5)])
     for wanted, judged, ended in ((12, 4, ""), (15, 5, "canary_ended"), (4, 3, ""), (4, 4, "canary_ended")):
         settings = Training(canary=CanarySettings(verdicts=wanted))
         assert verdict("reranker", bad[:judged], theirs, settings, share=0.1, over=False)[0] == ended, (wanted, judged)
@@ -203,11 +212,39 @@ def test_equals_seldom_retreat_and_a_clearly_worse_one_nearly_always_does(trials
 
 
 def test_a_higher_confidence_asks_for_more() -> None:
-    ours = [JudgedAnswer("v", at(n), float(n % 2), at(n)) for n in range(30)]  # a half of them liked, at any time
-    theirs = [JudgedAnswer("v", at(n / 10), float(n % 10 < 7), at(n / 10)) for n in range(270)]
+    ours = by_five([JudgedAnswer("v", at(n), float(n % 2), at(n)) for n in range(30)])  # a half of them liked, at any time
+    theirs = by_five([JudgedAnswer("v", at(n / 10), float(n % 10 < 7), at(n / 10)) for n in range(270)])
     strict = Training(canary=CanarySettings(confidence=0.999))
     assert verdict("reranker", ours, theirs, SETTINGS, share=0.1, over=False)[0] == "canary_ended"
     assert verdict("reranker", ours, theirs, strict, share=0.1, over=False)[0] == "promote"
+
+
+# who decides
+
+
+def test_one_user_ends_no_canary_and_hides_no_bad_one() -> None:
+    """A key that dislikes whatever the challenger says, and likes what the champion does; or the other way about."""
+    buyer = frozenset({"beta/b"})
+    theirs = sampled(0.9, 90, 2, every=0.1) + [JudgedAnswer("v", at(n / 10), 1.0, at(n / 10), users=buyer) for n in range(90)]
+    alone = [JudgedAnswer("v", at(n), 0.0, at(n), users=buyer) for n in range(60)]
+    assert verdict("reranker", alone, theirs, SETTINGS, share=0.1, over=False) == ("", "")
+    assert verdict("reranker", alone, theirs, SETTINGS, share=0.1, over=True)[0] == "promote"
+    beside = alone + by_five([JudgedAnswer("v", at(n), 1.0, at(n)) for n in range(5)])
+    assert verdict("reranker", beside, theirs, SETTINGS, share=0.1, over=True)[0] == "promote", "five users like it"
+    praised = [JudgedAnswer("v", at(n / 10), 1.0, at(n / 10), users=buyer) for n in range(60)]
+    assert verdict("reranker", praised, theirs, SETTINGS, share=0.1, over=False) == ("", ""), "not promoted by one user"
+    bad = praised + by_five([JudgedAnswer("v", at(n), 0.0, at(n)) for n in range(10, 30)])
+    assert verdict("reranker", bad, theirs, SETTINGS, share=0.1, over=False)[0] == "canary_ended", "the others dislike it"
+    own = Training(gate=Gate(least_users=1))
+    assert verdict("reranker", alone[:30], theirs, own, share=0.1, over=False)[0] == "canary_ended", "a home with one user"
+
+
+def test_two_tenants_keys_and_users_of_one_name_are_several_users() -> None:
+    verdicts = [{**said("1", True, user="ann"), "tenant": "acme"}, {**said("1", False, user="ann"), "tenant": "beta"}]
+    (one,) = judged_answers("generator", [answer("1")], verdicts[:1])
+    assert one.users == {"acme/ann"}
+    (one,) = judged_answers("generator", [answer("1")], verdicts[1:])
+    assert one.users == {"beta/ann"}
 
 
 # the pause after a failure
