@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from headrace.api.auth import Caller
 from headrace.api.documents import Documents
 from headrace.catalog import CHUNK_ROWS, DOCUMENT_ROWS
 from headrace.core.runner import Runner
+from headrace.documents.versions import ORIGIN
 from headrace.errors import Forbidden, NotFound
 from headrace.storage.tables.handles import TableReader, quoted
 
@@ -56,11 +57,15 @@ class DocumentTexts:
         """
         principals = caller.principals_for(readers)
         document = self._documents.visible(caller, tenant, uri)
-        if document.readers and not set(principals) & set(document.readers):
-            raise Forbidden("This document is for some readers only.", hint="Name one of them as reader.")
+        _check_open(document.readers, principals)
         event: Mapping[str, Any] = {"partition": document.partition, "offset": document.offset}
         chunk = self._chunk(tenant, document.id, event, chunk_id) if chunk_id else None
         row = self._row(tenant, document.id, chunk or event)
+        if row is not None and chunk is not None and row["version"] != document.version:
+            # What is open now may have been closed then, and what was deleted is not shown because its name was used again.
+            _check_open(row["readers"] or (), principals)
+            if self._deleted_since(tenant, document.id, chunk):
+                row = None
         if row is None or not row["text"]:
             raise NotFound("This document has no text yet.", hint="Its status says how far it is.")
         text = str(row["text"])
@@ -85,18 +90,28 @@ class DocumentTexts:
     def _row(self, tenant: str, document_id: str, event: Mapping[str, Any]) -> dict[str, Any] | None:
         table = self._runner.open(TableReader, DOCUMENT_ROWS, stage="page", tenant=tenant)
         rows = table.read(
-            ("version", "title", "media", "text"), f"{_of(event)} AND document_id = {quoted(document_id)}"
+            ("version", "title", "media", "text", "readers"), f"{_of(event)} AND document_id = {quoted(document_id)}"
         ).to_pylist()
         return next((row for row in reversed(rows) if row["text"]), None)
 
     def _chunk(self, tenant: str, document_id: str, event: Mapping[str, Any], chunk_id: str) -> dict[str, Any] | None:
         table = self._runner.open(TableReader, CHUNK_ROWS, stage="page", tenant=tenant)
-        columns = ("text", "heading", "place", "partition", "offset")
+        columns = ("text", "heading", "place", *ORIGIN)
         where = f"document_id = {quoted(document_id)} AND chunk_id = {quoted(chunk_id)}"
         # Rows lie in the order of the events they came from, so the event's offset leaves few files to read. A passage of another
         # event (of an earlier version, or of the same content put before) is rare.
         rows = table.read(columns, f"{_of(event)} AND {where}").to_pylist() or table.read(columns, where).to_pylist()
         return rows[0] if rows else None
+
+    def _deleted_since(self, tenant: str, document_id: str, chunk: Mapping[str, Any]) -> bool:
+        table = self._runner.open(TableReader, DOCUMENT_ROWS, stage="page", tenant=tenant)
+        deletions = table.read(ORIGIN, f"document_id = {quoted(document_id)} AND status = 'deleted'").to_pylist()
+        return any(tuple(one[name] for name in ORIGIN) > tuple(chunk[name] for name in ORIGIN) for one in deletions)
+
+
+def _check_open(readers: Collection[str], principals: Collection[str]) -> None:
+    if readers and set(readers).isdisjoint(principals):
+        raise Forbidden("This document is for some readers only.", hint="Name one of them as reader.")
 
 
 def _of(event: Mapping[str, Any]) -> str:

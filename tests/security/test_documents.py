@@ -108,3 +108,33 @@ def test_a_name_that_nobody_may_give_is_not_given_by_a_form_either(api: Any) -> 
         assert put(name).status_code == 400, name
     assert client.get("/v1/documents").json()["data"] == []
     assert put('the "best".md').json()["uri"] == 'the "best".md', "as `index` would call it"
+
+
+def test_a_passage_opens_no_earlier_text_that_was_closed_or_deleted(api: Any) -> None:
+    """Its id is known to who was shown it; the text around it belongs to those who may read it now."""
+    api.tenant("texts")
+    client: httpx.Client = api.client(api.mint("texts", "read", "write")[0])
+    secret = b"# Pay\n\nThe miller earns ninety florins.\n"
+    assert client.put("/v1/documents/pay.md?reader=hr", content=secret).status_code == 202
+    assert api.indexed(client, "pay.md")["status"] == "indexed"
+    asked = {"question": "What does the miller earn?", "readers": ["hr"]}
+    (passage,) = client.post("/v1/search", json=asked).raise_for_status().json()["passages"]
+
+    def text(**more: Any) -> httpx.Response:
+        return client.get("/v1/text", params={"uri": "pay.md", "chunk_id": passage["chunk_id"], **more})
+
+    assert "ninety florins" in text(reader="hr").text
+    assert client.put("/v1/documents/pay.md?everybody=true", content=b"# Pay\n\nIt is paid on Fridays.\n").status_code == 202
+    assert api.indexed(client, "pay.md")["status"] == "indexed"
+    assert text().status_code == 403, "the earlier text is still closed"
+    assert "ninety florins" in text(reader="hr").text, "and open to its readers"
+    client.delete("/v1/documents/pay.md").raise_for_status()
+    assert client.put("/v1/documents/pay.md?everybody=true", content=b"# Pay\n\nIt is paid on Mondays.\n").status_code == 202
+    until(60, lambda: "Mondays" in client.get("/v1/text", params={"uri": "pay.md"}).text, lambda: text().text)
+    assert text(reader="hr").status_code == 404, "what was deleted stays deleted"
+
+
+def test_the_audit_has_lines_before_any_time(api: Any) -> None:
+    for time in ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
+        response = api.client().get("/v1/audit", params={"before": time})
+        assert response.status_code == 200, response.text

@@ -36,6 +36,7 @@ from headrace.storage.metadata import ApiKey, Tenant
 
 router = APIRouter()
 
+_FIRST = datetime(1970, 6, 1, tzinfo=UTC)
 TenantName = Annotated[str, Path(pattern=TENANT)]
 T = TypeVar("T")
 
@@ -152,7 +153,8 @@ async def audit(
     """The newest lines of the audit, newest first; a line is there a few seconds after what it tells of."""
     own = _own(caller)
     whose = tenant if own is None else caller.tenant_for(tenant)
-    until = before if before is None or before.tzinfo else before.replace(tzinfo=UTC)
+    # `max`: what is asked for lies months before, and no time is before the first.
+    until = None if before is None else max(before if before.tzinfo else before.replace(tzinfo=UTC), _FIRST)
     rows = await in_thread(lambda: service.events.audit(whose, until, limit))
     return AuditList(data=[AuditLineResponse(**row) for row in rows])
 
