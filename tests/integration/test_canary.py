@@ -135,7 +135,8 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_round_promot
     assert (first.decision.serving, first.decision.canary) == ("none", "v000001"), "it is tried before it serves everybody"
 
     # The trial: users dislike what it does to their passages.
-    asked(endpoints, "champion", 40, seed=11, user="user-1")
+    asked(endpoints, "champion0", 20, seed=10, user="user-0")
+    asked(endpoints, "champion1", 20, seed=11, user="user-1")
     asked(endpoints, "worse", 3, seed=12, version="v000001", user="user-2")
     going = watched(runner, settings)
     assert (going.ended, going.challenger.judged, going.champion_side.judged) == ("", 3, 40)
@@ -144,6 +145,9 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_round_promot
     assert going.challenger.outcome < going.champion_side.outcome
     assert champion.champion(models)[0].canary is not None
     asked(endpoints, "worse2", 9, seed=13, version="v000001", user="user-2")
+    assert watched(runner, settings).ended == "", "one user ends no trial"
+    asked(endpoints, "worse3", 4, seed=14, version="v000001", user="user-0")
+    asked(endpoints, "worse4", 4, seed=15, version="v000001", user="user-1")
     over = watched(runner, settings)
     assert over.ended == "canary_ended", over
     standing, _ = champion.champion(models)

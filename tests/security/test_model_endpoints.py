@@ -55,7 +55,7 @@ def endless(head: bytes, data: bytes, pause: float = 0.0) -> Callable[[socket.so
         connection.sendall(head + b"\r\n")
         while True:
             connection.sendall(data)
-            time.sleep(pause)
+            threading.Event().wait(pause)  # other tests replace time.sleep
 
     return say
 

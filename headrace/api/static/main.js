@@ -24,7 +24,7 @@ let current = "";
 
 function show() {
   const { view: wanted, parameters } = here();
-  const name = VIEWS[wanted] ? wanted : "overview";
+  const name = Object.hasOwn(VIEWS, wanted) ? wanted : "overview";
   if (current && current !== name) {
     opened.get(current).view.hide?.();
     opened.get(current).section.hidden = true;
