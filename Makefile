@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 # Tests start hundreds of processes; where bytecode is not kept, each compiles every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install install-dev install-vast install-postgresql install-docs demo check unit test soak bench lint format docs lock sbom clean
+.PHONY: install install-dev install-vast install-postgresql install-docs demo check unit test soak bench lint format docs pictures lock sbom clean
 
 install: .venv/installed
 
@@ -81,6 +81,13 @@ docs: install-docs
 # The bill of materials (CycloneDX) and the licences of all that is locked; asks no network.
 sbom: install-vast install-postgresql
 	@$(BIN)/python locks/sbom.py out
+
+# Draws the pictures of the documentation from the newest runs of a home, such as that of `make demo`: make pictures [FROM=.headrace]
+pictures: install
+	@for name in inference training; do \
+		$(BIN)/headrace --home $(or $(FROM),.headrace) diagram $$name -o docs/images/$$name.svg && \
+		$(BIN)/headrace --home $(or $(FROM),.headrace) diagram $$name --view time -o docs/images/$$name-time.svg || exit 1; \
+	done
 
 # Writes the lock files anew from pyproject.toml; needs pip-tools.
 lock:

@@ -320,6 +320,8 @@ def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     """A JSON schema in words: type, bounds, choices."""
     if "$ref" in schema:
         inner = schemas[schema["$ref"].rpartition("/")[2]]
+        if "enum" in inner:
+            return _kind(inner, schemas)
         return "object of " + ", ".join(f"`{name}`" for name in inner["properties"])
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(_kind(one, schemas) for one in schema["anyOf"] if one.get("type") != "null"))

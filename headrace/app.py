@@ -24,6 +24,7 @@ from headrace.core.run import ended_runs, recorded
 from headrace.core.runner import Runner
 from headrace.errors import HeadraceError, NotFound, StorageFull, Unavailable
 from headrace.platform import EVERY_PART, open_platform, running
+from headrace.platform.address import storage_names
 from headrace.platform.home import Home, started_notes
 from headrace.settings import EmbeddedPart, Settings
 
@@ -121,6 +122,7 @@ class App:
             recorded(self._command, settings.home) as run,
             _cause_named(settings),
         ):
+            run.storage = storage_names(settings, endpoints)
             if platform.started and not self._service:
                 stays = f"{settings.platform.idle_s:,.0f} s after the last command"
                 bars.note(f"The embedded servers have started. They stay up until {stays}; `headrace down` ends them.")
@@ -141,8 +143,14 @@ class App:
                 from headrace.core.ray_cluster import cluster
 
                 with cluster() as (batches, self.launch):
+                    from headrace.core.ray_runner import usage
+
                     self.runner = Runner(run, endpoints, batches=batches, bars=bars)
-                    yield
+                    try:
+                        run.ray = usage()
+                        yield
+                    finally:
+                        run.ray = usage()
             else:
                 self.runner, self.launch = Runner(run, endpoints, bars=bars), LocalLauncher()
                 yield

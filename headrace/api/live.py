@@ -16,9 +16,10 @@ from headrace.catalog import CHUNKS, INDEXES, Tier
 from headrace.core.run import journal_of, newest_first, summary
 from headrace.core.runner import Runner
 from headrace.documents.generations import active_reader
-from headrace.explain.diagram.layout import scene_for
-from headrace.explain.diagram.recorded import PIPELINES, measured, own_stages
+from headrace.explain.diagram.recorded import PIPELINES, diagram_of, own_stages
 from headrace.explain.diagram.svg import svg
+from headrace.explain.diagram.theme import PALETTES
+from headrace.explain.diagram.views import Detail, View, scene_for
 from headrace.storage.ledger import Direction, Row
 from headrace.storage.tables.handles import quoted
 from headrace.storage.vectors.generations import IndexReader
@@ -34,7 +35,7 @@ class LiveRun:
         self._queue = queue
         self._stopping = stopping
         self._drawing = threading.Lock()
-        self._drawn: dict[str, tuple[tuple[str, int], bytes]] = {}
+        self._drawn: dict[tuple[str, View, Detail, str], tuple[tuple[str, int], bytes]] = {}
 
     def totals(self) -> dict[str, Any]:
         """What the run has moved so far by tier, its state, and how many questions are under way."""
@@ -92,17 +93,19 @@ class LiveRun:
             "passages": served.count(f"tenant = {quoted(tenant)}"),
         }
 
-    def diagram(self, name: str, run: str | None) -> bytes:
+    def diagram(self, name: str, run: str | None, view: View, detail: Detail, theme: str) -> bytes:
         """A pipeline's diagram as SVG, drawn from `run`, or else from the newest run that moved anything in it.
 
-        Raises `NotFound` where no run did, `WrongUsage` for an unknown pipeline.
+        `theme` is the name of a palette. Raises `NotFound` where there is no such run, `WrongUsage` for an unknown pipeline.
         """
-        found = measured(self._home, name, run=run, live=self._runner.record)
-        stamp = (found.run_id, sum(row["ops"] for row in found.rows))
+        found = diagram_of(self._home, name, run=run, live=self._runner.record)
+        stamp = (found.run_id, sum(flow.ops for flow in found.flows))
+        key = (name, view, detail, theme)
         with self._drawing:  # one at a time: drawing takes a processor for a while
-            if name not in self._drawn or self._drawn[name][0] != stamp:
-                self._drawn[name] = (stamp, svg(scene_for(found.diagram())).encode())
-            return self._drawn[name][1]
+            if key not in self._drawn or self._drawn[key][0] != stamp:
+                scene = scene_for(found, view=view, detail=detail, palette=PALETTES[theme])
+                self._drawn[key] = (stamp, svg(scene).encode())
+            return self._drawn[key][1]
 
     @cached_property
     def _index(self) -> tuple[IndexReader, VectorReader]:

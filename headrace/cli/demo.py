@@ -23,6 +23,7 @@ from headrace.core.stage import stage
 from headrace.errors import NotFound, Permanent
 from headrace.explain.diagram.draw import draw
 from headrace.explain.diagram.recorded import PIPELINES, measured
+from headrace.explain.diagram.views import Detail, View
 from headrace.models.client import Generator
 from headrace.models.support import content_words
 from headrace.platform.home import DEMO
@@ -140,14 +141,24 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
         console.print(tier_table(rows))
         if any(row["estimated"] for row in rows):
             console.print("≈ estimated: that store's library hides its I/O (docs/explanation/ledger.md).", style="dim")
-    for name in PIPELINES:
-        for suffix in (".svg", ".png"):
-            draw(measured(settings.home, name, run=run.id).diagram(), out_dir / f"{name}{suffix}")
+    draw_run(settings.home, run.id, out_dir)
     console.print()
     console.print(
-        f"Diagrams drawn from this run: {out_dir}/inference.svg, {out_dir}/training.svg, each also as .png.", highlight=False
+        f"Diagrams drawn from this run: {out_dir}/inference.svg and {out_dir}/training.svg, each also as .png and .pptx,"
+        " with every flow (-full.svg), and over time (-time.svg).",
+        highlight=False,
     )
     console.print(f"The demo took {time.perf_counter() - started:.0f} s. Next: headrace up", highlight=False)
+
+
+def draw_run(home: Path, run: str, folder: Path) -> None:
+    """Draw both pipelines of a run: at slide level, with every flow, and over time."""
+    for name in PIPELINES:
+        diagram = measured(home, name, run=run).diagram()
+        for suffix in (".svg", ".png", ".pptx"):
+            draw(diagram, folder / f"{name}{suffix}")
+        draw(diagram, folder / f"{name}-full.svg", detail=Detail.FULL)
+        draw(diagram, folder / f"{name}-time.svg", view=View.TIME)
 
 
 def _learning(settings: Settings) -> Settings:

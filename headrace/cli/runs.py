@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -71,17 +72,35 @@ def ledger(
 @cli.command(rich_help_panel="What happened")
 def diagram(
     pipeline: Annotated[str, typer.Argument(help="training or inference.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.svg, .png or .md")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.svg, .png, .pdf, .pptx, .md or .mmd (Mermaid)")],
+    view: Annotated[
+        str, typer.Option(help="storage; ray: which of Ray's libraries runs what; time: compute and storage over the run.")
+    ] = "storage",
+    detail: Annotated[str, typer.Option(help="slide: what moves bytes or carries the story; full: everything.")] = "slide",
     run: Annotated[str | None, typer.Option(help="A run's id; default: the newest run of this pipeline.")] = None,
+    against: Annotated[str | None, typer.Option(help="A run to compare with: what grew, what shrank.")] = None,
     triggers: Annotated[bool, typer.Option("--triggers/--no-triggers", help="Draw what starts each stage.")] = True,
+    theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
 ) -> None:
-    """Draw a pipeline from a measured run."""
+    """Draw a pipeline from a measured run; before the first run, as it is declared."""
     from headrace.explain.diagram.draw import draw
-    from headrace.explain.diagram.recorded import measured
+    from headrace.explain.diagram.recorded import diagram_of
+    from headrace.explain.diagram.theme import PALETTES
+    from headrace.explain.diagram.views import Detail, View
 
-    drawn = measured(settings_of().home, pipeline, run=run).diagram()
-    draw(drawn, output, triggers=triggers)
+    chosen = View(_one_of("--view", view, [*View]))
+    level = Detail(_one_of("--detail", detail, [*Detail]))
+    palette = PALETTES[_one_of("--theme", theme, [*PALETTES])]
+    drawn = diagram_of(settings_of().home, pipeline, run=run, against=against)
+    draw(drawn, output, view=chosen, detail=level, palette=palette, triggers=triggers)
     out.print(f"Wrote {output}: {drawn.title}", highlight=False)
+
+
+def _one_of(option: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        *others, last = choices
+        raise WrongUsage(f"{option} takes {', '.join(others)} or {last}, not {value!r}.")
+    return value
 
 
 @cli.command(rich_help_panel="What happened")

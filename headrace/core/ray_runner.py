@@ -116,6 +116,7 @@ R = TypeVar("R")
 _Step = tuple[int, int, float]
 _Exports = list[list[dict[str, Any]]]
 
+_STATS_S = 5.0
 _RESTARTS = 2
 _LOOK_S = 0.25
 
@@ -236,6 +237,26 @@ def _watched(fit: Callable[[], Any], post: Any, report: Report) -> Any:
             seen = step
         if ended:
             return fitted.result()
+
+
+def usage() -> dict[str, Any]:
+    """What the cluster has, and what its object stores have spilled: nodes, cpus, object_store_bytes, spilled_bytes.
+
+    For `spilled_bytes` Ray has no public function; it is what `ray memory --stats-only` shows. `None`: the cluster does not say.
+    """
+    resources = ray.cluster_resources()
+    spilled: int | None = None
+    with suppress(Exception):  # of a run that has ended; a private function may raise anything
+        from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+        state = get_state_from_address(ray.get_runtime_context().gcs_address)
+        spilled = int(get_memory_info_reply(state, timeout_seconds=_STATS_S).store_stats.spilled_bytes_total)
+    return {
+        "nodes": sum(1 for node in ray.nodes() if node["Alive"]),
+        "cpus": resources.get("CPU", 0.0),
+        "object_store_bytes": int(resources.get("object_store_memory", 0)),
+        "spilled_bytes": spilled,
+    }
 
 
 def _cpus() -> int:

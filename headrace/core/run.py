@@ -45,6 +45,7 @@ class Run:
     """One execution: `ledger` counts what it moves, `detail` holds further results (JSON-ready).
 
     `counts` says how many things it handled, so that bytes can be divided by them; `index_chunks` is the index's newest size.
+    `storage` names the storage behind each tier. `ray` says what the cluster had and spilled; `None` if the run used none.
     """
 
     command: str
@@ -55,6 +56,8 @@ class Run:
     ended: datetime | None = None
     detail: dict[str, Any] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    storage: dict[str, str] = field(default_factory=dict)
+    ray: dict[str, Any] | None = None
     ledger: Ledger = field(default_factory=Ledger)
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
     _counting: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -68,27 +71,29 @@ class Run:
         with self._counting:
             self.counts.update(handled)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The run as its journal has it, JSON-ready."""
+        return {
+            "run": self.id,
+            "command": self.command,
+            "state": self.state,
+            "started": self.started.isoformat(),
+            "ended": self.ended.isoformat() if self.ended else None,
+            "detail": self.detail,
+            "counts": dict(self.counts),
+            "storage": self.storage,
+            "ray": self.ray,
+            "pid": os.getpid(),
+            "process_started": began(os.getpid()),
+            "rows": [row.as_dict() for row in self.ledger.rows()],
+            # Unlike percentiles, histograms can be added.
+            "ledger": self.ledger.export(),
+            "timeline": self.ledger.timeline.export(),
+        }
+
     def journal(self) -> None:
         """Write the journal now."""
-        write_atomically(
-            self.folder / f"{self.id}.json",
-            json.dumps(
-                {
-                    "run": self.id,
-                    "command": self.command,
-                    "state": self.state,
-                    "started": self.started.isoformat(),
-                    "ended": self.ended.isoformat() if self.ended else None,
-                    "detail": self.detail,
-                    "counts": dict(self.counts),
-                    "pid": os.getpid(),
-                    "process_started": began(os.getpid()),
-                    "rows": [row.as_dict() for row in self.ledger.rows()],
-                    # Unlike percentiles, histograms can be added.
-                    "ledger": self.ledger.export(),
-                }
-            ).encode(),
-        )
+        write_atomically(self.folder / f"{self.id}.json", json.dumps(self.as_dict()).encode())
 
 
 @contextlib.contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from headrace.catalog import Store
@@ -12,6 +14,7 @@ from headrace.core.progress import ProgressBars
 from headrace.core.run import Counted, Run
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
+from headrace.storage.timeline import Timeline
 
 if TYPE_CHECKING:  # a module that declares stages has imported the handles; other commands need not
     from headrace.core.stage import Handle, Stage
@@ -43,7 +46,8 @@ class Runner:
     def run(self, stage: Stage[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run one stage with its inputs; the runner adds the handles, and `batches` and `bars` if the stage takes them.
 
-        Bytes count for its input `tenant` if it has one, else for the runner's (`for_tenant`).
+        Bytes count for its input `tenant` if it has one, else for the runner's (`for_tenant`). A generator is timed from its
+        first item to its last, including what the caller does in between.
         """
         inputs: dict[str, Any] = {"batches": self.batches, "bars": self.bars}
         inputs = {name: inputs[name] for name in inputs if name in stage.inputs}
@@ -55,7 +59,11 @@ class Runner:
                 inputs.setdefault(port.parameter, {})[port.store] = handle
             else:
                 inputs[port.parameter] = handle
-        result = stage.function(**inputs)
+        timeline = self.record.ledger.timeline
+        if inspect.isgeneratorfunction(stage.function):
+            return cast("R", _timed(timeline, stage.name, stage.function(**inputs)))
+        with timeline.span(stage.name):
+            result = stage.function(**inputs)
         if isinstance(result, Counted):
             self.record.count(**result.counts)
         return result
@@ -77,3 +85,8 @@ class Runner:
                 self._first.setdefault((stage, store.name, handle), own)
                 self._handles[stage, store.name, handle, tenant] = own
             return cast("H", own)
+
+
+def _timed(timeline: Timeline, stage: str, items: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    with timeline.span(stage):
+        return (yield from items)

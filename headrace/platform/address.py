@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
@@ -239,6 +240,39 @@ def brought(settings: Settings) -> dict[str, Any]:
                 "timeout_s": model.timeout_s,
             }
     return fields
+
+
+def storage_names(settings: Settings, endpoints: Endpoints) -> dict[str, str]:
+    """What is behind each tier, in a few words and without keys: `embedded S3`, `S3 at HOST`, `VAST DB at HOST`."""
+    from headrace.settings import EmbeddedPart
+
+    objects_embedded = isinstance(settings.objects, EmbeddedPart)
+    s3 = "embedded S3" if objects_embedded else f"S3 at {_host(endpoints.s3_endpoint)}"
+    vectors = "embedded LanceDB" if objects_embedded else f"LanceDB on {s3}"
+    if settings.vectors.uri is not None:
+        scheme, _, place = settings.vectors.uri.partition("://")
+        named = f"{scheme}://{place.partition('?')[0].rpartition('@')[2]}" if place else settings.vectors.uri
+        vectors = f"LanceDB on {named}"
+    if endpoints.vast:
+        tables = f"VAST DB at {_host(endpoints.vast.endpoint)}"
+    elif isinstance(settings.tables, EmbeddedPart):
+        tables = "embedded Iceberg"
+    else:
+        tables = f"Iceberg at {_host(endpoints.catalog_uri)}"
+    brokers = endpoints.kafka_bootstrap.partition(",")[0]
+    return {
+        "stream": "embedded Kafka" if isinstance(settings.head, EmbeddedPart) else f"Kafka at {brokers}",
+        "object": s3,
+        "table": tables,
+        "vector": vectors,
+        "file": "local directory" if settings.files.dir is None else str(settings.files.dir),
+    }
+
+
+def _host(url: str) -> str:
+    """The host of a URL, and its port if it has one."""
+    parts = urlsplit(url if "://" in url else f"//{url}")
+    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
 
 
 def overlay(endpoints: Endpoints, fields: dict[str, Any]) -> Endpoints:

@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Any
 
 from headrace.catalog import Store
+from headrace.storage.timeline import Timeline
 
 
 class Direction(StrEnum):
@@ -63,6 +64,7 @@ def _upper_ms(bucket: int) -> float:
 class _Tally:
     ops: int = 0
     bytes: int = 0
+    seconds: float = 0.0  # of all operations
     max_s: float = 0.0
     latency: Counter[int] = field(default_factory=Counter)
 
@@ -70,6 +72,7 @@ class _Tally:
         """Add an entry of `Ledger.export`."""
         self.ops += int(entry["ops"])
         self.bytes += int(entry["bytes"])
+        self.seconds += float(entry.get("seconds", 0.0))  # not in what an older version exported
         self.max_s = max(self.max_s, float(entry["max_s"]))
         for bucket, count in entry["latency"].items():
             self.latency[int(bucket)] += count
@@ -101,13 +104,14 @@ _watch: ContextVar[Ledger | None] = ContextVar("watch", default=None)
 
 
 class Ledger:
-    """Counts operations and bytes; thread-safe.
+    """Counts operations and bytes; thread-safe. `timeline` has the time of the stages.
 
     `export` and `fold` carry a ledger between processes: the embedded model server counts each request's storage operations,
     and the caller folds them into its own ledger under its stage.
     """
 
     def __init__(self) -> None:
+        self.timeline = Timeline()
         self._tallies: dict[_Key, _Tally] = {}
         self._lock = threading.Lock()
 
@@ -137,8 +141,10 @@ class Ledger:
             tally = self._tallies.setdefault(key, _Tally())
             tally.ops += ops
             tally.bytes += bytes
+            tally.seconds += seconds
             tally.max_s = max(tally.max_s, seconds)
             tally.latency[bucket] += ops
+        self.timeline.counted(stage, str(store.tier), seconds)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -178,6 +184,7 @@ class Ledger:
                     "estimated": key[5],
                     "ops": tally.ops,
                     "bytes": tally.bytes,
+                    "seconds": tally.seconds,
                     "max_s": tally.max_s,
                     "latency": {str(bucket): count for bucket, count in tally.latency.items()},
                 }
@@ -185,7 +192,10 @@ class Ledger:
             ]
 
     def fold(self, entries: Iterable[dict[str, Any]], *, stage: str | None = None, tenant: str | None = None) -> None:
-        """Add exported entries; `stage` and `tenant`, if given, replace theirs."""
+        """Add exported entries; `stage` and `tenant`, if given, replace theirs.
+
+        In the timeline, the operations of an entry are one that ends now, since entries do not say when each was.
+        """
         entries = list(entries)
         watch = _watch.get()
         if watch is not None and watch is not self:
@@ -201,6 +211,7 @@ class Ledger:
             )
             with self._lock:
                 self._tallies.setdefault(key, _Tally()).add(entry)
+            self.timeline.counted(key[0], key[2], float(entry.get("seconds", 0.0)))
 
 
 _NAMES = ("stage", "store", "tier", "direction", "tenant")

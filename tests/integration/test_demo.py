@@ -111,7 +111,8 @@ def its_story_is_told(demo: Demo) -> None:
 def test_both_diagrams_draw_the_ledgers_numbers(demo: Demo) -> None:
     for name, pipeline in PIPELINES.items():
         drawn = {(row["stage"], row["store"], row["tier"], row["direction"]): row for row in merged(demo.rows)}
-        svg = ElementTree.parse(demo.home.path.parent / "out" / f"{name}.svg").getroot()
+        out = demo.home.path.parent / "out"
+        svg = ElementTree.parse(out / f"{name}-full.svg").getroot()
         space = "{http://www.w3.org/2000/svg}"
         flows = [group for group in svg.iter(f"{space}g") if group.get("class") == "flow"]
         said = re.compile(r"(\S+) (reads|writes) (nothing|\S+ \S+) (?:from|to) (\S+) \((\w+)\)(?:: (.+?) operations?)?")
@@ -130,10 +131,17 @@ def test_both_diagrams_draw_the_ledgers_numbers(demo: Demo) -> None:
             assert human_bytes(row["bytes"]) in {text.text for text in group.iter(f"{space}text")}, found[0]
             told += 1
         assert told > 8, name
-        png = (demo.home.path.parent / "out" / f"{name}.png").read_bytes()
+        slide = ElementTree.parse(out / f"{name}.svg").getroot()
+        assert [slide.get(side) for side in ("width", "height")] == ["960", "540"]
+        assert slide.findtext(f"{space}title") == svg.findtext(f"{space}title")
+        png = (out / f"{name}.png").read_bytes()
         assert png.startswith(b"\x89PNG")
-        size = [int.from_bytes(png[place : place + 4]) for place in (16, 20)]
-        assert size == pytest.approx([2 * float(svg.get(side) or 0) for side in ("width", "height")], abs=2)
+        assert [int.from_bytes(png[place : place + 4]) for place in (16, 20)] == [1920, 1080]
+        assert (out / f"{name}.pptx").read_bytes().startswith(b"PK")
+        time = ElementTree.parse(out / f"{name}-time.svg").getroot()
+        rows = [group.findtext(f"{space}title") or "" for group in time.iter(f"{space}g") if group.get("class") == "row"]
+        assert len(rows) > 4
+        assert all("at work" in row for row in rows), rows
 
 
 def test_the_ledger_and_the_runs_have_the_keys_of_the_contract(demo: Demo) -> None:

@@ -205,7 +205,7 @@ def test_the_page_takes_its_token_from_the_address_keeps_it_for_its_tab_and_send
     first, again, another, nobody = told["opened"], told["reloaded"], told["changed"], told["elsewhere"]
     assert (first["address"], first["kept"]["headrace-token"]) == ("/", api.token), "it is out of the address at once"
     assert first["asked"] == again["asked"]
-    assert {path for path, _ in first["asked"]} == {"/v1/index", "/v1/events", "/v1/diagrams/inference.svg"}
+    assert {path.partition("?")[0] for path, _ in first["asked"]} == {"/v1/index", "/v1/events", "/v1/diagrams/inference.svg"}
     assert all(headers == bearer for _, headers in first["asked"])
     for path, headers in first["asked"]:
         with httpx.stream("GET", f"{api.url}{path}", headers=headers, trust_env=False) as given:
@@ -224,9 +224,17 @@ def test_scores_are_drawn_from_the_live_run(client: httpx.Client) -> None:
     assert diagram.headers["content-type"] == "image/svg+xml"
     assert run in diagram.text
     assert client.get("/v1/diagrams/inference.svg", params={"run": run}).status_code == 200
-    for name, status in (("training.svg", 404), ("another.svg", 400), ("inference.svg?run=none", 404)):
+    for name, status in (("another.svg", 400), ("inference.svg?run=none", 404), ("inference.svg?view=none", 400)):
         assert client.get(f"/v1/diagrams/{name}").status_code == status
-    assert "headrace train" in client.get("/v1/diagrams/training.svg").json()["error"]["message"]
+    drawn = {
+        shape: client.get(f"/v1/diagrams/inference.svg?{shape}").text
+        for shape in ("theme=light", "theme=dark", "detail=full", "view=time", "view=ray")
+    }
+    assert len(set(drawn.values())) == len(drawn)
+    assert all(run in text for text in drawn.values())
+    before_any_round = client.get("/v1/diagrams/training.svg")
+    assert before_any_round.status_code == 200
+    assert "nothing is measured yet" in before_any_round.text
     assert ("up", run) in {(r["command"], r["run"]) for r in client.get("/v1/runs").json()["runs"]}
 
 

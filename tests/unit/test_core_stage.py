@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,6 +97,26 @@ def test_a_handle_without_a_store_is_refused_at_once(kind: Any) -> None:
     bad.__annotations__["documents"] = kind
     with pytest.raises(TypeError, match=r"bad\(documents\) is a handle but names no store"):
         stage("Bad.")(bad)
+
+
+def test_a_generator_is_at_work_until_its_last_item(runner: Runner) -> None:
+    @stage("Says words.")
+    def say(files: Annotated[FileWriter, KV_CACHE], many: int) -> Iterator[int]:
+        for number in range(many):
+            files.write(f"{number}", b"word")
+            yield number
+
+    words = runner.run(say, many=3)
+    timeline = runner.record.ledger.timeline
+    assert timeline.export() == [], "it has not begun"
+    assert [next(words), next(words)] == [0, 1]
+    (under_way,) = timeline.export()
+    assert list(words) == [2]
+    (ended,) = timeline.export()
+    assert (ended["stage"], ended["calls"], len(ended["spans"])) == ("say", 1, 1)
+    assert under_way["active_s"] < ended["active_s"]
+    assert 0 < ended["waited_s"] <= ended["storage_s"] <= ended["active_s"]
+    assert ended["tiers"].keys() == {"file"}
 
 
 def test_a_parameter_without_a_type_is_refused_at_once() -> None:

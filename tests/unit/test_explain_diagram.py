@@ -23,7 +23,9 @@ from headrace.catalog import (
 )
 from headrace.core.stage import Pipeline, Trigger, stage
 from headrace.errors import Permanent
-from headrace.explain.diagram.diagram import ASKED, Diagram, Flow, Headline, Moved, StageBox, diagram_for
+from headrace.explain.diagram.diagram import Diagram, diagram_for
+from headrace.explain.diagram.flow import Flow, StageBox
+from headrace.explain.diagram.headline import ASKED, Headline, Moved
 from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Direction
 from headrace.storage.objects import ObjectReader, ObjectWriter

@@ -17,10 +17,15 @@ from fontTools.ttLib import TTFont
 from headrace.catalog import Tier
 from headrace.errors import WrongUsage
 from headrace.explain.diagram import theme
-from headrace.explain.diagram.diagram import Diagram, Flow, Headline, Mark, StageBox
-from headrace.explain.diagram.draw import draw, markdown, png
+from headrace.explain.diagram.diagram import Diagram
+from headrace.explain.diagram.draw import draw, png
+from headrace.explain.diagram.flow import Flow, Mark, StageBox
 from headrace.explain.diagram.format import WIDEST_BYTES, WIDEST_MS, human_bytes, human_count, human_ms, percent
-from headrace.explain.diagram.layout import scene_for
+from headrace.explain.diagram.headline import Headline
+from headrace.explain.diagram.layout import storage_scene
+from headrace.explain.diagram.markdown import markdown
+from headrace.explain.diagram.scene import Label
+from headrace.explain.diagram.slide import slide
 from headrace.explain.diagram.svg import svg
 from headrace.storage.ledger import Direction
 
@@ -81,7 +86,7 @@ def test_counts_and_shares() -> None:
 
 
 def test_svg_is_well_formed_titled_and_says_every_flow() -> None:
-    root = ElementTree.fromstring(svg(scene_for(diagram())))
+    root = ElementTree.fromstring(svg(storage_scene(diagram())))
     assert root.get("role") == "img"
     assert root.findtext(f"{SVG}title") == "48 MB of documents"
     assert "parse reads 48.2 MB from documents (object): 12 operations, 95 % within 850 ms" in (root.findtext(f"{SVG}desc") or "")
@@ -92,7 +97,7 @@ def test_svg_is_well_formed_titled_and_says_every_flow() -> None:
 
 
 def test_hostile_names_stay_text() -> None:
-    drawn = svg(scene_for(diagram(HOSTILE, HOSTILE)))
+    drawn = svg(storage_scene(diagram(HOSTILE, HOSTILE)))
     root = ElementTree.fromstring(drawn)
     assert {element.tag for element in root.iter()} <= {
         SVG + tag for tag in ["svg", "title", "desc", "style", "rect", "line", "polygon", "text", "g"]
@@ -100,11 +105,12 @@ def test_hostile_names_stay_text() -> None:
     assert "<script" not in drawn
     assert "\x00" not in drawn
     assert "<script>alert('x')</script>" in (root.findtext(f"{SVG}title") or "")
-    assert png(scene_for(diagram(HOSTILE, HOSTILE))).startswith(b"\x89PNG")
+    assert png(storage_scene(diagram(HOSTILE, HOSTILE))).startswith(b"\x89PNG")
 
 
 def test_markdown_escapes_and_keeps_its_table() -> None:
-    text = markdown(diagram(HOSTILE, "Pa|rse\n# no"))
+    hostile = diagram(HOSTILE, "Pa|rse\n# no")
+    text = markdown(hostile, slide(hostile))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 3
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 8 for line in rows)
@@ -113,7 +119,8 @@ def test_markdown_escapes_and_keeps_its_table() -> None:
 
 
 def test_markdown_tells_every_flow_and_what_is_beside() -> None:
-    text = markdown(replace(diagram(), beside=(Flow("record", "runs", Tier.TABLE, Direction.WRITE, 12_000, 1, 3.0),)))
+    drawn = replace(diagram(), beside=(Flow("record", "runs", Tier.TABLE, Direction.WRITE, 12_000, 1, 3.0),))
+    text = markdown(drawn, slide(drawn))
     assert "| Parse | read | documents | object | 48.2 MB | 12 | 850 ms |" in text
     assert "| Parse | write | documents | table | ≈3 B | 1 | 0.1 ms |" in text
     assert "| Parse | read | events | stream | 0 B | 0 | idle |" in text
@@ -121,9 +128,9 @@ def test_markdown_tells_every_flow_and_what_is_beside() -> None:
 
 
 def test_the_embedded_font_has_every_letter_at_the_measured_width() -> None:
-    scene = scene_for(diagram())
+    scene = storage_scene(diagram())
     faces = re.findall(r"font-weight:(\d+);src:url\(data:font/woff;base64,([^)]+)\)", svg(scene))
-    used = {(item.weight, letter) for g in scene.groups for item in g.items if hasattr(item, "text") for letter in item.text}
+    used = {(item.weight, letter) for g in scene.groups for item in g.items if isinstance(item, Label) for letter in item.text}
     embedded = {}
     for weight, data in faces:
         font = TTFont(io.BytesIO(base64.b64decode(data)))
@@ -136,43 +143,46 @@ def test_the_embedded_font_has_every_letter_at_the_measured_width() -> None:
 
 
 def test_the_same_score_gives_the_same_bytes() -> None:
-    assert svg(scene_for(diagram())) == svg(scene_for(diagram()))
-    assert png(scene_for(diagram())) == png(scene_for(diagram()))
+    assert svg(storage_scene(diagram())) == svg(storage_scene(diagram()))
+    assert png(storage_scene(diagram())) == png(storage_scene(diagram()))
 
 
 def test_png_is_twice_as_large_as_the_scene() -> None:
-    scene = scene_for(diagram())
+    scene = storage_scene(diagram())
     data = png(scene)
     size = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     assert size == pytest.approx((scene.width * 2, scene.height * 2), abs=2)
 
 
-@pytest.mark.parametrize("suffix", [".svg", ".png", ".md", ".SVG"])
+@pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf", ".pptx", ".md", ".mmd", ".SVG"])
 def test_draw_chooses_by_suffix_and_leaves_one_readable_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "out" / f"diagram{suffix}"
     draw(diagram(), path)
     draw(diagram(), path, triggers=False)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert path.stat().st_mode & 0o444 == 0o444
-    head = {".svg": b"<svg", ".png": b"\x89PNG", ".md": b"# 48 MB"}[suffix.lower()]
+    heads = {".svg": b"<svg", ".png": b"\x89PNG", ".pdf": b"%PDF", ".pptx": b"PK", ".md": b"# 48 MB", ".mmd": b"flowchart"}
+    head = heads[suffix.lower()]
     assert path.read_bytes().startswith(head)
 
 
-@pytest.mark.parametrize("name", ["diagram.pdf", "diagram"])
+@pytest.mark.parametrize("name", ["diagram.jpeg", "diagram"])
 def test_draw_names_the_suffixes_there_are(tmp_path: Path, name: str) -> None:
-    with pytest.raises(WrongUsage, match=r"\.svg, \.png or \.md"):
+    with pytest.raises(WrongUsage, match=r"\.svg, \.png, .*\.md or \.mmd"):
         draw(diagram(), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
-def test_white_text_on_every_tier_is_readable() -> None:
+@pytest.mark.parametrize("palette", [theme.LIGHT, theme.DARK], ids=["light", "dark"])
+def test_text_is_readable_in_its_colours(palette: theme.Palette) -> None:
     assert theme.contrast("#FFFFFF", "#000000") == pytest.approx(21)
     for tier in Tier:
-        assert theme.contrast("#FFFFFF", theme.TIERS[tier]) >= 4.5, tier
-    for ink in (theme.READ, theme.WRITE, theme.FEEDBACK, theme.MUTED, theme.INK, theme.IDLE):
-        assert theme.contrast(ink, theme.CARD) >= 4.5, ink
-    for tier in Tier:  # totals are written in the tier's colour on its tint
-        assert theme.contrast(theme.TIERS[tier], theme.tint(theme.TIERS[tier])) >= 4.5
+        assert theme.contrast(palette.on_tier, palette.tiers[tier]) >= 4.5, tier
+        # totals are written in the tier's colour on its tint
+        assert theme.contrast(palette.tier_inks[tier], palette.tint(palette.tiers[tier])) >= 4.5, tier
+        assert theme.contrast(palette.muted, palette.tint(palette.tiers[tier])) >= 4.5, tier
+    for ink in (palette.read, palette.write, palette.feedback, palette.muted, palette.ink, palette.idle):
+        assert theme.contrast(ink, palette.card) >= 4.5, ink
 
 
 # Linear-light simulations of full dichromacy: Machado, Oliveira and Fernandes 2009, severity 1.0.
@@ -198,7 +208,7 @@ def lab(colour: str, sight: str) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize("sight", SIGHTS)
 def test_lanes_and_feedback_stay_apart_for_every_sight(sight: str) -> None:
-    colours = [theme.TIERS[tier] for tier in (Tier.FILE, Tier.VECTOR, Tier.TABLE, Tier.OBJECT)]
-    for one, other in combinations([*colours, theme.FEEDBACK], 2):
+    colours = [theme.LIGHT.tiers[tier] for tier in (Tier.FILE, Tier.VECTOR, Tier.TABLE, Tier.OBJECT)]
+    for one, other in combinations([*colours, theme.LIGHT.feedback], 2):
         distance = sum((a - b) ** 2 for a, b in zip(lab(one, sight), lab(other, sight), strict=True)) ** 0.5
         assert distance >= 10, (one, other, distance)

@@ -14,9 +14,13 @@ from hypothesis import strategies as st
 from headrace.catalog import Tier
 from headrace.explain.diagram import theme
 from headrace.explain.diagram.arrange import LANES
-from headrace.explain.diagram.diagram import Diagram, Flow, Headline, Mark, StageBox
-from headrace.explain.diagram.layout import PAGE, SLIDE, Scale, scene_for
+from headrace.explain.diagram.diagram import Diagram
+from headrace.explain.diagram.flow import Flow, Mark, StageBox
+from headrace.explain.diagram.geometry import PAGE, SLIDE, Scale
+from headrace.explain.diagram.headline import Headline
+from headrace.explain.diagram.layout import storage_scene
 from headrace.explain.diagram.scene import Box, Group, Label, Line, Rect, Scene
+from headrace.explain.diagram.theme import DARK
 from headrace.storage.ledger import Direction
 
 READ, WRITE = Direction.READ, Direction.WRITE
@@ -130,7 +134,7 @@ def swept(line: Line) -> Box:
 
 def check(diagram: Diagram, scale: Scale) -> Scene:
     """Everything a picture must keep to."""
-    scene = scene_for(diagram, scale=scale)
+    scene = storage_scene(diagram, scale=scale)
     whole = Box(0, 0, scene.width, scene.height)
 
     # text stays in its box by the font's real widths, and no two texts touch
@@ -251,10 +255,10 @@ def places(scene: Scene) -> list[object]:
 
 @pytest.mark.parametrize(("text", "phases"), [(TRAINING, {}), (INFERENCE, PHASES)], ids=["training", "inference"])
 def test_numbers_alone_move_nothing(text: str, phases: dict[str, str]) -> None:
-    first = places(scene_for(diagram_from(text, phases)))
+    first = places(storage_scene(diagram_from(text, phases)))
     for shift in (1, 3, 6):
-        assert places(scene_for(diagram_from(text, phases, shift=shift, estimated=True))) == first
-    assert places(scene_for(diagram_from(text.replace("land: ", "land: r vector vectors, ", 1), phases))) != first
+        assert places(storage_scene(diagram_from(text, phases, shift=shift, estimated=True))) == first
+    assert places(storage_scene(diagram_from(text.replace("land: ", "land: r vector vectors, ", 1), phases))) != first
 
 
 def test_arrow_width_grows_with_the_root_of_bytes() -> None:
@@ -263,7 +267,7 @@ def test_arrow_width_grows_with_the_root_of_bytes() -> None:
         Flow("a", store, Tier.OBJECT, WRITE, size, 1, 1.0)
         for store, size in (("one", 1_000_000), ("four", 4_000_000), ("none", 0))
     )
-    scene = scene_for(made(stages, flows))
+    scene = storage_scene(made(stages, flows))
     widths = {
         next(s for s in ("one", "four", "none") if f" {s} (" in g.alt): i.width
         for g, i in items(scene, Line, "flow")
@@ -276,30 +280,30 @@ def test_arrow_width_grows_with_the_root_of_bytes() -> None:
 
 def test_inference_needs_no_crossing_and_training_few() -> None:
     def rims(diagram: Diagram) -> int:
-        return sum(1 for _, line in items(scene_for(diagram), Line, "flow") if isinstance(line, Line) and not line.head)
+        return sum(1 for _, line in items(storage_scene(diagram), Line, "flow") if isinstance(line, Line) and not line.head)
 
     assert rims(PIPELINES["inference"]) == 0
     assert rims(PIPELINES["training"]) <= 2
 
 
 def test_lanes_go_from_shallow_to_deep_and_only_tiers_in_use_have_one() -> None:
-    scene = scene_for(PIPELINES["inference"])
+    scene = storage_scene(PIPELINES["inference"])
     lanes = [
         (g.alt.split()[0].lower(), g.items[0].box.y) for g in scene.groups if g.kind == "lane" and isinstance(g.items[0], Rect)
     ]
     assert [name for name, _ in sorted(lanes, key=lambda lane: lane[1])] == [str(tier) for tier in LANES]
-    assert [g.alt.split()[0] for g in scene_for(PIPELINES["training"]).groups if g.kind == "lane"] == ["Table", "Object"]
+    assert [g.alt.split()[0] for g in storage_scene(PIPELINES["training"]).groups if g.kind == "lane"] == ["Table", "Object"]
 
 
 def test_bars_that_do_not_overlap_share_a_row() -> None:
-    scene = scene_for(diagram_from("a: w object one\nb: w object two\nc: w object three"))
+    scene = storage_scene(diagram_from("a: w object one\nb: w object two\nc: w object three"))
     rows = Counter(i.box.y for _, i in items(scene, Rect, "bar") if isinstance(i, Rect))
     assert list(rows.values()) == [3]
 
 
 def test_feedback_runs_back_dashed_and_named_in_both_pipelines() -> None:
     for name in ("training", "inference"):
-        group = next(g for g in scene_for(PIPELINES[name]).groups if g.kind == "feedback")
+        group = next(g for g in storage_scene(PIPELINES[name]).groups if g.kind == "feedback")
         lines = [item for item in group.items if isinstance(item, Line)]
         assert all(line.dash for line in lines)
         assert all(line.x2 <= line.x1 for line in lines)
@@ -307,47 +311,39 @@ def test_feedback_runs_back_dashed_and_named_in_both_pipelines() -> None:
 
 
 def test_the_phases_of_inference_are_drawn_apart() -> None:
-    boxes = {g.alt.split(":")[0]: g.items[0].box for g in scene_for(PIPELINES["inference"]).groups if g.kind == "stage"}  # type: ignore[union-attr]
+    boxes = {g.alt.split(":")[0]: g.items[0].box for g in storage_scene(PIPELINES["inference"]).groups if g.kind == "stage"}  # type: ignore[union-attr]
     within = boxes["Index"].x - boxes["Embed"].right
     assert boxes["Retrieve"].x - boxes["Index"].right >= 2 * within
 
 
 def test_what_is_outside_the_picture_is_told_below_it() -> None:
-    scene = scene_for(PIPELINES["training"])
+    scene = storage_scene(PIPELINES["training"])
     said = [text.text for _, text in items(scene, Label, "note") if isinstance(text, Label)]
     assert any("record 12 KB" in line for line in said)
-    assert any("record 12 KB" in note for note in scene_for(PIPELINES["training"], scale=SLIDE).notes)
+    assert any("record 12 KB" in note for note in storage_scene(PIPELINES["training"], scale=SLIDE).notes)
 
 
 def test_triggers_can_be_left_out() -> None:
     diagram = PIPELINES["training"]
-    assert any(g.kind == "trigger" for g in scene_for(diagram).groups)
-    assert not any(g.kind == "trigger" for g in scene_for(diagram, triggers=False).groups)
+    assert any(g.kind == "trigger" for g in storage_scene(diagram).groups)
+    assert not any(g.kind == "trigger" for g in storage_scene(diagram, triggers=False).groups)
 
 
-def test_pages_and_slides_have_the_size_they_should() -> None:
+def test_a_page_is_not_wider_than_two_thousand() -> None:
     for name in ("training", "inference"):
-        page = scene_for(PIPELINES[name])
-        assert page.width <= 2000
-        phases = {stage.phase for stage in PIPELINES[name].stages}
-        for phase in phases:
-            slide = scene_for(PIPELINES[name], scale=SLIDE, phase=phase)
-            assert (slide.width, slide.height) == (960, 540)
+        assert storage_scene(PIPELINES[name]).width <= 2000
 
 
-def test_a_phase_alone_shows_its_stages_only() -> None:
-    scene = scene_for(PIPELINES["inference"], phase=ASKED)
-    assert [g.alt.split(":")[0] for g in scene.groups if g.kind == "stage"] == [
-        "Retrieve",
-        "Rerank",
-        "Generate",
-        "Answer",
-        "Feedback",
-    ]
+def test_a_dark_picture_has_the_same_places_and_other_colours() -> None:
+    light, dark = storage_scene(PIPELINES["training"]), storage_scene(PIPELINES["training"], palette=DARK)
+    assert places(light) == places(dark)
+    assert dark.palette.card == DARK.card
+    inks = {item.colour for group in dark.groups for item in group.items if isinstance(item, Label)}
+    assert theme.LIGHT.ink not in inks
 
 
 def test_a_long_headline_is_cut_into_its_room() -> None:
     diagram = replace(PIPELINES["one stage"], headline=Headline("W" * 400, lambda moved: True))
-    text = next(text for _, text in items(scene_for(diagram), Label, "headline") if isinstance(text, Label))
+    text = next(text for _, text in items(storage_scene(diagram), Label, "headline") if isinstance(text, Label))
     assert text.text.endswith("…")
     assert theme.width(text.text, text.size, text.weight) <= text.bounds.width

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import Response, StreamingResponse
@@ -14,6 +14,7 @@ from headrace.api.routes.health import Health
 from headrace.api.routes.questions import event
 from headrace.api.schemas import IndexedResponse, LedgerResponse, LoopResponse, RunList, RunSummary, Tenant
 from headrace.api.service import Service
+from headrace.explain.diagram.views import Detail, View
 from headrace.scheduler import status
 from headrace.scheduler.ingest_thread import IngestThread
 
@@ -48,9 +49,18 @@ async def index_status(service: Serving, caller: Reading, in_thread: InThread, t
 
 
 @router.get("/v1/diagrams/{pipeline}.svg")
-async def diagram(pipeline: str, service: Serving, caller: Administering, in_thread: InThread, run: RunId = None) -> Response:
-    """A pipeline's diagram, drawn from the newest run that moved anything in it, or from `run`."""
-    drawn = await in_thread(lambda: service.live.diagram(pipeline, run))
+async def diagram(
+    pipeline: str,
+    service: Serving,
+    caller: Administering,
+    in_thread: InThread,
+    run: RunId = None,
+    view: View = View.STORAGE,
+    detail: Detail = Detail.SLIDE,
+    theme: Literal["light", "dark"] = "light",
+) -> Response:
+    """A pipeline's diagram, drawn from the newest run that moved anything in it, or from `run`; as declared before the first."""
+    drawn = await in_thread(lambda: service.live.diagram(pipeline, run, view, detail, theme))
     return Response(drawn, media_type="image/svg+xml", headers={"Content-Security-Policy": _SVG_CSP})
 
 

@@ -17,21 +17,20 @@ from itertools import combinations, islice, permutations, product
 from math import factorial
 
 from headrace.catalog import Tier
-from headrace.explain.diagram.diagram import Flow, StageBox
+from headrace.explain.diagram.flow import Flow, Key, StageBox
 from headrace.storage.ledger import Direction
 
 LANES = (Tier.FILE, Tier.VECTOR, Tier.TABLE, Tier.OBJECT)  # shallow to deep
-Key = tuple[Tier, str]
 
 
 @dataclass(frozen=True)
 class Sizes:
     """Sizes reserved by an arrangement, in the scene's unit.
 
-    chip: the widest chip. pitch: between slots whose chips alternate between two heights. gap: the least between two
-    chips or bars. column: the least width of a stage. between, phase_gap: from stage to stage. aside: from a bar's
-    outermost arrow to its end. shaft: the widest arrow. left: where the first stage begins. least: what the stages are
-    stretched to fill.
+    chip: the widest chip. pitch: between slots whose chips alternate between two heights, as those of `alternate` flows and
+    more do. gap: the least between two chips or bars. column: the least width of a stage. between, phase_gap: from stage to
+    stage. aside: from a bar's outermost arrow to its end. shaft: the widest arrow. left: where the first stage begins. least:
+    what the stages are stretched to fill.
     """
 
     chip: float
@@ -44,6 +43,7 @@ class Sizes:
     shaft: float
     left: float
     least: float
+    alternate: int = 3
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ class _Plan:
                 max(sizes.chip, self.names[flow.key].two if single else 0.0) + sizes.gap
                 for flow, single in zip(flows, alone, strict=True)
             ]
-        return [sizes.chip + sizes.gap] * len(flows) if len(flows) < 3 else [sizes.pitch] * len(flows)
+        return [sizes.chip + sizes.gap] * len(flows) if len(flows) < sizes.alternate else [sizes.pitch] * len(flows)
 
     def _wide(self, flows: tuple[Flow, ...]) -> float:
         if not flows:

@@ -1,118 +1,38 @@
 """The model of a diagram: stages, flows between stages and stores, and a headline that is true of the run.
 
-It is built from ledger rows and a pipeline's declaration. The declarations of stages determine the arrows, so the picture of a
-pipeline keeps its shape from run to run; the ledger gives the amounts. A declared port that moved nothing is an idle flow. Bytes
-moved outside the picture are in `beside`, so nothing is hidden.
+It is built from a pipeline's declaration and, if it has run, the run's journal. The declarations of stages determine the arrows,
+so the picture of a pipeline keeps its shape from run to run; the ledger gives the amounts. A declared port that moved nothing is
+an idle flow. Bytes moved outside the picture are in `beside`, so nothing is hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from headrace.catalog import Tier
+from headrace.catalog import FEEDBACK, Tier
 from headrace.errors import Permanent
-from headrace.explain.diagram.format import human_bytes, percent
+from headrace.explain.diagram.flow import Flow, FlowKey, Key, Mark, StageBox, StageTime
+from headrace.explain.diagram.headline import Headline, Moved, compared_headline, declared_headline, headline_of
 from headrace.storage.ledger import Direction
 
 if TYPE_CHECKING:
     from headrace.core.stage import Pipeline
 
-
-@dataclass(frozen=True)
-class StageBox:
-    """A stage as drawn. `phase` is empty or names its part of the pipeline."""
-
-    name: str
-    label: str
-    sentence: str = ""
-    phase: str = ""
-
-
-@dataclass(frozen=True)
-class Flow:
-    """What one stage read from or wrote to one store during the run, over all tenants.
-
-    `p95_ms` is the slowest of the summed ledger rows, since percentiles cannot be added. `estimated`: the library hides its I/O.
-    A flow without operations is idle: declared, not used.
-    """
-
-    stage: str
-    store: str
-    tier: Tier
-    direction: Direction
-    bytes: int = 0
-    ops: int = 0
-    p95_ms: float = 0.0
-    estimated: bool = False
-
-    @property
-    def key(self) -> tuple[Tier, str]:
-        """The bar it belongs to: the same store name may exist in several tiers."""
-        return self.tier, self.store
-
-
-FlowKey = tuple[str, str, Tier, Direction]
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A trigger: a changed store that starts a stage, and in words when."""
-
-    store: str
-    tier: Tier
-    stage: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Moved:
-    """The numbers for headlines."""
-
-    stages: tuple[StageBox, ...]
-    flows: tuple[Flow, ...]
-
-    def bytes(
-        self,
-        *,
-        tier: Tier | None = None,
-        store: str | None = None,
-        phase: str | None = None,
-        direction: Direction | None = None,
-    ) -> int:
-        """Bytes of the flows that match every given argument."""
-        phases = {stage.name: stage.phase for stage in self.stages}
-        return sum(
-            flow.bytes
-            for flow in self.flows
-            if (tier is None or flow.tier is tier)
-            and (store is None or flow.store == store)
-            and (phase is None or phases[flow.stage] == phase)
-            and (direction is None or flow.direction is direction)
-        )
-
-    def share(self, part: int) -> float:
-        """`part` as a share of all bytes, 0 to 1; 0 if nothing moved."""
-        whole = self.bytes()
-        return part / whole if whole else 0.0
-
-
-@dataclass(frozen=True)
-class Headline:
-    """A sentence about a run, and the predicate on its numbers that makes it true."""
-
-    text: str
-    holds: Callable[[Moved], bool]
+RAY_DATA, RAY_TRAIN = "Ray Data", "Ray Train"
+_LIBRARIES = {"batches": RAY_DATA, "launch": RAY_TRAIN}  # by the parameter through which a stage runs its work
 
 
 @dataclass(frozen=True)
 class Diagram:
-    """A pipeline and what one run moved through it.
+    """A pipeline and what one run moved through it; without a run (`run_id` is empty) what it declares.
 
-    Every flow must belong to one of the stages, with at most one per stage, store and direction, else `ValueError`. A headline
-    that is false for the numbers raises `Permanent`.
+    `storage` names what is behind each tier, `ray` is what Ray used (`None`: the run was without), `counts` what it handled.
+    `against` is the run compared with, whose bytes are in the flows and whose times in `times_before`. Every flow must belong to
+    one of the stages, with at most one per stage, store and direction, else `ValueError`. A headline that is false for the
+    numbers raises `Permanent`.
     """
 
     name: str
@@ -124,12 +44,25 @@ class Diagram:
     when: datetime
     command: str
     beside: tuple[Flow, ...] = ()
-    marks: tuple[Mark, ...] = field(default=())
+    marks: tuple[Mark, ...] = ()
+    storage: Mapping[Tier, str] = field(default_factory=dict)
+    times: tuple[StageTime, ...] = ()
+    times_before: tuple[StageTime, ...] = ()
+    seconds: float = 0.0
+    ray: Mapping[str, Any] | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    against: str = ""
+    feedback: Key = (Tier.STREAM, FEEDBACK.name)
 
     @property
     def title(self) -> str:
         """The headline's sentence."""
         return self.headline.text
+
+    @property
+    def measured(self) -> bool:
+        """Whether it has numbers."""
+        return bool(self.run_id)
 
     def __post_init__(self) -> None:
         names = {stage.name for stage in self.stages}
@@ -142,13 +75,35 @@ class Diagram:
                 hint="Write one that the run's ledger supports: see `headrace ledger`.",
             )
 
+    def compared(self, other: Diagram) -> Diagram:
+        """The same with what each flow moved in another run of the pipeline.
 
-def diagram_for(pipeline: Pipeline, rows: Iterable[Mapping[str, Any]], *, run_id: str, when: datetime, command: str) -> Diagram:
-    """The diagram of a pipeline as one run measured it.
+        A flow that only the other run has is added, with nothing moved.
+        """
+        before = {(flow.stage, flow.store, flow.tier, flow.direction): flow.bytes for flow in other.flows}
+        mine = {(flow.stage, flow.store, flow.tier, flow.direction) for flow in self.flows}
+        flows = [
+            *(replace(flow, before=before.get((flow.stage, flow.store, flow.tier, flow.direction), 0)) for flow in self.flows),
+            *(Flow(*key, before=size) for key, size in before.items() if key not in mine),
+        ]
+        headline = compared_headline(self.name, Moved(self.stages, self.flows), sum(before.values()), other.run_id)
+        return replace(self, flows=tuple(flows), headline=headline, against=other.run_id, times_before=other.times)
 
-    `rows` are ledger rows: stage, store, tier, direction, ops, bytes, p95_ms, estimated; `when` is the run's start. The headline
-    is the first of the pipeline's claims that the rows support. Two kinds of flows are in `beside` and not drawn: those of stages
-    and stores outside the pipeline, and reads by a writer of its own table or index.
+
+def diagram_for(
+    pipeline: Pipeline,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    run_id: str = "",
+    when: datetime | None = None,
+    command: str = "",
+    journal: Mapping[str, Any] | None = None,
+) -> Diagram:
+    """The diagram of a pipeline as one run measured it; without a run as it is declared.
+
+    `rows` are ledger rows: stage, store, tier, direction, ops, bytes, p95_ms, estimated; `when` is the run's start, `journal` its
+    journal, if there is one. The headline is the first of the pipeline's claims that the rows support. Two kinds of flows are in
+    `beside` and not drawn: those of stages and stores outside the pipeline, and reads by a writer of its own table or index.
     """
     stages, declared = _drawn(pipeline)
     shown = {(stage, store, tier) for stage, store, tier, _ in declared}
@@ -168,18 +123,64 @@ def diagram_for(pipeline: Pipeline, rows: Iterable[Mapping[str, Any]], *, run_id
     for key, flow in summed.items():
         of_writers = flow.tier in (Tier.TABLE, Tier.VECTOR) and flow.direction is Direction.READ and key not in declared
         (beside if of_writers or key[:3] not in shown else drawn).append(flow)
+    journal = journal or {}
+    times = _times(journal, {stage.name for stage in stages})
+    if run_id:
+        ran = {flow.stage for flow in drawn if flow.ops} | {time.stage for time in times}
+        stages = tuple(replace(stage, ran=stage.name in ran, caption=_outcome(stage.name, journal)) for stage in stages)
+        headline = headline_of(pipeline.name, Moved(stages, tuple(drawn)))
+    else:
+        headline = declared_headline(pipeline.name)
+    when = when or datetime.now(UTC)
     return Diagram(
         name=pipeline.name,
         sentence=pipeline.sentence,
         stages=stages,
         flows=tuple(drawn),
-        headline=headline_of(pipeline.name, Moved(stages, tuple(drawn))),
+        headline=headline,
         run_id=run_id,
         when=when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC),
         command=command,
         beside=tuple(beside),
         marks=tuple(Mark(trigger.store.name, trigger.store.tier, trigger.stage, trigger.when) for trigger in pipeline.triggers),
+        storage={Tier(tier): name for tier, name in journal.get("storage", {}).items()},
+        times=times,
+        seconds=_seconds(journal),
+        ray=journal.get("ray"),
+        counts=journal.get("counts") or {},
     )
+
+
+def _times(journal: Mapping[str, Any], stages: set[str]) -> tuple[StageTime, ...]:
+    """The times of these stages; none in the journals of an older version."""
+    return tuple(
+        StageTime(
+            one["stage"],
+            one["calls"],
+            one["active_s"],
+            one["waited_s"],
+            one["storage_s"],
+            {Tier(tier): seconds for tier, seconds in one["tiers"].items()},
+            tuple((start, end, calls, storage) for start, end, calls, storage in one["spans"]),
+        )
+        for one in journal.get("timeline", ())
+        if one["stage"] in stages
+    )
+
+
+def _seconds(journal: Mapping[str, Any]) -> float:
+    """How long the run took, or has taken by its last entry."""
+    if journal.get("ended"):
+        return (datetime.fromisoformat(journal["ended"]) - datetime.fromisoformat(journal["started"])).total_seconds()
+    return max((end for one in journal.get("timeline", ()) for _, end, *_ in one["spans"]), default=0.0)
+
+
+def _outcome(stage: str, journal: Mapping[str, Any]) -> str:
+    """How a stage that decides has decided, if the journal says so."""
+    round_ = journal.get("detail", {}).get("round")
+    if stage != "promote" or not isinstance(round_, Mapping) or "promoted" not in round_:
+        return ""
+    return "promoted" if round_["promoted"] else "rejected"
 
 
 def _drawn(pipeline: Pipeline) -> tuple[tuple[StageBox, ...], dict[FlowKey, None]]:
@@ -194,7 +195,8 @@ def _drawn(pipeline: Pipeline) -> tuple[tuple[StageBox, ...], dict[FlowKey, None
     for at, stage in enumerate(pipeline.stages):
         before = [phase for phase in phases[:at] if phase]
         phase = stage.phase or (before[-1] if before else named[0] if named else "")
-        boxes.append(StageBox(stage.name, stage.name[:1].upper() + stage.name[1:], stage.sentence, phase))
+        library = next((_LIBRARIES[name] for name in stage.inputs if name in _LIBRARIES), "")
+        boxes.append(StageBox(stage.name, stage.name[:1].upper() + stage.name[1:], stage.sentence, phase, library))
     declared: dict[FlowKey, None] = {}
     for stage, box in zip(pipeline.stages, boxes, strict=True):
         near = {
@@ -204,107 +206,3 @@ def _drawn(pipeline: Pipeline) -> tuple[tuple[StageBox, ...], dict[FlowKey, None
             if stage.phase or not named or port.store in near:
                 declared[stage.name, port.store.name, port.store.tier, port.direction] = None
     return tuple(boxes), declared
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A candidate headline: when it is true, and its wording."""
-
-    when: Callable[[Moved], bool]
-    words: Callable[[Moved], str]
-
-    def headline(self, moved: Moved) -> Headline | None:
-        """The headline if these numbers support it; its predicate holds for numbers that give the same sentence."""
-        if not self.when(moved):
-            return None
-        text = self.words(moved)
-        return Headline(text, lambda other: self.when(other) and self.words(other) == text)
-
-
-AHEAD, ASKED = "ahead of time", "at question time"
-_TIER_WORDS = {
-    Tier.FILE: "files",
-    Tier.VECTOR: "the vector index",
-    Tier.TABLE: "tables",
-    Tier.OBJECT: "object storage",
-}
-
-
-def _store_claim(name: str, store: str, called: str, least: float) -> Claim:
-    return Claim(
-        lambda moved: moved.share(moved.bytes(store=store)) >= least,
-        lambda moved: (
-            f"{name} moved {human_bytes(moved.bytes())}; {percent(moved.share(moved.bytes(store=store)))} of it is {called}"
-        ),
-    )
-
-
-def _read_again(store: str, called: str) -> Claim:
-    def times(moved: Moved) -> float:
-        written = moved.bytes(store=store, direction=Direction.WRITE)
-        return moved.bytes(store=store, direction=Direction.READ) / written if written else 0.0
-
-    return Claim(
-        lambda moved: 2 <= times(moved) < 1000,
-        lambda moved: (
-            f"{human_bytes(moved.bytes(store=store, direction=Direction.READ))} were read from {called}, "
-            f"{times(moved):.{1 if times(moved) < 10 else 0}f} times what was written"
-        ),
-    )
-
-
-def _tier_claim(name: str) -> Claim:
-    def busiest(moved: Moved) -> tuple[int, Tier]:
-        return max(((moved.bytes(tier=tier), tier) for tier in _TIER_WORDS), key=lambda pair: pair[0])
-
-    return Claim(
-        lambda moved: moved.share(busiest(moved)[0]) >= 0.5,
-        lambda moved: (
-            f"{name} moved {human_bytes(moved.bytes())}; {percent(moved.share(busiest(moved)[0]))} of it went through "
-            f"{_TIER_WORDS[busiest(moved)[1]]}"
-        ),
-    )
-
-
-def _ahead_claim() -> Claim:
-    return Claim(
-        lambda moved: moved.bytes(phase=AHEAD) >= 3 * moved.bytes(phase=ASKED) > 0,
-        lambda moved: (
-            f"{human_bytes(moved.bytes(phase=AHEAD))} moved ahead of time, so that questions moved only "
-            f"{human_bytes(moved.bytes(phase=ASKED))}"
-        ),
-    )
-
-
-def _plain_claim(name: str) -> Claim:
-    def words(moved: Moved) -> str:
-        if not moved.bytes():
-            return f"{name} moved nothing in this run"
-        stores = len({flow.key for flow in moved.flows if flow.ops})
-        return f"{name} moved {human_bytes(moved.bytes())} through {stores} store{'' if stores == 1 else 's'}"
-
-    return Claim(lambda moved: True, words)
-
-
-CLAIMS: dict[str, tuple[Claim, ...]] = {
-    "training": (
-        _store_claim("Training", "checkpoints", "checkpoints", 0.4),
-        _store_claim("Training", "models", "model weights", 0.4),
-        _read_again("datasets", "datasets"),
-    ),
-    "inference": (
-        _store_claim("Inference", "kv-cache", "the KV cache on files", 0.4),
-        _ahead_claim(),
-        _store_claim("Inference", "models", "the re-ranker's weights", 0.4),
-    ),
-}
-
-
-def headline_of(name: str, moved: Moved) -> Headline:
-    """The headline of a pipeline: its first claim that the numbers support; the last one always holds."""
-    subject = name[:1].upper() + name[1:]
-    for claim in (*CLAIMS.get(name, ()), _tier_claim(subject), _plain_claim(subject)):
-        headline = claim.headline(moved)
-        if headline:
-            return headline
-    raise AssertionError("the plain claim always holds")

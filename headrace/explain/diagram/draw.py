@@ -10,11 +10,13 @@ import resvg_py
 from headrace.atomic import write_atomically
 from headrace.errors import WrongUsage
 from headrace.explain.diagram import theme
-from headrace.explain.diagram.diagram import Diagram, Flow
-from headrace.explain.diagram.format import human_bytes, human_count, human_ms
-from headrace.explain.diagram.layout import scene_for
+from headrace.explain.diagram.diagram import Diagram
+from headrace.explain.diagram.markdown import markdown, mermaid
 from headrace.explain.diagram.scene import Scene
+from headrace.explain.diagram.slide import slide
 from headrace.explain.diagram.svg import svg
+from headrace.explain.diagram.theme import LIGHT, Palette
+from headrace.explain.diagram.views import Detail, View, scene_for
 
 
 def png(scene: Scene, *, zoom: float = 2.0) -> bytes:
@@ -30,68 +32,56 @@ def png(scene: Scene, *, zoom: float = 2.0) -> bytes:
     return bytes(data)
 
 
-_SPECIAL = "\\`*_{}[]<>()#+-!|~&"
+def _pdf(scene: Scene) -> bytes:
+    from headrace.explain.diagram.pdf import pdf  # takes a quarter of a second to import
+
+    return pdf(scene)
 
 
-def markdown(diagram: Diagram, *, triggers: bool = True) -> str:
-    """The diagram as text and a table: stage, direction, store, tier, bytes, operations, 95th percentile."""
-    measured = f"{plain(diagram.command)}, run {plain(diagram.run_id)}, {diagram.when:%Y-%m-%d %H:%M} UTC"
-    lines = [
-        f"# {plain(diagram.headline.text)}",
-        "",
-        f"{plain(diagram.sentence)} Measured: {measured}.",
-        "",
-        *_table(
-            [flow for stage in diagram.stages for flow in diagram.flows if flow.stage == stage.name],
-            {stage.name: f"{stage.label} ({stage.phase})" if stage.phase else stage.label for stage in diagram.stages},
-        ),
-    ]
-    if triggers and diagram.marks:
-        lines += ["", "Triggers of stages:", ""]
-        lines += [f"- {plain(mark.stage)}, on {plain(mark.store)} ({mark.tier}): {plain(mark.text)}" for mark in diagram.marks]
-    if diagram.beside:
-        lines += ["", "Also in this run, not in this picture:", "", *_table(diagram.beside, {})]
-    return "\n".join(lines) + "\n"
+def _pptx(scene: Scene) -> bytes:
+    from headrace.explain.diagram.pptx import pptx
+
+    return pptx(scene)
 
 
-def plain(text: str) -> str:
-    """Text escaped for Markdown, on one line."""
-    return "".join(f"\\{sign}" if sign in _SPECIAL else sign for sign in " ".join(text.split()))
-
-
-def _table(flows: list[Flow] | tuple[Flow, ...], labels: dict[str, str]) -> list[str]:
-    lines = [
-        "| stage | direction | store | tier | bytes | operations | p95 |",
-        "|---|---|---|---|---:|---:|---:|",
-    ]
-    for flow in flows:
-        stage = plain(labels.get(flow.stage, flow.stage))
-        moved = f"{'≈' if flow.estimated else ''}{human_bytes(flow.bytes)}"
-        slow = human_ms(flow.p95_ms) if flow.ops else "idle"
-        cells = (stage, flow.direction, plain(flow.store), flow.tier, moved, human_count(flow.ops), slow)
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-# To add a backend: a function of the scene (or of the diagram), and a line here.
-BACKENDS: dict[str, Callable[[Diagram, bool], bytes]] = {
-    ".svg": lambda diagram, triggers: svg(scene_for(diagram, triggers=triggers)).encode(),
-    ".png": lambda diagram, triggers: png(scene_for(diagram, triggers=triggers)),
-    ".md": lambda diagram, triggers: markdown(diagram, triggers=triggers).encode(),
+# To add a backend: a function of the scene, or of the diagram, and a line here.
+SCENES: dict[str, Callable[[Scene], bytes]] = {
+    ".svg": lambda scene: svg(scene).encode(),
+    ".png": png,
+    ".pdf": _pdf,
+    ".pptx": _pptx,
+}
+TEXTS: dict[str, Callable[[Diagram, bool], bytes]] = {
+    ".md": lambda diagram, triggers: markdown(diagram, slide(diagram), triggers=triggers).encode(),
+    ".mmd": lambda diagram, triggers: mermaid(slide(diagram).diagram).encode(),
 }
 
 
-def draw(diagram: Diagram, path: Path, *, triggers: bool = True) -> None:
+def draw(
+    diagram: Diagram,
+    path: Path,
+    *,
+    view: View = View.STORAGE,
+    detail: Detail = Detail.SLIDE,
+    palette: Palette = LIGHT,
+    triggers: bool = True,
+) -> None:
     """Draw a diagram into a file, atomically, with the backend for its suffix.
 
-    Creates missing folders. Raises `WrongUsage` for an unknown suffix, `StorageFull` if the disk is full.
+    Text (.md, .mmd) has every view. Creates missing folders. Raises `WrongUsage` for an unknown suffix, `StorageFull` if the disk
+    is full, and as `scene_for`.
     """
     path = Path(path)
-    backend = BACKENDS.get(path.suffix.lower())
-    if backend is None:
+    suffix = path.suffix.lower()
+    if suffix in SCENES:
+        data = SCENES[suffix](scene_for(diagram, view=view, detail=detail, palette=palette, triggers=triggers))
+    elif suffix in TEXTS:
+        data = TEXTS[suffix](diagram, triggers)
+    else:
+        *others, last = [*SCENES, *TEXTS]
         raise WrongUsage(
             f"A diagram cannot be drawn as {path.suffix or path.name!r}.",
-            hint=f"Name a file that ends in {', '.join(list(BACKENDS)[:-1])} or {list(BACKENDS)[-1]}.",
+            hint=f"Name a file that ends in {', '.join(others)} or {last}.",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, backend(diagram, triggers), mode=0o644)
+    write_atomically(path, data, mode=0o644)

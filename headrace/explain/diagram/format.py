@@ -7,6 +7,7 @@ _BYTES = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
 # The widest results of the functions below in common sans serif fonts; a layout reserves space for these, so that it does not
 # move when only numbers change.
 WIDEST_BYTES = ("≈88.8 MB", "≈888 MB", "≈888 GB")
+WIDEST_GROWN = ("gone", "+188 %", "×8888")
 WIDEST_MS = ("<0.1 ms", "888 ms", "88.8 s", "88 min", "888 h")
 
 
@@ -52,6 +53,30 @@ def percent(share: float) -> str:
     if whole == 0 and share > 0:
         whole = 1
     return f"{whole} %"
+
+
+def grown(now: int, before: int) -> str:
+    """How an amount changed: `+12 %`, `−3 %`, `×4.2` from three times on, `=`; `new` and `gone` from and to nothing."""
+    if now == before:
+        return "="
+    if not before:
+        return "new"
+    if not now:
+        return "gone"
+    ratio = now / before
+    if ratio >= 3:
+        return f"×{_plain(round(ratio, 1)) if ratio < 99.95 else f'{min(ratio, 9999):.0f}'}"
+    return f"{'+' if ratio > 1 else '−'}{percent(abs(ratio - 1))}"
+
+
+def human_s(seconds: float) -> str:
+    """A duration given in seconds: as in `human_ms`, but seconds up to ten minutes and then `12.5 min`, `3.2 h`."""
+    if seconds < 99.95:
+        return human_ms(seconds * 1e3)
+    if seconds < 599.5:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{_plain(round(minutes, 1))} min" if minutes < 99.95 else f"{_plain(round(minutes / 60, 1))} h"
 
 
 def _plain(value: float) -> str:

@@ -20,18 +20,46 @@ PIPELINES = {pipeline.name: pipeline for pipeline in (INFERENCE, TRAINING)}
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """A run of a pipeline: its ledger rows, command and start time."""
+    """A run of a pipeline, by its journal."""
 
     pipeline: Pipeline
-    run_id: str
-    command: str
-    started: datetime
-    rows: Sequence[Mapping[str, Any]]
+    journal: Mapping[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return str(self.journal["run"])
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The rows of its ledger."""
+        rows: Sequence[Mapping[str, Any]] = self.journal["rows"]
+        return rows
 
     def diagram(self) -> Diagram:
         """The pipeline as this run measured it."""
-        command = f"headrace {self.command}"
-        return diagram_for(self.pipeline, self.rows, run_id=self.run_id, when=self.started, command=command)
+        return diagram_for(
+            self.pipeline,
+            self.rows,
+            run_id=self.run_id,
+            when=datetime.fromisoformat(self.journal["started"]),
+            command=f"headrace {self.journal['command']}",
+            journal=self.journal,
+        )
+
+
+def diagram_of(home: Path, name: str, *, run: str | None = None, against: str | None = None, live: Run | None = None) -> Diagram:
+    """The diagram of a pipeline by `run`, or by its newest run, or as it is declared where it has not run yet.
+
+    `against` is a run to compare it with. Raises as `measured`.
+    """
+    try:
+        diagram = measured(home, name, run=run, live=live).diagram()
+    except NotFound:
+        if run is not None or against is not None:
+            raise
+        return diagram_for(PIPELINES[name], ())
+    return diagram if against is None else diagram.compared(measured(home, name, run=against).diagram())
 
 
 def own_stages(name: str) -> frozenset[str]:
@@ -51,9 +79,9 @@ def measured(home: Path, name: str, *, run: str | None = None, live: Run | None 
         raise WrongUsage(f"There is no pipeline {name!r}.", hint=f"Choose from {', '.join(PIPELINES)}.")
     own = own_stages(name)
     if live is not None:
-        rows = [row.as_dict() for row in live.ledger.rows()]
-        if run == live.id or (run is None and any(row["stage"] in own for row in rows)):
-            return MeasuredRun(pipeline, live.id, live.command, live.started, rows)
+        now = live.as_dict()
+        if run == live.id or (run is None and any(row["stage"] in own for row in now["rows"])):
+            return MeasuredRun(pipeline, now)
     if run is not None:
         journal: Mapping[str, Any] | None = journal_of(home, run)
     else:
@@ -62,4 +90,4 @@ def measured(home: Path, name: str, *, run: str | None = None, live: Run | None 
     if journal is None:
         first = "Ask something, or run `headrace index PATH`." if pipeline is INFERENCE else "Run `headrace train`."
         raise NotFound(f"The {name} pipeline has not run yet, so there is nothing to draw.", hint=first)
-    return MeasuredRun(pipeline, journal["run"], journal["command"], datetime.fromisoformat(journal["started"]), journal["rows"])
+    return MeasuredRun(pipeline, journal)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from headrace.explain.diagram import theme
-from headrace.explain.diagram.theme import REGULAR
+from headrace.explain.diagram.theme import Palette
 
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 Anchor = Literal["start", "middle", "end"]
 
 
@@ -58,6 +60,30 @@ class Line:
     head: tuple[float, float] | None = None
     dash: tuple[float, ...] = ()
 
+    @property
+    def shaft(self) -> tuple[float, float]:
+        """Where the line itself ends: within its arrowhead, if it has one."""
+        if not self.head:
+            return self.x2, self.y2
+        ux, uy = self._along
+        inside = self.head[1] - min(1.0, self.head[1] / 2)
+        return self.x2 - ux * inside, self.y2 - uy * inside
+
+    @property
+    def arrowhead(self) -> tuple[tuple[float, float], ...]:
+        """The corners of its arrowhead; none if it has none."""
+        if not self.head:
+            return ()
+        half, length = self.head
+        ux, uy = self._along
+        x, y = self.x2 - ux * length, self.y2 - uy * length
+        return (self.x2, self.y2), (x - uy * half, y + ux * half), (x + uy * half, y - ux * half)
+
+    @property
+    def _along(self) -> tuple[float, float]:
+        span = ((self.x2 - self.x1) ** 2 + (self.y2 - self.y1) ** 2) ** 0.5 or 1.0
+        return (self.x2 - self.x1) / span, (self.y2 - self.y1) / span
+
 
 @dataclass(frozen=True)
 class Label:
@@ -68,8 +94,8 @@ class Label:
     text: str
     size: float
     bounds: Box
-    weight: int = REGULAR
-    colour: str = theme.INK
+    weight: int
+    colour: str
     anchor: Anchor = "start"
 
     @property
@@ -94,11 +120,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture in CSS pixels or points, with a title and a textual description."""
+    """A picture in CSS pixels or points, with a title and a textual description; `palette` colours its ground."""
 
     width: float
     height: float
     title: str
     description: str
     groups: tuple[Group, ...]
+    palette: Palette
     notes: tuple[str, ...] = ()  # further notes: below the picture on a page, speaker's notes on a slide
+
+
+def xml_text(text: str) -> str:
+    """Text for XML: characters that it does not allow become `\ufffd`."""
+    return _NOT_XML.sub("\ufffd", text)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import re
 
 from headrace.explain.diagram import theme
-from headrace.explain.diagram.scene import Item, Label, Line, Rect, Scene
-
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+from headrace.explain.diagram.scene import Item, Label, Line, Rect, Scene, xml_text
 
 
 def svg(scene: Scene, *, embed: bool = True) -> str:
@@ -20,12 +17,12 @@ def svg(scene: Scene, *, embed: bool = True) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'role="img" aria-labelledby="title description" font-kerning="none" '
-        f"font-family=\"'{theme.FAMILY}','Source Sans 3',sans-serif\">",
+        f"font-family=\"'{theme.FAMILY}','Source Sans 3',Calibri,Carlito,sans-serif\">",
         f'<title id="title">{escaped(scene.title)}</title>',
         f'<desc id="description">{escaped(scene.description)}</desc>',
         f"<style>{_faces(scene) if embed else ''}text{{font-kerning:none;white-space:pre}}</style>",
         f'<rect x="0.5" y="0.5" width="{_n(scene.width - 1)}" height="{_n(scene.height - 1)}" rx="14" '
-        f'fill="{theme.CARD}" stroke="{theme.EDGE}"/>',
+        f'fill="{scene.palette.card}" stroke="{scene.palette.edge}"/>',
     ]
     for group in scene.groups:
         parts.append(f'<g class="{escaped(group.kind)}"><title>{escaped(group.alt)}</title>')
@@ -37,7 +34,7 @@ def svg(scene: Scene, *, embed: bool = True) -> str:
 
 def escaped(text: str) -> str:
     """Text escaped for XML content and attributes; characters not allowed in XML become `\ufffd`."""
-    text = _NOT_XML.sub("\ufffd", text)
+    text = xml_text(text)
     for sign, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#39;")):
         text = text.replace(sign, name)
     return text
@@ -61,9 +58,11 @@ def _drawn(item: Item) -> str:
         return _rect(item)
     if isinstance(item, Line):
         return _line(item)
+    # Programs that ignore embedded fonts fit the letters of their own font to the length.
     return (
         f'<text x="{_n(item.x)}" y="{_n(item.y)}" font-size="{_n(item.size)}" font-weight="{item.weight}" '
-        f'fill="{item.colour}" text-anchor="{item.anchor}">{escaped(item.text)}</text>'
+        f'fill="{item.colour}" text-anchor="{item.anchor}" textLength="{_n(item.box.width)}" '
+        f'lengthAdjust="spacingAndGlyphs">{escaped(item.text)}</text>'
     )
 
 
@@ -77,18 +76,9 @@ def _rect(item: Rect) -> str:
 
 
 def _line(item: Line) -> str:
-    x2, y2, head = item.x2, item.y2, ""
-    if item.head:
-        half, length = item.head
-        span = ((item.x2 - item.x1) ** 2 + (item.y2 - item.y1) ** 2) ** 0.5 or 1.0
-        ux, uy = (item.x2 - item.x1) / span, (item.y2 - item.y1) / span
-        bx, by = item.x2 - ux * length, item.y2 - uy * length
-        points = " ".join(
-            f"{_n(x)},{_n(y)}"
-            for x, y in ((item.x2, item.y2), (bx - uy * half, by + ux * half), (bx + uy * half, by - ux * half))
-        )
-        head = f'<polygon points="{points}" fill="{item.colour}"/>'
-        x2, y2 = bx + ux * min(1.0, length / 2), by + uy * min(1.0, length / 2)
+    points = " ".join(f"{_n(x)},{_n(y)}" for x, y in item.arrowhead)
+    head = f'<polygon points="{points}" fill="{item.colour}"/>' if points else ""
+    x2, y2 = item.shaft
     ends = f'x1="{_n(item.x1)}" y1="{_n(item.y1)}" x2="{_n(x2)}" y2="{_n(y2)}"'
     return f'<line {ends} stroke="{item.colour}" stroke-width="{_n(item.width)}"{_dash(item.dash)}/>{head}'
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -13,32 +14,62 @@ from fontTools.ttLib import TTFont
 
 from headrace.catalog import Tier
 
-INK = "#0F172A"
-MUTED = "#475569"
-FAINT = "#94A3B8"
-RULE = "#CBD5E1"
-CARD = "#FFFFFF"
-EDGE = "#E2E8F0"
-STRIP = "#F8FAFC"
-READ = "#1D4ED8"
-WRITE = "#B34A00"
-IDLE = "#64748B"
-FEEDBACK = "#731DC9"
-TRIGGER = "#0F172A"
 
-TIERS: dict[Tier, str] = {
+@dataclass(frozen=True)
+class Palette:
+    """The colours of a picture, as `#RRGGBB`.
+
+    `tiers` fill bars that carry `on_tier` text; `tier_inks` are for text on a lane, whose ground is `tint(tiers[tier])`.
+    """
+
+    name: str
+    ink: str
+    muted: str
+    faint: str
+    rule: str
+    card: str
+    edge: str
+    strip: str
+    read: str
+    write: str
+    idle: str
+    feedback: str
+    tiers: Mapping[Tier, str]
+    tier_inks: Mapping[Tier, str]
+    share: float = 0.07
+    on_tier: str = "#FFFFFF"
+
+    def tint(self, colour: str) -> str:
+        """The colour mixed with the card's; `share` of it remains."""
+        ground = _parts(self.card)
+        return "#" + "".join(f"{round(g + (c - g) * self.share):02X}" for g, c in zip(ground, _parts(colour), strict=True))
+
+
+_TIERS = {
     Tier.STREAM: "#475569",
     Tier.FILE: "#B34A00",
     Tier.VECTOR: "#0072B2",
     Tier.TABLE: "#00795A",
     Tier.OBJECT: "#3B4256",
 }
+LIGHT = Palette(
+    "light", ink="#0F172A", muted="#475569", faint="#94A3B8", rule="#CBD5E1", card="#FFFFFF", edge="#E2E8F0", strip="#F8FAFC",
+    read="#1D4ED8", write="#B34A00", idle="#64748B", feedback="#731DC9", tiers=_TIERS, tier_inks=_TIERS,
+)  # fmt: skip
+DARK = Palette(
+    "dark", ink="#E6EBF3", muted="#A3B0C2", faint="#64748B", rule="#3A475C", card="#161E2D", edge="#2D394C", strip="#1B2436",
+    read="#8DB4FF", write="#F39B5F", idle="#94A3B8", feedback="#C9A2FF",
+    tiers={**_TIERS, Tier.OBJECT: "#566080"},
+    tier_inks={
+        Tier.STREAM: "#A3B0C2", Tier.FILE: "#F08A4B", Tier.VECTOR: "#5AB0E6", Tier.TABLE: "#43C69C", Tier.OBJECT: "#A9B4D0",
+    },
+    share=0.14,
+)  # fmt: skip
+PALETTES = {palette.name: palette for palette in (LIGHT, DARK)}
 
 
-def tint(colour: str, share: float = 0.07) -> str:
-    """The colour mixed with white; `share` of it remains."""
-    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(255 - (255 - part) * share):02X}" for part in parts)
+def _parts(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
 
 
 def contrast(one: str, other: str) -> float:
@@ -49,7 +80,7 @@ def contrast(one: str, other: str) -> float:
 
 def linear(colour: str) -> tuple[float, float, float]:
     """A colour's red, green and blue in linear light, 0 to 1 (IEC 61966-2-1)."""
-    parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    parts = (part / 255 for part in _parts(colour))
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return red, green, blue
 

@@ -10,7 +10,9 @@ import { loopNow } from "./training.js";
 export const title = "Overview";
 
 const PIPELINES = ["inference", "training"];
-const LEGIBLE = 760;
+const SHAPES = { "storage/slide": "Storage", "storage/full": "Storage, every flow", "time/slide": "Time", "ray/slide": "Ray" };
+const LEGIBLE = 900; // pixels, for text of 12 in a picture of 960
+const darkness = window.matchMedia?.("(prefers-color-scheme: dark)");
 const EVERY_MS = 10000;
 
 export function open(section) {
@@ -20,6 +22,7 @@ export function open(section) {
   let timer = null;
   let shown = "";
   let operations = 0;
+  let last = "";
 
   const tabs = PIPELINES.map((name) => make("button", {
     role: "tab", id: `tab-${name}`, type: "button", "aria-controls": "diagram", onclick: () => turn(name),
@@ -28,6 +31,7 @@ export function open(section) {
   const smaller = make("button", { type: "button", class: "icon", "aria-label": "Zoom out", onclick: () => zoomTo(zoom / 1.4) }, "−");
   const larger = make("button", { type: "button", class: "icon", "aria-label": "Zoom in", onclick: () => zoomTo(zoom * 1.4) }, "+");
   const fit = make("button", { type: "button", onclick: () => zoomTo(1) }, "Fit");
+  const shape = make("select", { "aria-label": "View", onchange: draw }, Object.entries(SHAPES).map(([value, name]) => make("option", { value }, name)));
   const saving = make("button", { type: "button", disabled: true, onclick: save }, "Save");
   const nothing = quiet("Drawing …");
   const picture = make("img", { id: "drawing", alt: "", hidden: true, draggable: false });
@@ -39,7 +43,7 @@ export function open(section) {
     make("div", { class: "view-head" }, make("div", {}, make("h1", {}, "Overview"), make("p", {}, "Both pipelines as this home measured them, and what they move now."))),
     card(
       "Pipelines",
-      make("div", { class: "row" }, make("div", { class: "segments", role: "tablist", "aria-label": "Pipeline" }, tabs), make("div", { class: "row end grow", role: "group", "aria-label": "Zoom" }, smaller, fit, larger, saving)),
+      make("div", { class: "row" }, make("div", { class: "segments", role: "tablist", "aria-label": "Pipeline" }, tabs), shape, make("div", { class: "row end grow", role: "group", "aria-label": "Zoom" }, smaller, fit, larger, saving)),
       box,
     ),
     make("div", { class: "columns" }, card(
@@ -55,6 +59,7 @@ export function open(section) {
     zoomTo(zoom * (event.deltaY < 0 ? 1.15 : 1 / 1.15));
   }, { passive: false });
   window.addEventListener("resize", size);
+  darkness?.addEventListener("change", draw);
   listen("loop", (state) => fill(loop, loopNow(state)));
   listen("totals", (totals) => {
     fill(tiers, totals.tiers.map(tierRow));
@@ -74,11 +79,13 @@ export function open(section) {
   }
 
   async function draw() {
-    const name = chosen;
+    const [view, detail] = (shape.value || "storage/slide").split("/");
+    const asked = `${chosen}.svg?view=${view}&detail=${detail}&theme=${darkness?.matches ? "dark" : "light"}`;
+    last = asked;
     drawn = performance.now();
     try {
-      const text = await (await call(`/v1/diagrams/${name}.svg`)).text();
-      if (name !== chosen) return;
+      const text = await (await call(`/v1/diagrams/${asked}`)).text();
+      if (asked !== last) return;
       if (text !== shown) {
         shown = text;
         picture.alt = `${partOf(text, "title")}. ${partOf(text, "desc")}`;
@@ -89,7 +96,7 @@ export function open(section) {
       saving.disabled = false;
       size();
     } catch (error) {
-      if (name !== chosen) return;
+      if (asked !== last) return;
       shown = "";
       picture.hidden = true;
       nothing.hidden = false;
