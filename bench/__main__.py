@@ -1,6 +1,7 @@
 """Run every benchmark, or those named, and print one JSON document.
 
-python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [maintenance] [search] [tenants] [training] [peers] [mutants]
+python -m bench [demo] [platform] [index] [ask] [ledger] [landing] [maintenance] [search] [ranking] [tenants] [training]
+    [peers] [mutants]
 
 Two run only where they are named: `peers`, which installs packages beside the project, and `mutants`, which measures the tests.
 """
@@ -13,7 +14,7 @@ import platform
 import sys
 import time
 
-from bench import ask, demo, index, landing, ledger, maintenance, mutants, peers, search, start, tenants, training
+from bench import ask, demo, index, landing, ledger, maintenance, mutants, peers, ranking, search, start, tenants, training
 
 BENCHMARKS = {
     "platform": start.measure,
@@ -21,6 +22,7 @@ BENCHMARKS = {
     "landing": landing.measure,
     "maintenance": maintenance.measure,
     "search": search.measure,
+    "ranking": ranking.measure,
     "tenants": tenants.measure,
     "index": index.measure,
     "ask": ask.measure,

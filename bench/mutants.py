@@ -236,8 +236,8 @@ MUTANTS = (
     Mutant(
         "E7",
         "headrace/cli/render/results.py",
-        '{seen.champion:.3f},"',
-        '{seen.challenger:.3f},"',
+        "{seen.champion:.3f}, challenger",
+        "{seen.challenger:.3f}, challenger",
         "The champion is shown with the challenger's score.",
         ("tests/unit/test_cli_render_results.py::test_a_round_says_who_is_champion_and_who_challenger",),
     ),
@@ -649,16 +649,16 @@ MUTANTS = (
     Mutant(
         "R2",
         "headrace/answering/rerank.py",
-        "ranking.retrieval_weight or 0.0",
-        "1.0 if ranking.retrieval_weight is None else ranking.retrieval_weight",
+        "scored.ranking or BY_LOGITS",
+        "scored.ranking",
         "A re-ranker that names no weight has no say.",
         ("tests/unit/test_answering_rerank.py::test_a_foreign_reranker_without_a_weight_has_the_whole_say",),
     ),
     Mutant(
         "R4",
         "headrace/answering/rerank.py",
-        'Reranked(as_retrieved, NONE, f"the re-ranker did not answer, retrieval order stands: {error.message}")',
-        "Reranked(as_retrieved, NONE)",
+        'Reranked(as_retrieved, note=f"the re-ranker did not answer, retrieval order stands: {error.message}")',
+        "Reranked(as_retrieved)",
         "An answer does not say that the re-ranker was left out.",
         (
             "tests/unit/test_answering_rerank.py::test_a_reranker_that_fails_leaves_retrievals_order_and_says_so",

@@ -1,6 +1,6 @@
 """quality: what a round of the loop is worth to people who did not give its verdicts.
 
-`python -m bench.quality DIR [--recipe reranker|embedder|sft|kto|grpo|online] [--seeds N] [--limit N]`, DIR in BEIR layout.
+`python -m bench.quality DIR [--recipe NAME] [--seeds N] [--limit N]`, DIR in BEIR layout; by default the recipe `ranking`.
 Recipes joined by a comma are rounds one after another, each going on from what the one before left serving.
 
 Verdicts are replayed from the questions about half of the folder's documents' articles, chosen by the seed; one round learns from
@@ -25,18 +25,19 @@ import numpy as np
 
 from headrace.answering.record import Answer
 from headrace.app import App
-from headrace.core.statistics import interval
+from headrace.core.statistics import interval, percentile
+from headrace.errors import NothingToLearn
 from headrace.models.measures import exact_match, f1, unmarked
 from headrace.settings import Settings
 from headrace.simulate import DocumentNames, InProcessClient, play, user_plans
 from headrace.simulate.beir import BeirFolder, BeirQuestion, read
 from headrace.simulate.evaluate import indexed, spread
 from headrace.training.measures.passages import ndcg
-from headrace.training.names import EMBEDDER, RERANKER
+from headrace.training.names import EMBEDDER, RANKING, RERANKER
 from headrace.training.recipes import recipe_of
 
 _DEPTH = 10
-_RANKING = (RERANKER, EMBEDDER)
+_RANKING = (RANKING, RERANKER, EMBEDDER)
 
 
 def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | None) -> Iterator[dict[str, Any]]:
@@ -47,17 +48,36 @@ def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | 
     with tempfile.TemporaryDirectory() as home, App(_settings(Path(home), ranks=ranks), "bench", quiet=True) as app:
         document_of = indexed(app.runner, folder, app.settings.inference)
 
+        rerank_ms: list[float] = []
+
         def asked() -> dict[str, list[float]]:
-            return _ranked(app, folder, others, document_of) if ranks else _answered(app, folder, others)
+            rerank_ms.clear()
+            return _ranked(app, folder, others, document_of, rerank_ms) if ranks else _answered(app, folder, others)
 
         before = after = asked()
+        p50_before = p50_after = percentile(rerank_ms, 0.5) if rerank_ms else None
         parts = user_plans(mine if ranks else spread(mine, limit and 2 * limit), users=4, seed=seed)
         played = play(parts, InProcessClient(app.answers, folder.tenant), DocumentNames(folder).document_id, generate=not ranks)
         for recipe in recipes:
             started = time.perf_counter()
-            done = app.training.round(recipe)
+            try:
+                done = app.training.round(recipe)
+            except NothingToLearn as nothing:  # nor does what is not trained
+                unchanged = {name: _compared(before[name], after[name], seed) for name in before}
+                yield {
+                    "recipe": recipe,
+                    "seed": seed,
+                    "promoted": False,
+                    "why": str(nothing),
+                    "questions": len(others),
+                    **unchanged,
+                }
+                continue
             seconds = time.perf_counter() - started
-            after = asked() if done.decision.promoted else after  # who is refused serves nobody
+            if done.decision.promoted:  # who is refused serves nobody
+                time.sleep(1.1)  # a pointer is read once a second
+                after = asked()
+                p50_after = percentile(rerank_ms, 0.5) if rerank_ms else None
             yield {
                 "recipe": recipe,
                 "seed": seed,
@@ -66,6 +86,9 @@ def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | 
                 "why": done.decision.why,
                 "alarms": list(done.decision.alarms),
                 "card": done.evaluation.card,
+                "gate": {name: getattr(done.evaluation, name) for name in ("difference", "low", "high", "spread", "questions")},
+                "power": done.power.model_dump() if done.power else None,
+                "rerank_p50_ms": [p50_before, p50_after],
                 "round_s": round(seconds, 1),
                 "timings": done.timings,
                 "questions": len(others),
@@ -74,8 +97,10 @@ def measure(folder: BeirFolder, recipes: Sequence[str], seed: int, limit: int | 
 
 
 def _settings(home: Path, *, ranks: bool) -> Settings:
-    """The defaults; where the generator learns, it writes the answers."""
+    """The defaults, and the verdicts of simulated users count; where the generator learns, it writes the answers."""
     settings = Settings.load(home=home)
+    preparing = settings.training.preparing.model_copy(update={"simulated": True})
+    settings = settings.model_copy(update={"training": settings.training.model_copy(update={"preparing": preparing})})
     written = settings.inference.model_copy(update={"answers": "generated"})
     return settings if ranks else settings.model_copy(update={"inference": written})
 
@@ -93,12 +118,14 @@ def halves(folder: BeirFolder, seed: int) -> tuple[list[BeirQuestion], list[Beir
 
 
 def _ranked(
-    app: App, folder: BeirFolder, questions: Sequence[BeirQuestion], document_of: dict[str, str]
+    app: App, folder: BeirFolder, questions: Sequence[BeirQuestion], document_of: dict[str, str], rerank_ms: list[float]
 ) -> dict[str, list[float]]:
     engine = app.answers
     found = []
     for question in questions:
-        passages = engine.search(question.text, tenant=folder.tenant, user="bench", record=False).passages
+        answer = engine.search(question.text, tenant=folder.tenant, user="bench", record=False)
+        passages = answer.passages
+        rerank_ms.append(answer.timings_ms["rerank"])
         documents = list(dict.fromkeys(document_of[passage.hit.uri] for passage in passages))
         relevance = [float(question.relevant.get(document, 0)) for document in documents]
         missed = [float(grade) for document, grade in question.relevant.items() if document not in documents]
@@ -135,7 +162,7 @@ def main() -> None:
     """Measure what the command line names; one JSON line a round."""
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--recipe", default="reranker")
+    parser.add_argument("--recipe", default="ranking")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--limit", type=int, default=None, help="questions asked of the other half")
     words = parser.parse_args()

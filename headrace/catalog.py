@@ -105,6 +105,9 @@ PASSAGE = pa.struct(
         _f("cited", pa.bool_()),
     ]
 )
+# What retrieval knows of a passage and nobody can compute later, in the order of an answer's `passages`; null: not known.
+# `retrieval_share` and `fulltext` are its score and its BM25 as shares of the best candidate's. Never shown: see `Hit`.
+SIGNAL = pa.struct([_f("retrieval_share", FLOAT), _f("similarity", FLOAT), _f("fulltext", FLOAT)])
 MOVED = pa.struct([_f("tier", TEXT), _f("direction", TEXT), _f("bytes", INT)])
 TIMING = pa.struct([_f("name", TEXT), _f("ms", FLOAT)])
 SAMPLING = pa.struct([_f("temperature", FLOAT), _f("top_p", FLOAT)])  # the distribution of the tokens and log-probabilities
@@ -157,7 +160,17 @@ INTERACTIONS = Store(
     "a question was answered",
     _UNTIL_LANDED,
     # Optional, since events written before these columns existed must still land.
-    _schema(*INTERACTION, optional=(_f("similarity", FLOAT), _f("groundedness", FLOAT), _f("sampling", SAMPLING), FILTERS)),
+    _schema(
+        *INTERACTION,
+        optional=(
+            _f("similarity", FLOAT),
+            _f("groundedness", FLOAT),
+            _f("sampling", SAMPLING),
+            FILTERS,
+            _f("ranking_version", TEXT),  # of the ranking whose weights ordered the passages; "none" where none did
+            _f("signals", pa.list_(SIGNAL)),
+        ),
+    ),
     partitions=1,
 )
 FEEDBACK = Store(
@@ -276,6 +289,16 @@ EXAMPLES = Store(
             _f("users", pa.list_(TEXT)),  # everybody whose verdict counted: a user, or the key of those who count as one
             _f("document_id", TEXT),  # the passage's; for a whole answer the document its question is about
             _f("simulated", pa.bool_()),  # whether the answer or a counted verdict is by a simulated user
+            _f("unit", TEXT),  # of questions kept together because of their documents or their words: one split, one fold
+            # For passages; null otherwise. What retrieval and the re-ranker knew when the answer was given:
+            _f("heading", TEXT),
+            _f("uri", TEXT),
+            _f("position", pa.int32()),
+            _f("retrieval_share", FLOAT),
+            _f("similarity", FLOAT),
+            _f("fulltext", FLOAT),
+            _f("rerank_score", FLOAT),
+            _f("reranker", TEXT),  # the version that gave that score
             # For whole answers; null otherwise:
             _f("answer", TEXT),  # the answer's text, without citation markers
             _f("target", TEXT),  # the desired text: the newest correction, else the liked answer, else null

@@ -315,8 +315,11 @@ class Gate(Section):
     """Minimum held-out questions for a promotion: a bootstrap over fewer gives no confidence."""
     least_users: int = Field(default=3, ge=1)
     """Users (or keys that count as one) who must have judged held-out questions; from 2 on none may have judged half alone."""
-    questions: int = Field(default=120, ge=1)
-    """Maximum held-out questions with judged passages to evaluate; half as many are used for fitting."""
+    questions: int = Field(default=240, ge=1)
+    """Maximum held-out questions to evaluate a re-ranker or embedder by; half as many are used for fitting."""
+    headroom: float = Field(default=0.5, gt=0)
+    """The largest gain taken for possible, as a share of what is left to gain. A recipe is trained only if today's verdicts could
+    show a smaller one; a large value trains whatever they could show, given the minimum questions and users."""
     length: float = Field(default=0.5, gt=0)
     """Share by which the mean length of answers may change."""
     refusals: float = Field(default=0.05, ge=0, le=1)
@@ -347,8 +350,8 @@ class CanarySettings(Section):
 class Training(Section):
     """The training loop. A recipe's own settings are in its file; override them under `recipe`."""
 
-    recipes: tuple[str, ...] = ("reranker",)
-    """Recipes that the loop of `headrace up` runs, one after another."""
+    recipes: tuple[str, ...] = ("auto",)
+    """Recipes that the loop of `headrace up` runs, one after another; `auto`: those that `headrace train` chooses among."""
     recipe: dict[str, dict[str, bool | int | float | str]] = {}
     """Overrides of a recipe's settings, e.g. `epochs = 3` under `[training.recipe.reranker]`."""
     verdicts: int = Field(default=200, ge=1)
@@ -410,6 +413,14 @@ class Settings(BaseSettings):
     """The inference pipeline."""
     training: Training = Training()
     """The training loop."""
+
+    @property
+    def quotes(self) -> bool:
+        """Whether answers are quoted from passages, so that no generator is asked, unless a question wants it otherwise."""
+        chosen = self.inference
+        embedded = isinstance(self.models.embedder, EmbeddedPart) and isinstance(self.models.generator, EmbeddedPart)
+        # At a temperature answers are to vary, as recipe `online` needs it: only the generator's do.
+        return chosen.answers == "extractive" or (chosen.answers == "auto" and embedded and not chosen.temperature)
 
     @classmethod
     def settings_customise_sources(

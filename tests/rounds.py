@@ -9,6 +9,9 @@ from headrace.settings import Training
 from headrace.training.cutoff import NOTHING
 from headrace.training.manifest import Manifest, Plan
 
+CARD = {"ranking": {"weights": {"retrieval": 1.0, "reranker": 2.0}}, "max_tokens": 64}
+"""What an evaluation says for the card of a re-ranker."""
+
 
 def plan(number: int, **more: Any) -> Plan:
     """The plan of a round of the re-ranker, of which `more` says something else."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from rounds import CARD
 from rounds import plan as a_plan
 
 from headrace.catalog import ROUNDS, Store
@@ -65,7 +66,18 @@ def promoting(link: Connection, endpoints: Endpoints, number: int) -> None:
             dataset=Dataset("d1", {"train": 1}, {"train": 1}, ()),
             trained=Trained("reranker/d1/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0),
             evaluation=Evaluation(
-                "nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2, "max_tokens": 64}, users=3
+                "nDCG@10",
+                "none",
+                9,
+                0.5,
+                0.9,
+                0.4,
+                0.3,
+                0.5,
+                1.0,
+                0.5,
+                CARD,
+                users=3,
             ),
             settings=Training(),
             run="test",

@@ -292,6 +292,7 @@ class QueryEngine:
             passages=ordered.passages,
             candidates=ordered.passages,
             model_version=ordered.model_version,
+            ranking_version=ordered.ranking_version,
             index_version=found.index_version,
             note="; ".join(filter(None, (found.note, ordered.note))),
             similarity=max((hit.similarity for hit in found.hits if hit.similarity is not None), default=None),

@@ -56,6 +56,7 @@ class Answer:
     bytes: dict[str, int] = field(default_factory=dict)
     note: str = ""
     simulated: bool = False
+    ranking_version: str = "none"
     answer_id: str = field(default_factory=new_id)
 
     @property
@@ -93,6 +94,7 @@ class Answer:
             "mode": self.mode,
             "citations": self.citations,
             "model_version": self.model_version,
+            "ranking_version": self.ranking_version,
             "generator_version": self.completion.version if self.completion else "none",
             "index_version": self.index_version,
             "timings_ms": self.timings_ms,
@@ -161,6 +163,11 @@ def row_of(answer: Answer, run: str) -> dict[str, Any]:
         "groundedness": answer.groundedness,
         "filters": list(answer.filters),
         "sampling": {"temperature": completion.temperature, "top_p": completion.top_p} if completion else None,
+        "ranking_version": answer.ranking_version,
+        "signals": [
+            {name: getattr(passage.hit, name) for name in ("retrieval_share", "similarity", "fulltext")}
+            for passage in answer.passages
+        ],
     }
 
 

@@ -1,8 +1,9 @@
-"""rerank: the champion cross-encoder's order of the passages, or retrieval's own where there is no champion."""
+"""rerank: the order of the passages by the champion ranking and re-ranker, or retrieval's own where there is neither."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from headrace.answering.retrieve import ASKED
@@ -10,18 +11,18 @@ from headrace.catalog import MODELS
 from headrace.core.stage import stage
 from headrace.errors import Transient
 from headrace.models.client import Reranker
-from headrace.models.combination import combined_order
-from headrace.storage.meter import ReportedReader
+from headrace.models.pointer import NONE
+from headrace.models.ranking import RERANKER, Candidate, RankingWeights
+from headrace.models.served_ranking import RankingReader
 from headrace.storage.vectors.search import Hit
-
-NONE = "none"
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A passage with the score and rank of retrieval and, where a re-ranker scored it, those of the re-ranker.
+    """A passage with the score and rank of retrieval and, where something else ordered it, those.
 
-    `rerank_score` is the cross-encoder's raw logit; ranks start at 1.
+    `rerank_score` is the cross-encoder's raw logit, `None` without one; `rerank_rank` is the rank in the order that stands,
+    `None` where that is retrieval's own. Ranks start at 1.
     """
 
     hit: Hit
@@ -47,31 +48,63 @@ class Passage:
 
 @dataclass(frozen=True)
 class Reranked:
-    """Passages in the order that stands, the version that ordered them ("none": retrieval's own), and a note if it fell back."""
+    """Passages in the order that stands, the versions behind it, and a note if it fell back.
+
+    `model_version` is the re-ranker that scored them, `ranking_version` the ranking whose weights ordered them; "none" without.
+    """
 
     passages: tuple[Passage, ...]
-    model_version: str
+    model_version: str = NONE
     note: str = ""
+    ranking_version: str = NONE
 
 
-@stage("Orders the passages by the champion re-ranker, whose score is weighed with retrieval's.", phase=ASKED)
+@stage("Scores the passages with the champion re-ranker, if any, and orders them by the champion ranking's weights.", phase=ASKED)
 def rerank(
-    models: Annotated[ReportedReader, MODELS], question: str, hits: tuple[Hit, ...], reranker: Reranker, answer_id: str = ""
+    models: Annotated[RankingReader, MODELS], question: str, hits: tuple[Hit, ...], reranker: Reranker, answer_id: str = ""
 ) -> Reranked:
-    """Order the passages for one answer, by the version that its id falls to.
+    """Order the passages for one answer, by the versions that its id falls to.
 
-    A re-ranker that is down or slow is left out, and the note says so: an answer is worth more.
+    The weights are the champion ranking's where they were fitted with the re-ranker that scored the passages, else those on that
+    re-ranker's card; without either retrieval's order stands. A re-ranker that is down or slow is left out, and the note says so:
+    an answer is worth more.
     """
     as_retrieved = tuple(Passage(hit, rank) for rank, hit in enumerate(hits, 1))
     if not hits:
-        return Reranked((), NONE)
+        return Reranked(())
     try:
-        ranking = reranker.rank(question, [hit.text for hit in hits], answer_id=answer_id)
+        scored = reranker.rank(question, [hit.text for hit in hits], answer_id=answer_id)
     except Transient as error:
-        return Reranked(as_retrieved, NONE, f"the re-ranker did not answer, retrieval order stands: {error.message}")
-    models.take(ranking.storage)
-    if ranking.logits is None:
-        return Reranked(as_retrieved, NONE)
-    order = combined_order([hit.score for hit in hits], ranking.logits, ranking.retrieval_weight or 0.0)
-    passages = tuple(Passage(hits[i], i + 1, rerank_score=ranking.logits[i], rerank_rank=rank) for rank, i in enumerate(order, 1))
-    return Reranked(passages, ranking.version)
+        return Reranked(as_retrieved, note=f"the re-ranker did not answer, retrieval order stands: {error.message}")
+    models.take(scored.storage)
+    ranking = models.recent()
+    other = "retrieval" if scored.logits is None else "the re-ranker's"
+    note = f"the ranking cannot be read, {other} order stands: {ranking.trouble}" if ranking.trouble else ""
+    version, weights = ranking.weights_for(answer_id, scored.version)
+    if weights is None:
+        weights = None if scored.logits is None else scored.ranking or BY_LOGITS
+    if weights is None:
+        return Reranked(as_retrieved, note=note)
+    logits: Sequence[float | None] = scored.logits or [None] * len(hits)
+    order = weights.order(question, [_candidate(passage, logit) for passage, logit in zip(as_retrieved, logits, strict=True)])
+    passages = tuple(replace(as_retrieved[i], rerank_score=logits[i], rerank_rank=rank) for rank, i in enumerate(order, 1))
+    return Reranked(passages, scored.version, note, version)
+
+
+BY_LOGITS = RankingWeights(weights={RERANKER: 1.0})
+"""The order of a re-ranker that is none of Headrace's: its own."""
+
+
+def _candidate(passage: Passage, logit: float | None) -> Candidate:
+    hit = passage.hit
+    return Candidate(
+        text=hit.text,
+        heading=hit.heading,
+        uri=hit.uri,
+        position=hit.position,
+        rank=passage.retrieval_rank,
+        retrieval_share=hit.retrieval_share,
+        similarity=hit.similarity,
+        fulltext=hit.fulltext,
+        logit=logit,
+    )

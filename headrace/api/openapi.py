@@ -37,6 +37,7 @@ _ANSWER = {
         }
     ],
     "model_version": "none",
+    "ranking_version": "none",
     "generator_version": "SmolLM2-135M-Instruct.Q4_1@0123456789ab",
     "index_version": "7",
     "timings_ms": {"retrieve": 9.1, "rerank": 0.4, "first_token": 210.0, "total": 480.0},

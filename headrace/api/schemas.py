@@ -256,6 +256,7 @@ class FoundResponse(ApiResponse):
 
     answer_id: str
     model_version: str
+    ranking_version: str
     index_version: str
     timings_ms: dict[str, float]
     bytes: dict[str, int]
@@ -346,7 +347,7 @@ def note_for(note: str, caller: Caller) -> str:
     return note if caller.admin else _INSIDE.sub(r"\1", note)
 
 
-_INSIDE = re.compile(rf"(retrieval order stands): .*?(?=; {NOTE}|\Z)", re.DOTALL)
+_INSIDE = re.compile(rf"((?:retrieval|re-ranker's) order stands): .*?(?=; {NOTE}|\Z)", re.DOTALL)
 
 
 class DocumentResponse(ApiResponse):
@@ -630,7 +631,7 @@ class RegistryResponse(ApiResponse):
 
 
 class RoundResponse(ApiResponse):
-    """A committed round; `evaluation` is as in its manifest."""
+    """A committed round; `evaluation` and `power` are as in its manifest."""
 
     round: int
     recipe: str
@@ -645,6 +646,7 @@ class RoundResponse(ApiResponse):
     champion: str
     dataset: str
     evaluation: dict[str, Any]
+    power: dict[str, Any] | None
     timings: dict[str, float]
     feedback_to_served: float | None
 

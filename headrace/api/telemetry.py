@@ -134,6 +134,7 @@ class QuestionSpan:
         span.set_attribute("gen_ai.response.id", answer.answer_id)
         span.set_attribute("headrace.index.version", answer.index_version)
         span.set_attribute("headrace.reranker.version", answer.model_version)
+        span.set_attribute("headrace.ranking.version", answer.ranking_version)
         if done is not None:
             read, written, cached = tokens(answer)
             span.set_attribute("gen_ai.response.model", done.version)

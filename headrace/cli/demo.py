@@ -31,6 +31,7 @@ from headrace.settings import AnswerMode, EmbeddedPart, Settings
 from headrace.storage.ledger import summed
 from headrace.storage.tables.handles import TableReader
 
+_LOOK_S = 1.1
 _UNPACKED_S = 600.0  # the first time, a slow or busy machine has to unpack the generator
 _TENANT_USER = "simulated-user"
 _SEED = 11
@@ -123,13 +124,18 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
             console.print(Text(STAND_IN, style="italic"))
             _ask(console, app.answers, settings, questions_asked[:1], "generated")
         _head(console, "3  Verdicts", "feedback, written to Kafka")
-        _judge(console, app, memories)
+        missed = _judge(console, app, memories)
         _head(console, "4  One round of the training loop", "training")
+        promoted = False
         try:
-            say_round(console, replace(app.training, settings=_learning(settings)).round("reranker"))
+            made = replace(app.training, settings=_learning(settings)).round("ranking")
+            say_round(console, made)
+            promoted = made.decision.promoted
         except Permanent as nothing:
             console.print(Text(f"No round: {nothing.message} {nothing.hint}", style="yellow"))
         _head(console, "5  The same questions again", "inference, with the model that won")
+        if promoted:
+            _before_and_after(console, app, missed)
         _ask(console, app.answers, settings, questions_asked[:1])
         if quoted:
             _ask(console, app.answers, settings, questions_asked[:1], "generated")
@@ -218,12 +224,16 @@ def _ask(
                 console.file.flush()
 
 
-def _judge(console: Console, app: App, memories: Sequence[Memory]) -> None:
+def _judge(console: Console, app: App, memories: Sequence[Memory]) -> list[tuple[Memory, int]]:
+    """Search and judge; returns the searches that found the passage in mind, but not first, with its rank."""
     console.print(Text(f"SIMULATED user, not a person: {RULE}", style="italic"))
     liked, disliked, tenant = 0, 0, app.settings.tenant
+    missed: list[tuple[Memory, int]] = []
     verdicts: list[Verdict] = []
     for memory in app.runner.bars.track(memories, "search", total=len(memories), of="questions"):
         answer = app.answers.search(memory.question, tenant=tenant, user=_TENANT_USER, simulated=True)
+        if (rank := _rank(memory, answer)) is not None and rank > 1:
+            missed.append((memory, rank))
         for passage in answer.passages:
             hit = passage.hit
             up = hit.chunk_id == memory.chunk_id or (hit.document_id == memory.document_id and hit.heading == memory.heading)
@@ -245,6 +255,23 @@ def _judge(console: Console, app: App, memories: Sequence[Memory]) -> None:
             verdicts = []
     app.answers.verdicts.record(verdicts)
     console.print(f"{len(memories)} searches, {liked:,} passages liked, {disliked:,} disliked.")
+    return missed
+
+
+def _rank(memory: Memory, answer: Answer) -> int | None:
+    """The rank of the passage that the user had in mind, `None` where it was not found."""
+    return next((rank for rank, passage in enumerate(answer.passages, 1) if passage.hit.chunk_id == memory.chunk_id), None)
+
+
+def _before_and_after(console: Console, app: App, missed: Sequence[tuple[Memory, int]]) -> None:
+    """Search again for three passages that did not come first: where they come now."""
+    time.sleep(_LOOK_S)  # the pointer is read once a second
+    console.print("Three searches, spread over those whose passage did not come first, before and after the round:")
+    for memory, before in missed[:: max(1, len(missed) // 3)][:3]:
+        answer = app.answers.search(memory.question, tenant=app.settings.tenant, user="demo", record=False)
+        found = _rank(memory, answer)
+        after = f"rank {found}" if found is not None else "not found"
+        console.print(Text(f"  rank {before} → {after}  {memory.question}"))
 
 
 def _questions_from_headings(memories: Sequence[Memory]) -> list[str]:

@@ -36,6 +36,7 @@ def search(
                 "answer_id": answer.answer_id,
                 "passages": passages,
                 "model_version": answer.model_version,
+                "ranking_version": answer.ranking_version,
                 "index_version": answer.index_version,
                 "timings_ms": answer.timings_ms,
                 "bytes": answer.bytes,

@@ -11,7 +11,7 @@ import typer
 from headrace.cli.common import AsJson, On, checked_on, cli, one_of, out, print_json, settings_of, user
 from headrace.errors import LostRace
 from headrace.training.names import MODELS as MODEL_NAMES
-from headrace.training.recipes import RECIPES
+from headrace.training.recipes import AUTO, RECIPES
 
 if TYPE_CHECKING:
     from headrace.models.pointer import ChampionPointer
@@ -21,7 +21,9 @@ Model = Annotated[str, typer.Argument(help=f"The model: {one_of(MODEL_NAMES)}.")
 
 @cli.command(rich_help_panel="Training")
 def train(
-    recipe: Annotated[str, typer.Option(help=f"How to train: {one_of(RECIPES)}.")] = "reranker",
+    recipe: Annotated[
+        str, typer.Option(help=f"How to train: {one_of(RECIPES)}; auto: the cheapest that today's verdicts support.")
+    ] = AUTO,
     before: Annotated[
         str | None, typer.Option(metavar="TOPIC/PARTITION/OFFSET", help="Learn only from events before this one.")
     ] = None,
@@ -42,10 +44,12 @@ def train(
         training = settings.training
         preparing = training.preparing.model_copy(update={"simulated": True})
         settings = settings.model_copy(update={"training": training.model_copy(update={"preparing": preparing})})
-    recipe_of(recipe).settings(settings.training.recipe.get(recipe, {}))  # fail on a wrong setting before anything starts
+    for name in RECIPES if recipe == AUTO else (recipe,):
+        recipe_of(name).settings(settings.training.recipe.get(name, {}))  # fail on a wrong setting before anything starts
     if before is None:  # a round with --before may replace the one in progress
         _not_beside_the_loop(settings.home)
-    with App(settings, "train", models=recipe_of(recipe).model == "embedder", on=checked_on(on), quiet=as_json) as app:
+    embeds = recipe != AUTO and recipe_of(recipe).model == "embedder"
+    with App(settings, "train", models=embeds, on=checked_on(on), quiet=as_json) as app:
         done = app.training.round(recipe, before=before, canary=canary)
         app.storage.archive()
     if as_json:
@@ -75,7 +79,7 @@ def models(as_json: AsJson = False) -> None:
     """List the released versions of every model, and which is served."""
     from headrace.app import App
     from headrace.catalog import MODELS, ROUNDS
-    from headrace.cli.render.results import rows_table
+    from headrace.cli.render.results import rows_table, weights_line
     from headrace.explain.diagram.format import human_bytes
     from headrace.storage.objects import ObjectReader
     from headrace.training import manifest
@@ -107,6 +111,10 @@ def models(as_json: AsJson = False) -> None:
         return
     if rows:
         out.print(rows_table([{**row, "bytes": human_bytes(row["bytes"]), "share": _answers(row["share"])} for row in rows]))
+        for row, card in zip(rows, cards, strict=True):
+            if row["share"] and "ranking" in card:
+                weights = weights_line(card["ranking"]["weights"])
+                out.print(f"{row['model']} {row['version']} weighs: {weights}", style="dim", highlight=False, soft_wrap=True)
         for name, pointer in pointers.items():
             if pointer.moves:
                 sentence = f"{name}: {pointer.kind} by {pointer.who}, {pointer.at[:19]}: {pointer.why}"
@@ -141,7 +149,8 @@ def _move(model: str, as_json: bool, move: Callable[..., ChampionPointer]) -> No
         print_json(pointer.as_dict())
     else:
         nothing = {
-            "reranker": "retrieval's own order",
+            "ranking": "retrieval's own order, or the re-ranker's",
+            "reranker": "no re-ranker",
             "embedder": "the packaged embedder",
             "generator": "the packaged generator",
         }

@@ -35,19 +35,20 @@ from headrace.catalog import (
 from headrace.core.stage import each, stage
 from headrace.errors import NotFound
 from headrace.ingest.event import Event
-from headrace.models.pointer import ChampionPointer, read_pointer
+from headrace.models.pointer import NONE, ChampionPointer, read_pointer
 from headrace.storage.objects import ObjectReader
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import Indexes, IndexReader
 from headrace.training import manifest
 from headrace.training.manifest import Manifest
 
-RERANKER, EMBEDDER, GENERATOR = "reranker", "embedder", "generator"
-_ROLES = (RERANKER, EMBEDDER, GENERATOR)
+RANKING, RERANKER, EMBEDDER, GENERATOR = "ranking", "reranker", "embedder", "generator"
+_ROLES = (RANKING, RERANKER, EMBEDDER, GENERATOR)
 _ORIGIN = ("topic", "partition", "offset")
 _EXAMPLE = ("example_id", "split", "kind", "tenant", "question", "chunk_id", "label", "answer_id", "user", "simulated", "origins")
 _VERDICT = ("verdict_id", "answer_id", "tenant", "user", "simulated", "up", "chunk_id", "reason", "correction", "at", *_ORIGIN)
 _LEARNED = ("train", "tune")  # splits that determine weights or their scaling; `test` only evaluates
+_CROSS_FITTED = (*_LEARNED, "test")  # of a ranking, which is judged by cross-fitting over all questions and released from all
 
 
 AnswerTrace = NewType("AnswerTrace", dict[str, Any])
@@ -68,6 +69,11 @@ class LearnedVersion(TypedDict):
     share: float
     """Share of the answers it gives now."""
     served: bool
+
+
+def learned_splits(model: str) -> tuple[str, ...]:
+    """The splits of a dataset that a model's weights depend on."""
+    return _CROSS_FITTED if model == RANKING else _LEARNED
 
 
 @dataclass(frozen=True)
@@ -98,15 +104,16 @@ class ReleaseHistory:
         model, _, version = self.rounds[number].start.partition("/")
         return (model, version) if version else None
 
-    def learned(self, datasets: Collection[str], known: Collection[tuple[str, str]] = ()) -> list[LearnedVersion]:
-        """Released versions that learned from some datasets, directly or through their initial weights, oldest first.
+    def learned(self, examples: Mapping[str, Mapping[str, int]], known: Collection[tuple[str, str]] = ()) -> list[LearnedVersion]:
+        """Released versions that learned from some examples, directly or through their initial weights, oldest first.
 
-        Versions in `known`, as (model, version), count as having learned.
+        `examples` are counts by dataset and split. Versions in `known`, as (model, version), count as having learned.
         """
         tainted: dict[tuple[str, str], LearnedVersion] = {}
         for number, made in sorted(self.rounds.items()):
             parent = self.parent(number)
-            itself = made.dataset.version in datasets or (made.model, made.weights.version) in known
+            splits = examples.get(made.dataset.version, {})
+            itself = any(splits.get(split) for split in learned_splits(made.model)) or (made.model, made.weights.version) in known
             if not made.weights.version or not (itself or parent in tainted):
                 continue
             model, version = name = (made.model, made.weights.version)
@@ -141,7 +148,7 @@ def trace_answer(
     Raises `NotFound` if no such answer has landed.
     """
     columns = ("answer_id", "kind", "tenant", "user", "simulated", "question", "passages", "at", *_ORIGIN)
-    versions = ("model_version", "generator_version", "index_version")
+    versions = ("model_version", "ranking_version", "generator_version", "index_version")
     rows = interactions.read((*columns, *versions), f"answer_id = {quoted(answer_id)}").to_pylist()
     if not rows:
         raise NotFound(
@@ -153,7 +160,13 @@ def trace_answer(
     releases = ReleaseHistory.load(rounds, models)
     followed = _Followed(releases, examples, datasets, {_address(v): v for v in verdicts}, _forgotten(suppressions))
     generation = _generation(indexes.state()[0], row["index_version"])
-    named = {RERANKER: row["model_version"], GENERATOR: row["generator_version"], EMBEDDER: generation["embedder"]}
+    row["ranking_version"] = row["ranking_version"] or NONE  # an answer of before there was one has none
+    named = {
+        RANKING: row["ranking_version"],
+        RERANKER: row["model_version"],
+        GENERATOR: row["generator_version"],
+        EMBEDDER: generation["embedder"],
+    }
     return AnswerTrace(
         {
             "answer": {**_plain(row), "event": _address(row)},
@@ -204,9 +217,8 @@ def trace_event(
     for example in touched:
         per_dataset.setdefault(example["dataset"], Counter())[example["split"]] += 1
     releases = ReleaseHistory.load(rounds, models)
-    learned = {version for version, splits in per_dataset.items() if any(splits[split] for split in _LEARNED)}
     # Forgotten data is no longer in any example; the proofs name the models that had learned from it.
-    tainted = releases.learned(learned, _learned_by_proof(proofs, {one["suppression_id"] for one in suppressed}))
+    tainted = releases.learned(per_dataset, _learned_by_proof(proofs, {one["suppression_id"] for one in suppressed}))
     counts = _answer_counts(landed[INTERACTION_ROWS], indexes.state()[0])
     return EventTrace(
         {
@@ -266,7 +278,7 @@ class _Followed:
                 "key": f"datasets/{dataset.version}/list.json",
                 "forgotten": self._gone(dataset.version),
             },
-            "examples": [{**_plain(row), "learned": row["split"] in _LEARNED} for row in rows],
+            "examples": [{**_plain(row), "learned": row["split"] in learned_splits(role)} for row in rows],
             "verdicts": self._behind(rows),
             "parent": self.model(*parent) if parent else None,
         }
@@ -368,12 +380,13 @@ def _is_answer_of(example: Mapping[str, Any], answers: Collection[str]) -> bool:
 
 def _answer_counts(interactions: TableReader, indexes: Indexes) -> Counter[tuple[str, str]]:
     """Answers per (model, version); for embedders, only those from index generations that still exist."""
-    columns = ("kind", "model_version", "generator_version", "index_version")
+    columns = ("kind", "model_version", "ranking_version", "generator_version", "index_version")
     made = {one.number: one.embedder.partition("@")[2] for one in (indexes.serving, indexes.fallback, indexes.building) if one}
     counts: Counter[tuple[str, str]] = Counter()
     for rows in interactions.scan(columns):
         for row in rows.to_pylist():
             counts[RERANKER, row["model_version"]] += 1
+            counts[RANKING, row["ranking_version"] or NONE] += 1
             counts[GENERATOR, row["generator_version"]] += row["kind"] == "answer"
             counts[EMBEDDER, made.get(_number(row["index_version"]) or 0, "")] += 1
     return counts

@@ -25,6 +25,7 @@ import numpy as np
 from httpx_sse import EventSource, SSEError
 
 from headrace.errors import HeadraceError, MissingPart, Overloaded, RequestRefused, Unavailable
+from headrace.models.ranking import RankingWeights
 from headrace.models.wire import MISSING_PART, NO_CHAMPION, UNAVAILABLE, ChatChunk, ResponseExtras
 from headrace.retry import backoff
 from headrace.storage.endpoints import ModelEndpoint
@@ -49,13 +50,13 @@ Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 class Ranking:
     """Raw logits in passage order; `None` where no re-ranker was promoted yet: the order then stays that of retrieval.
 
-    `retrieval_weight` is the weight of the retrieval score when both are combined, from the champion's card. `storage` is what
-    the server moved for this request, for `Ledger.fold`.
+    `ranking` has the weights by which passages that it scored are ordered, as its card says, `None` where none are known;
+    `storage` is what the server moved for this request, for `Ledger.fold`.
     """
 
     logits: tuple[float, ...] | None
     version: str
-    retrieval_weight: float | None
+    ranking: RankingWeights | None
     storage: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -394,7 +395,7 @@ class Reranker(_Client):
         model = self.endpoint.model if version is None else f"{self.endpoint.model}@{version}"
         logits: list[float] = []
         storage: list[dict[str, Any]] = []
-        served, weight = "", None
+        served, weights = "", None
         for start in range(0, len(passages), _RANK_BATCH):
             batch = passages[start : start + _RANK_BATCH]
             try:
@@ -406,11 +407,11 @@ class Reranker(_Client):
             logits += self._logits(answer, len(batch))
             extras = _extras(answer)
             storage += extras.entries
-            weight = extras.retrieval_weight
+            weights = extras.ranking
             was, served = served, str(extras.version or answer.get("model") or self.endpoint.model)
             if was and was != served:  # promoted between two batches: logits of two models cannot be compared
                 return self.rank(question, passages, version=version, answer_id=answer_id)
-        return Ranking(tuple(logits), served, weight, storage)
+        return Ranking(tuple(logits), served, weights, storage)
 
     def _request(self, model: str, question: str, passages: Sequence[str], answer_id: str) -> dict[str, Any]:
         body: dict[str, Any] = {

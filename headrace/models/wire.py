@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 from typing_extensions import TypedDict
 
+from headrace.models.ranking import RankingWeights
+
 EMBEDDER = "all-MiniLM-L6-v2"
 RERANKER = "cross-encoder"
 GENERATOR = "SmolLM2-135M-Instruct"
@@ -178,7 +180,7 @@ class ResponseExtras(ModelRequest):
 
     storage: list[LedgerEntry] = []
     version: str = ""
-    retrieval_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    ranking: RankingWeights | None = None
     prompt_tokens: list[TokenId] = []
     completion_tokens: list[TokenId] = []
     logprobs: list[FiniteFloat] = []

@@ -26,9 +26,10 @@ from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 from headrace.training import champion
 from headrace.training.champion import CANARY_ENDED, PROMOTE
 from headrace.training.measures.passages import ndcg
-from headrace.training.names import GENERATOR, RERANKER
+from headrace.training.names import GENERATOR, RANKING, RERANKER
 
-TRIED = (RERANKER, GENERATOR)
+_ORDERS = (RANKING, RERANKER)
+TRIED = (*_ORDERS, GENERATOR)
 """Models that can have a canary. Not the embedder: vectors of two embedders cannot be compared."""
 _LOOKS = 3
 _LEAST = 5  # with fewer judged answers of the challenger, only the last test is made
@@ -37,7 +38,9 @@ _UNGROUNDED = 0.05  # allowed drop in groundedness, like the gate's `refusals` f
 _RESAMPLES = 10_000
 _UNRANKED = 1 << 30  # rank of a passage whose event has none: last
 _RELEASED = re.compile(r"v\d{6,12}")
-_ANSWER_COLUMNS = ("answer_id", "kind", "answer", "passages", "generator_version", "model_version", "groundedness", "at")
+_ANSWER_COLUMNS = (
+    *("answer_id", "kind", "answer", "passages", "generator_version", "model_version", "ranking_version", "groundedness", "at"),
+)
 _VERDICT_COLUMNS = ("verdict_id", "answer_id", "tenant", "user", "key", "simulated", "up", "chunk_id", "at")
 
 
@@ -144,8 +147,8 @@ def judged_answers(
 ) -> list[JudgedAnswer]:
     """The answers that a model took part in, with their outcomes; an event delivered twice counts once.
 
-    For the generator, the outcome is the share of users who liked the answer. For the re-ranker, it is nDCG@10 of the judged
-    passages in the order served (unjudged ones count as not liked), or, if none was judged, the same as for the generator.
+    For the generator, the outcome is the share of users who liked the answer. For ranking and re-ranker, it is nDCG@10 of the
+    judged passages in the order served (unjudged ones count as not liked), or, if none was judged, the same as for the generator.
     Only a user's newest verdict on the same thing counts; a key that may not name users counts as one user.
     """
     verdicts_of: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
@@ -287,8 +290,9 @@ def _side(answers: Sequence[JudgedAnswer]) -> Side:
 
 def _version(model: str, row: Mapping[str, Any]) -> str | None:
     """The model version behind an answer, or `None` if the model took no part in it."""
-    if model == RERANKER:
-        return str(row["model_version"]) if row["passages"] else None
+    if model in _ORDERS:
+        version = row["model_version"] if model == RERANKER else row.get("ranking_version") or NONE
+        return str(version) if row["passages"] else None
     # If no passage was near enough, nothing was generated; a packaged generator reports its weights as the name.
     name = row["generator_version"]
     if row["kind"] != "answer" or name == NONE:
@@ -298,7 +302,7 @@ def _version(model: str, row: Mapping[str, Any]) -> str | None:
 
 def _outcome(model: str, row: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]]) -> float | None:
     passages = [passage for passage in row["passages"] or () if passage]  # an event may hold nulls in their place
-    if model == RERANKER:
+    if model in _ORDERS:
         liked: dict[str, list[float]] = {}
         for one in verdicts:
             if one["chunk_id"]:

@@ -10,19 +10,20 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from headrace.core.launch import Launch, LocalLauncher
 from headrace.core.runner import Runner
-from headrace.errors import Permanent
+from headrace.errors import BadSettings, NothingToLearn, Permanent
 from headrace.models.client import Generator, Reranker
 from headrace.models.pointer import ChampionPointer
 from headrace.registry.champion import rollback, set_champion
 from headrace.registry.embedder import ServedEmbedder
-from headrace.settings import EmbeddedPart, Settings
+from headrace.settings import EmbeddedPart, Endpoint, Settings
 from headrace.storage.metadata import SHARED, Metadata
 from headrace.training.cutoff import bound, parent_before, suppressed
-from headrace.training.names import EMBEDDER, GENERATOR, RERANKER
-from headrace.training.recipes import recipe_of
+from headrace.training.names import EMBEDDER, GENERATOR, RANKING, RERANKER
+from headrace.training.recipes import AUTO, CHEAPEST_FIRST, recipe_of
 from headrace.training.round import Round, run_round
 
 
@@ -49,15 +50,25 @@ class TrainingLoop:
     ) -> Round:
         """Run one round and serve its outcome; `load(model, version)` loads a model, except the embedder, where it is served.
 
+        The recipe `auto` stands for the first of `choices` that has new verdicts which could show a plausible gain.
+
         `before` is an event "topic/partition/offset": nothing is learned from it or from later events, nor through the weights
         that training starts from. Forgotten data is never learned from.
 
-        Raises `BadSettings` if the recipe trains an embedder and the settings name the user's own.
+        Raises `BadSettings` if the recipe trains an embedder, or a ranking, and the settings name the user's own embedder or
+        re-ranker, and `NothingToLearn` where it cannot be trained; of `auto` where none can.
         """
+        if recipe == AUTO:
+            return self._cheapest(before=before, canary=canary, load=load)
         model = recipe_of(recipe).model
-        embedder = self.embedder
+        embedder, theirs = self.embedder, self.settings.models.reranker
         if model == EMBEDDER:
             embedder.require_ours()
+        if model == RANKING and isinstance(theirs, Endpoint):
+            raise BadSettings(
+                f"The settings name your own re-ranker ({theirs.model} at {theirs.url}), whose order stands as it is.",
+                hint="Remove [models.reranker] from the settings, or train another model.",
+            )
         self._reconcile()
 
         def loading(model: str, version: str) -> None:
@@ -97,6 +108,35 @@ class TrainingLoop:
             self._reconcile()  # an embedder round may have been resumed first
         self.runner.record.detail["round"] = done.as_dict()
         return done
+
+    def _cheapest(self, **how: Any) -> Round:
+        passed_over = []
+        for recipe in self.choices:
+            try:
+                done = self.round(recipe, **how)
+            except NothingToLearn as nothing:
+                passed_over.append((recipe, nothing))
+            else:
+                reasons = tuple((name, reason.message) for name, reason in passed_over)
+                done = replace(done, chosen=True, passed_over=reasons)
+                self.runner.record.detail["round"] = done.as_dict()
+                return done
+        first = passed_over[0][1]
+        if all(reason.message == first.message for _, reason in passed_over):
+            raise first
+        raise NothingToLearn(" ".join(reason.message for _, reason in passed_over), hint=first.hint)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The recipes that `auto` chooses among, the cheapest first: those whose model the settings leave to Headrace and ask."""
+        models = self.settings.models
+        theirs = {
+            RANKING: isinstance(models.reranker, Endpoint),
+            EMBEDDER: isinstance(models.embedder, Endpoint),
+            RERANKER: isinstance(models.reranker, Endpoint),
+            GENERATOR: isinstance(models.generator, Endpoint) or self.settings.quotes,
+        }
+        return tuple(name for name in CHEAPEST_FIRST if not theirs.get(recipe_of(name).model))
 
     def load(self, model: str, version: str) -> None:
         """Load a version by asking the model server for it by name. Raises the server's error if it cannot be loaded.

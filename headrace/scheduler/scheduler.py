@@ -25,7 +25,7 @@ from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.champion import champion
 from headrace.training.manifest import Manifest, Plan
 from headrace.training.names import MODELS as MODEL_NAMES
-from headrace.training.recipes import RECIPES
+from headrace.training.recipes import AUTO, RECIPES
 from headrace.training.round import Round
 
 
@@ -77,6 +77,8 @@ class Scheduler:
     ) -> None:
         self._app = app
         self._settings = app.settings.training
+        named = self._settings.recipes
+        self._recipes = tuple(dict.fromkeys(one for name in named for one in (app.training.choices if name == AUTO else (name,))))
         self._status = told
         self._pause = pause or Pause()
         self._go = go
@@ -87,6 +89,8 @@ class Scheduler:
         self._known: dict[int, Manifest] = {}
         self._tried: dict[str, due.Reached] = {}
         """The position up to which each recipe found nothing to learn from."""
+        self._nothing: dict[str, str] = {}
+        """Why."""
         self._since: dict[str, tuple[due.Reached, datetime]] = {}
         """For each recipe, the position it had read to, and the time of its oldest unread verdict at that position."""
         self._after = ""
@@ -112,8 +116,8 @@ class Scheduler:
             return False
         try:
             self._watch()
-            backlog = self._app.runner.run(due.training_backlog, recipes=self._settings.recipes, known=self._known)
-            waiting = [self._waiting(recipe, backlog) for recipe in self._settings.recipes]
+            backlog = self._app.runner.run(due.training_backlog, recipes=self._recipes, known=self._known)
+            waiting = [self._waiting(recipe, backlog) for recipe in self._recipes]
         except LostRace as error:
             log.info("another process was faster: %s", error.message)
             return False
@@ -135,7 +139,7 @@ class Scheduler:
         if not ready:
             return False
         # Round robin, so that a steady stream of verdicts does not give every round to the first recipe.
-        order = list(self._settings.recipes)
+        order = list(self._recipes)
         start = order.index(self._after) + 1 if self._after in order else 0
         self._train(next(name for name in [*order[start:], *order[:start]] if name in ready), backlog)
         return True
@@ -175,7 +179,7 @@ class Scheduler:
     def _note(self, recipe: str, model: str) -> str:
         if model in self._canaries:
             return f"waiting for canary {self._canaries[model]} to end"
-        return "nothing to learn from yet" if recipe in self._tried else ""
+        return self._nothing.get(recipe, "") if recipe in self._tried else ""
 
     def _watch(self) -> None:
         if time.monotonic() - self._watched_at < _WATCH_S:
@@ -230,6 +234,7 @@ class Scheduler:
                     else self._app.runner.run(due.training_backlog, recipes=(), known=self._known).landed
                 )
                 self._tried[recipe] = landed
+                self._nothing[recipe] = f"{nothing.message} {nothing.hint}".strip().rstrip(".")
                 self._since.pop(recipe, None)
                 log.info("%s: %s", recipe, nothing.message)
                 return
@@ -270,6 +275,8 @@ class ReportingRunner(Runner):
             planned = cast("Plan", result)
             self._status.update_round(number=planned.round, recipe=planned.recipe, model=planned.model)
             self._status.flush()
+        if stage.name == "power" and (found := cast("Plan", result).power) is not None:
+            self._status.update_round(power=found.sentence)
         return result
 
 
@@ -295,6 +302,8 @@ def _last(newest: Manifest | None) -> dict[str, Any] | None:
         "champion": evaluation.champion,
         "challenger": evaluation.challenger,
         "questions": evaluation.questions,
+        "power": newest.power.model_dump() if newest.power else None,
+        "weights": ((evaluation.model_extra or {}).get("card") or {}).get("ranking", {}).get("weights"),
         "committed": newest.committed,
         "timings": newest.timings,
         "feedback_to_served": newest.feedback_to_served,

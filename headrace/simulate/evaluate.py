@@ -13,7 +13,7 @@ from ir_measures import RR, R, nDCG
 
 from headrace.answering.engine import QueryEngine
 from headrace.answering.record import Answer
-from headrace.answering.rerank import rerank
+from headrace.answering.rerank import Reranked, rerank
 from headrace.catalog import CHUNKS, INDEXES, MODELS
 from headrace.core.progress import ProgressBars
 from headrace.core.runner import Runner
@@ -24,10 +24,11 @@ from headrace.documents.index import index_documents
 from headrace.errors import WrongUsage
 from headrace.models.client import Embedder, Reranker
 from headrace.models.measures import exact_match, f1, unmarked
+from headrace.models.pointer import NONE
+from headrace.models.served_ranking import RankingReader
 from headrace.settings import Inference
 from headrace.simulate.beir import BeirFolder, BeirQuestion
 from headrace.storage.endpoints import ModelEndpoint
-from headrace.storage.meter import ReportedReader
 from headrace.storage.vectors.generations import IndexReader
 from headrace.storage.vectors.handles import VectorReader
 from headrace.storage.vectors.search import Hit
@@ -106,7 +107,7 @@ class RankingQuality:
 def measure_retrieval(
     vectors: Annotated[VectorReader, CHUNKS],
     indexes: Annotated[IndexReader, INDEXES],
-    models: Annotated[ReportedReader, MODELS],
+    models: Annotated[RankingReader, MODELS],
     bars: ProgressBars,
     tenant: str,
     questions: Sequence[BeirQuestion],
@@ -139,12 +140,19 @@ def measure_retrieval(
             "fusion": vectors.fusion(text, embedding, tenant=tenant, most=_CHUNKS, by_rank=by_rank),
         }
         reranked = rerank(models, text, tuple(hits["fusion"][:depth]), reranker)
-        version = reranked.model_version
+        version = _versions(reranked)
         hits["reranked"] = [passage.hit for passage in reranked.passages]
         for name in RANKINGS:
             figures[name][question.id] = _documents(hits[name], document_of)
     qrels = {question.id: question.relevant for question in questions}
     return [_measured(name, qrels, figures[name], version if name == "reranked" else "") for name in RANKINGS]
+
+
+def _versions(reranked: Reranked) -> str:
+    """What ordered the passages: the re-ranker, the ranking, both, or "none"."""
+    ranking = [] if reranked.ranking_version == NONE else [f"ranking {reranked.ranking_version}"]
+    scorer = [] if reranked.model_version == NONE else [reranked.model_version]
+    return ", ".join(scorer + ranking) or NONE
 
 
 def _documents(hits: Sequence[Hit], document_of: Mapping[str, str]) -> dict[str, float]:

@@ -20,9 +20,11 @@ from headrace.settings import Training
 from headrace.storage.objects import ObjectReader
 from headrace.training.champion import card, champion
 from headrace.training.data import Dataset
-from headrace.training.data.dataset import TEST, TUNE, fewer, read
-from headrace.training.measures import Compared, measure_of
+from headrace.training.data.dataset import TEST, TRAIN, TUNE, fewer, read
+from headrace.training.measures import Compared, Rows, measure_of
+from headrace.training.recipe import FittedRecipe
 from headrace.training.recipes import recipe_of
+from headrace.training.served_order import ServedOrder
 from headrace.training.trainer import Trained, fetch
 
 _BESIDE = ("groundedness", "tokens", "wanted", "refused", "repetition")
@@ -50,7 +52,8 @@ class Evaluation:
     """What the held-out questions say of challenger and champion, by `measure`; `confidence` is as in `Difference`.
 
     `users` counts who judged those questions (a key counts as one where all who come by it do), `alone` the questions that
-    nobody but one user judged, for a user with at least half of all. `tenants` has the same for each tenant's questions,
+    nobody but one user judged, for a user with at least half of all. `spread` is the standard deviation of the differences from
+    question to question. `tenants` has the same for each tenant's questions,
     `without` for those that a user did not judge (only users with many),
     `beside` for what else was seen of the answers. `card` is what serving has to know of the challenger, `retrieval` the mean of
     retrieval's own order where there is one.
@@ -71,6 +74,7 @@ class Evaluation:
     without: dict[str, Difference] = field(default_factory=dict)
     beside: dict[str, Difference] = field(default_factory=dict)
     users: int = 0
+    spread: float = 0.0
     alone: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,7 +99,8 @@ def evaluate(
 ) -> Evaluation:
     """Compare on the questions of the `test` split; what has to be fitted is fitted on those of `tune`.
 
-    The champion is what answers now: the released version, or what is there without one.
+    A fitted recipe is cheap and judged on every question, each by weights that did not see it (ranker.py). The champion is what
+    answers now: the released version, or what is there without one.
     """
     chosen = recipe_of(recipe)
     with tempfile.TemporaryDirectory() as folder:
@@ -106,10 +111,16 @@ def evaluate(
         if champion_version != NONE:
             reigning = fetch(models, f"{chosen.model}/{champion_version}", Path(folder) / "champion")
             known = card(models, chosen.model, champion_version)
-        most = settings.gate.questions
-        tune = fewer(read(datasets, dataset.files, TUNE), most // 2)
-        test = fewer(read(datasets, dataset.files, TEST), most)
-        compared = measure_of(chosen.model)(challenger, reigning, known, tune, test, chosen.settings(recipe_settings), bars)
+        tune: Rows
+        test: Rows
+        tune, test = (read(datasets, dataset.files, split) for split in (TUNE, TEST))
+        if isinstance(chosen, FittedRecipe):
+            tune, test = [], [*read(datasets, dataset.files, TRAIN), *tune, *test]
+        else:
+            tune, test = fewer(tune, settings.gate.questions // 2), fewer(test, settings.gate.questions)
+        compared = measure_of(chosen.model)(
+            challenger, reigning, known, ServedOrder.load(models), tune, test, chosen.settings(recipe_settings), bars
+        )
     return evaluated(compared, champion_version, settings)
 
 
@@ -130,6 +141,7 @@ def evaluated(compared: Compared, champion_version: str, settings: Training) -> 
         champion_version=champion_version,
         **vars(whole),
         users=len({(pair[0]["tenant"], user) for pair in pairs for user in pair[0]["users"]}),
+        spread=_spread(pairs),
         alone={user: count for user, count in sorted(alone.items()) if 2 * count >= len(pairs)},
         retrieval=None if compared.retrieval is None else round(compared.retrieval, 4),
         card=compared.card,
@@ -145,6 +157,11 @@ def _difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], na
     gain = interval(ours - theirs, settings.seed)
     known = gain.above if len(pairs) >= settings.gate.least_questions else None
     return Difference(len(pairs), _mean(theirs), _mean(ours), gain.mean, gain.low, gain.high, known)
+
+
+def _spread(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float:
+    gains = [float(mine["score"]) - float(other["score"]) for mine, other in pairs]
+    return round(float(np.std(gains, ddof=1)), 4) if len(gains) > 1 else 0.0
 
 
 def _mean(values: np.ndarray[Any, Any]) -> float:

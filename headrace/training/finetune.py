@@ -40,12 +40,7 @@ def finetune(
     `recipe_settings` are the recipe's settings, `parent` is `model/version` of the weights it starts from, "" for the packaged
     ones. Raises `NothingToLearn` where the dataset has nothing that the recipe can learn from.
     """
-    if not dataset.examples.get(TRAIN):
-        played = "Simulated users are learned from with `headrace train --simulated`."
-        raise NothingToLearn(
-            "There is nothing to train on: no question has both a liked and a disliked passage.",
-            hint=played if dataset.left_out.get("verdict: simulated user") else _MORE,
-        )
+    require_examples(dataset)
     job = Job(
         recipe,
         dict(recipe_settings),
@@ -64,6 +59,16 @@ def finetune(
         done = launch.run(train, job, datasets, models, checkpoints, report=advance)
     checkpoints.put(f"{job.prefix}/{_DONE}", json.dumps(done.as_dict(), sort_keys=True).encode())
     return done
+
+
+def require_examples(dataset: Dataset) -> None:
+    """Raise `NothingToLearn` where a dataset has nothing to train on."""
+    if not dataset.examples.get(TRAIN):
+        played = "Simulated users are learned from with `headrace train --simulated`."
+        raise NothingToLearn(
+            "There is nothing to train on: no question has both a liked and a disliked passage.",
+            hint=played if dataset.left_out.get("verdict: simulated user") else _MORE,
+        )
 
 
 def training(recipe: str, recipe_settings: Mapping[str, object], parent: str, dataset: str, settings: Training) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from headrace.models.pointer import NONE
+from headrace.models.ranking import RERANKER as RERANKER_LOGIT
 from headrace.settings import Gate
 from headrace.training.evaluate import Evaluation
-from headrace.training.names import RERANKER
+from headrace.training.names import RANKING, RERANKER
+from headrace.training.power import questions_for
 
 
 def decide(model: str, evaluation: Evaluation, alarmed: list[str], gate: Gate) -> tuple[bool, str]:
@@ -24,9 +26,14 @@ def decide(model: str, evaluation: Evaluation, alarmed: list[str], gate: Gate) -
         needed = f"{_count(gate.least_questions, 'question')} and {_count(gate.least_users, 'user')}"
         return False, f"too little to decide by: {there}, it takes {needed} ({means})"
     if evaluation.confidence < gate.confidence:
-        if model == RERANKER and evaluation.card["retrieval_weight"] == 1.0 and evaluation.champion_version == NONE:
+        if evaluation.champion_version == NONE and model == RERANKER and not _weight(evaluation, RERANKER_LOGIT):
             return False, f"on the tuning questions its score added nothing to retrieval's ({shown})"
-        return False, f"better with only {evaluation.confidence:.1%} confidence, {gate.confidence:.0%} is required ({shown})"
+        if evaluation.champion_version == NONE and model == RANKING and evaluation.card["penalty"] is None:
+            return False, f"no feature added anything to retrieval's order on questions that the weights had not seen ({shown})"
+        return False, (
+            f"better with only {evaluation.confidence:.1%} confidence, {gate.confidence:.0%} is required ({shown});"
+            f" {_needed(evaluation, gate)}"
+        )
     if alarmed:
         return False, f"better with {evaluation.confidence:.1%} confidence, but {'; '.join(alarmed)} ({shown})"
     return True, f"better with {evaluation.confidence:.1%} confidence ({shown})"
@@ -70,6 +77,18 @@ def alarms(evaluation: Evaluation, figures: Mapping[str, float], gate: Gate) -> 
                 f"it depends on one user: without the questions that {user} judged it is no better ({rest.difference:+.3f})"
             )
     return raised
+
+
+def _needed(evaluation: Evaluation, gate: Gate) -> str:
+    """What it would have taken to show the difference that was seen."""
+    if evaluation.difference <= 0:
+        return "more questions like these would not show it to be better"
+    count = questions_for(evaluation.difference, evaluation.spread, gate.confidence)
+    return f"it takes about {_count(count, 'question')} to show a difference of this size"
+
+
+def _weight(evaluation: Evaluation, feature: str) -> float:
+    return float(evaluation.card["ranking"]["weights"].get(feature, 0.0))
 
 
 def _count(number: int, noun: str) -> str:

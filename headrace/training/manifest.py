@@ -19,12 +19,40 @@ from pydantic import BaseModel, ConfigDict
 
 from headrace.catalog import ROUNDS
 from headrace.core.schema import parse
-from headrace.errors import NotFound
+from headrace.errors import LostRace, NotFound
 from headrace.storage.objects import ObjectReader, ObjectWriter
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 _OPEN = ConfigDict(frozen=True, extra="allow")
 """Of parts that also hold figures which only people read."""
+
+
+class Power(BaseModel):
+    """How large a gain a round's verdicts could show, as `power` in power.py estimates it before anything is trained.
+
+    `questions` by `users` would judge a challenger. `spread` is the standard deviation of differences from question to question,
+    of the round that `spread_of` names, or assumed. `gain` is the smallest that would be shown with a chance of 80 %, `present`
+    the mean score of retrieval's order (of generators that of the better one in the newest round), `plausible` the largest gain
+    that is taken for possible, and `needed` the questions that show it (`None`: nothing is left to gain).
+    """
+
+    model_config = _STRICT
+
+    questions: int
+    users: int
+    spread: float
+    spread_of: str
+    gain: float | None
+    present: float | None
+    plausible: float
+    needed: int | None
+
+    @property
+    def sentence(self) -> str:
+        """What verdicts could show, for people."""
+        source = "assumed" if self.spread_of == "assumed" else f"as in {self.spread_of}"
+        gain = "no gain" if self.gain is None else f"a gain of {self.gain:.3f} or more with a chance of 80 %"
+        return f"{self.questions:,} judged questions show {gain} (differences vary by {self.spread:.3f}, {source})"
 
 
 class Plan(BaseModel):
@@ -57,6 +85,8 @@ class Plan(BaseModel):
     dataset_version: str
     recipe_settings: dict[str, Any]
     settings: dict[str, Any]
+    power: Power | None = None
+    """Of a plan that was just begun, or of before there was one, `None`."""
 
 
 class DatasetSummary(BaseModel):
@@ -86,6 +116,8 @@ class EvaluationSummary(BaseModel):
     champion: float
     challenger: float
     questions: int
+    spread: float | None = None
+    """`None` in rounds of before it was measured."""
 
 
 class GateDecision(BaseModel):
@@ -188,6 +220,32 @@ def begin(rounds: ObjectWriter, plan: Plan) -> Plan:
     key, data = f"{name(plan.round)}.plan.json", _bytes(plan)
     rounds.put_if_absent(key, data)
     return parse(Plan, data, f"{ROUNDS.name}/{key}")
+
+
+def amend(rounds: ObjectWriter, former: Plan, plan: Plan) -> Plan:
+    """Put a plan in the place of the one that was begun. Raises `LostRace` where that is not there any more."""
+    key = f"{name(plan.round)}.plan.json"
+    lost = LostRace("Somebody took back what this round learns from.", hint="Run the command again: it learns without it.")
+    try:
+        data, etag = rounds.get_with_etag(key)
+    except NotFound:
+        raise lost from None
+    if parse(Plan, data, f"{ROUNDS.name}/{key}") != former:
+        raise lost
+    rounds.put_if_match(key, _bytes(plan), etag)
+    return plan
+
+
+_LOOKED_AT = 50
+
+
+def newest_of(rounds: ObjectReader, recipe: str) -> Manifest | None:
+    """The newest round with a recipe, of the last fifty."""
+    for number in reversed(numbers(rounds)[-_LOOKED_AT:]):
+        found = read(rounds, number)
+        if found.recipe == recipe:
+            return found
+    return None
 
 
 def withdraw(rounds: ObjectWriter, number: int) -> None:

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, ROUNDS
 from headrace.core.stage import stage
 from headrace.errors import LostRace
+from headrace.models.cards import CARDS
 from headrace.models.pointer import ChampionPointer
-from headrace.models.server.release import CARDS
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableWriter
@@ -24,7 +24,7 @@ from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
 from headrace.training.gate import alarms, decide
 from headrace.training.manifest import Clock, Manifest, Plan
-from headrace.training.names import EMBEDDER
+from headrace.training.names import EMBEDDER, RERANKER
 from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Trained
 
@@ -72,6 +72,8 @@ def promote(
     files: list[dict[str, Any]] = []
     if promoted:
         known = {"version": version, "round": plan.round, "model": model, "recipe": plan.recipe, **evaluation.card}
+        if model == RERANKER:
+            known["ranking"] = {**known["ranking"], "reranker": version}
         files = _release(checkpoints, models, trained.weights, f"{model}/{version}", known)
         clock.lap("publish")
         if load is not None:

@@ -1,4 +1,7 @@
-"""A recipe: how one kind of verdict becomes one kind of better model. The loop (trainer.py) is the same for all of them."""
+"""A recipe: how one kind of verdict becomes one kind of better model.
+
+A `GradientRecipe` says what a step of the trainer makes smaller, a `FittedRecipe` fits in one go, in seconds.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,13 @@ if TYPE_CHECKING:  # torch takes seconds to import: the rest of the training roo
 class RecipeSettings(Section):
     """What every recipe is told; each adds its own. The values come from the recipe's file."""
 
+    start: Literal["packaged", "served"]
+    """Which weights training starts from: those in the package, or those that answer now."""
+
+
+class GradientSettings(RecipeSettings):
+    """What every recipe is told that trains step by step."""
+
     epochs: int = Field(ge=1)
     """Times the training examples are seen."""
     batch: int = Field(ge=1)
@@ -38,8 +48,6 @@ class RecipeSettings(Section):
     """Tokens of an item; what is longer is cut."""
     checkpoint_steps: int = Field(ge=1)
     """Optimizer steps between checkpoints."""
-    start: Literal["packaged", "served"]
-    """Which weights training starts from: those in the package, or those that answer now."""
 
 
 @dataclass
@@ -55,14 +63,33 @@ class Policy:
 
 
 class Recipe(ABC):
-    """One way of training one model. Holds no state: what a step depends on is the policy, its items and torch's RNG."""
+    """One way of training one model. Holds no state."""
 
     name: ClassVar[str]
     model: ClassVar[str]
-    """The served model that it makes a challenger of: reranker, embedder or generator."""
+    """The served model that it makes a challenger of."""
     about: ClassVar[str]
     """One sentence for people."""
     settings_type: ClassVar[type[RecipeSettings]]
+
+    def left_out(self, rows: Sequence[Mapping[str, Any]], settings: Any) -> dict[str, int]:
+        """Rows of the dataset that this recipe cannot learn from, by reason."""
+        return {}
+
+    def settings(self, values: Mapping[str, object]) -> Any:
+        """The recipe's settings: its file, and over it what is `values`. Raises `BadSettings`."""
+        defaults = tomllib.loads(files("headrace.training.recipes").joinpath(f"{self.name}.toml").read_text(encoding="utf-8"))
+        try:
+            return self.settings_type(**{**defaults, **values})
+        except ValidationError as error:
+            faults = [f"  training.recipe.{self.name}.{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
+            raise BadSettings(
+                "The settings are invalid:\n" + "\n".join(faults), hint="See docs/explanation/training.md."
+            ) from None
+
+
+class GradientRecipe(Recipe):
+    """Trains step by step. What a step depends on is the policy, its items and torch's RNG."""
 
     @abstractmethod
     def fresh(self, parent: Path | None, settings: Any, seed: int) -> Policy:
@@ -80,17 +107,19 @@ class Recipe(ABC):
     def save(self, policy: Policy, folder: Path) -> None:
         """Write what is released."""
 
-    def left_out(self, rows: Sequence[Mapping[str, Any]], settings: Any) -> dict[str, int]:
-        """Rows of the dataset that this recipe cannot learn from, by reason."""
-        return {}
 
-    def settings(self, values: Mapping[str, object]) -> Any:
-        """The recipe's settings: its file, and over it what is `values`. Raises `BadSettings`."""
-        defaults = tomllib.loads(files("headrace.training.recipes").joinpath(f"{self.name}.toml").read_text(encoding="utf-8"))
-        try:
-            return self.settings_type(**{**defaults, **values})
-        except ValidationError as error:
-            faults = [f"  training.recipe.{self.name}.{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
-            raise BadSettings(
-                "The settings are invalid:\n" + "\n".join(faults), hint="See docs/explanation/training.md."
-            ) from None
+@dataclass(frozen=True)
+class Fit:
+    """What fitting came to: questions learned from, and the mean loss over them before and after."""
+
+    questions: int
+    loss_before: float
+    loss_after: float
+
+
+class FittedRecipe(Recipe):
+    """Fits all rows of a dataset in one go, and each fold of them without the others: it is judged by cross-fitting."""
+
+    @abstractmethod
+    def fit(self, rows: Sequence[Mapping[str, Any]], settings: Any, folder: Path) -> Fit | None:
+        """Fit the rows of every split and write what is released; `None` where they hold nothing to learn from."""

@@ -38,9 +38,10 @@ from headrace.training.cutoff import NOTHING, Exclusions
 from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.evaluate import Evaluation, evaluate
 from headrace.training.finetune import finetune
-from headrace.training.manifest import Clock, Plan
-from headrace.training.names import GENERATOR
+from headrace.training.manifest import Clock, Manifest, Plan, Power
+from headrace.training.names import GENERATOR, RANKING, RERANKER
 from headrace.training.names import MODELS as MODEL_NAMES
+from headrace.training.power import power
 from headrace.training.promote import Decision, promote, serve_promoted
 from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Trained
@@ -67,8 +68,8 @@ def plan(
     commit it then.
 
     `canary` is the share of traffic that a better challenger gets at first, 0 for all of it at once. `start` is `model/version`
-    of the weights to train from, where they are not to be those the recipe's settings name. Raises `Permanent` while there is
-    no verdict to learn from.
+    of the weights to train from, where they are not to be those the recipe's settings name. Raises `NothingToLearn` while there
+    is no verdict to learn from, and where the newest round with the recipe learned from the same ones.
     """
     for model in MODEL_NAMES:
         serve_promoted(models, rounds, promotions, model)
@@ -87,7 +88,11 @@ def plan(
             hint="Ask something and judge it: headrace ask, then headrace feedback ANSWER_ID --up.",
         )
     chosen = recipe_of(recipe)
-    recipe_settings = chosen.settings(settings.recipe.get(recipe, {})).model_dump()
+    earlier = manifest.newest_of(rounds, recipe)
+    wanted = dict(settings.recipe.get(recipe, {}))
+    if chosen.model == RANKING:
+        wanted["reranker"] = champion(models, RERANKER)[0].version
+    recipe_settings = chosen.settings(wanted).model_dump()
     pointer = champion(models, chosen.model)[0]
     if start is None:
         start = f"{chosen.model}/{pointer.version}" if recipe_settings["start"] == "served" and pointer.version != NONE else ""
@@ -95,33 +100,49 @@ def plan(
     answering = champion(models, GENERATOR)[0]
     generator_history = [*answering.history, answering.version]
     newest = pc.max(feedback.read(("at",), snapshot=snapshots[FEEDBACK_ROWS.name])["at"]).as_py()
-    return manifest.begin(
-        rounds,
-        Plan(
-            round=number,
-            parent=committed[-1] if committed else None,
-            recipe=recipe,
-            model=chosen.model,
-            start=start,
-            champion=pointer.version,
-            canary=canary,
-            begun=datetime.now(UTC).isoformat(),
-            newest_verdict=newest.isoformat() if newest else None,
-            snapshots=snapshots,
-            offsets={
-                topic.name: {
-                    str(p): at.as_property() for p, at in sorted(positions(table.snapshot_properties(), topic.name).items())
-                }
-                for topic, table in ((INTERACTIONS, interactions), (FEEDBACK, feedback))
-            },
-            exclusions=exclusions.as_dict(),
-            generator_history=generator_history,
-            dataset_version=dataset_version(
-                snapshots, settings.seed, settings.preparing, exclusions, generator_history=generator_history
-            ),
-            recipe_settings=recipe_settings,
-            settings=settings.model_dump(mode="json"),
+    new = Plan(
+        round=number,
+        parent=committed[-1] if committed else None,
+        recipe=recipe,
+        model=chosen.model,
+        start=start,
+        champion=pointer.version,
+        canary=canary,
+        begun=datetime.now(UTC).isoformat(),
+        newest_verdict=newest.isoformat() if newest else None,
+        snapshots=snapshots,
+        offsets={
+            topic.name: {str(p): at.as_property() for p, at in sorted(positions(table.snapshot_properties(), topic.name).items())}
+            for topic, table in ((INTERACTIONS, interactions), (FEEDBACK, feedback))
+        },
+        exclusions=exclusions.as_dict(),
+        generator_history=generator_history,
+        dataset_version=dataset_version(
+            snapshots, settings.seed, settings.preparing, exclusions, generator_history=generator_history
         ),
+        recipe_settings=recipe_settings,
+        settings=settings.model_dump(mode="json"),
+    )
+    if earlier is not None and _same(new, earlier):
+        raise NothingToLearn(
+            f"{recipe} is not trained: round {earlier.round} learned from the same verdicts and was"
+            f" {'promoted' if earlier.decision.promote else 'refused'}: {earlier.decision.why}.",
+            hint="Gather more verdicts, or train with another recipe.",
+        )
+    return manifest.begin(rounds, new)
+
+
+_SCHEDULING = {"recipes", "verdicts", "minutes", "canary", "keep", "nice"}
+
+
+def _same(new: Plan, earlier: Manifest) -> bool:
+    """Whether a round would do what an earlier one did: the same data and settings against the same champion, or its own."""
+    rest = ("recipe", "start", "dataset_version", "recipe_settings")
+    settings = [{k: v for k, v in plan.settings.items() if k not in _SCHEDULING} for plan in (new, earlier)]
+    return (
+        all(getattr(new, name) == getattr(earlier, name) for name in rest)
+        and settings[0] == settings[1]
+        and new.champion in (earlier.champion, earlier.weights.version)
     )
 
 
@@ -145,13 +166,27 @@ class Round:
     decision: Decision
     timings: dict[str, float]
     seconds: float
+    power: Power | None = None
+    passed_over: tuple[tuple[str, str], ...] = ()
+    """Recipes that were not trained although they come first, with the reasons, where the recipe was chosen automatically."""
+    chosen: bool = False
+
+    @property
+    def why_chosen(self) -> str:
+        """Why this recipe was trained, in one sentence; empty where it was named."""
+        if not self.chosen:
+            return ""
+        others = f" {', '.join(name for name, _ in self.passed_over)} could not be trained." if self.passed_over else ""
+        return f"{self.recipe} was chosen: the cheapest recipe with new verdicts that could show a plausible gain.{others}"
 
     def as_dict(self) -> dict[str, Any]:
         """The round for `headrace train --json`."""
         return {
             "round": self.decision.round,
             "recipe": self.recipe,
+            "chosen": {"why": self.why_chosen, "passed_over": dict(self.passed_over)} if self.chosen else None,
             "model": self.decision.model,
+            "power": self.power.model_dump() if self.power else None,
             "landed": self.landed.events,
             "dead_letters": self.landed.dead,
             "dataset": self.dataset.as_dict(),
@@ -216,6 +251,9 @@ def _round(
             exclusions=Exclusions.from_dict(planned.exclusions),
             generator_history=planned.generator_history,
         )
+        planned = runner.run(power, plan=planned, dataset=dataset, settings=settings)
+        if planned.power is not None:
+            runner.bars.note(f"{recipe}: {planned.power.sentence}.")
         clock.lap("prepare")
         trained = runner.run(
             finetune,
@@ -251,7 +289,8 @@ def _round(
     )
     clock.lap("publish")
     runner.run(tidy)
-    return Round(recipe, landed, dataset, trained, evaluation, decision, clock.seconds, round(time.perf_counter() - started, 1))
+    took = round(time.perf_counter() - started, 1)
+    return Round(recipe, landed, dataset, trained, evaluation, decision, clock.seconds, took, planned.power)
 
 
 @stage("Takes back the plan of a round that cannot be made.")

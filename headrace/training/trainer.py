@@ -17,8 +17,9 @@ from typing import Any
 from headrace.errors import NothingToLearn
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.checkpoint import Checkpoints, resume
-from headrace.training.data.dataset import TRAIN, read
+from headrace.training.data.dataset import TEST, TRAIN, TUNE, read
 from headrace.training.interrupt import defer_sigint
+from headrace.training.recipe import FittedRecipe, GradientRecipe
 from headrace.training.recipes import recipe_of
 
 
@@ -46,6 +47,7 @@ class Trained:
     Seconds: `read` the data and the weights, `train` (the steps), `checkpoint` (writing, beside the steps) and `stalled` (steps
     held up by checkpoints). `parameters` were trained; `checkpoints` were written in this process, of `checkpoint_bytes` in all.
     `figures` are the means over the last tenth of the steps of what the recipe tells (KL, reward, …).
+    A fitted recipe takes one step, has no checkpoint (""), and its items are questions.
     """
 
     weights: str
@@ -77,23 +79,21 @@ def train(
 
     Raises `NotFound` where the dataset was deleted meanwhile, `NothingToLearn` where it has nothing for this recipe.
     """
+    recipe = recipe_of(job.recipe)
+    settings = recipe.settings(job.settings)
+    if isinstance(recipe, FittedRecipe):
+        return _fitted(recipe, settings, job, datasets, checkpoints)
+    assert isinstance(recipe, GradientRecipe)
     begun = time.perf_counter()
     with defer_sigint():
         import torch
-    recipe = recipe_of(job.recipe)
-    settings = recipe.settings(job.settings)
     torch.manual_seed(job.seed)
     torch.set_num_threads(job.threads)
     rows = read(datasets, job.files, TRAIN)
     items = recipe.items(rows, settings)
     left_out = {reason: count for reason, count in recipe.left_out(rows, settings).items() if count}
     if not items:
-        why = ", ".join(f"{count:,} for {reason}" for reason, count in left_out.items())
-        raise NothingToLearn(
-            f"There is nothing that the recipe {job.recipe} can learn from in these verdicts"
-            + (f"; left out were {why}." if why else "."),
-            hint="Gather more verdicts, on passages and on answers; docs/explanation/training.md says what each recipe needs.",
-        )
+        raise _nothing(job.recipe, left_out)
     with tempfile.TemporaryDirectory() as folder:
         parent = fetch(models, job.parent, Path(folder)) if job.parent else None
         with defer_sigint():
@@ -135,12 +135,9 @@ def train(
             latest = saved.finish(step, policy.model, optimizer, {"losses": losses, "figures": figures})
     finally:
         saved.close()
-    weights = f"{job.prefix}/weights"
     with tempfile.TemporaryDirectory() as folder:
         recipe.save(policy, Path(folder))
-        for path in sorted(Path(folder).rglob("*")):
-            if path.is_file():
-                checkpoints.upload(f"{weights}/{path.relative_to(folder).as_posix()}", path)
+        weights = _kept(Path(folder), job, checkpoints)
     return Trained(
         weights=weights,
         checkpoint=latest,
@@ -158,6 +155,52 @@ def train(
         checkpoint_bytes=saved.bytes,
         figures=_means(figures[-_tenth(figures) :]),
         left_out=left_out,
+    )
+
+
+def _fitted(recipe: FittedRecipe, settings: Any, job: Job, datasets: ObjectReader, checkpoints: ObjectWriter) -> Trained:
+    """Fit in one go; there is nothing to go on from."""
+    begun = time.perf_counter()
+    rows = [row for split in (TRAIN, TUNE, TEST) for row in read(datasets, job.files, split)]
+    left_out = {reason: count for reason, count in recipe.left_out(rows, settings).items() if count}
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        fit = recipe.fit(rows, settings, Path(folder))
+        if fit is None:
+            raise _nothing(job.recipe, left_out)
+        took = time.perf_counter() - started
+        weights = _kept(Path(folder), job, checkpoints)
+    return Trained(
+        weights=weights,
+        checkpoint="",
+        items=fit.questions,
+        steps=1,
+        taken=1,
+        seconds=round(took, 2),
+        read_s=round(started - begun, 2),
+        checkpoint_s=0.0,
+        stalled_s=0.0,
+        first_loss=round(fit.loss_before, 4),
+        last_loss=round(fit.loss_after, 4),
+        left_out=left_out,
+    )
+
+
+def _kept(folder: Path, job: Job, checkpoints: ObjectWriter) -> str:
+    """Upload what a training came to; the key it is below."""
+    weights = f"{job.prefix}/weights"
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            checkpoints.upload(f"{weights}/{path.relative_to(folder).as_posix()}", path)
+    return weights
+
+
+def _nothing(recipe: str, left_out: Mapping[str, int]) -> NothingToLearn:
+    why = ", ".join(f"{count:,} for {reason}" for reason, count in left_out.items())
+    return NothingToLearn(
+        f"There is nothing that the recipe {recipe} can learn from in these verdicts"
+        + (f"; left out were {why}." if why else "."),
+        hint="Gather more verdicts, on passages and on answers; docs/explanation/training.md says what each recipe needs.",
     )
 
 

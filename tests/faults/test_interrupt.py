@@ -64,15 +64,16 @@ def test_ctrl_c_says_so_leaves_no_process_and_the_next_command_goes_on(
     monkeypatch.setenv("HEADRACE_SETTINGS", home.env["HEADRACE_SETTINGS"])
     home.env["HEADRACE_PLATFORM__IDLE_S"] = "0"
     recipe = {"EPOCHS": "100", "MOST_STEPS": "60", "CHECKPOINT_STEPS": "1000"}
+    home.env.update({"HEADRACE_TRAINING__GATE__LEAST_USERS": "1", "HEADRACE_TRAINING__GATE__HEADROOM": "1e6"})
     home.env.update(models.env | {f"HEADRACE_TRAINING__RECIPE__RERANKER__{name}": value for name, value in recipe.items()})
     models.gate.clear()
     interrupt(home, "index", home.docs, when=lambda: models.batches > 0, then=models.gate.set)
     no_process_is_left(home)
     with open_platform(Settings.load(home=home.path), parts=frozenset({"objects", "head"})) as endpoints:
         judge(endpoints, 12, liked="yes", seed=1)
-        interrupt(home, "train", when=lambda: moved(home, "finetune"))
+        interrupt(home, "train", "--recipe", "reranker", when=lambda: moved(home, "finetune"))
         home.env["HEADRACE_TRAINING__RECIPE__RERANKER__MOST_STEPS"] = "3"
-        trip = as_json(home, "train")
+        trip = as_json(home, "train", "--recipe", "reranker")
         assert (trip["round"], trip["dead_letters"]) == (1, 0)
         assert trip["training"]["steps"] == 60, "taken up as it was planned"
         assert as_json(home, "index", home.docs)["put"]["unchanged"] == 12
@@ -86,7 +87,7 @@ def test_ctrl_c_says_so_leaves_no_process_and_the_next_command_goes_on(
 def test_ctrl_c_ends_a_demo_with_the_real_models_and_the_next_command_goes_on(real_home: Home) -> None:
     home = real_home
     home.env["HEADRACE_PLATFORM__IDLE_S"] = "0"
-    for stage in ("parse", "finetune"):
+    for stage in ("parse", "prepare"):
         interrupt(home, *home.demo(), when=partial(moved, home, stage))
         no_process_is_left(home)
     trip = home.json("train")

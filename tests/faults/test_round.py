@@ -7,6 +7,7 @@ import io
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,7 +32,9 @@ from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableReader
 from headrace.training import manifest
+from headrace.training.champion import champion
 from headrace.training.checkpoint import Checkpoints
+from headrace.training.recipe import GradientRecipe
 from headrace.training.recipes import RECIPES
 from headrace.training.round import TRAINING, run_round
 from headrace.training.trainer import Job, Trained, train
@@ -47,18 +50,26 @@ QUICK = Training(
 )
 WITHIN = "training"
 """The moment between two steps of `finetune`, once a checkpoint is durable."""
-MOMENTS = [moment for stage in TRAINING.stages for moment in ([WITHIN, stage.name] if stage.name == "finetune" else [stage.name])]
 
 
-def killed_rounds(link: Connection, folder: Path, endpoints: Endpoints, models: str) -> None:
+def moments(recipe: str) -> list[str]:
+    """Where a round is killed: behind every stage, and inside a training that has steps."""
+    names = [stage.name for stage in TRAINING.stages]
+    names.insert(names.index("finetune"), "power")
+    if recipe != "ranking":
+        names.insert(names.index("finetune"), WITHIN)
+    return names
+
+
+def killed_rounds(link: Connection, folder: Path, endpoints: Endpoints, models: str, recipe: str) -> None:
     """Rounds in processes of their own, each killed (-9) at another moment. What takes seconds to import is imported once."""
     os.environ[INSTEAD] = models
     for name in ("headrace.training.crossencoder", "transformers.models.bert.modeling_bert"):
         import_module(name)
-    for moment in MOMENTS:
+    for moment in moments(recipe):
         if (child := os.fork()) == 0:
             die_at(moment)
-            run_round(Runner(Run("train", folder), endpoints), settings=QUICK)
+            run_round(Runner(Run("train", folder), endpoints), recipe=recipe, settings=QUICK)
             os._exit(0)
         link.send((moment, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
 
@@ -84,7 +95,13 @@ def die_at(moment: str) -> None:
 
 @pytest.fixture(scope="module")
 def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
-    folder = tmp_path_factory.mktemp("round")
+    with installation(tmp_path_factory.mktemp("round")) as endpoints:
+        yield endpoints
+
+
+@contextmanager
+def installation(folder: Path) -> Iterator[Endpoints]:
+    """An object store and a head of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
         patch.setenv(INSTEAD, str(tiny.folder()))
@@ -99,9 +116,9 @@ def weights(endpoints: Endpoints, folder: str) -> dict[str, str]:
 
 def test_a_round_killed_inside_its_training_and_behind_every_stage_is_one_round(endpoints: Endpoints, tmp_path: Path) -> None:
     judge(endpoints, 40, liked="yes", seed=1)
-    children = ForkedProcess(killed_rounds, tmp_path, endpoints, str(tiny.folder()))
+    children = ForkedProcess(killed_rounds, tmp_path, endpoints, str(tiny.folder()), "reranker")
     assert children.wait() == 0, children.said
-    assert children.said == [(moment, -signal.SIGKILL) for moment in MOMENTS]
+    assert children.said == [(moment, -signal.SIGKILL) for moment in moments("reranker")]
     rounds = ObjectReader(ROUNDS, endpoints, METER)
     assert manifest.numbers(rounds) == [1], "the last was killed once it was committed, and the others took up the same round"
     made = manifest.read(rounds, 1)
@@ -114,7 +131,25 @@ def test_a_round_killed_inside_its_training_and_behind_every_stage_is_one_round(
     assert weights(endpoints, learn(endpoints, job).weights) == weights(endpoints, made.training.weights)
     assert ObjectReader(CHECKPOINTS, endpoints, METER).info(made.training.checkpoint) is not None
     # What comes next is the next round.
+    judge(endpoints, 8, liked="yes", seed=2)
     assert run_round(Runner(Run("train", tmp_path), endpoints), settings=QUICK).decision.round == 2
+
+
+def test_a_round_of_the_ranking_killed_behind_every_stage_is_one_round(tmp_path: Path) -> None:
+    with installation(tmp_path) as endpoints:
+        rounds, models = ObjectReader(ROUNDS, endpoints, METER), ObjectReader(MODELS, endpoints, METER)
+        judge(endpoints, 40, liked="yes", seed=3, nearer=0.3)
+        children = ForkedProcess(killed_rounds, tmp_path, endpoints, str(tiny.folder()), "ranking")
+        assert children.wait() == 0, children.said
+        assert children.said == [(moment, -signal.SIGKILL) for moment in moments("ranking")]
+        assert manifest.numbers(rounds) == [1]
+        made = manifest.read(rounds, 1)
+        assert made.decision.promote, made.decision.why
+        assert made.power is not None
+        assert made.training.checkpoint == ""
+        assert champion(models, "ranking")[0].version == made.weights.version
+        job = Job("ranking", made.recipe_settings, tuple(made.dataset.files), "straight", threads=QUICK.threads)
+        assert weights(endpoints, learn(endpoints, job).weights) == weights(endpoints, made.training.weights) != {}
 
 
 def learn(endpoints: Endpoints, job: Job, report: Any = lambda step, of, loss: None) -> Trained:
@@ -182,7 +217,7 @@ GENERATORS = ("sft", "kto", "grpo", "online")
 SMALL: dict[str, Any] = {"epochs": 2, "batch": 2, "checkpoint_steps": 1, "max_tokens": 64, "most_steps": 6, "start": "packaged"}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if isinstance(recipe, GradientRecipe)])
 def test_a_training_that_was_cut_ends_with_the_weights_of_one_that_was_not(
     endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

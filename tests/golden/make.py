@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from forgetting import METER, NOON, World, interaction, passage, verdict
 from judged import judge
+from rounds import CARD
 
 from headrace.catalog import CHECKPOINTS, CHUNKS, FEEDBACK, INTERACTIONS, MODELS, Tier, stores
 from headrace.core.maintain import record
@@ -95,7 +96,18 @@ def filled(world: World) -> dict[str, Any]:
         dataset=dataset,
         trained=Trained(f"{prefix}/weights", f"{prefix}/step-000004.pt", 9, 4, 4, 1.0, 0.1, 0.1, 0.0, 1.5, 0.5),
         evaluation=Evaluation(
-            "nDCG@10", "none", 3, 0.5, 0.9, 0.4, 0.3, 0.5, 0.99, 0.5, {"retrieval_weight": 0.2, "max_tokens": 64}, users=3
+            "nDCG@10",
+            "none",
+            3,
+            0.5,
+            0.9,
+            0.4,
+            0.3,
+            0.5,
+            0.99,
+            0.5,
+            CARD,
+            users=3,
         ),
         settings=settings,
         run=world.runner.record.id,

@@ -16,6 +16,7 @@ import tiny
 from headrace.catalog import CHUNK_ROWS, FEEDBACK, FEEDBACK_ROWS, INTERACTIONS, LEASES, MODELS, PROMOTIONS
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
+from headrace.errors import NothingToLearn
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
 from headrace.registry.canary import CanaryStatus, watch
@@ -130,7 +131,7 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_round_promot
     models = ObjectReader(MODELS, endpoints, METER)
     for number in range(3):
         asked(endpoints, f"honest{number}", 25, seed=number, user=f"user-{number}")
-    first = run_round(runner, settings=settings, canary=0.2)
+    first = run_round(runner, recipe="reranker", settings=settings, canary=0.2)
     assert first.decision.promoted, first.decision.why
     assert (first.decision.serving, first.decision.canary) == ("none", "v000001"), "it is tried before it serves everybody"
 
@@ -168,14 +169,21 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_round_promot
     # Poison: one user flips, in 30 % of all verdicts there are by then. Nothing that learned from them is served.
     asked(endpoints, "poison", 54, seed=21, liked="no", user="poisoner")
     share = TableReader(FEEDBACK_ROWS, endpoints, METER)
-    second = run_round(
-        runner, settings=settings.model_copy(update={"recipe": {"reranker": {**settings.recipe["reranker"], "epochs": 2}}})
-    )
+    other = {"reranker": {**settings.recipe["reranker"], "epochs": 2}}
+    second = run_round(runner, recipe="reranker", settings=settings.model_copy(update={"recipe": other}))
     users = share.read(("user",))["user"].to_pylist()
     assert users.count("poisoner") / len(users) == pytest.approx(0.3, abs=0.03)
     assert not second.decision.promoted, second.decision.why
     standing, _ = champion.champion(models)
     assert (standing.version, standing.canary) == ("v000001", None)
+    # Nor does the ranking learn it: with the champion's logits recorded for few answers, and without them.
+    with pytest.raises(NothingToLearn):
+        run_round(runner, recipe="ranking", settings=settings)
+    champion.move(writer, promotions, "reranker", "none", who="ann", why="", kind=champion.ROLLBACK)
+    third = run_round(runner, recipe="ranking", settings=settings)
+    assert third.evaluation.questions > 100
+    assert not third.decision.promoted, third.decision.why
+    assert champion.champion(models, "ranking")[0].version == "none"
 
 
 def test_one_loop_has_the_seat_and_another_takes_it_when_that_is_gone(endpoints: Endpoints) -> None:

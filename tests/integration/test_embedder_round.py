@@ -47,7 +47,7 @@ THINGS = [
     for kind in ("copper", "wooden", "northern", "hydraulic")
 ]
 FORM = {"epochs": 4, "batch": 8, "max_tokens": 48, "negatives": 2, "checkpoint_steps": 5}
-FEW = Gate(least_questions=4)
+FEW = Gate(least_questions=4, headroom=1e6)
 TINY = Training(threads=1, gate=FEW, recipe={"embedder": {**FORM, "learning_rate": 5e-3}})
 PACKAGED = Training(threads=1, gate=FEW, recipe={"embedder": {**FORM, "learning_rate": 1e-4}})
 LEAST = 0.2

@@ -84,7 +84,8 @@ def test_an_answer_is_followed_to_the_verdicts_behind_it(world: World, story: di
     assert found["answer"]["event"] == story["last"][0]
     (read,) = found["passages"]
     assert (read["chunk_id"], read["document"], read["event"]) == (story["chunk"], "pump.md", "document-events/0/0")
-    reranker, generator, embedder = found["models"]
+    ranking, reranker, generator, embedder = found["models"]
+    assert (ranking["model"], ranking["version"], ranking["round"]) == ("ranking", "none", None)
     assert (reranker["version"], reranker["served"]) == (story["versions"][0], True)
     assert reranker["round"]["key"] == "rounds/000001.json"
     assert reranker["dataset"]["files"][0]["sha256"]
@@ -105,7 +106,7 @@ def test_an_answer_is_followed_to_the_verdicts_behind_it(world: World, story: di
 
 def test_an_answer_of_before_any_round_has_no_teacher(world: World, story: dict[str, Any]) -> None:
     found = world.runner.run(trace_answer, answer_id="q-0")
-    assert [(one["version"], one["round"]) for one in found["models"]] == [("none", None), ("none", None), ("none", None)]
+    assert [(one["version"], one["round"]) for one in found["models"]] == [("none", None)] * 4
     assert [one["event"] for one in found["verdicts"]] == [story["judged"][0]]
     assert "retrieval's own order" in shown(answer_tree(found))
 

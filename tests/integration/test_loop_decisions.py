@@ -351,7 +351,7 @@ def test_a_recipe_that_finds_nothing_to_learn_waits_for_new_verdicts(app: App, r
     assert made == ["reranker"]
     assert loop.told.get("trouble") is None
     assert not loop.step(), "the same would come of it"
-    assert loop.waiting["reranker"]["note"] == "nothing to learn from yet"
+    assert loop.waiting["reranker"]["note"].startswith("There is no verdict to learn from yet.")
     assert loop.waiting["reranker"]["new"] == 0
     recorded = runs(app.settings.home)[-1]
     assert (recorded["command"], recorded["state"]) == ("train", "done")

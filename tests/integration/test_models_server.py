@@ -35,6 +35,7 @@ from headrace.documents.index import index_documents
 from headrace.errors import RequestRefused
 from headrace.models.client import Completion, Embedder, Generator, Ranking, Reranker, wait_ready
 from headrace.models.pointer import ChampionPointer
+from headrace.models.ranking import of_retrieval_weight
 from headrace.models.server.generator import packaged
 from headrace.models.tokens import INSTEAD, embedder_folder
 from headrace.platform import open_platform
@@ -249,7 +250,7 @@ def test_the_champion_is_served_without_a_restart(server: Server, storage: Endpo
             return found[-1]
 
         none = rank()
-        assert (none.logits, none.version, none.retrieval_weight) == (None, "none", None)
+        assert (none.logits, none.version, none.ranking) == (None, "none", None)
         promote(writer, "none", number=0)
         assert rank().version == "none"
         refused = server.post("/ranking", {"model": "reranker", "query": {"text": "q"}, "passages": [{"text": "p"}]}).json()
@@ -259,7 +260,7 @@ def test_the_champion_is_served_without_a_restart(server: Server, storage: Endpo
         first = release(writer, tmp_path / "one", "v000001", seed=1)
         promote(writer, "v000001")
         ranking = becomes("v000001")
-        assert ranking.retrieval_weight == 0.4
+        assert ranking.ranking == of_retrieval_weight(0.4), "released before there was a ranking"
         assert ranking.logits is not None
         assert np.abs(np.array(ranking.logits) - logits(first)).max() < 1e-4
         pointer = len(writer.get("reranker/champion.json"))

@@ -13,14 +13,18 @@ from typing import Any
 import pytest
 import tiny
 from judged import judge
+from rounds import CARD
+from traffic import until
 
 from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, PROMOTIONS, ROUNDS
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
-from headrace.errors import LostRace, Permanent
+from headrace.errors import LostRace, NothingToLearn, Permanent
+from headrace.models.served_ranking import RankingReader
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
 from headrace.registry.champion import rollback, set_champion
+from headrace.registry.serve import TrainingLoop
 from headrace.scheduler.scheduler import ReportingRunner
 from headrace.scheduler.status import Status
 from headrace.settings import Gate, Settings, Training
@@ -40,6 +44,8 @@ from headrace.training.trainer import Trained
 
 METER = Meter(Ledger(), "test")
 FEW = Gate(least_questions=8)
+ANY = Gate(least_questions=1, least_users=1, headroom=1e6)
+"""What they could show does not count here."""
 TINY = Training(threads=1, gate=FEW, recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 2e-3}})
 PACKAGED = Training(gate=FEW, recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 2e-4}})
 
@@ -107,7 +113,7 @@ def test_a_better_challenger_is_served_and_a_round_that_learned_nothing_new_is_r
     ):
         runner = Runner(run, endpoints)
         with pytest.raises(Permanent, match="no verdict to learn from"):
-            run_round(runner, settings=settings)
+            run_round(runner, recipe="reranker", settings=settings)
         assert manifest.numbers(ObjectReader(ROUNDS, endpoints, METER)) == []
         first(runner, settings, tmp_path)
         second(runner, settings)
@@ -118,7 +124,7 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
     endpoints = runner.endpoints
     models, rounds = ObjectReader(MODELS, endpoints, METER), ObjectReader(ROUNDS, endpoints, METER)
     judge(endpoints, 60, liked="yes", seed=1)
-    done = run_round(runner, settings=settings)
+    done = run_round(runner, recipe="reranker", settings=settings)
     assert done.landed.events == {"document-events": 0, "interactions": 60, "feedback": 240}
     assert sum(done.dataset.questions.values()) == 60
     assert done.trained.last_loss < done.trained.first_loss
@@ -137,7 +143,8 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
         data = models.get(f"reranker/v000001/{file['name']}")
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
         (folder / file["name"]).write_bytes(data)
-    assert champion.card(models, "reranker", "v000001")["retrieval_weight"] == seen.card["retrieval_weight"]
+    weights = champion.card(models, "reranker", "v000001")["ranking"]
+    assert weights == {**seen.card["ranking"], "reranker": "v000001"}
     from headrace.training import crossencoder
 
     scores = crossencoder.score(*crossencoder.load(folder), "does it?", ["no the mill", "yes the mill", "never the mill"], 32)
@@ -165,9 +172,17 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
 
 
 def second(runner: Runner, settings: Training) -> None:
-    """Nothing new to learn from: the same data cannot beat the champion that was made of it."""
+    """Nothing new to learn from: what has learned from the same verdicts is not trained again, unless its settings are others.
+
+    Then the same data cannot beat the champion that was made of it.
+    """
     models, rounds = ObjectReader(MODELS, runner.endpoints, METER), ObjectReader(ROUNDS, runner.endpoints, METER)
-    refused = run_round(runner, settings=settings)
+    for again in (settings, settings.model_copy(update={"verdicts": 7, "nice": 3})):
+        with pytest.raises(NothingToLearn, match="round 1 learned from the same verdicts and was promoted: better with"):
+            run_round(runner, recipe="reranker", settings=again)
+    assert manifest.numbers(rounds) == [1]
+    assert manifest.plan(rounds, 2) is None
+    refused = run_round(runner, recipe="reranker", settings=settings.model_copy(update={"gate": Gate(least_questions=9)}))
     assert (refused.landed.total, refused.decision.round, refused.decision.promoted) == (0, 2, False)
     assert refused.trained.weights == manifest.read(rounds, 1).training.weights
     assert refused.evaluation.champion_version == "v000001"
@@ -202,17 +217,18 @@ def test_a_round_that_was_begun_is_taken_up_as_it_was_planned(runner: Runner, en
     from headrace.ingest.land import land
     from headrace.training.round import plan
 
-    quick = Training(recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 1}})
+    quick = Training(gate=ANY, recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 1}})
     runner.run(land)
     planned = runner.run(plan, settings=quick, recipe="reranker")
     assert planned.round == number
     judge(endpoints, 12, liked="yes", seed=3)
     status = Status(tmp_path, round={})
     longer = Training(recipe={"reranker": {**TINY.recipe["reranker"], "epochs": 3}})
-    done = run_round(ReportingRunner(runner, status), settings=longer)
+    done = run_round(ReportingRunner(runner, status), recipe="reranker", settings=longer)
     assert done.decision.round == number
     told = status.get("round")
     assert (told["number"], told["recipe"], told["model"], told["stage"]) == (number, "reranker", "reranker", "tidy")
+    assert "judged questions show a gain of" in told["power"]
     committed = manifest.read(rounds, number)
     assert (committed.snapshots, committed.settings) == (planned.snapshots, quick.model_dump(mode="json"))
     questions = [
@@ -242,7 +258,18 @@ def test_a_round_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_
     assert runner.run(plan, settings=TINY, recipe="reranker", exclusions=exclusions) == bounded
     # Whoever was making the other one cannot commit it any more.
     evaluation = Evaluation(
-        "nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2, "max_tokens": 64}, users=3
+        "nDCG@10",
+        "none",
+        9,
+        0.5,
+        0.9,
+        0.4,
+        0.3,
+        0.5,
+        1.0,
+        0.5,
+        CARD,
+        users=3,
     )
     trained = Trained("reranker/x/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
     with pytest.raises(LostRace, match="took back"):
@@ -258,3 +285,90 @@ def test_a_round_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_
         )
     assert poisoned.round not in manifest.numbers(ObjectReader(ROUNDS, endpoints, METER))
     manifest.withdraw(ObjectWriter(ROUNDS, endpoints, METER), bounded.round)
+
+
+# a ranking
+
+
+def test_a_ranking_is_served_at_once_and_is_what_the_next_challengers_are_compared_with(tmp_path: Path) -> None:
+    with installation(tmp_path, tiny.folder()) as endpoints, recorded("train", tmp_path) as run:
+        runner = Runner(run, endpoints)
+        models, rounds = ObjectReader(MODELS, endpoints, METER), ObjectReader(ROUNDS, endpoints, METER)
+        serving = RankingReader(MODELS, endpoints, METER)
+        assert serving.recent().weights_for("a", "none") == ("none", None)
+        judge(endpoints, 60, liked="yes", seed=1, nearer=0.3)
+        first = run_round(runner, recipe="ranking", settings=TINY)
+        assert first.decision.promoted, first.decision.why
+        assert (first.evaluation.questions, first.trained.items) == (60, 60), "every judged question, not a quarter"
+        assert first.evaluation.champion == first.evaluation.retrieval
+        committed = manifest.read(rounds, 1)
+        assert committed.power is not None
+        assert committed.power.spread_of == "assumed"
+        assert committed.evaluation.spread == first.evaluation.spread > 0
+        card = champion.card(models, "ranking", "v000001")
+        assert max(card["ranking"]["weights"], key=lambda name: abs(card["ranking"]["weights"][name])) == "similarity"
+        until(5, lambda: serving.recent().pointer.version == "v000001", lambda: serving.recent())
+        version, weights = serving.recent().weights_for("a", "none")
+        assert (version, weights and weights.model_dump()) == ("v000001", card["ranking"])
+        assert serving.recent().weights_for("a", "v000009") == ("none", None), "it was not fitted with that re-ranker"
+
+        # A re-ranker's challenger has to beat the ranking, not what there was before it.
+        other = run_round(runner, recipe="reranker", settings=TINY)
+        assert other.evaluation.champion_version == "none"
+        assert other.evaluation.champion > 0.9 > (other.evaluation.retrieval or 0.0)
+
+        with pytest.raises(NothingToLearn, match="round 1 learned from the same verdicts"):
+            run_round(runner, recipe="ranking", settings=TINY)
+        judge(endpoints, 30, liked="yes", seed=2, nearer=0.3)
+        again = run_round(runner, recipe="ranking", settings=TINY)
+        assert again.power is not None
+        assert again.power.spread_of == "round 1"
+        assert again.evaluation.champion_version == "v000001"
+        assert again.evaluation.champion > 0.9, "by weights that did not see the question"
+        writer, promotions = ObjectWriter(MODELS, endpoints, METER), TableWriter(PROMOTIONS, endpoints, METER)
+        assert rollback(writer, promotions, model="ranking", who="ann", why="").version in ("none", "v000001")
+
+
+@pytest.mark.parametrize("likes", ["the last", "anything"])
+def test_verdicts_that_are_poisoned_or_mean_nothing_move_no_ranking(tmp_path: Path, likes: str) -> None:
+    """One person likes whatever is last in 30 % of the answers; or nobody likes anything for a reason that a feature has."""
+    with installation(tmp_path, tiny.folder()) as endpoints, recorded("train", tmp_path) as run:
+        runner = Runner(run, endpoints)
+        judge(endpoints, 60, liked="yes", seed=1, nearer=0.3 if likes == "the last" else 0.0)
+        if likes == "the last":
+            assert run_round(runner, recipe="ranking", settings=TINY).decision.promoted
+            poison(endpoints, 26, seed=2)
+        done = run_round(runner, recipe="ranking", settings=TINY)
+        assert not done.decision.promoted, done.decision.why
+        standing = "v000001" if likes == "the last" else "none"
+        assert champion.champion(ObjectReader(MODELS, endpoints, METER), "ranking")[0].version == standing
+
+
+def poison(endpoints: Endpoints, count: int, seed: int) -> None:
+    """Answers on which one person alone likes the passage that is the furthest from the question."""
+    judge(endpoints, count, liked="no", seed=seed, nearer=-0.3, user="poisoner")
+
+
+def test_the_cheapest_recipe_that_the_verdicts_support_is_chosen_and_none_twice(tmp_path: Path) -> None:
+    with installation(tmp_path, tiny.folder()) as endpoints, recorded("train", tmp_path) as run:
+        settings = Settings(home=tmp_path / "home", training=Training(threads=1))
+        loop = TrainingLoop(settings, Runner(run, endpoints))
+        with pytest.raises(NothingToLearn, match="no verdict to learn from yet"):
+            loop.round("auto")
+        judge(endpoints, 60, liked="yes", seed=1, nearer=0.3)
+        done = loop.round("auto")
+        assert (done.recipe, done.decision.promoted, done.passed_over) == ("ranking", True, ())
+        told = done.as_dict()["chosen"]
+        assert told["why"].startswith("ranking was chosen: the cheapest recipe with new verdicts")
+        assert run.detail["round"]["chosen"] == told
+        with pytest.raises(NothingToLearn) as nothing:
+            loop.round("auto")
+        for why in (
+            "ranking is not trained: round 1 learned from the same verdicts and was promoted",
+            "embedder is not trained: 15 held-out questions are too few to decide by, it takes 30.",
+            "reranker is not trained: 15 held-out questions are too few to decide by, it takes 30.",
+        ):
+            assert why in nothing.value.message
+        rounds = ObjectReader(ROUNDS, endpoints, METER)
+        assert manifest.numbers(rounds) == [1]
+        assert manifest.plan(rounds, 2) is None, "nothing is left begun"

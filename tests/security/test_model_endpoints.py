@@ -173,8 +173,8 @@ def test_a_logit_is_a_number(server: Server, logit: Any) -> None:
 BAD_EXTRAS: list[Any] = [
     {"storage": [{"store": "models"}]},
     {"storage": 7},
-    {"retrieval_weight": "much"},
-    {"retrieval_weight": float("nan")},
+    {"ranking": "much"},
+    {"ranking": {"weights": {"reranker": float("nan")}}},
     {"timings_ms": {"a": float("nan")}},
     {"prompt_tokens": [1 << 80]},
     {"storage": [{"stage": "s", "store": "models", "tier": "object", "direction": "read", "tenant": "t", "ops": 1, "bytes": 1,
@@ -186,7 +186,7 @@ BAD_EXTRAS: list[Any] = [
 def test_a_foreign_server_does_not_write_our_ledger(server: Server, extras: Any) -> None:
     server.answer = lambda path, body: rankings(2.0, 1.0, headrace=extras)
     found = server.reranker().rank("q", ["a", "b"])
-    assert (found.logits, found.retrieval_weight, found.storage) == ((2.0, 1.0), None, [])
+    assert (found.logits, found.ranking, found.storage) == ((2.0, 1.0), None, [])
     server.answer = lambda path, body: events(piece("yes", "stop", headrace=extras))
     with pytest.raises(RequestRefused):
         list(server.generator().stream(ASK, max_tokens=8))

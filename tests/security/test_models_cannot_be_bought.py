@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -16,14 +15,14 @@ import tiny
 from shell import run
 from traffic import until
 
-from headrace.catalog import CHUNK_ROWS, EXAMPLES, FEEDBACK, INTERACTIONS, ROUNDS, Store
+from headrace.catalog import CHUNK_ROWS, EXAMPLES, FEEDBACK, INTERACTIONS, MODELS, ROUNDS, Store
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.errors import NothingToLearn, WrongUsage
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
 from headrace.registry.serve import TrainingLoop
-from headrace.settings import Preparing, Settings, Training
+from headrace.settings import Gate, Preparing, Settings, Training
 from headrace.storage.ledger import Ledger
 from headrace.storage.metadata import SHARED, Metadata
 from headrace.storage.meter import Meter
@@ -149,17 +148,22 @@ def test_a_handful_of_questions_buys_no_model(loop: TrainingLoop) -> None:
         secret.judged(secret.asked("secret") if rank == 1 else "secret", rank, up, REAL[0], REAL[0])
     said.send()
     secret.send()
-    done = learning(loop, simulated=True).round("reranker")
-    assert not done.decision.promoted
-    assert done.decision.serving == "none"
-    there = r"too little to decide by: [1-9] held-out questions? judged by 1 user, it takes 30 questions and 3 users"
-    assert re.match(there, done.decision.why), done.decision.why
-    assert done.evaluation.confidence is None, "a bootstrap over so few is no confidence"
+    for recipe in ("ranking", "reranker"):
+        with pytest.raises(NothingToLearn, match=rf"{recipe} is not trained: \d+ (judged|held-out) questions?"):
+            learning(loop, simulated=True).round(recipe)
     assert {row["tenant"] for row in examples(loop).values()} == {"alpha"}, "nobody asked beta"
-    assert done.dataset.left_out["verdict: tenant did not opt in"] == 2
-    told = manifest.read(ObjectReader(ROUNDS, loop.runner.endpoints, METER), done.decision.round)
-    assert told.decision.why == done.decision.why
-    assert told.exclusions["tenants"] == ["beta"]
+    assert loop.unshared() == {"beta"}
+    # Nor is it enough where fewer questions are: one user alone judged them.
+    with pytest.raises(NothingToLearn, match="judged questions are known, by 1 user, it takes 3"):
+        few(learning(loop, simulated=True)).round("ranking")
+    assert manifest.numbers(ObjectReader(ROUNDS, loop.runner.endpoints, METER)) == []
+    assert loop.runner.open(ObjectReader, MODELS, stage="test").info("ranking/champion.json") is None
+
+
+def few(loop: TrainingLoop) -> TrainingLoop:
+    """The loop with a gate that a few questions pass."""
+    training = loop.settings.training.model_copy(update={"gate": Gate(least_questions=1, headroom=1e6)})
+    return replace(loop, settings=loop.settings.model_copy(update={"training": training}))
 
 
 def test_without_being_told_to_nothing_is_learned_from_simulated_users(loop: TrainingLoop) -> None:

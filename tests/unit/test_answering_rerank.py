@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from model_endpoint import Answer, Server, rankings, refused, said, served
+from obstore.store import MemoryStore
 
 from headrace.answering.rerank import Reranked
 from headrace.answering.rerank import rerank as stage
 from headrace.catalog import MODELS
 from headrace.errors import RequestRefused
 from headrace.models.client import Reranker
+from headrace.models.pointer import Canary, ChampionPointer, pointer_key
+from headrace.models.ranking import of_retrieval_weight
+from headrace.models.served_ranking import RankingReader
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Direction, Ledger
-from headrace.storage.meter import Meter, ReportedReader
+from headrace.storage.meter import Meter
+from headrace.storage.objects import ObjectWriter
 from headrace.storage.vectors.search import Hit
 
 SCORES = {"a": 3.0, "b": 2.0, "c": 1.0}
-HITS = tuple(Hit(name, f"d{name}", "v", f"{name}.md", "", f"text {name}", score) for name, score in SCORES.items())
+HITS = tuple(
+    Hit(name, f"d{name}", "v", f"{name}.md", "", f"text {name}", score, retrieval_share=score / 3.0)
+    for name, score in SCORES.items()
+)
+STORAGE = Endpoints.model_construct(s3_endpoint="memory:", bucket="")
 FALLS, RISES = (2.0, 1.0, 0.0), (0.0, 1.0, 2.0)
 
 
@@ -30,8 +40,16 @@ def server() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def models(monkeypatch: pytest.MonkeyPatch) -> ObjectWriter:
+    """The store of models, in memory."""
+    memory = MemoryStore()
+    monkeypatch.setattr("headrace.storage.objects.connect", lambda *_: memory)
+    return ObjectWriter(MODELS, STORAGE, Meter(Ledger(), "test"))
+
+
 def rerank(reranker: Reranker, hits: tuple[Hit, ...] = HITS, *, ledger: Ledger | None = None, answer_id: str = "") -> Reranked:
-    reader = ReportedReader(MODELS, Endpoints.model_construct(), Meter(ledger or Ledger(), "rerank", "acme"))
+    reader = RankingReader(MODELS, STORAGE, Meter(ledger or Ledger(), "rerank", "acme"))
     return stage(reader, "why?", hits, reranker, answer_id)
 
 
@@ -65,10 +83,10 @@ def test_a_foreign_reranker_without_a_weight_has_the_whole_say(server: Server) -
         (0.0, (1.0, 1.0, 1.0), "abc"),
     ],
 )
-def test_a_score_is_weighed_with_retrievals_as_the_card_says(
+def test_a_reranker_of_before_is_weighed_with_retrieval_as_its_card_says(
     server: Server, weight: float, logits: tuple[float, ...], wanted: str
 ) -> None:
-    extras = {"version": "v000002", "retrieval_weight": weight}
+    extras = {"version": "v000002", "ranking": of_retrieval_weight(weight).model_dump()}
     server.answer = lambda path, body: rankings(*logits, headrace=extras)
     found = rerank(server.reranker(), answer_id="4e1f")
     assert order(found) == wanted
@@ -138,4 +156,91 @@ def test_what_the_reranker_read_is_in_the_ledger_of_the_stage(server: Server) ->
     server.answer = lambda path, body: rankings(*FALLS, headrace={"version": "v000002", "storage": theirs.export()})
     rerank(server.reranker(), ledger=ours)
     (row,) = ours.rows()
-    assert (row.stage, row.store, row.tenant, row.ops, row.bytes) == ("rerank", "models", "acme", 1, 7)
+    # Beside what the server read, a look at the pointer of the ranking, which is not there.
+    assert (row.stage, row.store, row.tenant, row.ops, row.bytes) == ("rerank", "models", "acme", 2, 7)
+
+
+# with a ranking
+
+BACKWARDS = {"rank": -1.0}
+
+
+def ranked(models: ObjectWriter, version: str, weights: dict[str, float], reranker: str = "none") -> None:
+    file = {"name": "ranking.json", "bytes": 1, "sha256": "0" * 64}
+    card = {"version": version, "round": 1, "files": [file], "ranking": {"reranker": reranker, "weights": weights}}
+    models.put(f"ranking/{version}/card.json", json.dumps(card).encode())
+
+
+def points(models: ObjectWriter, version: str, canary: Canary | None = None) -> ChampionPointer:
+    pointer = ChampionPointer(model="ranking", version=version, canary=canary)
+    models.put(pointer_key("ranking"), pointer.model_dump_json().encode())
+    return pointer
+
+
+def nobody(path: str, body: dict[str, Any]) -> Answer:
+    return refused(404, "no_champion", "no champion yet")
+
+
+def test_a_ranking_orders_passages_that_no_reranker_scored(server: Server, models: ObjectWriter) -> None:
+    server.answer = nobody
+    ranked(models, "v000003", BACKWARDS)
+    points(models, "v000003")
+    found = rerank(server.reranker())
+    assert order(found) == "cba"
+    assert [(p.retrieval_rank, p.rerank_score, p.rerank_rank) for p in found.passages] == [
+        (3, None, 1),
+        (2, None, 2),
+        (1, None, 3),
+    ]
+    assert (found.model_version, found.ranking_version, found.note) == ("none", "v000003", "")
+
+
+@pytest.mark.parametrize(
+    ("fitted", "ranks", "version"), [("v000002", "cba", "v000003"), ("v000001", "abc", "none"), ("none", "abc", "none")]
+)
+def test_a_ranking_counts_for_the_reranker_that_it_was_fitted_with(
+    server: Server, models: ObjectWriter, fitted: str, ranks: str, version: str
+) -> None:
+    """Another one's logits mean something else: its own card says how they are weighed."""
+    server.answer = lambda path, body: rankings(
+        *FALLS, headrace={"version": "v000002", "ranking": {"weights": {"reranker": 1.0}}}
+    )
+    ranked(models, "v000003", {"reranker": -1.0}, fitted)
+    points(models, "v000003")
+    found = rerank(server.reranker())
+    assert (order(found), found.model_version, found.ranking_version) == (ranks, "v000002", version)
+
+
+def test_a_canary_of_the_ranking_orders_its_share_of_the_answers(server: Server, models: ObjectWriter) -> None:
+    server.answer = nobody
+    ranked(models, "v000003", {"rank": 1.0})
+    ranked(models, "v000004", BACKWARDS)
+    canary = Canary(version="v000004", share=0.5, round=4, since="2026-01-01T00:00:00+00:00", why="better")
+    pointer = points(models, "v000003", canary)
+    reader = RankingReader(MODELS, STORAGE, Meter(Ledger(), "rerank"))
+    found = {name: stage(reader, "why?", HITS, server.reranker(), name) for name in map(str, range(24))}
+    assert {name: one.ranking_version for name, one in found.items()} == {name: pointer.served(name) for name in found}
+    assert {(one.ranking_version, order(one)) for one in found.values()} == {("v000003", "abc"), ("v000004", "cba")}
+
+
+@pytest.mark.parametrize("card", [b"?", b"{}"])
+def test_a_ranking_that_cannot_be_read_leaves_retrievals_order_and_says_so(
+    server: Server, models: ObjectWriter, card: bytes
+) -> None:
+    server.answer = nobody
+    points(models, "v000003")
+    models.put("ranking/v000003/card.json", card)
+    found = rerank(server.reranker())
+    assert as_retrieved(found)
+    assert found.note.startswith("the ranking cannot be read, retrieval order stands: ")
+    assert "ranking/v000003/card.json" in found.note
+
+
+def test_a_ranking_with_a_feature_that_nobody_knows_is_not_guessed_at(server: Server, models: ObjectWriter) -> None:
+    """Released by a newer Headrace than the one that answers."""
+    server.answer = nobody
+    ranked(models, "v000003", {"rank": -1.0, "beauty": 1.0})
+    points(models, "v000003")
+    found = rerank(server.reranker())
+    assert as_retrieved(found)
+    assert "this Headrace knows no feature beauty" in found.note

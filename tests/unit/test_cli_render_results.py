@@ -246,7 +246,7 @@ def test_below_an_answer_stand_its_sources_versions_and_times() -> None:
     )
     cited = "  [1] mill.md · page 3 · The mill"
     below = [
-        "  extractive answer a1 · re-ranker v000003 · index g1.7 · first token 12 ms, total 345 ms",
+        "  extractive answer a1 · re-ranker v000003 · ranking none · index g1.7 · first token 12 ms, total 345 ms",
         "  note: the re-ranker did not answer",
     ]
     assert printed(lambda console: say_sources(console, answer)) == [cited, *below]
@@ -260,7 +260,18 @@ def test_below_an_answer_stand_its_sources_versions_and_times() -> None:
 
 # a round
 
-EVALUATION = Evaluation("nDCG@10", "none", 40, 0.5, 0.625, 0.125, 0.05, 0.2, 0.99, card={"retrieval_weight": 0.3})
+EVALUATION = Evaluation(
+    "nDCG@10",
+    "none",
+    40,
+    0.5,
+    0.625,
+    0.125,
+    0.05,
+    0.2,
+    0.99,
+    card={"ranking": {"weights": {"retrieval": 1.5, "reranker": -0.25, "phrase": 0.004}}},
+)
 DECISION = Decision(7, "reranker", True, "better", (), "v000007", "v000007")
 
 
@@ -274,9 +285,9 @@ def told(evaluation: Evaluation = EVALUATION, decision: Decision = DECISION, dea
 def test_a_round_says_who_is_champion_and_who_challenger() -> None:
     assert told() == [
         "Round 7: landed 2,000 events, dataset d1 with 1,234 examples of 59 questions (50 train, 9 test).",
-        "  trained 8 of 10 steps in 90 s, loss 1.50 → 0.25",
-        "  nDCG@10 on 40 held-out questions: champion (retrieval's own order) 0.500, challenger 0.625"
-        " (retrieval has a weight of 30% in its ranking)",
+        "  trained 8 of 10 steps in 90.0 s, loss 1.50 → 0.25",
+        "  nDCG@10 on 40 held-out questions: champion (the order served now) 0.500, challenger 0.625",
+        "  weights: retrieval +1.50, reranker -0.25",
         "  challenger promoted: better",
         "  served now: v000007",
     ]
@@ -291,4 +302,4 @@ def test_a_round_on_trial_and_one_that_was_refused_say_so() -> None:
     ]
     refused = told(decision=replace(DECISION, promoted=False, why="no better", serving="none"), dead=2)
     assert refused[0].startswith("Round 7: landed 2,000 events (2 dead letters), ")
-    assert refused[3:] == ["  challenger refused: no better", "  served now: none"]
+    assert refused[4:] == ["  challenger refused: no better", "  served now: none"]

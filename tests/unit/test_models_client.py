@@ -15,6 +15,7 @@ from model_endpoint import Answer, Server, embeddings, events, piece, rankings, 
 from headrace.errors import MissingPart, Overloaded, RequestRefused, Unavailable
 from headrace.models import client
 from headrace.models.client import Completion, Embedder, Reranker, wait_ready
+from headrace.models.ranking import RankingWeights
 from headrace.storage.endpoints import ModelEndpoint
 
 
@@ -149,12 +150,13 @@ def test_logits_come_in_the_order_of_the_passages(server: Server) -> None:
         200,
         {
             "rankings": [{"index": 1, "logit": 2.5}, {"index": 0, "logit": -1.25}],
-            "headrace": {"version": "v000002", "retrieval_weight": 0.4, "storage": [MOVED]},
+            "headrace": {"version": "v000002", "ranking": {"weights": {"reranker": 2.0}}, "storage": [MOVED]},
         },
     )
     ranking = server.reranker().rank("why?", ["a", "b"], version="v000002")
     assert ranking.logits == (-1.25, 2.5)
-    assert (ranking.version, ranking.retrieval_weight, ranking.storage) == ("v000002", 0.4, [MOVED])
+    assert (ranking.version, ranking.storage) == ("v000002", [MOVED])
+    assert ranking.ranking == RankingWeights(weights={"reranker": 2.0})
     path, body = server.seen[0]
     assert path == "/v1/ranking"
     assert body == {
@@ -194,7 +196,7 @@ def test_a_foreign_reranker_need_not_know_our_fields(server: Server) -> None:
 def test_a_foreign_reranker_is_its_own_version_and_an_incomplete_one_is_refused(server: Server) -> None:
     server.answer = lambda path, body: said(200, {"rankings": [{"index": 0, "logit": 1.0}]})
     ranking = server.reranker().rank("q", ["a"])
-    assert (ranking.logits, ranking.version, ranking.retrieval_weight, ranking.storage) == ((1.0,), "m", None, [])
+    assert (ranking.logits, ranking.version, ranking.ranking, ranking.storage) == ((1.0,), "m", None, [])
     with pytest.raises(RequestRefused, match="no logit"):
         server.reranker().rank("q", ["a", "b"])
 
@@ -214,7 +216,7 @@ def test_logits_of_two_versions_are_not_put_together(server: Server) -> None:
     def promoted(path: str, body: dict[str, Any]) -> Answer:
         version = next(versions)
         logits = [float(version[-1])] * len(body["passages"])
-        return rankings(*logits, headrace={"version": version, "retrieval_weight": 0.5})
+        return rankings(*logits, headrace={"version": version, "ranking": {"weights": {"reranker": 1.0}}})
 
     server.answer = promoted
     ranking = server.reranker().rank("q", ["a"] * 513)

@@ -9,8 +9,8 @@ import pytest
 import tiny
 import torch
 
+from headrace.models.cards import RerankerCard
 from headrace.models.precision import has_bfloat16
-from headrace.models.server.release import RerankerCard
 from headrace.models.tokens import INSTEAD, embedder_folder
 
 # sentence-transformers is loaded here: files that say so share a process under xdist, for its import takes seconds.
@@ -59,7 +59,7 @@ def test_scores_of_passages_keep_their_digits(of: str, tmp_path: Path, monkeypat
     torch.manual_seed(3)
     model = CrossEncoder(weights(of, monkeypatch), num_labels=1, max_length=128, device="cpu")
     model.save_pretrained(str(tmp_path), create_model_card=False)
-    card = RerankerCard.model_construct(version="v000001", round=1, files=[], retrieval_weight=0.5, max_tokens=128)
+    card = RerankerCard.model_construct(version="v000001", round=1, files=[], max_tokens=128)
     pairs = [("Where does the Seine run?", text) for text in TEXTS]
     bare = model.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False)
     exact = PairScorer(card, tmp_path, exact=True).score(pairs[0][0], TEXTS).logits

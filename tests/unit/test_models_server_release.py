@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from headrace.models.server.release import Card, GeneratorCard, RerankerCard
+from headrace.models.cards import Card, GeneratorCard, RerankerCard
 
 FILE = {"name": "model.safetensors", "bytes": 1, "sha256": "0" * 64}
 
@@ -18,7 +18,14 @@ def test_a_card_names_files_inside_its_release_only(name: str) -> None:
 
 def test_each_model_has_its_card() -> None:
     card = {"version": "v000001", "round": 1, "model": "reranker", "recipe": "reranker", "files": [FILE]}
-    assert RerankerCard.model_validate(card | {"retrieval_weight": 0.3, "max_tokens": 256}).retrieval_weight == 0.3
+    weights = {"retrieval": 1.0, "reranker": 0.5}
+    made = RerankerCard.model_validate(card | {"ranking": {"weights": weights}, "max_tokens": 256})
+    assert made.ranking.weights == weights
+    before = RerankerCard.model_validate(card | {"retrieval_weight": 0.3, "max_tokens": 256})
+    assert before.ranking.weights == {"retrieval_standardised": 0.3, "reranker_standardised": 0.7}
+    for wrong in ({"retrieval_weight": 1.5}, {"retrieval_weight": "much"}, {"ranking": {"weights": {"beauty": 1.0}}}):
+        with pytest.raises(ValidationError):
+            RerankerCard.model_validate(card | {"max_tokens": 256} | wrong)
     assert GeneratorCard.model_validate(card | {"form": "lora"}).form == "lora"
     assert GeneratorCard.model_validate(card).form == "lora", "those released before it was written down are served"
     for kind, form in ((RerankerCard, {}), (GeneratorCard, {"form": "whole"})):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.training.data.dataset import TEST, TRAIN, TUNE
 from headrace.training.data.duplicates import grouped, numbers, resembling, similarity
-from headrace.training.data.split import splits
+from headrace.training.data.split import splits, units_of
 
 WORDS = ["where", "does", "the", "old", "wheel", "of", "mill", "turn", "when", "water", "gate", "is", "open", "and", "pond"]
 
@@ -22,7 +22,7 @@ def cut(about: dict[str, str], seed: int, groups: dict[str, str] | None = None) 
     """Split of each question; `groups` name the near-duplicate that stands for it."""
     names = list(about)
     first = [names.index((groups or {}).get(name, name)) for name in names]
-    return dict(zip(names, splits(names, list(about.values()), first, seed), strict=True))
+    return dict(zip(names, splits(units_of(names, list(about.values()), first), seed), strict=True))
 
 
 @given(LIKED, st.integers(0, 5))

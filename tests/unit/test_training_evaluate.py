@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.models.combination import combined_order
+from headrace.models.ranking import RERANKER, RETRIEVAL
 from headrace.settings import Gate, Training
 from headrace.training.data.dataset import fewer, tellable
 from headrace.training.evaluate import Difference, Evaluation, evaluated
 from headrace.training.gate import alarms, decide
 from headrace.training.measures import Compared
-from headrace.training.measures.passages import fitted, ndcg
+from headrace.training.measures.passages import fitted, ndcg, weighed
 
 SECOND, THIRD = 1 / math.log2(3), 1 / math.log2(4)
 
@@ -52,29 +52,6 @@ def test_ndcg_is_a_share_and_best_for_the_best_order(relevance: list[float], ran
     assert ndcg(relevance, best) == pytest.approx(1.0 if sum(relevance) else 0.0)
 
 
-def test_a_weight_of_1_keeps_retrievals_order_and_of_0_takes_the_logits() -> None:
-    retrieval, logits = [3.0, 2.0, 1.0], [-5.0, 9.0, 1.0]
-    assert combined_order(retrieval, logits, 1.0) == [0, 1, 2]
-    assert combined_order(retrieval, logits, 0.0) == [1, 2, 0]
-
-
-def test_scores_of_any_scale_weigh_alike() -> None:
-    retrieval, logits = [0.032, 0.031, 0.016], [1.0, 7.0, 2.0]
-    for weight in (0.2, 0.5, 0.8):
-        order = combined_order(retrieval, logits, weight)
-        assert combined_order([1000 * x + 5 for x in retrieval], [0.01 * x - 3 for x in logits], weight) == order
-
-
-def test_half_and_half_by_hand() -> None:
-    # z(retrieval) = (+1.22, 0, -1.22); z(logits) = (-1.22, +1.22, 0): sums 0, 1.22, -1.22.
-    assert combined_order([3.0, 2.0, 1.0], [0.0, 2.0, 1.0], 0.5) == [1, 0, 2]
-
-
-def test_equal_scores_keep_retrievals_order() -> None:
-    assert combined_order([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], 0.5) == [0, 1, 2]
-    assert combined_order([1.0], [5.0], 0.3) == [0]
-
-
 def rows(*labels: float) -> list[dict[str, object]]:
     return [{"label": label, "retrieval_score": 1.0 - 0.1 * i} for i, label in enumerate(labels)]
 
@@ -84,11 +61,30 @@ def test_only_questions_that_can_tell_orders_apart_are_asked() -> None:
     assert tellable(by_question) == [by_question["both"]]
 
 
-def test_the_fitted_weight_trusts_whoever_is_right_and_retrieval_of_equals() -> None:
-    assert fitted([(rows(0, 0, 1), [0.0, 1.0, 5.0])]) < 0.5
-    assert fitted([(rows(1, 0, 0), [0.0, 1.0, 5.0])]) == 1.0
-    assert fitted([(rows(1, 0, 0), [5.0, 1.0, 0.0])]) == 1.0
-    assert fitted([]) == 0.5
+def asked(liked: int, number: int = 0) -> list[dict[str, object]]:
+    """A question with three passages in retrieval's order."""
+    return [
+        {
+            "question": f"question {number}",
+            "passage": f"passage {place}",
+            "unit": f"u{number}",
+            "label": float(place == liked),
+            "retrieval_rank": place + 1,
+            "retrieval_share": 1.0 - 0.1 * place,
+        }
+        for place in range(3)
+    ]
+
+
+def test_the_fitted_weights_trust_whoever_is_right() -> None:
+    last, first = [0.0, 1.0, 5.0], [5.0, 1.0, 0.0]
+    known = fitted([(asked(2, n), last) for n in range(12)])
+    assert weighed(asked(2), last, known) == [2, 1, 0]
+    misled = fitted([(asked(0, n), [0.0, 1.0, 5.0]) for n in range(12)])
+    assert weighed(asked(0), last, misled)[0] == 0
+    # It says the same as retrieval, and nothing of its own.
+    assert weighed(asked(0), first, fitted([(asked(0, n), first) for n in range(12)])) == [0, 1, 2]
+    assert fitted([]).weights == {f"{RETRIEVAL}_standardised": 0.5, f"{RERANKER}_standardised": 0.5}
 
 
 EVALUATION = Evaluation(
@@ -102,7 +98,7 @@ EVALUATION = Evaluation(
     high=0.2,
     confidence=0.99,
     retrieval=0.5,
-    card={"retrieval_weight": 0.3},
+    card={"ranking": {"weights": {"retrieval": 1.0, "reranker": 0.3}}, "penalty": 0.1},
     users=5,
 )
 
@@ -126,9 +122,12 @@ def test_a_better_challenger_is_promoted_and_the_numbers_are_said() -> None:
         ),
         ({"users": 2}, "too little to decide by: 40 held-out questions judged by 2 users, it takes 30 questions and 3 users"),
         ({"questions": 0, "confidence": None}, "no held-out question can tell the two apart"),
-        ({"confidence": 0.0, "card": {"retrieval_weight": 1.0}}, "its score added nothing to retrieval's"),
         (
-            {"confidence": 0.0, "card": {"retrieval_weight": 1.0}, "champion_version": "v000001"},
+            {"confidence": 0.0, "card": {"ranking": {"weights": {"retrieval": 1.0, "reranker": 0.0}}}},
+            "its score added nothing to retrieval's",
+        ),
+        (
+            {"confidence": 0.0, "card": {"ranking": {"weights": {"reranker": 0.0}}}, "champion_version": "v000001"},
             "better with only 0.0% confidence",
         ),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from obstore.store import MemoryStore
+from rounds import CARD
 from rounds import plan as a_plan
 
 from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, ROUNDS
@@ -46,7 +47,20 @@ def test_a_round_whose_plan_stands_no_more_releases_and_commits_nothing(
             plan=a_plan(1, dataset_version="d17"),
             dataset=Dataset("d", {"train": 1}, {"train": 1}, ()),
             trained=Trained("d/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0),
-            evaluation=Evaluation("nDCG@10", "none", 9, 0.5, 0.9, 0.4, 0.3, 0.5, 1.0, 0.5, {"retrieval_weight": 0.2}, users=3),
+            evaluation=Evaluation(
+                "nDCG@10",
+                "none",
+                9,
+                0.5,
+                0.9,
+                0.4,
+                0.3,
+                0.5,
+                1.0,
+                0.5,
+                CARD,
+                users=3,
+            ),
             settings=Training(),
             run="r",
             clock=Clock(None, 0.0),

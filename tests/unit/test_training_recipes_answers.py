@@ -11,11 +11,12 @@ from rich.console import Console
 from tiny import bigram, random_llama, row
 
 from headrace.core.progress import ProgressBars
+from headrace.models.cards import CARDS
 from headrace.models.measures import groundedness, repetition, unmarked
-from headrace.models.server.release import CARDS
 from headrace.training import causal
 from headrace.training.measures.answers import compare, held_out, measure
 from headrace.training.recipes.sft import Sft
+from headrace.training.served_order import ServedOrder
 
 
 def test_texts_measured_by_hand() -> None:
@@ -79,7 +80,7 @@ def test_a_challenger_is_held_against_the_base_question_by_question(tmp_path: Pa
         optimizer.step()
     recipe.save(policy, tmp_path / "challenger")
     bars = ProgressBars(Console(file=io.StringIO()))
-    found = compare(tmp_path / "challenger", None, {}, [], rows, settings, bars, base=base)
+    found = compare(tmp_path / "challenger", None, {}, ServedOrder(), [], rows, settings, bars, base=base)
     released = {"version": "v000001", "round": 1, "files": [{"name": "weights", "bytes": 1, "sha256": "0" * 64}]}
     CARDS["generator"].model_validate(released | found.card)
     assert found.card == {"form": "lora"}, "the model server takes nothing for granted"
@@ -87,5 +88,5 @@ def test_a_challenger_is_held_against_the_base_question_by_question(tmp_path: Pa
     assert [one["score"] for one in found.ours] == [1.0] * 3
     assert [one["score"] for one in found.theirs] == [0.0] * 3
     assert [(a["question"], a["users"]) for a in found.ours] == [(b["question"], b["users"]) for b in found.theirs]
-    again = compare(tmp_path / "challenger", tmp_path / "challenger", {}, [], rows, settings, bars, base=base)
+    again = compare(tmp_path / "challenger", tmp_path / "challenger", {}, ServedOrder(), [], rows, settings, bars, base=base)
     assert again.ours == again.theirs == found.ours

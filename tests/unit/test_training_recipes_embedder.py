@@ -13,7 +13,7 @@ import tiny
 from headrace.core.progress import ProgressBars
 from headrace.documents.generations import Embedders, endpoint_for, name_of, resolve, version_of
 from headrace.errors import BadSettings
-from headrace.models.server.release import CARDS
+from headrace.models.cards import CARDS
 from headrace.models.tokens import INSTEAD
 from headrace.storage.endpoints import ModelEndpoint
 from headrace.training.measures import measure_of
@@ -21,6 +21,7 @@ from headrace.training.measures.embeddings import cosines
 from headrace.training.recipe import Policy
 from headrace.training.recipes import RECIPES
 from headrace.training.recipes.embedder import EmbedderRecipe, EmbedderSettings, Liked
+from headrace.training.served_order import ServedOrder
 
 # sentence-transformers is loaded here: files that say so share a process under xdist, for its import takes seconds.
 RECIPE = EmbedderRecipe()
@@ -206,7 +207,7 @@ def test_it_learns_what_the_verdicts_say_and_is_released_as_a_sentence_transform
 
     # Measured as it is served: against the packaged one, on questions it has not seen; and against itself.
     held_out = [{**row, "question": row["question"].replace("the", "that")} for row in rows]
-    compared = measure_of("embedder")(folder, None, {}, [], held_out, chosen, ProgressBars(quiet=True))
+    compared = measure_of("embedder")(folder, None, {}, ServedOrder(), [], held_out, chosen, ProgressBars(quiet=True))
     released = {"version": "v000001", "round": 1, "files": [{"name": "weights", "bytes": 1, "sha256": "0" * 64}]}
     CARDS["embedder"].model_validate(released | compared.card)
     assert compared.card == {"max_tokens": 256}
@@ -214,10 +215,12 @@ def test_it_learns_what_the_verdicts_say_and_is_released_as_a_sentence_transform
     assert [row["score"] for row in compared.ours] == [1.0] * 4
     assert sum(row["score"] for row in compared.theirs) < 4
     assert compared.retrieval == pytest.approx(1 / math.log2(3))
-    equal = measure_of("embedder")(folder, folder, compared.card, [], held_out, chosen, ProgressBars(quiet=True))
+    equal = measure_of("embedder")(folder, folder, compared.card, ServedOrder(), [], held_out, chosen, ProgressBars(quiet=True))
     assert equal.ours == equal.theirs
     assert {row["refused"] for row in equal.ours} == {0.0}
-    far = measure_of("embedder")(folder, None, {}, [], held_out, settings(least_similarity=1.0), ProgressBars(quiet=True))
+    far = measure_of("embedder")(
+        folder, None, {}, ServedOrder(), [], held_out, settings(least_similarity=1.0), ProgressBars(quiet=True)
+    )
     assert {row["refused"] for row in (*far.ours, *far.theirs)} == {1.0}
     nothing = measure_of("embedder")(folder, None, {}, [], [], chosen, ProgressBars(quiet=True))
     assert (nothing.ours, nothing.theirs) == ((), ())

@@ -25,7 +25,7 @@ from headrace.training.manifest import Manifest
 
 router = APIRouter()
 
-Model = Annotated[str, Path(max_length=50, description="reranker, embedder or generator.")]
+Model = Annotated[str, Path(max_length=50, description="ranking, reranker, embedder or generator.")]
 
 
 @router.get("/v1/registry")
@@ -99,5 +99,6 @@ def _round(one: Manifest) -> RoundResponse:
         version=one.weights.version,
         dataset=one.dataset.version,
         evaluation=one.evaluation.model_dump(),
+        power=one.power.model_dump() if one.power else None,
         feedback_to_served=one.feedback_to_served,
     )

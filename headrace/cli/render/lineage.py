@@ -9,16 +9,17 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
-from headrace.lineage.graph import EMBEDDER, GENERATOR, RERANKER
+from headrace.lineage.graph import EMBEDDER, GENERATOR, RANKING, RERANKER
 
 _FIRST = 3
 _WORDS = 60  # characters of a question or a reason
 _PACKAGED = {
-    RERANKER: "none: retrieval's own order",
+    RERANKER: "none",
+    RANKING: "none: retrieval's own order, or the re-ranker's",
     GENERATOR: "the packaged generator",
     EMBEDDER: "the packaged embedder",
 }
-_ROLE = {RERANKER: "re-ranker", GENERATOR: "generator", EMBEDDER: "embedder"}
+_ROLE = {RERANKER: "re-ranker", RANKING: "ranking", GENERATOR: "generator", EMBEDDER: "embedder"}
 
 
 def answer_tree(trace: Mapping[str, Any]) -> Tree:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the caller has imported these already
 
 _MEASURED = ("ops", "bytes", "p50", "p95", "max")
 _COPIES = 3  # of a passage that are named
+_LEAST_WEIGHT = 0.005  # a smaller one shows as zero
 _TIERS = ("stream", "object", "table", "vector", "file")
 
 _WIDEST = 10_000  # characters of a table that is only measured
@@ -195,7 +196,8 @@ def say_sources(console: Console, answer: Answer) -> None:
     first, total = answer.timings_ms.get("first_token", 0.0), answer.timings_ms.get("total", 0.0)
     console.print(
         Text(
-            f"  {answer.mode} answer {answer.answer_id} · re-ranker {answer.model_version} · index {answer.index_version}"
+            f"  {answer.mode} answer {answer.answer_id} · re-ranker {answer.model_version} · ranking {answer.ranking_version}"
+            f" · index {answer.index_version}"
             f" · first token {human_ms(first)}, total {human_ms(total)}",
             style="dim",
         )
@@ -207,30 +209,45 @@ def say_sources(console: Console, answer: Answer) -> None:
 def say_round(console: Console, done: Round) -> None:
     """Print what a round did, and whether the challenger won."""
     data, trained, seen = done.dataset, done.trained, done.evaluation
+    if done.why_chosen:
+        console.print(done.why_chosen, highlight=False)
+        for name, why in done.passed_over:
+            console.print(f"  {why if why.startswith(name) else f'{name}: {why}'}", style="dim", highlight=False)
     console.print(
         f"Round {done.decision.round}: landed {done.landed.total:,} events"
         + (f" ({done.landed.dead:,} dead letters)" if done.landed.dead else "")
         + f", dataset {data.version} with {sum(data.examples.values()):,} examples of {sum(data.questions.values())} questions"
         f" ({', '.join(f'{n} {split}' for split, n in data.questions.items())})."
     )
+    if done.power is not None:
+        console.print(f"  {done.power.sentence}", highlight=False)
+    took = f"in {trained.seconds:.1f} s, loss {trained.first_loss:.2f} → {trained.last_loss:.2f}"
+    fitted = not trained.checkpoint
     console.print(
-        f"  trained {trained.taken} of {trained.steps} steps in {trained.seconds:.0f} s,"
-        f" loss {trained.first_loss:.2f} → {trained.last_loss:.2f}"
+        f"  fitted on {trained.items:,} judged questions {took}"
+        if fitted
+        else f"  trained {trained.taken} of {trained.steps} steps {took}"
     )
-    nothing = {"reranker": "retrieval's own order", "embedder": "the packaged model", "generator": "the packaged model"}
-    champion = nothing[done.decision.model] if seen.champion_version == "none" else seen.champion_version
-    weight = seen.card.get("retrieval_weight")
+    nothing = "the packaged model" if done.decision.model in ("embedder", "generator") else "the order served now"
+    champion = nothing if seen.champion_version == "none" else seen.champion_version
     console.print(
-        f"  {seen.measure} on {seen.questions} held-out questions: champion ({champion}) {seen.champion:.3f},"
-        f" challenger {seen.challenger:.3f}"
-        + (f" (retrieval has a weight of {weight:.0%} in its ranking)" if weight is not None else "")
+        f"  {seen.measure} on {seen.questions} {'judged questions, each unseen' if fitted else 'held-out questions'}:"
+        f" champion ({champion}) {seen.champion:.3f}, challenger {seen.challenger:.3f}"
     )
+    if "ranking" in seen.card:
+        console.print(f"  weights: {weights_line(seen.card['ranking']['weights'])}", highlight=False)
     verb = ("promoted", "bold green") if done.decision.promoted else ("refused", "bold yellow")
     console.print(Text.assemble("  challenger ", verb, f": {done.decision.why}"))
     if done.decision.canary:
         console.print(f"  canary, with a share of the traffic: {done.decision.canary}; champion: {done.decision.serving}")
     else:
         console.print(f"  served now: {done.decision.serving}")
+
+
+def weights_line(weights: Mapping[str, float]) -> str:
+    """The weights of a ranking's features that count, the largest first; they are per typical difference, so comparable."""
+    ordered = sorted(weights.items(), key=lambda one: -abs(one[1]))
+    return ", ".join(f"{name} {weight:+.2f}" for name, weight in ordered if abs(weight) >= _LEAST_WEIGHT) or "none"
 
 
 def say_landed(console: Console, done: Landed) -> None:

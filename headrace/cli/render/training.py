@@ -6,9 +6,15 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from headrace.cli.render.results import weights_line
 from headrace.scheduler import status
 
-_NOTHING = {"reranker": "retrieval's own order", "embedder": "the packaged embedder", "generator": "the packaged generator"}
+_NOTHING = {
+    "ranking": "none",
+    "reranker": "none",
+    "embedder": "the packaged embedder",
+    "generator": "the packaged generator",
+}
 
 
 def doing(state: Mapping[str, Any]) -> str:
@@ -20,8 +26,9 @@ def doing(state: Mapping[str, Any]) -> str:
             step = f", step {current['step']:,} of {current['steps']:,}" if current["steps"] else ""
             loss = f", loss {current['loss']:.3f}" if current.get("loss") is not None else ""
             left = f", about {human_s(current['eta_s'])} left in this stage" if current["eta_s"] is not None else ""
+            shows = f" {current['power']}." if current.get("power") else ""
             again = ", resumed" if current["resumed"] else ""
-            return f"{number} ({current['recipe']}{again}): {current['stage']}{step}{loss}{left}."
+            return f"{number} ({current['recipe']}{again}): {current['stage']}{step}{loss}{left}.{shows}"
         case status.WAITING:
             return "The training loop is waiting for verdicts."
         case status.PAUSED:
@@ -66,6 +73,8 @@ def deciding(state: Mapping[str, Any]) -> Iterator[str]:
     if not last:
         return
     yield f"Round {last['round']} ({last['recipe']}) {'promoted' if last['promoted'] else 'refused'}: {last['why']}"
+    if last.get("weights"):
+        yield f"  weights: {weights_line(last['weights'])}"
     for alarm in last["alarms"]:
         yield f"  alarm: {alarm}"
     if last["promoted"] and last["feedback_to_served"] is not None:

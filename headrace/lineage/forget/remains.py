@@ -31,16 +31,13 @@ from headrace.storage.stream import TopicReader
 from headrace.storage.tables.handles import TableReader
 from headrace.training import manifest
 
-_LEARNED = ("train", "tune")
-
 
 @stage("Finds the models that had learned from the forgotten data.")
 def find_learned(
     rounds: Annotated[ObjectReader, ROUNDS], models: Annotated[ObjectReader, MODELS], journal: Journal
 ) -> list[LearnedVersion]:
     """Released versions with round and current share of answers; including those that began from such weights."""
-    versions = {version for version, splits in journal.datasets.items() if any(splits.get(split) for split in _LEARNED)}
-    return ReleaseHistory.load(rounds, models).learned(versions)
+    return ReleaseHistory.load(rounds, models).learned(journal.datasets)
 
 
 @stage("Finds the rounds that name a user.")

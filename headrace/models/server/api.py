@@ -17,12 +17,12 @@ from starlette.exceptions import HTTPException
 
 from headrace.errors import HeadraceError, NotFound, RequestRefused
 from headrace.models import wire
+from headrace.models.cards import RerankerCard
 from headrace.models.http import LEFT, error_response, malformed
 from headrace.models.pointer import NONE
 from headrace.models.server import chat
 from headrace.models.server.hosted import Call, HostedModels
 from headrace.models.server.middleware import ModelAuthMiddleware, ModelServerMetrics, error_response_for
-from headrace.models.server.release import RerankerCard
 from headrace.storage.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def create(models: HostedModels, *, key: str) -> FastAPI:
             "usage": {"prompt_tokens": scores.tokens, "total_tokens": scores.tokens},
             "headrace": {
                 "version": card.version,
-                "retrieval_weight": card.retrieval_weight,
+                "ranking": card.ranking.model_dump(),
                 "storage": ledger.export(),
             },
         }

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.errors import HeadraceError, Unavailable
 from headrace.models import wire
+from headrace.models.cards import GeneratorCard
 from headrace.models.server.hosted import Call, HostedModels
 from headrace.models.server.middleware import error_response_for
-from headrace.models.server.release import GeneratorCard, Release
+from headrace.models.server.release import Release
 from headrace.storage.ledger import Ledger
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from headrace.errors import RequestRefused
+from headrace.models.cards import RerankerCard
 from headrace.models.precision import bf16_matmul, force_fp32
-from headrace.models.server.release import RerankerCard
 from headrace.models.tokens import MARKS, embedder_weights, tokenizer, uncut
 
 WINDOW = 256

@@ -17,9 +17,10 @@ from pydantic import ValidationError
 
 from headrace.catalog import KV_CACHE
 from headrace.errors import HeadraceError, Unavailable
+from headrace.models.cards import EmbedderCard, GeneratorCard, RerankerCard
 from headrace.models.kv.blocks import BACKENDS, BlockBackend, BlockStore
 from headrace.models.server.queue import ModelQueue
-from headrace.models.server.release import EmbedderCard, GeneratorCard, LoadedReleases, RerankerCard
+from headrace.models.server.release import LoadedReleases
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter

@@ -16,14 +16,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import ValidationError
 
 from headrace.catalog import MODELS
 from headrace.errors import HeadraceError, InvalidState, NotFound, RequestRefused, Unavailable
-from headrace.models.pointer import NONE, ChampionPointer, Version, parse_pointer, pointer_key
+from headrace.models.cards import Card
+from headrace.models.pointer import NONE, ChampionPointer, parse_pointer, pointer_key
 from headrace.models.server.queue import ModelQueue
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
@@ -43,58 +44,6 @@ KEPT = 3
 _ABANDONED_S = 3600.0
 
 log = logging.getLogger("headrace.models")
-
-
-def _inside(name: str) -> str:
-    path = PurePosixPath(name)
-    if not path.parts or len(path.parts) > 2 or path.is_absolute() or ".." in path.parts or str(path) != name:
-        raise ValueError(f"{name!r} is not a file name inside a release")
-    return name
-
-
-class CardFile(BaseModel):
-    """One file of a version; `name` is its path below the version's folder."""
-
-    name: Annotated[str, AfterValidator(_inside)]
-    bytes: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class Card(BaseModel):
-    """`card.json`: a released version and its files."""
-
-    version: Version
-    round: int
-    files: list[CardFile] = Field(min_length=1)
-
-    @property
-    def digest(self) -> str:
-        """A hash over the names and contents of the files, 16 hex digits."""
-        lines = "".join(f"{file.name} {file.sha256}\n" for file in sorted(self.files, key=lambda file: file.name))
-        return hashlib.sha256(lines.encode()).hexdigest()[:16]
-
-
-class RerankerCard(Card):
-    """A cross-encoder, with the weight of the retrieval score beside its logits."""
-
-    retrieval_weight: float = Field(ge=0, le=1)
-    max_tokens: int = Field(ge=8, le=512)
-
-
-class EmbedderCard(Card):
-    """A sentence-transformers folder."""
-
-    max_tokens: int = Field(ge=8, le=512)
-
-
-class GeneratorCard(Card):
-    """An adapter of the packaged generator, in PEFT's format."""
-
-    form: Literal["lora"] = "lora"
-
-
-CARDS: dict[str, type[Card]] = {"reranker": RerankerCard, "embedder": EmbedderCard, "generator": GeneratorCard}
-"""The schema of the card by model. A promotion checks it before it writes the card."""
 
 
 C = TypeVar("C", bound=Card)

@@ -7,22 +7,19 @@ object names the served generation, the previous one (for rollback), and the one
 from __future__ import annotations
 
 import json
-import math
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from headrace.catalog import Store
-from headrace.errors import LostRace, NotFound, Transient
+from headrace.errors import LostRace, NotFound
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
+from headrace.storage.recent import Recent
 
 _KEY = "chunks.json"
-_RECENT_S = 1.0
-_OLD_S = 30.0  # longer than the object store's timeout; an index no longer served stays for a minute
 _TRIES = 20
 
 
@@ -55,20 +52,12 @@ class Indexes:
         return self.marked_for_deletion if generation is None else (*self.marked_for_deletion, (generation.number, time.time()))
 
 
-@dataclass
-class _CachedState:
-    """The state as last read, shared by handles with different meters, and the lock for reading it."""
-
-    known: tuple[float, Indexes] | None = None
-    asking: threading.Lock = field(default_factory=threading.Lock)
-
-
 class IndexReader(ObjectReader):
     """Reads the state of the generations."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         super().__init__(store, endpoints, meter)
-        self._cached = _CachedState()
+        self._recent = Recent[Indexes]()
 
     def state(self) -> tuple[Indexes, str]:
         """The current state, and its etag for `IndexWriter.move`; empty if nothing was indexed yet."""
@@ -83,24 +72,7 @@ class IndexReader(ObjectReader):
 
         If it cannot be read, the cached state stays valid: an index in a local directory does not need the object store.
         """
-        cached = self._cached
-        known = cached.known
-        age = math.inf if known is None else time.monotonic() - known[0]
-        if known is not None and (age < _RECENT_S or not cached.asking.acquire(blocking=age > _OLD_S)):
-            return known[1]
-        if known is None:
-            cached.asking.acquire()
-        try:
-            if cached.known is None or cached.known is known:
-                try:
-                    cached.known = time.monotonic(), self.state()[0]
-                except Transient:
-                    if known is None:
-                        raise
-                    cached.known = time.monotonic(), known[1]
-            return cached.known[1]
-        finally:
-            cached.asking.release()
+        return self._recent.value(lambda _: self.state()[0])
 
 
 class IndexWriter(IndexReader, ObjectWriter):

@@ -49,6 +49,12 @@ class Hit:
     similarity: float | None = None
     """Cosine similarity to the question, if it is known."""
     copies: tuple[PassageSource, ...] = ()
+    position: int | None = None
+    """How many chunks of its document come before it."""
+    retrieval_share: float | None = None
+    """`score` as a share of the best candidate's."""
+    fulltext: float | None = None
+    """BM25 as a share of the best candidate's, if it is known; like `score`, not to be shown to a tenant."""
 
     @property
     def sources(self) -> tuple[PassageSource, ...]:
@@ -73,6 +79,28 @@ class Fused(NamedTuple, Generic[_Name]):
     fulltext_rank: int | None
 
 
+class _Scores(NamedTuple):
+    """Scores of candidates: the best one of their order, cosine similarities, BM25, its best, and that of one without a word."""
+
+    best: float
+    similar: Mapping[int, float]
+    worded: Mapping[int, float]
+    most: float
+    wordless: float | None
+
+    @classmethod
+    def of(
+        cls,
+        found: Sequence[Fused[int]],
+        similar: Mapping[int, float],
+        worded: Mapping[int, float],
+        wordless: float | None = None,
+    ) -> _Scores:
+        """`wordless` is 0 where every candidate has been asked for its BM25, else `None`: it is not known."""
+        best = max((one.score for one in found), default=0.0)
+        return cls(best, similar, worded, max(worded.values(), default=0.0), wordless)
+
+
 async def search(
     snapshot: Snapshot, words: str | None, embedding: np.ndarray[Any, Any] | None, where: str, most: int, by_rank: bool
 ) -> list[Hit]:
@@ -89,11 +117,11 @@ async def search(
         left = f"{where} AND text_id NOT IN ({_listed(copied)})" if copied else where
         dense, fulltext = await asyncio.gather(snapshot.dense(embedding, left, depth), snapshot.fulltext(words, left, depth))
         similar, worded = similar | dense, worded | fulltext
-        found, near = await _ordered(snapshot, words, embedding, similar, worded, by_rank)
+        found, scores = await _ordered(snapshot, words, embedding, similar, worded, by_rank)
         if not rows:
             rows = await snapshot.rows_of([one.name for one in found[: most + 1]])  # copies follow one another
             if len(_by_text(found, rows)) == len(rows):
-                return [_hit(rows[one.name], one, near.get(one.name)) for one in found[:most]]
+                return [_hit(rows[one.name], one, scores) for one in found[:most]]
         rows |= await snapshot.rows_of([one.name for one in found if one.name not in rows])
         texts = _by_text(found, rows)
         before, copied = copied, {name for name, same in texts.items() if len(same) > 1}
@@ -107,7 +135,7 @@ async def search(
         # Of copies that are equally good always the same one is the passage that verdicts are on.
         own, *others = sorted((rows[one.name] for one in same), key=lambda row: (row["uri"], row["chunk_id"]))
         copies = {_source(row) for row in (*others, *elsewhere.get(name, ()))} - {_source(own)}
-        hits.append(_hit(own, same[0], near.get(same[0].name), tuple(sorted(copies)[:_COPIES])))
+        hits.append(_hit(own, same[0], scores, tuple(sorted(copies)[:_COPIES])))
     return hits
 
 
@@ -118,20 +146,23 @@ async def _ordered(
     similar: dict[int, float],
     worded: dict[int, float],
     by_rank: bool,
-) -> tuple[list[Fused[int]], dict[int, float]]:
-    """The results of both searches in one order, and the cosine similarities that are known."""
+) -> tuple[list[Fused[int]], _Scores]:
+    """The results of both searches in one order, and what is known of their scores."""
     if embedding is None:
-        return fuse([], list(worded)), {}
+        found = fuse([], list(worded))
+        return found, _Scores.of(found, {}, worded)
     if words is None:
-        return [Fused(row, score, rank, None) for rank, (row, score) in enumerate(similar.items(), 1)], similar
+        found = [Fused(row, score, rank, None) for rank, (row, score) in enumerate(similar.items(), 1)]
+        return found, _Scores.of(found, similar, {})
     found = fuse(list(similar), list(worded))
     if by_rank:
-        return found, similar
+        return found, _Scores.of(found, similar, worded)
     others, more = await asyncio.gather(
         snapshot.similarities(embedding, [row for row in worded if row not in similar]),
         snapshot.fulltext_of(words, [row for row in similar if row not in worded]),
     )
-    return by_score(found, similar | others, worded | more), similar | others
+    found = by_score(found, similar | others, worded | more)
+    return found, _Scores.of(found, similar | others, worded | more, wordless=0.0)
 
 
 def _by_text(found: Sequence[Fused[int]], rows: Mapping[int, Mapping[str, Any]]) -> dict[str, list[Fused[int]]]:
@@ -169,7 +200,8 @@ def by_score(found: Sequence[Fused[_Name]], similar: Mapping[_Name, float], word
     return sorted((one._replace(score=score(one.name)) for one in found), key=lambda one: (-one.score, one.dense_rank or 10**9))
 
 
-def _hit(row: Mapping[str, Any], fused: Fused[int], similarity: float | None, copies: tuple[PassageSource, ...] = ()) -> Hit:
+def _hit(row: Mapping[str, Any], fused: Fused[int], scores: _Scores, copies: tuple[PassageSource, ...] = ()) -> Hit:
+    words = scores.worded.get(fused.name)
     return Hit(
         row["chunk_id"],
         row["document_id"],
@@ -181,8 +213,11 @@ def _hit(row: Mapping[str, Any], fused: Fused[int], similarity: float | None, co
         fused.dense_rank,
         fused.fulltext_rank,
         place=row.get("place") or "",
-        similarity=similarity,
+        similarity=scores.similar.get(fused.name),
         copies=copies,
+        position=row["position"],
+        retrieval_share=fused.score / scores.best if scores.best > 0 else None,
+        fulltext=scores.wordless if words is None or scores.most <= 0 else words / scores.most,
     )
 
 

@@ -26,7 +26,7 @@ from headrace.storage.tables.handles import quoted
 _PROBES = 16
 _REFINE = 3
 _EXACT_MATCHES = 1_000
-_SHOWN = ("chunk_id", "document_id", "version", "uri", "heading", "text", "place")  # columns of a passage
+_SHOWN = ("chunk_id", "document_id", "version", "uri", "heading", "text", "position", "place")  # columns of a passage
 _COUNTS = 4096  # cached counts of (tenant, readers) per version of the table
 _SEEN_AFTER = timedelta(milliseconds=250)  # maximum delay until another handle's writes are visible
 

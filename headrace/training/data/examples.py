@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from headrace.training.data.duplicates import grouped
 from headrace.training.data.join import Join
 from headrace.training.data.questions import AnsweredQuestions, ask
 from headrace.training.data.source import Source
-from headrace.training.data.split import splits
+from headrace.training.data.split import splits, units_of
 from headrace.training.data.text import Texts, clean, whole
 
 SPLITS = (TRAIN, TUNE, TEST)
 KINDS = pa.array(["passage", "answer"], TEXT)
 _ANSWER = 1
+_OF_PASSAGES = ("text", "heading", "uri", "position")
 _HEAVY = ("passages", "prompt", "completion", "logprobs", "sampling")
 # As citations stand in an answer that was recorded. The generator does not write them, so it is not to learn them.
 _MARKER = r"\s+\[[0-9]+\]"
@@ -40,7 +42,7 @@ class Examples:
     chosen: pa.Table
     asked: AnsweredQuestions
     texts: Texts
-    passages: pa.ChunkedArray
+    passages: pa.Table
     origins: pa.ChunkedArray
     staleness: dict[str | None, int]
     version: str
@@ -74,7 +76,7 @@ class Examples:
             # A passage's question is worded alike in all its examples; an answer's as it was asked, as its prompt has it.
             "question": self._text(pc.if_else(answers, whole(beside["question"]), whole(part["worded"]))),
             "chunk_id": pc.fill_null(part["chunk_id"], ""),
-            "passage": pc.fill_null(self.passages.take(part["c"]), ""),
+            "passage": pc.fill_null(self.passages["text"].take(part["c"]), ""),
             "label": pc.cast(liked, pa.float32()),
             "retrieval_score": part["retrieval_score"],
             "retrieval_rank": part["retrieval_rank"],
@@ -86,11 +88,14 @@ class Examples:
             "users": part["users"],
             "document_id": part["document_id"],
             "simulated": part["simulated"],
+            "unit": part["unit"],
+            **{name: self.passages[name].take(part["c"]) for name in _OF_PASSAGES[1:]},
+            **{name: part[name] for name in ("retrieval_share", "similarity", "fulltext", "rerank_score", "reranker")},
             "answer": self._text(answer_rows),
             "target": self._text(target),
             "generator_version": generators,
             "staleness": pa.array([self.staleness.get(version) for version in generators.to_pylist()], pa.int32()),
-            "passages": _lists(part["chunks"], self.passages, answers),
+            "passages": _lists(part["chunks"], self.passages["text"], answers),
             "prompt": tokens["prompt_tokens"],
             "completion": tokens["completion_tokens"],
             "logprobs": tokens["logprobs"],
@@ -136,7 +141,8 @@ def make(
         )
         passages = source.passages(_distinct(join.chunk_ids()["chunk_id"]))
         join.chunks(
-            passages.append_column("c", pa.array(range(passages.num_rows), pa.int64())).drop_columns(["text"]), source.deleted()
+            passages.append_column("c", pa.array(range(passages.num_rows), pa.int64())).drop_columns(list(_OF_PASSAGES)),
+            source.deleted(),
         )
         questions = _split(askable.questions, join.about(), texts, seed, settings)
         chosen = join.examples(questions).combine_chunks()
@@ -158,7 +164,7 @@ def make(
         chosen=chosen,
         asked=askable,
         texts=texts,
-        passages=passages["text"],
+        passages=passages,
         origins=origins,
         staleness={name: len(generator_history) - 1 - place for place, name in enumerate(generator_history)},
         version=version,
@@ -179,15 +185,17 @@ def _cleaned(answers: pa.Table, corrections: pa.ChunkedArray, batches: Batches) 
 
 
 def _split(questions: pa.Table, about: dict[int, str], texts: Texts, seed: int, settings: Preparing) -> pa.Table:
-    """The questions that have an example, with what each is about, its split and its rank among all."""
+    """The questions that have an example, with what each is about, its unit, its split and its rank among all."""
     chosen = questions.take(pa.array(list(about), pa.int64()))
     names, tenants, normals = (chosen[column].to_pylist() for column in ("name", "tenant", "normal"))
-    split_of = splits(names, list(about.values()), grouped(tenants, normals, settings.near_duplicate), seed)
+    units = units_of(names, list(about.values()), grouped(tenants, normals, settings.near_duplicate))
+    split_of = splits(units, seed)
     worded = texts.cleaned["text"].take(chosen["worded"]).to_pylist()
     order = sorted(range(len(names)), key=lambda place: (worded[place], names[place]))
     rank = {place: number for number, place in enumerate(order)}
     return (
         chosen.append_column("document", pa.array([document or None for document in about.values()], TEXT))
+        .append_column("unit", pa.array([hashlib.sha256(unit.encode()).hexdigest()[:12] for unit in units], TEXT))
         .append_column("split", pa.array([SPLITS.index(split) for split in split_of], pa.int64()))
         .append_column("rank", pa.array([rank[place] for place in range(len(names))], pa.int64()))
     )

@@ -73,8 +73,14 @@ where reason is null
 _SHOWN = """
 create table shown as
 select a, q, simulated, place, p.chunk_id as chunk_id, p.cited as cited,
-    p.retrieval_score as retrieval_score, p.retrieval_rank as retrieval_rank
-from (select a, q, simulated, unnest(passages) as p, generate_subscripts(passages, 1) as place from answer)
+    p.retrieval_score as retrieval_score, p.retrieval_rank as retrieval_rank, p.rerank_score as rerank_score, reranker,
+    signals[place].retrieval_share as retrieval_share, signals[place].similarity as similarity,
+    signals[place].fulltext as fulltext
+from (
+    select a, q, simulated, model_version as reranker, signals, unnest(passages) as p,
+        generate_subscripts(passages, 1) as place
+    from answer
+)
 qualify row_number() over (partition by a, p.chunk_id order by place) = 1
 """
 
@@ -113,7 +119,8 @@ _POOLED = """
 """
 _PASSAGE = f"""
 create table passage as
-select pool.*, shown.retrieval_score, shown.retrieval_rank, c, document_id, case
+select pool.*, shown.retrieval_score, shown.retrieval_rank, shown.retrieval_share, shown.similarity, shown.fulltext,
+    shown.rerank_score, shown.reranker, c, document_id, case
     when balance = 0 then 'tied'
     when shown.retrieval_score is null or shown.retrieval_rank is null then 'without score or rank'
     when c is null then 'passage forgotten'
@@ -176,13 +183,15 @@ select * from (
     select split, rank, 0 as kind, q, worded, a, c, chunk_id, document_id, balance > 0 as liked,
         retrieval_score, retrieval_rank, origins, users,
         case when balance > 0 then liker else disliker end as "user", simulated, null::bigint as correction,
-        []::bigint[] as chunks, substr(sha256(tenant || chr(31) || normal || chr(31) || chunk_id), 1, 24) as example_id
+        []::bigint[] as chunks, substr(sha256(tenant || chr(31) || normal || chr(31) || chunk_id), 1, 24) as example_id,
+        unit, retrieval_share, similarity, fulltext, rerank_score, reranker
     from passage join question using (q) where reason is null
     union all
     select split, rank, 1, q, worded, a, null, null, document, balance > 0,
         0.0, 0, origins, users,
         case when balance > 0 then liker else disliker end, simulated, correction,
-        chunks, substr(sha256(tenant || chr(31) || normal || chr(31) || writer || chr(31) || said), 1, 24)
+        chunks, substr(sha256(tenant || chr(31) || normal || chr(31) || writer || chr(31) || said), 1, 24),
+        unit, null, null, null, null, null
     from whole join question using (q) where reason is null
 )
 order by split, rank, kind, retrieval_rank, example_id
@@ -237,7 +246,8 @@ class Join:
         """
         self._take(given=rows, correction=corrections)
         self._do(
-            "create table answer as select a, q, said, generator, poor, answer_id, kind, tenant, simulated, passages, origin"
+            "create table answer as select a, q, said, generator, poor, answer_id, kind, tenant, simulated, passages, signals,"
+            " model_version, origin"
             " from given join interaction using (row)"
         )
         self._do(_UNANSWERED.format(kept="answer", where=""))
@@ -274,7 +284,7 @@ class Join:
         return {row["q"]: row["document_id"] or "" for row in rows}
 
     def examples(self, questions: pa.Table) -> pa.Table:
-        """The examples in their order; `questions` have q, tenant, normal, worded, rank, split (a number), document."""
+        """The examples in their order; `questions` have q, tenant, normal, worded, rank, split (a number), unit, document."""
         self._take(question=questions)
         return self._rows(_EXAMPLES)
 

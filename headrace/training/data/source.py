@@ -13,9 +13,20 @@ from headrace.catalog import TEXT, Store
 
 _ANSWER_COLUMNS = (
     *("answer_id", "kind", "tenant", "user", "simulated", "question", "answer", "passages", "prompt_tokens"),
-    *("completion_tokens", "logprobs", "sampling", "generator_version", "topic", "partition", "offset", "at"),
+    *(
+        "completion_tokens",
+        "logprobs",
+        "sampling",
+        "generator_version",
+        "model_version",
+        "signals",
+        "topic",
+        "partition",
+        "offset",
+    ),
+    "at",
 )
-_CHUNK_COLUMNS = ("chunk_id", "document_id", "text", "topic", "partition", "offset")
+_CHUNK_COLUMNS = ("chunk_id", "document_id", "text", "heading", "uri", "position", "topic", "partition", "offset")
 _DOCUMENT_COLUMNS = ("document_id", "status", "topic", "partition", "offset")
 _IN_ORDER = [("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")]
 _ENDED = pa.array(["parsed", "deleted"], TEXT)  # what decides whether a document is there; a version that failed does not

@@ -12,20 +12,25 @@ _TEST_SHARE, _TUNE_SHARE = 0.25, 0.15
 _LEAST_DOCUMENTS = 8
 
 
-def splits(names: Sequence[str], documents: Sequence[str], groups: Sequence[int], seed: int) -> list[str]:
-    """Split of each question: 60 % train, 15 % tune, 25 % test, by document and by group of near-duplicates.
+def units_of(names: Sequence[str], documents: Sequence[str], groups: Sequence[int]) -> list[str]:
+    """The unit of each question: what is kept together when questions are split or folds are made.
 
     `names` are unique and name the questions whatever their order, `documents` what each is about ("" if unknown), `groups`
-    the place of the first of its near-duplicates. All questions about one document are in one split, and so are
+    the place of the first of its near-duplicates. All questions about one document are in one unit, and so are
     near-duplicates, whatever documents they are about. Put together rather than dropped: what is a near-duplicate by its
     letters may ask for something else, and its verdicts are worth as much.
 
-    Where there are fewer than eight such units, documents are not held apart, near-duplicates still are. A unit of more than
-    a quarter of the questions is learned from, for held out it would leave nothing to learn from.
+    Where there are fewer than eight such units, documents are not held apart, near-duplicates still are.
     """
     units = _units(names, documents, groups)
-    if len(set(units)) < _LEAST_DOCUMENTS:
-        units = _units(names, [""] * len(names), groups)
+    return units if len(set(units)) >= _LEAST_DOCUMENTS else _units(names, [""] * len(names), groups)
+
+
+def splits(units: Sequence[str], seed: int) -> list[str]:
+    """Split of each question, by its unit: 60 % train, 15 % tune, 25 % test.
+
+    A unit of more than a quarter of the questions is learned from, for held out it would leave nothing to learn from.
+    """
     sizes = Counter(units)
     large = {unit for unit, size in sizes.items() if size > _TEST_SHARE * len(units)}
     large = large if len(large) < len(sizes) else set()

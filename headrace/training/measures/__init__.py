@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from headrace.core.progress import ProgressBars
-from headrace.training.names import EMBEDDER, GENERATOR, RERANKER
+from headrace.training.names import EMBEDDER, GENERATOR, RANKING, RERANKER
+from headrace.training.served_order import ServedOrder
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -28,13 +29,17 @@ class Compared:
     retrieval: float | None = None
 
 
-# (challenger's folder, champion's folder or None for what the package has, the champion's card, rows to fit on, rows to compare
-# on, the recipe's settings, bars)
-Measure = Callable[[Path, Path | None, Mapping[str, Any], Rows, Rows, Any, ProgressBars], Compared]
+# (challenger's folder, champion's folder or None for what the package has, the champion's card, the order that is served now,
+# rows to fit on, rows to compare on, the recipe's settings, bars)
+Measure = Callable[[Path, Path | None, Mapping[str, Any], ServedOrder, Rows, Rows, Any, ProgressBars], Compared]
 
 
 def measure_of(model: str) -> Measure:
     """The measure of a model's challengers."""
+    if model == RANKING:
+        from headrace.training.measures.ranking import compare as by_ranking
+
+        return by_ranking
     if model == RERANKER:
         from headrace.training.measures.passages import compare
 

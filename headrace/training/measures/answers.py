@@ -16,6 +16,7 @@ from headrace.training.data.text import refused
 from headrace.training.interrupt import defer_sigint
 from headrace.training.measures import Compared, Rows
 from headrace.training.recipes.lora import target_answer
+from headrace.training.served_order import ServedOrder
 
 _AT_ONCE = 5
 
@@ -35,6 +36,7 @@ def compare(
     challenger: Path,
     champion: Path | None,
     card: Mapping[str, Any],
+    served: ServedOrder,
     tune: Rows,
     test: Rows,
     settings: Any,

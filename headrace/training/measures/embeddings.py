@@ -14,12 +14,20 @@ from headrace.training.data.dataset import by_question, passages, tellable
 from headrace.training.interrupt import defer_sigint
 from headrace.training.measures import Compared, Rows
 from headrace.training.measures.passages import CUT, Question, labels, ndcg, row
+from headrace.training.served_order import ServedOrder
 
 Vectors = npt.NDArray[np.float32]
 
 
 def compare(
-    challenger: Path, champion: Path | None, card: Mapping[str, Any], tune: Rows, test: Rows, settings: Any, bars: ProgressBars
+    challenger: Path,
+    champion: Path | None,
+    card: Mapping[str, Any],
+    served: ServedOrder,
+    tune: Rows,
+    test: Rows,
+    settings: Any,
+    bars: ProgressBars,
 ) -> Compared:
     """Compare on `test`, both as they would be served; there is nothing to fit. Without a champion the packaged one stands.
 

@@ -8,39 +8,50 @@ from pathlib import Path
 from typing import Any
 
 from headrace.core.progress import ProgressBars
-from headrace.models.combination import combined_order
+from headrace.models.ranking import RankingWeights, of_retrieval_weight
 from headrace.training.data.dataset import by_question, passages, tellable
 from headrace.training.interrupt import defer_sigint
 from headrace.training.measures import Compared, Rows
+from headrace.training.ranker import candidates, learn
+from headrace.training.served_order import ServedOrder
 
 CUT = 10
-_WEIGHTS = tuple(round(0.1 * i, 1) for i in range(11))
+_FOLDS = 5
+_CHALLENGER = "challenger"  # has no version yet
 
 Question = Sequence[Mapping[str, Any]]
 Scorer = Callable[[str, Sequence[str]], list[float]]
 
 
 def compare(
-    challenger: Path, champion: Path | None, card: Mapping[str, Any], tune: Rows, test: Rows, settings: Any, bars: ProgressBars
+    challenger: Path,
+    champion: Path | None,
+    card: Mapping[str, Any],
+    served: ServedOrder,
+    tune: Rows,
+    test: Rows,
+    settings: Any,
+    bars: ProgressBars,
 ) -> Compared:
-    """Fit how the challenger's score is weighed with retrieval's on `tune`, then compare on `test`.
+    """Fit how the challenger's logit is weighed with the other features on `tune`, then compare on `test`.
 
-    Before the first promotion the champion is retrieval's own order.
+    The other side is the order that is served now, with the champion re-ranker's logits where there is one.
     """
     held_out = tellable(by_question(passages(test)))
     ours = _scorer(challenger, settings.max_tokens)
-    weight = fitted(_scored(tellable(by_question(passages(tune))), ours, bars, "fit"))
-    mine = [ndcg(labels(q), weighed(q, logits, weight)) for q, logits in _scored(held_out, ours, bars, "evaluate")]
+    weights = fitted(_scored(tellable(by_question(passages(tune))), ours, bars, "fit"))
+    mine = [ndcg(labels(q), weighed(q, logits, weights)) for q, logits in _scored(held_out, ours, bars, "evaluate")]
     plain = [ndcg(labels(q), list(range(len(q)))) for q in held_out]
-    theirs = plain
     if champion is not None:
         scored = _scored(held_out, _scorer(champion, int(card["max_tokens"])), bars, "champion")
-        theirs = [ndcg(labels(q), weighed(q, logits, float(card["retrieval_weight"]))) for q, logits in scored]
+        theirs = [ndcg(labels(q), served.order(q, logits)) for q, logits in scored]
+    else:
+        theirs = [ndcg(labels(q), served.order(q)) for q in held_out]
     return Compared(
         measure=f"nDCG@{CUT}",
         ours=tuple(row(q, score) for q, score in zip(held_out, mine, strict=True)),
         theirs=tuple(row(q, score) for q, score in zip(held_out, theirs, strict=True)),
-        card={"retrieval_weight": weight, "max_tokens": settings.max_tokens},
+        card={"ranking": weights.model_dump(), "max_tokens": settings.max_tokens},
         retrieval=sum(plain) / len(plain) if plain else 0.0,
     )
 
@@ -57,17 +68,17 @@ def labels(rows: Question) -> list[float]:
     return [float(row["label"]) for row in rows]
 
 
-def weighed(rows: Question, logits: Sequence[float], weight: float) -> list[int]:
+def weighed(rows: Question, logits: Sequence[float], weights: RankingWeights) -> list[int]:
     """The order that serving would give these passages."""
-    return combined_order([row["retrieval_score"] for row in rows], logits, weight)
+    return weights.order(rows[0]["question"], candidates(rows, logits))
 
 
-def fitted(tune: Sequence[tuple[Question, Sequence[float]]]) -> float:
-    """The retrieval weight with the best mean nDCG@10; of equals the one that trusts retrieval most."""
+def fitted(tune: Sequence[tuple[Question, Sequence[float]]]) -> RankingWeights:
+    """The weights of all features, the logits among them, learned from these questions; without any, both orders count alike."""
     if not tune:
-        return 0.5
-    means = {w: sum(ndcg(labels(rows), weighed(rows, logits, w)) for rows, logits in tune) / len(tune) for w in _WEIGHTS}
-    return max(means, key=lambda w: (means[w], w))
+        return of_retrieval_weight(0.5)
+    learned = learn([q for q, _ in tune], _FOLDS, _CHALLENGER, [logits for _, logits in tune])
+    return learned.ranking
 
 
 def _scorer(folder: Path, most_tokens: int) -> Scorer:

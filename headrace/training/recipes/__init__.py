@@ -1,7 +1,7 @@
 """The recipes, by name.
 
 To add one: a module here with a `Recipe` of its own (recipe.py says what it has to do), a file of its settings beside it, of at
-most twenty lines, and a line below.
+most twenty lines, and a line below; another in `CHEAPEST_FIRST` if it is to be chosen without being named.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the command line's help names the recipes, and does without
     from headrace.training.recipe import Recipe
 
 _CLASSES = {
+    "ranking": ".ranking:RankingRecipe",
     "reranker": ".reranker:RerankerRecipe",
     "embedder": ".embedder:EmbedderRecipe",
     "sft": ".sft:Sft",
@@ -24,6 +25,12 @@ _CLASSES = {
     "grpo": ".grpo:Grpo",
     "online": ".online:Online",
 }
+
+
+AUTO = "auto"
+"""In the place of a recipe's name: the first of `CHEAPEST_FIRST` that today's verdicts support."""
+CHEAPEST_FIRST = ("ranking", "embedder", "reranker", "sft", "kto")
+"""The recipes that are chosen among. Not those that draw answers from the generator: they take long and are named on purpose."""
 
 
 class _Recipes(Mapping[str, "Recipe"]):

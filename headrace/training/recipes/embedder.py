@@ -11,13 +11,13 @@ from pydantic import Field
 
 from headrace.training.data.dataset import by_question, passages
 from headrace.training.names import EMBEDDER
-from headrace.training.recipe import Policy, Recipe, RecipeSettings
+from headrace.training.recipe import GradientRecipe, GradientSettings, Policy
 
 if TYPE_CHECKING:
     import torch
 
 
-class EmbedderSettings(RecipeSettings):
+class EmbedderSettings(GradientSettings):
     """The embedder's settings."""
 
     max_tokens: int = Field(ge=16, le=256)
@@ -52,7 +52,7 @@ class Liked:
         return text in self.wrong or (text not in self.right and (document == "" or document != self.document))
 
 
-class EmbedderRecipe(Recipe):
+class EmbedderRecipe(GradientRecipe):
     """In-batch softmax: a question's liked passage among the disliked ones and all that the batch has for other questions.
 
     The loss is sentence-transformers' MultipleNegativesRankingLoss (van den Oord, Li, Vinyals 2018, "Representation Learning with

@@ -12,7 +12,7 @@ from pydantic import Field
 from headrace.models.measures import unmarked
 from headrace.models.prompt import encode, messages
 from headrace.training.names import GENERATOR
-from headrace.training.recipe import Policy, Recipe, RecipeSettings
+from headrace.training.recipe import GradientRecipe, GradientSettings, Policy
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def clipped(ours: torch.Tensor, then: torch.Tensor, advantage: float, epsilon: f
     return (ratio * advantage).minimum(bounded * advantage), bounded * advantage < ratio * advantage
 
 
-class LoraSettings(RecipeSettings):
+class LoraSettings(GradientSettings):
     """What every recipe of the generator is told."""
 
     rank: int = Field(ge=1, le=256)
@@ -116,7 +116,7 @@ def _ids(ids: Sequence[int] | None) -> tuple[int, ...]:
     return tuple(ids or ())
 
 
-class LoraRecipe(Recipe):
+class LoraRecipe(GradientRecipe):
     """A recipe of the generator. `base` is the folder of the model it adapts; the packaged one where none is named."""
 
     model = GENERATOR

@@ -10,13 +10,13 @@ from pydantic import Field
 
 from headrace.training.data.dataset import by_question, passages
 from headrace.training.names import RERANKER
-from headrace.training.recipe import Policy, Recipe, RecipeSettings
+from headrace.training.recipe import GradientRecipe, GradientSettings, Policy
 
 if TYPE_CHECKING:
     import torch
 
 
-class RerankerSettings(RecipeSettings):
+class RerankerSettings(GradientSettings):
     """The re-ranker's settings."""
 
     max_tokens: int = Field(ge=16, le=512)
@@ -27,7 +27,7 @@ class RerankerSettings(RecipeSettings):
     """Whether all is float32; else matrices are multiplied in bfloat16 where the processor does that itself."""
 
 
-class RerankerRecipe(Recipe):
+class RerankerRecipe(GradientRecipe):
     """Listwise: each item is a question with one liked passage and the disliked ones that retrieval ranked highest.
 
     The loss is the cross-entropy of the liked one among them (Gao, Dai, Callan 2021, "Rethink Training of BERT Rerankers in

@@ -75,7 +75,7 @@ function ranks(passage) {
     ["Retrieval score", score(passage.retrieval_score)],
     ["Retrieval rank", String(passage.retrieval_rank)],
     ["Re-rank score", reranked ? score(passage.rerank_score) : "none: no re-ranker scored it"],
-    ["Re-rank rank", reranked ? String(passage.rerank_rank) : "none"],
+    ["Re-rank rank", passage.rerank_rank !== null && passage.rerank_rank !== undefined ? String(passage.rerank_rank) : "none: retrieval's own order stands"],
   ]);
 }
 
@@ -147,7 +147,7 @@ function passages(entry) {
   list.show(all);
   return make(
     "details", { class: "inspect" }, make("summary", {}, `Passages: ${all.length} retrieved, ${used} used`),
-    reranked ? null : quiet("No re-ranker has been promoted yet: retrieval's own order stands."), list.element,
+    all.some((one) => one.rerank_rank !== null && one.rerank_rank !== undefined) ? null : quiet("No ranking or re-ranker has been promoted yet: retrieval's own order stands."), list.element,
   );
 }
 
@@ -164,7 +164,8 @@ function versions(answer) {
     "details", { class: "inspect" }, make("summary", {}, "Versions and timings"),
     facts([
       ["Index", answer.index_version],
-      ["Re-ranker", answer.model_version === "none" ? "none: retrieval order stands" : answer.model_version],
+      ["Re-ranker", answer.model_version],
+      ["Ranking", answer.ranking_version ?? "none"],
       ["Generator", answer.generator_version && answer.generator_version !== "none" ? answer.generator_version : answer.mode === "extractive" ? "none: the answer is quoted" : "none: nothing to write from"],
       ["Answer", answer.answer_id],
       answer.filters && ["Filter", answer.filters.join(", ")],

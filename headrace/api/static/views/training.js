@@ -15,10 +15,10 @@ const STATES = {
 };
 const KINDS = { training: "active", waiting: "good", paused: "warn", restarting: "warn" };
 const STAGES = {
-  land: "Lands what is on the head", plan: "Chooses what to learn from", prepare: "Prepares the dataset", finetune: "Fine-tunes",
+  land: "Lands what is on the head", plan: "Chooses what to learn from", prepare: "Prepares the dataset", power: "Says what the verdicts could show", finetune: "Fine-tunes",
   evaluate: "Compares with the champion", promote: "Decides", tidy: "Tidies up",
 };
-const PACKAGED = { reranker: "retrieval’s own order", embedder: "the packaged one", generator: "the packaged one" };
+const PACKAGED = { ranking: "retrieval’s own order", reranker: "none", embedder: "the packaged one", generator: "the packaged one" };
 const MOVES = { promote: "Promoted", rollback: "Rolled back", canary: "Canary started", canary_ended: "Canary ended" };
 
 export const versionName = (model, version) => (version === "none" ? PACKAGED[model] ?? "none" : version);
@@ -105,6 +105,7 @@ export function loopNow(loop) {
     const left = round.eta_s === null ? "" : `, about ${span(round.eta_s)} left`;
     const loss = round.loss === null || round.loss === undefined ? "" : `, loss ${round.loss.toFixed(3)}`;
     parts.push(gauge(name, round.step, round.steps, round.steps ? `step ${count(round.step)} of ${count(round.steps)}` : ""));
+    if (round.power) parts.push(quiet(cased(round.power)));
     parts.push(quiet(`${STAGES[round.stage] ?? "Looks at the stores"}${loss}${left}${round.resumed ? ", resumed where it stopped" : ""}.`));
   }
   for (const one of loop.recipes) {
@@ -124,8 +125,15 @@ function lastDecision(decision) {
     make("p", {}, `Round ${decision.round} · ${decision.recipe} `, badge(decision.promoted ? `promoted ${decision.version}` : "refused", decision.promoted ? "good" : "warn")),
     quiet(cased(decision.why)),
     decision.alarms.length ? make("ul", { class: "alarms" }, decision.alarms.map((alarm) => make("li", {}, alarm))) : null,
+    decision.weights ? quiet(`Weights: ${weightsOf(decision.weights)}`) : null,
     timings.length ? quiet(served + timings.map(([name, seconds]) => `${name} ${span(seconds)}`).join(" · ")) : null,
   ];
+}
+
+// Per typical difference between two passages of a question, so that they can be compared; the largest first.
+function weightsOf(weights) {
+  const ordered = Object.entries(weights).filter(([, weight]) => Math.abs(weight) >= 0.005).sort((one, other) => Math.abs(other[1]) - Math.abs(one[1]));
+  return ordered.map(([name, weight]) => `${name} ${signed(weight)}`).join(" · ") || "none";
 }
 
 // ---- models ----------------------------------------------------------------------------------------------------------
@@ -224,7 +232,7 @@ function roundsTable({ data, has_more: more }) {
       next.hidden = !found.has_more;
     },
   }, "Show earlier rounds");
-  return [quiet(`${data[0].evaluation.measure} on held-out questions that nobody learned from.`), list.element, make("div", {}, next)];
+  return [quiet(`${data[0].evaluation.measure} on questions that were not learned from.`), list.element, make("div", {}, next)];
 }
 
 // The difference of challenger and champion as a point with its interval, beside zero.
@@ -264,9 +272,11 @@ function openRound(one) {
       ["Measure", evaluation.measure],
       ["Champion", `${versionName(one.model, one.champion)}: ${evaluation.champion.toFixed(3)}`],
       ["Challenger", evaluation.challenger.toFixed(3)],
-      ["Held-out questions", `${count(evaluation.questions)}, judged by ${several(evaluation.users ?? 0, "user")}`],
+      ["Questions", `${count(evaluation.questions)}, judged by ${several(evaluation.users ?? 0, "user")}`],
       evaluation.confidence !== null && evaluation.confidence !== undefined && ["Confidence", percent(evaluation.confidence)],
       evaluation.retrieval !== null && evaluation.retrieval !== undefined && ["Retrieval's own order", evaluation.retrieval.toFixed(3)],
+      evaluation.card?.ranking && ["Weights", weightsOf(evaluation.card.ranking.weights)],
+      one.power && ["What the verdicts could show", `${count(one.power.questions)} questions: a gain of ${(one.power.gain ?? 0).toFixed(3)} or more`],
       ["Dataset", one.dataset],
       ["Committed", exactly(one.committed)],
       one.feedback_to_served !== null && ["Newest verdict to served", span(one.feedback_to_served)],

@@ -1,0 +1,67 @@
+"""The ranking that is served: its pointer and its versions' weights, read by the process that answers, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from headrace.catalog import Store
+from headrace.core.schema import parse
+from headrace.errors import HeadraceError, Transient
+from headrace.models.cards import RankingCard
+from headrace.models.pointer import NONE, ChampionPointer, read_pointer
+from headrace.models.ranking import RankingWeights
+from headrace.storage.endpoints import Endpoints
+from headrace.storage.meter import Meter, ReportedReader
+from headrace.storage.objects import ObjectReader
+from headrace.storage.recent import Recent
+
+MODEL = "ranking"
+
+
+@dataclass(frozen=True)
+class ServedRanking:
+    """The pointer as last read, with the weights of the versions that it names; `trouble` says why some are missing."""
+
+    etag: str = ""
+    pointer: ChampionPointer = field(default_factory=lambda: ChampionPointer(model=MODEL))
+    weights: Mapping[str, RankingWeights] = field(default_factory=dict)
+    trouble: str = ""
+
+    def weights_for(self, answer_id: str, reranker: str) -> tuple[str, RankingWeights | None]:
+        """The version that orders an answer's passages and its weights; ("none", None) where none was fitted with that re-ranker.
+
+        `reranker` is the version that scored the passages, "none" without one.
+        """
+        version = self.pointer.served(answer_id)
+        weights = self.weights.get(version)
+        return (NONE, None) if weights is None or weights.reranker != reranker else (version, weights)
+
+
+class RankingReader(ObjectReader, ReportedReader):
+    """Reads which ranking is served; it also takes what the model server reports to have read for the stage."""
+
+    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
+        super().__init__(store, endpoints, meter)
+        self._recent = Recent[ServedRanking]()
+
+    def recent(self) -> ServedRanking:
+        """The served ranking, at most about a second old; one that cannot be read leaves the former, or none."""
+        return self._recent.value(self._read)
+
+    def _read(self, former: ServedRanking | None) -> ServedRanking:
+        try:
+            pointer, etag = read_pointer(self, MODEL)
+            if former is not None and former.etag == etag and not former.trouble:
+                return former
+            names = {pointer.version, pointer.canary.version if pointer.canary else NONE} - {NONE}
+            known = former.weights if former else {}
+            return ServedRanking(etag, pointer, {name: known.get(name) or self._weights(name) for name in sorted(names)})
+        except HeadraceError as error:
+            if former is not None and isinstance(error, Transient):
+                return former
+            return ServedRanking(trouble=error.message)
+
+    def _weights(self, version: str) -> RankingWeights:
+        key = f"{MODEL}/{version}/card.json"
+        return parse(RankingCard, self.get(key), f"{self.store.name}/{key}").ranking
