@@ -19,8 +19,10 @@ from headrace.answering.record import Answer, Verdict
 from headrace.app import App
 from headrace.catalog import CHUNK_ROWS
 from headrace.cli.render.results import ledger_table, say_indexed, say_round, say_sources, tier_table
+from headrace.core.run import journal_of
 from headrace.core.stage import stage
 from headrace.errors import NotFound, Permanent
+from headrace.explain.deck.deck import build, ran_both, write_deck
 from headrace.explain.diagram.draw import draw
 from headrace.explain.diagram.recorded import PIPELINES, measured
 from headrace.explain.diagram.views import Detail, View
@@ -151,20 +153,23 @@ def run_demo(settings: Settings, *, docs: Path | None, on: str, out_dir: Path, q
     console.print()
     console.print(
         f"Diagrams drawn from this run: {out_dir}/inference.svg and {out_dir}/training.svg, each also as .png and .pptx,"
-        " with every flow (-full.svg), and over time (-time.svg).",
+        f" with every flow (-full.svg), and over time (-time.svg). Slides: {out_dir}/deck.pptx.",
         highlight=False,
     )
     console.print(f"The demo took {time.perf_counter() - started:.0f} s. Next: headrace up", highlight=False)
 
 
 def draw_run(home: Path, run: str, folder: Path) -> None:
-    """Draw both pipelines of a run: at slide level, with every flow, and over time."""
+    """Draw both pipelines of a run, at slide level, with every flow, and over time; and make slides of it."""
     for name in PIPELINES:
         diagram = measured(home, name, run=run).diagram()
         for suffix in (".svg", ".png", ".pptx"):
             draw(diagram, folder / f"{name}{suffix}")
         draw(diagram, folder / f"{name}-full.svg", detail=Detail.FULL)
         draw(diagram, folder / f"{name}-time.svg", view=View.TIME)
+    journal = journal_of(home, run)
+    if ran_both(journal):  # a demo whose documents gave nothing to learn from has no round
+        write_deck(folder / "deck.pptx", build(journal))
 
 
 def _learning(settings: Settings) -> Settings:

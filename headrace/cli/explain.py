@@ -99,3 +99,27 @@ def deck(
     journal = both_pipelines(settings_of().home, run)
     write_deck(output, build(journal, audience=audience, brand=loaded))
     out.print(f"Wrote {output} from run {journal['run']}, for {audience}.", highlight=False)
+
+
+@cli.command(rich_help_panel=_PANEL)
+def export(
+    run: Annotated[str | None, typer.Argument(help="A run's id or a prefix of it; default: the newest.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="FILE.jsonl; default: standard output.")] = None,
+    namespace: Annotated[str, typer.Option(help="Namespace of the jobs.")] = "headrace",
+) -> None:
+    """Export a run as OpenLineage events, one JSON document a line, for a lineage server such as Marquez."""
+    import json
+
+    from headrace.atomic import write_atomically
+    from headrace.core.run import journal_of
+    from headrace.explain.openlineage import events
+
+    journal = journal_of(settings_of().home, run)
+    lines = [json.dumps(event) for event in events(journal, namespace=namespace)]
+    if output is None:
+        for line in lines:
+            print(line)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, "".join(f"{line}\n" for line in lines).encode(), mode=0o644)
+    out.print(f"Wrote {len(lines):,} events of run {journal['run']} to {output}.", highlight=False)

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 import tiny
 from object_store import Traffic, settled
+from pptx import Presentation
 from shell import as_json, run, sql
 
 from headrace.cli.render.results import merged
@@ -105,6 +106,30 @@ def its_story_is_told(demo: Demo) -> None:
         written = [human_bytes(demo.bytes(tier, way)) for way in ("read", "write")]
         (line,) = re.findall(rf"^{tier} .*", by_tier, re.M)
         assert re.split(r"\s{2,}", line.strip())[1:] == written, tier
+
+
+def test_its_slides_have_the_ledgers_numbers(demo: Demo) -> None:
+    deck = Presentation(demo.home.path.parent / "out" / "deck.pptx")
+    assert len(deck.slides) == 14
+    charts = {slide.shapes.title.text: shape.chart for slide in deck.slides for shape in slide.shapes if shape.has_chart}
+    by_tier = next(chart for title, chart in charts.items() if "carries the load" in title)
+    tiers = ("object", "table", "vector", "file", "stream")
+    for series, way in zip(by_tier.plots[0].series, ("read", "write"), strict=True):
+        assert list(series.values) == pytest.approx([demo.bytes(tier, way) / 1e6 for tier in tiers])
+    by_stage = next(chart for title, chart in charts.items() if "heaviest stage" in title)
+    shown = sum(sum(series.values) for series in by_stage.plots[0].series)
+    assert shown == pytest.approx(sum(row["bytes"] for row in demo.rows) / 1e6)
+    for slide in deck.slides:
+        assert demo.run["run"] in slide.notes_slide.notes_text_frame.text
+
+
+def test_a_sizing_stands_beside_what_the_demo_measured(demo: Demo) -> None:
+    sizing = as_json(demo.home, "size", "--run", demo.run["run"])
+    measured = {one["name"]: one for one in sizing["measured"]}
+    chunks = sum(row["bytes"] for row in demo.rows if (row["tier"], row["direction"]) == ("vector", "write")) / 72
+    assert measured["vector_bytes_per_chunk"]["measured"] == pytest.approx(chunks)
+    assert -0.3 < measured["checkpoint_bytes"]["error"] < 0  # names and buffers weigh in a tiny model's
+    assert {"vector_bytes_per_question", "landing_bytes_per_event"} <= measured.keys()
 
 
 def test_both_diagrams_draw_the_ledgers_numbers(demo: Demo) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from headrace.catalog import Tier
 from headrace.errors import BadSettings
 from headrace.explain.diagram import theme
+from headrace.explain.diagram.theme import LIGHT, Palette
 
 LEAST_CONTRAST = 4.5  # WCAG 2.2, text of normal size
 _LOGO_BYTES = 5_000_000
@@ -29,21 +31,21 @@ class Colours(_Part):
 
     accent: Colour = "#0F3D5C"
     """The line beside a headline, and marks."""
-    ink: Colour = "#0F172A"
+    ink: Colour = LIGHT.ink
     """Text."""
-    muted: Colour = "#475569"
+    muted: Colour = LIGHT.muted
     """Secondary text."""
-    read: Colour = "#1D4ED8"
+    read: Colour = LIGHT.read
     """What is read."""
-    write: Colour = "#9A3412"
+    write: Colour = LIGHT.write
     """What is written."""
-    feedback: Colour = "#731DC9"
+    feedback: Colour = LIGHT.feedback
     """The way back of what users said."""
-    stream: Colour = "#475569"
-    file: Colour = "#B34A00"
-    vector: Colour = "#0072B2"
-    table: Colour = "#00795A"
-    object: Colour = "#3B4256"
+    stream: Colour = LIGHT.tiers[Tier.STREAM]
+    file: Colour = LIGHT.tiers[Tier.FILE]
+    vector: Colour = LIGHT.tiers[Tier.VECTOR]
+    table: Colour = LIGHT.tiers[Tier.TABLE]
+    object: Colour = LIGHT.tiers[Tier.OBJECT]
 
     @model_validator(mode="after")
     def _legible(self) -> Colours:
@@ -100,6 +102,27 @@ class Brand(_Part):
         if len(data) > _LOGO_BYTES:
             raise ValueError(f"{path} is larger than {_LOGO_BYTES // 1_000_000} MB")
         return path
+
+    @property
+    def palette(self) -> Palette:
+        """The colours for a diagram."""
+        colours = self.colours
+        tiers = {tier: colours.of(tier) for tier in Tier}
+        return replace(
+            LIGHT,
+            ink=colours.ink,
+            muted=colours.muted,
+            read=colours.read,
+            write=colours.write,
+            feedback=colours.feedback,
+            tiers=tiers,
+            tier_inks=tiers,
+        )
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The products by tier, of those that are named."""
+        return {str(tier): str(product) for tier, product in self.products if product}
 
     def tier(self, tier: Tier) -> str:
         """How slides name a tier: the tier, or the tier and the product."""

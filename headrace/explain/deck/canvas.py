@@ -25,6 +25,8 @@ from pptx.util import Emu, Pt
 
 from headrace.explain.deck.brand import Brand
 from headrace.explain.diagram import theme
+from headrace.explain.diagram.pptx import draw_on
+from headrace.explain.diagram.scene import Label, Scene
 
 WIDTH, HEIGHT = 960.0, 540.0  # 13.33 × 7.5 inches
 LEFT, RIGHT = 40.0, 920.0
@@ -139,6 +141,19 @@ class Canvas:
         _described(title, "Headline", "")
         bar = self.box(Area(LEFT, 30, 5, 68), fill=colour.accent, alt="")
         _described(bar, "Accent", "")
+
+    def scene(self, scene: Scene) -> None:
+        """A diagram over the whole slide, whose first line becomes the slide's title."""
+        head, *rest = scene.groups
+        first, *below = (item for item in head.items if isinstance(item, Label))
+        title = self.slide.shapes.title
+        # As high as its letters, so that the line below it stays clear.
+        title.left, title.top = Pt(first.bounds.x), Pt(first.y - first.size)
+        title.width, title.height = Pt(first.bounds.width), Pt(first.size * 1.3)
+        style = Style(first.size, bold=True, colour=first.colour, anchor="middle")
+        self._write(title.text_frame, [(first.text, style)], self.brand.fonts.heading)
+        _described(title, "Headline", "")
+        draw_on(self.slide, replace(scene, groups=(replace(head, items=tuple(below)), *rest)), font=self.brand.fonts.body)
 
     def text(self, area: Area, *paragraphs: str | tuple[str, Style], style: Style | None = None, name: str = "Text") -> Any:
         """Paragraphs in an area; all are made smaller together until they fit."""

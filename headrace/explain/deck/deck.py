@@ -25,25 +25,22 @@ Slide = Callable[[Draft], None]
 SLIDES: Mapping[str, Slide] = {**pipelines.SLIDES, **topics.SLIDES}
 
 AUDIENCES: Mapping[str, tuple[str, ...]] = {
-    "ncp": ("overview", "tiers", "stages", "sizing", "time", "head", "roles", "kv", "ray", "recipes", "triggers", "limits"),
-    "builder": ("overview", "stages", "time", "ray", "recipes", "head", "roles", "triggers", "kv", "tiers", "sizing", "limits"),
-    "enterprise": (
-        "overview",
-        "kv",
-        "head",
-        "recipes",
-        "roles",
-        "triggers",
-        "stages",
-        "tiers",
-        "time",
-        "ray",
-        "sizing",
-        "limits",
+    "ncp": (
+        "overview", "tiers", "inference", "training", "stages", "sizing", "time", "head", "roles", "kv", "ray", "recipes",
+        "triggers", "limits",
     ),
-}
+    "builder": (
+        "overview", "training", "inference", "stages", "time", "ray", "recipes", "head", "roles", "triggers", "kv", "tiers",
+        "sizing", "limits",
+    ),
+    "enterprise": (
+        "overview", "inference", "kv", "training", "recipes", "head", "roles", "triggers", "stages", "tiers", "time", "ray",
+        "sizing", "limits",
+    ),
+}  # fmt: skip
 """The slides of each audience, in order: the same slides and numbers, another lead."""
 
+_PICTURES = ("inference", "training")  # slides that are diagrams, which have a foot of their own
 _NEEDED = ("retrieve", "finetune")  # stages that show that both pipelines ran
 _RUNS = 200
 
@@ -52,7 +49,7 @@ def both_pipelines(home: Path, run: str | None = None) -> Mapping[str, Any]:
     """The journal of a run of both pipelines: `run`, or the newest of the last 200. Raises `NotFound`."""
     if run is not None:
         journal = journal_of(home, run)
-        if not _both(journal):
+        if not ran_both(journal):
             raise NotFound(
                 f"Run {journal['run']} did not run both pipelines, which a deck shows.", hint="Name a run of `headrace demo`."
             )
@@ -60,12 +57,13 @@ def both_pipelines(home: Path, run: str | None = None) -> Mapping[str, Any]:
     for at, journal in enumerate(newest_first(home)):
         if at >= _RUNS:
             break
-        if journal["state"] == "done" and _both(journal):
+        if journal["state"] == "done" and ran_both(journal):
             return journal
     raise NotFound("No run in this home ran both pipelines, which a deck shows.", hint="Run `headrace demo` first.")
 
 
-def _both(journal: Mapping[str, Any]) -> bool:
+def ran_both(journal: Mapping[str, Any]) -> bool:
+    """Whether a run moved bytes in both pipelines."""
     moved = {row["stage"] for row in journal["rows"] if row["bytes"]}
     return all(stage in moved for stage in _NEEDED)
 
@@ -96,7 +94,8 @@ def build(
         draft = Draft(canvas, numbers, brand, sizing, audience)
         slides[name](draft)
         when = f"{numbers.started:%Y-%m-%d %H:%M} UTC"
-        canvas.foot(f"Measured with Headrace {__version__}: headrace {numbers.command}, {when}, run {numbers.run} · {at}")
+        if name not in _PICTURES:
+            canvas.foot(f"Measured with Headrace {__version__}: headrace {numbers.command}, {when}, run {numbers.run} · {at}")
         slide.notes_slide.notes_text_frame.text = draft.notes()
     properties = deck.core_properties
     properties.title = f"Two AI pipelines, measured: run {numbers.run}"

@@ -49,6 +49,7 @@ class Draft:
         parts = [self.title, *self._notes]
         if self._said:
             parts += ["How it was measured:", *(f"- {how}" for how in self._said.values())]
+        parts.append(f"The run: {self.numbers.run}, headrace {self.numbers.command}, {self.numbers.started:%Y-%m-%d %H:%M} UTC.")
         return "\n".join(parts)
 
     def colour(self, tier: Tier) -> str:

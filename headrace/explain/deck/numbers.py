@@ -39,7 +39,7 @@ class Numbers:
         self.rows: Sequence[Mapping[str, Any]] = journal["rows"]
         self.storage: Mapping[str, str] = journal.get("storage") or {}
         self.ray: Mapping[str, Any] | None = journal.get("ray")
-        self._journal = journal
+        self.journal = journal
         self._counts: Mapping[str, int] = journal.get("counts") or {}
         self._round: Mapping[str, Any] = (journal.get("detail") or {}).get("round") or {}
         self._times = {str(time["stage"]): time for time in journal.get("timeline") or ()}
@@ -157,7 +157,7 @@ class Numbers:
     @property
     def took(self) -> Number:
         """Seconds from the run's start to its end."""
-        ended = self._journal.get("ended")
+        ended = self.journal.get("ended")
         value = (datetime.fromisoformat(ended) - self.started).total_seconds() if ended else 0.0
         return Number("seconds of the run", value, human_ms(value * 1e3), f"the run took {value:,.1f} s (`headrace runs`)")
 

@@ -21,6 +21,8 @@ from headrace.explain.deck.canvas import BOTTOM, LEFT, RIGHT, TOP, WHITE, Area, 
 from headrace.explain.deck.draft import TIERS, Draft
 from headrace.explain.deck.numbers import SlideHeadline
 from headrace.explain.deck.steps import STEPS, TRAINING
+from headrace.explain.diagram.recorded import PIPELINES, MeasuredRun
+from headrace.explain.diagram.views import scene_for
 
 _LANES = (Tier.STREAM, Tier.FILE, Tier.VECTOR, Tier.TABLE, Tier.OBJECT)
 _LABEL = 132.0
@@ -76,6 +78,30 @@ def overview(draft: Draft) -> None:
         "Top row: enterprise RAG, left to right. Ahead of time: ingest, prepare text, embed and index. At question time:"
         " retrieve, generate, record.",
         "Bottom row: the training loop, right to left. It begins with what users said and ends with weights that answer.",
+    )
+
+
+def inference(draft: Draft) -> None:
+    """The inference pipeline as the run measured it."""
+    _diagram(draft, "inference")
+
+
+def training(draft: Draft) -> None:
+    """The training loop as the run measured it."""
+    _diagram(draft, "training")
+
+
+def _diagram(draft: Draft, name: str) -> None:
+    journal = {**draft.numbers.journal, "storage": {**draft.numbers.storage, **draft.brand.named}}
+    # Its headline was checked against the run when the diagram was made.
+    scene = scene_for(MeasuredRun(PIPELINES[name], journal).diagram(), palette=draft.brand.palette, triggers=False)
+    draft.title = scene.title
+    draft.canvas.scene(scene)
+    draft.note(
+        scene.description,
+        *scene.notes,
+        f"How it was measured: bytes of a chip are sums over the rows of `{draft.numbers.ledger}`; the picture alone is"
+        f" `headrace diagram {name} --run {draft.numbers.run} -o {name}.pptx`.",
     )
 
 
@@ -334,17 +360,16 @@ def head(draft: Draft) -> None:
 def storage_time(draft: Draft) -> None:
     """Storage time of a round beside its compute time."""
     numbers = draft.numbers
-    parts = {"Land": ("land",), **TRAINING}
-    known = {step: names for step, names in parts.items() if numbers.seconds(names).value > 0}
+    known = {step: names for step, names in TRAINING.items() if numbers.seconds(names).value > 0}
     everything = tuple(stage for names in known.values() for stage in names)
     active, waited = numbers.seconds(everything), numbers.seconds(everything, "waited_s")
     share = numbers.share(waited, active)
     stalled = numbers.of_round("training", "stalled_s")
     draft.headline(
         SlideHeadline(
-            f"A round worked for {active} and waited {waited} for storage ({share}); checkpoints held it up for {stalled}",
-            lambda at_work, waiting, held: 0 <= waiting < at_work and held >= 0,
-            (active, waited, stalled),
+            f"From data set to promotion a round worked {active} and waited {waited} for storage ({share})",
+            lambda at_work, waiting: 0 <= waiting < at_work,
+            (active, waited),
         )
     )
     waits = [numbers.seconds(names, "waited_s") for names in known.values()]
@@ -387,4 +412,12 @@ def storage_time(draft: Draft) -> None:
     )
 
 
-SLIDES: dict[str, Any] = {"overview": overview, "stages": stages, "tiers": tiers, "head": head, "time": storage_time}
+SLIDES: dict[str, Any] = {
+    "overview": overview,
+    "inference": inference,
+    "training": training,
+    "stages": stages,
+    "tiers": tiers,
+    "head": head,
+    "time": storage_time,
+}

@@ -1,21 +1,9 @@
-"""The steps of each pipeline on slides: a title, and the stages that it stands for."""
+"""The steps of each pipeline as slides name them: a title, and the stages that it stands for."""
 
 from __future__ import annotations
 
-INFERENCE: dict[str, tuple[str, ...]] = {
-    "Ingest": ("put", "land"),
-    "Parse": ("parse",),
-    "Chunk": ("chunk",),
-    "Embed & index": ("embed", "serving", "index", "sweep", "finish_pass"),
-    "Retrieve": ("retrieve",),
-    "Re-rank": ("rerank",),
-    "Generate": ("generate",),
-    "Record": ("answer", "feedback"),
-}
-TRAINING: dict[str, tuple[str, ...]] = {
-    "Build dataset": ("plan", "prepare"),
-    "Fine-tune": ("finetune",),
-    "Evaluate": ("evaluate",),
-    "Promote": ("promote", "tidy"),
-}
-STEPS = {**INFERENCE, **TRAINING}
+from headrace.explain.diagram.slide import STORIES
+
+STEPS: dict[str, tuple[str, ...]] = {step.title: step.stages for story in STORIES.values() for step in story}
+TRAINING: dict[str, tuple[str, ...]] = {step.title: step.stages for step in STORIES["training"] if step.stages != ("land",)}
+"""Those of a training round. Landing is left out: it lands for both pipelines."""
