@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Annotated, Literal
 
 import typer
@@ -49,7 +50,7 @@ def search(
         {
             "#": number,
             "document": where(passage.as_dict() | {"heading": ""}),
-            "passage": " ".join(passage.hit.text.split())[:70],
+            "passage": textwrap.shorten(passage.hit.text, 90, placeholder=" …"),
             "retrieval": f"{passage.hit.score:.4f} (rank {passage.retrieval_rank})",
             "re-ranker": "-" if passage.rerank_score is None else f"{passage.rerank_score:+.2f} (rank {passage.rerank_rank})",
         }

@@ -103,8 +103,9 @@ def _passage(passage: Mapping[str, Any]) -> str:
 def _verdict_line(verdict: Mapping[str, Any]) -> str:
     if "gone" in verdict:
         return f"{verdict['event']}: {verdict['gone']}"
-    words = _short(verdict["correction"] or verdict["reason"])
-    return f"{verdict['event']}: {'up' if verdict['up'] else 'down'} by {verdict['user']}" + (f", {words}" if words else "")
+    texts = {"reason": _short(verdict["reason"]), "correction": _short(verdict["correction"])}
+    words = "".join(f", {name}: {text}" for name, text in texts.items() if text)
+    return f"{verdict['event']}: {'up' if verdict['up'] else 'down'} by {verdict['user']}{words}"
 
 
 def _round_line(entry: Mapping[str, Any]) -> str:
