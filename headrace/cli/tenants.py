@@ -47,7 +47,8 @@ def tenant_quota(name: Name, quota: Quotas = None, as_json: AsJson = False) -> N
     if as_json:
         print_json({"tenant": name, "quotas": quotas})
     else:
-        out.print(f"Quotas of {name}: {quotas or 'as in the settings'}.", highlight=False)
+        shown = ", ".join(f"{limit} {value:,}" for limit, value in quotas.items())
+        out.print(f"Quotas of {name}: {shown or 'as in the settings'}.", highlight=False)
 
 
 @tenant_cli.command("training")
