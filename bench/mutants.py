@@ -185,7 +185,7 @@ MUTANTS = (
     ),
     Mutant(
         "E1",
-        "headrace/explain/diagram/diagram.py",
+        "headrace/explain/diagram/headline.py",
         'f"{human_bytes(moved.bytes(store=store, direction=Direction.READ))} were read from {called}, "',
         'f"{human_bytes(moved.bytes(store=store))} were read from {called}, "',
         "What was read counts what was written, too.",
@@ -209,7 +209,7 @@ MUTANTS = (
     ),
     Mutant(
         "E4",
-        "headrace/explain/diagram/diagram.py",
+        "headrace/explain/diagram/headline.py",
         "lambda moved: 2 <= times(moved) < 1000,",
         "lambda moved: 2 < times(moved) < 1000,",
         "Read twice is not read again.",

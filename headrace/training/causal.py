@@ -1,7 +1,7 @@
-"""The generator as training has it: a causal model with a LoRA adapter. Imports torch: import it late.
+"""The generator in training: a causal model with a LoRA adapter. Imports torch: import it late.
 
-One forward pass over a prompt serves everything said behind it: its keys and values are kept with their gradients and shared by
-all answers, so a group of answers costs little more than one.
+A prompt is read in one forward pass for all its answers: its keys and values are kept with their gradients and shared, so a
+group of answers costs little more than one.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from headrace.models.tokens import MODELS_CACHE
 from headrace.training.recipe import Policy
 
 transformers_logging.disable_progress_bar()
-# PEFT asks transformers for it by its old name; nobody who trains can do anything about that.
+# PEFT uses an old name of transformers; users cannot change that.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
 
 Forward = Callable[..., Any]
-"""What reads tokens as a model does: the model itself, or `Frozen`."""
+"""A model's forward pass: the model itself, or `Frozen`."""
 
 
 class Frozen:
-    """The model as it was: the same base, with the adapter's weights of the moment this was made. Gives no gradients.
+    """The reference model: the same base with the adapter's weights at the time of construction, without gradients.
 
-    A second copy of a few million weights instead of one of the whole model; holds nothing that a checkpoint needs, since it is
-    made again from the same parent.
+    It copies a few million weights instead of the whole model. Checkpoints do not need it, since it is made again from the same
+    parent.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -58,7 +58,7 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Prefix:
-    """A prompt that was read: the keys and values of each layer (1, heads, tokens, width), and the logits of what follows it."""
+    """A prompt after its forward pass: keys and values by layer (1, heads, tokens, width), and the logits of the next token."""
 
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     logits: torch.Tensor
@@ -68,7 +68,7 @@ class Prefix:
 def base(folder: Path | None) -> tuple[Any, Any, str]:
     """The untrained model in float32, its tokenizer and its version: those of a Hugging Face folder, or of the package.
 
-    Raises `MissingPart` where the package is not installed.
+    Raises `MissingPart` if the package is not installed.
     """
     if folder is None:
         cache = os.environ.get(MODELS_CACHE)
@@ -80,8 +80,8 @@ def base(folder: Path | None) -> tuple[Any, Any, str]:
 def fresh(folder: Path | None, parent: Path | None, *, rank: int, alpha: int, mlp: bool, seed: int) -> Policy:
     """The base with the adapter of `parent`, or with a new one, which changes nothing until it is trained (Hu et al. 2021).
 
-    LoRA, arXiv:2106.09685: W x + (alpha / rank) · B A x with B = 0 at first. A parent's adapter keeps its own rank and places.
-    `extra` has the model as it is now (`reference`), the mark that ends an answer (`end`) and all that do (`ends`).
+    LoRA, arXiv:2106.09685: W x + (alpha / rank) · B A x with B = 0 at first. A parent's adapter keeps its rank and its layers.
+    `extra` has the frozen model (`reference`), the token that ends an answer (`end`) and all tokens that may (`ends`).
     """
     model, tokenizer, version = base(folder)
     torch.manual_seed(seed)
@@ -92,11 +92,11 @@ def fresh(folder: Path | None, parent: Path | None, *, rank: int, alpha: int, ml
             task_type="CAUSAL_LM",
             r=rank,
             lora_alpha=alpha,
-            lora_dropout=0.0,  # what is drawn by chance must come from the loop's generator alone
+            lora_dropout=0.0,  # randomness must come from the trainer's generator alone
             target_modules=[*_ATTENTION, *(_MLP if mlp else ())],
         )
         adapted = get_peft_model(model, form)
-    # The folder it was loaded from is nobody's business.
+    # Do not publish the folder it was loaded from.
     adapted.peft_config["default"].base_model_name_or_path = version
     extra = {"reference": Frozen(adapted), "end": model.config.eos_token_id, "ends": ends(model, tokenizer)}
     return Policy(adapted, tokenizer, extra)
@@ -106,7 +106,7 @@ def save(model: Any, folder: Path) -> None:
     """Write the adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`."""
     model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # an empty model card
-    # peft writes the set of places in whatever order it comes: the same training must come to the same bytes.
+    # peft writes a set in any order; the same training must give the same bytes.
     path = folder / "adapter_config.json"
     form = json.loads(path.read_text())
     form["target_modules"] = sorted(form["target_modules"])
@@ -114,7 +114,7 @@ def save(model: Any, folder: Path) -> None:
 
 
 def merged(folder: Path | None, adapter: Path | None) -> tuple[Any, Any]:
-    """The base with an adapter folded into its weights, to be asked and not trained, and its tokenizer."""
+    """The base with an adapter merged into its weights, for inference, and its tokenizer."""
     model, tokenizer, _ = base(folder)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
@@ -131,9 +131,9 @@ def encode_prefix(forward: Forward, prompt: Sequence[int]) -> Prefix:
 def logprobs(
     forward: Forward, prompt: Sequence[int], completions: Sequence[Sequence[int]], *, temperature: float = 1.0
 ) -> list[torch.Tensor]:
-    """Natural logarithms of the probability of each token of each completion behind a prompt, with gradients.
+    """Log-probabilities (natural) of each token of each completion after a prompt, with gradients.
 
-    A tensor of as many numbers as a completion has tokens, for each. They are under softmax(logits / temperature).
+    One tensor (tokens,) per completion, under softmax(logits / temperature).
     """
     if len(completions) > 1:
         return logprobs_after(forward, encode_prefix(forward, prompt), completions, temperature=temperature)
@@ -146,9 +146,9 @@ def logprobs(
 def logprobs_after(
     forward: Forward, prefix: Prefix, completions: Sequence[Sequence[int]], *, temperature: float = 1.0
 ) -> list[torch.Tensor]:
-    """As `logprobs`, behind a prompt that was read already."""
+    """As `logprobs`, after a prompt that was read already."""
     longest = max(map(len, completions))
-    # Filled up on the right: no token sees what stands behind it, so this needs no mask.
+    # Padded on the right: no token attends to later ones, so this needs no mask.
     ids = torch.tensor([[*one, *[0] * (longest - len(one))] for one in completions])
     logits = prefix.logits.expand(len(completions), 1, -1)
     if longest > 1:
@@ -172,9 +172,9 @@ def sample(
     most_tokens: int,
     temperature: float = 0.0,
 ) -> list[list[int]]:
-    """An answer behind each prompt, as token ids, ended as serving ends it: by an end mark or a text of `STOP`, both included.
+    """An answer to each prompt, as token ids. It ends as in serving, with an end token or a text of `STOP`, both included.
 
-    Temperature 0 takes the likeliest token; above, tokens are drawn with torch's global generator.
+    Temperature 0 takes the most likely token; otherwise tokens are drawn with torch's global generator.
     """
     lengths = torch.tensor([prefix.tokens for prefix in prefixes])
     past = _cache(prefixes)
@@ -205,20 +205,20 @@ def sample(
 
 @torch.inference_mode()
 def greedy(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], most_tokens: int) -> list[tuple[str, int]]:
-    """The likeliest answer to each prompt: its text, and how many tokens it has without the end mark."""
+    """The greedy answer to each prompt: its text, and its number of tokens without the end token."""
     end = ends(model, tokenizer)
     completions = sample(model, [encode_prefix(model, prompt) for prompt in prompts], tokenizer, end, most_tokens=most_tokens)
     return [(text(tokenizer, one), len(one) - (one[-1] in end)) for one in completions]
 
 
 def text(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """What an answer's tokens say, without what ended it."""
+    """The text of an answer's tokens, without its end."""
     decoded: str = tokenizer.decode(tokens, skip_special_tokens=True)
     return decoded[: min((place for stop in STOP if (place := decoded.find(stop)) >= 0), default=len(decoded))].strip()
 
 
 def _cache(prefixes: Sequence[Prefix]) -> DynamicCache:
-    """Keys and values of prompts side by side, shorter ones filled up on the left, where a mask hides it."""
+    """Keys and values of several prompts in one batch, padded on the left, where a mask hides the padding."""
     first = prefixes[0]
     if all(prefix is first for prefix in prefixes):
         return DynamicCache([(k.expand(len(prefixes), -1, -1, -1), v.expand(len(prefixes), -1, -1, -1)) for k, v in first.layers])

@@ -1,7 +1,7 @@
 """Moves of the champion pointer by compare-and-swap, each recorded once in the promotions table.
 
-Beside the champion the pointer may name a canary: a challenger that answers a share of the traffic until it is promoted or
-retreats. The pointer itself is `models/pointer.py`.
+Besides the champion the pointer may name a canary: a challenger that answers a share of the traffic until it is promoted or
+ended. The pointer's schema is in `models/pointer.py`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _HISTORY = 50
 
 
 def check_model_name(model: str) -> None:
-    """Raise `NotFound` for no model of ours."""
+    """Raise `NotFound` unless this is the name of a model."""
     if model not in MODEL_NAMES:
-        raise NotFound(f"There is no model {model!r}.", hint=f"Those there are: {', '.join(MODEL_NAMES)}.")
+        raise NotFound(f"There is no model {model!r}.", hint=f"Models: {', '.join(MODEL_NAMES)}.")
 
 
 def champion(models: ObjectReader, model: str = RERANKER) -> tuple[ChampionPointer, str]:
-    """The champion of a model and the pointer's etag ("" while there is no pointer). Raises `NotFound` for no model of ours."""
+    """The champion of a model and the pointer's etag ("" while there is no pointer). Raises `NotFound` for any other name."""
     check_model_name(model)
     return read_pointer(models, model)
 
@@ -61,9 +61,9 @@ def move(
     kind: str,
     seen: tuple[ChampionPointer, str] | None = None,
 ) -> ChampionPointer:
-    """Move the pointer by compare-and-swap, then record it; moving it to where it stands changes nothing. A canary ends.
+    """Move the pointer by compare-and-swap, then record the move; ends a canary. Without a change nothing is written.
 
-    `seen` is the champion and etag that the caller chose `version` by, where it did.
+    `seen` is the pointer and etag by which the caller chose `version`, if it did.
     """
     pointer, etag = seen or champion(models, model)
     record_move(promotions, pointer)
@@ -89,7 +89,7 @@ def move(
 def start_canary(
     models: ObjectWriter, promotions: TableWriter, model: str, version: str, *, share: float, who: str, why: str
 ) -> ChampionPointer:
-    """Let a released version answer a share of the traffic. Raises `LostRace` where another move came first."""
+    """Let a released version answer a share of the traffic. Raises `LostRace` if another move came first."""
     pointer, etag = champion(models, model)
     record_move(promotions, pointer)
     if version == pointer.version or (pointer.canary is not None and pointer.canary.version == version):
@@ -108,7 +108,7 @@ def end_canary(
     why: str,
     seen: tuple[ChampionPointer, str] | None = None,
 ) -> ChampionPointer:
-    """End a canary: the champion answers everybody again. Without one nothing changes; `seen` is as in `move`."""
+    """End a canary: the champion answers all traffic again. Without a canary nothing is written; `seen` is as in `move`."""
     pointer, etag = seen or champion(models, model)
     record_move(promotions, pointer)
     if pointer.canary is None:
@@ -117,7 +117,7 @@ def end_canary(
 
 
 def record_move(promotions: TableWriter, pointer: ChampionPointer) -> None:
-    """Write the pointer's last move into the promotions table, once: a process may have died right after moving it."""
+    """Record the pointer's last move in the promotions table, once; the process that moved it may have died before."""
     name = f"moves/{pointer.model}"
     recorded = promotions.snapshot_property(name)
     if pointer.moves == 0 or (recorded or 0) >= pointer.moves:
@@ -134,13 +134,13 @@ def record_move(promotions: TableWriter, pointer: ChampionPointer) -> None:
     }
     try:
         promotions.append(batch(PROMOTIONS.columns, [row]), properties={name: pointer.moves}, expected={name: recorded})
-    except LostRace:  # the next mover records what it finds unrecorded, too
+    except LostRace:  # the process that won recorded this move too
         if (promotions.snapshot_property(name) or 0) < pointer.moves:
             raise
 
 
 def _moved(pointer: ChampionPointer, kind: str, who: str, why: str, canary: Canary | None = None) -> ChampionPointer:
-    # `previous` says in the promotions table what answered before this move: the champion, or the canary that ended.
+    # In the promotions table `previous` is what answered before this move: the champion, or the canary that ended.
     previous = pointer.canary.version if pointer.canary else pointer.version
     moved = {
         "previous": previous,

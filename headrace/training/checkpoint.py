@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written off the training path, durable before they are named the latest, few of them kept."""
+"""Checkpoints of a training: written in the background, durable before they are named the latest; only the newest are kept."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Checkpoints:
     """The checkpoints of one training, below `prefix` in the store.
 
         step-000020.pt   trained weights, optimizer, torch's RNG, and the position in the data: the step
-        latest.json      the newest whole one; put only once that one is durable
+        latest.json      the newest complete one; written only once that one is durable
 
-    `save` copies the state and returns; a thread of its own writes it. While one is being written the next is left out:
-    training never waits for storage. `stalled` counts the seconds it was held up nevertheless, `writing` those of the thread;
-    `written` counts checkpoints, `bytes` theirs.
+    `save` copies the state and returns; a thread writes it. While it writes, the next checkpoint is skipped, so that training
+    does not wait for storage. `stalled` is the seconds that training still waited, `writing` the seconds of the thread,
+    `written` the number of checkpoints, `bytes` their size.
     """
 
     def __init__(self, store: ObjectWriter, prefix: str, keep: int) -> None:
@@ -48,9 +48,9 @@ class Checkpoints:
         self.bytes = 0
 
     def save(self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, detail: dict[str, Any]) -> None:
-        """Begin to write the state after `step` steps, unless an earlier one is still being written.
+        """Start writing the state after `step` steps, unless an earlier one is still being written.
 
-        Raises what the writing of the one before came to.
+        Raises the error of the previous write, if it failed.
         """
         if self._under_way is not None:
             if not self._under_way.done():
@@ -71,12 +71,12 @@ class Checkpoints:
         return self.latest
 
     def wait(self) -> None:
-        """Wait until what is being written is durable."""
+        """Wait until the checkpoint being written is durable."""
         if self._under_way is not None:
             self._under_way.result()
 
     def close(self) -> None:
-        """End the thread; what it is writing is written to its end."""
+        """End the thread after its current write."""
         self._pool.shutdown()
 
     def _write(self, step: int, state: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ class Checkpoints:
 
         started = time.perf_counter()
         key = f"{self._prefix}/step-{step:06d}.pt"
-        # By way of a file, which is streamed: in memory it would stand there two or three times.
+        # Through a file, which is streamed: in memory there would be two or three copies.
         with tempfile.NamedTemporaryFile(suffix=".pt") as file:
             torch.save(state, file)
             file.flush()
@@ -102,9 +102,9 @@ class Checkpoints:
 def resume(
     store: ObjectReader, prefix: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, str, dict[str, Any]]:
-    """Load the latest checkpoint: (steps taken, its key, its detail); (0, "", {}) where there is none.
+    """Load the latest checkpoint: (steps taken, its key, its detail); (0, "", {}) if there is none.
 
-    Restores torch's RNG too, so that the next step is the very one that would have followed.
+    Restores torch's RNG too, so that the next step is the one that would have followed.
     """
     import torch
 
@@ -120,10 +120,10 @@ def resume(
 
 
 def _state(step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, detail: dict[str, Any]) -> dict[str, Any]:
-    """A copy: training goes on changing the tensors while this is written."""
+    """A copy: training changes the tensors while this is written."""
     import torch
 
-    # Duplicates too: an output layer that is also the word embeddings has two names, and would pass for a buffer under one.
+    # With duplicates: an output layer that shares the word embeddings has two names, and would count as a buffer under one.
     named = list(model.named_parameters(remove_duplicate=False))
     frozen = {name for name, parameter in named if not parameter.requires_grad}
     return {
@@ -149,12 +149,12 @@ def _copied(value: Any) -> Any:
 _GRACE = timedelta(minutes=1)
 
 
-@stage("Removes checkpoints that no manifest names, once the round they were for is over.")
+@stage("Removes checkpoints that no manifest names, once their round is over.")
 def tidy(rounds: Annotated[ObjectReader, ROUNDS], checkpoints: Annotated[ObjectWriter, CHECKPOINTS]) -> int:
-    """Remove them and return how many.
+    """Remove them; returns their number.
 
-    Of a training that a manifest names, its last checkpoint and its weights stay and the steps before go. What was written
-    about when the newest manifest was, or later, stays as well: it may be of a round under way in another process.
+    Of a training that a manifest names, the last checkpoint and the weights stay, and earlier steps are removed. Anything
+    written around or after the time of the newest manifest stays too: it may belong to a round running in another process.
     """
     numbers = manifest.numbers(rounds)
     if not numbers or manifest.plan(rounds, numbers[-1] + 1) is not None:

@@ -25,7 +25,7 @@ transformers_logging.disable_progress_bar()
 def fresh(seed: int) -> tuple[Any, Any]:
     """A cross-encoder on the embedder's weights with a new output layer, and its tokenizer.
 
-    Word embeddings stay as they are: verdicts are few, words many, and half of the weights need no optimizer state then.
+    Word embeddings are frozen: there are few verdicts and many words, and half of the weights then need no optimizer state.
     """
     torch.manual_seed(seed)
     path = str(embedder_weights())
@@ -35,13 +35,13 @@ def fresh(seed: int) -> tuple[Any, Any]:
 
 
 def trainable(folder: Path) -> tuple[Any, Any]:
-    """A cross-encoder as `save` left it, to be trained on."""
+    """A cross-encoder written by `save`, for further training."""
     model, tokenizer = load(folder)
     return _words_fixed(model), tokenizer
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """A cross-encoder as `save` left it. Raises `OSError` where the folder does not hold one."""
+    """A cross-encoder written by `save`. Raises `OSError` if the folder does not hold one."""
     model = AutoModelForSequenceClassification.from_pretrained(str(folder))
     force_fp32(model.classifier)
     return model.eval(), AutoTokenizer.from_pretrained(str(folder))
@@ -50,7 +50,7 @@ def load(folder: Path) -> tuple[Any, Any]:
 def save(model: Any, folder: Path) -> None:
     """Write weights, configuration and tokenizer as a folder that sentence-transformers' CrossEncoder loads."""
     model.save_pretrained(str(folder))
-    # A tokenizer writes down how it was last called: as it came, it is the same after a training and after a resumed one.
+    # A tokenizer saves the arguments of its last call; the packaged one is the same after a resumed training.
     AutoTokenizer.from_pretrained(str(embedder_folder())).save_pretrained(str(folder))
 
 

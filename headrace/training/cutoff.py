@@ -1,4 +1,4 @@
-"""What a round leaves out beyond its settings: what was suppressed, and everything that happened at or after a poisoned event."""
+"""Exclusions from a round beyond its settings: suppressed users and documents, and everything from a poisoned event on."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Exclusions:
     """What a dataset leaves out beyond its settings.
 
     `origins` are events as "topic/partition/offset", `users` are (tenant, user), `documents` are document ids (all versions).
-    `before` is the first offset that is not read any more, by "topic/partition"; a partition without one is read to its end.
-    `tenants` are those of whom nothing is learned that others get.
+    `before` is the first offset that is not read, by "topic/partition"; other partitions are read to their end. `tenants` are
+    those whose data trains no model that others use.
     """
 
     origins: frozenset[str] = frozenset()
@@ -33,7 +33,7 @@ class Exclusions:
     tenants: frozenset[str] = frozenset()
 
     def as_dict(self) -> dict[str, Any]:
-        """The exclusions as a plan and a manifest name them: sorted, so that equal ones are equal JSON."""
+        """The exclusions as in a plan and a manifest: sorted, so that equal exclusions are equal JSON."""
         return {
             "origins": sorted(self.origins),
             "users": [list(pair) for pair in sorted(self.users)],
@@ -44,13 +44,13 @@ class Exclusions:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Exclusions:
-        """What `as_dict` wrote."""
+        """Exclusions from the form of `as_dict`."""
         return cls(
             frozenset(stored["origins"]),
             frozenset((tenant, user) for tenant, user in stored["users"]),
             frozenset(stored["documents"]),
             {place: int(offset) for place, offset in stored["before"].items()},
-            frozenset(stored.get("tenants", ())),  # a plan of before tenants were asked has none
+            frozenset(stored.get("tenants", ())),  # older plans have no tenants
         )
 
 
@@ -63,7 +63,7 @@ _USER, _DOCUMENT = "user", "document"
 
 @stage("Reads who and what was forgotten and may not be learned from.")
 def suppressed(suppressions: Annotated[TableReader, SUPPRESSIONS]) -> Exclusions:
-    """The users, documents and events that `headrace forget` suppressed, each for good."""
+    """The users, documents and events that `headrace forget` suppressed permanently."""
     rows = suppressions.read().to_pylist()
     return Exclusions(
         origins=frozenset(origin for row in rows for origin in row["origins"]),
@@ -77,14 +77,13 @@ def bound(
     landed: Annotated[Mapping[Store, TableReader], each(LANDINGS.values())],
     event: str,
 ) -> dict[str, int]:
-    """`Exclusions.before` for an event "topic/partition/offset": the first offset that is not read any more, by partition.
+    """`Exclusions.before` for an event "topic/partition/offset": the first offset that is not read, by partition.
 
-    In the event's own partition that is its offset. Offsets of different partitions are no clock, so in every other one it is
-    the first offset whose row says that it happened no earlier than the event did: from there on all is left out, also what
-    says that it happened before, for a producer's clock may be slow. Times are those that producers wrote into rows. They are
-    there as long as the rows are, where snapshots, which would tell what had landed by then, expire. Of an event that is in no
-    row (it could not be read, or was forgotten) the time is that of the next one in its partition. Raises `NotFound` for an
-    event that has not landed, `WrongUsage` for what is no event's place.
+    In the event's own partition this is its offset. Offsets of different partitions cannot be compared, so in every other
+    partition it is the first offset whose row has the event's time or a later one. Everything from there on is left out, even
+    rows with an earlier time, because a producer's clock may be slow. Times are those that producers wrote: they stay with the
+    rows, while snapshots expire. If the event has no row (it was unreadable or forgotten), the time of the next row in its
+    partition is used. Raises `NotFound` for an event that has not landed, `WrongUsage` for a text that names no event.
     """
     place = Event.parse(event)
     own = landed[LANDINGS[place.store]]
@@ -94,7 +93,7 @@ def bound(
         raise NotFound(f"No event has landed from {event}.", hint="See `headrace head` for what has, or `headrace trace`.")
     limits = {place.topic_partition: place.offset}
     if not rows.num_rows:
-        return limits  # it was the last, and is in no row: nothing came after it that could be learned from
+        return limits  # no row is at or after it in its partition
     at = rows["at"][0].as_py().isoformat()
     for table in landed.values():
         later = table.read(("topic", "partition", "offset"), f"at >= {quoted(at)}")
@@ -106,9 +105,9 @@ def bound(
 
 @stage("Finds the newest weights that learned nothing from a partition's offsets beyond a bound.")
 def parent_before(rounds: Annotated[ObjectReader, ROUNDS], model: str, before: Mapping[str, int]) -> str:
-    """`model/version` of the newest released weights none of whose rounds, nor of those they began from, read so far; else "".
+    """`model/version` of the newest released weights whose rounds, including their parents', did not read that far; else "".
 
-    What a round had landed counts as learned from, unless it was itself told to leave it out.
+    Everything that had landed when a round was planned counts as read, except what its own exclusions left out.
     """
     manifests = {number: manifest.read(rounds, number) for number in manifest.numbers(rounds)}
 
@@ -137,5 +136,5 @@ def _reached(made: Manifest, place: str) -> int:
 
 
 def _from(place: Event) -> str:
-    """The rows of an event and of those behind it in its partition."""
+    """A condition for an event's row and the later ones of its partition."""
     return f"topic = {quoted(place.topic)} AND partition = {place.partition} AND offset >= {place.offset}"

@@ -1,4 +1,4 @@
-"""The sentence encoder that the embedder is: MiniLM, trained and released. Imports torch: import it late."""
+"""The embedder in training: MiniLM as a sentence encoder. Imports torch: import it late."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ transformers_logging.disable_progress_bar()
 
 
 def trainable(folder: Path | None, most_tokens: int) -> SentenceTransformer:
-    """The packaged encoder, or one as `save` left it, to be trained on; texts are cut to so many word pieces meanwhile.
+    """The packaged encoder, or one written by `save`, for training; texts are cut to `most_tokens` word pieces.
 
-    Word embeddings stay as they are: verdicts are few, words many, and half of the weights need no optimizer state then.
+    Word embeddings are frozen: there are few verdicts and many words, and half of the weights then need no optimizer state.
     """
     model = SentenceTransformer(str(folder or embedder_weights()), device="cpu", local_files_only=True)
     model.max_seq_length = most_tokens
@@ -36,7 +36,7 @@ def trainable(folder: Path | None, most_tokens: int) -> SentenceTransformer:
 
 
 def embed(model: SentenceTransformer, texts: Sequence[str], *, exact: bool) -> torch.Tensor:
-    """Embeddings of texts in their order, as one batch, with what backpropagation needs: float32 (n, dimensions)."""
+    """Embeddings of texts in their order, as one batch, with gradients: float32 (n, dimensions)."""
     with bf16_matmul(exact=exact):
         vectors: torch.Tensor = model(model.preprocess(list(texts)))["sentence_embedding"]
     return vectors.float()
@@ -45,9 +45,9 @@ def embed(model: SentenceTransformer, texts: Sequence[str], *, exact: bool) -> t
 def contrast(
     model: SentenceTransformer, questions: torch.Tensor, shown: torch.Tensor, counts: Sequence[Sequence[bool]], scale: float
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss of n questions over the passages shown, the first n of which are theirs; and the share that have theirs first.
+    """The loss of n questions over the passages `shown`, the first n of which are their own; and the share ranked first.
 
-    `counts[i][j]` says whether passage j is in question i's sum; its own always has to be.
+    `counts[i][j]` says whether passage j is in question i's sum; its own always is.
     """
     out = ~torch.tensor(counts)
     first: list[float] = []
@@ -63,6 +63,6 @@ def contrast(
 
 
 def save(model: SentenceTransformer, folder: Path) -> None:
-    """Write a folder that `SentenceTransformer(folder)` loads, which reads as much of a text as the packaged one."""
+    """Write a folder for `SentenceTransformer(folder)`, with the packaged model's window."""
     model.max_seq_length = WINDOW
     model.save_pretrained(str(folder), create_model_card=False)

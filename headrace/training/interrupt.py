@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and torch: an exception raised while torch runs Python from its own threads ends the process with an abort."""
+"""Defers Ctrl-C and SIGTERM during torch calls: an exception in Python code that torch runs on its threads aborts the process."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def defer_sigint() -> Iterator[None]:
-    """Put off Ctrl-C and SIGTERM until the block is over. In any other thread than the main one nothing has to be done."""
+    """Defer Ctrl-C and SIGTERM until the block ends. Outside the main thread this does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
-    # One that is ignored, or ends the process at once, does so during the block too.
+    # Signals that are ignored or end the process at once are not deferred.
     before = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
     for number in before:
         signal.signal(number, lambda number, frame: came.append((number, frame)))

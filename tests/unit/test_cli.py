@@ -99,8 +99,8 @@ def test_wrong_words_end_with_2_and_a_sentence(run, words: list[str], tmp_path: 
             "See `headrace runs`; older ones are in the tables `runs` and `ledger` (headrace sql).",
         ),
         (["index", "nowhere"], "nowhere does not exist.", "Name a file or a folder."),
-        (["promote", "judge", "v1"], "There is no model 'judge'.", "Those there are: ranking, reranker, embedder, generator."),
-        (["rollback", "judge"], "There is no model 'judge'.", "Those there are: ranking, reranker, embedder, generator."),
+        (["promote", "judge", "v1"], "There is no model 'judge'.", "Models: ranking, reranker, embedder, generator."),
+        (["rollback", "judge"], "There is no model 'judge'.", "Models: ranking, reranker, embedder, generator."),
     ],
 )
 def test_a_failure_is_a_sentence_and_a_hint(run, words: list[str], message: str, hint: str) -> None:  # type: ignore[no-untyped-def]

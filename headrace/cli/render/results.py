@@ -96,10 +96,10 @@ def tier_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def rows_table(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
-    """Rows that share the same keys."""
+    """Rows that share the same keys; a name too long for its column goes on in the next line."""
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for name in rows[0] if rows else ():
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(Text(harmless(str(value))) for value in row.values()))
     return table

@@ -1,10 +1,11 @@
-"""prepare: answers joined with the verdicts users gave them, into a dataset that keeps where each example came from.
+"""prepare: joins answers with users' verdicts into a dataset in which each example names its origins.
 
 source         table snapshots
-text           each text cleaned: personal data replaced (personal), a normal form to compare by
-asked          questions and answers told apart; what is too poor (quality) or of the evaluation (contamination) left out
-join           verdicts joined, however late; whose count, and the examples they make
-split          train, tune, test: by document, and by near-duplicates (duplicates)
+text           cleaning: personal data replaced, and a normal form for comparisons
+questions      distinct questions and their answers, without poor ones and those of the evaluation
+join           the join with verdicts, however late, and the examples they make
+split          train, tune, test: by document and by near-duplicates
+duplicates     near-duplicate questions
 examples       the rows
 dataset        Parquet shards and the list that names them
 """
@@ -45,14 +46,13 @@ def prepare(
     exclusions: Exclusions = NOTHING,
     generator_history: Sequence[str] = (NONE,),
 ) -> Dataset:
-    """Write the dataset of the given table snapshots: Parquet shards by split, and last the list that names them.
+    """Write the dataset of these table snapshots: Parquet shards by split, and last the list that names them.
 
-    `snapshots` are by table name; a table that is not named is read as it stands, one named `None` had no row yet.
-    `generator_history` are the generator's versions in the order in which they were served; the last one is served now.
-    `version` is what `dataset_version` says of all these. The same inputs give the same bytes. A dataset whose list stands is
-    not made again.
+    `snapshots` are by table name; a table without one is read at its newest snapshot, and one with `None` had no rows yet.
+    `generator_history` lists the generator's versions in the order in which they were served, the current one last. `version`
+    is `dataset_version` of all these. The same inputs give the same bytes. A dataset that has its list is not made again.
 
-    Raises `WrongUsage` where a file of evaluation questions cannot be read, `NotFound` where a snapshot is no longer there.
+    Raises `WrongUsage` if a file of evaluation questions cannot be read, `NotFound` if a snapshot no longer exists.
     """
     dataset = listed(datasets, version)
     if dataset is not None:
@@ -62,7 +62,7 @@ def prepare(
     shards = Shards(datasets, version, settings.shard_rows)
     for split in SPLITS:
         shards.write(split, *made.bounds(split), made.rows)
-    # The examples table is for looking things up by offset; its property makes writing it twice impossible.
+    # The examples table serves lookups by offset; its property prevents a second write.
     written: list[str] = examples.snapshot_property("datasets") or []
     if version not in written:
         examples.append(made.lookup(), properties={"datasets": [*written, version]}, expected={"datasets": written or None})

@@ -1,6 +1,6 @@
-"""Near-duplicates among questions: candidates by MinHash (Broder 1997), told by the Jaccard similarity of their letters.
+"""Near-duplicate questions: candidates by MinHash (Broder 1997), confirmed by the Jaccard similarity of their letters.
 
-Questions that name other numbers are never near-duplicates: "revenue in 2019" and "revenue in 2018" ask for other things.
+Questions with different numbers are never near-duplicates: "revenue in 2019" and "revenue in 2018" ask for different things.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ _RUN = 4
 _PERMUTATIONS = 128
 _SEED = 1
 _RECALL = 0.9999
-_MOST = 64  # questions of a bucket that are compared each with each
+_MOST = 64  # questions of a bucket that are compared pairwise
 
 Signatures = np.ndarray[Any, np.dtype[np.uint32]]
 Places = np.ndarray[Any, np.dtype[np.int64]]
 
 
-@lru_cache(maxsize=4096)  # the questions of a bucket are compared each with each
+@lru_cache(maxsize=4096)  # the questions of a bucket are compared pairwise
 def shingles(normal: str) -> frozenset[bytes]:
-    """Runs of four characters of a text in normal form; of a shorter one the text itself."""
+    """All runs of four characters of a text in normal form; a shorter text is its own run."""
     return frozenset(normal[i : i + _RUN].encode() for i in range(max(1, len(normal) - _RUN + 1)))
 
 
 def similarity(one: str, other: str) -> float:
-    """Jaccard similarity of two normal forms: shared runs of four characters by all of them."""
+    """Jaccard similarity of two normal forms: shared runs of four characters divided by all runs."""
     ours, theirs = shingles(one), shingles(other)
     shared = len(ours & theirs)
     return shared / (len(ours) + len(theirs) - shared)
 
 
 def numbers(normal: str) -> str:
-    """The words with a digit in them, sorted: what near-duplicates have in common."""
+    """The words that contain a digit, sorted; near-duplicates must agree in these."""
     return " ".join(sorted(word for word in normal.split() if any(map(str.isdigit, word))))
 
 
 def grouped(tenants: Sequence[str], normals: Sequence[str], least: float) -> list[int]:
     """For each question the first one of its group; questions of one tenant that are near-duplicates share a group.
 
-    Groups are transitive: a near-duplicate of a near-duplicate is in it too. `least` is the similarity from which on.
+    Groups are transitive. `least` is the lowest similarity of near-duplicates.
     """
     blocks = [f"{tenant}\0{numbers(normal)}" for tenant, normal in zip(tenants, normals, strict=True)]
     leader = list(range(len(normals)))
@@ -70,25 +70,25 @@ def grouped(tenants: Sequence[str], normals: Sequence[str], least: float) -> lis
 
 
 def resembling(normals: Sequence[str], known: Sequence[str], least: float) -> set[int]:
-    """Which of the texts are near-duplicates of a known one, or the same."""
+    """Positions of the texts that equal a known one or are near-duplicates of one."""
     both = [*known, *normals]
     alike: set[int] = set()
     for one, other in _candidates([numbers(text) for text in both], both, least):
-        # Candidates are in order, and the known ones stand first.
+        # Candidates are in order, known texts first.
         if one < len(known) <= other and other not in alike and similarity(both[one], both[other]) >= least:
             alike.add(other)
     return {place - len(known) for place in alike}
 
 
 def _candidates(blocks: Sequence[str], normals: Sequence[str], least: float) -> Iterator[tuple[int, int]]:
-    """Pairs of places, the smaller first, of questions of one block whose signatures say that they may be alike."""
+    """Pairs of positions, smaller first, of questions in one block whose signatures are similar enough."""
     codes = np.unique(np.asarray(blocks, dtype=object), return_inverse=True)[1].reshape(-1) if blocks else np.zeros(0, np.int64)
     places = np.flatnonzero(np.bincount(codes)[codes] > 1)
     signatures = _signatures([normals[int(place)] for place in places])
     # The share of rows that agree estimates the similarity with a standard deviation of sqrt(s(1 - s) / rows).
     enough = (least - 4 * math.sqrt(least * (1 - least) / _PERMUTATIONS)) * _PERMUTATIONS
     for bucket in _buckets(signatures, codes[places], _rows(least)):
-        # One too large to compare each with each cannot be told apart by signature: the first stands for all.
+        # In a bucket too large for pairwise comparison all signatures agree: the first represents all.
         firsts = bucket[:1] if len(bucket) > _MOST else bucket
         agreeing = (signatures[firsts][:, None, :] == signatures[bucket][None, :, :]).sum(axis=2)
         for one, other in zip(*np.nonzero(np.triu(agreeing >= enough, 1)), strict=True):
@@ -96,10 +96,10 @@ def _candidates(blocks: Sequence[str], normals: Sequence[str], least: float) -> 
 
 
 def _buckets(signatures: Signatures, codes: Places, rows: int) -> Iterator[Places]:
-    """Signatures, in order, that agree in a band of so many rows and in their code.
+    """Positions of signatures, in order, that agree in a band of `rows` rows and in their code.
 
-    A bucket larger than `_MOST` is divided by further rows until there are none, so that many questions made from one template
-    cost no square of time.
+    A bucket larger than `_MOST` is divided by further rows, so that many questions from one template do not take quadratic
+    time.
     """
     for first in range(0, _PERMUTATIONS - rows + 1, rows):
         columns = np.roll(np.arange(_PERMUTATIONS), -first)
@@ -112,13 +112,13 @@ def _buckets(signatures: Signatures, codes: Places, rows: int) -> Iterator[Place
             more = columns[used : used + 2]
             divided = [bucket[part] for part in _alike(signatures[np.ix_(bucket, more)], np.zeros(len(bucket), np.int64))]
             waiting += [(part, used + len(more)) for part in divided]
-            # What is divided may yet be alike: the first of each part stands for it.
+            # The parts may still be similar: the first of each represents it.
             if len(divided) > 1:
                 yield np.sort(np.asarray([part[0] for part in divided[:_MOST]]))
 
 
 def _rows(least: float) -> int:
-    """Rows of a band: as many as still find two texts of that similarity with a probability of 99.99 %.
+    """Rows of a band: the most that still find two texts of that similarity with a probability of 99.99 %.
 
     s^r is the probability that a band of r rows agrees, 1 − (1 − s^r)^b that one of b bands does (Leskovec, Rajaraman, Ullman,
     "Mining of Massive Datasets", 3.4.2).
@@ -142,7 +142,7 @@ def _alike(columns: Signatures, codes: Places) -> list[Places]:
     if len(columns) < 2:
         return []
     keys = codes.astype(np.uint64)
-    for column in columns.T:  # FNV-1a over the columns: what collides is told apart by its similarity
+    for column in columns.T:  # FNV-1a over the columns; collisions are resolved by the similarity
         keys = (keys ^ column) * np.uint64(0x100000001B3)
     order = np.argsort(keys, kind="stable")
     edges = np.flatnonzero(np.diff(keys[order])) + 1
@@ -163,17 +163,17 @@ class Questions:
 
     @classmethod
     def read(cls, paths: Sequence[str]) -> Questions:
-        """The questions of BEIR folders (their queries.jsonl) and of files. Raises `WrongUsage` naming what is off."""
+        """The questions of BEIR folders (their queries.jsonl) and of files. Raises `WrongUsage` that names the fault."""
         normals = {normal(text) for path in paths for text in _texts(Path(path))}
         return cls(frozenset(normals - {""}))
 
     @property
     def digest(self) -> str:
-        """Names the questions, whatever files they came from and in whatever order."""
+        """A hash of the questions, independent of their files and order."""
         return hashlib.sha256("\n".join(sorted(self.normals)).encode()).hexdigest()[:16]
 
     def given_away(self, normals: Sequence[str], least: float) -> set[int]:
-        """Places of the texts that are one of them, share a run of eight words with one, or are near-duplicates of one.
+        """Positions of the texts that equal an evaluation question, share eight words in a row with one, or are near-duplicates.
 
         Thirteen words are usual for whole documents (Brown et al. 2020, appendix C); a question rarely has as many.
         """

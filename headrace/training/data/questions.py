@@ -1,4 +1,4 @@
-"""The questions that were asked and the answers that were given, cleaned, with what is too poor left out."""
+"""Distinct questions and their answers, cleaned, without poor ones."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class AnsweredQuestions:
-    """Answers in the order of time, and their questions: one per tenant and normal form, numbered.
+    """Answers in order of time, and their questions: one per tenant and normal form, numbered.
 
-    `questions` has q, name (unique), tenant, normal and worded (place of the text as it was asked last). `answers` are the rows
-    that were given, and beside each stand q, question and said (places of texts), generator (a released version, "none" for the
-    packaged one, null where none was asked), poor (why it is left out unless corrected), spoken (whether its tokens are known),
-    fitting (whether they are tokens) and usable (whether those may be learned from).
+    - `questions`: q, name (unique), tenant, normal, and worded: the position of its newest wording among the texts.
+    - `answers`: the answers' rows.
+    - `beside`: one row per answer: q, question and said (positions of texts), generator (a released version, "none" for the
+      packaged one, null if none was asked), poor (why it is left out unless corrected), spoken (its tokens are known), fitting
+      (they are valid token ids) and usable (they may be learned from).
     """
 
     questions: pa.Table
@@ -36,7 +37,7 @@ class AnsweredQuestions:
 
 
 def ask(answers: pa.Table, rows: pa.Array, texts: Texts, settings: Preparing) -> AnsweredQuestions:
-    """Tell the questions of answers apart, and leave out those with a poor one; `rows` goes beside the answers as it is."""
+    """Number the questions of answers, and leave out answers to poor questions; `rows` becomes the column `row`."""
     questions, q = _questions(answers["tenant"], texts)
     reasons = _reasons(questions, texts, settings)
     fate = [reasons[n] for n in q.to_pylist()]
@@ -48,7 +49,7 @@ def ask(answers: pa.Table, rows: pa.Array, texts: Texts, settings: Preparing) ->
     )
     poor = {place: poor_answer(texts.cleaned["text"][place].as_py()) for place in set(texts_of.to_pylist())}
     spoken = whole(pc.greater(pc.list_value_length(answers["completion_tokens"]), 0))
-    # A prompt holds the question and a completion is the answer, both as they were before anything was replaced.
+    # Prompt and completion tokens contain the texts before personal data was replaced.
     private = pa.array(sorted(texts.private), pa.int32())
     clean = pc.invert(pc.or_(pc.is_in(question, value_set=private), pc.is_in(texts_of, value_set=private)))
     fitting = _fitting(answers)
@@ -70,7 +71,7 @@ def ask(answers: pa.Table, rows: pa.Array, texts: Texts, settings: Preparing) ->
 
 
 def _fitting(answers: pa.Table) -> pa.Array:
-    """Whether all tokens of each answer are numbers from 0 on, each with a log-probability where there are any."""
+    """Whether all tokens of each answer are ≥ 0, and log-probabilities, if any, are not null."""
     unfit: set[int] = set()
     for name in ("prompt_tokens", "completion_tokens", "logprobs"):
         lists = whole(answers[name])
@@ -81,12 +82,12 @@ def _fitting(answers: pa.Table) -> pa.Array:
 
 
 def _questions(tenants: pa.ChunkedArray, texts: Texts) -> tuple[pa.Table, pa.Array]:
-    """The questions, and which of them each answer is to."""
+    """The questions, and the number of each answer's question."""
     places, normals = texts.places["question"], texts.cleaned["normal"]
     names = pc.binary_join_element_wise(whole(tenants.cast(TEXT)), whole(normals.take(places)), _SEPARATOR)
     encoded = names.dictionary_encode()
     last = dict(zip(encoded.indices.to_pylist(), places.to_pylist(), strict=True))
-    # A normal form holds words only; a tenant of before names were checked may hold anything.
+    # A normal form holds words only; the name of an old tenant may hold any character.
     split = [name.rpartition(_SEPARATOR)[::2] for name in encoded.dictionary.to_pylist()]
     questions = pa.table(
         {
@@ -110,7 +111,7 @@ def _reasons(questions: pa.Table, texts: Texts, settings: Preparing) -> list[str
 
 
 def _generators(versions: pa.ChunkedArray, spoken: pa.Array) -> pa.Array:
-    """Who wrote each answer: whatever is not a released version is what is packaged, and "none" without tokens is nobody."""
+    """The generator of each answer: a released version, "none" for the packaged one, null if no generator was asked."""
     generators = [
         version if _RELEASED.fullmatch(version) else NONE if tokens or version not in (NONE, "") else None
         for version, tokens in zip(versions.to_pylist(), spoken.to_pylist(), strict=True)

@@ -1,4 +1,4 @@
-"""A text as it may be learned from: without personal data, good enough, and in the form in which two are compared."""
+"""Texts for training: replacing personal data, rejecting poor texts, and a normal form for comparisons."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from headrace.settings import Preparing
 
 KINDS = ("email", "iban", "card", "ssn", "ip", "phone")
 
-# Each form holds a digit or an @; most texts hold neither.
+# Each kind has a digit, an @ or ::, which most texts do not have.
 _SUSPECT = re.compile(r"[0-9@]|::")
-# Possessive or bounded throughout, and begun only where a run begins: the time is linear in the text, whatever it is.
+# Quantifiers are possessive or bounded, and matches start only at the start of a run, so that time is linear in any text.
 _EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]{1,64}+@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")
 _IBAN = re.compile(r"(?<![0-9A-Za-z])[A-Za-z]{2}[0-9]{2}(?:[ -]?[0-9A-Za-z]){11,30}")
 _CARD = re.compile(r"(?<![0-9A-Za-z])(?<![0-9][ .,-])[2-6][0-9]{3}(?:[ -]?[0-9]){9,15}(?![0-9A-Za-z]|[.,-][0-9])")
@@ -100,7 +100,7 @@ def _all(pattern: re.Pattern[str], needed: str = "") -> Spans:
 def _ibans(text: str) -> Iterator[tuple[int, int]]:
     for match in _IBAN.finditer(text):
         length = _IBAN_LENGTHS.get(match[0][:2].upper())
-        # What follows it may look like more of it: only as many characters count as the country has.
+        # The text after it may look like more digits: only the country's number of characters counts.
         places = [place for place, character in enumerate(match[0]) if character not in " -"]
         if length is None or len(places) < length:
             continue
@@ -119,7 +119,7 @@ def _cards(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _addresses(text: str) -> Iterator[tuple[int, int]]:
-    """IP addresses of machines: neither loopback nor unspecified, which stand in every manual and are nobody's."""
+    """IP addresses, except loopback and unspecified ones, which manuals contain and which identify no one."""
     matches = [*_IPV4.finditer(text), *(_IPV6.finditer(text) if "::" in text or text.count(":") >= 7 else ())]
     taken = 0
     for match in sorted(matches, key=lambda match: (match.start(), -match.end())):
@@ -142,7 +142,7 @@ _FORMS: tuple[tuple[str, Spans], ...] = (
 )
 
 
-# How assistants begin when they decline, and how this service does.
+# How assistants, including this service, begin when they decline to answer.
 _REFUSAL = re.compile(
     r"(?:i(?:'| a)m (?:very )?sorry|sorry|unfortunately)?[\s,.;:]*(?:but )?"
     r"(?:i (?:found nothing|do ?n[o']t (?:know|have)|ca(?:n'?t|n ?not)|(?:am|was) (?:not able|unable)|could ?n[o']t)"
@@ -164,14 +164,14 @@ def poor_question(text: str, normal: str, settings: Preparing) -> str | None:
 
 
 def poor_answer(text: str) -> str | None:
-    """Why an answer nobody corrected is left out, or `None`."""
+    """Why an uncorrected answer is left out, or `None`."""
     if not text.strip():
         return "empty"
     return "refusal" if refused(text) else None
 
 
 def refused(text: str) -> bool:
-    """Whether an answer declines to answer: told by how it begins, with apostrophes of either kind."""
+    """Whether an answer declines to answer, judged by its beginning, with either kind of apostrophe."""
     return _REFUSAL.match(text.strip().replace("’", "'")) is not None
 
 
@@ -189,12 +189,12 @@ CLEANED = pa.schema(
 
 
 def normal(text: str) -> str:
-    """Words in lower case, one space between them: Unicode's compatible form (NFKC), case folded, without punctuation."""
+    """The words separated by single spaces: Unicode normal form NFKC, case-folded, without punctuation."""
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 class Clean:
-    """Batch work: texts in, each without personal data and with its normal form out, in their order; 1:1."""
+    """Batch work, 1:1: texts to the same texts without personal data and their normal forms."""
 
     def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Clean a batch of `GIVEN` rows into `CLEANED` ones."""
@@ -208,19 +208,19 @@ class Clean:
 
 @dataclass(frozen=True)
 class Texts:
-    """Cleaned texts, each once (`CLEANED`), and for each column they came from which of them its values became."""
+    """Distinct cleaned texts (`CLEANED`), and for each source column the position of each value's text."""
 
     cleaned: pa.Table
     places: Mapping[str, pa.Array]
 
     @cached_property
     def private(self) -> frozenset[int]:
-        """Places of those in which something was replaced."""
+        """Positions of the texts in which something was replaced."""
         return frozenset(place for place, kinds in enumerate(self.cleaned["personal"].to_pylist()) if kinds)
 
 
 def clean(columns: Mapping[str, pa.ChunkedArray], batches: Batches) -> Texts:
-    """Clean columns of texts; what stands in several of them, or often in one, is cleaned once. A null stays a null."""
+    """Clean columns of texts; each distinct text is cleaned once. Nulls stay null."""
     texts = {name: column.cast(TEXT) for name, column in columns.items()}
     distinct = pa.chunked_array([chunk for column in texts.values() for chunk in column.chunks], TEXT).unique().drop_null()
 

@@ -1,4 +1,4 @@
-"""RL fine-tuning of the generator on rewards that can be verified."""
+"""RL fine-tuning of the generator with verifiable rewards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GrpoSettings(LoraSettings):
     samples: int = Field(ge=2)
     """Answers drawn for each question."""
     drawn_tokens: int = Field(ge=1)
-    """Tokens that each may have."""
+    """Maximum tokens of each drawn answer."""
     temperature: float = Field(gt=0)
     """Temperature at which they are drawn."""
     kl: float = Field(ge=0)
@@ -31,11 +31,11 @@ class GrpoSettings(LoraSettings):
     scaled: bool
     """Whether advantages are divided by their standard deviation and answers by their length (GRPO), or not (Dr. GRPO)."""
     exact: float = Field(ge=0)
-    """Reward of an answer that is the known one."""
+    """Reward of an answer equal to the known one."""
     overlap: float = Field(ge=0)
-    """Reward of one that shares all its words with the known one; part of it for a part of them (F1)."""
+    """Reward of an answer with the known one's words, in proportion to F1."""
     grounded: float = Field(ge=0)
-    """Reward of one whose sentences all stand on the passages."""
+    """Reward of an answer whose sentences are supported by the passages, in proportion to their share."""
 
     @model_validator(mode="after")
     def _room_for_the_prompt(self) -> Self:
@@ -49,7 +49,7 @@ class Grpo(LoraRecipe):
 
     G answers o_i are drawn from the generator as it is, and rewarded: r_i. A_i = (r_i − mean r) / (std r + 1e-4).
     L = −(1/G) Σ_i (1/|o_i|) Σ_t [ ρ_it A_i − β (π_ref/π − log(π_ref/π) − 1) ], ρ_it = π / π without gradient, hence 1 in value:
-    the answers are used once, so that there is nothing to clip. Without `scaled` A_i = r_i − mean r, and the sum over tokens is
+    each answer is used once, so nothing is clipped. Without `scaled` A_i = r_i − mean r, and the sum over tokens is
     divided by `drawn_tokens` in place of |o_i| (Dr. GRPO: Liu et al. 2025, arXiv:2503.20783).
     """
 
@@ -58,7 +58,7 @@ class Grpo(LoraRecipe):
     settings_type = GrpoSettings
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: GrpoSettings) -> list[Exchange]:
-        """Each question once, with the answer that is known: the newest row's, if there are several."""
+        """Each question once, with its known answer: the newest row's, if there are several."""
         exchanges: dict[tuple[str, tuple[str, ...]], Exchange] = {}
         for row in answers(rows):
             known = target_answer(row)
@@ -67,13 +67,13 @@ class Grpo(LoraRecipe):
         return list(exchanges.values())
 
     def left_out(self, rows: Sequence[Mapping[str, Any]], settings: GrpoSettings) -> dict[str, int]:
-        """Answers to questions whose right answer nobody said."""
+        """Answers to questions without a known answer."""
         return {"no known answer": sum(target_answer(row) is None for row in answers(rows))}
 
     def loss(
         self, policy: Policy, items: Sequence[Exchange], settings: GrpoSettings, step_seed: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """The formula above, and as figures the mean reward and its parts, the drift (`kl`) and tokens an answer has."""
+        """The formula above; figures: the mean reward and its parts, the drift (`kl`) and the tokens per answer."""
         import torch
 
         from headrace.training.causal import encode_prefix, logprobs, logprobs_after, sample, text
@@ -107,7 +107,7 @@ class Grpo(LoraRecipe):
 
 
 def reward(text_: str, known: Exchange, settings: GrpoSettings) -> dict[str, float]:
-    """The parts of an answer's reward, by name: anybody can check them who has the known answer and the passages."""
+    """The parts of an answer's reward, by name, from the known answer and the passages."""
     return {
         "exact": settings.exact * exact_match(text_, known.answer),
         "overlap": settings.overlap * f1(text_, known.answer),
@@ -116,7 +116,7 @@ def reward(text_: str, known: Exchange, settings: GrpoSettings) -> dict[str, flo
 
 
 def advantages(rewards: Sequence[float], *, scaled: bool) -> list[float]:
-    """How much better each answer of a group is than their mean; `scaled`: in standard deviations of the group."""
+    """Each answer's reward minus the group's mean; `scaled`: divided by the group's standard deviation."""
     mean = _mean(rewards)
     apart = [one - mean for one in rewards]
     if not scaled:

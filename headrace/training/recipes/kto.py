@@ -1,4 +1,4 @@
-"""Offline preference tuning of the generator by single thumbs."""
+"""Offline preference tuning of the generator from single verdicts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class KtoSettings(LoraSettings):
     """The settings of `kto`."""
 
     beta: float = Field(gt=0)
-    """How soon an answer counts as won or lost; larger keeps the generator nearer to where it started."""
+    """Steepness of the value function; larger values keep the generator nearer to its start."""
     desirable: float = Field(gt=0)
     """Weight of a liked answer (λ_D)."""
     undesirable: float = Field(gt=0)
-    """Weight of a disliked one (λ_U); where thumbs down are rarer, more."""
+    """Weight of a disliked answer (λ_U); larger if thumbs down are rarer."""
 
 
 class Kto(LoraRecipe):
@@ -33,7 +33,7 @@ class Kto(LoraRecipe):
 
     r(x, y) = log π(y|x) − log π_ref(y|x); z = max(0, mean over the step of r(x_i, y_j), j ≠ i), through which no gradient goes;
     v = λ_D σ(β (r − z)) for a liked answer, λ_U σ(β (z − r)) for a disliked one; L = mean of λ_y − v.
-    z stands for KL(π ‖ π_ref): each question of a step is paired with the answer to the next other one.
+    z estimates KL(π ‖ π_ref): each question of a step is paired with the answer to the next other question.
     """
 
     name = "kto"
@@ -41,7 +41,7 @@ class Kto(LoraRecipe):
     settings_type = KtoSettings
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: KtoSettings) -> list[tuple[Exchange, bool]]:
-        """(answer, liked): the answers given, and as liked ones the corrections that people wrote."""
+        """(answer, liked): the recorded answers, and users' corrections as liked ones."""
         items_: list[tuple[Exchange, bool]] = []
         for row in answers(rows):
             was, better = recorded_answer(row), target_answer(row)
@@ -52,7 +52,7 @@ class Kto(LoraRecipe):
         return items_
 
     def left_out(self, rows: Sequence[Mapping[str, Any]], settings: KtoSettings) -> dict[str, int]:
-        """Answers that no generator gave, and nobody corrected."""
+        """Answers that were neither generated nor corrected."""
         return {
             "no generator's answer": sum(recorded_answer(row) is None and target_answer(row) is None for row in answers(rows))
         }
@@ -60,7 +60,7 @@ class Kto(LoraRecipe):
     def loss(
         self, policy: Policy, items: Sequence[tuple[Exchange, bool]], settings: KtoSettings, step_seed: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """The formula above, and as figures z, the rewards β r of liked and disliked answers, and the drift (`kl`)."""
+        """The formula above; figures: z, the rewards β r of liked and disliked answers, and the drift (`kl`)."""
         import torch
 
         from headrace.training.causal import logprobs
@@ -68,7 +68,7 @@ class Kto(LoraRecipe):
         encoded = [exchange.ids(policy, settings.max_tokens) for exchange, _ in items]
         rewards, mismatched, drift = [], [], []
         for i, (prompt, completion) in enumerate(encoded):
-            # Behind the same prompt an answer to another question: read together, the prompt is read once.
+            # The answer to another question after the same prompt: the prompt is then read once for both.
             others = (
                 encoded[j % len(items)][1] for j in range(i + 1, i + len(items)) if not _same(items[i], items[j % len(items)])
             )

@@ -22,20 +22,20 @@ class OnlineSettings(LoraSettings):
     """The settings of `online`."""
 
     staleness: int = Field(ge=0)
-    """Released versions that may lie between the generator that answered and the one served now."""
+    """Maximum number of releases between the generator that answered and the served one."""
     clip_epsilon: float = Field(gt=0, lt=1)
-    """How far the importance ratio counts: between 1 − reach and 1 + reach (ε)."""
+    """The importance ratio is clipped to 1 − ε and 1 + ε."""
     kl: float = Field(ge=0)
     """Weight of the penalty for drifting from the start (β)."""
     baseline: Literal["tenant", "batch"]
-    """Whose mean reward an answer's is compared with: its tenant's over all answers, or the step's."""
+    """The mean reward that an answer's is compared with: that of its tenant's answers, or that of the step."""
     greedy: bool
-    """Whether answers at temperature 0 count, as if drawn at temperature 1. They were not: nothing else could have been said."""
+    """Whether to use answers at temperature 0, treated as drawn at temperature 1, which they were not."""
 
 
 @dataclass(frozen=True)
 class RewardedAnswer:
-    """An answer as it was drawn: its reward (1 liked, 0 not), its tenant's mean reward, and how likely each token was then."""
+    """A recorded answer: its reward (1 liked, 0 not), its tenant's mean reward, and its tokens' log-probabilities when drawn."""
 
     exchange: Exchange
     reward: float
@@ -51,8 +51,8 @@ class Online(LoraRecipe):
     the temperature of that record. A = reward − baseline.
     L = −mean over answers of (1/|y|) Σ_t [ min(ρ_t A, clip(ρ_t, 1 − ε, 1 + ε) A) − β (π_ref/π − log(π_ref/π) − 1) ]
     (Schulman et al. 2017, arXiv:1707.06347, eq. 7; the penalty as in Shao et al. 2024, arXiv:2402.03300, eq. 4, estimated at the
-    recorded tokens). It is off-policy by as many versions as `staleness` allows; older answers are left out, as is all whose
-    distribution is not known: without log-probabilities, version or temperature, drawn from a nucleus only (`top_p`), or greedy.
+    recorded tokens). It is off-policy by at most `staleness` versions; older answers are left out. So are answers of unknown
+    distribution: without log-probabilities, version or temperature, with `top_p` below 1, or greedy.
     """
 
     name = "online"
@@ -60,7 +60,7 @@ class Online(LoraRecipe):
     settings_type = OnlineSettings
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: OnlineSettings) -> list[RewardedAnswer]:
-        """The answers that can be learned from, each with the mean reward of its tenant's."""
+        """The usable answers, each with the mean reward of its tenant's answers."""
         usable = [row for row in answers(rows) if _fault(row, settings) is None]
         rewards: dict[str, list[float]] = {}
         for row in usable:
@@ -78,14 +78,14 @@ class Online(LoraRecipe):
         ]
 
     def left_out(self, rows: Sequence[Mapping[str, Any]], settings: OnlineSettings) -> dict[str, int]:
-        """Answers that cannot be learned from, by reason."""
+        """Unusable answers, by reason."""
         faults = Counter(fault for row in answers(rows) if (fault := _fault(row, settings)) is not None)
         return dict(sorted(faults.items()))
 
     def loss(
         self, policy: Policy, items: Sequence[RewardedAnswer], settings: OnlineSettings, step_seed: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """The formula above, and as figures the mean reward and ratio, the share of tokens clipped, and the drift (`kl`)."""
+        """The formula above; figures: mean reward and ratio, the share of clipped tokens, and the drift (`kl`)."""
         import torch
 
         from headrace.training.causal import logprobs
@@ -118,7 +118,7 @@ def _reward(row: Mapping[str, Any]) -> float:
 
 
 def _fault(row: Mapping[str, Any], settings: OnlineSettings) -> str | None:
-    """Why an answer cannot be learned from, or `None`."""
+    """Why an answer is unusable, or `None`."""
     sampling = row.get("sampling") or {}
     temperature, top_p = sampling.get("temperature"), sampling.get("top_p")
     if recorded_answer(row) is None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Sft(LoraRecipe):
-    """Supervised fine-tuning: next-token loss on the wanted answers, the prompt's tokens masked.
+    """Supervised fine-tuning: next-token loss on the target answers, with the prompt's tokens masked.
 
     L = −(1/N) Σ_i Σ_t log π(y_it | x_i, y_i<t), N the number of answer tokens of the step: every token of an answer counts the
     same, those of the prompt not at all (Ouyang et al. 2022, arXiv:2203.02155, section 3.5; Wei et al. 2022, arXiv:2109.01652).
@@ -26,7 +26,7 @@ class Sft(LoraRecipe):
     settings_type = LoraSettings
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: LoraSettings) -> list[Exchange]:
-        """The answers that should be given, in the order of the rows."""
+        """The target answers, in the order of the rows."""
         return [exchange for row in answers(rows) if (exchange := target_answer(row)) is not None]
 
     def left_out(self, rows: Sequence[Mapping[str, Any]], settings: LoraSettings) -> dict[str, int]:

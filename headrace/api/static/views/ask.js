@@ -29,7 +29,7 @@ export function open(section) {
   const form = make(
     "form", { class: "card ask-form", id: "ask" },
     make("label", { for: "question" }, "Question"), question, options,
-    make("div", { class: "row end" }, make("span", { id: "keys", class: "quiet grow" }, "Enter asks, Shift+Enter breaks the line."), stop, send),
+    make("div", { class: "row end" }, make("span", { id: "keys", class: "quiet grow" }, "Enter to ask, Shift+Enter for a new line."), stop, send),
   );
   const index = make("p", { class: "quiet", id: "index", role: "status" });
   const nothing = make("div");
