@@ -326,6 +326,17 @@ def api(tmp_path_factory: pytest.TempPathFactory, handbook: Path) -> Any:
     return _SERVED[0][0]
 
 
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One tab of a headless Chromium for a module's tests; see chromium.py."""
+    from chromium import chromium, program
+
+    if program() is None:
+        pytest.skip("Chromium, in which the page is looked at, is not installed: apt-get install chromium")
+    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser.tab()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     """A service that nobody asks still takes a tenth of a core."""

@@ -46,6 +46,7 @@ class Tab:
         self.requests: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network", "DOM"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """What a method of the protocol returns."""
@@ -194,10 +195,10 @@ def chromium(folder: Path) -> Iterator[Browser]:
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
     command = [
-        "sh",
+        "bash",  # a plain sh takes no descriptor above 9
         "-c",
         f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}',
-        "sh",
+        "bash",
         path,
         *_FLAGS,
         f"--user-data-dir={folder}",

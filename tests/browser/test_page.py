@@ -1,0 +1,173 @@
+"""The page as a person uses it: documents are dropped, a question is asked, its citation opened, its answer judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import Tab
+
+pytestmark = pytest.mark.story
+
+TENANT = "browser-test"
+VIEWS = ("overview", "ask", "documents", "training", "head", "storage", "tenants")
+BACKUP = (
+    "# Backups\n\nNightly backups start at 02:00 UTC and are kept for 35 days.\n\nOthers <img src=x onerror=alert(1)> are not.\n"
+)
+
+
+@pytest.fixture(scope="module")
+def page(api: Any, tab: Tab) -> Tab:
+    """The page, opened at the address that `headrace up` prints, in a tenant of its own."""
+    api.tenant(TENANT)
+    tab.size(1280)
+    tab.open(f"{api.url}/#token={api.token}")
+    tab.until("document.querySelector('#tenant').value !== ''")
+    tab.evaluate(
+        f"(document.querySelector('#tenant').value = '{TENANT}', document.querySelector('#tenant').dispatchEvent(new Event('change')))"
+    )
+    return tab
+
+
+def view(page: Tab, address: str) -> None:
+    page.evaluate(f"location.hash = '#/{address}'")
+    page.until(f"!!document.querySelector('.view.{address.partition('?')[0]}:not([hidden]) h1')")
+
+
+def rows(page: Tab, selector: str) -> list[str]:
+    return list(page.evaluate(f"[...document.querySelectorAll({json.dumps(selector)})].map((row) => row.innerText)"))
+
+
+def test_the_token_has_left_the_address(api: Any, page: Tab) -> None:
+    assert api.token not in page.evaluate("location.href")
+    page.until("document.querySelector('#state').textContent.startsWith('Run ')")
+
+
+def test_files_are_put_and_the_reason_is_shown_where_one_cannot_be_read(page: Tab, tmp_path: Path) -> None:
+    view(page, "documents")
+    page.until("document.body.innerText.includes('No documents yet')")
+    (tmp_path / "backup.md").write_text(BACKUP)
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    (tmp_path / "nothing.txt").write_bytes(b"")
+    page.files("#files", tmp_path / "backup.md", tmp_path / "photo.png", tmp_path / "nothing.txt")
+    page.until("document.querySelector('.uploads').innerText.includes('the file is empty')")
+    page.until(
+        "[...document.querySelectorAll('.documents tbody tr')].some((row) => /backup.md[^]*indexed/.test(row.innerText))", 60
+    )
+    page.until(
+        "[...document.querySelectorAll('.documents tbody tr')].some((row) => /photo.png[^]*failed[^]*not supported/.test(row.innerText))",
+        60,
+    )
+    assert not any("nothing.txt" in row for row in rows(page, ".documents tbody tr"))
+
+
+def test_an_answer_is_streamed_with_its_citation_and_where_its_time_went(page: Tab) -> None:
+    view(page, "ask")
+    page.type("#question", "How long are nightly backups kept?")
+    page.click("#send")
+    page.until("!!document.querySelector('.answer .latency') && !document.querySelector('#send').disabled", 60)
+    text = page.evaluate("document.querySelector('.answer').innerText")
+    assert "35 days" in text
+    assert "backup.md" in text
+    assert "Retrieve" in page.evaluate("document.querySelector('.latency').getAttribute('aria-label')")
+    page.click(".inspect summary", "Passages")
+    assert any("cited as 1" in row for row in rows(page, ".inspect tbody tr"))
+
+
+def test_a_citation_opens_its_words_in_the_document(page: Tab) -> None:
+    page.click("button.cite")
+    marked = page.until("[...document.querySelectorAll('dialog mark')].map((mark) => mark.textContent).join(' ')")
+    assert "35 days" in marked
+    assert "<img src=x" in page.evaluate("document.querySelector('dialog .markdown').innerText")
+    assert page.evaluate("document.querySelectorAll('dialog img').length") == 0, "what a document holds is text"
+    assert page.evaluate("document.activeElement.closest('dialog') !== null"), "the focus is in it"
+    page.click("dialog button[aria-label=Close]")
+    page.until("!document.querySelector('dialog')")
+
+
+def test_a_verdict_with_a_correction_is_seen_to_land(api: Any, page: Tab) -> None:
+    page.click(".verdict button", "Not helpful")
+    page.type(".why input", "outdated")
+    page.type(".why textarea", "For 30 days.")
+    page.click(".why button", "Record verdict")
+    page.until("document.querySelectorAll('.way .done').length === 2", 60)
+    said = page.evaluate("document.querySelector('.way').innerText")
+    place = said.partition("feedback/")[2].split()[0]
+    (partition, offset) = place.split("/")
+    found = api.sql(f'SELECT reason, correction, up FROM feedback WHERE partition = {partition} AND "offset" = {offset}')
+    assert found == [{"reason": "outdated", "correction": "For 30 days.", "up": False}]
+
+
+def test_answers_and_verdicts_stay_over_a_reload(page: Tab) -> None:
+    page.reload()
+    page.until("document.querySelectorAll('.answer').length === 1")
+    page.until("document.querySelectorAll('.way .done').length === 2")
+    assert page.evaluate("document.querySelector('.verdict button[aria-pressed=true]').textContent") == "Not helpful"
+
+
+def test_a_document_that_is_deleted_is_gone(page: Tab) -> None:
+    view(page, f"documents?tenant={TENANT}&status=failed")
+    page.until("document.querySelector('.documents tbody').innerText.includes('photo.png')")
+    assert not any("backup.md" in row for row in rows(page, ".documents tbody tr"))
+    page.click(".documents button", "Delete")
+    page.click("dialog button", "Cancel")
+    page.click(".documents button", "Delete")
+    page.click("dialog button.danger")
+    page.until("document.body.innerText.includes('No document is failed')", 60)
+
+
+def test_a_key_is_made_and_revoked(api: Any, page: Tab) -> None:
+    view(page, f"tenants?tenant={TENANT}")
+    page.click("dialog button", "Create a key")
+    page.click("dialog.small button.main", "Create")
+    key = page.until(
+        "[...document.querySelectorAll('dialog code')].map((code) => code.textContent).find((text) => text.startsWith('hr_'))"
+    )
+    assert api.client(key).get("/v1/documents").json()["stored"]["documents"] == 1
+    page.evaluate("[...document.querySelectorAll('dialog.small')].forEach((dialog) => dialog.close())")
+    page.click("dialog button", "Revoke")
+    page.click("dialog.small button.danger")
+    page.until("document.querySelector('dialog').innerText.includes('revoked')")
+    assert api.client(key).get("/v1/documents").status_code == 401
+    page.evaluate("document.querySelector('dialog').close()")
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1920])
+def test_no_view_is_wider_than_its_window_or_logs_an_error(page: Tab, width: int) -> None:
+    for theme in ("light", "dark"):
+        page.size(width, theme=theme)
+        for name in VIEWS:
+            view(page, name)
+            page.until("!document.querySelector('.view:not([hidden]) .loading')")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, theme)
+            assert page.evaluate("document.title").endswith("Headrace")
+    page.size(1280)
+    expected = ("nothing.txt", "/v1/diagrams/")  # an empty file is refused; nothing was trained yet, so there is nothing to draw
+    assert [error for error in page.errors if not any(name in error for name in expected)] == []
+
+
+def test_every_view_is_reached_by_keyboard_and_named_for_screen_readers(page: Tab) -> None:
+    view(page, "overview")
+    nameless = """[...document.querySelectorAll('button, a, input:not([type=hidden]), select, textarea, [role=img], table')].filter((e) =>
+        e.checkVisibility() && !(e.ariaLabel || e.labels?.length || e.textContent.trim() || e.title || e.closest('[role=region][aria-label]')))
+        .map((e) => e.outerHTML.slice(0, 100))"""
+    for name in VIEWS:
+        view(page, name)
+        page.until("!document.querySelector('.view:not([hidden]) .loading')")
+        assert page.evaluate(nameless) == [], name
+        assert page.evaluate("document.querySelector('nav [aria-current=page]').textContent") == page.evaluate(
+            "document.title.split(' · ')[0]"
+        )
+    assert page.evaluate("document.querySelectorAll('dialog').length") == 0
+    page.evaluate("document.querySelector('.skip').focus()")
+    page.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
+    assert page.evaluate("document.activeElement.className") == "brand"
+
+
+def test_the_page_asked_nobody_but_its_server(api: Any, page: Tab) -> None:
+    asked = [url for url in page.requests if not url.startswith(("data:", "blob:"))]
+    assert asked
+    assert {url for url in asked if not url.startswith(f"{api.url}/")} == set()
+    assert not any(api.token in url for url in asked)
