@@ -99,6 +99,9 @@ function start() {
   let known = token();
   window.addEventListener("hashchange", () => {
     if (known !== (known = token())) connect();
+    const wanted = location.hash;
+    for (const box of document.querySelectorAll("dialog")) box.close(); // which may note the address without what it showed
+    if (location.hash !== wanted) history.replaceState(null, "", wanted || location.pathname);
     show();
   });
   connect();
