@@ -70,7 +70,7 @@ class Tab:
             raise AssertionError(f"{expression}: {json.dumps(done['exceptionDetails'])[:2000]}")
         return done["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 30) -> Any:
+    def until(self, expression: str, seconds: float = 90) -> Any:
         """The value of an expression once it is true."""
         end = time.monotonic() + seconds
         while True:
