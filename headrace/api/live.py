@@ -16,7 +16,10 @@ from headrace.catalog import CHUNKS, INDEXES, Tier
 from headrace.core.run import journal_of, newest_first, summary
 from headrace.core.runner import Runner
 from headrace.documents.generations import active_reader
+from headrace.explain.diagram.diagram import Diagram
 from headrace.explain.diagram.recorded import PIPELINES, diagram_of, own_stages
+from headrace.explain.diagram.scene import Item, Label, Line, Rect, Scene
+from headrace.explain.diagram.slide import STORIES, TITLES
 from headrace.explain.diagram.svg import svg
 from headrace.explain.diagram.theme import PALETTES
 from headrace.explain.diagram.views import Detail, View, scene_for
@@ -35,7 +38,7 @@ class LiveRun:
         self._queue = queue
         self._stopping = stopping
         self._drawing = threading.Lock()
-        self._drawn: dict[tuple[str, View, Detail, str], tuple[tuple[str, int], bytes]] = {}
+        self._drawn: dict[tuple[str, View, Detail, str], tuple[tuple[str, int], Scene]] = {}
 
     def totals(self) -> dict[str, Any]:
         """What the run has moved so far by tier, its state, and how many questions are under way."""
@@ -98,18 +101,65 @@ class LiveRun:
 
         `theme` is the name of a palette. Raises `NotFound` where there is no such run, `WrongUsage` for an unknown pipeline.
         """
+        return svg(self._scene(name, run, view, detail, theme)[1]).encode()
+
+    def scene(self, name: str, run: str | None, view: View, detail: Detail, theme: str) -> dict[str, Any]:
+        """The same diagram for the page, as its parts; raises the same."""
+        found, scene = self._scene(name, run, view, detail, theme)
+        steps = STORIES.get(name, ()) if detail is Detail.SLIDE else ()
+        titles = TITLES if detail is Detail.SLIDE else {}
+        return {
+            "pipeline": name,
+            "run": found.run_id,
+            "measured": found.measured,
+            "live": found.run_id == self._runner.record.id,
+            "width": scene.width,
+            "height": scene.height,
+            "ground": scene.palette.card,
+            "title": scene.title,
+            "description": scene.description,
+            "notes": scene.notes,
+            "stages": {step.title: step.stages for step in steps},
+            "stores": {f"{store.tier}/{title}": store.name for store, title in titles.items()},
+            "groups": [
+                {"kind": group.kind, "name": group.name, "alt": group.alt, "items": [_drawn(item) for item in group.items]}
+                for group in scene.groups
+            ],
+        }
+
+    def _scene(self, name: str, run: str | None, view: View, detail: Detail, theme: str) -> tuple[Diagram, Scene]:
         found = diagram_of(self._home, name, run=run, live=self._runner.record)
         stamp = (found.run_id, sum(flow.ops for flow in found.flows))
         key = (name, view, detail, theme)
         with self._drawing:  # one at a time: drawing takes a processor for a while
             if key not in self._drawn or self._drawn[key][0] != stamp:
-                scene = scene_for(found, view=view, detail=detail, palette=PALETTES[theme])
-                self._drawn[key] = (stamp, svg(scene).encode())
-            return self._drawn[key][1]
+                self._drawn[key] = (stamp, scene_for(found, view=view, detail=detail, palette=PALETTES[theme]))
+            return found, self._drawn[key][1]
 
     @cached_property
     def _index(self) -> tuple[IndexReader, VectorReader]:
         return self._runner.open(IndexReader, INDEXES, stage="page"), self._runner.open(VectorReader, CHUNKS, stage="page")
+
+
+def _drawn(item: Item) -> dict[str, Any]:
+    """An item of a scene under the names of SVG's elements and attributes, without what is empty."""
+    if isinstance(item, Rect):
+        box = item.box
+        drawn: dict[str, Any] = {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "rx": item.radius}
+        drawn |= {"fill": item.fill or "none"}
+        if item.stroke:
+            drawn |= {"stroke": item.stroke, "stroke-width": item.stroke_width}
+    elif isinstance(item, Line):
+        drawn = {name: getattr(item, name) for name in ("x1", "y1", "x2", "y2")}
+        drawn |= {"stroke": item.colour, "stroke-width": item.width, "head": item.head}
+    else:
+        drawn = {"x": item.x, "y": item.y, "font-size": item.size, "font-weight": item.weight, "fill": item.colour}
+        drawn |= {"text-anchor": item.anchor, "text": item.text, "room": item.box.width}
+    if isinstance(item, Rect | Line) and item.dash:
+        drawn["stroke-dasharray"] = " ".join(map(str, item.dash))
+    kind = {Rect: "rect", Line: "line", Label: "text"}[type(item)]
+    rounded = {name: round(value, 2) if isinstance(value, float) else value for name, value in drawn.items()}
+    return {"is": kind, **rounded}
 
 
 def flows_of(rows: Iterable[Mapping[str, Any]]) -> list[list[Any]]:

@@ -54,6 +54,7 @@ _UNTOLD = (
     "/v1/runs",
     "/v1/index",
     "/v1/diagrams/{pipeline}.svg",
+    "/v1/diagrams/{pipeline}.json",
     "/v1/models",
     "/v1/models/{name}",
     "/v1/registry",

@@ -508,6 +508,39 @@ class RunSummary(ApiResponse):
     pipelines: list[str]
 
 
+class SceneGroup(ApiResponse):
+    """One element of a diagram: `items` are SVG's elements (`is`) with their attributes; `alt` describes it in words.
+
+    `name` says which stage, bar (tier/store) or flow (stage|direction|tier/store) it is.
+    """
+
+    kind: str
+    name: str
+    alt: str
+    items: list[dict[str, Any]]
+
+
+class SceneResponse(ApiResponse):
+    """A pipeline's diagram as its parts, in the order in which they are painted; `live` says that its run is under way here.
+
+    `stages` and `stores` say which stages of the ledger, and which store, stand behind the names at slide level.
+    """
+
+    pipeline: str
+    run: str
+    measured: bool
+    live: bool
+    width: float
+    height: float
+    ground: str
+    title: str
+    description: str
+    notes: list[str]
+    stages: dict[str, list[str]]
+    stores: dict[str, str]
+    groups: list[SceneGroup]
+
+
 class RunList(ApiResponse):
     """Recorded runs, newest first."""
 

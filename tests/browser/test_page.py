@@ -14,9 +14,7 @@ pytestmark = pytest.mark.story
 
 TENANT = "browser-test"
 VIEWS = ("overview", "ask", "documents", "training", "head", "storage", "tenants")
-BACKUP = (
-    "# Backups\n\nNightly backups start at 02:00 UTC and are kept for 35 days.\n\nOthers <img src=x onerror=alert(1)> are not.\n"
-)
+BACKUP = "# Backups\n\nNightly backups start at 02:00 UTC and are kept for 35 days.\n\nNot <img src=x onerror=alert(1)>.\n"
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +57,14 @@ def test_files_are_put_and_the_reason_is_shown_where_one_cannot_be_read(page: Ta
     page.until("document.querySelector('.uploads').innerText.includes('the file is empty')")
     page.until(row_with("backup.md[^]*indexed"), 150)
     page.until(row_with("photo.png[^]*failed[^]*not supported"), 150)
+    assert not page.evaluate(row_with("nothing.txt"))
+
+
+def test_an_answer_is_streamed_with_its_citation_and_where_its_time_went(page: Tab) -> None:
+    view(page, "ask")
+    page.type("#question", "How long are nightly backups kept?")
+    page.click("#send")
+    page.until("!!document.querySelector('.answer .latency') && !document.querySelector('#send').disabled", 150)
     text = page.evaluate("document.querySelector('.answer').innerText")
     assert "35 days" in text
     assert "backup.md" in text

@@ -172,9 +172,8 @@ def test_all_that_the_page_asks_for_is_given_to_its_token_and_to_nobody_without(
         reads = {"/v1/index", "/v1/events", "/v1/documents", "/v1/registry", "/v1/rounds", "/v1/head", "/v1/ledger", "/v1/runs"}
         reads |= {"/v1/tenants", "/v1/keys", "/v1/audit"}
         assert asked == {*reads, "/v1/ask", "/v1/feedback", "/v1/text", "/v1/diagrams"}
-        for path in sorted(
-            {*reads, "/v1/ask", "/v1/feedback", f"/v1/text?uri=backup.md&tenant={TENANT}", "/v1/diagrams/inference.svg"}
-        ):
+        reads |= {f"/v1/text?uri=backup.md&tenant={TENANT}", "/v1/diagrams/inference.svg", "/v1/diagrams/inference.json"}
+        for path in sorted({*reads, "/v1/ask", "/v1/feedback"}):
             method = "POST" if path in ("/v1/ask", "/v1/feedback") else "GET"
             assert browser.request(method, path, json={}).status_code == 401, path
             if method == "GET":
@@ -205,7 +204,8 @@ def test_the_page_takes_its_token_from_the_address_keeps_it_for_its_tab_and_send
     first, again, another, nobody = told["opened"], told["reloaded"], told["changed"], told["elsewhere"]
     assert (first["address"], first["kept"]["headrace-token"]) == ("/", api.token), "it is out of the address at once"
     assert first["asked"] == again["asked"]
-    assert {path.partition("?")[0] for path, _ in first["asked"]} == {"/v1/index", "/v1/events", "/v1/diagrams/inference.svg"}
+    asked = {"/v1/index", "/v1/events", "/v1/diagrams/inference.json", "/v1/runs"}
+    assert {path.partition("?")[0] for path, _ in first["asked"]} == asked
     assert all(headers == bearer for _, headers in first["asked"])
     for path, headers in first["asked"]:
         with httpx.stream("GET", f"{api.url}{path}", headers=headers, trust_env=False) as given:
@@ -224,6 +224,15 @@ def test_scores_are_drawn_from_the_live_run(client: httpx.Client) -> None:
     assert diagram.headers["content-type"] == "image/svg+xml"
     assert run in diagram.text
     assert client.get("/v1/diagrams/inference.svg", params={"run": run}).status_code == 200
+    scene = client.get("/v1/diagrams/inference.json").json()
+    assert (scene["run"], scene["live"], scene["measured"]) == (run, True, True)
+    names = {(group["kind"], group["name"]) for group in scene["groups"]}
+    assert {("stage", "Retrieve"), ("bar", "vector/Vector index"), ("flow", "Retrieve|read|vector/Vector index")} <= names
+    assert scene["stages"]["Embed & index"] == ["embed", "index"]
+    assert scene["stores"]["vector/Vector index"] == "chunks"
+    full = client.get("/v1/diagrams/inference.json?detail=full").json()
+    assert ("flow", "retrieve|read|vector/chunks") in {(group["kind"], group["name"]) for group in full["groups"]}
+    assert all(item["is"] in ("rect", "line", "text") for group in full["groups"] for item in group["items"])
     for name, status in (("another.svg", 400), ("inference.svg?run=none", 404), ("inference.svg?view=none", 400)):
         assert client.get(f"/v1/diagrams/{name}").status_code == status
     drawn = {

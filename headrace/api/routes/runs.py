@@ -12,7 +12,7 @@ from fastapi.responses import Response, StreamingResponse
 from headrace.api.dependencies import Administering, InThread, Reading, Serving
 from headrace.api.routes.health import Health
 from headrace.api.routes.questions import event
-from headrace.api.schemas import IndexedResponse, LedgerResponse, LoopResponse, RunList, RunSummary, Tenant
+from headrace.api.schemas import IndexedResponse, LedgerResponse, LoopResponse, RunList, RunSummary, SceneResponse, Tenant
 from headrace.api.service import Service
 from headrace.explain.diagram.views import Detail, View
 from headrace.scheduler import status
@@ -62,6 +62,21 @@ async def diagram(
     """A pipeline's diagram, drawn from the newest run that moved anything in it, or from `run`; as declared before the first."""
     drawn = await in_thread(lambda: service.live.diagram(pipeline, run, view, detail, theme))
     return Response(drawn, media_type="image/svg+xml", headers={"Content-Security-Policy": _SVG_CSP})
+
+
+@router.get("/v1/diagrams/{pipeline}.json")
+async def scene(
+    pipeline: str,
+    service: Serving,
+    caller: Administering,
+    in_thread: InThread,
+    run: RunId = None,
+    view: View = View.STORAGE,
+    detail: Detail = Detail.SLIDE,
+    theme: Literal["light", "dark"] = "light",
+) -> SceneResponse:
+    """The same diagram as its parts, which the page draws: it can then show details, and what moves now."""
+    return SceneResponse(**await in_thread(lambda: service.live.scene(pipeline, run, view, detail, theme)))
 
 
 @router.get("/v1/loop")

@@ -3,10 +3,10 @@
 import { token } from "./lib/api.js";
 import { fill, icon, make, marked } from "./lib/dom.js";
 import { duration, several } from "./lib/format.js";
-import { keep, kept } from "./lib/keep.js";
 import { follow, listen } from "./lib/live.js";
 import { address, here } from "./lib/route.js";
 import { openTenants, wireTenant } from "./lib/tenant.js";
+import { chosenTheme, openTheme, turnTheme } from "./lib/theme.js";
 import * as ask from "./views/ask.js";
 import * as documents from "./views/documents.js";
 import * as head from "./views/head.js";
@@ -69,20 +69,17 @@ function showHealth({ parts, unrecorded_answers: waiting }) {
   fill(at("health"), lines.map((text) => make("p", { class: "notice fault" }, marked(text))));
 }
 
-const THEMES = ["auto", "light", "dark"];
-
 function wireTheme() {
-  const apply = (theme) => {
-    document.documentElement.dataset.theme = theme;
-    at("theme").setAttribute("aria-label", `Theme: ${theme}`);
-    at("theme").title = `Theme: ${theme}`;
+  const apply = () => {
+    at("theme").setAttribute("aria-label", `Theme: ${chosenTheme()}`);
+    at("theme").title = `Theme: ${chosenTheme()}`;
   };
   at("theme").append(icon("theme"));
-  apply(kept("headrace-theme", "auto"));
+  openTheme();
+  apply();
   at("theme").addEventListener("click", () => {
-    const next = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length];
-    keep("headrace-theme", next);
-    apply(next);
+    turnTheme();
+    apply();
   });
 }
 

@@ -122,8 +122,8 @@ class _Layout:
             self._stage(column)
         self.groups += self.foot.draw(self.at.foot_y, self.at.right)
 
-    def _say(self, kind: str, alt: str, *items: Item) -> None:
-        self.groups.append(Group(kind, alt, items))
+    def _say(self, kind: str, alt: str, *items: Item, name: str = "") -> None:
+        self.groups.append(Group(kind, alt, items, name))
 
     def _strip(self) -> None:
         box = self.at.strip
@@ -274,7 +274,8 @@ class _Layout:
         y = box.y + box.height / 2 - step * (len(lines) - 1) / 2 + s.bar * 0.33
         words = [Label(centre, y + number * step, line, s.bar, box, SEMIBOLD, ink, "middle") for number, line in enumerate(lines)]
         known = next((item for item in STORES if item.name == store and item.tier is tier), None)
-        self._say("bar", f"{store} ({tier}){': ' + known.holds + ', kept ' + known.retention if known else ''}", shape, *words)
+        about = f"{store} ({tier}){': ' + known.holds + ', kept ' + known.retention if known else ''}"
+        self._say("bar", about, shape, *words, name=f"{tier}/{store}")
 
     def _colour(self, flow: Flow) -> str:
         if flow.key == self.diagram.feedback:
@@ -304,7 +305,8 @@ class _Layout:
             items.append(Line(slot.x, y1, slot.x, y2, colour, width, head, (2, 3) if self._idle(flow) else ()))
         if chip and self.diagram.measured:
             items += self._chip(flow, self.at.chip(slot), colour)
-        self._say("flow" if chip else "shaft", in_words(flow), *items)
+        name = f"{flow.stage}|{flow.direction}|{flow.tier}/{flow.store}"
+        self._say("flow" if chip else "shaft", in_words(flow), *items, name=name)
 
     def _chip(self, flow: Flow, box: Box, colour: str) -> list[Item]:
         s = self.scale
@@ -340,4 +342,5 @@ class _Layout:
         numbers = [str(at) for at, mark in enumerate(self.marks, 1) if mark.stage == stage.name]
         for index, number in enumerate(numbers):
             items += dot(number, box.x - 4 + index * (s.caption * 1.5 + 3), box.y, s.caption, palette)
-        self._say("stage", f"{stage.label}: {stage.sentence}" if stage.sentence else stage.label, *items)
+        about = f"{stage.label}: {stage.sentence}" if stage.sentence else stage.label
+        self._say("stage", about, *items, name=stage.name)

@@ -111,11 +111,15 @@ Item = Rect | Line | Label
 
 @dataclass(frozen=True)
 class Group:
-    """Items that form one visual element; `alt` describes it in words. Groups are painted in order."""
+    """Items that form one visual element; `alt` describes it in words. Groups are painted in order.
+
+    `name` says which stage (its name), bar (tier/store) or flow (stage|direction|tier/store) a group is.
+    """
 
     kind: str
     alt: str
     items: tuple[Item, ...]
+    name: str = ""
 
 
 @dataclass(frozen=True)
