@@ -107,7 +107,8 @@ PASSAGE = pa.struct(
 )
 # What retrieval knows of a passage and nobody can compute later, in the order of an answer's `passages`; null: not known.
 # `retrieval_share` and `fulltext` are its score and its BM25 as shares of the best candidate's. Never shown: see `Hit`.
-SIGNAL = pa.struct([_f("retrieval_share", FLOAT), _f("similarity", FLOAT), _f("fulltext", FLOAT)])
+# `team` is whose order picked it in an interleaved answer, "" otherwise.
+SIGNAL = pa.struct([_f("retrieval_share", FLOAT), _f("similarity", FLOAT), _f("fulltext", FLOAT), _f("team", TEXT)])
 MOVED = pa.struct([_f("tier", TEXT), _f("direction", TEXT), _f("bytes", INT)])
 TIMING = pa.struct([_f("name", TEXT), _f("ms", FLOAT)])
 SAMPLING = pa.struct([_f("temperature", FLOAT), _f("top_p", FLOAT)])  # the distribution of the tokens and log-probabilities

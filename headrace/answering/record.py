@@ -165,7 +165,7 @@ def row_of(answer: Answer, run: str) -> dict[str, Any]:
         "sampling": {"temperature": completion.temperature, "top_p": completion.top_p} if completion else None,
         "ranking_version": answer.ranking_version,
         "signals": [
-            {name: getattr(passage.hit, name) for name in ("retrieval_share", "similarity", "fulltext")}
+            {name: getattr(passage.hit, name) for name in ("retrieval_share", "similarity", "fulltext")} | {"team": passage.team}
             for passage in answer.passages
         ],
     }

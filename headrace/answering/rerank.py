@@ -11,8 +11,9 @@ from headrace.catalog import MODELS
 from headrace.core.stage import stage
 from headrace.errors import Transient
 from headrace.models.client import Reranker
+from headrace.models.interleaving import team_draft
 from headrace.models.pointer import NONE
-from headrace.models.ranking import RERANKER, Candidate, RankingWeights
+from headrace.models.ranking import RERANKER, RETRIEVAL_ORDER, Candidate, RankingWeights
 from headrace.models.served_ranking import RankingReader
 from headrace.storage.vectors.search import Hit
 
@@ -29,6 +30,8 @@ class Passage:
     retrieval_rank: int
     rerank_score: float | None = None
     rerank_rank: int | None = None
+    team: str = ""
+    """Whose order picked it, where an answer's passages are interleaved (`models/interleaving.py`)."""
 
     def as_dict(self) -> dict[str, object]:
         """The passage under the JSON keys of the command-line contract."""
@@ -65,6 +68,9 @@ def rerank(
 ) -> Reranked:
     """Order the passages for one answer, by the versions that its id falls to.
 
+    An answer in a ranking's canary is interleaved: half of its passages are picked by the champion's order, half by the
+    challenger's, so that verdicts on them compare the two for the same user and question.
+
     The weights are the champion ranking's where they were fitted with the re-ranker that scored the passages, else those on that
     re-ranker's card; without either retrieval's order stands. A re-ranker that is down or slow is left out, and the note says so:
     an answer is worth more.
@@ -80,14 +86,21 @@ def rerank(
     ranking = models.recent()
     other = "retrieval" if scored.logits is None else "the re-ranker's"
     note = f"the ranking cannot be read, {other} order stands: {ranking.trouble}" if ranking.trouble else ""
-    version, weights = ranking.weights_for(answer_id, scored.version)
+    version, weights = ranking.champion(scored.version)
     if weights is None:
         weights = None if scored.logits is None else scored.ranking or BY_LOGITS
-    if weights is None:
+    canary, tried = ranking.challenger(answer_id, scored.version)
+    if weights is None and tried is None:
         return Reranked(as_retrieved, note=note)
     logits: Sequence[float | None] = scored.logits or [None] * len(hits)
-    order = weights.order(question, [_candidate(passage, logit) for passage, logit in zip(as_retrieved, logits, strict=True)])
-    passages = tuple(replace(as_retrieved[i], rerank_score=logits[i], rerank_rank=rank) for rank, i in enumerate(order, 1))
+    candidates = [_candidate(passage, logit) for passage, logit in zip(as_retrieved, logits, strict=True)]
+    order = (weights or RETRIEVAL_ORDER).order(question, candidates)
+    drafted = [(i, "") for i in order]
+    if tried is not None:
+        version, drafted = canary, team_draft(order, tried.order(question, candidates), answer_id)
+    passages = tuple(
+        replace(as_retrieved[i], rerank_score=logits[i], rerank_rank=rank, team=team) for rank, (i, team) in enumerate(drafted, 1)
+    )
     return Reranked(passages, scored.version, note, version)
 
 

@@ -1,4 +1,4 @@
-"""Statistics of samples: confidence intervals of means, and percentiles."""
+"""Statistics of samples: confidence intervals of means, percentiles, and a sequential sign test."""
 
 from __future__ import annotations
 
@@ -39,3 +39,20 @@ def percentile(values: Sequence[float], share: float) -> float:
     """Nearest-rank percentile: the smallest value that at least `share` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def sign_evidence(wins: int, losses: int) -> float:
+    """Evidence that a win is likelier than a loss, an e-value: 1 says nothing; it may be looked at after every trial.
+
+    The likelihood ratio of P(win) = p against 1/2, averaged over p uniform between 1/2 and 1. If P(win) is at most 1/2, the
+    chance that it ever reaches 1 / alpha is at most alpha, however long one goes on and whenever one stops (Ville 1939; Robbins
+    1970, "Statistical Methods Related to the Law of the Iterated Logarithm").
+    """
+    from scipy.special import betainc, betaln  # type: ignore[import-untyped]
+
+    a, b = wins + 1, losses + 1
+    # 2 * (integral from 1/2 to 1 of p^wins (1 - p)^losses dp) / 2^-(wins + losses)
+    above = float(betainc(b, a, 0.5))  # by symmetry the share of Beta(a, b) above 1/2, exact also where it is tiny
+    if above == 0.0:
+        return 0.0
+    return math.exp(min(700.0, math.log(2) * (wins + losses + 1) + float(betaln(a, b)) + math.log(above)))

@@ -28,12 +28,19 @@ class ServedRanking:
     weights: Mapping[str, RankingWeights] = field(default_factory=dict)
     trouble: str = ""
 
-    def weights_for(self, answer_id: str, reranker: str) -> tuple[str, RankingWeights | None]:
-        """The version that orders an answer's passages and its weights; ("none", None) where none was fitted with that re-ranker.
+    def champion(self, reranker: str) -> tuple[str, RankingWeights | None]:
+        """The champion's version and weights; ("none", None) where it was not fitted with that re-ranker.
 
         `reranker` is the version that scored the passages, "none" without one.
         """
+        return self._fitted(self.pointer.version, reranker)
+
+    def challenger(self, answer_id: str, reranker: str) -> tuple[str, RankingWeights | None]:
+        """The same of a canary, for an answer that falls into its share; ("none", None) of every other answer."""
         version = self.pointer.served(answer_id)
+        return (NONE, None) if version == self.pointer.version else self._fitted(version, reranker)
+
+    def _fitted(self, version: str, reranker: str) -> tuple[str, RankingWeights | None]:
         weights = self.weights.get(version)
         return (NONE, None) if weights is None or weights.reranker != reranker else (version, weights)
 

@@ -3,6 +3,11 @@
 A canary is tested three times, at a third, two thirds and all of the judged answers it waits for (or when its time is over),
 each time on what was known when the last of them was judged. Testing after every verdict would sooner or later find any
 challenger worse; with three tests at fixed sizes, the configured confidence holds for all of them together.
+
+A ranking's canary is interleaved instead: the same answer has passages that the champion picked and passages that the challenger
+picked, and each user who judges some of them prefers one of the two. That takes about a tenth of the verdicts (Chapelle,
+Joachims, Radlinski, Yue 2012, "Large-Scale Validation and Analysis of Interleaved Search Evaluation"), and the test may be made
+after each.
 """
 
 from __future__ import annotations
@@ -19,6 +24,8 @@ import numpy as np
 
 from headrace.catalog import FEEDBACK_ROWS, INTERACTION_ROWS, MODELS, PROMOTIONS
 from headrace.core.stage import stage
+from headrace.core.statistics import sign_evidence
+from headrace.models.interleaving import preference
 from headrace.models.pointer import NONE
 from headrace.settings import Training
 from headrace.storage.objects import ObjectWriter
@@ -36,10 +43,13 @@ _LEAST = 5  # with fewer judged answers of the challenger, only the last test is
 _EXPECTED = 5.0  # expected answers from which having given none means broken, not unlucky
 _UNGROUNDED = 0.05  # allowed drop in groundedness, like the gate's `refusals` for refusals
 _RESAMPLES = 10_000
+_PER_USER = 5  # preferences of one user that count
+_PREFERRED = "preferred passages of interleaved answers"
 _UNRANKED = 1 << 30  # rank of a passage whose event has none: last
 _RELEASED = re.compile(r"v\d{6,12}")
 _ANSWER_COLUMNS = (
-    *("answer_id", "kind", "answer", "passages", "generator_version", "model_version", "ranking_version", "groundedness", "at"),
+    *("answer_id", "kind", "answer", "passages", "signals", "generator_version", "model_version", "ranking_version"),
+    *("groundedness", "at"),
 )
 _VERDICT_COLUMNS = ("verdict_id", "answer_id", "tenant", "user", "key", "simulated", "up", "chunk_id", "at")
 
@@ -57,6 +67,16 @@ class JudgedAnswer:
     judged_at: datetime | None = None
     beside: Mapping[str, float] = field(default_factory=dict)
     users: frozenset[str] = frozenset()
+    preferences: tuple[Preference, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What a user's verdicts on an interleaved answer prefer: 1 the challenger's passages, 0 the champion's, 0.5 both alike."""
+
+    user: str
+    at: datetime
+    value: float
 
 
 @dataclass(frozen=True)
@@ -134,9 +154,9 @@ def watch(
         canary.since,
         until.isoformat(),
         settings.canary.verdicts,
-        "liked answers" if model == GENERATOR else "nDCG@10 of judged passages",
+        "liked answers" if model == GENERATOR else _PREFERRED if model == RANKING else "nDCG@10 of judged passages",
         _side(ours),
-        _side(theirs),
+        _other_side(ours) if model == RANKING else _side(theirs),
         ended,
         why,
     )
@@ -147,8 +167,9 @@ def judged_answers(
 ) -> list[JudgedAnswer]:
     """The answers that a model took part in, with their outcomes; an event delivered twice counts once.
 
-    For the generator, the outcome is the share of users who liked the answer. For ranking and re-ranker, it is nDCG@10 of the
-    judged passages in the order served (unjudged ones count as not liked), or, if none was judged, the same as for the generator.
+    For the generator, the outcome is the share of users who liked the answer. For the re-ranker, it is nDCG@10 of the judged
+    passages in the order served (unjudged ones count as not liked), or, if none was judged, the same as for the generator. For a
+    ranking, it is the mean of the users' preferences, of an interleaved answer only.
     Only a user's newest verdict on the same thing counts; a key that may not name users counts as one user.
     """
     verdicts_of: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
@@ -160,11 +181,14 @@ def judged_answers(
         if version is None or row["answer_id"] in answers:
             continue
         verdicts = list(verdicts_of.get(row["answer_id"], {}).values())
-        outcome = _outcome(model, row, verdicts)
+        preferences = _preferences(row, verdicts) if model == RANKING else ()
+        outcome = _mean([one.value for one in preferences]) if preferences else None
+        if model != RANKING:
+            outcome = _outcome(model, row, verdicts)
         judged_at = max(one["at"] for one in verdicts) if outcome is not None else None
-        users = frozenset(f"{one.get('tenant', '')}/{one.get('key') or one['user']}" for one in verdicts)
+        users = frozenset(map(_user, verdicts))
         answers[row["answer_id"]] = JudgedAnswer(
-            version, row["at"], outcome, judged_at, _beside(row) if model == GENERATOR else {}, users
+            version, row["at"], outcome, judged_at, _beside(row) if model == GENERATOR else {}, users, preferences
         )
     return list(answers.values())
 
@@ -179,6 +203,8 @@ def verdict(
     together are wrong at most as often as `canary.confidence` allows (Bonferroni).
     """
     wanted = settings.canary.verdicts
+    if model == RANKING and (decided := _preferred(ours, settings)) is not None:
+        return decided
     ours = _shared(ours, math.ceil(wanted / settings.gate.least_users))
     judged = sorted(one.judged_at for one in ours if one.judged_at is not None)
     sizes = sorted({math.ceil(wanted * look / _LOOKS) for look in range(1, _LOOKS + 1)})
@@ -187,7 +213,7 @@ def verdict(
         looks.append(datetime.max.replace(tzinfo=UTC))
     tests = 3 if model == GENERATOR else 1
     confidence = 1 - (1 - settings.canary.confidence) / (_LOOKS * tests)
-    for cut in looks:
+    for cut in looks if model != RANKING else ():
         worse = _worse(_known_at(ours, cut), _known_at(theirs, cut), settings, confidence)
         if worse:
             return CANARY_ENDED, worse
@@ -198,6 +224,33 @@ def verdict(
     if not ours and share * len(theirs) >= _EXPECTED * (1 - share):
         return CANARY_ENDED, f"it gave none of {len(theirs):,} answers, although its share is {share:.0%}: it cannot be loaded"
     return PROMOTE, f"not worse in {settings.canary.minutes:g} minutes as a canary: {_summary(ours, theirs)}"
+
+
+def _preferred(ours: Sequence[JudgedAnswer], settings: Training) -> tuple[str, str] | None:
+    """How an interleaved canary ends by what users prefer; `None` for not yet.
+
+    The first preferences of each user count, up to `_PER_USER`, so that nobody decides alone. The evidence may be looked at after
+    every one: the chance that a challenger that is no worse ends here is at most 1 - `canary.confidence`, and that one that is no
+    better is promoted here at most 1 - `gate.confidence`.
+    """
+    counted: Counter[str] = Counter()
+    wins = losses = 0
+    for one in sorted((one for answer in ours for one in answer.preferences), key=lambda one: one.at):
+        if counted[one.user] >= _PER_USER:
+            continue
+        counted[one.user] += 1
+        wins, losses = wins + (one.value > 0.5), losses + (one.value < 0.5)
+        if len(counted) < settings.gate.least_users:
+            continue
+        found = f"of {wins + losses:,} preferences of {len(counted):,} users {wins:,} are for its passages"
+        for ended, evidence, confidence, what in (
+            (CANARY_ENDED, sign_evidence(losses, wins), settings.canary.confidence, "users prefer the champion's passages"),
+            (PROMOTE, sign_evidence(wins, losses), settings.gate.confidence, "users prefer its passages"),
+        ):
+            needed = 1 / (1 - confidence)
+            if evidence >= needed:
+                return ended, f"{what}: {found} (evidence {evidence:,.0f} to 1, {needed:,.0f} is required)"
+    return None
 
 
 def worse(mine: Sequence[float], others: Sequence[float], seed: int) -> float:
@@ -269,6 +322,9 @@ def _of_several(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], le
 
 
 def _summary(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer]) -> str:
+    values = [one.value for answer in ours for one in answer.preferences]
+    if values:
+        return f"{len(values):,} preference{'' if len(values) == 1 else 's'}, {_mean(values):.0%} for its passages"
     parts = [
         f"{who} {len(outcomes):,} judged answer{'' if len(outcomes) == 1 else 's'}"
         + (f" with a mean of {np.mean(outcomes):.3f}" if outcomes else "")
@@ -288,6 +344,34 @@ def _side(answers: Sequence[JudgedAnswer]) -> Side:
     return Side(len(answers), len(outcomes), round(float(np.mean(outcomes)), 4) if outcomes else None, means)
 
 
+def _other_side(answers: Sequence[JudgedAnswer]) -> Side:
+    """The champion's side of interleaved answers: it has a part in each, and what does not prefer the challenger prefers it."""
+    ours = _side(answers)
+    return Side(ours.answers, ours.judged, None if ours.outcome is None else round(1 - ours.outcome, 4), {})
+
+
+def _user(verdict: Mapping[str, Any]) -> str:
+    """Who gave a verdict: a user of a tenant, or the key that stands for many."""
+    return f"{verdict.get('tenant', '')}/{verdict.get('key') or verdict['user']}"
+
+
+def _preferences(row: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]]) -> tuple[Preference, ...]:
+    """What each user who judged passages of an interleaved answer prefers."""
+    teams = {
+        passage["chunk_id"]: signal["team"]
+        for passage, signal in zip(row["passages"] or (), row.get("signals") or (), strict=False)
+        if passage and signal and signal.get("team")
+    }
+    said: dict[str, list[Mapping[str, Any]]] = {}
+    for one in verdicts:
+        said.setdefault(_user(one), []).append(one)
+    found = (
+        (user, max(one["at"] for one in own), preference(teams, [(one["chunk_id"], one["up"]) for one in own]))
+        for user, own in said.items()
+    )
+    return tuple(Preference(user, at, value) for user, at, value in found if value is not None)
+
+
 def _version(model: str, row: Mapping[str, Any]) -> str | None:
     """The model version behind an answer, or `None` if the model took no part in it."""
     if model in _ORDERS:
@@ -302,7 +386,7 @@ def _version(model: str, row: Mapping[str, Any]) -> str | None:
 
 def _outcome(model: str, row: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]]) -> float | None:
     passages = [passage for passage in row["passages"] or () if passage]  # an event may hold nulls in their place
-    if model in _ORDERS:
+    if model == RERANKER:
         liked: dict[str, list[float]] = {}
         for one in verdicts:
             if one["chunk_id"]:

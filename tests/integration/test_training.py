@@ -295,7 +295,7 @@ def test_a_ranking_is_served_at_once_and_is_what_the_next_challengers_are_compar
         runner = Runner(run, endpoints)
         models, rounds = ObjectReader(MODELS, endpoints, METER), ObjectReader(ROUNDS, endpoints, METER)
         serving = RankingReader(MODELS, endpoints, METER)
-        assert serving.recent().weights_for("a", "none") == ("none", None)
+        assert serving.recent().champion("none") == ("none", None)
         judge(endpoints, 60, liked="yes", seed=1, nearer=0.3)
         first = run_round(runner, recipe="ranking", settings=TINY)
         assert first.decision.promoted, first.decision.why
@@ -308,9 +308,9 @@ def test_a_ranking_is_served_at_once_and_is_what_the_next_challengers_are_compar
         card = champion.card(models, "ranking", "v000001")
         assert max(card["ranking"]["weights"], key=lambda name: abs(card["ranking"]["weights"][name])) == "similarity"
         until(5, lambda: serving.recent().pointer.version == "v000001", lambda: serving.recent())
-        version, weights = serving.recent().weights_for("a", "none")
+        version, weights = serving.recent().champion("none")
         assert (version, weights and weights.model_dump()) == ("v000001", card["ranking"])
-        assert serving.recent().weights_for("a", "v000009") == ("none", None), "it was not fitted with that re-ranker"
+        assert serving.recent().champion("v000009") == ("none", None), "it was not fitted with that re-ranker"
 
         # A re-ranker's challenger has to beat the ranking, not what there was before it.
         other = run_round(runner, recipe="reranker", settings=TINY)

@@ -211,7 +211,9 @@ def test_a_ranking_counts_for_the_reranker_that_it_was_fitted_with(
     assert (order(found), found.model_version, found.ranking_version) == (ranks, "v000002", version)
 
 
-def test_a_canary_of_the_ranking_orders_its_share_of_the_answers(server: Server, models: ObjectWriter) -> None:
+def test_a_canary_of_the_ranking_picks_every_other_passage_of_its_share_of_the_answers(
+    server: Server, models: ObjectWriter
+) -> None:
     server.answer = nobody
     ranked(models, "v000003", {"rank": 1.0})
     ranked(models, "v000004", BACKWARDS)
@@ -220,7 +222,22 @@ def test_a_canary_of_the_ranking_orders_its_share_of_the_answers(server: Server,
     reader = RankingReader(MODELS, STORAGE, Meter(Ledger(), "rerank"))
     found = {name: stage(reader, "why?", HITS, server.reranker(), name) for name in map(str, range(24))}
     assert {name: one.ranking_version for name, one in found.items()} == {name: pointer.served(name) for name in found}
-    assert {(one.ranking_version, order(one)) for one in found.values()} == {("v000003", "abc"), ("v000004", "cba")}
+    teams = {(one.ranking_version, order(one), *(passage.team for passage in one.passages[:2])) for one in found.values()}
+    assert teams == {
+        ("v000003", "abc", "", ""),
+        ("v000004", "acb", "champion", "challenger"),
+        ("v000004", "cab", "challenger", "champion"),
+    }
+    assert all([p.rerank_rank for p in one.passages] == [1, 2, 3] for one in found.values())
+
+
+def test_a_first_ranking_is_interleaved_with_retrievals_order(server: Server, models: ObjectWriter) -> None:
+    server.answer = nobody
+    ranked(models, "v000004", BACKWARDS)
+    points(models, "none", Canary(version="v000004", share=1.0, round=4, since="2026-01-01T00:00:00+00:00", why="better"))
+    found = [rerank(server.reranker(), answer_id=str(n)) for n in range(12)]
+    assert {order(one) for one in found} == {"acb", "cab"}
+    assert all(one.ranking_version == "v000004" for one in found)
 
 
 @pytest.mark.parametrize("card", [b"?", b"{}"])

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from headrace.core.statistics import Interval, interval, percentile
+from headrace.core.statistics import Interval, interval, percentile, sign_evidence
 
 NOTHING = Interval(0.0, 0.0, 0.0, 0.0)
 
@@ -56,3 +56,24 @@ def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed() -> None
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert percentile([5.0], 0.95) == 5.0
     assert percentile([float(n) for n in range(1, 101)], 0.95) == 95.0
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (1, 0), (0, 1), (5, 0), (7, 3), (60, 40), (3, 30)])
+def test_sign_evidence_is_the_averaged_likelihood_ratio(wins: int, losses: int) -> None:
+    p = np.linspace(0.5, 1, 200_001)
+    ratio = p**wins * (1 - p) ** losses * 2.0 ** (wins + losses)
+    average = 2 * float(np.trapezoid(ratio, p))
+    assert sign_evidence(wins, losses) == pytest.approx(average, rel=1e-3)
+
+
+def test_sign_evidence_reaches_its_threshold_by_chance_no_more_often_than_it_says() -> None:
+    random, alpha, reached = np.random.default_rng(5), 0.05, 0
+    values = {(w, n - w): sign_evidence(w, n - w) for n in range(1, 201) for w in range(n + 1)}
+    for _ in range(1000):  # looked at after each of 200 fair trials
+        wins = np.cumsum(random.integers(0, 2, 200))
+        reached += any(values[int(won), n - int(won)] >= 1 / alpha for n, won in enumerate(wins, 1))
+    assert reached <= 1000 * alpha
+    gains = np.cumsum(random.random(200) < 0.7)
+    assert max(values[int(won), n - int(won)] for n, won in enumerate(gains, 1)) >= 1 / alpha
+    assert sign_evidence(0, 5000) >= 0.0
+    assert math.isfinite(sign_evidence(5000, 0))

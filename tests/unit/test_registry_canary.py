@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from headrace.registry.canary import JudgedAnswer, judged_answers, verdict, worse
+from headrace.registry.canary import JudgedAnswer, Preference, judged_answers, verdict, worse
 from headrace.scheduler.scheduler import Pause
 from headrace.settings import CanarySettings, Gate, Training
 
@@ -209,6 +210,84 @@ def test_equals_seldom_retreat_and_a_clearly_worse_one_nearly_always_does(trials
 
     assert retreats(0.7) <= 0.1 * trials + 2 * math.sqrt(0.1 * 0.9 * trials)
     assert retreats(0.25) >= 0.95 * trials
+
+
+# rankings, whose answers are interleaved
+
+
+def interleaved(name: str, **more: Any) -> dict[str, Any]:
+    """An answer with a passage that both orders begin with, one that the champion picked and one that the challenger picked."""
+    signals = [{"team": team} for team in ("", "champion", "challenger")]
+    return answer(name, "none", ranking_version="v000002", signals=signals, **more)
+
+
+def test_a_users_verdicts_on_an_interleaved_answer_prefer_one_order() -> None:
+    verdicts = [
+        *(said("1", True, "c"), said("1", True, "b", user="bob"), said("1", False, "c", user="bob")),
+        *(said("1", True, "b", user="eve"), said("1", True, "c", user="eve"), said("1", True, "a", user="joe")),
+    ]
+    (one,) = judged_answers("ranking", [interleaved("1")], verdicts)
+    assert {found.user: found.value for found in one.preferences} == {"/ann": 1.0, "/bob": 0.0, "/eve": 0.5}
+    assert (one.version, one.outcome) == ("v000002", 0.5)
+    (unjudged,) = judged_answers("ranking", [interleaved("1")], [said("1", True, "a")])
+    assert (unjudged.preferences, unjudged.outcome) == ((), None), "the passage that both had first says nothing"
+    (plain,) = judged_answers("ranking", [answer("2", "none", ranking_version="v000001", signals=None)], [said("2", True, "b")])
+    assert (plain.version, plain.preferences, plain.outcome) == ("v000001", (), None)
+
+
+def test_a_key_under_many_names_prefers_once() -> None:
+    keyed = [{**said("1", True, "c", user=f"simulated-{n}", when=n), "key": "k"} for n in range(1, 5)]
+    (one,) = judged_answers("ranking", [interleaved("1")], keyed)
+    assert [(found.user, found.value) for found in one.preferences] == [("/k", 1.0)]
+
+
+def preferring(values: Sequence[float], users: int = 50) -> list[JudgedAnswer]:
+    return [
+        JudgedAnswer("v000002", at(n), value, at(n), preferences=(Preference(f"u{n % users}", at(n), value),))
+        for n, value in enumerate(values)
+    ]
+
+
+def tried(values: Sequence[float], users: int = 50, *, over: bool = False) -> tuple[str, str]:
+    many = SETTINGS.model_copy(update={"canary": CanarySettings(verdicts=500)})
+    return verdict("ranking", preferring(values, users), [], many, share=0.1, over=over)
+
+
+def test_an_interleaved_canary_ends_as_soon_as_users_prefer_one_of_the_two() -> None:
+    ended, why = tried([1.0] * 8)
+    assert ended == "promote"
+    assert "users prefer its passages: of 7 preferences of 7 users 7 are for its passages (evidence 32 to 1, 20" in why
+    ended, why = tried([0.0] * 8)
+    assert ended == "canary_ended"
+    assert "users prefer the champion's passages: of 5" in why
+    assert tried([1.0, 0.0] * 30) == ("", "")
+    assert tried([0.5] * 60) == ("", ""), "ties say nothing"
+    assert tried([1.0, 0.0] * 30, over=True)[0] == "promote"
+    assert "60 preferences, 50% for its passages" in tried([1.0, 0.0] * 30, over=True)[1]
+
+
+def test_few_users_decide_nothing_however_much_they_say() -> None:
+    for value in (0.0, 1.0):
+        assert tried([value] * 400, users=2) == ("", ""), "two users, who may be one person"
+    # A third, who is one of the many, does not give two that flood more than five preferences each.
+    flood = [0.0] * 400
+    counted = tried([*flood, *[1.0] * 30], users=2)
+    assert counted == ("", "")
+
+
+@pytest.mark.parametrize(("liked", "wrong"), [(0.5, "promote"), (0.5, "canary_ended")])
+def test_equals_are_told_apart_no_more_often_than_the_confidence_says(liked: float, wrong: str) -> None:
+    allowed = 1 - (SETTINGS.gate.confidence if wrong == "promote" else SETTINGS.canary.confidence)
+    draw = random.Random(11)
+    ends = [tried([float(draw.random() < liked) for _ in range(150)])[0] for _ in range(200)]
+    assert ends.count(wrong) / len(ends) <= allowed
+
+
+def test_a_better_one_is_nearly_always_promoted_and_a_worse_one_nearly_always_ends() -> None:
+    draw = random.Random(12)
+    for liked, wanted in ((0.75, "promote"), (0.25, "canary_ended")):
+        ends = [tried([float(draw.random() < liked) for _ in range(150)])[0] for _ in range(60)]
+        assert ends.count(wanted) >= 57
 
 
 def test_a_higher_confidence_asks_for_more() -> None:
