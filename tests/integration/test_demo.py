@@ -128,7 +128,6 @@ def test_a_sizing_stands_beside_what_the_demo_measured(demo: Demo) -> None:
     measured = {one["name"]: one for one in sizing["measured"]}
     chunks = sum(row["bytes"] for row in demo.rows if (row["tier"], row["direction"]) == ("vector", "write")) / 72
     assert measured["vector_bytes_per_chunk"]["measured"] == pytest.approx(chunks)
-    assert -0.3 < measured["checkpoint_bytes"]["error"] < 0  # names and buffers weigh in a tiny model's
     assert {"vector_bytes_per_question", "landing_bytes_per_event"} <= measured.keys()
 
 

@@ -19,8 +19,10 @@ from headrace.explain.deck.deck import AUDIENCES, SLIDES, both_pipelines, build,
 from headrace.explain.deck.draft import TIERS, Draft
 from headrace.explain.deck.numbers import Numbers, SlideHeadline, headline
 from headrace.explain.deck.steps import STEPS
+from headrace.explain.deck.topics import _KINDS
 from headrace.explain.diagram import theme
 from headrace.explain.diagram.format import human_bytes
+from headrace.training.recipes import RECIPES
 from tests.measured_run import COUNTS, journal
 
 BRAND = """
@@ -186,6 +188,10 @@ def test_audiences_share_slides_and_numbers_and_lead_differently(audience: str, 
     assert texts(other.slides) == texts(deck.slides)
     first = {name: opened(build(journal(), audience=name)).slides[0].shapes.title.text for name in AUDIENCES}
     assert len(set(first.values())) == len(AUDIENCES)
+
+
+def test_every_recipe_is_said_right() -> None:
+    assert set(_KINDS) == set(RECIPES)
 
 
 def test_a_run_without_times_has_no_slide_on_time() -> None:

@@ -165,6 +165,7 @@ def ray(draft: Draft) -> None:
 
 
 _KINDS = {
+    "ranking": ("learning to rank, a few weights", "users' verdicts on passages"),
     "reranker": ("supervised fine-tuning", "users' verdicts on passages"),
     "embedder": ("supervised fine-tuning, contrastive", "users' verdicts on passages"),
     "sft": ("supervised fine-tuning", "liked and corrected answers"),
@@ -183,14 +184,14 @@ def recipes(draft: Draft) -> None:
     learning = Number("recipes that are RL", rl, str(rl), f"{rl} of them sample and move the policy by a reward")
     draft.headline(
         SlideHeadline(
-            f"RL is one way of fine-tuning: {learning} of {count} recipes, and all share one storage path",
+            f"RL is one way of fine-tuning: {learning} of {count} recipes use it, and all share one storage path",
             lambda some, all_: 0 < some < all_,
             (learning, count),
         )
     )
     rows = []
     for name in RECIPES:
-        kind, data = _KINDS[name]
+        kind, data = _KINDS.get(name, (RECIPES[name].about, ""))  # a recipe that somebody added
         mark = "measured" if name == recipe else ""
         rows.append([name, kind, data, RECIPES[name].model, mark])
     draft.canvas.table(
