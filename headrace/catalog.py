@@ -90,6 +90,7 @@ DOCUMENT_EVENT = (
 READERS = _f("readers", pa.list_(TEXT))  # who may read it; empty: the whole tenant; null in an event: unchanged
 ATTRIBUTES = _f("attributes", pa.list_(TEXT))  # "key=value" for filters; null in an event: unchanged
 FILTERS = _f("filters", pa.list_(TEXT))  # of a question, as they were asked; null or empty: none
+ASKED_AS = _f("asked_as", TEXT)  # a follow-up question so that it stands alone; null if it was answered as it is
 SOURCE = _f("source", TEXT)  # for a file found in a folder, a hash of the folder's path; null otherwise
 PLACE = _f("place", TEXT)  # "page 3", "slide 2", "sheet Q3", for citations; null if the document has no such parts
 TEXT_ID = _f("text_id", TEXT)  # 16 hex digits of sha256 over the text, white space aside: the same for copies
@@ -168,6 +169,7 @@ INTERACTIONS = Store(
             _f("groundedness", FLOAT),
             _f("sampling", SAMPLING),
             FILTERS,
+            ASKED_AS,
             _f("ranking_version", TEXT),  # of the ranking whose weights ordered the passages; "none" where none did
             _f("signals", pa.list_(SIGNAL)),
         ),

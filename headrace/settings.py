@@ -276,6 +276,8 @@ class Inference(Section):
     """If the cosine similarity of question and best passage is lower, the generator is not asked and the question is refused."""
     rerank_seconds: float = Field(default=5.0, gt=0)
     """A re-ranker that takes longer is skipped: retrieval's order is used, and the answer says so."""
+    rewrite_seconds: float = Field(default=5.0, ge=0)
+    """Seconds your own generator may take to rewrite a follow-up question; later, or with 0, it is rewritten by rule."""
     answers: AnswerMode = "auto"
     """`extractive` quotes the sentence or table row that answers, `generated` has the generator write. `auto` quotes with the
     embedded embedder and generator, which are small and quote better than they write."""

@@ -320,6 +320,7 @@ def api(tmp_path_factory: pytest.TempPathFactory, handbook: Path) -> Any:
         folder = tmp_path_factory.mktemp("api")
         home = new_home(folder, None, handbook)
         home.env["HEADRACE_INFERENCE__DOCUMENT_BYTES"] = "200000"
+        home.env["HEADRACE_INFERENCE__REWRITE_SECONDS"] = "0"  # follow-ups are rewritten by rule: the tiny models write nonsense
         with contextlib.ExitStack() as stack:
             stack.callback(clear, home)
             _SERVED.append((stack.enter_context(served(home, folder / "log")), stack.pop_all()))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import abc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from headrace.answering.extract import NOT_FOUND, quote
-from headrace.answering.generate import generate
+from headrace.answering.follow_up import TOKENS, Turn, chat_of, rewrite, stand_alone
+from headrace.answering.generate import generate, prompt
+from headrace.answering.intent import intent_of, small_talk_reply, task_reply
 from headrace.answering.record import Answer, answer, feedback, moved, new_id, row_of
 from headrace.answering.rerank import rerank
 from headrace.answering.retrieve import retrieve
@@ -24,10 +26,12 @@ from headrace.documents.generations import Embedders, serving
 from headrace.documents.index import index
 from headrace.documents.parse import parse
 from headrace.documents.put import put
-from headrace.errors import Transient
+from headrace.errors import HeadraceError, NotFound, Transient
 from headrace.ingest.land import land
 from headrace.models.citations import Citations
 from headrace.models.client import Completion, Embedder, Generator, Reranker
+from headrace.models.pointer import NONE
+from headrace.models.prompt import STOP
 from headrace.settings import AnswerMode, Inference
 from headrace.storage.filters import NO_FILTERS, Filters
 from headrace.storage.ledger import Ledger
@@ -71,7 +75,10 @@ class QueryEngine:
         patient = runner.endpoints.reranker
         seconds = min(patient.timeout_s, settings.rerank_seconds)
         self._reranker = Reranker(patient.model_copy(update={"timeout_s": seconds}))
-        self._generator = Generator(runner.endpoints.generator)
+        writer = runner.endpoints.generator
+        self._generator = Generator(writer)
+        seconds = min(writer.timeout_s, settings.rewrite_seconds or writer.timeout_s)
+        self._rewriter = Generator(writer.model_copy(update={"timeout_s": seconds}))
 
     def search(
         self,
@@ -83,13 +90,14 @@ class QueryEngine:
         record: bool = True,
         readers: Sequence[str] = (),
         filters: Filters = NO_FILTERS,
+        history: Sequence[Turn] = (),
     ) -> Answer:
         """The passages for a question, re-ranked, recorded as an interaction of kind `search` unless told otherwise.
 
         Those count that everybody of the tenant may read, or one of `readers` (the asking user and their groups), of documents
-        that `filters` select.
+        that `filters` select. A question that follows up on those of `history` is asked so that it stands alone (`asked_as`).
         """
-        found, _ = self._passages(question, tenant, user, simulated, readers, filters)
+        found, _ = self._passages(question, tenant, user, simulated, readers, filters, history)
         return self._recorded(found) if record else found
 
     def ask(
@@ -102,6 +110,7 @@ class QueryEngine:
         record: bool = True,
         readers: Sequence[str] = (),
         filters: Filters = NO_FILTERS,
+        history: Sequence[Turn] = (),
         mode: AnswerMode | None = None,
         kv_cache_bytes: int | None = None,
         answer_id: str | None = None,
@@ -109,20 +118,27 @@ class QueryEngine:
     ) -> Iterator[str | Answer]:
         """Stream the answer's text with its citations in it, then the `Answer`, recorded unless told otherwise.
 
-        It is made from what `readers` may read and `filters` select, as in `search`, in the settings' `mode` unless one is given.
-        `kv_cache_bytes` bounds the tenant's part of the KV cache. `answer_id` is the id that the answer gets where the caller has
-        to know it first (`new_id`). Raises `GivenUp` once `given_up` returns true, which stops the generator, in the middle of a
-        sentence too.
+        It is made from what `readers` may read and `filters` select, with `history` as in `search`, in the settings' `mode` or
+        the one given. `kv_cache_bytes` bounds the tenant's part of the KV cache. `answer_id` is the id that the answer gets where
+        the caller has to know it first (`new_id`). Raises `GivenUp` once `given_up` returns true, which stops the generator, in
+        the middle of a sentence too.
 
-        Where the passages hold no answer (extractive), or none is near enough to the question (generated), it says so.
+        Where the passages hold no answer (extractive), or none is near enough to the question (generated), it says so. Small talk
+        and what a client sets the model as a task (`intent.py`) is replied to without passages, and not recorded.
         """
         started = time.perf_counter()
-        retrieved, embedder = self._passages(question, tenant, user, simulated, readers, filters, answer_id)
         watched = Ledger()
-        if self.mode(mode) == "extractive":
-            told = self._extracted(retrieved, embedder)
+        intent = intent_of(question)
+        if intent != "question":
+            aside = Answer(question, tenant, user, (), NONE, NONE, intent, simulated=simulated, answer_id=answer_id or new_id())
+            told = self._replied(aside, history, watched, kv_cache_bytes, given_up)
         else:
-            told = self._generated(retrieved, watched, kv_cache_bytes, given_up)
+            retrieved, embedder = self._passages(question, tenant, user, simulated, readers, filters, history, answer_id)
+            retrieved = replace(retrieved, kind="answer")
+            if self.mode(mode) == "extractive":
+                told = self._extracted(retrieved, embedder)
+            else:
+                told = self._generated(retrieved, watched, kv_cache_bytes, given_up)
         first = 0.0
         while True:
             try:
@@ -135,12 +151,11 @@ class QueryEngine:
         total = time.perf_counter() - started
         result = replace(
             result,
-            kind="answer",
             timings_ms={**result.timings_ms, "first_token": _ms(first or total), "total": _ms(total)},
             bytes=_sum(result.bytes, moved(watched)),
         )
         own = Ledger()
-        if record:
+        if record and result.kind == "answer":
             with own.watched():
                 result = self._recorded(result)
         yield replace(result, bytes=_sum(result.bytes, moved(own)))
@@ -156,7 +171,7 @@ class QueryEngine:
     def _extracted(self, retrieved: Answer, embedder: Embedder | None) -> _Told:
         """Stream a line for each part of the question; return the answer."""
         began = time.perf_counter()
-        quoted = quote(retrieved.question, retrieved.passages, embedder)
+        quoted = quote(retrieved.in_full, retrieved.passages, embedder)
         text = "\n".join(quoted.lines)
         yield from text.splitlines(keepends=True)
         # What is quoted comes first; retrieval's best fill up what a reader is shown.
@@ -176,33 +191,13 @@ class QueryEngine:
     def _generated(self, retrieved: Answer, watched: Ledger, kv_cache_bytes: int | None, given_up: Callable[[], bool]) -> _Told:
         """Stream the generator's text, its sentences cited; return the answer."""
         passages = retrieved.passages[: self._settings.passages]
-        citations = Citations([passage.hit.text for passage in passages], retrieved.question)
+        citations = Citations([passage.hit.text for passage in passages], retrieved.in_full)
         completion: Completion | None = None
 
         def pieces() -> Iterator[str]:
             nonlocal completion
-            stream = self._runner.run(
-                generate,
-                tenant=retrieved.tenant,
-                question=retrieved.question,
-                passages=passages,
-                generator=self._generator,
-                most_tokens=self._settings.answer_tokens,
-                kv_cache_bytes=kv_cache_bytes,
-                temperature=self._settings.temperature,
-                answer_id=retrieved.answer_id,
-            )
-            while True:
-                with watched.watched():
-                    piece = next(stream, None)
-                if piece is None:
-                    return
-                if given_up():
-                    raise GivenUp
-                if isinstance(piece, Completion):
-                    completion = piece
-                else:
-                    yield piece
+            written = self._written(retrieved, prompt(retrieved.in_full, passages), watched, kv_cache_bytes, given_up)
+            completion = yield from written
 
         text = ""
         refused = not passages or (retrieved.similarity is not None and retrieved.similarity < self._settings.least_similarity)
@@ -236,6 +231,85 @@ class QueryEngine:
             timings_ms=timings,
         )
 
+    def _replied(
+        self,
+        aside: Answer,
+        history: Sequence[Turn],
+        watched: Ledger,
+        kv_cache_bytes: int | None,
+        given_up: Callable[[], bool],
+    ) -> _Told:
+        """Stream a reply to small talk, or to a client's task: by the generator, or by rule where that is the embedded one."""
+        if aside.kind == "task" and not self._embedded:
+            chat = [*chat_of(history), {"role": "user", "content": aside.question}]
+            completion = yield from self._written(aside, chat, watched, kv_cache_bytes, given_up, stop=())
+            return replace(aside, mode="generated", text=completion.text.strip() if completion else "", completion=completion)
+        said = [turn.question for turn in history]
+        text = task_reply(aside.question, said) if aside.kind == "task" else small_talk_reply(aside.question)
+        yield text
+        return replace(aside, text=text)
+
+    def _written(
+        self,
+        answer: Answer,
+        chat: Sequence[Mapping[str, str]],
+        watched: Ledger,
+        kv_cache_bytes: int | None,
+        given_up: Callable[[], bool],
+        stop: Sequence[str] = STOP,
+    ) -> abc.Generator[str, None, Completion | None]:
+        """Stream what the generator writes; return its completion. Raises `GivenUp`."""
+        stream = self._runner.run(
+            generate,
+            tenant=answer.tenant,
+            chat=chat,
+            generator=self._generator,
+            most_tokens=self._settings.answer_tokens,
+            kv_cache_bytes=kv_cache_bytes,
+            temperature=self._settings.temperature,
+            answer_id=answer.answer_id,
+            stop=stop,
+        )
+        completion = None
+        while True:
+            with watched.watched():
+                piece = next(stream, None)
+            if piece is None:
+                return completion
+            if given_up():
+                raise GivenUp
+            if isinstance(piece, Completion):
+                completion = piece
+            else:
+                yield piece
+
+    def turn(self, answer_id: str, *, tenant: str, user: str, readers: Sequence[str] = ()) -> Turn:
+        """The turn of a conversation that an answer ended, for a question that follows up on it.
+
+        Its text is left out where it may hold what these `readers` may not read. Raises `NotFound` for an answer of another
+        tenant or user.
+        """
+        known = self.verdicts.answer(answer_id, tenant)
+        if known is None or known.user != user:
+            raise NotFound(f"No answer {answer_id} is known here.", hint="Name an answer of the same user, or leave it out.")
+        return Turn(known.question, known.text if known.readers is not None and known.readers <= frozenset(readers) else "")
+
+    def _in_full(self, question: str, history: Sequence[Turn], tenant: str) -> str:
+        """The question so that it stands alone: as a generator of the user's own rewrites it, else by rule."""
+        if self._embedded or not self._settings.rewrite_seconds:
+            return stand_alone(question, history)
+
+        def write(chat: list[dict[str, str]]) -> str | None:
+            try:
+                *_, last = self._runner.run(
+                    generate, tenant=tenant, chat=chat, generator=self._rewriter, most_tokens=TOKENS, stop=("\n",)
+                )
+            except HeadraceError:  # the rule will do
+                return None
+            return last.text if isinstance(last, Completion) else None
+
+        return rewrite(question, history, write)
+
     def _recorded(self, result: Answer) -> Answer:
         """The answer once it is on the head, or on disk to be recorded later, which its note then says."""
         unrecorded, run = self.unrecorded, self._runner.record.id
@@ -258,6 +332,7 @@ class QueryEngine:
         simulated: bool,
         readers: Sequence[str],
         filters: Filters,
+        history: Sequence[Turn],
         answer_id: str | None = None,
     ) -> tuple[Answer, Embedder | None]:
         """An answer without a text yet, and the embedder that its question was embedded with."""
@@ -265,11 +340,13 @@ class QueryEngine:
         self._runner.record.count(questions=1)
         answer_id = answer_id or new_id()  # first of all: which versions make an answer depends on its id
         with watched.watched():
+            began = time.perf_counter()
+            in_full = self._in_full(question, history, tenant)
             started = time.perf_counter()
             found = self._runner.run(
                 retrieve,
                 tenant=tenant,
-                question=question,
+                question=in_full,
                 embedders=self._embedders,
                 most=self._settings.retrieve,
                 readers=readers,
@@ -278,7 +355,7 @@ class QueryEngine:
             )
             retrieved = time.perf_counter()
             ordered = self._runner.for_tenant(tenant).run(
-                rerank, question=question, hits=found.hits, reranker=self._reranker, answer_id=answer_id
+                rerank, question=in_full, hits=found.hits, reranker=self._reranker, answer_id=answer_id
             )
             reranked = time.perf_counter()
         answer = Answer(
@@ -289,6 +366,7 @@ class QueryEngine:
             simulated=simulated,
             kind="search",
             filters=filters.said,
+            asked_as="" if in_full == question else in_full,
             passages=ordered.passages,
             candidates=ordered.passages,
             model_version=ordered.model_version,
@@ -296,7 +374,11 @@ class QueryEngine:
             index_version=found.index_version,
             note="; ".join(filter(None, (found.note, ordered.note))),
             similarity=max((hit.similarity for hit in found.hits if hit.similarity is not None), default=None),
-            timings_ms={"retrieve": _ms(retrieved - started), "rerank": _ms(reranked - retrieved)},
+            timings_ms={
+                **({"rewrite": _ms(started - began)} if in_full != question else {}),
+                "retrieve": _ms(retrieved - started),
+                "rerank": _ms(reranked - retrieved),
+            },
             bytes=moved(watched),
         )
         return answer, found.embedder

@@ -1,8 +1,8 @@
-"""generate: streams the answer from the question and the best passages; a shared prefix's KV blocks come from files."""
+"""generate: streams what the generator writes, above all answers from passages; a shared prefix's KV comes from files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 from headrace.answering.rerank import Passage
@@ -19,20 +19,20 @@ def generate(
     models: Annotated[ReportedReader, MODELS],
     kv_cache: Annotated[ReportedWriter, KV_CACHE],
     tenant: str,
-    question: str,
-    passages: Sequence[Passage],
+    chat: Sequence[Mapping[str, str]],
     generator: Generator,
     most_tokens: int,
     kv_cache_bytes: int | None = None,
     temperature: float = 0.0,
     answer_id: str = "",
+    stop: Sequence[str] = STOP,
 ) -> Iterator[str | Completion]:
-    """Stream the answer's text, then the `Completion`. `answer_id` decides between the champion and a canary."""
+    """Stream what the generator writes, then the `Completion`. `answer_id` decides between the champion and a canary."""
     stream = generator.stream(
-        prompt(question, passages),
+        chat,
         max_tokens=most_tokens,
         tenant=tenant,
-        stop=STOP,
+        stop=stop,
         temperature=temperature,
         kv_cache_bytes=kv_cache_bytes,
         answer_id=answer_id,

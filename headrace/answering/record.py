@@ -44,6 +44,7 @@ class Answer:
     index_version: str
     kind: str = "answer"
     filters: tuple[str, ...] = ()
+    asked_as: str = ""
     mode: str = ""
     text: str = ""
     supports: tuple[Support, ...] = ()
@@ -58,6 +59,11 @@ class Answer:
     simulated: bool = False
     ranking_version: str = "none"
     answer_id: str = field(default_factory=new_id)
+
+    @property
+    def in_full(self) -> str:
+        """The question as it was answered: so that it stands alone."""
+        return self.asked_as or self.question
 
     @property
     def cited(self) -> frozenset[int]:
@@ -91,6 +97,7 @@ class Answer:
         return {
             "answer_id": self.answer_id,
             "answer": self.text,
+            "kind": self.kind,
             "mode": self.mode,
             "citations": self.citations,
             "model_version": self.model_version,
@@ -102,6 +109,7 @@ class Answer:
             "groundedness": self.groundedness,
             "similarity": self.similarity,
             "refused": self.refused,
+            **({"asked_as": self.asked_as} if self.asked_as else {}),
             **({"filters": list(self.filters)} if self.filters else {}),
             **({"note": self.note} if self.note else {}),
         }
@@ -162,6 +170,7 @@ def row_of(answer: Answer, run: str) -> dict[str, Any]:
         "similarity": answer.similarity,
         "groundedness": answer.groundedness,
         "filters": list(answer.filters),
+        "asked_as": answer.asked_as or None,
         "sampling": {"temperature": completion.temperature, "top_p": completion.top_p} if completion else None,
         "ranking_version": answer.ranking_version,
         "signals": [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from headrace.answering.record import Answer, Verdict, feedback, repeated_id
 from headrace.answering.unrecorded import Unrecorded
@@ -18,15 +18,29 @@ from headrace.storage.tables.handles import TableReader, quoted
 T = TypeVar("T")
 
 _REMEMBERED = 10_000
+_TEXT_CHARACTERS = 500
 _LOCKS = 16
 
 
 @dataclass(frozen=True)
 class KnownAnswer:
-    """An answer that was given: its tenant, and the ids of the chunks it was made from."""
+    """An answer that was given: its tenant, the ids of the chunks it was made from, its user and the question in full.
+
+    `text` is its beginning, and `readers` those that it was made for; both are known of answers of this process alone.
+    """
 
     tenant: str
     chunks: frozenset[str]
+    user: str
+    question: str
+    text: str = ""
+    readers: frozenset[str] | None = None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> KnownAnswer:
+        """An answer as it is recorded."""
+        chunks = frozenset(passage["chunk_id"] for passage in row["passages"] or () if passage)
+        return cls(row["tenant"], chunks, row["user"], row.get("asked_as") or row["question"])
 
 
 @dataclass(frozen=True)
@@ -51,25 +65,25 @@ class Verdicts:
         self._recording = [threading.Lock() for _ in range(_LOCKS)]
         self._lock = threading.Lock()
 
-    def remember(self, answer: Answer) -> None:
-        """Remember an answer of this process, so that verdicts on it need not wait until it lands."""
+    def remember(self, answer: Answer, readers: Sequence[str] = ()) -> None:
+        """Remember an answer of this process, made for these readers, so that what follows on it need not wait until it lands."""
         chunks = frozenset(passage.hit.chunk_id for passage in answer.passages)
-        self._keep(self._answers, answer.answer_id, KnownAnswer(answer.tenant, chunks))
+        text = answer.text[:_TEXT_CHARACTERS]
+        known = KnownAnswer(answer.tenant, chunks, answer.user, answer.in_full, text, frozenset(readers))
+        self._keep(self._answers, answer.answer_id, known)
 
     def answer(self, answer_id: str, tenant: str | None = None) -> KnownAnswer | None:
         """An answer of this process, one that waits to be recorded, or one that has landed; only of `tenant` if given."""
         with self._lock:
             found = self._answers.get(answer_id)
         if found is None and self._unrecorded is not None and (row := self._unrecorded.find(answer_id)) is not None:
-            found = KnownAnswer(row["tenant"], frozenset(passage["chunk_id"] for passage in row["passages"]))
+            found = KnownAnswer.from_row(row)
         if found is not None:
             return found if tenant in (None, found.tenant) else None
         where = f"answer_id = {quoted(answer_id)}" + (f" AND tenant = {quoted(tenant)}" if tenant is not None else "")
         table = self._runner.open(TableReader, INTERACTION_ROWS, stage=feedback.name)
-        rows = table.read(("answer_id", "tenant", "passages"), where).to_pylist()
-        if not rows:
-            return None
-        return KnownAnswer(rows[0]["tenant"], frozenset(passage["chunk_id"] for passage in rows[0]["passages"] or () if passage))
+        rows = table.read(("answer_id", "tenant", "user", "question", "asked_as", "passages"), where).to_pylist()
+        return KnownAnswer.from_row(rows[0]) if rows else None
 
     def record(self, verdicts: Sequence[Verdict]) -> list[RecordedVerdict]:
         """Put verdicts of one tenant on the head."""

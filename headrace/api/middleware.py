@@ -32,6 +32,7 @@ from headrace.storage.metadata import AuditLine
 
 OPEN = ("/health", "/health/live", "/health/ready")
 UPLOADS = "/v1/documents"
+_CHAT, _CHAT_BYTES = "/v1/chat/completions", 1 << 20  # clients send the whole conversation
 _UPLOAD_MORE = 64 << 10  # bytes that a form adds to the document in it
 _BODY_S = 60.0
 """Seconds for a body to come: a slow one holds memory that others need."""
@@ -159,7 +160,8 @@ class AuthMiddleware:
         if caller.key_id != PAGE:
             self._service.rate.take(caller.tenant, caller.limits.requests_per_minute)
         if scope["method"] != "PUT" or not scope["path"].startswith(UPLOADS):
-            return await self._with_body(scope, receive, send, self._body_bytes)
+            most = _CHAT_BYTES if scope["path"] == _CHAT else self._body_bytes
+            return await self._with_body(scope, receive, send, most)
         caller.require_scope(WRITE)  # before its body is read
         with self._slots.take(caller.tenant) as upload:
             return await self._with_body(scope, receive, send, self._document_bytes + _UPLOAD_MORE, upload)

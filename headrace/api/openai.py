@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from headrace.answering.follow_up import TURNS, Turn
+from headrace.answering.intent import intent_of
 from headrace.answering.record import Answer
 from headrace.api.auth import Caller
 from headrace.api.errors import body_of
 from headrace.api.schemas import (
+    QUESTION_CHARACTERS,
     AnswerDetails,
     AnswerResponse,
     ChatCompletion,
@@ -22,11 +25,15 @@ from headrace.api.schemas import (
     Readers,
     Tenant,
     answer_response,
+    check_text,
     question_of,
     user_of,
 )
 from headrace.api.telemetry import MODEL
 from headrace.errors import HeadraceError, NotFound, WrongUsage
+
+TASK_CHARACTERS = 100_000
+"""A client's task has the conversation in it."""
 
 
 class LenientRequest(BaseModel):
@@ -36,10 +43,10 @@ class LenientRequest(BaseModel):
 
 
 class MessagePart(LenientRequest):
-    """A part of a message."""
+    """A part of a message; only text is read."""
 
-    type: Literal["text"]
-    text: str
+    type: str
+    text: str = ""
 
 
 class Message(LenientRequest):
@@ -51,7 +58,12 @@ class Message(LenientRequest):
     @property
     def text(self) -> str:
         """The message's text, its parts joined."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+        return "".join(part.text for part in self.parts)
+
+    @property
+    def parts(self) -> Sequence[MessagePart]:
+        """The message's parts."""
+        return [MessagePart(type="text", text=self.content)] if isinstance(self.content, str) else self.content or ()
 
 
 class StreamOptions(LenientRequest):
@@ -68,12 +80,17 @@ class Extensions(LenientRequest):
     filters: FilterTexts = ()
 
 
-def _last(messages: list[Message]) -> str:
-    return next((message.text for message in reversed(messages) if message.role == "user"), "")
+def _question(messages: list[Message]) -> str:
+    """The last message with the role `user`. Raises `ValueError` unless it is a question, or a task of a client, in text."""
+    asked = next((message for message in reversed(messages) if message.role == "user"), None)
+    if asked is not None and any(part.type != "text" for part in asked.parts):
+        raise ValueError("it has a part that is no text; only text is read")
+    text = "" if asked is None else asked.text
+    return check_text(text.strip(), TASK_CHARACTERS) if intent_of(text) == "task" else question_of(text)
 
 
 def _with_question(messages: list[Message]) -> list[Message]:
-    question_of(_last(messages))
+    _question(messages)
     return messages
 
 
@@ -83,7 +100,7 @@ class ChatCompletionRequest(LenientRequest):
     model: Annotated[str, Field(max_length=200, examples=[MODEL])]
     messages: Annotated[
         list[Message],
-        Field(min_length=1, max_length=1_000, examples=[[{"role": "user", "content": "How long are backups kept?"}]]),
+        Field(min_length=1, max_length=10_000, examples=[[{"role": "user", "content": "How long are backups kept?"}]]),
         AfterValidator(_with_question),
     ]
     stream: bool | None = False
@@ -95,7 +112,20 @@ class ChatCompletionRequest(LenientRequest):
     @property
     def question(self) -> str:
         """The last message with the role `user`."""
-        return question_of(_last(self.messages))
+        return _question(self.messages)
+
+    @property
+    def history(self) -> list[Turn]:
+        """The questions before it, each with what the assistant said next."""
+        turns: list[Turn] = []
+        last = max(place for place, message in enumerate(self.messages) if message.role == "user")
+        for message in self.messages[:last]:
+            text = message.text.strip()
+            if message.role == "user" and text and intent_of(text) == "question":
+                turns.append(Turn(text[:QUESTION_CHARACTERS]))
+            elif message.role == "assistant" and turns and not turns[-1].answer:
+                turns[-1] = Turn(turns[-1].question, text)
+        return turns[-TURNS:]
 
     @property
     def asker(self) -> str | None:

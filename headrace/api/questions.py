@@ -9,12 +9,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from headrace.answering.engine import GivenUp, QueryEngine
+from headrace.answering.follow_up import Turn, in_full
 from headrace.answering.record import Answer, Verdict, new_id
 from headrace.answering.verdicts import RecordedVerdict
 from headrace.api.admission import AdmissionQueue, Ticket
 from headrace.api.auth import PAGE, Asker, Caller, asker
 from headrace.api.telemetry import ServiceMetrics, Traces, tokens
-from headrace.errors import NotFound
+from headrace.errors import NotFound, WrongUsage
 from headrace.settings import TenantLimits
 from headrace.storage.filters import Filters
 
@@ -29,6 +30,7 @@ class AdmittedQuestion:
     tenant: str
     readers: tuple[str, ...]
     filters: Filters
+    history: Sequence[Turn]
     who: Asker
     headers: Mapping[str, str]
     answer_id: str = field(default_factory=new_id)
@@ -63,14 +65,20 @@ class QuestionService:
         tenant: str | None,
         readers: Sequence[str],
         filters: Sequence[str] = (),
+        history: Sequence[Turn] = (),
+        after: str | None = None,
         user: str | None,
         simulated: str | None = None,
     ) -> AdmittedQuestion:
         """Take a place for a question. Raises `Forbidden` for what the caller may not name, `Overloaded` where none is free."""
         whose, open_to, selected = caller.tenant_for(tenant), caller.principals_for(readers), Filters.parse(filters)
         who = self._who(caller, user, simulated)
+        if after is not None:
+            if history:
+                raise WrongUsage("The request has a history, and names an answer to follow up on.", hint="Leave one of them out.")
+            history = [self._engine.turn(after, tenant=whose, user=who.user, readers=open_to)]
         ticket = self._places.enter(whose, caller.limits.questions, text)
-        return AdmittedQuestion(ticket, text, caller, whose, open_to, selected, who, headers)
+        return AdmittedQuestion(ticket, text, caller, whose, open_to, selected, in_full(history), who, headers)
 
     def ask(self, asked: AdmittedQuestion, put: Callable[[str | Answer], None], gone: Callable[[], bool]) -> None:
         """Put the answer's text in pieces, then the answer; ends early once `gone` says that nobody listens.
@@ -95,6 +103,7 @@ class QuestionService:
                     simulated=asked.who.simulated,
                     readers=asked.readers,
                     filters=asked.filters,
+                    history=asked.history,
                     kv_cache_bytes=limits.kv_cache_bytes,
                     answer_id=asked.answer_id,
                     given_up=lambda: gone() or self._stopping(),
@@ -104,8 +113,9 @@ class QuestionService:
                         span.answered(piece)
                         read, written, _ = tokens(piece)
                         first = piece.timings_ms.get("first_token", 0.0) / 1e3
-                        self._metrics.question(tenant, "answer", read=read, written=written, first_s=first)
-                        self._engine.verdicts.remember(piece)
+                        self._metrics.question(tenant, piece.kind, read=read, written=written, first_s=first)
+                        if piece.kind == "answer":
+                            self._engine.verdicts.remember(piece, asked.readers)
                     put(piece)
 
     def search(self, asked: AdmittedQuestion, put: Callable[[Answer], None], gone: Callable[[], bool]) -> None:
@@ -122,10 +132,11 @@ class QuestionService:
                     simulated=who.simulated,
                     readers=asked.readers,
                     filters=asked.filters,
+                    history=asked.history,
                 )
             span.answered(found)
             self._metrics.question(tenant, "search")
-            self._engine.verdicts.remember(found)
+            self._engine.verdicts.remember(found, asked.readers)
             put(found)
 
     def judge(

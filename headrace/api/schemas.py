@@ -20,6 +20,7 @@ from headrace.storage.filters import Filters
 from headrace.storage.ledger import Row
 
 QUESTION_CHARACTERS = 4_000
+ANSWER_ID = r"^[0-9a-f]{16}$"
 TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
 """As in `Settings.tenant`."""
 SIMULATED = r"^simulated-[a-z0-9-]{1,53}$"
@@ -27,6 +28,13 @@ SIMULATED = r"^simulated-[a-z0-9-]{1,53}$"
 USER_CHARACTERS = 200
 _RANK_K = 60  # as in reciprocal rank fusion
 _NOT_A_USER = re.compile(r"simulated-.*|[0-9a-f]{16}|page", re.DOTALL)
+
+
+def check_text(text: str, most: int) -> str:
+    """A text of at most so many characters. Raises `ValueError`."""
+    if len(text) > most:
+        raise ValueError(f"it has {len(text):,} characters; shorten it to {most:,}")
+    return _text(text)
 
 
 def _text(text: str) -> str:
@@ -39,9 +47,7 @@ def question_of(text: str) -> str:
     """A question, checked and trimmed. Raises `ValueError`."""
     if not text.strip():
         raise ValueError("it is empty; write a question")
-    if len(text) > QUESTION_CHARACTERS:
-        raise ValueError(f"it has {len(text):,} characters; shorten it to {QUESTION_CHARACTERS:,}")
-    return _text(text.strip())
+    return check_text(text, QUESTION_CHARACTERS).strip()
 
 
 def _tenant(name: str) -> str:
@@ -102,12 +108,20 @@ class ApiRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class HistoryTurn(ApiRequest):
+    """A question that was asked before, and its answer."""
+
+    question: Annotated[Text, Field(max_length=QUESTION_CHARACTERS)]
+    answer: Text = ""
+
+
 class AskRequest(ApiRequest):
     """A question to the key's tenant; a key with the scope `admin` may name another.
 
     `readers` are those on whose behalf it is asked: a user and their groups, who may read documents that are closed to others.
     `filters` select documents, as `key=value`, `document=FOLDER/`, `kind=pdf`, `changed>=2026-01-31`: the same key again means
-    any of its values, different keys mean all of them.
+    any of its values, different keys mean all of them. A question may follow up on a `history`, of which the newest turns count,
+    or on the answer `after`, of the same tenant and user: it is then asked so that it stands alone, as `asked_as` says.
     `user` is who asks, with the scope `users`; otherwise the key is recorded. `simulated_user` (scope `simulate`) says that a
     program asks, which plays a user: answers and verdicts are then recorded as simulated.
     """
@@ -116,6 +130,8 @@ class AskRequest(ApiRequest):
     tenant: Tenant | None = None
     readers: Readers = ()
     filters: FilterTexts = ()
+    history: Annotated[tuple[HistoryTurn, ...], Field(max_length=50)] = ()
+    after: Annotated[str, Field(pattern=ANSWER_ID, examples=["7b12e77fe7c341bf"])] | None = None
     user: User | None = None
     simulated_user: SimulatedUser | None = None
 
@@ -130,7 +146,7 @@ class AskedFor(AskRequest):
 class FeedbackRequest(ApiRequest):
     """A verdict on an answer, or on one of its passages."""
 
-    answer_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", examples=["7b12e77fe7c341bf"])]
+    answer_id: Annotated[str, Field(pattern=ANSWER_ID, examples=["7b12e77fe7c341bf"])]
     up: Annotated[bool, Field(strict=True)]
     reason: Annotated[Text, Field(max_length=REASON_CHARACTERS)] = ""
     correction: Annotated[Text, Field(max_length=CORRECTION_CHARACTERS)] = ""
@@ -252,7 +268,10 @@ class TokenUsage(ApiResponse):
 
 
 class FoundResponse(ApiResponse):
-    """What a search and an answer have in common; `note` says what was left out, if anything."""
+    """What a search and an answer have in common; `note` says what was left out, if anything.
+
+    `kind` is answer or search; small_talk or task for what is no question. `asked_as` is how a follow-up question was put.
+    """
 
     answer_id: str
     model_version: str
@@ -263,6 +282,8 @@ class FoundResponse(ApiResponse):
     groundedness: float | None
     similarity: float | None
     refused: bool
+    kind: str = "answer"
+    asked_as: str = ""
     filters: list[str] = []
     note: str = ""
 

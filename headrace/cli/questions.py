@@ -67,6 +67,9 @@ def ask(
     tenant: Tenant = None,
     principals: As = None,
     filters: Filtered = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="ANSWER_ID", help="The question follows up on this answer.", show_default=False)
+    ] = None,
     answers: Annotated[
         Literal["extractive", "generated"] | None,
         typer.Option(help="Quote the passages or have the generator write; default: inference.answers."),
@@ -76,14 +79,25 @@ def ask(
     """Answer a question from the documents, with citations."""
     from headrace.answering.record import Answer
     from headrace.app import App
+    from headrace.catalog import INTERACTIONS
     from headrace.cli.render.results import say_sources
 
     settings, question, chosen = settings_of(tenant), checked_question(question), Filters.parse(filters or ())
     with App(settings, "ask", quiet=as_json) as app:
+        history = []
+        if after is not None:
+            app.storage.land().require(INTERACTIONS)
+            history = [app.answers.turn(after, tenant=settings.tenant, user=user())]
         if tenant is not None:
             app.documents.require_tenant()
         for piece in app.answers.ask(
-            question, tenant=settings.tenant, user=user(), readers=principals or (), filters=chosen, mode=answers
+            question,
+            tenant=settings.tenant,
+            user=user(),
+            readers=principals or (),
+            filters=chosen,
+            history=history,
+            mode=answers,
         ):
             if isinstance(piece, Answer):
                 if as_json:
@@ -91,11 +105,10 @@ def ask(
                 else:
                     out.print()
                     say_sources(out, piece)
-                    out.print(
-                        f"  judge it: headrace feedback {piece.answer_id} --up  (or --down --reason …)",
-                        style="dim",
-                        highlight=False,
-                    )
+                    if piece.kind == "answer":
+                        judge = f"judge it: headrace feedback {piece.answer_id} --up  (or --down --reason …)"
+                        more = f"follow up: headrace ask QUESTION --after {piece.answer_id}"
+                        out.print(f"  {judge}\n  {more}", style="dim", highlight=False)
             elif not as_json:
                 out.out(piece, end="", highlight=False)
                 out.file.flush()

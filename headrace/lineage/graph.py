@@ -147,7 +147,7 @@ def trace_answer(
 
     Raises `NotFound` if no such answer has landed.
     """
-    columns = ("answer_id", "kind", "tenant", "user", "simulated", "question", "passages", "at", *_ORIGIN)
+    columns = ("answer_id", "kind", "tenant", "user", "simulated", "question", "asked_as", "passages", "at", *_ORIGIN)
     versions = ("model_version", "ranking_version", "generator_version", "index_version")
     rows = interactions.read((*columns, *versions), f"answer_id = {quoted(answer_id)}").to_pylist()
     if not rows:
@@ -156,6 +156,8 @@ def trace_answer(
         )
     row = min(rows, key=lambda row: (row["topic"], row["partition"], row["offset"]))
     passages = row.pop("passages")
+    if row["asked_as"] is None:
+        del row["asked_as"]
     verdicts = feedback.read(_VERDICT).to_pylist()
     releases = ReleaseHistory.load(rounds, models)
     followed = _Followed(releases, examples, datasets, {_address(v): v for v in verdicts}, _forgotten(suppressions))

@@ -17,6 +17,7 @@ from words import embedding
 
 from headrace.answering.engine import QueryEngine
 from headrace.answering.extract import NOT_FOUND
+from headrace.answering.follow_up import Turn
 from headrace.answering.record import Answer
 from headrace.api import Service, create_app
 from headrace.app import App
@@ -301,6 +302,58 @@ def test_a_quote_that_no_embedder_helped_to_find_says_so(app: App, voices: Voice
     assert streamed == f"{SENTENCE} [1]"
     assert given.note == "the embedder did not answer: quotes were chosen by their words alone"
     assert given.as_dict()["note"] == given.note
+
+
+HISTORY = [Turn(NEAR, f"{SENTENCE} [1]")]
+TASK = '### Task:\nGenerate a title.\n### Output:\n{ "title": "a title" }\nUSER: When does the wheel turn?'
+
+
+def test_a_follow_up_is_rewritten_by_the_generator_of_the_users_and_by_rule_where_it_does_not_answer(
+    app: App, voices: Voices, server: Server
+) -> None:
+    def rewriting(said: str) -> str:
+        return "Where does the pond of the weir freeze?" if "Rewritten question:" in said else TEXTS["pond.md"]
+
+    voices.text = rewriting
+    _, given = ask(engine(app), "And the pond?", history=HISTORY)
+    assert (given.question, given.asked_as) == ("And the pond?", "Where does the pond of the weir freeze?")
+    assert given.as_dict()["asked_as"] == given.asked_as
+    assert order(given)[0] == "pond.md"
+    assert set(given.timings_ms) >= {"rewrite", "retrieve"}
+    written, answered = server.asked("chat/completions")
+    assert NEAR in written["messages"][0]["content"]
+    assert "Question: Where does the pond of the weir freeze?" in answered["messages"][0]["content"]
+    by_rule = "When does the pond turn?"
+    voices.text = "I cannot say."
+    assert ask(engine(app), "And the pond?", history=HISTORY)[1].asked_as == by_rule
+    for more in ({"rewrite_seconds": 0.0}, {"embedded": True}):
+        server.seen.clear()
+        assert ask(engine(app, **more), "And the pond?", history=HISTORY, mode="extractive")[1].asked_as == by_rule
+        assert server.asked("chat/completions") == []
+
+    def down(path: str, body: dict[str, Any]) -> Response:
+        return refused(503, "unavailable", "its disk is full") if path.endswith("/completions") else voices(path, body)
+
+    server.answer = down
+    assert ask(engine(app, answers="extractive"), "And the pond?", history=HISTORY)[1].asked_as == by_rule
+
+
+def test_a_client_s_task_is_the_generators_and_small_talk_is_nobodys(app: App, voices: Voices, server: Server) -> None:
+    voices.text = '{"title": "Mills"}'
+    streamed, given = ask(engine(app), TASK, record=True, history=HISTORY)
+    assert (streamed, given.text, given.kind, given.mode) == (voices.text, voices.text, "task", "generated")
+    (asked,) = server.asked("chat/completions")
+    assert [message["role"] for message in asked["messages"]] == ["user", "assistant", "user"]
+    assert asked["messages"][-1]["content"] == TASK
+    assert ask(engine(app, embedded=True), TASK, record=True)[0] == '{"title": "When does the wheel turn"}'
+    streamed, given = ask(engine(app), "Hello!", record=True)
+    assert (given.kind, given.refused, given.passages, given.index_version) == ("small_talk", False, (), "none")
+    assert streamed == given.text
+    app.runner.run(land)
+    table = TableReader(INTERACTION_ROWS, app.runner.endpoints, Meter(Ledger(), "test"))
+    assert set(table.read(("kind",))["kind"].to_pylist()) <= {"answer", "search"}
+    assert len(server.asked("chat/completions")) == 1
+    assert server.asked("embeddings") == server.asked("ranking") == []
 
 
 def test_a_tenant_stores_as_much_as_it_may_to_the_byte_and_to_the_document(app: App, voices: Voices) -> None:

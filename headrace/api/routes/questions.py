@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.requests import ClientDisconnect
 
+from headrace.answering.follow_up import Turn
 from headrace.answering.record import Answer
 from headrace.answering.verdicts import RecordedVerdict
 from headrace.api.auth import Caller
@@ -66,6 +67,7 @@ async def chat_completions(
         tenant=more.tenant,
         readers=more.readers,
         filters=more.filters,
+        history=body.history,
         user=user,
     )
     pieces = _pieces(request, service, asked)
@@ -157,6 +159,8 @@ def _admitted(body: AskRequest, request: Request, service: Service, caller: Call
         tenant=body.tenant,
         readers=body.readers,
         filters=body.filters,
+        history=[Turn(turn.question, turn.answer) for turn in body.history],
+        after=body.after,
         user=body.user,
         simulated=body.simulated_user,
     )

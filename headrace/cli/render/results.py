@@ -186,7 +186,9 @@ def _also_in(sources: Sequence[Mapping[str, str]]) -> str:
 
 
 def say_sources(console: Console, answer: Answer) -> None:
-    """Print citations, versions and timings below an answer."""
+    """Print citations, versions and timings below an answer, and how its question was put if it was rewritten."""
+    if answer.asked_as:
+        console.print(Text(f"  asked as: {printable(answer.asked_as)}", style="yellow"))
     for citation in answer.citations:
         console.print(Text(f"  [{citation['number']}] {where(citation)}", style="cyan"))
     if not answer.citations and answer.passages:

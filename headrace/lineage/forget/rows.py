@@ -28,7 +28,7 @@ from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 
 # Columns that contain someone's words or text derived from them.
-_ANSWER_WORDS = ("answer", "prompt_tokens", "completion_tokens", "logprobs", "extra")
+_ANSWER_WORDS = ("answer", "asked_as", "prompt_tokens", "completion_tokens", "logprobs", "extra")
 _VERDICT_WORDS = ("reason", "correction", "extra")
 _EVENT_WORDS = ("attributes", "extra")
 

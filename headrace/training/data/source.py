@@ -56,8 +56,14 @@ class Source:
         return self._read(self.feedback, ("*",))[0]
 
     def answers(self, wanted: pa.Array) -> tuple[pa.Table, int]:
-        """The answers of these ids, as often as they were delivered, and the number of rows that are not theirs."""
-        return self._read(self.interactions, _ANSWER_COLUMNS, "answer_id", wanted)
+        """The answers of these ids, as often as they were delivered, and the number of rows that are not theirs.
+
+        The question of one that followed up on another is the one that it was asked as.
+        """
+        table, others = self._read(self.interactions, (*_ANSWER_COLUMNS, "asked_as"), "answer_id", wanted)
+        # A follow-up question alone says too little: what it was asked as found the passages.
+        in_full = pc.coalesce(table["asked_as"], table["question"])
+        return table.drop_columns("asked_as").set_column(table.schema.get_field_index("question"), "question", in_full), others
 
     def passages(self, wanted: pa.Array) -> pa.Table:
         """The chunks of these ids, each once, in the order of their ids: generations of the index have them in common."""

@@ -11,9 +11,11 @@ export function answered(entry, { open, changed }) {
   const { answer, question } = entry;
   const text = make("p", { class: "text" }, withCitations(entry));
   const body = make(
-    "div", { class: "stack" }, text, quiet(sentence(answer)),
+    "div", { class: "stack" }, answer.asked_as ? quiet(`Asked as: ${answer.asked_as}`) : null, text, quiet(sentence(answer)),
     answer.note ? make("p", { class: "notice" }, `Note: ${answer.note}`) : null,
-    sources(entry), latency(answer), judgement(entry, changed), passages(entry), versions(answer),
+    ...(answer.kind === "small_talk" || answer.kind === "task" ? [] : [
+      sources(entry), latency(answer), judgement(entry, changed), passages(entry), versions(answer),
+    ]),
   );
   return make(
     "article", { class: "card answer", "aria-label": question },
@@ -26,7 +28,8 @@ function sentence(answer) {
   const cited = answer.citations?.length ?? 0;
   const quoted = answer.mode === "extractive";
   const found = answer.passages?.length ?? 0;
-  const stands = !found ? "No passage was found."
+  const stands = answer.kind === "small_talk" || answer.kind === "task" ? "It is no question to the documents, and not recorded."
+    : !found ? "No passage was found."
     : answer.refused ? "The documents hold no answer; the nearest passages are below."
     : quoted ? `Quoted word for word from ${cited === 1 ? "a passage" : `${cited} passages`}.`
     : cited ? `It cites ${cited} of ${found} passages.`

@@ -25,7 +25,12 @@ export function open(section) {
     id: "filters", autocomplete: "off", spellcheck: false, maxLength: 1000, placeholder: "document=handbook/, team=hydro",
     title: "Only documents with these: key=value, document=FOLDER/, kind=pdf, changed>=2026-01-31; several with commas",
   });
-  const options = make("div", { class: "row options" }, make("label", { for: "filters", class: "inline" }, "Filter", filters));
+  const follows = make("input", { type: "checkbox", id: "follows", checked: true });
+  const options = make(
+    "div", { class: "row options" },
+    make("label", { for: "filters", class: "inline" }, "Filter", filters),
+    make("label", { for: "follows", class: "inline", title: "“And in winter?” is then understood: it is asked so that it stands alone, and shown" }, follows, "Follows up on the last answer"),
+  );
   const form = make(
     "form", { class: "card ask-form", id: "ask" },
     make("label", { for: "question" }, "Question"), question, options,
@@ -91,7 +96,11 @@ export function open(section) {
       if (seconds >= 2) status.textContent = words.hidden ? `Reading passages … ${seconds} s` : `Writing … ${seconds} s`;
     }, 1000);
     try {
-      const response = await call("/v1/ask", { method: "POST", json: { question: text, tenant: whose || undefined, filters: chosen, stream: true, candidates: true }, signal: leaving.signal });
+      const json = { question: text, tenant: whose || undefined, filters: chosen, stream: true, candidates: true };
+      const response = await begun({ ...json, after: before(whose) }, leaving.signal).catch((error) => {
+        if (error.code !== "not_found") throw error;
+        return begun(json, leaving.signal); // the last answer is not known there any more
+      });
       let answer = null;
       for await (const { name, data } of events(response)) {
         if (name === "error") throw new Refusal(data.error.message, data.error.code);
@@ -122,6 +131,16 @@ export function open(section) {
       send.disabled = false;
       stop.hidden = true;
     }
+  }
+
+  function begun(json, signal) {
+    return call("/v1/ask", { method: "POST", json, signal });
+  }
+
+  // The tenant's last answer, which a question may follow up on.
+  function before(whose) {
+    const last = follows.checked ? entries.find((entry) => entry.tenant === whose && (entry.answer.kind ?? "answer") === "answer") : null;
+    return last?.answer.answer_id;
   }
 
   // A tab keeps some megabytes: where that is too little, the oldest answers are dropped.

@@ -1,0 +1,271 @@
+"""Follow-up questions: a question that needs the one before it is put so that it stands alone.
+
+"And for gold customers?" after "How long are backups kept for silver customers?" is "How long are backups kept for gold
+customers?". The rules here work on words: which questions lean on the one before, and what of that one they replace. A generator
+of the user's own is asked to rewrite instead (`rewrite`), and the rules do where it does not answer in time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from headrace.models.support import alike, content_words, facts
+
+TURNS = 6
+"""How many questions and answers of a conversation count, the newest."""
+_CHARACTERS = 1_000  # of one answer that the generator reads
+TOKENS = 80
+"""That a rewritten question may have."""
+_LONGEST = 400  # characters of a question that is rewritten
+
+_LEAD = re.compile(
+    r"^(?:(?:ok(?:ay)?|thanks|thank you|danke|so|well)[,.!]?\s+)?(?:(?:and|but|or|also|und|aber|oder|then)\b[,]?\s*)?"
+    r"(?:(?:what|how) about\b|what of\b|was ist mit\b|wie (?:ist|sieht) es (?:mit|aus mit)\b)?[,]?\s*(?:then\s+)?",
+    re.IGNORECASE,
+)
+_PREPOSITION = re.compile(
+    r"\b(for|in|on|at|with|without|from|to|by|of|during|after|before|under|since|until|per|für|bei|mit|ohne|von|seit|nach|vor)\b",
+    re.IGNORECASE,
+)
+_ASKS = re.compile(
+    r"^(?:(?:since|until|from|by|for|to|with|at) )?"
+    r"(?:how (?:long|often|much|many|old|big|far|high|fast|soon|late|early|large|heavy)"
+    r"|what (?:time|date|day|year|kind|colou?r|size)"
+    r"|which|whose|whom|what|who|when|where|why|how|wann|wo|wer|wie(?: lange| oft| viele?)?|warum|was)\b(?: else)?",
+    re.IGNORECASE,
+)
+_AUXILIARY = re.compile(
+    r"^(?:is|are|was|were|do|does|did|can|could|will|would|shall|should|has|have|had|must|may|might"
+    r"|ist|sind|war|waren|wird|werden|kann|hat)\b",
+    re.IGNORECASE,
+)
+_THINGS = r"it|they|them|this|that|these|those|es|sie|das|dies"
+_PEOPLE = r"he|she|him|her"
+_OWNED = r"its|their|his|hers"
+_BACK = re.compile(
+    rf"\b(?:{_THINGS}|{_PEOPLE}|{_OWNED}|that one|this one|the same(?: one)?|the former|the latter)\b", re.IGNORECASE
+)
+_IMPERSONAL = r"possible|necessary|allowed|required|needed|safe|better|true|normal|ok|okay"
+# "that" in front of a clause, "it" of "how long does it take to …", "this year".
+_NOT_BACK = re.compile(
+    rf"\b(?:it|es) (?:takes?|took|costs?|{_IMPERSONAL})\b.*\b(?:to|that|if|zu)\b"
+    rf"|\b(?:does|did|will|can|would|is|was) it (?:take|cost|{_IMPERSONAL})\b"
+    r"|\b(?:this|these) (?:year|month|week|day|morning|evening|quarter|documents?|handbook|manual)\b"
+    r"|\b(?:so|such|now|given|provided|require[sd]?|means?|says?|said|states?) that\b"
+    r"|\b\w{3,} (?:that|which|who) (?!is\?|are\?)\w+",
+    re.IGNORECASE,
+)
+_HAS_OWN = re.compile(r"\b(?:the|an?|each|every|my|our|your|all|der|die|das|ein|eine)\s+\w+", re.IGNORECASE)
+_ARTICLE = re.compile(r"\b(?:the|an?|our|my|your|der|die|das|den|dem)\s+", re.IGNORECASE)
+_SPEAKERS = re.compile(r"(?:I|you|we|one|people|ich|wir|man)\b")
+_PARTICIPLE = re.compile(
+    r"^(?:\w{2,}ed|kept|held|built|made|sent|paid|met|done|given|taken|found|sold|lost|left|run|set|put|stored)$", re.I
+)
+_CAPITALISED = re.compile(r"\b[A-ZÄÖÜ][\w'’-]+(?:\s+[A-ZÄÖÜ][\w'’-]+)+")
+_NAME = re.compile(r"\b(?:[A-ZÄÖÜ][\w-]*(?: [A-ZÄÖÜ][\w-]*)*|[A-Za-z]*-?\d[\w.-]*)(?!\w)")
+_LABELLED = re.compile(r"\b([A-Za-zÄÖÜäöüß]{3,}) ((?:[A-Z]{1,3}|[A-Z]?-?\d[\w.-]*))(?!\w)")
+_CITED = re.compile(r"\s*\[\d+\]")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question of a conversation, so that it stands alone, and its answer, if that may be looked at."""
+
+    question: str
+    answer: str = ""
+
+
+def leans(question: str) -> bool:
+    """Whether a question needs the one before it."""
+    text = _bare(question)
+    if not text or len(text) > _LONGEST:
+        return False
+    rest = text[_LEAD.match(text).end() :]  # type: ignore[union-attr]
+    if not rest:
+        return False
+    asks = _ASKS.match(rest)
+    if asks and asks.end() == len(rest):
+        return True  # "why?", "since when?"
+    clause = asks is not None or _AUXILIARY.match(rest) is not None
+    if not clause and len(rest) < len(text):
+        return True  # "and for gold customers?"
+    if not clause and question.rstrip().endswith("?") and len(rest.split()) <= 5:
+        return True  # "gold customers?"
+    return _refers(rest)
+
+
+def stand_alone(question: str, history: Sequence[Turn]) -> str:
+    """The question, put by rule so that it stands alone; as it is where it does already."""
+    if not history or not leans(question):
+        return question
+    last = history[-1]
+    text = _bare(question)
+    rest = text[_LEAD.match(text).end() :]  # type: ignore[union-attr]
+    before = _bare(last.question)
+    asks = _ASKS.match(rest)
+    if asks and asks.end() == len(rest):
+        return _question(_asked_otherwise(before, rest))
+    if asks is None and _AUXILIARY.match(rest) is None:
+        return _question(_about_another(before, rest))
+    return _question(_resolved(rest, before, last.answer))
+
+
+def rewrite(question: str, history: Sequence[Turn], write: Callable[[list[dict[str, str]]], str | None]) -> str:
+    """As `stand_alone`, but by a generator: `write` is given a chat and returns what it writes, `None` if it does not answer."""
+    if not history or not leans(question):
+        return question
+    written = " ".join((write(_messages(question, history)) or "").split()).strip('"“”')
+    return written if _sensible(written, question, history) else stand_alone(question, history)
+
+
+def in_full(turns: Sequence[Turn]) -> list[Turn]:
+    """The newest turns of a conversation, each question put so that it stands alone."""
+    whole: list[Turn] = []
+    for turn in turns[-TURNS:]:
+        whole.append(Turn(stand_alone(turn.question, whole), turn.answer))
+    return whole
+
+
+def chat_of(history: Sequence[Turn]) -> list[dict[str, str]]:
+    """A conversation as chat messages."""
+    roles = (("user", "question"), ("assistant", "answer"))
+    return [{"role": role, "content": said} for turn in history for role, name in roles if (said := getattr(turn, name))]
+
+
+def _messages(question: str, history: Sequence[Turn]) -> list[dict[str, str]]:
+    said = [
+        line
+        for turn in history
+        for line in (f"User: {turn.question}", *((f"Assistant: {_shortened(turn.answer)}",) if turn.answer else ()))
+    ]
+    return [
+        {
+            "role": "user",
+            "content": "Rewrite the last question of this conversation so that it can be understood without the conversation."
+            " Keep its language. Write the question and nothing else.\n\n"
+            + "\n".join(said)
+            + f"\n\nLast question: {question}\nRewritten question:",
+        }
+    ]
+
+
+def _shortened(answer: str) -> str:
+    return " ".join(_CITED.sub("", answer).split())[:_CHARACTERS]
+
+
+def _sensible(written: str, question: str, history: Sequence[Turn]) -> bool:
+    """Whether this is one question about what the conversation is about, and not its last one again."""
+    last = history[-1].question
+    about = content_words(written) & content_words(f"{question} {last}")
+    spoken = re.match(r"(?:user|assistant):", written, re.IGNORECASE)
+    return bool(about) and len(written) <= _LONGEST and written not in (question, last) and not spoken
+
+
+def _bare(question: str) -> str:
+    return " ".join(question.split()).rstrip("?.! ")
+
+
+def _question(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}?"
+
+
+def _refers(clause: str) -> bool:
+    """Whether a clause has a pronoun for something that it does not name itself."""
+    found = _pronoun(clause)
+    if found is None:
+        return False
+    front, subject = clause[: found.start()], _subject(clause)
+    own = _HAS_OWN.search(front) is not None or bool(facts(front).names)
+    if subject is not None and subject[1] <= found.start():
+        own = own or _SPEAKERS.match(clause[slice(*subject)]) is None
+    return not own
+
+
+def _pronoun(clause: str) -> re.Match[str] | None:
+    """The first word that stands for something said before."""
+    masked = _NOT_BACK.sub(lambda match: "\0" * len(match[0]), clause)
+    return next((found for found in _BACK.finditer(masked) if found[0] != "IT"), None)
+
+
+def _asked_otherwise(before: str, asks: str) -> str:
+    """The question before with other words to ask with: "why" after "how long are backups kept" asks why they are."""
+    old = _ASKS.match(before)
+    return f"{asks} {before[old.end() :].strip()}" if old else f"{asks}: {before}"
+
+
+def _about_another(before: str, fragment: str) -> str:
+    """The question before about something else."""
+    words = before.split()
+    own = fragment.split()
+    led = _PREPOSITION.match(fragment)
+    if led:
+        same = [found for found in _PREPOSITION.finditer(before) if found[1].lower() == led[1].lower()]
+        if not same:
+            return f"{before} {fragment}"
+        behind = _PREPOSITION.search(before, same[-1].end())
+        return f"{before[: same[-1].start()]}{fragment}{' ' + before[behind.start() :] if behind else ''}"
+    core = _ARTICLE.sub("", fragment, count=1) if _ARTICLE.match(fragment) else fragment
+    label = _LABELLED.fullmatch(core)
+    if label:  # "cluster D" for "cluster C"
+        for found in _LABELLED.finditer(before):
+            if alike(found[1].lower(), label[1].lower()):
+                return f"{before[: found.start()]}{core}{before[found.end() :]}"
+    for place, word in enumerate(words):  # "gold customers" for "silver customers"
+        if len(own) > 1 and alike(word.lower(), own[-1].lower()):
+            first = max(0, place - len(core.split()) + 1)
+            return " ".join([*words[:first], *core.split(), *words[place + 1 :]])
+    for name in reversed(_names(before) if _names(core) else []):  # a number for a number, a name for a name
+        if name[:1].isdigit() == core[:1].isdigit():
+            at = before.rindex(name)
+            return f"{before[:at]}{core}{before[at + len(name) :]}"
+    if span := _subject(before):
+        return f"{before[: span[0]]}{fragment}{before[span[1] :]}"
+    return f"{before}: {fragment}"
+
+
+def _resolved(clause: str, before: str, answer: str) -> str:
+    """The clause with what its pronoun stands for."""
+    found = _pronoun(clause)
+    assert found is not None
+    pronoun = found[0].lower()
+    person = re.fullmatch(rf"{_PEOPLE}|his|hers", pronoun) is not None
+    named = _CAPITALISED.findall(_CITED.sub("", answer)) if person else []
+    span = _subject(before)
+    what = named[0] if named else before[span[0] : span[1]] if span else ""
+    if not what:
+        return f"{clause} ({before})"
+    noun_follows = re.match(r"\s+\w+", clause[found.end() :]) is not None
+    owned = re.fullmatch(_OWNED, pronoun) or (pronoun == "her" and noun_follows)
+    return f"{clause[: found.start()]}{what + '’s' if owned else what}{clause[found.end() :]}"
+
+
+def _names(text: str) -> list[str]:
+    """Names, acronyms and identifiers as they are written; a question's first word is none."""
+    start = len(text.split(" ", 1)[0]) if _ASKS.match(text) or _AUXILIARY.match(text) else 0
+    return _NAME.findall(text, start)
+
+
+def _subject(question: str) -> tuple[int, int] | None:
+    """Where the noun phrase is that a question is about: "the pump of the upper lock" of when that was greased."""
+    asks = _ASKS.match(question)
+    at = asks.end() if asks else 0
+    words = [(found.start(), found.end(), found[0]) for found in re.finditer(r"\S+", question) if found.start() >= at]
+    verbs = [place for place, (_, _, word) in enumerate(words) if _AUXILIARY.fullmatch(word)]
+    acts = False
+    if verbs:
+        acts = words[verbs[0]][2].lower() in ("do", "does", "did")
+        words = words[verbs[0] + 1 :]
+    elif asks and asks[0].lower().startswith(("who", "what", "which", "wer", "was")):
+        words = words[1:]  # the verb: "who owns cluster C"
+    phrase: list[tuple[int, int]] = []
+    for start, end, word in words:
+        if phrase and (_PARTICIPLE.match(word) or _AUXILIARY.fullmatch(word)):
+            break
+        if (_PREPOSITION.fullmatch(word) and word.lower() not in ("of", "von")) or word.lower() in ("and", "or", "when", "if"):
+            break
+        phrase.append((start, end))
+    if acts and len(phrase) > 1:
+        phrase.pop()  # the verb: "when does the wheel turn"
+    return (phrase[0][0], phrase[-1][1]) if phrase else None
