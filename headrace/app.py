@@ -143,14 +143,12 @@ class App:
                 from headrace.core.ray_cluster import cluster
 
                 with cluster() as (batches, self.launch):
-                    from headrace.core.ray_runner import usage
-
                     self.runner = Runner(run, endpoints, batches=batches, bars=bars)
+                    run.ray = batches.usage()
                     try:
-                        run.ray = usage()
                         yield
                     finally:
-                        run.ray = usage()
+                        run.ray = batches.usage()
             else:
                 self.runner, self.launch = Runner(run, endpoints, bars=bars), LocalLauncher()
                 yield

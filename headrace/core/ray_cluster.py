@@ -26,7 +26,7 @@ from headrace.errors import MissingPart, Unavailable
 from headrace.process import python
 
 if TYPE_CHECKING:
-    from headrace.core.launch import Batches, Launch
+    from headrace.core.ray_runner import RayBatches, RayTrain
 
 _OBJECT_STORE_BYTES = 256 << 20
 _LEFT_S = 10.0
@@ -58,7 +58,7 @@ _OWN = {
 
 
 @contextmanager
-def cluster() -> Iterator[tuple[Batches, Launch]]:
+def cluster() -> Iterator[tuple[RayBatches, RayTrain]]:
     """Hold a cluster and yield its runners for batch work and training.
 
     Without `RAY_ADDRESS`, one is started on this machine: all listeners on 127.0.0.1, its own token, no dashboard; it ends with

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import secrets
 import tempfile
 import threading
@@ -29,14 +30,28 @@ logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 _GROUP_BATCHES = 256
 _GROUP_BYTES = 64 << 20
 _ACTOR_CPUS = 0.5
+_SPILLED = re.compile(r"'obj_store_mem_spilled': (\d+)")
 
 
 class RayBatches:
     """Runs batch work on Ray actors. The source is read in groups of at most 256 batches or 64 MiB, one in memory at a time.
 
     Work is built once per actor and group. Rows and schema are as with `Threads`; Ray may merge adjacent results into one batch
-    and drops batches without rows.
+    and drops batches without rows. `spilled_bytes` of the results were spilled by Ray's object store, as Ray Data says.
     """
+
+    def __init__(self) -> None:
+        self.spilled_bytes = 0
+
+    def usage(self) -> dict[str, Any]:
+        """What the cluster has, and what was spilled: nodes, cpus, object_store_bytes, spilled_bytes."""
+        resources = ray.cluster_resources()
+        return {
+            "nodes": sum(1 for node in ray.nodes() if node["Alive"]),
+            "cpus": resources.get("CPU", 0.0),
+            "object_store_bytes": int(resources.get("object_store_memory", 0)),
+            "spilled_bytes": self.spilled_bytes,
+        }
 
     def map(
         self, source: Iterable[pa.RecordBatch], work: Callable[..., Work], *args: Any, workers: int = 2
@@ -47,7 +62,10 @@ class RayBatches:
             # By reference, since Ray records constructor arguments, and an endpoint contains a key.
             built = built or ray.put((work, args))
             try:
-                yield from _mapped(group, built, min(workers, len(group)))
+                results = _mapped(group, built, min(workers, len(group)))
+                for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+                    yield from (rows for rows in table.combine_chunks().to_batches() if rows.num_rows)
+                self.spilled_bytes += sum(map(int, _SPILLED.findall(results.stats())))
             except Exception as error:
                 if (ours := _ours(error)) is not None:
                     raise ours from None
@@ -81,14 +99,15 @@ def _groups(source: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
         yield group
 
 
-def _mapped(group: list[pa.RecordBatch], built: Any, workers: int) -> Iterator[pa.RecordBatch]:
+def _mapped(group: list[pa.RecordBatch], built: Any, workers: int) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.verbose_stats_logs = True  # what was spilled is only there
     # If actors hold every CPU of a cluster, Ray Data's own tasks wait for ever.
     cpus = min(_ACTOR_CPUS, ray.cluster_resources().get("CPU", 1.0) / (2 * workers))
-    results = ray.data.from_arrow([pa.Table.from_batches([rows]) for rows in group]).map_batches(
+    return ray.data.from_arrow([pa.Table.from_batches([rows]) for rows in group]).map_batches(
         _Actor,
         fn_constructor_args=([built],),
         batch_format="pyarrow",
@@ -96,8 +115,6 @@ def _mapped(group: list[pa.RecordBatch], built: Any, workers: int) -> Iterator[p
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=round(cpus, 4),
     )
-    for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from (rows for rows in table.combine_chunks().to_batches() if rows.num_rows)
 
 
 def _ours(error: BaseException | None) -> HeadraceError | None:
@@ -116,7 +133,6 @@ R = TypeVar("R")
 _Step = tuple[int, int, float]
 _Exports = list[list[dict[str, Any]]]
 
-_STATS_S = 5.0
 _RESTARTS = 2
 _LOOK_S = 0.25
 
@@ -237,26 +253,6 @@ def _watched(fit: Callable[[], Any], post: Any, report: Report) -> Any:
             seen = step
         if ended:
             return fitted.result()
-
-
-def usage() -> dict[str, Any]:
-    """What the cluster has, and what its object stores have spilled: nodes, cpus, object_store_bytes, spilled_bytes.
-
-    For `spilled_bytes` Ray has no public function; it is what `ray memory --stats-only` shows. `None`: the cluster does not say.
-    """
-    resources = ray.cluster_resources()
-    spilled: int | None = None
-    with suppress(Exception):  # of a run that has ended; a private function may raise anything
-        from ray._private.internal_api import get_memory_info_reply, get_state_from_address
-
-        state = get_state_from_address(ray.get_runtime_context().gcs_address)
-        spilled = int(get_memory_info_reply(state, timeout_seconds=_STATS_S).store_stats.spilled_bytes_total)
-    return {
-        "nodes": sum(1 for node in ray.nodes() if node["Alive"]),
-        "cpus": resources.get("CPU", 0.0),
-        "object_store_bytes": int(resources.get("object_store_memory", 0)),
-        "spilled_bytes": spilled,
-    }
 
 
 def _cpus() -> int:

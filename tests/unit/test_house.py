@@ -20,10 +20,9 @@ STATE = {"out", "logs", "runs", "demo", "unrecorded", "vectors", "proofs"}
 """Folders and prefixes that prose names and that a run makes."""
 PRIVATE = {
     "pyiceberg": {"storage/tables/iceberg/append.py", "storage/tables/iceberg/compaction.py", "storage/tables/predicate.py"},
-    "ray": {"core/ray_runner.py"},
     "typer": {"cli/__init__.py"},
 }
-"""The modules that import what a library keeps to itself, by library; each is pinned, to a minor version at least."""
+"""The modules that import what a library keeps to itself, by library; each is pinned to a minor version."""
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -97,9 +96,8 @@ def test_what_libraries_keep_to_themselves_is_imported_in_few_places_and_pinned(
                 if any(name.startswith("_") for name in names):
                     used[names[0]].add(path)
     assert dict(used) == PRIVATE
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    needed = [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]
-    pinned = {found[1] for need in needed if (found := re.fullmatch(r"(\w+)(?:\[[\w,-]+\])?==\d+\.\d+\.(?:\*|\d+)", need))}
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    pinned = {found[1] for need in needed if (found := re.fullmatch(r"(\w+)(?:\[[\w,-]+\])?==\d+\.\d+\.\*", need))}
     assert pinned >= PRIVATE.keys()
 
 

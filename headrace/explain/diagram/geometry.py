@@ -61,7 +61,7 @@ PAGE = Scale(
 SLIDE = Scale(
     headline=25, subtitle=13, stage=14, bar=12.5, chip=12, chip_small=12, lane=14, caption=12,
     margin=16, aside=118, gap=5, between=5, phase_gap=20, shaft=9, pad=2.5, indent=10,
-    stage_height=36, bar_height=24, topic_height=26, lane_least=42, head_room=9, least_width=960, least_height=540,
+    stage_height=36, bar_height=24, topic_height=26, lane_least=38, head_room=9, least_width=960, least_height=540,
     slide=True, clear=1.5,
 )  # fmt: skip
 

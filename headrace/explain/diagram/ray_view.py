@@ -24,12 +24,11 @@ def ray_notes(diagram: Diagram) -> tuple[str, ...]:
     notes = []
     ray = diagram.ray
     if diagram.measured and ray is None and libraries:
-        notes.append(f"This run did not use Ray. With --on ray, {' and '.join(sorted(libraries))} run what is marked.")
+        notes.append("This run did not use Ray: with --on ray, what is marked runs on it.")
     if ray is not None:
         memory = f"{human_bytes(int(ray['object_store_bytes']))} of shared memory on {_counted(int(ray['nodes']), 'node')}"
-        spilled = ray["spilled_bytes"]
-        said = "did not say what it spilled" if spilled is None else f"spilled {human_bytes(int(spilled))} to local disk"
-        notes.append(f"Ray's object store, {memory}, {said}.")
+        spilled = human_bytes(int(ray["spilled_bytes"]))
+        notes.append(f"Ray's object store, {memory}; of Ray Data's results {spilled} were spilled to local disk.")
     if RAY_DATA in libraries:
         notes.append("Ray Data's actors get batches through Ray's object store; only the driver reads and writes storage.")
     if RAY_TRAIN in libraries:

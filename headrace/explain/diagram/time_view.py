@@ -126,7 +126,7 @@ class _Timeline:
         rows = len(self.diagram.stages)
         least = s.caption * 2.9
         room = s.least_height - top - head - foot - s.caption * 2.6 - s.margin * 0.5
-        row = max(least, min(least * 1.6, room / max(1, rows))) if s.slide else s.caption * 3.6
+        row = max(least, min(least * 2.4, room / max(1, rows))) if s.slide else s.caption * 3.6
         bottom = top + head + rows * row
         self._head(top, head, bottom)
         self._axis(top + head, bottom)
@@ -211,7 +211,8 @@ class _Timeline:
                 continue
             x = self._x(self.times[stage].start_s)
             one, two = order.index(other), order.index(stage)
-            y1, y2 = top + (one + 0.74) * row, top + (two + 0.26) * row
+            half = min(row * 0.24, self.scale.caption * 1.2)
+            y1, y2 = top + (one + 0.5) * row + half, top + (two + 0.5) * row - half
             self._say("wait", f"{stage} waited for {other}", Line(x, y1, x, y2, self.palette.muted, 1.25, (3.5, 6.0), (2, 2)))
 
     def _row(self, stage: StageBox, y: float, height: float, at: int) -> None:
@@ -231,7 +232,8 @@ class _Timeline:
             )
         time = self.times.get(stage.name)
         if time:
-            items += self._blocks(time, y + height * 0.26, height * 0.48)
+            high = min(height * 0.48, s.caption * 2.4)
+            items += self._blocks(time, middle - high / 2, high)
             items += self._spent(time, middle)
             items += self._cells(stage, time, middle)
         self._say("row", self._words(stage, time), *items)

@@ -70,5 +70,5 @@ def _drawn(
         return time_scene(replace(diagram, flows=(*diagram.flows, *gathered)), scale=scale, palette=palette, facts=facts)
     notes: tuple[str, ...] = ()
     if view is View.RAY:
-        diagram, notes = on_ray(diagram), ray_notes(diagram)
+        diagram, notes, triggers = on_ray(diagram), ray_notes(diagram), triggers and not scale.slide
     return storage_scene(diagram, scale=scale, palette=palette, triggers=triggers, facts=facts, gathered=gathered, notes=notes)
