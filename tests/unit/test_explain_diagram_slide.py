@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.catalog import STORES as CATALOG
 from headrace.catalog import Tier
@@ -21,9 +23,10 @@ from headrace.explain.diagram.facts import facts_of
 from headrace.explain.diagram.flow import Flow
 from headrace.explain.diagram.format import grown, human_bytes, human_s
 from headrace.explain.diagram.recorded import PIPELINES
-from headrace.explain.diagram.scene import Box, Label, Line, Rect, Scene
+from headrace.explain.diagram.scene import Box, Label, Rect, Scene
 from headrace.explain.diagram.slide import STAGES, STORES, STORIES, TITLES, slide
 from headrace.explain.diagram.theme import DARK, LIGHT
+from headrace.explain.diagram.time_axis import TimeAxis
 from headrace.explain.diagram.time_view import waits
 from headrace.explain.diagram.views import Detail, View, scene_for
 from headrace.storage.ledger import Direction
@@ -234,18 +237,39 @@ def test_blocks_are_as_long_as_the_work_and_their_lower_part_is_storage() -> Non
     scene = scene_for(diagram, view=View.TIME, detail=Detail.FULL)
     (row,) = [group for group in scene.groups if group.kind == "row" and group.alt.startswith("Finetune")]
     work = [item.box for item in row.items if isinstance(item, Rect) and item.fill == LIGHT.faint]
-    time = next(time for time in diagram.times if time.stage == "finetune")
-    first = min(span[0] for one in diagram.times for span in one.spans)
-    last = max(span[1] for one in diagram.times for span in one.spans)
-    axis = next(group for group in scene.groups if group.kind == "axis").items[0]
-    assert isinstance(axis, Line)
-    assert work[0].width / (axis.x2 - axis.x1) == pytest.approx(time.active_s / (last - first), rel=0.02)
+    (row,) = [group for group in scene.groups if group.kind == "row" and group.alt.startswith("Evaluate")]
+    other = [item.box for item in row.items if isinstance(item, Rect) and item.fill == LIGHT.faint]
+    seconds = {time.stage: time.active_s for time in diagram.times}
+    assert work[0].width / other[0].width == pytest.approx(seconds["finetune"] / seconds["evaluate"], rel=0.02)
     (row,) = [group for group in scene.groups if group.kind == "row" and group.alt.startswith("Promote")]
     rects = [item for item in row.items if isinstance(item, Rect)]
     work, stored = ([rect.box for rect in rects if rect.fill == fill] for fill in (LIGHT.faint, LIGHT.write))
-    ((start, end, _, seconds),) = next(time for time in diagram.times if time.stage == "promote").spans
-    assert stored[0].height / work[0].height == pytest.approx(seconds / (end - start), rel=0.02)
+    ((start, end, _, stored_s),) = next(time for time in diagram.times if time.stage == "promote").spans
+    assert stored[0].height / work[0].height == pytest.approx(stored_s / (end - start), rel=0.02)
     assert stored[0].bottom == pytest.approx(work[0].bottom)
+
+
+def test_a_long_pause_is_cut_and_said() -> None:
+    diagram = of("tiny", "training")
+    land = next(time for time in diagram.times if time.stage == "land")
+    pause = land.spans[1][0] - land.spans[0][1]
+    texts = {text.text for text in items(scene_for(diagram, view=View.TIME), Label, "axis")}
+    assert f"{human_s(pause)} pause" in texts
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 1e4)), min_size=1, max_size=30))
+def test_an_axis_keeps_the_order_of_times_and_its_ends(spans: list[tuple[float, float]]) -> None:
+    work = [(start, start + length) for start, length in spans]
+    axis = TimeAxis(work, 100, 600, 20)
+    times = sorted({time for span in work for time in span})
+    places = [axis.x(time) for time in times]
+    assert places == sorted(places)
+    assert places[0] == pytest.approx(100)
+    assert places[-1] <= 600.001
+    assert all(100 <= axis.x(tick) <= 600.001 for tick in axis.ticks())
+    for before, after in axis.pauses:
+        assert after.left - before.right == pytest.approx(20)
+        assert not any(before.end < start < after.start for start, _ in work)
 
 
 def test_each_stage_waits_for_the_last_to_end_of_those_that_feed_it() -> None:
@@ -299,8 +323,7 @@ def halved(diagram: Diagram) -> Diagram:
 
 
 def test_a_comparison_says_what_grew_what_shrank_and_what_is_gone() -> None:
-    run = next(iter(RUNS))
-    diagram = of(run, "training")
+    diagram = of("tiny", "training")
     compared = diagram.compared(halved(diagram))
     flows = {(flow.stage, flow.store, flow.direction): flow for flow in compared.flows}
     grew = flows["finetune", "checkpoints", Direction.WRITE]

@@ -6,7 +6,7 @@ From a run to a file, in the order of use:
     flow, diagram         the model: stages, the bytes between them and stores, times; `headline` and `facts` are what it says
     slide                 the same at slide level: guest-facing titles, small flows gathered
     views                 which scene is drawn for a view and a level
-    layout, time_view     the scenes, by `arrange` (order and rows), `geometry` (positions), `title`, `foot` and `ray_view`
+    layout, time_view     the scenes; `arrange` (order, rows), `geometry`, `time_axis` (positions), `title`, `foot`, `ray_view`
     scene, theme          shapes and text with measured extents; colours and font
     svg, pdf, pptx, markdown, draw     the backends; `draw` chooses by the file's suffix
 """

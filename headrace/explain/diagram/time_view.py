@@ -20,11 +20,12 @@ from headrace.explain.diagram.format import grown, human_bytes, human_count, hum
 from headrace.explain.diagram.geometry import Scale
 from headrace.explain.diagram.scene import Box, Group, Item, Label, Line, Rect, Scene
 from headrace.explain.diagram.theme import REGULAR, SEMIBOLD, Palette
+from headrace.explain.diagram.time_axis import TimeAxis
 from headrace.explain.diagram.title import subtitle, title_group
 from headrace.storage.ledger import Direction
 
-_TICKS = 6
 _NARROWEST = 1.5
+_WIDEST_PAUSE = "88.8 min pause"
 
 
 def time_scene(diagram: Diagram, *, scale: Scale, palette: Palette, facts: tuple[str, ...]) -> Scene:
@@ -93,9 +94,8 @@ class _Timeline:
         self.spent = self.cells - spent - 8
         self.left = s.margin + self._names()
         self.chart = Box(self.left, 0, self.spent - 12 - self.left, 0)
-        spans = [span for time in self.diagram.times for span in time.spans]
-        self.first = min((span[0] for span in spans), default=0.0)
-        self.last = max((span[1] for span in spans), default=1.0)
+        spans = [(start, end) for time in self.diagram.times for start, end, *_ in time.spans]
+        self.axis = TimeAxis(spans, self.chart.x, self.chart.right, math.ceil(theme.width(_WIDEST_PAUSE, s.caption)) + 10)
         self.waits = waits(self.diagram)
 
     def _names(self) -> float:
@@ -178,30 +178,35 @@ class _Timeline:
                 Label(x + self.cell / 2, y, title, s.caption, box, SEMIBOLD, palette.tier_inks[tier], "middle"),
             )
 
-    def _x(self, seconds: float) -> float:
-        return self.chart.x + self.chart.width * (seconds - self.first) / max(1e-9, self.last - self.first)
-
     def _axis(self, top: float, bottom: float) -> None:
+        """The line, round times, and a band for each pause that is cut."""
         s, palette = self.scale, self.palette
         if not self.times:
             return
-        items: list[Item] = [Line(self.chart.x, bottom, self.chart.right, bottom, palette.faint, 1)]
         y = bottom + s.caption * 1.25
-        after = -math.inf
-        for at in _ticks(self.first, self.last):
-            x = self._x(at)
-            text = human_s(at) if at else "0 s"
-            wide = theme.width(text, s.caption)
-            left = min(max(x - wide / 2, self.chart.x), self.chart.right - wide)
+        items: list[Item] = [Line(self.chart.x, bottom, self.chart.right, bottom, palette.faint, 1)]
+        labels: list[Label] = []
+        for before, after in self.axis.pauses:
+            band = Box(before.right + 3, top, after.left - before.right - 6, bottom - top)
+            items.append(Rect(band, palette.strip, palette.rule, 0.75, 0, (2, 3)))
+            text = f"{human_s(after.start - before.end)} pause"
+            labels.append(self._mark((before.right + after.left) / 2, y, text))
+        for at in self.axis.ticks():
+            x = self.axis.x(at)
             items.append(Line(x, top, x, bottom, palette.rule, 0.75, None, (2, 3)))
-            if left > after:
-                items.append(
-                    Label(
-                        left, y, text, s.caption, Box(left, y - s.caption, wide + 0.5, s.caption * 1.35), REGULAR, palette.muted
-                    )
-                )
-                after = left + wide + 8
-        self._say("axis", f"Time since the run began, {human_s(self.first)} to {human_s(self.last)}", *items)
+            label = self._mark(x, y, human_s(at) if at else "0 s")
+            near = Box(label.box.x - 8, label.box.y, label.box.width + 16, label.box.height)
+            if not any(near.meets(other.box) for other in labels):
+                labels.append(label)
+        first, last = self.axis.parts[0].start, self.axis.parts[-1].end
+        self._say("axis", f"Time since the run began, {human_s(first)} to {human_s(last)}", *items, *labels)
+
+    def _mark(self, x: float, y: float, text: str) -> Label:
+        """A text at the axis, kept within its ends."""
+        size = self.scale.caption
+        wide = theme.width(text, size)
+        left = min(max(x - wide / 2, self.chart.x), self.chart.right - wide)
+        return Label(left, y, text, size, Box(left, y - size, wide + 0.5, size * 1.35), REGULAR, self.palette.muted)
 
     def _waits(self, top: float, row: float) -> None:
         """An arrow from each stage to the one that waited for it, down to where that began."""
@@ -209,7 +214,7 @@ class _Timeline:
         for stage, other in self.waits.items():
             if stage not in self.times:
                 continue
-            x = self._x(self.times[stage].start_s)
+            x = self.axis.x(self.times[stage].start_s)
             one, two = order.index(other), order.index(stage)
             half = min(row * 0.24, self.scale.caption * 1.2)
             y1, y2 = top + (one + 0.5) * row + half, top + (two + 0.5) * row - half
@@ -245,8 +250,8 @@ class _Timeline:
         """When it was at work; the lower part is the share of storage."""
         palette = self.palette
         for start, end, stored in self._joined(time):
-            left = self._x(start)
-            wide = max(_NARROWEST, self._x(end) - left)
+            left = self.axis.x(start)
+            wide = max(_NARROWEST, self.axis.x(end) - left)
             left = min(left, self.chart.right - wide)
             share = min(1.0, stored / max(1e-9, end - start))
             yield Rect(Box(left, y, wide, height), palette.faint, radius=0)
@@ -255,7 +260,7 @@ class _Timeline:
 
     def _joined(self, time: StageTime) -> list[tuple[float, float, float]]:
         """Start, end and storage time of its spans; those closer than a pixel are drawn as one."""
-        near = (self.last - self.first) / max(1.0, self.chart.width)
+        near = 1 / self.axis.scale
         joined: list[tuple[float, float, float]] = []
         for start, end, _, stored in sorted(time.spans):
             if joined and start - joined[-1][1] < near:
@@ -327,17 +332,3 @@ class _Timeline:
         run = f" Run {self.diagram.run_id}." if self.diagram.measured else ""
         rows = ". ".join(self._words(stage, self.times.get(stage.name)) for stage in self.diagram.stages)
         return f"{self.diagram.sentence}{run} {rows}"
-
-
-def _ticks(first: float, last: float) -> list[float]:
-    """Round times on the axis, about `_TICKS` of them."""
-    rough = max(1e-6, (last - first) / _TICKS)
-    power = 10.0 ** math.floor(math.log10(rough))
-    steps = (
-        [power * factor for factor in (1, 2, 5, 10)]
-        if rough < 10
-        else [10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400]
-    )
-    step = next((one for one in steps if one >= rough), rough)
-    start = math.ceil(first / step)
-    return [number * step for number in range(start, math.floor(last / step) + 1)]
