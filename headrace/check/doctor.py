@@ -146,7 +146,8 @@ def _objects(s3: S3) -> str:
         next(iter(obstore.list(store, prefix="headrace-doctor", chunk_size=1)), None)
         obstore.put(store, key, b"headrace")
         try:
-            if bytes(obstore.get(store, key).bytes()) != b"headrace":
+            # Its first bytes: an endpoint that lies may send more than memory holds.
+            if bytes(next(iter(obstore.get(store, key).stream(min_chunk_size=1)), b"")) != b"headrace":
                 raise Fault(f"{s3.endpoint} returned a different object than was put.", "Is there a cache in between?")
             try:
                 obstore.put(store, key, b"again", mode="create")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore import exceptions as faults
@@ -26,12 +26,18 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.objects import connect
 from headrace.storage.reason import reason
 
+if TYPE_CHECKING:
+    from obstore import GetResult, ObjectMeta
+
 _SMALL_BYTES = 4 << 10
 _LARGE_BYTES = 64 << 20
 _PARTS_BYTES = 12 << 20  # more than two of S3's smallest parts
 _RACERS = 4
 _CLIENTS = 8
 _LISTED = 1100  # more than one page
+_MOST_LISTED = 20_000
+_PIECE_BYTES = 8 << 20
+_MOST_BYTES = 2 * _LARGE_BYTES
 _ANSWER_S = 60.0
 _MISSING = (faults.NotFoundError, FileNotFoundError)
 _REJECTED = (faults.AlreadyExistsError, faults.PreconditionError)
@@ -55,8 +61,10 @@ class ObjectsSandbox:
 
     def clear(self) -> None:
         """Delete everything in the sandbox, including objects that a listing does not show."""
-        with suppress(faults.BaseError, OSError):
-            self._keys |= {meta["path"] for page in obstore.list(self.writer, prefix=self.prefix) for meta in page}
+        with suppress(faults.BaseError, OSError, Broken):
+            for path in _listed(self.writer, self.prefix):
+                if path.startswith(f"{self.prefix}/"):  # a store that does not know prefixes lists what belongs to others
+                    self._keys.add(path)
 
         with ThreadPoolExecutor(_CLIENTS) as threads:
             left = [key for key, gone in zip(self._keys, threads.map(self._delete, self._keys), strict=True) if not gone]
@@ -298,7 +306,7 @@ def ranges(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
             wanted = (start, min(size, start + dice.randrange(1, 200_000)))
             expected = data[wanted[0] : wanted[1]]
         began = time.perf_counter()
-        part = bytes(obstore.get(sandbox.reader, key, options={"range": wanted}).bytes())
+        part = _whole(obstore.get(sandbox.reader, key, options={"range": wanted}))
         seconds.append(time.perf_counter() - began)
         if part != expected:
             raise Broken(f"range {wanted} of {size:,} bytes came back {_different(part, expected)}")
@@ -359,7 +367,7 @@ def large(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
     began = time.perf_counter()
     obstore.put(sandbox.writer, key, data, use_multipart=True, chunk_size=8 << 20)
     put = time.perf_counter()
-    stored = bytes(obstore.get(sandbox.reader, key).bytes())
+    stored = _whole(obstore.get(sandbox.reader, key))
     got = time.perf_counter()
     if hashlib.sha256(stored).hexdigest() != wanted:
         raise Broken(f"an object of {size:,} bytes came back {_different(stored, data)}")
@@ -377,7 +385,7 @@ class _Abandoned(Exception):
 
 def _get(client: S3Store, key: str) -> bytes | None:
     try:
-        return bytes(obstore.get(client, key).bytes())
+        return _whole(obstore.get(client, key))
     except _MISSING:
         return None
 
@@ -398,7 +406,7 @@ def _count_up(client: S3Store, key: str, steps: int, who: str, begin: float) -> 
     end = time.monotonic() + _ANSWER_S / 2
     while done < steps and time.monotonic() < end:
         stored = obstore.get(client, key)
-        value = int(bytes(stored.bytes()).split()[0])
+        value = int(_whole(stored).split()[0])
         if _put_if(client, key, f"{value + 1} {who} {done}".encode(), {"e_tag": stored.meta["e_tag"]}):
             done += 1
         else:
@@ -406,14 +414,33 @@ def _count_up(client: S3Store, key: str, steps: int, who: str, begin: float) -> 
     return done, rejected
 
 
-def _listed(client: S3Store, prefix: str) -> Iterator[str]:
+def _whole(answer: GetResult) -> bytes:
+    """The body of a response. Raises `Broken` where it does not end: it would fill the memory."""
+    pieces, size = [], 0
+    for piece in answer.stream(min_chunk_size=_PIECE_BYTES):
+        pieces.append(bytes(piece))
+        size += len(pieces[-1])
+        if size > _MOST_BYTES:
+            raise Broken(f"an object came back with more than {_MOST_BYTES >> 20} MiB, which nobody put")
+    return b"".join(pieces)
+
+
+def _metas(client: S3Store, prefix: str) -> Iterator[ObjectMeta]:
+    """What a listing shows. Raises `Broken` where it does not end."""
+    count = 0
     for page in obstore.list(client, prefix=prefix):
-        for meta in page:
-            yield meta["path"]
+        count += len(page)
+        if count > _MOST_LISTED:
+            raise Broken(f"a listing showed more than {_MOST_LISTED:,} objects, which nobody put")
+        yield from page
+
+
+def _listed(client: S3Store, prefix: str) -> Iterator[str]:
+    return (meta["path"] for meta in _metas(client, prefix))
 
 
 def _require_listed(client: S3Store, folder: str, expected: dict[str, int], after: str) -> None:
-    sizes = {meta["path"]: meta["size"] for page in obstore.list(client, prefix=folder) for meta in page}
+    sizes = {meta["path"]: meta["size"] for meta in _metas(client, folder)}
     if sizes != expected:
         lost, more = len(expected.keys() - sizes.keys()), len(sizes.keys() - expected.keys())
         raise Broken(

@@ -40,16 +40,18 @@ class Filters:
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Filters:
         """Read filters as people write them. Raises `WrongUsage`."""
-        said = tuple(dict.fromkeys(text.strip() for text in texts))
-        if len(said) > _MOST:
-            raise WrongUsage(f"There are {len(said)} filters.", hint=f"At most {_MOST} are taken.")
+        given = list(dict.fromkeys(text.strip() for text in texts))
+        if len(given) > _MOST:
+            raise WrongUsage(f"There are {len(given)} filters.", hint=f"At most {_MOST} are taken.")
+        said: list[str] = []
         labels: dict[str, list[str]] = {}
         since_s = until_s = None
-        for text in said:
+        for text in given:
             match = _FILTER.fullmatch(text)
             if match is None or not match[3] or len(match[3]) > _VALUE_CHARACTERS or not _is_text(match[3]):
                 raise WrongUsage(f"{text[:100]!a} is no filter.", hint=_FORM)
             key, comparison, value = match.groups()
+            said.append(f"{key}{comparison}{value}")  # without what stood around the sign, line ends too
             if key == CHANGED:
                 first_s, last_s = _seconds(value)
                 if comparison in (">=", "="):
@@ -61,7 +63,7 @@ class Filters:
             else:
                 value = unicodedata.normalize("NFC", value) if key == DOCUMENT else value
                 labels.setdefault(key, []).append(f"{key}={value}")
-        return cls(tuple(map(tuple, labels.values())), since_s, until_s, said)
+        return cls(tuple(map(tuple, labels.values())), since_s, until_s, tuple(said))
 
 
 NO_FILTERS = Filters()
