@@ -43,7 +43,7 @@ def find_files(paths: Iterable[Path]) -> tuple[list[FoundFile], set[str]]:
                 hint="Index the folder that holds both, so that their names tell them apart, or rename one.",
             )
         source = hashlib.sha256(os.fsencode(root)).hexdigest()[:16] if root.is_dir() else None
-        if source is not None and walked and not any(file.is_dir() for file, _ in walked):
+        if source is not None and walked and not any(map(_may_be_folder, (file for file, _ in walked))):
             whole.add(source)
         for file, uri in walked:
             if (other := called.setdefault(uri, file)) != file:
@@ -109,6 +109,14 @@ def read_file(path: Path, uri: str, most_bytes: int) -> bytes:
             return data
     except OSError as error:
         raise BadDocument(uri, f"cannot be opened ({(error.strerror or 'error').lower()})") from None
+
+
+def _may_be_folder(path: Path) -> bool:
+    """Whether a path is a folder, or one may be behind it: one whose name is too long cannot be looked at."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return True
 
 
 def _home_of(path: Path, root: Path) -> Path | None:

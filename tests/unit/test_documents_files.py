@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from child import as_another_user
 
-from headrace.documents.files import read_file, walk
+from headrace.documents.files import find_files, read_file, walk
 from headrace.documents.names import object_key
 from headrace.errors import BadDocument, NotFound
 
@@ -134,3 +134,24 @@ def test_what_may_not_be_read_has_a_name_and_a_reason() -> None:
 
 def test_sources_of_tenants_are_kept_apart() -> None:
     assert object_key("acme", "0" * 64) != object_key("apex", "0" * 64)
+
+
+def test_a_folder_deeper_than_a_path_may_be_long_is_named_and_the_rest_is_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write below a shared folder can make one; nothing is deleted from the index for what could not be looked at."""
+    monkeypatch.chdir(folder)
+    for _ in range(30):
+        os.mkdir("p" * 200)
+        os.chdir("p" * 200)
+    monkeypatch.chdir(folder.parent)
+    files, whole = find_files([folder])
+    assert not whole
+    read, refused = [], []
+    for file in files:
+        try:
+            read.append(read_file(file.path, file.uri, 1000))
+        except BadDocument as error:
+            refused.append(error.reason)
+    assert read
+    assert refused == ["cannot be opened (file name too long)"]
