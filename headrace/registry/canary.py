@@ -229,26 +229,30 @@ def verdict(
 def _preferred(ours: Sequence[JudgedAnswer], settings: Training) -> tuple[str, str] | None:
     """How an interleaved canary ends by what users prefer; `None` for not yet.
 
-    The first preferences of each user count, up to `_PER_USER`, so that nobody decides alone. The evidence may be looked at after
+    The first preferences of each user count, up to `_PER_USER`, and without any one user the others have to prefer the same, so
+    that nobody decides alone. The evidence may be looked at after
     every one: the chance that a challenger that is no worse ends here is at most 1 - `canary.confidence`, and that one that is no
     better is promoted here at most 1 - `gate.confidence`.
     """
     counted: Counter[str] = Counter()
-    wins = losses = 0
+    wins, losses = Counter[str](), Counter[str]()  # by user
+    least = settings.gate.least_users
     for one in sorted((one for answer in ours for one in answer.preferences), key=lambda one: one.at):
         if counted[one.user] >= _PER_USER:
             continue
         counted[one.user] += 1
-        wins, losses = wins + (one.value > 0.5), losses + (one.value < 0.5)
-        if len(counted) < settings.gate.least_users:
+        wins[one.user] += one.value > 0.5
+        losses[one.user] += one.value < 0.5
+        if len(counted) < least:
             continue
-        found = f"of {wins + losses:,} preferences of {len(counted):,} users {wins:,} are for its passages"
-        for ended, evidence, confidence, what in (
-            (CANARY_ENDED, sign_evidence(losses, wins), settings.canary.confidence, "users prefer the champion's passages"),
-            (PROMOTE, sign_evidence(wins, losses), settings.gate.confidence, "users prefer its passages"),
+        won, lost = wins.total(), losses.total()
+        found = f"of {won + lost:,} preferences of {len(counted):,} users {won:,} are for its passages"
+        for ended, more, fewer, confidence, what in (
+            (CANARY_ENDED, losses, wins, settings.canary.confidence, "users prefer the champion's passages"),
+            (PROMOTE, wins, losses, settings.gate.confidence, "users prefer its passages"),
         ):
-            needed = 1 / (1 - confidence)
-            if evidence >= needed:
+            evidence, needed = sign_evidence(more.total(), fewer.total()), 1 / (1 - confidence)
+            if evidence >= needed and (least == 1 or _without_any(more, fewer)):
                 return ended, f"{what}: {found} (evidence {evidence:,.0f} to 1, {needed:,.0f} is required)"
     return None
 
@@ -294,6 +298,12 @@ def _worse(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], setting
             means = f"{np.mean(here):.2f} against {np.mean(there):.2f}"
             return f"its answers {what} with {sure:.1%} confidence, {confidence:.1%} is required ({name}: {means})"
     return ""
+
+
+def _without_any(more: Counter[str], fewer: Counter[str]) -> bool:
+    """Whether there are more of these than of those without any one user, too."""
+    ahead = more.total() - fewer.total()
+    return all(ahead - (more[user] - fewer[user]) > 0 for user in more)
 
 
 def _shared(answers: Sequence[JudgedAnswer], most: int) -> list[JudgedAnswer]:

@@ -318,6 +318,23 @@ def test_one_user_ends_no_canary_and_hides_no_bad_one() -> None:
     assert verdict("reranker", alone[:30], theirs, own, share=0.1, over=False)[0] == "canary_ended", "a home with one user"
 
 
+def test_one_user_ends_no_interleaved_canary() -> None:
+    """Two others whom both orders please alike do not make its five verdicts the users'."""
+
+    def preferred(**values: list[float]) -> list[JudgedAnswer]:
+        found = [Preference(user, at(n), value) for user, own in values.items() for n, value in enumerate(own)]
+        return [JudgedAnswer("v", one.at, one.value, one.at, users=frozenset({one.user}), preferences=(one,)) for one in found]
+
+    def ended(**values: list[float]) -> str:
+        return verdict("ranking", preferred(**values), [], SETTINGS, share=0.1, over=False)[0]
+
+    assert ended(buyer=[0.0] * 9, ann=[0.5], bob=[0.5]) == ""
+    assert ended(buyer=[0.0] * 9, ann=[1.0], bob=[1.0], cid=[0.5]) == ""
+    assert ended(buyer=[0.0] * 9, ann=[0.0], bob=[0.5]) == "canary_ended", "another one says so, too"
+    assert ended(buyer=[1.0] * 9, ann=[0.5], bob=[0.5]) == ""
+    assert ended(buyer=[1.0] * 9, ann=[1.0], bob=[1.0]) == "promote"
+
+
 def test_two_tenants_keys_and_users_of_one_name_are_several_users() -> None:
     verdicts = [{**said("1", True, user="ann"), "tenant": "acme"}, {**said("1", False, user="ann"), "tenant": "beta"}]
     (one,) = judged_answers("generator", [answer("1")], verdicts[:1])
