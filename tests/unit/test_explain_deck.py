@@ -190,6 +190,14 @@ def test_audiences_share_slides_and_numbers_and_lead_differently(audience: str, 
     assert len(set(first.values())) == len(AUDIENCES)
 
 
+def test_a_stage_that_moved_nothing_is_drawn_without_bytes() -> None:
+    rows = [row for row in journal()["rows"] if (row["stage"], row["store"]) != ("promote", "models")]
+    first = opened(build(journal(rows=rows))).slides[0]
+    texts = [run.text for shape in first.shapes for run in runs(shape)]
+    assert "Promote" in texts
+    assert not any("Weights" in text or "0\u00a0B" in text for text in texts)
+
+
 def test_every_recipe_is_said_right() -> None:
     assert set(_KINDS) == set(RECIPES)
 

@@ -61,7 +61,10 @@ def overview(draft: Draft) -> None:
     for at, below in enumerate(_BELOW):
         if below is not None:
             landed = _stage(draft, at, below, Area(_centre(at) - 58, top + 5 * height + 8, 116, 30), top, height, above=False)
-    canvas.arrow(record, "bottom", landed, "top", colour=draft.brand.colours.feedback, dashed=True, alt="Verdicts land in tables")
+    if record is not None and landed is not None:
+        canvas.arrow(
+            record, "bottom", landed, "top", colour=draft.brand.colours.feedback, dashed=True, alt="Verdicts land in tables"
+        )
     canvas.text(Area(LEFT, 114, _LABEL - 10, 32), ("Inference →", Style(16.0, bold=True, anchor="middle")), name="Inference")
     canvas.text(
         Area(LEFT, top + 5 * height + 8, _LABEL - 10, 32),
@@ -157,16 +160,20 @@ def _centre(at: int) -> float:
 
 
 def _stage(draft: Draft, at: int, step: _Step, area: Area, top: float, height: float, *, above: bool) -> Any:
+    """Draw a stage and what it moved; return the box of that, `None` where it moved nothing."""
     title, stages, tier, stores, direction, called = step
     colours = draft.brand.colours
-    rows = [draft.numbers.bytes(tier=tier, stage=stages, store=store.name, direction=direction) for store in stores]
-    moved = draft.numbers.bytes(tier=tier, stage=stages, direction=direction) if len(stores) != 1 else rows[0]
+    store = stores[0].name if len(stores) == 1 else None
+    moved = draft.numbers.bytes(tier=tier, stage=stages, store=store, direction=direction)
     lane = top + _LANES.index(tier) * height
     said = draft.say(moved)
+    ink = colours.ink if moved.value else colours.muted
     stage = draft.canvas.box(
-        area, title, stroke=colours.ink, fill=WHITE, rounded=True, style=centred(14.0, bold=True, colour=colours.ink),
-        name="Stage",
+        area, title, stroke=ink, dashed=not moved.value, fill=WHITE, rounded=True, style=centred(14.0, bold=True, colour=ink),
+        alt=title if moved.value else f"{title} moved nothing", name="Stage",
     )  # fmt: skip
+    if not moved.value:
+        return None
     box = draft.canvas.box(
         Area(_centre(at) - 60, lane + (2 if above else 24), 120, 21),
         f"{called} {said}",
@@ -404,9 +411,13 @@ def storage_time(draft: Draft) -> None:
     beside = numbers.of_round("training", "checkpoint_s")
     draft.points(
         Area(585, 376, RIGHT - 585, BOTTOM - 376),
-        "Why it hardly waits",
+        "How to read it",
         [
-            f"Checkpoints are written beside the steps: {draft.say(beside)} of writing, {draft.say(stalled)} of stall.",
+            *(
+                [f"Checkpoints are written beside the steps: {draft.say(beside)} of writing, {draft.say(stalled)} of stall."]
+                if beside.value
+                else []
+            ),
             "Waiting: a storage operation was under way in the stage's own thread.",
         ],
     )

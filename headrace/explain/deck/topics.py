@@ -210,7 +210,7 @@ def recipes(draft: Draft) -> None:
     if recipe:
         verdict = "promoted" if promoted else "refused by the gate"
         said.append(
-            f"This run: {recipe}, {draft.say(steps)} steps, {draft.say(stage['read'])} read,"
+            f"This run: {recipe}, {draft.say(steps)} step{'' if steps.value == 1 else 's'}, {draft.say(stage['read'])} read,"
             f" {draft.say(stage['write'])} of checkpoints and weights written; the challenger was {verdict}."
         )
     draft.points(Area(LEFT, 352, RIGHT - LEFT, BOTTOM - 352), "Said right", said)
@@ -247,7 +247,7 @@ def kv_cache(draft: Draft) -> None:
     cards = (
         (moved, "written to the file tier"),
         (loaded, "read from the file tier"),
-        (each, "a token: 30 layers × 3 heads × 64, fp32"),
+        (each, "a token, kept as float32"),
     )
     for at, (number, words) in enumerate(cards):
         draft.card(Area(LEFT + at * 298, TOP + 4, 284, 86), number, words, colour=draft.colour(Tier.FILE))
