@@ -317,8 +317,9 @@ class Gate(Section):
     """Minimum held-out questions for a promotion: a bootstrap over fewer gives no confidence."""
     least_users: int = Field(default=3, ge=1)
     """Users (or keys that count as one) who must have judged held-out questions; from 2 on none may have judged half alone."""
-    questions: int = Field(default=240, ge=1)
-    """Maximum held-out questions to evaluate a re-ranker or embedder by; half as many are used for fitting."""
+    questions: int = Field(default=120, ge=1)
+    """Held-out questions to evaluate a re-ranker or embedder by, or more if it takes more to show a plausible gain; half as many
+    are used for fitting."""
     headroom: float = Field(default=0.5, gt=0)
     """The largest gain taken for possible, as a share of what is left to gain. A recipe is trained only if today's verdicts could
     show a smaller one; a large value trains whatever they could show, given the minimum questions and users."""

@@ -96,8 +96,9 @@ def evaluate(
     recipe: str,
     recipe_settings: Mapping[str, object],
     settings: Training,
+    questions: int | None = None,
 ) -> Evaluation:
-    """Compare on the questions of the `test` split; what has to be fitted is fitted on those of `tune`.
+    """Compare on the questions of the `test` split, by default `gate.questions`; what has to be fitted is fitted on `tune`.
 
     A fitted recipe is cheap and judged on every question, each by weights that did not see it (ranker.py). The champion is what
     answers now: the released version, or what is there without one.
@@ -117,7 +118,8 @@ def evaluate(
         if isinstance(chosen, FittedRecipe):
             tune, test = [], [*read(datasets, dataset.files, TRAIN), *tune, *test]
         else:
-            tune, test = fewer(tune, settings.gate.questions // 2), fewer(test, settings.gate.questions)
+            most = questions or settings.gate.questions
+            tune, test = fewer(tune, most // 2), fewer(test, most)
         compared = measure_of(chosen.model)(
             challenger, reigning, known, ServedOrder.load(models), tune, test, chosen.settings(recipe_settings), bars
         )

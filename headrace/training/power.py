@@ -47,7 +47,7 @@ def power(
     if plan.power is not None:
         return plan
     require_examples(dataset)
-    judged = judged_questions(plan, dataset, datasets, settings.gate)
+    judged = judged_questions(plan, dataset, datasets)
     found = estimated(plan.model, judged, manifest.newest_of(rounds, plan.recipe), settings.gate)
     if (why := lacking(plan.recipe, plan.model, found, settings.gate)) is not None:
         raise why
@@ -64,8 +64,8 @@ def questions_for(gain: float, spread: float, confidence: float) -> int:
     return max(1, math.ceil((_quantiles(confidence) * spread / gain) ** 2))
 
 
-def judged_questions(plan: Plan, dataset: Dataset, datasets: ObjectReader, gate: Gate) -> list[Sequence[Mapping[str, Any]]]:
-    """The questions by which a challenger would be judged, with their rows."""
+def judged_questions(plan: Plan, dataset: Dataset, datasets: ObjectReader) -> list[Sequence[Mapping[str, Any]]]:
+    """The questions by which a challenger could be judged, with their rows."""
     settings = recipe_of(plan.recipe).settings(plan.recipe_settings)
     if plan.model == RANKING:
         from headrace.training import ranker
@@ -77,7 +77,7 @@ def judged_questions(plan: Plan, dataset: Dataset, datasets: ObjectReader, gate:
         from headrace.training.measures.answers import held_out
 
         return [[{"tenant": one.tenant, "users": one.users}] for one in held_out(rows, settings.held_out)]
-    return tellable(by_question(passages(fewer(rows, gate.questions))))
+    return tellable(by_question(passages(rows)))
 
 
 def estimated(model: str, judged: Sequence[Sequence[Mapping[str, Any]]], earlier: manifest.Manifest | None, gate: Gate) -> Power:
@@ -93,7 +93,9 @@ def estimated(model: str, judged: Sequence[Sequence[Mapping[str, Any]]], earlier
 
         present = sum(ndcg(labels(question), range(len(question))) for question in judged) / len(judged)
     plausible = gate.headroom * (1.0 - (present or 0.0))
-    count = len(judged)
+    needed = max(gate.least_questions, questions_for(plausible, spread, gate.confidence)) if plausible > 0 else None
+    # Where a question takes long, enough are asked and no more.
+    count = min(len(judged), max(gate.questions, needed or 0)) if model in (RERANKER, EMBEDDER) else len(judged)
     return Power(
         questions=count,
         users=len({(row["tenant"], user) for question in judged for row in question for user in row.get("users") or ()}),
@@ -102,7 +104,7 @@ def estimated(model: str, judged: Sequence[Sequence[Mapping[str, Any]]], earlier
         gain=round(smallest_gain(spread, count, gate.confidence), 4) if count else None,
         present=None if present is None else round(present, 4),
         plausible=round(plausible, 4),
-        needed=max(gate.least_questions, questions_for(plausible, spread, gate.confidence)) if plausible > 0 else None,
+        needed=needed,
     )
 
 

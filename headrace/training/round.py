@@ -267,7 +267,13 @@ def _round(
         clock.lap("train")
         clock.seconds |= {"read": trained.read_s, "checkpoint": trained.checkpoint_s}
         evaluation = runner.run(
-            evaluate, dataset=dataset, trained=trained, recipe=recipe, recipe_settings=recipe_settings, settings=settings
+            evaluate,
+            dataset=dataset,
+            trained=trained,
+            recipe=recipe,
+            recipe_settings=recipe_settings,
+            settings=settings,
+            questions=planned.power.questions if planned.power else None,
         )
         clock.lap("gate")
     except StorageFull:

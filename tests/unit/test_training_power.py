@@ -65,6 +65,18 @@ def test_without_a_round_the_spread_is_assumed_and_with_one_it_is_that_of_the_ne
     assert estimated("ranking", judged, unknown, Gate()).spread_of == "assumed", "of before it was measured"
 
 
+def test_where_a_question_takes_long_enough_are_asked_and_no_more() -> None:
+    judged = questions(400, last=True)  # nDCG@10 of each is 0.631: a plausible gain needs few
+    assert estimated("reranker", judged, None, Gate()).questions == 120
+    assert estimated("ranking", judged, None, Gate()).questions == 400
+    near = [*questions(380), *questions(20, last=True)]
+    found = estimated("reranker", near, None, Gate())
+    assert found.needed is not None
+    assert found.questions == 400 < found.needed, "all there are are too few"
+    enough = estimated("reranker", near, None, Gate(headroom=1.5))
+    assert enough.questions == enough.needed == 182
+
+
 def test_of_generators_the_score_is_that_of_the_newest_round() -> None:
     judged: list[Any] = [[{"tenant": "acme", "users": [f"user-{n}"]}] for n in range(40)]
     assert estimated("generator", judged, None, Gate()).plausible == 0.5
