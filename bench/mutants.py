@@ -655,6 +655,22 @@ MUTANTS = (
         ("tests/unit/test_answering_rerank.py::test_a_foreign_reranker_without_a_weight_has_the_whole_say",),
     ),
     Mutant(
+        "R3",
+        "headrace/training/ranker.py",
+        "return self.folds[fold_of(unit, len(self.folds))]",
+        "return self.ranking",
+        "A question is judged by weights that saw it.",
+        ("tests/unit/test_training_ranker.py::test_no_weights_saw_the_questions_that_they_judge",),
+    ),
+    Mutant(
+        "R5",
+        "headrace/models/served_ranking.py",
+        "weights is None or weights.reranker != reranker",
+        "weights is None",
+        "A ranking orders by the logits of a re-ranker that it was not fitted with.",
+        ("tests/unit/test_answering_rerank.py::test_a_ranking_counts_for_the_reranker_that_it_was_fitted_with",),
+    ),
+    Mutant(
         "R4",
         "headrace/answering/rerank.py",
         'Reranked(as_retrieved, note=f"the re-ranker did not answer, retrieval order stands: {error.message}")',

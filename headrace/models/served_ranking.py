@@ -17,6 +17,7 @@ from headrace.storage.objects import ObjectReader
 from headrace.storage.recent import Recent
 
 MODEL = "ranking"
+_AGAIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class RankingReader(ObjectReader, ReportedReader):
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         super().__init__(store, endpoints, meter)
-        self._recent = Recent[ServedRanking]()
+        self._recent = Recent[ServedRanking](again_s=_AGAIN_S)
 
     def recent(self) -> ServedRanking:
         """The served ranking, at most about a second old; one that cannot be read leaves the former, or none."""
@@ -66,7 +67,7 @@ class RankingReader(ObjectReader, ReportedReader):
             return ServedRanking(etag, pointer, {name: known.get(name) or self._weights(name) for name in sorted(names)})
         except HeadraceError as error:
             if former is not None and isinstance(error, Transient):
-                return former
+                raise  # the former one holds, and for a while nobody waits for the store
             return ServedRanking(trouble=error.message)
 
     def _weights(self, version: str) -> RankingWeights:

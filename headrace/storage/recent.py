@@ -19,7 +19,9 @@ T = TypeVar("T")
 class Recent(Generic[T]):
     """The value as last read, and the lock for reading it: one thread refreshes it while the others use the cached one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, again_s: float = 0.0) -> None:
+        """`again_s`: seconds before a value that could not be read is read again, beside the one for which any value holds."""
+        self._again_s = again_s
         self._known: tuple[float, T] | None = None
         self._asking = threading.Lock()
 
@@ -37,13 +39,14 @@ class Recent(Generic[T]):
         try:
             if self._known is None or self._known is known:
                 former = None if known is None else known[1]
+                wait_s = 0.0
                 try:
                     value = read(former)
                 except Transient:
                     if former is None:
                         raise
-                    value = former
-                self._known = time.monotonic(), value
+                    value, wait_s = former, self._again_s
+                self._known = time.monotonic() + wait_s, value
             return self._known[1]
         finally:
             self._asking.release()

@@ -2,7 +2,8 @@
 
 A gain is shown by n questions with a chance of 80 % if it is at least (z + z₀.₈) · s / √n: z the quantile of the gate's one-sided
 confidence, s the standard deviation of the differences between challenger and champion, question by question (Cohen 1988,
-chapter 2, for a mean of paired differences). s is that of the newest round with the same recipe, else assumed (`ASSUMED`). A gain
+chapter 2, for a mean of paired differences). s is that of the newest round with the same recipe, else assumed: `ASSUMED` times
+the root of what is left to gain, for the better the order is, the fewer are the questions for which it can change. A gain
 of more than `gate.headroom` of what is left to gain is implausible: where only such a gain could be shown, nothing is trained.
 """
 
@@ -26,8 +27,8 @@ from headrace.training.manifest import Plan, Power
 from headrace.training.names import EMBEDDER, GENERATOR, RANKING, RERANKER
 from headrace.training.recipes import recipe_of
 
-ASSUMED = {RANKING: 0.10, RERANKER: 0.15, EMBEDDER: 0.12, GENERATOR: 0.35}
-"""Standard deviations of differences where no round has measured one: of nDCG@10, of generators of F1."""
+ASSUMED = 0.4
+"""The largest of the rounds that were measured (docs/reference/benchmarks.md), where it was 0.1 to 0.4."""
 _CHANCE = 0.8
 _QUARTER = 0.25  # of the questions is held out for the other models
 
@@ -82,17 +83,18 @@ def judged_questions(plan: Plan, dataset: Dataset, datasets: ObjectReader) -> li
 
 def estimated(model: str, judged: Sequence[Sequence[Mapping[str, Any]]], earlier: manifest.Manifest | None, gate: Gate) -> Power:
     """What the judged questions could show of a challenger; `earlier` is the newest round with the same recipe."""
-    spread, source = ASSUMED[model], "assumed"
     present: float | None = None
-    if earlier is not None and earlier.evaluation.spread and earlier.evaluation.questions >= gate.least_questions:
-        spread, source = earlier.evaluation.spread, f"round {earlier.round}"
     if model == GENERATOR:
         present = max(earlier.evaluation.champion, earlier.evaluation.challenger) if earlier is not None else 0.0
     elif judged:
         from headrace.training.measures.passages import labels, ndcg
 
         present = sum(ndcg(labels(question), range(len(question))) for question in judged) / len(judged)
-    plausible = gate.headroom * (1.0 - (present or 0.0))
+    left = 1.0 - (present or 0.0)
+    plausible = gate.headroom * left
+    spread, source = ASSUMED * math.sqrt(left), "assumed"
+    if earlier is not None and earlier.evaluation.spread and earlier.evaluation.questions >= gate.least_questions:
+        spread, source = earlier.evaluation.spread, f"round {earlier.round}"
     needed = max(gate.least_questions, questions_for(plausible, spread, gate.confidence)) if plausible > 0 else None
     # Where a question takes long, enough are asked and no more.
     count = min(len(judged), max(gate.questions, needed or 0)) if model in (RERANKER, EMBEDDER) else len(judged)
@@ -125,7 +127,7 @@ def lacking(recipe: str, model: str, found: Power, gate: Gate) -> NothingToLearn
         seen = f"{are} too few to decide by, it takes {gate.least_questions:,}"
         if found.gain is not None and found.gain > found.plausible:
             seen = (
-                f"could show a gain of {found.gain:.3f} at the smallest, and no more than {found.plausible:.3f} is plausible"
+                f"could show a gain of {found.gain:.4f} at the smallest, and no more than {found.plausible:.4f} is plausible"
                 f" ({gate.headroom:.0%} of what is left to gain)"
             )
         return NothingToLearn(
