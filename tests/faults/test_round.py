@@ -43,7 +43,7 @@ from headrace.training.trainer import Job, Trained, train
 METER = Meter(Ledger(), "test")
 QUICK = Training(
     threads=1,
-    gate=Gate(least_questions=8),
+    gate=Gate(least_questions=8, headroom=1e6),
     recipe={
         "reranker": {"epochs": 2, "batch": 4, "max_tokens": 32, "learning_rate": 2e-3, "checkpoint_steps": 2, "most_steps": 8}
     },

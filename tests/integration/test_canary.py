@@ -35,7 +35,7 @@ METER = Meter(Ledger(), "test")
 TINY = Training(
     threads=1,
     recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 5e-3}},
-    gate=Gate(least_questions=8),
+    gate=Gate(least_questions=8, headroom=1e6),
     canary=CanarySettings(verdicts=12),
 )
 PACKAGED = TINY.model_copy(update={"recipe": {"reranker": {**TINY.recipe["reranker"], "learning_rate": 2e-4}}})

@@ -107,6 +107,7 @@ def headrace(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             patch.setenv(f"HEADRACE_TRAINING__RECIPE__RERANKER__{name}", value)
         patch.setenv("HEADRACE_TRAINING__THREADS", "1")
         patch.setenv("HEADRACE_TRAINING__GATE__LEAST_QUESTIONS", "8")
+        patch.setenv("HEADRACE_TRAINING__GATE__HEADROOM", "1e6")
         patch.setenv("HEADRACE_SETTINGS", str(folder / "none.toml"))
         patch.setenv("HEADRACE_PLATFORM__IDLE_S", "120")
         patch.setenv(INSTEAD, str(tiny.folder()))

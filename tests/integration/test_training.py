@@ -43,7 +43,7 @@ from headrace.training.round import run_round
 from headrace.training.trainer import Trained
 
 METER = Meter(Ledger(), "test")
-FEW = Gate(least_questions=8)
+FEW = Gate(least_questions=8, headroom=1e6)
 ANY = Gate(least_questions=1, least_users=1, headroom=1e6)
 """What they could show does not count here."""
 TINY = Training(threads=1, gate=FEW, recipe={"reranker": {"epochs": 4, "batch": 4, "max_tokens": 32, "learning_rate": 2e-3}})
@@ -182,7 +182,8 @@ def second(runner: Runner, settings: Training) -> None:
             run_round(runner, recipe="reranker", settings=again)
     assert manifest.numbers(rounds) == [1]
     assert manifest.plan(rounds, 2) is None
-    refused = run_round(runner, recipe="reranker", settings=settings.model_copy(update={"gate": Gate(least_questions=9)}))
+    other = settings.model_copy(update={"gate": Gate(least_questions=9, headroom=1e6)})
+    refused = run_round(runner, recipe="reranker", settings=other)
     assert (refused.landed.total, refused.decision.round, refused.decision.promoted) == (0, 2, False)
     assert refused.trained.weights == manifest.read(rounds, 1).training.weights
     assert refused.evaluation.champion_version == "v000001"
