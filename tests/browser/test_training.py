@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LEARNS = {
     "HEADRACE_TRAINING__NICE": "0",
     "HEADRACE_TRAINING__THREADS": "1",
+    "HEADRACE_TRAINING__RECIPES": '["reranker"]',
     "HEADRACE_TRAINING__VERDICTS": "200",
     "HEADRACE_TRAINING__CANARY__SHARE": "0",
     "HEADRACE_TRAINING__GATE__LEAST_QUESTIONS": "8",
@@ -63,12 +64,13 @@ def test_a_round_is_watched_its_winner_promoted_and_rolled_back(home: Home, tab:
         tab.type("dialog input", "the operator prefers the old order")
         tab.click("dialog button.danger")
         tab.until(f"!document.querySelector('dialog') && {WORDS}.includes('Rolled back')", 60)
-        assert client.get("/v1/registry").json()["models"][0]["pointer"]["version"] == "none"
+        pointers = [model["pointer"] for model in client.get("/v1/registry").json()["models"]]
+        assert {pointer["model"]: pointer["version"] for pointer in pointers}["reranker"] == "none"
 
         tab.click(".model button", "Promote")
         tab.type("dialog input", "and yet not")
         tab.click("dialog button.main")
-        tab.until("!document.querySelector('dialog') && document.querySelector('.model').innerText.includes('all answers')", 60)
+        tab.until(f"!document.querySelector('dialog') && {WORDS}.includes('all answers')", 60)
         moves = client.get("/v1/registry").json()["moves"]
         assert [(move["kind"], move["why"]) for move in moves][:2] == [
             ("promote", "and yet not"),

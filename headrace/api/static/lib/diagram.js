@@ -28,7 +28,7 @@ export function drawn(scene, choose) {
 function itemOf(item) {
   const attributes = Object.fromEntries(Object.entries(item).filter(([name, value]) => !APART.has(name) && value !== null));
   if (item.is === "text") {
-    const text = drawing("text", attributes, item.text);
+    const text = drawing("text", { ...attributes, "aria-hidden": true }, item.text); // its group says it in words
     text.dataset.room = item.room;
     return [text];
   }

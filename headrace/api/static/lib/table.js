@@ -18,7 +18,7 @@ export function table(label, columns, { sort = "", down = false, onsort, stacks 
   const body = make("tbody");
   const heads = columns.map((column) => {
     const cell = make("th", { scope: "col", class: column.number ? "number" : "" });
-    if (!column.value) cell.append(column.title);
+    if (!column.value) cell.append(column.title || make("span", { class: "unseen" }, "Actions"));
     else {
       cell.append(make("button", {
         type: "button", class: "sort",
@@ -48,7 +48,7 @@ export function table(label, columns, { sort = "", down = false, onsort, stacks 
   }
 
   const element = make("div", { class: "rows" }, make(
-    "div", { class: `scroll ${stacks ? "stacks" : ""}`, tabIndex: 0, role: "region", "aria-label": label },
+    "div", { class: `scroll ${stacks ? "stacks" : ""}`, tabIndex: 0, role: "region", "aria-label": `${label} (table)` },
     make("table", {}, make("thead", {}, make("tr", {}, heads)), body),
   ), rest);
   return {

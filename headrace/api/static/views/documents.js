@@ -30,15 +30,16 @@ export function open(section) {
   const stored = quiet();
   const picked = make("input", { type: "file", multiple: true, id: "files", class: "unseen", onchange: () => upload(named([...picked.files])) });
   const readers = make("input", { id: "readers", autocomplete: "off", spellcheck: false, placeholder: "everybody of the tenant" });
+  const attributes = make("input", { id: "attributes", autocomplete: "off", spellcheck: false, placeholder: "team=hydro, site=north" });
   const under = make("ul", { class: "uploads", "aria-label": "Uploads", role: "status" });
   const drop = make(
     "div", { class: "card drop" },
     make("label", { for: "files", class: "drop-target" }, icon("upload"), make("strong", {}, "Drop files or folders here"), make("span", {}, "or choose files: Markdown, text, HTML, PDF, Word, slides, sheets, CSV, source code")),
-    make("label", { for: "readers", class: "inline" }, "Who may read them", readers), picked, under,
+    make("div", { class: "row" }, make("label", { for: "readers", class: "inline" }, "Who may read them", readers), make("label", { for: "attributes", class: "inline" }, "Attributes", attributes)), picked, under,
   );
   const filter = make("select", { id: "status", onchange: () => choose(filter.value) }, [["", "all"], ...Object.entries(STATES).map(([name, [label]]) => [name, label])].map(([value, label]) => make("option", { value }, label)));
   const list = table("Documents", [
-    { name: "uri", title: "Name", wide: true, cell: (one) => make("button", { type: "button", class: "link", onclick: () => look(one) }, make("strong", {}, one.uri), one.title && one.title !== one.uri ? make("span", { class: "excerpt" }, one.title) : null) },
+    { name: "uri", title: "Name", wide: true, cell: (one) => make("button", { type: "button", class: "link", onclick: () => look(one) }, make("strong", {}, one.uri), make("span", { class: "excerpt" }, [one.title !== one.uri && one.title, ...(one.attributes ?? [])].filter(Boolean).join(" · "))) },
     { name: "status", title: "Status", wide: true, cell: (one) => [badge(...STATES[one.status]?.slice(0, 2) ?? [one.status]), one.reason ? make("span", { class: "reason" }, one.reason) : null] },
     { name: "readers", title: "Readers", wide: true, class: () => "narrow", cell: (one) => (one.readers.length ? one.readers.join(", ") : make("span", { class: "quiet" }, "everybody")) },
     { name: "bytes", title: "Size", number: true, cell: (one) => bytes(one.bytes) },
@@ -106,13 +107,13 @@ export function open(section) {
   async function upload(files) {
     picked.value = "";
     const whose = tenant();
-    const named = readers.value.split(",").map((one) => one.trim()).filter(Boolean);
+    const listed = (field) => field.value.split(",").map((one) => one.trim()).filter(Boolean);
     for (const file of files) {
       const line = make("li", {}, make("span", { class: "name" }, file.path), " ", badge("uploading", "active"));
       under.prepend(line);
       const said = (text, kind, reason = "") => fill(line, make("span", { class: "name" }, file.path), " ", badge(text, kind), reason ? make("span", { class: "reason" }, marked(reason)) : null);
       try {
-        const response = await call(withParameters(documentPath(file.path), { tenant: whose, reader: named }), { method: "PUT", body: file.content });
+        const response = await call(withParameters(documentPath(file.path), { tenant: whose, reader: listed(readers), attribute: listed(attributes) }), { method: "PUT", body: file.content });
         const put = await response.json();
         if (response.status === 200) said("unchanged", "", "The same content is there already.");
         else {
@@ -136,7 +137,7 @@ export function open(section) {
     const [label, kind, sentence] = STATES[one.status] ?? [one.status, "", ""];
     const beneath = [
       make("div", { class: "row" }, badge(label, kind), quiet(one.reason || sentence)),
-      facts([["Readers", one.readers.length ? one.readers.join(", ") : "everybody of the tenant"], ["Size", bytes(one.bytes)], ["Put", exactly(one.at)], ["Id", one.document_id]]),
+      facts([["Readers", one.readers.length ? one.readers.join(", ") : "everybody of the tenant"], ["Size", bytes(one.bytes)], ["Attributes", one.attributes?.length ? one.attributes.join(", ") : "none"], ["Put", exactly(one.at)], ["Id", one.document_id]]),
     ];
     note("documents", { status, uri: one.uri, tenant: tenant() });
     openDocument(one.uri, { tenant: tenant(), beneath, closed: () => note("documents", { status }) });

@@ -92,7 +92,8 @@ export function open(section) {
       const previous = moved.get(one.run);
       known.set(one.run, flows);
       if (!previous) continue;
-      const grown = [...flows].filter(([name, flow]) => flow[5] > (previous.get(name)?.[5] ?? 0)).map(([, flow]) => nameOf(flow, scene));
+      // Landing asks every other second who else lands: that is no work.
+      const grown = [...flows].filter(([name, flow]) => flow[1] !== "leases" && flow[5] > (previous.get(name)?.[5] ?? 0)).map(([, flow]) => nameOf(flow, scene));
       if (scene?.run === one.run) {
         for (const name of grown) active.set(name, performance.now() + ACTIVE_MS);
       }
