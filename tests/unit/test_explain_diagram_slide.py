@@ -331,7 +331,8 @@ def test_a_comparison_says_what_grew_what_shrank_and_what_is_gone() -> None:
     assert flows["promote", "rounds", Direction.WRITE].before == 0
     gone = flows["land", "models", Direction.WRITE]
     assert (gone.bytes, gone.ops, gone.before) == (0, 0, 5_000_000)
-    assert "more than in 20260101-000000-demo-0000" in compared.title
+    moved = human_bytes(sum(flow.bytes for flow in diagram.flows))
+    assert re.fullmatch(rf"Training moved {moved}, \d+ % more than in 20260101-000000-demo-0000", compared.title)
     scene = scene_for(compared)
     check(scene)
     chips = {text.text for text in items(scene, Label, "flow")}
@@ -339,6 +340,17 @@ def test_a_comparison_says_what_grew_what_shrank_and_what_is_gone() -> None:
     check(scene_for(compared, view=View.TIME))
     assert any(text.text.endswith(", +100 %") for text in items(scene_for(compared, view=View.TIME), Label, "row"))
     assert any("(+100 %, before" in group.alt for group in scene_for(compared, detail=Detail.FULL).groups)
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [(1, "exactly as much as in"), (0.999, "about as much as in"), (0.1, "10 times as much as in"), (1.25, "20 % less than in")],
+)
+def test_a_comparison_in_words(factor: float, words: str) -> None:
+    diagram = of("demo", "training")
+    flows = tuple(replace(flow, bytes=round(flow.bytes * factor)) for flow in diagram.flows)
+    other = replace(diagram, flows=flows, headline=replace(diagram.headline, holds=lambda moved: True), run_id="r0")
+    assert words in diagram.compared(other).title
 
 
 @pytest.mark.parametrize(
@@ -351,7 +363,7 @@ def test_a_comparison_says_what_grew_what_shrank_and_what_is_gone() -> None:
         (97, 100, "−3 %"),
         (420, 100, "×4.2"),
         (10**9, 1, "×9999"),
-        (1_000_001, 1_000_000, "+1 %"),
+        (1_000_001, 1_000_000, "±0 %"),
     ],
 )
 def test_changes_in_words(now: int, before: int, words: str) -> None:

@@ -56,7 +56,7 @@ def percent(share: float) -> str:
 
 
 def grown(now: int, before: int) -> str:
-    """How an amount changed: `+12 %`, `−3 %`, `×4.2` from three times on, `=`; `new` and `gone` from and to nothing."""
+    """How an amount changed: `+12 %`, `−3 %`, `±0 %`, `×4.2` from three times on, `=`; `new` and `gone` from and to nothing."""
     if now == before:
         return "="
     if not before:
@@ -66,6 +66,8 @@ def grown(now: int, before: int) -> str:
     ratio = now / before
     if ratio >= 3:
         return f"×{_plain(round(ratio, 1)) if ratio < 99.95 else f'{min(ratio, 9999):.0f}'}"
+    if round(abs(ratio - 1) * 100) == 0:
+        return "±0 %"
     return f"{'+' if ratio > 1 else '−'}{percent(abs(ratio - 1))}"
 
 

@@ -155,10 +155,17 @@ def compared_headline(name: str, moved: Moved, before: int, other: str) -> Headl
     subject = name[:1].upper() + name[1:]
 
     def words(now: int) -> str:
+        moved = f"{subject} moved {human_bytes(now)}"
+        change = grown(now, before)
         if now == before:
-            return f"{subject} moved {human_bytes(now)}, exactly as much as in {other}"
-        much = grown(now, before).removeprefix("+").removeprefix("−")
-        return f"{subject} moved {human_bytes(now)}, {much} {'more' if now > before else 'less'} than in {other}"
+            return f"{moved}, exactly as much as in {other}"
+        if not before or not now:
+            return f"{moved}, and {human_bytes(before)} in {other}"
+        if change.startswith("±"):
+            return f"{moved}, about as much as in {other}"
+        if change.startswith("×"):
+            return f"{moved}, {change[1:]} times as much as in {other}"
+        return f"{moved}, {change[1:]} {'more' if now > before else 'less'} than in {other}"
 
     text = words(moved.bytes())
     return Headline(text, lambda now: words(now.bytes()) == text)

@@ -119,6 +119,8 @@ class _Timeline:
         y = s.margin + s.headline
         headline_y, subtitle_y = y - s.headline * 0.1, y + s.subtitle * 1.35
         below = subtitle(self.diagram, self.facts, slide=s.slide)
+        if self.diagram.against:
+            below += f" · change against {self.diagram.against}"
         self.groups.append(title_group(self._claim(), below, s, self.palette, self.right, (headline_y, subtitle_y)))
         top = subtitle_y + s.subtitle * 0.9
         head = s.caption * 2.4
@@ -241,6 +243,11 @@ class _Timeline:
             items += self._blocks(time, middle - high / 2, high)
             items += self._spent(time, middle)
             items += self._cells(stage, time, middle)
+        elif not self.diagram.measured:
+            end = self.right - self.left
+            items.append(
+                self._line(self.left, middle + s.caption * 0.35, stage.sentence, s.subtitle, REGULAR, palette.muted, end)
+            )
         self._say("row", self._words(stage, time), *items)
 
     def _line(self, x: float, y: float, text: str, size: float, weight: int, colour: str, limit: float) -> Label:
