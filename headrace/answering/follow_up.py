@@ -26,7 +26,7 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _PREPOSITION = re.compile(
-    r"\b(for|in|on|at|with|without|from|to|by|of|during|after|before|under|since|until|per|für|bei|mit|ohne|von|seit|nach|vor)\b",
+    r"\b(for|in|on|at|with|without|from|to|by|of|during|after|before|under|since|until|per|für|am|im|bei|mit|ohne|von|seit|nach|vor)\b",
     re.IGNORECASE,
 )
 _ASKS = re.compile(
@@ -59,6 +59,7 @@ _NOT_BACK = re.compile(
 )
 _HAS_OWN = re.compile(r"\b(?:the|an?|each|every|my|our|your|all|der|die|das|ein|eine)\s+\w+", re.IGNORECASE)
 _ARTICLE = re.compile(r"\b(?:the|an?|our|my|your|der|die|das|den|dem)\s+", re.IGNORECASE)
+_ADVERB = re.compile(r"(?:abroad|here|there|today|tomorrow|yesterday|now|later|online|outside|inside|at all|too)", re.IGNORECASE)
 _SPEAKERS = re.compile(r"(?:I|you|we|one|people|ich|wir|man)\b")
 _PARTICIPLE = re.compile(
     r"^(?:\w{2,}ed|kept|held|built|made|sent|paid|met|done|given|taken|found|sold|lost|left|run|set|put|stored)$", re.I
@@ -66,6 +67,7 @@ _PARTICIPLE = re.compile(
 _CAPITALISED = re.compile(r"\b[A-ZÄÖÜ][\w'’-]+(?:\s+[A-ZÄÖÜ][\w'’-]+)+")
 _NAME = re.compile(r"\b(?:[A-ZÄÖÜ][\w-]*(?: [A-ZÄÖÜ][\w-]*)*|[A-Za-z]*-?\d[\w.-]*)(?!\w)")
 _LABELLED = re.compile(r"\b([A-Za-zÄÖÜäöüß]{3,}) ((?:[A-Z]{1,3}|[A-Z]?-?\d[\w.-]*))(?!\w)")
+_PREFIX = re.compile(r"^(?:(?:the )?rewritten |last )?question(?: is)?:\s*", re.IGNORECASE)
 _CITED = re.compile(r"\s*\[\d+\]")
 
 
@@ -116,7 +118,7 @@ def rewrite(question: str, history: Sequence[Turn], write: Callable[[list[dict[s
     """As `stand_alone`, but by a generator: `write` is given a chat and returns what it writes, `None` if it does not answer."""
     if not history or not leans(question):
         return question
-    written = " ".join((write(_messages(question, history)) or "").split()).strip('"“”')
+    written = _PREFIX.sub("", " ".join((write(_messages(question, history)) or "").split())).strip(' "“”')
     return written if _sensible(written, question, history) else stand_alone(question, history)
 
 
@@ -206,6 +208,8 @@ def _about_another(before: str, fragment: str) -> str:
             return f"{before} {fragment}"
         behind = _PREPOSITION.search(before, same[-1].end())
         return f"{before[: same[-1].start()]}{fragment}{' ' + before[behind.start() :] if behind else ''}"
+    if _ADVERB.fullmatch(fragment):
+        return f"{before} {fragment}"
     core = _ARTICLE.sub("", fragment, count=1) if _ARTICLE.match(fragment) else fragment
     label = _LABELLED.fullmatch(core)
     if label:  # "cluster D" for "cluster C"
@@ -221,6 +225,11 @@ def _about_another(before: str, fragment: str) -> str:
             at = before.rindex(name)
             return f"{before[:at]}{core}{before[at + len(name) :]}"
     if span := _subject(before):
+        # "chargers" is what the warranty covers in place of batteries, not what covers them in place of the warranty.
+        behind_subject = before[span[1] :].split()
+        of_another = len(behind_subject) > 1 and _ARTICLE.match(before, span[0]) and not _ARTICLE.match(fragment)
+        if of_another and not _PARTICIPLE.match(words[-1]):
+            return " ".join([*words[:-1], fragment])
         return f"{before[: span[0]]}{fragment}{before[span[1] :]}"
     return f"{before}: {fragment}"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from shell import run
 
 QUESTION = "When is the wheel greased?"
 
@@ -72,6 +73,24 @@ def test_attributes_are_shown_kept_replaced_and_taken_away(api: Any, tenant: htt
     assert put(202, no_attributes=True) == []
     assert found(tenant, "site=west") == set()
     assert put(202, attribute=["site=south", "crew=7"]) == ["crew=7", "site=south"]
+
+
+def test_the_command_line_gives_attributes_and_filters_by_them(api: Any) -> None:
+    folder = api.home.path.parent / "sites"
+    folder.mkdir()
+    (folder / "north.md").write_text("# Wheel\n\nThe wheel in the north is greased at dawn.")
+    run(api.home, "index", folder, "--attribute", "site=north", "--attribute", "crew=7")
+
+    def searched(*filters: str) -> tuple[list[str], str]:
+        found = api.home.json("search", QUESTION, *(word for one in filters for word in ("--filter", one)))
+        return [passage["document"] for passage in found["passages"]], found.get("note", "")
+
+    assert searched("site=north", "document=sites/") == (["sites/north.md"], "")
+    assert searched("site=south") == ([], "nothing that may be read matches the filter site=south")
+    assert "key=value" in run(api.home, "search", QUESTION, "--filter", "north", code=2).stderr
+    assert "no attribute" in run(api.home, "index", folder, "--attribute", "north", code=2).stderr
+    run(api.home, "index", folder, "--no-attributes")
+    assert searched("site=north")[0] == []
 
 
 @pytest.mark.parametrize("wrong", ["", "north", "kind=pdf", "Site=north", "site=a\nb", "x" * 41 + "=1"])

@@ -32,6 +32,8 @@ FOLLOW_UPS = [
     ("What is the return policy for shoes?", "Is that also true for hats?", "Is the return policy also true for hats?"),
     ("Wie lange werden Backups aufbewahrt?", "Und für Gold-Kunden?", "Wie lange werden Backups aufbewahrt für Gold-Kunden?"),
     ("How long are backups kept?", "ok, and where?", "Where are backups kept?"),
+    ("What is the limit for hotel costs?", "And abroad?", "What is the limit for hotel costs abroad?"),
+    ("Wann öffnet das Lager?", "Und am Sonntag?", "Wann öffnet das Lager am Sonntag?"),
 ]
 STAND_ALONE = """How long are backups kept for gold customers?
 Who repairs the pump when it fails?
@@ -90,6 +92,8 @@ HISTORY = [Turn("Who owns cluster C?", "Mara Voss owns it. [1]")]
         ("", "Who owns cluster D?"),
         ("I cannot say.", "Who owns cluster D?"),
         ("And D?", "Who owns cluster D?"),
+        ("Rewritten question: And D?", "Who owns cluster D?"),
+        ("Rewritten question: Who is the owner of cluster D?", "Who is the owner of cluster D?"),
         ("Who owns cluster C?", "Who owns cluster D?"),
         ("Assistant: Mara Voss.", "Who owns cluster D?"),
         ("word " * 200, "Who owns cluster D?"),
