@@ -1198,7 +1198,7 @@ MUTANTS = (
     Mutant(
         "Z27",
         "headrace/api/schemas.py",
-        '    return {**passage.as_dict(), "retrieval_score": 1.0 / (_RANK_K + passage.retrieval_rank)}',
+        '    return {**passage.as_dict(), "retrieval_score": 1.0 / (RRF_K + passage.retrieval_rank)}',
         "    return passage.as_dict()",
         "BM25 says how rare a word is in others' documents.",
         ("tests/security/test_tenants.py::test_no_score_says_how_rare_a_word_is_in_others_documents",),

@@ -18,6 +18,7 @@ from headrace.errors import WrongUsage
 from headrace.settings import TenantLimits
 from headrace.storage.filters import Filters
 from headrace.storage.ledger import Row
+from headrace.storage.vectors.search import RRF_K
 
 QUESTION_CHARACTERS = 4_000
 ANSWER_ID = r"^[0-9a-f]{16}$"
@@ -26,7 +27,6 @@ TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
 SIMULATED = r"^simulated-[a-z0-9-]{1,53}$"
 """Names of simulated users, which cannot be confused with people or keys."""
 USER_CHARACTERS = 200
-_RANK_K = 60  # as in reciprocal rank fusion
 _NOT_A_USER = re.compile(r"simulated-.*|[0-9a-f]{16}|page", re.DOTALL)
 
 
@@ -775,4 +775,4 @@ class ChatCompletion(ApiResponse):
 
 
 def _shown(passage: Passage) -> dict[str, object]:
-    return {**passage.as_dict(), "retrieval_score": 1.0 / (_RANK_K + passage.retrieval_rank)}
+    return {**passage.as_dict(), "retrieval_score": 1.0 / (RRF_K + passage.retrieval_rank)}

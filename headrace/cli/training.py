@@ -34,7 +34,7 @@ def train(
     on: On = "local",
     as_json: AsJson = False,
 ) -> None:
-    """Run one training round: land, prepare, finetune, evaluate, promote or refuse."""
+    """Run one training round: land, prepare, finetune, evaluate, promote or reject."""
     from headrace.app import App
     from headrace.cli.render.results import say_round
     from headrace.training.recipes import recipe_of
@@ -122,7 +122,7 @@ def models(as_json: AsJson = False) -> None:
     else:
         out.print("No model has been released yet: retrieval order and the packaged models are served. Train one: headrace train")
     if refused is not None:
-        said = f"round {refused.round} ({refused.recipe}) was refused: {refused.decision.why}"
+        said = f"round {refused.round} ({refused.recipe}) was rejected: {refused.decision.why}"
         out.print(said, style="dim", highlight=False, soft_wrap=True)
 
 

@@ -241,7 +241,7 @@ class Scheduler:
         self._tried.pop(recipe, None)
         self._since.pop(recipe, None)
         decision = done.decision
-        outcome = "promoted" if decision.promoted else "refused"
+        outcome = "promoted" if decision.promoted else "rejected"
         log.info("round %d (%s) in %.0f s: %s, %s", decision.round, recipe, done.seconds, outcome, decision.why)
         self._app.storage.archive()
 

@@ -1,4 +1,4 @@
-"""finetune: a recipe on the dataset, checkpoints on the object tier, resumed where a killed run left off."""
+"""finetune: trains a recipe on the dataset, with checkpoints in the object tier from which a killed run resumes."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def finetune(
     parent: str,
     settings: Training,
 ) -> Trained:
-    """Train to the end; a training that had ended is not done again.
+    """Train to the end; a finished training is not repeated.
 
     `recipe_settings` are the recipe's settings, `parent` is `model/version` of the weights it starts from, "" for the packaged
-    ones. Raises `NothingToLearn` where the dataset has nothing that the recipe can learn from.
+    ones. Raises `NothingToLearn` if the dataset has no examples for the recipe.
     """
     require_examples(dataset)
     job = Job(
@@ -72,6 +72,6 @@ def require_examples(dataset: Dataset) -> None:
 
 
 def training(recipe: str, recipe_settings: Mapping[str, object], parent: str, dataset: str, settings: Training) -> str:
-    """Where a training's checkpoints are: everything that its weights hang on is in the name."""
+    """The prefix of a training's checkpoints; it contains or hashes everything that the weights depend on."""
     identity = json.dumps([recipe_settings, parent, settings.seed, settings.threads], sort_keys=True)
     return f"{recipe}/{dataset}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""The gate: what a challenger must show, and the alarms that keep it out however good its score."""
+"""The gate: the requirements for a promotion, and the alarms that block a challenger whatever its score."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def decide(model: str, evaluation: Evaluation, alarmed: list[str], gate: Gate) -
 
 
 def alarms(evaluation: Evaluation, figures: Mapping[str, float], gate: Gate) -> list[str]:
-    """What speaks against the challenger, a clause each; `figures` are what the recipe told of its last steps."""
+    """The alarms that a challenger raises, one clause each; `figures` are the recipe's measures over its last steps."""
     raised = []
     beside = evaluation.beside
     length, wanted = beside.get("tokens"), beside.get("wanted")
     if length and wanted and length.champion > 0:
         change = length.difference / length.champion
-        # Nearer to the length of the answers that people want is no fault, whatever the change.
+        # A change towards the length of the answers that people want raises no alarm.
         further = abs(length.challenger - wanted.challenger) > abs(length.champion - wanted.champion)
         if abs(change) > gate.length and further and (length.low > 0 or length.high < 0):
             raised.append(f"its answers are {abs(change):.0%} {'longer' if change > 0 else 'shorter'}, unlike those wanted")
@@ -59,7 +59,7 @@ def alarms(evaluation: Evaluation, figures: Mapping[str, float], gate: Gate) -> 
     grounded = beside.get("groundedness")
     if grounded and grounded.high < 0 < evaluation.difference:
         raised.append(
-            f"its score rises while its answers stand less on the passages"
+            f"its score rises while fewer of its sentences are supported by passages"
             f" (groundedness {grounded.champion:.2f} to {grounded.challenger:.2f})"
         )
     for tenant, one in evaluation.tenants.items():
@@ -69,7 +69,7 @@ def alarms(evaluation: Evaluation, figures: Mapping[str, float], gate: Gate) -> 
         for user, count in evaluation.alone.items():
             raised.append(
                 f"it depends on one user: {user} alone judged {count} of the {evaluation.questions} held-out questions"
-                " (a key that stands for many users needs the scope users)"
+                " (a key shared by many users needs the scope users)"
             )
     for user, rest in evaluation.without.items():
         if rest.questions and rest.difference <= 0:

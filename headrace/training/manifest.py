@@ -1,10 +1,10 @@
 """A round's manifest: the JSON that commits it, published last by one conditional put.
 
-    rounds/000001.plan.json   what the round will learn from; put first, so that a killed round is taken up again, not begun anew
-    rounds/000001.json        the manifest; once it stands, the round happened
+    rounds/000001.plan.json   the inputs of the round; written first, so that a killed round is continued
+    rounds/000001.json        the manifest; the round is committed once it exists
 
-Everything between the two is named by what it was made from and may be made again. Both are JSON with a number of their format,
-and validated when they are read; those without one were written before there was one, in format 1.
+Everything in between is named by its inputs and can be made again. Both files are JSON with a format number and are validated
+when read; without a number the format is 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from headrace.storage.objects import ObjectReader, ObjectWriter
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 _OPEN = ConfigDict(frozen=True, extra="allow")
-"""Of parts that also hold figures which only people read."""
+"""For parts that also have figures for people only."""
 
 
 class Power(BaseModel):
@@ -56,7 +56,7 @@ class Power(BaseModel):
 
 
 class Plan(BaseModel):
-    """What a round will learn from, as `plan` in round.py writes it."""
+    """The inputs of a round, as `plan` in round.py writes them."""
 
     model_config = _STRICT
 
@@ -67,20 +67,20 @@ class Plan(BaseModel):
     recipe: str
     model: str
     start: str
-    """`model/version` of the weights to train from; "" for those in the package."""
+    """`model/version` of the weights to train from; "" for the packaged ones."""
     champion: str
     """The served version when the round was planned."""
     canary: float
-    """The share of traffic that a better challenger gets at first; 0 for all of it at once."""
+    """The share of traffic for a better challenger at first; 0 promotes it at once."""
     begun: str
     """ISO 8601, as every time here."""
     newest_verdict: str | None
     snapshots: dict[str, int | None]
     """By table."""
     offsets: dict[str, dict[str, dict[str, Any]]]
-    """By topic and partition: how far it had landed."""
+    """By topic and partition: how far events had landed."""
     exclusions: dict[str, Any]
-    """As `Exclusions.as_dict` says them."""
+    """As in `Exclusions.as_dict`."""
     generator_history: list[str]
     dataset_version: str
     recipe_settings: dict[str, Any]
@@ -140,7 +140,7 @@ class ReleasedWeights(BaseModel):
 
 
 class Manifest(Plan):
-    """What a round came to, as `promote` in promote.py writes it: its plan and these."""
+    """A committed round, as `promote` in promote.py writes it: the plan and its results."""
 
     committed: str
     run: str
@@ -157,9 +157,9 @@ class Manifest(Plan):
 class Clock:
     """Seconds by part of a round.
 
-    head: the newest verdict waited there, and in the table, until the round began · land · prepare · train: of which read (data
-    and first weights) · checkpoint: writing them, beside the steps · gate: evaluation · load: what answers loads the weights ·
-    publish: release, manifest and pointer.
+    head: from the newest verdict to the start of the round · land · prepare · train, of which read: data and first weights ·
+    checkpoint: writing them, parallel to the steps · gate: evaluation · load: the model server loads the weights · publish:
+    release, manifest and pointer.
     """
 
     newest_verdict: str | None
@@ -173,14 +173,14 @@ class Clock:
             self.seconds["head"] = round(max(0.0, began - datetime.fromisoformat(self.newest_verdict).timestamp()), 2)
 
     def lap(self, name: str) -> None:
-        """The time since the last lap went into `name`."""
+        """Add the time since the last lap to `name`."""
         now = time.perf_counter()
         self.seconds[name] = round(self.seconds.get(name, 0.0) + now - self._last, 2)
         self._last = now
 
     @property
     def feedback_to_served(self) -> float | None:
-        """Seconds from the newest verdict to now; `None` where there was none to learn from."""
+        """Seconds from the newest verdict to now; `None` without a verdict."""
         if not self.newest_verdict:
             return None
         return round(datetime.now(UTC).timestamp() - datetime.fromisoformat(self.newest_verdict).timestamp(), 2)
@@ -190,23 +190,23 @@ _DIGITS = 6
 
 
 def name(number: int) -> str:
-    """A round's number as it stands in keys and versions: 000001."""
+    """A round's number as in keys and versions: 000001."""
     return f"{number:0{_DIGITS}d}"
 
 
 def numbers(rounds: ObjectReader) -> list[int]:
-    """The rounds that were committed, in order."""
+    """The numbers of the committed rounds, in order."""
     keys = [info.key for info in rounds.list()]
     return sorted(int(key.removesuffix(".json")) for key in keys if key.removesuffix(".json").isdigit())
 
 
 def read(rounds: ObjectReader, number: int) -> Manifest:
-    """One manifest. Raises `NotFound`, or `InvalidState` where it cannot be read as one."""
+    """One manifest. Raises `NotFound`, or `InvalidState` if it does not have the schema."""
     return parse(Manifest, rounds.get(f"{name(number)}.json"), f"{ROUNDS.name}/{name(number)}.json")
 
 
 def plan(rounds: ObjectReader, number: int) -> Plan | None:
-    """The plan of a round that was begun, or `None`. Raises `InvalidState` where it cannot be read as one."""
+    """The plan of a round, or `None`. Raises `InvalidState` if it does not have the schema."""
     key = f"{name(number)}.plan.json"
     try:
         data = rounds.get(key)
@@ -216,7 +216,7 @@ def plan(rounds: ObjectReader, number: int) -> Plan | None:
 
 
 def begin(rounds: ObjectWriter, plan: Plan) -> Plan:
-    """Put the plan of a round and return it as it will be read. Raises `LostRace` where another process began it meanwhile."""
+    """Write the plan of a round; returns it as it will be read. Raises `LostRace` if another process wrote one first."""
     key, data = f"{name(plan.round)}.plan.json", _bytes(plan)
     rounds.put_if_absent(key, data)
     return parse(Plan, data, f"{ROUNDS.name}/{key}")
@@ -249,12 +249,12 @@ def newest_of(rounds: ObjectReader, recipe: str) -> Manifest | None:
 
 
 def withdraw(rounds: ObjectWriter, number: int) -> None:
-    """Take back the plan of a round that cannot be made; its number is free again."""
+    """Withdraw the plan of a round that cannot be completed; its number is free again."""
     rounds.delete(f"{name(number)}.plan.json")
 
 
 def publish(rounds: ObjectWriter, manifest: Manifest) -> None:
-    """Commit a round. Raises `LostRace` where that round was committed by somebody else."""
+    """Commit a round. Raises `LostRace` if another process committed it."""
     rounds.put_if_absent(f"{name(manifest.round)}.json", _bytes(manifest))
 
 

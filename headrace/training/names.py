@@ -1,4 +1,4 @@
-"""The names of the models that are trained; apart from the recipes, which take pydantic: the command line's help has them."""
+"""The names of the trained models, in a module without pydantic because the command line's help needs them."""
 
 RANKING, RERANKER, EMBEDDER, GENERATOR = "ranking", "reranker", "embedder", "generator"
 MODELS = (RANKING, RERANKER, EMBEDDER, GENERATOR)

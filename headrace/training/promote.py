@@ -1,4 +1,4 @@
-"""promote: releases a better challenger, commits the round by its manifest, and only then moves the champion pointer."""
+"""promote: releases a challenger that passes the gate, commits the round by its manifest, then moves the champion pointer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from headrace.training.trainer import Trained
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the challenger was promoted, why, its alarms, the version that is served now, and the canary if any."""
+    """Whether the challenger was promoted, why, its alarms, the version now served, and the canary if any."""
 
     round: int
     model: str
@@ -43,7 +43,7 @@ class Decision:
     canary: str = ""
 
 
-@stage("Promotes a challenger that is better, or refuses and says why; commits the round by its manifest.")
+@stage("Promotes a better challenger or rejects it with the reason; commits the round by its manifest.")
 def promote(
     checkpoints: Annotated[ObjectReader, CHECKPOINTS],
     models: Annotated[ObjectWriter, MODELS],
@@ -58,17 +58,17 @@ def promote(
     clock: Clock,
     load: Callable[[str, str], None] | None = None,
 ) -> Decision:
-    """Decide, release the weights if better, publish the manifest, move the pointer (or start a canary, as the plan says).
+    """Decide, release the weights of a better challenger, publish the manifest, then move the pointer or start a canary.
 
-    `load(model, version)` is called once the weights are released and before anything depends on them. Raises `LostRace` where
-    another process committed this round or took back its plan (`headrace forget`); nothing of it is served then.
+    `load(model, version)` is called after the release and before anything depends on it. Raises `LostRace` if another process
+    committed this round or withdrew its plan (`headrace forget`); nothing of the round is served then.
     """
     model = recipe_of(plan.recipe).model
     alarmed = alarms(evaluation, trained.figures, settings.gate)
     promoted, why = decide(model, evaluation, alarmed, settings.gate)
     version = f"v{manifest.name(plan.round)}"
     if manifest.plan(rounds, plan.round) != plan:
-        raise LostRace("Somebody took back what this round learns from.", hint="Run the command again: it learns without it.")
+        raise LostRace("The plan of this round was withdrawn.", hint="Run the command again: it plans a new round.")
     files: list[dict[str, Any]] = []
     if promoted:
         known = {"version": version, "round": plan.round, "model": model, "recipe": plan.recipe, **evaluation.card}
@@ -93,7 +93,7 @@ def promote(
                 "weights": {"version": version if promoted else None, "files": files},
                 "timings": clock.seconds,
                 "newest_verdict": clock.newest_verdict,
-                # An embedder is served by an index that is yet to be made: its promotion's time says when that was.
+                # An embedder is served once its index is built; the promotions table has that time.
                 "feedback_to_served": clock.feedback_to_served if promoted and model != EMBEDDER else None,
             }
         ),
@@ -112,10 +112,10 @@ def promote(
 
 
 def serve_promoted(models: ObjectWriter, rounds: ObjectReader, promotions: TableWriter, model: str) -> ChampionPointer:
-    """Bring a model's pointer in line with the newest manifest: a process may have died between the two.
+    """Move a model's pointer as the newest manifest says: a process may have died between manifest and pointer.
 
-    A pointer that stands at a newer move of somebody's (a rollback, say) than the manifest is left alone; so is the embedder's,
-    which follows the index that was built with it.
+    A pointer that was moved after the manifest (e.g. by a rollback) is not changed. Nor is the embedder's, which moves with the
+    index that was built with it.
     """
     pointer, _ = champion.champion(models, model)
     champion.record_move(promotions, pointer)
@@ -144,7 +144,7 @@ def newest(rounds: ObjectReader, model: str, since: str) -> Manifest | None:
 def _release(
     checkpoints: ObjectReader, models: ObjectWriter, weights: str, prefix: str, known: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Copy the weights to the models store, card last, which says what serving has to know."""
+    """Copy the weights to the models store, and last the card, which has what serving needs."""
     files = []
     with tempfile.TemporaryDirectory() as folder:
         for info in list(checkpoints.list(f"{weights}/")):

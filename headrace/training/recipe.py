@@ -1,6 +1,6 @@
-"""A recipe: how one kind of verdict becomes one kind of better model.
+"""A recipe: how a model is trained from one kind of verdicts.
 
-A `GradientRecipe` says what a step of the trainer makes smaller, a `FittedRecipe` fits in one go, in seconds.
+A `GradientRecipe` defines the loss that the trainer minimises step by step, a `FittedRecipe` fits at once, in seconds.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from pydantic import Field, ValidationError
 from headrace.errors import BadSettings
 from headrace.settings import Section
 
-if TYPE_CHECKING:  # torch takes seconds to import: the rest of the training room does without
+if TYPE_CHECKING:  # torch takes seconds to import, and most of training/ does not need it
     import torch
 
 
 class RecipeSettings(Section):
-    """What every recipe is told; each adds its own. The values come from the recipe's file."""
+    """Settings of every recipe; each recipe adds its own. The values come from the recipe's file."""
 
     start: Literal["packaged", "served"]
-    """Which weights training starts from: those in the package, or those that answer now."""
+    """The weights that training starts from: the packaged or the served ones."""
 
 
 class GradientSettings(RecipeSettings):
     """What every recipe is told that trains step by step."""
 
     epochs: int = Field(ge=1)
-    """Times the training examples are seen."""
+    """Passes over the training examples."""
     batch: int = Field(ge=1)
     """Items per optimizer step."""
     most_steps: int = Field(ge=1)
-    """Optimizer steps after which training ends, however many items are left."""
+    """Maximum optimizer steps, even if items are left."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate."""
     warmup: float = Field(ge=0, lt=1)
@@ -45,16 +45,16 @@ class GradientSettings(RecipeSettings):
     clip: float = Field(gt=0)
     """Norm to which gradients are clipped."""
     max_tokens: int = Field(ge=16, le=8192)
-    """Tokens of an item; what is longer is cut."""
+    """Maximum tokens of an item; longer ones are cut."""
     checkpoint_steps: int = Field(ge=1)
     """Optimizer steps between checkpoints."""
 
 
 @dataclass
 class Policy:
-    """What is trained: parameters with `requires_grad` are, the others are not written to checkpoints.
+    """The model in training. Parameters without `requires_grad` are not trained and not written to checkpoints.
 
-    `extra` holds what a recipe needs beside it (a reference model, say).
+    `extra` holds what a recipe needs besides, e.g. a reference model.
     """
 
     model: torch.nn.Module
@@ -63,11 +63,11 @@ class Policy:
 
 
 class Recipe(ABC):
-    """One way of training one model. Holds no state."""
+    """One way of training one model. It has no state."""
 
     name: ClassVar[str]
     model: ClassVar[str]
-    """The served model that it makes a challenger of."""
+    """The model that it trains."""
     about: ClassVar[str]
     """One sentence for people."""
     settings_type: ClassVar[type[RecipeSettings]]
@@ -77,7 +77,7 @@ class Recipe(ABC):
         return {}
 
     def settings(self, values: Mapping[str, object]) -> Any:
-        """The recipe's settings: its file, and over it what is `values`. Raises `BadSettings`."""
+        """The settings in the recipe's file, overridden by `values`. Raises `BadSettings`."""
         defaults = tomllib.loads(files("headrace.training.recipes").joinpath(f"{self.name}.toml").read_text(encoding="utf-8"))
         try:
             return self.settings_type(**{**defaults, **values})
@@ -97,15 +97,15 @@ class GradientRecipe(Recipe):
 
     @abstractmethod
     def items(self, rows: Sequence[Mapping[str, Any]], settings: Any) -> list[Any]:
-        """What is learned from, out of the dataset's training rows, in an order that depends on the rows only."""
+        """The training items from the dataset's rows, in an order that depends on the rows only."""
 
     @abstractmethod
     def loss(self, policy: Policy, items: Sequence[Any], settings: Any, step_seed: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """What a step makes smaller (a scalar), and figures to be told. Random only by torch's RNG or `step_seed`."""
+        """The loss (a scalar) and figures to report. Randomness must come from torch's RNG or `step_seed`."""
 
     @abstractmethod
     def save(self, policy: Policy, folder: Path) -> None:
-        """Write what is released."""
+        """Write the files to release."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The training loop function, the same for every recipe: called directly on one machine, under Ray Train on a cluster.
+"""The trainer, the same for every recipe: called directly on one machine, under Ray Train on a cluster.
 
-A checkpoint holds the trained weights, optimizer, RNG and position, and nothing else depends on the past: a resumed training ends
-with the very weights of one that was never stopped, and no item is left out or seen twice in an epoch.
+A checkpoint holds the trained weights, optimizer, RNG and position; nothing else depends on earlier steps. A resumed training
+therefore ends with exactly the weights of an uninterrupted one, and no item is skipped or seen twice in an epoch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from headrace.training.recipes import recipe_of
 
 @dataclass(frozen=True)
 class Job:
-    """What to train: the recipe and its settings, the dataset's files, where checkpoints go, and whose weights it starts from.
+    """A training: the recipe and its settings, the dataset's files, and `prefix`, where checkpoints go.
 
-    `parent` is the released version that it starts from, as `model/version` in the models store; "" for the packaged weights.
+    `parent` is the released version whose weights it starts from, as `model/version` in the models store; "" for the packaged
+    weights.
     """
 
     recipe: str
@@ -42,12 +43,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of it: the folder of the weights, the last checkpoint, steps in all and taken in this process, and losses.
+    """A finished training: prefix of the weights, last checkpoint, number of steps in all and in this process, and losses.
 
-    Seconds: `read` the data and the weights, `train` (the steps), `checkpoint` (writing, beside the steps) and `stalled` (steps
-    held up by checkpoints). `parameters` were trained; `checkpoints` were written in this process, of `checkpoint_bytes` in all.
-    `figures` are the means over the last tenth of the steps of what the recipe tells (KL, reward, …).
-    A fitted recipe takes one step, has no checkpoint (""), and its items are questions.
+    `seconds` is the time of the steps, `read_s` that of reading data and weights, `checkpoint_s` that of writing checkpoints in
+    parallel, `stalled_s` the wait for them. `parameters` were trained; `checkpoints` were written in this process, with
+    `checkpoint_bytes` in all. `figures` are means of the recipe's figures (KL, reward, …) over the last tenth of the steps. A
+    fitted recipe takes one step and has no checkpoint (""); its items are questions.
     """
 
     weights: str
@@ -77,7 +78,7 @@ def train(
 ) -> Trained:
     """Train to the end from the newest checkpoint, or from the start; `report(step, of, loss)` after each step.
 
-    Raises `NotFound` where the dataset was deleted meanwhile, `NothingToLearn` where it has nothing for this recipe.
+    Raises `NotFound` if the dataset was deleted meanwhile, `NothingToLearn` if it has no items for this recipe.
     """
     recipe = recipe_of(job.recipe)
     settings = recipe.settings(job.settings)

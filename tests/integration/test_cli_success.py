@@ -264,7 +264,7 @@ def test_a_round_is_made_tried_promoted_and_rolled_back(headrace: Headrace, endp
     assert every - fewer == 30 <= fewer
     last, refused = rounds[first["round"] + 1], headrace.json("models")["refused"]
     assert (refused or {}).get("why") == (None if last["promoted"] else last["why"])
-    assert last["promoted"] or f"was refused: {last['why']}" in headrace("models")
+    assert last["promoted"] or f"was rejected: {last['why']}" in headrace("models")
     assert [model["version"] for model in headrace.json("trace", place)["models"]] == [version], "nobody else learned from it"
 
 

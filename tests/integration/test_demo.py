@@ -100,7 +100,7 @@ def its_story_is_told(demo: Demo) -> None:
     assert searches is not None
     assert int(searches[1]) > 0
     assert int(searches[1]) + int(searches[2]) == 8 * 6
-    assert re.search(r"challenger (promoted|refused): .*held-out", demo.shown)
+    assert re.search(r"challenger (promoted|rejected): .*held-out", demo.shown)
     by_tier = demo.shown[demo.shown.index("By tier") :]
     for tier in ("stream", "object", "table", "vector", "file"):
         written = [human_bytes(demo.bytes(tier, way)) for way in ("read", "write")]

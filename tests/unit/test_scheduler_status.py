@@ -97,7 +97,7 @@ def test_what_is_told_reads_as_sentences() -> None:
     row = {"recipe": "sft", "new": 4, "of": 9, "due": False, "due_at": soon, "note": ""}
     assert waiting(row) == {"recipe": "sft", "new verdicts": "4 of 9", "next round": "at 9 verdicts or in 3 min"}
     last = {"round": 2, "recipe": "sft", "promoted": False, "why": "no better", "alarms": ["it repeats"]}
-    assert list(deciding({"last": last})) == ["Round 2 (sft) refused: no better", "  alarm: it repeats"]
+    assert list(deciding({"last": last})) == ["Round 2 (sft) rejected: no better", "  alarm: it repeats"]
     side = {"judged": 4, "outcome": 0.25}
     watched = {
         "version": "v000002",

@@ -170,7 +170,7 @@ ALARMS = [
     ({"beside": {"refused": seen(0.0, 0.2, 0.1, 0.3)}}, {}, "it refuses 20% of the questions, the champion 0%"),
     ({"beside": {"repetition": seen(0.02, 0.4, 0.3, 0.4)}}, {}, "it repeats 40% of its three-word runs, the champion 2%"),
     ({}, {"kl": 0.7}, "it drifted 0.70 nats per token"),
-    ({"beside": {"groundedness": WORSE}}, {}, "its score rises while its answers stand less on the passages"),
+    ({"beside": {"groundedness": WORSE}}, {}, "its score rises while fewer of its sentences are supported by passages"),
     ({"tenants": {"acme": WORSE}}, {}, "tenant acme gets worse: -0.200 on its 40 questions"),
     # As many questions as are asked for are enough.
     ({"tenants": {"few": seen(0.6, 0.4, -0.3, -0.1, 10)}}, {}, "tenant few gets worse: -0.200 on its 10 questions"),

@@ -222,7 +222,7 @@ def test_it_learns_what_the_verdicts_say_and_is_released_as_a_sentence_transform
         folder, None, {}, ServedOrder(), [], held_out, settings(least_similarity=1.0), ProgressBars(quiet=True)
     )
     assert {row["refused"] for row in (*far.ours, *far.theirs)} == {1.0}
-    nothing = measure_of("embedder")(folder, None, {}, [], [], chosen, ProgressBars(quiet=True))
+    nothing = measure_of("embedder")(folder, None, {}, ServedOrder(), [], [], chosen, ProgressBars(quiet=True))
     assert (nothing.ours, nothing.theirs) == ((), ())
 
 

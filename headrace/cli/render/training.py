@@ -72,7 +72,7 @@ def deciding(state: Mapping[str, Any]) -> Iterator[str]:
     last = state["last"]
     if not last:
         return
-    yield f"Round {last['round']} ({last['recipe']}) {'promoted' if last['promoted'] else 'refused'}: {last['why']}"
+    yield f"Round {last['round']} ({last['recipe']}) {'promoted' if last['promoted'] else 'rejected'}: {last['why']}"
     if last.get("weights"):
         yield f"  weights: {weights_line(last['weights'])}"
     for alarm in last["alarms"]:

@@ -208,7 +208,7 @@ def recipes(draft: Draft) -> None:
         "Online RL is about where data comes from: production, now. On-policy is about which weights made it.",
     ]
     if recipe:
-        verdict = "promoted" if promoted else "refused by the gate"
+        verdict = "promoted" if promoted else "rejected by the gate"
         said.append(
             f"This run: {recipe}, {draft.say(steps)} step{'' if steps.value == 1 else 's'}, {draft.say(stage['read'])} read,"
             f" {draft.say(stage['write'])} of checkpoints and weights written; the challenger was {verdict}."

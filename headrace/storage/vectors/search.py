@@ -13,7 +13,8 @@ import numpy as np
 from headrace.storage.tables.handles import quoted
 from headrace.storage.vectors.table import Snapshot
 
-_RRF_K = 60  # Cormack, Clarke, Büttcher 2009: reciprocal rank fusion
+RRF_K = 60
+"""The constant k of reciprocal rank fusion (Cormack, Clarke, Büttcher 2009)."""
 _DENSE_WEIGHT = 0.75  # in fusion by score, the same for all sets (docs/reference/benchmarks.md)
 _FUSED_DEPTH = 40  # minimum results of each search; more does not improve fusion (docs/reference/benchmarks.md)
 _ROUNDS = 3  # searches at most, where a text of many documents takes the places of other texts
@@ -181,7 +182,7 @@ def fuse(dense: Sequence[_Name], fulltext: Sequence[_Name]) -> list[Fused[_Name]
     fused = []
     for name in dense_ranks | fulltext_ranks:
         ranks = (dense_ranks.get(name), fulltext_ranks.get(name))
-        fused.append(Fused(name, sum(1.0 / (_RRF_K + rank) for rank in ranks if rank is not None), *ranks))
+        fused.append(Fused(name, sum(1.0 / (RRF_K + rank) for rank in ranks if rank is not None), *ranks))
     return sorted(fused, key=lambda found: (-found.score, found.dense_rank or 10**9))
 
 

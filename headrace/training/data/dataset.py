@@ -1,4 +1,4 @@
-"""A dataset: its version, what is in it and what was left out, its Parquet shards and the list that names them."""
+"""A dataset: its version, its contents, its Parquet shards, and the list that names them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRAIN, TUNE, TEST = "train", "tune", "test"
 
 
 def read(datasets: ObjectReader, files: Iterable[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
-    """The rows of one split, in the order of its shards. Raises `NotFound` where the dataset was deleted meanwhile."""
+    """The rows of one split, in the order of its shards. Raises `NotFound` if the dataset was deleted meanwhile."""
     rows: list[dict[str, Any]] = []
     for file in files:
         if file["split"] == split:
@@ -32,12 +32,12 @@ def read(datasets: ObjectReader, files: Iterable[Mapping[str, Any]], split: str)
 
 
 def passages(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those that are a verdict on a passage."""
+    """The rows with a verdict on a passage."""
     return [row for row in rows if (row.get("kind") or "passage") == "passage"]
 
 
 def answers(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those that are a verdict on a whole answer."""
+    """The rows with a verdict on a whole answer."""
     return [row for row in rows if row.get("kind") == "answer"]
 
 
@@ -50,12 +50,12 @@ def by_question(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list
 
 
 def tellable(grouped: Mapping[Any, Sequence[Mapping[str, Any]]]) -> list[Sequence[Mapping[str, Any]]]:
-    """The questions that can tell two orders apart: at least one passage liked and one not."""
+    """The questions for which two orders can differ in score: at least one passage liked and one not."""
     return [rows for rows in grouped.values() if 0 < sum(row["label"] > 0 for row in rows) < len(rows)]
 
 
 def fewer(rows: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
-    """Rows of at most `most` questions that can tell two orders apart, chosen by the hash of their words; whole answers stay."""
+    """Rows of at most `most` questions of `tellable`, chosen by the hash of their words; rows of whole answers stay."""
     chosen = {(group[0]["question"], group[0]["tenant"]) for group in tellable(by_question(passages(rows)))}
     keep = set(sorted(chosen, key=lambda one: hashlib.sha256("\0".join(one).encode()).digest())[:most])
     return [row for row in rows if row.get("kind") == "answer" or (row["question"], row["tenant"]) in keep]
@@ -65,7 +65,7 @@ def _rank(row: Mapping[str, Any]) -> tuple[int, str]:
     return row["retrieval_rank"], row["example_id"]
 
 
-# Raised whenever the same snapshots would give other bytes.
+# Increased whenever the same snapshots would give other bytes.
 _MADE = 3
 _LIST = "list.json"
 DEFAULTS = Preparing()
@@ -73,10 +73,10 @@ DEFAULTS = Preparing()
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset version and what is in it: examples and questions per split, and examples of each kind per split.
+    """A dataset: examples and questions per split, and examples of each kind per split.
 
-    `left_out` counts what came to nothing by reason: verdicts, answers, and examples that verdicts would have made; `scrubbed`
-    the texts in which each kind of personal data was replaced.
+    `left_out` counts verdicts, answers and examples that were left out, by reason; `scrubbed` counts the texts in which each
+    kind of personal data was replaced.
     """
 
     version: str
@@ -88,7 +88,7 @@ class Dataset:
     scrubbed: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The dataset as the manifest names it."""
+        """The dataset as in the manifest."""
         return {**vars(self), "files": list(self.files)}
 
 
@@ -99,7 +99,7 @@ def dataset_version(
     exclusions: Exclusions = NOTHING,
     generator_history: Sequence[str] = ("none",),
 ) -> str:
-    """Name of the dataset that these give, 12 hex digits: equal inputs, equal name; the evaluation questions are read for it."""
+    """The version of a dataset with these inputs: a hash of 12 hex digits. Reads the evaluation questions."""
     settings_json = settings.model_dump(mode="json", exclude={"evaluation"})
     settings_json["opted_out"] = sorted(set(settings.opted_out))
     identity = {
@@ -115,7 +115,7 @@ def dataset_version(
 
 
 def listed(datasets: ObjectReader, version: str) -> Dataset | None:
-    """The dataset of that version, or `None` while its list is not there."""
+    """The dataset of that version, or `None` while it has no list."""
     try:
         stored = json.loads(datasets.get(f"{version}/{_LIST}"))
     except NotFound:
@@ -125,7 +125,7 @@ def listed(datasets: ObjectReader, version: str) -> Dataset | None:
 
 @dataclass
 class Shards:
-    """The files of a dataset under way: each split begins a file of its own, and goes on in another when one is full."""
+    """The files of a dataset being written: each split starts a file, and another when one is full."""
 
     datasets: ObjectWriter
     version: str
@@ -134,9 +134,9 @@ class Shards:
     kinds: dict[str, Counter[str]] = field(default_factory=lambda: {split: Counter() for split in (TRAIN, TUNE, TEST)})
 
     def write(self, split: str, first: int, end: int, rows: Callable[[int, int], pa.Table]) -> None:
-        """Write the rows of a split, from `first` to before `end`; `rows` gives those between two, one file's at a time.
+        """Write rows `first` to `end` (exclusive) of a split; `rows(start, end)` is called for one file at a time.
 
-        A split without rows has a file too.
+        A split without rows gets a file too.
         """
         for number, start in enumerate(range(first, max(end, first + 1), self.most_rows)):
             part = rows(start, min(end, start + self.most_rows)).combine_chunks()
@@ -157,7 +157,7 @@ class Shards:
             )
 
     def finish(self, questions: Mapping[str, int], left_out: Mapping[str, int], scrubbed: Mapping[str, int]) -> Dataset:
-        """Put the list, which makes the files a dataset."""
+        """Write the list, which completes the dataset."""
         made = Dataset(
             self.version,
             {split: sum(kinds.values()) for split, kinds in self.kinds.items()},

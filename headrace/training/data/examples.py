@@ -1,4 +1,4 @@
-"""The examples of a dataset: which there are, in their order, and their rows in the schema of `EXAMPLES`."""
+"""The examples of a dataset: choosing and ordering them, and their rows in the schema of `EXAMPLES`."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ KINDS = pa.array(["passage", "answer"], TEXT)
 _ANSWER = 1
 _OF_PASSAGES = ("text", "heading", "uri", "position")
 _HEAVY = ("passages", "prompt", "completion", "logprobs", "sampling")
-# As citations stand in an answer that was recorded. The generator does not write them, so it is not to learn them.
+# Citation markers in recorded answers. The generator does not write them, so it must not learn them.
 _MARKER = r"\s+\[[0-9]+\]"
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples as numbers, in the order of their splits, and what the numbers stand for.
+    """Examples as numbers, in the order of their splits, with the tables that the numbers refer to.
 
-    `chosen` is what `Join.examples` gives. `questions` counts questions per split, `left_out` what came to nothing by reason,
-    `scrubbed` the texts in which each kind of personal data was replaced.
+    `chosen` is the result of `Join.examples`. `questions` counts questions per split; `left_out` and `scrubbed` are as in
+    `Dataset`.
     """
 
     chosen: pa.Table
@@ -51,13 +51,13 @@ class Examples:
     scrubbed: Counter[str]
 
     def bounds(self, split: str) -> tuple[int, int]:
-        """The first example of a split, and the first behind it."""
+        """The positions of a split's first example and of the first one after it."""
         numbers = self.chosen["split"].to_pylist()
         wanted = SPLITS.index(split)
         return sum(number < wanted for number in numbers), sum(number <= wanted for number in numbers)
 
     def rows(self, start: int, end: int) -> pa.Table:
-        """The examples from one place to another."""
+        """The examples at positions `start` to `end`."""
         part = self.chosen.slice(start, end - start)
         answers = whole(pc.equal(part["kind"], _ANSWER))
         a = whole(part["a"])
@@ -73,7 +73,7 @@ class Examples:
             "example_id": part["example_id"],
             "split": pa.array(SPLITS, TEXT).take(part["split"]),
             "tenant": texts["tenant"],
-            # A passage's question is worded alike in all its examples; an answer's as it was asked, as its prompt has it.
+            # A passage's question has the same wording in all its examples; an answer's has the wording of its prompt.
             "question": self._text(pc.if_else(answers, whole(beside["question"]), whole(part["worded"]))),
             "chunk_id": pc.fill_null(part["chunk_id"], ""),
             "passage": pc.fill_null(self.passages["text"].take(part["c"]), ""),
@@ -105,7 +105,7 @@ class Examples:
         return pa.table([whole(columns[field.name]).cast(field.type) for field in schema], schema=schema)
 
     def lookup(self) -> pa.Table:
-        """All examples as the table keeps them: without what only training reads."""
+        """All examples as rows of the table, without the columns that only training reads."""
         rows = self.rows(0, self.chosen.num_rows)
         for name in _HEAVY:
             field = EXAMPLES.columns.field(name)
@@ -185,7 +185,7 @@ def _cleaned(answers: pa.Table, corrections: pa.ChunkedArray, batches: Batches) 
 
 
 def _split(questions: pa.Table, about: dict[int, str], texts: Texts, seed: int, settings: Preparing) -> pa.Table:
-    """The questions that have an example, with what each is about, its unit, its split and its rank among all."""
+    """The questions with an example, with the document each is about, its unit, its split and its rank among all."""
     chosen = questions.take(pa.array(list(about), pa.int64()))
     names, tenants, normals = (chosen[column].to_pylist() for column in ("name", "tenant", "normal"))
     units = units_of(names, list(about.values()), grouped(tenants, normals, settings.near_duplicate))
@@ -206,7 +206,7 @@ def _distinct(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _where(chosen: pa.Array, column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """The column, null where it is not chosen."""
+    """The column, with null where `chosen` is false."""
     values = whole(column)
     return pc.if_else(chosen, values, pa.scalar(None, values.type))
 

@@ -1,15 +1,15 @@
-"""Answers joined with the verdicts users gave them, however late: which of both count, and the examples they make.
+"""The join of answers with users' verdicts, however late: which of them count, and the examples they make.
 
 Tables of an in-memory DuckDB, each made from the ones before it:
 
-    verdict, interaction     what the head delivered, with `reason` where it is left out
-    answer, ruling           what is left of them: rulings are verdicts on answers that count
-    shown                    a row per answer and passage
-    on_passage, on_answer    rulings by what they are about; `counts` properties each user's newest
-    passage, whole           one row per example to be, with `reason` where it comes to nothing
+    verdict, interaction     events as delivered, with `reason` if left out
+    answer, ruling           those that are used: rulings are verdicts on used answers
+    shown                    one row per answer and passage
+    on_passage, on_answer    rulings by what they are about; `counts` is true for each user's newest
+    passage, whole           one row per candidate example, with `reason` if left out
 
-Time decides by (at, topic, partition, offset), so that the order in which a table's files are read decides nothing. `a` and `v`
-number answers and then verdicts in that order; both lead to an origin.
+Events are ordered by (at, topic, partition, offset), so that the result does not depend on the order of a table's files. `a` and
+`v` number answers and then verdicts in that order; both identify an origin.
 """
 
 from __future__ import annotations
@@ -84,8 +84,9 @@ from (
 qualify row_number() over (partition by a, p.chunk_id order by place) = 1
 """
 
-# From here on `user` is who counts as one: the key, of those who come by a key that may not name users.
-# A verdict on a passage counts before one on an answer that cites it; of each user's, the newest about the same question counts.
+# From here on `user` is the unit that counts as one user: the key, if it may not name users.
+# A verdict on a passage takes precedence over one on an answer that cites it. Of each user's verdicts about the same question
+# the newest counts.
 _ON_PASSAGE = """
 create table on_passage as
 with about as (
@@ -165,7 +166,7 @@ from verdict left join (
 group by all
 """
 
-# What a question is about: the document it liked most, else that which its answers cite most, else that retrieved first.
+# The document a question is about: the one with most liked passages, else the most cited, else the first retrieved.
 _ABOUT = """
 select q, document_id from (
     select q, document_id, 3 as level, count(*) as votes from passage where reason is null and balance > 0 group by all
@@ -199,10 +200,10 @@ order by split, rank, kind, retrieval_rank, example_id
 
 
 class Join:
-    """One join: what is given goes in in the order of the methods, each of which says what came of it."""
+    """One join; its methods are called in their order."""
 
     def __init__(self, feedback: pa.Table, interactions: pa.Table, exclusions: Exclusions, settings: Preparing) -> None:
-        """`interactions` are the answers that verdicts name, as often as they were delivered; both in the tables' columns."""
+        """`interactions` are the answers that verdicts name, including repeated deliveries; both have their tables' columns."""
         self._database = duckdb.connect(
             ":memory:",
             config={"enable_external_access": False, "autoload_known_extensions": False, "python_enable_replacements": False},
@@ -234,15 +235,15 @@ class Join:
         self._do(_UNANSWERED.format(kept="interaction", where="where reason is null"))
 
     def counting(self) -> tuple[list[int], list[int]]:
-        """Rows, as given, of the answers that are to be learned from, in the order of time, and of the verdicts on them."""
+        """Row numbers of the answers to learn from, in order of time, and of the verdicts on them."""
         answers = self._column('select row from interaction where reason is null order by "at", topic, "partition", "offset"')
         return answers, self._column("select row from verdict where reason is null order by row")
 
     def answers(self, rows: pa.Table, corrections: pa.Table) -> None:
-        """Take the answers whose question is worth it.
+        """Add the answers to usable questions.
 
-        `rows` has row, a (0, 1, … in the order of time), q, said (in normal form), generator and poor, as `Asked` says;
-        `corrections` have the row of a verdict and its correction, a number.
+        `rows` has row, a (0, 1, … in order of time), q, said (in normal form), generator and poor, as in `AnsweredQuestions`.
+        `corrections` have the row of a verdict and the number of its correction.
         """
         self._take(given=rows, correction=corrections)
         self._do(
@@ -259,7 +260,7 @@ class Join:
         return self._rows("select distinct chunk_id from shown")
 
     def chunks(self, rows: pa.Table, deleted: pa.Table) -> None:
-        """Take the chunks (c, chunk_id, document_id and where their document's event stood), and the documents deleted since."""
+        """Add the chunks (c, chunk_id, document_id, and their document's event), and the deleted documents."""
         self._take(found_chunk=rows, deleted=deleted)
         self._do(
             f"""
@@ -278,7 +279,7 @@ class Join:
             self._do(query)
 
     def about(self) -> dict[int, str]:
-        """q of each question that has an example → the document it is about; "" where none of its passages is there."""
+        """q of each question with an example → the document it is about; "" if none of its passages exists."""
         query = "select q from passage where reason is null union select q from whole where reason is null"
         rows = self._rows(f"select q, document_id from ({query}) left join ({_ABOUT}) using (q) order by q").to_pylist()
         return {row["q"]: row["document_id"] or "" for row in rows}
@@ -295,7 +296,7 @@ class Join:
         ]
 
     def left_out(self) -> Counter[str]:
-        """What came to nothing, by what it was and why."""
+        """Counts of what was left out, by kind and reason."""
         left: Counter[str] = Counter()
         for what, query in (
             ("interaction", "select reason, count(*) as rows from interaction group by all"),
@@ -309,7 +310,7 @@ class Join:
         return left
 
     def close(self) -> None:
-        """Free what the join holds."""
+        """Close the database."""
         self._database.close()
 
     def _take(self, **tables: pa.Table) -> None:

@@ -1,4 +1,4 @@
-"""Which questions are learned from, which are tuned on and which are held out, so that nothing leaks."""
+"""The train, tune and test splits of questions, without leaks between them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ _LEAST_DOCUMENTS = 8
 def units_of(names: Sequence[str], documents: Sequence[str], groups: Sequence[int]) -> list[str]:
     """The unit of each question: what is kept together when questions are split or folds are made.
 
-    `names` are unique and name the questions whatever their order, `documents` what each is about ("" if unknown), `groups`
-    the place of the first of its near-duplicates. All questions about one document are in one unit, and so are
-    near-duplicates, whatever documents they are about. Put together rather than dropped: what is a near-duplicate by its
-    letters may ask for something else, and its verdicts are worth as much.
+    `names` identify the questions, `documents` are what each is about ("" if unknown), `groups` the position of the first of
+    its near-duplicates. All questions about one document are in one unit, and so are near-duplicates. Near-duplicates are
+    grouped and not dropped: they may ask for something else, and their verdicts count as much.
 
-    Where there are fewer than eight such units, documents are not held apart, near-duplicates still are.
+    With fewer than eight such units only near-duplicates are kept together.
     """
     units = _units(names, documents, groups)
     return units if len(set(units)) >= _LEAST_DOCUMENTS else _units(names, [""] * len(names), groups)
@@ -35,7 +34,7 @@ def splits(units: Sequence[str], seed: int) -> list[str]:
     large = {unit for unit, size in sizes.items() if size > _TEST_SHARE * len(units)}
     large = large if len(large) < len(sizes) else set()
     split_of = dict.fromkeys(large, TRAIN)
-    # Ranked rather than thresholded by hash: even few units are then split in the wanted shares.
+    # Ranked by hash and not compared with a threshold, so that even few units are split in these shares.
     order = sorted(sizes.keys() - large, key=lambda unit: hashlib.sha256(f"{seed}\0{unit}".encode()).digest())
     seen, total = 0, sum(sizes[unit] for unit in order)
     for unit in order:
@@ -46,7 +45,7 @@ def splits(units: Sequence[str], seed: int) -> list[str]:
 
 
 def _units(names: Sequence[str], documents: Sequence[str], groups: Sequence[int]) -> list[str]:
-    """What is kept together with each question, named by the least name in it."""
+    """The unit of each question, named by the smallest name in it."""
     leader: dict[str, str] = {}
 
     def find(node: str) -> str:

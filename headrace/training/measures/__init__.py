@@ -1,4 +1,4 @@
-"""How a challenger is held against the champion on held-out questions, by model."""
+"""Comparisons of challenger and champion on held-out questions, one module per model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Compared:
-    """What both said to the same held-out questions: a row each, in the same order, with its `score` under `measure`.
+    """Both models' results on the same held-out questions: one row per question, in the same order, with its `score`.
 
     A row also has `question`, `tenant` and `users` (who judged it) and may have groundedness, tokens, refused, repetition.
-    `card` is what serving has to know of the challenger; `retrieval` the mean score of retrieval's own order, where that is one.
+    `measure` names the score, `card` has what serving needs of the challenger, and `retrieval` is the mean score of retrieval's
+    order, if it has one.
     """
 
     measure: str

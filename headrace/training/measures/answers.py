@@ -1,4 +1,4 @@
-"""Generators, by the words that their answers share with the known ones (F1), on held-out questions."""
+"""Compares generators by word overlap (F1) of their answers with the known ones, on held-out questions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AT_ONCE = 5
 
 @dataclass(frozen=True)
 class HeldOutQuestion:
-    """A held-out question: the texts that go with it, the answers that are right, and who judged it."""
+    """A held-out question: the texts of its prompt, the known answers, and who judged it."""
 
     question: str
     tenant: str
@@ -44,7 +44,7 @@ def compare(
     *,
     base: Path | None = None,
 ) -> Compared:
-    """Ask both the same held-out questions, greedily. Without a champion the base answers: the packaged model, or `base`."""
+    """Ask both models the held-out questions, greedily. Without a champion the base answers: the packaged model, or `base`."""
     questions = held_out(test, settings.held_out)
 
     def judged_rows(adapter: Path | None, what: str) -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ def compare(
 
 
 def held_out(rows: Rows, most: int) -> list[HeldOutQuestion]:
-    """The questions with a known answer, at most so many, spread evenly; neighbours are often about one document."""
+    """At most `most` questions with a known answer, spread evenly; neighbours are often about the same document."""
     questions_by_key: dict[tuple[str, str], HeldOutQuestion] = {}
     for row in answers(rows):
         known = target_answer(row)
@@ -85,17 +85,18 @@ def measure(
     most_tokens: int,
     track: Callable[[list[list[int]]], Iterable[list[int]]] = iter,
 ) -> list[dict[str, Any]]:
-    """A row for each question, in order: what the model answers greedily, and how good that is.
+    """One row per question, in order: the model's greedy answer and its measures.
 
-    `score` is `f1` and `em` the exact match, each against the best fitting known answer; `groundedness` the share of the
-    sentences that stand on the passages, 0 where nothing was said; `tokens` the answer's length and `wanted` that of the known
-    one it comes nearest to; `refused` whether it says that it cannot answer, or nothing; `repetition` the share of its
-    three-word runs that were there before.
+    - `score` is `f1`; `em` is the exact match. Both are against the known answer that matches best.
+    - `groundedness`: the share of sentences that the passages support, 0 for an empty answer.
+    - `tokens`: the answer's length; `wanted`: that of the known answer that matches best.
+    - `refused`: whether the answer is empty or declines to answer.
+    - `repetition`: the share of repeated three-word sequences.
     """
     from headrace.training import causal
 
     prompts = [encode(tokenizer, [(m["role"], m["content"]) for m in messages(one.question, one.passages)]) for one in questions]
-    # Prompts of like length together: the shorter ones are filled up.
+    # Prompts of similar length share a batch: shorter ones are padded.
     order = sorted(range(len(questions)), key=lambda i: len(prompts[i]))
     rows: list[dict[str, Any]] = [{} for _ in questions]
     for batch in track([order[i : i + _AT_ONCE] for i in range(0, len(order), _AT_ONCE)]):

@@ -1,4 +1,4 @@
-"""Embedders, by nDCG@10 of the judged passages in the order of their cosines with the question."""
+"""Compares embedders by nDCG@10 of the judged passages, ordered by cosine similarity to the question."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def compare(
     settings: Any,
     bars: ProgressBars,
 ) -> Compared:
-    """Compare on `test`, both as they would be served; there is nothing to fit. Without a champion the packaged one stands.
+    """Compare on `test`, both as they would be served; nothing is fitted. Without a champion the packaged embedder is used.
 
-    `refused` says whether even the nearest passage is further from the question than answering asks for: another embedder's
-    cosines may have another scale. `retrieval` is the mean of the order in which the passages were found, by cosine and words.
+    `refused` says whether even the nearest passage is below `least_similarity`: another embedder's cosines may have another
+    scale. `retrieval` is the mean for the order in which hybrid search found the passages.
     """
     from headrace.models.server.encoders import WINDOW
 
@@ -51,7 +51,7 @@ def compare(
 
 
 def cosines(question: Vectors, passages: Vectors) -> Vectors:
-    """Of a question (dimensions,) with each of `passages` (n, dimensions)."""
+    """Cosine similarities of a question (dimensions,) with each of `passages` (n, dimensions)."""
     lengths = np.linalg.norm(passages, axis=1) * np.linalg.norm(question)
     near: Vectors = (passages @ question) / np.maximum(lengths, 1e-12)
     return near
@@ -60,7 +60,7 @@ def cosines(question: Vectors, passages: Vectors) -> Vectors:
 def _judged(
     questions: Sequence[Question], folder: Path | None, window: int, least: float, bars: ProgressBars, what: str
 ) -> list[dict[str, Any]]:
-    """A row for each question: nDCG of its passages as one embedder orders them. Each text is embedded once."""
+    """One row per question: nDCG of its passages in one embedder's order. Each text is embedded once."""
     texts = list(dict.fromkeys(text for q in questions for text in (q[0]["question"], *(one["passage"] for one in q))))
     if not texts:
         return []

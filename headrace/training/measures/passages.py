@@ -1,4 +1,4 @@
-"""Re-rankers, by nDCG@10 of the judged passages in the order that serving would give them."""
+"""Compares re-rankers by nDCG@10 of the judged passages, in the order that serving would give them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def compare(
     settings: Any,
     bars: ProgressBars,
 ) -> Compared:
-    """Fit how the challenger's logit is weighed with the other features on `tune`, then compare on `test`.
+    """Fit the weight of the challenger's logit among the other features on `tune`, then compare on `test`.
 
     The other side is the order that is served now, with the champion re-ranker's logits where there is one.
     """
@@ -102,6 +102,6 @@ def _scored(questions: Sequence[Question], score: Scorer, bars: ProgressBars, wh
 
 
 def row(rows: Question, score: float) -> dict[str, Any]:
-    """A question with the score of its order, as `Compared` has it."""
+    """A row of `Compared`: a question with the score of its order."""
     users = sorted({user for row in rows for user in row.get("users") or [row.get("user")] if user})
     return {"question": rows[0]["question"], "tenant": rows[0]["tenant"], "users": users, "score": score}

@@ -1,7 +1,7 @@
 """The recipes, by name.
 
-To add one: a module here with a `Recipe` of its own (recipe.py says what it has to do), a file of its settings beside it, of at
-most twenty lines, and a line below; another in `CHEAPEST_FIRST` if it is to be chosen without being named.
+To add one: a module here with a subclass of `Recipe` (recipe.py), a TOML file with its settings beside it, and a line in
+`_CLASSES`; also one in `CHEAPEST_FIRST` if `headrace train` may choose it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from headrace.errors import WrongUsage
 
-if TYPE_CHECKING:  # the command line's help names the recipes, and does without pydantic
+if TYPE_CHECKING:  # the command line's help names the recipes without importing pydantic
     from headrace.training.recipe import Recipe
 
 _CLASSES = {
@@ -34,7 +34,7 @@ CHEAPEST_FIRST = ("ranking", "embedder", "reranker", "sft", "kto")
 
 
 class _Recipes(Mapping[str, "Recipe"]):
-    """Imports a recipe's module when the recipe is first used: the command line names recipes and must not wait for theirs."""
+    """Imports a recipe's module on first use, so that the command line can name recipes quickly."""
 
     def __getitem__(self, name: str) -> Recipe:
         return _made(_CLASSES[name])
@@ -61,4 +61,4 @@ def recipe_of(name: str) -> Recipe:
     try:
         return RECIPES[name]
     except KeyError:
-        raise WrongUsage(f"There is no recipe {name!r}.", hint=f"Those there are: {', '.join(RECIPES)}.") from None
+        raise WrongUsage(f"There is no recipe {name!r}.", hint=f"Recipes: {', '.join(RECIPES)}.") from None

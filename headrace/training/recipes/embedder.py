@@ -1,4 +1,4 @@
-"""The embedder: MiniLM, contrastively, from verdicts on passages and citations."""
+"""The embedder's recipe: contrastive training of MiniLM from verdicts on passages and citations."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class EmbedderSettings(GradientSettings):
     max_tokens: int = Field(ge=16, le=256)
     """Word pieces of a question or passage while training; longer ones are cut."""
     negatives: int = Field(ge=0)
-    """Disliked passages beside a liked one, those that retrieval ranked highest first: the hard ones."""
+    """Disliked passages per liked one, those that retrieval ranked highest first (hard negatives)."""
     exact: bool
-    """Whether all is float32; else matrices are multiplied in bfloat16 where the processor does that itself."""
+    """Whether to compute in float32 even if the processor has bfloat16 instructions."""
     scale: float = Field(gt=0)
-    """By which cosines are multiplied before they are compared: 1 / temperature."""
+    """Factor of the cosines: 1 / temperature."""
     least_similarity: float = Field(default=0.30, ge=-1, le=1)
-    """Cosine of a question's best passage below which answering declines; a round takes it from `inference.least_similarity`."""
+    """Similarity of the best passage below which a question is refused; a round takes it from `inference.least_similarity`."""
 
 
 @dataclass(frozen=True)
 class Liked:
-    """A question with a passage that was liked and the hardest that were not.
+    """A question with a liked passage and the hardest disliked ones.
 
-    `document` is the liked passage's, `negatives` are texts with their documents. `right` has the texts of all that were liked
-    for the question, `wrong` of all that were not.
+    `document` is that of the liked passage, `negatives` are texts with their documents. `right` has the texts of all passages
+    liked for the question, `wrong` those of all disliked ones.
     """
 
     question: str
@@ -48,17 +48,17 @@ class Liked:
     wrong: frozenset[str]
 
     def told_from(self, text: str, document: str) -> bool:
-        """Whether a passage that the batch has counts as one that does not answer the question."""
+        """Whether another passage of the batch counts as a negative for this question."""
         return text in self.wrong or (text not in self.right and (document == "" or document != self.document))
 
 
 class EmbedderRecipe(GradientRecipe):
-    """In-batch softmax: a question's liked passage among the disliked ones and all that the batch has for other questions.
+    """In-batch softmax: a question's liked passage among the disliked ones and the passages of the batch's other questions.
 
     The loss is sentence-transformers' MultipleNegativesRankingLoss (van den Oord, Li, Vinyals 2018, "Representation Learning with
-    Contrastive Predictive Coding", eq. 4): the mean over questions of −log( exp s⁺ / Σ exp s ), s = scale · cosine. Left out of a
-    question's sum is what may well answer it, although nobody said so: a text that was liked for it, and what the batch has for
-    others from the liked passage's own document.
+    Contrastive Predictive Coding", eq. 4): the mean over questions of −log( exp s⁺ / Σ exp s ), s = scale · cosine. A question's
+    sum leaves out passages that may answer it without a verdict: texts liked for it, and other questions' passages from the
+    liked passage's document.
     """
 
     name = "embedder"
@@ -72,19 +72,19 @@ class EmbedderRecipe(GradientRecipe):
         return Policy(encoder.trainable(parent, settings.max_tokens), None)
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: EmbedderSettings) -> list[Liked]:
-        """One for each liked passage; a question without any teaches nothing."""
+        """One item per liked passage; questions without one are left out."""
         pairs = []
         for (question, _), judged in by_question(passages(rows)).items():
             liked = [row for row in judged if row["label"] > 0]
             right = frozenset(row["passage"] for row in liked)
-            # The same text may stand in two documents, of which one was liked.
+            # The same text may be in two documents, of which one was liked.
             disliked = dict.fromkeys(_place(row) for row in judged if row["label"] == 0 and row["passage"] not in right)
             hardest, wrong = tuple(disliked)[: settings.negatives], frozenset(text for text, _ in disliked)
             pairs += [Liked(question, *place, hardest, right, wrong) for place in dict.fromkeys(map(_place, liked))]
         return pairs
 
     def left_out(self, rows: Sequence[Mapping[str, Any]], settings: EmbedderSettings) -> dict[str, int]:
-        """Passages of questions for which none was liked."""
+        """Passages of questions without a liked one."""
         groups = by_question(passages(rows)).values()
         lost = sum(len(judged) for judged in groups if all(row["label"] == 0 for row in judged))
         return {"passages of questions with no liked one": lost} if lost else {}
@@ -113,7 +113,7 @@ def _place(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _counts(item: Liked, own: int, shown: Sequence[tuple[str, str]]) -> list[bool]:
-    """Which of the passages shown are in an item's sum: its own, and each text once of those it is to be told from."""
+    """Which of the passages shown are in an item's sum: its own, and each negative text once."""
     seen: set[str] = set()
     counts = []
     for at, (text, document) in enumerate(shown):

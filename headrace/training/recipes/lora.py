@@ -1,4 +1,4 @@
-"""What the generator's recipes share: a LoRA adapter on its weights, and answers as they learn from them."""
+"""Shared by the generator's recipes: a LoRA adapter on its weights, and answers as training items."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def k3(ours: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """KL(π ‖ π_ref) estimated at each token that π said: π_ref/π − log(π_ref/π) − 1, which is never below 0.
+    """KL(π ‖ π_ref) estimated at each token of π: π_ref/π − log(π_ref/π) − 1, which is never below 0.
 
     Schulman 2020, "Approximating KL Divergence" (k3); Shao et al. 2024, arXiv:2402.03300, eq. 4. Both arguments are
     log-probabilities of the tokens.
@@ -29,7 +29,7 @@ def k3(ours: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 def clipped(ours: torch.Tensor, then: torch.Tensor, advantage: float, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """min(ρ A, clip(ρ, 1 − reach, 1 + reach) A) of each token, ρ = exp(ours − then), and where the clip binds.
+    """min(ρ A, clip(ρ, 1 − ε, 1 + ε) A) of each token, with ρ = exp(ours − then), and where the clip binds.
 
     PPO's objective (Schulman et al. 2017, arXiv:1707.06347, eq. 7): `then` are the log-probabilities with which the tokens were
     drawn. Where the clip binds no gradient flows.
@@ -40,25 +40,25 @@ def clipped(ours: torch.Tensor, then: torch.Tensor, advantage: float, epsilon: f
 
 
 class LoraSettings(GradientSettings):
-    """What every recipe of the generator is told."""
+    """Settings of every recipe of the generator."""
 
     rank: int = Field(ge=1, le=256)
-    """Rank of a new adapter's matrices; one that training goes on from keeps its own."""
+    """Rank of a new adapter's matrices; a parent's adapter keeps its own."""
     alpha: int = Field(ge=1)
     """A new adapter's weight is alpha / rank."""
     mlp: bool = False
     """Whether a new adapter changes the feed-forward layers too, not only attention."""
     held_out: int = Field(default=30, ge=1)
-    """Held-out questions that the gate asks both generators at most; each takes either of them about a second."""
+    """Maximum held-out questions that the gate asks both generators; each takes about a second per generator."""
     answer_tokens: int = Field(default=64, ge=1)
-    """Tokens that the gate lets an answer have, as serving does."""
+    """Maximum tokens of an answer in the gate, as in serving."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question, the texts the generator was given with it, and an answer to it.
+    """A question, the passages of its prompt, and an answer to it.
 
-    `prompt` and `completion` are the token ids on record, empty where there are none.
+    `prompt` and `completion` are the recorded token ids, empty if there are none.
     """
 
     question: str
@@ -68,29 +68,29 @@ class Exchange:
     completion: tuple[int, ...] = ()
 
     def prompt_ids(self, policy: Policy) -> list[int]:
-        """Token ids of the prompt: those on record, or those that serving would make."""
+        """Token ids of the prompt: the recorded ones, else those that serving would make."""
         if self.prompt:
             return list(self.prompt)
         messages_ = [(message["role"], message["content"]) for message in messages(self.question, self.passages)]
         return encode(policy.tokenizer, messages_)
 
     def completion_ids(self, policy: Policy) -> list[int]:
-        """Token ids of the answer: those on record, or the text's with the mark that ends it."""
+        """Token ids of the answer: the recorded ones, else the text's with the end token."""
         if self.completion:
             return list(self.completion)
         ids: list[int] = policy.tokenizer(self.answer, add_special_tokens=False)["input_ids"]
         return [*ids, policy.extra["end"]]
 
     def ids(self, policy: Policy, most: int) -> tuple[list[int], list[int]]:
-        """Both, of at most `most` tokens. An answer loses its end, but never to more than half of them; a prompt its beginning:
-        the question stands at its end.
+        """Prompt and answer ids, together at most `most`. An answer is cut at its end to half of them; a prompt at its
+        beginning, since the question is at its end.
         """
         completion = self.completion_ids(policy)[: most // 2]
         return self.prompt_ids(policy)[-(most - len(completion)) :], completion
 
 
 def recorded_answer(row: Mapping[str, Any]) -> Exchange | None:
-    """The answer that was given, as it was given; `None` where no generator was asked or nothing was said."""
+    """The generated answer as recorded; `None` if no generator was asked or the answer is empty."""
     text_ = unmarked(row["answer"] or "").strip()
     if not text_ or not row["generator_version"]:
         return None
@@ -98,12 +98,12 @@ def recorded_answer(row: Mapping[str, Any]) -> Exchange | None:
 
 
 def target_answer(row: Mapping[str, Any]) -> Exchange | None:
-    """The answer that should be given: the correction, or what was given and liked; `None` where nobody said."""
+    """The answer that should be given: the correction, else the answer if it was liked; `None` without either."""
     text_ = unmarked(row["target"] or "").strip()
     if not text_:
         return None
     if text_ == unmarked(row["answer"] or "").strip():
-        # Where no generator was asked it is a rule's sentence ("I found nothing …"): nothing to learn.
+        # Without a generator it is a fixed sentence ("I found nothing …"), from which nothing is learned.
         return recorded_answer(row)
     return Exchange(row["question"], _passages(row), text_, _ids(row["prompt"]))
 
@@ -117,7 +117,7 @@ def _ids(ids: Sequence[int] | None) -> tuple[int, ...]:
 
 
 class LoraRecipe(GradientRecipe):
-    """A recipe of the generator. `base` is the folder of the model it adapts; the packaged one where none is named."""
+    """A recipe of the generator. `base` is the folder of the model it adapts, by default the packaged one."""
 
     model = GENERATOR
 

@@ -1,4 +1,4 @@
-"""The re-ranker: a cross-encoder from verdicts on passages and citations."""
+"""The re-ranker's recipe: a cross-encoder, from verdicts on passages and citations."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class RerankerSettings(GradientSettings):
     max_tokens: int = Field(ge=16, le=512)
     """Word pieces of a (question, passage) pair; longer passages are cut."""
     negatives: int = Field(ge=1)
-    """Disliked passages beside a liked one, those that retrieval ranked highest first: the hard ones."""
+    """Disliked passages per liked one, those that retrieval ranked highest first (hard negatives)."""
     exact: bool
-    """Whether all is float32; else matrices are multiplied in bfloat16 where the processor does that itself."""
+    """Whether to compute in float32 even if the processor has bfloat16 instructions."""
 
 
 class RerankerRecipe(GradientRecipe):
@@ -46,7 +46,7 @@ class RerankerRecipe(GradientRecipe):
         return Policy(model, tokenizer)
 
     def items(self, rows: Sequence[Mapping[str, Any]], settings: RerankerSettings) -> list[tuple[str, list[str]]]:
-        """(question, [liked passage, disliked …]); a question without both teaches nothing and is left out."""
+        """(question, [liked passage, disliked …]); questions without both are left out."""
         groups = []
         for (question, _), judged in by_question(passages(rows)).items():
             liked = [row["passage"] for row in judged if row["label"] > 0]

@@ -118,11 +118,11 @@ export function loopNow(loop) {
 }
 
 function lastDecision(decision) {
-  if (!decision) return [quiet("No round was made yet. Verdicts on answers start one.")];
+  if (!decision) return [quiet("No round has run yet. Verdicts on answers start one.")];
   const timings = Object.entries(decision.timings).filter(([, seconds]) => seconds >= 0.05);
   const served = decision.promoted && decision.feedback_to_served !== null ? `From its newest verdict to served in ${span(decision.feedback_to_served)}: ` : "";
   return [
-    make("p", {}, `Round ${decision.round} · ${decision.recipe} `, badge(decision.promoted ? `promoted ${decision.version}` : "refused", decision.promoted ? "good" : "warn")),
+    make("p", {}, `Round ${decision.round} · ${decision.recipe} `, badge(decision.promoted ? `promoted ${decision.version}` : "rejected", decision.promoted ? "good" : "warn")),
     quiet(cased(decision.why)),
     decision.alarms.length ? make("ul", { class: "alarms" }, decision.alarms.map((alarm) => make("li", {}, alarm))) : null,
     decision.weights ? quiet(`Weights: ${weightsOf(decision.weights)}`) : null,
@@ -210,14 +210,14 @@ function history(rows) {
 // ---- rounds ----------------------------------------------------------------------------------------------------------
 
 function roundsTable({ data, has_more: more }) {
-  if (!data.length) return empty("No round was made yet", make("p", {}, "Verdicts on answers start one, or:"), command("headrace train"));
+  if (!data.length) return empty("No round has run yet", make("p", {}, "Verdicts on answers start one, or:"), command("headrace train"));
   const rows = [...data];
   const reach = Math.max(0.01, ...rows.flatMap(({ evaluation: e }) => [Math.abs(e.low ?? 0), Math.abs(e.high ?? 0)]));
   const list = table("Rounds of training", [
     { name: "round", title: "Round", value: (one) => one.round, cell: (one) => make("button", { type: "button", class: "link", onclick: () => openRound(one) }, make("strong", {}, String(one.round))) },
     { name: "recipe", title: "Recipe", value: (one) => one.recipe, cell: (one) => one.recipe },
     { name: "committed", title: "Committed", value: (one) => one.committed, cell: (one) => make("time", { dateTime: one.committed, title: exactly(one.committed) }, when(one.committed)) },
-    { name: "outcome", title: "Outcome", value: (one) => one.promoted, cell: (one) => badge(one.promoted ? `promoted ${one.version}` : "refused", one.promoted ? "good" : "warn") },
+    { name: "outcome", title: "Outcome", value: (one) => one.promoted, cell: (one) => badge(one.promoted ? `promoted ${one.version}` : "rejected", one.promoted ? "good" : "warn") },
     { name: "champion", title: "Champion", number: true, value: (one) => one.evaluation.champion, cell: (one) => one.evaluation.champion.toFixed(3) },
     { name: "challenger", title: "Challenger", number: true, value: (one) => one.evaluation.challenger, cell: (one) => one.evaluation.challenger.toFixed(3) },
     { name: "difference", title: "Difference, 95 % interval", value: (one) => one.evaluation.difference, cell: (one) => interval(one.evaluation, reach) },
@@ -266,7 +266,7 @@ function openRound(one) {
   note("training", { round: one.round });
   dialog(`Round ${one.round} · ${one.recipe}`, make(
     "div", { class: "stack" },
-    make("p", {}, badge(one.promoted ? `promoted ${one.version}` : "refused", one.promoted ? "good" : "warn"), " ", cased(one.why)),
+    make("p", {}, badge(one.promoted ? `promoted ${one.version}` : "rejected", one.promoted ? "good" : "warn"), " ", cased(one.why)),
     one.alarms.length ? make("ul", { class: "alarms" }, one.alarms.map((alarm) => make("li", {}, alarm))) : null,
     facts([
       ["Measure", evaluation.measure],
