@@ -275,7 +275,7 @@ def test_a_brand_gives_colours_fonts_logo_and_product_names(tmp_path: Path) -> N
         assert next(iter(runs(slide.shapes.title))).font.name == "Georgia"
     xml = " ".join(shape._element.xml for _, shape in shapes(deck))
     assert "7A1F3D" in xml
-    assert "Object: Acme Object Storage" in " ".join(run.text for _, shape in shapes(deck) for run in runs(shape))
+    assert "Acme Object Storage Enterprise Edition" in " ".join(run.text for _, shape in shapes(deck) for run in runs(shape))
     theme_xml = deck.slide_master.part.part_related_by(
         "http://schemas.openxmlformats.org/officeDocument/2006/relationships/theme"
     ).blob.decode()

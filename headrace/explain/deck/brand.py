@@ -59,6 +59,15 @@ class Colours(_Part):
         return str(getattr(self, tier.value))
 
 
+_WIDER = {"calibri": 1.0, "carlito": 1.0, "times new roman": 1.03, "garamond": 1.0, "georgia": 1.16, "verdana": 1.32}
+_WIDEST = 1.15  # of other fonts: Arial, Helvetica and Segoe UI are so much wider than Calibri
+
+
+def widening(font: str) -> float:
+    """How much wider than Calibri a font may be."""
+    return _WIDER.get(font.lower(), _WIDEST)
+
+
 class Fonts(_Part):
     """Names of fonts. The default, Calibri, is in office programs or replaced by one of the same widths."""
 

@@ -23,7 +23,7 @@ from pptx.oxml import parse_xml
 from pptx.oxml.ns import qn
 from pptx.util import Emu, Pt
 
-from headrace.explain.deck.brand import Brand
+from headrace.explain.deck.brand import Brand, widening
 from headrace.explain.diagram import theme
 from headrace.explain.diagram.pptx import draw_on
 from headrace.explain.diagram.scene import Label, Scene
@@ -132,7 +132,8 @@ class Canvas:
         """The slide's title: a sentence, on at most two lines, with the accent line beside it."""
         colour = self.brand.colours
         title = self.slide.shapes.title
-        size, shown = fitting(text, 28.0, RIGHT - LEFT - 14, 76.0, bold=True, least=20.0)
+        limit = (RIGHT - LEFT - 14) / widening(self.brand.fonts.heading)
+        size, shown = fitting(text, 28.0, limit, 76.0, bold=True, least=20.0)
         self._write(
             title.text_frame,
             [(shown, Style(size, bold=True, colour=colour.ink, anchor="middle"))],
@@ -150,17 +151,19 @@ class Canvas:
         # As high as its letters, so that the line below it stays clear.
         title.left, title.top = Pt(first.bounds.x), Pt(first.y - first.size)
         title.width, title.height = Pt(first.bounds.width), Pt(first.size * 1.3)
-        style = Style(first.size, bold=True, colour=first.colour, anchor="middle")
+        size = first.size / widening(self.brand.fonts.heading)
+        style = Style(size, bold=True, colour=first.colour, anchor="middle")
         self._write(title.text_frame, [(first.text, style)], self.brand.fonts.heading)
         _described(title, "Headline", "")
-        draw_on(self.slide, replace(scene, groups=(replace(head, items=tuple(below)), *rest)), font=self.brand.fonts.body)
+        # Its text was measured for Calibri, and boxes hold no wider font.
+        draw_on(self.slide, replace(scene, groups=(replace(head, items=tuple(below)), *rest)))
 
     def text(self, area: Area, *paragraphs: str | tuple[str, Style], style: Style | None = None, name: str = "Text") -> Any:
         """Paragraphs in an area; all are made smaller together until they fit."""
         base = style or Style()
         pairs = [(one, base) if isinstance(one, str) else one for one in paragraphs]
         shape = self.slide.shapes.add_textbox(*_emu(area))
-        self._write(shape.text_frame, _shrunk(pairs, area), self.brand.fonts.body)
+        self._write(shape.text_frame, _shrunk(pairs, self._measured(area)), self.brand.fonts.body)
         _described(shape, name, "")
         return shape
 
@@ -197,8 +200,9 @@ class Canvas:
         base = style or Style(14.0, colour=self._on(fill), align="centre", anchor="middle")
         pairs = [(one, base) if isinstance(one, str) else one for one in paragraphs]
         if pairs:
-            inner = Area(area.x, area.y, area.width - 12, area.height - 4)
-            self._write(shape.text_frame, _shrunk(pairs, inner), self.brand.fonts.body, margin=6)
+            margin = 6.0 if area.height > 28 else 2.0
+            inner = Area(area.x, area.y, area.width - 2 * margin, area.height - 4)
+            self._write(shape.text_frame, _shrunk(pairs, self._measured(inner)), self.brand.fonts.body, margin=margin)
         _described(shape, name, alt if alt is not None else " ".join(text for text, _ in pairs))
         return shape
 
@@ -242,9 +246,11 @@ class Canvas:
         """A native table, its rows as high as their text; its letters get smaller until it fits in the area."""
         total = sum(widths)
         columns = [area.width * share / total for share in widths]
+        # What is measured is as wide as Calibri: columns are narrower for it by as much as the font is wider.
+        limits = [(width - 12) / widening(self.brand.fonts.body) + 12 for width in columns]
         while True:
-            heights = [self._height(row, columns, size, bold=number == 0) for number, row in enumerate((head, *rows))]
-            if size <= LEAST_PT or (sum(heights) <= area.height and _whole((head, *rows), columns, size, right)):
+            heights = [self._height(row, limits, size, bold=number == 0) for number, row in enumerate((head, *rows))]
+            if size <= LEAST_PT or (sum(heights) <= area.height and _whole((head, *rows), limits, size, right)):
                 break
             size -= 0.5
         stretch = min(_STRETCH, max(1.0, area.height / sum(heights)))
@@ -340,8 +346,12 @@ class Canvas:
                 picture.width, picture.height = Emu(round(picture.width / over)), Emu(round(picture.height / over))
             area = Area(LEFT + picture.width.pt + 12, area.y, area.width - picture.width.pt - 12, area.height)
         said = f"{self.brand.name} · {text}" if self.brand.name else text
-        shown = theme.fitted(said, LEAST_PT * _MARGIN, theme.REGULAR, area.width)
+        shown = theme.fitted(said, LEAST_PT * _MARGIN, theme.REGULAR, self._measured(area).width)
         self.text(area, shown, style=Style(LEAST_PT, colour=self.brand.colours.muted), name="Foot")
+
+    def _measured(self, area: Area) -> Area:
+        """The area that text measured in Calibri's widths may take, so that the brand's font fits in `area`."""
+        return replace(area, width=area.width / widening(self.brand.fonts.body))
 
     def _on(self, fill: str) -> str:
         if not fill:

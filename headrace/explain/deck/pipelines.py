@@ -146,10 +146,12 @@ def _lane(draft: Draft, tier: Tier, area: Area) -> None:
         area, fill="#F8FAFC" if head else tint(colour), stroke=colour if head else "", dashed=head, alt="", name="Lane"
     )
     moved = draft.numbers.bytes(tier=tier)
-    said = "head, feedback" if head else f"{draft.say(moved)} moved"
+    amount = draft.say(moved)
+    product = draft.brand.named.get(tier)
+    said = product or ("head, feedback" if head else f"{amount} moved")
     draft.canvas.text(
         Area(area.x + 8, area.y + 4, _LABEL - 14, area.height - 6),
-        (draft.brand.tier(tier), Style(14.0, bold=True, colour=colour)),
+        (f"{tier.value.capitalize()} {amount}" if product else tier.value.capitalize(), Style(14.0, bold=True, colour=colour)),
         (said, Style(12.5, colour=draft.brand.colours.ink)),
         name=f"Tier {tier.value}",
     )
@@ -269,7 +271,7 @@ def tiers(draft: Draft) -> None:
         ops = numbers.ops(tier=tier)
         p95 = numbers.p95_ms(tier=tier, direction="read"), numbers.p95_ms(tier=tier, direction="write")
         cells = (read, write, ops, *p95)
-        rows.append([draft.brand.tier(tier), *(draft.say(cell) for cell in cells)])
+        rows.append([tier.value.capitalize(), *(draft.say(cell) for cell in cells)])
     draft.canvas.table(
         Area(510, TOP + 6, RIGHT - 510, 300),
         ("tier", "read", "written", "ops", "p95 read", "p95 write"),

@@ -361,7 +361,7 @@ def sizing(draft: Draft) -> None:
             (capacity, peak, *shares),
         )
     )
-    rows = [[draft.brand.tier(Tier(tier.tier)), *_demand(tier)] for tier in sorted(sized.tiers, key=_order)]
+    rows = [[tier.tier.capitalize(), *_demand(tier)] for tier in sorted(sized.tiers, key=_order)]
     draft.canvas.table(
         Area(LEFT, TOP + 4, 560, 210),
         ("tier", "holds", "reads", "writes", "peak reads", "peak writes"),
@@ -382,9 +382,9 @@ def sizing(draft: Draft) -> None:
     ]
     draft.canvas.table(
         Area(620, TOP + 4, RIGHT - 620, 140),
-        ("SuperPOD", "read", "needed", "write", "needed"),
+        ("level", "read", "needed", "write", "needed"),
         supply,
-        (1.2, 1, 1, 1, 1),
+        (1, 1.15, 1, 1.05, 1),
         alt="Supply of a reference architecture by level, and the share of it that is needed.",
         right=(1, 2, 3, 4),
     )

@@ -50,18 +50,17 @@ def add_slide(deck: Any, scene: Scene) -> Any:
     return slide
 
 
-def draw_on(slide: Any, scene: Scene, *, font: str = FONT) -> None:
+def draw_on(slide: Any, scene: Scene) -> None:
     """Draw the scene's groups on a slide, in their order."""
-    draw = _Slide(slide, min(WIDTH / scene.width, HEIGHT / scene.height), font)
+    draw = _Slide(slide, min(WIDTH / scene.width, HEIGHT / scene.height))
     for group in scene.groups:
         draw.group(group)
 
 
 class _Slide:
-    def __init__(self, slide: Any, zoom: float, font: str) -> None:
+    def __init__(self, slide: Any, zoom: float) -> None:
         self._shapes = slide.shapes
         self._zoom = zoom
-        self._font = font
 
     def group(self, group: Group) -> None:
         """Draw a group. Text that lies in one of its rectangles becomes that shape's own."""
@@ -133,7 +132,7 @@ class _Slide:
             paragraph.line_spacing = 0.92
             run = paragraph.add_run()
             run.text = xml_text(label.text)
-            run.font.name = self._font
+            run.font.name = FONT
             run.font.size = Pt(round(label.size * self._zoom, 1))
             run.font.bold = label.weight != theme.REGULAR
             run.font.color.rgb = _rgb(label.colour)
