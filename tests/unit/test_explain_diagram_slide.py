@@ -22,7 +22,7 @@ from headrace.explain.diagram.diagram import Diagram, diagram_for
 from headrace.explain.diagram.facts import facts_of
 from headrace.explain.diagram.flow import Flow
 from headrace.explain.diagram.format import grown, human_bytes, human_s
-from headrace.explain.diagram.recorded import PIPELINES
+from headrace.explain.diagram.recorded import PIPELINES, diagram_of
 from headrace.explain.diagram.scene import Box, Label, Rect, Scene
 from headrace.explain.diagram.slide import STAGES, STORES, STORIES, TITLES, slide
 from headrace.explain.diagram.theme import DARK, LIGHT
@@ -191,6 +191,25 @@ def test_what_was_rejected_says_so() -> None:
     for promoted, word in ((True, "promoted"), (False, "rejected")):
         scene = scene_for(of(run, "training", detail={"round": {"promoted": promoted}}))
         assert word in {text.text for text in items(scene, Label, "stage")}
+
+
+def test_a_command_that_only_touches_a_pipeline_is_not_drawn_for_it(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    small = {
+        **RUNS["tiny"],
+        "run": "20990101-000000-feedback-0000",
+        "command": "feedback",
+        "timeline": [],
+        "started": "2099-01-01T00:00:00+00:00",
+    }
+    small["rows"] = [row for row in RUNS["tiny"]["rows"] if row["stage"] == "feedback"]
+    for journal in (RUNS["tiny"], small):
+        (tmp_path / "runs" / f"{journal['run']}.json").write_text(json.dumps(journal))
+    assert diagram_of(tmp_path, "inference").run_id == RUNS["tiny"]["run"]
+    assert diagram_of(tmp_path, "inference", run=small["run"]).run_id == small["run"]
+    assert not diagram_of(tmp_path / "another", "inference").measured
+    with pytest.raises(NotFound):
+        diagram_of(tmp_path, "inference", run="nope")
 
 
 def test_the_storage_is_named_where_the_run_names_it() -> None:

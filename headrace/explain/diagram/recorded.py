@@ -16,6 +16,8 @@ from headrace.explain.diagram.diagram import Diagram, diagram_for
 from headrace.training.round import TRAINING
 
 PIPELINES = {pipeline.name: pipeline for pipeline in (INFERENCE, TRAINING)}
+_CORE = {INFERENCE.name: {"embed", "retrieve"}, TRAINING.name: {"finetune"}}
+"""Stages of which a run must have one, to be drawn without being asked for: a verdict alone is no run of a pipeline."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def own_stages(name: str) -> frozenset[str]:
 
 
 def measured(home: Path, name: str, *, run: str | None = None, live: Run | None = None) -> MeasuredRun:
-    """The run from which to draw a pipeline: `run`, or the newest with a stage that only this pipeline has.
+    """The run from which to draw a pipeline: `run`, or the newest that did its main work (`_CORE`).
 
     `live` is this process's own run, if it is to be considered. Raises `WrongUsage` for an unknown pipeline, `NotFound` if no run
     matches.
@@ -77,7 +79,7 @@ def measured(home: Path, name: str, *, run: str | None = None, live: Run | None 
     pipeline = PIPELINES.get(name)
     if pipeline is None:
         raise WrongUsage(f"There is no pipeline {name!r}.", hint=f"Choose from {', '.join(PIPELINES)}.")
-    own = own_stages(name)
+    own = _CORE[name]
     if live is not None:
         now = live.as_dict()
         if run == live.id or (run is None and any(row["stage"] in own for row in now["rows"])):
