@@ -251,7 +251,7 @@ export function open(section) {
 
   async function details(group) {
     const body = make("div", { class: "stack" }, make("p", {}, group.alt.replace(/[^.]$/, "$&.")), loading("Loading its figures"));
-    dialog(group.kind === "flow" ? "Flow" : group.alt.split(/[:(]/)[0].trim(), body);
+    dialog(group.kind === "flow" ? "Flow" : group.alt.split(/[:(]/)[0].trim(), body, { kind: "wide" });
     try {
       const ledger = await get("/v1/ledger", { run: scene.live ? "" : scene.run });
       const rows = ledger.rows.filter((row) => {

@@ -284,5 +284,5 @@ function openRound(one) {
     ]),
     sides("Beside the score", evaluation.beside), sides("Tenant", evaluation.tenants), sides("Without the questions of", evaluation.without),
     facts(Object.entries(one.timings).map(([name, seconds]) => [capital(name), span(seconds)])),
-  ), { closed: () => note("training") });
+  ), { kind: "wide", closed: () => note("training") });
 }
