@@ -17,7 +17,7 @@ from headrace.core.run import journal_of, newest_first, summary
 from headrace.core.runner import Runner
 from headrace.documents.generations import active_reader
 from headrace.explain.diagram.diagram import Diagram
-from headrace.explain.diagram.recorded import PIPELINES, diagram_of, own_stages
+from headrace.explain.diagram.recorded import diagram_of, drawn_from
 from headrace.explain.diagram.scene import Item, Label, Line, Rect, Scene
 from headrace.explain.diagram.slide import STORIES, TITLES
 from headrace.explain.diagram.svg import svg
@@ -185,8 +185,7 @@ def _running_round(home: Path) -> dict[str, Any] | None:
 
 
 def _with_pipelines(journal: Mapping[str, Any]) -> dict[str, Any]:
-    stages = {row["stage"] for row in journal["rows"]}
-    return {**summary(journal), "pipelines": [name for name in PIPELINES if stages & own_stages(name)]}
+    return {**summary(journal), "pipelines": drawn_from(journal["rows"])}
 
 
 def by_tier(rows: list[Row]) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from headrace.api.middleware import CSP, AuthMiddleware
 from headrace.api.schemas import TENANT, note_for
 from headrace.api.telemetry import ServiceMetrics
 from headrace.errors import HeadraceError, Overloaded, WrongUsage
-from headrace.explain.diagram.recorded import measured, own_stages
+from headrace.explain.diagram.recorded import drawn_from, measured
 from headrace.models.http import status_of
 from headrace.models.server.middleware import ModelAuthMiddleware as ModelsDoor
 from headrace.models.server.middleware import ModelServerMetrics as ModelsMetrics
@@ -571,9 +571,12 @@ def test_totals_name_every_tier() -> None:
 
 
 def test_a_stage_both_pipelines_have_does_not_tell_them_apart(tmp_path: Path) -> None:
-    inference, training = own_stages("inference"), own_stages("training")
-    assert not inference & training
-    assert {"retrieve", "generate"} <= inference
-    assert {"finetune", "promote"} <= training
+    def drawn(*stages: str) -> list[str]:
+        return drawn_from([{"stage": stage} for stage in stages])
+
+    assert drawn("land", "feedback", "answer") == []
+    assert drawn("land", "retrieve") == ["inference"]
+    assert drawn("land", "prepare", "finetune") == ["training"]
+    assert drawn("embed", "finetune") == ["inference", "training"]
     with pytest.raises(WrongUsage, match="inference, training"):
         measured(tmp_path, "nothing")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -64,10 +64,10 @@ def diagram_of(home: Path, name: str, *, run: str | None = None, against: str | 
     return diagram if against is None else diagram.compared(measured(home, name, run=against).diagram())
 
 
-def own_stages(name: str) -> frozenset[str]:
-    """The stages that no other pipeline has, which identify this pipeline's runs."""
-    others = {stage.name for other in PIPELINES.values() if other.name != name for stage in other.stages}
-    return frozenset(stage.name for stage in PIPELINES[name].stages) - others
+def drawn_from(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The pipelines whose main work a run with these rows did, so that it is one to draw them from."""
+    stages = {row["stage"] for row in rows}
+    return [name for name in PIPELINES if stages & _CORE[name]]
 
 
 def measured(home: Path, name: str, *, run: str | None = None, live: Run | None = None) -> MeasuredRun:
