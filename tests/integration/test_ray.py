@@ -83,7 +83,7 @@ def on_ray(endpoints: Endpoints) -> Iterator[tuple[Batches, Launch]]:
 
 @pytest.mark.soak
 def test_embeds_as_threads_do(endpoints: Endpoints, on_ray: tuple[Batches, Launch]) -> None:
-    columns = [field for field in CHUNKS.columns if field.name != "embedding"]
+    columns = [field for field in CHUNKS.columns if field.name in CHUNK_ROWS.columns.names]
     rows = [{f.name: value(f.type, f"{f.name} {i}") for f in columns} | {"text": words(i)} for i in range(40)]
     source = [pa.RecordBatch.from_pylist(rows[i : i + 8], schema=pa.schema(columns)) for i in range(0, 40, 8)]
     here = pa.Table.from_batches(Threads().map(source, Embed, endpoints.embedder))

@@ -21,7 +21,8 @@ ROWS = 400
 
 def chunks() -> pa.Table:
     columns: dict[str, pa.Array] = {}
-    for field in CHUNKS.columns:
+    required = pa.schema([field for field in CHUNKS.columns if not field.nullable])
+    for field in required:
         if field.name == "embedding":
             numbers = np.random.default_rng(1).normal(size=ROWS * DIMENSIONS).astype(np.float32)
             columns[field.name] = pa.FixedSizeListArray.from_arrays(pa.array(numbers), DIMENSIONS)
@@ -31,7 +32,7 @@ def chunks() -> pa.Table:
             columns[field.name] = pa.array(range(ROWS), field.type)
         else:
             columns[field.name] = pa.array(["acme" if field.name == "tenant" else f"{field.name} {n}" for n in range(ROWS)])
-    return pa.table(columns).cast(CHUNKS.columns)
+    return pa.table(columns).cast(required)
 
 
 def moved(ledger: Ledger, direction: str) -> int:
