@@ -24,7 +24,7 @@ import pytest
 import tiny
 from safetensors.numpy import load
 
-from headrace.catalog import CHECKPOINTS, CHUNKS, DATASETS, EXAMPLES, MODELS
+from headrace.catalog import CHECKPOINTS, CHUNK_ROWS, CHUNKS, DATASETS, EXAMPLES, MODELS
 from headrace.core.launch import Batches, Launch, LocalLauncher, Threads
 from headrace.core.ray_cluster import cluster
 from headrace.documents.embed import Embed
