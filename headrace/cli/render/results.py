@@ -40,7 +40,7 @@ def ledger_table(rows: Sequence[dict[str, Any]], *, title: str = "What moved whe
     """Ledger rows by stage and store."""
     table = Table(title=title, title_justify="left", header_style="bold", show_footer=False, box=None, pad_edge=False)
     for name in ("stage", "store", "tier", "direction"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in _MEASURED:
         table.add_column(name, justify="right")
     last = None
