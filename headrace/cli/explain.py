@@ -109,6 +109,7 @@ def export(
 ) -> None:
     """Export a run as OpenLineage events, one JSON document a line, for a lineage server such as Marquez."""
     import json
+    import sys
 
     from headrace.atomic import write_atomically
     from headrace.core.run import journal_of
@@ -117,8 +118,7 @@ def export(
     journal = journal_of(settings_of().home, run)
     lines = [json.dumps(event) for event in events(journal, namespace=namespace)]
     if output is None:
-        for line in lines:
-            print(line)
+        sys.stdout.writelines(f"{line}\n" for line in lines)  # JSON of ASCII, which cannot steer a terminal
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, "".join(f"{line}\n" for line in lines).encode(), mode=0o644)

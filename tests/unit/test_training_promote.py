@@ -38,7 +38,7 @@ def test_a_round_whose_plan_stands_no_more_releases_and_commits_nothing(
     if standing is not None:
         manifest.begin(rounds, standing)
     loaded: list[str] = []
-    with pytest.raises(LostRace, match="took back what this round learns from"):
+    with pytest.raises(LostRace, match="plan of this round was withdrawn"):
         promote(
             checkpoints=checkpoints,
             models=models,
