@@ -70,6 +70,8 @@ class Traffic:
                 self.meanwhile += bool(self.told) and self.told[-1]["state"] == "training"
                 for passage in found["passages"]:
                     up = passage["document"] == document and words in f"{passage['heading']} {passage['text']}"
+                    if number % 3 == 0:  # or retrieval's order would be perfect, and nothing could be learned
+                        up = passage is found["passages"][-1]
                     given = {"answer_id": found["answer_id"], "chunk_id": passage["chunk_id"], "up": up, "simulated_user": user}
                     self._client.post("/v1/feedback", json=given).raise_for_status()
                     self.verdicts += 1

@@ -54,6 +54,7 @@ _LEAST_WORD, _LEAST_NAME = 0.2, 1.5  # lowest weights of a word of the question 
 # A wrapped line of prose has at least so many characters and words; a sentence is joined up to so many characters.
 _WRAPPED, _PROSE, _LONGEST = 45, 6, 600
 _ENDED = re.compile(r"[.!?:;{}=|][\"')\]]*$")
+_STOPPED = re.compile(r"[.!?;][\"')\]*_]*$")
 _MARK = re.compile(r"^(?:[-*•]|\d{1,3}[.)])\s+")  # of a list
 _RULE = re.compile(r"[\s|:+=-]+")
 _PART = re.compile(
@@ -244,8 +245,17 @@ def best(question: str, sources: Sequence[SourceText], found: Sequence[Quote], s
     scores = rows @ np.array(list(WEIGHTS.values()))
     first, *second = (int(index) for index in np.argsort(-scores, kind="stable")[:2])
     enough = _enough(scores[first], rows[first])
-    close = [index for index in second if scores[first] - scores[index] <= CLOSE and _enough(scores[index], rows[index])]
+    close = [
+        index
+        for index in second
+        if scores[first] - scores[index] <= CLOSE and _enough(scores[index], rows[index]) and _whole(found[index].text)
+    ]
     return Extract(question, found[first], float(scores[first]), enough, found[close[0]] if enough and close else None)
+
+
+def _whole(text: str) -> bool:
+    """Whether a quote says something by itself: not the words that introduce a list or an example below them."""
+    return text.startswith("|") or bool(_STOPPED.search(text)) or (len(text.split()) < _PROSE and not text.endswith(":"))
 
 
 def _enough(score: float, row: npt.NDArray[np.float64]) -> bool:

@@ -70,9 +70,10 @@ def test_documents_reach_the_index_on_storage_the_user_brings(brought, tmp_path:
         rows = TableReader(CHUNK_ROWS, endpoints, meter).read()
         random = np.random.default_rng(0).normal(size=(5, DIMENSIONS)).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(random.reshape(-1)), DIMENSIONS)
-        wanted = [name for name in CHUNKS.columns.names if name != "embedding"]
+        wanted = [name for name in CHUNKS.columns.names if name in CHUNK_ROWS.columns.names]
+        given = pa.schema([field for field in CHUNKS.columns if field.name in (*wanted, "embedding")])
         vectors = VectorWriter(CHUNKS, endpoints, meter)
-        vectors.upsert(rows.select(wanted).append_column("embedding", column).select(CHUNKS.columns.names).cast(CHUNKS.columns))
+        vectors.upsert(rows.select(wanted).append_column("embedding", column).select(given.names).cast(given))
         vectors.build()
         found = vectors.fusion("paper number 3", random[3], tenant="default", most=1)
         assert found[0].uri == "docs/3.md"

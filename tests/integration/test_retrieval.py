@@ -472,7 +472,7 @@ class Shelf:
 def shelves(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Shelf]]:
     """Shelves that one pass has indexed: open to everybody of their tenant, or to two readers."""
     made: dict[str, list[Shelf]] = {"open": [], "closed": []}
-    for kind, count, readers in (("open", 6, None), ("closed", 2, ["hr", "o'brien"])):
+    for kind, count, readers in (("open", 8, None), ("closed", 2, ["hr", "o'brien"])):
         for number in range(count):
             docs = tmp_path_factory.mktemp(f"{kind}-{number}") / "docs"
             docs.mkdir()

@@ -172,3 +172,10 @@ def test_another_quote_that_is_nearly_as_good_is_named_and_one_that_is_no_eviden
     assert (sure.quote.said, sure.other) == ("The upper lock is 8 m wide.", None)
     (none,) = quoted("What is the capital of Mongolia?", twice)
     assert (none.found, none.other) == (False, None)
+
+
+@pytest.mark.parametrize("other", ["The lower lock is wide as follows:", "The lower lock is as wide as its gate says here"])
+def test_words_that_introduce_what_stands_below_them_are_no_second_answer(other: str) -> None:
+    (one,) = quoted("How wide is the lock?", [SourceText(f"Locks\nThe upper lock is 8 m wide.\n{other}\n\n9 m", "locks.md", 0.6)])
+    assert one.quote is not None
+    assert (one.quote.said, one.other) == ("The upper lock is 8 m wide.", None)

@@ -32,7 +32,7 @@ class TimeAxis:
 
     def __init__(self, spans: Iterable[tuple[float, float]], left: float, right: float, pause: float) -> None:
         stretches = list(_joined(spans)) or [(0.0, 1.0)]
-        busy = sum(end - start for start, end in stretches) or 1e-9
+        busy = max(1e-9, sum(end - start for start, end in stretches))
         self.scale = (right - left - pause * (len(stretches) - 1)) / busy
         """Units of x in a second."""
         x, parts = left, []
