@@ -115,7 +115,7 @@ TIMING = pa.struct([_f("name", TEXT), _f("ms", FLOAT)])
 SAMPLING = pa.struct([_f("temperature", FLOAT), _f("top_p", FLOAT)])  # the distribution of the tokens and log-probabilities
 INTERACTION = (
     _f("answer_id", TEXT),
-    _f("kind", TEXT),  # answer (generated) | search (passages only)
+    _f("kind", TEXT),  # answer (quoted or generated) | search (passages only)
     _f("tenant", TEXT),
     _f("user", TEXT),
     _f("simulated", pa.bool_()),
@@ -126,7 +126,7 @@ INTERACTION = (
     _f("completion_tokens", pa.list_(pa.int32())),
     _f("logprobs", pa.list_(pa.float32())),
     _f("generator_version", TEXT),
-    _f("model_version", TEXT),  # of the re-ranker that ordered the passages; "none" before the first promotion
+    _f("model_version", TEXT),  # of the re-ranker that scored the passages; "none" before the first promotion
     _f("index_version", TEXT),
     _f("timings", pa.list_(TIMING)),
     _f("moved", pa.list_(MOVED)),

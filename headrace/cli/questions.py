@@ -52,7 +52,7 @@ def search(
             "document": where(passage.as_dict() | {"heading": ""}),
             "passage": textwrap.shorten(passage.hit.text, 90, placeholder=" …"),
             "retrieval": f"{passage.hit.score:.4f} (rank {passage.retrieval_rank})",
-            "re-ranker": "-" if passage.rerank_score is None else f"{passage.rerank_score:+.2f} (rank {passage.rerank_rank})",
+            "re-ranker": "-" if passage.rerank_score is None else f"{passage.rerank_score:+.2f}",
         }
         for number, passage in enumerate(answer.passages[:10], 1)
     ]

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from pyiceberg.catalog.rest import RestCatalog
 from rounds import manifest as a_manifest
 from rounds import plan as a_plan
 from servers import Servers
@@ -226,6 +227,18 @@ def offsets(table: TableReader, **how: Any) -> list[int]:
 def test_a_table_nobody_wrote_is_empty(table: TableWriter) -> None:
     assert (table.read().num_rows, table.count(), table.snapshot(), table.snapshot_property("x")) == (0, 0, None, None)
     assert table.read().schema == FEEDBACK_ROWS.columns
+
+
+def test_a_table_that_was_made_anew_is_seen_by_who_held_the_former(table: TableWriter, endpoints: Endpoints) -> None:
+    """Two processes that create a table at once both succeed, and the catalog keeps one of the two."""
+    table.append(rows(1))
+    other = TableWriter(table.store, endpoints, Meter(Ledger(), "test"))
+    catalog = RestCatalog("test", uri=endpoints.catalog_uri, warehouse=endpoints.warehouse, **endpoints.catalog_properties)
+    catalog.drop_table(("headrace", table.store.table))
+    other.append(rows(2))
+    assert offsets(table) == [2]
+    table.append(rows(3))
+    assert offsets(other) == [2, 3]
 
 
 def test_rows_come_back_as_they_went_and_are_counted(table: TableWriter, ledger: Ledger) -> None:

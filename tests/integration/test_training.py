@@ -273,7 +273,7 @@ def test_a_round_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_
         users=3,
     )
     trained = Trained("reranker/x/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
-    with pytest.raises(LostRace, match="took back"):
+    with pytest.raises(LostRace, match="was withdrawn"):
         runner.run(
             promote,
             plan=poisoned,

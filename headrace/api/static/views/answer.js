@@ -143,7 +143,7 @@ function passages(entry) {
     { name: "rerank", title: "Re-rank score", number: true, value: (one) => one.rerank_score, cell: (one) => (reranked && one.rerank_score !== null && one.rerank_score !== undefined ? score(one.rerank_score) : "–") },
     { name: "rank", title: "Rank before → after", number: true, value: (one) => one.rerank_rank ?? one.retrieval_rank, cell: rank },
     {
-      name: "outcome", title: "Outcome", wide: true, value: (one) => (one.used ? one.used : 1000 + one.retrieval_rank),
+      name: "outcome", title: "Outcome", wide: true, value: (one) => (one.used ? one.used : 1000 + (one.rerank_rank ?? one.retrieval_rank)),
       cell: (one) => (one.used ? badge(cited.has(one.used) ? `cited as ${one.used}` : `used, not cited`, cited.has(one.used) ? "good" : "active") : make("span", { class: "quiet" }, `Dropped: ${one.dropped}`)),
     },
   ], { sort: "outcome", stacks: true, most: 8 });

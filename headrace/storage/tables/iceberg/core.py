@@ -189,7 +189,10 @@ class IcebergCore:
         """The current table, or `None` if it does not exist yet."""
         with self.faults():
             if self._table is not None:
-                self._table.refresh()
+                try:
+                    self._table.refresh()
+                except ValueError:  # another table by now: SeaweedFS lets two processes create it at once, and keeps one
+                    return self.reload()
                 return self._table
             try:
                 self._table = self._connect().load_table((NAMESPACE, self.store.table))
