@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rounds import CARD
 from rounds import plan as a_plan
+from rounds import won
 
 from headrace.catalog import ROUNDS, Store
 from headrace.core.run import Run, recorded
@@ -35,7 +35,6 @@ from headrace.storage.tables.handles import TableWriter
 from headrace.storage.vectors import purge as vectors_purge
 from headrace.training import manifest
 from headrace.training.data import Dataset
-from headrace.training.evaluate import Evaluation
 from headrace.training.manifest import Clock
 from headrace.training.promote import promote
 from headrace.training.trainer import Trained
@@ -65,20 +64,7 @@ def promoting(link: Connection, endpoints: Endpoints, number: int) -> None:
             plan=plan,
             dataset=Dataset("d1", {"train": 1}, {"train": 1}, ()),
             trained=Trained("reranker/d1/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0),
-            evaluation=Evaluation(
-                "nDCG@10",
-                "none",
-                9,
-                0.5,
-                0.9,
-                0.4,
-                0.3,
-                0.5,
-                1.0,
-                0.5,
-                CARD,
-                users=3,
-            ),
+            evaluation=won(),
             settings=Training(),
             run="test",
             clock=Clock(None, 0.0),

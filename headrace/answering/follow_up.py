@@ -186,7 +186,7 @@ def _refers(clause: str) -> bool:
 
 
 def _pronoun(clause: str) -> re.Match[str] | None:
-    """The first word that stands for something said before."""
+    """The first word that refers to something said before."""
     masked = _NOT_BACK.sub(lambda match: "\0" * len(match[0]), clause)
     return next((found for found in _BACK.finditer(masked) if found[0] != "IT"), None)
 
@@ -235,7 +235,7 @@ def _about_another(before: str, fragment: str) -> str:
 
 
 def _resolved(clause: str, before: str, answer: str) -> str:
-    """The clause with what its pronoun stands for."""
+    """The clause with its pronoun replaced by what it refers to."""
     found = _pronoun(clause)
     assert found is not None
     pronoun = found[0].lower()

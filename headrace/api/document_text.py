@@ -119,7 +119,7 @@ def _of(event: Mapping[str, Any]) -> str:
 
 
 def located(text: str, passage: str | None) -> list[tuple[int, int]]:
-    """Where a passage stands in its document: in one piece, or line by line where lines were left out or repeated in it.
+    """Where a passage is in its document: in one piece, or line by line where lines were left out or repeated in it.
 
     A chunk of a long table repeats the table's head, and cells of a wide one are written with their column's name.
     """

@@ -162,7 +162,7 @@ def trace_answer(
     releases = ReleaseHistory.load(rounds, models)
     followed = _Followed(releases, examples, datasets, {_address(v): v for v in verdicts}, _forgotten(suppressions))
     generation = _generation(indexes.state()[0], row["index_version"])
-    row["ranking_version"] = row["ranking_version"] or NONE  # an answer of before there was one has none
+    row["ranking_version"] = row["ranking_version"] or NONE  # answers from before rankings have none
     named = {
         RANKING: row["ranking_version"],
         RERANKER: row["model_version"],

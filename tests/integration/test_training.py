@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny
 from judged import judge
-from rounds import CARD
+from rounds import won
 from traffic import until
 
 from headrace.catalog import CHECKPOINTS, DATASETS, EXAMPLES, MODELS, PROMOTIONS, ROUNDS
@@ -36,7 +36,6 @@ from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.training import champion, manifest
 from headrace.training.checkpoint import Checkpoints, resume
 from headrace.training.data import Dataset, dataset_version, prepare
-from headrace.training.evaluate import Evaluation
 from headrace.training.manifest import Clock
 from headrace.training.promote import serve_promoted
 from headrace.training.round import run_round
@@ -258,20 +257,7 @@ def test_a_round_that_was_begun_without_a_bound_is_not_taken_up_by_one_that_has_
     assert bounded.dataset_version != poisoned.dataset_version
     assert runner.run(plan, settings=TINY, recipe="reranker", exclusions=exclusions) == bounded
     # Whoever was making the other one cannot commit it any more.
-    evaluation = Evaluation(
-        "nDCG@10",
-        "none",
-        9,
-        0.5,
-        0.9,
-        0.4,
-        0.3,
-        0.5,
-        1.0,
-        0.5,
-        CARD,
-        users=3,
-    )
+    evaluation = won()
     trained = Trained("reranker/x/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
     with pytest.raises(LostRace, match="was withdrawn"):
         runner.run(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from obstore.store import MemoryStore
-from rounds import CARD
 from rounds import plan as a_plan
+from rounds import won
 
 from headrace.catalog import CHECKPOINTS, MODELS, PROMOTIONS, ROUNDS
 from headrace.errors import LostRace
@@ -17,7 +17,6 @@ from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableWriter
 from headrace.training import manifest
 from headrace.training.data import Dataset
-from headrace.training.evaluate import Evaluation
 from headrace.training.manifest import Clock, Plan
 from headrace.training.promote import promote
 from headrace.training.trainer import Trained
@@ -47,20 +46,7 @@ def test_a_round_whose_plan_stands_no_more_releases_and_commits_nothing(
             plan=a_plan(1, dataset_version="d17"),
             dataset=Dataset("d", {"train": 1}, {"train": 1}, ()),
             trained=Trained("d/weights", "", 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0),
-            evaluation=Evaluation(
-                "nDCG@10",
-                "none",
-                9,
-                0.5,
-                0.9,
-                0.4,
-                0.3,
-                0.5,
-                1.0,
-                0.5,
-                CARD,
-                users=3,
-            ),
+            evaluation=won(),
             settings=Training(),
             run="r",
             clock=Clock(None, 0.0),

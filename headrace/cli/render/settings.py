@@ -30,7 +30,7 @@ _SECRET = re.compile(r"properties\..*(password|secret|token|credential|key)", re
 """Properties of a library that may hold a secret; the settings of Headrace itself say which of theirs do."""
 _HIDDEN = "**********"
 _UNSET = '"…"'
-"""What stands for a value that has no default; a file that keeps it where a number belongs is rejected with the key's name."""
+"""Placeholder of a value without a default; a file that keeps it where a number belongs is rejected with the key's name."""
 
 
 def sections(of: type[BaseModel] = Settings, path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:

@@ -13,7 +13,6 @@ from typing import Any
 
 from pptx import Presentation
 from pptx.chart.data import CategoryChartData
-from pptx.dml.color import RGBColor
 from pptx.enum.chart import XL_CHART_TYPE, XL_LABEL_POSITION, XL_LEGEND_POSITION, XL_TICK_LABEL_POSITION, XL_TICK_MARK
 from pptx.enum.shapes import MSO_CONNECTOR_TYPE, MSO_SHAPE
 from pptx.enum.text import MSO_ANCHOR, MSO_AUTO_SIZE, PP_ALIGN
@@ -26,7 +25,8 @@ from pptx.util import Emu, Pt
 from headrace.explain.deck.brand import Brand, widening
 from headrace.explain.diagram import theme
 from headrace.explain.diagram.pptx import draw_on
-from headrace.explain.diagram.scene import Label, Scene
+from headrace.explain.diagram.scene import Label, Scene, xml_text
+from headrace.explain.diagram.shapes import describe, plain, rgb
 
 WIDTH, HEIGHT = 960.0, 540.0  # 13.33 × 7.5 inches
 LEFT, RIGHT = 40.0, 920.0
@@ -139,9 +139,9 @@ class Canvas:
             [(shown, Style(size, bold=True, colour=colour.ink, anchor="middle"))],
             self.brand.fonts.heading,
         )
-        _described(title, "Headline", "")
+        describe(title, "Headline", "")
         bar = self.box(Area(LEFT, 30, 5, 68), fill=colour.accent, alt="")
-        _described(bar, "Accent", "")
+        describe(bar, "Accent", "")
 
     def scene(self, scene: Scene) -> None:
         """A diagram over the whole slide, whose first line becomes the slide's title."""
@@ -154,7 +154,7 @@ class Canvas:
         size = first.size / widening(self.brand.fonts.heading)
         style = Style(size, bold=True, colour=first.colour, anchor="middle")
         self._write(title.text_frame, [(first.text, style)], self.brand.fonts.heading)
-        _described(title, "Headline", "")
+        describe(title, "Headline", "")
         # Its text was measured for Calibri, and boxes hold no wider font.
         draw_on(self.slide, replace(scene, groups=(replace(head, items=tuple(below)), *rest)))
 
@@ -164,7 +164,7 @@ class Canvas:
         pairs = [(one, base) if isinstance(one, str) else one for one in paragraphs]
         shape = self.slide.shapes.add_textbox(*_emu(area))
         self._write(shape.text_frame, _shrunk(pairs, self._measured(area)), self.brand.fonts.body)
-        _described(shape, name, "")
+        describe(shape, name, "")
         return shape
 
     def box(
@@ -182,16 +182,16 @@ class Canvas:
         """A rectangle, with text in it; without `alt` its text describes it."""
         kind = MSO_SHAPE.ROUNDED_RECTANGLE if rounded else MSO_SHAPE.RECTANGLE
         shape = self.slide.shapes.add_shape(kind, *_emu(area))
-        _plain(shape)
+        plain(shape)
         if rounded:
             shape.adjustments[0] = min(0.5, 7.0 / min(area.width, area.height))
         if fill:
             shape.fill.solid()
-            shape.fill.fore_color.rgb = _rgb(fill)
+            shape.fill.fore_color.rgb = rgb(fill)
         else:
             shape.fill.background()
         if stroke:
-            shape.line.color.rgb = _rgb(stroke)
+            shape.line.color.rgb = rgb(stroke)
             shape.line.width = Pt(1.5)
             if dashed:
                 shape.line.dash_style = 4
@@ -203,7 +203,7 @@ class Canvas:
             margin = 6.0 if area.height > 28 else 2.0
             inner = Area(area.x, area.y, area.width - 2 * margin, area.height - 4)
             self._write(shape.text_frame, _shrunk(pairs, self._measured(inner)), self.brand.fonts.body, margin=margin)
-        _described(shape, name, alt if alt is not None else " ".join(text for text, _ in pairs))
+        describe(shape, name, alt if alt is not None else " ".join(text for text, _ in pairs))
         return shape
 
     def arrow(
@@ -222,14 +222,14 @@ class Canvas:
         shape = self.slide.shapes.add_connector(MSO_CONNECTOR_TYPE.STRAIGHT, 0, 0, 0, 0)
         shape.begin_connect(start, _SIDES[start_side])
         shape.end_connect(end, _SIDES[end_side])
-        _plain(shape)
-        shape.line.color.rgb = _rgb(colour)
+        plain(shape)
+        shape.line.color.rgb = rgb(colour)
         shape.line.width = Pt(width)
         if dashed:
             shape.line.dash_style = 4
         line = shape.line._get_or_add_ln()
         line.append(line.makeelement(qn("a:tailEnd"), {"type": "triangle", "w": "med", "len": "med"}))
-        _described(shape, "Arrow", alt)
+        describe(shape, "Arrow", alt)
         return shape
 
     def table(
@@ -267,7 +267,7 @@ class Canvas:
             table.rows[number].height = Pt(heights[number])
             for at, text in enumerate(row):
                 self._cell(table.cell(number, at), text, number, size, align="right" if at in right else "left")
-        _described(frame, "Table", alt)
+        describe(frame, "Table", alt)
         return frame
 
     def chart(
@@ -294,7 +294,7 @@ class Canvas:
         frame = self.slide.shapes.add_chart(chosen, *_emu(area), data)
         chart = frame.chart
         chart.font.size, chart.font.name = Pt(13), self.brand.fonts.body
-        chart.font.color.rgb = _rgb(self.brand.colours.ink)
+        chart.font.color.rgb = rgb(self.brand.colours.ink)
         chart.has_title = False
         chart.has_legend = legend and len(series) > 1
         if chart.has_legend:
@@ -307,10 +307,10 @@ class Canvas:
         axis.reverse_order = True
         axis.tick_labels.font.size = Pt(13)
         axis.major_tick_mark = values.major_tick_mark = XL_TICK_MARK.NONE
-        axis.format.line.color.rgb = _rgb(_RULE)
+        axis.format.line.color.rgb = rgb(_RULE)
         values.has_major_gridlines = not labels
         if not labels:
-            values.major_gridlines.format.line.color.rgb = _rgb(_RULE)
+            values.major_gridlines.format.line.color.rgb = rgb(_RULE)
         values.minimum_scale = 0
         values.format.line.fill.background()
         values.tick_label_position = XL_TICK_LABEL_POSITION.NONE if labels else XL_TICK_LABEL_POSITION.HIGH
@@ -322,7 +322,7 @@ class Canvas:
             run.font.size, run.font.bold = Pt(12), False
         for one, drawn in zip(series, plot.series, strict=True):
             drawn.format.fill.solid()
-            drawn.format.fill.fore_color.rgb = _rgb(one.colour)
+            drawn.format.fill.fore_color.rgb = rgb(one.colour)
             drawn.invert_if_negative = False
         if labels:
             plot.has_data_labels = True
@@ -332,7 +332,7 @@ class Canvas:
             shown.show_value = True
             if kind != "stacked":
                 shown.position = XL_LABEL_POSITION.OUTSIDE_END
-        _described(frame, "Chart", alt)
+        describe(frame, "Chart", alt)
         return frame
 
     def foot(self, text: str) -> None:
@@ -340,7 +340,7 @@ class Canvas:
         area = Area(LEFT, 508, RIGHT - LEFT, 18)
         if self.brand.logo is not None:
             picture = self.slide.shapes.add_picture(io.BytesIO(self.brand.logo.read_bytes()), Pt(LEFT), Pt(502), height=Pt(26))
-            _described(picture, "Logo", f"Logo of {self.brand.name}" if self.brand.name else "Logo")
+            describe(picture, "Logo", f"Logo of {self.brand.name}" if self.brand.name else "Logo")
             over = picture.width.pt / 130.0
             if over > 1:
                 picture.width, picture.height = Emu(round(picture.width / over)), Emu(round(picture.height / over))
@@ -368,7 +368,7 @@ class Canvas:
         cell.vertical_anchor = MSO_ANCHOR.MIDDLE
         cell.fill.solid()
         head = number == 0
-        cell.fill.fore_color.rgb = _rgb(self.brand.colours.accent if head else _STRIPE if number % 2 == 0 else WHITE)
+        cell.fill.fore_color.rgb = rgb(self.brand.colours.accent if head else _STRIPE if number % 2 == 0 else WHITE)
         style = Style(size, bold=head, colour=WHITE if head else self.brand.colours.ink, align=align, anchor="middle")
         self._write(cell.text_frame, [(text, style)], self.brand.fonts.body, keep_frame=True)
 
@@ -387,9 +387,9 @@ class Canvas:
             if style.bullet:
                 _bulleted(paragraph, style.size)
             run = paragraph.add_run()
-            run.text = clean(text)
+            run.text = xml_text(text)
             run.font.size, run.font.bold, run.font.name = Pt(style.size), style.bold, font
-            run.font.color.rgb = _rgb(style.colour or self.brand.colours.ink)
+            run.font.color.rgb = rgb(style.colour or self.brand.colours.ink)
 
 
 def fitting(
@@ -455,28 +455,5 @@ def tint(colour: str) -> str:
     return "#" + "".join(f"{round(255 - (255 - part) * 0.07):02X}" for part in parts)
 
 
-def clean(text: str) -> str:
-    """Text without the characters that XML does not allow."""
-    return "".join(sign if sign in "\t\n" or sign >= " " else "\ufffd" for sign in text)
-
-
 def _emu(area: Area) -> tuple[Emu, Emu, Emu, Emu]:
     return Pt(area.x), Pt(area.y), Pt(area.width), Pt(area.height)
-
-
-def _plain(shape: Any) -> None:
-    """Remove the theme's style, which brings a shadow and colours of its own."""
-    style = shape._element.find(qn("p:style"))
-    if style is not None:
-        shape._element.remove(style)
-
-
-def _described(shape: Any, name: str, alt: str) -> None:
-    properties = shape._element.xpath(".//p:cNvPr")[0]
-    properties.set("name", f"{name} {properties.get('id')}")
-    if alt:
-        properties.set("descr", clean(alt))
-
-
-def _rgb(colour: str) -> RGBColor:
-    return RGBColor.from_string(colour.removeprefix("#"))

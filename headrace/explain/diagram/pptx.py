@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pptx import Presentation
-from pptx.dml.color import RGBColor
 from pptx.enum.dml import MSO_LINE_DASH_STYLE
 from pptx.enum.shapes import MSO_CONNECTOR_TYPE, MSO_SHAPE
 from pptx.enum.text import MSO_ANCHOR, MSO_AUTO_SIZE, PP_ALIGN
@@ -20,6 +19,7 @@ from pptx.util import Emu, Pt
 
 from headrace.explain.diagram import theme
 from headrace.explain.diagram.scene import Box, Group, Label, Line, Rect, Scene, xml_text
+from headrace.explain.diagram.shapes import describe, plain, rgb
 
 WIDTH, HEIGHT = 960.0, 540.0  # points
 FONT = "Calibri"
@@ -44,7 +44,7 @@ def add_slide(deck: Any, scene: Scene) -> Any:
     slide = deck.slides.add_slide(deck.slide_layouts[6])
     ground = slide.background.fill
     ground.solid()
-    ground.fore_color.rgb = _rgb(scene.palette.card)
+    ground.fore_color.rgb = rgb(scene.palette.card)
     draw_on(slide, scene)
     slide.notes_slide.notes_text_frame.text = xml_text("\n".join((scene.title, scene.description, *scene.notes)))
     return slide
@@ -76,7 +76,7 @@ class _Slide:
                 shape = self._line(item)
             else:
                 shape = self._text(item)
-            _describe(shape, group.kind, "" if described else group.alt)
+            describe(shape, group.kind, "" if described else group.alt)
             described = True
 
     def _rect(self, item: Rect, labels: Sequence[Label]) -> Any:
@@ -85,10 +85,10 @@ class _Slide:
         shape = self._shapes.add_shape(kind, *self._box(box))
         if item.radius:
             shape.adjustments[0] = min(0.5, item.radius / min(box.width, box.height))
-        _plain(shape)
+        plain(shape)
         if item.fill:
             shape.fill.solid()
-            shape.fill.fore_color.rgb = _rgb(item.fill)
+            shape.fill.fore_color.rgb = rgb(item.fill)
         else:
             shape.fill.background()
         if item.stroke:
@@ -101,7 +101,7 @@ class _Slide:
     def _line(self, item: Line) -> Any:
         ends = (self._emu(value) for value in (item.x1, item.y1, item.x2, item.y2))
         shape = self._shapes.add_connector(MSO_CONNECTOR_TYPE.STRAIGHT, *ends)
-        _plain(shape)
+        plain(shape)
         self._stroke(shape.line, item.colour, item.width, item.dash)
         if item.head:
             _arrow(shape.line._get_or_add_ln(), item)
@@ -135,10 +135,10 @@ class _Slide:
             run.font.name = FONT
             run.font.size = Pt(round(label.size * self._zoom, 1))
             run.font.bold = label.weight != theme.REGULAR
-            run.font.color.rgb = _rgb(label.colour)
+            run.font.color.rgb = rgb(label.colour)
 
     def _stroke(self, line: Any, colour: str, width: float, dash: tuple[float, ...]) -> None:
-        line.color.rgb = _rgb(colour)
+        line.color.rgb = rgb(colour)
         line.width = Emu(self._emu(width))
         if dash:
             line.dash_style = MSO_LINE_DASH_STYLE.DASH if dash[0] > 3 else MSO_LINE_DASH_STYLE.ROUND_DOT
@@ -163,21 +163,3 @@ def _arrow(line: Any, item: Line) -> None:
 
     tail = line.makeelement(qn("a:tailEnd"), {"type": "triangle", "w": size(2 * half), "len": size(length)})
     line.append(tail)
-
-
-def _plain(shape: Any) -> None:
-    """Remove the theme's style, which brings a shadow and colours of its own."""
-    style = shape._element.find(qn("p:style"))
-    if style is not None:
-        shape._element.remove(style)
-
-
-def _describe(shape: Any, kind: str, alt: str) -> None:
-    properties = shape._element.xpath(".//p:cNvPr")[0]
-    properties.set("name", f"{kind} {properties.get('id')}")
-    if alt:
-        properties.set("descr", xml_text(alt))
-
-
-def _rgb(colour: str) -> RGBColor:
-    return RGBColor.from_string(colour.removeprefix("#"))

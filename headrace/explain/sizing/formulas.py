@@ -10,7 +10,7 @@ SOURCES: dict[str, str] = {
     "kv": "MLCommons Storage, kv_cache_benchmark/kv_cache/models.py: layers × KV heads × head size × 2 × bytes; for latent"
     " attention layers × (kv_lora_rank + qk_rope_head_dim) × bytes",
     "offload": "A user's measurement: 131 KB a token offloaded by LMCache beside 18.9 KB on the GPU in int8"
-    " (github.com/noonghunna/club-3090 PR 422)",
+    " (noonghunna/club-3090, pull request 422)",
     "staging": "vLLM, docs/features/kv_offloading_usage.md: storage tiers are read by way of host memory, which must hold a"
     " prompt's whole chain of blocks",
     "checkpoint": "MLPerf Storage v2 and v3, llama3_*.yaml and DLIO's get_num_parameters: weights in fp16, optimizer in fp32",

@@ -154,7 +154,7 @@ PRESETS: dict[str, LanguageModel] = {
             heads=192,
             kv_heads=32,
             head_dim=134,
-            source="github.com/mlcommons/storage configs/dlio/workload/llama3_1t.yaml",
+            source="MLCommons Storage, configs/dlio/workload/llama3_1t.yaml",
         ),
     )
 }

@@ -2,7 +2,7 @@
 
 import { fill, make } from "./dom.js";
 
-// `columns`: {name, title, cell(row) → text or element, value(row) → what it is sorted by, number, wide}. `onsort(name, down)` is told
+// `columns`: {name, title, cell(row) → text or element, value(row) → what it is sorted by, number, wide}. `onsort(name, down)` hears
 // of a new order. `label` is the table's name for screen readers. Of many rows the first `most` are shown until all are asked for.
 export function table(label, columns, { sort = "", down = false, onsort, stacks = false, most = Infinity } = {}) {
   const order = { name: sort, down };

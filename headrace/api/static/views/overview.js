@@ -32,7 +32,7 @@ export function open(section) {
   let moved = new Map(); // what each run's flows were when they were heard of last
   const active = new Map(); // flow → until when it is shown as at work
 
-  // ---- what is there -------------------------------------------------------------------------------------------------
+  // ---- elements -----------------------------------------------------------------------------------------------------
 
   const tabs = PIPELINES.map((name) => make("button", {
     role: "tab", id: `tab-${name}`, type: "button", "aria-controls": "diagram", onclick: () => turn(name),

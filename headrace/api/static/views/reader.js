@@ -53,7 +53,7 @@ function shown(text, chunkId, quotes) {
   ];
 }
 
-// The quoted sentences where they stand in the passage; the passage itself where none is found.
+// The quoted sentences at their places in the passage; the passage itself where none is found.
 function narrowed(text, quotes) {
   const [first, last] = [text.spans[0]?.[0] ?? 0, text.spans.at(-1)?.[1] ?? text.text.length];
   const found = quotes.flatMap((quote) => {
