@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from lander import EVENT_ROWS, EVENTS, land_events
 from servers import Servers
@@ -57,9 +58,19 @@ def servers_up(servers: Servers) -> None:
 def recreate(endpoints: Endpoints) -> None:
     """The topic made anew: the same name, another identity, offsets from 0."""
     admin = AdminClient({"bootstrap.servers": endpoints.kafka_bootstrap})
-    with contextlib.suppress(Exception):
-        admin.delete_topics([EVENTS.name])[EVENTS.name].result(10)
-    admin.create_topics([NewTopic(EVENTS.name, num_partitions=EVENTS.partitions)])[EVENTS.name].result(10)
+    again = NewTopic(EVENTS.name, num_partitions=EVENTS.partitions)
+    until = time.monotonic() + 30
+    while True:
+        # A broker that has only just come up may fail to delete, and one that deletes in the background may still have the name.
+        with contextlib.suppress(KafkaException):
+            admin.delete_topics([EVENTS.name])[EVENTS.name].result(10)
+        try:
+            admin.create_topics([again])[EVENTS.name].result(10)
+            return
+        except KafkaException:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
 
 
 def forget_rows(endpoints: Endpoints, store: Any = EVENT_ROWS) -> None:

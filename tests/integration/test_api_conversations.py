@@ -110,7 +110,7 @@ def test_a_follow_up_opens_nothing(tenant: httpx.Client) -> None:
 
 
 def test_small_talk_and_tasks_are_replied_to_and_are_no_interactions(api: Any, tenant: httpx.Client) -> None:
-    ask(tenant, "Which backups are kept?")
+    ask(tenant, GOLD, user="ann", after=ask(tenant, SILVER, user="ann")["answer_id"])
     before = len(recorded(api))
     hello = ask(tenant, "Hello, who are you?")
     assert (hello["kind"], hello["refused"], hello["passages"]) == ("small_talk", False, [])
