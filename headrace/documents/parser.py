@@ -228,7 +228,9 @@ def _joined(located: list[tuple[str, str]]) -> tuple[str, tuple[DocumentPart, ..
 
 
 def _title(text: str, uri: str) -> str:
+    fenced = False
     for line in text[:20_000].splitlines()[:50]:
-        if line.startswith("#") and (title := line.lstrip("#").strip()):
+        fenced ^= line.lstrip().startswith(("```", "~~~"))
+        if not fenced and line.startswith("#") and (title := line.lstrip("#").strip()):
             return title[:200]
     return PurePosixPath(uri).stem

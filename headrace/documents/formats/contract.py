@@ -61,8 +61,10 @@ def size(count: int) -> str:
     return f"{count / 1e3:.0f} kB"
 
 
-# Control characters except tab, line feed and escape, halves of surrogate pairs, and noncharacters.
-_UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+# Control characters except tab and line feed, halves of surrogate pairs, noncharacters, and marks that show nothing and divide
+# words: soft hyphen, zero-width space, word joiner and byte order mark.
+_UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u00ad\u200b\u2060\ud800-\udfff\ufeff\ufffe\uffff]")
+_TERMINAL = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]{0,2000}(?:\x07|\x1b\\\\)|[@-Z\\\\^_])")  # ECMA-48
 _LINE_ENDS = re.compile("\r\n|\r|\x0b|\x0c|\x85|\u2028|\u2029")
 
 
@@ -93,8 +95,8 @@ class Output:
 
 
 def clean(text: str) -> str:
-    """The text with a line feed for every kind of line end, and without unwanted characters."""
-    return _UNWANTED.sub("", _LINE_ENDS.sub("\n", text))
+    """The text with a line feed for every kind of line end, and without unwanted characters and a terminal's colours."""
+    return _UNWANTED.sub("", _LINE_ENDS.sub("\n", _TERMINAL.sub("", text) if "\x1b" in text else text))
 
 
 def line(text: str) -> str:

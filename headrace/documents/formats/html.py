@@ -9,16 +9,14 @@ from markitdown import StreamInfo
 from markitdown.converters import DocxConverter, HtmlConverter
 
 from headrace.documents.formats.contract import DocumentFile, Output
-from headrace.documents.formats.plain_text import decoded
+from headrace.documents.formats.encoding import decoded
 
-_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?([\w.:-]{1,40})", re.I)
 _IMAGE = re.compile(r"!\[([^\[\]]*)\]\(data:[^()\s]*\)")
 
 
 def write_html(file: DocumentFile, out: Output) -> None:
     """Write an HTML page, in the encoding detected or declared."""
-    declared = _CHARSET.search(file.data[:4096])
-    write_page(decoded(file.data, declared[1].decode("ascii", "ignore") if declared else ""), out)
+    write_page(decoded(file.data), out)
 
 
 def write_page(page: str, out: Output) -> None:

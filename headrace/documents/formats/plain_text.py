@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import codecs
-import contextlib
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from headrace.documents.formats.contract import DocumentFile, Output, ParseRefused, clean, line
+from headrace.documents.formats.contract import DocumentFile, Output, clean, line
+from headrace.documents.formats.encoding import decoded
 
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _UNDERLINE = re.compile(r"^([=\-~^*\"'`:#+.])\1{2,}$")
+_SETEXT = re.compile(r"^ {0,3}(=+|-{2,})[ \t]*$")
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
+_TAGGED = re.compile(r"^ {0,3}<h([1-6])\b[^>]{0,500}>(.{1,500}?)</h\1>\s*$", re.I)
+_TAG = re.compile(r"<[^<>]{0,500}>")
+_INDENTED_HEADING = re.compile(r"^ {1,3}(?=#{1,6}\s)")
+# What a line begins with that is in no paragraph: headings, lists, quotations, tables, code, HTML, rules.
+_OTHER_BLOCK = re.compile(r"^(?: {0,3}(?:#{1,6}\s|[-*+]\s|\d{1,9}[.)]\s|>|\||<[/!a-z]|(?:[-*_][ \t]*){3,}$)|    |\t)", re.I)
+_ESCAPED = ("json", "yaml", "ini")
+_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2}))")
 _TICKS = re.compile("`+")
-_LOOKED_AT = 100_000  # bytes, enough to detect an encoding
-NOT_TEXT = "it holds binary data, not text"
 
 
 def write_text(file: DocumentFile, out: Output) -> None:
@@ -28,42 +28,70 @@ def write_text(file: DocumentFile, out: Output) -> None:
 
 
 def write_markdown(file: DocumentFile, out: Output) -> None:
-    """Write Markdown as it is."""
-    out.write(clean(decoded(file.data)))
+    """Write Markdown with every kind of heading as one of # signs, and no others."""
+    out.write(markdown_headings(clean(decoded(file.data))))
 
 
 def write_code(file: DocumentFile, out: Output) -> None:
     """Write source code below its file's name, in a fence that nothing in it can close."""
     text = clean(decoded(file.data)).strip("\n")
+    if file.language in _ESCAPED:
+        text = clean(_unescaped(text))
     fence = "`" * max(3, 1 + max(map(len, _TICKS.findall(text)), default=0))
     if text.strip():
         out.write(f"# {line(PurePosixPath(file.name).name)}\n\n{fence}{file.language}\n{text}\n{fence}\n")
 
 
-def decoded(data: bytes, declared: str = "") -> str:
-    """Bytes as text: by byte order mark, as UTF-8, as UTF-16 without a mark, as declared, or as Windows-1252.
+def markdown_headings(text: str) -> str:
+    """Turn underlined titles (CommonMark's setext headings) and HTML's headings into lines that begin with # signs.
 
-    Raises `ParseRefused` where they are not text.
+    A line in a comment that begins with # is escaped. Front matter, code and tables stay as they are.
     """
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            with contextlib.suppress(UnicodeDecodeError):
-                return _proven(data.decode(encoding))
-    with contextlib.suppress(UnicodeDecodeError):
-        if b"\x00" not in data[:_LOOKED_AT]:
-            return _proven(data.decode("utf-8"))
-    if (wide := _utf16(data)) is not None:
-        return wide
-    if declared:
-        with contextlib.suppress(UnicodeDecodeError, LookupError):
-            return _proven(data.decode(declared))
-    with contextlib.suppress(UnicodeDecodeError):
-        return _proven(data.decode("utf-8"))
-    guess = data.decode("cp1252", "ignore")
-    # Old Western text is nearly all printable; anything else that fails as UTF-8 is not text.
-    if b"\x00" in data or sum(c.isprintable() or c in "\n\r\t" for c in guess) < 0.99 * len(data):
-        raise ParseRefused(NOT_TEXT)
-    return _proven(guess)
+    out: list[str] = []
+    fence = ""
+    comment = False
+    paragraph = 0  # lines of it so far
+    lines = text.split("\n")
+    first = _front_matter(lines)
+    for number, text_line in enumerate(lines):
+        mark = _FENCE.match(text_line)
+        if number < first or comment or fence or mark:
+            if mark and not comment and number >= first:
+                fence = "" if fence and mark[1].startswith(fence) and not mark[2].strip() else fence or mark[1]
+            out.append("\\" + text_line if comment and text_line.startswith("#") else text_line)
+            comment = comment and "-->" not in text_line
+            paragraph = 0
+            continue
+        comment = text_line.lstrip().startswith("<!--") and "-->" not in text_line
+        if paragraph and (under := _SETEXT.match(text_line)):
+            title = " ".join(part.strip() for part in out[-paragraph:])
+            out[-paragraph:] = [f"{'#' if under[1][0] == '=' else '##'} {title}", *[""] * paragraph]
+            paragraph = 0
+            continue
+        if tagged := _TAGGED.match(text_line):
+            text_line = f"{'#' * int(tagged[1])} {_TAG.sub('', tagged[2]).strip()}"
+        text_line = _INDENTED_HEADING.sub("", text_line)
+        out.append(text_line)
+        starts = text_line.strip() and not _OTHER_BLOCK.match(text_line)
+        paragraph = paragraph + 1 if starts else 0
+    return "\n".join(out)
+
+
+def _front_matter(lines: Sequence[str]) -> int:
+    """The number of lines of YAML or TOML between two rules at the head of a Markdown file."""
+    if not lines or lines[0].rstrip() not in ("---", "+++"):
+        return 0
+    return next((n + 1 for n, one in enumerate(lines[1:200], 1) if one.rstrip() == lines[0].rstrip()), 0)
+
+
+def _unescaped(text: str) -> str:
+    """Letters beyond ASCII that JSON, YAML or a properties file writes as escapes; those with a meaning in the syntax stay."""
+    return _ESCAPE.sub(_letter, text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _letter(match: re.Match[str]) -> str:
+    code = int(match[2] or match[3], 16)
+    return match[1] + chr(code) if code >= 0xA0 else match[0]
 
 
 def headings(text: str) -> str:
@@ -87,23 +115,3 @@ def headings(text: str) -> str:
         else:
             out.append(text_line)
     return "\n".join(out)
-
-
-def _utf16(data: bytes) -> str | None:
-    """Text in UTF-16 without a mark: in European scripts nearly every other byte is zero."""
-    sample = data[:_LOOKED_AT]
-    if len(data) % 2 or len(sample) < 4:
-        return None
-    for zeros, others, encoding in ((sample[1::2], sample[::2], "utf-16-le"), (sample[::2], sample[1::2], "utf-16-be")):
-        if zeros.count(0) >= 0.5 * len(zeros) and others.count(0) <= 0.02 * len(others):
-            with contextlib.suppress(UnicodeDecodeError, ParseRefused):
-                return _proven(data.decode(encoding))
-    return None
-
-
-def _proven(text: str) -> str:
-    """The text, unless more than 1 % of it is control characters; a stray NUL is dropped later."""
-    control = sum(text.count(chr(code)) for code in range(32) if chr(code) not in "\n\r\t\f\x1b")
-    if control > 0.01 * len(text):
-        raise ParseRefused(NOT_TEXT)
-    return text

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
-import io
+import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from headrace.documents.formats.contract import DocumentFile, Output, ParseRefused, line
-from headrace.documents.formats.plain_text import decoded
+from headrace.documents.formats.encoding import decoded
 
 _DELIMITERS = ",;\t|"
+_NAMED = re.compile(r"sep=(.)\r?\n", re.I)  # Excel's line in front of the header
+_DECIMAL = re.compile(r"(?<=\d),(?=\d)")
 _LOOKED_AT = 20  # lines, enough to detect the delimiter of a CSV file
 
 
@@ -34,7 +38,7 @@ class Table:
 
 
 def write_csv(file: DocumentFile, out: Output) -> None:
-    """Write a CSV file, separated by commas, semicolons, tabs or bars, as one table."""
+    """Write a CSV file, divided by commas, semicolons, tabs, bars or what it names, as one table."""
     table = Table(out)
     most_rows = file.limits.document_rows
     rows = 0
@@ -47,22 +51,43 @@ def write_csv(file: DocumentFile, out: Output) -> None:
 
 
 def _read(text: str) -> Iterator[Sequence[str]]:
+    """The rows. A quotation mark that nothing closes is a mark like any other, and ends with its line."""
     csv.field_size_limit(1 << 30)  # the limit of characters applies instead
     text = text.lstrip("\ufeff").replace("\x00", "")
-    try:
-        yield from csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
-    except csv.Error as error:
-        raise ParseRefused(f"not a readable CSV file ({error})") from None
+    named = _NAMED.match(text)
+    text = text[named.end() :] if named else text
+    lines = text.splitlines(keepends=True)
+    dialect: dict[str, Any] = {"delimiter": named[1] if named else _delimiter(lines)}
+    if '\\"' in text and '""' not in text:
+        dialect |= {"escapechar": "\\", "doublequote": False}
+    start = 0
+    while start < len(lines):
+        reader = csv.reader(itertools.islice(lines, start, None), strict=True, **dialect)
+        read = 0
+        try:
+            for row in reader:
+                read = reader.line_num
+                yield row
+            return
+        except csv.Error as error:
+            start += read
+            if "unexpected end" in str(error) or reader.line_num - read > 1:
+                dialect["quoting"] = csv.QUOTE_NONE
+            yield from csv.reader(lines[start : start + 1], **dialect)
+            dialect.pop("quoting", None)
+            start += 1
 
 
-def _delimiter(text: str) -> str:
+def _delimiter(lines: Sequence[str]) -> str:
     """The character that divides most of the first lines into the same number of fields."""
-    lines = [line for line in text[:100_000].splitlines()[:_LOOKED_AT] if line.strip()]
+    sample = [line for line in lines[:_LOOKED_AT] if line.strip()]
 
-    def fit(mark: str) -> tuple[int, int]:
-        counts = [line.count(mark) for line in lines]
+    def fit(mark: str) -> tuple[int, bool, int]:
+        counts = [len(row) - 1 for row in csv.reader(sample, delimiter=mark)]
         usual = max(set(counts), key=counts.count, default=0)
-        return (counts.count(usual) if usual else 0, usual)
+        # A comma between digits is a decimal comma, if something else divides as well.
+        decimal = mark == "," and all(_DECIMAL.sub("", line).count(",") == 0 for line in sample)
+        return (counts.count(usual) if usual > 0 else 0, not decimal, usual)
 
     best = max(_DELIMITERS, key=fit)
     return best if fit(best)[0] else ","

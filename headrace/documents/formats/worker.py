@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from headrace.documents.formats.contract import DocumentFile, Output, ParseLimits, ParseRefused, framed, read_frame
 from headrace.documents.formats.detection import detect, not_text
-from headrace.documents.formats.plain_text import NOT_TEXT
+from headrace.documents.formats.encoding import NOT_TEXT
 from headrace.documents.formats.registry import TEXT
 from headrace.documents.formats.sandbox import allow_seconds, shut
 from headrace.process import ending_with
