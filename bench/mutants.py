@@ -1165,7 +1165,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z23",
-        "headrace/documents/files.py",
+        "headrace/documents/folder.py",
         'if not (name.startswith(".") or is_home(Path(folder) / name)))',
         'if not name.startswith("."))',
         "A home in an indexed folder is indexed.",

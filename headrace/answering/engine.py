@@ -7,10 +7,10 @@ from collections import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from headrace.answering.extract import NOT_FOUND, quote
 from headrace.answering.follow_up import TOKENS, Turn, chat_of, rewrite, stand_alone
 from headrace.answering.generate import generate, prompt
 from headrace.answering.intent import intent_of, small_talk_reply, task_reply
+from headrace.answering.quotes import NOT_FOUND, quote
 from headrace.answering.record import Answer, answer, feedback, moved, new_id, row_of
 from headrace.answering.rerank import rerank
 from headrace.answering.retrieve import retrieve

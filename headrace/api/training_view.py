@@ -12,9 +12,9 @@ from headrace.models.pointer import ChampionPointer
 from headrace.storage.objects import ObjectReader
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.training import manifest
-from headrace.training.champion import champion, check_model_name, versions
 from headrace.training.manifest import Manifest
 from headrace.training.names import MODELS as MODEL_NAMES
+from headrace.training.promotions import champion, check_model_name, versions
 
 _VERSIONS = 20  # newest versions of each model; older ones are served by naming them
 _MOVES = 100

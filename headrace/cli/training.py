@@ -83,7 +83,7 @@ def models(as_json: AsJson = False) -> None:
     from headrace.explain.diagram.format import human_bytes
     from headrace.storage.objects import ObjectReader
     from headrace.training import manifest
-    from headrace.training.champion import champion, versions
+    from headrace.training.promotions import champion, versions
 
     with App(settings_of(), "models", models=False, quiet=as_json) as app:
         store = app.runner.open(ObjectReader, MODELS, stage="models")
@@ -140,7 +140,7 @@ def rollback(model: Model, as_json: AsJson = False) -> None:
 
 def _move(model: str, as_json: bool, move: Callable[..., ChampionPointer]) -> None:
     from headrace.app import App
-    from headrace.training.champion import check_model_name
+    from headrace.training.promotions import check_model_name
 
     check_model_name(model)
     with App(settings_of(), "promote", models=model == "embedder", quiet=as_json) as app:

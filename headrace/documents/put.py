@@ -14,7 +14,7 @@ from headrace.catalog import DOCUMENT_EVENTS, DOCUMENT_ROWS, DOCUMENTS
 from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.documents import AHEAD
-from headrace.documents.files import FoundFile, find_files, read_file
+from headrace.documents.folder import FoundFile, find_files, read_file
 from headrace.documents.names import check_principals
 from headrace.documents.source import PUT_SENTENCE, announce, event, store
 from headrace.documents.versions import StoredVersion, newest_versions

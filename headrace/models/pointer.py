@@ -1,7 +1,7 @@
 """The champion pointer: its schema, reading it, and replacing it by compare-and-swap.
 
 In the store `models`, `<model>/champion.json` names the served version of a model. A promotion, a rollback or a canary consists
-of moving this pointer (`training/champion.py`). It is in this package because its writers (training, registry) and its readers
+of moving this pointer (`training/promotions.py`). It is in this package because its writers (training, registry) and its readers
 (the model server, lineage) all import it.
 """
 

@@ -30,10 +30,9 @@ from headrace.models.pointer import NONE
 from headrace.settings import Training
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
-from headrace.training import champion
-from headrace.training.champion import CANARY_ENDED, PROMOTE
 from headrace.training.measures.passages import ndcg
 from headrace.training.names import GENERATOR, RANKING, RERANKER
+from headrace.training.promotions import CANARY_ENDED, PROMOTE, champion, end_canary, move
 
 _ORDERS = (RANKING, RERANKER)
 TRIED = (*_ORDERS, GENERATOR)
@@ -126,7 +125,7 @@ def watch(
 
     Raises `LostRace` if another process moved the pointer meanwhile.
     """
-    pointer, etag = champion.champion(models, model)
+    pointer, etag = champion(models, model)
     canary = pointer.canary
     if canary is None:
         return None
@@ -142,9 +141,9 @@ def watch(
     ended, why = verdict(model, ours, theirs, settings, share=canary.share, over=(now or datetime.now(UTC)) >= until)
     who = f"canary of round {canary.round}"
     if ended == CANARY_ENDED:
-        champion.end_canary(models, promotions, model, who=who, why=why, seen=(pointer, etag))
+        end_canary(models, promotions, model, who=who, why=why, seen=(pointer, etag))
     elif ended == PROMOTE:
-        champion.move(models, promotions, model, canary.version, who=who, why=why, kind=PROMOTE, seen=(pointer, etag))
+        move(models, promotions, model, canary.version, who=who, why=why, kind=PROMOTE, seen=(pointer, etag))
     return CanaryStatus(
         model,
         canary.version,

@@ -10,8 +10,8 @@ from headrace.errors import NotFound
 from headrace.models.pointer import ChampionPointer
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableWriter
-from headrace.training.champion import PROMOTE, ROLLBACK, champion, end_canary, move
 from headrace.training.names import RERANKER
+from headrace.training.promotions import PROMOTE, ROLLBACK, champion, end_canary, move
 
 
 @stage("Moves the champion pointer to a released version and records the move.")

@@ -26,10 +26,10 @@ from headrace.registry.champion import rollback, set_champion
 from headrace.settings import Endpoint, Inference, Settings
 from headrace.storage.objects import ObjectReader
 from headrace.storage.vectors.generations import IndexGeneration
-from headrace.training.champion import card, champion
 from headrace.training.manifest import Manifest
 from headrace.training.names import EMBEDDER
 from headrace.training.promote import newest
+from headrace.training.promotions import card, champion
 
 _READY_S = 120.0
 

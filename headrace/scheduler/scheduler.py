@@ -22,9 +22,9 @@ from headrace.scheduler import status
 from headrace.scheduler.lease import LeaderLease
 from headrace.scheduler.status import Status, StatusBars
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.training.champion import champion
 from headrace.training.manifest import Manifest, Plan
 from headrace.training.names import MODELS as MODEL_NAMES
+from headrace.training.promotions import champion
 from headrace.training.recipes import AUTO, RECIPES
 from headrace.training.round import Round
 

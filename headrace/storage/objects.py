@@ -144,7 +144,7 @@ class ObjectReader(Metered):
         except (faults.BaseError, OSError) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(f"No space left for {self._path(key)}.", hint="Free some space and run again.") from None
-            if is_full(error) or "507" in str(error):
+            if is_full(error):
                 raise StorageFull(
                     f"The object store at {self._where} is full.", hint="Free some space there and run again."
                 ) from error

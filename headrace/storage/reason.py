@@ -10,7 +10,7 @@ from headrace.atomic import FULL
 _PERFORMING = re.compile(r"^.*?Error performing \S+ \S+ in [^\n]*?  ?- (?:HTTP error: )?", re.DOTALL)
 _SOURCE_PLACE = re.compile(r",? ?/\S+\.rs(?::\d+)*|,? ?/rustc/\S*")
 _LONGEST = 300
-FULL_WORDS = ("no space", "no free volumes", "disk quota exceeded")
+FULL_WORDS = ("no space", "no free volumes", "disk quota exceeded", "507 insufficient storage")
 
 
 def is_full(error: BaseException) -> bool:

@@ -18,10 +18,10 @@ from headrace.core.statistics import interval
 from headrace.models.pointer import NONE
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader
-from headrace.training.champion import card, champion
 from headrace.training.data import Dataset
 from headrace.training.data.dataset import TEST, TRAIN, TUNE, fewer, read
 from headrace.training.measures import Compared, Rows, measure_of
+from headrace.training.promotions import card, champion
 from headrace.training.recipe import FittedRecipe
 from headrace.training.recipes import recipe_of
 from headrace.training.served_order import ServedOrder

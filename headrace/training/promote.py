@@ -19,12 +19,13 @@ from headrace.models.pointer import ChampionPointer
 from headrace.settings import Training
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableWriter
-from headrace.training import champion, manifest
+from headrace.training import manifest
 from headrace.training.data import Dataset
 from headrace.training.evaluate import Evaluation
 from headrace.training.gate import alarms, decide
 from headrace.training.manifest import Clock, Manifest, Plan
 from headrace.training.names import EMBEDDER, RERANKER
+from headrace.training.promotions import PROMOTE, champion, move, record_move, start_canary
 from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Trained
 
@@ -117,8 +118,8 @@ def serve_promoted(models: ObjectWriter, rounds: ObjectReader, promotions: Table
     A pointer that was moved after the manifest (e.g. by a rollback) is not changed. Nor is the embedder's, which moves with the
     index that was built with it.
     """
-    pointer, _ = champion.champion(models, model)
-    champion.record_move(promotions, pointer)
+    pointer, _ = champion(models, model)
+    record_move(promotions, pointer)
     if model == EMBEDDER:
         return pointer
     found = newest(rounds, model, since=pointer.at)
@@ -126,8 +127,8 @@ def serve_promoted(models: ObjectWriter, rounds: ObjectReader, promotions: Table
         return pointer
     who, why, version = f"round {found.round}", found.decision.why, str(found.weights.version)
     if found.canary:
-        return champion.start_canary(models, promotions, model, version, share=found.canary, who=who, why=why)
-    return champion.move(models, promotions, model, version, who=who, why=why, kind=champion.PROMOTE)
+        return start_canary(models, promotions, model, version, share=found.canary, who=who, why=why)
+    return move(models, promotions, model, version, who=who, why=why, kind=PROMOTE)
 
 
 def newest(rounds: ObjectReader, model: str, since: str) -> Manifest | None:

@@ -32,7 +32,6 @@ from headrace.settings import Training
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.training import manifest
-from headrace.training.champion import champion
 from headrace.training.checkpoint import tidy
 from headrace.training.cutoff import NOTHING, Exclusions
 from headrace.training.data import Dataset, dataset_version, prepare
@@ -43,6 +42,7 @@ from headrace.training.names import GENERATOR, RANKING, RERANKER
 from headrace.training.names import MODELS as MODEL_NAMES
 from headrace.training.power import power
 from headrace.training.promote import Decision, promote, serve_promoted
+from headrace.training.promotions import champion
 from headrace.training.recipes import recipe_of
 from headrace.training.trainer import Trained
 

@@ -12,8 +12,8 @@ from headrace.models.cards import RerankerCard
 from headrace.models.pointer import NONE
 from headrace.models.ranking import RETRIEVAL_ORDER, RankingWeights
 from headrace.storage.objects import ObjectReader
-from headrace.training.champion import champion
 from headrace.training.names import RANKING, RERANKER
+from headrace.training.promotions import champion
 from headrace.training.ranker import FILE, LearnedRanking, candidates, unit_of
 
 

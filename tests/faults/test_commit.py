@@ -17,8 +17,8 @@ from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.training import manifest
-from headrace.training.champion import champion, versions
 from headrace.training.promote import serve_promoted
+from headrace.training.promotions import champion, versions
 
 pytest_plugins = ["shared"]
 METER = Meter(Ledger(), "test")

@@ -46,8 +46,8 @@ from headrace.storage.stream import TopicReader
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.handles import VectorReader
 from headrace.training import manifest
-from headrace.training.champion import champion
 from headrace.training.manifest import Manifest
+from headrace.training.promotions import champion
 
 if TYPE_CHECKING:
     from conftest import Home

@@ -32,8 +32,8 @@ from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableReader
 from headrace.training import manifest
-from headrace.training.champion import champion
 from headrace.training.checkpoint import Checkpoints
+from headrace.training.promotions import champion
 from headrace.training.recipe import GradientRecipe
 from headrace.training.recipes import RECIPES
 from headrace.training.round import TRAINING, run_round

@@ -35,11 +35,11 @@ from headrace.storage.metadata import By, Metadata
 from headrace.storage.stream import TopicReader
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.handles import VectorReader
-from headrace.training.champion import champion
 from headrace.training.data import prepare
 from headrace.training.evaluate import Evaluation
 from headrace.training.manifest import Clock
 from headrace.training.promote import promote
+from headrace.training.promotions import champion
 from headrace.training.round import plan
 from headrace.training.trainer import Trained
 

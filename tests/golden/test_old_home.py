@@ -54,9 +54,9 @@ from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.vectors.handles import VectorReader
 from headrace.training import manifest
-from headrace.training.champion import champion, versions
 from headrace.training.cutoff import Exclusions, suppressed
 from headrace.training.data import prepare
+from headrace.training.promotions import champion, versions
 from headrace.training.round import plan
 
 METER = Meter(Ledger(), "test")

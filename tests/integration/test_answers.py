@@ -16,8 +16,8 @@ from starlette.testclient import TestClient
 from words import embedding
 
 from headrace.answering.engine import QueryEngine
-from headrace.answering.extract import NOT_FOUND
 from headrace.answering.follow_up import Turn
+from headrace.answering.quotes import NOT_FOUND
 from headrace.answering.record import Answer
 from headrace.api import Service, create_app
 from headrace.app import App

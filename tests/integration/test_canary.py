@@ -28,7 +28,7 @@ from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
 from headrace.storage.stream import TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
-from headrace.training import champion
+from headrace.training.promotions import ROLLBACK, champion, move, start_canary
 from headrace.training.round import run_round
 
 METER = Meter(Ledger(), "test")
@@ -143,14 +143,14 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_round_promot
     assert going.challenger.outcome is not None
     assert going.champion_side.outcome is not None
     assert going.challenger.outcome < going.champion_side.outcome
-    assert champion.champion(models)[0].canary is not None
+    assert champion(models)[0].canary is not None
     asked(endpoints, "worse2", 9, seed=13, version="v000001", user="user-2")
     assert watched(runner, settings).ended == "", "one user ends no trial"
     asked(endpoints, "worse3", 4, seed=14, version="v000001", user="user-0")
     asked(endpoints, "worse4", 4, seed=15, version="v000001", user="user-1")
     over = watched(runner, settings)
     assert over.ended == "canary_ended", over
-    standing, _ = champion.champion(models)
+    standing, _ = champion(models)
     assert (standing.version, standing.canary, standing.kind, standing.who) == ("none", None, "canary_ended", "canary of round 1")
     assert "users find it worse" in standing.why
     moves = TableReader(PROMOTIONS, endpoints, METER).read(("version", "kind", "at")).sort_by("at").to_pylist()
@@ -159,10 +159,10 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_round_promot
 
     # Tried again, nobody judges it for an hour: it becomes champion, for nothing says that it is worse.
     writer, promotions = ObjectWriter(MODELS, endpoints, METER), TableWriter(PROMOTIONS, endpoints, METER)
-    champion.start_canary(writer, promotions, "reranker", "v000001", share=0.2, who="ann", why="once more")
+    start_canary(writer, promotions, "reranker", "v000001", share=0.2, who="ann", why="once more")
     promoted = watched(runner, settings, now=datetime.now(UTC) + timedelta(minutes=61))
     assert promoted.ended == "promote"
-    honest, _ = champion.champion(models)
+    honest, _ = champion(models)
     assert (honest.version, honest.canary, honest.round) == ("v000001", None, 1)
 
     # Poison: one user flips, in 30 % of all verdicts there are by then. Nothing that learned from them is served.
@@ -173,16 +173,16 @@ def test_a_challenger_that_users_find_worse_retreats_and_a_poisoned_round_promot
     users = share.read(("user",))["user"].to_pylist()
     assert users.count("poisoner") / len(users) == pytest.approx(0.3, abs=0.03)
     assert not second.decision.promoted, second.decision.why
-    standing, _ = champion.champion(models)
+    standing, _ = champion(models)
     assert (standing.version, standing.canary) == ("v000001", None)
     # Nor does the ranking learn it: with the champion's logits, which few answers have, and without them.
     few = run_round(runner, recipe="ranking", settings=settings)
     assert not few.decision.promoted, few.decision.why
-    champion.move(writer, promotions, "reranker", "none", who="ann", why="", kind=champion.ROLLBACK)
+    move(writer, promotions, "reranker", "none", who="ann", why="", kind=ROLLBACK)
     third = run_round(runner, recipe="ranking", settings=settings)
     assert third.evaluation.questions > 100
     assert not third.decision.promoted, third.decision.why
-    assert champion.champion(models, "ranking")[0].version == "none"
+    assert champion(models, "ranking")[0].version == "none"
 
 
 def test_one_loop_has_the_seat_and_another_takes_it_when_that_is_gone(endpoints: Endpoints) -> None:

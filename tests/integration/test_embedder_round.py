@@ -35,7 +35,7 @@ from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexReader
 from headrace.storage.vectors.handles import VectorReader
 from headrace.training import manifest
-from headrace.training.champion import champion
+from headrace.training.promotions import champion
 
 # sentence-transformers is loaded here: files that say so share a process under xdist, for its import takes seconds.
 METER = Meter(Ledger(), "test")

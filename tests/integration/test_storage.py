@@ -58,7 +58,8 @@ from headrace.storage.stream import Record, TopicReader, TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexReader, IndexWriter
 from headrace.storage.vectors.handles import VectorReader, VectorWriter
-from headrace.training import champion, manifest
+from headrace.training import manifest
+from headrace.training.promotions import champion, record_move, versions
 
 pytest_plugins = ["shared"]
 T = TypeVar("T")
@@ -720,7 +721,7 @@ def moves(promotions: TableReader) -> list[tuple[str, str, str]]:
 
 def test_the_champion_moves_forward_and_back_and_its_history_is_kept(promoted: tuple[ObjectWriter, TableWriter]) -> None:
     models, promotions = promoted
-    assert champion.champion(models) == (ChampionPointer(model="reranker"), "")
+    assert champion(models) == (ChampionPointer(model="reranker"), "")
     with pytest.raises(NotFound, match="no earlier version"):
         rollback(models, promotions, who="ann", why="")
     with pytest.raises(NotFound, match="No version 'v000009'"):
@@ -728,13 +729,13 @@ def test_the_champion_moves_forward_and_back_and_its_history_is_kept(promoted: t
     release(models, "v000001", "v000002")
     for version in ("v000001", "v000001", "v000002"):
         assert set_champion(models, promotions, version, "ann", "because").version == version
-    assert champion.champion(models)[0].history == ["none", "v000001"]
-    assert [card["version"] for card in champion.versions(models)] == ["v000001", "v000002"]
+    assert champion(models)[0].history == ["none", "v000001"]
+    assert [card["version"] for card in versions(models)] == ["v000001", "v000002"]
     assert rollback(models, promotions, who="bob", why="worse").version == "v000001"
     assert rollback(models, promotions, who="bob", why="worse").version == "none"
     with pytest.raises(NotFound, match="no earlier version"):
         rollback(models, promotions, who="bob", why="")
-    assert champion.champion(models)[0].moves == 4
+    assert champion(models)[0].moves == 4
     assert moves(promotions) == [
         ("promote", "none", "v000001"),
         ("promote", "v000001", "v000002"),
@@ -776,14 +777,14 @@ def test_movers_at_once_lose_or_win_and_every_win_is_recorded_once(
         mine = ObjectWriter(models.store, endpoints, meter), TableWriter(promotions.store, endpoints, meter)
         return set_champion(*mine, names[number], "ann", "")
 
-    champion.record_move(promotions, ChampionPointer(model="reranker"))
+    record_move(promotions, ChampionPointer(model="reranker"))
     got = at_once(3, move)
     won = [result for result in got if isinstance(result, ChampionPointer)]
     assert won
     assert all(isinstance(result, LostRace) for result in got if result not in won), got
-    standing, _ = champion.champion(models)
+    standing, _ = champion(models)
     assert standing.moves == len(won)
-    champion.record_move(promotions, standing)
+    record_move(promotions, standing)
     assert len(moves(promotions)) == len(won)
     assert standing.history == ["none", *(m[2] for m in moves(promotions)[:-1])]
 

@@ -33,11 +33,12 @@ from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
-from headrace.training import champion, manifest
+from headrace.training import manifest
 from headrace.training.checkpoint import Checkpoints, resume
 from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.manifest import Clock
 from headrace.training.promote import serve_promoted
+from headrace.training.promotions import card, champion, versions
 from headrace.training.round import run_round
 from headrace.training.trainer import Trained
 
@@ -134,7 +135,7 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
     assert done.decision.serving == "v000001"
 
     # What is served was released whole: its files are those the manifest names, and they rank as they were taught.
-    standing, _ = champion.champion(models)
+    standing, _ = champion(models)
     assert (standing.version, standing.round, standing.history) == ("v000001", 1, ["none"])
     committed = manifest.read(rounds, 1)
     assert (committed.round, committed.parent, committed.decision.promote) == (1, None, True)
@@ -142,7 +143,7 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
         data = models.get(f"reranker/v000001/{file['name']}")
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
         (folder / file["name"]).write_bytes(data)
-    weights = champion.card(models, "reranker", "v000001")["ranking"]
+    weights = card(models, "reranker", "v000001")["ranking"]
     assert weights == {**seen.card["ranking"], "reranker": "v000001"}
     from headrace.training import crossencoder
 
@@ -163,7 +164,7 @@ def first(runner: Runner, settings: Training, folder: Path) -> None:
     writer.delete("reranker/champion.json")
     promoted = serve_promoted(writer, rounds, promotions, "reranker")
     assert (promoted.version, promoted.who) == ("v000001", "round 1")
-    assert serve_promoted(writer, rounds, promotions, "reranker") == champion.champion(models)[0] == promoted
+    assert serve_promoted(writer, rounds, promotions, "reranker") == champion(models)[0] == promoted
     # A rollback is somebody's will: settling leaves it alone.
     assert rollback(writer, promotions, who="ann", why="").version == "none"
     assert serve_promoted(writer, rounds, promotions, "reranker").version == "none"
@@ -190,7 +191,7 @@ def second(runner: Runner, settings: Training) -> None:
     assert "confidence" in refused.decision.why
     assert refused.decision.serving == "v000001"
     assert manifest.read(rounds, 2).weights.model_dump() == {"version": None, "files": []}
-    assert [card["version"] for card in champion.versions(models)] == ["v000001"]
+    assert [card["version"] for card in versions(models)] == ["v000001"]
 
 
 def again(runner: Runner, committed: dict[str, Any]) -> Dataset:
@@ -292,8 +293,8 @@ def test_a_ranking_is_served_at_once_and_is_what_the_next_challengers_are_compar
         assert committed.power is not None
         assert committed.power.spread_of == "assumed"
         assert committed.evaluation.spread == first.evaluation.spread > 0
-        card = champion.card(models, "ranking", "v000001")
-        assert max(card["ranking"]["weights"], key=lambda name: abs(card["ranking"]["weights"][name])) == "similarity"
+        ranked = card(models, "ranking", "v000001")
+        assert max(ranked["ranking"]["weights"], key=lambda name: abs(ranked["ranking"]["weights"][name])) == "similarity"
         until(5, lambda: serving.recent().pointer.version == "v000001", lambda: serving.recent())
         version, weights = serving.recent().champion("none")
         assert (version, weights and weights.model_dump()) == ("v000001", card["ranking"])
@@ -328,7 +329,7 @@ def test_verdicts_that_are_poisoned_or_mean_nothing_move_no_ranking(tmp_path: Pa
         done = run_round(runner, recipe="ranking", settings=TINY)
         assert not done.decision.promoted, done.decision.why
         standing = "v000001" if likes == "the last" else "none"
-        assert champion.champion(ObjectReader(MODELS, endpoints, METER), "ranking")[0].version == standing
+        assert champion(ObjectReader(MODELS, endpoints, METER), "ranking")[0].version == standing
 
 
 def poison(endpoints: Endpoints, count: int, seed: int) -> None:

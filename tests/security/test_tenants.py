@@ -25,7 +25,7 @@ from headrace.app import App
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENTS
 from headrace.core.run import Run
 from headrace.core.runner import Runner
-from headrace.documents.files import find_files
+from headrace.documents.folder import find_files
 from headrace.documents.names import document_id
 from headrace.errors import WrongUsage
 from headrace.settings import Settings, TenantLimits

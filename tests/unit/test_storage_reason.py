@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.storage.reason import reason
+from headrace.storage.reason import is_full, reason
 
 PERFORMING = (
     "Error performing GET http://127.0.0.1:1/b/0.lance in 653.054ms, after 4 retries, max_retries: 4, retry_timeout: 20s  - "
@@ -31,3 +31,15 @@ PERFORMING = (
 )
 def test_the_clause_a_person_can_use_is_kept(said: str, kept: str) -> None:
     assert reason(RuntimeError(said)) == kept
+
+
+@pytest.mark.parametrize(
+    ("said", "full"),
+    [
+        ("Error performing PUT http://h:9/b/k in 1ms - Server returned non-2xx status code: 507 Insufficient Storage: <x", True),
+        ("Error performing PUT http://h:9/b/k in 1ms - 500: assign volume: No free volumes left", True),
+        ("Error performing PUT http://127.0.0.1:50700/b/507 in 507ms - HTTP error: error sending request", False),
+    ],
+)
+def test_a_full_store_is_known_by_its_words_and_not_by_digits_of_an_address(said: str, full: bool) -> None:
+    assert is_full(RuntimeError(said)) is full

@@ -114,7 +114,7 @@ def test_cleaning_in_batches_of_any_size_gives_the_same_texts() -> None:
     ],
 )
 def test_refusals_are_told(text: str) -> None:
-    from headrace.answering.extract import NOT_FOUND
+    from headrace.answering.quotes import NOT_FOUND
 
     assert refused(text)
     assert refused(NOT_FOUND)

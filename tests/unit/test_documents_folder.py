@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from child import as_another_user
 
-from headrace.documents.files import find_files, read_file, walk
+from headrace.documents.folder import find_files, read_file, walk
 from headrace.documents.names import object_key
 from headrace.errors import BadDocument, NotFound
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace.answering.extract import NOT_FOUND, OR, quote
+from headrace.answering.quotes import NOT_FOUND, OR, quote
 from headrace.answering.rerank import Passage
 from headrace.storage.vectors.handles import Hit
 
