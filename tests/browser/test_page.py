@@ -126,7 +126,7 @@ def test_a_key_is_made_and_revoked(api: Any, page: Tab) -> None:
     page.click("dialog button", "Revoke")
     page.click("dialog.small button.danger")
     page.until("document.querySelector('dialog').innerText.includes('revoked')")
-    until(10, lambda: api.client(key).get("/v1/documents").status_code == 401, lambda: "the key still opens something")
+    until(60, lambda: api.client(key).get("/v1/documents").status_code == 401, lambda: "the key still opens something")
     page.evaluate("document.querySelector('dialog').close()")
 
 

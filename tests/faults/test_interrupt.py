@@ -49,7 +49,7 @@ def moved(home: Home, stage: str) -> bool:
 
 
 def no_process_is_left(home: Home) -> None:
-    until(30, lambda: not home.processes(), lambda: [process.cmdline() for process in home.processes()], every_s=0.3)
+    until(60, lambda: not home.processes(), lambda: [process.cmdline() for process in home.processes()], every_s=0.3)
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def kill(
             victim = state.supervisor.pid if whom == "supervisor" else state.children[whom].pid
         os.kill(victim, signal.SIGKILL)
         then()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
     finally:
         process.kill()
         process.wait()

@@ -114,7 +114,7 @@ def a_document_is_put_and_up_is_killed(api: Api) -> tuple[str, str]:
     key, key_id = api.mint("acme", "read", "write")
     api.client(key).put("/v1/documents/lantern.md", content=b"# Lantern\n\nThe lantern is blue.\n").raise_for_status()
     api.kill()
-    until(10, lambda: gone(loop), lambda: psutil.Process(loop).cmdline())
+    until(60, lambda: gone(loop), lambda: psutil.Process(loop).cmdline())
     assert status.read(api.home.path)["state"] == "ended"
     return key, key_id
 
@@ -133,7 +133,7 @@ def the_next_up_indexes_what_was_taken(api: Api, key: str, key_id: str) -> None:
         counts.update({row["action"]: row["n"] for row in api.sql(counted)})
         return {"key.create", "document.put"} <= counts.keys()
 
-    until(30, there, lambda: counts)
+    until(60, there, lambda: counts)
     assert counts["key.create"] == counts["document.put"] == 1
 
 

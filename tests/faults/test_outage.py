@@ -231,7 +231,7 @@ def test_a_frozen_object_store_is_named_within_the_deadline_and_is_ready_when_it
 ) -> None:
     with frozen(service, "objects"):
         started = time.monotonic()
-        until(30, lambda: "objects" in wanting(service), lambda: health(service))
+        until(60, lambda: "objects" in wanting(service), lambda: health(service))
         assert wanting(service)["objects"]["remedy"]
         # One look may have been under way, and each takes its deadline at most; a busy machine takes its time.
         assert time.monotonic() - started < 4 * DEADLINE_S
@@ -245,10 +245,10 @@ def test_what_holds_others_up_is_left_out_by_a_command(service: Api, acme: httpx
     assert service.indexed(acme, "heavy.md")["status"] == "indexed"
     said = run(service.home, "index", "--tenant", "acme", "--skip", "heavy.md", "--reason", "too heavy").stderr
     assert "heavy.md is left out until it is put again" in said
-    until(30, lambda: acme.get("/v1/documents/heavy.md").json()["status"] == "failed", service.log.read_text)
+    until(60, lambda: acme.get("/v1/documents/heavy.md").json()["status"] == "failed", service.log.read_text)
     assert acme.get("/v1/documents/heavy.md").json()["reason"].endswith(": too heavy")
     assert acme.put("/v1/documents/heavy.md", content=b"# Heavy\n\nIt holds others up.").status_code == 202
-    until(30, lambda: acme.get("/v1/documents/heavy.md").json()["status"] == "indexed", service.log.read_text)
+    until(60, lambda: acme.get("/v1/documents/heavy.md").json()["status"] == "indexed", service.log.read_text)
     place = f"feedback/0/{10**9}"
     assert f"{place} becomes a dead letter" in run(service.home, "land", "--once", "--skip", place, "--reason", "why").stderr
     assert "There is no partition" in run(service.home, "land", "--once", "--skip", "nowhere/0/1", code=1).stderr
@@ -260,7 +260,7 @@ def test_indexing_that_is_held_up_says_since_when_and_goes_on(service: Api, acme
     service.models.refused = {"": 401}  # a key that is no longer right: no document's fault
     try:
         acme.put("/v1/documents/held.md", content=b"# Held\n\nIt is held up.").raise_for_status()
-        until(30, lambda: "indexing" in wanting(service), lambda: health(service))
+        until(60, lambda: "indexing" in wanting(service), lambda: health(service))
         first = wanting(service)["indexing"]
         assert first["state"] == "is held up and tried again (RequestRefused)"
         assert metric(service, "headrace_indexing_failing") == 1.0
@@ -272,7 +272,7 @@ def test_indexing_that_is_held_up_says_since_when_and_goes_on(service: Api, acme
     finally:
         service.models.refused = {}
     assert service.indexed(acme, "held.md")["status"] == "indexed"
-    until(30, lambda: not wanting(service), lambda: health(service))
+    until(60, lambda: not wanting(service), lambda: health(service))
 
 
 def test_a_document_that_the_embedder_refuses_is_failed_in_its_status(service: Api, acme: httpx.Client) -> None:
@@ -287,7 +287,7 @@ def test_a_document_that_the_embedder_refuses_is_failed_in_its_status(service: A
     finally:
         service.models.refused = {}
     assert acme.put("/v1/documents/stone.md", content=b"# Stone\n\nA xenolith.").status_code == 202
-    until(30, lambda: acme.get("/v1/documents/stone.md").json()["status"] == "indexed", service.log.read_text)
+    until(60, lambda: acme.get("/v1/documents/stone.md").json()["status"] == "indexed", service.log.read_text)
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def test_ctrl_c_leaves_nothing_behind(endpoints: Endpoints, within: Callable[[fl
     process = start(endpoints, "--only", "object", "--only", "file", "--seconds", "30")
     assert within(30, lambda: len(everything(endpoints)["object"]) > 50)
     os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 1, out + err
     assert "Interrupted" in err
     assert everything(endpoints) == before

@@ -71,7 +71,7 @@ def test_a_command_that_goes_on_ends_in_good_order(module_home: Home, within: Wi
     try:
         assert within(60, lambda: land.err.endswith(FOLLOWED)), land.err
         land.send_signal(number)
-        out, err = land.communicate(timeout=60)
+        out, err = land.communicate(timeout=200)
     finally:
         land.kill()
     assert (land.returncode, out, err.partition(FOLLOWED)[2]) == (0, "Landed nothing.\n", "")
@@ -80,7 +80,7 @@ def test_a_command_that_goes_on_ends_in_good_order(module_home: Home, within: Wi
     try:
         assert within(60, lambda: any((home.path / "files").glob("*"))), "it has a folder for what it writes"
         check.send_signal(number)
-        out, err = check.communicate(timeout=60)
+        out, err = check.communicate(timeout=200)
     finally:
         check.kill()
     assert (check.returncode, out) == (1, "")
@@ -101,7 +101,7 @@ def test_where_sigint_is_ignored_sigterm_ends_a_command(module_home: Home) -> No
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
     finally:
         process.kill()
     assert (process.returncode, out, err) == (0, "Landed nothing.\n", "")

@@ -185,9 +185,9 @@ def polled(engine: QueryEngine, loop: TrainingLoop) -> Iterator[list[tuple[int, 
     thread = threading.Thread(target=poll)
     thread.start()
     try:
-        until(10, lambda: told, lambda: "nothing was answered")
+        until(60, lambda: told, lambda: "nothing was answered")
         yield told
-        until(10, lambda: told[-1][0] == serving(loop).number, lambda: told[-1])
+        until(60, lambda: told[-1][0] == serving(loop).number, lambda: told[-1])
     finally:
         ended.set()
         thread.join()
@@ -331,7 +331,7 @@ def back_and_forth(loop: TrainingLoop) -> None:
     written = vectors_written(loop)
     assert loop.rollback("embedder", who="ann", why="").version == "none"
     assert vectors_written(loop) == written > 0
-    until(10, lambda: asked(engine)[0] == before.number, lambda: asked(engine))
+    until(60, lambda: asked(engine)[0] == before.number, lambda: asked(engine))
 
     # Killed between index and pointer: the next settles it, and the command again does not go back twice.
     with killed_before("set_champion"):

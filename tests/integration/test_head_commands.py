@@ -86,7 +86,7 @@ def test_the_head_is_shown_followed_and_refused(home: Home, run: Callable[..., S
         shown = feedback()
         assert (shown["landed"], shown["lag"], shown["bytes"], shown["trouble"]) == (5, 0, 0, "")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=200)
     finally:
         process.kill()
     assert process.returncode == 0, err
@@ -119,7 +119,7 @@ def test_the_head_is_shown_followed_and_refused(home: Home, run: Callable[..., S
         code, _, err = run("land", "--once", "--accept-gap", "other/0")
         assert (code, "There is no partition" in err) == (1, True)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=200)
     finally:
         process.kill()
     assert json.loads(out.splitlines()[-1])["landed"] == 1, "what came before it was refused"

@@ -192,7 +192,7 @@ def test_ctrl_c_on_a_replay_here_says_what_was_done(api: Api, tmp_path: Path) ->
     try:
         until(120, lambda: process.poll() is not None or has_judged(api.home), lambda: "it asked nothing")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
     finally:
         process.kill()
         process.wait()

@@ -387,7 +387,7 @@ def test_an_index_whose_storage_is_away_is_said_to_be_so_whatever_is_asked(tmp_p
 
         searches = (lambda: reader.dense(towards(0), tenant="acme", most=1), lambda: reader.fulltext("a", tenant="acme", most=1))
         for ask in (reader.version, reader.count, *searches):
-            until(20, lambda ask=ask: away(ask), lambda ask=ask: ask)  # type: ignore[misc]
+            until(60, lambda ask=ask: away(ask), lambda ask=ask: ask)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("declared", [True, False])

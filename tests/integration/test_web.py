@@ -105,13 +105,13 @@ def test_who_leaves_stops_the_generator(api: Any, client: httpx.Client) -> None:
     try:
         headers = {"Authorization": f"Bearer {api.token}", "Content-Type": "application/json"}
         connection.request("POST", "/v1/ask", body, headers)
-        until(30, lambda: len(api.models.chats) > before, lambda: "the generator was not asked")
+        until(60, lambda: len(api.models.chats) > before, lambda: "the generator was not asked")
         connection.close()
-        until(30, lambda: api.models.left == left + 1, lambda: "the generator goes on")
+        until(60, lambda: api.models.left == left + 1, lambda: "the generator goes on")
     finally:
         connection.close()
         api.models.pause = 0.0
-    until(15, lambda: under_way(client) == 0, lambda: under_way(client))
+    until(60, lambda: under_way(client) == 0, lambda: under_way(client))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_verdict_says_whether_it_may_be_learned_from(api: Any, client: httpx.C
         landed.update((row["verdict_id"], row["consent"]) for row in api.sql("SELECT verdict_id, consent FROM feedback"))
         return wanted.keys() <= landed.keys()
 
-    until(30, there, lambda: landed)
+    until(60, there, lambda: landed)
     assert {name: landed[name] for name in wanted} == wanted
 
 
@@ -329,7 +329,7 @@ def test_a_verdict_is_seen_to_land_by_its_tenant_and_by_nobody_else(api: Any, cl
     answer = client.post("/v1/ask", json={"question": "When do nightly backups start?", "tenant": TENANT}).json()
     place = client.post("/v1/feedback", json={"answer_id": answer["answer_id"], "up": True}).json()
     path = f"/v1/feedback/{place['partition']}/{place['offset']}"
-    until(30, lambda: client.get(path).json()["landed"], lambda: client.get(path).text)
+    until(60, lambda: client.get(path).json()["landed"], lambda: client.get(path).text)
     assert client.get(path).json()["verdict_id"] == place["verdict_id"]
     assert "round" not in client.get(path).json(), "no round was made in this home"
     assert api.client(api.keys["acme"]).get(path).status_code == 404
@@ -362,7 +362,7 @@ def test_a_tenants_admin_sees_its_own_lines_of_the_audit(api: Any, client: httpx
         data: list[dict[str, Any]] = admin.get("/v1/audit").json()["data"]
         return data
 
-    until(30, lambda: any(line["action"] == "GET /v1/documents" for line in lines()), lines)
+    until(60, lambda: any(line["action"] == "GET /v1/documents" for line in lines()), lines)
     assert {line["tenant"] for line in lines()} == {"audited"}
     assert admin.get("/v1/audit", params={"tenant": "acme"}).status_code == 403
     times = [line["at"] for line in client.get("/v1/audit", params={"limit": 5}).json()["data"]]

@@ -157,7 +157,7 @@ def test_a_request_that_was_refused_for_its_number_is_in_the_audit_with_its_rout
         rows[:] = api.sql("SELECT action, outcome FROM audit WHERE tenant = 'hasty'")
         return {"action": "PUT /v1/documents/{uri:uri}", "outcome": "overloaded"} in rows
 
-    until(30, there, lambda: rows)
+    until(60, there, lambda: rows)
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])

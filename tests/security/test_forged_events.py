@@ -217,7 +217,7 @@ def test_a_batch_that_was_rewritten_leaves_no_gap(runner: Runner) -> None:
         obstore.put(records._client, path, records._beginning(path, size))
     consumer = Consumer({"bootstrap.servers": runner.endpoints.kafka_bootstrap, "group.id": "spy"})
     place = TopicPartition(FEEDBACK.name, 0)
-    until(20, lambda: consumer.get_watermark_offsets(place, timeout=5)[0] > 0, lambda: "the head says nothing wrong", every_s=0.5)
+    until(60, lambda: consumer.get_watermark_offsets(place, timeout=5)[0] > 0, lambda: "the head says nothing wrong", every_s=0.5)
     consumer.close()
     assert topic.spans()[0].low == 0
     assert not runner.run(land).divergences
@@ -247,7 +247,7 @@ def test_offsets_that_no_record_got_hold_nothing_up(runner: Runner) -> None:
         watermark, _ = records._read(path)
         obstore.put(records._client, path, json.dumps(watermark | {"high": int(watermark["high"] or 0) + 3}).encode())
     end = records._batches(0)[-1][0] + 1
-    until(20, lambda: fetched_end(runner, end) > end, lambda: "the head knows of no hole")
+    until(60, lambda: fetched_end(runner, end) > end, lambda: "the head knows of no hole")
     began = time.monotonic()
     assert runner.run(land).events["feedback"] == 0
     assert time.monotonic() - began < 15

@@ -188,7 +188,7 @@ def test_another_user_neither_reads_nor_deletes_what_is_stored(locked: Locked, t
     ours = speaking(certificate_of(locked.home))
     assert b"source" in heard(filer, ours, LIST, b"source"), "else the refusals above say nothing"
     heard(filer, ours, DELETE, DATA)
-    until(10, lambda: not obstore.list(store, "documents/").collect(), lambda: "a call of ours deletes nothing", every_s=0.02)
+    until(60, lambda: not obstore.list(store, "documents/").collect(), lambda: "a call of ours deletes nothing", every_s=0.02)
 
 
 def test_its_sockets_in_tmp_are_no_way_around(locked: Locked) -> None:

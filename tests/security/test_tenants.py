@@ -134,7 +134,7 @@ def test_two_tenants_that_send_slowly_keep_no_third_one_out(api: Any) -> None:
             held.append(socket.create_connection(("127.0.0.1", port), timeout=30))
             head = f"PUT /v1/documents/{number}.txt HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n"
             held[-1].sendall(f"{head}Authorization: {client.headers['authorization']}\r\n\r\nx".encode())
-        until(10, lambda: quick.put("/v1/documents/a.txt", content=b"Let me in.").status_code == 202, lambda: "it is kept out")
+        until(60, lambda: quick.put("/v1/documents/a.txt", content=b"Let me in.").status_code == 202, lambda: "it is kept out")
         said = [one.recv(100)[:12] for one in held if select.select([one], [], [], 0.5)[0]]
         assert said == [b"HTTP/1.1 429"], "one had to go, and was told"
     finally:
@@ -371,7 +371,7 @@ def test_a_verdict_that_is_sent_again_is_recorded_once(api: Any, closed: httpx.C
         return sorted(row["verdict_id"] for row in rows)
 
     wanted = sorted({told[0]["verdict_id"], other["verdict_id"], again["verdict_id"], *plain})
-    until(30, lambda: len(landed()) >= len(wanted), landed)
+    until(60, lambda: len(landed()) >= len(wanted), landed)
     assert landed() == wanted, "each once"
     # Another process, as after a restart, knows it from the tables.
     settings = Settings(home=api.home.path)
@@ -379,7 +379,7 @@ def test_a_verdict_that_is_sent_again_is_recorded_once(api: Any, closed: httpx.C
     app.runner = Runner(Run("test", tmp_path), api.endpoints)
     restarted = Service(app)
     caller = Caller("closing", closed.headers["authorization"].split("_")[1], frozenset({"read"}), settings.limits)
-    until(30, lambda: app.answers.verdicts.answer(answer), lambda: "the answer does not land")
+    until(60, lambda: app.answers.verdicts.answer(answer), lambda: "the answer does not land")
     assert asdict(restarted.questions.judge(caller, answer, True, reason="right", key="a-try-of-mine")) == told[0]
     restarted.metadata.close()
 

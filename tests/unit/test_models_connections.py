@@ -70,7 +70,7 @@ def served(app: App) -> Iterator[Opened]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            until(20, lambda: server.started, lambda: "it does not start", every_s=0.01)
+            until(60, lambda: server.started, lambda: "it does not start", every_s=0.01)
             yield open_one
         finally:
             app.go_on.set()
@@ -155,13 +155,13 @@ def test_who_waits_without_a_request_makes_room_and_who_is_answered_stays(app: A
     monkeypatch.setattr(http, "most_connections", lambda _: (6, 4))
     with served(app) as opened:
         busy = opened(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-        until(10, lambda: app.waiting == 1, lambda: app.waiting)
+        until(60, lambda: app.waiting == 1, lambda: app.waiting)
         halves = [opened(HALF) for _ in range(40)]
         for _ in range(3):
             assert opened(WHOLE).recv(100).startswith(b"HTTP/1.1 200"), "a newcomer is let in all the time"
         assert rest_of(halves[0]) == b""
         more = [opened(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(3)]
-        until(10, lambda: app.waiting == 4, lambda: app.waiting)
+        until(60, lambda: app.waiting == 4, lambda: app.waiting)
         assert rest_of(opened(b"")).startswith(b"HTTP/1.1 503 "), "where all have a request it is the newcomer that goes"
         app.go_on.set()
         for one in (busy, *more):
@@ -172,7 +172,7 @@ def test_who_is_slow_in_sending_or_reading_makes_room(app: App, monkeypatch: pyt
     monkeypatch.setattr(http, "most_connections", lambda _: (6, 4))
     with served(app) as opened:
         busy = opened(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-        until(10, lambda: app.waiting == 1, lambda: app.waiting)
+        until(60, lambda: app.waiting == 1, lambda: app.waiting)
         for slow in (
             b"POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
             b"GET /much HTTP/1.1\r\nHost: a\r\n\r\n",
