@@ -32,10 +32,10 @@ _BESIDE = ("groundedness", "tokens", "wanted", "refused", "repetition")
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean of both over the same questions, their mean difference, its two-sided 95 % interval.
+    """The means of champion and challenger over the same questions, their mean difference and its two-sided 95 % interval.
 
-    `confidence` is the share of bootstrap resamples in which the challenger has more; `None` over fewer questions than
-    `gate.least_questions`, where it says nothing.
+    `confidence` is the share of bootstrap resamples in which the challenger's mean is higher; `None` if there are fewer
+    questions than `gate.least_questions`, which are too few for it to mean anything.
     """
 
     questions: int
@@ -49,14 +49,18 @@ class Difference:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the held-out questions say of challenger and champion, by `measure`; `confidence` is as in `Difference`.
+    """Challenger and champion compared on the held-out questions, by `measure`.
 
-    `users` counts who judged those questions (a key counts as one where all who come by it do), `alone` the questions that
-    nobody but one user judged, for a user with at least half of all. `spread` is the standard deviation of the differences from
-    question to question. `tenants` has the same for each tenant's questions,
-    `without` for those that a user did not judge (only users with many),
-    `beside` for what else was seen of the answers. `card` is what serving has to know of the challenger, `retrieval` the mean of
-    retrieval's own order where there is one.
+    - `users`: how many users judged those questions; all users of one API key count as one.
+    - `alone`: for each user who is the only judge of at least half of the questions, how many those are.
+    - `spread`: the standard deviation over questions of the difference between challenger and champion.
+    - `tenants`: the comparison on each tenant's questions.
+    - `without`: for each user who judged many questions, the comparison on the others.
+    - `beside`: comparisons by other properties of the answers, such as their length.
+    - `card`: the part of the model card that serving needs.
+    - `retrieval`: the mean of the retriever's own order, for models that reorder passages.
+
+    `questions` to `confidence` are as in `Difference`.
     """
 
     measure: str
@@ -78,7 +82,7 @@ class Evaluation:
     alone: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The evaluation as the manifest names it."""
+        """The evaluation as the manifest stores it."""
         return {
             **vars(self),
             **{name: {key: vars(d) for key, d in getattr(self, name).items()} for name in ("tenants", "without", "beside")},
@@ -98,10 +102,10 @@ def evaluate(
     settings: Training,
     questions: int | None = None,
 ) -> Evaluation:
-    """Compare on the questions of the `test` split, by default `gate.questions`; what has to be fitted is fitted on `tune`.
+    """Compare on at most `questions` questions of the `test` split, by default `gate.questions`; thresholds are fitted on `tune`.
 
-    A fitted recipe is cheap and judged on every question, each by weights that did not see it (ranker.py). The champion is what
-    answers now: the released version, or what is there without one.
+    A fitted recipe is cheap, so it is compared on every question, each time with weights fitted without that question
+    (cross-fitting, ranker.py). The champion is the released version that answers now, or the packaged model if there is none.
     """
     chosen = recipe_of(recipe)
     with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +131,7 @@ def evaluate(
 
 
 def evaluated(compared: Compared, champion_version: str, settings: Training) -> Evaluation:
-    """The evaluation that a comparison comes to."""
+    """The evaluation of a comparison."""
     pairs = list(zip(compared.ours, compared.theirs, strict=True))
     tenants: dict[str, list[Any]] = {}
     users, alone = Counter[str](), Counter[str]()

@@ -1,4 +1,4 @@
-"""The training pipeline, declared, and one trip round it: a round."""
+"""The training pipeline, and one pass through it: a round."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def plan(
     exclusions: Exclusions = NOTHING,
     start: str | None = None,
 ) -> Plan:
-    """The plan of the next round: that of a round a killed process began, or a new one.
+    """The plan of the next round: of the one that a killed process began, or a new one.
 
-    Where `exclusions` have a bound or a tenant that a round was begun without, that is taken back: whoever is making it cannot
-    commit it then.
+    If `exclusions` has a bound or a tenant that the unfinished round does not have, that round is withdrawn; the process that
+    runs it cannot commit it any more.
 
-    `canary` is the share of traffic that a better challenger gets at first, 0 for all of it at once. `start` is `model/version`
-    of the weights to train from, where they are not to be those the recipe's settings name. Raises `NothingToLearn` while there
-    is no verdict to learn from, and where the newest round with the recipe learned from the same ones.
+    `canary` is the share of traffic that a better challenger gets at first; 0 promotes it at once. `start` is the
+    `model/version` of the weights to train from, by default those that the recipe's settings name. Raises `NothingToLearn` if
+    there are no verdicts, or if the newest round with this recipe learned from the same ones.
     """
     for model in MODEL_NAMES:
         serve_promoted(models, rounds, promotions, model)
@@ -81,7 +81,7 @@ def plan(
         bounded = not exclusions.before or planned.before == exclusions.before
         if bounded and exclusions.tenants <= planned.tenants:
             return begun
-        manifest.withdraw(rounds, number)  # it would learn from what is to be left out
+        manifest.withdraw(rounds, number)  # it would learn from excluded events
     if feedback.snapshot() is None or interactions.snapshot() is None:
         raise NothingToLearn(
             "There is no verdict to learn from yet.",
@@ -136,7 +136,7 @@ _SCHEDULING = {"recipes", "verdicts", "minutes", "canary", "keep", "nice"}
 
 
 def _same(new: Plan, earlier: Manifest) -> bool:
-    """Whether a round would do what an earlier one did: the same data and settings against the same champion, or its own."""
+    """Whether a round would repeat an earlier one: the same data and settings, and its champion or its own result as champion."""
     rest = ("recipe", "start", "dataset_version", "recipe_settings")
     settings = [{k: v for k, v in plan.settings.items() if k not in _SCHEDULING} for plan in (new, earlier)]
     return (
@@ -149,14 +149,14 @@ def _same(new: Plan, earlier: Manifest) -> bool:
 TRAINING = Pipeline(
     "training",
     "A training loop that never stops: feedback in, dataset, fine-tuning, evaluation, promotion, and round again.",
-    (land, plan, prepare, finetune, evaluate, promote),
+    (land, plan, prepare, power, finetune, evaluate, promote),
     (Trigger(FEEDBACK, "land", "when verdicts came in"),),
 )
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one trip round the loop did."""
+    """The results of one round."""
 
     recipe: str
     landed: Landed
@@ -168,12 +168,12 @@ class Round:
     seconds: float
     power: Power | None = None
     passed_over: tuple[tuple[str, str], ...] = ()
-    """Recipes that were not trained although they come first, with the reasons, where the recipe was chosen automatically."""
+    """If the recipe was chosen automatically: the cheaper recipes that were not trained, with the reasons."""
     chosen: bool = False
 
     @property
     def why_chosen(self) -> str:
-        """Why this recipe was trained, in one sentence; empty where it was named."""
+        """Why this recipe was chosen, in one sentence; empty if the caller named it."""
         if not self.chosen:
             return ""
         others = f" {', '.join(name for name, _ in self.passed_over)} could not be trained." if self.passed_over else ""
@@ -213,10 +213,10 @@ def run_round(
     start: str | None = None,
     load: Callable[[str, str], None] | None = None,
 ) -> Round:
-    """Go once round the loop with a recipe; a round that was begun and not committed is taken up and finished first.
+    """Run one round with a recipe, after finishing a round that was begun and not committed.
 
-    `canary`, `exclusions` and `start` are as in `plan`; `load(model, version)` makes what answers load a released version, so
-    that the time it takes is known before anything depends on it. Raises `Permanent` where there is nothing to learn from.
+    `canary`, `exclusions` and `start` are as in `plan`; `load(model, version)` loads a released version into the model server
+    before it is served. Raises `NothingToLearn`, and other `Permanent` errors of the stages.
     """
     while True:
         started = time.perf_counter()
@@ -236,7 +236,7 @@ def _round(
     load: Callable[[str, str], None] | None,
     started: float,
 ) -> Round:
-    # A round taken up again goes on as it was planned, whatever the settings say by now.
+    # A resumed round keeps the settings that it was planned with.
     settings = Training(**planned.settings)
     recipe, recipe_settings = planned.recipe, planned.recipe_settings
     clock = Clock(planned.newest_verdict, started)
@@ -277,9 +277,9 @@ def _round(
         )
         clock.lap("gate")
     except StorageFull:
-        raise  # once there is space it goes on from here
+        raise  # the round is resumed once there is space
     except Permanent:
-        # The same would come of it for ever, and no other round could begin.
+        # It would fail in the same way every time, and no other round could begin.
         runner.run(withdraw, number=planned.round)
         raise
     decision = runner.run(
@@ -299,7 +299,7 @@ def _round(
     return Round(recipe, landed, dataset, trained, evaluation, decision, clock.seconds, took, planned.power)
 
 
-@stage("Takes back the plan of a round that cannot be made.")
+@stage("Withdraws the plan of a round that cannot be completed.")
 def withdraw(rounds: Annotated[ObjectWriter, ROUNDS], number: int) -> None:
-    """Let the next round be planned anew."""
+    """Remove the plan, so that the next round is planned anew."""
     manifest.withdraw(rounds, number)

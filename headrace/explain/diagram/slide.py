@@ -74,7 +74,7 @@ STORIES: dict[str, tuple[Step, ...]] = {
         ),
         Step(
             "Build dataset",
-            ("prepare", "plan"),
+            ("prepare", "plan", "power"),
             ((INTERACTION_ROWS, _R), (FEEDBACK_ROWS, _R), (EXAMPLES, _W), (DATASETS, _W)),
         ),
         Step("Fine-tune", ("finetune",), ((DATASETS, _R), (CHECKPOINTS, _W))),

@@ -1,4 +1,4 @@
-"""The tables that a dataset is made from, as they stood when the round was planned."""
+"""The tables that a dataset is made from, at the snapshots that the round's plan names."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _ANSWER_COLUMNS = (
 _CHUNK_COLUMNS = ("chunk_id", "document_id", "text", "heading", "uri", "position", "topic", "partition", "offset")
 _DOCUMENT_COLUMNS = ("document_id", "status", "topic", "partition", "offset")
 _IN_ORDER = [("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")]
-_ENDED = pa.array(["parsed", "deleted"], TEXT)  # what decides whether a document is there; a version that failed does not
+_ENDED = pa.array(["parsed", "deleted"], TEXT)  # these states decide whether a document exists; a failed version does not
 
 
 class Rows(Protocol):
-    """What is asked of a table: a `TableReader` is one."""
+    """The part of `TableReader` that a dataset needs."""
 
     @property
     def store(self) -> Store: ...
@@ -43,7 +43,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """Table snapshots. A table that `snapshots` does not name is read as it stands; one named `None` had no row yet."""
+    """Tables at their snapshots. A table missing from `snapshots` is read at its newest; `None` means that it had no rows."""
 
     interactions: Rows
     feedback: Rows
@@ -52,21 +52,21 @@ class Source:
     snapshots: Mapping[str, int | None]
 
     def verdicts(self) -> pa.Table:
-        """Every verdict, as often as it was delivered."""
+        """Every verdict, including repeated deliveries."""
         return self._read(self.feedback, ("*",))[0]
 
     def answers(self, wanted: pa.Array) -> tuple[pa.Table, int]:
-        """The answers of these ids, as often as they were delivered, and the number of rows that are not theirs.
+        """The answers with these ids, including repeated deliveries, and the number of other rows.
 
-        The question of one that followed up on another is the one that it was asked as.
+        A follow-up question is replaced by its standalone form, `asked_as`.
         """
         table, others = self._read(self.interactions, (*_ANSWER_COLUMNS, "asked_as"), "answer_id", wanted)
-        # A follow-up question alone says too little: what it was asked as found the passages.
+        # The passages were found with the standalone form; the follow-up alone may be as short as "Why?".
         in_full = pc.coalesce(table["asked_as"], table["question"])
         return table.drop_columns("asked_as").set_column(table.schema.get_field_index("question"), "question", in_full), others
 
     def passages(self, wanted: pa.Array) -> pa.Table:
-        """The chunks of these ids, each once, in the order of their ids: generations of the index have them in common."""
+        """The chunks with these ids, each once, ordered by id; index generations share chunks."""
         table, _ = self._read(self.chunks, _CHUNK_COLUMNS, "chunk_id", wanted)
         table = table.sort_by([("chunk_id", "ascending"), *_IN_ORDER])
         firsts = (
