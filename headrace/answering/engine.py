@@ -1,4 +1,4 @@
-"""The query engine, which answers questions, and the inference pipeline as it is drawn."""
+"""The inference pipeline, and the query engine that answers questions."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ INFERENCE = Pipeline(
 
 _PATIENCE_S = 5.0
 """How long the caller waits for the head, where the answer can be recorded later."""
-_Told = abc.Generator[str, None, Answer]  # pieces of a text as they come, and at the end the answer
+_AnswerStream = abc.Generator[str, None, Answer]  # yields pieces of the text and returns the answer
 
 
 class GivenUp(Exception):
-    """Nobody waits for the answer any more."""
+    """The caller no longer waits for the answer."""
 
 
 class QueryEngine:
-    """Where questions are answered and answers judged: keeps the model clients and handles from one question to the next.
+    """Answers questions and takes verdicts; keeps model clients and handles open from one question to the next.
 
-    With `unrecorded` an answer that the head does not take is given all the same, with a note, and recorded later. `embedded`
-    says that embedder and generator are the embedded ones, which quote better than they write.
+    With `unrecorded`, an answer that the head does not accept is returned with a note and recorded later. `embedded` means
+    that embedder and generator are the embedded models, which quote better than they write.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class QueryEngine:
         self._runner, self._embedded = runner, embedded
         self.unrecorded = unrecorded
         self.first = FirstAlone()
-        """For callers on several threads: a tenant's first question opens topics and catalogs."""
+        """For callers with several threads: a tenant's first question opens topics and catalogs."""
         self.verdicts = Verdicts(runner, unrecorded, self.first)
         self._settings = settings
         self._embedders = Embedders(runner.endpoints.embedder)
@@ -92,10 +92,10 @@ class QueryEngine:
         filters: Filters = NO_FILTERS,
         history: Sequence[Turn] = (),
     ) -> Answer:
-        """The passages for a question, re-ranked, recorded as an interaction of kind `search` unless told otherwise.
+        """The re-ranked passages for a question, recorded as an interaction of kind `search` unless `record` is false.
 
-        Those count that everybody of the tenant may read, or one of `readers` (the asking user and their groups), of documents
-        that `filters` select. A question that follows up on those of `history` is asked so that it stands alone (`asked_as`).
+        Passages come from documents that `filters` select and that are open to the whole tenant or to one of `readers` (the user
+        and their groups). A follow-up to the questions of `history` is rewritten to stand alone (`asked_as`).
         """
         found, _ = self._passages(question, tenant, user, simulated, readers, filters, history)
         return self._recorded(found) if record else found
@@ -116,33 +116,33 @@ class QueryEngine:
         answer_id: str | None = None,
         given_up: Callable[[], bool] = lambda: False,
     ) -> Iterator[str | Answer]:
-        """Stream the answer's text with its citations in it, then the `Answer`, recorded unless told otherwise.
+        """Stream the answer's text with its citations, then the `Answer`, recorded unless `record` is false.
 
-        It is made from what `readers` may read and `filters` select, with `history` as in `search`, in the settings' `mode` or
-        the one given. `kv_cache_bytes` bounds the tenant's part of the KV cache. `answer_id` is the id that the answer gets where
-        the caller has to know it first (`new_id`). Raises `GivenUp` once `given_up` returns true, which stops the generator, in
-        the middle of a sentence too.
+        - `readers`, `filters` and `history` are as in `search`; `mode` overrides the settings' mode.
+        - `kv_cache_bytes` bounds the tenant's part of the KV cache.
+        - `answer_id` is for callers that need the id before the answer (`new_id`).
+        - `given_up` is polled while the generator writes; once it returns true the generator is stopped and `GivenUp` raised.
 
-        Where the passages hold no answer (extractive), or none is near enough to the question (generated), it says so. Small talk
-        and what a client sets the model as a task (`intent.py`) is replied to without passages, and not recorded.
+        The text says so if the passages contain no answer (extractive) or none is similar enough to the question (generated).
+        Small talk and clients' tasks (`intent.py`) get a reply without passages, which is not recorded.
         """
         started = time.perf_counter()
         watched = Ledger()
         intent = intent_of(question)
         if intent != "question":
             aside = Answer(question, tenant, user, (), NONE, NONE, intent, simulated=simulated, answer_id=answer_id or new_id())
-            told = self._replied(aside, history, watched, kv_cache_bytes, given_up)
+            stream = self._replied(aside, history, watched, kv_cache_bytes, given_up)
         else:
             retrieved, embedder = self._passages(question, tenant, user, simulated, readers, filters, history, answer_id)
             retrieved = replace(retrieved, kind="answer")
             if self.mode(mode) == "extractive":
-                told = self._extracted(retrieved, embedder)
+                stream = self._extracted(retrieved, embedder)
             else:
-                told = self._generated(retrieved, watched, kv_cache_bytes, given_up)
+                stream = self._generated(retrieved, watched, kv_cache_bytes, given_up)
         first = 0.0
         while True:
             try:
-                piece = next(told)
+                piece = next(stream)
             except StopIteration as ended:
                 result: Answer = ended.value
                 break
@@ -161,20 +161,20 @@ class QueryEngine:
         yield replace(result, bytes=_sum(result.bytes, moved(own)))
 
     def mode(self, wanted: AnswerMode | None = None) -> AnswerMode:
-        """How a question is answered: as `wanted`, else as the settings say."""
+        """How a question is answered: `wanted`, or by default the settings' mode."""
         wanted = wanted or self._settings.answers
         if wanted != "auto":
             return wanted
-        # At a temperature answers are to vary, as recipe `online` needs it: only the generator's do.
+        # A temperature asks for answers that vary, as the recipe `online` needs; quotes do not vary.
         return "extractive" if self._embedded and not self._settings.temperature else "generated"
 
-    def _extracted(self, retrieved: Answer, embedder: Embedder | None) -> _Told:
+    def _extracted(self, retrieved: Answer, embedder: Embedder | None) -> _AnswerStream:
         """Stream a line for each part of the question; return the answer."""
         began = time.perf_counter()
         quoted = quote(retrieved.in_full, retrieved.passages, embedder)
         text = "\n".join(quoted.lines)
         yield from text.splitlines(keepends=True)
-        # What is quoted comes first; retrieval's best fill up what a reader is shown.
+        # Quoted passages come first, then the best of the others.
         shown = max(self._settings.passages, len({support.number for support in quoted.supports}))
         return replace(
             retrieved,
@@ -188,8 +188,10 @@ class QueryEngine:
             timings_ms={**retrieved.timings_ms, "extract": _ms(time.perf_counter() - began)},
         )
 
-    def _generated(self, retrieved: Answer, watched: Ledger, kv_cache_bytes: int | None, given_up: Callable[[], bool]) -> _Told:
-        """Stream the generator's text, its sentences cited; return the answer."""
+    def _generated(
+        self, retrieved: Answer, watched: Ledger, kv_cache_bytes: int | None, given_up: Callable[[], bool]
+    ) -> _AnswerStream:
+        """Stream the generator's text with citations; return the answer."""
         passages = retrieved.passages[: self._settings.passages]
         citations = Citations([passage.hit.text for passage in passages], retrieved.in_full)
         completion: Completion | None = None
@@ -238,14 +240,14 @@ class QueryEngine:
         watched: Ledger,
         kv_cache_bytes: int | None,
         given_up: Callable[[], bool],
-    ) -> _Told:
-        """Stream a reply to small talk, or to a client's task: by the generator, or by rule where that is the embedded one."""
+    ) -> _AnswerStream:
+        """Stream a reply to small talk or to a client's task, by rules, or by the generator if it is the user's own."""
         if aside.kind == "task" and not self._embedded:
             chat = [*chat_of(history), {"role": "user", "content": aside.question}]
             completion = yield from self._written(aside, chat, watched, kv_cache_bytes, given_up, stop=())
             return replace(aside, mode="generated", text=completion.text.strip() if completion else "", completion=completion)
-        said = [turn.question for turn in history]
-        text = task_reply(aside.question, said) if aside.kind == "task" else small_talk_reply(aside.question)
+        questions = [turn.question for turn in history]
+        text = task_reply(aside.question, questions) if aside.kind == "task" else small_talk_reply(aside.question)
         yield text
         return replace(aside, text=text)
 
@@ -284,9 +286,9 @@ class QueryEngine:
                 yield piece
 
     def turn(self, answer_id: str, *, tenant: str, user: str, readers: Sequence[str] = ()) -> Turn:
-        """The turn of a conversation that an answer ended, for a question that follows up on it.
+        """The question and text of an earlier answer, as history for a follow-up.
 
-        Its text is left out where it may hold what these `readers` may not read. Raises `NotFound` for an answer of another
+        The text is omitted if it may contain what these `readers` may not read. Raises `NotFound` for an answer of another
         tenant or user.
         """
         known = self.verdicts.answer(answer_id, tenant)
@@ -295,7 +297,7 @@ class QueryEngine:
         return Turn(known.question, known.text if known.readers is not None and known.readers <= frozenset(readers) else "")
 
     def _in_full(self, question: str, history: Sequence[Turn], tenant: str) -> str:
-        """The question so that it stands alone: as a generator of the user's own rewrites it, else by rule."""
+        """The question in standalone form, rewritten by the user's own generator or by rules."""
         if self._embedded or not self._settings.rewrite_seconds:
             return stand_alone(question, history)
 
@@ -311,7 +313,7 @@ class QueryEngine:
         return rewrite(question, history, write)
 
     def _recorded(self, result: Answer) -> Answer:
-        """The answer once it is on the head, or on disk to be recorded later, which its note then says."""
+        """Record the answer on the head, or on disk to be recorded later; its note says which."""
         unrecorded, run = self.unrecorded, self._runner.record.id
         if unrecorded is None or not unrecorded.away:
             try:
@@ -335,10 +337,10 @@ class QueryEngine:
         history: Sequence[Turn],
         answer_id: str | None = None,
     ) -> tuple[Answer, Embedder | None]:
-        """An answer without a text yet, and the embedder that its question was embedded with."""
+        """The answer without its text, and the embedder that embedded its question."""
         watched = Ledger()
         self._runner.record.count(questions=1)
-        answer_id = answer_id or new_id()  # first of all: which versions make an answer depends on its id
+        answer_id = answer_id or new_id()  # needed first: the id decides which model versions answer (canary)
         with watched.watched():
             began = time.perf_counter()
             in_full = self._in_full(question, history, tenant)

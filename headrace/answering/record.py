@@ -1,4 +1,4 @@
-"""answer and feedback: what was asked and answered, and users' verdicts on it, onto the head, whence both land for training."""
+"""answer and feedback: write answers and users' verdicts to the head, from where both land for training."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ def new_id() -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answered question (or search, then without text), with the versions it stands on.
+    """An answered question, or a search, which has no text, with the model and index versions that made it.
 
-    `timings_ms` says where the time went, `bytes` what each tier moved for it. `groundedness` is the share of the text's
-    sentences that a passage supports; `similarity` the best passage's cosine similarity to the question; `refused` says that the
-    documents hold no answer; `candidates` are all retrieved passages in the order that stood, of which it is based on `passages`;
-    `mode` says whether the text is quoted (`extractive`) or written (`generated`), empty of a search.
+    - `mode`: whether the text is quoted (`extractive`) or written (`generated`); empty for a search.
+    - `passages`: what the text is based on; `candidates`: all retrieved passages in their final order.
+    - `groundedness`: the share of the text's sentences that a passage supports.
+    - `similarity`: the largest cosine similarity of a passage to the question.
+    - `refused`: the documents contain no answer.
+    - `timings_ms`: milliseconds by step; `bytes`: bytes by tier and direction.
     """
 
     question: str
@@ -62,7 +64,7 @@ class Answer:
 
     @property
     def in_full(self) -> str:
-        """The question as it was answered: so that it stands alone."""
+        """The question in the standalone form that was answered."""
         return self.asked_as or self.question
 
     @property
@@ -72,7 +74,7 @@ class Answer:
 
     @property
     def citations(self) -> list[dict[str, Any]]:
-        """The passages the text cites: number, document, sources, heading, place, chunk id, and the spans sentences stand on."""
+        """The cited passages: number, document, sources, heading, place, chunk id, and the span that supports each sentence."""
         return [
             {
                 "number": number,
@@ -93,7 +95,7 @@ class Answer:
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """The answer under the JSON keys of the command-line contract."""
+        """The answer as `headrace ask --json` prints it."""
         return {
             "answer_id": self.answer_id,
             "answer": self.text,
@@ -119,7 +121,7 @@ class Answer:
 def answer(
     interactions: Annotated[TopicWriter, INTERACTIONS], answers: Sequence[Answer], run: str, patience_s: float = 25.0
 ) -> list[tuple[int, int]]:
-    """Append the answers; return (partition, offset) of each. The head has `patience_s` seconds to take them."""
+    """Append the answers within `patience_s` seconds; return (partition, offset) of each."""
     return interactions.append([row_of(each, run) for each in answers], key="answer_id", patience_s=patience_s)
 
 
@@ -133,7 +135,7 @@ def moved(ledger: Ledger) -> dict[str, int]:
 
 
 def row_of(answer: Answer, run: str) -> dict[str, Any]:
-    """The answer as a row of its topic; `run` is the run that gave it."""
+    """The answer as a row of its topic; `run` is the id of the run that made it."""
     completion = answer.completion
     return {
         "answer_id": answer.answer_id,
@@ -188,9 +190,8 @@ CORRECTION_CHARACTERS = 4_000
 class Verdict:
     """Thumbs up or down on an answer, or on one of its passages (`chunk_id`).
 
-    `consent` says whether its user lets it be trained on, `None` where nobody asked. `key` is the API key it came by where all
-    that come by it count as one user; otherwise `user` is one. Raises `WrongUsage` where a text is longer than is taken, or no
-    text.
+    `consent` says whether the user allows training on it; `None` if they were not asked. `key` is set if all verdicts sent with
+    that API key count as one user's. Raises `WrongUsage` if `reason` or `correction` is too long or not Unicode text.
     """
 
     answer_id: str
@@ -217,7 +218,7 @@ class Verdict:
 
 
 def repeated_id(key: str, body: dict[str, Any]) -> str:
-    """The id of a verdict that its sender may send again under the same key: the same for the same key and the same verdict."""
+    """The id of a verdict sent with an `Idempotency-Key`: equal for the same key and the same body."""
     canonical = json.dumps([key, body], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

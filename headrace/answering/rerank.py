@@ -1,4 +1,4 @@
-"""rerank: the order of the passages by the champion ranking and re-ranker, or retrieval's own where there is neither."""
+"""rerank: orders the passages by the champion ranking and re-ranker; without both, retrieval's order is kept."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from headrace.storage.vectors.search import Hit
 
 @dataclass(frozen=True)
 class Passage:
-    """A passage with the score and rank of retrieval and, where something else ordered it, those.
+    """A retrieved passage with its ranks, which start at 1, and its scores.
 
-    `rerank_score` is the cross-encoder's raw logit, `None` without one; `rerank_rank` is the rank in the order that stands,
-    `None` where that is retrieval's own. Ranks start at 1.
+    `rerank_score` is the cross-encoder's raw logit, `None` without one. `rerank_rank` is the final rank, `None` if retrieval's
+    order was kept.
     """
 
     hit: Hit
@@ -31,10 +31,10 @@ class Passage:
     rerank_score: float | None = None
     rerank_rank: int | None = None
     team: str = ""
-    """Whose order picked it, where an answer's passages are interleaved (`models/interleaving.py`)."""
+    """The ranking that picked it, if the answer's passages are interleaved (`models/interleaving.py`)."""
 
     def as_dict(self) -> dict[str, object]:
-        """The passage under the JSON keys of the command-line contract."""
+        """The passage as `headrace search --json` prints it."""
         return {
             "chunk_id": self.hit.chunk_id,
             "document": self.hit.uri,
@@ -51,9 +51,9 @@ class Passage:
 
 @dataclass(frozen=True)
 class Reranked:
-    """Passages in the order that stands, the versions behind it, and a note if it fell back.
+    """Passages in their final order, the versions that ordered them, and a note if a model was left out.
 
-    `model_version` is the re-ranker that scored them, `ranking_version` the ranking whose weights ordered them; "none" without.
+    `model_version` is the re-ranker that scored them, `ranking_version` the ranking that ordered them; "none" if there is none.
     """
 
     passages: tuple[Passage, ...]
@@ -66,14 +66,13 @@ class Reranked:
 def rerank(
     models: Annotated[RankingReader, MODELS], question: str, hits: tuple[Hit, ...], reranker: Reranker, answer_id: str = ""
 ) -> Reranked:
-    """Order the passages for one answer, by the versions that its id falls to.
+    """Order the passages of one answer; `answer_id` decides whether champion or canary orders them.
 
-    An answer in a ranking's canary is interleaved: half of its passages are picked by the champion's order, half by the
-    challenger's, so that verdicts on them compare the two for the same user and question.
+    An answer in a ranking's canary is interleaved: champion and challenger each pick half of its passages, so that verdicts on
+    them compare the two for the same user and question.
 
-    The weights are the champion ranking's where they were fitted with the re-ranker that scored the passages, else those on that
-    re-ranker's card; without either retrieval's order stands. A re-ranker that is down or slow is left out, and the note says so:
-    an answer is worth more.
+    The weights are the champion ranking's if they were fitted with the re-ranker that scored the passages, otherwise those on
+    that re-ranker's card; with neither, retrieval's order is kept. A re-ranker that is down or slow is left out with a note.
     """
     as_retrieved = tuple(Passage(hit, rank) for rank, hit in enumerate(hits, 1))
     if not hits:
@@ -81,11 +80,11 @@ def rerank(
     try:
         scored = reranker.rank(question, [hit.text for hit in hits], answer_id=answer_id)
     except Transient as error:
-        return Reranked(as_retrieved, note=f"the re-ranker did not answer, retrieval order stands: {error.message}")
+        return Reranked(as_retrieved, note=f"the re-ranker did not answer, so retrieval order is kept: {error.message}")
     models.take(scored.storage)
     ranking = models.recent()
     other = "retrieval" if scored.logits is None else "the re-ranker's"
-    note = f"the ranking cannot be read, {other} order stands: {ranking.trouble}" if ranking.trouble else ""
+    note = f"the ranking cannot be read, so {other} order is kept: {ranking.trouble}" if ranking.trouble else ""
     version, weights = ranking.champion(scored.version)
     if weights is None:
         weights = None if scored.logits is None else scored.ranking or BY_LOGITS
@@ -105,7 +104,7 @@ def rerank(
 
 
 BY_LOGITS = RankingWeights(weights={RERANKER: 1.0})
-"""The order of a re-ranker that is none of Headrace's: its own."""
+"""For a re-ranker without ranking weights, such as the user's own: order by its logits."""
 
 
 def _candidate(passage: Passage, logit: float | None) -> Candidate:

@@ -368,7 +368,7 @@ def note_for(note: str, caller: Caller) -> str:
     return note if caller.admin else _INSIDE.sub(r"\1", note)
 
 
-_INSIDE = re.compile(rf"((?:retrieval|re-ranker's) order stands): .*?(?=; {NOTE}|\Z)", re.DOTALL)
+_INSIDE = re.compile(rf"((?:retrieval|re-ranker's) order is kept): .*?(?=; {NOTE}|\Z)", re.DOTALL)
 
 
 class DocumentResponse(ApiResponse):

@@ -66,7 +66,7 @@ class TrainingLoop:
             embedder.require_ours()
         if model == RANKING and isinstance(theirs, Endpoint):
             raise BadSettings(
-                f"The settings name your own re-ranker ({theirs.model} at {theirs.url}), whose order stands as it is.",
+                f"The settings name your own re-ranker ({theirs.model} at {theirs.url}), whose order is kept.",
                 hint="Remove [models.reranker] from the settings, or train another model.",
             )
         self._reconcile()

@@ -234,7 +234,7 @@ def test_a_reranker_that_is_down_is_left_out_and_the_answer_says_so(app: App, vo
     assert (streamed, order(given)) == (f"{SENTENCE} [1]", as_retrieved[:2])
     for answer in (searched, given):
         assert answer.model_version == "none"
-        assert answer.note.startswith("the re-ranker did not answer, retrieval order stands: ")
+        assert answer.note.startswith("the re-ranker did not answer, so retrieval order is kept: ")
         assert "its storage is away" in answer.as_dict()["note"]
 
 
@@ -426,7 +426,7 @@ def test_the_api_says_it_too_and_each_tenants_part_of_the_kv_cache_goes_to_the_g
         server.answer = down
         for route in ("/v1/ask", "/v1/search"):
             told = page.post(route, json={"question": NEAR, "tenant": "acme"}).raise_for_status().json()
-            assert told["note"].startswith("the re-ranker did not answer, retrieval order stands: ")
+            assert told["note"].startswith("the re-ranker did not answer, so retrieval order is kept: ")
             assert [passage["rerank_rank"] for passage in told["passages"]] == [None] * len(told["passages"])
             tenants = page.post(route, json={"question": NEAR}, headers=key).raise_for_status().json()
-            assert tenants["note"] == "the re-ranker did not answer, retrieval order stands", "why, is not a tenant's to know"
+            assert tenants["note"] == "the re-ranker did not answer, so retrieval order is kept", "why, is not a tenant's to know"

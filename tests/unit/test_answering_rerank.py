@@ -111,7 +111,7 @@ def test_a_reranker_that_fails_leaves_retrievals_order_and_says_so(server: Serve
     found = rerank(server.reranker())
     assert as_retrieved(found)
     assert found.model_version == "none"
-    assert found.note.startswith("the re-ranker did not answer, retrieval order stands: ")
+    assert found.note.startswith("the re-ranker did not answer, so retrieval order is kept: ")
     assert why in found.note
 
 
@@ -249,7 +249,7 @@ def test_a_ranking_that_cannot_be_read_leaves_retrievals_order_and_says_so(
     models.put("ranking/v000003/card.json", card)
     found = rerank(server.reranker())
     assert as_retrieved(found)
-    assert found.note.startswith("the ranking cannot be read, retrieval order stands: ")
+    assert found.note.startswith("the ranking cannot be read, so retrieval order is kept: ")
     assert "ranking/v000003/card.json" in found.note
 
 

@@ -484,12 +484,14 @@ def test_a_model_that_is_busy_is_not_named_to_a_tenant() -> None:
 
 
 def test_why_a_reranker_was_left_out_is_an_admins_to_know() -> None:
-    why = "the re-ranker did not answer, retrieval order stands: http://127.0.0.1:4242/v1/ranking cannot be reached; it is down"
+    why = (
+        "the re-ranker did not answer, so retrieval order is kept: http://127.0.0.1:4242/v1/ranking cannot be reached; it is down"
+    )
     tenant = Caller("acme", "0" * 16, frozenset({"read"}), LIMITS)
     before = "the index was made with the embedder a, not b: full-text search answered alone"
     for note, told in (
-        (why, "the re-ranker did not answer, retrieval order stands"),
-        (f"{before}; {why}; {NOTE}", f"{before}; the re-ranker did not answer, retrieval order stands; {NOTE}"),
+        (why, "the re-ranker did not answer, so retrieval order is kept"),
+        (f"{before}; {why}; {NOTE}", f"{before}; the re-ranker did not answer, so retrieval order is kept; {NOTE}"),
         (NOTE, NOTE),
     ):
         assert note_for(note, tenant) == told

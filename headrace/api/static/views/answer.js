@@ -78,7 +78,7 @@ function ranks(passage) {
     ["Retrieval score", score(passage.retrieval_score)],
     ["Retrieval rank", String(passage.retrieval_rank)],
     ["Re-rank score", reranked ? score(passage.rerank_score) : "none: no re-ranker scored it"],
-    ["Re-rank rank", passage.rerank_rank !== null && passage.rerank_rank !== undefined ? String(passage.rerank_rank) : "none: retrieval's own order stands"],
+    ["Re-rank rank", passage.rerank_rank !== null && passage.rerank_rank !== undefined ? String(passage.rerank_rank) : "none: retrieval's order is kept"],
   ]);
 }
 
@@ -150,7 +150,7 @@ function passages(entry) {
   list.show(all);
   return make(
     "details", { class: "inspect" }, make("summary", {}, `Passages: ${all.length} retrieved, ${used} used`),
-    all.some((one) => one.rerank_rank !== null && one.rerank_rank !== undefined) ? null : quiet("No ranking or re-ranker has been promoted yet: retrieval's own order stands."), list.element,
+    all.some((one) => one.rerank_rank !== null && one.rerank_rank !== undefined) ? null : quiet("No ranking or re-ranker has been promoted yet: retrieval's order is kept."), list.element,
   );
 }
 
