@@ -16,7 +16,7 @@ from typing import Any
 
 from headrace.errors import kind_of
 from headrace.platform import EVERY_PART
-from headrace.platform.address import MODELS, PROBE, embedded_parts
+from headrace.platform.address import MODEL_PARTS, PROBE, embedded_parts
 from headrace.platform.home import Home
 from headrace.platform.state import read_state
 from headrace.settings import EmbeddedPart, Settings
@@ -156,7 +156,7 @@ def asks(settings: Settings, endpoints: Endpoints) -> list[Ask]:
         Ask("objects", _Objects(settings, endpoints), "Check the object store and its keys: `headrace endpoints`, [objects]."),
         Ask("head", _Head(endpoints), "Check that Kafka runs: `headrace endpoints`, [head]. Waiting answers are recorded then."),
     ]
-    for name in MODELS:
+    for name in MODEL_PARTS:
         endpoint = getattr(endpoints, name)
         checks.append(Ask(name, _Model(endpoint), f"Check that its server runs: logs/models.log, [models.{name}]."))
     return checks

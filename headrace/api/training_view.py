@@ -13,7 +13,7 @@ from headrace.storage.objects import ObjectReader
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.training import manifest
 from headrace.training.manifest import Manifest
-from headrace.training.names import MODELS as MODEL_NAMES
+from headrace.training.names import MODEL_NAMES
 from headrace.training.promotions import champion, check_model_name, versions
 
 _VERSIONS = 20  # newest versions of each model; older ones are served by naming them

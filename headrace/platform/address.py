@@ -126,7 +126,7 @@ PROBE = "headrace-probe"
 LAKE = "lake"
 REGION = "us-east-1"
 
-MODELS = ("embedder", "reranker", "generator")
+MODEL_PARTS = ("embedder", "reranker", "generator")
 
 
 def embedded_parts(settings: Settings, parts: frozenset[str]) -> frozenset[str]:
@@ -141,7 +141,7 @@ def embedded_parts(settings: Settings, parts: frozenset[str]) -> frozenset[str]:
         names.add("objects")
     if "head" in parts and isinstance(settings.head, EmbeddedPart):
         names |= {"objects", "head"}
-    if "models" in parts and any(isinstance(getattr(settings.models, name), EmbeddedPart) for name in MODELS):
+    if "models" in parts and any(isinstance(getattr(settings.models, name), EmbeddedPart) for name in MODEL_PARTS):
         names.add("models")
     return frozenset(names)
 
@@ -230,7 +230,7 @@ def brought(settings: Settings) -> dict[str, Any]:
         signing_key = settings.head.signing_key.get_secret_value() if settings.head.signing_key else ""
         fields |= {"kafka_bootstrap": settings.head.bootstrap, "kafka_properties": properties, "records": None}
         fields["signing_key"] = signing_key
-    for name in MODELS:
+    for name in MODEL_PARTS:
         model = getattr(settings.models, name)
         if isinstance(model, Endpoint):
             fields[name] = {

@@ -23,7 +23,7 @@ from headrace.scheduler.lease import LeaderLease
 from headrace.scheduler.status import Status, StatusBars
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.training.manifest import Manifest, Plan
-from headrace.training.names import MODELS as MODEL_NAMES
+from headrace.training.names import MODEL_NAMES
 from headrace.training.promotions import champion
 from headrace.training.recipes import AUTO, RECIPES
 from headrace.training.round import Round

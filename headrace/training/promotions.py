@@ -16,8 +16,7 @@ from headrace.models.pointer import NONE, Canary, ChampionPointer, read_pointer,
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableWriter
-from headrace.training.names import MODELS as MODEL_NAMES
-from headrace.training.names import RERANKER
+from headrace.training.names import MODEL_NAMES, RERANKER
 
 PROMOTE, ROLLBACK, CANARY, CANARY_ENDED = "promote", "rollback", "canary", "canary_ended"
 _HISTORY = 50

@@ -38,8 +38,7 @@ from headrace.training.data import Dataset, dataset_version, prepare
 from headrace.training.evaluate import Evaluation, evaluate
 from headrace.training.finetune import finetune
 from headrace.training.manifest import Clock, Manifest, Plan, Power
-from headrace.training.names import GENERATOR, RANKING, RERANKER
-from headrace.training.names import MODELS as MODEL_NAMES
+from headrace.training.names import GENERATOR, MODEL_NAMES, RANKING, RERANKER
 from headrace.training.power import power
 from headrace.training.promote import Decision, promote, serve_promoted
 from headrace.training.promotions import champion

@@ -17,7 +17,7 @@ from httpx_sse import ServerSentEvent, connect_sse
 from traffic import until
 
 from headrace.api.page import FILES
-from headrace.training.names import MODELS
+from headrace.training.names import MODEL_NAMES
 
 TENANT = "page-test"
 DOCUMENTS = {
@@ -344,7 +344,7 @@ def test_the_head_the_rounds_and_the_models_are_shown_to_admins_alone(api: Any, 
     assert {one["topic"] for one in head["partitions"]} == {"document-events", "interactions", "feedback"}
     assert head["divergences"] == []
     assert client.get("/v1/rounds").json() == {"object": "list", "data": [], "has_more": False}
-    assert {one["pointer"]["model"] for one in client.get("/v1/registry").json()["models"]} == set(MODELS)
+    assert {one["pointer"]["model"] for one in client.get("/v1/registry").json()["models"]} == set(MODEL_NAMES)
     for key in (acme, client):
         code = 403 if key is acme else 404
         assert key.post("/v1/registry/reranker/promote", json={"version": "v000001", "why": "a test"}).status_code == code
