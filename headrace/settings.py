@@ -29,6 +29,10 @@ _RUNS = re.compile(
     r"|tables\.properties\.(.*impl|auth\..*)"
 )
 
+_SECRET = re.compile(r"properties\..*(password|secret|token|credential|key)", re.IGNORECASE)
+"""Properties of a library that may hold a secret; the settings of Headrace itself say which of theirs do."""
+HIDDEN = "**********"
+
 
 class Section(BaseModel):
     """A section of the tree. An unknown key is an error, so that a typo is not silently ignored."""
@@ -533,3 +537,18 @@ def _names(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
 
 def _file() -> str:
     return os.environ.get("HEADRACE_SETTINGS", "headrace.toml")
+
+
+def changed_settings(settings: Settings, *, whole: bool = False) -> dict[str, Any]:
+    """The keys whose values are not the defaults (with `whole` all), by their full names, JSON-ready; secrets are hidden."""
+
+    def below(values: Mapping[str, Any], defaults: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+        for name, value in values.items():
+            full = f"{path}{name}"
+            if isinstance(value, Mapping) and value and isinstance(defaults.get(name, {}), Mapping):
+                yield from below(value, defaults.get(name, {}), f"{full}.")
+            elif whole or name not in defaults or value != defaults[name]:
+                yield full, HIDDEN if _SECRET.search(full) and value else value
+
+    defaults = Settings.model_construct().model_dump(mode="json")
+    return dict(below(settings.model_dump(mode="json"), defaults, ""))

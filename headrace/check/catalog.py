@@ -28,7 +28,7 @@ from requests.exceptions import RequestException
 
 from headrace.catalog import Tier
 from headrace.check.peer import PeerProcess, begin_at, wait_until
-from headrace.check.promise import Broken, Measured, Promise, Promises, TimeBudget, Unknown, latency, promise
+from headrace.check.promise import AMPLE_S, Broken, Measured, NotTested, Promise, Promises, TimeBudget, latency, promise
 from headrace.errors import Unavailable
 from headrace.settings import Settings, Vast
 from headrace.storage.endpoints import Endpoints
@@ -143,7 +143,7 @@ def stale(sandbox: CatalogSandbox, budget: TimeBudget) -> Measured:
 )
 def concurrent(sandbox: CatalogSandbox, budget: TimeBudget) -> Measured:
     sandbox.table("concurrent")
-    steps = 3 if budget.seconds < 1 else 8
+    steps = 3 if budget.seconds < AMPLE_S else 8
     with PeerProcess() as second, ThreadPoolExecutor(2) as threads:
         begin = begin_at(second, "catalog")
         shared = {"namespace": sandbox.namespace, "steps": steps, "begin": begin}
@@ -312,7 +312,7 @@ def _delete_files(table: Table, namespace: str) -> None:
 def opened(settings: Settings, endpoints: Endpoints) -> Iterator[CatalogSandbox]:
     """A sandbox in the catalog, for a block."""
     if isinstance(settings.tables, Vast):
-        raise Unknown("the tables are in VAST DB, which this check does not cover")
+        raise NotTested("the tables are in VAST DB, which this check does not cover")
     sandbox = CatalogSandbox(endpoints)
     try:
         yield sandbox

@@ -23,7 +23,7 @@ from typing import Any
 
 from headrace.catalog import KV_CACHE, Tier
 from headrace.check.peer import PeerProcess, begin_at, wait_until
-from headrace.check.promise import Broken, Measured, Promise, Promises, TimeBudget, Unknown, latency, promise
+from headrace.check.promise import Broken, Measured, NotNeeded, Promise, Promises, TimeBudget, latency, promise
 from headrace.errors import Unavailable
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
@@ -63,8 +63,8 @@ def answers(sandbox: FilesSandbox, budget: TimeBudget) -> Measured:
     status = os.statvfs(sandbox.folder)
     free = status.f_bavail * status.f_frsize
     if free < 64 << 20:
-        raise Broken(f"only {free / 1e6:.0f} MB are free")
-    return Measured(f"{free / 1e9:.1f} GB free", free_gb=free / 1e9)
+        raise Broken(f"only {free >> 20} MiB are free")
+    return Measured(f"{free / 2**30:.1f} GiB free", free_gib=free / 2**30)
 
 
 @promise(
@@ -331,9 +331,9 @@ def locks(sandbox: FilesSandbox, budget: TimeBudget) -> Measured:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            raise Unknown(f"not supported ({error.strerror}); Headrace locks nothing in this directory") from None
+            raise NotNeeded(f"not supported ({error.strerror}); Headrace locks nothing in this directory") from None
         if second.ask("files.try_lock", path=str(path)).get(_ANSWER_S):
-            raise Unknown("two processes held the lock at once; Headrace locks nothing in this directory")
+            raise NotNeeded("two processes held the lock at once; Headrace locks nothing in this directory")
     return Measured("not relied upon")
 
 

@@ -16,7 +16,19 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from headrace.catalog import Tier
-from headrace.check.promise import Broken, Measured, Promise, Promises, TimeBudget, Unknown, describe, latency, promise
+from headrace.check.promise import (
+    AMPLE_S,
+    Broken,
+    Measured,
+    NotNeeded,
+    NotTested,
+    Promise,
+    Promises,
+    TimeBudget,
+    describe,
+    latency,
+    promise,
+)
 from headrace.errors import Unavailable
 from headrace.settings import EmbeddedPart, Settings
 from headrace.storage.endpoints import Endpoints
@@ -179,12 +191,12 @@ def acknowledged(sandbox: HeadSandbox, budget: TimeBudget) -> Measured:
         sandbox.append([os.urandom(_EVENT_BYTES)], partition=0, producer=producer)
         seconds.append(time.perf_counter() - began)
     words, figures = latency("append", seconds)
-    count = 20_000 if budget.seconds >= 1 else 2_000
+    count = 20_000 if budget.seconds >= AMPLE_S else 2_000
     values = [b"x" * _EVENT_BYTES] * count
     began = time.perf_counter()
     sandbox.append(values)
-    rate = count * _EVENT_BYTES / 1e6 / (time.perf_counter() - began)
-    return Measured(f"{words}; {rate:.1f} MB/s of {_EVENT_BYTES} B", **figures, append_mb_per_s=rate)
+    rate = count * _EVENT_BYTES / 2**20 / (time.perf_counter() - began)
+    return Measured(f"{words}; {rate:.1f} MiB/s of {_EVENT_BYTES} B", **figures, append_mib_per_s=rate)
 
 
 @promise(
@@ -268,7 +280,7 @@ def resumes(sandbox: HeadSandbox, budget: TimeBudget) -> Measured:
 
 
 @promise(
-    "an event of 1 MB is accepted",
+    "an event of 1,000,000 bytes is accepted",
     loses="answers with long passages would be rejected",
 )
 def large(sandbox: HeadSandbox, budget: TimeBudget) -> Measured:
@@ -294,7 +306,7 @@ def end(sandbox: HeadSandbox, budget: TimeBudget) -> Measured:
         true, began = last[1] + 1, time.monotonic()
         while (reported := sandbox.end(0)) < true:
             if time.monotonic() - began > _MOMENT_S:
-                raise Unknown(
+                raise NotNeeded(
                     f"it stayed {true - reported} records too low for {_MOMENT_S:.0f} s; Headrace reads until nothing comes, so"
                     " nothing is lost, but the displayed lag is too low by that number",
                     Measured(f"{true - reported} too low", records_low=true - reported),
@@ -313,7 +325,7 @@ def end(sandbox: HeadSandbox, budget: TimeBudget) -> Measured:
 def cluster_id(sandbox: HeadSandbox, budget: TimeBudget) -> Measured:
     first = sandbox.admin.list_topics(timeout=_ANSWER_S).cluster_id
     if not first:
-        raise Unknown("it has none: a cluster recreated at the same address is recognised only by its offsets")
+        raise NotNeeded("it has none: a cluster recreated at the same address is recognised only by its offsets")
     with sandbox.consumer() as consumer:
         if (second := consumer.list_topics(timeout=_ANSWER_S).cluster_id) != first:
             raise Broken(f"one client received {first}, another {second}: a lander would assume another cluster and stop")
@@ -327,7 +339,7 @@ def cluster_id(sandbox: HeadSandbox, budget: TimeBudget) -> Measured:
 def topic_id(sandbox: HeadSandbox, budget: TimeBudget) -> Measured:
     before = sandbox.id()
     if not before:
-        raise Unknown("topics have no ids: a recreated topic is recognised only by its offsets")
+        raise NotNeeded("topics have no ids: a recreated topic is recognised only by its offsets")
     if (again := sandbox.id()) != before:
         raise Broken(f"the same topic had the ids {before} and {again}")
     sandbox.delete(sandbox.topic)
@@ -363,7 +375,7 @@ def by_time(sandbox: HeadSandbox, budget: TimeBudget) -> Measured:
         lookups = [TopicPartition(sandbox.topic, 2, first + 4500), TopicPartition(sandbox.topic, 2, first + 10**9)]
         answers = [consumer.offsets_for_times([one], timeout=_ANSWER_S)[0].offset for one in lookups]
     if answers[0] != reported[5] or 0 <= answers[1] <= reported[-1]:
-        raise Unknown(f"offset {answers[0]} instead of {reported[5]}; Headrace reads the times of the records themselves")
+        raise NotNeeded(f"offset {answers[0]} instead of {reported[5]}; Headrace reads the times of the records themselves")
     return Measured("exact")
 
 
@@ -373,14 +385,14 @@ def by_time(sandbox: HeadSandbox, budget: TimeBudget) -> Measured:
 )
 def trimmed(sandbox: HeadSandbox, budget: TimeBudget) -> Measured:
     if sandbox.embedded:
-        raise Unknown("not tested on the embedded head, which closes the connection; Headrace deletes from its bucket instead")
+        raise NotTested("the embedded head closes the connection; Headrace deletes from its bucket instead")
     appended = sorted(sandbox.append([f"{number}".encode() for number in range(20)], partition=1))
     wanted = appended[10][1]
     try:
         futures = sandbox.admin.delete_records([TopicPartition(sandbox.topic, 1, wanted)], request_timeout=5, operation_timeout=5)
         low = next(iter(futures.values())).result(_ANSWER_S).low_watermark
     except (KafkaException, TimeoutError) as error:
-        raise Unknown(
+        raise NotNeeded(
             f"not supported ({describe(error)}): the topic's retention trims the head, and a metric warns beforehand"
         ) from None
     if low != wanted:

@@ -19,7 +19,7 @@ from obstore.store import S3Store
 
 from headrace.catalog import Tier
 from headrace.check.peer import PeerProcess, begin_at, wait_until
-from headrace.check.promise import Broken, Measured, Promise, Promises, TimeBudget, Unknown, latency, promise
+from headrace.check.promise import AMPLE_S, Broken, Measured, NotNeeded, Promise, Promises, TimeBudget, latency, promise
 from headrace.errors import Unavailable
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
@@ -147,7 +147,7 @@ def list_after_write(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
     loses="documents, versions or checkpoints after the first page would be missed",
 )
 def long_listing(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
-    count = _LISTED if budget.seconds >= 1 else 64
+    count = _LISTED if budget.seconds >= AMPLE_S else 64
     keys = sorted(sandbox.key(f"long/{number % 7}/{number:05d}") for number in range(count))
     with ThreadPoolExecutor(_CLIENTS) as threads:
         list(threads.map(lambda key: obstore.put(sandbox.writer, key, b"1"), keys))
@@ -197,7 +197,7 @@ def put_if_absent(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
 def put_if_match(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
     key = sandbox.key("if-match")
     obstore.put(sandbox.writer, key, b"0")
-    steps = 10 if budget.seconds < 1 else 25
+    steps = 10 if budget.seconds < AMPLE_S else 25
     with PeerProcess() as second, ThreadPoolExecutor(3) as threads:
         begin = begin_at(second, "objects")
         theirs = second.ask(
@@ -331,7 +331,7 @@ def keys(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
     measured = Measured(
         f"{len(needed)} kinds, up to 255 bytes between slashes and {len(sandbox.key('keys/' + needed[-1]))} in all"
     )
-    _require_kept(sandbox, further, lambda seen: Unknown(f"{seen}; Headrace itself uses no such keys", measured))
+    _require_kept(sandbox, further, lambda seen: NotNeeded(f"{seen}; Headrace itself uses no such keys", measured))
     return measured
 
 
@@ -361,7 +361,7 @@ def small(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
     loses="checkpoints and weights would be corrupt",
 )
 def large(sandbox: ObjectsSandbox, budget: TimeBudget) -> Measured:
-    size = _LARGE_BYTES if budget.seconds >= 1 else _PARTS_BYTES
+    size = _LARGE_BYTES if budget.seconds >= AMPLE_S else _PARTS_BYTES
     data, key = os.urandom(size), sandbox.key("large")
     wanted = hashlib.sha256(data).hexdigest()
     began = time.perf_counter()

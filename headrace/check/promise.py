@@ -24,12 +24,14 @@ Sandbox = TypeVar("Sandbox")
 class Outcome(StrEnum):
     """The outcome of testing a promise.
 
-    `UNKNOWN`: it could not be tested, or it is not kept but Headrace works without it; `seen` says which.
+    `NOT_NEEDED`: tested and not kept, but Headrace works without it. `NOT_TESTED`: it could not be tested, or there was no sense
+    in it. `seen` says what and why.
     """
 
     KEPT = "kept"
     BROKEN = "broken"
-    UNKNOWN = "unknown"
+    NOT_NEEDED = "not_needed"
+    NOT_TESTED = "not_tested"
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,20 @@ class Broken(Exception):
     """The promise is broken; the message is a clause that says what happened."""
 
 
-class Unknown(Exception):
-    """It could not be determined whether the promise is kept, or it does not matter; the message says why."""
+class NotNeeded(Exception):
+    """The promise was tested and is not kept, but Headrace works without it; the message says how."""
 
     def __init__(self, seen: str, measured: Measured | None = None) -> None:
         super().__init__(seen)
         self.measured = measured or Measured("")
+
+
+class NotTested(Exception):
+    """The promise could not be tested; the message says why."""
+
+
+AMPLE_S = 0.5
+"""Seconds for one promise from which on it is tested with what it needs at full size."""
 
 
 class TimeBudget:
@@ -100,7 +110,7 @@ class TimeBudget:
 class Promise(Generic[Sandbox]):
     """One promise: its name, what Headrace loses if it is broken, and the test, which runs in a sandbox.
 
-    `ask` returns a measurement, or raises `Broken` or `Unknown`.
+    `ask` returns a measurement, or raises `Broken`, `NotNeeded` or `NotTested`.
     """
 
     name: str
@@ -121,7 +131,7 @@ def promise(name: str, *, loses: str) -> Callable[[Callable[[Sandbox, TimeBudget
 class Promises(Generic[Sandbox]):
     """The promises of one tier. `faults` are the errors of its storage; any other error is a bug.
 
-    `open` creates the sandbox and always removes it again; it raises `Unknown` if there is nothing to test.
+    `open` creates the sandbox and always removes it again; it raises `NotTested` if there is nothing to test.
     """
 
     tier: Tier

@@ -57,10 +57,10 @@ def show(
 ) -> None:
     """Show the settings that are not the defaults, as the file and the environment give them; keys are hidden."""
     from headrace.cli.render.results import rows_table
-    from headrace.cli.render.settings import changed
+    from headrace.settings import changed_settings
 
     settings = settings_of()
-    values = changed(settings, whole=whole)
+    values = changed_settings(settings, whole=whole)
     if as_json:
         print_json(values)
     elif values:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,30 +48,42 @@ def endpoints(as_json: AsJson = False) -> None:
 
 @cli.command(rich_help_panel="Storage")
 def check(
-    only: Annotated[list[str] | None, typer.Option(metavar="TIER", help="object, stream, table or file; repeatable.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="TIER", help="object, stream, table, vector or file; repeatable.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Approximate time limit.", min=1, max=3600)] = 60,
+    concurrency: Annotated[int, typer.Option(help="Operations in flight where throughput is measured.", min=1, max=256)] = 4,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as FILE.md or FILE.pdf.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="OLD.json", help="Compare with an earlier check, saved with --json.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check that the configured storage keeps the promises Headrace relies on; exit with 1 if it breaks one."""
+    """Check that the storage keeps the promises Headrace relies on, and how fast it is; exit with 1 if one is broken."""
+    import time
     from contextlib import closing
 
     from headrace.catalog import Tier
-    from headrace.check.acceptance import TIERS, ask_promises, promises
+    from headrace.check.acceptance import TIERS, check_storage, steps
     from headrace.check.doctor import diagnose
-    from headrace.check.promise import Outcome
+    from headrace.check.provenance import provenance
+    from headrace.check.report import CheckReport, compared, load_baseline
     from headrace.cli.render.check import say_checked, say_diagnosed
     from headrace.core.progress import ProgressBars
+    from headrace.explain.acceptance import check_suffix, write_document
     from headrace.platform import open_platform
     from headrace.platform.home import trust
 
     if unknown := set(only or ()) - set(TIERS):
-        hint = f"Choose from {', '.join(TIERS)}. The vector tier keeps its files in the object tier."
-        raise WrongUsage(f"--only takes a tier, not {min(unknown)!r}.", hint=hint)
+        raise WrongUsage(f"--only takes a tier, not {min(unknown)!r}.", hint=f"Choose from {', '.join(TIERS)}.")
+    if report is not None:
+        check_suffix(report)
+    earlier = load_baseline(baseline) if baseline is not None else None
     tiers = [tier for tier in TIERS if not only or tier in only]
-    needed = {Tier.OBJECT: {"objects"}, Tier.TABLE: {"objects"}, Tier.STREAM: {"head"}}
+    needed = {Tier.OBJECT: {"objects"}, Tier.TABLE: {"objects"}, Tier.VECTOR: {"objects"}, Tier.STREAM: {"head"}}
     settings = settings_of()
     # A wrong address or key breaks no promise of the storage: say what to change, and test nothing.
-    own = {Tier.OBJECT: "objects", Tier.TABLE: "tables", Tier.STREAM: "head", Tier.FILE: "files"}
+    own = {Tier.OBJECT: "objects", Tier.TABLE: "tables", Tier.STREAM: "head", Tier.VECTOR: "vectors", Tier.FILE: "files"}
     wrong = [one for one in diagnose(settings, frozenset(own[tier] for tier in tiers)) if one.works is False]
     if wrong:
         if as_json:
@@ -81,18 +95,28 @@ def check(
     bars = ProgressBars(err, quiet=as_json)
     with (
         open_platform(settings, parts=frozenset().union(*(needed.get(tier, set()) for tier in tiers))) as endpoints,
-        closing(ask_promises(settings, endpoints, tiers, seconds=seconds)) as findings_of,
+        closing(check_storage(settings, endpoints, tiers, seconds=seconds, concurrency=concurrency)) as found,
     ):
-        findings = list(bars.track(findings_of, "checked", total=promises(tiers), of="promises"))
-    trusted = trust(settings)
+        header = provenance(settings, endpoints, tiers, seconds=seconds, concurrency=concurrency)
+        began = time.monotonic()
+        made = CheckReport.of(
+            header,
+            bars.track(found, "checked", total=steps(tiers), of="promises and workloads"),
+            began=began,
+            files_dir=endpoints.files_dir,
+            other_users=trust(settings),
+        )
+    made.keep(settings.home)
+    changes = compared(made, earlier) if earlier is not None else None
     if as_json:
-        counts = {outcome: sum(finding.outcome is outcome for finding in findings) for outcome in Outcome}
-        print_json({**counts, "promises": [finding.as_dict() for finding in findings], "other_users": trusted})
+        print_json(made.as_dict() | ({} if changes is None else {"changes": [asdict(one) for one in changes]}))
     else:
-        say_checked(out, findings)
-        if trusted:
-            out.print(trusted, style="yellow", highlight=False)
-    if any(finding.outcome is Outcome.BROKEN for finding in findings):
+        say_checked(out, made, changes)
+    if report is not None:
+        write_document(made, report, changes)
+        if not as_json:
+            out.print(f"Wrote {report}.", highlight=False)
+    if made.broken:
         raise typer.Exit(1)
 
 

@@ -23,7 +23,7 @@ from headrace import cli
 from headrace.catalog import Tier
 from headrace.check import catalog, head, objects
 from headrace.check.acceptance import ask_promises
-from headrace.check.promise import Broken, Measured, Outcome, Promise, TimeBudget, Unknown
+from headrace.check.promise import Broken, Measured, NotNeeded, Outcome, Promise, TimeBudget
 from headrace.platform.tansu import broker_binary
 from headrace.settings import Kafka, Settings
 from headrace.storage.endpoints import Endpoints
@@ -245,7 +245,7 @@ def test_a_brought_broker_that_cannot_delete_records_is_no_fault(brought_head: t
     _, settings, endpoints = brought_head
     with head.opened(settings, endpoints) as room:
         assert isinstance(outcome(head.answers, room), Measured)
-        with pytest.raises(Unknown, match="the topic's retention trims the head"):
+        with pytest.raises(NotNeeded, match="the topic's retention trims the head"):
             head.trimmed.ask(room, QUICK)
 
 
@@ -338,4 +338,4 @@ def test_an_endpoint_that_does_not_answer_is_a_broken_promise(settings: Settings
         gone = f"http://127.0.0.1:{free.getsockname()[1]}"
     first, *others = ask_promises(settings, endpoints.model_copy(update={"catalog_uri": gone}), [Tier.TABLE], seconds=1)
     assert first.outcome is Outcome.BROKEN
-    assert {finding.outcome for finding in others} == {Outcome.UNKNOWN}
+    assert {finding.outcome for finding in others} == {Outcome.NOT_TESTED}

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import obstore
 import pytest
 from confluent_kafka.admin import AdminClient
 from pyiceberg.catalog.rest import RestCatalog
+from pypdf import PdfReader
 
 from headrace import cli
 from headrace.platform import home, open_platform
+from headrace.platform.address import VECTORS
 from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.objects import connect
@@ -74,6 +78,7 @@ def everything(endpoints: Endpoints) -> dict[str, list[str]]:
     return {
         "object": [meta["path"] for page in obstore.list(connect(endpoints)) for meta in page],
         "lake": [meta["path"] for page in obstore.list(lake) for meta in page],
+        "vector": [meta["path"] for page in obstore.list(connect(endpoints, VECTORS)) for meta in page],
         "table": [".".join(name) for name in catalog.list_namespaces()],
         "stream": sorted(topics),
         "file": sorted(path.name for path in endpoints.files_dir.iterdir()),
@@ -91,19 +96,30 @@ WARNED = "other users (eve): they can read all events in the embedded Kafka"
 
 def test_the_embedded_platform_keeps_every_promise(endpoints: Endpoints, check: Callable[..., tuple[int, str, str]]) -> None:
     before = everything(endpoints)
-    code, out, err = check("--seconds", "1", "--json")
+    code, out, err = check("--seconds", "1", "--concurrency", "2", "--json")
     assert code == 0, out + err
     found = json.loads(out)
     assert WARNED in found["other_users"]
     by_name = {(each["tier"], each["promise"]): each for each in found["promises"]}
-    assert {tier for tier, _ in by_name} == {"object", "stream", "table", "file"}
+    assert {tier for tier, _ in by_name} == {"object", "stream", "table", "vector", "file"}
     # The embedded head's known limits, none of which Headrace relies on; docs/reference/check.md names them.
     assert {name for (tier, name), each in by_name.items() if each["outcome"] != "kept"} == {
         "the reported end offset is correct",
         "offsets can be looked up by time",
         "records that have landed can be deleted",
     }
-    assert (found["kept"], found["broken"], found["unknown"]) == (len(by_name) - 3, 0, 3)
+    assert (found["kept"], found["broken"], found["not_needed"], found["not_tested"]) == (len(by_name) - 3, 0, 2, 1)
+    assert by_name["stream", "records that have landed can be deleted"]["outcome"] == "not_tested"
+    # What was checked, from where; and every workload has figures.
+    where = {one["tier"]: one["where"] for one in found["subjects"]}
+    assert where["object"] == endpoints.s3_endpoint
+    assert where["file"] == str(endpoints.files_dir)
+    assert endpoints.s3_secret_key not in out
+    assert [one for one in found["workloads"] if one["failed"] or not one["ops"] or one["p99_ms"] < one["p50_ms"]] == []
+    assert {one["concurrency"] for one in found["workloads"]} == {1, 2}
+    assert {one["tier"] for one in found["workloads"]} == set(where)
+    assert {one["id"] for one in found["requirements"]} == {"DIR02", "HSS02", "HSS08", "HSS14"}
+    assert json.loads((endpoints.files_dir.parent / "check.json").read_text()) == found
     assert by_name["object", "small objects come back unchanged"]["figures"].keys() >= {"put_p50_ms", "get_p95_ms"}
     assert by_name["table", "a reader sees a commit at once"]["figures"]["commit_p95_ms"] > 0
     assert (
@@ -112,6 +128,7 @@ def test_the_embedded_platform_keeps_every_promise(endpoints: Endpoints, check: 
         == {
             "object": ["documents/theirs"],
             "lake": [],
+            "vector": [],
             "table": [],
             "stream": [],
             "file": ["theirs"],
@@ -119,14 +136,27 @@ def test_the_embedded_platform_keeps_every_promise(endpoints: Endpoints, check: 
     )
 
 
-def test_one_tier_is_shown_as_a_table(check: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, err = check("--only", "file", "--seconds", "1")
+def test_one_tier_is_shown_as_a_table(endpoints: Endpoints, check: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    """Beside an earlier check, and as a report to hand over."""
+    only = ("--only", "file", "--seconds", "1")
+    code, out, err = check(*only, "--json")
+    assert code == 0, err
+    before = json.loads(out)
+    before["promises"][0]["outcome"] = "broken"
+    (tmp_path / "old.json").write_text(json.dumps(before))
+    report = tmp_path / "new" / "report.pdf"
+    code, out, err = check(*only, "--baseline", str(tmp_path / "old.json"), "--report", str(report))
     assert code == 0, out + err
-    lines = out.splitlines()
-    assert lines[1].split()[:2] == ["file", "✓"]
-    assert "11 promises kept, 0 broken, 0 unknown." in out
-    assert WARNED in " ".join(lines[-2:])
+    assert out.splitlines()[0].split()[:2] == ["file", str(endpoints.files_dir)]
+    assert "11 promises kept, 0 broken." in out
+    assert WARNED in " ".join(out.split())
     assert "object" not in out
+    assert "broken → kept" in out
+    assert re.search(r"file: random read +\S+ → \S+ \(", out)
+    text = "".join(page.extract_text() for page in PdfReader(report).pages)
+    assert "11 promises kept" in text
+    assert "HSS14" in text
+    assert json.loads((endpoints.files_dir.parent / "check.json").read_text())["sha256"][:20] in text
 
 
 def test_ctrl_c_leaves_nothing_behind(endpoints: Endpoints, within: Callable[[float, Callable[[], bool]], bool]) -> None:
@@ -141,6 +171,16 @@ def test_ctrl_c_leaves_nothing_behind(endpoints: Endpoints, within: Callable[[fl
 
 
 def test_a_tier_that_cannot_be_checked_is_refused(check: Callable[..., tuple[int, str, str]]) -> None:
-    code, _, err = check("--only", "vector")
+    code, _, err = check("--only", "disk")
     assert code == 2
-    assert "object, stream, table, file" in err
+    assert "object, stream, table, vector, file" in err
+
+
+def test_a_report_is_refused_before_anything_is_checked(check: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    code, out, err = check("--only", "file", "--report", str(tmp_path / "report.docx"))
+    assert (code, out) == (2, "")
+    assert ".md or .pdf" in err
+    (tmp_path / "old.json").write_text('{"kept": 40}')
+    code, out, err = check("--only", "file", "--baseline", str(tmp_path / "old.json"))
+    assert (code, out) == (2, "")
+    assert "headrace check --json" in err

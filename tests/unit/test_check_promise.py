@@ -13,7 +13,20 @@ from headrace.catalog import Tier
 from headrace.check import acceptance
 from headrace.check.files import _number, _numbered
 from headrace.check.peer import PeerProcess
-from headrace.check.promise import Broken, Finding, Measured, Outcome, Promises, TimeBudget, Unknown, latency, promise
+from headrace.check.promise import (
+    Broken,
+    Finding,
+    Measured,
+    NotNeeded,
+    NotTested,
+    Outcome,
+    Promises,
+    TimeBudget,
+    latency,
+    promise,
+)
+from headrace.check.provenance import Provenance
+from headrace.check.report import CheckReport
 from headrace.cli.render.check import say_checked
 from headrace.errors import Unavailable
 from headrace.platform.address import Ports, embedded_endpoints
@@ -67,9 +80,14 @@ def broken(room: list[str], effort: TimeBudget) -> Measured:
     raise Broken("it broke")
 
 
-@promise("unknown", loses="c")
-def unknown(room: list[str], effort: TimeBudget) -> Measured:
-    raise Unknown("nobody knows", Measured("7 low", low=7))
+@promise("unneeded", loses="c")
+def unneeded(room: list[str], effort: TimeBudget) -> Measured:
+    raise NotNeeded("it is 7 low, which nobody minds", Measured("7 low", low=7))
+
+
+@promise("untested", loses="c")
+def untested(room: list[str], effort: TimeBudget) -> Measured:
+    raise NotTested("there is nothing to test")
 
 
 @promise("refused", loses="d")
@@ -94,27 +112,34 @@ def findings(monkeypatch: pytest.MonkeyPatch, *promises: object, clears: bool = 
     return list(acceptance.ask_promises(settings, endpoints, [Tier.FILE], seconds=1))
 
 
+def report(found: list[Finding]) -> CheckReport:
+    header = Provenance("1", "2026-11-29T10:00:00+00:00", 1, 4, {"name": "here", "cores": 2}, {}, [], {}, "0" * 64)
+    return CheckReport(header, 1.0, found, [], [])
+
+
 def test_each_promise_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = findings(monkeypatch, kept, broken, unknown, refused)
+    found = findings(monkeypatch, kept, broken, unneeded, untested, refused)
     assert [(f.promise, f.outcome, f.figure, f.seen) for f in found] == [
         ("kept", Outcome.KEPT, "3 ms", ""),
         ("broken", Outcome.BROKEN, "", "it broke"),
-        ("unknown", Outcome.UNKNOWN, "7 low", "nobody knows"),
+        ("unneeded", Outcome.NOT_NEEDED, "7 low", "it is 7 low, which nobody minds"),
+        ("untested", Outcome.NOT_TESTED, "", "there is nothing to test"),
         ("refused", Outcome.BROKEN, "", "no answer"),
     ]
     assert found[0].as_dict()["figures"] == {"p50_ms": 3.142}
     console = Console(record=True, width=100, file=io.StringIO())
-    say_checked(console, found)
+    say_checked(console, report(found))
     shown = console.export_text()
     assert "Headrace would lose b" in shown
     assert "Headrace would lose a" not in shown
-    assert "seen: nobody knows" in shown
-    assert "1 promises kept, 2 broken, 1 unknown." in shown
+    assert "not kept, not needed: it is 7 low, which nobody minds" in shown
+    assert "not tested: there is nothing to test" in shown
+    assert "1 promise kept, 2 broken, 1 not kept but not needed, 1 not tested." in shown
 
 
 def test_where_the_first_is_broken_no_other_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     found = findings(monkeypatch, refused, kept)
-    assert [f.outcome for f in found] == [Outcome.BROKEN, Outcome.UNKNOWN]
+    assert [f.outcome for f in found] == [Outcome.BROKEN, Outcome.NOT_TESTED]
 
 
 def test_what_cannot_be_cleared_away_is_a_broken_promise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +147,7 @@ def test_what_cannot_be_cleared_away_is_a_broken_promise(monkeypatch: pytest.Mon
     assert [f.outcome for f in found] == [Outcome.KEPT, Outcome.KEPT, Outcome.BROKEN]
     assert found[-1].seen == "Things could not be deleted"
     # Storage that gave no answer in the first place is not blamed twice.
-    assert [f.outcome for f in findings(monkeypatch, refused, kept, clears=False)] == [Outcome.BROKEN, Outcome.UNKNOWN]
+    assert [f.outcome for f in findings(monkeypatch, refused, kept, clears=False)] == [Outcome.BROKEN, Outcome.NOT_TESTED]
 
 
 def test_a_mistake_of_ours_is_not_blamed_on_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:

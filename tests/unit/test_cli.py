@@ -73,7 +73,7 @@ WRONG = [
     ["diagram", "training"],
     ["completion", "csh"],
     ["ledger", "--by", "store"],
-    ["check", "--only", "vector"],
+    ["check", "--only", "disk"],
     ["check", "--seconds", "0"],
     ["land", "--once", "--unsigned"],
 ]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.cli.render.settings import changed, members, sections, template
-from headrace.settings import Settings
+from headrace.cli.render.settings import members, sections, template
+from headrace.settings import Settings, changed_settings
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def test_the_file_changes_nothing_until_something_is_uncommented(tmp_path: Path,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "headrace.toml").write_text(template())
     assert tomllib.loads(template()) == {}
-    assert changed(Settings.load()) == {}
+    assert changed_settings(Settings.load()) == {}
 
 
 @pytest.mark.parametrize("section", ["platform", "maintenance", "landing", "inference", "training.gate", "limits", "files"])
@@ -44,7 +44,7 @@ def test_a_section_that_is_uncommented_says_the_defaults(section: str, tmp_path:
     assert len(tomllib.loads(text)), text
     (tmp_path / "headrace.toml").write_text(text)
     monkeypatch.setenv("HEADRACE_SETTINGS", str(tmp_path / "headrace.toml"))
-    assert changed(Settings.load()) == {}
+    assert changed_settings(Settings.load()) == {}
 
 
 def test_every_key_of_every_section_is_there() -> None:
@@ -78,11 +78,11 @@ def test_what_is_changed_is_shown_by_its_full_name_without_its_secrets(tmp_path:
         epochs = 3
         """
     )
-    found = changed(Settings.load())
+    found = changed_settings(Settings.load())
     assert found["objects.endpoint"] == "https://s3.example.net"
     assert found["head.properties.sasl.username"] == "me"
     assert found["training.recipe.sft.epochs"] == 3
     assert "hush" not in str(found)
     assert found["objects.secret_key"] == found["head.properties.sasl.password"] == found["tables.properties.token"]
     assert "inference.retrieve" not in found
-    assert changed(Settings.load(), whole=True)["inference.retrieve"] == 20
+    assert changed_settings(Settings.load(), whole=True)["inference.retrieve"] == 20

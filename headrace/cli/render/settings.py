@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import textwrap
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -26,9 +25,6 @@ _HEAD = """\
 # The environment takes precedence, and is the better place for keys: HEADRACE_OBJECTS__SECRET_KEY is secret_key under [objects].
 # Then try it: headrace doctor
 """
-_SECRET = re.compile(r"properties\..*(password|secret|token|credential|key)", re.IGNORECASE)
-"""Properties of a library that may hold a secret; the settings of Headrace itself say which of theirs do."""
-_HIDDEN = "**********"
 _UNSET = '"…"'
 """Placeholder of a value without a default; a file that keeps it where a number belongs is rejected with the key's name."""
 
@@ -92,18 +88,3 @@ def _toml(value: Any) -> str:
         case str():
             return json.dumps(value, ensure_ascii=False)
     return str(value)
-
-
-def changed(settings: Settings, *, whole: bool = False) -> dict[str, Any]:
-    """The keys whose values are not the defaults (with `whole` all), by their full names, JSON-ready; secrets are hidden."""
-
-    def below(values: Mapping[str, Any], defaults: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-        for name, value in values.items():
-            full = f"{path}{name}"
-            if isinstance(value, Mapping) and value and isinstance(defaults.get(name, {}), Mapping):
-                yield from below(value, defaults.get(name, {}), f"{full}.")
-            elif whole or name not in defaults or value != defaults[name]:
-                yield full, _HIDDEN if _SECRET.search(full) and value else value
-
-    defaults = Settings.model_construct().model_dump(mode="json")
-    return dict(below(settings.model_dump(mode="json"), defaults, ""))

@@ -18,7 +18,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Self
-from urllib.parse import urlparse
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +32,7 @@ from headrace.storage.reason import is_full, reason
 from headrace.storage.tables.handles import quoted
 from headrace.storage.vectors.labels import LABELS, UNLABELLED, Description, condition, reader_labels, readers_of
 from headrace.storage.vectors.search import Hit, search, text_id
-from headrace.storage.vectors.table import Snapshot, VectorTable
+from headrace.storage.vectors.table import Snapshot, VectorTable, lance_options
 
 # Below this many rows an exact scan beats an approximate index and loses no recall.
 _EXACT_ROWS = 20_000
@@ -58,18 +57,7 @@ class VectorReader(Metered):
         self.meter = meter
         self._endpoints = endpoints
         self._uri = endpoints.vectors_uri
-        options = None
-        if urlparse(self._uri).scheme == "s3":
-            options = {
-                "aws_access_key_id": endpoints.s3_access_key,
-                "aws_secret_access_key": endpoints.s3_secret_key,
-                "aws_endpoint": endpoints.s3_endpoint,
-                "aws_region": endpoints.s3_region,
-                "allow_http": str(urlparse(endpoints.s3_endpoint).scheme == "http").lower(),
-                "client_max_retries": "4",
-                "client_retry_timeout": "20",
-            }
-        self._options = options
+        self._options = lance_options(endpoints)
         self._tables: dict[int, VectorTable] = {}
         self._opening = threading.Lock()
 

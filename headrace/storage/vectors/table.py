@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlparse
 
 os.environ.setdefault("LANCE_LOG", "error")  # it floods stderr otherwise
 # Lance reserves two cores for I/O. On three cores or fewer that leaves one compute thread, and a question's two searches would
@@ -19,6 +20,7 @@ os.environ.setdefault("LANCE_CPU_THREADS", str(max(2, (os.cpu_count() or 1) - 2)
 import numpy as np
 import pyarrow as pa
 
+from headrace.storage.endpoints import Endpoints
 from headrace.storage.tables.handles import quoted
 
 # Vector index (docs/reference/benchmarks.md): lists probed if all rows match the filter, more if fewer do; candidates compared
@@ -104,6 +106,21 @@ class Snapshot:
                 self.matching.clear()
             self.matching[where] = count
         return count
+
+
+def lance_options(endpoints: Endpoints) -> dict[str, str] | None:
+    """LanceDB's storage options for the vector tier: keys and address if it is on S3, else none."""
+    if urlparse(endpoints.vectors_uri).scheme != "s3":
+        return None
+    return {
+        "aws_access_key_id": endpoints.s3_access_key,
+        "aws_secret_access_key": endpoints.s3_secret_key,
+        "aws_endpoint": endpoints.s3_endpoint,
+        "aws_region": endpoints.s3_region,
+        "allow_http": str(urlparse(endpoints.s3_endpoint).scheme == "http").lower(),
+        "client_max_retries": "4",
+        "client_retry_timeout": "20",
+    }
 
 
 class VectorTable:

