@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import resvg_py
@@ -72,16 +72,29 @@ def draw(
     is full, and as `scene_for`.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix in SCENES:
-        data = SCENES[suffix](scene_for(diagram, view=view, detail=detail, palette=palette, triggers=triggers))
-    elif suffix in TEXTS:
-        data = TEXTS[suffix](diagram, triggers)
-    else:
-        *others, last = [*SCENES, *TEXTS]
+    if (text := TEXTS.get(path.suffix.lower())) is not None:
+        _write(path, text(diagram, triggers))
+        return
+    backend = _backend(path, (*SCENES, *TEXTS))
+    _write(path, backend(scene_for(diagram, view=view, detail=detail, palette=palette, triggers=triggers)))
+
+
+def draw_scene(scene: Scene, path: Path) -> None:
+    """Draw any scene into a file, as `draw` does."""
+    _write(path, _backend(path, tuple(SCENES))(scene))
+
+
+def _backend(path: Path, suffixes: Sequence[str]) -> Callable[[Scene], bytes]:
+    found = SCENES.get(path.suffix.lower())
+    if found is None:
+        *others, last = suffixes
         raise WrongUsage(
             f"A diagram cannot be drawn as {path.suffix or path.name!r}.",
             hint=f"Name a file that ends in {', '.join(others)} or {last}.",
         )
+    return found
+
+
+def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, data, mode=0o644)

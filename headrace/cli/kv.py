@@ -1,0 +1,115 @@
+"""Commands about the KV cache: replays of request traces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.cli.common import AsJson, cli, out, print_json
+from headrace.errors import WrongUsage
+
+kv = typer.Typer(help="Size the KV cache from request traces.", no_args_is_help=True)
+cli.add_typer(kv, name="kv", rich_help_panel="Explaining it")
+
+
+@kv.command("replay")
+def replay_trace(
+    trace: Annotated[
+        Path, typer.Argument(help="JSON lines with timestamp (ms), input_length, output_length and hash_ids, as Mooncake's.")
+    ],
+    model: Annotated[str, typer.Option(help="A preset (see `headrace size --list`), or a model's config.json.")] = "llama-3.1-8b",
+    kv_type: Annotated[str, typer.Option(help="Type of the stored keys and values.")] = "fp16",
+    capacity: Annotated[
+        list[str] | None, typer.Option(metavar="SIZE", help="Capacity such as 500GB or 2TB; repeatable. Default: a curve.")
+    ] = None,
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory in front of the storage, such as 64GB.")] = "0",
+    policy: Annotated[str, typer.Option(help="Which block goes first: lru or fifo.")] = "lru",
+    ttl: Annotated[float | None, typer.Option(metavar="S", help="Drop blocks that were not used for so many seconds.")] = None,
+    bandwidth: Annotated[str, typer.Option(metavar="SIZE", help="Bytes a second that the storage reads.")] = "10GB",
+    latency: Annotated[float, typer.Option(metavar="MS", help="Milliseconds until the first byte.", min=0)] = 2.0,
+    prefill: Annotated[
+        float | None,
+        typer.Option(metavar="TOKENS", help="Tokens a second that the model prefills; default: 40 % of an H100's peak.", min=0),
+    ] = None,
+    block_tokens: Annotated[int, typer.Option(help="Tokens of a block in the trace.", min=1)] = 512,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Draw the curve: FILE.svg, .png, .pdf or .pptx.")] = None,
+    dark: Annotated[bool, typer.Option("--dark", help="Draw it on a dark ground.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Replay a request trace against capacities: hit rate, bytes a second, seconds of prefill saved, and the curve."""
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    from headrace.cli.render.kv import say_replays
+    from headrace.explain.kv.replay import POLICIES, Storage, capacities, prefixes, replay
+    from headrace.explain.kv.trace import read_trace
+    from headrace.explain.sizing.formulas import kv_bytes_per_token, prefill_rate
+    from headrace.explain.sizing.models import TYPE_BYTES, model_of
+
+    def size(text: str, name: str) -> int:
+        try:
+            return int(TypeAdapter(ByteSize).validate_python(text))
+        except ValidationError:
+            raise WrongUsage(f"{name} takes a size, not {text!r}.", hint="For example 500GB or 2TiB.") from None
+
+    chosen = next((one for one in POLICIES if one == policy), None)
+    if chosen is None:
+        raise WrongUsage(f"There is no policy {policy!r}.", hint=f"Choose from {', '.join(POLICIES)}.")
+    if kv_type not in TYPE_BYTES:
+        raise WrongUsage(f"There is no type {kv_type!r}.", hint=f"Choose from {', '.join(TYPE_BYTES)}.")
+    if ttl is not None and not ttl > 0:
+        raise WrongUsage("--ttl takes more than 0 seconds.")
+    known = model_of(model)
+    storage = Storage(
+        kv_bytes_per_token(known, TYPE_BYTES[kv_type]),
+        size(bandwidth, "--bandwidth"),
+        latency / 1e3,
+        prefill_rate(known) if prefill is None else prefill,
+    )
+    requests = read_trace(trace, block_tokens=block_tokens)
+    bounds = sorted({size(one, "--capacity") for one in capacity}) if capacity else capacities(requests, storage)
+    if not bounds[0]:
+        raise WrongUsage("--capacity takes more than 0 bytes.")
+    kept = size(memory, "--memory")
+    in_memory = prefixes(requests, storage, kept) if kept else None
+    unbounded, *curve = [
+        replay(requests, storage, capacity_bytes=bound, policy=chosen, ttl_s=ttl, in_memory=in_memory)
+        for bound in (None, *bounds)
+    ]
+    if output is not None:
+        from headrace.explain.diagram.draw import draw_scene
+        from headrace.explain.diagram.theme import DARK, LIGHT
+        from headrace.explain.kv.curve import curve_scene
+
+        draw_scene(curve_scene(requests, known.name, curve, unbounded, palette=DARK if dark else LIGHT), output)
+    if as_json:
+        print_json(
+            {
+                "trace": {
+                    "name": requests.name,
+                    "sha256": requests.sha256,
+                    "requests": len(requests.requests),
+                    "seconds": requests.seconds,
+                    "blocks": requests.blocks,
+                    "distinct_blocks": requests.distinct_blocks,
+                    "block_tokens": requests.block_tokens,
+                    "input_tokens": requests.input_tokens,
+                },
+                "model": known.name,
+                "kv_type": kv_type,
+                "bytes_per_token": storage.bytes_per_token,
+                "bandwidth": storage.bandwidth,
+                "latency_s": storage.latency_s,
+                "prefill_rate": storage.prefill_rate,
+                "break_even_tokens": storage.break_even_tokens,
+                "policy": policy,
+                "ttl_s": ttl,
+                "memory_bytes": kept,
+                "capacities": [point.as_dict() for point in (*curve, unbounded)],
+            }
+        )
+    else:
+        say_replays(out, requests, known.name, storage, kept, [*curve, unbounded])
+        if output is not None:
+            out.print(f"Wrote {output}.", highlight=False)

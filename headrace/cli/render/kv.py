@@ -1,0 +1,56 @@
+"""Replays of a request trace as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from headrace.explain.diagram.format import human_bytes, human_s
+from headrace.explain.kv.curve import enough
+from headrace.explain.kv.replay import Replayed, Storage
+from headrace.explain.kv.trace import Trace
+
+
+def say_replays(console: Console, trace: Trace, model: str, storage: Storage, memory: int, replays: Sequence[Replayed]) -> None:
+    """Print what was replayed, a row per capacity, and what follows from it; the last replay is that without a bound."""
+    console.print(
+        f"{trace.name}: {len(trace.requests):,} requests in {human_s(trace.seconds)}, {trace.input_tokens:,} tokens of prompts, "
+        f"{trace.distinct_blocks:,} of {trace.blocks:,} blocks distinct.\n"
+        f"{model}: {storage.bytes_per_token:,.0f} B a token, prefills {storage.prefill_rate:,.0f} tokens/s; the storage reads "
+        f"{human_bytes(round(storage.bandwidth))}/s after {storage.latency_s * 1e3:g} ms"
+        f"{f', behind {human_bytes(memory)} of memory' if memory else ''}.",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("capacity", "blocks", "tokens", "read/s", "peak", "written/s", "peak", "saved"):
+        table.add_column(name, justify="right")
+    for one in replays:
+        table.add_row(
+            "no bound" if one.capacity_bytes is None else human_bytes(one.capacity_bytes),
+            f"{one.block_hit_rate:.1%}",
+            f"{one.token_hit_rate:.1%}",
+            *(human_bytes(round(rate)) for rate in (one.read_mean, one.read_peak, one.write_mean, one.write_peak)),
+            human_s(one.saved_s) if one.saved_s else "-",
+        )
+    console.print(table)
+    console.print(_conclusion(storage, replays), highlight=False)
+
+
+def _conclusion(storage: Storage, replays: Sequence[Replayed]) -> str:
+    *bounded, unbounded = replays
+    length = storage.break_even_tokens
+    if length is None:
+        return "Not worth it: this storage reads keys and values more slowly than the model computes them."
+    sentence = f"Loading is faster than prefilling from {max(1, round(length)):,} tokens on."
+    if not unbounded.token_hit_rate:
+        return f"{sentence} No two prompts share a prefix: a KV cache saves nothing."
+    found = enough(bounded, unbounded)
+    if found is None or found.capacity_bytes is None:
+        return f"{sentence} None of these capacities has nine tenths of the possible hits."
+    sentence += f" {human_bytes(found.capacity_bytes)} have nine tenths of the hits of a cache without a bound."
+    if found.read_peak > storage.bandwidth:
+        peak, bandwidth = human_bytes(round(found.read_peak)), human_bytes(round(storage.bandwidth))
+        sentence += f" Its busiest ten seconds ask for {peak}/s, more than the {bandwidth}/s that this storage reads."
+    return sentence
