@@ -1,4 +1,4 @@
-"""Commands about the KV cache: replays of request traces."""
+"""Commands about the KV cache: replays of request traces, and configuration of inference engines."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.common import AsJson, cli, out, print_json
+from headrace.cli.common import AsJson, cli, err, out, print_json
 from headrace.errors import WrongUsage
 
-kv = typer.Typer(help="Size the KV cache from request traces.", no_args_is_help=True)
+kv = typer.Typer(help="Size the KV cache from request traces, and configure engines for it.", no_args_is_help=True)
 cli.add_typer(kv, name="kv", rich_help_panel="Explaining it")
 
 
@@ -39,19 +39,11 @@ def replay_trace(
     as_json: AsJson = False,
 ) -> None:
     """Replay a request trace against capacities: hit rate, bytes a second, seconds of prefill saved, and the curve."""
-    from pydantic import ByteSize, TypeAdapter, ValidationError
-
     from headrace.cli.render.kv import say_replays
     from headrace.explain.kv.replay import POLICIES, Storage, capacities, prefixes, replay
     from headrace.explain.kv.trace import read_trace
     from headrace.explain.sizing.formulas import kv_bytes_per_token, prefill_rate
     from headrace.explain.sizing.models import TYPE_BYTES, model_of
-
-    def size(text: str, name: str) -> int:
-        try:
-            return int(TypeAdapter(ByteSize).validate_python(text))
-        except ValidationError:
-            raise WrongUsage(f"{name} takes a size, not {text!r}.", hint="For example 500GB or 2TiB.") from None
 
     chosen = next((one for one in POLICIES if one == policy), None)
     if chosen is None:
@@ -63,15 +55,15 @@ def replay_trace(
     known = model_of(model)
     storage = Storage(
         kv_bytes_per_token(known, TYPE_BYTES[kv_type]),
-        size(bandwidth, "--bandwidth"),
+        _size(bandwidth, "--bandwidth"),
         latency / 1e3,
         prefill_rate(known) if prefill is None else prefill,
     )
     requests = read_trace(trace, block_tokens=block_tokens)
-    bounds = sorted({size(one, "--capacity") for one in capacity}) if capacity else capacities(requests, storage)
+    bounds = sorted({_size(one, "--capacity") for one in capacity}) if capacity else capacities(requests, storage)
     if not bounds[0]:
         raise WrongUsage("--capacity takes more than 0 bytes.")
-    kept = size(memory, "--memory")
+    kept = _size(memory, "--memory")
     in_memory = prefixes(requests, storage, kept) if kept else None
     unbounded, *curve = [
         replay(requests, storage, capacity_bytes=bound, policy=chosen, ttl_s=ttl, in_memory=in_memory)
@@ -113,3 +105,62 @@ def replay_trace(
         say_replays(out, requests, known.name, storage, kept, [*curve, unbounded])
         if output is not None:
             out.print(f"Wrote {output}.", highlight=False)
+
+
+@kv.command("config")
+def engine_config(
+    mount: Annotated[Path, typer.Option(help="Where the shared file system is mounted on the engine's servers.")],
+    model: Annotated[str, typer.Option(help="A preset (see `headrace size --list`), or a model's config.json.")],
+    engine: Annotated[str, typer.Option(help="vllm-lmcache, vllm-tiering, llm-d or dynamo.")] = "vllm-lmcache",
+    served: Annotated[str | None, typer.Option(metavar="NAME", help="The model's name for the engine; default: --model.")] = None,
+    kv_type: Annotated[str, typer.Option(help="Type of the offloaded keys and values, which may exceed the GPU's.")] = "fp16",
+    longest_prompt: Annotated[int, typer.Option(metavar="TOKENS", help="Tokens of the longest prompt.", min=1)] = 32_768,
+    restores: Annotated[int, typer.Option(help="Prompts that are restored at the same time.", min=1)] = 4,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Host memory of a server for blocks; default: what the prompts need.")
+    ] = None,
+    capacity: Annotated[str | None, typer.Option(metavar="SIZE", help="Bound of the directory, over all servers.")] = None,
+    gpu_memory: Annotated[str | None, typer.Option(metavar="SIZE", help="A server's GPU memory for keys and values.")] = None,
+    servers: Annotated[int, typer.Option(help="Servers that share the directory.", min=1)] = 1,
+    gpus: Annotated[int, typer.Option(help="GPUs of a server that share a model.", min=1)] = 1,
+    integrity: Annotated[
+        bool, typer.Option("--integrity/--no-integrity", help="Checksums, where the engine must choose between them and a bound.")
+    ] = True,
+    allow_local: Annotated[bool, typer.Option("--allow-local", help="Accept this machine's own disk.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write an inference engine's configuration for a KV cache on a shared file system, and refuse its traps."""
+    from headrace.cli.render.kv import say_config
+    from headrace.explain.kv.engines import KvRequest, kv_config
+
+    def optional(text: str | None, name: str) -> int | None:
+        return None if text is None else _size(text, name)
+
+    made = kv_config(
+        engine,
+        KvRequest(
+            model=model,
+            served_model=served or model,
+            mount=mount,
+            kv_type=kv_type,
+            longest_prompt=longest_prompt,
+            restores=restores,
+            memory_bytes=optional(memory, "--memory"),
+            capacity_bytes=optional(capacity, "--capacity"),
+            gpu_bytes=optional(gpu_memory, "--gpu-memory"),
+            servers=servers,
+            gpus=gpus,
+            integrity=integrity,
+            allow_local=allow_local,
+        ),
+    )
+    print_json(made.as_dict()) if as_json else say_config(out, err, made)
+
+
+def _size(text: str, name: str) -> int:
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        raise WrongUsage(f"{name} takes a size, not {text!r}.", hint="For example 500GB or 2TiB.") from None

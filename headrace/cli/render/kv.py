@@ -1,7 +1,8 @@
-"""Replays of a request trace as a table for the terminal."""
+"""Replays of a request trace and engines' configuration for the terminal."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from headrace.explain.diagram.format import human_bytes, human_s
 from headrace.explain.kv.curve import enough
+from headrace.explain.kv.engines import KvConfig
 from headrace.explain.kv.replay import Replayed, Storage
 from headrace.explain.kv.trace import Trace
 
@@ -36,6 +38,18 @@ def say_replays(console: Console, trace: Trace, model: str, storage: Storage, me
         )
     console.print(table)
     console.print(_conclusion(storage, replays), highlight=False)
+
+
+def say_config(console: Console, notes: Console, made: KvConfig) -> None:
+    """Print a configuration as a shell script, and beside it, on standard error, what to know about it."""
+    for name, value in made.environment.items():
+        console.print(f"export {name}={shlex.quote(value)}", soft_wrap=True, highlight=False, markup=False)
+    for command in made.commands:
+        console.print(f"{command}\n", soft_wrap=True, highlight=False, markup=False)
+    for fact in made.facts:
+        notes.print(fact, highlight=False)
+    for warning in made.warnings:
+        notes.print(f"! {warning}", style="yellow", highlight=False)
 
 
 def _conclusion(storage: Storage, replays: Sequence[Replayed]) -> str:
