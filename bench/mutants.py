@@ -657,7 +657,7 @@ MUTANTS = (
     Mutant(
         "R4",
         "headrace/answering/rerank.py",
-        'Reranked(as_retrieved, note=f"the re-ranker did not answer, retrieval order stands: {error.message}")',
+        'Reranked(as_retrieved, note=f"the re-ranker did not answer, so retrieval order is kept: {error.message}")',
         "Reranked(as_retrieved)",
         "An answer does not say that the re-ranker was left out.",
         (

@@ -40,7 +40,7 @@ def replay_trace(
 ) -> None:
     """Replay a request trace against capacities: hit rate, bytes a second, seconds of prefill saved, and the curve."""
     from headrace.cli.render.kv import say_replays
-    from headrace.explain.kv.replay import POLICIES, Storage, capacities, prefixes, replay
+    from headrace.explain.kv.replay import POLICIES, KvStorage, capacities, prefixes, replay
     from headrace.explain.kv.trace import read_trace
     from headrace.explain.sizing.formulas import kv_bytes_per_token, prefill_rate
     from headrace.explain.sizing.models import TYPE_BYTES, model_of
@@ -53,7 +53,7 @@ def replay_trace(
     if ttl is not None and not ttl > 0:
         raise WrongUsage("--ttl takes more than 0 seconds.")
     known = model_of(model)
-    storage = Storage(
+    storage = KvStorage(
         kv_bytes_per_token(known, TYPE_BYTES[kv_type]),
         _size(bandwidth, "--bandwidth"),
         latency / 1e3,

@@ -16,17 +16,19 @@ from headrace.explain.diagram.draw import draw_scene
 from headrace.explain.diagram.scene import Box, Label
 from headrace.explain.diagram.theme import DARK
 from headrace.explain.kv.curve import curve_scene, enough
-from headrace.explain.kv.replay import Storage, capacities, prefixes, replay
-from headrace.explain.kv.trace import Request, Trace, read_trace
+from headrace.explain.kv.replay import KvStorage, capacities, prefixes, replay
+from headrace.explain.kv.trace import Trace, TracedRequest, read_trace
 
-FAST = Storage(bytes_per_token=100, bandwidth=1e9, latency_s=0.0, prefill_rate=1_000)
+FAST = KvStorage(bytes_per_token=100, bandwidth=1e9, latency_s=0.0, prefill_rate=1_000)
 BLOCK = 4 * 100
 """Bytes of a block of four tokens."""
 
 
 def trace(*prompts: str, seconds: float = 1.0) -> Trace:
     """Requests a second apart, whose blocks of four tokens are letters."""
-    requests = [Request(number * seconds, 4 * len(prompt), 1, tuple(map(ord, prompt))) for number, prompt in enumerate(prompts)]
+    requests = [
+        TracedRequest(number * seconds, 4 * len(prompt), 1, tuple(map(ord, prompt))) for number, prompt in enumerate(prompts)
+    ]
     return Trace("letters", tuple(requests), 4, "")
 
 
@@ -71,7 +73,7 @@ def test_hits_are_those_of_a_plain_cache_and_grow_with_its_capacity(seed: int) -
     ids: dict[str, int] = {}
     prompts = ["".join(drawn.choice("ab") for _ in range(drawn.randint(1, 6))) for _ in range(40)]
     requests = [
-        Request(n, 4 * len(p), 1, tuple(ids.setdefault(p[: k + 1], len(ids)) for k in range(len(p))))
+        TracedRequest(n, 4 * len(p), 1, tuple(ids.setdefault(p[: k + 1], len(ids)) for k in range(len(p))))
         for n, p in enumerate(prompts)
     ]
     drawn_trace = Trace("drawn", tuple(requests), 4, "")
@@ -104,13 +106,13 @@ def test_what_was_not_used_for_long_is_dropped() -> None:
 
 
 def test_a_hit_is_loaded_only_where_that_is_faster() -> None:
-    slow = Storage(bytes_per_token=100, bandwidth=100_000, latency_s=0.01, prefill_rate=500)
+    slow = KvStorage(bytes_per_token=100, bandwidth=100_000, latency_s=0.01, prefill_rate=500)
     assert slow.break_even_tokens == pytest.approx(10)
     found = replay(trace("ab", "ab", "abc", "abc"), slow)  # hits of 8, 8 and 12 tokens
     assert (found.recomputed, found.loaded) == (2, 1)
     assert found.read_bytes == 12 * 100
     assert found.saved_s == pytest.approx(12 / 500 - 0.01 - 1_200 / 100_000)
-    never = Storage(bytes_per_token=100, bandwidth=1_000, latency_s=0.0, prefill_rate=500)
+    never = KvStorage(bytes_per_token=100, bandwidth=1_000, latency_s=0.0, prefill_rate=500)
     assert never.break_even_tokens is None
     assert replay(trace("ab", "ab"), never).read_bytes == 0
 

@@ -11,11 +11,11 @@ from rich.table import Table
 from headrace.explain.diagram.format import human_bytes, human_s
 from headrace.explain.kv.curve import enough
 from headrace.explain.kv.engines import KvConfig
-from headrace.explain.kv.replay import Replayed, Storage
+from headrace.explain.kv.replay import KvStorage, Replayed
 from headrace.explain.kv.trace import Trace
 
 
-def say_replays(console: Console, trace: Trace, model: str, storage: Storage, memory: int, replays: Sequence[Replayed]) -> None:
+def say_replays(console: Console, trace: Trace, model: str, storage: KvStorage, memory: int, replays: Sequence[Replayed]) -> None:
     """Print what was replayed, a row per capacity, and what follows from it; the last replay is that without a bound."""
     console.print(
         f"{trace.name}: {len(trace.requests):,} requests in {human_s(trace.seconds)}, {trace.input_tokens:,} tokens of prompts, "
@@ -52,7 +52,7 @@ def say_config(console: Console, notes: Console, made: KvConfig) -> None:
         notes.print(f"! {warning}", style="yellow", highlight=False)
 
 
-def _conclusion(storage: Storage, replays: Sequence[Replayed]) -> str:
+def _conclusion(storage: KvStorage, replays: Sequence[Replayed]) -> str:
     *bounded, unbounded = replays
     length = storage.break_even_tokens
     if length is None:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from headrace.errors import WrongUsage
-from headrace.explain.kv.trace import Request, Trace
+from headrace.explain.kv.trace import Trace, TracedRequest
 
 Policy = Literal["lru", "fifo"]
 POLICIES: tuple[Policy, ...] = ("lru", "fifo")
@@ -29,7 +29,7 @@ _STEPS = 8
 
 
 @dataclass(frozen=True)
-class Storage:
+class KvStorage:
     """What the cache is on, and what the model computes: bytes, bytes/s, seconds, tokens/s."""
 
     bytes_per_token: float
@@ -88,7 +88,7 @@ class Replayed:
 
 def replay(
     trace: Trace,
-    storage: Storage,
+    storage: KvStorage,
     *,
     capacity_bytes: int | None = None,
     policy: Policy = "lru",
@@ -144,14 +144,14 @@ def replay(
     )
 
 
-def prefixes(trace: Trace, storage: Storage, capacity_bytes: int) -> list[int]:
+def prefixes(trace: Trace, storage: KvStorage, capacity_bytes: int) -> list[int]:
     """For each request the tokens of its prefix that an LRU cache of this capacity holds, such as one in memory."""
     room = int(capacity_bytes // (storage.bytes_per_token * trace.block_tokens))
     found = _lookups(trace, _Cache(room, "lru", None))
     return [_tokens(request, blocks, trace.block_tokens) for request, blocks in found]
 
 
-def capacities(trace: Trace, storage: Storage) -> list[int]:
+def capacities(trace: Trace, storage: KvStorage) -> list[int]:
     """Capacities in bytes for a curve: those of all distinct blocks, of half of them, of a quarter …, the smallest first."""
     whole = trace.distinct_blocks * storage.bytes_per_token * trace.block_tokens
     return [round(whole / 2**step) for step in range(_STEPS, -1, -1)]
@@ -168,7 +168,7 @@ class _Cache:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def prefix(self, request: Request) -> int:
+    def prefix(self, request: TracedRequest) -> int:
         """How many blocks of the request's prompt are stored, from its beginning on."""
         if self._ttl_s is not None:
             while self._blocks and next(iter(self._blocks.values())) < request.at_s - self._ttl_s:
@@ -178,7 +178,7 @@ class _Cache:
                 return count
         return len(request.blocks)
 
-    def store(self, request: Request) -> None:
+    def store(self, request: TracedRequest) -> None:
         """Store the request's blocks, the first of them last, and evict what no longer fits."""
         for block in reversed(request.blocks):
             new = block not in self._blocks
@@ -193,11 +193,11 @@ class _Cache:
         self.evicted += 1
 
 
-def _lookups(trace: Trace, cache: _Cache) -> Iterator[tuple[Request, int]]:
+def _lookups(trace: Trace, cache: _Cache) -> Iterator[tuple[TracedRequest, int]]:
     for request in trace.requests:
         yield request, cache.prefix(request)
         cache.store(request)
 
 
-def _tokens(request: Request, blocks: int, block_tokens: int) -> int:
+def _tokens(request: TracedRequest, blocks: int, block_tokens: int) -> int:
     return min(blocks * block_tokens, request.input_tokens)

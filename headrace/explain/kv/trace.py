@@ -1,4 +1,4 @@
-"""Request traces: when each request came, how long it was, and which blocks of tokens its prompt consists of.
+"""TracedRequest traces: when each request came, how long it was, and which blocks of tokens its prompt consists of.
 
 The format is that of the traces that Mooncake published (kvcache-ai/Mooncake, FAST25-release/traces): JSON lines with `timestamp`
 in milliseconds, `input_length` and `output_length` in tokens, and `hash_ids`, one per block of 512 tokens. Equal ids mean equal
@@ -22,7 +22,7 @@ _FIELDS = ("timestamp", "input_length", "output_length", "hash_ids")
 
 
 @dataclass(frozen=True)
-class Request:
+class TracedRequest:
     """One request: seconds since the trace began, tokens of the prompt and of the answer, and the ids of the prompt's blocks."""
 
     at_s: float
@@ -36,7 +36,7 @@ class Trace:
     """The requests of a trace in order of time, the tokens per block, and the SHA-256 of its file."""
 
     name: str
-    requests: tuple[Request, ...]
+    requests: tuple[TracedRequest, ...]
     block_tokens: int
     sha256: str
 
@@ -63,7 +63,7 @@ class Trace:
 
 def read_trace(path: Path, *, block_tokens: int = BLOCK_TOKENS) -> Trace:
     """Read a trace. Raises `WrongUsage` if the file cannot be read, is empty, or a line is not a request."""
-    requests: list[Request] = []
+    requests: list[TracedRequest] = []
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -79,7 +79,7 @@ def read_trace(path: Path, *, block_tokens: int = BLOCK_TOKENS) -> Trace:
     return Trace(path.name, tuple(requests), block_tokens, digest.hexdigest())
 
 
-def _request(line: bytes, where: str, block_tokens: int) -> Request:
+def _request(line: bytes, where: str, block_tokens: int) -> TracedRequest:
     hint = f"Each line is a JSON object with {', '.join(_FIELDS)}; length in tokens, timestamp in milliseconds."
     try:
         found: Any = json.load(io.BytesIO(line))
@@ -100,4 +100,4 @@ def _request(line: bytes, where: str, block_tokens: int) -> Request:
             f"{where} has {len(ids)} blocks, but {tokens:,} tokens are {-(-tokens // block_tokens)} blocks of {block_tokens}.",
             hint="Name the trace's own block size with --block-tokens.",
         )
-    return Request(found["timestamp"] / 1e3, tokens, int(found["output_length"]), tuple(ids))
+    return TracedRequest(found["timestamp"] / 1e3, tokens, int(found["output_length"]), tuple(ids))
