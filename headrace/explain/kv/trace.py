@@ -1,4 +1,4 @@
-"""TracedRequest traces: when each request came, how long it was, and which blocks of tokens its prompt consists of.
+"""Request traces: when each request came, how long it was, and which blocks of tokens its prompt consists of.
 
 The format is that of the traces that Mooncake published (kvcache-ai/Mooncake, FAST25-release/traces): JSON lines with `timestamp`
 in milliseconds, `input_length` and `output_length` in tokens, and `hash_ids`, one per block of 512 tokens. Equal ids mean equal
