@@ -7,10 +7,11 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from operator import methodcaller
-from typing import Any
+from typing import Any, Final, Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
@@ -53,6 +54,13 @@ _ERROR, _PARTITION, _OFFSET = methodcaller("error"), methodcaller("partition"), 
 _KEY, _VALUE = methodcaller("key"), methodcaller("value")
 RECORD_BYTES = 4 << 20
 """Largest record that the client sends or accepts; a broker may allow less."""
+
+
+class _Silent(Enum):
+    SILENT = "silent"
+
+
+_SILENT: Final = _Silent.SILENT
 
 
 @dataclass(frozen=True)
@@ -206,7 +214,28 @@ class TopicReader(_Topic):
         does not return it.
         """
         self._look_through({partition: offset})
-        for gather_ms, patience_s in zip(_GATHER_MS[:2], (_ONE_RECORD_S / 4, _ONE_RECORD_S), strict=True):
+        record = self._found(partition, offset, zip(_GATHER_MS[:2], (_ONE_RECORD_S / 4, _ONE_RECORD_S), strict=True))
+        if record is not _SILENT:
+            return record
+        if self._rewrite_foreign({partition: offset}):
+            return self.record(partition, offset)
+        span = self.spans()[partition]
+        if not span.low <= offset < span.end:
+            return None
+        # A busy Tansu returns nothing from a fetch that lists for longer than it may gather.
+        record = self._found(partition, offset, [(_GATHER_MS[-1], 4 * _ONE_RECORD_S)])
+        if record is not _SILENT:
+            return record
+        raise self._unavailable(f"it reports offset {offset} of partition {partition} but does not return it")
+
+    def _found(
+        self, partition: int, offset: int, attempts: Iterable[tuple[int, float]]
+    ) -> Record | None | Literal[_Silent.SILENT]:
+        """The record at one offset, `None` if a fetch shows that there is none, `_SILENT` if no fetch returned anything.
+
+        `attempts` are how long the broker may gather, in milliseconds, and for how many seconds to try that.
+        """
+        for gather_ms, patience_s in attempts:
             with self._consumer(gather_ms) as consumer:
                 consumer.assign([TopicPartition(self.store.name, partition, offset)])
                 until = time.monotonic() + patience_s
@@ -217,12 +246,7 @@ class TopicReader(_Topic):
                             return record if record.offset == offset else None
                     except OutOfRange:
                         return None
-        if self._rewrite_foreign({partition: offset}):
-            return self.record(partition, offset)
-        span = self.spans()[partition]
-        if span.low <= offset < span.end:
-            raise self._unavailable(f"it reports offset {offset} of partition {partition} but does not return it")
-        return None
+        return _SILENT
 
     def read(self, start: Mapping[int, int], *, most: int = 10_000, follow: bool = False) -> Iterator[Fetched]:
         """Read records of the partitions in `start`, each from its offset there, `most` at a time.

@@ -297,7 +297,7 @@ def test_a_ranking_is_served_at_once_and_is_what_the_next_challengers_are_compar
         assert max(ranked["ranking"]["weights"], key=lambda name: abs(ranked["ranking"]["weights"][name])) == "similarity"
         until(60, lambda: serving.recent().pointer.version == "v000001", lambda: serving.recent())
         version, weights = serving.recent().champion("none")
-        assert (version, weights and weights.model_dump()) == ("v000001", card["ranking"])
+        assert (version, weights and weights.model_dump()) == ("v000001", ranked["ranking"])
         assert serving.recent().champion("v000009") == ("none", None), "it was not fitted with that re-ranker"
 
         # A re-ranker's challenger has to beat the ranking, not what there was before it.

@@ -114,6 +114,7 @@ def test_line_ends_and_titles(parser: Parser) -> None:
         ("a.pdf", b"", "the file is empty"),
         ("a.txt", b" \n\t\r\n ", "there is no text in it"),
         ("a.txt", b"\x00" * 1000, "it holds binary data, not text"),
+        ("a.txt", b"\x00\x01" * 400, "it holds binary data, not text"),
         ("a.txt", b"\x7fELF\x02\x01\x01" + bytes(range(256)) * 20, "it holds binary data, not text"),
         ("a.md", b"\x89PNG\r\n\x1a\n" + bytes(range(128, 256)) * 9 + b"\x01\x02\x03" * 99, "it holds binary data, not text"),
         ("a.txt", b"\x01\x02\x03\x04 a" * 50, "it holds binary data, not text"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
@@ -27,6 +28,7 @@ _MARKS = (
 _SHIFTS = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$", "iso2022_jp_2"))  # seven-bit encodings that escape sequences announce
 _LOOKED_AT = 100_000  # bytes, enough to detect an encoding
 _SAMPLE = 16_000  # bytes of lines with letters beyond ASCII
+_WORD_LENGTH = 4  # a shorter text may repeat a letter
 _FITS = 0.9  # of the letters beyond ASCII, at least, belong to the language
 _STRAY = 0.01  # of the bytes, at most, may be damaged
 _VALID = 2  # multibyte characters of UTF-8 for each damaged one, at least, in a text that is mostly UTF-8
@@ -134,9 +136,14 @@ def _utf16(data: bytes) -> str | None:
             if zeros.count(0) >= 0.5 * len(zeros) and others.count(0) <= 0.02 * len(others):
                 return _proven(data.decode(encoding))
             text = data.decode(encoding)
-            if max(_fit(text[:_SAMPLE], name) for name in _ALPHABETS) >= _FITS:
+            if _varied(text[:_SAMPLE]) and max(_fit(text[:_SAMPLE], name) for name in _ALPHABETS) >= _FITS:
                 return _proven(text)
     return None
+
+
+def _varied(text: str) -> bool:
+    """Whether no character is more than half of the text, as in a binary file that repeats two bytes."""
+    return len(text) < _WORD_LENGTH or Counter(text).most_common(1)[0][1] <= len(text) / 2
 
 
 def _declared(data: bytes) -> str:
