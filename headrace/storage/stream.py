@@ -230,7 +230,7 @@ class TopicReader(_Topic):
 
     def _found(
         self, partition: int, offset: int, attempts: Iterable[tuple[int, float]]
-    ) -> Record | None | Literal[_Silent.SILENT]:
+    ) -> Record | Literal[_Silent.SILENT] | None:
         """The record at one offset, `None` if a fetch shows that there is none, `_SILENT` if no fetch returned anything.
 
         `attempts` are how long the broker may gather, in milliseconds, and for how many seconds to try that.
