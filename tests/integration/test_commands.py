@@ -107,6 +107,7 @@ def test_where_sigint_is_ignored_sigterm_ends_a_command(module_home: Home) -> No
     assert (process.returncode, out, err) == (0, "Landed nothing.\n", "")
 
 
+@pytest.mark.soak
 def test_an_up_whose_servers_cannot_be_kept_up_ends_with_an_error(home: Home, tmp_path: Path, within: Within) -> None:
     api = started(home, tmp_path / "log", "--no-train")
     try:
