@@ -23,7 +23,7 @@ from headrace.api import page
 from headrace.api.errors import error_response_for
 from headrace.api.middleware import AuthMiddleware
 from headrace.api.openapi import described
-from headrace.api.routes import documents, health, questions, runs, tenants, training
+from headrace.api.routes import documents, health, questions, runs, storage, tenants, training
 from headrace.api.service import Service
 from headrace.errors import HeadraceError, WrongUsage
 from headrace.models import http
@@ -67,7 +67,15 @@ def create_app(service: Service, token: str) -> FastAPI:
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(ClientDisconnect, _client_left)
 
-    for router in (health.router, questions.router, documents.router, tenants.router, runs.router, training.router):
+    for router in (
+        health.router,
+        questions.router,
+        documents.router,
+        tenants.router,
+        runs.router,
+        storage.router,
+        training.router,
+    ):
         app.router.routes.extend(router.routes)  # not by include_router: metrics and audit name a request by its route
     for path, (content, kind) in page.FILES.items():
         app.add_api_route(path, _file(content, kind), include_in_schema=False, methods=["GET"], response_model=None)

@@ -61,6 +61,8 @@ _UNTOLD = (
     "/v1/registry",
     "/v1/rounds",
     "/v1/head",
+    "/v1/check",
+    "/v1/sizing",
     "/v1/feedback/{partition}/{offset}",
 )
 """Routes without a line in the audit: the page asks for them all the time."""

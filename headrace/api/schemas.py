@@ -15,6 +15,7 @@ from headrace.api.auth import Caller
 from headrace.api.telemetry import tokens
 from headrace.documents.names import check_principals
 from headrace.errors import WrongUsage
+from headrace.explain.sizing.sizing import Sizing
 from headrace.settings import TenantLimits
 from headrace.storage.filters import Filters
 from headrace.storage.ledger import Row
@@ -729,6 +730,20 @@ class PointerResponse(ApiResponse):
     """A model's pointer after a move."""
 
     pointer: dict[str, Any]
+
+
+class CheckResponse(ApiResponse):
+    """The last report of `headrace check` (docs/reference/json.md); null before the first."""
+
+    report: dict[str, Any] | None
+
+
+class SizingResponse(ApiResponse):
+    """A sizing, and the presets and precision recipes that can be chosen."""
+
+    sizing: Sizing
+    models: list[str]
+    recipes: list[str]
 
 
 class LiveResponse(ApiResponse):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,22 +105,81 @@ def deck(
 @cli.command(rich_help_panel=_PANEL)
 def export(
     run: Annotated[str | None, typer.Argument(help="A run's id or a prefix of it; default: the newest.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="FILE.jsonl; default: standard output.")] = None,
+    dataset: Annotated[
+        int | None, typer.Option(metavar="ROUND", help="Instead: the dataset of this round, as Croissant (JSON-LD).")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL/VERSION", help="Instead: the card of a released model, as JSON or FILE.md.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; default: standard output.")] = None,
     namespace: Annotated[str, typer.Option(help="Namespace of the jobs.")] = "headrace",
+    publisher: Annotated[str, typer.Option(help="Who publishes the dataset.")] = "unknown",
+    licence: Annotated[str, typer.Option("--license", help="Licence of the dataset: a URL or an SPDX id.")] = "unknown",
 ) -> None:
     """Export a run as OpenLineage events, one JSON document a line, for a lineage server such as Marquez."""
     import json
-    import sys
 
-    from headrace.atomic import write_atomically
     from headrace.core.run import journal_of
     from headrace.explain.openlineage import events
 
-    journal = journal_of(settings_of().home, run)
-    lines = [json.dumps(event) for event in events(journal, namespace=namespace)]
+    if sum(each is not None for each in (run, dataset, model)) > 1:
+        raise WrongUsage("A run, a dataset and a model are exported one at a time.")
+    if dataset is not None:
+        _exported(output, json.dumps(_croissant(dataset, publisher, licence), indent=1), f"the dataset of round {dataset}")
+    elif model is not None:
+        _exported(output, _card(model, markdown=output is not None and output.suffix == ".md"), f"the card of {model}")
+    else:
+        journal = journal_of(settings_of().home, run)
+        lines = [json.dumps(event) for event in events(journal, namespace=namespace)]
+        _exported(output, "\n".join(lines), f"{len(lines):,} events of run {journal['run']}")
+
+
+def _exported(output: Path | None, text: str, what: str) -> None:
+    """Write a text to a file or to standard output. JSON is of ASCII, which cannot steer a terminal."""
+    from headrace.atomic import write_atomically
+
+    text = f"{text}\n" if text else ""
     if output is None:
-        sys.stdout.writelines(f"{line}\n" for line in lines)  # JSON of ASCII, which cannot steer a terminal
+        sys.stdout.write(text)
         return
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, "".join(f"{line}\n" for line in lines).encode(), mode=0o644)
-    out.print(f"Wrote {len(lines):,} events of run {journal['run']} to {output}.", highlight=False)
+    write_atomically(output, text.encode(), mode=0o644)
+    out.print(f"Wrote {what} to {output}.", highlight=False)
+
+
+def _croissant(number: int, publisher: str, licence: str) -> dict[str, Any]:
+    from headrace.app import App
+    from headrace.catalog import DATASETS, ROUNDS
+    from headrace.explain.croissant import croissant, place_of
+    from headrace.storage.objects import ObjectReader
+    from headrace.training import manifest
+    from headrace.training.data.dataset import listed
+
+    with App(settings_of(), "export", models=False, quiet=True) as app:
+        made = manifest.read(app.runner.open(ObjectReader, ROUNDS, stage="export"), number)
+        found = listed(app.runner.open(ObjectReader, DATASETS, stage="export"), made.dataset.version)
+        if found is None:
+            raise NotFound(f"The dataset of round {number} was deleted.", hint="Name a later round; see `headrace models`.")
+        place = place_of(app.runner.endpoints.s3_endpoint, app.runner.endpoints.bucket)
+        return croissant(made, found, place=place, publisher=publisher, licence=licence)
+
+
+def _card(name: str, *, markdown: bool) -> str:
+    import json
+
+    from headrace.app import App
+    from headrace.catalog import MODELS, ROUNDS
+    from headrace.explain.model_card import card_markdown, model_card
+    from headrace.storage.objects import ObjectReader
+    from headrace.training import manifest
+    from headrace.training.promotions import card, champion
+
+    model, sign, version = name.partition("/")
+    if not sign or not version:
+        raise WrongUsage(f"--model takes MODEL/VERSION, not {name!r}.", hint="headrace models lists them: ranking/v000001")
+    with App(settings_of(), "export", models=False, quiet=True) as app:
+        store = app.runner.open(ObjectReader, MODELS, stage="export")
+        pointer, stored = champion(store, model)[0], card(store, model, version)
+        made = manifest.read(app.runner.open(ObjectReader, ROUNDS, stage="export"), int(stored["round"]))
+        whole = model_card(stored, made, pointer)
+    return card_markdown(whole).rstrip("\n") if markdown else json.dumps(whole, indent=1)

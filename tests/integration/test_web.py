@@ -171,7 +171,7 @@ def test_all_that_the_page_asks_for_is_given_to_its_token_and_to_nobody_without(
                 assert posixpath.normpath(posixpath.join(posixpath.dirname(path), name)) in FILES, (path, name)
         asked = set(re.findall(r"/v1/[a-z]+", script))
         reads = {"/v1/index", "/v1/events", "/v1/documents", "/v1/registry", "/v1/rounds", "/v1/head", "/v1/ledger", "/v1/runs"}
-        reads |= {"/v1/tenants", "/v1/keys", "/v1/audit"}
+        reads |= {"/v1/tenants", "/v1/keys", "/v1/audit", "/v1/check", "/v1/sizing"}
         assert asked == {*reads, "/v1/ask", "/v1/feedback", "/v1/text", "/v1/diagrams"}
         reads |= {f"/v1/text?uri=backup.md&tenant={TENANT}", "/v1/diagrams/inference.svg", "/v1/diagrams/inference.json"}
         for path in sorted({*reads, "/v1/ask", "/v1/feedback"}):
@@ -338,7 +338,7 @@ def test_a_verdict_is_seen_to_land_by_its_tenant_and_by_nobody_else(api: Any, cl
 
 def test_the_head_the_rounds_and_the_models_are_shown_to_admins_alone(api: Any, client: httpx.Client) -> None:
     acme = api.client(api.keys["acme"])
-    for path in ("/v1/head", "/v1/rounds", "/v1/registry", "/v1/ledger", "/v1/runs", "/v1/audit"):
+    for path in ("/v1/head", "/v1/rounds", "/v1/registry", "/v1/ledger", "/v1/runs", "/v1/audit", "/v1/check", "/v1/sizing"):
         assert acme.get(path).status_code == 403, path
     head = client.get("/v1/head").json()
     assert {one["topic"] for one in head["partitions"]} == {"document-events", "interactions", "feedback"}
@@ -351,6 +351,22 @@ def test_the_head_the_rounds_and_the_models_are_shown_to_admins_alone(api: Any, 
         assert key.post("/v1/registry/reranker/rollback", json={}).status_code == code
     assert client.post("/v1/registry/another/rollback", json={}).status_code == 404
     assert client.get("/v1/ledger", params={"run": "none"}).status_code == 404
+
+
+def test_a_platform_is_sized_from_presets_alone(client: httpx.Client, tmp_path: Path) -> None:
+    found = client.get("/v1/sizing", params={"model": "llama-3.1-8b", "gpus": 64, "users": 10}).json()
+    assert found["sizing"]["parameters"]["gpus"] == 64
+    figures = {one["name"]: one["value"] for one in found["sizing"]["figures"]}
+    assert figures["kv_bytes_per_token"] == 131_072
+    assert {one["tier"] for one in found["sizing"]["tiers"]} == {"stream", "object", "table", "vector", "file"}
+    # On the command line a model may be a config.json: a request may not have the server read a file.
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    for wrong in ({"model": str(config)}, {"gpus": 0}, {"kv_read_share": 1, "kv_write_share": 1}, {"nonsense": 1}):
+        refused = client.get("/v1/sizing", params=wrong)
+        assert refused.status_code == 400, wrong
+        assert "config.json cannot" not in refused.text
+    assert client.get("/v1/check").json() == {"report": None}
 
 
 def test_a_tenants_admin_sees_its_own_lines_of_the_audit(api: Any, client: httpx.Client) -> None:

@@ -1,4 +1,4 @@
-// Storage: the ledger of a run as a table, its bytes by tier, and what the KV cache did.
+// Storage: the ledger of a run as a table, its bytes by tier, what the KV cache did, the last check, and the sizing of a platform.
 
 import { get } from "../lib/api.js";
 import { badge, card, empty, fault, fill, loading, make, quiet } from "../lib/dom.js";
@@ -6,6 +6,8 @@ import { bytes, count, milliseconds, percent, span, TIERS, when } from "../lib/f
 import { listen } from "../lib/live.js";
 import { note } from "../lib/route.js";
 import { table } from "../lib/table.js";
+import { showCheck } from "./check.js";
+import { sizing } from "./sizing.js";
 
 export const title = "Storage";
 
@@ -14,7 +16,7 @@ const LIVE_MS = 2000;
 
 export function open(section) {
   let ledger = null;
-  let chosen = { run: "", tier: "", direction: "", text: "", sort: "bytes", down: true };
+  let chosen = { run: "", tier: "", direction: "", text: "", sort: "bytes", down: true, size: "" };
   let timer = null;
 
   const runs = make("select", { id: "run", onchange: () => choose({ run: runs.value }) });
@@ -25,6 +27,8 @@ export function open(section) {
   const sums = make("p", { class: "quiet", role: "status" });
   const state = make("div", {}, loading("Loading the ledger"));
   const kv = make("div", { class: "stack" });
+  const check = make("div", { class: "stack" });
+  const sized = sizing((size) => choose({ size }));
   const columns = [
     { name: "stage", title: "Stage", value: (one) => one.stage, cell: (one) => one.stage },
     { name: "store", title: "Store", value: (one) => one.store, cell: (one) => one.store },
@@ -45,6 +49,8 @@ export function open(section) {
     tiers,
     card("Ledger", make("div", { class: "row" }, make("label", { class: "inline", for: "ledger-text" }, "Find", text), make("label", { class: "inline", for: "ledger-direction" }, "Show", direction)), state, holder, sums),
     card("KV cache", kv),
+    card("Check", check),
+    sized.element,
   );
 
   listen("totals", () => {
@@ -119,14 +125,16 @@ export function open(section) {
 
   return {
     show(parameters) {
-      const { run = "", tier = "", direction: way = "", text: words = "", sort } = parameters;
+      const { run = "", tier = "", direction: way = "", text: words = "", sort, size = "" } = parameters;
       const other = run !== chosen.run;
-      chosen = { ...chosen, run, tier: TIERS[tier] ? tier : "", direction: ["read", "write"].includes(way) ? way : "", text: words, sort: sort ?? chosen.sort };
+      chosen = { ...chosen, run, tier: TIERS[tier] ? tier : "", direction: ["read", "write"].includes(way) ? way : "", text: words, sort: sort ?? chosen.sort, size };
       text.value = chosen.text;
       direction.value = chosen.direction;
       if (other) ledger = null;
       loadRuns();
       load();
+      showCheck(check);
+      sized.show(size);
     },
     hide() {
       clearTimeout(timer);

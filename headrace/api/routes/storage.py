@@ -1,0 +1,40 @@
+"""The routes about storage: the last acceptance test of this home, and the sizing of a platform."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from headrace.api.dependencies import Administering, InThread, Serving
+from headrace.api.schemas import CheckResponse, SizingResponse
+from headrace.check.report import last_report
+from headrace.errors import WrongUsage
+from headrace.explain.sizing.measured import measurements
+from headrace.explain.sizing.models import PRESETS
+from headrace.explain.sizing.parameters import SizingParameters
+from headrace.explain.sizing.sizing import choices, size
+
+router = APIRouter()
+
+
+@router.get("/v1/check")
+async def check(service: Serving, caller: Administering, in_thread: InThread) -> CheckResponse:
+    """The report of the last `headrace check` of this home, as its `--json`; null before the first."""
+    return CheckResponse(report=await in_thread(lambda: last_report(service.settings.home)))
+
+
+@router.get("/v1/sizing")
+async def sizing(
+    service: Serving, caller: Administering, in_thread: InThread, parameters: Annotated[SizingParameters, Query()]
+) -> SizingResponse:
+    """The sizing of a platform, as `headrace size --json`, beside what this home measured, and what can be chosen."""
+    if parameters.model not in PRESETS:  # on the command line it may be a file, which no request may name
+        raise WrongUsage(f"There is no preset {parameters.model[:100]!r}.", hint=f"Choose from {', '.join(PRESETS)}.")
+    found = await in_thread(lambda: size(parameters, measurements(service.settings.home)))
+    offered = choices()
+    return SizingResponse(
+        sizing=found,
+        models=[one["name"] for one in offered["models"]],
+        recipes=[one["name"] for one in offered["recipes"]],
+    )
