@@ -1046,8 +1046,8 @@ MUTANTS = (
     Mutant(
         "Z8",
         "headrace/api/documents.py",
-        "            own = versions | stored.pop(uri, {}).keys()",
-        "            own = {version for version in list(stored.pop(uri, {}))[-1:]}",
+        "            own = filter(None, versions | self._view.stored_of(tenant, uri).keys())",
+        "            own = filter(None, list(self._view.stored_of(tenant, uri))[-1:])",
         "A deletion leaves the sources of earlier versions.",
         ("tests/security/test_tenants.py::test_a_deletion_takes_every_version",),
     ),
@@ -1158,8 +1158,8 @@ MUTANTS = (
     Mutant(
         "Z22",
         "headrace/storage/tables/handles.py",
-        "self.format.scan(columns, parsed(where), snapshot)",
-        "self.format.scan(columns, where, snapshot)",
+        "self.format.scan(columns, parsed(where), snapshot, since)",
+        "self.format.scan(columns, where, snapshot, since)",
         "A name with a line feed cannot be asked for.",
         ("tests/security/test_documents.py::test_whatever_a_file_is_called_its_document_is_found_and_deleted",),
     ),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from headrace.core.launch import Launch, LocalLauncher
 from headrace.core.progress import ProgressBars
-from headrace.core.run import ended_runs, recorded
+from headrace.core.run import journals_to_archive, recorded
 from headrace.core.runner import Runner
 from headrace.errors import HeadraceError, NotFound, StorageFull, Unavailable
 from headrace.platform import EVERY_PART, open_platform, running
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from headrace.storage.tables.maintenance import MaintenanceReport
 
 _MODELS_READY_S = 120.0
-_JOURNALS = 100  # each command reads those that are in no table yet
+_JOURNALS = 100  # so many are kept before a command copies them into tables
 LOCAL, RAY = "local", "ray"
 
 
@@ -152,7 +152,7 @@ class App:
             else:
                 self.runner, self.launch = Runner(run, endpoints, bars=bars), LocalLauncher()
                 yield
-            if len(ended_runs(settings.home)) > _JOURNALS:
+            if journals_to_archive(settings.home) > _JOURNALS:
                 with suppress(HeadraceError):  # the command itself is done; the next one tries again
                     self.storage.archive()
 
@@ -171,6 +171,7 @@ class DocumentIndex:
         readers: Sequence[str] | None = None,
         attributes: Sequence[str] | None = None,
         retry: bool = False,
+        compare: bool = False,
     ) -> Indexed:
         """Put the files below `paths` and bring the index up to date, as in `index_documents`."""
         from headrace.documents.index import index_documents
@@ -183,6 +184,7 @@ class DocumentIndex:
             readers=readers,
             attributes=attributes,
             retry=retry,
+            compare=compare,
         )
         self.runner.record.counts["index_chunks"] = indexed.index.chunks
         return indexed
@@ -286,7 +288,7 @@ class Storage:
 @contextmanager
 def _lancedb_ahead(wanted: bool) -> Iterator[None]:
     """Import LanceDB, which takes a second or two, while the platform starts; code that needs it earlier waits."""
-    importing = threading.Thread(target=import_module, args=("lancedb",), name="lancedb", daemon=True)
+    importing = threading.Thread(target=import_module, args=("headrace.storage.vectors.lance",), name="lancedb", daemon=True)
     if wanted:
         importing.start()
     try:

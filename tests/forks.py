@@ -20,7 +20,6 @@ _SERVER.set_forkserver_preload(
     [
         *("headrace.lineage.forget", "headrace.ingest.divergence", "headrace.documents.index", "headrace.training.promote"),
         *("headrace.cli.demo", "headrace.api"),
-        "lance_namespace",  # most of lancedb's import, which itself starts a thread
     ]
 )
 

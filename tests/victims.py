@@ -120,13 +120,13 @@ def half_migrating(link: Connection, endpoints: Endpoints) -> None:
     if not endpoints.metadata.url:
         endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c"
         kind = metadata._SQLite
-    plain = kind._run
+    plain = kind.__call__
 
     def run(self: Any, statement: str, values: Any) -> Any:
         if statement == endless:
             link.send("in the middle")
         return plain(self, statement, values)
 
-    kind._run = run
+    kind.__call__ = run
     metadata.MIGRATIONS += (("CREATE TABLE half (x INTEGER)", "SELECT 1", endless),)
     Metadata(endpoints).tenants()

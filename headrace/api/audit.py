@@ -93,7 +93,7 @@ class Audit:
     def flush(self, *, last: bool = False) -> None:
         """Move every line taken so far into the table. Raises what the stores raise; lines are then kept for the next time."""
         self._keep_waiting(last=last)
-        self._runner.run(audit, metadata=self._metadata)
+        self._runner.run(audit)
 
     def _keep_waiting(self, *, last: bool = False) -> None:
         for line in self._strangers.lines(all_of_them=last):

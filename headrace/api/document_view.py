@@ -1,17 +1,18 @@
 """The documents of every tenant as the tables show them, and on top what was put or deleted here since.
 
-None of it has to survive the process: it is read anew whenever the documents table has a new snapshot.
+None of it has to survive the process. Whenever the documents table has a new snapshot, the documents that it changed are read
+again from the metadata store's copy of the table (`documents/lookup.py`).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from heapq import merge
@@ -22,9 +23,10 @@ from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENTS, DOCUMENT_ROWS,
 from headrace.core.runner import Runner
 from headrace.documents.chunk import of_generation
 from headrace.documents.generations import active_reader
+from headrace.documents.lookup import DocumentLookup, IndexProgress, follows
 from headrace.documents.names import document_id
 from headrace.documents.processed import PROCESSED_OFFSETS, ProcessedOffsets
-from headrace.documents.versions import DESCRIBING, ORIGIN, ROWS_IN_ORDER, describe
+from headrace.documents.versions import describe
 from headrace.errors import Transient
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import IndexReader
@@ -32,10 +34,10 @@ from headrace.storage.vectors.handles import VectorReader
 
 STATUSES = PUT, PARSED, INDEXED, FAILED, DELETING = "put", "parsed", "indexed", "failed", "deleting"
 _FIELDS = ("tenant", "uri", "version", "status", "reason", "media", "title", "bytes", "at", "partition", "offset")
-_COLUMNS = tuple(dict.fromkeys((*_FIELDS, *DESCRIBING, *ORIGIN)))
 _LOOK_S = 1.0  # between looks at the table's snapshot
 _ASK_S = 2.0  # between looks at the index, for documents that another process indexes
 _ASKED_FEW = 200  # documents looked up by id; more are found by reading all
+_NOTHING: Mapping[str, int] = {}
 
 Expected = tuple[str, str, str]
 """What a document needs in the index: its id, its version, and the id of its description."""
@@ -104,6 +106,40 @@ class Pending:
     processed: ProcessedOffsets
 
 
+@dataclass
+class _TenantDocuments:
+    """A tenant's documents as the tables have them, and the versions whose sources are stored."""
+
+    documents: dict[str, Document] = field(default_factory=dict)  # by uri
+    uris: list[str] = field(default_factory=list)  # the same, sorted
+    versions: dict[str, _Versions] = field(default_factory=dict)  # by uri
+    holders: Counter[str] = field(default_factory=Counter)  # how many documents have each version
+    bytes: int = 0  # of all versions, each once
+
+    def put(self, uri: str, document: Document | None, versions: _Versions) -> None:
+        """Replace what is known of a document, `None` if it is deleted."""
+        for version, size in self.versions.pop(uri, {}).items():
+            self.holders[version] -= 1
+            if not self.holders[version]:
+                del self.holders[version]
+                self.bytes -= size
+        for version, size in versions.items():
+            self.bytes += 0 if self.holders[version] else size
+            self.holders[version] += 1
+        if versions:
+            self.versions[uri] = versions
+        if document is None:
+            if self.documents.pop(uri, None) is not None:
+                del self.uris[bisect_left(self.uris, uri)]
+            return
+        if uri not in self.documents:
+            insort(self.uris, uri)
+        self.documents[uri] = document
+
+
+_NO_DOCUMENTS = _TenantDocuments()
+
+
 class DocumentView:
     """Finds, lists and counts documents; safe to share between threads."""
 
@@ -112,16 +148,16 @@ class DocumentView:
         self._chunks = runner.open(TableReader, CHUNK_ROWS, stage="documents")
         self._vectors = runner.open(VectorReader, CHUNKS, stage="documents")
         self._indexes = runner.open(IndexReader, INDEXES, stage="documents")
-        self._documents: dict[str, dict[str, Document]] = {}  # by tenant and uri, as the tables have them
-        self._uris: dict[str, list[str]] = {}  # the same uris, sorted
-        self._versions: dict[str, dict[str, _Versions]] = {}  # whose sources are stored, as the tables have them
+        self._metadata = runner.metadata
+        self._lookup = DocumentLookup(runner.metadata, self._table)
+        self._tenants: dict[str, _TenantDocuments] = {}
+        self._parsed: dict[str, tuple[str, str]] = {}  # id → tenant and uri, of those not known to be in the index
         self._since: dict[str, dict[str, Sequence[Document]]] = {}  # what was put or deleted here since, in its order
         self._usage: dict[str, tuple[int, int]] = {}  # forgotten with each change
         self._processed = ProcessedOffsets()  # events that the tables show
         self._followed = ProcessedOffsets()  # events that the index follows: what was deleted answers until then
-        self._indexed: frozenset[Expected] = frozenset()  # in the index
         self._asked = (-_ASK_S, "")  # when the index was looked at last, and its version then
-        self._snapshot: int | None = None
+        self._revision: str | None = None
         self._looked = -_LOOK_S
         self._passing = False
         self._looking = threading.Lock()
@@ -142,13 +178,13 @@ class DocumentView:
             self.refresh()
         with self.lock:
             since = self._since.get(tenant, {}).get(uri)
-            return since[-1] if since else self._documents.get(tenant, {}).get(uri)
+            return since[-1] if since else self._of(tenant).documents.get(uri)
 
     def list(self, tenant: str, wanted: Callable[[Document], bool], *, after: str, most: int) -> tuple[list[Document], bool]:
         """The `wanted` documents of a tenant whose uri comes after `after`, at most `most` by uri, and whether there are more."""
         self.refresh()
         with self.lock:
-            documents, uris = self._documents.get(tenant, {}), self._uris.get(tenant, [])
+            documents, uris = self._of(tenant).documents, self._of(tenant).uris
             over = self._newest_since(tenant)
             known = (uri for uri in islice(uris, bisect_right(uris, after), None) if uri not in over)
             every = (over.get(uri) or documents[uri] for uri in merge(known, sorted(uri for uri in over if uri > after)))
@@ -159,7 +195,7 @@ class DocumentView:
         """uri → each document of a tenant."""
         self.refresh()
         with self.lock:
-            return self._of_tenant(tenant)
+            return {**self._of(tenant).documents, **self._newest_since(tenant)}
 
     def usage(self, tenant: str, *, look: bool = True) -> tuple[int, int]:
         """How many documents a tenant has, and the bytes of the sources stored for it: of all versions, the same bytes once.
@@ -170,25 +206,44 @@ class DocumentView:
             self.refresh()
         with self.lock:
             if tenant not in self._usage:
-                count = sum(document.status != DELETING for document in self._of_tenant(tenant).values())
-                stored = {version: size for versions in self.stored(tenant).values() for version, size in versions.items()}
-                self._usage[tenant] = count, sum(stored.values())
+                own, over = self._of(tenant), self._newest_since(tenant)
+                count = len(own.documents) + sum(
+                    (document.status != DELETING) - (uri in own.documents) for uri, document in over.items()
+                )
+                change, sizes = self._stored_since(tenant)
+                there = {version: own.holders[version] > 0 for version in change}
+                size = sum(sizes[v] * ((own.holders[v] + change[v] > 0) - there[v]) for v in change)
+                self._usage[tenant] = count, own.bytes + size
             return self._usage[tenant]
 
-    def stored(self, tenant: str) -> dict[str, _Versions]:
-        """uri → the versions whose sources are stored, with their bytes."""
+    def stores(self, tenant: str, version: str, *, beside: str | None = None) -> bool:
+        """Whether a version's source is stored for a document of the tenant (another one than `beside`)."""
         with self.lock:
-            stored = dict(self._versions.get(tenant, {}))
-            for uri, documents in self._since.get(tenant, {}).items():
-                versions = stored[uri] = dict(stored.get(uri, {}))
-                for document in documents:
-                    if document.is_processed(self._processed):
-                        continue  # the tables have it
-                    if document.status == DELETING:
-                        versions.clear()
-                    else:
-                        versions[document.version] = document.bytes
-            return stored
+            count = self._of(tenant).holders[version] + self._stored_since(tenant)[0][version]
+            return count > (beside is not None and version in self.stored_of(tenant, beside))
+
+    def stored_of(self, tenant: str, uri: str) -> _Versions:
+        """The versions of a document whose sources are stored, with their bytes."""
+        with self.lock:
+            versions = dict(self._of(tenant).versions.get(uri, _NOTHING))
+            for document in self._since.get(tenant, {}).get(uri, ()):
+                if document.is_processed(self._processed):
+                    continue  # the tables have it
+                if document.status == DELETING:
+                    versions.clear()
+                else:
+                    versions[document.version] = document.bytes
+            return versions
+
+    def _stored_since(self, tenant: str) -> tuple[Counter[str], _Versions]:
+        """By how many documents more or fewer each version is stored than the tables have it, and the bytes of these versions."""
+        change, sizes = Counter[str](), _Versions()
+        for uri in self._since.get(tenant, {}):
+            before, after = self._of(tenant).versions.get(uri, _NOTHING), self.stored_of(tenant, uri)
+            sizes |= {**before, **after}
+            change.update(after.keys() - before.keys())
+            change.subtract(before.keys() - after.keys())
+        return change, sizes
 
     def versions_of(self, tenant: str, uri: str) -> set[str]:
         """Every version of a document in the documents table, also from before a deletion."""
@@ -212,68 +267,64 @@ class DocumentView:
         """What is parsed and belongs into the index; `None` where nothing was ever put in this home."""
         self.refresh(now=True)
         with self.lock:
-            if self._snapshot is None:
+            if self._revision is None:
                 return None
-            parsed = (d for documents in self._documents.values() for d in documents.values() if d.status != FAILED)
-            return Pending(frozenset(d.expected_in_index for d in parsed), self._processed)
+            parsed = (self._tenants[tenant].documents[uri] for tenant, uri in self._parsed.values())
+            return Pending(frozenset(document.expected_in_index for document in parsed), self._processed)
 
     def note_indexed(self, pending: Pending, unfinished: Collection[str]) -> None:
         """Note that the index now has what was pending, except documents with these ids."""
         self.refresh(now=True)
         with self.lock:
-            self._indexed = frozenset(entry for entry in pending.documents if entry[0] not in unfinished)
             self._followed = pending.processed
-            self._mark_indexed()
+            self._mark_indexed({entry for entry in pending.documents if entry[0] not in unfinished})
             self._forget_shown()
 
     def refresh(self, *, now: bool = False) -> None:
-        """Read the table anew if it has changed; looks once a second at most, unless `now`."""
+        """Read what has changed in the table; looks once a second at most, unless `now`."""
         with self._looking:
             if not now and time.monotonic() - self._looked < _LOOK_S:
                 return
-            snapshot = self._table.format.snapshot()
-            if snapshot != self._snapshot:
+            if self._table.revision() != self._revision:
                 self._read()
-                self._snapshot = snapshot
             if not self._passing:
                 self._check_index()
             self._looked = time.monotonic()
 
     def _read(self) -> None:
-        processed = ProcessedOffsets(self._table.snapshot_property(PROCESSED_OFFSETS)).newest_epoch(DOCUMENT_EVENTS.name)
-        documents: dict[str, dict[str, Document]] = {}
-        versions_of: dict[str, dict[str, _Versions]] = {}
-        rows = self._table.read(_COLUMNS).sort_by(ROWS_IN_ORDER).to_pylist()
-        described = describe(rows)
-        for row in rows:
-            own = documents.setdefault(row["tenant"], {})
-            versions = versions_of.setdefault(row["tenant"], {})
-            if row["status"] == "deleted":
-                own.pop(row["uri"], None)
-                versions.pop(row["uri"], None)
-                continue
-            if row["version"]:
-                versions.setdefault(row["uri"], {})[row["version"]] = row["bytes"]
-            own[row["uri"]] = Document(
-                **{name: row[name] for name in _FIELDS},
-                readers=tuple(row["readers"] or ()),
-                attributes=tuple(row["attributes"] or ()),
-                description_id=described[row["document_id"]].id,
-            )
-        uris = {tenant: sorted(own) for tenant, own in documents.items()}
+        properties = self._table.snapshot_property(PROCESSED_OFFSETS)  # first: what it says is processed is among the rows then
+        processed = ProcessedOffsets(properties).newest_epoch(DOCUMENT_EVENTS.name)
+        revision = self._lookup.follow()
+        known = self._revision is not None and follows(self._revision, revision)
+        changed = self._lookup.changed_since(self._revision) if known else None
+        found = [_shown(rows) for rows in self._lookup.histories(changed)]
         with self.lock:
-            self._processed, self._documents, self._uris, self._versions = processed, documents, uris, versions_of
-            self._mark_indexed()
+            self._processed, self._revision = processed, revision
+            if changed is None:
+                self._tenants, self._parsed = {}, {}
+            for tenant, uri, name, document, versions in found:
+                own = self._tenants.setdefault(tenant, _TenantDocuments())
+                before = own.documents.get(uri)
+                self._parsed.pop(name, None)
+                if document is not None and document.status == PARSED:
+                    if before is not None and (before.status, before.expected_in_index) == (INDEXED, document.expected_in_index):
+                        document = replace(document, status=INDEXED)
+                    else:
+                        self._parsed[name] = tenant, uri
+                own.put(uri, document, versions)
             self._forget_shown()
 
-    def _mark_indexed(self) -> None:
-        """Show those parsed documents as indexed that are in the index, and no others."""
-        for documents in self._documents.values():
-            for uri, document in documents.items():
-                if document.status in (PARSED, INDEXED):
-                    status = INDEXED if document.expected_in_index in self._indexed else PARSED
-                    if status != document.status:
-                        documents[uri] = replace(document, status=status)
+    def _of(self, tenant: str) -> _TenantDocuments:
+        return self._tenants.get(tenant, _NO_DOCUMENTS)
+
+    def _mark_indexed(self, indexed: Collection[Expected]) -> None:
+        """Show those parsed documents as indexed that are in the index."""
+        for name, version, description in indexed:
+            tenant, uri = self._parsed.get(name, ("", ""))
+            document = self._of(tenant).documents.get(uri)
+            if document is not None and document.expected_in_index == (name, version, description):
+                del self._parsed[name]
+                self._tenants[tenant].documents[uri] = replace(document, status=INDEXED)
 
     def _forget_shown(self) -> None:
         """Forget those changes made here that the tables show."""
@@ -283,9 +334,6 @@ class DocumentView:
             for tenant, own in self._since.items()
         }
         self._since = {tenant: own for tenant, own in left.items() if own}
-
-    def _of_tenant(self, tenant: str) -> dict[str, Document]:
-        return {**self._documents.get(tenant, {}), **self._newest_since(tenant)}
 
     def _newest_since(self, tenant: str) -> dict[str, Document]:
         return {uri: since[-1] for uri, since in self._since.get(tenant, {}).items()}
@@ -297,21 +345,29 @@ class DocumentView:
         return left or ([last] if last.status == DELETING and not last.is_processed(self._followed) else [])
 
     def _check_index(self) -> None:
-        """Find out which parsed documents another process has indexed: those with all their chunks there, for their readers."""
-        parsed = {d.id: d for documents in self._documents.values() for d in documents.values() if d.status == PARSED}
-        if not parsed or time.monotonic() - self._asked[0] < _ASK_S:
+        """Find out which parsed documents another process has indexed: by its notes, else by looking for them in the index."""
+        if not self._parsed or time.monotonic() - self._asked[0] < _ASK_S:
             return
+        with self.lock:
+            parsed = {name: self._tenants[tenant].documents[uri] for name, (tenant, uri) in self._parsed.items()}
         try:
             generations = self._indexes.recent()
             served = active_reader(generations, self._vectors)
-            version = f"{served.version()} {self._snapshot}"
-            if version != self._asked[1]:
-                found = self._indexed_of(parsed, served, generations.serving.number if generations.serving else 1)
-                self._indexed = frozenset(entry for entry in self._indexed if entry[0] not in parsed) | found
+            version = f"{served.version()} {self._revision}"
+            if version == self._asked[1]:
+                return
+            progress = IndexProgress(self._metadata, served.name).read(served.table_version())
+            found: set[Expected] = set()
+            if progress is not None and follows(progress.documents, self._revision):
+                behind = self._lookup.changed_since(progress.documents)
+                found = {document.expected_in_index for name, document in parsed.items() if name not in behind}
+                parsed = {name: document for name, document in parsed.items() if name in behind}
+            if parsed:
+                found |= self._indexed_of(parsed, served, generations.serving.number if generations.serving else 1)
         except Transient:
             return  # they go on being shown as parsed
         with self.lock:
-            self._mark_indexed()
+            self._mark_indexed(found)
         self._asked = time.monotonic(), version
 
     def _indexed_of(self, parsed: Collection[str], served: VectorReader, generation: int) -> set[Expected]:
@@ -326,3 +382,24 @@ class DocumentView:
         visible = served.indexed(few).select(["document_id", "version", "description_id"]).to_pylist()
         counts = Counter((row["document_id"], row["version"], row["description_id"] or "") for row in visible)
         return {entry for entry, count in counts.items() if count == chunks[entry[:2]]}
+
+
+def _shown(rows: Sequence[dict[str, Any]]) -> tuple[str, str, str, Document | None, _Versions]:
+    """Tenant, uri, id, what is shown and the stored versions of a document, from all its rows in their order."""
+    versions = _Versions()
+    for row in rows:
+        if row["status"] == "deleted":
+            versions.clear()
+        elif row["version"]:
+            versions[row["version"]] = row["bytes"]
+    newest = rows[-1]
+    name = newest["document_id"]
+    document = None
+    if newest["status"] != "deleted":
+        document = Document(
+            **{column: newest[column] for column in _FIELDS},
+            readers=tuple(newest["readers"] or ()),
+            attributes=tuple(newest["attributes"] or ()),
+            description_id=describe(rows)[name].id,
+        )
+    return newest["tenant"], newest["uri"], name, document, versions

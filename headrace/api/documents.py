@@ -165,10 +165,8 @@ class Documents:
     def _freeing(self, tenant: str, uri: str, versions: set[str]) -> Iterator[set[str]]:
         """Those sources of a document that no other document has and no put is storing; puts wait until the block ends."""
         with self._sources:
-            stored = self._view.stored(tenant)
-            own = versions | stored.pop(uri, {}).keys()
-            others = {version for versions_of_one in stored.values() for version in versions_of_one}
-            free = {version for version in own - others if version and not self._putting[tenant, version]}
+            own = filter(None, versions | self._view.stored_of(tenant, uri).keys())
+            free = {v for v in own if not self._view.stores(tenant, v, beside=uri) and not self._putting[tenant, v]}
             names = [(tenant, version) for version in free]
             self._removing.update(names)
         try:
@@ -188,7 +186,7 @@ class Documents:
             existing = self._view.find(tenant, uri, look=False)
             if existing is not None and existing.status != DELETING:
                 count -= 1
-            if any(version in versions for versions in self._view.stored(tenant).values()):
+            if self._view.stores(tenant, version):
                 size = 0  # these bytes are stored already
             count, used_bytes = count + self._reserving[tenant], used_bytes + self._reserved[tenant]
             if count + 1 > limits.documents:

@@ -23,6 +23,9 @@ _LONGEST_S, _AWAY_S = 30.0, 4.0
 _PARSE_S = 10.0
 """Seconds of parsing in a pass; what is parsed by then need not wait for the rest."""
 
+_COMPARE_S = 86_400.0
+"""Seconds between comparisons of the whole index with the tables."""
+
 log = logging.getLogger("headrace.api")
 
 
@@ -39,6 +42,7 @@ class IndexThread:
         self._work = threading.Event()
         self._thread: threading.Thread | None = None
         self._trouble: Trouble | None = None
+        self._compared = time.monotonic()
         self.stopping = False
 
     def start(self) -> None:
@@ -67,7 +71,7 @@ class IndexThread:
     def _run(self) -> None:
         failures = 0
         while True:
-            self._work.wait()
+            self._work.wait(_COMPARE_S)
             if self.stopping:
                 return
             self._work.clear()
@@ -100,11 +104,19 @@ class IndexThread:
         _, parsing = take_in(self._runner, self._settings, parse_s=_PARSE_S, turns=self._turns, after=self._go_on)
         unfinished: frozenset[str] = frozenset()
         if (pending := self._view.pending()) is not None:
-            filled = bring_up(self._runner, self._settings, gives_way=self._gives_way, after=self._go_on)
+            compare = self._compares()
+            filled = bring_up(self._runner, self._settings, gives_way=self._gives_way, compare=compare, after=self._go_on)
+            if compare and not filled.embedded.unfinished:
+                self._compared = time.monotonic()
             unfinished = filled.embedded.unfinished
             self._view.note_indexed(pending, unfinished)
         if parsing.left or unfinished:
             self._work.set()
+
+    def _compares(self) -> bool:
+        """Whether this pass compares the whole index with the tables: once a day, when nobody waits for it."""
+        with self._lock:
+            return not self._arrived and time.monotonic() - self._compared > _COMPARE_S
 
     def _gives_way(self, waiting: Collection[str]) -> bool:
         """Whether a tenant has put or deleted something that this pass does nothing for."""

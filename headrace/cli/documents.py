@@ -36,6 +36,9 @@ def index(
         typer.Option(metavar="URI", help="Leave out this document, which blocks others, until it is put again; repeatable."),
     ] = None,
     reason: Annotated[str, typer.Option(help="With --skip: the reason, shown in its status.")] = "it held others up",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare the whole index with the tables, and repair what it lacks. Takes long.")
+    ] = False,
     on: On = "local",
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +52,7 @@ def index(
         raise WrongUsage("Give --reader or --everybody, not both.")
     if attribute and no_attributes:
         raise WrongUsage("Give --attribute or --no-attributes, not both.")
-    if not paths and not skip:
+    if not paths and not skip and not verify:
         raise WrongUsage("There is nothing to index.", hint="Name files or folders: headrace index PATH...")
     settings = settings_of(tenant)
     for path in paths or ():
@@ -61,7 +64,7 @@ def index(
             err.print(f"{uri} is left out until it is put again.", highlight=False)
         readers = [] if everybody else reader or None
         attributes = [] if no_attributes else attribute or None
-        done = app.documents.index(paths or [], readers=readers, attributes=attributes, retry=retry)
+        done = app.documents.index(paths or [], readers=readers, attributes=attributes, retry=retry, compare=verify)
         app.storage.archive()
     if as_json:
         print_json(asdict(done))

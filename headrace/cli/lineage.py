@@ -85,7 +85,7 @@ def forget(
             _proof_location(proof),
         )
         metadata.note([line])
-        app.runner.run(audit, metadata=metadata)
+        app.runner.run(audit)
         app.storage.archive()
     if output is not None:
         write_atomically(output, json.dumps(proof, indent=1, ensure_ascii=False).encode())

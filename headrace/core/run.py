@@ -1,8 +1,9 @@
 """A run: one execution of a pipeline or part of it, with its ledger and a journal in the home.
 
-The journal is a JSON file per run, `runs/RUN.json`, rewritten about once a second (temp file, fsync, rename). A process that dies
-leaves its last journal; the next command marks it `died`. `maintain.py` copies ended journals into the tables `runs` and `ledger`
-and moves them to `runs/archived/`, which keeps the newest thousand, so a command's reads do not grow with the number of runs.
+The journal is a JSON file per run, `runs/RUN.json`, rewritten about once a second (temp file, fsync, rename). A process that
+dies leaves its last journal and an empty file in `runs/running/`, by which the next command finds it and marks it `died`.
+`maintain.py` copies ended journals into the tables `runs` and `ledger` and moves them to `runs/archived/`, which keeps the newest
+thousand, so a command's reads do not grow with the number of runs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from headrace.storage.ledger import Ledger
 
 _FLUSH_S = 1.0
 _ARCHIVED = "archived"
+_RUNNING = (
+    "running"  # an empty file for each run that has not ended, so that a command does not read the journals of those that have
+)
 _KEPT = 1_000  # archived journals
 _SECOND = len("20261129-065201")  # length of the start time in a run's id
 
@@ -103,6 +107,7 @@ def recorded(command: str, home: Path) -> Iterator[Run]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _mark_dead(folder)
     run = Run(command, folder)
+    (folder / _RUNNING / run.id).touch(mode=0o600)
     run.journal()
     keeper = threading.Thread(target=_keep, args=(run,), name="journal", daemon=True)
     keeper.start()
@@ -120,6 +125,7 @@ def recorded(command: str, home: Path) -> Iterator[Run]:
         # A full disk must not hide the error that it caused in the block.
         with contextlib.suppress(OSError, StorageFull):
             run.journal()
+            (folder / _RUNNING / run.id).unlink(missing_ok=True)
 
 
 def runs(home: Path) -> list[dict[str, Any]]:
@@ -127,9 +133,17 @@ def runs(home: Path) -> list[dict[str, Any]]:
     return [*newest_first(home)][::-1]
 
 
-def newest_first(home: Path) -> Iterator[dict[str, Any]]:
-    """The journals of this home, newest first, read lazily, so that finding a recent one reads few."""
-    paths = [*(home / "runs").glob("*.json"), *(home / "runs" / _ARCHIVED).glob("*.json")]
+def newest_first(home: Path, *, prefix: str = "", command: str | None = None) -> Iterator[dict[str, Any]]:
+    """The journals of this home (whose id begins with `prefix`; of a command), newest first.
+
+    They are read lazily, so that finding a recent one reads few.
+    """
+    paths = [
+        path
+        for folder in (home / "runs", home / "runs" / _ARCHIVED)
+        for path in folder.glob("*.json")
+        if path.name.startswith(prefix) and (command is None or path.name[_SECOND + 1 :].startswith(f"{command}-"))
+    ]
     for _, second in groupby(sorted(paths, key=lambda path: path.name, reverse=True), lambda path: path.name[:_SECOND]):
         found = []
         for path in second:
@@ -174,12 +188,12 @@ def journal_of(home: Path, run: str | None, *, command: str | None = None) -> di
 
     Raises `NotFound`.
     """
-    known = (j for j in newest_first(home) if command is None or j["command"] == command)
+    known = (j for j in newest_first(home, prefix=run or "", command=command) if command is None or j["command"] == command)
     if run is None:
         if (newest := next(known, None)) is None:
             raise NotFound("Nothing has run in this home yet.", hint="Try `headrace demo`.")
         return newest
-    matching = [j for j in known if j["run"].startswith(run)]
+    matching = list(known)
     matching = [j for j in matching if j["run"] == run] or matching
     if not matching:
         older = "older ones are in the tables `runs` and `ledger` (headrace sql)."
@@ -197,8 +211,23 @@ def _keep(run: Run) -> None:
 
 def _mark_dead(folder: Path) -> None:
     """Mark runs as `died` whose process is gone (killed, or the machine crashed)."""
-    for path in folder.glob("*.json"):
+    running = folder / _RUNNING
+    if not running.exists():  # a home of an older version, or a new one
+        names = [path.stem for path in folder.glob("*.json")]
+        running.mkdir(mode=0o700, exist_ok=True)
+    else:
+        names = [path.name for path in running.iterdir()]
+    for name in names:
+        path = folder / f"{name}.json"
         with contextlib.suppress(ValueError, OSError, KeyError):
             journal = json.loads(path.read_bytes())
-            if journal["state"] == "running" and not lives(journal["pid"], journal["process_started"]):
+            if journal["state"] == "running":
+                if lives(journal["pid"], journal["process_started"]):
+                    continue
                 write_atomically(path, json.dumps({**journal, "state": "died"}).encode())
+            (running / name).unlink(missing_ok=True)
+
+
+def journals_to_archive(home: Path) -> int:
+    """How many journals are not archived, those of runs under way among them; reads none."""
+    return sum(1 for _ in (home / "runs").glob("*.json"))

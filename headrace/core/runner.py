@@ -13,6 +13,7 @@ from headrace.core.launch import Batches, Threads
 from headrace.core.progress import ProgressBars
 from headrace.core.run import Counted, Run
 from headrace.storage.endpoints import Endpoints
+from headrace.storage.metadata import Metadata
 from headrace.storage.meter import Meter
 from headrace.storage.timeline import Timeline
 
@@ -38,18 +39,19 @@ class Runner:
         self.endpoints = endpoints
         self.batches: Batches = batches or Threads()
         self.bars = bars or ProgressBars(quiet=True)
+        self.metadata = Metadata(endpoints)
         self._handles: dict[tuple[Any, ...], Handle] = {}
         self._first: dict[tuple[Any, ...], Handle] = {}
         self._tenant = ""
         self._making = threading.Lock()
 
     def run(self, stage: Stage[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one stage with its inputs; the runner adds the handles, and `batches` and `bars` if the stage takes them.
+        """Run one stage with its inputs; the runner adds the handles, and `batches`, `bars` and `metadata` where they are taken.
 
         Bytes count for its input `tenant` if it has one, else for the runner's (`for_tenant`). A generator is timed from its
         first item to its last, including what the caller does in between.
         """
-        inputs: dict[str, Any] = {"batches": self.batches, "bars": self.bars}
+        inputs: dict[str, Any] = {"batches": self.batches, "bars": self.bars, "metadata": self.metadata}
         inputs = {name: inputs[name] for name in inputs if name in stage.inputs}
         inputs |= dict(zip([name for name in stage.inputs if name not in inputs], args, strict=False)) | kwargs
         tenant = cast("str", inputs.get("tenant", self._tenant))

@@ -24,6 +24,7 @@ from headrace.core.launch import Batches
 from headrace.core.progress import ProgressBars
 from headrace.storage.files import FileReader, FileWriter
 from headrace.storage.ledger import Direction
+from headrace.storage.metadata import Metadata
 from headrace.storage.meter import ReportedReader, ReportedWriter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.stream import TopicReader, TopicWriter
@@ -95,7 +96,7 @@ class Stage(Generic[P, R]):
 
 
 # Types of parameters that the runner supplies; they come first in a stage's signature.
-_Given = Handle | Mapping[Store, Any] | Batches | ProgressBars
+_Given = Handle | Mapping[Store, Any] | Batches | ProgressBars | Metadata
 A = TypeVar("A", bound=_Given)
 B = TypeVar("B", bound=_Given)
 C = TypeVar("C", bound=_Given)
@@ -155,7 +156,9 @@ class _Declare:
 
 
 def stage(sentence: str, *, phase: str = "") -> _Declare:
-    """Declare a stage from a function's signature: first its handles with their stores, `batches` and `bars`; then its inputs.
+    """Declare a stage from a function's signature: first its handles with their stores, and what the runner has; then its inputs.
+
+    The runner has `batches`, `bars` and `metadata`, the metadata store, which holds no data of a pipeline and is in no tier.
 
     A handle parameter that names no store raises `TypeError` at import.
     """

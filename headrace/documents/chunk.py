@@ -21,13 +21,16 @@ from headrace.core.stage import stage
 from headrace.documents import AHEAD
 from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.formats.registry import SOURCE_CODE
-from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, partition_name
-from headrace.documents.versions import ORIGIN, live
+from headrace.documents.lookup import ChunkLookup, DocumentLookup
+from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, not_before, partition_name
+from headrace.documents.versions import ORIGIN
 from headrace.errors import HeadraceError
 from headrace.models import tokens
+from headrace.storage.metadata import Metadata
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter
 
+_READ_TO = "documents_read"  # the snapshot property: the revision of the documents table of which every version is processed
 _COMMIT_ROWS = 5000
 _HEADING = re.compile(r"#{1,6}(?=\s)")
 _TITLE_CHARS = 500  # of a heading; a longer one would fit no window
@@ -62,6 +65,7 @@ def chunk(
     documents: Annotated[TableReader, DOCUMENT_ROWS],
     chunks: Annotated[TableWriter, CHUNK_ROWS],
     bars: ProgressBars,
+    metadata: Metadata,
     window: int,
     generation: int = 1,
     give_up: GiveUp = refuse,
@@ -72,19 +76,23 @@ def chunk(
 
     Each generation of the index has its own rows, and its own snapshot property for what is processed.
     """
-    name_of_offsets = PROCESSED_OFFSETS if generation == 1 else f"{PROCESSED_OFFSETS}-g{generation}"
-    recorded = chunks.snapshot_property(name_of_offsets)
+    name_of_offsets, name_of_revision = _property(PROCESSED_OFFSETS, generation), _property(_READ_TO, generation)
+    properties = chunks.snapshot_properties()
+    recorded, since = properties.get(name_of_offsets), properties.get(name_of_revision)
     processed = ProcessedOffsets(recorded)
     parsed = ProcessedOffsets(documents.snapshot_property(PROCESSED_OFFSETS)).floors  # before the rows are read: those are in
-    answering = live(documents)
+    lookup, splits = DocumentLookup(metadata, documents), ChunkLookup(metadata, chunks)
+    revision = lookup.follow()
+    new = _new(documents, processed, since)
+    answering = lookup.live(row["document_id"] for row in new)
+    splits.follow()
     # A version put back after another one, or put twice, has its chunks already.
-    existing = of_generation(chunks.read(("document_id", "version", "generation")), generation)
-    split_before = set(zip(existing["document_id"].to_pylist(), existing["version"].to_pylist(), strict=True))
+    split_before = set(splits.split(generation, (row["document_id"] for row in new)))
     rows: list[dict[str, Any]] = []
     count = {"documents": 0, "chunks": 0}
     failed: list[Unfit] = []
     unnoted: list[Unfit] = []
-    waiting = EventQueue(_new(documents, processed))
+    waiting = EventQueue(new)
     last: dict[str, dict[str, Any]] = {}  # of each partition
 
     def commit() -> None:
@@ -97,7 +105,10 @@ def chunk(
         processed.settle(last.values(), waiting.first(), parsed)
         if (offsets := processed.as_property()) != (recorded or {}):
             chunks.append(
-                batch(CHUNK_ROWS.columns, rows), properties={name_of_offsets: offsets}, expected={name_of_offsets: recorded}
+                batch(CHUNK_ROWS.columns, rows),
+                # With nothing waiting, the next pass need not read again what this one read.
+                properties={name_of_offsets: offsets, name_of_revision: since if waiting else revision},
+                expected={name_of_offsets: recorded},
             )
         recorded = offsets
         rows.clear()
@@ -357,10 +368,15 @@ def _width(text: str) -> int:
     return max(tokens.count(text), -(-len(text) // _PIECE_CHARS))
 
 
-def _new(documents: TableReader, processed: ProcessedOffsets) -> list[dict[str, Any]]:
+def _property(name: str, generation: int) -> str:
+    """The snapshot property of a generation."""
+    return name if generation == 1 else f"{name}-g{generation}"
+
+
+def _new(documents: TableReader, processed: ProcessedOffsets, since: str | None) -> list[dict[str, Any]]:
     columns = ("document_id", "version", "tenant", "uri", "status", "media", "title", "text", "parts", "readers", *ORIGIN)
     waiting = []
-    for rows in documents.scan(columns):
+    for rows in documents.scan(columns, not_before(processed.floors), since=since):
         new = [not processed.includes(row) for row in rows.select(("tenant", *ORIGIN)).to_pylist()]
         waiting += rows.filter(pa.array(new)).to_pylist()
     return sorted(waiting, key=lambda row: tuple(row[name] for name in ORIGIN))

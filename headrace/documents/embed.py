@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,11 +19,12 @@ from headrace.core.stage import stage
 from headrace.documents import AHEAD
 from headrace.documents.chunk import of_generation
 from headrace.documents.failed import GiveUp, Unfit, refuse
-from headrace.documents.versions import current, live
+from headrace.documents.lookup import ChunkLookup, DocumentLookup, IndexProgress, follows
 from headrace.errors import BadSettings, RequestRefused
 from headrace.models.client import Embedder, EndpointFailure, ErrorReply, Vectors
 from headrace.storage.endpoints import ModelEndpoint
-from headrace.storage.tables.handles import TableReader
+from headrace.storage.metadata import Metadata
+from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import IndexGeneration
 from headrace.storage.vectors.handles import VectorWriter, columns
 from headrace.storage.vectors.labels import Description
@@ -31,6 +32,7 @@ from headrace.storage.vectors.labels import Description
 _BATCH_ROWS = 32  # four batches are in flight at once, and have to end before a pass gives way
 _UPSERT_ROWS = 1024
 _DONORS_AT_ONCE = 100  # documents whose embeddings are in memory at a time
+_LOOKED_UP_AT_ONCE = 200  # documents named in one scan of the chunks
 _REFUSED = "refused"
 _CHUNK = tuple(name for name in CHUNKS.columns.names if name in CHUNK_ROWS.columns.names)
 _CONTROL = "Does this endpoint embed anything?"
@@ -131,14 +133,18 @@ def embed(
     vectors: Annotated[VectorWriter, CHUNKS],
     batches: Batches,
     bars: ProgressBars,
+    metadata: Metadata,
     embedder: ModelEndpoint,
     into: IndexGeneration | None = None,
     gives_way: Callable[[Collection[str]], bool] | None = None,
     give_up: GiveUp = refuse,
+    compare: bool = False,
 ) -> Embedded:
-    """Embed every chunk that answers and is missing in a generation of the vector store, then remove those that no longer answer.
+    """Embed every chunk that answers and is missing in a generation of the vector store, then remove those that answer no more.
 
-    - Missing chunks are found by comparing the stores, so the next run completes one that died.
+    - What may be missing is found from what was committed to the tables since the pass before, which noted how far it came once
+      the index had all of it; so the next pass completes one that died. With `compare`, and where nothing is noted that still
+      holds, it is found by comparing the stores as a whole, which also repairs an index that lost rows.
     - New versions go in before old ones are removed, and an old version answers until the new one is in as a whole.
     - Readers and attributes of a chunk are those that the documents table names now, not when the chunk was cut or when this pass
       began: of two passes at once, neither undoes what the other one read later.
@@ -149,14 +155,30 @@ def embed(
     """
     number, width = (into.number, into.width) if into else (1, DIMENSIONS)
     vectors = vectors.for_generation(number)
+    lookup, splits = DocumentLookup(metadata, documents), ChunkLookup(metadata, chunks)
+    if compare:
+        lookup.rebuild()
+        splits.rebuild()
+    progress = IndexProgress(metadata, vectors.name)
+    reached = splits.follow(), lookup.follow()
+    before = None if compare else progress.read(vectors.table_version())
+    if before is not None and not (follows(before.chunks, reached[0]) and follows(before.documents, reached[1])):
+        before = None
+    fresh = None if before is None else _fresh(chunks, before.chunks, number)
+    changed: set[str] | None = None
+    if before is not None and fresh is not None:
+        changed = lookup.changed_since(before.documents) | set(fresh["document_id"].to_pylist())
     # First of all, since some may now read less.
     relabelled = 0
-    documents_now = _CurrentDocuments(documents)
-    for answering, described in documents_now.settled():
-        indexed = vectors.indexed()
+    for answering, described in _settled(lookup, changed):
+        indexed = vectors.indexed(changed)
         relabelled += _describe(vectors, indexed, answering, described)
-    missing = _missing(chunks, answering, set(indexed["chunk_id"].to_pylist()), number)
-    missing, reused = _reuse(vectors, missing, indexed, documents_now)
+    known = set(indexed["chunk_id"].to_pylist())
+    if fresh is None:
+        missing = _sorted(_missing(chunks, answering, known, number))
+    else:
+        missing = _sorted(_missing_of(chunks, fresh, answering, indexed, splits, number))
+    missing, reused = _reuse(vectors, missing, indexed, lookup)
     waiting: list[pa.RecordBatch] = []
     done = text_bytes = 0
     failed: dict[str, Unfit] = {}
@@ -170,21 +192,21 @@ def embed(
         done += rows.num_rows
         text_bytes += pc.sum(pc.binary_length(rows["text"])).as_py() or 0
         if sum(b.num_rows for b in waiting) >= _UPSERT_ROWS:
-            _insert(vectors, pa.Table.from_batches(waiting), documents_now)
+            _insert(vectors, pa.Table.from_batches(waiting), lookup)
             waiting = []
     if waiting:
-        _insert(vectors, pa.Table.from_batches(waiting), documents_now)
+        _insert(vectors, pa.Table.from_batches(waiting), lookup)
     unfinished = fair.left()
     if failed:
         give_up(list(failed.values()))
-        answering = live(documents)
-    retired = 0
+        lookup.follow()
+        answering = {name: version for name, version in answering.items() if name not in failed} | lookup.live(failed)
     pairs = zip(indexed["document_id"].to_pylist(), indexed["version"].to_pylist(), strict=True)
-    gone = {d for d, version in pairs if answering.get(d) != version} - unfinished
-    for document_id in sorted(gone | failed.keys()):
-        vectors.delete(document_id, but_version=answering.get(document_id, ""))
-        retired += 1
-    return Embedded(done, retired, reused, relabelled, unfinished - failed.keys(), tuple(failed.values()), text_bytes)
+    gone = ({d for d, version in pairs if answering.get(d) != version} - unfinished) | failed.keys()
+    vectors.delete({name: answering.get(name, "") for name in gone})
+    if not unfinished:
+        progress.note(reached[1], reached[0], vectors.table_version(), compared=before is None)
+    return Embedded(done, len(gone), reused, relabelled, unfinished - failed.keys(), tuple(failed.values()), text_bytes)
 
 
 def _unfit(rows: pa.RecordBatch) -> dict[str, Unfit]:
@@ -193,35 +215,28 @@ def _unfit(rows: pa.RecordBatch) -> dict[str, Unfit]:
     return {one[0]: Unfit(*one) for one in zip(*columns, strict=True)}
 
 
-class _CurrentDocuments:
-    """What answers, and how the index describes it (`versions.current`), computed anew when the table has changed."""
-
-    def __init__(self, documents: TableReader) -> None:
-        self._documents = documents
-        self._snapshot: int | None = -1  # none has that number
-        self._found: tuple[dict[str, str], dict[str, Description]] = {}, {}
-
-    def settled(self) -> Iterator[tuple[dict[str, str], dict[str, Description]]]:
-        """Yield both, again until no document has changed meanwhile.
-
-        So what the caller writes for the last pair is written before the next change, whose own pass then sees it.
-        """
-        snapshot = self._documents.snapshot()
-        while True:
-            if snapshot != self._snapshot:
-                self._found, self._snapshot = current(self._documents), snapshot
-            yield self._found
-            before, snapshot = snapshot, self._documents.snapshot()
-            if snapshot == before:
-                return
+_Current = tuple[dict[str, str], dict[str, Description]]
 
 
-def _insert(vectors: VectorWriter, rows: pa.Table, documents_now: _CurrentDocuments) -> None:
+def _settled(lookup: DocumentLookup, documents: Collection[str] | None) -> Iterator[_Current]:
+    """Yield `lookup.current` of some documents, or of all, again until the table has not changed meanwhile.
+
+    So what the caller writes for the last pair is written before the next change, whose own pass then sees it.
+    """
+    revision = lookup.follow()
+    while True:
+        yield lookup.current(documents)
+        before, revision = revision, lookup.follow()
+        if revision == before:
+            return
+
+
+def _insert(vectors: VectorWriter, rows: pa.Table, lookup: DocumentLookup) -> None:
     """Upsert those chunks whose versions still answer, described as their documents are now."""
     rows_kept: pa.Table | None = None
     written: dict[str, Description] = {}
-    for answering, described in documents_now.settled():
-        pairs = list(zip(rows["document_id"].to_pylist(), rows["version"].to_pylist(), strict=True))
+    pairs = list(zip(rows["document_id"].to_pylist(), rows["version"].to_pylist(), strict=True))
+    for answering, described in _settled(lookup, {document_id for document_id, _ in pairs}):
         gone = {document_id for document_id, version in pairs if answering.get(document_id) != version}
         if rows_kept is None:
             rows_kept = rows.filter(pa.array([document_id not in gone for document_id, _ in pairs], pa.bool_()))
@@ -229,8 +244,7 @@ def _insert(vectors: VectorWriter, rows: pa.Table, documents_now: _CurrentDocume
             if rows_kept.num_rows:
                 vectors.upsert(rows_kept, written)
             continue
-        for document_id in sorted(gone & written.keys()):
-            vectors.delete(document_id, but_version=answering.get(document_id, ""))
+        vectors.delete({name: answering.get(name, "") for name in gone & written.keys()})
         changed = {name: described[name] for name in written.keys() - gone if described[name].id != written[name].id}
         vectors.describe(changed)
         written |= changed
@@ -246,33 +260,70 @@ def _describe(vectors: VectorWriter, indexed: pa.Table, answering: dict[str, str
 
 
 def _missing(chunks: TableReader, answering: dict[str, str], known: set[str], generation: int) -> pa.Table:
-    """The chunks to embed, sorted by length, since an embedder pads each text to the longest of its batch."""
-    batches = []
-    for rows in chunks.scan((*_CHUNK, "generation")):
-        rows = of_generation(rows, generation).select(_CHUNK)
-        triples = zip(
-            rows.column("chunk_id").to_pylist(),
-            rows.column("document_id").to_pylist(),
-            rows.column("version").to_pylist(),
-            strict=True,
-        )
-        batches.append(rows.filter(pa.array([c not in known and answering.get(d) == v for c, d, v in triples], pa.bool_())))
-    table = pa.Table.from_batches(batches, pa.schema([CHUNKS.columns.field(name) for name in _CHUNK]))
-    return table.take(pc.sort_indices(pc.utf8_length(table["text"]))).combine_chunks()
+    """The chunks to embed, of all chunks."""
+    return _chunk_rows(_wanted(rows, answering, known, generation) for rows in chunks.scan((*_CHUNK, "generation")))
 
 
-def _reuse(vectors: VectorWriter, missing: pa.Table, indexed: pa.Table, documents_now: _CurrentDocuments) -> tuple[pa.Table, int]:
+def _fresh(chunks: TableReader, since: str | None, generation: int) -> pa.Table:
+    """The chunks of a generation that were committed since."""
+    scanned = chunks.scan((*_CHUNK, "generation"), since=since)
+    return _chunk_rows(of_generation(rows, generation).select(_CHUNK) for rows in scanned)
+
+
+def _missing_of(
+    chunks: TableReader, fresh: pa.Table, answering: dict[str, str], indexed: pa.Table, splits: ChunkLookup, generation: int
+) -> pa.Table:
+    """The chunks to embed of the documents that answer: new ones, and older ones of versions that the index has only in part.
+
+    The latter are of a version that was put again after another one.
+    """
+    known = set(indexed["chunk_id"].to_pylist())
+    found = [_wanted(rows, answering, known) for rows in fresh.to_batches()]
+    counts = Counter(zip(indexed["document_id"].to_pylist(), indexed["version"].to_pylist(), strict=True))
+    for rows in found:
+        known.update(rows.column("chunk_id").to_pylist())
+        counts.update(zip(rows.column("document_id").to_pylist(), rows.column("version").to_pylist(), strict=True))
+    expected = splits.split(generation, answering)
+    partial = [
+        (split.offset, name)
+        for name, version in answering.items()
+        if (split := expected.get((name, version))) is not None and counts[name, version] < split.chunks
+    ]
+    partial.sort()
+    for start in range(0, len(partial), _LOOKED_UP_AT_ONCE):
+        some = partial[start : start + _LOOKED_UP_AT_ONCE]
+        # The offsets spare reading files that cannot have them.
+        where = f"offset >= {some[0][0]} AND offset <= {some[-1][0]} AND document_id in ({', '.join(quoted(n) for _, n in some)})"
+        scanned = chunks.scan((*_CHUNK, "generation", "offset"), where)
+        found += [_wanted(rows, answering, known, generation) for rows in scanned]
+    return _chunk_rows(found)
+
+
+def _wanted(rows: pa.RecordBatch, answering: dict[str, str], known: set[str], generation: int | None = None) -> pa.RecordBatch:
+    """Those chunks (of a generation) that answer and are not known."""
+    if generation is not None:
+        rows = of_generation(rows, generation)
+    triples = zip(*(rows.column(name).to_pylist() for name in ("chunk_id", "document_id", "version")), strict=True)
+    return rows.select(_CHUNK).filter(pa.array([c not in known and answering.get(d) == v for c, d, v in triples], pa.bool_()))
+
+
+def _chunk_rows(batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    return pa.Table.from_batches(batches, pa.schema([CHUNKS.columns.field(name) for name in _CHUNK]))
+
+
+def _sorted(chunks: pa.Table) -> pa.Table:
+    """By length, since an embedder pads each text to the longest of its batch."""
+    return chunks.take(pc.sort_indices(pc.utf8_length(chunks["text"]))).combine_chunks()
+
+
+def _reuse(vectors: VectorWriter, missing: pa.Table, indexed: pa.Table, lookup: DocumentLookup) -> tuple[pa.Table, int]:
     """Insert those chunks whose text the tenant has embedded before; returns the other chunks, and how many were inserted.
 
     Looks at other versions of the document and at documents of the same bytes, so a renamed file is not embedded again.
     """
-    owners = zip(*(missing[name].to_pylist() for name in ("tenant", "version", "document_id")), strict=True)
-    bytes_wanted, documents_wanted = set(), set()
-    for tenant, version, document_id in owners:
-        bytes_wanted.add((tenant, version))
-        documents_wanted.add(document_id)
-    columns = zip(*(indexed[name].to_pylist() for name in ("tenant", "version", "document_id")), strict=True)
-    donors = sorted({d for t, v, d in columns if d in documents_wanted or (t, v) in bytes_wanted})
+    wanted = set(missing["document_id"].to_pylist())
+    pairs = set(zip(missing["tenant"].to_pylist(), missing["version"].to_pylist(), strict=True))
+    donors = sorted((lookup.with_bytes(pairs) - wanted) | (wanted & set(indexed["document_id"].to_pylist())))
     count = 0
     for start in range(0, len(donors), _DONORS_AT_ONCE):
         vectors_of = vectors.embeddings(donors[start : start + _DONORS_AT_ONCE])
@@ -280,13 +331,13 @@ def _reuse(vectors: VectorWriter, missing: pa.Table, indexed: pa.Table, document
             pair: row
             for row, pair in enumerate(zip(vectors_of["tenant"].to_pylist(), vectors_of["text"].to_pylist(), strict=True))
         }
-        pairs = zip(missing["tenant"].to_pylist(), missing["text"].to_pylist(), strict=True)
-        sources = pa.array([rows.get(pair) for pair in pairs], pa.int64())
+        owners = zip(missing["tenant"].to_pylist(), missing["text"].to_pylist(), strict=True)
+        sources = pa.array([rows.get(pair) for pair in owners], pa.int64())
         known = missing.filter(pc.is_valid(sources))
         if known.num_rows:
             embeddings = vectors_of["embedding"].take(sources.drop_null())
             column = CHUNKS.columns.get_field_index("embedding")
-            _insert(vectors, known.add_column(column, "embedding", embeddings), documents_now)
+            _insert(vectors, known.add_column(column, "embedding", embeddings), lookup)
             missing = missing.filter(pc.is_null(sources))
             count += known.num_rows
     return missing, count

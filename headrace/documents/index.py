@@ -95,10 +95,11 @@ def index_documents(
     readers: Sequence[str] | None = None,
     attributes: Sequence[str] | None = None,
     retry: bool = False,
+    compare: bool = False,
 ) -> Indexed:
     """Put the files below `paths` and bring the index up to date with everything on the head.
 
-    `readers`, `attributes` and `retry` are as in `put`.
+    `readers`, `attributes` and `retry` are as in `put`, `compare` as in `embed`.
     """
     started = time.perf_counter()
     before: list[ParsedDocuments] = []  # parsed before, where `put` needed the newest state
@@ -117,7 +118,7 @@ def index_documents(
         settle=settle,
         retry=retry,
     )
-    done = _beside_others(lambda: catch_up(runner, settings))
+    done = _beside_others(lambda: catch_up(runner, settings, compare=compare))
     chunked, embedded = done.filled.chunked, done.filled.embedded
     later = ParsedDocuments(0, 0, tuple(Failure(one.uri, one.reason) for one in (*chunked.failed, *embedded.failed)))
     parsed = sum(before, start=done.parsed + later)
@@ -134,10 +135,10 @@ def _beside_others(step: Callable[[], R]) -> R:
     return step()
 
 
-def catch_up(runner: Runner, settings: Inference, *, after: After = _nothing) -> CaughtUp:
-    """Bring the index up to date with everything on the head."""
+def catch_up(runner: Runner, settings: Inference, *, compare: bool = False, after: After = _nothing) -> CaughtUp:
+    """Bring the index up to date with everything on the head; `compare` as in `embed`."""
     landed, parsed = take_in(runner, settings, after=after)
-    return CaughtUp(landed, parsed, bring_up(runner, settings, after=after))
+    return CaughtUp(landed, parsed, bring_up(runner, settings, compare=compare, after=after))
 
 
 def take_in(
@@ -165,6 +166,7 @@ def bring_up(
     settings: Inference,
     *,
     gives_way: Callable[[Collection[str]], bool] | None = None,
+    compare: bool = False,
     after: After = _nothing,
 ) -> Filled:
     """Bring the index that answers up to date with the documents table, and then any index that is served instead by now."""
@@ -173,7 +175,7 @@ def bring_up(
     def failing(unfit: Sequence[Unfit]) -> None:
         runner.run(give_up, unfit=unfit)
 
-    filled = fill(runner, into, failing, gives_way=gives_way, after=after)
+    filled = fill(runner, into, failing, gives_way=gives_way, compare=compare, after=after)
     while (then := runner.run(finish_pass, into=into, changed=filled.embedded.changed)) is not None:
         into = then
         filled = replace(filled, index=fill(runner, into, failing).index)
@@ -187,6 +189,7 @@ def fill(
     failing: GiveUp = refuse,
     *,
     gives_way: Callable[[Collection[str]], bool] | None = None,
+    compare: bool = False,
     after: After = _nothing,
 ) -> Filled:
     """Bring one generation of the index up to date with the documents table.
@@ -197,7 +200,7 @@ def fill(
     chunked = runner.run(chunk, window=into.window, generation=into.number, give_up=failing)
     after("chunk")
     made_by = endpoint_for(runner.endpoints.embedder, into.embedder)
-    embedded = runner.run(embed, embedder=made_by, into=into, gives_way=gives_way, give_up=failing)
+    embedded = runner.run(embed, embedder=made_by, into=into, gives_way=gives_way, give_up=failing, compare=compare)
     after("embed")
     built = runner.run(index, into=into)
     after("index")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,17 +13,20 @@ from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.documents import AHEAD
 from headrace.documents.formats.contract import ParseLimits
+from headrace.documents.lookup import DocumentLookup, SeenEvents
 from headrace.documents.names import composed, document_id, object_key
 from headrace.documents.parser import Parsed, Parser
-from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, Turns
-from headrace.documents.versions import IN_ORDER, KEPT, ORIGIN, keep_unnamed, newest_rows, row_of
+from headrace.documents.processed import PROCESSED_OFFSETS, EventQueue, ProcessedOffsets, Turns, not_before
+from headrace.documents.versions import IN_ORDER, KEPT, ORIGIN, keep_unnamed, row_of
 from headrace.errors import BadDocument, HeadraceError, NotFound
+from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
 from headrace.storage.tables.handles import TableReader, TableWriter
 
 _COMMIT_ROWS = 200
 _COMMIT_CHARS = 20_000_000
+_READ_TO = "events_read"  # the snapshot property: the revision of the events table of which every event is processed
 _AHEAD = 200  # tenants at most: every snapshot of the table notes how far each of them is
 
 log = logging.getLogger("headrace.index")
@@ -63,6 +66,7 @@ def parse(
     sources: Annotated[ObjectReader, DOCUMENTS],
     documents: Annotated[TableWriter, DOCUMENT_ROWS],
     bars: ProgressBars,
+    metadata: Metadata,
     limits: ParseLimits,
     seconds: float | None = None,
     turns: Turns | None = None,
@@ -74,9 +78,13 @@ def parse(
 
     An event that says what the document's newest row says already adds none: a put that was killed announces its files again.
     """
-    recorded = documents.snapshot_property(PROCESSED_OFFSETS)
+    properties = documents.snapshot_properties()
+    recorded, since = properties.get(PROCESSED_OFFSETS), properties.get(_READ_TO)
     processed = ProcessedOffsets(recorded)
-    new = [event for event in _once(events.read().sort_by(IN_ORDER).to_pylist()) if not processed.includes(event)]
+    seen = SeenEvents(metadata, events)
+    revision = seen.follow()
+    landed = events.read(where=not_before(processed.floors), since=since).sort_by(IN_ORDER).to_pylist()
+    new = seen.once([event for event in landed if not processed.includes(event)])
     by_tenant: dict[str, list[dict[str, Any]]] = {}
     for event in new:
         by_tenant.setdefault(event["tenant"], []).append(event)
@@ -86,7 +94,7 @@ def parse(
     failed: list[Failure] = []
     turns = turns or Turns()
     started = time.monotonic()
-    newest = newest_rows(documents) if new else {}
+    newest = _newest(DocumentLookup(metadata, documents), new)
 
     def in_turn() -> Iterator[dict[str, Any]]:
         """The waiting events, those of a tenant in their order, until time is up."""
@@ -113,7 +121,8 @@ def parse(
             return
         documents.append(
             batch(DOCUMENT_ROWS.columns, done),
-            properties={PROCESSED_OFFSETS: processed.as_property()},
+            # With nothing waiting, the next pass need not read again what this one read.
+            properties={PROCESSED_OFFSETS: processed.as_property(), _READ_TO: since if waiting else revision},
             expected={PROCESSED_OFFSETS: recorded},
         )
         recorded = processed.as_property()
@@ -158,12 +167,12 @@ def _name_of(event: Mapping[str, Any], newest: Mapping[str, Mapping[str, Any]]) 
     return uri if event["kind"] == "delete" and exists else composed(uri)
 
 
-def _once(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events without exact repetitions: a signed event that is sent again must not undo what came after it."""
-    seen: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for event in events:
-        seen.setdefault(tuple(event[name] for name in ("event_id", "kind", "tenant", "uri", "sha256", "at")), event)
-    return list(seen.values())
+def _newest(lookup: DocumentLookup, events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The newest rows of the documents that events are about, under their names as they are and in form NFC."""
+    if not events:
+        return {}
+    lookup.follow()
+    return lookup.newest(document_id(event["tenant"], uri) for event in events for uri in (event["uri"], composed(event["uri"])))
 
 
 def _is_known(event: dict[str, Any], newest: dict[str, dict[str, Any]]) -> bool:

@@ -10,6 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from pyiceberg.expressions import AlwaysTrue, BooleanExpression
+
+from headrace.storage.tables.handles import quoted
+
 PROCESSED_OFFSETS = "processed_offsets"
 """The snapshot property that holds `ProcessedOffsets`."""
 
@@ -94,6 +98,20 @@ class ProcessedOffsets:
 def partition_name(event: Mapping[str, Any]) -> str:
     """The partition of an event, as `ProcessedOffsets` names it."""
     return f"{event['topic']}/{event['partition']}"
+
+
+def not_before(floors: Mapping[str, int]) -> str | BooleanExpression:
+    """The condition that rows with an origin are not below the offsets of their partitions; partitions not named begin at 0."""
+    partitions: dict[str, dict[int, int]] = {}
+    for name, offset in floors.items():
+        topic, partition = name.rsplit("/", 1)
+        partitions.setdefault(topic, {})[int(partition)] = offset
+    conditions = [f"topic NOT IN ({', '.join(map(quoted, partitions))})"]
+    for topic, offsets in partitions.items():
+        own = [f"partition NOT IN ({', '.join(map(str, offsets))})"]
+        own += [f"(partition = {partition} AND offset >= {offset})" for partition, offset in offsets.items()]
+        conditions.append(f"(topic = {quoted(topic)} AND ({' OR '.join(own)}))")
+    return " OR ".join(conditions) if partitions else AlwaysTrue()
 
 
 class EventQueue:

@@ -15,11 +15,13 @@ from headrace.core.progress import ProgressBars
 from headrace.core.stage import stage
 from headrace.documents import AHEAD
 from headrace.documents.folder import FoundFile, find_files, read_file
+from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import check_principals
 from headrace.documents.source import PUT_SENTENCE, announce, event, store
-from headrace.documents.versions import StoredVersion, newest_versions
+from headrace.documents.versions import StoredVersion
 from headrace.errors import BadDocument
 from headrace.storage.filters import check_attributes
+from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.stream import TopicWriter
 from headrace.storage.tables.handles import TableReader
@@ -56,6 +58,7 @@ def put(
     known: Annotated[TableReader, DOCUMENT_ROWS],
     events: Annotated[TopicWriter, DOCUMENT_EVENTS],
     bars: ProgressBars,
+    metadata: Metadata,
     tenant: str,
     paths: list[Path],
     most_bytes: int,
@@ -78,16 +81,24 @@ def put(
     """
     check_principals(readers or ())
     check_attributes(attributes or ())
-    current = newest_versions(known, tenant)
+    lookup = DocumentLookup(metadata, known)
     files, whole = find_files(paths)
     seen = {file.uri for file in files}
+
+    def newest() -> dict[str, StoredVersion]:
+        """Those of the files, and of what was found in these folders before."""
+        lookup.follow()
+        rows = lookup.of_uris(tenant, seen) | lookup.of_sources(tenant, whole)
+        return {uri: StoredVersion.from_row(row) for uri, row in rows.items()}
+
+    current = newest()
 
     def missing() -> dict[str, StoredVersion]:
         return {uri: was for uri, was in current.items() if was.status != "deleted" and uri not in seen and was.source in whole}
 
     if settle is not None and (readers is not None or attributes is not None or missing()):
         settle()
-        current = newest_versions(known, tenant)
+        current = newest()
     gone = missing()
     inherited: dict[str, StoredVersion] = {}
     for was in sorted(gone.values(), key=lambda was: bool(was.readers)):  # of several, one that is closed

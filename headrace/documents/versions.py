@@ -34,27 +34,17 @@ class StoredVersion:
     attributes: tuple[str, ...]
     source: str | None
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> StoredVersion:
+        """What that row says."""
+        readers, attributes = tuple(row["readers"] or ()), tuple(row["attributes"] or ())
+        return cls(row["status"], row["version"], row["reason"], readers, attributes, row["source"])
+
 
 def newest_versions(documents: TableReader, tenant: str) -> dict[str, StoredVersion]:
     """uri → the newest row of each of the tenant's documents."""
     columns = ("uri", "status", "version", "reason", "readers", "attributes", "source")
-    return {
-        row["uri"]: StoredVersion(
-            row["status"],
-            row["version"],
-            row["reason"],
-            tuple(row["readers"] or ()),
-            tuple(row["attributes"] or ()),
-            row["source"],
-        )
-        for row in _rows(documents, columns, f"tenant = {quoted(tenant)}")
-    }
-
-
-def newest_rows(documents: TableReader) -> dict[str, dict[str, Any]]:
-    """document id → its newest row, without its text."""
-    columns = ("document_id", "version", "status", "reason", "readers", "attributes", "source")
-    return {row["document_id"]: row for row in _rows(documents, columns)}
+    return {row["uri"]: StoredVersion.from_row(row) for row in _rows(documents, columns, f"tenant = {quoted(tenant)}")}
 
 
 def live(documents: TableReader) -> dict[str, str]:
@@ -63,13 +53,13 @@ def live(documents: TableReader) -> dict[str, str]:
     Where a newer version failed, in parsing or behind it, the older one goes on answering.
     """
     rows = documents.read(("document_id", "version", "status", *ORIGIN)).sort_by(ROWS_IN_ORDER).to_pylist()
-    return {name: row["version"] for name, row in _answering(rows).items()}
+    return {name: row["version"] for name, row in answering(rows).items()}
 
 
 def current(documents: TableReader) -> tuple[dict[str, str], dict[str, Description]]:
     """`live`, and document id → how the index describes each document, as in `describe`."""
     rows = _rows(documents, DESCRIBING)
-    return {name: row["version"] for name, row in _answering(rows).items()}, describe(rows)
+    return {name: row["version"] for name, row in answering(rows).items()}, describe(rows)
 
 
 DESCRIBING = ("document_id", "version", "status", "uri", "media", "readers", "attributes", "at", "put_at")
@@ -82,10 +72,10 @@ def describe(rows: Sequence[Mapping[str, Any]]) -> dict[str, Description]:
     Readers and attributes are those of its newest row, whatever its status: a document that becomes unreadable by the event that
     closes it is closed too. Kind and time are those of the version that answers; the time is that of the event that put it.
     """
-    answering = _answering(rows)
+    live_rows = answering(rows)
     described = {}
     for name, row in {row["document_id"]: row for row in rows}.items():
-        live_row = answering.get(name, row)
+        live_row = live_rows.get(name, row)
         kinds = kinds_of(live_row["media"]) if live_row["media"] else ()
         labels = labels_of(row["uri"], kinds, row["attributes"] or ())
         changed = live_row.get("changed_at") or row["at"]
@@ -93,7 +83,7 @@ def describe(rows: Sequence[Mapping[str, Any]]) -> dict[str, Description]:
     return described
 
 
-def _answering(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def answering(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """document id → the newest row of the version that answers, with `changed_at`, when that version was put."""
     failed = {tuple(row[name] for name in ORIGIN) for row in rows if row["status"] == "failed"}
     newest: dict[str, dict[str, Any]] = {}
@@ -104,6 +94,12 @@ def _answering(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         same = (before.get("status"), before.get("version")) == ("parsed", row["version"])
         newest[row["document_id"]] = {**row, "changed_at": before["changed_at"] if same else row.get("put_at") or row.get("at")}
     return {name: row for name, row in newest.items() if row["status"] == "parsed"}
+
+
+def in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows as `ROWS_IN_ORDER` has them."""
+    by_status = sorted(rows, key=lambda row: str(row["status"]), reverse=True)
+    return sorted(by_status, key=lambda row: tuple(row[name] for name in ORIGIN))
 
 
 KEPT = ("readers", "attributes")

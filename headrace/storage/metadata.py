@@ -1,5 +1,7 @@
 """The metadata store: tenants and API keys, in SQLite under the home or in the user's PostgreSQL.
 
+It also keeps, by key, what the tables say of each document (`documents/lookup.py`); all of that can be made again from them.
+
 It also buffers audit lines until the audit table has them, so that a change and its line are one transaction.
 
 It holds control data, not pipeline data, so it has no tier, no lane in the diagram and no ledger rows.
@@ -21,7 +23,8 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,12 +86,61 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # The key that its verdicts count as; null: itself. For keys created by a tenant: the key that created them.
         "ALTER TABLE api_keys ADD COLUMN voter TEXT",
     ),
+    (
+        # What tables say, by key (`documents/lookup.py`): a copy that can be made again. `scope` is a table's identity, hashed.
+        "CREATE TABLE table_copies (scope BIGINT PRIMARY KEY, revision TEXT NOT NULL)",
+        """CREATE TABLE document_rows (
+            scope BIGINT NOT NULL,
+            document_id TEXT NOT NULL,
+            topic TEXT NOT NULL,
+            part INTEGER NOT NULL,
+            position BIGINT NOT NULL,
+            status TEXT NOT NULL,
+            tenant TEXT NOT NULL,
+            version TEXT NOT NULL,
+            fields TEXT NOT NULL,
+            PRIMARY KEY (scope, document_id, topic, part, position, status)
+        )""",
+        "CREATE INDEX document_rows_version ON document_rows (scope, tenant, version)",
+        """CREATE TABLE document_states (
+            scope BIGINT NOT NULL,
+            document_id TEXT NOT NULL,
+            tenant TEXT NOT NULL,
+            uri TEXT NOT NULL,
+            source TEXT,
+            fields TEXT NOT NULL,
+            live TEXT,
+            description TEXT NOT NULL,
+            PRIMARY KEY (scope, document_id)
+        )""",
+        "CREATE INDEX document_states_uri ON document_states (scope, tenant, uri COLLATE BINARY)",
+        "CREATE INDEX document_states_source ON document_states (scope, tenant, source)",
+        """CREATE TABLE document_chunks (
+            scope BIGINT NOT NULL,
+            generation INTEGER NOT NULL,
+            document_id TEXT NOT NULL,
+            version TEXT NOT NULL,
+            chunks INTEGER NOT NULL,
+            position BIGINT NOT NULL,
+            PRIMARY KEY (scope, generation, document_id, version)
+        )""",
+        "CREATE TABLE seen_events (scope BIGINT NOT NULL, event TEXT NOT NULL, origin TEXT NOT NULL, PRIMARY KEY (scope, event))",
+        # How far each generation of the index follows the tables.
+        """CREATE TABLE index_progress (
+            name TEXT PRIMARY KEY,
+            documents TEXT NOT NULL,
+            chunks TEXT NOT NULL,
+            version BIGINT NOT NULL,
+            compared_at TEXT NOT NULL
+        )""",
+    ),
 )
 
 _WAIT_S = 10.0
 """Seconds to wait for a lock, or for PostgreSQL to answer."""
 _USED_S = 60.0
 """Resolution of `last_used_at`: a write for every request would cost too much."""
+_CREATING = threading.Lock()
 _LOCK = 0x68656164  # PostgreSQL advisory lock of the migrations
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SCOPE = re.compile(r"[a-z][a-z0-9:*-]*")
@@ -170,7 +222,7 @@ _FORGET_REVOKED = (
 
 
 class Metadata:
-    """A handle on the metadata store; thread-safe. It connects on first use.
+    """A handle on the metadata store; thread-safe. It connects on first use; where the endpoints name none, it is in memory.
 
     The first use migrates the schema; processes that do so at once wait for each other, and one that dies halfway leaves no
     trace. Raises `Unavailable` if the database is locked, down or does not answer, `BadSettings` if it rejects the connection,
@@ -179,10 +231,13 @@ class Metadata:
 
     def __init__(self, endpoints: Endpoints) -> None:
         endpoint = endpoints.metadata
-        if endpoint is None:
-            raise TypeError("these endpoints name no metadata store")
-        self._database: _Database = _PostgreSQL(endpoint.url, endpoint.db_schema) if endpoint.url else _SQLite(endpoint.file)
+        self._database: _Database = (
+            _PostgreSQL(endpoint.url, endpoint.db_schema)
+            if endpoint is not None and endpoint.url
+            else _SQLite(endpoint.file if endpoint is not None else None)
+        )
         self._lock = threading.Lock()
+        weakref.finalize(self, self._database.close)
         self._migrated = False
         self._used: dict[str, float] = {}
 
@@ -203,7 +258,7 @@ class Metadata:
         tenant = Tenant(name, _now(), dict(quotas or {}), _checked_training(training))
         row = {"name": name, "created_at": _text(tenant.created_at), "quotas": json.dumps(tenant.quotas, sort_keys=True)}
         row |= {"training": training}
-        with self._transaction(writing=True) as run:
+        with self.transaction(writing=True) as run:
             # No SELECT first: of two processes that add the same name at once, neither would find it.
             added = run(
                 "INSERT INTO tenants (name, created_at, quotas, training) VALUES (:name, :created_at, :quotas, :training)"
@@ -218,7 +273,7 @@ class Metadata:
     def set_quotas(self, name: str, quotas: Mapping[str, Any], *, by: By = HERE) -> None:
         """Replace a tenant's quotas. Raises `NotFound`."""
         change = "UPDATE tenants SET quotas = :quotas WHERE name = :name RETURNING name"
-        with self._transaction(writing=True) as run:
+        with self.transaction(writing=True) as run:
             if not run(change, {"name": name, "quotas": json.dumps(dict(quotas), sort_keys=True)}):
                 raise _no_tenant(name)
             _note(run, [AuditLine(by, "tenant.quota", name)])
@@ -226,14 +281,14 @@ class Metadata:
     def set_training(self, name: str, training: str, *, by: By = HERE) -> None:
         """Set what may learn from a tenant's verdicts, one of `TRAINING`. Raises `NotFound`, `WrongUsage`."""
         change = "UPDATE tenants SET training = :training WHERE name = :name RETURNING name"
-        with self._transaction(writing=True) as run:
+        with self.transaction(writing=True) as run:
             if not run(change, {"name": name, "training": _checked_training(training)}):
                 raise _no_tenant(name)
             _note(run, [AuditLine(by, f"tenant.training.{training}", name)])
 
     def tenants(self) -> list[Tenant]:
         """All tenants, ordered by name."""
-        with self._transaction() as run:
+        with self.transaction() as run:
             rows = run("SELECT name, created_at, quotas, training FROM tenants ORDER BY name", {})
         return [Tenant(name, datetime.fromisoformat(at), json.loads(quotas), training) for name, at, quotas, training in rows]
 
@@ -271,7 +326,7 @@ class Metadata:
             "readers": None if bound is None else json.dumps(bound, ensure_ascii=False),
             "voter": voter,
         }
-        with self._transaction(writing=True) as run:
+        with self.transaction(writing=True) as run:
             # Both updates change nothing, but lock rows in PostgreSQL: keys created at once are counted, and a key that was
             # revoked since its holder was looked up creates none.
             if not run("UPDATE tenants SET name = name WHERE name = :tenant RETURNING name", {"tenant": tenant}):
@@ -299,7 +354,7 @@ class Metadata:
         """All keys (of a tenant), oldest first, including revoked ones."""
         columns = "SELECT id, tenant, scopes, label, created_at, revoked_at, last_used_at, readers FROM api_keys"
         where = "" if tenant is None else " WHERE tenant = :tenant"
-        with self._transaction() as run:
+        with self.transaction() as run:
             rows = run(f"{columns}{where} ORDER BY created_at, id", {} if tenant is None else {"tenant": tenant})
         return [
             ApiKey(
@@ -320,14 +375,14 @@ class Metadata:
         own = "" if tenant is None else " AND tenant = :tenant"
         change = f"UPDATE api_keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id{own} RETURNING tenant"
         values = {"id": key_id, "now": _text(_now())} | ({} if tenant is None else {"tenant": tenant})
-        with self._transaction(writing=True) as run:
+        with self.transaction(writing=True) as run:
             if not (changed := run(change, values)):
                 raise NotFound(f"There is no key {key_id}.", hint="A key's id is between the underscores of its text.")
             _note(run, [AuditLine(by, "key.revoke", f"{changed[0][0]}/{key_id}")])
 
     def note(self, lines: Iterable[AuditLine]) -> None:
         """Buffer audit lines until they are in the audit table; they are on disk when this returns."""
-        with self._transaction(writing=True) as run:
+        with self.transaction(writing=True) as run:
             _note(run, lines)
 
     def claim(self) -> tuple[str, list[dict[str, str]]] | None:
@@ -335,7 +390,7 @@ class Metadata:
 
         A batch claimed but not dropped is returned again, with the same name and lines.
         """
-        with self._transaction(writing=True) as run:
+        with self.transaction(writing=True) as run:
             claimed = run("SELECT batch FROM audit_pending WHERE batch IS NOT NULL ORDER BY batch LIMIT 1", {})
             name = claimed[0][0] if claimed else secrets.token_hex(8)
             if not claimed:
@@ -346,7 +401,7 @@ class Metadata:
 
     def drop_batch(self, batch: str) -> None:
         """Delete a batch that is in the audit table."""
-        with self._transaction(writing=True) as run:
+        with self.transaction(writing=True) as run:
             run("DELETE FROM audit_pending WHERE batch = :batch", {"batch": batch})
 
     def holder_of(self, key: str) -> KeyHolder | None:
@@ -356,7 +411,7 @@ class Metadata:
         """
         match = _KEY.fullmatch(key)
         key_id, secret = match.groups() if match else ("", "")
-        with self._transaction() as run:
+        with self.transaction() as run:
             rows = run(
                 "SELECT api_keys.tenant, scopes, hash, revoked_at, quotas, readers, voter FROM api_keys"
                 " JOIN tenants ON tenants.name = api_keys.tenant WHERE id = :id",
@@ -376,11 +431,12 @@ class Metadata:
             return
         self._used[key_id] = now
         # The request is valid even if its time cannot be recorded now.
-        with contextlib.suppress(HeadraceError), self._transaction(writing=True) as run:
+        with contextlib.suppress(HeadraceError), self.transaction(writing=True) as run:
             run("UPDATE api_keys SET last_used_at = :now WHERE id = :id", {"id": key_id, "now": _text(_now())})
 
     @contextlib.contextmanager
-    def _transaction(self, *, writing: bool = False) -> Iterator[_Run]:
+    def transaction(self, *, writing: bool = False) -> Iterator[Statements]:
+        """Statements in one transaction, rolled back if the block raises; other threads wait for it."""
         with self._lock:
             if not self._migrated:
                 self._migrate()
@@ -407,16 +463,22 @@ class Metadata:
                 run("INSERT INTO migrations (version, applied_at) VALUES (:version, :now)", row)
 
 
-class _Run(Protocol):
-    """Runs one statement with `:name` parameters and returns its rows."""
+class Statements(Protocol):
+    """Runs statements with `:name` parameters, in one transaction."""
 
-    def __call__(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]: ...
+    def __call__(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows."""
+        ...
+
+    def many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run one statement for each of these values."""
+        ...
 
 
 class _Database(Protocol):
     """The interface of the two databases."""
 
-    def transaction(self, *, writing: bool = False, alone: bool = False) -> contextlib.AbstractContextManager[_Run]:
+    def transaction(self, *, writing: bool = False, alone: bool = False) -> contextlib.AbstractContextManager[Statements]:
         """A transaction, committed unless the block raises. Transactions with `alone` run one at a time."""
         ...
 
@@ -424,20 +486,20 @@ class _Database(Protocol):
 
 
 class _SQLite:
-    """An SQLite file in the home, mode 0600."""
+    """An SQLite file in the home, mode 0600, or a database in memory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
 
     @contextlib.contextmanager
-    def transaction(self, *, writing: bool = False, alone: bool = False) -> Iterator[_Run]:
+    def transaction(self, *, writing: bool = False, alone: bool = False) -> Iterator[Statements]:
         with self._faults():
             connection = self._connect()
             # SQLite fails at once, without waiting, when a transaction that has read wants to write beside another writer.
             connection.execute("BEGIN IMMEDIATE" if writing or alone else "BEGIN")
         try:
-            yield self._run
+            yield self
             with self._faults():
                 connection.execute("COMMIT")
         except BaseException:
@@ -450,15 +512,23 @@ class _SQLite:
             self._connection.close()
             self._connection = None
 
-    def _run(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def __call__(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         with self._faults():
             return self._connect().execute(statement, dict(values)).fetchall()
 
+    def many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        with self._faults():
+            self._connect().executemany(statement, rows)
+
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            connection = sqlite3.connect(self._path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+            if self._path is not None:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with _CREATING:
+                    # Closing a file releases the locks of all connections of this process: never open one that exists.
+                    if not self._path.exists():
+                        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            connection = sqlite3.connect(self._path or ":memory:", timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
             try:
                 end = time.monotonic() + _WAIT_S
                 while True:
@@ -472,6 +542,7 @@ class _SQLite:
                         time.sleep(0.02)
                 connection.execute("PRAGMA synchronous = FULL")  # a key handed out must survive a power loss
                 connection.execute("PRAGMA foreign_keys = ON")
+                connection.execute("PRAGMA secure_delete = ON")  # what was forgotten leaves no trace in the file
             except BaseException:
                 connection.close()
                 raise
@@ -510,14 +581,14 @@ class _PostgreSQL:
         self._connection: psycopg.Connection | None = None
 
     @contextlib.contextmanager
-    def transaction(self, *, writing: bool = False, alone: bool = False) -> Iterator[_Run]:
+    def transaction(self, *, writing: bool = False, alone: bool = False) -> Iterator[Statements]:
         with self._faults():
             self._begin()
         try:
             if alone:
-                self._run(f"SELECT pg_advisory_xact_lock({_LOCK})", {})
-            yield self._run
-            self._run("COMMIT", {})
+                self(f"SELECT pg_advisory_xact_lock({_LOCK})", {})
+            yield self
+            self("COMMIT", {})
         except BaseException:
             if self._connection is not None:
                 with contextlib.suppress(Exception):
@@ -540,10 +611,14 @@ class _PostgreSQL:
             self.close()  # e.g. the server was restarted since the last use
             self._connect().execute("BEGIN")
 
-    def _run(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def __call__(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         with self._faults():
-            cursor = self._connect().execute(re.sub(r":(\w+)", r"%(\1)s", statement).encode(), values or None)
+            cursor = self._connect().execute(_named(statement), values or None)
             return cursor.fetchall() if cursor.description else []
+
+    def many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        with self._faults(), self._connect().cursor() as cursor:
+            cursor.executemany(_named(statement), rows)
 
     def _connect(self) -> psycopg.Connection:
         if self._connection is None:
@@ -606,6 +681,11 @@ class _PostgreSQL:
         return f"{known.get('dbname', 'postgres')} at {known.get('host', 'localhost')}:{known.get('port', 5432)}"
 
 
+def _named(statement: str) -> bytes:
+    """The statement with parameters and the order by bytes as PostgreSQL writes them."""
+    return re.sub(r":(\w+)", r"%(\1)s", statement).replace("COLLATE BINARY", 'COLLATE "C"').encode()
+
+
 def _psycopg() -> Any:
     try:
         import psycopg
@@ -618,7 +698,7 @@ def _psycopg() -> Any:
     return psycopg
 
 
-def _note(run: _Run, lines: Iterable[AuditLine]) -> None:
+def _note(run: Statements, lines: Iterable[AuditLine]) -> None:
     for line in lines:
         row = {"id": secrets.token_hex(8), "at": _text(line.at), "line": json.dumps(line.as_dict())}
         run("INSERT INTO audit_pending (id, at, line) VALUES (:id, :at, :line)", row)

@@ -184,7 +184,7 @@ def test_keys_open_what_they_opened_and_waiting_lines_of_the_audit_are_written(o
         assert (caller.tenant, caller.scopes) == (TENANT, ("read", "write"))
         assert metadata.holder_of(old.told["revoked"]) is None
         assert [(one.label, one.revoked_at is None) for one in metadata.keys(TENANT)] == [("reader", True), ("", False)]
-        old.runner.run(audit, metadata=metadata)
+        old.runner.run(audit)
     actions = sorted(row["action"] for row in old.rows(AUDIT))
     assert actions == ["key.create", "key.create", "key.revoke", "tenant.add"]
 

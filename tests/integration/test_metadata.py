@@ -451,3 +451,19 @@ def test_settings_name_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "url": "postgresql://u:hidden@db.example.net/headrace",
         "db_schema": "headrace",
     }
+
+
+def test_a_second_connection_of_a_process_does_not_release_the_locks_of_the_first(tmp_path: Path) -> None:
+    file = tmp_path / "metadata.db"
+    first, second = (Metadata(endpoints_of(MetadataEndpoint(file=file))) for _ in range(2))
+    first.add_tenant("acme")
+    assert [tenant.name for tenant in second.tenants()] == ["acme"]
+
+    def counted() -> int:
+        """By another process, which by the locks is the last to close the file or is not: the last one removes the log."""
+        script = f"import sqlite3; print(sqlite3.connect({str(file)!r}).execute('SELECT count(*) FROM tenants').fetchone()[0])"
+        return int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60).stdout)
+
+    assert counted() == 1
+    first.add_tenant("apex")
+    assert counted() == 2

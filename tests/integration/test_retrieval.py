@@ -121,7 +121,7 @@ def test_readers_change_without_a_new_embedding_and_a_deleted_chunk_stays_away(v
     vectors.describe(dict.fromkeys(["one", "two", "three"], Description(("o'brien", "it"))))
     assert seen(vectors, "acme", "hr") == set()
     assert seen(vectors, "acme", "it") == seen(vectors, "acme", "o'brien") == {"a", "b"}
-    vectors.delete("one")
+    vectors.delete({"one": ""})
     vectors.describe(dict.fromkeys(["one", "two"], Description()))
     assert seen(vectors, "acme") == {"b"}
     assert vectors.indexed().select(["chunk_id", "readers"]).to_pylist() == [{"chunk_id": "b", "readers": []}]
@@ -167,7 +167,7 @@ def test_the_same_text_under_several_names_is_one_hit_with_the_sources_that_one_
     assert found[next(iter(found))] == ["a.md", "b.md", "c.md"]
     assert (len(found[two]), found[three]) == (21, ["last.md"]), "the hit's own, and twenty more"
     assert next(iter(sources(vectors, "hr", most=1).values())) == ["a.md", "b.md", "c.md", "hr.md"]
-    vectors.delete("acme/a.md")
+    vectors.delete({"acme/a.md": ""})
     vectors.describe({"acme/b.md": Description(("hr",))})
     assert next(iter(sources(vectors).values())) == ["c.md"]
     assert next(iter(sources(vectors, "hr").values())) == ["b.md", "c.md", "hr.md"]
@@ -358,7 +358,7 @@ def test_a_passage_that_is_purged_is_in_no_file_of_the_index(
         return [path for path in (tmp_path / "index").rglob("*") if path.is_file() and b"zanzibarquux" in path.read_bytes()]
 
     assert holding() != []
-    vectors.delete("secret")
+    vectors.delete({"secret": ""})
     assert VectorPurger(CHUNKS, vectors._endpoints, METER).purge() == 40
     assert holding() == []
     held = VectorReader(CHUNKS, vectors._endpoints, METER)

@@ -94,6 +94,7 @@ def test_a_pid_that_somebody_else_got_meanwhile_does_not_keep_a_run_alive(tmp_pa
         pass
     (path,) = (tmp_path / "runs").glob("*.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "state": "running", "pid": os.getpid(), "process_started": 1.0}))
+    (path.parent / "running" / path.stem).touch()
     with recorded("search", tmp_path):
         pass
     assert journal_of(tmp_path, None, command="index")["state"] == "died"

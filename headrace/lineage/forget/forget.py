@@ -25,7 +25,7 @@ from headrace.errors import LostRace, NotFound
 from headrace.ingest.land import land
 from headrace.ingest.trim import trim
 from headrace.lineage.forget.datasets import find_examples, strike_examples
-from headrace.lineage.forget.index import drop_kv, find_stored, still_indexed, strike_stored
+from headrace.lineage.forget.index import drop_copies, drop_kv, find_stored, still_indexed, strike_stored
 from headrace.lineage.forget.journal import Journal, close, newest_proof, note, open_journal
 from headrace.lineage.forget.remains import find_learned, find_named, in_head, kept_sources, remains, withdraw
 from headrace.lineage.forget.rows import find_document, find_user, purge, strike_document, strike_user, suppress, unread
@@ -70,6 +70,8 @@ def forget(runner: Runner, subject: Subject, *, who: str, embedded: bool = False
             break
     else:
         raise LostRace(f"New data about {subject} keeps arriving.", hint="Stop its source and run the command again.")
+    if subject.kind != USER:
+        runner.run(drop_copies)
     if embedded:
         runner.run(trim, keep_s=0.0)
     proof = _proof(runner, subject, journal, who=who, purged=purged, embedded=embedded)

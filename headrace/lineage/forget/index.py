@@ -6,13 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from typing import Annotated
 
-from headrace.catalog import CHUNKS, DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS, INDEXES, KV_CACHE
+from headrace.catalog import CHUNK_ROWS, CHUNKS, DOCUMENT_EVENT_ROWS, DOCUMENT_ROWS, DOCUMENTS, INDEXES, KV_CACHE
 from headrace.core.stage import stage
+from headrace.documents.lookup import ChunkLookup, DocumentLookup, SeenEvents
 from headrace.documents.names import object_key
 from headrace.documents.versions import newest_versions
 from headrace.lineage.forget.journal import REMOVED, Journal
 from headrace.lineage.forget.subject import Subject
 from headrace.models.kv.blocks import BlockInfo, BlockWriter
+from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.tables.handles import TableReader, quoted
 from headrace.storage.vectors.generations import IndexReader
@@ -66,8 +68,20 @@ def strike_stored(
         sources.delete(key)
     for generation in range(1, max(1, indexes.state()[0].newest) + 1):
         made = vectors.for_generation(generation)
-        made.delete(subject.document_id)
+        made.delete({subject.document_id: ""})
         made.purge()
+
+
+@stage("Drops what the metadata store has copied from the tables of a document.")
+def drop_copies(
+    events: Annotated[TableReader, DOCUMENT_EVENT_ROWS],
+    documents: Annotated[TableReader, DOCUMENT_ROWS],
+    chunks: Annotated[TableReader, CHUNK_ROWS],
+    metadata: Metadata,
+) -> None:
+    """Copy the tables anew, which have lost rows: the older copies go. Other hosts' stores do so with their next command."""
+    for copy in (SeenEvents(metadata, events), DocumentLookup(metadata, documents), ChunkLookup(metadata, chunks)):
+        copy.follow()
 
 
 @stage("Drops a tenant's KV cache: a block covers a whole prompt, so it may contain anyone's words.")

@@ -44,10 +44,12 @@ class TableFormat(Protocol):
     """A table backend for one store; the handles below add schema and defaults."""
 
     def scan(
-        self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None
+        self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None, since: str | None
     ) -> Iterator[pa.RecordBatch]: ...
 
     def snapshot(self) -> int | None: ...
+
+    def revision(self) -> str | None: ...
 
     def count(self) -> int: ...
 
@@ -91,13 +93,16 @@ class TableReader:
         where: str | BooleanExpression = _EVERYTHING,
         *,
         snapshot: int | None = None,
+        since: str | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Stream the rows as record batches in the store's schema; none if the table does not exist yet.
 
-        `snapshot` reads the table as of that snapshot. Memory use is a few batches.
+        `snapshot` reads the table as of that snapshot. With `since`, a `revision` of the past, these are the rows committed after
+        it, at the cost of those; rows committed before it are among them where maintenance has moved them since, and all rows
+        are where some were removed. Memory use is a few batches.
         """
         wanted = self._schema(columns)
-        for batch in self.format.scan(columns, parsed(where), snapshot):
+        for batch in self.format.scan(columns, parsed(where), snapshot, since):
             if batch.num_rows:
                 yield _as(batch, wanted)
 
@@ -107,13 +112,22 @@ class TableReader:
         where: str | BooleanExpression = _EVERYTHING,
         *,
         snapshot: int | None = None,
+        since: str | None = None,
     ) -> pa.Table:
         """The rows of `scan` as an in-memory table."""
-        return pa.Table.from_batches(list(self.scan(columns, where, snapshot=snapshot)), self._schema(columns))
+        return pa.Table.from_batches(list(self.scan(columns, where, snapshot=snapshot, since=since)), self._schema(columns))
 
     def snapshot(self) -> int | None:
         """Id of the newest snapshot, or `None` if there is none."""
         return self.format.snapshot()
+
+    def revision(self) -> str | None:
+        """The state of the table's rows, `IDENTITY/NUMBER`, to pass as `since` later; `None` if there are none.
+
+        The number grows with each commit. The identity is another one for a table that was made anew, or from which rows were
+        removed.
+        """
+        return self.format.revision()
 
     def count(self) -> int:
         """Number of rows, from metadata alone."""

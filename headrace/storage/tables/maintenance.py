@@ -6,6 +6,9 @@ from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
+REMOVALS = "removals"
+"""The snapshot property that counts how often rows were removed or replaced (`rewrite`)."""
+
 RetainedSnapshots = Callable[[], Set[int]]
 """Returns the snapshots that must be kept regardless of age."""
 

@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.catalog import CHUNKS, DIMENSIONS, Store
 from headrace.errors import NothingIndexed, StorageFull, Unavailable
@@ -39,7 +40,10 @@ _EXACT_ROWS = 20_000
 _KEY = "chunk_id"
 _PRIMARY_KEY = b"lance-schema:unenforced-primary-key:position"
 _FILTERED = ("readers", "labels", "changed_s", "text_id")  # columns with an index of their values
+_KEYS = (_KEY, "document_id")  # columns with an index by which rows are looked up
 _DOCUMENTS_AT_ONCE = 200  # per filter
+_NAMED_AT_ONCE = 1_000  # documents in one condition
+_MANY_DOCUMENTS = 20_000  # from here on, all rows are read and filtered
 _ROWS_AT_ONCE = 4096  # of an older index, in memory
 # Maintenance is due with this many unindexed rows (and this share of all), small fragments, or old versions.
 _UNINDEXED_ROWS, _UNINDEXED_SHARE = 500, 0.05
@@ -84,6 +88,19 @@ class VectorReader(Metered):
         with self._faults():  # reads storage
             return f"g{self.generation}.{table.version}"
 
+    @property
+    def name(self) -> str:
+        """Where the table of this generation is, and what it is called."""
+        return f"{self._uri}/{self._shared_table.name}"
+
+    def table_version(self) -> int:
+        """The version of the table, which grows with each write; 0 without an index."""
+        table = self._open()
+        if table is None:
+            return 0
+        with self._faults():
+            return int(table.version)
+
     def count(self, where: str | None = None) -> int:
         """Rows that match an SQL filter."""
         table = self._open()
@@ -108,13 +125,19 @@ class VectorReader(Metered):
         """
         columns = [_KEY, "document_id", "version", "tenant", "uri", "readers", "description_id"]
         table = self._open()
-        if table is None:
+        if table is None or (documents is not None and not documents):
             return pa.schema([self.store.columns.field(name) for name in columns]).empty_table()
         with self._faults(), self._moves(Direction.READ):
-            query = table.search().select([name for name in columns if name in table.schema.names])
-            if documents is not None:
-                query = query.where(_among(documents))
-            rows = query.limit(None).to_arrow()
+            query = table.search().select([name for name in columns if name in table.schema.names]).limit(None)
+            if documents is None:
+                rows = query.to_arrow()
+            elif len(documents) > _MANY_DOCUMENTS:
+                rows = query.to_arrow()
+                rows = rows.filter(pc.is_in(rows["document_id"], pa.array(documents, pa.string())))
+            else:
+                names = sorted(documents)
+                some = (names[start : start + _NAMED_AT_ONCE] for start in range(0, len(names), _NAMED_AT_ONCE))
+                rows = pa.concat_tables([query.where(_among(part)).to_arrow() for part in some])
         pairs = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
         named = pa.array([readers_of(tenant, labels) for tenant, labels in pairs], LABELS)
         rows = rows.set_column(rows.schema.get_field_index("readers"), "readers", named)
@@ -125,8 +148,11 @@ class VectorReader(Metered):
     def embeddings(self, documents: Collection[str]) -> pa.Table:
         """Texts and embeddings of some documents: columns tenant, text, embedding."""
         table = self._open()
+        names = ["tenant", "text", "embedding"]
+        if table is None:
+            return pa.schema([self.store.columns.field(name) for name in names]).empty_table()
         with self._faults(), self._moves(Direction.READ):
-            return table.search().where(_among(documents)).select(["tenant", "text", "embedding"]).limit(None).to_arrow()
+            return table.search().where(_among(documents)).select(names).limit(None).to_arrow()
 
     def dense(
         self,
@@ -274,16 +300,20 @@ class VectorWriter(VectorReader):
                 # Update only: a row deleted meanwhile must not come back.
                 table.merge_insert(_KEY).when_matched_update_all().execute(rows)
 
-    def delete(self, document_id: str, *, but_version: str = "") -> None:
-        """Delete a document's chunks, except those of `but_version`, if given."""
+    def delete(self, documents: Mapping[str, str]) -> None:
+        """Delete the chunks of some documents, by id, except those of the version named, if any: one version of the table."""
         table = self._open()
         if table is None:
             return
-        where = f"document_id = {quoted(document_id)}"
-        if but_version:
-            where += f" AND version <> {quoted(but_version)}"
-        with self._faults(), self._moves(Direction.WRITE):
-            table.delete(where)
+        names = sorted(documents)
+        for start in range(0, len(names), _NAMED_AT_ONCE):
+            some = names[start : start + _NAMED_AT_ONCE]
+            where = _among(some)
+            if kept := [name for name in some if documents[name]]:
+                pairs = (f"(document_id = {quoted(name)} AND version = {quoted(documents[name])})" for name in kept)
+                where += f" AND NOT ({' OR '.join(pairs)})"
+            with self._faults(), self._moves(Direction.WRITE):
+                table.delete(where)
 
     def build(self, width: int = DIMENSIONS) -> str:
         """Create missing indices (for embeddings above 20,000 rows) and run maintenance if due; returns the version.
@@ -299,6 +329,9 @@ class VectorWriter(VectorReader):
             if not {f"{column}_idx" for column in _FILTERED} <= before:
                 self._complete(table)
             for column in _FILTERED:
+                if f"{column}_idx" not in before:
+                    table.create_index(column, config=configs[column])
+            for column in _KEYS:
                 if f"{column}_idx" not in before:
                     table.create_index(column, config=configs[column])
             if "embedding_idx" not in before and table.count_rows() > _EXACT_ROWS:
@@ -386,6 +419,8 @@ def index_configs() -> dict[str, Any]:
         "labels": LabelList(),
         "changed_s": BTree(),
         "text_id": BTree(),
+        _KEY: BTree(),
+        "document_id": BTree(),
         "embedding": IvfRq(distance_type="cosine"),
     }
 

@@ -177,7 +177,7 @@ class VectorTable:
 
     async def _snapshot_of(self, version: int) -> Snapshot:
         if self._snapshots is None:
-            import lancedb
+            from headrace.storage.vectors.lance import lancedb
 
             self._snapshots = await lancedb.connect_async(self._uri, storage_options=self._options, session=self._session)
         table = await self._snapshots.open_table(self.name, version=version)
@@ -186,7 +186,7 @@ class VectorTable:
 
     def _database(self) -> Any:
         # Imported here because it takes a second and most commands never use the index.
-        import lancedb
+        from headrace.storage.vectors.lance import lancedb  # isort: skip  # first
 
         from headrace.storage.vectors import io as lance_io  # noqa: F401  # counts what is opened after it
 

@@ -26,7 +26,7 @@ from headrace.storage.tables.iceberg.compaction import Replacement, batches
 from headrace.storage.tables.iceberg.core import IcebergCore
 from headrace.storage.tables.iceberg.maintenance import IcebergMaintenance
 from headrace.storage.tables.iceberg.orphans import ReachableFiles, StoredObject, TableFolder, orphan_fence, require_kept
-from headrace.storage.tables.maintenance import Purged
+from headrace.storage.tables.maintenance import REMOVALS, Purged
 
 Hit = Callable[[pa.RecordBatch], pa.BooleanArray]
 """Selects rows, given some of their columns."""
@@ -146,10 +146,10 @@ class IcebergRewrite:
             require_kept(now, rewriting.added, seen, fence_now, self._table.store, self._table.meter)
             rewriting.stage(transaction, now, properties)
 
-        def no_properties(_now: Table, _standing: Any) -> dict[str, Any]:
-            return {}
+        def counted(_now: Table, properties: Mapping[str, Any]) -> dict[str, Any]:
+            return {REMOVALS: properties.get(REMOVALS, 0) + 1}
 
-        self._table.commit(table, stage, no_properties, {}, tries=100)
+        self._table.commit(table, stage, counted, {}, tries=100)
 
 
 class _Rewriting(Replacement):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import FileScanTask, Table
@@ -105,3 +105,29 @@ class RecentFiles:
             for key in [key for key in self._rows if key[0] not in named]:  # merged away, or forgotten
                 self._bytes -= sum(batch.nbytes for batch in self._rows.pop(key))
         return files
+
+
+def files_since(table: Table, number: int) -> list[DataFile] | None:
+    """The newest snapshot's files committed after a sequence number; reads no manifest that was written before.
+
+    `None` if another tool's delete files have to be applied.
+    """
+    snapshot = table.current_snapshot()
+    manifests = snapshot.manifests(table.io) if snapshot else []
+    if any(manifest.content != ManifestContent.DATA for manifest in manifests):
+        return None
+    return [
+        entry.data_file
+        for manifest in manifests
+        if (manifest.sequence_number or 0) > number
+        for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+        if (entry.sequence_number or 0) > number
+    ]
+
+
+def scan_files(
+    table: Table, columns: tuple[str, ...], where: BooleanExpression, files: Sequence[DataFile]
+) -> Iterator[pa.RecordBatch]:
+    """The rows of some files that match."""
+    projected = table.scan(selected_fields=columns).projection()
+    return ArrowScan(table.metadata, table.io, projected, where).to_record_batches([FileScanTask(file) for file in files])

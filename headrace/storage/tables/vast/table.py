@@ -34,7 +34,7 @@ from headrace.settings import Maintenance
 from headrace.storage.endpoints import Endpoints, VastEndpoint
 from headrace.storage.ledger import Direction
 from headrace.storage.meter import Meter
-from headrace.storage.tables.maintenance import MaintenanceReport, Purged, RetainedSnapshots
+from headrace.storage.tables.maintenance import REMOVALS, MaintenanceReport, Purged, RetainedSnapshots
 from headrace.storage.tables.predicate import split
 from headrace.storage.tables.vast import oversized as wide
 from headrace.storage.tables.vast.columns import askable, filtered, naive, requests_of, same, sdk_condition, stored
@@ -117,7 +117,9 @@ class VastTable:
         self._metadata: dict[str, TableMetadata] = {}
         self._made = False
 
-    def scan(self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None) -> Iterator[pa.RecordBatch]:
+    def scan(
+        self, columns: tuple[str, ...], where: str | BooleanExpression, snapshot: int | None, since: str | None
+    ) -> Iterator[pa.RecordBatch]:
         """Stream the rows up to a version (the newest if `None`) in their stored types; none if there is no table."""
         names = tuple(self.store.columns.names) if columns == ("*",) else columns
         with self._faults(), self._transaction() as transaction:
@@ -131,6 +133,8 @@ class VastTable:
             wanted = split(where, self.store.columns, functools.partial(askable, stored=stored, wide=head.wide > 0))
             read = dict.fromkeys(name for name in (*names, *wanted.columns) if name in stored.names)
             conditions = [rows[_VERSION] <= (head.version if snapshot is None else snapshot)]
+            if snapshot is None and since is not None and (number := self._number(head, since)):
+                conditions.append(rows[_VERSION] > number)
             for terms in wanted.pushed_down:
                 conditions.append(functools.reduce(operator.or_, (sdk_condition(rows, term) for term in terms)))
             query = [*read, *([wide.WIDE] if head.wide else [])] or [_VERSION]
@@ -145,6 +149,20 @@ class VastTable:
         """The newest version, or `None` if there is none."""
         head = self._newest()
         return head.version if head and head.version else None
+
+    def revision(self) -> str | None:
+        """The table's name and number of removals, and its newest version."""
+        head = self._newest()
+        return f"{self._identity(head)}/{head.version}" if head and head.version else None
+
+    def _identity(self, head: _Head) -> str:
+        where = self._endpoint
+        return f"{where.bucket}/{where.db_schema}/{self.store.table}.{head.properties.get(REMOVALS, 0)}"
+
+    def _number(self, head: _Head, since: str) -> int:
+        """The version in a revision; 0 if it is not one of this table's past, so that all rows are newer."""
+        identity, _, number = since.rpartition("/")
+        return int(number) if identity == self._identity(head) and int(number) <= head.version else 0
 
     def count(self) -> int:
         """Number of rows, from the head alone."""
@@ -246,7 +264,8 @@ class VastTable:
             return 0
         new, pieces = wide.cut(self._changed(meant, change, stored)) if change else (None, None)
         brought = pc.count_distinct(pieces["cell"]).as_py() if pieces is not None else 0
-        lock = head.after(0 if change else -count, brought - len(cells), {}).as_batch()
+        removals = {REMOVALS: head.properties.get(REMOVALS, 0) + 1}
+        lock = head.after(0 if change else -count, brought - len(cells), removals).as_batch()
         with self._counted(Direction.WRITE, lock.nbytes):
             tables["head"].update(lock.add_column(0, pa.field(_ROW_ID, pa.uint64()), pa.array([head.row], pa.uint64())))
         current = self._committed_head()
@@ -257,7 +276,7 @@ class VastTable:
             old_pieces = self._rows(tables["pieces"], ["cell"], tables["pieces"]["cell"].isin(cells), row_id=True)
             self._delete(tables["pieces"], [row[_ROW_ID] for row in old_pieces])
         after = {"rows": new, "pieces": pieces and _with_version(pieces, head.version + 1)}
-        for role, data in {**after, "commits": _Head.as_commit(head.after(0, 0, {}), uuid.uuid4().hex)}.items():
+        for role, data in {**after, "commits": _Head.as_commit(head.after(0, 0, removals), uuid.uuid4().hex)}.items():
             for request in requests_of(data) if data is not None else ():
                 with self._counted(Direction.WRITE, request.nbytes):
                     tables[role].insert(request)
