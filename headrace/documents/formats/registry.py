@@ -78,7 +78,7 @@ FORMATS: dict[str, DocumentFormat] = {
     "word": DocumentFormat(
         "Word document",
         _OFFICE + "wordprocessingml.document",
-        ".html:write_word",
+        ".word:write_word",
         (".docx", ".docm", ".dotx", ".dotm"),
         office_parts=("word",),
     ),
