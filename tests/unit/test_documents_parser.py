@@ -372,7 +372,7 @@ def test_slides_have_their_numbers_tables_charts_and_notes(parser: Parser) -> No
         assert reason(strict, "a.pptx", out.getvalue()) == "it has 3 slides, more than the limit of 2"
 
 
-def test_sheets_have_their_names_and_only_values(parser: Parser) -> None:
+def test_sheets_have_their_names_and_run_no_formula(parser: Parser) -> None:
     book = openpyxl.Workbook()
     sheet = book.active
     sheet.title = "Q3"
@@ -385,7 +385,7 @@ def test_sheets_have_their_names_and_only_values(parser: Parser) -> None:
     parsed = parser.parse("flow.xlsx", out.getvalue())
     assert parsed.text == (
         "# Q3\n\nQuarterly flow\n\n| Gauge | Day | Open |\n|---|---|---|\n| Weir | 2024-01-02 | yes |\n| Total |  | 15.5 |\n\n"
-        "# Q4\n\na b"
+        "# Q4\n\n| a b | =WEBSERVICE(A1) |\n|---|---|"
     )
     assert parsed.parts == (DocumentPart(0, "sheet Q3"), DocumentPart(parsed.text.index("# Q4"), "sheet Q4"))
     assert parsed.title == "flow"
