@@ -233,7 +233,7 @@ DOCUMENT_ROWS = Store(
         _f("tenant", TEXT),
         _f("uri", TEXT),
         _f("status", TEXT),  # parsed | failed | deleted
-        _f("reason", TEXT),
+        _f("reason", TEXT),  # why it failed, or what of it is not in its text
         _f("media", TEXT),
         _f("title", TEXT),
         _f("text", TEXT),  # Markdown

@@ -46,7 +46,10 @@ _Versions = dict[str, int]  # version → its bytes
 
 @dataclass(frozen=True)
 class Document:
-    """A document's newest version; `status` is put, parsed, indexed, failed (then `reason` says why) or deleting."""
+    """A document's newest version; `status` is put, parsed, indexed, failed or deleting.
+
+    `reason` says why it failed, or what of it is not in its text.
+    """
 
     tenant: str
     uri: str

@@ -373,7 +373,10 @@ _INSIDE = re.compile(rf"((?:retrieval|re-ranker's) order is kept): .*?(?=; {NOTE
 
 
 class DocumentResponse(ApiResponse):
-    """A document's newest version; `status` is put, parsed, indexed, failed (then `reason` says why) or deleting."""
+    """A document's newest version; `status` is put, parsed, indexed, failed or deleting.
+
+    `reason` says why it failed, or what of it is not in its text.
+    """
 
     object: Literal["document"] = "document"
     uri: str

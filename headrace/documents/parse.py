@@ -34,7 +34,7 @@ log = logging.getLogger("headrace.index")
 
 @dataclass(frozen=True)
 class Failure:
-    """A document without text, and why."""
+    """A document without text or without some of it, and why."""
 
     uri: str
     reason: str
@@ -42,12 +42,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class ParsedDocuments:
-    """How many documents were parsed and deleted, which could not be read, and how many events are left for another pass."""
+    """How many documents were parsed and deleted, which could not be read, and how many events are left for another pass.
+
+    `incomplete` are parsed documents that have more than their text, such as scanned pages.
+    """
 
     parsed: int
     deleted: int
     failed: tuple[Failure, ...]
     left: int = 0
+    incomplete: tuple[Failure, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -56,8 +60,13 @@ class ParsedDocuments:
 
     def __add__(self, other: ParsedDocuments) -> ParsedDocuments:
         """What two passes did together."""
-        failed = self.failed + other.failed
-        return ParsedDocuments(self.parsed + other.parsed, self.deleted + other.deleted, failed, self.left + other.left)
+        return ParsedDocuments(
+            self.parsed + other.parsed,
+            self.deleted + other.deleted,
+            self.failed + other.failed,
+            self.left + other.left,
+            self.incomplete + other.incomplete,
+        )
 
 
 @stage("Parses each announced document into text, or records why it has none.", phase=AHEAD)
@@ -92,6 +101,7 @@ def parse(
     done: list[dict[str, Any]] = []
     counts = {"parsed": 0, "deleted": 0}
     failed: list[Failure] = []
+    incomplete: list[Failure] = []
     turns = turns or Turns()
     started = time.monotonic()
     newest = _newest(DocumentLookup(metadata, documents), new)
@@ -142,10 +152,13 @@ def parse(
                 failed.append(Failure(row["uri"], row["reason"]))
             else:
                 counts[row["status"]] += 1
+                if row["reason"]:
+                    incomplete.append(Failure(row["uri"], row["reason"]))
             if len(done) >= _COMMIT_ROWS or sum(len(d["text"]) for d in done) > _COMMIT_CHARS:
                 commit()
     commit()
-    return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed), sum(map(len, waiting.values())))
+    left = sum(map(len, waiting.values()))
+    return ParsedDocuments(counts["parsed"], counts["deleted"], tuple(failed), left, tuple(incomplete))
 
 
 def _whose_turn(waiting: Collection[str], ahead: Collection[str]) -> list[str]:
@@ -213,4 +226,5 @@ def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[s
         log.exception("%s could not be parsed", row["document_id"])
         return {**row, "status": "failed", "reason": f"it could not be parsed ({type(error).__name__})"}
     parts = [{"start": part.start, "place": part.place} for part in parsed.parts] or None
-    return {**row, "status": "parsed", "media": parsed.media, "title": parsed.title, "text": parsed.text, "parts": parts}
+    text = {"media": parsed.media, "title": parsed.title, "text": parsed.text, "parts": parts}
+    return {**row, "status": "parsed", "reason": parsed.note, **text}

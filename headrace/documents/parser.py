@@ -39,12 +39,13 @@ class DocumentPart:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A document's text in Markdown, its title, its media type and its pages, slides or sheets, if any."""
+    """A document's text in Markdown, its title, its media type, its pages, slides or sheets, and what its text lacks, if any."""
 
     text: str
     title: str
     media: str
     parts: tuple[DocumentPart, ...] = ()
+    note: str = ""
 
 
 class Parser:
@@ -83,7 +84,7 @@ class Parser:
         text, parts = _joined([(str(joined), str(place)) for joined, place in pieces])
         # The heading of a table is a sheet's name, which says less than the file's name.
         title = PurePosixPath(uri).stem if is_table(media) else _title(text, uri)
-        return Parsed(text, title, media, parts)
+        return Parsed(text, title, media, parts, str(answer.get("note") or "")[:300])
 
     def _request(self, uri: str, data: bytes) -> dict[str, Any]:
         """The child's answer for one file. Raises `_Killed`."""

@@ -165,6 +165,8 @@ def say_indexed(console: Console, done: Indexed) -> None:
     console.print(f"Indexed {' → '.join(parts)}{unchanged} in {done.seconds:.1f} s; index version {done.index.version}.")
     for failure in parsed.failed:
         console.print(Text(f"  not indexed: {printable(failure.uri)}: {printable(failure.reason)}"))
+    for partly in parsed.incomplete:
+        console.print(Text(f"  indexed in part: {printable(partly.uri)}: {printable(partly.reason)}"))
     for before in put.failed_before:
         console.print(Text(f"  still not indexed: {printable(before.uri)}: {printable(before.reason)}"))
     if put.failed_before:

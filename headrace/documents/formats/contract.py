@@ -76,6 +76,12 @@ class Output:
         self._most = most
         self._left = most
         self._parts: list[tuple[list[str], str]] = [([], "")]
+        self.notes: list[str] = []
+        """What is not in the text, one clause each."""
+
+    def note(self, clause: str) -> None:
+        """Say what of the file is not in its text, like a reason of `ParseRefused`."""
+        self.notes.append(clause)
 
     def begin_part(self, place: str) -> None:
         """Start a page, slide or sheet; `place` is its name."""

@@ -11,7 +11,6 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from ctypes import byref, c_float
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +19,9 @@ import pypdfium2.raw as raw
 from pdfplumber.table import Table as Grid
 from pdfplumber.table import cells_to_tables, edges_to_intersections, intersections_to_cells, merge_edges
 
+from headrace.documents.formats.columns import Box, TextLine, in_reading_order
 from headrace.documents.formats.contract import DocumentFile, Output, ParseRefused, clean, plain
+from headrace.documents.formats.form import FieldValue, filled_in, with_values
 from headrace.documents.formats.table import Table
 
 _HYPHEN = re.compile("[\x02\ufffe]\n?")  # PDFium's mark for a hyphen that only breaks a word at the end of a line
@@ -35,18 +36,10 @@ _EDGES = 600  # the time to find tables grows with their square
 _CELLS = 3_000
 _THIN = 3.0  # points; a thinner box is a line
 _CELL_CHARS = 2_000
-
-Box = tuple[float, float, float, float]
-
-
-@dataclass
-class _Line:
-    """A line of text; `size` is the height of its letters and `box` (left, top, right, bottom) in points, downwards."""
-
-    text: str
-    size: float
-    box: Box
-    rows: list[list[str]] = field(default_factory=list)
+_APART = 1.0  # of two pieces of a row, in heights of a line
+_NAMED = 12  # runs of pages in a note
+_STAMP = 60  # letters and digits, at most, that a program prints on a scanned page
+_COVERED = 0.5  # of a page, by its pictures, if it is a scanned one
 
 
 def write_pdf(file: DocumentFile, out: Output) -> None:
@@ -54,6 +47,7 @@ def write_pdf(file: DocumentFile, out: Output) -> None:
     limits = file.limits
     try:
         document = pdfium.PdfDocument(file.data)
+        document.init_forms()
     except pdfium.PdfiumError as error:
         if error.err_code in (raw.FPDF_ERR_PASSWORD, raw.FPDF_ERR_SECURITY):
             raise ParseRefused("it is encrypted and needs a password") from None
@@ -61,12 +55,15 @@ def write_pdf(file: DocumentFile, out: Output) -> None:
     count = len(document)
     if count > limits.document_pages:
         raise ParseRefused(f"it has {count:,} pages, more than the limit of {limits.document_pages:,}")
-    pages: list[list[_Line]] = []
+    pages: list[list[TextLine]] = []
     characters = 0
+    pictured: list[int] = []  # pages whose text is in a picture
     for number in range(count):
         try:
             page = document[number]
-            lines = list(_lines(page))
+            lines = list(_lines(page, document.formenv))
+            if _is_pictured(page, lines):
+                pictured.append(number + 1)
             page.close()
         except pdfium.PdfiumError:
             raise ParseRefused(f"page {number + 1} cannot be read") from None
@@ -78,52 +75,102 @@ def write_pdf(file: DocumentFile, out: Output) -> None:
     for number, lines in enumerate(pages, 1):
         out.begin_part(f"page {number}")
         _write(lines, levels, out)
-    if not characters:
+    only_pictured = all(number in pictured for number, lines in enumerate(pages, 1) if lines)
+    if not characters or (only_pictured and not any(c.isalpha() for lines in pages for line in lines for c in line.text)):
         raise ParseRefused("it has no text (scanned images?)")
+    if pictured:
+        out.note(f"{_numbered(pictured)} no text (scanned images?)")
 
 
-def _lines(page: Any) -> Iterator[_Line]:
-    """The lines of a page in the order of the file, each ruled table where its first line is."""
+def _numbered(pages: Sequence[int]) -> str:
+    """Pages with their verb: "page 3 has", "pages 2–5 and 7 have", the first ones if they are many."""
+    runs: list[list[int]] = []
+    for page in pages:
+        if runs and runs[-1][1] == page - 1:
+            runs[-1][1] = page
+        else:
+            runs.append([page, page])
+    named = [f"{first}" if first == last else f"{first}–{last}" for first, last in runs]
+    if len(named) > _NAMED:
+        named[_NAMED:] = [f"{sum(last - first + 1 for first, last in runs[_NAMED:])} more"]
+    listed = f"{', '.join(named[:-1])} and {named[-1]}" if len(named) > 1 else named[0]
+    return f"pages {listed} have" if len(pages) > 1 else f"page {listed} has"
+
+
+def _is_pictured(page: Any, lines: Sequence[TextLine]) -> bool:
+    """Whether a page shows something but has no text, or no more than is stamped on the pictures that cover it."""
+    letters = sum(c.isalnum() for line in lines for c in line.text)
+    if letters > _STAMP:
+        return False
+    if not letters:
+        return next(page.get_objects(max_depth=2), None) is not None
+    covered = 0.0
+    for picture in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=3):
+        left, bottom, right, top = picture.get_bounds()
+        covered += max(0.0, right - left) * max(0.0, top - bottom)
+    width, height = page.get_size()
+    return bool(covered >= _COVERED * width * height)
+
+
+def _lines(page: Any, form: Any) -> Iterator[TextLine]:
+    """The lines of a page in the order of the file, each ruled table where its first line is, with what is filled in."""
     text = page.get_textpage()
-    lines = list(_text_lines(text))
-    tables = list(_tables(page, text)) if lines else []
+    values = filled_in(page, form)
+    lines = list(in_reading_order(list(_text_lines(text))))
+    tables = list(_tables(page, text, values)) if lines else []
+    boxes = [box for box, _ in tables]
+    lines = with_values(lines, [value for value in values if not any(_is_inside(value.box, box) for box in boxes)])
     taken: set[int] = set()
     for line in lines:
-        x, y = (line.box[0] + line.box[2]) / 2, (line.box[1] + line.box[3]) / 2
-        inside = next((i for i, (box, _) in enumerate(tables) if box[0] <= x <= box[2] and box[1] <= y <= box[3]), None)
+        inside = next((i for i, box in enumerate(boxes) if _is_inside(line.box, box)), None)
         if inside is None:
             yield line
         elif inside not in taken:
             taken.add(inside)
             box, rows = tables[inside]
-            yield _Line("\n".join("".join(row) for row in rows), 0.0, box, rows)
+            yield TextLine("\n".join("".join(row) for row in rows), 0.0, box, rows)
     text.close()
 
 
-def _text_lines(text: Any) -> Iterator[_Line]:
+def _is_inside(box: Box, outer: Box) -> bool:
+    """Whether the middle of a box is in another one."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return outer[0] <= x <= outer[2] and outer[1] <= y <= outer[3]
+
+
+def _text_lines(text: Any) -> Iterator[list[TextLine]]:
+    """The pieces of each row that PDFium finds; a row is cut where its letters stand far apart."""
+    row: list[TextLine] = []
     codes: list[int] = []
     places: list[int] = []
+    gap = False
     for index in range(text.count_chars()):
         code = raw.FPDFText_GetUnicode(text, index)
         if code in (10, 13):
             if codes:
-                yield _line(text, codes, places)
-            codes, places = [], []
-        else:
-            codes.append(code)
-            if code > 32:
-                places.append(index)
+                yield [*row, _line(text, codes, places)]
+            row, codes, places, gap = [], [], [], False
+            continue
+        if gap and places and code > 32:
+            before, after = _letter(text, places[-1]), _letter(text, index)
+            if after[0] - before[2] > _APART * (before[3] - before[1]) > 0:
+                row.append(_line(text, codes, places))
+                codes, places = [], []
+        gap = code == 32 and raw.FPDFText_IsGenerated(text, index) == 1
+        codes.append(code)
+        if code > 32:
+            places.append(index)
     if codes:
-        yield _line(text, codes, places)
+        yield [*row, _line(text, codes, places)]
 
 
-def _line(text: Any, codes: Sequence[int], places: Sequence[int]) -> _Line:
+def _line(text: Any, codes: Sequence[int], places: Sequence[int]) -> TextLine:
     decoded = "".join(map(chr, codes)).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     boxes = [_letter(text, places[at]) for at in sorted({0, len(places) // 2, len(places) - 1})] if places else []
     if not boxes:
-        return _Line(decoded.strip(), 0.0, (0.0, 0.0, 0.0, 0.0))
+        return TextLine(decoded.strip(), 0.0, (0.0, 0.0, 0.0, 0.0))
     height = statistics.median(box[3] - box[1] for box in boxes)
-    return _Line(
+    return TextLine(
         decoded.strip(),
         round(height * 2) / 2,
         (min(b[0] for b in boxes), min(b[1] for b in boxes), max(b[2] for b in boxes), max(b[3] for b in boxes)),
@@ -142,7 +189,7 @@ def _down(left: float, bottom: float, right: float, top: float) -> Box:
     return (left, -top, right, -bottom)
 
 
-def _levels(lines: Sequence[_Line]) -> dict[float, int]:
+def _levels(lines: Sequence[TextLine]) -> dict[float, int]:
     """Letter size → heading level. The most common size is running text; larger sizes are headings."""
     shares: Counter[float] = Counter()
     for line in lines:
@@ -157,13 +204,13 @@ def _levels(lines: Sequence[_Line]) -> dict[float, int]:
     return {size: min(level, _LEVELS) for level, size in enumerate(larger, 1)}
 
 
-def _write(lines: Sequence[_Line], levels: dict[float, int], out: Output) -> None:
+def _write(lines: Sequence[TextLine], levels: dict[float, int], out: Output) -> None:
     written = _HYPHEN.sub("", "\n".join(_markdown(lines, levels)))
     out.write(_BLANKS.sub("\n\n", clean(written)) + "\n")
 
 
-def _markdown(lines: Sequence[_Line], levels: dict[float, int]) -> Iterator[str]:
-    before: _Line | None = None
+def _markdown(lines: Sequence[TextLine], levels: dict[float, int]) -> Iterator[str]:
+    before: TextLine | None = None
     title: list[str] = []
     level = 0
 
@@ -193,7 +240,7 @@ def _markdown(lines: Sequence[_Line], levels: dict[float, int]) -> Iterator[str]
     yield from heading()
 
 
-def _tables(page: Any, text: Any) -> Iterator[tuple[Box, list[list[str]]]]:
+def _tables(page: Any, text: Any, values: Sequence[FieldValue]) -> Iterator[tuple[Box, list[list[str]]]]:
     """(box, rows) of each table whose cells are ruled on the page."""
     edges = list(_edges(page))
     if not 4 <= len(edges) <= _SEGMENTS:
@@ -206,7 +253,7 @@ def _tables(page: Any, text: Any) -> Iterator[tuple[Box, list[list[str]]]]:
         return
     for table in cells_to_tables(cells):
         grid = Grid(page, table)
-        rows = [["" if cell is None else _cell_text(text, cell) for cell in row.cells] for row in grid.rows]
+        rows = [["" if cell is None else _cell_text(text, cell, values) for cell in row.cells] for row in grid.rows]
         filled = [row for row in rows if any(row)]
         full = sum(bool(cell) for row in filled for cell in row)
         if len(filled) < 2 or len(filled[0]) < 2 or full < 0.4 * sum(map(len, filled)):
@@ -216,9 +263,12 @@ def _tables(page: Any, text: Any) -> Iterator[tuple[Box, list[list[str]]]]:
             yield (left, top, right, bottom), filled
 
 
-def _cell_text(text: Any, cell: Box) -> str:
+def _cell_text(text: Any, cell: Box, values: Sequence[FieldValue]) -> str:
     left, top, right, bottom = cell
-    return " ".join(_HYPHEN.sub("", text.get_text_bounded(left, -bottom, right, -top).replace("\r\n", "\n")).split())
+    printed = _HYPHEN.sub("", text.get_text_bounded(left, -bottom, right, -top).replace("\r\n", "\n"))
+    inside = [value for value in values if _is_inside(value.box, cell)]
+    marks, filled = [one.text for one in inside if one.mark], [one.text for one in inside if not one.mark]
+    return " ".join(" ".join((*marks, printed, *filled)).split())
 
 
 def _edges(page: Any) -> Iterator[dict[str, Any]]:

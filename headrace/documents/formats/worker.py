@@ -67,7 +67,7 @@ def _answer(name: str, data: bytes, limits: ParseLimits, answers: BinaryIO) -> d
         parts = out.parts()
         if not found.fenced and sum(len(_HEADING.findall(text)) for text, _ in parts) > _MOST_HEADINGS:
             raise ParseRefused(f"it has more than the limit of {_MOST_HEADINGS:,} headings")
-        return {"media": found.media + language, "parts": parts}
+        return {"media": found.media + language, "parts": parts, "note": "; ".join(out.notes)}
     except ParseRefused as refusal:
         return {"reason": not_text(name) if refusal.reason == NOT_TEXT else refusal.reason}
     except MemoryError:
