@@ -425,8 +425,16 @@ CHUNKS = Store(
         _f("text", TEXT),
         _f("readers", pa.list_(TEXT)),
         _f("embedding", pa.list_(pa.float32(), DIMENSIONS)),
-        # Set by the handle, null in rows of an older index: what a search filters by (labels.py), and when the document changed.
-        optional=(PLACE, TEXT_ID, _f("labels", pa.list_(TEXT)), _f("changed_s", INT), _f("description_id", TEXT)),
+        # Set by the handle, null in rows of an older index: words as full-text search has them (words.py), what a search filters
+        # by (labels.py), and when the document changed.
+        optional=(
+            PLACE,
+            TEXT_ID,
+            _f("words", TEXT),
+            _f("labels", pa.list_(TEXT)),
+            _f("changed_s", INT),
+            _f("description_id", TEXT),
+        ),
     ),
 )
 

@@ -34,6 +34,7 @@ from headrace.storage.tables.handles import quoted
 from headrace.storage.vectors.labels import LABELS, UNLABELLED, Description, condition, reader_labels, readers_of
 from headrace.storage.vectors.search import Hit, search, text_id
 from headrace.storage.vectors.table import Snapshot, VectorTable, lance_options
+from headrace.storage.vectors.words import indexed_words, searched_words
 
 # Below this many rows an exact scan beats an approximate index and loses no recall.
 _EXACT_ROWS = 20_000
@@ -212,7 +213,7 @@ class VectorReader(Metered):
         from lancedb.background_loop import LOOP
 
         # People type words, not query syntax: punctuation must never make a query fail.
-        words = None if question is None else " ".join(re.findall(r"\w+", question))
+        words = None if question is None else searched_words(question)
         snapshot = self._searchable(filters)
         if embedding is None and not words:
             return []
@@ -284,7 +285,7 @@ class VectorWriter(VectorReader):
         pairs = zip(data["document_id"].to_pylist(), data["readers"].to_pylist(), strict=True)
         data = _described(data, [documents.get(name) or Description(tuple(readers or ())) for name, readers in pairs])
         with self._faults(), self._moves(Direction.WRITE):
-            table.merge_insert(_KEY).when_matched_update_all().when_not_matched_insert_all().execute(_with_text_id(data))
+            table.merge_insert(_KEY).when_matched_update_all().when_not_matched_insert_all().execute(_with_words(data))
         return int(data.num_rows)
 
     def describe(self, documents: Mapping[str, Description]) -> None:
@@ -324,10 +325,12 @@ class VectorWriter(VectorReader):
         configs = index_configs()
         with self._faults(), self._moves(Direction.WRITE):
             before = {index.name for index in table.list_indices()}
-            if "text_idx" not in before:
-                table.create_index("text", config=configs["text"])
-            if not {f"{column}_idx" for column in _FILTERED} <= before:
+            if not {f"{column}_idx" for column in ("words", *_FILTERED)} <= before:
                 self._complete(table)
+            if "words_idx" not in before:
+                table.create_index("words", config=configs["words"])
+            if "text_idx" in before:  # of an older index
+                table.drop_index("text_idx")
             for column in _FILTERED:
                 if f"{column}_idx" not in before:
                     table.create_index(column, config=configs[column])
@@ -342,14 +345,14 @@ class VectorWriter(VectorReader):
 
     def _complete(self, table: Any) -> None:
         """Give rows of an older index what they lack."""
-        lacking = f"{UNLABELLED} OR text_id IS NULL"
+        lacking = f"{UNLABELLED} OR text_id IS NULL OR words IS NULL"
         ids = table.search().with_row_id(True).where(lacking).select([_KEY]).limit(None).to_arrow()["_rowid"].to_pylist()
         for start in range(0, len(ids), _ROWS_AT_ONCE):
             rows = table.take_row_ids(ids[start : start + _ROWS_AT_ONCE]).to_arrow().select(table.schema.names)
             pairs = zip(rows["tenant"].to_pylist(), rows["readers"].to_pylist(), strict=True)
             rows = _with(rows, readers=[labels or reader_labels(tenant, ()) for tenant, labels in pairs])
             # Update only: a row deleted meanwhile must not come back.
-            table.merge_insert(_KEY).when_matched_update_all().execute(_with_text_id(rows))
+            table.merge_insert(_KEY).when_matched_update_all().execute(_with_words(rows))
 
     def due(self) -> bool:
         """Whether maintenance is due: many unindexed rows, small fragments, or old versions."""
@@ -414,7 +417,7 @@ def index_configs() -> dict[str, Any]:
 
     return {
         # Stemmed, without stop words: the best of the BM25 variants measured (docs/reference/benchmarks.md).
-        "text": FTS(stem=True, remove_stop_words=True, with_position=False),
+        "words": FTS(stem=True, remove_stop_words=True, with_position=False),
         "readers": LabelList(),
         "labels": LabelList(),
         "changed_s": BTree(),
@@ -437,9 +440,10 @@ def _described(rows: pa.Table, descriptions: Sequence[Description]) -> pa.Table:
     )
 
 
-def _with_text_id(rows: pa.Table) -> pa.Table:
-    """The rows with the id of their text, by which copies are found."""
-    return _with(rows, text_id=[text_id(text) for text in rows["text"].to_pylist()])
+def _with_words(rows: pa.Table) -> pa.Table:
+    """The rows with the id of their text, by which copies are found, and the words that full-text search finds."""
+    texts = rows["text"].to_pylist()
+    return _with(rows, text_id=[text_id(text) for text in texts], words=[indexed_words(text) for text in texts])
 
 
 def _with(rows: pa.Table, **columns: Sequence[Any]) -> pa.Table:

@@ -62,7 +62,8 @@ class Snapshot:
         """Row id → BM25 of the best rows, best first."""
         if not words:
             return {}
-        query = self.table.query().nearest_to_text(words, columns="text").where(where).limit(most)
+        column = "words" if "words_idx" in self.indices else "text"  # an older index, until its next write
+        query = self.table.query().nearest_to_text(words, columns=column).where(where).limit(most)
         rows = await query.select(["_score"]).with_row_id().to_arrow()
         return dict(zip(rows["_rowid"].to_pylist(), rows["_score"].to_pylist(), strict=True))
 
