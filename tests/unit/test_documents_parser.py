@@ -33,7 +33,7 @@ from headrace.errors import BadDocument
 from headrace.settings import Settings
 
 LIMITS = ParseLimits.from_settings(Settings.model_fields["inference"].default)
-ODF = "an OpenDocument file, a format that is not supported yet: save it as DOCX, PPTX or XLSX"
+ODF = "an OpenDocument file of a format that is not supported yet: save it as ODT, ODS or ODP"
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +123,9 @@ def test_line_ends_and_titles(parser: Parser) -> None:
         ("a.docx", b"\xf9\x88\x05" * 33 + b"\x00", "not a readable .docx file"),
         ("a.docx", packed({"a.txt": "hello"}), "it is a zip without a Word document in it"),
         ("a.zip", packed({"a.txt": "hello"}), "a zip archive is not read: unpack it and put its files"),
-        ("a.odt", packed({"mimetype": "application/vnd.oasis.opendocument.text"}), ODF),
-        ("a.epub", packed({"mimetype": "application/epub+zip"}), "an EPUB book, a format that is not supported yet"),
+        ("a.odg", packed({"mimetype": "application/vnd.oasis.opendocument.graphics"}), ODF),
+        ("a.odt", packed({"mimetype": "application/vnd.oasis.opendocument.text"}), "not a readable OpenDocument text (KeyError)"),
+        ("a.epub", packed({"mimetype": "application/epub+zip"}), "not a readable EPUB book (KeyError)"),
         ("a.docx", ole("EncryptionInfo", "EncryptedPackage"), "it is encrypted and needs a password"),
         ("a.xlsx", ole("EncryptionInfo", "EncryptedPackage"), "it is encrypted and needs a password"),
         ("a.doc", ole("WordDocument"), "an old Word file, a format that is not supported yet: save it as DOCX, PPTX or XLSX"),

@@ -21,7 +21,7 @@ def detect(name: str, data: bytes, limits: ParseLimits) -> tuple[DocumentFormat,
     bare = data[:1024].lstrip(b"\xef\xbb\xbf\x00 \t\r\n")
     if found := next((one for one in FORMATS.values() if one.magic and bare.startswith(one.magic)), None):
         return found, ""
-    office = expected if expected and expected.office_parts else None
+    office = expected if expected and expected.zipped else None
     if data.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
         return office_format(data, limits, office), ""
     if data.startswith(_OLE):
@@ -60,6 +60,8 @@ def _old(data: bytes) -> str:
     """Why a file in the container of old Office is refused, by the names in the container's directory."""
     if "EncryptedPackage".encode("utf-16-le") in data:
         return "it is encrypted and needs a password"
+    if "__substg1.0_".encode("utf-16-le") in data:
+        return "an Outlook message (MSG), a format that is not supported yet: save it as EML"
     for stream, program in _OLD.items():
         if stream.encode("utf-16-le") in data:
             return f"an old {program} file, a format that is not supported yet: save it as DOCX, PPTX or XLSX"

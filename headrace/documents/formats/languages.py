@@ -39,7 +39,7 @@ _LANGUAGES = {
     "ini": "ini cfg conf properties env",
     "java": "java",
     "javascript": "js mjs cjs jsx",
-    "json": "json jsonl json5 ipynb geojson",
+    "json": "json jsonl json5 geojson",
     "julia": "jl",
     "kotlin": "kt kts",
     "lisp": "lisp cl el scm rkt",

@@ -1,4 +1,4 @@
-"""Zip files of Office: which format each is, and whether it may be unpacked."""
+"""Zip files of Office, OpenDocument and EPUB: which format each is, and whether it may be unpacked."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ _TYPES_BYTES = 2_000_000
 _LOCAL_HEADER = 30  # bytes of each entry's local header, without the name
 _RATIO_FROM = 10_000_000  # unpacked bytes; below that the ratio does not matter
 _ENCRYPTED = 1  # bit of an entry's flags
+_BOOK = (".opf", "/container.xml", "/encryption.xml")
 _READ = 1 << 20
-_XML = (".xml", ".rels", ".vml")
+_XML = (".xml", ".rels", ".vml", ".opf")
 _DOCTYPE = [b"<!DOCTYPE".decode().encode(encoding) for encoding in ("ascii", "utf-16-le", "utf-16-be")]
 _MAIN = re.compile(
     rb"application/vnd\.(?:openxmlformats-officedocument\.|ms-)(word|presentation|powerpoint|spreadsheet|excel)[\w.-]*"
@@ -35,7 +36,8 @@ def office_format(data: bytes, limits: ParseLimits, expected: DocumentFormat | N
             entries = archive.infolist()
             _check(entries, len(data), archive.start_dir, limits)
             found = _by_main_part(archive, entries, expected)
-            _check_xml(archive, entries)
+            # A page of a book may have a document type, as HTML has; what describes the book has none.
+            _check_xml(archive, [one for one in entries if found is not FORMATS["epub"] or one.filename.endswith(_BOOK)])
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, UnicodeDecodeError, OSError) as error:
         what = expected.called if expected else "zip file"
         raise ParseRefused(f"not a readable {what} ({type(error).__name__})") from None
@@ -69,10 +71,10 @@ def _by_main_part(
     sizes = {entry.filename: entry.file_size for entry in entries}
     if "mimetype" in sizes and sizes["mimetype"] < 200:
         media = archive.read("mimetype").decode("ascii", "replace").strip()
+        if found := next((one for one in FORMATS.values() if one.packages and media.startswith(one.packages)), None):
+            return found
         if "opendocument" in media:
-            raise ParseRefused("an OpenDocument file, a format that is not supported yet: save it as DOCX, PPTX or XLSX")
-        if "epub" in media:
-            raise ParseRefused("an EPUB book, a format that is not supported yet")
+            raise ParseRefused("an OpenDocument file of a format that is not supported yet: save it as ODT, ODS or ODP")
     if sizes.get(_TYPES, _TYPES_BYTES + 1) <= _TYPES_BYTES and (match := _MAIN.search(archive.read(_TYPES))):
         if match[2] is None:
             raise ParseRefused("a binary workbook (XLSB), a format that is not supported yet: save it as XLSX")

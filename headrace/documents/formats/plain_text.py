@@ -37,9 +37,14 @@ def write_code(file: DocumentFile, out: Output) -> None:
     text = clean(decoded(file.data)).strip("\n")
     if file.language in _ESCAPED:
         text = clean(_unescaped(text))
-    fence = "`" * max(3, 1 + max(map(len, _TICKS.findall(text)), default=0))
     if text.strip():
-        out.write(f"# {line(PurePosixPath(file.name).name)}\n\n{fence}{file.language}\n{text}\n{fence}\n")
+        out.write(f"# {line(PurePosixPath(file.name).name)}\n\n{fenced(text, file.language)}")
+
+
+def fenced(text: str, language: str) -> str:
+    """Text in a fence that nothing in it can close."""
+    fence = "`" * max(3, 1 + max(map(len, _TICKS.findall(text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}\n"
 
 
 def markdown_headings(text: str) -> str:

@@ -32,6 +32,8 @@ class DocumentFormat:
     """The first bytes of the content, after white space and a byte order mark."""
     office_parts: tuple[str, ...] = ()
     """Names of the format in the content type of an Office file's main part."""
+    packages: tuple[str, ...] = ()
+    """How the `mimetype` file of a zip of this format begins, as in OpenDocument and EPUB."""
     opening: re.Pattern[str] | None = None
     """Matches the first 4,096 characters, whatever the file's name."""
     suffix_decides: bool = False
@@ -42,9 +44,14 @@ class DocumentFormat:
     """Whether the text is one fence, in which a line that begins with # is not a heading."""
 
     @property
+    def zipped(self) -> bool:
+        """Whether its files are zip files."""
+        return bool(self.office_parts or self.packages)
+
+    @property
     def binary(self) -> bool:
         """Whether its files are recognised by their bytes, so that other bytes under its suffix are a broken file."""
-        return bool(self.magic or self.office_parts)
+        return bool(self.magic or self.zipped)
 
     def load(self) -> Callable[[DocumentFile, Output], None]:
         """Import the writer's module; returns the writer."""
@@ -66,6 +73,12 @@ HTML = DocumentFormat(
     suffix_decides=True,
 )
 
+
+def _opendocument(kind: str, called: str, suffixes: tuple[str, ...], *, table: bool = False) -> DocumentFormat:
+    media = f"application/vnd.oasis.opendocument.{kind}"
+    return DocumentFormat(called, media, ".opendocument:write_opendocument", suffixes, packages=(media,), table=table)
+
+
 FORMATS: dict[str, DocumentFormat] = {
     "text": TEXT,
     "source code": SOURCE_CODE,
@@ -74,6 +87,20 @@ FORMATS: dict[str, DocumentFormat] = {
         "text file", "text/markdown", ".plain_text:write_markdown", (".md", ".markdown", ".mdown"), suffix_decides=True
     ),
     "csv": DocumentFormat("CSV file", "text/csv", ".table:write_csv", (".csv", ".tsv", ".tab"), suffix_decides=True, table=True),
+    "notebook": DocumentFormat(
+        "notebook", "application/x-ipynb+json", ".notebook:write_notebook", (".ipynb",), suffix_decides=True
+    ),
+    "mail": DocumentFormat(
+        "message",
+        "message/rfc822",
+        ".mail:write_mail",
+        (".eml", ".mht", ".mhtml"),
+        # header lines, one of which says that it is MIME
+        opening=re.compile(r"(?:[A-Za-z][\w-]{0,60}:[^\n]*\n(?:[ \t][^\n]*\n)*){0,60}?MIME-Version:[^\n]*\n", re.I),
+        suffix_decides=True,
+    ),
+    "mailbox": DocumentFormat("mailbox", "application/mbox", ".mail:write_mailbox", (".mbox",), suffix_decides=True),
+    "rtf": DocumentFormat("RTF file", "application/rtf", ".rtf:write_rtf", (".rtf",), b"{\\rtf"),
     "pdf": DocumentFormat("PDF file", "application/pdf", ".pdf:write_pdf", (".pdf",), b"%PDF-", suffix_decides=True),
     "word": DocumentFormat(
         "Word document",
@@ -96,6 +123,12 @@ FORMATS: dict[str, DocumentFormat] = {
         (".xlsx", ".xlsm", ".xltx", ".xltm", ".xlsb"),
         office_parts=("spreadsheet", "excel"),
         table=True,
+    ),
+    "opendocument text": _opendocument("text", "OpenDocument text", (".odt", ".ott")),
+    "opendocument sheets": _opendocument("spreadsheet", "OpenDocument workbook", (".ods", ".ots"), table=True),
+    "opendocument slides": _opendocument("presentation", "OpenDocument presentation", (".odp", ".otp")),
+    "epub": DocumentFormat(
+        "EPUB book", "application/epub+zip", ".epub:write_epub", (".epub",), packages=("application/epub+zip",)
     ),
 }
 
