@@ -94,6 +94,10 @@ class NotFound(Permanent):
     """No such answer, run, model, version or document."""
 
 
+class ModelNotFound(NotFound):
+    """The API has no model of that name."""
+
+
 class NothingIndexed(Permanent):
     """A question was asked before any document was indexed."""
 

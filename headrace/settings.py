@@ -11,10 +11,11 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from headrace.errors import BadSettings
@@ -22,7 +23,7 @@ from headrace.errors import BadSettings
 # Each batch that Tansu keeps slows it down, and keeping more protects nothing: table and head share one object store.
 _EMBEDDED_KEPT_S, _KEPT_S = 60.0, 86_400.0
 # Settings that decide where data, keys or questions are sent.
-_ELSEWHERE = {"objects", "tables", "head", "files", "vectors", "metadata", "models", "telemetry", "home"}
+_ELSEWHERE = {"objects", "tables", "head", "files", "vectors", "metadata", "models", "telemetry", "home", "api"}
 # Settings that make a program run, or librdkafka or pyiceberg load code.
 _RUNS = re.compile(
     r"platform\.(weed|tansu)|head\.properties\.(plugin\.library\.paths|ssl\.(engine\.location|providers)|.*\.cmd)"
@@ -214,6 +215,35 @@ class PostgreSQL(Section):
     """Schema of the tables; created if missing."""
 
 
+class ApiSettings(Section):
+    """The API and the page of `headrace up`."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on: an address of this machine, or `0.0.0.0` for all of its networks."""
+    hosts: tuple[str, ...] = ()
+    """Names that requests may call the service by, besides `127.0.0.1`, `localhost` and `host`, e.g. `rag.example.net`."""
+    origins: tuple[str, ...] = ()
+    """Web pages of other servers that may call the API from a browser (CORS), e.g. `https://chat.example.net`."""
+    certificate: Path | None = None
+    """Certificate chain (PEM) to serve TLS with. Unset: plain HTTP."""
+    key: Path | None = None
+    """Private key (PEM) of the certificate."""
+
+    @field_validator("host")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        try:
+            return str(ip_address(value))
+        except ValueError:
+            raise ValueError(f"{value!r} is no IP address; names go into `hosts`") from None
+
+    @model_validator(mode="after")
+    def _certified(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("`certificate` and `key` go together: set both or neither")
+        return self
+
+
 class TenantLimits(Section):
     """Limits of each tenant in the API; `headrace tenant quota` sets others for one tenant."""
 
@@ -381,6 +411,13 @@ class Training(Section):
     """Processor threads; fixed by a round's plan, since the order of sums, and so the last bit of a weight, depends on them."""
 
 
+class _TomlFile(TomlConfigSettingsSource):
+    """The settings file; some editors begin a file with a byte order mark, which TOML does not know."""
+
+    def _read_file(self, file_path: Path) -> dict[str, Any]:
+        return tomllib.loads(file_path.read_text("utf-8-sig"))
+
+
 class Settings(BaseSettings):
     """The whole tree, as `Settings.load()` reads it."""
 
@@ -412,6 +449,8 @@ class Settings(BaseSettings):
     """The metadata store: an SQLite file under the home, or PostgreSQL."""
     models: ModelSettings = ModelSettings()
     """Model endpoints."""
+    api: ApiSettings = ApiSettings()
+    """The API and the page."""
     limits: TenantLimits = TenantLimits()
     """Limits of each tenant in the API."""
     telemetry: Telemetry = Telemetry()
@@ -439,7 +478,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Precedence: the caller's values, the environment, headrace.toml."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_file())
+        return init_settings, env_settings, _TomlFile(settings_cls, toml_file=_file())
 
     @model_validator(mode="after")
     def _cross_field(self) -> Settings:
@@ -492,7 +531,7 @@ def settings_notice() -> str:
     file = _here()
     if file is None:
         return ""
-    names = sorted(_ELSEWHERE & tomllib.loads(file.read_text("utf-8")).keys())
+    names = sorted(_ELSEWHERE & tomllib.loads(file.read_text("utf-8-sig")).keys())
     owned = file.stat().st_uid == os.geteuid()
     if not names and owned:
         return ""
@@ -520,7 +559,7 @@ def _trusted() -> None:
             raise BadSettings(f"{file.resolve()} {owner}, so it is not used.", hint=hint)
     if file.stat().st_mode & stat.S_IWOTH:
         raise BadSettings(f"Everybody may write to {file.resolve()}, so it is not used.", hint=f"chmod o-w {file}")
-    if runs := [name for name in _names(tomllib.loads(file.read_text("utf-8"))) if _RUNS.fullmatch(name.lower())]:
+    if runs := [name for name in _names(tomllib.loads(file.read_text("utf-8-sig"))) if _RUNS.fullmatch(name.lower())]:
         raise BadSettings(
             f"{file.resolve()} makes code run ({', '.join(runs)}) and was not named explicitly, so it is not used.", hint=hint
         )

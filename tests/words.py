@@ -101,9 +101,13 @@ class _Handler(BaseHTTPRequestHandler):
             if len(asked["input"]) > 1:
                 self.server.batches += 1
                 self.server.gate.wait(60)
+        if asked.get("truncate") == "NONE" and any(len(text.split()) > 512 for text in asked["input"]):
+            return self.answer(400, {"error": {"message": "a text has more than 512 words", "type": "t", "code": "c"}})
         width = int(asked["model"].rpartition("-")[2])
         data = [{"index": index, "embedding": embedding(text, width)} for index, text in enumerate(asked["input"])]
-        return self.answer(200, {"data": data, "model": asked["model"], "usage": {}})
+        return self.answer(
+            200, {"data": data, "model": asked["model"], "usage": {"prompt_tokens": len(" ".join(asked["input"]).split())}}
+        )
 
     def do_GET(self) -> None:
         self.answer(200, {"status": "ok"})
@@ -111,7 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
     def chat(self, asked: dict[str, Any]) -> None:
         self.server.chats.append(asked)
         prompt = asked["messages"][-1]["content"]
-        pieces = re.findall(r"\S+\s*", quotation(prompt))
+        words = re.findall(r"\S+\s*", quotation(prompt))
+        pieces = words[: 2 * asked["max_tokens"]]  # tokens are counted as half a word, so that few are enough for a sentence
         usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(pieces)}
         usage["total_tokens"] = sum(usage.values())
         chunks = [*({"content": piece} for piece in pieces), {}]
@@ -123,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
             for delta in chunks:
                 time.sleep(self.server.pause)
                 ended = {} if delta else {"usage": usage}
-                choice = {"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}
+                choice = {"index": 0, "delta": delta, "finish_reason": None if delta else "stop" if pieces == words else "length"}
                 self.event(json.dumps({"model": asked["model"], "choices": [choice], **ended}))
             self.event("[DONE]")
         except OSError:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from headrace.answering.follow_up import TOKENS, Turn, chat_of, rewrite, stand_alone
 from headrace.answering.generate import generate, prompt
 from headrace.answering.intent import intent_of, small_talk_reply, task_reply
+from headrace.answering.options import DEFAULT, AnswerOptions, limited
 from headrace.answering.quotes import NOT_FOUND, quote
 from headrace.answering.record import Answer, answer, feedback, moved, new_id, row_of
 from headrace.answering.rerank import rerank
@@ -29,7 +30,7 @@ from headrace.documents.put import put
 from headrace.errors import HeadraceError, NotFound, Transient
 from headrace.ingest.land import land
 from headrace.models.citations import Citations
-from headrace.models.client import Completion, Embedder, Generator, Reranker
+from headrace.models.client import Completion, Embedder, Generator, Reranker, SamplingParameters
 from headrace.models.pointer import NONE
 from headrace.models.prompt import STOP
 from headrace.settings import AnswerMode, Inference
@@ -48,6 +49,7 @@ INFERENCE = Pipeline(
 
 _PATIENCE_S = 5.0
 """How long the caller waits for the head, where the answer can be recorded later."""
+_STOPS = 4  # that OpenAI's endpoints take
 _AnswerStream = abc.Generator[str, None, Answer]  # yields pieces of the text and returns the answer
 
 
@@ -72,6 +74,8 @@ class QueryEngine:
         self.verdicts = Verdicts(runner, unrecorded, self.first)
         self._settings = settings
         self._embedders = Embedders(runner.endpoints.embedder)
+        self.embedder = Embedder(runner.endpoints.embedder)
+        """As configured, whatever embedder the index is of: what clients keep stays comparable."""
         patient = runner.endpoints.reranker
         seconds = min(patient.timeout_s, settings.rerank_seconds)
         self._reranker = Reranker(patient.model_copy(update={"timeout_s": seconds}))
@@ -111,14 +115,14 @@ class QueryEngine:
         readers: Sequence[str] = (),
         filters: Filters = NO_FILTERS,
         history: Sequence[Turn] = (),
-        mode: AnswerMode | None = None,
+        options: AnswerOptions = DEFAULT,
         kv_cache_bytes: int | None = None,
         answer_id: str | None = None,
         given_up: Callable[[], bool] = lambda: False,
     ) -> Iterator[str | Answer]:
         """Stream the answer's text with its citations, then the `Answer`, recorded unless `record` is false.
 
-        - `readers`, `filters` and `history` are as in `search`; `mode` overrides the settings' mode.
+        - `readers`, `filters` and `history` are as in `search`; `options` override the settings.
         - `kv_cache_bytes` bounds the tenant's part of the KV cache.
         - `answer_id` is for callers that need the id before the answer (`new_id`).
         - `given_up` is polled while the generator writes; once it returns true the generator is stopped and `GivenUp` raised.
@@ -129,17 +133,20 @@ class QueryEngine:
         started = time.perf_counter()
         watched = Ledger()
         intent = intent_of(question)
+        quoted = self.mode(options.mode) == "extractive"
         if intent != "question":
             aside = Answer(question, tenant, user, (), NONE, NONE, intent, simulated=simulated, answer_id=answer_id or new_id())
-            stream = self._replied(aside, history, watched, kv_cache_bytes, given_up)
+            stream = self._replied(aside, history, options, watched, kv_cache_bytes, given_up)
+            quoted = intent == "small_talk" or self._embedded
         else:
             retrieved, embedder = self._passages(question, tenant, user, simulated, readers, filters, history, answer_id)
             retrieved = replace(retrieved, kind="answer")
-            if self.mode(mode) == "extractive":
-                stream = self._extracted(retrieved, embedder)
+            if quoted:
+                stream = self._extracted(retrieved, embedder, options)
             else:
-                stream = self._generated(retrieved, watched, kv_cache_bytes, given_up)
+                stream = self._generated(retrieved, options, watched, kv_cache_bytes, given_up)
         first = 0.0
+        stream = limited(stream, options, counted=quoted)  # a generator counts its tokens itself
         while True:
             try:
                 piece = next(stream)
@@ -168,7 +175,7 @@ class QueryEngine:
         # A temperature asks for answers that vary, as the recipe `online` needs; quotes do not vary.
         return "extractive" if self._embedded and not self._settings.temperature else "generated"
 
-    def _extracted(self, retrieved: Answer, embedder: Embedder | None) -> _AnswerStream:
+    def _extracted(self, retrieved: Answer, embedder: Embedder | None, options: AnswerOptions) -> _AnswerStream:
         """Stream a line for each part of the question; return the answer."""
         began = time.perf_counter()
         quoted = quote(retrieved.in_full, retrieved.passages, embedder)
@@ -184,22 +191,27 @@ class QueryEngine:
             supports=quoted.supports,
             groundedness=len(quoted.supports) / len(quoted.lines) if quoted.supports else None,
             refused=not quoted.supports,
-            note="; ".join(filter(None, (retrieved.note, quoted.note))),
+            note="; ".join(filter(None, (retrieved.note, quoted.note, options.unused))),
             timings_ms={**retrieved.timings_ms, "extract": _ms(time.perf_counter() - began)},
         )
 
     def _generated(
-        self, retrieved: Answer, watched: Ledger, kv_cache_bytes: int | None, given_up: Callable[[], bool]
+        self,
+        retrieved: Answer,
+        options: AnswerOptions,
+        watched: Ledger,
+        kv_cache_bytes: int | None,
+        given_up: Callable[[], bool],
     ) -> _AnswerStream:
-        """Stream the generator's text with citations; return the answer."""
+        """Stream the generator's text, its sentences cited; return the answer."""
         passages = retrieved.passages[: self._settings.passages]
         citations = Citations([passage.hit.text for passage in passages], retrieved.in_full)
         completion: Completion | None = None
 
         def pieces() -> Iterator[str]:
             nonlocal completion
-            written = self._written(retrieved, prompt(retrieved.in_full, passages), watched, kv_cache_bytes, given_up)
-            completion = yield from written
+            chat = prompt(retrieved.in_full, passages, options.instructions)
+            completion = yield from self._written(retrieved, chat, options, watched, kv_cache_bytes, given_up)
 
         text = ""
         refused = not passages or (retrieved.similarity is not None and retrieved.similarity < self._settings.least_similarity)
@@ -216,7 +228,12 @@ class QueryEngine:
         if completion is not None:
             self._runner.record.count(kv_tokens_read=completion.reused_tokens, kv_tokens_written=completion.stored_tokens)
         if completion is not None and completion.finish_reason == "length":
-            notes.append(f"cut off at {self._settings.answer_tokens} tokens (inference.answer_tokens)")
+            most, own = self._settings.answer_tokens, options.most_tokens
+            notes.append(
+                f"cut off at {own} tokens" if own and own < most else f"cut off at {most} tokens (inference.answer_tokens)"
+            )
+        if completion is not None and completion.left_out:
+            notes.append(f"the model's endpoint does not know {', '.join(completion.left_out)}")
         timings = dict(retrieved.timings_ms)
         if completion is not None:
             timings |= {f"generate_{name}": round(ms, 1) for name, ms in completion.timings_ms.items()}
@@ -230,6 +247,7 @@ class QueryEngine:
             supports=tuple(citations.supports),
             groundedness=citations.groundedness,
             completion=completion,
+            finish_reason=completion.finish_reason if completion else "stop",
             timings_ms=timings,
         )
 
@@ -237,15 +255,19 @@ class QueryEngine:
         self,
         aside: Answer,
         history: Sequence[Turn],
+        options: AnswerOptions,
         watched: Ledger,
         kv_cache_bytes: int | None,
         given_up: Callable[[], bool],
     ) -> _AnswerStream:
         """Stream a reply to small talk or to a client's task, by rules, or by the generator if it is the user's own."""
         if aside.kind == "task" and not self._embedded:
-            chat = [*chat_of(history), {"role": "user", "content": aside.question}]
-            completion = yield from self._written(aside, chat, watched, kv_cache_bytes, given_up, stop=())
-            return replace(aside, mode="generated", text=completion.text.strip() if completion else "", completion=completion)
+            system = [{"role": "system", "content": options.instructions}] if options.instructions else []
+            chat = [*system, *chat_of(history), {"role": "user", "content": aside.question}]
+            completion = yield from self._written(aside, chat, options, watched, kv_cache_bytes, given_up, stop=())
+            assert completion is not None  # a generator's stream ends with it
+            text, ended = completion.text.strip(), completion.finish_reason
+            return replace(aside, mode="generated", text=text, completion=completion, finish_reason=ended)
         questions = [turn.question for turn in history]
         text = task_reply(aside.question, questions) if aside.kind == "task" else small_talk_reply(aside.question)
         yield text
@@ -255,6 +277,7 @@ class QueryEngine:
         self,
         answer: Answer,
         chat: Sequence[Mapping[str, str]],
+        options: AnswerOptions,
         watched: Ledger,
         kv_cache_bytes: int | None,
         given_up: Callable[[], bool],
@@ -266,11 +289,11 @@ class QueryEngine:
             tenant=answer.tenant,
             chat=chat,
             generator=self._generator,
-            most_tokens=self._settings.answer_tokens,
+            most_tokens=min(self._settings.answer_tokens, options.most_tokens or self._settings.answer_tokens),
             kv_cache_bytes=kv_cache_bytes,
-            temperature=self._settings.temperature,
+            sampling=SamplingParameters(**{"temperature": self._settings.temperature, **options.sampling}),
             answer_id=answer.answer_id,
-            stop=stop,
+            stop=(*stop, *options.stop)[:_STOPS],
         )
         completion = None
         while True:

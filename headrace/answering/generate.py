@@ -9,7 +9,7 @@ from headrace.answering.rerank import Passage
 from headrace.answering.retrieve import ASKED
 from headrace.catalog import KV_CACHE, MODELS
 from headrace.core.stage import stage
-from headrace.models.client import Completion, Generator
+from headrace.models.client import GREEDY, Completion, Generator, SamplingParameters
 from headrace.models.prompt import STOP, messages
 from headrace.storage.meter import ReportedReader, ReportedWriter
 
@@ -23,7 +23,7 @@ def generate(
     generator: Generator,
     most_tokens: int,
     kv_cache_bytes: int | None = None,
-    temperature: float = 0.0,
+    sampling: SamplingParameters = GREEDY,
     answer_id: str = "",
     stop: Sequence[str] = STOP,
 ) -> Iterator[str | Completion]:
@@ -33,7 +33,7 @@ def generate(
         max_tokens=most_tokens,
         tenant=tenant,
         stop=stop,
-        temperature=temperature,
+        sampling=sampling,
         kv_cache_bytes=kv_cache_bytes,
         answer_id=answer_id,
     )
@@ -44,6 +44,6 @@ def generate(
         yield piece
 
 
-def prompt(question: str, passages: Sequence[Passage]) -> list[dict[str, str]]:
-    """The chat message, from the texts of the passages."""
-    return messages(question, [passage.hit.text for passage in passages])
+def prompt(question: str, passages: Sequence[Passage], instructions: str = "") -> list[dict[str, str]]:
+    """The chat messages, from the texts of the passages, after a client's instructions if it has any."""
+    return messages(question, [passage.hit.text for passage in passages], instructions)

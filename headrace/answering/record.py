@@ -34,6 +34,7 @@ class Answer:
     - `passages`: what the text is based on; `candidates`: all retrieved passages in their final order.
     - `groundedness`: the share of the text's sentences that a passage supports.
     - `similarity`: the largest cosine similarity of a passage to the question.
+    - `finish_reason`: `length` if the text was cut, else `stop`.
     - `refused`: the documents contain no answer.
     - `timings_ms`: milliseconds by step; `bytes`: bytes by tier and direction.
     """
@@ -55,6 +56,7 @@ class Answer:
     refused: bool = False
     candidates: tuple[Passage, ...] = ()
     completion: Completion | None = None
+    finish_reason: str = "stop"
     timings_ms: dict[str, float] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     note: str = ""
@@ -173,13 +175,20 @@ def row_of(answer: Answer, run: str) -> dict[str, Any]:
         "groundedness": answer.groundedness,
         "filters": list(answer.filters),
         "asked_as": answer.asked_as or None,
-        "sampling": {"temperature": completion.temperature, "top_p": completion.top_p} if completion else None,
+        "sampling": _sampling(completion),
         "ranking_version": answer.ranking_version,
         "signals": [
             {name: getattr(passage.hit, name) for name in ("retrieval_share", "similarity", "fulltext")} | {"team": passage.team}
             for passage in answer.passages
         ],
     }
+
+
+def _sampling(completion: Completion | None) -> dict[str, float] | None:
+    """How tokens were chosen; `None` where these two do not say it, so that nothing learns from wrong likelihoods."""
+    if completion is None or completion.sampling.penalized:
+        return None
+    return {"temperature": completion.sampling.temperature, "top_p": completion.sampling.top_p}
 
 
 REASON_CHARACTERS = 1_000

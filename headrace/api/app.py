@@ -21,9 +21,10 @@ from starlette.requests import ClientDisconnect
 from headrace import __version__
 from headrace.api import page
 from headrace.api.errors import error_response_for
-from headrace.api.middleware import AuthMiddleware
+from headrace.api.middleware import OPENAI, AuthMiddleware
+from headrace.api.openai import wrong
 from headrace.api.openapi import described
-from headrace.api.routes import documents, health, questions, runs, storage, tenants, training
+from headrace.api.routes import documents, health, openai, questions, runs, storage, tenants, training
 from headrace.api.service import Service
 from headrace.errors import HeadraceError, WrongUsage
 from headrace.models import http
@@ -63,12 +64,13 @@ def create_app(service: Service, token: str) -> FastAPI:
         routes=app.routes,
     )
     app.add_exception_handler(HeadraceError, _refused)
-    app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(ClientDisconnect, _client_left)
 
     for router in (
         health.router,
+        openai.router,
         questions.router,
         documents.router,
         tenants.router,
@@ -93,6 +95,14 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HeadraceError)
     request.scope["noted"].outcome = code_of(error)
     return error_response_for(error, request.scope.get("caller"))
+
+
+async def _malformed(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a body that is not as its route takes it; on OpenAI's routes as OpenAI says it."""
+    assert isinstance(error, RequestValidationError)
+    if request.url.path in OPENAI:
+        return wrong(error.errors())
+    return await malformed(request, error)
 
 
 async def _client_left(_: Request, error: Exception) -> Response:

@@ -32,7 +32,8 @@ from headrace.storage.metadata import AuditLine
 
 OPEN = ("/health", "/health/live", "/health/ready")
 UPLOADS = "/v1/documents"
-_CHAT, _CHAT_BYTES = "/v1/chat/completions", 1 << 20  # clients send the whole conversation
+OPENAI = ("/v1/chat/completions", "/v1/embeddings")
+_OPENAI_BYTES = 4 << 20  # clients send the whole conversation with its pictures, or many texts
 _UPLOAD_MORE = 64 << 10  # bytes that a form adds to the document in it
 _BODY_S = 60.0
 """Seconds for a body to come: a slow one holds memory that others need."""
@@ -162,7 +163,7 @@ class AuthMiddleware:
         if caller.key_id != PAGE:
             self._service.rate.take(caller.tenant, caller.limits.requests_per_minute)
         if scope["method"] != "PUT" or not scope["path"].startswith(UPLOADS):
-            most = _CHAT_BYTES if scope["path"] == _CHAT else self._body_bytes
+            most = _OPENAI_BYTES if scope["path"] in OPENAI else self._body_bytes
             return await self._with_body(scope, receive, send, most)
         caller.require_scope(WRITE)  # before its body is read
         with self._slots.take(caller.tenant) as upload:

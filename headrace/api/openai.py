@@ -1,161 +1,84 @@
-"""OpenAI's chat completions: their requests, and our answers in their shape."""
+"""OpenAI's shapes: models, chat completions whole and streamed, citations as annotations, and the errors of bad requests."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from fastapi.responses import JSONResponse
 
-from headrace.answering.follow_up import TURNS, Turn
-from headrace.answering.intent import intent_of
 from headrace.answering.record import Answer
 from headrace.api.auth import Caller
 from headrace.api.errors import body_of
-from headrace.api.schemas import (
-    QUESTION_CHARACTERS,
-    AnswerDetails,
-    AnswerResponse,
-    ChatCompletion,
-    FilterTexts,
-    ModelResponse,
-    Readers,
-    Tenant,
-    answer_response,
-    check_text,
-    question_of,
-    user_of,
-)
+from headrace.api.schemas import AnswerDetails, AnswerResponse, ChatCompletion, ModelResponse, answer_response
 from headrace.api.telemetry import MODEL
-from headrace.errors import HeadraceError, NotFound, WrongUsage
+from headrace.errors import HeadraceError, ModelNotFound
+from headrace.models.citations import Support
+from headrace.models.http import error_response
 
-TASK_CHARACTERS = 100_000
-"""A client's task has the conversation in it."""
-
-
-class LenientRequest(BaseModel):
-    """A part of a request; unknown keys are ignored, as OpenAI-style servers do."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class MessagePart(LenientRequest):
-    """A part of a message; only text is read."""
-
-    type: str
-    text: str = ""
+SEARCH = f"{MODEL}-search"
+"""The model that returns passages and writes nothing."""
+EMBEDDER = f"{MODEL}-embedder"
+MODELS = (MODEL, SEARCH, EMBEDDER)
+_LISTED = 10
+"""Passages that the model `SEARCH` shows."""
 
 
-class Message(LenientRequest):
-    """One message; the question is the last one with the role `user`."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | Annotated[list[MessagePart], Field(max_length=1_000)] | None = None
-
-    @property
-    def text(self) -> str:
-        """The message's text, its parts joined."""
-        return "".join(part.text for part in self.parts)
-
-    @property
-    def parts(self) -> Sequence[MessagePart]:
-        """The message's parts."""
-        return [MessagePart(type="text", text=self.content)] if isinstance(self.content, str) else self.content or ()
+def check_model(name: str, *known: str) -> None:
+    """Raise `ModelNotFound` for an unknown model, or one that this route does not have."""
+    if name not in (known or MODELS):
+        raise ModelNotFound(
+            f"The model `{name}` does not exist or you do not have access to it.",
+            hint=f"Here: {', '.join(known or MODELS)}.",
+        )
 
 
-class StreamOptions(LenientRequest):
-    """OpenAI's `stream_options`."""
-
-    include_usage: bool = False
-
-
-class Extensions(LenientRequest):
-    """Fields beyond OpenAI's: on whose behalf, among which documents (as in `AskRequest`), and for `admin` whose."""
-
-    tenant: Tenant | None = None
-    readers: Readers = ()
-    filters: FilterTexts = ()
+def model(name: str) -> ModelResponse:
+    """A model as OpenAI lists it."""
+    return ModelResponse(id=name, owned_by=MODEL)
 
 
-def _question(messages: list[Message]) -> str:
-    """The last message with the role `user`. Raises `ValueError` unless it is a question, or a task of a client, in text."""
-    asked = next((message for message in reversed(messages) if message.role == "user"), None)
-    if asked is not None and any(part.type != "text" for part in asked.parts):
-        raise ValueError("it has a part that is no text; only text is read")
-    text = "" if asked is None else asked.text
-    return check_text(text.strip(), TASK_CHARACTERS) if intent_of(text) == "task" else question_of(text)
-
-
-def _with_question(messages: list[Message]) -> list[Message]:
-    _question(messages)
-    return messages
-
-
-class ChatCompletionRequest(LenientRequest):
-    """A request; sampling parameters are accepted and ignored, since the provider sets how answers are written."""
-
-    model: Annotated[str, Field(max_length=200, examples=[MODEL])]
-    messages: Annotated[
-        list[Message],
-        Field(min_length=1, max_length=10_000, examples=[[{"role": "user", "content": "How long are backups kept?"}]]),
-        AfterValidator(_with_question),
+def listing(found: Answer) -> Answer:
+    """The best passages of a search as a text that cites each of them."""
+    passages = found.passages[:_LISTED]
+    texts = [
+        f"[{number}] {' · '.join(filter(None, (hit.uri, hit.place)))}\n{hit.text}"
+        for number, hit in enumerate((passage.hit for passage in passages), 1)
     ]
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
-    user: Any = None
-    headrace: Extensions = Extensions()
-
-    @property
-    def question(self) -> str:
-        """The last message with the role `user`."""
-        return _question(self.messages)
-
-    @property
-    def history(self) -> list[Turn]:
-        """The questions before it, each with what the assistant said next."""
-        turns: list[Turn] = []
-        last = max(place for place, message in enumerate(self.messages) if message.role == "user")
-        for message in self.messages[:last]:
-            text = message.text.strip()
-            if message.role == "user" and text and intent_of(text) == "question":
-                turns.append(Turn(text[:QUESTION_CHARACTERS]))
-            elif message.role == "assistant" and turns and not turns[-1].answer:
-                turns[-1] = Turn(turns[-1].question, text)
-        return turns[-TURNS:]
-
-    @property
-    def asker(self) -> str | None:
-        """The user that `user` names. Raises `WrongUsage`."""
-        if not isinstance(self.user, str) or not self.user:
-            return None
-        try:
-            return user_of(self.user)
-        except ValueError as error:
-            raise WrongUsage(f"`user` is not a name: {error}.") from None
+    supports = [
+        Support(text, number, 0, len(passage.hit.text))
+        for number, (text, passage) in enumerate(zip(texts, passages, strict=True), 1)
+    ]
+    return replace(found, text="\n\n".join(texts), passages=passages, supports=tuple(supports), mode="passages")
 
 
-def check_model(name: str) -> None:
-    """Raise `NotFound` for an unknown model."""
-    if name != MODEL:
-        raise NotFound("There is no such model.", hint=f"The only one is {MODEL}.")
+def url_citations(answer: AnswerResponse, base: str) -> list[dict[str, Any]]:
+    """The citations as OpenAI's `url_citation`s: where the cited sentence is, and the page's address of its document."""
+    found = []
+    for citation in answer.citations:
+        address = f"{base}/#/documents?{urlencode({'uri': citation.document, 'chunk': citation.chunk_id})}"
+        title = " · ".join(filter(None, (citation.document, citation.place)))
+        for span in citation.spans:
+            start = answer.answer.find(span.sentence)
+            if start >= 0:
+                where = {"start_index": start, "end_index": start + len(span.sentence), "url": address, "title": title}
+                found.append({"type": "url_citation", "url_citation": where})
+    return found
 
 
-def model() -> ModelResponse:
-    """The only model."""
-    return ModelResponse(id=MODEL, owned_by=MODEL)
-
-
-def whole(answer: AnswerResponse) -> ChatCompletion:
-    """An answer as one body."""
-    message = {"role": "assistant", "content": answer.answer, "refusal": None}
+def whole(answer: AnswerResponse, base: str, name: str = MODEL) -> ChatCompletion:
+    """An answer as one body; `base` is the service's address."""
+    cited = url_citations(answer, base)
+    message = {"role": "assistant", "content": answer.answer, "refusal": None, "annotations": cited}
     return ChatCompletion(
         id=f"chatcmpl-{answer.answer_id}",
         created=int(time.time()),
-        model=MODEL,
+        model=name,
         choices=[{"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}],
         usage=answer.usage,
         headrace=_details(answer),
@@ -167,22 +90,26 @@ async def streamed(
     first: str | Answer,
     rest: AsyncGenerator[str | Answer, None],
     caller: Caller,
+    base: str,
     *,
+    name: str = MODEL,
     usage: bool,
 ) -> AsyncIterator[str]:
     """An answer as server-sent events; the last chunk with a choice has `headrace`, and `usage` adds a chunk of its own."""
-    base = {"id": f"chatcmpl-{answer_id}", "object": "chat.completion.chunk", "created": int(time.time()), "model": MODEL}
+    common = {"id": f"chatcmpl-{answer_id}", "object": "chat.completion.chunk", "created": int(time.time()), "model": name}
 
     def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return _data({**base, "choices": [choice], **more})
+        return _data({**common, "choices": [choice], **more})
 
     def encoded(piece: str | Answer) -> str:
         if isinstance(piece, str):
             return chunk({"content": piece})
         answer = answer_response(piece, caller)
-        end = chunk({}, answer.finish_reason, headrace=_details(answer).model_dump(exclude_defaults=True))
-        return end + _data({**base, "choices": [], "usage": answer.usage.model_dump()}) if usage else end
+        cited = url_citations(answer, base)
+        delta = {"annotations": cited} if cited else {}
+        end = chunk(delta, answer.finish_reason, headrace=_details(answer).model_dump(exclude_defaults=True))
+        return end + _data({**common, "choices": [], "usage": answer.usage.model_dump()}) if usage else end
 
     async with aclosing(rest):
         yield chunk({"role": "assistant", "content": ""}) + encoded(first)
@@ -192,6 +119,62 @@ async def streamed(
         except HeadraceError as error:
             yield _data(body_of(error, caller))
         yield "data: [DONE]\n\n"
+
+
+def wrong(faults: Sequence[Mapping[str, Any]]) -> JSONResponse:
+    """The answer to a request with these faults of pydantic's, the first in OpenAI's words and codes."""
+    first = _param(faults[0])
+    same = [fault for fault in faults if _param(fault) == first]  # one for each type that the field may have
+    fault = next((fault for fault in same if not fault["type"].endswith("_type")), same[0])
+    kind, given, limits = str(fault["type"]), fault.get("input"), dict(fault.get("ctx") or {})
+    param = first or None
+    if param is None:
+        return error_response(400, "We could not parse the JSON body of your request: it is no JSON object.", "invalid_json")
+    message, code = f"Invalid '{param}': {fault['msg'].removeprefix('Value error, ')}.", "invalid_value"
+    number = "integer" if isinstance(given, int) and not isinstance(given, bool) else "decimal"
+    match kind:
+        case "missing":
+            message, code = f"Missing required parameter: '{param}'.", "missing_required_parameter"
+        case "extra_forbidden":
+            message, code = f"Unknown parameter: '{param}'.", "unknown_parameter"
+        case "greater_than_equal" | "greater_than":
+            least = limits.get("ge", limits.get("gt"))
+            message = f"Invalid '{param}': {number} below minimum value. Expected a value >= {least}, but got {given} instead."
+            code = f"{number}_below_min_value"
+        case "less_than_equal" | "less_than":
+            most = limits.get("le", limits.get("lt"))
+            message = f"Invalid '{param}': {number} above maximum value. Expected a value <= {most}, but got {given} instead."
+            code = f"{number}_above_max_value"
+        case "too_long":
+            most, length = limits["max_length"], limits["actual_length"]
+            message = f"Invalid '{param}': array too long. Expected at most {most} elements, but got {length}."
+            code = "array_above_max_length"
+        case "too_short":
+            message, code = f"Invalid '{param}': empty array. Expected at least {limits['min_length']}.", "empty_array"
+        case "string_too_long":
+            message = f"Invalid '{param}': string too long. Expected a string with maximum length {limits['max_length']}."
+            code = "string_above_max_length"
+        case "literal_error":
+            message = f"Invalid value for '{param}'. Supported values are: {limits['expected']}."
+        case "unsupported_parameter" | "unsupported_value" | "invalid_value":
+            message, code = fault["msg"], kind
+        case _ if kind.endswith(("_type", "_parsing")):
+            wanted = kind.rpartition("_")[0].replace("float", "decimal").replace("int", "integer").replace("_", " ")
+            message, code = f"Invalid type for '{param}': expected {wanted}.", "invalid_type"
+    return error_response(400, message, code, param=param)
+
+
+def _param(fault: Mapping[str, Any]) -> str:
+    """The place of a fault as OpenAI writes it, like `messages[0].role`, without the names of alternatives pydantic tried."""
+    if named := (fault.get("ctx") or {}).get("param"):
+        return str(named)
+    path = ""
+    for part in fault["loc"][1:]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part not in ("str", "list", "int"):
+            path += f".{part}" if path else part
+    return path
 
 
 def _details(answer: AnswerResponse) -> AnswerDetails:

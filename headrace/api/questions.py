@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Literal
 
 from headrace.answering.engine import GivenUp, QueryEngine
 from headrace.answering.follow_up import Turn, in_full
+from headrace.answering.intent import intent_of
+from headrace.answering.options import DEFAULT, AnswerOptions, limited
 from headrace.answering.record import Answer, Verdict, new_id
 from headrace.answering.verdicts import RecordedVerdict
 from headrace.api.admission import AdmissionQueue, Ticket
 from headrace.api.auth import PAGE, Asker, Caller, asker
 from headrace.api.telemetry import ServiceMetrics, Traces, tokens
-from headrace.errors import NotFound, WrongUsage
+from headrace.errors import NotFound, Unavailable, WrongUsage
+from headrace.models.client import EndpointRefusal, Vectors
 from headrace.settings import TenantLimits
 from headrace.storage.filters import Filters
 
@@ -33,6 +37,7 @@ class AdmittedQuestion:
     history: Sequence[Turn]
     who: Asker
     headers: Mapping[str, str]
+    options: AnswerOptions = DEFAULT
     answer_id: str = field(default_factory=new_id)
 
 
@@ -69,6 +74,7 @@ class QuestionService:
         after: str | None = None,
         user: str | None,
         simulated: str | None = None,
+        options: AnswerOptions = DEFAULT,
     ) -> AdmittedQuestion:
         """Take a place for a question. Raises `Forbidden` for what the caller may not name, `Overloaded` where none is free."""
         whose, open_to, selected = caller.tenant_for(tenant), caller.principals_for(readers), Filters.parse(filters)
@@ -78,7 +84,7 @@ class QuestionService:
                 raise WrongUsage("The request has a history, and names an answer to follow up on.", hint="Leave one of them out.")
             history = [self._engine.turn(after, tenant=whose, user=who.user, readers=open_to)]
         ticket = self._places.enter(whose, caller.limits.questions, text)
-        return AdmittedQuestion(ticket, text, caller, whose, open_to, selected, in_full(history), who, headers)
+        return AdmittedQuestion(ticket, text, caller, whose, open_to, selected, in_full(history), who, headers, options)
 
     def ask(self, asked: AdmittedQuestion, put: Callable[[str | Answer], None], gone: Callable[[], bool]) -> None:
         """Put the answer's text in pieces, then the answer; ends early once `gone` says that nobody listens.
@@ -104,6 +110,7 @@ class QuestionService:
                     readers=asked.readers,
                     filters=asked.filters,
                     history=asked.history,
+                    options=asked.options,
                     kv_cache_bytes=limits.kv_cache_bytes,
                     answer_id=asked.answer_id,
                     given_up=lambda: gone() or self._stopping(),
@@ -138,6 +145,52 @@ class QuestionService:
             self._metrics.question(tenant, "search")
             self._engine.verdicts.remember(found, asked.readers)
             put(found)
+
+    def list_passages(
+        self,
+        asked: AdmittedQuestion,
+        listing: Callable[[Answer], Answer],
+        put: Callable[[str | Answer], None],
+        gone: Callable[[], bool],
+    ) -> None:
+        """As `ask`, with the passages that are found, which `listing` makes a text of; small talk and tasks get their reply."""
+        if intent_of(asked.text) != "question":
+            self.ask(asked, put, gone)
+            return
+
+        def found(answer: Answer) -> Generator[str, None, Answer]:
+            listed = listing(answer)
+            yield listed.text
+            return listed
+
+        def shown(answer: Answer) -> None:
+            pieces = limited(found(answer), asked.options, counted=True)
+            while True:
+                try:
+                    put(next(pieces))
+                except StopIteration as ended:
+                    put(ended.value)
+                    return
+
+        self.search(asked, shown, gone)
+
+    def embed(self, caller: Caller, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> tuple[Vectors, int]:
+        """The texts' embeddings and their tokens, by the embedder as it is configured, in a question's place.
+
+        Raises `WrongUsage` for a text that the model finds too long, and as `admit` and the model client do.
+        """
+        ticket = self._places.enter(caller.tenant, caller.limits.questions, texts[0])
+        with self._turn(ticket, lambda: False) as begun:
+            if not begun:
+                raise Unavailable("The service is stopping.", hint="Start it and ask again.")
+            try:
+                vectors, tokens = self._engine.embedder.embed_whole(texts, kind=kind)
+            except EndpointRefusal as error:
+                if error.reply.status not in (400, 413, 422):
+                    raise
+                raise WrongUsage(f"The embedder refused a text: {error.reply.message}") from None
+        self._metrics.question(caller.tenant, "embeddings", read=tokens)
+        return vectors, tokens
 
     def judge(
         self,

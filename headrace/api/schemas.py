@@ -97,6 +97,7 @@ def user_of(name: str) -> str:
     return name
 
 
+AnswerModeName = Literal["extractive", "generated"]
 User = Annotated[str, AfterValidator(user_of), Field(examples=["ann"])]
 
 
@@ -138,10 +139,14 @@ class AskRequest(ApiRequest):
 
 
 class AskedFor(AskRequest):
-    """A question whose answer may be streamed; `candidates` asks for all passages that were retrieved, too."""
+    """A question whose answer may be streamed; `candidates` asks for all passages that were retrieved, too.
+
+    `answers` says whether passages are quoted or the generator writes, where that is not to be as the settings say.
+    """
 
     stream: bool = False
     candidates: bool = False
+    answers: AnswerModeName | None = None
 
 
 class FeedbackRequest(ApiRequest):
@@ -332,7 +337,6 @@ def answer_response(answer: Answer, caller: Caller, *, candidates: bool = False)
         total_tokens=read + written,
         prompt_tokens_details={"cached_tokens": cached},
     )
-    finish = answer.completion.finish_reason if answer.completion else "stop"
     note = note_for(answer.note, caller)
     return AnswerResponse.model_validate(
         {
@@ -340,7 +344,7 @@ def answer_response(answer: Answer, caller: Caller, *, candidates: bool = False)
             "note": note,
             "passages": passages,
             "usage": usage,
-            "finish_reason": finish,
+            "finish_reason": answer.finish_reason,
             "candidates": _candidates(answer) if candidates else [],
         }
     )

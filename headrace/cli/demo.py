@@ -15,6 +15,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from headrace.answering.engine import QueryEngine
+from headrace.answering.options import AnswerOptions
 from headrace.answering.record import Answer, Verdict
 from headrace.app import App
 from headrace.catalog import CHUNK_ROWS
@@ -220,7 +221,7 @@ def _ask(
 ) -> None:
     for question in questions:
         console.print(Text(f"\n? {question}", style="bold").append(f"  ({mode})" if mode else "", style="dim"))
-        for piece in engine.ask(question, tenant=settings.tenant, user="demo", mode=mode):
+        for piece in engine.ask(question, tenant=settings.tenant, user="demo", options=AnswerOptions(mode=mode)):
             if isinstance(piece, Answer):
                 console.print()
                 say_sources(console, piece)

@@ -77,6 +77,7 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question from the documents, with citations."""
+    from headrace.answering.options import AnswerOptions
     from headrace.answering.record import Answer
     from headrace.app import App
     from headrace.catalog import INTERACTIONS
@@ -97,7 +98,7 @@ def ask(
             readers=principals or (),
             filters=chosen,
             history=history,
-            mode=answers,
+            options=AnswerOptions(mode=answers),
         ):
             if isinstance(piece, Answer):
                 if as_json:

@@ -40,6 +40,7 @@ _RESPONSE_BYTES = 32 << 20
 """Most bytes of a response: 64 embeddings of 8,192 numbers as text are 13 MB."""
 _STREAM_TIMES = 10
 """How many times `timeout_s` a streamed answer may take in all; each of its events has `timeout_s`."""
+_PENALTIES = ("frequency_penalty", "presence_penalty")
 _TOKEN_CHARACTERS = 64
 """Most characters of a streamed answer for each token that was asked for."""
 
@@ -61,11 +62,31 @@ class Ranking:
 
 
 @dataclass(frozen=True)
+class SamplingParameters:
+    """How a generator chooses tokens, in OpenAI's terms; `temperature` 0 takes the most likely one."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+
+    @property
+    def penalized(self) -> bool:
+        """Whether tokens that were chosen before are less likely."""
+        return bool(self.frequency_penalty or self.presence_penalty)
+
+
+GREEDY = SamplingParameters()
+
+
+@dataclass(frozen=True)
 class Completion:
     """A finished answer. Fields that only the embedded server reports are empty for other endpoints.
 
     `logprobs` are natural logarithms, one per completion token, under the distribution after `temperature` and `top_p`;
-    `reused_tokens` counts prompt tokens whose keys and values came from files, `stored_tokens` those written there.
+    `reused_tokens` counts prompt tokens whose keys and values came from files, `stored_tokens` those written there. `left_out`
+    names what was asked for and the endpoint does not know.
     """
 
     text: str
@@ -78,9 +99,9 @@ class Completion:
     timings_ms: dict[str, float]
     reused_tokens: int
     finish_reason: str = ""
-    temperature: float = 0.0
-    top_p: float = 1.0
+    sampling: SamplingParameters = GREEDY
     stored_tokens: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 @cache
@@ -95,7 +116,8 @@ class EndpointConnection:
     def __init__(self, endpoint: ModelEndpoint) -> None:
         self.endpoint = endpoint
         self._url = endpoint.url.rstrip("/")
-        self._left_out: set[str] = set()
+        self.left_out: set[str] = set()
+        """Fields that the server rejected by name."""
         # A few kilobytes can unpack to gigabytes.
         headers = {"Accept-Encoding": "identity"}
         if endpoint.api_key:
@@ -147,7 +169,7 @@ class EndpointConnection:
     def _send(self, path: str, body: Mapping[str, Any], optional: Sequence[str]) -> httpx.Response:
         tries = 0
         while True:
-            content = {name: value for name, value in body.items() if name not in self._left_out}
+            content = {name: value for name, value in body.items() if name not in self.left_out}
             tries += 1
             try:
                 with self._faults(path):
@@ -167,7 +189,7 @@ class EndpointConnection:
                     response.close()
             unknown = {name for name in optional if name in content and name in reply.message}
             if reply.status in (400, 422) and unknown:
-                self._left_out |= unknown
+                self.left_out |= unknown
                 tries = 0
                 continue
             if reply.busy and tries < _TRIES:
@@ -332,31 +354,41 @@ class Embedder(_Client):
 
         Raises `Unavailable`, `Overloaded` or `RequestRefused`.
         """
+        return self._embed(texts, kind, "END")[0]
+
+    def embed_whole(self, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> tuple[Vectors, int]:
+        """As `embed`, with the number of tokens that the server reports; the server refuses a text that is too long."""
+        return self._embed(texts, kind, "NONE")
+
+    def _embed(self, texts: Sequence[str], kind: str, truncate: str) -> tuple[Vectors, int]:
         # Each request has texts of similar length: the server pads a batch to its longest.
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         vectors: list[np.ndarray[Any, np.dtype[np.float32]] | None] = [None] * len(texts)
+        tokens = 0
         for start in range(0, len(order), self._batch):
             batch = order[start : start + self._batch]
-            for index, vector in zip(batch, self._request([texts[index] for index in batch], kind), strict=True):
+            found, read = self._request([texts[index] for index in batch], kind, truncate)
+            tokens += read
+            for index, vector in zip(batch, found, strict=True):
                 vectors[index] = vector
         rows = [vector for vector in vectors if vector is not None]
         if not rows:
-            return np.zeros((0, 0), np.float32)
+            return np.zeros((0, 0), np.float32), 0
         if len({len(row) for row in rows}) != 1:
             raise RequestRefused(
                 f"{self.endpoint.url} returned embeddings of different widths.", hint="Check the model under [models]."
             )
         stacked: Vectors = np.stack(rows)
-        return stacked
+        return stacked, tokens
 
-    def _request(self, texts: list[str], kind: str) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    def _request(self, texts: list[str], kind: str, truncate: str) -> tuple[list[np.ndarray[Any, np.dtype[np.float32]]], int]:
         answer = self._connection.post(
             "/embeddings",
             {
                 "model": self.endpoint.model,
                 "input": texts,
                 "input_type": kind,
-                "truncate": "END",
+                "truncate": truncate,
                 "encoding_format": "base64",
             },
             optional=("input_type", "truncate", "encoding_format"),
@@ -378,7 +410,9 @@ class Embedder(_Client):
                 f"{self.endpoint.url}/embeddings returned {len(vectors)} embeddings for {len(texts)} texts.",
                 hint="Does this endpoint speak the OpenAI embeddings format?",
             )
-        return vectors
+        usage = answer.get("usage")
+        tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        return vectors, tokens if isinstance(tokens, int) and tokens > 0 else 0
 
 
 class Reranker(_Client):
@@ -447,10 +481,7 @@ class Generator(_Client):
         max_tokens: int,
         tenant: str = "",
         stop: Sequence[str] = (),
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        frequency_penalty: float = 0.0,
+        sampling: SamplingParameters = GREEDY,
         cache: bool = True,
         kv_cache_bytes: int | None = None,
         version: str | None = None,
@@ -465,7 +496,7 @@ class Generator(_Client):
             "model": self.endpoint.model if version is None else f"{self.endpoint.model}@{version}",
             "messages": [dict(message) for message in messages],
             "max_tokens": max_tokens,
-            "temperature": temperature,
+            "temperature": sampling.temperature,
             "stream": True,
             "stream_options": {"include_usage": True},
             "headrace": {"tenant": tenant, "cache": cache},
@@ -476,12 +507,13 @@ class Generator(_Client):
             body["headrace"]["kv_cache_bytes"] = kv_cache_bytes
         if stop:
             body["stop"] = list(stop)
-        if top_p < 1:
-            body["top_p"] = top_p
-        if seed is not None:
-            body["seed"] = seed
-        if frequency_penalty:
-            body["frequency_penalty"] = frequency_penalty
+        if sampling.top_p < 1:
+            body["top_p"] = sampling.top_p
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        for name in _PENALTIES:
+            if penalty := getattr(sampling, name):
+                body[name] = penalty
         text: list[str] = []
         usage: dict[str, Any] = {}
         extras = ResponseExtras()
@@ -516,13 +548,13 @@ class Generator(_Client):
             reused_tokens=extras.reused_tokens,
             stored_tokens=extras.stored_tokens,
             finish_reason=finish,
-            temperature=temperature,
-            top_p=top_p,
+            sampling=sampling,
+            left_out=tuple(name for name in ("seed", *_PENALTIES) if name in body and name in self._connection.left_out),
         )
 
     def _chunks(self, body: Mapping[str, Any]) -> Iterator[ChatChunk]:
         path, seconds = "/chat/completions", self.endpoint.timeout_s
-        optional = ("stream_options", "headrace", "frequency_penalty", "seed")
+        optional = ("stream_options", "headrace", "seed", *_PENALTIES)
         with self._connection.open(path, body, optional=optional) as response, self._connection._faults(path):
             end, bounded = time.monotonic() + _STREAM_TIMES * seconds, cast(_Bounded, response.stream)
             try:

@@ -44,6 +44,8 @@ LEFT = 499
 def error_body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
     """An error in OpenAI's format; `param` names the field at fault."""
     kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    if code == "model_not_found":
+        kind = "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

@@ -137,6 +137,7 @@ class ChatRequest(ModelRequest):
     temperature: float = Field(default=0.0, ge=0.0, le=2.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     seed: int | None = None
     stream: bool = False
     stream_options: ChatStreamOptions | None = None

@@ -87,6 +87,19 @@ def test_openais_messages_are_the_conversation(tenant: httpx.Client) -> None:
     assert "only text is read" in refused.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("key", ["title", "tags", "follow_ups"])
+def test_open_webuis_own_requests_are_replied_to_and_are_no_questions(tenant: httpx.Client, key: str) -> None:
+    """As it sends them behind a chat: not streamed, with a limit, the chat inside."""
+    task = (
+        f'### Task:\nSuggest for the chat below.\n### Output:\nJSON format: {{ "{key}": "…" }}\n{TASK[TASK.index("### Chat") :]}'
+    )
+    done = chat(tenant, ("user", task), stream=False, max_completion_tokens=1_000, temperature=0.1)
+    assert done["headrace"]["kind"] == "task"
+    assert done["choices"][0]["finish_reason"] in ("stop", "length")
+    assert done["headrace"]["citations"] == []
+    assert "annotations" not in done["choices"][0]["message"] or not done["choices"][0]["message"]["annotations"]
+
+
 def test_a_conversation_is_of_one_tenant_and_user(api: Any, tenant: httpx.Client) -> None:
     first = ask(tenant, SILVER, user="ann")["answer_id"]
     unknown = ask(tenant, GOLD, 404, user="ann", after="0" * 16)["error"]["message"]
@@ -129,7 +142,7 @@ def test_small_talk_and_tasks_are_replied_to_and_are_no_interactions(api: Any, t
     assert tenant.post("/v1/feedback", json=verdict).status_code == 404, "there is nothing to learn from"
     metrics = api.client().get("/metrics").text
     assert 'headrace_questions_total{kind="small_talk",tenant="talks"} 2.0' in metrics
-    assert 'headrace_questions_total{kind="task",tenant="talks"} 1.0' in metrics
+    assert 'headrace_questions_total{kind="task",tenant="talks"}' in metrics
 
 
 def test_the_command_line_follows_up_on_an_answer_by_its_id(api: Any) -> None:

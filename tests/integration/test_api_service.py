@@ -29,7 +29,8 @@ def test_openais_client_asks_and_streams(api: Any, acme: httpx.Client) -> None:
     import openai
 
     with openai.OpenAI(base_url=f"{api.url}/v1", api_key=api.keys["acme"], max_retries=0) as client:
-        assert [model.id for model in client.models.list()] == ["headrace"]
+        assert [model.id for model in client.models.list()] == ["headrace", "headrace-search", "headrace-embedder"]
+        assert client.models.retrieve("headrace-search").owned_by == "headrace"
         messages: list[Any] = [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": [{"type": "text", "text": "On which day was the pump of the northern station greased?"}]},
@@ -51,8 +52,9 @@ def test_openais_client_asks_and_streams(api: Any, acme: httpx.Client) -> None:
         assert {chunk.id for chunk in chunks} == {f"chatcmpl-{told['answer_id']}"}, "known from the first chunk on"
         assert (chunks[-2].model_extra or {})["headrace"]["citations"] == ours["citations"]
         assert acme.post("/v1/feedback", json={"answer_id": ours["answer_id"], "up": True}).status_code == 200
-        with pytest.raises(openai.NotFoundError):
+        with pytest.raises(openai.NotFoundError) as unknown:
             client.chat.completions.create(model="gpt-4o", messages=messages)
+        assert unknown.value.code == "model_not_found"
         with pytest.raises(openai.BadRequestError, match="empty"):
             client.chat.completions.create(model="headrace", messages=[{"role": "assistant", "content": "Hello"}])
     with (
@@ -60,6 +62,71 @@ def test_openais_client_asks_and_streams(api: Any, acme: httpx.Client) -> None:
         pytest.raises((openai.AuthenticationError, openai.RateLimitError)),  # the latter after many wrong keys
     ):
         client.models.list()
+
+
+def test_openais_client_is_obeyed_or_refused(api: Any, acme: httpx.Client) -> None:
+    import openai
+
+    question: list[Any] = [{"role": "user", "content": "On which day was the pump of the northern station greased?"}]
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key=api.keys["acme"], max_retries=0) as client:
+
+        def ask(**more: Any) -> Any:
+            return client.chat.completions.create(**{"model": "headrace", "messages": question, **more})
+
+        whole = ask().choices[0].message
+        noted = whole.annotations[0].url_citation
+        assert noted.title == "pump.md"
+        assert noted.url.startswith(f"{api.url}/#/documents?uri=pump.md&chunk=")
+        assert "pump of the northern station" in whole.content[noted.start_index : noted.end_index]
+        streamed = [chunk.choices[0].delta for chunk in ask(stream=True) if chunk.choices]
+        assert (streamed[-1].model_extra or {})["annotations"] == [one.model_dump() for one in whole.annotations]
+        assert ask(stop="greased").choices[0].message.content == whole.content.partition("greased")[0].strip()
+        quotes = {"extra_body": {"headrace": {"answers": "extractive"}}}
+        for most, more in ((2, {}), (4, quotes)):
+            short = ask(max_tokens=most, **more).choices[0]
+            assert (short.message.content.removesuffix(" [1]"), short.finish_reason) == ("The pump of the", "length")
+        system = [{"role": "system", "content": "Be brief."}, *question]
+        quoted = ask(messages=system, temperature=0.5, **quotes)
+        assert "system message and temperature had no effect" in quoted.model_extra["headrace"]["note"]
+        ask(messages=system, temperature=0.9, top_p=0.5, seed=7, presence_penalty=1, stop=["END"])
+        sent = api.models.chats[-1]
+        assert sent["messages"][0] == system[0]
+        assert {name: sent[name] for name in ("temperature", "top_p", "seed", "presence_penalty")} == {
+            "temperature": 0.9,
+            "top_p": 0.5,
+            "seed": 7,
+            "presence_penalty": 1.0,
+        }
+        assert "END" in sent["stop"]
+        for wrong in ({"temperature": 9}, {"n": 2}, {"tools": [{"type": "function", "function": {"name": "f"}}]}):
+            with pytest.raises(openai.BadRequestError) as refused:
+                ask(**wrong)
+            assert refused.value.param in wrong
+        found = ask(model="headrace-search").choices[0].message
+        assert found.content.startswith("[1] pump.md\n")
+        assert found.annotations[0].url_citation.title == "pump.md"
+        thanks = ask(model="headrace-search", messages=[{"role": "user", "content": "Thanks a lot!"}])
+        assert thanks.choices[0].message.content == "You are welcome. Ask again at any time."
+
+
+def test_openais_client_embeds(api: Any, acme: httpx.Client) -> None:
+    import openai
+
+    texts = ["The pump was greased.", "Pumps are greased by the crew.", "The canteen has soup."]
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key=api.keys["acme"], max_retries=0) as client:
+        made = client.embeddings.create(model="headrace-embedder", input=texts)  # as base64, which the client unpacks
+        assert made.usage.prompt_tokens == made.usage.total_tokens > 0
+        plain = client.embeddings.create(model="headrace-embedder", input=texts[0], encoding_format="float").data[0].embedding
+        assert plain == pytest.approx(made.data[0].embedding, abs=1e-6)
+        assert [one.index for one in made.data] == [0, 1, 2]
+        for wrong, says in (({"dimensions": 7}, "dimensions"), ({"input": "word " * 20_000}, "refused a text")):
+            with pytest.raises(openai.BadRequestError, match=says):
+                client.embeddings.create(**{"model": "headrace-embedder", "input": texts, **wrong})
+        with pytest.raises(openai.NotFoundError):
+            client.embeddings.create(model="text-embedding-3-small", input=texts)
+    writer = api.client(api.mint("acme", "write")[0])
+    body = {"model": "headrace-embedder", "input": "x"}
+    assert writer.post("/v1/embeddings", json=body).status_code == 403
 
 
 def test_a_document_is_put_changed_failed_and_deleted(api: Any, acme: httpx.Client) -> None:

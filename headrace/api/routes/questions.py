@@ -1,4 +1,4 @@
-"""The routes of questions and verdicts, in Headrace's own shape and in OpenAI's."""
+"""The routes of questions and verdicts in Headrace's own shape."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from headrace.answering.follow_up import Turn
+from headrace.answering.options import DEFAULT, AnswerOptions
 from headrace.answering.record import Answer
 from headrace.answering.verdicts import RecordedVerdict
 from headrace.api.auth import Caller
 from headrace.api.dependencies import InThread, Reading, Serving
 from headrace.api.errors import body_of
-from headrace.api.openai import ChatCompletionRequest, check_model, model, streamed, whole
 from headrace.api.openapi import EXAMPLES
 from headrace.api.questions import AdmittedQuestion
 from headrace.api.schemas import (
     AnswerResponse,
     AskedFor,
     AskRequest,
-    ChatCompletion,
     FeedbackRequest,
-    ModelList,
-    ModelResponse,
     SearchResponse,
     VerdictResponse,
     answer_response,
@@ -46,60 +43,14 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post(
-    "/v1/chat/completions",
-    responses=EXAMPLES["chat"],
-    response_model=ChatCompletion,
-    response_model_exclude_defaults=True,
-)
-async def chat_completions(
-    body: ChatCompletionRequest, request: Request, service: Serving, caller: Reading
-) -> ChatCompletion | Response:
-    """OpenAI's chat completions: the last message with role `user` is the question; `headrace` has citations and versions."""
-    check_model(body.model)
-    # Many clients send `user`: it is ignored where the key may not name one.
-    user = body.asker if caller.names_users else None
-    more = body.headrace
-    asked = service.questions.admit(
-        caller,
-        body.question,
-        dict(request.headers),
-        tenant=more.tenant,
-        readers=more.readers,
-        filters=more.filters,
-        history=body.history,
-        user=user,
-    )
-    pieces = _pieces(request, service, asked)
-    first = await first_of(pieces)
-    if body.stream:
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        events = streamed(asked.answer_id, first, pieces, caller, usage=usage)
-        return StreamingResponse(events, media_type="text/event-stream")
-    return whole(answer_response(await _last(first, pieces), caller))
-
-
-@router.get("/v1/models")
-async def models(caller: Reading) -> ModelList:
-    """The only model."""
-    return ModelList(data=[model()])
-
-
-@router.get("/v1/models/{name}")
-async def one_model(name: str, caller: Reading) -> ModelResponse:
-    """A model by its name."""
-    check_model(name)
-    return model()
-
-
 @router.post("/v1/ask", responses=EXAMPLES["ask"], response_model=AnswerResponse, response_model_exclude_defaults=True)
 async def ask(body: AskedFor, request: Request, service: Serving, caller: Reading) -> AnswerResponse | Response:
     """The answer to a question, with its citations; as server-sent events if `stream`."""
-    pieces = _pieces(request, service, _admitted(body, request, service, caller))
+    pieces = pieces_of(request, service, _admitted(body, request, service, caller))
     first = await first_of(pieces)
     if body.stream:
         return StreamingResponse(_events(first, pieces, caller, candidates=body.candidates), media_type="text/event-stream")
-    return answer_response(await _last(first, pieces), caller, candidates=body.candidates)
+    return answer_response(await last_of(first, pieces), caller, candidates=body.candidates)
 
 
 @router.post("/v1/search", responses=EXAMPLES["search"], response_model_exclude_defaults=True)
@@ -163,15 +114,17 @@ def _admitted(body: AskRequest, request: Request, service: Service, caller: Call
         after=body.after,
         user=body.user,
         simulated=body.simulated_user,
+        options=AnswerOptions(mode=body.answers) if isinstance(body, AskedFor) else DEFAULT,
     )
 
 
-def _pieces(request: Request, service: Service, asked: AdmittedQuestion) -> Pieces:
+def pieces_of(request: Request, service: Service, asked: AdmittedQuestion) -> Pieces:
+    """The pieces of an answer's text as they come, then the answer."""
     request.scope["noted"].resource = asked.answer_id
     return stream_from_thread(request, service, lambda put, gone: service.questions.ask(asked, put, gone))
 
 
-async def _last(first: str | Answer, rest: Pieces) -> Answer:
+async def last_of(first: str | Answer, rest: Pieces) -> Answer:
     """The answer at the end of its pieces."""
     last = first
     async with aclosing(rest):

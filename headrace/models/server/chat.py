@@ -63,7 +63,15 @@ async def answer(models: HostedModels, body: wire.ChatRequest, version: str, cal
             )
         pieces = model.generate(
             generation.prompt_tokens,
-            Sampling(body.limit, body.temperature, body.top_p, body.frequency_penalty, body.seed, tuple(body.stops)),
+            Sampling(
+                body.limit,
+                body.temperature,
+                body.top_p,
+                body.frequency_penalty,
+                body.seed,
+                tuple(body.stops),
+                body.presence_penalty,
+            ),
             cache=cache,
             cancelled=call.cancelled,
             into=generation,

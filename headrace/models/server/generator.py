@@ -25,7 +25,7 @@ from transformers.cache_utils import DynamicLayer
 from headrace.errors import HeadraceError, MissingPart, RequestRefused
 from headrace.genuine import GENUINE, check_genuine
 from headrace.models.kv.cache import BLOCK, KvCache, Shape
-from headrace.models.prompt import encode, ends
+from headrace.models.prompt import Ending, encode, ends
 from headrace.models.server.adapter import merged
 from headrace.models.tokens import instead
 
@@ -43,7 +43,7 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: `temperature` 0 takes the most likely; `frequency_penalty` is OpenAI's.
+    """How the next token is chosen: `temperature` 0 takes the most likely; the penalties are OpenAI's.
 
     A text of `stops` ends the answer and is not part of it.
     """
@@ -54,6 +54,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     seed: int | None = None
     stops: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
 
 
 @dataclass
@@ -223,41 +224,18 @@ class SmolLM:
         return logits
 
 
-class Ending:
-    """Passes text on as it arrives, except what is or may become one of the texts that end an answer."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = stops
-        self._held = ""
-        self.reached = False
-
-    def take(self, piece: str) -> str:
-        """The part of the text so far that may be passed on now."""
-        text = self._held + piece
-        ends = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        if ends:
-            self.reached, self._held = True, ""
-            return text[: min(ends)]
-        may_be = max((n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-        self._held = text[len(text) - may_be :]
-        return text[: len(text) - may_be]
-
-    def rest(self) -> str:
-        """Text that was held back and did not become an end."""
-        pending, self._held = self._held, ""
-        return pending
-
-
 def choose(logits: torch.Tensor, sampling: Sampling, before: Sequence[int], random: torch.Generator) -> tuple[int, float]:
     """The next token and its log-probability, as `Generated` defines it.
 
     Nucleus sampling keeps the smallest set of most likely tokens whose probability reaches `top_p` (Holtzman et al. 2020,
-    arXiv:1904.09751); OpenAI's frequency penalty subtracts its value once for each time a token was already chosen.
+    arXiv:1904.09751); OpenAI's frequency penalty subtracts its value once for each time a token was already chosen, the presence
+    penalty once if it was.
     """
-    if sampling.frequency_penalty and before:
+    if (sampling.frequency_penalty or sampling.presence_penalty) and before:
         counts = Counter(before)
         logits = logits.clone()
-        logits[list(counts)] -= sampling.frequency_penalty * torch.tensor(list(counts.values()), dtype=logits.dtype)
+        times = torch.tensor(list(counts.values()), dtype=logits.dtype)
+        logits[list(counts)] -= sampling.frequency_penalty * times + sampling.presence_penalty
     if sampling.temperature == 0.0:
         token = int(logits.argmax())
         return token, float(torch.log_softmax(logits, dim=-1)[token])
