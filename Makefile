@@ -2,6 +2,7 @@
 # make check     lint, types, unit tests                   make test [K=expression]  every test that belongs to a change
 # make soak      the long ones [MINUTES=10 SEED=x: a part] make bench                measures, prints JSON
 # make docs      writes the reference from the code, builds the site into out/site
+# make dist      a wheel in dist/, for pip alone
 # make sbom      what it is made of, and its licences, into out/ and THIRD_PARTY.md
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest
 # Tests start hundreds of processes; where bytecode is not kept, each compiles every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install install-dev install-vast install-postgresql install-docs demo check unit test soak bench lint format docs pictures lock sbom clean
+.PHONY: install install-dev install-vast install-postgresql install-docs demo check unit test soak bench lint format docs pictures lock dist sbom clean
 
 install: .venv/installed
 
@@ -88,6 +89,13 @@ pictures: install
 		$(BIN)/headrace --home $(or $(FROM),.headrace) diagram $$name -o docs/images/$$name.svg && \
 		$(BIN)/headrace --home $(or $(FROM),.headrace) diagram $$name --view time -o docs/images/$$name-time.svg || exit 1; \
 	done
+
+# Installs with pip alone: pip install dist/headrace-*.whl && headrace fetch
+dist: install
+	@rm -rf dist build
+	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build
+	@ls dist/*.whl
 
 # Writes the lock files anew from pyproject.toml; needs pip-tools.
 lock:

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from headrace.documents.index import Indexed, Reindexed
     from headrace.ingest.backlog import Backlog
     from headrace.ingest.land import Following, Landed
+    from headrace.platform.platform import EmbeddedPlatform
     from headrace.registry.embedder import ServedEmbedder
     from headrace.registry.serve import TrainingLoop
+    from headrace.storage.endpoints import Endpoints
     from headrace.storage.tables.maintenance import MaintenanceReport
 
 _MODELS_READY_S = 120.0
@@ -118,7 +120,7 @@ class App:
         platform = open_platform(settings, parts=parts, ends=self._service)
         with (
             _lancedb_ahead(self._models),
-            platform as endpoints,
+            _opened(platform, bars) as endpoints,
             recorded(self._command, settings.home) as run,
             _cause_named(settings),
         ):
@@ -137,7 +139,8 @@ class App:
                     (settings.models.generator, endpoints.generator),
                 ):
                     if isinstance(chosen, EmbeddedPart):
-                        wait_ready(endpoint, _MODELS_READY_S)
+                        with bars.waiting("Loading the models …"):
+                            wait_ready(endpoint, _MODELS_READY_S)
                         break
             if self._on == RAY:
                 from headrace.core.ray_cluster import cluster
@@ -189,7 +192,7 @@ class DocumentIndex:
         self.runner.record.counts["index_chunks"] = indexed.index.chunks
         return indexed
 
-    def require_tenant(self) -> None:
+    def require_tenant(self, name: str | None = None) -> None:
         """Raise `NotFound` for a tenant that nobody added and that has no document: most likely its name is mistyped."""
         from contextlib import closing
 
@@ -197,7 +200,7 @@ class DocumentIndex:
         from headrace.storage.metadata import Metadata
         from headrace.storage.tables.handles import TableReader, quoted
 
-        name = self.settings.tenant
+        name = name or self.settings.tenant
         with closing(Metadata(self.runner.endpoints)) as metadata:
             if name in {known.name for known in metadata.tenants()}:
                 return
@@ -283,6 +286,15 @@ class Storage:
         from headrace.storage.sql import select
 
         return select(query, self.runner.endpoints, self.runner.record.ledger)
+
+
+@contextmanager
+def _opened(platform: EmbeddedPlatform, bars: ProgressBars) -> Iterator[Endpoints]:
+    """The platform, open; a person sees that its start is waited for."""
+    with ExitStack() as stack:
+        with bars.waiting("Starting the platform …"):
+            endpoints = stack.enter_context(platform)
+        yield endpoints
 
 
 @contextmanager

@@ -237,6 +237,27 @@ class ApiSettings(Section):
         except ValueError:
             raise ValueError(f"{value!r} is no IP address; names go into `hosts`") from None
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether it listens on all of this machine's networks."""
+        return ip_address(self.host).is_unspecified
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Names that requests may call the service by."""
+        own = () if self.everywhere else (f"[{self.host}]" if ":" in self.host else self.host,)
+        return (*dict.fromkeys(("127.0.0.1", "localhost", *own, *self.hosts)),)
+
+    @property
+    def open_without_tls(self) -> bool:
+        """Whether other machines may reach it, and what they send is not encrypted."""
+        return self.certificate is None and not ip_address(self.host).is_loopback
+
+    def url(self, port: int) -> str:
+        """Its address for this machine."""
+        host = ("::1" if ":" in self.host else "127.0.0.1") if self.everywhere else self.host
+        return f"{'http' if self.certificate is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
+
     @model_validator(mode="after")
     def _certified(self) -> Self:
         if (self.certificate is None) != (self.key is None):
@@ -414,7 +435,7 @@ class Training(Section):
 class _TomlFile(TomlConfigSettingsSource):
     """The settings file; some editors begin a file with a byte order mark, which TOML does not know."""
 
-    def _read_file(self, file_path: Path) -> dict[str, Any]:
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
         return tomllib.loads(file_path.read_text("utf-8-sig"))
 
 

@@ -96,6 +96,14 @@ class Answer:
             if number in self.cited
         ]
 
+    def with_passages(self) -> dict[str, Any]:
+        """As `as_dict`, with the passages it is based on, numbered as the text cites them."""
+        passages = [
+            {"number": number, "cited": number in self.cited, **passage.as_dict()}
+            for number, passage in enumerate(self.passages, 1)
+        ]
+        return self.as_dict() | {"passages": passages}
+
     def as_dict(self) -> dict[str, Any]:
         """The answer as `headrace ask --json` prints it."""
         return {
@@ -103,6 +111,7 @@ class Answer:
             "answer": self.text,
             "kind": self.kind,
             "mode": self.mode,
+            "finish_reason": self.finish_reason,
             "citations": self.citations,
             "model_version": self.model_version,
             "ranking_version": self.ranking_version,

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from headrace import __version__
@@ -26,9 +28,10 @@ from headrace.api.openai import wrong
 from headrace.api.openapi import described
 from headrace.api.routes import documents, health, openai, questions, runs, storage, tenants, training
 from headrace.api.service import Service
-from headrace.errors import HeadraceError, WrongUsage
+from headrace.errors import BadSettings, HeadraceError, WrongUsage
 from headrace.models import http
 from headrace.models.http import LEFT, code_of, error_response, malformed
+from headrace.settings import ApiSettings
 
 BODY_BYTES = 64 << 10
 
@@ -61,8 +64,17 @@ def create_app(service: Service, token: str) -> FastAPI:
         service=service,
         body_bytes=BODY_BYTES,
         document_bytes=service.settings.inference.document_bytes,
+        hosts=service.settings.api.named,
         routes=app.routes,
     )
+    if service.settings.api.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=service.settings.api.origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
+            expose_headers=["Retry-After"],
+        )
     app.add_exception_handler(HeadraceError, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _no_route)
@@ -121,16 +133,32 @@ async def _no_route(_: Request, error: Exception) -> JSONResponse:
     return answer
 
 
+def check_certificate(settings: ApiSettings) -> None:
+    """Raise `BadSettings` where TLS is asked for with files that cannot be used."""
+    if settings.certificate is None or settings.key is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.certificate, settings.key, password="")
+    except (ssl.SSLError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise BadSettings(
+            f"TLS cannot be served with {settings.certificate} and {settings.key}: {reason}.",
+            hint="Check [api] certificate and key: PEM files that belong together, the key without a password.",
+        ) from None
+
+
 _GRACE_S = 2
 _WATCH_S = 1.0
 
 
 def serve(app: FastAPI, port: int, *, ended: Callable[[], bool] = lambda: False) -> None:
-    """Serve until SIGINT or SIGTERM, or until `ended` returns true (called about once a second), then return.
+    """Serve at the settings' address until SIGINT or SIGTERM, or until `ended` returns true (called about once a second).
 
-    Raises `WrongUsage` where the port is taken.
+    Raises `WrongUsage` where the port is taken or the address is not this machine's, `BadSettings` for an unusable certificate.
     """
     service: Service = app.state.service
+    own = service.settings.api
+    check_certificate(own)
 
     class ApiServer(http.QuietServer):
         # Uvicorn would raise the signal again once it has stopped; here the signal only stops the server.
@@ -139,8 +167,8 @@ def serve(app: FastAPI, port: int, *, ended: Callable[[], bool] = lambda: False)
             self.force_exit = self.should_exit
             self.should_exit = True
 
-    config = http.config(app, keep_alive_s=30, grace_s=_GRACE_S, log_level="critical")
-    with bound(port) as listening:
+    config = http.config(app, keep_alive_s=30, grace_s=_GRACE_S, log_level="critical", certificate=own.certificate, key=own.key)
+    with bound(port, own.host) as listening:
         # SIGPIPE ends a command line, but a server must survive a browser that goes away in mid-answer.
         before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         server = ApiServer(config)
@@ -162,14 +190,14 @@ def serve(app: FastAPI, port: int, *, ended: Callable[[], bool] = lambda: False)
             signal.signal(signal.SIGPIPE, before)
 
 
-def bound(port: int) -> socket.socket:
-    """A socket that listens on 127.0.0.1:`port`. Raises `WrongUsage` where the port is taken or not allowed."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def bound(port: int, host: str = "127.0.0.1") -> socket.socket:
+    """A socket that listens there. Raises `WrongUsage` for a port that is taken or not allowed, or another machine's address."""
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # asyncio sets this only on sockets it made itself; without it each body waits 40 ms for the ACK of its headers.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
-        listening.bind(("127.0.0.1", port))
+        listening.bind((host, port))
         listening.listen(128)  # uvicorn listens later; until then SO_REUSEADDR would let a second server bind too
     except OSError as error:
         listening.close()
@@ -177,5 +205,7 @@ def bound(port: int) -> socket.socket:
             raise WrongUsage(f"Port {port} is taken.", hint="Choose another: headrace up --port N") from None
         if error.errno == errno.EACCES:
             raise WrongUsage(f"You may not open port {port}.", hint="Choose one above 1023: headrace up --port N") from None
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            raise WrongUsage(f"{host} is no address of this machine.", hint="Set another: [api] host, or --host.") from None
         raise
     return listening

@@ -41,7 +41,6 @@ CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.IGNORECASE)
 _SECURITY = {
     "Content-Security-Policy": CSP,
     "X-Content-Type-Options": "nosniff",
@@ -93,7 +92,7 @@ class GuardedService(Protocol):
 
 
 class AuthMiddleware:
-    """Admits requests that name this machine and bring an API key or the token, and bounds what each may send.
+    """Admits requests that name one of the `hosts` and bring an API key or the token, and bounds what each may send.
 
     Keys and the token come as bearers and in no other way: browsers send a cookie to every server on this machine, whatever its
     port. A web page elsewhere that resolves its own name to 127.0.0.1 (DNS rebinding) is recognised by its Host header.
@@ -110,6 +109,7 @@ class AuthMiddleware:
         service: GuardedService,
         body_bytes: int,
         document_bytes: int,
+        hosts: Sequence[str] = ("127.0.0.1", "localhost"),
         routes: Sequence[BaseRoute] = (),
     ) -> None:
         self._app = app
@@ -117,6 +117,7 @@ class AuthMiddleware:
         self._service = service
         self._body_bytes, self._document_bytes = body_bytes, document_bytes
         self._token = token.encode()
+        self._host = re.compile(rf"({'|'.join(map(re.escape, hosts))})(:\d{{1,5}})?", re.IGNORECASE)
         self._slots = UploadSlots()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -203,8 +204,11 @@ class AuthMiddleware:
         if (answer := ambiguous(scope)) is not None:
             return answer
         headers = Headers(scope=scope)
-        if not _HOST.fullmatch(headers.get("host", "")):
-            return error_response(421, "This server answers to 127.0.0.1 and localhost only. Use one of them.", "wrong_host")
+        if not self._host.fullmatch(headers.get("host", "")):
+            sentence = (
+                "This server does not answer to that host. Use 127.0.0.1, localhost or a name of [api] hosts in its settings."
+            )
+            return error_response(421, sentence, "wrong_host")
         if scope["path"] in OPEN or (scope["path"] in FILES and scope["method"] == "GET"):
             return None
         address = _address(scope)

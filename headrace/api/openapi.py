@@ -17,7 +17,7 @@ _ERRORS = {
     404: ("This tenant has no such thing.", "There is no such document.", "not_found"),
     408: ("The body came too slowly.", "The body did not come within 60 s.", "timeout"),
     413: ("The body is too large.", "The body is larger than 64 KiB. Send less.", "too_large"),
-    421: ("The Host header does not name this machine.", "This server answers to 127.0.0.1 and localhost only.", "wrong_host"),
+    421: ("The Host header does not name this machine.", "This server does not answer to that host.", "wrong_host"),
     429: ("Too many requests; `Retry-After` says when to return.", "This tenant may send 600 requests a minute.", "overloaded"),
     502: ("A model endpoint refused the request.", "The generator's endpoint answered 400.", "request_refused"),
     503: ("Storage or a model does not answer.", "The object store does not answer.", "unavailable"),

@@ -51,6 +51,7 @@ class QuestionService:
         metrics: ServiceMetrics,
         traces: Traces,
         limits_of: Callable[[str], TenantLimits],
+        require_tenant: Callable[[str], None],
         stopping: Callable[[], bool],
     ) -> None:
         self._engine = engine
@@ -58,6 +59,7 @@ class QuestionService:
         self._metrics = metrics
         self._traces = traces
         self._limits_of = limits_of
+        self._require_tenant = require_tenant
         self._stopping = stopping
         self._operator = _user()
 
@@ -99,6 +101,8 @@ class QuestionService:
         ):
             if not begun:
                 return
+            if tenant != caller.tenant:
+                self._require_tenant(tenant)
             # What a tenant's first question opens (topics, catalogs) is opened once, not by several questions at a time.
             with self._engine.first(("ask", tenant)):
                 limits = caller.limits if tenant == caller.tenant else self._limits_of(tenant)
@@ -131,6 +135,8 @@ class QuestionService:
         with self._turn(asked.ticket, gone) as begun, self._traces.question("retrieval", tenant, asked.headers) as span:
             if not begun:
                 return
+            if tenant != asked.caller.tenant:
+                self._require_tenant(tenant)
             with self._engine.first(("ask", tenant)):
                 found = self._engine.search(
                     asked.text,

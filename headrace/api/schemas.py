@@ -344,7 +344,6 @@ def answer_response(answer: Answer, caller: Caller, *, candidates: bool = False)
             "note": note,
             "passages": passages,
             "usage": usage,
-            "finish_reason": answer.finish_reason,
             "candidates": _candidates(answer) if candidates else [],
         }
     )

@@ -73,7 +73,13 @@ class Service:
         )
         self._traces = traces or Traces.from_settings(settings.telemetry)
         self.questions = QuestionService(
-            app.answers, admission, self.metrics, self._traces, self.limits_of, lambda: self.stopping
+            app.answers,
+            admission,
+            self.metrics,
+            self._traces,
+            self.limits_of,
+            app.documents.require_tenant,
+            lambda: self.stopping,
         )
         self.live = LiveRun(runner, settings.home, lambda: admission.counts, lambda: self.stopping)
         self._unrecorded = app.answers.unrecorded

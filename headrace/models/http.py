@@ -10,6 +10,7 @@ import resource
 import time
 from collections.abc import Callable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -96,7 +97,7 @@ async def malformed(_: Request, error: Exception) -> JSONResponse:
     faults: list[str] = []
     param: str | None = None
     for fault in error.errors():
-        field = ".".join(str(part) for part in fault["loc"] if part not in ("body", "query", "path", "header"))
+        field = ".".join(map(str, fault["loc"][1:]))  # the first part says where: body, query, path or header
         if fault["type"] in _NO_OBJECT or (fault["type"] == "missing" and not field):
             faults, param = ["The body is not a JSON object. Send one, with `Content-Type: application/json`"], None
             break
@@ -230,7 +231,15 @@ class QuietServer(uvicorn.Server):
         await super().serve(sockets)
 
 
-def config(app: Any, *, keep_alive_s: int, grace_s: int, log_level: str) -> uvicorn.Config:
+def config(
+    app: Any,
+    *,
+    keep_alive_s: int,
+    grace_s: int,
+    log_level: str,
+    certificate: Path | None = None,
+    key: Path | None = None,
+) -> uvicorn.Config:
     """The uvicorn configuration of both servers. Raises this process's limit on open files."""
     in_all, of_one = most_connections(raise_descriptors())
 
@@ -247,6 +256,8 @@ def config(app: Any, *, keep_alive_s: int, grace_s: int, log_level: str) -> uvic
         backlog=128,  # asyncio tries as many accepts in a row and logs each one that finds no descriptor left
         timeout_keep_alive=keep_alive_s,
         timeout_graceful_shutdown=grace_s,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
     )
 
 

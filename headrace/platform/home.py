@@ -69,6 +69,7 @@ class Home:
         self.models_cache = self.root / "models-cache"
         self.metadata = self.root / "metadata.db"
         self.service = self.root / "up.json"
+        self.service_lock = self.root / "up.lock"
         self.platform = self.root / "platform"
         self.format = self.platform / "format"
         self.keys = self.platform / "keys.json"

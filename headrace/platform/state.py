@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import headrace
 from headrace import process
+from headrace.errors import WrongUsage
 from headrace.platform.address import Ports
-from headrace.platform.home import Home, write_private
+from headrace.platform.home import Home, Lock, write_private
 from headrace.storage.endpoints import Endpoints
 
 
@@ -106,12 +107,18 @@ def write_request(home: Home, request: Request) -> None:
 
 
 class RunningService(BaseModel):
-    """The `headrace up` running in a home, and its port on 127.0.0.1."""
+    """The `headrace up` running in a home. Contains its token: stored with mode 0600."""
 
     model_config = ConfigDict(frozen=True)
 
     process: Process
-    port: int
+    url: str
+    """Its address for this machine."""
+    token: str
+    settings: str
+    """A digest of its settings: a command with others works beside it."""
+    certificate: Path | None = None
+    """Its TLS certificate, if it has one."""
 
 
 def read_service(home: Home) -> RunningService | None:
@@ -124,15 +131,32 @@ def read_service(home: Home) -> RunningService | None:
 
 
 @contextlib.contextmanager
-def recorded_service(home: Home, port: int) -> Iterator[None]:
-    """Record, for the duration of the block, that this process serves `home` at `port`."""
-    mine = RunningService(process=this_process(), port=port)
-    write_private(home.service, mine.model_dump_json())
+def only_service(home: Home) -> Iterator[None]:
+    """Make this process the home's only `headrace up` for the duration of the block. Raises `WrongUsage` where one runs."""
+    home.prepare()
+    lock = Lock(home.service_lock)
+    if not lock.acquire():
+        other = read_service(home)
+        where = f": {other.url}, process {other.process.pid}" if other else ""
+        raise WrongUsage(
+            f"A `headrace up` runs in the home {home.root} already{where}.",
+            hint="Use that one, or start another in a home of its own: headrace --home DIR up --port N",
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def recorded_service(home: Home, service: RunningService) -> Iterator[None]:
+    """Record, for the duration of the block, that this process serves `home`."""
+    write_private(home.service, service.model_dump_json())
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if read_service(home) == mine:
+            if read_service(home) == service:
                 home.service.unlink(missing_ok=True)
 
 

@@ -122,7 +122,8 @@ def encode(store: Store, row: Mapping[str, Any]) -> bytes:
 def decode(store: Store, values: Sequence[bytes | None]) -> Decoded:
     """Decode records to rows of the store's schema; unreadable ones and those that break a constraint are set aside.
 
-    Keys that the schema does not know are kept as JSON in the column `extra`: the producer may be newer than this code.
+    Keys that the schema does not know, also inside nested objects, are kept as JSON in the column `extra`: the producer may be
+    newer than this code.
     """
     read = _read(store, values)
     wrong = broken(store, read.rows)
@@ -243,6 +244,7 @@ def _row(store: Store, value: bytes | None) -> dict[str, Any]:
         elif not _is(field.type, raw):
             raise BadRecord(f"{field.name!r} is a value of the wrong type: {_short(raw)}")
         row[field.name] = raw
+        _beyond(field.type, raw, field.name, parsed)
     if parsed:
         try:
             row[EXTRA.name] = json.dumps(parsed, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -266,6 +268,22 @@ def _is(kind: pa.DataType, value: object) -> bool:
     if pa.types.is_floating(kind):
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, str)
+
+
+def _beyond(kind: pa.DataType, value: Any, path: str, into: dict[str, Any]) -> None:
+    """Put what nested objects hold beyond their schema into `into`, by its path, like `passages[0].page`."""
+    if value is None:
+        return
+    if pa.types.is_list(kind):
+        for index, one in enumerate(value):
+            _beyond(kind.value_type, one, f"{path}[{index}]", into)
+    elif pa.types.is_struct(kind):
+        for name, one in value.items():
+            place = kind.get_field_index(name)
+            if place < 0:
+                into[f"{path}.{name}"] = one
+            else:
+                _beyond(kind.field(place).type, one, f"{path}.{name}", into)
 
 
 def _short(value: object) -> str:

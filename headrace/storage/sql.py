@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -52,7 +52,8 @@ def select(query: str, endpoints: Endpoints, ledger: Ledger) -> list[dict[str, A
             # Through Arrow: DuckDB's own rows need pytz for a time with a zone.
             table: pa.Table = database.query(query).to_arrow_table()
             columns = [[_plain(value) for value in column.to_pylist()] for column in table.columns]
-            return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+            names = _apart(table.column_names)
+            return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
         except duckdb.ParserException as error:
             hint = 'Put "at" and "offset" in double quotes: they are SQL keywords.'
             raise WrongUsage(str(error).splitlines()[0], hint=hint) from None
@@ -75,6 +76,17 @@ def _named(database: duckdb.DuckDBPyConnection, query: str) -> set[str]:
         return {name.lower() for name in database.get_table_names(query)}
     except duckdb.BinderException:  # e.g. for JOIN … USING
         return set(re.findall(r"\w+", query.lower()))
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """The names of columns, each once: the second `uri` of a join is `uri_2`."""
+    taken: list[str] = []
+    for name in names:
+        number, one = 2, name
+        while one in taken or (one != name and one in names):
+            one, number = f"{name}_{number}", number + 1
+        taken.append(one)
+    return taken
 
 
 def _plain(value: Any) -> Any:

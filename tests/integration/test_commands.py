@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from serving import started
-from shell import on_terminal
+from shell import as_json, on_terminal, run
 
 from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import State, read_state
@@ -143,3 +144,28 @@ def test_a_command_uses_the_servers_of_a_running_up(api: Api) -> None:
     assert "Another command is using the platform" in refused
     assert state(api.home) == before
     assert json.loads(api.client().get("/health/ready").text)["status"] == "ok"
+
+
+def test_questions_and_verdicts_go_through_a_running_up(api: Api) -> None:
+    """So that no command loads models and opens storage beside it; a second `up` would do all of its work twice."""
+    home = api.home
+    document = home.path.parent / "vault.md"
+    document.write_text("# The vault\n\nThe vault is opened at seven.")
+    run(home, "index", document)
+    before = {row["run"] for row in as_json(home, "runs")["runs"]}
+    found = as_json(home, "search", "When is the vault opened?")
+    assert found["passages"][0]["document"] == "vault.md"
+    answer = as_json(home, "ask", "When is the vault opened?")
+    assert answer["kind"] == "answer"
+    assert answer["passages"][0]["number"] == 1
+    said = run(home, "ask", "When is the vault opened?").stdout
+    assert "vault.md" in said
+    assert "judge it" in said
+    assert "Recorded at feedback/" in run(home, "feedback", answer["answer_id"], "--up").stdout
+    assert "no answer" in run(home, "feedback", "0" * 16, "--up", code=1).stderr.lower()
+    assert "no tenant" in run(home, "ask", "x", "--tenant", "nosuch", code=1).stderr.lower()
+    assert {row["run"] for row in as_json(home, "runs")["runs"]} == before
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    assert "already" in run(home, "up", "--port", str(port), code=2).stderr

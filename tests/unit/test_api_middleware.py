@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -27,11 +29,11 @@ from headrace.api.auth import Caller, Callers
 from headrace.api.errors import body_of
 from headrace.api.live import by_tier
 from headrace.api.middleware import CSP, AuthMiddleware
-from headrace.api.schemas import TENANT, note_for
+from headrace.api.schemas import TENANT, AskRequest, note_for
 from headrace.api.telemetry import ServiceMetrics
 from headrace.errors import HeadraceError, Overloaded, WrongUsage
 from headrace.explain.diagram.recorded import drawn_from, measured
-from headrace.models.http import status_of
+from headrace.models.http import malformed, status_of
 from headrace.models.server.middleware import ModelAuthMiddleware as ModelsDoor
 from headrace.models.server.middleware import ModelServerMetrics as ModelsMetrics
 from headrace.models.server.middleware import error_response_for as models_error_response
@@ -83,8 +85,8 @@ async def unheard(_: Message) -> None:
 Told = tuple[int, dict[str, str], str]
 
 
-def door(app: ASGIApp = inside, *, rate: Rate | None = None) -> AuthMiddleware:
-    return AuthMiddleware(app, token=TOKEN, service=_Guarded(rate), body_bytes=100, document_bytes=1_000)
+def door(app: ASGIApp = inside, *, rate: Rate | None = None, **more: Any) -> AuthMiddleware:
+    return AuthMiddleware(app, token=TOKEN, service=_Guarded(rate), body_bytes=100, document_bytes=1_000, **more)
 
 
 async def passed(
@@ -184,6 +186,23 @@ def test_only_this_machine_may_be_named(host: str) -> None:
     status, _, body = knock("/health", host=host, authorization=f"Bearer {TOKEN}")
     assert status == 421
     assert "127.0.0.1" in json.loads(body)["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["query", "body", "path", "colour"])
+def test_a_wrong_field_is_named_whatever_it_is_called(name: str) -> None:
+    with pytest.raises(ValidationError) as wrong:
+        AskRequest.model_validate({"question": "gold?", name: 1})
+    faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in wrong.value.errors()]
+    answer = asyncio.run(malformed(cast(Any, None), RequestValidationError(faults)))
+    error = json.loads(bytes(answer.body))["error"]
+    assert (error["param"], error["message"]) == (name, f"{name}: Extra inputs are not permitted.")
+
+
+def test_names_of_the_settings_may_be_named_too() -> None:
+    through = door(hosts=("127.0.0.1", "rag.example.net", "[2001:db8::1]"))
+    for host, status in (("rag.example.net", 200), ("RAG.example.net:443", 200), ("[2001:db8::1]:8484", 200), ("localhost", 421)):
+        assert knock("/health", host=host, through=through)[0] == status
+    assert knock("/health", host="ragXexample.net", through=through)[0] == 421, "a full stop is one"
 
 
 def test_a_key_opens_until_its_tenant_has_sent_enough() -> None:

@@ -110,6 +110,12 @@ def test_a_failure_is_a_sentence_and_a_hint(run, words: list[str], message: str,
     assert err.splitlines() == [message, hint]
 
 
+def test_a_word_that_is_no_text_is_refused(run) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = run("search", "\udcff")
+    assert code == 2
+    assert err.splitlines() == ["'\\udcff' is not text in this terminal's encoding.", "Type it as UTF-8."]
+
+
 def test_debug_shows_where_it_happened(run) -> None:  # type: ignore[no-untyped-def]
     for words in (["--debug", "ledger"], ["ledger", "--debug"]):
         code, out, err = run(*words)

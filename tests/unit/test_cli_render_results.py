@@ -249,13 +249,13 @@ def test_below_an_answer_stand_its_sources_versions_and_times() -> None:
         "  extractive answer a1 · re-ranker v000003 · ranking none · index g1.7 · first token 12 ms, total 345 ms",
         "  note: the re-ranker did not answer",
     ]
-    assert printed(lambda console: say_sources(console, answer)) == [cited, *below]
+    assert printed(lambda console: say_sources(console, answer.with_passages())) == [cited, *below]
     copies = tuple(PassageSource(f"copy{number}.md", "") for number in range(5))
     copied = replace(answer, passages=(replace(answer.passages[0], hit=replace(hit, copies=copies)),))
     also = f"{cited} · also in copy0.md, copy1.md, copy2.md, 2 more"
-    assert printed(lambda console: say_sources(console, copied)) == [also, *below]
+    assert printed(lambda console: say_sources(console, copied.with_passages())) == [also, *below]
     nearest = "  no passage supports this answer; the best match is mill.md · page 3 · The mill"
-    assert printed(lambda console: say_sources(console, replace(answer, supports=()))) == [nearest, *below]
+    assert printed(lambda console: say_sources(console, replace(answer, supports=()).with_passages())) == [nearest, *below]
 
 
 # a round

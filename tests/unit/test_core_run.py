@@ -133,6 +133,16 @@ def test_a_run_is_found_by_its_beginning(tmp_path: Path) -> None:
         journal_of(tmp_path, "x")
 
 
+def test_by_default_a_run_is_one_that_handled_something(tmp_path: Path) -> None:
+    with recorded("index", tmp_path) as run:
+        run.count(documents=3)
+    for command in ("models", "land"):
+        with recorded(command, tmp_path) as listing:
+            listing.count(events=0)
+    assert journal_of(tmp_path, None)["run"] == run.id
+    assert journal_of(tmp_path, None, command="land")["run"] == listing.id
+
+
 def test_archived_runs_are_set_aside_found_still_and_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         with recorded("ask", tmp_path):

@@ -304,9 +304,10 @@ def test_pages_show_requests() -> None:
 
 
 def test_the_tests_that_replay_each_finding_are_there() -> None:
-    """The table of findings in tests/README.md: file, then names."""
+    """The table of findings in tests/README.md and those of reviews.md: file, then names."""
     tests = ROOT / "tests"
     table = (tests / "README.md").read_text().partition("## Findings of the security review")[2].partition("\n## ")[0]
+    table += (tests / "reviews.md").read_text()
     named = [
         (file, name)
         for row in table.splitlines()

@@ -223,6 +223,16 @@ def test_what_a_newer_producer_says_more_is_kept() -> None:
     assert decoded.rows["extra"].to_pylist() == [None, '{"more":{"a":[1]}}']
 
 
+def test_what_a_nested_object_says_more_is_kept_too() -> None:
+    passage = {"chunk_id": "c1", "document": "a.md", "retrieval_score": 0.5, "retrieval_rank": 1, "cited": True}
+    rows = [{**answered(), "passages": [passage, {**passage, "page": {"of": 7}}]}, {**answered(), "passages": [passage]}]
+    decoded = decode(INTERACTIONS, [json.dumps(row).encode() for row in rows])
+    assert decoded.bad == {}
+    assert decoded.rows["extra"].to_pylist() == ['{"passages[1].page":{"of":7}}', None]
+    whole = {**answered(), "passages": [{**passage, "retrieval_rank": 1.5}]}
+    assert list(decode(INTERACTIONS, [json.dumps(whole).encode()]).bad) == [0], "1.5 is no rank"
+
+
 def test_a_key_that_the_store_lacks_is_a_mistake_of_ours() -> None:
     with pytest.raises(KeyError, match="more"):
         encode(DOCUMENT_EVENTS, event(more=1))

@@ -41,3 +41,8 @@ def test_only_one_select_is_allowed(query: str) -> None:
 
 def test_a_query_without_tables_reads_none() -> None:
     assert rows("select 1 as one, 2.5 as more") == [{"one": 1, "more": 2.5}]
+
+
+def test_columns_of_one_name_are_numbered() -> None:
+    (row,) = rows("SELECT 1 AS a, 2 AS a, 3 AS a_2, 4 AS b")
+    assert row == {"a": 1, "a_3": 2, "a_2": 3, "b": 4}

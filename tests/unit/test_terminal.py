@@ -6,6 +6,9 @@ import ast
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,3 +121,29 @@ def test_nobody_makes_a_console_of_rich_s_own_or_prints_past_it() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
         assert not called & {"Console", "print"} - own.get(path.relative_to(package).as_posix(), set()), path
+
+
+def test_what_is_piped_is_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs read it line by line; who sets COLUMNS wants lines of that width."""
+    sentence = "docs/a-name-that-is-long.md is still not indexed: it has no text " * 9
+    monkeypatch.delenv("COLUMNS", raising=False)
+    for columns, lines in ((None, 1), ("80", 8)):
+        if columns is not None:
+            monkeypatch.setenv("COLUMNS", columns)
+        piped = Terminal(file=io.StringIO())
+        piped.print(sentence)
+        rows = Table(box=None)
+        rows.add_column("uri")
+        rows.add_row(sentence)
+        assert len(piped.file.getvalue().splitlines()) == lines  # type: ignore[attr-defined]
+        assert sentence.strip() in piped.file.getvalue().replace("\n", " ")  # type: ignore[attr-defined]
+        piped.print(rows)
+        assert all(len(line) <= len(sentence) + 4 for line in piped.file.getvalue().splitlines())  # type: ignore[attr-defined]
+
+
+def test_a_stream_that_lacks_letters_gets_them_escaped(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "headrace.cli", "--home", str(tmp_path), "documents", "→"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"\\u2192" in done.stderr
+    assert b"Traceback" not in done.stderr

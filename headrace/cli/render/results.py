@@ -18,7 +18,6 @@ from headrace.explain.diagram.format import human_bytes, human_ms
 from headrace.terminal import harmless, printable
 
 if TYPE_CHECKING:  # the caller has imported these already
-    from headrace.answering.record import Answer
     from headrace.documents.index import Indexed
     from headrace.errors import HeadraceError
     from headrace.ingest.backlog import Backlog
@@ -187,27 +186,26 @@ def _also_in(sources: Sequence[Mapping[str, str]]) -> str:
     return f"also in {', '.join(others)}" if others else ""
 
 
-def say_sources(console: Console, answer: Answer) -> None:
+def say_sources(console: Console, answer: Mapping[str, Any]) -> None:
     """Print citations, versions and timings below an answer, and how its question was put if it was rewritten."""
-    if answer.asked_as:
-        console.print(Text(f"  asked as: {printable(answer.asked_as)}", style="yellow"))
-    for citation in answer.citations:
+    if answer.get("asked_as"):
+        console.print(Text(f"  asked as: {printable(answer['asked_as'])}", style="yellow"))
+    for citation in answer["citations"]:
         console.print(Text(f"  [{citation['number']}] {where(citation)}", style="cyan"))
-    if not answer.citations and answer.passages:
-        nearest = answer.passages[0].as_dict()
-        found = "nearest:" if answer.refused else "no passage supports this answer; the best match is"
-        console.print(Text(f"  {found} {where(nearest)}", style="yellow"))
-    first, total = answer.timings_ms.get("first_token", 0.0), answer.timings_ms.get("total", 0.0)
+    if not answer["citations"] and answer["passages"]:
+        found = "nearest:" if answer["refused"] else "no passage supports this answer; the best match is"
+        console.print(Text(f"  {found} {where(answer['passages'][0])}", style="yellow"))
+    first, total = answer["timings_ms"].get("first_token", 0.0), answer["timings_ms"].get("total", 0.0)
     console.print(
         Text(
-            f"  {answer.mode} answer {answer.answer_id} · re-ranker {answer.model_version} · ranking {answer.ranking_version}"
-            f" · index {answer.index_version}"
+            f"  {answer['mode']} answer {answer['answer_id']} · re-ranker {answer['model_version']} · ranking"
+            f" {answer['ranking_version']} · index {answer['index_version']}"
             f" · first token {human_ms(first)}, total {human_ms(total)}",
             style="dim",
         )
     )
-    if answer.note:
-        console.print(Text(f"  note: {answer.note}", style="yellow"))
+    if answer.get("note"):
+        console.print(Text(f"  note: {answer['note']}", style="yellow"))
 
 
 def say_round(console: Console, done: Round) -> None:

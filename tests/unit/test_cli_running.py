@@ -1,0 +1,158 @@
+"""A command asks the `headrace up` of its home, over TLS too; there is one to a home, at the address its settings say."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from headrace.api.app import bound, check_certificate
+from headrace.cli.running import RunningApi, digest_of, running_api
+from headrace.errors import BadSettings, NotFound, Unavailable, WrongUsage
+from headrace.models import http
+from headrace.platform.certificates import certificate_of
+from headrace.platform.home import Home
+from headrace.platform.state import RunningService, only_service, read_service, recorded_service, this_process
+from headrace.settings import ApiSettings, Settings
+
+
+async def _ask(request: Request) -> Response:
+    asked = await request.json()
+    if request.headers["authorization"] != "Bearer a-token" or asked["question"] == "unknown":
+        return JSONResponse({"error": {"message": "No answer is known here."}}, 404)
+    return PlainTextResponse('event: piece\ndata: {"text": "35"}\n\nevent: answer\ndata: {"answer": "35"}\n\n')
+
+
+async def _ready(_: Request) -> Response:
+    return JSONResponse({"status": "not_ready"}, 503)
+
+
+@contextmanager
+def served(own: ApiSettings) -> Iterator[str]:
+    """A server with the API's own configuration, at an address of `own`."""
+    check_certificate(own)
+    app = Starlette(routes=[Route("/v1/ask", _ask, methods=["POST"]), Route("/health/ready", _ready)])
+    config = http.config(app, keep_alive_s=5, grace_s=1, log_level="critical", certificate=own.certificate, key=own.key)
+    server = http.QuietServer(config)
+    with bound(0, own.host) as listening:
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
+        thread.start()
+        try:
+            yield own.url(listening.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def service(url: str, certificate: Path | None = None, settings: str = "") -> RunningService:
+    return RunningService(process=this_process(), url=url, token="a-token", settings=settings, certificate=certificate)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_command_asks_it_and_reads_its_errors(tmp_path: Path, encrypted: bool) -> None:
+    home = Home(tmp_path / "home")
+    home.prepare()
+    pem = certificate_of(home) if encrypted else None
+    with served(ApiSettings(certificate=pem, key=pem)) as url:
+        assert url.startswith("https://127.0.0.1:" if encrypted else "http://127.0.0.1:")
+        api = RunningApi(service(url, pem))
+        assert [*api.events("/v1/ask", {"question": "how long?"})] == [("piece", {"text": "35"}), ("answer", {"answer": "35"})]
+        with pytest.raises(NotFound, match="No answer is known"):
+            [*api.events("/v1/ask", {"question": "unknown"})]
+        assert api.get("/health/ready", seconds=5) == {"status": "not_ready"}, "an answer, though its status is 503"
+    with pytest.raises(Unavailable, match="does not answer"):
+        api.post("/v1/ask", {})
+
+
+def test_another_certificate_is_not_trusted(tmp_path: Path) -> None:
+    pems = []
+    for name in ("one", "other"):
+        home = Home(tmp_path / name)
+        home.prepare()
+        pems.append(certificate_of(home))
+    with served(ApiSettings(certificate=pems[0], key=pems[0])) as url, pytest.raises(Unavailable, match=r"(?i)certificate"):
+        RunningApi(service(url, pems[1])).post("/v1/ask", {"question": "?"})
+
+
+def test_it_is_found_by_its_record_unless_its_settings_are_others(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    home = Home(tmp_path)
+    home.prepare()
+    assert running_api(settings) is None
+    with recorded_service(home, service("http://127.0.0.1:1", settings=digest_of(settings))):
+        assert home.service.stat().st_mode & 0o777 == 0o600, "it holds the token"
+        assert running_api(settings) is not None
+        assert running_api(settings.model_copy(update={"tenant": "acme"})) is not None, "a request names its tenant"
+        other = Settings(home=tmp_path, inference={"passages": 7})  # type: ignore[arg-type]
+        assert running_api(other) is None
+    assert read_service(home) is None
+
+
+def test_a_home_has_one_up(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with only_service(home), recorded_service(home, service("http://127.0.0.1:8484")):
+        with (
+            pytest.raises(WrongUsage, match=r"runs in the home .* already: http://127.0.0.1:8484, process \d+"),
+            only_service(home),
+        ):
+            pass
+        with only_service(Home(tmp_path / "another")):
+            pass
+    with only_service(home):
+        pass
+
+
+def test_the_address_and_the_names_it_answers_to_are_settings(tmp_path: Path) -> None:
+    assert ApiSettings().named == ("127.0.0.1", "localhost")
+    everywhere = ApiSettings(host="0.0.0.0", hosts=("rag.example.net",))
+    assert everywhere.named == ("127.0.0.1", "localhost", "rag.example.net")
+    assert everywhere.url(8484) == "http://127.0.0.1:8484"
+    assert everywhere.open_without_tls
+    assert ApiSettings(host="::1").url(1) == "http://[::1]:1"
+    assert ApiSettings(host="127.0.0.2").named == ("127.0.0.1", "localhost", "127.0.0.2")
+    assert not ApiSettings(host="127.0.0.2").open_without_tls
+    for wrong in ({"host": "rag.example.net"}, {"certificate": "x.pem"}, {"key": "x.pem"}):
+        with pytest.raises(ValueError, match=r"hosts|go together"):
+            ApiSettings(**wrong)  # type: ignore[arg-type]
+    (tmp_path / "x.pem").write_text("no certificate")
+    for name in ("x.pem", "missing.pem"):
+        with pytest.raises(BadSettings, match=r"TLS cannot be served .*x.pem|missing.pem"):
+            check_certificate(ApiSettings(certificate=tmp_path / name, key=tmp_path / name))
+    with pytest.raises(WrongUsage, match="no address of this machine"):
+        bound(0, "192.0.2.1")
+
+
+def test_a_settings_file_may_begin_with_a_byte_order_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_bytes(b"\xef\xbb\xbf[inference]\npassages = 3\n")
+    monkeypatch.setenv("HEADRACE_SETTINGS", str(file))
+    assert Settings.load().inference.passages == 3
+    monkeypatch.delenv("HEADRACE_SETTINGS")
+    monkeypatch.chdir(tmp_path)
+    assert Settings.load().inference.passages == 3
+
+
+def test_any_shape_of_error_is_a_sentence() -> None:
+    async def odd(_: Request) -> Response:
+        return PlainTextResponse("<html>", 502)
+
+    app: Any = Starlette(routes=[Route("/x", odd, methods=["POST"])])
+    server = http.QuietServer(http.config(app, keep_alive_s=5, grace_s=1, log_level="critical"))
+    with bound(0) as listening:
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
+        thread.start()
+        try:
+            with pytest.raises(Unavailable, match="answered 502"):
+                RunningApi(service(f"http://127.0.0.1:{listening.getsockname()[1]}")).post("/x", {})
+        finally:
+            server.should_exit = True
+            thread.join()
