@@ -153,7 +153,7 @@ Penalty = Annotated[float, Field(strict=True, ge=-2, le=2)]
 Tokens = Annotated[int, Field(strict=True, ge=1)]
 
 
-class ChatRequest(BaseModel):
+class ChatCompletionRequest(BaseModel):
     """OpenAI's chat completion request. What is not supported is refused unless it asks for nothing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -220,7 +220,7 @@ class ChatRequest(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _together(self) -> ChatRequest:
+    def _together(self) -> ChatCompletionRequest:
         """Refuse what is wrong only beside another field."""
         if self.stream_options is not None and not self.stream:
             sentence = "The '{param}' parameter is only allowed when 'stream' is enabled."

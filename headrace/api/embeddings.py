@@ -16,7 +16,7 @@ from headrace.models.client import Vectors
 TEXTS = 2_048
 
 
-class EmbeddingsRequest(BaseModel):
+class EmbeddingRequest(BaseModel):
     """Texts to embed; `input_type` (NVIDIA NIM's) matters to embedders that embed queries and passages differently."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +54,7 @@ class EmbeddingList(ApiResponse):
     usage: dict[str, int]
 
 
-def embedding_list(body: EmbeddingsRequest, embedded: tuple[Vectors, int]) -> EmbeddingList:
+def embedding_list(body: EmbeddingRequest, embedded: tuple[Vectors, int]) -> EmbeddingList:
     """The response. Raises `WrongUsage` where another number of dimensions is asked for than there are."""
     vectors, tokens = embedded
     if body.dimensions not in (None, vectors.shape[1]):

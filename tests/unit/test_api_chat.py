@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from headrace.answering.options import AnswerOptions, Limit, limited
 from headrace.answering.record import Answer
-from headrace.api.chat import ChatRequest
-from headrace.api.embeddings import EmbeddingsRequest
+from headrace.api.chat import ChatCompletionRequest
+from headrace.api.embeddings import EmbeddingRequest
 from headrace.api.openai import check_model, wrong
 from headrace.errors import ModelNotFound
 from headrace.models.citations import Support
@@ -78,14 +78,14 @@ def error_of(kind: Any, given: Any) -> dict[str, Any]:
     ],
 )
 def test_what_is_not_done_is_refused_as_openai_refuses_it(more: dict[str, Any], param: str, code: str) -> None:
-    error = error_of(ChatRequest, body(**more))
+    error = error_of(ChatCompletionRequest, body(**more))
     assert (error["param"], error["code"]) == (param, code)
     assert param.rpartition(".")[2] in error["message"]
 
 
 def test_a_missing_model_and_a_body_that_is_no_object_are_said() -> None:
-    assert error_of(ChatRequest, {"messages": ASK})["message"] == "Missing required parameter: 'model'."
-    assert error_of(ChatRequest, [1])["code"] == "invalid_json"
+    assert error_of(ChatCompletionRequest, {"messages": ASK})["message"] == "Missing required parameter: 'model'."
+    assert error_of(ChatCompletionRequest, [1])["code"] == "invalid_json"
     with pytest.raises(ModelNotFound) as unknown:
         check_model("gpt-4o")
     assert (status_of(unknown.value), code_of(unknown.value)) == (404, "model_not_found")
@@ -113,9 +113,11 @@ def test_what_asks_for_nothing_and_what_changes_nothing_is_taken() -> None:
         "stop": None,
         "seed": None,
     }
-    assert ChatRequest.model_validate(body(**neutral)).options == AnswerOptions()
+    assert ChatCompletionRequest.model_validate(body(**neutral)).options == AnswerOptions()
     tools = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"}
-    assert ChatRequest.model_validate(body(**tools)).options == AnswerOptions(), "no tool is called, which is what none says"
+    assert ChatCompletionRequest.model_validate(body(**tools)).options == AnswerOptions(), (
+        "no tool is called, which is what none says"
+    )
 
 
 def test_what_is_obeyed_reaches_the_answer() -> None:
@@ -123,7 +125,7 @@ def test_what_is_obeyed_reaches_the_answer() -> None:
         {"role": "system", "content": "Be brief."},
         {"role": "developer", "content": [{"type": "text", "text": "In German."}]},
     ]
-    options = ChatRequest.model_validate(
+    options = ChatCompletionRequest.model_validate(
         body(
             messages=[*messages, *ASK],
             max_tokens=7,
@@ -157,7 +159,7 @@ def test_what_a_history_holds_besides_text_is_not_read_and_kills_no_chat() -> No
         {"role": "tool", "tool_call_id": "1", "content": {"odd": 1}},
         {"role": "user", "content": 7},
     ]
-    asked = ChatRequest.model_validate(body(messages=unread * 400 + ASK))
+    asked = ChatCompletionRequest.model_validate(body(messages=unread * 400 + ASK))
     assert asked.question == ASK[0]["content"]
     assert {turn.question for turn in asked.history} == {"And this?"}
 
@@ -177,7 +179,7 @@ def test_what_a_history_holds_besides_text_is_not_read_and_kills_no_chat() -> No
     ],
 )
 def test_embeddings_that_cannot_be_made_are_refused(given: dict[str, Any], param: str, code: str) -> None:
-    error = error_of(EmbeddingsRequest, {"model": "headrace-embedder", **given})
+    error = error_of(EmbeddingRequest, {"model": "headrace-embedder", **given})
     assert (error["param"], error["code"]) == (param, code)
 
 

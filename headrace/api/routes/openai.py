@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
-from headrace.api.chat import ChatRequest
+from headrace.api.chat import ChatCompletionRequest
 from headrace.api.dependencies import InThread, Reading, Serving
-from headrace.api.embeddings import EmbeddingList, EmbeddingsRequest, embedding_list
+from headrace.api.embeddings import EmbeddingList, EmbeddingRequest, embedding_list
 from headrace.api.openai import EMBEDDER, MODELS, SEARCH, check_model, listing, model, streamed, whole
 from headrace.api.openapi import EXAMPLES
 from headrace.api.routes.questions import Pieces, last_of, pieces_of
@@ -24,7 +24,9 @@ router = APIRouter()
     response_model=ChatCompletion,
     response_model_exclude_defaults=True,
 )
-async def chat_completions(body: ChatRequest, request: Request, service: Serving, caller: Reading) -> ChatCompletion | Response:
+async def chat_completions(
+    body: ChatCompletionRequest, request: Request, service: Serving, caller: Reading
+) -> ChatCompletion | Response:
     """OpenAI's chat completions: the last message with role `user` is the question; `headrace` has citations and versions."""
     check_model(body.model, MODEL, SEARCH)
     # Many clients send `user`: it is ignored where the key may not name one.
@@ -58,7 +60,7 @@ async def chat_completions(body: ChatRequest, request: Request, service: Serving
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingList)
-async def embeddings(body: EmbeddingsRequest, service: Serving, caller: Reading, in_thread: InThread) -> EmbeddingList:
+async def embeddings(body: EmbeddingRequest, service: Serving, caller: Reading, in_thread: InThread) -> EmbeddingList:
     """OpenAI's embeddings, of the embedder as it is configured; a text that is too long is refused, not cut."""
     check_model(body.model, EMBEDDER)
     return await in_thread(lambda: embedding_list(body, service.questions.embed(caller, body.texts, kind=body.input_type)))
