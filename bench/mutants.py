@@ -252,8 +252,8 @@ MUTANTS = (
     Mutant(
         "E9",
         "headrace/cli/render/results.py",
-        'answer.timings_ms.get("first_token", 0.0), answer.timings_ms.get("total", 0.0)',
-        'answer.timings_ms.get("total", 0.0), answer.timings_ms.get("first_token", 0.0)',
+        'answer["timings_ms"].get("first_token", 0.0), answer["timings_ms"].get("total", 0.0)',
+        'answer["timings_ms"].get("total", 0.0), answer["timings_ms"].get("first_token", 0.0)',
         "The time to the first token and that of the whole answer are swapped.",
         ("tests/unit/test_cli_render_results.py::test_below_an_answer_stand_its_sources_versions_and_times",),
     ),

@@ -17,6 +17,7 @@ from words import embedding
 
 from headrace.answering.engine import QueryEngine
 from headrace.answering.follow_up import Turn
+from headrace.answering.options import AnswerOptions
 from headrace.answering.quotes import NOT_FOUND
 from headrace.answering.record import Answer
 from headrace.api import Service, create_app
@@ -177,7 +178,7 @@ def test_a_part_of_a_question_that_has_no_answer_is_named(app: App, voices: Voic
     ],
 )
 def test_who_writes_the_answer(app: App, voices: Voices, settings: dict[str, Any], wanted: Any, mode: str) -> None:
-    assert ask(engine(app, **settings), NEAR, mode=wanted)[1].mode == mode
+    assert ask(engine(app, **settings), NEAR, options=AnswerOptions(mode=wanted))[1].mode == mode
 
 
 def test_an_answer_that_was_cut_off_says_so(app: App, voices: Voices) -> None:
@@ -328,7 +329,10 @@ def test_a_follow_up_is_rewritten_by_the_generator_of_the_users_and_by_rule_wher
     assert ask(engine(app), "And the pond?", history=HISTORY)[1].asked_as == by_rule
     for more in ({"rewrite_seconds": 0.0}, {"embedded": True}):
         server.seen.clear()
-        assert ask(engine(app, **more), "And the pond?", history=HISTORY, mode="extractive")[1].asked_as == by_rule
+        assert (
+            ask(engine(app, **more), "And the pond?", history=HISTORY, options=AnswerOptions(mode="extractive"))[1].asked_as
+            == by_rule
+        )
         assert server.asked("chat/completions") == []
 
     def down(path: str, body: dict[str, Any]) -> Response:

@@ -599,7 +599,7 @@ def test_the_engines_answers_are_made_by_the_versions_their_ids_fall_to(
             generator = generators.served(answer.answer_id)
             assert answer.completion.version == (packaged_version if generator == "none" else generator)
             assert answer.model_version == rerankers.served(answer.answer_id)
-            assert answer.completion.temperature == 0.7
+            assert answer.completion.sampling.temperature == 0.7
             assert len(answer.completion.logprobs) == len(answer.completion.completion_tokens) > 0
             assert all(logprob <= 0 for logprob in answer.completion.logprobs)
         # What the versions cost the object tier is in the ledger of the stages that asked.
