@@ -1,24 +1,31 @@
-"""Commands about the KV cache: replays of request traces, and configuration of inference engines."""
+"""Commands about the KV cache: what it did, replays of request traces, and configuration of inference engines."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.common import AsJson, cli, err, out, print_json
+from headrace.cli.common import AsJson, cli, err, out, print_json, settings_of
 from headrace.errors import WrongUsage
 
-kv = typer.Typer(help="Size the KV cache from request traces, and configure engines for it.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from headrace.explain.kv.recorded import RecordedPrompt
+
+kv = typer.Typer(help="The KV cache: what it did, what a request trace asks of it, engines' settings.", no_args_is_help=True)
 cli.add_typer(kv, name="kv", rich_help_panel="Explaining it")
 
 
 @kv.command("replay")
 def replay_trace(
     trace: Annotated[
-        Path, typer.Argument(help="JSON lines with timestamp (ms), input_length, output_length and hash_ids, as Mooncake's.")
-    ],
+        Path | None,
+        typer.Argument(
+            help="JSON lines with timestamp (ms), input_length, output_length and hash_ids, as Mooncake's; default: the answers"
+            " that were generated here."
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="A preset (see `headrace size --list`), or a model's config.json.")] = "llama-3.1-8b",
     kv_type: Annotated[str, typer.Option(help="Type of the stored keys and values.")] = "fp16",
     capacity: Annotated[
@@ -40,6 +47,7 @@ def replay_trace(
 ) -> None:
     """Replay a request trace against capacities: hit rate, bytes a second, seconds of prefill saved, and the curve."""
     from headrace.cli.render.kv import say_replays
+    from headrace.explain.kv.recorded import trace_of
     from headrace.explain.kv.replay import POLICIES, KvStorage, capacities, prefixes, replay
     from headrace.explain.kv.trace import read_trace
     from headrace.explain.sizing.formulas import kv_bytes_per_token, prefill_rate
@@ -59,7 +67,7 @@ def replay_trace(
         latency / 1e3,
         prefill_rate(known) if prefill is None else prefill,
     )
-    requests = read_trace(trace, block_tokens=block_tokens)
+    requests = trace_of(_recorded(as_json)) if trace is None else read_trace(trace, block_tokens=block_tokens)
     bounds = sorted({_size(one, "--capacity") for one in capacity}) if capacity else capacities(requests, storage)
     if not bounds[0]:
         raise WrongUsage("--capacity takes more than 0 bytes.")
@@ -155,6 +163,37 @@ def engine_config(
         ),
     )
     print_json(made.as_dict()) if as_json else say_config(out, err, made)
+
+
+@kv.command("report")
+def report(
+    model: Annotated[str, typer.Option(help="The generator's shape: a preset, or a model's config.json.")] = "smollm2-135m",
+    kv_type: Annotated[str, typer.Option(help="Type of the stored keys and values.")] = "fp32",
+    as_json: AsJson = False,
+) -> None:
+    """Say what the KV cache did for the answers generated here: hit rate, bytes, seconds saved and lost, worth it or not."""
+    from headrace.cli.render.kv import say_use
+    from headrace.explain.kv.recorded import kv_use, worth
+    from headrace.explain.sizing.formulas import kv_bytes_per_token
+    from headrace.explain.sizing.models import TYPE_BYTES, model_of
+
+    if kv_type not in TYPE_BYTES:
+        raise WrongUsage(f"There is no type {kv_type!r}.", hint=f"Choose from {', '.join(TYPE_BYTES)}.")
+    size = kv_bytes_per_token(model_of(model), TYPE_BYTES[kv_type])
+    uses = kv_use(_recorded(as_json), size)
+    if as_json:
+        print_json({"bytes_per_token": size, "uses": [use.as_dict() for use in uses], "worth": worth(uses)})
+    else:
+        say_use(out, uses)
+
+
+def _recorded(quiet: bool) -> list[RecordedPrompt]:
+    from headrace.app import App
+    from headrace.explain.kv.recorded import recorded_prompts
+
+    with App(settings_of(), "kv", models=False, quiet=quiet) as app:
+        found: list[RecordedPrompt] = app.runner.run(recorded_prompts)
+    return found
 
 
 def _size(text: str, name: str) -> int:

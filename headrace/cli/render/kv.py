@@ -11,8 +11,10 @@ from rich.table import Table
 from headrace.explain.diagram.format import human_bytes, human_s
 from headrace.explain.kv.curve import enough
 from headrace.explain.kv.engines import KvConfig
+from headrace.explain.kv.recorded import KvUse, worth
 from headrace.explain.kv.replay import KvStorage, Replayed
 from headrace.explain.kv.trace import Trace
+from headrace.terminal import harmless
 
 
 def say_replays(console: Console, trace: Trace, model: str, storage: KvStorage, memory: int, replays: Sequence[Replayed]) -> None:
@@ -38,6 +40,30 @@ def say_replays(console: Console, trace: Trace, model: str, storage: KvStorage, 
         )
     console.print(table)
     console.print(_conclusion(storage, replays), highlight=False)
+
+
+def say_use(console: Console, uses: Sequence[KvUse]) -> None:
+    """Print a row per tenant and model version, and whether the cache has paid."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("tenant", overflow="fold", min_width=8)
+    table.add_column("model", overflow="fold", min_width=16)
+    for name in ("answers", "tokens", "restored", "read", "saved", "lost", "from"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for use in uses:
+        table.add_row(
+            harmless(use.tenant),
+            harmless(use.version.partition("@")[0]),
+            f"{use.answers:,}",
+            f"{use.tokens:,}",
+            f"{use.restored_tokens / use.tokens:.0%}",
+            human_bytes(use.read_bytes),
+            "-" if use.saved_s is None else f"{use.saved_s:.1f} s",
+            f"{use.lost_s:.1f} s",
+            "-" if use.break_even_tokens is None else f"{max(1, round(use.break_even_tokens)):,}",
+        )
+    if uses:
+        console.print(table)
+    console.print(worth(uses) if uses else "No generated answer is recorded here.", highlight=False)
 
 
 def say_config(console: Console, notes: Console, made: KvConfig) -> None:

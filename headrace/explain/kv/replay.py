@@ -125,7 +125,8 @@ def replay(
         new = len(request.blocks) - found
         written += new
         writes[window] = writes.get(window, 0.0) + new * block_bytes
-    seconds = max(trace.seconds, _WINDOW_S)
+    first, last = (int(request.at_s // _WINDOW_S) for request in (trace.requests[0], trace.requests[-1]))
+    seconds = (last - first + 1) * _WINDOW_S
     return Replayed(
         capacity_bytes=capacity_bytes,
         block_hit_rate=hits / max(1, trace.blocks),
