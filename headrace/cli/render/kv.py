@@ -46,7 +46,7 @@ def say_use(console: Console, uses: Sequence[KvUse]) -> None:
     """Print a row per tenant and model version, and whether the cache has paid."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("tenant", overflow="fold", min_width=8)
-    table.add_column("model", overflow="fold", min_width=16)
+    table.add_column("model", overflow="fold", min_width=12)
     for name in ("answers", "tokens", "restored", "read", "saved", "lost", "from"):
         table.add_column(name, justify="right", no_wrap=True)
     for use in uses:
