@@ -47,25 +47,6 @@ def newest_versions(documents: TableReader, tenant: str) -> dict[str, StoredVers
     return {row["uri"]: StoredVersion.from_row(row) for row in _rows(documents, columns, f"tenant = {quoted(tenant)}")}
 
 
-def live(documents: TableReader) -> dict[str, str]:
-    """document id → the version that answers: the newest parsed one, unless a later event deleted the document.
-
-    Where a newer version failed, in parsing or behind it, the older one goes on answering.
-    """
-    rows = documents.read(("document_id", "version", "status", *ORIGIN)).sort_by(ROWS_IN_ORDER).to_pylist()
-    return {name: row["version"] for name, row in answering(rows).items()}
-
-
-def current(documents: TableReader) -> tuple[dict[str, str], dict[str, Description]]:
-    """`live`, and document id → how the index describes each document, as in `describe`."""
-    rows = _rows(documents, DESCRIBING)
-    return {name: row["version"] for name, row in answering(rows).items()}, describe(rows)
-
-
-DESCRIBING = ("document_id", "version", "status", "uri", "media", "readers", "attributes", "at", "put_at")
-"""The columns of the documents table that `describe` reads, beside `ORIGIN`."""
-
-
 def describe(rows: Sequence[Mapping[str, Any]]) -> dict[str, Description]:
     """document id → how the index describes a document, from rows of the documents table in their order.
 
@@ -84,7 +65,11 @@ def describe(rows: Sequence[Mapping[str, Any]]) -> dict[str, Description]:
 
 
 def answering(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """document id → the newest row of the version that answers, with `changed_at`, when that version was put."""
+    """document id → the newest row of the version that answers, with `changed_at`, when that version was put.
+
+    That is the newest parsed version, unless a later event deleted the document. Where a newer version failed, in parsing or
+    behind it, the older one goes on answering.
+    """
     failed = {tuple(row[name] for name in ORIGIN) for row in rows if row["status"] == "failed"}
     newest: dict[str, dict[str, Any]] = {}
     for row in rows:

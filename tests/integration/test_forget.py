@@ -35,8 +35,8 @@ from headrace.catalog import (
 from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents.formats.contract import ParseLimits
+from headrace.documents.lookup import DocumentLookup
 from headrace.documents.parse import parse
-from headrace.documents.versions import live
 from headrace.errors import NotFound
 from headrace.ingest.event import Event
 from headrace.ingest.land import land
@@ -256,7 +256,9 @@ def test_a_document_is_forgotten(world: World) -> None:
     # The next pass over the documents finds it deleted, and nothing to parse.
     done = world.runner.run(parse, limits=ParseLimits.from_settings(Inference()))
     assert (done.parsed, done.deleted, done.failed) == (0, 1, ())
-    assert proof["subject"]["document_id"] not in live(world.table(DOCUMENT_ROWS))
+    lookup = DocumentLookup(world.runner.metadata, world.table(DOCUMENT_ROWS))
+    lookup.follow()
+    assert proof["subject"]["document_id"] not in lookup.live()
     assert forget(world.runner, Subject(DOCUMENT, tenant, "cabinet.md"), who=WHO)["sha256"] == proof["sha256"]
 
 

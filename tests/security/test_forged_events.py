@@ -39,8 +39,8 @@ from headrace.core.run import Run
 from headrace.core.runner import Runner
 from headrace.documents import source
 from headrace.documents.index import catch_up
+from headrace.documents.lookup import DocumentLookup
 from headrace.documents.names import document_id
-from headrace.documents.versions import current, live
 from headrace.ingest.dead_letters import reland
 from headrace.ingest.land import Landed, land
 from headrace.ingest.positions import property_name
@@ -51,6 +51,7 @@ from headrace.storage.signature import HEADER, UNSIGNED
 from headrace.storage.stream import TopicReader
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.vectors.handles import VectorReader
+from headrace.storage.vectors.labels import Description
 
 Headers = list[tuple[str, bytes]]
 TEXT = b"# Pay\n\nThe boss earns ninety-nine guineas a week."
@@ -68,6 +69,13 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 
 def reader(runner: Runner, store: Store) -> TableReader:
     return TableReader(store, runner.endpoints, Meter(runner.record.ledger, "test"))
+
+
+def current(runner: Runner) -> tuple[dict[str, str], dict[str, Description]]:
+    """What answers of all documents, and how the index describes them."""
+    lookup = DocumentLookup(runner.metadata, reader(runner, DOCUMENT_ROWS))
+    lookup.follow()
+    return lookup.current()
 
 
 def unsigned(runner: Runner) -> int:
@@ -133,10 +141,10 @@ def test_a_closed_document_is_neither_opened_nor_deleted_and_nobody_speaks_for_a
     landed: Landed = runner.run(land)
     assert (landed.events["feedback"], landed.events["document-events"], landed.dead) == (1, 0, len(attacks))
     index(runner)
-    documents = reader(runner, DOCUMENT_ROWS)
     pay = document_id("acme", "pay.md")
-    assert current(documents)[1][pay].readers == ("boss",)
-    assert pay in live(documents)
+    live, described = current(runner)
+    assert described[pay].readers == ("boss",)
+    assert pay in live
     vectors = VectorReader(CHUNKS, runner.endpoints, Meter(runner.record.ledger, "test"))
     assert vectors.fulltext("guineas", tenant="acme", most=5) == []
     assert [hit.uri for hit in vectors.fulltext("guineas", tenant="acme", most=5, readers=["boss"])] == ["pay.md"]
@@ -356,7 +364,7 @@ def test_a_signed_event_that_is_written_again_undoes_nothing(runner: Runner) -> 
     plan = document_id("acme", "plan.md")
     landed = reader(runner, DOCUMENT_EVENT_ROWS).read(where="uri = 'plan.md'").num_rows
     assert landed == 3, "it is as signed as the first one"
-    assert current(reader(runner, DOCUMENT_ROWS))[1][plan].readers == ("boss",)
+    assert current(runner)[1][plan].readers == ("boss",)
 
 
 def test_a_home_from_before_there_were_signatures_lands_what_it_had_and_nothing_unsigned_after(runner: Runner) -> None:
