@@ -318,7 +318,7 @@ def test_an_example_is_of_the_user_whose_newest_verdict_counts_and_agrees(up: bo
         verdict("1", up, "a", minute=2, offset=2, user="cid", simulated=True),
         verdict("1", not up, "a", minute=3, offset=3, user="cid"),
     ]
-    (one,) = rows(made([answer("1", "q", "a")], verdicts))
+    (one,) = rows(made([answer("1", "q", "a")], verdicts, settings=Preparing(shortest_question=1, simulated=True)))
     assert one["label"] == float(up)
     assert one["user"] == "bob", "what cid said first counts no more, and what cid says now is the contrary"
     assert not one["simulated"], "nor was it a simulated user whose verdict counts"
