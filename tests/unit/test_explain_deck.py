@@ -342,3 +342,13 @@ def test_unknown_audiences_and_suffixes_are_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(WrongUsage, match=r"cannot be written as '\.pdf'"):
         write_deck(tmp_path / "deck.pdf", b"")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_round_without_checkpoints_says_so_and_claims_none() -> None:
+    """The demo's round fits a ranking, in one step."""
+    training = {"steps": 1, "parameters": 6, "checkpoints": 0, "checkpoint_bytes": 0}
+    fitted = journal(detail={"round": {"recipe": "ranking", "promoted": True, "training": training}})
+    said = "\n".join(run.text for _, shape in shapes(opened(build(fitted))) for run in runs(shape))
+    assert "Recipe ranking wrote no checkpoint" in said
+    assert "of weights written; the challenger was promoted" in said
+    assert "of checkpoints and weights written" not in said

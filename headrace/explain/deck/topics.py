@@ -203,6 +203,7 @@ def recipes(draft: Draft) -> None:
     )
     stage = {name: numbers.bytes(stage="finetune", direction=name) for name in ("read", "write")}
     steps, promoted = numbers.of_round("training", "steps"), numbers.round("promoted")
+    checkpoints = numbers.of_round("training", "checkpoints")
     said = [
         "Fine-tuning says what is changed: weights of a trained model. RL says how: sample, score, move by the score.",
         "Online RL is about where data comes from: production, now. On-policy is about which weights made it.",
@@ -211,7 +212,13 @@ def recipes(draft: Draft) -> None:
         verdict = "promoted" if promoted else "rejected by the gate"
         said.append(
             f"This run: {recipe}, {draft.say(steps)} step{'' if steps.value == 1 else 's'}, {draft.say(stage['read'])} read,"
-            f" {draft.say(stage['write'])} of checkpoints and weights written; the challenger was {verdict}."
+            f" {draft.say(stage['write'])} of {'checkpoints and ' if checkpoints.value else ''}weights written; the challenger"
+            f" was {verdict}."
+        )
+    if recipe and not checkpoints.value:
+        said.append(
+            f"Recipe {recipe} wrote no checkpoint, so nothing here measures one: sizing estimates them. A round that writes them:"
+            " headrace train --recipe reranker, then headrace diagram training."
         )
     draft.points(Area(LEFT, 352, RIGHT - LEFT, BOTTOM - 352), "Said right", said)
     draft.note("Terms: docs/glossary.md. Reasons for each recipe's loss: docs/explanation/training.md.")
