@@ -134,12 +134,14 @@ class Voices:
     """What a foreign embedder, re-ranker and generator answer: embeddings by words, and what the test sets.
 
     `text` is the generator's answer, or makes it from the last message; `logits` scores the passages of a question, and without
-    it the re-ranker says that it has no champion yet. `finish` is why the generator ended.
+    it the re-ranker says that it has no champion yet. `finish` is why the generator ended, `extras` what Headrace's own server
+    would say besides.
     """
 
     text: str | Callable[[str], str] = "I cannot say."
     logits: Callable[[str, list[str]], Sequence[float]] | None = None
     finish: str = "stop"
+    extras: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, path: str, body: dict[str, Any]) -> Answer:
         if path.endswith("/embeddings"):
@@ -152,5 +154,5 @@ class Voices:
             return rankings(*self.logits(body["query"]["text"], [passage["text"] for passage in body["passages"]]))
         if path.endswith("/chat/completions"):
             text = self.text if isinstance(self.text, str) else self.text(body["messages"][-1]["content"])
-            return events(piece(text), piece("", self.finish))
+            return events(piece(text), piece("", self.finish, headrace=self.extras))
         return said(200, {"status": "ok"})

@@ -50,6 +50,7 @@ INFERENCE = Pipeline(
 _PATIENCE_S = 5.0
 """How long the caller waits for the head, where the answer can be recorded later."""
 _STOPS = 4  # that OpenAI's endpoints take
+NOT_STORED = "the KV cache could not be written, so the same prompt is computed again"
 _AnswerStream = abc.Generator[str, None, Answer]  # yields pieces of the text and returns the answer
 
 
@@ -232,6 +233,8 @@ class QueryEngine:
             notes.append(
                 f"cut off at {own} tokens" if own and own < most else f"cut off at {most} tokens (inference.answer_tokens)"
             )
+        if completion is not None and completion.not_stored:
+            notes.append(f"{NOT_STORED}: {completion.not_stored.rstrip('.')}")
         if completion is not None and completion.left_out:
             notes.append(f"the model's endpoint does not know {', '.join(completion.left_out)}")
         timings = dict(retrieved.timings_ms)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from headrace.answering.engine import NOT_STORED
 from headrace.answering.record import CORRECTION_CHARACTERS, REASON_CHARACTERS, Answer
 from headrace.answering.rerank import Passage
 from headrace.answering.unrecorded import NOTE
@@ -372,7 +373,7 @@ def note_for(note: str, caller: Caller) -> str:
     return note if caller.admin else _INSIDE.sub(r"\1", note)
 
 
-_INSIDE = re.compile(rf"((?:retrieval|re-ranker's) order is kept): .*?(?=; {NOTE}|\Z)", re.DOTALL)
+_INSIDE = re.compile(rf"((?:retrieval|re-ranker's) order is kept|{NOT_STORED}): .*?(?=; (?:{NOTE}|{NOT_STORED})|\Z)", re.DOTALL)
 
 
 class DocumentResponse(ApiResponse):

@@ -85,8 +85,8 @@ class Completion:
     """A finished answer. Fields that only the embedded server reports are empty for other endpoints.
 
     `logprobs` are natural logarithms, one per completion token, under the distribution after `temperature` and `top_p`;
-    `reused_tokens` counts prompt tokens whose keys and values came from files, `stored_tokens` those written there. `left_out`
-    names what was asked for and the endpoint does not know.
+    `reused_tokens` counts prompt tokens whose keys and values came from files, `stored_tokens` those written there;
+    `not_stored` says why they could not be. `left_out` names what was asked for and the endpoint does not know.
     """
 
     text: str
@@ -101,6 +101,7 @@ class Completion:
     finish_reason: str = ""
     sampling: SamplingParameters = GREEDY
     stored_tokens: int = 0
+    not_stored: str = ""
     left_out: tuple[str, ...] = ()
 
 
@@ -547,6 +548,7 @@ class Generator(_Client):
             timings_ms=extras.timings_ms,
             reused_tokens=extras.reused_tokens,
             stored_tokens=extras.stored_tokens,
+            not_stored=extras.not_stored,
             finish_reason=finish,
             sampling=sampling,
             left_out=tuple(name for name in ("seed", *_PENALTIES) if name in body and name in self._connection.left_out),

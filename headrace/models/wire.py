@@ -188,6 +188,7 @@ class ResponseExtras(ModelRequest):
     timings_ms: dict[str, FiniteFloat] = {}
     reused_tokens: Annotated[int, Field(ge=0)] = 0
     stored_tokens: Annotated[int, Field(ge=0)] = 0
+    not_stored: Annotated[str, Field(max_length=2_000)] = ""
 
     @property
     def entries(self) -> list[dict[str, Any]]:

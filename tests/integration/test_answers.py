@@ -15,7 +15,7 @@ from model_endpoint import Server, Voices, events, piece, refused, served
 from starlette.testclient import TestClient
 from words import embedding
 
-from headrace.answering.engine import QueryEngine
+from headrace.answering.engine import NOT_STORED, QueryEngine
 from headrace.answering.follow_up import Turn
 from headrace.answering.options import AnswerOptions
 from headrace.answering.quotes import NOT_FOUND
@@ -184,6 +184,11 @@ def test_who_writes_the_answer(app: App, voices: Voices, settings: dict[str, Any
 def test_an_answer_that_was_cut_off_says_so(app: App, voices: Voices) -> None:
     voices.finish = "length"
     assert "cut off at 160 tokens" in ask(engine(app), NEAR)[1].note
+
+
+def test_an_answer_whose_kv_could_not_be_kept_says_so(app: App, voices: Voices) -> None:
+    voices.extras = {"not_stored": "No space left under /mnt/kv."}
+    assert ask(engine(app), NEAR)[1].note.endswith(f"{NOT_STORED}: No space left under /mnt/kv")
 
 
 def test_the_threshold_is_the_last_similarity_that_is_answered(app: App, voices: Voices) -> None:

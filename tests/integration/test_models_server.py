@@ -372,6 +372,16 @@ def test_a_second_answer_reuses_the_prefix_and_is_the_same(server: Server, stora
     assert (wrote, read) == ({"write": size}, {"read": size})
 
 
+def test_what_could_not_be_stored_is_said_and_changes_no_answer(server: Server, storage: Endpoints) -> None:
+    plain = ask(server, cache=False)
+    (storage.files_dir / KV_CACHE.name).mkdir(parents=True, exist_ok=True)
+    (storage.files_dir / KV_CACHE.name / "blocked").write_text("a file where the tenant's folder should be")
+    answer = ask(server, tenant="blocked")
+    assert (answer.text, answer.stored_tokens) == (plain.text, 0)
+    assert "blocked" in answer.not_stored
+    assert (plain.not_stored, ask(server, tenant="stored").not_stored) == ("", "")
+
+
 @pytest.fixture(scope="module")
 def adapters(storage: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> ObjectWriter:
     """Versions 1 and 2 of the generator, and 3, whose adapter is nonsense."""

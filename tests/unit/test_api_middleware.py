@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from headrace import errors
+from headrace.answering.engine import NOT_STORED
 from headrace.answering.unrecorded import NOTE
 from headrace.api.admission import AdmissionQueue, Rate, Strangers, Ticket
 from headrace.api.app import bound
@@ -512,6 +513,10 @@ def test_why_a_reranker_was_left_out_is_an_admins_to_know() -> None:
         (why, "the re-ranker did not answer, so retrieval order is kept"),
         (f"{before}; {why}; {NOTE}", f"{before}; the re-ranker did not answer, so retrieval order is kept; {NOTE}"),
         (NOTE, NOTE),
+        (
+            f"{why}; {NOT_STORED}: No space left under /mnt; {NOTE}",
+            f"the re-ranker did not answer, so retrieval order is kept; {NOT_STORED}; {NOTE}",
+        ),
     ):
         assert note_for(note, tenant) == told
         assert note_for(note, _Guarded().page) == note

@@ -98,6 +98,7 @@ async def answer(models: HostedModels, body: wire.ChatRequest, version: str, cal
                 "storage": ledger.export(),
                 "reused_tokens": generation.reused_tokens,
                 "stored_tokens": generation.stored_tokens,
+                "not_stored": generation.not_stored,
                 "timings_ms": generation.timings_ms,
             },
         }

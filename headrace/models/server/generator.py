@@ -73,6 +73,8 @@ class Generated:
     reused_tokens: int = 0
     stored_tokens: int = 0
     timings_ms: dict[str, float] = field(default_factory=dict)
+    not_stored: str = ""
+    """Why the KV of the prompt could not be stored; empty if it was, or was not to be."""
 
     def lap(self, name: str, since: float) -> float:
         """Add the time since `since` (a `perf_counter`) to a timing; returns the current time."""
@@ -205,6 +207,7 @@ class SmolLM:
             try:
                 into.stored_tokens = BLOCK * cache.save(prefix, memory.numpy(), restored=into.reused_tokens)
             except (HeadraceError, OSError) as error:
+                into.not_stored = error.message if isinstance(error, HeadraceError) else str(error)
                 _warn_once(f"KV blocks are not written: {error}")
         into.lap("kv_write", now)
 
