@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
@@ -32,8 +31,17 @@ class Terminal(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
-        if not self.is_terminal and "width" not in options and "COLUMNS" not in os.environ:
-            self.width = _UNWRAPPED
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """See `Console.size`; a pipe or a file takes lines of any length, unless COLUMNS says otherwise."""
+        if self._width is not None or self.is_terminal:
+            return super().size
+        return ConsoleDimensions(_UNWRAPPED, super().size.height)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """See `Console.render`: all output, including each table cell, passes through it."""

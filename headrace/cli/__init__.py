@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -34,7 +35,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal's encoding lacks is shown as an escape
-            stream.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # its descriptor was replaced by one without a position
+                stream.reconfigure(errors="backslashreplace")
     if logging.lastResort is not None:  # log lines reach the terminal, so escape them too
         logging.lastResort.setFormatter(Harmless())
     try:

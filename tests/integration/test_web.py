@@ -93,8 +93,10 @@ def test_a_whole_answer_and_a_search_agree(client: httpx.Client) -> None:
     assert [p["chunk_id"] for p in answer["passages"]] == [p["chunk_id"] for p in found["passages"]][: len(answer["passages"])]
     assert found["passages"][0]["document"] == "hostile.md"
     assert "<img src=x onerror=alert(2)>" in found["passages"][0]["text"], "documents come as they are; the page inserts text"
-    other = client.post("/v1/search", json={**question, "tenant": "another"}).json()
-    assert other["passages"] == []
+    other = client.post("/v1/search", json={**question, "tenant": "another"})
+    assert (other.status_code, other.json()["error"]["code"]) == (404, "not_found"), (
+        "a tenant that is not there is said to be that"
+    )
 
 
 def test_who_leaves_stops_the_generator(api: Any, client: httpx.Client) -> None:
