@@ -7,6 +7,7 @@ HeadraceError
 │   ├── MissingPart         a binary, package or weight file is not installed
 │   ├── NotGenuine          a packaged program or weight file is not the released one
 │   ├── NotFound            no such answer, run, model, version, document
+│   ├── ModelNotFound       the API has no model of that name                 (HTTP 404)
 │   ├── NothingIndexed      a question was asked before any document was indexed
 │   ├── NothingToLearn      no verdict that the recipe can learn from
 │   ├── BadDocument         one document cannot be read; others are not affected

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.common import AsJson, cli, err, out, print_json, settings_of
-from headrace.errors import WrongUsage
+from headrace.errors import HeadraceError, WrongUsage
 
 
 @cli.command(rich_help_panel="Storage")
@@ -106,7 +106,10 @@ def check(
             files_dir=endpoints.files_dir,
             other_users=trust(settings),
         )
-    made.keep(settings.home)
+    try:
+        made.keep(settings.home)
+    except (HeadraceError, OSError) as error:  # what was found is worth more than its copy for the page
+        err.print(f"The report is not kept in {settings.home}: {error}", style="yellow", highlight=False)
     changes = compared(made, earlier) if earlier is not None else None
     if as_json:
         print_json(made.as_dict() | ({} if changes is None else {"changes": [asdict(one) for one in changes]}))

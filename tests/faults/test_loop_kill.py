@@ -32,7 +32,7 @@ LOOP = {
     "HEADRACE_TRAINING__GATE__HEADROOM": "1e6",
     "HEADRACE_TRAINING__RECIPE__RERANKER__EPOCHS": "50",
     "HEADRACE_TRAINING__RECIPE__RERANKER__BATCH": "1",
-    "HEADRACE_TRAINING__RECIPE__RERANKER__MOST_STEPS": "240",
+    "HEADRACE_TRAINING__RECIPE__RERANKER__MOST_STEPS": "120",
     "HEADRACE_TRAINING__RECIPE__RERANKER__CHECKPOINT_STEPS": "10",
 }
 
@@ -64,7 +64,7 @@ def test_a_loop_and_up_are_killed_and_both_go_on(home: Home, handbook: Path, tmp
 
 
 def the_loop_is_killed_inside_a_round_is_started_again_and_goes_on(api: Api) -> None:
-    with Traffic(api, pause_s=1.0) as traffic:
+    with Traffic(api, pause_s=0.5) as traffic:
         until(120, lambda: (status.read(api.home.path)["round"] or {}).get("stage") == "finetune", traffic.loop, every_s=0.02)
         store = ObjectReader(CHECKPOINTS, api.endpoints, Meter(Ledger(), "test"))
         until(60, lambda: any(info.key.endswith("/latest.json") for info in store.list()), traffic.loop, every_s=0.05)
