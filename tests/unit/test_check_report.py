@@ -11,7 +11,7 @@ import pytest
 
 from headrace.catalog import Tier
 from headrace.check.promise import Finding, Outcome
-from headrace.check.provenance import mount_of, provenance
+from headrace.check.provenance import mount_facts, provenance
 from headrace.check.report import CheckReport, compared, last_report, load_baseline
 from headrace.check.workloads.workload import Effort, WorkloadResult, drive
 from headrace.errors import WrongUsage
@@ -114,5 +114,5 @@ def test_what_is_compared_was_measured_alike(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_mount_is_the_longest_that_holds_a_directory(tmp_path: Path) -> None:
-    assert mount_of(tmp_path)["mount"] in {str(parent) for parent in (tmp_path, *tmp_path.parents)}
-    assert mount_of(Path("/proc"))["file_system"] == "proc"
+    assert mount_facts(tmp_path)["mount"] in {str(parent) for parent in (tmp_path, *tmp_path.parents)}
+    assert mount_facts(Path("/proc"))["file_system"] == "proc"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from headrace.check.mounts import mount_of
 from headrace.cli import main
 from headrace.errors import WrongUsage
 from headrace.explain.kv.engines import ENGINES, KvConfig, KvRequest, kv_config
-from headrace.explain.kv.mounts import mount_of
 
 ASKED = KvRequest("llama-3.1-8b", "meta-llama/Llama-3.1-8B", Path("/mnt/nfs/kv"))
 TB = 10**12
@@ -120,17 +120,21 @@ def test_the_mount_of_a_path_is_the_longest_and_the_last_over_it(tmp_path: Path)
     folder = tmp_path / "with space"
     folder.mkdir()
     escaped = str(folder).replace(" ", "\\040")
-    lines = ("/dev/sda / ext4 rw 0 0", f"/dev/sdb {escaped} xfs rw 0 0", f"filer:/kv {escaped} nfs4 rw 0 0")
+    mounts = (
+        "/ rw - ext4 /dev/sda rw",
+        f"{escaped} rw - xfs /dev/sdb rw",
+        f"{escaped} rw,noatime shared:1 - nfs4 filer:/kv rw,vers=4.2",
+    )
+    lines = [f"36 35 98:0 / {mount}" for mount in mounts]
     table.write_text("\n".join(lines) + "\n")
     inside = folder / "blocks"
     inside.mkdir()
     found = mount_of(inside, table)
     assert found is not None
-    assert (found.source, found.file_system, found.local) == ("filer:/kv", "nfs4", False)
+    assert (found.source, found.file_system, found.options, found.local) == ("filer:/kv", "nfs4", "rw,noatime,rw,vers=4.2", False)
     over = mount_of(tmp_path, table)
     assert over is not None
     assert over.local
-    assert mount_of(tmp_path / "missing", table) is None
     assert mount_of(tmp_path, tmp_path / "no table") is None
 
 

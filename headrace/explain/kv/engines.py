@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.check.mounts import mount_of
 from headrace.errors import WrongUsage
 from headrace.explain.diagram.format import human_bytes
-from headrace.explain.kv.mounts import mount_of
 from headrace.explain.sizing.formulas import kv_bytes_per_token
 from headrace.explain.sizing.models import TYPE_BYTES, model_of
 
@@ -119,7 +119,7 @@ def kv_config(engine: str, request: KvRequest) -> KvConfig:
 
 def _shared(request: KvRequest) -> tuple[str, ...]:
     """Refuse a local disk under a name that promises a shared one. Returns what could not be checked."""
-    found = mount_of(request.mount)
+    found = mount_of(request.mount) if request.mount.exists() else None
     if found is None:
         return (f"{request.mount} does not exist on this machine, so it was not checked that it is a shared file system.",)
     if found.local and not request.allow_local:
