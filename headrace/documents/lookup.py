@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ _TIMES = ("at", "put_at")
 _ALL = "SELECT document_id FROM document_states WHERE scope = :scope"
 
 
-class _TableCopy:
+class _TableCopy(ABC):
     """A copy of some columns of a table, in these tables of the metadata store."""
 
     columns: ClassVar[tuple[str, ...]]
@@ -93,8 +94,9 @@ class _TableCopy:
         while some := list(islice(rows, _SLICE)):
             yield some
 
+    @abstractmethod
     def _take_in(self, run: Statements, scope: int, some: Sequence[Any]) -> None:
-        raise NotImplementedError
+        """Copy some rows of the table."""
 
     def _select(
         self, columns: str, table: str, key: str, values: Iterable[str], more: str = "", **also: Any

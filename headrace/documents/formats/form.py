@@ -1,4 +1,4 @@
-"""What is filled in on a page of a PDF: values of form fields and text that was typed on it, at the line where it stands."""
+"""What is filled in on a page of a PDF: values of form fields and text that was typed on it, on the line it belongs to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FAR = 200.0  # points between a field and the words that name it
 
 @dataclass(frozen=True)
 class FieldValue:
-    """A value and where it stands; `mark` says that it is the state of a box, which stands in front of what it marks."""
+    """A value and its position; `mark` says that it is the state of a box, which precedes its label."""
 
     text: str
     box: Box

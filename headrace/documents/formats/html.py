@@ -48,7 +48,7 @@ def write_page(page: str, out: Output) -> None:
 
 
 class _Converter(MarkdownConverter):
-    """What markdownify leaves to its users: bars in cells, what stands apart on a page, and what embedded images show."""
+    """What markdownify leaves to its users: bars in cells, blocks apart from the text, and what embedded images show."""
 
     def convert_td(self, el: Tag, text: str, parent_tags: set[str]) -> str:
         return f" {line(text).replace('|', chr(92) + '|')} |"
@@ -94,7 +94,7 @@ class _Converter(MarkdownConverter):
 
 
 def _square(tables: Iterable[Tag]) -> None:
-    """Make each table a grid: a merged cell stands in each of its rows and columns, and a table within a cell is one line of it.
+    """Make each table a grid: a merged cell is repeated in its rows and columns, a table within a cell is one line of it.
 
     A table that only lays out other tables is taken apart.
     """

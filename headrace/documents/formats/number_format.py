@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 
-# Literal text: quoted, escaped, as wide as a character, filling, or in brackets. Then what stands for digits.
+# Literal text: quoted, escaped, as wide as a character, filling, or in brackets. Then placeholders of digits.
 _TOKEN = re.compile(
     r'"(?P<quoted>[^"]*)"|\\(?P<escaped>.)|_(?P<wide>.)|\*(?P<filled>.)|\[\$(?P<currency>[^\]-]*)[^\]]*\]|\[(?P<bracket>[^\]]*)\]'
     r"|(?P<general>General)|(?P<digit>[0#?])|(?P<exponent>E[+-])|(?P<mark>[.,%/@])|(?P<other>.)",
@@ -137,7 +137,7 @@ def _number(value: Decimal, tokens: Sequence[Token]) -> str:
 
 
 def _spread(front: str, places: Sequence[int], tokens: Sequence[Token], grouped: bool) -> dict[int, str]:
-    """The digits before the point at the places they stand for; all at the first, if nothing stands between."""
+    """The digits before the point, one per placeholder; all at the first if no text separates the placeholders."""
     if not places:
         return {}
     if grouped or all(tokens[i][0] != "text" for i in range(places[0], places[-1])):

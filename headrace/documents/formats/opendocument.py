@@ -142,7 +142,7 @@ def _number(cell: Any, name: str) -> int:
 
 
 def _said(element: Any) -> str:
-    """The text of a paragraph, without that of text boxes anchored in it; notes stand in parentheses."""
+    """The text of a paragraph, without that of text boxes anchored in it; notes are in parentheses."""
     out = [element.text or ""]
     for child in element:
         if child.tag in _BLANKS:

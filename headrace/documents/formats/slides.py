@@ -124,7 +124,7 @@ def _diagram(relation: Any, out: Output) -> None:
 
 
 def _table(source: Any, out: Output) -> None:
-    """Write a table; a merged cell stands in each of its rows and columns."""
+    """Write a table; a merged cell is repeated in each of its rows and columns."""
     table = Table(out)
     above: list[str] = []
     for row in source.rows:

@@ -41,7 +41,7 @@ export function sizing(changed) {
   });
   const results = make("div", { class: "stack", "aria-live": "polite" }, loading("Sizing"));
   const element = card(
-    "Sizing", quiet("What a platform must hold and move, by formulas with sources; where this home measured the same quantity, it stands beside. Every figure with its formula: ", make("code", {}, "headrace size")),
+    "Sizing", quiet("What a platform must hold and move, by formulas with sources; if this home measured the same quantity, both are shown. Every figure with its formula: ", make("code", {}, "headrace size")),
     make("div", { class: "row" }, make("label", { class: "inline", for: "size-model" }, "Model", model), make("label", { class: "inline", for: "size-recipe" }, "Checkpoint", recipe)),
     make("div", { class: "sliders" }, sliders.map((one) => one.element)), results,
   );
