@@ -1299,6 +1299,14 @@ MUTANTS = (
         "What only dense search has among its first counts as without the words.",
         ("tests/integration/test_retrieval.py::test_fusion_has_both_scores_of_every_candidate",),
     ),
+    Mutant(
+        "Z40",
+        "headrace/models/support.py",
+        r"\w++(?:[./-]\w++){0,30}\.\w++",
+        r"\w*(?:[._/-]\w+)*\.\w+",
+        "A form's blank line is read in every way it can be.",
+        ("tests/security/test_slow_words.py::test_a_question_of_underscores_is_read",),
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from headrace.models.support import alike, content_words, facts
 
 TURNS = 6
 """How many questions and answers of a conversation count, the newest."""
-_CHARACTERS = 1_000  # of one answer that the generator reads
+_CHARACTERS = 1_000  # of one answer that is read
 TOKENS = 80
 """That a rewritten question may have."""
 _LONGEST = 400  # characters of a question that is rewritten
@@ -64,11 +64,11 @@ _SPEAKERS = re.compile(r"(?:I|you|we|one|people|ich|wir|man)\b")
 _PARTICIPLE = re.compile(
     r"^(?:\w{2,}ed|kept|held|built|made|sent|paid|met|done|given|taken|found|sold|lost|left|run|set|put|stored)$", re.I
 )
-_CAPITALISED = re.compile(r"\b[A-ZÄÖÜ][\w'’-]+(?:\s+[A-ZÄÖÜ][\w'’-]+)+")
+_CAPITALISED = re.compile(r"\b[A-ZÄÖÜ][\w'’-]++(?:\s++[A-ZÄÖÜ][\w'’-]++)++")
 _NAME = re.compile(r"\b(?:[A-ZÄÖÜ][\w-]*(?: [A-ZÄÖÜ][\w-]*)*|[A-Za-z]*-?\d[\w.-]*)(?!\w)")
 _LABELLED = re.compile(r"\b([A-Za-zÄÖÜäöüß]{3,}) ((?:[A-Z]{1,3}|[A-Z]?-?\d[\w.-]*))(?!\w)")
 _PREFIX = re.compile(r"^(?:(?:the )?rewritten |last )?question(?: is)?:\s*", re.IGNORECASE)
-_CITED = re.compile(r"\s*\[\d+\]")
+_CITED = re.compile(r"(?<!\s)\s*+\[\d++\]")
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,8 @@ def _messages(question: str, history: Sequence[Turn]) -> list[dict[str, str]]:
 
 
 def _shortened(answer: str) -> str:
-    return " ".join(_CITED.sub("", answer).split())[:_CHARACTERS]
+    """The beginning of an answer. A client sends it, and may send megabytes."""
+    return " ".join(_CITED.sub("", answer[: 2 * _CHARACTERS]).split())[:_CHARACTERS]
 
 
 def _sensible(written: str, question: str, history: Sequence[Turn]) -> bool:
@@ -240,7 +241,7 @@ def _resolved(clause: str, before: str, answer: str) -> str:
     assert found is not None
     pronoun = found[0].lower()
     person = re.fullmatch(rf"{_PEOPLE}|his|hers", pronoun) is not None
-    named = _CAPITALISED.findall(_CITED.sub("", answer)) if person else []
+    named = _CAPITALISED.findall(_shortened(answer)) if person else []
     span = _subject(before)
     what = named[0] if named else before[span[0] : span[1]] if span else ""
     if not what:

@@ -30,7 +30,7 @@ _PLAIN_TASKS = re.compile(
     r")",
     re.IGNORECASE | re.DOTALL,
 )
-_FIRST_SAID = re.compile(r"^\s*(?:#+\s*)?(?:user|human)\s*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
+_FIRST_SAID = re.compile(r"^[^\S\n]*+(?:#++[^\S\n]*+)?(?:user|human)[^\S\n]*+:\s*+(.+)$", re.IGNORECASE | re.MULTILINE)
 
 _ADDRESSED = r"(?: (?:there|all|everyone|everybody|team|folks|guys|again|bot|assistant|headrace|my friend|dear|zusammen))?"
 _PHRASES = {

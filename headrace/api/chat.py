@@ -36,6 +36,8 @@ from headrace.errors import WrongUsage
 
 TASK_CHARACTERS = 100_000
 """A client's task has the conversation in it."""
+ANSWER_CHARACTERS = 16_000
+"""Of each answer in a history that are read."""
 _SYSTEM = ("system", "developer")
 _SAMPLING = ("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty")
 _CONTENT: dict[str, Any] = {
@@ -245,7 +247,7 @@ class ChatCompletionRequest(BaseModel):
             if message.role == "user" and text and intent_of(text) == "question":
                 turns.append(Turn(text[:QUESTION_CHARACTERS]))
             elif message.role == "assistant" and turns and not turns[-1].answer:
-                turns[-1] = Turn(turns[-1].question, text)
+                turns[-1] = Turn(turns[-1].question, text[:ANSWER_CHARACTERS])
         return turns[-TURNS:]
 
     @property

@@ -40,8 +40,10 @@ def check_text(text: str, most: int) -> str:
 
 
 def _text(text: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("it holds half a character (a lone surrogate); send whole characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a character (a lone surrogate); send whole characters") from None
     return text
 
 

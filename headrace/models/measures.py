@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from headrace.models.citations import Citations
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_MARKERS = re.compile(r"\s*\[\d+\]")
+_MARKERS = re.compile(r"(?<!\s)\s*+\[\d++\]")
 
 
 def unmarked(text: str) -> str:

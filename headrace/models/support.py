@@ -135,10 +135,12 @@ _MONTHS = {
     )
     for name in names.split()
 }
+# No text can be read in two ways, so that none takes longer than its length: these read what clients and documents say.
 _TOKEN = re.compile(
     r"(?P<date>\b\d{4}-\d{2}-\d{2}\b)"
-    r"|(?P<name>\b\d+(?:[.:]\d+){2,}\b|\b\d{1,2}:\d{2}\b|\b\w*[^\W\d]\w*(?:[._/-]\w+)*\.\w+\b"
-    r"|\b[^\W\d_]+-\d[\w-]*\b|\b(?=\w*\d)(?=\w*[^\W\d_])(?!\d+(?:st|nd|rd|th)\b)(?!\d+[^\W\d_]{1,3}\b)\w+(?:-\w+)*\b|\b\w+(?:_\w+)+\b)"
+    r"|(?P<name>\b\d+(?:[.:]\d+){2,}\b|\b\d{1,2}:\d{2}\b|\b(?=\d*+[^\W\d])\w++(?:[./-]\w++){0,30}\.\w++"
+    r"|\b[^\W\d_]++-\d[\w-]*\b|\b(?=\w*\d)(?=\w*[^\W\d_])(?!\d+(?:st|nd|rd|th)\b)(?!\d+[^\W\d_]{1,3}\b)\w++(?:-\w++)*+"
+    r"|\b(?=\w+?_\w)\w++)"
     r"|(?P<number>(?<![\w.])\d{1,3}(?:[,.'’\u00a0\u202f ]\d{3})+(?:[.,]\d+)?(?!\d)|\d+(?:[.,]\d+)*)(?:st|nd|rd|th)?"
     r"|(?P<sign>[%€$£µ])"
     r"|(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)?)"
