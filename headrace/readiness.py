@@ -148,7 +148,8 @@ def asks(settings: Settings, endpoints: Endpoints) -> list[Ask]:
             Ask(
                 "platform",
                 lambda: platform_trouble(home, parts),
-                "It is restarted automatically. If that fails: `headrace down`, then `headrace up`; see logs/supervisor.log.",
+                "Commands start what they need, and what ended is restarted. If that fails: `headrace down`, then `headrace up`;"
+                " see logs/supervisor.log.",
             ),
             Ask("disk", lambda: _full(home), "Free some space on the disk that holds the home."),
         ]
@@ -167,8 +168,11 @@ def platform_trouble(home: Home, parts: frozenset[str]) -> Trouble | None:
     state = read_state(home)
     if state is None:
         return Trouble("the embedded servers do not run")
-    if ended := sorted(part for part in parts if part not in state.children or not state.children[part].alive):
+    started = parts & state.parts
+    if ended := sorted(part for part in started if part not in state.children or not state.children[part].alive):
         return Trouble(f"{', '.join(ended)} ended and {'is' if len(ended) == 1 else 'are'} being restarted")
+    if idle := sorted(parts - started):
+        return Trouble(f"{', '.join(idle)} not started: no command has needed {'it' if len(idle) == 1 else 'them'} yet")
     return None
 
 
@@ -249,7 +253,7 @@ class _Model:
         self._connection: Any = None
 
     def __call__(self) -> Trouble | None:
-        from headrace.models.client import EndpointConnection
+        from headrace.models.connection import EndpointConnection
 
         if self._connection is None:
             self._connection = EndpointConnection(self._endpoint)

@@ -36,6 +36,7 @@ from headrace.storage.tables.handles import TableReader
 
 _LOOK_S = 1.1
 _UNPACKED_S = 600.0  # the first time, a slow or busy machine has to unpack the generator
+_RULE = 100  # columns of the line above a section, at most
 _TENANT_USER = "simulated-user"
 _SEED = 11
 # For Python's language reference; a user's folder is asked about its own headings.
@@ -294,4 +295,5 @@ def _prose(text: str) -> str:
 
 def _head(console: Console, title: str, what: str) -> None:
     console.print()
-    console.print(Rule(Text.assemble((title, "bold"), "  ", (what, "dim")), align="left", style="dim"))
+    rule = Rule(Text.assemble((title, "bold"), "  ", (what, "dim")), align="left", style="dim")
+    console.print(rule, width=min(console.width, _RULE))  # a file takes lines of any length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,10 @@ import pytest
 
 from headrace import readiness
 from headrace.errors import Unavailable
+from headrace.platform.address import choose_ports, embedded_endpoints
 from headrace.platform.home import Home
+from headrace.platform.keys import keys_of
+from headrace.platform.state import Process, State, write_state
 from headrace.readiness import Ask, PartState, Readiness, Trouble, platform_trouble
 
 
@@ -88,6 +92,20 @@ def test_since_is_kept_while_a_part_is_away_and_no_longer() -> None:
     assert third.ready
     assert fourth.for_s is not None
     assert fourth.for_s < second.for_s
+
+
+def test_a_part_that_no_command_has_needed_did_not_end(tmp_path: Path) -> None:
+    home, here = Home(tmp_path), Process.from_pid(os.getpid())
+    home.prepare()
+    ports = choose_ports()
+    endpoints = embedded_endpoints(home, keys_of(home), ports)
+    state = State(supervisor=here, children={"objects": here}, parts=frozenset({"objects"}), ports=ports, endpoints=endpoints)
+    write_state(home, state)
+    assert platform_trouble(home, frozenset({"objects"})) is None
+    wanted = frozenset({"objects", "models"})
+    assert platform_trouble(home, wanted) == Trouble("models not started: no command has needed it yet")
+    write_state(home, state.model_copy(update={"parts": wanted}))
+    assert platform_trouble(home, wanted) == Trouble("models ended and is being restarted")
 
 
 def test_a_platform_that_does_not_run_is_named(tmp_path: Path, within: Callable[..., bool]) -> None:

@@ -147,3 +147,11 @@ def test_a_stream_that_lacks_letters_gets_them_escaped(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert b"\\u2192" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_the_line_above_a_section_of_the_demo_is_short_in_a_file() -> None:
+    from headrace.cli.demo import _head
+
+    file = io.StringIO()
+    _head(Terminal(file=file), "1  Documents to index", "inference, ahead of time")
+    assert max(map(len, file.getvalue().splitlines())) == 100
