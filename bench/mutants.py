@@ -1006,8 +1006,8 @@ MUTANTS = (
     Mutant(
         "Z3",
         "headrace/documents/parse.py",
-        "    except Exception as error:  # it is",
-        "    except ZeroDivisionError as error:  # it is",
+        "    except Exception as error:  # only",
+        "    except ZeroDivisionError as error:  # only",
         "A document that breaks parsing stops every pass.",
         ("tests/security/test_poison.py::test_a_document_that_breaks_parsing_fails_alone",),
     ),
@@ -1197,8 +1197,8 @@ MUTANTS = (
     ),
     Mutant(
         "Z27",
-        "headrace/api/schemas.py",
-        '    return {**passage.as_dict(), "retrieval_score": 1.0 / (RRF_K + passage.retrieval_rank)}',
+        "headrace/api/answers.py",
+        '    return passage.as_dict() if caller.admin else {**passage.as_dict(), "retrieval_score": None}',
         "    return passage.as_dict()",
         "BM25 says how rare a word is in others' documents.",
         ("tests/security/test_tenants.py::test_no_score_says_how_rare_a_word_is_in_others_documents",),
@@ -1261,7 +1261,7 @@ MUTANTS = (
     ),
     Mutant(
         "Z35",
-        "headrace/storage/stream.py",
+        "headrace/storage/stream/reader.py",
         "low = min(low, records.begins(partition))",
         "pass",
         "A batch that was rewritten is taken for a gap.",

@@ -19,7 +19,7 @@ from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.vectors.handles import VectorReader, VectorWriter
 
 _ROWS = 2_000

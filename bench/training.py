@@ -28,7 +28,7 @@ from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableWriter
 from headrace.training.data.dataset import TRAIN, read
 from headrace.training.recipes import recipe_of

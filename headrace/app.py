@@ -132,7 +132,7 @@ class App:
                 # A service says so at each start, even if the servers already ran, and in its log.
                 (bars.warn if self._service else bars.note)(note)
             if self._models:
-                from headrace.models.client import wait_ready
+                from headrace.models.connection import wait_ready
 
                 for chosen, endpoint in (
                     (settings.models.embedder, endpoints.embedder),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
@@ -19,16 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from headrace.errors import BadSettings
+from headrace.settings_file import require_trusted, settings_path
 
 # Each batch that Tansu keeps slows it down, and keeping more protects nothing: table and head share one object store.
 _EMBEDDED_KEPT_S, _KEPT_S = 60.0, 86_400.0
-# Settings that decide where data, keys or questions are sent.
-_ELSEWHERE = {"objects", "tables", "head", "files", "vectors", "metadata", "models", "telemetry", "home", "api"}
-# Settings that make a program run, or librdkafka or pyiceberg load code.
-_RUNS = re.compile(
-    r"platform\.(weed|tansu)|head\.properties\.(plugin\.library\.paths|ssl\.(engine\.location|providers)|.*\.cmd)"
-    r"|tables\.properties\.(.*impl|auth\..*)"
-)
 
 _SECRET = re.compile(r"properties\..*(password|secret|token|credential|key)", re.IGNORECASE)
 """Properties of a library that may hold a secret; the settings of Headrace itself say which of theirs do."""
@@ -499,7 +492,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Precedence: the caller's values, the environment, headrace.toml."""
-        return init_settings, env_settings, _TomlFile(settings_cls, toml_file=_file())
+        return init_settings, env_settings, _TomlFile(settings_cls, toml_file=settings_path())
 
     @model_validator(mode="after")
     def _cross_field(self) -> Settings:
@@ -533,70 +526,15 @@ class Settings(BaseSettings):
         makes code run.
         """
         try:
-            _trusted()
+            require_trusted()
             return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
             faults = [f"  {'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()]
             raise BadSettings("The settings are invalid:\n" + "\n".join(faults), hint="See docs/reference/settings.md.") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise BadSettings(f"{_file()} is not TOML: {error}.", hint="See docs/reference/settings.md.") from None
+            raise BadSettings(f"{settings_path()} is not TOML: {error}.", hint="See docs/reference/settings.md.") from None
         except OSError as error:
-            raise BadSettings(f"{_file()} cannot be read: {error.strerror}.", hint="Check its owner and mode.") from None
-
-
-def settings_notice() -> str:
-    """A notice that a settings file in the current directory is used, which one may not expect.
-
-    Given if it configures endpoints or models, or belongs to root; empty otherwise, and if `HEADRACE_SETTINGS` names a file.
-    """
-    file = _here()
-    if file is None:
-        return ""
-    names = sorted(_ELSEWHERE & tomllib.loads(file.read_text("utf-8-sig")).keys())
-    owned = file.stat().st_uid == os.geteuid()
-    if not names and owned:
-        return ""
-    what = f"configures {', '.join(names)}" if names else "contains settings"
-    return f"{file.resolve()}{'' if owned else ', which is not yours,'} {what} and is used."
-
-
-def _here() -> Path | None:
-    """The settings file in the current directory, if that one is used."""
-    file = Path(_file())
-    return file if "HEADRACE_SETTINGS" not in os.environ and file.is_file() else None
-
-
-def _trusted() -> None:
-    """Raise `BadSettings` for a settings file in the current directory that somebody else may have put there.
-
-    The file may have come with an unpacked or cloned folder, so it may not make code run unless `HEADRACE_SETTINGS` names it.
-    """
-    if (file := _here()) is None:
-        return
-    hint = f"If you trust it, say so: HEADRACE_SETTINGS={file}"
-    for status in (file.lstat(), file.stat()):
-        if status.st_uid not in (0, os.geteuid()):
-            owner = f"belongs to another user (uid {status.st_uid}, you are {os.geteuid()})"
-            raise BadSettings(f"{file.resolve()} {owner}, so it is not used.", hint=hint)
-    if file.stat().st_mode & stat.S_IWOTH:
-        raise BadSettings(f"Everybody may write to {file.resolve()}, so it is not used.", hint=f"chmod o-w {file}")
-    if runs := [name for name in _names(tomllib.loads(file.read_text("utf-8-sig"))) if _RUNS.fullmatch(name.lower())]:
-        raise BadSettings(
-            f"{file.resolve()} makes code run ({', '.join(runs)}) and was not named explicitly, so it is not used.", hint=hint
-        )
-
-
-def _names(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    """The full names of the keys that a settings file sets."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _names(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}"
-
-
-def _file() -> str:
-    return os.environ.get("HEADRACE_SETTINGS", "headrace.toml")
+            raise BadSettings(f"{settings_path()} cannot be read: {error.strerror}.", hint="Check its owner and mode.") from None
 
 
 def changed_settings(settings: Settings, *, whole: bool = False) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter, connect
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexWriter
 from headrace.storage.vectors.handles import VectorWriter

@@ -13,7 +13,7 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.records import batch
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableWriter
 
 METER = Meter(Ledger(), "test")

@@ -25,7 +25,7 @@ from headrace.documents.parser import Parser
 from headrace.lineage.forget import Subject, forget
 from headrace.platform import open_platform
 from headrace.settings import Inference, Maintenance, PlatformSettings, Settings, Training
-from headrace.storage import metadata
+from headrace.storage import database, migrations
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.metadata import Metadata
@@ -116,10 +116,10 @@ def migrating(link: Connection, endpoints: Endpoints) -> None:
 def half_migrating(link: Connection, endpoints: Endpoints) -> None:
     """A migration of three steps whose last does not end; it says when it gets there."""
     endless = "SELECT pg_sleep(60)"
-    kind: Any = metadata._PostgreSQL
+    kind: Any = database.PostgreSQLDatabase
     if not endpoints.metadata.url:
         endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c"
-        kind = metadata._SQLite
+        kind = database.SQLiteDatabase
     plain = kind.__call__
 
     def run(self: Any, statement: str, values: Any) -> Any:
@@ -128,5 +128,5 @@ def half_migrating(link: Connection, endpoints: Endpoints) -> None:
         return plain(self, statement, values)
 
     kind.__call__ = run
-    metadata.MIGRATIONS += (("CREATE TABLE half (x INTEGER)", "SELECT 1", endless),)
+    migrations.MIGRATIONS += (("CREATE TABLE half (x INTEGER)", "SELECT 1", endless),)
     Metadata(endpoints).tenants()

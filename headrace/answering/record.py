@@ -18,7 +18,7 @@ from headrace.errors import WrongUsage
 from headrace.models.citations import Support
 from headrace.models.client import Completion
 from headrace.storage.ledger import Ledger
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 
 
 def new_id() -> str:

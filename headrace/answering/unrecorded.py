@@ -28,7 +28,8 @@ from headrace.errors import OutOfRange, Transient, Unavailable
 from headrace.ingest.positions import positions
 from headrace.platform.home import Home, Lock, write_error
 from headrace.storage.records import encode
-from headrace.storage.stream import TopicReader, TopicWriter
+from headrace.storage.stream.reader import TopicReader
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader, quoted
 
 MOST = 10_000

@@ -15,7 +15,7 @@ from headrace.storage.metadata import AuditLine, By
 
 _WAKE_S = 0.2
 _KEPT_S = 6.0
-"""Seconds for which a rejected question is remembered: more than its `Retry-After`."""
+"""Seconds for which a rejected question is remembered: longer than its `Retry-After`."""
 _KEPT = 100
 """Rejected questions of a tenant that are remembered."""
 

@@ -110,7 +110,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _malformed(request: Request, error: Exception) -> JSONResponse:
-    """The answer to a body that is not as its route takes it; on OpenAI's routes as OpenAI says it."""
+    """The response to a malformed body; on OpenAI's routes in OpenAI's words."""
     assert isinstance(error, RequestValidationError)
     if request.url.path in OPENAI:
         return wrong(error.errors())

@@ -26,7 +26,7 @@ from headrace.api.schemas import (
     AnswerModeName,
     FilterTexts,
     Readers,
-    Tenant,
+    TenantName,
     check_text,
     question_of,
     user_of,
@@ -59,7 +59,7 @@ class LenientRequest(BaseModel):
 
 
 class Message(LenientRequest):
-    """One message. Only text is read; what else a conversation holds (pictures, tool calls, refusals) stays unread."""
+    """One message. Only its text is read; pictures, tool calls and refusals are ignored."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[Any, WithJsonSchema(_CONTENT)] = None
@@ -95,11 +95,11 @@ class StreamOptions(LenientRequest):
 
 
 class ChatExtensions(BaseModel):
-    """Fields beyond OpenAI's: on whose behalf, among which documents, in which mode (as in `AskRequest`), for `admin` whose."""
+    """Fields beyond OpenAI's: readers, filters and mode as in `AskRequest`, and for the scope `admin` the tenant."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tenant: Tenant | None = None
+    tenant: TenantName | None = None
     readers: Readers = ()
     filters: FilterTexts = ()
     answers: AnswerModeName | None = None
@@ -109,7 +109,7 @@ def _question(messages: Sequence[Message]) -> str:
     """The last message with the role `user`. Raises `ValueError` unless it is a question, or a task of a client, in text."""
     asked = next((message for message in reversed(messages) if message.role == "user"), None)
     if asked is not None and not asked.readable:
-        raise ValueError("the last message with the role user has a part that is no text; only text is read")
+        raise ValueError("the last message with the role user has a part that is not text; only text is read")
     text = "" if asked is None else asked.text
     return check_text(text.strip(), TASK_CHARACTERS) if intent_of(text) == "task" else question_of(text)
 
@@ -195,7 +195,7 @@ class ChatCompletionRequest(BaseModel):
     verbosity: Any = None
     web_search_options: Any = None
     store: Any = None
-    # These change no answer: what they say to OpenAI (whose cache, which guess, how many tools at once) has no object here.
+    # These change no answer: they tell OpenAI's service about caches, predictions and tools, which do not exist here.
     metadata: Any = None
     parallel_tool_calls: Any = None
     prediction: Any = None

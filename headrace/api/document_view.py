@@ -48,7 +48,7 @@ _Versions = dict[str, int]  # version → its bytes
 class Document:
     """A document's newest version; `status` is put, parsed, indexed, failed or deleting.
 
-    `reason` says why it failed, or what of it is not in its text.
+    `reason` says why it failed, or what its text lacks.
     """
 
     tenant: str
@@ -76,7 +76,7 @@ class Document:
 
     @cached_property
     def expected_in_index(self) -> Expected:
-        """What of it has to be in the index."""
+        """The part of it that must be in the index."""
         return self.id, self.version, self.description_id
 
     def is_processed(self, offsets: ProcessedOffsets) -> bool:

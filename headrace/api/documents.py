@@ -23,7 +23,7 @@ _DAY_S = 86_400.0
 
 
 class Documents:
-    """Puts, deletes and shows documents; safe to share between threads. `announce` hears whose documents have changed."""
+    """Puts, deletes and shows documents; safe to share between threads. `announce` is called with the tenant of a change."""
 
     def __init__(self, runner: Runner, view: DocumentView, announce: Callable[[str], None]) -> None:
         self._runner = runner
@@ -103,7 +103,7 @@ class Documents:
         return deleted
 
     def visible(self, caller: Caller, tenant: str, uri: str) -> Document:
-        """A document that the caller may know of. Raises `NotFound`, with the same words for one that does not exist."""
+        """A document that the caller may see. Raises the same `NotFound` for a hidden document as for a missing one."""
         document = self.one(tenant, uri)
         if not caller.may_read(document.readers):
             raise _no_document()

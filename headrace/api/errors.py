@@ -33,7 +33,7 @@ def body_of(error: HeadraceError, caller: Caller | None) -> dict[str, Any]:
 
 
 def words_for(error: HeadraceError, caller: Caller | None) -> str:
-    """An error's message: all of it for an admin; for others nothing of what is inside the service.
+    """An error's message: in full for an admin; for others without internals of the service.
 
     Errors of storage and models hold addresses, paths and libraries' messages. Those go to the log instead.
     """

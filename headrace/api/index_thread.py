@@ -59,7 +59,7 @@ class IndexThread:
             self._thread.join(seconds)
 
     def trouble(self) -> Trouble | None:
-        """What holds indexing up, and since when; `None` where nothing does."""
+        """What blocks indexing, and since when; `None` if nothing does."""
         return self._trouble
 
     def announce(self, tenant: str) -> None:
@@ -119,7 +119,7 @@ class IndexThread:
             return not self._arrived and time.monotonic() - self._compared > _COMPARE_S
 
     def _gives_way(self, waiting: Collection[str]) -> bool:
-        """Whether a tenant has put or deleted something that this pass does nothing for."""
+        """Whether a tenant other than the `waiting` ones has put or deleted something."""
         with self._lock:
             return not self._arrived <= set(waiting)
 

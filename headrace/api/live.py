@@ -55,7 +55,7 @@ class LiveRun:
         }
 
     def moving(self) -> list[dict[str, Any]]:
-        """What this run has moved, and a round of training that runs beside it: their flows, summed over tenants.
+        """What this run and a concurrent training round have moved: their flows, summed over tenants.
 
         A flow is a list: stage, store, tier, direction, bytes, operations, p95 in ms.
         """

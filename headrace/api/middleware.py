@@ -1,4 +1,4 @@
-"""In front of every route: who may come in, how often and with how much; security headers, counts and the audit behind it."""
+"""The middleware of every route: authentication, rate and body limits; security headers, metrics and the audit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OPENAI = ("/v1/chat/completions", "/v1/embeddings")
 _OPENAI_BYTES = 4 << 20  # clients send the whole conversation with its pictures, or many texts
 _UPLOAD_MORE = 64 << 10  # bytes that a form adds to the document in it
 _BODY_S = 60.0
-"""Seconds for a body to come: a slow one holds memory that others need."""
+"""Seconds for a body to arrive: a slow one holds memory that others need."""
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -94,7 +94,7 @@ class GuardedService(Protocol):
 class AuthMiddleware:
     """Admits requests that name one of the `hosts` and bring an API key or the token, and bounds what each may send.
 
-    Keys and the token come as bearers and in no other way: browsers send a cookie to every server on this machine, whatever its
+    Keys and the token are accepted as bearer tokens only: browsers send a cookie to every server on this machine, whatever its
     port. A web page elsewhere that resolves its own name to 127.0.0.1 (DNS rebinding) is recognised by its Host header.
 
     Routes find in the scope `caller`, `noted` (`AuditNotes`), and for a key `still_valid`, a function that says whether it is

@@ -7,15 +7,16 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 from fastapi.responses import JSONResponse
 
 from headrace.answering.record import Answer
+from headrace.api.answers import AnswerDetails, AnswerResponse, TokenUsage, answer_response
 from headrace.api.auth import Caller
 from headrace.api.errors import body_of
-from headrace.api.schemas import AnswerDetails, AnswerResponse, ChatCompletion, ModelResponse, answer_response
+from headrace.api.schemas import ApiResponse
 from headrace.api.telemetry import MODEL
 from headrace.errors import HeadraceError, ModelNotFound
 from headrace.models.citations import Support
@@ -27,6 +28,34 @@ EMBEDDER = f"{MODEL}-embedder"
 MODELS = (MODEL, SEARCH, EMBEDDER)
 _LISTED = 10
 """Passages that the model `SEARCH` shows."""
+
+
+class ModelResponse(ApiResponse):
+    """A model, as OpenAI lists models."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str
+
+
+class ModelList(ApiResponse):
+    """The models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelResponse]
+
+
+class ChatCompletion(ApiResponse):
+    """OpenAI's chat completion; `headrace` has citations and versions."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: TokenUsage
+    headrace: AnswerDetails
 
 
 def check_model(name: str, *known: str) -> None:

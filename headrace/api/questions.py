@@ -19,14 +19,15 @@ from headrace.api.admission import AdmissionQueue, Ticket
 from headrace.api.auth import PAGE, Asker, Caller, asker
 from headrace.api.telemetry import ServiceMetrics, Traces, tokens
 from headrace.errors import NotFound, Unavailable, WrongUsage
-from headrace.models.client import EndpointRefusal, Vectors
+from headrace.models.client import Vectors
+from headrace.models.connection import EndpointRefusal
 from headrace.settings import TenantLimits
 from headrace.storage.filters import Filters
 
 
 @dataclass(frozen=True)
 class AdmittedQuestion:
-    """A question with a place in the queue: who asks, whose documents, on behalf of which readers, among which documents."""
+    """A question with a slot in the queue: its caller, tenant, readers, filters, history and options."""
 
     ticket: Ticket
     text: str
@@ -47,7 +48,7 @@ class QuestionService:
     def __init__(
         self,
         engine: QueryEngine,
-        places: AdmissionQueue,
+        admission: AdmissionQueue,
         metrics: ServiceMetrics,
         traces: Traces,
         limits_of: Callable[[str], TenantLimits],
@@ -55,7 +56,7 @@ class QuestionService:
         stopping: Callable[[], bool],
     ) -> None:
         self._engine = engine
-        self._places = places
+        self._admission = admission
         self._metrics = metrics
         self._traces = traces
         self._limits_of = limits_of
@@ -78,20 +79,20 @@ class QuestionService:
         simulated: str | None = None,
         options: AnswerOptions = DEFAULT,
     ) -> AdmittedQuestion:
-        """Take a place for a question. Raises `Forbidden` for what the caller may not name, `Overloaded` where none is free."""
+        """Take a slot for a question. Raises `Forbidden` for what the caller may not name, `Overloaded` if no slot is free."""
         whose, open_to, selected = caller.tenant_for(tenant), caller.principals_for(readers), Filters.parse(filters)
         who = self._who(caller, user, simulated)
         if after is not None:
             if history:
                 raise WrongUsage("The request has a history, and names an answer to follow up on.", hint="Leave one of them out.")
             history = [self._engine.turn(after, tenant=whose, user=who.user, readers=open_to)]
-        ticket = self._places.enter(whose, caller.limits.questions, text)
+        ticket = self._admission.enter(whose, caller.limits.questions, text)
         return AdmittedQuestion(ticket, text, caller, whose, open_to, selected, in_full(history), who, headers, options)
 
     def ask(self, asked: AdmittedQuestion, put: Callable[[str | Answer], None], gone: Callable[[], bool]) -> None:
         """Put the answer's text in pieces, then the answer; ends early once `gone` says that nobody listens.
 
-        Gives the question's place back. Raises what retrieval and generation raise.
+        Frees the question's slot. Raises what retrieval and generation raise.
         """
         tenant, caller = asked.tenant, asked.caller
         with (
@@ -130,7 +131,7 @@ class QuestionService:
                     put(piece)
 
     def search(self, asked: AdmittedQuestion, put: Callable[[Answer], None], gone: Callable[[], bool]) -> None:
-        """Put the passages for a question, best first, unless nobody waits for them any more; gives its place back."""
+        """Put the passages for a question, best first, unless nobody waits for them any more; frees its slot."""
         tenant, who = asked.tenant, asked.who
         with self._turn(asked.ticket, gone) as begun, self._traces.question("retrieval", tenant, asked.headers) as span:
             if not begun:
@@ -181,11 +182,11 @@ class QuestionService:
         self.search(asked, shown, gone)
 
     def embed(self, caller: Caller, texts: Sequence[str], *, kind: Literal["query", "passage"]) -> tuple[Vectors, int]:
-        """The texts' embeddings and their tokens, by the embedder as it is configured, in a question's place.
+        """The texts' embeddings and their tokens, by the configured embedder, in a question's slot.
 
         Raises `WrongUsage` for a text that the model finds too long, and as `admit` and the model client do.
         """
-        ticket = self._places.enter(caller.tenant, caller.limits.questions, texts[0])
+        ticket = self._admission.enter(caller.tenant, caller.limits.questions, texts[0])
         with self._turn(ticket, lambda: False) as begun:
             if not begun:
                 raise Unavailable("The service is stopping.", hint="Start it and ask again.")
@@ -212,10 +213,12 @@ class QuestionService:
         simulated_user: str | None = None,
         key: str | None = None,
     ) -> RecordedVerdict:
-        """Put a verdict on the head; returns its place there. Raises `NotFound` for an answer of another tenant, and as `admit`.
+        """Put a verdict on the head; returns its partition and offset.
 
-        The same verdict under the same `key` is recorded once, as far as this process and what has landed show, and gets the same
-        response each time.
+        Raises `NotFound` for an answer of another tenant, and as `admit`.
+
+        The same verdict under the same `key` is recorded once, as far as this process and the landed events show, and gets the
+        same response each time.
         """
         who = self._who(caller, user, simulated_user)
         answer = self._engine.verdicts.answer(answer_id)
@@ -251,12 +254,12 @@ class QuestionService:
         return asker(caller, self.name_of(caller), user, simulated)
 
     @contextmanager
-    def _turn(self, place: Ticket, gone: Callable[[], bool]) -> Iterator[bool]:
-        """Wait for a question's turn, and give its place back; yields false where nobody waits for it any more."""
+    def _turn(self, ticket: Ticket, gone: Callable[[], bool]) -> Iterator[bool]:
+        """Wait for a question's turn, then free its slot; yields false if nobody waits for it any more."""
         try:
-            yield self._places.wait(place, lambda: gone() or self._stopping())
+            yield self._admission.wait(ticket, lambda: gone() or self._stopping())
         finally:
-            self._places.leave(place)
+            self._admission.leave(ticket)
 
 
 def _user() -> str:

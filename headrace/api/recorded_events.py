@@ -1,4 +1,4 @@
-"""What the tables hold of single events: a verdict's way, what stopped a partition, the lines of the audit."""
+"""Single events in the tables: how far a verdict has come, what stopped a partition, the lines of the audit."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class RecordedEvents:
         self._runner = runner
 
     def verdict(self, tenant: str | None, partition: int, offset: int) -> dict[str, Any] | None:
-        """A verdict by its place on the head (of a tenant, if one is given), once it has landed; `None` until then.
+        """A verdict by its partition and offset (of a tenant, if one is given), once it has landed; `None` until then.
 
-        Raises `NotFound` where another verdict, or none, landed from that place.
+        Raises `NotFound` if another verdict, or none, landed from that offset.
         """
         table = self._runner.open(TableReader, FEEDBACK_ROWS, stage="page")
         landed = positions(table.snapshot_properties(), FEEDBACK.name).get(partition)
@@ -37,7 +37,7 @@ class RecordedEvents:
             where += f" AND tenant = {quoted(tenant)}"
         rows = table.read(("verdict_id", "answer_id", "up", "at"), where).to_pylist()
         if not rows:
-            raise NotFound("There is no such verdict.", hint="POST /v1/feedback returns a verdict's place.")
+            raise NotFound("There is no such verdict.", hint="POST /v1/feedback returns a verdict's partition and offset.")
         return dict(rows[0])
 
     def divergences(self) -> list[dict[str, Any]]:

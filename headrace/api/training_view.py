@@ -63,7 +63,7 @@ class TrainingView:
         return [manifest.read(store, number) for number in reversed(numbers[-most:])], len(numbers) > most
 
     def round_after(self, partition: int, offset: int) -> int | None:
-        """The first committed round, among the newest, for which a verdict at this place had landed."""
+        """The first committed round, among the newest, for which a verdict at this offset had landed."""
         found = None
         for one in self.rounds(None, _LOOKED_AT)[0]:
             position = one.offsets.get(FEEDBACK.name, {}).get(str(partition), {})

@@ -1,4 +1,4 @@
-"""Bounds the documents whose bodies are coming in, and so in memory, at the same time."""
+"""Limits how many documents are uploaded, and so held in memory, at the same time."""
 
 from __future__ import annotations
 
@@ -85,5 +85,5 @@ class UploadSlots:
 
 
 def too_many_uploads() -> Overloaded:
-    """The refusal of an upload for which there is no slot."""
+    """The error for an upload that got no slot."""
     return Overloaded("This machine is receiving as many documents as it can.", hint="Send them one after another.")

@@ -79,7 +79,8 @@ def main_options(
 
 def settings_of(tenant: str | None = None, host: str | None = None) -> Settings:
     """Load the settings; on a terminal, print once which settings file in this directory was used."""
-    from headrace.settings import Settings, settings_notice
+    from headrace.settings import Settings
+    from headrace.settings_file import settings_notice
 
     settings = Settings.load(home=common.home, tenant=tenant, api=None if host is None else {"host": host})
     if err.is_terminal and not common.settings_shown and (notice := settings_notice()):

@@ -27,7 +27,8 @@ from headrace.storage.ledger import Direction
 from headrace.storage.metadata import Metadata
 from headrace.storage.meter import ReportedReader, ReportedWriter
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.storage.stream import TopicReader, TopicWriter
+from headrace.storage.stream.reader import TopicReader
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.vectors.handles import VectorReader, VectorWriter
 

@@ -21,7 +21,8 @@ from headrace.documents.chunk import of_generation
 from headrace.documents.failed import GiveUp, Unfit, refuse
 from headrace.documents.lookup import ChunkLookup, DocumentLookup, IndexProgress, follows
 from headrace.errors import BadSettings, RequestRefused
-from headrace.models.client import Embedder, EndpointFailure, ErrorReply, Vectors
+from headrace.models.client import Embedder, Vectors
+from headrace.models.connection import EndpointFailure, ErrorReply
 from headrace.storage.endpoints import ModelEndpoint
 from headrace.storage.metadata import Metadata
 from headrace.storage.tables.handles import TableReader, quoted
@@ -168,7 +169,7 @@ def embed(
     changed: set[str] | None = None
     if before is not None and fresh is not None:
         changed = lookup.changed_since(before.documents) | set(fresh["document_id"].to_pylist())
-    # First of all, since some may now read less.
+    # First, since some readers may have lost access.
     relabelled = 0
     for answering, described in _settled(lookup, changed):
         indexed = vectors.indexed(changed)
@@ -232,7 +233,7 @@ def _settled(lookup: DocumentLookup, documents: Collection[str] | None) -> Itera
 
 
 def _insert(vectors: VectorWriter, rows: pa.Table, lookup: DocumentLookup) -> None:
-    """Upsert those chunks whose versions still answer, described as their documents are now."""
+    """Upsert those chunks whose versions are still live, with the current readers and labels of their documents."""
     rows_kept: pa.Table | None = None
     written: dict[str, Description] = {}
     pairs = list(zip(rows["document_id"].to_pylist(), rows["version"].to_pylist(), strict=True))
@@ -251,7 +252,7 @@ def _insert(vectors: VectorWriter, rows: pa.Table, lookup: DocumentLookup) -> No
 
 
 def _describe(vectors: VectorWriter, indexed: pa.Table, answering: dict[str, str], described: dict[str, Description]) -> int:
-    """Give the documents in the index that answer their readers and labels of now; returns how many had others."""
+    """Update the readers and labels of indexed documents; returns how many were changed."""
     wanted = {name: described[name].id for name in answering}
     pairs = zip(indexed["document_id"].to_pylist(), indexed["description_id"].to_pylist(), strict=True)
     changed = {name: described[name] for name, before in pairs if wanted.get(name, before) != before}
@@ -360,7 +361,7 @@ class FairBatches:
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         while self._waiting:
             before = len(self._waiting)
-            for tenant in list(self._waiting):  # a round is always completed, so that newcomers keep no tenant out
+            for tenant in list(self._waiting):  # a round is always completed, so that new tenants keep none out
                 yield self._waiting[tenant].popleft()
                 if not self._waiting[tenant]:
                     del self._waiting[tenant]

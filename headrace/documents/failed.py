@@ -42,7 +42,7 @@ def refuse(unfit: Sequence[Unfit]) -> None:
     """Raise `BadDocument` instead: an index built beside another must not fail documents that the other one holds."""
     first = unfit[0]
     error = BadDocument(first.uri, first.reason)
-    error.hint = "The index that answers is as it was. To leave the document out: headrace index --skip URI."
+    error.hint = "The served index is unchanged. To leave the document out: headrace index --skip URI."
     raise error
 
 
@@ -67,7 +67,7 @@ def give_up(documents: Annotated[TableWriter, DOCUMENT_ROWS], unfit: Sequence[Un
     return count
 
 
-@stage("Leaves out a document that holds others up.", phase=AHEAD)
+@stage("Leaves out a document that blocks others.", phase=AHEAD)
 def leave_out(
     events: Annotated[TableReader, DOCUMENT_EVENT_ROWS],
     documents: Annotated[TableWriter, DOCUMENT_ROWS],

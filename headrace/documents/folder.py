@@ -112,7 +112,7 @@ def read_file(path: Path, uri: str, most_bytes: int) -> bytes:
 
 
 def _may_be_folder(path: Path) -> bool:
-    """Whether a path is a folder, or one may be behind it: one whose name is too long cannot be looked at."""
+    """Whether a path is a folder, or may be one: a path whose name is too long cannot be checked."""
     try:
         return path.is_dir()
     except OSError:

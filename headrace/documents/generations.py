@@ -101,7 +101,7 @@ def begin(
     Raises `NotFound` where nothing is indexed yet.
     """
     width = _width(embedder)
-    unnamed = vectors.width()  # an index made before generations were recorded
+    unnamed = vectors.width()  # an index built before generations were recorded
 
     def step(now: Indexes) -> Indexes:
         if now.serving is None:

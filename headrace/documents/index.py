@@ -126,7 +126,7 @@ def index_documents(
 
 
 def _beside_others(step: Callable[[], R]) -> R:
-    """Repeat a step that another process (`headrace up`) did first for the same documents; it then finds them done."""
+    """Run a step again if another process (`headrace up`) finished the same documents first; the second run finds them done."""
     for failures in range(1, _TRIES):
         try:
             return step()

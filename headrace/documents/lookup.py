@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 
 from headrace.documents.names import document_id
 from headrace.documents.versions import ORIGIN, answering, describe, in_order
-from headrace.storage.metadata import Metadata, Statements
+from headrace.storage.database import Statements
+from headrace.storage.metadata import Metadata
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.labels import Description
 
@@ -274,7 +275,7 @@ class ChunkLookup(_TableCopy):
         return {(name, version): VersionChunks(chunks, offset) for name, version, chunks, offset in rows}
 
     def _slices(self, known: str | None) -> Iterator[Sequence[Any]]:
-        # All chunks of a version are committed at once and stay in one file, so whoever meets one meets all.
+        # All chunks of a version are committed at once and stay in one file, so a scan that finds one finds all.
         counts: Counter[tuple[int, str, str, int]] = Counter()
         for rows in self._table.scan(self.columns, since=known):
             columns = (rows.column(name).to_pylist() for name in ("generation", "document_id", "version", "offset"))
@@ -360,7 +361,7 @@ class IndexProgress:
         self._metadata, self._name = metadata, name
 
     def read(self, version: int) -> Progress | None:
-        """The progress; `None` where there is none, or the index is older than it: somebody put an old copy in its place."""
+        """The progress, or `None`: also if the index is older than it, because an old copy was restored."""
         with self._metadata.transaction() as run:
             rows = run(
                 "SELECT documents, chunks, compared_at FROM index_progress WHERE name = :name AND version <= :version",

@@ -222,7 +222,7 @@ def _row(event: dict[str, Any], sources: ObjectReader, parser: Parser) -> dict[s
         return {**row, "status": "failed", "reason": "its source file is gone from the object store"}
     except HeadraceError:
         raise
-    except Exception as error:  # it is this document's fault: the others must not wait until somebody repairs it
+    except Exception as error:  # only this document is at fault: the others must not wait for its repair
         log.exception("%s could not be parsed", row["document_id"])
         return {**row, "status": "failed", "reason": f"it could not be parsed ({type(error).__name__})"}
     parts = [{"start": part.start, "place": part.place} for part in parsed.parts] or None

@@ -138,7 +138,7 @@ class EventQueue:
 class Turns:
     """Whose turn it is: the tenant's whose documents have taken the least time, so that slow ones hold up their own tenant.
 
-    Start-time fair queueing (Goyal, Vin, Cheng 1996): who comes back has saved up nothing.
+    Start-time fair queueing (Goyal, Vin, Cheng 1996): a tenant that was idle has not saved up turns.
     """
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class Turns:
         self._now = 0.0
 
     def next(self, waiting: Sequence[str]) -> str:
-        """The tenant of these whose turn it is; of equals the first."""
+        """The tenant among these whose turn it is; ties go to the first."""
         begins = {tenant: max(self._until.get(tenant, 0.0), self._now) for tenant in waiting}
         chosen = min(begins, key=begins.__getitem__)
         self._now = begins[chosen]

@@ -23,7 +23,7 @@ from headrace.errors import BadDocument
 from headrace.storage.filters import check_attributes
 from headrace.storage.metadata import Metadata
 from headrace.storage.objects import ObjectWriter
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader
 
 _ANNOUNCE = 200  # events per round trip to the head

@@ -17,7 +17,7 @@ from headrace.core.stage import stage
 from headrace.documents import AHEAD
 from headrace.documents.names import object_key
 from headrace.storage.objects import ObjectWriter
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 
 PUT_SENTENCE = "Puts each source file into the object store and announces it on the head."
 

@@ -15,7 +15,7 @@ from headrace.errors import LostRace, NotFound, WrongUsage
 from headrace.ingest.positions import Position, origin, positions
 from headrace.storage.records import decode
 from headrace.storage.signature import UNSIGNED
-from headrace.storage.stream import TopicReader
+from headrace.storage.stream.reader import TopicReader
 from headrace.storage.tables.handles import TableReader, TableWriter
 
 _PROPERTY = "relanded"

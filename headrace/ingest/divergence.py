@@ -15,7 +15,8 @@ from headrace.core.stage import each, stage
 from headrace.errors import LostRace, NotFound, WrongUsage
 from headrace.ingest.positions import GAP, Divergence, Position, disagreement, origin, positions, property_name
 from headrace.storage.records import batch, decode, decoded_schema
-from headrace.storage.stream import Span, TopicReader
+from headrace.storage.stream.reader import TopicReader
+from headrace.storage.stream.topic import Span
 from headrace.storage.tables.handles import TableReader, TableWriter, quoted
 
 STOPPED = "stopped"

@@ -32,7 +32,8 @@ from headrace.retry import backoff
 from headrace.settings import LandingSettings
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.records import batch, decode
-from headrace.storage.stream import Fetched, Record, TopicReader
+from headrace.storage.stream.reader import Fetched, TopicReader
+from headrace.storage.stream.topic import Record
 from headrace.storage.tables.handles import Append, TableWriter
 
 _OVERTAKEN_S = 0.2

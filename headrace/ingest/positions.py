@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headrace.storage.stream import Identity, Record, Span, TopicReader
+from headrace.storage.stream.reader import TopicReader
+from headrace.storage.stream.topic import Identity, Record, Span
 
 GAP = "gap"
 REGRESSED = "regressed"

@@ -10,7 +10,7 @@ from typing import Annotated
 from headrace.catalog import LANDINGS, Store
 from headrace.core.stage import each, stage
 from headrace.ingest.positions import disagreement, positions
-from headrace.storage.stream import TopicReader
+from headrace.storage.stream.reader import TopicReader
 from headrace.storage.tables.handles import TableReader
 
 

@@ -56,7 +56,7 @@ class RerankerCard(Card):
     @model_validator(mode="before")
     @classmethod
     def _of_before(cls, card: Any) -> Any:
-        """A card from before there was a ranking says how much retrieval's score weighs."""
+        """Cards released before there was a ranking have the weight of retrieval's score instead."""
         if not isinstance(card, dict) or "ranking" in card or "retrieval_weight" not in card:
             return card
         weight = card["retrieval_weight"]
@@ -83,4 +83,4 @@ CARDS: dict[str, type[Card]] = {
     "embedder": EmbedderCard,
     "generator": GeneratorCard,
 }
-"""What serving has to know of a released version, by model: whoever releases one is held to it."""
+"""What serving needs to know about a released version, by model; releases are validated against it."""

@@ -12,7 +12,7 @@ from headrace.models.support import best_of, content_words
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*$")
 _BULLET = re.compile(r"^(?:[-*•]|\d{1,3}[.)]|[A-Za-z][.)])\s+")
 _MARKER = re.compile(r"(?<!\s)\s*+\[\d++(?:\s*+,\s*+\d++)*+\]")
-# A full stop that ends no sentence: after a list's number, an initial or an abbreviation.
+# A full stop that does not end a sentence: after a list's number, an initial or an abbreviation.
 _NO_END = re.compile(
     r"(?:^|\n)\s*(?:\d{1,3}|[A-Za-z])[.)]$|\b(?:e\.g|i\.e|approx|vs|cf|no|nr|ca|bzw|z\.\s?b|d\.\s?h|dr|mr|mrs|st|fig)\.$", re.I
 )

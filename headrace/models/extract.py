@@ -254,7 +254,7 @@ def best(question: str, sources: Sequence[SourceText], found: Sequence[Quote], s
 
 
 def _whole(text: str) -> bool:
-    """Whether a quote says something by itself: not the words that introduce a list or an example below them."""
+    """Whether a quote is a statement of its own, not a line that introduces a list or an example."""
     return text.startswith("|") or bool(_STOPPED.search(text)) or (len(text.split()) < _PROSE and not text.endswith(":"))
 
 

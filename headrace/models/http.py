@@ -127,7 +127,7 @@ def ambiguous(scope: Scope) -> JSONResponse | None:
 
 
 async def read_body(receive: Receive, most: int) -> bytes | None:
-    """The whole body, or `None` if it is larger than `most` bytes; part of the rest is read, so that its sender gets the reason.
+    """The whole body, or `None` if it exceeds `most` bytes; some of the rest is read, so that the client receives the error.
 
     Raises `ClientDisconnect` if the client disconnects before the end: half a document must not pass for a whole one.
     """

@@ -36,7 +36,7 @@ class Canary(BaseModel):
 
 
 class ChampionPointer(BaseModel):
-    """The served version of a model ("none": no promoted one), its round, who moved the pointer and why, and the one before.
+    """The served version of a model ("none" before a promotion), its round, who moved the pointer and why, and the previous one.
 
     `moves` counts the pointer's moves, so that each is recorded exactly once. `history` lists the versions for rollbacks, newest
     last. A pointer without `format` has format 1.

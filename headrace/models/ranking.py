@@ -61,7 +61,7 @@ FEATURES: Mapping[str, str] = {
     "position": "minus the logarithm of its place in the document",
     RERANKER: "the re-ranker's logit",
 }
-"""Each feature's name, and what it is to people."""
+"""Each feature's name and its description for users."""
 _STANDARDISED = {f"{RETRIEVAL}_standardised": RETRIEVAL, f"{RERANKER}_standardised": RERANKER}
 """Features in standard deviations over a question's passages, as re-rankers released before there was a ranking weigh them."""
 
@@ -93,7 +93,7 @@ class RankingWeights(BaseModel):
         return self
 
     def order(self, question: str, candidates: Sequence[Candidate]) -> list[int]:
-        """Indices of the candidates, best first; of equals, the one that retrieval has further up."""
+        """Indices of the candidates, best first; ties go to the better retrieval rank."""
         names = [name for name, weight in self.weights.items() if weight]
         scores = features(question, candidates, names) @ self.vector(names)
         ranks = [candidate.rank for candidate in candidates]
@@ -121,7 +121,7 @@ def features(question: str, candidates: Sequence[Candidate], names: Sequence[str
 
 
 def forget_texts() -> None:
-    """Forget the texts that were read, as a process that has just begun has read none."""
+    """Clear the cache of texts, as in a process that has just started."""
     _text.cache_clear()
     _stems.cache_clear()
 
@@ -182,7 +182,7 @@ def _stems(text: str) -> frozenset[str]:
 
 
 def _known(values: Sequence[float | None]) -> list[float]:
-    """The values, with the mean of the others in place of one that is not known: it speaks neither for nor against a passage."""
+    """The values, with unknown ones replaced by the mean of the others, so that they count neither for nor against a passage."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     mean = sum(known) / len(known) if known else 0.0
     return [value if value is not None and math.isfinite(value) else mean for value in values]

@@ -1,4 +1,4 @@
-"""The ranking that is served: its pointer and its versions' weights, read by the process that answers, and kept."""
+"""The served ranking: its pointer and the weights of its versions, read and cached by the process that answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ServedRanking:
         return self._fitted(self.pointer.version, reranker)
 
     def challenger(self, answer_id: str, reranker: str) -> tuple[str, RankingWeights | None]:
-        """The same of a canary, for an answer that falls into its share; ("none", None) of every other answer."""
+        """The same for a canary, if the answer falls into its share; otherwise ("none", None)."""
         version = self.pointer.served(answer_id)
         return (NONE, None) if version == self.pointer.version else self._fitted(version, reranker)
 
@@ -47,14 +47,14 @@ class ServedRanking:
 
 
 class RankingReader(ObjectReader, ReportedReader):
-    """Reads which ranking is served; it also takes what the model server reports to have read for the stage."""
+    """Reads which ranking is served, and folds what the model server read for the stage into its ledger."""
 
     def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
         super().__init__(store, endpoints, meter)
         self._recent = Recent[ServedRanking](again_s=_AGAIN_S)
 
     def recent(self) -> ServedRanking:
-        """The served ranking, at most about a second old; one that cannot be read leaves the former, or none."""
+        """The served ranking, at most about a second old. If it cannot be read, the previous one, if any, stays in use."""
         return self._recent.value(self._read)
 
     def _read(self, former: ServedRanking | None) -> ServedRanking:
@@ -67,7 +67,7 @@ class RankingReader(ObjectReader, ReportedReader):
             return ServedRanking(etag, pointer, {name: known.get(name) or self._weights(name) for name in sorted(names)})
         except HeadraceError as error:
             if former is not None and isinstance(error, Transient):
-                raise  # the former one holds, and for a while nobody waits for the store
+                raise  # keep the previous one, and do not wait for the store again for a while
             return ServedRanking(trouble=error.message)
 
     def _weights(self, version: str) -> RankingWeights:

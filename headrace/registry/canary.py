@@ -197,9 +197,9 @@ def verdict(
 ) -> tuple[str, str]:
     """How a canary ends ("promote", "canary_ended", or "" for not yet), and why; `over`: its time is over.
 
-    A user decides little: of the challenger's answers that one user alone judged, only one of `gate.least_users` parts of those
-    waited for counts, and see `_of_several`. Each test of each measure requires a confidence high enough that all of them
-    together are wrong at most as often as `canary.confidence` allows (Bonferroni).
+    No single user may decide: of the answers that only one user judged, at most 1 / `gate.least_users` of the number waited for
+    count (`_shared`), and the result must hold without any one user (`_of_several`). The confidence that each test of each
+    measure requires is corrected for their number (Bonferroni), so that `canary.confidence` holds for all of them together.
     """
     wanted = settings.canary.verdicts
     if model == RANKING and (decided := _preferred(ours, settings)) is not None:
@@ -228,10 +228,9 @@ def verdict(
 def _preferred(ours: Sequence[JudgedAnswer], settings: Training) -> tuple[str, str] | None:
     """How an interleaved canary ends by what users prefer; `None` for not yet.
 
-    The first preferences of each user count, up to `_PER_USER`, and without any one user the others have to prefer the same, so
-    that nobody decides alone. The evidence may be looked at after
-    every one: the chance that a challenger that is no worse ends here is at most 1 - `canary.confidence`, and that one that is no
-    better is promoted here at most 1 - `gate.confidence`.
+    The first `_PER_USER` preferences of each user count, and the result must hold without any one user, so that no single user
+    decides. The evidence can be tested after every preference: the chance that a challenger that is not worse ends here is at
+    most 1 - `canary.confidence`, and the chance that one that is not better is promoted here is at most 1 - `gate.confidence`.
     """
     counted: Counter[str] = Counter()
     wins, losses = Counter[str](), Counter[str]()  # by user
@@ -300,13 +299,13 @@ def _worse(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], setting
 
 
 def _without_any(more: Counter[str], fewer: Counter[str]) -> bool:
-    """Whether there are more of these than of those without any one user, too."""
+    """Whether `more` still outnumber `fewer` when any one user is left out."""
     ahead = more.total() - fewer.total()
     return all(ahead - (more[user] - fewer[user]) > 0 for user in more)
 
 
 def _shared(answers: Sequence[JudgedAnswer], most: int) -> list[JudgedAnswer]:
-    """The answers, unjudged where one user alone judged `most` before: nobody has all the judged answers be their own."""
+    """The answers; those that only one user judged lose their verdict once that user has decided `most` of them."""
     alone: Counter[frozenset[str]] = Counter()
     shared = []
     for one in sorted(answers, key=lambda one: (one.judged_at is not None, one.judged_at or one.at)):
@@ -319,7 +318,7 @@ def _shared(answers: Sequence[JudgedAnswer], most: int) -> list[JudgedAnswer]:
 
 
 def _of_several(ours: Sequence[JudgedAnswer], theirs: Sequence[JudgedAnswer], least: int) -> bool:
-    """Whether at least so many users judged the challenger's answers, and it is worse without any one of them, too."""
+    """Whether at least `least` users judged the challenger's answers, and it is worse even without any one of them."""
     users = {user for one in ours if one.outcome is not None for user in one.users}
     if least > 1 and len(users) < least:
         return False
@@ -354,13 +353,13 @@ def _side(answers: Sequence[JudgedAnswer]) -> Side:
 
 
 def _other_side(answers: Sequence[JudgedAnswer]) -> Side:
-    """The champion's side of interleaved answers: it has a part in each, and what does not prefer the challenger prefers it."""
+    """The champion's side of interleaved answers: it takes part in each, and its outcome is 1 minus the challenger's."""
     ours = _side(answers)
     return Side(ours.answers, ours.judged, None if ours.outcome is None else round(1 - ours.outcome, 4), {})
 
 
 def _user(verdict: Mapping[str, Any]) -> str:
-    """Who gave a verdict: a user of a tenant, or the key that stands for many."""
+    """The user who gave a verdict, with the tenant; where a key counts as one user, the key."""
     return f"{verdict.get('tenant', '')}/{verdict.get('key') or verdict['user']}"
 
 

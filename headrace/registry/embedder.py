@@ -19,7 +19,8 @@ from headrace.documents import index as indexing
 from headrace.documents.generations import index_state, name_of, version_of
 from headrace.documents.index import Reindexed
 from headrace.errors import BadSettings, LostRace
-from headrace.models.client import Embedder, wait_ready
+from headrace.models.client import Embedder
+from headrace.models.connection import wait_ready
 from headrace.models.pointer import NONE, ChampionPointer
 from headrace.platform import open_platform
 from headrace.registry.champion import rollback, set_champion

@@ -17,131 +17,27 @@ import contextlib
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
-import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from headrace.errors import (
-    BadSettings,
-    Forbidden,
-    HeadraceError,
-    HomeRefused,
-    MissingPart,
-    NotFound,
-    QuotaReached,
-    StorageFull,
-    Unavailable,
-    WrongUsage,
-)
+from headrace.errors import Forbidden, HeadraceError, NotFound, QuotaReached, WrongUsage
+from headrace.storage.database import Statements, database_of
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.reason import reason
-
-if TYPE_CHECKING:
-    import psycopg
+from headrace.storage.migrations import migrate
 
 NO_TRAINING, SHARED = "none", "shared"
 """What may learn from a tenant's verdicts: nothing, or the models served to all tenants."""
 TRAINING = (NO_TRAINING, SHARED)
 
-# One entry per version, each applied once in its own transaction. Append entries; never change one.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """CREATE TABLE tenants (
-            name TEXT PRIMARY KEY,
-            created_at TEXT NOT NULL,
-            quotas TEXT NOT NULL
-        )""",
-        """CREATE TABLE api_keys (
-            id TEXT PRIMARY KEY,
-            tenant TEXT NOT NULL REFERENCES tenants (name),
-            hash TEXT NOT NULL,
-            scopes TEXT NOT NULL,
-            created_at TEXT NOT NULL,
-            revoked_at TEXT,
-            last_used_at TEXT,
-            label TEXT NOT NULL
-        )""",
-        "CREATE INDEX api_keys_tenant ON api_keys (tenant)",
-    ),
-    (
-        # Lines not yet in the audit table; `batch` names lines that are appended together.
-        "CREATE TABLE audit_pending (id TEXT PRIMARY KEY, at TEXT NOT NULL, line TEXT NOT NULL, batch TEXT)",
-        "CREATE INDEX audit_pending_batch ON audit_pending (batch)",
-    ),
-    (
-        # The readers a key is restricted to, as a JSON list; null: unrestricted.
-        "ALTER TABLE api_keys ADD COLUMN readers TEXT",
-    ),
-    ("ALTER TABLE tenants ADD COLUMN training TEXT NOT NULL DEFAULT 'none'",),
-    (
-        # The key that its verdicts count as; null: itself. For keys created by a tenant: the key that created them.
-        "ALTER TABLE api_keys ADD COLUMN voter TEXT",
-    ),
-    (
-        # What tables say, by key (`documents/lookup.py`): a copy that can be made again. `scope` is a table's identity, hashed.
-        "CREATE TABLE table_copies (scope BIGINT PRIMARY KEY, revision TEXT NOT NULL)",
-        """CREATE TABLE document_rows (
-            scope BIGINT NOT NULL,
-            document_id TEXT NOT NULL,
-            topic TEXT NOT NULL,
-            part INTEGER NOT NULL,
-            position BIGINT NOT NULL,
-            status TEXT NOT NULL,
-            tenant TEXT NOT NULL,
-            version TEXT NOT NULL,
-            fields TEXT NOT NULL,
-            PRIMARY KEY (scope, document_id, topic, part, position, status)
-        )""",
-        "CREATE INDEX document_rows_version ON document_rows (scope, tenant, version)",
-        """CREATE TABLE document_states (
-            scope BIGINT NOT NULL,
-            document_id TEXT NOT NULL,
-            tenant TEXT NOT NULL,
-            uri TEXT NOT NULL,
-            source TEXT,
-            fields TEXT NOT NULL,
-            live TEXT,
-            description TEXT NOT NULL,
-            PRIMARY KEY (scope, document_id)
-        )""",
-        "CREATE INDEX document_states_uri ON document_states (scope, tenant, uri COLLATE BINARY)",
-        "CREATE INDEX document_states_source ON document_states (scope, tenant, source)",
-        """CREATE TABLE document_chunks (
-            scope BIGINT NOT NULL,
-            generation INTEGER NOT NULL,
-            document_id TEXT NOT NULL,
-            version TEXT NOT NULL,
-            chunks INTEGER NOT NULL,
-            position BIGINT NOT NULL,
-            PRIMARY KEY (scope, generation, document_id, version)
-        )""",
-        "CREATE TABLE seen_events (scope BIGINT NOT NULL, event TEXT NOT NULL, origin TEXT NOT NULL, PRIMARY KEY (scope, event))",
-        # How far each generation of the index follows the tables.
-        """CREATE TABLE index_progress (
-            name TEXT PRIMARY KEY,
-            documents TEXT NOT NULL,
-            chunks TEXT NOT NULL,
-            version BIGINT NOT NULL,
-            compared_at TEXT NOT NULL
-        )""",
-    ),
-)
-
-_WAIT_S = 10.0
-"""Seconds to wait for a lock, or for PostgreSQL to answer."""
 _USED_S = 60.0
 """Resolution of `last_used_at`: a write for every request would cost too much."""
-_CREATING = threading.Lock()
-_LOCK = 0x68656164  # PostgreSQL advisory lock of the migrations
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SCOPE = re.compile(r"[a-z][a-z0-9:*-]*")
 _KEY = re.compile(r"hr_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
@@ -230,12 +126,7 @@ class Metadata:
     """
 
     def __init__(self, endpoints: Endpoints) -> None:
-        endpoint = endpoints.metadata
-        self._database: _Database = (
-            _PostgreSQL(endpoint.url, endpoint.db_schema)
-            if endpoint is not None and endpoint.url
-            else _SQLite(endpoint.file if endpoint is not None else None)
-        )
+        self._database = database_of(endpoints)
         self._lock = threading.Lock()
         weakref.finalize(self, self._database.close)
         self._migrated = False
@@ -439,263 +330,10 @@ class Metadata:
         """Statements in one transaction, rolled back if the block raises; other threads wait for it."""
         with self._lock:
             if not self._migrated:
-                self._migrate()
+                migrate(self._database)
                 self._migrated = True
             with self._database.transaction(writing=writing) as run:
                 yield run
-
-    def _migrate(self) -> None:
-        with self._database.transaction(alone=True) as run:
-            run("CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied_at TEXT NOT NULL)", {})
-            current = run("SELECT coalesce(max(version), 0) FROM migrations", {})[0][0]
-        if current > len(MIGRATIONS):
-            raise BadSettings(
-                f"The metadata store has schema version {current}; this Headrace knows up to {len(MIGRATIONS)}.",
-                hint="A newer Headrace wrote it: use that version, or name another metadata store.",
-            )
-        for version in range(current + 1, len(MIGRATIONS) + 1):
-            with self._database.transaction(alone=True) as run:
-                if run("SELECT version FROM migrations WHERE version = :version", {"version": version}):
-                    continue  # another process was faster
-                for statement in MIGRATIONS[version - 1]:
-                    run(statement, {})
-                row = {"version": version, "now": _text(_now())}
-                run("INSERT INTO migrations (version, applied_at) VALUES (:version, :now)", row)
-
-
-class Statements(Protocol):
-    """Runs statements with `:name` parameters, in one transaction."""
-
-    def __call__(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Run one statement and return its rows."""
-        ...
-
-    def many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Run one statement for each of these values."""
-        ...
-
-
-class _Database(Protocol):
-    """The interface of the two databases."""
-
-    def transaction(self, *, writing: bool = False, alone: bool = False) -> contextlib.AbstractContextManager[Statements]:
-        """A transaction, committed unless the block raises. Transactions with `alone` run one at a time."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class _SQLite:
-    """An SQLite file in the home, mode 0600, or a database in memory."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._connection: sqlite3.Connection | None = None
-
-    @contextlib.contextmanager
-    def transaction(self, *, writing: bool = False, alone: bool = False) -> Iterator[Statements]:
-        with self._faults():
-            connection = self._connect()
-            # SQLite fails at once, without waiting, when a transaction that has read wants to write beside another writer.
-            connection.execute("BEGIN IMMEDIATE" if writing or alone else "BEGIN")
-        try:
-            yield self
-            with self._faults():
-                connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def __call__(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        with self._faults():
-            return self._connect().execute(statement, dict(values)).fetchall()
-
-    def many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        with self._faults():
-            self._connect().executemany(statement, rows)
-
-    def _connect(self) -> sqlite3.Connection:
-        if self._connection is None:
-            if self._path is not None:
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with _CREATING:
-                    # Closing a file releases the locks of all connections of this process: never open one that exists.
-                    if not self._path.exists():
-                        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            connection = sqlite3.connect(self._path or ":memory:", timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
-            try:
-                end = time.monotonic() + _WAIT_S
-                while True:
-                    try:
-                        connection.execute("PRAGMA journal_mode = WAL")
-                        break
-                    except sqlite3.OperationalError as error:
-                        # This statement alone does not wait while another process executes it.
-                        if "locked" not in str(error) or time.monotonic() > end:
-                            raise
-                        time.sleep(0.02)
-                connection.execute("PRAGMA synchronous = FULL")  # a key handed out must survive a power loss
-                connection.execute("PRAGMA foreign_keys = ON")
-                connection.execute("PRAGMA secure_delete = ON")  # what was forgotten leaves no trace in the file
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection
-
-    @contextlib.contextmanager
-    def _faults(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            message = str(error)
-            if "locked" in message or "busy" in message:
-                raise Unavailable(
-                    f"The metadata store {self._path} was locked for {_WAIT_S:g} s.",
-                    hint="Another process is writing to it; run the command again when that has ended.",
-                ) from error
-            if "full" in message:
-                raise StorageFull(f"No space left to write {self._path}.", hint="Free some space and run again.") from error
-            raise HomeRefused(
-                f"The metadata store {self._path} cannot be used: {message}.",
-                hint="Check its owner and mode; if it is damaged, restore it from a backup.",
-            ) from error
-        except OSError as error:
-            raise HomeRefused(
-                f"{self._path} cannot be created: {error.strerror or error}.",
-                hint="Name a directory of your own with --home DIR.",
-            ) from error
-
-
-class _PostgreSQL:
-    """A schema of a PostgreSQL database."""
-
-    def __init__(self, url: str, schema: str) -> None:
-        self._url, self._schema = url, schema
-        self._connection: psycopg.Connection | None = None
-
-    @contextlib.contextmanager
-    def transaction(self, *, writing: bool = False, alone: bool = False) -> Iterator[Statements]:
-        with self._faults():
-            self._begin()
-        try:
-            if alone:
-                self(f"SELECT pg_advisory_xact_lock({_LOCK})", {})
-            yield self
-            self("COMMIT", {})
-        except BaseException:
-            if self._connection is not None:
-                with contextlib.suppress(Exception):
-                    self._connection.execute("ROLLBACK")
-            raise
-
-    def close(self) -> None:
-        if self._connection is not None:
-            with contextlib.suppress(Exception):
-                self._connection.close()
-            self._connection = None
-
-    def _begin(self) -> None:
-        known = self._connection is not None
-        try:
-            self._connect().execute("BEGIN")
-        except _psycopg().OperationalError:
-            if not known:
-                raise
-            self.close()  # e.g. the server was restarted since the last use
-            self._connect().execute("BEGIN")
-
-    def __call__(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        with self._faults():
-            cursor = self._connect().execute(_named(statement), values or None)
-            return cursor.fetchall() if cursor.description else []
-
-    def many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        with self._faults(), self._connect().cursor() as cursor:
-            cursor.executemany(_named(statement), rows)
-
-    def _connect(self) -> psycopg.Connection:
-        if self._connection is None:
-            module = _psycopg()
-            connection = module.connect(self._url, autocommit=True, connect_timeout=int(_WAIT_S), application_name="headrace")
-            try:
-                for name in ("lock_timeout", "statement_timeout"):
-                    connection.execute(f"SET {name} = '{int(_WAIT_S)}s'")
-                # Releases the locks of a dead process at once; servers before 14 do not have this setting.
-                with contextlib.suppress(module.Error):
-                    connection.execute("SET client_connection_check_interval = '1s'")
-                schema = connection.execute("SELECT to_regnamespace(%s)", (f'"{self._schema}"',)).fetchone()
-                if schema is None or schema[0] is None:
-                    # IF NOT EXISTS is not safe when two processes create the schema at once.
-                    with contextlib.suppress(module.errors.UniqueViolation, module.errors.DuplicateSchema):
-                        connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._schema}"')
-                connection.execute(f'SET search_path TO "{self._schema}"')
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection
-
-    @contextlib.contextmanager
-    def _faults(self) -> Iterator[None]:
-        module = _psycopg()
-        errors = module.errors
-        try:
-            yield
-        except module.Error as error:
-            where = f"The metadata store {self._where()}"
-            message = reason(error)
-            if isinstance(error, errors.DiskFull):
-                raise StorageFull(
-                    f"{where} has no space left: {message}.", hint="Free some space there and run again."
-                ) from error
-            if isinstance(error, (errors.LockNotAvailable, errors.QueryCanceled)):
-                raise Unavailable(
-                    f"{where} was locked for {_WAIT_S:g} s.",
-                    hint="Another process is writing to it; run the command again when that has ended.",
-                ) from error
-            rejected = re.search(r"authentication failed|does not exist|no pg_hba|no password", message)
-            if isinstance(error, module.OperationalError) and not rejected:
-                self.close()
-                raise Unavailable(
-                    f"{where} does not answer: {message}.",
-                    hint="Check that PostgreSQL runs there, check url under [metadata], and run the command again.",
-                ) from error
-            raise BadSettings(
-                f"{where} rejects the connection: {message}.",
-                hint="Check url under [metadata]: its user must own the schema or be allowed to create it.",
-            ) from error
-
-    def _where(self) -> str:
-        """The database's name and address, without the password."""
-        try:
-            known = _psycopg().conninfo.conninfo_to_dict(self._url)
-        except _psycopg().Error:
-            return "named by url"
-        return f"{known.get('dbname', 'postgres')} at {known.get('host', 'localhost')}:{known.get('port', 5432)}"
-
-
-def _named(statement: str) -> bytes:
-    """The statement with parameters and the order by bytes as PostgreSQL writes them."""
-    return re.sub(r":(\w+)", r"%(\1)s", statement).replace("COLLATE BINARY", 'COLLATE "C"').encode()
-
-
-def _psycopg() -> Any:
-    try:
-        import psycopg
-        import psycopg.conninfo
-    except ModuleNotFoundError as error:
-        raise MissingPart(
-            f"[metadata] names PostgreSQL, but the package {error.name} is not installed.",
-            hint="Run make install-postgresql, or pip install 'headrace[postgresql]'.",
-        ) from None
-    return psycopg
 
 
 def _note(run: Statements, lines: Iterable[AuditLine]) -> None:

@@ -25,7 +25,7 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.storage.stream import TopicReader
+from headrace.storage.stream.reader import TopicReader
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.tables.iceberg.core import NAMESPACE
 from headrace.storage.tables.iceberg.table import IcebergTable

@@ -42,7 +42,7 @@ from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, connect
 from headrace.storage.sql import select
-from headrace.storage.stream import TopicReader
+from headrace.storage.stream.reader import TopicReader
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.handles import VectorReader
 from headrace.training import manifest

@@ -50,7 +50,7 @@ from headrace.ingest.land import land as land_stage
 from headrace.ingest.positions import positions
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.records import batch
-from headrace.storage.stream import TopicReader
+from headrace.storage.stream.reader import TopicReader
 
 pytest_plugins = ["shared"]
 __all__ = ["servers"]

@@ -31,7 +31,7 @@ from headrace.storage.metadata import Metadata
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
 from headrace.storage.records import batch
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.tables.iceberg.append import IcebergAppend
 from headrace.storage.vectors.handles import VectorReader, VectorWriter

@@ -28,7 +28,7 @@ from headrace.platform.home import Home as PlatformHome
 from headrace.platform.state import read_state
 from headrace.settings import Maintenance
 from headrace.storage.endpoints import Endpoints
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 
 

@@ -29,11 +29,12 @@ from headrace.ingest.trim import Trimmed
 from headrace.ingest.trim import trim as trim_stage
 from headrace.platform.address import HEAD
 from headrace.settings import LandingSettings
-from headrace.storage import stream as topics
 from headrace.storage import tansu
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.objects import connect
-from headrace.storage.stream import Span, TopicWriter
+from headrace.storage.stream import reader as topics
+from headrace.storage.stream.topic import Span
+from headrace.storage.stream.writer import TopicWriter
 
 pytest_plugins = ["shared"]
 __all__ = ["servers"]

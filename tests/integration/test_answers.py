@@ -261,7 +261,7 @@ def test_a_reranker_that_is_slow_is_left_out_after_its_time(app: App, voices: Vo
 
 
 def test_everything_that_was_left_out_is_said(app: App, voices: Voices, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.models.client._BACKOFF_S", 0.001)
+    monkeypatch.setattr("headrace.models.connection._BACKOFF_S", 0.001)
     other = engine(app, embedder="others-384", reranker="http://127.0.0.1:1/v1")
     found = other.search("wheel", tenant="acme", user="ann", record=False)
     embedder, reranker = found.note.split("; ")

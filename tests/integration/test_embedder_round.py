@@ -22,7 +22,8 @@ from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents.index import catch_up, index_documents
 from headrace.errors import BadSettings, NotFound
-from headrace.models.client import Embedder, wait_ready
+from headrace.models.client import Embedder
+from headrace.models.connection import wait_ready
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
 from headrace.registry.serve import TrainingLoop
@@ -30,7 +31,7 @@ from headrace.settings import Endpoint, Gate, Inference, ModelSettings, Settings
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexReader
 from headrace.storage.vectors.handles import VectorReader

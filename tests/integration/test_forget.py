@@ -45,7 +45,7 @@ from headrace.lineage.forget.forget import verify
 from headrace.lineage.forget.subject import DOCUMENT, USER
 from headrace.lineage.graph import trace_event
 from headrace.settings import Inference
-from headrace.storage.stream import TopicReader
+from headrace.storage.stream.reader import TopicReader
 from headrace.storage.tables.iceberg.table import IcebergTable
 from headrace.storage.vectors import purge as vectors_purge
 from headrace.storage.vectors.handles import VectorReader

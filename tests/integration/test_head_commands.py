@@ -19,7 +19,7 @@ from headrace.platform.state import read_state
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ Said = tuple[int, str, str]
 @pytest.fixture
 def run(home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """The command in that home, in this process: (exit code, standard output, standard error)."""
-    monkeypatch.setattr("headrace.storage.stream._ONE_RECORD_S", 1.0)  # for which a record is looked for that is not there
+    monkeypatch.setattr("headrace.storage.stream.reader._ONE_RECORD_S", 1.0)  # for which a record is looked for that is not there
     for name, value in home.env.items():
         if name.startswith("HEADRACE_") or name == "COLUMNS":
             monkeypatch.setenv(name, value)

@@ -27,7 +27,7 @@ from headrace.settings import Settings
 from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.handles import VectorReader, VectorWriter
 

@@ -16,7 +16,8 @@ from headrace.settings import Settings
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
-from headrace.storage.stream import TopicReader, TopicWriter
+from headrace.storage.stream.reader import TopicReader
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.vectors.handles import VectorWriter
 from headrace.storage.vectors.io import LANCE_IO
 

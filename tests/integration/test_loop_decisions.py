@@ -29,7 +29,7 @@ from headrace.settings import Endpoint, ModelSettings, Settings
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectWriter
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader
 from headrace.training import manifest
 from headrace.training.promote import Decision

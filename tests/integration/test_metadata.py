@@ -34,9 +34,10 @@ from headrace.platform.address import Ports, brought, embedded_endpoints
 from headrace.platform.home import Home
 from headrace.platform.keys import Keys
 from headrace.settings import Settings
-from headrace.storage import metadata
+from headrace.storage import database, migrations
 from headrace.storage.endpoints import Endpoints, MetadataEndpoint, ModelEndpoint
-from headrace.storage.metadata import MIGRATIONS, Metadata
+from headrace.storage.metadata import Metadata
+from headrace.storage.migrations import MIGRATIONS
 
 PASSWORD = "pass/word@of:ours"
 
@@ -319,7 +320,7 @@ def test_a_migration_that_was_killed_left_nothing_behind(
     assert within(30, lambda: child.said == ["in the middle"])
     child.kill()
     child.killed()
-    monkeypatch.setattr(metadata, "MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE half (y INTEGER)", "INSERT INTO half VALUES (7)")))
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE half (y INTEGER)", "INSERT INTO half VALUES (7)")))
     with closing(Metadata(endpoints_of(found))) as store:
         assert store.tenants() == []
     assert raw(found, "SELECT version FROM migrations ORDER BY version") == [(n + 1,) for n in range(len(MIGRATIONS) + 1)]
@@ -354,14 +355,14 @@ def test_a_locked_store_is_waited_for_but_not_for_ever(
                 held.set()
                 let_go.wait(30)
 
-    monkeypatch.setattr(metadata, "_WAIT_S", 1.0)
+    monkeypatch.setattr(database, "_WAIT_S", 1.0)
     holder = threading.Thread(target=hold)
     holder.start()
     assert held.wait(30)
     try:
         with pytest.raises(Unavailable, match="locked for 1 s"):
             store.add_tenant("globex")
-        monkeypatch.setattr(metadata, "_WAIT_S", 20.0)
+        monkeypatch.setattr(database, "_WAIT_S", 20.0)
         store.close()
         threading.Timer(0.3, let_go.set).start()
         store.add_tenant("globex")

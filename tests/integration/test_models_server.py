@@ -33,7 +33,8 @@ from headrace.core.run import recorded
 from headrace.core.runner import Runner
 from headrace.documents.index import index_documents
 from headrace.errors import RequestRefused
-from headrace.models.client import Completion, Embedder, Generator, Ranking, Reranker, wait_ready
+from headrace.models.client import Completion, Embedder, Generator, Ranking, Reranker
+from headrace.models.connection import wait_ready
 from headrace.models.pointer import ChampionPointer
 from headrace.models.ranking import of_retrieval_weight
 from headrace.models.server.generator import packaged

@@ -29,7 +29,7 @@ from headrace.core.launch import Batches, Launch, LocalLauncher, Threads
 from headrace.core.ray_cluster import cluster
 from headrace.documents.embed import Embed
 from headrace.errors import BadDocument, MissingPart, NotFound, Unavailable
-from headrace.models.client import wait_ready
+from headrace.models.connection import wait_ready
 from headrace.models.tokens import INSTEAD
 from headrace.platform import open_platform
 from headrace.settings import Settings

@@ -54,7 +54,9 @@ from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
 from headrace.storage.sql import select
-from headrace.storage.stream import Record, TopicReader, TopicWriter
+from headrace.storage.stream.reader import TopicReader
+from headrace.storage.stream.topic import Record
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.vectors.generations import Indexes, IndexGeneration, IndexReader, IndexWriter
 from headrace.storage.vectors.handles import VectorReader, VectorWriter
@@ -480,7 +482,7 @@ def test_an_empty_topic_is_drained_and_nothing_appended_is_nothing(topic: tuple[
 
 
 def test_one_record_is_there_or_it_is_not(topic: tuple[TopicWriter, TopicReader], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.storage.stream._ONE_RECORD_S", 1.0)
+    monkeypatch.setattr("headrace.storage.stream.reader._ONE_RECORD_S", 1.0)
     writer, reader = topic
     writer.append(events(0, 1, 2), key="answer_id")
     found = reader.record(0, 1)
@@ -519,7 +521,7 @@ def test_a_reader_that_follows_sees_what_comes_later(topic: tuple[TopicWriter, T
 
 
 def test_a_head_that_is_down_says_so(endpoints: Endpoints, meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.storage.stream._TIMEOUT_S", 1.0)
+    monkeypatch.setattr("headrace.storage.stream.topic.TIMEOUT_S", 1.0)
     down = endpoints.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"})
     with pytest.raises(Unavailable, match=r"Topic feedback cannot be reached at 127\.0\.0\.1:9"):
         list(TopicReader(FEEDBACK, down, meter).read({0: 0}))

@@ -48,7 +48,7 @@ from headrace.platform import open_platform
 from headrace.settings import Settings
 from headrace.storage.meter import Meter
 from headrace.storage.signature import HEADER, UNSIGNED
-from headrace.storage.stream import TopicReader
+from headrace.storage.stream.reader import TopicReader
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.vectors.handles import VectorReader
 from headrace.storage.vectors.labels import Description
@@ -324,7 +324,7 @@ def test_batches_that_are_compressed_well_land_as_they_are(runner: Runner) -> No
 
 def test_a_topic_that_is_read_to_its_end_is_not_looked_through(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lander that follows a quiet head asks the object store for nothing."""
-    monkeypatch.setattr("headrace.storage.stream._STUCK_S", 0.1)
+    monkeypatch.setattr("headrace.storage.stream.reader._STUCK_S", 0.1)
     looks = []
     monkeypatch.setattr(TopicReader, "_rewrite_foreign", lambda self, reached, compressed=False: looks.append(compressed) or 0)
     topic = TopicReader(FEEDBACK, runner.endpoints, Meter(runner.record.ledger, "test"))

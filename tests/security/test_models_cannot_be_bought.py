@@ -28,7 +28,7 @@ from headrace.storage.metadata import SHARED, Metadata
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader
 from headrace.storage.records import batch
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.training import manifest
 

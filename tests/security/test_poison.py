@@ -48,14 +48,14 @@ from headrace.ingest import land as landing
 from headrace.ingest.dead_letters import skip
 from headrace.ingest.land import Following, Landed, land
 from headrace.ingest.positions import positions
-from headrace.models import client
+from headrace.models import connection
 from headrace.platform import open_platform
 from headrace.registry import canary
 from headrace.settings import LandingSettings, Preparing, Settings
 from headrace.storage.meter import Meter
 from headrace.storage.objects import ObjectReader, ObjectWriter
 from headrace.storage.records import batch
-from headrace.storage.stream import TopicReader
+from headrace.storage.stream.reader import TopicReader
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.vectors.handles import VectorReader
 from headrace.training.data import prepare
@@ -260,7 +260,7 @@ def test_a_text_that_the_embedder_refuses_fails_its_document_alone(runner: Runne
 def test_an_embedder_that_refuses_everything_fails_no_document(
     runner: Runner, models: Words, status: int, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "_BACKOFF_S", 0.001)
+    monkeypatch.setattr(connection, "_BACKOFF_S", 0.001)
     uri = f"waits-{status}-{kind.__name__}.md"
     arrive(runner, {DOCUMENT_EVENTS: [put(runner, uri)]})
     models.refused = {"": status}

@@ -18,8 +18,8 @@ from traffic import until
 
 from headrace.answering.record import CORRECTION_CHARACTERS, REASON_CHARACTERS, Answer, Verdict
 from headrace.answering.rerank import Passage
-from headrace.api.auth import SCOPES, Caller
-from headrace.api.schemas import search_response
+from headrace.api.answers import search_response
+from headrace.api.auth import ADMIN, READ, SCOPES, Caller
 from headrace.api.service import Service
 from headrace.app import App
 from headrace.catalog import CHUNKS, DIMENSIONS, DOCUMENTS
@@ -299,8 +299,9 @@ def test_names_in_either_form_of_unicode_are_one_document(api: Any, tmp_path: Pa
 
 
 def test_no_score_says_how_rare_a_word_is_in_others_documents(tmp_path: Path) -> None:
-    """Also where the embedder cannot be asked, and full-text search answers alone."""
-    caller = Caller("acme", "key", frozenset(), TenantLimits())
+    """Also where the embedder cannot be asked, and full-text search answers alone. An admin, who may read all, gets the score."""
+    tenant = Caller("acme", "key", frozenset({READ}), TenantLimits())
+    admin = Caller("acme", "key", frozenset({ADMIN}), TenantLimits())
 
     def searches() -> tuple[list[Hit], list[Hit]]:
         return (
@@ -308,7 +309,7 @@ def test_no_score_says_how_rare_a_word_is_in_others_documents(tmp_path: Path) ->
             vectors.fusion("heliotrope stands", towards(0), tenant="acme", most=5),
         )
 
-    def told() -> list[tuple[float, ...]]:
+    def told(caller: Caller) -> list[tuple[float | None, ...]]:
         answers = [
             Answer("?", "acme", "ann", tuple(Passage(hit, rank) for rank, hit in enumerate(hits, 1)), "none", "g1.1")
             for hits in searches()
@@ -329,10 +330,12 @@ def test_no_score_says_how_rare_a_word_is_in_others_documents(tmp_path: Path) ->
 
     vectors = VectorWriter(CHUNKS, Endpoints.model_construct(vectors_uri=str(tmp_path)), Meter(Ledger(), "test"))
     put("acme", ["the heliotrope blooms", "the weir stands", "heliotrope and heliotrope"])
-    before, fused = told(), [hit.score for hit in searches()[1]]
+    before, fused = told(tenant), [hit.score for hit in searches()[1]]
     assert all(before)
+    assert {score for scores in before for score in scores} == {None}
+    assert told(admin) == [tuple(hit.score for hit in hits) for hits in searches()], "as `headrace search` prints it"
     put("globex", ["heliotrope on every page"] * 50)
-    assert told() == before
+    assert told(tenant) == before
     assert [hit.score for hit in searches()[1]] != pytest.approx(fused), "so the score itself must not be shown"
 
 

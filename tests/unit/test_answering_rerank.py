@@ -116,7 +116,7 @@ def test_a_reranker_that_fails_leaves_retrievals_order_and_says_so(server: Serve
 
 
 def test_a_reranker_that_is_not_there_leaves_retrievals_order(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.models.client._BACKOFF_S", 0.001)
+    monkeypatch.setattr("headrace.models.connection._BACKOFF_S", 0.001)
     found = rerank(server.reranker(url="http://127.0.0.1:1/v1"))
     assert as_retrieved(found)
     assert "http://127.0.0.1:1/v1/ranking cannot be reached" in found.note

@@ -24,13 +24,15 @@ from headrace import errors
 from headrace.answering.engine import NOT_STORED
 from headrace.answering.unrecorded import NOTE
 from headrace.api.admission import AdmissionQueue, Rate, Strangers, Ticket
+from headrace.api.answers import note_for
 from headrace.api.app import bound
 from headrace.api.audit import Audit
 from headrace.api.auth import Caller, Callers
 from headrace.api.errors import body_of
 from headrace.api.live import by_tier
 from headrace.api.middleware import CSP, AuthMiddleware
-from headrace.api.schemas import TENANT, AskRequest, note_for
+from headrace.api.routes.questions import AskRequest
+from headrace.api.schemas import TENANT
 from headrace.api.telemetry import ServiceMetrics
 from headrace.errors import HeadraceError, Overloaded, WrongUsage
 from headrace.explain.diagram.recorded import drawn_from, measured

@@ -37,7 +37,7 @@ from headrace.storage.endpoints import Endpoints, ModelEndpoint
 from headrace.storage.files import FileReader, FileWriter
 from headrace.storage.ledger import Direction
 from headrace.storage.objects import ObjectWriter
-from headrace.storage.stream import TopicWriter
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader
 from headrace.storage.vectors.handles import VectorReader
 from headrace.training.cutoff import bound

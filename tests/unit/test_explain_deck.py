@@ -18,10 +18,10 @@ from headrace.explain.deck.brand import Brand, load_brand
 from headrace.explain.deck.deck import AUDIENCES, SLIDES, both_pipelines, build, write_deck
 from headrace.explain.deck.draft import TIERS, Draft
 from headrace.explain.deck.numbers import Numbers, SlideHeadline, headline
-from headrace.explain.deck.steps import STEPS
 from headrace.explain.deck.topics import _KINDS
 from headrace.explain.diagram import theme
 from headrace.explain.diagram.format import human_bytes
+from headrace.explain.diagram.slide import STEPS
 from headrace.training.recipes import RECIPES
 from tests.measured_run import COUNTS, journal
 

@@ -29,7 +29,8 @@ from headrace.explain.diagram.headline import ASKED, Headline, Moved
 from headrace.storage.files import FileWriter
 from headrace.storage.ledger import Direction
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.storage.stream import TopicReader, TopicWriter
+from headrace.storage.stream.reader import TopicReader
+from headrace.storage.stream.writer import TopicWriter
 from headrace.storage.tables.handles import TableReader, TableWriter
 from headrace.storage.vectors.handles import VectorReader, VectorWriter
 

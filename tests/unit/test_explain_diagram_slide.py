@@ -19,7 +19,6 @@ from headrace.catalog import STORES as CATALOG
 from headrace.catalog import Tier
 from headrace.errors import NotFound
 from headrace.explain.diagram.diagram import Diagram, diagram_for
-from headrace.explain.diagram.facts import facts_of
 from headrace.explain.diagram.flow import Flow
 from headrace.explain.diagram.format import grown, human_bytes, human_s
 from headrace.explain.diagram.recorded import PIPELINES, diagram_of
@@ -28,6 +27,7 @@ from headrace.explain.diagram.slide import STAGES, STORES, STORIES, TITLES, slid
 from headrace.explain.diagram.theme import DARK, LIGHT
 from headrace.explain.diagram.time_axis import TimeAxis
 from headrace.explain.diagram.time_view import waits
+from headrace.explain.diagram.title import facts_of
 from headrace.explain.diagram.views import Detail, View, scene_for
 from headrace.storage.ledger import Direction
 

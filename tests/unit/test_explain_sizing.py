@@ -14,8 +14,7 @@ from headrace.explain.sizing import formulas
 from headrace.explain.sizing.measured import measured_by
 from headrace.explain.sizing.models import PRESETS, TYPE_BYTES, from_config, model_of
 from headrace.explain.sizing.parameters import SizingParameters, parameters_of
-from headrace.explain.sizing.sizing import Sizing, choices, size
-from headrace.explain.sizing.supply import SUPERPOD
+from headrace.explain.sizing.sizing import SUPERPOD, Sizing, choices, size
 
 
 def sized(**values: Any) -> Sizing:

@@ -51,6 +51,29 @@ def test_modules_that_prose_names_are_there() -> None:
     assert lost == []
 
 
+def test_what_prose_says_a_module_holds_is_in_it() -> None:
+    """`module.py`: `function`, `Class.method`, as in the table of the design that says where each step is."""
+    held = {f"headrace/{path}": set(_defined(tree)) for path, tree in modules()}
+    lost, seen = [], 0
+    for page in [page for page in PROSE if page.suffix == ".md"]:
+        for path, names in re.findall(r"`(headrace/[\w/]+\.py)`:((?: `[\w.]+`,?)+)", page.read_text(encoding="utf-8")):
+            for name in re.findall(r"`([\w.]+)`", names):
+                seen += 1
+                if name not in held.get(path, set()):
+                    lost.append((page.name, path, name))
+    assert lost == []
+    assert seen > 20
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    """The functions and classes of a module, and the methods of each class."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        if isinstance(node, ast.ClassDef):
+            yield from (f"{node.name}.{one.name}" for one in node.body if isinstance(one, ast.FunctionDef))
+
+
 def test_files_folders_and_tests_that_prose_names_are_there() -> None:
     """A path below a folder of the repository, a package by the end of its path, `file::test`; NAME and the like are any."""
     there = {

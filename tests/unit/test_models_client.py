@@ -13,8 +13,9 @@ import pytest
 from model_endpoint import Answer, Server, embeddings, events, piece, rankings, refused, said, served
 
 from headrace.errors import MissingPart, Overloaded, RequestRefused, Unavailable
-from headrace.models import client
-from headrace.models.client import Completion, Embedder, Reranker, wait_ready
+from headrace.models import connection
+from headrace.models.client import Completion, Embedder, Reranker
+from headrace.models.connection import wait_ready
 from headrace.models.ranking import RankingWeights
 from headrace.storage.endpoints import ModelEndpoint
 
@@ -29,7 +30,7 @@ def server() -> Iterator[Server]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long the clients would have waited before they asked again; here they do not wait."""
     found: list[float] = []
-    monkeypatch.setattr(client.time, "sleep", found.append)
+    monkeypatch.setattr(connection.time, "sleep", found.append)
     return found
 
 

@@ -16,7 +16,7 @@ from headrace.api.auth import Caller
 from headrace.api.dependencies import InThread, Reading, Serving, Writing
 from headrace.api.document_view import Document
 from headrace.api.middleware import AuditNotes
-from headrace.api.schemas import DocumentList, DocumentResponse, StoredResponse, Tenant, TextResponse
+from headrace.api.schemas import ApiResponse, TenantName
 from headrace.api.service import Service
 from headrace.api.threads import RequestThread
 from headrace.documents.names import check_principals, existing_uri, new_uri
@@ -34,17 +34,17 @@ Readers = Annotated[
         description="A user or group that may read it from now on; repeatable. If omitted, readers do not change.",
     ),
 ]
-Everybody = Annotated[bool, Query(description="Open it to everybody of the tenant from now on.")]
+Everybody = Annotated[bool, Query(description="Open it to everybody in the tenant from now on.")]
 Attributes = Annotated[
     list[str] | None,
     Query(
         alias="attribute",
         max_length=100,
-        description="`key=value` to filter by; repeatable. Those named replace all it has; if omitted, they do not change.",
+        description="`key=value` to filter by; repeatable. The given ones replace all others; if omitted, they do not change.",
     ),
 ]
-NoAttributes = Annotated[bool, Query(description="It has no attributes any more.")]
-OfTenant = Annotated[Tenant | None, Query(description="A tenant other than the key's; only with the scope `admin`.")]
+NoAttributes = Annotated[bool, Query(description="Remove all of its attributes.")]
+OfTenant = Annotated[TenantName | None, Query(description="A tenant other than the key's; only with the scope `admin`.")]
 _EXAMPLE = {
     "object": "document",
     "uri": "handbook/pump.md",
@@ -87,6 +87,62 @@ _CONTENT = {
 # https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
 _IN_FORMS = re.compile("%(0[0-9A-F]|1[0-9A-F]|22|7F)", re.IGNORECASE)
 _MOST_BORDERS = 20  # between the parts of a form
+
+
+class DocumentResponse(ApiResponse):
+    """A document's newest version; `status` is put, parsed, indexed, failed or deleting.
+
+    `reason` says why it failed, or what its text lacks.
+    """
+
+    object: Literal["document"] = "document"
+    uri: str
+    document_id: str
+    version: str
+    status: str
+    reason: str
+    media: str
+    title: str
+    bytes: int
+    readers: list[str]
+    attributes: list[str]
+    at: str
+
+
+class StoredResponse(ApiResponse):
+    """How many documents are stored, and their bytes."""
+
+    documents: int
+    bytes: int
+
+
+class DocumentList(ApiResponse):
+    """A page of documents."""
+
+    object: Literal["list"] = "list"
+    data: list[DocumentResponse]
+    has_more: bool
+    stored: StoredResponse
+
+
+class TextResponse(ApiResponse):
+    """A part of a document's text (Markdown) from character `start` of `length`; `spans` are the characters of a passage.
+
+    `found` says whether the document still has the passage, `newest` whether this version is the document's newest.
+    """
+
+    uri: str
+    title: str
+    media: str
+    version: str
+    newest: bool
+    length: int
+    start: int
+    text: str
+    heading: str
+    place: str
+    found: bool
+    spans: list[tuple[int, int]]
 
 
 class _Uri(PathConvertor):

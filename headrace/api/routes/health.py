@@ -10,12 +10,27 @@ from fastapi.responses import JSONResponse
 
 from headrace import __version__
 from headrace.api.dependencies import Serving
-from headrace.api.schemas import LiveResponse, ReadyResponse
+from headrace.api.schemas import ApiResponse
 from headrace.api.service import Service
 from headrace.models.http import error_body
 from headrace.readiness import FRESH_S, PartState
 
 router = APIRouter()
+
+
+class LiveResponse(ApiResponse):
+    """Whether the server answers."""
+
+    status: str
+    version: str
+
+
+class ReadyResponse(ApiResponse):
+    """Whether each part that the service needs answers."""
+
+    status: str
+    parts: list[dict[str, Any]]
+    unrecorded_answers: int
 
 
 class Health:

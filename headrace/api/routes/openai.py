@@ -5,13 +5,25 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
+from headrace.api.answers import answer_response
 from headrace.api.chat import ChatCompletionRequest
 from headrace.api.dependencies import InThread, Reading, Serving
 from headrace.api.embeddings import EmbeddingList, EmbeddingRequest, embedding_list
-from headrace.api.openai import EMBEDDER, MODELS, SEARCH, check_model, listing, model, streamed, whole
+from headrace.api.openai import (
+    EMBEDDER,
+    MODELS,
+    SEARCH,
+    ChatCompletion,
+    ModelList,
+    ModelResponse,
+    check_model,
+    listing,
+    model,
+    streamed,
+    whole,
+)
 from headrace.api.openapi import EXAMPLES
 from headrace.api.routes.questions import Pieces, last_of, pieces_of
-from headrace.api.schemas import ChatCompletion, ModelList, ModelResponse, answer_response
 from headrace.api.telemetry import MODEL
 from headrace.api.threads import first_of, stream_from_thread
 
@@ -61,7 +73,7 @@ async def chat_completions(
 
 @router.post("/v1/embeddings", response_model=EmbeddingList)
 async def embeddings(body: EmbeddingRequest, service: Serving, caller: Reading, in_thread: InThread) -> EmbeddingList:
-    """OpenAI's embeddings, of the embedder as it is configured; a text that is too long is refused, not cut."""
+    """OpenAI's embeddings, by the configured embedder; a text that is too long is refused, not cut."""
     check_model(body.model, EMBEDDER)
     return await in_thread(lambda: embedding_list(body, service.questions.embed(caller, body.texts, kind=body.input_type)))
 

@@ -5,30 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import Response, StreamingResponse
+from pydantic import AfterValidator, Field
 from starlette.requests import ClientDisconnect
 
 from headrace.answering.follow_up import Turn
 from headrace.answering.options import DEFAULT, AnswerOptions
-from headrace.answering.record import Answer
+from headrace.answering.record import CORRECTION_CHARACTERS, REASON_CHARACTERS, Answer
 from headrace.answering.verdicts import RecordedVerdict
+from headrace.api.answers import AnswerResponse, SearchResponse, answer_response, search_response
 from headrace.api.auth import Caller
 from headrace.api.dependencies import InThread, Reading, Serving
 from headrace.api.errors import body_of
 from headrace.api.openapi import EXAMPLES
 from headrace.api.questions import AdmittedQuestion
 from headrace.api.schemas import (
-    AnswerResponse,
-    AskedFor,
-    AskRequest,
-    FeedbackRequest,
-    SearchResponse,
-    VerdictResponse,
-    answer_response,
-    search_response,
+    QUESTION_CHARACTERS,
+    AnswerModeName,
+    ApiRequest,
+    ApiResponse,
+    FilterTexts,
+    Question,
+    Readers,
+    TenantName,
+    Text,
+    user_of,
 )
 from headrace.api.service import Service
 from headrace.api.threads import first_of, stream_from_thread
@@ -39,8 +44,80 @@ router = APIRouter()
 Pieces = AsyncGenerator[str | Answer, None]
 IdempotencyKey = Annotated[
     str | None,
-    Header(min_length=1, max_length=200, description="The same each time one verdict is sent, another for each verdict."),
+    Header(min_length=1, max_length=200, description="Unique for each verdict, and the same each time that verdict is sent."),
 ]
+
+
+ANSWER_ID = r"^[0-9a-f]{16}$"
+SIMULATED = r"^simulated-[a-z0-9-]{1,53}$"
+"""Names of simulated users, which cannot be confused with people or keys."""
+SimulatedUser = Annotated[str, Field(pattern=SIMULATED, examples=["simulated-07"])]
+User = Annotated[str, AfterValidator(user_of), Field(examples=["ann"])]
+
+
+class HistoryTurn(ApiRequest):
+    """A question that was asked before, and its answer."""
+
+    question: Annotated[Text, Field(max_length=QUESTION_CHARACTERS)]
+    answer: Text = ""
+
+
+class AskRequest(ApiRequest):
+    """A question to the key's tenant; a key with the scope `admin` may name another.
+
+    `readers` are those on whose behalf it is asked: a user and their groups, who may read documents that are closed to others.
+    `filters` select documents, as `key=value`, `document=FOLDER/`, `kind=pdf`, `changed>=2026-01-31`: the same key again means
+    any of its values, different keys mean all of them. A question may follow up on a `history`, of which the newest turns count,
+    or on the answer `after`, of the same tenant and user: it is then asked so that it stands alone, as `asked_as` says.
+    `user` is who asks, with the scope `users`; otherwise the key is recorded. `simulated_user` (scope `simulate`) says that a
+    program asks, which plays a user: answers and verdicts are then recorded as simulated.
+    """
+
+    question: Annotated[Question, Field(examples=["How long are backups kept?"])]
+    tenant: TenantName | None = None
+    readers: Readers = ()
+    filters: FilterTexts = ()
+    history: Annotated[tuple[HistoryTurn, ...], Field(max_length=50)] = ()
+    after: Annotated[str, Field(pattern=ANSWER_ID, examples=["7b12e77fe7c341bf"])] | None = None
+    user: User | None = None
+    simulated_user: SimulatedUser | None = None
+
+
+class AskedFor(AskRequest):
+    """A question whose answer may be streamed; `candidates` asks for all passages that were retrieved, too.
+
+    `answers` overrides whether passages are quoted or the generator writes, which the settings decide otherwise.
+    """
+
+    stream: bool = False
+    candidates: bool = False
+    answers: AnswerModeName | None = None
+
+
+class FeedbackRequest(ApiRequest):
+    """A verdict on an answer, or on one of its passages."""
+
+    answer_id: Annotated[str, Field(pattern=ANSWER_ID, examples=["7b12e77fe7c341bf"])]
+    up: Annotated[bool, Field(strict=True)]
+    reason: Annotated[Text, Field(max_length=REASON_CHARACTERS)] = ""
+    correction: Annotated[Text, Field(max_length=CORRECTION_CHARACTERS)] = ""
+    chunk_id: Annotated[Text, Field(max_length=200)] = ""
+    consent: Annotated[bool | None, Field(strict=True)] = None
+    user: User | None = None
+    simulated_user: SimulatedUser | None = None
+
+
+class VerdictResponse(ApiResponse):
+    """How far a verdict has come: on the head, in its table (`landed`), in a training round (`round`, for admins)."""
+
+    partition: int
+    offset: int
+    landed: bool
+    verdict_id: str | None = None
+    answer_id: str | None = None
+    up: bool | None = None
+    at: datetime | None = None
+    round: int | None = None
 
 
 @router.post("/v1/ask", responses=EXAMPLES["ask"], response_model=AnswerResponse, response_model_exclude_defaults=True)
@@ -74,9 +151,9 @@ async def judge(
     in_thread: InThread,
     idempotency_key: IdempotencyKey = None,
 ) -> RecordedVerdict:
-    """Record a verdict on the head; returns its place there.
+    """Record a verdict on the head; returns its partition and offset.
 
-    With the header `Idempotency-Key` it can be sent again if no response came: it is recorded once.
+    With the header `Idempotency-Key` it can be sent again if no response arrived: it is recorded once.
     """
     request.scope["noted"].resource = body.answer_id
     return await in_thread(lambda: service.questions.judge(caller, **body.model_dump(), key=idempotency_key))
@@ -90,7 +167,7 @@ async def verdict(
     caller: Reading,
     in_thread: InThread,
 ) -> VerdictResponse:
-    """How far a verdict is, by its place on the head: landed in its table, and within reach of a round of training."""
+    """How far a verdict has come, by its partition and offset: landed in its table, and which training round had it."""
 
     def work() -> VerdictResponse:
         found = service.events.verdict(None if caller.admin else caller.tenant, partition, offset)

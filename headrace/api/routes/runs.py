@@ -8,15 +8,17 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import Response, StreamingResponse
+from pydantic import ConfigDict
 
 from headrace.api.dependencies import Administering, InThread, Reading, Serving
 from headrace.api.routes.health import Health
 from headrace.api.routes.questions import event
-from headrace.api.schemas import IndexedResponse, LedgerResponse, LoopResponse, RunList, RunSummary, SceneResponse, Tenant
+from headrace.api.schemas import ApiResponse, TenantName
 from headrace.api.service import Service
 from headrace.explain.diagram.views import Detail, View
 from headrace.scheduler import status
 from headrace.scheduler.ingest_thread import IngestThread
+from headrace.storage.ledger import Row
 
 router = APIRouter()
 
@@ -25,6 +27,97 @@ _SVG_CSP = "default-src 'none'; style-src 'unsafe-inline'; font-src data:; frame
 _TOTALS_S = 1.0
 _LOOK_S = 0.2
 _HEALTH_S = 5.0  # often enough for the page
+
+
+class LedgerResponse(ApiResponse):
+    """The ledger of a run."""
+
+    run: str
+    state: str
+    command: str
+    started: str
+    ended: str | None
+    rows: list[Row]
+
+
+class RunSummary(ApiResponse):
+    """A recorded run without its ledger; `seconds` is null while it runs and if it was killed."""
+
+    run: str
+    command: str
+    state: str
+    started: str
+    ended: str | None
+    seconds: float | None
+    bytes: int
+    pipelines: list[str]
+
+
+class SceneGroup(ApiResponse):
+    """One element of a diagram: `items` are SVG's elements (`is`) with their attributes; `alt` describes it in words.
+
+    `name` says which stage, bar (tier/store) or flow (stage|direction|tier/store) it is.
+    """
+
+    kind: str
+    name: str
+    alt: str
+    items: list[dict[str, Any]]
+
+
+class SceneResponse(ApiResponse):
+    """A pipeline's diagram as its parts, in the order in which they are painted; `live` says that its run is under way here.
+
+    `stages` and `stores` map the names at slide level to stages of the ledger and to stores.
+    """
+
+    pipeline: str
+    run: str
+    measured: bool
+    live: bool
+    width: float
+    height: float
+    ground: str
+    title: str
+    description: str
+    notes: list[str]
+    stages: dict[str, list[str]]
+    stores: dict[str, str]
+    groups: list[SceneGroup]
+
+
+class RunList(ApiResponse):
+    """Recorded runs, newest first."""
+
+    runs: list[RunSummary]
+
+
+class IndexedResponse(ApiResponse):
+    """How many passages of a tenant are indexed, and in which version of the index."""
+
+    run: str
+    tenant: str
+    default_tenant: str
+    index_version: str
+    passages: int
+
+
+class LandingResponse(ApiResponse):
+    """What has landed since the start, and what cannot land, with the reason."""
+
+    landed: dict[str, int]
+    dead_letters: int
+    troubles: list[str]
+
+
+class LoopResponse(ApiResponse):
+    """The training loop, as in `headrace loop --json`, and what has landed."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    state: str
+    running: bool
+    landing: LandingResponse | None
 
 
 @router.get("/v1/ledger")
@@ -42,7 +135,9 @@ async def recorded(
 
 
 @router.get("/v1/index")
-async def index_status(service: Serving, caller: Reading, in_thread: InThread, tenant: Tenant | None = None) -> IndexedResponse:
+async def index_status(
+    service: Serving, caller: Reading, in_thread: InThread, tenant: TenantName | None = None
+) -> IndexedResponse:
     """How many passages of a tenant are indexed, and in which version of the index."""
     whose = caller.tenant_for(tenant)
     return IndexedResponse(**await in_thread(lambda: service.live.index_status(caller, whose)))
@@ -59,7 +154,7 @@ async def diagram(
     detail: Detail = Detail.SLIDE,
     theme: Literal["light", "dark"] = "light",
 ) -> Response:
-    """A pipeline's diagram, drawn from the newest run that moved anything in it, or from `run`; as declared before the first."""
+    """A pipeline's diagram, drawn from `run`, or the newest run that moved anything in it; before the first run, as declared."""
     drawn = await in_thread(lambda: service.live.diagram(pipeline, run, view, detail, theme))
     return Response(drawn, media_type="image/svg+xml", headers={"Content-Security-Policy": _SVG_CSP})
 
@@ -88,7 +183,7 @@ async def loop(request: Request, caller: Administering) -> LoopResponse:
 @router.get("/v1/events")
 async def events(request: Request, service: Serving, caller: Administering) -> StreamingResponse:
     """Server-sent events: `totals`, the run under way by tier, about once a second; `loop` (as /v1/loop), `health` (as
-    /health/ready) and `moved` (the flows of this run, and of a round of training that runs beside it) when they change."""
+    /health/ready) and `moved` (the flows of this run, and of a concurrent training round) when they change."""
     still_valid: Callable[[], bool] = request.scope.get("still_valid", lambda: True)
     live = _live(service, lambda: _loop(request.app), request.app.state.health, still_valid)
     return StreamingResponse(live, media_type="text/event-stream")

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
 from headrace.api.dependencies import Administering, InThread, Serving
-from headrace.api.schemas import CheckResponse, SizingResponse
+from headrace.api.schemas import ApiResponse
 from headrace.check.report import last_report
 from headrace.errors import WrongUsage
 from headrace.explain.sizing.measured import measurements
 from headrace.explain.sizing.models import PRESETS
 from headrace.explain.sizing.parameters import SizingParameters
-from headrace.explain.sizing.sizing import choices, size
+from headrace.explain.sizing.sizing import Sizing, choices, size
 
 router = APIRouter()
+
+
+class CheckResponse(ApiResponse):
+    """The last report of `headrace check` (docs/reference/json.md); null before the first."""
+
+    report: dict[str, Any] | None
+
+
+class SizingResponse(ApiResponse):
+    """A sizing, and the presets and precision recipes that can be chosen."""
+
+    sizing: Sizing
+    models: list[str]
+    recipes: list[str]
 
 
 @router.get("/v1/check")

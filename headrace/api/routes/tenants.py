@@ -4,41 +4,142 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
+from pydantic import Field
 
 from headrace.api.auth import ADMIN, SIMULATE, USERS, Caller, check_key_scopes, limits_with
 from headrace.api.dependencies import Administering, InThread, Serving, TenantAdministering
 from headrace.api.middleware import AuditNotes
-from headrace.api.schemas import (
-    TENANT,
-    AuditLineResponse,
-    AuditList,
-    KeyList,
-    KeyResponse,
-    NewKey,
-    NewKeyResponse,
-    NewQuotas,
-    NewTenant,
-    NewTraining,
-    QuotasResponse,
-    RevokedKey,
-    TenantList,
-    TenantResponse,
-    TrainingResponse,
-)
+from headrace.api.schemas import TENANT, ApiRequest, ApiResponse, Readers, TenantName, Text
 from headrace.api.service import Service
 from headrace.api.threads import RequestThread
 from headrace.errors import Forbidden
+from headrace.settings import TenantLimits
 from headrace.storage.metadata import ApiKey, Tenant
 
 router = APIRouter()
 
 _FIRST = datetime(1970, 6, 1, tzinfo=UTC)
-TenantName = Annotated[str, Path(pattern=TENANT)]
+TenantInPath = Annotated[str, Path(pattern=TENANT)]
 T = TypeVar("T")
+
+TenantTraining = Literal["none", "shared"]
+Quota = Annotated[int, Field(strict=True)]
+
+
+class NewTenant(ApiRequest):
+    """A tenant to add, with quotas as under `[limits]` in the settings."""
+
+    name: Annotated[TenantName, Field(examples=["acme"])]
+    quotas: Annotated[dict[str, Quota], Field(default_factory=dict, examples=[{"requests_per_minute": 60}], max_length=20)]
+    training: TenantTraining = "none"
+
+
+class NewTraining(ApiRequest):
+    """Whether shared models may learn from a tenant's verdicts."""
+
+    training: TenantTraining
+
+
+class NewQuotas(ApiRequest):
+    """A tenant's new quotas, which replace those it has."""
+
+    quotas: Annotated[dict[str, Quota], Field(examples=[{"documents": 1000}], max_length=20)]
+
+
+class NewKey(ApiRequest):
+    """A key to create; with `readers` it asks only on their behalf, and sees only what they may read."""
+
+    tenant: Annotated[TenantName, Field(examples=["acme"])]
+    scopes: Annotated[
+        list[Literal["read", "write", "users", "simulate", "tenant-admin", "admin"]], Field(min_length=1, max_length=6)
+    ]
+    label: Annotated[Text, Field(max_length=200)] = ""
+    readers: Annotated[Readers, Field(min_length=1)] | None = None
+
+
+class QuotasResponse(ApiResponse):
+    """A tenant's quotas, and the resulting limits."""
+
+    tenant: str
+    quotas: dict[str, Any]
+    limits: TenantLimits
+
+
+class TrainingResponse(ApiResponse):
+    """Whether shared models may learn from a tenant's verdicts."""
+
+    tenant: str
+    training: str
+
+
+class TenantResponse(QuotasResponse):
+    """A tenant."""
+
+    created_at: str
+    training: str
+
+
+class TenantList(ApiResponse):
+    """Tenants."""
+
+    object: Literal["list"] = "list"
+    data: list[TenantResponse]
+
+
+class KeyResponse(ApiResponse):
+    """A key, without its secret."""
+
+    id: str
+    tenant: str
+    scopes: list[str]
+    label: str
+    readers: list[str] | None
+    created_at: str
+    revoked_at: str | None
+    last_used_at: str | None
+
+
+class NewKeyResponse(KeyResponse):
+    """A new key with its text, which is shown only now."""
+
+    key: str
+
+
+class KeyList(ApiResponse):
+    """Keys."""
+
+    object: Literal["list"] = "list"
+    data: list[KeyResponse]
+
+
+class RevokedKey(ApiResponse):
+    """A revoked key."""
+
+    id: str
+    revoked: Literal[True] = True
+
+
+class AuditLineResponse(ApiResponse):
+    """One line of the audit: who did what, and how it ended."""
+
+    at: datetime
+    tenant: str
+    key_id: str
+    action: str
+    resource: str
+    outcome: str
+    address: str
+
+
+class AuditList(ApiResponse):
+    """Lines of the audit, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[AuditLineResponse]
 
 
 async def _changed(request: Request, in_thread: RequestThread, change: Callable[[], T]) -> T:
@@ -73,7 +174,7 @@ async def add_tenant(
 
 @router.put("/v1/tenants/{name}/quotas")
 async def set_quotas(
-    name: TenantName, body: NewQuotas, request: Request, service: Serving, caller: Administering, in_thread: InThread
+    name: TenantInPath, body: NewQuotas, request: Request, service: Serving, caller: Administering, in_thread: InThread
 ) -> QuotasResponse:
     """Replace a tenant's quotas."""
     limits = limits_with(service.settings.limits, body.quotas)
@@ -83,7 +184,7 @@ async def set_quotas(
 
 @router.put("/v1/tenants/{name}/training")
 async def set_training(
-    name: TenantName, body: NewTraining, request: Request, service: Serving, caller: Administering, in_thread: InThread
+    name: TenantInPath, body: NewTraining, request: Request, service: Serving, caller: Administering, in_thread: InThread
 ) -> TrainingResponse:
     """Set whether the shared models may learn from a tenant's verdicts."""
     await _changed(request, in_thread, lambda: service.metadata.set_training(name, body.training, by=caller.by))

@@ -2,30 +2,142 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
+from pydantic import Field
 
+from headrace.answering.record import REASON_CHARACTERS
 from headrace.api.dependencies import Administering, InThread, Serving
-from headrace.api.schemas import (
-    BacklogResponse,
-    DivergenceResponse,
-    HeadResponse,
-    MoveRequest,
-    MoveResponse,
-    PointerResponse,
-    PromoteRequest,
-    RegistryResponse,
-    ReleasedResponse,
-    RoundList,
-    RoundResponse,
-    TrainedModelResponse,
-)
+from headrace.api.schemas import ApiRequest, ApiResponse, Text
 from headrace.training.manifest import Manifest
 
 router = APIRouter()
 
 Model = Annotated[str, Path(max_length=50, description="ranking, reranker, embedder or generator.")]
+
+
+class BacklogResponse(ApiResponse):
+    """A partition of the head: where it begins and ends, how far it has landed, and what only Kafka has."""
+
+    topic: str
+    partition: int
+    low: int
+    end: int
+    landed: int
+    lag: int
+    bytes: int
+    estimated: bool
+    oldest_s: float | None
+    retention_s: float | None
+    trouble: str
+
+
+class DivergenceResponse(ApiResponse):
+    """A partition that stopped because the head and its table disagree, or that `who` let go on (`action`)."""
+
+    topic: str
+    partition: int
+    kind: str
+    action: str
+    landed: int
+    low: int
+    end: int
+    seen: str
+    who: str
+    at: datetime
+
+
+class HeadResponse(ApiResponse):
+    """The head: its partitions, and what stopped them lately."""
+
+    partitions: list[BacklogResponse]
+    divergences: list[DivergenceResponse]
+
+
+class ReleasedResponse(ApiResponse):
+    """A released version of a model, and the share of the answers it gives now (0 to 1)."""
+
+    version: str
+    round: int
+    recipe: str
+    bytes: int
+    share: float
+
+
+class TrainedModelResponse(ApiResponse):
+    """A model that is trained: its pointer, as in `headrace models --json`, and its newest released versions, newest first."""
+
+    pointer: dict[str, Any]
+    versions: list[ReleasedResponse]
+
+
+class MoveResponse(ApiResponse):
+    """A move of a model's pointer; `kind` is promote, rollback, canary or canary_ended."""
+
+    model: str
+    version: str
+    previous: str
+    kind: str
+    round: int
+    who: str
+    why: str
+    at: datetime
+
+
+class RegistryResponse(ApiResponse):
+    """The models that are trained, and the newest moves of their pointers, newest first."""
+
+    models: list[TrainedModelResponse]
+    moves: list[MoveResponse]
+
+
+class RoundResponse(ApiResponse):
+    """A committed round; `evaluation` and `power` are as in its manifest."""
+
+    round: int
+    recipe: str
+    model: str
+    begun: str
+    committed: str
+    run: str
+    promoted: bool
+    why: str
+    alarms: list[str]
+    version: str | None
+    champion: str
+    dataset: str
+    evaluation: dict[str, Any]
+    power: dict[str, Any] | None
+    timings: dict[str, float]
+    feedback_to_served: float | None
+
+
+class RoundList(ApiResponse):
+    """Committed rounds, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[RoundResponse]
+    has_more: bool
+
+
+class MoveRequest(ApiRequest):
+    """Why a model's pointer is moved; it is kept in the history."""
+
+    why: Annotated[Text, Field(max_length=REASON_CHARACTERS)] = "asked over the API"
+
+
+class PromoteRequest(MoveRequest):
+    """Which released version of a model to serve, and why."""
+
+    version: Annotated[str, Field(pattern=r"^v\d{6,12}$", examples=["v000001"])]
+
+
+class PointerResponse(ApiResponse):
+    """A model's pointer after a move."""
+
+    pointer: dict[str, Any]
 
 
 @router.get("/v1/registry")

@@ -80,7 +80,7 @@ class Output:
         """What is not in the text, one clause each."""
 
     def note(self, clause: str) -> None:
-        """Say what of the file is not in its text, like a reason of `ParseRefused`."""
+        """Note what the text lacks of the file, as a clause like the reason of `ParseRefused`."""
         self.notes.append(clause)
 
     def begin_part(self, place: str) -> None:

@@ -115,7 +115,7 @@ def _square(tables: Iterable[Tag]) -> None:
                 reaching = above.get(column)
                 if reaching is None and not waiting:
                     cell = copy.copy(cells[0])
-                    cell.clear()  # nothing here, but a cell that reaches down stands further right
+                    cell.clear()  # this cell is empty, but a merged one reaches down further right
                     wide, left = 1, 1
                     row.append(cell)
                 elif reaching is None:

@@ -21,7 +21,7 @@ class DocumentFormat:
     """One format, recognised by `magic`, `office_parts` or `opening`, and by the suffix where no format's content matches."""
 
     called: str
-    """What a message calls such a file: "PDF file"."""
+    """The file's name in messages: "PDF file"."""
     media: str
     """The media type; for source code the language is appended."""
     writer: str

@@ -74,7 +74,7 @@ def _answer(name: str, data: bytes, limits: ParseLimits, answers: BinaryIO) -> d
         return {"reason": "parsing it takes too much memory", "spent": True}
     except RecursionError:
         return {"reason": "it is nested too deeply", "spent": True}
-    except Exception as error:  # broken files raise anything; only the reason matters
+    except Exception as error:  # broken files can raise anything; only the reason matters
         return {"reason": f"not a readable {found.called} ({type(error).__name__})"}
 
 

@@ -137,11 +137,6 @@ class Numbers:
         return self._round.get(key)
 
     @property
-    def has_round(self) -> bool:
-        """Whether the run made a training round."""
-        return bool(self._round)
-
-    @property
     def has_times(self) -> bool:
         """Whether the run recorded when its stages were at work."""
         return bool(self._times)

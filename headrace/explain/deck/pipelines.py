@@ -20,8 +20,8 @@ from headrace.catalog import (
 from headrace.explain.deck.canvas import BOTTOM, LEFT, RIGHT, TOP, WHITE, Area, Series, Style, centred, tint
 from headrace.explain.deck.draft import TIERS, Draft
 from headrace.explain.deck.numbers import SlideHeadline
-from headrace.explain.deck.steps import STEPS, TRAINING
 from headrace.explain.diagram.recorded import PIPELINES, MeasuredRun
+from headrace.explain.diagram.slide import ROUND_STEPS, STEPS
 from headrace.explain.diagram.views import scene_for
 
 _LANES = (Tier.STREAM, Tier.FILE, Tier.VECTOR, Tier.TABLE, Tier.OBJECT)
@@ -115,7 +115,7 @@ def _lead(draft: Draft) -> tuple[SlideHeadline, ...]:
     busiest = max(TIERS, key=lambda tier: numbers.bytes(tier=tier).value)
     most = numbers.bytes(tier=busiest)
     share = numbers.share(most, total)
-    trained, asked = numbers.bytes(stage=_all(TRAINING)), numbers.bytes(tier=Tier.VECTOR, stage="retrieve", direction="read")
+    trained, asked = numbers.bytes(stage=_all(ROUND_STEPS)), numbers.bytes(tier=Tier.VECTOR, stage="retrieve", direction="read")
     plain = SlideHeadline(f"Two AI pipelines on one storage platform moved {total}", lambda moved: moved > 0, (total,))
     if draft.audience == "ncp":
         first = SlideHeadline(
@@ -369,7 +369,7 @@ def head(draft: Draft) -> None:
 def storage_time(draft: Draft) -> None:
     """Storage time of a round beside its compute time."""
     numbers = draft.numbers
-    known = {step: names for step, names in TRAINING.items() if numbers.seconds(names).value > 0}
+    known = {step: names for step, names in ROUND_STEPS.items() if numbers.seconds(names).value > 0}
     everything = tuple(stage for names in known.values() for stage in names)
     active, waited = numbers.seconds(everything), numbers.seconds(everything, "waited_s")
     share = numbers.share(waited, active)

@@ -82,6 +82,10 @@ STORIES: dict[str, tuple[Step, ...]] = {
         Step("Promote", ("promote",), ((CHECKPOINTS, _R), (MODELS, _W), (ROUNDS, _W))),
     ),
 }  # fmt: skip
+STEPS: dict[str, tuple[str, ...]] = {step.title: step.stages for story in STORIES.values() for step in story}
+"""The stages of each step, by its title, of all pipelines."""
+ROUND_STEPS: dict[str, tuple[str, ...]] = {step.title: step.stages for step in STORIES["training"] if step.stages != ("land",)}
+"""Those of a training round. Landing is left out, since it lands for both pipelines."""
 
 TITLES: dict[Store, str] = {
     DOCUMENT_EVENTS: "Document events",

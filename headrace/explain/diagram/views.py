@@ -6,7 +6,6 @@ from dataclasses import replace
 from enum import StrEnum
 
 from headrace.explain.diagram.diagram import Diagram
-from headrace.explain.diagram.facts import facts_of
 from headrace.explain.diagram.flow import Flow
 from headrace.explain.diagram.geometry import PAGE, SLIDE, Scale
 from headrace.explain.diagram.layout import storage_scene
@@ -15,6 +14,7 @@ from headrace.explain.diagram.scene import Scene
 from headrace.explain.diagram.slide import Chosen, slide
 from headrace.explain.diagram.theme import LIGHT, Palette
 from headrace.explain.diagram.time_view import time_scene
+from headrace.explain.diagram.title import facts_of
 
 
 class View(StrEnum):

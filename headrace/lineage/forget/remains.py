@@ -27,7 +27,7 @@ from headrace.lineage.forget.journal import Journal
 from headrace.lineage.forget.subject import DOCUMENT, Subject
 from headrace.lineage.graph import LearnedVersion, ReleaseHistory
 from headrace.storage.objects import ObjectReader, ObjectWriter
-from headrace.storage.stream import TopicReader
+from headrace.storage.stream.reader import TopicReader
 from headrace.storage.tables.handles import TableReader
 from headrace.training import manifest
 

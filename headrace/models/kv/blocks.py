@@ -93,7 +93,7 @@ class FileBlocks:
 
 
 class BlockBackend(Protocol):
-    """Opens block stores of one kind, and holds what they share."""
+    """Opens block stores of one kind and owns what they share."""
 
     def open(self, store: Store, endpoints: Endpoints, meter: Meter, *, wait: bool) -> BlockStore:
         """The block store, counted by this meter. Without `wait`, calls end within seconds even if storage does not answer."""

@@ -30,7 +30,7 @@ Event = tuple[str, Any]  # ("text", a piece) or ("end", the report)
 async def answer(models: HostedModels, body: wire.ChatRequest, version: str, call: Call) -> AsyncGenerator[Event, None]:
     """The events of one answer: its pieces of text, then its report. Raises what the generator raises.
 
-    One version writes the whole answer: `version`, or the one that is served when the request arrives.
+    One version writes the whole answer: `version`, or the one served when the request arrives.
     """
     loop = asyncio.get_running_loop()
     ledger = Ledger()

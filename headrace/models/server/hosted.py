@@ -25,7 +25,7 @@ from headrace.storage.endpoints import Endpoints
 from headrace.storage.ledger import Ledger
 from headrace.storage.meter import Meter
 
-if TYPE_CHECKING:  # these import torch, which takes seconds; the queues do so while the server already answers
+if TYPE_CHECKING:  # these import torch, which takes seconds: the queues import them while the server already answers
     from headrace.models.server.encoders import MiniLM, PairScorer
     from headrace.models.server.generator import SmolLM
 

@@ -35,7 +35,7 @@ export function span(seconds) {
 export const count = (number) => number.toLocaleString("en");
 export const several = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 export const percent = (share) => `${Number((share * 100).toFixed(1))} %`;
-export const score = (value) => (Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(4));
+export const score = (value) => (value === null || value === undefined ? "–" : Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(4));
 export const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
 export const capital = (text) => `${text.slice(0, 1).toUpperCase()}${text.slice(1)}`;
 export const words = (name) => name.replaceAll("_", " ");

@@ -73,12 +73,12 @@ function show(entry, passage) {
 }
 
 function ranks(passage) {
-  const reranked = passage.rerank_score !== null && passage.rerank_score !== undefined;
+  const known = (value) => value !== null && value !== undefined;
   return facts([
-    ["Retrieval score", score(passage.retrieval_score)],
+    ["Retrieval score", known(passage.retrieval_score) ? score(passage.retrieval_score) : "for admins only"],
     ["Retrieval rank", String(passage.retrieval_rank)],
-    ["Re-rank score", reranked ? score(passage.rerank_score) : "none: no re-ranker scored it"],
-    ["Re-rank rank", passage.rerank_rank !== null && passage.rerank_rank !== undefined ? String(passage.rerank_rank) : "none: retrieval's order is kept"],
+    ["Re-rank score", known(passage.rerank_score) ? score(passage.rerank_score) : "none: no re-ranker scored it"],
+    ["Re-rank rank", known(passage.rerank_rank) ? String(passage.rerank_rank) : "none: retrieval's order is kept"],
   ]);
 }
 
@@ -133,14 +133,13 @@ function passages(entry) {
   if (!all.length) return null;
   const cited = new Set((answer.citations ?? []).map((one) => one.number));
   const used = all.filter((one) => one.used).length;
-  const reranked = all.some((one) => one.rerank_score !== null && one.rerank_score !== undefined);
   const list = table(`Passages retrieved for ${entry.question}`, [
     {
       name: "passage", title: "Passage", wide: true, value: (one) => one.document,
       cell: (one) => make("button", { type: "button", class: "link", onclick: () => show(entry, one) }, make("strong", {}, one.document), [one.heading, alsoIn(one)].filter(Boolean).map((part) => ` · ${part}`), make("span", { class: "excerpt" }, one.text)),
     },
     { name: "retrieval", title: "Retrieval score", number: true, value: (one) => one.retrieval_score, cell: (one) => score(one.retrieval_score) },
-    { name: "rerank", title: "Re-rank score", number: true, value: (one) => one.rerank_score, cell: (one) => (reranked && one.rerank_score !== null && one.rerank_score !== undefined ? score(one.rerank_score) : "–") },
+    { name: "rerank", title: "Re-rank score", number: true, value: (one) => one.rerank_score, cell: (one) => score(one.rerank_score) },
     { name: "rank", title: "Rank before → after", number: true, value: (one) => one.rerank_rank ?? one.retrieval_rank, cell: rank },
     {
       name: "outcome", title: "Outcome", wide: true, value: (one) => (one.used ? one.used : 1000 + (one.rerank_rank ?? one.retrieval_rank)),

@@ -1,32 +1,27 @@
-"""Stream tier: Kafka topics, the head. Partitions are assigned explicitly, and offsets are never kept in a consumer group."""
+"""Reads a topic. Partitions are assigned explicitly, and offsets are never kept in a consumer group."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from operator import methodcaller
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka.admin import ConfigResource, ResourceType
 
-from headrace.catalog import Store
-from headrace.errors import OutOfRange, Unavailable, WrongUsage
-from headrace.storage.endpoints import Endpoints
+from headrace.errors import OutOfRange, WrongUsage
 from headrace.storage.ledger import Direction
-from headrace.storage.meter import Meter, Metered
-from headrace.storage.records import encode
-from headrace.storage.signature import SIGNATURE_BYTES, Signer
+from headrace.storage.signature import SIGNATURE_BYTES
+from headrace.storage.stream.topic import RECORD_BYTES, TIMEOUT_S, Identity, Record, Span, Topic, unsupported
 from headrace.storage.tansu import TansuRecords
 
 log = logging.getLogger("headrace.landing")
-_TIMEOUT_S = 20.0
 # A partition is drained after an empty fetch (the client's end-of-partition event): silence may be a slow fetch, and Tansu
 # reports ends far too low. After that event, wait a moment for records just acknowledged. A partition under constant writes
 # has no empty fetch: there, a record newer than the start of reading counts.
@@ -39,7 +34,6 @@ _GATHER_MS = (100, 1_000, 10_000)
 _PACE_S = 3.0  # a reader's rate is measured this long before the broker gets more time, or less
 _SLOW = 5_000  # records per second; above this rate, a reader needs no longer wait
 _LATE_MS = 2_000  # a reader whose newest record is younger is at the end, even without an empty fetch
-_SETTLED_S = 0.01  # between two checks whether another thread received our delivery reports
 # The client's read-ahead per partition. A lander's memory is this plus one batch being read and one being written.
 _AHEAD_KIB = 16 << 10
 # How long the embedded head may return nothing before its batches are inspected: for an unreadable batch it stays silent, or
@@ -52,8 +46,6 @@ _NOT_THERE = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET)
 # Called for a few hundred thousand records per second: as C calls they cost half as much as a loop.
 _ERROR, _PARTITION, _OFFSET = methodcaller("error"), methodcaller("partition"), methodcaller("offset")
 _KEY, _VALUE = methodcaller("key"), methodcaller("value")
-RECORD_BYTES = 4 << 20
-"""Largest record that the client sends or accepts; a broker may allow less."""
 
 
 class _Silent(Enum):
@@ -61,26 +53,6 @@ class _Silent(Enum):
 
 
 _SILENT: Final = _Silent.SILENT
-
-
-@dataclass(frozen=True)
-class Record:
-    """One record of the head; `at_ms` is its timestamp in milliseconds since the epoch."""
-
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    at_ms: int
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits that identify the record among others at the same offset."""
-        parts = (self.key or b"", self.value or b"", str(self.at_ms).encode())
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(len(part).to_bytes(8, "big") + part)
-        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -105,76 +77,7 @@ class Fetched:
         return _record(self.messages[index])
 
 
-@dataclass(frozen=True)
-class Span:
-    """Offsets of one partition in the head: from `low` up to but not including `end`."""
-
-    low: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Ids of cluster and topic; `None` if the broker does not report them."""
-
-    cluster: str | None
-    topic: str | None
-
-
-@dataclass
-class _Link:
-    """Shared state of all handles on a topic: its clients, and how far each partition has been written."""
-
-    made: bool = False
-    looked_through: set[int] = field(default_factory=set)  # partitions checked for batches that could crash the client
-    administrator: AdminClient | None = None
-    producer: Producer | None = None
-    floor: dict[int, int] = field(default_factory=dict)  # partition → lowest offset that the broker can still assign
-    opening: threading.Lock = field(default_factory=threading.Lock)
-
-
-class _Topic(Metered):
-    def __init__(self, store: Store, endpoints: Endpoints, meter: Meter) -> None:
-        self.store = store
-        self.meter = meter
-        self._bootstrap = endpoints.kafka_bootstrap
-        self._records = endpoints.records
-        self._base = {"bootstrap.servers": endpoints.kafka_bootstrap, **endpoints.kafka_properties}
-        self._signer = Signer(endpoints.signing_key, store.name) if endpoints.signing_key else None
-        self._link = _Link()
-
-    def ensure(self) -> None:
-        """Create the topic if it is missing."""
-        if self._link.made:
-            return
-        try:
-            known = self._admin().list_topics(timeout=_TIMEOUT_S).topics
-            if self.store.name not in known:
-                new = NewTopic(self.store.name, num_partitions=self.store.partitions)
-                self._admin().create_topics([new])[self.store.name].result(timeout=_TIMEOUT_S)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise self._unavailable(error) from error
-        self._link.made = True
-
-    def _admin(self) -> AdminClient:
-        with self._link.opening:
-            if self._link.administrator is None:
-                self._link.administrator = AdminClient(self._client({}))
-            return self._link.administrator
-
-    def _client(self, extra: Mapping[str, Any]) -> dict[str, Any]:
-        # Silence librdkafka's own log on stderr; users see our errors.
-        return {**self._base, "log_level": 0, "error_cb": _ignore, **extra}
-
-    def _unavailable(self, error: BaseException | str) -> Unavailable:
-        return Unavailable(
-            f"Topic {self.store.name} cannot be reached at {self._bootstrap}: {_reason(error)}.",
-            hint="Check that Kafka runs there (`headrace endpoints`) and run the command again.",
-        )
-
-
-class TopicReader(_Topic):
+class TopicReader(Topic):
     """Reads one topic from given offsets."""
 
     @property
@@ -192,11 +95,11 @@ class TopicReader(_Topic):
         """The topic's identity, which changes if the cluster or the topic is recreated under the old name."""
         self.ensure()
         try:
-            cluster = self._admin().list_topics(self.store.name, timeout=_TIMEOUT_S).cluster_id
-            description = self._admin().describe_topics(TopicCollection([self.store.name]))[self.store.name].result(_TIMEOUT_S)
+            cluster = self._admin().list_topics(self.store.name, timeout=TIMEOUT_S).cluster_id
+            description = self._admin().describe_topics(TopicCollection([self.store.name]))[self.store.name].result(TIMEOUT_S)
             topic = str(description.topic_id)
         except (KafkaException, ValueError) as error:
-            if not _unsupported(error):
+            if not unsupported(error):
                 raise self._unavailable(error) from error
             topic = ""
         # All zeros, in base64, from a broker older than topic ids.
@@ -284,7 +187,7 @@ class TopicReader(_Topic):
                         ended_since = ended_since or time.monotonic()
                         if time.monotonic() - ended_since >= _SILENCE_S:
                             return
-                    elif not follow and time.monotonic() - quiet_since > (most_s := _TIMEOUT_S + pace.gather_ms / 1000):
+                    elif not follow and time.monotonic() - quiet_since > (most_s := TIMEOUT_S + pace.gather_ms / 1000):
                         raise self._unavailable(f"no record in {most_s:.0f} s, although the head reports more")
                     # No fetch has reached their end, or later records are not returned.
                     held_up = {p: at for p, at in reached.items() if ended[p] < at or self._known_end(consumer, p) > at}
@@ -334,7 +237,7 @@ class TopicReader(_Topic):
         """The broker's configured retention in milliseconds; `None`: unlimited or unknown."""
         try:
             resource = ConfigResource(ResourceType.TOPIC, self.store.name)
-            config = self._admin().describe_configs([resource])[resource].result(_TIMEOUT_S)
+            config = self._admin().describe_configs([resource])[resource].result(TIMEOUT_S)
             value = int(config["retention.ms"].value)
         except (KafkaException, KeyError, ValueError, TypeError):
             return None
@@ -349,10 +252,10 @@ class TopicReader(_Topic):
             return {partition: records.forget(partition, offset) for partition, offset in before.items()}
         offsets = [TopicPartition(self.store.name, partition, offset) for partition, offset in before.items()]
         try:
-            answers = self._admin().delete_records(offsets, request_timeout=_TIMEOUT_S) if offsets else {}
-            return {at.partition: int(answer.result(_TIMEOUT_S).low_watermark) for at, answer in answers.items()}
+            answers = self._admin().delete_records(offsets, request_timeout=TIMEOUT_S) if offsets else {}
+            return {at.partition: int(answer.result(TIMEOUT_S).low_watermark) for at, answer in answers.items()}
         except KafkaException as error:
-            if not _unsupported(error):
+            if not unsupported(error):
                 raise self._unavailable(error) from error
             raise WrongUsage(
                 f"The broker at {self._bootstrap} cannot delete records.",
@@ -381,14 +284,12 @@ class TopicReader(_Topic):
         )
 
     def _spans(self, consumer: Consumer) -> dict[int, Span]:
-        metadata = consumer.list_topics(self.store.name, timeout=_TIMEOUT_S).topics[self.store.name]
+        metadata = consumer.list_topics(self.store.name, timeout=TIMEOUT_S).topics[self.store.name]
         if metadata.error is not None:
             raise KafkaException(metadata.error)
         spans = {}
         for partition in sorted(metadata.partitions):
-            low, end = consumer.get_watermark_offsets(
-                TopicPartition(self.store.name, partition), timeout=_TIMEOUT_S, cached=False
-            )
+            low, end = consumer.get_watermark_offsets(TopicPartition(self.store.name, partition), timeout=TIMEOUT_S, cached=False)
             if low and (records := self._tansu_records()) is not None:
                 low = min(low, records.begins(partition))  # Tansu mistakes a rewritten batch for a late one
             spans[partition] = Span(low, end)
@@ -493,110 +394,5 @@ class _Closing:
             raise self._topic._unavailable(error) from error
 
 
-class TopicWriter(_Topic):
-    """Appends records to one topic; `append` returns when the head has acknowledged them."""
-
-    def append(self, rows: Sequence[Mapping[str, Any]], *, key: str, patience_s: float = _TIMEOUT_S + 5) -> list[tuple[int, int]]:
-        """Append rows of the store's schema, keyed by their field `key`; returns (partition, offset) of each, in order.
-
-        When this returns, all in-sync replicas have acknowledged every row. Raises `Unavailable` if any is not acknowledged
-        within `patience_s` seconds, or with an offset that was already assigned: Tansu does that when its store is gone, and
-        has then not kept the record.
-        """
-        if not rows:
-            return []
-        producer, floor = self._open()
-        appended: list[tuple[int, int] | None] = [None] * len(rows)
-        failures: list[KafkaError] = []
-
-        def delivered(index: int) -> Any:
-            def note(error: KafkaError | None, message: Message) -> None:
-                if error is not None:
-                    failures.append(error)
-                else:
-                    appended[index] = (message.partition(), message.offset())
-
-            return note
-
-        with self.meter.operation(self.store, Direction.WRITE) as operation:
-            operation.ops = len(rows)
-            for index, row in enumerate(rows):
-                name, value = str(row[key]).encode(), encode(self.store, row)
-                operation.bytes += len(name) + len(value) + (SIGNATURE_BYTES if self._signer else 0)
-                headers = self._signer.headers(name, value) if self._signer else []
-                while True:
-                    try:
-                        producer.produce(self.store.name, value, name, on_delivery=delivered(index), headers=headers)
-                        break
-                    except BufferError:  # the local queue is full: let it drain
-                        producer.poll(0.1)
-                    except KafkaException as error:
-                        raise self._unavailable(error) from error
-            # Wait for these rows, not for an empty queue: others use the same producer.
-            end = time.monotonic() + patience_s
-            while not failures and None in appended and time.monotonic() < end:
-                producer.poll(_SETTLED_S)
-            if not failures and None in appended:
-                producer.purge()  # rows given up must not be sent later
-                producer.poll(_SETTLED_S)
-                failures.clear()
-        if failures:
-            raise self._unavailable(failures[0].str())
-        if any(one is None for one in appended):
-            raise self._unavailable(f"not acknowledged within {patience_s:.0f} s")
-        acknowledged = [one for one in appended if one is not None]
-        with self._link.opening:
-            for partition, offset in acknowledged:
-                if offset < floor.get(partition, 0):
-                    if self._link.producer is producer:
-                        self._link.producer, self._link.made = (
-                            None,
-                            False,
-                        )  # a recreated topic begins at 0: the next call asks again
-                    raise self._unavailable(f"it acknowledged an event at offset {offset}, which it had already assigned")
-            if self._link.producer is producer:  # otherwise the floor belongs to a newer producer, which asked the head again
-                for partition, offset in acknowledged:
-                    self._link.floor[partition] = max(self._link.floor.get(partition, 0), offset + 1)
-        return acknowledged
-
-    def _open(self) -> tuple[Producer, dict[int, int]]:
-        """The producer, and the lowest offset of each partition that it may now acknowledge."""
-        self.ensure()
-        link = self._link
-        with link.opening:
-            if link.producer is None:
-                link.floor = self._ends()
-                settings = {"acks": "all", "linger.ms": 5, "message.max.bytes": RECORD_BYTES}
-                link.producer = Producer(self._client({**settings, "delivery.timeout.ms": int(_TIMEOUT_S * 1000)}))
-            return link.producer, dict(link.floor)
-
-    def _ends(self) -> dict[int, int]:
-        """The next offsets as reported by the head: they may be too low, but not too high."""
-        consumer = Consumer(self._client({"group.id": "headrace"}))
-        try:
-            partitions = consumer.list_topics(self.store.name, timeout=_TIMEOUT_S).topics[self.store.name].partitions
-            named = [TopicPartition(self.store.name, partition) for partition in partitions]
-            return {at.partition: consumer.get_watermark_offsets(at, timeout=_TIMEOUT_S, cached=False)[1] for at in named}
-        except KafkaException as error:
-            raise self._unavailable(error) from error
-        finally:
-            consumer.close()
-
-
 def _record(message: Message) -> Record:
     return Record(message.partition(), message.offset(), message.key(), message.value(), message.timestamp()[1])
-
-
-def _ignore(_: KafkaError) -> None:
-    """Does nothing: errors that matter are returned by the call that met them."""
-
-
-def _unsupported(error: Exception) -> bool:
-    codes = (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION)
-    return isinstance(error, ValueError) or (isinstance(error, KafkaException) and error.args[0].code() in codes)
-
-
-def _reason(error: BaseException | str) -> str:
-    if isinstance(error, KafkaException) and error.args and isinstance(error.args[0], KafkaError):
-        return str(error.args[0].str()).rstrip(".")
-    return str(error).rstrip(".")

@@ -1,0 +1,115 @@
+"""The schema of the metadata store, version by version."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from headrace.errors import BadSettings
+from headrace.storage.database import Database
+
+# One entry per version, each applied once in its own transaction. Append entries; never change one.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE tenants (
+            name TEXT PRIMARY KEY,
+            created_at TEXT NOT NULL,
+            quotas TEXT NOT NULL
+        )""",
+        """CREATE TABLE api_keys (
+            id TEXT PRIMARY KEY,
+            tenant TEXT NOT NULL REFERENCES tenants (name),
+            hash TEXT NOT NULL,
+            scopes TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            revoked_at TEXT,
+            last_used_at TEXT,
+            label TEXT NOT NULL
+        )""",
+        "CREATE INDEX api_keys_tenant ON api_keys (tenant)",
+    ),
+    (
+        # Lines not yet in the audit table; `batch` names lines that are appended together.
+        "CREATE TABLE audit_pending (id TEXT PRIMARY KEY, at TEXT NOT NULL, line TEXT NOT NULL, batch TEXT)",
+        "CREATE INDEX audit_pending_batch ON audit_pending (batch)",
+    ),
+    (
+        # The readers a key is restricted to, as a JSON list; null: unrestricted.
+        "ALTER TABLE api_keys ADD COLUMN readers TEXT",
+    ),
+    ("ALTER TABLE tenants ADD COLUMN training TEXT NOT NULL DEFAULT 'none'",),
+    (
+        # The key that its verdicts count as; null: itself. For keys created by a tenant: the key that created them.
+        "ALTER TABLE api_keys ADD COLUMN voter TEXT",
+    ),
+    (
+        # What tables say, by key (`documents/lookup.py`): a copy that can be made again. `scope` is a table's identity, hashed.
+        "CREATE TABLE table_copies (scope BIGINT PRIMARY KEY, revision TEXT NOT NULL)",
+        """CREATE TABLE document_rows (
+            scope BIGINT NOT NULL,
+            document_id TEXT NOT NULL,
+            topic TEXT NOT NULL,
+            part INTEGER NOT NULL,
+            position BIGINT NOT NULL,
+            status TEXT NOT NULL,
+            tenant TEXT NOT NULL,
+            version TEXT NOT NULL,
+            fields TEXT NOT NULL,
+            PRIMARY KEY (scope, document_id, topic, part, position, status)
+        )""",
+        "CREATE INDEX document_rows_version ON document_rows (scope, tenant, version)",
+        """CREATE TABLE document_states (
+            scope BIGINT NOT NULL,
+            document_id TEXT NOT NULL,
+            tenant TEXT NOT NULL,
+            uri TEXT NOT NULL,
+            source TEXT,
+            fields TEXT NOT NULL,
+            live TEXT,
+            description TEXT NOT NULL,
+            PRIMARY KEY (scope, document_id)
+        )""",
+        "CREATE INDEX document_states_uri ON document_states (scope, tenant, uri COLLATE BINARY)",
+        "CREATE INDEX document_states_source ON document_states (scope, tenant, source)",
+        """CREATE TABLE document_chunks (
+            scope BIGINT NOT NULL,
+            generation INTEGER NOT NULL,
+            document_id TEXT NOT NULL,
+            version TEXT NOT NULL,
+            chunks INTEGER NOT NULL,
+            position BIGINT NOT NULL,
+            PRIMARY KEY (scope, generation, document_id, version)
+        )""",
+        "CREATE TABLE seen_events (scope BIGINT NOT NULL, event TEXT NOT NULL, origin TEXT NOT NULL, PRIMARY KEY (scope, event))",
+        # How far each generation of the index follows the tables.
+        """CREATE TABLE index_progress (
+            name TEXT PRIMARY KEY,
+            documents TEXT NOT NULL,
+            chunks TEXT NOT NULL,
+            version BIGINT NOT NULL,
+            compared_at TEXT NOT NULL
+        )""",
+    ),
+)
+
+
+def migrate(database: Database) -> None:
+    """Apply the versions that a database lacks, each in its own transaction.
+
+    Raises `BadSettings` where a newer Headrace wrote it.
+    """
+    with database.transaction(alone=True) as run:
+        run("CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied_at TEXT NOT NULL)", {})
+        current = run("SELECT coalesce(max(version), 0) FROM migrations", {})[0][0]
+    if current > len(MIGRATIONS):
+        raise BadSettings(
+            f"The metadata store has schema version {current}; this Headrace knows up to {len(MIGRATIONS)}.",
+            hint="A newer Headrace wrote it: use that version, or name another metadata store.",
+        )
+    for version in range(current + 1, len(MIGRATIONS) + 1):
+        with database.transaction(alone=True) as run:
+            if run("SELECT version FROM migrations WHERE version = :version", {"version": version}):
+                continue  # another process was faster
+            for statement in MIGRATIONS[version - 1]:
+                run(statement, {})
+            row = {"version": version, "now": datetime.now(UTC).isoformat(timespec="microseconds")}
+            run("INSERT INTO migrations (version, applied_at) VALUES (:version, :now)", row)

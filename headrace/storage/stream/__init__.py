@@ -1,0 +1,1 @@
+"""Stream tier: Kafka topics, the head."""
